@@ -22,6 +22,7 @@ from etui.engine import residency
 from etui.engine.context import ContextOptions
 from etui.engine.session import ModelFacts, Sampled, Step, TokenSequence
 from etui.engine.thread_control import ThreadControl
+from etui.engine.thread_count import ThreadLimits
 from etui.events import Loaded, Residence, Unloaded, Verified
 from etui.models.spec import ModelSpec
 
@@ -52,10 +53,10 @@ class InstantSession:
 
     def __init__(self, name: str) -> None:
         self.facts = ModelFacts(
-            name, CONTEXT_TOKENS, None, None, None, (), True, batch_tokens=BATCH_TOKENS
+            name, CONTEXT_TOKENS, None, None, None, (), batch_tokens=BATCH_TOKENS
         )
         self.options = ContextOptions(CONTEXT_TOKENS, threads=1, batch_tokens=BATCH_TOKENS)
-        self.threads = ThreadControl(1, adapt=False)
+        self.threads = ThreadControl(ThreadLimits(1, 1))
         self.planned: Mapping[int, int] = {}
         self._live: dict[int, InstantSequence] = {}
         self._made = 0

@@ -380,7 +380,7 @@ def add_draft(session: TimedSession, path: Path) -> None:
     options = replace(session.options, sequences=1, donors=0, verify_rows=1)
     share = model.size_bytes / session.size_bytes
     context = Context(library, model, options)
-    session.add_drafter(DraftModel(model, context, session.vocabulary.vocabulary, share))
+    session.speculator.add(DraftModel(model, context, session.vocabulary.vocabulary, share))
 
 
 if __name__ == "__main__":

@@ -41,6 +41,7 @@ from etui.engine.session import ModelFacts
 from etui.engine.session_loader import CPU_BATCH_TOKENS
 from etui.engine.template_process import TemplateProcess
 from etui.engine.thread_control import ThreadControl
+from etui.engine.thread_count import ThreadLimits
 from etui.models.spec import STARTER
 
 PROMPT = "Once upon a time in a small village by the sea there lived"
@@ -130,17 +131,16 @@ class Bench:
         self._api = library.api
         self._model = Model(library, path, 0)
         self._templates = TemplateProcess()
-        self.auto = self._open(library, ThreadControl(most))
-        self.fixed = self._open(library, ThreadControl(most, adapt=False))
+        self.auto = self._open(library, ThreadControl(ThreadLimits(most, most)))
+        self.fixed = self._open(library, ThreadControl(ThreadLimits(most, most, adapt=False)))
 
     def _open(self, library: Library, control: ThreadControl) -> LlamaSession:
         options = ContextOptions(CONTEXT_TOKENS, self.most, batch_tokens=CPU_BATCH_TOKENS)
-        context = Context(library, self._model, options)
-        context.threads = control
+        context = Context(library, self._model, options, control)
         template = ChatTemplate(
             self._templates, "bench", None, self._model.bos_text, self._model.eos_text
         )
-        facts = ModelFacts("bench", CONTEXT_TOKENS, None, None, None, (), False)
+        facts = ModelFacts("bench", CONTEXT_TOKENS, None, None, None, ())
         return LlamaSession(self._model, context, facts, template)
 
     def free(self) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -142,6 +143,16 @@ class AnswerSoFar:
             computed_tokens=prefilled.computed_tokens if prefilled else 0,
             thinking_tokens=self.thinking_tokens,
             output_tokens=self.thinking_tokens + self.answer_tokens,
+        )
+
+    def stop(self, why: str) -> Finished:
+        """Build the end of an answer that was cancelled in the queue or in a probe."""
+        end = self.build_end(time.monotonic_ns(), "stopped", why)
+        return replace(
+            end,
+            end_ns=max(end.prefill_end_ns, self.last_token_ns or 0),
+            answer=end.answer.strip(),
+            thinking=end.thinking.strip(),
         )
 
 

@@ -10,20 +10,13 @@ import itertools
 import time
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from etui.backends.base import AnswerRequest, AnswerSoFar, Cancel
 from etui.config.config import Config
-from etui.engine.batching.admission import (
-    AdmissionQueue,
-    Reservation,
-    bound_prompt,
-    estimate_need,
-    may_begin,
-)
+from etui.engine.batching.admission import AdmissionQueue, Reservation, bound_prompt, estimate_need
 from etui.engine.batching.shared_session import AnswerCancelled, SharedSession
 from etui.errors import EngineFailed, ModelUnavailable
 from etui.events import Event, Finished, Residence, Unloaded
@@ -66,7 +59,7 @@ class LocalBackend:
         self._residency = Residency(config, trials=trials)
         self._parallel = max(1, config.parallel)
         self._queue = AdmissionQueue()
-        self._shared: tuple[str, LlamaSession, SharedSession] | None = None
+        self._shared: SharedSession | None = None
         self._running: dict[int, Cancel] = {}
         self._numbers = itertools.count(1)
 
@@ -99,15 +92,16 @@ class LocalBackend:
         so_far = AnswerSoFar(time.monotonic_ns())
         with ExitStack() as ending:
             ending.callback(self._running.pop, number)
-            path = require_path(request)
+            path = request.path
+            if path is None:
+                raise ModelUnavailable(f"{request.model.name} has no file on this machine")
             ticket = self._queue.enter()
             ending.callback(self._queue.leave, ticket)
             cancel.listen(partial(self._queue.cancel, ticket))
             admission = _Admission(request)
-            if not self._queue.await_turn(ticket, partial(self._may_begin, admission)):
+            if not self._queue.await_turn(ticket, partial(self._may_begin, admission, path)):
                 ending.close()
-                why = "stopped while waiting for other answers"
-                yield _stop(so_far, why)
+                yield so_far.stop("stopped while waiting for other answers")
                 return
             found = self._residency.find(request.model, path, request.draft)
             if found is None or self._queue.running == 0:
@@ -136,7 +130,7 @@ class LocalBackend:
                     yield event
             except AnswerCancelled:
                 ending.close()
-                yield _stop(so_far, "stopped while thinking")
+                yield so_far.stop("stopped while thinking")
 
     def load(
         self, model: ModelSpec, path: Path, draft: tuple[ModelSpec, Path] | None = None
@@ -219,7 +213,7 @@ class LocalBackend:
         """
         ticket = self._queue.enter()
         try:
-            if not self._queue.await_turn(ticket, _is_alone, wait_seconds):
+            if not self._queue.await_turn(ticket, lambda running: running == 0, wait_seconds):
                 raise EngineFailed(
                     f"answers still run after {wait_seconds:g} seconds", "read or close them first"
                 )
@@ -227,51 +221,34 @@ class LocalBackend:
         finally:
             self._queue.leave(ticket)
 
-    def _may_begin(self, admission: _Admission, running: int) -> bool:
+    def _may_begin(self, admission: _Admission, path: Path, running: int) -> bool:
         """Return whether the first request in the queue may begin while the others run."""
         if running == 0:
             return True
-        request = admission.request
-        if running >= self._parallel or self._shared is None or request.path is None:
+        request, shared = admission.request, self._shared
+        if running >= self._parallel or shared is None:
             return False
-        name, session, shared = self._shared
-        found = self._residency.find(request.model, request.path, request.draft)
-        if request.model.name != name or found is not session:
-            return False
-        return admission.fits(shared)
+        found = self._residency.find(request.model, path, request.draft)
+        return found is shared.session and admission.fits(shared)
 
     def _share(self, name: str, session: LlamaSession) -> SharedSession:
-        if self._shared is None or self._shared[1] is not session:
+        if self._shared is None or self._shared.session is not session:
             several = self._parallel > 1
             if several:
                 session.share_among_clients()
-            shared = SharedSession(
+            limit = choose_prompt_limit(session.options.batch_tokens)
+            self._shared = SharedSession(
                 session,
                 name,
                 self._report if several else None,
-                prompt_limit=(
-                    choose_prompt_limit(session.options.batch_tokens) if several else None
-                ),
-                threads=session.threads,
+                prompt_limit=limit if several else None,
                 on_begin=self._queue.ask_again,
             )
-            self._shared = (name, session, shared)
-        return self._shared[2]
+        return self._shared
 
     def _report(self, batch: SharedBatch) -> None:
         if self.on_batch is not None:
             self.on_batch(batch)
-
-
-def _stop(so_far: AnswerSoFar, why: str) -> Finished:
-    """Build the end of an answer that was cancelled in the queue or in a probe."""
-    end = so_far.build_end(time.monotonic_ns(), "stopped", why)
-    return replace(
-        end,
-        end_ns=max(end.prefill_end_ns, so_far.last_token_ns or 0),
-        answer=end.answer.strip(),
-        thinking=end.thinking.strip(),
-    )
 
 
 class _Admission:
@@ -284,37 +261,34 @@ class _Admission:
         if options.prompt_tokens:
             self._bound = len(options.prompt_tokens)
         else:
-            self._bound = bound_prompt([message.content for message in request.messages])
+            self._bound = bound_prompt(message.content for message in request.messages)
             self._bound += len(options.tools.encode("utf-8", "replace"))
+
+    def need(self) -> Reservation:
+        """Return what to reserve; the prompt is corrected when it is opened."""
+        length = self._bound if self._prompt is None else len(self._prompt)
+        return estimate_need(self.request.arm, length, self.request.options.count)
 
     def fits(self, shared: SharedSession) -> bool:
         """Return whether it fits along with the running requests."""
         reserved = shared.room_by_reservation()
-        if may_begin(self._estimate(self._bound), reserved):
-            return True
         if self._prompt is None:
+            if reserved.fits(self.need()):
+                return True
             self._prompt = self._measure(shared)
-        need = shared.limit(self._estimate(len(self._prompt)))
-        if may_begin(need, reserved):
-            return True
-        room, shared_tokens = shared.measure_room(self._prompt, self.request.owner)
-        return may_begin(need, room, shared_tokens)
-
-    def need(self) -> Reservation:
-        """Return what to reserve; the prompt is corrected when it is opened."""
-        return self._estimate(self._bound if self._prompt is None else len(self._prompt))
-
-    def _estimate(self, prompt_tokens: int) -> Reservation:
-        return estimate_need(self.request.arm, prompt_tokens, self.request.options.count)
+        need = self.need().limit(*shared.capacity)
+        return reserved.fits(need) or shared.measure_room(self._prompt, self.request.owner).fits(
+            need
+        )
 
     def _measure(self, shared: SharedSession) -> list[int]:
         from etui.reasoning.answer_plan import answer_prompt
 
-        options = self.request.options
+        options, messages = self.request.options, self.request.messages
+        reader = shared.read_only()
         if options.raw:
-            text = self.request.messages[-1].content
-            return list(options.prompt_tokens) or shared.read_only().tokenize(text, bos=True)
-        return answer_prompt(self.request.messages, self.request.arm, shared.read_only()).tokens
+            return list(options.prompt_tokens) or reader.tokenize(messages[-1].content, bos=True)
+        return answer_prompt(messages, self.request.arm, reader).tokens
 
 
 def choose_prompt_limit(batch_tokens: int) -> int:
@@ -324,18 +298,3 @@ def choose_prompt_limit(batch_tokens: int) -> int:
     tokens of the others for longer.
     """
     return min(LARGEST_CHUNK, max(SMALLEST_CHUNK, batch_tokens // 2))
-
-
-def require_path(request: AnswerRequest) -> Path:
-    """Return the model file of a request.
-
-    Raises:
-        ModelUnavailable: The model has no file on this machine.
-    """
-    if request.path is None:
-        raise ModelUnavailable(f"{request.model.name} has no file on this machine")
-    return request.path
-
-
-def _is_alone(running: int) -> bool:
-    return running == 0

@@ -137,7 +137,7 @@ class _Vocabulary:
         self._special = SpecialTokens(self._model.special_tokens())
         self.facts = ModelFacts(
             spec.name, context_tokens, spec.think_open, spec.think_close, spec.thinking_switch,
-            tuple(spec.stop), bool(source), tool_format=find_tool_format(source),
+            tuple(spec.stop), tool_format=find_tool_format(source),
         )  # fmt: skip
         template = ChatTemplate(
             templates, spec.name, source, self._model.bos_text, self._model.eos_text

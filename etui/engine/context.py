@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from etui.engine.library import Library
 from etui.engine.model import Model
 from etui.engine.thread_control import ThreadControl
+from etui.engine.thread_count import ThreadLimits
 from etui.errors import EngineFailed
 from etui.models.gguf import KV_TYPES
 
@@ -51,22 +52,35 @@ class ContextOptions:
 
 
 class Context:
-    """A context of one model, or with ``heads`` of its layers for multi-token prediction.
+    """A context of one model: the only place that calls ``llama_decode``.
 
-    Attributes:
-        threads: Keeps the number of threads of the options; another control may adapt it.
+    Args:
+        threads: Adapts the number of threads; None keeps that of the options.
+        drafts: Whether it drafts for the context that ``threads`` measures.
+        heads: Whether it is one of the model's layers for multi-token prediction.
 
     Raises:
         EngineFailed: llama.cpp could not create it (out of memory, an unsupported KV type).
     """
 
     def __init__(
-        self, library: Library, model: Model, options: ContextOptions, *, heads: bool = False
+        self,
+        library: Library,
+        model: Model,
+        options: ContextOptions,
+        threads: ThreadControl | None = None,
+        *,
+        drafts: bool = False,
+        heads: bool = False,
     ) -> None:
         self.api: Any = library.api
         self._library = library
         self.options = options
-        self.threads = ThreadControl(options.threads, adapt=False)
+        self.threads = threads or ThreadControl(
+            ThreadLimits(options.threads, options.threads, adapt=False)
+        )
+        self._is_measured = not drafts
+        self._counts = (options.threads, options.threads)
         self.vocabulary = model.vocabulary
         library.forget_errors()
         params = _build_params(self.api, options)
@@ -90,16 +104,18 @@ class Context:
 
     def decode(self) -> int:
         """Compute the batch, wait for the device, and return the code of ``llama_decode``."""
-        return self.threads.compute(self.batch.size, self._set_threads, self._compute)
-
-    def _compute(self) -> int:
+        rows = self.batch.size
+        counts = self.threads.counts(rows)
+        if counts != self._counts:
+            self.api.llama_set_n_threads(self.handle, *counts)
+            self._counts = counts
+        if self._is_measured:
+            self.threads.start_batch()
         code = int(self._decode(self.handle, self.batch.struct()))
         self._synchronize(self.handle)
+        if self._is_measured:
+            self.threads.end_batch(rows, failed=code != DECODED)
         return code
-
-    def _set_threads(self, single: int, batch: int) -> None:
-        """Set the threads of batches of one token, and of all others."""
-        self.api.llama_set_n_threads(self.handle, single, batch)
 
     def logits(self, row: int) -> NDArray[np.float32]:
         """Return the logits of batch entry ``row``, as a view that the next decode overwrites."""

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from etui.arm import Sampling, Speculate
 from etui.chat import Message
-from etui.engine.batch_decoder import BatchDecoder, LlamaSequence, Outputs
 from etui.engine.chat_prompt import ChatPrompt, ChatTemplate
-from etui.engine.constraint import Constraints
-from etui.engine.context import Context, ContextOptions
+from etui.engine.constraint import Constraints, follow
+from etui.engine.context import DECODED, NO_ROOM, Context, ContextOptions
 from etui.engine.model import Model
 from etui.engine.sampler import Script
-from etui.engine.sequence_cache import SequenceCache
+from etui.engine.sequence_cache import LlamaSequence, SequenceCache
 from etui.engine.session import (
+    NO_TOKEN,
     LikelyToken,
     ModelFacts,
     OutputGrammar,
@@ -26,20 +27,24 @@ from etui.engine.session import (
 )
 from etui.engine.special_tokens import SpecialTokens
 from etui.engine.speculation.batch_cost import CPU_CURVE, GPU_CURVE, BatchCost
-from etui.engine.speculation.draft_model import DraftModel, Vocabulary
-from etui.engine.speculation.draft_verifier import DraftVerifier, refuse_speculation, take_verified
-from etui.engine.speculation.mtp import load_heads
+from etui.engine.speculation.draft_verifier import DraftVerifier, refuse_speculation
 from etui.engine.speculation.speculator import Drafter, Speculator
 from etui.engine.thread_control import ThreadControl
-from etui.errors import ContextOverflow
+from etui.errors import CacheFull, ContextOverflow, EngineFailed
 from etui.events import Verified
 
 if TYPE_CHECKING:
-    from etui.engine.library import Library
-
+    import numpy as np
+    from numpy.typing import NDArray
 
 SHORT_QUEUE = 16
 """Queues up to this length are computed before prompts: those of a hand-over, or of a probe."""
+
+_TAIL_TOKENS = 64
+"""Tokens whose text shows where a recalled answer ends."""
+
+BatchPlan = list[tuple[LlamaSequence, int]]
+"""Sequences, and how many of their queued tokens a batch computes."""
 
 
 def plan_batch(
@@ -85,51 +90,58 @@ def rotate(ids: Sequence[int], last: int) -> list[int]:
     Args:
         last: Id of the sequence that was served last; it need not be one of them.
     """
-    order = sorted(range(len(ids)), key=ids.__getitem__)
-    return [index for index in order if ids[index] > last] + [
-        index for index in order if ids[index] <= last
-    ]
+    return sorted(range(len(ids)), key=lambda index: (ids[index] <= last, ids[index]))
 
 
-_TAIL_TOKENS = 64
-"""Tokens whose text shows where a recalled answer ends."""
+class LogSum:
+    """Log of the sum of exp(logits); the buffer avoids one vocabulary-sized array per token."""
+
+    def __init__(self, vocabulary: int) -> None:
+        import numpy as np
+
+        self._buffer = np.empty(vocabulary, dtype=np.float32)
+
+    def __call__(self, logits: NDArray[np.float32]) -> float:
+        """Return the log of the sum of exp(logits)."""
+        import numpy as np
+
+        most = logits.max()  # subtracted, so that nothing overflows
+        np.subtract(logits, most, out=self._buffer)
+        np.exp(self._buffer, out=self._buffer)
+        return float(most) + math.log(float(self._buffer.sum()))
 
 
 class LlamaSession:
     """One model in memory, as :class:`etui.engine.session.Session` says; for one thread at a time.
 
-    Closed sequences stay in the cache as prefix donors until their slot or their cells are needed;
-    the least recently used one is evicted first.
+    Closed sequences stay in the cache as prefix donors until their slot or their cells are needed.
 
     Attributes:
+        facts: Properties of the model.
+        drafts: The drafts of the sequences, and who makes them.
         planned: Number of tokens in the last batch by sequence id, even if the batch failed.
     """
 
     def __init__(
         self, model: Model, context: Context, facts: ModelFacts, template: ChatTemplate
     ) -> None:
+        self.facts = facts
+        self.planned: Mapping[int, int] = {}
         self._model = model
         self._context = context
-        self._facts = facts
         self._special = SpecialTokens(model.special_tokens())
         self._constraints = Constraints(context.api, model)
         self._prompt = ChatPrompt(template, self._special, facts.tool_format, facts.name)
-        self.planned: Mapping[int, int] = {}
+        self._log_sum = LogSum(context.vocabulary)
         self._served_id = 0  # the prompt that got tokens in the last mixed batch
-        self._drafts = DraftVerifier(
+        self._epoch = 0  # number of decodes so far; each overwrites the logits of the one before
+        self.drafts = DraftVerifier(
             Speculator(BatchCost(GPU_CURVE if model.offloaded else CPU_CURVE)),
             context,
             facts.context_tokens,
             refuse_speculation(model, context.options),
         )
-        self._sequences = SequenceCache(context, model, facts.context_tokens, self._drafts.drop)
-        self._decoder = BatchDecoder(context, self._drafts, self._sequences.evict)
-        self._outputs = Outputs(context, model, self._decoder)
-
-    @property
-    def facts(self) -> ModelFacts:
-        """Properties of the model."""
-        return self._facts
+        self._sequences = SequenceCache(context, model, facts.context_tokens, self.drafts.drop)
 
     @property
     def options(self) -> ContextOptions:
@@ -144,38 +156,26 @@ class LlamaSession:
     @property
     def speculator(self) -> Speculator:
         """The drafters, and how many tokens they draft."""
-        return self._drafts.speculator
+        return self.drafts.speculator
 
     @property
-    def vocabulary(self) -> Vocabulary:
-        """Vocabulary, with which that of a draft model must agree."""
+    def vocabulary(self) -> Model:
+        """The model as a vocabulary, with which that of a draft model must agree."""
         return self._model
-
-    @property
-    def size_bytes(self) -> int:
-        """Size of the weights."""
-        return self._model.size_bytes
 
     def add_drafter(self, drafter: Drafter) -> None:
         """Let a model draft; it is freed with the session."""
-        if isinstance(drafter, DraftModel):
-            drafter.follow_threads(self._context.threads)
         self.speculator.add(drafter)
-
-    def open_heads(self, library: Library) -> None:
-        """Let the model's own heads draft, if its file has any and this build can use them."""
-        heads = load_heads(library, self._model, self._context)
-        if heads is not None:
-            self._drafts.add_heads(heads)
-
-    def note_missing_draft(self, why: str) -> None:
-        """Set the reason why there is no draft model, for arms that ask for it."""
-        self._drafts.missing_draft = why
 
     @property
     def free_tokens(self) -> int:
         """Cells not held by open sequences; shared prefixes count once."""
         return self._sequences.free_tokens
+
+    @property
+    def free_sequences(self) -> int:
+        """Number of sequences that can still be opened or forked."""
+        return self._sequences.free_sequences
 
     def count_cells(self, sequences: Iterable[TokenSequence]) -> int:
         """Count the cells that sequences hold; shared ones count once."""
@@ -183,12 +183,7 @@ class LlamaSession:
 
     def share_among_clients(self) -> None:
         """Keep the prefixes of several clients, and compute one that requests share only once."""
-        self._sequences.donors.serve_several_clients(self._context.options.sequences // 2)
-
-    @property
-    def free_sequences(self) -> int:
-        """Number of sequences that can still be opened or forked."""
-        return self._sequences.free_sequences
+        self._sequences.serve_several_clients(self._context.options.sequences // 2)
 
     def render(
         self, messages: Sequence[Message], *, thinking: bool | None = None, tools: str = ""
@@ -198,7 +193,7 @@ class LlamaSession:
         Stand-ins replace the characters of special tokens in the messages, so that only what the
         template writes becomes one; :meth:`tokenize` puts the characters back.
         """
-        switch = self._facts.thinking_switch
+        switch = self.facts.thinking_switch
         variables = {} if thinking is None or switch is None else {switch: thinking}
         return self._prompt.render(messages, variables, tools)
 
@@ -225,9 +220,6 @@ class LlamaSession:
     ) -> LlamaSequence:
         """Open a sequence, reusing the longest common token prefix in the cache.
 
-        With one user, all other closed sequences are evicted: the cells they hold would slow down
-        the attention of each of its tokens.
-
         Args:
             tokens: Its first tokens, at least one.
             script: Tokens to draw one after another, whatever the logits say; None draws freely.
@@ -240,8 +232,8 @@ class LlamaSession:
         """
         if not tokens:
             raise ValueError("a sequence needs at least one token")
-        if len(tokens) > self._facts.context_tokens:
-            raise ContextOverflow(len(tokens), self._facts.context_tokens, 0)
+        if len(tokens) > self.facts.context_tokens:
+            raise ContextOverflow(len(tokens), self.facts.context_tokens, 0)
         sequence = self._sequences.open(list(tokens), sampling, owner, label)
         if script is not None:
             sequence.script = Script(len(tokens), tuple(script))
@@ -250,13 +242,13 @@ class LlamaSession:
     def fork(self, sequence: TokenSequence, sampling: Sampling) -> LlamaSequence:
         """Fork a sequence, with what is computed, queued and scripted."""
         parent = self._sequences.find(sequence)
-        self._drafts.drop(parent)
+        self.drafts.drop(parent)
         return self._sequences.fork(parent, sampling)
 
     def extend(self, sequence: TokenSequence, tokens: Sequence[int]) -> None:
         """Queue tokens that the model did not draw."""
         own = self._sequences.find(sequence)
-        self._drafts.drop(own)
+        self.drafts.drop(own)
         own.tokens.extend(tokens)
 
     def rollback(self, sequence: TokenSequence, count: int) -> bool:
@@ -265,7 +257,7 @@ class LlamaSession:
         keep = len(own.tokens) - count
         if count < 0 or keep < 0:
             raise ValueError(f"cannot remove {count} of {len(own.tokens)} tokens")
-        self._drafts.drop(own)
+        self.drafts.drop(own)
         if keep < own.computed and not self._sequences.truncate(own, keep):
             return False
         del own.tokens[keep:]
@@ -283,14 +275,14 @@ class LlamaSession:
         """Compute one batch for several owners, as ``step`` does for one; it raises the same.
 
         Args:
+            wanted: The sequences, and whether each draws.
             prompt_limit: Maximum number of prompt tokens in the batch while another sequence
                 decodes; prompts are then served in turn. None sets no limit, and serves prompts in
                 the given order.
         """
         own = [(self._sequences.find(sequence), draw) for sequence, draw in wanted]
         draws = {s.id: draw for s, draw in own}
-        epoch = self._decoder.epoch
-        ready = [s for s, _ in own if s.epoch == epoch and s.computed == len(s.tokens)]
+        ready = [s for s, _ in own if s.epoch == self._epoch and s.computed == len(s.tokens)]
         sampled = [self._draw(s) for s in ready if draws[s.id]]
         rest = [s for s, _ in own if s not in ready]
         rest = [s for s in rest if not self._sequences.waits(s, draws)]
@@ -299,36 +291,38 @@ class LlamaSession:
         kept = []
         if plan:
             # The batch overwrites the logits of its rows.
-            kept = [(s, self._context.logits(s.row).copy()) for s in ready if s.epoch == epoch]
-            self._drafts.drop()
-            self._drafts.plan(plan, alone=len(own) == 1 and own[0][1])
+            kept = [
+                (s, self._context.logits(s.row).copy()) for s in ready if s.epoch == self._epoch
+            ]
+            self.drafts.drop()
+            self.drafts.plan(plan, alone=len(own) == 1 and own[0][1])
         start_ns = time.monotonic_ns()
         # Without room for it, the next step raises CacheFull: drawn tokens must not get lost.
-        plan = self._decoder.decode(plan, len(self._sequences.live), may_wait=bool(sampled))
+        plan = self._decode(plan, may_wait=bool(sampled))
         end_ns = time.monotonic_ns()
         for sequence, logits in kept:
-            sequence.kept_logits = (self._decoder.epoch, logits)
+            sequence.kept_logits = (self._epoch, logits)
         if plan:
-            self._drafts.learn(plan, start_ns, end_ns)
+            self.drafts.learn(plan, start_ns, end_ns)
         for sequence, count in plan:
             self._sequences.add_computed(sequence, count)
             if sequence.computed == len(sequence.tokens):
-                sequence.epoch = self._decoder.epoch
+                sequence.epoch = self._epoch
                 if draws[sequence.id]:
                     sampled.append(self._draw(sequence))
         computed = {sequence.id: count for sequence, count in plan}
-        verified = [(event, s.id) for s, _ in own for event in take_verified(s)]
+        verified = [(event, s.id) for s, _ in own for event in s.take_verified()]
         events, ids = zip(*verified, strict=True) if verified else ((), ())
         return Step(start_ns, end_ns, computed, tuple(sampled), events, ids)
 
     def _plan(
         self, sequences: Sequence[LlamaSequence], prompt_limit: int | None, *, decoding: bool
-    ) -> list[tuple[LlamaSequence, int]]:
+    ) -> BatchPlan:
         """Plan how many queued tokens of which sequence this batch computes."""
         for sequence in sequences:
             length = len(sequence.tokens)
-            if length > self._facts.context_tokens:
-                raise ContextOverflow(length, self._facts.context_tokens, 0)
+            if length > self.facts.context_tokens:
+                raise ContextOverflow(length, self.facts.context_tokens, 0)
             if sequence.computed == length:
                 self._sequences.requeue_last(sequence)
         if prompt_limit is not None:
@@ -344,43 +338,147 @@ class LlamaSession:
             self._served_id = plan[-1][0].id
         return plan
 
+    def _decode(self, plan: BatchPlan, *, may_wait: bool) -> BatchPlan:
+        """Decode the plan, or as much as fits after every closed sequence was evicted.
+
+        Args:
+            may_wait: Compute nothing if the cache is full, instead of raising.
+
+        Returns:
+            What was computed.
+
+        Raises:
+            CacheFull: There is no room for a single token.
+            EngineFailed: llama.cpp failed; the cache is as before.
+        """
+        while plan:
+            self._fill_batch(plan)
+            self._epoch += 1
+            code = self._context.decode()
+            if code == DECODED:
+                return plan
+            if code != NO_ROOM:
+                self.drafts.forget()
+                for sequence, _ in plan:  # a fatal error leaves parts of the batch in the cache
+                    self._context.remove(sequence.slot, sequence.computed)
+                    sequence.epoch = -1
+                raise EngineFailed(
+                    f"llama.cpp failed to decode a batch (code {code})",
+                    "if memory ran out, lower `context` or `gpu_layers` of the model in "
+                    "models.yaml; see llama.log in ETUI_HOME/logs",
+                )
+            if self.drafts.verification is not None:
+                self.drafts.forget()  # a draft is worth less than anything in the cache
+            elif self._sequences.evict():
+                continue
+            elif len(plan) > 1:
+                plan = plan[: len(plan) // 2]
+            elif plan[0][1] > 1:
+                plan = [(plan[0][0], plan[0][1] // 2)]
+            elif may_wait:
+                break
+            else:
+                raise CacheFull(self._context.capacity, len(self._sequences.live))
+        return []
+
+    def _fill_batch(self, plan: BatchPlan) -> None:
+        batch = self._context.batch
+        batch.clear()
+        for sequence, count in plan:
+            at = sequence.computed
+            at_end = at + count == len(sequence.tokens)
+            queued = sequence.tokens[at : at + count]
+            if (verification := self.drafts.verification) is not None:
+                batch.add(
+                    sequence.slot, [*queued, *verification.proposal.tokens], at, with_logits=True
+                )
+                sequence.row = batch.want_logits(verification.rows)
+                return
+            sequence.row = batch.add(sequence.slot, queued, at, with_logits=at_end)
+
     def _draw(self, sequence: LlamaSequence) -> Sampled:
-        sampled = self._outputs.draw(sequence)
-        if self._drafts.verification is not None and not sampled.stuck:
-            self._sequences.next_cell += self._drafts.judge(
-                sequence, sampled.token, self._sequences.next_cell, ends=sampled.ends
+        """Draw the next token of a sequence, and queue it unless it ends the answer."""
+        logits = self._context.logits(sequence.row)
+        sampler, tokens = sequence.sampler, sequence.tokens
+        constraint = follow(sequence.constraint, tokens)
+        token: int | None
+        if constraint is not None:
+            token = constraint.draw(sampler, self._context.handle, sequence.row, tokens, logits)
+        elif sampler.greedy:
+            token = int(logits.argmax())
+        else:
+            token = sampler.draw(self._context.handle, sequence.row, tokens)
+        # The draw is made in either case: a scripted token costs as much as any other.
+        scripted = sequence.script.find(len(tokens)) if sequence.script else None
+        token = token if scripted is None else scripted
+        if token is None:
+            return Sampled(sequence.id, NO_TOKEN, b"", 0.0, ends=True, stuck=True)
+        piece, ends = self._model.piece(token)
+        ends = ends and scripted is None
+        if not ends:
+            tokens.append(token)
+        logprob = float(logits[token]) - self._log_sum(logits)
+        if self.drafts.verification is not None:
+            self._sequences.next_cell += self.drafts.judge(
+                sequence, token, self._sequences.next_cell, ends=ends
             )
-        return sampled
+        return Sampled(sequence.id, token, piece, logprob, ends)
+
+    def _read_logits(self, sequence: TokenSequence) -> NDArray[np.float32]:
+        own = self._sequences.find(sequence)
+        if own.epoch == self._epoch:
+            return self._context.logits(own.row)
+        if own.kept_logits is not None and own.kept_logits[0] == self._epoch:
+            return own.kept_logits[1]
+        raise ValueError("the logits were overwritten: read them right after the sequence's step")
 
     def logprobs(self, sequence: TokenSequence, tokens: Sequence[int]) -> list[float]:
         """Return log-probabilities of next tokens after the last step."""
-        return self._outputs.logprobs(self._sequences.find(sequence), tokens)
+        logits = self._read_logits(sequence)
+        total = self._log_sum(logits)
+        return [float(logits[token]) - total for token in tokens]
 
     def top_logprobs(self, sequence: TokenSequence, count: int) -> tuple[LikelyToken, ...]:
         """Return the most likely tokens where the last step drew a token."""
-        return self._outputs.rank(self._sequences.find(sequence), count)
+        import numpy as np
+
+        logits = self._read_logits(sequence)
+        count = min(count, len(logits))
+        if count < 1:
+            return ()
+        log_sum = self._log_sum(logits)
+        likely = np.argpartition(logits, -count)[-count:]
+        likely = likely[np.lexsort((likely, -logits[likely]))]  # of equal ones the lower number
+        return tuple(
+            LikelyToken(
+                token,
+                self._model.piece(token)[0] or self._model.token_text(token).encode(),
+                float(logits[token]) - log_sum,
+            )
+            for token in map(int, likely)
+        )
 
     def constrain(self, sequence: TokenSequence, grammar: OutputGrammar) -> None:
         """Let steps draw only tokens that the grammar allows."""
         own = self._sequences.find(sequence)
         constraint = self._constraints.make(grammar, len(own.tokens))
+        self._stop(own)
+        own.speculation, own.constraint = None, constraint
+
+    def _stop(self, own: LlamaSequence) -> None:
+        """End the speculation and the grammar of a sequence."""
+        self.drafts.drop(own)
+        self.drafts.stop(own)
         if own.constraint is not None:
             own.constraint.free()
-        self._drafts.drop(own)
-        self._drafts.stop(own)
-        own.speculation, own.constraint = None, constraint
 
     def close(self, sequence: TokenSequence, *, keep: bool = True) -> None:
         """Close a sequence; with ``keep`` its tokens stay cached as a prefix."""
         own = self._sequences.live.get(sequence.id)
-        if own is None:
-            return
-        self._drafts.drop(own)
-        self._drafts.stop(own)
-        own.sampler.free()
-        if own.constraint is not None:
-            own.constraint.free()
-        self._sequences.close(own, keep=keep)
+        if own is not None:
+            self._stop(own)
+            own.sampler.free()
+            self._sequences.close(own, keep=keep)
 
     def recall(self, label: str, owner: str = "") -> RecalledSequence | None:
         """Return the latest closed sequence with this label and owner; None if it was evicted."""
@@ -410,10 +508,10 @@ class LlamaSession:
         own = self._sequences.find(sequence)
         if own.constraint is not None:
             return "a grammar constrains the answer"
-        return self._drafts.start(own, method)
+        return self.drafts.start(own, method)
 
     def settle(self, sequence: TokenSequence) -> tuple[Verified, ...]:
         """Drop the drafted tokens not drawn yet."""
         own = self._sequences.find(sequence)
-        self._drafts.drop(own)
-        return take_verified(own)
+        self.drafts.drop(own)
+        return own.take_verified()

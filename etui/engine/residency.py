@@ -9,23 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from etui import units
-from etui.engine.library import Device, Library
+from etui.engine.library import Device
 from etui.engine.llama_session import LlamaSession
-from etui.engine.offload import (
-    Needs,
-    choose_layers,
-    needs,
-    ram_bytes,
-)
+from etui.engine.offload import Needs, choose_layers, ram_bytes
 from etui.engine.session_loader import (
-    GPU_BATCH_TOKENS,
+    Draft,
     SessionLoader,
     apply_settings,
     check_split,
-    choose_context_tokens,
     session_key,
 )
-from etui.engine.template_process import TemplateProcess
 from etui.engine.trial import try_model
 from etui.errors import EngineFailed, ModelUnavailable
 from etui.events import Loaded, Residence, Unloaded, UnloadReason
@@ -63,18 +56,11 @@ class Residency:
     """
 
     def __init__(
-        self,
-        config: Config,
-        clock: Callable[[], float] = time.monotonic,
-        *,
-        trials: bool = False,
+        self, config: Config, clock: Callable[[], float] = time.monotonic, *, trials: bool = False
     ) -> None:
         self._config = config
-        self._trials = trials
         self._clock = clock
-        self._library: Library | None = None
-        self._templates = TemplateProcess()
-        self._loader = SessionLoader(config, self._templates, trials=trials)
+        self._loader = SessionLoader(config, trials=trials)
         self._residents: dict[str, _Resident] = {}  # least recently used first
         self._keep_seconds: dict[str, float | None] = {}
 
@@ -84,7 +70,7 @@ class Residency:
         return tuple(self._residents)
 
     def session(
-        self, spec: ModelSpec, path: Path, draft: tuple[ModelSpec, Path] | None = None
+        self, spec: ModelSpec, path: Path, draft: Draft | None = None
     ) -> Generator[Residence, None, LlamaSession]:
         """Load a model unless it is in memory, and return its session.
 
@@ -110,21 +96,18 @@ class Residency:
             return resident.session
         start_ns = time.monotonic_ns()
         gguf = check_usable(path)
-        if self._trials:
+        if self._loader.trials:
             try_model(spec, path, self._config)
             start_ns = time.monotonic_ns()
-        library = self._open_library()
-        context_tokens = choose_context_tokens(self._config, spec, gguf)
-        need = needs(gguf, context_tokens, spec.kv_type, spec.batch_tokens or GPU_BATCH_TOKENS)
-        check_split(spec, library.gpus())
-        for unloaded in self._make_room(library, spec, need):
+        need = self._loader.estimate(spec, gguf)
+        check_split(spec, self.gpus())
+        for unloaded in self._make_room(spec, need):
             yield unloaded
             start_ns = time.monotonic_ns()
-        heads = gguf.nextn_layers > 0
-        session, layers = self._loader.load(library, spec, path, need, context_tokens, heads=heads)
+        session, layers = self._loader.load(spec, path, gguf, need)
         bytes_ = need.total_bytes
         if draft is not None:
-            bytes_ += self._loader.add_draft(library, spec, draft, session, layers)
+            bytes_ += self._loader.add_draft(spec, draft, session, layers)
         draft_path = None if draft is None else draft[1]
         self._residents[spec.name] = _Resident(
             session, session_key(spec, path), draft_path, spec.sha256, bytes_, self._clock()
@@ -132,16 +115,12 @@ class Residency:
         yield Loaded(spec.name, start_ns, time.monotonic_ns(), layers, gguf.size_bytes)
         return session
 
-    def find(
-        self, spec: ModelSpec, path: Path, draft: tuple[ModelSpec, Path] | None = None
-    ) -> LlamaSession | None:
+    def find(self, spec: ModelSpec, path: Path, draft: Draft | None = None) -> LlamaSession | None:
         """Return the session of a model that is in memory as asked; None if it has to be loaded."""
         resident = self._find(spec, path, draft)
         return None if resident is None else resident.session
 
-    def _find(
-        self, spec: ModelSpec, path: Path, draft: tuple[ModelSpec, Path] | None
-    ) -> _Resident | None:
+    def _find(self, spec: ModelSpec, path: Path, draft: Draft | None) -> _Resident | None:
         resident = self._residents.get(spec.name)
         if resident is None or resident.key != session_key(spec, path):
             return None
@@ -154,7 +133,7 @@ class Residency:
     def release(self, name: str) -> None:
         """End the use that ``hold`` began, and restart the keep-warm time of the model."""
         self._residents[name].uses -= 1
-        self.answered(name)
+        self._residents[name].used_seconds = self._clock()
 
     def gpus(self) -> tuple[Device, ...]:
         """Return the GPUs that models are put on, with their currently free memory.
@@ -162,54 +141,39 @@ class Residency:
         Raises:
             EngineFailed: llama.cpp is missing.
         """
-        return self._open_library().gpus()
+        return self._loader.library.gpus()
 
     @property
     def gpu_layers_placed(self) -> int | None:
         """Layers of the last load that llama.cpp put on a GPU; None if its log does not say."""
-        return self._library.gpu_layers_placed if self._library is not None else None
-
-    def answered(self, name: str) -> None:
-        """Restart the keep-warm time of a model at the end of its answer."""
-        if name in self._residents:
-            self._residents[name].used_seconds = self._clock()
+        return self._loader.gpu_layers_placed
 
     def keep_warm(self, name: str, seconds: float | None) -> None:
-        """Set how long a model is kept after its last answer, instead of the configured time.
+        """Set how long a model, in memory or not, is kept after its last answer.
 
-        Args:
-            name: Name of the model, in memory or not.
-            seconds: The time; None keeps it until another model needs the memory.
+        It replaces the configured time; None keeps the model until another needs the memory.
         """
         self._keep_seconds[name] = seconds
 
-    def _get_keep_seconds(self, name: str) -> float | None:
-        """Return how long a model is kept; ``auto`` keeps it until a time is set."""
+    def _list_due(self) -> list[tuple[float, str]]:
+        """List when each unused model is to be unloaded, with its name; ``auto`` keeps it."""
         configured = self._config.keep_warm
-        return self._keep_seconds.get(
-            name, configured if isinstance(configured, int | float) else None
-        )
+        usual = configured if isinstance(configured, int | float) else None
+        return [
+            (resident.used_seconds + keep, name)
+            for name, resident in list(self._residents.items())  # another thread may load
+            if not resident.uses and (keep := self._keep_seconds.get(name, usual)) is not None
+        ]
 
     def seconds_to_unload(self) -> float | None:
         """Return the seconds until the next idle unload; None if none is due, or all are in use."""
-        due = [
-            resident.used_seconds + keep
-            for name, resident in list(self._residents.items())  # another thread may load
-            if not resident.uses and (keep := self._get_keep_seconds(name)) is not None
-        ]
+        due = [at for at, _ in self._list_due()]
         return max(0.0, min(due) - self._clock()) if due else None
 
     def unload_idle(self) -> tuple[Unloaded, ...]:
         """Unload the models whose keep-warm time is over, except those in use."""
         now = self._clock()
-        idle = [
-            name
-            for name, resident in self._residents.items()
-            if not resident.uses
-            and (keep := self._get_keep_seconds(name)) is not None
-            and now - resident.used_seconds >= keep
-        ]
-        return tuple(self._unload(name, "idle") for name in idle)
+        return tuple(self._unload(name, "idle") for at, name in self._list_due() if now >= at)
 
     def forget(self) -> None:
         """Clear the prefix caches; all models stay in memory."""
@@ -237,7 +201,7 @@ class Residency:
         start_ns = time.monotonic_ns()
         resident.session.free()
         if not self._residents:
-            self._templates.close()
+            self._loader.templates.close()
         end_ns = time.monotonic_ns()
         return Unloaded(name, resident.sha256, start_ns, end_ns, reason, resident.bytes)
 
@@ -245,17 +209,9 @@ class Residency:
         """Free every model."""
         while self._residents:
             self._residents.popitem()[1].session.free()
-        self._templates.close()
-        if self._library is not None:
-            self._library.close()
-            self._library = None
+        self._loader.close()
 
-    def _open_library(self) -> Library:
-        if self._library is None:
-            self._library = Library(self._config.log_dir)
-        return self._library
-
-    def _make_room(self, library: Library, spec: ModelSpec, need: Needs) -> Iterator[Unloaded]:
+    def _make_room(self, spec: ModelSpec, need: Needs) -> Iterator[Unloaded]:
         """Unload models until this one fits into free memory, and reject one that cannot fit.
 
         Weights are mapped from the file, so a model larger than memory still runs, slowly; its
@@ -265,25 +221,24 @@ class Residency:
 
         if spec.name in self._residents:
             yield self._unload(spec.name, "changed")
-        while (unused := self._list_unused()) and not self._fits(library, spec, need):
+        while unused := [name for name, each in self._residents.items() if not each.uses]:
+            if self._fits(spec, need):
+                break
             yield self._unload(unused[0], "room")
         working = need.kv_bytes + need.compute_bytes
         free = psutil.virtual_memory().available
-        if working > free and not library.gpus():
+        if working > free and not self.gpus():
             raise ModelUnavailable(
                 f"{spec.name} needs {units.bytes_text(working)} for its context, "
                 f"but only {units.bytes_text(free)} of memory are free",
                 "lower its `context` in models.yaml, or `context_tokens` in config.yaml",
             )
 
-    def _list_unused(self) -> list[str]:
-        return [name for name, resident in self._residents.items() if not resident.uses]
-
-    def _fits(self, library: Library, spec: ModelSpec, need: Needs) -> bool:
+    def _fits(self, spec: ModelSpec, need: Needs) -> bool:
         """Check whether the model fits into free memory; with ``auto`` entirely on the GPUs."""
         import psutil
 
-        gpus = library.gpus()
+        gpus = self.gpus()
         layers = choose_layers(gpus, spec, need)
         if spec.gpu_layers == "auto" and gpus and layers <= need.layers:
             return False

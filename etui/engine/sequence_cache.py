@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from etui.arm import Sampling
-from etui.engine.batch_decoder import Following, LlamaSequence
-from etui.engine.sampler import Sampler
+from etui.engine.constraint import Constraint
+from etui.engine.sampler import Sampler, Script
 from etui.errors import EngineFailed
+from etui.events import Verified
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from etui.engine.context import Context
     from etui.engine.model import Model
     from etui.engine.session import TokenSequence
+    from etui.engine.speculation.speculator import Speculation
+
+KEPT_REST = 16
+"""A closed donor is kept for its own chat if it has more tokens than this behind the prefix."""
+
+FOLLOWED_TOKENS = 32
+"""Shortest prefix that is worth waiting for, while another sequence computes it."""
 
 
 def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
@@ -32,235 +43,59 @@ def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
     return low
 
 
-KEPT_REST = 16
-"""A closed donor is kept for its own chat if it has more tokens than this behind the prefix."""
+@dataclass(slots=True, eq=False)
+class LlamaSequence:
+    """One sequence: ``tokens[:computed]`` are in the cache, the rest is queued."""
 
-
-FOLLOWED_TOKENS = 32
-"""Shortest prefix that is worth waiting for, while another sequence computes it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Donor:
-    """A sequence in the cache that a new one may start from."""
-
+    id: int
     slot: int  # Its sequence number in llama.cpp's KV cache
-    tokens: Sequence[int]
-    closed: bool  # It is no longer in use, so a new sequence may take it over
-
-
-@dataclass(frozen=True, slots=True)
-class Reuse:
-    """The choice to reuse the first ``length`` tokens of ``donor``."""
-
-    donor: Donor
-    length: int
-    copies: bool = False  # A closed donor is copied, so that its own chat can still continue it
+    tokens: list[int]
+    sampler: Sampler
+    owner: str = ""  # Whose it is: it shares nothing with sequences of others
+    label: str = ""  # Name under which it is recalled
+    rest: tuple[int, ...] = ()  # Drawn before it was closed, and not computed
+    computed: int = 0
+    cached: int = 0
+    cells: list[int] = field(default_factory=list)
+    """One number per computed token; shared cells have the same number."""
+    row: int = 0
+    epoch: int = -1  # The decode whose output ``row`` holds the logits after tokens[:computed]
+    kept_logits: tuple[int, NDArray[np.float32]] | None = None  # And the decode after them
+    script: Script | None = None
+    constraint: Constraint | None = None
+    speculation: Speculation | None = None
+    verified: list[Verified] = field(default_factory=list)  # Settled, and not yet reported
+    following: tuple[LlamaSequence, int] | None = None
+    """A sequence that is about to compute a prefix, and the length of it, for which it waits."""
 
     @property
-    def take_over(self) -> bool:
-        """Whether the donor is taken over (it is closed) instead of sharing its cells."""
-        return self.donor.closed and not self.copies
+    def pending(self) -> int:
+        """Tokens queued and not yet computed."""
+        return len(self.tokens) - self.computed
 
-
-def choose_reuse(
-    donors: Iterable[Donor],
-    tokens: Sequence[int],
-    *,
-    whole_only: bool,
-    free_slots: int,
-    several_clients: bool = False,
-) -> Reuse | None:
-    """Choose the donor with the longest common prefix, and how to use it.
-
-    At least one token is left to compute, because its logits are needed. A closed donor is taken
-    over and the tokens behind the prefix are dropped: every cell in use slows down the attention of
-    the other sequences, masked or not (1,000 cells make a token 10 to 50 % more expensive on a
-    CPU), so keeping them would pay off only if a return to the other chat were likely.
-
-    Args:
-        donors: Oldest first; of equally long prefixes the latest donor is chosen.
-        whole_only: The model does not support partial removal, so that a donor can be continued
-            only if all of its tokens are a prefix.
-        free_slots: Unused slots, in addition to those of closed donors.
-        several_clients: Several clients use the session in turn, so that a closed donor with more
-            than the prefix is copied for its own chat, if there is a slot.
-
-    Returns:
-        What to reuse; None if there is no common prefix, or no slot to share a donor in use.
-    """
-    most = len(tokens) - 1
-    donors = list(donors)
-    best: tuple[int, Donor] | None = None
-    for donor in donors:
-        length = min(common_prefix(donor.tokens, tokens), most)
-        if whole_only and length < len(donor.tokens):
-            continue
-        if length > 0 and (best is None or length >= best[0]):
-            best = (length, donor)
-    if best is None:
-        return None
-    length, donor = best
-    slots = free_slots + sum(other.closed for other in donors if other is not donor)
-    if not donor.closed and slots == 0:
-        return None
-    rest = len(donor.tokens) - length
-    copies = several_clients and donor.closed and slots > 0 and rest > KEPT_REST
-    return Reuse(donor, length, copies)
-
-
-def choose_evicted(owners: Sequence[str]) -> int:
-    """Choose the closed donor to evict: the oldest one of the owner that has the most.
-
-    So the newest one of each owner is kept longest.
-
-    Args:
-        owners: Owner of each donor, the least recently used donor first.
-
-    Returns:
-        Index of the donor.
-    """
-    counts = Counter(owners)
-    most = max(counts.values())
-    return next(index for index, owner in enumerate(owners) if counts[owner] == most)
-
-
-class PrefixSharing:
-    """The closed sequences, the least recently used first.
-
-    A sequence starts only from tokens of its own owner, open or closed: the time to the first token
-    would show another owner what somebody asked.
-
-    Args:
-        limit: Maximum number of closed sequences.
-        whole_only: The model does not support partial removal, so that a donor can be continued
-            only if all of its tokens are a prefix.
-
-    Attributes:
-        several_clients: Whether donors of other chats are kept. Their cells slow down the
-            attention of each token, so with one user only the chat that goes on is kept.
-    """
-
-    def __init__(self, cache: Context, limit: int, *, whole_only: bool) -> None:
-        self.closed: list[LlamaSequence] = []
-        self.several_clients = False
-        self._cache = cache
-        self._limit = limit
-        self._whole_only = whole_only
-
-    def find(
-        self,
-        tokens: Sequence[int],
-        owner: str,
-        live: Iterable[LlamaSequence],
-        free_slots: int,
-    ) -> tuple[Reuse, LlamaSequence] | None:
-        """Find the sequence of the owner whose computed tokens a new one can reuse."""
-        known: dict[int, LlamaSequence] = {}
-        donors: list[Donor] = []
-        for sequences, closed in ((live, False), (self.closed, True)):
-            for each in sequences:
-                if each.owner == owner:
-                    known[each.slot] = each
-                    donors.append(Donor(each.slot, each.tokens[: each.computed], closed))
-        reuse = choose_reuse(
-            donors,
-            tokens,
-            whole_only=self._whole_only,
-            free_slots=free_slots + sum(each.owner != owner for each in self.closed),
-            several_clients=self.several_clients,
-        )
-        return None if reuse is None else (reuse, known[reuse.donor.slot])
-
-    def follow(self, sequence: LlamaSequence, live: Iterable[LlamaSequence]) -> None:
-        """Let a new sequence wait for a prefix that another one of its owner will have computed.
-
-        Without this, requests that arrive together would each compute the prompt that they share.
-        """
-        if not self.several_clients or self._whole_only:
-            return
-        best = sequence.computed + FOLLOWED_TOKENS - 1
-        for each in live:
-            if each is sequence or each.owner != sequence.owner:
-                continue
-            length = min(common_prefix(each.tokens, sequence.tokens), len(sequence.tokens) - 1)
-            if length > best:
-                best, sequence.following = length, Following(each, length)
-
-    def waits(
-        self,
-        sequence: LlamaSequence,
-        live: Mapping[int, LlamaSequence],
-        stepped: Collection[int],
-    ) -> bool:
-        """Return whether a sequence still waits for a prefix; copy the prefix when it is there.
-
-        It waits no longer than its leader is stepped with it, and then takes what there is.
-
-        Args:
-            sequence: A sequence with queued tokens.
-            live: The open sequences by id.
-            stepped: Ids of the sequences of this step.
-        """
-        following = sequence.following
-        if following is None:
-            return False
-        leader, length = following.leader, following.length
-        length = min(length, common_prefix(leader.tokens, sequence.tokens))
-        is_live = leader.id in live
-        if is_live and leader.computed < length and leader.id in stepped:
-            return True
-        sequence.following = None
-        length = min(length, leader.computed)
-        if length > sequence.computed and (is_live or leader in self.closed):
-            if sequence.computed:
-                self._cache.remove(sequence.slot, 0)
-            self._cache.copy(leader.slot, sequence.slot, length)
-            sequence.computed = sequence.cached = length
-            sequence.cells = leader.cells[:length]
-        return False
-
-    def serve_several_clients(self, limit: int) -> None:
-        """Keep the donors of other chats, at least this many."""
-        self.several_clients = True
-        self._limit = max(self._limit, limit)
-
-    def take_all_but(self, kept: LlamaSequence | None) -> list[LlamaSequence]:
-        """Remove and return all donors but one."""
-        taken = [each for each in self.closed if each is not kept]
-        self.closed = [each for each in self.closed if each is kept]
+    def take_verified(self) -> tuple[Verified, ...]:
+        """Take the verifications that were not yet reported."""
+        taken = tuple(self.verified)
+        self.verified.clear()
         return taken
-
-    def add(self, sequence: LlamaSequence) -> LlamaSequence | None:
-        """Keep a closed sequence; return the one to evict for it, if there are too many."""
-        self.closed.append(sequence)
-        return self.pop() if len(self.closed) > self._limit else None
-
-    def refresh(self, sequence: LlamaSequence) -> None:
-        """Count a donor as used just now."""
-        self.closed.remove(sequence)
-        self.closed.append(sequence)
-
-    def pop(self, keep: LlamaSequence | None = None) -> LlamaSequence | None:
-        """Remove and return the donor to evict; None if there is none but ``keep``."""
-        others = [each for each in self.closed if each is not keep]
-        if not others:
-            return None
-        chosen = others[choose_evicted([each.owner for each in others])]
-        self.closed.remove(chosen)
-        return chosen
 
 
 class SequenceCache:
-    """Gives sequences their slots, and reuses what closed ones have computed.
+    """Gives sequences their slots, and reuses what open and closed ones have computed.
+
+    A sequence starts only from tokens of its own owner: the time to the first token would show
+    another owner what somebody asked.
 
     Args:
         drop_draft: Called with a sequence before its cells are shared.
 
     Attributes:
         live: The open sequences by id.
-        donors: The closed ones.
-        next_cell: Number of the next computed token; shared cells have the same number.
+        closed: The closed ones, from which new ones may start, the least recently used first.
+        several_clients: Whether closed sequences of other chats are kept. Their cells slow down the
+            attention of each token (1,000 cells by 10 to 50 % on a CPU, masked or not), so with one
+            user only the chat that goes on is kept.
+        next_cell: Number of the next computed token.
     """
 
     def __init__(
@@ -271,14 +106,14 @@ class SequenceCache:
         drop_draft: Callable[[LlamaSequence], object],
     ) -> None:
         self._context = context
-        self._model = model
         self._context_tokens = context_tokens
         self._drop_draft = drop_draft
+        self._limit = context.options.donors
         self._free_slots = list(range(context.options.sequences))[::-1]
+        self._model = model
         self.live: dict[int, LlamaSequence] = {}
-        self.donors = PrefixSharing(
-            context, context.options.donors, whole_only=model.recurrent or self._windowed
-        )
+        self.closed: list[LlamaSequence] = []
+        self.several_clients = False
         self.next_cell = 0
         self._next_id = 0
 
@@ -288,6 +123,11 @@ class SequenceCache:
         return self._model.sliding_window > 0 and not self._context.options.full_window
 
     @property
+    def _whole_only(self) -> bool:
+        """Whether a sequence can be continued only with all of its tokens."""
+        return self._model.recurrent or self._windowed
+
+    @property
     def free_tokens(self) -> int:
         """Cells not held by open sequences; shared prefixes count once."""
         return self._context.capacity - self.count_cells(self.live.values())
@@ -295,7 +135,7 @@ class SequenceCache:
     @property
     def free_sequences(self) -> int:
         """Number of sequences that can still be opened or forked."""
-        return len(self._free_slots) + len(self.donors.closed)
+        return len(self._free_slots) + len(self.closed)
 
     def count_cells(self, sequences: Iterable[TokenSequence]) -> int:
         """Count the cells that sequences hold; shared ones count once."""
@@ -317,10 +157,15 @@ class SequenceCache:
 
     def find_closed(self, label: str, owner: str) -> LlamaSequence | None:
         """Find the latest closed sequence with a label; None if it was evicted, or has none."""
-        for donor in reversed(self.donors.closed):
+        for donor in reversed(self.closed):
             if label and (donor.label, donor.owner) == (label, owner):
                 return donor
         return None
+
+    def serve_several_clients(self, limit: int) -> None:
+        """Keep the closed sequences of other chats, at least this many."""
+        self.several_clients = True
+        self._limit = max(self._limit, limit)
 
     def open(self, tokens: list[int], sampling: Sampling, owner: str, label: str) -> LlamaSequence:
         """Open a sequence, reusing the longest common token prefix of the same owner.
@@ -328,40 +173,103 @@ class SequenceCache:
         Raises:
             EngineFailed: The context has no sequence left.
         """
-        found = self.donors.find(tokens, owner, self.live.values(), len(self._free_slots))
-        if not self.donors.several_clients:
-            for donor in self.donors.take_all_but(found and found[1]):
-                self._release(donor)
-        if found is None:
+        donor, length, takes_over = self.choose_donor(tokens, owner)
+        if not self.several_clients:
+            for other in [each for each in self.closed if each is not donor]:
+                self._release(other)
+        if donor is None:
             sequence = self._create(self._take_slot(), tokens, sampling, owner, label)
-        else:
-            sequence = self._reuse(*found, tokens, sampling, label)
-        self.donors.follow(sequence, self.live.values())
-        self.live[sequence.id] = sequence
-        return sequence
-
-    def _reuse(
-        self, reuse: Reuse, donor: LlamaSequence, tokens: list[int], sampling: Sampling, label: str
-    ) -> LlamaSequence:
-        length = reuse.length
-        if reuse.take_over:
-            self.donors.closed.remove(donor)
+        elif takes_over:
+            self.closed.remove(donor)
             if length < donor.computed and not self._context.remove(donor.slot, length):
                 self._context.remove(donor.slot, 0)  # no partial removal: compute all of it
                 length = 0
-            sequence = self._create(donor.slot, tokens, sampling, donor.owner, label)
+            sequence = self._create(donor.slot, tokens, sampling, owner, label)
         else:
             self._drop_draft(donor)
             length = min(length, donor.computed)
-            slot = self._take_slot(keep=donor)
-            sequence = self._create(slot, tokens, sampling, donor.owner, label)
+            sequence = self._create(self._take_slot(donor), tokens, sampling, owner, label)
             end = -1 if length == donor.computed else length
             self._context.copy(donor.slot, sequence.slot, end)
-            if reuse.copies:
-                self.donors.refresh(donor)
-        sequence.computed = sequence.cached = length
-        sequence.cells = donor.cells[:length]
+            if donor in self.closed:  # it was used just now
+                self.closed.remove(donor)
+                self.closed.append(donor)
+        if donor is not None:
+            sequence.computed = sequence.cached = length
+            sequence.cells = donor.cells[:length]
+        self._follow(sequence)
+        self.live[sequence.id] = sequence
         return sequence
+
+    def choose_donor(
+        self, tokens: Sequence[int], owner: str
+    ) -> tuple[LlamaSequence | None, int, bool]:
+        """Choose the sequence with the longest common prefix, the latest of equally long ones.
+
+        At least one token is left to compute, because its logits are needed. A closed donor is
+        taken over and its tokens behind the prefix are dropped, unless several clients use the
+        session and it has so many that its own chat would miss them: then it is copied, as an open
+        one is.
+
+        Returns:
+            The donor, None without one or without a slot for a copy; the length of the prefix; and
+            whether the donor is taken over.
+        """
+        donor, length = None, 0
+        for each in (*self.live.values(), *self.closed):
+            if each.owner != owner:
+                continue
+            shared = min(common_prefix(each.tokens[: each.computed], tokens), len(tokens) - 1)
+            if shared >= max(length, 1) and not (self._whole_only and shared < each.computed):
+                donor, length = each, shared
+        if donor is None:
+            return None, 0, False
+        is_closed = donor in self.closed
+        has_slot = self.free_sequences > is_closed
+        if not is_closed and not has_slot:
+            return None, 0, False
+        copies = self.several_clients and has_slot and donor.computed - length > KEPT_REST
+        return donor, length, is_closed and not copies
+
+    def _follow(self, sequence: LlamaSequence) -> None:
+        """Let a new sequence wait for a prefix that another one of its owner will have computed.
+
+        Without this, requests that arrive together would each compute the prompt that they share.
+        """
+        if not self.several_clients or self._whole_only:
+            return
+        best = sequence.computed + FOLLOWED_TOKENS - 1
+        for each in self.live.values():
+            if each.owner == sequence.owner:
+                length = min(common_prefix(each.tokens, sequence.tokens), len(sequence.tokens) - 1)
+                if length > best:
+                    best, sequence.following = length, (each, length)
+
+    def waits(self, sequence: LlamaSequence, stepped: Collection[int]) -> bool:
+        """Return whether a sequence still waits for a prefix; copy the prefix when it is there.
+
+        It waits no longer than its leader is stepped with it, and then takes what there is.
+
+        Args:
+            sequence: A sequence with queued tokens.
+            stepped: Ids of the sequences of this step.
+        """
+        if sequence.following is None:
+            return False
+        leader, length = sequence.following
+        length = min(length, common_prefix(leader.tokens, sequence.tokens))
+        is_live = leader.id in self.live
+        if is_live and leader.computed < length and leader.id in stepped:
+            return True
+        sequence.following = None
+        length = min(length, leader.computed)
+        if length > sequence.computed and (is_live or leader in self.closed):
+            if sequence.computed:
+                self._context.remove(sequence.slot, 0)
+            self._context.copy(leader.slot, sequence.slot, length)
+            sequence.computed = sequence.cached = length
+            sequence.cells = leader.cells[:length]
+        return False
 
     def fork(self, parent: LlamaSequence, sampling: Sampling) -> LlamaSequence:
         """Fork a sequence: computed tokens are shared, queued tokens and a script are copied.
@@ -388,13 +296,11 @@ class SequenceCache:
         sequence.rest = tuple(sequence.tokens[sequence.computed :])
         del sequence.tokens[sequence.computed :]
         sequence.kept_logits = sequence.following = None
-        evicted = self.donors.add(sequence) if keep and sequence.computed else sequence
-        if evicted is not None:
-            self._release(evicted)
-
-    def waits(self, sequence: LlamaSequence, stepped: Collection[int]) -> bool:
-        """Return whether a sequence waits for a prefix; see :meth:`PrefixSharing.waits`."""
-        return self.donors.waits(sequence, self.live, stepped)
+        self.closed.append(sequence)
+        if not keep or not sequence.computed:
+            self._release(sequence)
+        elif len(self.closed) > self._limit:
+            self.evict()
 
     def add_computed(self, sequence: LlamaSequence, count: int) -> None:
         """Note that the next queued tokens of a sequence were computed."""
@@ -416,6 +322,20 @@ class SequenceCache:
         if not self.truncate(sequence, len(sequence.tokens) - 1):
             self.truncate(sequence, 0)  # no partial removal: recompute all of it
 
+    def evict(self, keep: LlamaSequence | None = None) -> bool:
+        """Evict a closed sequence other than ``keep``; False if there is none.
+
+        It is the oldest one of the owner that has the most, so that the newest one of each owner is
+        kept longest.
+        """
+        others = [each for each in self.closed if each is not keep]
+        if not others:
+            return False
+        counts = Counter(each.owner for each in others)
+        most = max(counts.values())
+        self._release(next(each for each in others if counts[each.owner] == most))
+        return True
+
     def _create(
         self, slot: int, tokens: list[int], sampling: Sampling, owner: str, label: str
     ) -> LlamaSequence:
@@ -426,7 +346,7 @@ class SequenceCache:
         return LlamaSequence(self._next_id, slot, tokens, sampler, owner, label)
 
     def _take_slot(self, keep: LlamaSequence | None = None) -> int:
-        """Take a free slot, evicting a donor other than ``keep`` if there is none."""
+        """Take a free slot, evicting a closed sequence other than ``keep`` if there is none."""
         if not self._free_slots and not self.evict(keep):
             raise EngineFailed(
                 f"{len(self.live)} sequences are open, the maximum of this context",
@@ -434,13 +354,8 @@ class SequenceCache:
             )
         return self._free_slots.pop()
 
-    def evict(self, keep: LlamaSequence | None = None) -> bool:
-        """Evict a donor other than ``keep``; False if there is none."""
-        donor = self.donors.pop(keep)
-        if donor is not None:
-            self._release(donor)
-        return donor is not None
-
     def _release(self, sequence: LlamaSequence) -> None:
+        """Give back the cells and the slot of a closed sequence."""
+        self.closed.remove(sequence)
         self._context.remove(sequence.slot, 0)
         self._free_slots.append(sequence.slot)

@@ -37,7 +37,6 @@ class ModelFacts:
     """Name of the template variable that turns thinking on or off (``enable_thinking``); None if
     there is none."""
     stop: tuple[str, ...]  # Strings that end an answer, in addition to the vocabulary's end tokens
-    has_template: bool  # Whether the GGUF contains a chat template
     batch_tokens: int | None = None
     """Maximum number of tokens in one batch. Prompts are computed in chunks of this size, and
     another size changes the last bits of their logits. None if unknown."""

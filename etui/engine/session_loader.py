@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,8 @@ from etui.engine.model import ALL_LAYERS, Model, Split
 from etui.engine.offload import Needs, choose_layers, fewer_layers, layers_that_fit, needs
 from etui.engine.session import ModelFacts
 from etui.engine.speculation.draft_model import DraftModel, check_same_vocabulary
+from etui.engine.speculation.mtp import load_heads
+from etui.engine.template_process import TemplateProcess
 from etui.engine.thread_control import ThreadControl
 from etui.engine.thread_count import choose_thread_limits
 from etui.engine.trial import try_model
@@ -24,12 +26,19 @@ from etui.units import bytes_text
 
 if TYPE_CHECKING:
     from etui.config.config import Config
-    from etui.engine.template_process import TemplateProcess
     from etui.models.spec import FlashAttention, ModelSpec
 
+Draft = tuple["ModelSpec", Path]
+"""The model that drafts tokens for another, and its file."""
 
 CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 128, 512
 """Tokens of a batch: a cancel waits for one batch, and a CPU is no faster with longer ones."""
+
+SEQUENCES = 16
+"""Sequences of a context: the votes of one batch, a probe, and prefix donors of other chats."""
+
+RECURRENT_SEQUENCES = 4
+"""The same for recurrent and hybrid models, which need one state per sequence."""
 
 
 def session_key(spec: ModelSpec, path: Path) -> tuple[object, ...]:
@@ -49,8 +58,9 @@ def session_key(spec: ModelSpec, path: Path) -> tuple[object, ...]:
 
 def apply_settings(session: LlamaSession, spec: ModelSpec, config: Config) -> None:
     """Apply the settings of a model that need no load: its threads and the depth of its drafts."""
-    limits = choose_thread_limits(spec, config, on_gpu=session.options.offload_kv)
-    session.threads.set_limits(limits.decode, limits.prefill, adapt=limits.adapt, note=limits.note)
+    session.threads.set_limits(
+        choose_thread_limits(spec, config, on_gpu=session.options.offload_kv)
+    )
     session.speculator.draft_tokens = spec.draft_tokens
 
 
@@ -90,7 +100,7 @@ def choose_context_tokens(config: Config, spec: ModelSpec, gguf: Gguf) -> int:
     return min(bound for bound in bounds if bound)
 
 
-def read_process_seconds(pid: int | None) -> float:
+def _read_process_seconds(pid: int | None) -> float:
     """Read the CPU seconds of a child process; 0 if there is none."""
     import psutil
 
@@ -101,140 +111,61 @@ def read_process_seconds(pid: int | None) -> float:
     return 0.0 if times is None else float(times.user + times.system)
 
 
-class NoDraft(Exception):
-    """Raised if the answer must do without the draft model; its text says why."""
-
-
-@dataclass(frozen=True, slots=True)
-class DraftRequest:
-    """The draft model to load.
+class SessionLoader:
+    """Loads models for a :class:`etui.engine.residency.Residency`, which closes it.
 
     Attributes:
-        spec, path: Its entry in models.yaml, and its file.
+        trials: Whether a file that etui does not know is loaded in a process of its own first.
+        templates: The process that renders chat templates.
     """
 
-    spec: ModelSpec
-    path: Path
-    target: str
-    kv_type: str
+    def __init__(self, config: Config, *, trials: bool) -> None:
+        self.templates = TemplateProcess()
+        self._config = config
+        self.trials = trials
+        self._library: Library | None = None
 
     @property
-    def name(self) -> str:
-        """Name of the draft model in models.yaml."""
-        return self.spec.name
+    def library(self) -> Library:
+        """llama.cpp, which the first access imports.
 
+        Raises:
+            EngineFailed: It is missing.
+        """
+        if self._library is None:
+            self._library = Library(self._config.log_dir)
+        return self._library
 
-def load_draft(
-    request: DraftRequest,
-    session: LlamaSession,
-    library: Library,
-    *,
-    on_gpu: bool,
-    trial: Callable[[ModelSpec, Path], None] | None = None,
-) -> tuple[DraftModel, int]:
-    """Load the draft model of a loaded model.
+    @property
+    def gpu_layers_placed(self) -> int | None:
+        """Layers of the last load that llama.cpp put on a GPU; None if its log does not say."""
+        return self._library.gpu_layers_placed if self._library is not None else None
 
-    With layers of the model on a GPU, the draft model goes there as a whole or is not loaded: a
-    draft from the CPU takes longer than it saves.
+    def close(self) -> None:
+        """End the processes; every model must be freed before."""
+        self.templates.close()
+        if self._library is not None:
+            self._library.close()
+            self._library = None
 
-    Args:
-        trial: Loads a file that etui does not know in a process of its own first.
-
-    Returns:
-        The draft model, and the estimate of its bytes.
-
-    Raises:
-        NoDraft: It does not fit, or could not be loaded.
-        ModelUnavailable: Its vocabulary differs from the model's.
-    """
-    options = replace(session.options, sequences=1, donors=0, verify_rows=1)
-    try:
-        if trial is not None:
-            trial(request.spec, request.path)
-        gguf = check_usable(request.path)
-        need = needs(gguf, options.context_tokens, request.kv_type, options.batch_tokens)
-        _check_room(need, request, library, on_gpu=on_gpu)
-        model = Model(library, request.path, ALL_LAYERS if on_gpu else 0)
-    except ModelUnavailable as error:
-        raise NoDraft(f"the draft model {request.name} cannot be used: {error}") from error
-    try:
-        check_same_vocabulary(session.vocabulary, request.target, model, request.name)
-        context = Context(library, model, options)
-    except EngineFailed as error:
-        model.free()
-        raise NoDraft(f"the draft model {request.name} cannot be used: {error}") from error
-    except EtuiError:
-        model.free()
-        raise
-    share = model.size_bytes / max(1, session.size_bytes)
-    drafter = DraftModel(model, context, session.vocabulary.vocabulary, share)
-    return drafter, need.total_bytes
-
-
-def _check_room(need: Needs, request: DraftRequest, library: Library, *, on_gpu: bool) -> None:
-    """Raise NoDraft if the draft model does not fit into the memory that is free now."""
-    import psutil
-
-    if on_gpu:
-        free = sum(gpu.free_bytes for gpu in library.gpus())
-        fits = layers_that_fit(need, free) > need.layers
-    else:
-        free = psutil.virtual_memory().available
-        fits = need.total_bytes <= free
-    if not fits:
-        raise NoDraft(
-            f"the draft model {request.name} does not fit into memory with {request.target}: it "
-            f"needs {bytes_text(need.total_bytes)}, and {bytes_text(free)} are free"
-        )
-
-
-SEQUENCES = 16
-"""Sequences of a context: the votes of one batch, a probe, and prefix donors of other chats."""
-
-RECURRENT_SEQUENCES = 4
-"""The same for recurrent and hybrid models, which need one state per sequence."""
-
-
-class SessionLoader:
-    """Loads models for a :class:`etui.engine.residency.Residency`.
-
-    Args:
-        config: Threads, and how many answers run at a time.
-        templates: The process that renders chat templates.
-        trials: Load a draft model that etui does not know in a process of its own first.
-    """
-
-    def __init__(self, config: Config, templates: TemplateProcess, *, trials: bool) -> None:
-        self._config = config
-        self._templates = templates
-        self._trials = trials
+    def estimate(self, spec: ModelSpec, gguf: Gguf) -> Needs:
+        """Estimate the memory that a model needs with its settings."""
+        context_tokens = choose_context_tokens(self._config, spec, gguf)
+        return needs(gguf, context_tokens, spec.kv_type, spec.batch_tokens or GPU_BATCH_TOKENS)
 
     def load(
-        self,
-        library: Library,
-        spec: ModelSpec,
-        path: Path,
-        need: Needs,
-        context_tokens: int,
-        *,
-        heads: bool,
+        self, spec: ModelSpec, path: Path, gguf: Gguf, need: Needs
     ) -> tuple[LlamaSession, int]:
         """Load with the configured GPU layers; ``auto`` retries with fewer after a failure.
-
-        Args:
-            library: llama.cpp.
-            heads: Whether the file has heads for multi-token prediction.
 
         Raises:
             ModelUnavailable: llama.cpp rejected the file.
             EngineFailed: Memory ran out.
         """
-        layers = choose_layers(library.gpus(), spec, need)
+        layers = choose_layers(self.library.gpus(), spec, need)
         while True:
             try:
-                model, context = self._create_context(
-                    library, spec, path, context_tokens, layers, heads=heads
-                )
+                model, context = self._create_context(spec, path, gguf, layers)
                 break
             except (ModelUnavailable, EngineFailed):
                 if layers == 0 or spec.gpu_layers != "auto":
@@ -242,65 +173,96 @@ class SessionLoader:
                 layers = fewer_layers(layers)
         # A template fails with any number of layers.
         session = self._create_session(spec, model, context)
-        session.open_heads(library)
+        heads = load_heads(self.library, model, context)
+        if heads is not None:
+            session.drafts.add_heads(heads)
         session.speculator.draft_tokens = spec.draft_tokens
         return session, layers
 
-    def add_draft(
-        self,
-        library: Library,
-        spec: ModelSpec,
-        draft: tuple[ModelSpec, Path],
-        session: LlamaSession,
-        layers: int,
-    ) -> int:
+    def add_draft(self, spec: ModelSpec, draft: Draft, session: LlamaSession, layers: int) -> int:
         """Load the draft model of a model; return its bytes, 0 if it was left out.
 
         One that cannot be loaded or does not fit into what is left is left out, and arms that ask
         for it say so: their answers are the same without it.
 
         Raises:
-            ModelUnavailable: It has another vocabulary.
+            ModelUnavailable: It has another vocabulary; the session is freed.
         """
         try:
-            drafter, bytes_ = load_draft(
-                DraftRequest(*draft, spec.name, spec.kv_type),
-                session,
-                library,
-                on_gpu=layers > 0,
-                trial=(lambda own, at: try_model(own, at, self._config)) if self._trials else None,
-            )
-        except NoDraft as missing:
-            session.note_missing_draft(str(missing))
-            return 0
+            loaded = self._load_draft(spec, draft, session, on_gpu=layers > 0)
         except EtuiError:
             session.free()
             raise
-        session.add_drafter(drafter)
+        if isinstance(loaded, str):
+            session.drafts.missing_draft = loaded
+            return 0
+        drafter, bytes_ = loaded
+        session.speculator.add(drafter)
         return bytes_
 
+    def _load_draft(
+        self, spec: ModelSpec, draft: Draft, session: LlamaSession, *, on_gpu: bool
+    ) -> tuple[DraftModel, int] | str:
+        """Load a draft model; return it with the estimate of its bytes, or why there is none.
+
+        With layers of the model on a GPU, the draft model goes there as a whole or is not loaded: a
+        draft from the CPU takes longer than it saves.
+        """
+        own, path = draft
+        options = replace(session.options, sequences=1, donors=0, verify_rows=1)
+        try:
+            if self.trials:
+                try_model(own, path, self._config)
+            gguf = check_usable(path)
+            need = needs(gguf, options.context_tokens, spec.kv_type, options.batch_tokens)
+            if lack := self._find_lack(need, on_gpu=on_gpu):
+                what = f"the draft model {own.name} does not fit into memory with {spec.name}"
+                return f"{what}: {lack}"
+            model = Model(self.library, path, ALL_LAYERS if on_gpu else 0)
+        except ModelUnavailable as error:
+            return f"the draft model {own.name} cannot be used: {error}"
+        try:
+            check_same_vocabulary(session.vocabulary, spec.name, model, own.name)
+            context = Context(self.library, model, options, session.threads, drafts=True)
+        except EngineFailed as error:
+            model.free()
+            return f"the draft model {own.name} cannot be used: {error}"
+        except EtuiError:
+            model.free()
+            raise
+        vocabulary = session.vocabulary
+        share = model.size_bytes / max(1, vocabulary.size_bytes)
+        return DraftModel(model, context, vocabulary.vocabulary, share), need.total_bytes
+
+    def _find_lack(self, need: Needs, *, on_gpu: bool) -> str:
+        """Return why a draft model does not fit into free memory; empty if it does."""
+        import psutil
+
+        if on_gpu:
+            free = sum(gpu.free_bytes for gpu in self.library.gpus())
+            fits = layers_that_fit(need, free) > need.layers
+        else:
+            free = psutil.virtual_memory().available
+            fits = need.total_bytes <= free
+        if fits:
+            return ""
+        return f"it needs {bytes_text(need.total_bytes)}, and {bytes_text(free)} are free"
+
     def _create_context(
-        self,
-        library: Library,
-        spec: ModelSpec,
-        path: Path,
-        context_tokens: int,
-        layers: int,
-        *,
-        heads: bool,
+        self, spec: ModelSpec, path: Path, gguf: Gguf, layers: int
     ) -> tuple[Model, Context]:
         tags = [tag for tag in (spec.think_open, spec.think_close, *TOOL_TAGS) if tag]
         # Without a GPU there is nothing to split, and llama.cpp rejects a main GPU.
         split = Split(spec.split, spec.main_gpu, spec.tensor_split) if layers else None
-        limits = choose_thread_limits(spec, self._config, on_gpu=layers > 0)
-        threads = ThreadControl(limits.decode, limits.prefill, adapt=limits.adapt, note=limits.note)
-        self._templates.start()  # it becomes ready while the weights are loaded
-        helper_seconds = read_process_seconds(self._templates.pid)
-        model = Model(library, path, layers, split, shown=tags, heads=heads)
+        threads = ThreadControl(choose_thread_limits(spec, self._config, on_gpu=layers > 0))
+        self.templates.start()  # it becomes ready while the weights are loaded
+        helper_seconds = _read_process_seconds(self.templates.pid)
+        heads = gguf.nextn_layers > 0
+        model = Model(self.library, path, layers, split, shown=tags, heads=heads)
         try:
             options = ContextOptions(
-                context_tokens=context_tokens,
-                threads=threads.limit,
+                context_tokens=choose_context_tokens(self._config, spec, gguf),
+                threads=threads.limits.decode,
                 sequences=RECURRENT_SEQUENCES
                 if model.recurrent
                 else max(SEQUENCES, 2 * self._config.parallel),
@@ -309,9 +271,8 @@ class SessionLoader:
                 flash_attention=choose_flash_attention(spec, layers),
                 offload_kv=layers > 0,
             )
-            context = Context(library, model, options)
-            context.threads = threads
-            threads.loaded(read_process_seconds(self._templates.pid) - helper_seconds)
+            context = Context(self.library, model, options, threads)
+            threads.restart(_read_process_seconds(self.templates.pid) - helper_seconds)
             return model, context
         except EtuiError:
             model.free()
@@ -321,7 +282,7 @@ class SessionLoader:
         source = model.metadata("tokenizer.chat_template")
         try:
             template = ChatTemplate(
-                self._templates, spec.name, source, model.bos_text, model.eos_text
+                self.templates, spec.name, source, model.bos_text, model.eos_text
             )
         except EtuiError:
             context.free()
@@ -334,7 +295,6 @@ class SessionLoader:
             think_close=spec.think_close,
             thinking_switch=spec.thinking_switch,
             stop=tuple(spec.stop) if source else (*spec.stop, *PLAIN_STOP),
-            has_template=bool(source),
             batch_tokens=context.options.batch_tokens,
             vocabulary_tokens=model.vocabulary,
             tool_format=find_tool_format(source),

@@ -24,15 +24,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ThreadLimits:
-    """The most threads that compute a model.
+    """The most threads that compute a model."""
 
-    Attributes:
-        decode, prefill: Most threads of short and of long batches.
-    """
-
-    decode: int
-    prefill: int
-    adapt: bool  # Whether fewer are used while other processes take the cores
+    decode: int  # of short batches
+    prefill: int  # of long batches
+    adapt: bool = True  # Whether fewer are used while other processes take the cores
     note: str = ""  # Why a limit is lower than asked for; empty if none is
 
 

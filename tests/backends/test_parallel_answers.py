@@ -107,7 +107,7 @@ def test_a_running_answer_and_the_next_one_share_batches(
     def release() -> None:
         assert held.reached.wait(WAIT_SECONDS)
         assert backend._shared is not None
-        shared = backend._shared[2]
+        shared = backend._shared
         until(lambda: shared._visits)  # the second one opens its prompt
         held.released.set()
 
@@ -343,7 +343,7 @@ def test_a_request_begins_when_the_prompt_of_another_is_shorter_than_it_was_rese
         return found
 
     def wait(self: RequestSession, *args: Any) -> Any:
-        if self._member.number == 1:
+        if self.number == 1:
             assert refused.wait(WAIT_SECONDS)
         return open_(self, *args)
 

@@ -75,10 +75,11 @@ def ask_together(
     def hold(batch: SharedBatch) -> None:
         backend.on_batch = report
         assert backend._shared is not None
-        point = backend._shared[2]
+        shared = backend._shared
         until(
             lambda: (
-                point._visits + sum(bool(each.sequences) for each in point.members) == len(requests)
+                shared._visits + sum(bool(each.sequences) for each in shared.requests)
+                == len(requests)
             )
         )
         report(batch)

@@ -6,8 +6,8 @@ import pytest
 
 from etui.arm import Sampling
 from etui.chat import Message
-from etui.engine.batch_decoder import LlamaSequence
 from etui.engine.llama_session import LlamaSession
+from etui.engine.sequence_cache import LlamaSequence
 from etui.engine.session import Sampled, TokenSequence
 
 GREEDY = Sampling(temperature=0)

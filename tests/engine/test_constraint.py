@@ -9,9 +9,9 @@ import pytest
 from jsonschema import validate
 
 from etui.arm import Sampling
-from etui.engine.batch_decoder import LlamaSequence
 from etui.engine.grammar import build_schema_grammar
 from etui.engine.llama_session import LlamaSession
+from etui.engine.sequence_cache import LlamaSequence
 from etui.engine.session import OutputGrammar
 from etui.errors import InvalidRequest
 from tests.engine.conftest import MakeSession

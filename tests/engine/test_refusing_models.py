@@ -9,7 +9,6 @@ import pytest
 
 from etui.engine.context import Context
 from etui.engine.llama_session import LlamaSession
-from etui.engine.sequence_cache import PrefixSharing
 from tests.engine.conftest import MakeSession
 from tests.engine.driving import GREEDY, QUESTION, answer, generate, prefill, prompt
 
@@ -83,7 +82,6 @@ def keep_window(session: LlamaSession, *, whole: bool) -> None:
     """Give a session the context that it would have been opened with."""
     context = session._context
     context.options = replace(session.options, full_window=whole)
-    session._sequences.donors = PrefixSharing(context, context.options.donors, whole_only=not whole)
 
 
 def test_a_window_that_has_moved_on_is_not_moved_back(windowed: LlamaSession) -> None:

@@ -114,7 +114,7 @@ def test_no_draft_changes_what_is_drawn(script, wrong, longest):
         return (own or [0])[: min(count, longest)]
 
     session, context = make_fake_session(lambda so_far: [0.0, 1.0, 0.0, 0.0, 0.0], 5, end=4)
-    session.add_drafter(FakeDrafter(drafts))
+    session.speculator.add(FakeDrafter(drafts))
     sequence = session.open(tokens, GREEDY, script)
     drawn = list(session.step([sequence]).sampled)
     assert session.speculate(sequence, "draft") == ""

@@ -80,7 +80,7 @@ class Fixed(LlamaSession):
         self._model, self._template = model, template
         self._special = SpecialTokens(model.special_tokens())
         self._prompt = ChatPrompt(template, self._special, "", "fixed")
-        self._facts = _Facts()  # type: ignore[assignment]
+        self.facts = _Facts()  # type: ignore[assignment]
 
 
 class _Facts:

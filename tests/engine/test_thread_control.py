@@ -20,7 +20,8 @@ from etui.engine.context import Context
 from etui.engine.cpu_limits import SpareCpu
 from etui.engine.library import Library
 from etui.engine.model import Model
-from etui.engine.thread_control import ThreadControl
+from etui.engine.thread_control import Clocks, ThreadControl
+from etui.engine.thread_count import ThreadLimits
 from etui.events import Event, Finished, ThreadsChanged
 from etui.models.spec import ModelSpec
 from tests.engine.conftest import OPTIONS
@@ -47,28 +48,25 @@ class Simulated:
         self._single = self._batch = limit
         self._cpu_ns = self.between_ns = 0
         self.control = ThreadControl(
-            limit,
-            prefill_limit,
-            adapt=adapt,
-            note=note,
-            spare=SpareCpu(range(cores.cores), read_idle_seconds=lambda: cores.idle_ns / 1e9),
-            cpu_clock=lambda: self._cpu_ns + self.between_ns,
-            thread_clock=lambda: self.between_ns,
-            clock=lambda: cores.now_ns,
+            ThreadLimits(limit, prefill_limit or limit, adapt, note),
+            SpareCpu(range(cores.cores), read_idle_seconds=lambda: cores.idle_ns / 1e9),
+            Clocks(
+                wall=lambda: cores.now_ns,
+                cpu=lambda: self._cpu_ns + self.between_ns,
+                thread=lambda: self.between_ns,
+            ),
         )
 
-    def compute(self, rows: int = 1, times: int = 1, code: int = 0) -> None:
-        def set_threads(single: int, batch: int) -> None:
-            self.set.append((single, batch))
-            self._single, self._batch = single, batch
-
-        def run() -> int:
+    def compute(self, rows: int = 1, times: int = 1, *, failed: bool = False) -> None:
+        for _ in range(times):
+            counts = self.control.counts(rows)
+            if counts != (self._single, self._batch):
+                self.set.append(counts)
+                self._single, self._batch = counts
+            self.control.start_batch()
             step = self.cores.compute(self._single if rows == 1 else self._batch, rows)
             self._cpu_ns += step.cpu_ns
-            return code
-
-        for _ in range(times):
-            assert self.control.compute(rows, set_threads, run) == code
+            self.control.end_batch(rows, failed=failed)
 
 
 def test_a_busy_core_and_its_return_are_set_and_recorded() -> None:
@@ -148,18 +146,18 @@ def test_a_prefill_with_more_threads_than_decode_gives_cores_back_and_takes_them
 def test_limits_change_between_answers_and_counts_begin_with_them() -> None:
     machine = Simulated(SimulatedCores(4), 4, adapt=False)
     machine.compute(times=3)
-    machine.control.set_limits(1, 2, adapt=False)
+    machine.control.set_limits(ThreadLimits(1, 2, adapt=False))
     machine.compute(rows=128)
     machine.compute()
     assert machine.set == [(1, 2), (1, 1)]
-    machine.control.set_limits(4, 4, adapt=True)
+    machine.control.set_limits(ThreadLimits(4, 4))
     assert machine.control.adapts
     machine.cores.busy = 1
     machine.compute(times=40)
     assert machine.control.decode_threads == 3
-    machine.control.set_limits(4, 4, adapt=True)  # the same: what was found out stays
+    machine.control.set_limits(ThreadLimits(4, 4))  # the same: what was found out stays
     assert machine.control.decode_threads == 3
-    machine.control.set_limits(4, 4, adapt=False, note="held")
+    machine.control.set_limits(ThreadLimits(4, 4, adapt=False, note="held"))
     machine.control.begin_answer()
     (change,) = machine.control.take_changes()
     assert (change.decode_threads, change.why) == (4, "held")
@@ -175,7 +173,7 @@ def test_a_fixed_count_is_kept() -> None:
 
 def test_a_batch_that_failed_teaches_nothing() -> None:
     machine = Simulated(SimulatedCores(2, busy=1), 2)
-    machine.compute(times=50, code=1)
+    machine.compute(times=50, failed=True)
     assert machine.control.decode_threads == 2
 
 
@@ -183,7 +181,7 @@ def test_the_load_of_a_model_shows_what_is_free() -> None:
     machine = Simulated(SimulatedCores(4, busy=2), 4)
     machine.cores.run_fixed(1, 0.3)  # loading: one thread works, one core is idle
     machine._cpu_ns = machine.cores.now_ns
-    machine.control.loaded()
+    machine.control.restart()
     assert machine.control.decode_threads == machine.control.prefill_threads == 2
     machine.control.begin_answer()
     (event,) = machine.control.take_changes()
@@ -194,7 +192,7 @@ def test_what_etui_starts_for_a_load_is_not_the_load_of_others() -> None:
     machine = Simulated(SimulatedCores(2, busy=1), 2)
     machine.cores.run_fixed(1, 0.3)  # the template process keeps the other core busy
     machine._cpu_ns = machine.cores.now_ns
-    machine.control.loaded(helper_seconds=0.29)
+    machine.control.restart(helper_seconds=0.29)
     assert machine.control.decode_threads == 2
 
 
@@ -222,7 +220,7 @@ def test_the_work_of_a_load_is_not_capacity_of_the_rest_after_it() -> None:
     machine = Simulated(SimulatedCores(4), 4)
     machine.cores.run_fixed(1, 9)
     machine._cpu_ns = machine.cores.now_ns
-    machine.control.loaded()
+    machine.control.restart()
     assert machine.control.decode_threads == 4
     machine.cores.now_ns += 2_000_000_000
     machine.cores.idle_ns += 2 * 2_000_000_000
@@ -242,7 +240,7 @@ def test_a_load_of_many_seconds_shows_what_is_free() -> None:
     machine = Simulated(SimulatedCores(4, busy=3), 4)
     machine.cores.run_fixed(1, 20)
     machine._cpu_ns = machine.cores.now_ns
-    machine.control.loaded()
+    machine.control.restart()
     assert machine.control.prefill_threads == 1
 
 
@@ -280,7 +278,7 @@ def test_results_do_not_depend_on_the_count_beyond_the_last_bits(
 
 
 def test_the_count_takes_effect_between_batches(library: Library, model: Model) -> None:
-    control = ThreadControl(2, spare=SpareCpu(read_idle_seconds=lambda: 0.0))
+    control = ThreadControl(ThreadLimits(2, 2), SpareCpu(read_idle_seconds=lambda: 0.0))
     context = Context(library, model, replace(OPTIONS, threads=2))
     context.threads = control
     with closing(_Freed(context)):

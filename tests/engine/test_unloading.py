@@ -157,7 +157,8 @@ def test_a_model_is_kept_until_its_time_is_up(config: Config, starter_model: Pat
     opened(own, replace(SPEC, name="two"), starter_model)
     assert own.seconds_to_unload() == 10
     assert own.unload_idle() == ()
-    own.answered("one")  # fifty seconds of answering do not count
+    own.hold("one")
+    own.release("one")  # fifty seconds of answering do not count
     assert own.seconds_to_unload() == 60
     now = 170
     opened(own, replace(SPEC, name="two"), starter_model)

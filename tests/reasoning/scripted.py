@@ -185,7 +185,6 @@ def plain_facts(**changes: object) -> ModelFacts:
         "think_close": None,
         "thinking_switch": None,
         "stop": (),
-        "has_template": True,
     }
     return ModelFacts(**{**values, **changes})  # type: ignore[arg-type]
 

@@ -48,7 +48,7 @@ def make_session(
         values = {"context_tokens": 512, "threads": 1, "sequences": 8, "batch_tokens": 128}
         context = Context(library, model, ContextOptions(**{**values, **options}))
         contexts.append(context)
-        facts = ModelFacts("starter", context.capacity, None, None, None, (), True)
+        facts = ModelFacts("starter", context.capacity, None, None, None, ())
         source = model.metadata("tokenizer.chat_template")
         template = ChatTemplate(templates, "starter", source, model.bos_text, model.eos_text)
         return LlamaSession(model, context, facts, template)

@@ -69,7 +69,7 @@ def open_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Opened]:
             context = Context(library, model, options)
             source = model.metadata("tokenizer.chat_template")
             facts = ModelFacts(
-                path.stem, 768, None, None, None, (), True,
+                path.stem, 768, None, None, None, (),
                 vocabulary_tokens=model.vocabulary, tool_format=find_tool_format(source),
             )  # fmt: skip
             template = ChatTemplate(templates, path.stem, source, model.bos_text, model.eos_text)

@@ -63,7 +63,7 @@ class SimulatedSession:
         rolls_back: bool = True,
     ) -> None:
         self.gpu = gpu
-        self._facts = ModelFacts("simulated", context_tokens, None, None, None, (), True)
+        self._facts = ModelFacts("simulated", context_tokens, None, None, None, ())
         self._batch_tokens = batch_tokens
         self._rolls_back = rolls_back
         self._made = 0

@@ -490,7 +490,6 @@ def build_facts(spec: ModelSpec) -> ModelFacts:
         think_close=spec.think_close,
         thinking_switch=spec.thinking_switch,
         stop=spec.stop,
-        has_template=True,
     )
 
 

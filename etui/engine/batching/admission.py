@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from etui.arm import Arm
@@ -13,10 +13,8 @@ from etui.arm import Arm
 HAND_OVER_TOKENS = 64
 """Tokens of a hand-over from thinking to the answer, with some to spare."""
 
-
 PROBE_TOKENS = 64
 """Tokens of a probe of the answer, with some to spare."""
-
 
 MESSAGE_TOKENS = 32
 """Tokens that a chat template adds to a message, with some to spare."""
@@ -36,6 +34,16 @@ class Reservation:
         """Cells of the cache that it may need."""
         return self.prompt_tokens + self.output_tokens
 
+    def limit(self, context_tokens: int, sequences: int) -> Reservation:
+        """Limit it to what the whole context has.
+
+        Answers are cut at the context, and votes wait for each other, so that a request that asks
+        for more is still answered, alone.
+        """
+        prompt = min(self.prompt_tokens, context_tokens)
+        output = min(self.output_tokens, context_tokens - prompt)
+        return Reservation(prompt, output, min(self.sequences, sequences))
+
 
 NOTHING = Reservation()
 """Of a request that reserves nothing."""
@@ -49,16 +57,11 @@ class Room:
     tokens: int  # Free cells, less those that the running requests may still need
     sequences: int  # Free sequences, less those that the running requests may still open
 
-
-def may_begin(need: Reservation, room: Room, shared_tokens: int = 0) -> bool:
-    """Return whether a request may begin; alone it always may, and makes do with what there is.
-
-    Args:
-        shared_tokens: Tokens of its prompt whose cells it will share with a running request.
-    """
-    if room.running == 0:
-        return True
-    return need.tokens - shared_tokens <= room.tokens and need.sequences <= room.sequences
+    def fits(self, need: Reservation) -> bool:
+        """Return whether a request may begin; alone it always may, and uses what there is."""
+        return self.running == 0 or (
+            need.tokens <= self.tokens and need.sequences <= self.sequences
+        )
 
 
 def estimate_need(arm: Arm, prompt_tokens: int, count: int = 1) -> Reservation:
@@ -68,31 +71,16 @@ def estimate_need(arm: Arm, prompt_tokens: int, count: int = 1) -> Reservation:
         count: Answers that are drawn after one prefill.
     """
     output = arm.max_tokens
-    thinks = arm.reasoning == "cot" or (arm.reasoning == "vote" and arm.think_tokens > 0)
-    if thinks:
+    if arm.reasoning == "cot" or (arm.reasoning == "vote" and arm.think_tokens > 0):
         output += arm.think_tokens + HAND_OVER_TOKENS
-    if arm.reasoning == "vote":
-        width = min(arm.votes, arm.batch)
+    width = min(arm.votes, arm.batch) if arm.reasoning == "vote" else count
+    if arm.reasoning == "vote" or count > 1:
         return Reservation(prompt_tokens, width * output, 1 + width)
-    if count > 1:
-        return Reservation(prompt_tokens, count * output, 1 + count)
     probes = arm.reasoning == "cot" and (arm.early_exit is not None or arm.exchange is not None)
     return Reservation(prompt_tokens, output + probes * PROBE_TOKENS, 1 + probes)
 
 
-def limit_need(need: Reservation, context_tokens: int, sequences: int) -> Reservation:
-    """Limit a reservation to what the whole context has.
-
-    Answers are cut at the context, and votes wait for each other, so that a request that asks for
-    more is still answered, alone.
-    """
-    prompt = min(need.prompt_tokens, context_tokens)
-    return Reservation(
-        prompt, min(need.output_tokens, context_tokens - prompt), min(need.sequences, sequences)
-    )
-
-
-def bound_prompt(contents: list[str]) -> int:
+def bound_prompt(contents: Iterable[str]) -> int:
     """Return an upper bound of the tokens of a prompt: no token is shorter than a byte."""
     return sum(len(content.encode("utf-8", "replace")) + MESSAGE_TOKENS for content in contents)
 
@@ -127,19 +115,14 @@ class AdmissionQueue:
 
     def enter(self) -> Ticket:
         """Take the last place."""
-        ticket = Ticket()
         with self._changed:
-            self._queued.append(ticket)
-        return ticket
+            self._queued.append(Ticket())
+            return self._queued[-1]
 
     def enter_if_idle(self) -> Ticket | None:
         """Take the first place if nothing runs and nothing waits, else None."""
         with self._changed:
-            if self._running or self._queued:
-                return None
-            ticket = Ticket()
-            self._queued.append(ticket)
-            return ticket
+            return self.enter() if self.idle else None
 
     def await_turn(
         self, ticket: Ticket, ready: Callable[[int], bool], wait_seconds: float | None = None
@@ -178,7 +161,7 @@ class AdmissionQueue:
             self._queued.popleft()
             ticket.state = "running"
             self._running += 1
-            self._note_change()
+            self.ask_again()
 
     def leave(self, ticket: Ticket) -> None:
         """Give back a place, in the queue or among the running ones; repeatable."""
@@ -188,7 +171,7 @@ class AdmissionQueue:
             elif ticket.state == "running":
                 self._running -= 1
             ticket.state = "done"
-            self._note_change()
+            self.ask_again()
 
     def cancel(self, ticket: Ticket) -> None:
         """Wake a ticket that waits; it must still leave."""
@@ -199,8 +182,5 @@ class AdmissionQueue:
     def ask_again(self) -> None:
         """Ask the first one again whether it is ready: what the running ones need has changed."""
         with self._changed:
-            self._note_change()
-
-    def _note_change(self) -> None:
-        self._version += 1
-        self._changed.notify_all()
+            self._version += 1
+            self._changed.notify_all()

@@ -10,156 +10,275 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from threading import Lock
-from typing import Protocol
+from dataclasses import replace
 
 from etui.arm import Sampling, Speculate
 from etui.chat import Message
-from etui.engine.batching.admission import NOTHING, Reservation, Room, limit_need
-from etui.engine.sequence_cache import common_prefix
+from etui.engine.batching.admission import NOTHING, Reservation, Room
+from etui.engine.llama_session import LlamaSession
+from etui.engine.sequence_cache import LlamaSequence, common_prefix
 from etui.engine.session import (
     LikelyToken,
     ModelFacts,
     OutputGrammar,
     RecalledSequence,
-    Sampled,
-    Session,
     Step,
     TokenSequence,
 )
-from etui.engine.thread_control import ThreadControl
 from etui.errors import CacheFull, ContextOverflow, EngineFailed, format_internal_error
 from etui.events import BatchShare, SharedBatch, ThreadsChanged, Verified
 
-
-class MixedSession(Session, Protocol):
-    """A session that several requests share; see ``LlamaSession``."""
-
-    @property
-    def planned(self) -> Mapping[int, int]:
-        """Number of tokens in the last batch by sequence id, even if the batch failed."""
-
-    def open(
-        self,
-        tokens: Sequence[int],
-        sampling: Sampling,
-        script: Sequence[int] | None = None,
-        *,
-        owner: str = "",
-        label: str = "",
-    ) -> TokenSequence:
-        """Open a sequence that reuses nothing of other owners."""
-
-    def recall(self, label: str, owner: str = "") -> RecalledSequence | None:
-        """Return the latest closed sequence with this label and owner."""
-
-    def step_mixed(
-        self, wanted: Sequence[tuple[TokenSequence, bool]], *, prompt_limit: int | None
-    ) -> Step:
-        """Compute one batch for several owners, with a flag for each sequence that draws."""
-
-    def count_cells(self, sequences: Iterable[TokenSequence]) -> int:
-        """Count the cells that sequences hold; shared ones count once."""
-
-
-Wanted = Sequence[tuple[TokenSequence, bool]]
-"""Sequences to step, and whether to draw a token for each."""
-
-
-def _make_closed_gate() -> threading.Lock:
-    gate = threading.Lock()
-    gate.acquire()
-    return gate
-
-
-@dataclass(slots=True, eq=False)
-class Member:
-    """The state of one request; a lock of the shared session protects it.
-
-    A member takes part in batches while it has open sequences: the others then wait for its step.
-    """
-
-    number: int
-    owner: str
-    label: str  # Name under which its answer is recalled; empty for none
-    age: int  # Place in the order in which requests joined
-    reservation: Reservation = NOTHING
-    """What it may need; the upper bound of its prompt is corrected when it opens it."""
-    sequences: dict[int, TokenSequence] = field(default_factory=dict)  # Its open sequences by id
-    wanted: Wanted = ()  # What it wants stepped, while it waits for a batch or is in one
-    result: Step | BaseException | None = None
-    """What the batch gave; an exception is raised in its thread."""
-    lead: list[Member] | None = None
-    """The members of the batch that its thread has to compute; None if another one does."""
-    gate: threading.Lock = field(default_factory=_make_closed_gate)
-    """Acquired while it waits; whoever has its result, or a batch for it, releases it."""
-    begun: bool = False  # Whether it has opened a sequence
-    prefilled: bool = False
-    """Whether it has drawn a token: what it computes from then on is decoding."""
-    cancelled: bool = False
-    woken: bool = False  # Whether it got an empty step for that
-    changes: list[ThreadsChanged] = field(default_factory=list)
-    """Changes of the thread counts that its answer has not reported."""
-
-
-def split_step(step: Step, members: Sequence[Member]) -> list[Step]:
-    """Return each member's own part of a step, with the times of the whole batch.
-
-    Args:
-        members: The requests whose sequences it has, with what they wanted.
-    """
-    if len(members) == 1:
-        return [step]
-    place = {
-        sequence.id: index for index, member in enumerate(members) for sequence, _ in member.wanted
-    }
-    computed: list[dict[int, int]] = [{} for _ in members]
-    for id_, count in step.computed.items():
-        computed[place[id_]][id_] = count
-    sampled: list[list[Sampled]] = [[] for _ in members]
-    for each in step.sampled:
-        sampled[place[each.sequence_id]].append(each)
-    verified: dict[int, list[Verified]] = {}
-    for event, id_ in zip(step.verified, step.verified_ids, strict=True):
-        verified.setdefault(place[id_], []).append(event)
-    return [
-        Step(
-            step.start_ns,
-            step.end_ns,
-            computed[index],
-            tuple(sampled[index]),
-            tuple(verified.get(index, ())),
-        )
-        for index in range(len(members))
-    ]
-
-
-def build_shares(tokens: Mapping[int, int], members: Sequence[Member]) -> tuple[BatchShare, ...]:
-    """Build the share of each member with tokens in a batch.
-
-    Args:
-        tokens: Number of tokens by sequence id.
-        members: The requests in the batch, with what they wanted; ``prefilled`` as before it.
-    """
-    shares = []
-    for member in members:
-        count = sum(tokens.get(sequence.id, 0) for sequence, _ in member.wanted)
-        if count and member.prefilled:
-            shares.append(BatchShare(member.number, 0, count))
-        elif count:
-            shares.append(BatchShare(member.number, count, 0))
-    return tuple(shares)
+PROMPT_LIMIT = 64
+"""Maximum number of prompt tokens in a batch while others decode: half of a CPU's batch."""
 
 
 class AnswerCancelled(Exception):
     """A cancelled answer steps on without polling its control, as in a probe of its thinking."""
 
 
-PROMPT_LIMIT = 64
-"""Maximum number of prompt tokens in a batch while others decode: half of a CPU's batch."""
+class RequestSession:
+    """One request's view of a shared session; it fulfils :class:`etui.engine.session.Session`.
+
+    It takes part in batches while it has open sequences: the others then wait for its step. So
+    whoever reads the events of the answer must go on reading them. It is used from one thread at a
+    time; ``cancel`` may be called from any. The shared session protects its attributes.
+
+    Attributes:
+        number: Number of its answer, unique among the running ones.
+        owner: Owner of its sequences, which reuse nothing of other owners.
+        reservation: What it may need, which the others leave free; the upper bound of its prompt is
+            corrected when it opens it.
+        sequences: Its open sequences by id.
+        wanted: What it wants stepped, while it waits for a batch or is in one.
+        result: What the batch gave; an exception is raised in its thread.
+        lead: The requests of the batch that its thread has to compute; None if another one does.
+        gate: Acquired while it waits; whoever has its result, or a batch for it, releases it.
+        prefilled: Whether it has drawn a token: what it computes from then on is decoding.
+        changes: Changes of the thread counts that its answer has not reported.
+    """
+
+    def __init__(
+        self,
+        shared: SharedSession,
+        number: int = 0,
+        owner: str = "",
+        reservation: Reservation = NOTHING,
+        label: str = "",
+    ) -> None:
+        self.number = number
+        self.owner = owner
+        self.reservation = reservation
+        self.sequences: dict[int, LlamaSequence] = {}
+        self.wanted: Sequence[tuple[LlamaSequence, bool]] = ()
+        self.result: Step | BaseException | None = None
+        self.lead: list[RequestSession] | None = None
+        self.gate = threading.Lock()
+        self.gate.acquire()
+        self.prefilled = False
+        self.cancelled = False
+        self.woken = False  # by an empty step, because it was cancelled
+        self.changes: list[ThreadsChanged] = []
+        self._shared = shared
+        self._session = shared.session
+        self._label = label
+        self._has_begun = False
+
+    @property
+    def facts(self) -> ModelFacts:
+        """Properties of the model."""
+        return self._session.facts
+
+    @property
+    def free_tokens(self) -> int:
+        """Free cells less those that the other requests may still need."""
+        with self._shared.use(self):
+            return max(0, self._shared.free_room(self).tokens)
+
+    @property
+    def free_sequences(self) -> int:
+        """Free sequences less those that the other requests may still open."""
+        with self._shared.use(self):
+            return max(0, self._shared.free_room(self).sequences)
+
+    def render(
+        self, messages: Sequence[Message], *, thinking: bool | None = None, tools: str = ""
+    ) -> str:
+        """Render the chat template, which no batch waits for."""
+        with self._shared.text_lock:
+            return self._session.render(messages, thinking=thinking, tools=tools)
+
+    def tokenize(self, text: str, *, bos: bool = False, special: bool = True) -> list[int]:
+        """Tokenize a text, which no batch waits for."""
+        with self._shared.text_lock:
+            return self._session.tokenize(text, bos=bos, special=special)
+
+    def open(
+        self, tokens: Sequence[int], sampling: Sampling, script: Sequence[int] | None = None
+    ) -> TokenSequence:
+        """Open a sequence, reusing the longest common prefix with tokens of its owner."""
+        with self._shared.use(self) as session:
+            if not self._has_begun:
+                self._has_begun = True
+                self.reservation = replace(self.reservation, prompt_tokens=len(tokens))
+                session.threads.begin_answer()
+                self.changes += session.threads.take_changes()
+                self._shared.on_begin()
+            own = session.open(tokens, sampling, script, owner=self.owner, label=self._label)
+            self.sequences[own.id] = own
+        return own
+
+    def recall(self, label: str) -> RecalledSequence | None:
+        """Return the answer with this label of the same owner; None if it was evicted."""
+        with self._shared.use(self) as session:
+            return session.recall(label, self.owner)
+
+    def fork(self, sequence: TokenSequence, sampling: Sampling) -> TokenSequence:
+        """Fork one of its sequences."""
+        with self._shared.use(self) as session:
+            child = session.fork(self._find(sequence), sampling)
+            self.sequences[child.id] = child
+        return child
+
+    def speculate(self, sequence: TokenSequence, method: Speculate) -> str:
+        """Let steps verify drafted tokens while this sequence is stepped alone."""
+        with self._shared.use(self) as session:
+            return session.speculate(self._find(sequence), method)
+
+    def settle(self, sequence: TokenSequence) -> tuple[Verified, ...]:
+        """Drop the drafted tokens not drawn yet."""
+        with self._shared.use(self) as session:
+            return session.settle(self._find(sequence))
+
+    def extend(self, sequence: TokenSequence, tokens: Sequence[int]) -> None:
+        """Queue tokens that the model did not draw."""
+        with self._shared.use(self) as session:
+            session.extend(self._find(sequence), tokens)
+
+    def rollback(self, sequence: TokenSequence, count: int) -> bool:
+        """Remove the last tokens."""
+        with self._shared.use(self) as session:
+            return session.rollback(self._find(sequence), count)
+
+    def step(self, sequences: Sequence[TokenSequence], *, draw: bool = True) -> Step:
+        """Compute the next tokens of its sequences in a batch with those of the other requests.
+
+        After a cancel it returns a step without tokens, even in the middle of waiting, so that its
+        answer ends where it polls its control.
+
+        Raises:
+            AnswerCancelled: It is called again after that.
+            ContextOverflow: A sequence has outgrown the context.
+            CacheFull: The cache is full, and this is the youngest request.
+            EngineFailed: The batch failed.
+        """
+        most = self.facts.context_tokens
+        wanted = [(self._find(sequence), draw) for sequence in sequences]
+        for own, _ in wanted:
+            if len(own.tokens) > most:
+                raise ContextOverflow(len(own.tokens), most, 0)
+        batch = self._shared.await_batch(self, wanted)
+        if batch is not None:
+            self._shared.compute(batch, self)
+        result, self.result = self.result, None
+        if isinstance(result, Step):
+            return result
+        assert result is not None
+        raise result
+
+    def logprobs(self, sequence: TokenSequence, tokens: Sequence[int]) -> list[float]:
+        """Return log-probabilities of next tokens after its last step."""
+        with self._shared.use(self) as session:
+            return session.logprobs(self._find(sequence), tokens)
+
+    def constrain(self, sequence: TokenSequence, grammar: OutputGrammar) -> None:
+        """Let steps draw only tokens that the grammar allows."""
+        with self._shared.use(self) as session:
+            session.constrain(self._find(sequence), grammar)
+
+    def top_logprobs(self, sequence: TokenSequence, count: int) -> tuple[LikelyToken, ...]:
+        """Return the most likely tokens where its last step drew a token."""
+        with self._shared.use(self) as session:
+            return session.top_logprobs(self._find(sequence), count)
+
+    def close(self, sequence: TokenSequence, *, keep: bool = True) -> None:
+        """Close a sequence; with ``keep`` its tokens stay cached as a prefix for its owner."""
+        own = self.sequences.get(sequence.id)
+        if own is not None:
+            with self._shared.use(self) as session:
+                session.close(own, keep=keep)
+                del self.sequences[own.id]
+
+    def forget(self) -> None:
+        """Forget closed sequences, those of other requests included."""
+        with self._shared.use(self) as session:
+            session.forget()
+
+    def cancel(self) -> None:
+        """Wake its step if it waits for other requests; safe from any thread."""
+        self._shared.cancel(self)
+
+    def leave(self) -> None:
+        """End the request and close what it left open, so that no other waits; repeatable."""
+        try:
+            if self.sequences:
+                with self._shared.use(self) as session:
+                    left, self.sequences = self.sequences, {}
+                    for sequence in left.values():
+                        session.close(sequence, keep=False)
+        finally:  # the others would wait for it forever
+            self._shared.remove(self)
+
+    def take_changes(self) -> tuple[ThreadsChanged, ...]:
+        """Return the changes of the thread counts since the last call."""
+        changes = tuple(self.changes)
+        del self.changes[: len(changes)]  # another thread may have added one
+        return changes
+
+    def _find(self, sequence: TokenSequence) -> LlamaSequence:
+        own = self.sequences.get(sequence.id)
+        if own is None:
+            raise ValueError(f"sequence {sequence.id} is closed, or of another request")
+        return own
+
+
+def split_step(step: Step, requests: Sequence[RequestSession]) -> list[Step]:
+    """Return each request's own part of a step, with the times of the whole batch."""
+    if len(requests) == 1:
+        return [step]
+    return [
+        replace(
+            step,
+            computed={id_: count for id_, count in step.computed.items() if id_ in ids},
+            sampled=tuple(each for each in step.sampled if each.sequence_id in ids),
+            verified=tuple(
+                event
+                for event, id_ in zip(step.verified, step.verified_ids, strict=True)
+                if id_ in ids
+            ),
+            verified_ids=(),
+        )
+        for ids in ({sequence.id for sequence, _ in request.wanted} for request in requests)
+    ]
+
+
+def build_shares(
+    tokens: Mapping[int, int], requests: Sequence[RequestSession]
+) -> tuple[BatchShare, ...]:
+    """Build the share of each request with tokens in a batch.
+
+    Args:
+        tokens: Number of tokens by sequence id.
+        requests: The requests in the batch; ``prefilled`` as before it.
+    """
+    shares = []
+    for request in requests:
+        count = sum(tokens.get(sequence.id, 0) for sequence, _ in request.wanted)
+        if count:
+            counts = (0, count) if request.prefilled else (count, 0)
+            shares.append(BatchShare(request.number, *counts))
+    return tuple(shares)
 
 
 class SharedSession:
@@ -170,7 +289,7 @@ class SharedSession:
     the moment when the last one leaves.
 
     Two locks: that of the session is held during a batch and during any other use of it; that of
-    the members is held for moments only, so that a cancel never waits for a batch.
+    the requests is held for moments only, so that a cancel never waits for a batch.
 
     Args:
         on_batch: Is called after each batch, before the events that follow from it; None reports
@@ -178,40 +297,37 @@ class SharedSession:
         clock: Monotonic clock in nanoseconds, that of the session's steps.
         prompt_limit: Maximum number of prompt tokens in a batch while others decode; None for a
             session that one request uses at a time.
-        threads: The thread counts of the session; None for a session without.
         on_begin: Called when the prompt of a request is known: the room may have grown.
 
     Attributes:
         session: The session; render and tokenize may be used during a batch, nothing else.
         capacity: Cells and sequences of the whole session.
+        text_lock: Held while a text is rendered or tokenized.
     """
 
     def __init__(
         self,
-        session: MixedSession,
+        session: LlamaSession,
         model_name: str,
         on_batch: Callable[[SharedBatch], None] | None = None,
         clock: Callable[[], int] = time.monotonic_ns,
         *,
         prompt_limit: int | None = PROMPT_LIMIT,
-        threads: ThreadControl | None = None,
-        on_begin: Callable[[], None] | None = None,
+        on_begin: Callable[[], None] = lambda: None,
     ) -> None:
         self.session = session
         self.capacity = session.free_tokens, session.free_sequences
+        self.on_begin = on_begin
+        self.text_lock = threading.Lock()
         self._model = model_name
         self._on_batch = on_batch
         self._clock = clock
         self._prompt_limit = prompt_limit
-        self._threads = threads
-        self._on_begin = on_begin
-        self._text_lock = Lock()
-        self._using = Lock()  # the session
-        self._state = Lock()  # everything below
-        self._joined = 0
-        self._members: list[Member] = []  # oldest first
-        self._waiting: list[Member] = []
-        self._busy = 0  # members with open sequences that are not waiting
+        self._using = threading.Lock()  # the session
+        self._state = threading.Lock()  # everything below
+        self._requests: list[RequestSession] = []  # oldest first
+        self._waiting: list[RequestSession] = []
+        self._busy = 0  # requests with open sequences that are not waiting
         self._visits = 0  # uses of the session by others, which the next batch waits for
         self._running = False
         self._tiled_ns = 0  # end of the reported time
@@ -219,13 +335,13 @@ class SharedSession:
     @property
     def running(self) -> int:
         """Number of requests that have joined and not left."""
-        return len(self.members)
+        return len(self.requests)
 
     @property
-    def members(self) -> tuple[Member, ...]:
-        """The members, oldest first."""
+    def requests(self) -> tuple[RequestSession, ...]:
+        """The requests, oldest first."""
         with self._state:
-            return tuple(self._members)
+            return tuple(self._requests)
 
     def join(
         self, number: int, owner: str = "", reservation: Reservation = NOTHING, label: str = ""
@@ -233,73 +349,79 @@ class SharedSession:
         """Let a request take part from its first sequence on.
 
         Args:
-            number: Number of its answer, unique among the running ones.
-            owner: Owner of its sequences, which reuse nothing of other owners.
-            reservation: What it may need, which the others leave free.
             label: Name under which a later request of the owner recalls its answer.
         """
+        request = RequestSession(self, number, owner, reservation, label)
         with self._state:
-            if not self._members:  # the reported time begins with the first one after a pause
+            if not self._requests:  # the reported time begins with the first one after a pause
                 self._tiled_ns = self._clock()
-            self._joined += 1
-            member = Member(number, owner, label, self._joined, reservation)
-            self._members.append(member)
-        return RequestSession(self, member, self._text_lock)
+            self._requests.append(request)
+        return request
 
-    def leave(self, member: Member) -> None:
-        """Remove a member and close what it left open; the others no longer wait for it."""
-        try:
-            if member.sequences:
-                with self.use(member) as session:
-                    left, member.sequences = member.sequences, {}
-                    for sequence in left.values():
-                        session.close(sequence, keep=False)
-        finally:  # the others would wait for it forever
-            self._remove(member)
+    def read_only(self) -> RequestSession:
+        """Return a session that only renders and tokenizes; it has not joined, so none waits."""
+        return RequestSession(self)
 
-    def _remove(self, member: Member) -> None:
+    def remove(self, request: RequestSession) -> None:
+        """Remove a request without open sequences; repeatable."""
         with self._state:
-            if member not in self._members:
+            if request not in self._requests:
                 return
-            self._members.remove(member)
-            if self._members:
+            self._requests.remove(request)
+            if self._requests:
                 return
         with self._using:
-            if not self.members:
-                self._report(self._clock(), (BatchShare(member.number, 0, 0),))
+            if not self.requests:
+                self._report(self._clock(), (BatchShare(request.number, 0, 0),))
 
-    def free_room(self, without: Member | None = None) -> Room:
-        """Measure what is free besides what members may still need, while using the session.
+    def free_room(self, without: RequestSession | None = None) -> Room:
+        """Measure what is free besides what requests may still need, while using the session.
 
         Args:
-            without: A member that may use what it has reserved itself.
+            without: A request that may use what it has reserved itself.
         """
-        members = [member for member in self.members if member is not without]
+        requests = [each for each in self.requests if each is not without]
         tokens, sequences = self.session.free_tokens, self.session.free_sequences
-        for member in members:
-            need, own = self.limit(member.reservation), member.sequences.values()
+        for request in requests:
+            need, own = request.reservation.limit(*self.capacity), request.sequences.values()
             tokens -= max(0, need.tokens - self.session.count_cells(own))
             sequences -= max(0, need.sequences - len(own))
-        return Room(len(members), tokens, sequences)
+        return Room(len(requests), tokens, sequences)
 
-    def begin(self, member: Member, prompt_tokens: int) -> None:
-        """Note the first sequence of a member; called while it uses the session."""
-        member.begun = True
-        member.reservation = replace(member.reservation, prompt_tokens=prompt_tokens)
-        if self._threads is not None:
-            self._threads.begin_answer()
-            member.changes.extend(self._threads.take_changes())
-        if self._on_begin is not None:
-            self._on_begin()
+    def room_by_reservation(self) -> Room:
+        """Return the room if every running request uses all that it may; no batch is waited for."""
+        needs = [each.reservation.limit(*self.capacity) for each in self.requests]
+        tokens, sequences = self.capacity
+        return Room(
+            len(needs),
+            tokens - sum(need.tokens for need in needs),
+            sequences - sum(need.sequences for need in needs),
+        )
+
+    def measure_room(self, prompt: Sequence[int], owner: str) -> Room:
+        """Measure after the running batch what is free besides what requests may still need.
+
+        The leading tokens of the new prompt that an open sequence of the owner has, too, count as
+        free.
+        """
+        with self.use():
+            shared = [
+                common_prefix(sequence.tokens, prompt)
+                for request in self.requests
+                if request.owner == owner
+                for sequence in request.sequences.values()
+            ]
+            room = self.free_room()
+            return replace(room, tokens=room.tokens + max(shared, default=0))
 
     @contextmanager
-    def use(self, member: Member | None = None) -> Iterator[MixedSession]:
-        """Use the session between two batches; a member that opens its first sequence takes part.
+    def use(self, request: RequestSession | None = None) -> Iterator[LlamaSession]:
+        """Use the session between two batches; a request takes part from its first sequence on.
 
         Args:
-            member: Who uses it; None for somebody else.
+            request: Who uses it; None for somebody else.
         """
-        active = member is not None and bool(member.sequences)
+        active = request is not None and bool(request.sequences)
         if not active:
             with self._state:
                 self._visits += 1
@@ -307,349 +429,118 @@ class SharedSession:
             with self._using:
                 yield self.session
         finally:
-            takes_part = member is not None and bool(member.sequences)
+            takes_part = request is not None and bool(request.sequences)
             if not active or not takes_part:
                 with self._state:
                     self._visits -= not active
                     self._busy += int(takes_part) - int(active)
-                    self._wake_leader()
+                    batch = self._claim()  # no other use has to come first
+                    if batch is not None:
+                        batch[0].lead = batch
+                        batch[0].gate.release()
 
-    def step(self, member: Member, wanted: Wanted) -> Step:
-        """Wait for the batch that computes what a member wants, or compute it, and return it.
+    def await_batch(
+        self, request: RequestSession, wanted: Sequence[tuple[LlamaSequence, bool]]
+    ) -> list[RequestSession] | None:
+        """Wait until a batch has what a request wants, or until its thread has to compute one.
 
-        A member that is cancelled meanwhile gets an empty step at once, so that its answer ends
-        where it polls its control.
+        Returns:
+            The batch that its thread has to compute; None if the request has its result.
 
         Raises:
             AnswerCancelled: It was cancelled and has had its empty step.
-            CacheFull: The cache is full, and this is the youngest request.
-            EngineFailed: The batch failed.
         """
         with self._state:
-            if member.cancelled:
-                if member.woken:
+            if request.cancelled:
+                if request.woken:
                     raise AnswerCancelled
-                member.woken = True
-                return self._empty_step()
-            member.wanted = wanted
-            self._waiting.append(member)
+                request.woken = True
+                request.result = self._empty_step()
+                return None
+            request.wanted = wanted
+            self._waiting.append(request)
             self._busy -= 1
             batch = self._claim()
-        if batch is None:
-            batch = self._wait(member)
         if batch is not None:
-            self._compute(batch, member)
-        result, member.result = member.result, None
-        if isinstance(result, Step):
-            return result
-        assert result is not None
-        raise result
-
-    def _wait(self, member: Member) -> list[Member] | None:
-        """Wait for the result of a member, or for a batch that its thread has to compute."""
+            return batch
         try:
-            member.gate.acquire()
+            request.gate.acquire()
         except BaseException:  # Ctrl-C in the main thread
             with self._state:
-                waits = member in self._waiting
+                waits = request in self._waiting
                 if waits:
-                    self._waiting.remove(member)
+                    self._waiting.remove(request)
                     self._busy += 1
             if not waits:
-                member.gate.acquire()
-                if member.lead is not None:
-                    self._compute(member.lead, member)
-                member.lead = member.result = None
+                request.gate.acquire()
+                if request.lead is not None:
+                    self.compute(request.lead, request)
+                request.lead = request.result = None
             raise
-        batch, member.lead = member.lead, None
+        batch, request.lead = request.lead, None
         return batch
 
-    def cancel(self, member: Member) -> None:
-        """Wake a member that waits for others; one in a running batch gets its result first."""
+    def cancel(self, request: RequestSession) -> None:
+        """Wake a request that waits for others; one in a running batch gets its result first."""
         with self._state:
-            member.cancelled = True
-            if member in self._waiting:
-                self._waiting.remove(member)
+            request.cancelled = True
+            if request in self._waiting:
+                self._waiting.remove(request)
                 self._busy += 1
-                member.woken = True
-                member.result = self._empty_step()
-                member.gate.release()
+                request.woken = True
+                request.result = self._empty_step()
+                request.gate.release()
 
     def _empty_step(self) -> Step:
         now_ns = self._clock()
         return Step(now_ns, now_ns, {}, ())
 
-    def _claim(self) -> list[Member] | None:
-        """Take all waiting members as the next batch, oldest first; None if it cannot begin."""
+    def _claim(self) -> list[RequestSession] | None:
+        """Take all waiting requests as the next batch, oldest first; None if it cannot begin."""
         if self._running or self._busy or self._visits or not self._waiting:
             return None
         batch, self._waiting = self._waiting, []
-        batch.sort(key=_age)
+        batch.sort(key=self._requests.index)
         self._running = True
         return batch
 
-    def _wake_leader(self) -> None:
-        """Let a waiting thread compute the next batch, if no other has to come first."""
-        batch = self._claim()
-        if batch is not None:
-            batch[0].lead = batch
-            batch[0].gate.release()
-
-    def _compute(self, batch: list[Member], leader: Member) -> None:
-        """Compute a batch and hand out its results; it never raises."""
+    def compute(self, batch: list[RequestSession], leader: RequestSession) -> None:
+        """Compute a batch in the thread of one request, and hand out its results; never raises."""
         results: Sequence[Step | BaseException]
+        wanted = [each for request in batch for each in request.wanted]
         try:
-            results = self._step_all(batch)
-        except BaseException as error:  # noqa: BLE001 - it is raised in the threads of all members
+            with self._using:
+                try:
+                    step = self.session.step_mixed(wanted, prompt_limit=self._prompt_limit)
+                except BaseException:
+                    self._report(self._clock(), build_shares(self.session.planned, batch))
+                    raise
+                if step.computed:
+                    self._report(step.end_ns, build_shares(step.computed, batch))
+                if changes := self.session.threads.take_changes():
+                    for request in self.requests:
+                        request.changes += changes
+            results = split_step(step, batch)
+        except CacheFull as error:  # of the youngest, which is last: the others go on
+            results = [*(self._empty_step() for _ in batch[1:]), error]
+        except BaseException as error:  # noqa: BLE001 - it is raised in the threads of all requests
             results = [error if each is leader else _copy(error) for each in batch]
         with self._state:
-            for member, result in zip(batch, results, strict=True):
-                member.result = result
-                member.wanted = ()
+            for request, result in zip(batch, results, strict=True):
+                request.result = result
+                request.wanted = ()
                 if isinstance(result, Step) and result.sampled:
-                    member.prefilled = True
+                    request.prefilled = True
             self._busy += len(batch)
             self._running = False
-        for member in batch:
-            if member is not leader:
-                member.gate.release()
-
-    def _step_all(self, batch: list[Member]) -> Sequence[Step | BaseException]:
-        wanted = [each for member in batch for each in member.wanted]
-        with self._using:
-            try:
-                step = self.session.step_mixed(wanted, prompt_limit=self._prompt_limit)
-            except BaseException as error:
-                end_ns = self._clock()
-                self._report(end_ns, build_shares(self.session.planned, batch))
-                if not isinstance(error, CacheFull):
-                    raise
-                empty = Step(end_ns, end_ns, {}, ())
-                return [*(empty for _ in batch[1:]), error]  # the youngest is last
-            if step.computed:
-                self._report(step.end_ns, build_shares(step.computed, batch))
-            if self._threads is not None and (changes := self._threads.take_changes()):
-                for member in self.members:
-                    member.changes.extend(changes)
-        return split_step(step, batch)
+        for request in batch:
+            if request is not leader:
+                request.gate.release()
 
     def _report(self, end_ns: int, shares: tuple[BatchShare, ...]) -> None:
         start_ns, self._tiled_ns = self._tiled_ns, max(self._tiled_ns, end_ns)
         if self._on_batch is not None and self._tiled_ns > start_ns:
             self._on_batch(SharedBatch(self._model, start_ns, self._tiled_ns, shares))
-
-    def limit(self, need: Reservation) -> Reservation:
-        """Limit a reservation to what the whole context has."""
-        return limit_need(need, *self.capacity)
-
-    def read_only(self) -> RequestSession:
-        """Return a session that only renders and tokenizes; no batch waits for it, nor it for any.
-
-        It has not joined, so that it need not leave.
-        """
-        return RequestSession(self, Member(0, "", "", 0), self._text_lock)
-
-    def room_by_reservation(self) -> Room:
-        """Return the room if every running request uses all that it may; no batch is waited for."""
-        room = [self.limit(each.reservation) for each in self.members]
-        tokens, sequences = self.capacity
-        return Room(
-            len(room),
-            tokens - sum(each.tokens for each in room),
-            sequences - sum(each.sequences for each in room),
-        )
-
-    def measure_room(self, prompt: Sequence[int], owner: str) -> tuple[Room, int]:
-        """Measure the room after the running batch.
-
-        Args:
-            prompt: Tokens of a new request.
-
-        Returns:
-            What is free besides what the running requests may still need, and the number of leading
-            tokens of the prompt that an open sequence of the owner has, too.
-        """
-        with self.use():
-            shared = [
-                common_prefix(sequence.tokens, prompt)
-                for member in self.members
-                if member.owner == owner
-                for sequence in member.sequences.values()
-            ]
-            return self.free_room(), max(shared, default=0)
-
-
-class RequestSession:
-    """One request's view of a shared session; it fulfils :class:`etui.engine.session.Session`.
-
-    It is used from one thread at a time; ``cancel`` may be called from any. Whoever reads the
-    events of the answer must go on reading them: between two steps the others wait for it.
-
-    Args:
-        text_lock: Held while a text is rendered or tokenized, which no batch waits for.
-    """
-
-    def __init__(self, shared: SharedSession, member: Member, text_lock: Lock) -> None:
-        self._shared = shared
-        self._member = member
-        self._text_lock = text_lock
-        self._session = shared.session
-
-    @property
-    def facts(self) -> ModelFacts:
-        """Properties of the model."""
-        return self._session.facts
-
-    @property
-    def free_tokens(self) -> int:
-        """Free cells less those that the other requests may still need."""
-        with self._shared.use(self._member):
-            return max(0, self._shared.free_room(self._member).tokens)
-
-    @property
-    def free_sequences(self) -> int:
-        """Free sequences less those that the other requests may still open."""
-        with self._shared.use(self._member):
-            return max(0, self._shared.free_room(self._member).sequences)
-
-    def render(
-        self, messages: Sequence[Message], *, thinking: bool | None = None, tools: str = ""
-    ) -> str:
-        """Render the chat template."""
-        with self._text_lock:
-            return self._session.render(messages, thinking=thinking, tools=tools)
-
-    def tokenize(self, text: str, *, bos: bool = False, special: bool = True) -> list[int]:
-        """Tokenize a text."""
-        with self._text_lock:
-            return self._session.tokenize(text, bos=bos, special=special)
-
-    def open(
-        self, tokens: Sequence[int], sampling: Sampling, script: Sequence[int] | None = None
-    ) -> TokenSequence:
-        """Open a sequence, reusing the longest common prefix with tokens of its owner."""
-        member = self._member
-        with self._shared.use(member) as session:
-            if not member.begun:
-                self._shared.begin(member, len(tokens))
-            sequence = session.open(
-                tokens, sampling, script, owner=member.owner, label=member.label
-            )
-            member.sequences[sequence.id] = sequence
-        return sequence
-
-    def recall(self, label: str) -> RecalledSequence | None:
-        """Return the answer with this label of the same owner; None if it was evicted."""
-        with self._shared.use(self._member) as session:
-            return session.recall(label, self._member.owner)
-
-    def fork(self, sequence: TokenSequence, sampling: Sampling) -> TokenSequence:
-        """Fork one of its sequences."""
-        own = self._find(sequence)
-        with self._shared.use(self._member) as session:
-            child = session.fork(own, sampling)
-            self._member.sequences[child.id] = child
-        return child
-
-    def speculate(self, sequence: TokenSequence, method: Speculate) -> str:
-        """Let steps verify drafted tokens while this sequence is stepped alone."""
-        own = self._find(sequence)
-        with self._shared.use(self._member) as session:
-            return session.speculate(own, method)
-
-    def settle(self, sequence: TokenSequence) -> tuple[Verified, ...]:
-        """Drop the drafted tokens not drawn yet."""
-        own = self._find(sequence)
-        with self._shared.use(self._member) as session:
-            return session.settle(own)
-
-    def extend(self, sequence: TokenSequence, tokens: Sequence[int]) -> None:
-        """Queue tokens that the model did not draw."""
-        own = self._find(sequence)
-        with self._shared.use(self._member) as session:
-            session.extend(own, tokens)
-
-    def rollback(self, sequence: TokenSequence, count: int) -> bool:
-        """Remove the last tokens."""
-        own = self._find(sequence)
-        with self._shared.use(self._member) as session:
-            return session.rollback(own, count)
-
-    def step(self, sequences: Sequence[TokenSequence], *, draw: bool = True) -> Step:
-        """Compute the next tokens of its sequences in a batch with those of the other requests.
-
-        After a cancel it returns a step without tokens, even in the middle of waiting.
-
-        Raises:
-            AnswerCancelled: It is called again after that.
-            ContextOverflow: A sequence has outgrown the context.
-            CacheFull: The cache is full, and this is the youngest request.
-            EngineFailed: The batch failed.
-        """
-        most = self._session.facts.context_tokens
-        wanted = [(self._find(sequence), draw) for sequence in sequences]
-        for own, _ in wanted:
-            if len(own.tokens) > most:
-                raise ContextOverflow(len(own.tokens), most, 0)
-        return self._shared.step(self._member, wanted)
-
-    def logprobs(self, sequence: TokenSequence, tokens: Sequence[int]) -> list[float]:
-        """Return log-probabilities of next tokens after its last step."""
-        own = self._find(sequence)
-        with self._shared.use(self._member) as session:
-            return session.logprobs(own, tokens)
-
-    def constrain(self, sequence: TokenSequence, grammar: OutputGrammar) -> None:
-        """Let steps draw only tokens that the grammar allows."""
-        own = self._find(sequence)
-        with self._shared.use(self._member) as session:
-            session.constrain(own, grammar)
-
-    def top_logprobs(self, sequence: TokenSequence, count: int) -> tuple[LikelyToken, ...]:
-        """Return the most likely tokens where its last step drew a token."""
-        own = self._find(sequence)
-        with self._shared.use(self._member) as session:
-            return session.top_logprobs(own, count)
-
-    def close(self, sequence: TokenSequence, *, keep: bool = True) -> None:
-        """Close a sequence; with ``keep`` its tokens stay cached as a prefix for its owner."""
-        own = self._member.sequences.get(sequence.id)
-        if own is None:
-            return
-        with self._shared.use(self._member) as session:
-            session.close(own, keep=keep)
-            del self._member.sequences[own.id]
-
-    def forget(self) -> None:
-        """Forget closed sequences, those of other requests included."""
-        with self._shared.use(self._member) as session:
-            session.forget()
-
-    def cancel(self) -> None:
-        """Wake its step if it waits for other requests; safe from any thread."""
-        self._shared.cancel(self._member)
-
-    def leave(self) -> None:
-        """End the request, so that no other waits for it; repeatable."""
-        self._shared.leave(self._member)
-
-    def take_changes(self) -> tuple[ThreadsChanged, ...]:
-        """Return the changes of the thread counts since the last call."""
-        if not self._member.changes:
-            return ()
-        changes = tuple(self._member.changes)
-        del self._member.changes[: len(changes)]
-        return changes
-
-    def _find(self, sequence: TokenSequence) -> TokenSequence:
-        own = self._member.sequences.get(sequence.id)
-        if own is None:
-            raise ValueError(f"sequence {sequence.id} is closed, or of another request")
-        return own
-
-
-def _age(member: Member) -> int:
-    return member.age
 
 
 def _copy(error: BaseException) -> BaseException:

@@ -28,9 +28,14 @@ _PRIOR_WEIGHT = 1.0
 _MEMORY = 0.9
 """Weight of the batches before, when another one is measured: the last ten or so count."""
 
-_ONE_ROW_MEMORY = 0.8
+_TIME_MEMORY = 0.8
 _LARGEST_STEP = 2.0
 """A measured ratio counts as at most this many times the expected one: others use the cores too."""
+
+
+def average(before: float | None, value: float) -> float:
+    """Average a time with those before it, of which the last few count."""
+    return value if before is None else _TIME_MEMORY * before + (1 - _TIME_MEMORY) * value
 
 
 class BatchCost:
@@ -38,6 +43,9 @@ class BatchCost:
 
     Args:
         curve: Relative cost by rows, with an entry for 1 row of cost 1; interpolated in between.
+
+    Attributes:
+        one_row_ns: Time of a batch of one row, of the last few; None before the first.
     """
 
     def __init__(self, curve: Mapping[int, float], *, learns: bool = True) -> None:
@@ -45,12 +53,7 @@ class BatchCost:
         self._learns = learns
         self._sums: dict[int, tuple[float, float]] = {}  # rows: weight, weighted log(ratio / curve)
         self._table: list[float] = [1.0, 1.0]  # relative costs by rows, as far as computed
-        self._one_row_ns: float | None = None
-
-    @property
-    def one_row_ns(self) -> float | None:
-        """Time of a batch of one row in nanoseconds, of the last few; None before the first."""
-        return self._one_row_ns
+        self.one_row_ns: float | None = None
 
     def relative(self, rows: int) -> float:
         """Return the cost of a batch of ``rows`` rows; it never decreases with the rows."""
@@ -65,17 +68,14 @@ class BatchCost:
         nothing about it.
         """
         if rows == 1:
-            before = self._one_row_ns
-            if before is None:
-                self._one_row_ns = float(elapsed_ns)
-            else:
-                bounded = min(float(elapsed_ns), _LARGEST_STEP * before)
-                self._one_row_ns = _ONE_ROW_MEMORY * before + (1 - _ONE_ROW_MEMORY) * bounded
+            before = self.one_row_ns
+            most = math.inf if before is None else _LARGEST_STEP * before
+            self.one_row_ns = average(before, min(float(elapsed_ns), most))
             return 1.0
         expected = self.relative(rows)
-        if not self._learns or self._one_row_ns is None or elapsed_ns <= 0:
+        if not self._learns or self.one_row_ns is None or elapsed_ns <= 0:
             return expected
-        measured = elapsed_ns / self._one_row_ns
+        measured = elapsed_ns / self.one_row_ns
         measured = min(max(measured, expected / _LARGEST_STEP, 1.0), expected * _LARGEST_STEP)
         weight, total = self._sums.get(rows, (0.0, 0.0))
         error = math.log(measured / _interpolate(self._curve, rows))

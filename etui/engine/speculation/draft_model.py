@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 from etui.engine.context import DECODED, Context
 from etui.engine.model import Model
 from etui.engine.sequence_cache import common_prefix
-from etui.engine.thread_control import FollowedThreads, ThreadControl
+from etui.engine.speculation.batch_cost import average
 from etui.errors import ModelUnavailable
 from etui.models.files import VOCABULARY_PADDING
 
@@ -19,29 +18,8 @@ _SAMPLED_TEXTS = 2_000
 _PREFILL_SHARE = 0.3
 """Time of a prompt token, relative to a decoded one, before it is measured; on a GPU far less."""
 
-_MEMORY = 0.8
 
-
-class Vocabulary(Protocol):
-    """What must be the same in both models."""
-
-    @property
-    def vocabulary(self) -> int:
-        """Number of tokens."""
-
-    @property
-    def vocabulary_type(self) -> int:
-        """Kind of tokenizer."""
-
-    @property
-    def boundary_tokens(self) -> tuple[int, int, bool]:
-        """Begin token, end token, and whether prompts begin with the begin token."""
-
-    def token_text(self, token: int | None) -> str:
-        """Return the text of a token."""
-
-
-def check_same_vocabulary(model: Vocabulary, name: str, draft: Vocabulary, draft_name: str) -> None:
+def check_same_vocabulary(model: Model, name: str, draft: Model, draft_name: str) -> None:
     """Reject a draft model whose tokens mean something else.
 
     Raises:
@@ -69,11 +47,9 @@ def check_same_vocabulary(model: Vocabulary, name: str, draft: Vocabulary, draft
 
 
 class DraftModel:
-    """A model with a context of its own, kept in step with one sequence by its common prefix.
+    """A model with a context of one sequence, kept in step with another by its common prefix.
 
     Args:
-        model: The draft model; freed with :meth:`free`.
-        context: Its context of one sequence; freed with :meth:`free`.
         vocabulary: Tokens that the verifying model has.
         size_share: Bytes of the draft model relative to the verifying one: its time before it is
             measured.
@@ -97,10 +73,6 @@ class DraftModel:
         self._computed: list[int] = []
         self._token_ns: float | None = None
         self._prompt_token_ns: float | None = None
-
-    def follow_threads(self, leader: ThreadControl) -> None:
-        """Compute with the thread counts of the verifying model, which find out what is free."""
-        self._context.threads = FollowedThreads(leader)
 
     def start_cost(self, tokens: Sequence[int], one_row_ns: float) -> float:
         """Return the expected cost of computing the tokens it lacks, in batches of one row.
@@ -132,7 +104,7 @@ class DraftModel:
         if missing > 2:
             caught_up_ns = self._clock_ns()
             each = (caught_up_ns - start_ns) / missing
-            self._prompt_token_ns = _average(self._prompt_token_ns, each)
+            self._prompt_token_ns = average(self._prompt_token_ns, each)
             start_ns = caught_up_ns
         drafted: list[int] = []
         while True:
@@ -146,7 +118,7 @@ class DraftModel:
         steps = len(drafted) - (missing > 2)
         if steps > 0:
             elapsed_ns = self._clock_ns() - start_ns
-            self._token_ns = _average(self._token_ns, elapsed_ns / steps)
+            self._token_ns = average(self._token_ns, elapsed_ns / steps)
         return drafted
 
     def _catch_up(self, tokens: Sequence[int]) -> tuple[int | None, int]:
@@ -186,7 +158,3 @@ class DraftModel:
         """Free the context and the model."""
         self._context.free()
         self._model.free()
-
-
-def _average(before: float | None, value: float) -> float:
-    return value if before is None else _MEMORY * before + (1 - _MEMORY) * value

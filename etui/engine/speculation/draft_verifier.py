@@ -9,12 +9,11 @@ from etui.arm import Speculate
 from etui.engine.speculation.mtp import MtpDrafter
 from etui.engine.speculation.speculator import Speculator
 from etui.engine.speculation.verify import Verification
-from etui.events import Verified
 
 if TYPE_CHECKING:
-    from etui.engine.batch_decoder import LlamaSequence
     from etui.engine.context import Context, ContextOptions
     from etui.engine.model import Model
+    from etui.engine.sequence_cache import LlamaSequence
 
 _MISSING = {
     "draft": "no `draft` is set for this model in models.yaml",
@@ -148,15 +147,6 @@ class DraftVerifier:
             self._cache.remove(own.slot, 0)  # compute all of it again
             own.computed, own.epoch = 0, -1
             own.cells.clear()
-
-
-def take_verified(sequence: LlamaSequence) -> tuple[Verified, ...]:
-    """Take the verifications of a sequence that were not yet reported."""
-    if not sequence.verified:
-        return ()
-    taken = tuple(sequence.verified)
-    sequence.verified.clear()
-    return taken
 
 
 def refuse_speculation(model: Model, options: ContextOptions) -> str:

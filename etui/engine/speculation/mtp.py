@@ -17,12 +17,13 @@ from __future__ import annotations
 import ctypes
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from etui.engine.context import DECODED, Context
 from etui.engine.library import Library
 from etui.engine.model import Model
-from etui.engine.thread_control import FollowedThreads
+from etui.engine.speculation.batch_cost import average
 from etui.errors import EngineFailed
 
 if TYPE_CHECKING:
@@ -37,33 +38,6 @@ _FUNCTIONS = (
     "llama_get_embeddings_nextn",
     "llama_get_embeddings_nextn_ith",
 )
-_MEMORY = 0.8
-
-
-class Heads(Protocol):
-    """The heads of a model and their cache of one sequence."""
-
-    def watch(self, on: bool) -> None:
-        """Let the model keep the hidden states of its batches, or no longer."""
-
-    def model_states(self, rows: int) -> NDArray[np.float32]:
-        """Return the hidden states of the model's last batch: rows x width, copied."""
-
-    def decode(
-        self, tokens: Sequence[int], states: NDArray[np.float32], position: int
-    ) -> tuple[int, NDArray[np.float32]] | None:
-        """Compute tokens, each with the hidden state before it (rows x width).
-
-        Returns:
-            The most likely token after the last one, and the hidden state to go on from; None if
-            llama.cpp failed.
-        """
-
-    def remove(self, position: int) -> None:
-        """Remove the positions from ``position`` on."""
-
-    def free(self) -> None:
-        """Free the memory."""
 
 
 class MtpDrafter:
@@ -71,7 +45,7 @@ class MtpDrafter:
 
     method = "mtp"
 
-    def __init__(self, heads: Heads, clock_ns: Callable[[], int] = time.monotonic_ns) -> None:
+    def __init__(self, heads: LlamaHeads, clock_ns: Callable[[], int] = time.monotonic_ns) -> None:
         self._heads = heads
         self._clock_ns = clock_ns
         self._end = 0  # the cache of the heads holds the positions before it
@@ -123,7 +97,7 @@ class MtpDrafter:
             return
         self._end += len(fresh)
         self._first, self._states, self._followed = position, states, list(tokens)
-        self._follow_ns = _average(self._follow_ns, self._clock_ns() - start_ns)
+        self._follow_ns = average(self._follow_ns, self._clock_ns() - start_ns)
 
     def start_cost(self, tokens: Sequence[int], one_row_ns: float) -> float:
         """Return the cost of following a batch, or a prohibitive one if it was not followed."""
@@ -156,7 +130,7 @@ class MtpDrafter:
         self._end = position
         if drafted:
             each = (self._clock_ns() - start_ns) / len(drafted)
-            self._token_ns = _average(self._token_ns, each)
+            self._token_ns = average(self._token_ns, each)
         return drafted
 
     def free(self) -> None:
@@ -215,7 +189,12 @@ class LlamaHeads:
     def decode(
         self, tokens: Sequence[int], states: NDArray[np.float32], position: int
     ) -> tuple[int, NDArray[np.float32]] | None:
-        """Compute tokens, each with the hidden state before it; None if llama.cpp failed."""
+        """Compute tokens, each with the hidden state before it (rows x width).
+
+        Returns:
+            The most likely token after the last one, and the hidden state to go on from; None if
+            llama.cpp failed.
+        """
         batch = self._context.batch
         row = 0
         for start in range(0, len(tokens), batch.capacity):
@@ -252,8 +231,6 @@ class LlamaHeads:
 
 def load_heads(library: Library, model: Model, target: Context) -> MtpDrafter | None:
     """Open the heads of a model; None if the file has none, or the bindings lack a function."""
-    from dataclasses import replace
-
     if not model.heads:
         return None
     try:
@@ -264,12 +241,7 @@ def load_heads(library: Library, model: Model, target: Context) -> MtpDrafter | 
         return None
     options = replace(target.options, sequences=1, donors=0, verify_rows=1)
     try:
-        context = Context(library, model, options, heads=True)
+        context = Context(library, model, options, target.threads, drafts=True, heads=True)
     except EngineFailed:
         return None  # this architecture has no graph for its heads
-    context.threads = FollowedThreads(target.threads)
     return MtpDrafter(LlamaHeads(ext, model, target, context))
-
-
-def _average(before: float | None, value: float) -> float:
-    return value if before is None else _MEMORY * before + (1 - _MEMORY) * value

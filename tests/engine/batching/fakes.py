@@ -15,6 +15,7 @@ from etui.engine.context import DECODED, NO_ROOM, ContextOptions
 from etui.engine.llama_session import LlamaSession
 from etui.engine.session import ModelFacts
 from etui.engine.thread_control import ThreadControl
+from etui.engine.thread_count import ThreadLimits
 from etui.events import Event, Finished
 from etui.reasoning.answer import answer
 from tests.engine.speculation.fakes import FakeContext, FakeModel, _render
@@ -63,7 +64,7 @@ class SteppedContext(FakeContext):
         self.before_decode: Callable[[Sequence[tuple[int, int, int]]], None] = lambda rows: None
         self.computed: list[tuple[int, int]] = []
         self.cells: dict[int, list[int]] = {}
-        self.threads = ThreadControl(1, adapt=False)
+        self.threads = ThreadControl(ThreadLimits(1, 1))
         self._cell = 0
 
     def decode(self) -> int:
@@ -109,7 +110,7 @@ def make_session(
     context = SteppedContext(options, _logits)
     context.capacity = capacity or sequences * context_tokens
     tags = ("<think>", "</think>", "enable_thinking") if thinking else (None, None, None)
-    facts = ModelFacts("fake", context_tokens, *tags, (), True, batch_tokens)
+    facts = ModelFacts("fake", context_tokens, *tags, (), batch_tokens)
     session = LlamaSession(
         FakeModel(VOCABULARY, END),  # type: ignore[arg-type]
         context,  # type: ignore[arg-type]

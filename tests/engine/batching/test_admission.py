@@ -17,8 +17,6 @@ from etui.engine.batching.admission import (
     Ticket,
     bound_prompt,
     estimate_need,
-    limit_need,
-    may_begin,
 )
 from tests.engine.batching.fakes import WAIT_SECONDS, threads
 
@@ -47,22 +45,17 @@ def test_each_way_to_answer_reserves_what_it_may_need() -> None:
 def test_a_limited_need_fits_into_an_empty_context(
     prompt: int, output: int, sequences: int, context: int, slots: int, running: int
 ) -> None:
-    need = limit_need(Reservation(prompt, output, sequences), context, slots)
-    assert may_begin(need, Room(running, context, slots))
+    need = Reservation(prompt, output, sequences).limit(context, slots)
+    assert Room(running, context, slots).fits(need)
     assert need.tokens == min(prompt + output, context)
 
 
-@given(st.integers(1, 500), st.integers(0, 500), st.integers(1, 4), st.integers(0, 500))
-def test_a_request_waits_for_room_unless_it_is_alone(
-    prompt: int, output: int, sequences: int, shared: int
-) -> None:
-    need = Reservation(prompt, output, sequences)
-    shared = min(shared, prompt)
-    least = Room(1, need.tokens - shared, sequences)
-    assert may_begin(need, least, shared)
-    assert not may_begin(need, Room(1, least.tokens - 1, sequences), shared)
-    assert not may_begin(need, Room(1, least.tokens, sequences - 1), shared)
-    assert may_begin(need, Room(0, 0, 0))
+def test_a_request_waits_for_room_unless_it_is_alone() -> None:
+    need = Reservation(100, 50, 2)
+    assert Room(1, 150, 2).fits(need)
+    assert not Room(1, 149, 2).fits(need)
+    assert not Room(1, 150, 1).fits(need)
+    assert Room(0, 0, 0).fits(need)
 
 
 @given(st.lists(st.text()))

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.arm import Arm, EarlyExit, Sampling
-from etui.engine.batching.admission import Reservation
+from etui.engine.batching.admission import Reservation, Room
 from etui.engine.batching.shared_session import AnswerCancelled, RequestSession, SharedSession
 from etui.errors import CacheFull, ContextOverflow, EngineFailed
 from etui.events import Finished, SharedBatch
@@ -364,10 +364,9 @@ def test_what_others_reserved_is_not_free() -> None:
     first.step([sequence])
     assert second.free_tokens == 512 - 110
     assert second.free_sequences == 5
-    room, common = shared.measure_room([97] * 30, "")
-    assert (room.running, room.tokens, room.sequences) == (2, 512 - 110 - 50, 4)
-    assert common == 21 if sequence.tokens[-1] == 97 else common == 20
-    assert shared.measure_room([97] * 30, "anna")[1] == 0
+    assert shared.measure_room([97] * 30, "anna") == Room(2, 512 - 110 - 50, 4)
+    common = 21 if sequence.tokens[-1] == 97 else 20
+    assert shared.measure_room([97] * 30, "") == Room(2, 512 - 110 - 50 + common, 4)
     first.leave()
     assert second.free_tokens == 512
 
@@ -416,7 +415,7 @@ def test_an_answer_is_recalled_by_its_owner_alone() -> None:
 
 def test_a_single_request_is_a_batch_of_one_without_limits() -> None:
     session, context = make_session(batch_tokens=32)
-    shared = SharedSession(session, "fake", prompt_limit=None, threads=session.threads)
+    shared = SharedSession(session, "fake", prompt_limit=None)
     member = shared.join(1)
     assert outcome(ask(member, "x" * 90, ARMS[3])) == answer_alone("x" * 90, ARMS[3])
     member.leave()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from etui.arm import Sampling
-from etui.engine.batch_decoder import LlamaSequence
 from etui.engine.llama_session import LlamaSession
+from etui.engine.sequence_cache import LlamaSequence
 from etui.errors import CacheFull
 from tests.engine.batching.fakes import draw_token, find_text, make_session
 

@@ -140,7 +140,7 @@ def test_an_answer_is_the_same_with_speculation(case: str, method: Speculate) ->
     assert len(context.decodes) < len(plain.decodes)
     assert isinstance(events[-1], Finished)
     assert not session._sequences.live
-    for donor in session._sequences.donors.closed:  # the cache holds what the sequence says
+    for donor in session._sequences.closed:  # the cache holds what the sequence says
         assert context.slots[donor.slot] == donor.tokens
         assert len(donor.cells) == donor.computed == len(donor.tokens)
 
@@ -173,7 +173,7 @@ def test_an_arm_that_asks_for_a_method_learns_why_it_is_not_used(arm: Arm) -> No
 
 def test_the_next_question_reuses_all_of_a_speculated_answer() -> None:
     _, context, session = ask(ANSWER, replace(DIRECT, speculate="lookup"))
-    (donor,) = session._sequences.donors.closed
+    (donor,) = session._sequences.closed
     said = "".join(map(chr, donor.tokens))
     assert said.endswith((ANSWER, ANSWER[:-1]))
     longer = session.tokenize(said + "[user]And now?[assistant]")

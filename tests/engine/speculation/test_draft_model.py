@@ -25,9 +25,7 @@ from etui.events import Answer, Event, Finished, Verified
 from etui.models.gguf import check_gguf
 from etui.models.spec import STARTER, ModelSpec
 from tests.engine.opened import opened
-from tests.engine.simulated_cores import SimulatedCores
-from tests.engine.speculation.fakes import FakeContext, FakeModel, make_fake_session
-from tests.engine.test_thread_control import Simulated
+from tests.engine.speculation.fakes import FakeContext, FakeModel
 
 V = 50
 SPEC = ModelSpec("large", "135M", (), context=512, draft=STARTER)
@@ -69,25 +67,6 @@ def test_it_drafts_what_it_would_write() -> None:
     tokens = list(range(1, 40))
     assert draft.propose(tokens, 5) == foreseen(tokens, 5)
     assert context.decodes == [16, 16, 7, 1, 1, 1, 1]
-
-
-def test_it_computes_with_the_threads_of_the_model_it_drafts_for() -> None:
-    session, large = make_fake_session(next_token, V)
-    large.threads = machine = Simulated(SimulatedCores(2), 2).control  # type: ignore[attr-defined]
-    draft, context = make_draft()
-    session.add_drafter(draft)
-    threads: list[tuple[int, int]] = []
-
-    def compute(rows: int) -> None:
-        context.threads.compute(rows, lambda *counts: threads.append(counts), lambda: 0)  # type: ignore[attr-defined]
-
-    compute(1)
-    machine._decode = replace(machine._decode, count=1)  # another process took a core
-    compute(1)
-    compute(128)
-    machine._decode = replace(machine._decode, count=2)
-    compute(1)
-    assert threads == [(1, 1), (1, 2), (2, 2)]
 
 
 def test_it_computes_only_what_differs_from_its_last_draft() -> None:

@@ -16,7 +16,6 @@ from etui.arm import Sampling
 from etui.engine.context import Context, ContextOptions, DecodeBatch
 from etui.engine.speculation import mtp
 from etui.engine.speculation.mtp import LlamaHeads, MtpDrafter, load_heads
-from etui.engine.thread_control import ThreadControl
 from etui.errors import EngineFailed
 from tests.engine.speculation.fakes import FakeContext, make_fake_session
 
@@ -92,7 +91,7 @@ def speculating() -> tuple[Any, WatchedContext, FakeHeads, Any]:
     watched: WatchedContext = context  # type: ignore[assignment]
     watched.heads = FakeHeads()
     drafter = MtpDrafter(watched.heads)
-    session._drafts.add_heads(drafter)
+    session.drafts.add_heads(drafter)
     # The clock is real: what the heads cost here says nothing.
     drafter.start_cost = lambda tokens, ns: (  # type: ignore[method-assign]
         0.0 if drafter._is_ready(tokens) else 1e9
@@ -220,16 +219,16 @@ def test_heads_are_opened_only_if_file_and_build_have_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     options = ContextOptions(64, threads=1)
-    target = SimpleNamespace(options=options, handle="model", threads=ThreadControl(4, adapt=False))
+    target = SimpleNamespace(options=options, handle="model", threads=None)
     without = SimpleNamespace(heads=0, width=WIDTH)
     assert load_heads(None, without, target) is None  # type: ignore[arg-type]
     made: list[ContextOptions] = []
 
     class Opened(FakeMtpContext):
-        def __init__(self, library: object, model: object, own: ContextOptions, *, heads: bool):
+        def __init__(self, *args: Any, **options: Any) -> None:
             super().__init__()
-            assert heads
-            made.append(own)
+            assert options == {"drafts": True, "heads": True}
+            made.append(args[2])
 
     monkeypatch.setattr(mtp, "Context", Opened)
     monkeypatch.setattr("llama_cpp.llama_cpp_ext.llama_set_embeddings_nextn", lambda *_: None)

@@ -14,8 +14,8 @@ import pytest
 
 from etui.arm import Sampling
 from etui.engine import sequence_cache
-from etui.engine.batch_decoder import LlamaSequence
 from etui.engine.llama_session import LlamaSession
+from etui.engine.sequence_cache import LlamaSequence
 from etui.engine.session import Sampled
 from etui.engine.speculation import draft_verifier
 from etui.errors import ContextOverflow, EngineFailed
@@ -77,7 +77,7 @@ def opened(
     sequence = session.open(PROMPT, sampling)
     session.step([sequence])
     if drafts is not None:
-        session.add_drafter(FakeDrafter(drafts))
+        session.speculator.add(FakeDrafter(drafts))
         assert session.speculate(sequence, "draft") == ""
     return session, context, sequence
 
@@ -126,7 +126,7 @@ def test_the_probability_of_every_answer_is_the_models(
         forced = Forced(answer)
         monkeypatch.setattr(sequence_cache, "Sampler", lambda *_, own=forced: own)
         session, _ = make_fake_session(logits_of, V)
-        session.add_drafter(FakeDrafter(DRAFTS[drafts]))
+        session.speculator.add(FakeDrafter(DRAFTS[drafts]))
         sequence = session.open(PROMPT, SAMPLED)
         session.speculator.cost.observe(1, 1_000)
         session.speculate(sequence, "draft")
@@ -330,7 +330,7 @@ def test_a_model_without_a_drafter_says_so() -> None:
     session, _, sequence = opened(Sampling(), None)
     assert "draft" in session.speculate(sequence, "draft")
     assert "multi-token" in session.speculate(sequence, "mtp")
-    session.note_missing_draft("it does not fit")
+    session.drafts.missing_draft = "it does not fit"
     assert session.speculate(sequence, "draft") == "it does not fit"
     assert session.speculate(sequence, "off") == ""
 
@@ -338,6 +338,6 @@ def test_a_model_without_a_drafter_says_so() -> None:
 def test_drafters_are_freed_with_the_session() -> None:
     session, _, _ = opened(Sampling(), None)
     drafter = FakeDrafter(draft_best)
-    session.add_drafter(drafter)
+    session.speculator.add(drafter)
     session.free()
     assert drafter.freed

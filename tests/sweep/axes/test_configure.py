@@ -258,7 +258,7 @@ def test_visits_switch_threads_and_drafts_in_memory_and_load_what_they_must(
             found = configure(setting(**values), spec, own, catalogue)
             session, loaded, _ = opened(residency, found.spec, found.path, found.draft)
             loads.append(loaded is not None)
-            assert (session.threads.limit, session.threads.adapts) == (values["threads"], False)
+            assert session.threads.limits.decode == values["threads"]
             assert session.speculator.draft_tokens == values.get("draft_tokens")
             assert session.options.batch_tokens == values.get("batch_tokens", 128)
             assert session.options.kv_type == values.get("kv_type", "f16")

@@ -52,7 +52,7 @@ def draft_two_right(tokens, count):
 def test_every_run_of_a_drafted_answer_costs_the_same():
     session, context = make_fake_session(lambda tokens: [0.0] * 64, 64)
     drafter = FakeDrafter(draft_two_right)
-    session.add_drafter(drafter)
+    session.speculator.add(drafter)
     timer = WorkTimer(session, NO_METER, 0.1, speculate="draft", clock=Clock())
     timer.warm_up([Job(PROMPT, OUTPUT)])
     begun = drafter.forgotten

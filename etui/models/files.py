@@ -34,7 +34,7 @@ def read_entries(config: Config) -> dict[str, ModelSpec]:
     Raises:
         InvalidFile: An entry of ``models.yaml`` is not valid; the message says where and why.
     """
-    from etui.models.schema import check_drafts, check_places, read_models  # pydantic: 100 ms
+    from etui.models.schema import check_names, read_models  # pydantic: 100 ms
 
     files = [read_models(shipped_dir() / "models.yaml", "shipped")]
     if config.models_file.is_file():
@@ -45,8 +45,7 @@ def read_entries(config: Config) -> dict[str, ModelSpec]:
             if path.stem not in models and not _LATER_SHARD.search(path.stem) and path.is_file():
                 models[path.stem] = build_found_spec(path)
     for file in files:
-        check_drafts(file, models)
-        check_places(file, models, config.backends)
+        check_names(file, models, config.backends)
     _check_fallbacks(config, models)
     return models
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -293,77 +293,56 @@ def read_models(path: Path, origin: Origin) -> ModelsRead:
     )
 
 
-def check_places(
-    read: ModelsRead, models: Mapping[str, ModelSpec], backends: Iterable[str]
+def check_names(
+    read: ModelsRead, models: Mapping[str, ModelSpec], backends: Collection[str]
 ) -> None:
-    """Check the backends that the entries of a file name, and the models they are places of.
-
-    Args:
-        backends: Names of the backends of config.yaml.
-
-    Raises:
-        InvalidFile: A backend or a model does not exist, or is a place itself.
-    """
-    known = tuple(backends)
-    problems = []
-    for spec in read.specs:
-        if spec.backend is None or models[spec.name] is not spec:
-            continue
-        if spec.backend not in known:
-            near = did_you_mean(spec.backend, known) or "; config.yaml has no `backends`"
-            message = f"backend: unknown backend {spec.backend!r}{near}"
-            problems.append(read.located.problem(("models", spec.name, "backend"), message))
-        fault = None if spec.same_as is None else _refuse_place(spec.name, spec.same_as, models)
-        if fault is not None:
-            problems.append(read.located.problem(("models", spec.name, "same_as"), fault))
-    if problems:
-        raise InvalidFile.of(problems, "fix the file at each place named")
-
-
-def _refuse_place(name: str, same_as: str, models: Mapping[str, ModelSpec]) -> str | None:
-    """Return why a model cannot be another place of one; None if it can."""
-    if same_as == name:
-        return f"same_as: {name} cannot be a place of itself; name the entry of the same weights"
-    if same_as not in models:
-        return f"same_as: unknown model {same_as!r}{did_you_mean(same_as, models, listed=0)}"
-    own = models[same_as].same_as
-    if own is not None:
-        return f"same_as: {same_as} is a place of {own} itself; name {own}"
-    return None
-
-
-def check_drafts(read: ModelsRead, models: Mapping[str, ModelSpec]) -> None:
-    """Check the draft models that the entries of a file name.
+    """Check the backends and models that the entries of a file name.
 
     Args:
         models: Every model by name, those of other files and found ones included.
+        backends: Names of the backends of config.yaml.
 
     Raises:
-        InvalidFile: A draft does not exist, is the model itself, or has a draft model itself.
+        InvalidFile: A backend, a model of the same weights or a draft does not exist, or cannot be
+            one.
     """
-    problems = []
-    for spec in read.specs:
-        if spec.draft is None or models[spec.name] is not spec:
-            continue  # replaced by the user's entry
-        message = _refuse_draft(spec.name, spec.draft, models)
-        if message is not None:
-            problems.append(read.located.problem(("models", spec.name, "draft"), message))
+    problems = [
+        read.located.problem(("models", spec.name, key), f"{key}: {fault}")
+        for spec in read.specs
+        if models[spec.name] is spec  # not replaced by the user's entry
+        for key, fault in _find_name_faults(spec, models, backends)
+    ]
     if problems:
         raise InvalidFile.of(problems, "fix the file at each place named")
 
 
-def _refuse_draft(name: str, draft: str, models: Mapping[str, ModelSpec]) -> str | None:
-    """Return why a model cannot have a draft model; None if it can."""
+def _find_name_faults(
+    spec: ModelSpec, models: Mapping[str, ModelSpec], backends: Collection[str]
+) -> Iterator[tuple[str, str]]:
+    """Yield keys of an entry whose names cannot be used, and why."""
+
+    def unknown(name: str) -> str:
+        return f"unknown model {name!r}{did_you_mean(name, models, listed=0)}"
+
+    name, same_as, draft = spec.name, spec.same_as, spec.draft
+    if spec.backend is not None and spec.backend not in backends:
+        near = did_you_mean(spec.backend, backends) or "; config.yaml has no `backends`"
+        yield "backend", f"unknown backend {spec.backend!r}{near}"
+    if same_as == name:
+        yield "same_as", f"{name} cannot be a place of itself; name the entry of the same weights"
+    elif same_as is not None and same_as not in models:
+        yield "same_as", unknown(same_as)
+    elif same_as is not None and (own := models[same_as].same_as) is not None:
+        yield "same_as", f"{same_as} is a place of {own} itself; name {own}"
     if draft == name:
-        return f"draft: {name} cannot draft for itself; name a smaller model of the same vocabulary"
-    if draft not in models:
-        return f"draft: unknown model {draft!r}{did_you_mean(draft, models, listed=0)}"
-    if models[draft].backend is not None:
-        return f"draft: {draft} runs on another machine; name a model of this one"
-    own = models[draft].draft
-    if own is not None:
-        return f"draft: {draft} has a draft model itself ({own}); name a model without one"
-    return None
+        what = f"{name} cannot draft for itself; name a smaller model of the same vocabulary"
+        yield "draft", what
+    elif draft is not None and draft not in models:
+        yield "draft", unknown(draft)
+    elif draft is not None and models[draft].backend is not None:
+        yield "draft", f"{draft} runs on another machine; name a model of this one"
+    elif draft is not None and (own := models[draft].draft) is not None:
+        yield "draft", f"{draft} has a draft model itself ({own}); name a model without one"
 
 
 class TunedValues(Strict):

@@ -103,8 +103,7 @@ def test_no_text_is_a_fault_in_etui(case, capsys, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO()))
     monkeypatch.setenv("EDITOR", "true")
     # A server that takes the value begins to serve, and would not end.
-    for module in ("run", "power_app"):
-        monkeypatch.setattr(f"etui.server.{module}.run_until_stopped", lambda *_: None)
+    monkeypatch.setattr("etui.server.run._run", lambda *_: None)
     for value in WORDS:
         code = run(line(case, value))
         out, err = capsys.readouterr()

@@ -158,132 +158,72 @@ def test_unknown_name_offers_the_nearest(config):
     assert "smollm2-135m" in caught.value.fix
 
 
+FAULTS = [
+    ("^contxt: 1", "'context'"),
+    ("sources: ^[]", "at least 1"),
+    ("sources: [^{path: x, hf: {repo: a/b, file: c.gguf}}]", "one"),
+    ("sources: [^{}]", "wheels, hf and path"),
+    ("sha256: ^12ab", "64 hexadecimal"),
+    ("context: ^4k", "whole number"),
+    ("kv_type: ^q8", "q8_0"),
+    ("kv_type: q8_0, flash_attention: ^off", "q8_0 needs flash attention"),
+    ("split: ^rows", "row"),
+    ("threads: ^0", "at least 1"),
+    ("threads: ^two", "whole number"),
+    ("prefill_threads: ^1025", "1024"),
+    ("batch_tokens: ^8", "at least 16"),
+    ("batch_tokens: ^8192", "4096"),
+    ("draft_tokens: ^16", "15"),
+    ("main_gpu: ^-1", "at least 0"),
+    ("tensor_split: ^[0, 0]", "share"),
+    ("split: none, tensor_split: ^[1]", "has no effect with `split: none`"),
+    ("gpu_layers: ^some", "auto"),
+    ("sources: [{wheels: [{package: ^a>=1, file: x}]}]", "name==version"),
+    ("sources: [{wheels: [{package: ^'a{4..1}==1', file: x}]}]", "not a range"),
+    ("sources: [{hf: {repo: ^a, file: c.gguf}}]", "repo"),
+    ("speculate: ^fast", "off, lookup, draft, mtp, auto"),
+    ("speculate: ^draft", "speculate: draft needs a draft model"),
+    ("draft: ^a", "a cannot draft for itself"),
+    ("draft: ^smollm-135m", "unknown model 'smollm-135m', did you mean 'smollm2-135m'?"),
+    ("sampling: {temperature: ^9}", "at most 5"),
+    ("sampling: {temperature: ^warm}", "number"),
+    ("sampling: {temperature: ^.nan}", "finite"),
+    ("sampling: {top_p: ^0}", "greater"),
+    ("sampling: {top_k: ^-1}", "least 0"),
+    ("sampling: {top_k: ^2.5}", "whole"),
+    ("sampling: {min_p: ^2}", "at most 1"),
+    ("sampling: {repeat_penalty: ^0}", "greater than 0"),
+    ("sampling: {repeat_last_n: ^-2}", "at least -1"),
+    ("sampling: {^temp: 1}", "'temp'"),
+    ("sampling: {temperature: ^}", "remove the key"),
+    ("sampling: {thinking: {top_p: ^3}}", "at most 1"),
+    ("sampling: {thinking: {^thinking: {}}}", "'thinking'"),
+]
+"""What follows ``size: s, `` in an entry, with the place of the fault, and what is said of it."""
+
+
+@pytest.mark.parametrize(("keys", "says"), FAULTS)
+def test_faults_of_an_entry_are_refused_at_their_place(config, keys, says):
+    more = "" if "sources" in keys else ", sources: [{path: x}]"
+    line = f"  a: {{size: s, {keys}{more}}}"
+    entry(config, f"models:\n{line.replace('^', '', 1)}")
+    with pytest.raises(InvalidFile) as caught:
+        load_catalogue(config)
+    where = f"{config.models_file}:2:{line.index('^') + 1}"
+    assert caught.value.what.startswith(where), caught.value.what
+    assert says in caught.value.what
+
+
 @pytest.mark.parametrize(
     ("text", "where", "says"),
     [
-        ("models:\n  a: {size: s, contxt: 1, sources: [{path: x}]}", "2:16", "'context'"),
         ("models:\n  a: {size: s}", "2:6", "sources"),
-        ("models:\n  a: {size: s, sources: []}", "2:25", "at least 1"),
-        (
-            "models:\n  a: {size: s, sources: [{path: x, hf: {repo: a/b, file: c.gguf}}]}",
-            "2:26",
-            "one",
-        ),
-        ("models:\n  a: {size: s, sources: [{}]}", "2:26", "wheels, hf and path"),
         ("models:\n  ../a: {size: s, sources: [{path: x}]}", "2:", "cannot name a model"),
         ("models:\n  a.gguf: {size: s, sources: [{path: x}]}", "2:", "cannot name a model"),
-        ("models:\n  a: {size: s, sha256: 12ab, sources: [{path: x}]}", "2:24", "64 hexadecimal"),
-        ("models:\n  a: {size: s, context: 4k, sources: [{path: x}]}", "2:25", "whole number"),
-        ("models:\n  a: {size: s, kv_type: q8, sources: [{path: x}]}", "2:25", "q8_0"),
         (
-            "models:\n  a: {size: s, kv_type: q8_0, flash_attention: off, sources: [{path: x}]}",
-            "2:48",
-            "q8_0 needs flash attention",
-        ),
-        ("models:\n  a: {size: s, split: rows, sources: [{path: x}]}", "2:23", "row"),
-        ("models:\n  a: {size: s, threads: 0, sources: [{path: x}]}", "2:25", "at least 1"),
-        ("models:\n  a: {size: s, threads: two, sources: [{path: x}]}", "2:25", "whole number"),
-        ("models:\n  a: {size: s, prefill_threads: 1025, sources: [{path: x}]}", "2:33", "1024"),
-        ("models:\n  a: {size: s, batch_tokens: 8, sources: [{path: x}]}", "2:30", "at least 16"),
-        ("models:\n  a: {size: s, batch_tokens: 8192, sources: [{path: x}]}", "2:30", "4096"),
-        ("models:\n  a: {size: s, draft_tokens: 16, sources: [{path: x}]}", "2:30", "15"),
-        ("models:\n  a: {size: s, main_gpu: -1, sources: [{path: x}]}", "2:26", "at least 0"),
-        ("models:\n  a: {size: s, tensor_split: [0, 0], sources: [{path: x}]}", "2:30", "share"),
-        (
-            "models:\n  a: {size: s, split: none, tensor_split: [1], sources: [{path: x}]}",
-            "2:43",
-            "has no effect with `split: none`",
-        ),
-        ("models:\n  a: {size: s, gpu_layers: some, sources: [{path: x}]}", "2:28", "auto"),
-        (
-            "models:\n  a: {size: s, sources: [{wheels: [{package: a>=1, file: x}]}]}",
-            "2:46",
-            "name==version",
-        ),
-        (
-            "models:\n  a: {size: s, sources: [{wheels: [{package: 'a{4..1}==1', file: x}]}]}",
-            "2:46",
-            "not a range",
-        ),
-        ("models:\n  a: {size: s, sources: [{hf: {repo: a, file: c.gguf}}]}", "2:38", "repo"),
-        (
-            "models:\n  a: {size: s, speculate: fast, sources: [{path: x}]}",
-            "2:27",
-            "off, lookup, draft, mtp, auto",
-        ),
-        (
-            "models:\n  a: {size: s, speculate: draft, sources: [{path: x}]}",
-            "2:27",
-            "speculate: draft needs a draft model",
-        ),
-        (
-            "models:\n  a: {size: s, draft: a, sources: [{path: x}]}",
-            "2:23",
-            "a cannot draft for itself",
-        ),
-        (
-            "models:\n  a: {size: s, draft: smollm-135m, sources: [{path: x}]}",
-            "2:23",
-            "unknown model 'smollm-135m', did you mean 'smollm2-135m'?",
-        ),
-        (
-            "models:\n  a: {size: s, draft: b, sources: [{path: x}]}\n"
-            "  b: {size: s, draft: smollm2-135m, sources: [{path: x}]}",
+            "models:\n  a: {size: s, draft: b, sources: [{path: x}]}\n  b: {size: s, draft: smollm2-135m, sources: [{path: x}]}",
             "2:23",
             "b has a draft model itself (smollm2-135m)",
-        ),
-        (
-            "models:\n  a: {size: s, sampling: {temperature: 9}, sources: [{path: x}]}",
-            "2:40",
-            "at most 5",
-        ),
-        (
-            "models:\n  a: {size: s, sampling: {temperature: warm}, sources: [{path: x}]}",
-            "2:40",
-            "number",
-        ),
-        (
-            "models:\n  a: {size: s, sampling: {temperature: .nan}, sources: [{path: x}]}",
-            "2:40",
-            "finite",
-        ),
-        ("models:\n  a: {size: s, sampling: {top_p: 0}, sources: [{path: x}]}", "2:34", "greater"),
-        ("models:\n  a: {size: s, sampling: {top_k: -1}, sources: [{path: x}]}", "2:34", "least 0"),
-        ("models:\n  a: {size: s, sampling: {top_k: 2.5}, sources: [{path: x}]}", "2:34", "whole"),
-        (
-            "models:\n  a: {size: s, sampling: {min_p: 2}, sources: [{path: x}]}",
-            "2:34",
-            "at most 1",
-        ),
-        (
-            "models:\n  a: {size: s, sampling: {repeat_penalty: 0}, sources: [{path: x}]}",
-            "2:43",
-            "greater than 0",
-        ),
-        (
-            "models:\n  a: {size: s, sampling: {repeat_last_n: -2}, sources: [{path: x}]}",
-            "2:42",
-            "at least -1",
-        ),
-        (
-            "models:\n  a: {size: s, sampling: {temp: 1}, sources: [{path: x}]}",
-            "2:27",
-            "'temp'",
-        ),
-        (
-            "models:\n  a: {size: s, sampling: {temperature: }, sources: [{path: x}]}",
-            "2:40",
-            "remove the key",
-        ),
-        (
-            "models:\n  a: {size: s, sampling: {thinking: {top_p: 3}}, sources: [{path: x}]}",
-            "2:45",
-            "at most 1",
-        ),
-        (
-            "models:\n  a: {size: s, sampling: {thinking: {thinking: {}}}, sources: [{path: x}]}",
-            "2:38",
-            "'thinking'",
         ),
         ("models: [", "2:1", "not closed"),
         ("models:\n  a: 1", "2:6", "mapping"),

@@ -124,9 +124,16 @@ def print_problems(checked: CheckedPolicy) -> None:
         click.echo(f"{position}: warning: {problem.message}", err=True)
 
 
+def table_lines(
+    head: Sequence[str], rows: Sequence[Sequence[str]], *, align: str = "<"
+) -> list[str]:
+    """Format a table; a column is as wide as its widest cell in a terminal."""
+    return format_table(rows, header=head, align=align, measure=count_cells)
+
+
 def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table on standard output; a column is as wide as its widest cell."""
-    print_lines(format_table(rows, header=head, measure=count_cells))
+    """Print a table on standard output."""
+    print_lines(table_lines(head, rows))
 
 
 def print_lines(lines: Iterable[str], *, err: bool = False) -> None:

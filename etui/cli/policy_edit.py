@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from etui.cli.output import json_option, load_context, print_json, print_problems
+from etui.cli.output import json_option, load_context, print_problems, print_result
 from etui.cli.param_types import TEXT, WholeNumber, path_option, text_option
 from etui.errors import EtuiError, ExitCode, UsageError
 from etui.text import sanitize
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from etui.config.config import Config
     from etui.models.catalogue import Catalogue
     from etui.routing.decision import Decision
-    from etui.routing.diff import DifferingCase, OtherAnswer
+    from etui.routing.diff import DifferingCase
     from etui.routing.library import CheckedPolicy
     from etui.routing.policy import Policy, PolicyProbe
     from etui.routing.signals import HostState
@@ -154,23 +154,27 @@ def diff(
     answers = find_other_answers(first.policy, second.policy, asked, lambda _: True)
     cases = join_cases(*(_load_cases(policy, config) for policy in (first.policy, second.policy)))
     differing_cases = find_differing_cases(first.policy, second.policy, cases)
-    if as_json:
-        document = {
-            "before": str(first.place.path),
-            "after": str(second.place.path),
-            "changes": [{"path": c.path, "before": c.before, "after": c.after} for c in differing],
-            "questions": len(asked),
-            "other_answers": [_build_answer(answer) for answer in answers],
-            "cases": len(cases),
-            "other_cases": [_build_case(each) for each in differing_cases],
-        }
-        print_json(document)
-        return
-    for line in (
+    document = {
+        "before": str(first.place.path),
+        "after": str(second.place.path),
+        "changes": [{"path": c.path, "before": c.before, "after": c.after} for c in differing],
+        "questions": len(asked),
+        "other_answers": [
+            {
+                "query": answer.query.text,
+                "before": _build_decision(answer.before),
+                "after": _build_decision(answer.after),
+            }
+            for answer in answers
+        ],
+        "cases": len(cases),
+        "other_cases": [_build_case(each) for each in differing_cases],
+    }
+    lines = (
         *diff_lines(differing, answers, len(asked)),
         *case_lines(differing_cases, len(cases)),
-    ):
-        click.echo(line)
+    )
+    print_result(document, lines, as_json)
 
 
 def _load_cases(policy: Policy, config: Config) -> tuple[PolicyProbe, ...]:
@@ -259,14 +263,6 @@ def _read_logged(config: Config, count: int | None) -> Iterator[tuple[Query, Hos
     with LogReader(config) as reader:
         turns = reader.list_turns(limit=count)
     yield from ((Query(turn.query), HostState()) for turn in turns if turn.query.strip())
-
-
-def _build_answer(answer: OtherAnswer) -> dict[str, Any]:
-    sides = {"before": answer.before, "after": answer.after}
-    return {
-        "query": answer.query.text,
-        **{side: _build_decision(decision) for side, decision in sides.items()},
-    }
 
 
 def _build_case(each: DifferingCase) -> dict[str, Any]:

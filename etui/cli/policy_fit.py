@@ -14,23 +14,25 @@ from etui.cli.answer_options import (
     outcomes_option,
     policies_argument,
     runs_option,
+    split_names,
     split_option,
 )
 from etui.cli.output import (
     json_option,
     load_context,
-    print_json,
-    print_table,
+    print_lines,
+    print_result,
     require_writable,
+    table_lines,
     write_output,
 )
 from etui.cli.param_types import WholeNumber, flag, path_option
 from etui.errors import UsageError
-from etui.units import count_text
+from etui.units import count_text, percent_text
 
 if TYPE_CHECKING:
     from etui.config.config import Config
-    from etui.learning.fitted_file import AgreementHead, FittedModel
+    from etui.learning.fitted_file import AgreementHead, ConfidenceCurve, FittedModel
     from etui.learning.graded import Graded
     from etui.learning.labels import PairAgreement
     from etui.models.catalogue import Catalogue
@@ -77,7 +79,6 @@ def fit(
     policy. The result is saved next to the policy as NAME.fitted.json; the policy's objectives and
     cascades use it from then on.
     """
-    from etui.cli.answer_options import split_names
     from etui.learning.fit import fit_accuracy
     from etui.learning.fitted_file import format_fitted
     from etui.learning.predictor import get_fitted_path
@@ -122,46 +123,30 @@ def fit(
     notes += list_agreement_notes(agreements, model)
     notes += [] if policy is None else _list_never_accepted(policy, model)
     write_output(output, format_fitted(model), _OUTPUT_FIX, make_folder=True)
-    if as_json:
-        print_json(_build_document(output, model, notes))
-        return
-    print_fit(output, model, notes)
+    print_result(_build_document(output, model, notes), _format_fit(output, model), as_json)
+    if not as_json:
+        print_lines((f"note: {note}" for note in notes), err=True)
 
 
 def _build_document(path: Path, model: FittedModel, notes: Sequence[str]) -> dict[str, Any]:
-    """Build the document of ``etui policy fit --json``.
-
-    Args:
-        notes: What the answers lacked.
-    """
+    """Build the document of ``etui policy fit --json``; ``notes`` say what the answers lacked."""
     return {
         "file": str(path),
         "provenance": model.provenance.model_dump(),
         "arms": {
             name: {
-                "model": head.model,
-                "reasoning": head.reasoning,
-                "n": head.n,
-                "rate": head.rate,
+                **head.model_dump(include={"model", "reasoning", "n", "rate"}),
                 "bands": len(head.rates),
                 "c": head.logistic.c,
                 **head.quality.model_dump(),
                 "curves": [
-                    {"of": curve.of, "kind": curve.kind, "n": curve.n, "ece": curve.ece}
-                    for curve in head.curves
+                    curve.model_dump(include={"of", "kind", "n", "ece"}) for curve in head.curves
                 ],
             }
             for name, head in model.arms.items()
         },
         "needs": [
-            {
-                "need": need.need,
-                "base": need.base,
-                "other": need.other,
-                "n": need.n,
-                "auc": need.auc,
-            }
-            for need in model.needs
+            need.model_dump(include={"need", "base", "other", "n", "auc"}) for need in model.needs
         ],
         "agreements": [
             head.model_dump(include={"arms", "n", "known", "agreed", "apart"})
@@ -172,12 +157,12 @@ def _build_document(path: Path, model: FittedModel, notes: Sequence[str]) -> dic
     }
 
 
-def print_fit(path: Path, model: FittedModel, notes: Sequence[str]) -> None:
-    """Print a fit as tables, and its notes on standard error; arguments as above."""
+def _format_fit(path: Path, model: FittedModel) -> Iterator[str]:
+    """Format a fit as tables."""
     origin = model.provenance
     excluded = f", {origin.excluded} excluded that are also in test" if origin.excluded else ""
-    click.echo(f"{path}: {origin.n:,} questions of {', '.join(origin.source)}{excluded}")
-    click.echo()
+    yield f"{path}: {origin.n:,} questions of {', '.join(origin.source)}{excluded}"
+    yield ""
     rows = [
         (
             name,
@@ -187,40 +172,39 @@ def print_fit(path: Path, model: FittedModel, notes: Sequence[str]) -> None:
             f"{head.quality.brier_rate:.3f}",
             f"{head.quality.ece:.3f}",
             "" if head.quality.auc is None else f"{head.quality.auc:.3f}",
-            ", ".join(f"{curve.kind} of {curve.of}, ECE {curve.ece:.3f}" for curve in head.curves)
-            or "no confidence",
+            ", ".join(map(_curve_text, head.curves)) or "no confidence",
         )
         for name, head in model.arms.items()
     ]
     head = ("ARM", "MODEL", "RIGHT", "BRIER", "BRIER OF RATE", "ECE", "AUC", "AFTER AN ANSWER")
-    print_table(head, rows)
+    yield from table_lines(head, rows)
     if model.needs:
-        click.echo()
-        print_table(
-            ("NEEDS", "BASE", "OTHER", "AUC"),
-            [
-                (
-                    need.need.replace("_", " "),
-                    need.base,
-                    need.other,
-                    "unknown" if need.auc is None else f"{need.auc:.3f}",
-                )
-                for need in model.needs
-            ],
-        )
+        yield ""
+        needs = [
+            (
+                need.need.replace("_", " "),
+                need.base,
+                need.other,
+                "unknown" if need.auc is None else f"{need.auc:.3f}",
+            )
+            for need in model.needs
+        ]
+        yield from table_lines(("NEEDS", "BASE", "OTHER", "AUC"), needs)
     if model.agreements:
-        click.echo()
-        print_table(
+        yield ""
+        yield from table_lines(
             ("AGREE", "QUESTIONS", "SAME ANSWER", "RIGHT IF THE SAME", "RIGHT IF NOT", "CURVE"),
             [_format_agreement(agreement) for agreement in model.agreements],
         )
-    click.echo()
-    click.echo(
+    yield ""
+    yield (
         "Brier, ECE and AUC: five-fold cross-validation; BRIER OF RATE: if only the overall rate "
         "were predicted"
     )
-    for note in notes:
-        click.echo(f"note: {note}", err=True)
+
+
+def _curve_text(curve: ConfidenceCurve) -> str:
+    return f"{curve.kind} of {curve.of}, ECE {curve.ece:.3f}"
 
 
 def _format_agreement(head: AgreementHead) -> tuple[str, ...]:
@@ -239,7 +223,7 @@ def _format_agreement(head: AgreementHead) -> tuple[str, ...]:
         f"{least}{100 * head.agreed.p:.1f} % "
         f"[{100 * head.agreed.low:.1f}, {100 * head.agreed.high:.1f}]",
         apart,
-        f"{head.curve.kind} of {head.curve.of}, ECE {head.curve.ece:.3f}" if head.curve else "none",
+        _curve_text(head.curve) if head.curve else "none",
     )
 
 
@@ -297,7 +281,6 @@ def _add_log(answers: _Answers | None, policy: Policy | None, config: Config) ->
     from etui.log.labels import read_labelled
     from etui.log.queries import LogReader
     from etui.routing.policy import list_priors
-    from etui.units import count_text
 
     with LogReader(config) as log:
         turns = read_labelled(log)
@@ -348,7 +331,6 @@ def _add_log(answers: _Answers | None, policy: Policy | None, config: Config) ->
 def _say_audit_accuracy(pair: PairAgreement) -> str:
     """Write which accuracy of the audit arm the labels of a pair rest on, and how to better it."""
     from etui.learning.labels import LEAST_GRADES
-    from etui.units import percent_text
 
     arm, share = pair.audit_arm, percent_text(pair.model.audit)
     better = f"grade {LEAST_GRADES} of its answers or add --runs"

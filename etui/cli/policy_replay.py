@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,30 +14,33 @@ from etui.cli.answer_options import (
     outcomes_option,
     policies_argument,
     runs_option,
+    split_names,
     split_option,
 )
 from etui.cli.output import (
     count_progress,
     json_option,
     load_context,
-    print_json,
+    print_result,
     print_table,
     require_writable,
+    table_lines,
     write_output,
 )
 from etui.cli.param_types import WholeNumber, flag, path_option, text_option
 from etui.cli.streams import control_stream
 from etui.errors import UsageError
-from etui.text import count_cells, format_table
 from etui.units import significant
 
 if TYPE_CHECKING:
     from etui.config.config import Config
+    from etui.learning.graded import Graded
     from etui.learning.judge import (
-        AtHull,
         JudgedPolicy,
+        RandomRouter,
         ReplayDocument,
         ReplayTable,
+        Router,
         RouterChoice,
         RouterEnergy,
         Spread,
@@ -48,11 +52,12 @@ if TYPE_CHECKING:
 
 def replay_lines(document: ReplayDocument) -> Iterator[str]:
     """Yield tables of single arms, routers, policies, and the best router at fixed budgets."""
-    yield _format_head(document)
+    arms = ", ".join(document["arms"])
+    costs = f"joules ({', '.join(document['kinds'])})" if document["kinds"] else "stated costs"
+    yield f"{document['n']:,} questions; arms {arms}; {costs}; intervals at 95 %"
     yield ""
     yield from _format_arms(document)
-    routers = document["routers"]
-    if routers:
+    if document["routers"]:
         yield ""
         yield from _format_routers(document)
     if (energy := document["energy"]) is not None:
@@ -65,20 +70,13 @@ def replay_lines(document: ReplayDocument) -> Iterator[str]:
         yield f"note: {note}"
 
 
-def _format_head(document: ReplayDocument) -> str:
-    arms = ", ".join(document["arms"])
-    costs = f"joules ({', '.join(document['kinds'])})" if document["kinds"] else "stated costs"
-    return f"{document['n']:,} questions; arms {arms}; {costs}; intervals at 95 %"
-
-
 def _format_arms(document: ReplayDocument) -> Iterator[str]:
-    unit = document["unit"]
     corners = {corner["arm"] for corner in document["hull"]}
     rows = [
         (
             name,
             _percent_text(arm["accuracy"]),
-            _range_text(arm["accuracy_interval"]),
+            f"{100 * arm['accuracy_interval'][0]:.1f}..{100 * arm['accuracy_interval'][1]:.1f}",
             _number_text(arm["cost"]),
             _number_text(arm["cost_per_correct"]),
             "on the hull" if name in corners else "below a mixture",
@@ -86,79 +84,58 @@ def _format_arms(document: ReplayDocument) -> Iterator[str]:
         for name, arm in document["arms"].items()
     ]
     oracle = document["oracle"]
-    cost_per_right = oracle["cost"] / oracle["accuracy"] if oracle["accuracy"] else None
-    rows.append(
-        (
-            "oracle",
-            _percent_text(oracle["accuracy"]),
-            "",
-            _number_text(oracle["cost"]),
-            _number_text(cost_per_right),
-            "",
-        )
-    )
-    repeated = oracle["reproducible"]
-    if repeated is not None:
-        cost_per_right = repeated["cost"] / repeated["accuracy"] if repeated["accuracy"] else None
-        rows.append(
-            (
-                "oracle, judged on the second run",
-                _percent_text(repeated["accuracy"]),
-                "",
-                _number_text(repeated["cost"]),
-                _number_text(cost_per_right),
-                "",
-            )
-        )
-    head = ("ARM", "RIGHT", "95 %", unit.upper(), f"{unit.upper()}/RIGHT", "")
-    yield from format_table(rows, header=head, align="<>", measure=count_cells)
+    found = {"oracle": oracle, "oracle, judged on the second run": oracle["reproducible"]}
+    for name, each in found.items():
+        if each is not None:
+            right, cost = each["accuracy"], each["cost"]
+            per_right = _number_text(cost / right if right else None)
+            rows.append((name, _percent_text(right), "", _number_text(cost), per_right, ""))
+    unit = document["unit"].upper()
+    yield from table_lines(("ARM", "RIGHT", "95 %", unit, f"{unit}/RIGHT", ""), rows, align="<>")
 
 
 def _format_routers(document: ReplayDocument) -> Iterator[str]:
+    weak, strong = document["weak"], document["strong"]
     if document["apgr"] is None:
-        yield (
-            f"no arm is more accurate than the cheapest, {document['weak']}: "
-            "a router cannot gain anything"
-        )
+        yield f"no arm is more accurate than the cheapest, {weak}: a router cannot gain anything"
         return
-    head = ("ROUTER", "APGR", "95 %", "CPT50", "CPT80", "CPT95", "ECE")
-    random = document["random"]
-    rows = [
-        (
-            "random",
-            "0.500",
-            "",
-            *(f"{cost:.3f}" for cost in (random["cpt50"], random["cpt80"], random["cpt95"])),
-            "",
-        )
-    ]
+    random, oracle = document["random"], document["oracle"]["apgr"]
+    rows = [("random", "0.500", "", *map(_share_text, _costs(random)), "")]
     for name, router in document["routers"].items():
-        interval = router.get("apgr_interval")
+        low, high = router.get("apgr_interval") or (None, None)
         rows.append(
             (
                 name,
                 f"{router['apgr']:.3f}",
-                _share_range_text(interval),
-                *map(_share_text, (router["cpt50"], router["cpt80"], router["cpt95"])),
+                "" if low is None or high is None else f"{low:.3f}..{high:.3f}",
+                *map(_share_text, _costs(router)),
                 _calibration_text(list(router["ece"].values())),
             )
         )
-    area = document["oracle"]["apgr"]
-    rows.append(("oracle", f"{area:.3f}", "", "", "", "", ""))
-    yield from format_table(rows, header=head, align="<>", measure=count_cells)
+    rows.append(("oracle", f"{oracle:.3f}", *[""] * 5))
+    yield from table_lines(
+        ("ROUTER", "APGR", "95 %", "CPT50", "CPT80", "CPT95", "ECE"), rows, align="<>"
+    )
     two = len(document["arms"]) == 2
-    what = f"share of questions that go to {document['strong']}" if two else "normalised cost"
+    what = f"share of questions that go to {strong}" if two else "normalised cost"
     yield (
-        f"PGR from {document['weak']} (0) to {document['strong']} (1); CPT: least {what} "
+        f"PGR from {weak} (0) to {strong} (1); CPT: least {what} "
         "to reach it; no question is in its own training fold"
     )
 
 
+def _costs(router: RandomRouter | Router) -> tuple[float | None, ...]:
+    return router["cpt50"], router["cpt80"], router["cpt95"]
+
+
+def _share_text(value: float | None) -> str:
+    return "never" if value is None else f"{value:.3f}"
+
+
 def _format_budgets(energy: RouterEnergy, document: ReplayDocument) -> Iterator[str]:
-    unit = document["unit"]
-    head = ("AT", unit.upper(), "RIGHT", "MIXTURE", "DIFFERENCE", "95 %", "SAVED AT EQUAL ACCURACY")
+    """Format the router at corners of the hull, in their middles (``a..b``), and at shares."""
     points: list[tuple[str, RouterChoice]] = [
-        (_name_place(place), place) for place in energy["at_hull"]
+        ("..".join(place["arms"]), place) for place in energy["at_hull"]
     ]
     points += [(f"{point['share']:.0%} of the way", point) for point in energy["at_budget"]]
     rows = [
@@ -167,8 +144,8 @@ def _format_budgets(energy: RouterEnergy, document: ReplayDocument) -> Iterator[
             _number_text(point["cost"]),
             _percent_text(point["accuracy"]),
             _percent_text(point["mixture_accuracy"]),
-            _points_text(point["difference"]["value"]),
-            _points_range_text(point["difference"]),
+            f"{100 * point['difference']['value']:+z.2f} pp",
+            _ends_text(point["difference"], "+z.2f"),
             _saved_text(point["saved"]),
         )
         for name, point in points
@@ -177,12 +154,8 @@ def _format_budgets(energy: RouterEnergy, document: ReplayDocument) -> Iterator[
         f"router {document['router']} against the random mixture of the hull at equal cost, at the "
         "hull's corners, the geometric middles between them, and parts of the way:"
     )
-    yield from format_table(rows, header=head, align="<>", measure=count_cells)
-
-
-def _name_place(place: AtHull) -> str:
-    """Return ``small`` for a corner of the hull, ``small..large`` for a middle."""
-    return "..".join(place["arms"])
+    head = ("RIGHT", "MIXTURE", "DIFFERENCE", "95 %", "SAVED AT EQUAL ACCURACY")
+    yield from table_lines(("AT", document["unit"].upper(), *head), rows, align="<>")
 
 
 def _format_policy(name: str, policy: JudgedPolicy, document: ReplayDocument) -> Iterator[str]:
@@ -192,8 +165,8 @@ def _format_policy(name: str, policy: JudgedPolicy, document: ReplayDocument) ->
         f"{_number_text(policy['cost'])} {document['unit']} per question"
     )
     yield (
-        f"  random mixture of equal cost: {_percent_text(policy['mixture_accuracy'])}; "
-        f"difference {_points_text(difference['value'])} {_points_range_text(difference)}"
+        f"  random mixture of equal cost: {_percent_text(policy['mixture_accuracy'])}; difference "
+        f"{100 * difference['value']:+z.2f} pp {_ends_text(difference, '+z.2f')}"
     )
     yield f"  saved at equal accuracy: {_saved_text(policy['saved'])}"
     shares = ", ".join(f"{arm} {share:.0%}" for arm, share in policy["shares"].items() if share)
@@ -220,41 +193,21 @@ def _percent_text(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def _range_text(ends: list[float]) -> str:
-    return f"{100 * ends[0]:.1f}..{100 * ends[1]:.1f}"
-
-
-def _share_range_text(ends: list[float | None] | None) -> str:
-    low, high = ends or (None, None)
-    return "" if low is None or high is None else f"{low:.3f}..{high:.3f}"
-
-
-def _points_text(difference: float) -> str:
-    return f"{100 * difference:+z.2f} pp"
-
-
-def _points_range_text(interval: Spread) -> str:
-    return f"[{_end_text(interval['low'], '+z.2f')}, {_end_text(interval['high'], '+z.2f')}]"
+def _number_text(value: float | None) -> str:
+    return "none right" if value is None else significant(value, 4)
 
 
 def _saved_text(saved: Spread | None) -> str:
     if saved is None:
         return "no mixture is as accurate"
-    ends = f"[{_end_text(saved['low'], 'z.0f')}, {_end_text(saved['high'], 'z.0f')}]"
-    return f"{100 * saved['value']:z.0f} % {ends}"
+    return f"{100 * saved['value']:z.0f} % {_ends_text(saved, 'z.0f')}"
 
 
-def _end_text(end: float | None, form: str) -> str:
-    """Format one end of an interval in percent; an infinite end is ``open``."""
-    return "open" if end is None else format(100 * end, form)
-
-
-def _number_text(value: float | None) -> str:
-    return "none right" if value is None else significant(value, 4)
-
-
-def _share_text(value: float | None) -> str:
-    return "never" if value is None else f"{value:.3f}"
+def _ends_text(interval: Spread, form: str) -> str:
+    """Format the ends of an interval in percent; an infinite end is ``open``."""
+    ends = (interval["low"], interval["high"])
+    low, high = ("open" if end is None else format(100 * end, form) for end in ends)
+    return f"[{low}, {high}]"
 
 
 _SVG_FIX = "choose another file with --svg"
@@ -312,14 +265,11 @@ def replay(
     answers that exclude the questions being judged or, with --as-fitted, taken from
     `etui policy fit`. Without POLICY, a router is fitted and judged on such folds.
     """
-    from etui.cli.answer_options import split_names
+    from etui.routing.library import load_policy
 
     config, catalogue, _ = load_context()
-    sources = [
-        name
-        for name in ("--outcomes", "--runs", "--log")
-        if _is_given(name, outcomes, runs, of_log)
-    ]
+    given = {"--outcomes": outcomes is not None, "--runs": bool(runs), "--log": of_log}
+    sources = [name for name, is_given in given.items() if is_given]
     if len(sources) > 1:
         raise UsageError(f"{' and '.join(sources)} exclude each other", "pass only one of them")
     policies, folders = split_names(names, runs, config)
@@ -332,15 +282,13 @@ def replay(
             )
         _replay_log(policies or [config.policy], config, catalogue, as_json=as_json)
         return
-    loaded = [_load_policy(name, config, catalogue) for name in policies]
+    loaded = [load_policy(name, config, catalogue.models) for name in policies]
     if svg is not None:
         require_writable(svg, _SVG_FIX)
-    show = _show_progress if not as_json else _ignore
-    table, notes = (
-        _read_outcomes(outcomes, costs, data, split, loaded)
-        if outcomes is not None
-        else _read_runs(folders, costs, data, config, loaded)
-    )
+    if outcomes is not None:
+        table, notes = _read_outcomes(outcomes, costs, data, split, loaded)
+    else:
+        table, notes = _read_runs(folders, costs, data, config, loaded)
     if as_fitted and not loaded:
         raise UsageError("--as-fitted needs a policy", "name the policy whose fit to use")
     heads = {policy.name: _load_heads(policy, config) for policy in loaded if as_fitted}
@@ -353,42 +301,49 @@ def replay(
         raise UsageError(
             "--hide-subjects needs the texts of the questions", "pass their folder with --data"
         )
-    document = _judge(table, loaded, heads, seed, show, hide_subjects=hide_subjects, blend=blend)
+    from etui.learning.cross_fit import ALL_ROUTERS, ROUTERS, cross_fit
+    from etui.learning.judge import judge
+    from etui.learning.policy_replay import replay_policy
+
+    show = _ignore if as_json else _show_progress
+    routers = {}
+    if not loaded:
+        chosen = ALL_ROUTERS if blend else ROUTERS
+        routers = cross_fit(
+            table.graded, routers=chosen, hide_subjects=hide_subjects, seed=seed, say=show
+        )
+    label = "measured joules of the runs, mean" if table.unit else "stated cost"
+    routed = [
+        replay_policy(
+            policy,
+            table.graded,
+            table.cost,
+            label=label,
+            heads=heads.get(policy.name),
+            seed=seed,
+            say=show,
+        )
+        for policy in loaded
+    ]
+    show("")
+    document = judge(table, routers, routed, seed)
     document["notes"] = [*notes, *_list_vote_notes(loaded, table)]
     if svg is not None:
         from etui.learning.figure import replay_svg
 
         write_output(svg, replay_svg(document), _SVG_FIX)
-    if as_json:
-        print_json(document)
-        return
-
-    for line in replay_lines(document):
-        click.echo(line)
-
-
-def _is_given(name: str, outcomes: Path | None, runs: Sequence[str], of_log: bool) -> bool:
-    return {"--outcomes": outcomes is not None, "--runs": bool(runs), "--log": of_log}[name]
-
-
-def _load_policy(name: str, config: Config, catalogue: Catalogue) -> Policy:
-    from etui.routing.library import load_policy
-
-    return load_policy(name, config, catalogue.models)
+    print_result(document, replay_lines(document), as_json)
 
 
 def _read_outcomes(
     path: Path, costs: str | None, data: Path | None, split: str, policies: Sequence[Policy]
 ) -> tuple[ReplayTable, list[str]]:
-    import numpy as np
-
     from etui.learning.judge import ReplayTable
-    from etui.learning.outcomes import read_costs, read_table, read_texts
+    from etui.learning.outcomes import read_table, read_texts
 
     texts = read_texts(data, split) if data is not None else None
     found = read_table(path, texts)
-    named = found.graded.arms
-    judged, notes = _choose_arms(named, policies)
+    judged, notes = _choose_arms(found.graded.arms, policies)
     table, left_out = found.of_arms(judged).keep_complete()
     graded = table.graded
     if len(graded.arms) < 2:
@@ -398,17 +353,15 @@ def _read_outcomes(
             f"no question of {path} was answered by every arm",
             "leave out the arms with few answers",
         )
-    if costs is None and table.cost is None:
+    cost = table.cost
+    notes.append(_STATED_COSTS)
+    if costs is not None:
+        if cost is not None:
+            notes.append("--costs replaces the costs of the table")
+        cost = _state_costs(costs, found.graded.arms, graded)
+    elif cost is None:
         example = ",".join(f"{arm}={10**at}" for at, arm in enumerate(graded.arms))
         raise UsageError("a table of outcomes has no costs", f"pass them: --costs {example}")
-    cost = table.cost
-    if costs is not None:
-        stated = read_costs(costs, named)
-        cost = np.tile(np.asarray([stated[name] for name in judged]), (len(graded), 1))
-    assert cost is not None  # one of the two was given
-    notes.append(_STATED_COSTS)
-    if costs is not None and table.cost is not None:
-        notes.append("--costs replaces the costs of the table")
     if left_out:
         notes.append(f"left out: {left_out:,} questions that not every arm answered")
     if texts is None:
@@ -423,33 +376,38 @@ def _read_runs(
     config: Config,
     policies: Sequence[Policy],
 ) -> tuple[ReplayTable, list[str]]:
-    import numpy as np
-
     from etui.bench.graded_runs import read_runs
     from etui.learning.judge import ReplayTable
-    from etui.learning.outcomes import read_costs
 
     found = read_runs(folders, config, data)
-    named = found.graded.arms
-    judged, left = _choose_arms(named, policies)
+    judged, left = _choose_arms(found.graded.arms, policies)
     graded = found.graded.of_arms(judged)
     repeats = None if found.repeats is None else found.repeats.of_arms(judged)
     notes = [*found.notes, *left]
     if len(graded.arms) < 2:
         raise UsageError("the runs have only one arm: nothing to choose", "add runs of other arms")
     if costs is not None:
-        stated = read_costs(costs, named)
-        cost = np.tile(np.asarray([stated[name] for name in judged]), (len(graded), 1))
         notes.append(_STATED_COSTS)
         votes = [name for name, facts in graded.facts.items() if facts.reasoning == "vote"]
         if votes:
             notes.append(f"every vote of {', '.join(votes)} has to be in its stated cost")
-        return ReplayTable(graded, cost, repeats=repeats), notes
+        stated = _state_costs(costs, found.graded.arms, graded)
+        return ReplayTable(graded, stated, repeats=repeats), notes
     if graded.joules is None:
         raise UsageError(
             "the joules of these runs were not measured", "pass the costs: --costs ARM=N,..."
         )
     return ReplayTable(graded, graded.joules, "J", found.kinds, repeats), notes
+
+
+def _state_costs(costs: str, named: Sequence[str], graded: Graded) -> Any:
+    """Return the stated cost of every question on every judged arm; ``named`` are all arms."""
+    import numpy as np
+
+    from etui.learning.outcomes import read_costs
+
+    stated = read_costs(costs, named)
+    return np.tile(np.asarray([stated[name] for name in graded.arms]), (len(graded), 1))
 
 
 def _choose_arms(
@@ -482,88 +440,39 @@ def _load_heads(policy: Policy, config: Config) -> AccuracyPredictor:
     from etui.learning.predictor import load_accuracy
 
     heads = load_accuracy(policy, config)
+    fix = f"run `etui policy fit {policy.name}` on other questions, or leave --as-fitted out"
     if heads is None:
-        raise UsageError(
-            f"policy {policy.name!r} has no saved fit",
-            f"run `etui policy fit {policy.name}` on other questions, or leave --as-fitted out",
-        )
+        raise UsageError(f"policy {policy.name!r} has no saved fit", fix)
     if policy.arms.keys().isdisjoint(heads.model.arms):
         raise UsageError(
             f"the saved fit of policy {policy.name!r} has none of its arms: it is of "
             f"{', '.join(heads.model.arms)}",
-            f"run `etui policy fit {policy.name}` on other questions, or leave --as-fitted out",
+            fix,
         )
     return heads
-
-
-def _judge(
-    table: ReplayTable,
-    policies: Sequence[Policy],
-    heads: Mapping[str, AccuracyPredictor],
-    seed: int,
-    show: Any,
-    *,
-    hide_subjects: bool,
-    blend: bool,
-) -> ReplayDocument:
-    from etui.learning.cross_fit import ALL_ROUTERS, ROUTERS, cross_fit
-    from etui.learning.judge import judge
-    from etui.learning.policy_replay import replay_policy
-
-    label = "measured joules of the runs, mean" if table.unit else "stated cost"
-    routed = [
-        replay_policy(
-            policy,
-            table.graded,
-            table.cost,
-            label=label,
-            heads=heads.get(policy.name),
-            seed=seed,
-            say=show,
-        )
-        for policy in policies
-    ]
-    routers = (
-        {}
-        if policies
-        else cross_fit(
-            table.graded,
-            routers=ALL_ROUTERS if blend else ROUTERS,
-            hide_subjects=hide_subjects,
-            seed=seed,
-            say=show,
-        )
-    )
-    show("")
-    return judge(table, routers, routed, seed)
 
 
 def _replay_log(
     policies: Sequence[str], config: Config, catalogue: Catalogue, *, as_json: bool
 ) -> None:
     from etui.learning.log_replay import build_turns_document, move_rows, replayed_lines
+    from etui.routing.library import load_policy
     from etui.runtime.replay import replay_log
     from etui.runtime.runtime import open_runtime
 
     if len(policies) > 1:
         raise UsageError("the log is replayed with one policy at a time", "name only one")
-    policy = _load_policy(policies[0], config, catalogue)
+    policy = load_policy(policies[0], config, catalogue.models)
     with open_runtime(config) as runtime, count_progress("replaying turns") as report:
         document = build_turns_document(policy.name, replay_log(policy, runtime, report=report))
-    if as_json:
-        print_json(document)
-        return
-    for line in replayed_lines(document):
-        click.echo(line)
-    if moves := move_rows(document):
+    print_result(document, replayed_lines(document), as_json)
+    if not as_json and (moves := move_rows(document)):
         click.echo()
         print_table(("FROM", "TO", "QUESTIONS"), moves)
 
 
 def _show_progress(text: str) -> None:
     """Overwrite one progress line on stderr, on a terminal only; an empty text erases it."""
-    import sys
-
     if sys.stderr.isatty():
         line = f"\r{text:<20}" if text else "\r" + " " * 20 + "\r"
         click.echo(line, file=control_stream(err=True), nl=False)

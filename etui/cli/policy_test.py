@@ -8,18 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from etui.cli.output import json_option, load_context, print_json
+from etui.cli.output import json_option, load_context, print_lines, print_result
 from etui.cli.param_types import TEXT, FiniteNumber, text_option
 from etui.errors import ExitCode, InvalidFile, Problem, UsageError
 from etui.text import did_you_mean, sanitize
 from etui.units import count_text, percent_text
 
 if TYPE_CHECKING:
-    from etui.config.config import Config
-    from etui.models.catalogue import Catalogue
     from etui.routing.policy import Policy, PolicyProbe
     from etui.routing.probes import Coverage, ParaphraseGroup, ProbeOutcome
 
+_MOST_CHARACTERS = 60
 _MOST_NAMES = 10
 """Names listed in one line."""
 
@@ -70,7 +69,8 @@ def test(
     The exit code is 4 if a probe or case fails or too little is covered, and 2 if a file has
     errors.
     """
-    from etui.routing.library import find_policy, list_policies
+    from etui.routing.library import find_policy, list_policies, load_policy
+    from etui.routing.probes import load_cases
 
     config, catalogue, _ = load_context()
     places = [find_policy(name, config) for name in names] or list(list_policies(config))
@@ -79,18 +79,17 @@ def test(
     for place in places:
         name = place.name if place.origin != "file" else str(place.path)
         try:
-            loaded.append(_load(name, config, catalogue))
+            policy = load_policy(name, config, catalogue.models)
+            loaded.append((policy, (*policy.probes, *load_cases(policy, config))))
         except InvalidFile as error:
             problems += error.problems
-    for problem in problems:
-        click.echo(sanitize(str(problem)), err=True)
+    print_lines((sanitize(str(problem)) for problem in problems), err=True)
     if not problems:  # the faulty file may be the one with the tag
         _check_tags(tags, [probe for _, probes in loaded for probe in probes])
     tested = [_run(policy, probes, tags) for policy, probes in loaded]
-    if as_json:
-        print_json(_build_document(tested, problems))
-    else:
-        _print(tested)
+    if not as_json:
+        print_lines(map(sanitize, _failure_lines(tested)), err=True)
+    print_result(_build_document(tested, problems), map(sanitize, _result_lines(tested)), as_json)
     low = [each for each in tested if min_coverage and each.coverage.percent < min_coverage]
     for each in low:
         coverage = each.coverage
@@ -104,17 +103,6 @@ def test(
     if problems:
         return ExitCode.USAGE
     return ExitCode.GATE if low or any(each.failed for each in tested) else ExitCode.DONE
-
-
-def _load(
-    name: str, config: Config, catalogue: Catalogue
-) -> tuple[Policy, tuple[PolicyProbe, ...]]:
-    """Load a policy with its probes and cases."""
-    from etui.routing.library import load_policy
-    from etui.routing.probes import load_cases
-
-    policy = load_policy(name, config, catalogue.models)
-    return policy, (*policy.probes, *load_cases(policy, config))
 
 
 def _check_tags(tags: Sequence[str], probes: Sequence[PolicyProbe]) -> None:
@@ -134,26 +122,28 @@ def _run(policy: Policy, probes: Sequence[PolicyProbe], tags: Sequence[str]) -> 
     return _Tested(policy, outcomes, coverage, group_paraphrases(outcomes))
 
 
-def _print(tested: Sequence[_Tested]) -> None:
+def _failure_lines(tested: Sequence[_Tested]) -> Iterator[str]:
     from etui.routing.probes import explain_failure
 
     for each in tested:
         if not each.outcomes:
-            click.echo(f"policy {each.policy.name} has no probes and no cases", err=True)
+            yield f"policy {each.policy.name} has no probes and no cases"
         for outcome in each.failed:
             probe = outcome.probe
-            place = f"{probe.file}:{probe.line}"
-            failures = "; ".join(outcome.failures)
-            click.echo(sanitize(f"{place}: {_shorten(probe.query)!r}: {failures}"), err=True)
-            for line in explain_failure(outcome, each.policy):
-                click.echo(f"  {sanitize(line)}", err=True)
+            query = sanitize(" ".join(probe.query.split()))
+            shown = query if len(query) <= _MOST_CHARACTERS else f"{query[: _MOST_CHARACTERS - 1]}…"
+            yield f"{probe.file}:{probe.line}: {shown!r}: {'; '.join(outcome.failures)}"
+            yield from (f"  {line}" for line in explain_failure(outcome, each.policy))
+
+
+def _result_lines(tested: Sequence[_Tested]) -> Iterator[str]:
+    for each in tested:
         if each.outcomes:
-            for line in _summary_lines(each):
-                click.echo(sanitize(line))
+            yield from _summary_lines(each)
     if len(tested) > 1:
         total = sum(len(each.outcomes) for each in tested)
         failed = sum(len(each.failed) for each in tested)
-        click.echo(f"{total - failed} of {total} passed")
+        yield f"{total - failed} of {total} passed"
 
 
 def _summary_lines(tested: _Tested) -> Iterator[str]:
@@ -276,8 +266,3 @@ def _build_summary(tested: _Tested) -> dict[str, Any]:
             ],
         },
     }
-
-
-def _shorten(text: str) -> str:
-    line = sanitize(" ".join(text.split()))
-    return line if len(line) <= 60 else line[:59] + "…"

@@ -204,11 +204,6 @@ def _energy_of(leg: Leg, energy_of: EnergyOf) -> EnergyOf:
     return energy_of if leg.meter is None else leg.meter.energy
 
 
-def _load_energy_of(leg: Leg, energy_of: EnergyOf) -> EnergyOf:
-    """Return what measures its load and unloads, which are never shared."""
-    return energy_of if leg.meter is None else machine_of(leg.meter).energy
-
-
 def sum_energies(parts: Sequence[Energy]) -> Energy:
     """Sum the energies of several intervals as one, see :func:`energy_over`; at least one."""
     if len(parts) == 1:
@@ -221,6 +216,9 @@ def sum_energies(parts: Sequence[Energy]) -> Energy:
         [p.idle_watts * p.seconds if p.idle_watts is not None else None for p in parts]
     )
     measured = joules is not None
+    own = None
+    if any(part.shared for part in parts):
+        own = sum_of_known([part.own_joules if part.shared else part.joules for part in parts])
     return Energy(
         start_ns=parts[0].start_ns,
         end_ns=parts[-1].end_ns,
@@ -234,7 +232,7 @@ def sum_energies(parts: Sequence[Energy]) -> Energy:
         channels=_merge_channels(parts) if measured else (),
         unmeasured=_unique(part.unmeasured for part in parts),
         flags=_unique(part.flags for part in parts),
-        own_joules=_sum_own_joules(parts),
+        own_joules=own,
     )
 
 
@@ -247,12 +245,6 @@ def sum_of_known(values: Sequence[float | None]) -> float | None:
     """Sum values; None if one of them is None, or there are none."""
     known = [value for value in values if value is not None]
     return math.fsum(known) if known and len(known) == len(values) else None
-
-
-def _sum_own_joules(parts: Sequence[Energy]) -> float | None:
-    if not any(part.shared for part in parts):
-        return None
-    return sum_of_known([part.own_joules if part.shared else part.joules for part in parts])
 
 
 def _unique(lists: Iterable[Iterable[str]]) -> tuple[str, ...]:
@@ -283,12 +275,17 @@ def compute_account(
     ends = [leg.end for leg in legs]
     spans = compute_spans(legs)
     tokens = sum_tokens(ends)
+    taken %= len(legs)
+    first_ns, ttft = ends[taken].first_token_ns, None
+    if first_ns is not None:  # from the start of the turn, without loads
+        cuts = [cut for leg in legs[1 : taken + 1] for cut in leg.excluded]
+        ttft = sum_seconds(subtract(TimeInterval(ends[0].start_ns, first_ns), cuts))
     seconds = Seconds(
         load=math.fsum(leg.load.seconds for leg in legs if leg.load),
         prefill=math.fsum(sum_seconds(each.prefill) for each in spans),
         decode=math.fsum(sum_seconds(each.decode) for each in spans),
         total=math.fsum(each.seconds for each in spans),
-        ttft=_compute_ttft(legs, taken % len(legs)),
+        ttft=ttft,
     )
     return _energy(legs, spans, tokens, energy_of), tokens, seconds
 
@@ -304,45 +301,26 @@ def sum_tokens(ends: Sequence[Finished]) -> Tokens:
     )
 
 
-def _compute_ttft(legs: Sequence[Leg], taken: int) -> float | None:
-    """Compute the time from the turn's start to its answer's first token, without loads."""
-    first_ns = legs[taken].end.first_token_ns
-    if first_ns is None:
-        return None
-    excluded = [cut for leg in legs[1 : taken + 1] for cut in leg.excluded]
-    return sum_seconds(subtract(TimeInterval(legs[0].end.start_ns, first_ns), excluded))
-
-
 def _energy(
     legs: Sequence[Leg], spans: Sequence[LegSpans], tokens: Tokens, energy_of: EnergyOf
 ) -> TurnEnergy:
     whole = energy_of_legs(legs, spans, energy_of)
     measured = whole.joules is not None
-    by_leg = [
-        (leg, each, _energy_of(leg, energy_of)) for leg, each in zip(legs, spans, strict=True)
-    ]
-    prefill = sum_of_known([energy_over(each.prefill, of).joules for _, each, of in by_leg])
-    decode = sum_of_known([energy_over(each.decode, of).joules for _, each, of in by_leg])
-    thinking = sum_of_known(
-        [
-            of(
-                each.decode[0].start_ns, max(each.decode[0].start_ns, leg.end.thinking_end_ns)
-            ).joules
-            for leg, each, of in by_leg
-            if leg.end.thinking_tokens
-        ]
-    )
+    prefills, decodes, thoughts, loads = [], [], [], []
+    for leg, each in zip(legs, spans, strict=True):
+        of = _energy_of(leg, energy_of)
+        prefills.append(energy_over(each.prefill, of).joules)
+        decodes.append(energy_over(each.decode, of).joules)
+        if leg.end.thinking_tokens:
+            start_ns = each.decode[0].start_ns
+            thoughts.append(of(start_ns, max(start_ns, leg.end.thinking_end_ns)).joules)
+        if leg.load is not None:  # measured by the whole machine: loads are never shared
+            of = energy_of if leg.meter is None else machine_of(leg.meter).energy
+            loads.append(of(leg.load.start_ns, leg.load.end_ns).joules)
     net = None
     if whole.joules is not None and whole.idle_watts is not None:
         net = whole.joules - whole.idle_watts * math.fsum(each.seconds for each in spans)
-    loads = [
-        _load_energy_of(leg, energy_of)(leg.load.start_ns, leg.load.end_ns).joules
-        for leg in legs
-        if leg.load is not None
-    ]
-    load_joules: float | None = 0.0 if measured else None
-    if loads:
-        load_joules = sum_of_known(loads)
+    nothing = 0.0 if measured else None
     return TurnEnergy(
         joules=whole.joules,
         uncertainty=whole.uncertainty,
@@ -353,8 +331,12 @@ def _energy(
         mean_watts=whole.mean_watts,
         peak_watts=whole.peak_watts,
         joules_per_token=joules_per_token(whole.joules, tokens.output),
-        phases={"load": load_joules, "prefill": prefill, "decode": decode},
-        thinking_joules=thinking if tokens.thinking else (0.0 if measured else None),
+        phases={
+            "load": sum_of_known(loads) if loads else nothing,
+            "prefill": sum_of_known(prefills),
+            "decode": sum_of_known(decodes),
+        },
+        thinking_joules=sum_of_known(thoughts) if tokens.thinking else nothing,
         channels={channel.id: channel.joules for channel in whole.channels},
         unmeasured=whole.unmeasured,
         flags=whole.flags,

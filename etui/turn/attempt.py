@@ -93,18 +93,15 @@ class AnswerAccumulator(AnswerSoFar):
                 probe = ProbeRecord(event.thinking_tokens, dict(event.probabilities), event.tokens)
                 self.probes.append(probe)
             case ToolCall():
-                self._add_tool_call(event)
+                before = self.tool_calls.get(event.index)
+                if before is not None:
+                    arguments = before.arguments + event.arguments
+                    event = replace(before, name=before.name + event.name, arguments=arguments)
+                self.tool_calls[event.index] = event
             case ThreadsChanged():
                 self.threads.append(event)
             case Finished():
                 self.finished = event
-
-    def _add_tool_call(self, part: ToolCall) -> None:
-        before = self.tool_calls.get(part.index)
-        if before is not None:
-            arguments = before.arguments + part.arguments
-            part = replace(before, name=before.name + part.name, arguments=arguments)
-        self.tool_calls[part.index] = part
 
     @property
     def began(self) -> bool:

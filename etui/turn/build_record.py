@@ -9,7 +9,7 @@ from uuid import uuid4
 
 from etui.chat import Query
 from etui.energy.types import EnergyOf
-from etui.events import Finished, Loaded, Status, Unloaded
+from etui.events import Finished, Loaded, Residence, Status, Unloaded
 from etui.routing.decision import Decision
 from etui.text import utc_now
 from etui.turn.accounting import (
@@ -26,7 +26,7 @@ from etui.turn.accounting import (
     sum_tokens,
     widen_legs,
 )
-from etui.turn.attempt import AnswerAccumulator, LiveAttempt
+from etui.turn.attempt import LiveAttempt
 from etui.turn.cascade import choose_hop, describe_hops
 from etui.turn.interfaces import Meter, Origin
 from etui.turn.record import (
@@ -114,6 +114,10 @@ def build_turn_record(ended: Ended, meter: Meter) -> TurnRecord:
 def _build_settings(ended: Ended, chosen: LiveAttempt) -> dict[str, Any]:
     """Build the settings of a turn: what its answer was decoded with, as needed to repeat it."""
     arm, seen, continues = chosen.arm, chosen.seen, ended.query.options.continues
+    sampling, prefilled = arm.sampling, seen.prefilled
+    threads = ended.settings.get("threads")  # in effect until the engine changes them
+    prefill_threads = ended.settings.get("prefill_limit") or threads
+    last = seen.threads[-1] if seen.threads else None
     return {
         **ended.settings,
         **({CONTINUES: continues} if continues else {}),
@@ -125,36 +129,19 @@ def _build_settings(ended: Ended, chosen: LiveAttempt) -> dict[str, Any]:
         "votes": arm.votes if arm.reasoning == "vote" else 0,
         "style": arm.style,
         "loop_guard": bool(arm.loop_guard),
-        "temperature": arm.sampling.temperature,
-        "top_p": arm.sampling.top_p,
-        "top_k": arm.sampling.top_k,
-        "min_p": arm.sampling.min_p,
-        "seed": arm.sampling.seed,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "top_k": sampling.top_k,
+        "min_p": sampling.min_p,
+        "seed": sampling.seed,
         "speculate": arm.speculate,
-        "repeat_penalty": arm.sampling.repeat_penalty,
-        "repeat_last_n": arm.sampling.repeat_last_n,
+        "repeat_penalty": sampling.repeat_penalty,
+        "repeat_last_n": sampling.repeat_last_n,
         "sampling_from": asdict(arm.sampling_from),
-        "dropped_messages": seen.prefilled.dropped_messages if seen.prefilled else 0,
-        "batch_tokens": seen.prefilled.batch_tokens if seen.prefilled else None,
-        **describe_threads(
-            seen, ended.settings.get("threads"), ended.settings.get("prefill_limit")
-        ),
-    }
-
-
-def describe_threads(
-    seen: AnswerAccumulator, threads: int | None, prefill_threads: int | None = None
-) -> dict[str, Any]:
-    """Describe the threads of an answer as settings of its turn.
-
-    Args:
-        threads: Threads of the settings, which hold without an event; None if unknown.
-        prefill_threads: Those of prefill, where they differ.
-    """
-    last = seen.threads[-1] if seen.threads else None
-    return {
+        "dropped_messages": prefilled.dropped_messages if prefilled else 0,
+        "batch_tokens": prefilled.batch_tokens if prefilled else None,
         "decode_threads": last.decode_threads if last else threads,
-        "prefill_threads": last.prefill_threads if last else prefill_threads or threads,
+        "prefill_threads": last.prefill_threads if last else prefill_threads,
         "thread_changes": [
             {
                 "seconds": max(0, change.t_ns - seen.started_ns) / 1e9,
@@ -238,19 +225,12 @@ def build_load_record(
     event: Loaded, model_sha256: str | None, energy_of: EnergyOf, turn_id: str | None = None
 ) -> LoadRecord:
     """Build the record of a load; ``turn_id`` is the turn that waited for it."""
-    energy = energy_of(event.start_ns, event.end_ns)
     return LoadRecord(
         load_id=uuid4().hex[:12],
-        created_at=utc_now(),
-        model=event.model,
         model_sha256=model_sha256,
-        turn_id=turn_id,
-        seconds=(event.end_ns - event.start_ns) / 1e9,
-        joules=energy.joules,
-        uncertainty=energy.uncertainty,
-        kind=energy.kind,
         gpu_layers=event.gpu_layers,
         size_bytes=event.size_bytes,
+        **_describe_residence(event, energy_of, turn_id),
     )
 
 
@@ -258,17 +238,25 @@ def build_unload_record(
     event: Unloaded, energy_of: EnergyOf, turn_id: str | None = None
 ) -> UnloadRecord:
     """Build the record of an unload; ``turn_id`` is the turn that needed the memory."""
-    energy = energy_of(event.start_ns, event.end_ns)
     return UnloadRecord(
         unload_id=uuid4().hex[:12],
-        created_at=utc_now(),
-        model=event.model,
         model_sha256=event.model_sha256,
-        turn_id=turn_id,
         reason=event.reason,
-        seconds=(event.end_ns - event.start_ns) / 1e9,
-        joules=energy.joules,
-        uncertainty=energy.uncertainty,
-        kind=energy.kind,
         freed_bytes=event.freed_bytes,
+        **_describe_residence(event, energy_of, turn_id),
     )
+
+
+def _describe_residence(
+    event: Residence, energy_of: EnergyOf, turn_id: str | None
+) -> dict[str, Any]:
+    energy = energy_of(event.start_ns, event.end_ns)
+    return {
+        "created_at": utc_now(),
+        "model": event.model,
+        "turn_id": turn_id,
+        "seconds": (event.end_ns - event.start_ns) / 1e9,
+        "joules": energy.joules,
+        "uncertainty": energy.uncertainty,
+        "kind": energy.kind,
+    }

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
 from etui.arm import Arm
-from etui.errors import EngineFailed, EtuiError, ModelUnavailable
 from etui.multiple_choice import parse_options
 from etui.routing.decision import Agreement, Cascade, Decision, PredictedAgreement, RawConfidence
 from etui.turn.attempt import ArmAttempt, LiveAttempt, Together, has_output
@@ -39,18 +38,11 @@ class CascadeStep:
 
 
 @dataclass(frozen=True, slots=True)
-class NextArm:
-    """The arm that follows, and why."""
+class NextHop:
+    """What follows an attempt in a turn."""
 
-    arm: Arm
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
-class Stop:
-    """No further arm follows; ``why`` names the limit that prevents it, or is empty."""
-
-    why: str = ""
+    arm: Arm | None = None  # The arm that follows; None at the end
+    why: str = ""  # Why it follows, or the limit that prevents another one
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,16 +96,10 @@ def advance(
         return CascadeStep()
     if last.failed is not None:
         return CascadeStep(behind[0])
-    following = _list_step(cascade, behind)
-    return _apply_limits(cascade, following, len(at), spent or 0.0, predict)
-
-
-def _list_step(cascade: Cascade, behind: Sequence[Arm]) -> tuple[Arm, ...]:
-    """Return the arms that are still to be asked in the step of the next arm, that arm first."""
     step = cascade.find_agreement(behind[0].name)
-    if step is None:
-        return (behind[0],)
-    return tuple(arm for arm in behind if arm.name in step.arms)
+    # The arms that are still to be asked in the step of the next arm, that arm first.
+    following = [arm for arm in behind if arm is behind[0] or (step and arm.name in step.arms)]
+    return _apply_limits(cascade, following, len(at), spent or 0.0, predict)
 
 
 def _apply_limits(
@@ -245,27 +231,28 @@ def next_step(
     hops: Sequence[LiveAttempt],
     spent: Spent,
     predict: Callable[[Arm], float | None],
-) -> NextArm | Stop:
+) -> NextHop:
     """Decide what follows the last hop."""
-    last = hops[-1]
+    last, cascade = hops[-1], decision.cascade
     if last.stopped:
-        return Stop()
+        return NextHop()
     if last.failure is not None:
         return _after_failure(decision, hops, last)
     if spent.budget is not None:
-        reason = f"no further arm: {spent.budget} is spent"
-        return Stop("" if last.accepted else reason)
-    constrained = _ask_for_letter(question, decision, hops, last)
-    if constrained is not None:
-        return constrained
-    if last.accepted or decision.cascade is None:
-        return Stop()
-    step = advance(decision.cascade, hops, spent.joules, predict)
+        return NextHop(why="" if last.accepted else f"no further arm: {spent.budget} is spent")
+    asks_again = decision.fallbacks.no_answer == "ask_constrained" and not last.answered
+    if asks_again and last.arm.readout != "choices" and parse_options(question):
+        # The same model is asked for the letter only: the multiple choice ended without one.
+        arm = replace(last.arm, reasoning="direct", readout="choices")
+        return NextHop(arm, f"{last.arm.name} named no option")
+    if last.accepted or cascade is None:
+        return NextHop()
+    step = advance(cascade, hops, spent.joules, predict)
     if step.arm is None:
-        return Stop()
+        return NextHop()
     if step.barred is not None:
-        return Stop(format_barred(decision.cascade, step.arm, step, spent.joules or 0.0))
-    return NextArm(step.arm, reason_to_continue(decision.cascade, last))
+        return NextHop(why=_describe_barred(cascade, step.arm, step, spent.joules or 0.0))
+    return NextHop(step.arm, _reason_to_continue(cascade, last))
 
 
 def choose_hop(hops: Sequence[LiveAttempt]) -> LiveAttempt:
@@ -280,63 +267,37 @@ def choose_hop(hops: Sequence[LiveAttempt]) -> LiveAttempt:
     return find_best(hops) or last
 
 
-def _after_failure(
-    decision: Decision, hops: Sequence[LiveAttempt], last: LiveAttempt
-) -> NextArm | Stop:
+def _after_failure(decision: Decision, hops: Sequence[LiveAttempt], last: LiveAttempt) -> NextHop:
     if find_best(hops) is not None:
-        return Stop()
-    reason = f"{last.arm.name} failed"
-    fallback = _find_fallback(decision, hops)
-    if last.failed == "load" and fallback is not None:
-        return fallback
-    if decision.cascade is None:
-        return Stop()
-    step = advance(decision.cascade, hops, None, lambda arm: None)
-    return Stop() if step.arm is None else NextArm(step.arm, reason)
+        return NextHop()
+    fallback = _find_fallback(decision, hops) if last.failed == "load" else None
+    if fallback is not None or decision.cascade is None:
+        return fallback or NextHop()
+    arm = advance(decision.cascade, hops, None, lambda _arm: None).arm
+    return NextHop(arm, "" if arm is None else f"{last.arm.name} failed")
 
 
-def _find_fallback(decision: Decision, hops: Sequence[LiveAttempt]) -> NextArm | None:
+def _find_fallback(decision: Decision, hops: Sequence[LiveAttempt]) -> NextHop | None:
     """Find the arm that follows a model that could not answer; None if all were asked.
 
     The other places of the model come first, then the models that its backend names for this case,
     then the policy's arm, which is for any model.
     """
     last = hops[-1]
-    for model in decision.fallbacks.places.get(last.arm.name, ()):
-        place = replace(last.arm, model=model)
-        if not _asked(hops, place):
-            return NextArm(place, f"{last.arm.model} cannot answer, {model} can")
-    for arm in [arm for hop in reversed(hops) for arm in hop.fallbacks]:
-        if not _asked(hops, arm):
-            return NextArm(arm, f"{last.arm.model} could not answer")
-    policy = decision.fallbacks.load_failed
-    if policy is not None and not _asked(hops, policy):
-        verb = "answer" if last.fallbacks else "be loaded"
-        return NextArm(policy, f"{last.arm.model} could not {verb}")
-    return None
+    model, policy = last.arm.model, decision.fallbacks.load_failed
+    verb = "answer" if last.fallbacks else "be loaded"
+    steps = [
+        NextHop(replace(last.arm, model=place), f"{model} cannot answer, {place} can")
+        for place in decision.fallbacks.places.get(last.arm.name, ())
+    ]
+    named = [arm for hop in reversed(hops) for arm in hop.fallbacks]
+    steps += [NextHop(arm, f"{model} could not answer") for arm in named]
+    steps += [] if policy is None else [NextHop(policy, f"{model} could not {verb}")]
+    asked = {(hop.arm.name, hop.arm.model) for hop in hops}
+    return next((s for s in steps if s.arm and (s.arm.name, s.arm.model) not in asked), None)
 
 
-def _asked(hops: Sequence[LiveAttempt], arm: Arm) -> bool:
-    return any(hop.arm.name == arm.name and hop.arm.model == arm.model for hop in hops)
-
-
-def _ask_for_letter(
-    question: str, decision: Decision, hops: Sequence[LiveAttempt], last: LiveAttempt
-) -> NextArm | None:
-    """Ask the same model for the letter only, if a multiple choice ended without one."""
-    enabled = decision.fallbacks.no_answer == "ask_constrained"
-    if last.answered or not enabled or last.arm.readout == "choices" or not parse_options(question):
-        return None
-    arm = replace(last.arm, reasoning="direct", readout="choices")
-    return NextArm(arm, f"{last.arm.name} named no option")
-
-
-def failed_at_load(failure: EtuiError, *, began: bool) -> bool:
-    """Return whether a failure means that the model could not be loaded."""
-    return not began and isinstance(failure, ModelUnavailable | EngineFailed)
-
-
-def sure_text(hop: LiveAttempt) -> str:
+def _sure_text(hop: LiveAttempt) -> str:
     """Format ``82 % sure``, ``82 % confident (uncalibrated)``, or what is missing."""
     if not hop.answered:
         return "without an answer"
@@ -349,36 +310,32 @@ def sure_text(hop: LiveAttempt) -> str:
     return "without a confidence"
 
 
-def describe_hop(decision: Decision, hop: LiveAttempt, step: NextArm | Stop) -> str:
-    """Describe the result of a hop."""
+def describe_hop(decision: Decision, hop: LiveAttempt, step: NextHop) -> str:
+    """Describe the result of a hop: how sure it is, what is required, and what follows."""
     if hop.failure is not None:
         return f"failed: {hop.failure.what.splitlines()[0]}"
     if hop.stopped:
         return "stopped"
-    words = _describe_certainty(decision.cascade, hop)
-    if isinstance(step, NextArm) and step.arm.name == hop.arm.name:
+    words, cascade = [_sure_text(hop)], decision.cascade
+    agreement = None
+    if cascade is not None and hop.together is not None:
+        agreement = cascade.find_agreement(hop.arm.name)
+    if agreement is not None:
+        text = _describe_agreement(agreement, hop)
+        required = f"{percent_text(agreement.accept_at)} required"
+        words = [text, *words, required] if hop.together == "agreed" else [text or words[0]]
+    elif cascade is not None:
+        words.append(f"{percent_text(cascade.accept_at)} required")
+    if step.arm is None:
+        words += [step.why] if step.why else []
+    elif step.arm.name == hop.arm.name:
         words.append("asked again for the letter only")
-    elif isinstance(step, NextArm):
+    else:
         words.append(f"continuing with {step.arm.name}")
-    elif step.why:
-        words.append(step.why)
     return ", ".join(words)
 
 
-def _describe_certainty(cascade: Cascade | None, hop: LiveAttempt) -> list[str]:
-    """Return how sure an answer is, and what is required; of a step, also whether it agrees."""
-    if cascade is None:
-        return [sure_text(hop)]
-    step = cascade.find_agreement(hop.arm.name) if hop.together is not None else None
-    if step is None:
-        return [sure_text(hop), f"{percent_text(cascade.accept_at)} required"]
-    if hop.together == "agreed":
-        required = f"{percent_text(step.accept_at)} required"
-        return [describe_agreement(step, hop), sure_text(hop), required]
-    return [describe_agreement(step, hop) or sure_text(hop)]
-
-
-def describe_agreement(step: Agreement, attempt: ArmAttempt) -> str:
+def _describe_agreement(step: Agreement, attempt: ArmAttempt) -> str:
     """Describe what became of a step: ``agrees with quick``, ``differs from quick``."""
     others = " and ".join(name for name in step.arms if name != attempt.arm.name)
     if attempt.together == "agreed":
@@ -390,15 +347,15 @@ def describe_agreement(step: Agreement, attempt: ArmAttempt) -> str:
     return ""
 
 
-def reason_to_continue(cascade: Cascade, last: LiveAttempt) -> str:
+def _reason_to_continue(cascade: Cascade, last: LiveAttempt) -> str:
     """Describe why the arm after a hop is asked."""
     step = cascade.find_agreement(last.arm.name)
     if step is None or last.together is None:
-        return f"{last.arm.name} was {sure_text(last)}"
+        return f"{last.arm.name} was {_sure_text(last)}"
     if last.together == "open":
         return f"to see whether it agrees with {last.arm.name}"
     if last.together == "agreed":
-        return f"{' and '.join(step.arms)} agree, but are only {sure_text(last)}"
+        return f"{' and '.join(step.arms)} agree, but are only {_sure_text(last)}"
     if len(step.arms) == 1:
         return f"the votes of {last.arm.name} differ"
     return f"{' and '.join(step.arms)} do not agree"
@@ -414,7 +371,7 @@ def describe_hops(decision: Decision, hops: Sequence[LiveAttempt], chosen: LiveA
     return "; ".join(parts)
 
 
-def format_barred(cascade: Cascade, arm: Arm, step: CascadeStep, spent: float) -> str:
+def _describe_barred(cascade: Cascade, arm: Arm, step: CascadeStep, spent: float) -> str:
     """Describe the limit that keeps a cascade from its next arm."""
     if step.barred == "hops":
         most = count_text(cascade.max_hops, "hop")

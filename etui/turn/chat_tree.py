@@ -7,26 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING
 
-
-class ChatTurn(Protocol):
-    """The part of a turn's record that the tree needs."""
-
-    @property
-    def turn_id(self) -> str:
-        """Its id."""
-
-    @property
-    def parent_id(self) -> str | None:
-        """Id of the turn before it."""
-
-    @property
-    def answer(self) -> str:
-        """Its answer."""
-
-
-T = TypeVar("T", bound=ChatTurn)
+if TYPE_CHECKING:
+    from etui.turn.record import TurnRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,12 +130,12 @@ def build_tree(nodes: Iterable[Node]) -> ChatTree:
     )
 
 
-def tree_of(turns: Iterable[ChatTurn]) -> ChatTree:
+def tree_of(turns: Iterable[TurnRecord]) -> ChatTree:
     """Build the tree of a chat from the records of its turns, oldest first."""
     return build_tree(Node(t.turn_id, t.parent_id, bool(t.answer.strip())) for t in turns)
 
 
-def current_branch(turns: Sequence[T], head: str | None = None) -> tuple[T, ...]:
+def current_branch(turns: Sequence[TurnRecord], head: str | None = None) -> tuple[TurnRecord, ...]:
     """Return the turns of a chat that count, oldest first.
 
     Args:

@@ -315,6 +315,13 @@ class HopRecord:
         return document | {"speculation": speculation}
 
 
+_HEAD = (
+    *("turn_id", "created_at", "chat_id", "parent_id", "query", "answer", "thinking", "status"),
+    *("ended", "error", "model", "model_sha256", "arm", "reasoning", "policy", "rule", "why"),
+)
+"""The first keys of a turn's document."""
+
+
 @dataclass(frozen=True, slots=True)
 class TurnRecord:
     """One question, its answer and its energy, however the turn ended."""
@@ -369,23 +376,7 @@ class TurnRecord:
         """Build the document of ``etui ask --json``."""
         energy = self.energy
         return {
-            "turn_id": self.turn_id,
-            "created_at": self.created_at,
-            "chat_id": self.chat_id,
-            "parent_id": self.parent_id,
-            "query": self.query,
-            "answer": self.answer,
-            "thinking": self.thinking,
-            "status": self.status,
-            "ended": self.ended,
-            "error": self.error,
-            "model": self.model,
-            "model_sha256": self.model_sha256,
-            "arm": self.arm,
-            "reasoning": self.reasoning,
-            "policy": self.policy,
-            "rule": self.rule,
-            "why": self.why,
+            **{name: getattr(self, name) for name in _HEAD},
             "tokens": asdict(self.tokens),
             "votes": [_vote_document(vote) for vote in self.votes],
             "probes": [asdict(probe) for probe in self.probes],

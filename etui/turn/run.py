@@ -6,15 +6,15 @@ interval is closed, its energy read and the turn saved.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING
 
 from etui.arm import Arm
 from etui.backends.base import AnswerRequest, Cancel
 from etui.chat import Query
 from etui.energy.types import EnergyOf
-from etui.errors import EngineFailed, EtuiError
+from etui.errors import EngineFailed, EtuiError, ModelUnavailable
 from etui.events import Event, Finished, Loaded, Prefilled, Status, Unloaded
 from etui.reasoning.decoding import BUDGET
 from etui.routing.decision import Decision, TurnBudget
@@ -41,13 +41,11 @@ from etui.turn.build_record import (
     build_unload_record,
 )
 from etui.turn.cascade import (
-    NextArm,
+    NextHop,
     Spent,
-    Stop,
     choose_hop,
     describe_hop,
     draw_until_one_differs,
-    failed_at_load,
     find_best,
     is_accepted,
     next_step,
@@ -118,15 +116,15 @@ class Turn:
         """
         try:
             yield Decided(self._decision)
-            step: NextArm | Stop = NextArm(self._decision.arm, "")
-            while isinstance(step, NextArm):
-                number, arm = len(self._attempts) + 1, step.arm
+            step = NextHop(self._decision.arm)
+            while (arm := step.arm) is not None:
+                number = len(self._attempts) + 1
                 several = number > 1 or self._decision.cascade is not None
                 if several:
                     yield HopStarted(number, arm.name, arm.model, arm.reasoning, step.why)
                 yield from self._answer(arm)
                 step = self._decide_next()
-                if several or isinstance(step, NextArm):
+                if several or step.arm is not None:
                     yield self._build_hop_ended(number)
         except BaseException as error:
             # Ctrl-C, a closed generator, a bug in the engine: save the turn before re-raising.
@@ -222,7 +220,8 @@ class Turn:
             end = replace(end, why=end.why.replace(BUDGET, self._budget, 1))
         spec = self._resolved.spec if self._resolved is not None else None
         fallbacks = self._resolved.fallbacks if self._resolved is not None else ()
-        at_load = failure is not None and failed_at_load(failure, began=seen.began)
+        at_load = not seen.began and isinstance(failure, ModelUnavailable | EngineFailed)
+        key, probability = self._judge(arm, end)
         attempt = LiveAttempt(
             arm=arm,
             model=spec.name if spec else arm.model,
@@ -237,7 +236,8 @@ class Turn:
             confidence=end.confidence,
             margin=end.margin,
             fallbacks=tuple(replace(self._asked, model=name) for name in fallbacks),
-            **self._judge(arm, end),
+            key=key,
+            probability=probability,
         )
         self._attempts.append(attempt)
         spans = compute_spans([each.leg for each in self._attempts])[-1]
@@ -247,23 +247,23 @@ class Turn:
         self._attempts = settle(self._decision.cascade, self._attempts, self._predict_agreement)
         self._seen = None
 
-    def _judge(self, arm: Arm, end: Finished) -> _Judged:
+    def _judge(self, arm: Arm, end: Finished) -> tuple[str | None, float | None]:
         """Judge an answer of a cascade by itself: what it is compared by, how likely it is right.
 
         The fit is for an arm's usual answers, and not for one that was asked again for its letter.
         """
         cascade = self._decision.cascade
         if cascade is None:
-            return _Judged(key=None, probability=None)
+            return None, None
         key = probability = None
         if cascade.find_agreement(arm.name) is not None:
             key = find_key(self._query.text, arm, end)
         again = any(attempt.arm.name == arm.name for attempt in self._attempts)
         if self._predictor is not None and end.confidence is not None and not again:
             probability = self._predictor.calibrated(arm, end.confidence, end.margin)
-        return _Judged(key=key, probability=probability)
+        return key, probability
 
-    def _decide_next(self) -> NextArm | Stop:
+    def _decide_next(self) -> NextHop:
         """Decide what follows the last attempt, and say of it what became of it."""
         last = self._attempts[-1]
         if self._cancel.cancelled() and not last.stopped and not last.accepted:
@@ -276,7 +276,7 @@ class Turn:
             self._query.text, self._decision, self._attempts, spent, self._predict_total
         )
         self._attempts[-1] = replace(last, why=describe_hop(self._decision, last, step))
-        self._over = isinstance(step, Stop)
+        self._over = step.arm is None
         return step
 
     def _build_hop_ended(self, number: int) -> HopEnded:
@@ -310,15 +310,19 @@ class Turn:
         writer, turn_id = self._machine.writer, self._origin.turn_id
         settle_meters([attempt.leg for attempt in self._attempts])
         model_settings = self._resolved.read_settings() if self._resolved is not None else {}
+        status, predicted = self._find_status(), self._decision.predicted_joules
+        error = self._fault
+        if error is None and status == "error":
+            error = self._attempts[-1].end.why
         ended = Ended(
             self._query,
             self._decision,
             self._origin,
             self._created_at,
             self._attempts,
-            self._find_status(),
-            self._find_error(),
-            self._find_predicted(),
+            status,
+            error,
+            predicted if self._predictor is None else sum_of_known(self._predicted),
             {**self._machine.settings, **self._origin.settings, **model_settings},
         )
         record = build_turn_record(ended, self._machine.meter)
@@ -371,26 +375,11 @@ class Turn:
         ]
         return sum_of_known([work, *loads])
 
-    def _find_predicted(self) -> float | None:
-        if self._predictor is None:
-            return self._decision.predicted_joules
-        return sum_of_known(self._predicted)
-
     def _find_status(self) -> Status:
         last = self._attempts[-1]
         if self._fault is not None or (last.failure and find_best(self._attempts) is None):
             return "error"
         return "stopped" if last.stopped else choose_hop(self._attempts).end.status
-
-    def _find_error(self) -> str | None:
-        if self._fault is not None:
-            return self._fault
-        return self._attempts[-1].end.why if self._find_status() == "error" else None
-
-
-class _Judged(TypedDict):
-    key: str | None
-    probability: float | None
 
 
 def find_marks(event: Event) -> tuple[int, ...]:
@@ -433,11 +422,13 @@ class _BudgetMonitor:
         self._arm = arm
         self._next_check_ns = 0
         self.check_every_ns = _CHECK_EVERY_NS
+        joules = self._budget.joules
+        self._left = None if joules is None else joules - (before.joules or 0.0)
 
     def limit_arm(self) -> Arm:
         """Return the arm with ``max_joules`` limited to what the turn has left."""
-        left = self._remaining_joules()
-        if left is None or (self._arm.max_joules is not None and self._arm.max_joules <= left):
+        left, own = self._left, self._arm.max_joules
+        if left is None or (own is not None and own <= left):
             return self._arm
         return replace(self._arm, max_joules=max(left, 0.0))
 
@@ -448,12 +439,7 @@ class _BudgetMonitor:
         spent = _find_spent_budget(self._budget, _SpentBefore(None, tokens, seconds))
         if spent is not None or now_ns < self._next_check_ns or now_ns <= seen.started_ns:
             return spent
-        return self._find_spent_joules(seen, now_ns, energy_of)
-
-    def _find_spent_joules(
-        self, seen: AnswerAccumulator, now_ns: int, energy_of: EnergyOf
-    ) -> str | None:
-        left, own = self._remaining_joules(), self._arm.max_joules
+        left, own = self._left, self._arm.max_joules
         if left is None and own is None:
             return None
         self._next_check_ns = now_ns + self.check_every_ns
@@ -461,31 +447,21 @@ class _BudgetMonitor:
         if joules is None:
             return None
         if left is not None and joules >= left:
-            return _name_budget(energy_text(self._budget.joules))
+            return f"the turn's budget of {energy_text(self._budget.joules)}"
         if own is not None and joules >= own:
             return f"the energy budget of {energy_text(own)} of arm {self._arm.name}"
         return None
-
-    def _remaining_joules(self) -> float | None:
-        if self._budget.joules is None:
-            return None
-        return self._budget.joules - (self._before.joules or 0.0)
 
 
 def _find_spent_budget(budget: TurnBudget | None, spent: _SpentBefore) -> str | None:
     """Return the name of the turn's budget that is spent; None if none is."""
     if budget is None:
         return None
-    checks: tuple[tuple[float | None, float | None, Callable[[], str]], ...] = (
-        (budget.tokens, spent.tokens, lambda: tokens_text(budget.tokens or 0)),
-        (budget.seconds, spent.seconds, lambda: seconds_text(budget.seconds or 0.0)),
-        (budget.joules, spent.joules, lambda: energy_text(budget.joules)),
-    )
-    for limit, used, words in checks:
-        if limit is not None and used is not None and used >= limit:
-            return _name_budget(words())
-    return None
-
-
-def _name_budget(amount: str) -> str:
-    return f"the turn's budget of {amount}"
+    amount = None
+    if budget.tokens is not None and spent.tokens >= budget.tokens:
+        amount = tokens_text(budget.tokens)
+    elif budget.seconds is not None and spent.seconds >= budget.seconds:
+        amount = seconds_text(budget.seconds)
+    elif budget.joules is not None and spent.joules is not None and spent.joules >= budget.joules:
+        amount = energy_text(budget.joules)
+    return None if amount is None else f"the turn's budget of {amount}"

@@ -33,16 +33,6 @@ class _Work:
     verify: TimeInterval
     event: Verified
 
-    @property
-    def accepted_share(self) -> float:
-        """Share of the rows that were accepted drafts."""
-        return self.event.accepted / self.event.rows
-
-    @property
-    def waste_share(self) -> float:
-        """Share of the rows that were rejected drafts."""
-        return (self.event.drafted - self.event.accepted) / self.event.rows
-
 
 @dataclass(frozen=True, slots=True)
 class _Part:
@@ -66,7 +56,7 @@ def account_speculation(
 
     The joules are a part of those of the decode phase and never exceed them. Half widths of windows
     are added. They are limited by the half width of the whole decode plus what can have been
-    counted for the wrong work in it, see :func:`_find_bounds`.
+    counted for the wrong work in it, see :func:`_find_spread`.
 
     Args:
         events: The verified batches of the answer, in any order; those without drafts are ignored.
@@ -79,27 +69,25 @@ def account_speculation(
     if not events:
         return None
     works = _clip(events, TimeInterval(decode[0].start_ns, decode[-1].end_ns))
-    whole = energy_over(decode, energy_of)
+    energy = energy_over(decode, energy_of)
+    whole = _Part(energy.joules, energy.uncertainty)
     windows = [_measure(window, energy_of) for window in _iter_windows(works)]
-    times = _Times(
-        math.fsum(work.verify.seconds for work in works),
-        math.fsum(work.draft.seconds for work in works),
-        sum_seconds(decode),
-    )
-    verify = _limit(_sum(part for window in windows for part in window.verify), whole, times)
-    draft = _limit(_sum(window.draft for window in windows), whole, times.swap(), verify.joules)
-    pairs = [pair for window in windows for pair in zip(window.works, window.verify, strict=True)]
-    accepted = _limit_share(
-        _sum(part.scale(work.accepted_share) for work, part in pairs),
-        max(work.accepted_share for work in works),
-        verify,
-    )
-    waste = _limit_share(
-        _sum(part.scale(work.waste_share) for work, part in pairs),
-        max(work.waste_share for work in works),
-        verify,
-        accepted.joules,
-    )
+    times = _sum_times(works, sum_seconds(decode))
+    pairs = [pair for window, parts, _ in windows for pair in zip(window, parts, strict=True)]
+    verify = _limit(_sum(part for _, part in pairs), whole, 0.0, times)
+    draft = _limit(_sum(part for _, _, part in windows), whole, verify.joules, times.swap())
+
+    def limit_share(shares: Sequence[float], taken: float | None) -> _Part:
+        """Return a share of the verification of each batch, limited to what is left of it."""
+        parts = (part.scale(share) for (_, part), share in zip(pairs, shares, strict=True))
+        return _limit(
+            _sum(parts), _Part(verify.joules, verify.scale(max(shares)).uncertainty), taken
+        )
+
+    drafts = [work.event for work, _ in pairs]
+    accepted = limit_share([each.accepted / each.rows for each in drafts], 0.0)
+    rejected = [(each.drafted - each.accepted) / each.rows for each in drafts]
+    waste = limit_share(rejected, accepted.joules)
     return SpeculationRecord(
         method="+".join(dict.fromkeys(event.method for event in events)),
         batches=len(works),
@@ -168,23 +156,16 @@ def _iter_windows(works: Sequence[_Work]) -> Iterator[list[_Work]]:
         yield window
 
 
-@dataclass(frozen=True, slots=True)
-class _Window:
-    """The joules of a window: those of each verification, and of the drafting together."""
+def _measure(
+    works: Sequence[_Work], energy_of: EnergyOf
+) -> tuple[Sequence[_Work], Sequence[_Part], _Part]:
+    """Measure a window and split it by time; measure a single batch by itself if that is better.
 
-    works: Sequence[_Work]
-    verify: Sequence[_Part]
-    draft: _Part
-
-
-def _measure(works: Sequence[_Work], energy_of: EnergyOf) -> _Window:
-    """Measure a window and split it by time; measure a single batch by itself if that is better."""
+    Returns:
+        Its batches, the joules of each verification, and those of the drafting together.
+    """
     span = TimeInterval(works[0].draft.start_ns, works[-1].verify.end_ns)
-    times = _Times(
-        math.fsum(work.verify.seconds for work in works),
-        math.fsum(work.draft.seconds for work in works),
-        span.seconds,
-    )
+    times = _sum_times(works, span.seconds)
     energy = energy_of(span.start_ns, span.end_ns)
     verify, draft = _split(energy, times), _split(energy, times.swap())
     if len(works) == 1 and times.other_s and verify.uncertainty is not None:
@@ -192,7 +173,7 @@ def _measure(works: Sequence[_Work], energy_of: EnergyOf) -> _Window:
         if alone.uncertainty is not None and alone.uncertainty < verify.uncertainty:
             verify, draft = alone, _read(works[0].draft, energy_of)
     shares = [work.verify.seconds / times.own_s if times.own_s else 0.0 for work in works]
-    return _Window(works, [verify.scale(share) for share in shares], draft)
+    return works, [verify.scale(share) for share in shares], draft
 
 
 def _read(interval: TimeInterval, energy_of: EnergyOf) -> _Part:
@@ -213,6 +194,14 @@ class _Times:
         return _Times(self.other_s, self.own_s, self.whole_s)
 
 
+def _sum_times(works: Sequence[_Work], whole_s: float) -> _Times:
+    return _Times(
+        math.fsum(work.verify.seconds for work in works),
+        math.fsum(work.draft.seconds for work in works),
+        whole_s,
+    )
+
+
 def _split(energy: Energy, times: _Times) -> _Part:
     """Return the part of a window's energy for a work, by its share of the time."""
     if not times.own_s:
@@ -227,13 +216,7 @@ def _split(energy: Energy, times: _Times) -> _Part:
 
 
 def _find_spread(part: float, joules: float, times: _Times) -> float:
-    """Return how far a part may be from what the work took, because no meter resolves it."""
-    low, high = _find_bounds(joules, times)
-    return max(high - part, part - low, 0.0)
-
-
-def _find_bounds(joules: float, times: _Times) -> tuple[float, float]:
-    """Return the least and the most joules of a work among others, of the joules of all.
+    """Return how far a part may be from what the work took, because no meter resolves it.
 
     Verifying and drafting are both limited by the memory of the same device, so the power of one is
     taken to be at least half and at most twice that of the other. The remaining work, mostly
@@ -241,8 +224,9 @@ def _find_bounds(joules: float, times: _Times) -> tuple[float, float]:
     """
     own_s, other_s = times.own_s, times.other_s
     rest_s = max(times.whole_s - own_s - other_s, 0.0)
-    least, most = own_s + 2 * other_s + rest_s, own_s + other_s / 2
-    return joules * own_s / least, joules * own_s / most
+    low = joules * own_s / (own_s + 2 * other_s + rest_s)
+    high = joules * own_s / (own_s + other_s / 2)
+    return max(high - part, part - low, 0.0)
 
 
 def _sum(parts: Iterable[_Part]) -> _Part:
@@ -253,26 +237,19 @@ def _sum(parts: Iterable[_Part]) -> _Part:
     return _Part(joules, sum_of_known([part.uncertainty for part in found]))
 
 
-def _limit(part: _Part, whole: Energy, times: _Times, taken: float | None = 0.0) -> _Part:
-    """Limit a part of the decode to what the decode has left, and its half width likewise."""
+def _limit(part: _Part, whole: _Part, taken: float | None, times: _Times | None = None) -> _Part:
+    """Limit a part to what the whole has left, and its half width to that of the whole.
+
+    Args:
+        taken: Joules of the whole that another part has.
+        times: Those of the work, if other work may have been counted for it; None for a share.
+    """
     if part.joules is None or whole.joules is None or taken is None:
         return _Part(None, None)
     joules = max(0.0, min(part.joules, whole.joules - taken))
     if part.uncertainty is None or whole.uncertainty is None:
         return _Part(joules, part.uncertainty)
-    if not times.own_s:
+    if times is not None and not times.own_s:
         return _Part(joules, part.uncertainty)
-    spread = _find_spread(joules, whole.joules, times)
+    spread = 0.0 if times is None else _find_spread(joules, whole.joules, times)
     return _Part(joules, min(part.uncertainty, whole.uncertainty + spread))
-
-
-def _limit_share(
-    part: _Part, largest_share: float, verify: _Part, taken: float | None = 0.0
-) -> _Part:
-    """Limit a share of the verification to what it has left, and its half width likewise."""
-    if part.joules is None or verify.joules is None or taken is None:
-        return _Part(None, None)
-    joules = max(0.0, min(part.joules, verify.joules - taken))
-    if part.uncertainty is None or verify.uncertainty is None:
-        return _Part(joules, part.uncertainty)
-    return _Part(joules, min(part.uncertainty, largest_share * verify.uncertainty))

@@ -170,11 +170,13 @@ class _Vocabulary:
             if plan.format.generates:
                 for question in questions:
                     counts[subject, question.row] = sum(self._count_texts(plan, question))
-                shared[subject] = self._count_shared(plan, questions) if plan.reuse else 0
+                shared[subject] = (
+                    self._count_shared(plan, questions) if plan.config.prefix_reuse else 0
+                )
                 continue
             found = build_subject_prompts(
                 plan.format, questions, examples, self.tokenize_plain,
-                self.facts.context_tokens, reuse=plan.reuse,
+                self.facts.context_tokens, reuse=plan.config.prefix_reuse,
             )  # fmt: skip
             prefix = len(found.prefix)
             share = (found.computed_tokens - prefix) / max(1, len(questions))
@@ -274,10 +276,10 @@ def describe_expected_questions(plan: RunPlan) -> dict[str, Any]:
         questions. Those of a difference depend on how often the systems disagree, so they are
         those of an accuracy.
     """
-    assert plan.precision is not None
+    assert plan.config.precision is not None
     return {
-        "points": plan.precision.points,
-        "of": plan.precision.of,
+        "points": plan.config.precision.points,
+        "of": plan.config.precision.of,
         "most": plan.questions,
         "expected": {f"{share:g}": count for share, count in _predict(plan).items()},
     }
@@ -285,17 +287,17 @@ def describe_expected_questions(plan: RunPlan) -> dict[str, Any]:
 
 def format_expected_questions(plan: RunPlan) -> str:
     """Format the expected number of questions as one line."""
-    assert plan.precision is not None
-    text = describe_expectation(plan.precision.points, _predict(plan), plan.questions)
-    if plan.precision.of == "difference":
+    assert plan.config.precision is not None
+    text = describe_expectation(plan.config.precision.points, _predict(plan), plan.questions)
+    if plan.config.precision.of == "difference":
         text += "; a difference needs fewer the more the systems agree"
     return text
 
 
 def _predict(plan: RunPlan) -> dict[float, int]:
-    assert plan.precision is not None
+    assert plan.config.precision is not None
     total = sum(len(questions) for questions in plan.population.values())
-    return predict_questions(total, plan.precision.points / 100)
+    return predict_questions(total, plan.config.precision.points / 100)
 
 
 def _count_model_tokens(plan: RunPlan, vocabulary: _Vocabulary) -> dict[str, int]:
@@ -312,7 +314,12 @@ def _count_model_tokens(plan: RunPlan, vocabulary: _Vocabulary) -> dict[str, int
             computed, whole = computed + own, whole + own
             continue
         found = build_subject_prompts(
-            plan.format, questions, examples, tokenize, context_tokens, reuse=plan.reuse
+            plan.format,
+            questions,
+            examples,
+            tokenize,
+            context_tokens,
+            reuse=plan.config.prefix_reuse,
         )
         computed += found.computed_tokens
         prefix += len(found.prefix)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from etui.arm import Arm, Reasoning, Speculate
+from etui.bench.accuracy import CHANCE
 from etui.bench.arms import (
     ANSWER_TOKENS,
     ArmOverrides,
@@ -18,15 +19,7 @@ from etui.bench.arms import (
     parse_arm,
     speculate_arms,
 )
-from etui.bench.config import (
-    BLOCK,
-    BenchPart,
-    BenchPrecision,
-    NamedText,
-    Order,
-    RunConfig,
-    list_part,
-)
+from etui.bench.config import BLOCK, BenchPart, BenchPrecision, NamedText, RunConfig, list_part
 from etui.bench.difficulty import DifficultyTable, read_difficulty
 from etui.bench.formats import (
     FORMATS,
@@ -37,6 +30,7 @@ from etui.bench.formats import (
     default_answer_tokens,
     list_examples,
 )
+from etui.bench.grading import find_rule
 from etui.datasets.questions import Question, Suite, draw, match_subjects
 from etui.datasets.suites import is_named_suite, load_suite
 from etui.errors import InvalidFile, UsageError
@@ -47,26 +41,30 @@ if TYPE_CHECKING:
     from etui.models.catalogue import Catalogue
     from etui.routing.policy import Policy
 
-
+Say = Callable[[str], None]
 _NO_OVERRIDES = ArmOverrides()
+
+
+def _say_nothing(text: str) -> None:
+    """Show nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunRequest:
-    """Request of the command line; None or empty selects the default.
+    """Request of the command line; None or empty selects the default, or leaves it to the design.
 
-    Attributes:
-        models, reasonings: Every pair of them is an arm.
+    Every pair of ``models`` and ``reasonings`` is an arm; of a design, ``models`` are
+    ``ROLE=NAME``.
     """
 
-    suite: str
+    suite: str  # Empty for a design
     split: str = "test"
     data: str | None = None
     format: str | None = None
     """One of :data:`FORMATS`; None is the suite's, or ``chat`` if reasoning, arms or a policy are
     asked for."""
     shots: int | None = None
-    seed: int = 0
+    seed: int | None = None
     limit: int | None = None
     per_subject: int | None = None
     subjects: tuple[str, ...] = ()
@@ -80,6 +78,7 @@ class RunRequest:
     """Speculation of the arms; with several, each arm is measured with each of them. Empty leaves
     it to the policy or the model."""
     part: BenchPart | None = None  # Share of the plan that is answered; None is the whole plan
+    design: str | None = None  # Name or path of a design
 
     @property
     def routed(self) -> bool:
@@ -123,22 +122,16 @@ def list_models(ask: RunRequest, config: Config, catalogue: Catalogue) -> list[s
     return names
 
 
-def choose_arms(
-    ask: RunRequest, format_: Format, answer_tokens: int, config: Config, catalogue: Catalogue
+def _choose_arms(
+    ask: RunRequest, format_: Format, suite: Suite, config: Config, catalogue: Catalogue
 ) -> tuple[dict[str, Arm], Policy | None, NamedText | None]:
-    """Choose the arms of a request, those of its policy included.
-
-    Returns:
-        Arm -> its settings, the policy that decides for each question (None if every arm answers
-        all of them), and the name and text of the policy.
-    """
+    """Choose the arms, the policy that decides for each question, and its name and text."""
     from etui.runtime.model_resolution import choose_speculation, models_on_disk
 
     if not (ask.policy or ask.arms):
         names = list_models(ask, config, catalogue)
-        arms = build_arms(
-            names, ask.reasonings, ask.overrides, format_, answer_tokens=answer_tokens
-        )
+        tokens = default_answer_tokens(format_, suite, ANSWER_TOKENS)
+        arms = build_arms(names, ask.reasonings, ask.overrides, format_, answer_tokens=tokens)
         if format_.generates:
             arms = {
                 name: replace(
@@ -151,21 +144,14 @@ def choose_arms(
                 f"--speculate has no effect on format {format_.name}, which decodes nothing",
                 "add --reasoning direct or cot, or remove it",
             )
-        return set_seed(_speculate(arms, ask, catalogue), ask.seed), None, None
+        return _speculate(arms, ask, catalogue), None, None
     available = models_on_disk(config, catalogue)
     text = _read_policy(ask.policy or config.policy, config)
     policy = compile_policy(text, catalogue)
     if ask.arms:
         arms = choose_policy_arms(policy, ask.arms, available, ask.overrides)
-        return set_seed(_speculate(arms, ask, catalogue), ask.seed), None, text
+        return _speculate(arms, ask, catalogue), None, text
     return list_policy_arms(policy, available), policy, text
-
-
-def set_seed(arms: dict[str, Arm], seed: int) -> dict[str, Arm]:
-    """Set the seed of the sampling of all arms."""
-    return {
-        name: replace(arm, sampling=replace(arm.sampling, seed=seed)) for name, arm in arms.items()
-    }
 
 
 def compile_policy(text: NamedText, catalogue: Catalogue) -> Policy:
@@ -178,13 +164,20 @@ def compile_policy(text: NamedText, catalogue: Catalogue) -> Policy:
 
 
 def _speculate(arms: Mapping[str, Arm], ask: RunRequest, catalogue: Catalogue) -> dict[str, Arm]:
-    """Set the speculation that the options state."""
+    """Set the speculation that the options state, and the seed of all arms."""
     from etui.runtime.model_resolution import check_draft_option
 
     made = speculate_arms(arms, ask.speculates)
     if "draft" in ask.speculates:
         check_draft_option(made.values(), catalogue)
-    return made
+    return _set_seed(made, ask.seed)
+
+
+def _set_seed(arms: Mapping[str, Arm], seed: int | None) -> dict[str, Arm]:
+    return {
+        name: replace(arm, sampling=replace(arm.sampling, seed=seed or 0))
+        for name, arm in arms.items()
+    }
 
 
 def _read_policy(name: str, config: Config) -> NamedText:
@@ -201,37 +194,33 @@ def _read_policy(name: str, config: Config) -> NamedText:
 
 @dataclass(frozen=True, slots=True)
 class RunPlan:
-    """Everything that a run needs to start.
+    """The configuration of a run, and what it was made from."""
 
-    Attributes:
-        order, block, precision, design, part: As in
-            :class:`etui.bench.config.RunConfig`.
-    """
-
+    config: RunConfig
+    """As the run will record it; its id, its arms, its models and what describes the machine are
+    filled in when it starts."""
     suite: Suite  # All questions to draw from
-    data_path: str | None
     drawn: Mapping[str, tuple[Question, ...]]
     """Subject -> the questions of the plan, subjects in the order of the run."""
     examples: Mapping[str, tuple[Question, ...]]  # Subject -> worked examples in the prompt
-    format: Format
-    shots: int
-    seed: int
-    limit: int | None
-    per_subject: int | None
-    subjects: tuple[str, ...] | None
     arms: Mapping[str, Arm]
     policy: Policy | None = None
     """The policy that decides for each question; None if every arm answers all of them."""
-    policy_text: NamedText | None = None
-    """Name and text of the policy that decides, or that defines the arms."""
-    reuse: bool = True
-    models: tuple[str, ...] = ()
-    order: Order = "subjects"
-    block: int | None = None
-    precision: BenchPrecision | None = None
-    design: NamedText | None = None
-    part: BenchPart | None = None
     difficulty: DifficultyTable | None = None  # Difficulties of the questions; None without
+
+    def change(self, **changes: Any) -> RunPlan:
+        """Return the plan with changes of its configuration."""
+        return replace(self, config=replace(self.config, **changes))
+
+    @property
+    def format(self) -> Format:
+        """How questions are asked."""
+        return FORMATS[self.config.format]
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Names of the models of its arms."""
+        return tuple(dict.fromkeys(arm.model for arm in self.arms.values()))
 
     @property
     def systems(self) -> tuple[str, ...]:
@@ -241,17 +230,16 @@ class RunPlan:
     @property
     def population(self) -> dict[str, Sequence[Question]]:
         """Subject -> all its questions in the suite, of the subjects of the run."""
-        return {
-            subject: questions
-            for subject, questions in self.suite.questions.items()
-            if self.subjects is None or subject in self.subjects
-        }
+        wanted = self.config.subjects
+        questions = self.suite.questions.items()
+        return {name: rows for name, rows in questions if wanted is None or name in wanted}
 
     @property
     def asked(self) -> Mapping[str, tuple[Question, ...]]:
         """Subject -> the questions that each system answers; of a part, its share."""
         sizes = {subject: len(questions) for subject, questions in self.drawn.items()}
-        shares = list_part(sizes, self.order, self.block, self.seed, self.part)
+        run = self.config
+        shares = list_part(sizes, run.order, run.block, run.seed, run.part)
         return {
             subject: tuple(self.drawn[subject][index] for index in indices)
             for subject, indices in shares.items()
@@ -264,97 +252,86 @@ class RunPlan:
 
 
 def make_plan(
-    ask: RunRequest,
-    config: Config,
-    catalogue: Catalogue,
-    say: Callable[[str], None] = lambda text: None,
+    ask: RunRequest, config: Config, catalogue: Catalogue, say: Say = _say_nothing
 ) -> RunPlan:
     """Make the plan of a new run.
 
     Raises:
-        UsageError: A name does not exist, or options cannot be combined.
-        InvalidFile: The data or the policy is invalid.
-        ModelUnavailable: No suitable model is on this machine.
-        DownloadFailed: The suite is not on this machine and cannot be downloaded.
+        EtuiError: A name does not exist, options cannot be combined, the data or the policy are
+            invalid, or a model or the suite is not on this machine and cannot be downloaded.
     """
     check_request(ask)
     list_models(ask, config, catalogue)  # a wrong name is reported before a download
-    suite = _load_suite(ask, config, say)
-    format_ = _choose_format(ask, suite)
-    answer_tokens = default_answer_tokens(format_, suite, ANSWER_TOKENS)
-    arms, policy, text = choose_arms(ask, format_, answer_tokens, config, catalogue)
+    suite, format_ = _load_questions(ask, config, say)
+    arms, policy, text = _choose_arms(ask, format_, suite, config, catalogue)
     if policy is None:
         check_format(arms, format_)
-    return _draw_plan(ask, suite, format_, arms, policy, text)
+    plan = _draw_plan(ask, suite, format_, arms)
+    plan = replace(plan, policy=policy)
+    return plan.change(policy=text, routed=policy is not None)
 
 
 def make_design_plan(
-    ask: RunRequest,
-    arms: Mapping[str, Arm],
-    design: NamedText,
-    block: int,
-    config: Config,
-    say: Callable[[str], None] = lambda text: None,
+    ask: RunRequest, arms: Mapping[str, Arm], config: Config, say: Say = _say_nothing
 ) -> RunPlan:
-    """Make the plan of a design, whose arms answer balanced blocks of questions.
-
-    Args:
-        ask: The questions; what it says of arms is not used.
+    """Make the plan of a design from its arms; what ``ask`` says of arms is not used.
 
     Raises:
-        UsageError: A name does not exist, or options cannot be combined.
-        InvalidFile: The data are invalid.
-        DownloadFailed: The data are not on this machine and cannot be downloaded.
+        EtuiError: As :func:`make_plan`.
     """
     check_request(ask)
-    suite = _load_suite(ask, config, say)
-    format_ = _choose_format(ask, suite)
+    suite, format_ = _load_questions(ask, config, say)
     check_format(arms, format_)
-    plan = _draw_plan(ask, suite, format_, set_seed(dict(arms), ask.seed), None, None)
-    return replace(plan, order="balanced", block=block, design=design)
+    return _draw_plan(ask, suite, format_, _set_seed(arms, ask.seed))
 
 
-def _load_suite(ask: RunRequest, config: Config, say: Callable[[str], None]) -> Suite:
-    return load_suite(ask.suite, ask.split, _data_place(ask), config, say)
+def _load_questions(ask: RunRequest, config: Config, say: Say) -> tuple[Suite, Format]:
+    """Load the suite and choose the format."""
+    suite = load_suite(ask.suite, ask.split, _data_place(ask), config, say)
+    if not ask.format:
+        generates = bool(ask.reasonings or ask.arms or ask.routed)
+        return suite, choose_default_format(suite, generates=generates)
+    check_suite(FORMATS[ask.format], suite)
+    return suite, FORMATS[ask.format]
 
 
 def _data_place(ask: RunRequest) -> Path | None:
     return Path(ask.data).expanduser().absolute() if ask.data else None
 
 
-def _draw_plan(
-    ask: RunRequest,
-    suite: Suite,
-    format_: Format,
-    arms: Mapping[str, Arm],
-    policy: Policy | None,
-    text: NamedText | None,
-) -> RunPlan:
-    """Draw the questions of a request."""
-    place = _data_place(ask)
-    subjects = match_subjects(ask.subjects, tuple(suite.questions)) if ask.subjects else None
+def _draw_plan(ask: RunRequest, suite: Suite, format_: Format, arms: Mapping[str, Arm]) -> RunPlan:
     own_file = None if is_named_suite(ask.suite) else Path(ask.suite).expanduser().absolute()
-    shots = _choose_shots(ask.shots, format_, suite, own_file)
-    return _fill_plan(
-        suite,
-        RunPlan(
-            suite=suite,
-            data_path=str(place or own_file) if place or own_file else None,
-            drawn={},
-            examples={},
-            format=format_,
-            shots=shots,
-            seed=ask.seed,
-            limit=ask.limit,
-            per_subject=ask.per_subject,
-            subjects=subjects,
-            arms=arms,
-            policy=policy,
-            policy_text=text,
-            reuse=ask.reuse,
-            part=ask.part,
-        ),
+    place = _data_place(ask) or own_file
+    subjects = match_subjects(ask.subjects, tuple(suite.questions)) if ask.subjects else None
+    run = RunConfig(
+        run_id="",
+        started_at="",
+        suite=suite.name,
+        split=suite.split,
+        data_path=str(place) if place else None,
+        data_sha256="",
+        sizes={},
+        drawn={},
+        format=format_.name,
+        format_version=format_.version,
+        shots=_choose_shots(ask.shots, format_, suite, own_file),
+        seed=ask.seed or 0,
+        limit=ask.limit,
+        per_subject=ask.per_subject,
+        subjects=subjects,
+        arms={},
+        policy=None,
+        routed=False,
+        models=(),
+        prefix_reuse=ask.reuse,
+        group_questions=0,
+        threads=0,
+        versions={},
+        machine={},
+        energy={},
+        part=ask.part,
     )
+    return _fill_plan(run, suite, arms)
 
 
 def restore_plan(run: RunConfig, config: Config, catalogue: Catalogue) -> RunPlan:
@@ -367,71 +344,45 @@ def restore_plan(run: RunConfig, config: Config, catalogue: Catalogue) -> RunPla
     named = is_named_suite(run.suite)
     data = Path(run.data_path) if run.data_path and named else None
     suite = load_suite(run.suite if named else str(run.data_path), run.split, data, config)
-    policy = None
+    plan = _fill_plan(run, suite, {name: parse_arm(arm) for name, arm in run.arms.items()})
     if run.routed and run.policy is not None:
-        policy = compile_policy(run.policy, catalogue)
-    return _fill_plan(
-        suite,
-        RunPlan(
-            suite=suite,
-            data_path=run.data_path,
-            drawn={},
-            examples={},
-            format=FORMATS[run.format],
-            shots=run.shots,
-            seed=run.seed,
-            limit=run.limit,
-            per_subject=run.per_subject,
-            subjects=run.subjects,
-            arms={name: parse_arm(settings) for name, settings in run.arms.items()},
-            policy=policy,
-            policy_text=run.policy,
-            reuse=run.prefix_reuse,
-            order=run.order,
-            block=run.block,
-            precision=run.precision,
-            design=run.design,
-            part=run.part,
-        ),
-    )
+        plan = replace(plan, policy=compile_policy(run.policy, catalogue))
+    return plan
 
 
-def _fill_plan(suite: Suite, plan: RunPlan) -> RunPlan:
-    """Fill in the drawn questions, the worked examples and the models of a plan."""
+def _fill_plan(run: RunConfig, suite: Suite, arms: Mapping[str, Arm]) -> RunPlan:
+    """Draw the questions, and fill in what follows from them and from their suite."""
     sizes = {
         subject: size
         for subject, size in suite.sizes.items()
-        if plan.subjects is None or subject in plan.subjects
+        if run.subjects is None or subject in run.subjects
     }
-    indices = draw(sizes, plan.seed, plan.limit, plan.per_subject)
     drawn = {
         subject: tuple(suite.questions[subject][index] for index in rows)
-        for subject, rows in indices.items()
+        for subject, rows in draw(sizes, run.seed, run.limit, run.per_subject).items()
     }
-    _check_part(plan.part, sum(len(questions) for questions in drawn.values()))
-    examples = {
-        subject: list_examples(plan.format, suite, subject)[: plan.shots] for subject in drawn
-    }
-    models = tuple(dict.fromkeys(arm.model for arm in plan.arms.values()))
-    return replace(plan, drawn=drawn, examples=examples, models=models)
-
-
-def _check_part(part: BenchPart | None, questions: int) -> None:
-    if part is not None and questions < part.count:
+    counts = {subject: len(rows) for subject, rows in drawn.items()}
+    if run.part is not None and sum(counts.values()) < run.part.count:
         raise UsageError(
-            f"a plan of {count_text(questions, 'question')} cannot be divided into "
-            f"{part.count:,} parts",
+            f"a plan of {count_text(sum(counts.values()), 'question')} cannot be divided into "
+            f"{run.part.count:,} parts",
             "ask more questions, or use fewer parts",
         )
-
-
-def _choose_format(ask: RunRequest, suite: Suite) -> Format:
-    generates = bool(ask.reasonings or ask.arms or ask.routed)
-    format_ = FORMATS[ask.format] if ask.format else None
-    if format_ is None:
-        return choose_default_format(suite, generates=generates)
-    check_suite(format_, suite)
-    return format_
+    format_ = FORMATS[run.format]
+    examples = {subject: list_examples(format_, suite, subject)[: run.shots] for subject in drawn}
+    rule = find_rule(format_, numbers=suite.grading == "number")
+    run = replace(
+        run,
+        suite=suite.name,
+        split=suite.split,
+        data_sha256=suite.sha256,
+        sizes=suite.sizes,
+        drawn=counts,
+        format_version=format_.version,
+        chance=None if suite.chance == CHANCE else suite.chance,
+        grading=None if rule is None else rule.label,
+    )
+    return RunPlan(run, suite, drawn, examples, arms)
 
 
 def _choose_shots(
@@ -445,8 +396,9 @@ def _choose_shots(
             "format cot has no worked examples with thinking", "use --shots 0, or --format chat"
         )
     if requested > present:
-        dev_file = f"{own_file.stem}_dev{own_file.suffix}" if own_file else ""
-        more = f", or add {dev_file} next to the file" if own_file else ""
+        more = ""
+        if own_file is not None:
+            more = f", or add {own_file.stem}_dev{own_file.suffix} next to the file"
         raise UsageError(
             f"--shots {requested} needs {requested} worked examples"
             f"{' with a solution' if format_.raw else ''}, but some subjects of "
@@ -456,41 +408,51 @@ def _choose_shots(
     return requested
 
 
-@dataclass(frozen=True, slots=True)
-class PrecisionRequest:
-    """What the command line asks for."""
-
-    points: float  # Half width in percentage points, above 0 and below 50
-    of: Literal["accuracy", "difference"] | None = None
-    """Whose half width; None is that of the accuracies."""
-    difficulty: Path | None = None  # File with the difficulties of the questions; None without
-
-
 def add_precision(
-    plan: RunPlan, request: PrecisionRequest, say: Callable[[str], None] = lambda text: None
+    plan: RunPlan,
+    points: float,
+    of: Literal["accuracy", "difference"] | None = None,
+    difficulty: Path | None = None,
+    say: Say = _say_nothing,
 ) -> RunPlan:
     """Make a plan stop at a precision.
 
     Args:
-        say: Receives notes about the table of difficulties.
+        points: Half width in percentage points, above 0 and below 50.
+        of: Whose half width; None is that of the accuracies.
+        difficulty: File with the difficulties of the questions; notes about it go to ``say``.
 
     Raises:
         UsageError: The plan cannot stop at a precision, or the difficulties are those of other data
             or of a model that is measured.
         InvalidFile: The table of difficulties is invalid.
     """
-    of = request.of or "accuracy"
-    _check_plan(plan, of)
-    table = None if request.difficulty is None else read_difficulty(request.difficulty)
+    if plan.config.per_subject is not None:
+        raise UsageError(
+            "--precision cannot be combined with --per-subject: its questions are in proportion to "
+            "the sizes of the subjects",
+            "use --limit for the most questions to ask",
+        )
+    if plan.config.part is not None:
+        raise UsageError(
+            "--precision cannot be combined with --part: the run stops by all its answers",
+            "remove one of them",
+        )
+    if of == "difference" and len(plan.systems) < 2:
+        raise UsageError(
+            "--precision-of difference needs at least two systems",
+            "add a --model, a --reasoning or an arm, or use --precision-of accuracy",
+        )
+    table = None if difficulty is None else read_difficulty(difficulty)
     if table is not None:
-        _check_table(plan, table, str(request.difficulty), say)
-    every_few = plan.format.generates and not (plan.reuse and plan.shots) and len(plan.models) == 1
-    return replace(
-        plan,
+        _check_table(plan, table, str(difficulty), say)
+    shares_examples = plan.config.prefix_reuse and plan.config.shots
+    every_few = plan.format.generates and not shares_examples and len(plan.models) == 1
+    sha256 = None if table is None else table.sha256
+    return replace(plan, difficulty=table).change(
         order="balanced",
         block=BLOCK if every_few else None,
-        precision=BenchPrecision(request.points, of, table.sha256 if table is not None else None),
-        difficulty=table,
+        precision=BenchPrecision(points, of or "accuracy", sha256),
     )
 
 
@@ -507,41 +469,18 @@ def restore_difficulty(plan: RunPlan, run: RunConfig, copy: Path) -> RunPlan:
     return replace(plan, difficulty=table)
 
 
-def _check_plan(plan: RunPlan, of: str) -> None:
-    if plan.per_subject is not None:
-        raise UsageError(
-            "--precision cannot be combined with --per-subject: its questions are in proportion to "
-            "the sizes of the subjects",
-            "use --limit for the most questions to ask",
-        )
-    if plan.part is not None:
-        raise UsageError(
-            "--precision cannot be combined with --part: the run stops by all its answers",
-            "remove one of them",
-        )
-    if of == "difference" and len(plan.systems) < 2:
-        raise UsageError(
-            "--precision-of difference needs at least two systems",
-            "add a --model, a --reasoning or an arm, or use --precision-of accuracy",
-        )
-
-
-def _check_table(
-    plan: RunPlan, table: DifficultyTable, place: str, say: Callable[[str], None]
-) -> None:
+def _check_table(plan: RunPlan, table: DifficultyTable, place: str, say: Say) -> None:
+    fix = "make it from runs of these questions: etui bench difficulty RUN... -o FILE"
     if table.data_sha256 is not None and table.data_sha256 != plan.suite.sha256:
         raise UsageError(
             f"{place} was made from other data (sha256 {table.data_sha256[:12]}) than "
             f"{plan.suite.name} ({plan.suite.sha256[:12]})",
-            "make it from runs of these questions: etui bench difficulty RUN... -o FILE",
+            fix,
         )
     keys = {(q.subject, q.row) for inside in plan.population.values() for q in inside}
     known = len(keys & table.values.keys())
     if not known:
-        raise UsageError(
-            f"{place} has none of the questions of {plan.suite.name}",
-            "make it from runs of these questions: etui bench difficulty RUN... -o FILE",
-        )
+        raise UsageError(f"{place} has none of the questions of {plan.suite.name}", fix)
     if known < len(keys):
         say(
             f"{place} has the difficulty of {known:,} of {len(keys):,} questions; the others count "
@@ -549,9 +488,7 @@ def _check_table(
         )
 
 
-def check_sources(
-    plan: RunPlan, hashes: dict[str, str | None], say: Callable[[str], None] = lambda text: None
-) -> None:
+def check_sources(plan: RunPlan, hashes: dict[str, str | None], say: Say = _say_nothing) -> None:
     """Refuse difficulties that are made from the answers of a model that is measured.
 
     Args:

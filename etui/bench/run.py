@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from queue import SimpleQueue
 from threading import Event
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -46,7 +45,6 @@ from etui.turn.interfaces import Meter
 
 if TYPE_CHECKING:
     from etui.backends.local import LocalBackend
-    from etui.bench.summary import Summary
     from etui.log.writer import TurnWriter
     from etui.runtime.runtime import Runtime
 
@@ -58,13 +56,10 @@ def run_record(
     status: str,
     summary: Summary | None = None,
 ) -> RunRecord:
-    """Build the row of a run in its current state.
+    """Build the row of a run in its current state; it may have no summary yet.
 
     Joules are None if those of any answer are, since a partial sum would look like the total, and
     if the machines of the run are not equal.
-
-    Args:
-        summary: None before the run has one.
     """
     known = [s.joules for s in samples if s.joules is not None]
     measured = bool(samples) and len(known) == len(samples) and may_pool(samples, config)
@@ -144,11 +139,7 @@ def answer_all(
 
 
 def build_work(plan: RunPlan, piece: Piece, done: set[int]) -> SubjectWork:
-    """Build the work of a piece from the questions of the plan.
-
-    Args:
-        done: Rows of its subject that its system has answered.
-    """
+    """Build the work of a piece; ``done`` are the rows that its system has answered."""
     by_row = {question.row: question for question in plan.drawn[piece.subject]}
     questions = tuple(by_row[row] for row in piece.rows)
     return SubjectWork(piece.subject, questions, done, plan.examples[piece.subject])
@@ -176,29 +167,20 @@ class BetweenBlocks(Protocol):
         """Begin a run, or resume it after ``samples``."""
 
     def work(self, ended: Callable[[], bool]) -> None:
-        """Do what is due between two blocks.
-
-        Args:
-            ended: Whether the run ends now; what is due is then left.
-
-        Raises:
-            EtuiError: The engine failed, or the folder cannot be written.
-        """
+        """Do what is due between two blocks, unless the run has ended."""
 
     def finish(self) -> None:
         """Conclude the work of a run that ends, complete or not, before the log is closed."""
 
 
 class SampleWriter:
-    """Measures, writes and shows answers in the order they were given.
+    """Measures, writes and shows answers in the order they were given, from its own thread.
 
     Answers are on the disk as soon as the meter has a reading after their end, some tens of
     milliseconds later, while the next question is being computed.
 
     Args:
-        folder: Where the answers are written.
-        meter: Provides the energy of an interval.
-        show: Called with the samples after they are written, from the writer's thread.
+        show: Called with the samples after they are written.
         joules: Joules of earlier answers if the run is resumed.
         share: The machine's share of a run of several; None for a run of one machine.
     """
@@ -214,58 +196,44 @@ class SampleWriter:
         self._folder = folder
         self._meter = meter
         self._show = show
-        self._queue: SimpleQueue[Answered | threading.Event | None] = SimpleQueue()
-        self._failure: BaseException | None = None
-        self._joules = joules
         self._share = share
-        self._thread = threading.Thread(target=self._work, name="etui-bench", daemon=True)
-        self._thread.start()
-
-    @property
-    def joules(self) -> float:
+        self._failure: BaseException | None = None
+        self._thread = ThreadPoolExecutor(1, "etui-bench")
+        self.joules = joules
         """Joules of all written answers, those before a resume included."""
-        return self._joules
 
     def put(self, answered: Answered) -> None:
         """Queue answers for writing."""
         self._check()
-        self._queue.put(answered)
+        self._thread.submit(self._write, answered)
 
     def wait(self) -> None:
         """Wait until the answers put so far are written and shown."""
-        written = threading.Event()
-        self._queue.put(written)
-        written.wait()
+        self._thread.submit(lambda: None).result()
         self._check()
 
     def close(self) -> None:
         """Wait until all answers are written."""
-        self._queue.put(None)
-        self._thread.join()
+        self._thread.shutdown()
         self._check()
 
     def _check(self) -> None:
         if self._failure is not None:
             raise self._failure
 
-    def _work(self) -> None:
-        while (answered := self._queue.get()) is not None:
-            if isinstance(answered, threading.Event):
-                answered.set()
-            elif self._failure is None:
-                try:
-                    self._write(answered)
-                except BaseException as error:  # noqa: BLE001 - raised in the caller's thread
-                    self._failure = error
-
     def _write(self, answered: Answered) -> None:
-        self._meter.settle(answered.end_ns)
-        samples = answered.samples(self._meter.energy)
-        if self._share is not None:
-            samples = [self._share.place(sample) for sample in samples]
-        self._folder.add_samples(samples)
-        self._joules += math.fsum(s.joules for s in samples if s.joules is not None)
-        self._show(samples)
+        if self._failure is not None:
+            return
+        try:
+            self._meter.settle(answered.end_ns)
+            samples = answered.samples(self._meter.energy)
+            if self._share is not None:
+                samples = [self._share.place(sample) for sample in samples]
+            self._folder.add_samples(samples)
+            self.joules += math.fsum(s.joules for s in samples if s.joules is not None)
+            self._show(samples)
+        except BaseException as error:  # noqa: BLE001 - raised in the caller's thread
+            self._failure = error
 
 
 def read_answers(folder: Path) -> tuple[Sample, ...]:
@@ -283,11 +251,7 @@ def read_answers(folder: Path) -> tuple[Sample, ...]:
 
 
 def refuse_merged(config: RunConfig) -> None:
-    """Refuse to resume a run that was merged from others.
-
-    Raises:
-        UsageError: It was.
-    """
+    """Refuse to resume a run that was merged from others."""
     if config.merged is not None:
         raise UsageError(
             f"run {config.run_id} was merged from {', '.join(config.merged)}, and answers nothing "
@@ -297,7 +261,7 @@ def refuse_merged(config: RunConfig) -> None:
 
 
 def refuse_changes(before: RunConfig, now: RunConfig) -> None:
-    """Refuse to resume a run with different settings."""
+    """Refuse to resume a run with different settings; the message lists them."""
     if before.sha256 != now.sha256:
         _refuse_differences(before.run_id, differences(before, now))
 
@@ -306,9 +270,6 @@ def refuse_other_plan(before: RunConfig, now: RunConfig) -> None:
     """Refuse to resume a run of several machines on one that asks something else.
 
     Programs and hardware may differ there: each answer names its machine.
-
-    Raises:
-        UsageError: The plans differ; the message lists how.
     """
     _refuse_differences(before.run_id, plan_differences(undo_join(before), now))
 
@@ -338,8 +299,8 @@ class RunLog:
     writer: TurnWriter
     config: RunConfig
     folder: Path
-    status: str = "running"  # As in :func:`etui.bench.run.run_record`
-    summary: Summary | None = None  # Summary of the run; None before it has one
+    status: str = "running"  # As in :func:`run_record`
+    summary: Summary | None = None  # None before the run has one
 
     def add(self, samples: Sequence[Sample]) -> None:
         """Write the rows of answers."""
@@ -352,21 +313,17 @@ class RunLog:
     def save(self) -> None:
         """Write the row of the run, by the answers in its folder."""
         samples = read_run(self.folder).samples
-        self.writer.save_run(
-            run_record(self.config, self.folder, samples, self.status, self.summary)
-        )
+        record = run_record(self.config, self.folder, samples, self.status, self.summary)
+        self.writer.save_run(record)
 
 
 @contextmanager
 def log_run(
     writer: TurnWriter, config: RunConfig, folder: Path, before: Sequence[Sample]
 ) -> Iterator[RunLog]:
-    """Log a run for the time of the body, and close the log.
+    """Log a run and its earlier answers for the time of the body, and close the log.
 
     A run that an error ends is logged as stopped if the user stopped it, else as an error.
-
-    Args:
-        before: The answers that it has already.
     """
     log = RunLog(writer, config, folder)
     log.save()
@@ -408,11 +365,7 @@ class BenchRunner:
     """Builds what a plan does between its blocks."""
 
     def start(self, plan: RunPlan, out: Path | None, limits: RunLimits = NO_LIMITS) -> RunOutcome:
-        """Run a plan in a new folder.
-
-        Args:
-            out: The run folder; None creates one in the folder of all runs.
-            limits: Stop once these are reached.
+        """Run a plan in a new folder; None creates one in the folder of all runs.
 
         Raises:
             EtuiError: The run cannot start, or did not finish; its answers are kept.
@@ -421,9 +374,8 @@ class BenchRunner:
             check_new(out, RUN)  # report an error before loading models takes minutes
         run_id = new_run_id(plan.suite.name, plan.format.name, plan.systems, datetime.now())
         config = self.configure(plan, run_id)
-        check_sources(
-            plan, {model.name: model.sha256 for model in config.models}, self.progress.say
-        )
+        hashes = {model.name: model.sha256 for model in config.models}
+        check_sources(plan, hashes, self.progress.say)
         place = out or runs_dir(self.runtime.config) / run_id
         with RunFolder.start(place, config) as folder:
             if plan.difficulty is not None:
@@ -436,11 +388,7 @@ class BenchRunner:
         plan_again: Callable[[RunConfig], RunPlan],
         limits: RunLimits = NO_LIMITS,
     ) -> RunOutcome:
-        """Resume a run.
-
-        Args:
-            plan_again: Builds the plan of a run from its configuration.
-            limits: Stop once these are reached; joules used before count, time does not.
+        """Resume a run; joules used before count towards the limits, time does not.
 
         Raises:
             UsageError: The run was started with other data, models or programs, or was merged.
@@ -448,30 +396,26 @@ class BenchRunner:
         """
         opened, recorded = RunFolder.resume(folder)
         with opened:
-            before = recorded.config
+            before, share = recorded.config, None
             refuse_merged(before)
             plan = restore_difficulty(plan_again(undo_join(before)), before, folder / DIFFICULTY)
             now = self.configure(plan, before.run_id)
-            if before.machines is not None:
-                return self._resume_here(plan, before, now, opened, recorded.samples, limits)
-            refuse_changes(before, now)
-            return self._run(plan, before, opened, recorded.samples, limits)
+            config = before
+            if before.machines is None:
+                refuse_changes(before, now)
+            else:
+                config, share = self._join(before, now, opened)
+            return self._run(plan, config, opened, recorded.samples, limits, share)
 
-    def _resume_here(
-        self,
-        plan: RunPlan,
-        before: RunConfig,
-        now: RunConfig,
-        folder: RunFolder,
-        samples: Sequence[Sample],
-        limits: RunLimits,
-    ) -> RunOutcome:
-        """Resume a run of several machines on this one."""
+    def _join(
+        self, before: RunConfig, now: RunConfig, folder: RunFolder
+    ) -> tuple[RunConfig, MachineShare]:
+        """Resume a run of several machines on this one, which may be new to it."""
         refuse_other_plan(before, now)
         machine = assign_keys(before.machines or (), {"here": now})["here"]
         compare = is_comparison(before)
         config = add_machines(before, [machine])
-        if compare and config != before:
+        if config != before and compare:
             keys = ", ".join(each.key for each in before.machines or ())
             raise UsageError(
                 f"run {before.run_id} compares {keys}, and this machine is none of them",
@@ -479,9 +423,7 @@ class BenchRunner:
             )
         if config != before:
             folder.add_machines(config)
-
-        share = MachineShare(machine.key, compare)
-        return self._run(plan, config, folder, samples, limits, share)
+        return config, MachineShare(machine.key, compare)
 
     def configure(self, plan: RunPlan, run_id: str) -> RunConfig:
         """Load the models of a plan and describe the run on this machine.
@@ -492,9 +434,7 @@ class BenchRunner:
         runtime = self.runtime
         if plan.policy is None:
             for arm in plan.arms.values():
-                runtime.resolve(
-                    arm
-                )  # report a draft model that is missing before any energy is used
+                runtime.resolve(arm)  # a draft model that is missing is reported before any load
         runtime.recorder.start()
         self.on_stop(self.cancel.cancel)
         models = load_models(
@@ -514,9 +454,9 @@ class BenchRunner:
         share: MachineShare | None = None,
     ) -> RunOutcome:
         systems = self.build_systems(plan)
-        between_blocks = self.build_between_blocks(plan)
-        if between_blocks is not None:
-            between_blocks.begin(config, folder.path, before)
+        between = self.build_between_blocks(plan)
+        if between is not None:
+            between.begin(config, folder.path, before)
         self.progress.begin(config, folder.path, before)
         with log_run(self.runtime.writer, config, folder.path, before) as log:
             precise = open_precision(plan, config, lambda: sink.wait(), self.progress)
@@ -530,29 +470,22 @@ class BenchRunner:
 
             spent = math.fsum(s.joules for s in before if s.joules is not None)
             sink = SampleWriter(folder, self.runtime.meter, see, spent, share)
+            limit = limits.start(self.stopped.is_set)
+
+            def check(joules: float) -> Ending | None:
+                return limit(joules + (0.0 if between is None else between.joules))
+
             try:
-                if precise is not None:
-                    precise.add(before)
-                schedule = (
-                    build_schedule(plan, systems) if precise is None else precise.pieces(systems)
-                )
-                if share is None:
-                    done = collect_done_rows(config, before)
+                if precise is None:
+                    schedule = build_schedule(plan, systems)
                 else:
-                    done = collect_done_rows(undo_join(config), share.select(before))
-                limit = limits.start(self.stopped.is_set)
-
-                def check(joules: float) -> Ending | None:
-                    return limit(
-                        joules + (between_blocks.joules if between_blocks is not None else 0.0)
-                    )
-
-                def ended() -> bool:
-                    return check(sink.joules) is not None
-
-                if between_blocks is not None:
-                    work = partial(between_blocks.work, ended)
+                    precise.add(before)
+                    schedule = precise.pieces(systems)
+                if between is not None:
+                    work = partial(between.work, lambda: check(sink.joules) is not None)
                     schedule = work_between_blocks(schedule, lambda piece: piece.block, work)
+                own = before if share is None else share.select(before)
+                done = collect_done_rows(config if share is None else undo_join(config), own)
                 ending = answer_all(plan, schedule, systems, done, sink, check)
             finally:
                 sink.close()
@@ -564,8 +497,8 @@ class BenchRunner:
                 asked = config.questions * len(config.contenders)
                 ending = ending if len(samples) == asked else "stopped"  # others have some left
             log.conclude(ending)
-            if between_blocks is not None:
-                between_blocks.finish()
+            if between is not None:
+                between.finish()
             self.progress.say("writing the report")
             log.summary = write_results(folder, config, samples, self.runtime.config, precision)
         return RunOutcome(ending, folder.path, config, samples, log.summary)
@@ -574,30 +507,20 @@ class BenchRunner:
         """Build the systems of a plan by name: its arms, or its policy."""
         from etui.bench.turns import Decide, TurnArm, decide_always, decide_by_policy
 
-        stopped = self.stopped.is_set
+        runtime, stopped, reuse = self.runtime, self.stopped.is_set, plan.config.prefix_reuse
 
-        def build_turn_arm(decide: Decide) -> TurnArm:
-            return TurnArm(
-                decide,
-                self.runtime,
-                format_=plan.format,
-                reuse=plan.reuse,
-                cancelled=stopped,
-                cancel=self.cancel,
-            )
+        def answer_in_turns(decide: Decide) -> TurnArm:
+            return TurnArm(decide, runtime, plan.format, reuse, stopped, self.cancel)
+
+        def open_session(arm: Arm) -> Any:
+            served = runtime.resolve(arm)
+            return finish_load(runtime.backend.load(served.spec, served.local_path()))[0]
 
         if plan.policy is not None:
-            return {plan.policy.name: build_turn_arm(decide_by_policy(plan.policy, self.runtime))}
+            return {plan.policy.name: answer_in_turns(decide_by_policy(plan.policy, runtime))}
         if plan.format.generates:
-            return {name: build_turn_arm(decide_always(arm)) for name, arm in plan.arms.items()}
-
-        def build_scoring_arm(arm: Arm) -> ScoringArm:
-            def open_session() -> Any:
-                served = self.runtime.resolve(arm)
-                return finish_load(self.runtime.backend.load(served.spec, served.local_path()))[0]
-
-            return ScoringArm(
-                arm.name, open_session, plan.format, reuse=plan.reuse, cancelled=stopped
-            )
-
-        return {name: build_scoring_arm(arm) for name, arm in plan.arms.items()}
+            return {name: answer_in_turns(decide_always(arm)) for name, arm in plan.arms.items()}
+        return {
+            name: ScoringArm(name, partial(open_session, arm), plan.format, reuse, stopped)
+            for name, arm in plan.arms.items()
+        }

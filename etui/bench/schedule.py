@@ -54,12 +54,12 @@ def build_schedule(plan: RunPlan, systems: Iterable[str]) -> Iterator[Piece]:
     Yields:
         The pieces in the order in which they are answered.
     """
-    names, part = tuple(systems), plan.part
-    if plan.order == "subjects":
+    names, part = tuple(systems), plan.config.part
+    if plan.config.order == "subjects":
         yield from _by_subject(plan, names)
         return
     order = order_questions(plan)
-    size = choose_block_size(len(order), plan.block, part)
+    size = choose_block_size(len(order), plan.config.block, part)
     for piece in build_blocks(plan, names, order, size):
         if part is None or piece.block % part.count == part.index:
             yield piece
@@ -70,7 +70,7 @@ def order_questions(plan: RunPlan) -> tuple[tuple[str, int], ...]:
     sizes = {subject: len(questions) for subject, questions in plan.drawn.items()}
     return tuple(
         (subject, plan.drawn[subject][index].row)
-        for subject, index in order_balanced(sizes, plan.seed)
+        for subject, index in order_balanced(sizes, plan.config.seed)
     )
 
 
@@ -103,10 +103,10 @@ def _by_subject(plan: RunPlan, systems: tuple[str, ...]) -> Iterator[Piece]:
         for subject, questions in plan.drawn.items()
     }
     numbers = {subject: block for block, subject in enumerate(rows)}
-    if plan.part is None:
+    if plan.config.part is None:
         pieces = list(rows.items())
     else:
-        cuts = cut_subjects({name: len(inside) for name, inside in rows.items()}, plan.part)
+        cuts = cut_subjects({name: len(inside) for name, inside in rows.items()}, plan.config.part)
         pieces = [(cut.subject, rows[cut.subject][cut.start : cut.stop]) for cut in cuts]
     for subject, inside in pieces:
         for system in systems:
@@ -118,7 +118,7 @@ def _shuffle_systems(plan: RunPlan, systems: tuple[str, ...], block: int) -> lis
         arm = plan.arms.get(system)
         return arm.model if arm is not None else ""
 
-    return shuffle_grouped(systems, model_of, Random(f"systems {plan.seed} {block}"))
+    return shuffle_grouped(systems, model_of, Random(f"systems {plan.config.seed} {block}"))
 
 
 _EVEN = 0.25
@@ -201,7 +201,9 @@ class PrecisionSchedule:
                 return
             error = worst.estimate.variance_error
             start = asked
-            asked = choose_next_check(asked, worst.needed, error, len(order), self.plan.block)
+            asked = choose_next_check(
+                asked, worst.needed, error, len(order), self.plan.config.block
+            )
 
     @property
     def report(self) -> Precision | None:
@@ -210,8 +212,8 @@ class PrecisionSchedule:
 
     @property
     def _goal(self) -> BenchPrecision:
-        assert self.plan.precision is not None
-        return self.plan.precision
+        assert self.plan.config.precision is not None
+        return self.plan.config.precision
 
     def _look(
         self, population: Population, asked: Sequence[Key], names: Sequence[str]
@@ -270,14 +272,14 @@ def open_precision(
     plan: RunPlan, config: RunConfig, wait: Callable[[], None], progress: RunProgress
 ) -> PrecisionSchedule | None:
     """Open the schedule of a plan that stops at a precision; None for another plan."""
-    if plan.precision is None:
+    if plan.config.precision is None:
         return None
 
     def notice(precision: Precision, needed: int) -> None:
         # With a check every few questions, a line at each would be too many: 1, 2, 4, 8, ...
         looks = len(precision.looks)
         final = precision.reached or precision.questions >= config.questions
-        if plan.block is None or final or looks & (looks - 1) == 0:
+        if plan.config.block is None or final or looks & (looks - 1) == 0:
             progress.say(describe_interim_check(precision, needed, config.questions))
         progress.expect(min(config.questions, max(needed, precision.questions)))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -71,15 +71,15 @@ class QuestionAnswerer(Protocol):
 _GREEDY = Sampling(temperature=0.0)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Scored:
     """Scores of one prompt."""
 
     prompt: TokenizedPrompt
-    logprobs: Mapping[str, float]
+    logprobs: dict[str, float]
     """Letter -> log-probability of its ending in nats, full softmax at every token."""
     cached: int  # Number of reused tokens
-    computed: int  # Number of tokens computed for it, endings included
+    computed: int = 0  # Number of tokens computed for it, endings included
 
     @property
     def choice(self) -> str:
@@ -113,24 +113,13 @@ class Scored:
 
 
 @dataclass(slots=True)
-class _Tally:
-    """Scores of a prompt that is being computed."""
-
-    prompt: TokenizedPrompt
-    sequence: TokenSequence
-    cached: int
-    computed: int
-    sums: dict[str, float]
-
-
-@dataclass(slots=True)
 class _Walk:
     """An ending of several tokens that is being scored; the first ``at`` tokens are done."""
 
-    tally: _Tally
+    scored: Scored
     ending: PromptEnding
     sequence: TokenSequence
-    at: int
+    at: int = 1
 
 
 class Scorer:
@@ -151,11 +140,7 @@ class Scorer:
         """Tokens computed, prefixes included."""
 
     def begin(self, prefix: Sequence[int]) -> int:
-        """Compute and keep the prefix that the next prompts share.
-
-        Returns:
-            Number of computed tokens.
-        """
+        """Compute and keep the prefix that the next prompts share; return its computed tokens."""
         self.end()
         if not prefix:
             return 0
@@ -174,48 +159,49 @@ class Scorer:
 
     def score(self, group: Sequence[TokenizedPrompt]) -> list[Scored]:
         """Score prompts together."""
-        tallies: list[_Tally] = []
+        opened: list[tuple[Scored, TokenSequence]] = []
         try:
             for prompt in group:
                 sequence = self._session.open(list(prompt.tokens), _GREEDY)
-                tallies.append(_Tally(prompt, sequence, sequence.cached, 0, {}))
-            self._score_prompts(tallies)
-            self._score_endings(tallies)
+                opened.append((Scored(prompt, {}, sequence.cached), sequence))
+            self._score_prompts(opened)
+            self._score_endings(opened)
         finally:
-            for tally in tallies:
-                self._session.close(tally.sequence, keep=False)
-        return [Scored(t.prompt, t.sums, t.cached, t.computed) for t in tallies]
+            for _, sequence in opened:
+                self._session.close(sequence, keep=False)
+        return [one for one, _ in opened]
 
-    def _score_prompts(self, tallies: Sequence[_Tally]) -> None:
+    def _score_prompts(self, opened: Sequence[tuple[Scored, TokenSequence]]) -> None:
         """Compute the prompts, and score the first token of every ending from their logits."""
-        waiting = list(tallies)
+        waiting = list(opened)
         while waiting:
-            computed = self._step([tally.sequence for tally in waiting])
-            for tally in waiting:
-                tally.computed += computed.get(tally.sequence.id, 0)
-                if not tally.sequence.pending:
-                    firsts = [ending.tokens[0] for ending in tally.prompt.endings]
-                    values = self._session.logprobs(tally.sequence, firsts)
-                    letters = [ending.letter for ending in tally.prompt.endings]
-                    tally.sums.update(zip(letters, values, strict=True))
-            waiting = [tally for tally in waiting if tally.sequence.pending]
+            computed = self._step([sequence for _, sequence in waiting])
+            for one, sequence in waiting:
+                one.computed += computed.get(sequence.id, 0)
+                if not sequence.pending:
+                    endings = one.prompt.endings
+                    firsts = [ending.tokens[0] for ending in endings]
+                    values = self._session.logprobs(sequence, firsts)
+                    letters = [ending.letter for ending in endings]
+                    one.logprobs.update(zip(letters, values, strict=True))
+            waiting = [pair for pair in waiting if pair[1].pending]
 
-    def _score_endings(self, tallies: Sequence[_Tally]) -> None:
+    def _score_endings(self, opened: Sequence[tuple[Scored, TokenSequence]]) -> None:
         """Score endings of several tokens, one token of each per batch, as many as fit."""
         waiting = deque(
-            (tally, ending)
-            for tally in tallies
-            for ending in tally.prompt.endings
+            (one, sequence, ending)
+            for one, sequence in opened
+            for ending in one.prompt.endings
             if len(ending.tokens) > 1
         )
         walks: list[_Walk] = []
         try:
             while waiting or walks:
                 while waiting and (self._session.free_sequences or not walks):
-                    tally, ending = waiting.popleft()
-                    fork = self._session.fork(tally.sequence, _GREEDY)
+                    one, sequence, ending = waiting.popleft()
+                    fork = self._session.fork(sequence, _GREEDY)
                     self._session.extend(fork, ending.tokens[:1])
-                    walks.append(_Walk(tally, ending, fork, 1))
+                    walks.append(_Walk(one, ending, fork))
                 self._step([walk.sequence for walk in walks])
                 walks = [walk for walk in walks if self._advance(walk)]
         finally:
@@ -226,8 +212,8 @@ class Scorer:
         """Score the next token of an ending; return whether more tokens follow."""
         token = walk.ending.tokens[walk.at]
         (value,) = self._session.logprobs(walk.sequence, [token])
-        walk.tally.sums[walk.ending.letter] += value
-        walk.tally.computed += 1
+        walk.scored.logprobs[walk.ending.letter] += value
+        walk.scored.computed += 1
         walk.at += 1
         if walk.at < len(walk.ending.tokens):
             self._session.extend(walk.sequence, [token])
@@ -244,8 +230,6 @@ class Scorer:
         return step.computed
 
 
-OpenSession = Callable[[], LlamaSession]
-"""Returns the session of the arm's model; loads the model again if another one replaced it."""
 GPU_QUESTIONS = 8
 """Most questions computed together on a GPU: about as many short ones as fit into its batch."""
 _CLOZE_QUESTIONS = 3
@@ -257,13 +241,9 @@ more options needs more of them."""
 
 @dataclass(slots=True)
 class Shared:
-    """The worked examples that the questions of a subject share, computed once.
+    """The worked examples that the questions of a subject share, computed once."""
 
-    Attributes:
-        start_ns, end_ns: Interval of the computation, monotonic clock.
-    """
-
-    start_ns: int
+    start_ns: int  # Interval of the computation, monotonic clock
     end_ns: int
     tokens: int  # Number of computed tokens
     questions: int
@@ -286,8 +266,7 @@ class Shared:
 class ScoredGroup:
     """Questions that were computed together."""
 
-    arm: str
-    format_: Format
+    arm: ScoringArm
     start_ns: int
     end_ns: int
     scored: tuple[Scored, ...]
@@ -310,7 +289,7 @@ class ScoredGroup:
         prompt, choice = one.prompt, one.choice
         question = prompt.question
         return Sample(
-            arm=self.arm,
+            arm=self.arm.name,
             subject=question.subject,
             row=question.row,
             answer=question.answer,
@@ -319,7 +298,7 @@ class ScoredGroup:
             status="answered",
             text="",
             logprobs=dict(one.logprobs),
-            letter_mass=one.mass if self.format_.reads == "letters" else None,
+            letter_mass=one.mass if self.arm.format.reads == "letters" else None,
             confidence=one.confidence,
             margin=one.margin,
             shots=prompt.shots,
@@ -337,32 +316,18 @@ class ScoredGroup:
         )
 
 
+@dataclass(slots=True)
 class ScoringArm:
-    """Scores questions of one model.
+    """Scores questions of one model."""
 
-    Args:
-        format_: A format that does not generate.
-        reuse: Whether worked examples are computed once per subject.
-        cancelled: Checked before every batch.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        session: OpenSession,
-        format_: Format,
-        *,
-        reuse: bool = True,
-        cancelled: Callable[[], bool] = lambda: False,
-    ) -> None:
-        self.name = name
-        self._open = session
-        self._format = format_
-        self._reuse = reuse
-        self._cancelled = cancelled
-        self.decode_ns = 0
-        """Time spent inside llama.cpp, nanoseconds."""
-        self.computed_tokens = 0
+    name: str
+    session: Callable[[], LlamaSession]
+    """Returns the session of its model; loads the model again if another one replaced it."""
+    format: Format  # One that does not generate
+    reuse: bool = True  # Whether worked examples are computed once per subject
+    cancelled: Callable[[], bool] = lambda: False  # Checked before every batch
+    decode_ns: int = 0  # Time spent inside llama.cpp, nanoseconds
+    computed_tokens: int = 0
 
     def answer(self, work: SubjectWork) -> Iterator[ScoredGroup]:
         """Score the unanswered questions of a subject, one group at a time.
@@ -372,10 +337,10 @@ class ScoringArm:
             ContextOverflow: A question does not fit, even without worked examples.
             EngineFailed: llama.cpp failed.
         """
-        session = self._open()
+        session = self.session()
         start_ns = time.monotonic_ns()
-        prompts = build_prompts(session, self._format, work, reuse=self._reuse)
-        scorer = Scorer(session, self._cancelled)
+        prompts = build_prompts(session, self.format, work, reuse=self.reuse)
+        scorer = Scorer(session, self.cancelled)
         try:
             shared = None
             tokens = scorer.begin(prompts.prefix)
@@ -389,9 +354,7 @@ class ScoringArm:
                     continue
                 scored = scorer.score(group)
                 end_ns = time.monotonic_ns()
-                yield ScoredGroup(
-                    self.name, self._format, start_ns, end_ns, tuple(scored), rows, shared
-                )
+                yield ScoredGroup(self, start_ns, end_ns, tuple(scored), rows, shared)
                 start_ns = end_ns
         finally:
             scorer.end()
@@ -440,17 +403,15 @@ def group_for_batches(
 
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """One question's share of energy, time and tokens."""
+    """One question's share of energy, time and tokens, that of the prefix included."""
 
-    joules: float | None  # Gross joules with its share of the prefix; None if unmeasured
+    joules: float | None  # Gross joules; None if unmeasured
     uncertainty: float | None  # Half width in joules; None if `joules` is
     kind: str | None  # The weaker kind of the two measurements
-    seconds: float  # Its share of the time, the prefix's time included
+    seconds: float
     prefix_tokens: float  # Its share of the prefix's tokens
-    coverage: float | None = None
-    """The smaller share of both intervals that was recorded, 0..1; None if unmeasured."""
-    shared: bool | None = None
-    """Whether other processes used the measured devices in either; None if unmeasured."""
+    coverage: float | None  # The smaller recorded share of both intervals, 0..1
+    shared: bool | None  # Whether other processes used the measured devices in either
 
 
 def split_charges(
@@ -461,32 +422,33 @@ def split_charges(
     A group is split by the tokens computed for each question. The shared prefix is charged equally
     to all questions of the subject, so that the charges of a subject sum to its energy. The
     uncertainty is split like the joules, because the parts of one reading have the same error.
-
-    Args:
-        shared: The prefix that the subject shares; None if there is none.
-        shared_energy: Energy of the prefix; None if there is none.
+    Without a shared prefix, it and its energy are None.
     """
+    from etui.energy.scopes import weakest
+
     whole = max(1, sum(tokens))
-    parts = [count / whole for count in tokens]
     joules = split_by_tokens(group.joules, tokens) if group.joules is not None else None
     even = 1 / shared.questions if shared is not None else 0.0
+    read = [group] if shared_energy is None else [group, shared_energy]
+    kind = weakest(energy.kind for energy in read if energy.kind is not None)
     found: list[Charge] = []
-    read = [group] if shared is None or shared_energy is None else [group, shared_energy]
-    for index, part in enumerate(parts):
+    for index, count in enumerate(tokens):
+        part = count / whole
         own = None if joules is None else joules[index]
         spread = None if group.uncertainty is None else group.uncertainty * part
-        if shared is not None and shared_energy is not None:
+        if shared_energy is not None:
             own = _add_share(own, shared_energy.joules, even)
             spread = _add_share(spread, shared_energy.uncertainty, even)
+        known = own is not None
         found.append(
             Charge(
                 joules=own,
-                uncertainty=spread if own is not None else None,
-                kind=_kind(group, shared_energy) if own is not None else None,
+                uncertainty=spread if known else None,
+                kind=kind.value if known and kind is not None else None,
                 seconds=group.seconds * part + (shared.seconds * even if shared else 0.0),
                 prefix_tokens=shared.tokens * even if shared is not None else 0.0,
-                coverage=None if own is None else min(energy.coverage for energy in read),
-                shared=None if own is None else any(energy.shared for energy in read),
+                coverage=min(energy.coverage for energy in read) if known else None,
+                shared=any(energy.shared for energy in read) if known else None,
             )
         )
     return found
@@ -495,10 +457,3 @@ def split_charges(
 def _add_share(own: float | None, shared: float | None, even: float) -> float | None:
     """Add a share; None if a part is unknown, since a partial sum would look like the total."""
     return None if own is None or shared is None else own + shared * even
-
-
-def _kind(group: Energy, shared: Energy | None) -> str | None:
-    from etui.energy.scopes import weakest
-
-    kind = weakest(e.kind for e in (group, shared) if e is not None and e.kind is not None)
-    return kind.value if kind is not None else None

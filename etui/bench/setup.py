@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Generator, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from etui.bench._tokens import single_letters
-from etui.bench.accuracy import CHANCE
 from etui.bench.arms import to_json
 from etui.bench.config import BenchModel, RunConfig
-from etui.bench.grading import find_rule
 from etui.bench.machines import name_devices, read_gpu_driver
 from etui.bench.plan import RunPlan
 from etui.bench.scoring import SubjectWork, build_prompts, most_questions
 from etui.config.machine import machine_name
 from etui.engine.library import describe_llama_cpp
-from etui.engine.llama_session import LlamaSession
 from etui.events import Loaded, Residence
 from etui.models.gguf import check_gguf
 from etui.runtime.provenance import provenance
@@ -26,7 +24,7 @@ if TYPE_CHECKING:
     from etui.backends.local import LocalBackend
     from etui.config.config import Config
     from etui.energy.recorder import Recorder
-    from etui.energy.types import Channel
+    from etui.engine.llama_session import LlamaSession
     from etui.turn.interfaces import ResolvedModel
 
 ServeModel = Callable[[str], "ResolvedModel"]
@@ -115,41 +113,24 @@ def build_run_config(
     idle: str | None,
     gpus: Sequence[str] = (),
 ) -> RunConfig:
-    """Build the configuration of a run: everything its results depend on.
+    """Complete the configuration of a plan with its models and this machine.
 
     Args:
-        recorder: The power meter.
         idle: Which idle baseline the recorder uses; None without one.
         gpus: The GPUs as llama.cpp describes them.
     """
+    import psutil
+
     facts = provenance(config)
-    channels = (*recorder.selection.summed, *recorder.selection.cross_checks)
-    devices = name_devices(channels, gpus)
+    selection, watts = recorder.selection, recorder.idle_watts
+    devices = name_devices((*selection.summed, *selection.cross_checks), gpus)
     driver = read_gpu_driver(config.sysfs_dir) if devices else None
-    rule = find_rule(plan.format, numbers=plan.suite.grading == "number")
-    selection = recorder.selection
-    watts = recorder.idle_watts
-    return RunConfig(
+    return replace(
+        plan.config,
         run_id=run_id,
         started_at=utc_now("seconds"),
-        suite=plan.suite.name,
-        split=plan.suite.split,
-        data_path=plan.data_path,
-        data_sha256=plan.suite.sha256,
-        sizes=plan.suite.sizes,
-        drawn={subject: len(rows) for subject, rows in plan.drawn.items()},
-        format=plan.format.name,
-        format_version=plan.format.version,
-        shots=plan.shots,
-        seed=plan.seed,
-        limit=plan.limit,
-        per_subject=plan.per_subject,
-        subjects=plan.subjects,
         arms={name: to_json(arm) for name, arm in plan.arms.items()},
-        policy=plan.policy_text,
-        routed=plan.policy is not None,
         models=models,
-        prefix_reuse=plan.reuse,
         group_questions=most_questions(any(model.gpu_layers for model in models)),
         threads=int(facts["threads"]),
         versions={
@@ -161,24 +142,21 @@ def build_run_config(
         },
         machine={
             "name": machine_name(),
-            "memory_bytes": _memory_bytes(),
+            "memory_bytes": int(psutil.virtual_memory().total),
             **({"devices": list(devices)} if devices else {}),
         },
         energy={
             "channels": {channel.id: channel.kind.value for channel in selection.summed},
             "unmeasured": list(recorder.unmeasured),
             "sample_hz": recorder.hz,
-            "devices": _describe_devices(selection.summed),
+            "devices": {
+                channel.id: {"label": channel.label or None, "limit_watts": channel.limit_watts}
+                for channel in selection.summed
+                if channel.label or channel.limit_watts is not None
+            },
             **({} if config.pue == 1.0 else {"pue": config.pue}),
         },
         idle=None if watts is None else {"which": idle, "watts": watts},
-        order=plan.order,
-        block=plan.block,
-        chance=None if plan.suite.chance == CHANCE else plan.suite.chance,
-        precision=plan.precision,
-        design=plan.design,
-        part=plan.part,
-        grading=None if rule is None else rule.label,
     )
 
 
@@ -191,18 +169,3 @@ def _classify_letters(plan: RunPlan, session: LlamaSession) -> str | None:
     work = SubjectWork(subject, (question,), frozenset(), plan.examples[subject])
     prompts = build_prompts(session, plan.format, work).prompts
     return "sequence" if single_letters(prompts) is None else "single"
-
-
-def _describe_devices(channels: Iterable[Channel]) -> dict[str, dict[str, Any]]:
-    """Describe the devices of channels by name and power limit, as far as they are known."""
-    return {
-        channel.id: {"label": channel.label or None, "limit_watts": channel.limit_watts}
-        for channel in channels
-        if channel.label or channel.limit_watts is not None
-    }
-
-
-def _memory_bytes() -> int:
-    import psutil
-
-    return int(psutil.virtual_memory().total)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from etui.backends.base import Cancel
@@ -55,33 +55,16 @@ class TurnAnswered:
         return [self.sample]
 
 
+@dataclass(slots=True)
 class TurnArm:
-    """Answers questions by turns.
+    """Answers questions by turns, which are not logged."""
 
-    Args:
-        decide: Chooses for each question: always the same arm, or the decision of a policy.
-        runtime: This machine; these turns are not logged.
-        reuse: Whether the questions of a subject share its worked examples in the cache.
-        cancelled: Returns whether the user wants to stop.
-        cancel: Ends the running answer.
-    """
-
-    def __init__(
-        self,
-        decide: Decide,
-        runtime: Runtime[LocalBackend],
-        *,
-        format_: Format = FORMATS["chat"],
-        reuse: bool = True,
-        cancelled: Callable[[], bool] = lambda: False,
-        cancel: Cancel | None = None,
-    ) -> None:
-        self._format = format_
-        self._cancel = Cancel() if cancel is None else cancel
-        self._decide = decide
-        self._runtime = runtime
-        self._reuse = reuse
-        self._cancelled = cancelled
+    decide: Decide  # Chooses for each question: always the same arm, or the decision of a policy
+    runtime: Runtime[LocalBackend]
+    format: Format = FORMATS["chat"]
+    reuse: bool = True  # Whether the questions of a subject share its worked examples in the cache
+    cancelled: Callable[[], bool] = lambda: False  # Whether the user wants to stop
+    cancel: Cancel = field(default_factory=Cancel)  # Ends the running answer
 
     def answer(self, work: SubjectWork) -> Iterator[TurnAnswered]:
         """Answer the questions of a subject that are not done, one after the other.
@@ -91,14 +74,14 @@ class TurnArm:
         question without them is computed in full, so that its cost does not depend on the
         questions before it.
         """
-        self._runtime.backend.forget()
-        shared = self._reuse and bool(work.examples)
+        self.runtime.backend.forget()
+        shared = self.reuse and bool(work.examples)
         for question in work.questions:
             if question.row not in work.done:
-                if self._cancelled():
+                if self.cancelled():
                     raise StopRequested
                 if not shared:
-                    self._runtime.backend.forget()
+                    self.runtime.backend.forget()
                 yield self._answer(question, work.examples)
 
     def _answer(self, question: Question, examples: Sequence[Question]) -> TurnAnswered:
@@ -114,29 +97,29 @@ class TurnArm:
         return self._run_turn(question, ())
 
     def _run_turn(self, question: Question, examples: Sequence[Question]) -> TurnAnswered:
-        query = build_query(self._format, question, examples)
+        query = build_query(self.format, question, examples)
         messages = query.messages()
-        choice = self._decide(query)
+        choice = self.decide(query)
         record: TurnRecord | None = None
         times = TokenTimes()
         error: str | None = None
         try:
             with closing(
-                self._runtime.turn(query, choice, self._cancel, writer=Unlogged()).run()
+                self.runtime.turn(query, choice, self.cancel, writer=Unlogged()).run()
             ) as events:
                 for event in events:
                     times.add(event)
                     if isinstance(event, TurnFinished):
                         record = event.record
         except ContextOverflow as overflow:
-            if self._format.raw and examples:
+            if self.format.raw and examples:
                 raise _DoesNotFit from overflow
             error = overflow.what
-        if self._cancelled() or (record is not None and record.status == "stopped"):
+        if self.cancelled() or (record is not None and record.status == "stopped"):
             raise StopRequested
         if record is None:
             raise EngineFailed(error or "the turn ended without a record", "run it again")
-        rule = find_rule(self._format, numbers=not question.choices)
+        rule = find_rule(self.format, numbers=not question.choices)
         gaps = times.list_gaps()
         sample = build_sample(record, question, messages, len(examples), error, rule, gaps)
         return TurnAnswered(sample, record.energy.end_ns)

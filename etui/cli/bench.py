@@ -200,7 +200,7 @@ def _resume(runner: BenchRunner, options: dict[str, Any], limits: RunLimits) -> 
     from etui.bench.folder import find_run
     from etui.bench.plan import restore_plan
     from etui.cli.cluster import bench_on_cluster
-    from etui.design.run import connect_curves
+    from etui.design.plan import connect_curves
 
     if options["cluster"] is not None:
         return bench_on_cluster(runner, options, limits, None)
@@ -232,7 +232,7 @@ def _price_rest(runner: BenchRunner, options: dict[str, Any], limits: RunLimits)
     from etui.bench.folder import find_run, read_run
     from etui.bench.plan import restore_plan
     from etui.cli.design_run import print_plan_price
-    from etui.design.run import price_rest
+    from etui.design.plan import price_rest
 
     runtime = runner.runtime
     recorded = read_run(find_run(options["resume"], runtime.config))
@@ -287,7 +287,7 @@ def _build_request(options: dict[str, Any]) -> RunRequest:
 
 
 def _add_precision(plan: RunPlan, options: dict[str, Any], say: Callable[[str], None]) -> RunPlan:
-    from etui.bench.plan import PrecisionRequest, add_precision
+    from etui.bench.plan import add_precision
 
     points, of, difficulty = (options[name] for name in ("precision", "precision_of", "difficulty"))
     if points is None:
@@ -295,7 +295,7 @@ def _add_precision(plan: RunPlan, options: dict[str, Any], say: Callable[[str], 
         if of or difficulty:
             raise UsageError(f"{given} needs --precision", "add --precision POINTS, or remove it")
         return plan
-    return add_precision(plan, PrecisionRequest(points, of, difficulty), say)
+    return add_precision(plan, points, of, difficulty, say)
 
 
 def _print_token_counts(
@@ -308,12 +308,12 @@ def _print_token_counts(
     )
 
     counts = count_tokens(plan, config, catalogue)
-    if plan.precision is not None:
+    if plan.config.precision is not None:
         counts["precision"] = describe_expected_questions(plan)
     if as_json:
         click.echo(json.dumps(counts, indent=2))
         return
-    if plan.precision is not None:
+    if plan.config.precision is not None:
         click.echo(format_expected_questions(plan))
     for model, count in counts["models"].items():
         click.echo(

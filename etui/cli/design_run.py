@@ -14,11 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from etui.bench.plan import RunPlan
+    from etui.bench.plan import RunPlan, RunRequest
     from etui.bench.run import BenchRunner
     from etui.design.dry_run import PlanPrice
     from etui.design.load import Design
-    from etui.design.plan import DesignRequest
     from etui.measure.run import RunLimits
 
 _ALLOWED = frozenset(
@@ -34,13 +33,13 @@ _UNSTATED = frozenset({"precision", "precision_of", "difficulty", "prefix_reuse"
 """Options that no key of a design replaces."""
 
 
-def build_design_request(ctx: click.Context, options: dict[str, Any]) -> DesignRequest:
+def build_design_request(ctx: click.Context, options: dict[str, Any]) -> RunRequest:
     """Build the request of a design from the options.
 
     Raises:
         UsageError: An option sets what the design states.
     """
-    from etui.design.plan import DesignRequest
+    from etui.bench.plan import RunRequest
 
     given = list_given(ctx)
     for name in given:
@@ -58,8 +57,9 @@ def build_design_request(ctx: click.Context, options: dict[str, Any]) -> DesignR
             )
     if options["pilot"] is not None and not options["dry_run"]:
         raise UsageError("--pilot needs --dry-run", "add --dry-run, or remove it")
-    return DesignRequest(
-        name=options["design"],
+    return RunRequest(
+        suite="",
+        design=options["design"],
         models=options["models"],
         data=options["data"],
         limit=options["limit"],
@@ -70,14 +70,13 @@ def build_design_request(ctx: click.Context, options: dict[str, Any]) -> DesignR
     )
 
 
-def plan_design_run(request: DesignRequest, runner: BenchRunner) -> RunPlan:
+def plan_design_run(request: RunRequest, runner: BenchRunner) -> RunPlan:
     """Plan a run of a design; a run on this machine also measures its curves.
 
     Raises:
         EtuiError: The design cannot be planned.
     """
-    from etui.design.plan import plan_design
-    from etui.design.run import connect_curves
+    from etui.design.plan import connect_curves, plan_design
 
     design, plan = plan_design(request, runner.runtime, runner.progress.say)
     describe_design(design, runner.progress.say)
@@ -88,15 +87,14 @@ def plan_design_run(request: DesignRequest, runner: BenchRunner) -> RunPlan:
 
 
 def price_design_run(
-    request: DesignRequest, runner: BenchRunner, limits: RunLimits, pilot: int | None, as_json: bool
+    request: RunRequest, runner: BenchRunner, limits: RunLimits, pilot: int | None, as_json: bool
 ) -> None:
     """Print what a design costs, after a pilot if one is asked for.
 
     Raises:
         EtuiError: The design cannot be planned, or the pilot failed.
     """
-    from etui.design.plan import plan_design
-    from etui.design.run import plan_pilot, price_new_run
+    from etui.design.plan import plan_design, plan_pilot, price_new_run
 
     say = runner.progress.say
     design, plan = plan_design(request, runner.runtime, say)
@@ -113,7 +111,7 @@ def price_design_run(
 def print_plan_price(price: PlanPrice, plan: RunPlan, limits: RunLimits, as_json: bool) -> None:
     """Print the price of a plan as a table, or as one JSON document."""
     from etui.design.dry_run import build_price_document, format_price
-    from etui.design.run import count_within
+    from etui.design.plan import count_within
 
     within = count_within(price, plan, limits.seconds)
     if as_json:

@@ -142,7 +142,7 @@ def build_curve_visits(
     plan: RunPlan, runtime: Runtime[Any], say: Callable[[str], None]
 ) -> BetweenBlocks | None:
     """Build what a plan measures between its blocks: the curves of its design, or nothing."""
-    grid = read_curve_grid(plan.design) if plan.design is not None else None
+    grid = read_curve_grid(plan.config.design) if plan.config.design is not None else None
     return None if grid is None else CurveVisits(plan, grid, runtime, say)
 
 
@@ -187,7 +187,7 @@ class CurveVisits:
                 self.say(f"no operating curve of {model.name}: {error.what}")
                 continue
             self._grids[model.name] = grid
-            self._orders[model.name] = list_visits(grid, self.plan.seed)
+            self._orders[model.name] = list_visits(grid, self.plan.config.seed)
             points = list(known.get(model.name, ()))
             self._points[model.name] = points
             seconds, joules = spent_on(points, grid)
@@ -239,7 +239,7 @@ class CurveVisits:
         session, _ = finish_load(self.runtime.backend.load(served.spec, served.local_path()))
         self.runtime.backend.forget()
         time.sleep(grid.cool_down_s)
-        seed = self.plan.seed * len(self._orders[model]) + len(points)
+        seed = self.plan.config.seed * len(self._orders[model]) + len(points)
         timer = TurnTimer(session, self.runtime.meter, grid.window_s, seed, self.clock)
         point = timer.measure(visit)
         self._visited_now += self._now - start

@@ -132,7 +132,7 @@ def asks_alike(run: RunConfig, plan: RunPlan) -> bool:
     return (
         run.suite == plan.suite.name
         and (run.format, run.format_version) == (plan.format.name, plan.format.version)
-        and (run.shots, run.prefix_reuse) == (plan.shots, plan.reuse)
+        and (run.shots, run.prefix_reuse) == (plan.config.shots, plan.config.prefix_reuse)
         and run.data_sha256 == plan.suite.sha256
         and not run.routed
     )
@@ -266,7 +266,7 @@ def price_plan(
     pricer = _Pricer(plan, roles, evidence, counts)
     whole = None if whole_plan is None else pricer.price(_list_left(whole_plan, {}))
     return PlanPrice(
-        plan.design.name if plan.design is not None else None,
+        plan.config.design.name if plan.config.design is not None else None,
         plan.suite.name,
         pricer.price(left),
         whole,
@@ -319,7 +319,11 @@ class _Pricer:
         They take the time of their visits, and at most their share of the run's. Their watts are
         taken to be those of the answers.
         """
-        grid = read_curve_grid(self._plan.design) if self._plan.design is not None else None
+        grid = (
+            read_curve_grid(self._plan.config.design)
+            if self._plan.config.design is not None
+            else None
+        )
         if grid is None:
             return 0.0, 0.0
         totals = [arm.total_seconds for arm in arms]
@@ -335,7 +339,7 @@ class _Pricer:
 
     def _expect_visits(self, grid: Grid) -> float | None:
         """Predict the seconds of all visits; None while the speed of a model is unknown."""
-        order = list_visits(grid, self._plan.seed)
+        order = list_visits(grid, self._plan.config.seed)
         found = [
             expected_seconds(order, grid, estimate_speed(self._slopes[model]))
             for model in self._plan.models

@@ -1,81 +1,71 @@
-"""Make the plan of a run from a design and from what the command line says of its questions."""
+"""Plan the run of a design, its pilot, its curves, and the price of what is left of it."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from etui.bench.config import BenchPart, NamedText
+from etui.bench.formats import list_examples
 from etui.bench.plan import RunPlan, RunRequest, make_design_plan
-from etui.design.load import Design, ModelChoice, check_design, find_design, resolve_design
+from etui.design.curve_visits import SHARE, build_curve_visits
+from etui.design.dry_run import PlanPrice, price_plan
+from etui.design.load import (
+    Design,
+    ModelChoice,
+    check_design,
+    design_of_run,
+    find_design,
+    resolve_design,
+)
+from etui.design.price import count_questions_within
 from etui.errors import UsageError
 from etui.yaml.load import read_text
-from etui.yaml.named_files import NamedFile
 
 if TYPE_CHECKING:
+    from etui.bench.config import RunConfig
+    from etui.bench.run import BetweenBlocks
+    from etui.bench.sample import Sample
     from etui.design.schema import DesignFile
     from etui.runtime.runtime import Runtime
     from etui.yaml.load import Located
 
 
-@dataclass(frozen=True, slots=True)
-class DesignRequest:
-    """What the command line asks of a design; None or empty leaves it to the design.
-
-    Attributes:
-        data, limit, per_subject, subjects, seed, part: As in
-            :class:`etui.bench.plan.RunRequest`.
-    """
-
-    name: str
-    models: Sequence[str] = ()  # `ROLE=NAME` for each role with another model
-    data: str | None = None
-    limit: int | None = None
-    per_subject: int | None = None
-    subjects: tuple[str, ...] = ()
-    seed: int | None = None
-    part: BenchPart | None = None
-
-
 def plan_design(
-    request: DesignRequest, runtime: Runtime[Any], say: Callable[[str], None]
+    ask: RunRequest, runtime: Runtime[Any], say: Callable[[str], None]
 ) -> tuple[Design, RunPlan]:
-    """Make the plan of a design.
+    """Make the plan of a design; what the request leaves open is the design's.
 
     Raises:
-        UsageError: A name does not exist, or options cannot be combined.
-        InvalidFile: The design or the data are invalid.
-        ModelUnavailable: No model of a role is on this machine.
-        DownloadFailed: The data are not on this machine and cannot be downloaded.
+        EtuiError: A name does not exist, options cannot be combined, the design or the data are
+            invalid, or a model or the data are not on this machine and cannot be downloaded.
     """
-    place = find_design(request.name, runtime.config)
+    place = find_design(ask.design or "", runtime.config)
     text = read_text(place.path)
     known = runtime.catalogue.models
     located = check_design(text, str(place.path), known)
-    overrides = parse_roles(request.models)
-    choice = ModelChoice(known, runtime.find_available(), overrides)
+    choice = ModelChoice(known, runtime.find_available(), parse_roles(ask.models))
     design = resolve_design(located, place.name, choice)
-    ask = RunRequest(
-        suite=_find_suite(design.suite, place),
+    beside = place.path.parent / Path(design.suite).expanduser()
+    ask = replace(
+        ask,
+        suite=str(beside) if beside.is_file() else design.suite,
         split=design.split,
-        data=request.data,
         format=design.format,
         shots=design.shots,
-        seed=design.seed if request.seed is None else request.seed,
-        limit=request.limit,
-        per_subject=request.per_subject,
-        subjects=request.subjects,
-        part=request.part,
+        seed=design.seed if ask.seed is None else ask.seed,
+        models=(),
     )
     arms = {name: arm.arm for name, arm in design.arms.items()}
-    noted = NamedText(place.name, text)
     try:
-        plan = make_design_plan(ask, arms, noted, design.block, runtime.config, say)
+        plan = make_design_plan(ask, arms, runtime.config, say)
     except UsageError as error:
         raise _locate(error, located) from error
-    return design, plan
+    noted = NamedText(place.name, text)
+    return design, plan.change(order="balanced", block=design.block, design=noted)
 
 
 def parse_roles(options: Sequence[str]) -> dict[str, str]:
@@ -98,19 +88,63 @@ def parse_roles(options: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _find_suite(suite: str, place: NamedFile) -> str:
-    """Return the path of a suite beside its design; any other suite as it is named."""
-    beside = place.path.parent / Path(suite).expanduser()
-    return str(beside) if beside.is_file() else suite
-
-
 def _locate(error: UsageError, located: Located[DesignFile]) -> UsageError:
     """Name the place of a suite that does not exist, and of shots that it does not have."""
-    if error.what.startswith("unknown suite"):
-        mark = located.where(("questions", "suite"))
-    elif error.what.startswith("--shots"):
-        mark = located.where(("questions", "shots"))
-    else:
-        return error
-    place = f"{located.file}:{mark.line}:{mark.column}"
-    return UsageError(f"{place}: {error.what}", error.fix)
+    for start, key in (("unknown suite", "suite"), ("--shots", "shots")):
+        if error.what.startswith(start):
+            mark = located.where(("questions", key))
+            place = f"{located.file}:{mark.line}:{mark.column}"
+            return UsageError(f"{place}: {error.what}", error.fix)
+    return error
+
+
+def connect_curves(
+    runtime: Runtime[Any], say: Callable[[str], None]
+) -> Callable[[RunPlan], BetweenBlocks | None]:
+    """Return what builds the side work of a plan: the curves of its design, if it has any."""
+    return lambda plan: build_curve_visits(plan, runtime, say)
+
+
+def plan_pilot(plan: RunPlan, questions: int) -> RunPlan:
+    """Return the plan of a pilot: the first questions of a plan, as one block, by every arm.
+
+    They are a random sample of the plan's, as every prefix of it is.
+    """
+    blocks = max(1, math.ceil(plan.questions / questions))
+    return plan.change(block=questions, part=BenchPart(0, blocks))
+
+
+def price_new_run(design: Design, plan: RunPlan, runtime: Runtime[Any]) -> PlanPrice:
+    """Price a design that has not begun."""
+    roles = {name: arm.role for name, arm in design.arms.items()}
+    return price_plan(plan, runtime, roles, _widen(plan))
+
+
+def price_rest(
+    plan: RunPlan, runtime: Runtime[Any], run: RunConfig, samples: Sequence[Sample]
+) -> PlanPrice:
+    """Price what is left of a run by its own answers."""
+    roles = {}
+    if run.design is not None:
+        roles = {name: arm.role for name, arm in design_of_run(run).arms.items()}
+    return price_plan(plan, runtime, roles, None, run, samples)
+
+
+def count_within(
+    price: PlanPrice, plan: RunPlan, seconds: float | None
+) -> tuple[float, int | None] | None:
+    """Return the seconds of a limit and the questions that they suffice for; None without one."""
+    if seconds is None:
+        return None
+    block = plan.config.block or 1
+    return seconds, count_questions_within(price.left, seconds, SHARE, block)
+
+
+def _widen(plan: RunPlan) -> RunPlan | None:
+    """Return the plan with all questions of its suite; None if it has them already."""
+    suite, run = plan.suite, plan.config
+    if run.part is None and plan.questions == sum(suite.sizes.values()):
+        return None
+    drawn = {subject: tuple(questions) for subject, questions in suite.questions.items()}
+    examples = {name: list_examples(plan.format, suite, name)[: run.shots] for name in drawn}
+    return replace(plan, drawn=drawn, examples=examples).change(part=None)

@@ -53,7 +53,7 @@ def plan(questions_csv, config) -> RunPlan:
 @pytest.mark.parametrize("order", ["subjects", "balanced"])
 @pytest.mark.parametrize("block", [1, 2, 4])
 def test_every_system_answers_every_question_once(plan, order, block):
-    pieces = list(build_schedule(replace(plan, order=order, block=block), plan.arms))
+    pieces = list(build_schedule(plan.change(order=order, block=block), plan.arms))
     asked = Counter((p.system, p.subject, row) for p in pieces for row in p.rows)
     expected = {
         (system, q.subject, q.row)
@@ -65,7 +65,7 @@ def test_every_system_answers_every_question_once(plan, order, block):
 
 
 def asked(plan, **changes) -> Counter:
-    pieces = build_schedule(replace(plan, **changes), plan.arms)
+    pieces = build_schedule(plan.change(**changes), plan.arms)
     return Counter((p.system, p.subject, row) for p in pieces for row in p.rows)
 
 
@@ -77,7 +77,7 @@ def test_the_parts_of_a_plan_are_the_plan(plan, order, count):
     for index in range(count):
         part = BenchPart(index, count)
         parts.append(asked(plan, order=order, block=2, part=part))
-        shares = replace(plan, order=order, block=2, part=part)
+        shares = plan.change(order=order, block=2, part=part)
         assert sum(parts[-1].values()) == shares.questions * len(plan.arms) > 0
         expected = {(s, q.row) for s, inside in shares.asked.items() for q in inside}
         assert {(subject, row) for _, subject, row in parts[-1]} == expected
@@ -90,21 +90,21 @@ def test_a_part_of_whole_subjects_is_the_schedule_of_the_plan(plan):
     halves = [
         piece
         for index in range(2)
-        for piece in build_schedule(replace(plan, part=BenchPart(index, 2)), plan.arms)
+        for piece in build_schedule(plan.change(part=BenchPart(index, 2)), plan.arms)
     ]
     assert Counter(whole) == Counter(halves)
 
 
 def test_a_block_keeps_the_arms_of_a_model_together(plan):
     for seed in range(20):
-        ordered = replace(plan, order="balanced", block=4, seed=seed)
+        ordered = plan.change(order="balanced", block=4, seed=seed)
         pieces = list(build_schedule(ordered, plan.arms))
         for block in {piece.block for piece in pieces}:
             models = [plan.arms[p.system].model for p in pieces if p.block == block]
             changes = sum(one != other for one, other in pairwise(models))
             assert changes == 1
     firsts = {
-        next(build_schedule(replace(plan, order="balanced", seed=seed), plan.arms)).system
+        next(build_schedule(plan.change(order="balanced", seed=seed), plan.arms)).system
         for seed in range(40)
     }
     assert firsts == {"a", "b", "c"}

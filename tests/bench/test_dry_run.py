@@ -35,7 +35,7 @@ def test_counts_are_those_of_the_answers(here):
         here,
         load_catalogue(here),
     )
-    plan = replace(plan, arms=ARMS, models=(STARTER,))
+    plan = replace(plan, arms=ARMS)
     counts = count_prompts(plan, here, load_catalogue(here))
     with open_runtime(here) as runtime:
         for name, arm in ARMS.items():
@@ -79,16 +79,15 @@ def test_examples_are_counted_as_often_as_a_run_computes_them(here, format_, reu
         for subject, examples in plan.examples.items()
     }
     names = ("direct",) if FORMATS[format_].raw else ("direct", "cot")
-    plan = replace(
-        plan, arms={name: ARMS[name] for name in names}, models=(STARTER,), reuse=reuse,
-        format=FORMATS[format_], examples=worked,
-    )  # fmt: skip
+    plan = replace(plan, arms={name: ARMS[name] for name in names}, examples=worked).change(
+        prefix_reuse=reuse, format=format_
+    )
     counts = count_prompts(plan, here, load_catalogue(here))
     subject, questions = max(plan.drawn.items(), key=lambda item: len(item[1]))
     assert len(questions) >= 3
     with open_runtime(here) as runtime:
         for name, arm in plan.arms.items():
-            system = TurnArm(decide_always(arm), runtime, format_=plan.format, reuse=reuse)
+            system = TurnArm(decide_always(arm), runtime, format=plan.format, reuse=reuse)
             work = SubjectWork(subject, questions, (), plan.examples[subject])
             computed = [answered.sample.tokens.computed for answered in system.answer(work)]
             counted = counts.mean(arm, [[(subject, q.row) for q in questions]])

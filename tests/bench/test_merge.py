@@ -69,10 +69,10 @@ def configure(plan: RunPlan, run_id: str) -> RunConfig:
         data_path="/nowhere/on/this/machine",
         sizes=plan.suite.sizes,
         drawn={subject: len(rows) for subject, rows in plan.drawn.items()},
-        shots=plan.shots,
-        part=plan.part,
-        order=plan.order,
-        block=plan.block,
+        shots=plan.config.shots,
+        part=plan.config.part,
+        order=plan.config.order,
+        block=plan.config.block,
     )
 
 
@@ -107,10 +107,10 @@ def content(samples: Sequence[Sample], order: str) -> dict[tuple[str, str, int],
 
 @pytest.mark.parametrize("order", ["subjects", "balanced"])
 def test_four_shards_are_the_undivided_run(plan, config, tmp_path, order):
-    plan = replace(plan, order=order, block=3 if order == "balanced" else None)
+    plan = plan.change(order=order, block=3 if order == "balanced" else None)
     whole = answer(plan, tmp_path / "whole")
     shards = [
-        answer(replace(plan, part=BenchPart(index, 4)), tmp_path / f"shard-{index}")
+        answer(plan.change(part=BenchPart(index, 4)), tmp_path / f"shard-{index}")
         for index in range(4)
     ]
     assert {len(shard.recorded.samples) for shard in shards} <= {24, 30, 36}
@@ -146,7 +146,7 @@ def test_four_shards_are_the_undivided_run(plan, config, tmp_path, order):
 
 def test_curves_keep_their_machine(plan, config, tmp_path):
     runs = [
-        answer(replace(plan, part=BenchPart(index, 2)), tmp_path / f"half-{index}")
+        answer(plan.change(part=BenchPart(index, 2)), tmp_path / f"half-{index}")
         for index in range(2)
     ]
     for run in runs:
@@ -160,7 +160,7 @@ def test_curves_keep_their_machine(plan, config, tmp_path):
 
 def test_a_log_that_cannot_be_written_does_not_lose_the_run(plan, config, tmp_path):
     runs = [
-        answer(replace(plan, part=BenchPart(index, 2)), tmp_path / f"half-{index}")
+        answer(plan.change(part=BenchPart(index, 2)), tmp_path / f"half-{index}")
         for index in range(2)
     ]
     (config.home / "etui.db").mkdir(parents=True)
@@ -173,7 +173,7 @@ def test_a_log_that_cannot_be_written_does_not_lose_the_run(plan, config, tmp_pa
 
 def test_a_merge_that_is_interrupted_leaves_no_run(plan, config, tmp_path, monkeypatch):
     halves = [
-        answer(replace(plan, part=BenchPart(index, 2)), tmp_path / f"half-{index}")
+        answer(plan.change(part=BenchPart(index, 2)), tmp_path / f"half-{index}")
         for index in range(2)
     ]
     write, runs = RunFolder.write, tmp_path / "runs"
@@ -197,7 +197,7 @@ def test_a_merge_that_is_interrupted_leaves_no_run(plan, config, tmp_path, monke
 
 def test_a_merge_into_a_full_disk_says_to_merge_again(plan, config, tmp_path, monkeypatch):
     halves = [
-        answer(replace(plan, part=BenchPart(index, 2)), tmp_path / f"half-{index}")
+        answer(plan.change(part=BenchPart(index, 2)), tmp_path / f"half-{index}")
         for index in range(2)
     ]
 

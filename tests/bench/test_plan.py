@@ -34,10 +34,10 @@ def test_a_resumed_run_finds_the_file_of_its_questions(
     path = write(tmp_path / file, lines)
     catalogue = load_catalogue(config)
     plan = make_plan(RunRequest(str(path)), config, catalogue)
-    assert plan.data_path == str(path)
+    assert plan.config.data_path == str(path)
     run = synthetic.config(
         suite=plan.suite.name,
-        data_path=plan.data_path,
+        data_path=plan.config.data_path,
         data_sha256=plan.suite.sha256,
         shots=0,
         per_subject=None,
@@ -53,10 +53,10 @@ def test_a_resumed_run_finds_the_local_copy_of_its_suite(config: Config, tmp_pat
     write(place / "train.jsonl", LINE)
     catalogue = load_catalogue(config)
     plan = make_plan(RunRequest("arc-challenge", data=str(place), shots=1), config, catalogue)
-    assert plan.data_path == str(place)
-    assert plan.shots == 1
+    assert plan.config.data_path == str(place)
+    assert plan.config.shots == 1
     run = synthetic.config(
-        suite="arc-challenge", data_path=plan.data_path, shots=1, per_subject=None, arms={}
+        suite="arc-challenge", data_path=plan.config.data_path, shots=1, per_subject=None, arms={}
     )
     again = restore_plan(run, config, catalogue)
     assert (again.suite, again.examples) == (plan.suite, plan.examples)
@@ -143,7 +143,7 @@ def test_numbers_are_planned_with_a_format_that_fits(
     config, numbers, ask, format_, shots, arm, tokens
 ):
     made = make_plan(RunRequest("gsm8k", limit=4, **ask), config, load_catalogue(config))
-    assert (made.format.name, made.shots, list(made.arms)) == (format_, shots, [arm])
+    assert (made.format.name, made.config.shots, list(made.arms)) == (format_, shots, [arm])
     assert made.arms[arm].max_tokens == tokens
     assert [len(shown) for shown in made.examples.values()] == [shots]
 

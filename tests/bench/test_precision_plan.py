@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from etui.bench.config import BenchPart, BenchPrecision
 from etui.bench.difficulty import DifficultySource, format_difficulty
 from etui.bench.plan import (
-    PrecisionRequest,
     add_precision,
     check_sources,
     restore_difficulty,
@@ -26,19 +23,19 @@ def write_table(path, data=None, sources=(), keys=(("law", 0), ("law", 1))):
 
 @pytest.fixture
 def plan():
-    return replace(make_plan("weak", points=3), precision=None, order="subjects")
+    return make_plan("weak", points=3).change(precision=None, order="subjects")
 
 
 def test_a_plan_asks_in_balanced_order(plan):
-    made = add_precision(plan, PrecisionRequest(2.5))
-    assert made.order == "balanced"
-    assert made.precision == BenchPrecision(2.5, "accuracy")
-    assert made.block is None
+    made = add_precision(plan, 2.5)
+    assert made.config.order == "balanced"
+    assert made.config.precision == BenchPrecision(2.5, "accuracy")
+    assert made.config.block is None
 
 
 def test_a_precision_is_in_the_configuration_and_its_hash(plan):
-    made = add_precision(plan, PrecisionRequest(2.5))
-    one, two = (make_config(replace(made, precision=p)) for p in (None, made.precision))
+    made = add_precision(plan, 2.5)
+    one, two = (make_config(made.change(precision=p)) for p in (None, made.config.precision))
     assert one.sha256 != two.sha256
     assert "precision" not in one.to_json()
     assert two.to_json()["precision"] == {
@@ -58,25 +55,25 @@ def test_a_precision_is_in_the_configuration_and_its_hash(plan):
 )
 def test_what_makes_no_sense_is_refused(plan, changes, of, said):
     with pytest.raises(UsageError) as caught:
-        add_precision(replace(plan, **changes), PrecisionRequest(3, of))
+        add_precision(plan.change(**changes), 3, of)
     assert said in caught.value.what
 
 
 def test_difficulties_of_other_data_are_refused_by_hash(plan, tmp_path):
     path = write_table(tmp_path / "d.csv", data="cd" * 32)
     with pytest.raises(UsageError) as caught:
-        add_precision(plan, PrecisionRequest(3, None, path))
+        add_precision(plan, 3, None, path)
     assert "cdcdcdcdcdcd" in caught.value.what
     assert suite().sha256[:12] in caught.value.what
     path = write_table(tmp_path / "d.csv", keys=(("other", 0),))
     with pytest.raises(UsageError, match="none of the questions"):
-        add_precision(plan, PrecisionRequest(3, None, path))
+        add_precision(plan, 3, None, path)
 
 
 def test_questions_without_a_difficulty_are_mentioned(plan, tmp_path):
     said: list[str] = []
     path = write_table(tmp_path / "d.csv", data=suite().sha256)
-    add_precision(plan, PrecisionRequest(3, None, path), said.append)
+    add_precision(plan, 3, None, path, said.append)
     assert "the difficulty of 2 of 1,503 questions" in said[0]
 
 
@@ -86,7 +83,7 @@ def test_a_model_is_not_its_own_covariate(plan, tmp_path):
         DifficultySource("big", None, "table t.csv"),
     ]
     path = write_table(tmp_path / "d.csv", sources=sources)
-    made = add_precision(plan, PrecisionRequest(3, None, path))
+    made = add_precision(plan, 3, None, path)
     check_sources(made, {"other": "ef" * 32, "unknown": None})
     with pytest.raises(UsageError) as caught:
         check_sources(made, {"renamed": "ab" * 32})
@@ -98,7 +95,7 @@ def test_a_model_is_not_its_own_covariate(plan, tmp_path):
 
 def test_the_copy_of_a_resumed_run_is_the_table_it_was_started_with(plan, tmp_path):
     path = write_table(tmp_path / "d.csv")
-    made = add_precision(plan, PrecisionRequest(3, None, path))
+    made = add_precision(plan, 3, None, path)
     run = make_config(made)
     assert restore_difficulty(plan, run, path).difficulty == made.difficulty
     path.write_text(path.read_text().replace("0.5", "0.6"))
@@ -106,5 +103,5 @@ def test_the_copy_of_a_resumed_run_is_the_table_it_was_started_with(plan, tmp_pa
         restore_difficulty(plan, run, path)
     with pytest.raises(InvalidFile, match="is missing"):
         restore_difficulty(plan, run, tmp_path / "none.csv")
-    plain = make_config(replace(made, precision=None))
+    plain = make_config(made.change(precision=None))
     assert restore_difficulty(plan, plain, tmp_path / "none.csv") == plan

@@ -294,8 +294,8 @@ def test_an_arm_comes_back_from_the_configuration():
 
 def test_shots_default_to_what_format_and_data_have(config, questions_csv, tmp_path):
     catalogue = load_catalogue(config)
-    assert make_plan(RunRequest("sample"), config, catalogue).shots == 5
-    assert make_plan(RunRequest("sample", format="cloze"), config, catalogue).shots == 0
-    assert make_plan(RunRequest(str(questions_csv)), config, catalogue).shots == 2
+    assert make_plan(RunRequest("sample"), config, catalogue).config.shots == 5
+    assert make_plan(RunRequest("sample", format="cloze"), config, catalogue).config.shots == 0
+    assert make_plan(RunRequest(str(questions_csv)), config, catalogue).config.shots == 2
     (Path(questions_csv).with_name("sums_dev.csv")).unlink()
-    assert make_plan(RunRequest(str(questions_csv)), config, catalogue).shots == 0
+    assert make_plan(RunRequest(str(questions_csv)), config, catalogue).config.shots == 0

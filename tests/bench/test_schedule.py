@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from etui.arm import Arm
 from etui.bench.config import BenchPart, NamedText, cut_subjects, list_part, parse_run_config
 from etui.bench.difficulty import format_difficulty
-from etui.bench.formats import FORMATS
-from etui.bench.plan import PrecisionRequest, RunPlan, add_precision
+from etui.bench.plan import RunPlan, add_precision
 from etui.bench.run import SampleWriter, answer_all, collect_done_rows
 from etui.bench.schedule import (
     PrecisionSchedule,
@@ -209,33 +208,23 @@ def make_plan(*systems: str, limit=None, seed=0, format_="letters", **request) -
         subject: tuple(suite().questions[subject][index] for index in rows)
         for subject, rows in draw(SIZES, seed, limit).items()
     }
-    plan = RunPlan(
-        suite=suite(),
-        data_path=None,
-        drawn=drawn,
-        examples=dict.fromkeys(drawn, ()),
-        format=FORMATS[format_],
+    run = synthetic.config(
+        sizes=SIZES,
+        drawn={subject: len(rows) for subject, rows in drawn.items()},
+        format=format_,
         shots=0 if format_ == "chat" else 5,
         seed=seed,
         limit=limit,
         per_subject=None,
-        subjects=None,
-        arms={name: Arm(name, "m") for name in systems},
-        models=("m",),
     )
-    return add_precision(plan, PrecisionRequest(**request))
+    arms = {name: Arm(name, "m") for name in systems}
+    plan = RunPlan(run, suite(), drawn, dict.fromkeys(drawn, ()), arms)
+    return add_precision(plan, **request)
 
 
 def make_config(plan: RunPlan):
-    made = synthetic.config(arms=("direct",))
-    return replace(
-        made,
-        sizes=SIZES,
-        drawn={subject: len(rows) for subject, rows in plan.drawn.items()},
-        arms=dict.fromkeys(plan.arms, made.arms["direct"]),
-        precision=plan.precision,
-        order="balanced",
-    )
+    direct = synthetic.config().arms["direct"]
+    return replace(plan.config, arms=dict.fromkeys(plan.arms, direct))
 
 
 def go(plan: RunPlan, folder: Folder, stop_after=None, **limits):
@@ -382,12 +371,12 @@ def test_a_width_that_needs_all_questions_asks_all_of_them():
 
 def test_a_format_that_shares_no_examples_is_looked_at_every_few_questions():
     plan = make_plan("weak", points=8, format_="chat")
-    assert plan.block == 8
+    assert plan.config.block == 8
     _, schedule, audience = go(plan, Folder())
     looks = schedule.report.looks
     assert len(audience.expected) == len(looks) > len(audience.said)  # not a line at each
     assert {second - first for first, second in pairwise(looks)} == {8}
-    assert make_plan("weak", points=8).block is None
+    assert make_plan("weak", points=8).config.block is None
 
 
 def test_a_difficulty_that_fits_needs_fewer_questions(tmp_path):
@@ -400,7 +389,7 @@ def test_a_difficulty_that_fits_needs_fewer_questions(tmp_path):
     table = tmp_path / "difficulty.csv"
     table.write_text(format_difficulty(values, dict.fromkeys(values, 3), None, ()))
     plan = make_plan("weak", points=4, difficulty=table)
-    assert plan.precision.difficulty_sha256 == plan.difficulty.sha256
+    assert plan.config.precision.difficulty_sha256 == plan.difficulty.sha256
     _, schedule, _ = go(plan, Folder())
     _, plain, _ = go(make_plan("weak", points=4), Folder())
     report = schedule.report

@@ -247,7 +247,7 @@ def test_a_stop_gives_the_answer_under_way_up():
 )
 def test_a_completion_is_raw_and_graded_by_both_readings(text, choice, correct, strict):
     answerer = Answerer(text)
-    (sample,) = answered(answerer, NUMBERS[:1], SOLVED, format_=FORMATS["gsm8k"])
+    (sample,) = answered(answerer, NUMBERS[:1], SOLVED, format=FORMATS["gsm8k"])
     (request,) = answerer.requests
     assert [message.role for message in request.messages] == ["user"]
     assert request.messages[0].content.endswith("Question: How many of 0?\nAnswer:")
@@ -268,20 +268,20 @@ def test_a_completion_that_is_too_long_loses_its_examples_one_by_one():
             yield from super().answer(request, cancel)
 
     answerer = Small("#### 1800")
-    (sample,) = answered(answerer, NUMBERS[:1], SOLVED, format_=FORMATS["gsm8k"])
+    (sample,) = answered(answerer, NUMBERS[:1], SOLVED, format=FORMATS["gsm8k"])
     assert (sample.correct, sample.shots, len(answerer.requests)) == (True, 1, 3)
     assert "Solved 7?" in answerer.requests[-1].messages[0].content
 
 
 def test_a_completion_that_never_fits_is_an_error_of_its_own():
     failing = Answerer(failure=ContextOverflow(5000, 4096, 8))
-    (sample,) = answered(failing, NUMBERS[:1], SOLVED, format_=FORMATS["gsm8k"])
+    (sample,) = answered(failing, NUMBERS[:1], SOLVED, format=FORMATS["gsm8k"])
     assert (sample.status, sample.shots, sample.strict) == ("error", 0, False)
 
 
 def test_a_number_of_a_chat_is_graded_by_value():
     answerer = Answerer("That makes $1,800.00.")
-    (sample,) = answered(answerer, NUMBERS[:1], format_=FORMATS["chat"])
+    (sample,) = answered(answerer, NUMBERS[:1], format=FORMATS["chat"])
     assert answerer.requests[0].options.number
     assert (sample.answer, sample.choice, sample.correct) == ("1800", "1800", True)
     assert sample.strict is None
@@ -299,7 +299,7 @@ def test_a_number_of_a_chat_is_graded_by_value():
     ],
 )
 def test_ten_options_have_ten_letters(format_, text, choice):
-    (sample,) = answered(Answerer(text), [TEN], format_=FORMATS[format_])
+    (sample,) = answered(Answerer(text), [TEN], format=FORMATS[format_])
     assert (sample.choice, sample.correct) == (choice, choice == "J")
 
 

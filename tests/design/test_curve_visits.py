@@ -82,7 +82,7 @@ def run_of(**changes):
 
 
 def visits(machine: FakeMachine, notes: list[str], grid: Grid = GRID) -> CurveVisits:
-    plan: Any = SimpleNamespace(seed=3, design=None)
+    plan: Any = SimpleNamespace(config=SimpleNamespace(seed=3, design=None))
     return CurveVisits(plan, grid, machine, notes.append, machine.gpu.clock)
 
 
@@ -170,11 +170,10 @@ def test_a_model_of_another_machine_has_no_curve(machine, tmp_path):
 
 def test_a_plan_without_curves_has_no_side_work():
     text = "version: 1\ntitle: T\nmodels: {a: [m]}\narms: {d: {}}\nquestions: {suite: sample}\n"
-    plan: Any = SimpleNamespace(design=NamedText("d", text), seed=0)
+    plan: Any = SimpleNamespace(config=SimpleNamespace(design=NamedText("d", text), seed=0))
     assert build_curve_visits(plan, SimpleNamespace(), print) is None
-    assert build_curve_visits(SimpleNamespace(design=None), None, print) is None
     with_curves = text + "curves: {prompt_tokens: [8, 16], output_tokens: [4, 8]}\n"
-    plan.design = NamedText("d", with_curves)
+    plan.config.design = NamedText("d", with_curves)
     made = build_curve_visits(plan, SimpleNamespace(), print)
     assert isinstance(made, CurveVisits)
     assert (made.grid.computed, made.grid.output) == ((8, 16), (4, 8))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from etui.bench.plan import RunRequest, make_plan
 from etui.config.config import Config
-from etui.design.run import _widen
+from etui.design.plan import _widen
 from etui.models.catalogue import load_catalogue
 
 

@@ -68,6 +68,7 @@ class Recorded:
     good_bytes: Mapping[str, int]  # File -> length of its complete lines
     edited: tuple[str, ...] = ()
     """Descriptions of changes made outside etui; empty if there are none."""
+    folder: Path = Path()
 
 
 def read_run(folder: Path) -> Recorded:
@@ -83,7 +84,7 @@ def read_run(folder: Path) -> Recorded:
     broken = find_seal_problem(folder, RUN, lines.raw)
     strays = _find_strays(lines.values, config)
     changed = (*edited, *([broken] if broken else []), *strays)
-    return Recorded(config, lines.values, {SAMPLES: lines.good_bytes}, changed)
+    return Recorded(config, lines.values, {SAMPLES: lines.good_bytes}, changed, folder)
 
 
 class RunFolder(Folder):

@@ -29,118 +29,84 @@ if TYPE_CHECKING:
     from etui.config.config import Config
     from etui.log.writer import TurnWriter
 
-
 _MOST_DIFFERENCES = 12
 _FOLLOWING = frozenset({"sizes", "drawn"})
 """Settings with a value for each subject, which are named in one line."""
-
-
-@dataclass(frozen=True, slots=True)
-class NamedRun:
-    """A run that is merged: its folder, and its content."""
-
-    folder: Path
-    recorded: Recorded
-
-    @property
-    def name(self) -> str:
-        """Its name in messages."""
-        return str(self.folder)
-
-    @property
-    def config(self) -> RunConfig:
-        """The configuration of the run."""
-        return self.recorded.config
-
-
-@dataclass(frozen=True, slots=True)
-class Duplicates:
-    """Answers that were left out, since an earlier run has the same question."""
-
-    answers: int
-    joules: float | None  # Their joules; None if those of one are unknown
-    kinds: frozenset[str]  # How the joules are known
+Keys = Mapping[str | None, str]
+"""Key of a machine in a run -> its key in the joined run; None in a run of one machine."""
 
 
 @dataclass(frozen=True, slots=True)
 class MergedRun:
     """The joined run."""
 
-    runs: tuple[NamedRun, ...]  # The runs that were joined, in their order
+    runs: tuple[tuple[Recorded, Keys], ...]  # The runs that were joined, in their order
     config: RunConfig
     samples: tuple[Sample, ...]  # Its answers, in the order of the runs, each with its machine
-    keys: tuple[Mapping[str | None, str], ...]
-    """For each of the runs, the key of a machine in it -> its key here; a run of one machine has
-    None as the key."""
-    duplicates: Duplicates  # The answers that were left out
+    dropped: tuple[Sample, ...]  # Answers to questions that an earlier run has
     notes: tuple[str, ...]  # What the reader should know, one sentence each
 
 
-def merge_runs(runs: Sequence[NamedRun], run_id: str) -> MergedRun:
-    """Join runs of one plan.
+def merge_runs(runs: Sequence[Recorded], run_id: str) -> MergedRun:
+    """Join runs of one plan, at least two.
 
     A question that several runs answered counts once, with the answer of the run that was given
     first. Machines that answered nothing in the joined run are left out.
-
-    Args:
-        runs: At least two, in the order in which their answers count.
 
     Raises:
         UsageError: There are fewer than two runs, one is there twice, or they are not of one plan.
         InvalidFile: A run was changed outside etui.
     """
     _check_runs(runs)
-    machines, keys = _number_machines(runs)
-    samples, dropped = _join_samples(runs, keys)
+    machines, keyed = _number_machines(runs)
+    samples, dropped = _join_samples(keyed)
     used = {sample.machine for sample in samples}
     kept = tuple(machine for machine in machines if machine.key in used) or tuple(machines[:1])
-    first = next(
-        run.config
-        for run, mapping in zip(runs, keys, strict=True)
-        if kept[0].key in mapping.values()
-    )
+    here = kept[0]
+    first = next(run.config for run, keys in keyed if here.key in keys.values())
     config = replace(
         first,
         run_id=run_id,
         started_at=min(run.config.started_at for run in runs),
         part=None,
-        models=kept[0].models,
-        threads=kept[0].threads,
-        versions=kept[0].versions,
-        energy=kept[0].energy,
-        idle=kept[0].idle,
-        machine=_describe(kept[0]),
+        models=here.models,
+        threads=here.threads,
+        versions=here.versions,
+        energy=here.energy,
+        idle=here.idle,
+        machine={
+            "name": here.name,
+            "memory_bytes": here.memory_bytes,
+            **({"devices": list(here.devices)} if here.devices else {}),
+        },
         machines=kept,
         merged=tuple(name for run in runs for name in run.config.merged or (run.config.run_id,)),
     )
-    duplicates = _count_duplicates(dropped)
-    notes = [*_note_versions(kept), *_note_duplicates(duplicates)]
+    notes = [*_note_versions(kept), *_note_dropped(dropped)]
     notes += [
-        f"{run.name} adds no answer"
-        for run, mapping in zip(runs, keys, strict=True)
-        if not used & set(mapping.values())
+        f"{run.folder} adds no answer" for run, keys in keyed if not used & set(keys.values())
     ]
-    return MergedRun(tuple(runs), config, samples, keys, duplicates, tuple(notes))
+    return MergedRun(tuple(keyed), config, tuple(samples), tuple(dropped), tuple(notes))
 
 
-def _check_runs(runs: Sequence[NamedRun]) -> None:
+def _check_runs(runs: Sequence[Recorded]) -> None:
     if len(runs) < 2:
         raise UsageError("there is only one run", "give at least two runs: etui bench merge A B")
     for run in runs:
-        if run.recorded.edited:
+        if run.edited:
             raise InvalidFile(
-                f"{run.name} was changed outside etui: {'; '.join(run.recorded.edited)}",
+                f"{run.folder} was changed outside etui: {'; '.join(run.edited)}",
                 "restore it from a copy, or merge without it",
             )
         if is_comparison(run.config):
             raise UsageError(
-                f"{run.name} compares machines: its systems are arms on one machine each",
+                f"{run.folder} compares machines: its systems are arms on one machine each",
                 "resume it where questions are left; `etui bench compare` takes it as it is",
             )
     for one, other in combinations(runs, 2):
         if one.config.run_id == other.config.run_id:
             raise UsageError(
-                f"{one.name} and {other.name} are the same run, {one.config.run_id}",
+                f"{one.folder} and {other.folder} are the same run, {one.config.run_id}",
                 "give it once; of an unfinished and a finished copy, the finished one",
             )
     lines = [line for other in runs[1:] for line in _list_plan_differences(runs[0], other)]
@@ -154,32 +120,27 @@ def _check_runs(runs: Sequence[NamedRun]) -> None:
         )
 
 
-def _list_plan_differences(first: NamedRun, other: NamedRun) -> list[str]:
+def _list_plan_differences(first: Recorded, other: Recorded) -> list[str]:
     if first.config.plan_sha256 == other.config.plan_sha256:
         return []
     differing = plan_differences(first.config, other.config)
-    found = {
-        path: values
-        for path, values in differing.items()
-        if path.partition(".")[0].partition(" ")[0] not in _FOLLOWING
-    }
     lines = [
-        f"{path}: {first.name} has {_short(one)}, {other.name} has {_short(two)}"
-        for path, (one, two) in found.items()
+        f"{path}: {first.folder} has {_short(one)}, {other.folder} has {_short(two)}"
+        for path, (one, two) in differing.items()
+        if path.partition(".")[0].partition(" ")[0] not in _FOLLOWING
     ]
-    if len(found) < len(differing):
-        lines.append(_compare_questions(first, other))
-    return lines or [f"models (order): {first.name} and {other.name} have them in another order"]
-
-
-def _compare_questions(first: NamedRun, other: NamedRun) -> str:
-    one, two = (
-        f"{sum(run.config.drawn.values()):,} of {sum(run.config.sizes.values()):,}"
-        for run in (first, other)
-    )
-    if one == two:
-        return f"questions: {first.name} and {other.name} drew them in another way"
-    return f"questions: {first.name} has {one}, {other.name} has {two}"
+    if len(lines) < len(differing):
+        one, two = (
+            f"{sum(run.config.drawn.values()):,} of {sum(run.config.sizes.values()):,}"
+            for run in (first, other)
+        )
+        lines.append(
+            f"questions: {first.folder} and {other.folder} drew them in another way"
+            if one == two
+            else f"questions: {first.folder} has {one}, {other.folder} has {two}"
+        )
+    unordered = f"models (order): {first.folder} and {other.folder} have them in another order"
+    return lines or [unordered]
 
 
 def _short(value: Any) -> str:
@@ -188,34 +149,32 @@ def _short(value: Any) -> str:
 
 
 def _number_machines(
-    runs: Sequence[NamedRun],
-) -> tuple[list[BenchMachine], tuple[Mapping[str | None, str], ...]]:
+    runs: Sequence[Recorded],
+) -> tuple[list[BenchMachine], list[tuple[Recorded, Keys]]]:
     """Give every machine of every run a key: m1, m2, ... in the order of the runs."""
     machines: list[BenchMachine] = []
-    keys: list[Mapping[str | None, str]] = []
+    keyed: list[tuple[Recorded, Keys]] = []
     for run in runs:
-        mapping: dict[str | None, str] = {}
+        keys: dict[str | None, str] = {}
         for machine in list_machines(run.config):
             key = f"m{len(machines) + 1}"
-            mapping[machine.key or None] = key
+            keys[machine.key or None] = key
             machines.append(replace(machine, key=key))
-        keys.append(mapping)
-    return machines, tuple(keys)
+        keyed.append((run, keys))
+    return machines, keyed
 
 
-def _join_samples(
-    runs: Sequence[NamedRun], keys: Sequence[Mapping[str | None, str]]
-) -> tuple[tuple[Sample, ...], list[Sample]]:
+def _join_samples(keyed: Sequence[tuple[Recorded, Keys]]) -> tuple[list[Sample], list[Sample]]:
     """Return the samples that count, and those that an earlier run has."""
     seen: set[tuple[str, str, int]] = set()
     kept: list[Sample] = []
     dropped: list[Sample] = []
-    for run, mapping in zip(runs, keys, strict=True):
-        for sample in run.recorded.samples:
-            if sample.machine not in mapping:
+    for run, keys in keyed:
+        for sample in run.samples:
+            if sample.machine not in keys:
                 raise InvalidFile(
-                    f"{run.name} has an answer of a machine that its configuration does not list: "
-                    f"{sample.machine}",
+                    f"{run.folder} has an answer of a machine that its configuration does not "
+                    f"list: {sample.machine}",
                     "merge without it",
                 )
             key = (run.config.contender(sample.arm), sample.subject, sample.row)
@@ -223,38 +182,23 @@ def _join_samples(
                 dropped.append(sample)
                 continue
             seen.add(key)
-            kept.append(replace(sample, machine=mapping[sample.machine]))
-    return tuple(kept), dropped
+            kept.append(replace(sample, machine=keys[sample.machine]))
+    return kept, dropped
 
 
-def _describe(machine: BenchMachine) -> dict[str, Any]:
-    """Return a machine in the form of a configuration's ``machine``."""
-    found: dict[str, Any] = {"name": machine.name, "memory_bytes": machine.memory_bytes}
-    return found | ({"devices": list(machine.devices)} if machine.devices else {})
-
-
-def _count_duplicates(dropped: Sequence[Sample]) -> Duplicates:
-    known = [sample.joules for sample in dropped if sample.joules is not None]
-    return Duplicates(
-        len(dropped),
-        math.fsum(known) if len(known) == len(dropped) else None,
-        frozenset(sample.kind for sample in dropped if sample.kind is not None),
-    )
-
-
-def _note_duplicates(duplicates: Duplicates) -> Iterator[str]:
-    if duplicates.answers:
-        kind = "estimate" if "estimate" in duplicates.kinds else None
-        joules = energy_text(duplicates.joules, None, kind)
+def _note_dropped(dropped: Sequence[Sample]) -> Iterator[str]:
+    if dropped:
+        known = [sample.joules for sample in dropped if sample.joules is not None]
+        joules = math.fsum(known) if len(known) == len(dropped) else None
+        kind = "estimate" if any(sample.kind == "estimate" for sample in dropped) else None
         yield (
-            f"{count_text(duplicates.answers, 'answer')} to questions that an earlier run "
-            f"answered too were left out ({joules})"
+            f"{count_text(len(dropped), 'answer')} to questions that an earlier run "
+            f"answered too were left out ({energy_text(joules, None, kind)})"
         )
 
 
 def _note_versions(machines: Sequence[BenchMachine]) -> Iterator[str]:
-    names = dict.fromkeys(name for machine in machines for name in machine.versions)
-    for name in names:
+    for name in dict.fromkeys(name for machine in machines for name in machine.versions):
         values: dict[str, list[str]] = {}
         for machine in machines:
             values.setdefault(str(machine.versions.get(name)), []).append(machine.key)
@@ -263,28 +207,22 @@ def _note_versions(machines: Sequence[BenchMachine]) -> Iterator[str]:
             yield f"{name} differs between machines: {shown}"
 
 
-@dataclass(frozen=True, slots=True)
-class WrittenRun:
-    """The folder of a joined run, and its summary."""
-
-    folder: Path
-    summary: Summary
-
-
-def write_merged(merged: MergedRun, to: Path, config: Config, log: TurnWriter) -> WrittenRun:
-    """Write the folder of a joined run.
+def write_merged(merged: MergedRun, to: Path, config: Config, log: TurnWriter) -> Summary:
+    """Write the folder of a joined run, and its rows in the log, which is then closed.
 
     Args:
         config: Gives the places where the questions and their labels may be.
-        log: Receives the row of the run and of each answer, and is closed.
 
     Raises:
         UsageError: The folder is not empty.
         EtuiError: It cannot be written.
     """
     check_new(to, RUN)
-    run = replace(merged.config, data_path=_find_data_path(merged.runs))
-    others = {CURVES: "".join(_join_curves(merged)), DIFFICULTY: _read_difficulty(merged.runs)}
+    # The data that are on this machine; else those of the first run.
+    places = [run.config.data_path for run, _ in merged.runs]
+    data = next((place for place in places if place and Path(place).exists()), places[0])
+    run = replace(merged.config, data_path=data)
+    others = {CURVES: "".join(_join_curves(merged)), DIFFICULTY: _read_difficulty(merged)}
     with _make_whole(to) as place, RunFolder.start(place, run) as folder:
         folder.add_samples(merged.samples)
         summary = write_results(folder, run, merged.samples, config)
@@ -296,7 +234,7 @@ def write_merged(merged: MergedRun, to: Path, config: Config, log: TurnWriter) -
         log.save_run(run_record(run, to, merged.samples, status, summary))
         log.save_answers([answer_record(run.run_id, sample) for sample in merged.samples])
         log.close()
-    return WrittenRun(to, summary)
+    return summary
 
 
 @contextmanager
@@ -323,15 +261,9 @@ def _make_whole(to: Path) -> Iterator[Path]:
         ) from error
 
 
-def _find_data_path(runs: Sequence[NamedRun]) -> str | None:
-    """Return the place of the data that is on this machine; else that of the first run."""
-    places = [run.config.data_path for run in runs]
-    return next((place for place in places if place and Path(place).exists()), places[0])
-
-
-def _read_difficulty(runs: Sequence[NamedRun]) -> str:
+def _read_difficulty(merged: MergedRun) -> str:
     """Read the table of difficulties of the first run that has one; empty without."""
-    for run in runs:
+    for run, _ in merged.runs:
         with suppress(OSError, UnicodeDecodeError):
             return (run.folder / DIFFICULTY).read_text(encoding="utf-8")
     return ""
@@ -342,16 +274,14 @@ def _join_curves(merged: MergedRun) -> Iterator[str]:
 
     A line that a crash cut off, or of a machine that the run does not list, is left out.
     """
-    for run, mapping in zip(merged.runs, merged.keys, strict=True):
+    for run, keys in merged.runs:
         try:
             lines = (run.folder / CURVES).read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError):
             continue
         for line in lines:
-            try:
+            with suppress(ValueError):
                 point: Any = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(point, dict) and point.get("machine") in mapping:
-                point["machine"] = mapping[point["machine"]]
-                yield json.dumps(point, ensure_ascii=True) + "\n"
+                if isinstance(point, dict) and point.get("machine") in keys:
+                    point["machine"] = keys[point["machine"]]
+                    yield json.dumps(point, ensure_ascii=True) + "\n"

@@ -31,7 +31,7 @@ def merge(runs: tuple[str, ...], out: Path | None, as_json: bool, quiet: bool) -
     from datetime import datetime
 
     from etui.bench.folder import RUN, find_run, new_run_id, read_run, runs_dir
-    from etui.bench.merge import NamedRun, merge_runs, write_merged
+    from etui.bench.merge import merge_runs, write_merged
     from etui.bench.summary import summary_document
     from etui.bench.summary_text import headline
     from etui.config.config import load_config, make_home
@@ -43,17 +43,18 @@ def merge(runs: tuple[str, ...], out: Path | None, as_json: bool, quiet: bool) -
     folders = [find_run(text, config) for text in runs]
     if out is not None:
         check_new(out, RUN)
-    found = [NamedRun(folder, read_run(folder)) for folder in folders]
+    found = [read_run(folder) for folder in folders]
     first = found[0].config
     run_id = new_run_id(first.suite, first.format, first.contenders, datetime.now())
     merged = merge_runs(found, run_id)
     log = TurnWriter(config, on_error=lambda error: click.echo(error.what, err=True))
-    written = write_merged(merged, out or runs_dir(config) / run_id, config, log)
+    to = out or runs_dir(config) / run_id
+    summary = write_merged(merged, to, config, log)
     if as_json:
-        print_json(summary_document(written.summary))
+        print_json(summary_document(summary))
     else:
-        click.echo(headline(written.summary))
+        click.echo(headline(summary))
     if not quiet:
-        for note in (*merged.notes, *written.summary.warnings):
+        for note in (*merged.notes, *summary.warnings):
             click.echo(f"note: {note}", err=True)
-        click.echo(f"report: {written.folder / 'report.html'}", err=True)
+        click.echo(f"report: {to / 'report.html'}", err=True)

@@ -21,7 +21,7 @@ from etui.bench.folder import Recorded, RunFolder, read_run
 from etui.bench.formats import FORMATS
 from etui.bench.lm_eval import lm_eval_document
 from etui.bench.machines import join_machines
-from etui.bench.merge import NamedRun, merge_runs, write_merged
+from etui.bench.merge import merge_runs, write_merged
 from etui.bench.page import render_page
 from etui.bench.plan import RunPlan, RunRequest, make_plan
 from etui.bench.run import SampleWriter, answer_all, refuse_merged, run_record
@@ -76,7 +76,7 @@ def configure(plan: RunPlan, run_id: str) -> RunConfig:
     )
 
 
-def answer(plan: RunPlan, folder: Path) -> NamedRun:
+def answer(plan: RunPlan, folder: Path) -> Recorded:
     """Answer a plan as a run does, with a model of characters."""
 
     def build(name: str) -> ScoringArm:
@@ -91,7 +91,7 @@ def answer(plan: RunPlan, folder: Path) -> NamedRun:
             answer_all(plan, build_schedule(plan, systems), systems, {}, sink, check) == "complete"
         )
         sink.close()
-    return NamedRun(folder, read_run(folder))
+    return read_run(folder)
 
 
 def content(samples: Sequence[Sample], order: str) -> dict[tuple[str, str, int], object]:
@@ -113,11 +113,11 @@ def test_four_shards_are_the_undivided_run(plan, config, tmp_path, order):
         answer(plan.change(part=BenchPart(index, 4)), tmp_path / f"shard-{index}")
         for index in range(4)
     ]
-    assert {len(shard.recorded.samples) for shard in shards} <= {24, 30, 36}
-    written = write_merged(
+    assert {len(shard.samples) for shard in shards} <= {24, 30, 36}
+    summary = write_merged(
         merge_runs(shards, "merged"), tmp_path / "merged", config, TurnWriter(config)
     )
-    undivided = summarise(whole.recorded.samples, whole.config)
+    undivided = summarise(whole.samples, whole.config)
     again = read_run(tmp_path / "merged")
     assert again.edited == ()
     assert (
@@ -125,15 +125,15 @@ def test_four_shards_are_the_undivided_run(plan, config, tmp_path, order):
         == json.loads((tmp_path / "merged/config.json").read_text())["config_sha256"]
     )
 
-    assert content(again.samples, order) == content(whole.recorded.samples, order)
+    assert content(again.samples, order) == content(whole.samples, order)
     for name in ARMS:
-        one, other = written.summary.arms[name], undivided.arms[name]
+        one, other = summary.arms[name], undivided.arms[name]
         assert one.accuracy == other.accuracy
         if order == "subjects":
             assert one.tokens == other.tokens
         assert one.energy is not None
         assert one.energy.questions == 60
-    assert written.summary.complete
+    assert summary.complete
     assert (tmp_path / "merged/report.html").is_file()
     with closing(sqlite3.connect(config.home / "etui.db")) as connection:
         rows = connection.execute("SELECT run_id, status, questions FROM runs").fetchall()
@@ -144,38 +144,34 @@ def test_four_shards_are_the_undivided_run(plan, config, tmp_path, order):
     assert answers == 120
 
 
-def test_curves_keep_their_machine(plan, config, tmp_path):
-    runs = [
+@pytest.fixture
+def halves(plan, tmp_path) -> list[Recorded]:
+    return [
         answer(plan.change(part=BenchPart(index, 2)), tmp_path / f"half-{index}")
         for index in range(2)
     ]
-    for run in runs:
+
+
+def test_curves_keep_their_machine(halves, config, tmp_path):
+    for run in halves:
         lines = [{"model": "small", "machine": None, "joules": 3.0}, {"machine": "m7"}]
         text = "".join(json.dumps(line) + "\n" for line in lines)
         (run.folder / "curves.jsonl").write_text(text + '{"model": "sm')
-    write_merged(merge_runs(runs, "w"), tmp_path / "w", config, TurnWriter(config))
+    write_merged(merge_runs(halves, "w"), tmp_path / "w", config, TurnWriter(config))
     points = [json.loads(line) for line in (tmp_path / "w/curves.jsonl").read_text().splitlines()]
     assert [point["machine"] for point in points] == ["m1", "m2"]
 
 
-def test_a_log_that_cannot_be_written_does_not_lose_the_run(plan, config, tmp_path):
-    runs = [
-        answer(plan.change(part=BenchPart(index, 2)), tmp_path / f"half-{index}")
-        for index in range(2)
-    ]
+def test_a_log_that_cannot_be_written_does_not_lose_the_run(halves, config, tmp_path):
     (config.home / "etui.db").mkdir(parents=True)
     seen: list[str] = []
     log = TurnWriter(config, lambda error: seen.append(error.what))
-    written = write_merged(merge_runs(runs, "w"), tmp_path / "w", config, log)
-    assert written.summary.complete
+    summary = write_merged(merge_runs(halves, "w"), tmp_path / "w", config, log)
+    assert summary.complete
     assert seen
 
 
-def test_a_merge_that_is_interrupted_leaves_no_run(plan, config, tmp_path, monkeypatch):
-    halves = [
-        answer(plan.change(part=BenchPart(index, 2)), tmp_path / f"half-{index}")
-        for index in range(2)
-    ]
+def test_a_merge_that_is_interrupted_leaves_no_run(halves, config, tmp_path, monkeypatch):
     write, runs = RunFolder.write, tmp_path / "runs"
     seen = []
 
@@ -195,11 +191,7 @@ def test_a_merge_that_is_interrupted_leaves_no_run(plan, config, tmp_path, monke
         write_merged(merge_runs(halves, "w"), runs / "w", config, TurnWriter(config))
 
 
-def test_a_merge_into_a_full_disk_says_to_merge_again(plan, config, tmp_path, monkeypatch):
-    halves = [
-        answer(plan.change(part=BenchPart(index, 2)), tmp_path / f"half-{index}")
-        for index in range(2)
-    ]
+def test_a_merge_into_a_full_disk_says_to_merge_again(halves, config, tmp_path, monkeypatch):
 
     def fill(self, samples):
         raise Stopped("the disk is full")
@@ -218,12 +210,12 @@ PLAN = synthetic.config(("direct", "think"), per_subject=2, machine=DESKTOP)
 ANSWERS = synthetic.samples(PLAN)
 
 
-def run(name: str, samples: list[Sample], **changes) -> NamedRun:
+def run(name: str, samples: list[Sample], **changes) -> Recorded:
     config = replace(PLAN, run_id=name, **changes)
-    return NamedRun(Path(name), Recorded(config, tuple(samples), {}))
+    return Recorded(config, tuple(samples), {}, folder=Path(name))
 
 
-def parts(count: int, **changes) -> list[NamedRun]:
+def parts(count: int, **changes) -> list[Recorded]:
     found = []
     for index in range(count):
         part = BenchPart(index, count)
@@ -233,16 +225,16 @@ def parts(count: int, **changes) -> list[NamedRun]:
     return found
 
 
-def other_machine(named: NamedRun, **changes) -> NamedRun:
+def other_machine(named: Recorded, **changes) -> Recorded:
     config = replace(named.config, **({"machine": LAPTOP} | changes))
-    return replace(named, recorded=replace(named.recorded, config=config))
+    return replace(named, config=config)
 
 
 def merged(runs):
     return merge_runs(runs, "whole")
 
 
-def refusal(*runs: NamedRun) -> str:
+def refusal(*runs: Recorded) -> str:
     with pytest.raises(UsageError) as caught:
         merged(runs)
     return str(caught.value.what)
@@ -262,7 +254,7 @@ def test_the_parts_of_a_plan_are_the_undivided_run(count):
     assert {replace(s, machine=None) for s in map(_hashable, joined.samples)} == set(
         map(_hashable, ANSWERS)
     )
-    assert joined.duplicates.answers == 0
+    assert joined.dropped == ()
     assert joined.config.part is None
     assert joined.config.plan_sha256 == PLAN.plan_sha256
 
@@ -277,7 +269,7 @@ def test_machines_are_numbered_and_named_in_every_answer():
     machines = joined.config.machines or ()
     assert [(m.key, m.name) for m in machines] == [("m1", DESKTOP["name"]), ("m2", LAPTOP["name"])]
     assert joined.config.machine == DESKTOP
-    count = len(one.recorded.samples)
+    count = len(one.samples)
     assert {s.machine for s in joined.samples[:count]} == {"m1"}
     assert {s.machine for s in joined.samples[count:]} == {"m2"}
     assert parse_run_config(json.loads(json.dumps(joined.config.to_json()))) == joined.config
@@ -341,24 +333,20 @@ def test_unlike_machines_pool_joules_if_only_equal_ones_answered():
 
 def test_the_first_run_that_answered_a_question_counts():
     one, two = parts(2)
-    again = [replace(s, choice=None, correct=False, joules=7.0) for s in two.recorded.samples[:3]]
+    again = [replace(s, choice=None, correct=False, joules=7.0) for s in two.samples[:3]]
     joined = merged([one, two, run("again", again)])
-    assert joined.duplicates.answers == 3
-    assert joined.duplicates.joules == 21.0
+    assert len(joined.dropped) == 3
     assert any("3 answers" in note and "21.0 J" in note for note in joined.notes)
     reverse = merged([run("again", again), one, two])
     by_key = {s.key: s for s in reverse.samples}
     assert all(by_key[s.key].choice is None for s in again)
-    assert reverse.duplicates.joules == pytest.approx(
-        sum(s.joules for s in two.recorded.samples[:3])
-    )
+    assert reverse.dropped == tuple(two.samples[:3])
 
 
 def test_the_joules_of_unmeasured_duplicates_are_unknown_and_never_0():
     one, two = parts(2)
-    again = [replace(two.recorded.samples[0], joules=None, kind=None)]
+    again = [replace(two.samples[0], joules=None, kind=None)]
     joined = merged([one, two, run("again", again)])
-    assert joined.duplicates.joules is None
     assert any("unmeasured" in note for note in joined.notes)
 
 
@@ -375,11 +363,9 @@ def test_no_answer_is_lost_or_doubled(owners):
     ]
     joined = merged(runs)
     assert sorted(s.key for s in joined.samples) == sorted(s.key for s in some)
-    total = sum(len(r.recorded.samples) for r in runs)
-    assert joined.duplicates.answers == total - len(some)
-    again = merge_runs(
-        [NamedRun(Path("w"), Recorded(joined.config, joined.samples, {})), runs[0]], "v"
-    )
+    total = sum(len(r.samples) for r in runs)
+    assert len(joined.dropped) == total - len(some)
+    again = merge_runs([Recorded(joined.config, joined.samples, {}), runs[0]], "v")
     assert {s.key for s in again.samples} == {s.key for s in some}
 
 
@@ -387,9 +373,7 @@ def test_merged_runs_merge():
     one, two, three, four = parts(4)
     left = merge_runs([one, other_machine(two)], "left")
     right = merge_runs([three, four], "right")
-    joined = merged(
-        [NamedRun(Path(m.config.run_id), Recorded(m.config, m.samples, {})) for m in (left, right)]
-    )
+    joined = merged([Recorded(m.config, m.samples, {}) for m in (left, right)])
     assert [m.key for m in joined.config.machines or ()] == ["m1", "m2", "m3", "m4"]
     assert [m.name for m in joined.config.machines or ()].count(LAPTOP["name"]) == 1
     assert joined.config.merged == ("part-1", "part-2", "part-3", "part-4")
@@ -444,14 +428,14 @@ def test_one_run_and_a_run_twice_are_refused():
 
 def test_an_edited_run_is_refused():
     one, two = parts(2)
-    edited = replace(two, recorded=replace(two.recorded, edited=("samples.jsonl differs",)))
+    edited = replace(two, edited=("samples.jsonl differs",))
     with pytest.raises(InvalidFile, match=r"part-2 was changed outside etui: samples\.jsonl"):
         merged([one, edited])
 
 
 def test_an_answer_of_an_unknown_machine_is_refused():
     one, two = parts(2)
-    samples = [replace(two.recorded.samples[0], machine="m9")]
+    samples = [replace(two.samples[0], machine="m9")]
     with pytest.raises(InvalidFile, match="m9"):
         merged([one, run("odd", samples)])
 
@@ -459,13 +443,13 @@ def test_an_answer_of_an_unknown_machine_is_refused():
 def test_a_comparison_of_machines_is_refused():
     both = {"m1": PLAN, "m2": replace(PLAN, machine=LAPTOP)}
     config = join_machines(PLAN, both, compare=True)
-    compared = NamedRun(Path("compared"), Recorded(replace(config, run_id="compared"), (), {}))
+    compared = Recorded(replace(config, run_id="compared"), (), {}, folder=Path("compared"))
     assert "compared compares machines" in refusal(compared, run("other", []))
 
 
 def test_unfinished_runs_merge_and_empty_ones_too():
     one, two = parts(2)
-    joined = merged([one, run("begun", list(two.recorded.samples[:5]))])
+    joined = merged([one, run("begun", list(two.samples[:5]))])
     summary = summarise(joined.samples, joined.config)
     assert not summary.complete
     assert any("questions answered" in text for text in summary.warnings)

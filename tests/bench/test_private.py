@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.bench.folder import Recorded
-from etui.bench.merge import NamedRun, merge_runs
+from etui.bench.merge import merge_runs
 from etui.bench.publish import (
     PrivateData,
     find_leaks,
@@ -50,14 +49,12 @@ def test_a_configuration_keeps_no_place_backend_or_serial_number():
 
 def test_gpus_are_numbered_on_each_machine():
     plan = {"machine": {"name": "a", "memory_bytes": 1, "devices": ["NVIDIA L40S"]}}
+    rows = synthetic.samples(synthetic.config(per_subject=1))
     runs = [
-        NamedRun(
-            Path(f"r{at}"),
-            Recorded(
-                replace(synthetic.config(**plan), run_id=f"r{at}", energy=gpus(uuid)),
-                tuple(synthetic.samples(synthetic.config(per_subject=1))[at * 40 : at * 40 + 40]),
-                0,
-            ),
+        Recorded(
+            replace(synthetic.config(**plan), run_id=f"r{at}", energy=gpus(uuid)),
+            tuple(rows[at * 40 : at * 40 + 40]),
+            {},
         )
         for at, uuid in enumerate(UUIDS)
     ]

@@ -33,7 +33,7 @@ from etui.bench.difficulty import average_outcomes, build_difficulty, collect_mo
 from etui.bench.energy_record import build_energy_record
 from etui.bench.folder import Recorded, read_run
 from etui.bench.lm_eval import lm_eval_document
-from etui.bench.merge import NamedRun, merge_runs
+from etui.bench.merge import merge_runs
 from etui.bench.precision import build_population, check_interim, predict_questions
 from etui.bench.sample import Sample
 from etui.bench.schedule import choose_first_check, choose_next_check
@@ -165,7 +165,7 @@ def test_runs_that_are_joined() -> None:
             inside = [s for s in answers if s.row in asked.get(s.subject, ())]
             machine = {"name": f"CPU {machines[index]}", "memory_bytes": 64 << 30}
             config = replace(plan, run_id=f"part-{index}", part=part, machine=machine)
-            runs.append(NamedRun(Path(f"p{index}"), Recorded(config, tuple(inside), {})))
+            runs.append(Recorded(config, tuple(inside), {}, folder=Path(f"p{index}")))
         merged = merge_runs(runs, "whole")
         found[label] = [
             [(row.key, row.machine) for row in merged.samples],

@@ -37,9 +37,6 @@ from etui.measure.page import render_text
 
 if TYPE_CHECKING:
     from etui.bench.difficulty import DifficultyTable
-    from etui.bench.precision import Precision
-    from etui.bench.sample import Sample
-    from etui.bench.summary import Summary
 
 
 T = TypeVar("T")
@@ -88,7 +85,7 @@ def build_command(config: RunConfig) -> RepeatCommand:
 
 def _suite_option(config: RunConfig) -> str:
     """Return the suite, or the name of the user's file without its folder."""
-    if not is_own_file(config.suite):
+    if is_named_suite(config.suite):
         return config.suite
     suffix = Path(config.data_path).suffix if config.data_path else ""
     return f"{config.suite}{suffix or '.csv'}"
@@ -181,11 +178,6 @@ def _settings(arms: Iterable[Arm]) -> dict[str, Any]:
         document["sampling"] = {k: v for k, v in document["sampling"].items() if k != "seed"}
         found[arm.name] = document
     return found
-
-
-def is_own_file(suite: str) -> bool:
-    """Test whether a suite is a file of the user."""
-    return not is_named_suite(suite)
 
 
 _SERIAL = re.compile(
@@ -341,30 +333,6 @@ def _shorten(text: str) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def format_readme(
-    config: RunConfig,
-    summary: Summary,
-    command: RepeatCommand,
-    files: Collection[str],
-    licence: str,
-) -> str:
-    """Format README.md."""
-    return render_text(
-        "etui.bench",
-        "public_readme.md",
-        title=suite_name(summary),
-        config=config,
-        results=markdown(summary, config).rstrip(),
-        complete=summary.complete,
-        command=shlex.join(command.words),
-        exact=command.exact,
-        files=files,
-        own_file=is_own_file(config.suite),
-        version=__version__,
-        licence=licence,
-    )
-
-
 PUBLISH_VERSION = 1
 """Version of the form of a public folder."""
 README = "README.md"
@@ -378,11 +346,10 @@ def publish_run(
     recorded: Recorded,
     to: Path,
     *,
+    summary: Summary,
     licence: str,
     private: PrivateData,
     allowed: Collection[str] = (),
-    labels: Mapping[str, Mapping[int, str]] | None = None,
-    precision: Precision | None = None,
     difficulty: DifficultyTable | None = None,
 ) -> tuple[str, ...]:
     """Write the public folder of a run; writing it again changes nothing.
@@ -390,9 +357,7 @@ def publish_run(
     Args:
         to: The folder; new, empty, or of an earlier publication of the same run.
         licence: SPDX identifier of the licence of the results.
-        private: What must not occur in any file.
-        allowed: Words of it that may.
-        labels: Labels of MMLU-Redux.
+        private: What must not occur in any file, but for ``allowed`` words.
         difficulty: Table of difficulties of the run; None without one.
 
     Returns:
@@ -411,14 +376,7 @@ def publish_run(
         )
     if not recorded.samples:
         raise UsageError("the run has no answers yet", "resume it: etui bench --resume RUN")
-    texts = build_files(
-        recorded.config,
-        recorded.samples,
-        licence=licence,
-        labels=labels,
-        precision=precision,
-        difficulty=difficulty,
-    )
+    texts = _build_files(recorded, summary, licence, difficulty)
     earlier = _check_target(to, recorded.config, texts)
     leaks = find_leaks(texts, private, allowed)
     if leaks:
@@ -428,7 +386,13 @@ def publish_run(
             "rename it in the run's policy or models; --allow WORD if it is not private",
         )
     try:
-        _write_files(to, texts, earlier)
+        # The record comes first, so that an interrupted publication is known, the checksums last.
+        for name in (RECORD, *(name for name in texts if name != RECORD)):
+            path = to / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_text(path, texts[name], errors="surrogatepass")
+        for name in earlier.keys() - texts.keys():
+            (to / name).unlink(missing_ok=True)
     except OSError as error:
         raise EtuiError(
             f"cannot write {error.filename or to}: {error.strerror or error}",
@@ -437,35 +401,32 @@ def publish_run(
     return tuple(texts)
 
 
-def build_files(
-    config: RunConfig,
-    samples: Sequence[Sample],
-    *,
-    licence: str,
-    labels: Mapping[str, Mapping[int, str]] | None = None,
-    precision: Precision | None = None,
-    difficulty: DifficultyTable | None = None,
+def _build_files(
+    recorded: Recorded, summary: Summary, licence: str, difficulty: DifficultyTable | None
 ) -> dict[str, str]:
-    """Build the files of a public folder.
-
-    Args:
-        difficulty: Table of difficulties of the run; None without one.
-
-    Returns:
-        Name -> text, the checksums last.
-    """
+    """Build the files of a public folder: name -> text, the checksums last."""
     from etui.bench.results import result_files
-    from etui.bench.summary import summarise
 
-    summary = summarise(samples, config, labels, precision)
+    config, samples = recorded.config, recorded.samples
     results = result_files(config, samples, summary)
     numbers = number_gpus(config)
     command = build_command(config)
-    files = {RECORD: _format_json(_build_record(config, summary, command.words, licence))}
+    record = {
+        "publish_version": PUBLISH_VERSION,
+        "generator": f"etui {__version__}",
+        "license": licence,
+        "run_id": config.run_id,
+        "complete": summary.complete,
+        "questions": summary.questions,
+        "command": list(command.words),
+        "config_sha256": config.sha256,
+        "plan_sha256": config.plan_sha256,
+        "config": redact_config(config),
+    }
+    files = {RECORD: _format_json(record)}
     for name in (ENERGY_RECORD, SUMMARY):
-        if name in results:
-            document = redact_backends(json.loads(results[name]))
-            files[name] = _format_json(redact_serials(document, numbers))
+        document = redact_backends(json.loads(results[name]))
+        files[name] = _format_json(redact_serials(document, numbers))
     files[SAMPLES] = "".join(
         json.dumps(redact_serials(redact_sample(sample), numbers), ensure_ascii=True) + "\n"
         for sample in samples
@@ -478,8 +439,20 @@ def build_files(
     if difficulty is not None:
         files[DIFFICULTY] = difficulty.text
     files |= _draw_figures(config, samples)
-    names = [*files, SUMS]
-    readme = format_readme(config, summary, command, names, licence)
+    readme = render_text(
+        "etui.bench",
+        "public_readme.md",
+        title=suite_name(summary),
+        config=config,
+        results=markdown(summary, config).rstrip(),
+        complete=summary.complete,
+        command=shlex.join(command.words),
+        exact=command.exact,
+        files=[*files, SUMS],
+        own_file=not is_named_suite(config.suite),
+        version=__version__,
+        licence=licence,
+    )
     files = {README: redact_serials(readme, numbers), **files}
     files[SUMS] = "".join(f"{_sha256(text)}  {name}\n" for name, text in files.items())
     return files
@@ -497,23 +470,6 @@ def read_sums(text: str) -> dict[str, str]:
     return found
 
 
-def _build_record(
-    config: RunConfig, summary: Summary, command: Sequence[str], licence: str
-) -> dict[str, Any]:
-    return {
-        "publish_version": PUBLISH_VERSION,
-        "generator": f"etui {__version__}",
-        "license": licence,
-        "run_id": config.run_id,
-        "complete": summary.complete,
-        "questions": summary.questions,
-        "command": list(command),
-        "config_sha256": config.sha256,
-        "plan_sha256": config.plan_sha256,
-        "config": redact_config(config),
-    }
-
-
 def _draw_figures(config: RunConfig, samples: Sequence[Sample]) -> dict[str, str]:
     from etui.bench.figures import write_figures
 
@@ -526,73 +482,34 @@ def _draw_figures(config: RunConfig, samples: Sequence[Sample]) -> dict[str, str
 
 
 def _check_target(to: Path, config: RunConfig, texts: Mapping[str, str]) -> dict[str, str]:
-    """Return the checksums of an earlier publication of the run; empty for a new folder.
-
-    A publication that was interrupted is none of these: it has some of the new files already.
-    """
+    """Return the checksums of an earlier publication of the run; empty without complete one."""
     if to.exists() and not to.is_dir():
         raise UsageError(f"{to} is a file", "choose a new folder with --to")
-    entries = [entry for entry in to.iterdir() if entry.name != ".git"] if to.is_dir() else []
-    if not entries:
+    if not to.is_dir() or all(entry.name.startswith(".") for entry in to.iterdir()):
         return {}
-    foreign = UsageError(
-        f"{to} is not empty, and not a publication of this run", "choose a new folder with --to"
-    )
     try:
         record = json.loads((to / RECORD).read_text(encoding="utf-8"))
-        sums = read_sums((to / SUMS).read_text(encoding="utf-8"))
+        complete = (to / SUMS).exists()
+        sums = read_sums((to / SUMS).read_text(encoding="utf-8")) if complete else {}
         same = record["run_id"] == config.run_id and "publish_version" in record
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        if _has_only(to, texts):
-            return {}
-        raise foreign from None
+        same = False
     if not same:
-        raise foreign
-    for name, digest in sums.items():
+        raise UsageError(
+            f"{to} is not empty, and not a publication of this run", "choose a new folder with --to"
+        )
+    for name in sums.keys() | texts.keys() - {SUMS}:
         path = to / name
         try:
-            edited = path.is_file() and not _holds(path, digest, texts.get(name))
+            found = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
         except OSError:
-            edited = True
-        if edited:
+            found = ""
+        if found not in (None, sums.get(name), _sha256(texts.get(name, ""))):
             raise UsageError(
                 f"{path} was edited since it was published, and would be overwritten",
                 "move it to another name, or publish to a new folder",
             )
     return sums
-
-
-def _holds(path: Path, digest: str, text: str | None) -> bool:
-    """Return whether a file has a hash, or is a text."""
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    return found == digest or (text is not None and found == _sha256(text))
-
-
-def _has_only(to: Path, texts: Mapping[str, str]) -> bool:
-    """Return whether a folder has nothing but some of the files that will be written."""
-    try:
-        for path in to.rglob("*"):
-            name = path.relative_to(to).as_posix()
-            if name.startswith(".") or (path.is_dir() and not path.is_symlink()):
-                continue
-            text = texts.get(name)
-            pending = path.name.startswith(".") and path.suffix == ".tmp"
-            if not pending and (path.is_symlink() or text is None or not _holds(path, "", text)):
-                return False
-    except OSError:
-        return False
-    return True
-
-
-def _write_files(to: Path, texts: Mapping[str, str], earlier: Collection[str]) -> None:
-    """Write the files, the checksums last; remove those of an earlier publication."""
-    for name, text in texts.items():
-        path = to / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, text, errors="surrogatepass")
-    for name in earlier:
-        if name not in texts:
-            (to / name).unlink(missing_ok=True)
 
 
 def _format_json(document: Any) -> str:

@@ -53,9 +53,11 @@ def publish(name: str, to: Path, licence: str, allow: tuple[str, ...]) -> None:
     """
     from etui.bench.difficulty import DIFFICULTY, read_difficulty
     from etui.bench.folder import find_run, read_run
-    from etui.bench.publish import find_private_data, is_own_file, publish_run
+    from etui.bench.publish import find_private_data, publish_run
     from etui.bench.results import load_labels, load_precision
+    from etui.bench.summary import summarise
     from etui.config.config import load_config
+    from etui.datasets.suites import is_named_suite
 
     config = load_config()
     run = find_run(name, config)
@@ -66,14 +68,13 @@ def publish(name: str, to: Path, licence: str, allow: tuple[str, ...]) -> None:
     publish_run(
         recorded,
         to,
+        summary=summarise(recorded.samples, recorded.config, labels, load_precision(run)),
         licence=licence,
         private=private,
         allowed=allow,
-        labels=labels,
-        precision=load_precision(run),
         difficulty=read_difficulty(table) if table.is_file() else None,
     )
-    if is_own_file(recorded.config.suite):
+    if not is_named_suite(recorded.config.suite):
         click.echo(
             f"note: {recorded.config.suite} is your own file: its subjects and right letters are "
             "in the folder",

@@ -19,6 +19,7 @@ from etui.bench.plan import make_plan
 from etui.bench.precision import Precision, SystemPrecision
 from etui.bench.publish import PrivateData, build_command, publish_run, read_sums
 from etui.bench.sample import parse_sample
+from etui.bench.summary import summarise
 from etui.cli.bench import _build_request, bench
 from etui.errors import EtuiError, InvalidFile, UsageError
 from etui.models.catalogue import load_catalogue
@@ -126,8 +127,10 @@ def recorded(**changes) -> Recorded:
     return Recorded(config, tuple(samples), {})
 
 
-def write(run: Recorded, to, **changes):
-    return publish_run(run, to, **({"licence": "CC-BY-4.0", "private": PRIVATE} | changes))
+def write(run: Recorded, to, precision=None, **changes):
+    summary = summarise(run.samples, run.config, None, precision)
+    options = {"summary": summary, "licence": "CC-BY-4.0", "private": PRIVATE} | changes
+    return publish_run(run, to, **options)
 
 
 def read_all(to) -> dict[str, bytes]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from etui import units
-from etui.bench.accuracy import compute_macro_weights, group_by_subject
+from etui.bench.accuracy import compute_macro_weights
 from etui.bench.config import RunConfig, differences
-from etui.bench.cost import Figure, add_half_widths
+from etui.bench.cost import Figure, add_half_widths, build_figure
 from etui.bench.machines import group_equal, list_machines
 from etui.bench.sample import Sample
 from etui.bench.summary import explain_unpooled, group_by_system
@@ -23,11 +23,7 @@ from etui.stats.frontier import Point, hull, mixture_accuracy
 from etui.stats.tests import Interval, mcnemar, wilson
 
 if TYPE_CHECKING:
-    from etui.bench.folder import Recorded
-    from etui.bench.sample import Sample
     from etui.config.config import Config
-    from etui.stats.arrays import Floats
-
 
 _MUST_AGREE = {
     "suite": "suite",
@@ -225,12 +221,14 @@ def compare(first: System, second: System) -> Comparison:
     if first.questions != second.questions or not first.questions:
         raise ValueError("both systems need the same questions, at least one")
     pairs = list(zip(first.samples, second.samples, strict=True))
-    count = len(pairs)
-    only_first = sum(one.correct and not two.correct for one, two in pairs)
-    only_second = sum(two.correct and not one.correct for one, two in pairs)
+    whole = _compare_subject("", pairs)
+    count, only_first, only_second = whole.questions, whole.only_first, whole.only_second
     both = sum(one.correct and two.correct for one, two in pairs)
-    difference, macro = _differences(pairs, only_first + only_second, first.run.seed)
+    difference, macro = _compare_accuracies(pairs, only_first + only_second, first.run.seed)
     p_value = mcnemar(only_first, only_second)
+    by_subject: dict[str, list[tuple[Sample, Sample]]] = {}
+    for pair in pairs:
+        by_subject.setdefault(pair[0].subject, []).append(pair)
     return Comparison(
         first=first.label,
         second=second.label,
@@ -244,15 +242,16 @@ def compare(first: System, second: System) -> Comparison:
         neither=count - both - only_first - only_second,
         p_value=p_value,
         p_holm=p_value,
-        energy=_energy(pairs, first.run.seed),
-        subjects=_subjects(first.samples, second.samples),
+        energy=_compare_energy(pairs, first.run.seed),
+        subjects=tuple(_compare_subject(name, own) for name, own in sorted(by_subject.items())),
     )
 
 
 _Pairs = Sequence[tuple[Sample, Sample]]
 
 
-def _differences(pairs: _Pairs, discordant: int, seed: int) -> tuple[Interval, Interval]:
+def _compare_accuracies(pairs: _Pairs, discordant: int, seed: int) -> tuple[Interval, Interval]:
+    """Compute the difference over all questions (micro) and over the subjects (macro)."""
     subjects = [one.subject for one, _ in pairs]
     changes = [float(two.correct) - float(one.correct) for one, two in pairs]
     weights = compute_macro_weights(subjects)
@@ -261,35 +260,33 @@ def _differences(pairs: _Pairs, discordant: int, seed: int) -> tuple[Interval, I
         for change, weight in zip(changes, weights, strict=True)
     ]
     sums = resample_sums(columns, subjects, seed)
-    values = (math.fsum(row[0] for row in columns), math.fsum(row[1] for row in columns))
-    # Fallback width if the bootstrap has no spread (for example, all answers are equal): the share
-    # of disagreements that Wilson's interval still allows.
+    # Where the bootstrap has no spread (for example, all answers are equal): the share of
+    # disagreements that Wilson's interval still allows.
     unseen = (wilson(discordant, len(pairs)).high or 1.0) - discordant / len(pairs)
-    micro, macro = (_interval(value, sums[:, at], unseen) for at, value in enumerate(values))
-    return micro, macro
+
+    def bound(at: int) -> Interval:
+        value = math.fsum(row[at] for row in columns)
+        low, high = percentiles(sums[:, at])
+        if low is None or high is None or high - low < 1e-12:
+            return Interval(value, max(-1.0, value - unseen), min(1.0, value + unseen), "wilson")
+        return Interval(value, max(-1.0, low), min(1.0, high), "bootstrap")
+
+    return bound(0), bound(1)
 
 
-def _interval(value: float, replicates: Floats, unseen: float) -> Interval:
-    low, high = percentiles(replicates)
-    if low is None or high is None or high - low < 1e-12:
-        return Interval(value, max(-1.0, value - unseen), min(1.0, value + unseen), "wilson")
-    return Interval(value, max(-1.0, low), min(1.0, high), "bootstrap")
-
-
-def _energy(pairs: _Pairs, seed: int) -> EnergyDifference | None:
+def _compare_energy(pairs: _Pairs, seed: int) -> EnergyDifference | None:
     measured = [
         (one, two) for one, two in pairs if one.joules is not None and two.joules is not None
     ]
     if not measured:
         return None
     count = len(measured)
-    sides = [
+    first, second = (
         math.fsum(sample.joules or 0.0 for sample in side) / count
         for side in zip(*measured, strict=True)
-    ]
+    )
     changes = [[((two.joules or 0.0) - (one.joules or 0.0)) / count] for one, two in measured]
     sums = resample_sums(changes, [one.subject for one, _ in measured], seed)[:, 0]
-    value = sides[1] - sides[0]
     both = [sample for pair in measured for sample in pair]
     width = add_half_widths(
         [sample.uncertainty for sample in both],
@@ -299,43 +296,24 @@ def _energy(pairs: _Pairs, seed: int) -> EnergyDifference | None:
     sensor = None if width is None else width / count
     return EnergyDifference(
         questions=count,
-        first=sides[0],
-        second=sides[1],
+        first=first,
+        second=second,
         kinds=(measured[0][0].kind, measured[0][1].kind),
-        difference=_combine_errors(value, sums, sensor),
-        ratio=sides[1] / sides[0] if sides[0] > 0 else None,
+        difference=build_figure(second - first, sums, sensor, -math.inf),
+        ratio=second / first if first > 0 else None,
     )
 
 
-def _combine_errors(value: float, replicates: Floats, sensor: float | None) -> Figure:
-    """Combine sampling interval and sensor half width in quadrature, separately at each end."""
-    low, high = percentiles(replicates)
-    off = sensor or 0.0
-    return Figure(
-        value,
-        sensor,
-        None if low is None else value - math.hypot(value - min(low, value), off),
-        None if high is None else value + math.hypot(max(high, value) - value, off),
+def _compare_subject(subject: str, pairs: _Pairs) -> SubjectDifference:
+    return SubjectDifference(
+        subject=subject,
+        group=find_group(subject),
+        questions=len(pairs),
+        first=sum(one.correct for one, _ in pairs) / len(pairs),
+        second=sum(two.correct for _, two in pairs) / len(pairs),
+        only_first=sum(one.correct and not two.correct for one, two in pairs),
+        only_second=sum(two.correct and not one.correct for one, two in pairs),
     )
-
-
-def _subjects(first: Sequence[Sample], second: Sequence[Sample]) -> tuple[SubjectDifference, ...]:
-    others = group_by_subject(second)
-    found = []
-    for subject, ours in group_by_subject(first).items():
-        pairs = list(zip(ours, others[subject], strict=True))
-        found.append(
-            SubjectDifference(
-                subject=subject,
-                group=find_group(subject),
-                questions=len(pairs),
-                first=sum(one.correct for one, _ in pairs) / len(pairs),
-                second=sum(two.correct for _, two in pairs) / len(pairs),
-                only_first=sum(one.correct and not two.correct for one, two in pairs),
-                only_second=sum(two.correct and not one.correct for one, two in pairs),
-            )
-        )
-    return tuple(found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -365,6 +343,8 @@ def compare_with_mixtures(systems: Sequence[System]) -> list[AgainstMixture]:
         One comparison for each system that costs at least as much as the cheapest of the others;
         empty with fewer than three systems, or if the energy of one is unknown.
     """
+    import numpy as np
+
     samples = [sample for system in systems for sample in system.samples]
     if len(systems) < 3 or any(sample.joules is None for sample in samples):
         return []
@@ -375,43 +355,27 @@ def compare_with_mixtures(systems: Sequence[System]) -> list[AgainstMixture]:
     ]
     subjects = [sample.subject for sample in systems[0].samples]
     sums = resample_sums(columns, subjects, systems[0].run.seed)
-    totals = [math.fsum(column) for column in zip(*columns, strict=True)]
     labels = [system.label for system in systems]
-    points = _points(labels, totals)
-    redrawn = [_points(labels, row) for row in sums.tolist()]
-    return [
-        _compare_with_mixture(label, points, redrawn)
-        for label in labels
-        if points[label][0] >= min(points[name][0] for name in labels if name != label)
-    ]
+
+    def place(totals: Sequence[float]) -> dict[str, Point]:
+        return {label: (totals[2 * at], totals[2 * at + 1]) for at, label in enumerate(labels)}
+
+    points = place([math.fsum(column) for column in zip(*columns, strict=True)])
+    redrawn = [place(row) for row in sums.tolist()]
+    found = []
+    for label, (joules, accuracy) in points.items():
+        others = {name: point for name, point in points.items() if name != label}
+        if joules < min(point[0] for point in others.values()):
+            continue
+        lead = _compute_lead(points, label)
+        low, high = percentiles(np.asarray([_compute_lead(drawn, label) for drawn in redrawn]))
+        difference = Interval(lead, low, high, "bootstrap")
+        mixture = tuple(hull(others))
+        found.append(AgainstMixture(label, joules, accuracy, mixture, accuracy - lead, difference))
+    return found
 
 
-_Points = dict[str, Point]
-
-
-def _points(labels: Sequence[str], totals: Sequence[float]) -> _Points:
-    return {label: (totals[2 * at], totals[2 * at + 1]) for at, label in enumerate(labels)}
-
-
-def _compare_with_mixture(
-    label: str, points: _Points, redrawn: Sequence[_Points]
-) -> AgainstMixture:
-    import numpy as np
-
-    low, high = percentiles(np.asarray([_compute_lead(drawn, label) for drawn in redrawn]))
-    joules, accuracy = points[label]
-    above = _compute_lead(points, label)
-    return AgainstMixture(
-        label=label,
-        joules_per_question=joules,
-        accuracy=accuracy,
-        mixture=tuple(hull({name: point for name, point in points.items() if name != label})),
-        mixture_accuracy=accuracy - above,
-        difference=Interval(above, low, high, "bootstrap"),
-    )
-
-
-def _compute_lead(points: _Points, label: str) -> float:
+def _compute_lead(points: Mapping[str, Point], label: str) -> float:
     """Return the lead over the mixture, or over the cheapest other system if all cost more."""
     others = {name: point for name, point in points.items() if name != label}
     joules = max(points[label][0], min(point[0] for point in others.values()))
@@ -442,11 +406,12 @@ def read_systems(texts: Sequence[str], config: Config) -> tuple[list[list[System
     """
     from etui.bench.folder import find_run, read_run
 
-    found: list[list[tuple[Recorded, str, str, list[Sample]]]] = []
+    found: list[list[System]] = []
+    named: list[tuple[str, str]] = []
     notes: list[str] = []
     for text in texts:
-        named, arm = split_arm(text)
-        folder = find_run(named, config)
+        run, arm = split_arm(text)
+        folder = find_run(run, config)
         recorded = read_run(folder)
         grouped = group_by_system(recorded.samples, recorded.config)
         if recorded.edited:
@@ -458,18 +423,11 @@ def read_systems(texts: Sequence[str], config: Config) -> tuple[list[list[System
             )
         if not grouped:
             raise UsageError(f"{folder} has no answers yet", "resume it with --resume")
-        selected = {arm: grouped[arm]} if arm is not None else grouped
-        found.append([(recorded, folder.name, name, inside) for name, inside in selected.items()])
-    flat = [entry for entries in found for entry in entries]
-    labels = iter(build_labels([(folder, name) for _, folder, name, _ in flat]))
-    made = [
-        [
-            System(next(labels), name, recorded.config, inside)
-            for recorded, _, name, inside in entries
-        ]
-        for entries in found
-    ]
-    return made, notes
+        names = grouped if arm is None else [arm]
+        found.append([System("", name, recorded.config, grouped[name]) for name in names])
+        named += [(folder.name, name) for name in names]
+    labels = iter(build_labels(named))
+    return [[replace(system, label=next(labels)) for system in run] for run in found], notes
 
 
 def choose_pairs(runs: Sequence[Sequence[System]]) -> list[tuple[System, System]]:

@@ -167,7 +167,8 @@ def compute_cost(samples: Sequence[Sample], seed: int) -> Cost | None:
         if total[below] <= 0:
             return None
         value = total[above] / total[below]
-        return build_figure(value, ratio(drawn[above], drawn[below]), relative)
+        sensor = None if relative is None else abs(value) * relative
+        return build_figure(value, ratio(drawn[above], drawn[below]), sensor)
 
     phases = all(sample.prefill_joules is not None for sample in measured)
     per_question = figure("joules", "questions")
@@ -205,15 +206,20 @@ def add_half_widths(
     return math.hypot(*sums) if set(kinds) <= _READ else math.fsum(sums)
 
 
-def build_figure(value: float, replicates: Floats, relative: float | None) -> Figure:
-    """Build a figure from its sampling interval and the sensor's relative half width."""
+def build_figure(
+    value: float, replicates: Floats, sensor: float | None, least: float = 0.0
+) -> Figure:
+    """Combine sampling interval and sensor half width in quadrature, separately at each end.
+
+    Args:
+        least: Least that the lower end can be.
+    """
     low, high = percentiles(replicates)
-    sensor = None if relative is None else abs(value) * relative
     off = sensor or 0.0
     return Figure(
         value,
         sensor,
-        None if low is None else max(0.0, value - math.hypot(value - min(low, value), off)),
+        None if low is None else max(least, value - math.hypot(value - min(low, value), off)),
         None if high is None else value + math.hypot(max(high, value) - value, off),
     )
 

@@ -504,7 +504,8 @@ def _check_target(to: Path, config: RunConfig, texts: Mapping[str, str]) -> dict
             found = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
         except OSError:
             found = ""
-        if found not in (None, sums.get(name), _sha256(texts.get(name, ""))):
+        known = {None, sums.get(name), _sha256(texts[name]) if name in texts else None}
+        if found not in known:
             raise UsageError(
                 f"{path} was edited since it was published, and would be overwritten",
                 "move it to another name, or publish to a new folder",

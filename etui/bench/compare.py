@@ -164,14 +164,10 @@ class SubjectDifference:
 
 @dataclass(frozen=True, slots=True)
 class EnergyDifference:
-    """Joules per question of both systems, over the questions that both have measured.
-
-    Attributes:
-        first, second: Joules per question.
-    """
+    """Joules per question of both systems, over the questions that both have measured."""
 
     questions: int  # Number of these questions
-    first: float
+    first: float  # Joules per question
     second: float
     kinds: tuple[str | None, str | None]
     difference: Figure
@@ -182,11 +178,7 @@ class EnergyDifference:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Comparison of a second system with a first; differences are second minus first.
-
-    Attributes:
-        both, only_first, only_second, neither: Number of questions by which system is right.
-    """
+    """Comparison of a second system with a first; differences are second minus first."""
 
     first: str
     second: str
@@ -194,7 +186,7 @@ class Comparison:
     accuracies: tuple[float, float]  # Share of right answers of both
     difference: Interval  # Difference of the accuracies over all questions (micro)
     macro_difference: Interval  # Difference of the means over subjects
-    both: int
+    both: int  # Number of questions by which system is right
     only_first: int
     only_second: int
     neither: int

@@ -30,14 +30,10 @@ class BenchPart:
 
 @dataclass(frozen=True, slots=True)
 class SubjectCut:
-    """Questions of a subject that one part answers in one go.
-
-    Attributes:
-        start, stop: Range of its drawn questions, as for a slice.
-    """
+    """Questions of a subject that one part answers in one go."""
 
     subject: str
-    start: int
+    start: int  # Range of its drawn questions, as for a slice
     stop: int
 
 
@@ -125,8 +121,6 @@ class BenchModel:
     """A model of a run, as it was loaded.
 
     Attributes:
-        kv_type, flash_attention: Type of the KV cache and of the attention.
-        threads, prefill_threads: Threads of its own; None for those of the run.
         backend, remote_name: The remote backend that serves it, and its name there; None for a
             model of this machine. What is not known of a remote model is empty or 0.
     """
@@ -138,12 +132,12 @@ class BenchModel:
     context_tokens: int
     sequences: int
     batch_tokens: int  # Most tokens of one batch; determines the chunking of every prompt
-    kv_type: str
+    kv_type: str  # Type of the KV cache and of the attention
     flash_attention: str
     letters: str | None = None
     """``single`` if " A", " B" and so on are one token each after a prompt, ``sequence`` if they
     are scored as sequences; None if the format does not read letters."""
-    threads: int | None = None
+    threads: int | None = None  # Threads of its own; None for those of the run
     prefill_threads: int | None = None
     draft_tokens: int | None = None
     """Number of tokens to draft at a time; None chooses it at each step."""
@@ -181,18 +175,14 @@ class BenchPrecision:
 
 @dataclass(frozen=True, slots=True)
 class BenchMachine:
-    """A machine that answered questions of a run of several machines.
-
-    Attributes:
-        versions, energy, idle: As in :class:`RunConfig`.
-    """
+    """A machine that answered questions of a run of several machines."""
 
     key: str  # Short unique key, as samples name it
     name: str  # As :func:`etui.config.machine.machine_name` describes it
     memory_bytes: int
     threads: int  # Threads of llama.cpp
     models: tuple[BenchModel, ...]  # Its models, as they were loaded there
-    versions: Mapping[str, Any]
+    versions: Mapping[str, Any]  # As in :class:`RunConfig`
     energy: Mapping[str, Any]
     idle: Mapping[str, Any] | None = None
     devices: tuple[str, ...] | None = None
@@ -201,11 +191,7 @@ class BenchMachine:
 
 @dataclass(frozen=True, slots=True)
 class RunConfig:
-    """The questions, settings, models, programs and machine of a run.
-
-    Attributes:
-        limit, per_subject: Requested number of questions; None is all.
-    """
+    """The questions, settings, models, programs and machine of a run."""
 
     run_id: str
     started_at: str  # ISO 8601, UTC
@@ -221,7 +207,7 @@ class RunConfig:
     format_version: int
     shots: int  # Requested number of worked examples
     seed: int  # Seed of the sample and of the order of subjects, and first seed of every answer
-    limit: int | None
+    limit: int | None  # Requested number of questions; None is all
     per_subject: int | None
     subjects: tuple[str, ...] | None  # Requested subjects; None is all
     arms: Mapping[str, Mapping[str, Any]]

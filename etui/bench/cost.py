@@ -104,31 +104,23 @@ def _middle(number: int) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """An energy or a power with both its errors.
-
-    Attributes:
-        low, high: The 95 % interval of sensor and sampling; None if an end is unknown.
-    """
+    """An energy or a power with both its errors."""
 
     value: float  # Value in joules per something, or watts
     sensor: float | None  # Half width of the sensor's error; None if unknown
-    low: float | None
+    low: float | None  # The 95 % interval of sensor and sampling; None if an end is unknown
     high: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Energy of one system; a figure is None if its divisor is 0.
-
-    Attributes:
-        prefill_joules, decode_joules: Joules by phase; None if a question has no phases.
-    """
+    """Energy of one system; a figure is None if its divisor is 0."""
 
     questions: int  # Number of questions with measured energy; all figures refer to these
     kind: str  # The weakest kind among them
     joules: float  # Their sum, without the loading of models
     uncertainty: float | None  # Half width of the sum from the sensor; None if unknown
-    prefill_joules: float | None
+    prefill_joules: float | None  # Joules by phase; None if a question has no phases
     decode_joules: float | None
     per_question: Figure
     per_correct: Figure | None  # Joules per right answer, the joules of wrong answers included

@@ -21,13 +21,9 @@ Reads = Literal["letters", "texts", "answer"]
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """One way to ask a question.
+    """One way to ask a question."""
 
-    Attributes:
-        name, version: Recorded with every result.
-    """
-
-    name: str
+    name: str  # Recorded with every result
     version: int
     reads: Reads
     """``letters``: log-probabilities of " A", " B" and so on; ``texts``: log-probabilities of the

@@ -26,13 +26,9 @@ _LETTER = re.compile(r"answer is \(?([ABCDEFGHIJ])\)?")
 
 @dataclass(frozen=True, slots=True)
 class GradingRule:
-    """One way to read and compare answers.
+    """One way to read and compare answers."""
 
-    Attributes:
-        name, version: Recorded with every run.
-    """
-
-    name: str
+    name: str  # Recorded with every run
     version: int
     numbers: bool
     read: Callable[[str], str | None]  # Text -> the answer that it states; None without one

@@ -28,14 +28,10 @@ Target = Literal["accuracy", "difference"]
 
 @dataclass(frozen=True, slots=True)
 class SystemPrecision:
-    """What is known of the accuracy of a system, or of its difference from the first one.
-
-    Attributes:
-        low, high: Interval at 95 % that holds at every look at once.
-    """
+    """What is known of the accuracy of a system, or of its difference from the first one."""
 
     value: float  # The estimate, a share: with a covariate, corrected by regression
-    low: float
+    low: float  # Interval at 95 % that holds at every look at once
     high: float
     half_width: float  # Half of its width, before it is cut at 0 and 1
     reached: bool  # Whether it is as narrow as asked

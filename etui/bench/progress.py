@@ -20,14 +20,10 @@ _SHOWN_MACHINES = 6
 
 @dataclass(slots=True)
 class RunTally:
-    """The progress of a run.
-
-    Attributes:
-        right, asked: System -> count, in the order of the run.
-    """
+    """The progress of a run."""
 
     total: int  # Answers of the finished run, over all systems
-    right: dict[str, int] = field(default_factory=dict)
+    right: dict[str, int] = field(default_factory=dict)  # System -> count, in the order of the run
     asked: dict[str, int] = field(default_factory=dict)
     joules: float | None = 0.0
     """Sum over the answers so far; None once the joules of one are unknown."""

@@ -19,16 +19,10 @@ _OPTIONAL = (
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One graded answer.
-
-    Attributes:
-        subject, row: The question: its subject and its 0-based row in the subject's file.
-        confidence, margin: As in :class:`etui.events.Finished`; None if there is none.
-        prefill_joules, decode_joules: Joules by phase; the prefix's share is in prefill.
-    """
+    """One graded answer."""
 
     arm: str  # Name of the arm; in a policy run, the arm that gave the final answer
-    subject: str
+    subject: str  # The question: its subject and its 0-based row in the subject's file
     row: int
     answer: str  # The right letter, or the right number in the form of the run's grading rule
     choice: str | None  # The chosen letter or number; None if there is none
@@ -39,7 +33,7 @@ class Sample:
     logprobs: Mapping[str, float] | None
     """Letter -> log-probability in nats, full softmax; None if none were read."""
     letter_mass: float | None  # Sum of the letters' probabilities; None without `logprobs`
-    confidence: float | None
+    confidence: float | None  # As in :class:`etui.events.Finished`; None if there is none
     margin: float | None
     shots: int  # Worked examples in the prompt, without those that did not fit
     tokens: Tokens  # `cached` were reused; `computed` are the question's own
@@ -47,7 +41,7 @@ class Sample:
     joules: float | None  # Gross joules with its share of the shared prefix; None if unmeasured
     uncertainty: float | None  # Half width in joules
     kind: str | None  # Kind of the energy measurement (:class:`etui.energy.types.Kind`)
-    prefill_joules: float | None
+    prefill_joules: float | None  # Joules by phase; the prefix's share is in prefill
     decode_joules: float | None
     seconds: float  # The question's own time plus its share of the prefix's time
     prompt_sha256: str  # First 16 hex digits of the SHA-256 of the prompt text

@@ -38,16 +38,12 @@ from etui.turn.speculation import sum_speculation
 
 @dataclass(frozen=True, slots=True)
 class MachineSummary:
-    """Results of one system on one machine.
-
-    Attributes:
-        questions, correct: Number of questions that it answered, and of right answers.
-    """
+    """Results of one system on one machine."""
 
     name: str  # Processor, number of CPUs and system
     devices: tuple[str, ...]  # Models of its GPUs; empty without
     group: int  # Machines of the same group are equal, so that their joules may be pooled; from 0
-    questions: int
+    questions: int  # Number of questions that it answered, and of right answers
     correct: int
     seconds: float  # Sum over the questions
     energy: Cost | None  # Cost of the answers; None if unmeasured

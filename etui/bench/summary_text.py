@@ -26,17 +26,12 @@ from etui.turn.text import speculation_text
 
 @dataclass(frozen=True, slots=True)
 class CostOverTimeRow:
-    """One system on one machine; what does not exist is a dash.
-
-    Attributes:
-        per_question, per_token, between_tokens: Percentiles p50, p90 and p95, over all
-            machines.
-    """
+    """One system on one machine; what does not exist is a dash."""
 
     name: str
     at: int  # Its number, from 0
     machine: str  # Key of the machine; empty in a run of one machine
-    per_question: str
+    per_question: str  # Percentiles p50, p90 and p95, over all machines
     per_token: str
     between_tokens: str
     floor: str  # Smallest difference in per cent that the meter alone can show, over all machines

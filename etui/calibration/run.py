@@ -91,11 +91,7 @@ class PointsFile:
         return points
 
     def write(self, points: Sequence[MeasuredPoint]) -> None:
-        """Replace the file by these points.
-
-        Raises:
-            EtuiError: The file cannot be written.
-        """
+        """Replace the file by these points."""
         lines = [self._head, *(json.dumps(to_document(point)) for point in points)]
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -31,12 +31,11 @@ class LengthMean:
     """Repeated measurements of one length.
 
     Attributes:
-        computed, output: Prompt tokens and output tokens.
-        prefill, decode, total: Joules as mean and both ends of the interval at 95 %; the ends
-            are None with one measurement.
+        prefill, decode, total: Joules as mean and both ends of the interval at 95 %; the ends are
+            None with one measurement.
     """
 
-    computed: int
+    computed: int  # Prompt tokens and output tokens
     output: int
     repeats: int  # Number of measurements
     prefill: tuple[float, float | None, float | None]
@@ -47,11 +46,7 @@ class LengthMean:
 
 @dataclass(frozen=True, slots=True)
 class ModelCurve:
-    """The operating curve of one model.
-
-    Attributes:
-        prefill, decode: The fitted phases; None if there are too few lengths.
-    """
+    """The operating curve of one model."""
 
     role: str
     model: str
@@ -60,7 +55,7 @@ class ModelCurve:
     shared: int  # Number of measurements during which other processes used the hardware
     means: tuple[LengthMean, ...]
     """Mean of each measured length, by prompt length and output length."""
-    prefill: PhaseCurve | None
+    prefill: PhaseCurve | None  # The fitted phases; None if there are too few lengths
     decode: PhaseCurve | None
     terms: tuple[ContextTerm, ...]  # Tests of the nonlinear part, for the phases that allow one
     error: str  # Why nothing could be fitted; empty if something was

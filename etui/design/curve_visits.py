@@ -47,9 +47,6 @@ def read_curve_points(
     Returns:
         Model -> its points in the order of their measurement; empty without a file. A last line
         that was cut off is left out.
-
-    Raises:
-        InvalidFile: The file is unreadable, or a line of it is not a point.
     """
     found: dict[str, list[MeasuredPoint]] = {}
     for model, machine, point in _read(folder / CURVES):
@@ -63,9 +60,6 @@ def append_curve_point(folder: Path, model: str, machine: str | None, point: Mea
 
     Args:
         machine: Key of the machine that measured it; None for the only machine of a run.
-
-    Raises:
-        EtuiError: The file cannot be written.
     """
     path = folder / CURVES
     document = {"model": model, "machine": machine, **to_document(point)}
@@ -195,11 +189,7 @@ class CurveVisits:
             self.joules += joules
 
     def work(self, ended: Callable[[], bool]) -> None:
-        """Measure as many visits as are due by now.
-
-        Raises:
-            EtuiError: The engine failed, or the folder cannot be written.
-        """
+        """Measure as many visits as are due by now."""
         while is_due(self._answer_seconds, self._visited + self._visited_now) and not ended():
             done = {model: len(points) for model, points in self._points.items()}
             chosen = next_visit(self._orders, done)

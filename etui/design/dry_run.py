@@ -80,9 +80,6 @@ def collect_evidence(
 
     Returns:
         Arm -> what is known of it. A log that cannot be read knows nothing.
-
-    Raises:
-        ModelUnavailable: A model is missing, damaged, or has another sha256.
     """
     specs = {name: _find_spec(name, runtime) for name in plan.models}
     here = describe_here(runtime)
@@ -253,10 +250,6 @@ def price_plan(
     Args:
         whole_plan: The same plan with all questions of its suite; None if it is ``plan``.
         run: The run that is resumed; None for a new one.
-
-    Raises:
-        ModelUnavailable: A model is not on this machine, or crashes llama.cpp.
-        ContextOverflow: A question does not fit into the context.
     """
     known = list(samples)
     evidence = collect_evidence(plan, runtime, run, known)

@@ -34,18 +34,14 @@ class DesignArm:
 
 @dataclass(frozen=True, slots=True)
 class Design:
-    """The layout of a study, resolved to the models of this machine or of a run.
-
-    Attributes:
-        suite, split, format, shots, seed: As in :class:`etui.bench.plan.RunRequest`.
-    """
+    """The layout of a study, resolved to the models of this machine or of a run."""
 
     name: str  # Name of its file without the extension
     title: str  # What the study measures, in a line
     summary: str  # What it is for; may be empty
     models: Mapping[str, str]  # Role -> model that serves it, smallest role first
     arms: Mapping[str, DesignArm]  # Name -> arm, in the order of the file within each role
-    suite: str
+    suite: str  # As in :class:`etui.bench.plan.RunRequest`
     split: str
     format: str
     shots: int | None
@@ -100,11 +96,6 @@ def parse_design(text: str, place: str, name: str, choice: ModelChoice = ANY_MOD
 
     Args:
         place: Name of its file in messages.
-
-    Raises:
-        InvalidFile: The text is not a valid design; ``problems`` holds every problem.
-        UsageError: An override names a role or a model that does not exist.
-        ModelUnavailable: No model of a role is on this machine, or two roles have the same one.
     """
     return resolve_design(check_design(text, place, choice.known), name, choice)
 
@@ -134,12 +125,7 @@ def check_design(
 
 
 def resolve_design(located: Located[DesignFile], name: str, choice: ModelChoice) -> Design:
-    """Resolve the roles of a checked design.
-
-    Raises:
-        UsageError: An override names a role or a model that does not exist.
-        ModelUnavailable: No model of a role is on this machine, or two roles have the same one.
-    """
+    """Resolve the roles of a checked design."""
     file = located.model
     models = _choose_models(located, choice)
     questions = file.questions
@@ -165,12 +151,7 @@ def resolve_design(located: Located[DesignFile], name: str, choice: ModelChoice)
 
 
 def design_of_run(config: RunConfig) -> Design:
-    """Return the design of a run, with the models, arms and seed that the run used.
-
-    Raises:
-        ValueError: The run has no design.
-        InvalidFile: This etui cannot read the design of the run.
-    """
+    """Return the design of a run, with the models, arms and seed that the run used."""
     if config.design is None:
         raise ValueError(f"run {config.run_id} has no design")
     name = config.design.name
@@ -192,11 +173,7 @@ def design_of_run(config: RunConfig) -> Design:
 
 
 def read_curve_grid(design: NamedText) -> Grid | None:
-    """Return the lengths of the operating curves of a run's design; None if it has no curves.
-
-    Raises:
-        InvalidFile: This etui cannot read the design.
-    """
+    """Return the lengths of the operating curves of a run's design; None if it has no curves."""
     curves = check_design(design.text, f"{design.name}.yaml").model.curves
     return None if curves is None else _build_grid(curves)
 

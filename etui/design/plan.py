@@ -69,11 +69,7 @@ def plan_design(
 
 
 def parse_roles(options: Sequence[str]) -> dict[str, str]:
-    """Parse ``ROLE=NAME`` of each ``--model``.
-
-    Raises:
-        UsageError: One has another form, or a role is named twice.
-    """
+    """Parse ``ROLE=NAME`` of each ``--model``."""
     found: dict[str, str] = {}
     for option in options:
         role, separator, name = option.partition("=")

@@ -40,13 +40,7 @@ class Amount:
 
 @dataclass(frozen=True, slots=True)
 class ArmPrice:
-    """What an arm will cost.
-
-    Attributes:
-        prompt_tokens, output_tokens: Computed per question; None where unknown.
-        joules, seconds: Per question; None where unknown.
-        most_joules, most_seconds: Per question, with all budgets used up; None where unknown.
-    """
+    """What an arm will cost."""
 
     arm: str
     role: str
@@ -55,12 +49,12 @@ class ArmPrice:
     source: Source  # Where joules and seconds come from
     origin: str  # The same in words
     measured: int  # Number of measured answers behind it
-    prompt_tokens: float | None
+    prompt_tokens: float | None  # Computed per question; None where unknown
     output_tokens: float | None
     most_output_tokens: int  # Per question, with all budgets used up
-    joules: Amount | None
+    joules: Amount | None  # Per question; None where unknown
     seconds: Amount | None
-    most_joules: float | None
+    most_joules: float | None  # Per question, with all budgets used up; None where unknown
     most_seconds: float | None
     total_joules: Amount | None
     total_seconds: Amount | None
@@ -72,18 +66,16 @@ class DesignPrice:
     """What the questions of a design will cost.
 
     Attributes:
-        joules, seconds: Of all answers; None while an arm is unknown.
-        most_joules, most_seconds: With all budgets used up; None while one is unknown.
-        curve_joules, curve_seconds: Of the operating curves measured on the way; None if
-            unknown, and 0 without curves.
+        curve_joules, curve_seconds: Of the operating curves measured on the way; None if unknown,
+            and 0 without curves.
     """
 
     questions: int
     arms: tuple[ArmPrice, ...]
     """The arms; one that has answered some of them pays only for the others."""
-    joules: Amount | None
+    joules: Amount | None  # Of all answers; None while an arm is unknown
     seconds: Amount | None
-    most_joules: float | None
+    most_joules: float | None  # With all budgets used up; None while one is unknown
     most_seconds: float | None
     curve_joules: float | None
     curve_seconds: float | None

@@ -133,10 +133,6 @@ def analyse_run(folder: Path) -> tuple[DesignAnalysis, str]:
 
     Returns:
         The analysis, and the title of the design.
-
-    Raises:
-        UsageError: The folder is not a run folder.
-        InvalidFile: A file of the run is unreadable or invalid.
     """
     recorded = read_run(folder)
     roles, title = _read_design(recorded.config)

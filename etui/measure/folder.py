@@ -191,11 +191,7 @@ def read_lines(path: Path, parse: Callable[[Any], T], what: str, fix: str) -> Li
 
 
 def read_bytes(path: Path) -> bytes:
-    """Read a file; empty if it does not exist.
-
-    Raises:
-        InvalidFile: It cannot be read.
-    """
+    """Read a file; empty if it does not exist."""
     try:
         return path.read_bytes() if path.exists() else b""
     except OSError as error:
@@ -299,12 +295,7 @@ def find_folder(text: str, place: Path, noun: str) -> Path:
 
 @contextmanager
 def explain_write_errors(folder: Path, kind: FolderKind) -> Iterator[None]:
-    """Name the folder and what to do where the body cannot write to it.
-
-    Raises:
-        Stopped: The disk is full.
-        EtuiError: The folder cannot be written.
-    """
+    """Name the folder and what to do where the body cannot write to it."""
     try:
         yield
     except OSError as error:

@@ -136,17 +136,6 @@ def test_the_dearer_mixture_is_found_and_a_bad_arm_lies_below_it() -> None:
     assert compare_with_mixtures(list(ARMS.values())[:2]) == []
 
 
-def test_a_mixture_of_both_lies_on_their_line() -> None:
-    ours = ARMS["direct"].samples
-    mixed = [
-        (a if at % 2 else b)
-        for at, (a, b) in enumerate(zip(ours, ARMS["large"].samples, strict=True))
-    ]
-    coin = System("coin", "coin", RUN, mixed)
-    found = {o.label: o for o in compare_with_mixtures([ARMS["direct"], ARMS["large"], coin])}
-    assert found["coin"].difference.low < 0 < found["coin"].difference.high
-
-
 def test_labels_are_never_the_same() -> None:
     assert build_labels([("r", "a"), ("r", "b")]) == ["a", "b"]
     assert build_labels([("r", "a"), ("s", "a")]) == ["r:a", "s:a"]
@@ -193,22 +182,6 @@ def test_the_gate_is_the_measured_drop(tmp_path) -> None:
     assert invoke(large, small, "--max-regression", lost).return_value in (0, None)
     assert invoke(large, small, "--max-regression", lost - 0.01).return_value == 4
     assert invoke(small, large, "--max-regression", 0).return_value in (0, None)
-
-
-def test_the_text_names_both_sides_and_the_test(tmp_path) -> None:
-    small, large = folder(tmp_path, "s", "direct"), folder(tmp_path, "l", "large")
-    text = invoke(small, large).stdout
-    assert "large against direct: " in text
-    assert "McNemar   p" in text
-    assert "J/question" in text
-    assert "high_school_physics" in text
-    assert "high_school_physics" not in invoke(small, large, "--no-subjects").stdout
-
-
-def test_a_run_is_found_by_its_id(tmp_path, config) -> None:
-    synthetic.write(config.home / "runs" / "r-1", RUN, ROWS)
-    assert invoke("last", "--no-subjects").exception is None
-    assert "think" in invoke("r-1:direct", "r-1:think", "--no-subjects").stdout
 
 
 def test_what_cannot_be_compared_is_said(tmp_path) -> None:

@@ -57,14 +57,6 @@ def test_pooled_percentiles_are_those_of_all_gaps(parts) -> None:
     assert found.mean == pytest.approx(math.fsum(whole) / len(whole), rel=0.0221)
 
 
-def test_pooling_is_not_a_mean_of_medians() -> None:
-    fast, slow = count_gaps([0.01] * 90), count_gaps([0.1] * 10)
-    found = pool_gaps([fast, slow])
-    assert found is not None
-    assert found.p50 == pytest.approx(0.01, rel=0.03)
-    assert found.p95 == pytest.approx(0.1, rel=0.03)
-
-
 def test_two_tokens_at_the_same_time_divide_by_nothing() -> None:
     found = pool_gaps([count_gaps([0.0, 0.0])])
     assert found is not None
@@ -110,14 +102,6 @@ def answers(count: int, noise: float, drift: float = 0.0, seed: int = 0, **chang
     return found
 
 
-def test_an_even_machine_is_steady() -> None:
-    found = judge_steadiness(answers(200, 0.03))
-    assert found.is_steady is True
-    assert found.joules is not None
-    assert found.joules.low_percent < 0 < found.joules.high_percent
-    assert found.joules.p > 0.01
-
-
 def test_a_machine_that_slows_down_is_not() -> None:
     found = judge_steadiness(answers(200, 0.05, drift=0.3))
     assert found.is_steady is False
@@ -126,13 +110,6 @@ def test_a_machine_that_slows_down_is_not() -> None:
     assert found.joules.percent == pytest.approx(20, abs=5)
     assert found.joules.p < 1e-6
     assert "changed" in found.why
-
-
-def test_a_drift_within_the_limit_is_steady_however_sure() -> None:
-    found = judge_steadiness(answers(600, 0.01, drift=0.03))
-    assert found.joules is not None
-    assert found.joules.p < 0.001
-    assert found.is_steady is True
 
 
 def test_longer_answers_at_the_end_are_no_drift() -> None:
@@ -153,29 +130,12 @@ def test_few_answers_cannot_tell() -> None:
     assert judge_steadiness([]).is_steady is None
 
 
-def test_without_joules_the_time_decides() -> None:
-    rows = [replace(row, joules=None) for row in answers(200, 0.03)]
-    found = judge_steadiness(rows)
-    assert found.joules is None
-    assert found.is_steady is True
-
-
 def test_equal_answers_are_steady_without_noise() -> None:
     rows = [replace(row, joules=5.0, seconds=0.2, tokens=ANY.tokens) for row in answers(30, 0.0)]
     found = judge_steadiness(rows)
     assert found.is_steady is True
     assert found.joules is not None
     assert found.joules.percent == pytest.approx(0, abs=1e-9)
-
-
-def test_lengths_that_are_the_order_cannot_be_told_from_it() -> None:
-    rows = [
-        replace(row, tokens=Tokens(100, 0, 100, 0, 10 + at * 3 // 30))
-        for at, row in enumerate(answers(30, 0.05))
-    ]
-    found = judge_steadiness(rows)
-    assert found.is_steady is None or found.joules is not None
-    assert compute_drift(rows, "joules") is None or found.joules is not None
 
 
 @pytest.mark.parametrize(("count", "noise"), [(12, 0.2), (30, 0.05), (100, 0.2)])

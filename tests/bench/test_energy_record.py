@@ -107,21 +107,6 @@ def test_joules_are_those_of_the_machine_and_the_facility_is_told_apart() -> Non
     assert energy.joules == pytest.approx(results.it_joules)
 
 
-def test_the_floor_is_that_of_the_sensor() -> None:
-    one = record_of(FULL, timed(synthetic.samples(FULL))).measurements[0]
-    assert one.detection_floor is not None
-    assert one.detection_floor.basis == "sensor"
-    assert one.detection_floor.joules == pytest.approx(2.02 * one.uncertainty.joules, rel=0.01)
-    estimated = [replace(row, kind="estimate") for row in timed(synthetic.samples(FULL))]
-    document = check_record(record_of(FULL, estimated))
-    (why,) = (
-        entry["why"]
-        for entry in document["measurements"][0]["missing"]
-        if entry["field"] == "detection_floor"
-    )
-    assert "estimate" in why
-
-
 def test_an_unmeasured_run_has_no_zeros() -> None:
     rows = synthetic.samples(FULL, kind=None)
     document = check_record(record_of(FULL, rows))

@@ -6,6 +6,7 @@ import errno
 import json
 import multiprocessing
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -73,8 +74,7 @@ def test_a_line_that_was_cut_off_is_dropped_and_the_run_goes_on(folder, torn):
 
 def test_a_line_behind_the_seal_is_kept(folder):
     """The process died between the answer and its seal."""
-    with (folder / "samples.jsonl").open("ab") as file:
-        file.write(json.dumps(sample(2).to_json()).encode() + b"\n")
+    add(sample(2))(folder)
     run, recorded = RunFolder.resume(folder)
     run.close()
     assert [s.row for s in recorded.samples] == [0, 1, 2]
@@ -110,42 +110,34 @@ def test_a_resumed_run_seals_what_it_found(tmp_path):
     assert read_run(place).edited
 
 
-def edit_sample(folder: Path) -> None:
-    path = folder / "samples.jsonl"
-    path.write_text(path.read_text().replace('"correct": false', '"correct": true ', 1))
+def edit(name: str, change) -> Callable[[Path], None]:
+    def do(folder: Path) -> None:
+        path = folder / name
+        path.write_text(change(path.read_text()))
+
+    return do
 
 
-def drop_sample(folder: Path) -> None:
-    path = folder / "samples.jsonl"
-    path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))
+def add(row: Sample) -> Callable[[Path], None]:
+    return edit("samples.jsonl", lambda text: text + json.dumps(row.to_json()) + "\n")
 
 
-def edit_config(folder: Path) -> None:
-    path = folder / "config.json"
-    path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
-
-
-def drop_seal(folder: Path) -> None:
-    (folder / "samples.seal").unlink()
-
-
-def damage_seal(folder: Path) -> None:
-    (folder / "samples.seal").write_text("{")
-
-
-def add_stranger(folder: Path) -> None:
-    with (folder / "samples.jsonl").open("a") as file:
-        file.write(json.dumps(sample(0, arm="other").to_json()) + "\n")
-
-
-def add_twin(folder: Path) -> None:
-    with (folder / "samples.jsonl").open("a") as file:
-        file.write(json.dumps(sample(1).to_json()) + "\n")
+edit_sample = edit(
+    "samples.jsonl", lambda text: text.replace('"correct": false', '"correct": true ', 1)
+)
 
 
 @pytest.mark.parametrize(
     "change",
-    [edit_sample, drop_sample, edit_config, drop_seal, damage_seal, add_stranger, add_twin],
+    [
+        edit_sample,
+        edit("samples.jsonl", lambda text: text.partition("\n")[2]),
+        edit("config.json", lambda text: text.replace('"seed": 0', '"seed": 1')),
+        edit("samples.seal", lambda text: "{"),
+        lambda folder: (folder / "samples.seal").unlink(),
+        add(sample(0, arm="other")),
+        add(sample(1)),
+    ],
 )
 def test_a_folder_changed_by_hand_is_told_and_not_continued(folder, change):
     change(folder)

@@ -46,32 +46,6 @@ def test_the_keys_are_lm_evals() -> None:
     assert isinstance(made["date"], float)
 
 
-def test_every_subject_is_a_task_with_its_error() -> None:
-    made = document()
-    tasks = [name for name in made["results"] if name not in made["groups"]]
-    assert len(tasks) == 57
-    assert set(tasks) == set(made["configs"]) == set(made["n-shot"]) == set(made["n-samples"])
-    mine = [float(row.correct) for row in ROWS if row.subject == "anatomy"]
-    result = made["results"]["mmlu_anatomy"]
-    assert result["alias"] == "  - anatomy"
-    assert result["acc,none"] == pytest.approx(statistics.mean(mine))
-    error = statistics.stdev(mine) / math.sqrt(len(mine))
-    assert result["acc_stderr,none"] == pytest.approx(error)
-    assert made["n-samples"]["mmlu_anatomy"] == {"original": 100, "effective": 5}
-    assert made["n-shot"]["mmlu_anatomy"] == 5
-
-
-def test_groups_hold_all_tasks_and_the_whole_is_micro() -> None:
-    made = document()
-    tree = made["group_subtasks"]
-    assert tree["mmlu"] == ["mmlu_stem", "mmlu_humanities", "mmlu_social_sciences", "mmlu_other"]
-    assert sum(len(tree[group]) for group in tree["mmlu"]) == 57
-    share = sum(row.correct for row in ROWS) / len(ROWS)
-    assert made["groups"]["mmlu"]["acc,none"] == pytest.approx(share)
-    assert made["results"]["mmlu_stem"] == made["groups"]["mmlu_stem"]
-    assert made["groups"]["mmlu_stem"]["alias"] == " - stem"
-
-
 def test_another_format_never_passes_for_lm_evals() -> None:
     cloze = document(replace(RUN, format="cloze"))
     assert "mmlu_anatomy_cloze" in cloze["results"]

@@ -41,15 +41,6 @@ def made(config: RunConfig, key: str = "m1") -> BenchMachine:
     return describe_machine(config, key)
 
 
-def test_a_machine_has_the_fields_of_its_run():
-    config = with_gpu("a", threads=6)
-    machine = made(config, "m3")
-    assert (machine.key, machine.name, machine.threads) == ("m3", NAME, 6)
-    assert machine.devices == ("NVIDIA L40S",)
-    assert machine.models == config.models
-    assert machine.versions == config.versions
-
-
 def test_serial_numbers_and_a_few_bytes_of_memory_do_not_decide():
     one = made(with_gpu("a"), "m1")
     other = made(with_gpu("b"), "m2")

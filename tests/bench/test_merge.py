@@ -240,29 +240,6 @@ def refusal(*runs: Recorded) -> str:
     return str(caught.value.what)
 
 
-@pytest.mark.parametrize("count", [2, 4, 9])
-def test_the_parts_of_a_plan_are_the_undivided_run(count):
-    joined = merged(parts(count))
-    whole, found = summarise(ANSWERS, PLAN), summarise(joined.samples, joined.config)
-    assert found.complete
-    assert {a: arm.accuracy for a, arm in found.arms.items()} == {
-        a: arm.accuracy for a, arm in whole.arms.items()
-    }
-    for name, arm in found.arms.items():
-        assert arm.energy == whole.arms[name].energy
-        assert arm.tokens == whole.arms[name].tokens
-    assert {replace(s, machine=None) for s in map(_hashable, joined.samples)} == set(
-        map(_hashable, ANSWERS)
-    )
-    assert joined.dropped == ()
-    assert joined.config.part is None
-    assert joined.config.plan_sha256 == PLAN.plan_sha256
-
-
-def _hashable(sample: Sample) -> Sample:
-    return replace(sample, logprobs=None)
-
-
 def test_machines_are_numbered_and_named_in_every_answer():
     one, two = parts(2)
     joined = merged([one, other_machine(two)])
@@ -462,10 +439,3 @@ def test_a_merged_run_does_not_resume():
     with pytest.raises(UsageError, match="merged from part-1, part-2"):
         refuse_merged(merged(parts(2)).config)
     refuse_merged(PLAN)
-
-
-def test_a_run_of_one_machine_has_no_machines():
-    summary = summarise(ANSWERS, PLAN)
-    assert summary.arms["direct"].machines is None
-    assert isinstance(PLAN, RunConfig)
-    assert 'id="machines"' not in render_page(summary, PLAN, ANSWERS)

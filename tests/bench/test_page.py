@@ -71,12 +71,6 @@ def test_texts_of_a_file_that_is_named_like_a_suite(config: Config, tmp_path: Pa
     assert texts["gsm8k", 1].answer == "4"
 
 
-def test_texts_of_the_sample(config: Config) -> None:
-    suite = load_suite("sample", "test", None, config)
-    run = synthetic.config(suite="sample", data_sha256=suite.sha256)
-    assert len(load_texts(run, config) or ()) == 60
-
-
 RUN = synthetic.config(per_subject=2)
 ROWS = synthetic.samples(RUN)
 EVIL = (
@@ -237,13 +231,6 @@ def test_the_command_writes_the_files_and_says_where(tmp_path) -> None:
     assert invoke(run, "--markdown").stdout == (run / "report.md").read_text()
 
 
-def test_labels_are_taken_from_a_file(tmp_path) -> None:
-    run = synthetic.write(tmp_path / "run", RUN, ROWS)
-    index = tmp_path / "index.json"
-    index.write_text(json.dumps({"anatomy": [{"test_row": 0, "error_type": "ok"}]}))
-    assert "MMLU-Redux found valid" in invoke(run, "--redux", index, "--markdown").stdout
-
-
 def test_figures_are_written_and_equal_runs_give_equal_ones(tmp_path, drawn_figures) -> None:
     run = synthetic.write(tmp_path / "run", RUN, ROWS)
     assert invoke(run, "--figures", tmp_path / "a").exception is None
@@ -265,16 +252,6 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path) -> None:
     assert isinstance(invoke(empty).exception, UsageError)
 
 
-@pytest.mark.parametrize(
-    ("chance", "said", "marked"),
-    [(None, "Chance is 25.0 %", "25.00%"), (0.11, "Chance is 11.0 %", "11.00%")],
-)
-def test_chance_is_that_of_the_run(chance, said, marked):
-    page = page_of(replace(RUN, chance=chance), ROWS)
-    assert said in page
-    assert f"--chance: {marked}" in page
-
-
 def test_a_page_of_numbers_shows_the_right_number_and_both_readings():
     run = replace(
         synthetic.config(arms=("large",)), suite="gsm8k", format="gsm8k", chance=0.0,
@@ -293,29 +270,6 @@ def test_a_page_of_numbers_shows_the_right_number_and_both_readings():
     first = json.loads(Page(page).json["data"])[0]
     assert first[:5] == ["gsm8k", 0, "1800", "How many?", []]
     assert first[5][0][0] == "18"
-
-
-def test_ten_options_have_their_probabilities_in_the_page():
-    odds = {letter: -2.0 - at for at, letter in enumerate("ABCDEFGHIJ")}
-    rows = [replace(row, logprobs=odds, choice="J") for row in ROWS]
-    question = json.loads(Page(page_of(RUN, rows)).json["data"])[0]
-    assert all(len(answer[5]) == 10 for answer in question[5] if answer and answer[5])
-    assert 'const LETTERS = "ABCDEFGHIJ"' in page_of(RUN, rows)
-
-
-def test_a_group_of_one_question_is_in_the_singular(page: str) -> None:
-    run = synthetic.config(per_subject=1)
-    run = replace(run, drawn={"anatomy": 1, "virology": 1})
-    rows = [row for row in synthetic.samples(run) if row.subject in run.drawn]
-    texts = page_of(run, rows)
-    assert "1 question</span>" in texts
-    assert not re.search(r"\b1 questions", texts)
-
-
-def test_names_of_arms_are_never_cut_in_the_rows_of_the_page(page: str) -> None:
-    for selector in (".stack-name", ".row-name"):
-        rule = re.search(re.escape(selector) + r"[^{}]*\{([^}]*)\}", page)[1]
-        assert "ellipsis" not in rule
 
 
 def test_the_page_names_the_data_and_not_the_folder_of_this_machine() -> None:

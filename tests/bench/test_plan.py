@@ -99,13 +99,6 @@ def test_votes_alone_cannot_speculate() -> None:
     assert speculate_arms(votes, ["off"]) == votes
 
 
-def test_an_arm_without_speculation_has_the_document_it_had() -> None:
-    assert "speculate" not in to_json(ARMS["m direct"])
-    drafted = speculate_arms(ARMS, ["lookup"])["m direct"]
-    assert to_json(drafted)["speculate"] == "lookup"
-    assert parse_arm(to_json(drafted)) == drafted
-
-
 def test_the_arms_of_an_old_run_keep_its_hash() -> None:
     document = json.loads(OLD_RUN.read_text(encoding="utf-8"))
     config = parse_run_config(document)

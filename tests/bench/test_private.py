@@ -17,7 +17,6 @@ from etui.bench.publish import (
     find_private_data,
     number_gpus,
     redact_config,
-    redact_sample,
     redact_serials,
 )
 from tests.bench import synthetic
@@ -61,17 +60,6 @@ def test_gpus_are_numbered_on_each_machine():
     merged = merge_runs(runs, "m").config
     assert number_gpus(merged) == {f"gpu:{uuid}": "gpu:0" for uuid in UUIDS}
     assert "GPU-" not in json.dumps(redact_config(merged))
-
-
-def test_an_answer_keeps_no_text():
-    sample = replace(
-        synthetic.samples(synthetic.config(per_subject=1))[0],
-        text="my answer",
-        error="no file /home/anna/x.gguf",
-    )
-    document = redact_sample(sample)
-    assert (document["text"], document["error"]) == ("", None)
-    assert document["answer"] == sample.answer
 
 
 @given(

@@ -10,7 +10,6 @@ from dataclasses import replace
 import pytest
 
 from etui.bench import publish as module
-from etui.bench import results as result_files_module
 from etui.bench.arms import to_json
 from etui.bench.config import BenchPart, BenchPrecision, NamedText
 from etui.bench.difficulty import parse_difficulty
@@ -253,12 +252,6 @@ def test_a_foreign_folder_is_refused(tmp_path):
         write(recorded(), to)
 
 
-def test_a_new_repository_is_an_empty_folder(tmp_path):
-    to = tmp_path / "repository"
-    (to / ".git").mkdir(parents=True)
-    assert "README.md" in write(recorded(), to)
-
-
 def test_a_file_that_was_edited_is_not_overwritten(tmp_path):
     to = tmp_path / "public"
     write(recorded(), to)
@@ -309,21 +302,6 @@ def test_a_design_and_an_own_file_are_part_of_the_folder(tmp_path):
     assert "The questions are not public" in (tmp_path / "b/README.md").read_text()
 
 
-def test_an_energy_record_is_published_without_serial_numbers(tmp_path, monkeypatch):
-    original = result_files_module.result_files
-
-    def with_record(*args, **options):
-        record = json.dumps({"channels": [{"id": f"gpu:{UUID}", "label": "NVIDIA L40S"}]})
-        return original(*args, **options) | {"energy_record.json": record}
-
-    monkeypatch.setattr(result_files_module, "result_files", with_record)
-    run = recorded(energy={"channels": {f"gpu:{UUID}": "counter"}})
-    names = write(run, tmp_path / "public")
-    assert module.ENERGY_RECORD in names
-    document = json.loads((tmp_path / "public/energy_record.json").read_text())
-    assert document == {"channels": [{"id": "gpu:0", "label": "NVIDIA L40S"}]}
-
-
 def test_a_folder_that_cannot_be_written_has_a_message(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(EtuiError, match="cannot write"):
@@ -355,15 +333,6 @@ def test_a_publication_that_was_interrupted_is_finished(tmp_path, monkeypatch, w
     monkeypatch.setattr(module, "write_text", write_text)
     write(recorded(), to)
     assert read_record(to)["license"] == "CC-BY-4.0"
-
-
-def test_a_file_of_another_in_a_begun_publication_is_kept(tmp_path):
-    to = tmp_path / "public"
-    to.mkdir()
-    (to / "README.md").write_text("mine")
-    with pytest.raises(UsageError, match="is not empty, and not a publication of this run"):
-        write(recorded(), to)
-    assert (to / "README.md").read_text() == "mine"
 
 
 def test_no_file_has_the_name_of_a_remote_backend(tmp_path):

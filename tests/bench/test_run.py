@@ -31,19 +31,6 @@ from etui.turn.record import Tokens
 from tests.bench import synthetic
 
 
-def test_an_arm_without_a_setting_is_written_as_before_there_was_a_guard():
-    document = to_json(Arm("a", "m"))
-    assert "loop_guard" not in document
-    assert parse_arm(document) == Arm("a", "m")
-
-
-@pytest.mark.parametrize("given", [True, False])
-def test_a_setting_is_part_of_the_configuration(given):
-    arm = Arm("a", "m", loop_guard=given)
-    assert to_json(arm)["loop_guard"] is given
-    assert parse_arm(to_json(arm)) == arm
-
-
 def test_the_option_reaches_every_arm():
     plain = build_arms(["m"], ["direct", "cot"], ArmOverrides(), FORMATS["chat"])
     guarded = build_arms(["m"], ["direct", "cot"], ArmOverrides(loop_guard=True), FORMATS["chat"])
@@ -180,18 +167,6 @@ def test_joules_that_are_spent_end_the_run(plan, tmp_path):
         assert (ending, shown) == ("joules", [])
         ending, shown = go(folder, plan, answerer, before, config, joules=100 * JOULES)
         assert (ending, len(shown)) == ("complete", 5)
-
-
-def test_the_meter_is_settled_before_it_is_read(plan, tmp_path):
-    config = run_config(plan, "a")
-    meter = Meter()
-    with RunFolder.start(tmp_path / "run", config) as folder:
-        sink = SampleWriter(folder, meter, lambda samples: None)
-        check = RunLimits().start(lambda: False)
-        answer_all(plan, build_schedule(plan, ["a"]), {"a": Answerer("a")}, {}, sink, check)
-        sink.close()
-        assert sink.joules == pytest.approx(6 * JOULES)
-    assert meter.settled == [5] * 6
 
 
 def test_a_disk_that_fills_ends_the_run_with_its_message(plan, tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import pairwise
@@ -12,19 +13,35 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.arm import Arm
-from etui.bench.config import BenchPart, NamedText, cut_subjects, list_part, parse_run_config
-from etui.bench.difficulty import format_difficulty
-from etui.bench.plan import RunPlan, add_precision
+from etui.bench.config import (
+    BenchPart,
+    BenchPrecision,
+    NamedText,
+    cut_subjects,
+    list_part,
+    parse_run_config,
+)
+from etui.bench.difficulty import DifficultySource, format_difficulty
+from etui.bench.plan import (
+    RunPlan,
+    RunRequest,
+    add_precision,
+    check_sources,
+    restore_difficulty,
+)
+from etui.bench.plan import make_plan as make_run_plan
 from etui.bench.run import SampleWriter, answer_all, collect_done_rows
 from etui.bench.schedule import (
     PrecisionSchedule,
+    build_schedule,
     choose_first_check,
     choose_next_check,
     open_precision,
 )
 from etui.datasets.questions import Question, Suite, draw, order_balanced
-from etui.errors import Stopped
+from etui.errors import InvalidFile, Stopped, UsageError
 from etui.measure.run import RunLimits, StopRequested
+from etui.models.catalogue import load_catalogue
 from tests.bench import synthetic
 from tests.bench.test_run import Meter, One
 
@@ -55,21 +72,6 @@ def test_a_subject_that_fits_into_a_part_stays_whole(sizes, count):
                 assert (cut.start, cut.stop) == (0, sizes[cut.subject])
 
 
-def test_the_parts_of_mmlu_are_even():
-    # the sizes of MMLU's test split, largest first
-    sizes = [1534, 895, 783, 612, 545, 498, 433, 396, 390, 346, 324, 311, 310, 306, 282, 272, 270]
-    sizes += [265, 265, 245, 245, 238, 237, 237, 235, 234, 223, 216, 204, 204, 201, 198, 193, 173]
-    sizes += [173, 171, 166, 163, 152, 152, 151, 145, 144, 135, 131, 126, 114, 112, 112, 110, 108]
-    sizes += [103, 102, 100, 100, 100, 100, 100, 100, 100, 100]
-    named = {f"s{at}": size for at, size in enumerate(sizes)}
-    for count in (2, 4, 8):
-        counts = [
-            sum(cut.stop - cut.start for cut in cut_subjects(named, BenchPart(at, count)))
-            for at in range(count)
-        ]
-        assert max(counts) - min(counts) <= 0.01 * sum(sizes)
-
-
 def test_a_part_counts_its_own_questions_and_belongs_to_the_plan():
     whole = synthetic.config()
     parts = [replace(whole, part=BenchPart(at, 4)) for at in range(4)]
@@ -79,11 +81,6 @@ def test_a_part_counts_its_own_questions_and_belongs_to_the_plan():
     assert parse_run_config(parts[1].to_json()).part == BenchPart(1, 4)
     for part in parts:
         assert sum(part.asked.values()) == part.questions
-
-
-@pytest.mark.parametrize("order", ["subjects", "balanced"])
-def test_the_whole_plan_is_listed_as_it_is(order):
-    assert list_part({"b": 2, "a": 1}, order, None, 0, None) == {"b": (0, 1), "a": (0,)}
 
 
 LOOK_SIZES = st.dictionaries(st.sampled_from("abcdef"), st.integers(1, 900), min_size=1)
@@ -400,13 +397,6 @@ def test_a_difficulty_that_fits_needs_fewer_questions(tmp_path):
     assert report.difficulty_questions == len(values)
 
 
-def test_every_prefix_is_in_proportion_to_the_subjects(whole):
-    folder, report, _ = whole
-    first = [s.subject for s in folder.samples if s.arm == "weak"][: report.looks[0]]
-    for subject, size in SIZES.items():
-        assert abs(first.count(subject) - len(first) * size / TOTAL) <= 1.5
-
-
 def test_the_intervals_hold_in_most_orders():
     missed = 0
     for seed in range(40):
@@ -423,3 +413,177 @@ def test_a_disk_that_fills_ends_the_run_at_the_look():
 
     with pytest.raises(Stopped, match="the disk is full"):
         go(make_plan("weak", points=4), Full())
+
+
+BALANCED_SIZES = st.dictionaries(
+    st.sampled_from("abcdefgh"), st.integers(min_value=1, max_value=40), min_size=1
+)
+
+
+@given(BALANCED_SIZES, st.integers(min_value=0, max_value=9))
+def test_a_prefix_of_the_balanced_order_holds_every_subjects_share(sizes, seed):
+    order = order_balanced(sizes, seed)
+    assert sorted(order) == sorted((name, i) for name, size in sizes.items() for i in range(size))
+    total = sum(sizes.values())
+    seen: Counter[str] = Counter()
+    for count, (name, _) in enumerate(order, 1):
+        seen[name] += 1
+        for subject, size in sizes.items():
+            # each subject is within one of its share of the keys below the cut, and so is the sum
+            assert abs(seen[subject] - count * size / total) <= 1 + len(sizes) * size / total
+
+
+def test_every_question_is_first_equally_often():
+    first = Counter(order_balanced({"a": 3, "b": 1}, seed)[0] for seed in range(2000))
+    assert set(first) == {("a", 0), ("a", 1), ("a", 2), ("b", 0)}
+    # the first key is the smallest of u/3 (a) and u (b): b comes first with probability 1/6
+    assert first["b", 0] / 2000 == pytest.approx(1 / 6, abs=0.03)
+
+
+@pytest.fixture
+def small_plan(questions_csv, config) -> RunPlan:
+    made = make_run_plan(RunRequest(str(questions_csv), shots=2), config, load_catalogue(config))
+    arms = {name: Arm(name, model) for name, model in (("a", "m"), ("b", "n"), ("c", "m"))}
+    return replace(made, arms=arms)
+
+
+@pytest.mark.parametrize("order", ["subjects", "balanced"])
+@pytest.mark.parametrize("block", [1, 2, 4])
+def test_every_system_answers_every_question_once(small_plan, order, block):
+    pieces = list(build_schedule(small_plan.change(order=order, block=block), small_plan.arms))
+    asked = Counter((p.system, p.subject, row) for p in pieces for row in p.rows)
+    expected = {
+        (system, q.subject, q.row)
+        for system in small_plan.arms
+        for inside in small_plan.drawn.values()
+        for q in inside
+    }
+    assert asked == Counter(expected)
+
+
+def asked(small_plan, **changes) -> Counter:
+    pieces = build_schedule(small_plan.change(**changes), small_plan.arms)
+    return Counter((p.system, p.subject, row) for p in pieces for row in p.rows)
+
+
+@pytest.mark.parametrize("order", ["subjects", "balanced"])
+@pytest.mark.parametrize("count", [2, 3, 4, 6])
+def test_the_parts_of_a_plan_are_the_plan(small_plan, order, count):
+    whole = asked(small_plan, order=order, block=2)
+    parts = []
+    for index in range(count):
+        part = BenchPart(index, count)
+        parts.append(asked(small_plan, order=order, block=2, part=part))
+        shares = small_plan.change(order=order, block=2, part=part)
+        assert sum(parts[-1].values()) == shares.questions * len(small_plan.arms) > 0
+        expected = {(s, q.row) for s, inside in shares.asked.items() for q in inside}
+        assert {(subject, row) for _, subject, row in parts[-1]} == expected
+    assert sum(parts, Counter()) == whole
+    assert max(whole.values()) == 1
+
+
+def test_a_block_keeps_the_arms_of_a_model_together(small_plan):
+    for seed in range(20):
+        ordered = small_plan.change(order="balanced", block=4, seed=seed)
+        pieces = list(build_schedule(ordered, small_plan.arms))
+        for block in {piece.block for piece in pieces}:
+            models = [small_plan.arms[p.system].model for p in pieces if p.block == block]
+            changes = sum(one != other for one, other in pairwise(models))
+            assert changes == 1
+    firsts = {
+        next(build_schedule(small_plan.change(order="balanced", seed=seed), small_plan.arms)).system
+        for seed in range(40)
+    }
+    assert firsts == {"a", "b", "c"}
+
+
+def write_table(path, data=None, sources=(), keys=(("law", 0), ("law", 1))):
+    text = format_difficulty(dict.fromkeys(keys, 0.5), dict.fromkeys(keys, 1), data, tuple(sources))
+    path.write_text(text)
+    return path
+
+
+@pytest.fixture
+def plan() -> RunPlan:
+    return make_plan("weak", points=3).change(precision=None, order="subjects")
+
+
+def test_a_plan_asks_in_balanced_order(plan):
+    made = add_precision(plan, 2.5)
+    assert made.config.order == "balanced"
+    assert made.config.precision == BenchPrecision(2.5, "accuracy")
+    assert made.config.block is None
+
+
+def test_a_precision_is_in_the_configuration_and_its_hash(plan):
+    made = add_precision(plan, 2.5)
+    one, two = (make_config(made.change(precision=p)) for p in (None, made.config.precision))
+    assert one.sha256 != two.sha256
+    assert "precision" not in one.to_json()
+    assert two.to_json()["precision"] == {
+        "points": 2.5,
+        "of": "accuracy",
+        "difficulty_sha256": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "of", "said"),
+    [
+        ({"per_subject": 5}, None, "--per-subject"),
+        ({"part": BenchPart(0, 2)}, None, "--part"),
+        ({}, "difference", "needs at least two systems"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(plan, changes, of, said):
+    with pytest.raises(UsageError) as caught:
+        add_precision(plan.change(**changes), 3, of)
+    assert said in caught.value.what
+
+
+def test_difficulties_of_other_data_are_refused_by_hash(plan, tmp_path):
+    path = write_table(tmp_path / "d.csv", data="cd" * 32)
+    with pytest.raises(UsageError) as caught:
+        add_precision(plan, 3, None, path)
+    assert "cdcdcdcdcdcd" in caught.value.what
+    assert suite().sha256[:12] in caught.value.what
+    path = write_table(tmp_path / "d.csv", keys=(("other", 0),))
+    with pytest.raises(UsageError, match="none of the questions"):
+        add_precision(plan, 3, None, path)
+
+
+def test_questions_without_a_difficulty_are_mentioned(plan, tmp_path):
+    said: list[str] = []
+    path = write_table(tmp_path / "d.csv", data=suite().sha256)
+    add_precision(plan, 3, None, path, said.append)
+    assert "the difficulty of 2 of 1,503 questions" in said[0]
+
+
+def test_a_model_is_not_its_own_covariate(plan, tmp_path):
+    sources = [
+        DifficultySource("small", "ab" * 32, "run one"),
+        DifficultySource("big", None, "table t.csv"),
+    ]
+    path = write_table(tmp_path / "d.csv", sources=sources)
+    made = add_precision(plan, 3, None, path)
+    check_sources(made, {"other": "ef" * 32, "unknown": None})
+    with pytest.raises(UsageError) as caught:
+        check_sources(made, {"renamed": "ab" * 32})
+    assert "answers of renamed itself (run one)" in caught.value.what
+    said: list[str] = []
+    check_sources(made, {"big": "ef" * 32}, said.append)
+    assert "a model called big (table t.csv)" in said[0]
+
+
+def test_the_copy_of_a_resumed_run_is_the_table_it_was_started_with(plan, tmp_path):
+    path = write_table(tmp_path / "d.csv")
+    made = add_precision(plan, 3, None, path)
+    run = make_config(made)
+    assert restore_difficulty(plan, run, path).difficulty == made.difficulty
+    path.write_text(path.read_text().replace("0.5", "0.6"))
+    with pytest.raises(InvalidFile, match="differs from the one"):
+        restore_difficulty(plan, run, path)
+    with pytest.raises(InvalidFile, match="is missing"):
+        restore_difficulty(plan, run, tmp_path / "none.csv")
+    plain = make_config(made.change(precision=None))
+    assert restore_difficulty(plan, plain, tmp_path / "none.csv") == plan

@@ -57,11 +57,6 @@ def test_a_subjects_charges_sum_to_what_it_took_with_its_examples(sizes):
     assert math.fsum(part.uncertainty for part in found) == pytest.approx(2 + len(sizes))
 
 
-def test_the_longer_question_pays_more():
-    short, long = split_charges(energy(12.0), [100, 300], None, None)
-    assert (short.joules, long.joules) == (3.0, 9.0)
-
-
 @pytest.mark.parametrize(("group", "shared"), [(None, 5.0), (5.0, None), (None, None)])
 def test_a_sum_that_lacks_a_part_is_unmeasured(group, shared):
     (part,) = split_charges(energy(group), [10], Shared(0, S, 5, 1), energy(shared))
@@ -119,29 +114,34 @@ def test_letters_are_those_of_the_whole_prompt(format_, reuse, whole_only):
         assert found[question.row].mass is None
 
 
+COUNTS = (4, 10, 10, 2, 3, 10)
+MIXED = [
+    Question("s", row, f"Which of {row}?", tuple(f"{x}{row}" for x in "abcdefghij"[:count]), "A")
+    for row, count in enumerate(COUNTS)
+]
+
+
+@pytest.mark.parametrize(("format_", "questions"), [("cloze", QUESTIONS), ("arc", MIXED)])
 @pytest.mark.parametrize("sequences", [3, 7, 16])
-def test_texts_are_scored_token_by_token_and_weighed_by_characters(sequences):
+def test_texts_are_scored_token_by_token_and_weighed_by_characters(sequences, format_, questions):
     session = FakeSession(ContextOptions(4096, 1, sequences=sequences, batch_tokens=64))
-    found = scored(session, "cloze")
-    for question in QUESTIONS:
-        text = prompt_text(FORMATS["cloze"], question, EXAMPLES).text
-        want = {
-            letter: expected(text, f" {choice}")
-            for letter, choice in zip("ABCD", question.choices, strict=True)
-        }
+    found = scored(session, format_, questions=questions)
+    for question in questions:
+        text = prompt_text(FORMATS[format_], question, EXAMPLES).text
+        choices = dict(zip(question.letters, question.choices, strict=True))
+        want = {letter: expected(text, f" {choice}") for letter, choice in choices.items()}
         one = found[question.row]
         assert one.logprobs == pytest.approx(want)
-        lengths = dict(zip("ABCD", map(len, question.choices), strict=True))
-        assert one.choice == max("ABCD", key=lambda letter: want[letter] / lengths[letter])
+        assert one.choice == max(want, key=lambda letter: want[letter] / len(choices[letter]))
     assert session.live == {}
-    assert session.held_most <= session.options.sequences
+    assert session.held_most <= sequences
 
 
 class LettersSession(FakeSession):
-    """One token for " A" to " D", as real vocabularies have it."""
+    """One token for " A" to " J", as real vocabularies have it."""
 
     def tokenize(self, text, *, bos=False, special=True):
-        if len(text) > 2 and text[-2] == " " and text[-1] in "ABCD":
+        if len(text) > 2 and text[-2] == " " and text[-1] in "ABCDEFGHIJ":
             return [*super().tokenize(text[:-2], bos=bos), ord(text[-1])]
         return super().tokenize(text, bos=bos)
 
@@ -240,24 +240,8 @@ def test_groups_keep_the_order_and_fit_a_batch(lengths, most_tokens, most_questi
         assert len(group) == 1 or sum(p.own_tokens for p in group) <= most_tokens
 
 
-COUNTS = (4, 10, 10, 2, 3, 10)
-MIXED = [
-    Question("s", row, f"Which of {row}?", tuple(f"{x}{row}" for x in "abcdefghij"[:count]), "A")
-    for row, count in enumerate(COUNTS)
-]
-
-
-class TenLettersSession(FakeSession):
-    """One token for " A" to " J"."""
-
-    def tokenize(self, text, *, bos=False, special=True):
-        if len(text) > 2 and text[-2] == " " and text[-1] in "ABCDEFGHIJ":
-            return [*super().tokenize(text[:-2], bos=bos), ord(text[-1])]
-        return super().tokenize(text, bos=bos)
-
-
 def test_each_question_has_as_many_log_probabilities_as_options():
-    found = scored(TenLettersSession(), questions=MIXED)
+    found = scored(LettersSession(), questions=MIXED)
     for question, count in zip(MIXED, COUNTS, strict=True):
         letters = list("ABCDEFGHIJ"[:count])
         one = found[question.row]
@@ -267,20 +251,6 @@ def test_each_question_has_as_many_log_probabilities_as_options():
         assert one.logprobs == pytest.approx(want)
         mass = math.fsum(map(math.exp, want.values()))  # the fake model's is not normalised
         assert one.mass == pytest.approx(min(1.0, mass))
-
-
-@pytest.mark.parametrize("sequences", [3, 7, 16])
-def test_ten_texts_fit_into_any_number_of_sequences(sequences):
-    session = FakeSession(ContextOptions(4096, 1, sequences=sequences, batch_tokens=64))
-    found = scored(session, "arc", questions=MIXED)
-    for question in MIXED:
-        text = prompt_text(FORMATS["arc"], question, EXAMPLES).text
-        want = {
-            letter: expected(text, f" {choice}")
-            for letter, choice in zip(question.letters, question.choices, strict=True)
-        }
-        assert found[question.row].logprobs == pytest.approx(want)
-    assert session.held_most <= sequences
 
 
 def test_a_group_has_room_for_all_its_endings():

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 import random
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from etui.bench.accuracy import oracle
 from etui.bench.summary import Summary, group_by_system, summarise, summary_document
-from etui.bench.summary_text import headline, markdown, per_subject_csv
+from etui.bench.summary_text import headline, markdown
 from etui.codec import from_document, to_document
-from etui.datasets.mmlu import GROUPS, SUBJECT_GROUPS, find_group, read_labels
+from etui.datasets.mmlu import read_labels
 from etui.errors import InvalidFile
-from etui.stats.frontier import cheapest_correct
 from tests.bench import synthetic
 from tests.fixtures.turns import SPECULATION
 
@@ -60,32 +54,6 @@ def test_there_is_no_oracle_over_one_arm_or_no_common_question() -> None:
     assert found.questions == 1
 
 
-answers = st.integers(1, 4).flatmap(
-    lambda arms: st.lists(
-        st.lists(
-            st.tuples(st.booleans(), st.sampled_from([0.5, 1.0, 2.0, math.inf])),
-            min_size=arms,
-            max_size=arms,
-        ),
-        min_size=1,
-        max_size=20,
-    )
-)
-
-
-@given(answers)
-def test_the_cheapest_right_arm_is_the_first_of_the_least(
-    rows: list[list[tuple[bool, float]]],
-) -> None:
-    taken = cheapest_correct(
-        np.array([[right for right, _ in row] for row in rows]),
-        np.array([[cost for _, cost in row] for row in rows]),
-    )
-    for row, at in zip(rows, taken.tolist(), strict=True):
-        right = [arm for arm, (good, _) in enumerate(row) if good] or list(range(len(row)))
-        assert at == min(right, key=lambda arm: row[arm][1])
-
-
 RUN = synthetic.config(per_subject=3)
 ROWS = synthetic.samples(RUN)
 
@@ -93,12 +61,6 @@ ROWS = synthetic.samples(RUN)
 @pytest.fixture(scope="module")
 def summary() -> Summary:
     return summarise(ROWS, RUN)
-
-
-def test_the_four_groups_hold_the_57_subjects() -> None:
-    sizes = [sum(group == name for group in SUBJECT_GROUPS.values()) for name in GROUPS]
-    assert sizes == [19, 13, 12, 13]
-    assert find_group("a subject of my own") is None
 
 
 def test_the_order_of_the_answers_changes_nothing(summary: Summary) -> None:
@@ -136,10 +98,6 @@ def test_the_course_follows_the_order_of_the_answers() -> None:
     assert second.early_answers[0].joules == rows[1].joules
 
 
-def test_a_summary_comes_back_from_its_file(summary: Summary) -> None:
-    assert from_document(Summary, json.loads(json.dumps(to_document(summary)))) == summary
-
-
 def test_micro_and_macro_are_told_apart() -> None:
     run = synthetic.config(arms=("direct",), drawn={"anatomy": 6, "virology": 2})
     rows = [replace(row, correct=row.subject == "anatomy") for row in synthetic.samples(run)]
@@ -174,12 +132,6 @@ def test_counts_agree_with_the_samples(summary: Summary) -> None:
     assert summary.complete
 
 
-def test_letters_generate_nothing_and_so_have_no_joules_per_token(summary: Summary) -> None:
-    assert summary.arms["direct"].energy.per_output_token is None
-    assert summary.arms["think"].energy.per_output_token.value > 0
-    assert summary.arms["think"].accuracy.letter_mass is None
-
-
 def test_joules_per_token_are_those_of_the_questions_that_had_tokens() -> None:
     rows = [row for row in ROWS if row.arm == "direct"]
     rows[0] = replace(rows[0], tokens=replace(rows[0].tokens, output=7))
@@ -193,13 +145,6 @@ def test_unmeasured_stays_unmeasured() -> None:
     assert found.hull == []
     assert found.oracle.joules_per_question is None
     assert "energy unmeasured" in headline(found)
-
-
-def test_what_errs_the_same_way_throughout_adds_up_linearly() -> None:
-    rows = [replace(row, kind="estimate") for row in ROWS]
-    cost = summarise(rows, RUN).arms["direct"].energy
-    mine = [row.uncertainty for row in rows if row.arm == "direct"]
-    assert cost.uncertainty == pytest.approx(sum(mine))
 
 
 def test_one_unknown_uncertainty_leaves_the_sensor_unknown() -> None:
@@ -236,15 +181,6 @@ def test_a_low_letter_mass_is_warned_of() -> None:
     assert any("prefers to write something else" in text for text in warnings)
     cloze = summarise(rows, replace(RUN, format="cloze")).warnings
     assert not any("prefers to write something else" in text for text in cloze)
-
-
-def test_the_warning_counts_the_letters_that_there_are() -> None:
-    low = [replace(row, letter_mass=0.1) for row in ROWS]
-    assert any("the four letters get 0.10" in text for text in summarise(low, RUN).warnings)
-    ten = [
-        replace(row, logprobs=dict.fromkeys("ABCDEFGHIJ", -4.6), letter_mass=0.1) for row in ROWS
-    ]
-    assert any("the letters of the options" in text for text in summarise(ten, RUN).warnings)
 
 
 NUMBERS = replace(
@@ -285,11 +221,6 @@ def test_both_readings_of_gsm8k_are_reported() -> None:
     other = summarise(number_rows(strict=False), replace(NUMBERS, grading="number@1"))
     assert other.arms["large"].accuracy.strict is None
     assert "strict" not in headline(other)
-
-
-def test_a_lost_number_is_not_called_a_letter() -> None:
-    warnings = summarise(number_rows(status="truncated"), NUMBERS).warnings
-    assert any("were cut off before a number" in text for text in warnings)
 
 
 def test_a_summary_leaves_out_what_it_does_not_use(summary: Summary) -> None:
@@ -337,19 +268,6 @@ def test_an_index_of_labels_is_read_or_refused(tmp_path) -> None:
             read_labels(file)
 
 
-def test_the_headline_has_both_accuracies_and_both_costs(summary: Summary) -> None:
-    run = synthetic.config(arms=("direct",), per_subject=3)
-    rows = [row for row in ROWS if row.arm == "direct"]
-    line = headline(summarise(rows, run))
-    assert line.startswith("MMLU 5-shot letters@1: ")
-    for part in (" % micro (95 % CI ", "n=171), ", " % macro; ", "letter mass 0.9", "J/question; "):
-        assert part in line
-    assert line.count("\n") == 0
-    estimate = [replace(row, kind="estimate") for row in rows]
-    assert "J/correct (estimate)" in headline(summarise(estimate, run))
-    assert len(headline(summary).splitlines()) == 4
-
-
 def test_drafted_tokens_are_summed_over_the_answers_that_had_any() -> None:
     first, second, *others = (row for row in ROWS if row.arm == RUN.contenders[0])
     drafted = [replace(row, speculation=SPECULATION) for row in (first, second)]
@@ -374,13 +292,6 @@ def test_an_arm_that_speculates_and_drafts_nothing_is_warned_of() -> None:
     drafted = [replace(row, speculation=SPECULATION) for row in ROWS]
     assert warning not in summarise(drafted, run).warnings
     assert not any("drafted" in text for text in summarise(ROWS, RUN).warnings)
-
-
-def test_the_table_per_subject_is_csv(summary: Summary) -> None:
-    rows = list(csv.DictReader(io.StringIO(per_subject_csv(summary))))
-    assert len(rows) == 4 * 57
-    assert sum(int(row["correct"]) for row in rows) == sum(row.correct for row in ROWS)
-    assert all(float(row["low"]) <= float(row["accuracy"]) <= float(row["high"]) for row in rows)
 
 
 def test_markdown_keeps_names_in_their_cells() -> None:

@@ -186,14 +186,6 @@ def test_the_times_of_the_tokens_are_kept():
     assert parse_sample(json.loads(json.dumps(sample.to_json()))) == sample
 
 
-def test_an_answer_of_one_step_has_no_times_between_tokens():
-    (sample,) = answered(Answerer("B"))
-    assert sample.inter_token_seconds is None
-    assert "inter_token_bins" not in sample.to_json()
-    (failed,) = answered(Answerer(failure=ContextOverflow(5000, 4096, 8)))
-    assert (failed.decode_seconds, failed.ttft_seconds) == (None, None)
-
-
 def test_worked_examples_are_earlier_turns_of_the_chat():
     answerer = Answerer("B")
     answered(answerer, examples=[EXAMPLE])
@@ -271,12 +263,6 @@ def test_a_completion_that_is_too_long_loses_its_examples_one_by_one():
     (sample,) = answered(answerer, NUMBERS[:1], SOLVED, format=FORMATS["gsm8k"])
     assert (sample.correct, sample.shots, len(answerer.requests)) == (True, 1, 3)
     assert "Solved 7?" in answerer.requests[-1].messages[0].content
-
-
-def test_a_completion_that_never_fits_is_an_error_of_its_own():
-    failing = Answerer(failure=ContextOverflow(5000, 4096, 8))
-    (sample,) = answered(failing, NUMBERS[:1], SOLVED, format=FORMATS["gsm8k"])
-    assert (sample.status, sample.shots, sample.strict) == ("error", 0, False)
 
 
 def test_a_number_of_a_chat_is_graded_by_value():

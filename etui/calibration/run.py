@@ -111,61 +111,62 @@ class PointsFile:
             self.path.unlink()
 
 
-def measure_curve(
-    spec: ModelSpec,
-    path: Path,
-    config: Config,
-    writer: TurnWriter,
-    grid: Grid,
-    *,
-    watch: Watch,
-    force: bool = False,
-    fresh: bool = False,
-) -> tuple[OperatingCurve, bool]:
-    """Measure a model's curve, and save the curve and the load of the model to the log.
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """A calibration of one model on this machine."""
 
-    Args:
-        spec: The model, with the hash its file was checked against.
-        writer: Writes the curve and the load to the log.
-        grid: The lengths to measure; those that do not fit into the context are left out.
-        watch: Shows the progress, and what a reader of the curve should know.
-        force: Measure even if other programs use the machine.
-        fresh: Discard an interrupted calibration and start over.
+    spec: ModelSpec  # The model, with the hash its file was checked against
+    path: Path
+    config: Config
+    grid: Grid  # Lengths to measure; those that do not fit into the context are left out
+    writer: TurnWriter  # Writes the curve and the load of the model to the log
+    watch: Watch  # Shows the progress, and what a reader of the curve should know
+    force: bool = False  # Measure even if other programs use the machine
+    fresh: bool = False  # Discard an interrupted calibration and start over
 
-    Returns:
-        The curve, and whether every length was measured; an interrupt keeps the points so far.
+    def measure(self) -> tuple[OperatingCurve, bool]:
+        """Measure and save the curve.
 
-    Raises:
-        EtuiError: Nothing can be measured on this machine, or other programs use it.
-        Stopped: It was interrupted before there were enough points.
-        UsageError: Too little of the grid fits into the context.
-    """
+        Returns:
+            The curve, and whether every length was measured; an interrupt keeps the points so far.
 
-    def note(text: str) -> None:
-        watch(Progress(text, fields={"text": text}))
+        Raises:
+            EtuiError: Nothing can be measured on this machine, or other programs use it.
+            Stopped: It was interrupted before there were enough points.
+            UsageError: Too little of the grid fits into the context.
+        """
+        spec, config = self.spec, self.config
+        with open_recorder(config) as recorder:
+            time.sleep(_METER_WARM_UP_S)
+            if not recorder.selection.summed:
+                raise EtuiError("nothing can be measured on this machine", "see `etui doctor`")
+            refuse_busy(
+                recorder,
+                force=self.force,
+                note=self._note,
+                consequence="the curve will be too high",
+            )
+            now = conditions(config, recorder.selection.summed, spec)
+            with _in_memory(spec, self.path, config, recorder, self.writer) as (session, layers):
+                use_baseline(recorder, load_baselines(config), spec.name)
+                grid = fit_into_context(self.grid, session.facts.context_tokens)
+                order = list_visits(grid, _SEED)
+                file = PointsFile(config, spec.name, spec.sha256, grid, now)
+                done = [] if self.fresh else file.read(order)
+                file.write(done)
+                complete = visit_all(session, recorder, grid, order, done, file, self.watch)
+            curve = fit_measured(done, spec, now, recorder.idle_watts, layers, complete)
+        if complete:
+            file.remove()
+        self.writer.save_curve(build_curve_record(curve))
+        if shared := sum(point.shared for point in done):
+            self._note(
+                f"other processes used a GPU or the CPUs during {shared} of {len(done)} points"
+            )
+        return curve, complete
 
-    with open_recorder(config) as recorder:
-        time.sleep(_METER_WARM_UP_S)
-        if not recorder.selection.summed:
-            raise EtuiError("nothing can be measured on this machine", "see `etui doctor`")
-        consequence = "the curve will be too high"
-        refuse_busy(recorder, force=force, note=note, consequence=consequence)
-        now = conditions(config, recorder.selection.summed, spec)
-        with _in_memory(spec, path, config, recorder, writer) as (session, layers):
-            use_baseline(recorder, load_baselines(config), spec.name)
-            grid = fit_into_context(grid, session.facts.context_tokens)
-            order = list_visits(grid, _SEED)
-            file = PointsFile(config, spec.name, spec.sha256, grid, now)
-            done = [] if fresh else file.read(order)
-            file.write(done)
-            complete = visit_all(session, recorder, grid, order, done, file, watch)
-        curve = fit_measured(done, spec, now, recorder.idle_watts, layers, complete)
-    if complete:
-        file.remove()
-    writer.save_curve(build_curve_record(curve))
-    if shared := sum(point.shared for point in done):
-        note(f"other processes used a GPU or the CPUs during {shared} of {len(done)} points")
-    return curve, complete
+    def _note(self, text: str) -> None:
+        self.watch(Progress(text, fields={"text": text}))
 
 
 def visit_all(
@@ -271,15 +272,14 @@ def fit_measured(
             measured_under,
             kind=str(kinds[-1]) if kinds else None,
             source="calibration",
-            idle_watts=idle_watts,
-            gpu_layers=layers,
         )
     except TooFewPoints as error:
         if complete:
             raise
         what = f"stopped after {len(done)} points: {error.what}"
         raise Stopped(what, "run the same command again to resume") from error
-    return replace(curve, held_out_mape=compute_error(curve, off_grid))
+    mape = compute_error(curve, off_grid)
+    return replace(curve, idle_watts=idle_watts, gpu_layers=layers, held_out_mape=mape)
 
 
 @contextmanager

@@ -80,7 +80,7 @@ def calibrate(
     etui calibrate qwen2.5-coder-1.5b --grid 64,256,1024x32,128 --repeats 5
     etui calibrate qwen2.5-coder-1.5b --cluster desk:6379
     """  # noqa: D301
-    from etui.calibration.run import measure_curve
+    from etui.calibration.run import Calibration
     from etui.cli.output import open_watch
     from etui.config.config import load_config, make_home
     from etui.log.writer import TurnWriter
@@ -106,16 +106,8 @@ def calibrate(
             _print_curve(curve, form, "complete")
             return ExitCode.DONE
         with stop_signals(), open_watch(jsonl=jsonl, texts=not jsonl) as watch:
-            curve, complete = measure_curve(
-                spec,
-                path,
-                config,
-                writer,
-                lengths,
-                watch=watch,
-                force=force,
-                fresh=fresh,
-            )
+            calibration = Calibration(spec, path, config, lengths, writer, watch, force, fresh)
+            curve, complete = calibration.measure()
     _print_curve(curve, form, "complete" if complete else "stopped")
     if not complete:
         click.echo("stopped before the end: run the same command again to resume", err=True)

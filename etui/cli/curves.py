@@ -39,7 +39,8 @@ def _draw_panel(panel: Panel, curve: OperatingCurve) -> None:
         low = [value - width for value, width in zip(joules, half, strict=True)]
         high = [value + width for value, width in zip(joules, half, strict=True)]
         label = f"{line.computed} prompt tokens"
-        panel.line(outputs, joules, colour, label=label, band=(low, high))
+        panel.band(outputs, low, high, colour)
+        panel.line(outputs, joules, colour, label=label)
         panel.points([Point(x, y, colour=colour, size=3.5) for x, y in line.points])
     kind = "estimate" if curve.kind == "estimate" else curve.kind or "unknown kind"
     title = f"{curve.model}, {curve.source}, {kind}"

@@ -266,9 +266,6 @@ def fit_curve(
     *,
     kind: str | None,
     source: Source,
-    idle_watts: float | None = None,
-    held_out_mape: float | None = None,
-    gpu_layers: int | None = None,
 ) -> OperatingCurve:
     """Fit a curve to measured points, with a new id and the current time.
 
@@ -287,9 +284,7 @@ def fit_curve(
         prefill=prefill,
         decode=decode,
         meter_share=meter_share(points),
-        idle_watts=idle_watts,
         speed=compute_speed(points),
-        held_out_mape=held_out_mape,
         points=tuple(
             Residual(
                 p.computed_tokens,
@@ -300,7 +295,6 @@ def fit_curve(
             )
             for p in points
         ),
-        gpu_layers=gpu_layers,
     )
 
 

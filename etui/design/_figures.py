@@ -292,11 +292,10 @@ class _Series:
         self.points = [(float(getattr(mean, axis)), *read(mean)) for mean in means]
 
     def draw(self, panel: Panel, colour: str, role: str) -> None:
-        band = (
-            [max(y - w, 1e-9) for y, w in zip(self.line, self.widths, strict=True)],
-            [y + w for y, w in zip(self.line, self.widths, strict=True)],
-        )
-        panel.line(self.xs, self.line, colour, label=role, band=band)
+        low = [max(y - w, 1e-9) for y, w in zip(self.line, self.widths, strict=True)]
+        high = [y + w for y, w in zip(self.line, self.widths, strict=True)]
+        panel.band(self.xs, low, high, colour)
+        panel.line(self.xs, self.line, colour, label=role)
         panel.line(self.xs, self.linear, colour, dashed=True, note="linear part alone")
         panel.points(
             [

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from etui import units
-from etui.bench.cost import Cost, Figure
-from etui.bench.folder import SUMMARY
+from etui.bench.cost import Cost, Figure, compute_costs_over_time, compute_percentiles
+from etui.bench.summary import group_by_system
 from etui.bench.summary_text import DASH, interval_text, joules_text
 from etui.design._arms import Against, ArmFigures, Multiple, find_multiple
 from etui.design._curves import LengthMean, ModelCurve
@@ -22,7 +20,10 @@ from etui.design.analysis import DesignAnalysis, PartAnalysis, multiple_text, po
 from etui.stats.tests import Interval
 
 if TYPE_CHECKING:
+    from etui.bench.config import RunConfig
+    from etui.bench.sample import Sample
     from etui.curves.fit import Share
+    from etui.energy.energy_record import Distribution
 
 _ROUNDING = 1e-9
 """Share of a mean below which its interval is rounding: an arm that always uses up its budget."""
@@ -55,11 +56,16 @@ def tabulate_arms(part: PartAnalysis) -> Table:
         "output tokens", "time", "first token", "no answer",
     )  # fmt: skip
     rows = [_list_arm(one, kind) for one in part.arms]
-    kept = [at for at in range(len(header)) if at < 2 or any(row[at] != DASH for row in rows)]
+    roles = list(part.paired.layout.roles)
+    colours = tuple(roles.index(one.strategy.role) % 8 for one in part.arms)
+    return replace(_drop_columns(header, rows, 2), colours=colours)
+
+
+def _drop_columns(header: Sequence[str], rows: Sequence[Sequence[str]], kept: int) -> Table:
+    """Build a table without the columns that have no figure, but for the first ones."""
+    used = [at for at in range(len(header)) if at < kept or any(row[at] != DASH for row in rows)]
     return Table(
-        tuple(header[at] for at in kept),
-        tuple(tuple(row[at] for at in kept) for row in rows),
-        tuple(list(part.paired.layout.roles).index(one.strategy.role) % 8 for one in part.arms),
+        tuple(header[at] for at in used), tuple(tuple(row[at] for at in used) for row in rows)
     )
 
 
@@ -115,10 +121,7 @@ def tabulate_multiples(part: PartAnalysis, against: Against) -> Table | None:
         "J per additional right answer", "time",
     )  # fmt: skip
     rows = [_list_multiple(one, part.kind) for one in chosen]
-    kept = [at for at in range(len(header)) if any(row[at] != DASH for row in rows)]
-    return Table(
-        tuple(header[at] for at in kept), tuple(tuple(row[at] for at in kept) for row in rows)
-    )
+    return _drop_columns(header, rows, 0)
 
 
 def _list_multiple(one: Multiple, kind: str | None) -> tuple[str, ...]:
@@ -222,76 +225,48 @@ def _mark(kind: str | None) -> str | None:
     return kind if kind == units.ESTIMATE else None
 
 
-_FIGURES = (
-    ("joules_per_question", "J/question"),
-    ("joules_per_output_token", "J/token"),
-    ("ttft_seconds", "first token"),
-    ("inter_token_seconds", "between tokens"),
-)
-_PERCENTILES = ("p50", "p90", "p95")
+def tabulate_spread(config: RunConfig, samples: Sequence[Sample], layout: Layout) -> Table | None:
+    """Tabulate percentiles and steadiness of every arm; None if nothing is known of any.
 
-
-def read_extras(folder: Path, layout: Layout) -> Table | None:
-    """Read the percentiles and steady states of the arms.
-
-    Returns:
-        None if there is no readable summary, or it has none of them.
+    Joules are left out if the machines of the run are not equal.
     """
-    try:
-        document = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    arms = _get(document, "arms")
+    grouped = group_by_system(samples, config)
+    courses = compute_costs_over_time(samples, config)
+    words = {True: "yes", False: "no", None: "not enough answers"}
     rows = []
-    estimated = False
     for strategy in layout.strategies:
-        arm = _get(arms, strategy.arm)
-        kind = _get(arm, "energy").get("kind")
-        estimated = estimated or kind == units.ESTIMATE
-        percentiles = _get(arm, "percentiles")
-        cells = [_format_percentiles(percentiles, name, kind) for name, _ in _FIGURES]
-        rows.append((strategy.label, *cells, _format_courses(arm)))
-    mark = f" ({units.ESTIMATE})" if estimated else ""
-    names = [text if name.endswith("seconds") else text + mark for name, text in _FIGURES]
-    header = ("arm", *(f"{name}, p50 / p90 / p95" for name in names), "steady")
-    kept = [0, *(at for at in range(1, len(header)) if any(row[at] != DASH for row in rows))]
-    if len(kept) < 2:
-        return None
-    return Table(
-        tuple(header[at] for at in kept), tuple(tuple(row[at] for at in kept) for row in rows)
-    )
+        own = grouped.get(strategy.arm, [])
+        kind = units.ESTIMATE if any(one.kind == units.ESTIMATE for one in own) else None
+        found = compute_percentiles(own)
+        states = [words[one.steady_state.is_steady] for one in courses.get(strategy.arm, ())]
+        rows.append(
+            (
+                strategy.label,
+                _joules_texts(found.joules_per_question, kind),
+                _joules_texts(found.joules_per_output_token, kind),
+                _seconds_texts(found.ttft_seconds),
+                _seconds_texts(found.inter_token_seconds),
+                ", ".join(dict.fromkeys(states)) or DASH,
+            )
+        )
+    mark = f" ({units.ESTIMATE})" if any(one.kind == units.ESTIMATE for one in samples) else ""
+    named = (f"J/question{mark}", f"J/token{mark}", "first token", "between tokens")
+    header = ("arm", *(f"{name}, p50 / p90 / p95" for name in named), "steady")
+    table = _drop_columns(header, rows, 1)
+    return table if len(table.header) > 1 else None
 
 
-def _get(value: object, key: str) -> Mapping[str, Any]:
-    found = value.get(key) if isinstance(value, Mapping) else None
-    return found if isinstance(found, Mapping) else {}
-
-
-def _format_percentiles(percentiles: Mapping[str, Any], name: str, kind: object) -> str:
-    values = [_get(percentiles, name).get(key) for key in _PERCENTILES]
-    if not all(isinstance(value, int | float) for value in values):
+def _joules_texts(found: Distribution | None, kind: str | None) -> str:
+    if found is None:
         return DASH
-    numbers = [float(value) for value in values if value is not None]
-    if name.endswith("seconds"):
-        return " / ".join(units.seconds_text(value) for value in numbers)
-    shown = units.ESTIMATE if kind == units.ESTIMATE else None
-    texts = [units.energy_text(value, None, shown) for value in numbers]
+    texts = [units.energy_text(each, None, kind) for each in (found.p50, found.p90, found.p95)]
     return " / ".join(text.removesuffix(f" ({units.ESTIMATE})") for text in texts)
 
 
-def _format_courses(arm: Mapping[str, Any]) -> str:
-    words = {True: "yes", False: "no", None: "not enough answers"}
-    states = list(dict.fromkeys(words[state] for state in _list_states(arm)))
-    return ", ".join(states) or DASH
-
-
-def _list_states(arm: Mapping[str, Any]) -> Iterator[bool | None]:
-    courses = arm.get("courses")
-    for course in courses if isinstance(courses, list) else ():
-        steady = _get(course, "steady_state")
-        state = steady.get("is_steady")
-        if "is_steady" in steady and (state is None or isinstance(state, bool)):
-            yield state
+def _seconds_texts(found: Distribution | None) -> str:
+    if found is None:
+        return DASH
+    return " / ".join(units.seconds_text(each) for each in (found.p50, found.p90, found.p95))
 
 
 Cell = str | int | float | None

@@ -55,6 +55,7 @@ class Statement:
     subject: str  # Role of the model
     outcome: str  # `more right`, `fewer right`, `undecided` or `unknown`
     text: str
+    of_thinking: bool  # Whether it is about thinking
 
 
 def judge(layout: Layout, multiples: Sequence[Multiple]) -> tuple[Statement, ...]:
@@ -63,37 +64,30 @@ def judge(layout: Layout, multiples: Sequence[Multiple]) -> tuple[Statement, ...
     An outcome other than ``undecided`` needs an interval without 0 and a p-value below 0.05 after
     Holm's correction for the arms of the model. The best arm is the most accurate one.
     """
-    return (
-        *(_judge_thinking(layout, role, multiples) for role in _list_thinking(layout)),
-        *(
-            _judge_best(role, [m for m in multiples if _is_of(m, "large", role)])
-            for role in layout.roles
-            if any(_is_of(m, "large", role) for m in multiples)
-        ),
-    )
+    found = []
+    for role in layout.roles:
+        if any(one.thinks for one in layout.of_role(role)):
+            inside = _list_multiples(multiples, "direct", role)
+            found.append(_judge_best(role, [m for m in inside if m.strategy.thinks], layout))
+    against_large = {role: _list_multiples(multiples, "large", role) for role in layout.roles}
+    found += [_judge_best(role, inside) for role, inside in against_large.items() if inside]
+    return tuple(found)
 
 
-def _list_thinking(layout: Layout) -> list[str]:
-    return [role for role in layout.roles if any(one.thinks for one in layout.of_role(role))]
+def _list_multiples(multiples: Sequence[Multiple], against: Against, role: str) -> list[Multiple]:
+    return [m for m in multiples if m.against == against and m.strategy.role == role]
 
 
-def _is_of(multiple: Multiple, against: Against, role: str) -> bool:
-    return multiple.against == against and multiple.strategy.role == role
-
-
-def _judge_thinking(layout: Layout, role: str, multiples: Sequence[Multiple]) -> Statement:
-    inside = [m for m in multiples if _is_of(m, "direct", role) and m.strategy.thinks]
-    if inside:
-        return _judge_best(role, inside)
-    why = (
-        "no arm of it answers directly"
-        if layout.direct_of(role) is None
-        else "no question has been answered by every arm"
-    )
-    return Statement(role, UNKNOWN, f"What thinking buys with {role} is unknown: {why}.")
-
-
-def _judge_best(role: str, inside: Sequence[Multiple]) -> Statement:
+def _judge_best(role: str, inside: Sequence[Multiple], layout: Layout | None = None) -> Statement:
+    """Judge the best of some arms; with a layout, that thinking is judged."""
+    if not inside and layout is not None:
+        why = (
+            "no arm of it answers directly"
+            if layout.direct_of(role) is None
+            else "no question has been answered by every arm"
+        )
+        text = f"What thinking buys with {role} is unknown: {why}."
+        return Statement(role, UNKNOWN, text, of_thinking=True)
     best = max(inside, key=lambda one: one.difference.value)
     side = excludes(best.difference, 0.0) if best.p_holm < SIGNIFICANCE else 0
     outcome = {1: "more right", -1: "fewer right"}.get(side, UNDECIDED)
@@ -111,7 +105,7 @@ def _judge_best(role: str, inside: Sequence[Multiple]) -> Statement:
         needed = count_questions_needed(best.deviation, _POINTS, len(inside))
         if needed > best.questions:
             text += f" About {needed:,} questions would show a difference of 3 points."
-    return Statement(role, outcome, text)
+    return Statement(role, outcome, text, of_thinking=layout is not None)
 
 
 _HEADLINES = {
@@ -122,11 +116,12 @@ _HEADLINES = {
 }
 
 
-def write_headline(layout: Layout, multiples: Sequence[Multiple]) -> str:
+def write_headline(statements: Sequence[Statement]) -> str:
     """Write the finding on thinking in one sentence, without its full stop."""
     roles: dict[str, list[str]] = {}
-    for role in _list_thinking(layout):
-        roles.setdefault(_judge_thinking(layout, role, multiples).outcome, []).append(role)
+    for one in statements:
+        if one.of_thinking:
+            roles.setdefault(one.outcome, []).append(one.subject)
     parts = [
         f"{words} {' and '.join(roles[outcome])}"
         for outcome, words in _HEADLINES.items()
@@ -209,14 +204,11 @@ def _list_questions(config: RunConfig, paired: Paired) -> Iterator[str]:
         f"({config.split} split), {units.count_text(subjects, 'subject')}."
     )
     if paired.questions_dropped:
+        verb, which = ("is", "it") if paired.questions_dropped == 1 else ("are", "them")
         yield (
             f"{units.count_text(paired.questions_dropped, 'question')} of an unfinished block "
-            f"({units.count_text(paired.answers_dropped, 'answer')}) is left out, because not "
-            "every arm answered it."
-            if paired.questions_dropped == 1
-            else f"{units.count_text(paired.questions_dropped, 'question')} of an unfinished block "
-            f"({units.count_text(paired.answers_dropped, 'answer')}) are left out, because not "
-            "every arm answered them."
+            f"({units.count_text(paired.answers_dropped, 'answer')}) {verb} left out, because not "
+            f"every arm answered {which}."
         )
     unmetered = count - int(paired.measured.sum())
     if any(paired.metered) and unmetered:
@@ -373,6 +365,7 @@ def _analyse_part(
     seed = config.seed
     kind = _weakest_kind([s.kind for inside in paired.samples for s in inside if s.joules])
     multiples = compute_multiples(resample(paired, seed)) if len(paired) else ()
+    statements = judge(layout, multiples)
     return PartAnalysis(
         machine=machine,
         paired=paired,
@@ -381,8 +374,8 @@ def _analyse_part(
         multiples=multiples,
         replay=replay_routers(paired, seed),
         curves=compute_curves(layout, points, seed),
-        headline=write_headline(layout, multiples),
-        statements=judge(layout, multiples),
+        headline=write_headline(statements),
+        statements=statements,
     )
 
 

@@ -1,20 +1,20 @@
-"""Write the price of a plan for a reader."""
+"""Price a plan by what is known of its arms, and write the price for a reader."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from etui.arm import Arm
 from etui.bench.arms import parse_arm
 from etui.bench.config import RunConfig, parse_run_config
-from etui.bench.dry_run import PromptCounts, count_prompts
+from etui.bench.dry_run import count_prompts
 from etui.bench.run import collect_done_rows
 from etui.bench.sample import Sample
 from etui.bench.schedule import build_schedule
-from etui.calibration.grid import Grid, expected_seconds, list_visits
+from etui.calibration.grid import expected_seconds, list_visits
 from etui.codec import DocumentError, to_document
 from etui.config.machine import machine_name
 from etui.curves.operating_curve import OperatingCurve, Speed
@@ -33,7 +33,7 @@ from etui.design.price import (
 )
 from etui.errors import LogUnavailable
 from etui.log.curve_lookup import find_curve
-from etui.log.past_answers import PastAnswer, read_past_answers, read_run_documents
+from etui.log.past_answers import read_past_answers, read_run_documents
 from etui.log.queries import LogReader
 from etui.runtime.model_resolution import find_model_file
 from etui.runtime.provenance import conditions
@@ -45,25 +45,8 @@ if TYPE_CHECKING:
     from etui.models.spec import ModelSpec
     from etui.runtime.runtime import Runtime
 
-
 _THIS_RUN = "this run"
-
-
-@dataclass(frozen=True, slots=True)
-class Here:
-    """What joules depend on here, besides the arm and its model."""
-
-    machine: str
-    threads: int  # Threads of llama.cpp
-    llama_cpp: str | None  # Version of the bindings
-    channels: frozenset[str]  # Ids of the power channels
-
-
-@dataclass(slots=True)
-class _Found:
-    answers: list[MeasuredAnswer] = field(default_factory=list)
-    outputs: list[int] = field(default_factory=list)
-    runs: set[str] = field(default_factory=set)
+Key = tuple[str, int]
 
 
 def collect_evidence(
@@ -72,137 +55,112 @@ def collect_evidence(
     run: RunConfig | None = None,
     samples: Iterable[Sample] = (),
 ) -> dict[str, ArmEvidence]:
-    """Collect what is known of every arm of a plan.
+    """Collect what is known of every arm of a plan; nothing is loaded.
+
+    A log that cannot be read knows nothing.
 
     Args:
-        runtime: This machine; nothing is loaded.
-        run: The run that is resumed; None for a new one.
-
-    Returns:
-        Arm -> what is known of it. A log that cannot be read knows nothing.
+        run: The run that is resumed, with its samples; None for a new one.
     """
     specs = {name: _find_spec(name, runtime) for name in plan.models}
-    here = describe_here(runtime)
-    found = {name: _Found() for name in plan.arms}
+    found = {name: ArmEvidence([], []) for name in plan.arms}
+    runs: dict[str, set[str]] = {name: set() for name in plan.arms}
+    curves: dict[str, OperatingCurve | None] = {}
     for sample in samples:
         if sample.arm in found and sample.status != "error":
-            found[sample.arm].answers.append(measured_sample(sample))
-            found[sample.arm].outputs.append(sample.tokens.output)
-            found[sample.arm].runs.add(_THIS_RUN)
-    curves: dict[str, OperatingCurve | None] = dict.fromkeys(specs)
+            tokens = sample.tokens
+            answer = MeasuredAnswer(
+                sample.joules,
+                sample.uncertainty,
+                sample.seconds,
+                tokens.computed + sample.prefix_tokens,
+                tokens.output,
+                sample.kind,
+            )
+            found[sample.arm].answers.append(answer)
+            found[sample.arm].outputs.append(tokens.output)
+            runs[sample.arm].add(_THIS_RUN)
     try:
         with LogReader(runtime.config) as log:
-            hashes = {name: spec.sha256 for name, spec in specs.items()}
-            skipped = None if run is None else run.run_id
-            _read_earlier(log, plan, hashes, here, skipped, found)
+            for earlier in _list_earlier(log, plan, run):
+                _add_answers(log, plan, earlier, specs, runtime, found, runs)
+            channels = runtime.recorder.selection.summed
             for name, spec in specs.items():
                 if spec.backend is None:
-                    now = conditions(runtime.config, runtime.recorder.selection.summed, spec)
+                    now = conditions(runtime.config, channels, spec)
                     curves[name] = find_curve(log, name, spec.sha256, now)
     except LogUnavailable:
         pass
     return {
-        name: ArmEvidence(each.answers, each.outputs, curves[plan.arms[name].model], _origin(each))
-        for name, each in found.items()
+        name: replace(
+            one, curve=curves.get(plan.arms[name].model), origin=_describe_origin(runs[name])
+        )
+        for name, one in found.items()
     }
 
 
-def describe_here(runtime: Runtime[Any]) -> Here:
-    """Describe this machine as the configuration of a run does."""
-    facts = runtime.provenance
-    channels = runtime.recorder.selection.summed
-    return Here(
-        machine_name(),
-        int(facts["threads"]),
-        facts["llama_cpp_python"],
-        frozenset(channel.id for channel in channels),
-    )
+def _list_earlier(log: LogReader, plan: RunPlan, run: RunConfig | None) -> Iterator[RunConfig]:
+    """Yield the other runs that asked the suite of a plan in the same way."""
+    now = plan.config
+    for run_id, document in read_run_documents(log, plan.suite.name):
+        try:
+            earlier = parse_run_config(document)
+        except DocumentError:
+            continue
+        alike = (
+            earlier.suite == now.suite
+            and (earlier.format, earlier.format_version) == (now.format, now.format_version)
+            and (earlier.shots, earlier.prefix_reuse) == (now.shots, now.prefix_reuse)
+            and earlier.data_sha256 == now.data_sha256
+        )
+        if alike and not earlier.routed and (run is None or run.run_id != run_id):
+            yield replace(earlier, run_id=run_id)
 
 
-def is_same_arm(one: Arm, other: Arm) -> bool:
-    """Return whether two arms do the same work; their names and seeds do not matter."""
-    return _anonymous(one) == _anonymous(other)
-
-
-def asks_alike(run: RunConfig, plan: RunPlan) -> bool:
-    """Return whether a run asked the suite of a plan in the same way."""
-    return (
-        run.suite == plan.suite.name
-        and (run.format, run.format_version) == (plan.format.name, plan.format.version)
-        and (run.shots, run.prefix_reuse) == (plan.config.shots, plan.config.prefix_reuse)
-        and run.data_sha256 == plan.suite.sha256
-        and not run.routed
-    )
-
-
-def ran_here(run: RunConfig, here: Here) -> bool:
-    """Return whether a run was made under the conditions of this machine."""
-    return (
-        run.machines is None
-        and run.machine.get("name") == here.machine
-        and run.threads == here.threads
-        and run.versions.get("llama_cpp_python") == here.llama_cpp
-        and frozenset(run.energy.get("channels", {})) == here.channels
-    )
-
-
-def measured_sample(sample: Sample) -> MeasuredAnswer:
-    """Return the cost of an answer of a run."""
-    tokens = sample.tokens
-    return MeasuredAnswer(
-        sample.joules,
-        sample.uncertainty,
-        sample.seconds,
-        tokens.computed + sample.prefix_tokens,
-        tokens.output,
-        sample.kind,
-    )
-
-
-def _read_earlier(
+def _add_answers(
     log: LogReader,
     plan: RunPlan,
-    hashes: Mapping[str, str | None],
-    here: Here,
-    skipped: str | None,
-    found: Mapping[str, _Found],
+    earlier: RunConfig,
+    specs: Mapping[str, ModelSpec],
+    runtime: Runtime[Any],
+    found: Mapping[str, ArmEvidence],
+    runs: Mapping[str, set[str]],
 ) -> None:
-    """Add the answers of equal arms in earlier runs."""
-    for run_id, document in read_run_documents(log, plan.suite.name):
-        run = _parse(document)
-        if run is None or run_id == skipped or not asks_alike(run, plan):
-            continue
-        measured_here = ran_here(run, here)
-        equal_models = {model.name: model.sha256 for model in run.models}
-        for name, arm in plan.arms.items():
-            for other, settings in run.arms.items():
-                if settings.get("model") != arm.model or not is_same_arm(parse_arm(settings), arm):
-                    continue
-                if equal_models.get(arm.model) != hashes[arm.model]:
-                    continue
-                answers = read_past_answers(log, run_id, other)
-                found[name].outputs.extend(answer.tokens_output for answer in answers)
-                if measured_here and answers:
-                    found[name].answers.extend(map(_measured, answers))
-                    found[name].runs.add(run_id)
-
-
-def _parse(document: Mapping[str, Any]) -> RunConfig | None:
-    try:
-        return parse_run_config(document)
-    except DocumentError:
-        return None
-
-
-def _measured(answer: PastAnswer) -> MeasuredAnswer:
-    return MeasuredAnswer(
-        answer.joules,
-        answer.uncertainty,
-        answer.seconds,
-        answer.tokens_computed,
-        answer.tokens_output,
-        answer.kind,
+    """Add the answers of equal arms of an earlier run; costs only if it was measured here."""
+    facts = runtime.provenance
+    measured_here = (
+        earlier.machines is None
+        and earlier.machine.get("name") == machine_name()
+        and earlier.threads == int(facts["threads"])
+        and earlier.versions.get("llama_cpp_python") == facts["llama_cpp_python"]
+        and set(earlier.energy.get("channels", {}))
+        == {channel.id for channel in runtime.recorder.selection.summed}
     )
+    hashes = {model.name: model.sha256 for model in earlier.models}
+    for name, arm in plan.arms.items():
+        for other, settings in earlier.arms.items():
+            if (
+                settings.get("model") != arm.model
+                or hashes.get(arm.model) != specs[arm.model].sha256
+            ):
+                continue
+            if _anonymous(parse_arm(settings)) != _anonymous(arm):
+                continue
+            answers = read_past_answers(log, earlier.run_id, other)
+            found[name].outputs.extend(answer.tokens_output for answer in answers)
+            if measured_here and answers:
+                runs[name].add(earlier.run_id)
+                found[name].answers.extend(
+                    MeasuredAnswer(
+                        answer.joules,
+                        answer.uncertainty,
+                        answer.seconds,
+                        answer.tokens_computed,
+                        answer.tokens_output,
+                        answer.kind,
+                    )
+                    for answer in answers
+                )
 
 
 def _find_spec(name: str, runtime: Runtime[Any]) -> ModelSpec:
@@ -213,17 +171,15 @@ def _find_spec(name: str, runtime: Runtime[Any]) -> ModelSpec:
 
 
 def _anonymous(arm: Arm) -> Arm:
+    """Return an arm without its name and seed, which do not change its work."""
     return replace(arm, name="", sampling=replace(arm.sampling, seed=0))
 
 
-def _origin(found: _Found) -> str:
-    earlier = len(found.runs - {_THIS_RUN})
-    parts = [_THIS_RUN] if _THIS_RUN in found.runs else []
+def _describe_origin(runs: set[str]) -> str:
+    earlier = len(runs - {_THIS_RUN})
+    parts = [_THIS_RUN] if _THIS_RUN in runs else []
     parts += [count_text(earlier, "earlier run")] if earlier else []
     return " and ".join(parts)
-
-
-Key = tuple[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,96 +205,67 @@ def price_plan(
 
     Args:
         whole_plan: The same plan with all questions of its suite; None if it is ``plan``.
-        run: The run that is resumed; None for a new one.
+        run: The run that is resumed, with its samples; None for a new one.
     """
     known = list(samples)
     evidence = collect_evidence(plan, runtime, run, known)
     counts = count_prompts(whole_plan or plan, runtime.config, runtime.catalogue)
+    slopes: dict[str, Slopes] = {}
+    for model in plan.models:
+        own = [evidence[name] for name, arm in plan.arms.items() if arm.model == model]
+        slopes[model] = fit_slopes([a for one in own for a in one.answers], own[0].curve)
+
+    def price(pieces: Mapping[str, list[list[Key]]]) -> DesignPrice:
+        arms = []
+        for name, inside in pieces.items():
+            arm = plan.arms[name]
+            arms.append(
+                price_arm(
+                    arm,
+                    roles.get(name, arm.model),
+                    evidence[name],
+                    sum(map(len, inside)),
+                    counts.mean(arm, inside),
+                    slopes[arm.model],
+                    generates=plan.format.generates,
+                )
+            )
+        most = max((arm.questions for arm in arms), default=0)
+        return price_design(most, arms, _price_curves(plan, arms, slopes))
+
     done = {} if run is None else collect_done_rows(run, known)
-    left = _list_left(plan, done)
-    pricer = _Pricer(plan, roles, evidence, counts)
-    whole = None if whole_plan is None else pricer.price(_list_left(whole_plan, {}))
     return PlanPrice(
         plan.config.design.name if plan.config.design is not None else None,
         plan.suite.name,
-        pricer.price(left),
-        whole,
+        price(_list_left(plan, done)),
+        None if whole_plan is None else price(_list_left(whole_plan, {})),
     )
 
 
-class _Pricer:
-    """Prices sets of questions of one plan with the same evidence."""
+def _price_curves(
+    plan: RunPlan, arms: Iterable[ArmPrice], slopes: Mapping[str, Slopes]
+) -> tuple[float, float] | None:
+    """Return seconds and joules of the curves; None if unknown.
 
-    def __init__(
-        self,
-        plan: RunPlan,
-        roles: Mapping[str, str],
-        evidence: Mapping[str, ArmEvidence],
-        counts: PromptCounts,
-    ) -> None:
-        self._plan = plan
-        self._roles = roles
-        self._evidence = evidence
-        self._counts = counts
-        self._slopes = {model: self._find_slopes(model) for model in plan.models}
-
-    def price(self, pieces: Mapping[str, list[list[Key]]]) -> DesignPrice:
-        """Price the questions of each arm, in the pieces in which it answers them."""
-        arms = [self._price_arm(name, inside) for name, inside in pieces.items()]
-        most = max((arm.questions for arm in arms), default=0)
-        return price_design(most, arms, self._price_curves(arms))
-
-    def _price_arm(self, name: str, pieces: list[list[Key]]) -> ArmPrice:
-        arm = self._plan.arms[name]
-        tokens = self._counts.mean(arm, pieces)
-        return price_arm(
-            arm,
-            self._roles.get(name, arm.model),
-            self._evidence[name],
-            sum(map(len, pieces)),
-            tokens,
-            self._slopes[arm.model],
-            generates=self._plan.format.generates,
-        )
-
-    def _find_slopes(self, model: str) -> Slopes:
-        arms = [name for name, arm in self._plan.arms.items() if arm.model == model]
-        answers = [answer for name in arms for answer in self._evidence[name].answers]
-        return fit_slopes(answers, self._evidence[arms[0]].curve)
-
-    def _price_curves(self, arms: list[ArmPrice]) -> tuple[float, float] | None:
-        """Return seconds and joules of the curves; None if unknown.
-
-        They take the time of their visits, and at most their share of the run's. Their watts are
-        taken to be those of the answers.
-        """
-        grid = (
-            read_curve_grid(self._plan.config.design)
-            if self._plan.config.design is not None
-            else None
-        )
-        if grid is None:
-            return 0.0, 0.0
-        totals = [arm.total_seconds for arm in arms]
-        joules = [arm.total_joules for arm in arms]
-        if any(total is None for total in totals) or any(total is None for total in joules):
-            return None
-        seconds = math.fsum(total.value for total in totals if total is not None)
-        watts = math.fsum(total.value for total in joules if total is not None) / max(seconds, 1e-9)
-        share = SHARE / (1 - SHARE) * seconds
-        visits = self._expect_visits(grid)
-        taken = share if visits is None else min(visits, share)
-        return taken, taken * watts
-
-    def _expect_visits(self, grid: Grid) -> float | None:
-        """Predict the seconds of all visits; None while the speed of a model is unknown."""
-        order = list_visits(grid, self._plan.config.seed)
-        found = [
-            expected_seconds(order, grid, estimate_speed(self._slopes[model]))
-            for model in self._plan.models
-        ]
-        known = [seconds for seconds in found if seconds is not None]
-        return math.fsum(known) if len(known) == len(found) else None
+    They take the time of their visits, and at most their share of the run's. Their watts are taken
+    to be those of the answers.
+    """
+    design = plan.config.design
+    grid = read_curve_grid(design) if design is not None else None
+    if grid is None:
+        return 0.0, 0.0
+    totals = [(arm.total_seconds, arm.total_joules) for arm in arms]
+    if any(seconds is None or joules is None for seconds, joules in totals):
+        return None
+    seconds = math.fsum(one.value for one, _ in totals if one is not None)
+    watts = math.fsum(one.value for _, one in totals if one is not None) / max(seconds, 1e-9)
+    taken = SHARE / (1 - SHARE) * seconds
+    order = list_visits(grid, plan.config.seed)
+    visits = [expected_seconds(order, grid, estimate_speed(slopes[name])) for name in plan.models]
+    known = [each for each in visits if each is not None]
+    if len(known) == len(visits):
+        taken = min(math.fsum(known), taken)
+    return taken, taken * watts
 
 
 def estimate_speed(slopes: Slopes) -> Speed:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from etui.arm import Arm
@@ -215,8 +215,8 @@ class MeasuredAnswer:
 class ArmEvidence:
     """What is known of an arm before it answers."""
 
-    answers: Sequence[MeasuredAnswer] = ()
-    outputs: Sequence[int] = ()
+    answers: list[MeasuredAnswer] = field(default_factory=list)
+    outputs: list[int] = field(default_factory=list)
     """Output tokens of its answers anywhere, those on other machines included."""
     curve: OperatingCurve | None = None
     """Operating curve of its model on this machine; None without one."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from etui import __version__, units
 from etui.atomic import write_text
-from etui.bench.folder import read_run
+from etui.bench.folder import Recorded, read_run
 from etui.bench.page import build_config_tree
 from etui.bench.summary_text import interval_text, joules_text
 from etui.codec import DocumentError
@@ -16,11 +16,11 @@ from etui.design._figures import draw_figures, get_colour
 from etui.design._tables import (
     Table,
     csv_files,
-    read_extras,
     tabulate_arms,
     tabulate_curves,
     tabulate_multiples,
     tabulate_routers,
+    tabulate_spread,
 )
 from etui.design.analysis import DesignAnalysis, PartAnalysis, analyse
 from etui.design.curve_visits import read_curve_points
@@ -102,8 +102,9 @@ def write_design_report(folder: Path, to: Path, *, figures: bool = True) -> list
         InvalidFile: A file of the run is unreadable or invalid.
         EtuiError: The report cannot be written.
     """
-    analysis, title = analyse_run(folder)
-    extras = read_extras(folder, analysis.layout)
+    recorded = read_run(folder)
+    analysis, title = _analyse(recorded)
+    extras = tabulate_spread(recorded.config, recorded.samples, analysis.layout)
     chance = 0.25 if analysis.config.chance is None else analysis.config.chance
     drawn = [draw_figures(part, chance) for part in analysis.parts]
     written: list[Path] = []
@@ -128,21 +129,12 @@ def write_design_report(folder: Path, to: Path, *, figures: bool = True) -> list
     return [*written, *saved]
 
 
-def analyse_run(folder: Path) -> tuple[DesignAnalysis, str]:
-    """Read a run folder and analyse it.
-
-    Returns:
-        The analysis, and the title of the design.
-    """
-    recorded = read_run(folder)
-    roles, title = _read_design(recorded.config)
-    analysis = analyse(
-        recorded.config,
-        recorded.samples,
-        lambda machines: read_curve_points(folder, machines),
-        roles,
-    )
-    return analysis, title
+def _analyse(recorded: Recorded) -> tuple[DesignAnalysis, str]:
+    """Analyse a run; return the analysis and the title of the design."""
+    config, folder = recorded.config, recorded.folder
+    roles, title = _read_design(config)
+    found = analyse(config, recorded.samples, lambda keys: read_curve_points(folder, keys), roles)
+    return found, title
 
 
 def _read_design(config: RunConfig) -> tuple[Mapping[str, str] | None, str]:

@@ -51,7 +51,8 @@ def _draw_lines(panel: Panel, document: ReplayDocument) -> None:
     curve = document["routers"][best]["curve"]
     xs, ys = [x for x, _ in curve], [100 * y for _, y in curve]
     label = f"router {best}, APGR {document['apgr']:.3f}"
-    panel.line(xs, ys, _ROUTER, label=label, band=(_interpolate(corners, xs), ys))
+    panel.band(xs, _interpolate(corners, xs), ys, _ROUTER)
+    panel.line(xs, ys, _ROUTER, label=label)
 
 
 def _list_marks(document: ReplayDocument) -> list[Point]:

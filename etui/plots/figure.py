@@ -239,16 +239,8 @@ class Panel:
         note: str = "",
         dashed: bool = False,
         steps: bool = False,
-        band: tuple[Sequence[float], Sequence[float]] | None = None,
     ) -> None:
-        """Draw a line that labels keep away from.
-
-        Args:
-            steps: Keep each height up to the next x.
-            band: Lower and upper heights of a shaded band around it.
-        """
-        if band is not None:
-            self.axes.fill_between(xs, *band, color=colour, alpha=0.15, linewidth=0)
+        """Draw a line that labels keep away from; ``steps`` keeps each height up to the next x."""
         (drawn,) = self.axes.plot(
             xs,
             ys,
@@ -261,6 +253,12 @@ class Panel:
         )
         self._note(drawn, note)
         self._bars += [(x, y, x, y) for x, y in zip(xs, ys, strict=True)]
+
+    def band(
+        self, xs: Sequence[float], low: Sequence[float], high: Sequence[float], colour: str
+    ) -> None:
+        """Shade a band between two lines."""
+        self.axes.fill_between(xs, low, high, color=colour, alpha=0.15, linewidth=0)
 
     def mix(self, corners: Sequence[tuple[float, float]], label: str = "") -> None:
         """Draw the mixtures between neighbouring corners, straight in x on any axis."""

@@ -17,7 +17,6 @@ from etui.calibration.grid import (
     fit_into_context,
     list_visits,
     parse_grid,
-    seconds_left,
 )
 from etui.calibration.measure import GREEDY, TurnTimer, warm_up
 from etui.calibration.run import PointsFile
@@ -94,24 +93,6 @@ def test_a_point_is_what_one_turn_of_that_length_took():
     assert (point.computed_tokens, point.cached_tokens, point.output_tokens) == (256, 0, 32)
 
 
-def test_a_short_phase_is_done_again_until_the_meter_can_see_it():
-    gpu = SimulatedGpu(GpuLoad())
-    point = bench(gpu, window_s=2.0).measure(Visit(Length(32, 8))).point
-    assert point.prefill_seconds < 0.02
-    assert point.prefill_uncertainty / point.prefill_joules < 0.05
-    short = bench(gpu, window_s=0.0).measure(Visit(Length(32, 8))).point
-    assert short.prefill_uncertainty / short.prefill_joules > 0.2
-
-
-def test_a_model_that_cannot_be_rolled_back_is_prefilled_between():
-    quiet = replace(GpuLoad(), noise=0.0, warm_share=0.0)
-    visit = Visit(Length(128, 64))
-    usual = bench(SimulatedGpu(quiet)).measure(visit).point
-    other = bench(SimulatedGpu(quiet), rolls_back=False).measure(visit).point
-    assert other.decode_joules == pytest.approx(usual.decode_joules, rel=0.05)
-    assert other.decode_seconds == pytest.approx(usual.decode_seconds, rel=0.02)
-
-
 def test_a_machine_that_tells_nothing_is_no_bench():
     gpu = SimulatedGpu(GpuLoad())
     session = SimulatedSession(gpu)
@@ -149,15 +130,6 @@ def test_a_grid_that_is_none_is_refused(text):
         parse_grid(text, GRID)
 
 
-@given(st.text(max_size=20))
-def test_no_text_is_a_traceback(text):
-    try:
-        grid = parse_grid(text, GRID)
-    except UsageError:
-        return
-    assert len(grid.computed) >= 2
-
-
 def test_what_the_context_cannot_hold_is_left_out():
     grid = fit_into_context(Grid(), 512)
     assert (grid.computed, grid.output) == ((32, 128), (16, 64, 192))
@@ -172,16 +144,6 @@ def test_the_expected_time_counts_windows_rests_and_lengths():
         (10 + 10 + 1.2) + (2 + 2 + 1.2)
     )
     assert expected_seconds(left, grid, Speed()) is None
-
-
-def test_the_time_left_is_stretched_by_the_pace_so_far():
-    grid = Grid(window_s=2.0, cool_down_s=1.0)
-    order = [Visit(Length(10, 10))] * 4  # 5.2 s each
-    speed = Speed(100.0, 10.0)
-    assert seconds_left(order, 0, 0, 0.0, grid, speed) == pytest.approx(4 * 5.2)
-    assert seconds_left(order, 0, 2, 2 * 10.4, grid, speed) == pytest.approx(2 * 10.4)
-    assert seconds_left(order, 1, 3, 2 * 5.2, grid, speed) == pytest.approx(5.2)
-    assert seconds_left(order, 0, 2, 9.0, grid, Speed()) is None
 
 
 def test_a_stopped_calibration_goes_on_from_its_points(config):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -196,7 +195,6 @@ def write(
     run: RunConfig,
     rows: list[Sample],
     curves: Mapping[str, list[MeasuredPoint]] | None = None,
-    summary: object = None,
 ) -> Path:
     """A run folder, as a design run would have left it."""
     with RunFolder.start(folder, run) as opened:
@@ -204,6 +202,4 @@ def write(
     for model, measured in (curves or {}).items():
         for point in measured:
             append_curve_point(folder, model, None, point)
-    if summary is not None:
-        (folder / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
     return folder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,21 +14,75 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.bench.config import NamedText
+from etui.bench.folder import CURVES
 from etui.calibration.grid import Grid, Length, Visit, list_visits
+from etui.calibration.measure import MeasuredPoint
+from etui.curves.fit import TurnPoint
 from etui.curves.operating_curve import Conditions
 from etui.design.curve_visits import (
     SHARE,
     CurveVisits,
+    append_curve_point,
     build_curve_visits,
     is_due,
     next_visit,
     read_curve_points,
     spent_on,
 )
+from etui.energy.types import Kind
+from etui.errors import EtuiError, InvalidFile
 from tests.bench import synthetic
-from tests.design.test_curve_points import point
 from tests.support.engine_session import SimulatedSession
 from tests.support.gpu import GpuLoad, SimulatedGpu
+
+
+def point(computed: int = 32, output: int = 8, *, held_out: bool = False) -> MeasuredPoint:
+    turn = TurnPoint(computed, 0, output, 1.5, 2.5, 0.1, None, 0.25, 0.5)
+    return MeasuredPoint(held_out, turn, Kind.COUNTER, False)
+
+
+def test_points_are_read_by_model_in_their_order(tmp_path: Path):
+    assert read_curve_points(tmp_path) == {}
+    append_curve_point(tmp_path, "small", None, point())
+    append_curve_point(tmp_path, "large", "b", point(64, held_out=True))
+    append_curve_point(tmp_path, "small", None, point(128))
+    assert read_curve_points(tmp_path) == {
+        "small": (point(), point(128)),
+        "large": (point(64, held_out=True),),
+    }
+    lines = [json.loads(line) for line in (tmp_path / CURVES).read_text().splitlines()]
+    assert [line["machine"] for line in lines] == [None, "b", None]
+
+
+def test_a_line_that_was_cut_off_is_dropped(tmp_path: Path):
+    append_curve_point(tmp_path, "small", None, point())
+    path = tmp_path / CURVES
+    whole = path.read_bytes()
+    path.write_bytes(whole + whole[:-20])
+    assert read_curve_points(tmp_path) == {"small": (point(),)}
+    append_curve_point(tmp_path, "small", None, point(64))
+    assert read_curve_points(tmp_path) == {"small": (point(), point(64))}
+
+
+def test_a_line_that_is_not_a_point_is_refused_by_its_number(tmp_path: Path):
+    append_curve_point(tmp_path, "small", None, point())
+    with (tmp_path / CURVES).open("a") as file:
+        file.write('{"model": "small"}\n')
+    with pytest.raises(InvalidFile, match=r"curves\.jsonl:2: not a valid point"):
+        read_curve_points(tmp_path)
+
+
+def test_a_folder_that_cannot_be_written_is_an_error(tmp_path: Path):
+    with pytest.raises(EtuiError, match="cannot write"):
+        append_curve_point(tmp_path / "gone", "small", None, point())
+
+
+def test_points_of_some_machines_are_read_alone(tmp_path: Path):
+    append_curve_point(tmp_path, "small", "a", point())
+    append_curve_point(tmp_path, "small", "b", point(64))
+    assert read_curve_points(tmp_path, {"b"}) == {"small": (point(64),)}
+    assert read_curve_points(tmp_path, ()) == {}
+
 
 HERE = Conditions("here", "build", 2)
 GRID = Grid((32, 128), (8, 32), repeats=3, window_s=0.5, cool_down_s=0.0)
@@ -130,14 +185,6 @@ def test_the_models_take_turns_in_random_orders_that_resume(machine, tmp_path):
         again.work(lambda: False)
     found = {m: [p.visit for p in points] for m, points in read_curve_points(cut).items()}
     assert found == expected
-
-
-def test_a_run_that_ends_is_not_visited(machine, tmp_path):
-    made = visits(machine, [])
-    made.begin(run_of(), tmp_path, ())
-    answer_for(machine, 1000.0)
-    made.work(lambda: True)
-    assert read_curve_points(tmp_path) == {}
 
 
 def test_curves_are_fitted_and_saved_once_there_are_enough_points(machine, tmp_path):

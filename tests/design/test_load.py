@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from etui.arm import VoteStop
 from etui.bench.arms import to_json
 from etui.bench.config import NamedText
+from etui.bench.plan import RunRequest, make_plan
 from etui.config.config import Config, shipped_dir
 from etui.design.load import (
     ModelChoice,
@@ -25,6 +26,7 @@ from etui.design.load import (
     parse_design,
     read_curve_grid,
 )
+from etui.design.plan import _widen
 from etui.design.schema import json_schema
 from etui.errors import InvalidFile, ModelUnavailable, UsageError
 from etui.models.catalogue import load_catalogue
@@ -72,11 +74,6 @@ def test_a_design_is_a_cross_product_of_roles_and_ways():
     assert list_arm_names(check_design(TEXT, "d.yaml").model) == list(design.arms)
 
 
-def test_a_stop_rule_may_have_its_risk():
-    text = TEXT.replace("stop: all", "stop: {rule: flip, eps: 0.1}")
-    assert parse_design(text, "d.yaml", "d").arms["small-vote-3"].arm.stop == VoteStop("flip", 0.1)
-
-
 @pytest.mark.parametrize(
     ("before", "after", "message"),
     [
@@ -113,11 +110,6 @@ def test_an_unknown_model_is_named_before_anything_runs():
     assert problems(TEXT, ("tiny", "big", "litle")) == [
         "d.yaml:4:17: unknown model 'little', did you mean 'litle'?"
     ]
-
-
-def test_the_first_model_on_this_machine_serves():
-    here = ModelChoice(is_available={"little", "big"}.__contains__)
-    assert parse_design(TEXT, "d.yaml", "d", here).models == {"small": "little", "large": "big"}
 
 
 def test_a_role_without_a_model_says_what_to_pull():
@@ -190,16 +182,6 @@ def test_the_shipped_designs_are_valid(config: Config):
     assert json.loads(path.read_text()) == json_schema(), "etui bench designs schema"
 
 
-def test_the_seed_has_the_arms_of_the_paper(config: Config):
-    design = parse_design(read_text(find_design("seed", config).path), "seed.yaml", "seed")
-    for role in ("small", "large"):
-        of_role = [arm.arm for arm in design.arms.values() if arm.role == role]
-        assert sorted(arm.votes for arm in of_role if arm.reasoning == "vote") == [1, 3, 5, 7]
-        assert sum(arm.reasoning == "direct" for arm in of_role) == 1
-        assert sum(arm.reasoning == "cot" for arm in of_role) >= 3
-        assert all(arm.batch == 1 for arm in of_role if arm.reasoning == "vote")
-
-
 def test_a_design_of_the_user_takes_the_place_of_the_shipped(config: Config, tmp_path: Path):
     assert find_design("seed", config).origin == "shipped"
     designs_dir(config).mkdir()
@@ -213,3 +195,21 @@ def test_a_design_of_the_user_takes_the_place_of_the_shipped(config: Config, tmp
     assert "did you mean 'seed'?" in caught.value.fix
     with pytest.raises(InvalidFile, match="no such file"):
         read_text(find_design(str(tmp_path / "gone.yaml"), config).path)
+
+
+def write_rows(path: Path, *answers: object) -> None:
+    rows = [{"question": f"What is {at} + 2?", "answer": text} for at, text in enumerate(answers)]
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+
+
+def test_the_whole_shows_the_examples_that_a_run_shows(tmp_path: Path, config: Config) -> None:
+    """A raw format leaves out examples without a solution."""
+    write_rows(tmp_path / "sums.jsonl", 2, 3, 4)
+    write_rows(tmp_path / "sums_dev.jsonl", 2, "1 and 2 are 3. #### 3")
+    ask = RunRequest(str(tmp_path / "sums.jsonl"), format="gsm8k", shots=1, limit=2)
+    plan = make_plan(ask, config, load_catalogue(config))
+    whole = _widen(plan)
+    assert whole is not None
+    assert whole.questions == 3
+    assert whole.examples == plan.examples
+    assert [example.solution for example in whole.examples["sums"]] != [""]

@@ -98,13 +98,6 @@ def test_the_limits_state_estimates_drops_failures_and_the_paper() -> None:
     assert "qwen2.5-coder-0.5b (398 MB, sha256 0a0a0a0a0a0a)" in text
 
 
-def test_votes_in_one_batch_are_stated() -> None:
-    run = synthetic.config({"small-vote-3": Truth(0.4, 10, 4)}, 1, {"small": "qwen2.5-coder-0.5b"})
-    arms = {name: {**arm, "batch": 3} for name, arm in run.arms.items()}
-    found = analyse(replace(run, arms=arms), [], none)
-    assert any("Up to 3 votes" in text for text in found.limits)
-
-
 def test_curves_are_fitted_by_model_and_scaled_models_scale() -> None:
     layout = build_layout(synthetic.config(TRUTHS), synthetic.ROLES)
     small, large = synthetic.ROLES.values()
@@ -120,22 +113,3 @@ def test_curves_are_fitted_by_model_and_scaled_models_scale() -> None:
     assert linear is not None
     assert linear < ours
     assert {term.phase for term in one.terms} == {"prefill", "decode"}
-
-
-def test_measurements_that_other_processes_disturbed_are_a_limit() -> None:
-    run = synthetic.config(TRUTHS)
-    points = [replace(one, shared=at < 4) for at, one in enumerate(synthetic.points())]
-    found = analyse(run, [], lambda machines: {synthetic.ROLES["small"]: points}, synthetic.ROLES)
-    assert (
-        "Other processes used the hardware during 4 of 27 measurements of the operating curves."
-        in found.limits
-    )
-
-
-def test_too_few_points_say_so_and_keep_their_means() -> None:
-    layout = build_layout(synthetic.config(TRUTHS), synthetic.ROLES)
-    (one,) = compute_curves(layout, {synthetic.ROLES["small"]: synthetic.points()[:3]}, 0)
-    assert one.joules(32, 8) is None
-    assert "cannot fit a curve" in one.error
-    assert len(one.means) == 1
-    assert one.terms == ()

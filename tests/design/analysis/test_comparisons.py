@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +9,7 @@ import pytest
 
 from etui.design._arms import (
     compute_arm_figures,
+    compute_mean_interval,
     compute_multiples,
     find_multiple,
     resample,
@@ -48,14 +48,6 @@ def test_without_a_design_models_are_ordered_by_size_and_name_the_roles() -> Non
     assert list(layout.roles) == list(synthetic.ROLES.values())
 
 
-def test_arms_of_equal_settings_keep_their_names_apart() -> None:
-    run, _, _ = build()
-    arms = {**run.arms, "again": run.arms["small-direct"]}
-    layout = build_layout(replace(run, arms=arms), synthetic.ROLES)
-    labels = [one.label for one in layout.strategies]
-    assert len(set(labels)) == len(labels)
-
-
 def test_the_unfinished_block_is_left_out_and_counted() -> None:
     _, layout, rows = build()
     paired = pair_samples(layout, rows[:-3])
@@ -63,16 +55,6 @@ def test_the_unfinished_block_is_left_out_and_counted() -> None:
     assert paired.questions_dropped == 1
     assert paired.answers_dropped == 1
     assert all(len(inside) == 113 for inside in paired.samples)
-
-
-def test_the_order_of_the_samples_does_not_matter() -> None:
-    run, layout, rows = build(per_subject=1)
-    shuffled = random.Random(4).sample(rows, len(rows))
-    one, other = (pair_samples(layout, these) for these in (rows, shuffled))
-    assert one.samples == other.samples
-    assert compute_multiples(resample(one, run.seed)) == compute_multiples(
-        resample(other, run.seed)
-    )
 
 
 def test_an_arm_that_has_not_begun_leaves_no_paired_question() -> None:
@@ -195,16 +177,6 @@ def test_a_ratio_of_few_questions_is_wider_than_its_resamples() -> None:
     assert few.low == pytest.approx(0.905**1.6237, abs=0.001)
 
 
-def test_one_question_has_figures_without_claims() -> None:
-    run, layout, rows = build(per_subject=1)
-    one = [row for row in rows if row.subject == rows[0].subject]
-    paired = pair_samples(layout, one)
-    figures = compute_arm_figures(paired, run.seed)
-    multiples = compute_multiples(resample(paired, run.seed))
-    assert figures[0].seconds.low is None
-    assert all(m.p_holm == 1.0 for m in multiples)
-
-
 def test_questions_without_joules_of_every_arm_are_left_out_of_joules_alone() -> None:
     run, layout, rows = build()
     rows[5] = replace(rows[5], joules=None, uncertainty=None, kind=None)
@@ -237,3 +209,30 @@ def test_without_a_direct_answer_there_are_no_multiples() -> None:
     run = synthetic.config(truths, 1, roles)
     paired = pair_samples(build_layout(run, roles), synthetic.samples(run, truths))
     assert compute_multiples(resample(paired, 0)) == ()
+
+
+def test_a_mean_is_known_less_well_with_fewer_questions() -> None:
+    values = [1.0, 2.0, 4.0, 8.0, 3.0, 5.0]
+    found = compute_mean_interval(values, ["a"] * 6, 0)
+    assert found is not None
+    assert found.low is not None
+    assert found.high is not None
+    error = float(np.std(values, ddof=1)) / 6**0.5
+    # Student's quantile for 5 degrees of freedom is 2.57, not 1.96
+    assert (found.high - found.low) / 2 == pytest.approx(2.57 * error, rel=0.12)
+    one = compute_mean_interval([3.0], ["a"], 0)
+    assert one is not None
+    assert (one.value, one.low, one.high) == (3.0, None, None)
+    assert compute_mean_interval([], [], 0) is None
+
+
+def test_the_interval_of_a_mean_holds_for_sixteen_questions() -> None:
+    draw = np.random.default_rng(4)
+    held = 0
+    for _ in range(200):
+        found = compute_mean_interval(draw.normal(10, 3, 16).tolist(), ["a"] * 16, 0)
+        assert found is not None
+        assert found.low is not None
+        assert found.high is not None
+        held += found.low <= 10 <= found.high
+    assert held / 200 >= 0.92

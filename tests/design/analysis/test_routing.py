@@ -45,12 +45,6 @@ def test_the_oracles_bound_every_router() -> None:
         assert one.saved.value == pytest.approx(1 - one.joules.value)
 
 
-def test_equal_models_let_a_router_save_without_loss() -> None:
-    found = {one.name: one for one in replay(per_subject=12).routed}
-    assert found[MIXTURE].saved.low is not None
-    assert found[MIXTURE].saved.low > 0.1
-
-
 def test_a_router_that_never_leaves_the_reference_saves_nothing() -> None:
     truths = {"small-direct": Truth(0.1, 30, 4), "large-direct": Truth(0.9, 31, 4)}
     (mixture,) = [one for one in replay(truths, 12).routed if one.name == MIXTURE]

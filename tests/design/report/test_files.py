@@ -14,10 +14,12 @@ import pytest
 from click.testing import CliRunner
 
 from etui.bench.config import NamedText
+from etui.bench.folder import read_run
 from etui.cli.bench_report import report as command
 from etui.design._figures import draw_figures
 from etui.design._tables import _mean_text
-from etui.design.report import _answered_by_text, analyse_run, write_design_report
+from etui.design.analysis import analyse
+from etui.design.report import write_design_report
 from etui.errors import EtuiError, InvalidFile, UsageError
 from etui.stats.tests import Interval
 from tests.design import synthetic
@@ -109,12 +111,13 @@ def test_the_page_loads_nothing_and_runs_one_script(written: Path) -> None:
 def test_every_section_is_there(written: Path) -> None:
     assert re.findall(r"<h2>(.*?)</h2>", read(written, "report.html")) == [
         "Finding", "Accuracy and energy", "Arms", "Multiples", "Operating curves",
-        "What a router would have saved", "Limits", "Configuration", "Method",
+        "What a router would have saved", "Spread and steadiness", "Limits", "Configuration",
+        "Method",
     ]  # fmt: skip
     headings = re.findall(r"^## (.*)$", read(written, "report.md"), re.M)
     assert headings == [
         "Finding", "Arms", "Multiples", "Operating curves",
-        "What a router would have saved", "Limits", "Method",
+        "What a router would have saved", "Spread and steadiness", "Limits", "Method",
     ]  # fmt: skip
 
 
@@ -150,13 +153,6 @@ def test_tables_have_a_number_in_every_cell_that_is_known(written: Path) -> None
     assert first["arm"] == "small-direct"
     assert float(first["accuracy_low"]) < float(first["accuracy"]) < float(first["accuracy_high"])
     assert first["energy_kind"] == "estimate"
-
-
-def test_estimates_are_marked_wherever_joules_are(written: Path) -> None:
-    page, text = read(written, "report.html"), read(written, "report.md")
-    assert "joules per question (estimate)" in page
-    assert "J/question (estimate)" in text
-    assert "Joules are estimates" in text
 
 
 def test_a_hostile_title_and_model_are_escaped(tmp_path: Path) -> None:
@@ -196,11 +192,6 @@ def test_no_complete_block_says_so(tmp_path: Path) -> None:
     assert not list((folder / "figures").iterdir())
 
 
-def test_no_answer_at_all_says_so(tmp_path: Path) -> None:
-    folder = build(tmp_path, FEW, lambda run: [])
-    assert "unfinished" in read(folder, "report.html")
-
-
 def test_one_model_alone(tmp_path: Path) -> None:
     truths = {name: truth for name, truth in FEW.items() if name.startswith("small")}
     folder = build(tmp_path, truths, figures=True)
@@ -234,12 +225,6 @@ def test_a_direct_answer_without_tokens_has_no_joules_per_token(tmp_path: Path) 
     assert [bool(row["joules_per_output_token"]) for row in found] == [False, True, False]
 
 
-def test_an_arm_that_is_never_right_has_no_joules_per_right_answer(tmp_path: Path) -> None:
-    truths = {**FEW, "small-cot-64": Truth(0.0, 60.0, 60), "small-direct": Truth(0.0, 9.0, 4)}
-    found = csv.DictReader(io.StringIO(read(build(tmp_path, truths), "table.csv")))
-    assert [bool(row["joules_per_correct"]) for row in found] == [False, False, True]
-
-
 def test_curves_of_too_few_points_say_so(tmp_path: Path) -> None:
     folder = build(tmp_path, FEW, curves={SMALL: synthetic.points()[:2]}, figures=True)
     text = read(folder, "report.md")
@@ -254,36 +239,24 @@ def test_a_design_that_this_etui_cannot_read_still_has_a_report(tmp_path: Path) 
     assert f"{SMALL} direct" in text
 
 
-def test_percentiles_and_steadiness_are_shown_where_the_summary_has_them(tmp_path: Path) -> None:
-    run = synthetic.config(FEW, 1)
-    part = {"count": 9, "mean": 1.0, "p50": 9.5, "p90": 14.0, "p95": 15.5}
-    arm = {
-        "percentiles": {"joules_per_question": part, "ttft_seconds": part, "other": None},
-        "courses": [{"machine": None, "steady_state": {"is_steady": True, "why": ""}}],
-    }
-    summary = {"arms": dict.fromkeys(FEW, arm)}
-    folder = synthetic.write(tmp_path / "run", run, synthetic.samples(run, FEW), None, summary)
-    write_design_report(folder, folder, figures=False)
-    text = read(folder, "report.md")
-    assert "## Spread and steadiness" in text
-    assert "9.50 J / 14.0 J / 15.5 J" in text
-    assert "| yes |" in text
+@pytest.mark.parametrize(
+    ("kind", "mark", "text"),
+    [
+        ("counter", "", r"\| [\d.]+ J / [\d.]+ J / [\d.]+ J \|.* (yes|no|not enough answers) \|"),
+        ("estimate", " (estimate)", r"\| ≈[\d.]+ J / ≈[\d.]+ J"),
+    ],
+)
+def test_percentiles_and_steadiness_are_shown(
+    tmp_path: Path, kind: str, mark: str, text: str
+) -> None:
+    folder = build(tmp_path, FEW, kind=kind)
+    markdown = read(folder, "report.md")
+    assert (
+        f"| arm | J/question{mark}, p50 / p90 / p95 | J/token{mark}, p50 / p90 / p95 | "
+        "first token, p50 / p90 / p95 | steady |"
+    ) in markdown
+    assert re.search(text, markdown)
     assert "<h2>Spread and steadiness</h2>" in read(folder, "report.html")
-
-
-def test_percentiles_of_estimates_are_marked_as_estimates(tmp_path: Path) -> None:
-    run = synthetic.config(FEW, 1)
-    part = {"p50": 9.5, "p90": 14.0, "p95": 15.5}
-    arm = {
-        "percentiles": {"joules_per_question": part, "ttft_seconds": part},
-        "energy": {"kind": "estimate"},
-    }
-    summary = {"arms": dict.fromkeys(FEW, arm)}
-    folder = synthetic.write(tmp_path / "run", run, synthetic.samples(run, FEW), None, summary)
-    write_design_report(folder, folder, figures=False)
-    text = read(folder, "report.md")
-    assert "≈9.5 J / ≈14 J / ≈16 J" in text
-    assert "| J/question (estimate), p50 / p90 / p95 | first token, p50 / p90 / p95 |" in text
 
 
 def test_the_rounding_of_equal_values_is_no_interval() -> None:
@@ -295,7 +268,8 @@ def test_the_rounding_of_equal_values_is_no_interval() -> None:
 def test_an_unknown_upper_end_goes_on_to_the_edge_of_a_figure(tmp_path: Path) -> None:
     truths = {**FEW, "small-direct": Truth(0.05, 9.0, 4)}
     folder = build(tmp_path, truths)
-    analysis, _ = analyse_run(folder)
+    run = read_run(folder)
+    analysis = analyse(run.config, run.samples, lambda keys: {}, synthetic.ROLES)
     open_ended = [
         one for one in analysis.main.arms
         if one.energy is not None and one.energy.per_correct is not None
@@ -306,15 +280,6 @@ def test_an_unknown_upper_end_goes_on_to_the_edge_of_a_figure(tmp_path: Path) ->
     arrows = [text for text in panel.axes.texts if getattr(text, "arrow_patch", None) is not None]
     assert len(arrows) == len(open_ended)
     assert all(arrow.xy[0] == 1 for arrow in arrows)
-
-
-@pytest.mark.parametrize("summary", [{}, {"arms": None}, {"arms": {"small-direct": 3}}, [], "x"])
-def test_a_summary_without_them_changes_nothing(tmp_path: Path, summary) -> None:
-    run = synthetic.config(FEW, 1)
-    rows = synthetic.samples(run, FEW)[:6]
-    folder = synthetic.write(tmp_path / "run", run, rows, None, summary)
-    write_design_report(folder, folder, figures=False)
-    assert "Spread and steadiness" not in read(folder, "report.md")
 
 
 def test_what_is_not_a_run_is_refused(tmp_path: Path) -> None:
@@ -351,8 +316,3 @@ def test_the_command_writes_the_report_of_a_design(tmp_path: Path) -> None:
     assert "<h2>Finding</h2>" in read(folder, "report.html")
     printed = CliRunner().invoke(command, [str(folder), "--markdown"])
     assert printed.stdout == read(folder, "report.md")
-
-
-def test_one_arm_is_named_in_the_singular() -> None:
-    assert _answered_by_text(1) == "answered by its arm"
-    assert _answered_by_text(16) == "answered by all 16 arms"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from etui.bench.config import BenchMachine, BenchModel, RunConfig
@@ -14,6 +14,7 @@ from etui.bench.cost import (
     compute_distribution,
     compute_percentiles,
 )
+from etui.bench.formats import FORMATS
 from etui.bench.machines import list_machines
 from etui.bench.sample import Sample
 from etui.bench.summary import Summary, group_samples
@@ -64,17 +65,12 @@ def build_energy_record(
             cost = arm.energy if len(machines) == 1 else compute_cost(inside, config.seed)
             course = next((one for one in arm.courses if one.machine == key), None)
             measurements.append(_build_measurement(name, config, machine, inside, cost, course))
-    return EnergyRecord(
-        schema_version=RECORD_VERSION,
-        source=Source(
-            kind="bench",
-            id=config.run_id,
-            created_at=config.started_at,
-            workload=f"{config.suite} {config.split}, {config.shots}-shot "
-            f"{config.format}@{config.format_version}",
-        ),
-        measurements=tuple(measurements),
+    workload = (
+        f"{config.suite} {config.split}, {config.shots}-shot "
+        f"{config.format}@{config.format_version}"
     )
+    source = Source("bench", config.run_id, config.started_at, workload)
+    return EnergyRecord(RECORD_VERSION, source, tuple(measurements))
 
 
 def _build_measurement(
@@ -87,13 +83,21 @@ def _build_measurement(
 ) -> Measurement:
     pue = float(machine.energy.get("pue", 1.0))
     idle = machine.idle.get("watts") if machine.idle is not None else None
-    models = _choose_models(name, config, machine.models)
     results = _build_results(samples, cost, course, pue, idle)
     half_width, joules, kind = (
         (None, None, None) if cost is None else (cost.uncertainty, cost.joules, cost.kind)
     )
+    # The models of a system: that of an arm, or all of a policy.
+    wanted = None if config.routed else config.arms.get(name, {}).get("model")
+    models = [model for model in machine.models if model.name == wanted] or machine.models
+    form = FORMATS.get(config.format)
+    together = 1 if form is not None and form.generates else config.group_questions
+    arms = list(config.arms.values()) if config.routed else [config.arms.get(name, {})]
+    tokens = {model.batch_tokens for model in models} - {0}
     measured = [sample for sample in samples if sample.joules is not None]
     coverages = [one.coverage for one in measured if one.coverage is not None]
+    shared = [one.shared for one in measured if one.shared is not None]
+    attribution = "exclusive" if together == 1 else "tokens"
     measurement = Measurement(
         name=name,
         machine_key=machine.key,
@@ -107,8 +111,17 @@ def _build_measurement(
         models=tuple(_build_model(model) for model in models),
         prompt_tokens=compute_distribution(one.tokens.prompt for one in samples),
         output_tokens=compute_distribution(one.tokens.output for one in samples),
-        batch=_build_batch(name, config, models),
-        utilisation=_build_utilisation(config, models, measured),
+        batch=BatchSizes(
+            sequences=max(map(_count_sequences, arms), default=1),
+            batch_tokens=max(tokens, default=None),
+            questions_together=together,
+        ),
+        utilisation=Utilisation(
+            questions_at_a_time=together,
+            is_shared=any(shared) if shared else None,
+            shared_share=sum(shared) / len(shared) if shared else None,
+            attribution=None if any(model.backend for model in models) else attribution,
+        ),
         framework=describe_framework(machine.versions),
         pue=pue,
         method=Method(
@@ -141,6 +154,13 @@ def _build_results(
     measured = [one for one in samples if one.joules is not None] if cost else samples
     seconds = sum(one.seconds for one in measured)
     joules = None if cost is None else cost.joules
+
+    def figure(read: Callable[[Cost], Figure | None]) -> RecordFigure | None:
+        found = None if cost is None else read(cost)
+        if found is None:
+            return None
+        return build_figure(found.value, pue, found.low, found.high, found.sensor)
+
     return Results(
         questions=len(measured),
         correct=sum(one.correct for one in measured),
@@ -154,43 +174,24 @@ def _build_results(
         decode_joules=cost.decode_joules if cost else None,
         mean_watts=cost.mean_watts.value if cost and cost.mean_watts else None,
         peak_watts=None,
-        joules_per_output_token=_figure(cost.per_output_token if cost else None, pue),
-        joules_per_decoded_token=_figure(cost.per_decoded_token if cost else None, pue),
-        joules_per_computed_token=_figure(cost.per_computed_token if cost else None, pue),
-        joules_per_question=_figure(cost.per_question if cost else None, pue),
-        joules_per_correct=_figure(cost.per_correct if cost else None, pue),
+        joules_per_output_token=figure(lambda cost: cost.per_output_token),
+        joules_per_decoded_token=figure(lambda cost: cost.per_decoded_token),
+        joules_per_computed_token=figure(lambda cost: cost.per_computed_token),
+        joules_per_question=figure(lambda cost: cost.per_question),
+        joules_per_correct=figure(lambda cost: cost.per_correct),
         percentiles=compute_percentiles(samples),
         steady_state=course.steady_state if course else None,
         early_answers=course.early_answers if course else (),
     )
 
 
-def _figure(figure: Figure | None, pue: float) -> RecordFigure | None:
-    if figure is None:
-        return None
-    return build_figure(figure.value, pue, figure.low, figure.high, figure.sensor)
-
-
-def _choose_models(
-    name: str, config: RunConfig, models: Sequence[BenchModel]
-) -> tuple[BenchModel, ...]:
-    """Choose the models of a system: that of an arm and its draft model, or all of a policy."""
-    if config.routed:
-        return tuple(models)
-    wanted = config.arms.get(name, {}).get("model")
-    return tuple(model for model in models if model.name == wanted) or tuple(models)
-
-
 def _build_channels(energy: Mapping[str, Any]) -> tuple[RecordChannel, ...]:
     devices: Mapping[str, Any] = energy.get("devices") or {}
+    channels: Mapping[str, str] = energy.get("channels") or {}
+    found = [(id_, kind, devices.get(id_, {})) for id_, kind in channels.items()]
     return tuple(
-        RecordChannel(
-            id=channel,
-            kind=kind,
-            label=devices.get(channel, {}).get("label"),
-            limit_watts=devices.get(channel, {}).get("limit_watts"),
-        )
-        for channel, kind in (energy.get("channels") or {}).items()
+        RecordChannel(id_, kind, device.get("label"), device.get("limit_watts"))
+        for id_, kind, device in found
     )
 
 
@@ -209,49 +210,26 @@ def _build_model(model: BenchModel) -> RecordModel:
     )
 
 
-def _build_batch(name: str, config: RunConfig, models: Sequence[BenchModel]) -> BatchSizes:
-    arms = list(config.arms.values()) if config.routed else [config.arms.get(name, {})]
-    counts = {
-        min(int(arm.get("votes", 1)), int(arm.get("batch", 1)))
-        if arm.get("reasoning") == "vote"
-        else 1
-        for arm in arms
-    }
-    tokens = {model.batch_tokens for model in models} - {0}
-    return BatchSizes(
-        sequences=max(counts, default=1),
-        batch_tokens=max(tokens, default=None),
-        questions_together=1 if _generates(config) else config.group_questions,
-    )
-
-
-def _build_utilisation(
-    config: RunConfig, models: Sequence[BenchModel], measured: Sequence[Sample]
-) -> Utilisation:
-    flags = [one.shared for one in measured if one.shared is not None]
-    together = 1 if _generates(config) else config.group_questions
-    attribution = "exclusive" if together == 1 else "tokens"
-    return Utilisation(
-        questions_at_a_time=together,
-        is_shared=any(flags) if flags else None,
-        shared_share=sum(flags) / len(flags) if flags else None,
-        attribution=None if any(model.backend for model in models) else attribution,
-    )
-
-
-def _generates(config: RunConfig) -> bool:
-    from etui.bench.formats import FORMATS
-
-    found = FORMATS.get(config.format)
-    return found is not None and found.generates
+def _count_sequences(arm: Mapping[str, Any]) -> int:
+    """Count the sequences that an arm decodes at the same time."""
+    if arm.get("reasoning") != "vote":
+        return 1
+    return min(int(arm.get("votes", 1)), int(arm.get("batch", 1)))
 
 
 def _list_reasons(cost: Cost | None, measurement: Measurement) -> dict[str, str]:
-    results, remote = measurement.results, any(model.backend for model in measurement.models)
     unmeasured = "the energy is unmeasured"
-    no_output = "nothing was generated" if not results.output_tokens else _OLD
-    figures = unmeasured if cost is None else "nothing to divide by, or an unknown half width"
+
+    def unless(why: str) -> str:
+        """Return a reason that counts only where the energy is measured."""
+        return unmeasured if cost is None else why
+
+    results, state = measurement.results, measurement.results.steady_state
+    remote = any(model.backend for model in measurement.models)
     model = "it is served by a remote backend" if remote else _OLD
+    nothing = "nothing was generated"
+    no_output = _OLD if results.output_tokens else nothing
+    no_gaps = "no answer has two tokens with known times" if results.output_tokens else nothing
     joules = "" if cost is None else cost.kind
     return {
         "": _OLD,
@@ -259,34 +237,30 @@ def _list_reasons(cost: Cost | None, measurement: Measurement) -> dict[str, str]
         "hardware.channels[].limit_watts": "the device states no power limit",
         "models": model,
         "batch.batch_tokens": model,
-        "utilisation.is_shared": unmeasured if cost is None else _OLD,
-        "utilisation.shared_share": unmeasured if cost is None else _OLD,
+        "utilisation.is_shared": unless(_OLD),
+        "utilisation.shared_share": unless(_OLD),
         "utilisation.attribution": "a remote backend may answer others at the same time",
         "method.kind": unmeasured,
-        "method.coverage": unmeasured if cost is None else _OLD,
+        "method.coverage": unless(_OLD),
         "method.idle_watts": "no idle baseline was measured; see etui power idle",
         **NO_SWEEP,
-        "uncertainty": unmeasured if cost is None else "the half width of an answer is unknown",
+        "uncertainty": unless("the half width of an answer is unknown"),
         "detection_floor": explain_no_floor(cost.uncertainty if cost else None, joules or None),
         "detection_floor.percent": "no joules to divide by",
-        "results": figures,
-        "results.joules_per_correct": unmeasured if cost is None else "no answer is right",
-        "results.joules_per_output_token": unmeasured if cost is None else no_output,
-        "results.joules_per_decoded_token": unmeasured if cost is None else no_output,
+        "results": unless("nothing to divide by, or an unknown half width"),
+        "results.joules_per_correct": unless("no answer is right"),
+        "results.joules_per_output_token": unless(no_output),
+        "results.joules_per_decoded_token": unless(no_output),
         "results.joules_per_correct.high": "another sample of questions might have no right answer",
-        "results.net_joules": unmeasured if cost is None else "no idle baseline was measured",
+        "results.net_joules": unless("no idle baseline was measured"),
         "results.peak_watts": "a run keeps joules and seconds of each answer, not its peak",
-        "results.prefill_joules": unmeasured if cost is None else "a question has no phases",
-        "results.decode_joules": unmeasured if cost is None else "a question has no phases",
+        "results.prefill_joules": unless("a question has no phases"),
+        "results.decode_joules": unless("a question has no phases"),
         "results.percentiles.joules_per_question": unmeasured,
-        "results.percentiles.joules_per_output_token": unmeasured if cost is None else no_output,
+        "results.percentiles.joules_per_output_token": unless(no_output),
         "results.percentiles.ttft_seconds": no_output,
-        "results.percentiles.inter_token_seconds": no_output
-        if not results.output_tokens
-        else "no answer has two tokens with known times",
-        "results.steady_state.is_steady": results.steady_state.why
-        if results.steady_state
-        else _OLD,
+        "results.percentiles.inter_token_seconds": no_gaps,
+        "results.steady_state.is_steady": state.why if state else _OLD,
         "results.steady_state": "fewer answers than the test needs, or unmeasured",
         "results.early_answers[].percent_of_usual": "too few other answers to compare with",
         "results.early_answers[].joules": "unmeasured",

@@ -67,13 +67,7 @@ def compute_arm_figures(paired: Paired, seed: int) -> tuple[ArmFigures, ...]:
         if one.energy is not None
     }
     best = set(hull(points)) if len(points) == len(found) else set()
-    return tuple(
-        ArmFigures(
-            one.strategy, one.questions, one.accuracy, one.energy, one.output_tokens, one.seconds,
-            one.ttft_seconds, one.outcomes, one.strategy.arm in best,
-        )
-        for one in found
-    )  # fmt: skip
+    return tuple(replace(one, on_hull=one.strategy.arm in best) for one in found)
 
 
 def _compute_arm(
@@ -307,14 +301,15 @@ def compute_multiples(resampled: Resampled) -> tuple[Multiple, ...]:
         _compute_multiple(resampled, strategy, base, against)
         for strategy, base, against in _list_pairs(resampled.paired.layout)
     ]
-    adjusted: list[Multiple] = []
-    families = {(one.against, one.strategy.role) for one in found}
-    for family in sorted(families):
-        inside = [one for one in found if (one.against, one.strategy.role) == family]
-        values = holm([one.p_value for one in inside])
-        adjusted += [replace(one, p_holm=p) for one, p in zip(inside, values, strict=True)]
-    order = {(one.strategy.arm, one.against): at for at, one in enumerate(found)}
-    return tuple(sorted(adjusted, key=lambda one: order[one.strategy.arm, one.against]))
+    families: dict[tuple[Against, str], list[Multiple]] = {}
+    for one in found:
+        families.setdefault((one.against, one.strategy.role), []).append(one)
+    adjusted = {
+        (one.strategy.arm, one.against): p
+        for inside in families.values()
+        for one, p in zip(inside, holm([each.p_value for each in inside]), strict=True)
+    }
+    return tuple(replace(one, p_holm=adjusted[one.strategy.arm, one.against]) for one in found)
 
 
 def find_multiple(

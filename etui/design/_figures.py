@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from etui import units
+from etui.curves.operating_curve import PhaseCurve
 from etui.design._arms import Against, excludes
-from etui.design._curves import CONTEXTS, LengthMean, ModelCurve, predict_phase
+from etui.design._curves import CONTEXTS, ModelCurve, predict_phase
 from etui.design._paired import Layout, Strategy
 from etui.design._routing import BY_SUBJECT, FRUGAL
 from etui.design.analysis import PartAnalysis, points_text
@@ -21,8 +22,6 @@ _ROUTERS = {FRUGAL: "frugal oracle", BY_SUBJECT: "router by subject"}
 _STEPS = 60
 _LEAST = 20
 """A lower end below the value over this is drawn there: a logarithmic axis has no 0."""
-
-_Mean = tuple[float, float | None, float | None]
 
 
 def draw_figures(part: PartAnalysis, chance: float) -> dict[str, Figure]:
@@ -244,116 +243,85 @@ def _draw_curves(part: PartAnalysis) -> Figure | None:
     longest_out = min(max(mean.output for mean in one.means) for one in fitted)
     per_token = f"J per output token{estimate}"
     figure = Figure(5.6, 10.0, rows=4)
-    named: list[tuple[str, str, str, Callable[[ModelCurve], _Series]]] = [
-        (f"per token, outputs of {longest_out:,} tokens", per_token, "input tokens",
-         lambda curve: _per_token(curve, "computed", longest_out)),
-        (f"per token, prompts of {longest_in:,} tokens", per_token, "output tokens",
-         lambda curve: _per_token(curve, "output", longest_in)),
-        ("prompt (prefill)", f"J{estimate}", "input tokens", _prefill),
+    named: list[tuple[str, str, str, _Part, int | None]] = [
+        (f"per token, outputs of {longest_out:,} tokens", per_token, "input tokens", "total",
+         longest_out),
+        (f"per token, prompts of {longest_in:,} tokens", per_token, "output tokens", "total",
+         longest_in),
+        ("prompt (prefill)", f"J{estimate}", "input tokens", "prefill", None),
         (f"answer (decode), prompts of {longest_in:,} tokens", f"J{estimate}", "output tokens",
-         lambda curve: _decode(curve, longest_in)),
+         "decode", longest_in),
     ]  # fmt: skip
-    for panel, (title, y_label, x_label, series_of) in zip(figure.panels, named, strict=True):
-        series = [series_of(curve) for curve in fitted]
-        for curve, one in zip(fitted, series, strict=True):
-            one.draw(panel, _colour(part.paired.layout, curve.role), curve.role)
+    for panel, (title, y_label, x_label, part_, fixed) in zip(figure.panels, named, strict=True):
+        axis: _Axis = "computed" if x_label == "input tokens" else "output"
+        ends = [
+            _draw_series(panel, curve, part_, axis, fixed, _colour(part.paired.layout, curve.role))
+            for curve in fitted
+        ]
         panel.log("x")
         if y_label != per_token:
             panel.log("y", many=True)
         left, right = panel.axes.get_xlim()
-        end = max(one.measured_to for one in series)
-        if right > end:
-            panel.span(end, right, SOFT, "beyond the measured lengths")
+        if right > max(ends):
+            panel.span(max(ends), right, SOFT, "beyond the measured lengths")
             panel.axes.set_xlim(left, right)
         panel.name_axes(x_label, y_label, title)
     figure.panels[0].legend(loc="best")
     return figure
 
 
-class _Series:
-    """One model in a panel: its means, its fitted curve, and the linear part alone."""
-
-    def __init__(
-        self,
-        curve: ModelCurve,
-        axis: str,
-        means: Sequence[LengthMean],
-        read: Callable[[LengthMean], _Mean],
-        predict: Callable[[float, bool], float],
-        scatter: Callable[[float], float],
-    ) -> None:
-        lengths = sorted(getattr(mean, axis) for mean in curve.means)
-        low, high = float(lengths[0]), float(max(lengths[-1], *CONTEXTS))
-        self.measured_to = float(lengths[-1])
-        self.xs = [low * (high / low) ** (step / _STEPS) for step in range(_STEPS + 1)]
-        self.line = [predict(x, True) for x in self.xs]
-        self.linear = [predict(x, False) for x in self.xs]
-        self.widths = [scatter(x) for x in self.xs]
-        self.points = [(float(getattr(mean, axis)), *read(mean)) for mean in means]
-
-    def draw(self, panel: Panel, colour: str, role: str) -> None:
-        low = [max(y - w, 1e-9) for y, w in zip(self.line, self.widths, strict=True)]
-        high = [y + w for y, w in zip(self.line, self.widths, strict=True)]
-        panel.band(self.xs, low, high, colour)
-        panel.line(self.xs, self.line, colour, label=role)
-        panel.line(self.xs, self.linear, colour, dashed=True, note="linear part alone")
-        panel.points(
-            [
-                Point(x, value, y_ends=(low, high), colour=colour, size=3)
-                for x, value, low, high in self.points
-            ]
-        )
+_Axis = Literal["computed", "output"]
+_Part = Literal["prefill", "decode", "total"]
+"""Joules of a phase, or of both per output token."""
 
 
-def _per_token(curve: ModelCurve, axis: str, fixed: int) -> _Series:
-    def turn(x: float) -> tuple[float, float]:
-        return (x, fixed) if axis == "computed" else (fixed, x)
+def _draw_series(
+    panel: Panel, curve: ModelCurve, part: _Part, axis: _Axis, fixed: int | None, colour: str
+) -> float:
+    """Draw the means of a model, its fitted curve and the linear part; return the last length.
 
-    def read(mean: LengthMean) -> _Mean:
-        low, high = (None if end is None else end / mean.output for end in mean.total[1:])
-        return mean.total[0] / mean.output, low, high
+    Args:
+        axis: The length that varies.
+        fixed: The other length; None is the longest that was measured.
+    """
+    prefill, decode = curve.prefill, curve.decode
+    assert prefill is not None
+    assert decode is not None
+    other = "output" if axis == "computed" else "computed"
+    kept = max(getattr(mean, other) for mean in curve.means) if fixed is None else fixed
+
+    def combine(x: float, read: Callable[[PhaseCurve, float, float], float]) -> tuple[float, ...]:
+        """Read the parts of a turn: prefill and decode, or one of them."""
+        computed, output = (x, kept) if axis == "computed" else (kept, x)
+        found = read(prefill, 0, computed), read(decode, computed, output - 1)
+        return {"prefill": found[:1], "decode": found[1:], "total": found}[part]
+
+    def divide(x: float) -> float:
+        return 1.0 if part != "total" else x if axis == "output" else float(kept)
 
     def predict(x: float, bend: bool) -> float:
-        joules = curve.joules(*turn(x), bend=bend)
-        assert joules is not None
-        return joules / turn(x)[1]
+        joules = combine(x, lambda *at: predict_phase(*at, bend=bend))
+        return math.fsum(joules) / divide(x)
 
     def scatter(x: float) -> float:
-        computed, output = turn(x)
-        assert curve.prefill is not None
-        assert curve.decode is not None
-        prefill = curve.prefill.joules(0, computed)
-        decode = curve.decode.joules(computed, output - 1)
-        widths = curve.prefill.half_width(prefill), curve.decode.half_width(decode)
-        return math.hypot(*widths) / output
+        widths = combine(x, lambda phase, *at: phase.half_width(phase.joules(*at)))
+        return math.hypot(*widths) / divide(x)
 
-    other = "output" if axis == "computed" else "computed"
-    means = [mean for mean in curve.means if getattr(mean, other) == fixed]
-    return _Series(curve, axis, means, read, predict, scatter)
-
-
-def _prefill(curve: ModelCurve) -> _Series:
-    phase = curve.prefill
-    assert phase is not None
-    longest = max(mean.output for mean in curve.means)
-    return _Series(
-        curve,
-        "computed",
-        [mean for mean in curve.means if mean.output == longest],
-        lambda mean: mean.prefill,
-        lambda x, bend: predict_phase(phase, 0, x, bend=bend),
-        lambda x: phase.half_width(phase.joules(0, x)),
-    )
-
-
-def _decode(curve: ModelCurve, prompt: int) -> _Series:
-    phase = curve.decode
-    assert phase is not None
-    return _Series(
-        curve,
-        "output",
-        [mean for mean in curve.means if mean.computed == prompt],
-        lambda mean: mean.decode,
-        lambda x, bend: predict_phase(phase, prompt, x - 1, bend=bend),
-        lambda x: phase.half_width(phase.joules(prompt, x - 1)),
-    )
+    lengths = sorted(float(getattr(mean, axis)) for mean in curve.means)
+    low, high = lengths[0], max(lengths[-1], *CONTEXTS)
+    xs = [low * (high / low) ** (step / _STEPS) for step in range(_STEPS + 1)]
+    line, widths = [predict(x, True) for x in xs], [scatter(x) for x in xs]
+    least = [max(y - w, 1e-9) for y, w in zip(line, widths, strict=True)]
+    panel.band(xs, least, [y + w for y, w in zip(line, widths, strict=True)], colour)
+    panel.line(xs, line, colour, label=curve.role)
+    linear = [predict(x, False) for x in xs]
+    panel.line(xs, linear, colour, dashed=True, note="linear part alone")
+    points = []
+    for mean in curve.means:
+        if getattr(mean, other) == kept:
+            x = float(getattr(mean, axis))
+            value, *ends = getattr(mean, part)
+            bottom, top = (None if end is None else end / divide(x) for end in ends)
+            points.append(Point(x, value / divide(x), y_ends=(bottom, top), colour=colour, size=3))
+    panel.points(points)
+    return lengths[-1]

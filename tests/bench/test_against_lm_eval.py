@@ -104,43 +104,6 @@ def test_letters_are_lm_evals_mmlu(mmlu, subject, shots):
         assert task.doc_to_choice(doc)[task.doc_to_target(doc)] == question.answer
 
 
-def test_the_original_prompt_differs_from_lm_evals_by_a_space_and_by_stripping(mmlu):
-    shown = [each for each in read_mmlu(mmlu, "dev", SUBJECTS[1]) if each.text == each.text.strip()]
-    asked = [
-        each for each in read_mmlu(mmlu, "test", SUBJECTS[1]) if each.text == each.text.strip()
-    ]
-    task = theirs.build_task(
-        f"mmlu/default/mmlu_{SUBJECTS[1]}.yaml",
-        [theirs.mmlu_doc(each) for each in asked[:COUNT]],
-        [theirs.mmlu_doc(each) for each in shown],
-    )
-    ours = [
-        prompt_text(FORMATS["letters-original"], each, shown).text.replace("about  ", "about ", 1)
-        for each in asked[:COUNT]
-    ]
-    assert len(ours) == COUNT
-    assert hashes(ours) == hashes(theirs.prompts(task, len(shown)))
-
-
-@pytest.mark.parametrize("shots", [0, 5])
-def test_cloze_differs_from_lm_evals_continuation_by_its_header_and_by_stripping(mmlu, shots):
-    subject = SUBJECTS[0]
-    asked, shown = read_mmlu(mmlu, "test", subject)[:COUNT], read_mmlu(mmlu, "dev", subject)
-    docs = [theirs.mmlu_doc(each) for each in asked]
-    task = theirs.build_task(
-        f"mmlu/continuation/mmlu_{subject}.yaml", docs, [theirs.mmlu_doc(each) for each in shown]
-    )
-    header = "The following are questions (with answers) about abstract algebra.\n\n"
-    own_header = "The following are questions about abstract algebra.\n"
-    ours = [prompt_text(FORMATS["cloze"], each, shown[:shots]) for each in asked]
-    contexts = theirs.prompts(task, shots)
-    replaced = [prompt.text.replace(own_header, header, 1) for prompt in ours]
-    assert hashes(replaced) == hashes(contexts)
-    for doc, prompt, context in zip(docs, ours, contexts, strict=True):
-        endings = [each.args[1].strip() for each in theirs.requests(task, doc, context)]
-        assert endings == [ending.strip() for ending in prompt.endings.values()]
-
-
 @pytest.mark.parametrize("shots", [0, 5])
 def test_arc_is_lm_evals_arc_challenge(shots):
     asked, shown = made_up("arc", COUNT, 5), made_up("arc", 5, 4)

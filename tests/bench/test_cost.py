@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import replace
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -17,7 +16,6 @@ from etui.bench.cost import (
     LIMIT_PERCENT,
     compute_distribution,
     compute_drift,
-    compute_percentiles,
     count_gaps,
     judge_steadiness,
     list_early_answers,
@@ -36,15 +34,6 @@ def test_without_values_there_is_none() -> None:
     assert pool_gaps([(), ((3, 0),)]) is None
 
 
-@given(st.lists(st.floats(0, 1e6), min_size=1, max_size=50))
-def test_percentiles_are_ordered_and_inside(values) -> None:
-    found = compute_distribution(values)
-    assert found is not None
-    assert found.count == len(values)
-    ends = (min(values), found.p50, found.p90, found.p95, max(values))
-    assert all(one <= other * (1 + 1e-12) for one, other in pairwise(ends))
-
-
 @given(st.lists(GAPS, min_size=1, max_size=5))
 def test_pooled_percentiles_are_those_of_all_gaps(parts) -> None:
     found = pool_gaps(count_gaps(part) for part in parts)
@@ -61,20 +50,6 @@ def test_two_tokens_at_the_same_time_divide_by_nothing() -> None:
     found = pool_gaps([count_gaps([0.0, 0.0])])
     assert found is not None
     assert 0 < found.p50 < 2e-9
-
-
-def test_a_system_without_output_has_no_percentiles_of_tokens() -> None:
-    run = synthetic.config(arms=("direct", "think"), per_subject=1)
-    rows = synthetic.samples(run)
-    direct = compute_percentiles([row for row in rows if row.arm == "direct"])
-    assert direct.joules_per_question is not None
-    assert (direct.joules_per_output_token, direct.inter_token_seconds) == (None, None)
-    think = [row for row in rows if row.arm == "think"]
-    found = compute_percentiles(think).joules_per_output_token
-    assert found is not None
-    assert found.p50 == pytest.approx(np.median([row.joules / row.tokens.output for row in think]))
-    unmeasured = compute_percentiles(synthetic.samples(run, kind=None))
-    assert unmeasured.joules_per_question is None
 
 
 ANY = synthetic.samples(synthetic.config(arms=("think",), per_subject=1))[0]
@@ -100,16 +75,6 @@ def answers(count: int, noise: float, drift: float = 0.0, seed: int = 0, **chang
             )
         )
     return found
-
-
-def test_a_machine_that_slows_down_is_not() -> None:
-    found = judge_steadiness(answers(200, 0.05, drift=0.3))
-    assert found.is_steady is False
-    assert found.joules is not None
-    # The drift between the means of the outer thirds is two thirds of that between the ends.
-    assert found.joules.percent == pytest.approx(20, abs=5)
-    assert found.joules.p < 1e-6
-    assert "changed" in found.why
 
 
 def test_longer_answers_at_the_end_are_no_drift() -> None:
@@ -195,18 +160,3 @@ def test_anything_is_judged(parts) -> None:
     assert [one.number for one in early] == [n for n in (1, 2, 10) if n <= len(rows)]
     for one in early:
         assert one.joules_per_output_token is None or one.output_tokens > 0
-
-
-def test_the_first_answers_are_compared_with_the_others() -> None:
-    rows = answers(60, 0.01)
-    rows[0] = replace(rows[0], joules=rows[0].joules * 1.5)
-    first, second, tenth = list_early_answers(rows)
-    assert first.percent_of_usual == pytest.approx(150, abs=4)
-    assert second.percent_of_usual == pytest.approx(100, abs=4)
-    assert tenth.number == 10
-    assert first.joules_per_output_token == pytest.approx(first.joules / first.output_tokens)
-    assert len(list_early_answers(rows[:9])) == 2
-    assert list_early_answers(rows[:2])[0].percent_of_usual is None
-    unmeasured = list_early_answers([replace(row, joules=None) for row in rows])
-    assert unmeasured[0].joules is None
-    assert unmeasured[0].percent_of_usual is None

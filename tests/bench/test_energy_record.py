@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 import pytest
@@ -10,10 +9,9 @@ import pytest
 from etui.bench.config import BenchMachine
 from etui.bench.cost import count_gaps
 from etui.bench.energy_record import build_energy_record
-from etui.bench.results import result_files
 from etui.bench.summary import summarise
 from tests.bench import synthetic
-from tests.fixtures.records import check_document, check_record
+from tests.fixtures.records import check_record
 
 FULL = synthetic.config(
     per_subject=2,
@@ -55,36 +53,6 @@ def timed(rows):
 
 def record_of(run, rows):
     return build_energy_record(run, rows, summarise(rows, run))
-
-
-def test_a_full_run_states_the_eleven_conditions() -> None:
-    rows = timed(synthetic.samples(FULL))
-    document = check_record(record_of(FULL, rows))
-    assert document["source"] == {
-        "kind": "bench",
-        "id": FULL.run_id,
-        "created_at": FULL.started_at,
-        "workload": "mmlu test, 5-shot chat@1",
-    }
-    by_name = {one["name"]: one for one in document["measurements"]}
-    assert list(by_name) == list(FULL.arms)
-    one = by_name["think"]
-    assert one["hardware"]["channels"] == [
-        {"id": "gpu:GPU-1", "kind": "counter", "label": "NVIDIA L40S", "limit_watts": 350.0}
-    ]
-    assert [model["name"] for model in by_name["large"]["models"]] == ["large"]
-    assert one["models"][0]["precision"]["weights"] == "Q4_K - Medium"
-    assert one["batch"] == {"sequences": 1, "batch_tokens": 512, "questions_together": 1}
-    assert one["utilisation"]["attribution"] == "exclusive"
-    assert one["utilisation"]["shared_share"] == pytest.approx(0.5)
-    assert one["method"]["coverage"] == 0.97
-    assert one["functional_units"] == ["output_token", "question", "correct_answer"]
-    missing = {entry["field"] for entry in one["missing"]}
-    assert {field for field in missing if not field.startswith("results.")} == {
-        "method.window_seconds",
-        "method.cool_down_seconds",
-        "method.paired_blocks",
-    }
 
 
 def test_joules_are_those_of_the_machine_and_the_facility_is_told_apart() -> None:
@@ -155,15 +123,6 @@ def test_machines_are_apart() -> None:
     for one in found.measurements:
         assert one.pue == (1.0 if one.machine_key == "a" else 2.0)
         assert one.results.steady_state is not None
-
-
-def test_the_file_is_written_with_the_others() -> None:
-    rows = timed(synthetic.samples(FULL))
-    files = result_files(FULL, rows, summarise(rows, FULL))
-    check_document(json.loads(files["energy_record.json"]))
-    assert "Spread and course" in files["report.html"]
-    assert "energy_record.json" in files["report.html"]
-    assert "1st, 2nd, 10th answer" in files["report.md"]
 
 
 def test_a_vote_states_its_sequences() -> None:

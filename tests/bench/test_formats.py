@@ -150,7 +150,9 @@ def test_a_number_is_asked_for_without_options():
 
 LETTERS = {"law": (Question("law", 0, "Which?", tuple("abcde"), "E"),)}
 NUMBERS = {"gsm8k": (Question("gsm8k", 0, "How many?", (), "18"),)}
-SHOWN_NUMBERS = {"gsm8k": (Question("gsm8k", 1, "?", (), "3", "#### 3"), Question("g", 2, "?", (), "4"))}
+SHOWN_NUMBERS = {
+    "gsm8k": (Question("gsm8k", 1, "?", (), "3", "#### 3"), Question("g", 2, "?", (), "4"))
+}
 
 
 def suite(name="mine", questions=LETTERS, examples=None, grading="letter") -> Suite:

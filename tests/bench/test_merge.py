@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.bench.compare import System, compare, list_differences
-from etui.bench.config import BenchPart, RunConfig, list_part, parse_run_config
+from etui.bench.config import BenchPart, RunConfig, list_part
 from etui.bench.figures import write_figures
 from etui.bench.folder import Recorded, RunFolder, read_run
 from etui.bench.formats import FORMATS
@@ -240,18 +240,6 @@ def refusal(*runs: Recorded) -> str:
     return str(caught.value.what)
 
 
-def test_machines_are_numbered_and_named_in_every_answer():
-    one, two = parts(2)
-    joined = merged([one, other_machine(two)])
-    machines = joined.config.machines or ()
-    assert [(m.key, m.name) for m in machines] == [("m1", DESKTOP["name"]), ("m2", LAPTOP["name"])]
-    assert joined.config.machine == DESKTOP
-    count = len(one.samples)
-    assert {s.machine for s in joined.samples[:count]} == {"m1"}
-    assert {s.machine for s in joined.samples[count:]} == {"m2"}
-    assert parse_run_config(json.loads(json.dumps(joined.config.to_json()))) == joined.config
-
-
 def test_joules_of_unlike_machines_are_given_by_machine_only(tmp_path, drawn_figures):
     one, two = parts(2)
     joined = merged([one, other_machine(two, threads=3)])
@@ -287,16 +275,6 @@ def test_joules_of_unlike_machines_are_given_by_machine_only(tmp_path, drawn_fig
     document = lm_eval_document(systems[0])
     assert document["etui"]["energy"] is None
     assert len(document["etui"]["machines"]) == 2
-
-
-def test_joules_of_equal_machines_are_pooled_and_given_by_machine():
-    joined = merged(parts(2))
-    summary = summarise(joined.samples, joined.config)
-    assert not [text for text in summary.warnings if "pooled" in text]
-    for arm in summary.arms.values():
-        assert arm.energy is not None
-        assert list(arm.machines or {}) == ["m1", "m2"]
-    assert "m2 (Ryzen, 16 CPUs, Linux x86_64)" in headline(summary)
 
 
 def test_unlike_machines_pool_joules_if_only_equal_ones_answered():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import random
 from dataclasses import replace
 from typing import Any
@@ -18,20 +17,6 @@ from etui.datasets.mmlu import read_labels
 from etui.errors import InvalidFile
 from tests.bench import synthetic
 from tests.fixtures.turns import SPECULATION
-
-
-def test_the_oracle_is_brute_force() -> None:
-    grouped = group_by_system(ROWS, RUN)
-    found = oracle(grouped)
-    assert found is not None
-    right, joules = 0, []
-    for answers in zip(*grouped.values(), strict=True):
-        good = [answer.joules for answer in answers if answer.correct]
-        right += bool(good)
-        joules.append(min(good or [answer.joules for answer in answers]))
-    assert found.accuracy == right / 171
-    assert found.joules_per_question == pytest.approx(math.fsum(joules) / 171)
-    assert sum(found.shares.values()) == pytest.approx(1)
 
 
 def test_one_unmeasured_answer_leaves_the_joules_unknown() -> None:
@@ -96,47 +81,6 @@ def test_the_course_follows_the_order_of_the_answers() -> None:
     first, second = summarise(apart, RUN).arms["think"].courses
     assert (first.machine, second.machine) == ("a", "b")
     assert second.early_answers[0].joules == rows[1].joules
-
-
-def test_micro_and_macro_are_told_apart() -> None:
-    run = synthetic.config(arms=("direct",), drawn={"anatomy": 6, "virology": 2})
-    rows = [replace(row, correct=row.subject == "anatomy") for row in synthetic.samples(run)]
-    accuracy = summarise(rows, run).arms["direct"].accuracy
-    assert accuracy.micro.value == 0.75
-    assert accuracy.macro.value == pytest.approx(0.5)
-    assert accuracy.groups.keys() == {"stem", "other"}
-    # All right or all wrong in every subject: the bootstrap alone would claim to be certain.
-    assert accuracy.micro.method == "wilson"
-    assert accuracy.micro.low < 0.75 < accuracy.micro.high
-
-
-def test_counts_agree_with_the_samples(summary: Summary) -> None:
-    for name, arm in summary.arms.items():
-        mine = [row for row in ROWS if row.arm == name]
-        accuracy = arm.accuracy
-        assert accuracy.correct == sum(row.correct for row in mine)
-        assert sum(accuracy.outcomes.values()) == len(mine) == accuracy.questions
-        assert sum(share.questions for share in accuracy.subjects.values()) == len(mine)
-        cost = arm.energy
-        assert cost.joules == pytest.approx(sum(row.joules for row in mine))
-        by_subject = [
-            sum(row.uncertainty for row in mine if row.subject == subject) for subject in RUN.drawn
-        ]
-        assert cost.uncertainty == pytest.approx(math.hypot(*by_subject))
-        assert cost.per_question.value == pytest.approx(cost.joules / len(mine))
-        assert cost.per_correct.value == pytest.approx(cost.joules / accuracy.correct)
-        assert cost.prefill_joules + cost.decode_joules == pytest.approx(cost.joules)
-        for figure in (cost.per_question, cost.per_correct, cost.mean_watts):
-            assert figure.low < figure.value - figure.sensor
-            assert figure.high > figure.value + figure.sensor
-    assert summary.complete
-
-
-def test_joules_per_token_are_those_of_the_questions_that_had_tokens() -> None:
-    rows = [row for row in ROWS if row.arm == "direct"]
-    rows[0] = replace(rows[0], tokens=replace(rows[0].tokens, output=7))
-    energy = summarise(rows, RUN).arms["direct"].energy
-    assert energy.per_output_token.value == pytest.approx(rows[0].joules / 7)
 
 
 def test_unmeasured_stays_unmeasured() -> None:

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import pytest
-
 from etui.bench.machines import describe_machine
-from etui.design._curves import compute_curves
-from etui.design._paired import build_layout
 from etui.design.analysis import analyse
 from tests.design import synthetic
 from tests.design.synthetic import Truth
@@ -96,20 +92,3 @@ def test_the_limits_state_estimates_drops_failures_and_the_paper() -> None:
     assert "MT-Bench, is not included" in text
     assert "seed 0" in text
     assert "qwen2.5-coder-0.5b (398 MB, sha256 0a0a0a0a0a0a)" in text
-
-
-def test_curves_are_fitted_by_model_and_scaled_models_scale() -> None:
-    layout = build_layout(synthetic.config(TRUTHS), synthetic.ROLES)
-    small, large = synthetic.ROLES.values()
-    points = {large: synthetic.points(size=3.0), small: synthetic.points(), "other": []}
-    one, other = compute_curves(layout, points, 0)
-    assert (one.role, other.role) == ("small", "large")
-    assert one.points == 27
-    assert len(one.means) == 9
-    ours, theirs = one.joules(512, 128), other.joules(512, 128)
-    assert ours is not None
-    assert theirs == pytest.approx(3 * ours, rel=0.05)
-    linear = one.joules(512, 128, bend=False)
-    assert linear is not None
-    assert linear < ours
-    assert {term.phase for term in one.terms} == {"prefill", "decode"}

@@ -74,33 +74,6 @@ def test_a_failed_answer_counts_as_not_right_and_not_as_missing() -> None:
     assert figures[0].lost == 1
 
 
-def test_multiples_are_ratios_and_differences_of_the_same_questions() -> None:
-    run, layout, rows = build(per_subject=4)
-    paired = pair_samples(layout, rows)
-    multiples = compute_multiples(resample(paired, run.seed))
-    cot = layout.strategies[1]
-    found = find_multiple(multiples, cot, "direct")
-    assert found is not None
-    sums = {
-        arm: (sum(r.joules or 0 for r in rows if r.arm == arm),
-              sum(r.correct for r in rows if r.arm == arm))
-        for arm in FOUR
-    }  # fmt: skip
-    joules, right = sums["small-cot-64"]
-    base, base_right = sums["small-direct"]
-    assert found.joules is not None
-    assert found.joules.value == pytest.approx(joules / base)
-    assert found.difference.value == pytest.approx((right - base_right) / 228)
-    assert found.per_correct is not None
-    assert found.per_correct.value == pytest.approx((joules / right) / (base / base_right))
-    assert found.per_additional is not None
-    assert found.per_additional.value == pytest.approx((joules - base) / (right - base_right))
-    assert {(m.strategy.arm, m.against) for m in multiples} == {
-        ("small-direct", "large"), ("small-cot-64", "direct"), ("small-cot-64", "large"),
-        ("large-vote-3", "direct"),
-    }  # fmt: skip
-
-
 def test_an_equal_arm_has_a_multiple_of_one_without_width() -> None:
     run, layout, rows = build()
     twins = [replace(row, arm="small-cot-64") for row in rows if row.arm == "small-direct"] + [

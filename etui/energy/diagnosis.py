@@ -19,14 +19,13 @@ from typing import IO, Any
 
 from etui.codec import from_document, to_document
 from etui.energy.recorder import Recorder
-from etui.energy.types import BaseSource, Channel, ChannelProbe, Kind, Reading
+from etui.energy.types import BaseSource, Channel, ChannelEnergy, Energy, Kind, Reading
 from etui.errors import InvalidFile
 
 FORMAT = "etui-power-trace"
 VERSION = 1
 _PARTS = 8
 _AGREE = 0.05
-_NOTHING_MEASURED = "nothing can be measured on this machine; see `etui doctor`"
 
 
 class TraceWriter:
@@ -34,13 +33,8 @@ class TraceWriter:
 
     def __init__(self, file: IO[str], channels: Sequence[Channel], unmeasured: Sequence[str]):
         self._file = file
-        header = {
-            "format": FORMAT,
-            "version": VERSION,
-            "channels": to_document(channels),
-            "unmeasured": list(unmeasured),
-        }
-        self._line(header)
+        header = {"format": FORMAT, "version": VERSION}
+        self._line(header | {"channels": to_document(channels), "unmeasured": list(unmeasured)})
         self.readings = 0
         self.error: OSError | None = None
 
@@ -49,18 +43,15 @@ class TraceWriter:
 
         A failure is kept in ``error`` and ends the writing: the sampler's thread must go on.
         """
-        if self.error is not None:
-            return
         try:
-            self._write(readings)
+            for channel_id, reading in () if self.error is not None else readings.items():
+                found = {
+                    key: value for key, value in to_document(reading).items() if value is not None
+                }
+                self._line({"id": channel_id, **found})
+                self.readings += 1
         except OSError as error:
             self.error = error
-
-    def _write(self, readings: Mapping[str, Reading]) -> None:
-        for channel_id, reading in readings.items():
-            found = {key: value for key, value in to_document(reading).items() if value is not None}
-            self._line({"id": channel_id, **found})
-            self.readings += 1
 
     def _line(self, document: dict[str, Any]) -> None:
         self._file.write(json.dumps(document, separators=(",", ":")) + "\n")
@@ -71,8 +62,8 @@ class TraceSource(BaseSource):
 
     def __init__(self, channels: Sequence[Channel], readings: Sequence[tuple[str, Reading]]):
         super().__init__(time.monotonic_ns)
-        self.channels = list(channels)
-        self.probes = [ChannelProbe(channel.id, True, True) for channel in channels]
+        for channel in channels:
+            self.add(channel)
         self._readings = list(readings)
         self._at = 0
 
@@ -96,13 +87,12 @@ class TraceSource(BaseSource):
 def replay(path: Path) -> tuple[Recorder, int, int]:
     """Replay a whole trace into a recorder; return it with the times of the first and last reading.
 
-    Raises:
-        InvalidFile: The file is not a trace, or a line of it is damaged.
+    InvalidFile as in :func:`read_trace`.
     """
     channels, unmeasured, readings = read_trace(path)
     source = TraceSource(channels, readings)
-    now = [readings[0][1].t_ns]
-    seconds = (readings[-1][1].t_ns - readings[0][1].t_ns) / 1e9
+    start_ns, end_ns = readings[0][1].t_ns, readings[-1][1].t_ns
+    now, seconds = [start_ns], (end_ns - start_ns) / 1e9
     per_channel = len(readings) / max(len(channels), 1)
     recorder = Recorder(
         [source],
@@ -115,14 +105,13 @@ def replay(path: Path) -> tuple[Recorder, int, int]:
     while (t_ns := source.next_ns) is not None:
         now[0] = max(now[0], t_ns)
         recorder.sample_now()
-    return recorder, readings[0][1].t_ns, readings[-1][1].t_ns
+    return recorder, start_ns, end_ns
 
 
 def read_trace(path: Path) -> tuple[list[Channel], list[str], list[tuple[str, Reading]]]:
     """Read the channels, unmeasured scopes and readings of a trace.
 
-    Raises:
-        InvalidFile: The file is not a trace, or a line of it is damaged.
+    InvalidFile if the file is not a trace, or a line of it is damaged.
     """
     fix = "record one with `etui power record FILE`"
     try:
@@ -147,17 +136,14 @@ def read_trace(path: Path) -> tuple[list[Channel], list[str], list[tuple[str, Re
         if found.get("id") not in known or not isinstance(found.get("t_ns"), int):
             what = f"{path}:{number}:1: is not a reading of a channel of this trace"
             raise InvalidFile(what, fix)
-        readings.append((found.pop("id"), _reading(path, number, found)))
+        name = found.pop("id")
+        try:
+            readings.append((name, from_document(Reading, {"joules": None, **found})))
+        except ValueError as error:
+            raise InvalidFile(f"{path}:{number}:1: {error}", "remove the line") from error
     if not readings:
         raise InvalidFile(f"{path}:2:1: has no readings", fix)
     return channels, list(header.get("unmeasured", [])), readings
-
-
-def _reading(path: Path, number: int, found: dict[str, Any]) -> Reading:
-    try:
-        return from_document(Reading, {"joules": None, **found})
-    except ValueError as error:
-        raise InvalidFile(f"{path}:{number}:1: {error}", "remove the line") from error
 
 
 def _parse(path: Path, number: int, line: str) -> dict[str, Any]:
@@ -188,12 +174,18 @@ def run_selftest(recorder: Recorder, start_ns: int, end_ns: int) -> tuple[Check,
 
     A few seconds under load show more than idle ones.
     """
-    checks = [_hardware(recorder), _additivity(recorder, start_ns, end_ns)]
+    energy = recorder.energy(start_ns, end_ns)
+    checks = [_check_hardware(recorder), _check_additivity(recorder, energy)]
     for channel in recorder.channels:
-        checks.append(_coverage(recorder, channel.id, start_ns, end_ns))
+        parts = (*energy.channels, *energy.cross_checks)
+        checks.append(_check_coverage(channel.id, {part.id: part for part in parts}))
         if channel.kind is Kind.COUNTER:
-            checks.append(_agreement(recorder, channel.id, start_ns, end_ns))
-            checks.append(_period(recorder, channel.id))
+            checks.append(_check_agreement(recorder, channel.id, energy))
+            period = recorder.period_s(channel.id)
+            said = (
+                f"refreshed every {1e3 * period:.3g} ms" if period else "the counter did not move"
+            )
+            checks.append(Check("period", channel.id, period is not None, said))
     return tuple(checks)
 
 
@@ -202,41 +194,40 @@ def any_failed(checks: Sequence[Check]) -> bool:
     return any(check.passed is False for check in checks)
 
 
-def _hardware(recorder: Recorder) -> Check:
+def _check_hardware(recorder: Recorder) -> Check:
     kinds = {channel.kind for channel in recorder.selection.summed}
     if not kinds:
-        return Check("hardware", "", None, _NOTHING_MEASURED)
+        said = "nothing can be measured on this machine; see `etui doctor`"
+        return Check("hardware", "", None, said)
     if kinds == {Kind.ESTIMATE}:
         return Check("hardware", "", None, "only an estimate is available; see `etui doctor`")
     names = ", ".join(channel.id for channel in recorder.selection.summed)
     return Check("hardware", "", True, f"the total is {names}")
 
 
-def _additivity(recorder: Recorder, start_ns: int, end_ns: int) -> Check:
-    marks = [start_ns + (end_ns - start_ns) * i // _PARTS for i in range(_PARTS + 1)]
+def _check_additivity(recorder: Recorder, whole: Energy) -> Check:
+    span_ns = whole.end_ns - whole.start_ns
+    marks = [whole.start_ns + span_ns * i // _PARTS for i in range(_PARTS + 1)]
     parts = [recorder.energy(a, b).joules for a, b in pairwise(marks)]
-    whole = recorder.energy(start_ns, end_ns).joules
-    if whole is None:
+    if whole.joules is None:
         return Check("additivity", "", None, "nothing was measured")
     total = sum(joules for joules in parts if joules is not None)
-    detail = f"{_PARTS} parts sum to {total:.6f} J of {whole:.6f} J"
-    return Check("additivity", "", total == whole, detail)
+    detail = f"{_PARTS} parts sum to {total:.6f} J of {whole.joules:.6f} J"
+    return Check("additivity", "", total == whole.joules, detail)
 
 
-def _coverage(recorder: Recorder, channel_id: str, start_ns: int, end_ns: int) -> Check:
-    energy = recorder.energy(start_ns, end_ns)
-    part = next((p for p in (*energy.channels, *energy.cross_checks) if p.id == channel_id), None)
+def _check_coverage(channel_id: str, parts: Mapping[str, ChannelEnergy]) -> Check:
+    part = parts.get(channel_id)
     if part is None:
         return Check("coverage", channel_id, False, "no reading in the whole interval")
     detail = f"{100 * part.coverage:.1f} % of the interval was recorded"
     return Check("coverage", channel_id, part.coverage >= 0.99, detail)
 
 
-def _agreement(recorder: Recorder, channel_id: str, start_ns: int, end_ns: int) -> Check:
-    check = recorder.cross_check(channel_id, start_ns, end_ns)
+def _check_agreement(recorder: Recorder, channel_id: str, energy: Energy) -> Check:
+    check = recorder.cross_check(channel_id, energy.start_ns, energy.end_ns)
     if check is None or not check.counter_joules:
         return Check("agreement", channel_id, None, "no power readings to compare with the counter")
-    energy = recorder.energy(start_ns, end_ns)
     disagree = any(p.id == channel_id and "disagrees" in p.flags for p in energy.channels)
     detail = (
         f"counter {check.counter_joules:.2f} J, integrated power {check.integral_joules:.2f} J, "
@@ -244,10 +235,3 @@ def _agreement(recorder: Recorder, channel_id: str, start_ns: int, end_ns: int) 
     )
     good = abs(check.difference) <= _AGREE or not disagree
     return Check("agreement", channel_id, good, detail)
-
-
-def _period(recorder: Recorder, channel_id: str) -> Check:
-    period = recorder.period_s(channel_id)
-    if period is None:
-        return Check("period", channel_id, False, "the counter did not move")
-    return Check("period", channel_id, True, f"refreshed every {1e3 * period:.3g} ms")

@@ -18,7 +18,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import stdev
@@ -33,23 +33,11 @@ from etui.energy.types import Energy, combine
 from etui.errors import EtuiError
 from etui.units import watts_text
 
-_UNSTEADY = 0.25
-_SLICES = 8
-_T_OF_SLICES = 2.365
-"""Quantile of Student's t for a mean of eight slices, at 95 %."""
-_LEAST_COVERAGE = 0.99
-_BELOW = 0.97
-"""A power counts as below a baseline if it is less than this share of it: sensors are noisy."""
 BUSY_SHARE = 0.2
 """Utilisation of all CPUs above which other programs count as running."""
-_LOOK_S = 1.0
-Watts = Mapping[str, float]
-BaselineKind = Literal["loaded", "cold", "formula"]
-"""Whether a baseline was measured with a model in memory, without, or is that of an estimate."""
 PAUSE_QUIET_SECONDS = 30.0
 """Wait before the power counts as idle: clocks and fans slow down gradually."""
 PAUSE_MEASURED_SECONDS = 5.0
-"""Length of the interval that is measured."""
 MEASURABLE_SECONDS = PAUSE_QUIET_SECONDS + PAUSE_MEASURED_SECONDS + 1.0
 """A pause of this length is long enough for a baseline."""
 KEPT_SECONDS = 300.0
@@ -58,12 +46,21 @@ COOL_QUIET_SECONDS = 5.0
 """Wait after the end of the process: clocks and voltages step down gradually."""
 COOL_MEASURED_SECONDS = 5.0
 """Length of the intervals before the unload and after the end of the process."""
-_COOL_LEAST_SECONDS = 2.0
-"""A shorter interval before the unload is not measured."""
-_SETTLED_SECONDS = 2.0
-"""Time after an answer or a load that does not count as idle before an unload."""
+_COOL_LEAST_SECONDS = 2.0  # A shorter interval before the unload is not measured
+_SETTLED_SECONDS = 2.0  # Time after an answer or a load that does not count as idle
 _COOL_NOISE = 0.03
 """Difference to the cold baseline, relative, below which a machine is cold: sensors are noisy."""
+_BELOW = 0.97
+"""A power counts as below a baseline if it is less than this share of it."""
+_LEAST_COVERAGE = 0.99
+_LOOK_S = 1.0
+_SLICES = 8
+_UNSTEADY = 0.25  # Largest difference of slices, relative, while the power is steady
+_T_OF_SLICES = 2.365
+"""Quantile of Student's t for a mean of eight slices, at 95 %."""
+Watts = Mapping[str, float]
+BaselineKind = Literal["loaded", "cold", "formula"]
+"""Whether a baseline was measured with a model in memory, without, or is that of an estimate."""
 CoolState = Literal["cold", "above", "unknown"]
 
 
@@ -74,9 +71,7 @@ class IdleBaseline:
     watts: Watts  # Channel id -> mean watts
     measured_at: float  # Seconds since 1970
     seconds: float  # Length of the measurement
-    steady: bool
-    """Whether the power stayed within a quarter of its mean and no other program used the machine;
-    False means that the machine was not idle."""
+    steady: bool  # Whether the power was even and no other program used the machine: it was idle
     uncertainty: float | None = None
     """Half width of the total at 95 %, watts; None in a file of an earlier etui."""
 
@@ -114,13 +109,10 @@ class Baselines:
     ) -> tuple[BaselineKind, IdleBaseline] | None:
         """Return the baseline of a model, else the cold one, if it has all channels; else None."""
         loaded = None if model is None else self.loaded.get(model)
-        found: tuple[tuple[BaselineKind, IdleBaseline | None], ...] = (
-            ("loaded", loaded),
-            ("cold", self.cold),
-        )
-        for which, idle in found:
-            if idle is not None and channels and set(channels) <= set(idle.watts):
-                return which, idle
+        if loaded is not None and channels and set(channels) <= set(loaded.watts):
+            return "loaded", loaded
+        if self.cold is not None and channels and set(channels) <= set(self.cold.watts):
+            return "cold", self.cold
         return None
 
     def extra_watts(self, model: str) -> Measured | None:
@@ -161,14 +153,12 @@ def save_baselines(config: Config, baselines: Baselines) -> None:
     """Save the baselines; EtuiError if the file cannot be written."""
     make_home(config)
     path = baseline_file(config)
-    document = to_document(baselines)
     try:
-        write_text(path, json.dumps(document, indent=2) + "\n")
+        write_text(path, json.dumps(to_document(baselines), indent=2) + "\n")
     except OSError as error:
         what = f"cannot write {path}: {error.strerror or error}"
-        raise EtuiError(
-            what, "make the folder writable, or set ETUI_HOME to one that is"
-        ) from error
+        fix = "make the folder writable, or set ETUI_HOME to one that is"
+        raise EtuiError(what, fix) from error
 
 
 def measure_baseline(
@@ -176,19 +166,14 @@ def measure_baseline(
 ) -> IdleBaseline | None:
     """Measure the current idle power and use it as the recorder's baseline; None without a channel.
 
-    Raises:
-        EtuiError: Other programs used the machine, without ``force``; the recorder keeps its
-            baseline.
+    EtuiError if other programs used the machine, without ``force``; the baseline is kept then.
     """
     before = recorder.idle_by_channel
     energy = recorder.measure_idle(seconds)
     busy = find_other_use(recorder, energy.start_ns, energy.end_ns)
     if busy and not force and list_measured(recorder):
         recorder.set_idle(before)
-        raise EtuiError(
-            f"the machine is not idle: {busy}",
-            "end the other programs, or measure anyway with --force",
-        )
+        raise _build_refusal(busy)
     return _build_idle(recorder, energy)
 
 
@@ -236,31 +221,23 @@ def _build_idle(recorder: Recorder, energy: Energy) -> IdleBaseline | None:
         return None
     stated = {c.id: c.idle_watts for c in recorder.selection.summed if c.idle_watts is not None}
     watts = {part.id: stated.get(part.id, part.mean_watts) for part in energy.channels}
-    at_rest = not find_other_use(recorder, energy.start_ns, energy.end_ns)
     curve = recorder.power_curve(energy.start_ns, energy.end_ns, _SLICES)
     slices = [value for _, value in curve if value is not None]
-    steady = not list_measured(recorder) or (_is_steady(slices, energy.mean_watts) and at_rest)
-    uncertainty = _compute_uncertainty(slices, energy, watts.keys() - stated.keys())
+    even = (
+        len(slices) == _SLICES
+        and bool(energy.mean_watts)
+        and max(slices) - min(slices) <= _UNSTEADY * (energy.mean_watts or 0.0)
+    )
+    at_rest = even and not find_other_use(recorder, energy.start_ns, energy.end_ns)
+    # The idle power of an estimate is stated and the same at any time, so it adds nothing.
+    parts = [part.half_widths for part in energy.channels if part.id not in stated]
+    uncertainty = 0.0
+    if parts and energy.seconds:
+        count = len(slices)
+        spread = _T_OF_SLICES * stdev(slices) / math.sqrt(count) if count > 1 else 0.0
+        uncertainty = math.hypot(combine(parts) / energy.seconds, spread)
+    steady = at_rest or not list_measured(recorder)
     return IdleBaseline(watts, time.time(), energy.seconds, steady, uncertainty)
-
-
-def _compute_uncertainty(slices: Sequence[float], energy: Energy, names: Collection[str]) -> float:
-    """Combine the meter's half width with the spread of the power itself over the interval.
-
-    The idle power of an estimate is stated and the same at any time, so it adds nothing.
-    """
-    if not names or not energy.seconds:
-        return 0.0
-    parts = [part.half_widths for part in energy.channels if part.id in names]
-    count = len(slices)
-    spread = _T_OF_SLICES * stdev(slices) / math.sqrt(count) if count > 1 else 0.0
-    return math.hypot(combine(parts) / energy.seconds, spread)
-
-
-def _is_steady(slices: Sequence[float], mean_watts: float | None) -> bool:
-    if len(slices) < _SLICES or not mean_watts:
-        return False
-    return max(slices) - min(slices) <= _UNSTEADY * mean_watts
 
 
 def find_other_use(
@@ -284,13 +261,10 @@ def find_other_use(
 def refuse_busy(
     recorder: Recorder, *, force: bool, note: Callable[[str], object], consequence: str
 ) -> None:
-    """Refuse a busy machine, because its other joules would be counted as the model's.
+    """Refuse a busy machine by an EtuiError: its other joules would be counted as the model's.
 
     It looks for a second, in which etui itself must be idle. With ``force`` it only notes what
     runs, and the consequence (``the curve will be too high``).
-
-    Raises:
-        EtuiError: Other programs use the machine.
     """
     import psutil
 
@@ -299,14 +273,15 @@ def refuse_busy(
     end_ns = time.monotonic_ns()
     recorder.settle(end_ns)
     what = find_other_use(recorder, start_ns, end_ns, cpu_share)
-    if not what:
-        return
-    if not force:
-        raise EtuiError(
-            f"the machine is not idle: {what}",
-            "end the other programs, or measure anyway with --force",
-        )
-    note(f"the machine is not idle: {what}; {consequence}")
+    if what and not force:
+        raise _build_refusal(what)
+    if what:
+        note(f"the machine is not idle: {what}; {consequence}")
+
+
+def _build_refusal(what: str) -> EtuiError:
+    fix = "end the other programs, or measure anyway with --force"
+    return EtuiError(f"the machine is not idle: {what}", fix)
 
 
 class IdleTracker:
@@ -319,12 +294,7 @@ class IdleTracker:
         self._config = config
         self.clock = clock
         self._model: str | None = None
-        self._since_ns: int | None = None
-
-    @property
-    def since_ns(self) -> int | None:
-        """Start of the running pause on the monotonic clock; None outside of one."""
-        return self._since_ns
+        self.since_ns: int | None = None  # Start of the running pause; None outside of one
 
     def begin(self, model: str | None) -> None:
         """Start a pause: an answer or a load has ended with this model in memory.
@@ -332,19 +302,17 @@ class IdleTracker:
         None: without any, and without a process of the engine.
         """
         self._model = model
-        self._since_ns = self.clock()
+        self.since_ns = self.clock()
 
     def end(self) -> IdleBaseline | None:
         """End the pause before new work; save and return its baseline if it was long enough.
 
         A model is measured once, and again when a pause draws less power than its baseline, or has
         other channels. The cold baseline is replaced as well if the machine draws less even with a
-        model in memory. A pause in which something else ran is not used.
-
-        Raises:
-            EtuiError: The baseline cannot be written.
+        model in memory. A pause in which something else ran is not used. EtuiError if the baseline
+        cannot be written.
         """
-        since_ns, self._since_ns = self._since_ns, None
+        since_ns, self.since_ns = self.since_ns, None
         if since_ns is None:
             return None
         model, now_ns = self._model, self.clock()

@@ -42,7 +42,7 @@ _IDLE_PERCENT = 1.0
 class GpuShare:
     """Whether a GPU, or the CPUs of an estimate, were shared in an interval, and etui's part."""
 
-    shared: bool  # Another process used it
+    shared: bool
     own: float | None  # Etui's share of the SM or CPU time, 0..1; None when it cannot be determined
 
 
@@ -108,12 +108,6 @@ def busy_share(uses: Sequence[CpuUse], start_ns: int, end_ns: int) -> float | No
     return min(max(busy / total, 0.0), 1.0) if total > 0 else None
 
 
-def own_share(uses: Sequence[CpuUse], start_ns: int, end_ns: int) -> float | None:
-    """Compute etui's share of the busy CPU time, 0..1; None if it was not recorded."""
-    own, busy, _ = _used(uses, start_ns, end_ns)
-    return min(max(own / busy, 0.0), 1.0) if busy > 0 else None
-
-
 def others_use(uses: Sequence[CpuUse], start_ns: int, end_ns: int) -> tuple[float, float]:
     """Compute what other processes used in an interval: CPU seconds, and their share of all CPUs.
 
@@ -128,13 +122,8 @@ def _used(uses: Sequence[CpuUse], start_ns: int, end_ns: int) -> tuple[float, fl
     """Compute own, busy and total seconds of an interval; zeros outside the record."""
     if len(uses) < 2:
         return 0.0, 0.0, 0.0
-    own, busy, total = (
-        after - before
-        for before, after in zip(
-            _interpolate(uses, start_ns), _interpolate(uses, end_ns), strict=True
-        )
-    )
-    return own, busy, total
+    first, last = _interpolate(uses, start_ns), _interpolate(uses, end_ns)
+    return last[0] - first[0], last[1] - first[1], last[2] - first[2]
 
 
 def _interpolate(uses: Sequence[CpuUse], t_ns: int) -> tuple[float, float, float]:
@@ -216,17 +205,13 @@ class GpuWatch(BaseSource):
             if use.scope == scope and start_ns - _REACH_NS <= use.t_ns <= end_ns + _REACH_NS
         )
 
-    def _select_own(self, pids: set[int]) -> set[int]:
-        """Return the processes that belong to etui; each process is checked once."""
-        self._owners = {pid: self._owners[pid] for pid in pids if pid in self._owners}
-        for pid in pids - self._owners.keys():
-            self._owners[pid] = self._is_own(pid)
-        return {pid for pid in pids if self._owners[pid]}
-
     def _read_use(self, now_ns: int, scope: str, handle: Any) -> GpuUse:
         processes = self._nvml.ask("nvmlDeviceGetComputeRunningProcesses", handle) or []
         pids = {int(process.pid) for process in processes}
-        own = self._select_own(pids)
+        self._owners = {  # each process is checked once
+            pid: self._owners[pid] if pid in self._owners else self._is_own(pid) for pid in pids
+        }
+        own = {pid for pid in pids if self._owners[pid]}
         known = {pid for pid in pids if pid in own or (self._proc / str(pid)).exists()}
         since_us = self._seen_us.get(scope, 0)
         samples = self._nvml.ask("nvmlDeviceGetProcessUtilization", handle, since_us)
@@ -354,7 +339,8 @@ class CpuWatch(BaseSource):
 
     def own_share(self, start_ns: int, end_ns: int) -> float | None:
         """Return etui's share of the busy CPU time, 0..1, also where others use next to nothing."""
-        return own_share(self._uses, start_ns, end_ns) if self._attribute else None
+        own, busy, _ = _used(self._uses, start_ns, end_ns) if self._attribute else (0.0, 0.0, 0.0)
+        return min(max(own / busy, 0.0), 1.0) if busy > 0 else None
 
     def share(self, scope: str, start_ns: int, end_ns: int) -> GpuShare:
         """Return whether other processes used the CPUs in an interval, and etui's part of it."""

@@ -26,30 +26,18 @@ def write_text(
     """Write a text atomically as UTF-8, without translating line ends.
 
     Args:
-        path: The file; an existing one is replaced.
-        text: The complete content.
         errors: What to do with lone surrogates, as in ``str.encode``.
         sync: Whether to flush the content to the disk before the file takes its place.
         like: A file whose permissions are copied; None uses the default permissions.
 
     Raises:
         OSError: The file cannot be written; the old content is kept.
-        UnicodeEncodeError: The text contains a lone surrogate and ``errors`` is ``strict``.
     """
     write_bytes(path, text.encode("utf-8", errors), sync=sync, like=like)
 
 
 def write_bytes(path: Path, content: bytes, *, sync: bool = True, like: Path | None = None) -> None:
-    """Write bytes atomically; into a device or a pipe, such as /dev/null, without replacing it.
-
-    Args:
-        path: The file; an existing one is replaced.
-        sync: As in :func:`write_text`.
-        like: As in :func:`write_text`.
-
-    Raises:
-        OSError: The file cannot be written; the old content is kept.
-    """
+    """Write bytes as :func:`write_text`; a device or a pipe, such as /dev/null, is not replaced."""
     if _is_special(path):
         with open(path, "wb") as file:
             file.write(content)

@@ -21,12 +21,8 @@ class DocumentError(ValueError):
 def to_document(value: object) -> Any:
     """Convert a value to plain JSON values; a dataclass becomes a dict in field order.
 
-    Args:
-        value: A dataclass, or a container of them. Tuples stay tuples, enumerations become their
-            values, and a subclass of float (numpy's) becomes a float.
-
-    Raises:
-        TypeError: The value holds a type that JSON cannot represent.
+    Tuples stay tuples, enumerations become their values, and a subclass of float (numpy's) becomes
+    a float. TypeError if it holds a type that JSON cannot represent.
     """
     import msgspec
 
@@ -36,13 +32,10 @@ def to_document(value: object) -> Any:
 def from_document(
     kind: type[T], document: object, *, extra: Literal["refuse", "ignore"] = "refuse"
 ) -> T:
-    """Build a value from a document.
+    """Build a dataclass, or a container of them, from a document.
 
-    Args:
-        kind: The dataclass, or a container of dataclasses. Fields with a default may be missing.
-        document: Plain JSON values. A list becomes a tuple and an integer a float where the
-            annotation says so; nothing else is converted.
-        extra: Whether keys without a field in the dataclass are refused or ignored.
+    A list becomes a tuple and an integer a float where the annotation says so; nothing else is
+    converted. Fields with a default may be missing.
 
     Raises:
         DocumentError: A field is missing, of another type, or (with ``refuse``) unknown.

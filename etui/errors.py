@@ -140,10 +140,7 @@ class ContextOverflow(UsageError):
 class InvalidRequest(UsageError):
     """A request that etui cannot answer as it is asked, such as tools without a template for them.
 
-    Args:
-        what: One line that says what is wrong.
-        fix: One line that says how to fix it.
-        param: The part of the request that is wrong, as the client named it.
+    ``param`` is the part of the request that is wrong, as the client named it.
     """
 
     def __init__(self, what: str, fix: str = "", param: str = "") -> None:

@@ -16,16 +16,7 @@ _MOST_CHARACTERS = 100
 def find_nearest(
     word: str, names: Iterable[str], *, most: int = 1, cutoff: float = _CUTOFF
 ) -> list[str]:
-    """Find the names that are most similar to a word.
-
-    Args:
-        word: The unknown name; case matters.
-        most: The largest number of names to return.
-        cutoff: Least similarity, from 0 to 1.
-
-    Returns:
-        The names, the most similar first.
-    """
+    """Find the names that are most similar to a word, the most similar first; case matters."""
     from difflib import get_close_matches  # not for the start of etui
 
     return get_close_matches(word, list(names), n=most, cutoff=cutoff)
@@ -52,11 +43,8 @@ def suggest(
 def did_you_mean(word: str, names: Iterable[str], *, listed: int = 8) -> str:
     """Format the end of a sentence about an unknown word; case does not matter.
 
-    Args:
-        listed: If no name is near, list all of them when there are no more than this.
-
-    Returns:
-        ``, did you mean 'x'?`` for the nearest names, ``; known: a, b``, or an empty text.
+    It is ``, did you mean 'x'?`` for the nearest names. If none is near, it is ``; known: a, b``
+    for at most ``listed`` names, else empty.
     """
     from difflib import SequenceMatcher  # not for the start of etui
 
@@ -87,10 +75,9 @@ def format_utc(moment: datetime, precision: Precision = "milliseconds") -> str:
 
 
 def local_time(created_at: str) -> str:
-    """Format a timestamp of the log in this machine's time zone, to the second.
+    """Format a timestamp of the log in this machine's time zone: ``2026-01-31 12:00:00``.
 
-    Returns:
-        ``2026-01-31 12:00:00``; a text that is not a time is returned on one line.
+    A text that is not a time is returned on one line.
     """
     try:
         moment = datetime.fromisoformat(created_at)
@@ -142,10 +129,9 @@ def title_from_answer(answer: str) -> str:
 
 
 def cut_at_word(text: str, most: int) -> str:
-    """Cut a line between two words, with an ellipsis; a single long word is cut inside.
+    """Cut a line between two words to ``most`` characters, its ellipsis included.
 
-    Args:
-        most: Maximum number of characters, the ellipsis included.
+    A single long word is cut inside.
     """
     if len(text) <= most:
         return text
@@ -172,8 +158,6 @@ def format_table(
     """Format rows as lines with aligned columns and no trailing spaces.
 
     Args:
-        rows: Cells, shown on one line each; every row has the same number of cells.
-        header: The row above them; an empty one is left out.
         align: ``<`` (left) or ``>`` (right) for each column; the last one also applies to all
             columns that follow.
         measure: Returns the width of a cell; use ``count_cells`` for text with wide characters.
@@ -278,20 +262,12 @@ _UNSAFE_IN_JSON = re.compile("[\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\u
 
 
 def escape_json(text: str) -> str:
-    """Escape what JSON leaves as it is and a terminal obeys; the value stays the same.
-
-    Args:
-        text: JSON, whose characters below U+0020 are already escaped.
-    """
+    """Escape what JSON leaves as it is and a terminal obeys; the value stays the same."""
     return _UNSAFE_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def shorten(text: str, most_characters: int, most_lines: int) -> tuple[str, int]:
-    """Cut a text to a number of characters and of lines.
-
-    Returns:
-        The beginning of the text, and the number of characters left out.
-    """
+    """Cut a text to some characters and lines; return it with the number of characters left out."""
     lines = text.split("\n", most_lines)
     kept = "\n".join(lines[:most_lines])[:most_characters]
     return kept, len(text) - len(kept)

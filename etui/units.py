@@ -48,14 +48,9 @@ def change_text(
 ) -> str:
     """Format a relative difference with its interval: ``-18 % [-20, -16]``, ``+0.4 % [-0.2, 1.0]``.
 
-    The interval decides the digits: half of it keeps one significant digit, and an end that is not
-    0 is not rounded to 0. Without an interval the difference keeps one decimal below 10 %.
-
-    Args:
-        percent: Difference in per cent; None or not finite is unknown.
-        low: Lower end in per cent; the interval is omitted unless both ends are known.
-        high: Upper end in per cent.
-        signed: Whether a positive difference gets a plus sign.
+    All are in per cent; the interval is omitted unless both ends are known. It decides the digits:
+    half of it keeps one significant digit, and an end that is not 0 is not rounded to 0. Without an
+    interval the difference keeps one decimal below 10 %.
     """
     if not is_known(percent):
         return UNKNOWN
@@ -79,13 +74,7 @@ def points_change_text(
     *,
     signed: bool = True,
 ) -> str:
-    """Format a difference of accuracies with its interval: ``-2.1 points [-3.4, -0.8]``.
-
-    Args:
-        points: Difference in percentage points; None or not finite is unknown.
-        low: Lower end; the interval is omitted unless both ends are known.
-        high: Upper end.
-    """
+    """Format percentage points with their interval: ``-2.1 points [-3.4, -0.8]``."""
     if not is_known(points):
         return UNKNOWN
     text = _sign_of("+" if signed and points > 0 else "", plain(points, 1))
@@ -97,13 +86,7 @@ def points_change_text(
 def multiple_text(
     multiple: float | None, low: float | None = None, high: float | None = None
 ) -> str:
-    """Format a ratio with its interval: ``6.1x [5.2, 7.3]``, ``0.42x [0.37, 0.48]``.
-
-    Args:
-        multiple: The ratio, at least 0; None or not finite is unknown.
-        low: Lower end; the interval is omitted unless both ends are known.
-        high: Upper end.
-    """
+    """Format a ratio with its interval: ``6.1x [5.2, 7.3]``, ``0.42x [0.37, 0.48]``."""
     if not is_known(multiple):
         return UNKNOWN
     decimals = 1 if multiple == 0 else max(0, 1 - exponent(multiple, 2))
@@ -164,11 +147,7 @@ def energy_text(
 ) -> str:
     """Format an energy: ``12.3 ± 0.4 J (counter)``, ``≈12 J (estimate)``, ``unmeasured``.
 
-    Args:
-        joules: Energy in joules; None or not finite is unmeasured.
-        uncertainty: Half width in joules; None, 0 or not finite omits the ±.
-        kind: How the energy was obtained; None omits it.
-        spread: Whether to write the ±; None writes it unless the kind is an estimate.
+    ``spread`` says whether to write the ±; None writes it unless the kind is an estimate.
     """
     return _measured(joules, uncertainty, kind, "J", spread)
 
@@ -201,15 +180,7 @@ def _short_measured(value: float | None, kind: str | None, unit: str) -> str:
 
 
 def energy_range_text(joules: float, low: float, high: float, kind: str | None = None) -> str:
-    """Format an energy with an asymmetric interval: ``580 J, 370-1,400``.
-
-    An estimate reads ``≈580 J, 370-1,400 (estimate)``.
-
-    Args:
-        low: Lower end of its interval, joules.
-        high: Upper end of its interval, joules.
-        kind: How the energy was obtained; None omits it.
-    """
+    """Format an energy with its interval: ``580 J, 370-1,400``, ``≈580 J, ... (estimate)``."""
     step, prefix = prefix_of(abs(high))
     mark, suffix = (ABOUT if kind == ESTIMATE else ""), (f" ({kind})" if kind else "")
     digits = 2 if kind == ESTIMATE else 3
@@ -259,10 +230,7 @@ def per_token_text(
 ) -> str:
     """Format an energy per token: ``0.56 J/token``, ``12 mJ/token``, ``≈0.5 J/token (estimate)``.
 
-    Args:
-        joules_per_token: Joules per output token; None or not finite is unmeasured.
-        kind: Only an estimate is marked: the energy next to it shows the kind already.
-        uncertainty: Half width in joules per token.
+    Only an estimate is marked: the energy next to it shows the kind already.
     """
     return per_text(joules_per_token, "token", kind, uncertainty, spread=spread)
 
@@ -275,24 +243,13 @@ def per_text(
     *,
     spread: bool | None = None,
 ) -> str:
-    """Format an energy per unit: ``3.1 ± 0.4 J/question``, ``≈5 J/correct (estimate)``.
-
-    Args:
-        joules_per_unit: Joules per unit; None or not finite is unmeasured.
-        kind: As in :func:`per_token_text`.
-        uncertainty: Half width in joules per unit.
-    """
+    """Format an energy per unit: ``3.1 ± 0.4 J/question``, ``≈5 J/correct (estimate)``."""
     shown = kind if kind == ESTIMATE else None
     return _measured(joules_per_unit, uncertainty, shown, f"J/{unit}", spread)
 
 
 def several_text(values: Sequence[float], unit: str, kind: str | None = None) -> str:
-    """Format several values with one prefix: ``3.1, 4.2, 5.0 J``, ``20, 29, 33 ms``.
-
-    Args:
-        unit: ``J`` or ``s``.
-        kind: Only an estimate is marked.
-    """
+    """Format several values with one prefix: ``3.1, 4.2, 5.0 J``, ``20, 29, 33 ms``."""
     step, prefix = prefix_of(max(map(abs, values)))
     mark, suffix = (ABOUT, f" ({kind})") if kind == ESTIMATE else ("", "")
     digits = 2 if kind == ESTIMATE else 3
@@ -313,14 +270,7 @@ def limit_text(watts: float | None) -> str:
 
 
 def cost_text(grams_co2e: float | None, price: float | None, currency: str = "") -> str:
-    """Format emissions and the price of electricity: ``1.2 g CO2e, < 0.01 EUR``.
-
-    Both follow from the factors in the user's config; None is omitted.
-
-    Args:
-        grams_co2e: Grams of CO2 equivalent.
-        price: Price in ``currency``.
-    """
+    """Format emissions and the price of electricity: ``1.2 g CO2e, < 0.01 EUR``."""
     parts = []
     if is_known(grams_co2e):
         parts.append(f"{significant(grams_co2e, 3)} g CO2e")
@@ -427,11 +377,7 @@ def short_count_text(count: float) -> str:
 
 
 def short_tokens_text(tokens: int, *, exact: bool = True) -> str:
-    """Format a count of tokens in few characters: ``1 token``, ``1.2k tokens``, ``≈12 tokens``.
-
-    Args:
-        exact: Whether a tokenizer counted them; an estimate is marked.
-    """
+    """Format a count of tokens in few characters: ``1 token``, ``1.2k tokens``, ``≈12 tokens``."""
     mark = "" if exact else ABOUT
     return f"{mark}{short_count_text(tokens)} {'token' if tokens == 1 else 'tokens'}"
 
@@ -563,11 +509,7 @@ def significant(value: float, digits: int) -> str:
 
 
 def with_uncertainty(value: float, uncertainty: float) -> str:
-    """Format ``value ± uncertainty`` without a unit: ``12.3 ± 0.4``, ``12,350 ± 120``.
-
-    Args:
-        uncertainty: Half width, finite and above 0, in the unit of ``value``.
-    """
+    """Format ``value ± uncertainty`` (above 0) without a unit: ``12.3 ± 0.4``, ``12,350 ± 120``."""
     decimals = 1 - exponent(uncertainty, 2)
     rounded = f"{round(uncertainty, decimals):.{max(decimals, 0)}f}"
     if decimals > 0 and rounded.endswith("0"):

@@ -15,12 +15,7 @@ from etui.errors import EtuiError
 def load_config(environ: Mapping[str, str] = os.environ) -> Config:
     """Load the Config from the environment and ``config.yaml``.
 
-    Args:
-        environ: Environment variables; ``ETUI_HOME``, ``ETUI_MODELS`` and ``ETUI_SYSFS`` name
-            folders.
-
-    Raises:
-        InvalidFile: ``config.yaml`` has an unknown key or an invalid value.
+    InvalidFile if that file has an unknown key or an invalid value.
     """
     return apply_settings(find_folders(environ))
 
@@ -37,11 +32,7 @@ def find_folders(environ: Mapping[str, str] = os.environ) -> Config:
 
 
 def apply_settings(config: Config) -> Config:
-    """Return a Config with the settings of its ``config.yaml``; unchanged without such a file.
-
-    Raises:
-        InvalidFile: The file has an unknown key or an invalid value.
-    """
+    """Return a Config with the settings of its ``config.yaml``; unchanged without such a file."""
     if not config.config_file.is_file():
         return config
     from etui.config.schema import Settings  # pydantic takes 100 ms to import
@@ -60,11 +51,7 @@ def apply_settings(config: Config) -> Config:
 
 
 def read_defaults(config: Config) -> tuple[str, str | None]:
-    """Read which policy and which model answer where none is named, from ``config.yaml``.
-
-    Raises:
-        InvalidFile: The file has an unknown key or an invalid value.
-    """
+    """Read which policy and which model answer where none is named, from ``config.yaml``."""
     own = apply_settings(Config(home=config.home, models_dir=config.models_dir))
     return own.policy, own.model
 
@@ -171,21 +158,13 @@ def shipped_dir() -> Path:
 
 
 def make_home(config: Config) -> None:
-    """Create the folders etui writes to.
-
-    Raises:
-        EtuiError: The home folder cannot be created or is not writable.
-    """
+    """Create the folders etui writes to; EtuiError if they cannot be created or written."""
+    what = f"cannot write to ETUI_HOME {config.home}"
+    fix = "make the folder writable, or set ETUI_HOME to one that is"
     try:
         config.home.mkdir(parents=True, exist_ok=True)
         config.log_dir.mkdir(exist_ok=True)
     except OSError as error:
-        raise EtuiError(
-            f"cannot write to ETUI_HOME {config.home}: {error.strerror or error}",
-            "make the folder writable, or set ETUI_HOME to one that is",
-        ) from error
+        raise EtuiError(f"{what}: {error.strerror or error}", fix) from error
     if not os.access(config.home, os.W_OK | os.X_OK):
-        raise EtuiError(
-            f"cannot write to ETUI_HOME {config.home}",
-            "make the folder writable, or set ETUI_HOME to one that is",
-        )
+        raise EtuiError(what, fix)

@@ -13,9 +13,9 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
+from typing import NamedTuple
 
 from etui.config.config import Config
 from etui.errors import LogUnavailable
@@ -94,21 +94,12 @@ class Store:
 _BATCH_ROWS = 500
 
 
-@dataclass(frozen=True, slots=True)
-class _Change:
+class _Change(NamedTuple):
     """A statement on behalf of the user, which is not kept for later if it fails."""
 
     what: str
     sql: str
-    values: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _Mark:
-    """A mark in the queue: ``reached`` is set once everything before it has been processed."""
-
-    reached: threading.Event
-    last: bool = False
+    key: str
 
 
 class TurnWriter:
@@ -135,7 +126,8 @@ class TurnWriter:
         self._config = config
         self._on_error = on_error
         self._busy_seconds = busy_seconds
-        self._queue: SimpleQueue[UnsavedRow | _Change | _Mark] = SimpleQueue()
+        self._queue: SimpleQueue[UnsavedRow | _Change | threading.Event | None] = SimpleQueue()
+        """What to do; an event is set once everything before it has been done, None ends it."""
         self._lock = threading.Lock()
         self._closed = False
         self._failures: list[LogUnavailable] = []
@@ -174,12 +166,12 @@ class TurnWriter:
     def clear_grade(self, turn_id: str) -> None:
         """Queue the removal of a turn's grade; nothing happens if it has none."""
         sql = "DELETE FROM grades WHERE turn_id = ?"
-        self._enqueue(_Change("the grade was not removed", sql, (turn_id,)))
+        self._enqueue(_Change("the grade was not removed", sql, turn_id))
 
     def delete_chat(self, chat_id: str) -> None:
         """Queue the deletion of a chat and its turns; loads are kept, their energy was spent."""
         sql = "DELETE FROM chats WHERE chat_id = ?"
-        self._enqueue(_Change("the chat was not deleted", sql, (chat_id,)))
+        self._enqueue(_Change("the chat was not deleted", sql, chat_id))
 
     def ready(self) -> None:
         """Wait until the database is open; LogUnavailable if it cannot be opened."""
@@ -194,12 +186,12 @@ class TurnWriter:
             LogUnavailable: Something failed since the last flush; ``what`` names the file that has
                 the records.
         """
-        mark = _Mark(threading.Event())
+        reached = threading.Event()
         with self._lock:
             if not self._closed:
-                self._queue.put(mark)
+                self._queue.put(reached)
         if not self._closed:
-            self._await(mark.reached)
+            self._await(reached)
         with self._lock:
             failures, self._failures = self._failures, []
         if len(failures) == 1:
@@ -217,7 +209,7 @@ class TurnWriter:
         with self._lock:
             if not self._closed:
                 self._closed = True
-                self._queue.put(_Mark(threading.Event(), last=True))
+                self._queue.put(None)
         self._thread.join()
         atexit.unregister(self._close_at_exit)
         self.flush()
@@ -257,22 +249,22 @@ class TurnWriter:
         if self._connection is not None:
             self._drain()
         self._opened.set()
-        last = False
-        while not last:
+        while True:
+            item = self._queue.get()
             rows: list[UnsavedRow] = []
-            item: UnsavedRow | _Change | _Mark | None = self._queue.get()
             while isinstance(item, UnsavedRow):
                 rows.append(item)
-                item = self._next() if len(rows) < _BATCH_ROWS else None
-            if rows:
+                if len(rows) == _BATCH_ROWS or self._queue.empty():
+                    break
+                item = self._queue.get()
+            if rows or (self._stranded and not isinstance(item, _Change)):
                 self._save(rows)
             if isinstance(item, _Change):
                 self._change(item)
-            elif isinstance(item, _Mark):
-                last = item.last
-                if self._stranded:
-                    self._save([])
-                item.reached.set()
+            elif isinstance(item, threading.Event):
+                item.set()
+            elif item is None:
+                break
         if self._stranded:
             records = count_text(len(self._stranded), "record")
             self._fail(
@@ -280,12 +272,6 @@ class TurnWriter:
                 f"free space for {self._config.home}, or make it writable",
             )
         self._drop_connection()
-
-    def _next(self) -> UnsavedRow | _Change | _Mark | None:
-        try:
-            return self._queue.get_nowait()
-        except Empty:
-            return None
 
     def _open(self) -> None:
         try:
@@ -392,7 +378,7 @@ class TurnWriter:
         reason = self._refusal or LogUnavailable("the log is closed")
         try:
             if self._connection is not None:
-                self._connection.execute(change.sql, change.values)
+                self._connection.execute(change.sql, (change.key,))
                 return
         except sqlite3.Error as error:
             self._drop_connection()

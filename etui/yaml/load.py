@@ -65,25 +65,15 @@ class Located(Generic[M]):
 def load_yaml(path: Path, schema: type[M], *, max_bytes: int = MAX_BYTES) -> Located[M]:
     """Load a YAML file into a model.
 
-    Args:
-        schema: The model; unknown keys are refused if it derives from ``Strict``.
-        max_bytes: Larger files are refused and not parsed.
-
     Raises:
-        InvalidFile: The file cannot be read, is not UTF-8 or YAML, or does not fit the schema.
+        InvalidFile: The file cannot be read, is larger than ``max_bytes``, is not UTF-8 or YAML, or
+            does not fit the schema.
     """
     return parse_yaml(read_text(path, max_bytes=max_bytes), schema, file=str(path))
 
 
 def read_text(path: Path, *, max_bytes: int = MAX_BYTES) -> str:
-    """Read the text of a YAML file.
-
-    Args:
-        max_bytes: Larger files are refused.
-
-    Raises:
-        InvalidFile: The file cannot be read, or is not UTF-8.
-    """
+    """Read a YAML file; InvalidFile if it cannot be read, is too large, or is not UTF-8."""
     file = str(path)
     try:
         if not path.is_file():
@@ -106,15 +96,7 @@ def read_text(path: Path, *, max_bytes: int = MAX_BYTES) -> str:
 
 
 def parse_yaml(text: str, schema: type[M], *, file: str) -> Located[M]:
-    """Parse YAML text into a model.
-
-    Args:
-        text: The content of the file.
-        schema: The model; unknown keys are refused if it derives from ``Strict``.
-
-    Raises:
-        InvalidFile: The text is not YAML, or does not fit the schema.
-    """
+    """Parse YAML text into a model; InvalidFile if it is not YAML, or does not fit the schema."""
     try:
         root = parse_tree(text.removeprefix("\ufeff"), file)
     except YamlError as error:
@@ -130,11 +112,7 @@ def parse_yaml(text: str, schema: type[M], *, file: str) -> Located[M]:
 
 
 def refuse(message: str, *at: str | int) -> NoReturn:
-    """Refuse a value from inside a pydantic validator.
-
-    Args:
-        at: Keys and indexes from the validated value to the part that is wrong.
-    """
+    """Refuse a value from inside a pydantic validator; ``at`` leads from it to what is wrong."""
     raise PydanticCustomError("refused", "{message}", {"message": message, "at": at})
 
 

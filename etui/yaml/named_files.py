@@ -37,12 +37,7 @@ def list_named_files(shipped: Path, own: Path) -> tuple[NamedFile, ...]:
 def find_named_file(name: str, shipped: Path, own: Path, what: str, plural: str) -> NamedFile:
     """Find a file by name; a name that ends in ``.yaml`` or contains a slash is a path.
 
-    Args:
-        own: Folder of the user's own files.
-        plural: The same of several.
-
-    Raises:
-        UsageError: There is no file of that name.
+    UsageError if there is no file of that name; ``what`` and ``plural`` say what it is.
     """
     if name.endswith(_ENDINGS) or "/" in name or "\\" in name:
         path = Path(name).expanduser()

@@ -69,9 +69,6 @@ class YamlError(Exception):
 def parse_tree(text: str, file: str) -> Node:
     """Parse one YAML document into a tree; an empty document becomes an empty mapping.
 
-    Args:
-        text: The content of the file.
-
     Raises:
         YamlError: The text is not YAML, or uses what is refused: tabs as indentation, duplicate
             keys, tags, merge keys, several documents, too deep nesting, too many values.

@@ -10,6 +10,7 @@ from datetime import datetime
 from etui.energy.types import Kind
 from etui.log.queries import LogReader
 from etui.log.records import AuditRecord, ReadRow, parse_record
+from etui.log.totals import Spending, parse_spending
 from etui.text import format_utc
 
 _LABELLED_SQL = """
@@ -23,8 +24,8 @@ _LABELLED_SQL = """
 """
 _SPENT_SQL = f"""
     SELECT total(joules) + total(load_joules),
-        coalesce(max(kind IS '{Kind.ESTIMATE.value}'), 0),
-        coalesce(sum(joules IS NULL OR load_joules IS NULL), 0)
+        coalesce(sum(joules IS NULL OR load_joules IS NULL), 0),
+        coalesce(max(kind IS '{Kind.ESTIMATE.value}'), 0)
     FROM audits INDEXED BY audits_by_time WHERE created_at >= ?
 """
 _LARGEST_LOAD_SQL = """
@@ -56,15 +57,6 @@ class LabelledTurn:
     audits: tuple[AuditRecord, ...]  # Audits whose answer could be compared, oldest first
 
 
-@dataclass(frozen=True, slots=True)
-class AuditSpending:
-    """The joules that audits took since a point in time, with their loads."""
-
-    joules: float  # Gross joules, estimates included
-    estimated: bool
-    unmeasured: int  # Audits that are missing in the sum in whole or in part
-
-
 def read_labelled(log: LogReader) -> list[LabelledTurn]:
     """Read the turns with a grade or a comparable audit, oldest first."""
     audits: dict[str, list[AuditRecord]] = {}
@@ -74,31 +66,17 @@ def read_labelled(log: LogReader) -> list[LabelledTurn]:
     found = []
     for row in log.select(_LABELLED_SQL):
         arm, model, reasoning = _find_taken(row)
-        found.append(
-            LabelledTurn(
-                turn_id=row["turn_id"],
-                created_at=row["created_at"],
-                query=row["query"],
-                policy=row["policy"],
-                arm=arm,
-                model=model,
-                reasoning=reasoning,
-                good=None if row["good"] is None else bool(row["good"]),
-                audits=tuple(audits.get(row["turn_id"], ())),
-            )
-        )
+        good = None if row["good"] is None else bool(row["good"])
+        turn_id, compared = row["turn_id"], tuple(audits.get(row["turn_id"], ()))
+        asked = row["created_at"], row["query"], row["policy"]
+        found.append(LabelledTurn(turn_id, *asked, arm, model, reasoning, good, compared))
     return found
 
 
 def read_audits(
     log: LogReader, since: datetime | None = None, turn_id: str | None = None
 ) -> list[AuditRecord]:
-    """Read audits, oldest first, also those without a comparison.
-
-    Args:
-        since: Time with a zone from which they count; None reads all.
-        turn_id: Only those of this turn; None reads all.
-    """
+    """Read audits since an aware time, of a turn or of all; also those without a comparison."""
     rows = log.select(
         "SELECT * FROM audits WHERE created_at >= ?1 AND (?2 IS NULL OR turn_id = ?2) "
         "ORDER BY created_at, id",
@@ -107,13 +85,9 @@ def read_audits(
     return [parse_record(AuditRecord, row) for row in rows]
 
 
-def sum_audits_since(log: LogReader, moment: datetime) -> AuditSpending:
+def sum_audits_since(log: LogReader, moment: datetime) -> Spending:
     """Sum the joules of audits since an aware time."""
-    rows = log.select(_SPENT_SQL, (format_utc(moment),))
-    if not rows:
-        return AuditSpending(0.0, False, 0)
-    joules, estimated, unmeasured = rows[0]
-    return AuditSpending(joules, bool(estimated), unmeasured)
+    return parse_spending(log.select(_SPENT_SQL, (format_utc(moment),)))
 
 
 def find_largest_load(log: LogReader, model: str) -> float | None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from etui.log.queries import TurnSummary
     from etui.log.records import AuditRecord
     from etui.log.totals import Total
-    from etui.turn.record import Attribution, ClientRecord, HopRecord, TurnEnergy, TurnRecord
+    from etui.turn.record import Attribution, ClientRecord, HopRecord, TurnRecord
 
 
 def format_grade(good: bool) -> str:
@@ -45,7 +45,6 @@ def format_audit(audit: AuditRecord) -> str:
 _ID_CHARS = 8
 _LOADS_HEAD = ("TIME", "WHAT", "MODEL", "SIZE", "SECONDS", "ENERGY", "REASON")
 _HEAD = ("ID", "TIME", "MODEL", "RULE", "TOKENS", "SECONDS", "ENERGY", "PER TOKEN", "QUESTION")
-_CLIENT = "CLIENT"
 _TOTALS_HEAD = ("TURNS", "TOKENS", "ENERGY", "ESTIMATED", "PER TOKEN", "UNMEASURED")
 _MIN_QUESTION_CELLS = 20
 
@@ -58,7 +57,8 @@ def format_turns(turns: Sequence[TurnSummary], width: int | None) -> list[str]:
     clients = any(turn.endpoint is not None for turn in turns)
     rows = [_HEAD, *(_format_turn_row(turn) for turn in turns)]
     if clients:
-        texts = [_CLIENT, *(_format_short_client(turn) for turn in turns)]
+        named = ((one_line(part) for part in (turn.key, turn.endpoint) if part) for turn in turns)
+        texts = ["CLIENT", *(" ".join(parts) or "-" for parts in named)]
         rows = [(*row[:-1], text, row[-1]) for row, text in zip(rows, texts, strict=True)]
     if width is not None:
         fixed = format_table([row[:-1] for row in rows], measure=count_cells)
@@ -68,7 +68,6 @@ def format_turns(turns: Sequence[TurnSummary], width: int | None) -> list[str]:
 
 
 def _format_turn_row(turn: TurnSummary) -> tuple[str, ...]:
-    question = one_line(turn.query)
     mark = "" if turn.status == "complete" else f"[{turn.status}] "
     return (
         one_line(turn.turn_id[:_ID_CHARS]),
@@ -77,16 +76,14 @@ def _format_turn_row(turn: TurnSummary) -> tuple[str, ...]:
         one_line(turn.rule or "-"),
         f"{turn.tokens_output:,}",
         units.seconds_text(turn.seconds_total),
-        units.marked(units.energy_text(turn.joules, turn.uncertainty, turn.kind)),
+        _format_energy(turn),
         units.marked(units.per_token_text(turn.joules_per_token, turn.kind)),
-        mark + question,
+        mark + one_line(turn.query),
     )
 
 
-def _format_short_client(turn: TurnSummary) -> str:
-    if turn.endpoint is None:
-        return "-"
-    return " ".join(one_line(part) for part in (turn.key, turn.endpoint) if part)
+def _format_energy(record: TurnSummary | LoadRecord | UnloadRecord) -> str:
+    return units.marked(units.energy_text(record.joules, record.uncertainty, record.kind))
 
 
 def format_totals(by: str, totals: Sequence[Total], factors: Factors | None = None) -> list[str]:
@@ -154,14 +151,14 @@ def list_facts(
         ("model", one_line(turn.model)),
         ("arm", f"{one_line(turn.arm)} ({turn.reasoning})"),
         ("route", " › ".join(one_line(part) for part in (turn.policy, turn.rule) if part) or "-"),
-        *([("ended", one_line(ended))] if (ended := _format_ended(turn)) else []),
+        *([("ended", _format_ended(turn))] if turn.ended else []),
         ("why", one_line(turn.why) or "-"),
         ("tokens", _format_tokens(turn)),
         ("seconds", _format_seconds(turn)),
         *_list_energy(turn),
         *_list_speculation(turn),
-        *(("unload", _format_unload(unload)) for unload in unloads),
-        *(("load", _format_load(load)) for load in loads),
+        *(("unload", _format_residence(unload)) for unload in unloads),
+        *(("load", _format_residence(load)) for load in loads),
     ]
     if turn.confidence is not None:
         facts.append(("confidence", units.percent_text(turn.confidence)))
@@ -224,10 +221,7 @@ def _format_attribution(found: Attribution, turn: TurnRecord) -> str:
 
 def _format_ended(turn: TurnRecord) -> str:
     """Say why the answer or its thinking ended, if a repetition ended it."""
-    if not turn.ended:
-        return ""
-    why = str(turn.settings.get("ended") or turn.ended)
-    return f"{why}{saved_text(turn)}"
+    return one_line(f"{turn.settings.get('ended') or turn.ended}{saved_text(turn)}")
 
 
 def _format_hop(hop: HopRecord, turn: TurnRecord) -> str:
@@ -258,8 +252,8 @@ def _format_tokens(turn: TurnRecord) -> str:
 
 def _format_seconds(turn: TurnRecord) -> str:
     s = turn.seconds
-    parts = [f"{units.seconds_text(s.total)} total", f"{units.seconds_text(s.prefill)} prefill"]
-    parts.append(f"{units.seconds_text(s.decode)} decode")
+    named = (("total", s.total), ("prefill", s.prefill), ("decode", s.decode))
+    parts = [f"{units.seconds_text(seconds)} {name}" for name, seconds in named]
     if s.ttft is not None:
         parts.append(f"first token after {units.seconds_text(s.ttft)}")
     return ", ".join(parts)
@@ -267,15 +261,18 @@ def _format_seconds(turn: TurnRecord) -> str:
 
 def _list_energy(turn: TurnRecord) -> list[tuple[str, str]]:
     e = turn.energy
+
+    def short(joules: float | None) -> str:
+        return units.short_energy_text(joules, e.kind)
+
     gross = units.marked(units.energy_text(e.joules, e.uncertainty, e.kind, spread=True))
-    if e.joules is None:
-        facts = [("energy", gross)]
-    else:
-        net = (
-            "no idle baseline"
-            if e.net_joules is None
-            else f"net {_net_text(e)} (idle {units.short_watts_text(e.idle_watts, e.kind)})"
-        )
+    facts = [("energy", gross)]
+    if e.joules is not None:
+        net = "no idle baseline"
+        if e.net_joules is not None:  # the gross joules before them have the kind
+            estimated = units.ESTIMATE if e.kind == units.ESTIMATE else None
+            text = units.marked(units.net_text(e.net_joules, None, estimated))
+            net = f"net {text} (idle {units.short_watts_text(e.idle_watts, e.kind)})"
         facts = [("energy", f"{gross}, {net}")]
         if e.kind == units.ESTIMATE:
             facts.append(("kind", "estimate: no hardware reading"))
@@ -288,13 +285,10 @@ def _list_energy(turn: TurnRecord) -> list[tuple[str, str]]:
             facts.append(("shared", shared_text(e)))
         if e.attribution is not None and e.attribution.method != "exclusive":
             facts.append(("attribution", _format_attribution(e.attribution, turn)))
-        for phase in ("prefill", "decode"):
-            joules = e.phases.get(phase)
-            facts.append((f"  {phase}", units.short_energy_text(joules, e.kind)))
+        facts += [(f"  {name}", short(e.phases.get(name))) for name in ("prefill", "decode")]
         if e.thinking_joules is not None and turn.tokens.thinking:
-            facts.append(("  thinking", units.short_energy_text(e.thinking_joules, e.kind)))
-    for channel, joules in e.channels.items():
-        facts.append((f"  {one_line(channel)}", units.short_energy_text(joules, e.kind)))
+            facts.append(("  thinking", short(e.thinking_joules)))
+    facts += [(f"  {one_line(channel)}", short(joules)) for channel, joules in e.channels.items()]
     if turn.predicted_joules is not None:
         facts.append(("predicted", units.short_energy_text(turn.predicted_joules, units.ESTIMATE)))
     if e.unmeasured:
@@ -302,12 +296,6 @@ def _list_energy(turn: TurnRecord) -> list[tuple[str, str]]:
     if e.flags:
         facts.append(("flags", ", ".join(e.flags)))
     return facts
-
-
-def _net_text(energy: TurnEnergy) -> str:
-    """Format the net joules; the gross ones before them have the kind."""
-    estimated = units.ESTIMATE if energy.kind == units.ESTIMATE else None
-    return units.marked(units.net_text(energy.net_joules, None, estimated))
 
 
 def _list_speculation(turn: TurnRecord) -> list[tuple[str, str]]:
@@ -335,20 +323,17 @@ def _list_speculation(turn: TurnRecord) -> list[tuple[str, str]]:
     return facts
 
 
-def _format_load(load: LoadRecord) -> str:
-    energy = units.marked(units.energy_text(load.joules, load.uncertainty, load.kind))
-    return (
-        f"{one_line(load.model)}, {units.bytes_text(load.size_bytes)}, "
-        f"{units.seconds_text(load.seconds)}, {energy}; not in the turn's energy"
-    )
+def _format_size(record: LoadRecord | UnloadRecord) -> str:
+    if isinstance(record, LoadRecord):
+        return units.bytes_text(record.size_bytes)
+    return f"{units.ABOUT}{units.bytes_text(record.freed_bytes)}"
 
 
-def _format_unload(unload: UnloadRecord) -> str:
-    energy = units.marked(units.energy_text(unload.joules, unload.uncertainty, unload.kind))
-    freed = f"{units.ABOUT}{units.bytes_text(unload.freed_bytes)}"
+def _format_residence(record: LoadRecord | UnloadRecord) -> str:
+    freed = "" if isinstance(record, LoadRecord) else " freed"
     return (
-        f"{one_line(unload.model)}, {freed} freed, "
-        f"{units.seconds_text(unload.seconds)}, {energy}; not in the turn's energy"
+        f"{one_line(record.model)}, {_format_size(record)}{freed}, "
+        f"{units.seconds_text(record.seconds)}, {_format_energy(record)}; not in the turn's energy"
     )
 
 
@@ -376,17 +361,15 @@ def format_loads(
 
 def _format_load_row(record: LoadRecord | UnloadRecord) -> tuple[str, ...]:
     if isinstance(record, LoadRecord):
-        what, size = "load", units.bytes_text(record.size_bytes)
-        reason = "upcoming question"
+        what, reason = "load", "upcoming question"
     else:
-        what, size = "unload", f"{units.ABOUT}{units.bytes_text(record.freed_bytes)}"
-        reason = _REASONS.get(record.reason, record.reason)
+        what, reason = "unload", _REASONS.get(record.reason, record.reason)
     return (
         local_time(record.created_at),
         what,
         one_line(record.model),
-        size,
+        _format_size(record),
         units.seconds_text(record.seconds),
-        units.marked(units.energy_text(record.joules, record.uncertainty, record.kind)),
+        _format_energy(record),
         one_line(reason if record.turn_id is None else f"turn {record.turn_id[:8]}"),
     )

@@ -7,6 +7,7 @@ each to the model that answered it. The sums over all models are those over all 
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -24,57 +25,47 @@ _SUMS = """
     FROM {table} WHERE created_at >= ?
 """
 
-_TURNS_SQL = _SUMS.format(
-    joules="energy_joules",
-    kind="energy_kind",
-    table="turns INDEXED BY turns_history",
-    estimate=Kind.ESTIMATE.value,
-)
 
-_LOADS_SQL = _SUMS.format(joules="joules", kind="kind", table="loads", estimate=Kind.ESTIMATE.value)
-
-_KEY_SQL = (
-    _SUMS.format(
-        joules="energy_joules",
-        kind="energy_kind",
-        table="turns INDEXED BY turns_by_key",
-        estimate=Kind.ESTIMATE.value,
+def _sum(table: str, prefix: str = "") -> str:
+    return _SUMS.format(
+        joules=f"{prefix}joules", kind=f"{prefix}kind", table=table, estimate=Kind.ESTIMATE.value
     )
-    + "AND client_key = ?"
-)
+
+
+_TURNS_SQL = _sum("turns INDEXED BY turns_history", "energy_")
+_KEY_SQL = _sum("turns INDEXED BY turns_by_key", "energy_") + "AND client_key = ?"
+_LOADS_SQL = _sum("loads")
 
 
 @dataclass(frozen=True, slots=True)
 class Spending:
-    """The joules spent since a point in time."""
+    """The joules of turns, or of audits with their loads, since a point in time."""
 
     joules: float  # Gross joules, estimates included
     estimated: bool
-    unmeasured_turns: int  # Turns that are missing in the sum, because their joules are unknown
+    unmeasured_turns: int  # Turns or audits that are missing in the sum, in whole or in part
+
+
+def parse_spending(*sums: Sequence[sqlite3.Row]) -> Spending:
+    """Add up rows of (joules, number of unknown ones, whether estimates are among them)."""
+    rows = [found[0] for found in sums if found]
+    return Spending(
+        sum((row[0] for row in rows), 0.0), any(row[2] for row in rows), rows[0][1] if rows else 0
+    )
 
 
 def sum_joules_since(log: LogReader, moment: datetime) -> Spending:
     """Sum the joules of turns and loads since an aware time."""
     since = (format_utc(moment),)
-    turns, loads = log.select(_TURNS_SQL, since), log.select(_LOADS_SQL, since)
-    if not turns or not loads:
-        return Spending(0.0, False, 0)
-    (joules, unmeasured, estimated), (load_joules, _, load_estimated) = turns[0], loads[0]
-    return Spending(joules + load_joules, bool(estimated or load_estimated), unmeasured)
+    return parse_spending(log.select(_TURNS_SQL, since), log.select(_LOADS_SQL, since))
 
 
 def sum_key_joules_since(log: LogReader, key: str, moment: datetime) -> Spending:
     """Sum the joules of the turns of a client's key since an aware time; loads belong to none.
 
-    Args:
-        key: Name of the key, as in the turns' ``ClientRecord``; empty for clients without one.
-        moment: The time from which turns count, by their start.
+    The key is empty for clients without one.
     """
-    rows = log.select(_KEY_SQL, (format_utc(moment), key))
-    if not rows:
-        return Spending(0.0, False, 0)
-    joules, unmeasured, estimated = rows[0]
-    return Spending(joules, bool(estimated), unmeasured)
+    return parse_spending(log.select(_KEY_SQL, (format_utc(moment), key)))
 
 
 _GROUPS = {

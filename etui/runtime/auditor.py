@@ -297,7 +297,7 @@ class Auditor:
         midnight = datetime.now().astimezone().replace(hour=0, minute=0, second=0, microsecond=0)
         with LogReader(self._runtime.config) as log:
             spent = sum_audits_since(log, midnight)
-        return 0.0 if spent.unmeasured else plan.joules_per_day - spent.joules
+        return 0.0 if spent.unmeasured_turns else plan.joules_per_day - spent.joules
 
     def _choose(self, policy: Policy, plan: AuditPlan, query: Query, left: float) -> Choice | None:
         """Choose the audit arm, with what is left of the day as its budget.

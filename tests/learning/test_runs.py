@@ -17,10 +17,9 @@ from etui.routing.decision import Agreement, Cascade, Decision, PredictedAccurac
 from tests.bench import synthetic
 
 
-def write(folder, run, seed=0):
+def write(folder, run, seed=0, **options):
     made = RunFolder.start(folder, run)
-    for sample in synthetic.samples(run, seed):
-        made.add_samples([sample])
+    made.add_samples(list(synthetic.samples(run, seed, **options)))
     made.close()
     return folder
 
@@ -30,11 +29,9 @@ def test_runs_of_several_arms_are_one_table(tmp_path, config):
     large = write(tmp_path / "b", synthetic.config(("large",), per_subject=2), seed=5)
     found = read_runs([both, large], config)
     assert found.graded.arms == ("direct", "think", "large")
-    assert len(found.graded) == 2 * 57
+    assert found.graded.joules.shape == (2 * 57, 3)
     assert found.graded.facts["large"].model == "large"
-    assert found.kinds == ("counter",)
-    assert found.repeats is None
-    assert found.graded.joules.shape == (114, 3)
+    assert (found.kinds, found.repeats) == (("counter",), None)
     assert any("texts of the questions were not found" in note for note in found.notes)
 
 
@@ -48,30 +45,36 @@ def test_a_second_run_of_the_same_arms_is_a_repeat(tmp_path, config):
     assert (found.repeats.correct != found.graded.correct).any()
 
 
-def test_runs_over_other_data_are_refused(tmp_path, config):
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"arms": {"large": {"model": "large"}}, "data_sha256": "0"}, "other questions"),
+        ({"arms": {"direct": {"model": "large"}}}, "arm direct is small in one run and large"),
+    ],
+)
+def test_runs_that_do_not_belong_together_are_refused(tmp_path, config, changes, said):
     run = synthetic.config(("direct",), per_subject=1)
-    first = write(tmp_path / "a", run)
-    second = write(
-        tmp_path / "b", replace(run, arms={"large": {"model": "large"}}, data_sha256="0")
-    )
-    with pytest.raises(UsageError, match="other questions"):
-        read_runs([first, second], config)
+    folders = [write(tmp_path / "a", run), write(tmp_path / "b", replace(run, **changes))]
+    with pytest.raises(UsageError, match=said):
+        read_runs(folders, config)
 
 
-def test_one_arm_on_two_models_is_refused(tmp_path, config):
-    run = synthetic.config(("direct",), per_subject=1)
-    first = write(tmp_path / "a", run)
-    second = write(tmp_path / "b", replace(run, arms={"direct": {"model": "large"}}))
-    with pytest.raises(UsageError, match="arm direct is small in one run and large"):
-        read_runs([first, second], config)
-
-
-def test_unmeasured_joules_are_none(tmp_path, config):
-    run = synthetic.config(("direct", "large"), per_subject=1)
-    made = RunFolder.start(tmp_path / "a", run)
-    made.add_samples(synthetic.samples(run, kind=None))
-    made.close()
-    assert read_runs([tmp_path / "a"], config).graded.joules is None
+def test_numbers_are_of_the_same_question(tmp_path, config):
+    run = synthetic.config(("direct", "large"), per_subject=2)
+    found = read_runs([write(tmp_path / "a", run)], config).graded
+    samples = {(s.arm, s.subject, s.row): s for s in synthetic.samples(run)}
+    for at, key in enumerate(zip(found.subjects, found.rows, strict=True)):
+        first, second = pair = [samples[(arm, *key)] for arm in found.arms]
+        # Answers are numbers that are equal where the answers are, and -1 without one.
+        assert (found.answers[at, 0] == found.answers[at, 1]) == (first.choice == second.choice)
+        assert (found.answers[at, 0] >= 0) == (first.choice is not None)
+        assert found.correct[at].tolist() == [each.correct for each in pair]
+        assert found.joules[at].tolist() == [each.joules for each in pair]
+        margins = np.array([each.margin for each in pair], dtype=float)
+        seen = np.full(2, np.nan) if found.margin is None else found.margin[at]
+        assert np.array_equal(seen, margins, equal_nan=True)
+    write(tmp_path / "b", run, kind=None)
+    assert read_runs([tmp_path / "b"], config).graded.joules is None
 
 
 def turn(number, query, arm="quick", joules=5.0, answer="yes", chat="c", hops=()):
@@ -164,20 +167,6 @@ def test_the_arm_from_turn_a_turn_keeps_its_budget():
     assert arm_from_turn(logged).speculate == "lookup"
 
 
-def test_numbers_are_of_the_same_question(tmp_path, config):
-    run = synthetic.config(("direct", "large"), per_subject=2)
-    found = read_runs([write(tmp_path / "a", run)], config).graded
-    samples = {(s.arm, s.subject, s.row): s for s in synthetic.samples(run)}
-    for at in (0, 17, 113):
-        key = found.subjects[at], found.rows[at]
-        for column, arm in enumerate(found.arms):
-            sample = samples[(arm, *key)]
-            assert found.correct[at, column] == sample.correct
-            assert found.joules[at, column] == sample.joules
-            margin = found.margin[at, column] if found.margin is not None else np.nan
-            assert np.isnan(margin) if sample.margin is None else margin == sample.margin
-
-
 def test_arms_that_have_to_agree_are_predicted_together():
     quick, think = Arm("quick", "small"), Arm("think", "small", "cot")
     cascade = Cascade(
@@ -191,18 +180,3 @@ def test_arms_that_have_to_agree_are_predicted_together():
     begun = turn(1, "Capital?", arm="think", hops=[("quick", "small"), ("think", "small")])
     (again,) = replay_turns([begun], lambda query: decision, Known())
     assert again.predicted_after == again.predicted_before == 31.0
-
-
-def test_answers_of_a_run_are_numbers_that_are_equal_where_the_answers_are(tmp_path, config):
-    run = synthetic.config(("direct", "large"), per_subject=2)
-    made = RunFolder.start(tmp_path / "a", run)
-    samples = list(synthetic.samples(run))
-    made.add_samples(samples)
-    made.close()
-    graded = read_runs([tmp_path / "a"], config).graded
-    assert graded.answers is not None
-    said = {(s.subject, s.row, s.arm): s.choice for s in samples}
-    for at, (subject, row) in enumerate(zip(graded.subjects, graded.rows, strict=True)):
-        first, second = (said[subject, row, arm] for arm in graded.arms)
-        assert (graded.answers[at, 0] == graded.answers[at, 1]) == (first == second)
-        assert (graded.answers[at, 0] >= 0) == (first is not None)

@@ -19,7 +19,6 @@ class FakeNvml:
     """GPUs with limits in milliwatts.
 
     Args:
-        limits: The limit of each GPU.
         denied: Whether setting needs a permission that is missing.
         round_to: The driver cuts limits to multiples of this, milliwatts.
         enforced: Highest limit that is enforced, milliwatts.
@@ -29,22 +28,20 @@ class FakeNvml:
 
     NVMLError = NVMLError
 
-    def __init__(
-        self,
-        *limits: int,
-        denied: bool = False,
-        round_to: int = 1,
-        enforced: int = 450_000,
-        reasons: int | None = 0,
-        silent: bool = False,
-    ) -> None:
+    def __init__(self, *limits: int, **options: Any) -> None:
         self.limits = list(limits or (350_000,))
-        self.denied = denied
-        self.round_to = round_to
-        self.enforced = enforced
-        self.reasons = reasons
-        self.silent = silent
-        self.is_open = False
+        self.denied, self.silent, self.is_open = False, False, False
+        self.round_to, self.enforced, self.reasons = 1, 450_000, 0
+        vars(self).update(options)
+        always = {
+            "GetName": "Fake",
+            "GetTotalEnergyConsumption": 1000,
+            "GetPowerUsage": 100_000,
+            "GetPowerManagementDefaultLimit": 450_000,
+            "GetPowerManagementLimitConstraints": [100_000, 450_000],
+        }
+        for name, value in always.items():
+            setattr(self, f"nvmlDevice{name}", lambda handle, value=value: value)
 
     def nvmlInit(self) -> None:
         self.is_open = True
@@ -58,32 +55,16 @@ class FakeNvml:
     def nvmlDeviceGetHandleByIndex(self, index: int) -> int:
         return index
 
-    def nvmlDeviceGetIndex(self, handle: int) -> int:
-        return handle
+    nvmlDeviceGetIndex = nvmlDeviceGetHandleByIndex
 
     def nvmlDeviceGetUUID(self, handle: int) -> str:
         return f"GPU-fake-{handle}"
-
-    def nvmlDeviceGetName(self, handle: int) -> str:
-        return "Fake"
-
-    def nvmlDeviceGetTotalEnergyConsumption(self, handle: int) -> int:
-        return 1000
-
-    def nvmlDeviceGetPowerUsage(self, handle: int) -> int:
-        return 100_000
 
     def nvmlDeviceGetPciInfo(self, handle: int) -> Any:
         return SimpleNamespace(domain=0, bus=handle + 1, device=0)
 
     def nvmlDeviceGetPowerManagementLimit(self, handle: int) -> int:
         return self.limits[handle]
-
-    def nvmlDeviceGetPowerManagementDefaultLimit(self, handle: int) -> int:
-        return 450_000
-
-    def nvmlDeviceGetPowerManagementLimitConstraints(self, handle: int) -> list[int]:
-        return [100_000, 450_000]
 
     def nvmlDeviceGetEnforcedPowerLimit(self, handle: int) -> int:
         return min(self.limits[handle], self.enforced)

@@ -18,38 +18,74 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import Literal
 from urllib.parse import parse_qs, urlsplit
-
-Behaviour = Literal["good", "refuse", "stall", "die", "garbage"]
 
 
 @dataclass(slots=True)
 class FakeZeusd:
-    """How the server behaves, and what it was asked.
-
-    Attributes:
-        addresses: PCI addresses of its GPUs.
-        set_limit: Sets a limit (GPU number, milliwatts), as the driver does for the daemon.
-        behaviour: ``refuse`` answers as for a driver without permission, ``stall`` does not answer
-            until ``released``, ``die`` closes the connection, ``garbage`` is not JSON.
-        groups: Enabled API groups.
-        token: Token that is required; empty without authentication.
-        scopes: Scopes of the token.
-        is_old: Whether ``/discover`` answers as 0.4 does, without PCI addresses.
-        requests: Every request line.
-    """
+    """How the server behaves, and what it was asked."""
 
     socket_path: Path
-    addresses: Sequence[str]
-    set_limit: Callable[[int, int], None]
-    behaviour: Behaviour = "good"
-    groups: tuple[str, ...] = ("gpu-control", "gpu-read")
-    token: str = ""
+    addresses: Sequence[str]  # PCI addresses of its GPUs
+    set_limit: Callable[[int, int], None]  # (GPU number, milliwatts), as the driver does
+    behaviour: str = "good"
+    """``refuse`` answers as for a driver without permission, ``stall`` does not answer until
+    ``released``, ``die`` closes the connection, ``garbage`` is not JSON."""
+    groups: tuple[str, ...] = ("gpu-control", "gpu-read")  # Enabled API groups
+    token: str = ""  # Token that is required, with its scopes; empty without authentication
     scopes: tuple[str, ...] = ("gpu-control", "gpu-read")
-    is_old: bool = False
+    is_old: bool = False  # Whether `/discover` answers as 0.4 does, without PCI addresses
     requests: list[str] = field(default_factory=list)
     released: threading.Event = field(default_factory=threading.Event)
+
+    def answer(self, method: str, path: str, authorization: str) -> tuple[int, object] | None:
+        """Return status and document (or text) of a request; None closes the connection."""
+        self.requests.append(f"{method} {path}")
+        url = urlsplit(path)
+        if self.behaviour == "garbage" and method == "GET":
+            return 200, "not json"
+        if (method, path) == ("GET", "/discover"):
+            return 200, self._discover()
+        if "gpu-control" not in self.groups and method == "POST":
+            return 404, {"error": "API group 'gpu-control' is not enabled on this server."}
+        if self.token and not authorization.startswith("Bearer "):
+            return 401, {"error": "Authentication required."}
+        if self.token and authorization != f"Bearer {self.token}":
+            return 401, {"error": "Invalid token: InvalidSignature"}
+        if (method, path) == ("GET", "/auth/whoami"):
+            return 200, {"sub": "test", "scopes": list(self.scopes)}
+        if (method, url.path) != ("POST", "/gpu/set_power_limit"):
+            return 404, ""
+        if self.token and "gpu-control" not in self.scopes:
+            return 403, {"error": "Token for user 'test' lacks required scope 'gpu-control'."}
+        return self._set_power_limit(parse_qs(url.query, strict_parsing=True))
+
+    def _discover(self) -> object:
+        shared = {"enabled_api_groups": list(self.groups), "auth_required": bool(self.token)}
+        if self.is_old:
+            return {"gpu_ids": list(range(len(self.addresses))), "cpu_ids": [], **shared}
+        gpus = [{"id": i, "name": "Fake", "pci_address": a} for i, a in enumerate(self.addresses)]
+        return {"gpus": gpus, "cpus": [], **shared}
+
+    def _set_power_limit(self, query: dict[str, list[str]]) -> tuple[int, object] | None:
+        if set(query) != {"gpu_ids", "power_limit_mw", "block"}:
+            return 400, "Query deserialize error: unknown or missing field"
+        assert query["block"] == ["true"]
+        number, milliwatts = int(query["gpu_ids"][0]), int(query["power_limit_mw"][0])
+        if number >= len(self.addresses):
+            return 400, f"GPU index {number} does not exist."
+        if self.behaviour == "stall":
+            self.released.wait()
+        if self.behaviour in ("die", "stall"):
+            return None
+        if self.behaviour == "refuse":
+            text = "NVML error: the current user does not have permission for this operation"
+            return 403, {"errors": {str(number): text}}
+        try:
+            self.set_limit(number, milliwatts)
+        except Exception:  # noqa: BLE001 - the driver's errors are of the fake driver's own type
+            return 400, {"errors": {str(number): "NVML error: an argument is invalid"}}
+        return 200, ""
 
 
 class _Server(socketserver.ThreadingUnixStreamServer):
@@ -66,8 +102,23 @@ class _Server(socketserver.ThreadingUnixStreamServer):
 def serve(daemon: FakeZeusd) -> Iterator[FakeZeusd]:
     """Serve until the body ends."""
 
-    class Handler(_Handler):
-        fake = daemon
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+            """Print nothing."""
+
+        def do_GET(self) -> None:  # noqa: N802
+            found = daemon.answer(self.command, self.path, self.headers.get("Authorization", ""))
+            if found is None:
+                self.close_connection = True
+                return
+            status, document = found
+            body = (document if isinstance(document, str) else json.dumps(document)).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_POST = do_GET  # noqa: N815
 
     server = _Server(str(daemon.socket_path), Handler)
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
@@ -79,104 +130,3 @@ def serve(daemon: FakeZeusd) -> Iterator[FakeZeusd]:
         server.shutdown()
         server.server_close()
         thread.join()
-
-
-class _Handler(BaseHTTPRequestHandler):
-    fake: FakeZeusd
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        """Print nothing."""
-
-    def do_GET(self) -> None:
-        self.fake.requests.append(f"GET {self.path}")
-        if self.fake.behaviour == "garbage":
-            self._text(200, "not json")
-        elif self.path == "/discover":
-            self._json(200, self._discovery())
-        elif not self._is_allowed():
-            return
-        elif self.path == "/auth/whoami":
-            self._json(200, {"sub": "test", "scopes": list(self.fake.scopes)})
-        else:
-            self._text(404, "")
-
-    def do_POST(self) -> None:
-        self.fake.requests.append(f"POST {self.path}")
-        url = urlsplit(self.path)
-        if url.path != "/gpu/set_power_limit":
-            self._text(404, "")
-        elif "gpu-control" not in self.fake.groups:
-            text = "API group 'gpu-control' is not enabled on this server."
-            self._json(404, {"error": text})
-        elif self._is_allowed("gpu-control"):
-            self._set_power_limit(parse_qs(url.query, strict_parsing=True))
-
-    def _set_power_limit(self, query: dict[str, list[str]]) -> None:
-        if set(query) != {"gpu_ids", "power_limit_mw", "block"}:
-            self._text(400, "Query deserialize error: unknown or missing field")
-            return
-        assert query["block"] == ["true"]
-        number, milliwatts = int(query["gpu_ids"][0]), int(query["power_limit_mw"][0])
-        if number >= len(self.fake.addresses):
-            self._text(400, f"GPU index {number} does not exist.")
-            return
-        if self.fake.behaviour == "die":
-            self.close_connection = True
-            return
-        if self.fake.behaviour == "stall":
-            self.fake.released.wait()
-            return
-        try:
-            if self.fake.behaviour == "refuse":
-                raise PermissionError
-            self.fake.set_limit(number, milliwatts)
-        except PermissionError:
-            text = "NVML error: the current user does not have permission for this operation"
-            self._json(403, {"errors": {str(number): text}})
-        except Exception:  # noqa: BLE001 - the driver's errors are of the fake driver's own type
-            self._json(400, {"errors": {str(number): "NVML error: an argument is invalid"}})
-        else:
-            self._text(200, "")
-
-    def _discovery(self) -> dict[str, object]:
-        shared = {
-            "enabled_api_groups": list(self.fake.groups),
-            "auth_required": bool(self.fake.token),
-        }
-        if self.fake.is_old:
-            ids = list(range(len(self.fake.addresses)))
-            return {"gpu_ids": ids, "cpu_ids": [], "dram_available": [], **shared}
-        gpus = [
-            {"id": i, "name": "Fake", "pci_address": a, "cumulative_energy_available": True}
-            for i, a in enumerate(self.fake.addresses)
-        ]
-        return {"gpus": gpus, "cpus": [], **shared}
-
-    def _is_allowed(self, scope: str = "") -> bool:
-        if not self.fake.token:
-            return True
-        given = self.headers.get("Authorization", "")
-        if not given.startswith("Bearer "):
-            self._json(401, {"error": "Authentication required."})
-            return False
-        if given != f"Bearer {self.fake.token}":
-            self._json(401, {"error": "Invalid token: InvalidSignature"})
-            return False
-        if scope and scope not in self.fake.scopes:
-            self._json(403, {"error": f"Token for user 'test' lacks required scope '{scope}'."})
-            return False
-        return True
-
-    def _json(self, status: int, document: object) -> None:
-        self._send(status, "application/json", json.dumps(document))
-
-    def _text(self, status: int, text: str) -> None:
-        self._send(status, "text/plain; charset=utf-8", text)
-
-    def _send(self, status: int, kind: str, text: str) -> None:
-        body = text.encode()
-        self.send_response(status)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)

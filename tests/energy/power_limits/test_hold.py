@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -88,21 +89,24 @@ def test_several_devices_are_restored(open_limits, config, sysfs):
     ]
 
 
-def test_ctrl_c_in_the_middle_of_a_change_restores(open_limits, config):
+@pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt])
+def test_an_error_or_ctrl_c_in_the_middle_of_a_change_restores(open_limits, config, error):
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
     nvml = FakeNvml(350_000)
-    limits = open_limits(nvml, root=True)
-    set_limit = nvml.set_limit
+    limits, set_limit = open_limits(nvml, root=True), nvml.set_limit
 
     def interrupt(handle: int, limit: int) -> None:
         set_limit(handle, limit)
-        nvml.set_limit = set_limit  # type: ignore[method-assign]
-        raise KeyboardInterrupt
+        nvml.set_limit = set_limit
+        raise error
 
-    nvml.set_limit = interrupt  # type: ignore[method-assign]
-    with pytest.raises(KeyboardInterrupt), LimitHold(config, limits) as hold:
+    nvml.set_limit = interrupt
+    with pytest.raises(error), LimitHold(config, limits) as hold:
         hold.apply(GPU, 300)
     assert nvml.limits == [350_000]
     assert not config.power_limits_file.exists()
+    assert [signal.getsignal(number) for number in numbers] == before
 
 
 @pytest.fixture
@@ -130,7 +134,7 @@ def test_a_signal_during_the_restoring_waits_for_its_end(open_limits, config):
         with LimitHold(config, limits, say=said.append) as hold:
             hold.apply(GPU, 300)
             hold.apply("gpu:GPU-fake-1", 300)
-            nvml.set_limit = interrupt  # type: ignore[method-assign]
+            nvml.set_limit = interrupt
 
     with pytest.raises(KeyboardInterrupt):
         end()
@@ -187,14 +191,6 @@ def test_a_signal_ends_a_program_with_its_limits_restored(config, sysfs, number,
     assert not config.power_limits_file.exists()
 
 
-def test_the_signal_handlers_of_before_come_back(open_limits, config):
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = [signal.getsignal(number) for number in numbers]
-    with LimitHold(config, open_limits(FakeNvml(350_000), root=True)) as hold:
-        hold.apply(GPU, 300)
-    assert [signal.getsignal(number) for number in numbers] == before
-
-
 def test_two_holds_at_once_are_refused(open_limits, config):
     nvml = FakeNvml(350_000)
     with LimitHold(config, open_limits(nvml, root=True)) as hold:
@@ -222,7 +218,7 @@ def test_a_fault_of_one_device_does_not_stop_the_others(open_limits, config):
     with LimitHold(config, limits, say=said.append) as hold:
         hold.apply(GPU, 300)
         hold.apply("gpu:GPU-fake-1", 300)
-        nvml.set_limit = fail  # type: ignore[method-assign]
+        nvml.set_limit = fail
     assert nvml.limits == [300_000, 320_000]
     assert "cannot restore the power limit of GPU 0 to 350 W" in said[0]
     assert "a fault" in said[0]
@@ -306,39 +302,27 @@ def test_a_limit_that_the_user_changed_meanwhile_is_left(open_limits, config):
     assert not config.power_limits_file.exists()
 
 
-def test_a_user_who_stops_at_the_end_gets_the_command(open_limits, config):
+@pytest.mark.parametrize("ends_by", ["the user stops", "an error"])
+def test_a_user_who_is_not_asked_at_the_end_gets_the_command(open_limits, config, ends_by):
     nvml = FakeNvml(350_000, denied=True)
     said: list[str] = []
-
-    def ask(request: Any) -> None:
-        if request.watts == 350:
-            raise Stopped("stopped")
-        nvml.limits[0] = round(request.watts * 1000)
-
-    with LimitHold(config, open_limits(nvml), ask=ask, say=said.append) as hold:
-        hold.apply(GPU, 300)
-    assert "run: sudo nvidia-smi -i GPU-fake-0 -pl 350" in said[0]
-    assert config.power_limits_file.exists()
-
-
-def test_after_an_error_the_user_is_not_asked(open_limits, config):
-    nvml = FakeNvml(350_000, denied=True)
     asked: list[float] = []
 
     def ask(request: Any) -> None:
         asked.append(request.watts)
+        if request.watts == 350:
+            raise Stopped("stopped")
         nvml.limits[0] = round(request.watts * 1000)
 
-    limits = open_limits(nvml)
-
-    def interrupt() -> None:
-        with LimitHold(config, limits, ask=ask) as hold:
-            hold.apply(GPU, 300)
+    with (
+        pytest.raises(KeyboardInterrupt) if ends_by == "an error" else nullcontext(),
+        LimitHold(config, open_limits(nvml), ask=ask, say=said.append) as hold,
+    ):
+        hold.apply(GPU, 300)
+        if ends_by == "an error":
             raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        interrupt()
-    assert asked == [300]
+    assert asked == ([300] if ends_by == "an error" else [300, 350])
+    assert "run: sudo nvidia-smi -i GPU-fake-0 -pl 350" in said[0]
     assert config.power_limits_file.exists()
 
 

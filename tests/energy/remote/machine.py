@@ -19,25 +19,18 @@ HOURS = 7 * 3600 * SECOND
 
 @dataclass
 class Machine:
-    """Another machine, whose time passes only with the delays of requests and by ``wait``.
+    """Another machine, whose time passes only with the delays of requests and by ``wait``."""
 
-    Attributes:
-        now_ns: Monotonic clock of *this* machine; the truth of all times.
-        offset_ns: Clock of the other machine minus that of this one, at ``now_ns`` 0.
-        drift: Seconds that the other clock gains per second.
-        delays: (way there, way back) of each request in turn, nanoseconds.
-        watts: Power of the other machine at a time of this one.
-        running: Requests at work there, at each look in turn.
-        change: Changes a document before it is sent: (path, document) -> document or response.
-    """
-
-    now_ns: int = 100 * SECOND
-    offset_ns: int = HOURS
-    drift: float = 0.0
+    now_ns: int = 100 * SECOND  # Monotonic clock of *this* machine; the truth of all times
+    offset_ns: int = HOURS  # Clock of the other machine minus that of this one, at `now_ns` 0
+    drift: float = 0.0  # Seconds that the other clock gains per second
     delays: Iterator[tuple[int, int]] = field(default_factory=lambda: repeat((200_000, 200_000)))
-    watts: Callable[[float], float] = lambda t: 40.0
+    """(way there, way back) of each request in turn, nanoseconds."""
+    watts: Callable[[float], float] = lambda t: 40.0  # Power at a time of this machine
     running: Iterator[int | None] = field(default_factory=lambda: repeat(None))
+    """Requests at work there, at each look in turn."""
     change: Callable[[str, dict[str, Any]], Any] = lambda path, document: document
+    """Changes a document before it is sent: (path, document) -> document or response."""
     boot_id: str = "boot-1"
     recorded_since_ns: int = 0
     uncertainty: float = 0.5

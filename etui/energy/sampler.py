@@ -68,24 +68,22 @@ class PowerSampler:
         self._cpu_clock = cpu_clock
         self._wake = threading.Condition()
         self._ingesting = threading.Lock()
-        self._running = False
+        self.running = False  # Whether the threads are supposed to run
         self._generation = 0
         self._threads: list[threading.Thread] = []
         self._hurry_until_ns = 0
-        self._sources = [(source, _make_units(source, suspended())) for source in sources]
+        self._sources = [
+            (source, [_Unit(part, suspended()) for part in _find_parts(source)])
+            for source in sources
+        ]
         self._units = [unit for _, units in self._sources for unit in units]
-
-    @property
-    def running(self) -> bool:
-        """Whether the threads are supposed to run."""
-        return self._running
 
     def start(self) -> None:
         """Start the threads; do nothing when they are running already."""
         with self._wake:
-            if self._running or not self._units:
+            if self.running or not self._units:
                 return
-            self._running = True
+            self.running = True
             self._generation += 1
             self._threads = [
                 threading.Thread(
@@ -99,7 +97,7 @@ class PowerSampler:
     def stop(self, timeout_s: float = 1.0) -> None:
         """Stop the threads, and leave behind those that hang in a driver (they are daemons)."""
         with self._wake:
-            self._running = False
+            self.running = False
             self._generation += 1
             threads, self._threads = self._threads, []
             self._wake.notify_all()
@@ -144,58 +142,38 @@ class PowerSampler:
                 end_ns = self._clock()
                 unit.costs_ns.append(self._cpu_clock() - start_cpu_ns)
             beat += 1
-            interval_ns = dither_interval(self._interval_ns, beat)
-            # A driver that is always slow is not called without a break.
-            rest_ns = min(end_ns - start_ns, self._interval_ns) // 2
             often = unit.measures and start_ns < burst_until_ns
-            self._sleep(
-                unit, generation, start_ns, BURST_INTERVAL_NS if often else interval_ns,
-                end_ns + rest_ns, often=often,
-            )  # fmt: skip
+            interval_ns = BURST_INTERVAL_NS if often else dither_interval(self._interval_ns, beat)
+            # A driver that is always slow is not called without a break.
+            rested_ns = end_ns + min(end_ns - start_ns, self._interval_ns) // 2
+            cost_ns = sum(each.typical_cost_ns for each in self._units)
+            cost_pause_ns = min(int(cost_ns / _COST_SHARE), _LONGEST_COST_PAUSE_NS)
+            with self._wake:
+                while generation == self._generation:
+                    now_ns = self._clock()
+                    hurried = unit.measures and now_ns < self._hurry_until_ns
+                    pause_ns = min(interval_ns, HURRY_INTERVAL_NS) if hurried else interval_ns
+                    share = _HURRY_SHARE if often or hurried else 1
+                    due_ns = start_ns + max(pause_ns, cost_pause_ns // share, unit.least_ns)
+                    left_ns = max(due_ns, rested_ns) - now_ns
+                    if left_ns <= 0:
+                        break
+                    self._wake.wait(left_ns / 1e9)
 
     def _read(self, unit: _Unit) -> None:
         source = unit.source
         before_ns = self._suspended()
-        try:
+        readings: Mapping[str, Reading] | None = None
+        with suppress(Exception):  # a driver may raise anything; it is only a failed read
             readings = source.read()
-        except Exception:  # noqa: BLE001  a driver may raise anything; it is only a failed read
-            readings = _make_failed(source, self._clock())
         with self._ingesting:
-            if self._suspended() - before_ns > _SUSPENDED_NS:
-                readings = _make_failed(source, self._clock())  # taken before or after: unknown
+            if readings is None or self._suspended() - before_ns > _SUSPENDED_NS:
+                # It failed, or may have been taken before or after a suspend.
+                readings = {c.id: Reading(self._clock(), None) for c in source.channels}
             elif before_ns - unit.suspended_ns > _SUSPENDED_NS:
                 unit.suspended_ns = before_ns
                 self._interrupt(source)
             self._ingest(source, readings)
-
-    def _sleep(
-        self,
-        unit: _Unit,
-        generation: int,
-        start_ns: int,
-        interval_ns: int,
-        rested_ns: int,
-        *,
-        often: bool,
-    ) -> None:
-        """Wait until the next read is due; a call of ``hurry`` may bring it forward."""
-        cost_pause_ns = self._compute_cost_pause()
-        with self._wake:
-            while generation == self._generation:
-                now_ns = self._clock()
-                hurried = unit.measures and now_ns < self._hurry_until_ns
-                pause_ns = min(interval_ns, HURRY_INTERVAL_NS) if hurried else interval_ns
-                cost_ns = cost_pause_ns // _HURRY_SHARE if often or hurried else cost_pause_ns
-                due_ns = start_ns + max(pause_ns, cost_ns, unit.least_ns)
-                left_ns = max(due_ns, rested_ns) - now_ns
-                if left_ns <= 0:
-                    return
-                self._wake.wait(left_ns / 1e9)
-
-    def _compute_cost_pause(self) -> int:
-        """Return the pause at which reads take the permitted share of CPU time, nanoseconds."""
-        cost_ns = sum(unit.typical_cost_ns for unit in self._units)
-        return min(int(cost_ns / _COST_SHARE), _LONGEST_COST_PAUSE_NS)
 
 
 class _Unit:
@@ -220,10 +198,5 @@ class _Unit:
         return costs_ns[(len(costs_ns) - 1) // 2] if costs_ns else 0
 
 
-def _make_units(source: PowerSource, suspended_ns: int) -> list[_Unit]:
-    parts = source.parts if isinstance(source, DividedSource) else [source]
-    return [_Unit(part, suspended_ns) for part in parts]
-
-
-def _make_failed(source: PowerSource, now_ns: int) -> dict[str, Reading]:
-    return {channel.id: Reading(now_ns, None) for channel in source.channels}
+def _find_parts(source: PowerSource) -> Sequence[PowerSource]:
+    return source.parts if isinstance(source, DividedSource) else [source]

@@ -1,6 +1,6 @@
 """The functions of pynvml that power limits need, over limits in memory."""
 
-# ruff: noqa: N802 - the names are those of pynvml
+# ruff: noqa: N802, N815 - the names are those of pynvml
 
 from __future__ import annotations
 

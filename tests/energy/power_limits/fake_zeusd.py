@@ -106,7 +106,7 @@ def serve(daemon: FakeZeusd) -> Iterator[FakeZeusd]:
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002
             """Print nothing."""
 
-        def do_GET(self) -> None:  # noqa: N802
+        def do_GET(self) -> None:
             found = daemon.answer(self.command, self.path, self.headers.get("Authorization", ""))
             if found is None:
                 self.close_connection = True

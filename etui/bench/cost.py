@@ -167,7 +167,7 @@ def compute_cost(samples: Sequence[Sample], seed: int) -> Cost | None:
     assert per_question is not None
     return Cost(
         questions=len(measured),
-        kind=_kind(measured),
+        kind=find_weakest_kind(kinds) or Kind.ESTIMATE.value,
         joules=joules,
         uncertainty=uncertainty,
         prefill_joules=total["prefill"] if phases else None,
@@ -235,10 +235,11 @@ def _row(sample: Sample) -> tuple[float, ...]:
     )
 
 
-def _kind(samples: Sequence[Sample]) -> str:
-    kinds = {sample.kind for sample in samples if sample.kind is not None}
-    weak = weakest(Kind(kind) for kind in kinds if kind in set(Kind))
-    return Kind.ESTIMATE.value if weak is None else weak.value
+def find_weakest_kind(kinds: Iterable[str | None]) -> str | None:
+    """Return the kind of the least certain joules; None without a known one."""
+    known = set(Kind)
+    found = weakest(Kind(kind) for kind in kinds if kind in known)
+    return None if found is None else found.value
 
 
 LIMIT_PERCENT = 5.0

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from etui.arm import Arm
 from etui.backends.base import Cancel
 from etui.bench.config import RunConfig, differences, plan_differences
+from etui.bench.cost import find_weakest_kind
 from etui.bench.difficulty import DIFFICULTY
 from etui.bench.folder import RUN, RunFolder, new_run_id, read_run, runs_dir
 from etui.bench.machines import (
@@ -34,8 +35,6 @@ from etui.bench.schedule import Piece, build_schedule, open_precision
 from etui.bench.scoring import Answered, QuestionAnswerer, ScoringArm, SubjectWork
 from etui.bench.setup import build_run_config, finish_load, load_models
 from etui.bench.summary import Summary, may_pool, summary_document
-from etui.energy.scopes import weakest
-from etui.energy.types import Kind
 from etui.errors import EtuiError, Stopped, UsageError
 from etui.log.records import AnswerRecord, RunRecord
 from etui.measure.folder import check_new
@@ -63,7 +62,6 @@ def run_record(
     """
     known = [s.joules for s in samples if s.joules is not None]
     measured = bool(samples) and len(known) == len(samples) and may_pool(samples, config)
-    kind = weakest(Kind(s.kind) for s in samples if s.kind is not None) if measured else None
     return RunRecord(
         run_id=config.run_id,
         created_at=config.started_at,
@@ -80,7 +78,7 @@ def run_record(
         correct=sum(s.correct for s in samples),
         joules=math.fsum(known) if measured else None,
         uncertainty=math.fsum(s.uncertainty or 0.0 for s in samples) if measured else None,
-        kind=kind.value if kind is not None else None,
+        kind=find_weakest_kind(s.kind for s in samples) if measured else None,
         seconds=math.fsum(s.seconds for s in samples),
         arms=config.contenders,
         config=config.to_json(),

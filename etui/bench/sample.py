@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from etui.codec import from_document, to_document
@@ -77,6 +77,31 @@ class Sample:
     def key(self) -> tuple[str, str, int]:
         """Key within a run: arm, subject, row."""
         return self.arm, self.subject, self.row
+
+    def without_joules(self) -> Sample:
+        """Return the answer as if its energy was not measured."""
+        drafted = self.speculation
+        if drafted is not None:
+            drafted = replace(
+                drafted,
+                verify_joules=None,
+                verify_uncertainty=None,
+                draft_joules=None,
+                draft_uncertainty=None,
+                accepted_joules=None,
+                accepted_uncertainty=None,
+                waste_joules=None,
+                waste_uncertainty=None,
+            )
+        return replace(
+            self,
+            joules=None,
+            uncertainty=None,
+            kind=None,
+            prefill_joules=None,
+            decode_joules=None,
+            speculation=drafted,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values in the order of the fields, without later additions if None."""

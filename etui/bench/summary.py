@@ -66,7 +66,7 @@ def drop_unpooled(samples: Sequence[Sample], run: RunConfig) -> Sequence[Sample]
     """
     if is_comparison(run) or may_pool(samples, run):
         return samples
-    return [_drop_joules(sample) for sample in samples]
+    return [sample.without_joules() for sample in samples]
 
 
 def summarise_machines(
@@ -101,31 +101,6 @@ def explain_unpooled(samples: Sequence[Sample], run: RunConfig) -> str | None:
     keys = {sample.machine for sample in samples}
     used = [machine for machine in run.machines if machine.key in keys]
     return f"joules are given by machine and not pooled: {explain_difference(used)}"
-
-
-def _drop_joules(sample: Sample) -> Sample:
-    drafted = sample.speculation
-    if drafted is not None:
-        drafted = replace(
-            drafted,
-            verify_joules=None,
-            verify_uncertainty=None,
-            draft_joules=None,
-            draft_uncertainty=None,
-            accepted_joules=None,
-            accepted_uncertainty=None,
-            waste_joules=None,
-            waste_uncertainty=None,
-        )
-    return replace(
-        sample,
-        joules=None,
-        uncertainty=None,
-        kind=None,
-        prefill_joules=None,
-        decode_joules=None,
-        speculation=drafted,
-    )
 
 
 def _summarise_machine(

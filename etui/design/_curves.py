@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from etui.bench.cost import find_weakest_kind
 from etui.curves.fit import (
     ContextTerm,
     TooFewPoints,
@@ -16,7 +17,6 @@ from etui.curves.fit import (
 )
 from etui.curves.operating_curve import PhaseCurve
 from etui.design._paired import Layout
-from etui.energy.scopes import weakest
 from etui.stats.small_samples import estimate_means
 
 if TYPE_CHECKING:
@@ -110,11 +110,11 @@ def _compute_curve(role: str, model: str, points: Sequence[MeasuredPoint], seed:
         estimate_context_term(decode_points, "decode", CONTEXTS, seed),
     )
     kinds = [one.kind for one in points if one.kind is not None]
-    kind = weakest(kinds) if len(kinds) == len(points) else None
+    kind = find_weakest_kind(kinds) if len(kinds) == len(points) else None
     return ModelCurve(
         role=role,
         model=model,
-        kind=None if kind is None else kind.value,
+        kind=kind,
         points=len(fitted),
         shared=sum(one.shared for one in points),
         means=_compute_means(points, seed),

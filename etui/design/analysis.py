@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from etui import units
+from etui.bench.cost import find_weakest_kind
 from etui.bench.machines import group_equal
 from etui.design._arms import (
     Against,
@@ -20,8 +21,6 @@ from etui.design._arms import (
 from etui.design._curves import ModelCurve, compute_curves
 from etui.design._paired import Key, Layout, Paired, build_layout, pair_samples
 from etui.design._routing import Replay, replay_routers
-from etui.energy.scopes import weakest
-from etui.energy.types import Kind
 from etui.stats.tests import SIGNIFICANCE, Interval, count_questions_needed
 
 if TYPE_CHECKING:
@@ -337,7 +336,7 @@ def analyse(
         if part.replay.why_not:
             limits = (*limits, f"No router was replayed: {part.replay.why_not}.")
         return DesignAnalysis(config, layout, (part,), limits)
-    bare = [_drop_joules(sample) for sample in samples]
+    bare = [sample.without_joules() for sample in samples]
     pooled = _analyse_part(config, layout, bare, {}, "all machines, accuracy only")
     parts = tuple(
         _analyse_part(config, layout, samples, read_points(group.keys), group.name, group.questions)
@@ -345,7 +344,7 @@ def analyse(
     )
     kinds = [part.kind for part in parts if part.kind is not None]
     curves = [curve for part in parts for curve in part.curves]
-    limits = list_limits(config, pooled.paired, _weakest_kind(kinds), curves)
+    limits = list_limits(config, pooled.paired, find_weakest_kind(kinds), curves)
     note = (
         f"The run has {len(groups)} kinds of machines; joules are pooled only over equal ones, and "
         "a question counts only if one kind gave all its answers."
@@ -363,7 +362,7 @@ def _analyse_part(
 ) -> PartAnalysis:
     paired = pair_samples(layout, samples, kept)
     seed = config.seed
-    kind = _weakest_kind([s.kind for inside in paired.samples for s in inside if s.joules])
+    kind = find_weakest_kind([s.kind for inside in paired.samples for s in inside if s.joules])
     multiples = compute_multiples(resample(paired, seed)) if len(paired) else ()
     statements = judge(layout, multiples)
     return PartAnalysis(
@@ -377,15 +376,3 @@ def _analyse_part(
         headline=write_headline(statements),
         statements=statements,
     )
-
-
-def _drop_joules(sample: Sample) -> Sample:
-    return replace(
-        sample, joules=None, uncertainty=None, kind=None, prefill_joules=None, decode_joules=None
-    )
-
-
-def _weakest_kind(kinds: Sequence[str | None]) -> str | None:
-    known = set(Kind)
-    found = weakest(Kind(kind) for kind in kinds if kind in known)
-    return None if found is None else found.value

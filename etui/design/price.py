@@ -14,9 +14,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from etui.arm import Arm
+from etui.bench.cost import find_weakest_kind
 from etui.curves.operating_curve import OperatingCurve
-from etui.energy.scopes import weakest
-from etui.energy.types import Kind
 from etui.stats.tests import t_quantile
 
 Source = Literal["answers", "curve", "none"]
@@ -183,12 +182,6 @@ def _add_bounds(bounds: Iterable[tuple[float | None, int]]) -> float | None:
     if any(bound is None for bound, _ in found) or not found:
         return None
     return math.fsum((bound or 0.0) * count for bound, count in found)
-
-
-def find_weakest_kind(kinds: Iterable[str | None]) -> str | None:
-    """Return the kind of the least certain joules; None without any."""
-    found = weakest(Kind(kind) for kind in kinds if kind is not None)
-    return None if found is None else found.value
 
 
 LEAST_ANSWERS = 2

@@ -54,13 +54,6 @@ def test_a_run_of_an_older_etui_keeps_its_hash():
     assert parse_run_config(own.to_json()) == own
 
 
-def test_what_was_written_is_read_again(folder):
-    recorded = read_run(folder)
-    assert recorded.config == CONFIG
-    assert recorded.samples == (sample(0), sample(1))
-    assert recorded.edited == ()
-
-
 @pytest.mark.parametrize("torn", [b'{"arm": "dir', b"{}", b""])
 def test_a_line_that_was_cut_off_is_dropped_and_the_run_goes_on(folder, torn):
     with (folder / "samples.jsonl").open("ab") as file:

@@ -374,20 +374,6 @@ def test_models_in_another_place_in_memory_are_of_one_plan():
     assert merged([one, other_machine(two, models=on_gpu)]).config.models == PLAN.models
 
 
-def test_one_run_and_a_run_twice_are_refused():
-    one, two = parts(2)
-    assert "only one run" in refusal(one)
-    copy = replace(one, folder=Path("copy"))
-    assert "part-1 and copy are the same run, part-1" in refusal(one, two, copy)
-
-
-def test_an_edited_run_is_refused():
-    one, two = parts(2)
-    edited = replace(two, edited=("samples.jsonl differs",))
-    with pytest.raises(InvalidFile, match=r"part-2 was changed outside etui: samples\.jsonl"):
-        merged([one, edited])
-
-
 def test_an_answer_of_an_unknown_machine_is_refused():
     one, two = parts(2)
     samples = [replace(two.samples[0], machine="m9")]

@@ -14,16 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.bench.figures import compute_power_steps
-from etui.bench.folder import read_run
 from etui.bench.page import embed_json, render_page
 from etui.bench.results import load_texts
-from etui.bench.summary import summarise, summary_document
+from etui.bench.summary import summarise
 from etui.cli.bench_report import report as command
 from etui.config.config import Config
 from etui.datasets.mmlu import suite_dir
 from etui.datasets.questions import Question
 from etui.datasets.suites import load_suite
-from etui.errors import UsageError
 from tests.bench import synthetic
 
 LINES = '{"question": "1 + 1?", "answer": 2}\n{"question": "2 + 2?", "answer": 4}\n'
@@ -219,18 +217,6 @@ def invoke(*args: object):
     return CliRunner().invoke(command, [str(arg) for arg in args], standalone_mode=False)
 
 
-def test_the_command_writes_the_files_and_says_where(tmp_path) -> None:
-    run = synthetic.write(tmp_path / "run", RUN, ROWS)
-    result = invoke(run)
-    assert result.exception is None
-    assert result.stdout.strip() == str(run / "report.html")
-    summary = json.loads((run / "summary.json").read_text())
-    assert summary == json.loads(json.dumps(summary_document(summarise(ROWS, RUN))))
-    assert (run / "per_subject.csv").read_text().startswith("arm,subject,group,")
-    assert read_run(run).edited == ()
-    assert invoke(run, "--markdown").stdout == (run / "report.md").read_text()
-
-
 def test_figures_are_written_and_equal_runs_give_equal_ones(tmp_path, drawn_figures) -> None:
     run = synthetic.write(tmp_path / "run", RUN, ROWS)
     assert invoke(run, "--figures", tmp_path / "a").exception is None
@@ -244,12 +230,6 @@ def test_figures_are_written_and_equal_runs_give_equal_ones(tmp_path, drawn_figu
     for name in names:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     assert "vote-5" in (tmp_path / "a" / "accuracy_joules.svg").read_text()
-
-
-def test_a_folder_that_is_no_run_is_refused(tmp_path) -> None:
-    assert isinstance(invoke(tmp_path).exception, UsageError)
-    empty = synthetic.write(tmp_path / "run", RUN, [])
-    assert isinstance(invoke(empty).exception, UsageError)
 
 
 def test_a_page_of_numbers_shows_the_right_number_and_both_readings():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import pytest
 
@@ -29,14 +28,6 @@ from etui.measure.run import RunLimits, StopRequested
 from etui.models.catalogue import load_catalogue
 from etui.turn.record import Tokens
 from tests.bench import synthetic
-
-
-def test_the_option_reaches_every_arm():
-    plain = build_arms(["m"], ["direct", "cot"], ArmOverrides(), FORMATS["chat"])
-    guarded = build_arms(["m"], ["direct", "cot"], ArmOverrides(loop_guard=True), FORMATS["chat"])
-    assert [arm.loop_guard for arm in plain.values()] == [None, None]
-    assert guarded == {name: replace(arm, loop_guard=True) for name, arm in plain.items()}
-
 
 JOULES = 2.0
 
@@ -265,12 +256,3 @@ def test_an_arm_comes_back_from_the_configuration():
     arm = Arm("a", "m", "cot", early_exit=EarlyExit(12), sampling=Sampling(0.3, seed=4),
               stop=VoteStop("lead"), max_joules=9.5)  # fmt: skip
     assert parse_arm(json.loads(json.dumps(to_json(arm)))) == arm
-
-
-def test_shots_default_to_what_format_and_data_have(config, questions_csv, tmp_path):
-    catalogue = load_catalogue(config)
-    assert make_plan(RunRequest("sample"), config, catalogue).config.shots == 5
-    assert make_plan(RunRequest("sample", format="cloze"), config, catalogue).config.shots == 0
-    assert make_plan(RunRequest(str(questions_csv)), config, catalogue).config.shots == 2
-    (Path(questions_csv).with_name("sums_dev.csv")).unlink()
-    assert make_plan(RunRequest(str(questions_csv)), config, catalogue).config.shots == 0

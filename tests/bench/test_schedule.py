@@ -518,20 +518,6 @@ def test_a_precision_is_in_the_configuration_and_its_hash(plan):
     }
 
 
-@pytest.mark.parametrize(
-    ("changes", "of", "said"),
-    [
-        ({"per_subject": 5}, None, "--per-subject"),
-        ({"part": BenchPart(0, 2)}, None, "--part"),
-        ({}, "difference", "needs at least two systems"),
-    ],
-)
-def test_what_makes_no_sense_is_refused(plan, changes, of, said):
-    with pytest.raises(UsageError) as caught:
-        add_precision(plan.change(**changes), 3, of)
-    assert said in caught.value.what
-
-
 def test_difficulties_of_other_data_are_refused_by_hash(plan, tmp_path):
     path = write_table(tmp_path / "d.csv", data="cd" * 32)
     with pytest.raises(UsageError) as caught:

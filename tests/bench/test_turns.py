@@ -186,13 +186,6 @@ def test_the_times_of_the_tokens_are_kept():
     assert parse_sample(json.loads(json.dumps(sample.to_json()))) == sample
 
 
-def test_worked_examples_are_earlier_turns_of_the_chat():
-    answerer = Answerer("B")
-    answered(answerer, examples=[EXAMPLE])
-    roles = [message.role for message in answerer.requests[0].messages]
-    assert roles == ["user", "assistant", "user"]
-
-
 def test_no_question_lives_on_what_another_one_computed():
     answerer = Answerer("B", "B", "B")
     answered(answerer, QUESTIONS)

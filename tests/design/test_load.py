@@ -101,11 +101,6 @@ def test_each_fault_has_its_place(before, after, message):
     assert any(message in problem for problem in found), found
 
 
-def test_a_design_without_arms_is_refused():
-    start, end = TEXT.index("arms:"), TEXT.index("questions:")
-    assert "at least 1" in problems(TEXT[:start] + "arms: {}\n" + TEXT[end:])[0]
-
-
 def test_an_unknown_model_is_named_before_anything_runs():
     assert problems(TEXT, ("tiny", "big", "litle")) == [
         "d.yaml:4:17: unknown model 'little', did you mean 'litle'?"

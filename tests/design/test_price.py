@@ -24,7 +24,6 @@ from etui.design.price import (
     count_most_output,
     count_questions_within,
     extrapolate,
-    fit_slopes,
     price_arm,
     price_design,
 )
@@ -142,21 +141,6 @@ def test_the_interval_holds_the_mean_of_further_answers():
         assert amount.scatter is not None
         held += abs(later - amount.value) <= amount.scatter
     assert 0.92 <= held / 400 <= 0.98
-
-
-def test_slopes_are_those_of_the_curve_or_of_the_answers():
-    assert fit_slopes([], CURVE) == Slopes(0.1, 0.5, 0.01, 0.1)
-    answers = [
-        answer(3 + 0.2 * computed + 0.4 * output, 1 + 0.02 * computed, computed, output)
-        for computed in (50.0, 100.0, 200.0)
-        for output in (1, 20, 60)
-    ]
-    found = fit_slopes(answers, None)
-    assert found.joules_per_prompt_token == pytest.approx(0.2)
-    assert found.joules_per_output_token == pytest.approx(0.4)
-    assert found.seconds_per_prompt_token == pytest.approx(0.02)
-    assert found.seconds_per_output_token == pytest.approx(0.0, abs=1e-9)
-    assert fit_slopes(answers[:5], None) == Slopes()
 
 
 def test_the_errors_of_a_sum_add_up():

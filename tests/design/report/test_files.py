@@ -20,7 +20,7 @@ from etui.design._figures import draw_figures
 from etui.design._tables import _mean_text
 from etui.design.analysis import analyse
 from etui.design.report import write_design_report
-from etui.errors import EtuiError, InvalidFile, UsageError
+from etui.errors import EtuiError, InvalidFile
 from etui.stats.tests import Interval
 from tests.design import synthetic
 from tests.design.synthetic import Truth
@@ -280,11 +280,6 @@ def test_an_unknown_upper_end_goes_on_to_the_edge_of_a_figure(tmp_path: Path) ->
     arrows = [text for text in panel.axes.texts if getattr(text, "arrow_patch", None) is not None]
     assert len(arrows) == len(open_ended)
     assert all(arrow.xy[0] == 1 for arrow in arrows)
-
-
-def test_what_is_not_a_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError):
-        write_design_report(tmp_path, tmp_path)
 
 
 def test_damaged_points_are_named_with_their_line(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from etui.arm import Arm
-from etui.bench._tokens import build_subject_prompts
+from etui.bench._tokens import SubjectPrompts, build_subject_prompts
 from etui.bench.formats import build_query
 from etui.bench.plan import RunPlan
 from etui.bench.precision import describe_expectation, predict_questions
@@ -166,23 +166,31 @@ class _Vocabulary:
         counts: dict[Key, int] = {}
         shared: dict[str, int] = {}
         for subject, questions in plan.drawn.items():
-            examples = plan.examples[subject]
             if plan.format.generates:
                 for question in questions:
-                    counts[subject, question.row] = sum(self._count_texts(plan, question))
-                shared[subject] = (
-                    self._count_shared(plan, questions) if plan.config.prefix_reuse else 0
-                )
+                    counts[subject, question.row] = sum(self.count_texts(plan, question))
+                reused = plan.config.prefix_reuse
+                shared[subject] = self._count_shared(plan, questions) if reused else 0
                 continue
-            found = build_subject_prompts(
-                plan.format, questions, examples, self.tokenize_plain,
-                self.facts.context_tokens, reuse=plan.config.prefix_reuse,
-            )  # fmt: skip
+            found = self.build_prompts(plan, subject, questions)
             prefix = len(found.prefix)
             share = (found.computed_tokens - prefix) / max(1, len(questions))
             counts |= {(subject, question.row): prefix + round(share) for question in questions}
             shared[subject] = prefix
         return counts, shared
+
+    def build_prompts(
+        self, plan: RunPlan, subject: str, questions: Sequence[Question]
+    ) -> SubjectPrompts:
+        """Build the prompts of a format that reads log-probabilities."""
+        return build_subject_prompts(
+            plan.format,
+            questions,
+            plan.examples[subject],
+            self.tokenize_plain,
+            self.facts.context_tokens,
+            reuse=plan.config.prefix_reuse,
+        )
 
     def count_added(self, plan: RunPlan, arm: Arm, own: Mapping[Key, int]) -> float:
         """Count the tokens that the template and the instructions of an arm add to a question."""
@@ -211,10 +219,9 @@ class _Vocabulary:
         ]
         return sum(differences) / len(differences) if differences else 0.0
 
-    def _count_texts(self, plan: RunPlan, question: Question) -> list[int]:
+    def count_texts(self, plan: RunPlan, question: Question) -> list[int]:
         """Count the tokens of each message."""
-        messages = build_query(plan.format, question, plan.examples[question.subject]).messages()
-        raw = plan.format.raw
+        messages, raw = _build_messages(plan, question), plan.format.raw
         return [len(self.tokenize(each.content, bos=raw, special=False)) for each in messages]
 
     def _count_shared(self, plan: RunPlan, questions: Sequence[Question]) -> int:
@@ -222,11 +229,8 @@ class _Vocabulary:
         if not plan.examples[questions[0].subject] or len(questions) < 2:
             return 0
         if not plan.format.raw:
-            return sum(self._count_texts(plan, questions[0])[:-1])
-        texts = [
-            build_query(plan.format, one, plan.examples[one.subject]).messages()[-1].content
-            for one in questions[:2]
-        ]
+            return sum(self.count_texts(plan, questions[0])[:-1])
+        texts = [_build_messages(plan, one)[-1].content for one in questions[:2]]
         return common_prefix(*map(self.tokenize_plain, texts))
 
     def tokenize_plain(self, text: str) -> list[int]:
@@ -237,7 +241,7 @@ class _Vocabulary:
         from etui.reasoning.answer_plan import answer_prompt, plan_answer
         from etui.reasoning.prompts import ANSWER_MARKER, with_letter_instruction
 
-        messages = build_query(plan.format, question, plan.examples[question.subject]).messages()
+        messages = _build_messages(plan, question)
         session = cast("Session", self)
         if arm.readout == "choices":
             marker = self.tokenize(ANSWER_MARKER)
@@ -276,52 +280,45 @@ def describe_expected_questions(plan: RunPlan) -> dict[str, Any]:
         questions. Those of a difference depend on how often the systems disagree, so they are
         those of an accuracy.
     """
-    assert plan.config.precision is not None
+    goal = plan.config.precision
+    assert goal is not None
+    total = sum(len(questions) for questions in plan.population.values())
+    expected = predict_questions(total, goal.points / 100)
     return {
-        "points": plan.config.precision.points,
-        "of": plan.config.precision.of,
+        "points": goal.points,
+        "of": goal.of,
         "most": plan.questions,
-        "expected": {f"{share:g}": count for share, count in _predict(plan).items()},
+        "expected": {f"{share:g}": count for share, count in expected.items()},
     }
 
 
 def format_expected_questions(plan: RunPlan) -> str:
     """Format the expected number of questions as one line."""
-    assert plan.config.precision is not None
-    text = describe_expectation(plan.config.precision.points, _predict(plan), plan.questions)
-    if plan.config.precision.of == "difference":
+    found = describe_expected_questions(plan)
+    expected = {float(share): count for share, count in found["expected"].items()}
+    text = describe_expectation(found["points"], expected, found["most"])
+    if found["of"] == "difference":
         text += "; a difference needs fewer the more the systems agree"
     return text
 
 
-def _predict(plan: RunPlan) -> dict[float, int]:
-    assert plan.config.precision is not None
-    total = sum(len(questions) for questions in plan.population.values())
-    return predict_questions(total, plan.config.precision.points / 100)
-
-
 def _count_model_tokens(plan: RunPlan, vocabulary: _Vocabulary) -> dict[str, int]:
     computed = prefix = whole = 0
-    tokenize, context_tokens = vocabulary.tokenize_plain, vocabulary.facts.context_tokens
     for subject, questions in plan.asked.items():
-        examples = plan.examples[subject]
         if plan.format.generates:
             own = sum(
-                len(tokenize(message.content))
+                len(vocabulary.tokenize_plain(message.content))
                 for question in questions
-                for message in build_query(plan.format, question, examples).messages()
+                for message in _build_messages(plan, question)
             )
             computed, whole = computed + own, whole + own
             continue
-        found = build_subject_prompts(
-            plan.format,
-            questions,
-            examples,
-            tokenize,
-            context_tokens,
-            reuse=plan.config.prefix_reuse,
-        )
+        found = vocabulary.build_prompts(plan, subject, questions)
         computed += found.computed_tokens
         prefix += len(found.prefix)
         whole += sum(prompt.total_tokens for prompt in found.prompts)
     return {"computed": computed, "prefix": prefix, "whole": whole}
+
+
+def _build_messages(plan: RunPlan, question: Question) -> tuple[Message, ...]:
+    return build_query(plan.format, question, plan.examples[question.subject]).messages()

@@ -36,11 +36,9 @@ class RunTable:
 
 
 def read_runs(folders: Sequence[Path], config: Config, data: Path | None = None) -> RunTable:
-    """Read run folders as one table.
+    """Read run folders as one table; an arm in a second run is a repeat.
 
     Args:
-        folders: The run folders; an arm in a second run is a repeat.
-        config: Gives ``ETUI_HOME``, where a copy of MMLU may be.
         data: Location of the questions; None looks where the runs read them.
 
     Raises:
@@ -52,22 +50,28 @@ def read_runs(folders: Sequence[Path], config: Config, data: Path | None = None)
 
     recorded = [read_run(folder) for folder in folders]
     first = recorded[0].config
-    notes = _check_same_data(folders, recorded)
-    arms: dict[str, list[dict[tuple[str, int], Sample]]] = {}
+    notes: list[str] = []
+    for run in recorded:
+        if (run.config.data_sha256, run.config.split) != (first.data_sha256, first.split):
+            raise UsageError(
+                f"{run.folder} has other questions than {folders[0]}",
+                "replay runs over the same data and split",
+            )
+        if run.edited:
+            notes.append(f"{run.folder} was changed outside etui: {'; '.join(run.edited)}")
+    arms: dict[str, list[Answers]] = {}
     facts: dict[str, ArmFacts] = {}
     for run in recorded:
         if run.config.routed:
             notes.append(f"{run.config.run_id} is a run of a policy: its answers are not used")
             continue
         for name, answers in _group_by_arm(run).items():
-            arm_facts = _get_facts(run.config, name)
-            if name in facts and facts[name] != arm_facts:
+            own = _get_facts(run.config, name)
+            if facts.setdefault(name, own) != own:
                 raise UsageError(
-                    f"arm {name} is {facts[name].model} in one run "
-                    f"and {arm_facts.model} in another",
+                    f"arm {name} is {facts[name].model} in one run and {own.model} in another",
                     "replay runs in which each arm is the same",
                 )
-            facts[name] = arm_facts
             arms.setdefault(name, []).append(answers)
     if not arms:
         raise UsageError("the runs have no answers of an arm", "run `etui bench --arms A,B` first")
@@ -78,8 +82,7 @@ def read_runs(folders: Sequence[Path], config: Config, data: Path | None = None)
     graded = replace(_build_table(arms, keys, 0, texts), facts=facts)
     repeats = None
     if all(len(versions) > 1 for versions in arms.values()):
-        second_keys = set(_find_common([versions[1] for versions in arms.values()])) & set(keys)
-        if second_keys == set(keys):
+        if set(keys) <= set(_find_common([versions[1] for versions in arms.values()])):
             repeats = replace(_build_table(arms, keys, 1, texts), facts=facts)
         else:
             notes.append("the second runs did not answer the same questions: not used as repeats")
@@ -94,22 +97,6 @@ def read_runs(folders: Sequence[Path], config: Config, data: Path | None = None)
         tuple(run.config.run_id for run in recorded),
         tuple(notes),
     )
-
-
-def _check_same_data(folders: Sequence[Path], recorded: Sequence[Recorded]) -> list[str]:
-    """Refuse runs over different data, and return notes about runs that were edited."""
-    first = recorded[0].config
-    for folder, run in zip(folders, recorded, strict=True):
-        if (run.config.data_sha256, run.config.split) != (first.data_sha256, first.split):
-            raise UsageError(
-                f"{folder} has other questions than {folders[0]}",
-                "replay runs over the same data and split",
-            )
-    return [
-        f"{folder} was changed outside etui: {'; '.join(run.edited)}"
-        for folder, run in zip(folders, recorded, strict=True)
-        if run.edited
-    ]
 
 
 def _group_by_arm(run: Recorded) -> dict[str, dict[tuple[str, int], Sample]]:

@@ -80,7 +80,7 @@ def lm_eval_document(system: System) -> dict[str, Any]:
         },
         "config": _config(system),
         "git_hash": None,
-        "date": _timestamp(run.started_at),
+        "date": datetime.fromisoformat(run.started_at).timestamp(),
         "pretty_env_info": "\n".join(f"{key}: {value}" for key, value in run.machine.items()),
         "transformers_version": None,
         "lm_eval_version": None,
@@ -145,12 +145,13 @@ def _groups(run: RunConfig, subjects: Sequence[str]) -> dict[str, list[str]]:
     """Build the tree of groups, the whole suite first; empty for a run of one subject."""
     if len(subjects) < 2:
         return {}
-    top, suffix = _top(run), _suffix(run)
+    suite, suffix = _name_parts(run)
+    top = f"{suite}{suffix}"
     found: dict[str, list[str]] = {top: []}
     for group in GROUPS:
         inside = [_task(run, subject) for subject in subjects if find_group(subject) == group]
         if inside:
-            name = f"{_suite(run)}_{group.replace(' ', '_')}{suffix}"
+            name = f"{suite}_{group.replace(' ', '_')}{suffix}"
             found[top].append(name)
             found[name] = inside
     found[top] += [_task(run, subject) for subject in subjects if find_group(subject) is None]
@@ -170,10 +171,11 @@ def _group_scores(
     shares: Sequence[Mapping[str, Share]],
 ) -> dict[str, Any]:
     scores: dict[str, Any] = {}
+    suite, suffix = _name_parts(run)
     for name, inside in groups.items():
         leaves = [leaf for part in inside for leaf in groups.get(part, [part])]
-        bare = name.removeprefix(f"{_suite(run)}_").removesuffix(_suffix(run)).replace("_", " ")
-        scores[name] = {"alias": name if name == _top(run) else f" - {bare}"}
+        bare = name.removeprefix(f"{suite}_").removesuffix(suffix).replace("_", " ")
+        scores[name] = {"alias": name if name == f"{suite}{suffix}" else f" - {bare}"}
         for metric, by_subject in zip(metrics, shares, strict=True):
             by_task = {_task(run, subject): share for subject, share in by_subject.items()}
             found = [by_task[leaf] for leaf in leaves]
@@ -218,23 +220,19 @@ def _has_most_likely_text(sample: Sample) -> bool:
     return bool(odds) and max(odds, key=lambda letter: odds[letter]) == sample.answer
 
 
-def _suite(run: RunConfig) -> str:
-    return run.suite.replace("-", "_") if run.suite in LM_EVAL_FORMATS else run.suite
-
-
-def _suffix(run: RunConfig) -> str:
-    return "" if run.format == LM_EVAL_FORMATS.get(run.suite, "letters") else f"_{run.format}"
-
-
-def _top(run: RunConfig) -> str:
-    return f"{_suite(run)}{_suffix(run)}"
+def _name_parts(run: RunConfig) -> tuple[str, str]:
+    """Return what the names of all tasks begin with, and what they end with."""
+    suite = run.suite.replace("-", "_") if run.suite in LM_EVAL_FORMATS else run.suite
+    usual = LM_EVAL_FORMATS.get(run.suite, "letters")
+    return suite, "" if run.format == usual else f"_{run.format}"
 
 
 def _task(run: RunConfig, subject: str) -> str:
     """Return the name of a subject's task; a known suite of one subject is one task."""
+    suite, suffix = _name_parts(run)
     if run.suite in LM_EVAL_FORMATS and len(run.sizes) == 1:
-        return _top(run)
-    return f"{_suite(run)}_{subject}{_suffix(run)}"
+        return f"{suite}{suffix}"
+    return f"{suite}_{subject}{suffix}"
 
 
 def _task_config(
@@ -250,7 +248,7 @@ def _task_config(
     return {
         "task": task,
         "task_alias": subject,
-        "tag": f"{_suite(run)}_{(group or 'all').replace(' ', '_')}_tasks",
+        "tag": f"{_name_parts(run)[0]}_{(group or 'all').replace(' ', '_')}_tasks",
         "dataset_path": suite_repo(run.suite),
         "dataset_name": subject,
         "test_split": run.split,
@@ -304,7 +302,3 @@ def _models(system: System) -> list[Any]:
 
 def _model_name(system: System) -> str:
     return " + ".join(model.name for model in _models(system)) or system.name
-
-
-def _timestamp(when: str) -> float:
-    return datetime.fromisoformat(when).timestamp()

@@ -44,7 +44,6 @@ def test_texts_of_a_local_copy(config: Config, tmp_path: Path) -> None:
     sha256 = load_suite("gsm8k", "test", place, config).sha256
     run = synthetic.config(suite="gsm8k", data_path=str(place), data_sha256=sha256)
     texts = load_texts(run, config)
-    assert texts is not None
     assert [texts["gsm8k", row].text for row in (0, 1)] == ["1 + 1?", "2 + 2?"]
     moved = write(tmp_path / "moved" / "test.jsonl")
     assert load_texts(run, config, moved) == texts
@@ -65,7 +64,6 @@ def test_texts_of_a_file_that_is_named_like_a_suite(config: Config, tmp_path: Pa
     suite = load_suite(str(path), "test", None, config)
     run = synthetic.config(suite=suite.name, data_path=str(path), data_sha256=suite.sha256)
     texts = load_texts(run, config)
-    assert texts is not None
     assert texts["gsm8k", 1].answer == "4"
 
 

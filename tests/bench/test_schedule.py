@@ -333,7 +333,6 @@ def test_the_answers_of_a_policy_are_those_of_one_system():
             right = is_right("strong", piece.subject, row)
             question = replace(suite().questions[piece.subject][row], answer="AB"[not right])
             schedule.add(One(arm, question).samples(Meter().energy))
-    assert schedule.report is not None
     assert schedule.report.reached
     assert set(schedule.report.systems) == {"p"}
     assert schedule.report.questions == count < 300

@@ -22,8 +22,6 @@ from tests.fixtures.turns import SPECULATION
 def test_one_unmeasured_answer_leaves_the_joules_unknown() -> None:
     grouped = group_by_system([replace(ROWS[0], joules=None), *ROWS[1:]], RUN)
     found, whole = oracle(grouped), oracle(group_by_system(ROWS, RUN))
-    assert found is not None
-    assert whole is not None
     assert found.joules_per_question is None
     assert (found.questions, found.accuracy) == (whole.questions, whole.accuracy)
 
@@ -35,7 +33,6 @@ def test_there_is_no_oracle_over_one_arm_or_no_common_question() -> None:
     assert oracle({name: rows}) is None
     assert oracle({"one": rows[:3], "other": rows[3:]}) is None
     found = oracle({"one": rows[:4], "other": rows[3:]})
-    assert found is not None
     assert found.questions == 1
 
 
@@ -157,7 +154,6 @@ def test_a_run_over_numbers_has_no_chance_and_no_constant_letter() -> None:
 def test_both_readings_of_gsm8k_are_reported() -> None:
     found = summarise(number_rows(), NUMBERS)
     accuracy = found.arms["large"].accuracy
-    assert accuracy.strict is not None
     assert (accuracy.micro.value, accuracy.strict.accuracy) == (0.5, 0.25)
     assert "50.0 % micro" in headline(found)
     assert "25.0 % strict-match" in headline(found)
@@ -217,7 +213,6 @@ def test_drafted_tokens_are_summed_over_the_answers_that_had_any() -> None:
     drafted = [replace(row, speculation=SPECULATION) for row in (first, second)]
     found = summarise([*drafted, *others], RUN)
     arm = found.arms[RUN.contenders[0]]
-    assert arm.speculation is not None
     assert (arm.speculation.questions, arm.speculation.drafted) == (2, 24)
     assert arm.speculation.acceptance == 0.75
     assert arm.speculation.waste_joules == pytest.approx(2.4)

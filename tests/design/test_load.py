@@ -69,7 +69,6 @@ def test_a_design_is_a_cross_product_of_roles_and_ways():
     assert (vote.arm.sampling.temperature, vote.arm.sampling.seed) == (0.7, 7)
     assert design.arms["small-direct"].arm.sampling.temperature == 0
     assert design.arms["small-direct"].arm.max_tokens == 64
-    assert design.curves is not None
     assert (design.curves.computed, design.curves.output) == ((32, 64), (8, 16))
     assert list_arm_names(check_design(TEXT, "d.yaml").model) == list(design.arms)
 
@@ -204,7 +203,6 @@ def test_the_whole_shows_the_examples_that_a_run_shows(tmp_path: Path, config: C
     ask = RunRequest(str(tmp_path / "sums.jsonl"), format="gsm8k", shots=1, limit=2)
     plan = make_plan(ask, config, load_catalogue(config))
     whole = _widen(plan)
-    assert whole is not None
     assert whole.questions == 3
     assert whole.examples == plan.examples
     assert [example.solution for example in whole.examples["sums"]] != [""]

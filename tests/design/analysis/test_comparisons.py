@@ -37,7 +37,6 @@ def test_strategies_have_roles_ways_and_a_reference() -> None:
     labels = [one.label for one in layout.strategies]
     assert labels[:5] == ["small direct", "small CoT 64", "small CoT 128", "small CoT 256",
                           "small vote 1"]  # fmt: skip
-    assert layout.reference is not None
     assert layout.reference.label == "large direct"
     assert len(set(labels)) == 16
 
@@ -84,11 +83,8 @@ def test_an_equal_arm_has_a_multiple_of_one_without_width() -> None:
     found = find_multiple(
         compute_multiples(resample(paired, run.seed)), layout.strategies[1], "direct"
     )
-    assert found is not None
-    assert found.joules is not None
     assert (found.joules.low, found.joules.high) == pytest.approx((1.0, 1.0))
     assert found.difference.value == 0
-    assert found.difference.low is not None
     assert found.difference.low < 0  # equal answers to 114 questions do not prove equality
     assert found.p_holm == 1.0
 
@@ -102,10 +98,7 @@ def test_intervals_of_multiples_cover_the_truth() -> None:
     for seed in range(60):
         rows = synthetic.samples(run, truths, seed, "estimate")
         (one,) = compute_multiples(resample(pair_samples(layout, rows), seed))
-        assert one.joules is not None
         for at, (figure, truth) in enumerate([(one.joules, 6.0), (one.difference, 0.1)]):
-            assert figure.low is not None
-            assert figure.high is not None
             covered[at] += figure.low <= truth <= figure.high
     assert min(covered) >= 52
 
@@ -116,9 +109,6 @@ def test_the_error_of_a_counter_widens_a_multiple_and_that_of_an_estimate_cancel
         run, layout, rows = build(kind=kind)
         rows = [replace(row, uncertainty=width * (row.joules or 0)) for row in rows]
         found = compute_multiples(resample(pair_samples(layout, rows), run.seed))[1].joules
-        assert found is not None
-        assert found.low is not None
-        assert found.high is not None
         widths[kind, width] = found.high - found.low
     assert widths["counter", 0.6] > 1.1 * widths["counter", 0.0]
     assert widths["estimate", 0.4] == pytest.approx(widths["counter", 0.0])
@@ -132,7 +122,6 @@ def test_a_base_that_is_never_right_has_no_multiple_per_right_answer() -> None:
         layout.strategies[1],
         "direct",
     )
-    assert found is not None
     assert found.per_correct is None
     assert found.accuracy is None
 
@@ -142,10 +131,6 @@ def test_a_ratio_of_few_questions_is_wider_than_its_resamples() -> None:
 
     drawn = np.linspace(0.9, 1.1, 4001)
     few, many = (compute_ratio_interval(1.0, 1.0, drawn, np.ones(4001), n) for n in (4, 4000))
-    assert few is not None
-    assert many is not None
-    assert few.low is not None
-    assert many.low is not None
     assert many.low == pytest.approx(0.905, abs=0.001)
     assert few.low == pytest.approx(0.905**1.6237, abs=0.001)
 
@@ -172,7 +157,6 @@ def test_an_unmetered_arm_takes_no_joules_from_the_others() -> None:
     found = find_multiple(
         compute_multiples(resample(paired, run.seed)), layout.strategies[3], "direct"
     )
-    assert found is not None
     assert found.joules is None
 
 
@@ -187,14 +171,10 @@ def test_without_a_direct_answer_there_are_no_multiples() -> None:
 def test_a_mean_is_known_less_well_with_fewer_questions() -> None:
     values = [1.0, 2.0, 4.0, 8.0, 3.0, 5.0]
     found = compute_mean_interval(values, ["a"] * 6, 0)
-    assert found is not None
-    assert found.low is not None
-    assert found.high is not None
     error = float(np.std(values, ddof=1)) / 6**0.5
     # Student's quantile for 5 degrees of freedom is 2.57, not 1.96
     assert (found.high - found.low) / 2 == pytest.approx(2.57 * error, rel=0.12)
     one = compute_mean_interval([3.0], ["a"], 0)
-    assert one is not None
     assert (one.value, one.low, one.high) == (3.0, None, None)
     assert compute_mean_interval([], [], 0) is None
 
@@ -204,8 +184,5 @@ def test_the_interval_of_a_mean_holds_for_sixteen_questions() -> None:
     held = 0
     for _ in range(200):
         found = compute_mean_interval(draw.normal(10, 3, 16).tolist(), ["a"] * 16, 0)
-        assert found is not None
-        assert found.low is not None
-        assert found.high is not None
         held += found.low <= 10 <= found.high
     assert held / 200 >= 0.92

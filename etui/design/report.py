@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+import re
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ from etui.design._tables import (
 from etui.design.analysis import DesignAnalysis, PartAnalysis, analyse
 from etui.design.curve_visits import read_curve_points
 from etui.errors import EtuiError, InvalidFile
-from etui.measure.page import render_template
+from etui.measure.page import render_template, render_text
 from etui.text import format_markdown_table, one_line, sanitize
 
 if TYPE_CHECKING:
@@ -36,54 +37,6 @@ if TYPE_CHECKING:
 
 PAGE = "report.html"
 FIGURES = "figures"
-
-_NOTHING_PAIRED = (
-    "No question has been answered by every arm yet: the first block is unfinished. Resume the run "
-    "with etui bench --resume; any complete block makes a report."
-)
-
-_PLANE_NOTE = (
-    "The line is what a random choice between the arms at its ends reaches; an arm below it is not "
-    "worth its joules on these questions."
-)
-
-_TABLE_NOTE = (
-    "Intervals are at 95 %. J/token is the joules of a question divided by its thinking and answer "
-    "tokens, the energy per token of arXiv 2603.20224; a direct answer has few tokens and the same "
-    "prompt, so that its J/token is high. J/correct divides by right answers only."
-)
-
-_MULTIPLES_NOTE = (
-    "Every arm against a direct answer on the same questions, resampled in pairs. A filled mark "
-    "differs after correction for the other arms of its model; an empty one is not a claim."
-)
-
-_CURVES_NOTE = (
-    "Points are means of repeated turns with 95 % intervals. The solid line is the fitted curve "
-    "with the band of a single turn; the dashed line leaves out the terms of the context, so that "
-    "the gap between both is the nonlinear part. Both axes of length are logarithmic."
-)
-
-_ROUTER_NOTE = (
-    "Replayed over the answers of this run against the direct answer of the largest model. Routers "
-    "are fitted on other questions than those they are judged on; intervals do not cover fitting "
-    "them again. Both oracles know the outcomes and are bounds, not routers."
-)
-
-_INTERVALS_NOTE = (
-    "Paired figures use the questions that every arm answered; blocks are balanced over subjects, "
-    "so that any number of complete blocks is a stratified sample. Intervals are at 95 %, from "
-    "4,000 resamples within subjects that draw all arms of a question together; differences of "
-    "accuracies take the wider of that and an adjusted interval for paired shares (Bonett and "
-    "Price 2012). Errors of counters are added to ratios; the scale error of an estimate cancels "
-    "in them and is not added. A claim needs an interval that excludes no difference and, where "
-    "there is a test, a p-value below 0.05 after Holm's correction for the other arms of the model."
-)
-
-
-def _answered_by_text(arms: int) -> str:
-    """Return ``answered by its arm`` or ``answered by all 16 arms``."""
-    return "answered by its arm" if arms == 1 else f"answered by all {arms:,} arms"
 
 
 def write_design_report(folder: Path, to: Path, *, figures: bool = True) -> list[Path]:
@@ -113,9 +66,11 @@ def write_design_report(folder: Path, to: Path, *, figures: bool = True) -> list
         to.mkdir(parents=True, exist_ok=True)
         if figures:
             saved = _save_figures(to / FIGURES, drawn)
+        values = _build_values(analysis, drawn, title, extras)
+        # Neither has the texts of questions.
         texts = {
-            PAGE: _render_page(analysis, drawn, title, extras),
-            "report.md": _render_markdown(analysis, title, extras, [path.name for path in saved]),
+            PAGE: render_template("etui.design", style="design.css", **values),
+            "report.md": _render_markdown(values, [path.name for path in saved]),
             **csv_files(analysis),
         }
         for name, text in texts.items():
@@ -161,43 +116,34 @@ def _save_figures(folder: Path, parts: list[dict[str, Figure]]) -> list[Path]:
     ]
 
 
-def _render_page(
+def _build_values(
     analysis: DesignAnalysis, drawn: list[dict[str, Figure]], title: str, extras: Table | None
-) -> str:
-    """Render the page, a single file that loads nothing and has no texts of questions."""
+) -> dict[str, Any]:
+    """Build what the templates of the page and of the Markdown use."""
     config, main, layout = analysis.config, analysis.main, analysis.layout
     colours = {role: f"arm-{get_colour(layout, role)}" for role in layout.roles}
-    return render_template(
-        "etui.design",
-        style="design.css",
-        title=title,
-        design=config.design.name if config.design is not None else "",
-        started=config.started_at[:10],
-        run_id=config.run_id,
-        headline=main.headline,
-        questions=units.count_text(len(main.paired), "question"),
-        planned=f"{config.questions:,}",
-        suite=f"{config.suite}, {config.split} split",
-        answered_by=_answered_by_text(len(layout.strategies)),
-        models=[(colours[role], role, model) for role, model in layout.roles.items()],
-        is_complete=analysis.is_complete,
-        findings=_list_findings(main),
-        parts=[
-            _build_part(part, figures) for part, figures in zip(analysis.parts, drawn, strict=True)
+    arms = len(layout.strategies)
+    return {
+        "title": title,
+        "design": config.design.name if config.design is not None else "",
+        "started": config.started_at[:10],
+        "run_id": config.run_id,
+        "headline": main.headline,
+        "questions": units.count_text(len(main.paired), "question"),
+        "planned": f"{config.questions:,}",
+        "suite": f"{config.suite}, {config.split} split",
+        "answered_by": f"answered by all {arms:,} arms" if arms > 1 else "answered by its arm",
+        "models": [(colours[role], role, model) for role, model in layout.roles.items()],
+        "is_complete": analysis.is_complete,
+        "findings": _list_findings(main),
+        "parts": [
+            _build_part(part, figures, "" if at == 0 else f"_{at + 1}")
+            for at, (part, figures) in enumerate(zip(analysis.parts, drawn, strict=True))
         ],
-        extras=extras,
-        limits=analysis.limits,
-        notes={
-            "nothing": _NOTHING_PAIRED,
-            "plane": _PLANE_NOTE,
-            "table": _TABLE_NOTE,
-            "multiples": _MULTIPLES_NOTE,
-            "curves": _CURVES_NOTE,
-            "routers": _ROUTER_NOTE,
-            "intervals": _INTERVALS_NOTE,
-        },
-        config=build_config_tree(config),
-    )
+        "extras": extras,
+        "limits": analysis.limits,
+        "config": build_config_tree(config),
+    }
 
 
 _OUTCOMES = {"more right": "good", "fewer right": "bad"}
@@ -211,25 +157,27 @@ _ALT = {
 }
 
 
-def _build_part(part: PartAnalysis, figures: Mapping[str, Figure]) -> dict[str, Any]:
+def _build_part(part: PartAnalysis, figures: Mapping[str, Figure], suffix: str) -> dict[str, Any]:
     charts: dict[str, Markup] = {name: one.svg(_ALT[name]) for name, one in figures.items()}
+    direct, large = tabulate_multiples(part, "direct"), tabulate_multiples(part, "large")
     return {
         "machine": sanitize(part.machine),
+        "suffix": suffix,
         "is_empty": not part.arms,
         "statements": [
             (one.outcome, _OUTCOMES.get(one.outcome, "open"), one.text) for one in part.statements
         ],
         "arms": tabulate_arms(part) if part.arms else None,
         "charts": charts,
+        "direct": direct,
+        "large": large,
         "multiples": [
             (_ALT[name], charts[name], table)
-            for name, table in (
-                ("multiples", tabulate_multiples(part, "direct")),
-                ("multiples_large", tabulate_multiples(part, "large")),
-            )
+            for name, table in (("multiples", direct), ("multiples_large", large))
             if name in charts
         ],
-        "curve_errors": [f"{one.model}: {one.error}" for one in part.curves if one.error],
+        "has_curves": bool(part.curves),
+        "curve_errors": [(one.model, one.error) for one in part.curves if one.error],
         "curve_table": tabulate_curves(part),
         "routers": tabulate_routers(part),
     }
@@ -273,81 +221,21 @@ def _list_findings(part: PartAnalysis) -> list[tuple[str, str, str]]:
     return found
 
 
-def _render_markdown(
-    analysis: DesignAnalysis, title: str, extras: Table | None, drawn: Collection[str]
-) -> str:
-    """Render the report.
-
-    Args:
-        extras: Percentiles and steadiness; None without them.
-        drawn: Names of the drawn figures, which are in the folder ``figures``.
-    """
-    config, main = analysis.config, analysis.main
-    parts = [
-        f"# {_escape(title)}",
-        f"**{_escape(main.headline)}.** "
-        f"{units.count_text(len(main.paired), 'question')} of {config.questions:,} "
-        f"{_answered_by_text(len(analysis.layout.strategies))}; {config.suite}, "
-        f"{config.split} split; run {_escape(config.run_id)}; etui {__version__}.",
-    ]
-    for number, part in enumerate(analysis.parts):
-        if part.machine:
-            parts.append(f"# {_escape(part.machine.capitalize())}")
-        parts += _render_markdown_part(part, drawn, "" if number == 0 else f"_{number + 1}")
-    if extras is not None:
-        parts += ["## Spread and steadiness", _table(extras)]
-    parts += ["## Limits", "\n".join(f"- {_escape(text)}" for text in analysis.limits)]
-    parts += ["## Method", _INTERVALS_NOTE]
-    return "\n\n".join(parts) + "\n"
-
-
-def _render_markdown_part(part: PartAnalysis, drawn: Collection[str], suffix: str) -> Iterator[str]:
-    yield "## Finding"
-    if not part.arms:
-        yield _NOTHING_PAIRED
-    yield "\n".join(f"- {_escape(one.text)}" for one in part.statements)
-
-    def figure(name: str, alt: str) -> Iterator[str]:
-        if f"{name}{suffix}.svg" in drawn:
-            yield f"![{alt}](figures/{name}{suffix}.svg)"
-
-    if part.arms:
-        yield "## Arms"
-        yield from figure("accuracy_joules", "Accuracy against joules per question")
-        yield _PLANE_NOTE
-        yield _table(tabulate_arms(part))
-        yield _TABLE_NOTE
-        yield from figure("joules_per_correct", "Joules per right answer")
-    direct, large = tabulate_multiples(part, "direct"), tabulate_multiples(part, "large")
-    if direct or large:
-        yield "## Multiples"
-        yield _MULTIPLES_NOTE
-    if direct:
-        yield "Against the direct answer of the same model:"
-        yield from figure("multiples", "Multiples against the direct answer of the same model")
-        yield _table(direct)
-    if large:
-        yield "Against the direct answer of the largest model:"
-        yield from figure("multiples_large", "Multiples against the largest model's direct answer")
-        yield _table(large)
-    curves = tabulate_curves(part)
-    if part.curves:
-        yield "## Operating curves"
-        yield from figure("operating_curves", "Joules per token and joules over lengths")
-        yield _CURVES_NOTE
-    if curves:
-        yield _table(curves)
-    yield from (
-        f"There is no curve of {c.model}: {_escape(c.error)}." for c in part.curves if c.error
+def _render_markdown(values: Mapping[str, Any], drawn: Collection[str]) -> str:
+    """Render the report; ``drawn`` are the names of figures in the folder ``figures``."""
+    text = render_text(
+        "etui.design",
+        "report.md",
+        version=__version__,
+        drawn=drawn,
+        plain=_escape,
+        table=_format_table,
+        **values,
     )
-    routers = tabulate_routers(part)
-    if routers:
-        yield "## What a router would have saved"
-        yield _ROUTER_NOTE
-        yield _table(routers)
+    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 
-def _table(table: Table) -> str:
+def _format_table(table: Table) -> str:
     rows = [[_escape(cell) for cell in row] for row in table.rows]
     return format_markdown_table(rows, header=[_escape(cell) for cell in table.header], align="<>")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -15,270 +14,74 @@ from etui.arm import OPEN_SAMPLING, VOTE_TEMPERATURE, Arm, Sampling, VoteStop
 from etui.chat import Query
 from etui.models.spec import ModelSpec
 from etui.routing._compile import compile_regex
-from etui.routing.library import CheckedPolicy, check_text
-from etui.routing.policy import AuditPlan, Policy, choose_served_arm
+from etui.routing.library import CheckedPolicy, FitFacts, check_text
+from etui.routing.policy import AuditPlan, choose_served_arm
 from etui.routing.schema.policy_file import json_schema
 from etui.yaml.named_files import NamedFile
+from tests.routing.conftest import Check, Make
 from tests.routing.seen import see_signals
 
-TEXT = """\
+PLACE = NamedFile("p", Path("p.yaml"), "file")
+HEAD = "version: 1\nmodels: {small: [tiny]}\narms:\n  quick: {model: small}\n"
+REST = "rules:\n  - {name: rest, use: quick}\n"
+TWO = (
+    "version: 1\nmodels: {small: [tiny], large: [large-8b]}\narms:\n"
+    "  quick: {model: small}\n  large: {model: large}\n"
+)
+AUDIT = """\
 version: 1
 arms:
   quick: {model: tiny}
   large: {model: tiny, max_tokens: 900}
 rules: [{name: all, use: quick}]
 audit: """
+BASES = {
+    "whole": ("", ""),
+    "after arms": (HEAD, ""),
+    "before rules": (HEAD, REST),
+    "after rules": (HEAD + REST, ""),
+    "arm": (HEAD.removesuffix("}\n") + ", ", "}\n" + REST),
+    "two arms": (TWO + REST, "\n"),
+    "end": (TWO + "rules:\n  - name: rest\n    ", "\n"),
+    "signal": (TWO + "signals:\n  s: ", "\n  a: {keywords: [b]}\n" + REST),
+    "audit": (AUDIT, ""),
+}
+"""Name in faults.tsv -> what comes before and after the text of a fault."""
+FAULTS = [
+    line.split("\t")
+    for line in Path(__file__).with_name("faults.tsv").read_text(encoding="utf-8").splitlines()[1:]
+]
 
 
-@pytest.mark.parametrize(
-    ("audit", "faults"),
-    [
-        (
-            "{share: 0, arm: large, joules: {day: 9}}",
-            ["a share of 0 audits nothing; write `audit: off`"],
-        ),
-        (
-            "{share: 2, arm: large, joules: {day: 9}}",
-            ["the share of audited turns is above 0 and at most 1, not 2"],
-        ),
-        (
-            "{share: -0.1, arm: large, joules: {day: 9}}",
-            ["the share of audited turns is above 0 and at most 1, not -0.1"],
-        ),
-        ("{share: 1, arm: lage, joules: {day: 9}}", ["unknown arm 'lage', did you mean 'large'?"]),
-        ("{share: 1, arm: large}", ["missing key 'joules'"]),
-        ("{share: 1, arm: large, joules: {}}", ["missing key 'day'"]),
-        ("{share: 1, arm: large, joules: {day: 0}}", ["day: must be greater than 0.0, found 0"]),
-        (
-            "{share: 1, arm: large, joules: {day: 9, reserve: 9}}",
-            ["`reserve` (9 J) must be less than `day` (9 J), or no audit begins"],
-        ),
-        ("no", ["audit is `off`, or {share: 0.02, arm: ARM, joules: {day: 2000}}"]),
-        ("on", ["audit is `off`, or {share: 0.02, arm: ARM, joules: {day: 2000}}"]),
-        ("", ["audit is `off`, or {share: 0.02, arm: ARM, joules: {day: 2000}}"]),
-        ("0.02", ["audit is `off`, or {share: 0.02, arm: ARM, joules: {day: 2000}}"]),
-    ],
-)  # fmt: skip
-def test_faults_have_one_message(
-    check: Callable[[str], CheckedPolicy], audit: str, faults: list[str]
-) -> None:
-    assert [problem.message for problem in check(TEXT + audit).errors] == faults
+@pytest.mark.parametrize(("base", "text", "fault"), FAULTS)
+def test_each_fault(check: Check, base: str, text: str, fault: str) -> None:
+    before, after = BASES[base]
+    checked = check(before + text.replace("\\n", "\n") + after)
+    assert checked.policy is None
+    errors = [str(problem) for problem in checked.errors]
+    assert f"p.yaml:{fault}" in errors
+    if base in ("arm", "two arms", "audit"):
+        assert len(errors) == 1
 
 
-def test_an_audit_uses_its_arm(check: Callable[[str], CheckedPolicy]) -> None:
-    checked = check(f"{TEXT}{{share: 1, arm: large, joules: {{day: 2000}}}}")
+def test_an_audit_uses_its_arm(check: Check) -> None:
+    checked = check(f"{AUDIT}{{share: 1, arm: large, joules: {{day: 2000}}}}")
     assert checked.policy is not None
     assert checked.policy.audit == AuditPlan(1.0, "large", 2000.0, 1000.0)
     assert not checked.warnings
-
-
-def test_an_arm_that_answers_every_turn_audits_nothing(
-    check: Callable[[str], CheckedPolicy],
-) -> None:
-    checked = check(f"{TEXT}{{share: 1, arm: quick, joules: {{day: 2000}}}}")
+    checked = check(f"{AUDIT}{{share: 1, arm: quick, joules: {{day: 2000}}}}")
     assert [problem.message for problem in checked.warnings] == [
         "arm 'large' is unused",
         "nothing is audited: 'quick' answers every turn itself; name another arm",
     ]
-
-
-@pytest.mark.parametrize("text", [f"{TEXT}off", TEXT.removesuffix("audit: ")])
-def test_no_audit_is_the_default(check: Callable[[str], CheckedPolicy], text: str) -> None:
-    checked = check(text)
-    assert checked.policy is not None
-    assert checked.policy.audit is None
-    assert [problem.message for problem in checked.warnings] == ["arm 'large' is unused"]
-
-
-def test_the_schema_has_both_forms() -> None:
+    for text in (f"{AUDIT}off", AUDIT.removesuffix("audit: ")):
+        checked = check(text)
+        assert checked.policy is not None
+        assert checked.policy.audit is None
+        assert [problem.message for problem in checked.warnings] == ["arm 'large' is unused"]
     forms = json_schema()["properties"]["audit"]["oneOf"]
     assert {"const": "off", "type": "string"} in forms
     assert any("$ref" in form for form in forms)
-
-
-Check = Callable[[str], CheckedPolicy]
-
-HEAD = "version: 1\nmodels: {small: [tiny]}\narms:\n  quick: {model: small}\n"
-REST = "rules:\n  - {name: rest, use: quick}\n"
-
-
-@pytest.mark.parametrize(
-    ("text", "fault"),
-    [
-        ("arms: {q: {model: tiny}}\nrules: [{name: r, use: q}]\n", "1:1: missing key 'version'"),
-        (
-            HEAD.replace("1", "2", 1) + REST,
-            "1:10: unsupported version 2; this etui reads version 1",
-        ),
-        (
-            HEAD.replace("[tiny]", "[tiny, smal-1b]") + REST,
-            "2:24: unknown model 'smal-1b', did you mean 'small-1b'?",
-        ),
-        (
-            HEAD.replace("[tiny]", "[tiny, tiny]") + REST,
-            "2:24: model 'tiny' is listed twice in role 'small'",
-        ),
-        (
-            HEAD.replace("model: small", "model: smal") + REST,
-            "4:18: unknown role or model 'smal', did you mean 'small'?",
-        ),
-        (
-            HEAD.replace("model: small", "model: small, think_tokens: 5") + REST,
-            "4:39: think_tokens has no effect with reasoning: direct; use cot or vote",
-        ),
-        (
-            HEAD.replace("model: small", "model: small, max_joules: 0") + REST,
-            "4:37: max_joules: must be greater than 0.0, found 0",
-        ),
-        (
-            HEAD + REST.replace("use: quick", "use: quik"),
-            "6:23: unknown arm 'quik', did you mean 'quick'?",
-        ),
-        (
-            HEAD + "signals: {calc: {keywords: [a]}}\nrules:\n"
-            "  - {name: a, when: {any: [{not: clac}]}, use: quick}\n  - {name: b, use: quick}\n",
-            "7:34: unknown signal 'clac', did you mean 'calc'?",
-        ),
-        (
-            HEAD + "signals: {calc: {keyword: [a]}}\n" + REST,
-            "5:18: unknown key 'keyword', did you mean 'keywords'?",
-        ),
-        (
-            HEAD + "signals: {calc: {keywords: [a], regex: b}}\n" + REST,
-            "5:40: keywords and regex in one signal; split it into two signals",
-        ),
-        (
-            HEAD + "signals: {calc: {at_least: 3}}\n" + REST,
-            "5:17: a signal needs a kind: keywords, regex, tokens, options, language, score, "
-            "nearest, metadata, host",
-        ),
-        (
-            HEAD + "signals: {t: {metadata: {key: team}}}\n" + REST,
-            "5:25: say what it has to be: equals, one_of, matches, or exists: true",
-        ),
-        (
-            HEAD + "signals: {t: {metadata: {key: team, equals: a, one_of: [b]}}}\n" + REST,
-            "5:56: equals and one_of in one signal; use one of them",
-        ),
-        (
-            HEAD + "signals: {t: {metadata: {key: team, exists: false}}}\n" + REST,
-            "5:45: exists: false has no effect; use exists: true, and {not: SIGNAL} in the rule",
-        ),
-        (
-            HEAD + "signals: {t: {metadata: {key: team, matches: '(a'}}}\n" + REST,
-            "5:46: invalid regular expression: missing ) at position 2",
-        ),
-        (
-            HEAD + "signals: {t: {metadata: {key: team, equal: a}}}\n" + REST,
-            "5:37: unknown key 'equal', did you mean 'equals'?",
-        ),
-        (
-            HEAD + "signals: {t: {metadata: {key: team, equals: a}, at_least: 1}}\n" + REST,
-            "5:59: at_least has no effect: this signal is not a number",
-        ),
-        (
-            HEAD + "efforts: {hihg: quick}\n" + REST,
-            "5:11: unknown effort 'hihg', did you mean 'high' or 'xhigh'?",
-        ),
-        (
-            HEAD + "efforts: {high: quik}\n" + REST,
-            "5:17: unknown arm 'quik', did you mean 'quick'?",
-        ),
-        (
-            HEAD + "signals: {long: {tokens: {at_least: 9}, below: 3}}\n" + REST,
-            "5:48: `below` belongs under `tokens`, as in {tokens: {below: 3}}",
-        ),
-        (
-            HEAD + "signals: {long: {tokens: {at_least: 9, below: 3}}}\n" + REST,
-            "5:47: no number is both at_least 9 and below 3",
-        ),
-        (
-            HEAD + "signals: {long: {tokens: {}}}\n" + REST,
-            "5:26: give at_least, above, at_most or below, as in {at_least: 3}",
-        ),
-        (
-            HEAD + "signals: {low: {host: battery, below: 3}}\n" + REST,
-            "5:23: host: 'battery' is not one of battery_percent, hour, free_memory_gb, "
-            "gpu_free_memory_gb, gpu_temperature, watts, on_battery, resident, did you mean "
-            "'on_battery'?",
-        ),
-        (
-            HEAD + "signals: {low: {host: watts}}\n" + REST,
-            "5:23: give a bound, as in {host: ..., at_least: 0.5}",
-        ),
-        (
-            HEAD + "signals: {r: {host: resident}}\n" + REST,
-            "5:21: name the model, as in {host: resident, is: large}",
-        ),
-        (
-            HEAD + "signals: {r: {host: resident, is: smol}}\n" + REST,
-            "5:35: unknown role or model 'smol', did you mean 'small'?",
-        ),
-        (
-            HEAD + "signals: {r: {regex: '(a'}}\n" + REST,
-            "5:22: invalid regular expression: missing ) at position 2",
-        ),
-        (
-            HEAD + "signals: {r: {regex: 'a*'}}\n" + REST,
-            "5:22: this pattern matches an empty text, so it always holds",
-        ),
-        (
-            HEAD + "signals: {g: {language: dee}}\n" + REST,
-            "5:25: unknown language 'dee', did you mean 'de'?",
-        ),
-        (
-            HEAD + "signals: {s: {score: {t: 1}, at_least: 1}}\n" + REST,
-            "5:23: unknown signal 't'; known: s",
-        ),
-        (
-            HEAD + "signals: {s: {score: {s: 1}, at_least: 1}}\n" + REST,
-            "5:15: score 's' includes itself",
-        ),
-        (
-            HEAD + "rules:\n  - {name: a, use: quick}\n  - {name: b, use: quick}\n",
-            "7:5: rule 'b' is never reached: 'a' (line 6) takes every question before it",
-        ),
-        (
-            HEAD + "signals: {x: {keywords: [a]}}\nrules: [{name: a, when: x, use: quick}]\n",
-            "6:9: no rule takes the remaining questions: 'a' is tried last and has a `when`; "
-            "end with a rule without `when`",
-        ),
-        (
-            HEAD + "signals: {x: {keywords: [a]}}\nrules:\n"
-            "  - {name: a, when: {all: [x, {not: x}]}, use: quick}\n  - {name: b, use: quick}\n",
-            "7:5: rule 'a' can never match: its condition contradicts itself",
-        ),
-        (
-            HEAD + "signals: {x: {keywords: [a]}, y: {keywords: [b]}}\nrules:\n"
-            "  - {name: a, when: x, use: quick}\n"
-            "  - {name: b, when: {all: [x, y]}, use: quick}\n  - {name: c, use: quick}\n",
-            "8:5: rule 'b' is never reached: 'a' (line 7) takes every question it would match "
-            "before it",
-        ),
-        (
-            HEAD + "signals: {x: {keywords: [a]}}\nrules:\n"
-            "  - {name: a, when: x, use: quick}\n  - {name: a, use: quick}\n",
-            "8:12: duplicate rule 'a'; the first is on line 7",
-        ),
-        (
-            HEAD + REST.replace("use:", "when: [a], use:"),
-            "6:24: when: a condition is the name of a signal, or {all: [...]}, {any: [...]}, "
-            "{not: ...}",
-        ),
-        (
-            HEAD + REST + "probes: [{query: x, rule: rst}]\n",
-            "7:27: unknown rule 'rst', did you mean 'rest'?",
-        ),
-        (
-            HEAD + REST + "probes: [{query: x}]\n",
-            "7:10: a probe needs an expectation: rule, not_rule, arm, not_arm or signals",
-        ),
-    ],
-)
-def test_each_fault(check: Check, text: str, fault: str) -> None:
-    checked = check(text)
-    assert checked.policy is None
-    assert f"p.yaml:{fault}" in [str(problem) for problem in checked.errors]
 
 
 def test_six_faults_at_once(check: Check) -> None:
@@ -330,53 +133,6 @@ def test_an_arm_of_an_effort_is_used(check: Check) -> None:
     assert check(text).warnings == ()
 
 
-@pytest.mark.parametrize(
-    ("arm", "fault"),
-    [
-        ("reasoning: cot, votes: 3", "votes has no effect with reasoning: cot; use vote"),
-        ("reasoning: cot, early_exit: {every: 1}", "every: must be at least 8, found 1"),
-        (
-            "stop: {rule: lead, eps: 0.1}",
-            "eps has no effect with rule: lead; use rule: flip",
-        ),
-        ("votes: 0", "votes: must be at least 1, found 0"),
-        ("votes: 3", "votes has no effect with reasoning: direct; use vote"),
-        (
-            "reasoning: vote, temperature: 0",
-            "votes drawn at temperature 0 are identical; use about 0.7",
-        ),
-        (
-            "reasoning: cot, think_tokens: 0",
-            "think_tokens: 0 means no thinking; use reasoning: direct",
-        ),
-        ("weight: one", "weight: 'one' is not one of none, probability, did you mean 'none'?"),
-        (
-            "reasoning: vote, speculate: auto",
-            "speculate: auto and reasoning: vote exclude each other: votes share each batch "
-            "already; remove one of them",
-        ),
-        (
-            "speculate: fast",
-            "speculate: 'fast' is not one of off, lookup, draft, mtp, auto",
-        ),
-        (
-            "early_exit: {}, reasoning: vote",
-            "early_exit has no effect with reasoning: vote; use cot",
-        ),
-    ],
-)
-def test_faults_of_arms(check: Check, arm: str, fault: str) -> None:
-    checked = check(HEAD.replace("model: small", f"model: small, {arm}") + REST)
-    assert checked.policy is None
-    assert [problem.message for problem in checked.errors] == [fault]
-
-
-def test_speculation_of_votes_is_refused_at_its_place(check: Check) -> None:
-    arm = "model: small, reasoning: vote, speculate: lookup"
-    (problem,) = check(HEAD.replace("model: small", arm) + REST).errors
-    assert (problem.line, problem.column) == (4, 53)
-
-
 SPECS = {
     "tiny": ModelSpec("tiny", "s", (), draft="mini", speculate="auto"),
     "small-1b": ModelSpec("small-1b", "s", ()),
@@ -386,7 +142,7 @@ SPECS = {
 def check_arms(arms: str) -> CheckedPolicy:
     text = f"version: 1\nmodels: {{role: [tiny, small-1b]}}\narms: {{{arms}}}\n"
     rules = "rules: [{name: rest, use: a}]\n"
-    return check_text(text + rules, NamedFile("p", Path("p.yaml"), "file"), SPECS)
+    return check_text(text + rules, PLACE, SPECS)
 
 
 def test_an_arm_that_does_not_say_follows_its_model() -> None:
@@ -417,14 +173,13 @@ def test_a_draft_model_that_is_not_there_is_warned_of() -> None:
 
 def test_a_shadow_is_a_policy_there_is() -> None:
     text = HEAD + REST + "shadow: {policy: frugl}\n"
-    place = NamedFile("p", Path("p.yaml"), "file")
-    checked = check_text(text, place, {"tiny"}, ["frugal", "best"])
+    checked = check_text(text, PLACE, {"tiny"}, ["frugal", "best"])
     assert [str(problem) for problem in checked.errors] == [
         "p.yaml:7:18: unknown policy 'frugl', did you mean 'frugal'?"
     ]
 
 
-def test_an_arm_that_votes(make: Callable[[str], Policy]) -> None:
+def test_an_arm_that_votes(make: Make) -> None:
     arm = (
         "small, reasoning: vote, votes: 5, batch: 3, think_tokens: 0, weight: probability, "
         "stop: {rule: adaptive, threshold: 0.9}"
@@ -448,7 +203,7 @@ EVIL = (r"(a+)+$", r"(a|a)*b", r"(.*a){20}x", r"(\w+\s?)*!", r"(?:(?:a{1,99}){1,
 
 
 @pytest.mark.parametrize("pattern", EVIL)
-def test_a_pattern_cannot_hang_the_decision(make: Callable[[str], Policy], pattern: str) -> None:
+def test_a_pattern_cannot_hang_the_decision(make: Make, pattern: str) -> None:
     policy = make(HEAD + f"signals: {{evil: {{regex: '{pattern}'}}, fine: {{regex: a}}}}\n" + REST)
     # A hang would take years; what comes back in time is a count or "not known".
     seen = see_signals(Query("a" * 30_000 + " b!?"), policy)
@@ -460,3 +215,127 @@ def test_a_pattern_cannot_hang_the_decision(make: Callable[[str], Policy], patte
 def test_any_pattern_compiles_or_says_why(text: str) -> None:
     with suppress(ValueError):
         compile_regex(text)
+
+
+VOTING = (
+    "version: 1\nmodels: {small: [tiny], large: [large-8b]}\narms:\n"
+    "  quick: {model: small}\n  short: {model: small, max_tokens: 9}\n"
+    "  thrice: {model: small, reasoning: vote, votes: 3, think_tokens: 0}\n"
+    "  large: {model: large}\n"
+)
+
+
+def agreeing(arms: str) -> str:
+    end = f"cascade: {{arms: [{{agree: [{arms}]}}, large], accept_at: 0.7}}"
+    return f"rules:\n  - name: r\n    {end}\n"
+
+
+def test_arms_that_differ_only_in_their_names_do_not_agree(check: Check) -> None:
+    (fault,) = check(VOTING + agreeing("quick, short")).errors
+    assert str(fault).startswith("p.yaml:10:38: 'quick' and 'short' are the same arm: an arm alw")
+
+
+def test_one_arm_of_votes_agrees_with_itself(check: Check) -> None:
+    end = agreeing("thrice")
+    checked = check(VOTING + end)
+    assert checked.policy is not None
+    warnings = [str(each) for each in checked.warnings]
+    assert any("the votes of 'thrice' stop by flip in a bench" in each for each in warnings)
+    sure = VOTING.replace("votes: 3", "votes: 3, stop: {rule: unanimous}")
+    assert not any("stop by" in str(each) for each in check(sure + end).warnings)
+    once = VOTING.replace("votes: 3", "votes: 1")
+    assert "only 'thrice' answers" in str(check(once + end).errors[0])
+
+
+BANDS = (
+    "signals:\n  a: {keywords: [add]}\n  b: {keywords: [prove]}\n"
+    "  hard: {score: {a: 0.3, b: 0.5}, bands: {no: {below: 0.3}, some: {at_least: 0.3, below: 0.6},"
+    " very: {at_least: 0.6}}}\n"
+)
+
+
+def test_bands_partition_a_score(make: Make, check: Check) -> None:
+    rules = "rules:\n  - {name: a, when: hard.very, use: large}\n  - {name: b, use: quick}\n"
+    policy = make(TWO + BANDS + rules)
+    for text, band in (("x", "no"), ("add", "some"), ("prove", "some"), ("add, prove", "very")):
+        seen = see_signals(Query(text), policy)
+        assert [name for name in ("no", "some", "very") if seen[f"hard.{name}"].holds] == [band]
+    whole = check(TWO + BANDS + rules.replace("hard.very", "hard"))
+    assert [problem.message for problem in whole.errors] == [
+        "signal 'hard' has bands; name one: hard.no, hard.some, hard.very"
+    ]
+    wrong = check(TWO + BANDS + rules.replace("hard.very", "hard.vry"))
+    assert "did you mean 'hard.very'?" in wrong.errors[0].message
+    assert check(TWO + BANDS + rules).warnings == ()
+
+
+def test_a_score_of_bands_adds_up_what_lies_behind(check: Check) -> None:
+    text = TWO + BANDS + "  top: {score: {hard.very: 1}, at_least: 1}\n" + REST
+    assert check(text).errors == ()
+    cycle = text.replace("b: {keywords: [prove]}", "b: {score: {top: 1}, at_least: 1}")
+    assert [problem.line for problem in check(cycle).errors] == [8, 9, 10]
+
+
+def test_an_objective_without_otherwise_lets_others_be_reached(check: Check) -> None:
+    text = (
+        TWO + "rules:\n  - name: best\n    objective: {minimize: joules}\n    arms: [quick]\n"
+        "{otherwise}  - {name: rest, use: quick}\n"
+    )
+    assert check(text.replace("{otherwise}", "")).errors == ()
+    taken = check(text.replace("{otherwise}", "    otherwise: quick\n"))
+    assert "'best' (line 7) takes every question" in taken.errors[0].message
+
+
+def test_objectives_without_fit_or_prior_are_worth_a_look() -> None:
+    end = "objective: {minimize: joules, accuracy: {at_least: 0.6}}\n    arms: [quick, large]\n"
+    text = BASES["end"][0] + end
+
+    def warned(text: str, *fitted: str) -> list[str]:
+        found = check_text(text, PLACE, {"tiny", "large-8b"}, fit=FitFacts(dict.fromkeys(fitted)))
+        assert found.errors == ()
+        return [str(problem) for problem in found.warnings]
+
+    last = (
+        "p.yaml:8:5: rule 'rest' is the last and has no `otherwise`: if no candidate qualifies, "
+        "no arm answers"
+    )
+    assert warned(text, "quick", "large") == [last]
+    assert warned(text) == [
+        "p.yaml:8:5: no accuracy was fitted or stated for quick, large, so it cannot choose until "
+        "you run `etui policy fit`",
+        last,
+    ]
+    assert warned(text + "    otherwise: quick\n", "large") == [
+        "p.yaml:8:5: no accuracy was fitted or stated for quick, so they never qualify until "
+        "you run `etui policy fit`"
+    ]
+    stated = text.replace("0.6}}", "0.6}, prior: {quick: 0.5, large: 0.7}}")
+    assert warned(stated + "    otherwise: quick\n") == []
+
+
+def test_steps_that_are_never_accepted_and_arms_of_other_models_are_worth_a_look() -> None:
+    end = "cascade: {arms: [{agree: [quick, poll], accept: 0.7}, large], accept_at: 0.75}\n"
+    text = (BASES["end"][0] + end).replace(
+        "arms:\n", "arms:\n  poll: {model: tiny, reasoning: cot}\n", 1
+    )
+
+    def warn(at_most: float, known: bool = True, **arms: str | None) -> list[str]:
+        fit = FitFacts(arms, {("quick", "poll"): (at_most, known)})
+        found = check_text(text, PLACE, {"tiny", "large-8b"}, fit=fit)
+        assert found.errors == ()
+        return [problem.message for problem in found.warnings]
+
+    assert warn(0.7, quick="tiny", poll="tiny") == []
+    (never,) = warn(0.6234, quick="tiny", poll=None)
+    assert never == (
+        "an answer that quick and poll agree on is never accepted: by the fit it is right 62.3 % "
+        "of the time at most, and 70 % is required; lower `accept`, or remove the step"
+    )
+    (unsure,) = warn(0.6234, False, quick="tiny", poll=None)
+    assert unsure.endswith(
+        "never accepted: the fit knows only right and wrong, and of that 62.3 % of the time is "
+        "certain, and 70 % is required; fit it from bench runs, which have the answers, or lower "
+        "`accept`"
+    )
+    (other,) = warn(0.6, quick="old-model", poll="tiny", gone="x")  # nor is the step predicted
+    assert other.startswith("the fit of arm 'quick' is of old-model, so nothing is predicted")

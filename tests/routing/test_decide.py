@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -29,6 +29,7 @@ from etui.runtime.decide import (
 )
 from etui.runtime.overrides import Overrides
 from etui.runtime.runtime import open_runtime
+from tests.routing.conftest import Make
 from tests.routing.seen import see_signals
 
 QUERY = Query("add")
@@ -51,8 +52,8 @@ shadow: {policy: force}
 
 
 def decided(config: Config, trial: str) -> Decision:
-    config.policies_dir.mkdir()
-    config.models_dir.mkdir()
+    for folder in (config.policies_dir, config.models_dir):
+        folder.mkdir(exist_ok=True)
     (config.models_dir / "smollm2-135m.gguf").write_bytes(b"GGUF")
     (config.policies_dir / "force.yaml").write_text(FORCE)
     (config.policies_dir / "trial.yaml").write_text(trial)
@@ -71,22 +72,13 @@ def test_what_the_shadow_would_have_done_is_in_the_trace(config: Config) -> None
         "why": "sums: sums (add)",
         "predicted_joules": None,
     }
-
-
-def test_a_broken_shadow_stops_nothing(config: Config) -> None:
-    decision = decided(config, "version: 1\n")
-    assert decision.arm.name == "quick"
-    assert decision.shadow is not None
-    assert decision.shadow.arm is None
-    place = Path(config.policies_dir / "trial.yaml")
-    assert decision.shadow.why == f"{place}:1:1: missing key 'arms'; missing key 'rules'"
-
-
-def test_without_a_shadow_the_trace_says_none(config: Config) -> None:
-    decision = decided(config, TRIAL)
     alone = choose(Query("add"), Overrides(policy="frugal"), open_runtime(config)).decision
-    assert decision.shadow is not None
     assert alone.trace()["shadow"] is None
+    broken = decided(config, "version: 1\n")  # and stops nothing
+    assert broken.shadow is not None
+    assert (broken.arm.name, broken.shadow.arm) == ("quick", None)
+    place = Path(config.policies_dir / "trial.yaml")
+    assert broken.shadow.why == f"{place}:1:1: missing key 'arms'; missing key 'rules'"
 
 
 AHEAD = """
@@ -168,13 +160,9 @@ def test_it_is_the_last_model_of_every_direct_arm_without_one(balanced: Policy) 
             assert plan == before, "an arm that thinks falls through"
 
 
-def test_an_arm_with_a_model_keeps_its_own(balanced: Policy) -> None:
-    here = {"gemma-3-270m", "smollm2-135m"}.__contains__
-    assert add_fallback_model(balanced, "gemma-3-270m", here) is balanced
-
-
-def test_a_model_that_is_missing_itself_does_not_stand_in(balanced: Policy) -> None:
-    assert add_fallback_model(balanced, "gemma-3-270m", lambda _name: False) is balanced
+def test_a_model_that_is_missing_or_not_needed_replaces_none(balanced: Policy) -> None:
+    for here in ((), ("gemma-3-270m", "smollm2-135m")):
+        assert add_fallback_model(balanced, "gemma-3-270m", here.__contains__) is balanced
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"model": 3}'])
@@ -186,7 +174,6 @@ def test_a_damaged_choice_is_none(config: Config, text: str) -> None:
     assert load_fallback_model(config) == "m"
 
 
-Make = Callable[[str], Policy]
 EVERY = frozenset({"tiny", "small-1b", "large-8b"})
 
 BASE = """
@@ -229,8 +216,10 @@ rules:
 
 
 def test_the_arm_carries_what_the_file_says(make: Make) -> None:
-    policy = make(BASE + "rules: [{name: rest, use: think}]")
-    decision = decide(Query("x"), policy, available=EVERY)
+    decision = decide_arm(
+        make(BASE + "rules: [{name: rest, use: quick}]"), "think", available=EVERY
+    )
+    assert (decision.policy, decision.rule) == ("p", None)
     assert decision.arm == Arm(
         name="think",
         model="large-8b",
@@ -240,7 +229,6 @@ def test_the_arm_carries_what_the_file_says(make: Make) -> None:
         sampling_from=replace(OPEN_SAMPLING, temperature="arm"),
         max_joules=50.0,
     )
-    assert decision.policy == "p"
 
 
 def test_a_role_is_served_by_the_first_model_here(make: Make) -> None:
@@ -249,6 +237,11 @@ def test_a_role_is_served_by_the_first_model_here(make: Make) -> None:
     fallen = decide(Query("x"), policy, available={"tiny"})
     assert fallen.arm.model == "tiny"
     assert fallen.why == ("rest: no rule matched · tiny stands in for small-1b")
+    with pytest.raises(UsageError) as caught:
+        decide_arm(policy, "thnk", available=EVERY)
+    assert caught.value.fix == "did you mean 'think'?"
+    with pytest.raises(ModelUnavailable):
+        decide_arm(policy, "think", available={"tiny"})
 
 
 def test_a_rule_nothing_can_serve_gives_way(make: Make) -> None:
@@ -265,17 +258,6 @@ def test_a_rule_nothing_can_serve_gives_way(make: Make) -> None:
         decide(Query("add"), policy, available=())
     assert "arm 'think'" in caught.value.what
     assert "etui models pull tiny" in caught.value.fix
-
-
-def test_an_arm_by_name(make: Make) -> None:
-    policy = make(BASE + "rules: [{name: rest, use: quick}]")
-    decision = decide_arm(policy, "think", available=EVERY)
-    assert (decision.arm.model, decision.rule) == ("large-8b", None)
-    with pytest.raises(UsageError) as caught:
-        decide_arm(policy, "thnk", available=EVERY)
-    assert caught.value.fix == "did you mean 'think'?"
-    with pytest.raises(ModelUnavailable):
-        decide_arm(policy, "think", available={"tiny"})
 
 
 SIGNALS = """

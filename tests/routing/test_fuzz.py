@@ -6,6 +6,7 @@ import copy
 import json
 import time
 from contextlib import suppress
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from etui.yaml.named_files import NamedFile
 
 NAMES = ("frugal", "balanced", "best")
 PLACE = NamedFile("m", Path("m.yaml"), "file")
+QUESTION = Query("What is x y 17*23?")
+MODELS = {"tiny", "large-8b"}
 
 LINES = {
     name: (shipped_dir() / "policies" / f"{name}.yaml").read_text().splitlines() for name in NAMES
@@ -35,17 +38,17 @@ PUT_IN = (
 )
 
 
-def check_mutated(lines: list[str], models: frozenset[str]) -> None:
-    """A mutated policy is sound, or each of its errors has a place in it and words."""
-    checked = check_text("\n".join(lines), NamedFile("m", Path("m.yaml"), "file"), models)
+def is_sound_or_located(text: str, models: frozenset[str] | set[str]) -> None:
+    """A policy is sound, or each of its errors has a place in it and words."""
+    checked = check_text(text, PLACE, models)
     assert (checked.policy is None) == bool(checked.errors)
     for problem in (*checked.errors, *checked.warnings):
         assert problem.message
-        assert 1 <= problem.line <= len(lines) + 1
+        assert 1 <= problem.line <= text.count("\n") + 2
         assert problem.column >= 1
     if checked.policy is not None:
         with suppress(EtuiError):  # an objective may have lost what it takes otherwise
-            decide(Query("What is 17*23?"), checked.policy, available=lambda _: True)
+            decide(QUESTION, checked.policy, available=lambda _: True, every_signal=True)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -58,17 +61,9 @@ def test_every_line_left_out_doubled_or_broken(name: str, config: Config) -> Non
         before, after = lines[:index], lines[index + 1 :]
         half = line[: len(line) // 2]
         other = lines[(7 * index + 5) % len(lines)]
-        for changed in (
-            [],
-            [line, line],
-            [half],
-            ["\t" + line],
-            ["  " + line],
-            [line.removeprefix(" ")],
-            [line.replace(":", "", 1)],
-            [other],
-        ):
-            check_mutated([*before, *changed, *after], models)
+        put = (half, f"\t{line}", f"  {line}", line.removeprefix(" "), line.replace(":", "", 1))
+        for changed in ([], [line, line], [other], *([each] for each in put)):
+            is_sound_or_located("\n".join([*before, *changed, *after]), models)
 
 
 @given(data=st.data())
@@ -82,7 +77,7 @@ def test_lines_mutated_at_random(data: st.DataObject) -> None:
         put = data.draw(st.sampled_from(PUT_IN))
         lines[index] = line[:at] + put + line[at + cut :]
     catalogue = {"qwen3-8b", "qwen3-4b", "qwen3-0.6b", "smollm2-135m", "llama-3.2-1b"}
-    check_mutated(lines, frozenset(catalogue))
+    is_sound_or_located("\n".join(lines), catalogue)
 
 
 WHOLE: dict[str, Any] = {
@@ -155,55 +150,29 @@ junk = st.recursive(
 )
 
 
-def errors_are_located(text: str) -> None:
-    checked = check_text(text, PLACE, {"tiny", "large-8b"})
-    assert (checked.policy is None) == bool(checked.errors)
-    for problem in (*checked.errors, *checked.warnings):
-        assert problem.message
-        assert problem.line >= 1
-        assert problem.column >= 1
-    if checked.policy is not None:
-        with suppress(EtuiError):
-            decide(Query("x y"), checked.policy, available=lambda _: True, every_signal=True)
-
-
 def test_the_whole_language_is_sound() -> None:
-    checked = check_text(json.dumps(WHOLE), PLACE, {"tiny", "large-8b"})
+    checked = check_text(json.dumps(WHOLE), PLACE, MODELS)
     assert checked.errors == ()
 
 
-@given(st.lists(st.tuples(st.sampled_from(PATHS), junk), min_size=1, max_size=3))
-def test_any_value_in_any_place(changes: list[tuple[tuple[str | int, ...], Any]]) -> None:
+parts = st.sampled_from(PATHS).map(lambda path: reduce(lambda at, key: at[key], path, WHOLE))
+
+
+@given(st.lists(st.tuples(st.sampled_from(PATHS), junk | parts), min_size=1, max_size=3))
+def test_any_value_or_other_part_in_any_place(changes: Any) -> None:
     document: Any = copy.deepcopy(WHOLE)
     for path, value in changes:
         at = document
         with suppress(KeyError, IndexError, TypeError):  # an earlier change took the place away
             for key in path[:-1]:
                 at = at[key]
-            at[path[-1]] = value
-    errors_are_located(json.dumps(document))
-
-
-@given(st.lists(st.tuples(st.sampled_from(PATHS), st.sampled_from(PATHS)), min_size=1, max_size=3))
-def test_any_part_in_the_place_of_another(
-    moves: list[tuple[tuple[str | int, ...], tuple[str | int, ...]]],
-) -> None:
-    document: Any = copy.deepcopy(WHOLE)
-    for path, source in moves:
-        part: Any = WHOLE
-        for key in source:
-            part = part[key]
-        at = document
-        with suppress(KeyError, IndexError, TypeError):
-            for key in path[:-1]:
-                at = at[key]
-            at[path[-1]] = copy.deepcopy(part)
-    errors_are_located(json.dumps(document))
+            at[path[-1]] = copy.deepcopy(value)
+    is_sound_or_located(json.dumps(document), MODELS)
 
 
 @given(st.text(max_size=200))
 def test_any_text(text: str) -> None:
-    errors_are_located(text)
+    is_sound_or_located(text, MODELS)
 
 
 @given(st.binary(max_size=200))
@@ -261,6 +230,6 @@ def test_rules_that_lie_in_a_circle_of_scores_are_said(length: int) -> None:
     }
     document = WHOLE | {"signals": signals, "rules": [{"name": "rest", "use": "quick"}]}
     document = {key: value for key, value in document.items() if key != "probes"}
-    checked = check_text(json.dumps(document), PLACE, {"tiny", "large-8b"})
+    checked = check_text(json.dumps(document), PLACE, MODELS)
     assert len(checked.errors) == length
     assert checked.errors[0].message == "score 's0' includes itself"

@@ -45,16 +45,13 @@ AUDITED = LoggedModelFacts(audits={"large": average_audits(AUDITS)}, load_joules
 def test_an_arm_that_only_audited_is_predicted_from_its_audits():
     said = predict_joules(LARGE, TEXT, AUDITED, resident=True)
     assert (said.load, said.answer, said.total) == (0.0, 20.0, 20.0)
-    assert (said.prefill, said.decode) == (None, None), "an audit has no phases, not phases of 0"
     assert said.uncertainty == pytest.approx(1.96 * stdev(JOULES) * math.sqrt(7 / 6))
     assert said.seconds == pytest.approx(2.0)
     assert said.source == "mean of 6 audits"
     assert predict_seconds(LARGE, TEXT, AUDITED, resident=True) == pytest.approx(2.0)
-    traced = said.trace()
+    traced = said.trace()  # an audit has no phases, not phases of 0
     assert (traced["total"], traced["prefill"], traced["decode"]) == (20.0, None, None)
-
-
-def test_the_load_is_added_and_unknown_seconds_of_it_stay_unknown():
+    # The load is added, and unknown seconds of it stay unknown.
     said = predict_joules(LARGE, TEXT, AUDITED, resident=False)
     assert (said.load, said.total, said.seconds) == (30.0, 50.0, None)
     assert predict_seconds(LARGE, TEXT, AUDITED, resident=False) is None
@@ -62,14 +59,11 @@ def test_the_load_is_added_and_unknown_seconds_of_it_stay_unknown():
     assert predict_seconds(LARGE, TEXT, timed, resident=False) == pytest.approx(5.0)
 
 
-def test_turns_of_the_model_come_before_its_audits():
+def test_turns_of_the_model_come_before_its_audits_and_few_audits_say_nothing():
     turns = replace(AUDITED, speed=Speed(400.0, 38.0, 50.0, 45.0))
     assert predict_joules(LARGE, TEXT, turns, resident=True).source.startswith("uncalibrated")
     unmeasured = replace(AUDITED, speed=Speed(400.0, 38.0))
     assert predict_joules(LARGE, TEXT, unmeasured, resident=True).source == "mean of 6 audits"
-
-
-def test_the_audits_of_another_arm_or_too_few_say_nothing():
     assert predict_joules(replace(LARGE, name="other"), TEXT, AUDITED, resident=True) is None
     few = LoggedModelFacts(audits={"large": average_audits(AUDITS[: LEAST_AUDITS - 1])})
     assert predict_joules(LARGE, TEXT, few, resident=True) is None
@@ -158,32 +152,20 @@ def test_a_curve_prices_prompt_and_output():
     assert said.uncertainty == pytest.approx(true.uncertainty)
     assert said.seconds == pytest.approx(110 / 1000 + 49 / 50)
     assert said.source == "operating curve"
-
-
-def test_a_high_limit_is_not_what_an_answer_takes():
+    log = replace(FACTS, curve=replace(CURVE, source="log"))
+    assert predict_joules(DIRECT, PLAIN, log, resident=True).source == "operating curve of the log"
+    # A high limit is not what an answer takes.
     long, longer = (replace(DIRECT, max_tokens=most) for most in (1024, 4096))
-    said = predict_joules(long, PLAIN, FACTS, resident=True)
-    assert said.decode == CURVE.joules(110, 0, 150).decode
-    assert said == predict_joules(longer, PLAIN, FACTS, resident=True)
-
-
-def test_a_curve_of_the_log_says_so():
-    facts = replace(FACTS, curve=replace(CURVE, source="log"))
-    assert (
-        predict_joules(DIRECT, PLAIN, facts, resident=True).source == "operating curve of the log"
-    )
-
-
-def test_the_load_of_a_model_that_is_not_there_is_part_of_the_price():
-    here, away = (predict_joules(DIRECT, PLAIN, FACTS, resident=r) for r in (True, False))
-    assert away.total == pytest.approx(here.total + 30.0)
-    assert away.seconds == pytest.approx(here.seconds + 2.0)
-
-
-def test_a_load_that_nobody_measured_is_said_and_not_passed_off_as_nothing():
-    said = predict_joules(DIRECT, PLAIN, replace(FACTS, load_joules=None), resident=False)
-    assert "load is unmeasured" in said.source
-    assert "load" not in predict_joules(DIRECT, PLAIN, FACTS, resident=False).source
+    limited = predict_joules(long, PLAIN, FACTS, resident=True)
+    assert limited.decode == CURVE.joules(110, 0, 150).decode
+    assert limited == predict_joules(longer, PLAIN, FACTS, resident=True)
+    # The load of a model that is not in memory is part of the price, or said to be unmeasured.
+    away = predict_joules(DIRECT, PLAIN, FACTS, resident=False)
+    assert away.total == pytest.approx(said.total + 30.0)
+    assert away.seconds == pytest.approx(said.seconds + 2.0)
+    assert "load" not in away.source
+    unmeasured = predict_joules(DIRECT, PLAIN, replace(FACTS, load_joules=None), resident=False)
+    assert "load is unmeasured" in unmeasured.source
 
 
 def test_without_a_curve_speed_and_watts_tell_and_are_labelled():
@@ -196,21 +178,16 @@ def test_without_a_curve_speed_and_watts_tell_and_are_labelled():
 
 
 def test_an_arm_that_speculates_is_predicted_from_its_own_turns():
-    arm = replace(DIRECT, speculate="lookup")
+    lookup, auto = (replace(DIRECT, speculate=method) for method in ("lookup", "auto"))
     facts = replace(FACTS, speculated={"lookup": Speed(1000.0, 100.0, 30.0, 50.0)})
-    said = predict_joules(arm, PLAIN, facts, resident=True)
+    said = predict_joules(lookup, PLAIN, facts, resident=True)
     assert said.decode == pytest.approx(49 / 100 * 50)
     assert said.source == "uncalibrated: 100 tok/s at 50 W, speculation lookup"
     plain = predict_joules(DIRECT, PLAIN, facts, resident=True)
     assert plain == predict_joules(DIRECT, PLAIN, FACTS, resident=True)
-
-
-def test_speculation_that_was_never_measured_is_said():
-    arm = replace(DIRECT, speculate="auto")
-    facts = replace(FACTS, speculated={"lookup": Speed(1000.0, 100.0, 30.0, 50.0)})
-    said = predict_joules(arm, PLAIN, facts, resident=True)
-    assert said.decode == predict_joules(DIRECT, PLAIN, FACTS, resident=True).decode
-    assert said.source == "operating curve, without speculation"
+    unknown = predict_joules(auto, PLAIN, facts, resident=True)
+    assert unknown.decode == plain.decode
+    assert unknown.source == "operating curve, without speculation"
 
 
 def test_of_an_unknown_model_nothing_is_predicted():
@@ -219,26 +196,17 @@ def test_of_an_unknown_model_nothing_is_predicted():
     assert predict_joules(DIRECT, PLAIN, unmeasured, resident=True) is None
 
 
-def test_a_choice_decodes_nothing_unless_there_is_nothing_to_choose():
+def test_tokens_that_are_expected():
     assert predict_joules(CHOOSE, OPTIONS, FACTS, resident=True).decode == 0.0
     assert predict_joules(CHOOSE, PLAIN, FACTS, resident=True).decode > 0.0
-
-
-def test_what_is_cached_is_not_computed_again():
     tokens = predict_tokens(DIRECT, PLAIN, FACTS, cached_tokens=80)
     assert (tokens.computed, tokens.cached) == (30.0, 80.0)
-    whole = predict_tokens(DIRECT, PLAIN, FACTS, cached_tokens=10_000)
-    assert whole.computed == 1.0
-
-
-def test_a_thought_costs_its_budget_until_turns_tell_otherwise():
+    assert predict_tokens(DIRECT, PLAIN, FACTS, cached_tokens=10_000).computed == 1.0
+    # A thought costs its budget until turns with the same budget say otherwise.
     assert predict_tokens(THINK, PLAIN, FACTS).output == 0.8 * 200 + 0.5 * 100
     past = {ArmKey.of(THINK): PastOutput(45, 60.0)}
     output = predict_tokens(THINK, PLAIN, replace(FACTS, past=past)).output
     assert output == pytest.approx((45 * 60 + PRIOR_TURNS * 210) / 50)
-
-
-def test_the_past_of_an_arm_with_other_budgets_does_not_count():
     past = {ArmKey.of(replace(THINK, think_tokens=999)): PastOutput(100, 900.0)}
     assert predict_tokens(THINK, PLAIN, replace(FACTS, past=past)).output == 210
 

@@ -17,7 +17,7 @@ from etui.errors import EtuiError, ModelUnavailable
 from etui.models.spec import ModelSpec
 from etui.routing.decide import cheapest_arm, decide, decide_arm
 from etui.routing.decision import Decision, PredictedAccuracy, PredictedJoules
-from etui.routing.library import check_text
+from etui.routing.library import check_text, compile_text
 from etui.routing.policy import (
     Place,
     Policy,
@@ -56,14 +56,7 @@ CHEAPEST = "rules: [{name: best, objective: {minimize: joules}, arms: [deep]}]\n
 
 
 def make(text: str, models: Mapping[str, ModelSpec] = MODELS) -> Policy:
-    checked = check_text(text, NamedFile("p", Path("p.yaml"), "file"), models)
-    assert checked.policy is not None, checked.errors
-    return checked.policy
-
-
-def warnings(text: str, models: Mapping[str, ModelSpec]) -> list[str]:
-    checked = check_text(text, NamedFile("p", Path("p.yaml"), "file"), models)
-    return [problem.message for problem in checked.warnings]
+    return compile_text(text, "p", models)
 
 
 @dataclass
@@ -190,18 +183,11 @@ def test_an_unmeasured_place_can_win_by_seconds_but_not_by_joules() -> None:
     assert decision.arm.name == "quick"
     failed = {c.arm.model: c.failed for c in decision.candidates}
     assert failed["big-desk"] == "its joules are unknown"
-
-
-def test_seconds_of_the_load_count_against_this_machine() -> None:
-    curves = Curves(
-        {"big": 10.0, "big-desk": 50.0}, {"big": 2.0, "big-desk": 4.0}, load_seconds=20.0
-    )
-    policy = make(
-        BASE + "rules: [{name: fast, objective: {minimize: joules, seconds: {at_most: 5}}, "
-        "arms: [deep]}]\n"
-    )
-    assert chosen(policy, curves).arm.model == "big-desk"
-    assert chosen(policy, curves, resident="big").arm.model == "big"
+    # Seconds of the load count against this machine.
+    seconds = {"big": 2.0, "big-desk": 4.0}
+    curves = Curves({"big": 10.0, "big-desk": 50.0}, seconds, load_seconds=9.0)
+    assert chosen(cheap, curves, available).arm.model == "big-desk"
+    assert chosen(cheap, curves, available, resident="big").arm.model == "big"
 
 
 def test_the_model_in_memory_is_kept_unless_another_machine_saves_more() -> None:
@@ -209,23 +195,25 @@ def test_the_model_in_memory_is_kept_unless_another_machine_saves_more() -> None
         BASE + "rules: [{name: best, objective: {minimize: joules}, "
         "switch_margin_joules: 30, arms: [deep]}]\n"
     )
-    curves = Curves({"big": 60.0, "big-desk": 40.0})
-    kept = chosen(policy, curves, resident="big")
+    kept = chosen(policy, Curves({"big": 60.0, "big-desk": 40.0}), resident="big")
     assert kept.arm.model == "big"
     assert "deep on this machine is kept because big is in memory" in kept.why
-    assert chosen(policy, Curves({"big": 80.0, "big-desk": 40.0}), resident="big").arm.model == (
-        "big-desk"
-    )
+    moved = chosen(policy, Curves({"big": 80.0, "big-desk": 40.0}), resident="big")
+    assert moved.arm.model == "big-desk"
 
 
-def test_places_of_several_arms_compete() -> None:
+@pytest.mark.parametrize(
+    ("small", "model", "facts"),
+    [
+        (55.0, "big-desk", "(≈40 J, quick would take ≈15 J more)"),
+        (20.0, "small", "(≈20 J, deep on desk would take ≈20 J more)"),
+    ],
+)
+def test_places_of_several_arms_compete(small: float, model: str, facts: str) -> None:
     both = "rules: [{name: best, objective: {minimize: joules}, arms: [quick, deep]}]\n"
-    decision = chosen(make(BASE + both), Curves({"small": 55.0, **DEAR}))
-    assert decision.arm.model == "big-desk"
-    assert decision.why.endswith("(≈40 J, quick would take ≈15 J more)")
-    decision = chosen(make(BASE + both), Curves({"small": 20.0, **DEAR}))
-    assert decision.arm.name == "quick"
-    assert decision.why.endswith("(≈20 J, deep on desk would take ≈20 J more)")
+    decision = chosen(make(BASE + both), Curves({"small": small, **DEAR}))
+    assert decision.arm.model == model
+    assert decision.why.endswith(facts)
 
 
 def test_other_weights_of_a_role_are_only_used_if_the_first_are_nowhere() -> None:
@@ -284,9 +272,6 @@ def test_nowhere_available_says_where_it_looked() -> None:
     assert "cloud on far" in caught.value.what
     assert "pull" not in caught.value.fix  # there is nothing to pull
     assert "etui doctor" in caught.value.fix
-
-
-def test_no_known_joules_anywhere_is_an_error_that_says_so() -> None:
     with pytest.raises(EtuiError, match="joules of all of its arms are unknown"):
         chosen(make(BASE + CHEAPEST), Curves())
 
@@ -315,16 +300,13 @@ def test_a_replay_has_no_places() -> None:
     assert drop_places(untouched).arms == untouched.arms
 
 
-def test_a_bench_run_has_no_places() -> None:
+def test_a_bench_run_and_mere_names_have_no_places() -> None:
     from etui.bench.config import NamedText
     from etui.bench.plan import compile_policy
     from etui.models.catalogue import Catalogue
 
     policy = compile_policy(NamedText("p", BASE + CHEAPEST), Catalogue(MODELS))
     assert policy.arms["deep"].models == ("big",)
-
-
-def test_mere_names_have_no_places() -> None:
     assert list_places(("big",), tuple(MODELS)) == (Place("big", "big"),)
 
 
@@ -351,10 +333,15 @@ def test_only_available_places_are_served(available: set[str]) -> None:
 
 def test_the_check_warns_of_places_that_differ() -> None:
     text = "version: 1\narms: {deep: {model: big}}\nrules: [{name: all, use: deep}]\n"
-    assert warnings(text, MODELS) == []
+
+    def warnings(models: Mapping[str, ModelSpec]) -> list[str]:
+        checked = check_text(text, NamedFile("p", Path("p.yaml"), "file"), models)
+        return [problem.message for problem in checked.warnings]
+
+    assert warnings(MODELS) == []
     desk = replace(MODELS["big-desk"], context=2048, sha256="a" * 64, think_open="<think>")
     unlike = {**MODELS, "big-desk": desk, "big": replace(MODELS["big"], sha256="b" * 64)}
-    found = warnings(text, unlike)
+    found = warnings(unlike)
     assert len(found) == 3
     assert all(one.startswith("the places of arm 'deep' differ: ") for one in found)
     context, thinking, weights = found

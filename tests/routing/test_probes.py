@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.chat import Message
+from etui.chat import Message, Query
 from etui.config.config import Config
 from etui.errors import InvalidFile
 from etui.routing.library import compile_text, load_policy
@@ -135,16 +135,12 @@ def test_a_case_is_a_probe_with_tags_and_a_group(policy: Policy) -> None:
 
 
 def test_a_chat_ends_with_its_question(policy: Policy) -> None:
-    chat = [
-        {"role": "system", "content": "Be brief."},
-        {"role": "user", "content": "add"},
-        {"role": "assistant", "content": "What?"},
-        {"role": "user", "content": "Hm"},
-    ]
+    texts = {"system": "Be brief.", "user": "add", "assistant": "What?"}
+    chat = [{"role": role, "content": text} for role, text in texts.items()]
+    chat.append({"role": "user", "content": "Hm"})
     (case,) = parse_cases(json.dumps({"messages": chat, "rule": "rest"}), policy, file="c")
-    query = case.to_query()
-    assert (query.text, query.system) == ("Hm", "Be brief.")
-    assert query.history == (Message("user", "add"), Message("assistant", "What?"))
+    history = (Message("user", "add"), Message("assistant", "What?"))
+    assert case.to_query() == Query("Hm", "Be brief.", history)
     assert run_probes(policy, [case])[0].failures == ()
 
 
@@ -209,7 +205,7 @@ def test_any_question_keeps_its_text(text: str) -> None:
 @given(st.text(max_size=80))
 def test_any_text_is_read_or_refused_with_a_place(text: str) -> None:
     policy = compile_text(POLICY, "mine", ["m"])
-    if not text.removeprefix("\ufeff").strip():
+    if not text.removeprefix("\ufeff").strip():  # an empty file has no cases
         assert parse_cases(text, policy, file="c") == ()
         return
     with pytest.raises(InvalidFile) as caught:
@@ -253,8 +249,3 @@ def test_a_user_adds_cases_to_a_shipped_policy(config: Config) -> None:
     assert len(load_cases(policy, config)) == len(shipped) + 1
     own_policy = replace(policy, path=config.policies_dir / "frugal.yaml")
     assert len(load_cases(own_policy, config)) == 1, "one's own policy has only one's own cases"
-
-
-@pytest.mark.parametrize("text", ["", "\n \n", "\ufeff\n"])
-def test_an_empty_file_has_no_cases(text: str, policy: Policy) -> None:
-    assert parse_cases(text, policy, file="c") == ()

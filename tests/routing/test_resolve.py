@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.arm import OPEN_SAMPLING, Arm
@@ -30,6 +30,7 @@ from etui.routing.objective import weigh
 from etui.routing.policy import ArmPlan, Objective, Policy, list_priors
 from etui.routing.signals import HostState
 from etui.runtime.explain import _format_steps
+from tests.routing.conftest import Make
 
 POLICY = """
 version: 1
@@ -67,47 +68,29 @@ def known(quick: tuple[float, float], large: tuple[float, float]) -> Known:
     return Known({"quick": quick[0], "large": large[0]}, right, load=0.0)
 
 
+JOULES_AND_P = st.tuples(st.floats(1, 1e4), st.floats(0, 1))
+
+
 def test_a_gain_is_bought_up_to_its_price_and_not_above_it() -> None:
     arms = known((10.0, 0.50), (60.0, 0.60))  # 50 J for ten points
     assert winner(arms, 5.1) == "large"
     assert winner(arms, 4.9) == "quick"
+    unknown = Known({"quick": 10.0}, known((10.0, 0.5), (60.0, 0.9)).right)
+    assert winner(unknown, 1e3) == "quick", "an arm of unknown joules is not taken"
 
 
-@given(
-    st.tuples(st.floats(1, 1e4), st.floats(0, 1)),
-    st.tuples(st.floats(1, 1e4), st.floats(0, 1)),
-    st.floats(1e-3, 1e3),
-)
-def test_a_higher_rate_never_buys_less_accuracy(
+@given(JOULES_AND_P, JOULES_AND_P, st.floats(1e-3, 1e3))
+def test_the_winner_has_the_highest_worth_and_a_higher_rate_never_buys_less_accuracy(
     quick: tuple[float, float], large: tuple[float, float], exchange: float
 ) -> None:
-    arms = known(quick, large)
-    p = {"quick": quick[1], "large": large[1]}
-    assert p[winner(arms, 2 * exchange)] >= p[winner(arms, exchange)] - 1e-9
+    arms, given_ = known(quick, large), {"quick": quick, "large": large}
+    worth = {name: 100 * p * exchange - joules for name, (joules, p) in given_.items()}
+    more, chosen = winner(arms, 2 * exchange), winner(arms, exchange)
+    assert given_[more][1] >= given_[chosen][1] - 1e-9
+    if abs(worth["quick"] - worth["large"]) > 1e-6 * (1 + abs(worth["quick"])):
+        assert chosen == max(worth, key=lambda name: worth[name])
 
 
-@given(
-    st.tuples(st.floats(1, 1e4), st.floats(0, 1)),
-    st.tuples(st.floats(1, 1e4), st.floats(0, 1)),
-    st.floats(1e-3, 1e3),
-)
-def test_the_winner_has_the_highest_worth(
-    quick: tuple[float, float], large: tuple[float, float], exchange: float
-) -> None:
-    worth = {
-        name: 100 * p * exchange - joules
-        for name, (joules, p) in (("quick", quick), ("large", large))
-    }
-    assume(abs(worth["quick"] - worth["large"]) > 1e-6 * (1 + abs(worth["quick"])))
-    assert winner(known(quick, large), exchange) == max(worth, key=lambda name: worth[name])
-
-
-def test_an_arm_of_unknown_joules_is_not_taken() -> None:
-    arms = known((10.0, 0.5), (60.0, 0.9))
-    assert winner(Known({"quick": 10.0}, arms.right), 1e3) == "quick"
-
-
-Make = Callable[[str], Policy]
 EVERY = frozenset({"tiny", "small-1b", "large-8b"})
 QUERY = Query("add 1 and 2")
 
@@ -252,12 +235,9 @@ def test_the_model_in_memory_is_kept_for_a_small_gain(make: Make) -> None:
     assert chosen(policy, predictor).arm.name == "quick"
     wide = chosen(policy, Known({**SPENT, "large": 62.0}, RIGHT), resident="large-8b")
     assert wide.arm.name == "quick"
-
-
-def test_the_load_is_part_of_the_price(make: Make) -> None:
-    policy = make(BASE + OBJECTIVE)
-    predictor = Known(SPENT, RIGHT, resident="large-8b", load=50.0)
-    assert chosen(policy, predictor).arm.name == "large"
+    # The load is part of the price.
+    loading = Known(SPENT, RIGHT, resident="large-8b", load=50.0)
+    assert chosen(make(BASE + OBJECTIVE), loading).arm.name == "large"
 
 
 def test_nothing_fitted(make: Make) -> None:
@@ -289,9 +269,7 @@ def test_a_stated_prior_is_named(make: Make) -> None:
 
 def test_nothing_qualifies(make: Make) -> None:
     low = Known(SPENT, dict.fromkeys(SPENT, (0.5, 0.4)))
-    text = BASE + OBJECTIVE.replace("name: rest", "name: sums, when: sums").replace(
-        "  - name: sums, when: sums\n", "  - name: sums\n    when: sums\n"
-    )
+    text = BASE + OBJECTIVE.replace("name: rest", "name: sums\n    when: sums")
     decision = chosen(make(text + "  - {name: rest, use: large}\n"), low)
     assert decision.rule == "rest"
     assert decision.rules[0].failed == (
@@ -318,24 +296,20 @@ rules:
 """
 
 
+def names(decision: Decision) -> list[str]:
+    assert decision.cascade is not None
+    return [arm.name for arm in decision.cascade.arms]
+
+
 def test_a_cascade(make: Make) -> None:
     decision = chosen(make(BASE + CASCADE))
-    assert decision.cascade is not None
-    assert [(a.name, a.model) for a in decision.cascade.arms] == [
-        ("quick", "small-1b"),
-        ("think", "small-1b"),
-        ("large", "large-8b"),
-    ]
     assert decision.cascade == Cascade(decision.cascade.arms, 0.75, 3, 300.0)
     assert decision.arm == decision.cascade.arms[0]
     assert decision.why == "rest: quick first; think, then large if below 75 % sure"
     assert decision.predicted_joules is None
+    models = {"quick": "small-1b", "think": "small-1b", "large": "large-8b"}
     assert decision.trace()["cascade"] == {
-        "arms": [
-            {"arm": "quick", "model": "small-1b"},
-            {"arm": "think", "model": "small-1b"},
-            {"arm": "large", "model": "large-8b"},
-        ],
+        "arms": [{"arm": name, "model": model} for name, model in models.items()],
         "accept_at": 0.75,
         "max_hops": 3,
         "max_joules": 300.0,
@@ -344,8 +318,7 @@ def test_a_cascade(make: Make) -> None:
 
 def test_a_cascade_of_what_is_here(make: Make) -> None:
     same = chosen(make(BASE + CASCADE), available=frozenset({"tiny"}))
-    assert same.cascade is not None
-    assert [arm.name for arm in same.cascade.arms] == ["quick", "think"]
+    assert names(same) == ["quick", "think"]
     assert same.cascade.max_hops == 2
     assert same.why.endswith("; large is skipped: on this machine it is the same as quick")
     policy = make(BASE.replace("small-1b, tiny", "small-1b") + CASCADE)
@@ -374,8 +347,7 @@ def agreeing(text: str = AGREE) -> str:
 def test_a_step_of_several_answers(make: Make) -> None:
     decision = chosen(make(agreeing()))
     cascade = decision.cascade
-    assert cascade is not None
-    assert [arm.name for arm in cascade.arms] == ["quick", "other", "large"]
+    assert names(decision) == ["quick", "other", "large"]
     assert (cascade.max_hops, cascade.agreements) == (3, (Agreement(("quick", "other"), 0.8),))
     assert [cascade.number_step(name) for name in ("quick", "other", "large", "none")] == [
         *(1, 1, 2, None)
@@ -384,7 +356,6 @@ def test_a_step_of_several_answers(make: Make) -> None:
         decision.why == "rest: quick and other first; large if they differ or are not sure enough"
     )
     traced = decision.trace()["cascade"]
-    assert traced is not None
     assert traced["agreements"] == [{"arms": ["quick", "other"], "accept_at": 0.8, "odds": None}]
     assert (
         next(_format_steps(traced)) == "quick and other if they agree (0.8 or more; uncalibrated)"
@@ -393,18 +364,8 @@ def test_a_step_of_several_answers(make: Make) -> None:
 
 def test_what_agreement_is_worth_is_part_of_the_decision(make: Make) -> None:
     odds = PredictedAgreement(0.81, 0.72, 0.88, 90, (0.3, 0.4), known=False, at_most=0.85)
-    decision = chosen(make(agreeing()), Known(SPENT, odds=odds))
-    traced = decision.trace()["cascade"]
-    assert traced is not None
-    assert traced["agreements"][0]["odds"] == {
-        "agreed": 0.81,
-        "low": 0.72,
-        "high": 0.88,
-        "n": 90,
-        "apart": [0.3, 0.4],
-        "known": False,
-        "at_most": 0.85,
-    }
+    traced = chosen(make(agreeing()), Known(SPENT, odds=odds)).trace()["cascade"]
+    assert traced["agreements"][0]["odds"] == {**asdict(odds), "apart": [0.3, 0.4]}
     assert json.loads(json.dumps(traced)) == traced
     assert next(_format_steps(traced)) == (
         "quick and other if they agree (0.8 or more; agreed answers are right at least 81 % "
@@ -426,8 +387,7 @@ def test_a_step_that_is_never_accepted_is_not_asked(make: Make) -> None:
     )
     longer = agreeing().replace("}, large]", "}, think, large]")
     decision = chosen(make(longer), Known(SPENT, odds=NEVER))
-    assert decision.cascade is not None
-    assert [arm.name for arm in decision.cascade.arms] == ["think", "large"]
+    assert names(decision) == ["think", "large"]
     assert (decision.cascade.agreements, decision.cascade.max_hops) == ((), 2)
     assert decision.why.startswith("rest: think first; large if below 75 % sure; quick and other")
 
@@ -447,40 +407,39 @@ def test_a_step_is_asked_unless_it_is_certainly_in_vain(
     make: Make, odds: PredictedAgreement | None, limit: str
 ) -> None:
     decision = chosen(make(agreeing() + f"      {limit}\n"), Known(SPENT, odds=odds))
-    assert decision.cascade is not None
-    assert [arm.name for arm in decision.cascade.arms] == ["quick", "other", "large"]
+    assert names(decision) == ["quick", "other", "large"]
     assert "not asked" not in decision.why
 
 
 def test_a_step_that_is_asked_in_vain_is_named(make: Make) -> None:
     odds = replace(NEVER, high=0.81)
-    decision = chosen(make(agreeing()), Known(SPENT, odds=odds))
-    traced = decision.trace()["cascade"]
-    assert traced is not None
+    traced = chosen(make(agreeing()), Known(SPENT, odds=odds)).trace()["cascade"]
     assert next(_format_steps(traced)).endswith(
         "n=90, 64.0 % at the best margins, so never accepted)"
     )
 
 
-def test_an_agreement_whose_arms_are_not_all_here_is_tried_arm_by_arm(make: Make) -> None:
-    policy = make(agreeing())
-    here = chosen(policy, available=frozenset({"small-1b", "large-8b"}))
-    assert here.cascade is not None
-    assert here.cascade.agreements == ()
-    assert [arm.name for arm in here.cascade.arms] == ["quick", "large"]
-    assert here.why.endswith("quick has no arm left to agree with")
-    alike = chosen(policy, available=frozenset({"tiny", "large-8b"}))
-    assert "other is skipped: on this machine it is the same as quick" in alike.why
-    assert alike.cascade is not None
-    assert alike.cascade.agreements == ()
-
-
-def test_nobody_need_agree_where_no_arm_follows(make: Make) -> None:
-    policy = make(agreeing().replace("large-8b, tiny", "large-8b"))
-    last = chosen(policy, available=frozenset({"tiny", "small-1b"}))
-    assert last.cascade is not None
-    assert last.cascade.agreements == ()
-    assert last.why.endswith("quick and other need not agree: no arm follows")
+@pytest.mark.parametrize(
+    ("large", "available", "arms", "why"),
+    [
+        ("large-8b, tiny", "small-1b large-8b", "quick large", "quick has no arm left to agree wi"),
+        (
+            "large-8b, tiny",
+            "tiny large-8b",
+            "quick large",
+            "other is skipped: on this machine it is the same as quick",
+        ),
+        ("large-8b", "tiny small-1b", "quick other", "quick and other need not agree: no arm foll"),
+    ],
+)
+def test_an_agreement_that_cannot_be_carried_out_is_tried_arm_by_arm(
+    make: Make, large: str, available: str, arms: str, why: str
+) -> None:
+    policy = make(agreeing().replace("large-8b, tiny", large))
+    decision = chosen(policy, available=frozenset(available.split()))
+    assert names(decision) == arms.split()
+    assert decision.cascade.agreements == ()
+    assert why in decision.why
 
 
 def test_votes_of_one_arm_are_a_step(make: Make) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from itertools import pairwise, product
 
 import pytest
@@ -29,6 +29,7 @@ from etui.routing.signals import (
     iter_signal_names,
     reasons_for,
 )
+from tests.routing.conftest import Make
 from tests.routing.seen import see_signals
 
 BY_METADATA = """
@@ -76,19 +77,17 @@ def test_a_signal_holds_for_the_values_it_names(
     assert {name for name, holds in found.items() if holds} == holding
 
 
-def test_metadata_leads_to_an_arm_and_the_reason_names_the_signal(make: Make) -> None:
-    query = Query("hello", metadata=(("team", "lab"),))
-    decision = decide(query, make(BY_METADATA), available={"tiny"})
+def test_metadata_leads_to_an_arm_and_is_unknown_without_it(make: Make) -> None:
+    policy = make(BY_METADATA)
+    decision = decide(Query("hello", metadata=(("team", "lab"),)), policy, available={"tiny"})
     assert (decision.rule, decision.arm.name) == ("lab", "deep")
     assert decision.why == "lab: lab (lab)"
-
-
-def test_without_metadata_the_value_is_unknown_and_the_trace_says_why(make: Make) -> None:
-    situation = see_signals(Query("hello"), make(BY_METADATA))
+    situation = see_signals(Query("hello"), policy)
     for name, key in (("lab", "team"), ("nightly", "job"), ("named", "team")):
         signal = situation[name]
         assert (signal.holds, signal.value) == (False, None)
         assert signal.detail == f"the request has no metadata {key!r}"
+    assert [outcome.failures for outcome in run_probes(policy)] == [(), (), ()]
 
 
 def test_a_pattern_that_takes_too_long_is_unknown(make: Make) -> None:
@@ -96,10 +95,6 @@ def test_a_pattern_that_takes_too_long_is_unknown(make: Make) -> None:
     situation = see_signals(Query("hello", metadata=(("job", "a" * 5000 + "!"),)), make(slow))
     assert situation["nightly"].value is None
     assert f"took more than {REGEX_SECONDS * 1000:.0f} ms" in situation["nightly"].detail
-
-
-def test_probes_can_have_metadata(make: Make) -> None:
-    assert [outcome.failures for outcome in run_probes(make(BY_METADATA))] == [(), (), ()]
 
 
 NAMES = ("a", "b", "c", "d")
@@ -203,8 +198,6 @@ def test_the_nearest_end_is_the_boundary() -> None:
     assert bound.words == "at least 2 and below 10"
 
 
-Make = Callable[[str], Policy]
-
 POLICY = """
 version: 1
 arms: {quick: {model: tiny}}
@@ -235,10 +228,7 @@ def test_only_what_the_rules_ask_for_is_looked_at(make: Make) -> None:
     assert looked_at(policy, "subtract") == ["sums", "asks", "far", "both"]
     every = decide(Query("subtract?"), policy, available={"tiny"}, every_signal=True)
     assert [value.name for value in every.signals] == list(policy.signals)
-
-
-def test_reading_the_trace_twice_gives_the_same(make: Make) -> None:
-    decision = decide(Query("add?"), make(POLICY), available={"tiny"})
+    decision = decide(Query("add?"), policy, available={"tiny"})
     first = decision.trace()
     assert [rule["name"] for rule in first["rules"]] == ["first", "second"]
     assert decision.trace() == first
@@ -269,12 +259,9 @@ def test_every_match_begins_as_the_pattern_plainly_does(pieces: list[str], text:
         assert match[0].startswith(start)
 
 
-def test_patterns_that_are_not_looked_into() -> None:
+def test_the_literal_prefix_of_a_pattern_changes_no_count(make: Make) -> None:
     assert find_literal_prefix("word7\\s+") == "word7"
     assert [find_literal_prefix(p) for p in ("a|b", "(?i)a", "[ab]c", "", "x?y")] == [""] * 5
-
-
-def test_the_look_ahead_of_a_pattern_changes_no_count(make: Make) -> None:
     policy = make(POLICY)
     seen = see_signals(Query("no 12, no 13"), policy)["digits"]
     assert (seen.holds, seen.value) == (True, 2)

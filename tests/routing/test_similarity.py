@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import math
 import sqlite3
-from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -33,9 +33,8 @@ from etui.routing.similarity import (
 )
 from etui.runtime import log_predictor as similar_questions
 from etui.runtime.log_predictor import NeighbourMemory, read_neighbours
+from tests.routing.conftest import Make
 from tests.routing.seen import see_signals
-
-Make = Callable[[str], Policy]
 
 POLICY = """
 version: 1
@@ -115,25 +114,24 @@ def test_shares_are_drawn_to_the_share_of_all() -> None:
     assert smoothed_share(NeighbourTally(50, 50, 0.5, 100)) == pytest.approx(55 / 60)
 
 
-def test_what_is_counted() -> None:
-    known = EarlierQuestions(LOG, RUNS)
-    prove = "prove a theorem"
-    assert known.tally(NeighbourQuery("log", "large", None, 5), prove) == NeighbourTally(
-        5, 5, 0.5, 40
-    )
-    assert known.tally(NeighbourQuery("log", "quick", None, 5), prove) == NeighbourTally(
-        0, 5, 0.5, 40
-    )
-    assert known.tally(NeighbourQuery("runs", "quick", "wrong", 5), prove) == NeighbourTally(
-        5, 5, 0.5, 18
-    )
-    assert known.tally(NeighbourQuery("runs", "large", "wrong", 5), prove) == NeighbourTally(
-        0, 5, 0.0, 9
-    )
-    every = known.tally(NeighbourQuery("runs", None, "correct", 50), "capital")
-    assert every == NeighbourTally(9, 9, 18 / 27, 27)
-    assert known.tally(NeighbourQuery("runs", "other", "wrong", 5), prove) is None
-    assert EarlierQuestions().tally(NeighbourQuery("log", "large", None, 5), prove) is None
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [
+        (("log", "large", None, 5), (5, 5, 0.5, 40)),
+        (("log", "quick", None, 5), (0, 5, 0.5, 40)),
+        (("runs", "quick", "wrong", 5), (5, 5, 0.5, 18)),
+        (("runs", "large", "wrong", 5), (0, 5, 0.0, 9)),
+        (("runs", None, "correct", 5), (1, 5, 18 / 27, 27)),
+        (("runs", "other", "wrong", 5), None),
+    ],
+)
+def test_what_is_counted(asked: tuple[Any, ...], found: tuple[Any, ...] | None) -> None:
+    tally = EarlierQuestions(LOG, RUNS).tally(NeighbourQuery(*asked), "prove a theorem")
+    if asked[1] is None:
+        assert (tally.n, tally.base, tally.size) == found[1:]
+    else:
+        assert tally == (None if found is None else NeighbourTally(*found))
+    assert EarlierQuestions().tally(NeighbourQuery(*asked), "prove a theorem") is None
 
 
 def test_a_rule_by_what_became_of_like_questions(make: Make) -> None:

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import openai
+
 from etui.arm import Arm
 from etui.backends.base import AnswerRequest
 from etui.errors import EtuiError, InvalidRequest, QueueFull, Stopped
@@ -264,14 +266,14 @@ class Running:
 def serving(
     pool: FakePool | None = None,
     *,
-    settings: ServerSettings | None = None,
+    runtime: Any = None,
+    parse: Callable[[str], Overrides] | None = parse_model,
     **changes: Any,
 ) -> Iterator[Running]:
     """Run a server on a free port of the loopback address."""
     pool = pool or FakePool()
-    wanted = replace(settings or ServerSettings(port=0, grace_seconds=0.0), **changes)
-    sockets, bound = open_sockets(wanted)
-    context = ServerContext(pool, None, bound, parse_model)  # type: ignore[arg-type]
+    sockets, bound = open_sockets(replace(ServerSettings(port=0, grace_seconds=0.0), **changes))
+    context = ServerContext(pool, runtime, bound, parse)  # type: ignore[arg-type]
     started = threading.Event()
     server = GracefulServer(context, started.set)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets)), daemon=True)
@@ -282,6 +284,18 @@ def serving(
         yield running
     finally:
         running.stop()
+
+
+def connect(server: Running, **options: Any) -> openai.OpenAI:
+    """Open the official client, which does not retry unless a test says so."""
+    usual: dict[str, Any] = {"api_key": "none", "timeout": DEADLINE_SECONDS, "max_retries": 0}
+    return openai.OpenAI(base_url=f"{server.url}/v1", **usual | options)
+
+
+def connect_async(server: Running) -> openai.AsyncOpenAI:
+    """Open the official asynchronous client."""
+    usual: dict[str, Any] = {"api_key": "none", "timeout": DEADLINE_SECONDS, "max_retries": 0}
+    return openai.AsyncOpenAI(base_url=f"{server.url}/v1", **usual)
 
 
 def _serve(arm: Arm) -> ResolvedModel:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import builtins
-import random
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,20 +17,14 @@ from prometheus_client.parser import text_string_to_metric_families
 from etui.config.config import Config
 from etui.energy.recorder import Recorder
 from etui.errors import ModelUnavailable, QueueFull
+from etui.runtime.model_ids import ServedModel
 from etui.runtime.runtime import Runtime
 from etui.runtime.turn_request import EnergyBooks, PoolStatus
-from etui.server.app import build_app_with
-from etui.server.context import ServerContext, ServerSettings
-from etui.server.guard import Guard
-from etui.server.routes import build_model_routes
-from etui.server.run import GracefulServer, open_sockets
 from etui.turn.record import ClientRecord
 from tests.fixtures.turns import TURN
-from tests.server.fakes import DEADLINE_SECONDS, FakePool, fail, parse_model, say, wait
-from tests.server.loopback import bind_loopback, serving
-from tests.support.devices import SENSORS, FakeClock, FakeDevice
-from tests.support.play import sample
-from tests.support.power_curves import constant
+from tests.server.fakes import DEADLINE_SECONDS, FakePool, connect, fail, say, serving
+from tests.server.test_meter import record
+from tests.support.devices import FakeClock
 
 KEYS = {"alice": "a" * 24, "bob": "b" * 24}
 BOOKS = EnergyBooks(
@@ -58,45 +49,27 @@ class StatusPool(FakePool):
 
 
 @contextmanager
-def running(
-    pool: FakePool, runtime: Any = None, *, parse: Any = parse_model, **changes: Any
-) -> Iterator[Callable[..., httpx2.Response]]:
+def running(pool: FakePool, runtime: Any = None, **options: Any) -> Iterator[Any]:
     """Run the whole server; yield a function that sends a request."""
-    sockets, settings = open_sockets(replace(ServerSettings(port=0, grace_seconds=0.0), **changes))
-    started = threading.Event()
-    server = GracefulServer(ServerContext(pool, runtime, settings, parse), started.set)
-    thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets)), daemon=True)
-    thread.start()
-    wait(started)
-    base = f"http://127.0.0.1:{settings.port}"
-    try:
-        with httpx2.Client(base_url=base, timeout=DEADLINE_SECONDS) as client:
+    with (
+        serving(pool, runtime=runtime, **options) as server,
+        httpx2.Client(base_url=server.url, timeout=DEADLINE_SECONDS) as client,
+    ):
 
-            def send(method: str, path: str, key: str = "", **options: Any) -> httpx2.Response:
-                headers = {"Authorization": f"Bearer {KEYS[key]}"} if key else {}
-                return client.request(method, path, headers=headers, **options)
+        def send(method: str, path: str, key: str = "", **given: Any) -> httpx2.Response:
+            headers = {"Authorization": f"Bearer {KEYS[key]}"} if key else {}
+            return client.request(method, path, headers=headers, **given)
 
-            yield send
-    finally:
-        server.should_exit = True
-        thread.join(DEADLINE_SECONDS)
-        assert not thread.is_alive()
+        yield send
 
 
 def record_power() -> Recorder:
     """A recorder of 120 W that does not run on."""
-    clock = FakeClock()
-    device = FakeDevice(constant(120.0, 3600), clock, SENSORS["counter 100 ms"])
-    recorder = Recorder([device], clock=clock, unmeasured=("package:0",))
-    sample(recorder, clock, 10, random.Random(1))
-    return recorder
+    return record(FakeClock(), 10)
 
 
 def chat(text: str = "Which planet is red?", **more: Any) -> dict[str, Any]:
     return {"model": "balanced", "messages": [{"role": "user", "content": text}], **more}
-
-
-# health
 
 
 def test_health_needs_no_key_and_tells_nothing_of_the_machine() -> None:
@@ -125,38 +98,20 @@ def test_the_other_routes_need_a_key(path: str) -> None:
         assert send("POST", "/v1/route", json=chat()).status_code == 401
 
 
-# models
-
-
-@dataclass(frozen=True)
-class Served:
-    """One id, as ``list_model_ids`` lists it."""
-
-    id: str
-    kind: str
-    description: str = ""
-    context_tokens: int | None = None
-    resident: bool = False
-    joules_per_token: float | None = None
-    joules_source: str = ""
-    backend: str | None = None
-
-
+COST = (2048, True, 0.5, "operating curve")
 MODELS = (
-    Served("balanced", "policy", "All rounder"),
-    Served("balanced/think", "arm", "small, thinks", 2048, True, 0.5, "operating curve"),
-    Served("small", "model", "135M", 2048, True, 0.5, "operating curve"),
-    Served("far/away", "model", backend="desk"),
+    ServedModel("balanced", "policy", "All rounder"),
+    ServedModel("balanced/think", "arm", "small, thinks", *COST),
+    ServedModel("small", "model", "135M", *COST),
+    ServedModel("far/away", "model", "", backend="desk"),
 )
 
 
 @pytest.fixture
-def models() -> Iterator[openai.OpenAI]:
-    routes: Sequence[Any] = build_model_routes(lambda: MODELS)  # type: ignore[arg-type, return-value]
-    bound = bind_loopback()
-    settings = ServerSettings(port=bound.getsockname()[1])
-    with serving(Guard(build_app_with(routes), settings), bound) as url:
-        yield openai.OpenAI(base_url=f"{url}/v1", api_key="none", timeout=60, max_retries=0)
+def models(monkeypatch: pytest.MonkeyPatch) -> Iterator[openai.OpenAI]:
+    monkeypatch.setattr("etui.runtime.model_ids.list_model_ids", lambda *_: MODELS)
+    with serving(FakePool()) as server:
+        yield connect(server)
 
 
 def test_models_are_policies_arms_and_models(models: openai.OpenAI) -> None:
@@ -164,21 +119,13 @@ def test_models_are_policies_arms_and_models(models: openai.OpenAI) -> None:
     assert [model.id for model in listed] == ["balanced", "balanced/think", "small", "far/away"]
     assert {model.object for model in listed} == {"model"}
     assert [model.owned_by for model in listed] == ["etui", "etui", "etui", "desk"]
-    assert listed[1].meta == {  # type: ignore[attr-defined]
-        "kind": "arm",
-        "description": "small, thinks",
-        "context": 2048,
-        "resident": True,
-        "joules_per_token": 0.5,
-        "joules_per_token_source": "operating curve",
-        "backend": None,
-    }
-    assert listed[0].meta["joules_per_token"] is None  # type: ignore[attr-defined]
-    assert listed[0].meta["joules_per_token_source"] is None  # type: ignore[attr-defined]
-
-
-def test_an_id_with_a_slash_is_one_id(models: openai.OpenAI) -> None:
-    assert models.models.retrieve("balanced/think").id == "balanced/think"
+    policy, arm = (model.meta for model in listed[:2])  # type: ignore[attr-defined]
+    assert arm == {
+        "kind": "arm", "description": "small, thinks", "context": 2048, "resident": True,
+        "joules_per_token": 0.5, "joules_per_token_source": "operating curve", "backend": None,
+    }  # fmt: skip
+    assert policy["joules_per_token"] is policy["joules_per_token_source"] is None
+    assert models.models.retrieve("balanced/think").id == "balanced/think"  # a slash and all
     path = str(models.base_url) + "models/balanced/think"
     assert httpx2.get(path, timeout=60).json()["id"] == "balanced/think"
 
@@ -214,9 +161,6 @@ def test_the_ids_of_this_machine_are_listed_and_can_be_asked(runtime: Runtime[An
     assert kinds["smollm2-135m"] == "model"
     assert "arm" in kinds.values()
     assert listed["smollm2-135m"]["meta"]["context"] > 0
-
-
-# route
 
 
 @pytest.fixture
@@ -268,9 +212,6 @@ def test_what_chat_refuses_the_route_refuses(runtime: Runtime[Any]) -> None:
         assert unavailable.json()["error"]["code"] == "model_unavailable"
 
 
-# turns
-
-
 @pytest.mark.parametrize("prefix", ["", "chatcmpl-", "cmpl-", "resp_"])
 def test_a_turn_is_found_by_the_id_of_its_response(prefix: str) -> None:
     record = replace(TURN, client=ClientRecord("/v1/chat/completions", "alice", "req_1"))
@@ -315,9 +256,6 @@ def test_another_id_is_not_found(turn_id: str) -> None:
         response = send("GET", f"/v1/turns/{turn_id}")
         assert response.status_code == 404
         assert send("GET", "/health").status_code == 200
-
-
-# metrics
 
 
 def read_metrics(text: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
@@ -419,25 +357,22 @@ def test_without_the_package_metrics_say_how_to_install_it(
         assert send("GET", "/meter").status_code == 200
 
 
-# the meter within the server
-
-
 def test_the_meter_says_how_many_requests_run() -> None:
     pool = StatusPool()
     pool.loading = "small"
-    recorder = record_power()
-    with running(pool, SimpleNamespace(meter=recorder)) as send:
+    with running(pool, SimpleNamespace(meter=record_power())) as send:
         document = send("GET", "/meter").json()
     assert document["running"] == 0
     assert document["loading"] is True
     assert document["channels"][0]["id"] == "gpu:FAKE"
 
 
-# what does not exist
-
-
-def test_anthropics_messages_are_not_found_in_their_own_form() -> None:
+def test_what_other_servers_have_says_what_to_use_instead() -> None:
     with running(StatusPool()) as send:
+        response = send("POST", "/v1/embeddings", json={"model": "small", "input": "x"})
+        assert response.status_code == 501
+        assert response.json()["error"]["type"] == "not_supported_error"
+        assert response.headers["x-should-retry"] == "false"
         for path in ("/v1/messages", "/v1/messages/count_tokens"):
             response = send("POST", path, json={"model": "small", "messages": []})
             assert response.status_code == 404
@@ -445,11 +380,3 @@ def test_anthropics_messages_are_not_found_in_their_own_form() -> None:
             assert document["type"] == "error"
             assert document["error"]["type"] == "not_found_error"
             assert "/v1/chat/completions" in document["error"]["message"]
-
-
-def test_embeddings_are_not_implemented_and_not_retried() -> None:
-    with running(StatusPool()) as send:
-        response = send("POST", "/v1/embeddings", json={"model": "small", "input": "x"})
-    assert response.status_code == 501
-    assert response.json()["error"]["type"] == "not_supported_error"
-    assert response.headers["x-should-retry"] == "false"

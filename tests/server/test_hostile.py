@@ -94,7 +94,28 @@ def tool(**function: Any) -> dict[str, Any]:
     return {"type": "function", "function": {"name": "look", **function}}
 
 
-IMAGE = [{"type": "image_url", "image_url": {"url": "http://169.254.169.254/latest"}}]
+def form(**inner: Any) -> Build:
+    return changed(response_format={"type": "json_schema", "json_schema": inner})
+
+
+def kwargs(**given: Any) -> Build:
+    return changed(chat_template_kwargs=given)
+
+
+def tools(*given: Any) -> Build:
+    return changed(tools=given)
+
+
+def part(kind: str, **more: Any) -> Build:
+    return message([{"type": kind, **more}])
+
+
+DATA = "data:image/png;base64,AA=="
+LOCAL = "http://169.254.169.254/latest"
+SCHEMA = "response_format.json_schema.schema"
+PART = "messages[0].content[0]"
+NAME = "tools[0].function.name"
+THINKS = "chat_template_kwargs.enable_thinking"
 
 HOSTS = {
     "another name that resolves to this machine": "rebound.example:PORT",
@@ -116,13 +137,9 @@ def test_another_host_is_refused(server: Running, value: str) -> None:
     check(server, exchange(server, host(value)(server)), 403)
 
 
-@pytest.mark.parametrize("value", ["127.0.0.1:PORT", "localhost:PORT", "LOCALHOST:PORT"])
+@pytest.mark.parametrize("value", ["127.0.0.1", "localhost", "LOCALHOST", "[::1]"])
 def test_our_own_host_is_answered(server: Running, value: str) -> None:
-    assert exchange(server, host(value)(server)).status == 200
-
-
-def test_the_address_of_ip6_is_answered(server: Running) -> None:
-    assert exchange(server, host("[::1]:PORT")(server)).status == 200
+    assert exchange(server, host(f"{value}:PORT")(server)).status == 200
 
 
 def test_no_host_is_refused(server: Running) -> None:
@@ -399,38 +416,11 @@ BODIES: dict[str, tuple[Build, str | None]] = {
     "a key twice": (text('"model":"small"'), "model"),
     "100,000 arrays": (text('"tools":' + "[" * 100_000), None),
     "100 levels": (changed(tools=[nested(100)]), None),
-    "40 levels of a schema": (
-        changed(
-            response_format={
-                "type": "json_schema",
-                "json_schema": {"name": "a", "schema": nested(40)},
-            }
-        ),
-        "response_format.json_schema.schema",
-    ),
+    "40 levels of a schema": (form(name="a", schema=nested(40)), SCHEMA),
     "40 levels of a tool": (changed(tools=[tool(parameters=nested(40))]), "tools"),
-    "a schema elsewhere": (
-        changed(
-            response_format={
-                "type": "json_schema",
-                "json_schema": {"schema": {"$ref": "https://evil.example/a.json"}},
-            }
-        ),
-        "response_format.json_schema.schema",
-    ),
-    "a schema of 1 MiB": (
-        changed(
-            response_format={
-                "type": "json_schema",
-                "json_schema": {"schema": {"enum": ["a" * 2**20]}},
-            }
-        ),
-        "response_format.json_schema.schema",
-    ),
-    "no schema": (
-        changed(response_format={"type": "json_schema"}),
-        "response_format.json_schema.schema",
-    ),
+    "a schema elsewhere": (form(schema={"$ref": "https://evil.example/a.json"}), SCHEMA),
+    "a schema of 1 MiB": (form(schema={"enum": ["a" * 2**20]}), SCHEMA),
+    "no schema": (changed(response_format={"type": "json_schema"}), SCHEMA),
     "an unknown format": (changed(response_format={"type": "xml"}), "response_format.type"),
     "no messages": (changed(messages=[]), "messages"),
     "messages as a text": (changed(messages="hello"), "messages"),
@@ -439,25 +429,16 @@ BODIES: dict[str, tuple[Build, str | None]] = {
     "no role": (changed(messages=[{"content": "a"}]), "messages[0].role"),
     "no content": (message(None), "messages[0].content"),
     "a number as content": (message(5), "messages[0].content"),
-    "3,000 messages": (
-        changed(messages=[{"role": "user", "content": "a"}] * 3000),
-        "messages",
-    ),
-    "an image by URL": (message(IMAGE), "messages[0].content[0]"),
+    "3,000 messages": (changed(messages=[{"role": "user", "content": "a"}] * 3000), "messages"),
+    "an image by URL": (part("image_url", image_url={"url": LOCAL}), PART),
     "an image in the message": (
-        message([{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}]),
-        "messages[0].content[0]",
+        part("image_url", image_url={"url": "data:image/png;base64,AA=="}),
+        PART,
     ),
-    "sound": (
-        message([{"type": "input_audio", "input_audio": {"data": "", "format": "wav"}}]),
-        "messages[0].content[0]",
-    ),
-    "a file": (
-        message([{"type": "file", "file": {"file_id": "../../etc/passwd"}}]),
-        "messages[0].content[0]",
-    ),
-    "a part without a type": (message([{"text": "a"}]), "messages[0].content[0]"),
-    "a part that is no object": (message(["a"]), "messages[0].content[0]"),
+    "sound": (part("input_audio", input_audio={"data": "", "format": "wav"}), PART),
+    "a file": (part("file", file={"file_id": "../../etc/passwd"}), PART),
+    "a part without a type": (message([{"text": "a"}]), PART),
+    "a part that is no object": (message(["a"]), PART),
     "a text part without text": (message([{"type": "text"}]), "messages[0].content[0].text"),
     "calls of a user": (
         message("a", tool_calls=[{"id": "a", "function": {"name": "b", "arguments": "{}"}}]),
@@ -465,10 +446,7 @@ BODIES: dict[str, tuple[Build, str | None]] = {
     ),
     "a result without a call": (
         changed(
-            messages=[
-                {"role": "user", "content": "a"},
-                {"role": "tool", "tool_call_id": "x", "content": "b"},
-            ]
+            messages=[*QUESTION["messages"], {"role": "tool", "tool_call_id": "x", "content": "b"}]
         ),
         "messages[1].tool_call_id",
     ),
@@ -504,17 +482,11 @@ BODIES: dict[str, tuple[Build, str | None]] = {
     "old functions": (changed(functions=[{"name": "a"}]), "functions"),
     "a grammar": (changed(grammar="root ::= root"), "grammar"),
     "a template": (changed(chat_template="{{ 7*7 }}"), "chat_template"),
-    "template variables": (
-        changed(chat_template_kwargs={"tokenize": True}),
-        "chat_template_kwargs.tokenize",
-    ),
-    "thinking as a text": (
-        changed(chat_template_kwargs={"enable_thinking": "yes"}),
-        "chat_template_kwargs.enable_thinking",
-    ),
+    "template variables": (kwargs(tokenize=True), "chat_template_kwargs.tokenize"),
+    "thinking as a text": (kwargs(enable_thinking="yes"), THINKS),
     "thinking against the effort": (
         changed(chat_template_kwargs={"enable_thinking": True}, reasoning_effort="none"),
-        "chat_template_kwargs.enable_thinking",
+        THINKS,
     ),
     "an unknown effort": (changed(reasoning_effort="extreme"), "reasoning_effort"),
     "n_discard": (changed(n_discard=-1), "n_discard"),
@@ -525,17 +497,11 @@ BODIES: dict[str, tuple[Build, str | None]] = {
     "a fact that is no text": (changed(metadata={"a": {"b": 1}}), "metadata.a"),
     "200 tools": (changed(tools=[tool()] * 200), "tools"),
     "the same tool twice": (changed(tools=[tool(), tool()]), "tools[1].function.name"),
-    "a tool with a path as its name": (
-        changed(tools=[tool(name="../../bin/sh")]),
-        "tools[0].function.name",
-    ),
-    "a tool with a line break": (changed(tools=[tool(name="a\nb")]), "tools[0].function.name"),
-    "a line break behind a tool": (changed(tools=[tool(name="a\n")]), "tools[0].function.name"),
+    "a tool with a path as its name": (changed(tools=[tool(name="../../bin/sh")]), NAME),
+    "a tool with a line break": (changed(tools=[tool(name="a\nb")]), NAME),
+    "a line break behind a tool": (changed(tools=[tool(name="a\n")]), NAME),
     "a tool of another type": (changed(tools=[{"type": "web_search"}]), "tools[0].type"),
-    "a tool's schema as a list": (
-        changed(tools=[tool(parameters=[])]),
-        "tools[0].function.parameters",
-    ),
+    "a tool's schema as a list": (tools(tool(parameters=[])), "tools[0].function.parameters"),
     "the choice of no tool": (
         changed(tools=[tool()], tool_choice={"type": "function", "function": {"name": "other"}}),
         "tool_choice.function.name",
@@ -544,10 +510,7 @@ BODIES: dict[str, tuple[Build, str | None]] = {
     "a choice that is a number": (changed(tool_choice=5), "tool_choice"),
     "a stream that is a text": (changed(stream="yes"), "stream"),
     "unknown options without a stream": (changed(stream_options={"a": 1}), "stream_options.a"),
-    "unknown options": (
-        changed(stream=True, stream_options={"a": 1}),
-        "stream_options.a",
-    ),
+    "unknown options": (changed(stream=True, stream_options={"a": 1}), "stream_options.a"),
     "a model that is a number": (changed(model=5), "model"),
     "a model of 1,000 characters": (changed(model="a" * 1000), "model"),
 }
@@ -596,18 +559,22 @@ def test_what_completions_do_not_do_is_refused(server: Running, changes: dict) -
 @pytest.mark.parametrize(
     "name",
     [
-        "../../etc/passwd",
-        "/etc/passwd",
-        "..\\..\\windows",
-        "small/../../x",
-        "file:///etc/passwd",
-        "http://evil.example/model.gguf",
-        "small\x00.gguf",
-        "~/x",
-        "$(id)",
-        "{{ 7*7 }}",
-        "smal",
-        "balanced/unknown",
+        *(
+            "../../etc/passwd",
+            "/etc/passwd",
+            "..\\..\\windows",
+            "small/../../x",
+            "file:///etc/passwd",
+        ),
+        *(
+            "http://evil.example/model.gguf",
+            "small\x00.gguf",
+            "~/x",
+            "$(id)",
+            "{{ 7*7 }}",
+            "smal",
+            "balanced/unknown",
+        ),
     ],
 )
 def test_a_model_is_looked_up_and_never_a_path(server: Running, name: str) -> None:
@@ -619,17 +586,21 @@ def test_a_model_is_looked_up_and_never_a_path(server: Running, name: str) -> No
 @pytest.mark.parametrize(
     "path",
     [
-        "/",
-        "/v1",
-        "/v1/chat/completions/",
-        "/v1/chat/completions/../../../etc/passwd",
-        "/v1/chat/%2e%2e/%2e%2e/etc/passwd",
-        "//v1/chat/completions",
-        "/api/pull",
-        "/api/create",
-        "/v1/files",
-        "/v1/chat/completions%00",
-        "http://evil.example/v1/chat/completions",
+        *(
+            "/",
+            "/v1",
+            "/v1/chat/completions/",
+            "/v1/chat/completions/../../../etc/passwd",
+            "/v1/chat/%2e%2e/%2e%2e/etc/passwd",
+        ),
+        *(
+            "//v1/chat/completions",
+            "/api/pull",
+            "/api/create",
+            "/v1/files",
+            "/v1/chat/completions%00",
+            "http://evil.example/v1/chat/completions",
+        ),
     ],
 )
 def test_other_paths_do_not_exist(server: Running, path: str) -> None:

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
+import socket
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import httpx2
 import pytest
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import Response
+import uvicorn
 
 from etui.energy.recorder import Recorder
 from etui.energy.remote.clock import read_boot_id
-from etui.server.errors import ApiError, error_response
+from etui.server.app import build_app_with
 from etui.server.meter import MeterSource, build_routes
-from tests.server.loopback import LIMIT_SECONDS, bind_loopback, serving
+from tests.server.fakes import DEADLINE_SECONDS
 from tests.support.devices import SENSORS, FakeClock, FakeDevice
 from tests.support.play import sample
 from tests.support.power_curves import constant
@@ -43,29 +45,39 @@ class Metered:
         )
 
 
-async def answer_error(request: Request, error: Exception) -> Response:
-    return error_response(error)
+def record(clock: FakeClock, seconds: float) -> Recorder:
+    """A recorder of 120 W that has read for some seconds."""
+    device = FakeDevice(constant(WATTS, 3600), clock, SENSORS["counter 100 ms"])
+    recorder = Recorder([device], clock=clock, unmeasured=("package:0",))
+    sample(recorder, clock, seconds, random.Random(1))
+    return recorder
 
 
-def serve_recorder(recorder: Recorder, clock: FakeClock, running: int | None = 1) -> Any:
+@contextmanager
+def serve(recorder: Recorder, clock: FakeClock, running: int | None = 1) -> Iterator[Metered]:
+    """Serve a recorder on a free port of loopback, in a thread, and stop it again."""
     source = MeterSource(recorder, lambda: running, lambda: False, clock, BOOT, clock.start_ns)
-    return Starlette(
-        routes=list(build_routes(lambda: source)), exception_handlers={ApiError: answer_error}
-    )
+    app = build_app_with(build_routes(lambda: source))
+    bound = socket.create_server(("127.0.0.1", 0))
+    url = f"http://127.0.0.1:{bound.getsockname()[1]}"
+    server = uvicorn.Server(uvicorn.Config(app, http="h11", log_config=None, lifespan="off"))
+    thread = threading.Thread(target=lambda: asyncio.run(server.serve([bound])), daemon=True)
+    thread.start()
+    try:
+        with httpx2.Client(base_url=url, timeout=DEADLINE_SECONDS) as client:
+            yield Metered(client, recorder, clock)
+    finally:
+        server.should_exit = True
+        thread.join(DEADLINE_SECONDS)
+        bound.close()
+        assert not thread.is_alive()
 
 
 @pytest.fixture
 def metered() -> Iterator[Metered]:
     clock = FakeClock()
-    device = FakeDevice(constant(WATTS, 3600), clock, SENSORS["counter 100 ms"])
-    recorder = Recorder([device], clock=clock, unmeasured=("package:0",))
-    sample(recorder, clock, 20, random.Random(1))
-    bound = bind_loopback()
-    with (
-        serving(serve_recorder(recorder, clock), bound) as url,
-        httpx2.Client(base_url=url, timeout=LIMIT_SECONDS) as client,
-    ):
-        yield Metered(client, recorder, clock)
+    with serve(record(clock, 20), clock) as metered:
+        yield metered
 
 
 def test_the_energy_of_an_interval_is_that_of_the_recorder(metered: Metered) -> None:
@@ -102,13 +114,9 @@ def test_an_interval_without_length_has_no_joules(metered: Metered) -> None:
 
 
 def test_the_clock_is_the_recorders(metered: Metered) -> None:
-    document = metered.get("/meter/clock").json()
-    assert document == {
-        "boot_id": BOOT,
-        "started_ns": metered.clock.start_ns,
-        "watts": pytest.approx(WATTS, rel=0.05),
-        "now_ns": metered.clock.now_ns,
-    }
+    clock, watts = metered.clock, pytest.approx(WATTS, rel=0.05)
+    times = {"boot_id": BOOT, "started_ns": clock.start_ns, "now_ns": clock.now_ns}
+    assert metered.get("/meter/clock").json() == {**times, "watts": watts}
 
 
 def test_the_meter_shows_its_channels_and_what_runs(metered: Metered) -> None:
@@ -179,18 +187,10 @@ def test_a_bad_interval_is_refused_and_the_next_one_answered(
 
 def test_a_machine_without_sensors_has_no_joules_and_no_guess() -> None:
     clock = FakeClock()
-    recorder = Recorder([], clock=clock, unmeasured=("package:0",))
-    bound = bind_loopback()
-    with (
-        serving(serve_recorder(recorder, clock, None), bound) as url,
-        httpx2.Client(base_url=url, timeout=LIMIT_SECONDS) as client,
-    ):
-        shown = client.get("/meter").json()
-        assert shown["watts"] is None
-        assert shown["kind"] is None
-        assert shown["running"] is None
-        times = {"start_ns": str(clock.at(-2)), "end_ns": str(clock.at(0))}
-        energy = client.get("/meter/energy", params=times).json()
+    with serve(Recorder([], clock=clock, unmeasured=("package:0",)), clock, None) as metered:
+        shown = metered.get("/meter").json()
+        assert shown["watts"] is shown["kind"] is shown["running"] is None
+        energy = metered.energy(-2, 0).json()
         assert energy["joules"] is None
         assert energy["flags"] == ["unmeasured"]
 

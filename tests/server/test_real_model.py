@@ -1,4 +1,4 @@
-"""``etui serve`` as a process with the starter model: answers, the log, and the end."""
+"""``etui serve`` as a process with real models: the forms of answers, the log, and the end."""
 
 from __future__ import annotations
 
@@ -8,81 +8,186 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
+from jsonschema import validate
 
 from etui.config.config import Config
 from etui.log.queries import LogReader
 from tests.server.fakes import DEADLINE_SECONDS
 
-QUESTION = [{"role": "user", "content": "Which planet is called the red planet?"}]
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="it is ended by SIGINT")
+STARTER, CALLER = "smollm2-135m", "qwen2.5-coder-0.5b"
+ASK: Any = [{"role": "user", "content": "Describe a hammer as JSON."}]
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 16},
+        "kind": {"enum": ["tool", "toy"]},
+    },
+    "required": ["name", "kind"],
+}
+FORMAT: Any = {"type": "json_schema", "json_schema": {"name": "it", "schema": SCHEMA}}
+WEATHER: Any = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "Get the weather of a city.",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"type": "string"}},
+            "required": ["city"],
+        },
+    },
+}
+Serve = Callable[..., Any]
+
+
+@dataclass
+class Served:
+    """A process of ``etui serve``, and a client of it."""
+
+    process: subprocess.Popen[str]
+    client: openai.OpenAI
 
 
 @pytest.fixture
-def served(starter_model: Path, config: Config) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """The process of ``etui serve``, and the address that it prints."""
+def serve(starter_model: Path, config: Config) -> Serve:
+    """Starts ``etui serve`` with a model, and opens a client of it."""
     (config.home / "config.yaml").write_text("threads: 1\n")
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "etui",
-            "serve",
-            "--port",
-            "0",
-            "--jsonl",
-            "--model",
-            "smollm2-135m",
-        ],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "ETUI_MODELS": str(starter_model.parent)},
-    )
-    assert process.stderr is not None
-    try:
-        line = process.stderr.readline()
-        found = re.search(r"http://\S+", line)
-        assert found is not None, line + process.stderr.read()
-        yield process, found[0]
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.communicate(timeout=DEADLINE_SECONDS)
 
-
-def test_a_real_answer_is_measured_logged_and_survives_the_end(served, config: Config) -> None:
-    process, url = served
-    with openai.OpenAI(base_url=url, api_key="none", timeout=DEADLINE_SECONDS) as client:
-        whole = client.chat.completions.create(
-            model="smollm2-135m", messages=QUESTION, max_tokens=8, temperature=0, seed=1
+    @contextmanager
+    def start(model: str, *options: str) -> Iterator[Served]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "etui", "serve", "--port", "0", "--model", model, *options],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "ETUI_MODELS": str(starter_model.parent)},
         )
+        assert process.stderr is not None
+        try:
+            line = process.stderr.readline()
+            found = re.search(r"http://\S+", line)
+            assert found is not None, line + process.stderr.read()
+            with openai.OpenAI(
+                base_url=found[0], api_key="none", timeout=DEADLINE_SECONDS, max_retries=0
+            ) as client:
+                yield Served(process, client)
+        finally:
+            if process.poll() is None:
+                process.kill()
+            process.communicate(timeout=DEADLINE_SECONDS)
+
+    return start
+
+
+@pytest.mark.parametrize("options", [(), ("--parallel", "2")])
+def test_json_logprobs_stops_and_several_answers(serve: Serve, options: tuple[str, ...]) -> None:
+    with serve(STARTER, *options) as served:
+        client = served.client
+        create = client.chat.completions.create
+        whole = create(
+            model=STARTER, messages=ASK, response_format=FORMAT, max_tokens=100, temperature=0.8,
+            seed=3, n=3,
+        )  # fmt: skip
+        assert [choice.index for choice in whole.choices] == [0, 1, 2]
+        for choice in whole.choices:
+            assert choice.finish_reason == "stop"
+            validate(json.loads(choice.message.content), SCHEMA)
+        refused: Any = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"not": {}}}}
+        with pytest.raises(openai.BadRequestError, match="'not'") as found:
+            create(model=STARTER, messages=ASK, response_format=refused)
+        assert found.value.param
+        with pytest.raises(openai.BadRequestError) as found:
+            create(model=STARTER, messages=ASK, tools=[WEATHER])
+        assert found.value.param == "tools"
         chunks = list(
-            client.chat.completions.create(
-                model="etui",
-                messages=QUESTION,
-                max_tokens=8,
-                temperature=0,
-                seed=1,
-                stream=True,
-                stream_options={"include_usage": True},
+            create(
+                model=STARTER, messages=ASK, max_tokens=12, temperature=0, logprobs=True,
+                top_logprobs=3, stream=True,
             )
+        )  # fmt: skip
+        text = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
+        logged = [
+            each
+            for chunk in chunks
+            if chunk.choices and chunk.choices[0].logprobs
+            for each in chunk.choices[0].logprobs.content or ()
+        ]
+        assert b"".join(bytes(each.bytes) for each in logged).decode() == text
+        assert all(len(each.top_logprobs) == 3 for each in logged)
+        raw = client.completions.create(
+            model=STARTER, prompt="One, two, three,", max_tokens=12, temperature=0, stop=["six"]
         )
+        assert "six" not in raw.choices[0].text
+        assert raw.usage.prompt_tokens < 12
+
+
+@pytest.mark.parametrize("options", [(), ("--parallel", "2")])
+def test_a_tool_is_called_and_its_result_is_answered(
+    serve: Serve, starter_model: Path, options: tuple[str, ...]
+) -> None:
+    if not (starter_model.parent / f"{CALLER}.gguf").exists():
+        pytest.skip(f"{CALLER}, a model that can call tools, is not in {starter_model.parent}")
+    messages: Any = [{"role": "user", "content": "How is the weather in Rome?"}]
+    with serve(CALLER, *options) as served:
+        client = served.client
+        stream = client.chat.completions.create(
+            model=CALLER, messages=messages, tools=[WEATHER], tool_choice="required",
+            max_tokens=80, temperature=0, stream=True, parallel_tool_calls=False,
+        )  # fmt: skip
+        name, call_id, arguments, reasons = "", "", "", []
+        for chunk in stream:
+            for choice in chunk.choices:
+                assert not choice.delta.content
+                reasons += [choice.finish_reason] if choice.finish_reason else []
+                for call in choice.delta.tool_calls or ():
+                    call_id = call_id or call.id or ""
+                    name += call.function.name or ""
+                    arguments += call.function.arguments or ""
+        assert (name, reasons) == ("get_weather", ["tool_calls"])
+        validate(json.loads(arguments), WEATHER["function"]["parameters"])
+        function = {"name": name, "arguments": arguments}
+        calls = [{"id": call_id, "type": "function", "function": function}]
+        messages.append({"role": "assistant", "content": None, "tool_calls": calls})
+        messages.append({"role": "tool", "tool_call_id": call_id, "content": "Sunny, 31 degrees."})
+        answered = client.chat.completions.create(
+            model=CALLER, messages=messages, tools=[WEATHER], max_tokens=40, temperature=0
+        )
+        message = answered.choices[0].message
+        assert message.content or message.tool_calls
+        assert answered.usage.prompt_tokens > 150  # the tools, the call and its result
+
+
+PLANET: Any = [{"role": "user", "content": "Which planet is called the red planet?"}]
+needs_sigint = pytest.mark.skipif(sys.platform == "win32", reason="it is ended by SIGINT")
+
+
+@needs_sigint
+def test_a_real_answer_is_measured_logged_and_survives_the_end(
+    serve: Serve, config: Config
+) -> None:
+    asked: Any = {"messages": PLANET, "max_tokens": 8, "temperature": 0, "seed": 1}
+    with serve(STARTER, "--jsonl") as served:
+        create = served.client.chat.completions.create
+        whole = create(model=STARTER, **asked)
+        usage_too = {"include_usage": True}
+        chunks = list(create(model="etui", **asked, stream=True, stream_options=usage_too))
+        served.process.send_signal(signal.SIGINT)
+        shown, _ = served.process.communicate(timeout=DEADLINE_SECONDS)
+        assert served.process.returncode == 0
     text = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
-    assert text.strip() == whole.choices[0].message.content.strip()
-    assert text.strip()
+    assert text.strip() == whole.choices[0].message.content.strip() != ""
     usage = chunks[-1].usage
     assert 0 < usage.completion_tokens <= 8
     assert (usage.energy["kind"] is None) == (usage.energy["joules"] is None)
     assert usage.energy["attribution"]["method"] == "exclusive"
-
-    process.send_signal(signal.SIGINT)
-    shown, _ = process.communicate(timeout=DEADLINE_SECONDS)
-    assert process.returncode == 0
     *changes, end = map(json.loads, shown.splitlines())
     assert {change["event"] for change in changes} == {"status"}
     assert (end["event"], end["finished"], end["accepting"]) == ("end", 2, False)
@@ -95,16 +200,14 @@ def test_a_real_answer_is_measured_logged_and_survives_the_end(served, config: C
     assert turn.energy.joules == whole.usage.energy["joules"]
 
 
-def test_stopping_in_the_middle_of_an_answer_saves_it(served, config: Config) -> None:
-    process, url = served
-    with openai.OpenAI(
-        base_url=url, api_key="none", timeout=DEADLINE_SECONDS, max_retries=0
-    ) as client:
-        stream = client.chat.completions.create(
-            model="smollm2-135m", messages=QUESTION, max_tokens=8, stream=True
+@needs_sigint
+def test_stopping_in_the_middle_of_an_answer_saves_it(serve: Serve, config: Config) -> None:
+    with serve(STARTER) as served:
+        stream = served.client.chat.completions.create(
+            model=STARTER, messages=PLANET, max_tokens=8, stream=True
         )
         first = next(stream)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(DEADLINE_SECONDS) == 0
+        served.process.send_signal(signal.SIGTERM)
+        assert served.process.wait(DEADLINE_SECONDS) == 0
     with LogReader(config) as log:
         assert log.find_turn(first.id.removeprefix("chatcmpl-")) is not None

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
+from types import MappingProxyType
+from typing import Any
 
 from etui.sweep.blocks import Block, BlockPlan, Failure, PhaseCost, Visit
 from etui.sweep.config import Setting, SweepDesign
-from etui.sweep.race import Drop, follow, plan_next
+from etui.sweep.race import Drop, follow, measure_blocks, plan_next
+from tests.support.sweep_rig import (
+    QUIET,
+    SimulatedMachine,
+    SimulatedNoise,
+    SimulatedRig,
+    TrueCost,
+)
 
 
 def next_block(design: SweepDesign, blocks: Sequence[Block]) -> BlockPlan | None:
@@ -104,3 +113,28 @@ def unmeasure(visit: Visit, plan: BlockPlan) -> Visit:
         decode=replace(visit.decode, joules=None, uncertainty=None),
         kind=None,
     )
+
+
+def machine_of(joules: Sequence[float], seconds: Sequence[float] = ()) -> SimulatedMachine:
+    """Make a machine whose settings threads=1.. take these joules and seconds (1 by default)."""
+    costs = zip(
+        grid(threads=range(1, len(joules) + 1)), joules, seconds or [1.0] * len(joules), strict=True
+    )
+    return SimulatedMachine(
+        "given", {s: TrueCost(j / 5, t / 5, 0.8 * j, 0.8 * t) for s, j, t in costs}
+    )
+
+
+def run_sweep(
+    machine: SimulatedMachine,
+    noise: SimulatedNoise = QUIET,
+    seed: int = 0,
+    failing: Mapping[str, str] = MappingProxyType({}),
+    unmeasured: Sequence[str] = (),
+    **design: Any,
+) -> tuple[SweepDesign, list[Block], SimulatedRig]:
+    """Measure a simulated machine to the end of the sweep."""
+    planned = SweepDesign(machine.settings, seed=seed, **design)
+    rig = SimulatedRig(machine, noise, seed, failing, frozenset(unmeasured))
+    blocks = list(measure_blocks(planned, rig, (), clock=rig.clock, sleep=rig.sleep))
+    return planned, blocks, rig

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.stats.tests import holm, mcnemar, wilson
+from etui.stats.tests import mcnemar, wilson
 from etui.sweep.analysis import analyse, compare_accuracies
 from etui.sweep.config import SweepDesign
 from tests.sweep.measured import Measured, grid
@@ -49,16 +49,6 @@ def test_settings_with_the_same_numbers_share_answers_and_one_test():
     only_a = sum(a and not c for a, c in zip(answers["a"], answers["c"], strict=True))
     # One comparison, though two settings have its answers.
     assert found["c"].p == found["d"].p == pytest.approx(mcnemar(only_c, only_a))
-
-
-def test_p_values_are_adjusted_by_holm():
-    answers = {key: draw(at, 0.4 + at / 10) for at, key in enumerate(KEYS)}
-    found = compare_accuracies(KEYS, answers, {}, seed=0)
-    raw = []
-    for key in KEYS[1:]:
-        pairs = list(zip(answers[key], answers["a"], strict=True))
-        raw.append(mcnemar(sum(x and not y for x, y in pairs), sum(y and not x for x, y in pairs)))
-    assert [found[key].p for key in KEYS[1:]] == pytest.approx(holm(raw))
 
 
 def test_equal_answers_leave_what_wilson_has_not_excluded():

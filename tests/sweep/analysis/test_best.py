@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import random
-from dataclasses import replace
 
 import pytest
 
@@ -71,13 +70,6 @@ def test_a_claimed_saving_is_the_best_where_the_race_has_none():
     assert applied.setting == "threads=2"
 
 
-def test_an_unfinished_sweep_keeps_the_best_of_the_race():
-    design = SweepDesign(THREADS)
-    blocks = Measured(cost, noise=0.003).blocks(design)
-    for most in range(len(blocks)):
-        assert analyse(design, blocks[:most]).best == choose_best(design, blocks[:most])
-
-
 def test_a_setting_that_fails_in_the_middle_limits_the_time_of_no_other():
     def quick(one, plan):
         if plan.number >= 6:
@@ -95,9 +87,3 @@ def test_a_setting_that_fails_in_the_middle_limits_the_time_of_no_other():
     assert result.best == "threads=2"
     assert is_best_claimed(result)
     assert "slower than threads=4" not in " ".join(one.drop_reason for one in result.settings)
-
-
-def test_without_a_best_nothing_is_claimed():
-    result = analyse(SweepDesign(THREADS), [])
-    assert not is_best_claimed(result)
-    assert not is_best_claimed(replace(result, best=result.baseline))

@@ -50,18 +50,6 @@ def test_effects_are_exact_without_noise_though_settings_are_dropped():
     assert result.interactions == ()
 
 
-def test_effects_hold_the_truth_with_noise():
-    design = SweepDesign(grid(**AXES), seed=5)
-    result = analyse(design, Measured(product_cost, noise=0.01, drift=0.05, seed=5).blocks(design))
-    for (axis, value), truth in {
-        ("threads", 1): 50.0, ("threads", 4): 25.0, ("kv_type", "q8_0"): -10.0,
-    }.items():  # fmt: skip
-        one = effects_of(result)[axis, value].joules
-        assert one.low < truth < one.high
-        assert one.high - one.low < 5
-        assert one.is_claimed
-
-
 def test_an_interaction_is_found_where_there_is_one():
     design = SweepDesign(grid(**AXES), seed=5)
     crossed = analyse(design, Measured(crossed_cost, noise=0.01, seed=2).blocks(design))
@@ -95,37 +83,6 @@ def test_the_baseline_need_not_be_on_the_grid():
 def drawn_blocks(settings_, seed: int, drop: bool) -> list[Block]:
     design = SweepDesign(settings_, seed=seed, halving=drop)
     return Measured(product_cost, noise=0.03, drift=0.1, seed=seed).blocks(design, most=10)
-
-
-@settings(max_examples=10)
-@given(st.integers(0, 10**6))
-def test_means_of_complete_blocks_are_those_of_the_columns(seed):
-    settings_ = grid(**AXES)
-    keys = [one.key for one in settings_]
-    blocks = [block for block in drawn_blocks(settings_, seed, drop=False) if block.stage == "race"]
-    _, means = fit_setting_means(blocks, keys, joules)
-    logs = {
-        key: np.mean([math.log(v.joules) for b in blocks for v in b.visits if v.setting == key])
-        for key in keys
-    }
-    assert means.means == pytest.approx([logs[key] - logs[keys[0]] for key in keys])
-    # The baseline has two visits in a block, the others one.
-    unit = np.eye(len(keys))[2]
-    assert means.estimate(unit)[1] == pytest.approx(1.5 / len(blocks))
-
-
-@settings(max_examples=10)
-@given(st.integers(0, 10**6), st.floats(-3, 3))
-def test_a_factor_of_a_block_changes_no_setting(seed, log_factor):
-    settings_ = grid(**AXES)
-    keys = [one.key for one in settings_]
-    blocks = drawn_blocks(settings_, seed, drop=True)
-    _, means = fit_setting_means(blocks, keys, joules)
-    _, scaled = fit_setting_means(
-        blocks, keys, lambda v: v.joules * (math.exp(log_factor) if v in blocks[-1].visits else 1.0)
-    )
-    assert scaled.means == pytest.approx(means.means, abs=1e-9)
-    assert scaled.variances == pytest.approx(means.variances, abs=1e-9)
 
 
 @settings(max_examples=10)

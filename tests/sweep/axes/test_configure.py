@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from etui.arm import Sampling
 from etui.config.config import Config
@@ -190,37 +188,6 @@ def test_the_baseline_is_the_entry_that_was_given(config: Config, catalogue: Cat
 
 def test_the_power_limit_is_in_watts(config: Config, catalogue: Catalogue) -> None:
     assert made(config, catalogue, power_limit=150).power_limit_watts == 150.0
-
-
-@given(
-    threads=st.integers(1, CPUS),
-    kv_type=st.sampled_from(["f16", "q8_0", "q4_0"]),
-    speculate=st.sampled_from(["off", "lookup", "auto"]),
-    depth=st.sampled_from([1, 4, 15, "auto"]),
-    batch=st.integers(16, 4096),
-)
-def test_settings_that_differ_are_configured_differently(
-    config: Config,
-    catalogue: Catalogue,
-    threads: int,
-    kv_type: str,
-    speculate: str,
-    depth: int | str,
-    batch: int,
-) -> None:
-    values = {
-        "threads": threads,
-        "kv_type": kv_type,
-        "speculate": speculate,
-        "draft_tokens": depth,
-        "batch_tokens": batch,
-    }
-    found = made(config, catalogue, **values)
-    assert found == made(config, catalogue, **values)
-    spec = found.spec
-    assert (spec.threads, spec.kv_type, spec.batch_tokens) == (threads, kv_type, batch)
-    assert (spec.flash_attention == "off") <= (kv_type == "f16")
-    assert found.spec.draft_tokens == (None if speculate == "off" or depth == "auto" else depth)
 
 
 def test_the_baseline_of_a_grid_runs_as_the_model_does_now(

@@ -118,6 +118,7 @@ def test_a_stop_loses_the_running_question_only(questions):
     assert not load.sessions[0].live
 
 
+@pytest.mark.slow  # test_workbench.py has a model of 2 MB
 def test_the_starter_answers_each_kind_of_numbers(config: Config, starter_model: Path) -> None:
     """Eight questions of the sample with two KV types; only those are loaded."""
     few = draw_questions(load_suite("sample", "test", None, config), seed=0, limit=8)

@@ -9,44 +9,26 @@ from dataclasses import replace
 import pytest
 
 from etui.sweep._elimination import FINALISTS
-from etui.sweep.config import Goal, Setting, SweepDesign
+from etui.sweep.config import Goal, SweepDesign
 from etui.sweep.race import (
     choose_best,
     estimate_full_grid_seconds,
     estimate_seconds_left,
     follow,
-    measure_blocks,
 )
 from tests.support.sweep_rig import (
     MACHINES,
     QUIET,
-    SimulatedMachine,
-    SimulatedRig,
-    TrueCost,
     draw_noise,
 )
-from tests.sweep.measured import list_drops, list_remaining
+from tests.sweep.measured import list_drops, list_remaining, machine_of, run_sweep
 
 LITTLE = replace(QUIET, joules=0.003, seconds=0.002)
 
 
 def given_machine(costs):
     """Build a machine of threads=1.. from joules and seconds."""
-    settings = [Setting((("threads", n),)) for n in range(1, len(costs) + 1)]
-    return SimulatedMachine(
-        "given",
-        {
-            s: TrueCost(j / 5, t / 5, 0.8 * j, 0.8 * t)
-            for s, (j, t) in zip(settings, costs, strict=True)
-        },
-    )
-
-
-def sweep(machine, noise, seed=0, unmeasured=(), **design):
-    planned = SweepDesign(machine.settings, seed=seed, **design)
-    rig = SimulatedRig(machine, noise, seed, unmeasured=frozenset(unmeasured))
-    blocks = list(measure_blocks(planned, rig, (), clock=rig.clock, sleep=rig.sleep))
-    return planned, blocks, rig
+    return machine_of(*zip(*costs, strict=True))
 
 
 def simulate(kind, sweeps, goal=None, halving=True):
@@ -55,7 +37,7 @@ def simulate(kind, sweeps, goal=None, halving=True):
         rng = random.Random(f"test {seed} {kind}")
         machine = MACHINES[kind](rng)
         noise = draw_noise(rng)
-        planned, blocks, _ = sweep(machine, noise, seed, goal=goal or Goal(), halving=halving)
+        planned, blocks, _ = run_sweep(machine, noise, seed, goal=goal or Goal(), halving=halving)
         yield machine, planned, blocks
 
 
@@ -63,7 +45,7 @@ def simulate(kind, sweeps, goal=None, halving=True):
 
 
 def test_there_is_no_choice_before_the_first_round():
-    planned, blocks, _ = sweep(given_machine([(10, 1), (5, 1)]), LITTLE)
+    planned, blocks, _ = run_sweep(given_machine([(10, 1), (5, 1)]), LITTLE)
     assert choose_best(planned, blocks[:5]) is None
     assert choose_best(planned, blocks[:6]) == "threads=2"
 
@@ -80,7 +62,7 @@ def test_there_is_no_choice_before_the_first_round():
 )
 def test_each_goal_has_its_best(goal, best):
     machine = given_machine([(20, 1.6), (10, 2.0), (11, 1.2), (15, 1.0), (30, 1.5)])
-    planned, blocks, _ = sweep(machine, LITTLE, goal=goal)
+    planned, blocks, _ = run_sweep(machine, LITTLE, goal=goal)
     assert machine.find_best(goal) == best
     assert choose_best(planned, blocks) == best
 
@@ -88,34 +70,28 @@ def test_each_goal_has_its_best(goal, best):
 def test_the_baseline_is_chosen_if_nothing_beats_it_beyond_noise():
     machine = given_machine([(10, 1), (9.98, 1), (10.4, 1), (12, 1)])
     noise = replace(QUIET, joules=0.02)
-    chosen = [choose_best(*sweep(machine, noise, seed)[:2]) for seed in range(40)]
+    chosen = [choose_best(*run_sweep(machine, noise, seed)[:2]) for seed in range(40)]
     assert chosen.count("threads=1") >= 35
     assert set(chosen) <= {"threads=1", "threads=2"}
 
 
-def test_the_baseline_is_chosen_if_it_is_the_best():
-    planned, blocks, _ = sweep(given_machine([(5, 1), (9, 1), (10, 1), (12, 1), (11, 1)]), LITTLE)
-    assert choose_best(planned, blocks) == "threads=1"
-    assert [setting.key for setting in list_remaining(planned, blocks)] == ["threads=1"]
-
-
 def test_a_baseline_that_is_too_slow_is_not_chosen():
     machine = given_machine([(5, 2.0), (10, 1.0), (9, 1.02)])
-    planned, blocks, _ = sweep(machine, LITTLE, goal=Goal("joules", within_percent=10))
+    planned, blocks, _ = run_sweep(machine, LITTLE, goal=Goal("joules", within_percent=10))
     assert choose_best(planned, blocks) == "threads=3"
 
 
 def test_the_fastest_is_kept_as_the_reference_of_the_limit():
     """Its joules are the worst, but without it slower settings would count as allowed."""
     machine = given_machine([(20, 1.5), (60, 1.0), (9, 1.3), (10, 1.08), (11, 1.07), (12, 1.06)])
-    planned, blocks, _ = sweep(machine, LITTLE, goal=Goal("joules", within_percent=10))
+    planned, blocks, _ = run_sweep(machine, LITTLE, goal=Goal("joules", within_percent=10))
     assert "threads=2" in {visit.setting for visit in blocks[5].visits}
     assert choose_best(planned, blocks) == "threads=4"
 
 
 def test_settings_without_joules_are_chosen_by_time():
     machine = given_machine([(10, 2.0), (10, 1.0)])
-    planned, blocks, _ = sweep(
+    planned, blocks, _ = run_sweep(
         machine, LITTLE, unmeasured=["threads=1", "threads=2"], goal=Goal("time")
     )
     assert choose_best(planned, blocks) == "threads=2"
@@ -174,15 +150,15 @@ def test_halving_saves_half_of_the_full_grid(kind):
 def test_the_duration_of_the_full_grid_is_that_of_a_sweep_without_dropping():
     for seed in range(5):
         machine = MACHINES["joint"](random.Random(seed))
-        planned, blocks, rig = sweep(machine, LITTLE, seed)
-        _, _, full = sweep(machine, LITTLE, seed, halving=False)
+        planned, blocks, rig = run_sweep(machine, LITTLE, seed)
+        _, _, full = run_sweep(machine, LITTLE, seed, halving=False)
         estimated = estimate_full_grid_seconds(planned, blocks)
         assert estimated == pytest.approx(full.now_s, rel=0.1)
         assert estimated > 1.5 * rig.now_s
 
 
 def test_waits_for_a_busy_machine_count_once_for_the_full_grid():
-    planned, blocks, _ = sweep(given_machine([(10, 1)] * 6), LITTLE)
+    planned, blocks, _ = run_sweep(given_machine([(10, 1)] * 6), LITTLE)
     wait = 10_000.0
     slow = replace(blocks[4], repeated=("busy",), seconds=blocks[4].seconds + wait)
     with_wait = estimate_full_grid_seconds(planned, [*blocks[:4], slow, *blocks[5:]])
@@ -199,7 +175,7 @@ def test_nothing_is_known_of_the_full_grid_without_blocks():
 
 def test_the_estimate_of_the_seconds_left_ends_at_zero_and_follows_the_blocks():
     for seed in range(5):
-        planned, blocks, rig = sweep(MACHINES["joint"](random.Random(seed)), LITTLE, seed)
+        planned, blocks, rig = run_sweep(MACHINES["joint"](random.Random(seed)), LITTLE, seed)
         left = [
             estimate_seconds_left(follow(planned, blocks[:at]), 8.0)
             for at in range(len(blocks) + 1)
@@ -225,17 +201,10 @@ def test_the_reason_of_a_setting_that_is_cheap_but_slow_is_its_time():
     noise = replace(QUIET, joules=0.03, seconds=0.01)
     reasons = []
     for seed in range(10):
-        planned, blocks, _ = sweep(
+        planned, blocks, _ = run_sweep(
             given_machine(costs), noise, seed, goal=Goal("joules", within_percent=10)
         )
         reasons += [d.reason for d in list_drops(planned, blocks) if d.setting == "threads=3"]
     late = [reason for reason in reasons if reason.startswith("not among the best 3")]
     assert late
     assert all(reason.endswith("slower than threads=2, 10 % is allowed") for reason in late)
-
-
-def test_reasons_name_a_setting_of_the_sweep():
-    for _, planned, blocks in simulate("caps", 5, Goal("joules", within_percent=10)):
-        keys = [setting.key for setting in planned.settings]
-        for drop in list_drops(planned, blocks):
-            assert any(key in drop.reason for key in keys)

@@ -11,39 +11,23 @@ from hypothesis import strategies as st
 
 from etui.errors import EtuiError
 from etui.sweep.blocks import Block, Failure, PhaseCost, Visit
-from etui.sweep.config import Goal, Setting, SweepDesign
-from etui.sweep.race import measure_blocks
+from etui.sweep.config import Goal, SweepDesign
 from tests.support.sweep_rig import (
     MACHINES,
     QUIET,
-    SimulatedMachine,
     SimulatedNoise,
-    SimulatedRig,
-    TrueCost,
 )
-from tests.sweep.measured import list_drops, list_remaining, next_block
+from tests.sweep.measured import grid, list_drops, list_remaining, machine_of, next_block, run_sweep
 
 BASE = "threads=1"
 
 
 def threads(count):
-    return tuple(Setting((("threads", n),)) for n in range(1, count + 1))
+    return grid(threads=range(1, count + 1))
 
 
-def machine(joules, seconds=None):
-    """Build a machine whose settings threads=1.. take these joules and seconds."""
-    seconds = seconds or [1.0] * len(joules)
-    costs = zip(threads(len(joules)), joules, seconds, strict=True)
-    return SimulatedMachine(
-        "given", {s: TrueCost(j / 5, t / 5, 0.8 * j, 0.8 * t) for s, j, t in costs}
-    )
-
-
-def sweep(made, noise=QUIET, seed=0, failing=None, unmeasured=(), **design):
-    planned = SweepDesign(made.settings, seed=seed, **design)
-    rig = SimulatedRig(made, noise, seed, failing or {}, frozenset(unmeasured))
-    blocks = list(measure_blocks(planned, rig, (), clock=rig.clock, sleep=rig.sleep))
-    return planned, blocks
+def sweep(*args, **options):
+    return run_sweep(*args, **options)[:2]
 
 
 def order(block):
@@ -65,25 +49,10 @@ SOME_NOISE = replace(QUIET, joules=0.005, seconds=0.002)
 
 
 def test_stages_follow_each_other_with_their_numbers_of_blocks():
-    _, blocks = sweep(machine([10.0, 5.0, 20.0, 20.0, 20.0, 20.0]))
+    _, blocks = sweep(machine_of([10.0, 5.0, 20.0, 20.0, 20.0, 20.0]))
     stages = [block.stage for block in blocks]
     assert stages == ["floor"] * 4 + ["race"] * 2 + ["confirm"] * 8
     assert [block.number for block in blocks] == list(range(14))
-
-
-def test_every_setting_is_once_in_a_block_and_the_baseline_twice():
-    planned, blocks = sweep(MACHINES["threads"](random.Random(1)), NOISY)
-    everyone = {setting.key for setting in planned.settings}
-    base = planned.settings[0].key
-    for block in blocks:
-        cells = order(block)
-        assert len(cells) == len(set(cells))
-        assert {copy for key, copy in cells if key == base} == {0, 1}
-        assert all(copy == 0 for key, copy in cells if key != base)
-        if block.stage == "floor":
-            assert {key for key, _ in cells} == {base}
-    first, second = (block for block in blocks if block.stage == "race" and block.number < 6)
-    assert {key for key, _ in order(first)} == {key for key, _ in order(second)} == everyone
 
 
 def test_blocks_come_in_pairs_in_opposite_orders():
@@ -107,26 +76,14 @@ def test_orders_are_random_and_given_by_the_seed():
     assert places == set(range(9))
 
 
-def test_the_confirming_blocks_have_the_finalists_alone():
-    planned, blocks = sweep(machine([10.0, 5.0, 20.0, 20.0, 20.0, 20.0]))
-    assert {key for key, _ in order(blocks[-1])} == {BASE, "threads=2"}
-    assert [s.key for s in list_remaining(planned, blocks)] == [BASE, "threads=2"]
-    assert next_block(planned, blocks) is None
-
-
-def test_two_settings_run_all_stages():
-    _, blocks = sweep(machine([10.0, 5.0]))
-    assert [block.stage for block in blocks] == ["floor"] * 4 + ["race"] * 2 + ["confirm"] * 8
-
-
 @pytest.mark.parametrize("floor", [0, 1, 3])
 def test_stages_may_have_any_number_of_blocks(floor):
-    _, blocks = sweep(machine([10.0, 5.0, 8.0]), floor_blocks=floor, confirm_blocks=3)
+    _, blocks = sweep(machine_of([10.0, 5.0, 8.0]), floor_blocks=floor, confirm_blocks=3)
     assert [block.stage for block in blocks] == (["floor"] * floor + ["race"] * 2 + ["confirm"] * 3)
 
 
 def test_without_halving_every_round_has_the_full_grid():
-    _, blocks = sweep(machine([10.0, 5.0, 20.0, 30.0, 40.0, 50.0]), halving=False, race_rounds=3)
+    _, blocks = sweep(machine_of([10.0, 5.0, 20.0, 30.0, 40.0, 50.0]), halving=False, race_rounds=3)
     race = [block for block in blocks if block.stage == "race"]
     assert [len(block.visits) for block in race] == [7] * 6
     assert len(blocks[-1].visits) == 5
@@ -179,7 +136,7 @@ def test_every_setting_is_left_or_dropped_once_and_the_baseline_is_never_dropped
 
 
 def test_a_dropped_setting_is_compared_with_the_best():
-    planned, blocks = sweep(machine([10.0, 5.0, 20.0, 20.0, 6.0, 5.5]), NOISY)
+    planned, blocks = sweep(machine_of([10.0, 5.0, 20.0, 20.0, 6.0, 5.5]), NOISY)
     first = list_drops(planned, blocks)[0]
     assert first.setting == "threads=3"
     assert first.block == 5
@@ -189,7 +146,7 @@ def test_a_dropped_setting_is_compared_with_the_best():
 
 @pytest.mark.parametrize("seed", range(10))
 def test_what_is_far_worse_is_dropped_after_one_round_and_the_best_is_kept(seed):
-    made = machine([10.0, 5.0, 5.02, 5.04, 6.5, 7.0])
+    made = machine_of([10.0, 5.0, 5.02, 5.04, 6.5, 7.0])
     planned, blocks = sweep(made, replace(SOME_NOISE, joules=0.01), seed)
     after_one_round = {drop.setting for drop in list_drops(planned, blocks[:6])}
     assert {"threads=5", "threads=6"} <= after_one_round
@@ -197,7 +154,7 @@ def test_what_is_far_worse_is_dropped_after_one_round_and_the_best_is_kept(seed)
 
 
 def test_a_race_between_equal_settings_ends_when_none_can_be_much_better():
-    made = machine([10.0] * 8)
+    made = machine_of([10.0] * 8)
     planned, blocks = sweep(made, replace(SOME_NOISE, joules=0.001, seconds=0.001))
     rounds = sum(block.stage == "race" for block in blocks) // 2
     assert rounds < planned.race_rounds
@@ -208,7 +165,7 @@ def test_a_slower_setting_is_dropped_and_a_costlier_one_only_if_the_cheaper_is_a
     joules = [20.0, 10.0, 12.0, 13.0, 15.0, 16.0, 18.0]
     seconds = [1.2, 2.0, 1.08, 1.2, 1.05, 1.03, 1.0]
     planned, blocks = sweep(
-        machine(joules, seconds),
+        machine_of(joules, seconds),
         replace(SOME_NOISE, joules=0.002, seconds=0.001),
         goal=Goal("joules", within_percent=10),
     )
@@ -224,7 +181,9 @@ def test_a_slower_setting_is_dropped_and_a_costlier_one_only_if_the_cheaper_is_a
 
 
 def test_a_setting_that_fails_is_dropped_at_once_and_not_planned_again():
-    planned, blocks = sweep(machine([10.0, 5.0, 8.0, 9.0]), failing={"threads=3": "out of memory"})
+    planned, blocks = sweep(
+        machine_of([10.0, 5.0, 8.0, 9.0]), failing={"threads=3": "out of memory"}
+    )
     race = [block for block in blocks if block.stage == "race"]
     assert race[0].failures == (Failure("threads=3", "out of memory"),)
     assert not race[1].failures
@@ -235,13 +194,13 @@ def test_a_setting_that_fails_is_dropped_at_once_and_not_planned_again():
 
 
 def test_if_all_other_settings_fail_the_sweep_ends():
-    planned, blocks = sweep(machine([10.0, 5.0]), failing={"threads=2": "out of memory"})
+    planned, blocks = sweep(machine_of([10.0, 5.0]), failing={"threads=2": "out of memory"})
     assert [block.stage for block in blocks] == ["floor"] * 4 + ["race"]
     assert next_block(planned, blocks) is None
 
 
 def test_a_finalist_that_fails_later_is_dropped():
-    planned, blocks = sweep(machine([10.0, 5.0, 5.0]), replace(SOME_NOISE, joules=0.02))
+    planned, blocks = sweep(machine_of([10.0, 5.0, 5.0]), replace(SOME_NOISE, joules=0.02))
     cut = blocks[:6]
     plan = next_block(planned, cut)
     broken = replace(
@@ -261,16 +220,8 @@ def test_a_baseline_that_fails_is_an_error():
         next_block(planned, [block])
 
 
-def test_time_needs_no_joules():
-    made = machine([10.0, 5.0, 8.0], [3.0, 2.0, 1.0])
-    keys = [setting.key for setting in made.settings]
-    planned, blocks = sweep(made, unmeasured=keys, goal=Goal("time"))
-    assert next_block(planned, blocks) is None
-    assert blocks[-1].stage == "confirm"
-
-
 def test_an_unmeasured_setting_is_dropped_if_joules_are_the_goal():
-    planned, blocks = sweep(machine([10.0, 5.0, 8.0]), unmeasured=["threads=3"])
+    planned, blocks = sweep(machine_of([10.0, 5.0, 8.0]), unmeasured=["threads=3"])
     (drop,) = list_drops(planned, blocks)
     assert (drop.setting, drop.reason) == ("threads=3", "its joules are unmeasured")
 
@@ -278,14 +229,14 @@ def test_an_unmeasured_setting_is_dropped_if_joules_are_the_goal():
 @pytest.mark.parametrize("floor", [0, 2])
 def test_an_unmeasured_baseline_is_an_error_if_joules_are_the_goal(floor):
     with pytest.raises(EtuiError, match="joules of the baseline threads=1 are unmeasured"):
-        sweep(machine([10.0, 5.0]), unmeasured=[BASE], floor_blocks=floor)
+        sweep(machine_of([10.0, 5.0]), unmeasured=[BASE], floor_blocks=floor)
 
 
 # ---- wrong blocks
 
 
 def test_blocks_of_another_design_are_refused():
-    planned, blocks = sweep(machine([10.0, 5.0, 8.0]))
+    planned, blocks = sweep(machine_of([10.0, 5.0, 8.0]))
     with pytest.raises(EtuiError, match=r"block 0 \(floor\) does not belong to this sweep"):
         next_block(replace(planned, seed=1, floor_blocks=0), blocks)
     with pytest.raises(EtuiError, match=r"block 4 does not belong to this sweep: visit \d"):

@@ -73,12 +73,6 @@ def test_a_disturbed_block_is_measured_again_after_a_wait():
     assert script.visited[2:4] == script.visited[4:6]
 
 
-def test_a_block_is_abandoned_at_its_first_disturbed_visit():
-    script = Script(simulated(), disturbed={0: "busy"})
-    next(script.measure())
-    assert len(script.visited) == 3
-
-
 def test_a_machine_that_stays_busy_stops_the_sweep():
     script = Script(simulated(), disturbed=dict.fromkeys(range(2, 100), "a game runs"))
     blocks = []
@@ -142,10 +136,3 @@ def test_the_callback_sees_every_visit_and_failure():
     assert [found for _, _, found in seen if not isinstance(found, Failure)] == [
         visit for block in blocks for visit in block.visits
     ]
-
-
-def test_a_finished_sweep_measures_nothing():
-    blocks = list(Script(simulated()).measure())
-    script = Script(simulated())
-    assert list(script.measure(blocks)) == []
-    assert script.visited == []

@@ -17,7 +17,7 @@ from etui.sweep.result import DetectionFloor, Difference, SettingResult, SweepRe
 from etui.sweep.verdict import format_table, format_verdict
 from etui.text import count_cells
 from tests.sweep import results
-from tests.sweep.results import accuracy, difference, make_result, setting_result
+from tests.sweep.results import accuracy, make_result, setting_result
 
 BASE = setting_result("threads=2", measured=accuracy(None, key="threads=2"))
 
@@ -393,26 +393,6 @@ def test_changes_keep_what_they_say(percent: float, down: float, up: float) -> N
     for end, value in zip(ends, (low, high), strict=True):
         assert abs(end - value) <= max(0.5, abs(high - low) / 4) + 1e-9
         assert (end == 0) == (abs(value) < 0.005) or abs(value) < 0.006
-
-
-def test_decimals_agree() -> None:
-    assert units.change_text(-35.8, -36.6, -34.96) == "-35.8 % [-36.6, -35.0]"
-    assert units.change_text(1.0, 0.0, 2.0) == "+1 % [0, 2]"
-    assert units.change_text(0.4, -0.2, 1.0) == "+0.4 % [-0.2, 1.0]"
-
-
-def test_changes_without_an_interval() -> None:
-    assert units.change_text(-18.23) == "-18 %"
-    assert units.change_text(0.9) == "+0.9 %"
-    assert units.change_text(1.26, signed=False) == "1.3 %"
-    assert units.change_text(0.042) == "+0.04 %"
-    assert units.change_text(0.0) == "0 %"
-    assert units.change_text(None) == "unknown"
-    assert units.change_text(float("nan"), 1, 2) == "unknown"
-    assert units.points_change_text(-2.1, -3.4, -0.8) == "-2.1 points [-3.4, -0.8]"
-    assert units.points_change_text(0.02) == "0.0 points"
-    assert units.points_change_text(None) == "unknown"
-    assert difference(-18).percent == -18
 
 
 def test_effects_that_are_not_known_yet_are_left_out() -> None:

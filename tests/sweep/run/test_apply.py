@@ -19,7 +19,6 @@ from etui.models.catalogue import load_catalogue
 from etui.models.files import read_entries
 from etui.models.spec import STARTER
 from etui.models.tuned import load_tuned, remove_tuned
-from etui.stats.tests import Interval
 from etui.sweep.apply import (
     NothingToApply,
     apply_best,
@@ -27,10 +26,11 @@ from etui.sweep.apply import (
     choose_setting,
     choose_values,
 )
-from etui.sweep.config import Axis, Goal, Setting, SweepConfig, SweepDesign, Value
+from etui.sweep.config import Goal, Setting, SweepConfig, Value
 from etui.sweep.document import build_document
-from etui.sweep.result import Difference, SettingResult, SweepResult
+from etui.sweep.result import SettingResult, SweepResult
 from etui.sweep.verdict import format_verdict
+from tests.sweep.results import difference, make_config, make_result, setting_result
 
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 THREADS = choose_threads(None)
@@ -39,54 +39,25 @@ THREADS = choose_threads(None)
 JOULES, TIME = Goal(), Goal("time")
 
 
-def difference(percent: float, *, claimed: bool = True, half: float = 1.0) -> Difference:
-    return Difference(percent, percent - half, percent + half, 0.001, 8, claimed)
-
-
 def setting(
     joules: float = 0.0, seconds: float = 0.0, *, claimed: bool = True, **values: Value
 ) -> SettingResult:
     """A setting by its differences to the baseline in per cent; both 0 is the baseline."""
     pairs: Any = tuple(values.items())
-    is_base = not joules and not seconds
-    time = 4.0 * (1 + seconds / 100)
-    return SettingResult(
-        setting=Setting(pairs).key,
-        values=pairs,
-        stage="confirm",
-        blocks=8,
-        joules=Interval(10 + joules / 10, 9.0, 11.0, "bootstrap"),
-        seconds=Interval(time, time, time, "bootstrap"),
-        prefill_joules_per_token=None,
-        decode_joules_per_token=None,
-        joules_difference=None if is_base else difference(joules, claimed=claimed),
-        seconds_difference=None if is_base else difference(seconds, claimed=claimed),
-        accuracy=None,
-        dropped_after=None,
-        drop_reason="",
-        is_on_frontier=False,
-    )
+    one = setting_result(Setting(pairs).key, 10 + joules / 10, 4 * (1 + seconds / 100))
+    if joules or seconds:
+        changes = [difference(each, 1.0, claimed=claimed) for each in (joules, seconds)]
+        one = replace(one, joules_difference=changes[0], seconds_difference=changes[1])
+    return replace(one, values=pairs)
 
 
 def sweep(*settings: SettingResult, best: int = 1, **changes: Any) -> SweepResult:
-    result = SweepResult(
-        baseline=settings[0].setting, best=settings[best].setting, goal=JOULES, is_complete=True,
-        floor=None, settings=settings, effects=(), interactions=(), blocks=12, visits=40,
-        repeated=(), notes=(), seconds=600.0, full_grid_seconds=None,
-    )  # fmt: skip
-    return replace(result, **changes)
+    return make_result(*settings, best=settings[best].setting, **changes)
 
 
 def described(result: SweepResult, **changes: Any) -> SweepConfig:
-    settings = tuple(Setting(one.values) for one in result.settings)
-    config = SweepConfig(
-        id="20261125-190000", created="2026-11-25T19:00:00+01:00", model=STARTER,
-        model_sha256=SHA256, policy=None, arm=None, axes=(Axis("threads", (1, 2)),),
-        design=SweepDesign(settings), workload="chat", workload_sha256="0" * 64, output_tokens=32,
-        window_s=1.0, cool_down_s=0.0, cool_down_celsius=None, cap=None, suite=None, questions=0,
-        channels=("package:0",), provenance={"machine": machine_name()},
-    )  # fmt: skip
-    return replace(config, **changes)
+    here = {"id": "20261125-190000", "model": STARTER, "model_sha256": SHA256}
+    return make_config(result, **{**here, "provenance": {"machine": machine_name()}, **changes})
 
 
 BASE = setting(threads=THREADS, kv_type="f16")
@@ -143,8 +114,8 @@ def test_the_product_is_claimed_only_beyond_both_intervals(
 ) -> None:
     one = replace(
         setting(joules, seconds, threads=1),
-        joules_difference=difference(joules, half=half),
-        seconds_difference=difference(seconds, half=half),
+        joules_difference=difference(joules, half),
+        seconds_difference=difference(seconds, half),
     )
     found = choose_setting(sweep(BASE, one, best=0), Goal("joules*time")).setting
     assert (found == one) is wins

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import errno
 import json
 from pathlib import Path
 
@@ -9,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.config.config import Config
-from etui.errors import EtuiError, InvalidFile, Stopped, UsageError
+from etui.errors import InvalidFile, UsageError
 from etui.sweep._measurer import read_power
 from etui.sweep.blocks import SettingAnswer, VisitPower
 from etui.sweep.folder import (
@@ -17,7 +16,6 @@ from etui.sweep.folder import (
     find_sweep,
     hash_config,
     list_sweeps,
-    new_sweep_id,
     read_config,
     read_sweep,
     sweeps_dir,
@@ -153,42 +151,6 @@ def test_a_configuration_that_is_none_is_refused(folder: Path, content: str) -> 
         read_config(folder)
 
 
-def test_one_process_writes(folder: Path) -> None:
-    sweep, _ = SweepFolder.resume(folder)
-    with sweep, pytest.raises(EtuiError, match="another etui is writing"):
-        SweepFolder.resume(folder)
-    SweepFolder.resume(folder)[0].close()
-
-
-def test_a_new_sweep_needs_an_empty_folder(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="already contains a sweep"):
-        SweepFolder.start(folder, CONFIG)
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UsageError, match="is a file"):
-        SweepFolder.start(tmp_path / "file", CONFIG)
-    with pytest.raises(UsageError, match="is not empty"):
-        SweepFolder.start(tmp_path, CONFIG)
-    with pytest.raises(UsageError, match="not a sweep folder"):
-        SweepFolder.resume(tmp_path)
-
-
-def test_a_full_disk_keeps_the_blocks_and_says_how_to_go_on(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sweep, _ = SweepFolder.resume(folder)
-
-    def refuse(number: int) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    with sweep:
-        monkeypatch.setattr("etui.measure.folder.os.fsync", refuse)
-        with pytest.raises(Stopped, match="is full") as stopped:
-            sweep.add_block(make_block(2))
-        monkeypatch.undo()
-    assert "--resume" in stopped.value.fix
-    assert len(read_sweep(folder).blocks) == 2
-
-
 def test_sweeps_are_found_by_id_prefix_path_and_age(config: Config, tmp_path: Path) -> None:
     assert list_sweeps(config) == ()
     with pytest.raises(UsageError, match="there is no sweep 'last'"):
@@ -208,14 +170,6 @@ def test_sweeps_are_found_by_id_prefix_path_and_age(config: Config, tmp_path: Pa
     assert str(sweeps_dir(config)) in error.value.fix
     with pytest.raises(UsageError, match="there is no sweep ''"):
         find_sweep("", config)
-
-
-def test_an_id_is_a_file_name() -> None:
-    from datetime import datetime
-
-    name = new_sweep_id("a/b c" + "x" * 300, datetime(2099, 1, 2, 3, 4, 5))
-    assert name.startswith("20990102-030405-a-b-c")
-    assert len(name) < 100
 
 
 def test_the_watts_of_a_visit_are_read() -> None:

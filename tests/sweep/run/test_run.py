@@ -13,10 +13,10 @@ import pytest
 
 from etui.config.config import Config
 from etui.energy.power_limits.limit import LimitFiles
-from etui.errors import EtuiError, InvalidFile, ModelUnavailable, Stopped, UsageError
+from etui.errors import EtuiError, ModelUnavailable, UsageError
 from etui.sweep._axes import parse_axes
 from etui.sweep.config import Goal, Setting, SweepConfig, SweepDesign
-from etui.sweep.folder import SweepFolder, list_sweeps, read_sweep
+from etui.sweep.folder import list_sweeps, read_sweep
 from etui.sweep.run import (
     SweepRunner,
     analyse_folder,
@@ -121,13 +121,6 @@ def test_the_same_command_resumes_and_another_one_does_not(machine: Machine) -> 
     assert len(list_sweeps(machine.config)) == 3
 
 
-def test_fresh_starts_over(machine: Machine) -> None:
-    machine.bench.before = interrupt_at(10)
-    first = machine.runner.start(ASKED)
-    machine.bench.before = lambda number: None
-    assert machine.runner.start(ASKED, fresh=True).folder != first.folder
-
-
 def test_resume_goes_on_by_its_folder(machine: Machine, tmp_path: Path) -> None:
     machine.bench.before = interrupt_at(10)
     asked = ask(goal=Goal("joules", 50.0), output_tokens=8, cool_down_celsius=60.0)
@@ -198,17 +191,6 @@ def test_a_sweep_on_mains_is_not_resumed_on_a_battery(machine: Machine) -> None:
     assert machine.runner.resume(first).result.is_complete
 
 
-def test_a_sweep_of_another_machine_is_refused(machine: Machine, tmp_path: Path) -> None:
-    machine.bench.before = interrupt_at(10)
-    first = machine.runner.start(ASKED)
-    recorded = read_sweep(first.folder)
-    provenance = {**recorded.config.provenance, "machine": "another one"}
-    with SweepFolder.start(tmp_path / "x", replace(recorded.config, provenance=provenance)):
-        pass
-    with pytest.raises(UsageError, match="the machine was another one and is now"):
-        machine.runner.resume(tmp_path / "x")
-
-
 def test_a_busy_machine_is_refused_before_a_folder_is_made(machine: Machine) -> None:
     def refuse() -> None:
         raise EtuiError("the machine is not idle: the CPUs are busy (70%)")
@@ -226,15 +208,6 @@ def test_a_machine_without_a_meter_compares_the_time_alone(machine: Machine) -> 
         machine.runner.start(ASKED)
     assert "--goal time" in refused.value.fix
     assert machine.runner.start(ask(goal=Goal("time"))).result.is_complete
-
-
-def test_a_folder_that_was_edited_is_not_resumed(machine: Machine) -> None:
-    machine.bench.before = interrupt_at(10)
-    first = machine.runner.start(ASKED)
-    path = first.folder / "blocks.jsonl"
-    path.write_text(path.read_text().replace('"answers": 2', '"answers": 3', 1))
-    with pytest.raises(InvalidFile, match="changed outside etui"):
-        machine.runner.resume(first.folder)
 
 
 @pytest.mark.parametrize(
@@ -294,23 +267,6 @@ def test_power_limits_are_an_axis(machine: Machine) -> None:
     assert read_sweep(outcome.folder).config.cap == "set"
 
 
-def test_a_cut_in_the_accuracy_is_resumed(machine: Machine, tmp_path: Path) -> None:
-    asked = ask(suite="sample", questions=6)
-    whole = machine.runner.start(asked)
-    best = next(one for one in whole.result.settings if one.setting == whole.result.best)
-    assert best.accuracy is not None
-    assert best.accuracy.questions == 6
-    sweep, recorded = SweepFolder.resume(whole.folder)
-    sweep.close()
-    with SweepFolder.start(tmp_path / "cut", recorded.config) as cut:
-        for block in recorded.blocks:
-            cut.add_block(block)
-        cut.add_answers(recorded.answers[:4])
-    assert not analyse_folder(read_sweep(tmp_path / "cut")).is_complete
-    again = machine.runner.resume(tmp_path / "cut")
-    assert again.result == whole.result
-
-
 def test_a_plan_is_described_without_measuring(machine: Machine) -> None:
     plan = describe_plan(ask(questions=5, suite="sample"), machine.config)
     assert plan["model"] == "tiny"
@@ -319,13 +275,6 @@ def test_a_plan_is_described_without_measuring(machine: Machine) -> None:
     assert plan["questions"] == 5
     assert 0 < plan["seconds"] <= plan["full_grid_seconds"]
     assert not (machine.config.home / "sweeps").exists()
-
-
-def test_a_model_that_is_not_finished_says_how_to_resume(machine: Machine) -> None:
-    machine.bench.before = interrupt_at(1)
-    with pytest.raises(Stopped) as stopped:
-        machine.runner.start(ASKED)
-    assert "etui sweep --resume" in stopped.value.fix
 
 
 OTHER = Setting((("threads", 3), ("kv_type", "f16")))

@@ -73,12 +73,7 @@ class PhasePoint:
 
 
 class TooFewPoints(EtuiError):
-    """There are too few points to fit a curve.
-
-    Attributes:
-        points: Number of usable points.
-        needed: Number of points that a fit needs.
-    """
+    """There are too few points to fit a curve."""
 
     def __init__(self, phase: str, points: int, needed: int, why: str = "") -> None:
         have = f"{count_text(points, 'point')} of the {phase}"
@@ -91,11 +86,7 @@ class TooFewPoints(EtuiError):
 
 
 def fit_turns(points: Sequence[TurnPoint]) -> tuple[PhaseCurve, PhaseCurve]:
-    """Fit the curves of prefill and decode.
-
-    Raises:
-        TooFewPoints: There are too few points, or all have the same length.
-    """
+    """Fit the curves of prefill and decode."""
     prefill, decode = split_phases(points)
     return fit_phase(prefill, "prefill", bend="if earned"), fit_phase(decode, "decode")
 
@@ -129,7 +120,6 @@ def fit_phase(points: Sequence[PhasePoint], phase: str, *, bend: str = "always")
     uncertainty combined with 2 % of its joules; all have equal weight if one has no uncertainty.
 
     Args:
-        points: Measured points; those that are not finite are left out.
         bend: ``always`` fits the term of the context; ``if earned`` only if the corrected Akaike
             criterion (Hurvich and Tsai 1989) is lower with it.
 
@@ -267,11 +257,7 @@ def fit_curve(
     kind: str | None,
     source: Source,
 ) -> OperatingCurve:
-    """Fit a curve to measured points, with a new id and the current time.
-
-    Raises:
-        TooFewPoints: There are too few points of different lengths.
-    """
+    """Fit a curve to measured points, with a new id and the current time."""
     prefill, decode = fit_turns(points)
     return OperatingCurve(
         curve_id=uuid4().hex[:12],
@@ -378,10 +364,6 @@ def estimate_context_term(
     by weighted least squares without that bound. Long turns scatter more than short ones, so the
     covariance is the one that holds for unequal spreads (HC3: MacKinnon and White, Journal of
     Econometrics 29, 1985).
-
-    Args:
-        contexts: Contexts in tokens at which to state the share.
-        seed: Seed of the draws behind the intervals of the shares.
 
     Returns:
         None with fewer than ``LEAST_POINTS`` points, or if their lengths do not separate the term

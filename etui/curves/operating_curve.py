@@ -216,12 +216,7 @@ class Speed:
 
 @dataclass(frozen=True, slots=True)
 class OperatingCurve:
-    """The curve of one model on one machine.
-
-    Attributes:
-        model, model_sha256: The model and the hash of its file.
-        prefill, decode: The two phases.
-    """
+    """The curve of one model on one machine."""
 
     curve_id: str
     created_at: str  # ISO 8601, UTC

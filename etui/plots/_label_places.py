@@ -54,10 +54,6 @@ def place_labels(labels: Sequence[Label], obstacles: Sequence[Box], frame: Box) 
 
     A label goes to the nearest free place around its point, in the preferred direction if several
     are as near. Without a free place it takes the one that covers the least.
-
-    Args:
-        obstacles: What labels should not cover, such as points, error bars and a legend.
-        frame: The box that labels stay inside of.
     """
     taken = [*obstacles]
     found = []

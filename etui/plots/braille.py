@@ -103,11 +103,7 @@ def draw_graph(
     """Draw a graph as ``height`` rows of runs, each ``width`` cells wide.
 
     Args:
-        graph: What to show; its newest values that fit are drawn.
-        width: Cells of a row, the axis included.
         height: Rows, with the axis of time and the letters of the phases.
-        axes: Draw both axes, as far as they fit.
-        letters: Draw a row with the letters of the phases.
     """
     gutter = gutter_width(graph) if axes else 0
     plot_width = max(0, width - gutter)

@@ -88,8 +88,6 @@ class Figure:
 
     Args:
         width: Width in inches.
-        height: Height in inches, of all panels.
-        rows: Number of panels.
     """
 
     def __init__(self, width: float, height: float, rows: int = 1) -> None:
@@ -110,12 +108,6 @@ class Figure:
 
         Args:
             path: The files without their suffix.
-
-        Returns:
-            The files.
-
-        Raises:
-            OSError: A file cannot be written.
         """
         written = []
         for form, date in (("svg", "Date"), ("pdf", "CreationDate")):
@@ -129,11 +121,7 @@ class Figure:
         return self._render("svg", {"Date": None}).decode()
 
     def svg(self, name: str) -> Markup:
-        """Return the figure for a page, whose style sheet may set its colours.
-
-        Args:
-            name: What it shows, for who cannot see it.
-        """
+        """Return the figure for a page, whose style sheet may set its colours."""
         hidden = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         text = self._render("svg", hidden, transparent=True).decode()
         text = _STYLE_SHEET.sub("", text[text.index("<svg") :])

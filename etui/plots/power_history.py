@@ -48,11 +48,7 @@ class Buckets:
 
 
 class PowerHistory:
-    """Rings of watts, one per channel, on one clock.
-
-    Args:
-        hold_seconds: Longest time between two readings that is not a gap.
-    """
+    """Rings of watts, one per channel, on one clock."""
 
     def __init__(
         self, keep_seconds: float = KEEP_SECONDS, hold_seconds: float = HOLD_SECONDS
@@ -115,10 +111,6 @@ class PowerHistory:
 
         The borders of the buckets are multiples of their length, so a bucket keeps its value while
         it moves to the left.
-
-        Args:
-            channel: A channel, or ``TOTAL``.
-            end_ns: Time in the newest bucket, monotonic clock.
         """
         nothing: tuple[float | None, ...] = (None,) * count
         ring = self._watts.get(channel)

@@ -45,13 +45,8 @@ def compute_replicates(
 
     Args:
         draw: Draws the weights of a number of resamples.
-        figure: Takes weights, shape (k, questions or kinds), and returns k figures or rows.
-        replicates: Total number of resamples.
         chunk: Largest number drawn at once. Equal seeds give equal figures only with equal
             chunks: sums of other lengths may be rounded differently.
-
-    Returns:
-        Shape (replicates, ...).
     """
     import numpy as np
 
@@ -69,10 +64,6 @@ def resample_sums(
     keeps the variance of a sum unbiased for small strata too (Rao and Wu, JASA 83, 1988; n plain
     draws make the interval of a five-question subject a fifth too narrow). Strata of one question
     are pooled, since a single question shows no spread.
-
-    Args:
-        columns: Numbers, shape (questions, columns).
-        strata: The stratum of each question.
 
     Returns:
         Shape (replicates, columns).
@@ -99,9 +90,6 @@ def resample_means(columns: Floats, seed: int, replicates: int = PLAIN_REPLICATE
     multinomial draw over a few kinds. If nearly every row is a kind of its own (measured joules),
     each gets a Poisson(1) weight instead and the sum is divided by the total weight. This equals
     the multinomial draw except for its total (Hanley and MacGibbon, 2006) and is ten times as fast.
-
-    Args:
-        columns: Numbers, shape (questions, columns).
 
     Returns:
         Shape (replicates, columns).
@@ -163,11 +151,7 @@ def ratio(above: Floats, below: Floats) -> Floats:
 
 
 def multinomial_draw(generator: np.random.Generator, counts: Whole) -> Draw:
-    """Return a draw of question counts by kind; a resample has as many questions as the data.
-
-    Args:
-        counts: Questions of each kind, shape (kinds,).
-    """
+    """Return a draw of question counts by kind; a resample has as many questions as the data."""
     total = int(counts.sum())
     return lambda rows: generator.multinomial(total, counts / total, size=rows)
 

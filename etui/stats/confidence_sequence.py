@@ -180,9 +180,6 @@ def build_covariates(difficulty: Floats) -> Floats:
     They are the difficulty, its square and its cube, standardised: a strong model is wrong only on
     the hardest questions and a weak one right only on the easiest, which a line does not follow.
 
-    Args:
-        difficulty: Shape (questions,).
-
     Returns:
         Shape (questions, 3), each column with mean 0; a constant difficulty gives zeros.
     """
@@ -198,12 +195,7 @@ def build_covariates(difficulty: Floats) -> Floats:
 
 
 def within_variance(values: Floats, strata: Whole) -> float:
-    """Compute the variance of a question within its stratum over a whole population.
-
-    Args:
-        values: Shape (questions,).
-        strata: Number of the stratum of each question, from 0.
-    """
+    """Compute the variance of a question within its stratum over a whole population."""
     sizes, groups = _pool_single(strata)
     return _compute_variance(_centre(values, groups, sizes)[1], groups, sizes)
 
@@ -212,7 +204,6 @@ def compute_interval(estimate: PrefixMean, half_width: float) -> SequenceInterva
     """Compute the interval of the sequence that narrows to a half width.
 
     Args:
-        estimate: The mean so far.
         half_width: Half width at which the sequence is optimal, above 0; a share.
     """
     total, count = estimate.total, estimate.questions
@@ -237,11 +228,7 @@ def compute_interval(estimate: PrefixMean, half_width: float) -> SequenceInterva
 
 
 def questions_needed(estimate: PrefixMean, half_width: float) -> int:
-    """Predict the number of questions at which the interval is as narrow as asked.
-
-    Args:
-        estimate: The mean so far.
-    """
+    """Predict the number of questions at which the interval is as narrow as asked."""
     height, count = boundary_height(), LEAST_QUESTIONS
     for _ in range(_ROUNDS):  # the pseudo-answers weigh less the more questions there are
         asked = replace(estimate, questions=min(count, estimate.total))
@@ -258,7 +245,6 @@ def fixed_sample(variance: float, total: int, half_width: float) -> int:
 
     Args:
         variance: Variance of one question within its stratum.
-        total: Number of questions of the population.
     """
     return max(1, _count_for(variance, total, half_width, Z95))
 

@@ -31,9 +31,6 @@ def hull(points: Mapping[_Name, Point]) -> list[_Name]:
     Between two neighbours on the hull a random mixture of the two reaches every point; every other
     arm is below such a mixture, or costs more and is no better. Among equal points the first name
     wins.
-
-    Args:
-        points: Name or number of an arm -> its point.
     """
     kept: list[_Name] = []
     for name in sorted(points, key=lambda arm: (points[arm][0], -points[arm][1], arm)):
@@ -54,10 +51,6 @@ def _is_below(left: Point, middle: Point, right: Point) -> bool:
 def mixture_accuracy(points: Mapping[_Name, Point], cost: float) -> float | None:
     """Compute the accuracy of the best random mixture at a mean cost.
 
-    Args:
-        points: Name or number of an arm -> its point.
-        cost: Mean cost of the mixture per question.
-
     Returns:
         Above the most expensive arm of the hull, that arm's accuracy; None below the cheapest arm,
         where there is no mixture.
@@ -76,7 +69,6 @@ def mixture_accuracies(cost: Floats, accuracy: Floats, at: Floats) -> Floats:
 
     Args:
         cost: Cost of each arm in each resample, shape (resamples, arms).
-        accuracy: Accuracy of each arm in each resample, same shape.
         at: Cost of the mixture in each resample, shape (resamples,).
 
     Returns:
@@ -104,8 +96,6 @@ def mixture_costs(cost: Floats, accuracy: Floats, at: Floats) -> Floats:
 
     Args:
         cost: Cost of each arm in each resample, shape (resamples, arms).
-        accuracy: Accuracy of each arm in each resample, same shape.
-        at: Accuracy of the mixture in each resample, shape (resamples,).
 
     Returns:
         Shape (resamples,); infinite where no mixture is as accurate.
@@ -127,8 +117,7 @@ def cheapest_correct(correct: Flags, cost: Floats) -> Whole:
     """Pick the cheapest correct arm of each question, or the cheapest arm if none is correct.
 
     Args:
-        correct: Whether each arm is correct, shape (questions, arms).
-        cost: Cost of each answer, same shape; infinite if unmeasured.
+        cost: Cost of each answer, shape (questions, arms); infinite if unmeasured.
 
     Returns:
         Column of the arm, shape (questions,); the first among equals.

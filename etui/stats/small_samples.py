@@ -73,9 +73,6 @@ def estimate_means(samples: Sequence[Floats], seed: int) -> list[MeanEstimate]:
 
     Samples of equal size share their resamples. The result does not depend on the order of the
     values, and the negated values give exactly the negated result.
-
-    Args:
-        samples: Independent values of each, shape (values,), at least one value.
     """
     import numpy as np
 

@@ -40,18 +40,7 @@ class Interval:
 
 
 def wilson(successes: int, trials: int) -> Interval:
-    """Compute a share of successes and its score interval (Wilson, JASA 22, 1927).
-
-    Args:
-        successes: Number of successes, at most ``trials``.
-        trials: Number of trials, at least one.
-
-    Returns:
-        The share, in [0, 1], and both ends.
-
-    Raises:
-        ValueError: No trials, or more successes than trials.
-    """
+    """Compute a share of successes and its score interval (Wilson, JASA 22, 1927)."""
     from scipy.stats import binomtest
 
     if trials < 1:
@@ -62,10 +51,6 @@ def wilson(successes: int, trials: int) -> Interval:
 
 def mcnemar(only_first: int, only_second: int) -> float:
     """Compute the exact two-sided p-value of McNemar's test (Psychometrika 12, 1947).
-
-    Args:
-        only_first: Questions that only the first got right.
-        only_second: Questions that only the second got right.
 
     Returns:
         The probability, if both were equally good, of a split at least as uneven among these
@@ -94,9 +79,6 @@ def t_quantile(tail: float, freedom: float) -> float:
     Args:
         tail: Probability above the value, in (0, 0.5].
         freedom: Degrees of freedom, at least 1; not necessarily whole.
-
-    Raises:
-        ValueError: The probability or the degrees of freedom are out of range.
     """
     from scipy.special import stdtrit
 
@@ -163,7 +145,6 @@ def count_questions_needed(deviation: float, difference: float, looks: int = 1) 
     """Return how many questions show a difference with a probability of 80 %.
 
     Args:
-        deviation: Standard deviation of the paired differences.
         difference: The difference to be shown, above 0.
         looks: Number of comparisons among which the significance is divided.
     """
@@ -185,14 +166,8 @@ def compute_capital(values: Iterable[float]) -> float:
     1 / level is at most the level (Ville, 1939; Waudby-Smith and Ramdas, JRSS B 86, 2024). So one
     may test after each value, without a number of values fixed before.
 
-    Args:
-        values: Values in [-1, 1], in their order.
-
     Returns:
         The capital, at least 1; 20 or more rejects a mean of at most 0 at the level of 5 %.
-
-    Raises:
-        ValueError: A value is outside of [-1, 1].
     """
     capitals, most = [1.0] * len(STAKES), 1.0
     for value in values:
@@ -211,9 +186,6 @@ def fit_non_negative(rows: Sequence[Sequence[float]], values: Sequence[float]) -
     """Fit values to columns by non-negative least squares.
 
     Source: Lawson and Hanson 1974, as ``scipy.optimize.nnls``.
-
-    Returns:
-        The coefficient of each column.
     """
     import numpy as np
     from scipy.optimize import nnls

@@ -87,7 +87,6 @@ def measure_answers(
     Args:
         settings: All settings to know the accuracy of, the baseline first.
         done: Key of the setting and number of the question of the answers that exist.
-        cancelled: Checked before every batch.
     """
     measured = set(group_by_numbers(settings).values())
     numbers = questions.numbers
@@ -124,9 +123,6 @@ def group_by_numbers(settings: Sequence[Setting]) -> dict[str, str]:
 
     Args:
         settings: In order; the first of each group is the one to measure.
-
-    Returns:
-        Key of every setting -> key of the setting whose answers are used.
     """
     first: dict[tuple[tuple[AxisName, Value], ...], str] = {}
     found: dict[str, str] = {}
@@ -172,9 +168,6 @@ def choose_answering(
 
     Args:
         answered: Keys of settings that have answered all questions already; they come first.
-
-    Returns:
-        Key of every setting that can run -> key of the setting whose answers are used.
     """
     baseline, *_ = design.settings
     ranks = {key: rank for rank, key in enumerate(rank_all(design, blocks))}
@@ -192,9 +185,6 @@ def group_answers(answers: Sequence[SettingAnswer], questions: int) -> dict[str,
 
     A setting whose questions are not all answered is left out, because only equal questions can be
     compared.
-
-    Args:
-        questions: Number of questions of the sweep.
     """
     found: dict[str, dict[int, bool]] = {}
     for answer in answers:

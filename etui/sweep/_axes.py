@@ -310,9 +310,6 @@ def build_grid(axes: Sequence[Axis], facts: MachineFacts) -> SettingGrid:
     Combinations that compute the same are one: with ``speculate=off`` every depth of drafts is the
     same. The baseline, which has the values in use now, comes first, and is added if the axes do
     not contain it.
-
-    Args:
-        axes: Axes that :func:`check_axes` has accepted.
     """
     size = math.prod(len(axis.values) for axis in axes)
     if size <= _MOST_PRODUCT:

@@ -233,9 +233,6 @@ def compare_with_baseline(
 ) -> dict[str, LogDifference]:
     """Compare settings with the baseline, the first key, by blocks in which all of them are.
 
-    Args:
-        noise: Noise of the figure, from the A/A comparison.
-
     Returns:
         Key -> difference, without the baseline and the settings that have no block with it.
     """
@@ -325,7 +322,6 @@ def add_meter_uncertainty(
     are added, as an error of calibration has the same sign in both. Seconds have none.
 
     Args:
-        name: Name of the figure, of ``FIGURES``.
         costs: The figure by setting, with the scatter over blocks.
     """
     found = dict(costs)
@@ -377,10 +373,6 @@ def estimate_effects(
     """Estimate the effect of every value of every axis, and the interactions of two axes.
 
     The interactions of two axes, in joules, are fitted together with the effects of all axes.
-
-    Args:
-        settings: All settings, the baseline first.
-        noise: Noise of the compared figures, from the A/A comparison.
 
     Returns:
         The effects and interactions that the settings determine, not judged yet.

@@ -166,7 +166,6 @@ def pair_logs(blocks: Sequence[Block], figure: Figure) -> PairedLogs:
     """Take the logs of a figure, and estimate their noise.
 
     Args:
-        blocks: In order; those of the floor count for the noise.
         figure: What is compared. A visit without a figure above 0 is left out.
     """
     logs = tuple(
@@ -318,9 +317,6 @@ class Standings:
 
         Args:
             tail: Probability of a mistake in one comparison.
-
-        Returns:
-            Key of the setting -> reason.
         """
         if self.goal.within_percent is None:
             return self._find_costlier(self.rank()[0], self.remaining, tail)
@@ -372,12 +368,7 @@ class Standings:
 def read_standings(
     goal: Goal, keys: Sequence[str], remaining: Sequence[str], blocks: Sequence[Block]
 ) -> Standings:
-    """Take the figures of all settings from the blocks.
-
-    Args:
-        keys: Keys of all settings that can run, the baseline first.
-        remaining: Those that are left.
-    """
+    """Take the figures of all settings from the blocks."""
     costs = pair_logs(blocks, lambda visit: visit.cost(goal))
     seconds = pair_logs(blocks, lambda visit: visit.seconds)
     return Standings(goal, tuple(keys), tuple(remaining), costs, seconds)

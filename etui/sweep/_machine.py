@@ -175,11 +175,7 @@ def read_machine_facts(
     limits: Sequence[PowerLimit] = (),
     gpus: Sequence[Device] | None = None,
 ) -> MachineFacts:
-    """Read what this machine and its models can do. Nothing is loaded.
-
-    Args:
-        gpus: The GPUs; None asks llama.cpp.
-    """
+    """Read what this machine and its models can do. Nothing is loaded."""
     spec = swept.spec
     found = tuple(_list_gpus(config) if gpus is None else gpus)
     baseline = _read_model(spec, check_usable(swept.path), config, catalogue, found)
@@ -269,11 +265,7 @@ def _find_obstacles(
 
 
 def combine_limits(limits: Sequence[PowerLimit], device: str) -> PowerRange | None:
-    """Combine the limits of the swept devices: the range that all of them allow.
-
-    Args:
-        device: What is swept, the kind of its scopes: ``gpu`` or ``package``.
-    """
+    """Combine the limits of the swept devices: the range that all of them allow."""
     swept = [limit for limit in limits if limit.scope.partition(":")[0] == device]
     if not swept:
         return None

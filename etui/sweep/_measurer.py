@@ -213,7 +213,6 @@ class MachineWatch:
     """Reads the state of the machine before and after a visit.
 
     Args:
-        recorder: The recorder, which knows the measured devices and who uses the GPUs.
         own_seconds: CPU seconds of etui's own processes so far; None asks the system.
         cpu_seconds: Busy and total CPU seconds of the machine; None asks the system.
         suspended: Time that the machine has been suspended, nanoseconds.
@@ -284,7 +283,6 @@ def find_disturbance(
     A GPU that others share, of which the driver does not report their part, is no reason.
 
     Args:
-        gpus: The use of the measured GPUs meanwhile.
         coverage: Share of the visit that the meter recorded, 0..1; None without a meter.
         most_others: Largest share of the CPUs or of a GPU that other programs may use.
     """
@@ -341,9 +339,6 @@ class LocalMeasurer:
 
     A context manager: it frees the model at the end. The caller keeps the recorder and the power
     limits.
-
-    Args:
-        note: Called with a line that a reader of the sweep should know.
     """
 
     def __init__(

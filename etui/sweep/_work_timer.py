@@ -80,7 +80,6 @@ class WorkTimer:
     After an error, sequences may be left open: the model has to be loaded again.
 
     Args:
-        window_s: Seconds that each phase lasts at least.
         sequences: Sequences decoded in parallel for each answer.
         speculate: Where drafted tokens come from; sequences decoded in parallel have none.
     """
@@ -235,11 +234,7 @@ class WorkTimer:
 
 
 def compute_cost(work: TimedWork, energy: Callable[[int, int], Energy]) -> WorkCost:
-    """Compute the cost of one answer, the mean over the jobs, from the meter's record.
-
-    Args:
-        energy: Returns the energy of an interval.
-    """
+    """Compute the cost of one answer, the mean over the jobs, from the meter's record."""
     measured = {interval: energy(*interval) for interval in work.intervals}
     parts = list(measured.values())
     computed = work.computed / (work.prefill.runs * work.answers)

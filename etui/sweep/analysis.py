@@ -95,8 +95,6 @@ def analyse(
     numbers by the goal joins them, dropped or not: the race does not look at accuracy.
 
     Args:
-        blocks: Complete blocks, in order.
-        answers: Answers of the suite, by setting; None without a suite.
         measured_as: Key of a setting -> the key under which its answers are, where it differs.
 
     Raises:
@@ -400,12 +398,7 @@ def _list_notes(
     indistinct: Sequence[tuple[str, str]],
     dropped: Sequence[str],
 ) -> Iterator[str]:
-    """List what a reader of the figures should know, the most important first.
-
-    Args:
-        indistinct: Neighbours on the frontier that are equal in joules within noise.
-        dropped: Settings on the frontier that were dropped in the race.
-    """
+    """List what a reader of the figures should know, the most important first."""
     visits = [visit for block in blocks for visit in block.visits]
     yield from _note_kinds(visits)
     for name, own in noise.items():

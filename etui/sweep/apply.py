@@ -133,7 +133,6 @@ def apply_best(
     Values of an earlier sweep for axes that this one did not vary are kept.
 
     Args:
-        result: Its result; the sweep must be finished.
         goal: What to minimize; it may differ from the goal of the sweep.
 
     Returns:
@@ -177,9 +176,6 @@ def choose_setting(result: SweepResult, goal: Goal) -> Best:
     """Choose the best setting by a goal, of those with a claimed improvement.
 
     With the goal of the sweep it is the sweep's own choice, unless that is another model.
-
-    Args:
-        result: The result of a sweep, the baseline first.
     """
     base = result.settings[0]
     chosen = find_improvement(result.settings, goal)

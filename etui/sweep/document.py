@@ -187,9 +187,6 @@ def build_conditions(
     They are the eleven conditions that a handbook of energy per token asks for: hardware, model
     version, precision, prompt length, output length, batch, utilisation, framework, PUE, method and
     uncertainty. The energy record has them for each setting.
-
-    Args:
-        blocks: Its blocks, for what only they know: tokens of the prompts, busy devices.
     """
     seen, visits = config.provenance, [visit for block in blocks for visit in block.visits]
     celsius = [v.temperature_celsius for v in visits if v.temperature_celsius is not None]

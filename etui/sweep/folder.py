@@ -73,11 +73,7 @@ def list_sweeps(config: Config) -> tuple[Path, ...]:
 
 
 def find_sweep(text: str, config: Config) -> Path:
-    """Find the folder of a sweep by its path, its id or a prefix of it; ``last`` is the newest.
-
-    Raises:
-        UsageError: No sweep matches, or several do.
-    """
+    """Find the folder of a sweep by its path, its id or a prefix of it; ``last`` is the newest."""
     return find_folder(text, sweeps_dir(config), "sweep")
 
 

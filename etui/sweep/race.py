@@ -134,11 +134,7 @@ def _find_stage(progress: RaceProgress) -> Stage | None:
 
 
 def advance(progress: RaceProgress, block: Block) -> RaceProgress:
-    """Take in the next block, and decide at the end of a round who is left.
-
-    Raises:
-        EtuiError: The block is not the next one, or the baseline cannot run or be measured.
-    """
+    """Take in the next block, and decide at the end of a round who is left."""
     _check(plan_next(progress), block)
     failed = {failure.setting: failure.why for failure in block.failures}
     if progress.baseline in failed:
@@ -232,9 +228,6 @@ def choose_best(design: SweepDesign, blocks: Sequence[Block]) -> str | None:
         Key of the setting; the baseline if none beats it beyond noise; None before the first round
         of the race. With a limit of the time, a baseline that is too slow is replaced by the best
         setting that is allowed, in any case.
-
-    Raises:
-        EtuiError: As :func:`follow`.
     """
     progress = follow(design, blocks)
     if progress.count("race") < _ROUND_BLOCKS:
@@ -263,11 +256,7 @@ def choose_best(design: SweepDesign, blocks: Sequence[Block]) -> str | None:
 
 
 def rank_all(design: SweepDesign, blocks: Sequence[Block]) -> tuple[str, ...]:
-    """Order the settings that can run by the goal, dropped or not, the best first.
-
-    Raises:
-        EtuiError: As :func:`follow`.
-    """
+    """Order the settings that can run by the goal, dropped or not, the best first."""
     able = follow(design, blocks).able
     return tuple(read_standings(design.goal, able, able, blocks).rank())
 
@@ -336,9 +325,6 @@ def estimate_full_grid_seconds(
 
     Returns:
         Seconds; None if neither blocks nor an argument say how long a visit takes.
-
-    Raises:
-        EtuiError: As :func:`follow`.
     """
     progress = follow(design, blocks)
     floors, races, confirms = (
@@ -405,9 +391,7 @@ def measure_blocks(
 
     Args:
         blocks: Blocks measured before an interruption.
-        clock: Monotonic clock in seconds.
         on_visit: Called after each visit, of discarded attempts too.
-        wait_s: Seconds to wait between two attempts.
 
     Raises:
         Stopped: The sweep cannot go on now, for example because the machine stays busy; it can be

@@ -183,12 +183,6 @@ def choose_claimed(result: SweepResult) -> str | None:
 
     The race ranks by other tests than those of the claims. Without this, "nothing beats the current
     setting" could be printed above a table with a claimed saving.
-
-    Args:
-        result: The result, with the best setting of the race.
-
-    Returns:
-        Key of the setting; that of the race if it is claimed, or if nothing is.
     """
     if result.best is None or is_best_claimed(result):
         return result.best

@@ -1,6 +1,6 @@
 """Start, resume and measure a sweep in its folder, block after block, and write its result.
 
-What measures is behind :class:`Workbench`: this machine, or a simulated one in tests.
+What measures is :class:`etui.sweep.workbench.LocalWorkbench`: this machine.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, suppress
 from dataclasses import InitVar, dataclass, field, fields, replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from etui.codec import to_document
 from etui.energy.energy_record import RECORD_FILE
@@ -71,6 +71,8 @@ from etui.units import count_text, seconds_text
 
 if TYPE_CHECKING:
     from etui.config.config import Config
+    from etui.log.writer import TurnWriter
+    from etui.sweep.workbench import LocalWorkbench
 
 _CONDITIONS = {
     "model_sha256": "the model file",
@@ -113,41 +115,6 @@ class Instruments:
     sleep: Callable[[float], object] = time.sleep  # Waits before a block is begun again
 
 
-class Workbench(Protocol):
-    """This machine, opened to measure: the meter, and what is made with it."""
-
-    @property
-    def channels(self) -> Sequence[str]:
-        """Ids of the power channels that are summed; none if nothing can be measured."""
-
-    @property
-    def window_s(self) -> float:
-        """Least seconds of a phase that the meter resolves."""
-
-    def check_idle(self) -> None:
-        """Refuse a machine at work, which would be measured too.
-
-        Raises:
-            EtuiError: Other programs use it.
-        """
-
-    def open_instruments(
-        self, plan: SweepPlan, config: SweepConfig, place: Path
-    ) -> AbstractContextManager[Instruments]:
-        """Open what measures the settings; it restores what it changed at the end.
-
-        Args:
-            place: The folder of the sweep, which may keep what a resumed sweep needs.
-        """
-
-
-class SweepLog(Protocol):
-    """Saves the rows of a sweep."""
-
-    def save_sweep(self, record: SweepRecord, settings: Sequence[SweepSettingRecord] = ()) -> None:
-        """Save a sweep and its settings."""
-
-
 @dataclass(frozen=True, slots=True)
 class SweepOutcome:
     """How a sweep ended."""
@@ -165,8 +132,8 @@ class SweepRunner:
 
     config: Config
     watch: Watch  # Shows the progress
-    log: SweepLog  # Saves the rows
-    open_workbench: Callable[[], AbstractContextManager[Workbench]]
+    log: TurnWriter  # Saves the rows
+    open_workbench: Callable[[], AbstractContextManager[LocalWorkbench]]
     now: Callable[[], datetime] = datetime.now  # Returns the local time
 
     def start(
@@ -175,9 +142,7 @@ class SweepRunner:
         """Start a sweep, or resume the unfinished one that asks for the same.
 
         Args:
-            asked: What is asked for, as :func:`make_plan` takes it.
             out: Its folder; None creates one in the folder of all sweeps.
-            fresh: Whether to start over instead.
 
         Raises:
             EtuiError: The sweep cannot start, or has failed; what was measured is kept.
@@ -215,7 +180,7 @@ class SweepRunner:
         with self.open_workbench() as bench:
             return self._resume(place, bench)
 
-    def _resume(self, place: Path, bench: Workbench) -> SweepOutcome:
+    def _resume(self, place: Path, bench: LocalWorkbench) -> SweepOutcome:
         folder, recorded = SweepFolder.resume(place)
         with folder:
             before = recorded.config
@@ -226,7 +191,7 @@ class SweepRunner:
             return self._measure(replace(plan, config=before), folder, recorded, bench)
 
     def _measure(
-        self, plan: SweepPlan, folder: SweepFolder, recorded: RecordedSweep, bench: Workbench
+        self, plan: SweepPlan, folder: SweepFolder, recorded: RecordedSweep, bench: LocalWorkbench
     ) -> SweepOutcome:
         with bench.open_instruments(plan, recorded.config, folder.path) as instruments:
             return SweepRun(folder, recorded, instruments, self.watch, self.log).measure()
@@ -277,7 +242,7 @@ class SweepRun:
     recorded: InitVar[RecordedSweep]
     instruments: Instruments
     watch: Watch
-    log: SweepLog
+    log: TurnWriter
     _config: SweepConfig = field(init=False)
     _progress: RaceProgress = field(init=False)
     _answers: list[SettingAnswer] = field(init=False)
@@ -405,11 +370,7 @@ class SweepRun:
         self.watch(Progress(self._format_step(), done, done + left, "block", fields))
 
     def _format_step(self, visit: str = "") -> str:
-        """Format the progress: ``race · block 7 of at most 14, visit 3 of 12 · about 4 min left``.
-
-        Args:
-            visit: Which visit of the running block was measured; empty between blocks.
-        """
+        """Format the progress: ``race · block 7 of at most 14, visit 3 of 12 · about 4 min left``."""
         done, plan = len(self._progress.blocks), plan_next(self._progress)
         if plan is None:
             step = "done" if self.instruments.measure_answers is None else "accuracy"
@@ -588,11 +549,7 @@ def _describe(value: object) -> str:
 
 
 def refuse_changes(before: SweepConfig, now: SweepConfig) -> None:
-    """Refuse to resume a sweep under other conditions.
-
-    Raises:
-        UsageError: They differ; the message lists how.
-    """
+    """Refuse to resume a sweep under other conditions."""
     changes = list_changes(before, now)
     if changes:
         raise UsageError(
@@ -603,11 +560,7 @@ def refuse_changes(before: SweepConfig, now: SweepConfig) -> None:
 
 
 def describe_plan(asked: SweepConfig, config: Config) -> dict[str, Any]:
-    """Plan a sweep and describe it as a document, without measuring anything.
-
-    Raises:
-        EtuiError: As :func:`make_plan`.
-    """
+    """Plan a sweep and describe it as a document, without measuring anything."""
     plan = make_plan(asked, config, load_catalogue(config), "", datetime.now())
     sweep, design = plan.config, plan.config.design
     visit = guess_visit_seconds(sweep.window_s, sweep.cool_down_s)

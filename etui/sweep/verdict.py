@@ -335,11 +335,7 @@ def _find_faster(result: SweepResult) -> SettingResult | None:
 
 
 def _describe(result: SweepResult, one: SettingResult, *, says_unmeasured: bool = True) -> str:
-    """Describe a setting against the baseline: claims first, then what could not be shown.
-
-    Args:
-        says_unmeasured: Whether to say that its joules were not measured.
-    """
+    """Describe a setting against the baseline: claims first, then what could not be shown."""
     goal, accuracy = result.goal.measure, one.accuracy
     differences = {JOULES: one.joules_difference, TIME: one.seconds_difference}
     claims, open_, unmeasured = [], [], []
@@ -443,7 +439,6 @@ def format_table(result: SweepResult, width: int = _WIDTH) -> list[str]:
     """Format a result: the settings, the detection floor, effects of the axes, drops and notes.
 
     Args:
-        result: The result, of a sweep that may still run.
         width: Most terminal cells of a line; names of settings are cut or put above their figures
             for it. Figures are never cut.
     """

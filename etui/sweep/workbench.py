@@ -73,11 +73,7 @@ class LocalWorkbench:
         return choose_window_s(self.recorder.selection.summed)
 
     def check_idle(self) -> None:
-        """Refuse a machine at work, because its joules would be counted as the model's.
-
-        Raises:
-            EtuiError: Other programs use it.
-        """
+        """Refuse a machine at work, because its joules would be counted as the model's."""
         refuse_busy(
             self.recorder,
             force=self.force,
@@ -156,9 +152,6 @@ def open_cap(
     note: Callable[[str], None],
 ) -> Iterator[CapControl]:
     """Hold the power limits of the swept devices; at the end they are as found.
-
-    Args:
-        mode: Who sets them; None leaves them alone.
 
     Raises:
         EtuiError: Another etui holds power limits, or they changed since the facts were read: the

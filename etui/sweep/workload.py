@@ -336,9 +336,6 @@ def record_answers(
 
     Returns:
         One per question; None where nothing has to be recorded.
-
-    Raises:
-        ContextOverflow: A prompt and its answer do not fit into the context.
     """
     lengths = [count_recorded(item, shape) for item in items]
     return tuple(
@@ -353,14 +350,7 @@ def write_scripts(
     shape: WorkShape,
     recorded: Sequence[RecordedAnswer | None],
 ) -> tuple[AnswerScript, ...]:
-    """Join recorded and given parts to the answers that every setting replays.
-
-    Args:
-        session: The model of the baseline.
-
-    Raises:
-        ContextOverflow: A prompt and its answer do not fit into the context.
-    """
+    """Join recorded and given parts to the answers that every setting replays."""
     scripts = []
     for item, part in zip(items, recorded, strict=True):
         output = part.tokens if part is not None else ()
@@ -382,9 +372,6 @@ def build_jobs(
 
     Returns:
         The jobs, and a note where the tokens are not those of the baseline; empty where they are.
-
-    Raises:
-        ContextOverflow: A prompt and its answer do not fit into the context.
     """
     jobs = []
     for item, script in zip(items, scripts, strict=True):
@@ -399,11 +386,7 @@ def build_jobs(
 
 
 def save_recorded(path: Path, key: str, recorded: Sequence[RecordedAnswer | None]) -> None:
-    """Save the recorded answers of a sweep, for its resumption.
-
-    Args:
-        key: What they depend on: workload, model and lengths.
-    """
+    """Save the recorded answers of a sweep, for its resumption."""
     answers = [None if each is None else asdict(each) for each in recorded]
     write_text(path, json.dumps({"key": key, "answers": answers}))
 

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from etui.config.config import make_home
-from etui.datasets._records import read_content
 from etui.datasets.mmlu import report_tenths, suite_dir
 from etui.datasets.question_files import SUFFIXES
 from etui.datasets.questions import Grading, Split
+from etui.datasets.records import read_content
 from etui.errors import DownloadFailed, InvalidFile, UsageError
 from etui.units import bytes_text
 
@@ -168,7 +168,7 @@ def _check_readable(suite: PublishedSuite, parts: Sequence[Split]) -> None:
     for part in parts:
         name = suite.splits[part].file.name
         if name.endswith(".parquet"):
-            from etui.datasets._records import require_pyarrow
+            from etui.datasets.records import require_pyarrow
 
             require_pyarrow(f"{suite.title} ({name})")
 

@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
-from etui.datasets._records import (
+from etui.datasets.questions import ALL_LETTERS, Grading, Question
+from etui.datasets.records import (
     MOST_PROBLEMS,
     BadRecord,
     decode_text,
     parse_number,
     read_jsonl_questions,
 )
-from etui.datasets.questions import ALL_LETTERS, Grading, Question
 from etui.errors import InvalidFile, Problem
 from etui.units import count_text
 
@@ -232,7 +232,7 @@ def read_questions(raw: bytes, file: str, subject: str) -> list[Question]:
     if suffix in (".jsonl", ".ndjson", ".json"):
         return read_jsonl_questions(raw, file, subject)
     if suffix == ".parquet":
-        from etui.datasets._records import read_parquet_questions
+        from etui.datasets.records import read_parquet_questions
 
         return read_parquet_questions(raw, file, subject)
     return read_csv_questions(raw, file, subject)

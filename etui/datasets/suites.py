@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from etui.datasets._published import PUBLISHED, PublishedSuite
-from etui.datasets._records import read_content
 from etui.datasets.mmlu import HUB_REPO, KNOWN, SUBJECT_GROUPS, Files, parse_subject, read_files
 from etui.datasets.question_files import find_grading, read_questions
 from etui.datasets.questions import (
@@ -20,6 +19,7 @@ from etui.datasets.questions import (
     hash_files,
     hash_questions,
 )
+from etui.datasets.records import read_content
 from etui.errors import InvalidFile, UsageError
 from etui.text import did_you_mean
 

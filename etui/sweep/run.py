@@ -370,7 +370,10 @@ class SweepRun:
         self.watch(Progress(self._format_step(), done, done + left, "block", fields))
 
     def _format_step(self, visit: str = "") -> str:
-        """Format the progress: ``race · block 7 of at most 14, visit 3 of 12 · about 4 min left``."""
+        """Format the progress: ``race · block 7 of at most 14, visit 3 of 12 · about 4 min left``.
+
+        ``visit`` is the part about the visit; it is empty between blocks.
+        """
         done, plan = len(self._progress.blocks), plan_next(self._progress)
         if plan is None:
             step = "done" if self.instruments.measure_answers is None else "accuracy"

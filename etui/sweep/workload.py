@@ -8,18 +8,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from itertools import cycle
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from etui.arm import Sampling
 from etui.atomic import write_text
 from etui.chat import Message
+from etui.datasets.records import (
+    MOST_PROBLEMS,
+    BadRecord,
+    Number,
+    decode_text,
+    parse_lines,
+    read_content,
+)
 from etui.engine.session import Session
 from etui.errors import ContextOverflow, EtuiError, InvalidFile, Problem, UsageError
 from etui.reasoning.prompts import (
@@ -124,8 +132,6 @@ def _choose_output_tokens(name: str, asked: int | None) -> int:
             f"letters computes prompts alone, and {asked} output tokens were asked for",
             "leave the number out, or choose another workload",
         )
-    if asked < 0 or (asked == 0 and name != "letters"):
-        raise UsageError(f"{asked} output tokens are too few", "give at least 1")
     return asked
 
 
@@ -156,15 +162,18 @@ def _find_file(name: str) -> Path:
 
 def _read_file(path: Path, name: str, output_tokens: int) -> tuple[WorkItem, ...]:
     """Read a file with a prompt per line, or with a JSON object per line."""
-    text = _read_text(path, name)
+    size = path.stat().st_size
+    if size > _MOST_BYTES:
+        raise UsageError(
+            f"the workload {name} has {size / 1e6:.0f} MB, at most 4 are read",
+            "give a UTF-8 text file with a prompt per line, or a JSONL file",
+        )
+    text = decode_text(read_content(path), name)
     if path.suffix.lower() in (".jsonl", ".ndjson", ".json"):
         items = _parse_jsonl(text, name, output_tokens)
     else:
-        items = tuple(
-            _make_item(line.strip(), None, output_tokens)
-            for line in text.splitlines()
-            if line.strip()
-        )
+        lines = filter(None, map(str.strip, text.splitlines()))
+        items = tuple(_make_item(line, None, output_tokens) for line in lines)
     if not items:
         raise UsageError(f"the workload {name} is empty", "write a prompt per line into it")
     if len(items) > MOST_ITEMS:
@@ -175,67 +184,36 @@ def _read_file(path: Path, name: str, output_tokens: int) -> tuple[WorkItem, ...
     return items
 
 
-def _read_text(path: Path, name: str) -> str:
-    fix = "give a UTF-8 text file with a prompt per line, or a JSONL file"
-    try:
-        size = path.stat().st_size
-        data = path.read_bytes() if size <= _MOST_BYTES else b""
-    except OSError as error:
-        raise UsageError(f"cannot read the workload {name}: {error.strerror}", fix) from error
-    if size > _MOST_BYTES:
-        raise UsageError(f"the workload {name} has {size / 1e6:.0f} MB, at most 4 are read", fix)
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise InvalidFile.of([Problem(name, line, 1, "this is not UTF-8 text")], fix) from error
-    if "\0" in text:
-        line = text[: text.index("\0")].count("\n") + 1
-        raise InvalidFile.of([Problem(name, line, 1, "this is not text but binary data")], fix)
-    return text
-
-
 def _parse_jsonl(text: str, name: str, output_tokens: int) -> tuple[WorkItem, ...]:
     items: list[WorkItem] = []
     problems: list[Problem] = []
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
+    for number, record in parse_lines(text, name, problems):
         try:
-            prompt, answer = _parse_line(line)
-        except json.JSONDecodeError as error:
-            message = f"this is not JSON: {error.msg.lower()}"
-            problems.append(Problem(name, number, error.colno, message))
-        except RecursionError:
-            problems.append(Problem(name, number, 1, "this is nested too deeply"))
-        except ValueError as error:
-            problems.append(Problem(name, number, 1, str(error)))
-        else:
-            items.append(_make_item(prompt, answer, output_tokens))
+            items.append(_make_item(*_read_record(record), output_tokens))
+        except BadRecord as bad:
+            problems.append(Problem(name, number, 1, str(bad)))
     if problems:
         fix = 'each line is {"prompt": "...", "answer": "..."}; the answer may be left out'
-        raise InvalidFile.of(problems[:10], fix)
+        raise InvalidFile.of(problems[:MOST_PROBLEMS], fix)
     return tuple(items)
 
 
-def _parse_line(line: str) -> tuple[str, str | None]:
-    """Parse a line into a prompt and its answer, if it has one."""
-    entry: Any = json.loads(line)
-    if not isinstance(entry, dict):
-        raise ValueError("this is not an object with a `prompt`")
-    unknown = sorted(set(entry) - {"prompt", "answer"})
-    if "prompt" not in entry:
+def _read_record(record: Mapping[str, object]) -> tuple[str, str | None]:
+    """Read the prompt of a line, and its answer, if it has one."""
+    unknown = sorted(set(record) - {"prompt", "answer"})
+    if "prompt" not in record:
         hint = did_you_mean(unknown[0], ["prompt", "answer"]) if unknown else ""
-        raise ValueError(f"there is no `prompt`{hint}")
-    for key in ("prompt", "answer"):
-        value = entry.get(key, "-")
-        if not isinstance(value, str) and not (key == "answer" and value is None):
-            raise ValueError(f"`{key}` is not text")
-        if isinstance(value, str) and not value.strip():
-            raise ValueError(f"`{key}` is empty")
-        if isinstance(value, str) and any("\ud800" <= each <= "\udfff" for each in value):
-            raise ValueError(f"`{key}` contains half of a surrogate pair")
-    return entry["prompt"], entry.get("answer")
+        raise BadRecord(f"there is no `prompt`{hint}")
+    texts = {key: record[key] for key in ("prompt", "answer") if record.get(key) is not None}
+    for key in ("prompt", *texts):
+        value = texts.get(key)
+        if not isinstance(value, str) or isinstance(value, Number):
+            raise BadRecord(f"`{key}` is not text")
+        if not value.strip():
+            raise BadRecord(f"`{key}` is empty")
+        if any("\ud800" <= each <= "\udfff" for each in value):
+            raise BadRecord(f"`{key}` contains half of a surrogate pair")
+    return str(texts["prompt"]), None if "answer" not in texts else str(texts["answer"])
 
 
 def _read_log(config: Config, output_tokens: int, until: datetime | None) -> tuple[WorkItem, ...]:

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.datasets._records import read_jsonl_questions, read_parquet_questions, require_pyarrow
 from etui.datasets.questions import ALL_LETTERS, Question
+from etui.datasets.records import read_jsonl_questions, read_parquet_questions, require_pyarrow
 from etui.errors import EtuiError, InvalidFile
 
 
@@ -65,7 +65,7 @@ def test_a_damaged_file_is_reported(cut):
 
 def test_a_file_that_unpacks_to_too_much_is_refused(monkeypatch):
     raw = parquet([{"question": "How many?", "answer": 1}] * 30)
-    monkeypatch.setattr("etui.datasets._records._MOST_ROWS", 20)
+    monkeypatch.setattr("etui.datasets.records._MOST_ROWS", 20)
     with pytest.raises(InvalidFile, match="too large: 30 rows"):
         read_parquet_questions(raw, "p.parquet", "own")
 

@@ -255,7 +255,7 @@ def test_examples_of_the_other_kind_are_refused(tmp_path, config):
 def test_a_file_that_cannot_be_read_is_reported(tmp_path, config, monkeypatch):
     path = tmp_path / "own.csv"
     path.write_text("Which?,1,2,3,4,A\n")
-    monkeypatch.setattr("etui.datasets._records._MOST_BYTES", 4)
+    monkeypatch.setattr("etui.datasets.records._MOST_BYTES", 4)
     with pytest.raises(InvalidFile, match="too large"):
         load_suite(str(path), "test", None, config)
 

@@ -71,10 +71,9 @@ def test_the_length_of_the_answers_can_be_set(config):
     assert workload.sha256 != load_workload("chat", config).sha256
 
 
-@pytest.mark.parametrize(("name", "length"), [("chat", 0), ("chat", -1), ("letters", 5)])
-def test_a_length_that_makes_no_sense_is_refused(config, name, length):
+def test_letters_have_no_length(config):
     with pytest.raises(UsageError, match="output tokens"):
-        load_workload(name, config, output_tokens=length)
+        load_workload("letters", config, output_tokens=5)
 
 
 def test_an_unknown_name_suggests_the_nearest(config):
@@ -105,8 +104,8 @@ def test_a_jsonl_file_may_give_answers(config, tmp_path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ('{"prompt": "a"', ":2:15: this is not JSON"),
-        ('"a"', ":2:1: this is not an object"),
+        ('{"prompt": "a"', ":2:15: is not JSON"),
+        ('"a"', ":2:1: is not a JSON object"),
         ('{"promt": "a"}', "did you mean 'prompt'"),
         ('{"answer": "a"}', "there is no `prompt`"),
         ('{"prompt": 3}', "`prompt` is not text"),
@@ -114,7 +113,7 @@ def test_a_jsonl_file_may_give_answers(config, tmp_path):
         ('{"prompt": "a", "answer": []}', "`answer` is not text"),
         ('{"prompt": "a", "answer": ""}', "`answer` is empty"),
         ('{"prompt": "\\ud800"}', "surrogate"),
-        ("[" * 100_000, "this is nested too deeply"),
+        ("[" * 100_000, "is nested too deeply"),
     ],
 )
 def test_a_broken_line_is_named(config, tmp_path, line, message):
@@ -130,8 +129,8 @@ def test_a_broken_line_is_named(config, tmp_path, line, message):
     [
         (b"", "is empty"),
         (b" \n\n", "is empty"),
-        (b"fine\n\xff\xfe\x00", ":2:1: this is not UTF-8"),
-        (b"GGUF\n\x00\x01\x02", ":2:1: this is not text"),
+        (b"fine\n\xff\xfe\x00", ":2:1: is not UTF-8"),
+        (b"GGUF\n\x00\x01\x02", ":2:1: contains NUL bytes"),
         (b"a\n" * (MOST_ITEMS + 1), f"has {MOST_ITEMS + 1} prompts"),
         (b"a" * 5_000_000, "has 5 MB"),
     ],

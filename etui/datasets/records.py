@@ -111,7 +111,7 @@ def read_jsonl_questions(raw: bytes, file: str, subject: str) -> list[Question]:
     if text.lstrip().startswith("["):
         raise InvalidFile.of([Problem(file, 1, 1, "is a JSON array")], "write one object per line")
     problems: list[Problem] = []
-    records = _parse_lines(text, file, problems)
+    records = parse_lines(text, file, problems)
     return _collect_questions(records, file, subject, problems, _FIX)
 
 
@@ -151,9 +151,10 @@ def _mixed(question: Question, first: int) -> str:
     return f"{own}, but {other}; put them into two files"
 
 
-def _parse_lines(
+def parse_lines(
     text: str, file: str, problems: list[Problem]
 ) -> Iterator[tuple[int, Mapping[str, object]]]:
+    """Parse the objects of JSON Lines, each with its line; problems are added to those given."""
     # Not splitlines(): JSON strings may contain U+2028 and the like as they are.
     for number, line in enumerate(text.split("\n"), start=1):
         if len(problems) >= MOST_PROBLEMS:

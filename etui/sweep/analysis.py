@@ -267,21 +267,15 @@ def _keep_to_floor(
     Every difference has a floor by its own blocks. That of an effect of many blocks can be lower
     than the stated one, which is promised to hold for all claims.
     """
-    if floor is None:
-        return dict(differences)
-    least = {"joules": floor.joules_percent, "seconds": floor.seconds_percent}
-
-    def is_shown(figure: str, one: Difference) -> bool:
-        percent = least[figure]
-        if percent is None:
-            return True
+    least: dict[str, float | None] = {}
+    if floor is not None:
+        least = {"joules": floor.joules_percent, "seconds": floor.seconds_percent}
+    found = dict(differences)
+    for name, one in differences.items():
         size = abs(math.log1p(max(one.percent, _ALMOST_NOTHING) / 100))
-        return size >= math.log1p(percent / 100)
-
-    return {
-        name: one if is_shown(name[0], one) else replace(one, is_claimed=False)
-        for name, one in differences.items()
-    }
+        if size < math.log1p((least.get(name[0]) or 0.0) / 100):
+            found[name] = replace(one, is_claimed=False)
+    return found
 
 
 def _count_claim_blocks(progress: RaceProgress) -> int:

@@ -63,7 +63,12 @@ def make_plan(
     baseline = find_baseline(asked.model, asked.policy, asked.arm, config, catalogue)
     if asked.axes:
         _check_cap(asked.axes, asked.cap)
-    limits = _read_power_limits(config) if asked.cap is not None else ()
+    limits: Sequence[PowerLimit] = ()
+    if asked.cap is not None:
+        from etui.energy.power_limits.limits import open_power_limits
+
+        with open_power_limits(config) as opened:  # reading needs no privileges
+            limits = opened.read()
     facts = read_machine_facts(config, baseline, catalogue, limits=limits)
     axes = check_axes(asked.axes or choose_default_axes(facts), facts)
     _check_cap(axes, asked.cap)
@@ -135,14 +140,6 @@ def _describe_conditions(
         "in_use": dict(facts.current),
         "weights": {one.name: one.quantisation for one in models if one and one.quantisation},
     }
-
-
-def _read_power_limits(config: Config) -> Sequence[PowerLimit]:
-    """Read the power limits of this machine, which needs no privileges."""
-    from etui.energy.power_limits.limits import open_power_limits
-
-    with open_power_limits(config) as limits:
-        return limits.read()
 
 
 def _load_questions(

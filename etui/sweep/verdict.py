@@ -479,37 +479,30 @@ def _format_settings(result: SweepResult, width: int) -> list[str]:
         return [*lines, "", *more]
     keys = list(list_names(result).values())
     named = [f"{key}: {text}" if text else key for key, text in zip(keys, states, strict=True)]
-    lines = _put_under_names(named, [*costs, *parts], width)
-    if _fits(lines, width):
-        return lines
-    lines = []
-    for group in (*_group_columns(costs, width), *_group_columns(parts, width)):
-        shown = keys if lines else named
-        lines += [*([""] if lines else []), *_put_under_names(shown, group, width)]
-    return lines
+    return _put_under_names(named, keys, [*costs, *parts], width)
 
 
-def _group_columns(columns: Sequence[_Column], width: int) -> list[list[_Column]]:
-    """Group neighbouring columns into tables that fit; a column that does not is one by itself."""
-    groups: list[list[_Column]] = []
+def _put_under_names(
+    first: Sequence[str], keys: Sequence[str], columns: Sequence[_Column], width: int
+) -> list[str]:
+    """Format the figures of each row on a line below its name, in as many tables as they need.
+
+    Args:
+        first: The names in the first table; ``keys`` are those in the others.
+    """
+    names: _Column = ("", "<", [""] * len(keys))
+    groups: list[list[_Column]] = [[names]]
     for column in columns:
-        if groups and _fits(_indent_columns([*groups[-1], column]), width):
-            groups[-1].append(column)
-        else:
-            groups.append([column])
-    return groups
-
-
-def _indent_columns(columns: Sequence[_Column]) -> list[str]:
-    return _format_columns([("", "<", [""] * len(columns[0][2])), *columns])
-
-
-def _put_under_names(keys: Sequence[str], columns: Sequence[_Column], width: int) -> list[str]:
-    """Format the figures of each setting on a line below its name."""
-    lines = _indent_columns(columns)
-    found = lines[:1]
-    for key, line in zip(keys, lines[1:], strict=True):
-        found += [*textwrap.wrap(key, width, break_on_hyphens=False), line]
+        if len(groups[-1]) > 1 and not _fits(_format_columns([*groups[-1], column]), width):
+            groups.append([names])
+        groups[-1].append(column)
+    found: list[str] = []
+    for group in groups:
+        shown = keys if found else first
+        heading, *lines = _format_columns(group)
+        found += [*([""] if found else []), heading]
+        for key, line in zip(shown, lines, strict=True):
+            found += [*textwrap.wrap(key, width, break_on_hyphens=False), line]
     return found
 
 
@@ -582,10 +575,7 @@ def _format_effects(result: SweepResult, width: int) -> list[str]:
     lines = _format_columns([(heading, "<", names), *figures])
     if _fits(lines, width):
         return lines
-    lines = [f"{heading}:"]
-    for group in _group_columns(figures, width):
-        lines += _put_under_names(names, group, width)
-    return lines
+    return [f"{heading}:", *_put_under_names(names, names, figures, width)]
 
 
 def _shorten_list(name: str, texts: Sequence[str]) -> list[str]:

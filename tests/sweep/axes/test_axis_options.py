@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import combinations
+from itertools import combinations, product
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -136,67 +137,77 @@ def test_values_are_numbers_where_they_are_numbers() -> None:
 
 # What the machine can have
 
+ON_GPU = make_facts(gpus=1, power=GPU_POWER)
+OTHER_VOCABULARY = "tiny cannot draft for small: its vocabulary has another kind of tokenizer"
+
+
+def limited(**changes: Any) -> MachineFacts:
+    return make_facts(gpus=1, power=replace(GPU_POWER, **changes))
+
 
 @pytest.mark.parametrize(
-    ("text", "what", "fix"),
+    ("facts", "text", "what", "fix"),
     [
-        ("threads=1,4", "threads=4: etui may run on 2 CPUs", "at most 2"),
-        ("decode_threads=3", "etui may run on 2 CPUs", "at most 2"),
-        ("prefill_threads=3", "etui may run on 2 CPUs", "at most 2"),
-        ("gpu_layers=0,4", "llama.cpp sees no GPU", "etui doctor"),
-        ("split=layer,row", "several GPUs", "leave out this axis"),
-        ("speculate=off,draft", "small has no `draft`", "use off or lookup"),
-        ("speculate=off,mtp", "no heads for multi-token", "use off or lookup"),
-        ("power_limit=100,200", "no swept device has a power limit", "etui doctor"),
-        ("model=small,absent-4b", "not on this machine", "etui models pull absent-4b"),
-        ("model=small,smal", "no model is called 'smal'", "did you mean small?"),
-        ("model=small,zzzz", "no model is called 'zzzz'", "`etui models list`"),
-        ("threads=2", "only one combination, threads=2, which is in use now", "another value of"),
-        ("draft_tokens=2,4", "no effect with speculate=off", "--axis speculate=off,lookup"),
+        (make_facts(), "threads=1,4", "threads=4: etui may run on 2 CPUs", "at most 2"),
+        (make_facts(), "decode_threads=3", "etui may run on 2 CPUs", "at most 2"),
+        (make_facts(), "prefill_threads=3", "etui may run on 2 CPUs", "at most 2"),
+        (make_facts(), "gpu_layers=0,4", "llama.cpp sees no GPU", "etui doctor"),
+        (make_facts(), "split=layer,row", "several GPUs", "leave out this axis"),
+        (make_facts(), "speculate=off,draft", "small has no `draft`", "use off or lookup"),
+        (make_facts(), "speculate=off,mtp", "no heads for multi-token", "use off or lookup"),
+        (make_facts(), "power_limit=100,200", "no swept device has a power limit", "etui doctor"),
+        (make_facts(), "model=small,absent-4b", "not on this machine", "models pull absent-4b"),
+        (make_facts(), "model=small,smal", "no model is called 'smal'", "did you mean small?"),
+        (make_facts(), "model=small,zzzz", "no model is called 'zzzz'", "`etui models list`"),
+        (make_facts(), "threads=2", "only one combination, threads=2, which", "another value of"),
+        (make_facts(), "draft_tokens=2,4", "no effect with speculate=off", "=off,lookup"),
+        (make_facts(gpus=1), "gpu_layers=10,26", "small has 25 layers", "at most that number"),
+        (ON_GPU, "power_limit=150,99", "GPU 0 takes 100 to 400 W", "within that range"),
+        (ON_GPU, "power_limit=150,401", "GPU 0 takes 100 to 400 W", "within that range"),
+        (limited(min_watts=None), "power_limit=150,401", "at most 400 W", "at most 400"),
+        (limited(max_watts=None), "power_limit=150,99", "at least 100 W", "at least 100"),
+        (
+            limited(labels=("A", "B"), watts=None, current=(250.0, 300.0)),
+            "power_limit=150,200",
+            "the power limits of A, B differ now: 250 W, 300 W",
+            "set them to one value first",
+        ),
+        (
+            limited(watts=None, current=(None,)), "power_limit=150,200", "cannot be read",
+            "leave out this axis",
+        ),
+        (
+            make_facts(shape=WorkShape(sequences=5)), "speculate=off,lookup",
+            "votes are never speculated", "leave out this axis",
+        ),
+        (
+            make_facts(shape=WorkShape(reads_letters=True)), "speculate=off,lookup",
+            "decodes nothing", "leave out this axis",
+        ),
+        (
+            make_facts(shape=WorkShape(reads_letters=True)), "decode_threads=1,2",
+            "decodes nothing", "prefill_threads",
+        ),
+        (
+            make_facts(make_model(obstacles={**NO_DRAFTS, "draft": OTHER_VOCABULARY})),
+            "speculate=off,draft", "another kind of tokenizer", "use off or lookup",
+        ),
     ],
-)
-def test_a_value_that_cannot_be_had_here_is_refused(text: str, what: str, fix: str) -> None:
+)  # fmt: skip
+def test_a_value_that_cannot_be_had_here_is_refused(
+    facts: MachineFacts, text: str, what: str, fix: str
+) -> None:
     with pytest.raises(UsageError) as caught:
-        check_axes(axes(text), make_facts())
+        check_axes(axes(text), facts)
     assert what in caught.value.what
     assert fix in caught.value.fix
 
 
-def test_layers_above_those_of_the_model_are_refused() -> None:
+def test_values_within_the_limits_are_taken() -> None:
     facts = make_facts(gpus=1)
-    with pytest.raises(UsageError, match="small has 25 layers"):
-        check_axes(axes("gpu_layers=10,26"), facts)
     assert settings(facts, "gpu_layers=10,25,all") == ["gpu_layers=all", "gpu_layers=10"]
-
-
-@pytest.mark.parametrize(
-    ("power", "watts", "what"),
-    [
-        (GPU_POWER, "99", "GPU 0 takes 100 to 400 W"),
-        (GPU_POWER, "401", "GPU 0 takes 100 to 400 W"),
-        (replace(GPU_POWER, min_watts=None), "401", "at most 400 W"),
-        (replace(GPU_POWER, max_watts=None), "99", "at least 100 W"),
-        (
-            PowerRange(("A", "B"), None, 100.0, 400.0, 300.0, True, (250.0, 300.0)),
-            "200",
-            "the power limits of A, B differ now: 250 W, 300 W",
-        ),
-        (replace(GPU_POWER, watts=None, current=(None,)), "200", "cannot be read"),
-    ],
-)
-def test_a_power_limit_out_of_range_is_refused(power: PowerRange, watts: str, what: str) -> None:
-    with pytest.raises(UsageError) as caught:
-        check_axes(axes(f"power_limit=150,{watts}"), make_facts(gpus=1, power=power))
-    assert what in caught.value.what
-
-
-def test_power_limits_within_the_range_are_taken() -> None:
-    facts = make_facts(gpus=1, power=GPU_POWER)
-    assert settings(facts, "power_limit=100,400") == [
-        "power_limit=300",
-        "power_limit=100",
-        "power_limit=400",
-    ]
+    limits = ["power_limit=300", "power_limit=100", "power_limit=400"]
+    assert settings(ON_GPU, "power_limit=100,400") == limits
 
 
 def test_threads_of_two_phases_are_not_set_by_one_number() -> None:
@@ -206,26 +217,6 @@ def test_threads_of_two_phases_are_not_set_by_one_number() -> None:
     assert settings(facts, "decode_threads=1,2") == ["decode_threads=1", "decode_threads=2"]
     with pytest.raises(UsageError, match="and so does --axis decode_threads"):
         check_axes(axes("threads=1,2", "decode_threads=1"), make_facts())
-
-
-@pytest.mark.parametrize(
-    ("shape", "text", "what"),
-    [
-        (WorkShape(sequences=5), "speculate=off,lookup", "votes are never speculated"),
-        (WorkShape(reads_letters=True), "speculate=off,lookup", "decodes nothing"),
-        (WorkShape(reads_letters=True), "decode_threads=1,2", "decodes nothing"),
-    ],
-)
-def test_what_has_no_effect_on_the_work_is_refused(shape: WorkShape, text: str, what: str) -> None:
-    with pytest.raises(UsageError, match=what):
-        check_axes(axes(text), make_facts(shape=shape))
-
-
-def test_a_draft_of_another_vocabulary_is_refused_with_the_reason() -> None:
-    why = "tiny cannot draft for small: its vocabulary has another kind of tokenizer"
-    facts = make_facts(make_model(obstacles={**NO_DRAFTS, "draft": why}))
-    with pytest.raises(UsageError, match="another kind of tokenizer"):
-        check_axes(axes("speculate=off,draft"), facts)
 
 
 # The grid
@@ -337,19 +328,11 @@ def test_a_grid_has_every_possible_combination_once(grid: dict[AxisName, list[Va
     computed = [resolve_values(dict(each.values), facts) for each in found]
     assert all(one != other for one, other in combinations(computed, 2))
     possible = set()
-    for setting in _product(grid, names):
+    for values in product(*(grid[name] for name in names)):
+        setting = dict(zip(names, values, strict=True))
         if not _find_obstacle(setting, facts):
             possible.add(frozenset(resolve_values(setting, facts).items()))
     assert possible <= {frozenset(each.items()) for each in computed}
-
-
-def _product(
-    grid: dict[AxisName, list[Value]], names: tuple[AxisName, ...]
-) -> list[dict[AxisName, Value]]:
-    found: list[dict[AxisName, Value]] = [{}]
-    for name in names:
-        found = [{**each, name: value} for each in found for value in grid[name]]
-    return found
 
 
 # Defaults

@@ -37,8 +37,7 @@ SessionFor = Callable[[Setting], "LlamaSession"]
 class QuestionSet:
     """The questions that every setting answers."""
 
-    suite: str
-    sha256: str  # Hash of its files
+    sha256: str  # Hash of the files of the suite
     subjects: tuple[SubjectWork, ...]  # In the order in which they are asked, none answered yet
 
     @property
@@ -68,7 +67,7 @@ def draw_questions(suite: Suite, seed: int, limit: int | None = None) -> Questio
         )
         for subject, indices in draw(suite.sizes, seed, limit).items()
     )
-    return QuestionSet(suite.name, suite.sha256, tuple(subjects))
+    return QuestionSet(suite.sha256, tuple(subjects))
 
 
 def measure_answers(

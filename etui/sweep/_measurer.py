@@ -32,9 +32,10 @@ from etui.errors import (
 )
 from etui.events import Loaded
 from etui.runtime.host import read_battery
+from etui.sweep._accuracy import QuestionSet, measure_answers
 from etui.sweep._machine import Configured
 from etui.sweep._work_timer import WorkCost, WorkTimer, compute_cost
-from etui.sweep.blocks import SettingFailed, Visit, VisitPower
+from etui.sweep.blocks import SettingAnswer, SettingFailed, Visit, VisitPower
 from etui.sweep.config import COOL_DOWN_S, PLAIN_WORK, Setting, WorkShape
 from etui.sweep.workload import (
     AnswerScript,
@@ -74,13 +75,6 @@ _SUSPENDED_NS = 100_000_000
 _EQUAL_WATTS = 0.5
 """Two readings of a power limit are equal within this."""
 _POLL_S = 1.0
-
-
-def read_power(recorder: Recorder, block: int, visit: Visit) -> VisitPower:
-    """Read the watts of a visit of a block from the recorder, rounded to milliwatts."""
-    curve = recorder.power_curve(visit.start_ns, visit.end_ns, POINTS)
-    watts = tuple(None if watts is None else round(watts, 3) for _, watts in curve)
-    return VisitPower(block, visit.setting, visit.copy, visit.start_ns, visit.end_ns, watts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,6 +314,7 @@ class SweptWork:
     configure: Callable[[Setting], Configured]  # Turns a setting into what the engine takes
     shape: WorkShape = PLAIN_WORK  # Work of an answer, for an arm of a policy
     recording: Path | None = None  # File that keeps the recorded answers for a resumption
+    questions: QuestionSet | None = None  # Questions of the suite; None without one
 
 
 @dataclass(frozen=True, slots=True)
@@ -374,6 +369,20 @@ class LocalMeasurer:
         """Load the model of a setting, to measure its accuracy."""
         with self._failing(setting):
             return self._devices.loader.load(self._configure(setting))
+
+    def measure_answers(
+        self, settings: Sequence[Setting], answers: Sequence[SettingAnswer]
+    ) -> Iterator[SettingAnswer]:
+        """Answer the questions of the suite that are not among the answers."""
+        if self._work.questions is not None:
+            done = {(answer.setting, answer.number) for answer in answers}
+            yield from measure_answers(self.session_for, settings, self._work.questions, done)
+
+    def read_power(self, block: int, visit: Visit) -> VisitPower:
+        """Read the watts of a visit of a block, rounded to milliwatts."""
+        curve = self._devices.recorder.power_curve(visit.start_ns, visit.end_ns, POINTS)
+        watts = tuple(None if watts is None else round(watts, 3) for _, watts in curve)
+        return VisitPower(block, visit.setting, visit.copy, visit.start_ns, visit.end_ns, watts)
 
     def visit(self, setting: Setting, copy: int) -> Visit:
         """Measure a visit; as :meth:`etui.sweep.blocks.SettingMeasurer.visit`."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import InitVar, dataclass, field, fields, replace
 from datetime import datetime
@@ -34,11 +34,10 @@ from etui.sweep.blocks import (
     BlockPlan,
     Failure,
     SettingAnswer,
-    SettingMeasurer,
     Visit,
     VisitPower,
 )
-from etui.sweep.config import Setting, SweepConfig
+from etui.sweep.config import SweepConfig
 from etui.sweep.folder import (
     CONFIG,
     REPORT,
@@ -72,6 +71,7 @@ from etui.units import count_text, seconds_text
 if TYPE_CHECKING:
     from etui.config.config import Config
     from etui.log.writer import TurnWriter
+    from etui.sweep._measurer import LocalMeasurer
     from etui.sweep.workbench import LocalWorkbench
 
 _CONDITIONS = {
@@ -98,21 +98,6 @@ _PROVENANCE = {
 
 _OF_THIS_SWEEP = ("id", "created", "provenance", "notes", *_CONDITIONS)
 _SHOWN_CHANGES = 6
-
-
-@dataclass(frozen=True, slots=True)
-class Instruments:
-    """What a sweep is measured with."""
-
-    measurer: SettingMeasurer
-    read_power: Callable[[int, Visit], VisitPower]
-    """Reads the watts of a visit of the block with this number."""
-    measure_answers: (
-        Callable[[Sequence[Setting], Sequence[SettingAnswer]], Iterator[SettingAnswer]] | None
-    ) = None
-    """Answers the questions of the suite that are missing: settings to measure, and the answers
-    that are there; None without a suite."""
-    sleep: Callable[[float], object] = time.sleep  # Waits before a block is begun again
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,8 +178,8 @@ class SweepRunner:
     def _measure(
         self, plan: SweepPlan, folder: SweepFolder, recorded: RecordedSweep, bench: LocalWorkbench
     ) -> SweepOutcome:
-        with bench.open_instruments(plan, recorded.config, folder.path) as instruments:
-            return SweepRun(folder, recorded, instruments, self.watch, self.log).measure()
+        with bench.open_measurer(plan, recorded.config, folder.path) as measurer:
+            return SweepRun(folder, recorded, measurer, self.watch, self.log).measure()
 
     def _plan(self, asked: SweepConfig, sweep_id: str, started: datetime) -> SweepPlan:
         def say(text: str) -> None:
@@ -240,9 +225,10 @@ class SweepRun:
 
     folder: SweepFolder
     recorded: InitVar[RecordedSweep]
-    instruments: Instruments
+    measurer: LocalMeasurer
     watch: Watch
     log: TurnWriter
+    sleep: Callable[[float], object] = time.sleep  # Waits before a block is begun again
     _config: SweepConfig = field(init=False)
     _progress: RaceProgress = field(init=False)
     _answers: list[SettingAnswer] = field(init=False)
@@ -270,9 +256,9 @@ class SweepRun:
         try:
             for block in measure_blocks(
                 self._config.design,
-                self.instruments.measurer,
+                self.measurer,
                 self._progress.blocks,
-                sleep=self.instruments.sleep,
+                sleep=self.sleep,
                 on_visit=self._see_visit,
             ):
                 self._keep(block)
@@ -327,7 +313,7 @@ class SweepRun:
     def _see_visit(self, plan: BlockPlan, at: int, visit: Visit | Failure) -> None:
         """Take the watts while the recorder has them, and show what a reader should know."""
         if isinstance(visit, Visit):
-            power = self.instruments.read_power(plan.number, visit)
+            power = self.measurer.read_power(plan.number, visit)
             self._watts[visit.setting, visit.copy] = power
             for note in visit.notes:
                 self._note_once(note)
@@ -376,7 +362,7 @@ class SweepRun:
         """
         done, plan = len(self._progress.blocks), plan_next(self._progress)
         if plan is None:
-            step = "done" if self.instruments.measure_answers is None else "accuracy"
+            step = "accuracy" if self._config.questions else "done"
             parts = [step, f"{count_text(done, 'block')} measured"]
         else:
             total = done + count_blocks_left(self._progress)
@@ -402,13 +388,13 @@ class SweepRun:
             self.watch(_note(text))
 
     def _measure_answers(self) -> None:
-        measure, questions = self.instruments.measure_answers, self._config.questions
-        if measure is None:
+        questions = self._config.questions
+        if not questions:
             return
         answered = group_answers(self._answers, questions)
         settings = list_asked(self._config.design, self._progress.blocks, answered)
         total = len(settings) * questions
-        for answer in measure(settings, tuple(self._answers)):
+        for answer in self.measurer.measure_answers(settings, tuple(self._answers)):
             self.folder.add_answers([answer])
             self._answers.append(answer)
             done = len(self._answers)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,6 @@ from etui.energy.recorder import Recorder
 from etui.errors import EtuiError
 from etui.events import Loaded
 from etui.models.catalogue import load_catalogue
-from etui.sweep._accuracy import QuestionSet, measure_answers
 from etui.sweep._machine import MachineFacts, configure
 from etui.sweep._measurer import (
     MOST_OTHERS,
@@ -31,13 +30,10 @@ from etui.sweep._measurer import (
     Procedure,
     SweptWork,
     choose_window_s,
-    read_power,
 )
-from etui.sweep.blocks import SettingAnswer
-from etui.sweep.config import CapMode, Setting, SweepConfig
+from etui.sweep.config import CapMode, SweepConfig
 from etui.sweep.folder import RECORDING
 from etui.sweep.plan import SweepPlan
-from etui.sweep.run import Instruments
 from etui.turn.build_record import build_load_record
 
 if TYPE_CHECKING:
@@ -82,9 +78,9 @@ class LocalWorkbench:
         )
 
     @contextmanager
-    def open_instruments(
+    def open_measurer(
         self, plan: SweepPlan, config: SweepConfig, place: Path
-    ) -> Iterator[Instruments]:
+    ) -> Iterator[LocalMeasurer]:
         """Open the measurer; at the end the model is freed and power limits are as found."""
         catalogue, recorder = load_catalogue(self.config), self.recorder
         work = SweptWork(
@@ -93,6 +89,7 @@ class LocalWorkbench:
             lambda setting: configure(setting, plan.baseline.spec, self.config, catalogue),
             plan.facts.shape,
             place / RECORDING,
+            plan.questions,
         )
         procedure = Procedure(
             config.window_s,
@@ -100,17 +97,11 @@ class LocalWorkbench:
             config.cool_down_celsius,
             most_others=1.0 if self.force else MOST_OTHERS,
         )
-        with ExitStack() as stack:
-            cap = stack.enter_context(
-                open_cap(config.cap, plan.facts, self.config, self.ask, self.note)
-            )
+        with open_cap(config.cap, plan.facts, self.config, self.ask, self.note) as cap:
             watch = MachineWatch(self.config.sysfs_dir, recorder)
             devices = Devices(recorder, watch, recorder, ModelLoader(self._log_load), cap)
-            measurer = stack.enter_context(LocalMeasurer(work, devices, procedure, self.note))
-            answer = None
-            if plan.questions is not None:
-                answer = partial(_answer, measurer, plan.questions)
-            yield Instruments(measurer, partial(read_power, recorder), answer)
+            with LocalMeasurer(work, devices, procedure, self.note) as measurer:
+                yield measurer
 
     def _log_load(self, spec: ModelSpec, event: Loaded) -> None:
         """Save the load of a model with its joules, as the cost of one that is not in memory."""
@@ -131,16 +122,6 @@ def open_workbench(
     with open_recorder(config) as recorder:
         time.sleep(_METER_WARM_UP_S)
         yield LocalWorkbench(config, recorder, writer, note, ask, force)
-
-
-def _answer(
-    measurer: LocalMeasurer,
-    questions: QuestionSet,
-    settings: Sequence[Setting],
-    answers: Sequence[SettingAnswer],
-) -> Iterator[SettingAnswer]:
-    done = {(answer.setting, answer.number) for answer in answers}
-    return measure_answers(measurer.session_for, settings, questions, done)
 
 
 @contextmanager

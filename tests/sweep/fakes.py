@@ -13,7 +13,6 @@ from etui.measure.progress import Progress
 from etui.sweep.blocks import PhaseCost, SettingAnswer, Visit, VisitPower
 from etui.sweep.config import Setting, SweepConfig
 from etui.sweep.plan import SweepPlan
-from etui.sweep.run import Instruments
 
 
 @dataclass(slots=True)
@@ -24,11 +23,13 @@ class FakeRig:
         joules: Key of a setting -> joules of one answer.
         before: Called before a visit with its number, from 1; may raise an error.
         change: Changes a visit, by its number.
+        measure_answers: Answers the questions that are not answered yet.
     """
 
     joules: Mapping[str, float]
     before: Callable[[int], object] = lambda number: None
     change: Callable[[int, Visit], Visit] = lambda number, visit: visit
+    measure_answers: Callable[..., Iterator[SettingAnswer]] = lambda settings, done: iter(())
     visits: int = 0
 
     def visit(self, setting: Setting, copy: int) -> Visit:
@@ -48,6 +49,10 @@ class FakeRig:
             mean_watts=joules / 2,
         )
         return self.change(self.visits, visit)
+
+    def read_power(self, block: int, visit: Visit) -> VisitPower:
+        watts = (visit.mean_watts, None)
+        return VisitPower(block, visit.setting, visit.copy, visit.start_ns, visit.end_ns, watts)
 
 
 @dataclass(slots=True)
@@ -80,12 +85,6 @@ def make_answer(setting: Setting, number: int, *, correct: bool) -> SettingAnswe
     return SettingAnswer(setting.key, number, "logic", number, "A", correct)
 
 
-def read_no_power(block: int, visit: Visit) -> VisitPower:
-    return VisitPower(
-        block, visit.setting, visit.copy, visit.start_ns, visit.end_ns, (visit.mean_watts, None)
-    )
-
-
 @dataclass(slots=True)
 class FakeWorkbench:
     """A machine whose settings cost what ``price`` says.
@@ -111,13 +110,10 @@ class FakeWorkbench:
         self.busy()
 
     @contextmanager
-    def open_instruments(
-        self, plan: SweepPlan, config: SweepConfig, place: Path
-    ) -> Iterator[Instruments]:
+    def open_measurer(self, plan: SweepPlan, config: SweepConfig, place: Path) -> Iterator[FakeRig]:
         self.opened += 1
         settings = config.design.settings
         joules = {setting.key: self.price(setting) for setting in settings}
-        rig = FakeRig(joules, self.before, self.change)
         count = 0 if plan.questions is None else plan.questions.count
 
         def answer(
@@ -129,4 +125,14 @@ class FakeWorkbench:
                     if (setting.key, number) not in there:
                         yield make_answer(setting, number, correct=number % 3 != 0)
 
-        yield Instruments(rig, read_no_power, answer if count else None)
+        yield FakeRig(joules, self.before, self.change, answer)
+
+
+def raise_at(visit: int, error: BaseException | type[BaseException]) -> Callable[[int], None]:
+    """Make what a rig calls before each visit: it raises an error before one of them."""
+
+    def check(number: int) -> None:
+        if number == visit:
+            raise error
+
+    return check

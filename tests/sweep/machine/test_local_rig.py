@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from etui.errors import EngineFailed, EtuiError, ModelUnavailable, Stopped, UsageError
-from etui.sweep._measurer import Procedure
+from etui.sweep._measurer import POINTS, Procedure
 from etui.sweep.blocks import SettingFailed
 from etui.sweep.config import Setting, WorkShape
 from etui.sweep.workbench import CapControl
@@ -51,6 +51,18 @@ def test_a_visit_measures_what_the_answers_cost(machine):
     assert (visit.setting, visit.copy, visit.answers) == (BASELINE.key, 0, 3)
     assert (visit.kind, visit.disturbed, visit.notes) == ("counter", "", ())
     assert QUIET.idle_watts < visit.mean_watts < QUIET.limit_watts
+
+
+def test_the_watts_of_a_visit_are_read_to_a_milliwatt(machine):
+    rig = machine.rig()
+    visit = rig.visit(BASELINE, 1)
+    power = rig.read_power(3, visit)
+    assert (power.block, power.setting, power.copy) == (3, BASELINE.key, 1)
+    assert (power.start_ns, power.end_ns) == (visit.start_ns, visit.end_ns)
+    assert len(power.watts) == POINTS
+    assert all(watts == round(watts, 3) for watts in power.watts)
+    machine.gpu.recorder.power_curve = lambda *_: [(0, 10.00049), (1, None)]
+    assert rig.read_power(3, visit).watts == (10.0, None)
 
 
 @pytest.mark.parametrize("window_s", [0.1, 3.0])

@@ -286,24 +286,32 @@ def test_what_cannot_be_applied_is_refused_with_the_reason(config: Config, name:
     assert not config.tuned_file.exists()
 
 
-def test_decode_threads_leave_those_of_prefill_as_they_were(config: Config) -> None:
-    spec = read_entries(config)[STARTER]
-    values = choose_values(
-        {"decode_threads": THREADS + 1}, {"decode_threads": THREADS}, {}, spec, config
-    )
-    assert values == {"threads": THREADS + 1, "prefill_threads": THREADS}
-
-
-def test_a_number_of_threads_is_for_both_phases(config: Config) -> None:
-    spec = replace(read_entries(config)[STARTER], prefill_threads=6)
-    values = choose_values({"threads": THREADS + 1}, {"threads": THREADS}, {}, spec, config)
-    assert values == {"threads": THREADS + 1, "prefill_threads": THREADS + 1}
-
-
-def test_auto_is_a_value_of_some_keys_and_an_open_number_of_others(config: Config) -> None:
-    spec = replace(read_entries(config)[STARTER], gpu_layers=20, batch_tokens=64)
-    best: Any = {"gpu_layers": "auto", "batch_tokens": "auto"}
-    assert choose_values(best, best, {}, spec, config) == {"gpu_layers": "auto"}
+@pytest.mark.parametrize(
+    ("entry", "best", "base", "values"),
+    [
+        (
+            {}, {"decode_threads": THREADS + 1}, {"decode_threads": THREADS},
+            {"threads": THREADS + 1, "prefill_threads": THREADS},
+        ),
+        (
+            {"prefill_threads": 6}, {"threads": THREADS + 1}, {"threads": THREADS},
+            {"threads": THREADS + 1, "prefill_threads": THREADS + 1},
+        ),
+        (  # `auto` is a value of some keys, and an open number of others
+            {"gpu_layers": 20, "batch_tokens": 64},
+            {"gpu_layers": "auto", "batch_tokens": "auto"}, {}, {"gpu_layers": "auto"},
+        ),
+        (  # the entry has them already
+            {"kv_type": "q8_0", "flash_attention": "on", "threads": 3, "batch_tokens": 256},
+            {"kv_type": "q8_0", "threads": 3, "batch_tokens": 256, "gpu_layers": "auto"}, {}, {},
+        ),
+    ],
+)  # fmt: skip
+def test_values_that_differ_from_the_entry_are_kept(
+    config: Config, entry: Any, best: Any, base: Any, values: Any
+) -> None:
+    spec = replace(read_entries(config)[STARTER], **entry)
+    assert choose_values(best, base or best, {}, spec, config) == values
 
 
 def test_what_auto_gives_is_left_to_auto(config: Config) -> None:
@@ -324,13 +332,6 @@ def test_an_arm_may_have_speculation_of_its_own(config: Config) -> None:
     settings = apply_best(config, described_arm, result, JOULES)
     assert settings.values == {"speculate": "lookup"}
     assert "change it in the policy" in settings.notes[0]
-
-
-def test_a_value_that_the_entry_already_has_is_not_kept(config: Config) -> None:
-    spec = replace(read_entries(config)[STARTER], kv_type="q8_0", flash_attention="on")
-    spec = replace(spec, threads=3, batch_tokens=256)
-    best: Any = {"kv_type": "q8_0", "threads": 3, "batch_tokens": 256, "gpu_layers": "auto"}
-    assert choose_values(best, best, {}, spec, config) == {}
 
 
 AXES: Any = st.fixed_dictionaries(

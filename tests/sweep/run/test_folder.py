@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from etui.config.config import Config
 from etui.errors import InvalidFile, UsageError
-from etui.sweep._measurer import read_power
 from etui.sweep.blocks import SettingAnswer, VisitPower
 from etui.sweep.folder import (
     SweepFolder,
@@ -20,7 +19,7 @@ from etui.sweep.folder import (
     read_sweep,
     sweeps_dir,
 )
-from tests.sweep.values import CONFIG, ONE, make_block, make_visit
+from tests.sweep.values import CONFIG, ONE, make_block
 
 ANSWERS = [
     SettingAnswer(ONE.key, 0, "logic", 3, "A", correct=True),
@@ -170,16 +169,3 @@ def test_sweeps_are_found_by_id_prefix_path_and_age(config: Config, tmp_path: Pa
     assert str(sweeps_dir(config)) in error.value.fix
     with pytest.raises(UsageError, match="there is no sweep ''"):
         find_sweep("", config)
-
-
-def test_the_watts_of_a_visit_are_read() -> None:
-    class Curve:
-        def power_curve(
-            self, start_ns: int, end_ns: int, points: int = 120
-        ) -> list[tuple[int, float | None]]:
-            return [(start_ns, 10.00049), (end_ns, None)]
-
-    visit = make_visit(ONE, copy=1, start_s=3)
-    assert read_power(Curve(), 3, visit) == VisitPower(
-        3, ONE.key, 1, 3_000_000_000, 7_000_000_000, (10.0, None)
-    )

@@ -17,9 +17,9 @@ from etui.sweep._accuracy import analyse_measured, group_answers
 from etui.sweep.blocks import SettingAnswer, Visit
 from etui.sweep.config import Setting, SweepDesign
 from etui.sweep.folder import SweepFolder, read_sweep
-from etui.sweep.run import Instruments, SweepOutcome, SweepRun
+from etui.sweep.run import SweepOutcome, SweepRun
 from tests.fixtures.records import check_document
-from tests.sweep.fakes import Audience, FakeRig, Log, make_answer, read_no_power
+from tests.sweep.fakes import Audience, FakeRig, Log, make_answer, raise_at
 from tests.sweep.values import CONFIG
 
 SETTINGS = tuple(Setting((("threads", n),)) for n in (1, 2, 3, 4, 5, 6))
@@ -42,15 +42,18 @@ def place(tmp_path: Path) -> Path:
 
 def run(
     place: Path,
-    rig: FakeRig,
-    audience: Audience,
-    log: Log,
+    rig: FakeRig | None = None,
+    audience: Audience | None = None,
+    log: Log | None = None,
     questions: int = 0,
     settings: tuple[Setting, ...] = SETTINGS,
-    **instruments: object,
+    measure_answers: Any = None,
+    **options: Any,
 ) -> SweepOutcome:
     """Start a sweep, or go on with it."""
-    made = Instruments(rig, read_no_power, **instruments)  # type: ignore[arg-type]
+    rig = rig or FakeRig(JOULES)
+    if measure_answers is not None:
+        rig.measure_answers = measure_answers
     if place.exists():
         folder, recorded = SweepFolder.resume(place)
     else:
@@ -60,12 +63,14 @@ def run(
         )
         recorded = read_sweep(place)
     with folder:
-        return SweepRun(folder, recorded, made, audience, log).measure()
+        return SweepRun(
+            folder, recorded, rig, audience or Audience(), log or Log(), **options
+        ).measure()
 
 
 def test_a_sweep_ends_with_its_best_setting_in_every_place(place: Path) -> None:
     audience, log = Audience(), Log()
-    outcome = run(place, FakeRig(JOULES), audience, log)
+    outcome = run(place, audience=audience, log=log)
     assert outcome.why_stopped == ""
     assert outcome.result.is_complete
     assert outcome.result.best == BEST
@@ -89,7 +94,7 @@ def test_a_sweep_ends_with_its_best_setting_in_every_place(place: Path) -> None:
 
 def test_progress_is_shown_block_by_block(place: Path) -> None:
     audience = Audience()
-    run(place, FakeRig(JOULES), audience, Log())
+    run(place, audience=audience)
     first, *_ = audience.seen
     assert first.text.startswith("m: 6 settings, about ")
     assert first.text.endswith(f"in {place}; Ctrl-C stops")
@@ -111,7 +116,7 @@ def test_progress_is_shown_block_by_block(place: Path) -> None:
 
 def test_a_visit_moves_the_bar_within_its_block(place: Path) -> None:
     audience = Audience()
-    run(place, FakeRig(JOULES), audience, Log())
+    run(place, audience=audience)
     visits = [one for one in audience.seen if one.total is not None and not one.fields]
     assert [one.done for one in visits[:4]] == [0.5, 1.0, 1.5, 2.0]
     assert visits[0].text.startswith("floor · block 1 of at most 10, visit 1 of 2 · about ")
@@ -121,16 +126,12 @@ def test_a_visit_moves_the_bar_within_its_block(place: Path) -> None:
     assert "best" not in visits[4].text
 
 
-@pytest.mark.parametrize("cut", [4, 5, 11, 20, 30])
+@pytest.mark.parametrize("cut", [4, 11, 30])
 def test_ctrl_c_keeps_the_blocks_and_a_resumed_sweep_ends_alike(place: Path, cut: int) -> None:
-    whole = run(place.with_name("whole"), FakeRig(JOULES), Audience(), Log())
-
-    def interrupt(number: int) -> None:
-        if number == cut:
-            raise KeyboardInterrupt
+    whole = run(place.with_name("whole"))
 
     audience, log = Audience(), Log()
-    first = run(place, FakeRig(JOULES, interrupt), audience, log)
+    first = run(place, FakeRig(JOULES, raise_at(cut, KeyboardInterrupt)), audience, log)
     assert first.why_stopped == "stopped"
     assert not first.result.is_complete
     assert log.sweep is not None
@@ -139,7 +140,7 @@ def test_ctrl_c_keeps_the_blocks_and_a_resumed_sweep_ends_alike(place: Path, cut
     assert 0 < kept < whole.result.blocks
     assert (place / "report.html").exists()
     again = Audience()
-    second = run(place, FakeRig(JOULES), again, Log())
+    second = run(place, audience=again)
     (begun,) = again.of("begun")
     assert begun["blocks"] == kept
     assert f"({kept} block" in again.seen[0].text
@@ -154,36 +155,27 @@ def test_ctrl_c_keeps_the_blocks_and_a_resumed_sweep_ends_alike(place: Path, cut
 
 
 def test_ctrl_c_before_the_first_block_says_how_to_go_on(place: Path) -> None:
-    def interrupt(number: int) -> None:
-        raise KeyboardInterrupt
-
     with pytest.raises(Stopped, match="before the first block") as stopped:
-        run(place, FakeRig(JOULES, interrupt), Audience(), Log())
+        run(place, FakeRig(JOULES, raise_at(1, KeyboardInterrupt)))
     assert stopped.value.fix == f"resume with: etui sweep --resume {place}"
-    assert run(place, FakeRig(JOULES), Audience(), Log()).result.is_complete
+    assert run(place).result.is_complete
 
 
 def test_a_rig_that_cannot_go_on_now_keeps_the_blocks(place: Path) -> None:
-    def discharge(number: int) -> None:
-        if number == 9:
-            raise Stopped("the battery discharges", "plug it in")
-
-    outcome = run(place, FakeRig(JOULES, discharge), Audience(), Log())
+    discharge = raise_at(9, Stopped("the battery discharges", "plug it in"))
+    outcome = run(place, FakeRig(JOULES, discharge))
     assert outcome.why_stopped == "the battery discharges"
-    assert run(place, FakeRig(JOULES), Audience(), Log()).result.is_complete
+    assert run(place).result.is_complete
 
 
 def test_an_engine_that_fails_leaves_its_blocks_in_folder_and_log(place: Path) -> None:
-    def fail(number: int) -> None:
-        if number == 9:
-            raise EtuiError("llama.cpp failed")
-
+    fail = raise_at(9, EtuiError("llama.cpp failed"))
     log = Log()
     with pytest.raises(EtuiError, match=r"llama\.cpp failed"):
-        run(place, FakeRig(JOULES, fail), Audience(), log)
+        run(place, FakeRig(JOULES, fail), log=log)
     assert log.sweep is not None
     assert log.sweep.blocks == len(read_sweep(place).blocks) > 0
-    assert run(place, FakeRig(JOULES), Audience(), Log()).result.is_complete
+    assert run(place).result.is_complete
 
 
 def test_a_full_disk_at_the_report_stops_the_sweep(
@@ -196,10 +188,10 @@ def test_a_full_disk_at_the_report_stops_the_sweep(
 
     monkeypatch.setattr("etui.measure.folder.write_text", fill)
     with pytest.raises(Stopped, match="the disk of") as full:
-        run(place, FakeRig(JOULES), Audience(), Log())
+        run(place)
     assert f"etui sweep --resume {place}" in full.value.fix
     monkeypatch.undo()
-    assert run(place, FakeRig(JOULES), Audience(), Log()).result.is_complete
+    assert run(place).result.is_complete
     assert (place / "report.html").is_file()
 
 
@@ -210,7 +202,7 @@ def test_a_busy_machine_repeats_the_block_and_says_so(place: Path) -> None:
     audience = Audience()
     waits: list[float] = []
     rig = FakeRig(JOULES, change=disturb)
-    outcome = run(place, rig, audience, Log(), sleep=waits.append)
+    outcome = run(place, rig, audience, sleep=waits.append)
     assert outcome.result.is_complete
     assert len(waits) == 1
     notes = [str(text) for text in audience.of("note")]
@@ -228,7 +220,7 @@ def test_a_note_of_many_visits_is_shown_once(place: Path) -> None:
         return replace(visit, notes=("the cap was rounded to 200 W",))
 
     audience = Audience()
-    run(place, FakeRig(JOULES, change=note), audience, Log())
+    run(place, FakeRig(JOULES, change=note), audience)
     assert audience.of("note").count("the cap was rounded to 200 W") == 1
 
 
@@ -252,21 +244,15 @@ def test_accuracy_is_measured_for_each_kind_and_resumed_by_question(place: Path)
     def right(setting: Setting, number: int) -> bool:
         return number % 2 == 0
 
-    first = run(
-        place,
-        FakeRig(BATCH_JOULES),
-        Audience(),
-        Log(),
-        questions=10,
-        settings=BATCHES,
-        measure_answers=answer_some(right, 10, stop_at=13),
-    )
+    answer = answer_some(right, 10, stop_at=13)
+    rig = FakeRig(BATCH_JOULES)
+    first = run(place, rig, questions=10, settings=BATCHES, measure_answers=answer)
     assert first.why_stopped == "stopped"
     assert not first.result.is_complete
     assert not read_sweep(place).is_finished
     assert len(read_sweep(place).answers) == 13
     rig, audience = FakeRig(BATCH_JOULES), Audience()
-    second = run(place, rig, audience, Log(), measure_answers=answer_some(right, 10), questions=10)
+    second = run(place, rig, audience, measure_answers=answer_some(right, 10), questions=10)
     assert second.why_stopped == ""
     assert second.result.is_complete
     assert rig.visits == 0
@@ -287,14 +273,7 @@ def test_settings_that_compute_the_same_numbers_are_asked_once(place: Path) -> N
         asked.append(setting.key)
         return True
 
-    outcome = run(
-        place,
-        FakeRig(JOULES),
-        Audience(),
-        Log(),
-        questions=5,
-        measure_answers=answer_some(right, 5),
-    )
+    outcome = run(place, questions=5, measure_answers=answer_some(right, 5))
     assert asked == [SETTINGS[0].key] * 5  # threads do not change an answer
     best = next(one for one in outcome.result.settings if one.setting == BEST)
     assert best.accuracy is not None
@@ -303,14 +282,7 @@ def test_settings_that_compute_the_same_numbers_are_asked_once(place: Path) -> N
 
 def test_a_setting_that_gives_no_answers_is_an_error(place: Path) -> None:
     with pytest.raises(EtuiError, match="could not be measured") as failed:
-        run(
-            place,
-            FakeRig(JOULES),
-            Audience(),
-            Log(),
-            questions=5,
-            measure_answers=lambda settings, done: iter(()),
-        )
+        run(place, questions=5, measure_answers=lambda settings, done: iter(()))
     assert "--resume" in failed.value.fix
     assert not read_sweep(place).is_finished
 

@@ -32,6 +32,11 @@ def cost(one: Setting, plan: object) -> tuple[float, float]:
     return joules, joules / 4
 
 
+DESIGN = SweepDesign(SETTINGS, seed=1)
+SWEEP = replace(CONFIG, design=DESIGN, suite="sample", questions=QUESTIONS)
+BLOCKS = Measured(cost, noise=0.003).blocks(DESIGN)
+
+
 def find(result: SweepResult, key: str) -> SettingResult:
     return next(one for one in result.settings if one.setting == key)
 
@@ -46,13 +51,10 @@ def answers(settings: Sequence[Setting]) -> list[SettingAnswer]:
 
 
 def test_a_model_that_the_goal_drops_is_asked_and_joins_the_frontier() -> None:
-    design = SweepDesign(SETTINGS, seed=1)
-    blocks = Measured(cost, noise=0.003).blocks(design)
-    assert {one.get("model") for one in list_remaining(design, blocks)} == {"small"}
-    asked = list_asked(design, blocks)
+    assert {one.get("model") for one in list_remaining(DESIGN, BLOCKS)} == {"small"}
+    asked = list_asked(DESIGN, BLOCKS)
     assert [one.key for one in asked] == ["model=small threads=1", "model=large threads=2"]
-    config = replace(CONFIG, design=design, suite="sample", questions=QUESTIONS)
-    result = analyse_measured(config, blocks, answers(asked))
+    result = analyse_measured(SWEEP, BLOCKS, answers(asked))
     assert result.is_complete
     for threads in (1, 2, 3):
         for model, share in (("small", 0.5), ("large", 1.0)):
@@ -71,15 +73,12 @@ def test_a_model_that_the_goal_drops_is_asked_and_joins_the_frontier() -> None:
 
 
 def test_a_dropped_model_that_is_no_better_stays_off_the_frontier() -> None:
-    design = SweepDesign(SETTINGS, seed=1)
-    blocks = Measured(cost, noise=0.003).blocks(design)
-    config = replace(CONFIG, design=design, suite="sample", questions=QUESTIONS)
     same = [
         make_answer(one, number, correct=number % 2 == 0)
-        for one in list_asked(design, blocks)
+        for one in list_asked(DESIGN, BLOCKS)
         for number in range(QUESTIONS)
     ]
-    result = analyse_measured(config, blocks, same)
+    result = analyse_measured(SWEEP, BLOCKS, same)
     assert [one.setting for one in result.settings if one.is_on_frontier] == [
         "model=small threads=2"
     ]
@@ -87,29 +86,23 @@ def test_a_dropped_model_that_is_no_better_stays_off_the_frontier() -> None:
 
 
 def test_a_sweep_is_incomplete_until_every_kind_is_asked() -> None:
-    design = SweepDesign(SETTINGS, seed=1)
-    blocks = Measured(cost, noise=0.003).blocks(design)
-    config = replace(CONFIG, design=design, suite="sample", questions=QUESTIONS)
-    asked = list_asked(design, blocks)
-    assert not analyse_measured(config, blocks, answers(asked[:1])).is_complete
-    assert not analyse_measured(config, blocks, ()).is_complete
+    asked = list_asked(DESIGN, BLOCKS)
+    assert not analyse_measured(SWEEP, BLOCKS, answers(asked[:1])).is_complete
+    assert not analyse_measured(SWEEP, BLOCKS, ()).is_complete
 
 
 def test_what_cannot_run_is_not_asked() -> None:
-    design = SweepDesign(SETTINGS, seed=1)
     failing = {"model=large threads=2": "out of memory"}
-    blocks = Measured(cost, noise=0.003, failing=failing).blocks(design)
-    assert list_asked(design, blocks)[1].key == "model=large threads=3"
-    assert "model=large threads=2" not in choose_answering(design, blocks)
+    blocks = Measured(cost, noise=0.003, failing=failing).blocks(DESIGN)
+    assert list_asked(DESIGN, blocks)[1].key == "model=large threads=3"
+    assert "model=large threads=2" not in choose_answering(DESIGN, blocks)
     every = {f"model=large threads={n}": "out of memory" for n in (1, 2, 3)}
-    blocks = Measured(cost, noise=0.003, failing=every).blocks(design)
-    assert [one.key for one in list_asked(design, blocks)] == ["model=small threads=1"]
+    blocks = Measured(cost, noise=0.003, failing=every).blocks(DESIGN)
+    assert [one.key for one in list_asked(DESIGN, blocks)] == ["model=small threads=1"]
 
 
 def test_a_setting_that_has_answered_already_stays_the_one_of_its_kind() -> None:
-    design = SweepDesign(SETTINGS, seed=1)
-    blocks = Measured(cost, noise=0.003).blocks(design)
-    asked = list_asked(design, blocks, ("model=small threads=3", "model=large threads=3"))
+    asked = list_asked(DESIGN, BLOCKS, ("model=small threads=3", "model=large threads=3"))
     assert [one.key for one in asked] == ["model=small threads=1", "model=large threads=3"]
 
 

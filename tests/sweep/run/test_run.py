@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -26,7 +26,7 @@ from etui.sweep.run import (
 )
 from tests.contract.tiny_model import write_tiny_model
 from tests.support.power_limits import write_package
-from tests.sweep.fakes import Audience, FakeWorkbench, Log
+from tests.sweep.fakes import Audience, FakeWorkbench, Log, raise_at
 from tests.sweep.values import CONFIG, DESIGN, ONE
 
 GOAL = Goal()
@@ -83,14 +83,6 @@ def machine(config: Config) -> Machine:
     return Machine(config)
 
 
-def interrupt_at(visit: int) -> Callable[[int], None]:
-    def interrupt(number: int) -> None:
-        if number == visit:
-            raise KeyboardInterrupt
-
-    return interrupt
-
-
 def test_a_sweep_of_a_model_finds_the_cheapest_setting(machine: Machine) -> None:
     outcome = machine.runner.start(ASKED)
     assert outcome.result.best == "batch_tokens=512"
@@ -107,7 +99,7 @@ def test_a_sweep_of_a_model_finds_the_cheapest_setting(machine: Machine) -> None
 
 
 def test_the_same_command_resumes_and_another_one_does_not(machine: Machine) -> None:
-    machine.bench.before = interrupt_at(10)
+    machine.bench.before = raise_at(10, KeyboardInterrupt)
     first = machine.runner.start(ASKED)
     assert first.why_stopped == "stopped"
     machine.bench.before = lambda number: None
@@ -122,7 +114,7 @@ def test_the_same_command_resumes_and_another_one_does_not(machine: Machine) -> 
 
 
 def test_resume_goes_on_by_its_folder(machine: Machine, tmp_path: Path) -> None:
-    machine.bench.before = interrupt_at(10)
+    machine.bench.before = raise_at(10, KeyboardInterrupt)
     asked = ask(goal=Goal("joules", 50.0), output_tokens=8, cool_down_celsius=60.0)
     first = machine.runner.start(asked, tmp_path / "mine")
     machine.bench.before = lambda number: None
@@ -135,7 +127,7 @@ def test_resume_goes_on_by_its_folder(machine: Machine, tmp_path: Path) -> None:
 
 
 def test_out_resumes_its_own_sweep_and_refuses_another(machine: Machine, tmp_path: Path) -> None:
-    machine.bench.before = interrupt_at(10)
+    machine.bench.before = raise_at(10, KeyboardInterrupt)
     place = tmp_path / "mine"
     machine.runner.start(ASKED, place)
     machine.bench.before = lambda number: None
@@ -160,7 +152,7 @@ def change_conditions(machine: Machine, what: str) -> str:
 
 @pytest.mark.parametrize("what", ["channels", "model file", "settings"])
 def test_other_conditions_are_refused_with_what_differs(machine: Machine, what: str) -> None:
-    machine.bench.before = interrupt_at(10)
+    machine.bench.before = raise_at(10, KeyboardInterrupt)
     first = machine.runner.start(ASKED)
     before = (first.folder / "blocks.jsonl").read_bytes()
     named = change_conditions(machine, what)
@@ -179,7 +171,7 @@ def test_a_sweep_on_mains_is_not_resumed_on_a_battery(machine: Machine) -> None:
     battery.mkdir(parents=True)
     (battery / "type").write_text("Battery\n")
     (battery / "status").write_text("Charging\n")
-    machine.bench.before = interrupt_at(14)
+    machine.bench.before = raise_at(14, KeyboardInterrupt)
     first = machine.runner.start(ASKED).folder
     (battery / "status").write_text("Discharging\n")
     machine.bench.before = lambda number: None

@@ -36,7 +36,7 @@ from etui.sweep._accuracy import QuestionSet, measure_answers
 from etui.sweep._machine import Configured
 from etui.sweep._work_timer import WorkCost, WorkTimer, compute_cost
 from etui.sweep.blocks import SettingAnswer, SettingFailed, Visit, VisitPower
-from etui.sweep.config import COOL_DOWN_S, PLAIN_WORK, Setting, WorkShape
+from etui.sweep.config import PLAIN_WORK, Setting, SweepConfig, WorkShape
 from etui.sweep.workload import (
     AnswerScript,
     Job,
@@ -75,17 +75,6 @@ _SUSPENDED_NS = 100_000_000
 _EQUAL_WATTS = 0.5
 """Two readings of a power limit are equal within this."""
 _POLL_S = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Procedure:
-    """How each visit is measured."""
-
-    window_s: float = LEAST_WINDOW_S  # Least seconds of prefill, and of decode
-    cool_down_s: float = COOL_DOWN_S  # Least seconds of idle time before them
-    cool_down_celsius: float | None = None  # Temperature of the device to wait for, in addition
-    most_cool_down_s: float = MOST_COOL_DOWN_S  # Longest wait for it
-    most_others: float = MOST_OTHERS  # Share that other programs may use; 1 takes every visit
 
 
 def choose_window_s(channels: Sequence[Channel]) -> float:
@@ -329,6 +318,7 @@ class Devices:
     sleep: Callable[[float], None] = time.sleep
 
 
+@dataclass(slots=True)
 class LocalMeasurer:
     """This machine with its models: measures the settings of a sweep.
 
@@ -336,58 +326,54 @@ class LocalMeasurer:
     limits.
     """
 
-    def __init__(
-        self,
-        work: SweptWork,
-        devices: Devices,
-        procedure: Procedure | None = None,
-        note: Callable[[str], object] = lambda line: None,
-    ) -> None:
-        self._work = work
-        self._devices = devices
-        self._procedure = procedure or Procedure()
-        self._note = note
-        self._began_on_battery = False
-        self._scripts: tuple[AnswerScript, ...] | None = None
-        self._configured: dict[str, Configured] = {}
-        self._jobs: dict[tuple[str, Path], tuple[tuple[Job, ...], str]] = {}
+    work: SweptWork
+    devices: Devices
+    config: SweepConfig  # For the window of each phase, and the cool-down before it
+    note: Callable[[str], object] = lambda line: None
+    """Takes a line that a reader of the sweep should know."""
+    most_others: float = MOST_OTHERS  # Share that other programs may use; 1 takes every visit
+    most_cool_down_s: float = MOST_COOL_DOWN_S  # Longest wait for a temperature
+    _began_on_battery: bool = False
+    _scripts: tuple[AnswerScript, ...] | None = None
+    _configured: dict[str, Configured] = field(default_factory=dict)
+    _jobs: dict[tuple[str, Path], tuple[tuple[Job, ...], str]] = field(default_factory=dict)
 
     def __enter__(self) -> Self:
-        watch = self._devices.watch
+        watch = self.devices.watch
         self._began_on_battery = bool(watch.is_on_battery())
         if self._began_on_battery:
-            self._note("the machine runs on its battery: power management may differ on mains")
-        if self._procedure.cool_down_celsius is not None and watch.read_celsius() is None:
-            seconds = self._procedure.cool_down_s
-            self._note(f"no temperature can be read: each cool-down lasts {seconds:g} s instead")
+            self.note("the machine runs on its battery: power management may differ on mains")
+        if self.config.cool_down_celsius is not None and watch.read_celsius() is None:
+            seconds = self.config.cool_down_s
+            self.note(f"no temperature can be read: each cool-down lasts {seconds:g} s instead")
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._devices.loader.unload()
+        self.devices.loader.unload()
 
     def session_for(self, setting: Setting) -> LlamaSession:
         """Load the model of a setting, to measure its accuracy."""
         with self._failing(setting):
-            return self._devices.loader.load(self._configure(setting))
+            return self.devices.loader.load(self._configure(setting))
 
     def measure_answers(
         self, settings: Sequence[Setting], answers: Sequence[SettingAnswer]
     ) -> Iterator[SettingAnswer]:
         """Answer the questions of the suite that are not among the answers."""
-        if self._work.questions is not None:
+        if self.work.questions is not None:
             done = {(answer.setting, answer.number) for answer in answers}
-            yield from measure_answers(self.session_for, settings, self._work.questions, done)
+            yield from measure_answers(self.session_for, settings, self.work.questions, done)
 
     def read_power(self, block: int, visit: Visit) -> VisitPower:
         """Read the watts of a visit of a block, rounded to milliwatts."""
-        curve = self._devices.recorder.power_curve(visit.start_ns, visit.end_ns, POINTS)
+        curve = self.devices.recorder.power_curve(visit.start_ns, visit.end_ns, POINTS)
         watts = tuple(None if watts is None else round(watts, 3) for _, watts in curve)
         return VisitPower(block, visit.setting, visit.copy, visit.start_ns, visit.end_ns, watts)
 
     def visit(self, setting: Setting, copy: int) -> Visit:
         """Measure a visit; as :meth:`etui.sweep.blocks.SettingMeasurer.visit`."""
         scripts = self._require_scripts()
-        devices = self._devices
+        devices = self.devices
         with self._failing(setting):
             configured = self._configure(setting)
             notes = [devices.cap.apply(configured.power_limit_watts)]
@@ -396,8 +382,8 @@ class LocalMeasurer:
             timer = WorkTimer(
                 session,
                 devices.meter,
-                self._procedure.window_s,
-                sequences=self._work.shape.sequences,
+                self.config.window_s,
+                sequences=self.work.shape.sequences,
                 speculate=configured.speculate,
                 clock=devices.watch.clock,
             )
@@ -417,7 +403,7 @@ class LocalMeasurer:
         if devices.recorder.selection.summed:
             coverage, gap = devices.meter.energy(start_ns, end_ns).coverage, _describe_gap(cost)
         gpus = devices.watch.share_of_gpus(start_ns, end_ns)
-        disturbed = find_disturbance(before, after, gpus, coverage, self._procedure.most_others)
+        disturbed = find_disturbance(before, after, gpus, coverage, self.most_others)
         return Visit(
             setting=setting.key,
             copy=copy,
@@ -440,18 +426,18 @@ class LocalMeasurer:
     @contextmanager
     def _failing(self, setting: Setting) -> Iterator[None]:
         """Unload the model after an error: sequences may be left open in it."""
-        is_baseline = setting == self._work.baseline
+        is_baseline = setting == self.work.baseline
         failed: type[EtuiError] = EtuiError if is_baseline else SettingFailed
         try:
             yield
         except BaseException as error:
-            self._devices.loader.unload()
+            self.devices.loader.unload()
             if isinstance(error, MemoryError):
                 raise failed("out of memory", "close other programs") from error
             if isinstance(error, ContextOverflow):
                 if not is_baseline:
                     raise SettingFailed(error.what, error.fix) from error
-                name = self._work.workload.name
+                name = self.work.workload.name
                 raise UsageError(
                     f"the workload {name} does not fit into the context: {error.what}",
                     "shorten its prompts, pass fewer --output-tokens, or raise `context` of the "
@@ -465,11 +451,11 @@ class LocalMeasurer:
 
     def _require_scripts(self) -> tuple[AnswerScript, ...]:
         """Return the answers to replay; the first call records those that are not given."""
-        work = self._work
+        work = self.work
         if self._scripts is None:
             with self._failing(work.baseline):
                 configured = self._configure(work.baseline)
-                session = self._devices.loader.load(configured)
+                session = self.devices.loader.load(configured)
                 items, path = work.workload.items, work.recording
                 model = configured.spec.sha256 or configured.spec.name
                 key = f"{work.workload.sha256} {model} {work.shape}"
@@ -484,7 +470,7 @@ class LocalMeasurer:
     def _configure(self, setting: Setting) -> Configured:
         """Configure a setting at its first visit: that hashes the file of a model."""
         if setting.key not in self._configured:
-            self._configured[setting.key] = self._work.configure(setting)
+            self._configured[setting.key] = self.work.configure(setting)
         return self._configured[setting.key]
 
     def _require_jobs(
@@ -492,13 +478,13 @@ class LocalMeasurer:
     ) -> tuple[tuple[Job, ...], str]:
         key = (configured.spec.name, configured.path)
         if key not in self._jobs:
-            items = self._work.workload.items
-            self._jobs[key] = build_jobs(session, items, self._work.shape, scripts)
+            items = self.work.workload.items
+            self._jobs[key] = build_jobs(session, items, self.work.shape, scripts)
         return self._jobs[key]
 
     def _cool_down(self) -> str:
         """Let the machine rest; return a note if it did not become as cool as it should."""
-        plan, watch, sleep = self._procedure, self._devices.watch, self._devices.sleep
+        plan, watch, sleep = self.config, self.devices.watch, self.devices.sleep
         start_ns = watch.clock()
         sleep(plan.cool_down_s)
         if plan.cool_down_celsius is None:
@@ -507,14 +493,14 @@ class LocalMeasurer:
             if celsius <= plan.cool_down_celsius:
                 break
             waited_s = (watch.clock() - start_ns) / 1e9
-            if waited_s >= plan.most_cool_down_s:
+            if waited_s >= self.most_cool_down_s:
                 waited = seconds_text(waited_s)
                 return f"it was still at {celsius:.0f} °C after a cool-down of {waited}"
             sleep(_POLL_S)
         return ""
 
     def _read_state(self) -> MachineState:
-        state = self._devices.watch.read()
+        state = self.devices.watch.read()
         if state.on_battery and not self._began_on_battery:
             raise Stopped(
                 "the battery began to discharge during the sweep",

@@ -27,7 +27,6 @@ from etui.sweep._measurer import (
     LocalMeasurer,
     MachineWatch,
     ModelLoader,
-    Procedure,
     SweptWork,
     choose_window_s,
 )
@@ -91,16 +90,11 @@ class LocalWorkbench:
             place / RECORDING,
             plan.questions,
         )
-        procedure = Procedure(
-            config.window_s,
-            config.cool_down_s,
-            config.cool_down_celsius,
-            most_others=1.0 if self.force else MOST_OTHERS,
-        )
+        most_others = 1.0 if self.force else MOST_OTHERS
         with open_cap(config.cap, plan.facts, self.config, self.ask, self.note) as cap:
             watch = MachineWatch(self.config.sysfs_dir, recorder)
             devices = Devices(recorder, watch, recorder, ModelLoader(self._log_load), cap)
-            with LocalMeasurer(work, devices, procedure, self.note) as measurer:
+            with LocalMeasurer(work, devices, config, self.note, most_others) as measurer:
                 yield measurer
 
     def _log_load(self, spec: ModelSpec, event: Loaded) -> None:

@@ -12,7 +12,7 @@ from etui.chat import Message
 from etui.config.config import Config
 from etui.models.spec import ModelSpec
 from etui.sweep._measurer import CapControl, Devices, LocalMeasurer, MachineWatch, SweptWork
-from etui.sweep.config import Setting
+from etui.sweep.config import Setting, SweepConfig
 from etui.sweep.workload import WorkItem, Workload, hash_items
 from tests.support.engine_session import SimulatedSequence, SimulatedSession
 from tests.support.gpu import GpuLoad, SimulatedGpu
@@ -123,6 +123,8 @@ class Machine:
         self.gpu.rest(1.5)  # a meter has to see a counter move before it can say anything
         sleep, cap = options.pop("sleep", self.gpu.rest), options.pop("cap", CapControl())
         work = {name: options.pop(name) for name in ("shape", "recording") if name in options}
+        times = ("window_s", "cool_down_s", "cool_down_celsius")
+        asked = {name: options.pop(name) for name in times if name in options}
         return LocalMeasurer(
             SweptWork(
                 Workload("mine", hash_items(items), items),
@@ -131,7 +133,8 @@ class Machine:
                 **work,
             ),
             Devices(self.gpu.recorder, watch, self.gpu, self, cap, sleep),  # type: ignore[arg-type]
-            note=self.notes.append,
+            SweepConfig(**{"window_s": 1.0, **asked}),
+            self.notes.append,
             **options,
         )
 

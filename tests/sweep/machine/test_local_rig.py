@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from etui.errors import EngineFailed, EtuiError, ModelUnavailable, Stopped, UsageError
-from etui.sweep._measurer import POINTS, Procedure
+from etui.sweep._measurer import POINTS
 from etui.sweep.blocks import SettingFailed
 from etui.sweep.config import Setting, WorkShape
 from etui.sweep.workbench import CapControl
@@ -67,7 +67,7 @@ def test_the_watts_of_a_visit_are_read_to_a_milliwatt(machine):
 
 @pytest.mark.parametrize("window_s", [0.1, 3.0])
 def test_both_phases_last_at_least_a_window(machine, window_s):
-    rig = machine.rig(procedure=Procedure(window_s=window_s))
+    rig = machine.rig(window_s=window_s)
     visit = rig.visit(BASELINE, 1)
     assert visit.copy == 1
     assert (visit.end_ns - visit.start_ns) / 1e9 >= 2 * window_s
@@ -145,7 +145,7 @@ def test_the_cool_down_is_not_part_of_the_visit(machine):
         rests.append((machine.gpu.clock(), seconds))
         machine.gpu.rest(seconds)
 
-    rig = machine.rig(sleep=sleep, procedure=Procedure(cool_down_s=7.0))
+    rig = machine.rig(sleep=sleep, cool_down_s=7.0)
     visit = rig.visit(BASELINE, 0)
     assert [seconds for _, seconds in rests] == [7.0]
     assert visit.start_ns >= rests[0][0] + 7e9
@@ -174,7 +174,7 @@ def on_cpu(machine):
 def test_a_visit_waits_for_a_temperature(machine):
     on_cpu(machine)
     sleep, state = cooling(machine, 80, per_second=5)
-    rig = machine.rig(sleep=sleep, procedure=Procedure(cool_down_celsius=50))
+    rig = machine.rig(sleep=sleep, cool_down_celsius=50)
     visit = rig.visit(BASELINE, 0)
     assert 45 <= state["celsius"] <= 50
     assert visit.temperature_celsius == pytest.approx(state["celsius"], abs=0.01)
@@ -184,13 +184,13 @@ def test_a_visit_waits_for_a_temperature(machine):
 def test_the_wait_for_a_temperature_has_an_end(machine):
     on_cpu(machine)
     sleep, _ = cooling(machine, 80, per_second=0.1)
-    procedure = Procedure(cool_down_celsius=50, most_cool_down_s=20)
-    visit = machine.rig(sleep=sleep, procedure=procedure).visit(BASELINE, 0)
+    rig = machine.rig(sleep=sleep, cool_down_celsius=50, most_cool_down_s=20)
+    visit = rig.visit(BASELINE, 0)
     assert visit.notes == ("it was still at 78 °C after a cool-down of 20.5 s",)
 
 
 def test_a_temperature_that_cannot_be_read_is_told_once(machine):
-    with machine.rig(procedure=Procedure(cool_down_celsius=50)) as rig:
+    with machine.rig(cool_down_celsius=50) as rig:
         rig.visit(BASELINE, 0)
     assert machine.notes == ["no temperature can be read: each cool-down lasts 0.5 s instead"]
 
@@ -207,7 +207,7 @@ def test_other_programs_disturb_a_visit(machine):
 
 
 def test_a_forced_sweep_takes_visits_with_other_programs(machine):
-    rig = machine.rig(procedure=Procedure(most_others=1.0))
+    rig = machine.rig(most_others=1.0)
 
     def during():
         machine.others_seconds += 0.009
@@ -233,7 +233,7 @@ def test_a_gap_of_the_meter_disturbs_a_visit(machine, start_s, end_s, least, mos
 
 
 def test_a_gap_in_a_phase_of_a_long_visit_disturbs_it(machine):
-    rig = machine.rig(procedure=Procedure(window_s=60.0))
+    rig = machine.rig(window_s=60.0)
     begin_s = machine.gpu.clock.seconds
     fails = {"from": math.inf}
     machine.gpu.recorder.sources[0].fails = lambda s: fails["from"] < s < fails["from"] + 2

@@ -14,9 +14,9 @@ from etui.energy.recorder import Recorder
 from etui.energy.sources.estimate import EstimateSource
 from etui.models.catalogue import load_catalogue
 from etui.models.spec import STARTER
-from etui.sweep._measurer import Devices, LocalMeasurer, MachineWatch, Procedure, SweptWork
+from etui.sweep._measurer import Devices, LocalMeasurer, MachineWatch, SweptWork
 from etui.sweep.blocks import SettingFailed
-from etui.sweep.config import PLAIN_WORK, Setting, WorkShape
+from etui.sweep.config import PLAIN_WORK, Setting, SweepConfig, WorkShape
 from etui.sweep.workload import WorkItem, Workload, hash_items
 from tests.sweep.simulated_rig import Runnable
 
@@ -31,7 +31,7 @@ OFF, LOOKUP, Q8, DRAFT = (
     Setting((("kv_type", "q8_0"),)),
     Setting((("speculate", "draft"),)),
 )
-QUICK = Procedure(window_s=0.02, cool_down_s=0.0)
+QUICK = SweepConfig(window_s=0.02, cool_down_s=0.0)
 
 
 @pytest.fixture

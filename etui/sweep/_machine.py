@@ -294,7 +294,6 @@ class Configured:
     """The Config of all visits: its number of threads does not adapt to the load. That of the
     setting is in ``spec``, which comes first."""
     draft: tuple[ModelSpec, Path] | None  # The model that drafts, and its file, where needed
-    speculate: Speculate  # Where drafted tokens come from
     power_limit_watts: float | None  # Power limit to set; None leaves it alone
 
 
@@ -326,7 +325,6 @@ def configure(
         path=path,
         config=replace(config, threads=choose_threads(config.threads, config.sysfs_dir)),
         draft=find_draft_file(Arm("sweep", model, speculate=speculate), chosen, config, catalogue),
-        speculate=speculate,
         power_limit_watts=None if power is None else float(power),
     )
 

@@ -384,7 +384,7 @@ class LocalMeasurer:
                 devices.meter,
                 self.config.window_s,
                 sequences=self.work.shape.sequences,
-                speculate=configured.speculate,
+                speculate=configured.spec.speculate or "off",
                 clock=devices.watch.clock,
             )
             if isinstance(session, LlamaSession):

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from etui.arm import Speculate
 from etui.chat import Message
 from etui.config.config import Config
 from etui.models.spec import ModelSpec
@@ -30,7 +29,6 @@ class Runnable:
     path: Path
     config: Config
     draft: None = None
-    speculate: Speculate = "off"
     power_limit_watts: float | None = None
 
 
@@ -106,8 +104,8 @@ class Machine:
     def configure(self, setting: Setting) -> Runnable:
         changes = self.runnables.get(setting.key, {})
         name = changes.get("name", "model")
-        spec = ModelSpec(name, "small", ())
-        rest = {key: value for key, value in changes.items() if key != "name"}
+        spec = ModelSpec(name, "small", (), speculate=changes.get("speculate"))
+        rest = {key: value for key, value in changes.items() if key not in ("name", "speculate")}
         return Runnable(spec, Path(name), self.config, **rest)
 
     def rig(self, items: tuple[WorkItem, ...] | None = None, **options: Any) -> LocalMeasurer:

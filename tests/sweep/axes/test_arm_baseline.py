@@ -60,7 +60,7 @@ def test_an_arm_gives_its_model_its_speculation_and_its_work(
     assert found.spec.speculate == speculate
     assert found.shape == shape
     configured = configure(Setting(()), found.spec, config, catalogue)
-    assert configured.speculate == speculate
+    assert configured.spec.speculate == speculate
 
 
 def test_an_unknown_arm_or_policy_offers_the_nearest(config: Config, catalogue: Catalogue) -> None:

@@ -65,7 +65,7 @@ def test_nothing_but_the_threads_is_fixed_without_axes(
     )
     assert found.path == config.home / "small.gguf"
     assert found.config == replace(config, threads=2)
-    assert (found.draft, found.speculate, found.spec.draft_tokens) == (None, "off", None)
+    assert (found.draft, found.spec.speculate, found.spec.draft_tokens) == (None, "off", None)
     assert found.power_limit_watts is None
 
 
@@ -153,7 +153,6 @@ def test_speculation_and_its_depth(
     config: Config, catalogue: Catalogue, values: dict[str, Any], expected: tuple[str, int | None]
 ) -> None:
     found = made(config, catalogue, "alone", **values)
-    assert (found.speculate, found.spec.draft_tokens) == expected
     assert (found.spec.speculate, found.spec.draft_tokens) == expected
     assert found.draft is None
 
@@ -183,7 +182,7 @@ def test_the_baseline_is_the_entry_that_was_given(config: Config, catalogue: Cat
     given_spec = replace(catalogue.get("small"), speculate="lookup")
     for values in ({}, {"model": "small"}):
         found = configure(setting(**values), given_spec, config, catalogue)
-        assert found.speculate == "lookup"
+        assert found.spec.speculate == "lookup"
 
 
 def test_the_power_limit_is_in_watts(config: Config, catalogue: Catalogue) -> None:
@@ -200,7 +199,7 @@ def test_the_baseline_of_a_grid_runs_as_the_model_does_now(
     found = configure(settings[0], spec, config, catalogue)
     now = thread_limits.choose_thread_limits(spec, config)
     assert (found.spec.threads, found.spec.prefill_threads) == (now.decode, now.prefill)
-    assert (found.speculate, found.spec.draft_tokens) == ("lookup", 6)
+    assert (found.spec.speculate, found.spec.draft_tokens) == ("lookup", 6)
     assert (found.spec.kv_type, found.spec.flash_attention) == ("f16", "off")
     configured = [configure(each, spec, config, catalogue) for each in settings]
     assert len(set(map(repr, configured))) == len(settings)

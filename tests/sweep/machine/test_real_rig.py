@@ -51,7 +51,7 @@ def open_rig(
         if "kv_type" in values:
             changed = replace(spec, kv_type="q8_0", flash_attention="on")
             return Runnable(changed, path, one)
-        return Runnable(spec, path, one, speculate=values["speculate"])  # type: ignore[arg-type]
+        return Runnable(replace(spec, speculate=values["speculate"]), path, one)  # type: ignore[arg-type]
 
     workload = Workload("mine", hash_items(ITEMS), ITEMS)
     return LocalMeasurer(

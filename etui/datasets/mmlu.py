@@ -9,6 +9,7 @@ import shutil
 import tarfile
 import zipfile
 from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -31,6 +32,27 @@ def suite_dir(config: Config, name: str) -> Path:
     return config.home / "data" / name
 
 
+@contextmanager
+def hold_copy(place: Path, title: str, config: Config) -> Iterator[None]:
+    """Keep other processes from the copy of a suite while it is downloaded.
+
+    Raises:
+        DownloadFailed: It cannot be stored.
+    """
+    from filelock import FileLock
+
+    make_home(config)
+    try:
+        place.parent.mkdir(exist_ok=True)
+        with FileLock(place.with_name(f"{place.name}.lock")):
+            yield
+    except OSError as error:
+        raise DownloadFailed(
+            f"cannot store {title} in {place}: {error.strerror or error}",
+            f"free some space, or pass a folder that holds {title} with --data",
+        ) from error
+
+
 def load_mmlu_files(
     config: Config,
     split: str,
@@ -49,19 +71,9 @@ def load_mmlu_files(
     """
     place = suite_dir(config, "mmlu")
     if not place.is_dir():
-        from filelock import FileLock
-
-        make_home(config)
-        try:
-            place.parent.mkdir(exist_ok=True)
-            with FileLock(place.with_suffix(".lock")):
-                if not place.is_dir():
-                    _download(place, say, download or _fetch_from_hub)
-        except OSError as error:
-            raise DownloadFailed(
-                f"cannot store MMLU in {place}: {error.strerror or error}",
-                "free some space, or pass a folder that holds MMLU with --data",
-            ) from error
+        with hold_copy(place, "MMLU", config):
+            if not place.is_dir():
+                _download(place, say, download or _fetch_from_hub)
     files = read_files(place, ("dev", split))
     changed = [name for name in ("dev", split) if not _is_original(files, name)]
     if changed:

@@ -14,9 +14,6 @@ import pytest
 
 from etui.datasets import suites
 from etui.datasets._published import (
-    ARC_CHALLENGE,
-    GSM8K,
-    MMLU_PRO,
     PUBLISHED,
     PublishedSuite,
     build_url,
@@ -27,6 +24,8 @@ from etui.datasets.question_files import read_questions
 from etui.datasets.questions import SPLITS, hash_questions
 from etui.datasets.suites import load_suite
 from etui.errors import DownloadFailed, EtuiError, InvalidFile, UsageError
+
+GSM8K = PUBLISHED["gsm8k"]
 
 
 def sums(count: int) -> bytes:
@@ -89,13 +88,8 @@ def test_a_folder_gives_the_questions_and_the_worked_examples(tmp_path, config):
     assert [one.solution for one in suite.examples["gsm8k"]] == ["Add."] * 2
     assert "3 questions instead of 1319" in suite.notice
     assert load_suite("gsm8k", "dev", place, config).examples == {}
-
-
-def test_a_file_is_the_split_without_worked_examples(tmp_path, config):
-    path = lay_out(tmp_path, whatever=sums(3)) / "whatever.jsonl"
-    suite = load_suite("gsm8k", "test", path, config)
-    assert suite.sizes == {"gsm8k": 3}
-    assert suite.examples == {}
+    alone = load_suite("gsm8k", "test", place / "test.jsonl", config)  # a file is the split alone
+    assert (alone.sizes, alone.examples) == ({"gsm8k": 3}, {})
 
 
 def test_the_hubs_own_files_are_read(tmp_path, config):
@@ -168,6 +162,7 @@ def test_other_content_of_the_right_size_has_a_notice(tmp_path, config, small_gs
         ("gsm8k", "val", lambda p: lay_out(p, test=sums(1)), "GSM8K has no val split"),
         ("mmlu-pro", "val", lambda p: lay_out(p, test=choices(1)), "MMLU-Pro has no val split"),
         ("gsm8k", "test", lambda p: p / "nowhere", "does not exist"),
+        ("gsm8k", "test", lambda _: Path(__file__), "is not a file of questions"),
         ("gsm8k", "test", lambda p: p, "does not contain the test split of GSM8K"),
         ("gsm8k", "dev", lambda p: lay_out(p, test=sums(1)), "does not contain the dev split"),
         ("gsm8k", "test", lambda p: lay_out(p, test=choices(2)), "is not GSM8K: its questions ha"),
@@ -179,13 +174,6 @@ def test_a_place_without_the_suite_is_reported(tmp_path, config, name, split, ma
     with pytest.raises((UsageError, InvalidFile), match=what) as caught:
         load_suite(name, split, make(tmp_path), config)
     assert caught.value.fix
-
-
-def test_a_file_of_another_kind_is_reported(tmp_path, config):
-    path = tmp_path / "gsm8k.zip"
-    path.write_bytes(b"PK")
-    with pytest.raises(UsageError, match="is not a file of questions"):
-        load_suite("gsm8k", "test", path, config)
 
 
 def test_a_download_is_checked_kept_and_not_repeated(config, small_gsm8k):
@@ -222,24 +210,20 @@ def test_a_download_of_something_else_is_refused(config, small_gsm8k):
     with pytest.raises(DownloadFailed, match="wrong sha256"):
         load_published_files(small_gsm8k[0], "test", config, fetch=fetch)
     assert not list(suite_dir(config, "gsm8k").iterdir())
-
-
-def test_a_copy_that_was_changed_is_refused(config, small_gsm8k):
     lay_out(suite_dir(config, "gsm8k"), test=sums(4), train=sums(2))
     with pytest.raises(InvalidFile, match="is not the published file of GSM8K"):
         load_suite("gsm8k", "test", None, config)
 
 
-@pytest.mark.parametrize(
-    ("suite", "patched"), [(GSM8K, "fetch_url"), (ARC_CHALLENGE, "fetch"), (MMLU_PRO, "fetch")]
-)
-def test_without_network_it_is_said_what_to_do(config, monkeypatch, suite, patched):
+@pytest.mark.parametrize("suite", PUBLISHED.values(), ids=list(PUBLISHED))
+def test_without_network_it_is_said_what_to_do(config, monkeypatch, suite):
     def refuse(*args, **kwargs):
         raise DownloadFailed("the download broke off: no route to host")
 
     if suite is not GSM8K:
         pytest.importorskip("pyarrow", reason="pyarrow is not installed")
-    monkeypatch.setattr(f"etui.models.hub.{patched}", refuse)
+    for name in ("fetch", "fetch_url"):
+        monkeypatch.setattr(f"etui.models.hub.{name}", refuse)
     with pytest.raises(DownloadFailed) as caught:
         load_suite(suite.name, "test", None, config)
     assert "no route to host" in caught.value.what

@@ -52,18 +52,13 @@ def test_the_likeliest_letter_answers_and_nothing_is_decoded(fake):
     assert session.computed == end.computed_tokens == end.prompt_tokens
 
 
-def test_the_question_comes_first_and_the_instruction_last(fake):
-    session = fake(says_nothing, sees=sees(_A=1.0))
-    list(answer(QUESTION, ARM, session, GO_ON))
-    text = session.opened[0].text
-    assert text.index("C) three") < text.index("letter of the right option")
-
-
-def test_letters_the_model_would_not_write_are_told(fake):
+def test_letters_the_model_would_not_write_are_named(fake):
     session = fake(says_nothing, sees=sees(_A=0.02, _B=0.01, _C=0.01))
     end = list(answer(QUESTION, ARM, session, GO_ON))[-1]
     assert end.answer == "A) one"
     assert end.why == "the option letters have only 4 % of the probability of the next token"
+    text = session.opened[0].text
+    assert text.index("C) three") < text.index("letter of the right option")
 
 
 def test_a_question_without_options_is_answered_in_text(fake):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,6 +22,17 @@ def cot(**changes):
     return Arm(name="t", model="fake", reasoning="cot", **changes)
 
 
+def thinker(thought: str, reply: str = "", marker: str = "\nAnswer:"):
+    """A model that writes the thought until it is led to the answer."""
+
+    def says(so_far: str) -> str:
+        tail = so_far[so_far.rindex("[assistant]") + len("[assistant]") :]
+        _, led, written = tail.rpartition(marker)
+        return reply[len(written) :] if led else thought[len(tail) :]
+
+    return says
+
+
 def texts(events, kind):
     return "".join(e.text for e in events if isinstance(e, kind))
 
@@ -33,25 +45,13 @@ def test_a_plain_model_ends_its_thought_with_the_marker(fake):
     assert ANSWER_MARKER not in texts(events, Thought)
     assert texts(events, Answer).strip() == "4"
     assert end.output_tokens == len("Two and two.\nAnswer: 4")
-
-
-def test_the_question_comes_first_and_the_instruction_last(fake):
-    session = fake(script("[assistant]", "Answer: 4"))
-    list(answer(QUESTION, cot(), session, GO_ON))
     text = session.opened[0].text
-    assert text.startswith("^[user]2+2?")
+    assert text.startswith("^[user]2+2?"), "the question comes first, the instruction last"
     assert text.index("step by step") > text.index("2+2?")
 
 
 def test_the_budget_hands_over_with_a_sentence(fake):
-    def says(so_far: str) -> str:
-        thought = so_far[so_far.rindex("[assistant]") + len("[assistant]") :]
-        if "\nAnswer:" not in thought:
-            return "round and round " * 50
-        written = thought.rpartition("\nAnswer:")[2]
-        return " 4"[len(written) :]
-
-    session = fake(says)
+    session = fake(thinker("round and round " * 50, " 4"))
     events = list(answer(QUESTION, cot(think_tokens=20), session, GO_ON))
     end = events[-1]
     assert end.thinking_tokens == 20
@@ -62,28 +62,16 @@ def test_the_budget_hands_over_with_a_sentence(fake):
     assert end.output_tokens == 20 + len(" 4")
 
 
-def test_a_thought_that_ends_without_a_marker_still_gets_an_answer(fake):
-    def says(so_far: str) -> str:
-        tail = so_far[so_far.rindex("[assistant]") + len("[assistant]") :]
-        if "Answer:" in tail:
-            return " 4"[len(tail.rpartition("Answer:")[2]) :]
-        return "It is four."[len(tail) :]
-
-    end = list(answer(QUESTION, cot(), fake(says), GO_ON))[-1]
-    assert (end.thinking, end.answer, end.status) == ("It is four.", "4", "complete")
-    assert end.why == ""
-
-
-def test_a_model_that_said_all_in_its_thought_has_answered(fake):
-    def says(so_far: str) -> str:
-        tail = so_far[so_far.rindex("[assistant]") + len("[assistant]") :]
-        return "" if "Answer:" in tail else "It is four."[len(tail) :]
-
-    events = list(answer(QUESTION, cot(), fake(says), GO_ON))
+@pytest.mark.parametrize(("reply", "said"), [(" 4", ("It is four.", "4")), ("", None)])
+def test_a_thought_that_ends_without_a_marker_still_gets_an_answer(fake, reply, said):
+    events = list(answer(QUESTION, cot(), fake(thinker("It is four.", reply)), GO_ON))
     end = events[-1]
-    assert (end.answer, end.status) == ("It is four.", "complete")
-    assert texts(events, Answer) == "It is four."
-    assert end.output_tokens == len("It is four.")
+    assert (end.status, end.why) == ("complete", "")
+    if said is not None:
+        assert (end.thinking, end.answer) == said
+    else:  # the model said all in its thought
+        assert end.answer == texts(events, Answer) == "It is four."
+        assert end.output_tokens == len("It is four.")
 
 
 def test_native_thought_stays_between_its_tags(fake):
@@ -115,24 +103,14 @@ def test_a_style_can_be_asked_for_on_a_thinking_model(fake):
 
 
 def test_no_budget_means_no_thought_but_still_an_answer(fake):
-    def says(so_far: str) -> str:
-        _, handed_over, tail = so_far.rpartition("result.\nAnswer:")
-        return " 4"[len(tail) :] if handed_over else "thought"
-
-    session = fake(says)
+    session = fake(thinker("thought", " 4"))
     end = list(answer(QUESTION, cot(think_tokens=0), session, GO_ON))[-1]
     assert (end.thinking_tokens, end.answer) == (0, "4")
     assert "[assistant]t" not in session.opened[0].text
 
 
 def test_a_full_context_shortens_the_thought_and_keeps_the_answer(fake):
-    def says(so_far: str) -> str:
-        tail = so_far[so_far.rindex("[assistant]") :]
-        if "\nAnswer:" not in tail:
-            return "so " * 400
-        return " four"[len(tail.rpartition("\nAnswer:")[2]) :]
-
-    session = fake(says, context_tokens=420)
+    session = fake(thinker("so " * 400, " four"), context_tokens=420)
     end = list(answer(QUESTION, cot(think_tokens=400, max_tokens=30), session, GO_ON))[-1]
     assert (end.answer, end.status) == ("four", "complete")
     assert 0 < end.thinking_tokens < 400
@@ -152,13 +130,7 @@ def test_stopping_while_thinking_keeps_the_thought(fake):
 
 
 def test_a_spent_budget_ends_the_thought_and_the_answer_is_still_given(fake):
-    def says(so_far: str) -> str:
-        tail = so_far[so_far.rindex("[assistant]") :]
-        if "\nAnswer:" not in tail:
-            return "so " * 400
-        return " four"[len(tail.rpartition("\nAnswer:")[2]) :]
-
-    session = fake(says)
+    session = fake(thinker("so " * 400, " four"))
     events = []
     control = FakeControl(spent_when=lambda: len(events) > 10)
     for event in answer(QUESTION, cot(think_tokens=300), session, control):

@@ -28,15 +28,11 @@ def test_the_answer_streams_and_ends_by_itself(fake):
     assert end.output_tokens == len("Because é.")
     assert end.thinking_tokens == 0
     assert end.prompt_tokens == end.computed_tokens == len("^[user]Why?[assistant]")
-    assert session.closed == [0]
-
-
-def test_times_are_in_order(fake):
-    events = list(answer(QUESTION, arm(), fake(script("[assistant]", "Yes.")), GO_ON))
+    assert end.confidence == pytest.approx(0.60653, abs=1e-4)  # exp(-0.5), as the session says
     prefilled = next(e for e in events if isinstance(e, Prefilled))
-    end = events[-1]
     assert prefilled.end_ns == end.prefill_end_ns == end.first_token_ns
     assert end.prefill_end_ns <= end.thinking_end_ns <= end.end_ns
+    assert session.closed == [0]
 
 
 def test_a_long_prompt_tells_its_progress(fake):
@@ -60,15 +56,25 @@ def test_a_stop_string_ends_the_answer_and_is_not_shown(fake):
     assert (end.answer, end.status) == ("Yes.", "complete")
 
 
-def test_cancel_while_answering_keeps_the_text(fake):
+@pytest.mark.parametrize(
+    ("flag", "status", "why"),
+    [
+        ("cancelled_when", "stopped", "stopped while answering"),
+        ("spent_when", "budget", "the budget ended the answer after"),
+    ],
+)
+def test_an_answer_that_is_ended_keeps_its_text(fake, flag, status, why):
     session = fake(script("[assistant]", "One two three"))
     events = []
-    for event in answer(QUESTION, arm(), session, FakeControl(lambda: len(events) > 5)):
+    for event in answer(QUESTION, arm(), session, FakeControl(**{flag: lambda: len(events) > 5})):
         events.append(event)
     end = events[-1]
-    assert end.status == "stopped"
+    assert end.status == status
+    assert end.why.startswith(why)
     assert end.answer
     assert "One two three".startswith(end.answer)
+    text = session.opened[0].text.partition("[assistant]")[2]
+    assert text == end.answer or text.rstrip() == end.answer, "so that the answer can go on"
     assert session.closed == [0]
 
 
@@ -108,41 +114,16 @@ def test_the_oldest_turns_of_a_chat_go_first(fake):
     assert session.opened[0].text.startswith("^[system]S[user]c[assistant]d[user]last")
 
 
-def test_a_model_that_always_thinks_gets_an_empty_thought(fake):
-    session = fake(script("</think>", "\n\nYes"), think_open="<think>", think_close="</think>")
+@pytest.mark.parametrize("switch", [None, "enable_thinking"])
+def test_a_model_that_can_think_gets_an_empty_thought(fake, switch):
+    tags = {"think_open": "<think>", "think_close": "</think>", "thinking_switch": switch}
+    session = fake(script("</think>", "Yes" if switch else "\n\nYes"), **tags)
     events = list(answer(QUESTION, arm(), session, GO_ON))
-    assert "[assistant]<think>\n\n</think>\n\n" in session.opened[0].text
-    assert not [e for e in events if isinstance(e, Thought)]
-
-
-def test_a_model_with_a_switch_is_told_not_to_think(fake):
-    session = fake(
-        script("</think>", "Yes"),
-        think_open="<think>",
-        think_close="</think>",
-        thinking_switch="enable_thinking",
-    )
-    end = list(answer(QUESTION, arm(), session, GO_ON))[-1]
-    assert end.answer == "Yes"
+    assert events[-1].answer == "Yes"
+    empty = "<think></think>" if switch else "<think>\n\n</think>\n\n"
+    assert f"[assistant]{empty}" in session.opened[0].text
     assert session.opened[0].text.count("<think>") == 1
-
-
-def test_a_spent_budget_ends_the_answer(fake):
-    session = fake(script("[assistant]", "One two three"))
-    events = []
-    control = FakeControl(spent_when=lambda: len(events) > 4)
-    for event in answer(QUESTION, arm(), session, control):
-        events.append(event)
-    end = events[-1]
-    assert end.status == "budget"
-    assert end.answer
-    assert "One two three".startswith(end.answer)
-    assert end.why.startswith("the budget ended the answer")
-
-
-def test_confidence_is_the_mean_probability(fake):
-    end = list(answer(QUESTION, arm(), fake(script("[assistant]", "Yes")), GO_ON))[-1]
-    assert end.confidence == pytest.approx(0.60653, abs=1e-4)  # exp(-0.5), as the session says
+    assert not [e for e in events if isinstance(e, Thought)]
 
 
 def test_an_unknown_reasoning_is_refused(fake):

@@ -14,6 +14,7 @@ from etui.reasoning.answer import answer
 from etui.reasoning.decoding import Ending, Run, mean_probability
 from etui.reasoning.loop_guard import LoopGuard
 from tests.reasoning.scripted import GO_ON, script
+from tests.reasoning.test_cot import thinker
 
 QUESTION = (Message("user", "Why?"),)
 LOOP = "Paris" + ", la femme au martyre" * 30
@@ -47,16 +48,13 @@ def test_an_answer_that_repeats_is_ended_cut_and_kept_whole(fake):
     assert session.closed == [0]
 
 
-@pytest.mark.parametrize("given", [False, None])
-def test_without_a_guard_it_goes_on(fake, given):
-    end = last(fake(script("[assistant]", LOOP)), arm(loop_guard=given))
+@pytest.mark.parametrize(
+    ("guard", "question"), [(False, "Why?"), (None, "Why?"), (True, "Repeat after me.")]
+)
+def test_without_a_guard_or_if_it_is_asked_for_it_goes_on(fake, guard, question):
+    session = fake(script("[assistant]", LOOP))
+    end = last(session, arm(loop_guard=guard), (Message("user", question),))
     assert (end.ended, end.answer, end.raw_answer, end.saved_tokens) == ("", LOOP[:512], "", 0)
-
-
-def test_what_the_question_asks_for_is_no_loop(fake):
-    question = (Message("user", "Repeat after me."),)
-    end = last(fake(script("[assistant]", LOOP)), arm(), question)
-    assert (end.ended, end.answer) == ("", LOOP[:512])
 
 
 def test_the_confidence_is_that_of_the_answer_shown():
@@ -70,30 +68,13 @@ def test_the_confidence_is_that_of_the_answer_shown():
     assert decoded.ending is Ending.REPEATS
     assert (decoded.text, decoded.kept_tokens) == (FIRST_ROUND, len(FIRST_ROUND))
     assert mean_probability(decoded) == pytest.approx(0.5)
-
-
-def test_a_run_takes_no_token_after_the_end_of_a_loop():
-    run = Run(512, (), guard=LoopGuard())
-    letters = iter(LOOP)
-    while run.ending is None:
-        run.take(drawn(next(letters)), 0)
     with pytest.raises(ValueError, match="repetition"):
-        run.take(drawn(next(letters)), 0)
+        run.take(drawn(LOOP[0]), 0)
 
 
 def test_a_stop_string_is_not_shown_in_the_first_round(fake):
     session = fake(script("[assistant]", LOOP), stop=("###",))
     assert last(session, arm()).answer == FIRST_ROUND
-
-
-def thinker(thought: str, reply: str, marker: str = "\nAnswer:"):
-    def says(so_far: str) -> str:
-        tail = so_far[so_far.rindex("[assistant]") + len("[assistant]") :]
-        if marker in tail:
-            return reply[len(tail.rpartition(marker)[2]) :]
-        return thought[len(tail) :]
-
-    return says
 
 
 @pytest.mark.parametrize("refuses", [False, True])

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from etui.arm import Arm, VoteStop
 from etui.chat import Message, OutputOptions
 from etui.errors import ContextOverflow
-from etui.events import Answer, Finished, Prefilled, Thought, Vote
+from etui.events import Answer, Prefilled, Thought, Vote
 from etui.reasoning.answer import answer
 from tests.reasoning.scripted import GO_ON, FakeControl, FakeSession, plain_facts
 
@@ -61,6 +61,7 @@ def test_the_prompt_is_computed_once_and_kept(fake):
     assert end.prompt_tokens == prompt
     assert session.opened[0].computed == prompt - 1
     assert [s.cached for s in session.opened[1:]] == [prompt - 1] * 7
+    assert [s.sampling.seed for s in session.opened[1:]] == list(range(7))
     assert session.kept == [0]
     assert session.live == []
     prefilled = next(e for e in events if isinstance(e, Prefilled))
@@ -74,28 +75,29 @@ def test_every_decoded_token_is_counted(fake):
     assert sum(e.tokens for e in events if isinstance(e, Answer | Thought)) == end.output_tokens
 
 
-def test_flip_stops_early_and_says_what_it_saved(fake):
-    session = fake(voters(*["B"] * 8), seeded=True)
-    _, end, votes = run(session, vote_arm(votes=8, stop=VoteStop("flip")))
-    assert end.why == "flip: 3 of 3 votes agree, 4 % chance to flip; 5 votes saved"
-    assert len(votes) == 3
-    assert session.widest == 3  # no vote is begun that three of one mind make needless
-
-
-def test_lead_stops_when_the_rest_cannot_change_it(fake):
-    session = fake(voters(*"BBABBAA"), seeded=True)
-    _, end, votes = run(session, vote_arm(stop=VoteStop("lead"), batch=1))
-    assert [v.choice for v in votes] == list("BBABB")
-    assert (
-        end.why == "lead: 4 of 5 votes agree, the remaining votes cannot change it; 2 votes saved"
-    )
-
-
-def test_adaptive_says_how_sure_it_is(fake):
-    session = fake(voters(*"BBBBBBB"), seeded=True)
-    _, end, votes = run(session, vote_arm(stop=VoteStop("adaptive", threshold=0.93), batch=2))
-    assert len(votes) == 3
-    assert end.why == "adaptive: 3 of 3 votes agree, 94 % probability of a majority; 4 votes saved"
+@pytest.mark.parametrize(
+    ("stop", "texts", "batch", "counted", "why"),
+    [
+        (
+            VoteStop("flip"), "B" * 8, 8, "BBB",
+            "flip: 3 of 3 votes agree, 4 % chance to flip; 5 votes saved",
+        ),
+        (
+            VoteStop("lead"), "BBABBAA", 1, "BBABB",
+            "lead: 4 of 5 votes agree, the remaining votes cannot change it; 2 votes saved",
+        ),
+        (
+            VoteStop("adaptive", threshold=0.93), "B" * 7, 2, "BBB",
+            "adaptive: 3 of 3 votes agree, 94 % probability of a majority; 4 votes saved",
+        ),
+    ],
+)  # fmt: skip
+def test_a_rule_stops_early_and_says_what_it_saved(fake, stop, texts, batch, counted, why):
+    session = fake(voters(*texts), seeded=True)
+    _, end, votes = run(session, vote_arm(votes=len(texts), stop=stop, batch=batch))
+    assert "".join(v.choice for v in votes) == counted
+    assert end.why == why
+    assert session.widest <= 3  # no vote is begun that three of one mind make needless
 
 
 def test_votes_think_and_hand_over(fake):
@@ -115,17 +117,14 @@ def test_votes_think_and_hand_over(fake):
     assert drawn_tokens(session) == end.output_tokens + hand_over
 
 
-def test_weights_by_probability_are_in_the_events(fake):
-    _, _, votes = run(fake(voters(*"AB"), seeded=True), vote_arm(votes=2, weight="probability"))
-    assert [v.weight for v in votes] == [pytest.approx(0.60653, abs=1e-4)] * 2
-
-
 def test_no_answer_is_not_truncated_and_neither_wins(fake):
     texts = ("Who knows.", "It could be anything at all", "C", "Who?")
     _, end, votes = run(fake(voters(*texts), seeded=True), vote_arm(votes=4, max_tokens=12))
     assert [v.status for v in votes] == ["no_answer", "truncated", "answered", "no_answer"]
     assert end.answer == "C"
     assert end.confidence == pytest.approx(1 / 4)
+    _, _, votes = run(fake(voters(*"AB"), seeded=True), vote_arm(votes=2, weight="probability"))
+    assert [v.weight for v in votes] == [pytest.approx(0.60653, abs=1e-4)] * 2
 
 
 def test_when_nobody_answers_it_says_so(fake):
@@ -177,13 +176,20 @@ def test_a_cache_that_fills_up_begins_the_last_vote_anew(fake):
     assert end.output_tokens == drawn_tokens(session) > sum(v.tokens for v in votes)
 
 
-def test_stopping_in_the_middle_counts_what_is_in(fake):
-    texts = ["B", "so " * 50 + "A", "so " * 50 + "A"]
-    session = fake(voters(*texts), seeded=True)
-    _, end, votes = run(session, vote_arm(votes=3), FakeControl(lambda: session.steps > 20))
-    assert (end.status, end.answer) == ("stopped", "B")
+@pytest.mark.parametrize(
+    ("flag", "status", "why"),
+    [
+        ("cancelled_when", "stopped", "stopped after 1 of 3"),
+        ("spent_when", "budget", "the budget ended the vote after 1 of 3"),
+    ],
+)
+def test_ending_in_the_middle_counts_what_is_in(fake, flag, status, why):
+    session = fake(voters("B", "so " * 50 + "A", "so " * 50 + "A"), seeded=True)
+    control = FakeControl(**{flag: lambda: session.steps > 20})
+    _, end, votes = run(session, vote_arm(votes=3), control)
+    assert (end.status, end.answer) == (status, "B")
     assert [v.status for v in votes] == ["answered", "abandoned", "abandoned"]
-    assert end.why.startswith("stopped after 1 of 3")
+    assert end.why.startswith(why)
     assert end.output_tokens == drawn_tokens(session)
     assert session.live == []
     assert session.kept == [0]
@@ -224,17 +230,6 @@ def test_stopping_in_the_prefill(fake):
     assert (end.status, end.computed_tokens, votes) == ("stopped", 16, [])
 
 
-def test_spent_joules_decide_by_what_is_in(fake):
-    texts = ["B", "so " * 50 + "A", "so " * 50 + "A"]
-    session = fake(voters(*texts), seeded=True)
-    control = FakeControl(spent_when=lambda: session.steps > 20)
-    _, end, votes = run(session, vote_arm(votes=3), control)
-    assert (end.status, end.answer) == ("budget", "B")
-    assert end.why.startswith("the budget ended the vote after 1 of 3")
-    assert end.output_tokens == drawn_tokens(session)
-    assert len(votes) == 3
-
-
 def test_spent_joules_bring_one_thought_to_its_answer(fake):
     def says(so_far: str, seed: int) -> str:
         tail = so_far.rpartition("[assistant")[2]
@@ -253,24 +248,9 @@ def test_models_that_refuse_rollback_vote_as_well(fake):
     assert run(session, vote_arm(votes=3))[1].answer == "B"
 
 
-def test_numbers_and_words_are_counted_by_what_they_mean(fake):
-    texts = ("1,000", "It is 1000.", "999", "1000.0")
-    session = fake(voters(*texts), seeded=True)
-    question = (Message("user", "How many?"),)
-    end = list(answer(question, vote_arm(votes=4), session, GO_ON))[-1]
-    assert (end.answer, end.confidence) == ("1,000", 0.75)
-
-
 def test_a_prompt_over_the_context_is_refused(fake):
     with pytest.raises(ContextOverflow):
         run(fake(voters("A"), seeded=True, context_tokens=40), vote_arm())
-
-
-def test_each_vote_has_the_seed_after_the_one_before(fake):
-    session = fake(voters(*"AAA"), seeded=True)
-    run(session, vote_arm(votes=3))
-    assert [s.sampling.seed for s in session.opened[1:]] == [0, 1, 2]
-    assert isinstance(run(fake(voters("A"), seeded=True), vote_arm(votes=1))[1], Finished)
 
 
 def test_votes_over_numbers_are_counted_by_value_whatever_the_question_says(fake):

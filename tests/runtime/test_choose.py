@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from operator import attrgetter
 from typing import Any
 
 import pytest
@@ -142,16 +143,13 @@ def test_ask_asks_and_a_no_refuses(spent, config):
 
 
 def test_a_question_that_only_looks_spends_no_budget(spent, config):
+    with LogReader(config) as log:
+        assert sum_joules_since(log, datetime.now(UTC)) == Spending(0.0, False, 0)
     spent((5, 500.0, "counter"))
     ask(config)
     runtime = open_runtime(config)
     choice = choose(Query("Why?"), Overrides(policy="mine"), runtime, within_budgets=False)
     assert choice.decision.arm.name == "think"
-
-
-def test_a_log_that_is_not_there_has_spent_nothing(config):
-    with LogReader(config) as log:
-        assert sum_joules_since(log, datetime.now(UTC)) == Spending(0.0, False, 0)
 
 
 def test_periods_begin_an_hour_ago_and_at_midnight():
@@ -366,13 +364,71 @@ def machine(config):
     return Machine()
 
 
-def test_a_model_spells_the_arm_out(machine):
-    decision = machine.choose(model="smollm2-135m", reasoning="cot", think_tokens=32, seed=7)
-    arm = decision.arm
-    assert (arm.model, arm.reasoning, arm.think_tokens) == ("smollm2-135m", "cot", 32)
-    assert arm.sampling.seed == 7
-    assert (decision.policy, decision.rule) == (None, None)
-    assert decision.why == "--model smollm2-135m"
+DRAFTED = "models:\n  mine: {size: s, draft: drafter, speculate: %s, sources: [{path: m.gguf}]}\n"
+DRAFTER = "  drafter: {size: s, sources: [{path: d.gguf}]}\n"
+SMALL = {"model": "smollm2-135m"}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (SMALL | {"reasoning": "cot", "think_tokens": 32, "seed": 7},
+         {"reasoning": "cot", "think_tokens": 32, "sampling.seed": 7, "speculate": "off"}),
+        (SMALL | {"reasoning": "vote", "votes": 5},
+         {"votes": 5, "stop.rule": "flip", "sampling.temperature": 0.7}),
+        (SMALL | {"reasoning": "vote", "temperature": 1.0, "stop": "all"},
+         {"stop.rule": "all", "sampling.temperature": 1.0}),
+        (SMALL | {"speculate": "auto"}, {"speculate": "auto"}),
+        ({"policy": "frugal", "max_tokens": 5, "temperature": 0.5},
+         {"model": "smollm2-135m", "max_tokens": 5, "sampling.temperature": 0.5}),
+        ({"model": "drafted"}, {"speculate": "auto"}),
+        ({"model": "drafted", "reasoning": "cot"}, {"speculate": "auto"}),
+        ({"model": "drafted", "reasoning": "vote"}, {"speculate": "off"}),
+        ({"model": "drafted", "speculate": "lookup"}, {"speculate": "lookup"}),
+    ],
+)  # fmt: skip
+def test_options_spell_the_arm_out(machine, overrides, expected):
+    machine.has("smollm2-135m")
+    machine.config.models_file.write_text((DRAFTED % "auto").replace("mine", "drafted") + DRAFTER)
+    decision = machine.choose(**overrides)
+    assert {path: attrgetter(path)(decision.arm) for path in expected} == expected
+    assert decision.policy == overrides.get("policy")
+    assert decision.why == "--model smollm2-135m" or overrides.get("model") != "smollm2-135m"
+
+
+def test_without_options_the_policy_of_the_config_decides(machine):
+    machine.has("smollm2-135m")
+    file = machine.config.models_dir / "smollm2-135m.gguf"
+    assert machine.choose(model=str(file)).arm.model == "smollm2-135m"  # the entry's own file
+    decision = machine.choose()
+    assert (decision.policy, decision.arm.model) == ("balanced", "smollm2-135m")
+    assert decision.rule
+
+
+@pytest.mark.parametrize(
+    ("overrides", "error", "says"),
+    [
+        ({"model": "smollm-135m"}, UsageError, "smollm2-135m"),
+        (SMALL | {"policy": "frugal"}, UsageError, "--model"),
+        ({"policy": "frugel"}, UsageError, "frugal"),
+        ({"arm": "quik"}, UsageError, "no arm 'quik'"),
+        ({"policy": "frugal"}, ModelUnavailable, "etui models pull smollm2-135m"),
+        (SMALL | {"think_tokens": 10}, UsageError, "--think-tokens"),
+        (SMALL | {"votes": 5}, UsageError, "--votes has no effect"),
+        (SMALL | {"reasoning": "cot", "stop": "lead"}, UsageError, "--stop has no effect"),
+        (SMALL | {"reasoning": "vote", "temperature": 0.0}, UsageError, "all the same"),
+        (SMALL | {"reasoning": "vote", "speculate": "auto"}, UsageError,
+         "--speculate and votes exclude each other"),
+        (SMALL | {"speculate": "draft"}, UsageError, "which --speculate draft needs"),
+        (SMALL | {"speculate": "draft"}, UsageError, "add `draft: NAME`"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_decided_is_refused_with_a_fix(machine, overrides, error, says):
+    if error is not ModelUnavailable:
+        machine.has("smollm2-135m")
+    with pytest.raises(error) as caught:
+        machine.choose(**overrides)
+    assert says in f"{caught.value} {caught.value.fix}"
 
 
 def test_the_path_of_a_file_is_a_model(machine, tmp_path):
@@ -382,18 +438,6 @@ def test_the_path_of_a_file_is_a_model(machine, tmp_path):
     assert decision.arm.model == str(file)
     with pytest.raises(ModelUnavailable, match="GGUF"):
         find_model_file(decision.arm, machine.config, machine.catalogue)
-
-
-def test_the_path_of_an_entrys_own_file_is_the_entry(machine):
-    machine.has("smollm2-135m")
-    file = machine.config.models_dir / "smollm2-135m.gguf"
-    assert machine.choose(model=str(file)).arm.model == "smollm2-135m"
-
-
-def test_an_unknown_model_gets_the_nearest_names(machine):
-    with pytest.raises(UsageError) as caught:
-        machine.choose(model="smollm-135m")
-    assert "smollm2-135m" in caught.value.fix
 
 
 def test_a_chosen_model_outside_the_policy_stands_in_for_its_missing_models(machine):
@@ -408,56 +452,12 @@ def test_a_chosen_model_outside_the_policy_stands_in_for_its_missing_models(mach
     assert machine.choose().arm.model == "smollm2-135m", "a model of the policy comes first"
 
 
-def test_the_policy_of_the_config_decides(machine):
-    machine.has("smollm2-135m")
-    decision = machine.choose()
-    assert decision.policy == "balanced"
-    assert decision.rule
-    assert decision.arm.model == "smollm2-135m"
-
-
-def test_overrides_change_the_arm_a_policy_chose(machine):
-    machine.has("smollm2-135m")
-    decision = machine.choose(policy="frugal", max_tokens=5, temperature=0.5)
-    assert decision.policy == "frugal"
-    assert (decision.arm.max_tokens, decision.arm.sampling.temperature) == (5, 0.5)
-
-
-def test_a_model_excludes_a_policy(machine):
-    with pytest.raises(UsageError, match="--model"):
-        machine.choose(model="smollm2-135m", policy="frugal")
-
-
-def test_an_unknown_policy_gets_the_nearest_name(machine):
-    machine.has("smollm2-135m")
-    with pytest.raises(UsageError, match="frugel") as caught:
-        machine.choose(policy="frugel")
-    assert "frugal" in str(caught.value)
-
-
-def test_an_unknown_arm_is_named(machine):
-    machine.has("smollm2-135m")
-    with pytest.raises(UsageError, match="no arm 'quik'"):
-        machine.choose(arm="quik")
-
-
 def test_a_broken_policy_is_located(machine):
     machine.has("smollm2-135m")
     machine.config.policies_dir.mkdir()
     (machine.config.policies_dir / "mine.yaml").write_text("version: 1\nruls: []\n")
     with pytest.raises(InvalidFile, match=r"mine\.yaml:2:1: .*rules"):
         machine.choose(policy="mine")
-
-
-def test_without_any_model_the_fix_is_the_pull_command(machine):
-    with pytest.raises(ModelUnavailable) as caught:
-        machine.choose()
-    assert caught.value.fix == "run: etui models pull smollm2-135m"
-
-
-def test_think_tokens_on_a_direct_answer_is_an_error(machine):
-    with pytest.raises(UsageError, match="--think-tokens"):
-        machine.choose(model="smollm2-135m", think_tokens=10)
 
 
 def test_the_model_of_the_config_answers(machine):
@@ -481,28 +481,6 @@ def test_here_knows_names_that_do_not_exist(machine):
     assert not here("no-such-model")
 
 
-def test_a_vote_without_a_temperature_gets_one(machine):
-    arm = machine.choose(model="smollm2-135m", reasoning="vote", votes=5).arm
-    assert (arm.votes, arm.stop.rule) == (5, "flip")
-    assert arm.sampling.temperature == 0.7
-    arm = machine.choose(model="smollm2-135m", reasoning="vote", temperature=1.0, stop="all").arm
-    assert (arm.sampling.temperature, arm.stop.rule) == (1.0, "all")
-
-
-@pytest.mark.parametrize(
-    ("overrides", "what"),
-    [
-        ({"votes": 5}, "--votes has no effect"),
-        ({"reasoning": "cot", "stop": "lead"}, "--stop has no effect"),
-        ({"reasoning": "vote", "temperature": 0.0}, "all the same"),
-        ({"reasoning": "vote", "speculate": "auto"}, "--speculate and votes exclude each other"),
-    ],
-)
-def test_overrides_without_effect_are_refused(machine, overrides, what):
-    with pytest.raises(UsageError, match=what):
-        machine.choose(model="smollm2-135m", **overrides)
-
-
 CASCADE = """
 version: 1
 arms:
@@ -518,24 +496,6 @@ def climbing(machine):
     machine.config.policies_dir.mkdir()
     (machine.config.policies_dir / "mine.yaml").write_text(CASCADE)
     return machine
-
-
-DRAFTED = "models:\n  mine: {size: s, draft: drafter, speculate: %s, sources: [{path: m.gguf}]}\n"
-DRAFTER = "  drafter: {size: s, sources: [{path: d.gguf}]}\n"
-
-
-def test_an_arm_without_a_policy_follows_its_model(machine):
-    machine.config.models_file.write_text(DRAFTED % "auto" + DRAFTER)
-    assert machine.choose(model="mine").arm.speculate == "auto"
-    assert machine.choose(model="mine", reasoning="cot").arm.speculate == "auto"
-    assert machine.choose(model="mine", reasoning="vote").arm.speculate == "off"
-    assert machine.choose(model="mine", speculate="lookup").arm.speculate == "lookup"
-    assert machine.choose(model="smollm2-135m").arm.speculate == "off"
-
-
-def test_speculation_applies_to_every_arm_of_a_cascade(climbing):
-    decision = climbing.choose(policy="mine", speculate="lookup")
-    assert [arm.speculate for arm in decision.cascade.arms] == ["lookup", "lookup"]
 
 
 def test_the_file_of_the_draft_model_goes_with_the_answer(machine, make_gguf):
@@ -572,17 +532,12 @@ def test_a_draft_model_that_is_not_here_is_an_error_for_draft_and_none_for_auto(
     assert find_draft_file(auto, catalogue.get("alone"), config, catalogue) is None
 
 
-def test_a_draft_that_no_model_can_follow_is_refused_before_a_load(machine, climbing):
-    for overrides in ({"model": "smollm2-135m"}, {}):
-        with pytest.raises(UsageError, match="which --speculate draft needs") as caught:
-            machine.choose(speculate="draft", **overrides)
-        assert "add `draft: NAME`" in caught.value.fix
-    assert machine.choose(model="smollm2-135m", speculate="auto").arm.speculate == "auto"
-
-
-def test_overrides_for_every_answer_change_every_arm_of_a_cascade(climbing):
-    cascade = climbing.choose(policy="mine", max_tokens=9, seed=3).cascade
-    assert [(arm.max_tokens, arm.sampling.seed) for arm in cascade.arms] == [(9, 3), (9, 3)]
+def test_options_for_every_answer_change_every_arm_of_a_cascade(climbing):
+    cascade = climbing.choose(policy="mine", max_tokens=9, seed=3, speculate="lookup").cascade
+    arms = [(arm.max_tokens, arm.sampling.seed, arm.speculate) for arm in cascade.arms]
+    assert arms == [(9, 3, "lookup")] * 2
+    with pytest.raises(UsageError, match="which --speculate draft needs"):
+        climbing.choose(speculate="draft")
 
 
 def test_a_way_of_reasoning_that_is_named_ends_the_cascade(climbing):

@@ -44,6 +44,15 @@ ALL = attempt("all", result(31, 30), joules=0.5)
 AUTO = attempt("auto", result(31, 30), joules=0.5)
 
 
+ON_CPU = replace(result(31, 30), placed=0)
+UNLOGGED = replace(result(0, 30), placed=None)
+NO_LAYERS = "`gpu_layers: all` put 0 of 31 layers on the GPU"
+
+
+def wrong(layers: Layers, shift: float, speed: int = 30) -> Attempt:
+    return attempt(layers, result(31, speed, shift))
+
+
 def failed(layers: Layers, why: str = "out of memory") -> Attempt:
     return Attempt(layers, None, why)
 
@@ -74,24 +83,34 @@ def test_joules_are_qualified(none: Attempt, whole: Attempt, says: str) -> None:
     assert says in verdict.text
 
 
-def test_a_run_on_the_cpu_that_fails_leaves_nothing_to_compare_with() -> None:
-    verdict = judge([failed("none", "the file is damaged"), ALL, AUTO])
-    assert (verdict.ok, verdict.code) == (False, "cpu_failed")
-    assert "the file is damaged" in verdict.text
-
-
-def test_no_load_with_layers_on_the_gpu_works() -> None:
-    verdict = judge([NONE, failed("all", "crashed with SIGABRT"), failed("auto", "same")])
-    assert (verdict.ok, verdict.code) == (False, "load_failed")
-    assert "crashed with SIGABRT" in verdict.text
-
-
-@pytest.mark.parametrize("placed", [0, 31])
-def test_all_layers_fail_though_auto_did_not_find_that_they_do_not_fit(placed: int) -> None:
-    auto = attempt("auto", result(placed, 30))
-    verdict = judge([NONE, failed("all"), auto])
-    assert (verdict.ok, verdict.code) == (False, "load_failed")
-    assert "out of memory" in verdict.text
+@pytest.mark.parametrize(
+    ("attempts", "code", "says"),
+    [
+        ([failed("none", "damaged"), ALL, AUTO], "cpu_failed", "damaged"),
+        ([NONE, failed("all"), failed("auto", "same")], "load_failed", "out of memory"),
+        # `auto` did not find that all of them do not fit.
+        ([NONE, failed("all"), attempt("auto", result(0, 30))], "load_failed", "out of memory"),
+        ([NONE, failed("all"), attempt("auto", result(31, 30))], "load_failed", "out of memory"),
+        ([NONE, ALL, failed("auto", "device lost")], "auto_failed", "device lost"),
+        # Without its log llama.cpp's own report counts, with it only what the log says.
+        ([NONE, attempt("all", ON_CPU), AUTO], "no_layers", NO_LAYERS),
+        ([NONE, attempt("all", UNLOGGED), AUTO], "no_layers", NO_LAYERS),
+        ([NONE, ALL, attempt("auto", result(0, 10))], "auto_no_layers", "auto` put 0"),
+        ([NONE, wrong("all", -3.5), AUTO], "answers_differ", "gpu_layers: all"),
+        ([NONE, wrong("all", -3.5), AUTO], "answers_differ", "3.5 nats"),
+        ([NONE, ALL, wrong("auto", -3.5)], "answers_differ", "gpu_layers: auto"),
+        ([NONE, wrong("all", 3.0, 1), AUTO], "answers_differ", "3 nats"),  # before its speed
+        ([NONE, wrong("all", math.nan), AUTO], "answers_differ", "not numbers"),
+        ([NONE, attempt("all", result(31, 5)), AUTO], "slower", "0.5 x its tokens/s"),
+    ],
+)
+def test_each_fault_has_its_code_and_says_why(
+    attempts: list[Attempt], code: str, says: str
+) -> None:
+    verdict = judge(attempts)
+    assert (verdict.ok, verdict.code) == (False, code)
+    assert says in verdict.text
+    assert verdict.fix or not code.endswith(("no_layers", "slower"))
 
 
 def test_a_model_too_large_for_the_gpu_runs_partly_on_it() -> None:
@@ -99,55 +118,6 @@ def test_a_model_too_large_for_the_gpu_runs_partly_on_it() -> None:
     assert verdict.ok
     assert "GPU 2 x faster" in verdict.text
     assert "`auto` uses 12 of 31 layers, as all of them failed: out of memory" in verdict.text
-
-
-def test_auto_alone_can_fail() -> None:
-    verdict = judge([NONE, ALL, failed("auto", "device lost")])
-    assert (verdict.ok, verdict.code) == (False, "auto_failed")
-    assert "device lost" in verdict.text
-
-
-@pytest.mark.parametrize("placed", [0, None])
-def test_layers_that_were_asked_for_and_are_not_on_the_device(placed: int | None) -> None:
-    # Without its log llama.cpp's own report counts, with it only what the log says.
-    on_cpu = replace(result(31 if placed == 0 else 0, 30), placed=placed)
-    verdict = judge([NONE, attempt("all", on_cpu), AUTO])
-    assert (verdict.ok, verdict.code) == (False, "no_layers")
-    assert "`gpu_layers: all` put 0 of 31 layers on the GPU" in verdict.text
-
-
-def test_auto_that_uses_no_layer_is_no_gpu() -> None:
-    verdict = judge([NONE, ALL, attempt("auto", result(0, 10))])
-    assert (verdict.ok, verdict.code) == (False, "auto_no_layers")
-    assert verdict.fix
-
-
-@pytest.mark.parametrize("which", ["all", "auto"])
-def test_other_answers_are_told_by_their_largest_difference(which: Layers) -> None:
-    wrong = attempt(which, result(31, 30, shift=-3.5))
-    attempts = {"none": NONE, "all": ALL, "auto": AUTO} | {which: wrong}
-    verdict = judge(list(attempts.values()))
-    assert (verdict.ok, verdict.code) == (False, "answers_differ")
-    assert f"gpu_layers: {which}" in verdict.text
-    assert "3.5 nats" in verdict.text
-
-
-def test_wrong_answers_count_before_their_speed() -> None:
-    verdict = judge([NONE, attempt("all", result(31, 1, shift=3.0)), AUTO])
-    assert verdict.code == "answers_differ"
-
-
-def test_a_gpu_that_computes_no_numbers_is_wrong() -> None:
-    verdict = judge([NONE, attempt("all", result(31, 30, shift=math.nan)), AUTO])
-    assert (verdict.ok, verdict.code) == (False, "answers_differ")
-    assert "not numbers" in verdict.text
-
-
-def test_offloaded_but_slower_than_the_cpu() -> None:
-    verdict = judge([NONE, attempt("all", result(31, 5)), AUTO])
-    assert (verdict.ok, verdict.code) == (False, "slower")
-    assert "0.5 x its tokens/s" in verdict.text
-    assert "gpu_layers: 0" in verdict.fix
 
 
 def test_another_token_is_rounding_only_where_both_are_close() -> None:

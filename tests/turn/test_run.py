@@ -30,13 +30,28 @@ from tests.turn.scripted import (
 )
 from tests.turn.stage import LARGE, QUICK, Known, Part, Stage, decided, play
 
+
+def record_of(events, failure=None, *, raises=None, **options):
+    """Play a script whole and return its record; it ends with an error if one is expected."""
+    saved = Saved()
+    running = turn(Scripted(events, failure), saved=saved, **options)
+    if raises is None:
+        list(running)
+    else:
+        with pytest.raises(raises):
+            list(running)
+    (record,) = saved.turns
+    return record
+
+
+WHOLE = [*EVENTS, finished()]
 GONE = Unloaded("big", "cd" * 32, 4 * S, 6 * S, "room", 5_000_000_000)
 
 
 def test_an_unload_is_a_row_of_its_own_and_outside_the_turn():
     saved, without = Saved(), Saved()
     list(turn(Scripted([GONE, *EVENTS, finished()]), saved=saved))
-    list(turn(Scripted([*EVENTS, finished()]), saved=without))
+    list(turn(Scripted(WHOLE), saved=without))
     (unload,) = saved.unloads
     assert (unload.model, unload.model_sha256, unload.reason) == ("big", "cd" * 32, "room")
     assert (unload.turn_id, unload.seconds) == (saved.turns[0].turn_id, 2)
@@ -59,36 +74,29 @@ def test_a_load_that_fails_leaves_the_unload_in_the_log():
     assert failed.energy.start_ns == GONE.end_ns
 
 
-def test_changes_of_the_thread_counts_are_settings_of_the_turn():
-    saved = Saved()
-    changes = [
-        ThreadsChanged(5 * S, 4, 4, "4.0 cores are free"),
-        ThreadsChanged(int(11.5 * S), 3, 4, "4 threads got 3.5 cores"),
-    ]
-    list(turn(Scripted([*EVENTS[:1], *changes, *EVENTS[1:], finished()]), saved=saved))
-    settings = saved.turns[0].settings
-    assert (settings["decode_threads"], settings["prefill_threads"]) == (3, 4)
-    first, second = settings["thread_changes"]
-    assert first["seconds"] <= second["seconds"]
-    assert first["seconds"] >= 0
-    assert second["why"] == "4 threads got 3.5 cores"
-    assert (second["decode_threads"], second["prefill_threads"]) == (3, 4)
+FEWER = [
+    ThreadsChanged(5 * S, 4, 4, "4.0 cores are free"),
+    ThreadsChanged(int(11.5 * S), 3, 4, "4 threads got 3.5 cores"),
+]
 
 
-def test_without_a_change_a_model_with_two_limits_has_both():
-    saved = Saved()
-    settings = {"threads": 2, "prefill_limit": 6}
-    list(turn(Scripted([*EVENTS, finished()]), saved=saved, settings=settings))
-    found = saved.turns[0].settings
-    assert (found["decode_threads"], found["prefill_threads"]) == (2, 6)
-
-
-def test_without_a_change_the_threads_are_those_of_the_settings():
-    saved = Saved()
-    list(turn(Scripted([*EVENTS, finished()]), saved=saved, settings={"threads": 6}))
-    settings = saved.turns[0].settings
-    assert (settings["decode_threads"], settings["prefill_threads"]) == (6, 6)
-    assert settings["thread_changes"] == []
+@pytest.mark.parametrize(
+    ("changes", "settings", "threads"),
+    [
+        (FEWER, None, (3, 4)),
+        ([], {"threads": 2, "prefill_limit": 6}, (2, 6)),
+        ([], {"threads": 6}, (6, 6)),
+    ],
+)
+def test_thread_counts_and_their_changes_are_settings_of_the_turn(changes, settings, threads):
+    found = record_of([EVENTS[0], *changes, *EVENTS[1:], finished()], settings=settings).settings
+    assert (found["decode_threads"], found["prefill_threads"]) == threads
+    told = found["thread_changes"]
+    assert [change["why"] for change in told] == [change.why for change in changes]
+    assert [change["decode_threads"] for change in told] == [4, 3][: len(changes)]
+    seconds = [change["seconds"] for change in told]
+    assert seconds == sorted(seconds)
+    assert all(each >= 0 for each in seconds)
 
 
 LOOP = {
@@ -100,9 +108,7 @@ LOOP = {
 
 
 def test_a_repetition_is_recorded_with_an_estimate_of_what_it_saved():
-    saved = Saved()
-    list(turn(Scripted([*EVENTS, finished(**LOOP)]), saved=saved))
-    (record,) = saved.turns
+    record = record_of([*EVENTS, finished(**LOOP)])
     per_token = record.energy.phases["decode"] / record.tokens.output
     assert (record.status, record.ended, record.answer) == ("complete", "repeats", "Paris.")
     assert record.loop == LoopRecord(
@@ -116,22 +122,12 @@ def test_a_repetition_is_recorded_with_an_estimate_of_what_it_saved():
     assert document["loop"]["raw_answer"] == "Paris. Paris. Paris."
     assert energy_line(record).startswith("■ ended: the answer repeats itself (saved up to ≈")
     assert " J) · " in energy_line(record)
-
-
-def test_without_a_meter_a_repetition_saves_tokens():
-    saved = Saved()
-    list(turn(Scripted([*EVENTS, finished(**LOOP)]), saved=saved, meter=Meter10W(False)))
-    (record,) = saved.turns
+    record = record_of([*EVENTS, finished(**LOOP)], meter=Meter10W(False))
     assert record.loop is not None
     assert record.loop.saved_joules is None
     assert "repeats itself (saved up to 100 tokens)" in energy_line(record)
-
-
-def test_a_turn_without_a_repetition_has_none():
-    saved = Saved()
-    list(turn(Scripted([*EVENTS, finished()]), saved=saved))
-    assert (saved.turns[0].ended, saved.turns[0].loop) == ("", None)
-    assert saved.turns[0].to_json()["loop"] is None
+    record = record_of(WHOLE)
+    assert (record.ended, record.loop, record.to_json()["loop"]) == ("", None, None)
 
 
 def stage(**changes) -> Stage:
@@ -139,27 +135,29 @@ def stage(**changes) -> Stage:
     return Stage({"quick": replace(part, **changes), "large": Part("Venus.", 0.9)})
 
 
+SPENT = "the turn's budget of "
+WITHIN = TurnBudget(joules=1000.0, tokens=1000, seconds=1000.0)
+
+
 @pytest.mark.parametrize(
-    ("budget", "after", "named"),
+    ("arms", "budget", "part", "tokens", "ended"),
     [
-        (TurnBudget(tokens=3), 3, "the turn's budget of 3 tokens"),
-        (TurnBudget(seconds=3.0), 2, "the turn's budget of 3.00 s"),
-        (TurnBudget(joules=40.0), 3, "the turn's budget of 40.0 J"),
+        ((QUICK,), TurnBudget(tokens=3), {}, 3, SPENT + "3 tokens ended the answer after 3 tokens"),
+        ((QUICK,), TurnBudget(seconds=3.0), {}, 2, SPENT + "3.00 s ended the answer after 2"),
+        ((QUICK,), TurnBudget(joules=40.0), {}, 3, SPENT + "40.0 J ended the answer after 3"),
+        ((replace(QUICK, max_joules=40.0),), None, {}, 3,
+         "the energy budget of 40.0 J of arm quick ended"),
+        ((QUICK, LARGE), TurnBudget(tokens=10), {}, 10, SPENT),  # of all hops
+        ((QUICK,), TurnBudget(seconds=30.0), {"load": 60.0}, 8, None),  # without the load
+        ((QUICK,), WITHIN, {}, 8, None),
     ],
-)
-def test_a_spent_budget_hurries_the_answer_and_is_named(budget, after, named):
-    told = stage()
-    record = play(told, decided(QUICK, budget=budget)).record
-    assert record.status == "budget"
-    assert told.hurried == 1
-    assert record.tokens.output == after
-    assert record.settings["ended"] == f"{named} ended the answer after {after} tokens"
-
-
-def test_the_limit_of_an_arm_is_named_as_its_own():
-    told = stage()
-    record = play(told, decided(replace(QUICK, max_joules=40.0))).record
-    assert record.settings["ended"].startswith("the energy budget of 40.0 J of arm quick ended")
+)  # fmt: skip
+def test_a_spent_budget_hurries_the_answer_and_is_named(arms, budget, part, tokens, ended):
+    told = stage(**part)
+    record = play(told, decided(*arms, budget=budget), predictor=Known()).record
+    assert (record.status, told.hurried) == (("complete", 0) if ended is None else ("budget", 1))
+    assert record.tokens.output == tokens
+    assert ended is None or record.settings["ended"].startswith(ended)
 
 
 @pytest.mark.parametrize(("own", "asked"), [(None, 500.0), (900.0, 500.0), (60.0, 60.0)])
@@ -167,9 +165,6 @@ def test_an_arm_plans_with_what_the_turn_has_left(own, asked):
     told = stage()
     play(told, decided(replace(QUICK, max_joules=own), budget=TurnBudget(joules=500.0)))
     assert told.requests[0].arm.max_joules == asked
-
-
-def test_a_later_hop_has_what_the_first_left():
     told = stage()
     play(told, decided(QUICK, LARGE, budget=TurnBudget(joules=500.0)))
     assert told.requests[1].arm.max_joules == pytest.approx(500.0 - 90.0)
@@ -186,38 +181,10 @@ def test_no_hop_begins_once_the_budget_is_spent(budget):
     assert "no further arm: the turn's budget of" in record.why
 
 
-def test_tokens_of_all_hops_count():
-    told = stage()
-    record = play(told, decided(QUICK, LARGE, budget=TurnBudget(tokens=10))).record
-    assert (len(record.hops), record.tokens.output) == (2, 10)
-    assert told.hurried == 1
-    assert record.status == "budget"
-
-
-def test_a_load_takes_no_seconds_of_the_budget():
-    told = stage(load=60.0)
-    record = play(told, decided(QUICK, budget=TurnBudget(seconds=30.0))).record
-    assert (record.status, told.hurried) == ("complete", 0)
-
-
-def test_a_turn_within_its_budget_is_left_alone():
-    told = stage()
-    budget = TurnBudget(joules=1000.0, tokens=1000, seconds=1000.0)
-    record = play(told, decided(QUICK, budget=budget), predictor=Known()).record
-    assert (record.status, told.hurried) == ("complete", 0)
-
-
-def test_events_pass_through_between_the_decision_and_the_record():
-    saved = Saved()
-    events = list(turn(Scripted([*EVENTS, finished()]), saved=saved))
-    assert events[0] == Decided(DECISION)
-    assert events[1:-1] == [*EVENTS, finished()]
-    assert events[-1] == TurnFinished(saved.turns[0])
-
-
 def test_phases_sum_to_the_turn_and_the_load_lies_outside():
     saved, meter = Saved(), Meter10W()
-    list(turn(Scripted([*EVENTS, finished()]), meter, saved))
+    events = list(turn(Scripted(WHOLE), meter, saved))
+    assert events == [Decided(DECISION), *WHOLE, TurnFinished(saved.turns[0])]
     energy, seconds = saved.turns[0].energy, saved.turns[0].seconds
     assert energy.joules == pytest.approx(50)
     assert energy.phases == pytest.approx({"load": 30, "prefill": 10, "decode": 40})
@@ -227,32 +194,20 @@ def test_phases_sum_to_the_turn_and_the_load_lies_outside():
     assert (energy.start_ns, energy.end_ns) == (10 * S, 15 * S)
     assert (seconds.load, seconds.total, seconds.ttft) == (3, 5, 1)
     assert meter.settled == [15 * S]
-
-
-def test_a_load_is_a_row_of_its_own():
-    saved = Saved()
-    list(turn(Scripted([*EVENTS, finished()]), saved=saved))
     (load,) = saved.loads
     assert (load.model, load.turn_id, load.seconds) == ("m", saved.turns[0].turn_id, 3)
     assert load.joules == pytest.approx(30)
 
 
-def test_a_resident_model_loads_nothing():
-    saved = Saved()
-    list(turn(Scripted([*EVENTS[1:], finished()]), saved=saved))
-    assert saved.loads == []
-    assert saved.turns[0].energy.phases["load"] == 0.0
-
-
-def test_unmeasured_is_none_and_never_zero():
-    saved = Saved()
-    list(turn(Scripted([*EVENTS, finished()]), Meter10W(joules_known=False), saved))
-    energy = saved.turns[0].energy
-    assert energy.joules is None
-    assert energy.joules_per_token is None
-    assert energy.thinking_joules is None
+def test_unmeasured_is_none_and_without_a_load_zero():
+    batch, vote = Batch(11 * S, 12 * S, ((0, 1),)), Vote(12 * S, 0, "4", "", 1, 1.0)
+    record = record_of([*EVENTS, batch, vote, finished()], meter=Meter10W(joules_known=False))
+    energy = record.energy
+    assert (energy.joules, energy.joules_per_token, energy.thinking_joules) == (None, None, None)
     assert set(energy.phases.values()) == {None}
     assert energy.unmeasured == ("package:0",)
+    assert record.votes[0].joules is None
+    assert record_of(WHOLE[1:]).energy.phases["load"] == 0.0  # the model was in memory
 
 
 @dataclass
@@ -277,9 +232,11 @@ class SharedGpu(Meter10W):
     ],
 )
 def test_a_shared_gpu_is_told_and_its_gross_joules_stay(own_joules, said):
-    saved = Saved()
-    list(turn(Scripted([*EVENTS, finished()]), SharedGpu(own_joules), saved))
-    (record,) = saved.turns
+    own = record_of(WHOLE)
+    told = own.to_json()["energy"]
+    assert (told["shared"], told["own_joules"]) == (False, None)
+    assert "shared" not in energy_line(own) + "\n".join(format_turn(own, []))
+    record = record_of(WHOLE, meter=SharedGpu(own_joules))
     told = record.to_json()["energy"]
     assert (told["shared"], told["own_joules"], told["joules"]) == (True, own_joules, 50)
     assert said in energy_line(record).split(SEPARATOR)
@@ -334,16 +291,6 @@ def test_the_price_is_one_line_and_notes_follow_only_where_they_matter(changes, 
     assert price_line(record) == shown
 
 
-def test_a_gpu_of_ones_own_is_not_called_shared():
-    saved = Saved()
-    list(turn(Scripted([*EVENTS, finished()]), saved=saved))
-    (record,) = saved.turns
-    told = record.to_json()["energy"]
-    assert (told["shared"], told["own_joules"]) == (False, None)
-    assert "shared" not in energy_line(record)
-    assert "shared" not in "\n".join(format_turn(record, []))
-
-
 def test_a_crash_keeps_the_text_and_the_joules_and_is_told():
     saved = Saved()
     events: list = []
@@ -370,7 +317,7 @@ def test_a_failure_in_mid_prefill_counts_what_was_computed():
 
 
 def test_a_reader_who_leaves_stops_the_engine_and_is_logged():
-    saved, answerer = Saved(), Scripted([*EVENTS, finished()])
+    saved, answerer = Saved(), Scripted(WHOLE)
     running = turn(answerer, saved=saved)
     for event in running:
         if isinstance(event, Answer):
@@ -381,68 +328,39 @@ def test_a_reader_who_leaves_stops_the_engine_and_is_logged():
     assert (record.status, record.answer) == ("stopped", "Four.")
 
 
-@pytest.mark.parametrize("left", [KeyboardInterrupt(), SystemExit(1)])
-def test_ctrl_c_inside_the_engine_is_logged_as_stopped(left):
-    saved = Saved()
-    with pytest.raises(type(left)):
-        list(turn(Scripted(EVENTS, left), saved=saved))
-    assert saved.turns[0].status == "stopped"
-    assert saved.turns[0].error is None
-
-
-def test_a_fault_is_logged_with_its_name():
-    saved = Saved()
-    with pytest.raises(ZeroDivisionError):
-        list(turn(Scripted(EVENTS, ZeroDivisionError("by zero")), saved=saved))
-    assert saved.turns[0].error == "ZeroDivisionError: by zero"
-
-
-def test_an_engine_that_falls_silent_is_an_error():
-    saved = Saved()
-    with pytest.raises(EngineFailed, match="without a final event"):
-        list(turn(Scripted(EVENTS), saved=saved))
-    assert saved.turns[0].status == "error"
-    assert "without a final event" in saved.turns[0].error
+@pytest.mark.parametrize(
+    ("failure", "raised", "status", "error"),
+    [
+        (KeyboardInterrupt(), KeyboardInterrupt, "stopped", None),
+        (SystemExit(1), SystemExit, "stopped", None),
+        (ZeroDivisionError("by zero"), ZeroDivisionError, "error", "ZeroDivisionError: by zero"),
+        (None, EngineFailed, "error", "the engine ended the answer without a final event"),
+    ],
+)
+def test_what_ends_inside_the_engine_is_logged(failure, raised, status, error):
+    record = record_of(EVENTS, failure, raises=raised)
+    assert (record.status, record.error) == (status, error)
 
 
 def test_votes_share_each_batch_by_their_tokens():
-    saved = Saved()
     batches = [
         Batch(11 * S, 12 * S, ((0, 1), (1, 1))),
         Batch(12 * S, 13 * S, ((0, 1), (1, 3))),
         Batch(13 * S, 15 * S, ((1, 1),)),
     ]
     votes = [Vote(15 * S, index, "4", "", 2, 1.0) for index in (0, 1)]
-    list(turn(Scripted([*EVENTS[:2], *batches, *votes, finished()]), saved=saved))
-    record = saved.turns[0]
+    record = record_of([*EVENTS[:2], *batches, *votes, finished()])
     assert [vote.joules for vote in record.votes] == pytest.approx([5 + 2.5, 5 + 7.5 + 20])
     assert sum(vote.joules for vote in record.votes) == pytest.approx(
         record.energy.phases["decode"]
     )
 
 
-def test_votes_of_an_unmeasured_turn_have_no_joules():
-    saved = Saved()
-    batch = Batch(11 * S, 12 * S, ((0, 1),))
-    vote = Vote(12 * S, 0, "4", "", 1, 1.0)
-    list(turn(Scripted([batch, vote, finished()]), Meter10W(joules_known=False), saved))
-    assert saved.turns[0].votes[0].joules is None
-
-
 def test_looks_into_a_thought_are_kept():
-    saved = Saved()
     look = Probe(12 * S, 48, (("A", 0.9), ("B", 0.1)), 7)
-    list(turn(Scripted([*EVENTS[:3], look, *EVENTS[3:], finished()]), saved=saved))
-    (probe,) = saved.turns[0].to_json()["probes"]
+    record = record_of([*EVENTS[:3], look, *EVENTS[3:], finished()])
+    (probe,) = record.to_json()["probes"]
     assert probe == {"thinking_tokens": 48, "probabilities": {"A": 0.9, "B": 0.1}, "tokens": 7}
-
-
-@pytest.mark.parametrize(("limit", "hurried"), [(50, 1), (70, 0), (None, 0)])
-def test_an_answer_that_has_spent_its_joules_is_hurried_once(limit, hurried):
-    decision = replace(DECISION, arm=replace(DECISION.arm, max_joules=limit))
-    answerer = Scripted([*EVENTS, finished()])
-    list(turn(answerer, decision=decision))  # 60 J by the clock
-    assert answerer.hurried == hurried
 
 
 def test_the_request_holds_the_whole_conversation():
@@ -455,9 +373,8 @@ def test_the_request_holds_the_whole_conversation():
 
 
 def test_the_json_document_has_every_part_of_the_contract():
-    saved = Saved()
-    list(turn(Scripted([*EVENTS, finished()]), saved=saved))
-    document = saved.turns[0].to_json()
+    record = record_of(WHOLE)
+    document = record.to_json()
     assert set(document) >= {
         *("turn_id", "answer", "thinking", "status", "model", "model_sha256", "arm"),
         *("reasoning", "policy", "rule", "why", "tokens", "votes", "confidence"),
@@ -505,13 +422,8 @@ class MarkedMeter(Meter10W):
 
 def test_the_meter_is_given_the_times_at_which_the_power_steps():
     meter = MarkedMeter()
-    list(turn(Scripted([*EVENTS, finished()]), meter))
+    list(turn(Scripted(WHOLE), meter))
     start_ns = 16 * S  # the clock of the test: when the engine is asked
     assert meter.marks == [start_ns, LOADED.start_ns, LOADED.end_ns, 11 * S, 15 * S]
-
-
-def test_an_answer_that_breaks_off_marks_its_end():
-    meter = MarkedMeter()
-    with pytest.raises(EngineFailed):
-        list(turn(Scripted(EVENTS, EngineFailed("gone")), meter))
-    assert meter.marks[-1] == 16 * S
+    record_of(EVENTS, EngineFailed("gone"), raises=EngineFailed, meter=meter)
+    assert meter.marks[-1] == 16 * S  # the end of an answer that broke off

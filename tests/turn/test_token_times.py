@@ -29,21 +29,37 @@ def finished(end_ns: int) -> Finished:
     )  # fmt: skip
 
 
-def test_the_first_token_has_no_gap() -> None:
-    found = gaps_of(
-        PREFILLED, Thought(10 * MS, "a", 1), Thought(30 * MS, "b", 1), Answer(60 * MS, "c", 1)
-    )
-    assert found == pytest.approx((0.020, 0.030))
+def answer(ms: int, tokens: int = 1) -> Answer:
+    return Answer(ms * MS, "a", tokens)
 
 
-def test_text_without_tokens_has_no_time_of_its_own() -> None:
-    found = gaps_of(Answer(10 * MS, "a", 1), Answer(20 * MS, "held", 0), Answer(40 * MS, "b", 1))
-    assert found == pytest.approx((0.030,))
-
-
-def test_a_step_of_several_tokens_is_divided_among_them() -> None:
-    found = gaps_of(Answer(10 * MS, "a", 1), Answer(40 * MS, "bcd", 3), Answer(50 * MS, "e", 1))
-    assert found == pytest.approx((0.010, 0.010, 0.010, 0.010))
+@pytest.mark.parametrize(
+    ("events", "gaps"),
+    [
+        ([PREFILLED, Thought(10 * MS, "a", 1), Thought(30 * MS, "b", 1), answer(60)],
+         (0.020, 0.030)),  # the first token has none
+        ([answer(10), answer(20, 0), answer(40)], (0.030,)),  # nor has text without tokens
+        ([answer(10), answer(40, 3), answer(50)], (0.010, 0.010, 0.010, 0.010)),
+        ([Batch(0, 10 * MS, ((0, 1),)), Batch(10 * MS, 20 * MS, ((0, 1),)),
+          Batch(20 * MS, 90 * MS, ((0, 1),)), Vote(90 * MS, 0, "B", "", 2, 1.0, "B")],
+         (0.010,)),  # the last batch draws the end of the vote, which is no token
+        ([Batch(0, MS, ((0, 1),)), Vote(MS, 0, "", "", 0, 1.0)], ()),
+        ([PREFILLED, answer(10), finished(10 * MS)], ()),
+        ([PREFILLED, finished(10 * MS)], ()),
+        # The votes of a server are not told apart.
+        ([Thought(10 * MS, "", 1), Thought(11 * MS, "", 1), Vote(40 * MS, 1, "B", "", 3, 1.0)],
+         None),
+        # The time between two arms is no gap.
+        ([HopStarted(1, "quick", "m", "direct"), PREFILLED, answer(10), answer(20),
+          finished(20 * MS), HopEnded(1, "quick", "m", None, None, False, 1.0, "unsure"),
+          HopStarted(2, "think", "m", "cot"), Prefilled(20 * MS, 900 * MS, 40, 0, 40),
+          answer(910), answer(940)],
+         (0.010, 0.030)),
+    ],
+)  # fmt: skip
+def test_gaps_are_between_the_tokens_of_an_answer(events, gaps) -> None:
+    found = gaps_of(*events)
+    assert found == (gaps and pytest.approx(gaps))
 
 
 def test_votes_are_timed_one_by_one() -> None:
@@ -62,46 +78,6 @@ def test_votes_are_timed_one_by_one() -> None:
     )
     assert found is not None
     assert sorted(found) == pytest.approx([0.010, 0.020, 0.020, 0.020])
-
-
-def test_the_end_of_a_vote_is_no_token() -> None:
-    found = gaps_of(
-        Batch(0, 10 * MS, ((0, 1),)),
-        Batch(10 * MS, 20 * MS, ((0, 1),)),
-        Batch(20 * MS, 90 * MS, ((0, 1),)),  # draws the end
-        Vote(90 * MS, 0, "B", "", 2, 1.0, "B"),
-    )
-    assert found == pytest.approx((0.010,))
-    assert gaps_of(Batch(0, MS, ((0, 1),)), Vote(MS, 0, "", "", 0, 1.0)) == ()
-
-
-def test_votes_of_a_server_are_not_told_apart() -> None:
-    assert (
-        gaps_of(Thought(10 * MS, "", 1), Thought(11 * MS, "", 1), Vote(40 * MS, 1, "B", "", 3, 1.0))
-        is None
-    )
-
-
-def test_the_time_between_two_arms_is_no_gap() -> None:
-    ended = HopEnded(1, "quick", "m", None, None, False, 1.0, "unsure")
-    found = gaps_of(
-        HopStarted(1, "quick", "m", "direct"),
-        PREFILLED,
-        Answer(10 * MS, "a", 1),
-        Answer(20 * MS, "b", 1),
-        finished(20 * MS),
-        ended,
-        HopStarted(2, "think", "m", "cot"),
-        Prefilled(20 * MS, 900 * MS, 40, 0, 40),
-        Answer(910 * MS, "a", 1),
-        Answer(940 * MS, "b", 1),
-    )
-    assert found == pytest.approx((0.010, 0.030))
-
-
-def test_an_answer_without_a_second_token_has_none() -> None:
-    assert gaps_of(PREFILLED, Answer(10 * MS, "a", 1), finished(10 * MS)) == ()
-    assert gaps_of(PREFILLED, finished(10 * MS)) == ()
 
 
 @given(st.lists(st.tuples(st.integers(0, 10**9), st.integers(0, 8)), min_size=1, max_size=30))

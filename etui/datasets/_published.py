@@ -29,11 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class PublishedFile:
-    """One file as it is published.
-
-    Attributes:
-        repo, commit, path: Repository, commit and path of the file.
-    """
+    """One file as it is published."""
 
     site: Literal["hub", "github"]
     """``hub`` (the dataset ``repo`` there) or ``github`` (the repository ``repo``)."""
@@ -132,9 +128,6 @@ def load_published_files(
     fetch: Fetch | None = None,
 ) -> Files:
     """Load a split and the worked examples from ``ETUI_HOME``; download what is missing there.
-
-    Args:
-        fetch: Downloads a file; None takes it from where it is published.
 
     Raises:
         DownloadFailed: A file is missing, and its download failed.

@@ -62,7 +62,6 @@ def load_mmlu_files(
     """Load MMLU's files of a split and of the worked examples.
 
     Args:
-        split: ``test``, ``val`` or ``dev``.
         download: Fetches the archive; None downloads it from the Hugging Face hub.
 
     Raises:

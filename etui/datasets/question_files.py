@@ -37,9 +37,7 @@ class Columns:
     """Where a row has its fields.
 
     Attributes:
-        text, answer: Index of the question and of the answer.
         subject, identifier: Index of the subject and of the id; None without such a column.
-        least, most: Number of fields that a row may have.
     """
 
     text: int
@@ -67,9 +65,6 @@ def read_csv_questions(raw: bytes, file: str, subject: str) -> list[Question]:
     last ones empty. With ``question`` and ``answer`` but no letters, the answers are numbers.
     Without a header, all rows have as many options as the first one, and one more column is the
     subject; six columns are four options, and seven are four options and a subject.
-
-    Args:
-        subject: Subject of rows that have none.
 
     Raises:
         InvalidFile: The file has problems, each reported with its line.

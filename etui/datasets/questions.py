@@ -25,7 +25,6 @@ def draw(
     seed a larger ``per_subject`` sample includes every smaller one.
 
     Args:
-        sizes: Subject -> its number of questions.
         seed: Seed of the sample and of the order.
         limit: Total number of questions, split in proportion to the sizes; None is no limit.
         per_subject: Questions of each subject; None is no limit.
@@ -54,12 +53,6 @@ def order_balanced(sizes: Mapping[str, int], seed: int) -> tuple[tuple[str, int]
     (k + u) / n, with one u from [0, 1) per subject; sorted by key, a prefix holds of every subject
     its share of the questions, to within one (systematic sampling, Cochran, Sampling Techniques,
     3rd ed., chapter 8).
-
-    Args:
-        sizes: Subject -> its number of questions.
-
-    Returns:
-        Subject and index of each question, in the order in which they are asked.
     """
     keyed: list[tuple[float, str, int]] = []
     for name in sorted(sizes):

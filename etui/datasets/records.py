@@ -33,9 +33,6 @@ _PARQUET_FIX = "pass the Parquet file that the hub publishes, or the questions a
 def require_pyarrow(file: str) -> Any:
     """Import pyarrow with its Parquet module.
 
-    Args:
-        file: What it is needed for, for the message.
-
     Raises:
         EtuiError: It is not installed.
     """

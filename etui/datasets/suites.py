@@ -62,7 +62,6 @@ def load_suite(
 
     Args:
         name: One of :data:`NAMED`, or the path of a CSV, JSON Lines or Parquet file.
-        split: ``test``, ``val`` or ``dev``.
         data: Local copy of a suite with a name; None uses the copy in ``ETUI_HOME``, or downloads
             it. MMLU is a folder or an archive, others are a folder or a file.
 

@@ -61,12 +61,7 @@ class Calibration:
     offset: Floats  # Constant of each arm, (arms,)
 
     def apply(self, p: Floats, expected: Floats) -> Floats:
-        """Calibrate the forest's probabilities, (questions, arms).
-
-        Args:
-            p: The forest's probabilities, (questions, arms).
-            expected: Expected rates of the questions' bands, same shape.
-        """
+        """Calibrate the forest's probabilities, (questions, arms)."""
         return self.combine(_limited_logits(p), _limited_logits(expected))
 
     def combine(self, forest: Floats, bands: Floats) -> Floats:
@@ -272,13 +267,9 @@ def fit_joint(
     """Fit the joint model; None if there are too few questions, or no words.
 
     Args:
-        correct: Whether each answer is right, (questions, arms).
         columns: The questions; with at least one way to divide them, which may have no bands.
-        folds: Fold of each question; equal questions are in one fold.
         weights: How much each label counts, (questions, arms), 0 for an unknown one; None counts
             all of them.
-        seed: Random seed of the trees and the components.
-        trees: Number of trees of all forests together.
     """
     import numpy as np
     from sklearn.decomposition import TruncatedSVD
@@ -471,11 +462,7 @@ class JointPredictor:
     def predict(
         self, features: Sequence[float], words: Mapping[int, float], bands: Mapping[str, float]
     ) -> dict[str, float]:
-        """Predict p of a right answer by arm.
-
-        Args:
-            words: tf-idf by bucket.
-        """
+        """Predict p of a right answer by arm."""
         import numpy as np
 
         part, count = self._part, len(self.arms)

@@ -211,7 +211,6 @@ class AgreementModel:
         """Compute the probability that the audit arm is right.
 
         Args:
-            agrees: Whether both answers agree.
             arm_right: Whether the audited arm is right, if the user has said so; else None.
         """
         if arm_right is None:
@@ -228,10 +227,7 @@ def estimate_agreement(
     """Estimate the joint probabilities from how often an arm agrees with its audit arm.
 
     Args:
-        agreed: Number of answers that agree.
-        compared: Number of answers that were compared.
         audit: Accuracy of the audit arm; kept in [0.02, 0.98].
-        same_mistake: Probability that two wrong answers are the same.
     """
     share = (agreed + 1) / (compared + 2)
     ability = _find_ability(min(max(audit, 0.02), 0.98))
@@ -262,13 +258,7 @@ def build_scale(model: AgreementModel) -> tuple[AgreementModel, ...]:
 
 
 def compute_bias(both_wrong: float, only_arm: float, same_mistake: float = SAME_MISTAKE) -> float:
-    """Compute by how much the share of agreement exceeds the share of right answers of an arm.
-
-    Args:
-        both_wrong: Share of questions that both arms get wrong.
-        only_arm: Share of questions that only the audited arm gets right.
-        same_mistake: Probability that two wrong answers are the same.
-    """
+    """Compute by how much the share of agreement exceeds the share of right answers of an arm."""
     return same_mistake * both_wrong - only_arm
 
 

@@ -67,11 +67,7 @@ def find_agreed(graded: Graded, arms: Sequence[str]) -> Agreed:
 def choose_agreements(
     graded: Graded, stated: Sequence[tuple[str, ...]] | None
 ) -> Iterator[tuple[str, ...]]:
-    """Yield the sets of arms to fit: those of a policy that the table has, or each two arms.
-
-    Args:
-        stated: The sets that a policy names; None for a fit without a policy.
-    """
+    """Yield the sets of arms to fit: those of a policy that the table has, or each two arms."""
     if stated is None:
         if len(graded.arms) <= MOST_PAIRED_ARMS:
             yield from combinations(graded.arms, 2)
@@ -80,11 +76,7 @@ def choose_agreements(
 
 
 def fit_agreement(graded: Graded, arms: tuple[str, ...], folds: Whole) -> AgreementHead | None:
-    """Fit one set of arms; None if it is not known for any question whether they agree.
-
-    Args:
-        folds: Fold of each question, for the calibration error of the curve.
-    """
+    """Fit one set of arms; None if it is not known for any question whether they agree."""
     import numpy as np
 
     columns = [graded.arms.index(arm) for arm in arms]
@@ -207,7 +199,6 @@ def fit_curve(
     The curve is an isotonic regression, or Platt's sigmoid below ``PLATT_BELOW`` answers.
 
     Args:
-        of: The kind of the raw value.
         raw: The value of each answer, NaN if it has none.
         folds: Fold of each answer, for the cross-validated calibration error.
     """

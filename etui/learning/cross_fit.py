@@ -60,8 +60,6 @@ def cross_fit(
     Args:
         graded: The answers; without question texts only the router ``subject`` is fitted.
         hide_subjects: Whether to use the words of a question only, as in a chat.
-        seed: Random seed of the folds and of the trees.
-        say: Called with a progress message for each fold.
 
     Returns:
         Router -> probabilities, shape (questions, arms), the best last.

@@ -17,14 +17,7 @@ _LONGEST_NAME = 28
 
 
 def replay_svg(document: ReplayDocument) -> str:
-    """Draw a replay as SVG; labels stay text elements.
-
-    Args:
-        document: The document from :func:`etui.learning.judge.judge`.
-
-    Returns:
-        The SVG source.
-    """
+    """Draw a replay as SVG; labels stay text elements."""
     figure = Figure(9.0, 6.0) if len(document["arms"]) > 4 else Figure(7.2, 4.6)
     (panel,) = figure.panels
     _draw_lines(panel, document)

@@ -370,7 +370,6 @@ def export_joint(
 
     Args:
         fit: The joint model, with one way to divide questions into bands.
-        mix: Share of the arms' own regressions; None without.
     """
     import numpy as np
 

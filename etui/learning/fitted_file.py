@@ -218,12 +218,7 @@ class Rate(_Part):
 
 
 class ConfidenceCurve(_Part):
-    """Raw confidence of an answer -> probability that it is right.
-
-    Attributes:
-        x, p: The knots, both ascending; empty for ``platt``.
-        a, b: The parameters of ``platt``.
-    """
+    """Raw confidence of an answer -> probability that it is right."""
 
     of: Literal["margin", "confidence"]
     """``margin`` between the first and the second answer, or ``confidence`` of the first."""
@@ -296,11 +291,7 @@ class AgreementHead(_Part):
 
 
 class NeedHead(_Part):
-    """Predicts whether a question needs more than a base arm offers.
-
-    Attributes:
-        base, other: The cheaper arm and the other one.
-    """
+    """Predicts whether a question needs more than a base arm offers."""
 
     need: Literal["reasoning", "larger_model"]
     """``reasoning`` compares two reasoning methods of one model, ``larger_model`` two models."""
@@ -364,9 +355,6 @@ class FittedModel(_Part):
 
 def parse_fitted(text: str, file: str) -> FittedModel:
     """Parse the text of a fitted file.
-
-    Args:
-        file: Name of the file, for error messages.
 
     Raises:
         InvalidFile: The text is not a fitted model, damaged, or of another etui version.

@@ -123,10 +123,6 @@ def assign_folds(graded: Graded, count: int = 5, seed: int = 0) -> Whole:
 
     Args:
         count: Number of folds; at most the number of different questions.
-        seed: Random seed; the same seed and question order give the same folds.
-
-    Returns:
-        The fold of each question, from 0.
     """
     import numpy as np
 

@@ -60,10 +60,8 @@ def judge(
     """Build the document of a replay, of plain JSON values.
 
     Args:
-        table: The answers and their costs.
         routers: Router -> cross-fitted probability that each arm is right, shape (questions, arms);
             the last router is the best.
-        policies: Policies replayed over the same questions.
     """
     graded, cost = table.graded, table.cost
     ends = find_ends(graded.correct, cost)
@@ -294,9 +292,6 @@ def list_hull_places(costs: Sequence[float], accuracies: Sequence[float]) -> lis
     """List the corners of the hull and the geometric middles between neighbours, cheapest first.
 
     The arithmetic middle would lie next to the expensive corner where costs differ by a factor.
-
-    Args:
-        costs: Mean cost of each arm.
     """
     points: dict[int, Point] = dict(enumerate(zip(costs, accuracies, strict=True)))
     corners = hull(points)

@@ -58,9 +58,6 @@ def label_audit(
     """Return the labels of both arms of an audit.
 
     Args:
-        model: How the agreement of the two arms comes about.
-        audit_arm: The arm that answered as well.
-        agrees: Whether both answers are the same.
         good: The user's grade of the audited answer, which counts in place of the agreement.
         predicted: Whether the model is that of questions like this one, by :func:`model_questions`,
             which contains this agreement already.
@@ -236,11 +233,8 @@ def collect_labels(
 
     Args:
         turns: Turns with a grade or a compared audit, oldest first.
-        policy: Only turns that this policy decided; None takes all.
         accuracies: Known accuracies of audit arms; without one it is that of the grades of the
             arm's own answers, or else its prior, or else ``AUDIT_ACCURACY``.
-        arms: Arms that the policy has now; others are left out. None takes all.
-        priors: Accuracies of arms that the policy states.
         by_question: Whether agreement is predicted for each question, which takes a fit.
     """
     of_policy = [turn for turn in turns if policy is None or turn.policy == policy]

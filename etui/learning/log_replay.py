@@ -65,22 +65,12 @@ def replay_turns(
     decide: Callable[[Query], Decision],
     predictor: Predictor,
 ) -> list[TurnReplay]:
-    """Decide every turn again, with the history its chat had before the turn.
-
-    Args:
-        turns: The turns, oldest first.
-        decide: Decides a query under the policy.
-        predictor: Predicts joules and accuracies.
-    """
+    """Decide every turn again, with the history its chat had before the turn."""
     return [_replay_turn(turn, query, decide, predictor) for turn, query in iter_queries(turns)]
 
 
 def replayed_lines(document: TurnsDocument) -> Iterator[str]:
-    """Yield the number of questions that would move, and joules and accuracy of both sides.
-
-    Args:
-        document: The document from :func:`etui.learning.log_replay.build_turns_document`.
-    """
+    """Yield the number of questions that would move, and joules and accuracy of both sides."""
     if not document["n"]:
         yield "the log has no turns yet"
         return
@@ -134,11 +124,7 @@ def _accuracy_line(accuracy: dict[str, Any]) -> str:
 
 
 def iter_queries(turns: Iterable[LoggedQuestion]) -> Iterator[tuple[LoggedQuestion, Query]]:
-    """Yield every turn with its query, whose history is what its chat had before the turn.
-
-    Args:
-        turns: The turns, oldest first.
-    """
+    """Yield every turn with its query, whose history is what its chat had before the turn."""
     chats: dict[str, _ReplayedChat] = {}
     for turn in turns:
         chat = _ReplayedChat()

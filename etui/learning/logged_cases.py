@@ -162,8 +162,6 @@ def read_logged_cases(
 
     Args:
         policy: The policy, which decides as :func:`etui.routing.probes.run_probes` does.
-        turn_filter: Which turns; None takes all.
-        limit: Maximum number of cases.
         report: Called now and then with the number of turns read and the number of all.
 
     Raises:
@@ -288,10 +286,6 @@ def spread_cases(cases: Iterable[LoggedCase], limit: int) -> list[LoggedCase]:
 
     Corrected ones come first, then one of each pair of rule and arm in turn, the newest of each
     first; a near-duplicate of a chosen one with the same expectation is left out.
-
-    Args:
-        cases: Newest first.
-        limit: Maximum number.
     """
     order = list(cases)
     queues: dict[Route, list[tuple[int, LoggedCase]]] = {}

@@ -36,12 +36,6 @@ Texts = Mapping[tuple[str, int], "Question"]
 def read_texts(data: Path, split: str) -> dict[tuple[str, int], Question]:
     """Read the questions of one split; subjects of MMLU may be missing.
 
-    Args:
-        data: Folder or archive of the MMLU files.
-
-    Returns:
-        (subject, row) -> question.
-
     Raises:
         UsageError: ``data`` does not exist.
         InvalidFile: It has no such files, or one that cannot be read.
@@ -127,7 +121,6 @@ def read_table(path: Path, texts: Texts | None = None, *, complete: bool = False
     """Read a table of outcomes, in which cells may be empty, and the costs in it.
 
     Args:
-        texts: The questions of the outcomes; None leaves the questions without text.
         complete: Whether to refuse empty cells.
 
     Raises:
@@ -186,13 +179,7 @@ def build_graded(
     correct: Sequence[Sequence[bool]],
     texts: Texts | None,
 ) -> Graded:
-    """Build a table of outcomes.
-
-    Args:
-        keys: (subject, row) of each question.
-        correct: Whether each arm is right, shape (questions, arms).
-        texts: The questions; None leaves them without text.
-    """
+    """Build a table of outcomes."""
     import numpy as np
 
     return Graded(

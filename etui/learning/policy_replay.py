@@ -219,11 +219,7 @@ class Routed:
 
 
 class TablePredictor:
-    """Predicts joules by the mean costs of the table, and accuracy by fitted heads.
-
-    Args:
-        heads: Fitted accuracy predictor; None predicts no accuracy.
-    """
+    """Predicts joules by the mean costs of the table, and accuracy by fitted heads."""
 
     def __init__(
         self, costs: dict[str, float], heads: AccuracyPredictor | None, label: str
@@ -270,9 +266,7 @@ def replay_policy(
 
     Args:
         graded: The answers; the questions must have texts.
-        label: Description of the costs: where they are from, in words.
         heads: Heads fitted on other questions; None fits heads on the folds of these questions.
-        say: Called with a line of progress for each fitted fold.
 
     Raises:
         UsageError: The questions have no texts, the policy has none of the arms, or chooses one

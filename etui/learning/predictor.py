@@ -42,11 +42,7 @@ FITTED_ENDING = ".fitted.json"
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """Predicted benefit of an arm over a base arm for one question.
-
-    Attributes:
-        base, other: Names of the two arms.
-    """
+    """Predicted benefit of an arm over a base arm for one question."""
 
     need: Literal["reasoning", "larger_model"]
     base: str
@@ -71,11 +67,7 @@ class QuestionInputs:
 
 
 class AccuracyPredictor:
-    """Predicts with the fitted heads of one policy.
-
-    Args:
-        model: The content of the fitted file.
-    """
+    """Predicts with the fitted heads of one policy."""
 
     def __init__(self, model: FittedModel) -> None:
         self.model = model
@@ -111,15 +103,7 @@ class AccuracyPredictor:
         return PredictedAccuracy(p, low, confidence, head.n, "fitted")
 
     def calibrated(self, arm: Arm, confidence: float | None, margin: float | None) -> float | None:
-        """Compute the probability that an answer is right, by its margin, else by its confidence.
-
-        Args:
-            confidence: Raw confidence of the answer; None if it has none.
-            margin: Difference between the first and the second answer; None if it has none.
-
-        Returns:
-            The probability; None if neither was fitted for this arm.
-        """
+        """Compute the probability that an answer is right, by its margin, else by its confidence."""
         head = self._find_head(arm)
         raw = {"margin": margin, "confidence": confidence}
         for curve in head.curves if head is not None else ():
@@ -131,15 +115,7 @@ class AccuracyPredictor:
     def agreement(
         self, arms: Sequence[Arm], raw: Sequence[RawConfidence] = ()
     ) -> PredictedAgreement | None:
-        """Predict how likely an answer is right that the arms agree on.
-
-        Args:
-            arms: The arms, in the order of the policy.
-            raw: Confidence and margin of the answer of each; empty before they are known.
-
-        Returns:
-            The prediction; None if these arms with these models were not fitted together.
-        """
+        """Predict how likely an answer is right that the arms agree on."""
         for head in self.model.agreements:
             fits = all(m in (None, arm.model) for m, arm in zip(head.models, arms, strict=False))
             if head.arms == tuple(arm.name for arm in arms) and fits:

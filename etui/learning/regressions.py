@@ -290,12 +290,7 @@ def compute_soft_rates(
     """Compute the shrunken rates of bands of which each question has a share.
 
     Args:
-        correct: Whether each answer was right, shape (questions, arms).
         shares: Probability of each band, shape (questions, bands).
-        heavy: Weight of each answer, same shape as ``correct``.
-
-    Returns:
-        Rates (bands, arms), and the smoothed rate over all bands (arms,).
     """
     import numpy as np
 

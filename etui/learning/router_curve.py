@@ -75,8 +75,6 @@ def compute_curve(p: Floats, expected: Floats, correct: Flags, cost: Floats) -> 
 
     Args:
         p: Predicted probability of a right answer, shape (questions, arms).
-        expected: Predicted cost of each arm, shape (arms,).
-        correct: Whether each answer is right, shape (questions, arms).
     """
     return (
         _compute_two_arm_curve(p, expected, correct, cost)
@@ -89,9 +87,6 @@ def oracle_curve(correct: Flags, cost: Floats) -> RouterCurve:
     """Compute the curve of the oracle argmax(correct - price * expected cost) over all prices.
 
     The oracle is the router whose p is the outcome itself; its area is an upper bound for APGR.
-
-    Args:
-        correct: Whether each answer is right, shape (questions, arms).
     """
     import numpy as np
 
@@ -215,10 +210,6 @@ def apgr_interval(
 
     Args:
         score: Score of each question; the highest go to the strong arm first, shape (questions,).
-        weak: Whether the weak arm is right, shape (questions,).
-        strong: Whether the strong arm is right, shape (questions,).
-        replicates: Number of resamples.
-        bins: Number of bins of neighbours.
     """
     import numpy as np
 

@@ -125,8 +125,6 @@ def describe_excess(
 
     Args:
         attachments: The attachments with their tokens; the longest one is named. May be empty.
-        tokens: Tokens of the whole question.
-        exact: Whether the tokens were counted by its tokenizer.
     """
     subject = "the question"
     if attachments:
@@ -144,10 +142,6 @@ def fit_attachments(
     count: Callable[[str], int],
 ) -> tuple[Attachment, ...]:
     """Cut the longest attachments until the whole question has at most ``most_tokens``.
-
-    Args:
-        part: What is kept of a text that is cut.
-        most_tokens: Tokens of the question and the blocks of its attachments, at most.
 
     Returns:
         The attachments in their order, with the tokens of their texts; one that has no room at all
@@ -241,7 +235,6 @@ def read_attachment(path: str, folder: Path | None = None) -> Attachment:
 
     Args:
         path: The path as it was written; ``~`` is the home folder.
-        folder: What a relative path is relative to; None is the current folder.
 
     Raises:
         UsageError: There is no such file, or it is no text (an image, a program), or too large.
@@ -323,7 +316,6 @@ def fold(
     """Return a question with each attachment as one line, for a screen.
 
     Args:
-        estimate: Estimates the tokens of a text.
         counted: Attachments whose tokens are known.
     """
     if "```" not in question:

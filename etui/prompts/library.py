@@ -24,7 +24,6 @@ def complete_path(fragment: str, folder: Path | None = None) -> tuple[str, ...]:
 
     Args:
         fragment: What was typed, as it was written; ``~`` is the home folder.
-        folder: What a relative path is relative to; None is the current folder.
     """
     at = max(fragment.rfind("/"), fragment.rfind(os.sep)) + 1
     parent, typed = fragment[:at], fragment[at:].casefold()
@@ -63,11 +62,7 @@ def find_bad_variables(text: str) -> tuple[str, ...]:
 
 
 def fill(text: str, values: Mapping[str, str]) -> str:
-    """Replace each variable by its value, once: a value with braces stays as it is.
-
-    Args:
-        values: Value by variable; one that is missing leaves its variable as it is.
-    """
+    """Replace each variable by its value, once: a value with braces stays as it is."""
     return _VARIABLE.sub(lambda found: values.get(found[1], found[0]), text)
 
 

@@ -52,7 +52,6 @@ def answer(
     """Answer the last message of a conversation.
 
     Args:
-        arm: How to answer; its model is the session's.
         control: Polled between tokens and between prefill batches.
         price: Energy cost of tokens, which limits the thinking; None if unknown.
         options: What is asked of the form of the answer. An arm that cannot keep to it answers

@@ -112,11 +112,7 @@ def thinking_budget(arm: Arm, room: int) -> int:
 def _go_on(
     messages: Sequence[Message], arm: Arm, session: Session, output: Output
 ) -> tuple[FittedPrompt, str, str, bytes]:
-    """Build the prompt, with the very tokens of the answer that goes on if the engine has them.
-
-    Returns:
-        The prompt, and ``text``, ``gap`` and ``unfinished`` of the plan.
-    """
+    """Build the prompt, with the very tokens of the answer that goes on if the engine has them."""
     if not output.continues or messages[-1].role != "assistant":
         return answer_prompt(messages, arm, session, output), "", "", b""
     text = messages[-1].content

@@ -67,11 +67,6 @@ def fit(
     with ``drop_history`` the whole reserve as long as there are turns to drop, then the least one;
     with ``fail`` the whole reserve, and nothing is dropped.
 
-    Args:
-        render: Renders messages as prompt text.
-        session: Tokenizes the prompt.
-        reserve: Tokens to keep free after the prompt.
-
     Raises:
         ContextOverflow: It does not fit, even without the turns that may be dropped.
     """

@@ -69,8 +69,6 @@ def check_joules(
 
     Args:
         spending: The limit of the answer, and what it has spent on the prompt.
-        context_tokens: Tokens in the context now, the thinking included.
-        thought_tokens: Thinking tokens so far.
     """
     price, limit = spending.price, spending.max_joules
     if price is None or limit is None:
@@ -103,9 +101,7 @@ def check_gain(
 
     Args:
         probed: Probes so far, one before the thinking and one after each chunk.
-        price: Energy cost of tokens; None skips the check.
         exchange: Joules that one percentage point of confidence is worth.
-        chunk: Tokens of the next chunk.
     """
     if price is None or len(probed) <= _GAINS:
         return None
@@ -156,7 +152,6 @@ class Prober:
         """Probe the current answer; None if the cache has no room for a probe.
 
         Args:
-            thinking_tokens: Thinking tokens so far.
             drawn: Tokens at the sequence's end that are drawn but not yet part of the thinking.
         """
         session, context_tokens = self._session, self._session.facts.context_tokens
@@ -198,11 +193,7 @@ class Prober:
 
 
 class Regulator:
-    """Decide after each chunk of thinking whether to continue.
-
-    Attributes:
-        why: Why it ended the thinking; empty until then.
-    """
+    """Decide after each chunk of thinking whether to continue."""
 
     def __init__(self, arm: Arm, plan: AnswerPlan, spending: JoulesSpent, prober: Prober) -> None:
         self.why = ""

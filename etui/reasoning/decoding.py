@@ -48,8 +48,6 @@ class TokenLog:
 
     Args:
         session: The session, whose logits are read right after each step.
-        sequence: The sequence that draws the answer.
-        count: Number of alternatives; 0 reports the drawn tokens alone.
         index: Number of the answer, if several are drawn.
     """
 
@@ -124,11 +122,7 @@ class Ending(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """One run of tokens.
-
-    Attributes:
-        first_ns, last_ns: Times of the first and the last token; None without tokens.
-    """
+    """One run of tokens."""
 
     text: str  # Text before the stop string, whole characters only; of a loop, its first round
     rest: str  # Text after the stop string, decoded with it; the next run starts with it
@@ -156,15 +150,7 @@ class Run:
     decoded in one batch.
 
     Args:
-        limit: Maximum number of tokens; 0 takes none.
-        stops: Strings that end the run and are not part of its text.
         opening: Text to start with, decoded after the stop string of the thinking.
-        guard: Ends the run when its text repeats itself; None never does.
-        log: Keeps the log-probabilities of its tokens; None keeps none.
-
-    Attributes:
-        ending: Why the run ended; None while it continues.
-        tokens: Number of tokens taken.
     """
 
     def __init__(

@@ -73,10 +73,6 @@ def extract(
 
     Args:
         text: The answer as the model wrote it, without the thinking.
-        question: The question, which shows what is expected: a number, and in which unit, a date,
-            a time, yes or no, or a fact.
-        options: The question's options; if given, only a letter is an answer.
-        truncated: Whether a limit cut off the text.
         number: Whether the answer is known to be a number: it is the last one, without a unit.
     """
     if number:

@@ -120,9 +120,6 @@ def build_guard(arm: Arm, question: str) -> LoopGuard | None:
 class LoopGuard:
     """Follow the tokens of one run of text, one by one and in order.
 
-    Args:
-        asked: How often the question asks for the same text (:func:`asked_rounds`).
-
     Attributes:
         found: The loop; None until then. Tokens after it are ignored.
     """

@@ -81,7 +81,6 @@ def build_output(
     """Work out the form of an answer for one model.
 
     Args:
-        options: What the client asks for.
         arm: The arm that answers, as :func:`adapt_arm` returns it.
 
     Raises:
@@ -177,9 +176,6 @@ def adapt_arm(
     thinking in plain words would have to keep to them too. Majority votes and the readout of
     letters write no answer that could. Raw prompts and answers that continue a given begin have no
     place for thinking.
-
-    Args:
-        options: What the client asks for.
     """
     formed = bool(options.json_schema or (options.tools and options.tool_choice != "none"))
     reason = ""

@@ -212,9 +212,6 @@ class _ParallelAnswers(ABC):
         """Begin the next answer; return False if none waits, or there is no room for it now.
 
         One that waits for room is not changed by it: a smaller batch draws the same text.
-
-        Raises:
-            InvalidRequest: The grammar is too large.
         """
         if not self.waiting or len(self.live) >= self.arm.batch:
             return False
@@ -242,12 +239,7 @@ class _ParallelAnswers(ABC):
         return len(run.sequence.tokens) - run.sequence.pending - self._base_tokens
 
     def _step(self) -> Iterator[Batch | Thought | Answer]:
-        """Decode one batch; yield its shares, and the numbers of its tokens by kind.
-
-        Raises:
-            CacheFull: There is no room even for a single answer.
-            EngineFailed: The batch failed.
-        """
+        """Decode one batch; yield its shares, and the numbers of its tokens by kind."""
         try:
             step = self._session.step([each.run.sequence for each in self.live])
         except CacheFull:  # an answer took more room than was reserved for it

@@ -24,12 +24,6 @@ class ThinkingRun:
     between thinking and answer itself. If the plan has a hand-over but no thinking tokens, the
     token drawn by the prefill must be rolled back first. A grammar is set where an answer follows
     thinking; the caller sets it for an answer that begins with the run.
-
-    Args:
-        index: Number of the answer, if several are drawn.
-
-    Attributes:
-        last_ns: Time of the last token.
     """
 
     def __init__(

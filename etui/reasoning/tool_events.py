@@ -34,8 +34,6 @@ class CallScanner:
 
     Attributes:
         state: ``done`` behind the object's closing brace, ``bad`` after what is no call.
-        name: Name of the tool; None until its text has ended.
-        raw: All characters so far.
         foreign: Whether it has a key that calls do not have.
         rest: Arguments that are passed on at their end only, as far as they have come.
     """
@@ -211,7 +209,6 @@ class ToolCallParser:
     """Incremental parser of one answer.
 
     Args:
-        tool_format: How the model writes calls.
         names: Names of the tools. Where a call has no tags, an object with another name is text.
         most: Most calls; further ones are left out.
     """

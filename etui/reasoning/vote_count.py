@@ -22,11 +22,7 @@ Cast = tuple[str | None, float]
 
 @dataclass(frozen=True, slots=True)
 class VoteTally:
-    """Sum of the votes.
-
-    Attributes:
-        leader, second: Weights of the two leading answers.
-    """
+    """Sum of the votes."""
 
     key: str | None  # The leading answer; None until a vote has an answer
     leader: float
@@ -73,7 +69,6 @@ def verdict(state: VoteTally, left: int, stop: VoteStop) -> Verdict:
     """Decide whether to stop drawing votes.
 
     Args:
-        state: The votes so far.
         left: Number of remaining votes, each with a weight of at most 1.
     """
     if left <= 0:
@@ -147,7 +142,6 @@ class Poll:
 
     Attributes:
         counted: Votes that count, in the order of their numbers.
-        verdict: The current verdict of the stop rule on them.
     """
 
     def __init__(self, arm: Arm) -> None:
@@ -213,12 +207,7 @@ class Poll:
         return not verdict(tally(agreed), left, self._stop).stop
 
     def why(self, started: int, cut_off: int, looped: int = 0) -> str:
-        """Describe the result: ``flip: 3 of 3 votes agree, ...; 5 votes saved``.
-
-        Args:
-            cut_off: Number of these that were dropped unfinished.
-            looped: Number of these that were ended because they repeat themselves.
-        """
+        """Describe the result: ``flip: 3 of 3 votes agree, ...; 5 votes saved``."""
         state = self.tally
         count = count_text(state.count, "vote")
         if state.key is None:

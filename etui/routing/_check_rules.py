@@ -268,8 +268,6 @@ def check_known(
     """Yield a problem with a suggestion for an unknown name; nothing for a known one.
 
     Args:
-        loc: Place of the name in the file.
-        what: What the name refers to, for the message ("arm").
         key: Whether the name is a key rather than a value.
     """
     known = list(names)

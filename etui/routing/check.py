@@ -39,14 +39,7 @@ def check_policy(
     fit: FitFacts | None = None,
     thorough: bool = False,
 ) -> tuple[tuple[Problem, ...], tuple[Problem, ...]]:
-    """Check the content of a policy file; return errors and warnings in the order of the file.
-
-    Args:
-        is_available: Whether a model is on this machine; None skips this check.
-        policies: Names of all policies; None skips this check.
-        fit: What was fitted for the policy; None skips this check.
-        thorough: Also try every pattern on texts made to slow it down.
-    """
+    """Check the content of a policy file; return errors and warnings in the order of the file."""
     errors = [
         *_check_models(located, models),
         *_check_signals(located, models),

@@ -64,11 +64,7 @@ def decide(
     through to the next one, and the trace records why.
 
     Args:
-        available: Which models are on this machine.
-        host: State of the machine; None leaves it unknown.
-        predictor: Expected joules and accuracy of the arms; None leaves them unknown.
         neighbours: Earlier questions, for ``nearest`` signals; None for no earlier questions.
-        every_signal: Evaluate every signal, not only those that the rules ask for.
 
     Raises:
         ModelUnavailable: No model of any matching rule is on this machine; the fix names one to
@@ -267,12 +263,6 @@ def replace_by_cheapest(
 ) -> Decision:
     """Replace the arm of a decision by the cheapest one, with a notice.
 
-    Args:
-        decision: What the rules decided.
-        predictor: Predicts the joules of the arms.
-        available: Returns whether a model can answer.
-        why: Which budget is spent.
-
     Raises:
         ModelUnavailable: As in :func:`cheapest_arm`.
     """
@@ -322,7 +312,6 @@ def add_shadow(
     A shadow that cannot decide records why and never stops the turn.
 
     Args:
-        decision: The decision of the active policy.
         look_ahead: Provides the shadow's predictions and earlier questions; None provides none.
     """
     if policy.shadow is None:

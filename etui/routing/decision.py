@@ -25,15 +25,7 @@ class Predictor(Protocol):
         """Predict how likely the arm is right; None without a fitted accuracy or a stated prior."""
 
     def calibrated(self, arm: Arm, confidence: float | None, margin: float | None) -> float | None:
-        """Compute the probability that an answer is right from its raw confidence.
-
-        Args:
-            confidence: Raw confidence of the answer; None if it has none.
-            margin: Difference between the first and the second answer; None if it has none.
-
-        Returns:
-            The probability; None if the answer has neither value, or nothing was fitted for it.
-        """
+        """Compute the probability that an answer is right from its raw confidence."""
 
     def agreement(
         self, arms: Sequence[Arm], raw: Sequence[RawConfidence] = ()
@@ -41,7 +33,6 @@ class Predictor(Protocol):
         """Predict how likely an answer is right that the arms agree on; None without a fit.
 
         Args:
-            arms: The arms; a single one agrees with itself if all of its votes do.
             raw: Confidence and margin of the answer of each; empty before they are known.
         """
 
@@ -74,11 +65,7 @@ class PredictedAgreement:
 
 @dataclass(frozen=True, slots=True)
 class PredictedJoules:
-    """Predicted gross joules of an arm on a query, by phase.
-
-    Attributes:
-        prefill, decode: Joules of the two phases; None where only their sum is known.
-    """
+    """Predicted gross joules of an arm on a query, by phase."""
 
     load: float  # Joules to load its model; 0.0 only if the model is in memory
     prefill: float | None
@@ -91,11 +78,7 @@ class PredictedJoules:
     whole: float | None = None  # Joules of both phases together, where the two are not known
 
     def __post_init__(self) -> None:
-        """Check that either both phases or their sum are known.
-
-        Raises:
-            ValueError: Neither is known, or both are.
-        """
+        """Check that either both phases or their sum are known."""
         if (self.prefill is None or self.decode is None) == (self.whole is None):
             raise ValueError("either both phases or their sum must be known")
 
@@ -388,11 +371,7 @@ class Shadow:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The arm for one query, and why it was chosen.
-
-    Attributes:
-        predicted_joules, predicted_accuracy: None without a prediction.
-    """
+    """The arm for one query, and why it was chosen."""
 
     arm: Arm
     policy: str | None  # Name of the policy; None if the command line specified the arm in full

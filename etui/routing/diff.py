@@ -49,11 +49,7 @@ class OtherAnswer:
 
 @dataclass(frozen=True, slots=True)
 class DifferingCase:
-    """A case that two policies decide differently, or that only one of them passes.
-
-    Attributes:
-        before, after: What came of it under each policy.
-    """
+    """A case that two policies decide differently, or that only one of them passes."""
 
     case: PolicyProbe  # The question and what is expected
     before: ProbeOutcome
@@ -162,11 +158,7 @@ _MOST_CHARACTERS = 70
 def diff_lines(
     differing: Sequence[Change], answers: Sequence[OtherAnswer], asked: int
 ) -> Iterator[str]:
-    """Yield a line for every value that differs, then for every question answered differently.
-
-    Args:
-        asked: How many questions were compared.
-    """
+    """Yield a line for every value that differs, then for every question answered differently."""
     for change in differing:
         yield sanitize(_change_text(change))
     yield f"{len(answers)} of {asked} questions are answered differently"
@@ -180,7 +172,6 @@ def case_lines(differing: Sequence[DifferingCase], count: int) -> Iterator[str]:
     """Yield a line for all cases, then for each that is decided differently; none without cases.
 
     Args:
-        differing: The cases that are decided differently, or that only one policy passes.
         count: How many cases were run.
     """
     if not count:

@@ -112,7 +112,6 @@ def predict_joules(
     """Predict the joules an arm spends on a query; None without data about its model.
 
     Args:
-        facts: Facts about the arm's model.
         resident: Whether the model is in memory; its load costs nothing then.
     """
     speculated = facts.speculated.get(arm.speculate)
@@ -137,13 +136,7 @@ def predict_joules(
 def predict_seconds(
     arm: Arm, text: TextFacts, facts: LoggedModelFacts, *, resident: bool
 ) -> float | None:
-    """Predict how long an arm takes, load included; None if its speed or its load is unknown.
-
-    Args:
-        text: The measures of the query.
-        facts: Facts about the arm's model.
-        resident: Whether the model needs no load.
-    """
+    """Predict how long an arm takes, load included; None if its speed or its load is unknown."""
     speed = facts.curve.speed if facts.curve is not None else facts.speed
     tokens = predict_tokens(arm, text, facts)
     seconds = None

@@ -38,11 +38,7 @@ class FitFacts:
 
 @dataclass(frozen=True, slots=True)
 class CheckedPolicy:
-    """A policy file after its checks.
-
-    Attributes:
-        errors, warnings: The problems found, in the order of the file.
-    """
+    """A policy file after its checks."""
 
     place: NamedFile
     errors: tuple[Problem, ...]
@@ -75,9 +71,6 @@ def find_policy(name: str, config: Config) -> NamedFile:
 def load_policy(name: str, config: Config, models: Collection[str]) -> Policy:
     """Load a policy by name or path, check it and compile it.
 
-    Args:
-        config: Holds the folder of the user's own policies.
-
     Raises:
         UsageError: There is no policy of that name.
         InvalidFile: The file has errors; ``problems`` holds every one.
@@ -101,10 +94,7 @@ def check_place(
     """Check a policy, and compile it if it has no errors.
 
     Args:
-        is_available: Whether a model is on this machine; None skips this check.
         text: The text of the policy if it is not saved; None reads its file.
-        policies: Valid names of a shadow policy; None skips this check.
-        fit: What was fitted for the policy; None skips this check.
         thorough: Also try every pattern on texts made to slow it down.
     """
     from etui.routing._compile import compile_policy
@@ -287,12 +277,6 @@ def save(target: Path, text: str, before: bytes | None, like: Path) -> bytes:
 
     Args:
         target: The file; a symbolic link is followed and kept.
-        text: The new content.
-        before: The content when it was read; None if the file did not exist.
-        like: File whose permissions a new file takes.
-
-    Returns:
-        The new content of the file.
 
     Raises:
         ChangedOnDisk: The content of the file is not ``before``.

@@ -54,9 +54,6 @@ def weigh(
     """Choose the candidate that meets an objective best on this query.
 
     Args:
-        objective: The goal and its bounds.
-        is_available: Which models are on this machine.
-        predictor: Expected joules and accuracy of the arms; None leaves them unknown.
         resident: The model in memory; None if there is none, or it is unknown.
     """
     able: list[Candidate] = []

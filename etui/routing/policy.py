@@ -296,7 +296,6 @@ def list_places(models: Sequence[str], known: Collection[str]) -> tuple[Place, .
     Places that the role itself names keep their order; others follow the last of the same weights.
 
     Args:
-        models: The models of the role, best first.
         known: Models of models.yaml by name, or only their names, which have no other places.
     """
     others: defaultdict[str, list[Place]] = defaultdict(list)
@@ -414,9 +413,6 @@ def add_fallback_model(policy: Policy, model: str, is_available: Callable[[str],
 
     Arms that think are left alone: their rules fall through to the next one where no model trained
     to think is there. The policy stays as it is if the model itself is missing.
-
-    Args:
-        is_available: Tests whether a named model can answer from this machine.
     """
     if not is_available(model):
         return policy

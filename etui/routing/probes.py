@@ -212,7 +212,6 @@ def parse_cases(text: str, policy: Policy, *, file: str) -> tuple[PolicyProbe, .
     Args:
         text: One JSON object a line; blank lines are skipped. An empty file has no cases: a shell
             makes one for `etui policy cases NAME --from-log >> NAME.cases.jsonl`.
-        policy: The policy whose rules, arms and signals the cases name.
 
     Raises:
         InvalidFile: A line is not a case, or names what the policy does not have; ``problems``

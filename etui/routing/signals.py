@@ -245,9 +245,6 @@ class Situation(Mapping[str, SignalValue]):
     """One query, the machine, and the signals of a policy; each is evaluated when first needed.
 
     It is a mapping from the names of the signals to their values, in the order of the policy.
-
-    Args:
-        neighbours: Earlier questions; None if there are none.
     """
 
     def __init__(
@@ -369,7 +366,6 @@ def see_pattern(compiled: Any, start: str = "") -> See:
     """Count the matches of a regular expression, up to ``MATCHES_COUNTED``; None if it takes long.
 
     Args:
-        compiled: A pattern of the ``regex`` package, which supports a timeout.
         start: A literal prefix of every match; checking for it is 20 times faster than a search.
     """
 

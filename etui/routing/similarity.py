@@ -74,7 +74,6 @@ class EarlierQuestions:
 
     Args:
         log: Turns that were answered, newest first.
-        runs: Graded answers of bench runs.
     """
 
     def __init__(
@@ -88,11 +87,7 @@ class EarlierQuestions:
         ] = {}
 
     def tally(self, asked: NeighbourQuery, text: str) -> NeighbourTally | None:
-        """Count among the nearest earlier questions; None if there are no earlier questions.
-
-        Args:
-            asked: Which earlier questions to search, and which to count.
-        """
+        """Count among the nearest earlier questions; None if there are no earlier questions."""
         only = asked.by if asked.of == "runs" else None
         key = (asked.of, only)
         if key not in self._tables:

@@ -66,14 +66,7 @@ _SCRIPT_SHARE = 0.2
 
 
 def detect(text: str, words: Sequence[str]) -> str | None:
-    """Detect the language of a text; None if the evidence is too weak.
-
-    Args:
-        words: Its words, case-folded.
-
-    Returns:
-        One of ``LANGUAGES``, or None.
-    """
+    """Detect the language of a text; None if the evidence is too weak."""
     if not text.isascii():
         letters = len(_LETTER.findall(text))
         for code, script in _SCRIPTS:
@@ -123,11 +116,7 @@ _NEGATIONS = _words("not no never none neither nor except without cannot nicht k
 
 
 class TextFacts:
-    """The measures of one query; each is computed once, on first use.
-
-    Attributes:
-        text: The question; only its two ends if it is long.
-    """
+    """The measures of one query; each is computed once, on first use."""
 
     def __init__(self, query: Query) -> None:
         self.query = query

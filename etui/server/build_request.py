@@ -225,18 +225,18 @@ def _read_message(item: MessageItem, place: str, called: set[str]) -> Message:
         if item.tool_call_id is None or item.tool_call_id not in called:
             param = f"{place}.tool_call_id"
             raise invalid(f"{param} has to be the id of a call in an earlier message", param)
-        text = _join_text(item.content, f"{place}.content")
+        text = join_text(item.content, f"{place}.content")
         return Message("tool", text, tool_call_id=item.tool_call_id)
     if item.content is None and not calls:
         raise invalid(f"{place}.content is missing", f"{place}.content")
-    text = "" if item.content is None else _join_text(item.content, f"{place}.content")
+    text = "" if item.content is None else join_text(item.content, f"{place}.content")
     called.update(call.id for call in calls)
     listed = [call.model_dump() for call in calls]
     written = json.dumps(listed, ensure_ascii=False, separators=(",", ":")) if listed else ""
     return Message("system" if item.role == "developer" else item.role, text, tool_calls=written)
 
 
-def _join_text(content: Any, param: str) -> str:
+def join_text(content: Any, param: str) -> str:
     """Return a text, or the joined text parts of a list; other parts are never fetched."""
     if isinstance(content, str):
         return content

@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from etui.server.build_request import join_text
 from etui.server.errors import ApiError, invalid, unsupported
 
 _ROLES = ("user", "assistant", "system", "developer")
-_TEXT_PARTS = ("input_text", "output_text", "text")
 _FORMATS = ("text", "json_object", "json_schema")
 
 _SAME = ("model", "temperature", "top_p", "parallel_tool_calls", "metadata", "stream")
@@ -215,7 +215,7 @@ class _Messages:
                 call = {"id": call_id, "type": "function", "function": function}
                 self._open_assistant(at).setdefault("tool_calls", []).append(call)
             case "function_call_output":
-                content = _read_content(item.get("output"), f"{at}.output")
+                content = join_text(item.get("output"), f"{at}.output")
                 call_id = _require_text(item, "call_id", at)
                 self._add(at, role="tool", tool_call_id=call_id, content=content)
             case "reasoning":
@@ -232,29 +232,12 @@ class _Messages:
         if role not in _ROLES:
             what = f"`{at}.role` must be one of {', '.join(_ROLES)}"
             raise _refuse(what, "choose one of them", f"{at}.role")
-        text = _read_content(item.get("content"), f"{at}.content")
+        text = join_text(item.get("content"), f"{at}.content")
         if role != "assistant":
             self._add(at, role=role, content=text)
             return
         message = self._open_assistant(at)
         message["content"] = (message["content"] or "") + text
-
-
-def _read_content(content: object, at: str) -> str:
-    """Join the texts of a content."""
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, list):
-        raise _refuse(f"`{at}` must be a text or a list of parts", "add the text", at)
-    texts = []
-    for index, part in enumerate(content):
-        where = f"{at}[{index}]"
-        kind = part.get("type") if isinstance(part, Mapping) else None
-        if kind not in (*_TEXT_PARTS, "refusal"):
-            what = f"parts of the type {kind!r} are not supported"
-            raise _refuse_support(what, "send text only", where)
-        texts.append(_require_text(part, "refusal" if kind == "refusal" else "text", where))
-    return "".join(texts)
 
 
 def _require_text(item: Mapping[str, Any], key: str, at: str) -> str:

@@ -19,8 +19,6 @@ from etui.server.validation import read_json
 from etui.text import did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     from starlette.requests import Request
 
     from etui.runtime.model_ids import ServedModel
@@ -37,11 +35,26 @@ _TURN_ID = re.compile(r"(?:chatcmpl-)?(?:cmpl-)?(?:resp_)?([0-9A-Za-z]{1,64})")
 
 def build_routes(context: ServerContext) -> list[Route]:
     """Build the routes of this module."""
+    created = int(time.time())  # when the server was started: OpenAI's form wants a time
 
-    def read_models() -> Sequence[ServedModel]:
+    def read_models() -> dict[str, dict[str, Any]]:
+        """Read what clients may name (policies, their arms, and models) from the disk."""
         from etui.runtime.model_ids import list_model_ids
 
-        return list_model_ids(context.runtime, context.pool.status().residents)
+        models = list_model_ids(context.runtime, context.pool.status().residents)
+        return {model.id: _build_model(model, created) for model in models}
+
+    async def list_models(request: Request) -> JSONResponse:
+        models = await run_in_threadpool(read_models)
+        return JSONResponse({"object": "list", "data": list(models.values())})
+
+    async def show_model(request: Request) -> JSONResponse:
+        models, wanted = await run_in_threadpool(read_models), request.path_params["model_id"]
+        if wanted not in models:
+            shown = quote(wanted)
+            near = did_you_mean(shown, list(models))
+            raise model_not_found(f"there is no model {shown!r}{near}")
+        return JSONResponse(models[wanted])
 
     async def health(request: Request) -> JSONResponse:
         """Answer without a key, and say nothing of the machine."""
@@ -74,7 +87,8 @@ def build_routes(context: ServerContext) -> list[Route]:
         return JSONResponse(record.to_json())
 
     return [
-        *build_model_routes(read_models),
+        Route("/v1/models", list_models),
+        Route("/v1/models/{model_id:path}", show_model),
         Route("/v1/route", decide, methods=["POST"]),
         Route("/v1/turns/{turn_id}", show_turn),
         Route("/health", health),
@@ -82,34 +96,6 @@ def build_routes(context: ServerContext) -> list[Route]:
         Route("/v1/messages", _answer_messages, methods=["POST"]),
         Route("/v1/messages/count_tokens", _answer_messages, methods=["POST"]),
         Route("/v1/embeddings", _answer_embeddings, methods=["POST"]),
-    ]
-
-
-def build_model_routes(read_models: Callable[[], Sequence[ServedModel]]) -> list[Route]:
-    """Build ``GET /v1/models`` and ``/v1/models/{id}``: policies, their arms, and models.
-
-    Args:
-        read_models: Reads what clients may name; it may wait for the disk.
-    """
-    created = int(time.time())  # when the server was started: OpenAI's form wants a time
-
-    async def list_models(request: Request) -> JSONResponse:
-        models = await run_in_threadpool(read_models)
-        data = [_build_model(model, created) for model in models]
-        return JSONResponse({"object": "list", "data": data})
-
-    async def show_model(request: Request) -> JSONResponse:
-        models = {model.id: model for model in await run_in_threadpool(read_models)}
-        wanted = request.path_params["model_id"]
-        if wanted not in models:
-            shown = quote(wanted)
-            near = did_you_mean(shown, list(models))
-            raise model_not_found(f"there is no model {shown!r}{near}")
-        return JSONResponse(_build_model(models[wanted], created))
-
-    return [
-        Route("/v1/models", list_models),
-        Route("/v1/models/{model_id:path}", show_model),
     ]
 
 

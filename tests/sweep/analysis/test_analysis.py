@@ -1,18 +1,31 @@
-"""The result of a sweep: whose figures it takes, what it claims, and what it leaves open."""
+"""The result of a sweep: its figures, claims, frontier, best setting and notes."""
 
 from __future__ import annotations
 
 import math
+import random
 from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from etui.sweep.analysis import analyse
+from etui.stats.tests import Interval
+from etui.sweep.analysis import Candidate, _list_candidates, analyse, find_frontier
+from etui.sweep.apply import choose_setting as choose_applied
 from etui.sweep.blocks import Block
 from etui.sweep.config import Goal, SweepDesign
-from etui.sweep.result import SettingResult, SweepResult
+from etui.sweep.race import choose_best
+from etui.sweep.result import (
+    Accuracy,
+    Difference,
+    SettingResult,
+    SweepResult,
+    find_claimed_change,
+    find_improvement,
+    is_best_claimed,
+)
+from etui.sweep.verdict import format_verdict
 from tests.sweep.measured import Measured, grid, unmeasure
 
 THREADS = grid(threads=(1, 2, 3, 4))
@@ -248,3 +261,223 @@ def test_wild_figures_have_wide_intervals_and_no_claims():
         if one.joules_difference is not None:
             assert math.isfinite(one.joules_difference.high)
             assert not one.joules_difference.is_claimed
+
+
+figures = st.integers(-3, 3).map(float)
+with_all = st.tuples(figures, figures, figures)
+without_some = st.tuples(st.none() | figures, figures, st.none() | figures)
+
+
+def beats(one: Candidate, other: Candidate) -> bool:
+    pairs = list(zip(one[:2], other[:2], strict=True))
+    pairs.append((-(one[2] or 0.0), -(other[2] or 0.0)))
+    return all(a <= b for a, b in pairs) and any(a < b for a, b in pairs)
+
+
+@given(st.lists(with_all, min_size=1, max_size=12))
+def test_the_frontier_holds_no_dominated_setting_and_leaves_none_out(candidates):
+    named = {str(at): one for at, one in enumerate(candidates)}
+    frontier = find_frontier(named)
+    assert frontier
+    for key, one in named.items():
+        dominated = any(beats(other, one) for other in named.values())
+        assert (key in frontier) == (not dominated)
+        if dominated:
+            assert any(beats(named[other], one) for other in frontier)
+
+
+@given(st.lists(without_some, min_size=1, max_size=12), st.randoms(use_true_random=False))
+def test_the_order_changes_nothing_and_a_missing_figure_is_no_zero(candidates, random):
+    named = [(str(at), one) for at, one in enumerate(candidates)]
+    shuffled = random.sample(named, len(named))
+    assert set(find_frontier(dict(named))) == set(find_frontier(dict(shuffled)))
+    # A setting that is the only one with its figures is on the frontier, as nothing compares.
+    kinds = [(one[0] is None, one[2] is None) for one in candidates]
+    for key, one in named:
+        if kinds.count((one[0] is None, one[2] is None)) == 1:
+            assert key in find_frontier(dict(named))
+
+
+def difference(percent: float) -> Difference:
+    return Difference(percent, percent - 1, percent + 1, 0.01, 8, True)
+
+
+def accuracy(share: float, p: float | None) -> Accuracy:
+    return Accuracy(0, 100, Interval(share, None, None, None), None, p, "x")
+
+
+@pytest.mark.parametrize(("p", "on"), [(0.5, ("a", "b")), (0.001, ("a", "b", "c"))])
+def test_accuracy_within_noise_counts_as_equal(p, on):
+    candidates = _list_candidates(
+        ("a", "b", "c"),
+        {
+            ("joules", "b"): difference(-20),
+            ("joules", "c"): difference(-10),
+            ("seconds", "b"): difference(5),
+            ("seconds", "c"): difference(6),
+        },
+        {"a": accuracy(0.5, None), "b": accuracy(0.5, 1.0), "c": accuracy(0.6, p)},
+    )
+    assert find_frontier(candidates) == on
+
+
+def test_a_setting_without_seconds_is_no_candidate():
+    assert list(_list_candidates(("a", "b"), {}, {})) == ["a"]
+    (baseline,) = _list_candidates(("a",), {}, {}).values()
+    assert baseline == (None, 0.0, None)
+
+
+NEAR = grid(threads=(1, 2, 3, 4))
+NEAR_JOULES = {1: 10.0, 2: 9.9, 3: 10.4, 4: 14.0, 5: 12.0, 6: 13.0}
+NEAR_SECONDS = {1: 4.0, 2: 4.04, 3: 3.76, 4: 3.9}
+"""One setting saves 1 % of the joules, another 6 % of the time."""
+
+GOALS = [Goal(), Goal("time"), Goal("joules*time"), Goal("joules", 5.0), Goal("joules", 2.0)]
+
+
+def near_cost(one, plan):
+    return NEAR_JOULES[one.get("threads")], NEAR_SECONDS[one.get("threads")]
+
+
+@pytest.mark.parametrize("goal", GOALS, ids=str)
+def test_verdict_best_and_what_is_applied_agree(goal):
+    for seed in range(30):
+        design = SweepDesign(NEAR, goal, seed=seed, race_rounds=2)
+        blocks = Measured(near_cost, noise=0.006, seed=seed).blocks(design)
+        result = analyse(design, blocks)
+        applied = choose_applied(result, goal).setting
+        verdict = format_verdict(result)
+        if is_best_claimed(result):
+            assert applied is not None
+            assert applied.setting == result.best
+            assert "saves" in verdict
+        else:
+            assert applied is None
+            assert find_improvement(result.settings, goal) is None
+            is_baseline = result.best == result.baseline
+            assert is_baseline or "ranks best" in verdict or "costs" in verdict
+        if result.best == result.baseline and goal.within_percent is None:
+            assert not any(find_claimed_change(one, goal) for one in result.settings[1:])
+
+
+def test_a_claimed_saving_is_the_best_where_the_race_has_none():
+    """Holm's last test needs less than the race's, so a claim may be there for the race's none."""
+    rng = random.Random(137)
+
+    def uneven(one, plan):
+        threads = one.get("threads")
+        own = rng.gauss(0, 0.015) if threads == 2 else 0.0
+        joules = {1: 10.0, 2: 9.8, 3: 11.0, 4: 14.0}[threads]
+        return joules * math.exp(own), {1: 4.0, 2: 4.4, 3: 3.5, 4: 3.0}[threads]
+
+    design = SweepDesign(NEAR, seed=137, race_rounds=1)
+    blocks = Measured(uneven, noise=0.003, seed=137).blocks(design)
+    result = analyse(design, blocks)
+    assert choose_best(design, blocks) == "threads=1"
+    assert result.best == "threads=2"
+    assert is_best_claimed(result)
+    assert format_verdict(result).startswith("threads=2 saves 1.6 %")
+    applied = choose_applied(result, Goal()).setting
+    assert applied is not None
+    assert applied.setting == "threads=2"
+
+
+def test_a_setting_that_fails_in_the_middle_limits_the_time_of_no_other():
+    def quick(one, plan):
+        if plan.number >= 6:
+            rig.failing["threads=4"] = "out of memory"
+        threads = one.get("threads")
+        return NEAR_JOULES[threads] - (threads == 2), 1.0 if threads == 4 else 4.0
+
+    goal = Goal("joules", 5.0)
+    settings = grid(threads=(1, 2, 3, 4, 5, 6))
+    design = SweepDesign(settings, goal, seed=1, race_rounds=3, halving=False)
+    rig = Measured(quick, noise=0.002)
+    result = analyse(design, rig.blocks(design))
+    failed = next(one for one in result.settings if one.setting == "threads=4")
+    assert (failed.blocks, failed.dropped_after, failed.drop_reason) == (2, None, "out of memory")
+    assert result.best == "threads=2"
+    assert is_best_claimed(result)
+    assert "slower than threads=4" not in " ".join(one.drop_reason for one in result.settings)
+
+
+TWO = grid(threads=(1, 2))
+FEWEST_JOULES = Goal()
+
+
+def result_of(change, goal=FEWEST_JOULES):
+    design = SweepDesign(TWO, goal)
+    rig = Measured(
+        lambda one, plan: (8 / one.get("threads"), 1.0), noise=0.01, seed=1, change=change
+    )
+    return analyse(design, rig.blocks(design))
+
+
+def notes_of(change):
+    return result_of(change).notes
+
+
+def test_a_plain_counter_needs_no_note():
+    assert notes_of(lambda visit, plan: visit) == ()
+
+
+def test_an_estimate_is_called_one():
+    (note,) = notes_of(lambda visit, plan: replace(visit, kind="estimate"))
+    assert note.startswith("joules are an estimate from CPU time")
+    assert "not what the hardware draws" in note
+
+
+def test_the_weakest_kind_is_that_of_the_result_and_in_its_verdict():
+    def change(visit, plan):
+        return replace(visit, kind="estimate" if plan.number == 3 else "counter")
+
+    result = result_of(change)
+    assert result.kind == "estimate"
+    assert "of the joules (estimate)" in format_verdict(result)
+    assert result_of(lambda visit, plan: visit).kind == "counter"
+    assert result_of(unmeasure, Goal("time")).kind is None
+
+
+def test_kinds_that_do_not_compare_are_counted():
+    def change(visit, plan):
+        return replace(visit, kind="estimate" if plan.stage == "floor" else "counter")
+
+    notes = notes_of(change)
+    assert any(
+        note.endswith("which do not compare: estimate in 8 visits, counter in 30 visits")
+        for note in notes
+    ), notes
+
+
+def test_notes_of_visits_come_once_with_their_number():
+    def change(visit, plan):
+        if visit.setting == "threads=2":
+            visit = replace(visit, notes=("the cap was rounded to 250 W",))
+        return replace(visit, shared=plan.stage == "floor")
+
+    assert notes_of(change) == (
+        "the cap was rounded to 250 W (in 10 of 38 visits)",
+        "other processes used the measured devices (in 8 of 38 visits)",
+    )
+
+
+def test_joules_that_are_missing_now_and_then_are_counted():
+    def change(visit, plan):
+        return (
+            unmeasure(visit, plan) if plan.number == 5 and visit.setting != "threads=1" else visit
+        )
+
+    assert "joules are unmeasured in 1 of 38 visits" in notes_of(change)
+
+
+def test_copies_of_the_baseline_that_differ_are_noted():
+    def change(visit, plan):
+        phases = {
+            name: replace(phase, joules=phase.joules * (1.05 if visit.copy else 1.0))
+            for name, phase in (("prefill", visit.prefill), ("decode", visit.decode))
+        }
+        return replace(visit, **phases)
+
+    (note,) = notes_of(change)
+    assert note.startswith("the second visit of the baseline differs from the first by ")
+    assert note.endswith("% of the joules: the detection floor is not below that")

@@ -1,8 +1,9 @@
-"""Facts of a machine and its models: read from headers, sysfs and what llama.cpp sees."""
+"""What is swept: facts of the machine, an arm as the baseline, and settings as they are loaded."""
 
 from __future__ import annotations
 
 import struct
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,21 +11,33 @@ from typing import Any
 
 import pytest
 
+from etui.arm import Arm, Sampling
 from etui.config.config import Config
 from etui.engine import cpu_limits, library
+from etui.engine import thread_count as thread_limits
 from etui.engine.library import Device
+from etui.engine.residency import Residency
+from etui.engine.session_loader import session_key
+from etui.errors import ModelUnavailable, UsageError
 from etui.models import files as drafts
 from etui.models.catalogue import Catalogue, load_catalogue
 from etui.models.files import require
-from etui.sweep._axes import check_axes, choose_default_axes
+from etui.models.spec import ModelSpec
+from etui.sweep import _machine as module
+from etui.sweep._axes import build_grid, check_axes, choose_default_axes, parse_axes
 from etui.sweep._machine import (
     Baseline,
+    Configured,
     MachineFacts,
+    build_work_shape,
     combine_limits,
+    configure,
+    find_baseline,
     read_machine_facts,
 )
-from etui.sweep.config import PLAIN_WORK, WorkShape
-from tests.models.test_gguf import string, tiny_gguf
+from etui.sweep.config import AXES, PLAIN_WORK, Setting, WorkShape
+from tests.engine.opened import opened
+from tests.models.test_gguf import asks, f32, string, tiny_gguf
 from tests.sweep.machines import Limit
 
 ENTRIES = """
@@ -72,8 +85,8 @@ def cores(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> in
 
 def use_cores(monkeypatch: pytest.MonkeyPatch, cores: int) -> None:
     cpus = frozenset(range(2 * cores))
-    for module in (library, cpu_limits):
-        monkeypatch.setattr(module, "cpu_affinity", lambda: cpus)
+    for each in (library, cpu_limits):
+        monkeypatch.setattr(each, "cpu_affinity", lambda: cpus)
     monkeypatch.setattr(library, "count_cores", lambda *_: cores)
 
 
@@ -246,3 +259,288 @@ def test_the_real_machine_can_be_swept(config: Config, starter_model: Path) -> N
     chosen = choose_default_axes(found)
     assert check_axes(chosen, found) == chosen
     assert found.baseline.layers == 31
+
+
+CONFIGURED = """
+models:
+  small: {size: s, context: 512, draft: tiny, batch_tokens: 96, sources: [{path: small.gguf}]}
+  tiny: {size: s, context: 256, kv_type: q8_0, threads: 3, sources: [{path: tiny.gguf}]}
+  alone: {size: s, speculate: lookup, draft_tokens: 6, split: row, tensor_split: [1, 2],
+          flash_attention: off, sources: [{path: small.gguf}]}
+  absent: {size: s, sources: [{path: absent.gguf}]}
+"""
+CPUS = 4
+
+
+@pytest.fixture
+def models(config: Config, monkeypatch: pytest.MonkeyPatch) -> Catalogue:
+    choose = lambda threads, _: min(threads or 2, CPUS)  # noqa: E731
+    for each in (library, thread_limits, module):
+        monkeypatch.setattr(each, "choose_threads", choose)
+    for name in ("small", "tiny"):
+        (config.home / f"{name}.gguf").write_bytes(tiny_gguf())
+    config.models_file.write_text(CONFIGURED)
+    return load_catalogue(config)
+
+
+def setting(**values: Any) -> Setting:
+    return Setting(tuple((axis, values[axis]) for axis in AXES if axis in values))
+
+
+def made(config: Config, models: Catalogue, name: str = "small", **values: Any) -> Configured:
+    return configure(setting(**values), models.get(name), config, models)
+
+
+def test_nothing_but_the_threads_is_fixed_without_axes(config: Config, models: Catalogue) -> None:
+    found = made(config, models)
+    spec = models.get("small")
+    assert found.spec == replace(
+        spec, sha256=found.spec.sha256, threads=2, prefill_threads=2, speculate="off"
+    )
+    assert found.path == config.home / "small.gguf"
+    assert found.config == replace(config, threads=2)
+    assert (found.draft, found.spec.speculate, found.spec.draft_tokens) == (None, "off", None)
+    assert found.power_limit_watts is None
+
+
+@pytest.mark.parametrize(
+    ("values", "threads"),
+    [
+        ({"threads": 1}, (1, 1)),
+        ({"threads": 4, "prefill_threads": 1}, (4, 1)),
+        ({"decode_threads": 4}, (4, 2)),
+        ({"prefill_threads": 4}, (2, 4)),
+        ({"decode_threads": 1, "prefill_threads": 3}, (1, 3)),
+    ],
+)
+def test_threads_are_those_of_the_setting_and_never_adapt(
+    config: Config, models: Catalogue, values: dict[str, Any], threads: tuple[int, int]
+) -> None:
+    found = made(config, models, **values)
+    assert (found.spec.threads, found.spec.prefill_threads) == threads
+    limits = thread_limits.choose_thread_limits(found.spec, found.config)
+    assert (limits.decode, limits.prefill, limits.adapt) == (*threads, False)
+    # One Config for all visits: the engine is opened once.
+    assert found.config == made(config, models).config
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"kv_type": "q4_0"},
+        {"flash_attention": "on"},
+        {"gpu_layers": "all"},
+        {"gpu_layers": 7},
+        {"split": "row"},
+        {"batch_tokens": 256},
+    ],
+)
+def test_what_is_part_of_a_load_reaches_the_entry(
+    config: Config, models: Catalogue, values: dict[str, Any]
+) -> None:
+    plain, found = made(config, models), made(config, models, **values)
+    for name, value in values.items():
+        assert getattr(found.spec, name) == value
+    assert session_key(found.spec, found.path) != session_key(plain.spec, plain.path)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"threads": 1},
+        {"decode_threads": 4, "prefill_threads": 1},
+        {"speculate": "lookup", "draft_tokens": 4},
+        {"power_limit": 150},
+    ],
+)
+def test_what_is_not_part_of_a_load_leaves_the_model_in_memory(
+    config: Config, models: Catalogue, values: dict[str, Any]
+) -> None:
+    plain, found = made(config, models), made(config, models, **values)
+    assert session_key(found.spec, found.path) == session_key(plain.spec, plain.path)
+
+
+def test_a_quantised_cache_switches_flash_attention_on(config: Config, models: Catalogue) -> None:
+    assert made(config, models, "alone", kv_type="q8_0").spec.flash_attention == "on"
+    assert made(config, models, "alone", kv_type="f16").spec.flash_attention == "off"
+
+
+def test_one_gpu_needs_no_shares(config: Config, models: Catalogue) -> None:
+    assert made(config, models, "alone", split="layer").spec.tensor_split == (1.0, 2.0)
+    assert made(config, models, "alone", split="none").spec.tensor_split == ()
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({}, ("lookup", 6)),
+        ({"speculate": "off"}, ("off", None)),
+        ({"speculate": "off", "draft_tokens": 4}, ("off", None)),
+        ({"speculate": "auto", "draft_tokens": "auto"}, ("auto", None)),
+        ({"speculate": "lookup", "draft_tokens": 2}, ("lookup", 2)),
+        ({"draft_tokens": "auto"}, ("lookup", None)),
+    ],
+)
+def test_speculation_and_its_depth(
+    config: Config, models: Catalogue, values: dict[str, Any], expected: tuple[str, int | None]
+) -> None:
+    found = made(config, models, "alone", **values)
+    assert (found.spec.speculate, found.spec.draft_tokens) == expected
+    assert found.draft is None
+
+
+def test_a_draft_model_comes_with_its_file(config: Config, models: Catalogue) -> None:
+    for method in ("draft", "auto"):
+        found = made(config, models, speculate=method)
+        assert found.draft is not None
+        assert (found.draft[0].name, found.draft[1]) == ("tiny", config.home / "tiny.gguf")
+    with pytest.raises(ModelUnavailable, match="alone has no draft model"):
+        made(config, models, "alone", speculate="draft")
+
+
+def test_another_model_keeps_its_own_entry(config: Config, models: Catalogue) -> None:
+    found = made(config, models, model="tiny", batch_tokens=64)
+    assert (found.spec.name, found.path) == ("tiny", config.home / "tiny.gguf")
+    assert (found.spec.context, found.spec.kv_type) == (256, "q8_0")
+    assert (found.spec.threads, found.spec.batch_tokens) == (3, 64)
+    with pytest.raises(ModelUnavailable, match="absent"):
+        made(config, models, model="absent")
+    with pytest.raises(UsageError, match="no model is called 'smal'"):
+        made(config, models, model="smal")
+
+
+def test_the_baseline_is_the_entry_that_was_given(config: Config, models: Catalogue) -> None:
+    # That of an arm has the arm's speculation, which the models does not.
+    given_spec = replace(models.get("small"), speculate="lookup")
+    for values in ({}, {"model": "small"}):
+        found = configure(setting(**values), given_spec, config, models)
+        assert found.spec.speculate == "lookup"
+
+
+def test_the_power_limit_is_in_watts(config: Config, models: Catalogue) -> None:
+    assert made(config, models, power_limit=150).power_limit_watts == 150.0
+
+
+def test_the_baseline_of_a_grid_runs_as_the_model_does_now(
+    config: Config, models: Catalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec: ModelSpec = models.get("alone")
+    path: Path = config.home / "small.gguf"
+    facts = read_machine_facts(config, Baseline(spec, path), models, gpus=[])
+    settings = build_grid(choose_default_axes(facts), facts).settings
+    found = configure(settings[0], spec, config, models)
+    now = thread_limits.choose_thread_limits(spec, config)
+    assert (found.spec.threads, found.spec.prefill_threads) == (now.decode, now.prefill)
+    assert (found.spec.speculate, found.spec.draft_tokens) == ("lookup", 6)
+    assert (found.spec.kv_type, found.spec.flash_attention) == ("f16", "off")
+    configured = [configure(each, spec, config, models) for each in settings]
+    assert len(set(map(repr, configured))) == len(settings)
+
+
+def test_visits_switch_threads_and_drafts_in_memory_and_load_what_they_must(
+    config: Config, starter_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(thread_limits, "choose_threads", lambda threads, _: min(threads or 2, 2))
+    own = replace(config, models_dir=starter_model.parent, threads=1)
+    models = load_catalogue(own)
+    spec = replace(models.get("smollm2-135m"), context=512)
+    loads = []
+    with closing(Residency(configure(setting(), spec, own, models).config)) as residency:
+        for values in (
+            {"threads": 1, "speculate": "off"},
+            {"threads": 2, "speculate": "off"},
+            {"threads": 2, "speculate": "lookup", "draft_tokens": 4},
+            {"threads": 2, "batch_tokens": 64},
+            {"threads": 1, "batch_tokens": 64, "kv_type": "q8_0"},
+        ):
+            found = configure(setting(**values), spec, own, models)
+            session, loaded, _ = opened(residency, found.spec, found.path, found.draft)
+            loads.append(loaded is not None)
+            assert session.threads.limits.decode == values["threads"]
+            assert session.speculator.draft_tokens == values.get("draft_tokens")
+            assert session.options.batch_tokens == values.get("batch_tokens", 128)
+            assert session.options.kv_type == values.get("kv_type", "f16")
+            sequence = session.open([100, 101, 102], Sampling())
+            session.step([sequence])
+            context = session._context
+            threads = context.api._lib.llama_n_threads(context.handle)
+            assert threads == values["threads"]
+            session.close(sequence)
+    assert loads == [True, False, False, True, True]
+
+
+OF_ARMS = """
+models:
+  large: {size: s, sources: [{path: absent.gguf}]}
+  small: {size: s, speculate: auto, sources: [{path: small.gguf}]}
+"""
+POLICY = """
+version: 1
+models: {any: [large, small]}
+arms:
+  quick: {model: small, max_tokens: 64}
+  copy: {model: any, speculate: lookup}
+  think: {model: small, reasoning: cot, think_tokens: 300, max_tokens: 80}
+  votes: {model: small, reasoning: vote, think_tokens: 100, max_tokens: 40, votes: 5}
+  letters: {model: small, readout: choices}
+  big: {model: large}
+rules: [{name: rest, use: quick}]
+"""
+
+
+@pytest.fixture
+def of_arms(config: Config) -> Catalogue:
+    (config.home / "small.gguf").write_bytes(tiny_gguf(asks("temp", 6, f32(0.75))))
+    config.models_file.write_text(OF_ARMS)
+    config.policies_dir.mkdir()
+    (config.policies_dir / "mine.yaml").write_text(POLICY)
+    return load_catalogue(config)
+
+
+@pytest.mark.parametrize(
+    ("arm", "speculate", "shape"),
+    [
+        ("quick", "auto", WorkShape(answer_tokens=64)),
+        ("copy", "lookup", WorkShape(answer_tokens=512)),
+        ("think", "auto", WorkShape(300, 80)),
+        ("votes", "off", WorkShape(100, 40, sequences=5)),
+        ("letters", "auto", WorkShape(answer_tokens=0, reads_letters=True)),
+    ],
+)
+def test_an_arm_gives_its_model_its_speculation_and_its_work(
+    config: Config, of_arms: Catalogue, arm: str, speculate: str, shape: WorkShape
+) -> None:
+    found = find_baseline("", "mine", arm, config, of_arms)
+    assert (found.policy, found.spec.name) == ("mine", "small")
+    assert found.path == config.home / "small.gguf"
+    assert found.spec.speculate == speculate
+    assert found.shape == shape
+    configured = configure(Setting(()), found.spec, config, of_arms)
+    assert configured.spec.speculate == speculate
+
+
+def test_an_unknown_arm_or_policy_offers_the_nearest(config: Config, of_arms: Catalogue) -> None:
+    with pytest.raises(UsageError, match="no arm 'quik', did you mean 'quick'"):
+        find_baseline("", "mine", "quik", config, of_arms)
+    with pytest.raises(UsageError, match="unknown policy 'mime'"):
+        find_baseline("", "mime", "quick", config, of_arms)
+
+
+def test_an_arm_without_a_model_here_says_what_to_pull(config: Config, of_arms: Catalogue) -> None:
+    with pytest.raises(ModelUnavailable) as caught:
+        find_baseline("", "mine", "big", config, of_arms)
+    assert "etui models pull large" in caught.value.fix
+
+
+def test_the_work_of_an_arm_limits_its_axes(config: Config, of_arms: Catalogue) -> None:
+    found = find_baseline("", "mine", "votes", config, of_arms)
+    facts = read_machine_facts(config, found, of_arms, gpus=[])
+    with pytest.raises(UsageError, match="votes are never speculated"):
+        check_axes(parse_axes(["speculate=off,lookup"]), facts)
+
+
+def test_votes_beyond_the_batch_are_not_decoded_together() -> None:
+    shape = build_work_shape(Arm("v", "m", "vote", think_tokens=0, votes=20, batch=8))
+    assert (shape.sequences, shape.think_tokens) == (8, 0)
+    assert build_work_shape(Arm("d", "m", think_tokens=256)).think_tokens == 0
+    assert WorkShape(0, None, 1, False) == PLAIN_WORK

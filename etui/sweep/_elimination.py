@@ -363,12 +363,3 @@ class Standings:
 
     def _describe_more(self, costs: PairedDifference, reference: str) -> str:
         return f"{costs.describe()} more {self.goal.measure} than {reference}"
-
-
-def read_standings(
-    goal: Goal, keys: Sequence[str], remaining: Sequence[str], blocks: Sequence[Block]
-) -> Standings:
-    """Take the figures of all settings from the blocks."""
-    costs = pair_logs(blocks, lambda visit: visit.cost(goal))
-    seconds = pair_logs(blocks, lambda visit: visit.seconds)
-    return Standings(goal, tuple(keys), tuple(remaining), costs, seconds)

@@ -25,7 +25,7 @@ from itertools import takewhile
 
 from etui.errors import EtuiError
 from etui.measure.run import WAIT_S, Disturbed, measure_undisturbed
-from etui.sweep._elimination import FINALISTS, MISTAKE, Standings, read_standings
+from etui.sweep._elimination import FINALISTS, MISTAKE, Standings, pair_logs
 from etui.sweep.blocks import (
     Block,
     BlockPlan,
@@ -82,6 +82,13 @@ class RaceProgress:
     def count(self, stage: Stage) -> int:
         """Count the blocks of a stage."""
         return sum(block.stage == stage for block in self.blocks)
+
+    def standings(self, remaining: Sequence[str] = (), blocks: Sequence[Block] = ()) -> Standings:
+        """Read the figures of all settings: by default of those left, from all blocks."""
+        goal, blocks = self.design.goal, blocks or self.blocks
+        costs = pair_logs(blocks, lambda visit: visit.cost(goal))
+        seconds = pair_logs(blocks, lambda visit: visit.seconds)
+        return Standings(goal, self.able, tuple(remaining or self.remaining), costs, seconds)
 
     def drop(self, reasons: dict[str, str]) -> RaceProgress:
         """Drop settings after the last block that was taken in."""
@@ -144,7 +151,7 @@ def advance(progress: RaceProgress, block: Block) -> RaceProgress:
         )
     after = replace(progress, blocks=(*progress.blocks, block)).drop(failed)
     if block.stage == "floor" and after.count("floor") == after.design.floor_blocks:
-        _check_baseline(_read_standings(after))
+        _check_baseline(after.standings())
     if block.stage != "race":
         return after
     if len(after.remaining) == 1:
@@ -155,18 +162,18 @@ def advance(progress: RaceProgress, block: Block) -> RaceProgress:
 def _judge(progress: RaceProgress) -> RaceProgress:
     """Drop settings at the end of a round; after the last one, all but the finalists."""
     design = progress.design
-    standings = _read_standings(progress)
+    standings = progress.standings()
     _check_baseline(standings)
     progress = progress.drop(dict.fromkeys(standings.unmeasured, "its joules are unmeasured"))
     if design.halving:
         tests = 1 if design.goal.within_percent is None else 2
         tail = MISTAKE / (design.race_rounds * (len(design.settings) - 1) * tests)
-        progress = progress.drop(_read_standings(progress).find_worse(tail))
+        progress = progress.drop(progress.standings().find_worse(tail))
     rounds = progress.count("race") // _ROUND_BLOCKS
     is_small = design.halving and len(progress.remaining) - 1 <= FINALISTS
     if rounds < design.race_rounds and not is_small:
         return progress
-    standings = _read_standings(progress)
+    standings = progress.standings()
     ranked = standings.rank()
     finalists = [key for key in ranked if key != progress.baseline][:FINALISTS]
     others = {
@@ -175,10 +182,6 @@ def _judge(progress: RaceProgress) -> RaceProgress:
         if key not in finalists
     }
     return replace(progress.drop(others), is_race_over=True)
-
-
-def _read_standings(progress: RaceProgress) -> Standings:
-    return read_standings(progress.design.goal, progress.able, progress.remaining, progress.blocks)
 
 
 def _check_baseline(standings: Standings) -> None:
@@ -233,7 +236,7 @@ def choose_best(design: SweepDesign, blocks: Sequence[Block]) -> str | None:
     if progress.count("race") < _ROUND_BLOCKS:
         return None
     baseline = progress.baseline
-    standings = _read_standings(progress)
+    standings = progress.standings()
     ranked = standings.rank()
     if design.goal.within_percent is not None:
         slower = standings.seconds.log_ratio(baseline, standings.fastest)
@@ -243,7 +246,7 @@ def choose_best(design: SweepDesign, blocks: Sequence[Block]) -> str | None:
     judged = standings
     if is_confirmed:
         confirming = [block for block in blocks if block.stage != "race"]
-        judged = read_standings(design.goal, progress.able, progress.remaining, confirming)
+        judged = progress.standings(blocks=confirming)
     rivals = len(progress.remaining if is_confirmed else design.settings) - 1
     rounds = 1 if is_confirmed else design.race_rounds
     # Two-sided tests at 5 % over all rivals, of which only the better side counts.
@@ -257,8 +260,8 @@ def choose_best(design: SweepDesign, blocks: Sequence[Block]) -> str | None:
 
 def rank_all(design: SweepDesign, blocks: Sequence[Block]) -> tuple[str, ...]:
     """Order the settings that can run by the goal, dropped or not, the best first."""
-    able = follow(design, blocks).able
-    return tuple(read_standings(design.goal, able, able, blocks).rank())
+    progress = follow(design, blocks)
+    return tuple(progress.standings(progress.able).rank())
 
 
 def count_blocks_left(progress: RaceProgress) -> int:

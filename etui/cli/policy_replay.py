@@ -35,22 +35,13 @@ from etui.units import significant
 if TYPE_CHECKING:
     from etui.config.config import Config
     from etui.learning.graded import Graded
-    from etui.learning.judge import (
-        JudgedPolicy,
-        RandomRouter,
-        ReplayDocument,
-        ReplayTable,
-        Router,
-        RouterChoice,
-        RouterEnergy,
-        Spread,
-    )
+    from etui.learning.judge import Document, ReplayTable
     from etui.learning.predictor import AccuracyPredictor
     from etui.models.catalogue import Catalogue
     from etui.routing.policy import Policy
 
 
-def replay_lines(document: ReplayDocument) -> Iterator[str]:
+def replay_lines(document: Document) -> Iterator[str]:
     """Yield tables of single arms, routers, policies, and the best router at fixed budgets."""
     arms = ", ".join(document["arms"])
     costs = f"joules ({', '.join(document['kinds'])})" if document["kinds"] else "stated costs"
@@ -70,7 +61,7 @@ def replay_lines(document: ReplayDocument) -> Iterator[str]:
         yield f"note: {note}"
 
 
-def _format_arms(document: ReplayDocument) -> Iterator[str]:
+def _format_arms(document: Document) -> Iterator[str]:
     corners = {corner["arm"] for corner in document["hull"]}
     rows = [
         (
@@ -94,7 +85,7 @@ def _format_arms(document: ReplayDocument) -> Iterator[str]:
     yield from table_lines(("ARM", "RIGHT", "95 %", unit, f"{unit}/RIGHT", ""), rows, align="<>")
 
 
-def _format_routers(document: ReplayDocument) -> Iterator[str]:
+def _format_routers(document: Document) -> Iterator[str]:
     weak, strong = document["weak"], document["strong"]
     if document["apgr"] is None:
         yield f"no arm is more accurate than the cheapest, {weak}: a router cannot gain anything"
@@ -124,7 +115,7 @@ def _format_routers(document: ReplayDocument) -> Iterator[str]:
     )
 
 
-def _costs(router: RandomRouter | Router) -> tuple[float | None, ...]:
+def _costs(router: Document) -> tuple[float | None, ...]:
     return router["cpt50"], router["cpt80"], router["cpt95"]
 
 
@@ -132,9 +123,9 @@ def _share_text(value: float | None) -> str:
     return "never" if value is None else f"{value:.3f}"
 
 
-def _format_budgets(energy: RouterEnergy, document: ReplayDocument) -> Iterator[str]:
+def _format_budgets(energy: Document, document: Document) -> Iterator[str]:
     """Format the router at corners of the hull, in their middles (``a..b``), and at shares."""
-    points: list[tuple[str, RouterChoice]] = [
+    points: list[tuple[str, Document]] = [
         ("..".join(place["arms"]), place) for place in energy["at_hull"]
     ]
     points += [(f"{point['share']:.0%} of the way", point) for point in energy["at_budget"]]
@@ -158,7 +149,7 @@ def _format_budgets(energy: RouterEnergy, document: ReplayDocument) -> Iterator[
     yield from table_lines(("AT", document["unit"].upper(), *head), rows, align="<>")
 
 
-def _format_policy(name: str, policy: JudgedPolicy, document: ReplayDocument) -> Iterator[str]:
+def _format_policy(name: str, policy: Document, document: Document) -> Iterator[str]:
     difference = policy["difference"]
     yield (
         f"policy {name}: {_percent_text(policy['accuracy'])} right at "
@@ -197,13 +188,13 @@ def _number_text(value: float | None) -> str:
     return "none right" if value is None else significant(value, 4)
 
 
-def _saved_text(saved: Spread | None) -> str:
+def _saved_text(saved: Document | None) -> str:
     if saved is None:
         return "no mixture is as accurate"
     return f"{100 * saved['value']:z.0f} % {_ends_text(saved, 'z.0f')}"
 
 
-def _ends_text(interval: Spread, form: str) -> str:
+def _ends_text(interval: Document, form: str) -> str:
     """Format the ends of an interval in percent; an infinite end is ``open``."""
     ends = (interval["low"], interval["high"])
     low, high = ("open" if end is None else format(100 * end, form) for end in ends)

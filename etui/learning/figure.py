@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import chain
 
-from etui.learning.judge import AtHull, ReplayDocument
+from etui.learning.judge import Document
 from etui.plots.figure import ARM_COLOURS, Figure, Panel, Point
 
 _ROUTER, _POLICY, _ORACLE = ARM_COLOURS[0], ARM_COLOURS[1], ARM_COLOURS[2]
@@ -16,7 +16,7 @@ _POWERS_FROM = 1000.0
 _LONGEST_NAME = 28
 
 
-def replay_svg(document: ReplayDocument) -> str:
+def replay_svg(document: Document) -> str:
     """Draw a replay as SVG; labels stay text elements."""
     figure = Figure(9.0, 6.0) if len(document["arms"]) > 4 else Figure(7.2, 4.6)
     (panel,) = figure.panels
@@ -31,7 +31,7 @@ def replay_svg(document: ReplayDocument) -> str:
     return figure.document()
 
 
-def _draw_lines(panel: Panel, document: ReplayDocument) -> None:
+def _draw_lines(panel: Panel, document: Document) -> None:
     """Draw the mixtures of arms and, if it is better than chance, the router's curve."""
     costs = [arm["cost"] for arm in document["arms"].values()] + [document["oracle"]["cost"]]
     if min(costs) > 0 and max(costs) >= _LOGARITHMIC_FROM * min(costs):
@@ -48,7 +48,7 @@ def _draw_lines(panel: Panel, document: ReplayDocument) -> None:
     panel.line(xs, ys, _ROUTER, label=label)
 
 
-def _list_marks(document: ReplayDocument) -> list[Point]:
+def _list_marks(document: Document) -> list[Point]:
     """List the policies and the oracle."""
     policies = [
         Point(
@@ -68,7 +68,7 @@ def _list_marks(document: ReplayDocument) -> list[Point]:
     return [*policies, star]
 
 
-def _list_arms(document: ReplayDocument) -> list[Point]:
+def _list_arms(document: Document) -> list[Point]:
     found = []
     for name, arm in document["arms"].items():
         low, high = (100 * end for end in arm["accuracy_interval"])
@@ -78,7 +78,7 @@ def _list_arms(document: ReplayDocument) -> list[Point]:
     return found
 
 
-def _list_gains(document: ReplayDocument) -> list[Point]:
+def _list_gains(document: Document) -> list[Point]:
     """List the gains over the mixture at the corners and middles of the hull, with intervals.
 
     At the cheapest corner only one arm answers, so the gain there has no interval and no mark.
@@ -91,11 +91,11 @@ def _list_gains(document: ReplayDocument) -> list[Point]:
     ]
 
 
-def _ends(place: AtHull) -> tuple[float | None, float | None]:
+def _ends(place: Document) -> tuple[float | None, float | None]:
     return place["difference"]["low"], place["difference"]["high"]
 
 
-def _mark_gain(place: AtHull) -> Point:
+def _mark_gain(place: Document) -> Point:
     mixture = 100 * place["mixture_accuracy"]
     low, high = (mixture + 100 * (end or 0.0) for end in _ends(place))
     return Point(

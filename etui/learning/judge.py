@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import sqrt
-from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Any, Literal
 
 from etui.learning.confidence import calibration_error
 from etui.learning.policy_replay import Routed
@@ -36,7 +36,16 @@ if TYPE_CHECKING:
 TARGETS = (0.5, 0.8, 0.95)
 BUDGETS = (0.25, 0.5, 0.75)
 _CURVE_POINTS = 101
-_NO_ROUTER: Router = {"apgr": None, "ece": {}, "curve": []}
+
+Document = dict[str, Any]
+"""A replay as plain JSON values, or a part of it.
+
+The figures at the top are those of the best ``router``. A difference or a saving has its ``value``
+and the ends of its 95 % interval, ``low`` and ``high``: None for an infinite end. ``saved`` is None
+if no mixture is as accurate, ``cost_per_correct`` without a right answer, ``reproducible`` without
+a second run. A router has only ``apgr``, ``ece`` and its ``curve`` if no arm gains over the
+cheapest; the keys of ``cost_at_pgr`` are percent of the gain.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +65,7 @@ def judge(
     routers: Mapping[str, Floats],
     policies: Sequence[Routed] = (),
     seed: int = 0,
-) -> ReplayDocument:
+) -> Document:
     """Build the document of a replay, of plain JSON values.
 
     Args:
@@ -67,7 +76,7 @@ def judge(
     ends = find_ends(graded.correct, cost)
     judged = {name: _judge_router(p, table, ends, seed) for name, p in routers.items()}
     best = list(routers)[-1] if routers else None
-    best_router = judged.get(best, _NO_ROUTER) if best is not None else _NO_ROUTER
+    best_router = judged.get(best or "", {})
     names = graded.arms
     points = dict(
         enumerate(zip(cost.mean(0).tolist(), graded.correct.mean(0).tolist(), strict=True))
@@ -97,150 +106,7 @@ def judge(
     }
 
 
-class Spread(TypedDict):
-    """A value and its 95 % interval; None for an infinite end."""
-
-    value: float
-    low: float | None
-    high: float | None
-
-
-class Corner(TypedDict):
-    """An arm on the upper hull of cost and accuracy."""
-
-    arm: str
-    cost: float
-    accuracy: float
-
-
-class SingleArm(TypedDict):
-    """One arm for all questions; ``cost_per_correct`` is None without a right answer."""
-
-    accuracy: float
-    accuracy_interval: list[float]
-    cost: float
-    cost_per_correct: float | None
-
-
-class SecondRun(TypedDict):
-    """The oracle's choices on the first run, evaluated on the answers of a second run."""
-
-    accuracy: float
-    cost: float
-
-
-class OracleFigures(TypedDict):
-    """The cheapest right arm of each question; ``reproducible`` is None without a second run."""
-
-    accuracy: float
-    cost: float
-    shares: dict[str, float]
-    apgr: float | None
-    reproducible: SecondRun | None
-
-
-class McNemar(TypedDict):
-    """Questions that only one of two answered right, and the exact p-value."""
-
-    only_this: int
-    only_arm: int
-    p_value: float
-
-
-class RouterChoice(TypedDict):
-    """A router against the best random mixture; ``saved`` is None if no mixture is as accurate."""
-
-    accuracy: float
-    cost: float
-    cost_per_correct: float | None
-    mixture_accuracy: float
-    difference: Spread
-    saved: Spread | None
-    mcnemar: dict[str, McNemar]
-
-
-class AtBudget(RouterChoice):
-    """A router at a budget of ``share`` of the way from the weak to the strong arm's cost."""
-
-    budget: float
-    share: float
-    shares: dict[str, float]
-
-
-class AtHull(RouterChoice):
-    """A router at a corner of the hull, or at the geometric middle of two neighbouring corners."""
-
-    kind: Literal["corner", "middle"]
-    arms: list[str]
-    budget: float
-    shares: dict[str, float]
-
-
-class JudgedPolicy(RouterChoice):
-    """A replayed policy: the arms that answered, the hops, the rules that matched."""
-
-    shares: dict[str, float]
-    mean_hops: float
-    rules: dict[str, int]
-    notes: list[str]
-
-
-class RouterEnergy(TypedDict):
-    """A router over cost instead of calls; keys of ``cost_at_pgr`` are percent of the gain."""
-
-    apgr: float
-    cost_at_pgr: dict[str, float | None]
-    at_budget: list[AtBudget]
-    at_hull: list[AtHull]
-
-
-class Router(TypedDict):
-    """A router; keys that are not required are absent if no arm gains over the cheapest."""
-
-    apgr: float | None
-    ece: dict[str, float]
-    apgr_interval: NotRequired[list[float | None] | None]
-    cpt50: NotRequired[float | None]
-    cpt80: NotRequired[float | None]
-    cpt95: NotRequired[float | None]
-    energy: NotRequired[RouterEnergy]
-    curve: list[list[float]]
-
-
-class RandomRouter(TypedDict):
-    """The figures of a random router, known by definition."""
-
-    apgr: float
-    cpt50: float
-    cpt80: float
-    cpt95: float
-
-
-class ReplayDocument(TypedDict):
-    """A replay over graded answers; the top-level figures are those of the best ``router``."""
-
-    n: int
-    unit: str
-    kinds: list[str]
-    arms: dict[str, SingleArm]
-    weak: str
-    strong: str
-    hull: list[Corner]
-    random: RandomRouter
-    oracle: OracleFigures
-    router: str | None
-    apgr: float | None
-    apgr_interval: list[float | None] | None
-    cpt50: float | None
-    cpt80: float | None
-    cpt95: float | None
-    energy: RouterEnergy | None
-    routers: dict[str, Router]
-    policies: dict[str, JudgedPolicy]
-    notes: NotRequired[list[str]]
-
-
-def _judge_arm(table: ReplayTable, column: int) -> SingleArm:
+def _judge_arm(table: ReplayTable, column: int) -> Document:
     right, cost = table.graded.correct[:, column], float(table.cost[:, column].mean())
     share = wilson(int(right.sum()), len(right))
     assert share.low is not None
@@ -253,13 +119,13 @@ def _judge_arm(table: ReplayTable, column: int) -> SingleArm:
     }
 
 
-def _judge_oracle(table: ReplayTable, ends: Ends) -> OracleFigures:
+def _judge_oracle(table: ReplayTable, ends: Ends) -> Document:
     import numpy as np
 
     graded, cost = table.graded, table.cost
     choices = cheapest_correct(graded.correct, cost)
     rows = np.arange(len(graded))
-    second: SecondRun | None = None
+    second: Document | None = None
     if table.repeats is not None:
         second = {
             "accuracy": float(table.repeats.correct[rows, choices].mean()),
@@ -305,7 +171,7 @@ def list_hull_places(costs: Sequence[float], accuracies: Sequence[float]) -> lis
 
 def against_mixture(
     choices: Sequence[tuple[Flags, Floats]], graded: Graded, cost: Floats, seed: int
-) -> list[RouterChoice]:
+) -> list[Document]:
     """Compare choices with the best random mixtures of the arms of equal cost and accuracy.
 
     Args:
@@ -327,8 +193,8 @@ def against_mixture(
 
 
 def _compare_choice(
-    columns: Floats, replicates: Floats, arms: int, column: int, tests: dict[str, McNemar]
-) -> RouterChoice:
+    columns: Floats, replicates: Floats, arms: int, column: int, tests: dict[str, Document]
+) -> Document:
     """Compare the choices with accuracy in ``column`` and cost in ``column + 1``."""
     import numpy as np
 
@@ -356,12 +222,12 @@ def _compare_choice(
     }
 
 
-def _build_spread(interval: Interval) -> Spread:
+def _build_spread(interval: Interval) -> Document:
     """Convert an interval to JSON values; all intervals of a replay use the same method."""
     return {"value": interval.value, "low": interval.low, "high": interval.high}
 
 
-def _compare_with_arms(right: Flags, graded: Graded) -> dict[str, McNemar]:
+def _compare_with_arms(right: Flags, graded: Graded) -> dict[str, Document]:
     """Compare with each single arm: questions only one of them got right, and the p-value."""
     return {
         name: {
@@ -380,7 +246,7 @@ def _compute_shares(graded: Graded, choices: Any) -> dict[str, float]:
     return {name: float(counts[column]) for column, name in enumerate(graded.arms)}
 
 
-def _judge_router(p: Floats, table: ReplayTable, ends: Ends, seed: int) -> Router:
+def _judge_router(p: Floats, table: ReplayTable, ends: Ends, seed: int) -> Document:
     import numpy as np
 
     graded, cost = table.graded, table.cost
@@ -433,7 +299,7 @@ def _compute_area_interval(
 
 def _judge_energy(
     p: Floats, curve: RouterCurve, table: ReplayTable, ends: Ends, seed: int
-) -> RouterEnergy:
+) -> Document:
     """Judge a router over cost: at fixed budgets, and at the corners and middles of the hull."""
     import numpy as np
 
@@ -477,7 +343,7 @@ def _judge_energy(
     }
 
 
-def _judge_policy(routed: Routed, table: ReplayTable, seed: int) -> JudgedPolicy:
+def _judge_policy(routed: Routed, table: ReplayTable, seed: int) -> Document:
     (found,) = against_mixture([(routed.correct, routed.cost)], table.graded, table.cost, seed)
     return {
         **found,

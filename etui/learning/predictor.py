@@ -103,7 +103,7 @@ class AccuracyPredictor:
         return PredictedAccuracy(p, low, confidence, head.n, "fitted")
 
     def calibrated(self, arm: Arm, confidence: float | None, margin: float | None) -> float | None:
-        """Compute the probability that an answer is right, by its margin, else by its confidence."""
+        """Compute the probability that an answer is right, by its margin, else its confidence."""
         head = self._find_head(arm)
         raw = {"margin": margin, "confidence": confidence}
         for curve in head.curves if head is not None else ():

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import json
-import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from etui.cli.output import (
-    Bar,
-    Lines,
     json_option,
     load_models,
-    open_bar,
+    open_watch,
     print_json,
     print_lines,
     print_table,
@@ -26,8 +23,10 @@ from etui.cli.param_types import TEXT, flag
 from etui.cli.streams import data_stream
 from etui.codec import to_document
 from etui.errors import EtuiError, ExitCode, Stopped
+from etui.measure.progress import Progress as Shown
+from etui.measure.progress import Watch
 from etui.text import join_lines
-from etui.units import bytes_text, percent_text
+from etui.units import bytes_text, seconds_text
 
 if TYPE_CHECKING:
     from etui.config.config import Config
@@ -36,10 +35,6 @@ if TYPE_CHECKING:
 
 
 _WORDS = {"wait": "waiting", "download": "pulling", "verify": "checking"}
-
-
-_LINE_EVERY = 0.1
-"""Share of the file between two lines without a terminal."""
 
 
 @click.group()
@@ -273,76 +268,38 @@ def _load_catalogue() -> tuple[Config, Catalogue]:
 @contextmanager
 def show_progress(*, quiet: bool) -> Iterator[Callable[[Progress], None]]:
     """Yield a function that takes the progress of ``pull``; ``quiet`` shows failures only."""
-    if quiet:
-        yield _show_failure
-    elif sys.stderr.isatty():
-        with _open_bar() as bar:
-            yield partial(_show_bar, bar)
-    else:
-        yield partial(_show_line, Lines())
+    with open_watch(texts=not quiet) as watch:
+        yield _PullProgress(watch, quiet).show
 
 
-def _show_failure(progress: Progress) -> None:
-    if progress.step == "failed":
-        click.echo(_format_failure(progress), err=True)
+@dataclass(slots=True)
+class _PullProgress:
+    """Shows a line for each step of a pull, and how far it is."""
 
+    watch: Watch
+    quiet: bool
+    step: tuple[str, str] = ("", "")  # The model, and what is done with it
+    begun: tuple[float, int] = (0.0, 0)  # When the step began, and at how many bytes
 
-@contextmanager
-def _open_bar() -> Iterator[Bar]:
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        TextColumn,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
-
-    with open_bar(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    ) as bar:
-        yield bar
-
-
-def _show_bar(bar: Bar, progress: Progress) -> None:
-    """Show a bar for each step."""
-    if progress.step == "failed":
-        bar.note(_format_failure(progress), highlight=True)
-        return
-    bar.show(
-        f"{_WORDS[progress.step]} {progress.model}",
-        progress.done_bytes,
-        progress.total_bytes,
-        step=(progress.model, progress.step),
-    )
-
-
-def _show_line(lines: Lines, progress: Progress) -> None:
-    """Print a line when a step begins and at every tenth of a download."""
-    if progress.step == "failed":
-        click.echo(_format_failure(progress), err=True)
-        return
-    total = progress.total_bytes or 0
-    if lines.begin((progress.model, progress.step)):
-        text = _format_first_line(progress)
-    elif progress.step == "download" and total and lines.is_due(progress.done_bytes):
-        share = min(1.0, progress.done_bytes / total)
-        done = f"{bytes_text(progress.done_bytes)} of {bytes_text(total)}"
-        text = f"{progress.model}: {done} ({percent_text(share)})"
-    else:
-        return
-    lines.show(text, progress.done_bytes, total * _LINE_EVERY)
-
-
-def _format_first_line(progress: Progress) -> str:
-    line = f"{_WORDS[progress.step]} {progress.model}: {progress.note}"
-    if progress.step == "download" and progress.done_bytes:
-        line += f" (resuming at {bytes_text(progress.done_bytes)})"
-    return line
-
-
-def _format_failure(progress: Progress) -> str:
-    return f"{progress.model}: {progress.note}"
+    def show(self, progress: Progress) -> None:
+        """Show the progress of a pull."""
+        text, done = f"{progress.model}: {progress.note}", progress.done_bytes
+        if progress.step == "failed":
+            if self.quiet:
+                click.echo(text, err=True)
+            self.watch(Shown(text))
+            return
+        if self.step != (progress.model, progress.step):
+            self.step, self.begun = (progress.model, progress.step), (time.monotonic(), done)
+            resumed = progress.step == "download" and done
+            more = f" (resuming at {bytes_text(done)})" if resumed else ""
+            self.watch(Shown(f"{_WORDS[progress.step]} {text}{more}"))
+        total = progress.total_bytes or 0
+        if total:
+            parts = [f"{progress.model}: {bytes_text(done)} of {bytes_text(total)}"]
+            seconds = time.monotonic() - self.begun[0]
+            speed = (done - self.begun[1]) / seconds if seconds > 1 else 0.0
+            if speed > 0:
+                parts.append(f"{bytes_text(round(speed))}/s")
+                parts.append(f"{seconds_text((total - done) / speed)} left")
+            self.watch(Shown(" · ".join(parts), min(done, total), total))

@@ -12,6 +12,13 @@ from etui.errors import ExitCode
 from tests.support.command import run_here
 
 
+def check(done, code=ExitCode.DONE):
+    """A finished process, if it ended with this code (None: any) and without a traceback."""
+    assert code in (None, done.returncode), done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
 @dataclass
 class Shell:
     """Runs commands in this process and checks their exit codes."""
@@ -45,10 +52,10 @@ def cli(capsys):
 def etui(etui_home):
     """``etui("ask", "Why?")`` runs the command with the test's folders; models are opt-in."""
 
-    def run_etui(*args, models=None, stdin=b"", env=()):
+    def run_etui(*args, models=None, stdin=b"", env=(), code=ExitCode.DONE):
         environ = dict(pair.split("=", 1) for pair in env)
         if models is not None:
             environ["ETUI_MODELS"] = str(models)
-        return run_here(*args, stdin=stdin, **environ)
+        return check(run_here(*args, stdin=stdin, **environ), code)
 
     return run_etui

@@ -40,7 +40,6 @@ def test_json_is_one_document_and_matches_the_row(etui, models, etui_home):
         *("ask", "Name a colour.", "--model", "smollm2-135m", "--max-tokens", "12", "--json"),
         models=models,
     )
-    assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     document = json.loads(done.stdout)
     tokens, energy, seconds = document["tokens"], document["energy"], document["seconds"]
@@ -68,7 +67,6 @@ def test_json_is_one_document_and_matches_the_row(etui, models, etui_home):
 
 def test_the_answer_is_stdout_and_the_price_is_stderr(etui, models):
     done = etui("ask", "Name a colour.", "--max-tokens", "8", models=models)
-    assert done.returncode == 0
     assert done.stdout.strip()
     price = done.stderr
     assert "balanced" in price
@@ -120,16 +118,13 @@ def test_thought_and_answer_are_kept_apart(etui, models):
 
 
 def test_standard_input_reaches_the_model_and_the_log(etui, models, etui_home):
-    done = etui("ask", "Repeat:", "--max-tokens", "4", models=models, stdin=b"green\n")
-    assert done.returncode == 0
+    etui("ask", "Repeat:", "--max-tokens", "4", models=models, stdin=b"green\n")
     assert rows(etui_home)[0]["query"] == "Repeat:\n\ngreen"
 
 
 def test_a_prompt_over_the_context_says_by_how_much_and_is_logged(etui, models, etui_home):
-    done = etui("ask", "word " * 9000, "--model", "smollm2-135m", models=models)
-    assert done.returncode == 2
+    done = etui("ask", "word " * 9000, "--model", "smollm2-135m", models=models, code=2)
     assert "tokens too long" in done.stderr
-    assert "Traceback" not in done.stderr
     assert rows(etui_home)[0]["status"] == "error"
 
 
@@ -155,16 +150,13 @@ def test_a_prompt_over_the_context_says_by_how_much_and_is_logged(etui, models, 
     ],
 )
 def test_bad_input_has_a_message_and_an_exit_code(etui, args, message, code):
-    done = etui(*args)
-    assert done.returncode == code
+    done = etui(*args, code=code)
     assert message in done.stderr
     assert done.stdout == ""
-    assert "Traceback" not in done.stderr
 
 
 def test_binary_standard_input_is_refused(etui):
-    done = etui("ask", "What is this?", stdin=b"\x7fELF\x02\xff\xfe")
-    assert done.returncode == 2
+    done = etui("ask", "What is this?", stdin=b"\x7fELF\x02\xff\xfe", code=2)
     assert "not text" in done.stderr
 
 
@@ -175,10 +167,8 @@ def test_a_damaged_model_is_refused_before_llama_cpp_sees_it(etui, starter_model
     folder = tmp_path / "damaged"
     folder.mkdir()
     (folder / "smollm2-135m.gguf").write_bytes(data)
-    done = etui("ask", "x", "--model", "smollm2-135m", models=folder)
-    assert done.returncode == 1
+    done = etui("ask", "x", "--model", "smollm2-135m", models=folder, code=1)
     assert "smollm2-135m.gguf" in done.stderr
-    assert "Traceback" not in done.stderr
 
 
 CRASHING = {**UNUSABLE, "experts": ({"llama.expert_count": number(2)}, "crashed")}
@@ -190,10 +180,8 @@ def test_a_model_that_aborts_llama_cpp_is_an_error_of_the_turn(etui, etui_home, 
     folder = tmp_path / "hostile"
     folder.mkdir()
     write_tiny_model(folder / "bad.gguf", changes=changes)
-    done = etui("ask", "x", "--model", "bad", models=folder)
-    assert done.returncode == 1, done.stderr
+    done = etui("ask", "x", "--model", "bad", models=folder, code=1)
     assert says in done.stderr
-    assert "Traceback" not in done.stderr
     (row,) = rows(etui_home)
     assert row["status"] == "error"
     assert says in row["error"]
@@ -203,22 +191,20 @@ def test_bench_refuses_a_model_that_aborts_llama_cpp(etui, tmp_path):
     changes, says = CRASHING["experts"]
     write_tiny_model(tmp_path / "bad.gguf", changes=changes)
     done = etui(
-        "bench", "--suite", "sample", "--limit", "1", "--model", "bad", models=tmp_path
-    )  # fmt: skip
-    assert done.returncode == 1, done.stderr
+        "bench", "--suite", "sample", "--limit", "1", "--model", "bad", models=tmp_path, code=1
+    )
     assert says in done.stderr
 
 
 def test_an_unwritable_home_is_said(etui, etui_home, tmp_path):
     file = tmp_path / "a-file"
     file.write_text("")
-    done = etui("ask", "x", env=[f"ETUI_HOME={file}/below"])
-    assert done.returncode == 1
+    done = etui("ask", "x", env=[f"ETUI_HOME={file}/below"], code=1)
     assert "ETUI_HOME" in done.stderr
 
 
 def test_a_database_from_a_newer_etui_is_left_alone(etui, models, etui_home):
-    assert etui("ask", "Hi", "--max-tokens", "2", models=models).returncode == 0
+    etui("ask", "Hi", "--max-tokens", "2", models=models)
     with sqlite3.connect(etui_home / "etui.db") as connection:
         table = "_sqlite_migrations"
         connection.execute(
@@ -226,8 +212,7 @@ def test_a_database_from_a_newer_etui_is_left_alone(etui, models, etui_home):
             "SELECT migration_set, 'm999_from_the_future', applied_at FROM "
             f"{table} LIMIT 1"
         )
-    done = etui("ask", "Hi", "--max-tokens", "2", models=models)
-    assert done.returncode == 1
+    done = etui("ask", "Hi", "--max-tokens", "2", models=models, code=1)
     assert "newer" in done.stderr
     assert len(rows(etui_home)) == 1
 
@@ -242,7 +227,6 @@ def test_ctrl_c_keeps_the_answer_and_its_joules(models, etui_home, number):
         stderr=subprocess.PIPE,
         env={**os.environ, "ETUI_MODELS": str(models)},
     )
-    assert process.stdout is not None
     first = process.stdout.read(20)
     process.send_signal(number)
     rest, errors = process.communicate(timeout=60)

@@ -25,8 +25,7 @@ def test_files_stand_after_the_question_in_fenced_blocks(etui, models, etui_home
     (tmp_path / "a.py").write_bytes(b"x = 1\r\n")
     (tmp_path / "my notes.md").write_text("Hello")
     files = ("-f", str(tmp_path / "a.py"), "--file", str(tmp_path / "my notes.md"))
-    done = etui("ask", "Why?", *files, *MODEL, models=models, stdin=b"more")
-    assert done.returncode == 0, done.stderr
+    etui("ask", "Why?", *files, *MODEL, models=models, stdin=b"more")
     assert row(etui_home)["query"] == (
         f"Why?\n\nmore\n\nFile {tmp_path}/a.py:\n```py\nx = 1\n```\n\n"
         f"File {tmp_path}/my notes.md:\n```md\nHello\n```"
@@ -38,8 +37,7 @@ def test_a_file_too_long_is_refused_with_both_numbers_and_a_part_of_it_is_answer
 ):
     long = tmp_path / "long.txt"
     long.write_text("".join(f"line {number}\n" for number in range(9000)))
-    done = etui("ask", "Why?", "-f", str(long), *MODEL, models=models)
-    assert done.returncode == 2
+    done = etui("ask", "Why?", "-f", str(long), *MODEL, models=models, code=2)
     assert "the context of smollm2-135m holds 4,096" in done.stderr
     assert "long.txt has 88,9" in done.stderr, "its path counts too"
     assert "--part head" in done.stderr
@@ -47,7 +45,6 @@ def test_a_file_too_long_is_refused_with_both_numbers_and_a_part_of_it_is_answer
     # A prefill of 4,000 tokens takes seconds: a smaller context shows the same.
     (etui_home / "config.yaml").write_text("context_tokens: 256\n")
     done = etui("ask", "Why?", "-f", str(long), "--part", "ends", *MODEL, models=models)
-    assert done.returncode == 0, done.stderr
     query = row(etui_home)["query"]
     assert "line 0\n" in query
     assert "line 8999\n" in query
@@ -60,12 +57,11 @@ def test_a_saved_prompt_has_its_text_and_system_and_its_name_is_logged(etui, mod
     (etui_home / "prompts" / "greet.yaml").write_text(
         "text: Greet {{who}}.\nsystem: You speak {{language}}.\n"
     )
-    done = etui(
+    etui(
         *("ask", "Now.", "--prompt", "greet", "--set", "who=a=b", "--set", "language=French"),
         *MODEL,
         models=models,
     )
-    assert done.returncode == 0, done.stderr
     turn = row(etui_home)
     assert turn["query"] == "Greet a=b.\n\nNow."
     assert turn["system"] == "You speak French."
@@ -75,11 +71,9 @@ def test_a_saved_prompt_has_its_text_and_system_and_its_name_is_logged(etui, mod
 def test_the_arm_of_a_saved_prompt_answers_unless_another_is_named(etui, models, etui_home):
     (etui_home / "prompts").mkdir()
     (etui_home / "prompts" / "p.yaml").write_text("text: Hi\narm: no-such-arm\n")
-    done = etui("ask", "--prompt", "p", models=models)
-    assert done.returncode == 2
+    done = etui("ask", "--prompt", "p", models=models, code=2)
     assert "has no arm 'no-such-arm'" in done.stderr
     done = etui("ask", "--prompt", "p", *MODEL, models=models)
-    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(
@@ -100,15 +94,12 @@ def test_wrong_usage_says_what_and_how_to_fix_it(etui, etui_home, args, message)
     (etui_home / "prompts").mkdir()
     (etui_home / "prompts" / "bad.yaml").write_text("text: x\nsytem: y\n")
     (etui_home / "prompts" / "good.yaml").write_text("text: Hi {{who}}\n")
-    done = etui("ask", "Why?", *args)
-    assert done.returncode == 2
+    done = etui("ask", "Why?", *args, code=2)
     assert message in done.stderr
     assert done.stderr.count("\n") <= 2
-    assert "Traceback" not in done.stderr
 
 
 def test_an_image_is_refused_with_a_sentence(etui, tmp_path):
     (tmp_path / "cat.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    done = etui("ask", "Who?", "-f", str(tmp_path / "cat.png"))
-    assert done.returncode == 2
+    done = etui("ask", "Who?", "-f", str(tmp_path / "cat.png"), code=2)
     assert "cat.png is a PNG image: these models read text only" in done.stderr

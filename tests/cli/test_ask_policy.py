@@ -39,7 +39,6 @@ def test_a_cascade_prints_the_answer_that_stands_and_tells_its_hops(etui, starte
     models = starter_model.parent
     path = policy(POLICY.replace("ACCEPT", "0.99"))
     done = etui("ask", QUESTION, "--policy", path, models=models)
-    assert done.returncode == 0, done.stderr
     notes = done.stderr.splitlines()
     assert any(
         "choose on smollm2-135m:" in n and "(uncalibrated), 99 % required" in n for n in notes
@@ -77,16 +76,14 @@ budgets: {hour: {joules: 0.001, when_exceeded: WAY}}
 def test_a_spent_hour_asks_refuses_or_degrades(etui, models, policy, etui_home):
     assert etui("ask", "Hi", "-m", "smollm2-135m", "--max-tokens", "2", models=models).stdout
     asked = policy(SPENT.replace("WAY", "ask"))
-    refused = etui("ask", "Hi", "--policy", asked, models=models)
-    assert (refused.returncode, refused.stdout) == (4, "")
+    refused = etui("ask", "Hi", "--policy", asked, models=models, code=4)
+    assert refused.stdout == ""
     assert "the hourly budget is spent" in refused.stderr
     assert "--over-budget" in refused.stderr
-    went_on = etui("ask", "Hi", "--policy", asked, "--over-budget", models=models)
-    assert went_on.returncode == 0
+    etui("ask", "Hi", "--policy", asked, "--over-budget", models=models)
     never = policy(SPENT.replace("WAY", "refuse"))
-    assert etui("ask", "Hi", "--policy", never, "--over-budget", models=models).returncode == 4
+    etui("ask", "Hi", "--policy", never, "--over-budget", models=models, code=4)
     cheap = etui("ask", "Hi", "--policy", policy(SPENT.replace("WAY", "degrade")), models=models)
-    assert cheap.returncode == 0
     assert "the cheapest arm, long, answers" in cheap.stderr
     with sqlite3.connect(etui_home / "etui.db") as connection:
         assert connection.execute("SELECT count(*) FROM turns").fetchone() == (3,)

@@ -80,31 +80,26 @@ def test_a_kill_loses_at_most_the_question_in_flight(
          "--jsonl", "-q"],
         stdout=subprocess.PIPE, env={**os.environ, "ETUI_MODELS": str(models)}, text=True,
     )  # fmt: skip
-    assert process.stdout is not None
     seen = [process.stdout.readline() for _ in range(4)]
     process.kill()
     process.communicate(timeout=60)
     assert len(seen) <= len(read_run(out).samples) < 18
     priced = etui("bench", "--resume", str(out), "--dry-run", "--json", models=models)
-    assert priced.returncode == 0, priced.stderr
     left = json.loads(priced.stdout)["left"]
     assert sum(arm["questions"] for arm in left["arms"]) == 18 - len(read_run(out).samples)
-    done = etui("bench", "--resume", str(out), "-q", models=models)
-    assert done.returncode == 0, done.stderr
+    etui("bench", "--resume", str(out), "-q", models=models)
     assert answers(out) == answers(whole)
 
 
 def test_a_pilot_prices_what_nothing_is_known_of(models, design, etui):
     ask = ("bench", "--design", str(design), "--dry-run", "--json", "-q", "-n", "8")
     done = etui(*ask, models=models)
-    assert done.returncode == 0, done.stderr
     first = json.loads(done.stdout)
     assert first["left"]["joules"] is None
     assert first["left"]["unknown"] == ["small-direct", "small-cot-4", "small-cot-8"]
     assert all(arm["prompt_tokens"] > 40 for arm in first["left"]["arms"])
     assert first["left"]["arms"][2]["most_output_tokens"] == 10
     done = etui(*ask, "--pilot", "2", "--max-hours", "1000", models=models)
-    assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     assert document["questions_within"] == 8
     assert document["whole"]["questions"] == 60
@@ -114,7 +109,6 @@ def test_a_pilot_prices_what_nothing_is_known_of(models, design, etui):
         assert arm["kind"] == "estimate"
         assert arm["most_joules"] >= arm["joules"]["value"]
     text = etui(*(part for part in ask if part not in ("--json", "-q")), models=models)
-    assert text.returncode == 0, text.stderr
     assert "2 answers of 1 earlier run" in text.stdout
     assert "all 60 questions of sample: " in text.stdout
 
@@ -122,9 +116,16 @@ def test_a_pilot_prices_what_nothing_is_known_of(models, design, etui):
 def test_a_limit_of_time_ends_a_run_with_a_report(models, design, etui, tmp_path):
     out = tmp_path / "short"
     done = etui(
-        "bench", "--design", str(design), "--max-hours", "0.0001", "-o", str(out), models=models
+        "bench",
+        "--design",
+        str(design),
+        "--max-hours",
+        "0.0001",
+        "-o",
+        str(out),
+        models=models,
+        code=3,
     )
-    assert done.returncode == 3
     assert "--max-hours reached" in done.stderr
     assert (out / "report.html").is_file()
 
@@ -134,7 +135,6 @@ def test_designs_are_listed_and_shown(etui, etui_home, models, tmp_path):
     (etui_home / "designs" / "mine.yaml").write_text(TEXT)
     (etui_home / "designs" / "bad.yaml").write_text(TEXT.replace("cot:", "cot: {x: 1}\n  c:"))
     done = etui("bench", "designs", models=models)
-    assert done.returncode == 0
     assert (
         "mine (yours): A study of two ways\n  3 arms on sample (test), format chat, with"
         in done.stdout
@@ -173,11 +173,9 @@ def test_designs_are_listed_and_shown(etui, etui_home, models, tmp_path):
     ],
 )
 def test_options_that_a_design_states_are_refused(etui, models, design, args, what, fix):
-    done = etui("bench", "--design", str(design), *args, models=models)
-    assert done.returncode == 2, done.stderr
+    done = etui("bench", "--design", str(design), *args, models=models, code=2)
     assert what in done.stderr
     assert fix in done.stderr
-    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -192,10 +190,8 @@ def test_options_that_a_design_states_are_refused(etui, models, design, args, wh
 def test_a_design_that_cannot_run_is_refused(etui, models, tmp_path, change, code, what):
     path = tmp_path / "study.yaml"
     path.write_text(TEXT.replace(*change))
-    done = etui("bench", "--design", str(path), models=models)
-    assert done.returncode == code, done.stderr
+    done = etui("bench", "--design", str(path), models=models, code=code)
     assert what in done.stderr
-    assert "Traceback" not in done.stderr
 
 
 def test_a_suite_beside_its_design_is_found_from_anywhere(etui, models, tmp_path):
@@ -204,20 +200,16 @@ def test_a_suite_beside_its_design_is_found_from_anywhere(etui, models, tmp_path
     path = tmp_path / "study.yaml"
     path.write_text(TEXT.replace("suite: sample", "suite: own.csv"))
     done = etui("bench", "--design", str(path), "--dry-run", "--json", models=models)
-    assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     assert (document["suite"], document["left"]["questions"]) == ("own", 2)
     path.write_text(path.read_text().replace("block: 2", "shots: 2"))
-    done = etui("bench", "--design", str(path), models=models)
-    assert done.returncode == 2
+    done = etui("bench", "--design", str(path), models=models, code=2)
     assert "study.yaml:7:36: --shots 2 needs 2 worked examples" in done.stderr
 
 
 def test_names_that_do_not_exist_are_suggested(etui):
-    done = etui("bench", "--design", "sed")
-    assert done.returncode == 2
+    done = etui("bench", "--design", "sed", code=2)
     assert "unknown design 'sed'" in done.stderr
     assert "did you mean 'seed'?" in done.stderr
-    done = etui("bench", "--suite", "sample", "--pilot", "2")
-    assert done.returncode == 2
+    done = etui("bench", "--suite", "sample", "--pilot", "2", code=2)
     assert "--pilot needs --design" in done.stderr

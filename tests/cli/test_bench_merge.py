@@ -34,7 +34,6 @@ def halves(tmp_path):
 def test_two_halves_become_a_run(etui, halves, tmp_path):
     out = tmp_path / "whole"
     done = etui("bench", "merge", *halves, "--out", str(out), "--json")
-    assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)
     assert summary == json.loads((out / "summary.json").read_text())
     assert summary["complete"] is True
@@ -45,20 +44,17 @@ def test_two_halves_become_a_run(etui, halves, tmp_path):
     names = {path.name for path in out.iterdir()}
     assert names >= {"config.json", "samples.jsonl", "summary.json", "report.html", "report.md"}
     again = etui("bench", "merge", str(out), halves[1], "-q")
-    assert again.returncode == 0, again.stderr
     assert (again.stdout.count("m1 ("), again.stderr) == (2, "")
-    resumed = etui("bench", "--resume", str(out))
-    assert resumed.returncode == 2
+    resumed = etui("bench", "--resume", str(out), code=2)
     assert "was merged from 20260101-half-0, 20260101-half-1" in resumed.stderr
     for command in (["compare", str(out)], ["report", str(out)]):
-        assert etui("bench", *command).returncode == 0
+        etui("bench", *command)
 
 
 def refused(etui, *args):
-    done = etui("bench", "merge", *args)
+    done = etui("bench", "merge", *args, code=None)
     assert done.returncode != 0
     assert done.stdout == ""
-    assert "Traceback" not in done.stderr
     return f"{done.returncode} {done.stderr}"
 
 

@@ -27,7 +27,6 @@ def run(tmp_path, etui_home):
 def test_a_run_becomes_a_folder(etui, etui_home, run, tmp_path):
     to = tmp_path / "public" / "mine"
     done = etui("bench", "publish", str(run), "--to", str(to), "--license", "CC0-1.0")
-    assert done.returncode == 0, done.stderr
     assert done.stdout == f"{to}\n"
     for path in to.rglob("*"):
         if path.is_file():
@@ -41,9 +40,8 @@ def test_a_run_becomes_a_folder(etui, etui_home, run, tmp_path):
 
 
 def refused(etui, *args):
-    done = etui("bench", *args)
+    done = etui("bench", *args, code=None)
     assert done.stdout == ""
-    assert "Traceback" not in done.stderr
     return f"{done.returncode} {done.stderr}"
 
 

@@ -39,7 +39,6 @@ def models(tiny_starter):
 def test_a_calibration_ends_in_a_curve_that_is_listed_and_drawn(etui, models, tmp_path):
     asked = ("smollm2-135m", "--quick", "--window", "0.02", "--grid", "8,24x3,9", "--force")
     done = etui("calibrate", *asked, "--json", models=models)
-    assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     assert (document["status"], document["source"], document["n"]) == ("complete", "calibration", 8)
     assert document["kind"] == "estimate"
@@ -50,7 +49,6 @@ def test_a_calibration_ends_in_a_curve_that_is_listed_and_drawn(etui, models, tm
     assert "9 of 9" in done.stderr
     svg = tmp_path / "curves.svg"
     listed = etui("curves", "--svg", str(svg))
-    assert listed.returncode == 0
     for part in ("smollm2-135m", "calibration", "joules (estimate)", "24 prompt tokens", "R²"):
         assert part in listed.stdout
     assert "not valid here" not in listed.stdout
@@ -62,7 +60,6 @@ def test_a_calibration_ends_in_a_curve_that_is_listed_and_drawn(etui, models, tm
 def test_a_calibration_is_told_line_by_line(etui, models):
     asked = ("smollm2-135m", "--quick", "--window", "0.02", "--grid", "8,24x3,9", "--force")
     done = etui("calibrate", *asked, "--jsonl", models=models)
-    assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     (begun, *measured, curve) = [line for line in lines if line["event"] != "note"]
     assert (begun["event"], begun["done"], begun["points"]) == ("begun", 0, 9)
@@ -85,17 +82,15 @@ def test_a_calibration_is_told_line_by_line(etui, models):
     ],
 )
 def test_wrong_usage_is_refused_before_anything_runs(etui, options, said):
-    done = etui("calibrate", "smollm2-135m", *options)
-    assert done.returncode == 2
+    done = etui("calibrate", "smollm2-135m", *options, code=2)
     assert said in done.stderr
     assert len(done.stderr.strip().splitlines()) == 2
 
 
 def test_a_model_that_is_not_there_is_said(etui):
-    done = etui("calibrate", "smollm2-135m")
-    assert done.returncode == 1
+    done = etui("calibrate", "smollm2-135m", code=1)
     assert "etui models pull" in done.stderr
-    assert etui("calibrate", "smolm").returncode == 2
+    etui("calibrate", "smolm", code=2)
 
 
 def run(config, gpu, file, order, done):
@@ -180,10 +175,9 @@ def test_a_curve_of_the_log(config):
 
 
 def test_without_a_curve_the_command_that_makes_one_is_named(etui):
-    done = etui("curves")
-    assert done.returncode == 1
+    done = etui("curves", code=1)
     assert "etui calibrate MODEL" in done.stderr
-    assert "etui calibrate smollm2-135m" in etui("curves", "smollm2-135m").stderr
+    assert "etui calibrate smollm2-135m" in etui("curves", "smollm2-135m", code=1).stderr
 
 
 def test_a_curve_of_another_machine_says_what_differs(config, etui):
@@ -197,8 +191,7 @@ def test_a_curve_of_another_machine_says_what_differs(config, etui):
 def test_an_svg_that_cannot_be_written_is_said(config, etui, tmp_path):
     with TurnWriter(config) as writer:
         writer.save_curve(build_curve_record(CURVE))
-    done = etui("curves", "--svg", str(tmp_path / "nowhere" / "c.svg"))
-    assert done.returncode == 1
+    done = etui("curves", "--svg", str(tmp_path / "nowhere" / "c.svg"), code=1)
     assert "cannot write" in done.stderr
 
 
@@ -210,7 +203,6 @@ def test_stats_judge_predictions_shadows_and_curves(config, etui):
         for turn in turns_on_the_curve(config, 20, factor=2.0, trace={"shadow": shadow}):
             writer.save_turn(turn)
     done = etui("stats", "--json")
-    assert done.returncode == 0
     document = json.loads(done.stdout)
     (model,) = document["models"]
     assert (model["key"], model["n"]) == ("m", 20)
@@ -230,9 +222,8 @@ def test_stats_judge_predictions_shadows_and_curves(config, etui):
 
 def test_stats_of_an_empty_log(etui):
     done = etui("stats")
-    assert done.returncode == 0
     assert "0 turns" in done.stdout
-    assert etui("stats", "--days", "0").returncode == 2
+    etui("stats", "--days", "0", code=2)
 
 
 def test_a_fit_that_explains_little_says_what_to_do():

@@ -32,45 +32,32 @@ def tiny(config, index, make_gguf):
     return data
 
 
-def document(capsys):
-    return json.loads(capsys.readouterr().out)
+def list_rows(cli):
+    return {row["name"]: row for row in cli.json("models", "list", "--json")["models"]}
 
 
 def test_list_says_what_is_there(config, tiny, cli):
     config.models_dir.mkdir()
     (config.models_dir / "mine.gguf").write_bytes(tiny)
-    listed = cli.json("models", "list", "--json")
-    rows = {row["name"]: row for row in listed["models"]}
-    assert listed["models_dir"] == str(config.models_dir)
-    assert (rows["tiny"]["on_disk"], rows["tiny"]["state"]) == (False, "absent")
-    assert rows["tiny"]["bytes"] == len(tiny)
-    assert rows["tiny"]["fits"] is True
-    assert (rows["mine"]["on_disk"], rows["mine"]["origin"]) == (True, "found")
-    assert rows["mine"]["state"] == "unchecked"
-
-
-def test_list_is_a_table_for_people(tiny, cli):
+    assert cli.json("models", "list", "--json")["models_dir"] == str(config.models_dir)
+    rows = list_rows(cli)
+    absent = (False, "absent", len(tiny), True)
+    assert tuple(rows["tiny"][key] for key in ("on_disk", "state", "bytes", "fits")) == absent
+    found = (True, "unchecked", "found")
+    assert tuple(rows["mine"][key] for key in ("on_disk", "state", "origin")) == found
     captured = cli.run("models", "list")
-    head, *rows = captured.out.splitlines()
+    head, *lines = captured.out.splitlines()
     assert head.split() == ["NAME", "SIZE", "ON", "DISK", "MEMORY"]
-    assert any(row.split() == ["tiny", "tiny", "one", "no", "fits"] for row in rows)
+    assert any(line.split() == ["tiny", "tiny", "one", "no", "fits"] for line in lines)
     assert "models folder" in captured.err
-
-
-def test_list_sees_a_truncated_file_without_reading_it(config, tiny, capsys):
-    config.models_dir.mkdir()
     (config.models_dir / "tiny.gguf").write_bytes(tiny[:-1])
-    run(["models", "list", "--json"])
-    rows = {row["name"]: row for row in document(capsys)["models"]}
-    assert rows["tiny"]["state"] == "refused"
+    assert list_rows(cli)["tiny"]["state"] == "refused"  # by its size: it is not read
 
 
-def test_model_larger_than_the_memory_does_not_fit(config, tiny, capsys):
+def test_model_larger_than_the_memory_does_not_fit(config, tiny, cli):
     text = config.models_file.read_text()
     config.models_file.write_text(text.replace(f"bytes: {len(tiny)}", f"bytes: {10**15}"))
-    run(["models", "list", "--json"])
-    rows = {row["name"]: row for row in document(capsys)["models"]}
-    assert rows["tiny"]["fits"] is False
+    assert list_rows(cli)["tiny"]["fits"] is False
 
 
 @pytest.mark.parametrize("name", UNUSABLE)
@@ -84,7 +71,7 @@ def test_list_and_doctor_show_a_bad_file_with_its_reason(config, tiny, name, cli
     (bad,) = [line for line in lines if line.startswith("bad ")]
     assert "refused" in bad
     assert says in bad
-    rows = {row["name"]: row for row in cli.json("models", "list", "--json")["models"]}
+    rows = list_rows(cli)
     assert (rows["tiny"]["state"], rows["tiny"]["problem"]) == ("unchecked", "")
     assert rows["bad"]["state"] == "refused"
     assert says in rows["bad"]["problem"]
@@ -93,7 +80,7 @@ def test_list_and_doctor_show_a_bad_file_with_its_reason(config, tiny, name, cli
     assert says in found["bad"]
 
 
-def test_a_string_of_two_to_the_63_bytes_breaks_no_command(config, capsys):
+def test_a_string_of_two_to_the_63_bytes_breaks_no_command(config, cli):
     config.models_dir.mkdir()
     path = write_tiny_model(config.models_dir / "long.gguf")
     data = bytearray(path.read_bytes())
@@ -101,8 +88,7 @@ def test_a_string_of_two_to_the_63_bytes_breaks_no_command(config, capsys):
     struct.pack_into("<Q", data, at, 2**63)
     path.write_bytes(data)
     for command in (["models", "list"], ["doctor"]):
-        assert run(command) == ExitCode.DONE
-        assert "long.gguf is truncated" in capsys.readouterr().out
+        assert "long.gguf is truncated" in cli.out(*command)
 
 
 def test_pull_prints_the_path(config, tiny, cli):
@@ -126,15 +112,14 @@ def test_pull_without_a_name_is_the_starter(index, config, capsys):
     assert "smollm2-135m" in capsys.readouterr().err
 
 
-def test_interrupted_pull_can_be_resumed(config, tiny, capsys, monkeypatch, cli):
+def test_interrupted_pull_can_be_resumed(tiny, monkeypatch, cli):
     def interrupted(self, progress):
         if progress.done_bytes == 200:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("etui.cli.models._show_line", interrupted)
-        assert run(["models", "pull", "tiny"]) == ExitCode.PARTIAL
-    err = capsys.readouterr().err
+        patch.setattr("etui.cli.models._PullProgress.show", interrupted)
+        err = cli.err("models", "pull", "tiny", code=ExitCode.PARTIAL)
     assert "200 B of tiny kept" in err
     assert "resume with: etui models pull tiny" in err
     assert "resuming at 200 B" in cli.err("models", "pull", "tiny")

@@ -12,18 +12,17 @@ from threading import Event
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from rich.progress import TextColumn
 
 from etui.cli.models import show_progress
 from etui.cli.output import (
-    Lines,
     count_progress,
     format_json,
-    open_bar,
+    open_watch,
     stop_signals,
     write_output,
 )
 from etui.errors import EtuiError
+from etui.measure.progress import Progress as Shown
 from etui.models.download import Progress
 from etui.text import escape_json
 
@@ -117,44 +116,33 @@ def test_a_closed_terminal_does_not_stop_what_nohup_started():
         signal.signal(signal.SIGHUP, before)
 
 
-def test_lines_keep_their_distance(capsys):
-    lines = Lines(10.0)
-    for at in range(0, 50, 5):
-        if lines.is_due(at):
-            lines.show(f"at {at}", at, 20.0)
-    captured = capsys.readouterr()
-    assert captured.err.split("\n") == ["at 10", "at 30", ""]
-    assert captured.out == ""
-
-
-def test_a_step_begins_once():
-    lines = Lines()
-    assert [lines.begin(step) for step in ("a", "a", "b", "a")] == [True, False, True, True]
-
-
-def test_a_pull_in_a_pipe_says_its_steps_and_tenths(capsys):
+def test_a_pull_in_a_pipe_says_its_steps_and_its_end(capsys):
     with show_progress(quiet=False) as show:
-        for done in range(0, 1001, 25):
+        for done in range(100, 1001, 25):
             show(Progress("tiny", "download", "hf a/b", done, 1000))
         show(Progress("tiny", "failed", "hf a/b: no"))
         show(Progress("tiny", "verify", "hf a/b", 0, 1000))
         show(Progress("tiny", "verify", "hf a/b", 500, 1000))
+    assert capsys.readouterr().err.splitlines() == [
+        "pulling tiny: hf a/b (resuming at 100 B)",
+        "100 % · tiny: 1.00 kB of 1.00 kB",
+        "tiny: hf a/b: no",
+        "checking tiny: hf a/b",
+    ]
+    with show_progress(quiet=True) as show:
+        show(Progress("tiny", "download", "hf a/b", 5, 1000))
+        show(Progress("tiny", "failed", "hf a/b: no"))
+    assert capsys.readouterr().err == "tiny: hf a/b: no\n"
+
+
+def test_lines_of_a_long_work_are_few(monkeypatch, capsys):
+    seconds = iter(range(0, 60, 4))
+    monkeypatch.setattr("etui.cli.output.time.monotonic", lambda: next(seconds))
+    with open_watch() as watch:
+        for done in range(7):
+            watch(Shown(f"step {done}", done, 9))
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == "pulling tiny: hf a/b"
-    assert lines[1] == "tiny: 100 B of 1.00 kB (10 %)"
-    assert len(lines) == 13
-    assert lines[-2:] == ["tiny: hf a/b: no", "checking tiny: hf a/b"]
-
-
-def test_a_new_step_begins_a_new_bar():
-    with open_bar(TextColumn("{task.description}")) as bar:
-        bar.show("one", 5, 10, step=1)
-        bar.show("one still", 6, 10, step=1)
-        (task,) = bar._progress.tasks
-        assert (task.description, task.completed) == ("one still", 6)
-        bar.show("two", 0, None, step=2)
-        (task,) = bar._progress.tasks
-        assert (task.description, task.completed, task.total) == ("two", 0, None)
+    assert [line.split(" · ")[1] for line in lines] == ["step 2", "step 5"]
 
 
 class Terminal(io.StringIO):
@@ -171,8 +159,7 @@ def test_counts_are_a_bar_in_a_terminal(monkeypatch):
         show(500, 1200)
         show(1000, 1200)
         show(1200, 1200)
-    assert "replaying turns" in terminal.getvalue()
-    assert "1200/1200" in terminal.getvalue()
+    assert "replaying turns 1200/1200" in terminal.getvalue()
 
 
 def test_counts_are_not_shown_where_they_would_disturb(monkeypatch):

@@ -22,21 +22,19 @@ import pytest
 
 from etui.log.writer import TurnWriter
 from etui.text import format_utc
+from tests.cli.conftest import check
 from tests.fixtures.turns import TURN
 
 DEADLINE_SECONDS = 120.0
 ALT_SCREEN_ON, ALT_SCREEN_OFF = b"\x1b[?1049h", b"\x1b[?1049l"
 
 
-def run(environ, *words):
-    return subprocess.run(
-        [sys.executable, "-m", "etui", "power", "top", *words],
-        env=environ,
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE_SECONDS,
-        check=False,
+def run(environ, *words, code=0):
+    words = [sys.executable, "-m", "etui", "power", "top", *words]
+    done = subprocess.run(
+        words, env=environ, capture_output=True, text=True, timeout=DEADLINE_SECONDS
     )
+    return check(done, code)
 
 
 def log_turn(config):
@@ -52,7 +50,6 @@ def test_a_pipe_gets_one_table(many_channels, config):
     log_turn(config)
     config.config_file.write_text("price_per_kwh: 0.5\ncurrency: EUR\n")
     done = run(many_channels)
-    assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0].split()[:5] == ["channel", "watts", "use", "temp", "clock"]
     assert [line.split()[0] for line in lines[1:12]] == [
@@ -68,7 +65,6 @@ def test_a_pipe_gets_one_table(many_channels, config):
 def test_json_has_every_channel_and_null_for_what_is_unknown(many_channels, config):
     log_turn(config)
     done = run(many_channels, "--json")
-    assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     channels = {channel["name"]: channel for channel in document["channels"]}
     assert list(channels) == [*(f"GPU{n}" for n in range(8)), "CPU", "RAM"]
@@ -95,7 +91,6 @@ def test_lines_go_on_until_ctrl_c(many_channels):
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
-        assert process.stdout is not None
         documents = [json.loads(process.stdout.readline()) for _ in range(3)]
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=DEADLINE_SECONDS)
@@ -109,7 +104,6 @@ def test_a_broken_log_and_no_channel_say_what_to_do(many_channels, config, tmp_p
     config.config_file.write_text("estimate: never\n")
     environ = {**many_channels, "ETUI_SYSFS": str(tmp_path / "none"), "FAKE_NVML_INIT": "9"}
     done = run(environ, "--once")
-    assert done.returncode == 0, done.stderr
     assert "unmeasured: no power sensor can be read; `etui doctor` shows why" in done.stdout
     assert "move it away" in done.stdout
     document = json.loads(run(environ, "--json").stdout)
@@ -118,8 +112,7 @@ def test_a_broken_log_and_no_channel_say_what_to_do(many_channels, config, tmp_p
 
 
 def test_an_interval_of_nothing_is_refused(many_channels):
-    done = run(many_channels, "-n", "0")
-    assert done.returncode == 2
+    done = run(many_channels, "-n", "0", code=2)
     assert "-n" in done.stderr or "interval" in done.stderr
 
 

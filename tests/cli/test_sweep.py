@@ -421,7 +421,6 @@ def start(*args, hang_at):
         stderr=subprocess.PIPE,
         text=True,
     )
-    assert process.stderr is not None
     seen = []
     for line in process.stderr:
         seen.append(line)

@@ -18,8 +18,6 @@ from etui.units import seconds_text
 
 _WORDS = 4
 """Words that must have occurred together before, for the text to be held back from the first."""
-
-
 _PIECE = re.compile(r"\s*\w+|\s*[^\w\s]")
 """A word or a mark with the white space before it."""
 

@@ -41,7 +41,6 @@ _COMMANDS = {
     "export": "Write a run's results in the form that lm-eval's viewers read.",
 }
 
-
 _WHY = {
     "joules": "--max-joules reached",
     "time": "--max-hours reached",

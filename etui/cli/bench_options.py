@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 Command = Callable[..., Any]
 Option = Callable[[Command], Command]
 
-
 SECTIONS = {
     "design": "Questions",
     "models": "Arms",

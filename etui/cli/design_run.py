@@ -28,7 +28,6 @@ _ALLOWED = frozenset(
     }
 )  # fmt: skip
 """Options that a design leaves open."""
-
 _UNSTATED = frozenset({"precision", "precision_of", "difficulty", "prefix_reuse"})
 """Options that no key of a design replaces."""
 

@@ -26,7 +26,6 @@ _SORTS = ("time", "joules", "joules-per-token", "seconds", "tokens", "model", "r
 _GROUPS = ("all", "model", "rule", "policy", "status", "day", "chat", "key")
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
-
 _FILTERS = (
     ("--model", "NAME", "Only turns that this model answered."),
     ("--rule", "NAME", "Only turns that this rule routed."),

@@ -27,7 +27,6 @@ from etui.errors import EtuiError, ExitCode, format_internal_error
 _NO_HOME = "Could not determine home directory"
 """Begin of the RuntimeError of :meth:`pathlib.Path.expanduser` for a user that does not exist."""
 
-
 _COMMANDS = {
     "ask": "Answer one question and show what it cost.",
     "bench": "Measure accuracy and joules on multiple-choice questions.",

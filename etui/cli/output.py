@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 
 
 _LINE_EVERY_SECONDS = 10.0
-
-
 json_option = flag("--json", "as_json", help="Print one JSON document.")
 
 

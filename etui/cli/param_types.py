@@ -19,19 +19,11 @@ from etui.errors import UsageError
 
 FC = TypeVar("FC", bound=Callable[..., Any] | click.Command)
 _AGO = re.compile(r"(\d{1,6})\s*(m|h|d|w)", re.IGNORECASE)
-
-
 _STEPS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
-
-
 _MOST_CHARACTERS = 40
 """Length of the longest text that is parsed as a number."""
-
-
 MOST_JOULES = 10**12
 """Upper limit of joules: what a machine of 10 kW draws in three years."""
-
-
 LARGE = 1_000_000_000
 """Upper limit of counts that have no natural one; SQLite and llama.cpp can hold it."""
 

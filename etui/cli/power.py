@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
 
 _HEAD = ("channel", "now", "mean", "energy", "since start", "period", "coverage", "notes")
-
-
 _PORT = 9911
 
 
@@ -114,12 +112,8 @@ def _read_variable(name: str) -> str:
 
 
 _WARM_UP_S = 0.3
-
-
 _AFTER_LOAD_S = 2.0
 """A GPU keeps its clocks high for a moment after the last copy."""
-
-
 Seconds = FiniteNumber(0.1, 86_400)
 
 

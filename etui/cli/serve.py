@@ -38,31 +38,19 @@ if TYPE_CHECKING:
 
 
 _BUSY_SECONDS = 0.5
-
-
 _IDLE_SECONDS = 2.0
 """Updates this far apart cost too little power for a meter to show."""
-
-
 _WATTS_NOISE = 0.03
 """Relative change of power that is not worth drawing the line again."""
-
-
 _COLUMNS = 80
-
-
 _CLEAR = "\r\x1b[K"
-
-
 _EXTRA = ("starlette", "uvicorn", "h11", "anyio")
-
 
 keys_option = path_option(
     "--keys",
     metavar="FILE",
     help="File with one `name: key` a line, which only you can read. ETUI_API_KEY is one more key.",
 )
-
 
 _MOST_PARALLEL = 64
 

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 _ENDED_EARLY = ("truncated", "stopped", "budget")
 
-
 _ASSUMPTIONS = (
     "the app ran from the first question to the last, and each model alone is in memory",
     "every load and every idle second costs what was measured last; prefilling a chat again after "

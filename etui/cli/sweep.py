@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 AFTER = ""
 """Value of ``--apply`` without a sweep: apply the one that this command measures."""
 
-
 _ALLOWED = {
     "resume": {"resume", "apply", "force", "as_json", "jsonl"},
     "apply": {"apply", "goal", "within", "as_json"},
@@ -34,7 +33,6 @@ _ALLOWED = {
     "list": {"list", "as_json"},
 }
 """What else may be given with an option that measures nothing new."""
-
 
 _WHAT = {
     "resume": "a sweep continues with the settings it was started with",

@@ -36,7 +36,6 @@ MOST_DEATHS = 3
 """Deaths in a row, without an answer between them, after which a node is given up."""
 MOST_LOSSES = 3
 """Losses of one piece after which the run ends: the piece, not the nodes, is the cause."""
-
 Stage = Literal["idle", "working", "silent", "gone"]
 
 

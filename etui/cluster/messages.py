@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 Method = Literal["describe", "open", "answer", "command"]
 """What a node can be asked to do; see :class:`etui.cluster.node.NodeActor`."""
-
 Versions = dict[str, str | None]
 """Program -> version, as :func:`etui.cluster.open_nodes.read_versions` reads them."""
 

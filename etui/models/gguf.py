@@ -19,8 +19,6 @@ from etui.errors import ModelUnavailable
 from etui.models.spec import ModelSampling
 
 Scalar = int | float | bool | str
-
-
 _MOST_LAYERS = 1 << 12  # llama.cpp is compiled for 512
 
 _NUMBER_RANGES = {
@@ -37,7 +35,6 @@ _NUMBER_RANGES = {
 Layers without attention (recurrent ones of hybrid models) have no heads.
 """
 
-
 _SAMPLING_KEYS = {
     "temperature": ("temp", 0, 5),
     "top_p": ("top_p", 1e-6, 1),
@@ -47,8 +44,6 @@ _SAMPLING_KEYS = {
     "repeat_last_n": ("penalty_last_n", -1, 10_000_000),
 }
 """Name in models.yaml -> key below ``general.sampling`` (gguf-py's constants.py) and range."""
-
-
 _NO_TOKENIZERS = ("none", "no_vocab")
 """Values of ``tokenizer.ggml.model`` of files without a vocabulary; llama.cpp aborts on a text."""
 
@@ -245,7 +240,6 @@ SCALARS = {
 }
 """Metadata value type -> its layout; strings and arrays are not included."""
 
-
 TENSOR_TYPES = {
     0: ("F32", 1, 4), 1: ("F16", 1, 2), 2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20),
     6: ("Q5_0", 32, 22), 7: ("Q5_1", 32, 24), 8: ("Q8_0", 32, 34), 9: ("Q8_1", 32, 36),
@@ -259,7 +253,6 @@ TENSOR_TYPES = {
 }  # fmt: skip
 """Tensor type -> (name, elements per block, bytes per block)."""
 
-
 FILE_TYPES = {
     0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1", 10: "Q2_K",
     11: "Q3_K_S", 12: "Q3_K_M", 13: "Q3_K_L", 14: "Q4_K_S", 15: "Q4_K_M", 16: "Q5_K_S",
@@ -268,7 +261,6 @@ FILE_TYPES = {
     30: "IQ4_XS", 31: "IQ1_M", 32: "BF16", 36: "TQ1_0", 37: "TQ2_0", 38: "MXFP4_MOE",
 }  # fmt: skip
 """``general.file_type`` -> quantisation of the whole file."""
-
 
 KV_TYPES: dict[str, tuple[int, float]] = {
     "f32": (0, 4.0),
@@ -282,8 +274,6 @@ KV_TYPES: dict[str, tuple[int, float]] = {
     "q4_0": (2, 18 / 32),
 }
 """Name of a KV cache type -> (tensor type, bytes per element)."""
-
-
 _MAGIC = b"GGUF"
 _HEADER_BYTES = 24
 _MOST_KEYS = 1 << 16

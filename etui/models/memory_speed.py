@@ -30,15 +30,12 @@ if TYPE_CHECKING:
 
 _BUFFER_BYTES = 128 << 20
 """All buffers together: several times the cache of most processors."""
-
 _FREE_BYTES = 4 * _BUFFER_BYTES
 """Memory that has to be free, so that a measurement never makes a machine swap."""
-
 _SECONDS = 0.3
 _LEAST_PASSES = 5
 _BUSY_LOAD = 0.5
 """Processes that wanted a CPU in the last minute, per CPU, from which other programs count."""
-
 _ONE_THREAD = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 

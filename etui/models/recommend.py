@@ -10,20 +10,15 @@ from etui.models.spec import ModelSpec
 
 LEAST_TOKENS_PER_SECOND = 10.0
 """About twice as fast as people read: a slower answer is waited for."""
-
 _SPARE_SHARE = 0.1
 """Share of the free memory that is left to everything else."""
-
 _COMPUTE_BYTES = 128_000_000
 _KV_SHARE = {"f16": 1.0, "q8_0": 34 / 64, "q4_0": 18 / 64}
 """Bytes of a KV cache relative to f16: blocks of 32 values with their scale."""
-
 _UNKNOWN_KV_SHARE = 0.25
 """KV cache relative to the weights where an entry does not say it: less than most have at 8k."""
-
 _CAUTIOUS_BYTES_PER_SECOND = 10e9
 """Reading speed of a memory that was not measured: that of one channel of DDR4 at half its peak."""
-
 Fit = Literal["gpu", "memory", "too large", "unknown"]
 
 

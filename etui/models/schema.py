@@ -54,7 +54,6 @@ _REMOTE_KEYS = frozenset(
     )
 )
 """The keys that an entry with a backend can have; the others are settings of llama.cpp here."""
-
 Text = Annotated[str, Field(min_length=1, max_length=1000)]
 Line = Annotated[str, Field(max_length=4000)]
 Share = Annotated[float, Field(ge=0, le=1_000_000, allow_inf_nan=False)]

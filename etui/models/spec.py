@@ -11,17 +11,13 @@ from etui.arm import Speculate
 
 STARTER = "smollm2-135m"
 """The model that a first run downloads, and the default model."""
-
 FOUND_CONTEXT_TOKENS = 4096
 """Context in tokens of a GGUF file without an entry; llama.cpp limits it to the model's own."""
-
 MOST_THREADS = 1024
 LEAST_BATCH_TOKENS, MOST_BATCH_TOKENS = 16, 4096
 """Bounds of ``batch_tokens``. All sequences of a context, and all rows of a draft, fit into 16."""
-
 MOST_DRAFT_TOKENS = 15
 """Drafted tokens that one batch verifies at most, which has a row more (``verify_rows``)."""
-
 KvType = Literal["f16", "q8_0", "q4_0"]
 SplitMode = Literal["none", "layer", "row"]
 FlashAttention = Literal["auto", "on", "off"]
@@ -107,7 +103,6 @@ TunedKey = Literal[
     "draft_tokens",
 ]
 """A key of models.yaml, and field of ModelSpec, that a sweep can choose."""
-
 TUNED_KEYS: tuple[TunedKey, ...] = get_args(TunedKey)
 
 

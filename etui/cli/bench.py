@@ -21,15 +21,17 @@ from etui.cli.bench_options import (
     run_options,
 )
 from etui.cli.lazy_group import LazyGroup
-from etui.cli.output import print_json, stop_signals
+from etui.cli.output import open_watch, print_json, print_lines, print_result, stop_signals
 from etui.errors import ExitCode, Stopped, UsageError
 
 if TYPE_CHECKING:
     from etui.bench.plan import RunPlan, RunRequest
     from etui.bench.run import BenchRunner, RunOutcome
     from etui.config.config import Config
+    from etui.design.dry_run import PlanPrice
     from etui.measure.run import RunLimits
     from etui.models.catalogue import Catalogue
+
 
 _COMMANDS = {
     "compare": "Compare runs, or the arms of a run, question by question.",
@@ -47,6 +49,19 @@ _WHY = {
     "stopped": "stopped",
 }
 """How a run ended before its last answer -> the words for it."""
+
+
+_ALLOWED = frozenset(
+    {
+        "design", "models", "data", "limit", "per_subject", "subjects", "seed", "part",
+        "out", "fail_under", "max_joules", "max_hours", "dry_run", "pilot",
+        "as_json", "as_lines", "quiet",
+    }
+)  # fmt: skip
+"""Options that a design leaves open."""
+
+_UNSTATED = frozenset({"precision", "precision_of", "difficulty", "prefix_reuse"})
+"""Options that no key of a design replaces."""
 
 
 class BenchGroup(LazyGroup):
@@ -110,10 +125,11 @@ def bench(ctx: click.Context, /, **options: Any) -> None:
 
 def _run_bench(ctx: click.Context, options: dict[str, Any]) -> int:
     from etui.bench.progress import RunProgress
-    from etui.cli.cluster import check_cluster_options
-    from etui.cli.output import open_watch
+    from etui.bench.run import BenchRunner
+    from etui.cli.cluster import bench_on_cluster, check_cluster_options
     from etui.config.config import load_config, make_home
     from etui.measure.progress import Progress
+    from etui.measure.run import RunLimits
     from etui.runtime.runtime import open_runtime
 
     if options["as_json"] and options["as_lines"]:
@@ -122,49 +138,47 @@ def _run_bench(ctx: click.Context, options: dict[str, Any]) -> int:
     # Only the arms of a run decide, which its config.json records.
     config = replace(load_config(), loop_guard=False)
     make_home(config)
-    stopped = Event()
-    limits = _build_limits(options)
+    stopped, hours = Event(), options["max_hours"]
+    limits = RunLimits(options["max_joules"], None if hours is None else 3600 * hours)
     with (
         stop_signals(stopped) as on_stop,
         open_watch(jsonl=options["as_lines"], texts=not options["quiet"]) as watch,
         open_runtime(config, on_log_error=lambda error: watch(Progress(error.what))) as runtime,
     ):
-        from etui.bench.run import BenchRunner
-
         progress = RunProgress(watch, limits.seconds)
-
         if runtime.catalogue.problem:
             progress.say(runtime.catalogue.problem)
         runner = BenchRunner(runtime, progress, stopped, on_stop)
-        if options["resume"] is not None:
+        plan = None
+        if options["resume"] is None:
+            plan = _plan_run(ctx, runner, options, limits)
+        else:
             _check_resume_options(ctx)
             if options["dry_run"]:
-                return _price_rest(runner, options, limits)
-            outcome = _resume(runner, options, limits)
+                _price_rest(runner, options, limits)
+        if options["dry_run"]:
+            return ExitCode.DONE
+        if options["cluster"] is not None:
+            outcome = bench_on_cluster(runner, options, limits, plan)
+        elif plan is not None:
+            outcome = runner.start(plan, options["out"], limits)
         else:
-            plan = _plan_run(ctx, runner, options, limits)
-            if plan is None:
-                return ExitCode.DONE
-            outcome = _start(runner, options, limits, plan)
+            outcome = _resume(runner, options, limits)
         if outcome.config.design is not None:
-            from etui.cli.design_run import write_report
+            from etui.design.report import write_design_report
 
-            write_report(outcome.folder, progress.say)
+            progress.say("writing the report of the design")
+            write_design_report(outcome.folder, outcome.folder)
     return _print_outcome(outcome, options)
 
 
 def _plan_run(
     ctx: click.Context, runner: BenchRunner, options: dict[str, Any], limits: RunLimits
-) -> RunPlan | None:
-    """Plan a new run; a dry run is printed, and returns None."""
+) -> RunPlan:
+    """Plan a new run; a dry run is printed too."""
+    config, catalogue, say = runner.runtime.config, runner.runtime.catalogue, runner.progress.say
     if options["design"] is not None:
-        from etui.cli.design_run import build_design_request, plan_design_run, price_design_run
-
-        request = build_design_request(ctx, options)
-        if not options["dry_run"]:
-            return plan_design_run(request, runner)
-        price_design_run(request, runner, limits, options["pilot"], options["as_json"])
-        return None
+        return _plan_design(_build_design_request(ctx, options), runner, options, limits)
 
     from etui.bench.plan import make_plan
 
@@ -175,34 +189,90 @@ def _plan_run(
         )
     if options["pilot"] is not None:
         raise UsageError("--pilot needs --design", "add --design NAME, or remove it")
-    config, catalogue, say = runner.runtime.config, runner.runtime.catalogue, runner.progress.say
     plan = _add_precision(make_plan(_build_request(options), config, catalogue, say), options, say)
     if plan.suite.notice:
         say(plan.suite.notice)
-    if not options["dry_run"]:
+    if options["dry_run"]:
+        _print_token_counts(plan, config, catalogue, as_json=options["as_json"])
+    return plan
+
+
+def _plan_design(
+    request: RunRequest, runner: BenchRunner, options: dict[str, Any], limits: RunLimits
+) -> RunPlan:
+    """Plan a run of a design, which also measures its curves; or price it, after a pilot."""
+    from etui.design.plan import connect_curves, plan_design, plan_pilot, price_new_run
+
+    say, dry_run, pilot = runner.progress.say, options["dry_run"], options["pilot"]
+    design, plan = plan_design(request, runner.runtime, say)
+    if not dry_run or pilot is not None:
+        served = ", ".join(f"{role} is {model}" for role, model in design.models.items())
+        say(f"{design.title}: {served}")
+    if not dry_run:
+        if plan.suite.notice:
+            say(plan.suite.notice)
+        runner.build_between_blocks = connect_curves(runner.runtime, say)
         return plan
-    _print_token_counts(plan, config, catalogue, as_json=options["as_json"])
-    return None
+    if pilot is not None:
+        outcome = runner.start(plan_pilot(plan, pilot), None)
+        if outcome.ending != "complete":
+            raise Stopped(
+                "the pilot was stopped", f"resume it: etui bench --resume {outcome.folder}"
+            )
+    _print_price(price_new_run(design, plan, runner.runtime), plan, limits, options["as_json"])
+    return plan
 
 
-def _start(
-    runner: BenchRunner, options: dict[str, Any], limits: RunLimits, plan: RunPlan
-) -> RunOutcome:
-    if options["cluster"] is not None:
-        from etui.cli.cluster import bench_on_cluster
+def _build_design_request(ctx: click.Context, options: dict[str, Any]) -> RunRequest:
+    """Build the request of a design from the options.
 
-        return bench_on_cluster(runner, options, limits, plan)
-    return runner.start(plan, options["out"], limits)
+    Raises:
+        UsageError: An option sets what the design states.
+    """
+    from etui.bench.plan import RunRequest
+
+    given = list_given(ctx)
+    for name in given:
+        if name not in _ALLOWED:
+            flag = format_option(ctx, name)
+            if name in _UNSTATED:
+                raise UsageError(
+                    f"{flag} cannot be used with --design",
+                    "remove it, or set --limit, --max-hours or --max-joules",
+                )
+            raise UsageError(
+                f"{flag} cannot be used with --design, which states it",
+                f"copy the design, change it and pass the file: etui bench designs show "
+                f"{options['design']} > mine.yaml",
+            )
+    if options["pilot"] is not None and not options["dry_run"]:
+        raise UsageError("--pilot needs --dry-run", "add --dry-run, or remove it")
+    return RunRequest(
+        suite="",
+        design=options["design"],
+        models=options["models"],
+        data=options["data"],
+        limit=options["limit"],
+        per_subject=options["per_subject"],
+        subjects=options["subjects"],
+        seed=options["seed"] if "seed" in given else None,
+        part=options.get("part"),
+    )
+
+
+def _print_price(price: PlanPrice, plan: RunPlan, limits: RunLimits, as_json: bool) -> None:
+    from etui.design.dry_run import build_price_document, format_price
+    from etui.design.plan import count_within
+
+    within = count_within(price, plan, limits.seconds)
+    print_result(build_price_document(price, within), format_price(price, within), as_json)
 
 
 def _resume(runner: BenchRunner, options: dict[str, Any], limits: RunLimits) -> RunOutcome:
     from etui.bench.folder import find_run
     from etui.bench.plan import restore_plan
-    from etui.cli.cluster import bench_on_cluster
     from etui.design.plan import connect_curves
 
-    if options["cluster"] is not None:
-        return bench_on_cluster(runner, options, limits, None)
     runtime = runner.runtime
     runner.build_between_blocks = connect_curves(runtime, runner.progress.say)
     return runner.resume(
@@ -226,11 +296,10 @@ def _check_resume_options(ctx: click.Context) -> None:
         )
 
 
-def _price_rest(runner: BenchRunner, options: dict[str, Any], limits: RunLimits) -> int:
+def _price_rest(runner: BenchRunner, options: dict[str, Any], limits: RunLimits) -> None:
     """Print what the rest of a run costs."""
     from etui.bench.folder import find_run, read_run
     from etui.bench.plan import restore_plan
-    from etui.cli.design_run import print_plan_price
     from etui.design.plan import price_rest
 
     runtime = runner.runtime
@@ -242,15 +311,7 @@ def _price_rest(runner: BenchRunner, options: dict[str, Any], limits: RunLimits)
         )
     plan = restore_plan(recorded.config, runtime.config, runtime.catalogue)
     price = price_rest(plan, runtime, recorded.config, recorded.samples)
-    print_plan_price(price, plan, limits, options["as_json"])
-    return ExitCode.DONE
-
-
-def _build_limits(options: dict[str, Any]) -> RunLimits:
-    from etui.measure.run import RunLimits
-
-    hours = options["max_hours"]
-    return RunLimits(options["max_joules"], None if hours is None else 3600 * hours)
+    _print_price(price, plan, limits, options["as_json"])
 
 
 def _build_request(options: dict[str, Any]) -> RunRequest:
@@ -307,19 +368,19 @@ def _print_token_counts(
     )
 
     counts = count_tokens(plan, config, catalogue)
+    lines = [
+        f"{model}: {count['computed']:,} tokens to compute for {counts['questions']:,} "
+        f"questions ({count['prefix']:,} of them for worked examples, once per subject); "
+        f"{count['whole']:,} without reuse"
+        for model, count in counts["models"].items()
+    ]
     if plan.config.precision is not None:
         counts["precision"] = describe_expected_questions(plan)
+        lines.insert(0, format_expected_questions(plan))
     if as_json:
         click.echo(json.dumps(counts, indent=2))
-        return
-    if plan.config.precision is not None:
-        click.echo(format_expected_questions(plan))
-    for model, count in counts["models"].items():
-        click.echo(
-            f"{model}: {count['computed']:,} tokens to compute for {counts['questions']:,} "
-            f"questions ({count['prefix']:,} of them for worked examples, once per subject); "
-            f"{count['whole']:,} without reuse"
-        )
+    else:
+        print_lines(lines)
 
 
 def _print_outcome(outcome: RunOutcome, options: dict[str, Any]) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,38 +11,88 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from etui.cli.cluster import cluster_option, sweep_on_cluster
-from etui.cli.output import print_event, print_json, stop_signals
+from etui.cli.output import open_watch, print_event, print_json, print_lines, stop_signals
 from etui.cli.param_types import TEXT, FiniteNumber, WholeNumber, flag, path_option, text_option
+from etui.cli.sweep_text import (
+    apply_result,
+    print_plan,
+    print_result,
+    print_sweep,
+    print_sweeps,
+)
 from etui.errors import EtuiError, ExitCode, Stopped, UsageError
-from etui.units import count_text
+from etui.units import count_text, watts_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from etui.config.config import Config
+    from etui.energy.power_limits.limit import CapRequest
     from etui.sweep.config import Goal, SweepConfig
     from etui.sweep.run import SweepOutcome
+
+
+def check_terminal(*, jsonl: bool) -> None:
+    """Check that someone can be asked for a power limit: a user, or with ``jsonl`` a program.
+
+    Raises:
+        UsageError: There is no terminal to ask in.
+    """
+    if not jsonl and not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise UsageError(
+            "--cap user asks you to set power limits, which needs a terminal",
+            "run it in one, or use --cap set as root or with zeusd",
+        )
+
+
+def ask_for_limit(asked: CapRequest, *, jsonl: bool) -> None:
+    """Ask for a power limit, and return once a line of stdin says that it is set.
+
+    Raises:
+        UsageError: There is no terminal to ask in.
+        Stopped: The input ended.
+    """
+    check_terminal(jsonl=jsonl)
+    if jsonl:
+        facts = {
+            "watts": asked.watts,
+            "device": asked.label,
+            "scope": asked.scope,
+            "current_watts": asked.current_watts,
+            "command": asked.command,
+            "problem": asked.problem,
+        }
+        print_event("ask_cap", **facts)
+    else:
+        # A whole line: a progress bar keeps an unfinished one back.
+        ready = "press Enter when it is set, or Ctrl-C to stop"
+        print_lines([format_request(asked), ready], err=True)
+    if not sys.stdin.readline():
+        raise Stopped("the input ended before the power limit was set", "resume the sweep to go on")
+
+
+def format_request(asked: CapRequest) -> str:
+    """Format the question: ``set the power limit of GPU 0 to 200 W (now 250 W): COMMAND``."""
+    now = "" if asked.current_watts is None else f" (now {watts_text(asked.current_watts)})"
+    problem = f"{asked.problem}; " if asked.problem else ""
+    text = f"{problem}set the power limit of {asked.label} to {asked.watts:g} W{now}"
+    return f"{text}: {asked.command}" if asked.command else text
 
 
 AFTER = ""
 """Value of ``--apply`` without a sweep: apply the one that this command measures."""
 
-_ALLOWED = {
-    "resume": {"resume", "apply", "force", "as_json", "jsonl"},
-    "apply": {"apply", "goal", "within", "as_json"},
-    "revert": {"revert", "as_json"},
-    "show": {"show", "as_json"},
-    "list": {"list", "as_json"},
+_MODES = {
+    "apply": ("it applies the result of a finished sweep", {"goal", "within", "as_json"}),
+    "resume": (
+        "a sweep continues with the settings it was started with",
+        {"apply", "force", "as_json", "jsonl"},
+    ),
+    "revert": ("it measures nothing", {"as_json"}),
+    "show": ("it measures nothing", {"as_json"}),
+    "list": ("it measures nothing", {"as_json"}),
 }
-"""What else may be given with an option that measures nothing new."""
-
-_WHAT = {
-    "resume": "a sweep continues with the settings it was started with",
-    "apply": "it applies the result of a finished sweep",
-    "revert": "it measures nothing",
-    "show": "it measures nothing",
-    "list": "it measures nothing",
-}
+"""Option that measures nothing new -> why little else may be given with it, and what may."""
 
 
 def find_mode(given: set[str], applies_a_sweep: bool) -> str:
@@ -49,9 +101,7 @@ def find_mode(given: set[str], applies_a_sweep: bool) -> str:
     Raises:
         UsageError: They contradict each other.
     """
-    asked: list[str] = [name for name in ("resume", "revert", "show", "list") if name in given]
-    if applies_a_sweep:
-        asked.insert(0, "apply")
+    asked = [name for name in _MODES if (applies_a_sweep if name == "apply" else name in given)]
     if len(asked) > 1:
         raise UsageError(
             f"--{asked[0]} and --{asked[1]} cannot be combined", "pass only one of them"
@@ -59,10 +109,10 @@ def find_mode(given: set[str], applies_a_sweep: bool) -> str:
     if not asked:
         return "measure"
     mode = asked[0]
-    extra = sorted(given - _ALLOWED[mode])
-    if extra:
+    why, allowed = _MODES[mode]
+    if extra := sorted(given - allowed - {mode}):
         raise UsageError(
-            f"{_name_option(extra[0])} cannot be used with --{mode}: {_WHAT[mode]}",
+            f"{_name_option(extra[0])} cannot be used with --{mode}: {why}",
             _fix_combination(mode, extra[0]),
         )
     return mode
@@ -316,12 +366,8 @@ def _run(ctx: click.Context, options: dict[str, Any]) -> int:
         make_home(config)
         return sweep_on_cluster(ctx, config)
     if mode == "list":
-        from etui.cli.sweep_text import print_sweeps
-
         return print_sweeps(config, as_json=options["as_json"])
     if mode == "show":
-        from etui.cli.sweep_text import print_sweep
-
         return print_sweep(options["show"], config, as_json=options["as_json"])
     if mode == "apply":
         return _apply_recorded(options, given, config)
@@ -331,8 +377,6 @@ def _run(ctx: click.Context, options: dict[str, Any]) -> int:
 
 
 def _measure(mode: str, options: dict[str, Any], config: Config) -> int:
-    from etui.cli.output import open_watch
-    from etui.cli.sweep_progress import open_question
     from etui.config.config import make_home
     from etui.log.writer import TurnWriter
     from etui.measure.progress import Progress
@@ -348,15 +392,13 @@ def _measure(mode: str, options: dict[str, Any], config: Config) -> int:
     else:
         request = build_request(options)
         if options["dry_run"]:
-            from etui.cli.sweep_text import print_plan
-
             return print_plan(request, config, as_json=options["as_json"], as_line=options["jsonl"])
         cap = request.cap
         begin = partial(
             SweepRunner.start, asked=request, out=options["out"], fresh=options["fresh"]
         )
     if cap == "user":
-        open_question(jsonl=options["jsonl"])  # report now that there is no one to ask
+        check_terminal(jsonl=options["jsonl"])  # report now that there is no one to ask
     make_home(config)
     with (
         stop_signals(),
@@ -373,28 +415,21 @@ def _measure(mode: str, options: dict[str, Any], config: Config) -> int:
             config,
             writer,
             note,
-            lambda asked: open_question(jsonl=options["jsonl"])(asked),
+            partial(ask_for_limit, jsonl=options["jsonl"]),
             force=options["force"],
         )
         outcome = begin(SweepRunner(config, watch, writer, open_bench))
     code = _print_outcome(outcome, options, config)
-    if cap is not None:
-        _check_restored(config)
-    return code
-
-
-def _check_restored(config: Config) -> None:
-    """Fail where a power limit could not be restored, which was said with its command."""
-    if config.power_limits_file.exists():
+    if cap is not None and config.power_limits_file.exists():
         raise EtuiError(
             "the power limit is not as it was found",
             "run the command above; every start of etui says so until the limit is as found",
         )
+    return code
 
 
 def _print_outcome(outcome: SweepOutcome, options: dict[str, Any], config: Config) -> int:
     """Print the result and return the exit code."""
-    from etui.cli.sweep_text import print_result
     from etui.sweep.document import build_document
     from etui.sweep.folder import REPORT
 
@@ -414,14 +449,11 @@ def _print_outcome(outcome: SweepOutcome, options: dict[str, Any], config: Confi
             f"run the same command again, or: etui sweep --resume {outcome.folder}",
         )
     if options["apply"] is not None:
-        from etui.cli.sweep_text import apply_result
-
         apply_result(config, outcome.config, outcome.result, outcome.result.goal)
     return ExitCode.DONE
 
 
 def _apply_recorded(options: dict[str, Any], given: set[str], config: Config) -> int:
-    from etui.cli.sweep_text import apply_result
     from etui.sweep.folder import find_sweep, read_sweep
     from etui.sweep.run import analyse_folder
 

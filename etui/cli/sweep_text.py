@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from etui.cli.output import print_event, print_json, print_table
+from etui.cli.output import print_event, print_json, print_lines, print_table
 from etui.errors import EtuiError, ExitCode
 from etui.units import count_text, seconds_text
 
@@ -137,8 +137,7 @@ def print_result(result: SweepResult) -> None:
         width = max(_LEAST_WIDTH, shutil.get_terminal_size().columns)
         sentence = textwrap.wrap(verdict, min(width, _SENTENCE_WIDTH), break_on_hyphens=False)
         lines = [*sentence, "", *format_table(result, width)]
-    for line in lines:
-        click.echo(line)
+    print_lines(lines)
 
 
 def apply_result(
@@ -160,8 +159,7 @@ def apply_result(
     except NothingToApply as nothing:
         click.echo(nothing.what, err=True)
         return {"model": sweep_config.model, "applied": None, "why": nothing.what}
-    for line in _describe_applied(tuned):
-        click.echo(line, err=True)
+    print_lines(_describe_applied(tuned), err=True)
     return {"model": sweep_config.model, "applied": tuned, "why": tuned.verdict}
 
 

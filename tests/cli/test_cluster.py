@@ -10,19 +10,8 @@ import pytest
 from click.testing import CliRunner
 
 from etui.cli import cluster as cluster_command
-from etui.cli.main import run
 from etui.cluster.messages import NodeResult
 from etui.log.queries import LogReader
-
-
-@pytest.fixture
-def etui(capsys, config):
-    def go(*words):
-        code = run(words)
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return go
 
 
 @pytest.mark.parametrize(
@@ -58,25 +47,23 @@ def etui(capsys, config):
         ),
     ],
 )
-def test_what_is_refused(etui, words, message, code, monkeypatch):
+def test_what_is_refused(cli, words, message, code, monkeypatch):
     monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
-    found, _, err = etui(*words)
-    assert (found, message in err) == (code, True), err
+    err = cli.err(*words, code=code)
+    assert message in err, err
 
 
-def test_without_ray_the_pip_line_is_shown(etui, monkeypatch):
+def test_without_ray_the_pip_line_is_shown(cli, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    code, _, err = etui("bench", "--suite", "sample", "--cluster", "local")
-    assert code == 2
+    err = cli.err("bench", "--suite", "sample", "--cluster", "local", code=2)
     assert "pip install 'etui[cluster]'" in err
 
 
-def test_a_dry_run_needs_no_cluster(etui, starter_model, monkeypatch):
+def test_a_dry_run_needs_no_cluster(cli, starter_model, monkeypatch):
     monkeypatch.setenv("ETUI_MODELS", str(starter_model.parent))
-    code, out, _ = etui(
+    out = cli.run(
         "bench", "--suite", "sample", "-m", "smollm2-135m", "--cluster", "192.0.2.1:1", "--dry-run"
-    )
-    assert code == 0
+    ).out
     assert "tokens to compute" in out
 
 
@@ -167,45 +154,46 @@ def curve_lines(curve_id):
     return json.dumps(measured), json.dumps(made)
 
 
-def test_a_calibration_saves_the_curve_of_each_node(etui, monkeypatch, config):
+def test_a_calibration_saves_the_curve_of_each_node(cli, monkeypatch, config):
     cluster = FakeCluster(
         monkeypatch,
         desk=NodeResult(0, "", lines=curve_lines("c1")),
         laptop=NodeResult(1, "etui: nothing can be measured on this machine\nsee doctor\n"),
     )
-    code, out, err = etui("calibrate", "m", "--quick", "--force", "--cluster", "local")
+    asked = ("calibrate", "m", "--quick", "--force", "--cluster", "local")
+    out, err = cli.run(*asked, code=1)
     assert [each.words for each in cluster.commands] == [
         ("models", "pull", "m"),
         ("calibrate", "--jsonl", "--quick", "--force", "--", "m"),
     ]
     assert out.startswith("desk: m on A processor, 8 points")
     assert "desk: 1 of 8, about 3.00 s left" in err
-    assert code == 1
     assert "node laptop: nothing can be measured on this machine see doctor" in err
     with LogReader(config) as log:
         assert [curve.curve_id for curve in log.curves("m")] == ["c1"]
-    etui("calibrate", "m", "--cluster", "local")  # the same curve again, as from a node here
+    cli.run(
+        "calibrate", "m", "--cluster", "local", code=1
+    )  # the same curve again, as from a node here
     with LogReader(config) as log:
         assert len(log.curves("m")) == 1
 
 
-def test_a_calibration_prints_documents(etui, monkeypatch):
+def test_a_calibration_prints_documents(cli, monkeypatch):
     FakeCluster(
         monkeypatch,
         desk=NodeResult(0, "", lines=curve_lines("c1")),
         laptop=NodeResult(3, "", lines=curve_lines("c2")),
     )
-    code, out, err = etui("calibrate", "m", "--cluster", "local", "--json")
+    out, err = cli.run("calibrate", "m", "--cluster", "local", "--json", code=3)
     assert [each["node"] for each in json.loads(out)["curves"]] == ["desk", "laptop"]
-    assert code == 3
     assert "stopped on laptop before the end" in err
-    _, out, _ = etui("calibrate", "m", "--cluster", "local", "--jsonl")
+    out = cli.out("calibrate", "m", "--cluster", "local", "--jsonl", code=3)
     lines = [json.loads(line) for line in out.splitlines()]
     assert [line["node"] for line in lines] == ["desk", "desk", "laptop", "laptop"]
     assert lines[1]["machine"] == "A processor"
 
 
-def test_a_sweep_keeps_the_files_of_each_node(etui, monkeypatch, tmp_path):
+def test_a_sweep_keeps_the_files_of_each_node(cli, monkeypatch, tmp_path):
     begun = json.dumps({"event": "begun", "folder": "/there/20260101-120000-m-ab"})
     result = json.dumps({"event": "result", "model": "m"})
     cluster = FakeCluster(
@@ -213,10 +201,9 @@ def test_a_sweep_keeps_the_files_of_each_node(etui, monkeypatch, tmp_path):
         desk=NodeResult(0, "", {"config.json": "{}", "../evil": "x"}, (begun, result)),
     )
     out_dir = tmp_path / "out"
-    code, out, err = etui(
+    out = cli.out(
         "sweep", "m", "--axis", "threads=1,2", "--cluster", "local", "-o", str(out_dir), "--json"
     )
-    assert code == 0, err
     assert [each.words for each in cluster.commands] == [
         ("models", "pull", "m"),
         ("sweep", "--jsonl", "--axis=threads=1,2", "--", "m"),

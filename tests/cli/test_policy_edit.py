@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
 import stat
 import sys
 
 import pytest
 
-from etui.cli.main import run
 from etui.config.config import shipped_dir
 
 FRUGAL = (shipped_dir() / "policies" / "frugal.yaml").read_text()
-
-
-def call(capsys, *args):
-    code = run(["policy", *args])
-    out, err = capsys.readouterr()
-    return int(code), out, err
 
 
 @pytest.fixture
@@ -37,42 +29,41 @@ def editor(tmp_path, monkeypatch):
     return set_to
 
 
-def test_new_copies_once(capsys, etui_home):
+def test_new_copies_once(cli, etui_home):
     mine = etui_home / "policies" / "mine.yaml"
-    code, out, _ = call(capsys, "new", "mine", "--from", "frugal")
-    assert (code, out) == (0, f"{mine}\n")
+    out = cli.out("policy", "new", "mine", "--from", "frugal")
+    assert out == f"{mine}\n"
     assert mine.read_text() == FRUGAL
     assert (mine.parent / "policy.schema.json").is_file()
     mine.write_text("changed")
-    code, out, err = call(capsys, "new", "mine")
-    assert (code, out, mine.read_text()) == (2, "", "changed")
+    out, err = cli.run("policy", "new", "mine", code=2)
+    assert (out, mine.read_text()) == ("", "changed")
     assert "policy 'mine' already exists" in err
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "", ".hidden", "x.yaml", "a b"])
-def test_new_refuses_names_that_are_paths(capsys, etui_home, name):
-    code, _, err = call(capsys, "new", name)
-    assert code == 2
+def test_new_refuses_names_that_are_paths(cli, etui_home, name):
+    err = cli.err("policy", "new", name, code=2)
     assert "is not a valid policy name" in err
     assert not (etui_home / "policies").exists()
 
 
-def test_edit_of_a_shipped_policy_makes_it_ones_own(capsys, etui_home, editor):
+def test_edit_of_a_shipped_policy_makes_it_ones_own(cli, etui_home, editor):
     editor("max_tokens: 384", "max_tokens: 100")
-    code, out, _ = call(capsys, "edit", "frugal")
+    out = cli.out("policy", "edit", "frugal")
     mine = etui_home / "policies" / "frugal.yaml"
-    assert (code, out) == (0, f"{mine}\n")
+    assert out == f"{mine}\n"
     assert mine.read_text() == FRUGAL.replace("max_tokens: 384", "max_tokens: 100")
     assert stat.S_IMODE(mine.stat().st_mode) & 0o044 == 0o044
     assert sorted(p.name for p in mine.parent.iterdir()) == ["frugal.yaml", "policy.schema.json"]
 
 
-def test_edit_keeps_the_old_one_when_the_new_one_is_broken(capsys, etui_home, editor):
-    call(capsys, "new", "mine", "--from", "frugal")
+def test_edit_keeps_the_old_one_when_the_new_one_is_broken(cli, etui_home, editor):
+    cli.run("policy", "new", "mine", "--from", "frugal")
     mine = etui_home / "policies" / "mine.yaml"
     editor("use: careful", "use: carefull")
-    code, out, err = call(capsys, "edit", "mine")
-    assert (code, out) == (2, "")
+    out, err = cli.run("policy", "edit", "mine", code=2)
+    assert out == ""
     assert f"{mine}:" in err
     assert "unknown arm 'carefull', did you mean 'careful'?" in err
     assert mine.read_text() == FRUGAL
@@ -81,50 +72,46 @@ def test_edit_keeps_the_old_one_when_the_new_one_is_broken(capsys, etui_home, ed
     assert "carefull" in draft.read_text()
 
 
-def test_edit_says_when_nothing_changed_or_no_editor_runs(capsys, etui_home, editor, monkeypatch):
+def test_edit_says_when_nothing_changed_or_no_editor_runs(cli, etui_home, editor, monkeypatch):
     editor("no such text", "")
-    code, _, err = call(capsys, "edit", "frugal")
-    assert code == 0
+    err = cli.err("policy", "edit", "frugal")
     assert "nothing changed" in err
     monkeypatch.setenv("VISUAL", str(etui_home / "no-editor"))
-    code, _, err = call(capsys, "edit", "frugal")
-    assert code == 2
+    err = cli.err("policy", "edit", "frugal", code=2)
     assert "cannot run the editor" in err
     assert not (etui_home / "policies" / "frugal.yaml").exists()
 
 
-def test_edit_tells_of_probes_that_fail_now(capsys, editor):
+def test_edit_tells_of_probes_that_fail_now(cli, editor):
     editor("    use: code", "    use: quick")
     editor('Write a Python function that reverses a list.", rule: code}', 'Hm?", rule: code}')
-    code, _, err = call(capsys, "edit", "frugal")
-    assert code == 0
+    err = cli.err("policy", "edit", "frugal")
     assert "warning: 1 of 7 probes fail; see `etui policy test frugal`" in err
 
 
-def test_edit_tells_of_cases_that_fail_now(capsys, etui_home, editor):
+def test_edit_tells_of_cases_that_fail_now(cli, etui_home, editor):
     folder = etui_home / "policies"
     folder.mkdir()
     cases = folder / "frugal.cases.jsonl"
     cases.write_text('{"query": "Hm?", "arm": "careful"}\n')
     editor("max_tokens: 384", "max_tokens: 385")
-    _, _, err = call(capsys, "edit", "frugal")
+    err = cli.err("policy", "edit", "frugal")
     assert "warning: 1 of 8 probes and cases fail; see" in err
     cases.write_text('{"query": "Hm?", "arm": "carefull"}\n')
     editor("max_tokens: 385", "max_tokens: 386")
-    _, _, err = call(capsys, "edit", "frugal")
+    err = cli.err("policy", "edit", "frugal")
     assert "warning: 1 fault in its cases; see" in err
 
 
-def test_diff(capsys, etui_home, tmp_path):
-    call(capsys, "new", "mine", "--from", "frugal")
+def test_diff(cli, etui_home, tmp_path):
+    cli.run("policy", "new", "mine", "--from", "frugal")
     mine = etui_home / "policies" / "mine.yaml"
     changed = FRUGAL.replace("reasoning: direct, max_tokens: 768", "reasoning: direct")
     changed = changed.replace("at_least: 300", "at_least: 30").replace("[python, ", "[")
     mine.write_text(changed)
     questions = tmp_path / "questions.txt"
     questions.write_text("\ufeff" + "word " * 40 + "\r\n\r\nHello?\r\n", encoding="utf-8")
-    code, out, _ = call(capsys, "diff", "frugal", "mine", "--questions", str(questions))
-    assert code == 0
+    out = cli.out("policy", "diff", "frugal", "mine", "--questions", str(questions))
     assert out.splitlines()[:4] == [
         "- arms.code.max_tokens: 768",
         "~ signals.code_names.keywords: -python",
@@ -134,8 +121,7 @@ def test_diff(capsys, etui_home, tmp_path):
     assert "    - everything-else -> quick: qwen3-0.6b, direct" in out
     assert "    + long-text -> careful: qwen3-4b, direct" in out
     assert "\ufeff" not in out, "the mark of a file is no part of its first question"
-    run(["policy", "diff", "frugal", "mine", "--json"])
-    document = json.loads(capsys.readouterr().out)
+    document = cli.json("policy", "diff", "frugal", "mine", "--json")
     assert [change["path"] for change in document["changes"]] == [
         "arms.code.max_tokens",
         "signals.code_names.keywords",
@@ -145,15 +131,15 @@ def test_diff(capsys, etui_home, tmp_path):
     assert {answer["after"]["rule"] for answer in document["other_answers"]} == {"everything-else"}
 
 
-def test_diff_of_one_with_itself_and_with_a_broken_one(capsys, tmp_path):
-    code, out, _ = call(capsys, "diff", "best", "best", "--logged", "5")
+def test_diff_of_one_with_itself_and_with_a_broken_one(cli, tmp_path):
+    out = cli.out("policy", "diff", "best", "best", "--logged", "5")
     same, cases = out.splitlines()
-    assert (code, same) == (0, "0 of 4 questions are answered differently")
+    assert same == "0 of 4 questions are answered differently"
     assert re.fullmatch(r"0 of \d+ cases are decided differently", cases)
     broken = tmp_path / "broken.yaml"
     broken.write_text("version: 1\n")
-    code, out, err = call(capsys, "diff", "best", str(broken))
-    assert (code, out) == (2, "")
+    out, err = cli.run("policy", "diff", "best", str(broken), code=2)
+    assert out == ""
     assert "missing key 'arms'" in err
 
 
@@ -186,10 +172,10 @@ def pair(tmp_path):
     return before, after
 
 
-def test_diff_runs_the_cases_of_both(capsys, pair):
+def test_diff_runs_the_cases_of_both(cli, pair):
     before, after = map(str, pair)
-    code, out, err = call(capsys, "diff", before, after)
-    assert (code, err) == (0, "")
+    out, err = cli.run("policy", "diff", before, after)
+    assert err == ""
     at = out.splitlines().index("2 of 3 cases are decided differently: 1 fail now, 1 pass now")
     assert out.splitlines()[at + 1 :] == [
         "  Sort in python.",
@@ -201,8 +187,7 @@ def test_diff_runs_the_cases_of_both(capsys, pair):
         "    - code -> large: smollm2-135m, direct; fails",
         "    + rest -> small: smollm2-135m, direct; passes",
     ]
-    run(["policy", "diff", before, after, "--json"])
-    document = json.loads(capsys.readouterr().out)
+    document = cli.json("policy", "diff", before, after, "--json")
     first, second = document["other_cases"]
     assert (document["cases"], first["id"], first["line"], second["id"]) == (3, "sort", 1, None)
     assert first["expected"] == {
@@ -212,16 +197,15 @@ def test_diff_runs_the_cases_of_both(capsys, pair):
     assert first["after"]["failures"] == ["rule rest, expected code", "there is no signal code"]
 
 
-def test_diff_leaves_out_faulty_cases_and_says_so(capsys, pair):
+def test_diff_leaves_out_faulty_cases_and_says_so(cli, pair):
     before, after = map(str, pair)
     cases = pair[0].with_name("before.cases.jsonl")
     cases.write_text('{"query": "Hello", "rule": "cod"}\n')
-    code, out, err = call(capsys, "diff", before, after)
-    assert code == 0
+    out, err = cli.run("policy", "diff", before, after)
     assert "unknown rule 'cod', did you mean 'code'?" in err
     assert "the cases of before are left out until they are fixed" in err
     assert "0 of 1 cases are decided differently" in out
     cases.unlink()
     cases.with_name("after.cases.jsonl").unlink()
-    _, out, _ = call(capsys, "diff", before, after)
+    out = cli.out("policy", "diff", before, after)
     assert "cases" not in out

@@ -8,8 +8,6 @@ import sys
 
 import pytest
 
-from etui.cli.main import run
-
 POLICY = """version: 1
 arms: {quick: {model: smollm2-135m}, deep: {model: smollm2-135m, max_tokens: 99}}
 signals: {sums: {keywords: [add]}, lists: {keywords: [list]}}
@@ -18,12 +16,6 @@ rules:
   - {name: lists, priority: 5, when: lists, use: quick}
   - {name: rest, use: quick}
 """
-
-
-def call(capsys, *args):
-    code = run(["policy", "test", *args])
-    out, err = capsys.readouterr()
-    return int(code), out, err
 
 
 @pytest.fixture
@@ -39,15 +31,14 @@ def write(path, *cases):
     path.write_text("".join(json.dumps(case) + "\n" for case in cases))
 
 
-def test_failures_coverage_and_groups(capsys, mine):
+def test_failures_coverage_and_groups(cli, mine):
     write(
         mine,
         {"query": "add 1", "rule": "sums", "group": "add"},
         {"query": "plus 1", "rule": "sums", "group": "add", "tags": ["paraphrase"]},
         {"id": "neg", "query": "\x1b[2J hello", "not_rule": "rest", "tags": ["negative"]},
     )
-    code, out, err = call(capsys, "mine")
-    assert code == 4
+    out, err = cli.run("policy", "test", "mine", code=4)
     assert out.splitlines() == [
         "mine: 1 of 3 passed (0 probes, 3 cases), 2 of 3 rules and 2 of 2 arms reached, "
         "0 of 1 paraphrase group alike",
@@ -61,9 +52,7 @@ def test_failures_coverage_and_groups(capsys, mine):
         f"{mine}:3: '␛[2J hello': rule rest, expected any other",
         "  rest: no rule matched",
     ]
-    code, out, _ = call(capsys, "mine", "--json")
-    document = json.loads(out)
-    assert code == 4
+    document = cli.json("policy", "test", "mine", "--json", code=4)
     assert (document["passed"], document["failed"], document["errors"]) == (1, 2, [])
     row = document["probes"][1]
     assert (row["kind"], row["line"], row["tags"], row["group"]) == (
@@ -88,40 +77,37 @@ def test_failures_coverage_and_groups(capsys, mine):
     ]
 
 
-def test_tags_choose_cases(capsys, mine):
+def test_tags_choose_cases(cli, mine):
     write(
         mine,
         {"query": "add 1", "rule": "rest", "tags": ["stress"]},
         {"query": "list", "rule": "lists", "tags": ["negative", "collision"]},
         {"query": "hm", "rule": "rest"},
     )
-    code, out, _ = call(capsys, "mine", "--tag", "collision", "--tag", "negative")
-    assert (code, out.split(",")[0]) == (0, "mine: 1 of 1 passed (0 probes")
-    code, out, err = call(capsys, "mine", "--tag", "colision")
-    assert (code, out) == (2, "")
+    out = cli.out("policy", "test", "mine", "--tag", "collision", "--tag", "negative")
+    assert out.split(",")[0] == "mine: 1 of 1 passed (0 probes"
+    out, err = cli.run("policy", "test", "mine", "--tag", "colision", code=2)
+    assert out == ""
     assert "no case has the tag 'colision', did you mean 'collision'?" in err
 
 
 @pytest.mark.parametrize(("percent", "code"), [("0", 0), ("80", 0), ("80.1", 4), ("100", 4)])
-def test_least_coverage(capsys, mine, percent, code):
+def test_least_coverage(cli, mine, percent, code):
     write(mine, {"query": "add", "rule": "sums"}, {"query": "hm", "rule": "rest"})
-    done, out, err = call(capsys, "mine", "--min-coverage", percent)
-    assert done == code
+    out, err = cli.run("policy", "test", "mine", "--min-coverage", percent, code=code)
     assert "no question reaches rule lists" in out
     message = f"policy mine: 4 of 5 rules and arms are reached (80 %), less than {percent} %"
     assert (message in err) is bool(code)
 
 
-def test_faulty_cases_do_not_hide_other_policies(capsys, mine):
+def test_faulty_cases_do_not_hide_other_policies(cli, mine):
     mine.write_text('{"query": "x", "rule": "sum"}\n')
-    code, out, err = call(capsys)
-    assert code == 2
+    out, err = cli.run("policy", "test", code=2)
     assert err.splitlines() == [f"{mine}:1:24: unknown rule 'sum', did you mean 'sums'?"]
     assert [line.split(":")[0] for line in out.splitlines()[:-1]] == ["balanced", "best", "frugal"]
-    code, _, err = call(capsys, "mine", "--tag", "mine-alone")
-    assert (code, "unknown rule 'sum'" in err) == (2, True), "the file's faults come first"
-    code, out, _ = call(capsys, "mine", "--json")
-    assert code == 2
+    err = cli.err("policy", "test", "mine", "--tag", "mine-alone", code=2)
+    assert "unknown rule 'sum'" in err, "the file's faults come first"
+    out = cli.out("policy", "test", "mine", "--json", code=2)
     assert json.loads(out)["errors"] == [
         {
             "file": str(mine),
@@ -132,10 +118,9 @@ def test_faulty_cases_do_not_hide_other_policies(capsys, mine):
     ]
 
 
-def test_check_warns_of_faulty_cases(capsys, mine):
+def test_check_warns_of_faulty_cases(cli, mine):
     mine.write_text('{"query": "x", "rule": "sum"}\n')
-    assert run(["policy", "check", "mine"]) == 0, "the policy can be used without its cases"
-    err = capsys.readouterr().err
+    err = cli.err("policy", "check", "mine")  # the policy can be used without its cases
     assert f"{mine}:1:24: warning: unknown rule 'sum', did you mean 'sums'?" in err
 
 

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 
-from etui.cli.main import run
 from etui.cli.sweep_text import print_result
 from etui.errors import EtuiError
 from etui.sweep.blocks import SettingFailed
@@ -44,8 +43,8 @@ def bench():
 
 
 @pytest.fixture
-def sweep(bench, monkeypatch, capsys):
-    """``sweep("tiny", ...)`` runs the command; returns its exit code, stdout and stderr."""
+def sweep(bench, monkeypatch, cli):
+    """``sweep("tiny", ...)`` runs the command; returns what it prints."""
 
     @contextmanager
     def open_bench(*args, **kwargs):
@@ -53,12 +52,7 @@ def sweep(bench, monkeypatch, capsys):
 
     monkeypatch.setattr("etui.sweep.workbench.open_workbench", open_bench)
 
-    def call(*args):
-        code = run(["sweep", *args])
-        printed = capsys.readouterr()
-        return code, printed.out, printed.err
-
-    return call
+    return lambda *args, code=0: cli.run("sweep", *args, code=code)
 
 
 def interrupt_at(visit):
@@ -70,8 +64,7 @@ def interrupt_at(visit):
 
 
 def test_the_table_goes_to_stdout_and_the_rest_to_stderr(sweep, config):
-    code, out, err = sweep(*ASKED)
-    assert code == 0
+    out, err = sweep(*ASKED)
     assert out.startswith("batch_tokens=512 saves")
     assert "batch_tokens=256" in out
     for part in ("4 settings", "cannot be shown with 4 blocks", "% of the joules", "report: "):
@@ -88,7 +81,7 @@ def test_the_table_goes_to_stdout_and_the_rest_to_stderr(sweep, config):
 
 
 def test_the_log_has_a_row_of_the_sweep_and_one_of_each_setting(sweep, config):
-    _, out, _ = sweep(*ASKED)
+    out = sweep(*ASKED).out
     with sqlite3.connect(config.database) as log:
         (found,) = log.execute("SELECT model, best, verdict, complete FROM sweeps").fetchall()
         settings = log.execute(
@@ -100,15 +93,12 @@ def test_the_log_has_a_row_of_the_sweep_and_one_of_each_setting(sweep, config):
 
 
 def test_json_is_one_document(sweep):
-    code, out, _ = sweep(*ASKED, "--json")
-    document = json.loads(out)
-    assert code == 0
+    document = json.loads(sweep(*ASKED, "--json", code=0).out)
     assert (document["best"], document["is_complete"]) == ("batch_tokens=512", True)
 
 
 def test_jsonl_tells_block_by_block(sweep, config):
-    code, out, _ = sweep(*ASKED, "--jsonl")
-    assert code == 0
+    out = sweep(*ASKED, "--jsonl").out
     lines = [json.loads(line) for line in out.splitlines()]
     begun, *middle, result = [line for line in lines if line["event"] != "note"]
     (folder,) = list_sweeps(config)
@@ -133,15 +123,13 @@ def test_jsonl_tells_block_by_block(sweep, config):
 
 def test_ctrl_c_prints_what_there_is_and_the_same_command_resumes(sweep, bench, config):
     bench.before = interrupt_at(14)
-    code, out, err = sweep(*ASKED)
-    assert code == 3
+    out, err = sweep(*ASKED, code=3)
     assert out
     (folder,) = list_sweeps(config)
     assert f"etui sweep --resume {folder}" in err
     kept = len(read_sweep(folder).blocks)
     bench.before = lambda number: None
-    code, out, err = sweep(*ASKED)
-    assert code == 0
+    out, err = sweep(*ASKED)
     assert f"({kept} blocks already measured)" in err
     assert list_sweeps(config) == (folder,)
     assert read_sweep(folder).is_finished
@@ -149,10 +137,9 @@ def test_ctrl_c_prints_what_there_is_and_the_same_command_resumes(sweep, bench, 
 
 def test_a_sweep_is_resumed_by_name(sweep, bench, config):
     bench.before = interrupt_at(14)
-    sweep(*ASKED, "--goal", "time")
+    sweep(*ASKED, "--goal", "time", code=None)
     bench.before = lambda number: None
-    code, out, _ = sweep("--resume", "last", "--json")
-    assert code == 0
+    out = sweep("--resume", "last", "--json").out
     assert json.loads(out)["goal"]["measure"] == "time"
 
 
@@ -160,13 +147,11 @@ def test_a_sweep_that_asks_for_limits_is_resumed_in_a_terminal_alone(sweep, benc
     write_package(config.sysfs_dir, long_watts=65.0, max_watts=125.0)
     bench.price = lambda setting: float(setting.get("power_limit") or 0)
     bench.before = interrupt_at(14)
-    code, _, err = sweep("tiny", "--axis", "power_limit=40,50", "--cap", "user", "--jsonl")
-    assert code == 3, err
+    err = sweep("tiny", "--axis", "power_limit=40,50", "--cap", "user", "--jsonl", code=3).err
     bench.before = lambda number: None
-    code, _, err = sweep("--resume", "last")
-    assert code == 2
+    err = sweep("--resume", "last", code=2).err
     assert "needs a terminal" in err
-    assert sweep("--resume", "last", "--jsonl")[0] == 0
+    sweep("--resume", "last", "--jsonl", code=0)
 
 
 def test_a_power_limit_that_is_not_restored_fails_the_command(sweep, bench, config):
@@ -178,59 +163,56 @@ def test_a_power_limit_that_is_not_restored_fails_the_command(sweep, bench, conf
 
     bench.before = leave
     asked = ("tiny", "--axis", "power_limit=40,50", "--cap", "set", "--blocks", "2")
-    code, out, err = sweep(*asked)
-    assert code == 1
+    out, err = sweep(*asked, code=1)
     assert "power_limit=40" in out, "the result is printed first"
     assert "the power limit is not as it was found" in err
 
 
 def test_a_dry_run_measures_nothing(sweep, bench, config):
-    code, out, _ = sweep(*ASKED, "--dry-run")
-    assert code == 0
+    out = sweep(*ASKED, "--dry-run").out
     assert bench.opened == 0
     assert list_sweeps(config) == ()
     for part in ("batch_tokens=64", "(in use)", "4 settings", "4 to confirm", "about"):
         assert part in out
-    _, out, _ = sweep(*ASKED, "--dry-run", "--json")
+    out = sweep(*ASKED, "--dry-run", "--json").out
     assert json.loads(out)["axes"] == {"batch_tokens": [64, 128, 256, 512]}
 
 
 def test_a_dry_run_says_how_many_answers_accuracy_takes(sweep, monkeypatch):
     monkeypatch.setattr("etui.sweep._machine.usable_cpus", lambda: 8)  # a test has one
     asked = (*ASKED, "--axis", "threads=1,2", "--suite", "sample", "--limit", "20", "--dry-run")
-    _, out, _ = sweep(*asked)
+    out = sweep(*asked).out
     assert "accuracy on 20 questions of sample: 80 answers, as settings" in out
-    document = json.loads(sweep(*asked, "--json")[1])
+    document = json.loads(sweep(*asked, "--json").out)
     assert (document["questions"], document["answers"]) == (20, 80)
 
 
 def test_sweeps_are_listed_and_shown(sweep, bench, config):
-    code, out, err = sweep("--list")
-    assert (code, out) == (0, "")
+    out, err = sweep("--list")
+    assert out == ""
     assert "there are no sweeps" in err
     bench.before = interrupt_at(14)
-    sweep(*ASKED)
+    sweep(*ASKED, code=None)
     (folder,) = list_sweeps(config)
-    code, out, _ = sweep("--list")
+    out = sweep("--list").out
     assert folder.name in out
     assert "not complete" in out
-    (row,) = json.loads(sweep("--list", "--json")[1])["sweeps"]
+    (row,) = json.loads(sweep("--list", "--json").out)["sweeps"]
     assert (row["sweep"], row["model"], row["complete"]) == (folder.name, "tiny", False)
     bench.before = lambda number: None
-    measured = sweep(*ASKED)[1]
-    assert "not complete" not in sweep("--list")[1]
-    assert sweep("--show", "last")[1] == measured
-    assert json.loads(sweep("--show", folder.name, "--json")[1])["best"] == "batch_tokens=512"
+    measured = sweep(*ASKED).out
+    assert "not complete" not in sweep("--list").out
+    assert sweep("--show", "last").out == measured
+    assert json.loads(sweep("--show", folder.name, "--json").out)["best"] == "batch_tokens=512"
 
 
 def test_combinations_that_are_left_out_are_said_before_and_in_the_result(sweep, config):
     axes = ("--axis", "kv_type=f16,q8_0", "--axis", "flash_attention=off,on")
     left_out = "left out 1 combination: kv_type=q8_0 needs flash attention"
-    code, out, err = sweep("tiny", *axes, "--blocks", "2", "--rounds", "1")
-    assert code == 0
+    out, err = sweep("tiny", *axes, "--blocks", "2", "--rounds", "1")
     assert left_out in err
     assert f"note: {left_out}" in out
-    document = json.loads(sweep("--show", "last", "--json")[1])
+    document = json.loads(sweep("--show", "last", "--json").out)
     assert left_out in document["notes"]
     (folder,) = list_sweeps(config)
     assert left_out in (folder / "report.html").read_text(encoding="utf-8")
@@ -238,7 +220,7 @@ def test_combinations_that_are_left_out_are_said_before_and_in_the_result(sweep,
 
 def test_an_estimate_says_so_wherever_its_joules_are(sweep, bench, config):
     bench.change = lambda number, visit: replace(visit, kind="estimate")
-    _, out, err = sweep(*ASKED, "--apply")
+    out, err = sweep(*ASKED, "--apply")
     sentence, _, head, *rows = out.splitlines()
     assert "of the joules (estimate)" in sentence
     assert "J/answer (estimate)" in head
@@ -246,7 +228,7 @@ def test_an_estimate_says_so_wherever_its_joules_are(sweep, bench, config):
     assert "of the joules (estimate)" in err  # what is used from now on, and why
     with sqlite3.connect(config.database) as log:
         assert log.execute("SELECT verdict FROM sweeps").fetchall() == [(sentence,)]
-    assert json.loads(sweep("--show", "last", "--json")[1])["verdict"] == sentence
+    assert json.loads(sweep("--show", "last", "--json").out)["verdict"] == sentence
 
 
 def test_a_setting_that_cannot_run_is_not_called_dropped(sweep, bench, config):
@@ -256,7 +238,7 @@ def test_a_setting_that_cannot_run_is_not_called_dropped(sweep, bench, config):
         return visit
 
     bench.change = refuse
-    _, out, _ = sweep("tiny", "--axis", "batch_tokens=64,128", "--blocks", "2", "--rounds", "1")
+    out = sweep("tiny", "--axis", "batch_tokens=64,128", "--blocks", "2", "--rounds", "1").out
     assert "could not run batch_tokens=64: not enough memory" in out
     assert "dropped" not in out
     assert "saved" not in out  # no time was saved by dropping it
@@ -267,8 +249,7 @@ def test_a_setting_that_cannot_run_is_not_called_dropped(sweep, bench, config):
 
 def test_one_block_is_one(sweep, bench):
     bench.before = interrupt_at(3)
-    code, _, err = sweep(*ASKED)
-    assert code == 3
+    err = sweep(*ASKED, code=3).err
     assert "stopped after 1 block\n" in err
 
 
@@ -291,45 +272,39 @@ def test_a_result_is_as_wide_as_the_terminal(monkeypatch, columns):
 
 
 def test_a_dry_run_says_the_whole_goal(sweep):
-    _, out, _ = sweep(*ASKED, "--within", "10", "--dry-run")
+    out = sweep(*ASKED, "--within", "10", "--dry-run").out
     assert "goal joules within 10 % of the best time" in out
 
 
 def test_a_damaged_sweep_is_named_in_the_list(sweep, config):
-    sweep(*ASKED)
+    sweep(*ASKED, code=None)
     (folder,) = list_sweeps(config)
     (folder / "config.json").write_text("{}")
-    code, out, err = sweep("--list")
-    assert code == 0
+    out, err = sweep("--list")
     assert folder.name not in out
     assert "is not a sweep configuration" in err
 
 
 def test_the_best_setting_is_applied_and_reverted(sweep, config):
-    code, out, err = sweep(*ASKED, "--apply")
-    assert code == 0
+    out, err = sweep(*ASKED, "--apply")
     assert "tiny uses batch_tokens=512 on this machine from now on" in err
     assert "etui sweep --revert tiny" in err
-    code, _, err = sweep("--revert", "tiny")
-    assert code == 0
+    err = sweep("--revert", "tiny").err
     assert "uses the settings of models.yaml" in err
-    code, _, err = sweep("--revert", "tiny")
+    err = sweep("--revert", "tiny").err
     assert "no settings of a sweep" in err
-    code, out, _ = sweep("--apply", "last", "--json")
-    assert code == 0
+    out = sweep("--apply", "last", "--json").out
     document = json.loads(out)
     assert document["applied"]["values"] == {"batch_tokens": 512}
-    document = json.loads(sweep("--revert", "tiny", "--json")[1])
+    document = json.loads(sweep("--revert", "tiny", "--json").out)
     assert document["reverted"]["values"] == {"batch_tokens": 512}
 
 
 def test_nothing_is_applied_of_a_sweep_that_is_not_complete(sweep, bench, config):
     bench.before = interrupt_at(14)
-    code, _, err = sweep(*ASKED, "--apply")
-    assert code == 3
+    err = sweep(*ASKED, "--apply", code=3).err
     assert "nothing was applied" in err
-    code, _, err = sweep("--apply", "last")
-    assert code == 2
+    err = sweep("--apply", "last", code=2).err
     assert "is not complete" in err
     assert not config.tuned_file.exists()
 
@@ -369,8 +344,7 @@ def test_nothing_is_applied_of_a_sweep_that_is_not_complete(sweep, bench, config
     ],
 )
 def test_wrong_usage_says_what_and_how_to_fix_it(sweep, config, bench, args, said, fix):
-    code, out, err = sweep(*args)
-    assert code == 2
+    out, err = sweep(*args, code=2)
     assert out == ""
     what, *fixes = err.strip().splitlines()
     assert said in what
@@ -391,12 +365,11 @@ def test_wrong_usage_says_what_and_how_to_fix_it(sweep, config, bench, args, sai
     ],
 )
 def test_values_out_of_range_are_wrong_usage(sweep, args):
-    assert sweep("tiny", *args)[0] == 2
+    sweep("tiny", *args, code=2)
 
 
 def test_a_model_that_is_not_here_says_how_to_get_it(sweep):
-    code, _, err = sweep("smollm2-135m")
-    assert code == 1
+    err = sweep("smollm2-135m", code=1).err
     assert "etui models pull smollm2-135m" in err
 
 
@@ -405,8 +378,7 @@ def test_a_busy_machine_is_refused(sweep, bench, config):
         raise EtuiError("the machine is not idle: the CPUs are busy (70%)", "add --force")
 
     bench.busy = refuse
-    code, _, err = sweep(*ASKED)
-    assert code == 1
+    err = sweep(*ASKED, code=1).err
     assert "not idle" in err
     assert list_sweeps(config) == ()
 
@@ -439,8 +411,7 @@ def test_kill_9_loses_one_block_at_most(sweep, config, hang_at):
     visits = sum(len(block.visits) for block in blocks)
     most = len(read_sweep(folder).config.design.settings) + 1
     assert hang_at - 1 - visits < most  # only those of the running block are lost
-    code, _, err = sweep(*ASKED)
-    assert code == 0
+    err = sweep(*ASKED).err
     assert f"({len(blocks)} blocks already measured)" in err
     assert list_sweeps(config) == (folder,)
 
@@ -460,8 +431,7 @@ def test_sigterm_keeps_the_blocks_and_exits_with_3(config):
 def test_two_at_once_cannot_write_one_sweep(sweep, config):
     process = start(*ASKED, hang_at=14)
     try:
-        code, _, err = sweep(*ASKED)
-        assert code == 1
+        err = sweep(*ASKED, code=1).err
         assert "another etui is writing" in err
     finally:
         process.kill()

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from etui.cli.output import open_watch
-from etui.cli.sweep_progress import format_request, open_question
+from etui.cli.sweep import ask_for_limit, check_terminal, format_request
 from etui.energy.power_limits.limit import CapRequest
 from etui.errors import Stopped, UsageError
 from etui.measure.progress import Progress
@@ -80,17 +80,16 @@ def test_the_question_for_a_limit_names_device_watts_and_command():
 
 def test_a_limit_is_not_asked_for_without_a_terminal():
     with pytest.raises(UsageError, match="needs a terminal"):
-        open_question(jsonl=False)
+        check_terminal(jsonl=False)
 
 
 def test_a_program_is_asked_by_a_line_and_answers_with_one(monkeypatch, capsys):
     monkeypatch.setattr(sys, "stdin", io.StringIO("\n"))
-    ask = open_question(jsonl=True)
-    ask(REQUEST)
+    ask_for_limit(REQUEST, jsonl=True)
     line = json.loads(capsys.readouterr().out)
     assert (line["event"], line["watts"], line["device"]) == ("ask_cap", 200.0, "GPU 0")
     with pytest.raises(Stopped, match="input ended"):
-        ask(REQUEST)
+        ask_for_limit(REQUEST, jsonl=True)
 
 
 class Terminal(io.StringIO):
@@ -102,7 +101,7 @@ def test_a_user_is_asked_on_stderr(monkeypatch, capsys):
     errors = Terminal()
     monkeypatch.setattr(sys, "stdin", Terminal("\n"))
     monkeypatch.setattr(sys, "stderr", errors)
-    open_question(jsonl=False)(REQUEST)
+    ask_for_limit(REQUEST, jsonl=False)
     assert "GPU 0 to 200 W" in errors.getvalue()
     assert "press Enter" in errors.getvalue()
     assert capsys.readouterr().out == ""

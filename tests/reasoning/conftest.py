@@ -7,6 +7,7 @@ from dataclasses import fields
 
 import pytest
 
+from tests.engine.conftest import library, make_session, model  # noqa: F401 - fixtures
 from tests.reasoning.scripted import FakeSession, plain_facts
 
 

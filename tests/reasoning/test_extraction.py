@@ -19,66 +19,18 @@ OPTIONS = parse_options(QUESTION)
 @pytest.mark.parametrize(
     ("text", "letter"),
     [
-        ("B", "B"),
-        ("B.", "B"),
         ("B) Mars", "B"),
-        ("(b) Mars", "B"),
-        ("b)", "B"),
-        ("B. Mars is red.", "B"),
-        ("The answer is B.", "B"),
-        ("The correct answer is (B) Mars, not (A) Venus.", "B"),
-        ("**Answer: B**", "B"),
-        ("Answer: \\boxed{B}", "B"),
-        ("$\\boxed{\\text{B}}$", "B"),
         ("Option B is correct.", "B"),
         ("B is the right one", "B"),
-        ("I would choose option B because iron rusts.", "B"),
-        ("Die Antwort ist B.", "B"),
-        ("First I thought the answer is A, but the answer is B.", "B"),
-        ("A) is too hot.\nThe answer is B", "B"),
-        ("Iron oxide makes it red.\n\nB", "B"),
-        ("Looking at the options, (A) is hot, so it must be (B)", "B"),
-        ("Mars", "B"),
         ("It is Mars.", "B"),
         ("The answer is Mars.", "B"),
-        ("the sun", "C"),
-        ("A comet", "D"),
-        ("A good question. Nobody knows.", None),
-        ("I think a planet.", None),
-        ("Mars or Venus", None),
-        ("E", None),
         ("The answer is E.", None),
-        ("", None),
     ],
 )
 def test_letters(text, letter):
+    """Those of the contract's golden numbers are not repeated here."""
     found = extract(text, QUESTION, OPTIONS)
     assert (found.key, found.status) == (letter, "answered" if letter else "no_answer")
-
-
-@pytest.mark.parametrize(
-    ("text", "number"),
-    [
-        ("391", "391"),
-        ("17 * 23 = 391.", "391"),
-        ("The answer is 391, since 17 * 23 is 17 * 20 + 17 * 3.", "391"),
-        ("It costs $1,234.50 in all", "1234.5"),
-        ("1.234.567,5", "1234567.5"),
-        ("12 000 km", "12000"),
-        ("3,5", "3.5"),
-        ("0.50", "0.5"),
-        ("-7", "-7"),
-        ("−7", "-7"),
-        ("x = +7", "7"),
-        ("3 / 4", "0.75"),
-        ("about 50 %", "50%"),
-        ("1.5e3", "1500"),
-        ("Answer: **42**", "42"),
-        ("I do not know", None),
-    ],
-)
-def test_numbers_where_one_is_asked_for(text, number):
-    assert extract(text, "How many are there?").key == number
 
 
 @pytest.mark.parametrize("text", ["The Sun.", "the sun", "sun!", "**The Sun**", "Answer: the sun."])

@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from etui.arm import Arm, EarlyExit, Sampling, VoteStop
 from etui.chat import Message
-from etui.engine.chat_prompt import ChatTemplate
-from etui.engine.context import Context, ContextOptions
-from etui.engine.library import Library
-from etui.engine.llama_session import LlamaSession
-from etui.engine.model import Model
-from etui.engine.session import ModelFacts
-from etui.engine.template_process import TemplateProcess
 from etui.events import Answer, Prefilled, Probe, Thought, Vote
 from etui.reasoning.answer import answer
 from tests.reasoning.scripted import GO_ON
@@ -33,32 +24,6 @@ VOTE = Arm(
     stop=VoteStop("all"),
     sampling=Sampling(temperature=0.9, seed=5),
 )
-
-
-@pytest.fixture(scope="module")
-def make_session(
-    tmp_path_factory: pytest.TempPathFactory, starter_model: Path
-) -> Iterator[Callable[..., LlamaSession]]:
-    library = Library(tmp_path_factory.mktemp("logs"))
-    model = Model(library, starter_model)
-    contexts: list[Context] = []
-    templates = TemplateProcess()
-
-    def make(**options: int) -> LlamaSession:
-        values = {"context_tokens": 512, "threads": 1, "sequences": 8, "batch_tokens": 128}
-        context = Context(library, model, ContextOptions(**{**values, **options}))
-        contexts.append(context)
-        facts = ModelFacts("starter", context.capacity, None, None, None, ())
-        source = model.metadata("tokenizer.chat_template")
-        template = ChatTemplate(templates, "starter", source, model.bos_text, model.eos_text)
-        return LlamaSession(model, context, facts, template)
-
-    yield make
-    templates.close()
-    for context in contexts:
-        context.free()
-    model.free()
-    library.close()
 
 
 def text_of(events, kind):
@@ -109,7 +74,7 @@ def test_the_letters_are_read_and_sum_to_one(make_session):
 def test_the_same_seed_votes_the_same_way(make_session):
     outcomes = []
     for _ in range(2):
-        session = make_session()
+        session = make_session(context_tokens=512)
         events = list(answer(QUESTION, VOTE, session, GO_ON))
         outcomes.append([(v.index, v.answer, v.thinking) for v in events if isinstance(v, Vote)])
         assert session.free_sequences == 8

@@ -31,6 +31,9 @@ class Window:
 
     intervals: tuple[tuple[int, int], ...]
     runs: int
+    drawn: int = 0  # Tokens drawn by one run, over its sequences
+    drafted: float = 0.0  # Drafted tokens of one run, and those accepted: the mean of its runs
+    accepted: float = 0.0
 
     @property
     def seconds(self) -> float:
@@ -40,20 +43,12 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class TimedWork:
-    """The windows of one visit.
-
-    Attributes:
-        drafted, accepted: Tokens of one run of each of ``decodes``, the mean of its runs.
-    """
+    """The windows of one visit."""
 
     prefill: Window  # The prompts of all jobs, one after another
     decodes: tuple[Window, ...]  # The answer of each job that has one
     answers: int  # Number of jobs
     computed: int  # Prompt tokens computed in the whole of `prefill`
-    drawn: tuple[int, ...] = ()
-    """Tokens drawn by one run of each of ``decodes``, over its sequences."""
-    drafted: tuple[float, ...] = ()
-    accepted: tuple[float, ...] = ()
 
     @property
     def intervals(self) -> tuple[tuple[int, int], ...]:
@@ -74,32 +69,24 @@ class WorkCost:
     coverage: float  # Share of the phase with the larger gaps that the meter recorded, 0..1
 
 
+@dataclass(slots=True)
 class WorkTimer:
     """A loaded model, which nothing else uses meanwhile, and a meter that measures its work.
 
     After an error, sequences may be left open: the model has to be loaded again.
-
-    Args:
-        sequences: Sequences decoded in parallel for each answer.
-        speculate: Where drafted tokens come from; sequences decoded in parallel have none.
     """
 
-    def __init__(
-        self,
-        session: Session,
-        meter: Meter,
-        window_s: float,
-        *,
-        sequences: int = 1,
-        speculate: Speculate = "off",
-        clock: Callable[[], int] = time.monotonic_ns,
-    ) -> None:
-        self._session = session
-        self._meter = meter
-        self._window_s = window_s
-        self._sequences = sequences
-        self._speculate: Speculate = speculate if sequences == 1 else "off"
-        self._clock = clock
+    session: Session
+    meter: Meter
+    window_s: float  # Least seconds of each phase
+    sequences: int = 1  # Sequences decoded in parallel for each answer
+    speculate: Speculate = "off"
+    """Where drafted tokens come from; sequences decoded in parallel have none."""
+    clock: Callable[[], int] = time.monotonic_ns
+
+    def __post_init__(self) -> None:
+        if self.sequences > 1:
+            self.speculate = "off"
 
     def warm_up(self, jobs: Sequence[Job]) -> None:
         """Compute the beginning of a job, which is not measured."""
@@ -111,27 +98,19 @@ class WorkTimer:
 
     def measure(self, jobs: Sequence[Job]) -> TimedWork:
         """Run all jobs until the windows of both phases are full."""
-        self._session.forget()
+        self.session.forget()
         prefill, computed, last = self._measure_prefill(jobs)
-        answers = [job for job in jobs if len(job.output) > 1]
-        least_s = self._window_s / max(len(answers), 1)
+        answers = sum(len(job.output) > 1 for job in jobs)
+        least_s = self.window_s / max(answers, 1)
         decodes: list[Window] = []
-        drafted: list[float] = []
-        accepted: list[float] = []
         ready: TokenSequence | None = last
         for job in reversed(jobs):  # the last one is in the cache already
             sequence, ready = ready, None
             if len(job.output) > 1:
-                window, verified = self._measure_decode(job, sequence, least_s)
-                decodes.append(window)
-                drafted.append(sum(each.drafted for each in verified) / window.runs)
-                accepted.append(sum(each.accepted for each in verified) / window.runs)
+                decodes.append(self._measure_decode(job, sequence, least_s))
             elif sequence is not None:
-                self._session.close(sequence, keep=False)
-        drawn = tuple((len(job.output) - 1) * self._sequences for job in reversed(answers))
-        return TimedWork(
-            prefill, tuple(decodes), len(jobs), computed, drawn, tuple(drafted), tuple(accepted)
-        )
+                self.session.close(sequence, keep=False)
+        return TimedWork(prefill, tuple(decodes), len(jobs), computed)
 
     def _measure_prefill(self, jobs: Sequence[Job]) -> tuple[Window, int, TokenSequence]:
         """Compute all prompts again and again; return the last sequence, which is left open.
@@ -145,15 +124,13 @@ class WorkTimer:
             for number, job in enumerate(jobs, start=1):
                 sequence, count = self._prefill(job)
                 computed += count
-                end_ns = self._clock()
-                if number == len(jobs) and end_ns - start_ns >= self._window_s * 1e9:
-                    self._meter.mark(end_ns)
+                end_ns = self.clock()
+                if number == len(jobs) and end_ns - start_ns >= self.window_s * 1e9:
+                    self.meter.mark(end_ns)
                     return Window(((start_ns, end_ns),), runs), computed, sequence
-                self._session.close(sequence, keep=False)
+                self.session.close(sequence, keep=False)
 
-    def _measure_decode(
-        self, job: Job, sequence: TokenSequence | None, least_s: float
-    ) -> tuple[Window, list[Verified]]:
+    def _measure_decode(self, job: Job, sequence: TokenSequence | None, least_s: float) -> Window:
         """Decode an answer again and again, in one interval while the model can be rolled back.
 
         A model that cannot be rolled back is prefilled again, outside the intervals.
@@ -165,49 +142,55 @@ class WorkTimer:
         is_fresh = True
         while not runs or Window(tuple(intervals), runs).seconds < least_s:
             if runs and not self._roll_back(group, job):
-                self._meter.mark(intervals[-1][1])
+                self.meter.mark(intervals[-1][1])
                 self._close(group)
                 group = self._open(job, self._prefill(job)[0])
                 is_fresh = True
             start_ns = self._mark() if is_fresh else intervals.pop()[0]
             verified += self._decode_once(group, job)
-            intervals.append((start_ns, self._clock()))
+            intervals.append((start_ns, self.clock()))
             runs += 1
             is_fresh = False
-        self._meter.mark(intervals[-1][1])
+        self.meter.mark(intervals[-1][1])
         self._close(group)
-        return Window(tuple(intervals), runs), verified
+        return Window(
+            tuple(intervals),
+            runs,
+            (len(job.output) - 1) * self.sequences,
+            sum(each.drafted for each in verified) / runs,
+            sum(each.accepted for each in verified) / runs,
+        )
 
     def _prefill(self, job: Job) -> tuple[TokenSequence, int]:
         """Compute a prompt and draw the first token; return the number of computed tokens."""
-        sequence = self._session.open(job.prompt, GREEDY, job.output)
+        sequence = self.session.open(job.prompt, GREEDY, job.output)
         computed = 0
         while True:
-            step = self._session.step([sequence])
+            step = self.session.step([sequence])
             computed += sum(step.computed.values())
             if step.sampled:
                 return sequence, computed
 
     def _open(self, job: Job, sequence: TokenSequence) -> list[TokenSequence]:
         """Fork a sequence after its prefill; without an answer there is nothing to fork for."""
-        count = self._sequences if job.output else 1
-        return [sequence, *(self._session.fork(sequence, GREEDY) for _ in range(count - 1))]
+        count = self.sequences if job.output else 1
+        return [sequence, *(self.session.fork(sequence, GREEDY) for _ in range(count - 1))]
 
     def _decode_once(self, group: Sequence[TokenSequence], job: Job) -> list[Verified]:
         """Draw all tokens of an answer after the first, in every sequence."""
         verified: list[Verified] = []
-        if self._speculate != "off":
-            self._session.forget()  # a draft model would still know the prompt, or the answer
-            refused = self._session.speculate(group[0], self._speculate)
-            if refused and self._speculate != "auto":
+        if self.speculate != "off":
+            self.session.forget()  # a draft model would still know the prompt, or the answer
+            refused = self.session.speculate(group[0], self.speculate)
+            if refused and self.speculate != "auto":
                 raise SettingFailed(f"no speculation: {refused}")
         left = (len(job.output) - 1) * len(group)
         while left > 0:
-            step = self._session.step(group)
+            step = self.session.step(group)
             left -= len(step.sampled)
             verified += step.verified
-        if self._speculate != "off":
-            verified += self._session.settle(group[0])
+        if self.speculate != "off":
+            verified += self.session.settle(group[0])
         return verified
 
     def _roll_back(self, group: Sequence[TokenSequence], job: Job) -> bool:
@@ -217,19 +200,19 @@ class WorkTimer:
         after it, and its runs would cost nothing.
         """
         for each in group:
-            if not self._session.rollback(each, len(each.tokens) - len(job.prompt)):
+            if not self.session.rollback(each, len(each.tokens) - len(job.prompt)):
                 return False
-            self._session.extend(each, job.output[:1])
+            self.session.extend(each, job.output[:1])
         return True
 
     def _close(self, group: Sequence[TokenSequence]) -> None:
         for sequence in group:
-            self._session.close(sequence, keep=False)
+            self.session.close(sequence, keep=False)
 
     def _mark(self) -> int:
         """Return the time, and note that the power steps now."""
-        now_ns = self._clock()
-        self._meter.mark(now_ns)
+        now_ns = self.clock()
+        self.meter.mark(now_ns)
         return now_ns
 
 
@@ -239,7 +222,7 @@ def compute_cost(work: TimedWork, energy: Callable[[int, int], Energy]) -> WorkC
     parts = list(measured.values())
     computed = work.computed / (work.prefill.runs * work.answers)
     prefill, covered = _compute_phase(computed, [work.prefill], measured, work.answers)
-    drawn = sum(work.drawn) / work.answers
+    drawn = sum(window.drawn for window in work.decodes) / work.answers
     decode, decode_covered = _compute_phase(drawn, work.decodes, measured, work.answers)
     joules = [part.joules for part in parts if part.joules is not None]
     seconds = sum(part.seconds for part in parts)

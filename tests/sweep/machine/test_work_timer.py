@@ -62,9 +62,8 @@ def test_every_run_of_a_drafted_answer_costs_the_same():
     assert len(decode.intervals) == 1
     assert drafter.forgotten == begun + 1 + decode.runs
     # 29 tokens in rounds of three: two drafted ones, and the one that corrects the third.
-    assert work.accepted == (20.0,)
-    assert work.drafted[0] == pytest.approx(30, abs=2)
-    assert work.drawn == (29,)
+    assert (decode.drawn, decode.accepted) == (29, 20.0)
+    assert decode.drafted == pytest.approx(30, abs=2)
     assert work.computed == work.prefill.runs * (39 + 9)
     assert not any(context.slots.values())
     assert session.free_tokens == context.capacity
@@ -78,7 +77,7 @@ def test_every_run_of_a_short_answer_computes_its_tokens(tokens, sequences):
     work = timer.measure([Job(PROMPT, OUTPUT[:tokens])])
     (decode,) = work.decodes
     assert decode.runs > 3
-    assert work.drawn == ((tokens - 1) * sequences,)
+    assert decode.drawn == (tokens - 1) * sequences
     steps = [rows for rows in context.decodes if rows == sequences]
     assert len(steps) == decode.runs * (tokens - 1)
 
@@ -86,7 +85,7 @@ def test_every_run_of_a_short_answer_computes_its_tokens(tokens, sequences):
 def test_an_answer_of_one_token_is_drawn_by_the_prefill():
     session, _ = make_fake_session(lambda tokens: [0.0] * 64, 64)
     work = WorkTimer(session, NO_METER, 0.1, clock=Clock()).measure([Job(PROMPT, (5,))])
-    assert (work.decodes, work.drawn) == ((), ())
+    assert work.decodes == ()
     assert session.free_tokens == 2048
 
 
@@ -105,12 +104,12 @@ def works(draw):
             start_ns = t_ns + draw(st.integers(0, 1000))
             t_ns = start_ns + draw(lengths)
             found.append((start_ns, t_ns))
-        return Window(tuple(found), draw(st.integers(1, 50)))
+        return Window(tuple(found), draw(st.integers(1, 50)), 10)
 
     prefill = window(1)
     decodes = tuple(window(draw(st.integers(1, 3))) for _ in range(draw(st.integers(0, 4))))
     answers = max(1, len(decodes) + draw(st.integers(0, 2)))
-    return TimedWork(prefill, decodes, answers, 1000 * prefill.runs, (10,) * len(decodes))
+    return TimedWork(prefill, decodes, answers, 1000 * prefill.runs)
 
 
 @given(works(), st.floats(1, 1000))
@@ -145,13 +144,13 @@ def test_a_phase_without_a_record_is_unmeasured_and_the_other_is_not(work, data)
 def test_a_gap_counts_by_its_share_of_the_phase():
     second = 10**9
     prefill = Window(((0, 8 * second),), 2)
-    decodes = tuple(Window(((at * second, (at + 1) * second),), 1) for at in (9, 11))
+    decodes = tuple(Window(((at * second, (at + 1) * second),), 1, 5) for at in (9, 11))
 
     def energy(start_ns, end_ns):
         coverage = 0.4 if start_ns == 11 * second else 1.0
         return Energy(start_ns, end_ns, 1.0, 0.1, Kind.COUNTER, coverage)
 
-    cost = compute_cost(TimedWork(prefill, decodes, 2, 100, (5, 5)), energy)
+    cost = compute_cost(TimedWork(prefill, decodes, 2, 100), energy)
     assert cost.coverage == pytest.approx(0.7)
     assert compute_cost(TimedWork(prefill, (), 2, 100), energy).coverage == 1.0
 

@@ -204,6 +204,11 @@ def constant_letter(samples: Iterable[Sample]) -> ConstantLetter:
 
 
 def _compute_totals(samples: Sequence[Sample], seed: int) -> tuple[Interval, Interval]:
+    """Compute the shares over all questions (micro) and over the subjects (macro).
+
+    Where every subject is all right or all wrong, the bootstrap has no spread, and an interval of
+    zero width would suggest certainty: it is Wilson's.
+    """
     subjects = [sample.subject for sample in samples]
     weights = compute_macro_weights(subjects)
     columns = [
@@ -212,24 +217,16 @@ def _compute_totals(samples: Sequence[Sample], seed: int) -> tuple[Interval, Int
     ]
     sums = resample_sums(columns, subjects, seed)
     count = len(samples)
-    values = (sum(row[0] for row in columns) / count, math.fsum(row[1] for row in columns))
-    micro, macro = (
-        _build_interval(value, sums[:, at] / (count, 1)[at], count)
-        for at, value in enumerate(values)
-    )
-    return micro, macro
 
+    def bound(value: float, replicates: Floats) -> Interval:
+        low, high = percentiles(replicates)
+        if low is None or high is None or high - low < 1e-12:
+            plain = wilson(round(value * count), count)
+            return Interval(value, plain.low, plain.high, "wilson")
+        return Interval(value, max(low, 0.0), min(high, 1.0), "bootstrap")
 
-def _build_interval(value: float, replicates: Floats, count: int) -> Interval:
-    """Return the bootstrap interval, or Wilson's if every subject is all right or all wrong.
-
-    The bootstrap has no spread then, and an interval of zero width would suggest certainty.
-    """
-    low, high = percentiles(replicates)
-    if low is None or high is None or high - low < 1e-12:
-        plain = wilson(round(value * count), count)
-        return Interval(value, plain.low, plain.high, "wilson")
-    return Interval(value, max(low, 0.0), min(high, 1.0), "bootstrap")
+    micro = bound(sum(row[0] for row in columns) / count, sums[:, 0] / count)
+    return micro, bound(math.fsum(row[1] for row in columns), sums[:, 1])
 
 
 def _compute_letter_mass(samples: Iterable[Sample]) -> LetterMass | None:

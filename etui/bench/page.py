@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from markupsafe import Markup
 
@@ -16,7 +16,7 @@ from etui.bench.config import RunConfig
 from etui.bench.cost import Cost, Figure
 from etui.bench.precision import describe_precision
 from etui.bench.sample import Sample
-from etui.bench.summary import ArmSummary, Summary, group_by_system
+from etui.bench.summary import Summary, group_by_system
 from etui.bench.summary_text import (
     TEXTS,
     build_cost_over_time_rows,
@@ -46,9 +46,8 @@ _OUTCOMES = {"no_answer": "no answer", "truncated": "cut off", "error": "failed"
 Texts = Mapping[tuple[str, int], Question]
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """A part of a bar: its name, CSS class, share of the track in percent, and text."""
+class Segment(NamedTuple):
+    """A part of a bar: its name, CSS class, value (in percent of the track once drawn), text."""
 
     name: str
     class_: str
@@ -56,13 +55,12 @@ class Segment:
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class StackedBar:
+class StackedBar(NamedTuple):
     """A stacked bar: the arm, its colour, the segments and the text at the end."""
 
     name: str
     colour: int
-    segments: tuple[Segment, ...]
+    segments: list[Segment]
     text: str
 
 
@@ -108,12 +106,11 @@ def render_page(
         power=_render(
             draw_power(summary, run, samples), f"Watts over time: {', '.join(summary.arms)}"
         ),
-        outcomes=_build_bars(summary, _list_outcomes),
-        routes=[one for one in _build_bars(summary, lambda arm: _list_routes(arm, run))
-                if one.segments],
-        phases=_build_phase_bars(summary),
+        outcomes=_stack_outcomes(summary),
+        routes=_stack_routes(summary, run),
+        phases=_stack_phases(summary),
         courses=build_cost_over_time_rows(summary) if summary.kinds - {None} else [],
-        tokens=_build_token_bars(summary),
+        tokens=_stack_tokens(summary),
         groups=_list_groups(summary),
         subjects=subjects,
         marks=embed_json(to_document([marks for _, _, _, marks in subjects])),
@@ -220,83 +217,81 @@ def _join_names(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-_Part = tuple[str, str, float, str]
-"""Name, CSS class, value and text of a segment."""
-
-
-def _build_bar(at: int, name: str, parts: Iterable[_Part], whole: float, text: str) -> StackedBar:
-    segments = tuple(
-        Segment(part, class_, 100 * value / whole, shown)
-        for part, class_, value, shown in parts
-        if value > 0
-    )
-    return StackedBar(name, at % 8, segments, text)
-
-
-def _build_bars(summary: Summary, list_parts: Any) -> list[StackedBar]:
-    """Build bars of parts that sum to the questions of an arm."""
-    found = []
-    for at, (name, arm) in enumerate(summary.arms.items()):
-        count = arm.accuracy.questions
-        found.append(_build_bar(at, name, list_parts(arm), count, f"{count:,}"))
-    return found
-
-
-def _list_outcomes(arm: ArmSummary) -> Iterable[_Part]:
-    for outcome, count in arm.accuracy.outcomes.items():
-        class_ = f"outcome-{outcome.replace('_', '-')}"
-        yield _OUTCOMES.get(outcome, outcome), class_, count, f"{count:,}"
-
-
-def _list_routes(arm: ArmSummary, run: RunConfig) -> Iterable[_Part]:
-    """List the arms that answered in a policy run; none in other runs."""
-    for at, used in enumerate(run.arms):
-        count = arm.routes.get(used, 0)
-        yield used, f"route arm-{at % 8}", count, f"{used} {count:,}"
-
-
-def _build_phase_bars(summary: Summary) -> list[StackedBar]:
-    """Build bars of prefill and decode joules per question on one scale; empty if unknown."""
-    arms = summary.arms
-    costs = {name: arm.energy for name, arm in arms.items() if arm.energy is not None}
-    if len(costs) < len(arms) or any(cost.prefill_joules is None for cost in costs.values()):
-        return []
-    most = max((cost.per_question.value for cost in costs.values()), default=0) or 1.0
-    found = []
-    for at, (name, cost) in enumerate(costs.items()):
-        shown = cost.kind if cost.kind == units.ESTIMATE else None
-        parts = [
-            (phase, f"phase-{phase}", each, units.energy_text(each, None, shown))
-            for phase, joules in (("prefill", cost.prefill_joules), ("decode", cost.decode_joules))
-            if (each := (joules or 0.0) / cost.questions) > 0
+def _stack(
+    rows: Sequence[tuple[str, list[Segment], str]], most: float | None = None
+) -> list[StackedBar]:
+    """Stack segments, in percent of ``most``; None is the sum of each bar."""
+    bars = []
+    for at, (name, segments, text) in enumerate(rows):
+        whole = most or sum(one.percent for one in segments) or 1.0
+        scaled = [
+            one._replace(percent=100 * one.percent / whole) for one in segments if one.percent > 0
         ]
-        text = joules_text(cost.per_question, cost.kind)
-        found.append(_build_bar(at, name, parts, most, text))
-    return found
+        bars.append(StackedBar(name, at % 8, scaled, text))
+    return bars
 
 
-def _build_token_bars(summary: Summary) -> list[StackedBar]:
-    """Build bars of tokens per question: reused, computed, thinking, answer; on one scale."""
-    means = {}
+def _stack_outcomes(summary: Summary) -> list[StackedBar]:
+    rows = []
+    for name, arm in summary.arms.items():
+        segments = [
+            Segment(
+                _OUTCOMES.get(each, each), f"outcome-{each.replace('_', '-')}", count, f"{count:,}"
+            )
+            for each, count in arm.accuracy.outcomes.items()
+        ]
+        rows.append((name, segments, f"{arm.accuracy.questions:,}"))
+    return _stack(rows)
+
+
+def _stack_routes(summary: Summary, run: RunConfig) -> list[StackedBar]:
+    """Stack the arms that answered in a policy run; none in other runs."""
+    rows = []
+    for name, arm in summary.arms.items():
+        counts = [(at, used, arm.routes.get(used, 0)) for at, used in enumerate(run.arms)]
+        segments = [
+            Segment(used, f"route arm-{at % 8}", count, f"{used} {count:,}")
+            for at, used, count in counts
+        ]
+        rows.append((name, segments, f"{arm.accuracy.questions:,}"))
+    return [bar for bar in _stack(rows) if bar.segments]
+
+
+def _stack_phases(summary: Summary) -> list[StackedBar]:
+    """Stack prefill and decode joules per question on one scale; empty if unknown."""
+    costs = {name: arm.energy for name, arm in summary.arms.items() if arm.energy is not None}
+    if len(costs) < len(summary.arms) or any(one.prefill_joules is None for one in costs.values()):
+        return []
+    rows = []
+    for name, cost in costs.items():
+        shown = cost.kind if cost.kind == units.ESTIMATE else None
+        segments = []
+        for phase, joules in (("prefill", cost.prefill_joules), ("decode", cost.decode_joules)):
+            each = (joules or 0.0) / cost.questions
+            text = units.energy_text(each, None, shown)
+            segments.append(Segment(phase, f"phase-{phase}", each, text))
+        rows.append((name, segments, joules_text(cost.per_question, cost.kind)))
+    most = max((cost.per_question.value for cost in costs.values()), default=0.0)
+    return _stack(rows, most)
+
+
+def _stack_tokens(summary: Summary) -> list[StackedBar]:
+    """Stack tokens per question on one scale: reused, computed, thinking, answer."""
+    rows = []
     for name, arm in summary.arms.items():
         tokens, count = arm.tokens, arm.accuracy.questions
-        means[name] = {
+        means = {
             "reused": tokens.cached / count,
             "computed": (tokens.computed + tokens.prefix) / count,
             "thinking": tokens.thinking / count,
             "answer": (tokens.output - tokens.thinking) / count,
         }
-    most = max((sum(parts.values()) for parts in means.values()), default=0) or 1.0
-    return [
-        _build_bar(
-            at,
-            name,
-            [(part, f"tokens-{part}", mean, _mean_text(mean)) for part, mean in parts.items()],
-            most,
-            _mean_text(sum(parts.values())),
-        )
-        for at, (name, parts) in enumerate(means.items())
-    ]
+        segments = [
+            Segment(part, f"tokens-{part}", mean, _mean_text(mean)) for part, mean in means.items()
+        ]
+        rows.append((name, segments, _mean_text(sum(means.values()))))
+    most = max((sum(one.percent for one in parts) for _, parts, _ in rows), default=0.0)
+    return _stack(rows, most)
 
 
 def _mean_text(mean: float) -> str:

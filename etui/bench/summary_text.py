@@ -16,7 +16,7 @@ from etui.bench.precision import describe_precision
 from etui.bench.summary import ArmSummary, MachineSummary, Summary
 from etui.datasets.mmlu import GROUPS, find_group
 from etui.datasets.suites import suite_title
-from etui.energy.energy_record import Distribution, Drift, SteadyState, compute_sensor_floor
+from etui.energy.energy_record import Distribution, compute_sensor_floor
 from etui.measure.page import DASH as DASH
 from etui.measure.page import render_text
 from etui.stats.tests import Interval
@@ -58,28 +58,26 @@ def _build_row(name: str, at: int, arm: ArmSummary, course: CostOverTime) -> Cos
         name=name,
         at=at,
         machine=sanitize(course.machine or ""),
-        per_question=_joules(found.joules_per_question if found else None, kind),
-        per_token=_joules(found.joules_per_output_token if found else None, kind),
-        between_tokens=_seconds(found.inter_token_seconds if found else None),
+        per_question=_spread_text(found.joules_per_question if found else None, "J", kind),
+        per_token=_spread_text(found.joules_per_output_token if found else None, "J", kind),
+        between_tokens=_spread_text(found.inter_token_seconds if found else None, "s"),
         floor=_format_floor(arm),
         early=_format_early(course, kind),
         early_percent=_format_early_percent(course),
         steady={True: "steady", False: "not steady", None: "unknown"}[state.is_steady],
-        drift=_format_drift(state),
+        drift=tuple(
+            f"{name} {units.change_text(drift.percent, drift.low_percent, drift.high_percent)}"
+            for name, drift in (("J", state.joules), ("time", state.seconds))
+            if drift is not None
+        ),
         why=state.why,
     )
 
 
-def _joules(found: Distribution | None, kind: str | None) -> str:
+def _spread_text(found: Distribution | None, unit: str, kind: str | None = None) -> str:
     if found is None:
         return DASH
-    return units.several_text((found.p50, found.p90, found.p95), "J", kind)
-
-
-def _seconds(found: Distribution | None) -> str:
-    if found is None:
-        return DASH
-    return units.several_text((found.p50, found.p90, found.p95), "s")
+    return units.several_text((found.p50, found.p90, found.p95), unit, kind)
 
 
 def _format_floor(arm: ArmSummary) -> str:
@@ -107,19 +105,6 @@ def _format_early_percent(course: CostOverTime) -> str:
     if not known or len(known) < len(found):
         return ""
     return f"{', '.join(units.significant(value, 2) for value in known)} % of usual"
-
-
-def _format_drift(state: SteadyState) -> tuple[str, ...]:
-    return tuple(
-        _one_drift(name, drift)
-        for name, drift in (("J", state.joules), ("time", state.seconds))
-        if drift is not None
-    )
-
-
-def _one_drift(name: str, drift: Drift) -> str:
-    text = units.change_text(drift.percent, drift.low_percent, drift.high_percent)
-    return f"{name} {text}"
 
 
 CSV_COLUMNS = ("arm", "subject", "group", "questions", "correct", "accuracy", "low", "high")

@@ -27,7 +27,7 @@ from etui.stats.frontier import cheapest_correct
 from etui.stats.tests import Interval
 
 if TYPE_CHECKING:
-    from etui.stats.arrays import Flags, Floats, Whole
+    from etui.stats.arrays import Floats, Whole
 
 LEAST_QUESTIONS = 40
 """Fewest questions to replay a router on: a fold then learns from 32."""
@@ -95,9 +95,11 @@ def replay_routers(paired: Paired, seed: int) -> Replay:
     graded = replace(build_graded(names, keys, (correct > 0).tolist(), None), joules=joules)
     at = paired.index(reference)
     lengths = paired.values(lambda sample: sample.tokens.prompt)[kept][:, at]
+    # Where the reference is not right, any arm is as good.
+    needed = np.where(graded.correct[:, [at]], graded.correct, True)
     weights = {
         ORACLE: _one_hot(cheapest_correct(graded.correct, joules), len(names)),
-        FRUGAL: _one_hot(_choose_frugally(graded.correct, joules, at), len(names)),
+        FRUGAL: _one_hot(cheapest_correct(needed, joules), len(names)),
         MIXTURE: _fit_mixtures(graded, joules, at, seed),
         BY_SUBJECT: _route(graded, joules, at, seed),
         BY_LENGTH: _route(_band_by_length(graded, lengths), joules, at, seed),
@@ -114,14 +116,6 @@ def _one_hot(chosen: Whole, arms: int) -> Floats:
     import numpy as np
 
     return np.asarray(np.eye(arms)[chosen])
-
-
-def _choose_frugally(correct: Flags, joules: Floats, at: int) -> Whole:
-    """Choose the cheapest right arm where the reference is right, else the cheapest arm."""
-    import numpy as np
-
-    needed = np.where(correct[:, [at]], correct, True)
-    return cheapest_correct(needed, joules)
 
 
 def _band_by_length(graded: Graded, lengths: Floats) -> Graded:
@@ -216,7 +210,12 @@ def _judge(
         joules_per_question=float(spent.mean()),
         difference=difference,
         joules=ratio,
-        saved=_subtract_from_one(ratio),
+        saved=Interval(
+            1 - ratio.value,
+            None if ratio.high is None else 1 - ratio.high,
+            None if ratio.low is None else 1 - ratio.low,
+            ratio.method,
+        ),
         lead=lead,
         shares={arm: share for arm, share in zip(graded.arms, shares, strict=True) if share > 0},
     )
@@ -233,12 +232,3 @@ def _find_sensor_share(paired: Paired, at: int) -> float:
         for inside in paired.samples
     ]
     return math.hypot(max(shares), shares[at])
-
-
-def _subtract_from_one(ratio: Interval) -> Interval:
-    return Interval(
-        1 - ratio.value,
-        None if ratio.high is None else 1 - ratio.high,
-        None if ratio.low is None else 1 - ratio.low,
-        ratio.method,
-    )

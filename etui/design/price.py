@@ -286,6 +286,9 @@ def price_arm(
         )
     )
     joules, seconds = mean.joules, mean.seconds
+    kind = find_weakest_kind(answer.kind for answer in evidence.answers)
+    if mean.source == "curve":
+        kind = None if evidence.curve is None else evidence.curve.kind
     most_joules, most_seconds = _bound(arm, evidence.curve, prompt_tokens, mean, slopes, most)
     return ArmPrice(
         arm=arm.name,
@@ -304,7 +307,7 @@ def price_arm(
         most_seconds=most_seconds,
         total_joules=None if joules is None else joules.times(questions),
         total_seconds=None if seconds is None else seconds.times(questions),
-        kind=None if joules is None else _find_kind(evidence, mean.source),
+        kind=None if joules is None else kind,
     )
 
 
@@ -331,16 +334,17 @@ def _extrapolate_answers(
     timed = evidence.answers
     if len(timed) < LEAST_ANSWERS:
         return None
-    # The log does not say which share of a subject's examples such an answer computed.
-    shift = _shift(timed, prompt_tokens) if generates else 0.0
+    # How many more prompt tokens the further questions have than the measured ones. The log does
+    # not say which share of a subject's examples an answer without generation computed.
+    shift = 0.0
+    if generates and prompt_tokens is not None:
+        shift = prompt_tokens - math.fsum(one.computed_tokens for one in timed) / len(timed)
     joules = None
     if all(answer.joules is not None for answer in timed):
-        joules = extrapolate(
-            [answer.joules or 0.0 for answer in timed],
-            questions,
-            shift * slopes.joules_per_prompt_token,
-            _meter_share(timed),
-        )
+        spent = [answer.joules or 0.0 for answer in timed]
+        total = math.fsum(spent)
+        meter = math.fsum(one.uncertainty or 0.0 for one in timed) / total if total else 0.0
+        joules = extrapolate(spent, questions, shift * slopes.joules_per_prompt_token, meter)
     return _Mean(
         "answers",
         f"{len(timed)} answers of {evidence.origin}",
@@ -405,24 +409,6 @@ def predict_by_curve(
         of_lengths = extrapolate([cost for cost, _ in costs], questions).scatter or 0.0
     scatter = math.hypot(of_curve, of_lengths)
     return Amount(value, scatter, math.hypot(scatter, curve.meter_share * value))
-
-
-def _find_kind(evidence: ArmEvidence, source: Source) -> str | None:
-    if source == "curve":
-        return None if evidence.curve is None else evidence.curve.kind
-    return find_weakest_kind(answer.kind for answer in evidence.answers)
-
-
-def _shift(answers: Sequence[MeasuredAnswer], prompt_tokens: float | None) -> float:
-    """Return how many more prompt tokens the further questions have than the measured ones."""
-    if prompt_tokens is None:
-        return 0.0
-    return prompt_tokens - math.fsum(answer.computed_tokens for answer in answers) / len(answers)
-
-
-def _meter_share(answers: Sequence[MeasuredAnswer]) -> float:
-    joules = math.fsum(answer.joules or 0.0 for answer in answers)
-    return math.fsum(answer.uncertainty or 0.0 for answer in answers) / joules if joules else 0.0
 
 
 def _curve_joules(

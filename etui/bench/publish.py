@@ -61,13 +61,21 @@ def build_command(config: RunConfig) -> RepeatCommand:
     Of a merged run it answers the whole plan on one machine.
     """
     words = ["etui", "bench"]
+    drawn = [
+        *_option("--limit", config.limit),
+        *_option("--per-subject", config.per_subject),
+        *_option("--seed", config.seed),
+    ]
+    part = config.part
+    share = [] if part is None else ["--part", f"{part.index + 1}/{part.count}"]
     if config.design is not None:
-        words += ["--design", DESIGN_FILE, *_limit_words(config), *_number("--seed", config.seed)]
-        return RepeatCommand((*words, *_stop_words(config)), exact=True)
-    words += ["--suite", _suite_option(config)]
+        return RepeatCommand((*words, "--design", DESIGN_FILE, *drawn, *share), exact=True)
+    suite = config.suite
+    if not is_named_suite(suite):  # the name of the user's file without its folder
+        suite += (Path(config.data_path).suffix if config.data_path else "") or ".csv"
+    words += ["--suite", suite]
     words += [] if config.split == "test" else ["--split", config.split]
-    words += ["--format", config.format, "--shots", str(config.shots)]
-    words += [*_limit_words(config), *_number("--seed", config.seed)]
+    words += ["--format", config.format, "--shots", str(config.shots), *drawn]
     if config.subjects is not None:
         words += ["--subjects", ",".join(config.subjects)]
     exact = True
@@ -80,35 +88,19 @@ def build_command(config: RunConfig) -> RepeatCommand:
         options, exact = _arm_words(config)
         words += options
     words += [] if config.prefix_reuse else ["--no-prefix-reuse"]
-    return RepeatCommand((*words, *_stop_words(config)), exact)
-
-
-def _suite_option(config: RunConfig) -> str:
-    """Return the suite, or the name of the user's file without its folder."""
-    if is_named_suite(config.suite):
-        return config.suite
-    suffix = Path(config.data_path).suffix if config.data_path else ""
-    return f"{config.suite}{suffix or '.csv'}"
-
-
-def _limit_words(config: RunConfig) -> list[str]:
-    return [*_number("--limit", config.limit), *_number("--per-subject", config.per_subject)]
-
-
-def _stop_words(config: RunConfig) -> list[str]:
-    words: list[str] = []
-    if config.precision is not None and config.design is None:
-        words += ["--precision", f"{config.precision.points:g}"]
+    if config.precision is not None:
+        words += _option("--precision", config.precision.points)
         words += ["--precision-of", config.precision.of]
         if config.precision.difficulty_sha256 is not None:
             words += ["--difficulty", DIFFICULTY]
-    if config.part is not None:
-        words += ["--part", f"{config.part.index + 1}/{config.part.count}"]
-    return words
+    return RepeatCommand((*words, *share), exact)
 
 
-def _number(option: str, value: int | None) -> list[str]:
-    return [] if value is None else [option, str(value)]
+def _option(name: str, value: float | str | None) -> list[str]:
+    """Return the words of an option; none without a value."""
+    if value is None:
+        return []
+    return [name, f"{value:g}" if isinstance(value, float) else str(value)]
 
 
 def _arm_words(config: RunConfig) -> tuple[list[str], bool]:
@@ -148,20 +140,15 @@ def _arm_words(config: RunConfig) -> tuple[list[str], bool]:
 
 
 def _override_words(overrides: ArmOverrides) -> list[str]:
-    words: list[str] = []
-    values: Mapping[str, Any] = {
-        "--think-tokens": overrides.think_tokens,
-        "--votes": overrides.votes,
-        "--stop": overrides.stop,
-        "--max-tokens": overrides.max_tokens,
-        "--temperature": overrides.temperature,
-    }
-    for option, value in values.items():
-        if value is not None:
-            words += [option, f"{value:g}" if isinstance(value, float) else str(value)]
-    if overrides.loop_guard is not None:
-        words.append("--loop-guard" if overrides.loop_guard else "--no-loop-guard")
-    return words
+    guard = overrides.loop_guard
+    return [
+        *_option("--think-tokens", overrides.think_tokens),
+        *_option("--votes", overrides.votes),
+        *_option("--stop", overrides.stop),
+        *_option("--max-tokens", overrides.max_tokens),
+        *_option("--temperature", overrides.temperature),
+        *([] if guard is None else ["--loop-guard" if guard else "--no-loop-guard"]),
+    ]
 
 
 def _common(values: Iterable[T]) -> T | None:
@@ -212,9 +199,15 @@ def find_private_data(folders: Iterable[Path] = ()) -> PrivateData:
     Args:
         folders: Further places: of etui's data, of the models, of the run.
     """
-    places = {str(place) for folder in (Path.home(), *folders) for place in _forms_of(folder)}
+    places: set[str] = set()
+    for folder in (Path.home(), *folders):
+        places.add(str(folder.absolute()))
+        with suppress(OSError, RuntimeError):
+            places.add(str(folder.resolve()))
     hosts = {socket.gethostname(), platform.node()}
-    names = {*hosts, *(host.partition(".")[0] for host in hosts), _user_name()}
+    names = {*hosts, *(host.partition(".")[0] for host in hosts)}
+    with suppress(KeyError, OSError):  # a container may have no entry for its user
+        names.add(getpass.getuser())
     words = {
         name for name in names if len(name) >= _SHORTEST_WORD and name.lower() not in _COMMON_WORDS
     }
@@ -292,7 +285,7 @@ def find_leaks(
         One sentence for each kind of private data in each file.
     """
     return [
-        f"{name} contains {what}: {_shorten(found)}"
+        f"{name} contains {what}: {found if len(found) <= 60 else f'{found[:57]}...'}"
         for name, text in texts.items()
         for what, found in _find_in(text, private, {word.lower() for word in allowed})
     ]
@@ -313,24 +306,6 @@ def _find_in(
         found = next((m[0] for m in form.finditer(plain) if m[0].lower() not in allowed), None)
         if found is not None:
             yield what, found
-
-
-def _forms_of(folder: Path) -> set[Path]:
-    try:
-        return {folder.absolute(), folder.resolve()}
-    except (OSError, RuntimeError):
-        return {folder.absolute()}
-
-
-def _user_name() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return ""  # a container without an entry for its user
-
-
-def _shorten(text: str) -> str:
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 PUBLISH_VERSION = 1

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -23,6 +22,7 @@ from etui.datasets.mmlu import suite_dir
 from etui.datasets.questions import Question
 from etui.datasets.suites import load_suite
 from tests.bench import synthetic
+from tests.support.page import Page, check_loads_nothing
 
 LINES = '{"question": "1 + 1?", "answer": 2}\n{"question": "2 + 2?", "answer": 4}\n'
 
@@ -74,30 +74,6 @@ EVIL = (
 )
 
 
-class Page(HTMLParser):
-    """Tags, attributes, and the texts of the JSON elements."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.json: dict[str, str] = {}
-        self._inside: str | None = None
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs) -> None:
-        values = dict(attrs)
-        self.tags.append((tag, values))
-        if tag == "script" and values.get("type") == "application/json":
-            self._inside = values["id"]
-
-    def handle_endtag(self, tag) -> None:
-        self._inside = None
-
-    def handle_data(self, data) -> None:
-        if self._inside:
-            self.json[self._inside] = self.json.get(self._inside, "") + data
-
-
 def page_of(run, rows, texts=None, labels=None) -> str:
     return render_page(summarise(rows, run, labels), run, rows, texts)
 
@@ -108,14 +84,7 @@ def page() -> str:
 
 
 def test_nothing_is_fetched(page: str) -> None:
-    assert not re.search(r"(?i)\b(https?|wss?|ftp):|//[a-z0-9-]+\.[a-z]", page)
-    for tag, attributes in Page(page).tags:
-        assert tag not in ("link", "iframe", "img", "object", "embed", "base", "form")
-        assert not {"src", "href", "action", "srcset", "data"} & set(attributes)
-        assert not any(name.startswith("on") for name in attributes)
-    assert not re.search(r"url\((?!#)", page)
-    assert "@import" not in page
-    assert "default-src 'none'" in page
+    check_loads_nothing(page)
 
 
 def test_every_section_is_there(page: str) -> None:

@@ -40,10 +40,10 @@ from etui.bench.schedule import (
 )
 from etui.datasets.questions import Question, Suite, draw, order_balanced
 from etui.errors import InvalidFile, Stopped, UsageError
-from etui.measure.run import RunLimits, StopRequested
+from etui.measure.run import RunLimits
 from etui.models.catalogue import load_catalogue
 from tests.bench import synthetic
-from tests.bench.test_run import Meter, One
+from tests.bench.test_run import Answerer, Meter, One
 
 PART_SIZES = st.dictionaries(
     st.sampled_from("abcdefgh"), st.integers(min_value=1, max_value=90), min_size=1
@@ -161,21 +161,12 @@ def truth(system: str) -> float:
     return sum(is_right(system, *key) for key in rows) / len(rows)
 
 
-@dataclass
-class Answerer:
-    name: str
-    stop_after: int | None = None
-    asked: list[tuple[str, int]] = field(default_factory=list)
+class Judged(Answerer):
+    """Is right on the questions of its own."""
 
-    def answer(self, work):
-        for question in work.questions:
-            if question.row in work.done:
-                continue
-            if self.stop_after is not None and len(self.asked) >= self.stop_after:
-                raise StopRequested
-            self.asked.append((question.subject, question.row))
-            right = is_right(self.name, question.subject, question.row)
-            yield One(self.name, replace(question, answer="A" if right else "B"))
+    def give(self, question) -> One:
+        right = is_right(self.name, question.subject, question.row)
+        return One(self.name, replace(question, answer="A" if right else "B"))
 
 
 @dataclass
@@ -231,7 +222,7 @@ def go(plan: RunPlan, folder: Folder, stop_after=None, **limits):
     schedule = open_precision(plan, config, lambda: sink.wait(), audience)
     assert isinstance(schedule, PrecisionSchedule)
     sink = SampleWriter(folder, Meter(), schedule.add, sum(s.joules for s in before))
-    systems = {name: Answerer(name, stop_after) for name in plan.arms}
+    systems = {name: Judged(name, stop_after) for name in plan.arms}
     try:
         schedule.add(before)
         check = RunLimits(**limits).start(lambda: False)

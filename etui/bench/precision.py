@@ -31,7 +31,7 @@ class SystemPrecision:
     """What is known of the accuracy of a system, or of its difference from the first one."""
 
     value: float  # The estimate, a share: with a covariate, corrected by regression
-    low: float  # Interval at 95 % that holds at every look at once
+    low: float  # Interval at 95 % that is valid at all checks at once
     high: float
     half_width: float  # Half of its width, before it is cut at 0 and 1
     reached: bool  # Whether it is as narrow as asked
@@ -54,7 +54,7 @@ class Precision:
     reached: bool  # Whether every interval is as narrow as asked
     questions: int  # Questions at the last check, for each system
     population: int  # Questions of the suite that the accuracy is about
-    looks: tuple[int, ...]
+    looks: tuple[int, ...]  # Questions at each interim check
     systems: dict[str, SystemPrecision]
     """System -> what is known of it; the first system is left out of differences."""
     reference: str | None = None  # The first system, for differences; None for accuracies

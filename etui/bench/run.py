@@ -165,7 +165,7 @@ class BetweenBlocks(Protocol):
         """Begin a run, or resume it after ``samples``."""
 
     def work(self, ended: Callable[[], bool]) -> None:
-        """Do what is due between two blocks, unless the run has ended."""
+        """Work between two blocks, unless the run has ended."""
 
     def finish(self) -> None:
         """Conclude the work of a run that ends, complete or not, before the log is closed."""

@@ -88,11 +88,17 @@ def build_blocks(
     of the machine favours none of them.
     """
     names, order = tuple(systems), list(questions)
+
+    def model_of(system: str) -> str:
+        arm = plan.arms.get(system)
+        return arm.model if arm is not None else ""
+
     for block, start in enumerate(range(0, len(order), size), first):
         by_subject: dict[str, list[int]] = {}
         for subject, row in order[start : start + size]:
             by_subject.setdefault(subject, []).append(row)
-        for system in _shuffle_systems(plan, names, block):
+        random = Random(f"systems {plan.config.seed} {block}")
+        for system in shuffle_grouped(names, model_of, random):
             for subject, rows in by_subject.items():
                 yield Piece(system, subject, tuple(rows), block)
 
@@ -111,14 +117,6 @@ def _by_subject(plan: RunPlan, systems: tuple[str, ...]) -> Iterator[Piece]:
     for subject, inside in pieces:
         for system in systems:
             yield Piece(system, subject, inside, numbers[subject])
-
-
-def _shuffle_systems(plan: RunPlan, systems: tuple[str, ...], block: int) -> list[str]:
-    def model_of(system: str) -> str:
-        arm = plan.arms.get(system)
-        return arm.model if arm is not None else ""
-
-    return shuffle_grouped(systems, model_of, Random(f"systems {plan.config.seed} {block}"))
 
 
 _EVEN = 0.25
@@ -154,7 +152,7 @@ def choose_next_check(asked: int, needed: int, error: float, total: int, step: i
     """Choose the number of questions after which to check next.
 
     Args:
-        step: Fixed number of questions between two looks; None to follow the prediction.
+        step: Fixed number of questions between two checks; None to follow the prediction.
     """
     if step is not None:
         return min(total, asked + step)
@@ -174,7 +172,7 @@ class PrecisionSchedule:
     notice: Callable[[Precision, int], None] = lambda precision, needed: None
     """Called after each interim check."""
     _right: dict[str, dict[Key, bool]] = field(default_factory=dict)
-    _looks: list[int] = field(default_factory=list)
+    _checks: list[int] = field(default_factory=list)
     _found: dict[str, SystemPrecision] = field(default_factory=dict)
     _differences: dict[str, int] = field(default_factory=dict)
 
@@ -187,15 +185,20 @@ class PrecisionSchedule:
     def pieces(self, systems: Iterable[str]) -> Iterator[Piece]:
         """Yield the pieces of the run in the order in which they are answered."""
         names = tuple(systems)
-        population = _build_population(self.plan)
+        table = self.plan.difficulty
+        rows = {
+            subject: [question.row for question in questions]
+            for subject, questions in self.plan.population.items()
+        }
+        population = build_population(rows, None if table is None else table.values)
         order = order_questions(self.plan)
         half_width = self._goal.points / 100
         start, asked = 0, min(len(order), choose_first_check(population.sizes, half_width))
         while True:
-            block = len(self._looks)
+            block = len(self._checks)
             yield from build_blocks(self.plan, names, order[start:asked], asked - start, block)
             self.wait()
-            worst = self._look(population, order[:asked], names)
+            worst = self._check(population, order[:asked], names)
             self.notice(self._build_report(), asked if worst is None else worst.needed)
             if worst is None or asked >= len(order):
                 return
@@ -208,20 +211,20 @@ class PrecisionSchedule:
     @property
     def report(self) -> Precision | None:
         """What is known so far; None before the first check."""
-        return self._build_report() if self._looks else None
+        return self._build_report() if self._checks else None
 
     @property
     def _goal(self) -> BenchPrecision:
         assert self.plan.config.precision is not None
         return self.plan.config.precision
 
-    def _look(
+    def _check(
         self, population: Population, asked: Sequence[Key], names: Sequence[str]
     ) -> InterimCheck | None:
         """Check every target; return the one that needs most, or None if all are reached.
 
-        The interval of a target is that of the first look at which it is as narrow as asked: the
-        sequence ends there, and holds for all looks up to it.
+        The interval of a target is that of the first check at which it is as narrow as asked: the
+        sequence ends there, and is valid for all checks up to it.
         """
         half_width, of = self._goal.points / 100, self._goal.of
         numbers = {name: [float(self._right[name][key]) for key in asked] for name in names}
@@ -231,21 +234,21 @@ class PrecisionSchedule:
             if name != names[0]
         }
         targets = numbers if of == "accuracy" else changes
-        self._looks.append(len(asked))
+        self._checks.append(len(asked))
         open_: list[InterimCheck] = []
         for name, values in targets.items():
             if name in self._found and self._found[name].reached:
                 continue
-            look = check_interim(population, asked, values, half_width, of)
-            self._found[name] = look.freeze()
-            if not look.interval.reached:
-                open_.append(look)
+            checked = check_interim(population, asked, values, half_width, of)
+            self._found[name] = checked.freeze()
+            if not checked.interval.reached:
+                open_.append(checked)
         if of == "accuracy":
             self._differences = {
                 name: check_interim(population, asked, values, half_width, "difference").needed
                 for name, values in changes.items()
             }
-        return max(open_, key=lambda look: look.needed, default=None)
+        return max(open_, key=lambda checked: checked.needed, default=None)
 
     def _build_report(self) -> Precision:
         plan, goal = self.plan, self._goal
@@ -257,9 +260,9 @@ class PrecisionSchedule:
             of=goal.of,
             method=METHOD,
             reached=all(one.reached for one in self._found.values()),
-            questions=self._looks[-1],
+            questions=self._checks[-1],
             population=len(questions),
-            looks=tuple(self._looks),
+            looks=tuple(self._checks),
             systems=dict(self._found),
             reference=names[0] if goal.of == "difference" else None,
             difficulty_sha256=goal.difficulty_sha256,
@@ -277,18 +280,10 @@ def open_precision(
 
     def notice(precision: Precision, needed: int) -> None:
         # With a check every few questions, a line at each would be too many: 1, 2, 4, 8, ...
-        looks = len(precision.looks)
+        checks = len(precision.looks)
         final = precision.reached or precision.questions >= config.questions
-        if plan.config.block is None or final or looks & (looks - 1) == 0:
+        if plan.config.block is None or final or checks & (checks - 1) == 0:
             progress.say(describe_interim_check(precision, needed, config.questions))
         progress.expect(min(config.questions, max(needed, precision.questions)))
 
     return PrecisionSchedule(plan, config, wait, notice)
-
-
-def _build_population(plan: RunPlan) -> Population:
-    rows = {
-        subject: [question.row for question in questions]
-        for subject, questions in plan.population.items()
-    }
-    return build_population(rows, None if plan.difficulty is None else plan.difficulty.values)

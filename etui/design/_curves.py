@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from etui.bench.cost import find_weakest_kind
 from etui.curves.fit import (
     ContextTerm,
     TooFewPoints,
-    TurnPoint,
     estimate_context_term,
     fit_phase,
     split_phases,
 )
-from etui.curves.operating_curve import PhaseCurve
+from etui.curves.operating_curve import PhaseCurve, mape
 from etui.design._paired import Layout
 from etui.stats.small_samples import estimate_means
 
@@ -111,7 +110,7 @@ def _compute_curve(role: str, model: str, points: Sequence[MeasuredPoint], seed:
     )
     kinds = [one.kind for one in points if one.kind is not None]
     kind = find_weakest_kind(kinds) if len(kinds) == len(points) else None
-    return ModelCurve(
+    curve = ModelCurve(
         role=role,
         model=model,
         kind=kind,
@@ -122,8 +121,14 @@ def _compute_curve(role: str, model: str, points: Sequence[MeasuredPoint], seed:
         decode=decode if prefill is not None else None,
         terms=tuple(term for term in terms if term is not None),
         error=error,
-        held_out=_compute_error(prefill, decode, tests),
+        held_out=None,
     )
+    predicted = [curve.joules(one.computed_tokens, one.output_tokens) for one in tests]
+    known = [joules for joules in predicted if joules is not None]
+    if not known:
+        return curve
+    measured = [one.prefill_joules + one.decode_joules for one in tests]
+    return replace(curve, held_out=mape(known, measured))
 
 
 def _compute_means(points: Sequence[MeasuredPoint], seed: int) -> tuple[LengthMean, ...]:
@@ -154,18 +159,3 @@ def _compute_means(points: Sequence[MeasuredPoint], seed: int) -> tuple[LengthMe
         )
         for at, length in enumerate(lengths)
     )
-
-
-def _compute_error(
-    prefill: PhaseCurve | None, decode: PhaseCurve | None, points: Sequence[TurnPoint]
-) -> float | None:
-    from etui.curves.operating_curve import mape
-
-    if prefill is None or decode is None or not points:
-        return None
-    predicted = [
-        predict_phase(prefill, p.cached_tokens, p.computed_tokens)
-        + predict_phase(decode, p.cached_tokens + p.computed_tokens, p.output_tokens - 1)
-        for p in points
-    ]
-    return mape(predicted, [p.prefill_joules + p.decode_joules for p in points])

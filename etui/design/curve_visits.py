@@ -49,7 +49,9 @@ def read_curve_points(
         that was cut off is left out.
     """
     found: dict[str, list[MeasuredPoint]] = {}
-    for model, machine, point in _read(folder / CURVES):
+    fix = "the file was changed outside etui; remove the line"
+    lines = read_lines(folder / CURVES, _parse_point, "a valid point of a curve", fix)
+    for model, machine, point in lines.values:
         if machines is None or machine in machines:
             found.setdefault(model, []).append(point)
     return {model: tuple(points) for model, points in found.items()}
@@ -70,11 +72,6 @@ def append_curve_point(folder: Path, model: str, machine: str | None, point: Mea
             f"cannot write {path}: {error.strerror or error}",
             "make room or make the folder writable, and resume the run",
         ) from error
-
-
-def _read(path: Path) -> tuple[tuple[str, str | None, MeasuredPoint], ...]:
-    fix = "the file was changed outside etui; remove the line"
-    return read_lines(path, _parse_point, "a valid point of a curve", fix).values
 
 
 def _parse_point(document: Mapping[str, Any]) -> tuple[str, str | None, MeasuredPoint]:

@@ -14,7 +14,14 @@ from etui.bench.config import NamedText, RunConfig
 from etui.bench.formats import FORMATS
 from etui.calibration.grid import Grid
 from etui.config.config import Config, shipped_dir
-from etui.design.schema import LISTED, MOST_ARMS, CurvesEntry, DesignArmEntry, DesignFile
+from etui.design.schema import (
+    LISTED,
+    MOST_ARMS,
+    CurvesEntry,
+    DesignArmEntry,
+    DesignFile,
+    QuestionsEntry,
+)
 from etui.errors import InvalidFile, ModelUnavailable, Problem, UsageError
 from etui.text import did_you_mean
 from etui.yaml.load import Located, parse_yaml
@@ -41,12 +48,7 @@ class Design:
     summary: str  # What it is for; may be empty
     models: Mapping[str, str]  # Role -> model that serves it, smallest role first
     arms: Mapping[str, DesignArm]  # Name -> arm, in the order of the file within each role
-    suite: str  # As in :class:`etui.bench.plan.RunRequest`
-    split: str
-    format: str
-    shots: int | None
-    seed: int
-    block: int  # Number of questions that every arm answers before the next ones are asked
+    questions: QuestionsEntry  # Which questions are asked, and how
     curves: Grid | None  # Lengths of the operating curves; None measures none
 
 
@@ -128,11 +130,10 @@ def resolve_design(located: Located[DesignFile], name: str, choice: ModelChoice)
     """Resolve the roles of a checked design."""
     file = located.model
     models = _choose_models(located, choice)
-    questions = file.questions
     arms = {
         arm.name: arm
         for role in models
-        for _, arm in _iterate_arms(file, role, models[role], questions.seed)
+        for _, arm in _iterate_arms(file, role, models[role], file.questions.seed)
     }
     return Design(
         name=name,
@@ -140,12 +141,7 @@ def resolve_design(located: Located[DesignFile], name: str, choice: ModelChoice)
         summary=file.summary.strip(),
         models=models,
         arms=arms,
-        suite=questions.suite,
-        split=questions.split,
-        format=questions.format,
-        shots=questions.shots,
-        seed=questions.seed,
-        block=questions.block,
+        questions=file.questions,
         curves=None if file.curves is None else _build_grid(file.curves),
     )
 
@@ -165,11 +161,16 @@ def design_of_run(config: RunConfig) -> Design:
         role: next((arm.arm.model for arm in arms.values() if arm.role == role), model)
         for role, model in drafted.models.items()
     }
-    return replace(
-        drafted, models=models, arms=arms, suite=config.suite, split=config.split,
-        format=config.format, shots=config.shots, seed=config.seed,
-        block=config.block or drafted.block,
-    )  # fmt: skip
+    asked = {
+        "suite": config.suite,
+        "split": config.split,
+        "format": config.format,
+        "shots": config.shots,
+        "seed": config.seed,
+        "block": config.block or drafted.questions.block,
+    }
+    questions = drafted.questions.model_copy(update=asked)
+    return replace(drafted, models=models, arms=arms, questions=questions)
 
 
 def read_curve_grid(design: NamedText) -> Grid | None:

@@ -49,14 +49,15 @@ def plan_design(
     located = check_design(text, str(place.path), known)
     choice = ModelChoice(known, runtime.find_available(), parse_roles(ask.models))
     design = resolve_design(located, place.name, choice)
-    beside = place.path.parent / Path(design.suite).expanduser()
+    asked = design.questions
+    beside = place.path.parent / Path(asked.suite).expanduser()
     ask = replace(
         ask,
-        suite=str(beside) if beside.is_file() else design.suite,
-        split=design.split,
-        format=design.format,
-        shots=design.shots,
-        seed=design.seed if ask.seed is None else ask.seed,
+        suite=str(beside) if beside.is_file() else asked.suite,
+        split=asked.split,
+        format=asked.format,
+        shots=asked.shots,
+        seed=asked.seed if ask.seed is None else ask.seed,
         models=(),
     )
     arms = {name: arm.arm for name, arm in design.arms.items()}
@@ -65,7 +66,7 @@ def plan_design(
     except UsageError as error:
         raise _locate(error, located) from error
     noted = NamedText(place.name, text)
-    return design, plan.change(order="balanced", block=design.block, design=noted)
+    return design, plan.change(order="balanced", block=asked.block, design=noted)
 
 
 def parse_roles(options: Sequence[str]) -> dict[str, str]:

@@ -148,7 +148,7 @@ def test_the_design_of_a_run_has_the_models_of_the_run():
     again = design_of_run(replace(run, arms=arms, block=5))
     assert again.models == design.models
     assert again.arms == design.arms
-    assert (again.suite, again.seed, again.block) == ("mmlu", 9, 5)
+    assert (again.questions.suite, again.questions.seed, again.questions.block) == ("mmlu", 9, 5)
     assert again.curves == design.curves == read_curve_grid(NamedText("d", TEXT))
     with pytest.raises(ValueError, match="has no design"):
         design_of_run(replace(run, design=None))

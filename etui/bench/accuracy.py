@@ -71,7 +71,7 @@ OUTCOMES = ("right", "wrong", "no_answer", "truncated", "error")
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
+class RightShare:
     """Right answers among some questions; ``low`` and ``high`` bound Wilson's 95 % interval."""
 
     questions: int
@@ -103,30 +103,30 @@ class ConstantLetter:
 class Labelled:
     """Accuracy on the questions that MMLU-Redux labelled."""
 
-    all: Share
-    clean: Share | None  # The questions labelled as free of errors; None if the run has none
+    all: RightShare
+    clean: RightShare | None  # The questions labelled as free of errors; None if the run has none
 
 
 @dataclass(frozen=True, slots=True)
-class Accuracy:
+class SystemAccuracy:
     """Right answers of one system."""
 
     questions: int  # All its questions; those without an answer count as not right
     correct: int  # Number of right answers
     micro: Interval  # Share of right answers among all questions
     macro: Interval  # Mean of the subjects' shares
-    groups: dict[str, Share]  # Group of MMLU -> share, for the groups that occur
-    subjects: dict[str, Share]
+    groups: dict[str, RightShare]  # Group of MMLU -> share, for the groups that occur
+    subjects: dict[str, RightShare]
     outcomes: dict[str, int]  # Each of `OUTCOMES` -> number of questions
     letter_mass: LetterMass | None  # None if no log-probabilities were read
     labelled: Labelled | None  # None without an index of labels
-    strict: Share | None = None
+    strict: RightShare | None = None
     """Right answers by the stricter reading of the grading rule; None if it has none."""
 
 
 def compute_accuracy(
     samples: Sequence[Sample], seed: int, labels: Mapping[str, Mapping[int, str]] | None = None
-) -> Accuracy:
+) -> SystemAccuracy:
     """Compute the accuracy of one system.
 
     Args:
@@ -139,7 +139,7 @@ def compute_accuracy(
         for group in GROUPS
     }
     outcomes = Counter(classify_outcome(sample) for sample in samples)
-    return Accuracy(
+    return SystemAccuracy(
         questions=len(samples),
         correct=sum(sample.correct for sample in samples),
         micro=micro,
@@ -176,16 +176,16 @@ def classify_outcome(sample: Sample) -> str:
     return sample.status
 
 
-def compute_share(samples: Sequence[Sample]) -> Share:
+def compute_share(samples: Sequence[Sample]) -> RightShare:
     """Compute the share of right answers of at least one sample."""
     correct = sum(sample.correct for sample in samples)
     found = wilson(correct, len(samples))
     assert found.low is not None
     assert found.high is not None
-    return Share(len(samples), correct, found.value, found.low, found.high)
+    return RightShare(len(samples), correct, found.value, found.low, found.high)
 
 
-def compute_strict_share(samples: Sequence[Sample]) -> Share | None:
+def compute_strict_share(samples: Sequence[Sample]) -> RightShare | None:
     """Compute the share of right answers by the stricter reading; None if one has none."""
     if any(sample.strict is None for sample in samples):
         return None

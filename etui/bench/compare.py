@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from etui import units
 from etui.bench.accuracy import compute_macro_weights
 from etui.bench.config import RunConfig, differences
-from etui.bench.cost import Figure, add_half_widths, build_figure
+from etui.bench.cost import CostFigure, add_half_widths, build_figure
 from etui.bench.machines import group_equal, list_machines
 from etui.bench.sample import Sample
 from etui.bench.summary import explain_unpooled, group_by_system
@@ -170,7 +170,7 @@ class EnergyDifference:
     first: float  # Joules per question
     second: float
     kinds: tuple[str | None, str | None]
-    difference: Figure
+    difference: CostFigure
     """Second minus first in joules per question. The sensor's half widths of both sides add up like
     those of one side, since two readings may err in opposite directions."""
     ratio: float | None  # Second over first; None if the first is 0

@@ -103,7 +103,7 @@ def _middle(number: int) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
+class CostFigure:
     """An energy or a power with both its errors."""
 
     value: float  # Value in joules per something, or watts
@@ -122,14 +122,15 @@ class Cost:
     uncertainty: float | None  # Half width of the sum from the sensor; None if unknown
     prefill_joules: float | None  # Joules by phase; None if a question has no phases
     decode_joules: float | None
-    per_question: Figure
-    per_correct: Figure | None  # Joules per right answer, the joules of wrong answers included
-    per_output_token: Figure | None
+    per_question: CostFigure
+    per_correct: CostFigure | None  # Joules per right answer, the joules of wrong answers included
+    per_output_token: CostFigure | None
     """Joules per thinking and answer token, over the questions that generated any; None if none
     did."""
-    per_computed_token: Figure | None  # Prefill joules per computed token, shared prefixes included
-    per_decoded_token: Figure | None  # Decode joules per generated token
-    mean_watts: Figure | None  # Joules over seconds
+    per_computed_token: CostFigure | None
+    """Prefill joules per computed token, shared prefixes included."""
+    per_decoded_token: CostFigure | None  # Decode joules per generated token
+    mean_watts: CostFigure | None  # Joules over seconds
 
 
 _COLUMNS = (
@@ -155,7 +156,7 @@ def compute_cost(samples: Sequence[Sample], seed: int) -> Cost | None:
     joules = total["joules"]
     relative = uncertainty / joules if uncertainty is not None and joules > 0 else None
 
-    def figure(above: str, below: str) -> Figure | None:
+    def figure(above: str, below: str) -> CostFigure | None:
         if total[below] <= 0:
             return None
         value = total[above] / total[below]
@@ -200,7 +201,7 @@ def add_half_widths(
 
 def build_figure(
     value: float, replicates: Floats, sensor: float | None, least: float = 0.0
-) -> Figure:
+) -> CostFigure:
     """Combine sampling interval and sensor half width in quadrature, separately at each end.
 
     Args:
@@ -208,7 +209,7 @@ def build_figure(
     """
     low, high = percentiles(replicates)
     off = sensor or 0.0
-    return Figure(
+    return CostFigure(
         value,
         sensor,
         None if low is None else max(least, value - math.hypot(value - min(low, value), off)),

@@ -8,8 +8,8 @@ from typing import Any
 from etui.bench.config import BenchMachine, BenchModel, RunConfig
 from etui.bench.cost import (
     Cost,
+    CostFigure,
     CostOverTime,
-    Figure,
     compute_cost,
     compute_distribution,
     compute_percentiles,
@@ -155,7 +155,7 @@ def _build_results(
     seconds = sum(one.seconds for one in measured)
     joules = None if cost is None else cost.joules
 
-    def figure(read: Callable[[Cost], Figure | None]) -> RecordFigure | None:
+    def figure(read: Callable[[Cost], CostFigure | None]) -> RecordFigure | None:
         found = None if cost is None else read(cost)
         if found is None:
             return None

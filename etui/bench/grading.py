@@ -46,7 +46,7 @@ class GradingRule:
 
 
 @dataclass(frozen=True, slots=True)
-class Graded:
+class GradedText:
     """A graded text."""
 
     answer: str  # The right answer in its normal form
@@ -110,7 +110,7 @@ def grades_numbers(label: str | None) -> bool:
     return rule is not None and rule.numbers
 
 
-def grade(rule: GradingRule, text: str, question: Question) -> Graded:
+def grade(rule: GradingRule, text: str, question: Question) -> GradedText:
     """Grade a text.
 
     A right answer without a normal form, such as a word in a file of numbers, is never reached.
@@ -120,4 +120,4 @@ def grade(rule: GradingRule, text: str, question: Question) -> Graded:
     strict = None
     if rule.read_strictly is not None:
         strict = rule.read_strictly(text) == right
-    return Graded(right, rule.read(text), strict)
+    return GradedText(right, rule.read(text), strict)

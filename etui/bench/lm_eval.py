@@ -17,7 +17,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from etui.bench.accuracy import Share, compute_accuracy, compute_share, group_by_subject
+from etui.bench.accuracy import RightShare, compute_accuracy, compute_share, group_by_subject
 from etui.bench.compare import System
 from etui.bench.config import RunConfig
 from etui.bench.cost import compute_cost
@@ -158,7 +158,7 @@ def _groups(run: RunConfig, subjects: Sequence[str]) -> dict[str, list[str]]:
     return found
 
 
-def _grade_subjects(samples: Sequence[Sample], metric: _Metric) -> dict[str, Share]:
+def _grade_subjects(samples: Sequence[Sample], metric: _Metric) -> dict[str, RightShare]:
     """Compute the share of right answers of every subject by one metric."""
     graded = [replace(sample, correct=metric.grades(sample)) for sample in samples]
     return {name: compute_share(inside) for name, inside in group_by_subject(graded).items()}
@@ -168,7 +168,7 @@ def _group_scores(
     run: RunConfig,
     groups: Mapping[str, Sequence[str]],
     metrics: Sequence[_Metric],
-    shares: Sequence[Mapping[str, Share]],
+    shares: Sequence[Mapping[str, RightShare]],
 ) -> dict[str, Any]:
     scores: dict[str, Any] = {}
     suite, suffix = _name_parts(run)
@@ -193,7 +193,7 @@ def _score(metric: _Metric, value: float, error: float | None) -> dict[str, Any]
     }
 
 
-def _stderr(share: Share) -> float | None:
+def _stderr(share: RightShare) -> float | None:
     """Compute the standard error of a mean of zeros and ones; None for one question."""
     if share.questions < 2:
         return None

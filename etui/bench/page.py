@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from markupsafe import Markup
 
 from etui import units
-from etui.bench.accuracy import OUTCOMES, Share, classify_outcome
+from etui.bench.accuracy import OUTCOMES, RightShare, classify_outcome
 from etui.bench.config import RunConfig
-from etui.bench.cost import Cost, Figure
+from etui.bench.cost import Cost, CostFigure
 from etui.bench.precision import describe_precision
 from etui.bench.sample import Sample
 from etui.bench.summary import Summary, group_by_system
@@ -32,7 +32,7 @@ from etui.bench.summary_text import (
 from etui.codec import to_document
 from etui.datasets.mmlu import GROUPS, find_group
 from etui.datasets.questions import Question
-from etui.measure.page import Node, build_tree, embed_json, render_template
+from etui.measure.page import ConfigNode, build_tree, embed_json, render_template
 from etui.stats.tests import Interval
 from etui.text import sanitize, shorten
 
@@ -65,7 +65,7 @@ class StackedBar(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
+class AccuracyMark:
     """A share with its interval in percent on a track of 0 to 100 %, and its text."""
 
     name: str
@@ -137,13 +137,13 @@ def describe_arm(name: str, run: RunConfig) -> str:
     return " · ".join(str(arm[key]) for key in ("model", "reasoning") if arm.get(key))
 
 
-def build_mark(name: str, colour: int, figure: Interval | Share) -> Mark:
+def build_mark(name: str, colour: int, figure: Interval | RightShare) -> AccuracyMark:
     """Build the mark of an accuracy."""
-    value = figure.accuracy if isinstance(figure, Share) else figure.value
+    value = figure.accuracy if isinstance(figure, RightShare) else figure.value
     low, high = ends(figure)
     text = units.accuracy_text(value)
     title = f"{sanitize(name)}: {text} ({units.points_text(low, high)})"
-    return Mark(sanitize(name), colour % 8, 100 * value, 100 * low, 100 * high, text, title)
+    return AccuracyMark(sanitize(name), colour % 8, 100 * value, 100 * low, 100 * high, text, title)
 
 
 def list_findings(summary: Summary) -> list[tuple[str, str, str]]:
@@ -181,7 +181,7 @@ def list_findings(summary: Summary) -> list[tuple[str, str, str]]:
 
 
 def _find_cheapest(
-    label: str, figures: Mapping[str, Figure], costs: Mapping[str, Cost], several: bool
+    label: str, figures: Mapping[str, CostFigure], costs: Mapping[str, Cost], several: bool
 ) -> tuple[str, str, str]:
     name = min(figures, key=lambda name: figures[name].value)
     figure, kind = figures[name], costs[name].kind
@@ -298,7 +298,7 @@ def _mean_text(mean: float) -> str:
     return f"{mean:,.0f}" if mean >= 10 else units.significant(mean, 2)
 
 
-def _list_groups(summary: Summary) -> list[tuple[str, int, list[Mark]]]:
+def _list_groups(summary: Summary) -> list[tuple[str, int, list[AccuracyMark]]]:
     """List the groups of MMLU: name, number of questions, and a mark for every arm."""
     found = []
     for group in GROUPS:
@@ -313,7 +313,7 @@ def _list_groups(summary: Summary) -> list[tuple[str, int, list[Mark]]]:
     return found
 
 
-def _list_subjects(summary: Summary) -> list[tuple[str, str, int, list[Mark | None]]]:
+def _list_subjects(summary: Summary) -> list[tuple[str, str, int, list[AccuracyMark | None]]]:
     """List the subjects: name, group, number of questions, and a mark or None for each arm."""
     found = []
     arms = summary.arms
@@ -328,7 +328,7 @@ def _list_subjects(summary: Summary) -> list[tuple[str, str, int, list[Mark | No
     return found
 
 
-def build_config_tree(run: RunConfig) -> Node:
+def build_config_tree(run: RunConfig) -> ConfigNode:
     """Build the tree of a run's configuration: the name of its data, and not where that is.
 
     A page is passed on, and should not show the folders of this machine.

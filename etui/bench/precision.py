@@ -45,7 +45,7 @@ class SystemPrecision:
 
 
 @dataclass(frozen=True, slots=True)
-class Precision:
+class RunPrecision:
     """The ``precision`` of ``summary.json``."""
 
     points: float  # Half width asked for, in percentage points
@@ -185,7 +185,7 @@ def _predict(share: float, total: int, half_width: float) -> int:
     )
 
 
-def describe_interim_check(precision: Precision, needed: int, most: int) -> str:
+def describe_interim_check(precision: RunPrecision, needed: int, most: int) -> str:
     """Describe an interim check while the run goes on."""
     asked = units.count_text(precision.questions, "question")
     goal = units.margin_text(precision.points)
@@ -198,7 +198,7 @@ def describe_interim_check(precision: Precision, needed: int, most: int) -> str:
     return f"{goal} expected after about {min(needed, most):,} questions; {asked} answered"
 
 
-def describe_precision(precision: Precision) -> list[str]:
+def describe_precision(precision: RunPrecision) -> list[str]:
     """Describe how precise a run is, one line per statement."""
     goal = units.margin_text(precision.points)
     asked = units.count_text(precision.questions, "question")
@@ -218,7 +218,7 @@ def describe_precision(precision: Precision) -> list[str]:
     return lines
 
 
-def _describe_system(one: SystemPrecision, precision: Precision) -> str:
+def _describe_system(one: SystemPrecision, precision: RunPrecision) -> str:
     if precision.of == "difference":
         figure = units.points_change_text(100 * one.value, 100 * one.low, 100 * one.high)
         figure = f"{figure} against {precision.reference}"
@@ -228,7 +228,7 @@ def _describe_system(one: SystemPrecision, precision: Precision) -> str:
     return f"{figure} after {units.count_text(one.questions, 'question')}; {fixed}"
 
 
-def _describe_covariate(precision: Precision) -> str:
+def _describe_covariate(precision: RunPrecision) -> str:
     found = [one.correlation for one in precision.systems.values() if one.correlation is not None]
     known = precision.difficulty_questions or 0
     text = f"The difficulty of {known:,} of {precision.population:,} questions was the covariate"
@@ -238,7 +238,7 @@ def _describe_covariate(precision: Precision) -> str:
     return f"{text} (correlation with the answers within subjects {' to '.join(ends)})."
 
 
-def _describe_differences(precision: Precision) -> list[str]:
+def _describe_differences(precision: RunPrecision) -> list[str]:
     lines = []
     for name, needed in (precision.differences or {}).items():
         first = next(iter(precision.systems))

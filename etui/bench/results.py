@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from etui.bench.config import RunConfig
 from etui.bench.energy_record import build_energy_record
 from etui.bench.folder import MARKDOWN, PER_SUBJECT, REPORT, SUMMARY, RunFolder
-from etui.bench.precision import Precision
+from etui.bench.precision import RunPrecision
 from etui.bench.sample import Sample
 from etui.bench.summary import Summary, summarise, summary_document
 from etui.bench.summary_text import markdown, per_subject_csv
@@ -93,7 +93,7 @@ def _find_data(run: RunConfig, config: Config) -> Path | None:
     return suite_dir(config, run.suite)
 
 
-def load_precision(folder: Path) -> Precision | None:
+def load_precision(folder: Path) -> RunPrecision | None:
     """Load the precision of a run from its last summary; None if it has none.
 
     The interim checks of a run belong to it: they cannot be computed again without its questions.
@@ -101,7 +101,7 @@ def load_precision(folder: Path) -> Precision | None:
     try:
         document = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
         found = document.get("precision")
-        return None if found is None else from_document(Precision, found)
+        return None if found is None else from_document(RunPrecision, found)
     except (OSError, ValueError, AttributeError):
         return None  # the report is written without it
 
@@ -137,7 +137,7 @@ def write_results(
     config: RunConfig,
     samples: Sequence[Sample],
     settings: Config,
-    precision: Precision | None = None,
+    precision: RunPrecision | None = None,
 ) -> Summary:
     """Write the result files of a run into its folder, with the texts of its questions.
 

@@ -19,7 +19,7 @@ from etui.bench.precision import (
     InterimCheck,
     Key,
     Population,
-    Precision,
+    RunPrecision,
     SystemPrecision,
     build_population,
     check_interim,
@@ -169,7 +169,7 @@ class PrecisionSchedule:
     plan: RunPlan
     config: RunConfig
     wait: Callable[[], None]  # Waits until all answers given so far are written, and thus added
-    notice: Callable[[Precision, int], None] = lambda precision, needed: None
+    notice: Callable[[RunPrecision, int], None] = lambda precision, needed: None
     """Called after each interim check."""
     _right: dict[str, dict[Key, bool]] = field(default_factory=dict)
     _checks: list[int] = field(default_factory=list)
@@ -209,7 +209,7 @@ class PrecisionSchedule:
             )
 
     @property
-    def report(self) -> Precision | None:
+    def report(self) -> RunPrecision | None:
         """What is known so far; None before the first check."""
         return self._build_report() if self._checks else None
 
@@ -250,12 +250,12 @@ class PrecisionSchedule:
             }
         return max(open_, key=lambda checked: checked.needed, default=None)
 
-    def _build_report(self) -> Precision:
+    def _build_report(self) -> RunPrecision:
         plan, goal = self.plan, self._goal
         table = plan.difficulty
         questions = {(q.subject, q.row) for inside in plan.population.values() for q in inside}
         names = self.config.contenders
-        return Precision(
+        return RunPrecision(
             points=goal.points,
             of=goal.of,
             method=METHOD,
@@ -278,7 +278,7 @@ def open_precision(
     if plan.config.precision is None:
         return None
 
-    def notice(precision: Precision, needed: int) -> None:
+    def notice(precision: RunPrecision, needed: int) -> None:
         # With a check every few questions, a line at each would be too many: 1, 2, 4, 8, ...
         checks = len(precision.looks)
         final = precision.reached or precision.questions >= config.questions

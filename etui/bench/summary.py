@@ -11,9 +11,9 @@ from typing import Any
 from etui.bench.accuracy import (
     CHANCE,
     LOW_MASS,
-    Accuracy,
     ConstantLetter,
     Oracle,
+    SystemAccuracy,
     compute_accuracy,
     constant_letter,
     oracle,
@@ -28,7 +28,7 @@ from etui.bench.cost import (
 )
 from etui.bench.grading import grades_numbers
 from etui.bench.machines import explain_difference, group_equal, is_comparison
-from etui.bench.precision import Precision
+from etui.bench.precision import RunPrecision
 from etui.bench.sample import Sample
 from etui.codec import to_document
 from etui.energy.energy_record import RecordPercentiles
@@ -166,7 +166,7 @@ class SpeculationTotals:
 class ArmSummary:
     """Results of one system."""
 
-    accuracy: Accuracy  # Right answers
+    accuracy: SystemAccuracy  # Right answers
     energy: Cost | None
     """Cost of the answers; None if unmeasured, or if the run's machines are not equal."""
     tokens: TokenTotals  # Sums over the questions
@@ -213,7 +213,7 @@ class Summary:
     oracle: Oracle | None  # None with only one system
     warnings: list[str]  # Caveats about the figures
     grading: str | None = None  # As in `RunConfig`; None is the letter of an option
-    precision: Precision | None = None
+    precision: RunPrecision | None = None
     """What the confidence sequences know; None if no precision was asked for."""
 
     @property
@@ -226,7 +226,7 @@ def summarise(
     samples: Sequence[Sample],
     run: RunConfig,
     labels: Mapping[str, Mapping[int, str]] | None = None,
-    precision: Precision | None = None,
+    precision: RunPrecision | None = None,
 ) -> Summary:
     """Summarise a run; the order of the samples matters only for ``courses``.
 

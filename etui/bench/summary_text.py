@@ -8,9 +8,9 @@ from collections import Counter
 from dataclasses import dataclass
 
 from etui import units
-from etui.bench.accuracy import Accuracy, Share
+from etui.bench.accuracy import RightShare, SystemAccuracy
 from etui.bench.config import RunConfig
-from etui.bench.cost import CostOverTime, Figure
+from etui.bench.cost import CostFigure, CostOverTime
 from etui.bench.grading import grades_numbers
 from etui.bench.precision import describe_precision
 from etui.bench.summary import ArmSummary, MachineSummary, Summary
@@ -148,7 +148,7 @@ def suite_name(summary: Summary) -> str:
     return suite if summary.split == "test" else f"{suite} ({summary.split})"
 
 
-def ends(figure: Interval | Share) -> tuple[float, float]:
+def ends(figure: Interval | RightShare) -> tuple[float, float]:
     """Return both ends of an accuracy's interval; only a damaged file has none.
 
     Raises:
@@ -159,17 +159,17 @@ def ends(figure: Interval | Share) -> tuple[float, float]:
     return figure.low, figure.high
 
 
-def interval_text(figure: Interval | Share) -> str:
+def interval_text(figure: Interval | RightShare) -> str:
     """Format the interval of an accuracy: ``58.9-63.5``."""
     return units.points_text(*ends(figure))
 
 
-def cost_text(figure: Figure | None, unit: str, kind: str | None) -> str:
+def cost_text(figure: CostFigure | None, unit: str, kind: str | None) -> str:
     """Format joules per unit without an interval; a dash if there is no figure."""
     return DASH if figure is None else units.per_text(figure.value, unit, kind)
 
 
-def joules_text(figure: Figure | None, kind: str | None) -> str:
+def joules_text(figure: CostFigure | None, kind: str | None) -> str:
     """Format joules with their interval, for tables whose heading has the unit: ``3.2 ± 0.4 J``."""
     if figure is None:
         return DASH
@@ -180,7 +180,7 @@ def joules_text(figure: Figure | None, kind: str | None) -> str:
     return units.energy_text(figure.value, half_width(figure), shown, spread=True)
 
 
-def is_lopsided(figure: Figure) -> bool:
+def is_lopsided(figure: CostFigure) -> bool:
     """Test whether an interval is much wider upwards, so that a half width would mislead."""
     value, low, high = figure.value, figure.low, figure.high
     if low is None or high is None or low <= 0:
@@ -188,14 +188,14 @@ def is_lopsided(figure: Figure) -> bool:
     return high - value > 1.6 * (value - low)
 
 
-def half_width(figure: Figure) -> float | None:
+def half_width(figure: CostFigure) -> float | None:
     """Return the larger half of an interval; None if an end is unknown."""
     if figure.low is None or figure.high is None:
         return None
     return max(figure.value - figure.low, figure.high - figure.value)
 
 
-def count_lost(accuracy: Accuracy) -> int:
+def count_lost(accuracy: SystemAccuracy) -> int:
     """Count the questions that ended without an answer."""
     outcomes = accuracy.outcomes
     return outcomes["no_answer"] + outcomes["truncated"] + outcomes["error"]

@@ -52,7 +52,7 @@ QUICK = Grid((32, 128, 384), (8, 32, 96), repeats=2, window_s=0.5, cool_down_s=0
 
 
 @dataclass(frozen=True, slots=True)
-class Visit:
+class CurveVisit:
     """One measurement of one length; a held-out one tests the fit and is not part of it."""
 
     length: Length
@@ -105,19 +105,19 @@ def fit_into_context(grid: Grid, context_tokens: int) -> Grid:
     return replace(grid, computed=computed, output=output)
 
 
-def list_visits(grid: Grid, seed: int) -> tuple[Visit, ...]:
+def list_visits(grid: Grid, seed: int) -> tuple[CurveVisit, ...]:
     """List every combination and its repeats, and held-out lengths between them, shuffled.
 
     The order is random, so that a machine that warms up or slows down does not distort the curve.
     """
     on_grid = [
-        Visit(Length(computed, output))
+        CurveVisit(Length(computed, output))
         for computed in grid.computed
         for output in grid.output
         for _ in range(grid.repeats)
     ]
     off_grid = [
-        Visit(Length(computed, output), held_out=True)
+        CurveVisit(Length(computed, output), held_out=True)
         for computed in between(grid.computed)
         for output in between(grid.output)
     ]
@@ -133,7 +133,7 @@ def between(lengths: Sequence[int]) -> list[int]:
     return [middle for middle in middles if middle not in lengths]
 
 
-def expected_seconds(left: Sequence[Visit], grid: Grid, speed: Speed) -> float | None:
+def expected_seconds(left: Sequence[CurveVisit], grid: Grid, speed: Speed) -> float | None:
     """Predict the seconds of the remaining visits; None while the speed is not known."""
     prefill, decode = speed.prefill_tokens_per_second, speed.decode_tokens_per_second
     if not prefill or not decode:
@@ -148,7 +148,7 @@ def expected_seconds(left: Sequence[Visit], grid: Grid, speed: Speed) -> float |
 
 
 def seconds_left(
-    order: Sequence[Visit], begun: int, done: int, elapsed_s: float, grid: Grid, speed: Speed
+    order: Sequence[CurveVisit], begun: int, done: int, elapsed_s: float, grid: Grid, speed: Speed
 ) -> float | None:
     """Predict the remaining seconds, scaled by how long the visits so far took.
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from etui.arm import Sampling
-from etui.calibration.grid import Length, Visit
+from etui.calibration.grid import CurveVisit, Length
 from etui.curves.fit import TurnPoint, compute_speed
 from etui.curves.operating_curve import Speed
 from etui.energy.types import Energy, Kind
@@ -40,10 +40,10 @@ class MeasuredPoint:
     shared: bool  # Whether other processes used a GPU meanwhile
 
     @property
-    def visit(self) -> Visit:
+    def visit(self) -> CurveVisit:
         """The visit that it is the result of."""
         length = Length(self.point.computed_tokens, self.point.output_tokens)
-        return Visit(length, self.held_out)
+        return CurveVisit(length, self.held_out)
 
 
 @dataclass(slots=True)
@@ -84,7 +84,7 @@ class TurnTimer:
         self._words = _TEXT.split()
         self._filler = session.tokenize(_FILLER)[:1]
 
-    def measure(self, visit: Visit) -> MeasuredPoint:
+    def measure(self, visit: CurveVisit) -> MeasuredPoint:
         """Measure one length.
 
         Raises:
@@ -156,7 +156,7 @@ class TurnTimer:
         if drawn.ends:
             self._session.extend(sequence, self._filler)
 
-    def _build_point(self, visit: Visit, prefill: _Window, decode: _Window) -> MeasuredPoint:
+    def _build_point(self, visit: CurveVisit, prefill: _Window, decode: _Window) -> MeasuredPoint:
         parts = [
             [self._meter.energy(*interval) for interval in window.intervals]
             for window in (prefill, decode)
@@ -193,7 +193,7 @@ def warm_up(timer: TurnTimer, lengths: Sequence[Length]) -> Speed:
     """
     speed = Speed()
     for length in lengths:
-        speed = compute_speed([timer.measure(Visit(length)).point])
+        speed = compute_speed([timer.measure(CurveVisit(length)).point])
     return speed
 
 

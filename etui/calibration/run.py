@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from etui.calibration.grid import (
+    CurveVisit,
     Grid,
     Length,
-    Visit,
     expected_seconds,
     fit_into_context,
     list_visits,
@@ -71,7 +71,7 @@ class PointsFile:
             to_document({"sha256": sha256, "grid": grid, "conditions": conditions})
         )
 
-    def read(self, order: Sequence[Visit]) -> list[MeasuredPoint]:
+    def read(self, order: Sequence[CurveVisit]) -> list[MeasuredPoint]:
         """Read the points of the first visits of ``order``; empty where the file does not match."""
         try:
             head, *lines = self.path.read_text(encoding="utf-8").splitlines()
@@ -112,7 +112,7 @@ class PointsFile:
 
 
 @dataclass(frozen=True, slots=True)
-class Calibration:
+class ModelCalibration:
     """A calibration of one model on this machine."""
 
     spec: ModelSpec  # The model, with the hash its file was checked against
@@ -173,7 +173,7 @@ def visit_all(
     session: Session,
     meter: Meter,
     grid: Grid,
-    order: Sequence[Visit],
+    order: Sequence[CurveVisit],
     done: list[MeasuredPoint],
     file: PointsFile,
     watch: Watch,
@@ -183,7 +183,7 @@ def visit_all(
         return True
     timer = TurnTimer(session, meter, grid.window_s, seed=_SEED + len(done))
 
-    def measure(visit: Visit) -> Iterator[MeasuredPoint]:
+    def measure(visit: CurveVisit) -> Iterator[MeasuredPoint]:
         time.sleep(grid.cool_down_s)
         yield timer.measure(visit)
 
@@ -208,7 +208,7 @@ class _Report:
     """Describes how far a calibration is."""
 
     model: str
-    order: Sequence[Visit]
+    order: Sequence[CurveVisit]
     grid: Grid
     speed: Speed
     before: int  # Points measured before it began

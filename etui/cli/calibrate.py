@@ -80,7 +80,7 @@ def calibrate(
     etui calibrate qwen2.5-coder-1.5b --grid 64,256,1024x32,128 --repeats 5
     etui calibrate qwen2.5-coder-1.5b --cluster desk:6379
     """  # noqa: D301
-    from etui.calibration.run import Calibration
+    from etui.calibration.run import ModelCalibration
     from etui.cli.output import open_watch
     from etui.config.config import load_config, make_home
     from etui.log.writer import TurnWriter
@@ -106,7 +106,7 @@ def calibrate(
             _print_curve(curve, form, "complete")
             return ExitCode.DONE
         with stop_signals(), open_watch(jsonl=jsonl, texts=not jsonl) as watch:
-            calibration = Calibration(spec, path, config, lengths, writer, watch, force, fresh)
+            calibration = ModelCalibration(spec, path, config, lengths, writer, watch, force, fresh)
             curve, complete = calibration.measure()
     _print_curve(curve, form, "complete" if complete else "stopped")
     if not complete:

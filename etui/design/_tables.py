@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from etui import units
-from etui.bench.cost import Cost, Figure, compute_costs_over_time, compute_percentiles
+from etui.bench.cost import Cost, CostFigure, compute_costs_over_time, compute_percentiles
 from etui.bench.summary import group_by_system
 from etui.bench.summary_text import DASH, interval_text, joules_text
 from etui.design._arms import Against, ArmFigures, Multiple, find_multiple
@@ -364,7 +364,7 @@ def _predict(curve: ModelCurve, mean: LengthMean) -> tuple[Cell, Cell]:
     )
 
 
-def _ends(figure: Interval | Figure | None) -> tuple[Cell, Cell, Cell]:
+def _ends(figure: Interval | CostFigure | None) -> tuple[Cell, Cell, Cell]:
     return (None,) * 3 if figure is None else (figure.value, figure.low, figure.high)
 
 

@@ -19,7 +19,7 @@ from etui.bench.folder import CURVES
 from etui.bench.run import BetweenBlocks
 from etui.bench.sample import Sample
 from etui.bench.setup import finish_load
-from etui.calibration.grid import Grid, Visit, fit_into_context, list_visits
+from etui.calibration.grid import CurveVisit, Grid, fit_into_context, list_visits
 from etui.calibration.measure import MeasuredPoint, TurnTimer
 from etui.calibration.run import fit_measured
 from etui.codec import from_document, to_document
@@ -87,8 +87,8 @@ FITTED_FROM = 0.5
 
 
 def next_visit(
-    orders: Mapping[str, Sequence[Visit]], done: Mapping[str, int]
-) -> tuple[str, Visit] | None:
+    orders: Mapping[str, Sequence[CurveVisit]], done: Mapping[str, int]
+) -> tuple[str, CurveVisit] | None:
     """Choose the next visit: of the model that is furthest behind, the first one that is left.
 
     Args:
@@ -150,7 +150,7 @@ class CurveVisits:
     joules: float = 0.0  # Joules of the visits so far
     _folder: Path = Path()
     _layers: dict[str, int] = field(default_factory=dict)
-    _orders: dict[str, tuple[Visit, ...]] = field(default_factory=dict)
+    _orders: dict[str, tuple[CurveVisit, ...]] = field(default_factory=dict)
     _grids: dict[str, Grid] = field(default_factory=dict)
     _points: dict[str, list[MeasuredPoint]] = field(default_factory=dict)
     _begun: float = 0.0
@@ -218,7 +218,7 @@ class CurveVisits:
     def _serve(self, model: str) -> ResolvedModel:
         return self.runtime.resolve(Arm(model, model))
 
-    def _measure(self, model: str, visit: Visit) -> None:
+    def _measure(self, model: str, visit: CurveVisit) -> None:
         """Measure a visit; the model is loaded first where both do not fit into memory."""
         grid, points = self._grids[model], self._points[model]
         served = self._serve(model)

@@ -157,7 +157,7 @@ class Folder:
 
 
 @dataclass(frozen=True, slots=True)
-class Lines(Generic[T]):
+class FileLines(Generic[T]):
     """The complete lines of a file."""
 
     values: tuple[T, ...]
@@ -165,7 +165,7 @@ class Lines(Generic[T]):
     raw: bytes
 
 
-def read_lines(path: Path, parse: Callable[[Any], T], what: str, fix: str) -> Lines[T]:
+def read_lines(path: Path, parse: Callable[[Any], T], what: str, fix: str) -> FileLines[T]:
     """Read a file of JSON lines; one that does not exist has none.
 
     Args:
@@ -187,7 +187,7 @@ def read_lines(path: Path, parse: Callable[[Any], T], what: str, fix: str) -> Li
         except (ValueError, KeyError, TypeError) as error:
             raise InvalidFile(f"{path}:{number}: not {what}: {error}", fix) from error
         good += len(line)
-    return Lines(tuple(values), good, raw)
+    return FileLines(tuple(values), good, raw)
 
 
 def read_bytes(path: Path) -> bytes:

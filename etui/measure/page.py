@@ -60,15 +60,15 @@ def embed_json(value: Any) -> Markup:
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
+class ConfigNode:
     """A node of a configuration tree: a text, or inner nodes."""
 
     name: str
-    items: tuple[Node, ...] | None
+    items: tuple[ConfigNode, ...] | None
     text: str
 
 
-def build_tree(value: Any, name: str = "") -> Node:
+def build_tree(value: Any, name: str = "") -> ConfigNode:
     """Build a tree of a configuration; lists of plain values become one text."""
     items: list[tuple[str, Any]] | None = None
     if isinstance(value, Mapping):
@@ -77,12 +77,12 @@ def build_tree(value: Any, name: str = "") -> Node:
         items = [(str(at + 1), item) for at, item in enumerate(value)]
     if items is not None:
         inner = tuple(build_tree(item, key) for key, item in items)
-        return Node(sanitize(name), inner, units.count_text(len(inner), "entry", "entries"))
+        return ConfigNode(sanitize(name), inner, units.count_text(len(inner), "entry", "entries"))
     if isinstance(value, list | tuple):
         text = ", ".join(str(item) for item in value)
     else:
         text = DASH if value is None else str(value)
-    return Node(sanitize(name), None, sanitize(text))
+    return ConfigNode(sanitize(name), None, sanitize(text))
 
 
 def _open_templates(package: str, *, escaped: bool) -> Environment:

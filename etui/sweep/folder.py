@@ -18,9 +18,9 @@ from etui.codec import DocumentError, from_document, to_document
 from etui.errors import InvalidFile
 from etui.measure.folder import CONFIG as CONFIG
 from etui.measure.folder import (
+    FileLines,
     Folder,
     FolderKind,
-    Lines,
     find_folder,
     find_seal_problem,
     list_folders,
@@ -165,7 +165,7 @@ def hash_config(content: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _read_lines(path: Path, kind: type[T]) -> Lines[T]:
+def _read_lines(path: Path, kind: type[T]) -> FileLines[T]:
     return read_lines(
         path,
         lambda document: from_document(kind, document),

@@ -9,7 +9,7 @@ import pytest
 from etui.bench.config import BenchPrecision
 from etui.bench.folder import SUMMARY
 from etui.bench.precision import (
-    Precision,
+    RunPrecision,
     SystemPrecision,
     describe_expectation,
     describe_precision,
@@ -33,7 +33,7 @@ def known(value=0.41, half=0.03, questions=570, reached=True, **more) -> SystemP
     return SystemPrecision(value, value - half, value + half, half, reached, questions, 520, **more)
 
 
-def precision(**changes) -> Precision:
+def precision(**changes) -> RunPrecision:
     given = {
         "points": 3.0,
         "of": "accuracy",
@@ -45,7 +45,7 @@ def precision(**changes) -> Precision:
         "systems": {"direct": known(), "think": known(0.5)},
         "differences": {"think": 310},
     }
-    return Precision(**{**given, **changes})
+    return RunPrecision(**{**given, **changes})
 
 
 def test_a_run_that_was_precise_is_complete():

@@ -15,7 +15,7 @@ from etui.bench.config import BenchPart, BenchPrecision, NamedText
 from etui.bench.difficulty import parse_difficulty
 from etui.bench.folder import Recorded
 from etui.bench.plan import make_plan
-from etui.bench.precision import Precision, SystemPrecision
+from etui.bench.precision import RunPrecision, SystemPrecision
 from etui.bench.publish import PrivateData, build_command, publish_run, read_sums
 from etui.bench.sample import parse_sample
 from etui.bench.summary import summarise
@@ -199,7 +199,7 @@ def test_a_run_that_was_precise_is_published_as_complete(tmp_path):
         name: SystemPrecision(0.4, 0.37, 0.43, 0.03, True, count, 50)
         for name in ("direct", "think")
     }
-    precision = Precision(3.0, "accuracy", "m", True, count, 5700, (count,), known)
+    precision = RunPrecision(3.0, "accuracy", "m", True, count, 5700, (count,), known)
     names = write(run, tmp_path / "public", precision=precision, difficulty=table)
     assert "difficulty.csv" in names
     assert read_record(tmp_path / "public")["complete"]

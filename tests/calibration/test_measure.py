@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.calibration.grid import (
+    CurveVisit,
     Grid,
     Length,
-    Visit,
     between,
     expected_seconds,
     fit_into_context,
@@ -82,7 +82,7 @@ def test_turns_off_the_grid_are_predicted_within_ten_percent(seed):
 
 def test_a_point_is_what_one_turn_of_that_length_took():
     gpu = SimulatedGpu(replace(GpuLoad(), noise=0.0, warm_share=0.0))
-    point = bench(gpu).measure(Visit(Length(256, 32))).point
+    point = bench(gpu).measure(CurveVisit(Length(256, 32))).point
     load = gpu.load
     prefill = load.watts(0, 256) * load.seconds(0, 256)
     decode = sum(load.watts(c, 1) * load.seconds(c, 1) for c in range(256, 256 + 31))
@@ -98,7 +98,7 @@ def test_a_machine_that_tells_nothing_is_no_bench():
     session = SimulatedSession(gpu)
     gpu.recorder.selection = replace(gpu.recorder.selection, summed=())
     with pytest.raises(EtuiError, match="nothing can be measured"):
-        TurnTimer(session, gpu, 0.1, clock=gpu.clock).measure(Visit(Length(8, 4)))
+        TurnTimer(session, gpu, 0.1, clock=gpu.clock).measure(CurveVisit(Length(8, 4)))
 
 
 def test_every_length_is_visited_as_often_as_asked_and_those_between_once():
@@ -139,7 +139,7 @@ def test_what_the_context_cannot_hold_is_left_out():
 
 def test_the_expected_time_counts_windows_rests_and_lengths():
     grid = Grid(window_s=2.0, cool_down_s=1.0)
-    left = [Visit(Length(1000, 100)), Visit(Length(10, 10))]
+    left = [CurveVisit(Length(1000, 100)), CurveVisit(Length(10, 10))]
     assert expected_seconds(left, grid, Speed(100.0, 10.0)) == pytest.approx(
         (10 + 10 + 1.2) + (2 + 2 + 1.2)
     )

@@ -88,25 +88,22 @@ def test_unmeasured_answers_tell_seconds_and_no_joules():
     assert made.kind is None
 
 
-def test_a_curve_prices_an_arm_whose_outputs_are_known():
-    made = priced(COT, ArmEvidence(outputs=[21, 21], curve=CURVE))
+@pytest.mark.parametrize(
+    ("arm", "outputs", "joules", "seconds"),
+    [
+        (COT, [21, 21], 1 + 10 + 2 + 20 * 0.5, 1 + 2.0),
+        (VOTE, [63], 1 + 10 + 3 * (2 + 20 * 0.5), 1 + 3 * 2.0),  # its votes share the prompt
+        (replace(DIRECT, readout="choices"), [], 11.0, 1.0),  # it needs no past outputs
+    ],
+)
+def test_a_curve_prices_an_arm_whose_outputs_are_known(arm, outputs, joules, seconds):
+    made = priced(arm, ArmEvidence(outputs=outputs, curve=CURVE))
     assert made.source == "curve"
-    assert made.joules.value == pytest.approx(1 + 10 + 2 + 20 * 0.5)
-    assert made.seconds.value == pytest.approx(1 + 2.0)
-    assert made.most_joules == pytest.approx(1 + 10 + 2 + 39 * 0.5)
-    assert made.most_seconds == pytest.approx(1 + 3.9)
-
-
-def test_the_votes_of_an_answer_share_its_prompt():
-    made = priced(VOTE, ArmEvidence(outputs=[63], curve=CURVE))
-    assert made.joules.value == pytest.approx(1 + 10 + 3 * (2 + 20 * 0.5))
-    assert made.seconds.value == pytest.approx(1 + 3 * 2.0)
-
-
-def test_a_readout_without_output_needs_no_past_outputs():
-    made = priced(replace(DIRECT, readout="choices"), ArmEvidence(curve=CURVE))
-    assert made.source == "curve"
-    assert made.joules.value == pytest.approx(11.0)
+    assert made.joules.value == pytest.approx(joules)
+    assert made.seconds.value == pytest.approx(seconds)
+    if arm is COT:
+        assert made.most_joules == pytest.approx(1 + 10 + 2 + 39 * 0.5)
+        assert made.most_seconds == pytest.approx(1 + 3.9)
 
 
 @given(st.lists(st.floats(0.1, 1e6), min_size=2, max_size=40), st.integers(1, 10**6))

@@ -72,41 +72,40 @@ def read_limits(package):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
-def test_limits_are_restored_however_a_sweep_ends(config, package):
+def test_limits_are_restored_after_a_kill(config, package):
     with start_sweep() as process:
         wait_for_limit(process, package)
         process.kill()
     assert config.power_limits_file.exists()
-    started = subprocess.run(
-        [*ETUI, "models", "list"],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    words, environ = [*ETUI, "models", "list"], {**os.environ, "PYTHONPATH": str(ROOT)}
+    started = subprocess.run(words, env=environ, capture_output=True, text=True, check=True)
     assert started.stderr.startswith(
         "etui: restored the power limit of CPU package 0 to 65 W (an earlier sweep was killed)\n"
     )
-    assert read_package(package) == FOUND
-    assert not config.power_limits_file.exists()
+    check_restored(config, package)
 
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGTERM")
+def test_limits_are_restored_however_a_sweep_ends(config, package):
     with start_sweep() as process:
         wait_for_limit(process, package)
         process.send_signal(signal.SIGTERM)
         rest, _ = process.communicate()
     assert process.returncode == 3
     assert "restored the power limit of CPU package 0 to 65 W (the sweep has ended)" in rest
-    assert read_package(package) == FOUND
-    assert not config.power_limits_file.exists()
+    check_restored(config, package)
 
     with start_sweep() as process:
         wait_for_limit(process, package)
-        assert process.stdout is not None
         process.stdout.close()  # as when the app that follows it is killed
         assert process.wait() == 1
+    check_restored(config, package)
+
+
+def check_restored(config, package):
     assert read_package(package) == FOUND
     assert not config.power_limits_file.exists()
-
     (folder,) = list_sweeps(config)
     assert not is_finished(folder)
     for block in read_sweep(folder).blocks:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.bench.schedule import Piece
-from etui.cluster.board import PieceBoard
+from etui.cluster.drive import PieceBoard
 
 
 def board(*sizes, machine=None):

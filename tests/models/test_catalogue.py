@@ -221,7 +221,8 @@ def test_faults_of_an_entry_are_refused_at_their_place(config, keys, says):
         ("models:\n  ../a: {size: s, sources: [{path: x}]}", "2:", "cannot name a model"),
         ("models:\n  a.gguf: {size: s, sources: [{path: x}]}", "2:", "cannot name a model"),
         (
-            "models:\n  a: {size: s, draft: b, sources: [{path: x}]}\n  b: {size: s, draft: smollm2-135m, sources: [{path: x}]}",
+            "models:\n  a: {size: s, draft: b, sources: [{path: x}]}\n"
+            "  b: {size: s, draft: smollm2-135m, sources: [{path: x}]}",
             "2:23",
             "b has a draft model itself (smollm2-135m)",
         ),

@@ -10,16 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from etui.cli.bench_options import (
-    SECTIONS,
-    arm_options,
-    cluster_options,
-    format_option,
-    list_given,
-    output_options,
-    question_options,
-    run_options,
-)
+from etui.cli.bench_options import SECTIONS, bench_options, format_option, list_given
 from etui.cli.lazy_group import LazyGroup
 from etui.cli.output import open_watch, print_json, print_lines, print_result, stop_signals
 from etui.errors import ExitCode, Stopped, UsageError
@@ -86,11 +77,7 @@ class BenchGroup(LazyGroup):
 
 
 @click.group(cls=BenchGroup, invoke_without_command=True)
-@question_options
-@arm_options
-@run_options
-@cluster_options
-@output_options
+@bench_options
 @click.pass_context
 def bench(ctx: click.Context, /, **options: Any) -> None:
     """Measure accuracy and joules on multiple-choice questions.

@@ -68,7 +68,8 @@ def _parse_part(ctx: click.Context, param: click.Parameter, value: str | None) -
     return BenchPart(index - 1, count)
 
 
-_QUESTION_OPTIONS = (
+_OPTIONS: tuple[Option, ...] = (
+    # the questions and how they are asked
     text_option(
         "--design",
         metavar="NAME|FILE",
@@ -153,9 +154,7 @@ _QUESTION_OPTIONS = (
         "`etui bench merge` joins them. Parts are whole subjects with about as many questions in "
         "each; a subject larger than a part is cut.",
     ),
-)
-
-_ARM_OPTIONS = (
+    # the arms, or the policy that chooses among them
     text_option(
         "-m",
         "--model",
@@ -220,9 +219,7 @@ _ARM_OPTIONS = (
         default=None,
         help="End generated answers that repeat themselves (default: as the arm says, else off).",
     ),
-)
-
-_RUN_OPTIONS = (
+    # the run: its folder, its limits, its gate
     click.option(
         "--prefix-reuse/--no-prefix-reuse",
         default=True,
@@ -259,9 +256,7 @@ _RUN_OPTIONS = (
         metavar="N",
         help="Measure N questions of every arm first, so that --dry-run knows joules and seconds.",
     ),
-)
-
-_CLUSTER_OPTIONS = (
+    # many machines
     text_option(
         "--cluster",
         metavar="ADDRESS|local",
@@ -281,43 +276,16 @@ _CLUSTER_OPTIONS = (
         help="With --cluster: give the questions of a node to others once it is silent for S "
         "seconds (default: by its speed, 60 or more).",
     ),
-)
-
-_OUTPUT_OPTIONS = (
+    # what is printed
     flag("--json", "as_json", help="Print the summary as one JSON document."),
     flag("--jsonl", "as_lines", help="Print each answer as a line of JSON."),
     flag("-q", "--quiet", help="Do not show progress."),
 )
 
 
-def question_options(command: Command) -> Command:
-    """Add the options that choose the questions and how they are asked."""
-    return _add(_QUESTION_OPTIONS, command)
-
-
-def arm_options(command: Command) -> Command:
-    """Add the options that define the arms, or the policy that chooses among them."""
-    return _add(_ARM_OPTIONS, command)
-
-
-def run_options(command: Command) -> Command:
-    """Add the options of the run itself: its folder, its limits, its gate."""
-    return _add(_RUN_OPTIONS, command)
-
-
-def cluster_options(command: Command) -> Command:
-    """Add the options of a run on many machines."""
-    return _add(_CLUSTER_OPTIONS, command)
-
-
-def output_options(command: Command) -> Command:
-    """Add the options of what is printed."""
-    return _add(_OUTPUT_OPTIONS, command)
-
-
-def _add(options: tuple[Option, ...], command: Command) -> Command:
-    """Add options to a command; its help lists them in this order."""
-    return reduce(lambda made, option: option(made), reversed(options), command)
+def bench_options(command: Command) -> Command:
+    """Add the options of ``etui bench`` to a command; its help lists them in this order."""
+    return reduce(lambda made, option: option(made), reversed(_OPTIONS), command)
 
 
 def list_given(ctx: click.Context) -> list[str]:

@@ -10,7 +10,6 @@ import math
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -94,6 +93,8 @@ def text_option(*names: str, **facts: Any) -> Callable[[FC], FC]:
 
 def path_option(*names: str, **facts: Any) -> Callable[[FC], FC]:
     """Declare an option whose value is the path of a file or folder."""
+    from pathlib import Path  # not loaded for `etui --help`
+
     return click.option(*names, type=click.Path(path_type=Path), **facts)
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
-import textwrap
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -128,6 +126,9 @@ def print_result(result: SweepResult) -> None:
 
     In a pipe or a file the sentence is one line.
     """
+    import shutil
+    import textwrap
+
     from etui.sweep.verdict import format_table, format_verdict
 
     verdict = format_verdict(result)

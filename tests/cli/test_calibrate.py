@@ -57,21 +57,6 @@ def test_a_calibration_ends_in_a_curve_that_is_listed_and_drawn(etui, models, tm
     assert (curve["curve_id"], curve["differences"]) == (document["curve_id"], [])
 
 
-def test_a_calibration_is_told_line_by_line(etui, models):
-    asked = ("smollm2-135m", "--quick", "--window", "0.02", "--grid", "8,24x3,9", "--force")
-    done = etui("calibrate", *asked, "--jsonl", models=models)
-    lines = [json.loads(line) for line in done.stdout.splitlines()]
-    (begun, *measured, curve) = [line for line in lines if line["event"] != "note"]
-    assert (begun["event"], begun["done"], begun["points"]) == ("begun", 0, 9)
-    assert [line["done"] for line in measured] == list(range(1, 10))
-    assert measured[-1]["seconds_left"] == 0
-    assert (curve["event"], curve["status"], curve["model"]) == (
-        "curve",
-        "complete",
-        begun["model"],
-    )
-
-
 @pytest.mark.parametrize(
     ("options", "said"),
     [

@@ -85,13 +85,6 @@ def test_list_sorts_filters_and_limits(cli):
 
 
 @pytest.mark.usefixtures("filled")
-def test_list_as_json_is_one_document(cli):
-    document = cli.json("logs", "list", "-n", "2", "--sort", "joules", "--json")
-    assert document["total"] == 4
-    assert [turn["joules"] for turn in document["turns"]] == [500.0, 50.0]
-
-
-@pytest.mark.usefixtures("filled")
 def test_search_finds_and_says_when_it_does_not(cli):
     assert questions(cli.out("logs", "search", "thir")) == ["third"]
     assert "no turn in the log matches" in cli.err("logs", "search", 'NEAR("*')

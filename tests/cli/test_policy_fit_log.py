@@ -8,7 +8,6 @@ from dataclasses import replace
 
 import pytest
 
-from etui.cli.main import run
 from etui.errors import ExitCode
 from etui.log.records import AuditRecord, GradeRecord
 from etui.log.writer import TurnWriter
@@ -39,7 +38,7 @@ def make_audit(turn, agrees, **changes):
         audited_model=turn.model, status="complete", answer="x", agrees=agrees, why="",
         tokens_output=1, seconds=1.0, joules=9.0, uncertainty=None, kind="counter", load_joules=0.0,
     )  # fmt: skip
-    return replace(audit, **changes)  # type: ignore[arg-type]
+    return replace(audit, **changes)
 
 
 @pytest.fixture
@@ -64,25 +63,21 @@ def fill(config, mine, make_turn):
     return save
 
 
-def fit(capsys, *args):
-    code = run(["policy", "fit", "mine", "--log", "--json", *args])
-    shown = capsys.readouterr()
-    return code, json.loads(shown.out) if shown.out else {}, shown.err
+FIT = ("policy", "fit", "mine", "--log", "--json")
 
 
-def test_grades_and_audits_are_fitted(fill, capsys):
+def test_grades_and_audits_are_fitted(fill, cli):
     fill([(number % 2 == 0, None) for number in range(60)] + [(None, True)] * 90)
-    code, document, _ = fit(capsys)
-    assert code == ExitCode.DONE
+    document = cli.json(*FIT)
     arms = document["arms"]
-    assert set(arms) == {"quick", "large"}  # type: ignore[call-overload]
-    assert arms["quick"]["n"] == 105  # type: ignore[index]  # 60 grades, 90 audits of half weight
-    assert 0.5 < arms["quick"]["rate"] < arms["large"]["rate"] < 1  # type: ignore[index]
-    assert document["provenance"]["source"] == ["log"]  # type: ignore[index]
-    assert "of the log: 60 grades, 90 audits" in document["notes"]  # type: ignore[operator]
-    assert document["provenance"]["n"] == 150, "a label of an audit is no question more"  # type: ignore[index]
-    assert any("is unknown and taken as 80 %" in note for note in document["notes"])  # type: ignore[attr-defined]
-    assert any("every audit of quick agrees (90 audits)" in note for note in document["notes"])  # type: ignore[attr-defined]
+    assert set(arms) == {"quick", "large"}
+    assert arms["quick"]["n"] == 105  # 60 grades, 90 audits of half weight
+    assert 0.5 < arms["quick"]["rate"] < arms["large"]["rate"] < 1
+    assert document["provenance"]["source"] == ["log"]
+    assert "of the log: 60 grades, 90 audits" in document["notes"]
+    assert document["provenance"]["n"] == 150, "a label of an audit is no question more"
+    assert any("is unknown and taken as 80 %" in note for note in document["notes"])
+    assert any("every audit of quick agrees (90 audits)" in note for note in document["notes"])
 
 
 PRIOR = POLICY.replace(
@@ -91,13 +86,12 @@ PRIOR = POLICY.replace(
 )
 
 
-def test_the_prior_of_the_policy_comes_before_the_assumed_accuracy(fill, config, capsys, cli):
+def test_the_prior_of_the_policy_comes_before_the_assumed_accuracy(fill, config, cli):
     fill([(None, number % 2 == 0) for number in range(80)])
     (config.policies_dir / "mine.yaml").write_text(PRIOR, encoding="utf-8")
-    code, document, _ = fit(capsys)
-    assert code == ExitCode.DONE
-    assert document["arms"]["large"]["rate"] == pytest.approx(0.43, abs=0.03)  # type: ignore[index]
-    (note,) = (note for note in document["notes"] if "taken" in note)  # type: ignore[attr-defined]
+    document = cli.json(*FIT)
+    assert document["arms"]["large"]["rate"] == pytest.approx(0.43, abs=0.03)
+    (note,) = (note for note in document["notes"] if "taken" in note)
     assert note.startswith(
         "large is taken to be right on 43 %, the `prior` of the policy: grade 20"
     )
@@ -106,7 +100,7 @@ def test_the_prior_of_the_policy_comes_before_the_assumed_accuracy(fill, config,
     assert pair["audit_accuracy_from"] == "prior"
 
 
-def test_grades_of_the_audit_arm_come_before_its_prior(fill, config, make_turn, capsys):
+def test_grades_of_the_audit_arm_come_before_its_prior(fill, config, make_turn, cli):
     fill([(None, number % 2 == 0) for number in range(80)])
     (config.policies_dir / "mine.yaml").write_text(PRIOR, encoding="utf-8")
     with TurnWriter(config) as writer:
@@ -115,57 +109,52 @@ def test_grades_of_the_audit_arm_come_before_its_prior(fill, config, make_turn, 
             own = replace(own, turn_id=f"g{number}")
             writer.save_turn(own)
             writer.save_grade(GradeRecord(own.turn_id, own.created_at, number % 4 > 0))
-    _, document, _ = fit(capsys)
-    assert "large is right on 73 %, by the grades of its answers" in document["notes"]  # type: ignore[operator]
+    document = cli.json(*FIT)
+    assert "large is right on 73 %, by the grades of its answers" in document["notes"]
 
 
-def test_a_log_without_a_label_says_how_to_get_one(fill, capsys):
-    code, _, error = fit(capsys)
-    assert code == ExitCode.USAGE
+def test_a_log_without_a_label_says_how_to_get_one(fill, cli):
+    error = cli.err(*FIT, code=ExitCode.USAGE)
     assert "the log has no graded turn of policy 'mine'" in error
     assert "etui logs grade" in error
     fill([(None, True)] * 15)
-    code, _, error = fit(capsys)
-    assert code == ExitCode.USAGE
+    error = cli.err(*FIT, code=ExitCode.USAGE)
     assert "too few to fit anything" in error
 
 
-def test_turns_of_other_policies_arms_and_models_are_left_out(fill, config, capsys):
+def test_turns_of_other_policies_arms_and_models_are_left_out(fill, config, cli):
     fill([(True, None)] * 30, policy="another")
-    assert fit(capsys)[0] == ExitCode.USAGE
+    cli.run(*FIT, code=ExitCode.USAGE)
     fill([(True, None)] * 30, arm="gone")
-    assert fit(capsys)[0] == ExitCode.USAGE
+    cli.run(*FIT, code=ExitCode.USAGE)
     fill([(number % 3 == 0, None) for number in range(40)])
-    code, document, _ = fit(capsys)
-    assert code == ExitCode.DONE
-    assert list(document["arms"]) == ["quick"]  # type: ignore[call-overload]
+    document = cli.json(*FIT)
+    assert list(document["arms"]) == ["quick"]
 
 
 @pytest.mark.parametrize("agrees", [True, False])
-def test_labels_that_all_agree_fit_a_rate_alone(fill, capsys, agrees):
+def test_labels_that_all_agree_fit_a_rate_alone(fill, cli, agrees):
     fill([(None, agrees)] * 250)
-    code, document, _ = fit(capsys)
-    assert code == ExitCode.DONE
-    quick, large = document["arms"]["quick"], document["arms"]["large"]  # type: ignore[index]
+    document = cli.json(*FIT)
+    quick, large = document["arms"]["quick"], document["arms"]["large"]
     assert quick["rate"] <= large["rate"] + 1e-9
     if agrees:  # no better than the audit arm is taken to be
         assert quick["rate"] <= 0.81
     word = "agrees" if agrees else "differs"
-    assert any(f"every audit of quick {word} (250 audits)" in note for note in document["notes"])  # type: ignore[attr-defined]
+    assert any(f"every audit of quick {word} (250 audits)" in note for note in document["notes"])
 
 
-def test_the_log_is_added_to_a_table_of_outcomes(fill, tmp_path, capsys):
+def test_the_log_is_added_to_a_table_of_outcomes(fill, tmp_path, cli):
     fill([(True, None)] * 3)
     table = f"{tmp_path}/outcomes.csv"
     rows = "".join(f"anatomy,{n},{n % 2},1\n" for n in range(40))
     with open(table, "w", encoding="utf-8") as file:
         file.write("subject,row,quick,large\n" + rows)
-    code, _, error = fit(capsys, "--outcomes", table)
-    assert code == ExitCode.USAGE
+    error = cli.err(*FIT, "--outcomes", table, code=ExitCode.USAGE)
     assert "--data" in error
 
 
-def test_a_fit_that_has_become_worse_is_set_aside_with_a_notice(fill, config, capsys, cli):
+def test_a_fit_that_has_become_worse_is_set_aside_with_a_notice(fill, config, cli):
     from etui.chat import Query
     from etui.runtime.decide import collect_knowledge, decide_query
     from etui.runtime.runtime import Runtime
@@ -174,14 +163,14 @@ def test_a_fit_that_has_become_worse_is_set_aside_with_a_notice(fill, config, ca
     text = POLICY.replace("use: quick", "objective: {maximize: accuracy}, arms: [quick, large]")
     path.write_text(text, encoding="utf-8")
     fill([(number % 2 == 0, None) for number in range(300)])
-    assert fit(capsys)[0] == ExitCode.DONE
+    cli.run(*FIT)
     fitted = config.policies_dir / "mine.fitted.json"
     document = json.loads(fitted.read_text(encoding="utf-8"))
     document["provenance"]["fitted_at"] = "2000-01-01T00:00:00Z"
     fitted.write_text(json.dumps(document), encoding="utf-8")
 
     def find_notices():
-        runtime = Runtime(config, lambda _: None)  # type: ignore[arg-type,return-value]
+        runtime = Runtime(config, lambda _: None)
         try:
             policy = runtime.load_policy("mine")
             known = collect_knowledge(policy, runtime, available=lambda _model: True)
@@ -198,10 +187,10 @@ def test_a_fit_that_has_become_worse_is_set_aside_with_a_notice(fill, config, ca
 
 
 @pytest.fixture
-def fitted(fill, config, capsys):
+def fitted(fill, config, cli):
     """The fit of the policy mine, by 60 grades of its arm quick."""
     fill([(number % 2 == 0, None) for number in range(60)], reasoning="direct")
-    assert fit(capsys)[0] == ExitCode.DONE
+    cli.run(*FIT)
     return config.policies_dir / "mine.fitted.json"
 
 

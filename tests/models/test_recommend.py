@@ -114,7 +114,7 @@ def test_more_memory_never_fits_worse(need, memory, gpu):
 )
 def test_the_memory_of_a_model_before_its_header_is_there(kv, kv_type, limit, expected):
     spec = ModelSpec(
-        "m", "m", (), file_bytes=100_000_000, context=8192, kv_type=kv_type,  # type: ignore[arg-type]
+        "m", "m", (), file_bytes=100_000_000, context=8192, kv_type=kv_type,
         kv_bytes_per_token=kv,
     )  # fmt: skip
     assert estimate_need_bytes(spec, limit) == expected

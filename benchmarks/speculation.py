@@ -378,7 +378,7 @@ def add_draft(session: TimedSession, path: Path) -> None:
     model = Model(library, path)
     check_same_vocabulary(session.vocabulary, "the model", model, path.stem)
     options = replace(session.options, sequences=1, donors=0, verify_rows=1)
-    share = model.size_bytes / session.size_bytes
+    share = model.size_bytes / session.vocabulary.size_bytes
     context = Context(library, model, options)
     session.speculator.add(DraftModel(model, context, session.vocabulary.vocabulary, share))
 

@@ -6,7 +6,6 @@ Several requests may be answered at a time; the process computes as many of them
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import queue
@@ -18,8 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from etui.backends import wire
 from etui.backends.base import Cancel
@@ -36,7 +34,13 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("etui.engine")
 
-E = TypeVar("E")
+START_SECONDS = 30.0
+
+SILENT_SECONDS = 10.0
+"""Maximum silence of a living child, which sends a heartbeat twice a second."""
+
+STALLED_SECONDS = 600.0
+"""Maximum time without an event: a load from a slow disk, a batch of a very large model."""
 
 CATCH_UP_SECONDS = 1.0
 """Minimum wait for a message: after a suspension of this process, the pipe has to be read first."""
@@ -48,9 +52,7 @@ READ_SECONDS = 5.0
 """Longest wait for the thread that reads the pipe of a process that has ended."""
 
 _ENDED = "ended"
-
 _LOG_LINES = 3
-
 _LOG_BYTES = 4_000_000
 
 
@@ -58,20 +60,15 @@ class ChildProcess:
     """An engine process; its methods may be called from any thread.
 
     Args:
-        on_unloaded: Called with each unload between answers, on the thread that reads the pipe.
-        on_batch: Called there with each shared batch, and with one more if the process ends while
-            it works: the time after its last batch, for those whose answers were running.
+        tell: Called with each unload between answers and each shared batch, on the thread that
+            reads the pipe. If the process ends while it works, a last batch has the time after the
+            last one, for those whose answers were running.
     """
 
     def __init__(
-        self,
-        config: Config,
-        on_unloaded: Callable[[Unloaded], None],
-        on_batch: Callable[[SharedBatch], None],
-        worker: str,
+        self, config: Config, tell: Callable[[SharedBatch | Unloaded], None], worker: str
     ) -> None:
-        self._on_unloaded = on_unloaded
-        self._on_batch = on_batch
+        self._tell = tell
         config.log_dir.mkdir(parents=True, exist_ok=True)
         self._log = config.log_dir / "engine.log"
         self._log_start = _trim(self._log)
@@ -108,7 +105,7 @@ class ChildProcess:
         return self.alive and time.monotonic() - self._seen < silent_seconds
 
     def begin(self, number: int, answers: str = "") -> None:
-        """Note a request that is sent next; :meth:`next` returns its replies until :meth:`end`.
+        """Open the mailbox of a request.
 
         Args:
             answers: The model that answers it; empty for a load or an unload.
@@ -133,34 +130,40 @@ class ChildProcess:
         """Send a message as one line; the death of the child is detected when reading."""
         assert self.process.stdin is not None
         line = memoryview(encode(message))
-        with self._writing, contextlib.suppress(OSError, ValueError):
+        with self._writing, suppress(OSError, ValueError):
             while line:
                 line = line[self.process.stdin.write(line) :]
 
     def _read(self) -> None:
         assert self.process.stdout is not None
-        with contextlib.suppress(OSError, ValueError):
-            reader = os.fdopen(os.dup(self.process.stdout.fileno()), "rb")
-            with reader:
-                for line in reader:
-                    self._seen = time.monotonic()
-                    try:
-                        message = decode(line)
-                    except WireError as error:
-                        self._put_to_all(f"sent an invalid message: {error}")
-                        continue
-                    if not isinstance(message, wire.Heartbeat):
-                        self._progress = self._seen
-                        self._route(message)
-        self._end_span()
+        with (
+            suppress(OSError, ValueError),
+            os.fdopen(os.dup(self.process.stdout.fileno()), "rb") as reader,
+        ):
+            for line in reader:
+                self._seen = time.monotonic()
+                try:
+                    message = decode(line)
+                except WireError as error:
+                    self._put_to_all(f"sent an invalid message: {error}")
+                    continue
+                if not isinstance(message, wire.Heartbeat):
+                    self._progress = self._seen
+                    self._route(message)
+        with self._state:
+            answering, self._answering = self._answering, {}
+        if answering:
+            shares = tuple(BatchShare(number, 0, 0) for number in answering)
+            model = next(iter(answering.values()))
+            end_ns = max(self._worked_ns, time.monotonic_ns())
+            self._tell(SharedBatch(model, self._worked_ns, end_ns, shares))
         self._put_to_all(_ENDED)
 
     def _route(self, message: object) -> None:
-        if isinstance(message, SharedBatch):
-            self._worked_ns = message.end_ns
-            _tell(self._on_batch, message)
-        elif isinstance(message, Unloaded):
-            _tell(self._on_unloaded, message)
+        if isinstance(message, SharedBatch | Unloaded):
+            if isinstance(message, SharedBatch):
+                self._worked_ns = message.end_ns
+            self._tell(message)
         elif isinstance(message, wire.Hello):
             self._mailboxes[HANDSHAKE].put(message)
         elif isinstance(message, wire.EngineEvent | wire.Failed | wire.Done):
@@ -179,16 +182,6 @@ class ChildProcess:
             for mailbox in self._mailboxes.values():
                 mailbox.put(message)
 
-    def _end_span(self) -> None:
-        """Report the time after the last batch, which no batch will report any more."""
-        with self._state:
-            answering, self._answering = self._answering, {}
-        if answering:
-            shares = tuple(BatchShare(number, 0, 0) for number in answering)
-            model = next(iter(answering.values()))
-            end_ns = max(self._worked_ns, time.monotonic_ns())
-            _tell(self._on_batch, SharedBatch(model, self._worked_ns, end_ns, shares))
-
     def next(self, number: int, silent_seconds: float, stalled_seconds: float) -> Any:
         """Return the next reply to a request, or a text that says why there is none.
 
@@ -199,28 +192,24 @@ class ChildProcess:
                 it waits for.
         """
         mailbox = self._mailboxes[number]
-        is_confirmed = False
+        was_faulty = False
         while True:
             now = time.monotonic()
             left = min(self._seen + silent_seconds, self._progress + stalled_seconds) - now
             try:
                 message = mailbox.get(timeout=max(left, CATCH_UP_SECONDS))
             except queue.Empty:
-                fault = self._find_fault(silent_seconds, stalled_seconds)
-                if fault is not None and is_confirmed:
+                fault, now = "", time.monotonic()
+                if now - self._seen >= silent_seconds:
+                    fault = f"did not respond for {silent_seconds:g} s and was stopped"
+                elif now - self._progress >= stalled_seconds:
+                    fault = f"made no progress for {stalled_seconds:g} s and was stopped"
+                if fault and was_faulty:
                     return fault
                 # This process may have been suspended while it waited: the pipe is read first.
-                is_confirmed = fault is not None
+                was_faulty = bool(fault)
                 continue
             return self._describe_exit() if message == _ENDED else message
-
-    def _find_fault(self, silent_seconds: float, stalled_seconds: float) -> str | None:
-        now = time.monotonic()
-        if now - self._seen >= silent_seconds:
-            return f"did not respond for {silent_seconds:g} s and was stopped"
-        if now - self._progress >= stalled_seconds:
-            return f"made no progress for {stalled_seconds:g} s and was stopped"
-        return None
 
     def _describe_exit(self) -> str:
         code = self.process.wait()
@@ -244,35 +233,30 @@ class ChildProcess:
             if is_first:
                 self._failure = why
         if is_first:
-            self._kill()
+            self.process.kill()  # it has no state to save
+            self.process.wait()
+            for pipe in (self.process.stdin, self.process.stdout):
+                if pipe is not None:
+                    with suppress(OSError):
+                        pipe.close()
         if threading.current_thread() is not self._reading:
             self._reading.join(READ_SECONDS)
 
-    def _kill(self) -> None:
-        self.process.kill()  # it has no state to save
-        self.process.wait()
-        for pipe in (self.process.stdin, self.process.stdout):
-            if pipe is not None:
-                with contextlib.suppress(OSError):
-                    pipe.close()
-
-    def log_tail(self) -> str:
-        """Return the last lines that this process wrote to its log."""
-        try:
-            with self._log.open("rb") as file:
-                file.seek(max(self._log_start, self._log.stat().st_size - 8192))
-                lines = file.read().decode("utf-8", "replace").splitlines()
-        except OSError:
-            return ""
-        return " | ".join([line.strip() for line in lines if line.strip()][-_LOG_LINES:])
-
-
-def _tell(listener: Callable[[E], None], event: E) -> None:
-    """Call a listener, whose faults must not end the reading: all requests wait for it."""
-    try:
-        listener(event)
-    except Exception:  # noqa: BLE001  logged
-        _log.exception("a listener of the engine failed")
+    def fail(self, why: str) -> EngineFailed:
+        """Stop the process, and build the error that says why and how its log ends."""
+        with suppress(OSError):
+            self.stop(why)
+        tail = ""
+        with suppress(OSError), self._log.open("rb") as file:
+            file.seek(max(self._log_start, self._log.stat().st_size - 8192))
+            lines = [line.strip() for line in file.read().decode("utf-8", "replace").splitlines()]
+            tail = " | ".join(list(filter(None, lines))[-_LOG_LINES:])
+        log_end = f"; end of its log: {tail}" if tail else ""
+        return EngineFailed(
+            f"the engine process {why}{log_end}",
+            "ask again: it is restarted; if a model fails each time, lower its `context` or "
+            "`gpu_layers` in models.yaml",
+        )
 
 
 def _trim(log: Path) -> int:
@@ -285,14 +269,6 @@ def _trim(log: Path) -> int:
         return size
     except OSError:
         return 0
-
-
-START_SECONDS = 30.0
-SILENT_SECONDS = 10.0
-"""Maximum silence of a living child, which sends a heartbeat twice a second."""
-
-STALLED_SECONDS = 600.0
-"""Maximum time without an event: a load from a slow disk, a batch of a very large model."""
 
 
 class ProcessBackend:
@@ -333,29 +309,35 @@ class ProcessBackend:
         child = self._child
         return child.process.pid if child is not None and child.alive else None
 
-    def start(self) -> None:
+    def start(self) -> ChildProcess:
         """Start the child and wait for its handshake, unless it is running.
 
         Raises:
             EngineFailed: It died, or did not respond in time.
         """
-        self._get_child()
-
-    def _get_child(self) -> ChildProcess:
         with self._starting:
             child = self._child
             if child is not None and child.responds(self._silent_seconds):
                 return child
             if child is not None:
                 child.stop()
-            child = self._child = ChildProcess(
-                self._config, self._unloaded, self._batch_computed, self._worker
-            )
+            child = self._child = ChildProcess(self._config, self._tell, self._worker)
             hello = child.next(HANDSHAKE, START_SECONDS, START_SECONDS)
             if not isinstance(hello, wire.Hello):
                 why = hello if isinstance(hello, str) else f"sent no handshake but {hello!r}"
-                raise _build_failure(child, why)
+                raise child.fail(why)
             return child
+
+    def _tell(self, event: SharedBatch | Unloaded) -> None:
+        """Call a listener, whose faults must not end the reading: all requests wait for it."""
+        try:
+            if isinstance(event, Unloaded):
+                if self.on_unloaded is not None:
+                    self.on_unloaded(event)
+            elif self.on_batch is not None:
+                self.on_batch(event)
+        except Exception:  # noqa: BLE001  logged
+            _log.exception("a listener of the engine failed")
 
     def answer(self, request: AnswerRequest, cancel: Cancel | None = None) -> Iterator[Event]:
         """Answer a request; closing the iterator cancels the answer.
@@ -367,8 +349,8 @@ class ProcessBackend:
             EtuiError: An error of the engine, with its original class.
             EngineFailed: The process died or hung; it is restarted for the next answer.
         """
-        message = partial(wire.Ask, request=request)
-        return self._ask(message, cancel or Cancel(), request.model.name)
+        model = request.model.name
+        return self._ask(lambda number: wire.Ask(number, request), cancel or Cancel(), model)
 
     def load(
         self, model: ModelSpec, path: Path, draft: tuple[ModelSpec, Path] | None = None
@@ -401,26 +383,20 @@ class ProcessBackend:
                 yield event
 
     def keep_warm(self, model: str, seconds: float | None) -> None:
-        """Set how long a model is kept after its last answer.
+        """Set how long a model is kept after its last answer; None is without an end.
 
         A new child starts without these times, so set them after each load and answer.
-
-        Args:
-            seconds: The time; None keeps it until another model needs the memory.
         """
         child = self._child
         if child is not None:
             child.send(wire.KeepWarm(model, seconds))
 
     def _ask(
-        self,
-        build_message: Callable[[int], wire.Ask | wire.Load | wire.Unload],
-        cancel: Cancel,
-        answers: str = "",
+        self, build: Callable[[int], object], cancel: Cancel, answers: str = ""
     ) -> Iterator[Event]:
         """Send a request and yield the events that answer it; closing the iterator cancels it."""
         pid, began_ns = self.pid, time.monotonic_ns()
-        child = self._get_child()
+        child = self.start()
         is_new = child.process.pid != pid
         with self._counting:
             self._number += 1
@@ -428,7 +404,7 @@ class ProcessBackend:
         is_running = True
         child.begin(number, answers)
         try:
-            child.send(build_message(number))
+            child.send(build(number))
             cancel.numbers = (*cancel.numbers, number)
             cancel.listen(
                 lambda: child.send(wire.Cancel(number)), lambda: child.send(wire.Hurry(number))
@@ -436,31 +412,22 @@ class ProcessBackend:
             while True:
                 message = child.next(number, self._silent_seconds, self._stalled_seconds)
                 if isinstance(message, str):
-                    raise _build_failure(child, message)
+                    raise child.fail(message)
                 if isinstance(message, wire.EngineEvent):
                     event = message.event
                     if is_new and isinstance(event, Loaded):  # its start is a part of the load
                         event = replace(event, start_ns=min(began_ns, event.start_ns))
                     yield event
-                elif isinstance(message, wire.Failed):
-                    is_running = False
+                    continue
+                is_running = False
+                if isinstance(message, wire.Failed):
                     raise message.error()
-                elif isinstance(message, wire.Done):
-                    is_running = False
-                    return
+                return
         finally:
             cancel.listen()
             if is_running:  # the iterator was closed, or the child died
                 child.send(wire.Cancel(number))
             child.end(number)
-
-    def _unloaded(self, event: Unloaded) -> None:
-        if self.on_unloaded is not None:
-            self.on_unloaded(event)
-
-    def _batch_computed(self, batch: SharedBatch) -> None:
-        if self.on_batch is not None:
-            self.on_batch(batch)
 
     def close(self) -> None:
         """End the child; all of its memory is free when this returns.
@@ -470,15 +437,3 @@ class ProcessBackend:
         child, self._child = self._child, None
         if child is not None:
             child.stop()
-
-
-def _build_failure(child: ChildProcess, why: str) -> EngineFailed:
-    with suppress(OSError):
-        child.stop(why)
-    tail = child.log_tail()
-    log_end = f"; end of its log: {tail}" if tail else ""
-    return EngineFailed(
-        f"the engine process {why}{log_end}",
-        "ask again: it is restarted; if a model fails each time, lower its `context` or "
-        "`gpu_layers` in models.yaml",
-    )

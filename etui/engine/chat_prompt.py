@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from etui.chat import Message
@@ -64,25 +65,10 @@ class ChatTemplate:
         with self._guard():
             process.compile(self._source)
 
-    def render(
-        self, messages: Sequence[Message], variables: Mapping[str, object] | None = None
-    ) -> str:
+    def render(self, chat: list[dict[str, Any]], variables: Mapping[str, object]) -> str:
         """Render a chat up to and including the assistant's header.
 
         If the template rejects a system message, its text is prepended to the first user message.
-
-        Args:
-            messages: The chat, oldest message first.
-            variables: Additional variables of the template, such as ``enable_thinking``.
-
-        Raises:
-            ModelUnavailable: The template rejects the messages, fails, or takes too long.
-        """
-        chat = [{"role": message.role, "content": message.content} for message in messages]
-        return self.render_documents(chat, variables or {})
-
-    def render_documents(self, chat: list[dict[str, Any]], variables: Mapping[str, object]) -> str:
-        """Render a chat whose messages are JSON documents, with calls of tools in them.
 
         Args:
             chat: Messages with ``role``, ``content``, and for tools ``tool_calls`` or
@@ -92,16 +78,6 @@ class ChatTemplate:
         Raises:
             ModelUnavailable: The template rejects the messages, fails, or takes too long.
         """
-        with self._guard():
-            try:
-                return self._render_chat(chat, variables)
-            except TemplateRaised:
-                merged = _merge_system(chat)
-                if merged is None:
-                    raise
-                return self._render_chat(merged, variables)
-
-    def _render_chat(self, chat: list[dict[str, Any]], variables: Mapping[str, object]) -> str:
         given = {
             **self._tokens,
             "messages": chat,
@@ -110,42 +86,34 @@ class ChatTemplate:
             "documents": None,
             **variables,
         }
-        return self._process.render(self._source, given)
+        with self._guard():
+            try:
+                return self._process.render(self._source, given)
+            except TemplateRaised:
+                if [each["role"] for each in chat[:2]] != ["system", "user"]:
+                    raise
+                text = f"{chat[0]['content']}\n\n{chat[1]['content']}"
+                merged = [{"role": "user", "content": text}, *chat[2:]]
+                return self._process.render(self._source, {**given, "messages": merged})
 
-    def _guard(self) -> _TemplateGuard:
-        return _TemplateGuard(self._model)
-
-
-class _TemplateGuard:
-    """Turn what a template raises or exceeds into ``ModelUnavailable``."""
-
-    def __init__(self, model: str) -> None:
-        self._model = model
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, _trace: object) -> None:
-        if isinstance(error, TemplateRaised):
+    @contextmanager
+    def _guard(self) -> Iterator[None]:
+        """Turn what a template raises or exceeds into ``ModelUnavailable``."""
+        fix = "use another GGUF of this model"
+        try:
+            yield
+        except TemplateRaised as error:
             why, fix = f"rejects these messages: {error}", "change the system prompt or the chat"
-        elif isinstance(error, TemplateLimit):
-            why, fix = f"was stopped: {error}", "use another GGUF of this model"
-        elif isinstance(error, TemplateFailed):
+            raise self._refuse(why, fix) from error
+        except TemplateLimit as error:
+            raise self._refuse(f"was stopped: {error}", fix) from error
+        except TemplateFailed as error:
             # A template is a program: it can raise anything, and any exception means it is broken.
             message = " ".join(str(error).split())[:200]
-            why = f"fails with {error.kind}: {message}"
-            fix = "use another GGUF of this model"
-        else:
-            return
-        raise ModelUnavailable(f"the chat template of {self._model} {why}", fix) from error
+            raise self._refuse(f"fails with {error.kind}: {message}", fix) from error
 
-
-def _merge_system(chat: list[dict[str, Any]]) -> list[dict[str, Any]] | None:
-    """Merge the system message into the first user message; None if there is none."""
-    if len(chat) < 2 or chat[0]["role"] != "system" or chat[1]["role"] != "user":
-        return None
-    first = {"role": "user", "content": f"{chat[0]['content']}\n\n{chat[1]['content']}"}
-    return [first, *chat[2:]]
+    def _refuse(self, why: str, fix: str) -> ModelUnavailable:
+        return ModelUnavailable(f"the chat template of {self._model} {why}", fix)
 
 
 TOOL_TAGS = ("<tool_call>", "</tool_call>", "[TOOL_CALLS]", "<|python_tag|>")
@@ -160,11 +128,7 @@ _FOREIGN = ("<function=", "<arg_key>", "[ARGS]", "<｜tool▁calls▁begin｜>",
 
 
 def find_tool_format(source: str | None) -> ToolFormat:
-    """Return the form in which a chat template writes the calls of tools; empty if it has none.
-
-    Args:
-        source: Jinja source of the template; None without one.
-    """
+    """Return the form in which a chat template writes the calls of tools; empty if it has none."""
     if not source or "tools" not in source or any(part in source for part in _FOREIGN):
         return ""
     if "<tool_call>" in source:
@@ -207,11 +171,7 @@ class ChatPrompt:
         """
         parsed = _parse_tools(tools)
         if parsed and not self._tool_format:
-            raise InvalidRequest(
-                f"the chat template of {self._model} has no place for tools that etui can read",
-                "leave `tools` out, or choose a model that can call tools",
-                "tools",
-            )
+            raise self._refuse_tools("has no place for tools that etui can read")
         if any(each.role == "tool" or each.tool_calls for each in messages):
             self._check_calls()
         chat, begun = self._split(messages)
@@ -229,16 +189,19 @@ class ChatPrompt:
             if self._special.written(safe) != self._special.written(text):
                 text = safe
         if parsed and not any(name in text for name in _names(parsed)):
-            raise InvalidRequest(
-                f"the chat template of {self._model} does not write the tools into this prompt",
-                "leave `tools` out, or choose a model that can call tools",
-                "tools",
-            )
+            raise self._refuse_tools("does not write the tools into this prompt")
         return text
+
+    def _refuse_tools(self, why: str) -> InvalidRequest:
+        return InvalidRequest(
+            f"the chat template of {self._model} {why}",
+            "leave `tools` out, or choose a model that can call tools",
+            "tools",
+        )
 
     def _render(self, documents: list[dict[str, Any]], variables: Mapping[str, object]) -> str:
         try:
-            return self._template.render_documents(documents, variables)
+            return self._template.render(documents, variables)
         except ModelUnavailable as error:
             called = any("tool_calls" in each or each["role"] == "tool" for each in documents)
             if called and isinstance(error.__cause__, TemplateRaised):
@@ -278,31 +241,40 @@ class ChatPrompt:
             {"role": "tool", "content": "!", "tool_call_id": call["id"]},
         ]
         try:
-            return f'"{_PROBE}"' in self._template.render_documents(chat, {})
+            return f'"{_PROBE}"' in self._template.render(chat, {})
         except ModelUnavailable:
             return False
 
     def _document(self, message: Message) -> dict[str, Any]:
         document: dict[str, Any] = {"role": message.role, "content": message.content}
         if message.tool_calls:
-            calls = [self._call(call) for call in _parse_calls(message.tool_calls)]
-            document["tool_calls"] = calls
+            document["tool_calls"] = [
+                {
+                    "id": str(call.get("id") or ""),
+                    "type": "function",
+                    "function": {
+                        "name": call["function"]["name"],
+                        "arguments": self._convert_arguments(call["function"].get("arguments")),
+                    },
+                }
+                for call in _parse_calls(message.tool_calls)
+            ]
         if message.tool_call_id:
             document["tool_call_id"] = message.tool_call_id
         return document
 
-    def _call(self, call: Mapping[str, Any]) -> dict[str, Any]:
-        function = call["function"]
-        arguments: Any = function.get("arguments") or "{}"
-        if not self._text_arguments and isinstance(arguments, str):
-            arguments = _read_arguments(arguments)
-        elif self._text_arguments and not isinstance(arguments, str):
-            arguments = json.dumps(arguments, ensure_ascii=False)
-        return {
-            "id": str(call.get("id") or ""),
-            "type": "function",
-            "function": {"name": function["name"], "arguments": arguments},
-        }
+    def _convert_arguments(self, given: Any) -> Any:
+        """Convert arguments into the form that the template writes: a text, or an object."""
+        given = given or "{}"
+        if isinstance(given, str) is self._text_arguments:
+            return given
+        if self._text_arguments:
+            return json.dumps(given, ensure_ascii=False)
+        try:
+            arguments = json.loads(given)
+        except (ValueError, RecursionError):
+            return {"arguments": given}  # what a model wrote need not be JSON
+        return {"arguments": given} if is_deep(arguments) else arguments
 
 
 def is_deep(document: Any, levels: int = NESTING) -> bool:
@@ -314,14 +286,6 @@ def is_deep(document: Any, levels: int = NESTING) -> bool:
         if not layer:
             return False
     return bool(layer)
-
-
-def _read_arguments(text: str) -> Any:
-    try:
-        arguments = json.loads(text)
-    except (ValueError, RecursionError):
-        return {"arguments": text}  # what a model wrote need not be JSON
-    return {"arguments": text} if is_deep(arguments) else arguments
 
 
 def _parse_tools(text: str) -> list[Any]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from itertools import takewhile
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from etui.engine.sampler import Sampler
 from etui.engine.session import OutputGrammar
@@ -22,16 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-
-class Vocabulary(Protocol):
-    """The vocabulary of a model, as far as a grammar needs it."""
-
-    @property
-    def vocab(self) -> Any:
-        """The vocabulary of llama.cpp."""
-
-    def pieces(self) -> list[tuple[bytes, bool]]:
-        """Return each token's bytes and whether it ends generation."""
+    from etui.engine.model import Model
 
 
 def make_limits() -> Any:
@@ -42,14 +33,13 @@ def make_limits() -> Any:
 
 
 class Constraints:
-    """Makes the constraints of one model's sequences.
+    """Makes the constraints of the sequences of one model.
 
     Args:
         api: The bindings of llama.cpp.
-        model: The model that draws.
     """
 
-    def __init__(self, api: Any, model: Vocabulary) -> None:
+    def __init__(self, api: Any, model: Model) -> None:
         self._api = api
         self._model = model
         self._vocabulary: Any = None
@@ -63,10 +53,18 @@ class Constraints:
         Raises:
             InvalidRequest: The grammar is too large.
         """
-        from llguidance import LLMatcher
+        from llguidance import LLMatcher, LLTokenizer
 
         if self._vocabulary is None:
-            self._read_vocabulary()
+            tokens = self._model.pieces()
+            self._ends = frozenset(token for token, (_, ends) in enumerate(tokens) if ends)
+            self._vocabulary = LLTokenizer.from_llamacpp(
+                tokens=[piece for piece, _ in tokens],
+                vocab_ptr=self._model.vocab,
+                tokenize_fptr=ctypes.cast(self._api.llama_tokenize, ctypes.c_void_p).value,
+                eos_token=sorted(self._ends),
+                slices=LLTokenizer.json_slices(),
+            )
         text = LLMatcher.grammar_from_lark(grammar.text)
         matcher = LLMatcher(self._vocabulary, text, log_level=0, limits=make_limits())
         if matcher.is_error():
@@ -77,20 +75,6 @@ class Constraints:
             )
         return Constraint(matcher, start, self._ends)
 
-    def _read_vocabulary(self) -> None:
-        from llguidance import LLTokenizer
-
-        tokens = self._model.pieces()
-        ends = [token for token, (_, ends) in enumerate(tokens) if ends]
-        self._vocabulary = LLTokenizer.from_llamacpp(
-            tokens=[piece for piece, _ in tokens],
-            vocab_ptr=self._model.vocab,
-            tokenize_fptr=ctypes.cast(self._api.llama_tokenize, ctypes.c_void_p).value,
-            eos_token=ends,
-            slices=LLTokenizer.json_slices(),
-        )
-        self._ends = frozenset(ends)
-
 
 class Constraint:
     """The state of a grammar after the tokens of one sequence.
@@ -100,7 +84,7 @@ class Constraint:
     the grammar does not allow (one of a script) ends the constraint.
 
     Args:
-        matcher: The grammar's state, owned.
+        matcher: The grammar's state, owned; None once it constrains nothing.
         start: Length of the sequence where the grammar starts.
         ends: The tokens that end an answer; these are never read.
         accepted: The tokens that it has read.
@@ -119,17 +103,17 @@ class Constraint:
         """Whether it still constrains anything."""
         return self._matcher is not None
 
-    def follow(self, tokens: Sequence[int]) -> None:
-        """Bring the grammar to the state after these tokens of the sequence."""
+    def follow(self, tokens: Sequence[int]) -> bool:
+        """Bring the grammar to the state after these tokens; False if it constrains nothing."""
+        if not self.active:
+            return False
         read = tokens[self._start :]
         if list(read[: len(self._accepted)]) != self._accepted:
             pairs = zip(self._accepted, read, strict=False)
             known = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
             self._matcher.rollback(len(self._accepted) - known)
             del self._accepted[known:]
-        for token in read[len(self._accepted) :]:
-            if not self.accept(token):
-                return
+        return all(map(self.accept, read[len(self._accepted) :]))
 
     def accept(self, token: int) -> bool:
         """Read a token; return False, and constrain nothing any more, if it is not allowed."""
@@ -189,11 +173,3 @@ class Constraint:
     def free(self) -> None:
         """Drop the grammar, which constrains nothing any more."""
         self._matcher = None
-
-
-def follow(constraint: Constraint | None, tokens: Sequence[int]) -> Constraint | None:
-    """Bring a constraint to the state after these tokens; None if it constrains nothing (more)."""
-    if constraint is None or not constraint.active:
-        return None
-    constraint.follow(tokens)
-    return constraint if constraint.active else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 LOOK_NS = 100_000_000
@@ -117,30 +117,17 @@ class SpareCpu:
 
     def _read_idle_seconds(self) -> float:
         """Sum idle time and waiting for disks of these CPUs (proc_stat(5))."""
+        ticks = 0
         try:
             with self._stat.open("rb") as lines:
-                return sum(self._idle_ticks(line) for line in _cpu_lines(lines)) / _ticks()
+                for line in lines:
+                    name, *values = line.split()
+                    if not name.startswith(b"cpu"):
+                        break  # the rest is long
+                    if name[3:] and int(name[3:]) in self._cpus:  # the first line sums all CPUs
+                        ticks += sum(map(int, values[3:5]))
         except FileNotFoundError:
             import psutil
 
-            times = psutil.cpu_times()
-            return float(times.idle)
-
-    def _idle_ticks(self, line: bytes) -> int:
-        name, *ticks = line.split()
-        digits = name[3:]
-        if not digits or int(digits) not in self._cpus:  # the first line sums all CPUs
-            return 0
-        return sum(int(value) for value in ticks[3:5])
-
-
-def _cpu_lines(lines: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield the first lines of ``stat``, one for each CPU; the rest is long."""
-    for line in lines:
-        if not line.startswith(b"cpu"):
-            return
-        yield line
-
-
-def _ticks() -> int:
-    return os.sysconf("SC_CLK_TCK")
+            return float(psutil.cpu_times().idle)
+        return ticks / os.sysconf("SC_CLK_TCK")

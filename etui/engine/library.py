@@ -97,21 +97,30 @@ class Library:
     def _log(self, level: int, text: bytes, _data: object) -> None:
         if level != _CONTINUED:
             self._level = level
+        line = text.decode("utf-8", "replace")
         if self._level == _DEBUG:
-            placed = _LAYER_PLACED.search(text.decode("utf-8", "replace"))
-            if placed is not None:
+            if placed := _LAYER_PLACED.search(line):
                 self._placed[placed[1]] += 1
             return
-        line = text.decode("utf-8", "replace")
         if self._level == _ERROR and line.strip():
             self._errors.append(line.strip())
+        self._write(line)
+        if self._level == _ERROR:
+            self.flush()  # llama.cpp may abort the process next (GPU out of memory)
+
+    def _write(self, line: str = "", *, flush: bool = False) -> None:
+        """Write into the log file; a full disk ends the log, and nothing else."""
         if self._file is not None:
             try:
                 self._file.write(line)
+                if flush:
+                    self._file.flush()
             except OSError:
                 self._drop_file()
-        if self._level == _ERROR:
-            self.flush()  # llama.cpp may abort the process next (GPU out of memory)
+
+    def flush(self) -> None:
+        """Flush the log file."""
+        self._write(flush=True)
 
     def forget_errors(self) -> None:
         """Clear the recorded errors before a call, so that :meth:`errors` returns only new ones."""
@@ -136,14 +145,6 @@ class Library:
         """Return the last errors that llama.cpp logged, joined into one line."""
         return " | ".join(list(self._errors)[-count:]) or f"see {self.log_path}"
 
-    def flush(self) -> None:
-        """Flush the log file; a full disk ends the log, and nothing else."""
-        if self._file is not None:
-            try:
-                self._file.flush()
-            except OSError:
-                self._drop_file()
-
     def _drop_file(self) -> None:
         """Close the log file; lines that cannot be written are lost."""
         file, self._file = self._file, None
@@ -162,13 +163,8 @@ class Library:
         A backend registers itself even if it finds no device, but not if its driver cannot be
         started at all; then its library is still next to llama.cpp's others.
         """
-        lib = self.api._lib  # llama_cpp does not declare ggml's registry
-        lib.ggml_backend_reg_count.restype = ctypes.c_size_t
-        lib.ggml_backend_reg_get.restype = ctypes.c_void_p
-        lib.ggml_backend_reg_get.argtypes = [ctypes.c_size_t]
-        lib.ggml_backend_reg_name.restype = ctypes.c_char_p
-        lib.ggml_backend_reg_name.argtypes = [ctypes.c_void_p]
-        handles = [lib.ggml_backend_reg_get(i) for i in range(lib.ggml_backend_reg_count())]
+        lib = _declare_ggml(self.api._lib)
+        handles = map(lib.ggml_backend_reg_get, range(lib.ggml_backend_reg_count()))
         registered = [(lib.ggml_backend_reg_name(handle) or b"").decode() for handle in handles]
         return name_gpu_backends(registered, library_folder())
 
@@ -176,32 +172,21 @@ class Library:
         """Return the GPUs that llama.cpp puts models on, with their currently free memory."""
         if not self.offloads:
             return ()
-        lib = self.api._lib  # llama_cpp does not declare ggml's device functions
-        lib.ggml_backend_dev_count.restype = ctypes.c_size_t
-        lib.ggml_backend_dev_get.restype = ctypes.c_void_p
-        lib.ggml_backend_dev_get.argtypes = [ctypes.c_size_t]
-        handles = [lib.ggml_backend_dev_get(i) for i in range(lib.ggml_backend_dev_count())]
-        for function in (lib.ggml_backend_dev_name, lib.ggml_backend_dev_description):
-            function.restype = ctypes.c_char_p
-            function.argtypes = [ctypes.c_void_p]
-        lib.ggml_backend_dev_type.argtypes = [ctypes.c_void_p]
-        sizes = [ctypes.POINTER(ctypes.c_size_t)] * 2
-        lib.ggml_backend_dev_memory.argtypes = [ctypes.c_void_p, *sizes]
-        lib.ggml_backend_dev_memory.restype = None
-        types = [(handle, lib.ggml_backend_dev_type(handle)) for handle in handles]
-        return select_model_gpus(
-            self._device(lib, handle, integrated=type_ == _INTEGRATED_GPU)
-            for handle, type_ in types
-            if type_ in (_GPU, _INTEGRATED_GPU)
-        )
-
-    @staticmethod
-    def _device(lib: Any, handle: int, *, integrated: bool) -> Device:
-        free, total = ctypes.c_size_t(), ctypes.c_size_t()
-        lib.ggml_backend_dev_memory(handle, ctypes.byref(free), ctypes.byref(total))
-        name: bytes = lib.ggml_backend_dev_name(handle) or b""
-        description: bytes = lib.ggml_backend_dev_description(handle) or b""
-        return Device(name.decode(), description.decode(), free.value, total.value, integrated)
+        lib = _declare_ggml(self.api._lib)
+        found = []
+        for handle in map(lib.ggml_backend_dev_get, range(lib.ggml_backend_dev_count())):
+            kind = lib.ggml_backend_dev_type(handle)
+            if kind not in (_GPU, _INTEGRATED_GPU):
+                continue
+            free, total = ctypes.c_size_t(), ctypes.c_size_t()
+            lib.ggml_backend_dev_memory(handle, ctypes.byref(free), ctypes.byref(total))
+            name: bytes = lib.ggml_backend_dev_name(handle) or b""
+            text: bytes = lib.ggml_backend_dev_description(handle) or b""
+            is_integrated = kind == _INTEGRATED_GPU
+            found.append(
+                Device(name.decode(), text.decode(), free.value, total.value, is_integrated)
+            )
+        return select_model_gpus(found)
 
     def close(self) -> None:
         """Discard further log lines of llama.cpp and close the log file."""
@@ -218,6 +203,22 @@ class Library:
             logging.getLogger("llama-cpp-python").setLevel(logging.CRITICAL + 1)
             self.api.llama_log_set(llama_log_callback, ctypes.c_void_p(0))
         self._drop_file()
+
+
+def _declare_ggml(lib: Any) -> Any:
+    """Declare the functions of ggml's registry, which llama_cpp does not."""
+    handle, size = ctypes.c_void_p, ctypes.c_size_t
+    for name in ("reg", "dev"):
+        getattr(lib, f"ggml_backend_{name}_count").restype = size
+        get = getattr(lib, f"ggml_backend_{name}_get")
+        get.restype, get.argtypes = handle, [size]
+    for name in ("reg_name", "dev_name", "dev_description"):
+        function = getattr(lib, f"ggml_backend_{name}")
+        function.restype, function.argtypes = ctypes.c_char_p, [handle]
+    lib.ggml_backend_dev_type.argtypes = [handle]
+    lib.ggml_backend_dev_memory.argtypes = [handle, *[ctypes.POINTER(size)] * 2]
+    lib.ggml_backend_dev_memory.restype = None
+    return lib
 
 
 def fix_load_error(error: str) -> str:
@@ -250,12 +251,7 @@ def built_for_gpu(folder: Path | None) -> bool:
 
 
 def name_gpu_backends(registered: Iterable[str], folder: Path | None) -> tuple[str, ...]:
-    """Name the GPU backends of a build by ggml's registry and by the files of its libraries.
-
-    Args:
-        registered: Names in ggml's registry, those of CPU backends included.
-        folder: Folder of the libraries; None if it is unknown.
-    """
+    """Name the GPU backends of a build by ggml's registry and by the files of its libraries."""
     found = {_REGISTERED[name] for name in registered if name in _REGISTERED}
     if folder is not None and folder.is_dir():
         files = {path.name for path in folder.iterdir()}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from etui.arm import Sampling, Speculate
 from etui.chat import Message
 from etui.engine.chat_prompt import ChatPrompt, ChatTemplate
-from etui.engine.constraint import Constraints, follow
+from etui.engine.constraint import Constraints
 from etui.engine.context import DECODED, NO_ROOM, Context, ContextOptions
 from etui.engine.model import Model
 from etui.engine.sampler import Script
@@ -399,10 +399,9 @@ class LlamaSession:
     def _draw(self, sequence: LlamaSequence) -> Sampled:
         """Draw the next token of a sequence, and queue it unless it ends the answer."""
         logits = self._context.logits(sequence.row)
-        sampler, tokens = sequence.sampler, sequence.tokens
-        constraint = follow(sequence.constraint, tokens)
+        sampler, tokens, constraint = sequence.sampler, sequence.tokens, sequence.constraint
         token: int | None
-        if constraint is not None:
+        if constraint is not None and constraint.follow(tokens):
             token = constraint.draw(sampler, self._context.handle, sequence.row, tokens, logits)
         elif sampler.greedy:
             token = int(logits.argmax())

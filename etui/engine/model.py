@@ -31,11 +31,10 @@ class Model:
     """Weights and vocabulary of one GGUF file.
 
     Args:
-        library: The library that loads it; it must outlive the model.
-        gpu_layers: Layers on the GPU, ``ALL_LAYERS`` for all; ignored by a build without offload.
-            With 0 no GPU is used at all: by default llama.cpp would still compute long batches on
-            it, and fail where its memory is full.
-        split: Distribution over several GPUs; None takes the defaults.
+        library: It must outlive the model.
+        gpu_layers: Layers on the GPU; ignored by a build without offload. With 0 no GPU is used at
+            all: by default llama.cpp would still compute long batches on it, and fail where its
+            memory is full.
         shown: Texts (think tags) that stay visible even if they are control tokens.
         vocabulary_only: Load no weights; enough to tokenize.
         heads: Load the layers for multi-token prediction too, if this build can.
@@ -63,9 +62,7 @@ class Model:
         params = api.llama_model_default_params()
         params.n_gpu_layers = gpu_layers
         params.vocab_only = vocabulary_only
-        heads = heads and all(
-            (hasattr(params, "load_mtp"), hasattr(api, "llama_model_n_layer_nextn"))
-        )
+        heads = heads and hasattr(params, "load_mtp") and hasattr(api, "llama_model_n_layer_nextn")
         if heads:
             params.load_mtp = True
         shares = _apply_split(api, params, split or Split())
@@ -87,8 +84,6 @@ class Model:
         self.vocab: Any = api.llama_model_get_vocab(handle)
         self.vocabulary = int(api.llama_vocab_n_tokens(self.vocab))
         self.size_bytes = int(api.llama_model_size(handle))
-        self.trained_context = int(api.llama_model_n_ctx_train(handle))
-        self.layers = int(api.llama_model_n_layer(handle))
         self.width = int(api.llama_model_n_embd(handle))
         self.heads = int(api.llama_model_n_layer_nextn(handle)) if heads else 0
         self.recurrent = bool(
@@ -113,10 +108,17 @@ class Model:
         """
         raw = text.encode("utf-8", "surrogatepass")
         capacity = len(raw) + 16
-        found = self._tokenize(raw, capacity, special)
-        if isinstance(found, int):
-            retry = self._tokenize(raw, found, special)
-            found = [] if isinstance(retry, int) else retry
+        for _ in range(2):
+            tokens = (self._api.llama_token * capacity)()
+            count = int(
+                self._api.llama_tokenize(
+                    self.vocab, raw, len(raw), tokens, capacity, False, special
+                )
+            )
+            if count >= 0:
+                break
+            capacity = -count  # what is needed
+        found = list(tokens[: max(0, count)])
         return self.with_bos(found) if bos else found
 
     def count(self, raw: bytes) -> int:
@@ -130,14 +132,6 @@ class Model:
         if self.adds_bos and self.bos is not None and tokens[:1] != [self.bos]:
             return [self.bos, *tokens]
         return tokens
-
-    def _tokenize(self, raw: bytes, capacity: int, special: bool) -> list[int] | int:
-        """Return the tokens, or the capacity needed for them."""
-        tokens = (self._api.llama_token * capacity)()
-        count = int(
-            self._api.llama_tokenize(self.vocab, raw, len(raw), tokens, capacity, False, special)
-        )
-        return list(tokens[:count]) if count >= 0 else -count
 
     def piece(self, token: int) -> tuple[bytes, bool]:
         """Return a token's bytes (empty for a control token) and whether it ends generation."""
@@ -233,12 +227,7 @@ class Model:
 
 def _apply_split(api: Any, params: Any, split: Split) -> Any:
     """Set the split and return the array that must live until the model is loaded."""
-    modes = {
-        "none": api.LLAMA_SPLIT_MODE_NONE,
-        "layer": api.LLAMA_SPLIT_MODE_LAYER,
-        "row": api.LLAMA_SPLIT_MODE_ROW,
-    }
-    params.split_mode = modes[split.mode]
+    params.split_mode = getattr(api, f"LLAMA_SPLIT_MODE_{split.mode.upper()}")
     params.main_gpu = split.main_gpu
     if not split.shares:
         return None

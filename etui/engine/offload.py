@@ -28,8 +28,7 @@ class Needs:
 
     layers: int  # Blocks of the model
     layer_bytes: int  # Mean weights of one block
-    output_bytes: int
-    """Output matrix and other weights outside the blocks, without the input embeddings."""
+    output_bytes: int  # Weights outside the blocks, without the input embeddings
     weight_bytes: int
     kv_bytes: int  # KV cache of the whole context
     compute_bytes: int
@@ -45,11 +44,6 @@ def needs(gguf: Gguf, context_tokens: int, kv_type: str, batch_tokens: int = 512
 
     The compute buffers hold activations of a whole batch: about 20 rows of the hidden state in 4
     bytes. The attention scores over the context, which flash attention avoids, are not included.
-
-    Args:
-        gguf: Header of the model.
-        kv_type: Type of the KV cache (``f16``, ``q8_0``, ...).
-        batch_tokens: Maximum number of tokens in one batch.
     """
     layers = gguf.layers or 1
     blocks = sum(t.size_bytes or 0 for t in gguf.tensors if t.name.startswith("blk."))
@@ -107,12 +101,7 @@ def layers_that_fit(need: Needs, free_bytes: int) -> int:
 
 
 def choose_layers(gpus: Sequence[Device], spec: ModelSpec, need: Needs) -> int:
-    """Choose how many layers to put on the GPUs, from their currently free memory.
-
-    Args:
-        gpus: The GPUs that llama.cpp sees.
-        spec: The model, with its ``gpu_layers`` and ``split``.
-    """
+    """Choose how many layers to put on the GPUs, from their currently free memory."""
     if not gpus:
         return 0
     if spec.gpu_layers == "all":

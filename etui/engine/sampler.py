@@ -13,8 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_NO_FREQUENCY = 0.0
-_NO_PRESENCE = 0.0
+_NO_FREQUENCY = _NO_PRESENCE = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +45,7 @@ class Sampler:
 
     Args:
         api: The bindings of llama.cpp.
-        vocabulary: Number of tokens in the vocabulary.
-        context_tokens: Maximum length of the sequence, which is the window of the penalties for
-            ``repeat_last_n: -1``.
+        context_tokens: The window of the penalties for ``repeat_last_n: -1``.
     """
 
     def __init__(
@@ -60,12 +57,20 @@ class Sampler:
         self._recent: list[int] = []  # what the penalties have seen, at most a window of it
         self._penalties: Any = None
         self._chain: Any = None
+        links = []
         if self._window:
             self._penalties = api.llama_sampler_init_penalties(
                 vocabulary, self._window, sampling.repeat_penalty, _NO_FREQUENCY, _NO_PRESENCE
             )
-        if self._window or sampling.temperature > 0:
-            self._chain = _build_chain(api, sampling, self._penalties)
+            links.append(self._penalties)
+        if sampling.temperature > 0:
+            links += _build_draw(api, sampling)
+        elif links:
+            links.append(api.llama_sampler_init_greedy())
+        if links:
+            self._chain = api.llama_sampler_chain_init(api.llama_sampler_chain_default_params())
+        for link in links:
+            api.llama_sampler_chain_add(self._chain, link)
 
     @property
     def greedy(self) -> bool:
@@ -79,30 +84,24 @@ class Sampler:
             context: The llama.cpp context.
             tokens: The tokens of the sequence so far, which the penalties look at.
         """
-        if self._window:
-            self._show(tokens)
+        self._show(tokens)
         token = int(self._api.llama_sampler_sample(self._chain, context, row))
-        if self._window:  # llama.cpp has accepted the token already
-            self._recent = [*self._recent, token][-self._window :]
+        self._note(token)  # llama.cpp has accepted the token already
         return token
 
     def draw_among(
         self, ids: NDArray[np.intp], logits: NDArray[np.float32], tokens: Sequence[int]
     ) -> int | None:
-        """Draw one of these tokens instead; not for a greedy sampler.
+        """Draw one of these tokens instead, None if the chain leaves none.
 
         Args:
             ids: The tokens, at least one.
             logits: Logits of the whole vocabulary.
             tokens: The tokens of the sequence so far.
-
-        Returns:
-            The token; None if the chain leaves none.
         """
         import numpy as np
 
-        if self._window:
-            self._show(tokens)
+        self._show(tokens)
         data = np.zeros(len(ids), [("id", np.int32), ("logit", np.float32), ("p", np.float32)])
         data["id"], data["logit"] = ids, logits[ids]
         pointer = data.ctypes.data_as(self._api.llama_token_data_p)
@@ -112,8 +111,7 @@ class Sampler:
             return None
         token = int(candidates.data[candidates.selected].id)
         self._api.llama_sampler_accept(self._chain, token)
-        if self._window:
-            self._recent = [*self._recent, token][-self._window :]
+        self._note(token)
         return token
 
     def _show(self, tokens: Sequence[int]) -> None:
@@ -121,7 +119,7 @@ class Sampler:
 
         Only the penalties start again: a reset of the whole chain would restart its random numbers.
         """
-        last = list(tokens[-self._window :])
+        last = list(tokens[-self._window :]) if self._window else []
         if last == self._recent:
             return
         self._api.llama_sampler_reset(self._penalties)
@@ -129,23 +127,15 @@ class Sampler:
             self._api.llama_sampler_accept(self._penalties, token)
         self._recent = last
 
+    def _note(self, token: int) -> None:
+        if self._window:
+            self._recent = [*self._recent, token][-self._window :]
+
     def free(self) -> None:
         """Free the chain, which owns the penalties."""
         if self._chain is not None:
             self._api.llama_sampler_free(self._chain)
             self._chain = self._penalties = None
-
-
-def _build_chain(api: Any, sampling: Sampling, penalties: Any) -> Any:
-    chain = api.llama_sampler_chain_init(api.llama_sampler_chain_default_params())
-    links = [] if penalties is None else [penalties]
-    if sampling.temperature <= 0:
-        links.append(api.llama_sampler_init_greedy())
-    else:
-        links += _build_draw(api, sampling)
-    for link in links:
-        api.llama_sampler_chain_add(chain, link)
-    return chain
 
 
 def _build_draw(api: Any, sampling: Sampling) -> list[Any]:

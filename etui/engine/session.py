@@ -23,26 +23,19 @@ ToolFormat = Literal["", "hermes", "llama", "mistral"]
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """Properties of the loaded model that reasoning may use.
-
-    Attributes:
-        think_open, think_close: Tags around thinking (``<think>``); None for a plain model.
-    """
+    """Properties of the loaded model that reasoning may use."""
 
     name: str
     context_tokens: int  # Maximum length of a sequence in tokens
-    think_open: str | None
-    think_close: str | None
-    thinking_switch: str | None
-    """Name of the template variable that turns thinking on or off (``enable_thinking``); None if
-    there is none."""
+    think_open: str | None  # Tag before thinking (``<think>``); None for a plain model
+    think_close: str | None  # Tag after it
+    thinking_switch: str | None  # Template variable that switches thinking (``enable_thinking``)
     stop: tuple[str, ...]  # Strings that end an answer, in addition to the vocabulary's end tokens
     batch_tokens: int | None = None
     """Maximum number of tokens in one batch. Prompts are computed in chunks of this size, and
     another size changes the last bits of their logits. None if unknown."""
     vocabulary_tokens: int | None = None  # Number of tokens in the vocabulary; None if unknown
-    tool_format: ToolFormat = ""
-    """How the chat template writes the calls of tools; empty if it has none that etui can read."""
+    tool_format: ToolFormat = ""  # Empty if the template has no calls that etui can read
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,37 +85,26 @@ class TokenSequence(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """A token drawn for one sequence, on which it is queued already.
-
-    ``ends`` is True for an end-of-generation token, which is not queued. ``logprob`` is the
-    log-probability under the full softmax before sampling, in nats. ``stuck`` is True if the
-    grammar of the sequence allows no token of the vocabulary, so that its answer ends without one.
-    """
+    """A token drawn for one sequence, on which it is queued already."""
 
     sequence_id: int
     token: int
     piece: bytes
-    logprob: float
-    ends: bool
-    stuck: bool = False
+    logprob: float  # Log-probability under the full softmax before sampling, in nats
+    ends: bool  # Whether it ends the text; then it is not queued
+    stuck: bool = False  # The grammar allows no token of the vocabulary: the answer ends without
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One batch computed by the model.
+    """One batch computed by the model."""
 
-    Attributes:
-        start_ns, end_ns: Start and end of the decode on the monotonic clock.
-    """
-
-    start_ns: int
+    start_ns: int  # Start of the decode on the monotonic clock
     end_ns: int
     computed: dict[int, int]  # Number of tokens in this batch, by sequence id
-    sampled: tuple[Sampled, ...]
-    """One token for each sequence whose queue became empty in this batch."""
+    sampled: tuple[Sampled, ...]  # One for each sequence whose queue became empty in this batch
     verified: tuple[Verified, ...] = ()
-    """Verification batches whose last drafted token was drawn or dropped since the previous step.
-    """
+    """Verifications whose last drafted token was drawn or dropped since the previous step."""
     verified_ids: tuple[int, ...] = ()  # Sequence id of each of them
 
 
@@ -149,10 +131,9 @@ class Session(Protocol):
         If the last message is the assistant's, the text ends with it, so that the answer continues
         it. ``tools`` is a JSON array of tools in the OpenAI form; empty for none.
 
-        Only what the template writes may become special tokens: an engine may put stand-ins for
-        characters of the messages into the text, which ``tokenize`` puts back.
-
-        ``thinking`` sets the template's switch if the model has one; None keeps its default.
+        Only what the template writes may become special tokens: an engine may replace characters of
+        the messages by others, which ``tokenize`` puts back. ``thinking`` sets the template's
+        switch if the model has one; None keeps its default.
 
         Raises:
             InvalidRequest: The template has no place for the tools, or for their calls.

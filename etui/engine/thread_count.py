@@ -95,7 +95,7 @@ FAILED_NS = 400_000_000
 FIRST_HOLD_NS, LONGEST_HOLD_NS = 250_000_000, 1_000_000_000
 """Waiting times after failed attempts: each doubles the last one, up to the second value.
 
-With one look at the machine (:data:`etui.engine.spare_cpu.LOOK_NS`) before the attempt, a core that
+With one look at the machine (``LOOK_NS`` of ``cpu_limits``) before the attempt, a core that
 becomes free is used within 1.2 s.
 """
 
@@ -130,19 +130,14 @@ class Typical:
 
 @dataclass(frozen=True, slots=True)
 class ThreadCount:
-    """The number of threads, and what the rule remembers.
-
-    Attributes:
-        wall_ns, lost_ns, expected_ns: Sums over the window: durations of the steps, CPU time
-            that their threads did not get, and the longest durations that are not late.
-    """
+    """The number of threads, and what the rule remembers, sums over the window first."""
 
     limit: int  # Most threads: what the process may run on
     count: int  # Threads of the next batch, 1 to `limit`
     why: str = ""  # Reason for the last change; empty before the first
-    wall_ns: float = 0.0
-    lost_ns: float = 0.0
-    expected_ns: float = 0.0
+    wall_ns: float = 0.0  # Durations of the steps
+    lost_ns: float = 0.0  # CPU time that their threads did not get
+    expected_ns: float = 0.0  # The longest durations that are not late
     lag_ns: float = 0.0  # CPU time in `lost_ns` that may be late and not lost
     typical: tuple[Typical, ...] = ()  # Typical times, the last used at the end
     raised_ns: int | None = None  # When a thread was added last
@@ -157,21 +152,15 @@ class ThreadCount:
 
 
 def start(limit: int, capacity_cores: float | None = None) -> ThreadCount:
-    """Choose the first count.
-
-    Args:
-        limit: Number of threads that the process may use at most.
-        capacity_cores: As in :func:`restart`; None if unknown.
-    """
+    """Choose the first count: the limit, or by the free cores where they are known."""
     state = ThreadCount(limit, limit)
     return state if capacity_cores is None else restart(state, capacity_cores)
 
 
 def restart(state: ThreadCount, capacity_cores: float) -> ThreadCount:
-    """Choose the count after a time in which the threads slept.
+    """Choose the count after a time in which the threads slept; typical times are kept.
 
     Args:
-        state: The state before; its typical times are kept.
         capacity_cores: Cores that were idle or used by this process, mean over that time.
     """
     count = min(state.limit, max(1, math.floor(capacity_cores + 1 - SPARE_CORES)))

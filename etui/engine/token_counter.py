@@ -18,6 +18,8 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from etui.engine.trial import CRASH_ENVIRONMENT, forbid_core_dump
+
 MOST_BYTES = 4_000_000
 """A longer text is not counted: it fits no context, and counting it takes seconds."""
 
@@ -25,12 +27,6 @@ MOST_VOCABULARIES = 3
 """Vocabularies in memory, some 40 MB each: a policy changes its mind while one types, and loading
 one takes 0.3 s and more."""
 
-_ENVIRONMENT = {
-    "GGML_NO_BACKTRACE": "1",
-    "CUDA_VISIBLE_DEVICES": "",
-    "HIP_VISIBLE_DEVICES": "",
-    "GGML_VK_VISIBLE_DEVICES": "",
-}
 _KEPT_FROM_CHARACTERS = 500
 _MOST_KEPT = 16
 
@@ -91,7 +87,14 @@ class TokenCounter:
 
     def _ask(self, path: Path, raw: bytes) -> int | None:
         try:
-            process = self._process or self._start()
+            process = self._process = self._process or subprocess.Popen(
+                [sys.executable, "-m", "etui.engine.token_counter"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+                env={**os.environ, **CRASH_ENVIRONMENT},
+            )
             assert process.stdin is not None
             assert process.stdout is not None
             request = json.dumps({"path": str(path), "bytes": len(raw)})
@@ -102,17 +105,6 @@ class TokenCounter:
             self._drop()
             return None
         return int(count) if count is not None else None
-
-    def _start(self) -> subprocess.Popen[bytes]:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "etui.engine.token_counter"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-            env={**os.environ, **_ENVIRONMENT},
-        )
-        return self._process
 
     def _drop(self) -> None:
         process, self._process = self._process, None
@@ -165,13 +157,9 @@ def serve(requests: BinaryIO, replies: BinaryIO) -> None:
 
 def main() -> None:
     """Serve on the standard streams; what llama.cpp prints goes nowhere."""
-    with contextlib.suppress(ImportError, OSError, ValueError):
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    forbid_core_dump()
     replies = os.fdopen(os.dup(1), "wb")
-    silent = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(silent, 1)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     serve(sys.stdin.buffer, replies)
     os._exit(0)
 

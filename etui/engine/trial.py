@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 TRIAL_SECONDS = 600.0
 """Maximum time of a trial: a very large model on a slow disk."""
 
-_ENVIRONMENT = {
+CRASH_ENVIRONMENT = {
     "GGML_NO_BACKTRACE": "1",
     "CUDA_VISIBLE_DEVICES": "",
     "HIP_VISIBLE_DEVICES": "",
     "GGML_VK_VISIBLE_DEVICES": "",
 }
-"""Without them ggml starts a debugger for its stack dump, and the trial wakes a GPU, whose driver
-may fail for reasons that have nothing to do with the file."""
+"""Environment of a process in which llama.cpp may crash: else ggml starts a debugger for its stack
+dump, and wakes a GPU, whose driver may fail for reasons that have nothing to do with the file."""
 
 _CONTEXT_TOKENS = 64
 _BATCH_TOKENS = 2
@@ -58,7 +58,16 @@ def try_model(spec: ModelSpec, path: Path, config: Config) -> None:
     if record is not None and record.tried:
         return
     try:
-        done = _run_trial(path)
+        done = subprocess.run(
+            [sys.executable, "-m", "etui.engine.trial", str(path)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C in the terminal must not look like a crash
+            timeout=TRIAL_SECONDS,
+            env={**os.environ, **CRASH_ENVIRONMENT},
+            check=False,
+        )
     except subprocess.TimeoutExpired:
         raise _refuse(path, f"did not end in {TRIAL_SECONDS:g} s") from None
     except OSError:
@@ -69,19 +78,6 @@ def try_model(spec: ModelSpec, path: Path, config: Config) -> None:
     if done.returncode == 0 and record is not None:
         write_record(spec.name, config.models_dir, replace(record, tried=True))
     # Any other code: llama.cpp refused the file, and does so again with a message.
-
-
-def _run_trial(path: Path) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(
-        [sys.executable, "-m", "etui.engine.trial", str(path)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        start_new_session=True,  # Ctrl-C in the terminal must not look like a crash
-        timeout=TRIAL_SECONDS,
-        env={**os.environ, **_ENVIRONMENT},
-        check=False,
-    )
 
 
 def _name_signal(number: int) -> str:
@@ -105,6 +101,14 @@ def _refuse(path: Path, why: str) -> ModelUnavailable:
     )
 
 
+def forbid_core_dump() -> None:
+    """Let a crash of this process, which is expected, leave no file."""
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
 def _load(path: Path) -> None:
     """Load a file and decode a few tokens, a batch and a single one."""
     from etui.engine.context import Context, ContextOptions
@@ -113,12 +117,8 @@ def _load(path: Path) -> None:
 
     library = Library(Path(os.devnull) / "no-log")
     model = Model(library, path)
-    options = ContextOptions(
-        context_tokens=_CONTEXT_TOKENS,
-        threads=1,  # several wait for each other where other programs run
-        sequences=1,
-        batch_tokens=_BATCH_TOKENS,
-    )
+    # Several threads wait for each other where other programs run.
+    options = ContextOptions(_CONTEXT_TOKENS, threads=1, sequences=1, batch_tokens=_BATCH_TOKENS)
     context = Context(library, model, options)
     tokens = model.tokenize(_TEXT, bos=True)[:_BATCH_TOKENS] or [0]
     for start, queued in ((0, tokens), (len(tokens), tokens[-1:])):
@@ -130,10 +130,7 @@ def _load(path: Path) -> None:
 
 def main() -> None:
     """Try the file named on the command line."""
-    with contextlib.suppress(ImportError, OSError, ValueError):
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash is expected
+    forbid_core_dump()
     _load(Path(sys.argv[1]))
     os._exit(0)  # the work is done: freeing the memory can wait for the system
 

@@ -25,11 +25,20 @@ from etui.backends.remote._reply import (
     estimate_prompt_tokens,
     known_prompt,
 )
-from etui.backends.remote._stream_parts import Asked, StreamPart, TokenProbability
+from etui.backends.remote._stream_parts import Asked, StreamPart
 from etui.chat import Message
 from etui.engine.session import ModelFacts
 from etui.errors import InvalidRequest
-from etui.events import Answer, Event, Finished, Prefilled, Prefilling, Probe, Status
+from etui.events import (
+    Answer,
+    Event,
+    Finished,
+    Prefilled,
+    Prefilling,
+    Probe,
+    Status,
+    TokenLogprob,
+)
 from etui.models.spec import ModelSpec
 from etui.multiple_choice import Option, parse_options
 from etui.reasoning.choice_readout import LetterReading, format_option
@@ -167,7 +176,7 @@ class Requests:
             await self.close(number)
 
 
-def read_options(first: TokenProbability | None, options: Sequence[Option]) -> LetterReading | None:
+def read_options(first: TokenLogprob | None, options: Sequence[Option]) -> LetterReading | None:
     """Read the probabilities of the letters, summed over the tokens ``A`` and `` A``.
 
     A letter that is not among the alternatives has a probability below all of theirs, and counts
@@ -297,9 +306,7 @@ class RemoteAnswer:
             self.server = piece.server or self.server
         self.energy = reply.energy or self.energy
 
-    async def note_first(
-        self, reply: Reply, pieces: Sequence[StreamPart], t_ns: int
-    ) -> Event | None:
+    def note_first(self, reply: Reply, pieces: Sequence[StreamPart], t_ns: int) -> Event | None:
         """Build the event of the end of the prefill, or of its progress."""
         if self.prefilled_ns is not None:
             return None
@@ -311,7 +318,7 @@ class RemoteAnswer:
         progress = next((piece.progress for piece in pieces if piece.progress), None)
         if progress is None:
             return None
-        return Prefilling(t_ns, progress.done_tokens, progress.total_tokens)
+        return replace(progress, t_ns=t_ns)
 
     async def _read(self, reply: Reply, enough: Callable[[Reply], bool]) -> AsyncIterator[Event]:
         """Read the running request, and yield its events; ``self.outcome`` says how it ended.
@@ -333,7 +340,7 @@ class RemoteAnswer:
                     self._spent = True
                 case Arrived(pieces=pieces, t_ns=t_ns):
                     self.take_facts(reply, pieces)
-                    first = await self.note_first(reply, pieces, t_ns)
+                    first = self.note_first(reply, pieces, t_ns)
                     if first is not None:
                         yield first
                     for piece in pieces:

@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from etui.backends.remote._client import Failure
 from etui.backends.remote._stream_parts import (
     StreamPart,
     Timings,
-    TokenProbability,
-    ToolPart,
     Usage,
 )
 from etui.chat import Message
@@ -271,7 +269,7 @@ class Reply:
         self._places: dict[int, int] = {}
         self._logprob_sum = 0.0
         self._logprobs = 0
-        self.first_probability: TokenProbability | None = None
+        self.first_probability: TokenLogprob | None = None
         self.finish: str | None = None
         self.thinking_tokens = 0
         self.answer_tokens = 0
@@ -397,16 +395,16 @@ class Reply:
         return Answer(t_ns, text, tokens)
 
     def _add_probabilities(
-        self, tokens: tuple[TokenProbability, ...], t_ns: int
+        self, tokens: tuple[TokenLogprob, ...], t_ns: int
     ) -> Iterator[TokenLogprob]:
         for token in tokens:
             self.first_probability = self.first_probability or token
             self._logprob_sum += token.logprob
             self._logprobs += 1
             if self._with_logprobs:
-                yield TokenLogprob(t_ns, token.piece, token.logprob, token.top)
+                yield replace(token, t_ns=t_ns)
 
-    def _add_tool(self, part: ToolPart, t_ns: int) -> ToolCall | None:
+    def _add_tool(self, part: ToolCall, t_ns: int) -> ToolCall | None:
         place = self._places.get(part.index)
         if place is not None and part.name and self._begins_another(self._calls[place], part):
             place = None
@@ -423,7 +421,7 @@ class Reply:
         return ToolCall(t_ns, place, call.call_id, name, part.arguments)
 
     @staticmethod
-    def _begins_another(call: _Call, part: ToolPart) -> bool:
+    def _begins_another(call: _Call, part: ToolCall) -> bool:
         """Return whether a part with the index of a call is another one (Ollama counts from 0)."""
         return call.is_whole() and (not part.call_id or part.call_id != call.call_id)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from etui.arm import Sampling
 from etui.chat import DEFAULT_OUTPUT, Message, OutputOptions
+from etui.events import Prefilling, TokenLogprob, ToolCall
 
 MOST_CHOICES = 256
 
@@ -62,7 +63,7 @@ def parse_usage(value: object) -> Usage | None:
     )
 
 
-def parse_tools(value: object) -> tuple[ToolPart, ...]:
+def parse_tools(value: object) -> tuple[ToolCall, ...]:
     """Parse parts of tool calls; arguments may be text, or an object as Ollama sends them."""
     parts = []
     for place, call in enumerate(read_list(value)):
@@ -72,7 +73,8 @@ def parse_tools(value: object) -> tuple[ToolPart, ...]:
             arguments = json.dumps(arguments, ensure_ascii=False)
         index = read_count(read_mapping(call).get("index"))
         parts.append(
-            ToolPart(
+            ToolCall(
+                t_ns=0,
                 index=place if index is None else min(index, MOST_CHOICES),
                 call_id=read_text(read_mapping(call).get("id")),
                 name=read_text(function.get("name")),
@@ -82,7 +84,7 @@ def parse_tools(value: object) -> tuple[ToolPart, ...]:
     return tuple(parts)
 
 
-def parse_logprobs(value: object) -> tuple[TokenProbability, ...]:
+def parse_logprobs(value: object) -> tuple[TokenLogprob, ...]:
     """Parse ``logprobs`` of a choice, in the form of chats or in that of text completions."""
     logprobs = read_mapping(value)
     if "content" in logprobs:
@@ -90,46 +92,42 @@ def parse_logprobs(value: object) -> tuple[TokenProbability, ...]:
     tokens = read_list(logprobs.get("tokens"))
     values = read_list(logprobs.get("token_logprobs"))
     tops = read_list(logprobs.get("top_logprobs")) or [None] * len(tokens)
-    found = []
-    for token, value_, top in zip(tokens, values, tops, strict=False):
-        logprob = _read_logprob(value_)
-        if isinstance(token, str) and logprob is not None:
-            best = [(_bytes_of(name, None), _read_logprob(p)) for name, p in
-                    read_mapping(top).items()]  # fmt: skip
-            found.append(TokenProbability(_bytes_of(token, None), logprob, _sort(best)))
-    return tuple(found)
+    return parse_tokens(
+        [
+            {
+                "token": token,
+                "logprob": logprob,
+                "top_logprobs": [
+                    {"token": name, "logprob": other} for name, other in read_mapping(top).items()
+                ],
+            }
+            for token, logprob, top in zip(tokens, values, tops, strict=False)
+            if isinstance(token, str)
+        ]
+    )
 
 
-def parse_tokens(tokens: Sequence[Any]) -> tuple[TokenProbability, ...]:
+def parse_tokens(tokens: Sequence[Any]) -> tuple[TokenLogprob, ...]:
     """Parse tokens with ``logprob``, ``bytes`` and ``top_logprobs``."""
     found = []
-    for token in tokens:
-        entry = read_mapping(token)
-        logprob = _read_logprob(entry.get("logprob"))
-        if logprob is None:
-            continue
-        top = [
-            (_bytes_of(read_text(other.get("token")), other.get("bytes")),
-             _read_logprob(other.get("logprob")))
-            for other in map(read_mapping, read_list(entry.get("top_logprobs")))
-        ]  # fmt: skip
-        piece = _bytes_of(read_text(entry.get("token")), entry.get("bytes"))
-        found.append(TokenProbability(piece, logprob, _sort(top)))
+    for token in map(read_mapping, tokens):
+        logprob = _read_logprob(token.get("logprob"))
+        if logprob is not None:
+            top = [
+                (_read_piece(other), known)
+                for other in map(read_mapping, read_list(token.get("top_logprobs")))
+                if (known := _read_logprob(other.get("logprob"))) is not None
+            ]
+            top.sort(key=lambda each: -each[1])
+            found.append(TokenLogprob(0, _read_piece(token), logprob, tuple(top)))
     return tuple(found)
 
 
-def _sort(
-    tops: Sequence[tuple[tuple[int, ...], float | None]],
-) -> tuple[tuple[tuple[int, ...], float], ...]:
-    known = [(piece, logprob) for piece, logprob in tops if logprob is not None]
-    return tuple(sorted(known, key=lambda top: -top[1]))
-
-
-def _bytes_of(text: str, given: object) -> tuple[int, ...]:
-    numbers = read_list(given)
+def _read_piece(token: Mapping[str, Any]) -> tuple[int, ...]:
+    numbers = read_list(token.get("bytes"))
     if numbers and all(type(n) is int and 0 <= n < 256 for n in numbers):
         return tuple(numbers)
-    return tuple(text.encode("utf-8", "replace"))
+    return tuple(read_text(token.get("token")).encode("utf-8", "replace"))
 
 
 def _read_logprob(value: object) -> float | None:
@@ -176,12 +174,12 @@ def timings_usage(chunk: Mapping[str, Any]) -> Usage | None:
     )
 
 
-def _parse_progress(value: object) -> Progress | None:
+def _parse_progress(value: object) -> Prefilling | None:
     progress = read_mapping(value)
     done, total = read_count(progress.get("processed")), read_count(progress.get("total"))
     if done is None or total is None or done > total:
         return None
-    return Progress(done, total)
+    return Prefilling(0, done, total)
 
 
 def _find_energy(chunk: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -247,51 +245,18 @@ class Timings:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
-    """How much of the prompt is computed."""
-
-    done_tokens: int
-    total_tokens: int
-
-
-@dataclass(frozen=True, slots=True)
-class TokenProbability:
-    """A token of the answer with its log-probability (nats) and the most likely alternatives."""
-
-    piece: tuple[int, ...]
-    logprob: float
-    top: tuple[tuple[tuple[int, ...], float], ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class ToolPart:
-    """A part of a tool call, as in :class:`etui.events.ToolCall`."""
-
-    index: int
-    call_id: str
-    name: str
-    arguments: str
-
-
-@dataclass(frozen=True, slots=True)
 class StreamPart:
-    """What one part of a stream says about one of its answers.
-
-    Attributes:
-        usage, timings, progress: What the server reports; None if it does not here.
-    """
+    """What one part of a stream says about one of its answers, in events without a time."""
 
     index: int = 0  # Number of the answer, from 0
     text: str = ""
     thinking: str = ""
-    tools: tuple[ToolPart, ...] = ()  # New parts of tool calls
-    probabilities: tuple[TokenProbability, ...] = ()
-    """Its tokens with their log-probabilities; empty if the server sends none."""
-    finish: str | None = None
-    """Why the answer ended (``stop``, ``length``, ``tool_calls``); None while it goes on."""
+    tools: tuple[ToolCall, ...] = ()  # New parts of tool calls
+    probabilities: tuple[TokenLogprob, ...] = ()  # Of its tokens; empty if the server sends none
+    finish: str | None = None  # Why it ended (``stop``, ``length``); None while it goes on
     usage: Usage | None = None
     timings: Timings | None = None
-    progress: Progress | None = None
+    progress: Prefilling | None = None
     request_id: str = ""  # Id of the answer at the server; empty if it has none
     server: str = ""  # Version of the server (`system_fingerprint`); empty if it does not say
     energy: Mapping[str, Any] | None = field(default=None, hash=False)

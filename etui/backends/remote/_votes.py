@@ -149,7 +149,7 @@ class _Election:
         pieces, t_ns = arrived.pieces, arrived.t_ns
         group = self._groups[arrived.number]
         self._answer.take_facts(group.replies[0], pieces)
-        first = await self._answer.note_first(group.replies[0], pieces, t_ns)
+        first = self._answer.note_first(group.replies[0], pieces, t_ns)
         if first is not None:
             yield first
         new: dict[type[Thought] | type[Answer], int] = {Thought: 0, Answer: 0}

@@ -113,10 +113,8 @@ class Credit:
 _GRAMS = (4, 2)
 """Lengths of the n-grams that are looked up, the longest first."""
 
-
 _CANDIDATES = 16
 """Occurrences compared, the latest first."""
-
 
 LONGEST_MATCH = 24
 """Longer matches are no better evidence."""
@@ -191,7 +189,6 @@ def _match_length(tokens: Sequence[int], end: int) -> int:
 
 _MEMORY = 0.95
 """Weight of the trials before, at each further one: the last twenty or so count."""
-
 
 _STRENGTH = 3.0
 """A prior counts as this many trials."""
@@ -282,20 +279,13 @@ class Drafter(Protocol):
 
 
 class Speculation:
-    """Speculation of one sequence.
-
-    Attributes:
-        methods: Methods that may draft.
-        index: Index of the sequence's n-grams; None without lookup.
-        credit: Limit of the losses; None without a limit.
-        singles: Tokens decoded without a draft.
-    """
+    """Speculation of one sequence by some methods; ``limited`` if losses have a limit."""
 
     def __init__(self, methods: Sequence[str], *, limited: bool) -> None:
         self.methods = frozenset(methods)
         self.index = LookupIndex() if "lookup" in methods else None
         self.credit = Credit() if limited else None
-        self.singles = 0
+        self.singles = 0  # tokens decoded without a draft
 
 
 class Speculator:
@@ -366,7 +356,7 @@ class Speculator:
             best, method = self._lookup_depth(match, most, credit), "lookup"
         for name, drafter in self._drafters.items():
             if name in own.methods:
-                depth = self._drafter_depth(name, drafter, tokens, most, credit)
+                depth = self._drafter_depth(drafter, tokens, most, credit)
                 if depth.tokens and (depth.rate > best.rate or not best.tokens):
                     best, chosen, method = depth, None, name
         if not best.tokens:
@@ -422,7 +412,7 @@ class Speculator:
         )
 
     def _drafter_depth(
-        self, name: str, drafter: Drafter, tokens: Sequence[int], most: int, credit: float | None
+        self, drafter: Drafter, tokens: Sequence[int], most: int, credit: float | None
     ) -> Depth:
         one_row_ns = self.cost.one_row_ns
         only = self._limit_depth(most)
@@ -430,9 +420,8 @@ class Speculator:
             return Depth(only) if only and credit is None else Depth()
         start = drafter.start_cost(tokens, one_row_ns)
         spread = start / _AMORTISED
-        acceptance = self._acceptance[name]
         return choose_depth(
-            map(acceptance.probability, range(most)),
+            map(self._acceptance[drafter.method].probability, range(most)),
             self.cost.relative,
             draft_cost=drafter.token_cost(one_row_ns),
             start_cost=spread,

@@ -17,16 +17,15 @@ from etui.backends.remote._client import EventReader, LineReader, StreamFault, p
 from etui.backends.remote._dialects import choose_dialect, find_effort
 from etui.backends.remote._stream_parts import (
     Asked,
-    Progress,
     StreamPart,
     Timings,
-    ToolPart,
     Usage,
     parse_chunk,
 )
 from etui.chat import Message, OutputOptions
 from etui.config.backend_spec import BackendKind
 from etui.errors import InvalidRequest
+from etui.events import Prefilling, ToolCall
 from tests.backends.remote.stub import delta, logprob, usage
 
 TEXTS = st.lists(st.text(st.characters(exclude_characters="\r\n", codec="utf-8"), max_size=20))
@@ -183,7 +182,7 @@ def test_llama_server_reports_times_tokens_and_progress() -> None:
     assert piece.timings == Timings(0.25, 0.5)
     assert piece.usage == Usage(10, 4, 3)
     progress = {"prompt_progress": {"total": 10, "cache": 2, "processed": 6, "time_ms": 3}}
-    assert parse_chunk({**delta(), **progress})[0].progress == Progress(6, 10)
+    assert parse_chunk({**delta(), **progress})[0].progress == Prefilling(0, 6, 10)
 
 
 def test_vllm_reports_the_time_to_the_first_token_with_the_queue() -> None:
@@ -212,7 +211,7 @@ def test_ollama_thinks_and_calls_tools() -> None:
     message = {"content": "", "thinking": "hm", "tool_calls": [call]}
     piece = choose_dialect("ollama").parse({"message": message, "done": False})[0]
     assert piece.thinking == "hm"
-    assert piece.tools == (ToolPart(0, "", "add", '{"a": 1}'),)
+    assert piece.tools == (ToolCall(0, 0, "", "add", '{"a": 1}'),)
     assert piece.finish is None
 
 

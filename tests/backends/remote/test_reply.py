@@ -21,8 +21,6 @@ from etui.backends.remote._reply import (
 from etui.backends.remote._stream_parts import (
     StreamPart,
     Timings,
-    TokenProbability,
-    ToolPart,
     Usage,
 )
 from etui.events import Answer, Event, Thought, TokenLogprob, ToolCall
@@ -107,7 +105,7 @@ def test_tokens_are_those_of_the_server_where_it_reports_them() -> None:
 
 
 def test_probabilities_give_events_and_a_confidence() -> None:
-    half = TokenProbability((97,), math.log(0.5), (((97,), math.log(0.5)),))
+    half = TokenLogprob(0, (97,), math.log(0.5), (((97,), math.log(0.5)),))
     reply = Reply(with_logprobs=True)
     events = take(reply, StreamPart(text="a", probabilities=(half,)), StreamPart(text="a"))
     assert events[1] == TokenLogprob(1000, (97,), math.log(0.5), half.top)
@@ -119,9 +117,9 @@ def test_tool_calls_come_in_parts() -> None:
     reply = Reply()
     events = take(
         reply,
-        StreamPart(tools=(ToolPart(0, "c1", "add", ""),)),
-        StreamPart(tools=(ToolPart(0, "", "", '{"a":'),)),
-        StreamPart(tools=(ToolPart(0, "", "", " 1}"), ToolPart(1, "c2", "sub", "{}"))),
+        StreamPart(tools=(ToolCall(0, 0, "c1", "add", ""),)),
+        StreamPart(tools=(ToolCall(0, 0, "", "", '{"a":'),)),
+        StreamPart(tools=(ToolCall(0, 0, "", "", " 1}"), ToolCall(0, 1, "c2", "sub", "{}"))),
         StreamPart(finish="tool_calls"),
     )
     calls = [event for event in events if isinstance(event, ToolCall)]
@@ -136,8 +134,8 @@ def test_tool_calls_come_in_parts() -> None:
 
 def test_whole_calls_with_the_same_index_are_several() -> None:
     reply = Reply()
-    take(reply, StreamPart(tools=(ToolPart(0, "", "add", "{}"),)))
-    take(reply, StreamPart(tools=(ToolPart(0, "", "add", "{}"),)))
+    take(reply, StreamPart(tools=(ToolCall(0, 0, "", "add", "{}"),)))
+    take(reply, StreamPart(tools=(ToolCall(0, 0, "", "add", "{}"),)))
     assert [call["id"] for call in json.loads(reply.tool_calls)] == ["call_0", "call_1"]
 
 
@@ -216,9 +214,9 @@ def test_a_load_of_the_server_is_said() -> None:
     assert describe_notes([[reply]], []) == ["the server loaded the model for 3.00 s"]
 
 
-def probability(*top: tuple[str, float]) -> TokenProbability:
+def probability(*top: tuple[str, float]) -> TokenLogprob:
     tops = tuple((tuple(text.encode()), math.log(p)) for text, p in top)
-    return TokenProbability(tops[0][0], tops[0][1], tops)
+    return TokenLogprob(0, tops[0][0], tops[0][1], tops)
 
 
 def test_letters_are_summed_over_both_forms() -> None:

@@ -115,7 +115,7 @@ def make_session(
         FakeModel(VOCABULARY, END),  # type: ignore[arg-type]
         context,  # type: ignore[arg-type]
         facts,
-        SimpleNamespace(render_documents=_render),  # type: ignore[arg-type]
+        SimpleNamespace(render=_render),  # type: ignore[arg-type]
     )
     return session, context
 

@@ -187,7 +187,7 @@ def make_fake_session(
     context.capacity = capacity or 4 * context_tokens
     tags = ("<think>", "</think>", "enable_thinking") if thinking else (None, None, None)
     facts = ModelFacts("fake", context_tokens, *tags, stop, options.batch_tokens)
-    template = SimpleNamespace(render_documents=_render)
+    template = SimpleNamespace(render=_render)
     session = LlamaSession(
         FakeModel(vocabulary, end),  # type: ignore[arg-type]
         context,  # type: ignore[arg-type]

@@ -84,7 +84,7 @@ def drain(batches: queue.SimpleQueue[SharedBatch]) -> list[SharedBatch]:
     return found
 
 
-def test_each_reader_gets_its_own_answer(backend: ProcessBackend, batches: Any) -> None:
+def test_each_reader_gets_its_own_answer(backend, batches):
     readers = [Reader(Asker(backend, sticky=True), f"count {n}") for n in (3, 50, 7, 20, 1, 9)]
     for reader, count in zip(readers, (3, 50, 7, 20, 1, 9), strict=True):
         end = reader.wait()
@@ -99,7 +99,7 @@ def test_each_reader_gets_its_own_answer(backend: ProcessBackend, batches: Any) 
     )
 
 
-def test_a_cancel_ends_one_answer_and_no_other(backend: ProcessBackend) -> None:
+def test_a_cancel_ends_one_answer_and_no_other(backend):
     first, second = (Reader(Asker(backend, sticky=True), "hang 5") for _ in range(2))
     assert first.first.wait(WAIT)
     assert second.first.wait(WAIT)
@@ -110,7 +110,7 @@ def test_a_cancel_ends_one_answer_and_no_other(backend: ProcessBackend) -> None:
     assert second.wait().status == "complete"
 
 
-def test_a_cancel_before_the_answer_ends_it_too(backend: ProcessBackend) -> None:
+def test_a_cancel_before_the_answer_ends_it_too(backend):
     answerer = Asker(backend, sticky=True)
     answerer.cancel()
     assert Reader(answerer, "hang 5").wait().status == "stopped"
@@ -119,7 +119,7 @@ def test_a_cancel_before_the_answer_ends_it_too(backend: ProcessBackend) -> None
     assert Reader(Asker(backend, sticky=True), "count 2").wait().status == "complete"
 
 
-def test_an_error_belongs_to_its_answer(backend: ProcessBackend) -> None:
+def test_an_error_belongs_to_its_answer(backend):
     other = Reader(Asker(backend, sticky=True), "hang 5")
     assert other.first.wait(WAIT)
     with pytest.raises(ModelUnavailable, match="no such model"):
@@ -128,9 +128,7 @@ def test_an_error_belongs_to_its_answer(backend: ProcessBackend) -> None:
     assert other.wait().status == "stopped"
 
 
-def test_a_crash_ends_all_answers_and_its_time_is_theirs(
-    backend: ProcessBackend, batches: Any
-) -> None:
+def test_a_crash_ends_all_answers_and_its_time_is_theirs(backend, batches):
     other = Reader(Asker(backend, sticky=True), "hang 5")
     assert other.first.wait(WAIT)
     crashed = Reader(Asker(backend, sticky=True), "die")
@@ -149,7 +147,7 @@ def test_a_crash_ends_all_answers_and_its_time_is_theirs(
     )
 
 
-def test_a_reader_that_leaves_cancels_its_answer_alone(backend: ProcessBackend) -> None:
+def test_a_reader_that_leaves_cancels_its_answer_alone(backend):
     other = Reader(Asker(backend, sticky=True), "hang 5")
     assert other.first.wait(WAIT)
     answer = Asker(backend, sticky=True).answer(request("hang 5"))
@@ -160,7 +158,7 @@ def test_a_reader_that_leaves_cancels_its_answer_alone(backend: ProcessBackend) 
     assert other.wait().status == "stopped"
 
 
-def test_answers_that_start_the_process_together_start_one(backend: ProcessBackend) -> None:
+def test_answers_that_start_the_process_together_start_one(backend):
     readers = [Reader(Asker(backend, sticky=True), "count 3") for _ in range(8)]
     for reader in readers:
         assert reader.wait().output_tokens == 3
@@ -168,7 +166,7 @@ def test_answers_that_start_the_process_together_start_one(backend: ProcessBacke
 
 
 @pytest.mark.parametrize("error", [OSError("disk full"), RuntimeError("a bug")])
-def test_a_listener_that_fails_ends_no_answer(backend: ProcessBackend, error: Exception) -> None:
+def test_a_listener_that_fails_ends_no_answer(backend, error):
     def fail(_batch: SharedBatch) -> None:
         raise error
 
@@ -176,7 +174,7 @@ def test_a_listener_that_fails_ends_no_answer(backend: ProcessBackend, error: Ex
     assert Reader(Asker(backend, sticky=True), "count 3").wait().output_tokens == 3
 
 
-def test_a_hang_is_told_after_its_batch_is_reported(config: Config) -> None:
+def test_a_hang_is_told_after_its_batch_is_reported(config):
     backend = ProcessBackend(
         replace(config, parallel=4), silent_seconds=2.0, worker="tests.backends.scripted_worker"
     )
@@ -220,9 +218,7 @@ class SuspendedMailbox:
         return Done(1)
 
 
-def test_a_suspension_of_the_parent_is_no_silence_of_the_child(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_suspension_of_the_parent_is_no_silence_of_the_child(monkeypatch):
     clock = [100.0]
     monkeypatch.setattr("etui.backends.process.time.monotonic", lambda: clock[0])
     child = ChildProcess.__new__(ChildProcess)

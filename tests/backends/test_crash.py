@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -93,12 +93,8 @@ def turn(
     ],
 )
 def test_a_turn_whose_engine_goes_is_told_saved_and_followed_by_the_next(
-    child: ProcessBackend,
-    config: Config,
-    starter_model: Path,
-    harm: Callable[[ProcessBackend], None],
-    says: str,
-) -> None:
+    child, config, starter_model, harm, says
+):
     seen: list[str] = []
     ended: list[TurnEvent] = []
     harmed = False

@@ -51,9 +51,7 @@ def ask(
     return prefilled, events[-1], text
 
 
-def test_an_answer_goes_on_with_one_token_of_prefill_and_as_if_never_cut(
-    backend: LocalBackend, starter_model: Path
-) -> None:
+def test_an_answer_goes_on_with_one_token_of_prefill_and_as_if_never_cut(backend, starter_model):
     _, whole, _ = ask(backend, starter_model, (QUESTION,), 48, "whole")
     backend.forget()
     _, first, _ = ask(backend, starter_model, (QUESTION,), 20, "a")
@@ -69,9 +67,7 @@ def test_an_answer_goes_on_with_one_token_of_prefill_and_as_if_never_cut(
     assert prefilled.computed_tokens == 1
 
 
-def test_an_answer_that_was_stopped_loses_no_token(
-    backend: LocalBackend, starter_model: Path
-) -> None:
+def test_an_answer_that_was_stopped_loses_no_token(backend, starter_model):
     _, whole, _ = ask(backend, starter_model, (QUESTION,), 40, "whole")
     backend.forget()
     _, first, _ = ask(backend, starter_model, (QUESTION,), 40, "a", stop_after=14)
@@ -84,9 +80,7 @@ def test_an_answer_that_was_stopped_loses_no_token(
     assert second.answer == whole.answer
 
 
-def test_without_its_tokens_an_answer_goes_on_from_its_text(
-    backend: LocalBackend, starter_model: Path
-) -> None:
+def test_without_its_tokens_an_answer_goes_on_from_its_text(backend, starter_model):
     _, first, _ = ask(backend, starter_model, (QUESTION,), 20, "a")
     backend.forget()
     so_far = (QUESTION, Message("assistant", first.answer))
@@ -96,7 +90,7 @@ def test_without_its_tokens_an_answer_goes_on_from_its_text(
     assert len(second.answer) > len(first.answer)
 
 
-def test_a_fork_computes_only_what_differs(backend: LocalBackend, starter_model: Path) -> None:
+def test_a_fork_computes_only_what_differs(backend, starter_model):
     chat = [QUESTION]
     counts = []
     for number, question in enumerate(("Who is in it?", "Where does it end?", "")):

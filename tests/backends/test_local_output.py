@@ -13,7 +13,6 @@ from etui.arm import Arm
 from etui.backends.base import AnswerRequest
 from etui.backends.local import LocalBackend
 from etui.chat import Message, OutputOptions
-from etui.config.config import Config
 from etui.engine.llama_session import LlamaSession
 from etui.errors import InvalidRequest
 from etui.events import Finished, TokenLogprob
@@ -24,8 +23,8 @@ SCHEMA = '{"type": "object", "properties": {"ok": {"type": "boolean"}}, "require
 
 
 def test_options_reach_the_answer_and_a_refused_one_leaves_the_engine_answering(
-    config: Config, starter_model: Path
-) -> None:
+    config, starter_model
+):
     request = AnswerRequest(
         SPEC, starter_model, (Message("user", "Is it?"),), Arm("quick", "one", max_tokens=40)
     )

@@ -15,7 +15,7 @@ from etui.backends import local as concurrent_answers
 from etui.backends.local import LocalBackend, choose_prompt_limit
 from etui.config.config import Config
 from etui.engine.batching.shared_session import RequestSession
-from etui.errors import ContextOverflow, EngineFailed, ModelUnavailable
+from etui.errors import ContextOverflow, EngineFailed
 from etui.events import Event, Finished, Loaded, SharedBatch, Thought, Unloaded
 from etui.models.spec import ModelSpec
 from tests.backends.asker import Asker
@@ -64,35 +64,7 @@ def collect(events: Iterator[Event], into: list[Event]) -> Callable[[], None]:
     return lambda: into.extend(events)
 
 
-def test_answers_at_a_time_say_what_they_say_alone(backend: LocalBackend) -> None:
-    load(backend)
-    alone = []
-    for question in QUESTIONS:
-        backend.forget()
-        alone.append(outcome(list(backend.answer(request(question)))))
-    backend.forget()
-    batches: list[SharedBatch] = []
-    backend.on_batch = batches.append
-    answerers = [Asker(backend) for _ in QUESTIONS]
-    answers: list[list[Event]] = [[] for _ in QUESTIONS]
-    start = threading.Barrier(len(QUESTIONS))
-
-    def run(index: int) -> None:
-        events = answerers[index].answer(request(QUESTIONS[index]), number=10 + index)
-        start.wait(WAIT_SECONDS)
-        answers[index].extend(events)
-
-    with threads(*(lambda index=index: run(index) for index in range(4))):
-        pass
-    assert [outcome(events) for events in answers] == alone
-    assert {share.number for batch in batches for share in batch.shares} == {10, 11, 12, 13}
-    assert [answerer.numbers for answerer in answerers] == [(10,), (11,), (12,), (13,)]
-    assert all(batch.model == "first" for batch in batches)
-
-
-def test_a_running_answer_and_the_next_one_share_batches(
-    backend: LocalBackend, residency: type[FakeResidency]
-) -> None:
+def test_a_running_answer_and_the_next_one_share_batches(backend, residency):
     load(backend)
     batches: list[SharedBatch] = []
     backend.on_batch = batches.append
@@ -120,7 +92,7 @@ def test_a_running_answer_and_the_next_one_share_batches(
     assert all((share.prompt_tokens, share.decode_tokens) == (0, 1) for share in decoding)
 
 
-def test_a_number_of_a_running_answer_is_refused(backend: LocalBackend) -> None:
+def test_a_number_of_a_running_answer_is_refused(backend):
     answerer = Asker(backend)
     events = answerer.answer(request(QUESTIONS[0]), number=5)
     next(events)
@@ -131,9 +103,7 @@ def test_a_number_of_a_running_answer_is_refused(backend: LocalBackend) -> None:
     assert answerer.numbers == (5, 5)
 
 
-def test_another_model_waits_and_so_do_those_behind_it(
-    backend: LocalBackend, residency: type[FakeResidency]
-) -> None:
+def test_another_model_waits_and_so_do_those_behind_it(backend, residency):
     load(backend)
     held = Held(residency.contexts["first"], at=3)
     order: list[str] = []
@@ -182,9 +152,7 @@ def test_another_model_waits_and_so_do_those_behind_it(
     ]
 
 
-def test_a_cancel_ends_an_answer_that_waits_in_the_queue(
-    backend: LocalBackend, residency: type[FakeResidency]
-) -> None:
+def test_a_cancel_ends_an_answer_that_waits_in_the_queue(backend, residency):
     load(backend)
     held = Held(residency.contexts["first"], at=3)
     waiting = Asker(backend)
@@ -207,9 +175,7 @@ def test_a_cancel_ends_an_answer_that_waits_in_the_queue(
     assert "second" not in residency.contexts
 
 
-def test_a_cancel_ends_an_answer_that_waits_for_the_load_of_another(
-    backend: LocalBackend, residency: type[FakeResidency]
-) -> None:
+def test_a_cancel_ends_an_answer_that_waits_for_the_load_of_another(backend, residency):
     loading, go_on = threading.Event(), threading.Event()
 
     def before_load(name: str) -> None:
@@ -234,27 +200,7 @@ def test_a_cancel_ends_an_answer_that_waits_for_the_load_of_another(
     assert finished(first).status != "stopped"
 
 
-@pytest.mark.parametrize(("text", "at"), [("x" * 900, 4), (QUESTIONS[0], 8)])
-def test_a_cancel_ends_an_answer_within_one_batch(
-    backend: LocalBackend, residency: type[FakeResidency], text: str, at: int
-) -> None:
-    load(backend)
-    context = residency.contexts["first"]
-    held = Held(context, at=at)
-    answerer = Asker(backend)
-    events: list[Event] = []
-    with threads(collect(answerer.answer(request(text)), events)):
-        assert held.reached.wait(WAIT_SECONDS)
-        answerer.cancel()
-        held.released.set()
-    assert finished(events).status == "stopped"
-    assert len(context.decodes) == at
-    finished(list(answerer.answer(request(QUESTIONS[0]))))  # the next one is not cancelled
-
-
-def test_a_cancel_ends_an_answer_in_a_probe_of_its_thinking(
-    backend: LocalBackend, residency: type[FakeResidency]
-) -> None:
+def test_a_cancel_ends_an_answer_in_a_probe_of_its_thinking(backend, residency):
     load(backend)
     context = residency.contexts["first"]
     probing = threading.Event()
@@ -282,33 +228,7 @@ def test_a_cancel_ends_an_answer_in_a_probe_of_its_thinking(
     assert backend._queue.idle
 
 
-def test_a_cancel_concerns_one_answer_alone(
-    backend: LocalBackend, residency: type[FakeResidency]
-) -> None:
-    load(backend)
-    held = Held(residency.contexts["first"], at=6)
-    answerers = [Asker(backend) for _ in range(3)]
-    answers: list[list[Event]] = [[], [], []]
-
-    def cancel() -> None:
-        assert held.reached.wait(WAIT_SECONDS)
-        answerers[1].cancel()
-        held.released.set()
-
-    works = [
-        collect(answerers[index].answer(request(QUESTIONS[index])), answers[index])
-        for index in range(3)
-    ]
-    with threads(*works, cancel):
-        pass
-    statuses = [finished(events).status for events in answers]
-    assert statuses[0] != "stopped"
-    assert statuses[2] != "stopped"
-
-
-def test_a_request_waits_for_room_beside_what_others_reserved(
-    backend: LocalBackend, residency: type[FakeResidency]
-) -> None:
+def test_a_request_waits_for_room_beside_what_others_reserved(backend, residency):
     residency.context_tokens = 512
     load(backend)
     batches: list[SharedBatch] = []
@@ -325,8 +245,8 @@ def test_a_request_waits_for_room_beside_what_others_reserved(
 
 
 def test_a_request_begins_when_the_prompt_of_another_is_shorter_than_it_was_reserved(
-    backend: LocalBackend, residency: type[FakeResidency], monkeypatch: pytest.MonkeyPatch
-) -> None:
+    backend, residency, monkeypatch
+):
     text = find_text(139, CHAT)
     prompt = len(CHAT.format(text))
     residency.context_tokens = 2 * (prompt + 139)
@@ -370,9 +290,7 @@ def test_a_request_begins_when_the_prompt_of_another_is_shorter_than_it_was_rese
     assert max(len(batch.shares) for batch in batches) == 2
 
 
-def test_a_prompt_that_never_fits_fails_at_once(
-    backend: LocalBackend, residency: type[FakeResidency]
-) -> None:
+def test_a_prompt_that_never_fits_fails_at_once(backend, residency):
     residency.context_tokens = 512
     load(backend)
     held = Held(residency.contexts["first"], at=3)
@@ -389,9 +307,7 @@ def test_a_prompt_that_never_fits_fails_at_once(
     assert finished(first).status != "stopped"
 
 
-def test_a_model_in_use_is_not_unloaded(
-    backend: LocalBackend, residency: type[FakeResidency]
-) -> None:
+def test_a_model_in_use_is_not_unloaded(backend, residency):
     load(backend)
     held = Held(residency.contexts["first"], at=3)
     first: list[Event] = []
@@ -428,7 +344,7 @@ def test_a_model_in_use_is_not_unloaded(
     assert [each.model for each in backend.unload_idle()] == ["first"]
 
 
-def test_an_answer_that_nobody_reads_any_more_gives_its_place_back(backend: LocalBackend) -> None:
+def test_an_answer_that_nobody_reads_any_more_gives_its_place_back(backend):
     events = Asker(backend).answer(request(QUESTIONS[0]))
     while not backend._queue.running:
         next(events)
@@ -437,9 +353,7 @@ def test_an_answer_that_nobody_reads_any_more_gives_its_place_back(backend: Loca
     finished(list(backend.answer(request(QUESTIONS[0], SECOND))))
 
 
-def test_the_next_answer_begins_before_the_last_event_is_read_to_its_end(
-    backend: LocalBackend,
-) -> None:
+def test_the_next_answer_begins_before_the_last_event_is_read_to_its_end(backend):
     events = backend.answer(request(QUESTIONS[0]))
     for event in events:
         if isinstance(event, Finished):
@@ -447,29 +361,7 @@ def test_the_next_answer_begins_before_the_last_event_is_read_to_its_end(
     finished(list(Asker(backend).answer(request(QUESTIONS[0], SECOND))))
 
 
-def test_owners_share_no_prefix(backend: LocalBackend) -> None:
-    text = QUESTIONS[0]
-    cached = [
-        finished(list(backend.answer(request(text, owner=owner)))).cached_tokens
-        for owner in ("anna", "bert", "anna")
-    ]
-    assert cached == [0, 0, len(CHAT.format(text)) - 1]
-
-
-def test_a_failed_answer_leaves_the_backend_usable(
-    backend: LocalBackend, residency: type[FakeResidency]
-) -> None:
-    load(backend)
-    residency.contexts["first"].fails_at = {2}
-    with pytest.raises(EngineFailed):
-        list(backend.answer(request(QUESTIONS[0])))
-    assert backend._queue.idle
-    with pytest.raises(ModelUnavailable):
-        list(backend.answer(replace(request(QUESTIONS[0]), path=None)))
-    finished(list(backend.answer(request(QUESTIONS[0]))))
-
-
-def test_closing_cancels_running_answers(config: Config, residency: type[FakeResidency]) -> None:
+def test_closing_cancels_running_answers(config, residency):
     backend = LocalBackend(replace(config, parallel=2))
     load(backend)
     held = Held(residency.contexts["first"], at=3)
@@ -487,9 +379,7 @@ def test_closing_cancels_running_answers(config: Config, residency: type[FakeRes
     assert finished(events).status == "stopped"
 
 
-def test_with_one_at_a_time_answerers_take_turns_and_report_no_batch(
-    config: Config, residency: type[FakeResidency]
-) -> None:
+def test_with_one_at_a_time_answerers_take_turns_and_report_no_batch(config, residency):
     backend = LocalBackend(config)
     batches: list[SharedBatch] = []
     backend.on_batch = batches.append
@@ -511,5 +401,5 @@ def test_with_one_at_a_time_answerers_take_turns_and_report_no_batch(
     backend.close()
 
 
-def test_the_chunk_of_a_prompt_follows_the_size_of_a_batch() -> None:
+def test_the_chunk_of_a_prompt_follows_the_size_of_a_batch():
     assert [choose_prompt_limit(tokens) for tokens in (16, 128, 512, 4096)] == [32, 64, 256, 256]

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from etui.arm import Arm, EarlyExit, Sampling, VoteStop
+from etui.arm import Arm, EarlyExit, Sampling
 from etui.backends.base import AnswerRequest
 from etui.backends.local import LocalBackend
 from etui.chat import Message
 from etui.config.config import Config
 from etui.engine.llama_session import LlamaSession
-from etui.events import Answer, Batch, Event, Finished, Probe, Residence, SharedBatch, Vote
+from etui.events import Event, Finished, Probe, Residence, SharedBatch
 from etui.models.catalogue import load_catalogue
 from etui.models.spec import STARTER, ModelSpec
 from etui.reasoning.answer_plan import answer_prompt
@@ -151,9 +151,7 @@ def numbers_in(batches: Sequence[SharedBatch]) -> list[set[int]]:
     return [{share.number for share in batch.shares} for batch in batches]
 
 
-def test_parallel_answers_are_those_of_one_at_a_time(
-    backend: LocalBackend, spec: ModelSpec, starter_model: Path, batches: list[SharedBatch]
-) -> None:
+def test_parallel_answers_are_those_of_one_at_a_time(backend, spec, starter_model, batches):
     arm = Arm("direct", STARTER, max_tokens=24, sampling=GREEDY)
     requests = [
         AnswerRequest(spec, starter_model, (Message("user", text),), arm) for text in QUESTIONS
@@ -169,41 +167,9 @@ def test_parallel_answers_are_those_of_one_at_a_time(
         assert_like_alone(backend, requests[index], last)
 
 
-def test_votes_beside_a_direct_answer(
-    backend: LocalBackend, spec: ModelSpec, starter_model: Path, batches: list[SharedBatch]
-) -> None:
-    direct = Arm("direct", STARTER, max_tokens=24, sampling=GREEDY)
-    vote = Arm(
-        "vote",
-        STARTER,
-        reasoning="vote",
-        think_tokens=0,
-        votes=4,
-        batch=4,
-        max_tokens=16,
-        sampling=Sampling(temperature=0.7, seed=7),
-        stop=VoteStop("all"),
-    )
-    requests = [
-        AnswerRequest(spec, starter_model, (Message("user", QUESTIONS[1]),), direct),
-        AnswerRequest(spec, starter_model, (Message("user", CHOICE),), vote),
-    ]
-    (_, said), (votes, voted) = ask_together(backend, requests)
-    assert {100, 101} in numbers_in(batches)
-    assert_like_alone(backend, requests[0], said)
-    ended = [event for event in votes if isinstance(event, Vote)]
-    assert [event.index for event in sorted(ended, key=lambda each: each.index)] == [0, 1, 2, 3]
-    assert voted.status in ("complete", "truncated")
-    # Every token of its own batches is booked to it.
-    inside = sum(count for event in votes if isinstance(event, Batch) for _, count in event.tokens)
-    own = [share for batch in batches for share in batch.shares if share.number == 101]
-    assert sum(share.decode_tokens for share in own) == inside
-    assert sum(share.prompt_tokens for share in own) == voted.computed_tokens - 1
-
-
 def test_a_chain_of_thought_with_probes_beside_votes_and_a_choice(
-    backend: LocalBackend, spec: ModelSpec, starter_model: Path, batches: list[SharedBatch]
-) -> None:
+    backend, spec, starter_model, batches
+):
     think = Arm(
         "think",
         STARTER,
@@ -232,9 +198,7 @@ def test_a_chain_of_thought_with_probes_beside_votes_and_a_choice(
     assert chosen.confidence == pytest.approx(alone.confidence, abs=0.1)
 
 
-def test_the_system_prompt_of_an_agent_is_computed_once(
-    backend: LocalBackend, spec: ModelSpec, starter_model: Path, batches: list[SharedBatch]
-) -> None:
+def test_the_system_prompt_of_an_agent_is_computed_once(backend, spec, starter_model, batches):
     arm = Arm("direct", STARTER, max_tokens=8, sampling=GREEDY)
 
     def request(text: str, owner: str = "agent") -> AnswerRequest:
@@ -255,27 +219,3 @@ def test_the_system_prompt_of_an_agent_is_computed_once(
     assert other.cached_tokens == 0
     _, again = _with_last(list(backend.answer(request("And the opening hours?"))))
     assert again.cached_tokens == again.prompt_tokens - 1
-
-
-def test_a_cancel_leaves_the_others_as_they_are(
-    backend: LocalBackend, spec: ModelSpec, starter_model: Path, batches: list[SharedBatch]
-) -> None:
-    arm = Arm("direct", STARTER, max_tokens=24, sampling=GREEDY)
-    requests = [
-        AnswerRequest(spec, starter_model, (Message("user", text),), arm) for text in QUESTIONS[:2]
-    ]
-    answerers = [Asker(backend) for _ in requests]
-    found: list[list[Event]] = [[], []]
-
-    def run(index: int) -> None:
-        for event in answerers[index].answer(requests[index]):
-            found[index].append(event)
-            if index == 0 and isinstance(event, Answer):
-                answerers[0].cancel()
-
-    with threads(lambda: run(0), lambda: run(1)):
-        pass
-    (_, stopped), (_, said) = map(_with_last, found)
-    assert stopped.status == "stopped"
-    assert stopped.output_tokens == 1
-    assert_like_alone(backend, requests[1], said)

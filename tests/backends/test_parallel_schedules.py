@@ -117,7 +117,7 @@ class Played:
 
 
 @given(SCHEDULES, st.sets(st.integers(1, 200), max_size=2))
-def test_any_schedule_ends_and_each_answer_is_what_it_is_alone(config: Config, asked, faults):
+def test_any_schedule_ends_and_each_answer_is_what_it_is_alone(config, asked, faults):
     with pytest.MonkeyPatch.context() as monkeypatch:
         residency = fake_residency(monkeypatch)
 

@@ -69,9 +69,7 @@ def told(number: int) -> EngineEvent:
     return EngineEvent(1, Answer(number, "x", 1))
 
 
-def test_tokens_that_follow_each_other_cross_together_and_nothing_passes_another(
-    pipe: tuple[Worker, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_tokens_that_follow_each_other_cross_together_and_nothing_passes_another(pipe, monkeypatch):
     worker, read = pipe
     now = 100.0
     monkeypatch.setattr(module.time, "monotonic", lambda: now)
@@ -100,9 +98,7 @@ class Answers:
             yield Answer(token, "x", 1)
 
 
-def test_the_first_token_is_sent_at_once_with_the_end_of_its_prefill(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_first_token_is_sent_at_once_with_the_end_of_its_prefill(monkeypatch):
     monkeypatch.setattr(module.time, "monotonic", lambda: 100.0)
     read, write = os.pipe()
     os.set_blocking(read, False)
@@ -160,7 +156,7 @@ LINES = st.one_of(
 
 
 @given(LINES)
-def test_a_line_comes_back_as_it_was_sent(message: object) -> None:
+def test_a_line_comes_back_as_it_was_sent(message):
     line = encode(message)
     assert line.count(b"\n") == 1
     assert line.endswith(b"\n")
@@ -170,7 +166,7 @@ def test_a_line_comes_back_as_it_was_sent(message: object) -> None:
 
 
 @given(st.binary())
-def test_any_line_is_understood_or_refused(line: bytes) -> None:
+def test_any_line_is_understood_or_refused(line):
     try:
         decode(line)
     except WireError:
@@ -191,7 +187,7 @@ def test_any_line_is_understood_or_refused(line: bytes) -> None:
         b'{"$":"dict"}',
     ],
 )
-def test_what_is_no_message_is_refused(line: bytes) -> None:
+def test_what_is_no_message_is_refused(line):
     with pytest.raises(WireError):
         decode(line)
 
@@ -205,7 +201,7 @@ def test_what_is_no_message_is_refused(line: bytes) -> None:
         errors.CacheFull(1024, 8),
     ],
 )
-def test_an_error_arrives_as_it_was_raised(error: errors.EtuiError) -> None:
+def test_an_error_arrives_as_it_was_raised(error):
     arrived = decode(encode(Failed.of(3, error))).error()
     assert type(arrived) is type(error)
     assert str(arrived) == str(error)
@@ -213,13 +209,13 @@ def test_an_error_arrives_as_it_was_raised(error: errors.EtuiError) -> None:
     assert arrived.exit_code == error.exit_code
 
 
-def test_an_unknown_error_is_an_engine_failure() -> None:
+def test_an_unknown_error_is_an_engine_failure():
     arrived = Failed(1, "ExitCode", {"what": "odd"}).error()
     assert type(arrived) is errors.EngineFailed
     assert arrived.what == "odd"
     assert arrived.fix == ""
 
 
-def test_numbers_keep_their_type() -> None:
+def test_numbers_keep_their_type():
     assert math.isnan(decode(encode(math.nan)))
     assert repr(decode(encode(1.0))) == "1.0"

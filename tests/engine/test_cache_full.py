@@ -5,13 +5,11 @@ from __future__ import annotations
 import pytest
 
 from etui.arm import Sampling
-from etui.engine.llama_session import LlamaSession
 from etui.errors import CacheFull, ContextOverflow, EngineFailed
-from tests.engine.conftest import MakeSession
 from tests.engine.driving import GREEDY, QUESTION, prefill, prompt
 
 
-def test_free_tokens_count_shared_cells_once(session: LlamaSession) -> None:
+def test_free_tokens_count_shared_cells_once(session):
     free = session.free_tokens
     parent = session.open(prompt(session, QUESTION), GREEDY)
     prefill(session, parent)
@@ -26,17 +24,7 @@ def test_free_tokens_count_shared_cells_once(session: LlamaSession) -> None:
     assert session.free_tokens == free
 
 
-def test_donors_give_way_when_the_cache_is_full(make_session: MakeSession) -> None:
-    session = make_session(context_tokens=256)
-    for word in ("alpha", "beta", "gamma"):
-        tokens = session.tokenize(f"{word} and more " * 40, bos=True)[:150]
-        sequence = session.open(tokens, GREEDY)
-        sizes = prefill(session, sequence)
-        assert sum(sizes) == len(tokens) - sequence.cached
-        session.close(sequence)
-
-
-def test_open_sequences_that_fill_the_cache_are_told(make_session: MakeSession) -> None:
+def test_open_sequences_that_fill_the_cache_are_told(make_session):
     session = make_session(context_tokens=256)
     parent = session.open(session.tokenize("one two three four " * 40, bos=True)[:200], GREEDY)
     prefill(session, parent)
@@ -59,9 +47,7 @@ def test_open_sequences_that_fill_the_cache_are_told(make_session: MakeSession) 
     assert session.step(forks[:1]).sampled
 
 
-def test_a_failed_decode_says_what_to_do_and_harms_nothing(
-    make_session: MakeSession, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_decode_says_what_to_do_and_harms_nothing(make_session, monkeypatch):
     session = make_session()
     prompt = session.tokenize("Once upon a time in a small village", bos=True)
     expected = [s.token for s in session.step([session.open(prompt, Sampling())]).sampled]
@@ -82,7 +68,7 @@ def test_a_failed_decode_says_what_to_do_and_harms_nothing(
     assert [s.token for s in session.step([sequence]).sampled] == expected
 
 
-def test_more_sequences_than_the_context_holds_are_refused(make_session: MakeSession) -> None:
+def test_more_sequences_than_the_context_holds_are_refused(make_session):
     session = make_session(sequences=2)
     tokens = prompt(session, QUESTION)
     first, second = session.open(tokens, GREEDY), session.open(tokens, GREEDY)
@@ -93,7 +79,7 @@ def test_more_sequences_than_the_context_holds_are_refused(make_session: MakeSes
     assert session.fork(first, GREEDY).tokens == first.tokens
 
 
-def test_a_prompt_longer_than_the_context_says_by_how_much(session: LlamaSession) -> None:
+def test_a_prompt_longer_than_the_context_says_by_how_much(session):
     tokens = [session.tokenize(" sea")[0]] * 1030
     with pytest.raises(ContextOverflow, match="6 tokens too long"):
         session.open(tokens, GREEDY)

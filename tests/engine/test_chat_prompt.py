@@ -109,12 +109,12 @@ def reveal(text: str) -> str:
         ("<tool_call>", ""),
     ],
 )
-def test_the_form_of_calls_is_found_in_the_source(source: str | None, form: str) -> None:
+def test_the_form_of_calls_is_found_in_the_source(source, form):
     assert find_tool_format(source) == form
 
 
 @pytest.mark.parametrize("source", [HERMES, TEXTUAL, LLAMA, MISTRAL])
-def test_tools_and_their_texts_are_in_the_prompt(make: Make, source: str) -> None:
+def test_tools_and_their_texts_are_in_the_prompt(make, source):
     prompt = make(source)
     text = prompt.render([ASK], {}, TOOLS)
     plain = prompt.render([ASK], {})
@@ -129,9 +129,7 @@ def test_tools_and_their_texts_are_in_the_prompt(make: Make, source: str) -> Non
 
 
 @pytest.mark.parametrize("source", [HERMES, TEXTUAL, LLAMA, MISTRAL])
-def test_calls_are_written_as_json_with_their_arguments_as_an_object(
-    make: Make, source: str
-) -> None:
+def test_calls_are_written_as_json_with_their_arguments_as_an_object(make, source):
     prompt = make(source)
     result = Message("tool", "<|e|>done", tool_call_id="abcdefghi")
     text = prompt.render([ASK, calls(), result], {}, TOOLS)
@@ -141,7 +139,7 @@ def test_calls_are_written_as_json_with_their_arguments_as_an_object(
     assert "<|e|>done" not in text
 
 
-def test_arguments_that_are_not_json_are_kept(make: Make) -> None:
+def test_arguments_that_are_not_json_are_kept(make):
     broken = reveal(make(HERMES).render([ASK, calls("{broken"), ASK], {}))
     assert '{"arguments": "{broken"}' in broken
     textual = reveal(make(TEXTUAL).render([ASK, calls("{broken"), ASK], {}))
@@ -154,13 +152,13 @@ def test_arguments_that_are_not_json_are_kept(make: Make) -> None:
     "text",
     ["{", "{}", "[1]", '[{"function": 1}]', '[{"function": {"name": 1}}]', "[" * 9000, "null"],
 )
-def test_calls_of_a_message_in_another_form_are_refused(make: Make, text: str) -> None:
+def test_calls_of_a_message_in_another_form_are_refused(make, text):
     with pytest.raises(InvalidRequest) as found:
         make(HERMES).render([ASK, Message("assistant", "", tool_calls=text), ASK], {})
     assert found.value.param == "messages"
 
 
-def test_what_a_template_raises_is_told(make: Make) -> None:
+def test_what_a_template_raises_is_told(make):
     with pytest.raises(InvalidRequest, match="ids have length 9") as found:
         make(MISTRAL).render([ASK, calls(id_="long-id-of-another-server"), ASK], {})
     assert found.value.param == "messages"
@@ -168,7 +166,7 @@ def test_what_a_template_raises_is_told(make: Make) -> None:
         make("{{ raise_exception('no') }}").render([ASK], {})
 
 
-def test_deep_arguments_are_text(make: Make) -> None:
+def test_deep_arguments_are_text(make):
     deep = "[" * 900 + "]" * 900
     text = make(HERMES).render([ASK, calls(deep), ASK], {})
     assert json.dumps({"arguments": deep}) in text
@@ -176,7 +174,7 @@ def test_deep_arguments_are_text(make: Make) -> None:
         make(HERMES).render([ASK, Message("assistant", "", tool_calls=deep), ASK], {})
 
 
-def test_the_begin_of_an_answer_is_last(make: Make) -> None:
+def test_the_begin_of_an_answer_is_last(make):
     prompt = make(HERMES)
     text = prompt.render([ASK, Message("assistant", "It <|e|> is")], {})
     assert text.startswith(prompt.render([ASK], {}))
@@ -186,7 +184,7 @@ def test_the_begin_of_an_answer_is_last(make: Make) -> None:
         prompt.render([ASK, calls()], {})
 
 
-def test_a_template_that_leaves_the_tools_out_refuses_them(make: Make) -> None:
+def test_a_template_that_leaves_the_tools_out_refuses_them(make):
     with pytest.raises(InvalidRequest, match="does not write") as found:
         make("{# tools <tool_call> #}{{ messages[0].content }}").render([ASK], {}, TOOLS)
     assert found.value.param == "tools"

@@ -14,7 +14,6 @@ from etui.engine.llama_session import LlamaSession
 from etui.engine.sequence_cache import LlamaSequence
 from etui.engine.session import OutputGrammar
 from etui.errors import InvalidRequest
-from tests.engine.conftest import MakeSession
 from tests.engine.driving import GREEDY, QUESTION, generate, prefill, prompt
 
 SCHEMA = {
@@ -54,9 +53,7 @@ def assert_matches(session: LlamaSession, tokens: list[int]) -> None:
         Sampling(temperature=0.9, seed=4, repeat_penalty=1.2, top_k=20),
     ],
 )
-def test_what_is_drawn_matches_the_schema_and_ends(
-    make_session: MakeSession, sampling: Sampling
-) -> None:
+def test_what_is_drawn_matches_the_schema_and_ends(make_session, sampling):
     session = make_session()
     tokens = generate(session, begin(session, sampling), 200)
     assert len(tokens) < 200
@@ -65,13 +62,7 @@ def test_what_is_drawn_matches_the_schema_and_ends(
     assert generate(again, begin(again, sampling), 200) == tokens
 
 
-def test_without_a_constraint_the_same_prompt_draws_other_text(session: LlamaSession) -> None:
-    sequence = session.open(prompt(session, "Describe a tool as JSON."), GREEDY)
-    free = text_of(session, generate(session, sequence, 30))
-    assert not free.startswith("{")
-
-
-def test_tokens_of_a_batch_with_others_are_constrained_too(session: LlamaSession) -> None:
+def test_tokens_of_a_batch_with_others_are_constrained_too(session):
     first = begin(session)
     other = session.open(prompt(session, QUESTION), GREEDY)
     mixed: dict[int, list[int]] = {first.id: [], other.id: []}
@@ -85,7 +76,7 @@ def test_tokens_of_a_batch_with_others_are_constrained_too(session: LlamaSession
     assert_matches(session, mixed[first.id])
 
 
-def test_a_fork_goes_on_where_its_parent_is(session: LlamaSession) -> None:
+def test_a_fork_goes_on_where_its_parent_is(session):
     parent = begin(session)
     tokens = generate(session, parent, 12)
     fork = session.fork(parent, WARM)
@@ -95,9 +86,7 @@ def test_a_fork_goes_on_where_its_parent_is(session: LlamaSession) -> None:
     assert_matches(session, tokens + generate(session, parent, 200))
 
 
-def test_a_fork_that_is_rolled_back_and_extended_leaves_its_parent_alone(
-    session: LlamaSession,
-) -> None:
+def test_a_fork_that_is_rolled_back_and_extended_leaves_its_parent_alone(session):
     parent = begin(session)
     tokens = generate(session, parent, 8)
     probe = session.fork(parent, GREEDY)
@@ -109,7 +98,7 @@ def test_a_fork_that_is_rolled_back_and_extended_leaves_its_parent_alone(
     assert_matches(session, tokens + generate(session, parent, 200))
 
 
-def test_after_a_rollback_the_grammar_reads_what_is_left(session: LlamaSession) -> None:
+def test_after_a_rollback_the_grammar_reads_what_is_left(session):
     sequence = begin(session)
     tokens = generate(session, sequence, 14)
     session.rollback(sequence, 9)
@@ -117,7 +106,7 @@ def test_after_a_rollback_the_grammar_reads_what_is_left(session: LlamaSession) 
     assert_matches(session, tokens + generate(session, sequence, 200))
 
 
-def test_the_grammar_begins_behind_tokens_that_are_queued(session: LlamaSession) -> None:
+def test_the_grammar_begins_behind_tokens_that_are_queued(session):
     sequence = session.open(prompt(session, QUESTION), GREEDY)
     prefill(session, sequence)
     session.extend(sequence, session.tokenize("\nAs JSON: "))
@@ -125,7 +114,7 @@ def test_the_grammar_begins_behind_tokens_that_are_queued(session: LlamaSession)
     assert_matches(session, generate(session, sequence, 200))
 
 
-def test_a_script_is_drawn_whatever_the_grammar_says(session: LlamaSession) -> None:
+def test_a_script_is_drawn_whatever_the_grammar_says(session):
     script = session.tokenize('{"name": "a", "size":')
     tokens = prompt(session, QUESTION)
     allowed = session.open(tokens, GREEDY, script)
@@ -139,7 +128,7 @@ def test_a_script_is_drawn_whatever_the_grammar_says(session: LlamaSession) -> N
     assert not refused.constraint.active
 
 
-def test_another_grammar_replaces_the_first(session: LlamaSession) -> None:
+def test_another_grammar_replaces_the_first(session):
     sequence = begin(session)
     first = sequence.constraint
     session.constrain(sequence, build_schema_grammar('{"const": "x"}'))
@@ -148,7 +137,7 @@ def test_another_grammar_replaces_the_first(session: LlamaSession) -> None:
     assert not first.active
 
 
-def test_a_grammar_that_is_refused_changes_nothing(session: LlamaSession) -> None:
+def test_a_grammar_that_is_refused_changes_nothing(session):
     sequence = session.open(prompt(session, QUESTION), GREEDY)
     with pytest.raises(InvalidRequest, match="too large"):
         session.constrain(sequence, OutputGrammar("start: ("))
@@ -156,7 +145,7 @@ def test_a_grammar_that_is_refused_changes_nothing(session: LlamaSession) -> Non
     assert len(generate(session, sequence, 3)) == 3
 
 
-def test_a_constrained_sequence_does_not_speculate(session: LlamaSession) -> None:
+def test_a_constrained_sequence_does_not_speculate(session):
     sequence = begin(session)
     assert session.speculate(sequence, "lookup") == "a grammar constrains the answer"
     other = session.open(prompt(session, QUESTION), GREEDY)
@@ -168,7 +157,7 @@ def test_a_constrained_sequence_does_not_speculate(session: LlamaSession) -> Non
     assert text_of(session, tokens[1:]).startswith("{")
 
 
-def test_closing_frees_the_grammar(make_session: MakeSession) -> None:
+def test_closing_frees_the_grammar(make_session):
     session = make_session()
     sequence = begin(session)
     fork = session.fork(sequence, GREEDY)
@@ -180,9 +169,7 @@ def test_closing_frees_the_grammar(make_session: MakeSession) -> None:
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, WARM])
-def test_a_grammar_that_no_token_fits_ends_its_own_sequence_alone(
-    session: LlamaSession, sampling: Sampling
-) -> None:
+def test_a_grammar_that_no_token_fits_ends_its_own_sequence_alone(session, sampling):
     # The vocabulary of the starter lacks bytes of this character.
     impossible = build_schema_grammar(json.dumps({"const": "\U00040000"}))
     sequence = session.open(prompt(session, "Write it."), sampling)
@@ -200,9 +187,7 @@ def test_a_grammar_that_no_token_fits_ends_its_own_sequence_alone(
 # log-probabilities
 
 
-def test_the_most_likely_tokens_are_in_order_and_no_more_than_certain(
-    session: LlamaSession,
-) -> None:
+def test_the_most_likely_tokens_are_in_order_and_no_more_than_certain(session):
     sequence = session.open(prompt(session, QUESTION), GREEDY)
     prefill(session, sequence)
     for _ in range(4):
@@ -224,7 +209,7 @@ def test_the_most_likely_tokens_are_in_order_and_no_more_than_certain(
     assert again == pytest.approx(values, abs=1e-5)
 
 
-def test_logits_of_another_batch_are_not_read(session: LlamaSession) -> None:
+def test_logits_of_another_batch_are_not_read(session):
     sequence = session.open(prompt(session, QUESTION), GREEDY)
     prefill(session, sequence)
     other = session.open(prompt(session, "Another one."), GREEDY)
@@ -233,7 +218,7 @@ def test_logits_of_another_batch_are_not_read(session: LlamaSession) -> None:
         session.top_logprobs(sequence, 3)
 
 
-def test_log_probabilities_are_those_before_the_grammar(session: LlamaSession) -> None:
+def test_log_probabilities_are_those_before_the_grammar(session):
     sequence = begin(session)
     while not (sampled := session.step([sequence]).sampled):
         pass

@@ -47,12 +47,12 @@ def write_topology(sysfs: Path, siblings: dict[int, str]) -> None:
         ("\xff\xfe", None),
     ],
 )
-def test_a_quota(tmp_path: Path, text: str, quota: float | None) -> None:
+def test_a_quota(tmp_path, text, quota):
     write(tmp_path / "sys/fs/cgroup/cpu.max", text)
     assert read_cpu_quota(tmp_path / "sys", tmp_path / "proc") == quota
 
 
-def test_the_lowest_quota_of_all_groups_above_holds(tmp_path: Path) -> None:
+def test_the_lowest_quota_of_all_groups_above_holds(tmp_path):
     root = tmp_path / "sys/fs/cgroup"
     write(tmp_path / "proc/self/cgroup", "5:cpu:/old\n0::/user.slice/app\n")
     assert read_cpu_quota(tmp_path / "sys", tmp_path / "proc") is None
@@ -62,22 +62,20 @@ def test_the_lowest_quota_of_all_groups_above_holds(tmp_path: Path) -> None:
     assert read_cpu_quota(tmp_path / "sys", tmp_path / "proc") == 2
 
 
-def test_a_group_outside_of_the_mount_leaves_its_root(tmp_path: Path) -> None:
+def test_a_group_outside_of_the_mount_leaves_its_root(tmp_path):
     write(tmp_path / "proc/self/cgroup", "0::/../../docker/abc\n")
     write(tmp_path / "sys/fs/cgroup/cpu.max", "100000 100000")
     assert read_cpu_quota(tmp_path / "sys", tmp_path / "proc") == 1
 
 
-def test_siblings_are_one_core(tmp_path: Path) -> None:
+def test_siblings_are_one_core(tmp_path):
     write_topology(tmp_path, {0: "0,2", 1: "1,3", 2: "0,2", 3: "1,3"})
     assert count_cores(tmp_path, {0, 1, 2, 3}) == 2
     assert count_cores(tmp_path, {0, 2}) == 1
     assert count_cores(tmp_path, {3}) == 1
 
 
-def test_without_a_topology_the_cores_of_the_machine_count(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_a_topology_the_cores_of_the_machine_count(tmp_path, monkeypatch):
     monkeypatch.setattr(psutil, "cpu_count", lambda *, logical: 8 if logical else 4)
     assert count_cores(tmp_path, range(8)) == 4
     assert count_cores(tmp_path, range(2)) == 2
@@ -85,7 +83,7 @@ def test_without_a_topology_the_cores_of_the_machine_count(
     assert count_cores(tmp_path, range(8)) == 1
 
 
-def test_auto_is_held_to_affinity_cores_and_quota(tmp_path: Path, cpus: frozenset[int]) -> None:
+def test_auto_is_held_to_affinity_cores_and_quota(tmp_path, cpus):
     write_topology(tmp_path, {cpu: str(cpu) for cpu in cpus})
     assert default_threads(tmp_path) == 4
     write(tmp_path / "fs/cgroup/cpu.max", "250000 100000")
@@ -97,13 +95,11 @@ def test_auto_is_held_to_affinity_cores_and_quota(tmp_path: Path, cpus: frozense
 
 
 @pytest.mark.parametrize(("threads", "used"), [(1, 1), (3, 3), (4, 4), (999, 4)])
-def test_a_number_is_held_to_the_cpus(
-    tmp_path: Path, cpus: frozenset[int], threads: int, used: int
-) -> None:
+def test_a_number_is_held_to_the_cpus(tmp_path, cpus, threads, used):
     assert choose_threads(threads, tmp_path) == used
 
 
-def test_affinity_below_the_cpu_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_affinity_below_the_cpu_count(tmp_path, monkeypatch):
     monkeypatch.setattr(cpu_limits.os, "sched_getaffinity", lambda pid: {5}, raising=False)
     write_topology(tmp_path, {5: "5"})
     assert default_threads(tmp_path) == 1
@@ -120,7 +116,7 @@ def hundred_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu_limits, "_ticks", lambda: 100)
 
 
-def test_idle_cpus_since_the_last_look(tmp_path: Path, hundred_ticks: None) -> None:
+def test_idle_cpus_since_the_last_look(tmp_path, hundred_ticks):
     spare = SpareCpu({0, 1}, tmp_path)
     write(tmp_path / "stat", stat((1000, 50), (1000, 0), (1000, 0)))
     assert spare.look(SECOND) is None  # the first look
@@ -137,9 +133,7 @@ def test_idle_cpus_since_the_last_look(tmp_path: Path, hundred_ticks: None) -> N
     assert spare.look(SECOND * 63) == 2  # never more than there are
 
 
-def test_idle_time_from_psutil_without_procfs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_idle_time_from_psutil_without_procfs(tmp_path, monkeypatch):
     idle = iter([10.0, 10.5])
     monkeypatch.setattr(psutil, "cpu_times", lambda: type("Times", (), {"idle": next(idle)}))
     spare = SpareCpu({0, 1}, tmp_path)
@@ -147,7 +141,7 @@ def test_idle_time_from_psutil_without_procfs(
     assert spare.look(SECOND * 3 // 2) == pytest.approx(1.0)
 
 
-def test_every_cpu_counts_as_idle_where_idle_time_is_not_counted(tmp_path: Path) -> None:
+def test_every_cpu_counts_as_idle_where_idle_time_is_not_counted(tmp_path):
     write(tmp_path / "stat", "cpu0 a b c d e\n")
     spare = SpareCpu({0, 1}, tmp_path)
     assert spare.look(SECOND) == 2

@@ -186,9 +186,7 @@ TREE = {
         ),
     ],
 )
-def test_the_grammar_takes_what_matches_and_nothing_else(
-    accepts: Accepts, schema: Any, good: list[Any], bad: list[Any]
-) -> None:
+def test_the_grammar_takes_what_matches_and_nothing_else(accepts, schema, good, bad):
     grammar = grammar_of(schema)
     for value in good:
         assert matches(value, schema), value
@@ -202,7 +200,7 @@ def test_the_grammar_takes_what_matches_and_nothing_else(
     assert not accepts(grammar, "{")
 
 
-def test_an_answer_after_thinking_may_begin_with_line_breaks(accepts: Accepts) -> None:
+def test_an_answer_after_thinking_may_begin_with_line_breaks(accepts):
     assert accepts(grammar_of({"type": "null"}, lead=True), "\n\nnull")
     assert not accepts(grammar_of({"type": "null"}), "\n\nnull")
 
@@ -228,7 +226,7 @@ def test_an_answer_after_thinking_may_begin_with_line_breaks(accepts: Accepts) -
         ("^a|b$", ["ax", "xb"], ["x"]),
     ],
 )
-def test_patterns(accepts: Accepts, pattern: str, good: list[str], bad: list[str]) -> None:
+def test_patterns(accepts, pattern, good, bad):
     grammar = grammar_of({"type": "string", "pattern": pattern})
     for text in good:
         assert re.search(pattern.replace("^(?i)", "(?i)^"), text), text
@@ -319,7 +317,7 @@ ENTANGLED = {
         ({"anyOf": [{"pattern": f"a{at}"} for at in range(65)]}, "more than 64 patterns"),
     ],
 )
-def test_schemas_that_are_refused(schema: Any, what: str) -> None:
+def test_schemas_that_are_refused(schema, what):
     text = schema if isinstance(schema, str) else json.dumps(schema)
     with pytest.raises(InvalidRequest, match=re.escape(what)) as found:
         build_schema_grammar(text, param="response_format")
@@ -344,7 +342,7 @@ HEAVY = {
 
 
 @pytest.mark.parametrize("schema", HEAVY.values(), ids=HEAVY)
-def test_a_heavy_schema_takes_little_time_and_memory(constraints: Constraints, schema: Any) -> None:
+def test_a_heavy_schema_takes_little_time_and_memory(constraints, schema):
     import numpy as np
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -362,11 +360,11 @@ def test_a_heavy_schema_takes_little_time_and_memory(constraints: Constraints, s
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 * 1024
 
 
-def test_a_part_that_may_be_itself_is_read(accepts: Accepts) -> None:
+def test_a_part_that_may_be_itself_is_read(accepts):
     assert accepts(grammar_of({"anyOf": [{"$ref": "#"}, {"type": "null"}]}), "null")
 
 
-def test_a_grammar_that_is_too_large_is_refused(constraints: Constraints) -> None:
+def test_a_grammar_that_is_too_large_is_refused(constraints):
     large = OutputGrammar("start: (", "tools")
     with pytest.raises(InvalidRequest, match="too large") as found:
         constraints.make(large, 0)
@@ -407,9 +405,7 @@ def schema_of(value: Any, data: st.DataObject) -> Any:
 
 
 @given(value=JSON_VALUES, data=st.data())
-def test_a_value_is_taken_by_the_grammars_of_its_schemas(
-    accepts: Accepts, model: Model, value: Any, data: st.DataObject
-) -> None:
+def test_a_value_is_taken_by_the_grammars_of_its_schemas(accepts, model, value, data):
     schema = schema_of(value, data)
     assert matches(value, schema)
     grammar = grammar_of(schema)
@@ -439,7 +435,7 @@ ANYTHING = st.recursive(
 
 
 @given(schema=ANYTHING)
-def test_any_document_is_a_grammar_or_refused(constraints: Constraints, schema: Any) -> None:
+def test_any_document_is_a_grammar_or_refused(constraints, schema):
     try:
         grammar = build_schema_grammar(json.dumps(schema))
     except InvalidRequest:
@@ -447,9 +443,7 @@ def test_any_document_is_a_grammar_or_refused(constraints: Constraints, schema: 
     constraints.make(grammar, 0)
 
 
-def test_a_token_that_is_not_allowed_ends_the_constraint(
-    model: Model, constraints: Constraints
-) -> None:
+def test_a_token_that_is_not_allowed_ends_the_constraint(model, constraints):
     constraint = constraints.make(grammar_of({"type": "null"}), 2)
     copy = constraint.clone()
     null = model.tokenize("null", special=False)
@@ -476,9 +470,7 @@ WALKS = (
 
 @given(seed=st.integers(0, 2**32 - 1), schema=st.sampled_from(WALKS))
 @settings(max_examples=12)
-def test_whatever_is_allowed_can_be_drawn(
-    model: Model, constraints: Constraints, seed: int, schema: Any
-) -> None:
+def test_whatever_is_allowed_can_be_drawn(model, constraints, seed, schema):
     """Random tokens with parts of characters in them."""
     import numpy as np
 

@@ -12,7 +12,6 @@ from typing import Any
 import psutil
 import pytest
 
-from etui.config.config import Config
 from etui.engine import library as library_module
 from etui.engine import session_loader
 from etui.engine.library import (
@@ -81,12 +80,7 @@ def gpus_of(library: Library, monkeypatch: pytest.MonkeyPatch, ggml: Ggml) -> tu
         ([], []),
     ],
 )
-def test_an_integrated_gpu_counts_only_where_no_other_is(
-    library: Library,
-    monkeypatch: pytest.MonkeyPatch,
-    devices: list[tuple[int, str, int]],
-    names: list[str],
-) -> None:
+def test_an_integrated_gpu_counts_only_where_no_other_is(library, monkeypatch, devices, names):
     gpus = gpus_of(library, monkeypatch, Ggml(*devices))
     assert [gpu.name for gpu in gpus] == names
     free = {name: free for _, name, free in devices}
@@ -94,16 +88,12 @@ def test_an_integrated_gpu_counts_only_where_no_other_is(
     assert all(gpu.total_bytes == 16 * GB and gpu.description == "a fake" for gpu in gpus)
 
 
-def test_a_build_without_offload_has_no_gpu(
-    library: Library, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_build_without_offload_has_no_gpu(library, monkeypatch):
     monkeypatch.setattr(library, "api", SimpleNamespace(llama_supports_gpu_offload=lambda: False))
     assert library.gpus() == ()
 
 
-def test_a_model_is_not_split_over_the_integrated_gpu(
-    config: Config, starter_model: Path, library: Library, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_model_is_not_split_over_the_integrated_gpu(config, starter_model, library, monkeypatch):
     both = Ggml((GPU, "CUDA0", 8 * GB), (INTEGRATED, "Vulkan0", 30 * GB))
     with monkeypatch.context() as patched:
         seen = gpus_of(library, patched, both)
@@ -115,9 +105,7 @@ def test_a_model_is_not_split_over_the_integrated_gpu(
     residency.close()
 
 
-def test_what_lies_on_an_integrated_gpu_takes_ram(
-    config: Config, starter_model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_lies_on_an_integrated_gpu_takes_ram(config, starter_model, monkeypatch):
     class OnCpu(session_loader.Model):
         def __init__(self, library: Library, path: Path, _layers: int, *_: object, **__: object):
             super().__init__(library, path, 0)
@@ -147,9 +135,7 @@ def test_what_lies_on_an_integrated_gpu_takes_ram(
         ((), False),
     ],
 )
-def test_a_build_for_a_gpu_is_told_by_its_files(
-    tmp_path: Path, names: tuple[str, ...], found: bool
-) -> None:
+def test_a_build_for_a_gpu_is_told_by_its_files(tmp_path, names, found):
     for name in names:
         (tmp_path / name).touch()
     assert built_for_gpu(tmp_path) is found
@@ -167,13 +153,8 @@ def test_a_build_for_a_gpu_is_told_by_its_files(
     ],
 )
 def test_the_backends_of_a_build_are_named_with_and_without_a_device(
-    library: Library,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    registered: tuple[str, ...],
-    files: tuple[str, ...],
-    names: tuple[str, ...],
-) -> None:
+    library, tmp_path, monkeypatch, registered, files, names
+):
     for file in files:
         (tmp_path / file).touch()
     ggml = Ggml()
@@ -183,7 +164,7 @@ def test_the_backends_of_a_build_are_named_with_and_without_a_device(
     assert library.gpu_backends() == names
 
 
-def test_the_registry_of_this_build_is_read(library: Library) -> None:
+def test_the_registry_of_this_build_is_read(library):
     assert library.gpu_backends() == name_gpu_backends((), library_folder())
 
 
@@ -195,7 +176,7 @@ def test_the_registry_of_this_build_is_read(library: Library) -> None:
         ("undefined symbol: llama_decode", "pip install --force-reinstall"),
     ],
 )
-def test_a_library_that_is_missing_is_told_by_its_name(error: str, fix: str) -> None:
+def test_a_library_that_is_missing_is_told_by_its_name(error, fix):
     assert fix in fix_load_error(error)
 
 
@@ -203,7 +184,7 @@ def log(library: Library, level: int, text: str) -> None:
     library._log(level, text.encode(), None)
 
 
-def test_the_log_says_where_the_layers_are(library: Library) -> None:
+def test_the_log_says_where_the_layers_are(library):
     library.forget_placement()
     assert library.gpu_layers_placed is None
     for layer, device in enumerate(("CPU", "CPU", "Vulkan0", "CUDA1")):
@@ -212,9 +193,7 @@ def test_the_log_says_where_the_layers_are(library: Library) -> None:
     library.forget_placement()
 
 
-def test_a_model_without_gpu_layers_is_given_no_device(
-    library: Library, starter_model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_model_without_gpu_layers_is_given_no_device(library, starter_model, monkeypatch):
     """Without a list of devices llama.cpp would take all, and compute long batches there."""
     given: dict[int, bool] = {}
     load = library.api.llama_model_load_from_file
@@ -230,12 +209,12 @@ def test_a_model_without_gpu_layers_is_given_no_device(
     assert given == {0: True, 3: False}
 
 
-def test_a_missing_library_is_built_for_no_gpu(tmp_path: Path) -> None:
+def test_a_missing_library_is_built_for_no_gpu(tmp_path):
     assert not built_for_gpu(None)
     assert not built_for_gpu(tmp_path / "none")
 
 
-def test_the_libraries_lie_where_they_are_looked_for() -> None:
+def test_the_libraries_lie_where_they_are_looked_for():
     folder = library_folder()
     assert folder is not None
     assert any("llama" in path.name for path in folder.iterdir())

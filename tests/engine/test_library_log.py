@@ -31,7 +31,7 @@ def full(
     library.api.llama_log_set(library._callback, None)  # the lines are the shared one's again
 
 
-def test_a_full_disk_costs_the_log_and_no_answer(full: tuple[Library, list[Any]]) -> None:
+def test_a_full_disk_costs_the_log_and_no_answer(full):
     library, unraised = full
     library._log(INFO, b"a line\n", None)
     library._log(ERROR, b"out of memory\n", None)
@@ -43,16 +43,14 @@ def test_a_full_disk_costs_the_log_and_no_answer(full: tuple[Library, list[Any]]
     assert unraised == []
 
 
-def test_lines_that_are_still_unwritten_do_not_fail_the_end(
-    full: tuple[Library, list[Any]],
-) -> None:
+def test_lines_that_are_still_unwritten_do_not_fail_the_end(full):
     library, unraised = full
     library._log(INFO, b"a line\n", None)
     library.close()
     assert unraised == []
 
 
-def test_a_long_log_fails_in_the_middle_of_a_line(full: tuple[Library, list[Any]]) -> None:
+def test_a_long_log_fails_in_the_middle_of_a_line(full):
     library, unraised = full
     for _ in range(100):
         library._log(INFO, b"x" * 1000 + b"\n", None)
@@ -60,9 +58,7 @@ def test_a_long_log_fails_in_the_middle_of_a_line(full: tuple[Library, list[Any]
     assert unraised == []
 
 
-def test_a_library_without_a_log_still_takes_its_callback_back(
-    tmp_path: Path, library: Library, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_library_without_a_log_still_takes_its_callback_back(tmp_path, library, monkeypatch):
     """llama.cpp would call freed memory."""
     monkeypatch.setattr(module, "_open_log", lambda _: None)
     other = Library(tmp_path)
@@ -80,9 +76,7 @@ def _current(library: Library) -> Any:
     return current
 
 
-def test_a_library_is_kept_until_it_is_closed_since_llama_cpp_calls_it(
-    tmp_path: Path, library: Library
-) -> None:
+def test_a_library_is_kept_until_it_is_closed_since_llama_cpp_calls_it(tmp_path, library):
     kept = weakref.ref(Library(tmp_path))
     gc.collect()
     found = kept()

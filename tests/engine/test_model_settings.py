@@ -4,24 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
-from etui.arm import Arm, Sampling
-from etui.backends.base import AnswerRequest
-from etui.backends.local import LocalBackend
-from etui.chat import Message
+from etui.arm import Sampling
 from etui.config.config import Config
 from etui.engine import thread_count as thread_limits
 from etui.engine.llama_session import LlamaSession
 from etui.engine.residency import Residency
-from etui.events import Finished
 from etui.models.spec import ModelSpec
 from tests.engine.opened import opened
 
 SPEC = ModelSpec("one", "135M", (), context=512, sha256="ab" * 32)
-QUESTIONS = "Name a colour.", "What is two plus two?"
 
 
 @pytest.fixture
@@ -49,9 +43,7 @@ def compute(session: LlamaSession, tokens: int) -> tuple[int, int]:
     )
 
 
-def test_threads_are_set_between_answers_without_a_load(
-    residency: Residency, starter_model: Path
-) -> None:
+def test_threads_are_set_between_answers_without_a_load(residency, starter_model):
     session, loaded, _ = opened(residency, replace(SPEC, threads=2), starter_model)
     assert loaded is not None
     assert compute(session, 32) == (2, 2)
@@ -66,9 +58,7 @@ def test_threads_are_set_between_answers_without_a_load(
     assert compute(session, 32) == (1, 1)
 
 
-def test_the_depth_of_drafts_is_set_without_a_load(
-    residency: Residency, starter_model: Path
-) -> None:
+def test_the_depth_of_drafts_is_set_without_a_load(residency, starter_model):
     session, _, _ = opened(residency, SPEC, starter_model)
     assert session.speculator.draft_tokens is None
     again, loaded, _ = opened(residency, replace(SPEC, draft_tokens=3), starter_model)
@@ -76,9 +66,7 @@ def test_the_depth_of_drafts_is_set_without_a_load(
     assert session.speculator.draft_tokens == 3
 
 
-def test_another_batch_size_is_a_load_and_reaches_llama_cpp(
-    residency: Residency, starter_model: Path
-) -> None:
+def test_another_batch_size_is_a_load_and_reaches_llama_cpp(residency, starter_model):
     session, _, _ = opened(residency, SPEC, starter_model)
     assert session.options.batch_tokens == 128
     session, loaded, _ = opened(residency, replace(SPEC, batch_tokens=48), starter_model)
@@ -90,25 +78,3 @@ def test_another_batch_size_is_a_load_and_reaches_llama_cpp(
     sequence = session.open(list(range(100, 200)), Sampling())
     computed = [session.step([sequence], draw=False).computed[sequence.id] for _ in range(3)]
     assert computed == [48, 48, 4]
-
-
-def test_answers_do_not_depend_on_the_threads(
-    config: Config, starter_model: Path, two_cpus: None
-) -> None:
-    answers: dict[tuple[int, int | None], list[str]] = {}
-    backend = LocalBackend(replace(config, threads=1))
-    try:
-        for threads in ((1, None), (2, None), (1, 2)):
-            spec = replace(SPEC, threads=threads[0], prefill_threads=threads[1])
-            for question in QUESTIONS:
-                arm = Arm("quick", "one", max_tokens=8)
-                message = (Message("user", question),)
-                backend.forget()
-                events = list(backend.answer(AnswerRequest(spec, starter_model, message, arm)))
-                assert isinstance(events[-1], Finished)
-                answers.setdefault(threads, []).append(events[-1].answer)
-    finally:
-        backend.close()
-    first, *others = answers.values()
-    assert all(first)
-    assert all(other == first for other in others)

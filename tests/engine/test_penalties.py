@@ -10,7 +10,6 @@ import pytest
 from etui.arm import Sampling
 from etui.engine.llama_session import LlamaSession
 from etui.engine.session import TokenSequence
-from tests.engine.conftest import MakeSession
 from tests.engine.driving import GREEDY, QUESTION, answer, generate, prompt
 
 STRONG = Sampling(temperature=0.0, repeat_penalty=1.8)
@@ -46,7 +45,7 @@ def expected(session: LlamaSession, tokens: list[int], sampling: Sampling, count
 
 
 @pytest.mark.parametrize("window", [64, 8, -1])
-def test_the_best_token_after_the_penalty_is_taken(make_session: MakeSession, window: int) -> None:
+def test_the_best_token_after_the_penalty_is_taken(make_session, window):
     sampling = replace(STRONG, repeat_last_n=window)
     tokens = prompt(make_session(), QUESTION)
     found = answer(make_session(), tokens, 16, sampling)
@@ -54,7 +53,7 @@ def test_the_best_token_after_the_penalty_is_taken(make_session: MakeSession, wi
     assert len(found) >= 8
 
 
-def test_the_penalty_sees_the_prompt(make_session: MakeSession) -> None:
+def test_the_penalty_sees_the_prompt(make_session):
     session = make_session()
     tokens = prompt(session, "Say: red red red red red red")
     first = [answer(make_session(), tokens, 1, each) for each in (GREEDY, STRONG)]
@@ -62,7 +61,7 @@ def test_the_penalty_sees_the_prompt(make_session: MakeSession) -> None:
 
 
 @pytest.mark.parametrize("off", [{"repeat_penalty": 1.0}, {"repeat_last_n": 0}])
-def test_without_a_penalty_the_argmax_is_taken(session: LlamaSession, off: dict[str, int]) -> None:
+def test_without_a_penalty_the_argmax_is_taken(session, off):
     sequence = session.open(prompt(session, QUESTION), replace(STRONG, **off))
     assert sequence.sampler.greedy
 
@@ -76,7 +75,7 @@ def follow(session: LlamaSession, sequence: TokenSequence, bridge: list[int]) ->
     return generate(session, sequence, 12)
 
 
-def test_a_fork_a_rollback_and_a_bridge_keep_the_penalty_right(make_session: MakeSession) -> None:
+def test_a_fork_a_rollback_and_a_bridge_keep_the_penalty_right(make_session):
     session = make_session()
     tokens = prompt(session, QUESTION)
     bridge = session.tokenize(" Blue, blue and blue again:")
@@ -106,7 +105,7 @@ def vote(session: LlamaSession) -> list[list[int]]:
     return list(texts.values())
 
 
-def test_votes_with_a_penalty_are_repeated_by_their_seeds(make_session: MakeSession) -> None:
+def test_votes_with_a_penalty_are_repeated_by_their_seeds(make_session):
     first, other = vote(make_session())
     assert first != other
     assert vote(make_session()) == [first, other]

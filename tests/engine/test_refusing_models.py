@@ -29,7 +29,7 @@ def refusing(make_session: MakeSession) -> Iterator[LlamaSession]:
     session._model.recurrent = False
 
 
-def test_a_refused_rollback_changes_nothing(refusing: LlamaSession) -> None:
+def test_a_refused_rollback_changes_nothing(refusing):
     sequence = refusing.open(prompt(refusing, QUESTION), GREEDY)
     generate(refusing, sequence, 3)
     before = list(sequence.tokens)
@@ -39,7 +39,7 @@ def test_a_refused_rollback_changes_nothing(refusing: LlamaSession) -> None:
     assert refusing.step([sequence]).sampled[0].token == before[-1]
 
 
-def test_a_refusing_model_computes_a_changed_prompt_whole(refusing: LlamaSession) -> None:
+def test_a_refusing_model_computes_a_changed_prompt_whole(refusing):
     answer(refusing, prompt(refusing, QUESTION), 4, GREEDY)
     other = prompt(refusing, QUESTION + " Please.")
     sequence = refusing.open(other, GREEDY)
@@ -47,7 +47,7 @@ def test_a_refusing_model_computes_a_changed_prompt_whole(refusing: LlamaSession
     assert sum(prefill(refusing, sequence)) == len(other)
 
 
-def test_a_refusing_model_goes_on_from_a_whole_sequence(refusing: LlamaSession) -> None:
+def test_a_refusing_model_goes_on_from_a_whole_sequence(refusing):
     first = refusing.open(prompt(refusing, QUESTION), GREEDY)
     generate(refusing, first, 3)
     computed = first.tokens[: first.computed]
@@ -56,7 +56,7 @@ def test_a_refusing_model_goes_on_from_a_whole_sequence(refusing: LlamaSession) 
     assert refusing.open(more, GREEDY).cached == len(computed)
 
 
-def test_a_refusing_model_computes_all_again_for_lost_logits(refusing: LlamaSession) -> None:
+def test_a_refusing_model_computes_all_again_for_lost_logits(refusing):
     first = refusing.open(prompt(refusing, QUESTION), GREEDY)
     prefill(refusing, first)
     drawn_first = first.tokens[-1]
@@ -84,7 +84,7 @@ def keep_window(session: LlamaSession, *, whole: bool) -> None:
     context.options = replace(session.options, full_window=whole)
 
 
-def test_a_window_that_has_moved_on_is_not_moved_back(windowed: LlamaSession) -> None:
+def test_a_window_that_has_moved_on_is_not_moved_back(windowed):
     answer(windowed, prompt(windowed, QUESTION), 4, GREEDY)
     other = prompt(windowed, QUESTION + " Please.")
     sequence = windowed.open(other, GREEDY)
@@ -97,7 +97,7 @@ def test_a_window_that_has_moved_on_is_not_moved_back(windowed: LlamaSession) ->
     assert windowed.open(more, GREEDY).cached == len(computed)
 
 
-def test_a_whole_window_is_reused_like_any_cache(windowed: LlamaSession) -> None:
+def test_a_whole_window_is_reused_like_any_cache(windowed):
     keep_window(windowed, whole=True)
     answer(windowed, prompt(windowed, QUESTION), 4, GREEDY)
     assert windowed.open(prompt(windowed, QUESTION + " Please."), GREEDY).cached > 0

@@ -39,7 +39,7 @@ def residency(config: Config) -> Iterator[Residency]:
     residency.close()
 
 
-def test_a_model_is_loaded_once(residency: Residency, starter_model: Path) -> None:
+def test_a_model_is_loaded_once(residency, starter_model):
     session, loaded, _ = opened(residency, SPEC, starter_model)
     assert loaded is not None
     assert loaded.start_ns < loaded.end_ns
@@ -50,16 +50,14 @@ def test_a_model_is_loaded_once(residency: Residency, starter_model: Path) -> No
     assert reloaded is None
 
 
-def test_the_context_is_held_to_the_model_and_the_user(config: Config, starter_model: Path) -> None:
+def test_the_context_is_held_to_the_model_and_the_user(config, starter_model):
     own = Residency(replace(config, threads=1, context_tokens=768))
     session, _, _ = opened(own, replace(SPEC, context=100_000), starter_model)
     assert session.facts.context_tokens == 768
     own.close()
 
 
-def test_a_context_that_never_fits_is_refused(
-    residency: Residency, starter_model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_context_that_never_fits_is_refused(residency, starter_model, monkeypatch):
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=50_000_000))
     with pytest.raises(
         ModelUnavailable, match=r"one needs \d+ MB for its context, but only 50\.0 MB"
@@ -67,9 +65,7 @@ def test_a_context_that_never_fits_is_refused(
         opened(residency, SPEC, starter_model)
 
 
-def test_a_failed_load_with_auto_steps_down(
-    residency: Residency, starter_model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_load_with_auto_steps_down(residency, starter_model, monkeypatch):
     tried = []
 
     class Failing(module.Model):
@@ -116,13 +112,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, Split | None]]:
     ("split", "main_gpu", "shares"), [("layer", 0, (3.0, 1.0)), ("row", 1, ()), ("none", 1, ())]
 )
 def test_the_split_and_flash_attention_reach_llama_cpp(
-    residency: Residency,
-    starter_model: Path,
-    asked: list[tuple[int, Split | None]],
-    split: Any,
-    main_gpu: int,
-    shares: tuple[float, ...],
-) -> None:
+    residency, starter_model, asked, split, main_gpu, shares
+):
     spec = replace(SPEC, split=split, main_gpu=main_gpu, tensor_split=shares, flash_attention="on")
     session, loaded, _ = opened(residency, spec, starter_model)
     assert loaded is not None
@@ -131,9 +122,7 @@ def test_the_split_and_flash_attention_reach_llama_cpp(
     assert session.options.flash_attention == "on"
 
 
-def test_a_changed_split_loads_anew(
-    residency: Residency, starter_model: Path, asked: list[tuple[int, Split | None]]
-) -> None:
+def test_a_changed_split_loads_anew(residency, starter_model, asked):
     opened(residency, SPEC, starter_model)
     for changes in ({"split": "row"}, {"main_gpu": 1}, {"flash_attention": "off"}):
         session, loaded, _ = opened(residency, replace(SPEC, **changes), starter_model)
@@ -142,9 +131,7 @@ def test_a_changed_split_loads_anew(
     assert len(asked) == 4
 
 
-def test_without_a_gpu_nothing_is_split(
-    residency: Residency, starter_model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_a_gpu_nothing_is_split(residency, starter_model, monkeypatch):
     monkeypatch.setattr(Library, "gpus", lambda _: ())
     # llama.cpp itself refuses main_gpu where it has no device.
     spec = replace(SPEC, split="none", main_gpu=1)
@@ -155,23 +142,15 @@ def test_without_a_gpu_nothing_is_split(
 
 
 @pytest.mark.parametrize("changes", [{"main_gpu": 2}, {"tensor_split": (1.0, 1.0, 1.0)}])
-def test_a_gpu_that_is_not_there_is_refused(
-    residency: Residency,
-    starter_model: Path,
-    asked: list[tuple[int, Split | None]],
-    changes: dict[str, Any],
-) -> None:
+def test_a_gpu_that_is_not_there_is_refused(residency, starter_model, asked, changes):
     with pytest.raises(ModelUnavailable, match=r"configured for 3 GPUs, but llama\.cpp sees 2"):
         opened(residency, replace(SPEC, **changes), starter_model)
     assert not asked
 
 
 def test_a_context_that_finds_no_room_on_the_gpu_steps_down_too(
-    residency: Residency,
-    starter_model: Path,
-    asked: list[tuple[int, Split | None]],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+    residency, starter_model, asked, monkeypatch
+):
     class Full(module.Context):
         def __init__(self, library: Library, model: module.Model, options: ContextOptions, *a: Any):
             if options.offload_kv:
@@ -190,11 +169,8 @@ def test_a_context_that_finds_no_room_on_the_gpu_steps_down_too(
 
 
 def test_a_template_that_fails_is_not_tried_with_fewer_layers(
-    residency: Residency,
-    starter_model: Path,
-    tmp_path: Path,
-    asked: list[tuple[int, Split | None]],
-) -> None:
+    residency, starter_model, tmp_path, asked
+):
     path = with_template(starter_model, tmp_path / "odd.gguf", "{% if %}")
     with pytest.raises(ModelUnavailable, match="TemplateSyntaxError"):
         opened(residency, SPEC, path)
@@ -202,8 +178,8 @@ def test_a_template_that_fails_is_not_tried_with_fewer_layers(
 
 
 def test_a_model_without_a_template_gets_the_plain_one_and_its_stop(
-    residency: Residency, starter_model: Path, tmp_path: Path
-) -> None:
+    residency, starter_model, tmp_path
+):
     path = with_template(starter_model, tmp_path / "bare.gguf", None)
     session, _, _ = opened(residency, replace(SPEC, stop=("END",)), path)
     assert session.facts.stop == ("END", *PLAIN_STOP)
@@ -222,8 +198,8 @@ def test_a_model_without_a_template_gets_the_plain_one_and_its_stop(
     ],
 )
 def test_a_template_that_fails_ends_the_answer_and_not_the_engine(
-    config: Config, starter_model: Path, tmp_path: Path, template: str, says: str
-) -> None:
+    config, starter_model, tmp_path, template, says
+):
     path = with_template(starter_model, tmp_path / "odd.gguf", template)
     arm = Arm("quick", "one", max_tokens=2)
     asked = AnswerRequest(SPEC, path, (Message("user", "Hi"),), arm)
@@ -237,9 +213,7 @@ def test_a_template_that_fails_ends_the_answer_and_not_the_engine(
         assert last.output_tokens == 2
 
 
-def test_what_llama_cpp_refuses_is_told_with_its_log(
-    residency: Residency, starter_model: Path, tmp_path: Path
-) -> None:
+def test_what_llama_cpp_refuses_is_told_with_its_log(residency, starter_model, tmp_path):
     data = bytearray(starter_model.read_bytes())
     at = data.index(b"general.architecture") + len(b"general.architecture") + 4 + 8
     assert data[at : at + 5] == b"llama"
@@ -254,9 +228,7 @@ def test_what_llama_cpp_refuses_is_told_with_its_log(
     assert session.step([session.open(tokens, Sampling())]).sampled
 
 
-def test_llama_cpp_logs_to_a_file_only(
-    residency: Residency, config: Config, starter_model: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_llama_cpp_logs_to_a_file_only(residency, config, starter_model, capfd):
     opened(residency, SPEC, starter_model)
     residency.close()
     captured = capfd.readouterr()

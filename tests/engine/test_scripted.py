@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from etui.engine.llama_session import LlamaSession
 from etui.engine.sampler import Script
 from etui.engine.session import Step
-from tests.engine.conftest import MakeSession
 from tests.engine.driving import GREEDY, QUESTION, generate, prefill, prompt
 from tests.engine.speculation.fakes import FakeDrafter, make_fake_session
 
@@ -42,9 +41,7 @@ def test_the_length_of_a_sequence_decides_what_it_draws(start, tokens, length):
     assert found == (tokens[length - start] if inside else None)
 
 
-def test_the_script_is_drawn_in_as_many_steps_and_batches_as_any_text(
-    make_session: MakeSession,
-) -> None:
+def test_the_script_is_drawn_in_as_many_steps_and_batches_as_any_text(make_session):
     free = _steps(make_session(), None, 8)
     session = make_session()
     end = next(t for t in range(session.vocabulary.vocabulary) if session._model.piece(t)[1])
@@ -59,7 +56,7 @@ def test_the_script_is_drawn_in_as_many_steps_and_batches_as_any_text(
     assert batches(scripted) == batches(free)
 
 
-def test_logits_are_those_of_the_script(make_session: MakeSession) -> None:
+def test_logits_are_those_of_the_script(make_session):
     session = make_session()
     script = session.tokenize(REPEATED)[:6]
     scripted = [s.logprob for step in _steps(session, script, 6) for s in step.sampled]
@@ -75,7 +72,7 @@ def test_logits_are_those_of_the_script(make_session: MakeSession) -> None:
     assert max(abs(a - b) for a, b in zip(scripted, expected, strict=True)) < 0.01
 
 
-def test_a_rolled_back_or_forked_sequence_draws_the_same_again(session: LlamaSession) -> None:
+def test_a_rolled_back_or_forked_sequence_draws_the_same_again(session):
     tokens = prompt(session, QUESTION)
     script = session.tokenize(REPEATED)[:9]
     sequence = session.open(tokens, GREEDY, script)
@@ -89,7 +86,7 @@ def test_a_rolled_back_or_forked_sequence_draws_the_same_again(session: LlamaSes
         assert [each.token for each in sampled] == [script[at]] * 2
 
 
-def test_after_the_script_the_sequence_draws_its_own(make_session: MakeSession) -> None:
+def test_after_the_script_the_sequence_draws_its_own(make_session):
     free = _drawn(_steps(make_session(), None, 8))
     session = make_session()
     sequence = session.open(prompt(session, QUESTION), GREEDY, free[:3])
@@ -127,7 +124,7 @@ def test_no_draft_changes_what_is_drawn(script, wrong, longest):
     assert context.slots[sequence.slot] == sequence.tokens[: sequence.computed]
 
 
-def test_drafts_that_equal_the_script_are_accepted(make_session: MakeSession) -> None:
+def test_drafts_that_equal_the_script_are_accepted(make_session):
     session = make_session()
     question = f"Write this function again:\n{REPEATED}"
     tokens = prompt(session, question)

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from etui.arm import Sampling
-from etui.engine.llama_session import LlamaSession
-from etui.engine.sequence_cache import common_prefix
-from tests.engine.conftest import MakeSession
 from tests.engine.driving import (
     GREEDY,
     QUESTION,
@@ -18,7 +15,7 @@ from tests.engine.driving import (
 )
 
 
-def test_a_second_turn_reuses_the_first(make_session: MakeSession) -> None:
+def test_a_second_turn_reuses_the_first(make_session):
     session, fresh = make_session(), make_session()
     first = prompt(session, QUESTION)
     said = answer(session, first, 24, GREEDY)
@@ -33,19 +30,7 @@ def test_a_second_turn_reuses_the_first(make_session: MakeSession) -> None:
     assert_follow(session, [sequence], [drawn(fresh, second, 12)])
 
 
-def test_another_chat_costs_a_new_one_no_attention(session: LlamaSession) -> None:
-    first, second = (
-        prompt(session, f"Tell me about {what} at length.") for what in ("cats", "iron")
-    )
-    answer(session, first, 40, GREEDY)
-    answer(session, second, 40, GREEDY)
-    again = session.open(first, GREEDY)
-    # Only what the two have in common is left: the rest would lie in the way of every token.
-    assert again.cached == common_prefix(first, second)
-    assert again.cached < len(first) - 1
-
-
-def test_a_rolled_back_probe_leaves_no_trace(make_session: MakeSession) -> None:
+def test_a_rolled_back_probe_leaves_no_trace(make_session):
     session = make_session()
     tokens = prompt(session, QUESTION)
     undisturbed = answer(make_session(), tokens, 12, GREEDY)
@@ -58,21 +43,7 @@ def test_a_rolled_back_probe_leaves_no_trace(make_session: MakeSession) -> None:
     assert before + generate(session, sequence, 6) == undisturbed
 
 
-def test_a_probe_on_a_fork_leaves_no_trace(make_session: MakeSession) -> None:
-    session = make_session()
-    tokens = prompt(session, QUESTION)
-    undisturbed = answer(make_session(), tokens, 12, GREEDY)
-    sequence = session.open(tokens, GREEDY)
-    before = generate(session, sequence, 6)
-    probe = session.fork(sequence, GREEDY)
-    session.extend(probe, session.tokenize(" The answer is"))
-    step = session.step([probe])
-    assert step.computed[probe.id] == 1 + 3  # the drawn token and the probe, nothing again
-    session.close(probe, keep=False)
-    assert before + generate(session, sequence, 6) == undisturbed
-
-
-def test_forks_draw_from_one_prefill(session: LlamaSession) -> None:
+def test_forks_draw_from_one_prefill(session):
     parent = session.open(prompt(session, QUESTION), GREEDY)
     prefill(session, parent)
     session.rollback(parent, 1)  # each fork draws its own first token
@@ -87,7 +58,7 @@ def test_forks_draw_from_one_prefill(session: LlamaSession) -> None:
     assert len({tuple(fork.tokens) for fork in forks}) > 1
 
 
-def test_rolling_back_into_the_prompt_computes_one_token_again(session: LlamaSession) -> None:
+def test_rolling_back_into_the_prompt_computes_one_token_again(session):
     sequence = session.open(prompt(session, QUESTION), GREEDY)
     expected = generate(session, sequence, 5)
     assert session.rollback(sequence, 5)
@@ -97,18 +68,24 @@ def test_rolling_back_into_the_prompt_computes_one_token_again(session: LlamaSes
     assert step.sampled[0].token == expected[0]
 
 
-def test_prefill_and_decode_share_a_batch(session: LlamaSession) -> None:
-    talking = session.open(prompt(session, QUESTION), GREEDY)
-    prefill(session, talking)
-    newcomer = session.open(session.tokenize("one two three four " * 80, bos=True), GREEDY)
-    step = session.step([newcomer, talking])
-    assert step.computed == {talking.id: 1, newcomer.id: 127}
-    assert [sampled.sequence_id for sampled in step.sampled] == [talking.id]
-
-
-def test_a_batch_gives_each_sequence_its_own_answer(make_session: MakeSession) -> None:
+def test_a_batch_gives_each_sequence_its_own_answer(make_session):
     session = make_session()
     prompts = [prompt(session, text) for text in ("Name a colour.", "Count to ten.", QUESTION)]
     alone = [drawn(make_session(), tokens, 6) for tokens in prompts]
     sequences = [session.open(tokens, GREEDY) for tokens in prompts]
     assert_follow(session, sequences, alone)
+
+
+def test_a_session_that_forgets_reuses_nothing(session):
+    tokens = session.tokenize("One two three four five six", bos=True)
+    first = session.open(tokens, GREEDY)
+    session.step([first])
+    session.close(first)
+    again = session.open(tokens, GREEDY)
+    assert again.cached > 0
+    session.close(again)
+    free = session.free_sequences
+    session.forget()
+    anew = session.open(tokens, GREEDY)
+    assert anew.cached == 0
+    assert session.free_sequences == free - 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -36,7 +37,10 @@ DOUBLING = (
 NESTED = "{% set c = [[[[['a'*99]*99]*99]*99]*99]*99 %}"
 """A list of 150 bytes of source, whose text has ten billion characters."""
 
-CHAT = (Message("system", "Be brief."), Message("user", "Hi"))
+CHAT: list[dict[str, Any]] = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "Hi"},
+]
 
 
 Render = Callable[..., str]
@@ -48,43 +52,45 @@ def render() -> Iterator[Render]:
 
     def render(source: str | None, *messages: Message, **variables: object) -> str:
         template = ChatTemplate(process, "m", source, "<s>", "</s>")
-        return template.render(messages or CHAT, variables)
+        chat = [{"role": each.role, "content": each.content} for each in messages]
+        return template.render(chat or CHAT, variables)
 
     yield render
     process.close()
 
 
-def test_chatml(render: Render) -> None:
+def test_chatml(render):
     assert render(CHATML) == (
         "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n"
         "<|im_start|>assistant\n"
     )
 
 
-def test_the_thinking_switch_reaches_the_template(render: Render) -> None:
+def test_the_thinking_switch_reaches_the_template(render):
     assert render(SWITCHED).endswith("assistant:")
     assert render(SWITCHED, enable_thinking=False).endswith("assistant:<think></think>")
 
 
-def test_a_refused_system_prompt_goes_into_the_first_question(render: Render) -> None:
+def test_a_refused_system_prompt_goes_into_the_first_question(render):
     assert render(NO_SYSTEM) == "<s>[user]Be brief.\n\nHi"
 
 
-def test_what_a_template_refuses_is_told_in_its_words(render: Render) -> None:
+def test_what_a_template_refuses_is_told_in_its_words(render):
     source = "{{ raise_exception('roles must alternate') }}"
     with pytest.raises(ModelUnavailable, match="of m rejects these messages: roles must alternate"):
         render(source)
 
 
-def test_a_model_without_a_template_gets_the_plain_one(render: Render) -> None:
-    chat = (*CHAT, Message("assistant", "Hello."), Message("user", "Who?"))
+def test_a_model_without_a_template_gets_the_plain_one(render):
+    roles = zip(("system", "user", "assistant"), ("Be brief.", "Hi", "Hello."), strict=True)
+    chat = [Message(role, text) for role, text in roles] + [Message("user", "Who?")]
     text = render(None, *chat)
     assert text == "Be brief.\n\nUser: Hi\nAssistant: Hello.\n\nUser: Who?\nAssistant:"
     assert PLAIN_STOP[0] in text
 
 
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"])), min_size=1, max_size=4))
-def test_a_message_is_never_read_as_a_template(render: Render, texts: list[str]) -> None:
+def test_a_message_is_never_read_as_a_template(render, texts):
     messages = [Message("user", text) for text in texts]
     text = render("{% for m in messages %}({{ m.content }}){% endfor %}", *messages)
     assert text == "".join(f"({text})" for text in texts)
@@ -105,7 +111,7 @@ def test_a_message_is_never_read_as_a_template(render: Render, texts: list[str])
         ("{{ messages | selectattr('role', 'equalto', 'user') | list | length }}", "1"),
     ],
 )
-def test_what_chat_templates_use_works(render: Render, source: str, expected: str) -> None:
+def test_what_chat_templates_use_works(render, source, expected):
     assert render(source) == expected
 
 
@@ -140,9 +146,7 @@ def test_what_chat_templates_use_works(render: Render, source: str, expected: st
         ("x" * 1_000_001, "was stopped: it has 1000001 characters"),
     ],
 )
-def test_templates_that_raise_loop_or_reach_out_are_refused(
-    render: Render, source: str, says: str
-) -> None:
+def test_templates_that_raise_loop_or_reach_out_are_refused(render, source, says):
     with pytest.raises(ModelUnavailable) as caught:
         render(source)
     assert caught.value.what.startswith("the chat template of m ")
@@ -178,27 +182,27 @@ def strict() -> Iterator[TemplateProcess]:
         "{{ " + "not " * 200_000 + "1 }}",
     ],
 )
-def test_no_template_outgrows_its_process(strict: TemplateProcess, source: str) -> None:
+def test_no_template_outgrows_its_process(strict, source):
     with pytest.raises(ModelUnavailable, match=r"the chat template of m (was stopped: it|fails)"):
-        ChatTemplate(strict, "m", source).render(CHAT)
+        ChatTemplate(strict, "m", source).render(CHAT, {})
     # The next template finds a process again.
-    assert ChatTemplate(strict, "m", CHATML).render(CHAT).endswith("assistant\n")
+    assert ChatTemplate(strict, "m", CHATML).render(CHAT, {}).endswith("assistant\n")
 
 
-def test_memory_is_limited_whatever_time_a_template_has() -> None:
+def test_memory_is_limited_whatever_time_a_template_has():
     process = TemplateProcess(seconds=3600, memory_bytes=64_000_000)
     try:
         with pytest.raises(ModelUnavailable, match="stopped: it took more than 64 MB of memory"):
-            ChatTemplate(process, "m", DOUBLING).render(CHAT)
+            ChatTemplate(process, "m", DOUBLING).render(CHAT, {})
     finally:
         process.close()
 
 
-def test_memory_that_is_given_back_is_not_counted() -> None:
+def test_memory_that_is_given_back_is_not_counted():
     process = TemplateProcess(seconds=3600, memory_bytes=64_000_000)
     # Eight megabytes a hundred times, one after another.
     source = "{% for i in range(100) %}{% set x = 'abcdefgh' * 1000000 %}{% endfor %}done"
     try:
-        assert ChatTemplate(process, "m", source).render(CHAT) == "done"
+        assert ChatTemplate(process, "m", source).render(CHAT, {}) == "done"
     finally:
         process.close()

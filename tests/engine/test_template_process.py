@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import psutil
 import pytest
@@ -29,7 +28,7 @@ def process() -> Iterator[TemplateProcess]:
     process.close()
 
 
-def test_one_process_renders_all_templates(process: TemplateProcess) -> None:
+def test_one_process_renders_all_templates(process):
     assert process.pid is None
     assert process.render("{{ a }}!", {"a": "x"}) == "x!"
     first = process.pid
@@ -44,9 +43,7 @@ def test_one_process_renders_all_templates(process: TemplateProcess) -> None:
     assert process.pid == first
 
 
-def test_a_template_that_runs_too_long_is_killed_and_the_next_one_is_not(
-    process: TemplateProcess,
-) -> None:
+def test_a_template_that_runs_too_long_is_killed_and_the_next_one_is_not(process):
     process.start()
     first = process.pid
     with pytest.raises(TemplateLimit, match=r"it ran for more than 0\.5 s"):
@@ -56,9 +53,7 @@ def test_a_template_that_runs_too_long_is_killed_and_the_next_one_is_not(
     assert process.pid not in (None, first)
 
 
-def test_a_process_that_does_not_run_is_given_up(
-    process: TemplateProcess, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_process_that_does_not_run_is_given_up(process, monkeypatch):
     process.compile("{{ a }}")
     monkeypatch.setattr(template_process, "WALL_SECONDS", 0.1)
     assert process.pid is not None
@@ -67,9 +62,7 @@ def test_a_process_that_does_not_run_is_given_up(
         process.render("{{ a }}", {"a": "x"})
 
 
-def test_memory_is_watched_where_the_kernel_does_not_limit_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_memory_is_watched_where_the_kernel_does_not_limit_it(monkeypatch):
     monkeypatch.setattr(template_process, "_INTERPRETER_BYTES", 0)
     process = TemplateProcess(seconds=3600)
     try:
@@ -81,7 +74,7 @@ def test_memory_is_watched_where_the_kernel_does_not_limit_it(
         process.close()
 
 
-def test_a_process_that_was_killed_is_started_again(process: TemplateProcess) -> None:
+def test_a_process_that_was_killed_is_started_again(process):
     assert process.render("{{ a }}", {"a": "x"}) == "x"
     assert process.pid is not None
     child = psutil.Process(process.pid)
@@ -90,9 +83,7 @@ def test_a_process_that_was_killed_is_started_again(process: TemplateProcess) ->
     assert process.render("{{ a }}", {"a": "y"}) == "y"
 
 
-def test_an_interrupt_leaves_no_reply_for_the_next_request(
-    process: TemplateProcess, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupt_leaves_no_reply_for_the_next_request(process, monkeypatch):
     def interrupted(_stream: object) -> None:
         raise KeyboardInterrupt
 
@@ -103,24 +94,20 @@ def test_an_interrupt_leaves_no_reply_for_the_next_request(
     assert process.render("{{ a }}", {"a": "new"}) == "new"
 
 
-def test_a_process_that_cannot_start_is_an_error_with_a_fix(
-    process: TemplateProcess, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_process_that_cannot_start_is_an_error_with_a_fix(process, monkeypatch):
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     with pytest.raises(EngineFailed, match="could not be started"):
         process.compile("{{ a }}")
 
 
-def test_a_process_that_fails_at_once_is_no_fault_of_the_template(
-    process: TemplateProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_process_that_fails_at_once_is_no_fault_of_the_template(process, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     (tmp_path / "jinja2.py").write_text("raise SystemExit(3)")
     with pytest.raises(EngineFailed, match="for chat templates exited with code 3"):
         process.compile("{{ a }}")
 
 
-def test_the_process_imports_little() -> None:
+def test_the_process_imports_little():
     code = (
         "import runpy, sys; names = runpy.run_path(sys.argv[1]); names['_build_environment']();"
         "print(sorted({name.partition('.')[0] for name in sys.modules}"
@@ -132,9 +119,7 @@ def test_the_process_imports_little() -> None:
     assert result.stdout.strip() == "[]"
 
 
-def test_a_module_in_the_users_folder_is_not_imported(
-    process: TemplateProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_module_in_the_users_folder_is_not_imported(process, tmp_path, monkeypatch):
     (tmp_path / "jinja2.py").write_text("raise SystemExit")
     monkeypatch.chdir(tmp_path)
     assert process.render("{{ a }}", {"a": "x"}) == "x"
@@ -156,7 +141,7 @@ else:
 
 @pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="only Linux has pidfd_open")
 @pytest.mark.parametrize("state", ["busy", "idle"])
-def test_the_process_dies_with_its_parent(state: str) -> None:
+def test_the_process_dies_with_its_parent(state):
     command = [sys.executable, "-c", PARENT, state]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
         assert parent.stdout is not None

@@ -27,7 +27,7 @@ def streamed(pieces: list[bytes], stops: list[str]) -> tuple[str, str | None, st
 
 
 @given(st.text(ALPHABET, max_size=40), STOPS, st.lists(st.integers(0, 120)))
-def test_any_cut_gives_the_same_text(text: str, stops: list[str], at: list[int]) -> None:
+def test_any_cut_gives_the_same_text(text, stops, at):
     data = text.encode()
     whole = streamed([data], stops)
     assert streamed(cut(data, at), stops) == whole
@@ -35,14 +35,12 @@ def test_any_cut_gives_the_same_text(text: str, stops: list[str], at: list[int])
 
 
 @given(st.binary(max_size=60), STOPS, st.lists(st.integers(0, 60)))
-def test_any_cut_of_any_bytes_gives_the_same_text(
-    data: bytes, stops: list[str], at: list[int]
-) -> None:
+def test_any_cut_of_any_bytes_gives_the_same_text(data, stops, at):
     assert streamed(cut(data, at), stops) == streamed([data], stops)
 
 
 @given(st.text(max_size=40), STOPS)
-def test_text_stop_and_rest_are_the_input(text: str, stops: list[str]) -> None:
+def test_text_stop_and_rest_are_the_input(text, stops):
     shown, stopped, remainder = streamed([text.encode("utf-8", "replace")], stops)
     readable = text.encode("utf-8", "replace").decode()
     assert shown + (stopped or "") + remainder == readable
@@ -51,7 +49,7 @@ def test_text_stop_and_rest_are_the_input(text: str, stops: list[str]) -> None:
 
 
 @given(st.text(ALPHABET, max_size=40), STOPS)
-def test_nothing_is_held_longer_than_needed(text: str, stops: list[str]) -> None:
+def test_nothing_is_held_longer_than_needed(text, stops):
     stream = TextStream(stops)
     shown = stream.push(text.encode())
     held = text[len(shown) :]
@@ -60,13 +58,13 @@ def test_nothing_is_held_longer_than_needed(text: str, stops: list[str]) -> None
 
 
 @pytest.mark.parametrize("missing", [1, 2, 3])
-def test_a_character_appears_whole_or_not_at_all(missing: int) -> None:
+def test_a_character_appears_whole_or_not_at_all(missing):
     stream = TextStream()
     assert stream.push("🙂".encode()[:-missing]) == ""
     assert stream.push("🙂".encode()[-missing:]) == "🙂"
 
 
-def test_an_unfinished_character_is_marked_at_the_end() -> None:
+def test_an_unfinished_character_is_marked_at_the_end():
     stream = TextStream()
     assert stream.push(b"a\xf0\x9f") == "a"
     assert stream.finish() == "\N{REPLACEMENT CHARACTER}"

@@ -69,7 +69,7 @@ class Simulated:
             self.control.end_batch(rows, failed=failed)
 
 
-def test_a_busy_core_and_its_return_are_set_and_recorded() -> None:
+def test_a_busy_core_and_its_return_are_set_and_recorded():
     machine = Simulated(SimulatedCores(2), 2)
     machine.compute(times=100)
     assert machine.set == []
@@ -88,7 +88,7 @@ def test_a_busy_core_and_its_return_are_set_and_recorded() -> None:
 
 
 @pytest.mark.parametrize("is_working", [False, True])
-def test_time_between_two_batches_is_not_lost(is_working: bool) -> None:
+def test_time_between_two_batches_is_not_lost(is_working):
     machine = Simulated(SimulatedCores(2), 2)
     for _ in range(200):
         machine.compute()
@@ -98,7 +98,7 @@ def test_time_between_two_batches_is_not_lost(is_working: bool) -> None:
     assert machine.set == []
 
 
-def test_a_busy_core_is_noticed_where_every_token_waits_for_its_reader() -> None:
+def test_a_busy_core_is_noticed_where_every_token_waits_for_its_reader():
     machine = Simulated(SimulatedCores(2), 2)
     for number in range(80):
         machine.cores.busy = int(number >= 40)
@@ -107,7 +107,7 @@ def test_a_busy_core_is_noticed_where_every_token_waits_for_its_reader() -> None
     assert machine.control.decode_threads == 1
 
 
-def test_what_a_prefill_found_out_holds_for_the_decode() -> None:
+def test_what_a_prefill_found_out_holds_for_the_decode():
     machine = Simulated(SimulatedCores(4, busy=1), 4)
     machine.compute(rows=128, times=4)
     assert machine.control.prefill_threads == 3
@@ -115,14 +115,14 @@ def test_what_a_prefill_found_out_holds_for_the_decode() -> None:
     assert machine.set == [(3, 3)]
 
 
-def test_short_batches_run_with_the_decode_count() -> None:
+def test_short_batches_run_with_the_decode_count():
     machine = Simulated(SimulatedCores(4, busy=1), 4)
     machine.compute(rows=4, times=20)
     assert machine.control.decode_threads == 3
     assert machine.set == [(3, 3)]
 
 
-def test_decode_and_prefill_have_limits_of_their_own() -> None:
+def test_decode_and_prefill_have_limits_of_their_own():
     machine = Simulated(SimulatedCores(4), 1, 4, adapt=False)
     machine.compute(rows=128)
     machine.compute(rows=1)
@@ -132,7 +132,7 @@ def test_decode_and_prefill_have_limits_of_their_own() -> None:
     assert machine.control.take_changes() == ()  # the limits are no change
 
 
-def test_a_prefill_with_more_threads_than_decode_gives_cores_back_and_takes_them_again() -> None:
+def test_a_prefill_with_more_threads_than_decode_gives_cores_back_and_takes_them_again():
     machine = Simulated(SimulatedCores(4, busy=2), 2, 4)
     machine.compute(rows=128, times=6)
     assert machine.control.prefill_threads == 2
@@ -143,7 +143,7 @@ def test_a_prefill_with_more_threads_than_decode_gives_cores_back_and_takes_them
     assert machine.control.decode_threads == 2
 
 
-def test_limits_change_between_answers_and_counts_begin_with_them() -> None:
+def test_limits_change_between_answers_and_counts_begin_with_them():
     machine = Simulated(SimulatedCores(4), 4, adapt=False)
     machine.compute(times=3)
     machine.control.set_limits(ThreadLimits(1, 2, adapt=False))
@@ -163,7 +163,7 @@ def test_limits_change_between_answers_and_counts_begin_with_them() -> None:
     assert (change.decode_threads, change.why) == (4, "held")
 
 
-def test_a_fixed_count_is_kept() -> None:
+def test_a_fixed_count_is_kept():
     machine = Simulated(SimulatedCores(2, busy=1), 2, adapt=False)
     machine.compute(times=50)
     machine.control.begin_answer()
@@ -171,13 +171,13 @@ def test_a_fixed_count_is_kept() -> None:
     assert machine.control.take_changes() == ()
 
 
-def test_a_batch_that_failed_teaches_nothing() -> None:
+def test_a_batch_that_failed_teaches_nothing():
     machine = Simulated(SimulatedCores(2, busy=1), 2)
     machine.compute(times=50, failed=True)
     assert machine.control.decode_threads == 2
 
 
-def test_the_load_of_a_model_shows_what_is_free() -> None:
+def test_the_load_of_a_model_shows_what_is_free():
     machine = Simulated(SimulatedCores(4, busy=2), 4)
     machine.cores.run_fixed(1, 0.3)  # loading: one thread works, one core is idle
     machine._cpu_ns = machine.cores.now_ns
@@ -188,7 +188,7 @@ def test_the_load_of_a_model_shows_what_is_free() -> None:
     assert (event.decode_threads, event.why) == (2, "2.0 cores are free")
 
 
-def test_what_etui_starts_for_a_load_is_not_the_load_of_others() -> None:
+def test_what_etui_starts_for_a_load_is_not_the_load_of_others():
     machine = Simulated(SimulatedCores(2, busy=1), 2)
     machine.cores.run_fixed(1, 0.3)  # the template process keeps the other core busy
     machine._cpu_ns = machine.cores.now_ns
@@ -196,7 +196,7 @@ def test_what_etui_starts_for_a_load_is_not_the_load_of_others() -> None:
     assert machine.control.decode_threads == 2
 
 
-def test_an_answer_after_a_rest_starts_with_what_was_free_meanwhile() -> None:
+def test_an_answer_after_a_rest_starts_with_what_was_free_meanwhile():
     machine = Simulated(SimulatedCores(4), 4)
     machine.compute(times=50)
     machine.cores.busy = 2
@@ -216,7 +216,7 @@ def test_an_answer_after_a_rest_starts_with_what_was_free_meanwhile() -> None:
     assert machine.control.decode_threads == 4
 
 
-def test_the_work_of_a_load_is_not_capacity_of_the_rest_after_it() -> None:
+def test_the_work_of_a_load_is_not_capacity_of_the_rest_after_it():
     machine = Simulated(SimulatedCores(4), 4)
     machine.cores.run_fixed(1, 9)
     machine._cpu_ns = machine.cores.now_ns
@@ -228,7 +228,7 @@ def test_the_work_of_a_load_is_not_capacity_of_the_rest_after_it() -> None:
     assert machine.control.decode_threads == 2
 
 
-def test_a_short_pause_keeps_the_counts() -> None:
+def test_a_short_pause_keeps_the_counts():
     machine = Simulated(SimulatedCores(4), 4)
     machine.compute(times=50)
     machine.cores.now_ns += 500_000_000  # nothing idle meanwhile
@@ -236,7 +236,7 @@ def test_a_short_pause_keeps_the_counts() -> None:
     assert machine.control.decode_threads == 4
 
 
-def test_a_load_of_many_seconds_shows_what_is_free() -> None:
+def test_a_load_of_many_seconds_shows_what_is_free():
     machine = Simulated(SimulatedCores(4, busy=3), 4)
     machine.cores.run_fixed(1, 20)
     machine._cpu_ns = machine.cores.now_ns
@@ -244,7 +244,7 @@ def test_a_load_of_many_seconds_shows_what_is_free() -> None:
     assert machine.control.prefill_threads == 1
 
 
-def test_a_limit_below_the_setting_is_told_with_every_answer() -> None:
+def test_a_limit_below_the_setting_is_told_with_every_answer():
     machine = Simulated(SimulatedCores(2), 2, adapt=False, note="fewer CPUs than threads")
     for _ in range(2):
         machine.control.begin_answer()
@@ -269,15 +269,13 @@ class _Freed:
         self.close = context.free
 
 
-def test_results_do_not_depend_on_the_count_beyond_the_last_bits(
-    library: Library, model: Model
-) -> None:
+def test_results_do_not_depend_on_the_count_beyond_the_last_bits(library, model):
     one, two = logits_with(library, model, 1), logits_with(library, model, 2)
     assert one.argmax() == two.argmax()
     np.testing.assert_allclose(one, two, rtol=1e-3, atol=1e-3)
 
 
-def test_the_count_takes_effect_between_batches(library: Library, model: Model) -> None:
+def test_the_count_takes_effect_between_batches(library, model):
     control = ThreadControl(ThreadLimits(2, 2), SpareCpu(read_idle_seconds=lambda: 0.0))
     context = Context(library, model, replace(OPTIONS, threads=2))
     context.threads = control
@@ -309,7 +307,7 @@ def answer(config: Config, starter_model: Path, monkeypatch: pytest.MonkeyPatch)
     return run
 
 
-def test_an_answer_reports_a_setting_that_is_held_to_the_cpus(answer: Answer) -> None:
+def test_an_answer_reports_a_setting_that_is_held_to_the_cpus(answer):
     events = answer(999)
     (change,) = (event for event in events if isinstance(event, ThreadsChanged))
     assert (change.decode_threads, change.prefill_threads) == (2, 2)
@@ -317,6 +315,6 @@ def test_an_answer_reports_a_setting_that_is_held_to_the_cpus(answer: Answer) ->
     assert isinstance(events[-1], Finished)
 
 
-def test_an_answer_with_a_count_that_can_be_had_reports_nothing(answer: Answer) -> None:
+def test_an_answer_with_a_count_that_can_be_had_reports_nothing(answer):
     events = answer(1)
     assert not any(isinstance(event, ThreadsChanged) for event in events)

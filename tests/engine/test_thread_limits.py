@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.config.config import Config
 from etui.engine import thread_count as thread_limits
 from etui.engine.thread_count import ThreadLimits, choose_thread_limits
 from etui.models.spec import ModelSpec
@@ -41,13 +40,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> None:
         (None, 8, None, (8, 8, True)),  # more than cores, where there are CPUs
     ],
 )
-def test_the_number_of_the_model_comes_first(
-    config: Config,
-    config_threads: int | None,
-    threads: int | None,
-    prefill: int | None,
-    limits: tuple[int, int, bool],
-) -> None:
+def test_the_number_of_the_model_comes_first(config, config_threads, threads, prefill, limits):
     spec = replace(SPEC, threads=threads, prefill_threads=prefill)
     found = choose_thread_limits(spec, replace(config, threads=config_threads))
     assert found == ThreadLimits(*limits)
@@ -62,27 +55,19 @@ def test_the_number_of_the_model_comes_first(
         (99, 2, None, ""),  # the number of config.yaml is not used
     ],
 )
-def test_more_threads_than_cpus_are_noted(
-    config: Config,
-    config_threads: int | None,
-    threads: int | None,
-    prefill: int | None,
-    note: str,
-) -> None:
+def test_more_threads_than_cpus_are_noted(config, config_threads, threads, prefill, note):
     spec = replace(SPEC, threads=threads, prefill_threads=prefill)
     found = choose_thread_limits(spec, replace(config, threads=config_threads))
     assert found.note == (f"this process may run on {note}" if note else "")
 
 
-def test_nothing_adapts_with_layers_on_a_gpu(config: Config) -> None:
+def test_nothing_adapts_with_layers_on_a_gpu(config):
     spec = replace(SPEC, threads=3)
     assert not choose_thread_limits(spec, config, on_gpu=True).adapt
 
 
 @given(config_threads=Asked, threads=Asked, prefill=Asked)
-def test_limits_are_never_above_the_cpus(
-    config: Config, config_threads: int | None, threads: int | None, prefill: int | None
-) -> None:
+def test_limits_are_never_above_the_cpus(config, config_threads, threads, prefill):
     spec = replace(SPEC, threads=threads, prefill_threads=prefill)
     found = choose_thread_limits(spec, replace(config, threads=config_threads))
     assert 1 <= found.decode <= CPUS

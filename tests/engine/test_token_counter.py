@@ -33,7 +33,7 @@ def model(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("text", ["", "Say A.", "zwölf\n\x00 <|end|>", "ab c " * 5000])
-def test_the_count_is_that_of_the_engine(counter: TokenCounter, model: Path, text: str) -> None:
+def test_the_count_is_that_of_the_engine(counter, model, text):
     with closing(Library(model.parent)) as library:
         engine = Model(library, model, vocabulary_only=True)
         expected = len(engine.tokenize(text, special=False))
@@ -42,9 +42,7 @@ def test_the_count_is_that_of_the_engine(counter: TokenCounter, model: Path, tex
     assert counter.count(model, text) == expected
 
 
-def test_the_vocabularies_of_a_few_models_stay_in_memory(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_vocabularies_of_a_few_models_stay_in_memory(model, tmp_path, monkeypatch):
     loaded: list[str] = []
 
     class Counted(Model):
@@ -67,8 +65,8 @@ def test_the_vocabularies_of_a_few_models_stay_in_memory(
 
 
 def test_a_file_without_a_tokenizer_is_unknown_and_the_next_one_is_counted(
-    counter: TokenCounter, model: Path, tmp_path: Path
-) -> None:
+    counter, model, tmp_path
+):
     damaged = tmp_path / "damaged.gguf"
     damaged.write_bytes(model.read_bytes()[:300])
     assert counter.count(damaged, "x") is None
@@ -76,13 +74,11 @@ def test_a_file_without_a_tokenizer_is_unknown_and_the_next_one_is_counted(
     assert counter.count(model, "x")
 
 
-def test_a_text_that_fits_no_context_is_not_counted(counter: TokenCounter, model: Path) -> None:
+def test_a_text_that_fits_no_context_is_not_counted(counter, model):
     assert counter.count(model, "x" * (MOST_BYTES + 1)) is None
 
 
-def test_a_process_that_dies_is_unknown_and_leaves_nothing_behind(
-    counter: TokenCounter, model: Path
-) -> None:
+def test_a_process_that_dies_is_unknown_and_leaves_nothing_behind(counter, model):
     assert counter.count(model, "x")
     (child,) = psutil.Process().children()
     child.kill()
@@ -93,7 +89,7 @@ def test_a_process_that_dies_is_unknown_and_leaves_nothing_behind(
     assert psutil.Process().children() == []
 
 
-def test_closing_ends_a_count_in_another_thread(counter: TokenCounter, model: Path) -> None:
+def test_closing_ends_a_count_in_another_thread(counter, model):
     counts: list[int | None] = []
     threads = [
         threading.Thread(target=lambda n=n: counts.append(counter.count(model, f"{n} ab" * 9000)))

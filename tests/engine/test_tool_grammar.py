@@ -51,7 +51,7 @@ def tagged(call: str) -> str:
     return f"<tool_call>\n{call}\n</tool_call>"
 
 
-def test_the_wrapper_is_that_of_the_family(model: Model) -> None:
+def test_the_wrapper_is_that_of_the_family(model):
     assert takes(model, tagged(ROME), "hermes")
     assert takes(model, tagged('{"name": "now", "arguments": {}}'), "hermes")
     assert takes(model, ROME.replace("arguments", "parameters"), "llama")
@@ -60,19 +60,19 @@ def test_the_wrapper_is_that_of_the_family(model: Model) -> None:
         assert not takes(model, text, "hermes")
 
 
-def test_arguments_match_the_parameters_of_their_own_tool(model: Model) -> None:
+def test_arguments_match_the_parameters_of_their_own_tool(model):
     for arguments in ("{}", '{"city": 1}', '{"days": 1}', '{"city": "a", "x": 1}', '"a"'):
         assert not takes(model, tagged(f'{{"name": "get", "arguments": {arguments}}}'), "hermes")
     assert not takes(model, tagged('{"name": "now", "arguments": {"city": "a"}}'), "hermes")
     assert not takes(model, tagged('{"name": "set", "arguments": {}}'), "hermes")
 
 
-def test_a_named_tool_is_the_only_one(model: Model) -> None:
+def test_a_named_tool_is_the_only_one(model):
     assert takes(model, tagged(ROME), "hermes", choice="function:get")
     assert not takes(model, tagged(ROME), "hermes", choice="function:now")
 
 
-def test_several_calls_only_if_they_may_be_parallel(model: Model) -> None:
+def test_several_calls_only_if_they_may_be_parallel(model):
     two = f"{tagged(ROME)}\n{tagged(ROME)}"
     assert takes(model, two, "hermes")
     assert not takes(model, two, "hermes", parallel=False)
@@ -81,12 +81,12 @@ def test_several_calls_only_if_they_may_be_parallel(model: Model) -> None:
     assert not takes(model, listed, "mistral", parallel=False)
 
 
-def test_line_breaks_may_follow_thinking(model: Model) -> None:
+def test_line_breaks_may_follow_thinking(model):
     assert takes(model, f"\n\n{tagged(ROME)}", "hermes", lead=True)
     assert not takes(model, f"\n\n{tagged(ROME)}", "hermes")
 
 
-def test_parameters_that_a_grammar_cannot_keep_are_refused_as_tools() -> None:
+def test_parameters_that_a_grammar_cannot_keep_are_refused_as_tools():
     tools = read_tools(json.dumps([{"function": {"name": "a", "parameters": {"not": {}}}}]))
     with pytest.raises(InvalidRequest, match="'not'") as found:
         build_tool_grammar(tools, "hermes", parallel=False)
@@ -108,7 +108,7 @@ ANYTHING = st.recursive(
 
 
 @given(document=st.lists(ANYTHING, max_size=3) | ANYTHING, choice=st.text(max_size=12))
-def test_any_document_is_tools_or_refused(document: Any, choice: str) -> None:
+def test_any_document_is_tools_or_refused(document, choice):
     try:
         tools = read_tools(json.dumps(document))
         chosen = choose_tools(tools, choice)
@@ -119,7 +119,7 @@ def test_any_document_is_tools_or_refused(document: Any, choice: str) -> None:
 
 
 @given(levels=st.integers(0, 90), most=st.integers(1, 80))
-def test_depth_is_counted_without_recursion(levels: int, most: int) -> None:
+def test_depth_is_counted_without_recursion(levels, most):
     document: Any = 1
     for level in range(levels):
         document = [document] if level % 2 else {"a": document}

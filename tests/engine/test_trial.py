@@ -34,9 +34,7 @@ def ends_with(code: int, stderr: bytes = b"") -> object:
     return lambda path: subprocess.CompletedProcess([], code, b"", stderr)
 
 
-def test_a_good_file_is_tried_once(
-    tiny: tuple[ModelSpec, Path], config: Config, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_good_file_is_tried_once(tiny, config, monkeypatch):
     spec, path = tiny
     require(spec, config)
     try_model(spec, path, config)
@@ -50,15 +48,13 @@ def test_a_good_file_is_tried_once(
         try_model(spec, path, config)
 
 
-def test_a_file_of_the_shipped_list_needs_no_trial(
-    tiny: tuple[ModelSpec, Path], config: Config, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_of_the_shipped_list_needs_no_trial(tiny, config, monkeypatch):
     spec, path = tiny
     monkeypatch.setattr(trial, "_run_trial", no_process)
     try_model(replace(spec, origin="shipped", sha256="0" * 64), path, config)
 
 
-def test_a_crash_is_an_error_of_the_model(config: Config) -> None:
+def test_a_crash_is_an_error_of_the_model(config):
     config.models_dir.mkdir()
     changes = {"llama.expert_count": number(2)}
     path = write_tiny_model(config.models_dir / "bad.gguf", changes=changes)
@@ -66,9 +62,7 @@ def test_a_crash_is_an_error_of_the_model(config: Config) -> None:
         try_model(build_found_spec(path), path, config)
 
 
-def test_the_failed_assertion_is_named(
-    tiny: tuple[ModelSpec, Path], config: Config, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_failed_assertion_is_named(tiny, config, monkeypatch):
     spec, path = tiny
     said = b"loading\n/build/ggml/src/ggml.c:3: GGML_ASSERT(eps >= 0.0f) failed\nmore\n"
     monkeypatch.setattr(trial, "_run_trial", ends_with(-6, said))
@@ -78,9 +72,7 @@ def test_the_failed_assertion_is_named(
     assert caught.value.fix
 
 
-def test_a_refusal_is_left_to_the_load(
-    tiny: tuple[ModelSpec, Path], config: Config, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_refusal_is_left_to_the_load(tiny, config, monkeypatch):
     spec, path = tiny
     require(spec, config)
     monkeypatch.setattr(trial, "_run_trial", ends_with(1))

@@ -12,9 +12,8 @@ import psutil
 import pytest
 
 from etui.arm import Arm
-from etui.backends.base import AnswerRequest
 from etui.backends.local import LocalBackend
-from etui.chat import Message, Query
+from etui.chat import Query
 from etui.config.config import Config
 from etui.energy.types import Energy, Kind
 from etui.engine import session_loader as module
@@ -22,7 +21,7 @@ from etui.engine.library import Device, Library
 from etui.engine.residency import Residency
 from etui.engine.session_loader import CPU_BATCH_TOKENS
 from etui.errors import ModelUnavailable
-from etui.events import Event, Finished, Loaded, Unloaded
+from etui.events import Event, Loaded, Unloaded
 from etui.log.queries import LogReader
 from etui.log.writer import TurnWriter
 from etui.models.spec import ModelSpec
@@ -52,9 +51,7 @@ def room_for(models: int, residency: Residency, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(psutil, "virtual_memory", memory)
 
 
-def test_the_least_recently_used_gives_way(
-    residency: Residency, starter_model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_least_recently_used_gives_way(residency, starter_model, monkeypatch):
     for spec in (SPEC, TWO, SPEC):
         assert opened(residency, spec, starter_model)[2] == []
     assert residency.resident == ("two", "one")
@@ -70,9 +67,7 @@ def test_the_least_recently_used_gives_way(
     assert unloaded[0].freed_bytes > starter_model.stat().st_size
 
 
-def test_all_that_must_go_is_told(
-    residency: Residency, starter_model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_all_that_must_go_is_told(residency, starter_model, monkeypatch):
     for spec in (SPEC, TWO):
         opened(residency, spec, starter_model)
     room_for(1, residency, monkeypatch)
@@ -84,7 +79,7 @@ def test_all_that_must_go_is_told(
     assert unloaded[0].end_ns <= unloaded[1].start_ns
 
 
-def test_a_changed_entry_loads_anew(residency: Residency, starter_model: Path) -> None:
+def test_a_changed_entry_loads_anew(residency, starter_model):
     opened(residency, SPEC, starter_model)
     session, loaded, unloaded = opened(residency, replace(SPEC, context=1024), starter_model)
     assert loaded is not None
@@ -93,9 +88,7 @@ def test_a_changed_entry_loads_anew(residency: Residency, starter_model: Path) -
     assert residency.resident == ("one",)
 
 
-def test_a_damaged_file_takes_nobodys_place(
-    residency: Residency, tmp_path: Path, starter_model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_damaged_file_takes_nobodys_place(residency, tmp_path, starter_model, monkeypatch):
     opened(residency, SPEC, starter_model)
     room_for(1, residency, monkeypatch)
     broken = tmp_path / "broken.gguf"
@@ -105,9 +98,7 @@ def test_a_damaged_file_takes_nobodys_place(
     assert residency.resident == ("one",)
 
 
-def test_what_gave_way_is_told_though_the_load_fails(
-    residency: Residency, starter_model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_gave_way_is_told_though_the_load_fails(residency, starter_model, monkeypatch):
     opened(residency, SPEC, starter_model)
     room_for(1, residency, monkeypatch)
 
@@ -123,9 +114,7 @@ def test_what_gave_way_is_told_though_the_load_fails(
     assert residency.resident == ()
 
 
-def test_a_model_that_filled_the_gpu_gives_way(
-    residency: Residency, starter_model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_model_that_filled_the_gpu_gives_way(residency, starter_model, monkeypatch):
     class OnCpu(module.Model):
         def __init__(self, library: Library, path: Path, _layers: int, *_: object, **__: object):
             super().__init__(library, path, 0)
@@ -148,7 +137,7 @@ def test_a_model_that_filled_the_gpu_gives_way(
     assert opened(residency, replace(THREE, gpu_layers=0), starter_model)[2] == []
 
 
-def test_a_model_is_kept_until_its_time_is_up(config: Config, starter_model: Path) -> None:
+def test_a_model_is_kept_until_its_time_is_up(config, starter_model):
     now = 100.0
     own = Residency(replace(config, threads=1, keep_warm=60), clock=lambda: now)
     assert own.seconds_to_unload() is None
@@ -177,7 +166,7 @@ def test_a_model_is_kept_until_its_time_is_up(config: Config, starter_model: Pat
     own.close()
 
 
-def test_each_model_may_have_its_own_time(config: Config, starter_model: Path) -> None:
+def test_each_model_may_have_its_own_time(config, starter_model):
     now = 0.0
     own = Residency(replace(config, threads=1, keep_warm="auto"), clock=lambda: now)
     opened(own, SPEC, starter_model)
@@ -196,17 +185,6 @@ def test_each_model_may_have_its_own_time(config: Config, starter_model: Path) -
     own.close()
 
 
-def test_without_a_time_models_stay(config: Config, starter_model: Path) -> None:
-    now = 0.0
-    own = Residency(replace(config, threads=1), clock=lambda: now)
-    opened(own, SPEC, starter_model)
-    now = 1e9
-    assert own.seconds_to_unload() is None
-    assert own.unload_idle() == ()
-    assert own.resident == ("one",)
-    own.close()
-
-
 class Meter10W(Sliced):
     """Ten watts, always."""
 
@@ -217,9 +195,7 @@ class Meter10W(Sliced):
         return Energy(start_ns, end_ns, joules, 0.1, Kind.COUNTER, 1.0)
 
 
-def test_a_turn_that_needs_room_logs_what_gave_way_and_its_load(
-    config: Config, starter_model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_turn_that_needs_room_logs_what_gave_way_and_its_load(config, starter_model, monkeypatch):
     events: list[Event] = []
     with closing(LocalBackend(replace(config, threads=1))) as engine, TurnWriter(config) as writer:
         room_for(1, engine._residency, monkeypatch)
@@ -252,19 +228,3 @@ def test_a_turn_that_needs_room_logs_what_gave_way_and_its_load(
     assert unloaded.joules == pytest.approx(10 * unloaded.seconds)
     assert unloaded.freed_bytes == gone.freed_bytes
     assert (loaded.model, loaded.turn_id) == ("two", turn.turn_id)
-
-
-def test_an_answer_after_its_model_gave_way_loads_it_again(
-    config: Config, starter_model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    arm = Arm("quick", "one", max_tokens=2)
-    asked = AnswerRequest(SPEC, starter_model, (Message("user", "Hi"),), arm)
-    with closing(LocalBackend(replace(config, threads=1))) as engine:
-        room_for(1, engine._residency, monkeypatch)
-        first = list(engine.answer(asked))
-        list(engine.answer(replace(asked, model=TWO)))
-        again = list(engine.answer(asked))
-    assert [type(event) for event in again[:2]] == [Unloaded, Loaded]
-    assert isinstance(first[-1], Finished)
-    assert isinstance(again[-1], Finished)
-    assert again[-1].answer == first[-1].answer

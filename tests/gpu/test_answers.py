@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from etui.arm import Sampling
-from etui.config.config import Config, load_config
+from etui.config.config import load_config
 from etui.engine.llama_session import LlamaSession
 from etui.models.catalogue import load_catalogue
 from etui.runtime.doctor import check_offload
@@ -31,13 +31,13 @@ def draw(session: LlamaSession, count: int, text: str = PROMPT) -> list[int]:
     return drawn
 
 
-def test_letters_are_those_of_the_cpu(on_gpu: LlamaSession, on_cpu: LlamaSession) -> None:
+def test_letters_are_those_of_the_cpu(on_gpu, on_cpu):
     ours, theirs = (score_letters(session, QUESTIONS[2]) for session in (on_gpu, on_cpu))
     assert ours == pytest.approx(theirs, abs=TOLERANCE_NATS)
     assert max(range(4), key=ours.__getitem__) == max(range(4), key=theirs.__getitem__)
 
 
-def test_a_greedy_answer_is_that_of_the_cpu(on_gpu: LlamaSession, on_cpu: LlamaSession) -> None:
+def test_a_greedy_answer_is_that_of_the_cpu(on_gpu, on_cpu):
     order = Order("starter", "all", part_seconds=0)
     prompt = "Count to ten."
     reference = answer_greedily(on_cpu, prompt, (), order)
@@ -47,14 +47,14 @@ def test_a_greedy_answer_is_that_of_the_cpu(on_gpu: LlamaSession, on_cpu: LlamaS
     assert scored == pytest.approx(reference.logprobs[: len(scored)], abs=TOLERANCE_NATS)
 
 
-def test_an_answer_is_repeated_to_the_bit(on_gpu: LlamaSession) -> None:
+def test_an_answer_is_repeated_to_the_bit(on_gpu):
     on_gpu.forget()
     first = draw(on_gpu, 3)
     on_gpu.forget()
     assert draw(on_gpu, 3) == first
 
 
-def test_votes_of_one_batch_continue_alike(on_gpu: LlamaSession) -> None:
+def test_votes_of_one_batch_continue_alike(on_gpu):
     alone = draw(on_gpu, 3)
     trunk = on_gpu.open(on_gpu.tokenize(PROMPT, bos=True), GREEDY)
     on_gpu.step([trunk], draw=False)
@@ -69,7 +69,7 @@ def test_votes_of_one_batch_continue_alike(on_gpu: LlamaSession) -> None:
         on_gpu.close(sequence, keep=False)
 
 
-def test_sampled_votes_have_seeds_of_their_own(on_gpu: LlamaSession) -> None:
+def test_sampled_votes_have_seeds_of_their_own(on_gpu):
     def vote() -> list[list[int]]:
         trunk = on_gpu.open(on_gpu.tokenize("Once upon", bos=True), GREEDY)
         on_gpu.step([trunk], draw=False)
@@ -87,7 +87,7 @@ def test_sampled_votes_have_seeds_of_their_own(on_gpu: LlamaSession) -> None:
     assert vote() == first
 
 
-def test_a_probe_is_rolled_back(on_gpu: LlamaSession) -> None:
+def test_a_probe_is_rolled_back(on_gpu):
     sequence = on_gpu.open(on_gpu.tokenize(PROMPT, bos=True), GREEDY)
     on_gpu.step([sequence], draw=False)
     probe = on_gpu.tokenize(" The answer is", special=False)
@@ -102,7 +102,7 @@ def test_a_probe_is_rolled_back(on_gpu: LlamaSession) -> None:
     on_gpu.close(sequence, keep=False)
 
 
-def test_a_prefix_on_the_device_is_used_again(on_gpu: LlamaSession) -> None:
+def test_a_prefix_on_the_device_is_used_again(on_gpu):
     tokens = on_gpu.tokenize(PROMPT, bos=True)
     first = on_gpu.open(tokens, GREEDY)
     on_gpu.step([first], draw=False)
@@ -117,7 +117,7 @@ def test_a_prefix_on_the_device_is_used_again(on_gpu: LlamaSession) -> None:
     on_gpu.forget()
 
 
-def test_drafted_tokens_are_verified_on_the_device(on_gpu: LlamaSession) -> None:
+def test_drafted_tokens_are_verified_on_the_device(on_gpu):
     """Lookup drafts the rest of a list that repeats itself; the answer is that without drafts."""
     text = "One two three four five six. One two three four five six. One two three"
     plain = draw(on_gpu, 8, text)
@@ -138,7 +138,7 @@ def test_drafted_tokens_are_verified_on_the_device(on_gpu: LlamaSession) -> None
     on_gpu.forget()
 
 
-def test_try_gpu_finds_the_device_right(config: Config) -> None:
+def test_try_gpu_finds_the_device_right(config):
     """The three runs of the command, with a model so small that it takes seconds."""
     config.models_dir.mkdir(parents=True)
     write_tiny_model(config.models_dir / "tiny.gguf")

@@ -11,7 +11,6 @@ import psutil
 import pytest
 
 from etui.arm import Sampling
-from etui.config.config import Config
 from etui.engine import residency as module
 from etui.engine.library import Device, Library
 from etui.engine.offload import Needs, layers_that_fit, needs, ram_bytes
@@ -19,7 +18,7 @@ from etui.engine.residency import Residency
 from etui.errors import ModelUnavailable
 from etui.models.gguf import check_usable
 from tests.engine.opened import opened
-from tests.gpu.conftest import CONTEXT, LAYERS, SPEC, Load
+from tests.gpu.conftest import CONTEXT, LAYERS, SPEC
 
 pytestmark = pytest.mark.gpu
 
@@ -32,9 +31,7 @@ def need(starter_model: Path) -> Needs:
 @pytest.mark.parametrize(
     ("asked", "layers"), [("all", LAYERS), ("auto", LAYERS), (999, LAYERS), (7, 7), (1, 1), (0, 0)]
 )
-def test_layers_are_where_they_were_asked_for(
-    load: Load, device: Device, need: Needs, asked: Any, layers: int
-) -> None:
+def test_layers_are_where_they_were_asked_for(load, device, need, asked, layers):
     model = load(gpu_layers=asked)
     assert model.loaded.gpu_layers == layers
     assert model.residency.gpu_layers_placed == layers
@@ -46,7 +43,7 @@ def test_layers_are_where_they_were_asked_for(
     assert session.step([session.open(session.tokenize("Hi", bos=True), Sampling())]).sampled
 
 
-def test_the_kv_cache_is_with_its_layers(load: Load, device: Device, need: Needs) -> None:
+def test_the_kv_cache_is_with_its_layers(load, device, need):
     whole = load().buffer_bytes("KV", device.name)
     assert whole == pytest.approx(need.kv_bytes, rel=0.02)
     half = load(gpu_layers=16)
@@ -55,13 +52,13 @@ def test_the_kv_cache_is_with_its_layers(load: Load, device: Device, need: Needs
     assert on_device + on_cpu == pytest.approx(whole, rel=0.01)  # the log rounds
 
 
-def test_without_layers_nothing_is_on_the_device(load: Load, device: Device) -> None:
+def test_without_layers_nothing_is_on_the_device(load, device):
     log = load(gpu_layers=0).log
     assert "buffer size" in log
     assert not [x for x in log.splitlines() if device.name in x and "buffer size" in x]
 
 
-def test_the_estimate_covers_what_is_on_the_device(load: Load, device: Device, need: Needs) -> None:
+def test_the_estimate_covers_what_is_on_the_device(load, device, need):
     model = load()
     kept, in_buffers = ram_bytes(need, LAYERS) - need.compute_bytes, need.compute_bytes
     estimated = need.total_bytes - kept - in_buffers
@@ -70,9 +67,7 @@ def test_the_estimate_covers_what_is_on_the_device(load: Load, device: Device, n
     assert model.buffer_bytes("compute", device.name) <= need.compute_bytes
 
 
-def test_unloading_frees_the_device(
-    config: Config, starter_model: Path, device: Device, need: Needs
-) -> None:
+def test_unloading_frees_the_device(config, starter_model, device, need):
     """By the driver's figures, or of a software device, whose memory is ours, by our own."""
 
     def used(residency: Residency) -> int:
@@ -91,9 +86,7 @@ def test_unloading_frees_the_device(
         assert used(residency) - before < 0.2 * taken
 
 
-def test_less_free_memory_takes_fewer_layers(
-    load: Load, device: Device, need: Needs, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_less_free_memory_takes_fewer_layers(load, device, need, monkeypatch):
     """The free memory is a fake; the layers that fit into it are on the real device."""
     block = need.layer_bytes + need.kv_bytes // need.layers
     free = int((need.compute_bytes + need.output_bytes + 9.5 * block) / 0.95)
@@ -124,9 +117,7 @@ def refusing(device: Device, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return tried
 
 
-def test_a_load_that_llama_cpp_refuses_steps_down_to_the_cpu(
-    load: Load, refusing: list[int]
-) -> None:
+def test_a_load_that_llama_cpp_refuses_steps_down_to_the_cpu(load, refusing):
     model = load(gpu_layers="auto", split="none", main_gpu=9)
     assert refusing[0] == LAYERS
     assert refusing[-1] == 0
@@ -136,14 +127,14 @@ def test_a_load_that_llama_cpp_refuses_steps_down_to_the_cpu(
     assert session.step([session.open(session.tokenize("Hi", bos=True), Sampling())]).sampled
 
 
-def test_a_fixed_number_of_layers_does_not_step_down(load: Load, refusing: list[int]) -> None:
+def test_a_fixed_number_of_layers_does_not_step_down(load, refusing):
     with pytest.raises(ModelUnavailable, match="main_gpu"):
         load(gpu_layers="all", split="none", main_gpu=9)
     assert refusing == [LAYERS]
     assert load(gpu_layers="all").residency.gpu_layers_placed == LAYERS
 
 
-def test_a_device_that_is_not_there_is_refused(config: Config, starter_model: Path) -> None:
+def test_a_device_that_is_not_there_is_refused(config, starter_model):
     with (
         closing(Residency(replace(config, threads=1))) as residency,
         pytest.raises(ModelUnavailable, match=r"configured for 10 GPUs, but llama\.cpp sees"),

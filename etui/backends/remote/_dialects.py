@@ -29,6 +29,8 @@ from etui.chat import Message
 from etui.config.backend_spec import BackendKind
 from etui.errors import InvalidRequest
 
+_USUAL_KEYS = {name: name for name in ("top_k", "min_p", "repeat_penalty", "repeat_last_n")}
+
 
 class Dialect:
     """How a server is asked and answers; pure.
@@ -42,6 +44,9 @@ class Dialect:
         ends_thinking: Whether another request can end the thinking of a running answer.
         gives_probabilities: Whether probabilities are asked for although no client asked for them,
             since every server of the kind has them; they give an answer its confidence.
+        count_key: The parameter that asks for several answers.
+        sampling_keys: The parameters of sampling values that not all servers have.
+        least_alternatives: Alternatives to each token that have to be asked for.
     """
 
     kind: BackendKind = "openai"
@@ -49,6 +54,9 @@ class Dialect:
     joins_probabilities = True
     ends_thinking = False
     gives_probabilities = False  # some refuse the whole request for it
+    count_key = "n"
+    sampling_keys: Mapping[str, str] = {}
+    least_alternatives = 0
 
     def build(self, asked: Asked) -> HttpRequest:
         """Build a chat completion, or a text completion for a raw prompt."""
@@ -67,14 +75,15 @@ class Dialect:
         if asked.stops:
             body["stop"] = list(asked.stops)
         if asked.count > 1:
-            body[self._count_key()] = asked.count
-        self._add_sampling(body, asked.sampling)
+            body[self.count_key] = asked.count
+        for name, key in self.sampling_keys.items():
+            body[key] = getattr(asked.sampling, name)
         if options.raw:
             return self._build_raw(body, asked)
         body["messages"] = [build_message(message) for message in asked.messages]
         if asked.logprobs is not None:
             body["logprobs"] = True
-            body["top_logprobs"] = self._count_alternatives(asked.logprobs)
+            body["top_logprobs"] = max(self.least_alternatives, asked.logprobs)
         if options.json_schema:
             schema = {"name": "answer", "schema": json.loads(options.json_schema), "strict": True}
             body["response_format"] = {"type": "json_schema", "json_schema": schema}
@@ -96,19 +105,14 @@ class Dialect:
         if given.temperature == 0.0:
             return  # greedy: they change nothing
         for name in ("top_k", "min_p", "repeat_penalty"):
-            origin = getattr(arm.sampling_from, name)
-            if origin in ("arm", "option") and getattr(given, name) != getattr(usual, name):
+            is_named = getattr(arm.sampling_from, name) in ("arm", "option")
+            is_changed = getattr(given, name) != getattr(usual, name)
+            if is_named and is_changed and name not in self.sampling_keys:
                 raise InvalidRequest(
                     f"a backend of kind {self.kind} cannot sample with {name}",
                     "leave it out, or set the `kind` of the backend if it is another one",
                     name,
                 )
-
-    def _count_key(self) -> str:
-        return "n"
-
-    def _count_alternatives(self, wanted: int) -> int:
-        return wanted
 
     def _build_raw(self, body: dict[str, Any], asked: Asked) -> HttpRequest:
         options = asked.options
@@ -124,9 +128,6 @@ class Dialect:
             body["logprobs"] = max(1, asked.logprobs)
         return HttpRequest("completions", body)
 
-    def _add_sampling(self, body: dict[str, Any], sampling: Sampling) -> None:
-        """Add the values that only this kind knows."""
-
     def _add_thinking(self, body: dict[str, Any], asked: Asked) -> None:
         """Add the switch of the thinking, for models that have one."""
         if asked.thinking is not None:
@@ -138,6 +139,7 @@ class Ollama(Dialect):
 
     kind: BackendKind = "ollama"
     gives_probabilities = True  # older versions ignore the parameter
+    sampling_keys = _USUAL_KEYS
 
     def build(self, asked: Asked) -> HttpRequest:
         """Build a chat request.
@@ -162,7 +164,14 @@ class Ollama(Dialect):
             "model": asked.model,
             "messages": _build_messages(asked.messages),
             "stream": True,
-            "options": _build_options(asked.sampling, asked.max_tokens, asked.stops),
+            "options": {
+                "num_predict": asked.max_tokens,
+                "temperature": asked.sampling.temperature,
+                "top_p": asked.sampling.top_p,
+                "seed": asked.sampling.seed,
+                **{key: getattr(asked.sampling, name) for name, key in _USUAL_KEYS.items()},
+                **({"stop": list(asked.stops)} if asked.stops else {}),
+            },
         }
         if options.json_schema:
             body["format"] = json.loads(options.json_schema)
@@ -174,26 +183,29 @@ class Ollama(Dialect):
             body |= {"logprobs": True, "top_logprobs": asked.logprobs}
         return HttpRequest("//api/chat", body, lines=True)
 
-    def check(self, arm: Arm) -> None:
-        """Accept every value."""
-
     def parse(self, document: Mapping[str, Any]) -> tuple[StreamPart, ...]:
         """Parse one line; the last one has the tokens and the durations."""
         message = read_mapping(document.get("message"))
-        tools = parse_tools(message.get("tool_calls"))
         done = document.get("done") is True
-        finish = None
-        if done:
-            finish = read_text(document.get("done_reason")) or "stop"
+        usage = Usage(
+            prompt_tokens=read_count(document.get("prompt_eval_count")),
+            output_tokens=read_count(document.get("eval_count")),
+        )
+        timings = Timings(
+            *(
+                read_seconds(document.get(f"{phase}_duration"), 1e9)
+                for phase in ("prompt_eval", "eval", "load")
+            )
+        )
         return (
             StreamPart(
                 text=read_text(message.get("content")),
                 thinking=read_text(message.get("thinking")),
-                tools=tools,
+                tools=parse_tools(message.get("tool_calls")),
                 probabilities=parse_tokens(read_list(document.get("logprobs"))),
-                finish=finish,
-                usage=_parse_usage(document) if done else None,
-                timings=_parse_durations(document) if done else None,
+                finish=(read_text(document.get("done_reason")) or "stop") if done else None,
+                usage=usage if done else None,
+                timings=timings if done else None,
                 error=read_error(document.get("error")),
                 last=done,
             ),
@@ -231,37 +243,6 @@ def _arguments(value: object) -> Mapping[str, Any]:
     return read_mapping(value)
 
 
-def _build_options(sampling: Sampling, max_tokens: int, stops: tuple[str, ...]) -> dict[str, Any]:
-    options: dict[str, Any] = {
-        "num_predict": max_tokens,
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
-        "top_k": sampling.top_k,
-        "min_p": sampling.min_p,
-        "seed": sampling.seed,
-        "repeat_penalty": sampling.repeat_penalty,
-        "repeat_last_n": sampling.repeat_last_n,
-    }
-    if stops:
-        options["stop"] = list(stops)
-    return options
-
-
-def _parse_usage(document: Mapping[str, Any]) -> Usage:
-    return Usage(
-        prompt_tokens=read_count(document.get("prompt_eval_count")),
-        output_tokens=read_count(document.get("eval_count")),
-    )
-
-
-def _parse_durations(document: Mapping[str, Any]) -> Timings:
-    return Timings(
-        prefill_seconds=read_seconds(document.get("prompt_eval_duration"), 1e9),
-        decode_seconds=read_seconds(document.get("eval_duration"), 1e9),
-        load_seconds=read_seconds(document.get("load_duration"), 1e9),
-    )
-
-
 class LlamaServer(Dialect):
     """llama-server of llama.cpp."""
 
@@ -269,6 +250,9 @@ class LlamaServer(Dialect):
     joins_votes = True
     ends_thinking = True
     gives_probabilities = True
+    count_key = "n_cmpl"
+    sampling_keys = _USUAL_KEYS
+    least_alternatives = 1  # 0 turns the probabilities of the tokens themselves off
 
     def build(self, asked: Asked) -> HttpRequest:
         """Build a request with timings and the progress of the prompt in every chunk."""
@@ -289,23 +273,6 @@ class LlamaServer(Dialect):
             first = replace(first, usage=timings_usage(document))
         return (first, *others)
 
-    def check(self, arm: Arm) -> None:
-        """Accept every value."""
-
-    def _count_key(self) -> str:
-        return "n_cmpl"
-
-    def _count_alternatives(self, wanted: int) -> int:
-        return max(1, wanted)  # 0 turns the probabilities of the tokens themselves off
-
-    def _add_sampling(self, body: dict[str, Any], sampling: Sampling) -> None:
-        body |= {
-            "top_k": sampling.top_k,
-            "min_p": sampling.min_p,
-            "repeat_penalty": sampling.repeat_penalty,
-            "repeat_last_n": sampling.repeat_last_n,
-        }
-
     def _add_thinking(self, body: dict[str, Any], asked: Asked) -> None:
         if asked.thinking is None:
             return
@@ -324,12 +291,18 @@ class Vllm(Dialect):
     kind: BackendKind = "vllm"
     joins_votes = True
     gives_probabilities = True
+    sampling_keys: Mapping[str, str] = {
+        "top_k": "top_k",
+        "min_p": "min_p",
+        "repeat_penalty": "repetition_penalty",
+    }
 
     def build(self, asked: Asked) -> HttpRequest:
         """Build a request whose chunks have the usage so far."""
         request = super().build(asked)
         stream = {"include_usage": True, "continuous_usage_stats": True}
-        return replace(request, body={**request.body, "stream_options": stream})
+        top_k = asked.sampling.top_k or -1
+        return replace(request, body={**request.body, "stream_options": stream, "top_k": top_k})
 
     def check(self, arm: Arm) -> None:
         """Accept every value that vLLM has."""
@@ -341,13 +314,6 @@ class Vllm(Dialect):
                 "leave repeat_last_n out",
                 "repeat_last_n",
             )
-
-    def _add_sampling(self, body: dict[str, Any], sampling: Sampling) -> None:
-        body |= {
-            "top_k": sampling.top_k or -1,
-            "min_p": sampling.min_p,
-            "repetition_penalty": sampling.repeat_penalty,
-        }
 
     def _add_thinking(self, body: dict[str, Any], asked: Asked) -> None:
         if asked.thinking is None:
@@ -367,10 +333,9 @@ class Etui(Dialect):
 
 
 def find_effort(think_tokens: int | None) -> str:
-    """Find the ``reasoning_effort`` for a thinking budget; the budget itself is kept by counting.
+    """Find the ``reasoning_effort`` for a thinking budget, which is kept by counting.
 
-    Args:
-        think_tokens: The budget; 0 asks for no thinking, None for as much as the server likes.
+    0 asks for no thinking, None for as much as the server likes.
     """
     if think_tokens is None:
         return "high"

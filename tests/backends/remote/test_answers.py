@@ -17,7 +17,7 @@ from etui.errors import InvalidRequest, ModelUnavailable, RemoteFailed
 from etui.events import Answer, Event, Prefilled, Prefilling, Probe, Thought, TokenLogprob, ToolCall
 from etui.reasoning.decoding import BUDGET
 from tests.backends.asker import Asker
-from tests.backends.remote.conftest import Open, ask, finished
+from tests.backends.remote.conftest import ask, finished
 from tests.backends.remote.stub import (
     LIMIT_SECONDS,
     STALL,
@@ -45,7 +45,7 @@ def stream(*chunks: Any) -> Script:
     return Script(sse(*chunks))
 
 
-def test_a_direct_answer_with_its_tokens(stub: Stub, open_backend: Open) -> None:
+def test_a_direct_answer_with_its_tokens(stub, open_backend):
     script(
         stub,
         stream(
@@ -65,7 +65,7 @@ def test_a_direct_answer_with_its_tokens(stub: Stub, open_backend: Open) -> None
     assert body["messages"] == [{"role": "user", "content": "What is 2+2?"}]
 
 
-def test_llama_server_gives_progress_phases_and_confidence(stub: Stub, open_backend: Open) -> None:
+def test_llama_server_gives_progress_phases_and_confidence(stub, open_backend):
     def timings(decoded: int, ms: float) -> dict[str, Any]:
         return {"timings": {"prompt_n": 6, "cache_n": 4, "prompt_ms": 5, "predicted_n": decoded,
                             "predicted_ms": ms}}  # fmt: skip
@@ -92,7 +92,7 @@ def test_llama_server_gives_progress_phases_and_confidence(stub: Stub, open_back
     assert end.why == ""
 
 
-def test_ollama_speaks_lines_and_reports_its_load(stub: Stub, open_backend: Open) -> None:
+def test_ollama_speaks_lines_and_reports_its_load(stub, open_backend):
     script(
         stub,
         Script(
@@ -113,7 +113,7 @@ def test_ollama_speaks_lines_and_reports_its_load(stub: Stub, open_backend: Open
     assert "loaded the model for 3.00 s" in end.why
 
 
-def test_another_etui_gives_its_joules(stub: Stub, open_backend: Open) -> None:
+def test_another_etui_gives_its_joules(stub, open_backend):
     energy = {"joules": 5.25, "uncertainty": 0.5, "kind": "counter"}
     script(stub, stream(delta("4", finish="stop"), usage(3, 1, energy=energy)))
     answerer = Asker(open_backend("etui"))
@@ -134,16 +134,14 @@ def test_another_etui_gives_its_joules(stub: Stub, open_backend: Open) -> None:
         ("openai", None, None),
     ],
 )
-def test_an_answer_says_which_version_gave_it(
-    stub: Stub, open_backend: Open, kind: str, fingerprint: str | None, server: str | None
-) -> None:
+def test_an_answer_says_which_version_gave_it(stub, open_backend, kind, fingerprint, server):
     script(stub, stream({**delta("4", finish="stop"), "system_fingerprint": fingerprint}))
     backend = open_backend(kind)
     finished(list(backend.answer(ask())))
     assert backend.server == server
 
 
-def test_the_owner_of_a_prompt_is_not_sent(stub: Stub, open_backend: Open) -> None:
+def test_the_owner_of_a_prompt_is_not_sent(stub, open_backend):
     script(stub, stream(delta("4", finish="stop")))
     list(open_backend().answer(replace(ask(), owner="laptop", chat_id="chat-77")))
     sent = json.dumps([stub.seen[0].body, dict(stub.seen[0].headers)])
@@ -151,7 +149,7 @@ def test_the_owner_of_a_prompt_is_not_sent(stub: Stub, open_backend: Open) -> No
     assert "chat-77" not in sent
 
 
-def test_a_server_that_counts_nothing_is_counted_by_pieces(stub: Stub, open_backend: Open) -> None:
+def test_a_server_that_counts_nothing_is_counted_by_pieces(stub, open_backend):
     script(stub, stream(delta("a"), delta("b"), delta(finish="length")))
     end = finished(list(open_backend().answer(ask(arm=Arm("d", "big@desk", max_tokens=2)))))
     assert (end.status, end.output_tokens) == ("truncated", 2)
@@ -160,7 +158,7 @@ def test_a_server_that_counts_nothing_is_counted_by_pieces(stub: Stub, open_back
     assert end.prompt_tokens > 0
 
 
-def test_the_options_of_the_output_reach_the_server(stub: Stub, open_backend: Open) -> None:
+def test_the_options_of_the_output_reach_the_server(stub, open_backend):
     call = {"index": 0, "id": "c", "function": {"name": "add", "arguments": "{}"}}
     script(stub, stream(delta(tool_calls=[call]), delta(finish="tool_calls"), usage(1, 5)))
     tools = '[{"type": "function", "function": {"name": "add"}}]'
@@ -175,7 +173,7 @@ def test_the_options_of_the_output_reach_the_server(stub: Stub, open_backend: Op
     assert body["tool_choice"] == "required"
 
 
-def test_probabilities_that_a_client_asks_for(stub: Stub, open_backend: Open) -> None:
+def test_probabilities_that_a_client_asks_for(stub, open_backend):
     entry = logprob("4", -0.25, ("4", -0.25), ("5", -2.0))
     script(stub, stream(delta("4", logprobs=[entry], finish="stop"), usage(1, 1)))
     events = list(open_backend().answer(ask(options=OutputOptions(top_logprobs=2))))
@@ -187,7 +185,7 @@ def test_probabilities_that_a_client_asks_for(stub: Stub, open_backend: Open) ->
 CHOICES = "Which is red? A) Mars B) Venus"
 
 
-def test_letters_are_read_from_the_first_token(stub: Stub, open_backend: Open) -> None:
+def test_letters_are_read_from_the_first_token(stub, open_backend):
     entry = logprob("A", math.log(0.6), ("A", math.log(0.6)), (" B", math.log(0.2)))
     script(stub, stream(delta("A", logprobs=[entry], finish="length"), usage(9, 1)))
     arm = Arm("c", "big@desk", readout="choices")
@@ -206,9 +204,7 @@ def test_letters_are_read_from_the_first_token(stub: Stub, open_backend: Open) -
     ("question", "requests", "why"),
     [("What is 2+2?", 1, "no options"), (CHOICES, 2, "no probabilities of the letters")],
 )
-def test_without_letters_the_answer_is_decoded(
-    stub: Stub, open_backend: Open, question: str, requests: int, why: str
-) -> None:
+def test_without_letters_the_answer_is_decoded(stub, open_backend, question, requests, why):
     script(stub, stream(delta("A) Mars", finish="stop"), usage(9, 4)))
     end = finished(list(open_backend().answer(ask(question, Arm("c", "m", readout="choices")))))
     assert end.answer == "A) Mars"
@@ -219,7 +215,7 @@ def test_without_letters_the_answer_is_decoded(
 # -- thinking -----------------------------------------------------------------
 
 
-def test_native_thinking_within_its_budget(stub: Stub, open_backend: Open) -> None:
+def test_native_thinking_within_its_budget(stub, open_backend):
     script(
         stub,
         stream(delta(reasoning_content="hm "), delta(reasoning_content="so"), delta("4"),
@@ -235,13 +231,13 @@ def test_native_thinking_within_its_budget(stub: Stub, open_backend: Open) -> No
     assert body["max_tokens"] == 12
 
 
-def test_tags_in_the_text_are_thinking_too(stub: Stub, open_backend: Open) -> None:
+def test_tags_in_the_text_are_thinking_too(stub, open_backend):
     script(stub, stream(delta("<thi"), delta("nk>hm</think>"), delta("4"), delta(finish="stop")))
     end = finished(list(open_backend().answer(ask(arm=COT, **THINKS))))
     assert (end.thinking, end.answer) == ("hm", "4")
 
 
-def test_over_the_budget_the_answer_is_asked_for_again(stub: Stub, open_backend: Open) -> None:
+def test_over_the_budget_the_answer_is_asked_for_again(stub, open_backend):
     script(
         stub,
         Script([*sse(*(delta(reasoning="x") for _ in range(4)), done=False), STALL]),
@@ -263,7 +259,7 @@ def test_over_the_budget_the_answer_is_asked_for_again(stub: Stub, open_backend:
     assert second["max_tokens"] == 8
 
 
-def test_plain_thinking_ends_with_its_marker(stub: Stub, open_backend: Open) -> None:
+def test_plain_thinking_ends_with_its_marker(stub, open_backend):
     script(stub, stream(delta("2 and 2. Ans"), delta("wer: 4"), delta(finish="stop"), usage(9, 2)))
     events = list(open_backend().answer(ask(arm=COT)))
     end = finished(events)
@@ -274,16 +270,14 @@ def test_plain_thinking_ends_with_its_marker(stub: Stub, open_backend: Open) -> 
     assert "reasoning_effort" not in body
 
 
-def test_plain_thinking_without_a_marker_is_followed_by_a_question(
-    stub: Stub, open_backend: Open
-) -> None:
+def test_plain_thinking_without_a_marker_is_followed_by_a_question(stub, open_backend):
     script(stub, stream(delta("2 and 2", finish="stop")), stream(delta("4", finish="stop")))
     end = finished(list(open_backend().answer(ask(arm=COT))))
     assert (end.thinking, end.answer) == ("2 and 2", "4")
     assert "asked again for the answer" in end.why
 
 
-def test_an_answer_after_the_thinking_has_its_own_limit(stub: Stub, open_backend: Open) -> None:
+def test_an_answer_after_the_thinking_has_its_own_limit(stub, open_backend):
     arm = Arm("t", "m", "cot", think_tokens=100, max_tokens=3)
     parts = sse(delta("Answer:"), *(delta(" w") for _ in range(5)), done=False)
     script(stub, Script([*parts, STALL]))
@@ -303,7 +297,7 @@ def hurry_at(answerer: Any, events: Any, kind: type[Event], texts: list[Event]) 
             answerer.hurry()
 
 
-def test_a_hurry_ends_the_thinking_by_the_control_call(stub: Stub, open_backend: Open) -> None:
+def test_a_hurry_ends_the_thinking_by_the_control_call(stub, open_backend):
     control = threading.Event()
     stub.scripts[CHAT + "/control"] = lambda seen: (control.set(), document({"ok": True}))[1]
 
@@ -330,7 +324,7 @@ def test_a_hurry_ends_the_thinking_by_the_control_call(stub: Stub, open_backend:
     assert len(stub.bodies(CHAT)) == 1
 
 
-def test_a_hurry_without_a_control_call_asks_again(stub: Stub, open_backend: Open) -> None:
+def test_a_hurry_without_a_control_call_asks_again(stub, open_backend):
     script(
         stub,
         Script([*sse(delta(reasoning="x"), done=False), STALL]),
@@ -346,7 +340,7 @@ def test_a_hurry_without_a_control_call_asks_again(stub: Stub, open_backend: Ope
     assert stub.left.wait(LIMIT_SECONDS)
 
 
-def test_a_hurry_ends_a_direct_answer(stub: Stub, open_backend: Open) -> None:
+def test_a_hurry_ends_a_direct_answer(stub, open_backend):
     script(stub, Script([*sse(delta("a"), delta("b"), done=False), STALL]))
     answerer = Asker(open_backend())
     events: list[Event] = []
@@ -369,9 +363,7 @@ def test_a_hurry_ends_a_direct_answer(stub: Stub, open_backend: Open) -> None:
         ([*sse(delta(reasoning="x"), done=False), STALL], COT, "", "stopped while thinking"),
     ],
 )
-def test_a_cancel_ends_the_answer_wherever_it_is(
-    stub: Stub, open_backend: Open, parts: Any, arm: Arm | None, text: str, why: str
-) -> None:
+def test_a_cancel_ends_the_answer_wherever_it_is(stub, open_backend, parts, arm, text, why):
     script(stub, Script(parts))
     backend = open_backend()
     answerer = Asker(backend)
@@ -400,7 +392,7 @@ def test_a_cancel_ends_the_answer_wherever_it_is(
     assert finished(list(answerer.answer(ask()))).answer == "5"
 
 
-def test_a_closed_iterator_closes_the_request(stub: Stub, open_backend: Open) -> None:
+def test_a_closed_iterator_closes_the_request(stub, open_backend):
     script(stub, Script([*sse(delta("4"), done=False), STALL]))
     events = open_backend().answer(ask())
     next(events)
@@ -408,7 +400,7 @@ def test_a_closed_iterator_closes_the_request(stub: Stub, open_backend: Open) ->
     assert stub.left.wait(LIMIT_SECONDS)
 
 
-def test_a_closed_backend_ends_its_answers_and_opens_again(stub: Stub, open_backend: Open) -> None:
+def test_a_closed_backend_ends_its_answers_and_opens_again(stub, open_backend):
     script(stub, Script([*sse(delta("4"), done=False), STALL]))
     backend = open_backend()
     closer = threading.Thread(target=lambda: (stub.began.wait(LIMIT_SECONDS), backend.close()))
@@ -420,7 +412,7 @@ def test_a_closed_backend_ends_its_answers_and_opens_again(stub: Stub, open_back
     assert finished(list(backend.answer(ask()))).answer == "5"
 
 
-def test_two_answers_at_a_time(stub: Stub, open_backend: Open) -> None:
+def test_two_answers_at_a_time(stub, open_backend):
     both = threading.Barrier(2, timeout=LIMIT_SECONDS)
 
     def answer(seen: Seen) -> Script:
@@ -443,16 +435,14 @@ def test_two_answers_at_a_time(stub: Stub, open_backend: Open) -> None:
     assert found == {"one": "ONE", "two": "TWO"}
 
 
-def test_what_the_kind_cannot_sample_is_refused_before_it_is_sent(
-    stub: Stub, open_backend: Open
-) -> None:
+def test_what_the_kind_cannot_sample_is_refused_before_it_is_sent(stub, open_backend):
     arm = Arm("d", "m", sampling=Sampling(0.9, top_k=3))
     with pytest.raises(InvalidRequest, match="top_k"):
         list(open_backend().answer(ask(arm=arm)))
     assert stub.seen == []
 
 
-def test_without_its_key_nothing_is_sent(stub: Stub, open_backend: Open) -> None:
+def test_without_its_key_nothing_is_sent(stub, open_backend):
     backend = open_backend(key_env="DESK_KEY")
     assert not backend.is_available
     with pytest.raises(ModelUnavailable, match="DESK_KEY"):
@@ -460,9 +450,7 @@ def test_without_its_key_nothing_is_sent(stub: Stub, open_backend: Open) -> None
     assert stub.seen == []
 
 
-def test_only_its_own_key_is_sent(
-    stub: Stub, open_backend: Open, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_its_own_key_is_sent(stub, open_backend, monkeypatch):
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:9")
     script(stub, stream(delta("4", finish="stop")))

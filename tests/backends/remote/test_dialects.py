@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -36,9 +35,7 @@ def read_all(reader: LineReader, chunks: list[bytes]) -> list[str]:
 
 
 @given(TEXTS, st.sampled_from(["\n", "\r\n"]), st.data())
-def test_lines_do_not_depend_on_how_the_bytes_are_cut(
-    texts: list[str], end: str, data: st.DataObject
-) -> None:
+def test_lines_do_not_depend_on_how_the_bytes_are_cut(texts, end, data):
     raw = "".join(text + end for text in texts).encode()
     cuts = sorted(data.draw(st.lists(st.integers(0, len(raw)), max_size=8)))
     bounds = [0, *cuts, len(raw)]
@@ -47,7 +44,7 @@ def test_lines_do_not_depend_on_how_the_bytes_are_cut(
 
 
 @given(st.lists(st.binary(max_size=200), max_size=10))
-def test_any_bytes_are_lines_or_a_fault(chunks: list[bytes]) -> None:
+def test_any_bytes_are_lines_or_a_fault(chunks):
     reader = LineReader(most_line_bytes=64, most_body_bytes=512)
     try:
         lines = read_all(reader, chunks)
@@ -58,22 +55,22 @@ def test_any_bytes_are_lines_or_a_fault(chunks: list[bytes]) -> None:
 
 
 @pytest.mark.parametrize("chunks", [[b"x" * 11], [b"x" * 6] * 2, [b"a\n" + b"x" * 11 + b"\n"]])
-def test_a_line_over_its_bound_is_refused(chunks: list[bytes]) -> None:
+def test_a_line_over_its_bound_is_refused(chunks):
     with pytest.raises(StreamFault, match="longer than 10 bytes"):
         read_all(LineReader(most_line_bytes=10), chunks)
 
 
-def test_a_stream_over_its_bound_is_refused() -> None:
+def test_a_stream_over_its_bound_is_refused():
     with pytest.raises(StreamFault, match="longer than 8 bytes"):
         read_all(LineReader(most_body_bytes=8), [b"abc\n"] * 3)
 
 
-def test_text_that_is_not_utf8_is_refused() -> None:
+def test_text_that_is_not_utf8_is_refused():
     with pytest.raises(StreamFault, match="UTF-8"):
         LineReader().push(b"\xff\xfe\n")
 
 
-def test_events_have_data_and_nothing_else() -> None:
+def test_events_have_data_and_nothing_else():
     reader = EventReader()
     given_lines = [": ping", "", "event: x", "data: a", "data:b", "id: 1", "", "", "data: c", ""]
     assert [data for line in given_lines if (data := reader.push(line)) is not None] == [
@@ -83,7 +80,7 @@ def test_events_have_data_and_nothing_else() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "[]", "1", "null", '"x"', "{", "{'a': 1}", "[" * 100_000])
-def test_only_a_json_object_is_a_document(text: str) -> None:
+def test_only_a_json_object_is_a_document(text):
     with pytest.raises(StreamFault):
         parse_document(text)
 
@@ -139,14 +136,14 @@ def vars_of(value: Any) -> list[Any]:
 
 @pytest.mark.parametrize("kind", ["openai", "llama-server", "vllm", "ollama", "etui"])
 @given(chunk=CHUNKS)
-def test_no_chunk_is_too_strange(kind: Any, chunk: Mapping[str, Any]) -> None:
+def test_no_chunk_is_too_strange(kind, chunk):
     pieces = choose_dialect(kind).parse(chunk)
     assert pieces
     for piece in pieces:
         check(piece)
 
 
-def test_a_chunk_has_a_piece_for_each_choice() -> None:
+def test_a_chunk_has_a_piece_for_each_choice():
     chunk = delta("a", finish="stop")
     chunk["choices"] += delta("b", index=1, reasoning="hm")["choices"]
     first, second = parse_chunk(chunk)
@@ -156,11 +153,11 @@ def test_a_chunk_has_a_piece_for_each_choice() -> None:
 
 
 @pytest.mark.parametrize("key", ["reasoning", "reasoning_content"])
-def test_thinking_has_two_names(key: str) -> None:
+def test_thinking_has_two_names(key):
     assert parse_chunk(delta(**{key: "hm"}))[0].thinking == "hm"
 
 
-def test_usage_with_its_details() -> None:
+def test_usage_with_its_details():
     chunk = usage(
         10,
         5,
@@ -171,12 +168,12 @@ def test_usage_with_its_details() -> None:
 
 
 @pytest.mark.parametrize("value", [-1, 1.5, "7", True, None, 10**12, [1]])
-def test_an_impossible_count_is_missing_and_not_zero(value: Any) -> None:
+def test_an_impossible_count_is_missing_and_not_zero(value):
     chunk = {"usage": {"prompt_tokens": value, "completion_tokens": value}}
     assert parse_chunk(chunk)[0].usage == Usage()
 
 
-def test_llama_server_reports_times_tokens_and_progress() -> None:
+def test_llama_server_reports_times_tokens_and_progress():
     timings = {"prompt_n": 6, "cache_n": 4, "prompt_ms": 250, "predicted_n": 3, "predicted_ms": 500}
     piece = choose_dialect("llama-server").parse({**delta("x"), "timings": timings})[0]
     assert piece.timings == Timings(0.25, 0.5)
@@ -185,7 +182,7 @@ def test_llama_server_reports_times_tokens_and_progress() -> None:
     assert parse_chunk({**delta(), **progress})[0].progress == Prefilling(0, 6, 10)
 
 
-def test_vllm_reports_the_time_to_the_first_token_with_the_queue() -> None:
+def test_vllm_reports_the_time_to_the_first_token_with_the_queue():
     metrics = {"time_to_first_token_ms": 300, "queue_time_ms": 100, "generation_time_ms": 900}
     piece = parse_chunk({**usage(3, 2), "metrics": metrics})[0]
     assert piece.timings is not None
@@ -193,7 +190,7 @@ def test_vllm_reports_the_time_to_the_first_token_with_the_queue() -> None:
     assert piece.timings.decode_seconds == pytest.approx(0.9)
 
 
-def test_ollama_ends_with_counts_and_nanoseconds() -> None:
+def test_ollama_ends_with_counts_and_nanoseconds():
     last = {
         "message": {"role": "assistant", "content": ""}, "done": True, "done_reason": "length",
         "load_duration": 2_000_000_000, "prompt_eval_count": 9, "prompt_eval_duration": 500_000_000,
@@ -206,7 +203,7 @@ def test_ollama_ends_with_counts_and_nanoseconds() -> None:
     assert piece.last
 
 
-def test_ollama_thinks_and_calls_tools() -> None:
+def test_ollama_thinks_and_calls_tools():
     call = {"function": {"name": "add", "arguments": {"a": 1}}}
     message = {"content": "", "thinking": "hm", "tool_calls": [call]}
     piece = choose_dialect("ollama").parse({"message": message, "done": False})[0]
@@ -215,7 +212,7 @@ def test_ollama_thinks_and_calls_tools() -> None:
     assert piece.finish is None
 
 
-def test_probabilities_of_chats_and_of_text_completions() -> None:
+def test_probabilities_of_chats_and_of_text_completions():
     chat = delta("A", logprobs=[logprob("A", -0.5, ("B", -2.0), ("A", -0.5))])
     token = parse_chunk(chat)[0].probabilities[0]
     assert token.piece == (65,)
@@ -225,7 +222,7 @@ def test_probabilities_of_chats_and_of_text_completions() -> None:
 
 
 @pytest.mark.parametrize("value", [None, "x", True, 1.0, float("nan"), float("inf"), 10**400])
-def test_what_is_no_log_probability_is_left_out(value: Any) -> None:
+def test_what_is_no_log_probability_is_left_out(value):
     chunk = delta("A", logprobs=[{"token": "A", "logprob": value}])
     assert parse_chunk(chunk)[0].probabilities == ()
 
@@ -240,11 +237,11 @@ def test_what_is_no_log_probability_is_left_out(value: Any) -> None:
         (None, ""),
     ],
 )
-def test_an_error_is_an_object_or_a_text(error: Any, text: str) -> None:
+def test_an_error_is_an_object_or_a_text(error, text):
     assert parse_chunk({"error": error})[0].error == text
 
 
-def test_the_energy_of_another_etui_is_found() -> None:
+def test_the_energy_of_another_etui_is_found():
     energy = {"joules": 3.0, "uncertainty": 0.2, "kind": "counter"}
     assert parse_chunk(usage(1, 1, energy=energy))[0].energy == energy
     assert parse_chunk({**usage(1, 1), "energy": energy})[0].energy == energy
@@ -265,7 +262,7 @@ def build(kind: BackendKind, **changes: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_gets_the_question_and_streams(kind: BackendKind) -> None:
+def test_every_kind_gets_the_question_and_streams(kind):
     body = build(kind, stops=("END",))
     assert body["model"] == "big"
     assert body["stream"] is True
@@ -279,7 +276,7 @@ def test_every_kind_gets_the_question_and_streams(kind: BackendKind) -> None:
     assert 99 in (values.get("max_tokens"), values.get("num_predict"))
 
 
-def test_each_kind_has_its_own_path() -> None:
+def test_each_kind_has_its_own_path():
     asked = Asked("big", QUESTION, SAMPLING, 9)
     paths = {kind: choose_dialect(kind).build(asked).path for kind in KINDS}
     assert paths.pop("ollama") == "//api/chat"
@@ -299,14 +296,14 @@ def test_each_kind_has_its_own_path() -> None:
         ),
     ],
 )
-def test_only_values_that_the_kind_knows_are_sent(kind: BackendKind, extra: Any) -> None:
+def test_only_values_that_the_kind_knows_are_sent(kind, extra):
     body = build(kind)
     values = body["options"] if kind == "ollama" else body
     names = ("top_k", "min_p", "repeat_penalty", "repeat_last_n", "repetition_penalty")
     assert {name: values[name] for name in names if name in values} == extra
 
 
-def test_phases_are_asked_for() -> None:
+def test_phases_are_asked_for():
     assert build("llama-server")["timings_per_token"] is True
     assert build("llama-server")["return_progress"] is True
     stream = {"include_usage": True, "continuous_usage_stats": True}
@@ -324,7 +321,7 @@ def test_phases_are_asked_for() -> None:
         ("ollama", {"think": False}),
     ],
 )
-def test_no_thinking(kind: BackendKind, keys: Any) -> None:
+def test_no_thinking(kind, keys):
     body = build(kind, thinking=False, switch="enable")
     assert body == {**build(kind), **keys}
 
@@ -348,11 +345,11 @@ def test_no_thinking(kind: BackendKind, keys: Any) -> None:
         ("ollama", {"think": True}),
     ],
 )
-def test_thinking_within_a_budget(kind: BackendKind, keys: Any) -> None:
+def test_thinking_within_a_budget(kind, keys):
     assert build(kind, thinking=True, think_tokens=200) == {**build(kind), **keys}
 
 
-def test_openai_counts_the_thinking_into_its_limit() -> None:
+def test_openai_counts_the_thinking_into_its_limit():
     body = build("openai", thinking=True, think_tokens=2000)
     assert body["reasoning_effort"] == "high"
     assert body["max_completion_tokens"] == 99
@@ -364,11 +361,11 @@ def test_openai_counts_the_thinking_into_its_limit() -> None:
     [(0, "none"), (1, "low"), (256, "low"), (257, "medium"), (1024, "medium"), (1025, "high"),
      (None, "high")],
 )  # fmt: skip
-def test_a_budget_is_an_effort(tokens: int | None, effort: str) -> None:
+def test_a_budget_is_an_effort(tokens, effort):
     assert find_effort(tokens) == effort
 
 
-def test_the_thinking_is_ended_by_a_control_call_where_there_is_one() -> None:
+def test_the_thinking_is_ended_by_a_control_call_where_there_is_one():
     request = choose_dialect("llama-server").build_end_thinking("chat-7")
     assert request.path == "chat/completions/control"
     assert request.body == {"id": "chat-7", "action": "reasoning_end"}
@@ -381,12 +378,12 @@ def test_the_thinking_is_ended_by_a_control_call_where_there_is_one() -> None:
 @pytest.mark.parametrize(
     ("kind", "key"), [("llama-server", "n_cmpl"), ("vllm", "n"), ("etui", "n"), ("openai", "n")]
 )
-def test_several_answers_of_one_prompt(kind: BackendKind, key: str) -> None:
+def test_several_answers_of_one_prompt(kind, key):
     assert build(kind, count=4)[key] == 4
     assert key not in build(kind)
 
 
-def test_votes_are_joined_only_where_the_kind_draws_several_answers() -> None:
+def test_votes_are_joined_only_where_the_kind_draws_several_answers():
     joins = {kind: choose_dialect(kind).joins_votes for kind in KINDS}
     assert joins == {
         "openai": False, "llama-server": True, "vllm": True, "ollama": False, "etui": True
@@ -398,14 +395,14 @@ def test_votes_are_joined_only_where_the_kind_draws_several_answers() -> None:
     [("openai", 0, 0), ("vllm", 0, 0), ("llama-server", 0, 1), ("llama-server", 20, 20),
      ("ollama", 5, 5)],
 )  # fmt: skip
-def test_probabilities(kind: BackendKind, asked: int, sent: int) -> None:
+def test_probabilities(kind, asked, sent):
     body = build(kind, logprobs=asked)
     assert (body["logprobs"], body["top_logprobs"]) == (True, sent)
     assert "logprobs" not in build(kind)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_form_of_the_output(kind: BackendKind) -> None:
+def test_the_form_of_the_output(kind):
     schema = {"type": "object"}
     body = build(kind, options=OutputOptions(json_schema=json.dumps(schema), tools=TOOL))
     assert body["tools"] == json.loads(TOOL)
@@ -415,7 +412,7 @@ def test_the_form_of_the_output(kind: BackendKind) -> None:
         assert body["response_format"]["json_schema"]["schema"] == schema
 
 
-def test_which_tool_has_to_be_called() -> None:
+def test_which_tool_has_to_be_called():
     options = OutputOptions(tools=TOOL, tool_choice="function:add", parallel_tool_calls=False)
     body = build("vllm", options=options)
     assert body["tool_choice"] == {"type": "function", "function": {"name": "add"}}
@@ -437,7 +434,7 @@ TOOL_TALK = (
 )
 
 
-def test_a_conversation_with_tools_in_each_form() -> None:
+def test_a_conversation_with_tools_in_each_form():
     assert build("openai", messages=TOOL_TALK)["messages"][1:] == [
         {"role": "assistant", "content": None, "tool_calls": json.loads(CALL)},
         {"role": "tool", "content": "2", "tool_call_id": "c1"},
@@ -452,7 +449,7 @@ def test_a_conversation_with_tools_in_each_form() -> None:
     ]
 
 
-def test_a_raw_prompt_is_a_text_completion() -> None:
+def test_a_raw_prompt_is_a_text_completion():
     raw = OutputOptions(raw=True)
     asked = Asked("big", (Message("user", "Once"),), SAMPLING, 9, options=raw, logprobs=3)
     request = choose_dialect("vllm").build(asked)
@@ -473,12 +470,12 @@ def test_a_raw_prompt_is_a_text_completion() -> None:
         ("vllm", OutputOptions(raw=True, tools=TOOL)),
     ],
 )
-def test_what_a_kind_cannot_do_is_refused(kind: BackendKind, options: OutputOptions) -> None:
+def test_what_a_kind_cannot_do_is_refused(kind, options):
     with pytest.raises(InvalidRequest):
         build(kind, options=options)
 
 
-def test_sampling_that_the_arm_names_is_never_ignored() -> None:
+def test_sampling_that_the_arm_names_is_never_ignored():
     openai = choose_dialect("openai")
     named = Arm("a", "m", sampling=Sampling(temperature=0.7, top_k=5))
     with pytest.raises(InvalidRequest, match="top_k"):

@@ -76,7 +76,7 @@ def small(arm: Arm | None = None, **changes):
     return replace(request, model=model, **changes)
 
 
-def test_an_answer_with_its_tokens_and_its_joules(backend: RemoteBackend, pool: FakePool) -> None:
+def test_an_answer_with_its_tokens_and_its_joules(backend, pool):
     answerer = Asker(backend)
     events = list(answerer.answer(small(Arm("d", "m", max_tokens=40, sampling=Sampling(seed=7)))))
     end = finished(events)
@@ -95,7 +95,7 @@ def test_an_answer_with_its_tokens_and_its_joules(backend: RemoteBackend, pool: 
     assert request.overrides.max_tokens == 40
 
 
-def test_thinking_and_its_effort(backend: RemoteBackend, pool: FakePool) -> None:
+def test_thinking_and_its_effort(backend, pool):
     pool.scripts = [say("Mars.", thinking="The fourth one.")]
     arm = Arm("t", "m", "cot", think_tokens=300, max_tokens=40)
     events = list(backend.answer(small(arm, spec=SMALL)))
@@ -107,7 +107,7 @@ def test_thinking_and_its_effort(backend: RemoteBackend, pool: FakePool) -> None
     assert pool.turns[1].request.effort == "none"
 
 
-def test_tools_go_there_and_calls_come_back(backend: RemoteBackend, pool: FakePool) -> None:
+def test_tools_go_there_and_calls_come_back(backend, pool):
     call = ToolCall(12 * S, 0, "c1", "look", '{"at": "Mars"}')
     calls = json.dumps([{"id": "c1", "type": "function",
                          "function": {"name": "look", "arguments": '{"at": "Mars"}'}}])  # fmt: skip
@@ -120,7 +120,7 @@ def test_tools_go_there_and_calls_come_back(backend: RemoteBackend, pool: FakePo
     assert (json.loads(sent.tools)[0]["function"]["name"], sent.tool_choice) == ("look", "required")
 
 
-def test_a_schema_and_stops_go_there(backend: RemoteBackend, pool: FakePool) -> None:
+def test_a_schema_and_stops_go_there(backend, pool):
     schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
     options = OutputOptions(json_schema=json.dumps(schema), stop=("END",))
     finished(list(backend.answer(small(options=options))))
@@ -129,7 +129,7 @@ def test_a_schema_and_stops_go_there(backend: RemoteBackend, pool: FakePool) -> 
     assert sent.stop == ("END",)
 
 
-def test_votes_are_one_request(backend: RemoteBackend, pool: FakePool) -> None:
+def test_votes_are_one_request(backend, pool):
     votes = tuple(
         Vote(12 * S, index, answer, "", 2, 1.0)
         for index, answer in enumerate(("Mars.", "Mars.", "Venus."))
@@ -144,7 +144,7 @@ def test_votes_are_one_request(backend: RemoteBackend, pool: FakePool) -> None:
     assert pool.turns[0].request.query.options.count == 3
 
 
-def test_the_conversation_goes_there(backend: RemoteBackend, pool: FakePool) -> None:
+def test_the_conversation_goes_there(backend, pool):
     talk = (
         Message("system", "Be brief."), Message("user", "Hi"), Message("assistant", "Hello"),
         Message("user", "Which planet is red?"),
@@ -153,7 +153,7 @@ def test_the_conversation_goes_there(backend: RemoteBackend, pool: FakePool) -> 
     assert pool.turns[0].request.query.messages() == talk
 
 
-def test_a_cancel_ends_the_turn_there(backend: RemoteBackend, pool: FakePool) -> None:
+def test_a_cancel_ends_the_turn_there(backend, pool):
     word = (Answer(12 * S, "Mars", 1), TokenLogprob(12 * S, tuple(b"Mars"), -0.1))
     pool.scripts = [until_cancelled(Prefilled(10 * S, 11 * S, 20, 5, 15), *word)]
     answerer = Asker(backend)
@@ -170,9 +170,7 @@ def test_a_cancel_ends_the_turn_there(backend: RemoteBackend, pool: FakePool) ->
     wait(pool.turns[0].cancelled)
 
 
-def test_a_cancel_before_the_first_token_ends_the_turn_there(
-    backend: RemoteBackend, pool: FakePool
-) -> None:
+def test_a_cancel_before_the_first_token_ends_the_turn_there(backend, pool):
     began = threading.Event()
     pool.scripts = [until_cancelled(began=began)]
     answerer = Asker(backend)
@@ -198,9 +196,7 @@ def test_a_cancel_before_the_first_token_ends_the_turn_there(
     ],
     ids=["context", "request", "engine", "model"],
 )
-def test_an_error_there_is_the_right_error_here(
-    backend: RemoteBackend, pool: FakePool, error: EtuiError, found: type[EtuiError]
-) -> None:
+def test_an_error_there_is_the_right_error_here(backend, pool, error, found):
     pool.scripts = [fail(error)]
     with pytest.raises(EtuiError) as caught:
         list(backend.answer(small()))
@@ -208,7 +204,7 @@ def test_an_error_there_is_the_right_error_here(
     assert "den" in caught.value.what
 
 
-def test_a_full_queue_there_is_waited_for(backend: RemoteBackend, pool: FakePool) -> None:
+def test_a_full_queue_there_is_waited_for(backend, pool):
     pool.full = QueueFull("32 requests wait already", retry_seconds=1.0)
     with pytest.raises(ModelUnavailable, match="2 tries"):
         list(backend.answer(small()))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import socket
 from datetime import UTC, datetime
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -22,8 +21,8 @@ from etui.backends.remote._client import (
 from etui.backends.remote.backend import Circuit
 from etui.config.backend_spec import BackendSpec
 from etui.errors import EtuiError, InvalidRequest, ModelUnavailable, RemoteFailed
-from tests.backends.remote.conftest import Open, ask, finished
-from tests.backends.remote.stub import STALL, Script, Stub, delta, document, lines, sse, usage
+from tests.backends.remote.conftest import ask, finished
+from tests.backends.remote.stub import STALL, Script, delta, document, lines, sse, usage
 
 KINDS = ("unreachable", "status", "silent", "broken", "format", "redirect", "error event")
 
@@ -52,9 +51,7 @@ KINDS = ("unreachable", "status", "silent", "broken", "format", "redirect", "err
         (Failure("status", "busy", began=True, status=503), False, False, True),
     ],
 )
-def test_what_is_sent_again(
-    failure: Failure, again: bool, spent_nothing: bool, counts: bool
-) -> None:
+def test_what_is_sent_again(failure, again, spent_nothing, counts):
     assert (find_wait(failure, 1, 2) is not None) is again
     assert failure.untouched is spent_nothing
     assert failure.counts is counts
@@ -69,21 +66,21 @@ def test_what_is_sent_again(
      (401, ModelUnavailable), (403, ModelUnavailable), (404, ModelUnavailable),
      (429, ModelUnavailable), (503, ModelUnavailable), (500, RemoteFailed)],
 )  # fmt: skip
-def test_each_status_is_an_error_of_its_own(status: int, error: type[EtuiError]) -> None:
+def test_each_status_is_an_error_of_its_own(status, error):
     spec = BackendSpec("desk", "http://desk/v1", key_env="DESK_KEY")
     found = build_error(spec, Failure("status", "no", status=status), "big")
     assert type(found) is error
     assert ("DESK_KEY" in found.fix) is (status in (401, 403))
 
 
-def test_the_waits_grow_and_end() -> None:
+def test_the_waits_grow_and_end():
     refused = Failure("unreachable", "")
     assert [find_wait(refused, tries, 3) for tries in (1, 2, 3, 4)] == [0.25, 0.5, 1.0, None]
     assert find_wait(refused, 1, 0) is None
 
 
 @pytest.mark.parametrize(("asked", "wait"), [(3.0, 3.0), (0.0, 0.0), (3600.0, None)])
-def test_the_server_says_how_long_to_wait(asked: float, wait: float | None) -> None:
+def test_the_server_says_how_long_to_wait(asked, wait):
     assert find_wait(Failure("status", "", status=429, retry_after=asked), 1, 2) == wait
 
 
@@ -102,13 +99,13 @@ def test_the_server_says_how_long_to_wait(asked: float, wait: float | None) -> N
         ("Wed, 25 Nov 2026 11:00:00 GMT", 0.0),
     ],
 )
-def test_retry_after_is_seconds_or_a_date(value: str | None, seconds: float | None) -> None:
+def test_retry_after_is_seconds_or_a_date(value, seconds):
     now = datetime(2026, 11, 25, 12, tzinfo=UTC)
     assert parse_retry_after(value, now) == seconds
 
 
 @given(st.text(max_size=40))
-def test_any_header_is_read(value: str) -> None:
+def test_any_header_is_read(value):
     found = parse_retry_after(value)
     assert found is None or found >= 0.0
 
@@ -121,9 +118,7 @@ def test_any_header_is_read(value: str) -> None:
     st.integers(0, 10),
     st.none() | st.floats(0, 1e6),
 )
-def test_nothing_that_may_have_begun_is_ever_sent_again(
-    kind, began: bool, status: int | None, tries: int, retries: int, after: float | None
-) -> None:
+def test_nothing_that_may_have_begun_is_ever_sent_again(kind, began, status, tries, retries, after):
     failure = Failure(kind, "", began, status, after)
     wait = find_wait(failure, tries, retries)
     if began or tries > retries or kind not in ("unreachable", "status"):
@@ -151,7 +146,7 @@ def fail(circuit: Circuit, times: int) -> None:
         circuit.fail()
 
 
-def test_it_opens_after_failures_in_a_row_alone() -> None:
+def test_it_opens_after_failures_in_a_row_alone():
     circuit = build(Clock())
     fail(circuit, 2)
     circuit.succeed()
@@ -164,7 +159,7 @@ def test_it_opens_after_failures_in_a_row_alone() -> None:
     assert circuit.seconds_left == 30.0
 
 
-def test_after_its_time_one_request_decides() -> None:
+def test_after_its_time_one_request_decides():
     clock = Clock()
     circuit = build(clock)
     fail(circuit, 3)
@@ -183,7 +178,7 @@ def test_after_its_time_one_request_decides() -> None:
     assert circuit.admit()
 
 
-def test_a_cancelled_try_lets_the_next_one_through() -> None:
+def test_a_cancelled_try_lets_the_next_one_through():
     clock = Clock()
     circuit = build(clock)
     fail(circuit, 3)
@@ -194,7 +189,7 @@ def test_a_cancelled_try_lets_the_next_one_through() -> None:
 
 
 @given(st.lists(st.sampled_from(["ask", "succeed", "fail", "release", "wait"]), max_size=40))
-def test_it_never_lets_a_request_through_while_it_is_open(steps: list[str]) -> None:
+def test_it_never_lets_a_request_through_while_it_is_open(steps):
     clock = Clock()
     circuit = build(clock)
     running = failures = 0
@@ -255,9 +250,7 @@ GOOD = Script(sse(delta("4", finish="stop"), usage(3, 1)))
         (Script([b"x" * 500_000], 400, "text/plain"), InvalidRequest, "Bad Request"),
     ],
 )
-def test_each_fault_is_said_and_nothing_is_sent_twice(
-    stub: Stub, open_backend: Open, script: Script, error: type[EtuiError], what: str
-) -> None:
+def test_each_fault_is_said_and_nothing_is_sent_twice(stub, open_backend, script, error, what):
     stub.scripts[CHAT] = [script]
     with pytest.raises(EtuiError, match=what) as caught:
         list(open_backend(silent_seconds=0.2).answer(ask()))
@@ -266,7 +259,7 @@ def test_each_fault_is_said_and_nothing_is_sent_twice(
     assert len(stub.bodies(CHAT)) == 1
 
 
-def test_the_next_answer_comes_after_every_fault(stub: Stub, open_backend: Open) -> None:
+def test_the_next_answer_comes_after_every_fault(stub, open_backend):
     backend = open_backend(silent_seconds=0.2)
     for bad in (Script([b"data: {"]), Script([STALL])):
         stub.scripts[CHAT] = [bad, GOOD]
@@ -275,7 +268,7 @@ def test_the_next_answer_comes_after_every_fault(stub: Stub, open_backend: Open)
         assert finished(list(backend.answer(ask()))).answer == "4"
 
 
-def test_a_missing_end_after_the_answer_is_forgiven(stub: Stub, open_backend: Open) -> None:
+def test_a_missing_end_after_the_answer_is_forgiven(stub, open_backend):
     stub.scripts[CHAT] = [
         Script(sse(delta("4", finish="stop"), done=False), truncated=True),
         Script([*sse(delta("5", finish="stop"), done=False), STALL]),
@@ -287,7 +280,7 @@ def test_a_missing_end_after_the_answer_is_forgiven(stub: Stub, open_backend: Op
 
 
 @pytest.mark.parametrize("counts", [(-3, -7), (True, 1.5), ("12", None), (10**15, 10**15)])
-def test_impossible_usage_is_not_believed(stub: Stub, open_backend: Open, counts: Any) -> None:
+def test_impossible_usage_is_not_believed(stub, open_backend, counts):
     stub.scripts[CHAT] = [Script(sse(delta("4", finish="stop"), usage(*counts)))]
     end = finished(list(open_backend().answer(ask())))
     assert end.output_tokens == 1
@@ -295,13 +288,13 @@ def test_impossible_usage_is_not_believed(stub: Stub, open_backend: Open, counts
     assert "estimate" in end.why
 
 
-def test_more_cached_than_prompt_is_cut(stub: Stub, open_backend: Open) -> None:
+def test_more_cached_than_prompt_is_cut(stub, open_backend):
     bad = usage(3, 1, prompt_tokens_details={"cached_tokens": 9})
     stub.scripts[CHAT] = [Script(sse(delta("4", finish="stop"), bad))]
     assert finished(list(open_backend().answer(ask()))).cached_tokens == 3
 
 
-def test_ollama_breaks_alike(stub: Stub, open_backend: Open) -> None:
+def test_ollama_breaks_alike(stub, open_backend):
     backend = open_backend("ollama")
     for parts, what in (
         (lines({"message": {"content": "4"}, "done": False}), "mid-answer"),
@@ -320,9 +313,7 @@ def busy(status: int, **headers: str) -> Script:
     return document({"error": {"message": "busy"}}, status, **headers)
 
 
-def test_a_busy_server_is_asked_again_and_it_is_said(
-    stub: Stub, open_backend: Open, waits: list[float]
-) -> None:
+def test_a_busy_server_is_asked_again_and_it_is_said(stub, open_backend, waits):
     stub.scripts[CHAT] = [busy(503, **{"retry-after": "3"}), busy(429), GOOD]
     end = finished(list(open_backend().answer(ask())))
     assert end.answer == "4"
@@ -331,9 +322,7 @@ def test_a_busy_server_is_asked_again_and_it_is_said(
     assert len(stub.bodies(CHAT)) == 3
 
 
-def test_a_busy_server_is_not_asked_for_ever(
-    stub: Stub, open_backend: Open, waits: list[float]
-) -> None:
+def test_a_busy_server_is_not_asked_for_ever(stub, open_backend, waits):
     stub.scripts[CHAT] = [busy(429)]
     with pytest.raises(ModelUnavailable, match=r"3 tries.*busy \(429\)"):
         list(open_backend(retries=2).answer(ask()))
@@ -341,14 +330,14 @@ def test_a_busy_server_is_not_asked_for_ever(
     assert len(waits) == 2
 
 
-def test_a_long_wait_is_not_waited_for(stub: Stub, open_backend: Open, waits: list[float]) -> None:
+def test_a_long_wait_is_not_waited_for(stub, open_backend, waits):
     stub.scripts[CHAT] = [busy(503, **{"retry-after": "3600"})]
     with pytest.raises(ModelUnavailable):
         list(open_backend().answer(ask()))
     assert waits == []
 
 
-def test_a_machine_that_is_off_is_tried_again(open_backend: Open, waits: list[float]) -> None:
+def test_a_machine_that_is_off_is_tried_again(open_backend, waits):
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused
         url = f"http://127.0.0.1:{unused.getsockname()[1]}/v1"
@@ -359,7 +348,7 @@ def test_a_machine_that_is_off_is_tried_again(open_backend: Open, waits: list[fl
     assert url in caught.value.fix
 
 
-def test_a_backend_that_fails_again_and_again_is_left_alone(stub: Stub, open_backend: Open) -> None:
+def test_a_backend_that_fails_again_and_again_is_left_alone(stub, open_backend):
     stub.scripts[CHAT] = [busy(500)]
     backend = open_backend()
     for _ in range(3):
@@ -372,7 +361,7 @@ def test_a_backend_that_fails_again_and_again_is_left_alone(stub: Stub, open_bac
     assert len(stub.bodies(CHAT)) == 3
 
 
-def test_a_refusal_is_no_failure_of_the_backend(stub: Stub, open_backend: Open) -> None:
+def test_a_refusal_is_no_failure_of_the_backend(stub, open_backend):
     stub.scripts[CHAT] = [busy(400)]
     backend = open_backend()
     for _ in range(5):
@@ -381,7 +370,7 @@ def test_a_refusal_is_no_failure_of_the_backend(stub: Stub, open_backend: Open) 
     assert backend.is_available
 
 
-def test_no_text_of_a_server_is_trusted_with_its_length(stub: Stub, open_backend: Open) -> None:
+def test_no_text_of_a_server_is_trusted_with_its_length(stub, open_backend):
     stub.scripts[CHAT] = [Script([json.dumps({"error": "x" * 5_000}).encode()], 400)]
     with pytest.raises(InvalidRequest) as caught:
         list(open_backend().answer(ask()))
@@ -391,7 +380,7 @@ def test_no_text_of_a_server_is_trusted_with_its_length(stub: Stub, open_backend
 # -- what a server says, and what it must not learn ---------------------------
 
 
-def test_an_answer_far_over_its_limit_is_cut_off(stub: Stub, open_backend: Open) -> None:
+def test_an_answer_far_over_its_limit_is_cut_off(stub, open_backend):
     endless = [*sse(*[delta("x") for _ in range(200)], done=False), STALL]
     stub.scripts[CHAT] = [Script(endless)]
     backend = open_backend()
@@ -403,7 +392,7 @@ def test_an_answer_far_over_its_limit_is_cut_off(stub: Stub, open_backend: Open)
     assert 10 <= end.output_tokens < 100
 
 
-def test_half_a_character_of_a_server_is_replaced(stub: Stub, open_backend: Open) -> None:
+def test_half_a_character_of_a_server_is_replaced(stub, open_backend):
     half = {"content": "a\ud83d b", "reasoning_content": "\udc00"}
     stub.scripts[CHAT] = [Script(sse({"choices": [{"delta": half, "finish_reason": "stop"}]}))]
     end = finished(list(open_backend().answer(ask())))
@@ -411,9 +400,7 @@ def test_half_a_character_of_a_server_is_replaced(stub: Stub, open_backend: Open
     assert end.thinking == "\ufffd"
 
 
-def test_an_error_shows_neither_the_key_nor_control_characters(
-    stub: Stub, open_backend: Open
-) -> None:
+def test_an_error_shows_neither_the_key_nor_control_characters(stub, open_backend):
     said = "\x1b[2J Incorrect API key: sk-desk-1234567890\x07"
     scripts = [document({"error": {"message": said}}, status) for status in (401, 400, 500)]
     lost = Script([f"data: {said}\n\n".encode()])
@@ -428,9 +415,7 @@ def test_an_error_shows_neither_the_key_nor_control_characters(
 
 
 @pytest.mark.parametrize("key", ["sk-desk\r\nX-Other: 1", "sk desk", "schlüssel-des-servers"])
-def test_a_key_that_no_header_can_have_is_never_sent_nor_shown(
-    stub: Stub, open_backend: Open, key: str
-) -> None:
+def test_a_key_that_no_header_can_have_is_never_sent_nor_shown(stub, open_backend, key):
     backend = open_backend(key_env="DESK", environ={"DESK": key})
     with pytest.raises(ModelUnavailable, match="DESK has characters") as caught:
         list(backend.answer(ask()))
@@ -439,12 +424,12 @@ def test_a_key_that_no_header_can_have_is_never_sent_nor_shown(
     assert stub.seen == []
 
 
-def test_the_line_break_of_a_file_is_no_part_of_the_key(stub: Stub, open_backend: Open) -> None:
+def test_the_line_break_of_a_file_is_no_part_of_the_key(stub, open_backend):
     stub.scripts[CHAT] = [GOOD]
     list(open_backend(key_env="DESK", environ={"DESK": "sk-desk\n"}).answer(ask()))
     assert stub.seen[-1].headers["authorization"] == "Bearer sk-desk"
 
 
-def test_endless_nesting_of_the_state_is_no_fault(stub: Stub, open_backend: Open) -> None:
+def test_endless_nesting_of_the_state_is_no_fault(stub, open_backend):
     stub.scripts["/slots"] = [Script([b"[" * 200_000], content_type="application/json")]
     assert open_backend("llama-server").running_requests() is None

@@ -93,14 +93,14 @@ def ask(text: str, arm: Arm) -> AnswerRequest:
     return AnswerRequest(model, None, (Message("user", text),), arm)
 
 
-def test_it_serves_its_model(backend: RemoteBackend) -> None:
+def test_it_serves_its_model(backend):
     status = backend.describe()
     assert status.models == ("starter",)
     assert status.problem == ""
     backend.check_serves(ask("", Arm("d", "s")).model)
 
 
-def test_a_greedy_answer_is_the_same_again(backend: RemoteBackend) -> None:
+def test_a_greedy_answer_is_the_same_again(backend):
     arm = Arm("d", "s", max_tokens=8)
     answers = []
     for _ in range(2):
@@ -116,7 +116,7 @@ def test_a_greedy_answer_is_the_same_again(backend: RemoteBackend) -> None:
     assert answers[0]
 
 
-def test_thinking_within_a_budget_is_followed_by_an_answer(backend: RemoteBackend) -> None:
+def test_thinking_within_a_budget_is_followed_by_an_answer(backend):
     arm = Arm("t", "s", "cot", think_tokens=6, max_tokens=6)
     events = list(backend.answer(ask("What is 17 + 25?", arm)))
     end = finished(events)
@@ -126,7 +126,7 @@ def test_thinking_within_a_budget_is_followed_by_an_answer(backend: RemoteBacken
     assert any(isinstance(event, Thought) for event in events)
 
 
-def test_votes_agree_or_not(backend: RemoteBackend) -> None:
+def test_votes_agree_or_not(backend):
     sampling = Sampling(temperature=0.7, top_k=40, seed=3)
     arm = Arm("v", "s", "vote", think_tokens=0, max_tokens=4, votes=3, batch=1,
               stop=VoteStop("all"), sampling=sampling)  # fmt: skip
@@ -135,7 +135,7 @@ def test_votes_agree_or_not(backend: RemoteBackend) -> None:
     assert sorted(e.index for e in events if isinstance(e, Vote)) == [0, 1, 2]
 
 
-def test_a_cancel_leaves_the_server_free_for_the_next_answer(backend: RemoteBackend) -> None:
+def test_a_cancel_leaves_the_server_free_for_the_next_answer(backend):
     arm = Arm("d", "s", max_tokens=600)
     answerer = Asker(backend)
     events: list[Event] = []

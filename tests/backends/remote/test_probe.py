@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from etui.errors import ModelUnavailable
-from tests.backends.remote.conftest import Open, ask
+from tests.backends.remote.conftest import ask
 from tests.backends.remote.stub import STALL, Script, Stub, document
 
 
@@ -25,9 +23,7 @@ def serve_models(stub: Stub, *names: str, owner: str = "me") -> None:
         ("etui", "/health", {"version": "b6999"}, "etui"),
     ],
 )
-def test_each_kind_says_its_version(
-    stub: Stub, open_backend: Open, kind: Any, path: str, answer: Any, owner: str
-) -> None:
+def test_each_kind_says_its_version(stub, open_backend, kind, path, answer, owner):
     serve_models(stub, "big", "small", owner=owner)
     stub.scripts[path] = [document(answer)]
     backend = open_backend(kind)
@@ -42,7 +38,7 @@ def test_each_kind_says_its_version(
     assert status.key_accepted is None
 
 
-def test_another_kind_is_noticed(stub: Stub, open_backend: Open) -> None:
+def test_another_kind_is_noticed(stub, open_backend):
     serve_models(stub, "big", owner="llamacpp")
     status = open_backend("vllm").describe()
     assert status.detected == "llama-server"
@@ -52,7 +48,7 @@ def test_another_kind_is_noticed(stub: Stub, open_backend: Open) -> None:
     assert open_backend("openai").describe().problem == ""
 
 
-def test_a_refused_key(stub: Stub, open_backend: Open) -> None:
+def test_a_refused_key(stub, open_backend):
     stub.scripts["/v1/models"] = [document({"error": {"message": "bad key"}}, 401)]
     status = open_backend(key_env="K", environ={"K": "x"}).describe()
     assert (status.reachable, status.key_accepted) == (True, False)
@@ -74,16 +70,14 @@ def test_a_refused_key(stub: Stub, open_backend: Open) -> None:
         (Script([], 302, headers={"location": "http://127.0.0.1:9/"}), "redirects"),
     ],
 )
-def test_a_strange_server_is_described(
-    stub: Stub, open_backend: Open, script: Script, problem: str
-) -> None:
+def test_a_strange_server_is_described(stub, open_backend, script, problem):
     stub.scripts["/v1/models"] = [script]
     status = open_backend().describe(seconds=0.5)
     assert problem in status.problem
     assert status.models == ()
 
 
-def test_strange_names_are_left_out(stub: Stub, open_backend: Open) -> None:
+def test_strange_names_are_left_out(stub, open_backend):
     entries = [{"id": "a"}, {"id": 3}, "b", {}, {"id": ""}]
     stub.scripts["/v1/models"] = [document({"data": entries})]
     assert open_backend().describe().models == ("a",)
@@ -113,14 +107,12 @@ vllm:num_requests_waiting 7
         ("openai", "/metrics", document({}), None),
     ],
 )  # fmt: skip
-def test_how_busy_it_is(
-    stub: Stub, open_backend: Open, kind: Any, path: str, script: Script, running: int | None
-) -> None:
+def test_how_busy_it_is(stub, open_backend, kind, path, script, running):
     stub.scripts[path] = [script]
     assert open_backend(kind).running_requests() == running
 
 
-def test_a_load_is_a_check(stub: Stub, open_backend: Open) -> None:
+def test_a_load_is_a_check(stub, open_backend):
     backend, model = open_backend(), ask().model
     serve_models(stub, "big")
     backend.check_serves(model)

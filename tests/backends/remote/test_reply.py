@@ -45,9 +45,7 @@ def split(splitter: ThinkingSplitter, pieces: list[str]) -> tuple[str, str]:
     ],
 )
 @given(data=st.data())
-def test_tags_at_the_begin_are_thinking(
-    text: str, expected: tuple[str, str], data: st.DataObject
-) -> None:
+def test_tags_at_the_begin_are_thinking(text, expected, data):
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=6)))
     bounds = [0, *cuts, len(text)]
     pieces = [text[a:b] for a, b in itertools.pairwise(bounds)]
@@ -55,7 +53,7 @@ def test_tags_at_the_begin_are_thinking(
 
 
 @given(st.lists(st.text("ab Answer:\n", max_size=6), max_size=12))
-def test_a_marker_ends_the_thinking_once(pieces: list[str]) -> None:
+def test_a_marker_ends_the_thinking_once(pieces):
     thought, text = split(ThinkingSplitter("Answer:", thinks=True), pieces)
     whole = "".join(pieces)
     before, marker, after = whole.partition("Answer:")
@@ -63,7 +61,7 @@ def test_a_marker_ends_the_thinking_once(pieces: list[str]) -> None:
     assert text.strip() == (after.strip() if marker else "")
 
 
-def test_text_without_tags_is_the_answer() -> None:
+def test_text_without_tags_is_the_answer():
     assert split(ThinkingSplitter(), ["<think>", "x"]) == ("", "<think>x")
 
 
@@ -78,7 +76,7 @@ def take(reply: Reply, *pieces: StreamPart) -> list[Event]:
     return found
 
 
-def test_thinking_answer_and_their_times() -> None:
+def test_thinking_answer_and_their_times():
     reply = Reply()
     events = take(
         reply,
@@ -92,7 +90,7 @@ def test_thinking_answer_and_their_times() -> None:
     assert (reply.first_ns, reply.thinking_end_ns, reply.last_ns) == (1000, 3000, 3000)
 
 
-def test_tokens_are_those_of_the_server_where_it_reports_them() -> None:
+def test_tokens_are_those_of_the_server_where_it_reports_them():
     reply = Reply()
     take(reply, StreamPart(thinking="a"), StreamPart(text="b"), StreamPart(text="c"))
     assert reply.count_tokens() == (1, 3)
@@ -104,7 +102,7 @@ def test_tokens_are_those_of_the_server_where_it_reports_them() -> None:
     assert reply.count_tokens() == (30, 30)
 
 
-def test_probabilities_give_events_and_a_confidence() -> None:
+def test_probabilities_give_events_and_a_confidence():
     half = TokenLogprob(0, (97,), math.log(0.5), (((97,), math.log(0.5)),))
     reply = Reply(with_logprobs=True)
     events = take(reply, StreamPart(text="a", probabilities=(half,)), StreamPart(text="a"))
@@ -113,7 +111,7 @@ def test_probabilities_give_events_and_a_confidence() -> None:
     assert Reply().mean_probability is None
 
 
-def test_tool_calls_come_in_parts() -> None:
+def test_tool_calls_come_in_parts():
     reply = Reply()
     events = take(
         reply,
@@ -132,7 +130,7 @@ def test_tool_calls_come_in_parts() -> None:
     assert not reply.is_thinking
 
 
-def test_whole_calls_with_the_same_index_are_several() -> None:
+def test_whole_calls_with_the_same_index_are_several():
     reply = Reply()
     take(reply, StreamPart(tools=(ToolCall(0, 0, "", "add", "{}"),)))
     take(reply, StreamPart(tools=(ToolCall(0, 0, "", "add", "{}"),)))
@@ -140,7 +138,7 @@ def test_whole_calls_with_the_same_index_are_several() -> None:
 
 
 @given(st.lists(st.text("ab<>/think \n", max_size=6), max_size=10), st.booleans())
-def test_no_text_is_lost(texts: list[str], thinks: bool) -> None:
+def test_no_text_is_lost(texts, thinks):
     reply = Reply(ThinkingSplitter("</think>", "<think>", thinks=thinks))
     events = take(reply, *(StreamPart(text=text) for text in texts), StreamPart(finish="stop"))
     shown = "".join(e.text for e in events if isinstance(e, Answer | Thought))
@@ -160,7 +158,7 @@ def test_no_text_is_lost(texts: list[str], thinks: bool) -> None:
     ("decode", "end"),
     [(None, 4_000), (0.000_005, 4_000), (0.000_006_5, 2_500), (0.000_02, 1_000), (0.0, 4_000)],
 )
-def test_the_prefill_ends_where_the_servers_decode_begins(decode: float | None, end: int) -> None:
+def test_the_prefill_ends_where_the_servers_decode_begins(decode, end):
     reply = Reply()
     list(reply.take(StreamPart(text="a"), 4_000))
     list(reply.take(StreamPart(text="b"), 9_000))
@@ -174,7 +172,7 @@ def finish(*requests: list[Reply]):
     )
 
 
-def test_the_last_event_of_two_requests_has_the_tokens_of_both() -> None:
+def test_the_last_event_of_two_requests_has_the_tokens_of_both():
     first, second = Reply(), Reply()
     take(first, StreamPart(thinking="hm", usage=Usage(10, 0, 4)))
     take(second, StreamPart(text="42", usage=Usage(20, 15, 2)))
@@ -184,7 +182,7 @@ def test_the_last_event_of_two_requests_has_the_tokens_of_both() -> None:
     assert (end.thinking, end.answer) == ("hm", "42")
 
 
-def test_several_answers_of_one_request_share_its_prompt_and_its_usage() -> None:
+def test_several_answers_of_one_request_share_its_prompt_and_its_usage():
     first, second = Reply(), Reply()
     take(first, StreamPart(text="a", usage=Usage(10, 0, 8)))
     take(second, StreamPart(text="b"))
@@ -193,7 +191,7 @@ def test_several_answers_of_one_request_share_its_prompt_and_its_usage() -> None
     assert describe_notes([[first, second]], []) == []
 
 
-def test_a_count_of_one_of_several_answers_is_not_taken_for_all() -> None:
+def test_a_count_of_one_of_several_answers_is_not_taken_for_all():
     replies = [Reply(), Reply()]
     take(replies[0], *(StreamPart(text="a") for _ in range(4)), StreamPart(usage=Usage(10, 0, 4)))
     take(replies[1], *(StreamPart(text="a") for _ in range(4)))
@@ -201,14 +199,14 @@ def test_a_count_of_one_of_several_answers_is_not_taken_for_all() -> None:
     assert "counted by pieces" in describe_notes([replies], [])[0]
 
 
-def test_an_answer_without_anything() -> None:
+def test_an_answer_without_anything():
     end = finish([Reply()])
     assert (end.end_ns, end.prefill_end_ns, end.first_token_ns) == (9_000, 9_000, None)
     assert (end.prompt_tokens, end.output_tokens) == (7, 0)
     assert describe_notes([[Reply()]], []) == ["prompt tokens are an estimate"]
 
 
-def test_a_load_of_the_server_is_said() -> None:
+def test_a_load_of_the_server_is_said():
     reply = Reply()
     reply.take_facts(StreamPart(usage=Usage(1, 0, 0), timings=Timings(load_seconds=3.0)))
     assert describe_notes([[reply]], []) == ["the server loaded the model for 3.00 s"]
@@ -219,7 +217,7 @@ def probability(*top: tuple[str, float]) -> TokenLogprob:
     return TokenLogprob(0, tops[0][0], tops[0][1], tops)
 
 
-def test_letters_are_summed_over_both_forms() -> None:
+def test_letters_are_summed_over_both_forms():
     first = probability(("B", 0.3), (" B", 0.2), ("A", 0.25), ("The", 0.1))
     reading = read_options(first, OPTIONS)
     assert reading is not None
@@ -229,6 +227,6 @@ def test_letters_are_summed_over_both_forms() -> None:
     assert dict(reading.probabilities)["D"] == 0.0
 
 
-def test_no_letter_is_no_reading() -> None:
+def test_no_letter_is_no_reading():
     assert read_options(probability(("The", 0.9)), OPTIONS) is None
     assert read_options(None, OPTIONS) is None

@@ -13,13 +13,12 @@ from etui.chat import OutputOptions
 from etui.errors import RemoteFailed
 from etui.events import Answer, Event, TokenLogprob, Vote
 from tests.backends.asker import Asker
-from tests.backends.remote.conftest import Open, ask, finished
+from tests.backends.remote.conftest import ask, finished
 from tests.backends.remote.stub import (
     LIMIT_SECONDS,
     STALL,
     Script,
     Seen,
-    Stub,
     delta,
     document,
     logprob,
@@ -36,7 +35,7 @@ def votes(events: list[Event]) -> list[tuple[int, str, str]]:
     return [(e.index, e.answer, e.status) for e in events if isinstance(e, Vote)]
 
 
-def test_one_request_draws_all_votes_where_the_server_can(stub: Stub, open_backend: Open) -> None:
+def test_one_request_draws_all_votes_where_the_server_can(stub, open_backend):
     stub.scripts[CHAT] = [
         Script(
             sse(
@@ -56,7 +55,7 @@ def test_one_request_draws_all_votes_where_the_server_can(stub: Stub, open_backe
     assert body["n"] == 3
 
 
-def test_else_each_vote_is_a_request_with_its_own_seed(stub: Stub, open_backend: Open) -> None:
+def test_else_each_vote_is_a_request_with_its_own_seed(stub, open_backend):
     def answer(seen: Seen) -> Script:
         text = {0: "4", 1: "5", 2: "4"}[seen.body["seed"]]
         return Script(sse(delta(text, finish="stop"), usage(10, 1)))
@@ -72,7 +71,7 @@ def test_else_each_vote_is_a_request_with_its_own_seed(stub: Stub, open_backend:
     assert sum(e.tokens for e in events if isinstance(e, Answer)) == 3
 
 
-def test_no_more_votes_are_drawn_than_can_decide(stub: Stub, open_backend: Open) -> None:
+def test_no_more_votes_are_drawn_than_can_decide(stub, open_backend):
     arm = Arm("v", "m", "vote", think_tokens=0, votes=3, batch=3, stop=VoteStop("lead"))
     chunks = (delta("4", finish="stop"), delta("4", index=1, finish="stop"), usage(9, 2))
     stub.scripts[CHAT] = [Script(sse(*chunks))]
@@ -83,7 +82,7 @@ def test_no_more_votes_are_drawn_than_can_decide(stub: Stub, open_backend: Open)
     assert [body["n_cmpl"] for body in stub.bodies(CHAT)] == [2]
 
 
-def test_a_decided_vote_closes_the_running_ones(stub: Stub, open_backend: Open) -> None:
+def test_a_decided_vote_closes_the_running_ones(stub, open_backend):
     def answer(seen: Seen) -> Script:
         if seen.body["seed"] == 2:
             return Script([*sse(delta("5"), done=False), STALL])
@@ -95,7 +94,7 @@ def test_a_decided_vote_closes_the_running_ones(stub: Stub, open_backend: Open) 
     assert finished(events).answer == "4"
 
 
-def test_votes_start_only_as_they_are_needed(stub: Stub, open_backend: Open) -> None:
+def test_votes_start_only_as_they_are_needed(stub, open_backend):
     arm = Arm("v", "m", "vote", think_tokens=0, votes=7, batch=1, stop=VoteStop("lead"))
     stub.scripts[CHAT] = [Script(sse(delta("4", finish="stop"), usage(10, 1)))]
     end = finished(list(open_backend("openai").answer(ask(QUESTION, arm))))
@@ -103,7 +102,7 @@ def test_votes_start_only_as_they_are_needed(stub: Stub, open_backend: Open) -> 
     assert "3 votes saved" in end.why
 
 
-def test_votes_weigh_by_their_probability(stub: Stub, open_backend: Open) -> None:
+def test_votes_weigh_by_their_probability(stub, open_backend):
     arm = Arm("v", "m", "vote", think_tokens=0, votes=2, batch=2, stop=VoteStop("all"),
               weight="probability")  # fmt: skip
 
@@ -121,7 +120,7 @@ def test_votes_weigh_by_their_probability(stub: Stub, open_backend: Open) -> Non
     assert "gave no probabilities" in end.why
 
 
-def test_votes_that_think_are_split_at_the_marker(stub: Stub, open_backend: Open) -> None:
+def test_votes_that_think_are_split_at_the_marker(stub, open_backend):
     arm = Arm("v", "m", "vote", think_tokens=20, max_tokens=9, votes=1, stop=VoteStop("all"))
     stub.scripts[CHAT] = [Script(sse(delta("2+2. Answer: 4", finish="stop")))]
     events = list(open_backend("openai").answer(ask(QUESTION, arm)))
@@ -130,16 +129,14 @@ def test_votes_that_think_are_split_at_the_marker(stub: Stub, open_backend: Open
     assert stub.bodies(CHAT)[0]["max_tokens"] == 29
 
 
-def test_a_vote_that_answers_at_once_has_an_answer(stub: Stub, open_backend: Open) -> None:
+def test_a_vote_that_answers_at_once_has_an_answer(stub, open_backend):
     arm = Arm("v", "m", "vote", think_tokens=20, max_tokens=9, votes=1, stop=VoteStop("all"))
     stub.scripts[CHAT] = [Script(sse(delta("It is 4.", finish="stop")))]
     end = finished(list(open_backend("openai").answer(ask(QUESTION, arm))))
     assert (end.thinking, end.answer) == ("", "It is 4.")
 
 
-def test_another_etui_draws_several_answers_or_their_probabilities(
-    stub: Stub, open_backend: Open
-) -> None:
+def test_another_etui_draws_several_answers_or_their_probabilities(stub, open_backend):
     """`etui serve` refuses `logprobs` with `n`."""
 
     def answer(seen: Seen) -> Script:
@@ -154,7 +151,7 @@ def test_another_etui_draws_several_answers_or_their_probabilities(
     assert [body.get("n", 1) for body in stub.bodies(CHAT)] == [3, 1, 1, 1]
 
 
-def test_a_lost_vote_does_not_lose_the_others(stub: Stub, open_backend: Open) -> None:
+def test_a_lost_vote_does_not_lose_the_others(stub, open_backend):
     def answer(seen: Seen) -> Script:
         if seen.body["seed"] == 0:
             return Script(sse(delta("9"), done=False), truncated=True)
@@ -168,14 +165,14 @@ def test_a_lost_vote_does_not_lose_the_others(stub: Stub, open_backend: Open) ->
     assert "dropped unfinished" in end.why
 
 
-def test_without_any_vote_the_failure_is_raised(stub: Stub, open_backend: Open) -> None:
+def test_without_any_vote_the_failure_is_raised(stub, open_backend):
     stub.scripts[CHAT] = [document({"error": "boom"}, 500)]
     with pytest.raises(RemoteFailed, match="boom"):
         list(open_backend("vllm").answer(ask(QUESTION, ALL)))
     assert len(stub.bodies(CHAT)) == 1
 
 
-def test_a_cancel_keeps_the_votes_so_far(stub: Stub, open_backend: Open) -> None:
+def test_a_cancel_keeps_the_votes_so_far(stub, open_backend):
     stub.scripts[CHAT] = [Script([*sse(delta("4", finish="stop"), done=False), STALL])]
     answerer = Asker(open_backend("vllm"))
     events = []
@@ -188,7 +185,7 @@ def test_a_cancel_keeps_the_votes_so_far(stub: Stub, open_backend: Open) -> None
     assert stub.left.wait(LIMIT_SECONDS)
 
 
-def test_a_hurry_finishes_one_vote(stub: Stub, open_backend: Open) -> None:
+def test_a_hurry_finishes_one_vote(stub, open_backend):
     go_on = threading.Event()
 
     def answer(seen: Seen) -> Script:
@@ -213,7 +210,7 @@ def test_a_hurry_finishes_one_vote(stub: Stub, open_backend: Open) -> None:
     assert (end.status, end.answer) == ("budget", "4")
 
 
-def test_several_answers_for_a_client_are_all_drawn(stub: Stub, open_backend: Open) -> None:
+def test_several_answers_for_a_client_are_all_drawn(stub, open_backend):
     half = [logprob("b", math.log(0.5))]
     chunks = (
         delta("b", index=1, logprobs=half, finish="length"), delta("a", finish="stop"), usage(5, 2)
@@ -229,7 +226,7 @@ def test_several_answers_for_a_client_are_all_drawn(stub: Stub, open_backend: Op
     assert stub.bodies(CHAT)[0]["n"] == 2
 
 
-def test_several_answers_of_a_server_that_draws_one(stub: Stub, open_backend: Open) -> None:
+def test_several_answers_of_a_server_that_draws_one(stub, open_backend):
     call = {"index": 0, "id": "c", "function": {"name": "add", "arguments": "{}"}}
 
     def answer(seen: Seen) -> Script:

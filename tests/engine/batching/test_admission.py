@@ -21,7 +21,7 @@ from etui.engine.batching.admission import (
 from tests.engine.batching.fakes import WAIT_SECONDS, threads
 
 
-def test_each_way_to_answer_reserves_what_it_may_need() -> None:
+def test_each_way_to_answer_reserves_what_it_may_need():
     direct = Arm("a", "m", max_tokens=100, think_tokens=50)
     assert estimate_need(direct, 10) == Reservation(10, 100, 1)
     assert estimate_need(direct, 10, count=3) == Reservation(10, 300, 4)
@@ -43,14 +43,14 @@ def test_each_way_to_answer_reserves_what_it_may_need() -> None:
     st.integers(0, 5),
 )
 def test_a_limited_need_fits_into_an_empty_context(
-    prompt: int, output: int, sequences: int, context: int, slots: int, running: int
-) -> None:
+    prompt, output, sequences, context, slots, running
+):
     need = Reservation(prompt, output, sequences).limit(context, slots)
     assert Room(running, context, slots).fits(need)
     assert need.tokens == min(prompt + output, context)
 
 
-def test_a_request_waits_for_room_unless_it_is_alone() -> None:
+def test_a_request_waits_for_room_unless_it_is_alone():
     need = Reservation(100, 50, 2)
     assert Room(1, 150, 2).fits(need)
     assert not Room(1, 149, 2).fits(need)
@@ -59,7 +59,7 @@ def test_a_request_waits_for_room_unless_it_is_alone() -> None:
 
 
 @given(st.lists(st.text()))
-def test_a_prompt_has_no_more_tokens_than_its_bound(contents: list[str]) -> None:
+def test_a_prompt_has_no_more_tokens_than_its_bound(contents):
     bytes_ = sum(len(content.encode("utf-8", "replace")) for content in contents)
     assert bound_prompt(contents) >= bytes_ + len(contents)
 
@@ -68,7 +68,7 @@ def _always(running: int) -> bool:
     return True
 
 
-def test_the_first_in_the_queue_begins_first() -> None:
+def test_the_first_in_the_queue_begins_first():
     queue = AdmissionQueue()
     tickets = [queue.enter() for _ in range(5)]
     order: list[int] = []
@@ -85,7 +85,7 @@ def test_the_first_in_the_queue_begins_first() -> None:
     assert queue.running == 0
 
 
-def test_the_next_one_waits_until_the_running_ones_have_left() -> None:
+def test_the_next_one_waits_until_the_running_ones_have_left():
     queue = AdmissionQueue()
     first, second = queue.enter(), queue.enter()
     assert queue.await_turn(first, _always)
@@ -111,7 +111,7 @@ def test_the_next_one_waits_until_the_running_ones_have_left() -> None:
     assert queue.enter_if_idle() is not None
 
 
-def test_a_cancelled_ticket_waits_no_longer_and_the_one_behind_it_begins() -> None:
+def test_a_cancelled_ticket_waits_no_longer_and_the_one_behind_it_begins():
     queue = AdmissionQueue()
     running, cancelled, behind = queue.enter(), queue.enter(), queue.enter()
     assert queue.await_turn(running, _always)
@@ -132,7 +132,7 @@ def test_a_cancelled_ticket_waits_no_longer_and_the_one_behind_it_begins() -> No
     assert queue.await_turn(behind, _always, WAIT_SECONDS)
 
 
-def test_a_wait_has_a_limit() -> None:
+def test_a_wait_has_a_limit():
     queue = AdmissionQueue()
     queue.enter()
     assert not queue.await_turn(queue.enter(), _always, wait_seconds=0.0)

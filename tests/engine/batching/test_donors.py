@@ -30,7 +30,7 @@ def _answer(session: LlamaSession, text: str, owner: str = "", count: int = 1) -
     return sequence
 
 
-def test_another_owner_reuses_nothing() -> None:
+def test_another_owner_reuses_nothing():
     session, _ = make_session()
     session.share_among_clients()
     _answer(session, SYSTEM + "one", "anna")
@@ -41,14 +41,14 @@ def test_another_owner_reuses_nothing() -> None:
     assert _open(session, SYSTEM + "one", "").cached == 0
 
 
-def test_another_owner_reuses_nothing_with_one_user() -> None:
+def test_another_owner_reuses_nothing_with_one_user():
     session, _ = make_session()
     _answer(session, SYSTEM + "one", "anna")
     assert _answer(session, SYSTEM + "one", "bert").cached == 0
     assert _answer(session, SYSTEM + "one", "bert").cached == len(SYSTEM) + 2
 
 
-def test_the_chat_of_each_client_is_kept() -> None:
+def test_the_chat_of_each_client_is_kept():
     session, _ = make_session()
     session.share_among_clients()
     for owner in ("anna", "bert"):
@@ -58,14 +58,14 @@ def test_the_chat_of_each_client_is_kept() -> None:
         assert _answer(session, text + "goes on", owner).cached >= len(text)
 
 
-def test_with_one_user_other_chats_are_evicted() -> None:
+def test_with_one_user_other_chats_are_evicted():
     session, _ = make_session()
     _answer(session, "x" * 40)
     _answer(session, "y" * 40)
     assert _answer(session, "x" * 40).cached == 0
 
 
-def test_requests_of_one_agent_compute_their_system_prompt_once() -> None:
+def test_requests_of_one_agent_compute_their_system_prompt_once():
     session, context = make_session(sequences=8)
     session.share_among_clients()
     tasks = [_open(session, SYSTEM + f"task {index}") for index in range(4)]
@@ -85,7 +85,7 @@ def test_requests_of_one_agent_compute_their_system_prompt_once() -> None:
         assert task.tokens[: len(own.tokens)] == own.tokens
 
 
-def test_a_follower_goes_on_when_its_leader_leaves() -> None:
+def test_a_follower_goes_on_when_its_leader_leaves():
     session, _ = make_session(batch_tokens=32)
     session.share_among_clients()
     leader, follower = _open(session, SYSTEM + "one"), _open(session, SYSTEM + "two")
@@ -97,7 +97,7 @@ def test_a_follower_goes_on_when_its_leader_leaves() -> None:
     assert step.computed == {follower.id: 32}
 
 
-def test_a_follower_does_not_wait_for_a_leader_that_is_not_stepped() -> None:
+def test_a_follower_does_not_wait_for_a_leader_that_is_not_stepped():
     session, _ = make_session(batch_tokens=32)
     session.share_among_clients()
     _open(session, SYSTEM + "one")
@@ -142,7 +142,7 @@ ONE, SHORT, LONG = [1, 2, 3], [1, 2], [1, 2, 3, 4, 5, 6, 7, 8]
         ([(SHORT, True)], SHORT, {"whole": True}, None),
     ],
 )
-def test_the_longest_prefix_wins(donors, wanted, options, expected) -> None:
+def test_the_longest_prefix_wins(donors, wanted, options, expected):
     cache = make_cache(donors, **options)
     made = [*cache.live.values(), *cache.closed]
     donor, length, takes_over = cache.choose_donor(wanted, "")
@@ -150,7 +150,7 @@ def test_the_longest_prefix_wins(donors, wanted, options, expected) -> None:
 
 
 @pytest.mark.parametrize("free", [0, 1])
-def test_a_donor_of_another_chat_is_copied_if_there_is_a_slot(free: int) -> None:
+def test_a_donor_of_another_chat_is_copied_if_there_is_a_slot(free):
     cache = make_cache([([1, 2, 3, *range(50)], True)], free)
     cache.several_clients = True
     assert cache.choose_donor([1, 2, 3, 99], "") == (cache.closed[0], 3, not free)
@@ -160,7 +160,7 @@ TOKENS = st.lists(st.integers(0, 2), min_size=1, max_size=9)
 
 
 @given(st.lists(st.tuples(TOKENS, st.booleans()), max_size=5), TOKENS, st.integers(0, 2))
-def test_what_is_reused_is_a_prefix_of_both(donors, wanted, free) -> None:
+def test_what_is_reused_is_a_prefix_of_both(donors, wanted, free):
     cache = make_cache(donors, free)
     donor, length, takes_over = cache.choose_donor(wanted, "")
     if donor is not None:
@@ -170,7 +170,7 @@ def test_what_is_reused_is_a_prefix_of_both(donors, wanted, free) -> None:
 
 
 @given(TOKENS, TOKENS)
-def test_a_common_prefix_ends_at_the_first_difference(first, second) -> None:
+def test_a_common_prefix_ends_at_the_first_difference(first, second):
     length = common_prefix(first, second)
     assert first[:length] == second[:length]
     assert first[length : length + 1] != second[length : length + 1] or length == min(
@@ -179,7 +179,7 @@ def test_a_common_prefix_ends_at_the_first_difference(first, second) -> None:
 
 
 @given(st.lists(st.sampled_from("abc"), min_size=1))
-def test_the_newest_donor_of_each_owner_is_kept_longest(owners: list[str]) -> None:
+def test_the_newest_donor_of_each_owner_is_kept_longest(owners):
     cache = make_cache([([1], True)] * len(owners))
     for sequence, owner in zip(cache.closed, owners, strict=True):
         sequence.owner = owner

@@ -152,7 +152,7 @@ def test_any_schedule_gives_each_answer_what_it_says_alone(requests, faults):
     assert shared.session.free_sequences == 16
 
 
-def test_requests_meet_in_one_batch() -> None:
+def test_requests_meet_in_one_batch():
     shared, context, batches = share()
     text = find_text(30)
     meeting = threading.Barrier(4)
@@ -178,7 +178,7 @@ def test_requests_meet_in_one_batch() -> None:
     assert_tiled(batches)
 
 
-def test_prompt_and_decoded_tokens_are_counted_apart() -> None:
+def test_prompt_and_decoded_tokens_are_counted_apart():
     shared, _, batches = share()
     session = shared.join(7)
     events = ask(session, find_text(30, CHAT), Arm("direct", "fake", max_tokens=20))
@@ -192,7 +192,7 @@ def test_prompt_and_decoded_tokens_are_counted_apart() -> None:
     assert sum(each.decode_tokens for each in shares) == last.output_tokens - 1
 
 
-def test_a_cancel_wakes_a_request_that_waits_for_another() -> None:
+def test_a_cancel_wakes_a_request_that_waits_for_another():
     shared, _, _ = share()
     waiting, idle = shared.join(1), shared.join(2)
     text = [ord(each) for each in find_text(9)]
@@ -212,7 +212,7 @@ def test_a_cancel_wakes_a_request_that_waits_for_another() -> None:
         waiting.step([own])
 
 
-def test_a_cancel_ends_a_prefill_within_one_batch() -> None:
+def test_a_cancel_ends_a_prefill_within_one_batch():
     shared, context, _ = share()
     held = Held(context, at=2)
     flags = Flags()
@@ -234,7 +234,7 @@ def test_a_cancel_ends_a_prefill_within_one_batch() -> None:
     assert len(context.decodes) == 2
 
 
-def test_others_go_on_while_one_renders_its_prompt() -> None:
+def test_others_go_on_while_one_renders_its_prompt():
     shared, _, _ = share()
     busy, renders = shared.join(1), shared.join(2)
     sequence = busy.open([97, 98], GREEDY)
@@ -243,7 +243,7 @@ def test_others_go_on_while_one_renders_its_prompt() -> None:
     assert busy.step([sequence]).computed == {sequence.id: 1}
 
 
-def test_another_requests_sequence_cannot_be_reached() -> None:
+def test_another_requests_sequence_cannot_be_reached():
     shared, _, _ = share()
     first, second = shared.join(1), shared.join(2)
     sequence = first.open([97, 98], GREEDY)
@@ -263,7 +263,7 @@ def test_another_requests_sequence_cannot_be_reached() -> None:
     assert first.step([sequence]).sampled
 
 
-def test_a_full_cache_strikes_the_youngest() -> None:
+def test_a_full_cache_strikes_the_youngest():
     shared, context, _ = share(context_tokens=256)
     context.capacity = 60
     old, young = shared.join(1), shared.join(2)
@@ -291,7 +291,7 @@ def test_a_full_cache_strikes_the_youngest() -> None:
     assert drawn[0] == 40
 
 
-def test_a_failed_batch_reaches_all_of_its_members_and_is_reported() -> None:
+def test_a_failed_batch_reaches_all_of_its_members_and_is_reported():
     shared, context, batches = share()
     context.fails_at = {1}
     sessions = [shared.join(number) for number in (1, 2)]
@@ -317,7 +317,7 @@ def test_a_failed_batch_reaches_all_of_its_members_and_is_reported() -> None:
     assert all(step.sampled for step in steps)  # the session stays usable
 
 
-def test_a_bug_in_a_batch_reaches_all_of_its_members() -> None:
+def test_a_bug_in_a_batch_reaches_all_of_its_members():
     shared, context, _ = share()
 
     def fail(_: object) -> None:
@@ -340,7 +340,7 @@ def test_a_bug_in_a_batch_reaches_all_of_its_members() -> None:
     assert all("a bug" in str(error) for error in errors)
 
 
-def test_a_sequence_that_outgrows_the_context_fails_alone() -> None:
+def test_a_sequence_that_outgrows_the_context_fails_alone():
     shared, _, _ = share(context_tokens=64)
     first, second = shared.join(1), shared.join(2)
     long = first.open([97] * 60, GREEDY)
@@ -352,7 +352,7 @@ def test_a_sequence_that_outgrows_the_context_fails_alone() -> None:
     assert second.step([short]).sampled
 
 
-def test_what_others_reserved_is_not_free() -> None:
+def test_what_others_reserved_is_not_free():
     shared, context, _ = share(sequences=8, context_tokens=512)
     context.capacity = 512
     shared = SharedSession(shared.session, "fake")
@@ -371,7 +371,7 @@ def test_what_others_reserved_is_not_free() -> None:
     assert second.free_tokens == 512
 
 
-def test_without_requests_time_is_nobodys() -> None:
+def test_without_requests_time_is_nobodys():
     shared, _, batches = share()
     for number in (1, 2):
         session = shared.join(number)
@@ -400,7 +400,7 @@ def test_a_request_that_cannot_close_its_sequences_leaves_all_the_same(monkeypat
     staying.leave()
 
 
-def test_an_answer_is_recalled_by_its_owner_alone() -> None:
+def test_an_answer_is_recalled_by_its_owner_alone():
     shared, _, _ = share()
     first = shared.join(1, "anna", label="a")
     ask(first, "one", ARMS[0])
@@ -413,7 +413,7 @@ def test_an_answer_is_recalled_by_its_owner_alone() -> None:
     assert anna.recall("b") is None
 
 
-def test_a_single_request_is_a_batch_of_one_without_limits() -> None:
+def test_a_single_request_is_a_batch_of_one_without_limits():
     session, context = make_session(batch_tokens=32)
     shared = SharedSession(session, "fake", prompt_limit=None)
     member = shared.join(1)

@@ -22,7 +22,7 @@ def _prefill(session: LlamaSession, sequence: LlamaSequence) -> None:
         pass
 
 
-def test_each_sequence_has_its_own_flag() -> None:
+def test_each_sequence_has_its_own_flag():
     session, _ = make_session()
     first, second = _open(session, "first"), _open(session, "second")
     step = session.step_mixed([(first, True), (second, False)], prompt_limit=None)
@@ -34,7 +34,7 @@ def test_each_sequence_has_its_own_flag() -> None:
     assert best > other
 
 
-def test_logits_can_be_read_after_the_step_of_a_sequence_that_computed_nothing() -> None:
+def test_logits_can_be_read_after_the_step_of_a_sequence_that_computed_nothing():
     session, _ = make_session()
     first, second = _open(session, "first"), _open(session, "second")
     session.step_mixed([(first, False)], prompt_limit=None)
@@ -50,7 +50,7 @@ def test_logits_can_be_read_after_the_step_of_a_sequence_that_computed_nothing()
         session.logprobs(first, [97])
 
 
-def test_a_prompt_is_computed_in_chunks_while_another_decodes() -> None:
+def test_a_prompt_is_computed_in_chunks_while_another_decodes():
     session, _ = make_session(batch_tokens=32)
     talking = _open(session, find_text(40))
     _prefill(session, talking)
@@ -70,13 +70,13 @@ def test_a_prompt_is_computed_in_chunks_while_another_decodes() -> None:
             assert chunks == [{long.id}, {longer.id}] * 3
 
 
-def test_without_a_decoder_a_prompt_takes_the_whole_batch() -> None:
+def test_without_a_decoder_a_prompt_takes_the_whole_batch():
     session, _ = make_session(batch_tokens=32)
     prompt = _open(session, "x" * 50)
     assert session.step_mixed([(prompt, True)], prompt_limit=8).computed == {prompt.id: 32}
 
 
-def test_a_full_cache_loses_no_drawn_token() -> None:
+def test_a_full_cache_loses_no_drawn_token():
     session, context = make_session(context_tokens=64)
     first = _open(session, "first")
     session.step_mixed([(first, False)], prompt_limit=None)
@@ -92,7 +92,7 @@ def test_a_full_cache_loses_no_drawn_token() -> None:
     assert step.computed == {first.id: 1, second.id: 6}
 
 
-def test_what_a_failed_batch_should_have_computed_is_known() -> None:
+def test_what_a_failed_batch_should_have_computed_is_known():
     session, context = make_session()
     first = _open(session, "first")
     context.fails_at = {1}

@@ -130,7 +130,7 @@ CASES: dict[str, tuple[str, Arm, dict[str, Any]]] = {
 
 @pytest.mark.parametrize("method", ["lookup", "draft", "auto"])
 @pytest.mark.parametrize("case", CASES)
-def test_an_answer_is_the_same_with_speculation(case: str, method: Speculate) -> None:
+def test_an_answer_is_the_same_with_speculation(case, method):
     text, arm, options = CASES[case]
     expected, plain, _ = ask(text, arm, **options)
     events, context, session = ask(text, replace(arm, speculate=method), **options)
@@ -145,7 +145,7 @@ def test_an_answer_is_the_same_with_speculation(case: str, method: Speculate) ->
         assert len(donor.cells) == donor.computed == len(donor.tokens)
 
 
-def test_a_looping_thought_is_removed_with_its_drafts() -> None:
+def test_a_looping_thought_is_removed_with_its_drafts():
     text, arm, options = CASES["thinking in a loop"]
     *_, finished = ask(text, replace(arm, speculate="draft"), **options)[0]
     assert isinstance(finished, Finished)
@@ -153,14 +153,14 @@ def test_a_looping_thought_is_removed_with_its_drafts() -> None:
     assert finished.saved_tokens > 0
 
 
-def test_without_speculation_nothing_is_verified() -> None:
+def test_without_speculation_nothing_is_verified():
     events, context, _ = ask(ANSWER, DIRECT)
     assert not [event for event in events if isinstance(event, Verified)]
     assert max(context.decodes[2:]) == 1
 
 
 @pytest.mark.parametrize("arm", [DIRECT, COT], ids=["direct", "cot"])
-def test_an_arm_that_asks_for_a_method_learns_why_it_is_not_used(arm: Arm) -> None:
+def test_an_arm_that_asks_for_a_method_learns_why_it_is_not_used(arm):
     text = ANSWER if arm is DIRECT else THINKING
     options = {} if arm is DIRECT else {"thinking": True}
     *_, finished = ask(text, replace(arm, speculate="mtp"), **options)[0]
@@ -171,7 +171,7 @@ def test_an_arm_that_asks_for_a_method_learns_why_it_is_not_used(arm: Arm) -> No
     assert plain.why == ""
 
 
-def test_the_next_question_reuses_all_of_a_speculated_answer() -> None:
+def test_the_next_question_reuses_all_of_a_speculated_answer():
     _, context, session = ask(ANSWER, replace(DIRECT, speculate="lookup"))
     (donor,) = session._sequences.closed
     said = "".join(map(chr, donor.tokens))
@@ -184,7 +184,7 @@ def test_the_next_question_reuses_all_of_a_speculated_answer() -> None:
 
 
 @pytest.mark.parametrize("think", [0, 40])
-def test_an_answer_survives_a_cache_that_refuses_to_remove_a_part(think: int) -> None:
+def test_an_answer_survives_a_cache_that_refuses_to_remove_a_part(think):
     """All tokens are then computed again, which takes several batches after a long prompt."""
     text = f"<think>{ROUND * 3}</think>{ANSWER}" if think else ANSWER * 2
     arm = Arm("a", "m", "cot" if think else "direct", max_tokens=200, think_tokens=think)

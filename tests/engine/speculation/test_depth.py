@@ -7,7 +7,6 @@ import random
 
 import pytest
 
-from etui.arm import Speculate
 from etui.engine.speculation.batch_cost import CPU_CURVE, GPU_CURVE, BatchCost
 from etui.engine.speculation.speculator import (
     MARGIN,
@@ -37,7 +36,7 @@ def expected_tokens(probabilities: list[float], depth: int) -> float:
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_no_other_depth_has_a_better_rate(seed: int) -> None:
+def test_no_other_depth_has_a_better_rate(seed):
     rng = random.Random(seed)
     probabilities = [rng.uniform(0.2, 1.0) for _ in range(7)]
     cost, draft = rng.choice((CPU, GPU)), rng.choice((0.0, 0.1, 0.6))
@@ -62,19 +61,17 @@ def test_no_other_depth_has_a_better_rate(seed: int) -> None:
         (0.0, GPU, 0.0, 0, 0),
     ],
 )
-def test_depth_follows_acceptance_and_cost(
-    probability: float, cost: BatchCost, draft_cost: float, least: int, most: int
-) -> None:
+def test_depth_follows_acceptance_and_cost(probability, cost, draft_cost, least, most):
     depth = choose_depth([probability] * 15, cost.relative, draft_cost=draft_cost)
     assert least <= depth.tokens <= most
 
 
-def test_a_drafter_that_is_behind_must_catch_up_first() -> None:
+def test_a_drafter_that_is_behind_must_catch_up_first():
     assert choose_depth([0.9] * 4, GPU.relative, start_cost=0.2).tokens
     assert not choose_depth([0.9] * 4, GPU.relative, start_cost=9.0).tokens
 
 
-def test_joules_by_rows_decide_where_they_are_given() -> None:
+def test_joules_by_rows_decide_where_they_are_given():
     flat = BatchCost({1: 1.0, 2: 1.0, 16: 1.0}, learns=False)
     steep = BatchCost({1: 1.0, 2: 2.0, 16: 16.0}, learns=False)
     for cost in (flat, steep):
@@ -85,7 +82,7 @@ def test_joules_by_rows_decide_where_they_are_given() -> None:
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_what_is_lost_stays_within_the_credit(seed: int) -> None:
+def test_what_is_lost_stays_within_the_credit(seed):
     rng = random.Random(seed)
     credit, tokens, spent = Credit(), 0, 0.0
     for _ in range(600):
@@ -103,7 +100,7 @@ def test_what_is_lost_stays_within_the_credit(seed: int) -> None:
         assert spent <= (1 + Credit.SHARE) * tokens + Credit.START + 1e-9
 
 
-def test_pauses_double_after_each_draft_of_which_nothing_was_accepted() -> None:
+def test_pauses_double_after_each_draft_of_which_nothing_was_accepted():
     credit = Credit()
     pauses = []
     for _ in range(9):
@@ -120,7 +117,7 @@ def test_pauses_double_after_each_draft_of_which_nothing_was_accepted() -> None:
     assert credit.left > 0
 
 
-def test_costs_are_learned_and_never_decrease_with_the_rows() -> None:
+def test_costs_are_learned_and_never_decrease_with_the_rows():
     cost = BatchCost(CPU_CURVE)
     for _ in range(30):
         cost.observe(1, 10_000)
@@ -132,7 +129,7 @@ def test_costs_are_learned_and_never_decrease_with_the_rows() -> None:
     assert curve == sorted(curve)
 
 
-def test_a_pause_of_the_process_counts_little() -> None:
+def test_a_pause_of_the_process_counts_little():
     cost = BatchCost(CPU_CURVE)
     cost.observe(1, 10_000)
     cost.observe(1, 90_000_000)
@@ -141,7 +138,7 @@ def test_a_pause_of_the_process_counts_little() -> None:
     assert cost.observe(4, 10**12) <= 2 * CPU_CURVE[4]
 
 
-def test_acceptance_follows_the_trials_and_forgets() -> None:
+def test_acceptance_follows_the_trials_and_forgets():
     acceptance = Acceptance([0.5, 0.5])
     for _ in range(60):
         acceptance.observe([0, 1, 1], 1, rejected=True)
@@ -152,7 +149,7 @@ def test_acceptance_follows_the_trials_and_forgets() -> None:
     assert acceptance.probability(0) == 0.5
 
 
-def test_a_draft_cut_short_does_not_count_as_rejected() -> None:
+def test_a_draft_cut_short_does_not_count_as_rejected():
     acceptance = Acceptance([0.5])
     acceptance.observe([0, 0], 1, rejected=False)
     assert acceptance.probability(0) > 0.5
@@ -188,9 +185,7 @@ class Costly:
         (Costly(0.05, 1_000.0), [1, 2, 3, 4, 5, 6], None),  # a long prompt to compute first
     ],
 )
-def test_auto_takes_the_drafter_of_the_largest_gain(
-    drafter: Costly, tokens: list[int], method: str | None
-) -> None:
+def test_auto_takes_the_drafter_of_the_largest_gain(drafter, tokens, method):
     speculator = Speculator(BatchCost(GPU_CURVE, learns=False))
     speculator.add(drafter)  # type: ignore[arg-type]
     own = speculator.start("auto")
@@ -202,9 +197,7 @@ def test_auto_takes_the_drafter_of_the_largest_gain(
 @pytest.mark.parametrize("curve", [CPU_CURVE, GPU_CURVE], ids=["cpu", "gpu"])
 @pytest.mark.parametrize("words", [3, 8, 40, 1_000])
 @pytest.mark.parametrize("answers", [1, 5])
-def test_auto_costs_at_most_three_percent_on_unpredictable_text(
-    curve: dict[int, float], words: int, answers: int
-) -> None:
+def test_auto_costs_at_most_three_percent_on_unpredictable_text(curve, words, answers):
     """Random tokens of few words match all the time, and are never what follows."""
     rng = random.Random(words)
     speculator = Speculator(BatchCost(curve, learns=False))
@@ -231,7 +224,7 @@ def test_auto_costs_at_most_three_percent_on_unpredictable_text(
     assert cost <= 1.03 * tokens_drawn
 
 
-def test_auto_copies_at_full_depth_within_a_few_batches() -> None:
+def test_auto_copies_at_full_depth_within_a_few_batches():
     text = list(range(100, 500))
     speculator = Speculator(BatchCost(CPU_CURVE, learns=False))
     own = speculator.start("auto")
@@ -257,7 +250,7 @@ def test_auto_copies_at_full_depth_within_a_few_batches() -> None:
 
 
 @pytest.mark.parametrize("always", [False, True])
-def test_a_fixed_depth_is_chosen_or_none(always: bool) -> None:
+def test_a_fixed_depth_is_chosen_or_none(always):
     for probability, cost in ((0.99, CPU), (0.5, CPU), (0.5, GPU)):
         chances = [probability] * 15
         free = choose_depth(chances, cost.relative)
@@ -274,9 +267,7 @@ def test_a_fixed_depth_is_chosen_or_none(always: bool) -> None:
 
 @pytest.mark.parametrize("method", ["lookup", "draft"])
 @pytest.mark.parametrize("depth", [1, 3, 15])
-def test_a_named_method_drafts_the_fixed_number_though_it_never_pays(
-    method: Speculate, depth: int
-) -> None:
+def test_a_named_method_drafts_the_fixed_number_though_it_never_pays(method, depth):
     speculator = Speculator(BatchCost(CPU_CURVE, learns=False))
     speculator.add(Costly(2.0))  # type: ignore[arg-type]
     speculator.draft_tokens = depth
@@ -297,7 +288,7 @@ def test_a_named_method_drafts_the_fixed_number_though_it_never_pays(
     assert len(shorter.tokens) == min(depth, 2)
 
 
-def test_auto_drafts_the_fixed_number_only_where_it_pays() -> None:
+def test_auto_drafts_the_fixed_number_only_where_it_pays():
     speculator = Speculator(BatchCost(CPU_CURVE, learns=False))
     speculator.add(Costly(2.0))  # type: ignore[arg-type]
     speculator.draft_tokens = 2
@@ -306,7 +297,7 @@ def test_auto_drafts_the_fixed_number_only_where_it_pays() -> None:
     assert speculator.propose(own, [1, 2, 3, 4, 5, 6], 15) is None
 
 
-def test_a_method_that_is_named_is_the_only_one() -> None:
+def test_a_method_that_is_named_is_the_only_one():
     speculator = Speculator(BatchCost(GPU_CURVE, learns=False))
     speculator.add(Costly(0.05))  # type: ignore[arg-type]
     own = speculator.start("lookup")

@@ -62,14 +62,14 @@ def make_draft(context_tokens: int = 256, end: int | None = None) -> tuple[Draft
     return DraftModel(model, context, V, 0.25, Clock()), context  # type: ignore[arg-type]
 
 
-def test_it_drafts_what_it_would_write() -> None:
+def test_it_drafts_what_it_would_write():
     draft, context = make_draft()
     tokens = list(range(1, 40))
     assert draft.propose(tokens, 5) == foreseen(tokens, 5)
     assert context.decodes == [16, 16, 7, 1, 1, 1, 1]
 
 
-def test_it_computes_only_what_differs_from_its_last_draft() -> None:
+def test_it_computes_only_what_differs_from_its_last_draft():
     draft, context = make_draft()
     tokens = list(range(1, 30))
     drafted = draft.propose(tokens, 4)
@@ -85,7 +85,7 @@ def test_it_computes_only_what_differs_from_its_last_draft() -> None:
     assert draft.propose(other, 2) == foreseen(other, 2)
 
 
-def test_it_can_forget_so_that_a_repeated_answer_costs_as_much() -> None:
+def test_it_can_forget_so_that_a_repeated_answer_costs_as_much():
     draft, context = make_draft()
     tokens = list(range(1, 40))
     first = draft.propose(tokens, 5)
@@ -96,7 +96,7 @@ def test_it_can_forget_so_that_a_repeated_answer_costs_as_much() -> None:
     assert context.decodes == before * 2
 
 
-def test_its_costs_are_measured() -> None:
+def test_its_costs_are_measured():
     draft, _ = make_draft()
     tokens = list(range(1, 30))
     assert draft.token_cost(8_000.0) == 0.25
@@ -107,7 +107,7 @@ def test_its_costs_are_measured() -> None:
     assert draft.start_cost([*tokens[:5], *range(30, 40)], 8_000.0) > 0.0
 
 
-def test_an_end_token_is_the_last_of_a_draft() -> None:
+def test_an_end_token_is_the_last_of_a_draft():
     tokens = [1, 2, 3]
     end = foreseen(tokens, 3)[-1]
     draft, _ = make_draft(end=end)
@@ -116,7 +116,7 @@ def test_an_end_token_is_the_last_of_a_draft() -> None:
     assert len(drafted) <= 3
 
 
-def test_a_full_context_or_a_failure_drafts_nothing() -> None:
+def test_a_full_context_or_a_failure_drafts_nothing():
     draft, context = make_draft(context_tokens=32)
     assert draft.propose(list(range(1, 31)), 4) == []
     context.fails_at = {1}
@@ -145,13 +145,13 @@ class Words:
         (Words(changed={500: "else"}), "another text for token 500"),
     ],
 )
-def test_another_vocabulary_is_refused_with_both_names(other: Words, reason: str) -> None:
+def test_another_vocabulary_is_refused_with_both_names(other, reason):
     with pytest.raises(ModelUnavailable, match=f"small cannot draft for large: .*{reason}") as info:
         check_same_vocabulary(Words(), "large", other, "small")
     assert "`draft` of large" in str(info.value.fix)
 
 
-def test_a_padded_vocabulary_is_the_same() -> None:
+def test_a_padded_vocabulary_is_the_same():
     check_same_vocabulary(Words(), "large", Words(vocabulary=1_128), "small")
 
 
@@ -163,9 +163,7 @@ def residency(config: Config, starter_model: Path) -> Iterator[Residency]:
     own.close()
 
 
-def test_a_draft_model_comes_and_goes_with_its_model(
-    residency: Residency, starter_model: Path
-) -> None:
+def test_a_draft_model_comes_and_goes_with_its_model(residency, starter_model):
     session, loaded, _ = opened(residency, SPEC, starter_model, (DRAFT, starter_model))
     assert loaded is not None
     sequence = session.open(session.tokenize("One two three four", bos=True), Sampling())
@@ -177,9 +175,7 @@ def test_a_draft_model_comes_and_goes_with_its_model(
     assert not residency.resident
 
 
-def test_a_draft_that_does_not_fit_is_left_out_and_said(
-    residency: Residency, starter_model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_draft_that_does_not_fit_is_left_out_and_said(residency, starter_model, monkeypatch):
     free = chain((10**12,), repeat(10**8))  # what the model leaves
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=next(free)))
     session, _, _ = opened(residency, SPEC, starter_model, (DRAFT, starter_model))
@@ -189,9 +185,7 @@ def test_a_draft_that_does_not_fit_is_left_out_and_said(
     assert session.speculate(sequence, "auto") == ""  # lookup remains
 
 
-def test_a_draft_that_cannot_be_loaded_is_left_out_and_said(
-    residency: Residency, starter_model: Path, tmp_path: Path
-) -> None:
+def test_a_draft_that_cannot_be_loaded_is_left_out_and_said(residency, starter_model, tmp_path):
     damaged = tmp_path / "damaged.gguf"
     damaged.write_bytes(b"GGUF")
     session, _, _ = opened(residency, SPEC, starter_model, (DRAFT, damaged))
@@ -199,9 +193,7 @@ def test_a_draft_that_cannot_be_loaded_is_left_out_and_said(
     assert f"{STARTER} cannot be used" in session.speculate(sequence, "draft")
 
 
-def test_a_draft_is_loaded_for_the_first_answer_that_needs_it(
-    residency: Residency, starter_model: Path
-) -> None:
+def test_a_draft_is_loaded_for_the_first_answer_that_needs_it(residency, starter_model):
     with_draft = (DRAFT, starter_model)
     alone, loaded, _ = opened(residency, SPEC, starter_model)
     assert loaded is not None
@@ -212,9 +204,7 @@ def test_a_draft_is_loaded_for_the_first_answer_that_needs_it(
     assert opened(residency, SPEC, starter_model)[:2] == (session, None)  # it is kept
 
 
-def test_a_draft_of_another_vocabulary_ends_the_load(
-    residency: Residency, starter_model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_draft_of_another_vocabulary_ends_the_load(residency, starter_model, monkeypatch):
     from etui.engine.model import Model
 
     texts = Model.token_text
@@ -231,9 +221,7 @@ def test_a_draft_of_another_vocabulary_ends_the_load(
 
 
 @pytest.mark.parametrize("method", ["draft", "auto", "lookup"])
-def test_real_answers_are_those_without_speculation(
-    config: Config, starter_model: Path, method: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_real_answers_are_those_without_speculation(config, starter_model, method, monkeypatch):
     """The starter with itself as its draft: nearly all drafts are accepted."""
     if method == "draft":  # a draft model as large as its model never pays
         monkeypatch.setattr(DraftModel, "token_cost", lambda *_: 0.0)

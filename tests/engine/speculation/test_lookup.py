@@ -21,7 +21,7 @@ def slow_find(tokens: list[int]) -> int:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_the_longest_match_is_found(seed: int) -> None:
+def test_the_longest_match_is_found(seed):
     rng = random.Random(seed)
     tokens: list[int] = []
     index = LookupIndex()
@@ -36,17 +36,17 @@ def test_the_longest_match_is_found(seed: int) -> None:
             assert tokens[found.end - found.length : found.end] == tokens[-found.length :]
 
 
-def test_of_equal_matches_the_latest_counts() -> None:
+def test_of_equal_matches_the_latest_counts():
     tokens = [1, 2, 3, 9, 1, 2, 4, 9, 8, 1, 2]
     assert LookupIndex().find(tokens) == Match(6, 2)
 
 
 @pytest.mark.parametrize("tokens", [[], [5], [5, 6], [1, 2, 3, 4]])
-def test_nothing_is_found_where_nothing_repeats(tokens: list[int]) -> None:
+def test_nothing_is_found_where_nothing_repeats(tokens):
     assert LookupIndex().find(tokens) is None
 
 
-def test_removed_tokens_are_never_matched() -> None:
+def test_removed_tokens_are_never_matched():
     index = LookupIndex()
     tokens = [1, 2, 3, 4, 5, 1, 2]
     assert index.find(tokens) == Match(2, 2)
@@ -58,13 +58,13 @@ def test_removed_tokens_are_never_matched() -> None:
     assert index.find(tokens) == Match(3, 2)
 
 
-def test_a_match_that_reaches_the_end_goes_on_in_a_circle() -> None:
+def test_a_match_that_reaches_the_end_goes_on_in_a_circle():
     tokens = [9, 1, 2, 3, 1, 2, 3]
     match = LookupIndex().find(tokens)
     assert match is not None
     assert continue_match(tokens, match, 7) == [1, 2, 3, 1, 2, 3, 1]
 
 
-def test_a_continuation_is_what_followed() -> None:
+def test_a_continuation_is_what_followed():
     tokens = [1, 2, 3, 4, 5, 6, 1, 2]
     assert continue_match(tokens, Match(2, 2), 3) == [3, 4, 5]

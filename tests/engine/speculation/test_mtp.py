@@ -103,7 +103,7 @@ def speculating() -> tuple[Any, WatchedContext, FakeHeads, Any]:
     return session, watched, watched.heads, sequence
 
 
-def test_heads_draft_what_the_model_draws() -> None:
+def test_heads_draft_what_the_model_draws():
     plain, undrafted = make_fake_session(next_token, V)
     alone = plain.open([1, 2, 3, 5], Sampling())
     for _ in range(61):
@@ -117,7 +117,7 @@ def test_heads_draft_what_the_model_draws() -> None:
     assert all(batch.method == "mtp" and batch.accepted == batch.drafted for batch in verified)
 
 
-def test_heads_go_on_after_what_they_did_not_see() -> None:
+def test_heads_go_on_after_what_they_did_not_see():
     session, _, heads, sequence = speculating()
     for _ in range(20):
         session.step([sequence])
@@ -134,7 +134,7 @@ def test_heads_go_on_after_what_they_did_not_see() -> None:
 
 
 @pytest.mark.parametrize("fault", ["fails", "keeps_none"])
-def test_failing_heads_leave_the_answer_alone(fault: str) -> None:
+def test_failing_heads_leave_the_answer_alone(fault):
     session, _, heads, sequence = speculating()
     for _ in range(5):
         session.step([sequence])
@@ -195,7 +195,7 @@ class FakeMtpContext:
         pass
 
 
-def test_the_batch_carries_tokens_and_states() -> None:
+def test_the_batch_carries_tokens_and_states():
     ext, own = FakeExt(), FakeMtpContext()
     heads = LlamaHeads(ext, SimpleNamespace(width=WIDTH), SimpleNamespace(handle="model"), own)  # type: ignore[arg-type]
     heads.watch(True)
@@ -215,9 +215,7 @@ def test_the_batch_carries_tokens_and_states() -> None:
     assert heads.decode([11], states[:1], 103) is None
 
 
-def test_heads_are_opened_only_if_file_and_build_have_them(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_heads_are_opened_only_if_file_and_build_have_them(monkeypatch):
     options = ContextOptions(64, threads=1)
     target = SimpleNamespace(options=options, handle="model", threads=None)
     without = SimpleNamespace(heads=0, width=WIDTH)
@@ -239,7 +237,7 @@ def test_heads_are_opened_only_if_file_and_build_have_them(
     assert load_heads(None, having, target) is None  # type: ignore[arg-type]
 
 
-def test_the_context_of_the_heads_is_of_their_type() -> None:
+def test_the_context_of_the_heads_is_of_their_type():
     from llama_cpp import llama_cpp as api
 
     asked = []

@@ -92,7 +92,7 @@ def computed_of(context: FakeContext, sequence: LlamaSequence) -> list[int]:
 
 @pytest.mark.parametrize("drafts", DRAFTS)
 @pytest.mark.parametrize("sampling", [Sampling(), SAMPLED], ids=["greedy", "sampled"])
-def test_the_answer_is_that_without_speculation(drafts: str, sampling: Sampling) -> None:
+def test_the_answer_is_that_without_speculation(drafts, sampling):
     plain, undrafted, alone = opened(sampling, None)
     expected = go_on(plain, alone, 120)
     session, context, sequence = opened(sampling, DRAFTS[drafts])
@@ -103,7 +103,7 @@ def test_the_answer_is_that_without_speculation(drafts: str, sampling: Sampling)
         assert len(context.decodes) < len(undrafted.decodes) / 8
 
 
-def test_lookup_draws_the_same_as_no_speculation() -> None:
+def test_lookup_draws_the_same_as_no_speculation():
     plain, undrafted, alone = opened(Sampling(), None)
     expected = go_on(plain, alone, 200)
     session, context, sequence = opened(Sampling(), None)
@@ -113,9 +113,7 @@ def test_lookup_draws_the_same_as_no_speculation() -> None:
 
 
 @pytest.mark.parametrize("drafts", DRAFTS)
-def test_the_probability_of_every_answer_is_the_models(
-    drafts: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_probability_of_every_answer_is_the_models(drafts, monkeypatch):
     """Exact, by enumeration: each answer of four tokens is forced once, and its probability read.
 
     The sampler is handed a row, draws the next token of the answer, and multiplies the probability
@@ -170,9 +168,7 @@ def softmax(logits: Sequence[float]) -> list[float]:
 @pytest.mark.parametrize("drafts", DRAFTS)
 @pytest.mark.parametrize("at", range(12))
 @pytest.mark.parametrize("change", ["extend", "rollback", "fork", "other", "close"])
-def test_whatever_interrupts_finds_the_sequence_as_without_speculation(
-    drafts: str, at: int, change: str
-) -> None:
+def test_whatever_interrupts_finds_the_sequence_as_without_speculation(drafts, at, change):
     results = []
     for own in (None, DRAFTS[drafts]):
         session, context, sequence = opened(SAMPLED, own)
@@ -207,7 +203,7 @@ def test_whatever_interrupts_finds_the_sequence_as_without_speculation(
     assert results[0] == results[1]
 
 
-def test_each_batch_is_reported_once_with_what_was_accepted() -> None:
+def test_each_batch_is_reported_once_with_what_was_accepted():
     session, context, sequence = opened(Sampling(), draft_half)
     before = len(context.decodes)
     reported: list[Verified] = []
@@ -232,7 +228,7 @@ def test_each_batch_is_reported_once_with_what_was_accepted() -> None:
     assert session.settle(sequence) == ()
 
 
-def test_an_answer_cut_in_the_middle_of_a_batch_reports_what_was_drawn() -> None:
+def test_an_answer_cut_in_the_middle_of_a_batch_reports_what_was_drawn():
     session, context, sequence = opened(Sampling(), draft_best)
     go_on(session, sequence, 1)  # one single row, to compare with
     go_on(session, sequence, 4)
@@ -242,7 +238,7 @@ def test_an_answer_cut_in_the_middle_of_a_batch_reports_what_was_drawn() -> None
     assert sequence.pending == 0
 
 
-def test_an_end_token_in_the_middle_of_a_batch_ends_the_answer_there() -> None:
+def test_an_end_token_in_the_middle_of_a_batch_ends_the_answer_there():
     results = []
     for drafts in (None, draft_best):
         session, context, sequence = opened(Sampling(), drafts)
@@ -264,7 +260,7 @@ def test_an_end_token_in_the_middle_of_a_batch_ends_the_answer_there() -> None:
     assert results[0] == results[1]
 
 
-def test_a_context_that_fills_in_the_middle_of_a_batch_ends_where_it_would() -> None:
+def test_a_context_that_fills_in_the_middle_of_a_batch_ends_where_it_would():
     results = []
     for drafts in (None, draft_best):
         session, _, sequence = opened(Sampling(), drafts, context_tokens=40)
@@ -275,7 +271,7 @@ def test_a_context_that_fills_in_the_middle_of_a_batch_ends_where_it_would() -> 
     assert results[0] == results[1]
 
 
-def test_a_draft_gives_way_where_the_cache_has_no_room_for_it() -> None:
+def test_a_draft_gives_way_where_the_cache_has_no_room_for_it():
     plain, _, alone = opened(Sampling(), None)
     expected = go_on(plain, alone, 20)
     session, context, sequence = opened(Sampling(), draft_best, capacity=30)
@@ -288,7 +284,7 @@ def test_a_draft_gives_way_where_the_cache_has_no_room_for_it() -> None:
     assert context.decodes[-1] == 1
 
 
-def test_a_failure_of_a_verification_leaves_nothing_in_the_cache() -> None:
+def test_a_failure_of_a_verification_leaves_nothing_in_the_cache():
     session, context, sequence = opened(Sampling(), draft_best)
     go_on(session, sequence, 1)
     context.fails_at = {len(context.decodes) + 1}
@@ -301,7 +297,7 @@ def test_a_failure_of_a_verification_leaves_nothing_in_the_cache() -> None:
     assert sequence.tokens[len(PROMPT) + 1 :] == expected
 
 
-def test_a_cache_that_refuses_to_remove_a_part_ends_the_speculation() -> None:
+def test_a_cache_that_refuses_to_remove_a_part_ends_the_speculation():
     plain, _, alone = opened(Sampling(), None)
     expected = go_on(plain, alone, 60)
     session, context, sequence = opened(Sampling(), draft_half)
@@ -317,16 +313,14 @@ def test_a_cache_that_refuses_to_remove_a_part_ends_the_speculation() -> None:
     ("attribute", "value", "reason"),
     [("recurrent", True, "recurrent"), ("sliding_window", 16, "sliding window")],
 )
-def test_models_that_cannot_take_tokens_back_are_left_alone(
-    attribute: str, value: object, reason: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_models_that_cannot_take_tokens_back_are_left_alone(attribute, value, reason, monkeypatch):
     session, context = make_fake_session(logits_of, V)
     monkeypatch.setattr(session._model, attribute, value)
     options = replace(context.options, full_window=False)
     assert reason in draft_verifier.refuse_speculation(session._model, options)
 
 
-def test_a_model_without_a_drafter_says_so() -> None:
+def test_a_model_without_a_drafter_says_so():
     session, _, sequence = opened(Sampling(), None)
     assert "draft" in session.speculate(sequence, "draft")
     assert "multi-token" in session.speculate(sequence, "mtp")
@@ -335,7 +329,7 @@ def test_a_model_without_a_drafter_says_so() -> None:
     assert session.speculate(sequence, "off") == ""
 
 
-def test_drafters_are_freed_with_the_session() -> None:
+def test_drafters_are_freed_with_the_session():
     session, _, _ = opened(Sampling(), None)
     drafter = FakeDrafter(draft_best)
     session.speculator.add(drafter)

@@ -48,67 +48,42 @@ BatchPlan = list[tuple[LlamaSequence, int]]
 
 
 def plan_batch(
-    pending: Sequence[int],
+    sequences: Sequence[LlamaSequence],
     room: int,
     *,
     prompt_limit: int | None = None,
     decoding: bool = False,
-) -> list[tuple[int, int]]:
+    served_id: int = 0,
+) -> BatchPlan:
     """Plan one batch: single tokens first, then longer queues, up to the size of a batch.
 
     Args:
-        pending: Queued tokens of each sequence, at least one, in the order in which they are
-            served.
+        sequences: Those with queued tokens, in the order in which they are served.
         room: Maximum number of tokens of the batch.
         prompt_limit: Maximum number of tokens from longer queues while another sequence decodes,
             so that its next token waits for one chunk of a prompt and not for all of it. Short
-            queues are then served first. None sets no limit and keeps the given order.
-        decoding: Whether a sequence that is not in ``pending`` decodes, too.
+            queues are then served first, and prompts in turn. None sets no limit and keeps the
+            given order.
+        decoding: Whether a sequence that is not among them decodes, too.
+        served_id: Id of the sequence whose prompt was served last; it need not be one of them.
 
     Returns:
-        Pairs of index and number of tokens; sequences that have to wait are missing.
+        Sequences and numbers of tokens; those that have to wait are missing.
     """
-    singles = [index for index, count in enumerate(pending) if count == 1][:room]
-    plan = [(index, 1) for index in singles]
-    room -= len(plan)
-    longer = [index for index, count in enumerate(pending) if count > 1]
+    plan = [(sequence, 1) for sequence in sequences if sequence.pending == 1][:room]
+    longer = [sequence for sequence in sequences if sequence.pending > 1]
+    limit = room
     if prompt_limit is not None:
-        longer.sort(key=lambda index: pending[index] > SHORT_QUEUE)  # stable
-        if singles or decoding:
-            room = min(room, prompt_limit)
-    for index in longer:
-        count = min(pending[index], room)
+        longer.sort(key=lambda each: (each.pending > SHORT_QUEUE, each.id <= served_id, each.id))
+        if plan or decoding:
+            limit = prompt_limit
+    room = min(room - len(plan), limit)
+    for sequence in longer:
+        count = min(sequence.pending, room)
         if count:
-            plan.append((index, count))
+            plan.append((sequence, count))
             room -= count
     return plan
-
-
-def rotate(ids: Sequence[int], last: int) -> list[int]:
-    """Return the indices of ids in their order, beginning after the id that was served last.
-
-    Args:
-        last: Id of the sequence that was served last; it need not be one of them.
-    """
-    return sorted(range(len(ids)), key=lambda index: (ids[index] <= last, ids[index]))
-
-
-class LogSum:
-    """Log of the sum of exp(logits); the buffer avoids one vocabulary-sized array per token."""
-
-    def __init__(self, vocabulary: int) -> None:
-        import numpy as np
-
-        self._buffer = np.empty(vocabulary, dtype=np.float32)
-
-    def __call__(self, logits: NDArray[np.float32]) -> float:
-        """Return the log of the sum of exp(logits)."""
-        import numpy as np
-
-        most = logits.max()  # subtracted, so that nothing overflows
-        np.subtract(logits, most, out=self._buffer)
-        np.exp(self._buffer, out=self._buffer)
-        return float(most) + math.log(float(self._buffer.sum()))
 
 
 class LlamaSession:
@@ -132,7 +107,7 @@ class LlamaSession:
         self._special = SpecialTokens(model.special_tokens())
         self._constraints = Constraints(context.api, model)
         self._prompt = ChatPrompt(template, self._special, facts.tool_format, facts.name)
-        self._log_sum = LogSum(context.vocabulary)
+        self._exps: NDArray[np.float32] | None = None  # of a whole vocabulary, made once
         self._served_id = 0  # the prompt that got tokens in the last mixed batch
         self._epoch = 0  # number of decodes so far; each overwrites the logits of the one before
         self.drafts = DraftVerifier(
@@ -325,15 +300,13 @@ class LlamaSession:
                 raise ContextOverflow(length, self.facts.context_tokens, 0)
             if sequence.computed == length:
                 self._sequences.requeue_last(sequence)
-        if prompt_limit is not None:
-            prompts = [sequence for sequence in sequences if sequence.pending > 1]
-            order = rotate([sequence.id for sequence in prompts], self._served_id)
-            singles = [sequence for sequence in sequences if sequence.pending == 1]
-            sequences = [*singles, *(prompts[index] for index in order)]
-        pending = [sequence.pending for sequence in sequences]
-        room = self._context.batch.capacity
-        counts = plan_batch(pending, room, prompt_limit=prompt_limit, decoding=decoding)
-        plan = [(sequences[index], count) for index, count in counts]
+        plan = plan_batch(
+            sequences,
+            self._context.batch.capacity,
+            prompt_limit=prompt_limit,
+            decoding=decoding,
+            served_id=self._served_id,
+        )
         if plan and plan[-1][1] > 1:
             self._served_id = plan[-1][0].id
         return plan
@@ -422,6 +395,15 @@ class LlamaSession:
                 sequence, token, self._sequences.next_cell, ends=ends
             )
         return Sampled(sequence.id, token, piece, logprob, ends)
+
+    def _log_sum(self, logits: NDArray[np.float32]) -> float:
+        """Return the log of the sum of exp(logits)."""
+        import numpy as np
+
+        most = logits.max()  # subtracted, so that nothing overflows
+        self._exps = np.subtract(logits, most, out=self._exps)
+        np.exp(self._exps, out=self._exps)
+        return float(most) + math.log(float(self._exps.sum()))
 
     def _read_logits(self, sequence: TokenSequence) -> NDArray[np.float32]:
         own = self._sequences.find(sequence)

@@ -149,8 +149,9 @@ MOST_BODY_BYTES = 256 << 20
 DONE = "[DONE]"
 
 
-class StreamFault(ValueError):
-    """A stream that breaks its format or a bound."""
+def _fault(what: str) -> RequestFailed:
+    """Build the error of an answer that breaks its format or a bound."""
+    return RequestFailed(Failure("format", what, began=True))
 
 
 class LineReader:
@@ -168,29 +169,25 @@ class LineReader:
         """Add bytes and return the lines that are whole now, without their ends.
 
         Raises:
-            StreamFault: A line or the whole is longer than its bound, or not UTF-8.
+            RequestFailed: A line or the whole is longer than its bound, or not UTF-8.
         """
         self._total += len(chunk)
         if self._total > self._most_body:
-            raise StreamFault(f"the answer is longer than {self._most_body:,} bytes")
-        if b"\n" not in chunk:
+            raise _fault(f"the answer is longer than {self._most_body:,} bytes")
+        whole: list[bytes] = []
+        if b"\n" in chunk:
+            *whole, rest = (bytes(self._held) + chunk).split(b"\n")
+            self._held = bytearray(rest)
+        else:
             self._held += chunk
-            self._check(len(self._held))
-            return []
-        *whole, rest = (bytes(self._held) + chunk).split(b"\n")
-        self._held = bytearray(rest)
-        for line in (*whole, rest):
-            self._check(len(line))
-        return [_decode(line.removesuffix(b"\r")) for line in whole]
+        if max(map(len, (*whole, self._held))) > self._most_line:
+            raise _fault(f"a line of the answer is longer than {self._most_line:,} bytes")
+        return list(map(_decode, whole))
 
     def finish(self) -> list[str]:
         """Return the last line if it has no end."""
         line, self._held = bytes(self._held), bytearray()
-        return [_decode(line.removesuffix(b"\r"))] if line else []
-
-    def _check(self, length: int) -> None:
-        if length > self._most_line:
-            raise StreamFault(f"a line of the answer is longer than {self._most_line:,} bytes")
+        return [_decode(line)] if line else []
 
 
 class EventReader:
@@ -213,22 +210,22 @@ def parse_document(text: str) -> dict[str, Any]:
     """Parse one JSON object.
 
     Raises:
-        StreamFault: It is something else.
+        RequestFailed: It is something else.
     """
     try:
         document = json.loads(text)
     except (ValueError, RecursionError):
-        raise StreamFault(f"the answer has a part that is not JSON: {text[:80]!r}") from None
+        raise _fault(f"the answer has a part that is not JSON: {text[:80]!r}") from None
     if not isinstance(document, dict):
-        raise StreamFault(f"the answer has a part that is not a JSON object: {text[:80]!r}")
+        raise _fault(f"the answer has a part that is not a JSON object: {text[:80]!r}")
     return document
 
 
 def _decode(line: bytes) -> str:
     try:
-        return line.decode("utf-8")
+        return line.removesuffix(b"\r").decode("utf-8")
     except UnicodeDecodeError:
-        raise StreamFault("the answer is not UTF-8 text") from None
+        raise _fault("the answer is not UTF-8 text") from None
 
 
 MOST_ERROR_BYTES = 64_000
@@ -320,10 +317,7 @@ class RemoteClient:
             RequestFailed: It failed.
         """
         text, headers = await self.fetch_text(path, seconds=seconds, body=body)
-        try:
-            return parse_document(text), headers
-        except StreamFault as error:
-            raise RequestFailed(Failure("format", str(error), began=True)) from None
+        return parse_document(text), headers
 
     async def fetch_text(
         self, path: str, *, seconds: float, body: Mapping[str, Any] | None = None
@@ -347,9 +341,6 @@ class RemoteClient:
         """Close every connection."""
         await self._client.aclose()
 
-    def _hide(self, failure: Failure) -> Failure:
-        return replace(failure, what=self.hide_key(failure.what))
-
     @asynccontextmanager
     async def _open(self, request: HttpRequest) -> AsyncIterator[httpx2.Response]:
         async with self._send("POST", request.path, request.body) as response:
@@ -358,8 +349,7 @@ class RemoteClient:
                 "text/event-stream",
             )  # fmt: skip
             if kind not in wanted:
-                what = f"the answer is {kind or 'of no type'}, not {wanted[0]}"
-                raise RequestFailed(Failure("format", what, began=True))
+                raise _fault(f"the answer is {kind or 'of no type'}, not {wanted[0]}")
             yield response
 
     @asynccontextmanager
@@ -374,12 +364,14 @@ class RemoteClient:
         try:
             async with self._client.stream(method, url, json=body) as response:
                 if response.status_code != 200:
-                    raise RequestFailed(self._hide(await _describe_refusal(response)))
+                    raise RequestFailed(await _describe_refusal(response))
                 began = True
                 if response.headers.get("content-encoding", "identity") != "identity":
-                    what = "the answer is compressed, which was not asked for"
-                    raise RequestFailed(Failure("format", what, began=True))
+                    raise _fault("the answer is compressed, which was not asked for")
                 yield response
+        except RequestFailed as error:
+            what = self.hide_key(error.failure.what)
+            raise RequestFailed(replace(error.failure, what=what)) from None
         except httpx2.ConnectTimeout:
             what = f"no connection within {self._spec.connect_seconds:g} s"
             raise RequestFailed(Failure("unreachable", what)) from None
@@ -406,20 +398,17 @@ class RemoteClient:
                 return None
             return parse_document(data)
 
-        try:
-            async for chunk in response.aiter_raw():
-                for line in reader.push(chunk):
-                    document = parse(line)
-                    if document is not None:
-                        yield document
-                if done:
-                    return
-            for line in (*reader.finish(), ""):  # an event without the empty line behind it
+        async for chunk in response.aiter_raw():
+            for line in reader.push(chunk):
                 document = parse(line)
                 if document is not None:
                     yield document
-        except StreamFault as error:
-            raise RequestFailed(self._hide(Failure("format", str(error), began=True))) from None
+            if done:
+                return
+        for line in (*reader.finish(), ""):  # an event without the empty line behind it
+            document = parse(line)
+            if document is not None:
+                yield document
 
 
 def find_root(base: str) -> str:
@@ -432,8 +421,7 @@ async def _read_bounded(response: httpx2.Response, most_bytes: int) -> bytes:
     async for chunk in response.aiter_raw():
         found += chunk
         if len(found) > most_bytes:
-            what = f"the answer is longer than {most_bytes:,} bytes"
-            raise RequestFailed(Failure("format", what, began=True))
+            raise _fault(f"the answer is longer than {most_bytes:,} bytes")
     return bytes(found)
 
 
@@ -450,7 +438,7 @@ async def _describe_refusal(response: httpx2.Response) -> Failure:
     try:
         document = parse_document(raw.decode("utf-8", "replace"))
         said = read_error(document.get("error", document.get("detail")))
-    except StreamFault:
+    except RequestFailed:
         said = ""
     what = f"{said or response.reason_phrase or 'no reason given'} ({status})"
     wait = parse_retry_after(response.headers.get("retry-after"))

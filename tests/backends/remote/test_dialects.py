@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.arm import OPEN_SAMPLING, Arm, Sampling, SamplingFrom
-from etui.backends.remote._client import EventReader, LineReader, StreamFault, parse_document
+from etui.backends.remote._client import EventReader, LineReader, RequestFailed, parse_document
 from etui.backends.remote._dialects import choose_dialect, find_effort
 from etui.backends.remote._stream_parts import (
     Asked,
@@ -48,7 +48,7 @@ def test_any_bytes_are_lines_or_a_fault(chunks):
     reader = LineReader(most_line_bytes=64, most_body_bytes=512)
     try:
         lines = read_all(reader, chunks)
-    except StreamFault:
+    except RequestFailed:
         return
     assert all(len(line.encode()) <= 64 for line in lines)
     assert sum(len(chunk) for chunk in chunks) <= 512
@@ -56,17 +56,17 @@ def test_any_bytes_are_lines_or_a_fault(chunks):
 
 @pytest.mark.parametrize("chunks", [[b"x" * 11], [b"x" * 6] * 2, [b"a\n" + b"x" * 11 + b"\n"]])
 def test_a_line_over_its_bound_is_refused(chunks):
-    with pytest.raises(StreamFault, match="longer than 10 bytes"):
+    with pytest.raises(RequestFailed, match="longer than 10 bytes"):
         read_all(LineReader(most_line_bytes=10), chunks)
 
 
 def test_a_stream_over_its_bound_is_refused():
-    with pytest.raises(StreamFault, match="longer than 8 bytes"):
+    with pytest.raises(RequestFailed, match="longer than 8 bytes"):
         read_all(LineReader(most_body_bytes=8), [b"abc\n"] * 3)
 
 
 def test_text_that_is_not_utf8_is_refused():
-    with pytest.raises(StreamFault, match="UTF-8"):
+    with pytest.raises(RequestFailed, match="UTF-8"):
         LineReader().push(b"\xff\xfe\n")
 
 
@@ -81,7 +81,7 @@ def test_events_have_data_and_nothing_else():
 
 @pytest.mark.parametrize("text", ["", "[]", "1", "null", '"x"', "{", "{'a': 1}", "[" * 100_000])
 def test_only_a_json_object_is_a_document(text):
-    with pytest.raises(StreamFault):
+    with pytest.raises(RequestFailed):
         parse_document(text)
 
 

@@ -28,7 +28,7 @@ from etui.engine.session import (
 from etui.engine.special_tokens import SpecialTokens
 from etui.engine.speculation.batch_cost import CPU_CURVE, GPU_CURVE, BatchCost
 from etui.engine.speculation.draft_verifier import DraftVerifier, refuse_speculation
-from etui.engine.speculation.speculator import Drafter, Speculator
+from etui.engine.speculation.speculator import Speculator
 from etui.engine.thread_control import ThreadControl
 from etui.errors import CacheFull, ContextOverflow, EngineFailed
 from etui.events import Verified
@@ -137,10 +137,6 @@ class LlamaSession:
     def vocabulary(self) -> Model:
         """The model as a vocabulary, with which that of a draft model must agree."""
         return self._model
-
-    def add_drafter(self, drafter: Drafter) -> None:
-        """Let a model draft; it is freed with the session."""
-        self.speculator.add(drafter)
 
     @property
     def free_tokens(self) -> int:

@@ -192,10 +192,7 @@ class Ollama(Dialect):
             output_tokens=read_count(document.get("eval_count")),
         )
         timings = Timings(
-            *(
-                read_seconds(document.get(f"{phase}_duration"), 1e9)
-                for phase in ("prompt_eval", "eval", "load")
-            )
+            *(read_seconds(document.get(f"{phase}_duration"), 1e9) for phase in ("eval", "load"))
         )
         return (
             StreamPart(

@@ -144,21 +144,10 @@ def _read_logprob(value: object) -> float | None:
 
 def _parse_timings(chunk: Mapping[str, Any]) -> Timings | None:
     """Parse llama-server's ``timings`` or vLLM's ``metrics``."""
-    timings = read_mapping(chunk.get("timings"))
-    if timings:
-        return Timings(
-            prefill_seconds=read_seconds(timings.get("prompt_ms"), 1000.0),
-            decode_seconds=read_seconds(timings.get("predicted_ms"), 1000.0),
-        )
-    metrics = read_mapping(chunk.get("metrics"))
-    if not metrics:
-        return None
-    first = read_seconds(metrics.get("time_to_first_token_ms"), 1000.0)
-    queue = read_seconds(metrics.get("queue_time_ms"), 1000.0) or 0.0
-    return Timings(
-        prefill_seconds=None if first is None else max(0.0, first - queue),
-        decode_seconds=read_seconds(metrics.get("generation_time_ms"), 1000.0),
-    )
+    for name, key in (("timings", "predicted_ms"), ("metrics", "generation_time_ms")):
+        if times := read_mapping(chunk.get(name)):
+            return Timings(decode_seconds=read_seconds(times.get(key), 1000.0))
+    return None
 
 
 def timings_usage(chunk: Mapping[str, Any]) -> Usage | None:
@@ -239,7 +228,6 @@ class Usage:
 class Timings:
     """Seconds that a server reports for its phases; None where it does not."""
 
-    prefill_seconds: float | None = None
     decode_seconds: float | None = None
     load_seconds: float | None = None
 

@@ -22,7 +22,7 @@ from etui.backends.remote._answer import (
 )
 from etui.backends.remote._client import Failure, RequestFailed
 from etui.backends.remote._reply import Reply, ThinkingSplitter, describe_end
-from etui.events import Answer, Event, Status, Thought, TokenLogprob, Vote
+from etui.events import Answer, Event, Status, Thought, TokenLogprob, Vote, VoteStatus
 from etui.multiple_choice import parse_options
 from etui.reasoning.decoding import BUDGET
 from etui.reasoning.extraction import extract
@@ -219,7 +219,9 @@ class _Election:
         """Count a vote that has ended."""
         yield from self._logprobs.pop(index, ())
         if not self._counts:
-            vote = self._build_answer(index, reply)
+            status: VoteStatus = "truncated" if reply.finish == "length" else "answered"
+            vote = self._build_vote(index, reply, 1.0, status)
+            vote = replace(vote, tool_calls=reply.tool_calls)
             self._answers[index] = (reply, vote)
             yield vote
             return
@@ -248,34 +250,24 @@ class _Election:
         for counted in self._poll.add(vote):
             yield replace(counted, t_ns=self._answer.clock_ns())
 
-    def _build_answer(self, index: int, reply: Reply) -> Vote:
-        """Build the event of one of several answers that a client asked for."""
+    def _build_vote(self, index: int, reply: Reply, weight: float, status: VoteStatus) -> Vote:
+        """Build the event of a vote that is not counted."""
         return Vote(
             t_ns=self._answer.clock_ns(),
             index=index,
             answer=reply.answer.strip(),
             thinking=reply.thinking.strip(),
             tokens=reply.tokens,
-            weight=1.0,
-            status="truncated" if reply.finish == "length" else "answered",
-            tool_calls=reply.tool_calls,
+            weight=weight,
+            status=status,
         )
 
     def _end(self, number: int) -> Iterator[Vote]:
         """Drop the votes of a request that have not ended."""
         group = self._groups.pop(number)
         for index in sorted(group.open):
-            reply = group.replies[index]
             self._cut_off += 1
-            yield Vote(
-                t_ns=self._answer.clock_ns(),
-                index=group.first + index,
-                answer=reply.answer.strip(),
-                thinking=reply.thinking.strip(),
-                tokens=reply.tokens,
-                weight=0.0,
-                status="abandoned",
-            )
+            yield self._build_vote(group.first + index, group.replies[index], 0.0, "abandoned")
 
     def _lose(self, number: int) -> Iterator[Vote]:
         """Drop the votes of a request that its server has ended."""

@@ -176,18 +176,15 @@ def test_an_impossible_count_is_missing_and_not_zero(value):
 def test_llama_server_reports_times_tokens_and_progress():
     timings = {"prompt_n": 6, "cache_n": 4, "prompt_ms": 250, "predicted_n": 3, "predicted_ms": 500}
     piece = choose_dialect("llama-server").parse({**delta("x"), "timings": timings})[0]
-    assert piece.timings == Timings(0.25, 0.5)
+    assert piece.timings == Timings(0.5)
     assert piece.usage == Usage(10, 4, 3)
     progress = {"prompt_progress": {"total": 10, "cache": 2, "processed": 6, "time_ms": 3}}
     assert parse_chunk({**delta(), **progress})[0].progress == Prefilling(0, 6, 10)
 
 
-def test_vllm_reports_the_time_to_the_first_token_with_the_queue():
-    metrics = {"time_to_first_token_ms": 300, "queue_time_ms": 100, "generation_time_ms": 900}
-    piece = parse_chunk({**usage(3, 2), "metrics": metrics})[0]
-    assert piece.timings is not None
-    assert piece.timings.prefill_seconds == pytest.approx(0.2)
-    assert piece.timings.decode_seconds == pytest.approx(0.9)
+def test_vllm_reports_the_time_of_the_decode():
+    metrics = {"time_to_first_token_ms": 300, "generation_time_ms": 900}
+    assert parse_chunk({**usage(3, 2), "metrics": metrics})[0].timings == Timings(0.9)
 
 
 def test_ollama_ends_with_counts_and_nanoseconds():
@@ -199,7 +196,7 @@ def test_ollama_ends_with_counts_and_nanoseconds():
     piece = choose_dialect("ollama").parse(last)[0]
     assert piece.finish == "length"
     assert piece.usage == Usage(prompt_tokens=9, output_tokens=4)
-    assert piece.timings == Timings(0.5, 1.0, 2.0)
+    assert piece.timings == Timings(1.0, 2.0)
     assert piece.last
 
 

@@ -162,7 +162,7 @@ def test_the_prefill_ends_where_the_servers_decode_begins(decode, end):
     reply = Reply()
     list(reply.take(StreamPart(text="a"), 4_000))
     list(reply.take(StreamPart(text="b"), 9_000))
-    reply.take_facts(StreamPart(timings=Timings(None, decode)))
+    reply.take_facts(StreamPart(timings=Timings(decode)))
     assert find_prefill_end(reply, 1_000, 9_000) == end
 
 

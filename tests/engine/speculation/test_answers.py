@@ -47,7 +47,7 @@ def ask(
     """The events of an answer of a model that writes ``text``."""
     own, context = make_fake_session(written("[assistant]", text, END), 256, end=END, **session)
     if arm.speculate == "draft":
-        own.add_drafter(FakeDrafter(lambda tokens, count: foresee(text, tokens, count)))
+        own.speculator.add(FakeDrafter(lambda tokens, count: foresee(text, tokens, count)))
     own.speculator.cost.observe(1, 1_000)
     control, events = flags(), []
     for event in answer((Message("user", QUESTION),), arm, own, control):
@@ -201,7 +201,7 @@ def test_an_answer_survives_a_cache_that_refuses_to_remove_a_part(think):
             written("[assistant]", text, END), 256, end=END, thinking=bool(think)
         )
         contexts.append(context)
-        own.add_drafter(FakeDrafter(lambda tokens, count: foresee(text, tokens, count)))
+        own.speculator.add(FakeDrafter(lambda tokens, count: foresee(text, tokens, count)))
         own.speculator.cost.observe(1, 1_000)
         question = (Message("user", "word " * 30 + QUESTION),)
         events = list(answer(question, replace(arm, speculate=speculate), own, Refusing()))

@@ -358,9 +358,7 @@ class LlamaSession:
             at_end = at + count == len(sequence.tokens)
             queued = sequence.tokens[at : at + count]
             if (verification := self.drafts.verification) is not None:
-                batch.add(
-                    sequence.slot, [*queued, *verification.proposal.tokens], at, with_logits=True
-                )
+                batch.add(sequence.slot, [*queued, *verification.tokens], at, with_logits=True)
                 sequence.row = batch.want_logits(verification.rows)
                 return
             sequence.row = batch.add(sequence.slot, queued, at, with_logits=at_end)

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from etui.arm import Arm, EarlyExit, Sampling
+from etui.arm import Arm, Sampling
 from etui.backends.base import AnswerRequest
 from etui.backends.local import LocalBackend
 from etui.chat import Message
 from etui.config.config import Config
 from etui.engine.llama_session import LlamaSession
-from etui.events import Event, Finished, Probe, Residence, SharedBatch
+from etui.events import Event, Finished, Residence, SharedBatch
 from etui.models.catalogue import load_catalogue
 from etui.models.spec import STARTER, ModelSpec
 from etui.reasoning.answer_plan import answer_prompt
@@ -35,7 +35,6 @@ NEAR_TIE = 0.5
 """Nats between two tokens of which batch mates may change the order: each moves by up to 0.24."""
 
 SYSTEM = "You are an assistant for a small library. " * 12
-CHOICE = "Which planet is known as the red one?\nA) Venus\nB) Mars\nC) Pluto"
 
 
 @pytest.fixture(scope="module")
@@ -96,11 +95,6 @@ def ask_together(
     with threads(*(lambda index=index: run(index) for index in range(len(requests)))):
         pass
     return [_with_last(events) for events in answers]
-
-
-def ask_alone(backend: LocalBackend, request: AnswerRequest) -> tuple[list[Event], Finished]:
-    backend.forget()
-    return _with_last(list(backend.answer(request)))
 
 
 def _with_last(events: list[Event]) -> tuple[list[Event], Finished]:
@@ -165,37 +159,6 @@ def test_parallel_answers_are_those_of_one_at_a_time(backend, spec, starter_mode
         assert sum(share.prompt_tokens for share in own) == last.computed_tokens
         assert sum(share.decode_tokens for share in own) >= last.output_tokens - 1
         assert_like_alone(backend, requests[index], last)
-
-
-def test_a_chain_of_thought_with_probes_beside_votes_and_a_choice(
-    backend, spec, starter_model, batches
-):
-    think = Arm(
-        "think",
-        STARTER,
-        reasoning="cot",
-        think_tokens=24,
-        max_tokens=8,
-        early_exit=EarlyExit(every=8, min_p=1.0, stable=3),
-        sampling=GREEDY,
-    )
-    vote = Arm("vote", STARTER, reasoning="vote", think_tokens=8, votes=3, batch=2, max_tokens=8)
-    choose = Arm("choose", STARTER, readout="choices", sampling=GREEDY)
-    requests = [
-        AnswerRequest(spec, starter_model, (Message("user", CHOICE),), arm)
-        for arm in (think, vote, choose)
-    ]
-    (thought, last), (_, voted), (_, chosen) = ask_together(backend, requests)
-    assert any(len(numbers) > 1 for numbers in numbers_in(batches))
-    assert last.thinking_tokens <= 24
-    assert last.answer
-    probes = [event for event in thought if isinstance(event, Probe)]
-    for probe in probes:
-        assert sum(p for _, p in probe.probabilities) == pytest.approx(1.0)
-    assert voted.status in ("complete", "truncated")
-    _, alone = ask_alone(backend, requests[2])
-    assert chosen.answer == alone.answer or (alone.margin or 0.0) < 0.05
-    assert chosen.confidence == pytest.approx(alone.confidence, abs=0.1)
 
 
 def test_the_system_prompt_of_an_agent_is_computed_once(backend, spec, starter_model, batches):

@@ -83,9 +83,9 @@ class DraftVerifier:
             self._context_tokens - len(sequence.tokens),
             min(options.verify_rows, options.batch_tokens) - 1,
         )
-        proposal = self.speculator.propose(own, sequence.tokens, room) if room > 0 else None
-        if proposal is not None:
-            self._verifying = (sequence, Verification(proposal))
+        draft = self.speculator.propose(own, sequence.tokens, room) if room > 0 else None
+        if draft is not None:
+            self._verifying = (sequence, draft)
 
     def learn(self, plan: Sequence[tuple[LlamaSequence, int]], start_ns: int, end_ns: int) -> None:
         """Let the speculator learn from a batch of one sequence that speculates."""
@@ -96,7 +96,7 @@ class DraftVerifier:
         verification = self.verification
         if self._heads is not None and self._heads.method in own.methods:
             at = sequence.computed
-            drafted = () if verification is None else verification.proposal.tokens
+            drafted = () if verification is None else verification.tokens
             self._heads.follow([*sequence.tokens[at : at + count], *drafted], at)
         if count != 1:
             return

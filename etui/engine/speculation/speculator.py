@@ -10,7 +10,7 @@ from typing import Protocol
 
 from etui.arm import Speculate
 from etui.engine.speculation.batch_cost import BatchCost
-from etui.engine.speculation.verify import Proposal, Verification
+from etui.engine.speculation.verify import Verification
 
 MARGIN = 0.03
 """Smallest expected gain that is worth a draft: the estimates are not better than this."""
@@ -337,7 +337,7 @@ class Speculator:
             return Speculation(self.methods, limited=True)
         return Speculation((method,), limited=False)
 
-    def propose(self, own: Speculation, tokens: Sequence[int], most: int) -> Proposal | None:
+    def propose(self, own: Speculation, tokens: Sequence[int], most: int) -> Verification | None:
         """Draft the next tokens of a sequence with the method of the largest expected gain.
 
         Args:
@@ -365,12 +365,12 @@ class Speculator:
         if chosen is not None:
             drafted = continue_match(tokens, chosen, best.tokens)
             classes = tuple(_match_class(chosen.length + i) for i in range(len(drafted)))
-            return Proposal(method, tuple(drafted), classes, start_ns, start_ns)
+            return Verification(method, tuple(drafted), classes, start_ns, start_ns)
         drafted = self._drafters[method].propose(tokens, best.tokens)
         end_ns = self._clock_ns()
         if not drafted:
             return None
-        return Proposal(method, tuple(drafted), tuple(range(len(drafted))), start_ns, end_ns)
+        return Verification(method, tuple(drafted), tuple(range(len(drafted))), start_ns, end_ns)
 
     def observe_single(self, own: Speculation, elapsed_ns: int) -> None:
         """Learn from a batch of one row."""
@@ -385,19 +385,17 @@ class Speculator:
 
     def observe_batch(self, own: Speculation, verification: Verification) -> None:
         """Learn the cost of a verification; the accepted tokens follow in :meth:`settle`."""
-        proposal = verification.proposal
         cost = self.cost.observe(verification.rows, verification.end_ns - verification.start_ns)
         one_row_ns = self.cost.one_row_ns
         if one_row_ns:
-            cost += (proposal.end_ns - proposal.start_ns) / one_row_ns
+            cost += (verification.draft_end_ns - verification.draft_start_ns) / one_row_ns
         if own.credit is not None:
             own.credit.spend(0, cost)
 
     def settle(self, own: Speculation, verification: Verification) -> None:
         """Learn which drafted tokens were accepted."""
-        proposal = verification.proposal
-        self._acceptance[proposal.method].observe(
-            proposal.classes, verification.accepted, rejected=verification.rejected
+        self._acceptance[verification.method].observe(
+            verification.classes, verification.accepted, rejected=verification.rejected
         )
         if own.credit is not None:
             own.credit.spend(verification.accepted + 1, 0.0)

@@ -28,31 +28,16 @@ from dataclasses import dataclass
 from etui.events import Verified
 
 
-@dataclass(frozen=True, slots=True)
-class Proposal:
-    """A draft.
-
-    Attributes:
-        start_ns, end_ns: Interval of the drafting; equal if no model took part.
-    """
+@dataclass(slots=True)
+class Verification:
+    """A draft and the batch that verifies it, while tokens are drawn from its rows."""
 
     method: str  # `lookup`, `draft` or `mtp`
     tokens: tuple[int, ...]  # The drafted tokens, at least one
     classes: tuple[int, ...]  # Class of evidence of each, for the estimate of acceptance
-    start_ns: int
-    end_ns: int
-
-
-@dataclass(slots=True)
-class Verification:
-    """A batch that verifies a draft, while tokens are drawn from its rows.
-
-    Attributes:
-        start_ns, end_ns: Interval of the batch; 0 before it was computed.
-    """
-
-    proposal: Proposal
-    start_ns: int = 0
+    draft_start_ns: int
+    draft_end_ns: int  # Equal to the start if no model took part
+    start_ns: int = 0  # Of the batch; 0 before it was computed
     end_ns: int = 0
     accepted: int = 0  # Drafted tokens that the model drew too
     rejected: bool = False  # Whether the model drew another token than the next drafted one
@@ -60,31 +45,29 @@ class Verification:
     @property
     def rows(self) -> int:
         """Rows of the batch: the last token and the drafted ones."""
-        return 1 + len(self.proposal.tokens)
+        return 1 + len(self.tokens)
 
     @property
     def done(self) -> bool:
         """Whether the fate of every drafted token is known."""
-        return self.rejected or self.accepted == len(self.proposal.tokens)
+        return self.rejected or self.accepted == len(self.tokens)
 
     def judge(self, token: int) -> bool:
         """Compare the token drawn from the next row with the drafted one; True if they agree."""
         assert not self.done
-        if token == self.proposal.tokens[self.accepted]:
-            self.accepted += 1
-            return True
-        self.rejected = True
-        return False
+        self.rejected = token != self.tokens[self.accepted]
+        self.accepted += not self.rejected
+        return not self.rejected
 
     def event(self) -> Verified:
         """Build the event of the batch."""
-        took_time = self.proposal.end_ns > self.proposal.start_ns
+        took_time = self.draft_end_ns > self.draft_start_ns
         return Verified(
             start_ns=self.start_ns,
             end_ns=self.end_ns,
-            draft_start_ns=self.proposal.start_ns if took_time else self.start_ns,
-            method=self.proposal.method,
+            draft_start_ns=self.draft_start_ns if took_time else self.start_ns,
+            method=self.method,
             rows=self.rows,
-            drafted=len(self.proposal.tokens),
+            drafted=len(self.tokens),
             accepted=self.accepted,
         )

@@ -16,7 +16,6 @@ from etui.engine.speculation.speculator import (
     Speculator,
     choose_depth,
 )
-from etui.engine.speculation.verify import Verification
 
 CPU = BatchCost(CPU_CURVE, learns=False)
 GPU = BatchCost(GPU_CURVE, learns=False)
@@ -213,12 +212,11 @@ def test_auto_costs_at_most_three_percent_on_unpredictable_text(curve, words, an
                 cost += 1.0
             else:
                 follows = (proposal.tokens[0] + 1) % words  # the worst case
-                verification = Verification(proposal)
-                verification.judge(follows)
-                verification.end_ns = round(speculator.cost.relative(verification.rows) * 1e6)
-                speculator.observe_batch(own, verification)
-                speculator.settle(own, verification)
-                cost += speculator.cost.relative(verification.rows)
+                proposal.judge(follows)
+                proposal.end_ns = round(speculator.cost.relative(proposal.rows) * 1e6)
+                speculator.observe_batch(own, proposal)
+                speculator.settle(own, proposal)
+                cost += speculator.cost.relative(proposal.rows)
             tokens.append(follows)
             tokens_drawn += 1
     assert cost <= 1.03 * tokens_drawn
@@ -239,12 +237,11 @@ def test_auto_copies_at_full_depth_within_a_few_batches():
             speculator.observe_single(own, 1_000_000)
             tokens.append(text[at])
             continue
-        verification = Verification(proposal)
-        verification.end_ns = round(speculator.cost.relative(verification.rows) * 1e6)
-        speculator.observe_batch(own, verification)
+        proposal.end_ns = round(speculator.cost.relative(proposal.rows) * 1e6)
+        speculator.observe_batch(own, proposal)
         for token in text[at : at + len(proposal.tokens)]:
-            assert verification.judge(token)
-        speculator.settle(own, verification)
+            assert proposal.judge(token)
+        speculator.settle(own, proposal)
         tokens += text[at : at + len(proposal.tokens) + 1]
     assert batches < 300 / 5
 
@@ -277,10 +274,9 @@ def test_a_named_method_drafts_the_fixed_number_though_it_never_pays(method, dep
         proposal = speculator.propose(own, tokens, 15)
         assert proposal is not None
         assert (proposal.method, len(proposal.tokens)) == (method, depth)
-        verification = Verification(proposal)
-        verification.judge(proposal.tokens[0] + 1)
-        speculator.observe_batch(own, verification)
-        speculator.settle(own, verification)
+        proposal.judge(proposal.tokens[0] + 1)
+        speculator.observe_batch(own, proposal)
+        speculator.settle(own, proposal)
         if attempt == 10:
             speculator.observe_single(own, 1_000_000)
     shorter = speculator.propose(own, tokens, 2)  # the context is nearly full

@@ -13,7 +13,6 @@ from etui.bench._tokens import SubjectPrompts, build_subject_prompts
 from etui.bench.formats import build_query
 from etui.bench.plan import RunPlan
 from etui.bench.precision import describe_expectation, predict_questions
-from etui.chat import Message
 from etui.datasets.questions import Question
 from etui.engine.sequence_cache import common_prefix
 
@@ -116,7 +115,7 @@ def _open_vocabularies(
 
 
 class _Vocabulary:
-    """The vocabulary and the chat template of a model: the part of a session that makes prompts."""
+    """The vocabulary and the chat template of a model, without its weights."""
 
     def __init__(
         self,
@@ -126,40 +125,15 @@ class _Vocabulary:
         context_tokens: int,
         templates: TemplateProcess,
     ) -> None:
-        from etui.engine.chat_prompt import ChatPrompt, ChatTemplate, find_tool_format
+        from etui.engine.chat_prompt import ModelText
         from etui.engine.model import Model
-        from etui.engine.session import ModelFacts
-        from etui.engine.special_tokens import SpecialTokens
+        from etui.engine.session_loader import describe_model, open_template
 
         tags = [tag for tag in (spec.think_open, spec.think_close) if tag]
         self._model = Model(library, path, shown=tags, vocabulary_only=True)
-        source = self._model.metadata("tokenizer.chat_template")
-        self._special = SpecialTokens(self._model.special_tokens())
-        self.facts = ModelFacts(
-            spec.name, context_tokens, spec.think_open, spec.think_close, spec.thinking_switch,
-            tuple(spec.stop), tool_format=find_tool_format(source),
-        )  # fmt: skip
-        template = ChatTemplate(
-            templates, spec.name, source, self._model.bos_text, self._model.eos_text
-        )
-        self._prompt = ChatPrompt(template, self._special, self.facts.tool_format, spec.name)
-
-    def render(
-        self, messages: Sequence[Message], *, thinking: bool | None = None, tools: str = ""
-    ) -> str:
-        """Render a prompt as a session does."""
-        switch = self.facts.thinking_switch
-        variables = {} if thinking is None or switch is None else {switch: thinking}
-        return self._prompt.render(messages, variables, tools)
-
-    def tokenize(self, text: str, *, bos: bool = False, special: bool = True) -> list[int]:
-        """Tokenize a text as a session does."""
-        if not special:
-            return self._model.tokenize(text, bos=bos, special=False)
-        tokens = self._special.tokenize(
-            text, lambda piece, parsed: self._model.tokenize(piece, special=parsed)
-        )
-        return self._model.with_bos(tokens) if bos else tokens
+        self.facts = describe_model(self._model, spec, context_tokens)
+        template = open_template(templates, self._model, spec.name)
+        self._text = ModelText(self._model, self.facts, template)
 
     def count(self, plan: RunPlan) -> tuple[dict[Key, int], dict[str, int]]:
         """Count the tokens of the text of every question, or of its prompt without a template."""
@@ -222,7 +196,7 @@ class _Vocabulary:
     def count_texts(self, plan: RunPlan, question: Question) -> list[int]:
         """Count the tokens of each message."""
         messages, raw = _build_messages(plan, question), plan.format.raw
-        return [len(self.tokenize(each.content, bos=raw, special=False)) for each in messages]
+        return [len(self._text.tokenize(each.content, bos=raw, special=False)) for each in messages]
 
     def _count_shared(self, plan: RunPlan, questions: Sequence[Question]) -> int:
         """Count the tokens of the worked examples, which the questions of a subject share."""
@@ -235,16 +209,16 @@ class _Vocabulary:
 
     def tokenize_plain(self, text: str) -> list[int]:
         """Tokenize a text in which no special token counts, after the one that begins a text."""
-        return self.tokenize(text, bos=True, special=False)
+        return self._text.tokenize(text, bos=True, special=False)
 
     def _build_prompt(self, plan: RunPlan, arm: Arm, question: Question) -> list[int]:
         from etui.reasoning.answer_plan import answer_prompt, plan_answer
         from etui.reasoning.prompts import ANSWER_MARKER, with_letter_instruction
 
         messages = _build_messages(plan, question)
-        session = cast("Session", self)
+        session = cast("Session", self._text)
         if arm.readout == "choices":
-            marker = self.tokenize(ANSWER_MARKER)
+            marker = self._text.tokenize(ANSWER_MARKER)
             return [*answer_prompt(with_letter_instruction(messages), arm, session).tokens, *marker]
         return plan_answer(messages, arm, session).prompt.tokens
 

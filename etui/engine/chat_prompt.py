@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from etui.chat import Message
-from etui.engine.session import ToolFormat
+from etui.engine.session import ModelFacts, ToolFormat
 from etui.engine.special_tokens import SpecialTokens
 from etui.engine.template_process import TemplateFailed, TemplateProcess
 from etui.engine.template_sandbox import TemplateLimit, TemplateRaised
 from etui.errors import InvalidRequest, ModelUnavailable
+
+if TYPE_CHECKING:
+    from etui.engine.model import Model
 
 PLAIN_TEMPLATE = """\
 {%- for message in messages -%}
@@ -275,6 +278,44 @@ class ChatPrompt:
         except (ValueError, RecursionError):
             return {"arguments": given}  # what a model wrote need not be JSON
         return {"arguments": given} if is_deep(arguments) else arguments
+
+
+class ModelText:
+    """Renders and tokenizes the texts of one model: the part of a session that needs no weights.
+
+    Attributes:
+        facts: Properties of the model.
+    """
+
+    def __init__(self, model: Model, facts: ModelFacts, template: ChatTemplate) -> None:
+        self.facts = facts
+        self._model = model
+        self._special = SpecialTokens(model.special_tokens())
+        self._prompt = ChatPrompt(template, self._special, facts.tool_format, facts.name)
+
+    def render(
+        self, messages: Sequence[Message], *, thinking: bool | None = None, tools: str = ""
+    ) -> str:
+        """Render the prompt up to and including the assistant's header.
+
+        Stand-ins replace the characters of special tokens in the messages, so that only what the
+        template writes becomes one; :meth:`tokenize` puts the characters back.
+        """
+        switch = self.facts.thinking_switch
+        variables = {} if thinking is None or switch is None else {switch: thinking}
+        return self._prompt.render(messages, variables, tools)
+
+    def tokenize(self, text: str, *, bos: bool = False, special: bool = True) -> list[int]:
+        """Tokenize a text; ``bos`` prepends the begin token, once, if the model uses one.
+
+        With ``special``, the text may be a rendered one with stand-ins in it.
+        """
+        if not special:
+            return self._model.tokenize(text, bos=bos, special=False)
+        tokens = self._special.tokenize(
+            text, lambda piece, parsed: self._model.tokenize(piece, special=parsed)
+        )
+        return self._model.with_bos(tokens) if bos else tokens
 
 
 def is_deep(document: Any, levels: int = NESTING) -> bool:

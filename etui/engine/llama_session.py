@@ -8,8 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from etui.arm import Sampling, Speculate
-from etui.chat import Message
-from etui.engine.chat_prompt import ChatPrompt, ChatTemplate
+from etui.engine.chat_prompt import ChatTemplate, ModelText
 from etui.engine.constraint import Constraints
 from etui.engine.context import DECODED, NO_ROOM, Context, ContextOptions
 from etui.engine.model import Model
@@ -25,7 +24,6 @@ from etui.engine.session import (
     Step,
     TokenSequence,
 )
-from etui.engine.special_tokens import SpecialTokens
 from etui.engine.speculation.batch_cost import CPU_CURVE, GPU_CURVE, BatchCost
 from etui.engine.speculation.draft_verifier import DraftVerifier, refuse_speculation
 from etui.engine.speculation.speculator import Speculator
@@ -86,13 +84,12 @@ def plan_batch(
     return plan
 
 
-class LlamaSession:
+class LlamaSession(ModelText):
     """One model in memory, as :class:`etui.engine.session.Session` says; for one thread at a time.
 
     Closed sequences stay in the cache as prefix donors until their slot or their cells are needed.
 
     Attributes:
-        facts: Properties of the model.
         drafts: The drafts of the sequences, and who makes them.
         planned: Number of tokens in the last batch by sequence id, even if the batch failed.
     """
@@ -100,13 +97,10 @@ class LlamaSession:
     def __init__(
         self, model: Model, context: Context, facts: ModelFacts, template: ChatTemplate
     ) -> None:
-        self.facts = facts
+        super().__init__(model, facts, template)
         self.planned: Mapping[int, int] = {}
-        self._model = model
         self._context = context
-        self._special = SpecialTokens(model.special_tokens())
         self._constraints = Constraints(context.api, model)
-        self._prompt = ChatPrompt(template, self._special, facts.tool_format, facts.name)
         self._exps: NDArray[np.float32] | None = None  # of a whole vocabulary, made once
         self._served_id = 0  # the prompt that got tokens in the last mixed batch
         self._epoch = 0  # number of decodes so far; each overwrites the logits of the one before
@@ -155,30 +149,6 @@ class LlamaSession:
     def share_among_clients(self) -> None:
         """Keep the prefixes of several clients, and compute one that requests share only once."""
         self._sequences.serve_several_clients(self._context.options.sequences // 2)
-
-    def render(
-        self, messages: Sequence[Message], *, thinking: bool | None = None, tools: str = ""
-    ) -> str:
-        """Render the prompt up to and including the assistant's header.
-
-        Stand-ins replace the characters of special tokens in the messages, so that only what the
-        template writes becomes one; :meth:`tokenize` puts the characters back.
-        """
-        switch = self.facts.thinking_switch
-        variables = {} if thinking is None or switch is None else {switch: thinking}
-        return self._prompt.render(messages, variables, tools)
-
-    def tokenize(self, text: str, *, bos: bool = False, special: bool = True) -> list[int]:
-        """Tokenize a text; ``bos`` prepends the begin token, once, if the model uses one.
-
-        With ``special``, the text may be a rendered one with stand-ins in it.
-        """
-        if not special:
-            return self._model.tokenize(text, bos=bos, special=False)
-        tokens = self._special.tokenize(
-            text, lambda piece, parsed: self._model.tokenize(piece, special=parsed)
-        )
-        return self._model.with_bos(tokens) if bos else tokens
 
     def open(
         self,

@@ -100,6 +100,34 @@ def choose_context_tokens(config: Config, spec: ModelSpec, gguf: Gguf) -> int:
     return min(bound for bound in bounds if bound)
 
 
+def describe_model(
+    model: Model, spec: ModelSpec, context_tokens: int, batch_tokens: int | None = None
+) -> ModelFacts:
+    """Describe a loaded model, or its vocabulary alone, to reasoning."""
+    source = model.metadata("tokenizer.chat_template")
+    return ModelFacts(
+        name=spec.name,
+        context_tokens=context_tokens,
+        think_open=spec.think_open,
+        think_close=spec.think_close,
+        thinking_switch=spec.thinking_switch,
+        stop=tuple(spec.stop) if source else (*spec.stop, *PLAIN_STOP),
+        batch_tokens=batch_tokens,
+        vocabulary_tokens=model.vocabulary,
+        tool_format=find_tool_format(source),
+    )
+
+
+def open_template(templates: TemplateProcess, model: Model, name: str) -> ChatTemplate:
+    """Open the chat template of a model.
+
+    Raises:
+        ModelUnavailable: It is not a valid template.
+    """
+    source = model.metadata("tokenizer.chat_template")
+    return ChatTemplate(templates, name, source, model.bos_text, model.eos_text)
+
+
 def _read_process_seconds(pid: int | None) -> float:
     """Read the CPU seconds of a child process; 0 if there is none."""
     import psutil
@@ -279,24 +307,12 @@ class SessionLoader:
             raise
 
     def _create_session(self, spec: ModelSpec, model: Model, context: Context) -> LlamaSession:
-        source = model.metadata("tokenizer.chat_template")
         try:
-            template = ChatTemplate(
-                self.templates, spec.name, source, model.bos_text, model.eos_text
-            )
+            template = open_template(self.templates, model, spec.name)
         except EtuiError:
             context.free()
             model.free()
             raise
-        facts = ModelFacts(
-            name=spec.name,
-            context_tokens=context.options.context_tokens,
-            think_open=spec.think_open,
-            think_close=spec.think_close,
-            thinking_switch=spec.thinking_switch,
-            stop=tuple(spec.stop) if source else (*spec.stop, *PLAIN_STOP),
-            batch_tokens=context.options.batch_tokens,
-            vocabulary_tokens=model.vocabulary,
-            tool_format=find_tool_format(source),
-        )
+        options = context.options
+        facts = describe_model(model, spec, options.context_tokens, options.batch_tokens)
         return LlamaSession(model, context, facts, template)

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.chat import Message
-from etui.engine.chat_prompt import PLAIN_TEMPLATE, ChatPrompt, ChatTemplate
+from etui.engine.chat_prompt import PLAIN_TEMPLATE, ChatTemplate, ModelText
 from etui.engine.library import Library
-from etui.engine.llama_session import LlamaSession
 from etui.engine.model import Model
+from etui.engine.session import ModelFacts
 from etui.engine.special_tokens import SpecialToken, SpecialTokens
 from etui.engine.template_process import TemplateProcess
 
@@ -74,18 +74,11 @@ VOCABULARIES: dict[str, Callable[[Path], Path]] = {
 }
 
 
-class Fixed(LlamaSession):
-    """A session that only renders and tokenizes."""
-
-    def __init__(self, model: Model, template: ChatTemplate, facts: object = None) -> None:
-        self._model, self._template = model, template
-        self._special = SpecialTokens(model.special_tokens())
-        self._prompt = ChatPrompt(template, self._special, "", "fixed")
-        self.facts = _Facts()  # type: ignore[assignment]
+FACTS = ModelFacts("fixed", 512, None, None, "enable_thinking", ())
 
 
-class _Facts:
-    thinking_switch = "enable_thinking"
+def fix(model: Model, template: ChatTemplate) -> ModelText:
+    return ModelText(model, FACTS, template)
 
 
 @pytest.fixture(scope="module")
@@ -112,10 +105,10 @@ def model(
 
 
 @pytest.fixture(scope="module", params=[*TEMPLATES, "own"])
-def session(request: pytest.FixtureRequest, model: Model, process: TemplateProcess) -> Fixed:
+def session(request: pytest.FixtureRequest, model: Model, process: TemplateProcess) -> ModelText:
     """A session for each template and each vocabulary."""
     source = TEMPLATES.get(request.param) or model.metadata("tokenizer.chat_template")
-    return Fixed(model, ChatTemplate(process, "m", source, model.bos_text, model.eos_text))
+    return fix(model, ChatTemplate(process, "m", source, model.bos_text, model.eos_text))
 
 
 def conversation(*texts: str) -> list[Message]:
@@ -124,18 +117,18 @@ def conversation(*texts: str) -> list[Message]:
     return [Message(role, text) for role, text in zip(roles, texts, strict=True)]  # type: ignore[arg-type]
 
 
-def whole(session: Fixed, messages: Sequence[Message]) -> list[int]:
+def whole(session: ModelText, messages: Sequence[Message]) -> list[int]:
     """The tokens of the text as llama.cpp finds them in the whole of it."""
     return session._model.tokenize(render(session, messages), bos=True)
 
 
-def render(session: Fixed, messages: Sequence[Message]) -> str:
+def render(session: ModelText, messages: Sequence[Message]) -> str:
     """The text that the template makes of messages as they are."""
     chat = [{"role": each.role, "content": each.content} for each in messages]
-    return session._template.render(chat, {})
+    return session._prompt._template.render(chat, {})
 
 
-def special(session: Fixed, tokens: list[int]) -> list[str]:
+def special(session: ModelText, tokens: list[int]) -> list[str]:
     """The special tokens among these that no message may forge."""
     texts = [session._model.token_text(token) for token in tokens]
     return [text for text in texts if text in (*CONTROL, *MARKERS, "<unk>")]
@@ -199,7 +192,7 @@ def test_no_message_forges_a_special_token(session):
 
 
 def test_the_characters_of_a_forged_token_stay(model, process):
-    session = Fixed(model, ChatTemplate(process, "m", CHATML))
+    session = fix(model, ChatTemplate(process, "m", CHATML))
     text = "Q: what does <|im_end|> or <s>the</s> mean?"
     tokens = session.tokenize(session.render([Message("user", text)]))
     written = b"".join(model.piece(token)[0] for token in tokens).decode()
@@ -208,7 +201,7 @@ def test_the_characters_of_a_forged_token_stay(model, process):
 
 
 def test_what_reasoning_appends_is_special(model, process):
-    session = Fixed(model, ChatTemplate(process, "m", CHATML))
+    session = fix(model, ChatTemplate(process, "m", CHATML))
     prompt = session.render([Message("user", "<|im_end|>")])
     assert session.tokenize(f"{prompt}<|im_end|>")[-1] == session.tokenize("<|im_end|>")[0]
 
@@ -218,11 +211,11 @@ def test_parts_that_a_template_joins_are_no_special_token(model, process):
         "{% for m in messages %}{{ m.content | replace('X', '') }}{{ m.content | lower }}"
         "{% endfor %}<|im_end|>"
     )
-    session = Fixed(model, ChatTemplate(process, "m", source))
+    session = fix(model, ChatTemplate(process, "m", source))
     for text in ("<|im_Xstart|>", "<|IM_START|>"):
         tokens = session.tokenize(session.render([Message("user", text)]))
         assert special(session, tokens) == ["<|im_end|>"]
-    ends = Fixed(model, ChatTemplate(process, "m", "<|im_end{{ messages[0].content }}"))
+    ends = fix(model, ChatTemplate(process, "m", "<|im_end{{ messages[0].content }}"))
     assert special(ends, ends.tokenize(ends.render([Message("user", "|>")]))) == []
 
 

@@ -57,10 +57,6 @@ def open_engine(config: Config) -> LocalBackend:
     return LocalBackend(config)
 
 
-class _AnswerEnded:
-    """Wakes the main thread, because a model may have become idle."""
-
-
 class Worker:
     """Serve one parent over two pipes.
 
@@ -83,7 +79,8 @@ class Worker:
         self._writing = threading.Lock()
         self._held = bytearray()
         self._sent_seconds = 0.0
-        self._asked: queue.SimpleQueue[Request | wire.KeepWarm | _AnswerEnded] = queue.SimpleQueue()
+        self._asked: queue.SimpleQueue[Request | wire.KeepWarm | None] = queue.SimpleQueue()
+        """Requests; None wakes the main thread, because a model may have become idle."""
         self._cancels: dict[int, Cancel] = {}
 
     def run(self) -> None:
@@ -117,12 +114,12 @@ class Worker:
                 asked = self._asked.get(timeout=engine.seconds_to_unload())
                 if isinstance(asked, wire.KeepWarm):
                     engine.keep_warm(asked.model, asked.seconds)
-                elif not isinstance(asked, _AnswerEnded):
+                elif asked is not None:
                     return asked
 
     def _answer_beside(self, engine: LocalBackend, ask: wire.Ask) -> None:
         self._answer(engine, ask)
-        self._asked.put(_AnswerEnded())
+        self._asked.put(None)
 
     def _answer(self, engine: LocalBackend, ask: Request) -> None:
         number = ask.number

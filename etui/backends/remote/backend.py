@@ -334,8 +334,7 @@ class RemoteBackend:
         async def ask() -> RemoteStatus:
             return await probe(self._open_client(), self.spec, seconds, self._clock_ns)
 
-        problem = self._find_key_problem()
-        if problem:
+        if problem := self._find_key_problem():
             status = RemoteStatus(self.spec.name, self.spec.url, self.spec.kind, problem=problem)
         else:
             status = self._io.submit(ask()).result()
@@ -369,8 +368,7 @@ class RemoteBackend:
             return self._client
 
     def _admit(self) -> None:
-        problem = self._find_key_problem()
-        if problem:
+        if problem := self._find_key_problem():
             raise ModelUnavailable(
                 f"the backend {self.spec.name} cannot be asked: {problem}",
                 f"set it, or fix `key_env` of {self.spec.name} in config.yaml",

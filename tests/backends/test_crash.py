@@ -52,8 +52,6 @@ def stopped(child: ProcessBackend) -> None:
 
 
 def pipe_closed(child: ProcessBackend) -> None:
-    assert child._child is not None
-    assert child._child.process.stdin is not None
     child._child.process.stdin.close()
 
 

@@ -180,7 +180,5 @@ def test_the_child_dies_with_its_parents_pipe(child):
     process = psutil.Process(child.pid)
     os.kill(child.pid, signal.SIGINT)  # Ctrl-C is the parent's to handle
     assert child.pid is not None
-    assert child._child is not None
-    assert child._child.process.stdin is not None
     child._child.process.stdin.close()
     assert process.wait(timeout=10) in (0, None)

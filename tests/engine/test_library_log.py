@@ -80,7 +80,6 @@ def test_a_library_is_kept_until_it_is_closed_since_llama_cpp_calls_it(tmp_path,
     kept = weakref.ref(Library(tmp_path))
     gc.collect()
     found = kept()
-    assert found is not None
     found.close()
     del found
     gc.collect()

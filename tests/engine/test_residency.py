@@ -41,7 +41,6 @@ def residency(config: Config) -> Iterator[Residency]:
 
 def test_a_model_is_loaded_once(residency, starter_model):
     session, loaded, _ = opened(residency, SPEC, starter_model)
-    assert loaded is not None
     assert loaded.start_ns < loaded.end_ns
     assert loaded.size_bytes == starter_model.stat().st_size
     assert loaded.gpu_layers >= 0
@@ -78,7 +77,6 @@ def test_a_failed_load_with_auto_steps_down(residency, starter_model, monkeypatc
     monkeypatch.setattr(module, "Model", Failing)
     monkeypatch.setattr(module, "choose_layers", lambda *_: 31)
     _, loaded, _ = opened(residency, SPEC, starter_model)
-    assert loaded is not None
     assert loaded.gpu_layers == 0
     assert tried == sorted(tried, reverse=True)
     assert tried[0] == 31
@@ -116,7 +114,6 @@ def test_the_split_and_flash_attention_reach_llama_cpp(
 ):
     spec = replace(SPEC, split=split, main_gpu=main_gpu, tensor_split=shares, flash_attention="on")
     session, loaded, _ = opened(residency, spec, starter_model)
-    assert loaded is not None
     assert asked == [(31, Split(split, main_gpu, shares))]
     assert loaded.gpu_layers == 31
     assert session.options.flash_attention == "on"
@@ -136,7 +133,6 @@ def test_without_a_gpu_nothing_is_split(residency, starter_model, monkeypatch):
     # llama.cpp itself refuses main_gpu where it has no device.
     spec = replace(SPEC, split="none", main_gpu=1)
     session, loaded, _ = opened(residency, spec, starter_model)
-    assert loaded is not None
     assert loaded.gpu_layers == 0
     assert session.options.flash_attention == "off"
 
@@ -159,7 +155,6 @@ def test_a_context_that_finds_no_room_on_the_gpu_steps_down_too(
 
     monkeypatch.setattr(module, "Context", Full)
     session, loaded, _ = opened(residency, SPEC, starter_model)
-    assert loaded is not None
     assert loaded.gpu_layers == 0
     layers = [layers for layers, _ in asked]
     assert layers[0] == 31

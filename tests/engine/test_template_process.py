@@ -144,7 +144,6 @@ else:
 def test_the_process_dies_with_its_parent(state):
     command = [sys.executable, "-c", PARENT, state]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
-        assert parent.stdout is not None
         child = os.pidfd_open(int(parent.stdout.readline()))
         try:
             parent.kill()

@@ -61,7 +61,6 @@ def test_the_least_recently_used_gives_way(residency, starter_model, monkeypatch
     assert [(gone.model, gone.model_sha256, gone.reason) for gone in unloaded] == [
         ("two", None, "room")
     ]
-    assert loaded is not None
     assert unloaded[0].start_ns < unloaded[0].end_ns <= loaded.start_ns < loaded.end_ns
     # Its weights and a cache of 512 tokens at least.
     assert unloaded[0].freed_bytes > starter_model.stat().st_size
@@ -130,7 +129,6 @@ def test_a_model_that_filled_the_gpu_gives_way(residency, starter_model, monkeyp
     opened(residency, SPEC, starter_model)
     _, loaded, unloaded = opened(residency, TWO, starter_model)
     assert [gone.model for gone in unloaded] == ["one"]
-    assert loaded is not None
     assert loaded.gpu_layers == 31
     # A model that is to lie on the CPU leaves the GPU's alone.
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=10**9))

@@ -83,10 +83,8 @@ def test_an_answer_with_its_tokens_and_its_joules(backend, pool):
     assert (end.answer, end.status) == ("Mars is red.", "complete")
     assert (end.prompt_tokens, end.cached_tokens, end.output_tokens) == (20, 5, 8)
     assert "".join(e.text for e in events if isinstance(e, Answer)) == "Mars is red."
-    assert answerer.backend.last_energy is not None
     assert answerer.backend.last_energy["joules"] == pytest.approx(30.0)
     assert answerer.backend.last_energy["kind"] == "counter"
-    assert backend.server is not None
     assert backend.server.startswith("etui ")
     request = pool.turns[0].request
     assert request.query.text == "Which planet is red?"

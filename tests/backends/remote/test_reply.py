@@ -220,7 +220,6 @@ def probability(*top: tuple[str, float]) -> TokenLogprob:
 def test_letters_are_summed_over_both_forms():
     first = probability(("B", 0.3), (" B", 0.2), ("A", 0.25), ("The", 0.1))
     reading = read_options(first, OPTIONS)
-    assert reading is not None
     assert reading.best == ("B", pytest.approx(0.5 / 0.75))
     assert reading.mass == pytest.approx(0.75)
     assert reading.margin == pytest.approx(0.25 / 0.75)

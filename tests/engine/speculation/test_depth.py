@@ -272,7 +272,6 @@ def test_a_named_method_drafts_the_fixed_number_though_it_never_pays(method, dep
     tokens = [*range(20, 60), *range(20, 24)]
     for attempt in range(20):
         proposal = speculator.propose(own, tokens, 15)
-        assert proposal is not None
         assert (proposal.method, len(proposal.tokens)) == (method, depth)
         proposal.judge(proposal.tokens[0] + 1)
         speculator.observe_batch(own, proposal)
@@ -280,7 +279,6 @@ def test_a_named_method_drafts_the_fixed_number_though_it_never_pays(method, dep
         if attempt == 10:
             speculator.observe_single(own, 1_000_000)
     shorter = speculator.propose(own, tokens, 2)  # the context is nearly full
-    assert shorter is not None
     assert len(shorter.tokens) == min(depth, 2)
 
 

@@ -207,7 +207,6 @@ def test_the_batch_carries_tokens_and_states():
         (12, 101, [4, 5, 6], 1),
         (13, 102, [7, 8, 9], 1),
     ]
-    assert found is not None
     assert found[0] == 17
     assert found[1].tolist() == [0, 1, 2]
     assert heads.model_states(2).tolist() == [[0, 1, 2], [3, 4, 5]]

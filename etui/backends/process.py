@@ -105,11 +105,7 @@ class ChildProcess:
         return self.alive and time.monotonic() - self._seen < silent_seconds
 
     def begin(self, number: int, answers: str = "") -> None:
-        """Open the mailbox of a request.
-
-        Args:
-            answers: The model that answers it; empty for a load or an unload.
-        """
+        """Open the mailbox of a request."""
         with self._state:
             mailbox = self._mailboxes[number] = queue.SimpleQueue()
             if self._has_ended:
@@ -187,7 +183,6 @@ class ChildProcess:
 
         Args:
             number: Number of the request, or ``HANDSHAKE``.
-            silent_seconds: Longest silence of the process, which sends a heartbeat.
             stalled_seconds: Longest time without any progress: of this request, or of others that
                 it waits for.
         """
@@ -224,9 +219,6 @@ class ChildProcess:
         """Kill the process, close the pipes, and wait until all that it sent has been read.
 
         So its last batch is reported before the failure of an answer is.
-
-        Args:
-            why: The failure that other running requests report; None if there is none.
         """
         with self._state:
             is_first, self._stopped = not self._stopped, True

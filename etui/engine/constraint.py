@@ -33,11 +33,7 @@ def make_limits() -> Any:
 
 
 class Constraints:
-    """Makes the constraints of the sequences of one model.
-
-    Args:
-        api: The bindings of llama.cpp.
-    """
+    """Makes the constraints of the sequences of one model."""
 
     def __init__(self, api: Any, model: Model) -> None:
         self._api = api

@@ -180,9 +180,6 @@ class DecodeBatch:
     def add(self, sequence: int, tokens: Sequence[int], position: int, *, with_logits: bool) -> int:
         """Queue tokens of one sequence.
 
-        Args:
-            with_logits: Whether to compute the logits of the last one.
-
         Returns:
             The batch entry of the last token.
         """

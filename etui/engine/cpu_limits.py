@@ -96,9 +96,6 @@ class SpareCpu:
     def look(self, now_ns: int, longest_ns: int | None = _STALE_NS) -> float | None:
         """Return the mean number of idle CPUs since the last look.
 
-        Args:
-            longest_ns: Longest time since the last look; None is any.
-
         Returns:
             0 to the number of CPUs; None if the last look is too short or too long ago. Where the
             system does not count idle time, every CPU counts as idle: only trying shows it.

@@ -280,9 +280,6 @@ class LlamaSession(ModelText):
     def _decode(self, plan: BatchPlan, *, may_wait: bool) -> BatchPlan:
         """Decode the plan, or as much as fits after every closed sequence was evicted.
 
-        Args:
-            may_wait: Compute nothing if the cache is full, instead of raising.
-
         Returns:
             What was computed.
 

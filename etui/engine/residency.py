@@ -49,7 +49,6 @@ class Residency:
     llama.cpp is imported when the first model is loaded.
 
     Args:
-        config: Threads, limits on a context, and how long a model is kept after its last answer.
         clock: Monotonic clock in seconds.
         trials: Load a file that etui does not know in a process of its own first; for processes
             that must survive a crash of llama.cpp.
@@ -77,9 +76,6 @@ class Residency:
         A load starts after the last unload, so that no joule is counted twice. A model that is in
         memory without the draft model is loaded again with it; one that has it keeps it. Other
         threads and another depth of drafts are set without a load.
-
-        Args:
-            draft: The model that drafts tokens for it, and its file; None if none is needed.
 
         Yields:
             An event for each model unloaded for room, then one for the load; none if the model

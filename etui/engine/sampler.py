@@ -81,7 +81,6 @@ class Sampler:
         """Draw from output ``row`` of the last batch; not for a greedy sampler.
 
         Args:
-            context: The llama.cpp context.
             tokens: The tokens of the sequence so far, which the penalties look at.
         """
         self._show(tokens)
@@ -95,7 +94,6 @@ class Sampler:
         """Draw one of these tokens instead, None if the chain leaves none.
 
         Args:
-            ids: The tokens, at least one.
             logits: Logits of the whole vocabulary.
             tokens: The tokens of the sequence so far.
         """

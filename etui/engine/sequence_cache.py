@@ -251,7 +251,6 @@ class SequenceCache:
         It waits no longer than its leader is stepped with it, and then takes what there is.
 
         Args:
-            sequence: A sequence with queued tokens.
             stepped: Ids of the sequences of this step.
         """
         if sequence.following is None:

@@ -135,9 +135,6 @@ class SpecialTokens:
 
     These are all control tokens, and the user-defined tokens that are tags (``<think>``). Others,
     such as runs of spaces or HTML tags, are ordinary parts of a text.
-
-    Args:
-        tokens: The control tokens and user-defined tokens of a vocabulary.
     """
 
     def __init__(self, tokens: Iterable[SpecialToken]) -> None:

@@ -38,11 +38,7 @@ _SCRIPT = Path(__file__).with_name("template_sandbox.py")
 
 
 class TemplateFailed(Exception):
-    """The template raised an exception.
-
-    Args:
-        kind: Name of the exception's class.
-    """
+    """The template raised an exception."""
 
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
@@ -54,9 +50,6 @@ class TemplateProcess:
 
     The process is started on first use and again after it was killed. It is a ``subprocess``,
     because ``multiprocessing`` cannot start inside a running Textual app.
-
-    Args:
-        seconds: CPU time of a request.
     """
 
     def __init__(self, seconds: float = SECONDS, memory_bytes: int = MEMORY_BYTES) -> None:

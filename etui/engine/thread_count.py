@@ -40,7 +40,6 @@ def choose_thread_limits(spec: ModelSpec, config: Config, *, on_gpu: bool = Fals
     threads that wait for it look like threads that wait for a core.
 
     Args:
-        config: The number of threads of all others, None for ``auto``, and the root of sysfs.
         on_gpu: Whether layers of the model are on a GPU.
     """
     decode = config.threads if spec.threads is None else spec.threads

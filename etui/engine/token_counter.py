@@ -47,9 +47,6 @@ class TokenCounter:
     def count(self, path: Path, text: str) -> int | None:
         """Count the tokens of a text, control tokens in it counted as text.
 
-        Args:
-            path: The GGUF file of the model.
-
         Returns:
             The count; None if the file has no tokenizer that can be used, or the text is far too
             long.

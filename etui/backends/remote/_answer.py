@@ -87,11 +87,7 @@ Inbox = Arrived | Ended | Broke | Signal
 
 
 class Requests:
-    """Sends the requests of one answer and collects what arrives; lives on the event loop.
-
-    Args:
-        clock_ns: Monotonic clock of this machine; every piece has the time when it arrived here.
-    """
+    """Sends the requests of one answer and collects what arrives; lives on the event loop."""
 
     def __init__(self, client: RemoteClient, dialect: Dialect, clock_ns: Callable[[], int]) -> None:
         self._client = client

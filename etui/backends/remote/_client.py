@@ -236,11 +236,7 @@ next request is on its way, and then it is unknown whether that one has begun.""
 
 
 class RemoteClient:
-    """Sends requests to one backend; all methods run on its event loop.
-
-    Args:
-        key: Its key; None sends none.
-    """
+    """Sends requests to one backend; all methods run on its event loop."""
 
     def __init__(
         self,
@@ -281,9 +277,6 @@ class RemoteClient:
     ) -> AsyncIterator[dict[str, Any]]:
         """Send a request and yield the documents of its answer as they arrive.
 
-        Args:
-            on_retry: Called with the failure of each try that is followed by another.
-
         Raises:
             RequestFailed: It failed, and must not be sent again.
         """
@@ -306,9 +299,6 @@ class RemoteClient:
         self, path: str, *, seconds: float, body: Mapping[str, Any] | None = None
     ) -> tuple[dict[str, Any], Mapping[str, str]]:
         """Get one JSON document (or post one, with ``body``), once, within a short time.
-
-        Args:
-            seconds: Most seconds until the whole answer is there.
 
         Returns:
             The document and the headers.

@@ -57,11 +57,7 @@ def describe_end(reply: Reply, outcome: str, max_tokens: int) -> tuple[Status, s
 
 
 def describe_notes(requests: Sequence[Sequence[Reply]], retried: Sequence[Failure]) -> list[str]:
-    """Describe what a reader of the numbers has to know: further tries, loads, estimates.
-
-    Args:
-        retried: Failures of tries that were followed by another.
-    """
+    """Describe what a reader of the numbers has to know: further tries, loads, estimates."""
     notes = []
     if retried:
         tries = count_text(len(retried) + 1, "try", "tries")

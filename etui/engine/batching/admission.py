@@ -65,11 +65,7 @@ class Room:
 
 
 def estimate_need(arm: Arm, prompt_tokens: int, count: int = 1) -> Reservation:
-    """Estimate what a request may need from its arm.
-
-    Args:
-        count: Answers that are drawn after one prefill.
-    """
+    """Estimate what a request may need from its arm."""
     output = arm.max_tokens
     if arm.reasoning == "cot" or (arm.reasoning == "vote" and arm.think_tokens > 0):
         output += arm.think_tokens + HAND_OVER_TOKENS

@@ -269,7 +269,6 @@ def build_shares(
     """Build the share of each request with tokens in a batch.
 
     Args:
-        tokens: Number of tokens by sequence id.
         requests: The requests in the batch; ``prefilled`` as before it.
     """
     shares = []
@@ -346,11 +345,7 @@ class SharedSession:
     def join(
         self, number: int, owner: str = "", reservation: Reservation = NOTHING, label: str = ""
     ) -> RequestSession:
-        """Let a request take part from its first sequence on.
-
-        Args:
-            label: Name under which a later request of the owner recalls its answer.
-        """
+        """Let a request take part from its first sequence on."""
         request = RequestSession(self, number, owner, reservation, label)
         with self._state:
             if not self._requests:  # the reported time begins with the first one after a pause
@@ -375,11 +370,7 @@ class SharedSession:
                 self._report(self._clock(), (BatchShare(request.number, 0, 0),))
 
     def free_room(self, without: RequestSession | None = None) -> Room:
-        """Measure what is free besides what requests may still need, while using the session.
-
-        Args:
-            without: A request that may use what it has reserved itself.
-        """
+        """Measure what is free besides what requests may still need, while using the session."""
         requests = [each for each in self.requests if each is not without]
         tokens, sequences = self.session.free_tokens, self.session.free_sequences
         for request in requests:
@@ -416,11 +407,7 @@ class SharedSession:
 
     @contextmanager
     def use(self, request: RequestSession | None = None) -> Iterator[LlamaSession]:
-        """Use the session between two batches; a request takes part from its first sequence on.
-
-        Args:
-            request: Who uses it; None for somebody else.
-        """
+        """Use the session between two batches; a request takes part from its first sequence on."""
         active = request is not None and bool(request.sequences)
         if not active:
             with self._state:

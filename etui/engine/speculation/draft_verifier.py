@@ -109,9 +109,6 @@ class DraftVerifier:
     def judge(self, sequence: LlamaSequence, token: int, cell: int, *, ends: bool) -> bool:
         """Compare a drawn token with the drafted one; if they agree, it is computed already.
 
-        Args:
-            cell: Number of the cell that it has in the cache if they agree.
-
         Returns:
             Whether they agree and the answer goes on, so that the cell is used.
         """

@@ -70,11 +70,7 @@ class MtpDrafter:
         """Do nothing: :meth:`start` forgets earlier sequences."""
 
     def follow(self, tokens: Sequence[int], position: int) -> None:
-        """Take in a batch of the model.
-
-        Args:
-            tokens: Tokens of the batch, drafted ones included.
-        """
+        """Take in a batch of the model."""
         start_ns = self._clock_ns()
         try:
             states = self._heads.model_states(len(tokens))

@@ -94,7 +94,6 @@ class Credit:
         """Settle a batch.
 
         Args:
-            tokens: Tokens it gave: 1, or 1 and the accepted ones.
             cost: What it cost, its drafting included, in batches of one row.
         """
         self._left = min(self.MOST, self._left + tokens * (1 + self.SHARE) - cost)
@@ -200,9 +199,6 @@ class Acceptance:
     A class is the position of a token in its draft, or the length of the match that proposed it. Of
     each, the decayed numbers of accepted and rejected tokens are kept, and a prior that they
     correct.
-
-    Args:
-        priors: Probability of each class before any trial.
     """
 
     def __init__(self, priors: Sequence[float]) -> None:
@@ -220,7 +216,6 @@ class Acceptance:
         """Learn from a verified draft.
 
         Args:
-            classes: Class of each drafted token, in order.
             accepted: How many of them were accepted.
             rejected: Whether the next one was rejected; those after it are untried.
         """
@@ -326,11 +321,7 @@ class Speculator:
         return tuple(self._acceptance)
 
     def start(self, method: Speculate) -> Speculation:
-        """Start the speculation of a sequence; ``auto`` may use every method, within a limit.
-
-        Args:
-            method: Any but ``off``; one of ``methods``, or ``auto``.
-        """
+        """Start the speculation of a sequence; ``auto`` may use every method, within a limit."""
         for acceptance in self._acceptance.values():
             acceptance.relax(_FORGOTTEN_PER_ANSWER)
         if method == "auto":
@@ -341,7 +332,6 @@ class Speculator:
         """Draft the next tokens of a sequence with the method of the largest expected gain.
 
         Args:
-            tokens: All its tokens, the last one drawn and not yet computed.
             most: Maximum number of drafted tokens.
 
         Returns:

@@ -13,6 +13,7 @@ from etui.bench._tokens import SubjectPrompts, build_subject_prompts
 from etui.bench.formats import build_query
 from etui.bench.plan import RunPlan
 from etui.bench.precision import describe_expectation, predict_questions
+from etui.chat import Message
 from etui.datasets.questions import Question
 from etui.engine.sequence_cache import common_prefix
 

@@ -16,7 +16,7 @@ from etui.backends.local import LocalBackend
 from etui.chat import Message
 from etui.config.config import Config
 from etui.engine import thread_count as thread_limits
-from etui.engine.context import Context
+from etui.engine.context import DECODED, Context
 from etui.engine.cpu_limits import SpareCpu
 from etui.engine.library import Library
 from etui.engine.model import Model
@@ -318,3 +318,23 @@ def test_an_answer_reports_a_setting_that_is_held_to_the_cpus(answer):
 def test_an_answer_with_a_count_that_can_be_had_reports_nothing(answer):
     events = answer(1)
     assert not any(isinstance(event, ThreadsChanged) for event in events)
+
+
+def test_a_context_that_drafts_follows_the_counts_of_its_model(library, model, monkeypatch):
+    control = Simulated(SimulatedCores(2), 2).control
+    options = replace(OPTIONS, threads=2, sequences=1)
+    applied: list[tuple[int, int]] = []
+    context = Context(library, model, options, control, drafts=True)
+    monkeypatch.setattr(
+        library.api, "llama_set_n_threads", lambda _, *counts: applied.append(counts)
+    )
+    # 1 of 2 threads at a time: another process takes a core, and gives it back.
+    for count, rows in ((2, 1), (1, 1), (1, 64), (2, 1)):
+        control._decode = replace(control._decode, count=count)
+        context.remove(0, 0)
+        context.batch.clear()
+        context.batch.add(0, [1] * rows, 0, with_logits=True)
+        assert context.decode() == DECODED
+    context.free()
+    assert applied == [(1, 1), (1, 2), (2, 2)]
+    assert control.take_changes() == ()  # what it computes says nothing of the model's batches

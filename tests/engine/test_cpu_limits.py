@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import psutil
@@ -113,7 +114,7 @@ def stat(*idle: tuple[int, int]) -> str:
 
 @pytest.fixture
 def hundred_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu_limits, "_ticks", lambda: 100)
+    monkeypatch.setattr(os, "sysconf", lambda _name: 100)
 
 
 def test_idle_cpus_since_the_last_look(tmp_path, hundred_ticks):

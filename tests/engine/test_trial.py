@@ -31,7 +31,7 @@ def no_process(*args: object, **options: object) -> subprocess.CompletedProcess[
 
 
 def ends_with(code: int, stderr: bytes = b"") -> object:
-    return lambda path: subprocess.CompletedProcess([], code, b"", stderr)
+    return lambda *_, **options: subprocess.CompletedProcess([], code, b"", stderr)
 
 
 def test_a_good_file_is_tried_once(tiny, config, monkeypatch):
@@ -40,7 +40,7 @@ def test_a_good_file_is_tried_once(tiny, config, monkeypatch):
     try_model(spec, path, config)
     record = read_record("tiny", config.models_dir)
     assert record.tried
-    monkeypatch.setattr(trial, "_run_trial", no_process)
+    monkeypatch.setattr(trial.subprocess, "run", no_process)
     try_model(spec, path, config)
     path.write_bytes(path.read_bytes() + b"more")
     with pytest.raises(AssertionError):
@@ -49,7 +49,7 @@ def test_a_good_file_is_tried_once(tiny, config, monkeypatch):
 
 def test_a_file_of_the_shipped_list_needs_no_trial(tiny, config, monkeypatch):
     spec, path = tiny
-    monkeypatch.setattr(trial, "_run_trial", no_process)
+    monkeypatch.setattr(trial.subprocess, "run", no_process)
     try_model(replace(spec, origin="shipped", sha256="0" * 64), path, config)
 
 
@@ -64,7 +64,7 @@ def test_a_crash_is_an_error_of_the_model(config):
 def test_the_failed_assertion_is_named(tiny, config, monkeypatch):
     spec, path = tiny
     said = b"loading\n/build/ggml/src/ggml.c:3: GGML_ASSERT(eps >= 0.0f) failed\nmore\n"
-    monkeypatch.setattr(trial, "_run_trial", ends_with(-6, said))
+    monkeypatch.setattr(trial.subprocess, "run", ends_with(-6, said))
     with pytest.raises(ModelUnavailable) as caught:
         try_model(spec, path, config)
     assert "SIGABRT: ggml.c:3: GGML_ASSERT(eps >= 0.0f) failed in a trial" in caught.value.what
@@ -74,7 +74,7 @@ def test_the_failed_assertion_is_named(tiny, config, monkeypatch):
 def test_a_refusal_is_left_to_the_load(tiny, config, monkeypatch):
     spec, path = tiny
     require(spec, config)
-    monkeypatch.setattr(trial, "_run_trial", ends_with(1))
+    monkeypatch.setattr(trial.subprocess, "run", ends_with(1))
     try_model(spec, path, config)
     record = read_record("tiny", config.models_dir)
     assert not record.tried

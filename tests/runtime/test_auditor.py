@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -17,25 +16,18 @@ from hypothesis import strategies as st
 from etui.backends.base import AnswerRequest, Cancel
 from etui.chat import Message, OutputOptions, Query
 from etui.config.config import Config
-from etui.energy.idle import IdleTracker
-from etui.energy.recorder import Recorder
 from etui.errors import ModelUnavailable
-from etui.events import Event, Finished, Loaded, Residence, Unloaded
+from etui.events import Event, Loaded, Residence, Unloaded
 from etui.log.labels import read_audits
 from etui.log.queries import LogReader
 from etui.log.records import AuditRecord
-from etui.log.writer import TurnWriter
 from etui.models.spec import STARTER
 from etui.routing.policy import AuditPlan, Place
 from etui.runtime.auditor import QUIET_SECONDS, Agreement, can_audit, compare_answers, is_drawn
 from etui.runtime.routes import Route
-from etui.runtime.runtime import Runtime
-from etui.runtime.service import TurnService
-from etui.turn.events import TurnFinished
 from etui.turn.record import TurnRecord
-from tests.support.devices import FakeClock, FakeDevice
-from tests.support.play import sample
-from tests.support.power_curves import constant
+from tests.runtime.app_stage import SteadyApp, finished
+from tests.support.devices import FakeClock
 
 CHOICE = "Which one?\nA) red\nB) blue\nC) green"
 
@@ -144,9 +136,7 @@ class Engine:
             self.began.set()
             assert self.cancelled.wait(30)
             status = "stopped"
-        text = self.replies[limit]
-        end = self.clock()
-        yield Finished(start, start, start, end, None, status, "", text, "", 5, 0, 5, 0, 2)  # type: ignore[arg-type]
+        yield finished(start, self.clock(), self.replies[limit], status)
 
     def load(self, spec: object, path: Path, draft: object = None) -> Iterator[Residence]:
         return iter(())
@@ -160,57 +150,22 @@ class Engine:
         self.pid = None
 
 
-class Machine:
-    """A chat on a machine of a constant power, with timers that the test runs."""
+ASKED, MINE = Query("What is 2+2?"), Route("mine")
+
+
+class Machine(SteadyApp):
+    """A chat on a machine of a constant power."""
 
     def __init__(self, config: Config) -> None:
-        self.config = config
-        self.clock = FakeClock()
-        self.recorder = Recorder([FakeDevice(constant(WATTS, 1000), self.clock)], clock=self.clock)
-        self.recorder.start = lambda: None  # type: ignore[method-assign]
-        self.timers: list[tuple[float, Callable[[], None]]] = []
-        self.engine = Engine(self.clock, self.advance)
-        runtime: Runtime[Any] = Runtime(
-            config,
-            lambda _: self.engine,
-            lambda _: self.recorder,
-            lambda _: TurnWriter(config),
-        )
-        self.writer = runtime.writer
-        self.service = TurnService(
-            runtime,
-            IdleTracker(self.recorder, config, self.clock),
-            lambda seconds, function: self.timers.append((seconds, function)),
-        )
-        self.advance(3)
+        super().__init__(config, WATTS, Engine)
+        self.engine: Engine = self.child
 
-    def advance(self, seconds: float) -> None:
-        sample(self.recorder, self.clock, seconds, random.Random(1))
-
-    def ask(self, query: Query | None = None, route: Route | None = None) -> TurnRecord:
-        events = self.service.run(query or Query("What is 2+2?"), route or Route("mine"))
-        *_, last = events
-        assert isinstance(last, TurnFinished)
-        return last.record
-
-    def rest(self) -> None:
-        """Let time pass until every timer has run."""
-        timers, self.timers = self.timers, []
-        for _, function in timers:
-            function()
+    def ask(self, query: Query = ASKED, route: Route = MINE) -> TurnRecord:
+        return super().ask(query, route)
 
     def audits(self) -> list[AuditRecord]:
-        self.writer.flush()
-        with LogReader(self.config) as log:
-            return read_audits(log)
-
-    def close(self) -> None:
-        self.service.close()
-
-
-@pytest.fixture
-def here(config: Config, tiny_starter: Path) -> Config:
-    return replace(config, models_dir=tiny_starter.parent)
+        found: list[AuditRecord] = self.read(read_audits)
+        return found
 
 
 @pytest.fixture
@@ -236,7 +191,7 @@ def test_a_turn_is_audited_in_idle_time_with_joules_of_its_own(
         turn = machine.ask(query)
         assert machine.audits() == []
         assert [seconds for seconds, _ in machine.timers] == [QUIET_SECONDS]
-        machine.rest()
+        machine.ring()
         (audit,) = machine.audits()
         with LogReader(machine.config) as log:
             assert [found.turn_id for found in log.turns()] == [turn.turn_id]
@@ -256,10 +211,10 @@ def test_another_answer_differs_and_a_long_one_is_not_compared(
     with closing(open_machine(EVERY)) as machine:
         machine.engine.replies[90] = "Five."
         machine.ask()
-        machine.rest()
+        machine.ring()
         machine.engine.replies |= {20: "word " * 40, 90: "another " * 40}
         machine.ask(Query("Write about the sea"))
-        machine.rest()
+        machine.ring()
         found = [audit.agrees for audit in machine.audits()]
     assert found == [False, None]
 
@@ -270,7 +225,7 @@ def test_a_question_ends_a_running_audit_and_it_is_tried_again(
     with closing(open_machine(EVERY)) as machine:
         machine.engine.slow = True
         first = machine.ask()
-        thread = threading.Thread(target=machine.rest)
+        thread = threading.Thread(target=machine.ring)
         thread.start()
         assert machine.engine.began.wait(30)
         assert not machine.service.is_busy()
@@ -282,7 +237,7 @@ def test_a_question_ends_a_running_audit_and_it_is_tried_again(
         )  # fmt: skip
         assert stopped.joules is not None
         machine.engine.slow = False
-        machine.rest()
+        machine.ring()
         assert sum(audit.agrees is True for audit in machine.audits()) == 2
 
 
@@ -300,12 +255,12 @@ def test_a_question_that_comes_before_the_engine_is_asked_ends_the_audit(
         machine.ask()
         monkeypatch.setattr(auditor, "_choose", interrupted)
         asked = len(machine.engine.asked)
-        machine.rest()
+        machine.ring()
         assert len(machine.engine.asked) == asked, "no load and no prompt for it"
         assert not machine.audits()
         monkeypatch.undo()
         auditor.rest()
-        machine.rest()
+        machine.ring()
         assert [audit.agrees for audit in machine.audits()] == [True]
 
 
@@ -318,7 +273,7 @@ def test_a_question_that_comes_sooner_is_answered_first(
         machine.ask(Query("And 2+3?"))
         early[1]()  # the pause of the first turn is over, and another one has begun
         assert machine.audits() == []
-        machine.rest()
+        machine.ring()
         assert len(machine.audits()) == 2
 
 
@@ -326,7 +281,7 @@ def test_the_joules_of_a_day_bound_all_audits(open_machine: Callable[[str], Mach
     with closing(open_machine("{share: 1, arm: large, joules: {day: 60}}")) as machine:
         for number in range(4):
             machine.ask(Query(f"What is 2+{number}?"))
-            machine.rest()
+            machine.ring()
         audits = machine.audits()
     assert 1 <= len(audits) < 4
     assert sum(audit.joules or 0 for audit in audits) < 60 + WATTS
@@ -338,7 +293,7 @@ def ask_often(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> list[AuditRe
     machine.engine.loads = True
     for number in range(6):
         machine.ask(Query(f"What is 2+{number}?"))
-        machine.rest()
+        machine.ring()
     return machine.audits()
 
 
@@ -370,7 +325,7 @@ def test_a_load_that_was_never_measured_needs_the_reserve(
     with closing(open_machine("{share: 1, arm: large, joules: {day: 400, reserve: 390}}")) as first:
         first.engine.loads = False
         first.ask()
-        first.rest()  # 50 J of an answer without a load
+        first.ring()  # 50 J of an answer without a load
         assert len(first.audits()) == 1
         assert len(ask_often(first, monkeypatch)) == 1, "350 J are left, and 390 J are to be kept"
 
@@ -381,7 +336,7 @@ def test_nothing_is_audited_where_it_would_say_nothing(
 ) -> None:
     with closing(open_machine(audit)) as machine:
         machine.ask()
-        machine.rest()
+        machine.ring()
         assert machine.audits() == []
 
 
@@ -389,7 +344,7 @@ def test_a_named_model_has_no_policy_and_no_audit(open_machine: Callable[[str], 
     with closing(open_machine(EVERY)) as machine:
         machine.engine.replies |= dict.fromkeys(range(1, 5000), "Four.")
         machine.ask(route=Route("mine", STARTER))
-        machine.rest()
+        machine.ring()
         assert machine.audits() == []
 
 
@@ -401,7 +356,7 @@ def test_an_arm_without_a_model_here_audits_nothing(
         text = text.replace(f"large: {{model: {STARTER}", "large: {model: qwen3-8b")
         (here.policies_dir / "mine.yaml").write_text(text, encoding="utf-8")
         machine.ask()
-        machine.rest()
+        machine.ring()
         assert machine.audits() == []
         assert machine.ask().answer == "Four."
 
@@ -414,7 +369,7 @@ def test_a_policy_that_was_edited_since_decides(
         file = here.policies_dir / "mine.yaml"
         file.write_text(POLICY.replace("AUDIT", EVERY.replace("large", "quick")), encoding="utf-8")
         asked = len(machine.engine.asked)
-        machine.rest()
+        machine.ring()
         assert len(machine.engine.asked) == asked, "quick has answered the turn itself"
         assert not machine.audits()
 
@@ -423,7 +378,7 @@ def test_closing_ends_an_audit(open_machine: Callable[[str], Machine]) -> None:
     machine = open_machine(EVERY)
     machine.engine.slow = True
     machine.ask()
-    thread = threading.Thread(target=machine.rest)
+    thread = threading.Thread(target=machine.ring)
     thread.start()
     assert machine.engine.began.wait(30)
     machine.close()

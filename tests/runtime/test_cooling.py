@@ -28,19 +28,19 @@ from etui.energy.idle import (
 )
 from etui.energy.keep_warm import Measured
 from etui.errors import EngineFailed
-from etui.events import Event, Finished, Loaded, Residence, Unloaded
+from etui.events import Event, Loaded, Residence, Unloaded
 from etui.log.queries import LogReader
-from etui.log.writer import TurnWriter
 from etui.models.catalogue import load_catalogue
 from etui.models.spec import STARTER
 from etui.runtime.keep_warm import build_cool_down, read_model_idle
 from etui.runtime.routes import Route
-from etui.runtime.runtime import Runtime, open_process_runtime
+from etui.runtime.runtime import open_process_runtime
 from etui.runtime.service import TurnService
 from etui.turn.events import TurnFinished
 from etui.turn.record import TurnRecord, UnloadRecord
 from tests.energy.test_idle import Busy
 from tests.log.idle_log import write_baselines, write_residence, write_turns
+from tests.runtime.app_stage import App, finished
 from tests.support.idle_gpu import IdlePower, IdlingGpu
 
 WAIT_SECONDS = 120.0
@@ -106,8 +106,7 @@ class Child:
         self._gpu.switch(200.0)
         self._gpu.wait(1)
         self._gpu.switch(self._gpu.power.loaded)
-        end = self._gpu.clock()
-        yield Finished(start, start, start, end, None, "complete", "", "Four.", "", 5, 0, 5, 0, 2)
+        yield finished(start, self._gpu.clock())
 
     def load(self, spec: Any, path: Path, draft: Any = None) -> Iterator[Residence]:
         if self.pid is None:
@@ -144,52 +143,24 @@ class Child:
         self._gpu.switch(self._gpu.power.cold)
 
 
-class App:
-    """The app's service over the simulated GPU; timers run when a test says so."""
+class CoolingApp(App):
+    """The app over the simulated GPU."""
 
     def __init__(self, config: Config, power: IdlePower | None = None) -> None:
-        self.config = config
         self.gpu = IdlingGpu(power)
-        self.gpu.recorder.start = lambda: None  # type: ignore[method-assign]  # read by the test
-        self.writer = TurnWriter(config)
-        self.child = Child(self.gpu)
-        self.timers: list[Callable[[], None]] = []
-        runtime: Runtime[Any] = Runtime(
-            config, lambda _: self.child, lambda _: self.gpu.recorder, lambda _: self.writer
-        )
-        tracker = IdleTracker(self.gpu.recorder, config, self.gpu.clock)
-        self.service = TurnService(runtime, tracker, lambda _s, call: self.timers.append(call))
-
-    def ask(self) -> None:
-        list(self.service.run(Query("2+2?", chat_id="c"), Route("balanced", STARTER)))
-
-    def ring(self) -> None:
-        """Let the timers run out."""
-        timers, self.timers = self.timers, []
-        for call in timers:
-            call()
+        super().__init__(config, Child(self.gpu), self.gpu.recorder, self.gpu.clock)
 
     def unloads(self) -> list[UnloadRecord]:
-        self.writer.flush()
-        with LogReader(self.config) as log:
-            return log.unloads()
-
-    def close(self) -> None:
-        self.service.close()
+        return list(self.read(LogReader.unloads))
 
 
-@pytest.fixture
-def here(config: Config, tiny_starter: Path) -> Config:
-    return replace(config, models_dir=tiny_starter.parent)
-
-
-def measured(app: App) -> CoolDown:
+def measured(app: CoolingApp) -> CoolDown:
     (unload,) = app.unloads()
     return build_cool_down(unload)
 
 
 def test_the_process_ends_with_its_last_model_and_the_gpu_is_cold_again(here: Config) -> None:
-    with closing(App(here)) as app:
+    with closing(CoolingApp(here)) as app:
         app.gpu.wait(40)  # the app is open, nobody asks: the cold baseline
         app.ask()
         pid = app.child.pid
@@ -215,7 +186,7 @@ def test_the_process_ends_with_its_last_model_and_the_gpu_is_cold_again(here: Co
 
 def test_a_context_that_stays_on_the_gpu_is_noticed(here: Config) -> None:
     cold = IdleBaseline({"gpu:FAKE": 1.0}, 1.0, 5.0, True, 0.1)
-    with closing(App(here, IdlePower(cold=10.0))) as app:
+    with closing(CoolingApp(here, IdlePower(cold=10.0))) as app:
         app.gpu.wait(3)
         app.ask()
         save_baselines(here, Baselines(cold))
@@ -232,7 +203,7 @@ def test_a_context_that_stays_on_the_gpu_is_noticed(here: Config) -> None:
 
 
 def test_a_question_in_between_leaves_the_power_unknown(here: Config) -> None:
-    with closing(App(here)) as app:
+    with closing(CoolingApp(here)) as app:
         app.gpu.wait(40)
         app.ask()
         app.gpu.wait(10)
@@ -248,7 +219,7 @@ def test_a_question_in_between_leaves_the_power_unknown(here: Config) -> None:
 
 
 def test_the_timer_of_an_ended_wait_does_not_end_the_next_one(here: Config) -> None:
-    with closing(App(here)) as app:
+    with closing(CoolingApp(here)) as app:
         app.gpu.wait(40)
         app.ask()
         app.gpu.wait(10)
@@ -257,7 +228,7 @@ def test_the_timer_of_an_ended_wait_does_not_end_the_next_one(here: Config) -> N
         app.ask()
         app.gpu.wait(3)
         app.child.expire()
-        first, second = app.timers
+        (_, first), (_, second) = app.timers
         app.gpu.wait(3)
         first()  # in the middle of the second wait
         app.gpu.wait(8)
@@ -267,7 +238,7 @@ def test_the_timer_of_an_ended_wait_does_not_end_the_next_one(here: Config) -> N
 
 
 def test_a_late_question_still_has_the_record_of_the_wait(here: Config) -> None:
-    with closing(App(here)) as app:
+    with closing(CoolingApp(here)) as app:
         app.gpu.wait(40)
         app.ask()
         app.gpu.wait(10)
@@ -278,7 +249,7 @@ def test_a_late_question_still_has_the_record_of_the_wait(here: Config) -> None:
 
 
 def test_another_program_leaves_the_power_unknown(here: Config) -> None:
-    with closing(App(here)) as app:
+    with closing(CoolingApp(here)) as app:
         app.gpu.wait(40)
         app.ask()
         app.gpu.recorder.cpu_watch = Busy(0.9)
@@ -291,7 +262,7 @@ def test_another_program_leaves_the_power_unknown(here: Config) -> None:
 
 
 def test_a_load_that_failed_after_the_last_unload_leaves_no_process(here: Config) -> None:
-    with closing(App(here)) as app:
+    with closing(CoolingApp(here)) as app:
         app.ask()
         app.child.load_fails = True
         with pytest.raises(EngineFailed):
@@ -306,7 +277,7 @@ def test_a_load_that_failed_after_the_last_unload_leaves_no_process(here: Config
 
 
 def test_closing_forgets_a_wait(here: Config) -> None:
-    app = App(here)
+    app = CoolingApp(here)
     app.gpu.wait(3)
     app.ask()
     app.child.expire()
@@ -316,16 +287,14 @@ def test_closing_forgets_a_wait(here: Config) -> None:
 
 def test_auto_learns_all_three_numbers_here_and_tells_the_engine(here: Config) -> None:
     here = replace(here, keep_warm="auto")
-    with closing(App(here)) as app:
+    with closing(CoolingApp(here)) as app:
         app.gpu.wait(40)  # cold
         app.ask()  # loads
         assert app.child.times == [(STARTER, None)]  # not known yet
         app.gpu.wait(40)  # loaded
         app.ask()
         name, seconds = app.child.times[-1]
-        app.writer.flush()
-        with LogReader(here) as log:
-            idle = read_model_idle(log, here, STARTER, None)
+        idle = app.read(lambda log: read_model_idle(log, here, STARTER, None))
     known = load_baselines(here)
     assert known.cold is not None
     assert known.cold.uncertainty is not None
@@ -352,7 +321,7 @@ def test_a_load_ahead_waits_longer_for_its_question_than_an_answer_for_the_next(
     write_turns(here, [3600.0 * hour for hour in range(20)], STARTER)
     write_residence(here, 72_000.0, STARTER, sha256=load_catalogue(here).get(STARTER).sha256)
     write_baselines(here, STARTER)
-    with closing(App(here)) as app:
+    with closing(CoolingApp(here)) as app:
         assert app.service.warm_up(Route("balanced", STARTER)) is not None
         ahead = app.child.times[-1]
         app.service.warm_up(Route("balanced", STARTER))  # it is there already
@@ -365,7 +334,7 @@ def test_a_load_ahead_waits_longer_for_its_question_than_an_answer_for_the_next(
 
 
 def test_fixed_times_are_the_engines_own(here: Config) -> None:
-    with closing(App(replace(here, keep_warm=60.0))) as app:
+    with closing(CoolingApp(replace(here, keep_warm=60.0))) as app:
         app.gpu.wait(3)
         app.ask()
     assert app.child.times == []

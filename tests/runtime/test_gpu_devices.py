@@ -15,48 +15,18 @@ NODE = "/dev/dri/renderD128"
 @pytest.mark.parametrize(
     ("backend", "cards", "facts", "why", "fix"),
     [
-        (
-            "Vulkan",
-            ["AMD"],
-            DriverFacts("GGML_VK_VISIBLE_DEVICES=", MESA, (NODE,)),
-            "GGML_VK_VISIBLE_DEVICES= selects none",
-            "unset GGML_VK_VISIBLE_DEVICES",
-        ),
-        (
-            "CUDA",
-            ["NVIDIA"],
-            DriverFacts("CUDA_VISIBLE_DEVICES=-1"),
-            "CUDA_VISIBLE_DEVICES=-1 selects none",
-            "unset CUDA_VISIBLE_DEVICES",
-        ),
-        (
-            "Vulkan",
-            ["AMD"],
-            DriverFacts("", MESA, (NODE,), (NODE,)),
-            f"may not open {NODE}",
-            "sudo usermod -aG render,video",
-        ),
-        (
-            "Vulkan",
-            [],
-            DriverFacts("", MESA),
-            "no graphics card is on the bus",
-            "--device /dev/dri",
-        ),
-        (
-            "Vulkan",
-            ["Intel"],
-            DriverFacts("", (), (NODE,)),
-            "no Vulkan driver for the Intel card",
-            "sudo apt-get install mesa-vulkan-drivers",
-        ),
-        (
-            "Vulkan",
-            ["NVIDIA"],
-            DriverFacts("", ("lvp_icd.x86_64",), (NODE,)),
-            "no Vulkan driver for the NVIDIA card",
-            "nvidia-vulkan-icd",
-        ),
+        ("Vulkan", ["AMD"], DriverFacts("GGML_VK_VISIBLE_DEVICES=", MESA, (NODE,)),
+         "GGML_VK_VISIBLE_DEVICES= selects none", "unset GGML_VK_VISIBLE_DEVICES"),
+        ("CUDA", ["NVIDIA"], DriverFacts("CUDA_VISIBLE_DEVICES=-1"),
+         "CUDA_VISIBLE_DEVICES=-1 selects none", "unset CUDA_VISIBLE_DEVICES"),
+        ("Vulkan", ["AMD"], DriverFacts("", MESA, (NODE,), (NODE,)),
+         f"may not open {NODE}", "sudo usermod -aG render,video"),
+        ("Vulkan", [], DriverFacts("", MESA), "no graphics card is on the bus",
+         "--device /dev/dri"),
+        ("Vulkan", ["Intel"], DriverFacts("", (), (NODE,)), "no Vulkan driver for the Intel card",
+         "sudo apt-get install mesa-vulkan-drivers"),
+        ("Vulkan", ["NVIDIA"], DriverFacts("", ("lvp_icd.x86_64",), (NODE,)),
+         "no Vulkan driver for the NVIDIA card", "nvidia-vulkan-icd"),
         ("Vulkan", ["AMD"], DriverFacts("", MESA), "no render node", "kernel driver"),
         ("Vulkan", ["AMD"], DriverFacts("", MESA, (NODE,)), "knows the AMD card", "vulkaninfo"),
         ("CUDA", [], DriverFacts(), "no graphics card is on the bus", "docker run --gpus all"),
@@ -64,7 +34,7 @@ NODE = "/dev/dri/renderD128"
         ("ROCm", ["AMD"], DriverFacts(), "/dev/kfd", "rocminfo"),
         ("SYCL", ["Intel"], DriverFacts("", (), (NODE,)), "no SYCL device", "SYCL driver"),
     ],
-)
+)  # fmt: skip
 def test_each_reason_has_its_fix(
     backend: str, cards: list[str], facts: DriverFacts, why: str, fix: str
 ) -> None:

@@ -15,7 +15,7 @@ from etui.runtime.idle_replay import (
     find_best_fixed,
     replay_gaps,
 )
-from tests.support.idle_days import DAYS, draw_gaps, draw_times, flatten
+from tests.support.idle_days import DAYS, draw_gaps, flatten
 
 COST = IdleCost(Measured(1500.0, 60.0), Measured(35.0, 1.0), Measured(10.0, 0.5))
 
@@ -84,12 +84,3 @@ def test_auto_stays_within_a_tenth_of_the_best_fixed_time(kind: str, load: float
         extra.append(week.get("auto").extra.value / week.get("best fixed").extra.value)
     assert max(ratios) <= 1.1
     assert fmean(extra) <= 1.1  # without the cold power, which no time can save
-
-
-@pytest.mark.parametrize("kind", DAYS)
-def test_days_are_in_order_and_repeatable(kind: str) -> None:
-    times = flatten(draw_times(DAYS[kind], 4, 2))
-    assert times == sorted(times)
-    assert times == flatten(draw_times(DAYS[kind], 4, 2))
-    assert times != flatten(draw_times(DAYS[kind], 4, 3))
-    assert min(flatten(draw_gaps(DAYS[kind], 4, 2))) >= 1

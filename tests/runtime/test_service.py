@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -18,25 +16,18 @@ from etui.config.config import Config
 from etui.energy.idle import (
     Baselines,
     IdleBaseline,
-    IdleTracker,
     load_baselines,
     save_baselines,
 )
-from etui.energy.recorder import Recorder
 from etui.errors import EtuiError
-from etui.events import Event, Finished, Loaded, Residence, Unloaded
+from etui.events import Event, Loaded, Residence, Unloaded
 from etui.log.queries import LogReader
-from etui.log.writer import TurnWriter
 from etui.models.spec import STARTER
 from etui.runtime.routes import Route
-from etui.runtime.runtime import Runtime
-from etui.runtime.service import TurnService
 from etui.turn.events import TurnFinished
-from etui.turn.record import TurnRecord
 from tests.backends.remote.stub import Script, delta, running_stub, sse, usage
-from tests.support.devices import FakeClock, FakeDevice
-from tests.support.play import sample
-from tests.support.power_curves import constant
+from tests.runtime.app_stage import SteadyApp, finished
+from tests.support.devices import FakeClock
 
 IDLE_WATTS = 61.0
 
@@ -47,13 +38,12 @@ class Child:
     on_unloaded: Callable[[Unloaded], None]
     pid: int | None = 4711
 
-    def __init__(self, clock: FakeClock) -> None:
+    def __init__(self, clock: FakeClock, wait: object) -> None:
         self._clock = clock
 
     def answer(self, request: AnswerRequest, cancel: object = None) -> Iterator[Event]:
         end = self._clock()
-        start = end - 10**9
-        yield Finished(start, start, start, end, None, "complete", "", "Four.", "", 5, 0, 5, 0, 2)
+        yield finished(end - 10**9, end)
 
     def load(self, spec: object, path: Path, draft: object = None) -> Iterator[Residence]:
         end = self._clock()
@@ -68,42 +58,16 @@ class Child:
         self.pid = None
 
 
-class Chat:
-    """A runner on a machine that always draws the same."""
+class Chat(SteadyApp):
+    """A chat on a machine that always draws the same."""
 
     def __init__(self, config: Config) -> None:
-        self.clock = FakeClock()
-        device = FakeDevice(constant(IDLE_WATTS, 1000), self.clock)
-        self.recorder = Recorder([device], clock=self.clock)
-        self.recorder.start = lambda: None  # type: ignore[method-assign]  # read by the test
-        self.writer = TurnWriter(config)
-        self.child = Child(self.clock)
-        runtime: Runtime[Any] = Runtime(
-            config, lambda _: self.child, lambda _: self.recorder, lambda _: self.writer
-        )
-        self.runner = TurnService(runtime, IdleTracker(self.recorder, config, self.clock))
-        self.wait(3)
-
-    def wait(self, seconds: float) -> None:
-        sample(self.recorder, self.clock, seconds, random.Random(1))
+        super().__init__(config, IDLE_WATTS, Child)
 
     def unloaded(self, model: str) -> None:
         """The engine says that it no longer keeps a model warm, for half a second."""
         end = self.clock()
         self.child.on_unloaded(Unloaded(model, None, end - 5 * 10**8, end, "idle", 10**8))
-
-    def ask(self, model: str = STARTER) -> TurnRecord:
-        *_, last = self.runner.run(Query("2+2?"), Route("balanced", model))
-        assert isinstance(last, TurnFinished)
-        return last.record
-
-    def close(self) -> None:
-        self.runner.close()
-
-
-@pytest.fixture
-def here(config: Config, tiny_starter: Path) -> Config:
-    return replace(config, models_dir=tiny_starter.parent)
 
 
 def test_a_pause_of_the_chat_gives_net_joules_to_the_next_answer(here: Config) -> None:
@@ -122,7 +86,7 @@ def test_a_pause_of_the_chat_gives_net_joules_to_the_next_answer(here: Config) -
 
 def test_reading_the_last_answer_counts_as_a_pause_and_so_does_a_warm_model(here: Config) -> None:
     with closing(Chat(here)) as chat:
-        chat.runner.warm_up(Route("balanced", STARTER))
+        chat.service.warm_up(Route("balanced", STARTER))
         chat.wait(40)
     kept = load_baselines(here).loaded[STARTER]
     assert kept.total_watts == pytest.approx(IDLE_WATTS, rel=0.02)
@@ -153,15 +117,17 @@ def test_an_answer_of_another_machine_changes_nothing_in_this_memory(
         here.models_file.write_text("models: {far: {backend: desk}}")
         config = replace(here, backends={"desk": BackendSpec("desk", stub.url)})
         with closing(Chat(config)) as chat:
-            assert chat.runner.warm_up(Route("balanced", "far")) is None
-            assert chat.ask("far").answer == "Four."
+            assert chat.service.warm_up(Route("balanced", "far")) is None
+            assert chat.ask(route=Route("balanced", "far")).answer == "Four."
             assert chat.child.pid is None, "without a model in memory the process ends"
             chat.child.pid = 4711
-            chat.runner.load(STARTER)
+            chat.service.load(STARTER)
             chat.wait(5)
-            assert chat.ask("far").energy.joules is None, "its joules are not those of this machine"
+            assert chat.ask(route=Route("balanced", "far")).energy.joules is None, (
+                "its joules are not those of this machine"
+            )
             chat.wait(40)
-            assert chat.runner.residents() == (STARTER,)
+            assert chat.service.residents() == (STARTER,)
             chat.ask()
         loaded = load_baselines(here).loaded
     assert STARTER in loaded, "idling went on being measured after the answer of the other machine"
@@ -170,7 +136,7 @@ def test_an_answer_of_another_machine_changes_nothing_in_this_memory(
 
 def test_an_unload_never_waits_for_a_turn(here: Config) -> None:
     with closing(Chat(here)) as chat:
-        turn = chat.runner.run(Query("2+2?"), Route("balanced", STARTER))
+        turn = chat.service.run(Query("2+2?"), Route("balanced", STARTER))
         next(turn)
         chat.unloaded(STARTER)
         assert isinstance(list(turn)[-1], TurnFinished)
@@ -178,7 +144,7 @@ def test_an_unload_never_waits_for_a_turn(here: Config) -> None:
 
 def test_loads_ahead_and_unloads_between_answers_are_metered_and_logged(here: Config) -> None:
     with closing(Chat(here)) as chat:
-        assert isinstance(chat.runner.warm_up(Route("balanced", STARTER)), Loaded)
+        assert isinstance(chat.service.warm_up(Route("balanced", STARTER)), Loaded)
         chat.unloaded(STARTER)
     with LogReader(here) as log:
         (load,) = log.loads()
@@ -194,14 +160,14 @@ def test_loads_ahead_and_unloads_between_answers_are_metered_and_logged(here: Co
 def test_models_come_and_go_as_asked_metered_and_logged(here: Config) -> None:
     told: list[object] = []
     with closing(Chat(here)) as chat:
-        chat.runner.on_loaded = told.append
-        chat.runner.on_unloaded = told.append
-        loaded = chat.runner.load(STARTER)
-        assert chat.runner.residents() == (STARTER,)
+        chat.service.on_loaded = told.append
+        chat.service.on_unloaded = told.append
+        loaded = chat.service.load(STARTER)
+        assert chat.service.residents() == (STARTER,)
         assert told == ["another", loaded]
-        gone = chat.runner.unload(STARTER)
+        gone = chat.service.unload(STARTER)
         assert gone is not None
-        assert chat.runner.residents() == ()
+        assert chat.service.residents() == ()
         assert told[2:] == [STARTER]
     with LogReader(here) as log:
         asked, _room = log.unloads()
@@ -213,22 +179,22 @@ def test_models_come_and_go_as_asked_metered_and_logged(here: Config) -> None:
 
 def test_a_lost_process_holds_no_model(here: Config) -> None:
     with closing(Chat(here)) as chat:
-        chat.runner.load(STARTER)
+        chat.service.load(STARTER)
         chat.child.pid = None
-        assert chat.runner.residents() == ()
+        assert chat.service.residents() == ()
         chat.child.pid = 4712
-        assert chat.runner.residents() == ()
+        assert chat.service.residents() == ()
 
 
 def test_while_something_else_measures_every_model_is_gone_and_questions_are_refused(
     here: Config,
 ) -> None:
     with closing(Chat(here)) as chat:
-        chat.runner.load(STARTER)
-        with chat.runner.at_rest("a calibration is running") as leaving:
+        chat.service.load(STARTER)
+        with chat.service.at_rest("a calibration is running") as leaving:
             assert chat.child.pid is None
             assert not leaving()
-            for ask in (chat.ask, lambda: chat.runner.load(STARTER)):
+            for ask in (chat.ask, lambda: chat.service.load(STARTER)):
                 with pytest.raises(EtuiError, match="a calibration is running"):
                     ask()
         assert chat.ask().status == "complete"
@@ -236,13 +202,13 @@ def test_while_something_else_measures_every_model_is_gone_and_questions_are_ref
 
 def test_nothing_comes_or_goes_during_an_answer(here: Config) -> None:
     with closing(Chat(here)) as chat:
-        turn = chat.runner.run(Query("2+2?"), Route("balanced", STARTER))
+        turn = chat.service.run(Query("2+2?"), Route("balanced", STARTER))
         next(turn)
         with pytest.raises(EtuiError, match="an answer or a model load is running"):
-            chat.runner.unload(STARTER)
+            chat.service.unload(STARTER)
         with (
             pytest.raises(EtuiError, match="an answer or a model load is running"),
-            chat.runner.at_rest("measuring"),
+            chat.service.at_rest("measuring"),
         ):
             raise AssertionError("it must not begin")
         list(turn)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -331,8 +331,3 @@ class Stage:
         self.host.open_gate()
         self.pool.close(LIMIT_SECONDS)
         self.runtime.close()
-
-
-def with_models(config: Config, tiny_starter: Path) -> Config:
-    """Return a configuration that finds the starter model."""
-    return replace(config, models_dir=tiny_starter.parent)

@@ -32,77 +32,62 @@ def joules(books: EnergyBooks) -> tuple[float | None, ...]:
     return books.total, books.turns, books.loads, books.idle
 
 
-def test_turns_loads_and_the_rest_are_booked_apart() -> None:
+def write(books: EnergyBookkeeper, *works: tuple[object, float, float] | float) -> None:
+    """Write (model or None for a load, start, end) of works; a number closes the books there."""
+    for work in works:
+        if isinstance(work, float):
+            books.close_until(at(work))
+        elif work[0] is None:
+            books.add_load(at(work[1]), at(work[2]))
+        else:
+            books.add_turn(str(work[0]), at(work[1]), at(work[2]))
+
+
+SMALL = ("small", 2, 4)
+
+
+def known(model: str | None, since: float) -> Ongoing:
+    return Ongoing(model, at(since))
+
+
+@pytest.mark.parametrize(
+    ("works", "until", "ongoing", "sums"),
+    [
+        ([], 1, None, (0, 0, 0, 0)),
+        ([(None, 2, 4), ("small", 4, 6), ("large", 7, 8)], 10, None, (90, 30, 20, 40)),
+        # Closing changes no sum, and work before what is closed counts from there.
+        ([(None, 2, 4), 3.0, 2.5, ("small", 4, 6), 7.0], 10, None, (90, 20, 20, 50)),
+        ([3.0, SMALL, ("small", 1, 2)], 5, None, (40, 10, 0, 30)),
+        # A load inside a turn is not the turn's.
+        ([(None, 3, 4), ("small", 2, 6), (None, 5, 7)], 8, None, (70, 30, 20, 20)),
+        # The time since the last batch is of those who run now; the pause before is nobody's.
+        ([SMALL], 6, None, (50, 20, 0, 30)),
+        ([SMALL], 6, known("small", 2), (50, 40, 0, 10)),
+        ([SMALL], 8, known("small", 7), (70, 30, 0, 40)),
+        ([SMALL], 8, known("small", 9), (70, 20, 0, 50)),
+        # The books end where work began of which nobody knows yet what it is.
+        ([SMALL], 8, known(None, 7), (60, 20, 0, 40)),
+        ([SMALL], 8, known(None, 3), (30, 20, 0, 10)),
+        ([SMALL], 8, known(None, 9), (70, 20, 0, 50)),
+        ([SMALL, 7.5], 8, known(None, 7), (65, 20, 0, 45)),
+    ],
+)
+def test_turns_loads_and_the_rest_are_booked_apart(works, until, ongoing, sums) -> None:
     books = books_of()
-    books.add_load(at(2), at(4))
-    books.add_turn("small", at(4), at(5))
-    books.add_turn("small", at(5), at(6))
-    books.add_turn("large", at(7), at(8))
-    read = books.read(at(10))
-    assert joules(read) == pytest.approx((90, 30, 20, 40))
-    assert read.turns_by_model == pytest.approx({"small": 20, "large": 10})
-    assert read.kind == "counter"
-    assert read.uncertainty == pytest.approx(0.1 + 0.01 * 90)
-
-
-def test_closing_changes_no_sum() -> None:
-    books = books_of()
-    books.add_load(at(2), at(4))
-    books.close_until(at(3))
-    books.close_until(at(2.5))
-    books.add_turn("small", at(4), at(6))
-    books.close_until(at(7))
-    assert joules(books.read(at(10))) == pytest.approx((90, 20, 20, 50))
-
-
-def test_a_load_inside_a_turn_is_not_the_turns() -> None:
-    books = books_of()
-    books.add_load(at(3), at(4))
-    books.add_turn("small", at(2), at(6))
-    books.add_load(at(5), at(7))
-    assert joules(books.read(at(8))) == pytest.approx((70, 30, 20, 20))
-
-
-def test_work_before_what_is_closed_counts_from_there() -> None:
-    books = books_of()
-    books.close_until(at(3))
-    books.add_turn("small", at(2), at(4))
-    books.add_turn("small", at(1), at(2))
-    assert joules(books.read(at(5))) == pytest.approx((40, 10, 0, 30))
-
-
-def test_the_time_since_the_last_batch_is_of_those_who_run_now() -> None:
-    books = books_of()
-    books.add_turn("small", at(2), at(4))
-    assert books.read(at(6), Ongoing("small", at(2))).turns == pytest.approx(40)
-    assert books.read(at(6)).turns == pytest.approx(20)
-    assert books.read(at(6), Ongoing("large", at(2))).turns_by_model == pytest.approx(
-        {"small": 20, "large": 20}
-    )
+    write(books, *works)
+    assert joules(books.read(at(until), ongoing)) == pytest.approx(sums)
     # A look at the books does not change them, nor does one in the past.
-    assert joules(books.read(at(6))) == pytest.approx((50, 20, 0, 30))
-    assert joules(books.read(at(3))) == pytest.approx((20, 10, 0, 10))
+    books.read(at(3))
+    assert joules(books.read(at(until), ongoing)) == pytest.approx(sums)
 
 
-def test_the_pause_before_what_runs_now_is_nobodys() -> None:
+def test_the_joules_of_turns_are_told_apart_by_model() -> None:
     books = books_of()
-    books.add_turn("small", at(2), at(4))
-    assert joules(books.read(at(8), Ongoing("small", at(7)))) == pytest.approx((70, 30, 0, 40))
-    assert joules(books.read(at(8), Ongoing("small", at(9)))) == pytest.approx((70, 20, 0, 50))
-
-
-def test_the_books_end_where_work_began_of_which_nobody_knows_yet_what_it_is() -> None:
-    books = books_of()
-    books.add_turn("small", at(2), at(4))
-    assert joules(books.read(at(8), Ongoing(None, at(7)))) == pytest.approx((60, 20, 0, 40))
-    assert joules(books.read(at(8), Ongoing(None, at(3)))) == pytest.approx((30, 20, 0, 10))
-    assert joules(books.read(at(8), Ongoing(None, at(9)))) == pytest.approx((70, 20, 0, 50))
-    books.close_until(at(7.5))
-    assert joules(books.read(at(8), Ongoing(None, at(7)))) == pytest.approx((65, 20, 0, 45))
-
-
-def test_nothing_has_happened_yet() -> None:
-    assert joules(books_of().read(at(1))) == (0.0, 0.0, 0.0, 0.0)
+    write(books, SMALL)
+    read = books.read(at(6), known("large", 2))
+    assert read.turns_by_model == pytest.approx({"small": 20, "large": 20})
+    assert read.kind == "counter"
+    assert read.uncertainty == pytest.approx(0.1 + 0.01 * 50)
 
 
 @dataclass
@@ -118,20 +103,13 @@ class Blind(CurveMeter):
 
 
 def test_an_unmeasured_part_makes_its_sum_and_the_total_unknown_for_good() -> None:
-    meter = Blind(constant(10, 10), from_ns=at(5))
-    books = EnergyBookkeeper(meter, at(1))
-    books.add_load(at(1), at(5))
-    books.add_turn("small", at(5), at(6))
-    books.close_until(at(6))
+    books = EnergyBookkeeper(Blind(constant(10, 10), from_ns=at(5)), at(1))
+    write(books, (None, 1, 5), ("small", 5, 6), 6.0)
     read = books.read(at(8))
     assert joules(read) == (None, pytest.approx(10), None, pytest.approx(20))
     assert read.uncertainty is read.kind is None
-
-
-def test_a_model_with_an_unmeasured_turn_is_left_out() -> None:
     books = EnergyBookkeeper(Blind(constant(10, 10), from_ns=at(5)), at(1))
-    books.add_turn("small", at(1), at(5))
-    books.add_turn("large", at(5), at(6))
+    write(books, ("small", 1, 5), ("large", 5, 6))
     read = books.read(at(8))
     assert (read.turns, read.turns_by_model) == (None, {"large": pytest.approx(10)})
 
@@ -158,12 +136,8 @@ def test_the_sums_are_those_of_the_meter_whatever_overlaps(
 ) -> None:
     meter = CurveMeter(steps([(3.1, 90.0), (7.4, 240.0), (11.0, 30.0), (30, 150.0)]))
     books, open_books = EnergyBookkeeper(meter, 0), EnergyBookkeeper(meter, 0)
-    for model, start, length in works:
-        for each in (books, open_books):
-            if model is None:
-                each.add_load(at(start), at(start + length))
-            else:
-                each.add_turn(model, at(start), at(start + length))
+    for each in (books, open_books):
+        write(each, *((model, start, start + length) for model, start, length in works))
     for closing in closings:
         books.close_until(at(closing))
     read, other = books.read(at(50)), open_books.read(at(50))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -18,7 +17,7 @@ from etui.runtime.energy_books import HOUR_SECONDS, KeyBudgets, find_wait
 from etui.text import format_utc
 from etui.turn.record import ClientRecord
 from tests.fixtures.turns import TURN
-from tests.runtime.pool.pool_stage import Stage, with_models
+from tests.runtime.pool.pool_stage import Stage
 
 NOON = datetime(2026, 11, 25, 12, tzinfo=UTC).timestamp()
 
@@ -121,8 +120,7 @@ def test_memory_does_not_grow_with_the_number_of_turns(config: Config, clock: Cl
     assert len(budgets._spent["editor"]) <= HOUR_SECONDS
 
 
-def test_a_pool_refuses_the_key_and_answers_others(config: Config, tiny_starter: Path) -> None:
-    here = with_models(config, tiny_starter)
+def test_a_pool_refuses_the_key_and_answers_others(here: Config) -> None:
     with closing(Stage(here, joules_per_hour={"editor": 30.0})) as stage:
         stage.host.gate = False
         first, _ = stage.submit("first", key="editor")

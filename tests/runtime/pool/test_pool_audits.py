@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from pathlib import Path
-
 import pytest
 
 from etui.config.config import Config
@@ -26,10 +23,10 @@ audit: {{share: 1, arm: large, joules: {{day: 100000}}}}
 
 
 @pytest.fixture
-def stage(config: Config, tiny_starter: Path) -> Stage:
-    config.policies_dir.mkdir(parents=True, exist_ok=True)
-    (config.policies_dir / "mine.yaml").write_text(POLICY, encoding="utf-8")
-    return Stage(replace(config, models_dir=tiny_starter.parent))
+def stage(here: Config) -> Stage:
+    here.policies_dir.mkdir(parents=True, exist_ok=True)
+    (here.policies_dir / "mine.yaml").write_text(POLICY, encoding="utf-8")
+    return Stage(here)
 
 
 def test_an_audit_is_a_part_of_the_books_of_its_own(stage: Stage) -> None:

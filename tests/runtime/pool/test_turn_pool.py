@@ -7,11 +7,10 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
-from etui.arm import VOTE_TEMPERATURE
+from etui.arm import VOTE_TEMPERATURE, Arm
 from etui.backends.base import Cancel
 from etui.chat import Query
 from etui.config.backend_spec import BackendSpec
@@ -26,18 +25,13 @@ from etui.runtime.turn_pool import REFRESH_SECONDS
 from etui.runtime.turn_request import PooledTurn, TurnFailed, TurnRequest
 from etui.turn.events import Decided, TurnFinished
 from tests.backends.remote.stub import STALL, Script, running_stub
-from tests.runtime.pool.pool_stage import LIMIT_SECONDS, WATTS, Heard, Stage, with_models
+from tests.runtime.pool.pool_stage import LIMIT_SECONDS, WATTS, Heard, Stage
 
 
 @pytest.fixture
-def stage(config: Config, tiny_starter: Path) -> Iterator[Stage]:
-    with closing(Stage(with_models(config, tiny_starter))) as stage:
+def stage(here: Config) -> Iterator[Stage]:
+    with closing(Stage(here)) as stage:
         yield stage
-
-
-@pytest.fixture
-def here(config: Config, tiny_starter: Path) -> Config:
-    return with_models(config, tiny_starter)
 
 
 NOT_BEGUN = "the client left before the answer began"
@@ -114,6 +108,13 @@ def test_a_full_queue_refuses_and_says_when_to_come_again(here: Config) -> None:
         stage.host.open_gate()
         assert [first.record.status, second.record.status] == ["complete"] * 2
         assert stage.host.asked == ["first", "second"]
+    with closing(Stage(here, queue_limit=0)) as stage:  # only what can begin is accepted
+        stage.host.gate = False
+        heard, _ = stage.submit()
+        with pytest.raises(QueueFull):
+            stage.submit()
+        stage.host.open_gate()
+        assert heard.record.status == "complete"
 
 
 def test_no_key_can_shut_out_another_one(here: Config) -> None:
@@ -128,16 +129,6 @@ def test_no_key_can_shut_out_another_one(here: Config) -> None:
         stage.host.open_gate()
         assert [heard.record.status for heard in (*many, *few)] == ["complete"] * 6
         assert stage.host.asked == ["a0", "b0", "c0", "a1", "a2", "a3"]
-
-
-def test_without_a_queue_only_what_can_begin_is_accepted(here: Config) -> None:
-    with closing(Stage(here, queue_limit=0)) as stage:
-        stage.host.gate = False
-        heard, _ = stage.submit()
-        with pytest.raises(QueueFull):
-            stage.submit()
-        stage.host.open_gate()
-        assert heard.record.status == "complete"
 
 
 def test_a_turn_cancelled_in_the_queue_is_saved_as_stopped_and_spent_nothing(stage: Stage) -> None:
@@ -181,26 +172,47 @@ def test_a_turn_on_another_machine_is_cancelled_there_and_loads_nothing_here(
             assert stage.host.asked == []
 
 
-def test_a_turn_cancelled_during_its_load_ends_there(stage: Stage) -> None:
-    stage.host.load_gate = False
-    heard, turn = stage.submit()
-    stage.host.wait_until(lambda: stage.host.running == 1)
-    assert stage.pool.status().loading == STARTER
-    turn.cancel()
-    assert heard.record.status == "stopped"
-    assert stage.pool.status().loading is None
-
-
-def test_a_turn_cancelled_while_it_decodes_ends_with_what_it_has(stage: Stage) -> None:
+@pytest.mark.parametrize("closing_", [False, True])
+@pytest.mark.parametrize("loading", [True, False])
+def test_a_running_turn_that_is_cancelled_ends_with_what_it_has(
+    stage: Stage, loading: bool, closing_: bool
+) -> None:
+    stage.host.load_gate = not loading
     stage.host.gate = False
     heard, turn = stage.submit()
-    stage.host.wait_until(lambda: STARTER in stage.host.loaded)
-    turn.cancel()
-    record = heard.record
-    assert record.status == "stopped"
-    assert turn.turn_id in stage.saved()
+    stage.host.wait_until(lambda: stage.host.running == 1)
+    if loading:
+        assert stage.pool.status().loading == STARTER
+    else:
+        stage.host.wait_until(lambda: STARTER in stage.host.loaded)
+    threads = [each for each in threading.enumerate() if each.name.startswith("etui-turn")]
+    assert threads
+    assert all(each.daemon for each in threads), "it does not keep the process alive"
+    if closing_:
+        stage.pool.close(0)  # it does not end within the grace time
+    else:
+        turn.cancel()
+    assert heard.record.status == "stopped"
+    assert stage.pool.status().loading is None
+    assert stage.saved()[turn.turn_id].status == "stopped"
     stage.host.open_gate()
-    assert stage.ask().status == "complete"  # the next one is not cancelled
+    assert closing_ or stage.ask().status == "complete"  # the next one is not cancelled
+
+
+def test_a_turn_that_hears_no_cancel_ends_with_the_process_and_is_saved(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage.host.gate, stage.host.deaf = False, True
+    heard, turn = stage.submit()
+    stage.host.wait_until(lambda: STARTER in stage.host.loaded)
+    monkeypatch.setattr("etui.runtime.turn_pool.LEAVE_SECONDS", 0.01)
+    closer = threading.Thread(target=stage.pool.close, args=(0,))
+    closer.start()
+    stage.host.wait_until(lambda: stage.host.closed == 1)
+    heard.wait()
+    closer.join(LIMIT_SECONDS)
+    assert not closer.is_alive()
+    assert turn.turn_id in stage.saved()
 
 
 def test_a_turn_cancelled_before_its_answer_begins_asks_the_engine_for_nothing(
@@ -252,26 +264,41 @@ def test_a_listener_that_fails_cancels_its_turn_which_is_saved(stage: Stage) -> 
     assert stage.pool.status().cancelled == 1
 
 
-def test_an_error_of_the_engine_is_the_last_event_after_the_record(stage: Stage) -> None:
-    stage.host.fault = EngineFailed("the engine is gone", "ask again")
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        (EngineFailed("the engine is gone", "ask again"), "the engine is gone"),
+        (ZeroDivisionError("a bug"), "ZeroDivisionError"),
+    ],
+)
+def test_an_error_is_the_last_event_after_the_record_and_ends_no_other_turn(
+    stage: Stage, fault: Exception, says: str
+) -> None:
+    stage.host.fault = fault
     heard, turn = stage.submit()
-    assert heard.failed.wait(LIMIT_SECONDS)
-    assert [type(event) for event in heard.events[-2:]] == [TurnFinished, TurnFailed]
-    assert stage.saved()[turn.turn_id].status == "error"
-    stage.host.fault = None
-    assert stage.ask().status == "complete"
-    status = stage.pool.status()
-    assert (status.finished, status.failed) == (1, 1)
-
-
-def test_a_bug_ends_its_turn_and_no_other(stage: Stage) -> None:
-    stage.host.fault = ZeroDivisionError("a bug")
-    heard, turn = stage.submit()
-    assert "ZeroDivisionError" in str(heard.error)
     assert isinstance(heard.error, EtuiError)
+    assert says in str(heard.error)
+    assert isinstance(heard.events[-1], TurnFailed)
+    assert isinstance(heard.events[-2], TurnFinished) or not isinstance(fault, EtuiError)
     assert stage.saved()[turn.turn_id].status == "error"
     stage.host.fault = None
     assert stage.ask().status == "complete"
+    assert _count_ends(stage) == (1, 1, 0)
+
+
+def test_deciding_runs_nothing(stage: Stage) -> None:
+    def decide(overrides: Overrides, effort: str | None = None) -> Arm:
+        return stage.pool.decide(TurnRequest(Query("2+2?"), overrides, effort=effort)).decision.arm
+
+    arm = decide(Overrides(model=STARTER), "high")
+    assert (arm.model, arm.reasoning) == (STARTER, "cot")
+    # A temperature of 0 does not make votes alike.
+    options = {"temperature": 0.0, "top_p": 0.5, "lenient": True}
+    arm = decide(Overrides(model=STARTER, reasoning="vote", **options))
+    assert (arm.sampling.temperature, arm.sampling.top_p) == (VOTE_TEMPERATURE, 0.5)
+    assert arm.sampling_from.top_p == "option"
+    assert stage.host.asked == []
+    assert stage.saved() == {}
 
 
 def test_a_request_without_a_decision_is_reported_and_not_saved(stage: Stage) -> None:
@@ -279,14 +306,6 @@ def test_a_request_without_a_decision_is_reported_and_not_saved(stage: Stage) ->
     assert isinstance(heard.error, UsageError)
     assert turn.turn_id not in stage.saved()
     assert stage.pool.status().failed == 1
-
-
-def test_deciding_runs_nothing(stage: Stage) -> None:
-    request = TurnRequest(Query("2+2?"), Overrides(model=STARTER), effort="high")
-    decision = stage.pool.decide(request).decision
-    assert (decision.arm.model, decision.arm.reasoning) == (STARTER, "cot")
-    assert stage.host.asked == []
-    assert stage.saved() == {}
 
 
 def test_closing_ends_waiting_turns_at_once_and_saves_every_turn(here: Config) -> None:
@@ -307,35 +326,6 @@ def test_closing_ends_waiting_turns_at_once_and_saves_every_turn(here: Config) -
     assert running.record.status == "complete"
     assert set(stage.saved()) == {first.turn_id, second.turn_id}
     stage.pool.close(0)  # a second time does nothing
-    stage.runtime.close()
-
-
-def test_closing_cancels_what_does_not_end_within_the_grace_time(here: Config) -> None:
-    stage = Stage(here)
-    stage.host.gate = False
-    heard, turn = stage.submit()
-    stage.host.wait_until(lambda: stage.host.running == 1)
-    stage.pool.close(0)
-    assert heard.record.status == "stopped"
-    assert stage.saved()[turn.turn_id].status == "stopped"
-    stage.runtime.close()
-
-
-def test_a_turn_that_hears_no_cancel_ends_with_the_process_and_is_saved(
-    here: Config, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stage = Stage(here)
-    stage.host.gate, stage.host.deaf = False, True
-    heard, turn = stage.submit()
-    stage.host.wait_until(lambda: STARTER in stage.host.loaded)
-    monkeypatch.setattr("etui.runtime.turn_pool.LEAVE_SECONDS", 0.01)
-    closer = threading.Thread(target=stage.pool.close, args=(0,))
-    closer.start()
-    stage.host.wait_until(lambda: stage.host.closed == 1)
-    heard.wait()
-    closer.join(LIMIT_SECONDS)
-    assert not closer.is_alive()
-    assert turn.turn_id in stage.saved()
     stage.runtime.close()
 
 
@@ -459,13 +449,6 @@ def test_the_machine_is_read_once_a_second_and_its_power_each_time(
     assert between.read_host().battery_percent == len(reads) > 1
 
 
-def test_a_temperature_of_0_does_not_make_votes_alike(stage: Stage) -> None:
-    overrides = Overrides(model=STARTER, reasoning="vote", temperature=0.0, top_p=0.5, lenient=True)
-    arm = stage.pool.decide(TurnRequest(Query("2+2?"), overrides)).decision.arm
-    assert (arm.sampling.temperature, arm.sampling.top_p) == (VOTE_TEMPERATURE, 0.5)
-    assert arm.sampling_from.top_p == "option"
-
-
 def test_facts_of_the_log_are_renewed_once_after_some_turns(stage: Stage) -> None:
     def is_known() -> bool:
         return stage.runtime.find_token_cost(STARTER) is not None
@@ -481,15 +464,6 @@ def test_facts_of_the_log_are_renewed_once_after_some_turns(stage: Stage) -> Non
     assert is_known()
     stage.ask()
     assert [seconds for seconds, _ in stage.later].count(REFRESH_SECONDS) == 2
-
-
-def test_a_running_turn_does_not_keep_the_process_alive(stage: Stage) -> None:
-    stage.host.gate = False
-    stage.submit()
-    stage.host.wait_until(lambda: stage.host.running == 1)
-    threads = [each for each in threading.enumerate() if each.name.startswith("etui-turn")]
-    assert threads
-    assert all(each.daemon for each in threads)
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -24,6 +24,11 @@ class Difference:
     """Whether the difference is beyond noise (p below 0.05, an interval without 0) and not below
     the detection floor."""
 
+    @property
+    def is_saving(self) -> bool:
+        """Whether it is claimed to be less than the reference."""
+        return self.is_claimed and self.percent < 0
+
 
 @dataclass(frozen=True, slots=True)
 class Accuracy:
@@ -220,9 +225,7 @@ def find_claimed_change(one: SettingResult, goal: Goal) -> float | None:
             return None
         return one.change(goal)
     difference = joules if goal.measure == "joules" else seconds
-    if difference is None or not difference.is_claimed or difference.percent >= 0:
-        return None
-    return difference.percent
+    return difference.percent if difference is not None and difference.is_saving else None
 
 
 def _list_improvements(settings: Sequence[SettingResult], goal: Goal) -> list[SettingResult]:
@@ -237,7 +240,7 @@ def _list_improvements(settings: Sequence[SettingResult], goal: Goal) -> list[Se
 
     def is_better(one: SettingResult) -> bool:
         seconds = one.seconds_difference
-        is_faster = seconds is not None and seconds.is_claimed and seconds.percent < 0
+        is_faster = seconds is not None and seconds.is_saving
         return find_claimed_change(one, goal) is not None or (is_too_slow and is_faster)
 
     return [one for one in allowed if one is not base and is_better(one)]

@@ -326,8 +326,7 @@ def _find_faster(result: SweepResult) -> SettingResult | None:
         for one in result.settings
         if one.is_kept
         and one.seconds_difference is not None
-        and one.seconds_difference.is_claimed
-        and one.seconds_difference.percent < 0
+        and one.seconds_difference.is_saving
         and not (one.joules_difference is not None and one.joules_difference.is_claimed)
         and not (one.accuracy is not None and one.accuracy.is_claimed)
     }

@@ -191,17 +191,6 @@ def test_a_sweep_on_mains_is_not_resumed_on_a_battery(machine: Machine) -> None:
     assert machine.runner.resume(first).result.is_complete
 
 
-def test_a_busy_machine_is_refused_before_a_folder_is_made(machine: Machine) -> None:
-    def refuse() -> None:
-        raise EtuiError("the machine is not idle: the CPUs are busy (70%)")
-
-    machine.bench.busy = refuse
-    with pytest.raises(EtuiError, match="not idle"):
-        machine.runner.start(ASKED)
-    assert list_sweeps(machine.config) == ()
-    assert machine.bench.opened == 0
-
-
 def test_a_machine_without_a_meter_compares_the_time_alone(machine: Machine) -> None:
     machine.bench.channels = ()
     with pytest.raises(EtuiError, match="nothing can be measured") as refused:

@@ -32,6 +32,11 @@ def spec_of(data, name="tiny"):
     return ModelSpec(name, "tiny", (HubSource("a/b", "c.gguf"),), digest, len(data))
 
 
+@pytest.fixture
+def data(make_gguf):
+    return make_gguf(1)
+
+
 def put(config, name, data):
     config.models_dir.mkdir(exist_ok=True)
     path = config.models_dir / f"{name}.gguf"
@@ -39,8 +44,7 @@ def put(config, name, data):
     return path
 
 
-def test_right_file_is_used(config, make_gguf):
-    data = make_gguf(1)
+def test_right_file_is_used(config, data):
     path = put(config, "tiny", data)
     assert require(spec_of(data), config) == path
     assert recorded_sha256(spec_of(data), config) == hashlib.sha256(data).hexdigest()
@@ -52,8 +56,7 @@ def test_missing_file_names_the_command_that_pulls_it(config, make_gguf):
     assert caught.value.fix == "run: etui models pull tiny"
 
 
-def test_missing_file_that_was_renamed_is_pointed_at(config, make_gguf):
-    data = make_gguf(1)
+def test_missing_file_that_was_renamed_is_pointed_at(config, data):
     put(config, "other-name", data)
     with pytest.raises(ModelUnavailable, match=r"other-name\.gguf has the same size"):
         require(spec_of(data), config)
@@ -63,8 +66,7 @@ def test_missing_file_that_was_renamed_is_pointed_at(config, make_gguf):
     ("cut", "says"),
     [(slice(0, -8), "truncated"), (slice(0, 10), "truncated"), (slice(0, 0), "empty")],
 )
-def test_truncated_file_is_refused(config, make_gguf, cut, says):
-    data = make_gguf(1)
+def test_truncated_file_is_refused(config, data, cut, says):
     put(config, "tiny", data[cut])
     with pytest.raises(ModelUnavailable, match=says):
         require(spec_of(data), config)
@@ -76,8 +78,7 @@ def test_file_that_is_no_gguf_is_refused(config, make_gguf):
         require(spec_of(make_gguf(1)), config)
 
 
-def test_one_flipped_bit_is_refused(config, make_gguf):
-    data = make_gguf(1)
+def test_one_flipped_bit_is_refused(config, data):
     put(config, "tiny", data[:-1] + bytes([data[-1] ^ 1]))
     with pytest.raises(ModelUnavailable, match="sha256"):
         require(spec_of(data), config)
@@ -95,8 +96,7 @@ def test_file_of_another_model_is_recognised(config, make_gguf):
     assert "etui models pull tiny" in caught.value.fix
 
 
-def test_unchanged_file_is_not_hashed_again(config, make_gguf, monkeypatch):
-    data = make_gguf(1)
+def test_unchanged_file_is_not_hashed_again(config, data, monkeypatch):
     path = put(config, "tiny", data)
     require(spec_of(data), config)
 
@@ -107,8 +107,7 @@ def test_unchanged_file_is_not_hashed_again(config, make_gguf, monkeypatch):
     assert require(spec_of(data), config) == path
 
 
-def test_changed_file_is_hashed_again(config, make_gguf):
-    data = make_gguf(1)
+def test_changed_file_is_hashed_again(config, make_gguf, data):
     path = put(config, "tiny", data)
     require(spec_of(data), config)
     before = path.stat()
@@ -126,8 +125,7 @@ def test_record_is_not_trusted_for_another_expectation(config, make_gguf):
         require(spec_of(make_gguf(2)), config)
 
 
-def test_verify_reads_the_file_whatever_was_recorded(config, make_gguf):
-    data = make_gguf(1)
+def test_verify_reads_the_file_whatever_was_recorded(config, make_gguf, data):
     path = put(config, "tiny", data)
     require(spec_of(data), config)
     before = path.stat()

@@ -76,8 +76,8 @@ def handler(state):
 
 
 @pytest.fixture
-def server(monkeypatch):
-    state = Hub()
+def server(monkeypatch, make_gguf):
+    state = Hub(make_gguf(1))
     http = ThreadingHTTPServer(("127.0.0.1", 0), handler(state))
     threading.Thread(target=http.serve_forever, args=(0.01,), daemon=True).start()
     state.address = f"http://127.0.0.1:{http.server_port}"
@@ -94,7 +94,6 @@ def spec(sha256=None):
 
 
 def test_hubs_own_hash_is_taken_and_kept(config, server, make_gguf):
-    server.data = make_gguf(1)
     seen: list[Progress] = []
     path = pull(spec(), config, seen.append)
     assert path.read_bytes() == make_gguf(1)
@@ -106,15 +105,13 @@ def test_hubs_own_hash_is_taken_and_kept(config, server, make_gguf):
         pull(spec(), config)
 
 
-def test_broken_connection_is_gone_on_from(config, server, make_gguf):
-    server.data = make_gguf(1)
+def test_broken_connection_is_gone_on_from(config, server):
     server.breaks = [100, 50]
     assert pull(spec(), config).read_bytes() == server.data
     assert server.ranges == ["", "bytes=100-", "bytes=150-"]
 
 
-def test_interruption_is_gone_on_from(config, server, make_gguf):
-    server.data = make_gguf(1)
+def test_interruption_is_gone_on_from(config, server):
     server.breaks = [100]
 
     def stop(progress):
@@ -128,44 +125,40 @@ def test_interruption_is_gone_on_from(config, server, make_gguf):
     assert server.ranges == ["", "bytes=100-"]
 
 
-def test_server_that_knows_no_ranges_begins_anew(config, server, make_gguf):
-    server.data = make_gguf(1)
+def test_server_that_knows_no_ranges_begins_anew(config, server):
     server.breaks = [100]
     server.ignores_ranges = True
     assert pull(spec(), config).read_bytes() == server.data
 
 
-def test_connection_that_gives_nothing_is_given_up(config, server, make_gguf):
-    server.data = make_gguf(1)
+def test_connection_that_gives_nothing_is_given_up(config, server):
     server.breaks = [60] + [0] * 10
     with pytest.raises(DownloadFailed, match=r"download of tiny\.gguf from the hub broke off"):
         pull(spec(), config)
     assert kept_bytes(spec(), config) == 60
 
 
-def test_other_hash_is_refused_before_the_download(config, server, make_gguf):
-    server.data = make_gguf(1)
+def test_other_hash_is_refused_before_the_download(config, server):
     with pytest.raises(DownloadFailed, match="is expected"):
         pull(spec("0" * 64), config)
     assert server.ranges == []
 
 
-def test_hash_that_lies_is_found_out(config, server, make_gguf):
-    server.data = make_gguf(1)
+def test_hash_that_lies_is_found_out(config, server):
     server.etag = "1" * 64
     with pytest.raises(DownloadFailed, match="is expected"):
         pull(spec(), config)
     assert not (config.models_dir / "tiny.gguf").exists()
 
 
-def test_file_without_a_sha256_is_refused(config, server, make_gguf):
-    server.data = make_gguf(1)
+def test_file_without_a_sha256_is_refused(config, server):
     server.etag = "a" * 40
     with pytest.raises(DownloadFailed, match="gives no sha256"):
         pull(spec(), config)
 
 
 def test_missing_file_is_told(config, server):
+    server.data = None
     with pytest.raises(DownloadFailed, match=r"cannot get tiny\.gguf from the hub"):
         pull(spec(), config)
 
@@ -186,6 +179,7 @@ def test_any_url_is_resumed_and_gets_no_key_of_the_hub(tmp_path, server, monkeyp
 
 
 def test_url_that_does_not_exist_is_named(tmp_path, server):
+    server.data = None
     known = hub.HubFile("0" * 64, 10, None)
     with pytest.raises(DownloadFailed, match=r"download of http://127\.0\.0\.1:.*broke off: .*404"):
         hub.fetch_url(f"{server.address}/a/test.jsonl", known, tmp_path, lambda _: None)

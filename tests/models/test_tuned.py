@@ -96,26 +96,27 @@ def test_a_power_limit_and_notes_are_described_too(config):
     assert note == "a note"
 
 
-def test_another_machine_in_the_same_home_does_not_use_it(config):
-    save_tuned(config, tuned(config, machine="another, 8 CPUs, Linux x86_64"))
-    catalogue = load_catalogue(config)
-    assert catalogue.get(STARTER).tuned is None
-    assert "another machine (another, 8 CPUs" in catalogue.tuned[STARTER].why_not
-
-
-def test_another_file_of_the_model_does_not_use_it(config):
-    save_tuned(config, tuned(config, sha256="0" * 64))
-    catalogue = load_catalogue(config)
-    assert catalogue.get(STARTER).tuned is None
-    assert catalogue.tuned[STARTER].why_not == "the model's file is another one now"
-
-
-def test_a_file_whose_hash_is_unknown_does_not_use_it(config):
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        (
+            {"machine": "another, 8 CPUs, Linux x86_64"},
+            "they are of another machine (another, 8 CPUs, Linux x86_64)",
+        ),
+        ({"sha256": "0" * 64}, "the model's file is another one now"),
+        (
+            {"model": "found"},
+            "the hash of the file is not known; run: etui models verify found",
+        ),
+    ],
+)
+def test_settings_of_another_machine_or_file_are_not_used(config, changes, why):
     config.models_dir.mkdir(parents=True, exist_ok=True)
     (config.models_dir / "found.gguf").write_bytes(b"GGUF")
-    save_tuned(config, tuned(config, model="found"))
-    use = load_catalogue(config).tuned["found"]
-    assert "run: etui models verify found" in use.why_not
+    save_tuned(config, tuned(config, **changes))
+    catalogue, name = load_catalogue(config), changes.get("model", STARTER)
+    assert catalogue.get(name).tuned is None
+    assert catalogue.tuned[name].why_not == why
 
 
 def test_a_model_that_is_gone_is_ignored(config):

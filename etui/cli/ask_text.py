@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from dataclasses import dataclass, field
 
 import click
 
@@ -22,6 +23,7 @@ _PIECE = re.compile(r"\s*\w+|\s*[^\w\s]")
 """A word or a mark with the white space before it."""
 
 
+@dataclass(slots=True)
 class RepeatHold:
     """Split a stream into text to print now and text to hold.
 
@@ -29,11 +31,10 @@ class RepeatHold:
     from its second round on, and other text for a few words at most.
     """
 
-    def __init__(self) -> None:
-        self._rest = ""
-        self._held: list[str] = []
-        self._words: list[str] = []
-        self._seen: set[tuple[str, ...]] = set()
+    _rest: str = ""
+    _held: list[str] = field(default_factory=list)
+    _words: list[str] = field(default_factory=list)
+    _seen: set[tuple[str, ...]] = field(default_factory=set)
 
     def push(self, text: str) -> str:
         """Add streamed text; return what can be printed."""
@@ -67,6 +68,7 @@ class RepeatHold:
         return held
 
 
+@dataclass(slots=True)
 class AskText:
     """Prints the events of one turn as they arrive.
 
@@ -74,21 +76,20 @@ class AskText:
     the same reason, text that a loop guard may still cut is held back.
     """
 
-    def __init__(self, question: str, *, quiet: bool) -> None:
-        self._question = question
-        self._quiet = quiet
-        self._held = False
-        self._hold: RepeatHold | None = None
-        self._printed = ""
-        self._thinking_open = False
-        self._answer_open = False
-        self._after: list[str] = []
+    question: str
+    quiet: bool
+    _held: bool = False
+    _hold: RepeatHold | None = None
+    _printed: str = ""
+    _thinking_open: bool = False
+    _answer_open: bool = False
+    _after: list[str] = field(default_factory=list)
 
     def show(self, event: TurnEvent) -> None:
         """Print one event."""
         match event:
             case Decided(decision=decision):
-                self._held = _may_change(decision, self._question)
+                self._held = _may_change(decision, self.question)
                 self._hold = RepeatHold() if _may_be_cut(decision) else None
                 for notice in decision.notices:
                     self._note(notice, dim=False)
@@ -102,7 +103,7 @@ class AskText:
                 self._note(f"loaded {event.model} in {took}")
             case Prefilled(dropped_messages=dropped) if dropped:
                 self._note(f"the oldest {dropped} messages no longer fit and were left out")
-            case Thought(text=text) if text and not self._quiet:
+            case Thought(text=text) if text and not self.quiet:
                 self._thinking_open = True
                 self._print_styled(text, dim=True, nl=False)
             case Answer(text=text) if not self._held:
@@ -150,7 +151,7 @@ class AskText:
         click.echo(text, file=data_stream(), nl=False)
 
     def _note(self, text: str, *, dim: bool = True, bold: bool = False) -> None:
-        if not self._quiet:
+        if not self.quiet:
             self._print_styled(text, dim=dim, bold=bold)
 
     def _end_thinking(self) -> None:

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from threading import Event, Thread
@@ -271,49 +271,36 @@ def _check_origins(origins: Sequence[str]) -> None:
             )
 
 
+@dataclass(slots=True)
 class StatusLine:
-    """Shows the status of a server until it ends.
+    """Shows the status of a server until it ends."""
 
-    Args:
-        stream: Where it is written; one that takes control sequences if ``is_tty``.
-        is_tty: Whether the line is drawn again in place; else there is a line per change of phase.
-        address: URL of the API, shown with it.
-        quiet: Write nothing.
-        jsonl: Write a JSON document per change instead.
-        columns: Returns the width of the terminal; None asks the stream.
-    """
+    stream: TextIO  # Where it is written; one that takes control sequences if `is_tty`
+    is_tty: bool  # Whether the line is drawn again in place; else one per change of phase
+    address: str = ""  # URL of the API, shown with it
+    quiet: bool = False
+    jsonl: bool = False  # Whether a JSON document per change is written instead
+    columns: Callable[[], int] | None = None
+    """Returns the width of the terminal; None asks the stream."""
+    _shown: ServeFacts | None = field(default=None, init=False)
 
-    def __init__(
-        self,
-        stream: TextIO,
-        is_tty: bool,
-        *,
-        address: str = "",
-        quiet: bool = False,
-        jsonl: bool = False,
-        columns: Callable[[], int] | None = None,
-    ) -> None:
-        self._stream = stream
-        self._in_place = is_tty and not jsonl
-        self._address = address
-        self._quiet = quiet
-        self._jsonl = jsonl
-        self._columns = columns or (lambda: _read_columns(stream))
-        self._shown: ServeFacts | None = None
+    @property
+    def _in_place(self) -> bool:
+        return self.is_tty and not self.jsonl
 
     def run(self, pool_status: Callable[[], PoolStatus], stop: Event) -> None:
         """Show the status until ``stop`` is set; return at once with ``quiet``.
 
         A stream that was closed ends it too, and the server goes on.
         """
-        if self._quiet:
+        if self.quiet:
             return
         try:
             while not stop.is_set():
-                facts = build_facts(pool_status(), self._address)
+                facts = build_facts(pool_status(), self.address)
                 self.show(facts)
                 stop.wait(_BUSY_SECONDS if facts.is_busy else _IDLE_SECONDS)
-            self._show_end(build_facts(pool_status(), self._address))
+            self._show_end(build_facts(pool_status(), self.address))
         except (OSError, ValueError):
             return
 
@@ -322,21 +309,21 @@ class StatusLine:
         if self._shown is not None and not self._is_news(self._shown, facts):
             return
         self._shown = facts
-        if self._jsonl:
+        if self.jsonl:
             self._write_json("status", facts)
         elif self._in_place:
             text = sanitize(format_facts(facts))
-            self._write(_CLEAR + text[: max(self._columns() - 1, 1)])
+            self._write(_CLEAR + text[: max((self.columns or self._read_columns)() - 1, 1)])
         else:
             self._write(f"{sanitize(f'{facts.phase}: {format_facts(facts)}')}\n")
 
     def _is_news(self, before: ServeFacts, now: ServeFacts) -> bool:
-        if not (self._jsonl or self._in_place):
+        if not (self.jsonl or self._in_place):
             return before.phase != now.phase
         return _count(before) != _count(now) or _differ(before.watts, now.watts)
 
     def _show_end(self, facts: ServeFacts) -> None:
-        if self._jsonl:
+        if self.jsonl:
             self._write_json("end", facts)
         else:
             self._write(f"{_CLEAR if self._in_place else ''}{sanitize(format_books(facts))}\n")
@@ -344,9 +331,15 @@ class StatusLine:
     def _write_json(self, event: str, facts: ServeFacts) -> None:
         self._write(json.dumps({"event": event, **to_document(facts)}) + "\n")
 
+    def _read_columns(self) -> int:
+        try:
+            return os.get_terminal_size(self.stream.fileno()).columns or _COLUMNS
+        except (OSError, ValueError, AttributeError):
+            return _COLUMNS
+
     def _write(self, text: str) -> None:
-        self._stream.write(text)
-        self._stream.flush()
+        self.stream.write(text)
+        self.stream.flush()
 
 
 def _count(facts: ServeFacts) -> tuple[object, ...]:
@@ -360,13 +353,6 @@ def _differ(before: float | None, now: float | None) -> bool:
     if before is None or now is None:
         return before is not now
     return abs(now - before) > _WATTS_NOISE * max(abs(before), 1.0)
-
-
-def _read_columns(stream: TextIO) -> int:
-    try:
-        return os.get_terminal_size(stream.fileno()).columns or _COLUMNS
-    except (OSError, ValueError, AttributeError):
-        return _COLUMNS
 
 
 def require_server(command: str) -> None:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from etui.cli.output import json_option
+from etui.cli.output import json_option, load_context, print_json, print_result
 from etui.cli.param_types import TEXT
 
 if TYPE_CHECKING:
-    from etui.config.config import Config
     from etui.models.catalogue import Catalogue
     from etui.yaml.named_files import NamedFile
 
@@ -28,17 +28,13 @@ def designs(ctx: click.Context, as_json: bool) -> None:
     """  # noqa: D301
     if ctx.invoked_subcommand is not None:
         return
-    from etui.cli.output import load_context, print_json
-    from etui.design.load import list_designs
+    from etui.design.load import designs_dir, list_designs
 
     config, catalogue, is_available = load_context()
     found = [_describe(place, catalogue, is_available) for place in list_designs(config)]
-    if as_json:
-        print_json({"designs": found})
-        return
-    for design in found:
-        _print_design(design)
-    _print_place(config)
+    print_result({"designs": found}, (line for each in found for line in _format(each)), as_json)
+    if not as_json:
+        click.echo(f"your own designs: {designs_dir(config)}/NAME.yaml", err=True)
 
 
 @designs.command("show")
@@ -55,7 +51,6 @@ def show(name: str) -> None:
 @designs.command("schema")
 def schema() -> None:
     """Print the JSON Schema of designs, for editors."""
-    from etui.cli.output import print_json
     from etui.design.schema import json_schema
 
     print_json(json_schema())
@@ -91,31 +86,22 @@ def _describe(place: NamedFile, catalogue: Catalogue, is_available: Any) -> dict
     }
 
 
-def _print_design(design: dict[str, Any]) -> None:
+def _format(design: dict[str, Any]) -> Iterator[str]:
     own = "" if design["origin"] == "shipped" else " (yours)"
-    click.echo(f"{design['name']}{own}: {design.get('title', 'not valid')}")
+    yield f"{design['name']}{own}: {design.get('title', 'not valid')}"
     if "errors" in design:
-        for error in design["errors"]:
-            click.echo(f"  {error}")
+        yield from (f"  {error}" for error in design["errors"])
         return
     questions = design["questions"]
     curves = ", with operating curves" if design["curves"] else ""
-    click.echo(
+    yield (
         f"  {len(design['arms'])} arms on {questions['suite']} ({questions['split']}), format "
         f"{questions['format']}{curves}"
     )
     for role, names in design["models"].items():
         missing = ", ".join(names["missing"])
         if names["serves"] is not None:
-            click.echo(
-                f"  {role}: {names['serves']}" + (f" (not here: {missing})" if missing else "")
-            )
+            yield f"  {role}: {names['serves']}" + (f" (not here: {missing})" if missing else "")
         else:
             first = names["missing"][-1]
-            click.echo(f"  {role}: none of {missing} is here; etui models pull {first}")
-
-
-def _print_place(config: Config) -> None:
-    from etui.design.load import designs_dir
-
-    click.echo(f"your own designs: {designs_dir(config)}/NAME.yaml", err=True)
+            yield f"  {role}: none of {missing} is here; etui models pull {first}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
@@ -20,7 +20,8 @@ from etui.cli.output import (
     print_json,
     print_json_line,
     print_problems,
-    print_table,
+    print_result,
+    table_lines,
 )
 from etui.cli.param_types import TEXT, WholeNumber, flag, path_option, text_option
 from etui.cli.policy_edit import diff, edit, new
@@ -37,10 +38,12 @@ if TYPE_CHECKING:
     from etui.learning.fitted_file import FittedModel
     from etui.learning.logged_cases import LoggedCases
     from etui.routing.library import CheckedPolicy
-    from etui.routing.policy import Policy
     from etui.runtime.explain import Explanation
     from etui.runtime.fit_health import FitTrace
     from etui.yaml.named_files import NamedFile
+
+
+_COUNTED = ("rule", "arm", "signal", "probe")
 
 
 @click.command()
@@ -175,10 +178,7 @@ def explain(query: str, name: str | None, metadata: tuple[str, ...], as_json: bo
         policy = load_policy(name or config.policy, config, runtime.catalogue.models)
         asked = Query(query, metadata=_parse_metadata(metadata))
         document = explaining.explain(asked, policy, runtime)
-    if as_json:
-        print_json(document)
-    else:
-        _print_explanation(document)
+    print_result(document, _format_explanation(document), as_json)
     if not document["on_disk"]:
         from etui.runtime.explain import find_machine
 
@@ -200,7 +200,7 @@ def _parse_metadata(given: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
     return tuple(found.items())
 
 
-def _print_explanation(document: Explanation) -> None:
+def _format_explanation(document: Explanation) -> Iterator[str]:
     from etui.runtime.explain import (
         CANDIDATE_HEAD,
         RULE_HEAD,
@@ -213,17 +213,13 @@ def _print_explanation(document: Explanation) -> None:
     )
 
     for label, text in explained_facts(document):
-        click.echo(f"{label:<10} {text}")
+        yield f"{label:<10} {text}"
     if candidates := candidate_rows(document):
-        click.echo()
-        print_table(CANDIDATE_HEAD, candidates)
-        for source in joules_sources(document):
-            click.echo(source)
+        yield from ("", *table_lines(CANDIDATE_HEAD, candidates))
+        yield from joules_sources(document)
     if signals := signal_rows(document):
-        click.echo()
-        print_table(SIGNAL_HEAD, signals)
-    click.echo()
-    print_table(RULE_HEAD, rule_rows(document))
+        yield from ("", *table_lines(SIGNAL_HEAD, signals))
+    yield from ("", *table_lines(RULE_HEAD, rule_rows(document)))
 
 
 @click.group()
@@ -257,13 +253,8 @@ def list_(as_json: bool) -> None:
                 "description": found.description if found is not None else None,
             }
         )
-    if as_json:
-        print_json({"policies": rows})
-        return
-    print_table(
-        ("POLICY", "ORIGIN", "DESCRIPTION"),
-        [_format_row(row) for row in rows],
-    )
+    table = table_lines(("POLICY", "ORIGIN", "DESCRIPTION"), [_format_row(row) for row in rows])
+    print_result({"policies": rows}, table, as_json)
 
 
 @policy.command()
@@ -314,11 +305,8 @@ def check(names: Sequence[str], as_json: bool) -> ExitCode:
         results.append((result, health))
     for result, _ in results:
         print_problems(result)
-    if as_json:
-        print_json({"policies": [_build_check(*each) for each in results]})
-    else:
-        for result, health in results:
-            _print_valid(result, health)
+    document = {"policies": [_build_check(*each) for each in results]}
+    print_result(document, (line for each in results for line in _format_valid(*each)), as_json)
     valid = not any(result.errors for result, _ in results)
     return ExitCode.DONE if valid else ExitCode.USAGE
 
@@ -334,15 +322,15 @@ def schema() -> None:
     print_json(json_schema())
 
 
-def _print_valid(result: CheckedPolicy, health: FitTrace | None) -> None:
-    """Print the size of a policy without errors, and age, scope and state of its fit."""
+def _format_valid(result: CheckedPolicy, health: FitTrace | None) -> Iterator[str]:
+    """Format the size of a policy without errors, and age, scope and state of its fit."""
     from etui.runtime.fit_health import format_fit
 
     if result.errors or result.policy is None:
         return
-    click.echo(f"{result.place.path}: ok, {_format_size(result.policy)}")
-    for line in () if health is None else format_fit(health):
-        click.echo(f"  {sanitize(line)}")
+    sizes = {name: len(getattr(result.policy, f"{name}s")) for name in _COUNTED}
+    yield f"{result.place.path}: ok, {', '.join(count_text(n, name) for name, n in sizes.items())}"
+    yield from (f"  {sanitize(line)}" for line in (() if health is None else format_fit(health)))
 
 
 def _load_fit(place: NamedFile, config: Config) -> tuple[FittedModel | None, tuple[Problem, ...]]:
@@ -399,11 +387,6 @@ def _build_check(result: CheckedPolicy, health: FitTrace | None) -> dict[str, An
         "warnings": list(map(build_problem, result.warnings)),
         "fit": health,
     }
-
-
-def _format_size(loaded: Policy) -> str:
-    sizes = {name: len(getattr(loaded, f"{name}s")) for name in ("rule", "arm", "signal", "probe")}
-    return ", ".join(f"{size} {name}{'' if size == 1 else 's'}" for name, size in sizes.items())
 
 
 for _command in (test, cases, explain, new, edit, diff, fit, replay):

@@ -36,7 +36,7 @@ class BackendEntry(Strict):
     fallbacks: tuple[Annotated[str, Field(min_length=1, max_length=200)], ...] = ()
 
     @model_validator(mode="after")
-    def _check_urls(self) -> BackendEntry:
+    def _check(self) -> BackendEntry:
         for name, url, key in (
             ("url", self.url, self.key_env),
             ("meter", self.meter, self.meter_key_env),
@@ -53,10 +53,6 @@ class BackendEntry(Strict):
                 )
         if self.meter_key_env and self.meter is None:
             refuse("meter_key_env has no effect without `meter`", "meter_key_env")
-        return self
-
-    @model_validator(mode="after")
-    def _check_keys(self) -> BackendEntry:
         for name in ("key_env", "meter_key_env"):
             given = getattr(self, name)
             if given is not None and not _VARIABLE.fullmatch(given):
@@ -181,22 +177,14 @@ class Settings(Strict):
         return backends
 
     @model_validator(mode="after")
-    def _check_rate(self) -> Settings:
+    def _check(self) -> Settings:
         if self.sample_hz < _LEAST_HZ:
             refuse(f"sample_hz must be at least {_LEAST_HZ}, found {self.sample_hz:g}", "sample_hz")
-        return self
-
-    @model_validator(mode="after")
-    def _check_keep_warm(self) -> Settings:
         if {"keep_warm", "keep_warm_seconds"} <= self.model_fields_set:
             refuse(
                 "keep_warm_seconds is the earlier name of keep_warm: pass only one of them",
                 "keep_warm_seconds",
             )
-        return self
-
-    @model_validator(mode="after")
-    def _check_watts(self) -> Settings:
         idle, limit = self.cpu_idle_watts, self.cpu_limit_watts
         if idle is not None and limit is not None and limit <= idle:
             refuse(

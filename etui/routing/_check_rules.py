@@ -13,7 +13,7 @@ from etui.routing.schema.rules import CascadeEntry, RuleEntry, Tree
 from etui.routing.signals import All, AnyOf, Condition, Holds, Not, iter_signal_names
 from etui.text import did_you_mean
 from etui.yaml.load import Located
-from etui.yaml.messages import Loc
+from etui.yaml.tree import Loc
 
 _TABLE_SIGNALS = 8
 """Most signals of a condition whose truth table is searched (256 rows)."""

@@ -24,7 +24,7 @@ from etui.routing.schema.signals import SignalEntry
 from etui.routing.signals import REGEX_SECONDS, iter_signal_names
 from etui.routing.text_measures import LANGUAGES
 from etui.yaml.load import Located
-from etui.yaml.messages import Loc
+from etui.yaml.tree import Loc
 
 if TYPE_CHECKING:
     from etui.routing.library import FitFacts

@@ -7,20 +7,15 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, get_args
+from types import UnionType
+from typing import Annotated, Any, Generic, NoReturn, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from etui.errors import InvalidFile, Problem
 from etui.text import did_you_mean
-from etui.yaml.tree import Mark, Node, YamlError, parse_tree
-
-if TYPE_CHECKING:
-    from pydantic.fields import FieldInfo
-
-    from etui.yaml.messages import Loc
-
+from etui.yaml.tree import Loc, Mark, Node, YamlError, parse_tree
 
 MAX_BYTES = 1_000_000
 """Size of the largest file that is read; a policy of 200 rules has about 30,000 bytes."""
@@ -261,61 +256,44 @@ def _format_value(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _find_models(schema: type[BaseModel], loc: Loc) -> list[type[BaseModel]]:
-    """Find every model that the schema allows at a path."""
+def _find_keys(schema: type[BaseModel], loc: Loc) -> set[str]:
+    """Find the keys that the schema allows at a path."""
     types: list[Any] = [schema]
     for part in loc:
         inner = [below for one in types for below in _iterate_below(one, part)]
         # A part that leads nowhere is the branch of a union, which has no key in the file.
         types = inner or types
-    return [model for one in types for model in _iterate_models(one)]
-
-
-def _find_keys(schema: type[BaseModel], loc: Loc) -> set[str]:
-    """Find the keys that a file may have at a path."""
-    return {
-        _get_file_key(name, info)
-        for model in _find_models(schema, loc)
-        for name, info in model.model_fields.items()
-    }
-
-
-def _get_file_key(name: str, info: FieldInfo) -> str:
-    return info.alias or name
-
-
-def _iterate_models(annotation: Any) -> Iterator[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    elif _is_union(annotation):
-        for arg in get_args(annotation):
-            yield from _iterate_models(arg)
-
-
-def _is_union(annotation: Any) -> bool:
-    from types import UnionType
-    from typing import Annotated, Union, get_origin
-
-    return get_origin(annotation) in (Union, UnionType, Annotated)
-
-
-def _iterate_below(annotation: Any, part: str | int) -> Iterator[Any]:
-    """Yield the annotations of the values at a key or an index below an annotated value."""
-    for model in _iterate_models(annotation):
-        for name, info in model.model_fields.items():
-            if part == _get_file_key(name, info):
-                yield info.annotation
-    if _is_union(annotation):
-        for arg in get_args(annotation):
-            if not _is_model(arg):
-                yield from _iterate_below(arg, part)
-        return
-    args = get_args(annotation)
-    if isinstance(part, int) and args:
-        yield args[0]
-    elif isinstance(part, str) and len(args) == 2:
-        yield args[1]
+    models = [model for one in types for model in _iterate_models(one)]
+    return {info.alias or name for model in models for name, info in model.model_fields.items()}
 
 
 def _is_model(annotation: Any) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def _list_branches(annotation: Any) -> tuple[Any, ...]:
+    """List the types of a union, or the type behind Annotated; empty for any other."""
+    return get_args(annotation) if get_origin(annotation) in (Union, UnionType, Annotated) else ()
+
+
+def _iterate_models(annotation: Any) -> Iterator[type[BaseModel]]:
+    if _is_model(annotation):
+        yield annotation
+    for branch in _list_branches(annotation):
+        yield from _iterate_models(branch)
+
+
+def _iterate_below(annotation: Any, part: str | int) -> Iterator[Any]:
+    """Yield the annotations of the values at a key or an index below an annotated value."""
+    if _is_model(annotation):
+        fields = annotation.model_fields.items()
+        yield from (info.annotation for name, info in fields if part == (info.alias or name))
+    elif branches := _list_branches(annotation):
+        for branch in branches:
+            yield from _iterate_below(branch, part)
+    else:
+        args = get_args(annotation)
+        if isinstance(part, int) and args:
+            yield args[0]
+        elif isinstance(part, str) and len(args) == 2:
+            yield args[1]

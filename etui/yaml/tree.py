@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from etui.errors import Problem
 
 if TYPE_CHECKING:
     import yaml
 
+Loc: TypeAlias = tuple[str | int, ...]
+"""The path of a value in a file: keys and indexes, as pydantic's errors give it."""
 MAX_DEPTH = 40
 """Limit on nested lists and mappings; the deepest sensible policy has about ten."""
 MAX_NODES = 200_000

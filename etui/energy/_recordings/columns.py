@@ -14,7 +14,6 @@ _FIRST_ROWS = 1024
 _DTYPES = {int: "i8", float: "f8", bool: "?"}
 _MOST_MARKS = 1000
 _SAME_NS = 1_000_000
-_MOST_TOGETHER = 8
 Row = TypeVar("Row", bound=tuple[Any, ...])
 
 
@@ -107,45 +106,6 @@ class Columns(Generic[Row]):
         self._arrays = list(self._columns.values())
 
 
-class PendingMarks:
-    """Times at which the power steps, in order, until the energy there is fitted."""
-
-    def __init__(self) -> None:
-        self._times: list[int] = []
-
-    def __bool__(self) -> bool:
-        return bool(self._times)
-
-    @property
-    def first_ns(self) -> int:
-        return self._times[0]
-
-    def add(self, t_ns: int) -> None:
-        """Add a mark, unless one within a millisecond is there already."""
-        at = bisect_left(self._times, t_ns)
-        if all(abs(near - t_ns) > _SAME_NS for near in self._times[max(at - 1, 0) : at + 1]):
-            self._times.insert(at, t_ns)
-            del self._times[:-_MOST_MARKS]
-
-    def drop(self, count: int) -> None:
-        del self._times[:count]
-
-    def is_pending(self, end_ns: int) -> bool:
-        return bool(self._times) and self._times[0] <= end_ns
-
-    def before(self, end_ns: int) -> list[int]:
-        return self._times[: bisect_left(self._times, end_ns)]
-
-    def first_group(self, apart_ns: int) -> list[int]:
-        """Return the earliest marks that are less than a time apart, at most eight."""
-        count = 1
-        while count < min(len(self._times), _MOST_TOGETHER):
-            if self._times[count] - self._times[count - 1] >= apart_ns:
-                break
-            count += 1
-        return self._times[:count]
-
-
 class Recording(ABC, Generic[Row]):
     """Rows whose fields begin with ``t_ns``, and marks at which the power steps.
 
@@ -154,7 +114,8 @@ class Recording(ABC, Generic[Row]):
 
     def __init__(self, row_type: type[Row], keep: int) -> None:
         self._rows = Columns(row_type, keep)
-        self._marks = PendingMarks()
+        self._marks: list[int] = []
+        """Marks in order, until the energy there is fitted."""
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -184,13 +145,19 @@ class Recording(ABC, Generic[Row]):
         return self._rows.column("t_ns"), self._rows.column("joules")
 
     def mark(self, t_ns: int) -> None:
-        """Note that the power steps at a time; the energy there is fitted when it is surrounded."""
-        self._marks.add(t_ns)
+        """Note that the power steps at a time; the energy there is fitted when it is surrounded.
+
+        A mark within a millisecond of another is left out.
+        """
+        at = bisect_left(self._marks, t_ns)
+        if all(abs(near - t_ns) > _SAME_NS for near in self._marks[max(at - 1, 0) : at + 1]):
+            self._marks.insert(at, t_ns)
+            del self._marks[:-_MOST_MARKS]
         self._place_marks()
 
     def is_pending(self, end_ns: int) -> bool:
         """Return whether a mark up to a time waits for readings after it."""
-        return self._marks.is_pending(end_ns)
+        return bool(self._marks) and self._marks[0] <= end_ns
 
     @abstractmethod
     def at(self, t_ns: int) -> Point:

@@ -227,11 +227,11 @@ class CounterRecording(Recording[Knot]):
         A knot at a mark is final, so that an interval that has settled does not change.
         """
         while self._marks and len(self._rows) >= 3:
-            mark_ns = self._marks.first_ns
+            mark_ns = self._marks[0]
             upper = self._rows.search(mark_ns)
             if len(self._rows) - upper < _EDGES_AFTER:
                 return
-            self._marks.drop(1)
+            del self._marks[0]
             if upper:
                 self._place_mark(mark_ns, upper)
 
@@ -243,7 +243,7 @@ class CounterRecording(Recording[Knot]):
         knots = [self._rows.row(index) for index in range(low, high)]
         if any(q.covered_ns - p.covered_ns < q.t_ns - p.t_ns for p, q in pairwise(knots)):
             return  # a gap or a reset: how the power went is not known
-        marks = [mark_ns, *self._marks.before(knots[-1].t_ns)]
+        marks = [mark_ns, *(m for m in self._marks if m < knots[-1].t_ns)]
         uneven_s = self._estimate_jitter(upper)
         edges = [
             EdgeSample(

@@ -38,6 +38,7 @@ _WINDOW_S = 0.025
 """Time that an instant reading may average (25 ms on an A100)."""
 _MOST_REPAIRS = 1000
 _MOST_PLACED = 8
+_MOST_TOGETHER = 8
 _VARIANCE_NS = 8_000_000_000
 _SIGMAS = 2.5
 """Half width of the sampling part: the power between samples has a heavy tail (spikes)."""
@@ -332,13 +333,18 @@ class PowerRecording(Recording[Sample]):
         width_s = (self._average_s or _WINDOW_S) + self._wait_s
         width_ns = int(width_s * 1e9)
         while self._marks and len(self._rows) >= 3:
-            group = self._marks.first_group(max(width_ns, _APART_NS))
+            apart_ns, count = max(width_ns, _APART_NS), 1
+            while count < min(len(self._marks), _MOST_TOGETHER):
+                if self._marks[count] - self._marks[count - 1] >= apart_ns:
+                    break
+                count += 1
+            group = self._marks[:count]
             late_s = _AVERAGE_SEEN * self._average_s + self.longest_wait_ns / 2e9
             if not self._average_s:
                 late_s += _ROW_S
             if self._rows.row(-1).t_ns < group[-1] + late_s * 1e9:
                 return
-            self._marks.drop(len(group))
+            del self._marks[:count]
             self._repair(group, width_ns)
 
     def _repair(self, group: list[int], width_ns: int) -> None:

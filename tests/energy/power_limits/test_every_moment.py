@@ -1,7 +1,8 @@
 """Killed before any single file operation, the limits are as found after the next start.
 
-Kills at random moments (test_kill.py) hardly ever hit the microseconds between the journal and the
-driver. Here a process dies at its first operation on a file, the next one at its second, and so on.
+Kills at random moments (benchmarks/power_limits.py) hardly ever hit the microseconds between the
+journal and the driver. Here a process dies at its first operation on a file, the next one at its
+second, and so on.
 """
 
 from __future__ import annotations

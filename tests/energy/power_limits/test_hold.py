@@ -288,20 +288,6 @@ def test_a_limit_that_cannot_be_read_is_not_changed(open_limits, config, sysfs):
     assert not config.power_limits_file.exists()
 
 
-def test_a_limit_that_the_user_changed_meanwhile_is_left(open_limits, config):
-    nvml = FakeNvml(350_000)
-    said: list[str] = []
-    with LimitHold(config, open_limits(nvml, root=True), say=said.append) as hold:
-        hold.apply(GPU, 300)
-        nvml.limits[0] = 275_000
-    assert nvml.limits == [275_000]
-    assert said == [
-        "left the power limit of GPU 0 at 275 W: it is neither the 350 W found before the sweep "
-        "nor what the sweep set, so it was changed meanwhile"
-    ]
-    assert not config.power_limits_file.exists()
-
-
 @pytest.mark.parametrize("ends_by", ["the user stops", "an error"])
 def test_a_user_who_is_not_asked_at_the_end_gets_the_command(open_limits, config, ends_by):
     nvml = FakeNvml(350_000, denied=True)

@@ -8,8 +8,9 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from etui.energy._recordings.columns import Columns, PendingMarks
+from etui.energy._recordings.columns import Columns
 from etui.energy._recordings.fits import EdgeSample, fit_levels, fit_steps, follow_step
+from etui.energy._recordings.power import PowerRecording
 from tests.support.power_curves import WattCurve, steps
 
 LEVELS = steps([(2.0, 40.0), (0.25, 300.0), (1.75, 180.0), (3.0, 40.0)])
@@ -50,16 +51,12 @@ def test_a_step_is_followed_from_none_to_all(average_s, refresh_s):
 
 
 def test_marks_wait_in_order_and_once():
-    marks = PendingMarks()
-    assert not marks
+    record = PowerRecording(keep=9, gap_s=1.0)
     for t_ns in (5_000_000_000, 1_000_000_000, 1_000_400_000, 1_200_000_000):
-        marks.add(t_ns)
-    assert marks.first_group(250_000_000) == [1_000_000_000, 1_200_000_000]
-    assert marks.before(5_000_000_000) == [1_000_000_000, 1_200_000_000]
-    assert marks.is_pending(1_000_000_000)
-    marks.drop(2)
-    assert not marks.is_pending(2_000_000_000)
-    assert marks.first_ns == 5_000_000_000
+        record.mark(t_ns)
+    assert record._marks == [1_000_000_000, 1_200_000_000, 5_000_000_000]
+    assert record.is_pending(1_000_000_000)
+    assert not record.is_pending(999_999_999)
 
 
 def edges_of(curve: WattCurve, off_s: float = 0.0, seed: int = 0) -> list[EdgeSample]:

@@ -15,6 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.energy._recordings.channel import find_plausible_watts
+from etui.energy._recordings.counter import CounterRecording
+from etui.energy._recordings.power import PowerRecording
 from etui.energy.recorder import Recorder, read_suspended_ns
 from etui.energy.types import Channel, Kind, Reading
 from tests.support.devices import SENSORS, FakeClock, FakeDevice, Sensor
@@ -464,3 +466,17 @@ def test_a_total_of_several_devices_holds_the_truth():
             inside.append(EnergyWindow(energy, 4 * curve.between(start, end)).inside)
             assert energy.kind is Kind.INTEGRATED
     assert sum(inside) / len(inside) >= 0.95
+
+
+def test_a_swing_inside_each_tick_is_within_the_half_width():
+    """Every tick has the same mean: only the power readings show what happens inside."""
+    curve = steps([(0.05, 300.0), (0.05, 40.0)] * 20)
+    power = PowerRecording(keep=999, gap_s=1.0)
+    counter = CounterRecording(keep=999, gap_s=1.0, max_watts=1e4, power=power)
+    for reads in range(400):
+        power.observe(reads * 5_000_000, curve.watts(reads / 200))
+        counter.observe(reads * 5_000_000, curve.joules(reads // 20 / 10))
+    edge, middle = counter.at(1_000_000_000), counter.at(1_050_000_000)
+    half_width = edge.systematic + edge.noise + middle.systematic + middle.noise
+    error = abs(middle.joules - edge.joules - curve.between(1.0, 1.05))
+    assert 3 < error < half_width < 30

@@ -7,7 +7,6 @@ import io
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given
@@ -18,7 +17,7 @@ from etui.log.filters import Sort, TurnFilter, build_clause
 from etui.log.queries import LogReader
 from etui.log.records import ChatRecord, build_row, parse_turn
 from etui.log.text import format_turn, format_turns
-from etui.log.totals import Spending, sum_key_joules_since, totals_sql
+from etui.log.totals import totals_sql
 from etui.turn.record import Attribution, ClientRecord, TurnRecord
 from tests.fixtures.turns import ATTRIBUTION, CLIENT, TOOL_CALLS
 
@@ -99,19 +98,6 @@ def test_totals_by_key_sum_to_the_total(fill, served):
     assert sum(total.turns for total in found) == 4
     models = log.totals("model", TurnFilter(key="laptop"))
     assert [(total.key, total.joules) for total in models] == [("smollm2-135m", 30.0)]
-
-
-def test_what_a_key_spent_is_its_measured_joules_since_a_time(fill, served, make_turn):
-    client = ClientRecord("/v1/responses", "phone")
-    guess = make_turn(6, joules=7.0, client=client)
-    guess = replace(guess, energy=replace(guess.energy, kind="estimate"))
-    log = fill(*served, make_turn(5, joules=None, client=client), guess)
-    start = datetime(2026, 11, 24, 10, 0, tzinfo=UTC)
-    assert sum_key_joules_since(log, "laptop", start) == Spending(30.0, False, 0)
-    assert sum_key_joules_since(log, "laptop", start.replace(minute=2)) == Spending(20.0, False, 0)
-    assert sum_key_joules_since(log, "phone", start) == Spending(7.0, True, 1)
-    assert sum_key_joules_since(log, "", start) == Spending(30.0, False, 0)
-    assert sum_key_joules_since(log, "nobody", start) == Spending(0.0, False, 0)
     for sql, values in (
         totals_sql("key", build_clause(TurnFilter(key=key))) for key in ("a", None)
     ):

@@ -30,12 +30,13 @@ def test_a_turn_states_what_the_log_has(make_turn):
     assert results["correct"] is None
 
 
-def test_the_pue_of_a_turn_is_that_of_its_time(make_turn):
+def test_a_shared_turn_names_its_attribution_and_the_pue_of_its_time(make_turn):
     turn = make_turn(1)
-    turn = replace(turn, settings={**turn.settings, "pue": 1.5})
-    (one,) = build_energy_record(turn).measurements
-    assert one.pue == 1.5
-    assert one.results.it_joules == 12.34
+    shared = Attribution("shapley", 0.3, 41.1, 0.7, 52, 3.5)
+    energy, settings = replace(turn.energy, attribution=shared), {**turn.settings, "pue": 1.5}
+    (one,) = build_energy_record(replace(turn, energy=energy, settings=settings)).measurements
+    assert (one.utilisation.attribution, one.utilisation.questions_at_a_time) == ("shapley", 4)
+    assert (one.pue, one.results.it_joules) == (1.5, 12.34)
     assert one.results.facility_joules == pytest.approx(18.51)
 
 
@@ -55,12 +56,3 @@ def test_an_unmeasured_turn_and_a_bare_one_have_records(make_turn):
     assert one["functional_units"] == []
     bare = replace(make_turn(3), settings={}, model_sha256=None)
     check_record(build_energy_record(bare))
-
-
-def test_a_shared_turn_names_its_attribution(make_turn):
-    turn = make_turn(1)
-    shared = Attribution("shapley", 0.3, 41.1, 0.7, 52, 3.5)
-    turn = replace(turn, energy=replace(turn.energy, attribution=shared))
-    (one,) = build_energy_record(turn).measurements
-    assert one.utilisation.attribution == "shapley"
-    assert one.utilisation.questions_at_a_time == 4

@@ -38,16 +38,9 @@ def numbers(log: LogReader, wanted: TurnFilter | None = None, **how: object) -> 
     return [int(t.turn_id[4:], 16) for t in log.list_turns(wanted, **how)]  # type: ignore[arg-type]
 
 
-def test_a_summary_holds_what_the_history_shows(fill, make_turn):
-    turn = make_turn(1, chat_id="c1", query="q" * 300)
-    (summary,) = fill(turn).list_turns()
+def test_a_summary_holds_the_beginning_of_a_question(fill, make_turn):
+    (summary,) = fill(make_turn(1, query="q" * 300)).list_turns()
     assert summary.query == "q" * 200
-    assert summary.joules == turn.energy.joules
-    assert summary.kind == "counter"
-    assert summary.joules_per_token == turn.energy.joules_per_token
-    assert (summary.model, summary.rule, summary.chat_id) == (turn.model, turn.rule, "c1")
-    assert summary.seconds_total == turn.seconds.total
-    assert summary.mean_watts == turn.energy.mean_watts
 
 
 def test_every_sort_order(fill, make_turn):

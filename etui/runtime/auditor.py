@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import closing, suppress
@@ -43,14 +42,6 @@ _NUMBER = (OutputOptions(), OutputOptions(number=True))
 """Forms of an answer that can be compared; tools, schemas and several answers cannot."""
 
 
-@dataclass(frozen=True, slots=True)
-class Agreement:
-    """Whether two answers are the same; ``agrees`` is None if that is unknown, as ``why`` says."""
-
-    agrees: bool | None
-    why: str = ""
-
-
 def is_drawn(turn_id: str, share: float) -> bool:
     """Return whether a turn belongs to the audited share: by a hash of its id, always the same.
 
@@ -59,14 +50,6 @@ def is_drawn(turn_id: str, share: float) -> bool:
     """
     digest = hashlib.sha256(f"{_SEED}:{turn_id}".encode()).digest()
     return int.from_bytes(digest[:8], "big") < share * 2**64
-
-
-def find_answering_arm(record: TurnRecord) -> tuple[str, str]:
-    """Return the arm and the model that gave a turn's answer; of a cascade, the taken hop's."""
-    for hop in record.hops:
-        if hop.taken:
-            return hop.arm, hop.model
-    return record.arm, record.model
 
 
 def can_audit(query: Query, record: TurnRecord, plan: AuditPlan) -> bool:
@@ -84,28 +67,25 @@ def can_audit(query: Query, record: TurnRecord, plan: AuditPlan) -> bool:
     )
 
 
-def compare_answers(query: Query, first: str, second: str) -> Agreement:
+def compare_answers(query: Query, first: str, second: str) -> tuple[bool | None, str]:
     """Compare two whole answers to a question, by the keys that votes are counted by.
 
     Options are compared by their letter, numbers with their unit, dates, yes or no, and short
     facts without the words of the question. Longer texts are the same only word for word;
     otherwise it is unknown whether they say the same.
+
+    Returns:
+        Whether they agree; None if that is unknown, and why.
     """
     options = parse_options(query.text)
     number = query.options.number
-    keys = [extract(text, query.text, options, number=number).key for text in (first, second)]
-    one, other = keys
+    one, other = (extract(text, query.text, options, number=number).key for text in (first, second))
     if one is None or other is None:
-        return Agreement(None, "an answer has nothing to compare")
-    if one == other:
-        return Agreement(True)
-    if not options and not number and max(map(_count_words, (one, other))) > MOST_WORDS:
-        return Agreement(None, "the answers are too long to compare")
-    return Agreement(False)
-
-
-def _count_words(text: str) -> int:
-    return len(text.split())
+        return None, "an answer has nothing to compare"
+    most = max(len(one.split()), len(other.split()))
+    if one != other and not options and not number and most > MOST_WORDS:
+        return None, "the answers are too long to compare"
+    return one == other, ""
 
 
 _log = logging.getLogger("etui.audit")
@@ -163,8 +143,8 @@ class Auditor:
         runtime: Runtime[Any],
         between: BetweenTurns,
         call_later: CallLater,
-        on_audited: Callable[[int, int], object] = lambda _start_ns, _end_ns: None,
-        clock_ns: Callable[[], int] = time.monotonic_ns,
+        on_audited: Callable[[int, int], object],
+        clock_ns: Callable[[], int],
     ) -> None:
         self._runtime = runtime
         self._between = between
@@ -183,11 +163,6 @@ class Auditor:
     def running(self) -> bool:
         """Whether an audit runs now."""
         return self._running
-
-    @property
-    def waiting(self) -> int:
-        """How many turns wait for their audit."""
-        return len(self._jobs)
 
     def offer(self, query: Query, record: TurnRecord) -> None:
         """Note a turn that has ended; it is audited later if its policy has it drawn."""
@@ -365,8 +340,9 @@ class Auditor:
     ) -> None:
         from etui.log.queries import LogReader
 
-        arm, model = find_answering_arm(job.record)
-        agreement = compare_answers(job.query, job.record.answer, found.answer)
+        taken = (hop for hop in job.record.hops if hop.taken)
+        audited = next(taken, job.record)  # of a cascade, the hop that gave the answer
+        agrees, why = compare_answers(job.query, job.record.answer, found.answer)
         whole = found.status == "complete"
         record = AuditRecord(
             audit_id=found.turn_id,
@@ -376,12 +352,12 @@ class Auditor:
             arm=found.arm,
             model=found.model,
             model_sha256=found.model_sha256,
-            audited_arm=arm,
-            audited_model=model,
+            audited_arm=audited.arm,
+            audited_model=audited.model,
             status=found.status,
             answer=found.answer,
-            agrees=agreement.agrees if whole else None,
-            why=agreement.why if whole else found.status,
+            agrees=agrees if whole else None,
+            why=why if whole else found.status,
             tokens_output=found.tokens.output,
             seconds=found.seconds.total,
             joules=found.energy.joules,

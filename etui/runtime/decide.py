@@ -315,15 +315,14 @@ def collect_knowledge(
         resident: Name of the model in memory, which needs no load; None takes that of the host.
         available: Returns whether a model counts as on disk; None looks at the disk.
     """
-    from etui.runtime.log_predictor import build_predictor, read_neighbours
+    from etui.runtime.log_predictor import LogPredictor, read_neighbours
 
-    predictor = build_predictor(
-        policy,
+    predictor = LogPredictor(
         runtime.config,
         runtime.catalogue,
         resident or (host.resident if host is not None else None),
-        log=runtime.log_cache,
-        read_heads=lambda: _read_heads(policy, runtime),
+        lambda: _read_heads(policy, runtime),
+        runtime.log_cache,
     )
     earlier = read_neighbours(policy, runtime.config, runtime.log_cache, runtime.neighbours)
     return PolicyKnowledge(predictor, earlier, host, available or runtime.find_available())

@@ -282,22 +282,3 @@ class LogPredictor:
                 return read(log)
         except (LogUnavailable, UsageError):
             return None
-
-
-def build_predictor(
-    policy: Policy,
-    config: Config,
-    catalogue: Catalogue,
-    resident: str | None = None,
-    *,
-    log: LogCache | None = None,
-    read_heads: Callable[[], AccuracyModels | None] | None = None,
-) -> LogPredictor:
-    """Build the predictor for a policy, with the policy's fit."""
-
-    def read_fit() -> AccuracyModels | None:
-        from etui.learning.predictor import load_accuracy
-
-        return load_accuracy(policy, config)
-
-    return LogPredictor(config, catalogue, resident, read_heads or read_fit, log)

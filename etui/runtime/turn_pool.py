@@ -170,14 +170,6 @@ class TurnPool:
                 del self._running[turn.turn_id]
                 self._changed.notify_all()
 
-    def decide(self, request: TurnRequest) -> Choice:
-        """Decide how a request would be answered now; nothing is run, and nothing saved.
-
-        Raises:
-            EtuiError: As in :func:`etui.runtime.decide.choose`.
-        """
-        return self._choose(request)
-
     def status(self) -> PoolStatus:
         """Return what the pool is doing now."""
         residents = self._between.residents()
@@ -315,7 +307,7 @@ class TurnPool:
         self._enter()
         try:
             self._budgets.check(turn.request.key)
-            choice = self._choose(turn.request)
+            choice = self.decide(turn.request)
             with (
                 self._meters.open(turn.token) as meter,
                 closing(self._answer(turn, choice, meter)) as events,
@@ -342,7 +334,7 @@ class TurnPool:
         """Save a turn that was cancelled in the queue: stopped, with 0 tokens."""
 
         def run() -> Iterator[TurnEvent]:
-            choice = self._choose(turn.request)
+            choice = self.decide(turn.request)
             for event in self._answer(turn, choice, self._runtime.meter):
                 if isinstance(event, TurnFinished):
                     turn.record = event.record
@@ -354,7 +346,12 @@ class TurnPool:
             del self._left[turn.turn_id]
             self._changed.notify_all()
 
-    def _choose(self, request: TurnRequest) -> Choice:
+    def decide(self, request: TurnRequest) -> Choice:
+        """Decide how a request would be answered now; nothing is run, and nothing saved.
+
+        Raises:
+            EtuiError: As in :func:`etui.runtime.decide.choose`.
+        """
         from etui.runtime.decide import choose
 
         overrides, runtime = request.overrides, self._runtime

@@ -45,15 +45,6 @@ class NextHop:
     why: str = ""  # Why it follows, or the limit that prevents another one
 
 
-@dataclass(frozen=True, slots=True)
-class Spent:
-    """Spending of a turn before its next hop."""
-
-    joules: float | None
-    """Joules since its first answer began, loads between hops included; None if unmeasured."""
-    budget: str | None = None  # Name of the turn's budget that is spent; None if none is
-
-
 def is_sure(cascade: Cascade, confidence: float | None, probability: float | None) -> bool:
     """Return whether an answer is sure enough to be accepted.
 
@@ -229,17 +220,23 @@ def next_step(
     question: str,
     decision: Decision,
     hops: Sequence[LiveAttempt],
-    spent: Spent,
+    joules: float | None,
+    spent: str | None,
     predict: Callable[[Arm], float | None],
 ) -> NextHop:
-    """Decide what follows the last hop."""
+    """Decide what follows the last hop.
+
+    Args:
+        joules: Joules since the first answer began, with the loads between; None if unmeasured.
+        spent: Name of the turn's budget that is spent; None if none is.
+    """
     last, cascade = hops[-1], decision.cascade
     if last.stopped:
         return NextHop()
     if last.failure is not None:
         return _after_failure(decision, hops, last)
-    if spent.budget is not None:
-        return NextHop(why="" if last.accepted else f"no further arm: {spent.budget} is spent")
+    if spent is not None:
+        return NextHop(why="" if last.accepted else f"no further arm: {spent} is spent")
     asks_again = decision.fallbacks.no_answer == "ask_constrained" and not last.answered
     if asks_again and last.arm.readout != "choices" and parse_options(question):
         # The same model is asked for the letter only: the multiple choice ended without one.
@@ -247,11 +244,11 @@ def next_step(
         return NextHop(arm, f"{last.arm.name} named no option")
     if last.accepted or cascade is None:
         return NextHop()
-    step = advance(cascade, hops, spent.joules, predict)
+    step = advance(cascade, hops, joules, predict)
     if step.arm is None:
         return NextHop()
     if step.barred is not None:
-        return NextHop(why=_describe_barred(cascade, step.arm, step, spent.joules or 0.0))
+        return NextHop(why=_describe_barred(cascade, step.arm, step, joules or 0.0))
     return NextHop(step.arm, _reason_to_continue(cascade, last))
 
 

@@ -42,7 +42,6 @@ from etui.turn.build_record import (
 )
 from etui.turn.cascade import (
     NextHop,
-    Spent,
     choose_hop,
     describe_hop,
     draw_until_one_differs,
@@ -268,12 +267,10 @@ class Turn:
         last = self._attempts[-1]
         if self._cancel.cancelled() and not last.stopped and not last.accepted:
             self._attempts[-1] = last = last.stop("stopped before the next arm")
-        spent = Spent(
-            self._joules_with_loads(),
-            _find_spent_budget(self._decision.budget, self._spent_so_far()),
-        )
+        joules = self._joules_with_loads()
+        spent = _find_spent_budget(self._decision.budget, self._spent_so_far())
         step = next_step(
-            self._query.text, self._decision, self._attempts, spent, self._predict_total
+            self._query.text, self._decision, self._attempts, joules, spent, self._predict_total
         )
         self._attempts[-1] = replace(last, why=describe_hop(self._decision, last, step))
         self._over = step.arm is None

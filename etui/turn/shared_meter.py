@@ -247,10 +247,23 @@ class BatchLedger:
     def add(self, batch: SharedBatch) -> None:
         """Add a batch that has ended; one without requests or without a duration is ignored."""
         shares = tuple(sorted(batch.shares, key=lambda share: share.number))
-        if not shares:
-            return
         with self._lock:
-            self._append(batch.model, batch.start_ns, batch.end_ns, shares)
+            last = self._groups[-1] if self._groups else None
+            before_ns = last.end_ns if last else self._forgotten_ns
+            end_ns, start_ns = batch.end_ns, max(batch.start_ns, before_ns or batch.start_ns)
+            if not shares or end_ns <= start_ns:
+                return
+            kind = last and (last.end_ns, last.shares, last.model)
+            if last is not None and kind == (start_ns, shares, batch.model):
+                self._groups[-1] = replace(last, end_ns=end_ns, batches=last.batches + 1)
+                return
+            index = self._first + len(self._groups)
+            self._groups.append(BatchGroup(index, batch.model, start_ns, end_ns, shares))
+            for share in shares:
+                self._of_number.setdefault(share.number, []).append(index)
+            # Many are forgotten at a time, for that moves all the others.
+            if self._groups[0].end_ns < end_ns - self._keep_ns - self._keep_ns // 16:
+                self._forget(end_ns - self._keep_ns)
 
     def find(self, numbers: Iterable[int]) -> list[BatchGroup]:
         """Return the groups in which answers of these numbers take part, oldest first."""
@@ -293,30 +306,6 @@ class BatchLedger:
         """Forget the batches that ended by a time: no running turn began before it."""
         with self._lock:
             self._forget(t_ns)
-
-    def _append(
-        self, model: str, start_ns: int, end_ns: int, shares: tuple[BatchShare, ...]
-    ) -> None:
-        last = self._groups[-1] if self._groups else None
-        before_ns = last.end_ns if last else self._forgotten_ns
-        if before_ns is not None:
-            start_ns = max(start_ns, before_ns)
-        if end_ns <= start_ns:
-            return
-        if (
-            last is not None
-            and last.end_ns == start_ns
-            and last.shares == shares
-            and last.model == model
-        ):
-            self._groups[-1] = replace(last, end_ns=end_ns, batches=last.batches + 1)
-            return
-        index = self._first + len(self._groups)
-        self._groups.append(BatchGroup(index, model, start_ns, end_ns, shares))
-        for share in shares:
-            self._of_number.setdefault(share.number, []).append(index)
-        if self._groups[0].end_ns < end_ns - self._keep_ns - self._keep_ns // 16:
-            self._forget(end_ns - self._keep_ns)  # many at a time, for that moves all the others
 
     def _forget(self, t_ns: int) -> None:
         count = bisect_right(self._groups, t_ns, key=lambda group: group.end_ns)
@@ -423,7 +412,7 @@ class SharedMeter:
         if whole.joules is None:
             return replace(whole, start_ns=start_ns, end_ns=end_ns, idle_watts=None)
         seconds = (end_ns - start_ns) / 1e9
-        idle = sum_of_known([_idle_joules(run) for run in runs])
+        idle = sum_of_known([scale(run.idle_watts, run.seconds) for run in runs])
         return replace(
             whole,
             start_ns=start_ns,
@@ -524,7 +513,7 @@ class SharedMeter:
         requests = len(tokens) - len(mine) + 1
         if len(mine) == len(tokens):
             return BatchPart(group, 1.0, 1.0, 1, "exclusive")
-        cost = self._ledger.fix_cost(group, self._find_cost)
+        cost = self._ledger.fix_cost(group, lambda model: find_batch_cost(self._weights(model)))
         shares, by_tokens = compute_shares(tokens, cost), compute_shares(tokens, None)
         return BatchPart(
             group,
@@ -533,9 +522,6 @@ class SharedMeter:
             requests,
             "tokens" if cost is None else "shapley",
         )
-
-    def _find_cost(self, model: str) -> BatchCost | None:
-        return find_batch_cost(self._weights(model))
 
     def _is_forgotten(self, start_ns: int) -> bool:
         """Return whether batches of the turn may be missing in an interval."""
@@ -596,7 +582,3 @@ class SharedMeter:
                 flags=tuple(dict.fromkeys((*machine.flags, "unmeasured"))), own_joules=None,
             )  # fmt: skip
         return take_share(replace(machine, flags=()), 0.0, 0.0, 0.0)
-
-
-def _idle_joules(energy: Energy) -> float | None:
-    return None if energy.idle_watts is None else energy.idle_watts * energy.seconds

@@ -23,7 +23,7 @@ from etui.log.queries import LogReader
 from etui.log.records import AuditRecord
 from etui.models.spec import STARTER
 from etui.routing.policy import AuditPlan, Place
-from etui.runtime.auditor import QUIET_SECONDS, Agreement, can_audit, compare_answers, is_drawn
+from etui.runtime.auditor import QUIET_SECONDS, can_audit, compare_answers, is_drawn
 from etui.runtime.routes import Route
 from etui.turn.record import TurnRecord
 from tests.runtime.app_stage import SteadyApp, finished
@@ -66,14 +66,10 @@ def test_the_share_of_drawn_turns_is_the_one_asked_for() -> None:
 def test_answers_are_compared_by_what_they_mean(
     question: str, one: str, other: str, agrees: bool | None
 ) -> None:
-    found = compare_answers(Query(question), one, other)
-    assert found.agrees is agrees
-    assert bool(found.why) == (agrees is None)
-
-
-def test_comparing_is_symmetric() -> None:
-    assert compare_answers(Query(CHOICE), "A", "B") == Agreement(False)
-    assert compare_answers(Query(CHOICE), "B", "A") == Agreement(False)
+    for first, second in ((one, other), (other, one)):
+        found, why = compare_answers(Query(question), first, second)
+        assert found is agrees
+        assert bool(why) == (agrees is None)
 
 
 def test_only_whole_answers_of_other_arms_are_audited(

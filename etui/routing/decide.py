@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from etui.arm import Arm
@@ -16,14 +17,12 @@ from etui.routing.decision import (
     Decision,
     Deferred,
     Fallbacks,
-    PredictedAgreement,
-    PredictedJoules,
     Predictor,
     RuleTried,
     Shadow,
     SignalValue,
 )
-from etui.routing.objective import ObjectiveResult, weigh
+from etui.routing.objective import weigh
 from etui.routing.policy import (
     ArmPlan,
     Available,
@@ -43,8 +42,6 @@ from etui.routing.similarity import Neighbours
 from etui.routing.text_measures import TextFacts
 from etui.text import SEPARATOR, suggest
 from etui.units import percent_text
-
-_UNKNOWN = HostState()
 
 
 def decide(
@@ -71,27 +68,32 @@ def decide(
             pull.
         EtuiError: A rule needs a prediction that was not fitted; the fix says how to fit it.
     """
-    state = host or _UNKNOWN
+    state = host or HostState()
     situation = Situation(policy.signals, TextFacts(query), state, neighbours)
     if every_signal:
         for name in situation:
             situation.holds(name)
-    is_available = build_availability_test(available)
+    resolver = _Resolver(
+        policy, query, build_availability_test(available), predictor, state.resident
+    )
     fell_through: dict[int, str] = {}
     unserved: list[ArmPlan] = []
     for index, rule in enumerate(policy.rules):
         if rule.when is not None and not rule.when.holds(situation.holds):
             continue
-        end = _resolve_rule(
-            rule, policy, query, is_available, predictor=predictor, resident=state.resident
-        )
-        if isinstance(end, FallsThrough):
+        end = resolver.resolve(rule)
+        if isinstance(end, _FallsThrough):
             fell_through[index] = end.why
             unserved += end.unserved
             continue
         why = _format_why(rule, end, situation, unserved)
-        return _build_decision(
-            policy, rule, end, why, _Trace(policy, situation, index, fell_through), is_available
+        seen = situation.looked_at()
+        return resolver.complete(
+            end,
+            rule=rule.name,
+            why=why,
+            signals=Deferred(partial(_trace_signals, situation, seen)),
+            rules=Deferred(partial(_trace_rules, policy.rules, situation, index, fell_through)),
         )
     if unserved:
         raise build_unavailable_error(policy.name, unserved)
@@ -115,92 +117,33 @@ def decide_arm(
         UsageError: The policy has no such arm.
         ModelUnavailable: None of its models is on this machine.
     """
-    plan = policy.arms.get(name)
-    if plan is None:
+    if name not in policy.arms:
         raise UsageError(
             f"policy {policy.name!r} has no arm {name!r}",
             suggest(name, policy.arms) or f"known arms: {', '.join(policy.arms)}",
         )
-    is_available = build_availability_test(available)
-    arm = choose_served_arm(plan, is_available)
-    if arm is None:
-        raise build_unavailable_error(policy.name, [plan])
-    joules = predictor.joules(arm, query) if predictor is not None and query is not None else None
-    end = _resolve(arm, joules=None if joules is None else joules.total)
-    why = f"arm {name} was requested{format_substitute(plan, arm)}"
-    return _build_decision(policy, None, end, why, None, is_available)
+    resolver = _Resolver(policy, query, build_availability_test(available), predictor)
+    end = resolver.resolve_arm(name, f"arm {name} was requested")
+    if isinstance(end, _FallsThrough):
+        raise build_unavailable_error(policy.name, end.unserved)
+    return resolver.complete(end)
 
 
-class _Trace:
-    """Signals and rules evaluated up to a decision, formatted only when they are read."""
+def _trace_signals(situation: Situation, names: Iterable[str]) -> tuple[SignalValue, ...]:
+    return tuple(situation[name] for name in names)
 
-    def __init__(
-        self, policy: Policy, situation: Situation, matched: int, fell_through: Mapping[int, str]
-    ) -> None:
-        self.policy = policy
-        self.situation = situation
-        self.matched = matched
-        self.fell_through = fell_through
-        self.looked_at = situation.looked_at()
 
-    def signals(self) -> tuple[SignalValue, ...]:
-        """Return the signals that were evaluated."""
-        return tuple(self.situation[name] for name in self.looked_at)
-
-    def rules(self) -> tuple[RuleTried, ...]:
-        """Return the rules up to the one that matched."""
-        tried = self.policy.rules[: self.matched + 1]
-        return tuple(self._trace_rule(index, rule) for index, rule in enumerate(tried))
-
-    def _trace_rule(self, index: int, rule: Rule) -> RuleTried:
-        failed = self.fell_through.get(index)
+def _trace_rules(
+    rules: Sequence[Rule], situation: Situation, matched: int, fell_through: Mapping[int, str]
+) -> tuple[RuleTried, ...]:
+    """Return the rules up to the one that matched, with why each other one did not."""
+    tried: list[RuleTried] = []
+    for index, rule in enumerate(rules[: matched + 1]):
+        failed = fell_through.get(index)
         if failed is None and rule.when is not None:
-            failed = first_failed(rule.when, self.situation)
-        return RuleTried(rule.name, rule.priority, index == self.matched, failed)
-
-
-def _build_decision(
-    policy: Policy,
-    rule: Rule | None,
-    end: Decision,
-    why: str,
-    trace: _Trace | None,
-    is_available: Callable[[str], bool],
-) -> Decision:
-    planned = policy.fallbacks
-    load_failed = policy.arms[planned.load_failed] if planned.load_failed is not None else None
-    return replace(
-        end,
-        policy=policy.name,
-        rule=rule.name if rule is not None else None,
-        why=why,
-        signals=() if trace is None else Deferred(trace.signals),
-        rules=() if trace is None else Deferred(trace.rules),
-        budget=policy.budget,
-        fallbacks=Fallbacks(
-            choose_served_arm(load_failed, is_available) if load_failed is not None else None,
-            planned.context_overflow,
-            planned.no_answer,
-            _list_other_places(policy, end, is_available),
-        ),
-    )
-
-
-def _list_other_places(
-    policy: Policy, end: Decision, is_available: Callable[[str], bool]
-) -> dict[str, tuple[str, ...]]:
-    """List the other places of the arms of a decision, of those arms that have any."""
-    arms = end.cascade.arms if end.cascade is not None else (end.arm,)
-    others = {
-        arm.name: tuple(
-            other.model
-            for other in list_served_places(policy.arms[arm.name], is_available)
-            if other.model != arm.model
-        )
-        for arm in arms
-        if policy.arms[arm.name].places
-    }
-    return {name: models for name, models in others.items() if models}
+            failed = first_failed(rule.when, situation)
+        tried.append(RuleTried(rule.name, rule.priority, index == matched, failed))
+    return tuple(tried)
 
 
 def _format_why(rule: Rule, end: Decision, situation: Situation, unserved: list[ArmPlan]) -> str:
@@ -337,100 +280,177 @@ def add_shadow(
 
 
 @dataclass(frozen=True, slots=True)
-class FallsThrough:
+class _FallsThrough:
     """A rule that cannot be carried out on this machine, so the next rule is tried."""
 
     why: str
     unserved: tuple[ArmPlan, ...] = ()  # Arms of the rule without a model on this machine
 
 
-def _resolve_rule(
-    rule: Rule,
-    policy: Policy,
-    query: Query,
-    is_available: Callable[[str], bool],
-    *,
-    predictor: Predictor | None,
-    resident: str | None,
-) -> Decision | FallsThrough:
-    """Resolve what a matching rule leads to."""
-    if isinstance(rule.then, str):
-        return _resolve_arm(policy.arms[rule.then], query, is_available, predictor)
-    if isinstance(rule.then, CascadePlan):
-        return _resolve_cascade(rule.then, policy, query, is_available, predictor)
-    weighed = weigh(
-        rule.then, policy.arms, query, is_available, predictor=predictor, resident=resident
-    )
-    return _resolve_objective(rule, rule.then, weighed, policy, query, is_available, predictor)
+@dataclass(frozen=True, slots=True)
+class _Resolver:
+    """Finds the arms that the rules of a policy lead to for one query on this machine."""
 
+    policy: Policy
+    query: Query | None
+    is_available: Callable[[str], bool]
+    predictor: Predictor | None
+    resident: str | None = None  # The model in memory
 
-def _resolve(arm: Arm, why: str = "", joules: float | None = None, **known: Any) -> Decision:
-    """Return a decision without its policy and trace; ``why`` adds to the rule's condition."""
-    return Decision(arm, None, None, why, predicted_joules=joules, **known)
+    def resolve(self, rule: Rule) -> Decision | _FallsThrough:
+        """Resolve what a matching rule leads to; the ``why`` adds to the rule's condition."""
+        if isinstance(rule.then, str):
+            return self.resolve_arm(rule.then)
+        if isinstance(rule.then, CascadePlan):
+            return self._resolve_cascade(rule.then)
+        return self._resolve_objective(rule.name, rule.then)
 
+    def complete(self, end: Decision, **trace: Any) -> Decision:
+        """Add what the policy says of every turn, and the trace, to what a rule leads to."""
+        planned = self.policy.fallbacks
+        load_failed = None if planned.load_failed is None else self._serve(planned.load_failed)
+        arms = end.cascade.arms if end.cascade is not None else (end.arm,)
+        places = {arm.name: others for arm in arms if (others := self._list_other_models(arm))}
+        return replace(
+            end,
+            policy=self.policy.name,
+            budget=self.policy.budget,
+            fallbacks=Fallbacks(load_failed, planned.context_overflow, planned.no_answer, places),
+            **trace,
+        )
 
-def _resolve_arm(
-    plan: ArmPlan, query: Query, is_available: Callable[[str], bool], predictor: Predictor | None
-) -> Decision | FallsThrough:
-    arm = choose_served_arm(plan, is_available)
-    if arm is None:
-        return FallsThrough(format_absent(plan), (plan,))
-    why = format_substitute(plan, arm).removeprefix(SEPARATOR)
-    return _resolve(arm, why, _predict_joules(predictor, arm, query))
+    def _list_other_models(self, arm: Arm) -> tuple[str, ...]:
+        """List the models of the other places of an arm that are available."""
+        plan = self.policy.arms[arm.name]
+        if not plan.places:
+            return ()
+        served = list_served_places(plan, self.is_available)
+        return tuple(other.model for other in served if other.model != arm.model)
 
+    def _serve(self, name: str) -> Arm | None:
+        return choose_served_arm(self.policy.arms[name], self.is_available)
 
-def _predict_joules(predictor: Predictor | None, arm: Arm, query: Query) -> float | None:
-    joules: PredictedJoules | None = predictor.joules(arm, query) if predictor is not None else None
-    return None if joules is None else joules.total
+    def resolve_arm(
+        self, name: str, why: str = "", unfit: str = "", **known: Any
+    ) -> Decision | _FallsThrough:
+        """Resolve one arm.
 
-
-def _resolve_cascade(
-    plan: CascadePlan,
-    policy: Policy,
-    query: Query,
-    is_available: Callable[[str], bool],
-    predictor: Predictor | None,
-) -> Decision | FallsThrough:
-    ready: list[Arm] = []
-    skipped: list[str] = []
-    absent: list[ArmPlan] = []
-    for name in plan.arms:
-        arm = choose_served_arm(policy.arms[name], is_available)
+        Args:
+            why: Why this one; a substitute for its model is added.
+            unfit: Why the rule falls through as well, where the arm has no model.
+        """
+        plan = self.policy.arms[name]
+        arm = self._serve(name)
         if arm is None:
-            absent.append(policy.arms[name])
-            skipped.append(f"{name} is skipped: {format_absent(policy.arms[name])}")
-            continue
-        twin = next((other for other in ready if _gives_same_answer(arm, other)), None)
-        if twin is not None:
-            skipped.append(f"{name} is skipped: on this machine it is the same as {twin.name}")
-            continue
-        ready.append(arm)
-    if not ready:
-        return FallsThrough(format_absent(*absent), tuple(absent))
-    if len(ready) == 1:
-        return _resolve_alone(ready[0], skipped, query, predictor)
-    kept, dissolved = _keep_agreements(plan.agreements, ready)
-    agreements = tuple(replace(step, odds=_predict_odds(predictor, step, ready)) for step in kept)
-    in_vain = _find_in_vain(plan, agreements, len(ready))
-    if in_vain:
-        unasked = {name for step in in_vain for name in step.arms}
-        ready = [arm for arm in ready if arm.name not in unasked]
-        agreements = tuple(step for step in agreements if step not in in_vain)
-        skipped += map(_describe_in_vain, in_vain)
+            return _FallsThrough(unfit + format_absent(plan), (plan,))
+        why = (why + format_substitute(plan, arm)).removeprefix(SEPARATOR)
+        return self._choose(arm, why, **known)
+
+    def _choose(self, arm: Arm, why: str, **known: Any) -> Decision:
+        joules = (
+            self.predictor.joules(arm, self.query)
+            if self.predictor is not None and self.query is not None
+            else None
+        )
+        total = None if joules is None else joules.total
+        return Decision(arm, None, None, why, predicted_joules=total, **known)
+
+    def _resolve_cascade(self, plan: CascadePlan) -> Decision | _FallsThrough:
+        ready: list[Arm] = []
+        notes: list[str] = []
+        absent: list[ArmPlan] = []
+        for name in plan.arms:
+            arm = self._serve(name)
+            if arm is None:
+                absent.append(self.policy.arms[name])
+                notes.append(f"{name} is skipped: {format_absent(absent[-1])}")
+                continue
+            twin = next((other for other in ready if _gives_same_answer(arm, other)), None)
+            if twin is not None:
+                notes.append(f"{name} is skipped: on this machine it is the same as {twin.name}")
+                continue
+            ready.append(arm)
+        if not ready:
+            return _FallsThrough(format_absent(*absent), tuple(absent))
+        agreements, dissolved = self._keep_agreements(plan.agreements, ready)
+        in_vain = _find_in_vain(plan, agreements, len(ready))
+        if in_vain:
+            unasked = {name for step in in_vain for name in step.arms}
+            ready = [arm for arm in ready if arm.name not in unasked]
+            agreements = tuple(step for step in agreements if step not in in_vain)
+            notes += map(_describe_in_vain, in_vain)
+        notes += dissolved
         if len(ready) == 1:
-            return _resolve_alone(ready[0], [*skipped, *dissolved], query, predictor)
-    hops = min(plan.max_hops, len(ready))
-    cascade = Cascade(tuple(ready), plan.accept_at, hops, plan.max_joules, agreements)
-    why = _describe_cascade(cascade)
-    return _resolve(ready[0], "; ".join([why, *skipped, *dissolved]), cascade=cascade)
+            return self._choose(ready[0], "; ".join([f"only {ready[0].name}", *notes]))
+        hops = min(plan.max_hops, len(ready))
+        cascade = Cascade(tuple(ready), plan.accept_at, hops, plan.max_joules, agreements)
+        why = "; ".join([_describe_cascade(cascade), *notes])
+        return Decision(ready[0], None, None, why, cascade=cascade)
 
+    def _keep_agreements(
+        self, agreements: Sequence[Agreement], ready: Sequence[Arm]
+    ) -> tuple[tuple[Agreement, ...], list[str]]:
+        """Return the steps that can be carried out here, and why each other one cannot.
 
-def _resolve_alone(
-    arm: Arm, notes: Sequence[str], query: Query, predictor: Predictor | None
-) -> Decision:
-    """Return the only arm that is left of a cascade."""
-    why = "; ".join([f"only {arm.name}", *notes])
-    return _resolve(arm, why, _predict_joules(predictor, arm, query))
+        The arms of a step that cannot are tried one after the other, like any arm of the cascade.
+        """
+        kept: list[Agreement] = []
+        why: list[str] = []
+        if len(ready) == 1:
+            return (), why
+        for step in agreements:
+            here = [arm for arm in ready if arm.name in step.arms]
+            if not here:
+                continue
+            if len(here) < len(step.arms):
+                why.append(f"{here[0].name} has no arm left to agree with")
+            elif here[-1] is ready[-1]:
+                names = " and ".join(arm.name for arm in here)
+                why.append(f"{names} need not agree: no arm follows")
+            else:
+                odds = None if self.predictor is None else self.predictor.agreement(here)
+                kept.append(replace(step, odds=odds))
+        return tuple(kept), why
+
+    def _resolve_objective(self, rule: str, objective: Objective) -> Decision | _FallsThrough:
+        policy, query = self.policy, self.query
+        assert query is not None
+        weighed = weigh(
+            objective,
+            policy.arms,
+            query,
+            self.is_available,
+            predictor=self.predictor,
+            resident=self.resident,
+        )
+        winner = weighed.winner
+        if winner is not None:
+            return Decision(
+                winner.arm,
+                None,
+                None,
+                weighed.why,
+                predicted_joules=winner.joules.total if winner.joules is not None else None,
+                predicted_accuracy=winner.accuracy.p if winner.accuracy is not None else None,
+                candidates=weighed.candidates,
+                margin_joules=weighed.margin_joules,
+            )
+        missing = _UNFITTED.get(weighed.unfitted or "")
+        why, short, fix = missing or (weighed.why, weighed.why, "")
+        if objective.otherwise is not None:
+            return self.resolve_arm(
+                objective.otherwise,
+                f"default arm ({short})",
+                f"{why}; ",
+                candidates=weighed.candidates,
+            )
+        if missing is not None:
+            raise EtuiError(
+                f"rule {rule!r} of policy {policy.name!r} cannot choose: {why}",
+                fix.format(policy=policy.name, arm=objective.arms[0]),
+            )
+        unserved = [policy.arms[name] for name in objective.arms if self._serve(name) is None]
+        return _FallsThrough(why, tuple(unserved))
 
 
 def _find_in_vain(
@@ -457,36 +477,6 @@ def _describe_in_vain(step: Agreement) -> str:
     return f"{who} not asked: {when} at most {most} are right, {required} required"
 
 
-def _keep_agreements(
-    agreements: Sequence[Agreement], ready: Sequence[Arm]
-) -> tuple[tuple[Agreement, ...], list[str]]:
-    """Return the steps that can be carried out here, and why each other one cannot.
-
-    The arms of a step that cannot are tried one after the other, like any arm of the cascade.
-    """
-    names = [arm.name for arm in ready]
-    kept: list[Agreement] = []
-    why: list[str] = []
-    for step in agreements:
-        here = [name for name in step.arms if name in names]
-        if not here:
-            continue
-        if len(here) < len(step.arms):
-            why.append(f"{here[0]} has no arm left to agree with")
-        elif here[-1] == names[-1]:
-            why.append(f"{' and '.join(here)} need not agree: no arm follows")
-        else:
-            kept.append(step)
-    return tuple(kept), why
-
-
-def _predict_odds(
-    predictor: Predictor | None, step: Agreement, arms: Sequence[Arm]
-) -> PredictedAgreement | None:
-    members = [arm for arm in arms if arm.name in step.arms]
-    return predictor.agreement(members) if predictor is not None else None
-
-
 def _describe_cascade(cascade: Cascade) -> str:
     """Describe the order: ``quick first; large if below 75 % sure``."""
     names = [arm.name for arm in cascade.arms]
@@ -511,65 +501,17 @@ def _gives_same_answer(arm: Arm, other: Arm) -> bool:
     return replace(arm, **plain) == replace(other, **plain)  # type: ignore[arg-type]
 
 
-def _resolve_objective(
-    rule: Rule,
-    objective: Objective,
-    weighed: ObjectiveResult,
-    policy: Policy,
-    query: Query,
-    is_available: Callable[[str], bool],
-    predictor: Predictor | None,
-) -> Decision | FallsThrough:
-    winner = weighed.winner
-    if winner is not None:
-        return _resolve(
-            winner.arm,
-            weighed.why,
-            winner.joules.total if winner.joules is not None else None,
-            predicted_accuracy=winner.accuracy.p if winner.accuracy is not None else None,
-            candidates=weighed.candidates,
-            margin_joules=weighed.margin_joules,
-        )
-    unfitted = _UNFITTED[weighed.unfitted] if weighed.unfitted is not None else None
-    why = weighed.why if unfitted is None else unfitted.what
-    if objective.otherwise is not None:
-        plan = policy.arms[objective.otherwise]
-        arm = choose_served_arm(plan, is_available)
-        if arm is None:
-            return FallsThrough(f"{why}; {format_absent(plan)}", (plan,))
-        short = weighed.why if unfitted is None else unfitted.short
-        why = f"default arm ({short}){format_substitute(plan, arm)}"
-        joules = _predict_joules(predictor, arm, query)
-        return _resolve(arm, why, joules, candidates=weighed.candidates)
-    if unfitted is not None:
-        fix = unfitted.fix.format(policy=policy.name, arm=objective.arms[0])
-        raise EtuiError(f"rule {rule.name!r} of policy {policy.name!r} cannot choose: {why}", fix)
-    plans = [policy.arms[name] for name in objective.arms]
-    return FallsThrough(
-        why, tuple(plan for plan in plans if choose_served_arm(plan, is_available) is None)
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class _Unfitted:
-    """A prediction that is missing for all arms: as a sentence, in a few words, and its fix."""
-
-    what: str
-    short: str
-    fix: str
-
-
 _UNFITTED = {
-    "accuracy": _Unfitted(
+    "accuracy": (
         "no accuracy was fitted for any of its arms",
         "no accuracy data yet",
         "fit it with `etui policy fit {policy} --outcomes FILE`, add a prior to the objective, as "
         "in prior: {{{arm}: 0.6}}, or add `otherwise: {arm}` to the rule",
     ),
-    "joules": _Unfitted(
+    "joules": (
         "the joules of all of its arms are unknown",
         "no joules data yet",
         "measure the models with `etui calibrate MODEL`, or add `otherwise: {arm}` to the rule",
     ),
 }
-"""The prediction that is missing -> how to say so."""
+"""The prediction that is missing for all arms -> a sentence, a few words, and the fix."""

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 
 from etui.errors import Problem
 from etui.routing._compile import compile_condition, map_condition_names, sort_rules
 from etui.routing.schema.policy_file import PolicyFile
-from etui.routing.schema.rules import CascadeEntry, RuleEntry, Tree
+from etui.routing.schema.rules import AgreeEntry, CascadeEntry, RuleEntry, Tree
 from etui.routing.signals import All, AnyOf, Condition, Holds, Not, iter_signal_names
-from etui.text import did_you_mean
 from etui.yaml.load import Located
 from etui.yaml.tree import Loc
 
@@ -90,14 +89,38 @@ def _negates(condition: Condition) -> bool:
             return any(map(_negates, parts))
 
 
+def list_models(file: PolicyFile, arm: str) -> tuple[str, ...]:
+    """List the models that an arm names, those of its role or the one."""
+    asked = file.arms[arm].model
+    return file.models.get(asked, (asked,))
+
+
+def iter_condition_names(condition: str | Tree | None) -> Iterator[tuple[Loc, str]]:
+    """Yield the signals of a condition and their places in it."""
+    if isinstance(condition, str):
+        yield (), condition
+    elif condition is not None:
+        parts = [
+            ((key, index), part)
+            for key in ("all", "any")
+            for index, part in enumerate(getattr(condition, key) or ())
+        ]
+        for place, part in (*parts, (("not",), condition.negated)):
+            for below, name in iter_condition_names(part):
+                yield (*place, *below), name
+
+
+def iter_agreements(file: PolicyFile) -> Iterator[tuple[Loc, CascadeEntry, AgreeEntry]]:
+    """Yield the steps of several answers in the cascades, each with the place of its arms."""
+    for index, rule in enumerate(file.rules):
+        if rule.cascade is not None:
+            for at, step in enumerate(rule.cascade.arms):
+                if not isinstance(step, str):
+                    yield ("rules", index, "cascade", "arms", at, "agree"), rule.cascade, step
+
+
 def check_rules(located: Located[PolicyFile]) -> Iterator[Problem]:
-    """Yield every error of the rules."""
-    yield from _check_names(located)
-    yield from _check_repeated(located)
-    yield from _check_order(located)
-
-
-def _check_names(located: Located[PolicyFile]) -> Iterator[Problem]:
+    """Yield every error of the rules, names that refer to nothing excepted."""
     file = located.model
     signals = map_condition_names(file.signals)
     first: dict[str, int] = {}
@@ -108,45 +131,30 @@ def _check_names(located: Located[PolicyFile]) -> Iterator[Problem]:
             message = f"duplicate rule '{rule.name}'; the first is on line {line}"
             yield located.problem((*loc, "name"), message)
         first.setdefault(rule.name, index)
-        for below, arm in rule.ends():
-            yield from check_known(located, (*loc, *below), "arm", arm, file.arms)
-        if rule.when is not None:
-            yield from _check_condition(located, (*loc, "when"), rule.when, signals)
+        for below, name in iter_condition_names(rule.when):
+            if name in file.signals and name not in signals:
+                bands = ", ".join(f"{name}.{band}" for band in file.signals[name].bands or ())
+                message = f"signal '{name}' has bands; name one: {bands}"
+                yield located.problem((*loc, "when", *below), message)
+        yield from _check_repeated(located, loc, rule)
+    for place, _, step in iter_agreements(file):
+        yield from _check_agreement(located, place, step.agree)
+    yield from _check_order(located)
 
 
-def _check_repeated(located: Located[PolicyFile]) -> Iterator[Problem]:
+def _check_repeated(located: Located[PolicyFile], loc: Loc, rule: RuleEntry) -> Iterator[Problem]:
     """Yield the arms that are listed twice in a cascade or among the candidates."""
-    for index, rule in enumerate(located.model.rules):
-        loc: Loc = ("rules", index)
-        if rule.cascade is not None:
-            yield from _check_cascade(located, (*loc, "cascade"), rule.cascade)
-        yield from _check_duplicates(
-            located, (*loc, "arms"), rule.arms or (), " among the candidates"
-        )
-
-
-def _check_cascade(
-    located: Located[PolicyFile], loc: Loc, cascade: CascadeEntry
-) -> Iterator[Problem]:
-    """Yield the arms that are asked twice, and the agreements of an arm with itself."""
-    seen: set[str] = set()
-    for index, step in enumerate(cascade.arms):
-        place = (*loc, "arms", index)
-        if isinstance(step, str):
-            if step in seen:
-                message = f"arm '{step}' is listed twice: the cascade would loop"
-                yield located.problem(place, message)
-            seen.add(step)
-            continue
-        for at, arm in enumerate(step.agree):
-            if arm in step.agree[:at]:
-                message = f"arm '{arm}' is listed twice: {_ALONE}"
-                yield located.problem((*place, "agree", at), message)
-            elif arm in seen:
-                message = f"arm '{arm}' is listed twice: the cascade would loop"
-                yield located.problem((*place, "agree", at), message)
-        seen.update(step.agree)
-        yield from _check_agreement(located, (*place, "agree"), step.agree)
+    seen: dict[str, object] = {}  # Arm -> the step that named it last
+    for path, arm in rule.cascade.places() if rule.cascade is not None else ():
+        if arm in seen:
+            why = _ALONE if seen[arm] == path[1] else "the cascade would loop"
+            yield located.problem((*loc, "cascade", *path), f"arm '{arm}' is listed twice: {why}")
+        seen[arm] = path[1]
+    arms = rule.arms or ()
+    for at, arm in enumerate(arms):
+        if arm in arms[:at]:
+            message = f"arm '{arm}' is listed twice among the candidates"
+            yield located.problem((*loc, "arms", at), message)
 
 
 _ALONE = (
@@ -180,32 +188,6 @@ _SAME_ANSWER = {"max_tokens", "max_joules", "speculate", "loop_guard"}
 """Keys in which two arms may differ and still give the same answer."""
 
 
-def _check_duplicates(
-    located: Located[PolicyFile], loc: Loc, arms: Sequence[str], why: str
-) -> Iterator[Problem]:
-    for place, arm in enumerate(arms):
-        if arm in arms[:place]:
-            yield located.problem((*loc, place), f"arm '{arm}' is listed twice{why}")
-
-
-def _check_condition(
-    located: Located[PolicyFile], loc: Loc, condition: str | Tree, signals: Mapping[str, str]
-) -> Iterator[Problem]:
-    if isinstance(condition, str):
-        entry = located.model.signals.get(condition)
-        if entry is not None and entry.bands is not None:
-            bands = ", ".join(f"{condition}.{band}" for band in entry.bands)
-            yield located.problem(loc, f"signal '{condition}' has bands; name one: {bands}")
-        else:
-            yield from check_known(located, loc, "signal", condition, signals)
-        return
-    for key in ("all", "any"):
-        for index, part in enumerate(getattr(condition, key) or ()):
-            yield from _check_condition(located, (*loc, key, index), part, signals)
-    if condition.negated is not None:
-        yield from _check_condition(located, (*loc, "not"), condition.negated, signals)
-
-
 def _check_order(located: Located[PolicyFile]) -> Iterator[Problem]:
     """Yield rules that can never be reached, and a missing rule for the remaining questions."""
     file = located.model
@@ -214,8 +196,8 @@ def _check_order(located: Located[PolicyFile]) -> Iterator[Problem]:
     ordered = sort_rules(rules)
 
     def served_by(rule: RuleEntry) -> set[str]:
-        arms = [file.arms[arm] for _, arm in rule.ends() if arm in file.arms]
-        return {model for arm in arms for model in file.models.get(arm.model, (arm.model,))}
+        arms = [arm for _, arm in rule.ends() if arm in file.arms]
+        return {model for arm in arms for model in list_models(file, arm)}
 
     conditions = [compile_condition(rule.when) for rule in ordered]
     forms = [None if condition is None else Form.of(condition) for condition in conditions]
@@ -254,23 +236,3 @@ def _check_order(located: Located[PolicyFile]) -> Iterator[Problem]:
             f"no rule takes the remaining questions: '{last.name}' is tried last and has a `when`; "
             "end with a rule without `when`",
         )
-
-
-def check_known(
-    located: Located[PolicyFile],
-    loc: Loc,
-    what: str,
-    name: str,
-    names: Iterable[str],
-    *,
-    key: bool = False,
-) -> Iterator[Problem]:
-    """Yield a problem with a suggestion for an unknown name; nothing for a known one.
-
-    Args:
-        key: Whether the name is a key rather than a value.
-    """
-    known = list(names)
-    if name not in known:
-        hint = did_you_mean(name, known) if known else "; the file has none"
-        yield located.problem(loc, f"unknown {what} '{name}'{hint}", key=key)

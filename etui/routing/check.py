@@ -5,13 +5,17 @@ A policy with errors cannot be used; warnings point out probable mistakes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from etui.errors import Problem
-from etui.routing._check_rules import check_known, check_rules
+from etui.routing._check_rules import (
+    check_rules,
+    iter_agreements,
+    iter_condition_names,
+    list_models,
+)
 from etui.routing._compile import (
-    compile_condition,
     compile_regex,
     map_condition_names,
     order_signals,
@@ -20,9 +24,9 @@ from etui.routing._compile import (
 from etui.routing.decision import EFFORTS
 from etui.routing.policy import Place, find_settings, find_weights, list_places
 from etui.routing.schema.policy_file import PolicyFile
-from etui.routing.schema.signals import SignalEntry
-from etui.routing.signals import REGEX_SECONDS, iter_signal_names
+from etui.routing.signals import REGEX_SECONDS
 from etui.routing.text_measures import LANGUAGES
+from etui.text import did_you_mean
 from etui.yaml.load import Located
 from etui.yaml.tree import Loc
 
@@ -41,13 +45,9 @@ def check_policy(
 ) -> tuple[tuple[Problem, ...], tuple[Problem, ...]]:
     """Check the content of a policy file; return errors and warnings in the order of the file."""
     errors = [
-        *_check_models(located, models),
-        *_check_signals(located, models),
+        *_find_unknown(located, models, policies),
+        *_check_signals(located),
         *check_rules(located),
-        *_check_other_arms(located),
-        *_check_probes(located),
-        *_check_shadow(located, policies),
-        *_check_efforts(located),
     ]
     warnings = [*_find_unused(located), *_find_unserved(located, is_available, models)]
     if not errors:
@@ -118,64 +118,50 @@ def _find_misfits(
                 f"the fit of arm '{arm}' is of {fit.arms[arm]}, so nothing is predicted for it "
                 "until you run `etui policy fit`",
             )
-    for index, rule in enumerate(file.rules):
-        cascade = rule.cascade
-        for at, step in enumerate(cascade.arms if cascade is not None else ()):
-            if isinstance(step, str) or not all(fit.covers(a, weights[a]) for a in step.agree):
-                continue
-            assert cascade is not None
-            required = cascade.accept_at if step.accept is None else step.accept
-            at_most, known = fit.agreed.get(step.agree, (1.0, True))
-            if at_most < required:
-                share = f"{100 * at_most:.1f} % of the time"
-                why = f"by the fit it is right {share} at most"
-                fix = "lower `accept`, or remove the step"
-                if not known:
-                    why = f"the fit knows only right and wrong, and of that {share} is certain"
-                    fix = "fit it from bench runs, which have the answers, or lower `accept`"
-                yield located.problem(
-                    ("rules", index, "cascade", "arms", at, "agree"),
-                    f"an answer that {_join(step.agree)} agree on is never accepted: {why}, and "
-                    f"{100 * required:g} % is required; {fix}",
-                )
-
-
-def _join(arms: Sequence[str]) -> str:
-    """Name the arms of a step: ``quick and tiny``, ``the votes of thrice``."""
-    return f"the votes of {arms[0]}" if len(arms) == 1 else " and ".join(arms)
+    for loc, cascade, step in iter_agreements(file):
+        required = cascade.accept_at if step.accept is None else step.accept
+        at_most, known = fit.agreed.get(step.agree, (1.0, True))
+        if at_most >= required or not all(fit.covers(arm, weights[arm]) for arm in step.agree):
+            continue
+        share = f"{100 * at_most:.1f} % of the time"
+        why = f"by the fit it is right {share} at most"
+        fix = "lower `accept`, or remove the step"
+        if not known:
+            why = f"the fit knows only right and wrong, and of that {share} is certain"
+            fix = "fit it from bench runs, which have the answers, or lower `accept`"
+        alone = len(step.agree) == 1
+        who = f"the votes of {step.agree[0]}" if alone else " and ".join(step.agree)
+        yield located.problem(
+            loc,
+            f"an answer that {who} agree on is never accepted: {why}, and {100 * required:g} % is "
+            f"required; {fix}",
+        )
 
 
 def _list_weights(file: PolicyFile, arm: str, models: Collection[str]) -> frozenset[str]:
     """List the models that may answer for an arm, entries of the same weights as one."""
-    asked = file.arms[arm].model
-    return frozenset(find_weights(models, name) for name in file.models.get(asked, (asked,)))
+    return frozenset(find_weights(models, name) for name in list_models(file, arm))
 
 
 def _find_unused(located: Located[PolicyFile]) -> Iterator[Problem]:
     """Yield the signals, arms and roles that nothing refers to."""
     file = located.model
     named = {part for entry in file.signals.values() for part in entry.score or ()}
-    for rule in file.rules:
-        if rule.when is not None:
-            named.update(iter_signal_names(compile_condition(rule.when)))
+    named.update(name for rule in file.rules for _, name in iter_condition_names(rule.when))
     signal_by_name = map_condition_names(file.signals)
     signals = {signal_by_name[name] for name in named if name in signal_by_name}
     arms = {arm for rule in file.rules for _, arm in rule.ends()}
     arms.update(arm for _, arm in _iter_other_arms(file))
     roles = {arm.model for arm in file.arms.values()}
     roles.update(entry.equals for entry in file.signals.values() if entry.equals)
-    used: Mapping[str, tuple[Iterable[str], set[str]]] = {
-        "signals": (file.signals, signals),
-        "arms": (file.arms, arms),
-        "models": (file.models, roles),
-    }
-    one = {"signals": "signal", "arms": "arm", "models": "role"}
-    for section, (names, using) in used.items():
-        for name in names:
-            if name not in using:
-                yield located.problem(
-                    (section, name), f"{one[section]} '{name}' is unused", key=True
-                )
+    for section, what, used in (
+        ("signals", "signal", signals),
+        ("arms", "arm", arms),
+        ("models", "role", roles),
+    ):
+        for name in getattr(file, section):
+            if name not in used:
+                yield located.problem((section, name), f"{what} '{name}' is unused", key=True)
 
 
 def _find_unserved(
@@ -187,8 +173,8 @@ def _find_unserved(
     if is_available is None:
         return
     file = located.model
-    for arm, entry in file.arms.items():
-        places = list_places(file.models.get(entry.model, (entry.model,)), models)
+    for arm in file.arms:
+        places = list_places(list_models(file, arm), models)
         if any(is_available(place.model) for place in places):
             continue
         names = ", ".join(
@@ -208,9 +194,9 @@ def _find_unserved(
 def _find_unlike_places(located: Located[PolicyFile], models: Collection[str]) -> Iterator[Problem]:
     """Yield the arms whose places differ, though they should have the same weights."""
     file = located.model
-    for arm, entry in file.arms.items():
+    for arm in file.arms:
         first: dict[str, Place] = {}
-        for place in list_places(file.models.get(entry.model, (entry.model,)), models):
+        for place in list_places(list_models(file, arm), models):
             other = first.setdefault(place.weights, place)
             for what in _list_differences(models, other, place):
                 yield located.problem(
@@ -242,7 +228,7 @@ def _find_undrafted(located: Located[PolicyFile], models: Collection[str]) -> It
     for arm, entry in file.arms.items():
         if entry.speculate != "draft":
             continue
-        for model in file.models.get(entry.model, (entry.model,)):
+        for model in list_models(file, arm):
             settings = find_settings(models, model)
             if settings is not None and settings.draft is None:
                 yield located.problem(
@@ -257,19 +243,16 @@ def _find_unlike_votes(located: Located[PolicyFile]) -> Iterator[Problem]:
 
     Votes of a step end at the first that differs, those of a bench by the stop rule of the arm.
     """
-    for index, rule in enumerate(located.model.rules):
-        for at, step in enumerate(rule.cascade.arms if rule.cascade is not None else ()):
-            if isinstance(step, str) or len(step.agree) > 1:
-                continue
-            arm = located.model.arms[step.agree[0]]
-            stop = arm.stop.rule if arm.stop is not None else "flip"
-            if stop not in ("all", "unanimous"):
-                yield located.problem(
-                    ("rules", index, "cascade", "arms", at, "agree"),
-                    f"the votes of '{step.agree[0]}' stop by {stop} in a bench, and in this step "
-                    "at the first that differs; give the arm `stop: {rule: unanimous}`, or a fit "
-                    "takes a few equal votes for all of them",
-                )
+    for loc, _, step in iter_agreements(located.model):
+        arm = located.model.arms[step.agree[0]]
+        stop = arm.stop.rule if arm.stop is not None else "flip"
+        if len(step.agree) == 1 and stop not in ("all", "unanimous"):
+            yield located.problem(
+                loc,
+                f"the votes of '{step.agree[0]}' stop by {stop} in a bench, and in this step at "
+                "the first that differs; give the arm `stop: {rule: unanimous}`, or a fit takes a "
+                "few equal votes for all of them",
+            )
 
 
 def _find_idle_audit(located: Located[PolicyFile]) -> Iterator[Problem]:
@@ -303,10 +286,7 @@ _SLOWING = ("a" * 3000, "1" * 3000, " " * 3000, "ab " * 1000, "a" * 3000 + "!", 
 
 def _find_slow_patterns(located: Located[PolicyFile]) -> Iterator[Problem]:
     """Yield the patterns that take too long on some text."""
-    for name, entry in located.model.signals.items():
-        regex, loc = _find_pattern(name, entry)
-        if regex is None:
-            continue
+    for loc, regex in _iter_patterns(located.model):
         pattern = compile_regex(regex)
         for text in _SLOWING:
             try:
@@ -320,107 +300,91 @@ def _find_slow_patterns(located: Located[PolicyFile]) -> Iterator[Problem]:
                 break
 
 
-def _find_pattern(name: str, entry: SignalEntry) -> tuple[str | None, Loc]:
-    """Return the regular expression of a signal, None without one, and its place."""
-    if entry.metadata is not None:
-        return entry.metadata.matches, ("signals", name, "metadata", "matches")
-    return entry.regex, ("signals", name, "regex")
+def _iter_patterns(file: PolicyFile) -> Iterator[tuple[Loc, str]]:
+    """Yield the regular expressions of signals and their places."""
+    for name, entry in file.signals.items():
+        if entry.regex is not None:
+            yield ("signals", name, "regex"), entry.regex
+        if entry.metadata is not None and entry.metadata.matches is not None:
+            yield ("signals", name, "metadata", "matches"), entry.metadata.matches
 
 
-def _check_models(located: Located[PolicyFile], models: Collection[str]) -> Iterator[Problem]:
-    file = located.model
+def _find_unknown(
+    located: Located[PolicyFile], models: Collection[str], policies: Collection[str] | None
+) -> Iterator[Problem]:
+    """Yield the names that refer to nothing, each with a suggestion, and models listed twice."""
+    for loc, what, name, names, key in _iter_references(located.model, models, policies):
+        known = list(names)
+        if name not in known:
+            hint = did_you_mean(name, known) if known else "; the file has none"
+            yield located.problem(loc, f"unknown {what} '{name}'{hint}", key=key)
+    for role, listed in located.model.models.items():
+        for index, name in enumerate(listed):
+            if name in listed[:index]:
+                message = f"model '{name}' is listed twice in role '{role}'"
+                yield located.problem(("models", role, index), message)
+
+
+def _iter_references(
+    file: PolicyFile, models: Collection[str], policies: Collection[str] | None
+) -> Iterator[tuple[Loc, str, str, Iterable[str], bool]]:
+    """Yield each name that refers to something: place, kind, name, known names, and if a key."""
+    models_and_roles = [*file.models, *models]
+    signals = map_condition_names(file.signals)
+    rules = [rule.name for rule in file.rules]
     for role, names in file.models.items():
         for index, name in enumerate(names):
-            loc: Loc = ("models", role, index)
-            yield from check_known(located, loc, "model", name, models)
-            if name in names[:index]:
-                yield located.problem(loc, f"model '{name}' is listed twice in role '{role}'")
-    for arm, entry in file.arms.items():
-        loc = ("arms", arm, "model")
-        yield from check_known(located, loc, "role or model", entry.model, [*file.models, *models])
+            yield ("models", role, index), "model", name, models, False
+    for arm, settings in file.arms.items():
+        yield ("arms", arm, "model"), "role or model", settings.model, models_and_roles, False
+    for signal, entry in file.signals.items():
+        for part in entry.score or ():
+            yield ("signals", signal, "score", part), "signal", part, signals, True
+        if entry.language is not None:
+            yield ("signals", signal, "language"), "language", entry.language, LANGUAGES, False
+        if entry.equals is not None:
+            loc = ("signals", signal, "is")
+            yield loc, "role or model", entry.equals, models_and_roles, False
+    for index, rule in enumerate(file.rules):
+        for below, arm in rule.ends():
+            yield ("rules", index, *below), "arm", arm, file.arms, False
+        for below, name in iter_condition_names(rule.when):
+            if name in signals or name not in file.signals:  # else it has bands, of which one is
+                yield ("rules", index, "when", *below), "signal", name, signals, False
+    for place, arm in _iter_other_arms(file):
+        yield place, "arm", arm, file.arms, False
+    for index, probe in enumerate(file.probes):
+        for key in ("rule", "not_rule", "arm", "not_arm"):
+            name = getattr(probe, key)
+            if name is not None:
+                what = key.removeprefix("not_")
+                known = rules if what == "rule" else file.arms
+                yield ("probes", index, key), what, name, known, False
+        for name in probe.signals or ():
+            yield ("probes", index, "signals", name), "signal", name, signals, True
+    if file.shadow is not None and policies is not None:
+        yield ("shadow", "policy"), "policy", file.shadow.policy, policies, False
+    for effort in file.efforts:
+        yield ("efforts", effort), "effort", effort, EFFORTS, True
 
 
-def _check_signals(located: Located[PolicyFile], models: Collection[str]) -> Iterator[Problem]:
+def _check_signals(located: Located[PolicyFile]) -> Iterator[Problem]:
     file = located.model
     ordered = set(order_signals(file.signals))
     names = map_condition_names(file.signals)
     for name, entry in file.signals.items():
-        loc: Loc = ("signals", name)
-        known = True
-        for part in entry.score or ():
-            for problem in check_known(
-                located, (*loc, "score", part), "signal", part, names, key=True
-            ):
-                known = False
-                yield problem
-        if name not in ordered and known and all(part in names for part in entry.score or ()):
-            yield located.problem((*loc, "score"), f"score '{name}' includes itself", key=True)
+        if name not in ordered and all(part in names for part in entry.score or ()):
+            message = f"score '{name}' includes itself"
+            yield located.problem(("signals", name, "score"), message, key=True)
         for band in entry.bands or ():
             if f"{name}.{band}" in file.signals:
                 message = f"there is also a signal '{name}.{band}'"
-                yield located.problem((*loc, "bands", band), message, key=True)
-        if entry.regex is not None:
-            yield from _check_regex(located, (*loc, "regex"), entry.regex)
-        if entry.metadata is not None and entry.metadata.matches is not None:
-            place = (*loc, "metadata", "matches")
-            yield from _check_regex(located, place, entry.metadata.matches)
-        if entry.language is not None:
-            yield from check_known(
-                located, (*loc, "language"), "language", entry.language, LANGUAGES
-            )
-        if entry.equals is not None:
-            known_models = [*file.models, *models]
-            yield from check_known(
-                located, (*loc, "is"), "role or model", entry.equals, known_models
-            )
-
-
-def _check_regex(located: Located[PolicyFile], loc: Loc, text: str) -> Iterator[Problem]:
-    try:
-        pattern = compile_regex(text)
-    except ValueError as error:
-        yield located.problem(loc, str(error))
-        return
-    try:
-        if pattern.search("", timeout=0.05) is not None:
-            yield located.problem(loc, "this pattern matches an empty text, so it always holds")
-    except TimeoutError:
-        yield located.problem(loc, "this pattern takes too long even on an empty text")
-
-
-def _check_probes(located: Located[PolicyFile]) -> Iterator[Problem]:
-    file = located.model
-    rules = [rule.name for rule in file.rules]
-    signals = map_condition_names(file.signals)
-    for index, probe in enumerate(file.probes):
-        loc: Loc = ("probes", index)
-        for key, what, names in (
-            ("rule", "rule", rules),
-            ("not_rule", "rule", rules),
-            ("arm", "arm", file.arms),
-            ("not_arm", "arm", file.arms),
-        ):
-            name = getattr(probe, key)
-            if name is not None:
-                yield from check_known(located, (*loc, key), what, name, names)
-        for name in probe.signals or ():
-            place = (*loc, "signals", name)
-            yield from check_known(located, place, "signal", name, signals, key=True)
-
-
-def _check_other_arms(located: Located[PolicyFile]) -> Iterator[Problem]:
-    for loc, arm in _iter_other_arms(located.model):
-        yield from check_known(located, loc, "arm", arm, located.model.arms)
-
-
-def _check_shadow(
-    located: Located[PolicyFile], policies: Collection[str] | None
-) -> Iterator[Problem]:
-    shadow = located.model.shadow
-    if shadow is not None and policies is not None:
-        yield from check_known(located, ("shadow", "policy"), "policy", shadow.policy, policies)
-
-
-def _check_efforts(located: Located[PolicyFile]) -> Iterator[Problem]:
-    for effort in located.model.efforts:
-        yield from check_known(located, ("efforts", effort), "effort", effort, EFFORTS, key=True)
+                yield located.problem(("signals", name, "bands", band), message, key=True)
+    for loc, text in _iter_patterns(file):
+        try:
+            if compile_regex(text).search("", timeout=0.05) is not None:
+                yield located.problem(loc, "this pattern matches an empty text, so it always holds")
+        except TimeoutError:
+            yield located.problem(loc, "this pattern takes too long even on an empty text")
+        except ValueError as error:
+            yield located.problem(loc, str(error))

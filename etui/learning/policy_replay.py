@@ -7,6 +7,7 @@ earlier turns of a chat are not replayed.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -141,58 +142,31 @@ def _lacks_letter(graded: Graded, row: int, column: int) -> bool:
     return options and graded.answers is not None and int(graded.answers[row, column]) < 0
 
 
-@dataclass(slots=True)
-class WalkNotes:
-    """Counts what a table cannot say of the walks, for the notes of a report."""
+_NOTES = {
+    "blind": "{} questions go to a cascade, and these outcomes have no confidence: the first arm "
+    "answers them; replay bench runs to include the further hops",
+    "unsure": "{} questions go to a cascade with `agree`, and these outcomes have no confidence: "
+    "an arm that answers alone is never sure enough",
+    "assumed": "on {} questions all arms of `agree` are wrong, and these outcomes do not say "
+    "whether they agree: they are taken to, so that accuracy and cost are the least that they can "
+    "be",
+    "held_back": "on {} questions an agreed answer is not accepted, because these outcomes only "
+    "show the least that it can be right; bench runs have the answers",
+    "asked_again": "{} answers have no letter: a turn asks for it once more (no_answer: "
+    "ask_constrained), which is not in the cost",
+}
+"""What a table cannot say of walks -> the note of a report."""
 
-    graded: Graded
-    blind: int = 0
-    unsure: int = 0
-    assumed: int = 0
-    held_back: int = 0
-    asked_again: int = 0
 
-    def add(self, decision: Decision, walk: Walk) -> None:
-        """Count a walk."""
-        cascade = decision.cascade
-        if cascade is not None and self.graded.confidence is None:
-            self.blind += not cascade.agreements
-            self.unsure += bool(cascade.agreements)
-        self.assumed += walk.assumed
-        self.held_back += walk.held_back
-        if decision.fallbacks.no_answer == "ask_constrained":
-            self.asked_again += walk.without_letter
-
-    def notes(self) -> tuple[str, ...]:
-        """Return a sentence for each thing that the table cannot say."""
-        found = []
-        if self.blind:
-            found.append(
-                f"{self.blind} questions go to a cascade, and these outcomes have no confidence: "
-                "the first arm answers them; replay bench runs to include the further hops"
-            )
-        if self.unsure:
-            found.append(
-                f"{self.unsure} questions go to a cascade with `agree`, and these outcomes have no "
-                "confidence: an arm that answers alone is never sure enough"
-            )
-        if self.assumed:
-            found.append(
-                f"on {self.assumed} questions all arms of `agree` are wrong, and these outcomes do "
-                "not say whether they agree: they are taken to, so that accuracy and cost are the "
-                "least that they can be"
-            )
-        if self.held_back:
-            found.append(
-                f"on {self.held_back} questions an agreed answer is not accepted, because these "
-                "outcomes only show the least that it can be right; bench runs have the answers"
-            )
-        if self.asked_again:
-            found.append(
-                f"{self.asked_again} answers have no letter: a turn asks for it once more "
-                "(no_answer: ask_constrained), which is not in the cost"
-            )
-        return tuple(found)
+def _count_unknown(decision: Decision, walk: Walk, graded: Graded) -> Iterator[tuple[str, int]]:
+    """Yield how often a walk needs what the table cannot say, by the keys of ``_NOTES``."""
+    cascade = decision.cascade
+    if cascade is not None and graded.confidence is None:
+        yield ("unsure" if cascade.agreements else "blind"), 1
+    yield "assumed", walk.assumed
+    yield "held_back", walk.held_back
+    if decision.fallbacks.no_answer == "ask_constrained":
+        yield "asked_again", walk.without_letter
 
 
 def _value_or_none(values: Floats | None, row: int, column: int) -> float | None:
@@ -283,14 +257,14 @@ def replay_policy(
     _check_arms(policy, graded)
     policy = drop_places(policy)
     models = {facts.model for facts in graded.facts.values() if facts.model is not None}
-    is_available: Callable[[str], bool] = models.__contains__ if models else _is_always_available
+    is_available = (lambda model: model in models) if models else (lambda _: True)
     costs = {arm: float(cost[:, column].mean()) for column, arm in enumerate(graded.arms)}
     count = len(graded)
     chosen, hops = np.empty(count, dtype=np.int64), np.ones(count, dtype=np.int64)
     spent = np.empty(count)
-    rules: dict[str, int] = {}
-    missing: dict[str, int] = {}
-    reading = WalkNotes(graded)
+    rules: Counter[str] = Counter()
+    missing: Counter[str] = Counter()
+    unknown: Counter[str] = Counter()
     folds = [(range(count), heads)] if heads else _folds(policy, graded, seed, say)
     for rows, fold_heads in folds:
         predictor = TablePredictor(costs, fold_heads, label)
@@ -301,12 +275,13 @@ def replay_policy(
                 available=is_available,
                 predictor=predictor,
             )
-            rules[str(decision.rule)] = rules.get(str(decision.rule), 0) + 1
+            rules[str(decision.rule)] += 1
             walk = _walk_decision(decision, row, graded, cost, predictor)
             if isinstance(walk, str):
-                missing[walk] = missing.get(walk, 0) + 1
+                missing[walk] += 1
                 continue
-            reading.add(decision, walk)
+            for what, number in _count_unknown(decision, walk, graded):
+                unknown[what] += number
             chosen[row], hops[row], spent[row] = walk.column, walk.hops, walk.cost
     if missing:
         missing_text = ", ".join(f"{arm} ({n} questions)" for arm, n in sorted(missing.items()))
@@ -315,7 +290,8 @@ def replay_policy(
             f"run them on the same questions: etui bench --arms {','.join(sorted(missing))}",
         )
     right = graded.correct[np.arange(count), chosen]
-    return Routed(policy.name, chosen, right, spent, hops, rules, reading.notes())
+    notes = tuple(text.format(unknown[what]) for what, text in _NOTES.items() if unknown[what])
+    return Routed(policy.name, chosen, right, spent, hops, rules, notes)
 
 
 def format_question(question: QuestionText) -> str:
@@ -357,7 +333,3 @@ def _check_arms(policy: Policy, graded: Graded) -> None:
         f"policy {policy.name!r} has none of the arms of the answers: {', '.join(graded.arms)}",
         f"its arms: {', '.join(policy.arms)}; the names must match",
     )
-
-
-def _is_always_available(_: str) -> bool:
-    return True

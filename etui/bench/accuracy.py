@@ -32,8 +32,7 @@ class Oracle:
 def oracle(samples: Mapping[str, Sequence[Sample]]) -> Oracle | None:
     """Evaluate the oracle on the questions that all arms answered.
 
-    Returns:
-        None with only one arm or without a common question.
+    Returns None with only one arm or without a common question.
     """
     import numpy as np
 

@@ -49,8 +49,7 @@ def build_arms(
 ) -> dict[str, Arm]:
     """Build an arm for each pair of a model and a reasoning method.
 
-    Args:
-        reasonings: Reasoning methods; empty takes that of the format.
+    ``reasonings``: reasoning methods; empty takes that of the format.
     """
     ways: Sequence[Reasoning] = reasonings or (("cot",) if format_.name == "cot" else ("direct",))
     arms: dict[str, Arm] = {}

@@ -389,9 +389,6 @@ def read_systems(texts: Sequence[str], config: Config) -> tuple[list[list[System
 
     A run without an arm selects all its arms, or the policy of a policy run.
 
-    Args:
-        texts: Folders or ids of runs, with or without an arm.
-
     Raises:
         UsageError: A run has no such arm, or no answers.
         EtuiError: A folder is not a run.
@@ -450,8 +447,7 @@ _LEVEL = 0.05
 def comparison_lines(one: Comparison, *, several: bool) -> list[str]:
     """Format one comparison in a few lines, without the subjects.
 
-    Args:
-        several: Whether there are other comparisons, so that the adjusted p-value is shown.
+    ``several``: whether there are other comparisons, so that the adjusted p-value is shown.
     """
     first, second = (units.accuracy_text(share) for share in one.accuracies)
     adjusted = f", adjusted {p_text(one.p_holm)}" if several else ""

@@ -72,8 +72,7 @@ def count_gaps(gaps: Iterable[float]) -> Bins:
 def pool_gaps(parts: Iterable[Sequence[Sequence[int]]]) -> Distribution | None:
     """Compute mean and percentiles of all gaps of several answers; None without gaps.
 
-    Args:
-        parts: Results of :func:`count_gaps`.
+    ``parts``: results of :func:`count_gaps`.
     """
     total: Counter[int] = Counter()
     for part in parts:
@@ -187,8 +186,7 @@ def add_half_widths(
 ) -> float | None:
     """Add up half widths: linearly, and in quadrature between independent readings.
 
-    Args:
-        widths: Half width of each sample in joules; if one is None, so is the result.
+    ``widths``: half width of each sample in joules; if one is None, so is the result.
     """
     inside: dict[str, list[float]] = {}
     for width, subject in zip(widths, subjects, strict=True):
@@ -204,8 +202,7 @@ def build_figure(
 ) -> CostFigure:
     """Combine sampling interval and sensor half width in quadrature, separately at each end.
 
-    Args:
-        least: Least that the lower end can be.
+    ``least``: least that the lower end can be.
     """
     low, high = percentiles(replicates)
     off = sensor or 0.0

@@ -106,9 +106,6 @@ def read_difficulty(path: Path) -> DifficultyTable:
 def parse_difficulty(text: str, place: str) -> DifficultyTable:
     """Parse a table.
 
-    Args:
-        place: Name of the file, for messages.
-
     Raises:
         InvalidFile: It is not such a table; with the line of each problem.
     """

@@ -26,9 +26,6 @@ def write_figures(folder: Path, run: RunConfig, samples: Sequence[Sample]) -> li
     The figures are ``accuracy_joules`` (arms with both intervals, and the hull), ``subjects``
     (accuracy of each subject) and ``phases`` (joules per question in prefill and decode).
 
-    Returns:
-        Paths in the order in which they were written.
-
     Raises:
         OSError: The folder cannot be written.
     """

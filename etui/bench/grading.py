@@ -97,8 +97,7 @@ RULES: dict[str, GradingRule] = {
 def find_rule(format_: Format, *, numbers: bool) -> GradingRule | None:
     """Return the rule by which answers of a format are graded.
 
-    Returns:
-        None where a letter is read from log-probabilities, or stated in a chat.
+    Returns None where a letter is read from log-probabilities, or stated in a chat.
     """
     label = format_.rule or ("number@1" if numbers else "")
     return RULES[label] if label else None

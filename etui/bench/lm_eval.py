@@ -130,8 +130,7 @@ def pooled_stderr(shares: Sequence[tuple[float, int]]) -> float | None:
     The sample variances of the tasks are weighted by their sizes; only the questions within a task
     vary, not the tasks.
 
-    Returns:
-        None if a task has fewer than two questions.
+    Returns None if a task has fewer than two questions.
     """
     total = sum(size for _, size in shares)
     if total <= len(shares) or any(size < 2 for _, size in shares):

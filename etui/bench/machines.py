@@ -111,8 +111,7 @@ def name_devices(channels: Iterable[Channel], described: Sequence[str] = ()) -> 
 def read_gpu_driver(sysfs: Path) -> str | None:
     """Read the version of the GPU's kernel driver; the kernel's if the driver is a part of it.
 
-    Returns:
-        For example ``nvidia 550.54.15``; None if no driver is loaded.
+    Returns for example ``nvidia 550.54.15``; None if no driver is loaded.
     """
     for module in _MODULES:
         folder = sysfs / "module" / module
@@ -200,8 +199,7 @@ def is_comparison(config: RunConfig) -> bool:
 def join_machines(plan: RunConfig, found: Mapping[str, RunConfig], *, compare: bool) -> RunConfig:
     """Build the configuration of a run on several machines.
 
-    Args:
-        found: Key of the machine -> the configuration of the run there; one at least.
+    ``found``: key of the machine -> the configuration of the run there; one at least.
     """
     first = next(iter(found.values()))
     machines = tuple(describe_machine(config, key) for key, config in found.items())

@@ -82,8 +82,7 @@ def render_page(
 ) -> str:
     """Render ``report.html``, a single file that loads nothing from the network or the disk.
 
-    Args:
-        texts: (subject, row) -> question; None if the texts are not available.
+    ``texts``: (subject, row) -> question; None if the texts are not available.
     """
     from etui.bench.figures import draw_accuracy_joules, draw_power
 
@@ -347,8 +346,7 @@ def questions_json(grouped: Mapping[str, Sequence[Sample]], texts: Texts | None)
     probabilities, text, arms of the cascade, error]``. Arrays without keys keep the page small,
     since a run may have 14,042 questions.
 
-    Args:
-        texts: (subject, row) -> question; None leaves the texts out.
+    ``texts``: (subject, row) -> question; None leaves the texts out.
     """
     keys = sorted(
         {(sample.subject, sample.row) for inside in grouped.values() for sample in inside}

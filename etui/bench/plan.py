@@ -491,8 +491,7 @@ def _check_table(plan: RunPlan, table: DifficultyTable, place: str, say: Say) ->
 def check_sources(plan: RunPlan, hashes: dict[str, str | None], say: Say = _say_nothing) -> None:
     """Refuse difficulties that are made from the answers of a model that is measured.
 
-    Args:
-        hashes: Model of the run -> hash of its file; None if it is not known.
+    ``hashes``: model of the run -> hash of its file; None if it is not known.
     """
     if plan.difficulty is None:
         return

@@ -257,11 +257,7 @@ def _describe_differences(precision: RunPrecision) -> list[str]:
 
 
 def describe_expectation(points: float, expected: Mapping[float, int], most: int) -> str:
-    """Describe how many questions a run is expected to ask.
-
-    Args:
-        expected: Accuracy -> predicted number of questions.
-    """
+    """Describe how many questions a run is expected to ask."""
     parts = [
         f"{min(count, most):,} at an accuracy of {units.percent_text(share)}"
         for share, count in expected.items()

@@ -196,8 +196,7 @@ class PrivateData:
 def find_private_data(folders: Iterable[Path] = ()) -> PrivateData:
     """Collect the places and names of this user and this machine.
 
-    Args:
-        folders: Further places: of etui's data, of the models, of the run.
+    ``folders``: further places: of etui's data, of the models, of the run.
     """
     places: set[str] = set()
     for folder in (Path.home(), *folders):
@@ -259,8 +258,7 @@ def number_gpus(config: RunConfig) -> dict[str, str]:
 def redact_serials(value: Any, numbers: Mapping[str, str]) -> Any:
     """Replace serial numbers of GPUs in all texts of a document, keys included.
 
-    Args:
-        numbers: Scope of a GPU -> what replaces it; other serial numbers become ``GPU``.
+    ``numbers``: scope of a GPU -> what replaces it; other serial numbers become ``GPU``.
     """
     if isinstance(value, Mapping):
         return {
@@ -279,11 +277,7 @@ def redact_serials(value: Any, numbers: Mapping[str, str]) -> Any:
 def find_leaks(
     texts: Mapping[str, str], private: PrivateData, allowed: Collection[str] = ()
 ) -> list[str]:
-    """Find private data in texts.
-
-    Returns:
-        One sentence for each kind of private data in each file.
-    """
+    """Find private data in texts; one sentence for each kind of private data in each file."""
     return [
         f"{name} contains {what}: {found if len(found) <= 60 else f'{found[:57]}...'}"
         for name, text in texts.items()

@@ -141,9 +141,6 @@ def write_results(
 ) -> Summary:
     """Write the result files of a run into its folder, with the texts of its questions.
 
-    Args:
-        precision: What its confidence sequences know; None if no precision was asked for.
-
     Raises:
         EtuiError: A file cannot be written.
     """

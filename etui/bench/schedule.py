@@ -46,14 +46,7 @@ class Piece:
 
 
 def build_schedule(plan: RunPlan, systems: Iterable[str]) -> Iterator[Piece]:
-    """Build the order of a run.
-
-    Args:
-        plan: The plan; ``order`` and ``block`` choose the order, ``part`` the share of it.
-
-    Yields:
-        The pieces in the order in which they are answered.
-    """
+    """Build the order of a run."""
     names, part = tuple(systems), plan.config.part
     if plan.config.order == "subjects":
         yield from _by_subject(plan, names)
@@ -136,8 +129,7 @@ def choose_first_check(sizes: Mapping[str, int], half_width: float) -> int:
     It is an eighth of what an accuracy of 50 % needs, or as many as it takes to ask one question of
     every subject, if that is not more than half of it.
 
-    Args:
-        sizes: Subject -> its number of questions in the population.
+    ``sizes``: subject -> its number of questions in the population.
     """
     total = sum(sizes.values())
     expected = fixed_sample(_EVEN, total, half_width)
@@ -151,8 +143,7 @@ def choose_first_check(sizes: Mapping[str, int], half_width: float) -> int:
 def choose_next_check(asked: int, needed: int, error: float, total: int, step: int | None) -> int:
     """Choose the number of questions after which to check next.
 
-    Args:
-        step: Fixed number of questions between two checks; None to follow the prediction.
+    ``step``: fixed number of questions between two checks; None to follow the prediction.
     """
     if step is not None:
         return min(total, asked + step)

@@ -34,11 +34,7 @@ ServeModel = Callable[[str], "ResolvedModel"]
 def load_models(
     plan: RunPlan, answerer: LocalBackend, serve: ServeModel, say: Callable[[str], None]
 ) -> tuple[BenchModel, ...]:
-    """Load every model of a run once, to check that it loads and to record how.
-
-    Returns:
-        Each model with its settings in memory.
-    """
+    """Load every model of a run once, to check that it loads and to record how."""
     found: list[BenchModel] = []
     for name in plan.models:
         served = serve(name)

@@ -188,8 +188,7 @@ class TurnTimer:
 def warm_up(timer: TurnTimer, lengths: Sequence[Length]) -> Speed:
     """Run turns that are not recorded, to load the weights into memory and raise the clocks.
 
-    Returns:
-        The speed of the last turn, to predict the remaining time.
+    Returns the speed of the last turn, to predict the remaining time.
     """
     speed = Speed()
     for length in lengths:

@@ -52,9 +52,6 @@ class PointsFile:
 
     The first line identifies the model file, the grid and the conditions; points of another grid
     or under other conditions are discarded.
-
-    Args:
-        grid: The requested lengths.
     """
 
     def __init__(

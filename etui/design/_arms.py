@@ -203,9 +203,6 @@ def compute_sensor_share(samples: Sequence[Sample]) -> float:
 
     The error of an estimate, of a vendor's model and of a battery is one factor of both sides.
     Readings of a counter are independent, and their errors stay.
-
-    Args:
-        samples: Measured answers of one arm.
     """
     kinds: frozenset[str | None] = frozenset(sample.kind for sample in samples)
     if not kinds <= _INDEPENDENT:

@@ -80,11 +80,7 @@ def predict_phase(curve: PhaseCurve, start: float, tokens: float, *, bend: bool 
 def compute_curves(
     layout: Layout, points: Mapping[str, Sequence[MeasuredPoint]], seed: int
 ) -> tuple[ModelCurve, ...]:
-    """Fit the curve of every model of a layout that has points, smallest model first.
-
-    Args:
-        layout: The arms of the run.
-    """
+    """Fit the curve of every model of a layout that has points, smallest model first."""
     found = [
         _compute_curve(role, model, points[model], seed)
         for role, model in layout.roles.items()

@@ -276,9 +276,6 @@ def csv_files(analysis: DesignAnalysis) -> dict[str, str]:
     """Format ``table.csv`` and ``curves.csv``, with full figures.
 
     An empty cell is an unknown figure or an open end of an interval.
-
-    Returns:
-        File name -> text.
     """
     parts = analysis.parts
     return {

@@ -60,8 +60,7 @@ def read_curve_points(
 def append_curve_point(folder: Path, model: str, machine: str | None, point: MeasuredPoint) -> None:
     """Append a point and wait until it is on the disk; a line that was cut off is dropped first.
 
-    Args:
-        machine: Key of the machine that measured it; None for the only machine of a run.
+    ``machine``: key of the machine that measured it; None for the only machine of a run.
     """
     path = folder / CURVES
     document = {"model": model, "machine": machine, **to_document(point)}
@@ -112,8 +111,7 @@ def is_due(answer_seconds: float, visit_seconds: float) -> bool:
 def spent_on(points: Sequence[MeasuredPoint], grid: Grid) -> tuple[float, float]:
     """Estimate the seconds and the joules of visits from their points, which are per turn.
 
-    Args:
-        grid: Their grid; a phase was repeated until it had lasted its ``window_s``.
+    ``grid``: their grid; a phase was repeated until it had lasted its ``window_s``.
     """
     seconds = joules = 0.0
     for point in (measured.point for measured in points):

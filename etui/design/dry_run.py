@@ -59,8 +59,7 @@ def collect_evidence(
 
     A log that cannot be read knows nothing.
 
-    Args:
-        run: The run that is resumed, with its samples; None for a new one.
+    ``run``: the run that is resumed, with its samples; None for a new one.
     """
     specs = {name: _find_spec(name, runtime) for name in plan.models}
     found = {name: ArmEvidence([], []) for name in plan.arms}

@@ -94,11 +94,7 @@ ANY_MODEL = ModelChoice()
 
 
 def parse_design(text: str, place: str, name: str, choice: ModelChoice = ANY_MODEL) -> Design:
-    """Parse a design and resolve its roles.
-
-    Args:
-        place: Name of its file in messages.
-    """
+    """Parse a design and resolve its roles (``place``: name of its file in messages)."""
     return resolve_design(check_design(text, place, choice.known), name, choice)
 
 

@@ -118,8 +118,7 @@ def price_design(
 ) -> DesignPrice:
     """Add up the prices of the arms, and their errors (:func:`add_amounts`).
 
-    Args:
-        curves: Seconds and joules of the operating curves; None if unknown.
+    ``curves``: seconds and joules of the operating curves; None if unknown.
     """
     unknown = tuple(arm.arm for arm in arms if arm.joules is None or arm.seconds is None)
     return DesignPrice(

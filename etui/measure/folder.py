@@ -70,9 +70,6 @@ class Folder:
     def create(cls, path: Path, kind: FolderKind, config: Mapping[str, Any]) -> Self:
         """Create the folder of a new experiment.
 
-        Args:
-            config: Document of ``config.json``.
-
         Raises:
             UsageError: The path is a file, or the folder is not empty.
             EtuiError: The folder cannot be written, or another process is writing to it.
@@ -89,9 +86,6 @@ class Folder:
     @classmethod
     def reopen(cls, path: Path, kind: FolderKind, read: Callable[[Path], R]) -> tuple[Self, R]:
         """Open a folder to resume its experiment; drop last lines that were cut off.
-
-        Args:
-            read: Reads and checks the content, under the lock.
 
         Raises:
             UsageError: It is not a folder of this kind.
@@ -217,8 +211,7 @@ def append_line(path: Path, document: Any) -> None:
 def find_seal_problem(folder: Path, kind: FolderKind, raw: bytes) -> str:
     """Compare the results with their seal; lines after the sealed part come from a crash.
 
-    Returns:
-        What was changed outside etui; empty if nothing.
+    Returns what was changed outside etui; empty if nothing.
     """
     path = folder / kind.seal
     if not path.exists():

@@ -139,8 +139,7 @@ def measure_undisturbed(
 def shuffle_grouped(items: Sequence[C], group_of: Callable[[C], str], random: Random) -> list[C]:
     """Shuffle groups, and the items of each group, so that a group stays together.
 
-    Args:
-        group_of: Names the group of an item: its model, which is not loaded again within a group.
+    ``group_of``: names the group of an item: its model, which is not loaded again within a group.
     """
     groups = [list(inside) for _, inside in groupby(sorted(items, key=group_of), key=group_of)]
     random.shuffle(groups)

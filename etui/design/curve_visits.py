@@ -135,6 +135,16 @@ def build_curve_visits(
     return None if grid is None else CurveVisits(plan, grid, runtime, say)
 
 
+@dataclass(frozen=True, slots=True)
+class _ModelVisits:
+    """The visits of one model."""
+
+    grid: Grid  # Its lengths, as far as they fit into its context
+    order: tuple[CurveVisit, ...]
+    points: list[MeasuredPoint]  # Of the visits that are done
+    gpu_layers: int
+
+
 @dataclass(slots=True)
 class CurveVisits:
     """The visits of a run."""
@@ -147,10 +157,7 @@ class CurveVisits:
     """Monotonic clock in nanoseconds, the same as the meter's."""
     joules: float = 0.0  # Joules of the visits so far
     _folder: Path = Path()
-    _layers: dict[str, int] = field(default_factory=dict)
-    _orders: dict[str, tuple[CurveVisit, ...]] = field(default_factory=dict)
-    _grids: dict[str, Grid] = field(default_factory=dict)
-    _points: dict[str, list[MeasuredPoint]] = field(default_factory=dict)
+    _models: dict[str, _ModelVisits] = field(default_factory=dict)
     _begun: float = 0.0
     _answered: float = 0.0
     _visited: float = 0.0
@@ -159,7 +166,6 @@ class CurveVisits:
     def begin(self, config: RunConfig, folder: Path, samples: Sequence[Sample]) -> None:
         """Begin a run, or resume it after ``samples`` and the points in its folder."""
         self._folder = folder
-        self._layers = {model.name: model.gpu_layers for model in config.models}
         self._begun = self._now
         self._answered = math.fsum(sample.seconds for sample in samples)
         if not self.runtime.meter.selection.summed:
@@ -175,10 +181,9 @@ class CurveVisits:
             except UsageError as error:
                 self.say(f"no operating curve of {model.name}: {error.what}")
                 continue
-            self._grids[model.name] = grid
-            self._orders[model.name] = list_visits(grid, self.plan.config.seed)
             points = list(known.get(model.name, ()))
-            self._points[model.name] = points
+            order = list_visits(grid, self.plan.config.seed)
+            self._models[model.name] = _ModelVisits(grid, order, points, model.gpu_layers)
             seconds, joules = spent_on(points, grid)
             self._visited += seconds
             self.joules += joules
@@ -186,24 +191,24 @@ class CurveVisits:
     def work(self, ended: Callable[[], bool]) -> None:
         """Measure as many visits as are due by now."""
         while is_due(self._answer_seconds, self._visited + self._visited_now) and not ended():
-            done = {model: len(points) for model, points in self._points.items()}
-            chosen = next_visit(self._orders, done)
+            orders = {name: one.order for name, one in self._models.items()}
+            done = {name: len(one.points) for name, one in self._models.items()}
+            chosen = next_visit(orders, done)
             if chosen is None:
                 return
             self._measure(*chosen)
 
     def finish(self) -> None:
         """Fit a curve of each model that has enough points, and save it to the log."""
-        for model, points in self._points.items():
-            on_grid = sum(not point.visit.held_out for point in points)
-            if on_grid < FITTED_FROM * self._grids[model].points:
-                if points:
-                    self.say(
-                        f"no curve of {model} is saved yet: {on_grid} of "
-                        f"{self._grids[model].points} measurements of its grid"
-                    )
-                continue
-            self._fit(model, points)
+        for model, one in self._models.items():
+            on_grid = sum(not point.visit.held_out for point in one.points)
+            if on_grid >= FITTED_FROM * one.grid.points:
+                self._fit(model, one)
+            elif one.points:
+                self.say(
+                    f"no curve of {model} is saved yet: {on_grid} of {one.grid.points} "
+                    "measurements of its grid"
+                )
 
     @property
     def _answer_seconds(self) -> float:
@@ -218,28 +223,29 @@ class CurveVisits:
 
     def _measure(self, model: str, visit: CurveVisit) -> None:
         """Measure a visit; the model is loaded first where both do not fit into memory."""
-        grid, points = self._grids[model], self._points[model]
+        one = self._models[model]
         served = self._serve(model)
         start = self._now
         session, _ = finish_load(self.runtime.backend.load(served.spec, served.local_path()))
         self.runtime.backend.forget()
-        time.sleep(grid.cool_down_s)
-        seed = self.plan.config.seed * len(self._orders[model]) + len(points)
-        timer = TurnTimer(session, self.runtime.meter, grid.window_s, seed, self.clock)
+        time.sleep(one.grid.cool_down_s)
+        seed = self.plan.config.seed * len(one.order) + len(one.points)
+        timer = TurnTimer(session, self.runtime.meter, one.grid.window_s, seed, self.clock)
         point = timer.measure(visit)
         self._visited_now += self._now - start
-        self.joules += spent_on([point], grid)[1]
-        points.append(point)
+        self.joules += spent_on([point], one.grid)[1]
+        one.points.append(point)
         append_curve_point(self._folder, model, None, point)
 
-    def _fit(self, model: str, points: list[MeasuredPoint]) -> None:
+    def _fit(self, model: str, one: _ModelVisits) -> None:
+        points = one.points
         served = self._serve(model)
         recorder = self.runtime.meter
         now = conditions(self.runtime.config, recorder.selection.summed, served.spec)
-        complete = len(points) == len(self._orders[model])
+        complete = len(points) == len(one.order)
         try:
             curve = fit_measured(
-                points, served.spec, now, recorder.idle_watts, self._layers[model], complete
+                points, served.spec, now, recorder.idle_watts, one.gpu_layers, complete
             )
         except (Stopped, TooFewPoints) as error:
             self.say(f"no curve of {model} is saved: {error.what}")

@@ -126,6 +126,7 @@ def answered(answerer, questions=QUESTIONS[:1], examples=(), done=(), **options)
         ("The answer is C.", "complete", "C", "answered"),
         ("two", "complete", "B", "answered"),
         ("I cannot say.", "complete", None, "no_answer"),
+        ("The answer is E.", "complete", None, "no_answer"),
         ("Let us see, the", "truncated", None, "truncated"),
         ("B) two", "budget", "B", "answered"),
     ],
@@ -186,16 +187,13 @@ def test_the_times_of_the_tokens_are_kept():
     assert parse_sample(json.loads(json.dumps(sample.to_json()))) == sample
 
 
-def test_no_question_lives_on_what_another_one_computed():
+@pytest.mark.parametrize(
+    ("examples", "reuse", "forgotten"),
+    [([], True, {0, 1, 2}), ([EXAMPLE], True, {0}), ([EXAMPLE], False, {0, 1, 2})],
+)
+def test_only_worked_examples_are_shared_within_a_subject(examples, reuse, forgotten):
     answerer = Answerer("B", "B", "B")
-    answered(answerer, QUESTIONS)
-    assert set(answerer.forgotten) == {0, 1, 2}
-
-
-@pytest.mark.parametrize(("reuse", "forgotten"), [(True, {0}), (False, {0, 1, 2})])
-def test_worked_examples_are_shared_within_a_subject(reuse, forgotten):
-    answerer = Answerer("B", "B", "B")
-    answered(answerer, QUESTIONS, examples=[EXAMPLE], reuse=reuse)
+    answered(answerer, QUESTIONS, examples=examples, reuse=reuse)
     assert set(answerer.forgotten) == forgotten
 
 
@@ -280,8 +278,3 @@ def test_a_number_of_a_chat_is_graded_by_value():
 def test_ten_options_have_ten_letters(format_, text, choice):
     (sample,) = answered(Answerer(text), [TEN], format=FORMATS[format_])
     assert (sample.choice, sample.correct) == (choice, choice == "J")
-
-
-def test_a_letter_that_the_question_does_not_have_is_no_answer():
-    (sample,) = answered(Answerer("The answer is E."))
-    assert (sample.choice, sample.status) == (None, "no_answer")

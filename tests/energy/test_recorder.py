@@ -15,7 +15,7 @@ from etui.energy.energy_record import compute_sensor_floor, explain_no_floor
 from etui.energy.recorder import Recorder
 from etui.energy.types import BaseSource, Channel, HalfWidths, Kind, Reading, combine
 from tests.support.devices import SENSORS, FakeClock, FakeDevice, Sensor
-from tests.support.play import sample
+from tests.support.play import record, sample
 from tests.support.power_curves import CURVES, constant, steps
 
 
@@ -292,3 +292,12 @@ def test_many_intervals_without_a_record_are_unmeasured():
     assert Recorder([], clock=clock).joules_of([(0, 1), (1, 2)]) == [None, None]
     silent = Recorder(machine(clock, ("gpu:A", 100, "counter 100 ms")), clock=clock)
     assert silent.joules_of([(0, 1)]) == [None]
+
+
+def test_a_rare_reading_is_no_gap():
+    recorder, clock = record(
+        constant(100, 90), SENSORS["counter 100 ms"], 60, random.Random(1), hz=0.5
+    )
+    energy = recorder.energy(clock.at(20), clock.at(50))
+    assert energy.joules == pytest.approx(3000, rel=0.01)
+    assert energy.coverage == 1

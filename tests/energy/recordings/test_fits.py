@@ -110,3 +110,10 @@ def test_a_row_is_inserted_before_another():
     assert columns.row(-1) == Row(70, 7.0)
     columns.insert(len(columns) - 2, Row(62, 6.2))
     assert columns.column("at").tolist()[-5:] == [50, 60, 62, 65, 70]
+
+
+def test_a_level_is_known_to_a_share_of_its_watts():
+    times = np.linspace(0.05, 4.0, 80)
+    fit = fit_levels([2.0], times, np.where(times < 2, 50.0, 1000.0), 0.0, 0.01)
+    low, high = np.sqrt(np.diag(fit.covariance))
+    assert high / low == pytest.approx(20, rel=0.1)

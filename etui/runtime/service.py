@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class TurnService(TurnPool):
-    """A pool of one turn, and what the app asks besides (:class:`etui.tui.services.TurnRunner`).
+    """A pool of one turn, and what the app asks besides.
 
     Args:
         runtime: This machine, with llama.cpp in a child process; closed with the service.

@@ -62,11 +62,7 @@ def start(
 def faults_shown(
     node: App[Any] | Widget, note: Callable[[str], object] = lambda _: None
 ) -> Iterator[None]:
-    """Show an error of the block as a notice, and leave the block.
-
-    Args:
-        note: Called with the text of the notice, to show it elsewhere too.
-    """
+    """Show an error of the block as a notice, and leave the block."""
     try:
         yield
     except EtuiError as error:

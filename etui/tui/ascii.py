@@ -32,8 +32,7 @@ if TYPE_CHECKING:
 MOST_OSC52_BYTES = 74_994
 """Longest text that most terminals accept by OSC 52, in bytes: 100,000 once it is encoded."""
 
-_SECONDS = 3.0
-"""Longest wait for a tool; one that waits for a display would never end."""
+_SECONDS = 3.0  # Longest wait for a tool; one that waits for a display would never end
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from textual.app import App
 from textual.command import DiscoveryHit, Hit, Hits, Provider
@@ -23,46 +23,35 @@ from etui.text import sanitize
 from etui.tui.services import Services
 
 
-@dataclass(frozen=True, slots=True)
-class RouteRequested:
+@dataclass
+class RouteRequested(Message):
     """Request to answer the next questions by this route."""
 
     route: Route
 
 
-@dataclass(frozen=True, slots=True)
-class PoliciesListed:
+@dataclass
+class PoliciesListed(Message):
     """Report of the policies that exist now, by name."""
 
     names: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class ChatRequested:
+@dataclass
+class ChatRequested(Message):
     """Request to show a chat at one of its turns."""
 
     chat: ChatRecord
     turn_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class Unsaved:
-    """Text that would be lost on exit."""
+@dataclass
+class Unsaved(Message):
+    """Report of text that would be lost on exit."""
 
     what: str  # Name of the unsaved text; empty if there is none
     keep: Callable[[], object] = field(default=lambda: None, compare=False)
     """Saves the text without prompting, on SIGTERM or a lost terminal, in any thread."""
-
-
-AppAction: TypeAlias = RouteRequested | PoliciesListed | ChatRequested | Unsaved
-
-
-class AppRequest(Message):
-    """A request from a screen to the app."""
-
-    def __init__(self, action: AppAction) -> None:
-        super().__init__()
-        self.action = action
 
 
 @runtime_checkable
@@ -80,6 +69,11 @@ class Command:
     title: str  # Name of the command, shown literally (not as markup)
     help_text: str
     run: Callable[[], Any]
+
+
+def build_commands(*rows: tuple[str, str, Callable[[], Any]]) -> list[Command]:
+    """Build commands from their titles, help texts and functions."""
+    return [Command(*row) for row in rows]
 
 
 @runtime_checkable
@@ -101,15 +95,12 @@ class EtuiCommands(Provider):
     """Palette provider for the commands of the app and of the active screen."""
 
     async def discover(self) -> Hits:
-        """Yield all commands while nothing is typed."""
-        for command in sorted(
-            list_commands(self.app, self.screen), key=lambda command: command.title
-        ):
+        commands = list_commands(self.app, self.screen)
+        for command in sorted(commands, key=lambda command: command.title):
             yield DiscoveryHit(escape(command.title), command.run, command.title,
                                escape(command.help_text))  # fmt: skip
 
     async def search(self, query: str) -> Hits:
-        """Yield the commands whose title matches ``query``."""
         matcher = self.matcher(query)
         for command in list_commands(self.app, self.screen):
             if (score := matcher.match(command.title)) > 0:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import queue
 import subprocess
 import sys
 import threading
@@ -11,37 +10,27 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 from etui import units
 from etui.config.config import Config
 from etui.errors import EtuiError, format_internal_error
 from etui.text import sanitize
-from etui.tui.services import ModelCatalogue, TurnRunner
+from etui.tui.services import Services
 
 if TYPE_CHECKING:
     from etui.models.download import Progress, Report
 
 
-_POLL_SECONDS = 0.1
-"""Interval between checks for a request to stop, in seconds."""
-
-STOP_SECONDS = 20.0
-"""How long a stopped command may take to save its measurements, in seconds."""
-
-_FORCE = "--force"
-
-Stopped = Callable[[], bool]
-"""Returns whether the user has asked to stop."""
+_POLL_SECONDS = 0.1  # Interval between checks for a request to stop
+STOP_SECONDS = 20.0  # How long a stopped command may take to save its measurements
+REPORT_SECONDS = 0.1  # Least time between two redraws of a progress bar
+Stopped = Callable[[], bool]  # Returns whether the user has asked to stop
 
 
 @dataclass(frozen=True, slots=True)
 class CommandEnd:
-    """How a command ended.
-
-    Attributes:
-        what, fix: The error that it printed; empty without one.
-    """
+    """How a command ended, with the error that it printed and its fix; both empty without one."""
 
     code: int
     what: str
@@ -50,7 +39,7 @@ class CommandEnd:
     @property
     def may_force(self) -> bool:
         """Whether the command refused, and would go on with ``--force``."""
-        return _FORCE in self.fix
+        return "--force" in self.fix
 
 
 def command(*arguments: str) -> list[str]:
@@ -71,7 +60,7 @@ def run_command(
     Args:
         on_line: Called with each line of stdout, up to a stop and after it.
         stopped: Returns whether to stop: the process gets SIGTERM.
-        on_stop: Called once when it is stopped.
+        on_stop: Called once before it is stopped, in another thread.
         stop_seconds: How long a stopped process may take before it is killed.
     """
     import tempfile  # not needed for the first paint
@@ -90,12 +79,25 @@ def run_command(
             stderr=errors,
         )
         assert process.stdout is not None
+        ended = threading.Event()
+
+        def stop_when_asked() -> None:
+            while not stopped():
+                if ended.wait(_POLL_SECONDS):
+                    return
+            on_stop()
+            process.terminate()
+            if not ended.wait(stop_seconds):
+                process.kill()
+
+        threading.Thread(target=stop_when_asked, daemon=True).start()
         try:
-            lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-            threading.Thread(target=_queue_lines, args=(process.stdout, lines), daemon=True).start()
-            _read_lines(process, lines, on_line, stopped, on_stop, stop_seconds)
+            with process.stdout:
+                for line in process.stdout:
+                    on_line(line)
             code = process.wait(stop_seconds)
         finally:
+            ended.set()
             process.kill()  # it has ended already, or does not react to SIGTERM
             process.wait()
         errors.seek(0)
@@ -113,53 +115,13 @@ def parse_error(stderr_text: str) -> tuple[str, str]:
     return what.removeprefix("etui: "), " ".join(fix)
 
 
-def _queue_lines(stdout: IO[bytes], lines: queue.SimpleQueue[bytes | None]) -> None:
-    with stdout:
-        for line in stdout:
-            lines.put(line)
-    lines.put(None)
-
-
-def _read_lines(
-    process: subprocess.Popen[bytes],
-    lines: queue.SimpleQueue[bytes | None],
-    on_line: Callable[[bytes], object],
-    stopped: Stopped,
-    on_stop: Callable[[], object],
-    stop_seconds: float,
-) -> None:
-    stop_sent_at: float | None = None
-    while True:
-        if stop_sent_at is None and stopped():
-            stop_sent_at = time.monotonic()
-            process.terminate()
-            on_stop()
-        elif stop_sent_at is not None and time.monotonic() - stop_sent_at > stop_seconds:
-            process.kill()
-        try:
-            line = lines.get(timeout=_POLL_SECONDS)
-        except queue.Empty:
-            continue
-        if line is None:
-            return
-        on_line(line)
-
-
-REPORT_SECONDS = 0.1
-"""Least time between two redraws of a progress bar."""
-
-
 class JobStopped(EtuiError):
     """The user stopped the job; the work done so far is kept."""
 
 
 @dataclass(frozen=True, slots=True)
 class JobProgress:
-    """Progress of a job.
-
-    Attributes:
-        done, total: How far it is; ``total`` is None if unknown.
-    """
+    """Progress of a job; ``total`` is None if unknown."""
 
     text: str
     done: float = 0.0
@@ -170,24 +132,29 @@ class JobProgress:
 
 @dataclass(frozen=True, slots=True)
 class JobEnded:
-    """The last fact of every job.
-
-    Attributes:
-        question, question_details: What to ask the user before the next step of the job (a
-            forced one, if it was refused); empty without a question.
-    """
+    """The last fact of every job."""
 
     said: str = ""  # The result as text; empty on an error
     what: str = ""
     fix: str = ""
     stopped: bool = False
     question: str = ""
+    """What to ask before the next step of the job (a forced one, if it was refused)."""
     question_details: str = ""
     options: tuple[str, ...] = ()  # Options of the command of the next step
 
 
 JobFact = JobProgress | JobEnded
 Post = Callable[[JobFact], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """What a running job works with."""
+
+    services: Services
+    post: Post  # Shows a fact; safe from any thread
+    stopped: Stopped
 
 
 def run_job(job: Callable[[], JobEnded], post: Post, log_dir: Path) -> None:
@@ -204,40 +171,40 @@ def run_job(job: Callable[[], JobEnded], post: Post, log_dir: Path) -> None:
     post(ended)
 
 
-def pull(shelf: ModelCatalogue, name: str, post: Post, stopped: Stopped) -> JobEnded:
+def pull(name: str, job: Running) -> JobEnded:
     """Download a model, resuming an earlier pull that was stopped."""
-    shelf.pull(
-        name, _build_report(post, stopped, "the download was stopped", "press p to resume it")
-    )
+    report = _build_report(job, "the download was stopped", "press p to resume it")
+    job.services.shelf.pull(name, report)
     return JobEnded(f"{name} is downloaded and verified")
 
 
-def verify(shelf: ModelCatalogue, name: str, post: Post, stopped: Stopped) -> JobEnded:
+def verify(name: str, job: Running) -> JobEnded:
     """Check the sha256 of the whole file of a model."""
-    checked = shelf.verify(
-        name, _build_report(post, stopped, "the check was stopped", "press v to start over")
-    )
+    report = _build_report(job, "the check was stopped", "press v to start over")
+    checked = job.services.shelf.verify(name, report)
     against = "as expected" if checked.expected else "no expected value to compare with"
     return JobEnded(f"{name}: sha256 {checked.sha256[:16]}… ({against})")
 
 
-def load(runner: TurnRunner, name: str) -> JobEnded:
+def load(name: str, job: Running) -> JobEnded:
     """Load a model into memory."""
-    loaded = runner.load(name)
+    loaded = job.services.runner.load(name)
     if loaded is None:
         return JobEnded(f"{name} is already in memory")
-    return JobEnded(f"loaded {name} in {_seconds_text(loaded.start_ns, loaded.end_ns)}")
+    seconds = units.seconds_text((loaded.end_ns - loaded.start_ns) / 1e9)
+    return JobEnded(f"loaded {name} in {seconds}")
 
 
-def unload(runner: TurnRunner, name: str) -> JobEnded:
+def unload(name: str, job: Running) -> JobEnded:
     """Unload a model."""
-    unloaded = runner.unload(name)
+    unloaded = job.services.runner.unload(name)
     if unloaded is None:
         return JobEnded(f"{name} is not in memory")
-    return JobEnded(f"unloaded {name} in {_seconds_text(unloaded.start_ns, unloaded.end_ns)}")
+    seconds = units.seconds_text((unloaded.end_ns - unloaded.start_ns) / 1e9)
+    return JobEnded(f"unloaded {name} in {seconds}")
 
 
-def progress_line(progress: Progress) -> str:
+def _progress_line(progress: Progress) -> str:
     """Describe the progress of a pull: ``pulling smollm2-135m … 12.0 MB of 98.4 MB``."""
     done, total = progress.done_bytes, progress.total_bytes
     amount = units.bytes_text(done) + (f" of {units.bytes_text(total)}" if total else "")
@@ -252,22 +219,18 @@ def progress_line(progress: Progress) -> str:
             return f"trying the next source: {progress.note}"
 
 
-def _build_report(post: Post, stopped: Stopped, what: str, fix: str) -> Report:
+def _build_report(job: Running, what: str, fix: str) -> Report:
     """Build a download's progress callback: it limits the redraws, and raises to stop the job."""
     posted, posted_at = ("", ""), 0.0
 
     def report(progress: Progress) -> None:
         nonlocal posted, posted_at
-        if stopped():
+        if job.stopped():
             raise JobStopped(what, fix)
         now = time.monotonic()
         if (progress.step, progress.note) != posted or now - posted_at >= REPORT_SECONDS:
             posted, posted_at = (progress.step, progress.note), now
-            text = sanitize(progress_line(progress))
-            post(JobProgress(text, progress.done_bytes, progress.total_bytes))
+            text = sanitize(_progress_line(progress))
+            job.post(JobProgress(text, progress.done_bytes, progress.total_bytes))
 
     return report
-
-
-def _seconds_text(start_ns: int, end_ns: int) -> str:
-    return units.seconds_text((end_ns - start_ns) / 1e9)

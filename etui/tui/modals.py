@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
@@ -14,13 +14,35 @@ from textual.widgets import Static, TextArea
 from etui.text import sanitize
 from etui.tui.widgets.key_footer import KeyFooter
 
+T = TypeVar("T")
 
-class TextModal(ModalScreen[str | None]):
-    """Dialog for a text; its result is the text, or None if it was cancelled.
 
-    Args:
-        one_line: Whether Enter accepts the text; if not, Enter breaks the line, Ctrl+S saves.
-    """
+class BoxModal(ModalScreen[T | None]):
+    """A box over a screen: a title, a line of help, and what a subclass adds to them."""
+
+    def __init__(self, title: str, help_text: str = "") -> None:
+        super().__init__()
+        self._title = title
+        self._help_text = help_text
+
+    def compose(self) -> ComposeResult:
+        with Vertical(classes="box"):
+            yield Static(sanitize(self._title), markup=False, classes="title")
+            if self._help_text:
+                yield Static(sanitize(self._help_text), markup=False, classes="help")
+            yield from self.compose_box()
+        yield KeyFooter()
+
+    def compose_box(self) -> ComposeResult:
+        """Yield what is below the title and the help."""
+        yield from ()
+
+    def action_leave(self) -> None:
+        self.dismiss(None)
+
+
+class TextModal(BoxModal[str]):
+    """Dialog for a text; Ctrl+S takes it, and so does Enter if it has ``one_line``."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+s", "take", "Save", id="text.take", priority=True),
@@ -28,19 +50,13 @@ class TextModal(ModalScreen[str | None]):
     ]
 
     def __init__(self, title: str, text: str, help_text: str, *, one_line: bool = False) -> None:
-        super().__init__()
-        self._title = title
-        self._help_text = help_text
+        super().__init__(title, help_text)
         self._one_line = one_line
         self._area = TextArea(sanitize(text), soft_wrap=True, compact=True)
         self._area.set_class(one_line, "-one-line")
 
-    def compose(self) -> ComposeResult:
-        with Vertical(classes="box"):
-            yield Static(sanitize(self._title), markup=False, classes="title")
-            yield Static(sanitize(self._help_text), markup=False, classes="help")
-            yield self._area
-        yield KeyFooter()
+    def compose_box(self) -> ComposeResult:
+        yield self._area
 
     def on_mount(self) -> None:
         """Focus the text area: one line is selected, so typing replaces it; else go to its end."""
@@ -58,11 +74,8 @@ class TextModal(ModalScreen[str | None]):
     def action_take(self) -> None:
         self.dismiss(self._area.text.strip())
 
-    def action_leave(self) -> None:
-        self.dismiss(None)
 
-
-class ConfirmModal(ModalScreen[bool]):
+class ConfirmModal(BoxModal[bool]):
     """Dialog that asks whether to go on; only ``y`` confirms."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -71,18 +84,14 @@ class ConfirmModal(ModalScreen[bool]):
     ]
 
     def __init__(self, question: str, details: str = "") -> None:
-        super().__init__()
-        self._question = question
+        super().__init__(question)
         self._details = details
 
-    def compose(self) -> ComposeResult:
-        with Vertical(classes="box"):
-            yield Static(sanitize(self._question), markup=False, classes="title")
-            if self._details:
-                with VerticalScroll(classes="details"):
-                    yield Static(sanitize(self._details), markup=False)
-            yield Static("y yes · n no", markup=False, classes="help")
-        yield KeyFooter()
+    def compose_box(self) -> ComposeResult:
+        if self._details:
+            with VerticalScroll(classes="details"):
+                yield Static(sanitize(self._details), markup=False)
+        yield Static("y yes · n no", markup=False, classes="help")
 
     def action_answer(self, yes: bool) -> None:
         self.dismiss(yes)
@@ -91,8 +100,8 @@ class ConfirmModal(ModalScreen[bool]):
 async def confirm(node: App[Any] | Widget, question: str, details: str = "") -> bool:
     """Ask a question, from a worker, and return whether the answer is yes."""
     app: App[Any] = node if isinstance(node, App) else node.app
-    answer: bool = await app.push_screen_wait(ConfirmModal(question, details))
-    return answer
+    answer = await app.push_screen_wait(ConfirmModal(question, details))
+    return bool(answer)
 
 
 class PageModal(ModalScreen[None]):

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class LiveMeter:
-    """Implements :class:`etui.tui.services.PowerMeter` with a recorder."""
+    """What screens read from a recorder."""
 
     def __init__(self, recorder: Recorder, config: Config) -> None:
         import psutil
@@ -42,15 +42,13 @@ class LiveMeter:
         self._has_vitals = False
 
     def latest(self) -> Sequence[ChannelPower]:
-        """Return the newest power of every channel."""
         return self._recorder.latest()
 
     def energy(self, start_ns: int, end_ns: int) -> Energy:
-        """Return the energy of an interval of the monotonic clock, ns."""
         return self._recorder.energy(start_ns, end_ns)
 
     def vitals(self) -> Vitals:
-        """Return idle watts, the CPU time of this process since the last call."""
+        """Return idle watts, devices and own CPU time; expensive, so call it once a second."""
         percent = self._process.cpu_percent()
         share = percent / 100 if self._has_vitals else None
         self._has_vitals = True
@@ -58,7 +56,7 @@ class LiveMeter:
 
 
 class InstalledModels:
-    """Implements :class:`etui.tui.services.ModelCatalogue` with models.yaml and the folder."""
+    """The models of models.yaml and of the folder."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -76,14 +74,14 @@ class InstalledModels:
         ]
 
     def pull(self, name: str, report: Report) -> None:
-        """Download and verify a model."""
+        """Download and verify a model; an exception in ``report`` stops it, the part is kept."""
         from etui.models.catalogue import load_catalogue
         from etui.models.download import pull
 
         pull(load_catalogue(self._config).get(name), self._config, report)
 
     def measure_memory(self, threads: int, is_busy: Callable[[], bool]) -> None:
-        """Measure the speed of the memory in a short process, and keep it."""
+        """Measure the speed of the memory unless it is known, or an answer runs; takes a second."""
         from etui.runtime.measure_memory import find_memory_speed
 
         find_memory_speed(self._config, threads, is_busy)
@@ -107,7 +105,10 @@ _MAX_CHATS = 500
 
 
 class LoggedChats:
-    """Implements :class:`etui.tui.services.ChatLog` with the SQLite log."""
+    """The chats in the SQLite log. Every call may wait for the disk.
+
+    All methods raise ``EtuiError`` if the log cannot be read or written.
+    """
 
     def __init__(self, config: Config, reader: LogReader, writer: TurnWriter) -> None:
         self._config = config
@@ -115,25 +116,21 @@ class LoggedChats:
         self._writer = writer
 
     def chats(self, search: str) -> Sequence[ChatSummary]:
-        """List chats, most recently used first."""
         return list_chats(self._reader, search, limit=_MAX_CHATS)
 
     def turns(self, chat_id: str) -> Sequence[TurnRecord]:
-        """List every turn of a chat, oldest first."""
         return list_chat_turns(self._reader, chat_id)
 
     def save(self, chat: ChatRecord) -> None:
-        """Store a chat, and wait until it is written."""
         self._writer.save_chat(chat)
         self._writer.flush()
 
     def delete(self, chat_id: str) -> None:
-        """Delete a chat and its turns, and wait until they are deleted."""
         self._writer.delete_chat(chat_id)
         self._writer.flush()
 
     def grade(self, turn_id: str, good: bool | None) -> None:
-        """Store what the user says of an answer, and wait until it is written."""
+        """Store what the user says of an answer; None removes it."""
         from etui.log.records import GradeRecord
         from etui.text import format_utc
 
@@ -145,13 +142,11 @@ class LoggedChats:
         self._writer.flush()
 
     def grades(self, turn_ids: Sequence[str]) -> Mapping[str, bool]:
-        """Read what the user has said of answers."""
         from etui.log.labels import read_grades
 
         return read_grades(self._reader, turn_ids)
 
     def spending(self, route: Route) -> SpendingTotals:
-        """Add up the energy of today and of the policy's budget periods."""
         now = datetime.now().astimezone()
         midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
         today = self._since(midnight)

@@ -7,8 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-SAMPLE_SECONDS = 0.25
-"""Time covered by one graph sample, however often the meter is read."""
+SAMPLE_SECONDS = 0.25  # Time covered by one graph sample, however often the meter is read
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +22,6 @@ class Pace:
 
     @property
     def samples(self) -> int:
-        """Number of graph samples that one tick covers."""
         return round(self.tick_seconds / SAMPLE_SECONDS)
 
     def eased(self, factor: float) -> Pace:
@@ -51,10 +49,7 @@ NO_SPARE_CORE_SHARE = 0.015
 rest of the app it is to stay below 2 %."""
 
 MOST_EASED = 4.0
-
-TYPING_SECONDS = 1.0
-"""How long after a key the user counts as typing."""
-
+TYPING_SECONDS = 1.0  # How long after a key the user counts as typing
 TYPING_FLUSH_NS, TYPING_FENCE_FLUSH_NS = 800_000_000, 2_000_000_000
 """Least time between two batches while the user types: a key waits for the draw in progress, and
 the answer is not being read meanwhile."""
@@ -84,11 +79,7 @@ QUIET = Pace(4 * SAMPLE_SECONDS, 500_000_000, 1_000_000_000)
 
 
 class Drawing:
-    """Current pace of the screen; ``pace`` is called from the turn's thread, the rest from its own.
-
-    Args:
-        thread_clock: CPU seconds of the thread that draws.
-    """
+    """Current pace of the screen; only ``pace`` is called from the turn's thread."""
 
     def __init__(
         self,
@@ -107,7 +98,6 @@ class Drawing:
         self._most_share = drawing_share(threads, cores)
 
     def key_typed(self) -> None:
-        """Note a key: answers are drawn less often for a moment."""
         self._typed = self._clock()
 
     def may_collect(self, middle_collections: int, *, busy: bool) -> bool:
@@ -134,6 +124,5 @@ class Drawing:
         self._easing = next_easing(self._easing, share, self._most_share) if busy else 1.0
 
     def pace(self) -> Pace:
-        """Return how often to draw now."""
         eased = self.usual.eased(self._easing)
         return eased.while_typing() if self._is_typing() else eased

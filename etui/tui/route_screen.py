@@ -9,8 +9,6 @@ from rich.cells import cell_len
 from textual import work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Vertical
-from textual.screen import ModalScreen
 from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
@@ -19,7 +17,7 @@ from etui.errors import EtuiError
 from etui.runtime.routes import Route, RouteChoice
 from etui.text import format_table, sanitize
 from etui.tui._work import in_thread, notice_text
-from etui.tui.widgets.key_footer import KeyFooter
+from etui.tui.modals import BoxModal
 from etui.tui.widgets.tables import has_words
 
 HELP_LINE = "type to filter · ↑ ↓ select · Enter uses it for the next questions"
@@ -27,7 +25,7 @@ NO_MODEL = "no model on this machine: F6 pulls one"
 _NOT_HERE = "not on this machine"
 
 
-class RouteScreen(ModalScreen[Route | None]):
+class RouteScreen(BoxModal[Route]):
     """List of policies, arms and models; its result is the chosen route, or None."""
 
     AUTO_FOCUS = "Input"
@@ -42,7 +40,7 @@ class RouteScreen(ModalScreen[Route | None]):
     HELP = "## Policy, arm or model"
 
     def __init__(self, route: Route, read: Callable[[Route], Sequence[RouteChoice]]) -> None:
-        super().__init__()
+        super().__init__("What answers next (predicted J/token)")
         self._route = route
         self._read = read
         self._choices: Sequence[RouteChoice] = ()
@@ -52,17 +50,10 @@ class RouteScreen(ModalScreen[Route | None]):
         self._list.can_focus = False  # the keys stay in the filter
         self._note = Static("reading policies and models …", markup=False, classes="help")
 
-    def compose(self) -> ComposeResult:
-        with Vertical(classes="box"):
-            yield Static(
-                "What answers next (predicted J/token)",
-                markup=False,
-                classes="title",
-            )
-            yield self._filter
-            yield self._list
-            yield self._note
-        yield KeyFooter()
+    def compose_box(self) -> ComposeResult:
+        yield self._filter
+        yield self._list
+        yield self._note
 
     def on_mount(self) -> None:
         self._load()
@@ -84,9 +75,6 @@ class RouteScreen(ModalScreen[Route | None]):
 
     def on_option_list_option_selected(self, selected: OptionList.OptionSelected) -> None:
         self._choose(selected.option_index)
-
-    def action_leave(self) -> None:
-        self.dismiss(None)
 
     def action_move(self, lines: int) -> None:
         if self._shown:

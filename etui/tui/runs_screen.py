@@ -24,7 +24,7 @@ from etui.errors import EtuiError
 from etui.plots.terminal import ArmPoint, plane_lines
 from etui.text import one_line, sanitize
 from etui.tui._work import faults_shown, in_thread, warn
-from etui.tui.commands import Command
+from etui.tui.commands import Command, build_commands
 from etui.tui.widgets.key_footer import KeyFooter
 from etui.tui.widgets.tables import FittedTable, TableColumn, has_words
 
@@ -41,7 +41,6 @@ class RunEntry:
 
     @property
     def report(self) -> Path:
-        """Path of the HTML report, which may not exist."""
         return self.folder / "report.html"
 
     @property
@@ -68,6 +67,24 @@ class RunEntry:
             )
             for name, arm in self._arms.items()
             if arm.energy
+        }
+
+    @property
+    def best(self) -> ArmSummary | None:
+        """The arm with the most right answers; None without a summary or an arm."""
+        return max(self._arms.values(), key=lambda arm: arm.accuracy.micro.value, default=None)
+
+    @property
+    def figures(self) -> dict[str, float | None]:
+        """The numbers to sort by, by column: those of the best arm; None if not known."""
+        arm = self.best
+        energy = None if arm is None else arm.energy
+        per_token = None if energy is None else energy.per_output_token
+        return {
+            "questions": None if self.summary is None else float(self.summary.questions),
+            "best": None if arm is None else arm.accuracy.micro.value,
+            "joules": None if energy is None else energy.per_question.value,
+            "per_token": None if per_token is None else per_token.value,
         }
 
     @property
@@ -133,7 +150,7 @@ COLUMNS = (
 
 def run_texts(run: RunEntry) -> dict[str, str]:
     """Format a run by column; a run without a summary says why."""
-    summary, arm = run.summary, best_arm(run)
+    summary, arm, figures = run.summary, run.best, run.figures
     texts = {column.key: "" for column in COLUMNS} | {"run": one_line(run.name)}
     texts["model"] = one_line(", ".join(run.models))
     if summary is None:
@@ -145,45 +162,17 @@ def run_texts(run: RunEntry) -> dict[str, str]:
         kind = arm.energy.kind if arm.energy is not None else None
         shown = kind if kind == units.ESTIMATE else None
         texts["best"] = units.accuracy_text(arm.accuracy.micro.value)
-        texts["joules"] = units.short_energy_text(joules_per_question(run), shown)
-        texts["per_token"] = units.short_energy_text(joules_per_token(run), shown)
+        texts["joules"] = units.short_energy_text(figures["joules"], shown)
+        texts["per_token"] = units.short_energy_text(figures["per_token"], shown)
     return texts
-
-
-def best_arm(run: RunEntry) -> ArmSummary | None:
-    """Return the arm with the most right answers; None without a summary or an arm."""
-    arms = [] if run.summary is None else list(run.summary.arms.values())
-    return max(arms, key=lambda arm: arm.accuracy.micro.value, default=None)
-
-
-def joules_per_question(run: RunEntry) -> float | None:
-    """Return the joules per question of the best arm; None if they are not known."""
-    arm = best_arm(run)
-    return None if arm is None or arm.energy is None else arm.energy.per_question.value
-
-
-def joules_per_token(run: RunEntry) -> float | None:
-    """Return the joules per output token of the best arm; None if they are not known."""
-    arm = best_arm(run)
-    figure = None if arm is None or arm.energy is None else arm.energy.per_output_token
-    return None if figure is None else figure.value
 
 
 def sort_runs(runs: Sequence[RunEntry], key: str, descending: bool) -> list[RunEntry]:
     """Sort runs by a column; those without a value come last in either direction."""
 
     def value(run: RunEntry) -> float | str | None:
-        match key:
-            case "best":
-                arm = best_arm(run)
-                return None if arm is None else arm.accuracy.micro.value
-            case "joules":
-                return joules_per_question(run)
-            case "per_token":
-                return joules_per_token(run)
-            case "questions":
-                return None if run.summary is None else float(run.summary.questions)
-        return run_texts(run)[key].casefold() or None
+        figures = run.figures
+        return figures[key] if key in figures else run_texts(run)[key].casefold() or None
 
     known = [(found, run) for run in runs if (found := value(run)) is not None]
     ordered = sorted(known, key=lambda pair: pair[0], reverse=descending)
@@ -192,52 +181,6 @@ def sort_runs(runs: Sequence[RunEntry], key: str, descending: bool) -> list[RunE
 
 _ASCENDING = frozenset({"run", "what", "model", "joules", "per_token"})
 """Columns of which the lowest value comes first when they are chosen."""
-
-
-class RunsTable(FittedTable[RunEntry]):
-    """One row per run; at first in the order in which they were started, the last one first."""
-
-    def __init__(self) -> None:
-        super().__init__(COLUMNS, run_texts, id="runs")
-        self._all: Sequence[RunEntry] = ()
-        self._sort_key: str | None = None
-        self._descending = True
-        self._words = ""
-
-    def list_runs(self, runs: Sequence[RunEntry]) -> None:
-        """Show these runs, the one started last first."""
-        self._all = runs
-        self._list()
-
-    def filter(self, words: str) -> None:
-        """Show only the runs that have all words in a cell."""
-        self._words = words
-        self._list()
-
-    def sort_by(self, key: str | None) -> None:
-        """Sort by a column; the current one reverses the order, None is the order of the starts."""
-        if key is not None and key == self._sort_key:
-            self._descending = not self._descending
-        else:
-            self._sort_key, self._descending = key, key not in _ASCENDING
-        self._list()
-
-    def sort_next(self) -> None:
-        """Sort by the next column, or by the starts after the last one."""
-        keys = [None, *self.shown_keys]
-        at = keys.index(self._sort_key) if self._sort_key in keys else 0
-        self.sort_by(keys[(at + 1) % len(keys)])
-
-    def _list(self) -> None:
-        current, row = self.current, self.cursor_row
-        runs = list(self._all)
-        if self._sort_key is not None:
-            runs = sort_runs(runs, self._sort_key, self._descending)
-        runs = [run for run in runs if has_words(" ".join(run_texts(run).values()), self._words)]
-        names = [run.name for run in runs]
-        if current is not None and current.name in names:
-            row = names.index(current.name)
-        self.show(runs, row, sorted_by=self._sort_key, descending=self._descending)
 
 
 _NO_RUNS = """\
@@ -276,7 +219,10 @@ would reach. `o` or Enter opens the HTML report in a browser.
         super().__init__()
         self._runs_dir = runs_dir
         self._is_read = False  # before, "no runs" would be a guess
-        self._table = RunsTable()
+        self._table = FittedTable[RunEntry](COLUMNS, run_texts, id="runs")
+        self._runs: Sequence[RunEntry] = ()
+        self._sort_key: str | None = None
+        self._descending = True
         self._filter = Input(placeholder="words in a run", id="filter", compact=True)
         self._picture = Static("", markup=False)
 
@@ -289,14 +235,13 @@ would reach. `o` or Enter opens the HTML report in a browser.
         yield KeyFooter()
 
     def commands(self) -> list[Command]:
-        """Return the commands of this screen for the command palette."""
-        return [
-            Command("runs: open report", "Show the run under the cursor in a browser",
-                    self.action_open_report),
-            Command("runs: sort", "Sort by the next column", self.action_sort),
-            Command("runs: filter", "Show the runs with these words", self.action_filter),
-            Command("runs: read again", "Read the folder again", self.action_read),
-        ]  # fmt: skip
+        return build_commands(
+            ("runs: open report", "Show the run under the cursor in a browser",
+             self.action_open_report),
+            ("runs: sort", "Sort by the next column", self.action_sort),
+            ("runs: filter", "Show the runs with these words", self.action_filter),
+            ("runs: read again", "Read the folder again", self.action_read),
+        )  # fmt: skip
 
     def on_mount(self) -> None:
         self._filter.display = False
@@ -306,9 +251,6 @@ would reach. `o` or Enter opens the HTML report in a browser.
 
     def on_resize(self) -> None:
         self._show_current()
-
-    def action_read(self) -> None:
-        self._read_runs()
 
     def action_open_report(self) -> None:
         run = self._table.current
@@ -320,7 +262,9 @@ would reach. `o` or Enter opens the HTML report in a browser.
             warn(self, "no browser found", f"open {run.report} yourself")
 
     def action_sort(self) -> None:
-        self._table.sort_next()
+        keys = [None, *self._table.shown_keys]
+        at = keys.index(self._sort_key) if self._sort_key in keys else 0
+        self._sort_by(keys[(at + 1) % len(keys)])
 
     def action_filter(self) -> None:
         self._filter.display = True
@@ -333,15 +277,14 @@ would reach. `o` or Enter opens the HTML report in a browser.
             self._table.focus()
 
     def on_input_changed(self, changed: Input.Changed) -> None:
-        self._table.filter(changed.value)
-        self._show_current()
+        self._list()
 
     def on_input_submitted(self) -> None:
         self._table.focus()
 
     def on_data_table_header_selected(self, selected: DataTable.HeaderSelected) -> None:
         """Sort by the selected column; the current one reverses the order."""
-        self._table.sort_by(selected.column_key.value)
+        self._sort_by(selected.column_key.value)
 
     def on_data_table_row_selected(self) -> None:
         self.action_open_report()
@@ -350,14 +293,35 @@ would reach. `o` or Enter opens the HTML report in a browser.
         self._show_current()
 
     @work(exclusive=True, group="runs", exit_on_error=False)
-    async def _read_runs(self) -> None:
+    async def action_read(self) -> None:
         with faults_shown(self):
             runs = await in_thread(lambda: list_runs(self._runs_dir), _READ_AGAIN)
             self._is_read = True
             self._table.display = bool(runs)
             self.set_class(not runs, "-empty")
-            self._table.list_runs(runs)
-            self._show_current()
+            self._runs = runs
+            self._list()
+
+    def _sort_by(self, key: str | None) -> None:
+        """Sort by a column; the current one reverses the order, None is the order of the starts."""
+        if key is not None and key == self._sort_key:
+            self._descending = not self._descending
+        else:
+            self._sort_key, self._descending = key, key not in _ASCENDING
+        self._list()
+
+    def _list(self) -> None:
+        """Show the runs with the words of the filter; the cursor stays on its run."""
+        current, row, runs = self._table.current, self._table.cursor_row, list(self._runs)
+        if self._sort_key is not None:
+            runs = sort_runs(runs, self._sort_key, self._descending)
+        words = self._filter.value
+        runs = [run for run in runs if has_words(" ".join(run_texts(run).values()), words)]
+        names = [run.name for run in runs]
+        if current is not None and current.name in names:
+            row = names.index(current.name)
+        self._table.show(runs, row, sorted_by=self._sort_key, descending=self._descending)
+        self._show_current()
 
     def _show_current(self) -> None:
         run = self._table.current

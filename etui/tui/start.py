@@ -7,12 +7,12 @@ import gc
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from textual import work
 from textual.app import App, SystemCommand
@@ -30,7 +30,6 @@ from etui.tui._work import faults_shown, in_thread, notify_error
 from etui.tui.ascii import choose_driver, leave_on_hangup, leave_on_terminate, name_key
 from etui.tui.chat.screen import ChatScreen
 from etui.tui.commands import (
-    AppRequest,
     ChatRequested,
     Command,
     EtuiCommands,
@@ -38,14 +37,17 @@ from etui.tui.commands import (
     RouteRequested,
     ShowsRoute,
     Unsaved,
+    build_commands,
     route_commands,
 )
 from etui.tui.modals import ConfirmModal
 from etui.tui.pacing import MOST_MIDDLE_COLLECTIONS
 from etui.tui.power.feed import PowerFeed
-from etui.tui.server_control import ServerControl
 from etui.tui.services import OpenServices, Services
 from etui.tui.themes import THEMES
+
+if TYPE_CHECKING:
+    from etui.tui.server_screen import ServerScreen
 
 MODE_BINDINGS: list[BindingType] = [
     Binding("f2", "switch_mode('chat')", "Chat", id="app.chat"),
@@ -66,63 +68,6 @@ _DESCRIPTIONS = {
     "models": "Pull, load and calibrate models; see their energy cost",
     "power": "Every power channel over the last hour; joules by model and day, and money",
 }
-
-
-def build_screens(
-    config: Config,
-    backend: Callable[[], Services | None],
-    route: Callable[[], Route],
-    feed: PowerFeed,
-) -> dict[str, Callable[[], Screen[None]]]:
-    """Map each mode to a function that creates its screen; imports are deferred until then.
-
-    Args:
-        route: Returns the route of the next questions.
-    """
-
-    def history() -> Screen[None]:
-        from etui.tui.history.screen import HistoryScreen
-
-        return HistoryScreen(config)
-
-    def policies() -> Screen[None]:
-        from etui.tui.policies.screen import PoliciesScreen
-
-        return PoliciesScreen(config, route)
-
-    def runs() -> Screen[None]:
-        from etui.bench.folder import runs_dir
-        from etui.tui.runs_screen import RunsScreen
-
-        return RunsScreen(runs_dir(config))
-
-    def models() -> Screen[None]:
-        from etui.tui.models.screen import ModelsScreen
-
-        return ModelsScreen(config, backend)
-
-    def power() -> Screen[None]:
-        from etui.tui.power.screen import PowerScreen
-
-        return PowerScreen(config, feed)
-
-    return {
-        "history": history,
-        "policies": policies,
-        "runs": runs,
-        "models": models,
-        "power": power,
-    }
-
-
-def screen_commands(app: App[Any]) -> Iterator[Command]:
-    """Yield one command per screen."""
-    for mode, description in _DESCRIPTIONS.items():
-
-        def switch(mode: str = mode) -> None:
-            app.switch_mode(mode)
-
-        yield Command(f"screen: {mode}", description, switch)
 
 
 class CachedStylesheet(Stylesheet):
@@ -147,33 +92,19 @@ class CachedStylesheet(Stylesheet):
         self.parse()
 
 
-AGAIN_SECONDS = 4.0
-"""How long after one Ctrl+C a second one leaves the app."""
-
+AGAIN_SECONDS = 4.0  # How long after one Ctrl+C a second one leaves the app
 Interrupt = Literal["stop", "ask", "quit"]
 
 
 def choose_interrupt(now: float, armed_at: float | None, *, answering: bool) -> Interrupt:
-    """Choose what a Ctrl+C does that has nothing to copy.
-
-    Args:
-        now: Seconds of a monotonic clock.
-        armed_at: When the Ctrl+C before it was pressed; None without one.
-
-    Returns:
-        ``quit`` at the second press, else ``stop`` for a running answer, or ``ask`` without one.
-    """
+    """Choose what a Ctrl+C does that has nothing to copy."""
     if armed_at is not None and 0 <= now - armed_at <= AGAIN_SECONDS:
         return "quit"
     return "stop" if answering else "ask"
 
 
-LEAVE_SECONDS = 5.0
-"""Longest wait on exit for the running answer to be stopped and saved."""
-
-NOTICE_SECONDS = 12.0
-"""How long a notice of the start is shown."""
-
+LEAVE_SECONDS = 5.0  # Longest wait on exit for the running answer to be stopped and saved
+NOTICE_SECONDS = 12.0  # How long a notice of the start is shown
 _REPLACED_COMMANDS = frozenset({"Keys", "Quit", "Theme"})
 """Titles of Textual's commands that etui offers itself."""
 
@@ -234,14 +165,37 @@ class EtuiApp(App[None]):
         self._unsaved = Unsaved("")
         self._interrupted_at: float | None = None
         self._policies_stamp = stamp_folder(config.policies_dir)
-        self._server = ServerControl(self, config, lambda: self.backend)
+        self._server: ServerScreen | None = None
         self.power = PowerFeed()
         self._chat = ChatScreen(config, route, self.power)
-        self.add_mode("chat", lambda: self._chat)
-        for mode, screen in build_screens(
-            config, lambda: self.backend, lambda: self._route, self.power
-        ).items():
-            self.add_mode(mode, screen)
+        for mode in _DESCRIPTIONS:
+            self.add_mode(mode, partial(self._make_screen, mode))
+
+    def _make_screen(self, mode: str) -> Screen[None]:
+        """Create the screen of a mode; imports are deferred until then."""
+        match mode:
+            case "history":
+                from etui.tui.history.screen import HistoryScreen
+
+                return HistoryScreen(self._config)
+            case "policies":
+                from etui.tui.policies.screen import PoliciesScreen
+
+                return PoliciesScreen(self._config, lambda: self._route)
+            case "runs":
+                from etui.bench.folder import runs_dir
+                from etui.tui.runs_screen import RunsScreen
+
+                return RunsScreen(runs_dir(self._config))
+            case "models":
+                from etui.tui.models.screen import ModelsScreen
+
+                return ModelsScreen(self._config, lambda: self.backend)
+            case "power":
+                from etui.tui.power.screen import PowerScreen
+
+                return PowerScreen(self._config, self.power)
+        return self._chat
 
     def _begin_with_theme(self, name: str) -> None:
         """Take a theme before the first paint; a later change parses all styles a second time."""
@@ -253,7 +207,6 @@ class EtuiApp(App[None]):
         self.stylesheet.set_variables(self.get_css_variables())
 
     def on_mount(self) -> None:
-        """Apply the keymap, then open the services in a thread."""
         # After `fg` the terminal is empty, and Textual draws only what has changed.
         self.app_resume_signal.subscribe(self, lambda _: self.refresh(layout=True))
         self.set_keymap(dict(self._config.keymap))
@@ -306,16 +259,25 @@ class EtuiApp(App[None]):
                 self.fault = self.fault or error
 
     def commands(self) -> Iterator[Command]:
-        """Yield the palette commands that are available on every screen."""
-        yield from screen_commands(self)
-        yield Command("route: choose …", "Policy, arm or model, with what each costs",
-                      self.action_route)  # fmt: skip
-        yield Command("help", "Keys of this screen, and the energy words", self.action_toggle_help)
-        yield Command("theme: choose …", "Other colours", self.action_change_theme)
-        yield Command("quit", "Stop the running answer, save it and leave", self.action_quit)
+        for mode, description in _DESCRIPTIONS.items():
+            yield Command(f"screen: {mode}", description, partial(self.switch_mode, mode))
+        yield from build_commands(
+            ("route: choose …", "Policy, arm or model, with what each costs", self.action_route),
+            ("help", "Keys of this screen, and the energy words", self.action_toggle_help),
+            ("theme: choose …", "Other colours", self.action_change_theme),
+            ("quit", "Stop the running answer, save it and leave", self.action_quit),
+        )
         if self._driver is not None and self._driver.can_suspend:
             yield Command("suspend", "Back to the shell; fg returns", self.action_suspend_process)
-        yield from self._server.commands()
+        if self._server is not None and self._server.runs:
+            yield Command("server: stop", "Stop answering other programs", self._server.stop)
+        else:
+            yield Command(
+                "server: start",
+                "Answer OpenAI clients on this machine; questions here are refused meanwhile",
+                partial(self._open_server, start=True),
+            )
+        yield Command("server: status", "Its address, requests and joules", self._open_server)
         self._list_policies()
         if self.backend is not None:
             yield from route_commands(self.backend, self._route, self._take_route)
@@ -334,7 +296,6 @@ class EtuiApp(App[None]):
         self.notify(sanitize(f"next questions: {route.description}"), markup=False)
 
     def action_route(self) -> None:
-        """Choose the policy, arm or model of the next questions in a list."""
         from etui.tui.route_screen import RouteScreen
 
         if self.backend is None:
@@ -345,6 +306,21 @@ class EtuiApp(App[None]):
             lambda route: self._take_route(route) if route is not None else None,
         )
 
+    def _open_server(self, *, start: bool = False) -> None:
+        """Show the state of the server in a dialog, and start it if it is asked for."""
+        from etui.tui.server_screen import ServerScreen
+
+        if self._server is None:
+            self._server = ServerScreen(self._config, lambda: self.backend)
+            self.install_screen(self._server, "server")
+        if start:
+            self._server.start()
+        shown = [mode for mode, stack in self._screen_stacks.items() if self._server in stack]
+        if shown:
+            self.switch_mode(shown[0])
+        else:
+            self.push_screen(self._server)
+
     def _list_policies(self) -> None:
         """Look for policy files that were added or removed since the last look."""
         from etui.routing.library import policy_names
@@ -354,17 +330,19 @@ class EtuiApp(App[None]):
             self._policies_stamp = stamp
             self.backend = replace(self.backend, policies=policy_names(self._config))
 
-    def on_app_request(self, request: AppRequest) -> None:
-        match request.action:
-            case RouteRequested(route=route):
-                self._take_route(route)
-            case PoliciesListed(names=names) if self.backend is not None:
-                self.backend = replace(self.backend, policies=names)
-            case ChatRequested(chat=chat, turn_id=turn_id):
-                self.switch_mode("chat")
-                self._chat.open_chat(chat, turn_id)
-            case Unsaved() as unsaved:
-                self._unsaved = unsaved
+    def on_route_requested(self, request: RouteRequested) -> None:
+        self._take_route(request.route)
+
+    def on_policies_listed(self, listed: PoliciesListed) -> None:
+        if self.backend is not None:
+            self.backend = replace(self.backend, policies=listed.names)
+
+    def on_chat_requested(self, request: ChatRequested) -> None:
+        self.switch_mode("chat")
+        self._chat.open_chat(request.chat, request.turn_id)
+
+    def on_unsaved(self, unsaved: Unsaved) -> None:
+        self._unsaved = unsaved
 
     async def action_quit(self) -> None:
         """Stop the running answer, save it and exit; ask first if typed text would be lost."""
@@ -390,7 +368,7 @@ class EtuiApp(App[None]):
 
     def _leave(self) -> None:
         self.set_timer(LEAVE_SECONDS, self.exit)
-        self._chat.leave()
+        self._chat.queue.leave()
 
     async def action_copy_or_quit(self) -> None:
         """Copy the selected text; without one stop the answer, and leave at the second press."""
@@ -400,13 +378,13 @@ class EtuiApp(App[None]):
             self.copy_to_clipboard(selected)
             return
         now = time.monotonic()
-        action = choose_interrupt(now, self._interrupted_at, answering=self._chat.busy)
+        action = choose_interrupt(now, self._interrupted_at, answering=self._chat.queue.busy)
         self._interrupted_at = now
         match action:
             case "quit":
                 await self.action_quit()
             case "stop":
-                self._chat.stop_answer()
+                self._chat.queue.stop()
                 self.notify("answer stopped · Ctrl+C again quits", timeout=AGAIN_SECONDS)
             case "ask":
                 self.notify("Ctrl+C again quits", timeout=AGAIN_SECONDS)
@@ -418,7 +396,6 @@ class EtuiApp(App[None]):
         return super().check_action(action, parameters)
 
     def get_key_display(self, binding: Binding) -> str:
-        """Name a key by words where its sign cannot be drawn."""
         shown = super().get_key_display(binding)
         return name_key(shown) if self._draws_ascii else shown
 

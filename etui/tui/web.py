@@ -24,9 +24,7 @@ HOST = "127.0.0.1"
 PORT = 8000
 _HOST_6 = "::1"
 _TOKEN_BYTES = 32
-
-_LEAVE_SECONDS = 1.0
-"""How long Ctrl-C waits for requests in progress after the tabs have ended."""
+_LEAVE_SECONDS = 1.0  # How long Ctrl-C waits for requests in progress after the tabs have ended
 
 
 def serve_app(*, policy: str | None, model: str | None, port: int, go_on: bool = False) -> int:

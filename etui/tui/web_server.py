@@ -66,7 +66,6 @@ class LocalServer(Server):  # type: ignore[misc] # an optional import
         return app
 
     def kill_sessions(self) -> None:
-        """Kill the app of every tab that is still open."""
         for session in self._sessions:
             session.kill()
 

@@ -20,8 +20,7 @@ from textual_serve.app_service import AppService
 from etui.runtime.turn_pool import LEAVE_SECONDS
 from etui.text import sanitize
 
-DRIVER = "etui.tui.web_session:TabDriver"
-"""Value of ``TEXTUAL_DRIVER``."""
+DRIVER = "etui.tui.web_session:TabDriver"  # Value of ``TEXTUAL_DRIVER``
 
 
 class TabDriver(WebDriver):
@@ -71,12 +70,7 @@ class Limits:
 
 
 class Session(AppService):  # type: ignore[misc] # an optional import
-    """App of one tab.
-
-    Attributes:
-        done: Set when the tab should be closed.
-        why: What the tab did wrong, or None.
-    """
+    """App of one tab."""
 
     def __init__(
         self,
@@ -103,7 +97,6 @@ class Session(AppService):  # type: ignore[misc] # an optional import
         self._ending: asyncio.Task[None] | None = None
 
     async def start(self, width: int, height: int) -> None:
-        """Start the app in a terminal of this size."""
         await super().start(width, height)
         with contextlib.suppress(psutil.Error):
             self._family = psutil.Process(self._process.pid)
@@ -125,7 +118,6 @@ class Session(AppService):  # type: ignore[misc] # an optional import
         await asyncio.shield(self._ending)
 
     def kill(self) -> None:
-        """Kill the app and what it started."""
         if self._family is None or self._process.returncode is not None:
             return
         members = [self._family]
@@ -136,7 +128,6 @@ class Session(AppService):  # type: ignore[misc] # an optional import
                 member.kill()
 
     async def run(self) -> None:
-        """Pass on what the app writes until it ends."""
         stdout = self._process.stdout
         assert stdout is not None
         try:
@@ -154,11 +145,9 @@ class Session(AppService):  # type: ignore[misc] # an optional import
             self.finish()
 
     async def send_bytes(self, data: bytes) -> bool:
-        """Send input to the app; return whether it was taken."""
         return self._send(b"D", data)
 
     async def send_meta(self, data: dict[str, Any]) -> bool:
-        """Send a message to the app; return whether it was taken."""
         return self._send(b"M", json.dumps(data).encode())
 
     def _send(self, kind: bytes, payload: bytes) -> bool:

@@ -29,12 +29,10 @@ from etui.events import (
 from etui.tui.pacing import USUAL, Pace
 from etui.turn.events import Decided, HopEnded, HopStarted, TurnEvent, TurnFinished
 
-LIVE_LINES = 16
-"""Most lines of a fence that is highlighted and laid out again with each new line."""
+LIVE_LINES = 16  # Most lines of a fence that is highlighted and laid out again with each new line
 
 
-CONTINUED = "+"
-"""Word in the first line of a fence that goes on with the one before it."""
+CONTINUED = "+"  # Word in the first line of a fence that goes on with the one before it
 
 
 _FENCES = ("```", "~~~")
@@ -61,7 +59,6 @@ class FenceTracker:
         return not (marker and marker.startswith(self._opened_by))
 
     def feed(self, text: str) -> None:
-        """Process the next piece of the text."""
         *ended, self._line = (self._line + text).split("\n")
         for line in ended:
             marker = _parse_fence_marker(line)
@@ -87,7 +84,6 @@ class ShortFences:
         self._lines = 0
 
     def feed(self, text: str) -> str:
-        """Return the next piece of the text, with the lines that close and reopen a fence."""
         *ended, unended = text.split("\n")
         out: list[str] = []
         for end in ended:
@@ -134,11 +130,7 @@ class TextBatch:
 
 @dataclass(frozen=True, slots=True)
 class TurnEnded:
-    """The last fact of every turn.
-
-    Attributes:
-        what, fix: The error that ended the turn; both empty without one.
-    """
+    """The last fact of every turn."""
 
     what: str = ""
     fix: str = ""

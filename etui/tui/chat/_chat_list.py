@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from textual import work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Vertical
-from textual.screen import ModalScreen
 from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
@@ -30,9 +28,7 @@ from etui.runtime.provenance import read_weights
 from etui.runtime.routes import Route
 from etui.text import local_time, sanitize, shorten, title_from_answer, title_from_question
 from etui.tui._work import faults_shown, in_thread
-from etui.tui.modals import TextModal, confirm
-from etui.tui.services import ChatLog, TurnRunner
-from etui.tui.widgets.key_footer import KeyFooter
+from etui.tui.modals import BoxModal, TextModal, confirm
 from etui.tui.widgets.tables import RowList
 from etui.turn.chat_tree import ChatTree, tree_of
 from etui.turn.events import TurnFinished
@@ -41,14 +37,13 @@ from etui.turn.text import energy_line
 
 if TYPE_CHECKING:
     from etui.log.chat_queries import ChatSummary
+    from etui.runtime.service import TurnService
+    from etui.tui.open_services import LoggedChats
 
 
 ExportFormat = Literal["markdown", "json"]
 _TITLE_CHARACTERS = 60
-
-_TITLE_BYTES = 120
-"""A file name may have 255 bytes, on some encrypted disks 143."""
-
+_TITLE_BYTES = 120  # A file name may have 255 bytes, on some encrypted disks 143
 _ID_CHARACTERS = 6
 
 _ENDINGS: dict[ExportFormat, str] = {"markdown": "md", "json": "json"}
@@ -57,11 +52,7 @@ _ENDINGS: dict[ExportFormat, str] = {"markdown": "md", "json": "json"}
 def export_chat(
     config: Config, chat: ChatRecord, turns: Sequence[TurnRecord], form: ExportFormat
 ) -> Path:
-    """Write a chat into ``ETUI_HOME/exports``, replacing its earlier file of the same title.
-
-    Raises:
-        EtuiError: The file cannot be written.
-    """
+    """Write a chat into ``ETUI_HOME/exports``, replacing its earlier file of the same title."""
     if form == "markdown":
         text = format_branch(chat, turns, energy_line)
     else:
@@ -99,25 +90,11 @@ _MOST_ANSWER_CHARACTERS = 90
 _INSTRUCTION = "Write a title of two to six words for this conversation. Only the title."
 
 
-@dataclass(frozen=True, slots=True)
-class NamedChat:
-    """A title and the turn that wrote it."""
-
-    title: str
-    record: TurnRecord
-
-    @property
-    def cost_text(self) -> str:
-        """Who named the chat and for how much: ``named by smollm2-135m for ≈2.1 J``."""
-        energy = self.record.energy
-        joules = units.marked(units.energy_text(energy.joules, energy.uncertainty, energy.kind))
-        load = energy.phases.get("load")
-        loading = f", and {units.energy_text(load)} to load it" if load else ""
-        return f"named by {self.record.model} for {joules}{loading}"
-
-
-def name_chat(runner: TurnRunner, turns: Sequence[TurnRecord], policy: str) -> NamedChat:
+def name_chat(runner: TurnService, turns: Sequence[TurnRecord], policy: str) -> tuple[str, str]:
     """Ask the smallest model for a title; wait for a running answer first.
+
+    Returns:
+        The title, and its cost: ``named by smollm2-135m for ≈2.1 J``.
 
     Raises:
         EtuiError: There is no model or nothing to name, or the model found no title.
@@ -139,7 +116,11 @@ def name_chat(runner: TurnRunner, turns: Sequence[TurnRecord], policy: str) -> N
     title = title_from_answer(record.answer) if record is not None else ""
     if record is None or not title:
         raise EtuiError(f"{model} found no title", "name the chat yourself with F2")
-    return NamedChat(title, record)
+    energy = record.energy
+    joules = units.marked(units.energy_text(energy.joules, energy.uncertainty, energy.kind))
+    load = energy.phases.get("load")
+    loading = f", and {units.energy_text(load)} to load it" if load else ""
+    return title, f"named by {record.model} for {joules}{loading}"
 
 
 def build_title_question(turns: Sequence[TurnRecord]) -> str:
@@ -171,12 +152,7 @@ class BranchRow:
 
 
 def branch_rows(records: Sequence[TurnRecord], head: str | None) -> tuple[BranchRow, ...]:
-    """Return the branches of a chat in the order of its tree; empty if there is only one.
-
-    Args:
-        records: All turns of the chat, oldest first.
-        head: The turn that the user went back to; None for the newest branch.
-    """
+    """Return the branches of a chat in the order of its tree; empty if there is only one."""
     tree = tree_of(records)
     leaves = _leaves_in_order(tree)
     if len(leaves) < 2:
@@ -225,15 +201,7 @@ class ChatsLeft:
     """Id of a turn of the chat to resume, whose branch is shown; None for the current one."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Line:
-    """A line of the list: a chat, or one of its branches."""
-
-    chat: ChatSummary
-    branch: BranchRow | None = None
-
-
-class ChatsScreen(ModalScreen[ChatsLeft]):
+class ChatsScreen(BoxModal[ChatsLeft]):
     """All chats in the log, most recently used first."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -258,26 +226,23 @@ it, F5 lets the smallest model name it and says for how many joules, F3 and F4 w
 F8 deletes it with its turns.
 """
 
-    def __init__(self, config: Config, log: ChatLog, runner: TurnRunner) -> None:
-        super().__init__()
+    def __init__(self, config: Config, log: LoggedChats, runner: TurnService) -> None:
+        super().__init__("Chats")
         self._config = config
         self._log = log
         self._runner = runner
         self._left = ChatsLeft()
         self._shown: Sequence[ChatSummary] = ()
-        self._lines: list[_Line] = []
+        self._lines: list[tuple[ChatSummary, BranchRow | None]] = []
         self._branches: dict[str, tuple[BranchRow, ...]] = {}
         self._search = Input(placeholder="/ searches names and texts", compact=True)
         self._list = RowList(markup=False)
         self._note = Static("reading the log …", markup=False, classes="help")
 
-    def compose(self) -> ComposeResult:
-        with Vertical(classes="box -tall"):
-            yield Static("Chats", markup=False, classes="title")
-            yield self._search
-            yield self._list
-            yield self._note
-        yield KeyFooter()
+    def compose_box(self) -> ComposeResult:
+        yield self._search
+        yield self._list
+        yield self._note
 
     def on_mount(self) -> None:
         self._list.focus()
@@ -307,9 +272,10 @@ F8 deletes it with its turns.
         self._search.focus()
 
     def action_resume(self) -> None:
-        if (line := self._line()) is not None:
-            branch = None if line.branch is None else line.branch.leaf
-            self.dismiss(replace(self._left, resume=line.chat.chat, branch=branch))
+        if (selected := self._selected()) is not None:
+            row = self._lines[self._list.highlighted or 0][1]
+            branch = None if row is None else row.leaf
+            self.dismiss(replace(self._left, resume=selected.chat, branch=branch))
 
     @work(exclusive=True, group="change")
     async def action_unfold(self, shown: bool) -> None:
@@ -324,7 +290,7 @@ F8 deletes it with its turns.
                 turns = await in_thread(lambda: self._log.turns(chat.chat_id))
                 self._branches[chat.chat_id] = branch_rows(turns, chat.head)
         self._show_lines()
-        at = next((i for i, each in enumerate(self._lines) if each.chat is selected), None)
+        at = next((i for i, each in enumerate(self._lines) if each[0] is selected), None)
         self._list.highlighted = at
 
     @work(exclusive=True, group="look")
@@ -342,7 +308,7 @@ F8 deletes it with its turns.
         self._lines, texts = [], list[str]()
         for chat, text in zip(self._shown, format_rows(self._shown, width), strict=True):
             rows = self._branches.get(chat.chat.chat_id, ())
-            self._lines += [_Line(chat), *(_Line(chat, row) for row in rows)]
+            self._lines += [(chat, None), *((chat, row) for row in rows)]
             texts += [text, *(sanitize(row.text) for row in rows)]
         self._list.clear_options()
         self._list.add_options([Option(text) for text in texts])
@@ -375,9 +341,10 @@ F8 deletes it with its turns.
         self._note.update("naming the chat …")
         with self._faults_shown():
             turns = await in_thread(lambda: self._log.turns(selected.chat.chat_id))
-            named = await in_thread(lambda: name_chat(self._runner, turns, self._config.policy))
-            await self._rename(selected.chat, named.title)
-            self.notify(sanitize(f"{named.title} · {named.cost_text}"), markup=False)
+            policy = self._config.policy
+            title, cost = await in_thread(lambda: name_chat(self._runner, turns, policy))
+            await self._rename(selected.chat, title)
+            self.notify(sanitize(f"{title} · {cost}"), markup=False)
 
     @work(exclusive=True, group="change")
     async def action_delete(self) -> None:
@@ -402,13 +369,9 @@ F8 deletes it with its turns.
             path = await in_thread(lambda: export_chat(self._config, selected.chat, turns, form))
             self.notify(sanitize(f"written to {path}"), markup=False)
 
-    def _line(self) -> _Line | None:
-        at = self._list.highlighted
-        return self._lines[at] if at is not None and at < len(self._lines) else None
-
     def _selected(self) -> ChatSummary | None:
-        line = self._line()
-        return None if line is None else line.chat
+        at = self._list.highlighted
+        return self._lines[at][0] if at is not None and at < len(self._lines) else None
 
     def _count_line(self) -> str:
         if not self._shown:

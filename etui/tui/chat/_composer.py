@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Vertical, VerticalScroll
+from textual.containers import VerticalScroll
 from textual.markup import escape
-from textual.screen import ModalScreen, Screen
-from textual.widgets import Footer, Input, OptionList, Static
+from textual.screen import Screen
+from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
 from etui import units
@@ -35,11 +35,10 @@ from etui.runtime.routes import Route
 from etui.text import SEPARATOR, sanitize
 from etui.tui._work import notify_error, start
 from etui.tui.chat._conversation import Asking, Conversation
-from etui.tui.chat._draft import Draft, FileReader, Resolved, resolve
+from etui.tui.chat._draft import Draft, FileReader, resolve
 from etui.tui.chat._prompt import (
-    MenuItem,
+    MenuEntry,
     Prompt,
-    SlashEntry,
     build_entries,
     find_near,
     is_command,
@@ -48,83 +47,37 @@ from etui.tui.chat._prompt import (
 )
 from etui.tui.chat._turn_queue import TurnQueue
 from etui.tui.commands import list_commands
+from etui.tui.modals import BoxModal
 from etui.tui.services import Services
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """What a forecast depends on; another object is another forecast."""
-
-    draft: Draft
-    conversation: Conversation
-    route: Route
-    services: Services
-    replaces: str | None
-    system: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """A forecast, with the attachments of its draft and their tokens."""
-
-    resolved: Resolved
-    forecast: Forecast | None
-    error: str = ""
-
-
 class LiveForecast:
-    """Forecasts the newest draft, and shows the result."""
+    """Forecasts the newest draft in a thread, and shows the result."""
 
     def __init__(self, screen: Screen[None], show: Callable[[str], object]) -> None:
         self._screen = screen
         self._show = show
-        self._wanted: Wanted | None = None
+        self._wanted: Callable[[], str] | None = None
         self._running = False
-        self.read = FileReader()
 
-    def want(self, wanted: Wanted | None) -> None:
-        """Forecast a draft; None shows nothing."""
-        self._wanted = wanted
-        self._show("" if wanted is None else estimate_line(wanted.draft))
-        if wanted is not None and not self._running:
+    def want(self, estimate: str, forecast: Callable[[], str] | None) -> None:
+        """Show an estimate, and then what ``forecast`` returns; None shows the estimate alone."""
+        self._wanted = forecast
+        self._show(estimate)
+        if forecast is not None and not self._running:
             self._running = True
             start(self._screen, self._run, "forecast")
 
     async def _run(self) -> None:
-        done: Wanted | None = None
+        done: Callable[[], str] | None = None
         try:
             while (wanted := self._wanted) is not None and wanted is not done:
-                outcome = await asyncio.to_thread(forecast_draft, wanted, self.read)
+                line = await asyncio.to_thread(wanted)
                 done = wanted
                 if wanted is self._wanted:
-                    self._show(forecast_line(outcome))
+                    self._show(line)
         finally:
             self._running = False
-
-
-def forecast_draft(wanted: Wanted, read: FileReader) -> Outcome:
-    """Read the files of a draft and forecast it; it blocks."""
-    resolved = resolve(wanted.draft, read)
-    asking = Asking(
-        join(resolved.text, resolved.attachments), replaces=wanted.replaces, system=wanted.system
-    )
-    query = wanted.conversation.query(asking)
-    parts = [resolved.text, *(each.block() for each in resolved.attachments)]
-    try:
-        forecast = wanted.services.runner.forecast(query, wanted.route, parts)
-    except EtuiError as error:
-        return Outcome(resolved, None, error.what)
-    except Exception as error:  # noqa: BLE001 - a forecast that fails must not end the app
-        return Outcome(resolved, None, f"no forecast: {type(error).__name__}")
-    return Outcome(replace(resolved, attachments=with_tokens(resolved, forecast)), forecast)
-
-
-def with_tokens(resolved: Resolved, forecast: Forecast) -> tuple[Attachment, ...]:
-    """Return the attachments with their tokens; the first part of a forecast is the text."""
-    return tuple(
-        replace(each, tokens=count.tokens, exact=count.exact)
-        for each, count in zip(resolved.attachments, forecast.parts[1:], strict=True)
-    )
 
 
 def estimate_line(draft: Draft) -> str:
@@ -133,17 +86,29 @@ def estimate_line(draft: Draft) -> str:
     return escape(units.short_tokens_text(tokens, exact=False)) if draft.text else ""
 
 
-def forecast_line(outcome: Outcome) -> str:
-    """Return the line of a forecast, as markup: ``12 tokens · ≈9 J``.
+def forecast_line(
+    services: Services,
+    conversation: Conversation,
+    route: Route,
+    draft: Draft,
+    asking: Asking,
+    read: FileReader,
+) -> str:
+    """Read the files of a draft and forecast it, as markup: ``12 tokens · ≈9 J``; it blocks.
 
     With several arms each is named. A file that cannot be attached comes first, and a question
     that does not fit says by how much.
     """
-    parts = [sanitize(problem.what) for problem in outcome.resolved.problems[:1]]
-    forecast = outcome.forecast
-    if forecast is None:
-        parts.append(sanitize(outcome.error))
-        return escape(SEPARATOR.join(parts))
+    attachments, problems = resolve(draft, read)
+    asking = replace(asking, text=join(draft.text, attachments))
+    texts = [draft.text, *(each.block() for each in attachments)]
+    parts = [sanitize(problem.what) for problem in problems[:1]]
+    try:
+        forecast = services.runner.forecast(conversation.query(asking), route, texts)
+    except EtuiError as error:
+        return escape(SEPARATOR.join([*parts, sanitize(error.what)]))
+    except Exception as error:  # noqa: BLE001 - a forecast that fails must not end the app
+        return escape(SEPARATOR.join([*parts, f"no forecast: {type(error).__name__}"]))
     parts.append(units.short_tokens_text(forecast.tokens, exact=forecast.exact))
     if not forecast.fits and forecast.context_tokens is not None:
         parts.append(f"context {units.short_count_text(forecast.context_tokens)}: too long")
@@ -162,7 +127,7 @@ _PARTS: tuple[tuple[Part, str], ...] = (
 )
 
 
-class PartModal(ModalScreen[Part | None]):
+class PartModal(BoxModal[Part]):
     """Dialog for a text that is too long: its result is the part to send, None to send nothing."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -170,24 +135,16 @@ class PartModal(ModalScreen[Part | None]):
     ]
 
     def __init__(self, what: str) -> None:
-        super().__init__()
-        self._what = what
+        super().__init__(what, "Send a part of it?")
 
-    def compose(self) -> ComposeResult:
-        with Vertical(classes="box"):
-            yield Static(sanitize(self._what), markup=False, classes="title")
-            yield Static("Send a part of it?", markup=False, classes="help")
-            yield OptionList(*(Option(words, id=part) for part, words in _PARTS), markup=False)
-        yield Footer(show_command_palette=False)
+    def compose_box(self) -> ComposeResult:
+        yield OptionList(*(Option(words, id=part) for part, words in _PARTS), markup=False)
 
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
         self.dismiss(_PARTS[event.option_index][0])
 
-    def action_leave(self) -> None:
-        self.dismiss(None)
 
-
-class VariablesModal(ModalScreen[Mapping[str, str] | None]):
+class VariablesModal(BoxModal[Mapping[str, str]]):
     """Dialog for the values of a saved prompt; its result is a value for each variable."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -196,23 +153,15 @@ class VariablesModal(ModalScreen[Mapping[str, str] | None]):
     ]
 
     def __init__(self, name: str, variables: tuple[str, ...]) -> None:
-        super().__init__()
-        self._prompt_name = name
+        help_text = "Enter goes on; after the last one it sends. @ attaches a file."
+        super().__init__(f"/{name}", help_text)
         self._inputs = {variable: Input(compact=True) for variable in variables}
 
-    def compose(self) -> ComposeResult:
-        with Vertical(classes="box"):
-            yield Static(f"/{sanitize(self._prompt_name)}", markup=False, classes="title")
-            yield Static(
-                "Enter goes on; after the last one it sends. @ attaches a file.",
-                markup=False,
-                classes="help",
-            )
-            with VerticalScroll(classes="details"):
-                for variable, field in self._inputs.items():
-                    yield Static(variable, markup=False, classes="variable")
-                    yield field
-        yield Footer(show_command_palette=False)
+    def compose_box(self) -> ComposeResult:
+        with VerticalScroll(classes="details"):
+            for variable, field in self._inputs.items():
+                yield Static(variable, markup=False, classes="variable")
+                yield field
 
     def on_mount(self) -> None:
         next(iter(self._inputs.values())).focus()
@@ -234,9 +183,6 @@ class VariablesModal(ModalScreen[Mapping[str, str] | None]):
                 return
         self.dismiss({name: field.value.strip() for name, field in self._inputs.items()})
 
-    def action_leave(self) -> None:
-        self.dismiss(None)
-
 
 _SURELY_SHORT_CHARACTERS = 2_000
 """A question of fewer characters without attachments is sent without counting it."""
@@ -254,9 +200,10 @@ class Composer:
         self._queue = queue
         self._sending = asyncio.Lock()
         self._forecast = LiveForecast(screen, self._show_forecast)
+        self._read = FileReader()
         self._problem = ""
         self._library: PromptLibrary | None = None
-        self._entries: tuple[SlashEntry, ...] = ()
+        self._entries: tuple[MenuEntry, ...] = ()
         self._seen = ("", "")
 
     def note_draft(self) -> None:
@@ -276,20 +223,21 @@ class Composer:
         prompt, services = self._prompt, self._queue.services
         draft = prompt.draft
         if services is None or not draft.text or is_command(prompt.text):
-            self._forecast.want(None)
+            self._forecast.want("", None)
             return
         edited = prompt.edited or Asking("")
         route = edited.route if edited.prompt is not None else None
-        self._forecast.want(
-            Wanted(
-                draft,
-                self._queue.conversation,
-                route or self._queue.route,
-                services,
-                prompt.editing or None,
-                edited.system,
-            )
+        asking = Asking("", replaces=prompt.editing or None, system=edited.system)
+        job = partial(
+            forecast_line,
+            services,
+            self._queue.conversation,
+            route or self._queue.route,
+            draft,
+            asking,
+            self._read,
         )
+        self._forecast.want(estimate_line(draft), job)
 
     def _show_forecast(self, line: str) -> None:
         self._prompt.border_subtitle = line
@@ -323,17 +271,12 @@ class Composer:
             self._problem = problem
             commands = list(list_commands(self._screen.app, self._screen))
             self._entries = build_entries(commands, self._library.prompts)
-        self._prompt.menu.offer(
-            [
-                MenuItem(entry.title, entry.help_text, entry)
-                for entry in match_entries(text, self._entries)
-            ]
-        )
+        self._prompt.menu.offer(match_entries(text, self._entries))
 
     async def _offer_paths(self, seen: tuple[str, str], fragment: str) -> None:
         paths = await asyncio.to_thread(complete_path, fragment)
         if seen == self._seen and self._prompt.has_focus:
-            self._prompt.menu.offer([MenuItem(path, "", path) for path in paths])
+            self._prompt.menu.offer([MenuEntry(path) for path in paths])
 
     def enter_command(self) -> None:
         """Run the highlighted command or saved prompt; name the nearest ones of an unknown one."""
@@ -342,11 +285,10 @@ class Composer:
         if self._library is None:
             self._offer_commands(text)
         entries = match_entries(text, self._entries)
-        chosen = prompt.menu.chosen
-        entry = chosen.value if chosen is not None else (entries[0] if entries else None)
-        if entry not in entries:  # the list is of an earlier text
+        entry = prompt.menu.chosen
+        if entry not in entries:  # there is no list, or it is of an earlier text
             entry = entries[0] if entries else None
-        if not isinstance(entry, SlashEntry):
+        if entry is None:
             self._refuse_command(text)
             return
         rest = rest_of(text) if entry.prompt is not None else ""
@@ -403,17 +345,19 @@ class Composer:
         async with self._sending:
             if asking.prompt is not None and asking.route is None:
                 asking = await asyncio.to_thread(self._with_arm, asking)
-            resolved = await asyncio.to_thread(resolve, draft, self._forecast.read)
-            if resolved.problems:
-                problem = resolved.problems[0]
+            attachments, problems = await asyncio.to_thread(resolve, draft, self._read)
+            if problems:
                 self._put_back(draft, asking)
-                notify_error(self._screen, problem.what, problem.fix)
+                notify_error(self._screen, problems[0].what, problems[0].fix)
                 return
-            text, attachments = resolved.text, resolved.attachments
+            text = draft.text
             asking = replace(asking, text=join(text, attachments))
             forecast = await self._count(asking, text, attachments)
             if forecast is not None:
-                attachments = with_tokens(resolved, forecast)
+                attachments = tuple(  # the first part of a forecast is the text
+                    replace(each, tokens=count.tokens, exact=count.exact)
+                    for each, count in zip(attachments, forecast.parts[1:], strict=True)
+                )
                 if not forecast.fits:
                     kept = await self._fit(text, attachments, forecast)
                     if kept is None:

@@ -35,7 +35,6 @@ class Asking:
 
     @property
     def shown(self) -> str:
-        """The question with each attachment as one line."""
         return fold(self.text, estimate_tokens, self.counted)
 
     @classmethod
@@ -63,12 +62,10 @@ class Conversation:
 
     @property
     def named(self) -> ChatRecord:
-        """Record of the chat with its displayed name."""
         return replace(self.chat, name=self.name)
 
     @property
     def tree(self) -> ChatTree:
-        """The turns as a tree."""
         return tree_of(self.records)
 
     @property
@@ -86,7 +83,6 @@ class Conversation:
         return counts.prompt + counts.output - counts.thinking
 
     def find(self, turn_id: str | None) -> TurnRecord | None:
-        """Return the turn of an id; None without one."""
         return next((each for each in self.records if each.turn_id == turn_id), None)
 
     def with_record(self, record: TurnRecord) -> Conversation:
@@ -150,11 +146,7 @@ class Conversation:
 
 
 def continuation_route(record: TurnRecord, route: Route) -> Route:
-    """Return the route to the arm, or else the model, that began an answer.
-
-    Args:
-        route: The route of the next questions, whose policy is kept without an arm.
-    """
+    """Return the route to the arm, or else the model, that began an answer."""
     if record.policy is not None:
         return Route(record.policy, arm=record.arm)
     return Route(route.policy, model=record.model)

@@ -8,12 +8,12 @@ from typing import ClassVar
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical, VerticalScroll
-from textual.screen import ModalScreen
-from textual.widgets import Footer, Static
+from textual.widgets import Static
 
 from etui import units
 from etui.energy.scopes import describe_unread
 from etui.text import SEPARATOR, count_cells, format_table, one_line, sanitize
+from etui.tui.modals import BoxModal
 from etui.turn.record import TurnRecord
 from etui.turn.text import (
     forecast_ratio,
@@ -161,7 +161,7 @@ def _format_forecast(record: TurnRecord) -> str:
     return SEPARATOR.join(parts)
 
 
-class DetailsModal(ModalScreen[None]):
+class DetailsModal(BoxModal[None]):
     """Page over the chat with the facts of one answer."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -169,18 +169,12 @@ class DetailsModal(ModalScreen[None]):
     ]
 
     def __init__(self, record: TurnRecord) -> None:
-        super().__init__()
+        super().__init__("Where the numbers come from")
         self._facts = list_details(record)
 
-    def compose(self) -> ComposeResult:
-        with Vertical(classes="box"):
-            yield Static("Where the numbers come from", markup=False, classes="title")
-            with VerticalScroll(classes="facts"):
-                for name, text in self._facts:
-                    with Vertical(classes="fact"):
-                        yield Static(name, markup=False, classes="name")
-                        yield Static(sanitize(text), markup=False, classes="text")
-        yield Footer(show_command_palette=False)
-
-    def action_leave(self) -> None:
-        self.dismiss(None)
+    def compose_box(self) -> ComposeResult:
+        with VerticalScroll(classes="facts"):
+            for name, text in self._facts:
+                with Vertical(classes="fact"):
+                    yield Static(name, markup=False, classes="name")
+                    yield Static(sanitize(text), markup=False, classes="text")

@@ -14,12 +14,8 @@ from etui.routing.text_measures import estimate_tokens
 from etui.text import sanitize
 
 LARGE_PASTE_CHARACTERS = 2_000
-LARGE_PASTE_LINES = 30
-"""A longer paste is attached, and shown in the prompt as a marker."""
-
-LARGE_TEXT_CHARACTERS = 20_000
-"""The layout of a longer text would block the keys."""
-
+LARGE_PASTE_LINES = 30  # A longer paste is attached, and shown in the prompt as a marker
+LARGE_TEXT_CHARACTERS = 20_000  # The layout of a longer text would block the keys
 _SENT_PASTE = re.compile(r"\[paste (\d+)\]")
 
 
@@ -34,21 +30,10 @@ class Draft:
     there."""
 
 
-@dataclass(frozen=True, slots=True)
-class Resolved:
-    """A draft with its files read."""
-
-    text: str
-    attachments: tuple[Attachment, ...]
-    """Files in the order in which they are mentioned, then pastes."""
-    problems: tuple[EtuiError, ...] = ()  # What is wrong with the files that cannot be attached
-
-
 Read = Callable[[str], Attachment]
 
 
 def is_large(pasted: str) -> bool:
-    """Return whether a pasted text becomes an attachment."""
     return len(pasted) > LARGE_PASTE_CHARACTERS or pasted.count("\n") >= LARGE_PASTE_LINES
 
 
@@ -62,7 +47,6 @@ def write_placeholder(paste: Attachment) -> str:
 def build_draft(
     text: str, placeholders: Mapping[str, Attachment], kept: Mapping[str, Attachment]
 ) -> Draft:
-    """Build the draft of a prompt."""
     pastes = []
     for placeholder, paste in placeholders.items():
         if placeholder in text:
@@ -102,10 +86,16 @@ def restore(question: str, first: int) -> tuple[str, dict[str, Attachment], dict
     return text, placeholders, files
 
 
-def resolve(draft: Draft, read: Read = read_attachment) -> Resolved:
+def resolve(
+    draft: Draft, read: Read = read_attachment
+) -> tuple[tuple[Attachment, ...], tuple[EtuiError, ...]]:
     """Read the files of a draft.
 
     A word after an at sign that names no file stays text, unless it can only be meant as a path.
+
+    Returns:
+        Files in the order in which they are mentioned, then pastes; and what is wrong with the
+        files that cannot be attached.
     """
     attachments: dict[str, Attachment] = {}
     problems: list[EtuiError] = []
@@ -119,11 +109,10 @@ def resolve(draft: Draft, read: Read = read_attachment) -> Resolved:
                 attachments[mention.path] = draft.kept[mention.path]
             elif _is_meant(mention, error):
                 problems.append(error)
-    return Resolved(draft.text, (*attachments.values(), *draft.pastes), tuple(problems))
+    return (*attachments.values(), *draft.pastes), tuple(problems)
 
 
 def _is_meant(mention: Mention, error: UsageError) -> bool:
-    """Return whether a mention that cannot be read is meant as a file."""
     if mention.is_explicit or not error.what.startswith("there is no file"):
         return True
     return error.fix.startswith("did you mean")
@@ -136,11 +125,7 @@ class FileReader:
         self._read: dict[str, tuple[tuple[int, int], Attachment]] = {}
 
     def __call__(self, path: str) -> Attachment:
-        """Read a file.
-
-        Raises:
-            UsageError: As :func:`etui.prompts.attachments.read_attachment`.
-        """
+        """Read a file."""
         state = _read_state(path)
         known = self._read.get(path)
         if state is not None and known is not None and known[0] == state:

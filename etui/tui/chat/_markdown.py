@@ -220,7 +220,6 @@ class CodeFence(MarkdownFence):
         self.set_class(self._continued, "-continued", update=False)  # mounting applies the styles
 
     def on_mount(self) -> None:
-        """Join the frame of the block before, if this one goes on with it."""
         self._join_frame()
 
     def _join_frame(self) -> None:
@@ -235,7 +234,6 @@ class CodeFence(MarkdownFence):
 
     @property
     def _colours(self) -> tuple[bool, bool]:
-        """What the highlighting depends on."""
         return self.app.native_ansi_color, self.app.current_theme.dark
 
     def notify_style_update(self) -> None:
@@ -266,11 +264,7 @@ class CodeFence(MarkdownFence):
 
 
 def frame_title(language: str, width: int) -> str:
-    """Format the upper border of a frame: ``python ──────── y copy``, or less if it is narrow.
-
-    Args:
-        width: Cells of the whole frame.
-    """
+    """Format the upper border of a frame: ``python ──────── y copy``, or less if it is narrow."""
     room = width - _FRAME_CELLS
     left = f"{language} " if language else ""
     dashes = room - cell_len(left) - len(COPY_HINT) - 1

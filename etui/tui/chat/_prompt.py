@@ -28,13 +28,13 @@ _MOST_NEAR = 3
 
 
 @dataclass(frozen=True, slots=True)
-class SlashEntry:
-    """One entry after the slash."""
+class MenuEntry:
+    """One line of the list over the prompt: a command, a saved prompt, or a path."""
 
-    title: str  # What is typed, without the slash
-    help_text: str
-    run: Callable[[], Any] | None = None  # Runs a command; None for a saved prompt
-    prompt: SavedPrompt | None = None  # The saved prompt; None for a command
+    title: str  # What is typed, without the slash or the at sign
+    help_text: str = ""
+    run: Callable[[], Any] | None = None  # Runs a command
+    prompt: SavedPrompt | None = None
 
 
 def is_command(text: str) -> bool:
@@ -49,20 +49,20 @@ def unescape(text: str) -> str:
 
 def build_entries(
     commands: Sequence[Command], prompts: Mapping[str, SavedPrompt]
-) -> tuple[SlashEntry, ...]:
+) -> tuple[MenuEntry, ...]:
     """Build the entries: the saved prompts, then the commands, each sorted by title."""
     own = [
-        SlashEntry(prompt.name, f"prompt: {_shorten(prompt.text)}", prompt=prompt)
+        MenuEntry(prompt.name, f"prompt: {_shorten(prompt.text)}", prompt=prompt)
         for prompt in prompts.values()
     ]
-    shown = [SlashEntry(each.title, each.help_text, each.run) for each in commands]
+    shown = [MenuEntry(each.title, each.help_text, each.run) for each in commands]
     return (
         *sorted(own, key=lambda entry: entry.title),
         *sorted(shown, key=lambda entry: entry.title.casefold()),
     )
 
 
-def match_entries(text: str, entries: Sequence[SlashEntry]) -> tuple[SlashEntry, ...]:
+def match_entries(text: str, entries: Sequence[MenuEntry]) -> tuple[MenuEntry, ...]:
     """List the entries that a text matches, the best first.
 
     A saved prompt also matches with words after its name, which are not a part of it.
@@ -87,7 +87,7 @@ def rest_of(text: str) -> str:
     return rest.strip()
 
 
-def find_near(text: str, entries: Sequence[SlashEntry]) -> list[str]:
+def find_near(text: str, entries: Sequence[MenuEntry]) -> list[str]:
     """Find the titles that are most similar to an unknown command, by any of their words."""
     query = text.removeprefix("/").strip().casefold()[:_HELP_CHARACTERS]
     words: dict[str, str] = {}
@@ -121,15 +121,6 @@ def _shorten(text: str) -> str:
 MOST_ROWS = 8
 
 
-@dataclass(frozen=True, slots=True)
-class MenuItem:
-    """One line of the list."""
-
-    title: str
-    help_text: str  # What it does; empty for none
-    value: Any  # What the prompt gets if it is chosen
-
-
 class PromptMenu(OptionList, can_focus=False):
     """A list that is shown over the transcript while it has something to offer.
 
@@ -141,23 +132,22 @@ class PromptMenu(OptionList, can_focus=False):
 
     def __init__(self) -> None:
         super().__init__(markup=False, compact=True)
-        self._items: tuple[MenuItem, ...] = ()
+        self._items: tuple[MenuEntry, ...] = ()
         self.display = False
 
     @property
     def is_open(self) -> bool:
-        """Whether it is shown."""
         return self.display and bool(self._items)
 
     @property
-    def chosen(self) -> MenuItem | None:
+    def chosen(self) -> MenuEntry | None:
         """The highlighted item; None while the list is closed."""
         at = self.highlighted
         if not self.is_open or at is None or at >= len(self._items):
             return None
         return self._items[at]
 
-    def offer(self, items: Sequence[MenuItem]) -> None:
+    def offer(self, items: Sequence[MenuEntry]) -> None:
         """Show these items, the first one highlighted; without any, close the list."""
         if tuple(items) == self._items and self.display == bool(items):
             return
@@ -167,18 +157,16 @@ class PromptMenu(OptionList, can_focus=False):
         if not items:
             return
         width = max(len(item.title) for item in items)
-        self.add_options([Option(_draw(item, min(width, 40))) for item in items])
+        self.add_options([Option(_draw_entry(item, min(width, 40))) for item in items])
         self.highlighted = 0
         rows = min(len(items), MOST_ROWS)
         self.styles.height = rows
         self.styles.offset = (1, -rows)
 
     def close(self) -> None:
-        """Hide the list."""
         self.offer(())
 
     def move(self, step: int) -> None:
-        """Highlight the next (1) or the previous (-1) item, around the ends."""
         if self.is_open:
             self.highlighted = ((self.highlighted or 0) + step) % len(self._items)
 
@@ -187,7 +175,7 @@ class PromptMenu(OptionList, can_focus=False):
         self.post_message(self.Picked())
 
 
-def _draw(item: MenuItem, width: int) -> Text:
+def _draw_entry(item: MenuEntry, width: int) -> Text:
     line = Text(sanitize(item.title).ljust(width), no_wrap=True, overflow="ellipsis")
     if item.help_text:
         line.append(f"  {sanitize(item.help_text)}", "dim")
@@ -224,22 +212,15 @@ begins with a slash needs two. `@` attaches a text file: `@notes.md`, `@"my note
 shows the tokens of the question and the joules that its arm, or each that may answer, would take.
 """
 
+    @dataclass
     class Sent(Message):
-        """A question to answer.
+        """A question to answer."""
 
-        Attributes:
-            draft: The question with what it attaches.
-            edited: The question that was edited, or put back; None for a new one.
-            replaces: Id of the turn whose question was edited; None if it is not in the log.
-        """
-
-        def __init__(
-            self, draft: Draft, edited: Asking | None = None, replaces: str | None = None
-        ) -> None:
-            super().__init__()
-            self.draft = draft
-            self.edited = edited
-            self.replaces = replaces
+        draft: Draft  # The question with what it attaches
+        edited: Asking | None = None
+        """The question that was edited, or put back; None for a new one."""
+        replaces: str | None = None
+        """Id of the turn whose question was edited; None if it is not in the log."""
 
     class CommandEntered(Message):
         """Enter was pressed on a text that begins with a slash; the text stays in the prompt."""
@@ -269,7 +250,6 @@ shows the tokens of the question and the joules that its arm, or each that may a
 
     @property
     def draft(self) -> Draft:
-        """The question as it is here."""
         return build_draft(unescape(self.text.strip()), self._pastes, self._files)
 
     @property
@@ -279,7 +259,6 @@ shows the tokens of the question and the joules that its arm, or each that may a
 
     @property
     def before_cursor(self) -> str:
-        """The text up to the cursor."""
         return self.get_text_range((0, 0), self.cursor_location)
 
     async def on_key(self, event: events.Key) -> None:
@@ -342,13 +321,12 @@ shows the tokens of the question and the joules that its arm, or each that may a
         if chosen is None:
             self.screen.focus_next()
         elif is_command(self.text):
-            self.text = f"/{chosen.title} " if chosen.value.prompt else f"/{chosen.title}"
+            self.text = f"/{chosen.title} " if chosen.prompt else f"/{chosen.title}"
             self.move_cursor(self.document.end)
         else:
             self._take_path()
 
     def clear_command(self) -> None:
-        """Empty the prompt after its command was run."""
         self.menu.close()
         self.text = ""
 
@@ -358,7 +336,7 @@ shows the tokens of the question and the joules that its arm, or each that may a
         if chosen is None or found is None:
             return False
         at, typed = found
-        path = str(chosen.value)
+        path = chosen.title
         if path == typed:
             return False
         mention = write_mention(path)
@@ -403,7 +381,6 @@ shows the tokens of the question and the joules that its arm, or each that may a
         self.focus()
 
     def end_edit(self) -> None:
-        """Restore the text typed before the edit."""
         self.editing = None
         self._edited = None
         self.border_title = ""
@@ -454,7 +431,6 @@ shows the tokens of the question and the joules that its arm, or each that may a
         self.move_cursor(inserted.end_location)
 
     def _restore(self, question: str) -> str:
-        """Return an earlier question as it was in the prompt."""
         text, pastes, files = restore(question, len(self._pastes) + 1)
         self._pastes |= pastes
         self._files |= files

@@ -3,106 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 
 from rich.cells import cell_len, set_cell_size
 from textual import events
-from textual.screen import Screen
 from textual.widgets import Static
 
 from etui import units
-from etui.errors import EtuiError
 from etui.plots.terminal import meter
 from etui.runtime.routes import Route
 from etui.text import SEPARATOR, sanitize
-from etui.tui._work import in_thread, start
-from etui.tui.chat._conversation import Conversation
-from etui.tui.chat.progress import TurnProgress
-from etui.tui.power.energy_text import (
-    budget_bar,
-    budget_share_text,
-    short_model,
-    tightest_budget,
-)
-from etui.tui.power.panel import PowerPanel
-from etui.tui.services import Services
-
-
-class ChatTotals:
-    """Looks up what is spent, and shows it with the context in use."""
-
-    def __init__(self, screen: Screen[None], panel: PowerPanel, title: TitleRow) -> None:
-        self._screen = screen
-        self._panel = panel
-        self._title = title
-        self._contexts: dict[str, int] = {}
-        self._counted: Conversation | None = None
-        self._context_tokens: int | None = None
-
-    def look_up(self, services: Services, route: Route) -> None:
-        """Read the totals of the day from the log, in a thread, and show them."""
-        job = partial(self._show_spending, services, route)
-        start(self._screen, job, "spending", exclusive=True)
-
-    async def _show_spending(self, backend: Services, route: Route) -> None:
-        """Show the totals of the day; the turn itself already reports an unreadable log."""
-        try:
-            spending = await in_thread(lambda: backend.chats.spending(route))
-        except EtuiError as error:
-            self._panel.show_spending(None, sanitize(error.what))
-        else:
-            self._panel.show_spending(spending)
-        if self._panel.answering not in self._contexts:
-            try:
-                models = await in_thread(backend.shelf.models)
-            except EtuiError:
-                return  # the models screen says why
-            self._contexts = {m.name: m.context_tokens for m in models if m.context_tokens}
-
-    def show_title(
-        self, conversation: Conversation, route: Route, progress: TurnProgress | None
-    ) -> None:
-        """Show the chat, the route, the context and the budget as they are now."""
-        model = route.model or self._panel.answering
-        if progress is not None and progress.total_tokens:
-            tokens: int | None = progress.total_tokens + progress.answer_tokens
-        else:
-            if self._counted is not conversation:  # a tick is too often for a long chat
-                self._counted = conversation
-                self._context_tokens = conversation.context_tokens
-            tokens = self._context_tokens
-        budget = tightest_budget(self._panel.budgets)
-        self._title.show(
-            TitleFacts(
-                chat=conversation.name,
-                route=route,
-                model=model,
-                context_tokens=tokens,
-                context_limit=self._contexts.get(model),
-                budget="" if budget is None else budget_bar(budget, TITLE_BUDGET_CELLS),
-                short_budget="" if budget is None else budget_share_text(budget),
-            )
-        )
-
+from etui.tui.power.energy_text import short_model
 
 NEW_CHAT = "new chat"
 _GAP = "    "
 _BAR_CELLS = 8
-TITLE_BUDGET_CELLS = 34
-"""Cells of the budget with its bar."""
-
+TITLE_BUDGET_CELLS = 34  # Cells of the budget with its bar
 _LEAST_NAME, _ENOUGH_NAME = 8, 16
 """Cells of a name that is cut, at least; with the second, the meters stay beside it."""
 
 
 @dataclass(frozen=True, slots=True)
 class TitleFacts:
-    """What the row shows.
-
-    Attributes:
-        context_tokens, context_limit: Tokens of the chat in the context, and its size; None
-            where unknown.
-    """
+    """What the row shows."""
 
     chat: str = ""  # Name of the chat; empty for a new one
     route: Route | None = None  # How the next questions find their arm
@@ -185,11 +107,9 @@ class TitleRow(Static):
 
     @property
     def facts(self) -> TitleFacts:
-        """What is shown."""
         return self._facts
 
     def show(self, facts: TitleFacts) -> None:
-        """Show these facts from now on."""
         if facts != self._facts:
             self._facts = facts
             self._draw()

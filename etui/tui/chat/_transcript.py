@@ -91,7 +91,6 @@ class FoundWords:
         return first
 
     def clear(self) -> None:
-        """Show the texts without marks again."""
         for static, text in self._marked:
             if static.is_mounted:
                 static.update(text)
@@ -113,12 +112,11 @@ class FindBar(Horizontal):
         Binding("escape", "close", "Close", id="find.close"),
     ]
 
+    @dataclass
     class Sought(Message):
         """Words were entered."""
 
-        def __init__(self, words: str) -> None:
-            super().__init__()
-            self.words = words
+        words: str
 
     class Closed(Message):
         """The line was left."""
@@ -141,7 +139,6 @@ class FindBar(Horizontal):
         self._input.select_all()
 
     def show_result(self, result: str) -> None:
-        """Show how many turns were found."""
         self._result.update(result)
 
     def on_input_submitted(self, submitted: Input.Submitted) -> None:
@@ -156,11 +153,8 @@ class FindBar(Horizontal):
 MOST_TURNS = 20
 """Turns kept mounted while answers stream: each one makes a new token more expensive to draw."""
 
-PAGE_TURNS = 10
-"""Turns mounted at a time when the reader scrolls."""
-
-MOST_TURNS_READING = 40
-"""Turns kept mounted while the reader scrolls through earlier ones."""
+PAGE_TURNS = 10  # Turns mounted at a time when the reader scrolls
+MOST_TURNS_READING = 40  # Turns kept mounted while the reader scrolls through earlier ones
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +176,6 @@ class TurnWindow:
 
 
 def latest_window(total: int, most: int = MOST_TURNS) -> TurnWindow:
-    """Return the window of the last turns of a chat."""
     return TurnWindow(max(0, total - most), total)
 
 
@@ -235,7 +228,7 @@ j, k, ctrl+d, ctrl+u, g and G move through the chat; `/` finds words, n and N go
         self._replaced: Collection[str] = ()
         self._branches: Mapping[str, tuple[int, int]] = {}
         self._grades: dict[str, bool | None] = {}
-        self._notes: Mapping[str, str] = {}
+        self._costs: Mapping[str, str] = {}
         self._moving = False
         self._marker = Static("", markup=False, classes="earlier")
         self._marker.display = False
@@ -279,15 +272,13 @@ j, k, ctrl+d, ctrl+u, g and G move through the chat; `/` finds words, n and N go
 
     @property
     def turns(self) -> list[TurnView]:
-        """Mounted turns, oldest first."""
         return list(self.query_children(TurnView))
 
-    async def show(self, records: Sequence[TurnRecord], replaced: Collection[str]) -> None:
-        """Show a chat, scrolled to its end."""
+    async def show(self, records: Sequence[TurnRecord]) -> None:
         self._moving = True
         await self.remove_children(TurnView)
         self._records = list(records)
-        self._replaced = replaced
+        self._replaced = ()
         self._window = TurnWindow(len(records), len(records))
         self._welcome.display = not records
         self._moving = False
@@ -326,19 +317,12 @@ j, k, ctrl+d, ctrl+u, g and G move through the chat; `/` finds words, n and N go
         await self.mount(view, before=self._later)
         self._anchor_to_end()
 
-    def add_record(self, record: TurnRecord, replaced: Collection[str]) -> None:
-        """Add the record of the finished turn at the bottom."""
+    def add_record(self, record: TurnRecord) -> None:
+        """Take over the record of the turn at the bottom, which has finished."""
         at_end = self._window.end == len(self._records)
         self._records.append(record)
         if at_end:
             self._window = TurnWindow(self._window.first, len(self._records))
-        self._replaced = replaced
-        self._update_markers()
-
-    def show_notes(self, notes: Mapping[str, str]) -> None:
-        """Show lines below the costs of turns."""
-        self._notes = notes
-        self._update_markers()
 
     async def remove_turn(self, turn_id: str) -> None:
         """Remove a turn from the screen, because another one has its text."""
@@ -355,18 +339,24 @@ j, k, ctrl+d, ctrl+u, g and G move through the chat; `/` finds words, n and N go
         )
         self._update_markers()
 
-    def show_branches(self, places: Mapping[str, tuple[int, int]]) -> None:
-        """Mark the turns of which there are several branches.
+    def mark(
+        self,
+        *,
+        replaced: Collection[str] | None = None,
+        branches: Mapping[str, tuple[int, int]] | None = None,
+        costs: Mapping[str, str] | None = None,
+        grades: Mapping[str, bool | None] | None = None,
+    ) -> None:
+        """Mark turns, by id; what is None stays as it is, and grades are added to those before.
 
         Args:
-            places: Number of the branch, from 1, and their count, by turn id.
+            branches: Number of the branch, from 1, and their count.
+            costs: Lines below the price.
         """
-        self._branches = places
-        self._update_markers()
-
-    def show_grades(self, grades: Mapping[str, bool | None]) -> None:
-        """Mark answers with what the user says of them, in addition to those marked already."""
-        self._grades |= grades
+        self._replaced = self._replaced if replaced is None else replaced
+        self._branches = self._branches if branches is None else branches
+        self._costs = self._costs if costs is None else costs
+        self._grades |= grades or {}
         self._update_markers()
 
     async def earlier(self) -> None:
@@ -375,7 +365,6 @@ j, k, ctrl+d, ctrl+u, g and G move through the chat; `/` finds words, n and N go
             await self._move_to(self._window.earlier(), stay=True)
 
     async def later(self) -> None:
-        """Mount the page of turns after the last mounted one."""
         if self._window.end < len(self._records) and not self._moving:
             await self._move_to(self._window.later(len(self._records)), stay=True)
 
@@ -391,11 +380,9 @@ j, k, ctrl+d, ctrl+u, g and G move through the chat; `/` finds words, n and N go
             self.scroll_page_down()
 
     async def action_lines(self, lines: int) -> None:
-        """Scroll by lines; at an end, mount the turns beyond it."""
         await self._scroll_by(lines)
 
     async def action_half_page(self, halves: int) -> None:
-        """Scroll by half pages; at an end, mount the turns beyond it."""
         await self._scroll_by(halves * max(1, self.size.height // 2))
 
     async def _scroll_by(self, lines: int) -> None:
@@ -438,7 +425,6 @@ j, k, ctrl+d, ctrl+u, g and G move through the chat; `/` finds words, n and N go
             self.turns[self._turn_in_view() - self._window.first].focus(scroll_visible=False)
 
     async def action_found(self, step: int) -> None:
-        """Go to the next (1) or the earlier (-1) turn with the words."""
         if self._words:
             await self._go_to_found(step)
 
@@ -468,7 +454,6 @@ j, k, ctrl+d, ctrl+u, g and G move through the chat; `/` finds words, n and N go
             self.set_timer(_LATE_CHECK_SECONDS, again)
 
     def _turn_in_view(self) -> int:
-        """Return the index of the focused turn, or of the first one in view."""
         turns = [turn for turn in self.turns if turn.record is not None]
         seen = [turn for turn in turns if turn.region.overlaps(self.region)]
         focused = [turn for turn in turns if turn.has_focus_within]
@@ -568,13 +553,13 @@ j, k, ctrl+d, ctrl+u, g and G move through the chat; `/` finds words, n and N go
             if turn.record is None:
                 turn.display = below == 0
             else:
-                turn.show_replaced(turn.record.turn_id in self._replaced)
-                if (place := self._branches.get(turn.record.turn_id)) is not None:
-                    turn.show_branch(place)
-                if (good := self._grades.get(turn.record.turn_id)) is not turn.good:
-                    turn.show_grade(good)
-                if (note := self._notes.get(turn.record.turn_id)) is not None:
-                    turn.show_costs(note)  # without a change there is no new layout
+                turn_id = turn.record.turn_id
+                turn.show_marks(  # without a change there is no new layout
+                    replaced=turn_id in self._replaced,
+                    place=self._branches.get(turn_id),
+                    good=self._grades.get(turn_id),
+                    costs=self._costs.get(turn_id, ""),
+                )
         self._marker.display = first > 0
         self._marker.update(f"▲ {units.count_text(first, 'earlier turn')}: Page Up shows them")
         self._later.display = below > 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from functools import partial
 from queue import SimpleQueue
@@ -18,17 +18,19 @@ from etui.config.config import Config
 from etui.errors import EngineFailed, EtuiError, format_internal_error
 from etui.events import Loaded, Unloaded
 from etui.runtime.routes import Route
+from etui.text import sanitize
 from etui.tui._work import in_thread, notify_error, start
 from etui.tui.chat._batches import TextBatch, TurnEnded, TurnFact, batch_events
-from etui.tui.chat._conversation import Asking, new_chat
+from etui.tui.chat._conversation import Asking, Conversation, new_chat
 from etui.tui.chat._prompt import Prompt
-from etui.tui.chat._title_row import ChatTotals, TitleRow
+from etui.tui.chat._title_row import TITLE_BUDGET_CELLS, TitleFacts, TitleRow
 from etui.tui.chat._transcript import Transcript
 from etui.tui.chat._turn_text import build_notes
 from etui.tui.chat._turn_view import TurnView
 from etui.tui.chat.progress import TurnProgress, advance
 from etui.tui.modals import ConfirmModal
 from etui.tui.pacing import QUIET, USUAL, Drawing, Pace
+from etui.tui.power.energy_text import budget_bar, budget_share_text, tightest_budget
 from etui.tui.power.feed import Stage
 from etui.tui.power.panel import PowerPanel
 from etui.tui.services import Services
@@ -36,29 +38,13 @@ from etui.turn.events import Decided, HopEnded, HopStarted, TurnFinished
 from etui.turn.record import TurnRecord
 
 _STREAMING = (Stage.THINKING, Stage.ANSWERING)
-
-_BLANK = " "
-"""The least text that a tokenizer counts."""
-
+_BLANK = " "  # The least text that a tokenizer counts
 _MOST_TICKS = 2
 """Ticks after which the numbers of a streaming answer change without a new batch of its text."""
 
 
 class TurnQueue:
-    """Queue of the questions of a chat: one turn runs at a time, in a thread that only posts facts.
-
-    Questions also wait until the services are open, and while a model is loaded ahead.
-
-    Args:
-        transcript, panel, prompt, title: Widgets of the screen that show turns and take questions
-            back.
-
-    Attributes:
-        conversation: The chat that is shown.
-        route: How the next questions find their arm.
-        services: What the app needs from the rest of etui; None until it is open.
-        on_ended: Called after each turn.
-    """
+    """Queue of the questions of a chat: one turn runs at a time, in a thread that posts facts."""
 
     def __init__(
         self,
@@ -88,21 +74,21 @@ class TurnQueue:
         self._transcript = transcript
         self._panel = panel
         self._prompt = prompt
-        self._totals = ChatTotals(screen, panel, title)
+        self._title = title
+        self._contexts: dict[str, int] = {}
+        self._counted: Conversation | None = None
+        self._context_tokens: int | None = None
 
     def start(self) -> None:
-        """Show the route and start the redraw timer."""
         self._show_title()
         self.take_pace(QUIET if self._config.quiet else USUAL)
 
     @property
     def busy(self) -> bool:
-        """Whether an answer is running."""
         return self._answering is not None
 
     @property
     def is_empty(self) -> bool:
-        """Whether no answer is running and no question waits."""
         return not self.busy and not self._waiting
 
     @property
@@ -122,7 +108,6 @@ class TurnQueue:
         self._look_up_spending()
 
     def take_route(self, route: Route) -> None:
-        """Use this route for the next questions."""
         self.route = route
         self._show_title()
         self._look_up_spending()
@@ -130,7 +115,6 @@ class TurnQueue:
             self._load_ahead()
 
     def leave(self) -> None:
-        """Stop the running answer and exit once it is in the log."""
         self._leaving = True
         self._waiting.clear()
         if self._answering is None or self.services is None:
@@ -141,7 +125,6 @@ class TurnQueue:
         self.services.runner.cancel()
 
     async def ask(self, asking: Asking) -> None:
-        """Queue a question, to be answered after those before it."""
         view = TurnView(asking)
         await self._transcript.add(view)
         begun = self.conversation.find(asking.continues)
@@ -163,7 +146,6 @@ class TurnQueue:
 
     @property
     def waiting(self) -> tuple[TurnView, ...]:
-        """Questions that wait, the next one first."""
         return tuple(self._waiting)
 
     def withdraw(self, view: TurnView) -> None:
@@ -220,7 +202,6 @@ class TurnQueue:
         post(ended)
 
     async def _take(self, fact: TurnFact) -> None:
-        """Advance the progress of the running turn, and show the fact."""
         view = self._answering
         if view is None:
             return
@@ -237,14 +218,10 @@ class TurnQueue:
 
     async def _show_fact(self, view: TurnView, fact: TurnFact) -> None:
         match fact:
-            case Decided():
-                view.show_decision(fact)
-                self._show_answering()
-                if self._progress.stage is Stage.LOADING:
-                    self._panel.show_loading(self._progress.model)
-            case HopStarted():
-                view.show_hop(fact)
-                self._show_answering()
+            case Decided() | HopStarted():
+                view.show_route(fact)
+                self._panel.show_answering(self._progress.model)
+                self._show_title()
                 if self._progress.stage is Stage.LOADING:
                     self._panel.show_loading(self._progress.model)
             case HopEnded():
@@ -265,19 +242,22 @@ class TurnQueue:
         await view.finish(finished)
         was_away = self.conversation.chat.head is not None
         self.conversation = self.conversation.with_record(record)
-        self._transcript.add_record(record, self.conversation.replaced())
+        self._transcript.add_record(record)
         if view.asking.continues is not None and record.answer.strip():
             await self._transcript.remove_turn(view.asking.continues)
-        self.show_branches()
+        self.show_branches(self.conversation.replaced())
         if was_away and self.conversation.chat.head is None:
             start(self._screen, self._save_chat, "head")
         self._panel.show_record(record)
         self._panel.show_chat(self.conversation.records)
 
-    def show_branches(self) -> None:
+    def show_branches(self, replaced: Collection[str] = ()) -> None:
         """Mark the turns that have several branches, and show what each of them cost."""
-        self._transcript.show_branches(self.conversation.places())
-        self._transcript.show_notes(build_notes(self.conversation.records))
+        self._transcript.mark(
+            replaced=replaced,
+            branches=self.conversation.places(),
+            costs=build_notes(self.conversation.records),
+        )
 
     def _show_beginning(self, begun: TurnRecord, *, shown: bool) -> None:
         """Hide the turn whose text goes on in another view, or show it again."""
@@ -360,22 +340,45 @@ class TurnQueue:
 
     def _look_up_spending(self) -> None:
         if self.services is not None:
-            self._totals.look_up(self.services, self.route)
+            job = partial(self._show_spending, self.services, self.route)
+            start(self._screen, job, "spending", exclusive=True)
+
+    async def _show_spending(self, services: Services, route: Route) -> None:
+        """Show the totals of the day; the turn itself already reports an unreadable log."""
+        try:
+            self._panel.show_spending(await in_thread(lambda: services.chats.spending(route)))
+        except EtuiError as error:
+            self._panel.show_spending(None, sanitize(error.what))
+        if self._panel.answering not in self._contexts:
+            with suppress(EtuiError):  # the models screen says why
+                models = await in_thread(services.shelf.models)
+                self._contexts = {m.name: m.context_tokens for m in models if m.context_tokens}
 
     def _show_title(self) -> None:
-        progress = self._progress if self.busy else None
-        self._totals.show_title(self.conversation, self.route, progress)
-
-    def _show_answering(self) -> None:
-        self._panel.show_answering(self._progress.model)
-        self._show_title()
+        progress, model = self._progress, self.route.model or self._panel.answering
+        if self._counted is not self.conversation:  # a tick is too often for a long chat
+            self._counted = self.conversation
+            self._context_tokens = self.conversation.context_tokens
+        tokens = self._context_tokens
+        if self.busy and progress.total_tokens:
+            tokens = progress.total_tokens + progress.answer_tokens
+        budget = tightest_budget(self._panel.budgets)
+        self._title.show(
+            TitleFacts(
+                chat=self.conversation.name,
+                route=self.route,
+                model=model,
+                context_tokens=tokens,
+                context_limit=self._contexts.get(model),
+                budget="" if budget is None else budget_bar(budget, TITLE_BUDGET_CELLS),
+                short_budget="" if budget is None else budget_share_text(budget),
+            )
+        )
 
     def note_typing(self) -> None:
-        """Draw answers less often while the user types."""
         self._drawing.key_typed()
 
     def take_pace(self, pace: Pace) -> None:
-        """Draw at this pace from now on."""
         self._drawing.usual = pace
         if self._ticker is not None:
             self._ticker.stop()
@@ -401,7 +404,6 @@ class TurnQueue:
             self._show_numbers(view, now_ns)
 
     def _show_numbers(self, view: TurnView, now_ns: int) -> None:
-        """Show tokens and joules of the running turn."""
         progress, services, energy = self._progress, self.services, None
         self._counted_ns = now_ns
         is_measured = progress.energy_start_ns is not None and progress.stage is not Stage.DONE

@@ -168,11 +168,7 @@ def next_hop_why(hop: HopStarted) -> str:
 
 
 def short_why(decision: Decision, hop: HopStarted | None) -> str:
-    """Return what the user must know about the choice in one line; empty for a usual one.
-
-    Args:
-        hop: The arm that answers after another one; None for the first.
-    """
+    """Return what the user must know about the choice in one line; empty for a usual one."""
     signals = [signal.name for signal in decision.signals]
     went = "" if hop is None or hop.number == 1 else f"then {hop.arm} › {hop.model}"
     return _join(decision.notices, went, _find_reason(decision.rule, decision.why, signals))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from textual import events
@@ -104,25 +105,19 @@ the earlier one, and the turns after it, in the history that the model reads. `v
 good and `x` that it is bad, for `etui policy fit --log`; the same key again takes it back.
 """
 
+    @dataclass
     class ActionRequested(Message):
         """An action on this turn was requested."""
 
-        def __init__(self, view: TurnView, action: TurnAction) -> None:
-            super().__init__()
-            self.view = view
-            self.action = action
+        view: TurnView
+        action: TurnAction
 
+    @dataclass
     class BranchWanted(Message):
-        """Another branch at this turn was requested.
+        """The branch before (-1) or after (1) this turn was requested."""
 
-        Attributes:
-            step: -1 for the branch before this one, 1 for the one after it.
-        """
-
-        def __init__(self, view: TurnView, step: int) -> None:
-            super().__init__()
-            self.view = view
-            self.step = step
+        view: TurnView
+        step: int
 
     def __init__(self, asking: Asking) -> None:
         super().__init__()
@@ -222,19 +217,17 @@ good and `x` that it is bad, for `etui policy fit --log`; the same key again tak
             return (parameters == ("withdraw",)) == self.queued
         return super().check_action(action, parameters)
 
-    def show_decision(self, decided: Decided) -> None:
-        """Show why this model answers."""
-        self._decision, self._hop = decided.decision, None
+    def show_route(self, fact: Decided | HopStarted) -> None:
+        """Show why this model answers, or that another arm answers after the previous one."""
+        if isinstance(fact, Decided):
+            self._decision, self._hop = fact.decision, None
+            why = full_why(fact.decision)
+        elif fact.number == 1:
+            return  # the decision says it
+        else:
+            self._hop, why = fact, next_hop_why(fact)
         self._why.remove_class("-short")
-        self._why.show(full_why(decided.decision))
-
-    def show_hop(self, hop: HopStarted) -> None:
-        """Show that another arm answers after the previous one; the first is in the decision."""
-        if hop.number == 1:
-            return
-        self._hop = hop
-        self._why.remove_class("-short")
-        self._why.show(next_hop_why(hop))
+        self._why.show(why)
 
     def _shorten_why(self, why: str) -> None:
         """Leave what the user must know about the choice, once there is an answer to read."""
@@ -263,7 +256,6 @@ good and `x` that it is bad, for `etui policy fit --log`; the same key again tak
         await self.mount(Collapsible(body, title=title, classes="hop"), before=self._thinking_box)
 
     async def write(self, batch: TextBatch) -> None:
-        """Show the text decoded since the last batch."""
         if self._decision is not None and not self._why.has_class("-short"):
             self._shorten_why(short_why(self._decision, self._hop))
         if batch.thinking:
@@ -283,7 +275,6 @@ good and `x` that it is bad, for `etui policy fit --log`; the same key again tak
             await self._stream.write(self._fences.feed(sanitize(batch.answer)))
 
     async def finish(self, finished: TurnFinished) -> None:
-        """Show the answer as logged, and its cost."""
         self.record = finished.record
         self._status.show("")
         await self.close_stream()
@@ -291,26 +282,22 @@ good and `x` that it is bad, for `etui policy fit --log`; the same key again tak
             self._shorten_why(short_why(self._decision, self._hop))
         await self._show_record(finished.record)
 
-    def show_costs(self, costs: str) -> None:
-        """Show the cost next to that of the replaced answer."""
-        _show(self._costs, costs)
-
-    def show_grade(self, good: bool | None) -> None:
-        """Show what the user says of the answer; None shows nothing."""
-        self.good = good
-        _show(self._grade, "" if good is None else f"you said: {'good' if good else 'bad'}")
-
-    def show_branch(self, place: tuple[int, int] | None) -> None:
-        """Show that the turn is one of several: ``< 2/3 >``.
+    def show_marks(
+        self, *, replaced: bool, place: tuple[int, int] | None, good: bool | None, costs: str
+    ) -> None:
+        """Show what is said of the turn.
 
         Args:
-            place: Number of the turn, from 1, and their count; None if it is the only one.
+            replaced: Whether another answer has replaced this one.
+            place: Number among its branches, from 1, and their count; None if it is the only one.
+            good: What the user says of the answer.
+            costs: Lines below the price.
         """
-        _show(self._branch, "" if place is None else f"< {place[0]}/{place[1]} >")
-
-    def show_replaced(self, replaced: bool) -> None:
-        """Mark whether another answer has replaced this one."""
+        self.good = good
         self.set_class(replaced, "-replaced")
+        _show(self._branch, "" if place is None else f"< {place[0]}/{place[1]} >")
+        _show(self._grade, "" if good is None else f"you said: {'good' if good else 'bad'}")
+        _show(self._costs, costs)
 
     async def _show_record(self, record: TurnRecord) -> None:
         self._answer.display = bool(record.answer.strip())
@@ -328,10 +315,7 @@ good and `x` that it is bad, for `etui policy fit --log`; the same key again tak
         self._energy.show(sanitize(price_line(record)), "i details  + -")
 
     def next_code(self) -> tuple[int, int, CodeBlock] | None:
-        """Return the next block of code with its number, from 1, and their count; None for none.
-
-        After the last block, the first one is next.
-        """
+        """Return the next block of code with its number, from 1, and their count; None for none."""
         source = self.record.answer if self.record is not None else self._written
         from etui.tui.chat._markdown import find_code_blocks
 
@@ -343,13 +327,11 @@ good and `x` that it is bad, for `etui policy fit --log`; the same key again tak
         return at + 1, len(blocks), blocks[at]
 
     async def close_stream(self) -> None:
-        """Write the buffered text and close the stream."""
         if self._stream is not None:
             stream, self._stream = self._stream, None
             await stream.stop()
 
     def show_error(self, error: EtuiError) -> None:
-        """Show an error and its fix."""
         fix = f"\n→ {sanitize(error.fix)}" if error.fix else ""
         _show(self._error, f"✗ {sanitize(error.what)}{fix}")
 

@@ -17,12 +17,7 @@ from etui.turn.record import TurnRecord
 
 @dataclass(frozen=True, slots=True)
 class TurnProgress:
-    """A running turn.
-
-    Attributes:
-        done_tokens, total_tokens: Of the prompt, during prefill.
-        thinking_tokens, answer_tokens: Decoded so far.
-    """
+    """A running turn."""
 
     stage: Stage = Stage.QUEUED
     stage_ns: int = 0  # Start of the stage, monotonic clock; 0 before the turn begins
@@ -38,7 +33,6 @@ class TurnProgress:
 
     @property
     def output_tokens(self) -> int:
-        """Number of thinking and answer tokens."""
         return self.thinking_tokens + self.answer_tokens
 
 
@@ -97,11 +91,7 @@ def _enter(progress: TurnProgress, stage: Stage, now_ns: int) -> TurnProgress:
 
 
 def progress_line(progress: TurnProgress, now_ns: int, energy: Energy | None) -> str:
-    """Describe what a turn is doing: ``answering … 118 tok · ≈71 J · 0.60 J/tok``.
-
-    Args:
-        energy: Energy of the turn so far; None before it is known.
-    """
+    """Describe what a turn is doing: ``answering … 118 tok · ≈71 J · 0.60 J/tok``."""
     spent = units.seconds_text((now_ns - progress.stage_ns) / 1e9)
     match progress.stage:
         case Stage.QUEUED:

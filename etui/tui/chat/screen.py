@@ -33,7 +33,7 @@ from etui.tui.chat._title_row import TitleRow
 from etui.tui.chat._transcript import Transcript
 from etui.tui.chat._turn_queue import TurnQueue
 from etui.tui.chat._turn_view import TurnAction, TurnView
-from etui.tui.commands import Command
+from etui.tui.commands import Command, build_commands
 from etui.tui.modals import TextModal
 from etui.tui.pacing import QUIET, USUAL
 from etui.tui.power.feed import PowerFeed
@@ -46,56 +46,6 @@ from etui.turn.record import TurnRecord
 if TYPE_CHECKING:
     from etui.runtime.routes import Direction
     from etui.tui.chat._chat_list import ChatsLeft, ExportFormat
-
-
-def chat_commands(screen: ChatScreen) -> list[Command]:
-    """List the commands of the chat screen; those on an answer act on the last one."""
-    act = screen.act_on_last
-    return [
-        Command("chat: new", "Start a chat without the answers so far", screen.action_new_chat),
-        Command("chat: open …", "Search, resume, rename and delete chats", screen.action_chats),
-        Command("chat: rename", "Give this chat another name", screen.action_rename),
-        Command("chat: system prompt", "Edit what the model reads first",
-                screen.action_system_prompt),
-        Command("export: this chat as Markdown", "Write a file for reading",
-                lambda: screen.action_export("markdown")),
-        Command("export: this chat as JSON", "Write a file with all figures",
-                lambda: screen.action_export("json")),
-        Command("answer: stop", "Stop the running answer, and keep its text", screen.action_stop),
-        Command("chat: withdraw the last question", "Take a waiting question out of the queue",
-                screen.action_withdraw),
-        Command("answer: copy", "Copy the last answer", lambda: act("copy")),
-        Command("answer: continue", "Go on with the last answer, if it was cut off",
-                lambda: act("continue")),
-        Command("answer: branch before", "Show the branch before this one at its last fork",
-                lambda: screen.call_later(screen.step_at_last_fork, -1)),
-        Command("answer: branch after", "Show the branch after this one at its last fork",
-                lambda: screen.call_later(screen.step_at_last_fork, 1)),
-        Command("answer: copy code", "Copy the next code block of the last answer",
-                lambda: act("code")),
-        Command("answer: details", "Where the numbers of the last answer come from",
-                lambda: act("details")),
-        Command("answer: good", "Say that the last answer is good, or take that back",
-                lambda: act("good")),
-        Command("answer: bad", "Say that the last answer is bad, or take that back",
-                lambda: act("bad")),
-        Command("answer: edit the question", "Change the last question and send it again",
-                lambda: act("edit")),
-        Command("answer: ask again, smaller", "Ask the next smaller arm, and compare the costs",
-                lambda: act("smaller")),
-        Command("answer: ask again, larger", "Ask the next larger arm, and compare the costs",
-                lambda: act("larger")),
-        Command("energy: gross or net", "Include idle power, or subtract it",
-                screen.action_toggle_net),
-        Command("power: show more time", "The graph covers 30 s, 2 min, 10 min or 1 h",
-                lambda: screen.action_zoom(1)),
-        Command("power: show less time", "The graph covers 30 s, 2 min, 10 min or 1 h",
-                lambda: screen.action_zoom(-1)),
-        Command("power: pause or go on", "Stop the graph where it is",
-                screen.pause_graph),
-        Command("energy: quiet mode", "Redraw less often, to use less power",
-                screen.action_toggle_quiet),
-    ]  # fmt: skip
 
 
 class ChatScreen(SettledLayout):
@@ -130,25 +80,15 @@ class ChatScreen(SettledLayout):
         self._panel = PowerPanel(power or PowerFeed())
         self._prompt = Prompt()
         self._title = TitleRow()
-        self._queue = TurnQueue(
+        self.queue = TurnQueue(
             self, config, route, self._transcript, self._panel, self._prompt, self._title
         )
-        self._composer = Composer(self, config, self._prompt, self._queue)
-        self._queue.on_ended = self._composer.refresh
-
-    @property
-    def conversation(self) -> Conversation:
-        """The chat that is shown."""
-        return self._queue.conversation
-
-    @property
-    def busy(self) -> bool:
-        """Whether an answer is running."""
-        return self._queue.busy
+        self._composer = Composer(self, config, self._prompt, self.queue)
+        self.queue.on_ended = self._composer.refresh
 
     def on_mount(self) -> None:
         """Show the route, start the redraw timer, and keep notices off the prompt."""
-        self._queue.start()
+        self.queue.start()
         self.screen_layout_refresh_signal.subscribe(self, self._place_notices, immediate=True)
 
     def _place_notices(self, _screen: Screen[object]) -> None:
@@ -157,7 +97,7 @@ class ChatScreen(SettledLayout):
     def attach(self, services: Services, chat: ChatRecord | None = None) -> None:
         """Use these services for the questions, first opening an earlier chat if one is given."""
         if chat is None:
-            self._queue.attach(services)
+            self.queue.attach(services)
         else:
             self._open_first(services, chat)
 
@@ -166,29 +106,20 @@ class ChatScreen(SettledLayout):
         """Show an earlier chat; questions that were sent meanwhile belong to it."""
         with faults_shown(self):
             records = await in_thread(lambda: services.chats.turns(chat.chat_id))
-            sent = self._queue.take_back()
+            sent = self.queue.take_back()
             await self._take_chat(Conversation(chat, tuple(records)))
             for asking in sent:
-                await self._queue.ask(asking)
-        self._queue.attach(services)
+                await self.queue.ask(asking)
+        self.queue.attach(services)
         self._composer.refresh()
 
     def take_route(self, route: Route) -> None:
-        """Use this route for the next questions."""
-        self._queue.take_route(route)
+        self.queue.take_route(route)
         self._composer.refresh()
 
-    def stop_answer(self) -> None:
-        """Stop the running answer, and keep its text."""
-        self._queue.stop()
-
-    def leave(self) -> None:
-        """Stop the running answer and exit once it is in the log."""
-        self._queue.leave()
-
     def on_text_area_changed(self) -> None:
-        self._queue.note_typing()
-        if self._queue.waiting:
+        self.queue.note_typing()
+        if self.queue.waiting:
             self.refresh_bindings()  # Del withdraws a question only while the prompt is empty
 
     def compose(self) -> ComposeResult:
@@ -202,8 +133,44 @@ class ChatScreen(SettledLayout):
         yield KeyFooter()
 
     def commands(self) -> list[Command]:
-        """Return the palette commands of the chat screen."""
-        return chat_commands(self)
+        """Return the commands of this screen; those on an answer act on the last one."""
+        before = partial(self.call_later, self.step_at_last_fork, -1)
+        after = partial(self.call_later, self.step_at_last_fork, 1)
+        actions: tuple[tuple[TurnAction, str, str], ...] = (
+            ("copy", "copy", "Copy the last answer"),
+            ("continue", "continue", "Go on with the last answer, if it was cut off"),
+            ("code", "copy code", "Copy the next code block of the last answer"),
+            ("details", "details", "Where the numbers of the last answer come from"),
+            ("good", "good", "Say that the last answer is good, or take that back"),
+            ("bad", "bad", "Say that the last answer is bad, or take that back"),
+            ("edit", "edit the question", "Change the last question and send it again"),
+            ("smaller", "ask again, smaller", "Ask the next smaller arm, and compare the costs"),
+            ("larger", "ask again, larger", "Ask the next larger arm, and compare the costs"),
+        )
+        span = "The graph covers 30 s, 2 min, 10 min or 1 h"
+        return build_commands(
+            ("chat: new", "Start a chat without the answers so far", self.action_new_chat),
+            ("chat: open …", "Search, resume, rename and delete chats", self.action_chats),
+            ("chat: rename", "Give this chat another name", self.action_rename),
+            ("chat: system prompt", "Edit what the model reads first", self.action_system_prompt),
+            ("chat: withdraw the last question", "Take a waiting question out of the queue",
+             self.action_withdraw),
+            ("export: this chat as Markdown", "Write a file for reading",
+             partial(self.action_export, "markdown")),
+            ("export: this chat as JSON", "Write a file with all figures",
+             partial(self.action_export, "json")),
+            ("answer: stop", "Stop the running answer, and keep its text", self.action_stop),
+            ("answer: branch before", "Show the branch before this one at its last fork", before),
+            ("answer: branch after", "Show the branch after this one at its last fork", after),
+            *((f"answer: {name}", text, partial(self.act_on_last, action))
+              for action, name, text in actions),
+            ("energy: gross or net", "Include idle power, or subtract it", self.action_toggle_net),
+            ("power: show more time", span, partial(self.action_zoom, 1)),
+            ("power: show less time", span, partial(self.action_zoom, -1)),
+            ("power: pause or go on", "Stop the graph where it is", self._panel.action_pause),
+            ("energy: quiet mode", "Redraw less often, to use less power",
+             self.action_toggle_quiet),
+        )  # fmt: skip
 
     async def on_prompt_sent(self, sent: Prompt.Sent) -> None:
         await self._composer.send(sent)
@@ -228,21 +195,20 @@ class ChatScreen(SettledLayout):
         """Return from an answer to the prompt; from there, end the edit or stop the answer."""
         if isinstance(self.focused, TurnView | PowerPanel):
             self._prompt.focus()
-        elif self._prompt.editing is not None and not self.busy:
+        elif self._prompt.editing is not None and not self.queue.busy:
             self._prompt.end_edit()
         else:
-            self._queue.stop()
+            self.queue.stop()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         if action == "withdraw":
             return (
-                self.focused is self._prompt and not self._prompt.text and bool(self._queue.waiting)
+                self.focused is self._prompt and not self._prompt.text and bool(self.queue.waiting)
             )
         return super().check_action(action, parameters)
 
     def action_withdraw(self) -> None:
-        """Withdraw the question that was sent last, if it still waits."""
-        if waiting := self._queue.waiting:
+        if waiting := self.queue.waiting:
             self._withdraw(waiting[-1])
 
     def action_choose_turn(self) -> None:
@@ -263,12 +229,7 @@ class ChatScreen(SettledLayout):
     def action_zoom(self, steps: int) -> None:
         self._panel.zoom(steps)
 
-    def pause_graph(self) -> None:
-        """Stop the graph of power where it is, or go on."""
-        self._panel.action_pause()
-
     def act_on_last(self, action: TurnAction) -> None:
-        """Carry out an action on the last answer."""
         answered = [turn for turn in self._transcript.turns if turn.record is not None]
         if answered:
             self._act_on(answered[-1], action)
@@ -277,38 +238,36 @@ class ChatScreen(SettledLayout):
 
     def action_toggle_quiet(self) -> None:
         """Switch between quiet mode, which redraws less often, and the usual pace."""
-        quiet = self._queue.pace is not QUIET
-        self._queue.take_pace(QUIET if quiet else USUAL)
+        quiet = self.queue.pace is not QUIET
+        self.queue.take_pace(QUIET if quiet else USUAL)
         self.notify(f"quiet mode is {'on' if quiet else 'off'}")
 
     async def action_page(self, pages: int) -> None:
-        """Scroll the transcript by pages, wherever the focus is."""
         await self._transcript.page(pages)
 
     async def action_new_chat(self) -> None:
         """Start a chat without the answers so far; keep the system prompt."""
         if self._check_idle():
-            await self._take_chat(new_chat(self._queue.conversation.chat.system))
+            await self._take_chat(new_chat(self.queue.conversation.chat.system))
 
     @work(exclusive=True, group="chats")
     async def action_chats(self) -> None:
-        """Show the list of chats, and apply its result."""
         from etui.tui.chat._chat_list import ChatsScreen  # not needed for the first paint
 
-        if self._queue.services is None:
+        if self.queue.services is None:
             warn(self, "the log is not open yet")
             return
         left = await self.app.push_screen_wait(
-            ChatsScreen(self._config, self._queue.services.chats, self._queue.services.runner)
+            ChatsScreen(self._config, self.queue.services.chats, self.queue.services.runner)
         )
         await self._return_from(left)
 
     @work(exclusive=True, group="chats")
     async def open_chat(self, chat: ChatRecord, turn_id: str) -> None:
         """Show a chat at one of its turns; the current chat stays while an answer is running."""
-        if self._queue.conversation.chat.chat_id != chat.chat_id:
+        if self.queue.conversation.chat.chat_id != chat.chat_id:
             await self.resume(chat)
-        conversation = self._queue.conversation
+        conversation = self.queue.conversation
         if conversation.chat.chat_id != chat.chat_id:
             return
         if turn_id in conversation.replaced() and self._check_idle():
@@ -321,45 +280,44 @@ class ChatScreen(SettledLayout):
         name = await self.app.push_screen_wait(
             TextModal(
                 "Name of the chat",
-                self._queue.conversation.name,
+                self.queue.conversation.name,
                 "Enter saves the name",
                 one_line=True,
             )
         )
         if name:
-            await self._change(replace(self._queue.conversation.named, name=name))
+            await self._change(replace(self.queue.conversation.named, name=name))
 
     @work(exclusive=True, group="chats")
     async def action_system_prompt(self) -> None:
         text = await self.app.push_screen_wait(
             TextModal(
                 "System prompt of this chat",
-                self._queue.conversation.chat.system or "",
+                self.queue.conversation.chat.system or "",
                 "The model reads this first. Ctrl+S saves, Esc cancels; empty for none.",
             )
         )
         if text is not None:
-            await self._change(replace(self._queue.conversation.named, system=text or None))
+            await self._change(replace(self.queue.conversation.named, system=text or None))
 
     @work(exclusive=True, group="export")
     async def action_export(self, form: ExportFormat) -> None:
         from etui.tui.chat._chat_list import export_chat  # not needed for the first paint
 
-        chat, records = self._queue.conversation.named, self._queue.conversation.records
+        chat, records = self.queue.conversation.named, self.queue.conversation.records
         with faults_shown(self):
             path = await in_thread(lambda: export_chat(self._config, chat, records, form))
             self.notify(sanitize(f"written to {path}"), markup=False)
 
     async def step_at_last_fork(self, step: int) -> None:
         """Show another branch at the last turn that has several."""
-        conversation = self._queue.conversation
+        conversation = self.queue.conversation
         places = conversation.places()
         forks = [each.turn_id for each in conversation.current if each.turn_id in places]
         await self._step_branch(forks[-1] if forks else None, step)
 
     async def _step_branch(self, turn_id: str | None, step: int) -> None:
-        """Show the branch before or after the one of a turn, if there is one."""
-        conversation = self._queue.conversation
+        conversation = self.queue.conversation
         target = None if turn_id is None else conversation.beside(turn_id, step)
         if target is None:
             self.notify(f"no branch {'before' if step < 0 else 'after'} this one")
@@ -368,29 +326,27 @@ class ChatScreen(SettledLayout):
 
     async def _switch_branch(self, turn_id: str) -> None:
         """Make the newest branch below a turn the current one, and remember that."""
-        conversation = self._queue.conversation.switched(turn_id)
-        self._queue.conversation = conversation
+        conversation = self.queue.conversation.switched(turn_id)
+        self.queue.conversation = conversation
         await self._show_branch()
         await self._transcript.show_turn(turn_id)
         await self._change(conversation.named)
 
     async def _show_branch(self) -> None:
-        """Show the turns of the current branch."""
-        await self._transcript.show(self._queue.conversation.current, ())
-        self._queue.show_branches()
+        await self._transcript.show(self.queue.conversation.current)
+        self.queue.show_branches()
 
     async def _return_from(self, left: ChatsLeft | None) -> None:
-        """Apply what was done in the list of chats."""
         if left is None:
             return
-        current_id = self._queue.conversation.chat.chat_id
+        current_id = self.queue.conversation.chat.chat_id
         for chat in left.renamed:
             if chat.chat_id == current_id:
-                self._queue.conversation = replace(self._queue.conversation, chat=chat)
+                self.queue.conversation = replace(self.queue.conversation, chat=chat)
         if left.resume is not None and left.resume.chat_id != current_id:
             await self.resume(left.resume)
         if left.resume is not None:
-            conversation = self._queue.conversation
+            conversation = self.queue.conversation
             if (
                 left.branch is not None
                 and conversation.chat.chat_id == left.resume.chat_id
@@ -398,22 +354,20 @@ class ChatScreen(SettledLayout):
             ):
                 await self._switch_branch(left.branch)
         elif current_id in left.deleted and self._check_idle():
-            await self._take_chat(new_chat(self._queue.conversation.chat.system))
+            await self._take_chat(new_chat(self.queue.conversation.chat.system))
 
     async def resume(self, chat: ChatRecord) -> None:
-        """Show an earlier chat."""
-        if self._queue.services is None or not self._check_idle():
+        if self.queue.services is None or not self._check_idle():
             return
-        chats = self._queue.services.chats
+        chats = self.queue.services.chats
         with faults_shown(self):
             records = await in_thread(lambda: chats.turns(chat.chat_id))
             ids = [record.turn_id for record in records]
-            self._transcript.show_grades(await in_thread(lambda: chats.grades(ids)))
+            self._transcript.mark(grades=await in_thread(lambda: chats.grades(ids)))
             await self._take_chat(Conversation(chat, tuple(records)))
 
     async def _take_chat(self, conversation: Conversation) -> None:
-        """Show this chat, and focus the prompt."""
-        self._queue.conversation = conversation
+        self.queue.conversation = conversation
         records = conversation.records
         self._panel.show_chat(records)
         self._prompt.remember([record.query for record in records])
@@ -422,22 +376,20 @@ class ChatScreen(SettledLayout):
 
     async def _change(self, chat: ChatRecord) -> None:
         """Store a new name or system prompt; a chat without turns is saved once it has a name."""
-        self._queue.conversation = replace(self._queue.conversation, chat=chat)
-        services = self._queue.services
-        if services is not None and (self._queue.conversation.records or chat.name):
+        self.queue.conversation = replace(self.queue.conversation, chat=chat)
+        services = self.queue.services
+        if services is not None and (self.queue.conversation.records or chat.name):
             with faults_shown(self):
                 await in_thread(lambda: services.chats.save(chat))
 
     def _check_idle(self) -> bool:
-        """Check that no answer is running, and say so if one is."""
-        if not self._queue.is_empty:
+        if not self.queue.is_empty:
             warn(self, "an answer is running: stop it with Esc first")
             return False
         return True
 
     def _withdraw(self, view: TurnView) -> None:
-        """Take a waiting question out of the queue."""
-        self._queue.withdraw(view)
+        self.queue.withdraw(view)
         self.notify("question withdrawn: ↑ in the prompt brings it back")
 
     def _act_on(self, view: TurnView, action: TurnAction) -> None:
@@ -478,7 +430,6 @@ class ChatScreen(SettledLayout):
                 warn(self, "the answer is still being written: Esc stops it")
 
     def _copy_code(self, view: TurnView) -> None:
-        """Copy the next block of code of an answer."""
         found = view.next_code()
         if found is None:
             warn(self, "no code block in this answer")
@@ -493,13 +444,13 @@ class ChatScreen(SettledLayout):
 
     async def _grade_answer(self, view: TurnView, turn_id: str, good: bool) -> None:
         """Store what the user says of an answer; the same again takes it back."""
-        services = self._queue.services
+        services = self.queue.services
         if services is None:
             return
         said = None if view.good is good else good
         with faults_shown(self):
             await in_thread(lambda: services.chats.grade(turn_id, said))
-            self._transcript.show_grades({turn_id: said})
+            self._transcript.mark(grades={turn_id: said})
 
     async def _continue_answer(self, record: TurnRecord) -> None:
         """Go on with an answer that was cut off, by the model that began it."""
@@ -508,17 +459,17 @@ class ChatScreen(SettledLayout):
             self.notify(why_not, severity="warning")
             return
         self._prompt.focus()
-        route = continuation_route(record, self._queue.route)
+        route = continuation_route(record, self.queue.route)
         asking = replace(Asking.from_record(record), route=route, continues=record.turn_id)
-        await self._queue.ask(asking)
+        await self.queue.ask(asking)
 
     async def _ask_again(self, record: TurnRecord, direction: Direction) -> None:
-        backend = self._queue.services
+        backend = self.queue.services
         if backend is None:
             return
         try:
             route = await in_thread(
-                lambda: backend.runner.other_route(record, self._queue.route, direction)
+                lambda: backend.runner.other_route(record, self.queue.route, direction)
             )
         except EtuiError as error:
             notify_error(self, error.what, error.fix)
@@ -530,4 +481,4 @@ class ChatScreen(SettledLayout):
             return
         self._prompt.focus()
         again = replace(Asking.from_record(record), route=route, replaces=record.turn_id)
-        await self._queue.ask(again)
+        await self.queue.ask(again)

@@ -22,14 +22,9 @@ from etui.tui.widgets.power_graph import PowerGraph
 from etui.turn.record import LoadRecord, TurnRecord, UnloadRecord
 
 _BAR_CELLS = 2
-
-_STEP_CELLS = _BAR_CELLS + 1
-"""Cells from one bar to the next."""
-
+_STEP_CELLS = _BAR_CELLS + 1  # Cells from one bar to the next
 _ROWS = 3
-
-_HEIGHT_FROM = 20
-"""Rows of the screen from which the bars leave enough of them to the table."""
+_HEIGHT_FROM = 20  # Rows of the screen from which the bars leave enough of them to the table
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,12 +97,10 @@ class DayBars(Static):
         self.display = False
 
     def show(self, totals: Sequence[Total]) -> None:
-        """Show the totals of these days."""
         self._totals = tuple(totals)
         self.draw()
 
     def draw(self) -> None:
-        """Draw at the width of the screen."""
         width = self.app.size.width - 2
         low = self.app.size.height < _HEIGHT_FROM
         lines = [] if self.folded or low else day_bar_lines(self._totals, width)
@@ -125,11 +118,7 @@ class Detail:
 
 
 def read_detail(log: LogReader, turn_id: str) -> Detail:
-    """Read one turn in full.
-
-    Raises:
-        UnknownId: The turn was deleted.
-    """
+    """Read one turn in full."""
     turn = log.get_turn(turn_id)
     return Detail(turn, log.loads(None, turn.turn_id), log.unloads(None, turn.turn_id))
 
@@ -151,7 +140,6 @@ class DetailView(Vertical):
         yield self._lines
 
     def show(self, detail: Detail | None) -> None:
-        """Show a turn; None clears the view."""
         self._detail = detail
         if detail is None:
             self._head.update("")
@@ -178,7 +166,6 @@ def power_heading(turn: TurnRecord) -> str:
 
 
 def turn_graph(turn: TurnRecord, values: int) -> Graph:
-    """Build the graph of a turn from its start to its end."""
     watts = turn.power_watts
     means = tuple(watts[index * len(watts) // values] for index in range(values)) if watts else ()
     buckets = Buckets(turn.seconds.total / max(1, values), means, means, turn_phases(turn, values))

@@ -28,7 +28,7 @@ from etui.plots.terminal import bar
 from etui.runtime.provenance import read_weights
 from etui.text import count_cells, fit_cells, local_time, one_line, sanitize
 from etui.tui._work import faults_shown, in_thread, warn
-from etui.tui.commands import AppRequest, ChatRequested, Command
+from etui.tui.commands import ChatRequested, Command, build_commands
 from etui.tui.history._detail import DayBars, DetailView, read_detail
 from etui.tui.widgets.key_footer import KeyFooter
 from etui.tui.widgets.tables import FittedTable, TableColumn
@@ -59,7 +59,6 @@ class HistoryQuery:
 
     @property
     def turns(self) -> TurnFilter:
-        """The query as a filter of the log."""
         return TurnFilter(search=self.search or None)
 
 
@@ -109,9 +108,7 @@ def turn_texts(turn: TurnSummary) -> dict[str, str]:
 
 
 _BAR_WIDTH = 24
-
-_ONE_LINE_FROM = 110
-"""Width in cells from which a total and its bar share one line."""
+_ONE_LINE_FROM = 110  # Width in cells from which a total and its bar share one line
 
 
 def status_text(
@@ -183,14 +180,7 @@ def export_turns(
     ending: str,
     now: Callable[[], datetime] = datetime.now,
 ) -> tuple[Path, int]:
-    """Write the turns, oldest first, to a new file in ``exports`` in ETUI_HOME.
-
-    Returns:
-        The file, and the number of turns.
-
-    Raises:
-        EtuiError: The file cannot be written.
-    """
+    """Write the turns, oldest first, to a new file in ``exports`` in ETUI_HOME."""
     folder = config.home / "exports"
     path = folder / f"turns-{now():%Y%m%d-%H%M%S-%f}.{ending}"
     try:
@@ -263,26 +253,23 @@ as JSON lines to `exports` in ETUI_HOME, `E` as CSV.
         yield KeyFooter()
 
     def commands(self) -> list[Command]:
-        """Return the commands of this screen for the command palette."""
-        return [
-            Command("history: search", "Search questions and answers",
-                    self.action_search),
-            Command("history: sort", "Sort by the next column", partial(self.action_sort, 1)),
-            Command("history: reverse", "Reverse the order", self.action_reverse),
-            Command("history: totals", "Show totals by model, rule or day", self.action_totals),
-            Command("history: days", "Show or hide the joules by day", self.action_fold_days),
-            Command("history: open chat", "Show the turn in its chat", self.action_open_chat),
-            Command("export: these turns as JSON lines", "Write every field to a file",
-                    partial(self.action_export, "jsonl")),
-            Command("export: these turns as CSV", "Write a file for a spreadsheet",
-                    partial(self.action_export, "csv")),
-        ]  # fmt: skip
+        return build_commands(
+            ("history: search", "Search questions and answers", self.action_search),
+            ("history: sort", "Sort by the next column", partial(self.action_sort, 1)),
+            ("history: reverse", "Reverse the order", self.action_reverse),
+            ("history: totals", "Show totals by model, rule or day", self.action_totals),
+            ("history: days", "Show or hide the joules by day", self.action_fold_days),
+            ("history: open chat", "Show the turn in its chat", self.action_open_chat),
+            ("export: these turns as JSON lines", "Write every field to a file",
+             partial(self.action_export, "jsonl")),
+            ("export: these turns as CSV", "Write a file for a spreadsheet",
+             partial(self.action_export, "csv")),
+        )  # fmt: skip
 
     def on_mount(self) -> None:
         self._search.display = False
 
     def on_screen_resume(self) -> None:
-        """Read the turns again: new ones may have been logged since the last visit."""
         self._start_again()
 
     def on_unmount(self) -> None:
@@ -328,11 +315,7 @@ as JSON lines to `exports` in ETUI_HOME, `E` as CSV.
         else:
             self._find_chat(turn.chat_id, turn.turn_id)
 
-    def action_export(self, ending: str) -> None:
-        self._export(ending)
-
     def action_back(self) -> None:
-        """Close the search, or else the totals."""
         if self._search.display:
             self._search.value = ""
             self._search.display = False
@@ -449,10 +432,10 @@ as JSON lines to `exports` in ETUI_HOME, `E` as CSV.
     async def _find_chat(self, chat_id: str, turn_id: str) -> None:
         with faults_shown(self):
             chat = await self._read_log(lambda log: log.get_chat(chat_id))
-            self.app.post_message(AppRequest(ChatRequested(chat, turn_id)))
+            self.app.post_message(ChatRequested(chat, turn_id))
 
     @work(exclusive=True, group="history-export", exit_on_error=False)
-    async def _export(self, ending: str) -> None:
+    async def action_export(self, ending: str) -> None:
         query = self._turn_query
         with faults_shown(self):
             path, turns = await self._read_log(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -52,35 +53,25 @@ from etui.turn.record import LoadRecord, UnloadRecord
 
 
 @dataclass(frozen=True, slots=True)
-class LastSweep:
-    """The newest sweep of a model."""
+class SweepResult:
+    """The part of a sweep's ``result.json``, and of its last line, that is shown."""
 
     id: str
-    folder: Path
     created: str  # When it began, ISO 8601
-    verdict: str  # Its result in one sentence
-    is_complete: bool
-    is_better: bool  # Whether it found a setting that beats the one in use then beyond doubt
-    has_report: bool  # Whether there is a report to open in a browser
-
-    @property
-    def report(self) -> Path:
-        """The report, a page for a browser."""
-        return self.folder / REPORT
-
-
-@dataclass(frozen=True, slots=True)
-class _Result:
-    """The part of ``result.json`` that is needed."""
-
-    id: str
-    created: str
     model: str
-    verdict: str
+    verdict: str  # Its result in one sentence
     is_complete: bool
     baseline: str
     best: str | None
     is_best_claimed: bool = True
+    folder: str = ""
+    has_report: bool = False  # Whether there is a report to open in a browser
+
+    @property
+    def is_better(self) -> bool:
+        """Whether it found a setting that beats the one in use then beyond doubt."""
+        is_another = self.best not in (None, self.baseline)
+        return self.is_complete and is_another and self.is_best_claimed
 
 
 class SweepResults:
@@ -88,53 +79,32 @@ class SweepResults:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._read: dict[tuple[Path, int], _Result | None] = {}
+        self._read: dict[tuple[Path, int], SweepResult | None] = {}
 
-    def find_last(self) -> Mapping[str, LastSweep]:
+    def find_last(self) -> Mapping[str, SweepResult]:
         """Return the newest sweep of each model; a result that cannot be read is left out."""
-        found: dict[str, LastSweep] = {}
-        read: dict[tuple[Path, int], _Result | None] = {}
+        read: dict[tuple[Path, int], SweepResult | None] = {}
         for path in sorted(self._folder.glob(f"*/{RESULT}")):  # names begin with the time
-            try:
+            with suppress(OSError):
                 key = (path, path.stat().st_mtime_ns)
-            except OSError:
-                continue
-            read[key] = result = self._read[key] if key in self._read else _read_result(path)
-            if result is not None:
-                found[result.model] = _build_sweep(path.parent, result)
+                read[key] = self._read[key] if key in self._read else _read_result(path)
         self._read = read
-        return found
+        return {result.model: result for result in read.values() if result is not None}
 
 
-def _build_sweep(folder: Path, result: _Result) -> LastSweep:
-    return LastSweep(
-        id=result.id,
-        folder=folder,
-        created=result.created,
-        verdict=result.verdict,
-        is_complete=result.is_complete,
-        is_better=result.is_complete
-        and result.best not in (None, result.baseline)
-        and result.is_best_claimed,
-        has_report=(folder / REPORT).is_file(),
-    )
-
-
-def _read_result(path: Path) -> _Result | None:
+def _read_result(path: Path) -> SweepResult | None:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-        return from_document(_Result, document, extra="ignore")
+        result = from_document(SweepResult, document, extra="ignore")
     except (OSError, ValueError):
         return None
+    has_report = (path.parent / REPORT).is_file()
+    return replace(result, folder=str(path.parent), has_report=has_report)
 
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
-    """One entry of models.yaml and everything known about it on this machine.
-
-    Attributes:
-        gguf, need: Header of the file and its memory need; None without a valid file.
-    """
+    """One entry of models.yaml and everything known about it on this machine."""
 
     spec: ModelSpec
     path: Path  # Location of the file, whether it exists or not
@@ -151,7 +121,7 @@ class ModelCard:
     """What keeping it warm costs; None if nothing was measured or logged."""
     tuned: TunedUse | None = None
     """The settings that a sweep chose, and what of them is used; None without any."""
-    sweep: LastSweep | None = None  # Its newest sweep; None without one
+    sweep: SweepResult | None = None  # Its newest sweep; None without one
     expected_bytes: int | None = None
     """Memory need by its entry, before its header can be read; None if unknown."""
     fit: Fit = "unknown"
@@ -197,7 +167,6 @@ class Cards:
     recommended: str | None = None
 
     def find(self, name: str) -> ModelCard | None:
-        """Return the card of a model; None if there is none."""
         return next((card for card in self.models if card.spec.name == name), None)
 
 
@@ -250,9 +219,7 @@ def build_candidates(cards: Iterable[ModelCard]) -> list[Candidate]:
     ]
 
 
-_LOADS = 200
-"""Number of newest loads and unloads searched for those of each model."""
-
+_LOADS = 200  # Number of newest loads and unloads searched for those of each model
 _SHOWN_LOADS = 5
 _GPU = "gpu:"
 
@@ -281,16 +248,11 @@ class CardReader:
         self._sweeps = SweepResults(sweeps_dir(config))
 
     def close(self) -> None:
-        """Close the log."""
         if self._log is not None:
             self._log.close()
 
     async def read_all(self, fix: str) -> AsyncIterator[Cards]:
-        """Yield the current cards, and once more after the memory was measured for the first time.
-
-        Args:
-            fix: What to do after a fault that etui does not know.
-        """
+        """Yield the current cards, and again after the memory was measured for the first time."""
         cards = await in_thread(self.read, fix)
         yield cards
         machine, services = cards.machine, self._services()
@@ -303,7 +265,6 @@ class CardReader:
         yield await in_thread(self.read, fix)
 
     def read(self) -> Cards:
-        """Read the current cards."""
         if self._log is None:
             self._log = LogReader(self._config)
             self._gpu = built_for_gpu(library_folder())
@@ -387,7 +348,6 @@ class CardReader:
             return f"cannot read {path}: {error.strerror or error}"
 
     def _context(self, spec: ModelSpec, gguf: Gguf) -> int:
-        """Return the context length that a load would use, in tokens."""
         limits = (spec.context, gguf.context_tokens, self._config.context_tokens)
         return min(limit for limit in limits if limit)
 

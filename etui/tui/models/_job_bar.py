@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from textual import work
 from textual.app import ComposeResult
@@ -16,14 +18,15 @@ from textual.worker import get_current_worker
 from etui import units
 from etui.text import count_cells, sanitize
 from etui.tui._work import notice_text, notify_error
-from etui.tui.jobs import JobEnded, JobFact, JobProgress, Stopped, run_job
+from etui.tui.jobs import JobEnded, JobFact, JobProgress, Running, run_job
 from etui.tui.modals import confirm
-from etui.tui.services import PowerMeter, Services
+from etui.tui.services import Services
 
-_TICK_SECONDS = 1.0
-"""Interval between two readings of the joules of a job, in seconds."""
+if TYPE_CHECKING:
+    from etui.tui.open_services import LiveMeter
 
-Job = Callable[[Services, Stopped], JobEnded]
+_TICK_SECONDS = 1.0  # Interval between two readings of the joules of a job, in seconds
+Job = Callable[[Running], JobEnded]
 NextStep = Callable[[JobEnded], object]
 
 
@@ -32,14 +35,9 @@ def _do_nothing(_ended: JobEnded) -> None:
 
 
 class JobJoules:
-    """Adds up the gross joules of the machine while a job runs.
+    """Adds up the gross joules of the machine while a job runs."""
 
-    Attributes:
-        joules: The sum so far; None while nothing was measured.
-        kind: Kind of the last reading.
-    """
-
-    def __init__(self, meter: PowerMeter, start_ns: int) -> None:
+    def __init__(self, meter: LiveMeter, start_ns: int) -> None:
         self._meter = meter
         self._until_ns = start_ns
         self.joules: float | None = None
@@ -59,7 +57,6 @@ def format_job(progress: JobProgress, joules: float | None, kind: str | None, wi
     """Write the line of a running job, with its gross joules if they are counted.
 
     Args:
-        joules: Its joules so far; None where they are not counted or not measured.
         width: Cells of the line: what it does is left out first, the numbers stay.
     """
     spent = "" if joules is None else f" · {units.short_energy_text(joules, kind)} so far"
@@ -80,12 +77,11 @@ class JobBar(Vertical):
     class Changed(Message):
         """A job began, or there is news of it for the card of its model."""
 
+    @dataclass
     class Ended(Message):
         """A job ended, and what it changed can be read again."""
 
-        def __init__(self, ended: JobEnded) -> None:
-            super().__init__()
-            self.ended = ended
+        ended: JobEnded
 
     def __init__(
         self, backend: Callable[[], Services | None], log_dir: Path, *, quiet: bool = False
@@ -104,7 +100,6 @@ class JobBar(Vertical):
 
     @property
     def is_running(self) -> bool:
-        """Whether a job runs."""
         return bool(self._name)
 
     def lines_for(self, model: str) -> tuple[str, ...]:
@@ -116,12 +111,10 @@ class JobBar(Vertical):
         yield self._bar
 
     def on_mount(self) -> None:
-        """Hide the bar, and read the joules of a job while it runs."""
         self._bar.display = False
         self.set_interval(_TICK_SECONDS, self._read_joules)
 
     def show_idle(self, text: str) -> None:
-        """Show a text where no job was started yet."""
         if not self._shows_job:
             self._status.update(sanitize(text))
 
@@ -134,11 +127,7 @@ class JobBar(Vertical):
     def start(
         self, text: str, job: Job, next_step: NextStep = _do_nothing, *, metered: bool = False
     ) -> None:
-        """Start a job unless one is running.
-
-        Args:
-            next_step: What to do if the job ends with a question and the user says yes.
-        """
+        """Start a job unless one is running."""
         services = self._backend()
         if services is None:
             self.notify("etui is still starting: try again in a moment", severity="warning")
@@ -154,7 +143,6 @@ class JobBar(Vertical):
             self._run(services, job)
 
     def stop(self) -> None:
-        """Stop the running job."""
         self.workers.cancel_group(self, "job")
 
     def post(self, fact: JobFact) -> None:
@@ -164,7 +152,8 @@ class JobBar(Vertical):
     @work(thread=True, exclusive=True, group="job", exit_on_error=False)
     def _run(self, services: Services, job: Job) -> None:
         worker = get_current_worker()
-        run_job(lambda: job(services, lambda: worker.is_cancelled), self.post, self._log_dir)
+        running = Running(services, self.post, lambda: worker.is_cancelled)
+        run_job(lambda: job(running), self.post, self._log_dir)
 
     def _take(self, fact: JobFact) -> None:
         if isinstance(fact, JobEnded):

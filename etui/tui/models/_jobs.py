@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from etui import units
 from etui.calibration.grid import QUICK, Grid, expected_seconds, list_visits
@@ -26,16 +25,18 @@ from etui.tui.jobs import (
     JobEnded,
     JobProgress,
     JobStopped,
-    Post,
+    Running,
     Stopped,
     run_command,
 )
-from etui.tui.services import TurnRunner
+from etui.tui.models._cards import SweepResult
 
+if TYPE_CHECKING:
+    pass
+
+T = TypeVar("T")
 QUICK_OPTION = "--quick"
-_LOOK_SECONDS = 1.0
-"""How long to watch the CPUs before a calibration, in seconds."""
-
+_LOOK_SECONDS = 1.0  # How long to watch the CPUs before a calibration
 _SWEEP_STOP_SECONDS = 60.0
 """How long a stopped sweep may take: it writes its result, and restores a power limit."""
 
@@ -46,8 +47,7 @@ _STAGES = {
     "accuracy": "answering the questions of the suite",
 }
 
-_KEPT_DROPS = 3
-"""Newest dropped settings to show."""
+_KEPT_DROPS = 3  # Newest dropped settings to show
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,188 +63,106 @@ class PlannedSweep:
 
 @dataclass(frozen=True, slots=True)
 class SweepState:
-    """How far a sweep is, from the lines of ``etui sweep --jsonl``.
-
-    Attributes:
-        block, blocks_left: Blocks measured, and left at most.
-    """
+    """How far a sweep is: the newest fields of the lines of ``etui sweep --jsonl``."""
 
     model: str
-    settings: int = 0  # Number of settings at the beginning; 0 before it began
+    settings: tuple[str, ...] = ()  # Keys of the settings at the beginning; none before it began
     stage: str = ""  # What the last block was for; empty before the first
     block: int = 0
-    blocks_left: int = 0
+    blocks_left: int = 0  # At most
     remaining: int | None = None  # Settings left; None before the first block
     best: str | None = None  # Key of the best setting so far; None before one is known
     seconds_left: float | None = None  # Estimated time; None before it began
     dropped: tuple[tuple[str, str], ...] = ()  # Settings dropped last, with the reasons
-    note: str = ""
-    answered: tuple[int, int] | None = None
-    """Answers of the suite that are there, and all of them; None outside that part."""
-    folder: str | None = None  # Folder of the sweep; None before it began
+    text: str = ""  # The last note
+    done: int = 0  # Answers of the suite that are there
+    answers: int = 0  # All of them; 0 outside that part
+
+    def after(self, line: bytes) -> SweepState:
+        """Return the state after a line; a line that the app does not know changes nothing."""
+        try:
+            match json.loads(line):
+                case {"event": "begun" | "block"} as fields:
+                    known = {"block": fields.get("blocks", 0), **fields}
+                case {"event": "answered"} as fields:
+                    known = {**fields, "stage": "accuracy"}
+                case {"event": "dropped", "setting": setting, "reason": reason}:
+                    known = {"dropped": [*self.dropped, (setting, reason)][-_KEPT_DROPS:]}
+                case {"event": "note", "text": text}:
+                    known = {"text": text}
+                case _:
+                    return self
+            found = from_document(SweepState, {**known, "model": self.model}, extra="ignore")
+        except ValueError:
+            return self
+        names = known.keys() & SweepState.__dataclass_fields__.keys() - {"model"}
+        return replace(self, **{name: getattr(found, name) for name in names})
 
 
 @dataclass(frozen=True, slots=True)
-class _Begun:
-    settings: tuple[str, ...]
-    folder: str
-    blocks: int = 0
-    blocks_left: int = 0
-    seconds_left: float | None = None
+class CalibrationState:
+    """The last line of ``etui calibrate --jsonl``: its progress, or the curve at its end."""
+
+    event: str = ""
+    done: int = 0
+    points: int = 0
+    seconds_left: float | None = None  # None if unknown
+    next: Mapping[str, int] | None = None  # The lengths measured next; None after the last
+    status: str = ""
+    n: int = 0
+    r2_decode: float | None = None
+
+    def after(self, line: bytes) -> CalibrationState:
+        """Return the state after a line; a line that the app does not know changes nothing."""
+        found = _parse(CalibrationState, line)
+        return self if found is None or found.event not in ("begun", "measured", "curve") else found
 
 
-@dataclass(frozen=True, slots=True)
-class _Block:
-    stage: str
-    block: int
-    blocks_left: int
-    remaining: int
-    best: str | None
-    seconds_left: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Dropped:
-    setting: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Note:
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Answered:
-    done: int
-    answers: int
-
-
-@dataclass(frozen=True, slots=True)
-class SweepVerdict:
-    """The result of a sweep, from its last line."""
-
-    verdict: str
-    is_complete: bool
-    baseline: str
-    best: str | None
-    is_best_claimed: bool = True
-
-    @property
-    def is_better(self) -> bool:
-        """Whether a setting was found that beats the one in use beyond doubt."""
-        is_another = self.best not in (None, self.baseline)
-        return self.is_complete and is_another and self.is_best_claimed
-
-
-SweepEvent = _Begun | _Block | _Dropped | _Note | _Answered | SweepVerdict
-
-_KINDS: Mapping[str, type[Any]] = {
-    "begun": _Begun,
-    "block": _Block,
-    "dropped": _Dropped,
-    "note": _Note,
-    "answered": _Answered,
-    "result": SweepVerdict,
-}
-
-
-@dataclass(frozen=True, slots=True)
-class _Next:
-    """The lengths that are measured next."""
-
-    prompt_tokens: int
-    output_tokens: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Progress:
-    """Progress from a line of ``etui calibrate --jsonl``.
-
-    ``seconds_left`` is None if unknown, ``next`` after the last measurement.
-    """
-
-    done: int
-    points: int
-    seconds_left: float | None
-    next: _Next | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _FittedCurve:
-    """The fitted curve, from the last line of a calibration."""
-
-    status: str
-    n: int
-    r2_decode: float | None
-
-
-def plan_sweep(config: Config, name: str, stopped: Stopped) -> JobEnded:
-    """Plan a sweep of a model, and ask whether to measure it."""
-    output: list[bytes] = []
-    end = _run(config, ("--dry-run", "--json", name), output, stopped)
-    if end.code != ExitCode.DONE:
-        raise EtuiError(end.what or f"etui sweep ended with exit code {end.code}", end.fix)
+def _parse(kind: type[T], line: bytes) -> T | None:
     try:
-        plan = from_document(PlannedSweep, json.loads(b"".join(output)), extra="ignore")
+        return from_document(kind, json.loads(line), extra="ignore")
+    except ValueError:
+        return None
+
+
+def plan_sweep(config: Config, name: str, job: Running) -> JobEnded:
+    """Plan a sweep of a model, and ask whether to measure it."""
+    try:
+        answer = _ask_sweep(config, ("--dry-run", "--json", name), job.stopped)
+        plan = from_document(PlannedSweep, answer, extra="ignore")
     except ValueError as error:
         raise EtuiError(f"the plan of the sweep cannot be read: {error}") from error
     return JobEnded(
         f"a sweep of {name} is planned",
         question=f"Sweep {name}: which settings cost the fewest joules here?",
-        question_details="\n".join(describe_plan(plan)),
+        question_details="\n".join(_describe_plan(plan)),
     )
 
 
-def run_sweep(
-    runner: TurnRunner,
-    config: Config,
-    name: str,
-    post: Post,
-    stopped: Stopped,
-    options: Sequence[str] = (),
-) -> JobEnded:
-    """Measure a sweep of a model; at return its result is in its folder.
-
-    It never has ``--cap user``: the app could not answer when to set a power limit.
-    """
-    state = SweepState(name)
-    verdict: SweepVerdict | None = None
-
-    def see(line: bytes) -> JobProgress | None:
-        nonlocal state, verdict
-        event = parse_line(line)
-        if isinstance(event, SweepVerdict):
-            verdict = event
-        elif event is not None:
-            state = advance(state, event)
-            return build_progress(state)
-        return None
-
-    arguments = ("sweep", "--jsonl", name, *options)
-    plan = _Plan(arguments, f"sweep of {name}", build_progress(state), _SWEEP_STOP_SECONDS)
-    end, was_stopped = _measure(runner, config, plan, see, post, stopped)
-    return _sweep_result(verdict, end, name, stopped=was_stopped)
-
-
-def apply_sweep(config: Config, name: str, folder: Path, stopped: Stopped) -> JobEnded:
-    """Apply the best setting of a finished sweep."""
-    output: list[bytes] = []
-    end = _run(config, ("--apply", str(folder), "--json"), output, stopped)
-    if end.code != ExitCode.DONE:
-        raise EtuiError(end.what or f"etui sweep ended with exit code {end.code}", end.fix)
+def apply_sweep(config: Config, name: str, folder: str, job: Running) -> JobEnded:
     try:
-        document = json.loads(b"".join(output))
-        applied, why = document["applied"], str(document["why"])
+        answer = _ask_sweep(config, ("--apply", folder, "--json"), job.stopped)
+        applied, why = answer["applied"], str(answer["why"])
     except (ValueError, KeyError, TypeError) as error:
         raise EtuiError(f"the answer of etui sweep cannot be read: {error}") from error
-    if applied is None:
-        return JobEnded(why)
-    return JobEnded(f"applied to {name}: {why}")
+    return JobEnded(why if applied is None else f"applied to {name}: {why}")
 
 
-def revert_tuned(config: Config, name: str) -> JobEnded:
-    """Go back to the settings of models.yaml."""
+def _ask_sweep(config: Config, arguments: Sequence[str], stopped: Stopped) -> Any:
+    """Run ``etui sweep`` for an answer in JSON that is not a measurement."""
+    output: list[bytes] = []
+    was_stopped: list[bool] = []
+    end = run_command(
+        config, ("sweep", *arguments), output.append, stopped, lambda: was_stopped.append(True)
+    )
+    if was_stopped and end.code != ExitCode.DONE:
+        raise JobStopped("stopped; nothing was changed")
+    if end.code != ExitCode.DONE:
+        raise EtuiError(end.what or f"etui sweep ended with exit code {end.code}", end.fix)
+    return json.loads(b"".join(output))
+
+
+def revert_tuned(config: Config, name: str, _job: Running) -> JobEnded:
     from etui.models.tuned import remove_tuned
 
     if remove_tuned(config, name) is None:
@@ -260,27 +178,19 @@ def read_cpu_share() -> float:
 
 
 def plan_calibration(
-    runner: TurnRunner,
-    name: str,
-    curve: OperatingCurve | None,
-    stopped: Stopped,
-    *,
-    quick: bool,
+    name: str, curve: OperatingCurve | None, job: Running, *, quick: bool
 ) -> JobEnded:
-    """Describe a calibration and ask whether to measure it; nothing is unloaded before the answer.
-
-    Args:
-        curve: Its last curve, whose speed tells how long it takes; None without one.
-    """
+    """Describe a calibration and ask whether to measure it; nothing is unloaded before that."""
+    runner = job.services.runner
     if runner.is_busy():
         raise EtuiError("an answer or a model load is running", "wait until it ends, or stop it")
     cpu_share = read_cpu_share()
-    if stopped():
+    if job.stopped():
         raise JobStopped("stopped; nothing was measured")
-    busy = cpu_share > BUSY_SHARE
     grid = QUICK if quick else Grid()
     speed = Speed() if curve is None else curve.speed
-    lines = describe_calibration(grid, speed, tuple(runner.residents()))
+    lines = _describe_calibration(grid, speed, tuple(runner.residents()))
+    busy = cpu_share > BUSY_SHARE
     if busy:
         lines.insert(
             0,
@@ -295,7 +205,7 @@ def plan_calibration(
     )
 
 
-def describe_calibration(grid: Grid, speed: Speed, resident: Sequence[str]) -> list[str]:
+def _describe_calibration(grid: Grid, speed: Speed, resident: Sequence[str]) -> list[str]:
     """Describe what a calibration measures, how long, and what it takes from the user."""
     visits = list_visits(grid, 0)
     seconds = expected_seconds(visits, grid, speed)
@@ -312,106 +222,7 @@ def describe_calibration(grid: Grid, speed: Speed, resident: Sequence[str]) -> l
     ]
 
 
-def calibrate(
-    runner: TurnRunner,
-    config: Config,
-    name: str,
-    post: Post,
-    stopped: Stopped,
-    options: Sequence[str] = (),
-) -> JobEnded:
-    """Measure the operating curve of a model; at return it is in the log."""
-    curve: _FittedCurve | None = None
-
-    def see(line: bytes) -> JobProgress | None:
-        nonlocal curve
-        fact = _parse_calibration(line)
-        if isinstance(fact, _FittedCurve):
-            curve = fact
-            return None
-        return None if fact is None else _calibration_progress(name, fact)
-
-    begin = JobProgress(f"calibrating {name} … loading the model")
-    plan = _Plan(("calibrate", name, "--jsonl", *options), f"calibration of {name}", begin)
-    end, was_stopped = _measure(runner, config, plan, see, post, stopped)
-    return _calibration_result(curve, end, name, options, stopped=was_stopped)
-
-
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """A command that measures."""
-
-    arguments: Sequence[str]
-    what: str
-    begin: JobProgress
-    stop_seconds: float = STOP_SECONDS
-
-
-def _measure(
-    runner: TurnRunner,
-    config: Config,
-    plan: _Plan,
-    see: Callable[[bytes], JobProgress | None],
-    post: Post,
-    stopped: Stopped,
-) -> tuple[CommandEnd, bool]:
-    """Run a command while the app rests, and post its progress; return whether it was stopped."""
-    stopping = False
-
-    def read(line: bytes) -> None:
-        progress = see(line)
-        if progress is not None and not stopping:
-            post(progress)
-
-    def say_stopping() -> None:
-        nonlocal stopping
-        stopping = True
-        post(JobProgress(f"stopping the {plan.what} …", subject=plan.begin.subject))
-
-    with runner.at_rest(f"a {plan.what} is running") as leaving:
-        post(plan.begin)
-        end = run_command(
-            config,
-            plan.arguments,
-            read,
-            lambda: stopped() or leaving(),
-            say_stopping,
-            plan.stop_seconds,
-        )
-    return end, stopping
-
-
-def _run(
-    config: Config, arguments: Sequence[str], output: list[bytes], stopped: Stopped
-) -> CommandEnd:
-    """Run ``etui sweep`` for an answer that is not a measurement."""
-    was_stopped: list[bool] = []
-    end = run_command(
-        config, ("sweep", *arguments), output.append, stopped, lambda: was_stopped.append(True)
-    )
-    if was_stopped and end.code != ExitCode.DONE:
-        raise JobStopped("stopped; nothing was changed")
-    return end
-
-
-def _sweep_result(
-    verdict: SweepVerdict | None, end: CommandEnd, name: str, *, stopped: bool
-) -> JobEnded:
-    if verdict is not None and verdict.is_complete:
-        apply = ", a applies the best setting" if verdict.is_better else ""
-        return JobEnded(f"swept {name}{apply}: {verdict.verdict}")
-    if end.may_force and not stopped:
-        question = f"{end.what}.\nMeasure anyway? Small differences will not be seen."
-        return JobEnded(
-            what=end.what, fix="stop the other programs", question=question, options=("--force",)
-        )
-    if verdict is not None or stopped or end.code == ExitCode.PARTIAL:
-        what = end.what if end.code == ExitCode.PARTIAL and not stopped and end.what else "stopped"
-        raise JobStopped(f"{what}; what was measured is kept", "press s to resume")
-    raise EtuiError(end.what or f"the sweep ended with exit code {end.code}", end.fix)
-
-
-def describe_plan(plan: PlannedSweep) -> list[str]:
+def _describe_plan(plan: PlannedSweep) -> list[str]:
     """Describe what a sweep measures, about how long it takes, and what it prevents."""
     lines = [f"{axis}: {', '.join(str(v) for v in values)}" for axis, values in plan.axes.items()]
     return [
@@ -425,136 +236,152 @@ def describe_plan(plan: PlannedSweep) -> list[str]:
     ]
 
 
-def parse_line(line: bytes) -> SweepEvent | None:
-    """Parse a line of ``etui sweep --jsonl``; None for events that the app does not show."""
-    try:
-        fields = json.loads(line)
-        event = fields.get("event") if isinstance(fields, dict) else None
-        kind = _KINDS.get(event) if isinstance(event, str) else None
-        found: SweepEvent | None = (
-            None if kind is None else from_document(kind, fields, extra="ignore")
+@dataclass(slots=True)
+class Measurement:
+    """A command that measures while the app rests; its progress is posted."""
+
+    config: Config
+    name: str  # The model
+    options: Sequence[str]
+    job: Running
+    was_stopped: bool = field(default=False, init=False)
+
+    def sweep(self) -> JobEnded:
+        """Measure a sweep; at return its result is in its folder.
+
+        It never has ``--cap user``: the app could not answer when to set a power limit.
+        """
+        state, verdict = SweepState(self.name), None
+
+        def see(line: bytes) -> JobProgress | None:
+            nonlocal state, verdict
+            before, state = state, state.after(line)
+            if state is not before:
+                return sweep_progress(state)
+            verdict = _parse(SweepResult, line) or verdict
+            return None
+
+        command = ("sweep", "--jsonl", self.name)
+        end = self._run("sweep", command, sweep_progress(state), see, _SWEEP_STOP_SECONDS)
+        if verdict is not None and verdict.is_complete:
+            apply = ", a applies the best setting" if verdict.is_better else ""
+            return JobEnded(f"swept {self.name}{apply}: {verdict.verdict}")
+        return self._end_early(
+            end, verdict is not None, "press s to resume", "Small differences will not be seen."
         )
-    except ValueError:
-        return None
-    return found
 
+    def calibrate(self) -> JobEnded:
+        """Measure the operating curve; at return it is in the log."""
+        state = CalibrationState()
 
-def advance(state: SweepState, event: SweepEvent) -> SweepState:
-    """Return the state after an event."""
-    match event:
-        case _Begun():
-            return replace(
-                state,
-                settings=len(event.settings),
-                block=event.blocks,
-                blocks_left=event.blocks_left,
-                seconds_left=event.seconds_left,
-                folder=event.folder,
+        def see(line: bytes) -> JobProgress | None:
+            nonlocal state
+            before, state = state, state.after(line)
+            is_news = state is not before and state.event != "curve"
+            return _calibration_progress(self.name, state) if is_news else None
+
+        begin = JobProgress(f"calibrating {self.name} … loading the model")
+        end = self._run("calibration", ("calibrate", self.name, "--jsonl"), begin, see)
+        if state.status == "complete":
+            fit = "" if state.r2_decode is None else f", R² {state.r2_decode:.3f}"
+            return JobEnded(f"calibrated {self.name}: {state.n} points{fit}")
+        key = "C" if QUICK_OPTION in self.options else "c"
+        return self._end_early(
+            end, bool(state.status), f"press {key} to resume", "The curve will be too high."
+        )
+
+    def _run(
+        self,
+        what: str,
+        arguments: Sequence[str],
+        begin: JobProgress,
+        see: Callable[[bytes], JobProgress | None],
+        stop_seconds: float = STOP_SECONDS,
+    ) -> CommandEnd:
+        what = f"{what} of {self.name}"
+
+        def read(line: bytes) -> None:
+            progress = see(line)
+            if progress is not None and not self.was_stopped:
+                self.job.post(progress)
+
+        def say_stopping() -> None:
+            self.was_stopped = True
+            self.job.post(JobProgress(f"stopping the {what} …", subject=begin.subject))
+
+        with self.job.services.runner.at_rest(f"a {what} is running") as leaving:
+            self.job.post(begin)
+            return run_command(
+                self.config,
+                (*arguments, *self.options),
+                read,
+                lambda: self.job.stopped() or leaving(),
+                say_stopping,
+                stop_seconds,
             )
-        case _Block():
-            return replace(
-                state,
-                stage=event.stage,
-                block=event.block,
-                blocks_left=event.blocks_left,
-                remaining=event.remaining,
-                best=event.best,
-                seconds_left=event.seconds_left,
+
+    def _end_early(self, end: CommandEnd, partial: bool, resume: str, risk: str) -> JobEnded:
+        """Say how a command ended that did not complete.
+
+        Args:
+            partial: Whether it printed the result of a part.
+            risk: What a forced measurement is not good for.
+        """
+        if end.may_force and not self.was_stopped:
+            question = f"{end.what}.\nMeasure anyway? {risk}"
+            return JobEnded(
+                what=end.what,
+                fix="stop the other programs",
+                question=question,
+                options=("--force",),
             )
-        case _Dropped():
-            dropped = (*state.dropped, (event.setting, event.reason))
-            return replace(state, dropped=dropped[-_KEPT_DROPS:])
-        case _Note():
-            return replace(state, note=event.text)
-        case _Answered():
-            return replace(state, stage="accuracy", answered=(event.done, event.answers))
-    return state
+        if partial or self.was_stopped or end.code == ExitCode.PARTIAL:
+            why = "" if self.was_stopped or end.code != ExitCode.PARTIAL else end.what
+            raise JobStopped(f"{why or 'stopped'}; what was measured is kept", resume)
+        raise EtuiError(end.what or f"the command ended with exit code {end.code}", end.fix)
 
 
-def build_progress(state: SweepState) -> JobProgress:
+def sweep_progress(state: SweepState) -> JobProgress:
     """Describe the progress in the status line, and in full for the card of the model."""
-    if not state.settings:
-        text = f"sweeping {state.model} … preparing"
-        return JobProgress(text, subject=state.model, details=tuple(describe_state(state)))
-    total = state.block + state.blocks_left
-    parts = [f"block {state.block} of about {total}"]
-    done, whole = float(state.block), float(total)
-    if state.answered is not None:
-        done, whole = map(float, state.answered)
-        parts = [f"answer {state.answered[0]} of {state.answered[1]}"]
-    elif state.seconds_left is not None:
-        parts.append(f"about {units.seconds_text(state.seconds_left)} left")
-    text = f"sweeping {state.model} … {', '.join(parts)}"
-    return JobProgress(text, done, whole, state.model, tuple(describe_state(state)))
-
-
-def describe_state(state: SweepState) -> list[str]:
-    """Describe a running sweep for the card of its model."""
     lines = ["Sweep running: Esc stops it, questions are refused"]
     lines.append(f"stage     {_STAGES.get(state.stage, state.stage) or 'preparing'}")
+    total = state.block + state.blocks_left
+    left = "" if state.seconds_left is None else f"about {units.seconds_text(state.seconds_left)}"
     if state.settings:
-        lines.append(f"blocks    {state.block} of about {state.block + state.blocks_left}")
-        left = state.settings if state.remaining is None else state.remaining
-        lines.append(f"settings  {left} of {state.settings} left")
-    if state.answered is not None:
-        lines.append(f"answers   {state.answered[0]} of {state.answered[1]}")
+        remaining = len(state.settings) if state.remaining is None else state.remaining
+        lines.append(f"blocks    {state.block} of about {total}")
+        lines.append(f"settings  {remaining} of {len(state.settings)} left")
+    if state.answers:
+        lines.append(f"answers   {state.done} of {state.answers}")
     if state.best is not None:
         lines.append(f"best      {state.best} so far")
-    if state.seconds_left is not None and state.answered is None:
-        lines.append(f"time      about {units.seconds_text(state.seconds_left)} left")
+    if left and not state.answers:
+        lines.append(f"time      {left} left")
     lines += [f"dropped   {setting}: {reason}" for setting, reason in state.dropped]
-    if state.note:
-        lines.append(f"note      {state.note}")
-    return lines
+    if state.text:
+        lines.append(f"note      {state.text}")
+    if not state.settings:
+        text = f"sweeping {state.model} … preparing"
+        return JobProgress(text, subject=state.model, details=tuple(lines))
+    if state.answers:
+        done, whole = state.done, state.answers
+        text = f"answer {done} of {whole}"
+    else:
+        done, whole = state.block, total
+        text = f"block {done} of about {total}{f', {left} left' if left else ''}"
+    return JobProgress(f"sweeping {state.model} … {text}", done, whole, state.model, tuple(lines))
 
 
-def _parse_calibration(line: bytes) -> _FittedCurve | _Progress | None:
-    """Parse a line; None if it is neither progress nor a curve."""
-    try:
-        fields = json.loads(line)
-        event = fields.get("event") if isinstance(fields, dict) else None
-        kinds = {"curve": _FittedCurve, "begun": _Progress, "measured": _Progress}
-        return from_document(kinds[event], fields, extra="ignore") if event in kinds else None
-    except ValueError:
-        return None
-
-
-def _calibration_progress(name: str, fact: _Progress) -> JobProgress:
-    seconds_left, lengths = fact.seconds_left, fact.next
-    remaining = (
-        f", about {units.seconds_text(seconds_left)} left" if seconds_left is not None else ""
-    )
-    text = f"calibrating {name} … {fact.done} of {fact.points}{remaining}"
+def _calibration_progress(name: str, state: CalibrationState) -> JobProgress:
+    left = "" if state.seconds_left is None else f"about {units.seconds_text(state.seconds_left)}"
+    text = f"calibrating {name} … {state.done} of {state.points}{f', {left} left' if left else ''}"
     details = ["Calibration running: Esc stops it, questions are refused"]
-    if lengths is not None:
+    if state.next is not None:
         details.append(
-            f"measuring {units.count_text(lengths.prompt_tokens, 'prompt token')}, "
-            f"{units.count_text(lengths.output_tokens, 'output token')}"
+            f"measuring {units.count_text(state.next.get('prompt_tokens', 0), 'prompt token')}, "
+            f"{units.count_text(state.next.get('output_tokens', 0), 'output token')}"
         )
-    details.append(f"points    {fact.done} of {fact.points}")
-    if seconds_left is not None:
-        details.append(f"time      about {units.seconds_text(seconds_left)} left")
-    return JobProgress(text, fact.done, fact.points, name, tuple(details))
-
-
-def _calibration_result(
-    curve: _FittedCurve | None,
-    end: CommandEnd,
-    name: str,
-    options: Sequence[str],
-    *,
-    stopped: bool,
-) -> JobEnded:
-    if curve is not None and curve.status == "complete":
-        r2 = curve.r2_decode
-        fit = "" if r2 is None else f", R² {r2:.3f}"
-        return JobEnded(f"calibrated {name}: {curve.n} points{fit}")
-    if curve is not None or stopped or end.code == ExitCode.PARTIAL:
-        key = "C" if QUICK_OPTION in options else "c"
-        raise JobStopped("stopped; the measurements are kept", f"press {key} to resume")
-    if end.may_force:
-        question = f"{end.what}.\nMeasure anyway? The curve will be too high."
-        return JobEnded(
-            what=end.what, fix="stop the other programs", question=question, options=("--force",)
-        )
-    raise EtuiError(end.what or f"the calibration ended with exit code {end.code}", end.fix)
+    details.append(f"points    {state.done} of {state.points}")
+    if left:
+        details.append(f"time      {left} left")
+    return JobProgress(text, state.done, state.points, name, tuple(details))

@@ -48,7 +48,6 @@ class ModelDetailsModal(PageModal):
         yield KeyFooter()
 
     def on_mount(self) -> None:
-        """Focus the page, so that it can be scrolled."""
         self._problem.display = bool(self._problem.content)
         self.page.focus()
 
@@ -75,14 +74,8 @@ class ModelTable(FittedTable[ModelCard]):
     """One row per model."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "details", "Details", id="models.details", show=False),
+        Binding("enter", "select_cursor", "Details", id="models.details", show=False),
     ]
-
-    class DetailsAsked(Message):
-        """Everything about the model under the cursor is to be shown."""
-
-    def action_details(self) -> None:
-        self.post_message(self.DetailsAsked())
 
 
 class FilterInput(Input):
@@ -92,12 +85,9 @@ class FilterInput(Input):
         Binding("escape", "leave", "Show all", id="models.find_close"),
     ]
 
-    class Left(Message):
-        """The filter was closed."""
-
-    def action_leave(self) -> None:
+    async def action_leave(self) -> None:
         self.value = ""
-        self.post_message(self.Left())
+        await self.action_submit()
 
 
 class ModelList(Vertical):
@@ -130,12 +120,7 @@ class ModelList(Vertical):
         self._filter.display = False
 
     def show(self, cards: Cards, residents: Collection[str], cursor: str | None = None) -> None:
-        """Show the models; the cursor stays on its model.
-
-        Args:
-            residents: Names of those in memory.
-            cursor: The model to move to; None keeps the cursor.
-        """
+        """Show the models; the cursor stays on its model."""
         self._cards, self._residents = cards, residents
         self._fill(cursor)
 
@@ -151,23 +136,16 @@ class ModelList(Vertical):
     def on_input_submitted(self, submitted: Input.Submitted) -> None:
         """Go back to the table; the filter stays while it has words."""
         submitted.stop()
-        self._leave()
-
-    def on_filter_input_left(self) -> None:
-        self._leave()
+        self._filter.display = bool(self._filter.value)
+        self._fit()
+        self._table.focus()
 
     def on_data_table_row_highlighted(self) -> None:
         self.post_message(self.Highlighted())
 
     def on_resize(self) -> None:
-        """Keep the cursor in sight."""
         self._fit()
         self._table.move_cursor(row=self._table.cursor_row, animate=False)
-
-    def _leave(self) -> None:
-        self._filter.display = bool(self._filter.value)
-        self._fit()
-        self._table.focus()
 
     def _fill(self, cursor: str | None = None) -> None:
         current = self.current

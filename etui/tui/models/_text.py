@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
+from pathlib import Path
 
 from etui import units
 from etui.curves.operating_curve import OperatingCurve
@@ -19,8 +20,9 @@ from etui.runtime.keep_warm import (
     power_text,
     unload_text,
 )
+from etui.sweep.folder import REPORT
 from etui.text import local_time, sanitize
-from etui.tui.models._cards import Cards, LastSweep, ModelCard
+from etui.tui.models._cards import Cards, ModelCard, SweepResult
 from etui.tui.widgets.tables import TableColumn
 from etui.turn.record import LoadRecord, UnloadRecord
 
@@ -86,7 +88,6 @@ def _format_cell(value: float | None, source: str) -> str:
 
 
 def state_text(card: ModelCard, *, resident: bool) -> str:
-    """Return where the model is, in words."""
     if card.spec.backend is not None:
         return f"on {card.spec.backend}"
     if card.fault:
@@ -105,16 +106,12 @@ def curve_cell(curve: OperatingCurve | None, now: datetime | None = None) -> str
 
 
 _LEAST_PLOT = 24
-_LABEL = 10
-"""Width of the labels of facts, in cells."""
-
+_LABEL = 10  # Width of the labels of facts, in cells
 _LEAST_WRAPPED = 24
-_PLOT_MARGIN = 8
-"""Width of the axis to the left of the plot, in cells."""
+_PLOT_MARGIN = 8  # Width of the axis to the left of the plot, in cells
 
 
 def forecast_lines(card: ModelCard, machine: MachineFacts) -> Iterator[str]:
-    """Yield the expected speed and joules of a model, and where each comes from."""
     if card.spec.backend is not None:
         return
     forecast = card.forecast
@@ -174,7 +171,6 @@ def fits_text(card: ModelCard, cards: Cards) -> str:
 def fact_lines(
     card: ModelCard, cards: Cards, *, resident: bool, running: Sequence[str] = ()
 ) -> Iterator[str]:
-    """Yield everything known about a model except its curve."""
     spec, gguf = card.spec, card.gguf
     yield spec.name
     yield spec.size
@@ -244,11 +240,7 @@ def choice_lines(card: ModelCard, cards: Cards) -> Iterator[str]:
 
 
 def wrap_facts(lines: Iterable[str], width: int) -> Iterator[str]:
-    """Wrap long lines so that their rest is below their text, and not below their labels.
-
-    Args:
-        width: Cells of the pane; a narrow one is left to the terminal.
-    """
+    """Wrap long lines so that their rest is below their text, and not below their labels."""
     for line in lines:
         label, text = line[:_LABEL], line[_LABEL:]
         is_fact = label.endswith(" ") and bool(text)
@@ -261,7 +253,6 @@ def wrap_facts(lines: Iterable[str], width: int) -> Iterator[str]:
 
 
 def curve_lines(card: ModelCard, width: int, height: int) -> Iterator[str]:
-    """Draw the operating curve and describe its fit."""
     curve = card.curve
     if curve is None:
         yield f"Operating curve: {UNCALIBRATED}"
@@ -293,15 +284,13 @@ def curve_lines(card: ModelCard, width: int, height: int) -> Iterator[str]:
 
 
 def _tuned_lines(use: TunedUse) -> Iterator[str]:
-    """Yield the settings that a sweep chose, what they save, and how to go back."""
     first, *others = describe_use(use)
     yield f"tuned     {first}"
     yield from (f"          {line}" for line in others)
     yield "          R goes back to models.yaml"
 
 
-def _sweep_lines(card: ModelCard, sweep: LastSweep) -> Iterator[str]:
-    """Yield the result of the newest sweep, and what can be done with it."""
+def _sweep_lines(card: ModelCard, sweep: SweepResult) -> Iterator[str]:
     is_applied = card.tuned is not None and card.tuned.settings.sweep == sweep.id
     state = ", applied" if is_applied else "" if sweep.is_complete else ", stopped: s resumes it"
     yield f"sweep     {local_time(sweep.created)[:16]}{state}"
@@ -310,7 +299,7 @@ def _sweep_lines(card: ModelCard, sweep: LastSweep) -> Iterator[str]:
     if card.can_apply:
         yield "          a applies the best setting"
     if sweep.has_report:
-        yield f"          report: {sweep.report}"
+        yield f"          report: {Path(sweep.folder, REPORT)}"
 
 
 def _idle_lines(idle: ModelIdle) -> Iterator[str]:

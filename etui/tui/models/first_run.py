@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import ClassVar
 
 from textual import work
@@ -56,7 +57,7 @@ size, where it fits with its whole context, the tokens/s and J/token to expect h
 estimate; Enter says from what) and what it is good for. ★ is the recommended one: the largest that
 fits and writes at least 10 tokens/s. `p` pulls the model under the cursor, `Esc` stops and keeps
 the part so far, `/` finds. `r` looks again after you have added a file or pulled a model in another
-terminal. The model stands in wherever a policy names one that is missing.
+terminal. The model answers wherever a policy names one that is missing.
 """
 
     def __init__(self, services: Services, config: Config) -> None:
@@ -109,13 +110,9 @@ terminal. The model stands in wherever a policy names one that is missing.
         self._problem_text = ""
         self._problem.display = False
         self.remove_class("-problem")
-        self._job.start(
-            f"pulling {name} …",
-            lambda services, stopped: jobs.pull(services.shelf, name, self._job.post, stopped),
-        )
+        self._job.start(f"pulling {name} …", partial(jobs.pull, name))
 
     def action_stop(self) -> None:
-        """Stop the download; the part so far is kept for the next try."""
         self._job.stop()
 
     def action_look_again(self) -> None:
@@ -152,7 +149,7 @@ terminal. The model stands in wherever a policy names one that is missing.
     def on_model_list_highlighted(self) -> None:
         self._show_current()
 
-    def on_model_table_details_asked(self) -> None:
+    def on_data_table_row_selected(self) -> None:
         if card := self._list.current:
             problem = self._problem_text
             modal = ModelDetailsModal(card, self._cards, resident=False, problem=problem)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import ClassVar, TypeAlias
+from typing import ClassVar
 
 from textual import work
 from textual.app import ComposeResult
@@ -18,30 +18,24 @@ from etui.config.config import Config
 from etui.text import sanitize
 from etui.tui import jobs
 from etui.tui._work import faults_shown, notify_error, warn
-from etui.tui.commands import Command
-from etui.tui.jobs import JobEnded, Post, Stopped
+from etui.tui.commands import Command, build_commands
+from etui.tui.jobs import JobEnded, Running
 from etui.tui.models._cards import CardReader, Cards, ModelCard
 from etui.tui.models._job_bar import JobBar
 from etui.tui.models._jobs import (
     QUICK_OPTION,
+    Measurement,
     apply_sweep,
-    calibrate,
     plan_calibration,
     plan_sweep,
     revert_tuned,
-    run_sweep,
 )
 from etui.tui.models._model_list import ModelDetailsModal, ModelList
 from etui.tui.models._text import COLUMNS, curve_lines, fact_lines, wrap_facts
-from etui.tui.services import Services, TurnRunner
+from etui.tui.services import Services
 from etui.tui.widgets.key_footer import KeyFooter
 
 _PLOT_HEIGHT = 10
-
-RunMeasurement: TypeAlias = Callable[
-    [TurnRunner, Config, str, Post, Stopped, Sequence[str]], JobEnded
-]
-"""``run_sweep`` or ``calibrate``."""
 
 
 class ModelDetail(Horizontal):
@@ -59,7 +53,6 @@ class ModelDetail(Horizontal):
             yield self._curve
 
     def show(self, card: ModelCard, cards: Cards, *, resident: bool, job: Sequence[str]) -> None:
-        """Show a model."""
         facts = list(fact_lines(card, cards, resident=resident, running=job))
         has_curve_pane = self.query_one("#model-curve").display
         pane = self._curve if has_curve_pane else self._facts
@@ -76,8 +69,7 @@ class ModelDetail(Horizontal):
         self._curve.update("")
 
 
-_POLL_SECONDS = 1.0
-"""Interval between checks of which models are in memory, in seconds."""
+_POLL_SECONDS = 1.0  # Interval between checks of which models are in memory, in seconds
 
 
 class ModelsScreen(Screen[None]):
@@ -135,7 +127,6 @@ job: what was downloaded or measured is kept, and the same key resumes it.
         self.set_interval(_POLL_SECONDS, self._poll_residents)
 
     def on_screen_resume(self) -> None:
-        """Read the models again: files may have changed since the last visit."""
         self.action_read()
 
     def on_resize(self) -> None:
@@ -145,129 +136,90 @@ job: what was downloaded or measured is kept, and the same key resumes it.
         self._reader.close()
 
     def commands(self) -> list[Command]:
-        """Return the commands of this screen for the command palette."""
-        return [
-            Command("models: pull", "Download the model under the cursor", self.action_pull),
-            Command("models: load", "Load it into memory", self.action_load),
-            Command("models: unload", "Unload it from memory", self.action_unload),
-            Command("models: calibrate", "Measure what its tokens cost here",
-                    self.action_calibrate),
-            Command("models: calibrate quickly", "Measure in less time, less precisely",
-                    partial(self.action_calibrate, True)),
-            Command("models: sweep", "Find the settings that cost the fewest joules here",
-                    self.action_sweep),
-            Command("models: apply sweep", "Use the best setting of its newest sweep",
-                    self.action_apply_sweep),
-            Command("models: revert", "Use the settings of models.yaml again", self.action_revert),
-            Command("models: verify", "Check the sha256 of the whole file", self.action_verify),
-            Command("models: stop", "Stop the running job; its progress is kept", self.action_stop),
-            Command("models: read again", "Read the folder again", self.action_read),
-        ]  # fmt: skip
-
-    def action_read(self) -> None:
-        self._read_cards()
+        return build_commands(
+            ("models: pull", "Download the model under the cursor", self.action_pull),
+            ("models: load", "Load it into memory", self.action_load),
+            ("models: unload", "Unload it from memory", self.action_unload),
+            ("models: calibrate", "Measure what its tokens cost here", self.action_calibrate),
+            ("models: calibrate quickly", "Measure in less time, less precisely",
+             partial(self.action_calibrate, True)),
+            ("models: sweep", "Find the settings that cost the fewest joules here",
+             self.action_sweep),
+            ("models: apply sweep", "Use the best setting of its newest sweep",
+             self.action_apply_sweep),
+            ("models: revert", "Use the settings of models.yaml again", self.action_revert),
+            ("models: verify", "Check the sha256 of the whole file", self.action_verify),
+            ("models: stop", "Stop the running job; its progress is kept", self.action_stop),
+            ("models: read again", "Read the folder again", self.action_read),
+        )  # fmt: skip
 
     def action_pull(self) -> None:
-        """Download the model under the cursor."""
-        if card := self._current_card():
-            name, post = card.spec.name, self._job.post
-            self._job.start(
-                f"pulling {name} …",
-                lambda services, stopped: jobs.pull(services.shelf, name, post, stopped),
-            )
+        if card := self._list.current:
+            self._job.start(f"pulling {card.spec.name} …", partial(jobs.pull, card.spec.name))
 
     def action_verify(self) -> None:
-        """Check the sha256 of the whole file of the model under the cursor."""
         if card := self._require_file():
-            name, post = card.spec.name, self._job.post
-            self._job.start(
-                f"checking {name} …",
-                lambda services, stopped: jobs.verify(services.shelf, name, post, stopped),
-            )
+            self._job.start(f"checking {card.spec.name} …", partial(jobs.verify, card.spec.name))
 
     def action_load(self) -> None:
-        """Load the model under the cursor into memory."""
         if card := self._require_file():
-            name = card.spec.name
-            self._job.start(
-                f"loading {name} …", lambda services, _stopped: jobs.load(services.runner, name)
-            )
+            self._job.start(f"loading {card.spec.name} …", partial(jobs.load, card.spec.name))
 
     def action_unload(self) -> None:
-        """Unload the model under the cursor from memory."""
-        if card := self._current_card():
-            name = card.spec.name
-            self._job.start(
-                f"unloading {name} …", lambda services, _stopped: jobs.unload(services.runner, name)
-            )
+        if card := self._list.current:
+            self._job.start(f"unloading {card.spec.name} …", partial(jobs.unload, card.spec.name))
 
     def action_calibrate(self, quick: bool = False) -> None:
-        """Ask whether to measure what the tokens of the model under the cursor cost."""
         if card := self._require_file():
-            name, curve = card.spec.name, card.curve
+            name = card.spec.name
             self._job.start(
                 f"checking that the machine is idle, to calibrate {name} …",
-                lambda services, stopped: plan_calibration(
-                    services.runner, name, curve, stopped, quick=quick
-                ),
-                partial(self._measure, calibrate, name, (QUICK_OPTION,) if quick else ()),
+                partial(plan_calibration, name, card.curve, quick=quick),
+                partial(self._measure, "calibrating", name, (QUICK_OPTION,) if quick else ()),
             )
 
     def action_sweep(self) -> None:
-        """Plan a sweep of the model under the cursor, and measure it once it is confirmed."""
         if card := self._require_file():
             name = card.spec.name
             self._job.start(
                 f"planning a sweep of {name} …",
-                lambda _services, stopped: plan_sweep(self._config, name, stopped),
-                partial(self._measure, run_sweep, name, ()),
+                partial(plan_sweep, self._config, name),
+                partial(self._measure, "sweeping", name, ()),
             )
 
-    def _measure(
-        self, run: RunMeasurement, name: str, options: tuple[str, ...], ended: JobEnded
-    ) -> None:
+    def _measure(self, what: str, name: str, options: tuple[str, ...], ended: JobEnded) -> None:
         """Measure what was confirmed; a refusal is asked about, and then forced."""
         chosen = (*options, *ended.options)
-        what = "sweeping" if run is run_sweep else "calibrating"
-        self._job.start(
-            f"{what} {name} …",
-            lambda services, stopped: run(
-                services.runner, self._config, name, self._job.post, stopped, chosen
-            ),
-            partial(self._measure, run, name, chosen),
-            metered=True,
-        )
+
+        def measure(job: Running) -> JobEnded:
+            measurement = Measurement(self._config, name, chosen, job)
+            return measurement.sweep() if what == "sweeping" else measurement.calibrate()
+
+        next_step = partial(self._measure, what, name, chosen)
+        self._job.start(f"{what} {name} …", measure, next_step, metered=True)
 
     def action_apply_sweep(self) -> None:
-        """Apply the best setting of the newest sweep of the model under the cursor."""
-        card = self._current_card()
-        if card is None:
-            return
-        name, sweep = card.spec.name, card.sweep
-        if sweep is None or not card.can_apply:
-            warn(self, f"no sweep of {name} has a better setting", "s starts a sweep")
-            return
-        self._job.start(
-            f"applying the sweep of {name} …",
-            lambda _services, stopped: apply_sweep(self._config, name, sweep.folder, stopped),
-        )
+        if card := self._list.current:
+            name, sweep = card.spec.name, card.sweep
+            if sweep is None or not card.can_apply:
+                warn(self, f"no sweep of {name} has a better setting", "s starts a sweep")
+                return
+            self._job.start(
+                f"applying the sweep of {name} …",
+                partial(apply_sweep, self._config, name, sweep.folder),
+            )
 
     def action_revert(self) -> None:
-        """Use the settings of models.yaml again for the model under the cursor."""
-        card = self._current_card()
-        if card is None:
-            return
-        name = card.spec.name
-        if card.tuned is None:
-            warn(self, f"{name} has the settings of models.yaml")
-            return
-        self._job.start(
-            f"reverting {name} …", lambda _services, _stopped: revert_tuned(self._config, name)
-        )
+        if card := self._list.current:
+            name = card.spec.name
+            if card.tuned is None:
+                warn(self, f"{name} has the settings of models.yaml")
+                return
+            self._job.start(f"reverting {name} …", partial(revert_tuned, self._config, name))
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Leave out of the footer what cannot be done now, so that a narrow one has room."""
-        card = self._current_card()
+        card = self._list.current
         if action == "apply_sweep":
             return card is not None and card.can_apply
         if action == "revert":
@@ -282,8 +234,8 @@ job: what was downloaded or measured is kept, and the same key resumes it.
     def on_model_list_highlighted(self) -> None:
         self._show_current()
 
-    def on_model_table_details_asked(self) -> None:
-        if card := self._current_card():
+    def on_data_table_row_selected(self) -> None:
+        if card := self._list.current:
             resident = card.spec.name in self._residents
             self.app.push_screen(ModelDetailsModal(card, self._cards, resident=resident))
 
@@ -292,21 +244,19 @@ job: what was downloaded or measured is kept, and the same key resumes it.
         self.refresh_bindings()
 
     def on_job_bar_ended(self) -> None:
-        """Read the models again: the job may have changed them."""
         self._show_current()
         self.refresh_bindings()
         self.action_read()
 
     @work(exclusive=True, group="models-read", exit_on_error=False)
-    async def _read_cards(self) -> None:
+    async def action_read(self) -> None:
         with faults_shown(self):
             async for cards in self._reader.read_all("press r to read again"):
                 self._show_cards(cards)
 
     def _show_cards(self, cards: Cards) -> None:
         self._cards = cards
-        self._residents = self._resident_names()
-        self._cool_downs = self._count_cool_downs()
+        self._residents, self._cool_downs = self._read_memory()
         self._list.show(cards, self._residents)
         if cards.problem and cards.problem != self._problem:
             notify_error(self, cards.problem)
@@ -321,24 +271,18 @@ job: what was downloaded or measured is kept, and the same key resumes it.
         self._show_current()
 
     def _poll_residents(self) -> None:
-        seen = (self._residents, self._cool_downs)
-        if self.is_current and (self._resident_names(), self._count_cool_downs()) != seen:
-            self._read_cards()
+        if self.is_current and self._read_memory() != (self._residents, self._cool_downs):
+            self.action_read()
 
-    def _resident_names(self) -> tuple[str, ...]:
-        backend = self._backend()
-        return () if backend is None else tuple(backend.runner.residents())
-
-    def _count_cool_downs(self) -> int:
-        backend = self._backend()
-        return 0 if backend is None else backend.runner.cool_downs()
-
-    def _current_card(self) -> ModelCard | None:
-        return self._list.current
+    def _read_memory(self) -> tuple[tuple[str, ...], int]:
+        """Return the models in memory, and how often it cooled down after an unload."""
+        if (backend := self._backend()) is None:
+            return (), 0
+        return tuple(backend.runner.residents()), backend.runner.cool_downs()
 
     def _require_file(self) -> ModelCard | None:
         """Return the model under the cursor if its file exists, or else show how to get it."""
-        card = self._current_card()
+        card = self._list.current
         if card is None or card.has_file:
             return card
         if card.spec.backend is not None:
@@ -349,7 +293,7 @@ job: what was downloaded or measured is kept, and the same key resumes it.
 
     def _show_current(self) -> None:
         detail = self.query_one(ModelDetail)
-        card = self._current_card()
+        card = self._list.current
         if card is None:
             detail.clear()
             return

@@ -21,12 +21,8 @@ from etui.tui.policies._tasks import Subject
 from etui.tui.policies._text import compared_lines, explained_lines, failed_lines, replay_lines
 
 About: TypeAlias = Literal["", "explain", "replay", "compare"]
-Lines: TypeAlias = Callable[[int], Sequence[str]]
-"""Formats a result for a width in cells."""
-
-_EXPLAIN_AFTER_SECONDS = 0.2
-"""Delay from the last key to the decision about the typed question."""
-
+Lines: TypeAlias = Callable[[int], Sequence[str]]  # Formats a result for a width in cells
+_EXPLAIN_AFTER_SECONDS = 0.2  # Delay from the last key to the decision about the typed question
 _NARROWEST = 20
 _GROUP = "policy-analysis"
 _INTRODUCTION = """\
@@ -41,11 +37,7 @@ _TITLES: dict[About, str] = {
 
 
 class AnalysisPane(Vertical):
-    """A field for a question, and below it the result of the last analysis.
-
-    Args:
-        subject: Returns the text as it is now; None while no policy is open.
-    """
+    """A field for a question, and below it the result of the last analysis."""
 
     def __init__(self, subject: Callable[[], Subject | None]) -> None:
         super().__init__(id="inquiries")
@@ -66,11 +58,9 @@ class AnalysisPane(Vertical):
 
     @property
     def text(self) -> str:
-        """The result of the last analysis."""
         return f"{self._title.content}\n{self._body.content}"
 
     def explain(self) -> None:
-        """Show which arm would answer the typed question."""
         if question := self.question.value.strip():
             self._start(
                 "explain",
@@ -78,7 +68,6 @@ class AnalysisPane(Vertical):
             )
 
     def replay(self) -> None:
-        """Replay the questions of the log."""
 
         def task(subject: Subject) -> Lines:
             document, newest_only = tasks.replay(subject)
@@ -88,7 +77,6 @@ class AnalysisPane(Vertical):
         self._start("replay", task)
 
     def compare(self, other: Path) -> None:
-        """Show the differences from a file."""
         self._start(
             "compare", lambda subject: partial(compared_lines, tasks.compare(subject, other))
         )

@@ -15,22 +15,12 @@ from etui.routing.decision import EFFORTS
 from etui.routing.text_measures import LANGUAGES
 from etui.yaml.tree import Node, YamlError, parse_tree
 
-Schema: TypeAlias = Mapping[str, Any]
-"""A JSON Schema, or a part of one."""
-
-Path: TypeAlias = tuple[str | int, ...]
-"""Keys and indexes from the root of the file."""
-
+Schema: TypeAlias = Mapping[str, Any]  # A JSON Schema, or a part of one
+Path: TypeAlias = tuple[str | int, ...]  # Keys and indexes from the root of the file
 _MARK = "etui-cursor"
-_MOST_CHARACTERS = 30_000
-"""A longer text is not completed: it is parsed again after every key."""
-
-_MOST_NAMED = 6
-"""Names that the help lists."""
-
-_DEEPEST = 8
-"""Longest chain of references and alternatives in the schema that is followed."""
-
+_MOST_CHARACTERS = 30_000  # A longer text is not completed: it is parsed again after every key
+_MOST_NAMED = 6  # Names that the help lists
+_DEEPEST = 8  # Longest chain of references and alternatives in the schema that is followed
 _WORD = re.compile(r"[\w.@-]*")
 _TYPES = {
     "string": "text",
@@ -260,7 +250,6 @@ def _kinds(path: Path, table: Sequence[tuple[str, tuple[str, ...]]]) -> Iterator
 
 
 def _find_nodes(schema: Schema, path: Path) -> list[Schema]:
-    """Find what the schema says of the value at a path; several parts if it allows several."""
     nodes: list[Schema] = [schema]
     for part in path:
         nodes = [below for node in _expand(schema, nodes) for below in _below(node, part)]

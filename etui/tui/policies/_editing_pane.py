@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import ClassVar
@@ -11,20 +11,17 @@ from textual import work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
-from textual.message import Message
 from textual.timer import Timer
 from textual.widgets import Input, OptionList, Static, TextArea
 
 from etui.errors import Problem
 from etui.tui._work import faults_shown, in_thread
-from etui.tui.commands import AppRequest, Unsaved
+from etui.tui.commands import Unsaved
 from etui.tui.policies._completion import Known, complete, help_line
 from etui.tui.policies._editor import PolicyEditor, find_fix, find_matches, next_fault
 from etui.tui.policies._tasks import (
-    CheckVerdict,
-    Draft,
     FitRead,
-    PolicyContext,
+    PolicyCatalogue,
     PolicyOpened,
     Subject,
     check,
@@ -34,12 +31,8 @@ from etui.tui.policies._text import hint_line, problem_line, title_line, verdict
 from etui.tui.widgets.tables import RowList
 from etui.yaml.named_files import NamedFile
 
-CHECK_AFTER_SECONDS = 0.2
-"""Delay from the last key to the check of the text."""
-
-_HINT_AFTER_SECONDS = 0.05
-"""Delay from the last key to the help on the key under the cursor."""
-
+CHECK_AFTER_SECONDS = 0.2  # Delay from the last key to the check of the text
+_HINT_AFTER_SECONDS = 0.05  # Delay from the last key to the help on the key under the cursor
 _CHECKS = "policy-check"
 
 
@@ -53,22 +46,11 @@ class FindBar(Horizontal, can_focus=True):
         Binding("enter", "edit", "Edit there", id="find.edit"),
     ]
 
-    class Moved(Message):
-        """A place was chosen; ``place`` is (line, column) from 0, None without any."""
-
-        def __init__(self, place: tuple[int, int] | None, words: str) -> None:
-            super().__init__()
-            self.place = place
-            self.words = words
-
-    class Closed(Message):
-        """The editor is to have the keys again."""
-
-    def __init__(self) -> None:
+    def __init__(self, editor: PolicyEditor) -> None:
         super().__init__(id="find")
+        self._editor = editor
         self._input = Input(placeholder="find", compact=True)
         self._count = Static("", markup=False)
-        self._text = ""
         self._places: list[tuple[int, int]] = []
         self._index = 0
         self.display = False
@@ -77,26 +59,16 @@ class FindBar(Horizontal, can_focus=True):
         yield self._input
         yield self._count
 
-    def open(self, text: str, words: str, at: tuple[int, int]) -> None:
-        """Find in a text, from a place on.
-
-        Args:
-            words: What to find first; empty keeps what was found last.
-            at: (line, column) from which places are visited.
-        """
-        self._text = text
+    def open(self) -> None:
+        """Find the selected text, or else what was found last, from the selection on."""
         self.display = True
-        if words:
-            self._input.value = words
-        self._find(at)
-        self._input.focus()
-        self._input.action_select_all()
-
-    def close(self) -> None:
-        self.display = False
+        selected = self._editor.selected_text
+        if selected and "\n" not in selected:
+            self._input.value = selected
+        self._find(self._editor.selection.start)
+        self.action_type()
 
     def action_move(self, steps: int) -> None:
-        """Go to the next or the previous place; after the last comes the first."""
         if self._places:
             self._index = (self._index + steps) % len(self._places)
         self._show()
@@ -106,8 +78,10 @@ class FindBar(Horizontal, can_focus=True):
         self._input.action_select_all()
 
     def action_edit(self) -> None:
-        """Give the keys to the editor, at the place."""
-        self.post_message(self.Closed())
+        """Close; the cursor stays at the place."""
+        self.display = False
+        self._editor.highlight("")
+        self._editor.focus()
 
     def on_input_changed(self, changed: Input.Changed) -> None:
         changed.stop()
@@ -120,7 +94,7 @@ class FindBar(Horizontal, can_focus=True):
             self.focus()
 
     def _find(self, at: tuple[int, int]) -> None:
-        self._places = find_matches(self._text, self._input.value)
+        self._places = find_matches(self._editor.text, self._input.value)
         later = (index for index, place in enumerate(self._places) if place >= at)
         self._index = next(later, 0)
         self._show()
@@ -129,8 +103,10 @@ class FindBar(Horizontal, can_focus=True):
         words = self._input.value
         count = f"{self._index + 1} of {len(self._places)}" if self._places else "not found"
         self._count.update(count if words else "")
-        place = self._places[self._index] if self._places else None
-        self.post_message(self.Moved(place, words))
+        self._editor.highlight(words if self._places else "")
+        if self._places:
+            row, column = self._places[self._index]
+            self._editor.show_place(row + 1, column + 1)
 
 
 class Problems(RowList):
@@ -144,48 +120,53 @@ class Problems(RowList):
         Binding("space", "show_line", "Go to the line", id="policies.go_only", show=False),
     ]
 
-    class LineRequested(Message):
-        """The line of a problem is to be shown."""
-
-        def __init__(self, problem: Problem) -> None:
-            super().__init__()
-            self.problem = problem
-
-    def __init__(self) -> None:
+    def __init__(self, editor: PolicyEditor) -> None:
         super().__init__(id="problems", compact=True)
+        self._editor = editor
         self.problems: tuple[Problem, ...] = ()
         self._error_count = 0
+        self.display = False
 
-    @property
-    def most_severe(self) -> tuple[Problem, ...]:
-        """The errors, or the warnings if there are no errors."""
-        return self.problems[: self._error_count] or self.problems
-
-    def show(self, verdict: CheckVerdict) -> None:
-        """Show the problems of a verdict; the list is hidden if there are none."""
-        errors = verdict.checked.errors
+    def show(self, errors: Sequence[Problem], warnings: Sequence[Problem]) -> None:
+        """Show problems, and mark their lines; the list is hidden if there are none."""
+        self._editor.mark(errors, warnings)
         index = self.highlighted or 0
-        self.problems = (*errors, *verdict.warnings)
-        self._error_count = len(errors)
+        self.problems, self._error_count = (*errors, *warnings), len(errors)
         self.set_options(
-            [
-                problem_line(problem, index < len(errors))
-                for index, problem in enumerate(self.problems)
-            ]
+            [problem_line(problem, at < len(errors)) for at, problem in enumerate(self.problems)]
         )
         if self.problems:
             self.highlighted = min(index, len(self.problems) - 1)
         self.display = bool(self.problems)
 
-    def clear(self) -> None:
-        """Forget the problems and hide the list."""
-        self.problems = ()
-        self.clear_options()
-        self.display = False
+    def go_to_next(self) -> bool:
+        """Go to the next error, or else warning, after the cursor; returns whether there is one."""
+        row, column = self._editor.cursor_location
+        severe = self.problems[: self._error_count] or self.problems
+        problem = next_fault(severe, row + 1, column + 1)
+        if problem is not None:
+            self._editor.go_to(problem.line, problem.column)
+        return problem is not None
 
     def action_show_line(self) -> None:
         if self.highlighted is not None:
-            self.post_message(self.LineRequested(self.problems[self.highlighted]))
+            problem = self.problems[self.highlighted]
+            self._editor.go_to(problem.line, problem.column)
+
+    def on_option_list_option_selected(self, selected: OptionList.OptionSelected) -> None:
+        selected.stop()
+        problem = self.problems[selected.option_index]
+        fix = find_fix(self._editor.text, problem)
+        if fix is not None and not self._editor.read_only:
+            self._editor.apply_fix(fix)
+        else:
+            self._editor.go_to(problem.line, problem.column)
+
+    def on_option_list_option_highlighted(self, moved: OptionList.OptionHighlighted) -> None:
+        moved.stop()
+        if self.has_focus:
+            problem = self.problems[moved.option_index]
+            self._editor.show_place(problem.line, problem.column)
 
 
 class EditingPane(Vertical):
@@ -195,14 +176,14 @@ class EditingPane(Vertical):
         on_checked: Called after each check of the text.
 
     Attributes:
-        context: What the text is checked against; None until the policies are read.
+        catalogue: All policies, and what texts are checked against; None until they are read.
         opened: The edited policy as it was read; None if no policy is open.
         changed: Whether the text has unsaved edits.
     """
 
     def __init__(self, on_checked: Callable[[], object]) -> None:
         super().__init__(id="desk")
-        self.context: PolicyContext | None = None
+        self.catalogue: PolicyCatalogue | None = None
         self.opened: PolicyOpened | None = None
         self.changed = False
         self._on_checked = on_checked
@@ -214,39 +195,37 @@ class EditingPane(Vertical):
         self._known: Known | None = None
         self._title = Static("", classes="title")
         self.editor = PolicyEditor(self._complete)
-        self._find = FindBar()
+        self.find = FindBar(self.editor)
         self._hint = Static("", classes="hint")
         self._verdict = Static("", classes="verdict")
-        self._problems = Problems()
+        self._problems = Problems(self.editor)
 
     def compose(self) -> ComposeResult:
         yield self._title
-        yield self._find
+        yield self.find
         yield self.editor
         yield self._hint
         yield self._verdict
         yield self._problems
 
     def on_mount(self) -> None:
-        self._problems.display = False
         self.editor.read_only = True
 
     @property
     def text(self) -> str:
-        """The current text."""
         return self.editor.text
 
     @property
     def subject(self) -> Subject | None:
         """The text and what it is checked against; None while no policy is open."""
-        if self.opened is None or self.context is None:
+        if self.opened is None or self.catalogue is None:
             return None
         place = replace(self.opened.place, path=self.opened.target)
-        return Subject(self.text, place, self.context, self._fit.facts)
+        return Subject(self.text, place, self.catalogue, self._fit.facts)
 
-    def use_context(self, context: PolicyContext) -> None:
+    def take_catalogue(self, catalogue: PolicyCatalogue) -> None:
         """Check against these models and policies from now on."""
-        self.context, self._known = context, None
+        self.catalogue, self._known = catalogue, None
 
     def show(self, opened: PolicyOpened | None) -> bool:
         """Show a policy for editing; None clears the editor.
@@ -260,8 +239,8 @@ class EditingPane(Vertical):
         self.editor.show("" if opened is None else opened.text)
         self._saved_text = self.editor.text
         self._verdict.update("" if opened is None else verdict_line(None))
-        self._problems.clear()
-        self._find.close()
+        self._problems.show((), ())
+        self.find.display = False
         self._handle_edit()
         self._read_fit_now()
         return opened is None or self._saved_text == opened.text
@@ -272,20 +251,14 @@ class EditingPane(Vertical):
         self._show_title()
         self._read_fit_now()
 
-    def build_draft(self, name: str, opened: PolicyOpened) -> Draft:
-        """Return the text as it is now as a draft that replaces the opened policy."""
-        return Draft(name, self.text, opened.target, opened.before, opened.place.path)
-
-    def mark_saved(self, draft: Draft, now: bytes) -> None:
-        """Take the text of a draft as saved; edits made since then stay unsaved."""
-        if self.opened is None:
-            return
-        place = self.opened.place
-        if draft.target != place.path:
-            place = NamedFile(draft.name, draft.target, "user")
-        named = self.opened.named if place.origin == "file" else draft.name
-        self.opened = PolicyOpened(named, place, draft.text, draft.target, now)
-        self._saved_text = draft.text
+    def mark_saved(self, name: str, saved: PolicyOpened, now: bytes) -> None:
+        """Take a text as saved under a name; edits made since then stay unsaved."""
+        place = saved.place
+        if saved.target != place.path:
+            place = NamedFile(name, saved.target, "user")
+        named = saved.named if place.origin == "file" else name
+        self.opened = replace(saved, named=named, place=place, before=now)
+        self._saved_text = saved.text
         self._handle_edit()
         self._read_fit_now()
 
@@ -298,7 +271,6 @@ class EditingPane(Vertical):
                 target.with_name(f"{target.name}.unsaved").write_text(self.text, encoding="utf-8")
 
     def show_use(self, in_use: bool) -> None:
-        """Show whether this policy decides the next questions."""
         self._in_use = in_use
         self._show_title()
 
@@ -312,59 +284,21 @@ class EditingPane(Vertical):
             self._hint_timer.stop()
         self._hint_timer = self.set_timer(_HINT_AFTER_SECONDS, self._show_hint)
 
-    def on_option_list_option_selected(self, selected: OptionList.OptionSelected) -> None:
-        """Take the suggestion of a problem; without one, go to its line."""
-        selected.stop()
-        problem = self._problems.problems[selected.option_index]
-        if (fix := find_fix(self.text, problem)) is not None and not self.editor.read_only:
-            self.editor.apply_fix(fix)
-        else:
-            self.editor.go_to(problem.line, problem.column)
-
-    def on_option_list_option_highlighted(self, moved: OptionList.OptionHighlighted) -> None:
-        moved.stop()
-        if self._problems.has_focus:
-            problem = self._problems.problems[moved.option_index]
-            self.editor.show_place(problem.line, problem.column)
-
-    def on_problems_line_requested(self, requested: Problems.LineRequested) -> None:
-        self.editor.go_to(requested.problem.line, requested.problem.column)
-
     def next_fault(self) -> bool:
-        """Go to the next error, or else warning, after the cursor; returns whether there is one."""
-        row, column = self.editor.cursor_location
-        problem = next_fault(self._problems.most_severe, row + 1, column + 1)
-        if problem is not None:
-            self.editor.go_to(problem.line, problem.column)
-            self._show_hint()
-        return problem is not None
-
-    def open_find(self) -> None:
-        """Find a text, at first the selected one."""
-        selected = self.editor.selected_text
-        words = selected if "\n" not in selected else ""
-        self._find.open(self.text, words, self.editor.selection.start)
+        """Go to the next fault after the cursor; returns whether there is one."""
+        is_there = self._problems.go_to_next()
+        self._show_hint()
+        return is_there
 
     def close_overlay(self) -> bool:
         """Drop the suggestion, or else close the find bar; returns whether one was open."""
         if self.editor.suggestion:
             self.editor.suggestion = ""
             return True
-        if self._find.display:
-            self.on_find_bar_closed()
+        if self.find.display:
+            self.find.action_edit()
             return True
         return False
-
-    def on_find_bar_moved(self, moved: FindBar.Moved) -> None:
-        self.editor.highlight(moved.words if moved.place is not None else "")
-        if moved.place is not None:
-            self.editor.show_place(moved.place[0] + 1, moved.place[1] + 1)
-
-    def on_find_bar_closed(self) -> None:
-        """Close the find bar; the cursor stays at the place."""
-        self._find.close()
-        self.editor.highlight("")
-        self.editor.focus()
 
     def _handle_edit(self) -> None:
         """Report whether the text is saved, and schedule a check after the last key."""
@@ -374,8 +308,7 @@ class EditingPane(Vertical):
             name = self.opened.place.name if self.opened is not None else ""
             # Posted to the app itself: a message created while the screen handles one (as it does
             # after a save) bubbles no further than the screen.
-            unsaved = Unsaved(f"policy {name}", self.save_aside) if changed else Unsaved("")
-            self.app.post_message(AppRequest(unsaved))
+            self.app.post_message(Unsaved(f"policy {name}" if changed else "", self.save_aside))
         self._show_title()
         self.workers.cancel_group(self, _CHECKS)  # its verdict would be on another text
         if self._check_timer is not None:
@@ -391,7 +324,7 @@ class EditingPane(Vertical):
             )
 
     def _complete(self, row: int, column: int) -> list[str]:
-        if self.context is None or self.editor.read_only:
+        if self.catalogue is None or self.editor.read_only:
             return []
         return complete(self.text, row, column, self._get_known())
 
@@ -408,9 +341,9 @@ class EditingPane(Vertical):
         if self._known is None:
             from etui.routing.schema.policy_file import json_schema  # imports pydantic
 
-            context = self.context
-            models = () if context is None else tuple(context.catalogue.models)
-            self._known = Known(json_schema(), models, () if context is None else context.names)
+            known = self.catalogue
+            models = () if known is None else tuple(known.catalogue.models)
+            self._known = Known(json_schema(), models, () if known is None else known.names)
         return self._known
 
     def _check_now(self) -> None:
@@ -438,7 +371,6 @@ class EditingPane(Vertical):
         with faults_shown(self):
             verdict = await in_thread(lambda: check(subject))
             self._verdict.update(verdict_line(verdict))
-            self.editor.mark(verdict.checked.errors, verdict.warnings)
-            self._problems.show(verdict)
+            self._problems.show(verdict.checked.errors, verdict.warnings)
             self._show_hint()
             self._on_checked()

@@ -37,10 +37,7 @@ _PARTS = {
 """Kind of token in the YAML highlighter -> component class that styles it."""
 
 _WORD = re.compile(r"[^\s,{}\[\]]+")
-
-_INDENT = 2
-"""Spaces of one level."""
-
+_INDENT = 2  # Spaces of one level
 _OPENS = re.compile(r":\s*(?:[|>][-+]?)?$")
 _DASHES = re.compile(r" *((?:- +)*)")
 _QUOTED = re.compile(r"""'[^']*'|"(?:\\.|[^"\\])*\"""")
@@ -103,12 +100,7 @@ def find_fix(text: str, problem: Problem) -> Fix | None:
 
 
 def next_fault(problems: tuple[Problem, ...], line: int, column: int) -> Problem | None:
-    """Return the first problem after a cursor, or the first one of all; None without problems.
-
-    Args:
-        line: Line of the cursor, from 1.
-        column: Column of the cursor, from 1.
-    """
+    """Return the first problem after a cursor, or the first one of all; None without problems."""
     placed = sorted((p for p in problems if p.line), key=lambda p: (p.line, p.column))
     later = (p for p in placed if (p.line, p.column) > (line, column))
     return next(later, placed[0] if placed else None)
@@ -158,14 +150,12 @@ class PolicyEditor(TextBox):
         self.theme = "policy"
 
     def notify_style_update(self) -> None:
-        """Take the colours of the current theme."""
         super().notify_style_update()
         with suppress(KeyError):  # no styles exist before the stylesheet is read
             for part, name in _PARTS.items():
                 self._syntax[part] = self.get_component_rich_style(name, partial=True)
 
     def show(self, text: str) -> None:
-        """Load another text and clear the undo history."""
         self._marks = {}
         self.language = None
         self.load_text(text)
@@ -210,7 +200,6 @@ class PolicyEditor(TextBox):
         self.focus()
 
     def highlight(self, words: str) -> None:
-        """Mark every place of a text; an empty one marks none."""
         if words != self._found:
             self._found = words
             self.notify_style_update()  # drops the cached lines

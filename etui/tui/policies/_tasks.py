@@ -41,17 +41,7 @@ if TYPE_CHECKING:
 MOST_CASES = 1000
 """Cases that are run after an edit: half a second on a laptop. `etui policy test` runs all."""
 
-REPLAYED_TURNS = 5000
-"""Number of newest turns of the log to replay: a few seconds on a laptop."""
-
-
-@dataclass(frozen=True, slots=True)
-class PolicyContext:
-    """What policies are checked against, read from disk once and used for many checks."""
-
-    config: Config
-    catalogue: Catalogue
-    names: tuple[str, ...]
+REPLAYED_TURNS = 5000  # Number of newest turns of the log to replay: a few seconds on a laptop
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +55,12 @@ class PolicyEntry:
 
 @dataclass(frozen=True, slots=True)
 class PolicyCatalogue:
-    """All policies of this machine."""
+    """All policies of this machine, and what a text is checked against; for many checks."""
 
-    context: PolicyContext
-    policies: tuple[PolicyEntry, ...]
+    config: Config
+    catalogue: Catalogue
+    names: tuple[str, ...]
+    policies: tuple[PolicyEntry, ...] = ()
 
     def find(self, named: str) -> PolicyEntry | None:
         """Return the policy that a route refers to as ``named``, if it is listed."""
@@ -77,11 +69,11 @@ class PolicyCatalogue:
 
 @dataclass(frozen=True, slots=True)
 class PolicyOpened:
-    """A policy as it was read."""
+    """A policy as it was read, or as it is edited."""
 
     named: str  # How a route refers to it
     place: NamedFile
-    text: str  # Content of that file
+    text: str  # Content of that file, or what is edited
     target: Path  # File that edits are saved to
     before: bytes | None  # Content of `target`; None if it does not exist
 
@@ -95,7 +87,7 @@ class Subject:
 
     text: str
     place: NamedFile
-    context: PolicyContext
+    context: PolicyCatalogue
     fit: FitFacts | None = None
 
 
@@ -129,27 +121,11 @@ class CheckVerdict:
 
     @property
     def warnings(self) -> tuple[Problem, ...]:
-        """The warnings, and the probes that fail."""
         return (*self.checked.warnings, *self.failing)
 
 
-@dataclass(frozen=True, slots=True)
-class Draft:
-    """A text to save; ``target`` and ``before`` as in :class:`PolicyOpened`."""
-
-    name: str  # Name of the saved policy
-    text: str
-    target: Path
-    before: bytes | None
-    like: Path  # File whose permissions a new file takes
-
-
 def read_policies(config: Config, active: str) -> PolicyCatalogue:
-    """Read every policy with its description.
-
-    Args:
-        active: Policy of the current route; if it is a path, it is added to the list.
-    """
+    """Read every policy with its description."""
     from etui.models.catalogue import load_catalogue
     from etui.routing.library import check_place
 
@@ -159,13 +135,11 @@ def read_policies(config: Config, active: str) -> PolicyCatalogue:
     if active not in places:
         with suppress(UsageError):  # it was deleted meanwhile: the next question reports that
             places[active] = find_policy(active, config)
-    entries = (
-        PolicyEntry(
-            named, place, _description(check_place(place, catalogue.models, policies=names))
-        )
-        for named, place in places.items()
-    )
-    return PolicyCatalogue(PolicyContext(config, catalogue, names), tuple(entries))
+    entries = []
+    for named, place in places.items():
+        policy = check_place(place, catalogue.models, policies=names).policy
+        entries.append(PolicyEntry(named, place, None if policy is None else policy.description))
+    return PolicyCatalogue(config, catalogue, names, tuple(entries))
 
 
 def list_files(config: Config) -> frozenset[tuple[str, int]]:
@@ -182,12 +156,7 @@ def list_files(config: Config) -> frozenset[tuple[str, int]]:
     return frozenset()
 
 
-def _description(checked: CheckedPolicy) -> str | None:
-    return None if checked.policy is None else checked.policy.description
-
-
 def open_policy(entry: PolicyEntry, config: Config) -> PolicyOpened:
-    """Read a policy to show and edit."""
     place = entry.place
     if place.path.is_file() and place.path.stat().st_size > MAX_BYTES:
         raise InvalidFile(f"{place.path}: larger than {MAX_BYTES:,} bytes, so it is not read")
@@ -206,7 +175,6 @@ def make_policy(name: str, template: PolicyEntry | None, config: Config) -> Poli
 
 
 def check(subject: Subject) -> CheckVerdict:
-    """Check a text and run its probes and cases."""
     from etui.routing.probes import run_probes
 
     checked = _checked(subject)
@@ -270,7 +238,6 @@ def _checked(subject: Subject) -> CheckedPolicy:
 
 
 def _require_policy(subject: Subject) -> Policy:
-    """Compile a text to a policy."""
     checked = _checked(subject)
     if checked.policy is None:
         count = count_text(len(checked.errors), "error")
@@ -279,7 +246,6 @@ def _require_policy(subject: Subject) -> Policy:
 
 
 def explain(question: str, subject: Subject) -> Explanation:
-    """Explain which arm would answer a question, and why."""
     from etui.chat import Query
     from etui.runtime.explain import explain as explain_query
     from etui.runtime.runtime import open_runtime
@@ -354,13 +320,12 @@ def _unified(before: str, after: str) -> list[str]:
     return [line for line in lines if not line.startswith(("---", "+++"))]
 
 
-def count_errors(draft: Draft, context: PolicyContext) -> int:
-    """Count the errors of a text."""
-    place = NamedFile(draft.name, draft.target, "user")
-    return len(_checked(Subject(draft.text, place, context)).errors)
+def count_errors(name: str, edited: PolicyOpened, context: PolicyCatalogue) -> int:
+    place = NamedFile(name, edited.target, "user")
+    return len(_checked(Subject(edited.text, place, context)).errors)
 
 
-def write_draft(draft: Draft, config: Config, *, over: bool = False) -> bytes:
+def write(name: str, edited: PolicyOpened, config: Config, *, over: bool = False) -> bytes:
     """Write a text to its file, and return the content of the file.
 
     Args:
@@ -369,12 +334,12 @@ def write_draft(draft: Draft, config: Config, *, over: bool = False) -> bytes:
     Raises:
         ChangedOnDisk: It has changed, or it exists already.
     """
-    if draft.target == get_own_path(draft.name, config):
+    if edited.target == get_own_path(name, config):
         make_folder(config)
-    before = read_content(draft.target) if over else draft.before
+    before = read_content(edited.target) if over else edited.before
     try:
-        return save(draft.target, draft.text, before, draft.like)
+        return save(edited.target, edited.text, before, edited.place.path)
     except ChangedOnDisk:
-        if draft.before is None:
-            raise ChangedOnDisk(f"policy {draft.name!r} already exists") from None
+        if edited.before is None:
+            raise ChangedOnDisk(f"policy {name!r} already exists") from None
         raise

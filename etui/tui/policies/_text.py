@@ -168,14 +168,12 @@ def replay_lines(document: TurnsDocument, newest_only: bool, width: int) -> list
 
 
 def compared_lines(lines: Sequence[str], width: int) -> list[str]:
-    """Wrap the differences; no line is cut."""
     return [
         part for line in lines for part in (_wrap_hanging(sanitize(line), width) or [""])
     ]  # fmt: skip
 
 
 def failed_lines(what: str, fix: str, width: int) -> list[str]:
-    """Format an error and its fix."""
     lines = [part for line in sanitize(what).splitlines() for part in _wrap_hanging(line, width)]
     return lines + (_wrap_hanging(f"→ {sanitize(fix)}", width) if fix else [])
 

@@ -2,35 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import ClassVar
 
-from textual import work
+from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.events import DescendantFocus
-from textual.message import Message
 from textual.screen import Screen
 from textual.widget import Widget
 from textual.widgets import Input, OptionList
 
 from etui.config.config import Config, shipped_dir
+from etui.routing.library import ChangedOnDisk, check_name, get_own_path, remove
 from etui.runtime.routes import Route
-from etui.tui._work import faults_shown, in_thread
-from etui.tui.commands import AppRequest, Command, PoliciesListed, RouteRequested
+from etui.text import one_line, sanitize
+from etui.tui._work import faults_shown, in_thread, notify_error, warn
+from etui.tui.commands import Command, PoliciesListed, RouteRequested, build_commands
+from etui.tui.modals import TextModal, confirm
 from etui.tui.policies import _tasks as tasks
 from etui.tui.policies._analysis_pane import AnalysisPane
 from etui.tui.policies._editing_pane import EditingPane
-from etui.tui.policies._files import PolicyFiles
-from etui.tui.policies._tasks import PolicyEntry, PolicyOpened, list_files
+from etui.tui.policies._new_policy import NewPolicyModal
+from etui.tui.policies._tasks import PolicyCatalogue, PolicyEntry, PolicyOpened, list_files
 from etui.tui.policies._text import entry_line
 from etui.tui.widgets.key_footer import KeyFooter
 from etui.tui.widgets.tables import RowList, has_words
+from etui.units import count_text
+from etui.yaml.named_files import NamedFile
 
-_LOOK_SECONDS = 2.0
-"""How often the folder of policies is looked at while the screen is shown."""
+_LOOK_SECONDS = 2.0  # How often the folder of policies is looked at while the screen is shown
 
 
 class PolicyList(RowList):
@@ -47,16 +51,15 @@ class PolicyList(RowList):
         super().__init__(id="shelf", compact=True)
         self._all: tuple[PolicyEntry, ...] = ()
         self._policies: tuple[PolicyEntry, ...] = ()
-        self._in_use: Callable[[PolicyEntry], bool] = lambda _entry: False
+        self._used: str | None = None
         self._words = ""
 
-    def show(self, policies: Sequence[PolicyEntry], in_use: Callable[[PolicyEntry], bool]) -> None:
-        """Show these policies and keep the cursor on its policy."""
-        self._all, self._in_use = tuple(policies), in_use
+    def show(self, policies: Sequence[PolicyEntry], used: str | None) -> None:
+        """Show these policies and mark the used one; the cursor stays on its policy."""
+        self._all, self._used = tuple(policies), used
         self._draw()
 
     def filter(self, words: str) -> None:
-        """Show only the policies with all words in the name or the description."""
         self._words = words
         self._draw()
 
@@ -67,7 +70,7 @@ class PolicyList(RowList):
             for entry in self._all
             if has_words(f"{entry.named} {entry.description or ''}", self._words)
         )
-        self.set_options([entry_line(entry, self._in_use(entry)) for entry in self._policies])
+        self.set_options([entry_line(one, one.named == self._used) for one in self._policies])
         self.put_cursor(current.named if current is not None else "")
 
     def put_cursor(self, named: str) -> None:
@@ -78,70 +81,12 @@ class PolicyList(RowList):
 
     @property
     def under_cursor(self) -> PolicyEntry | None:
-        """The policy under the cursor."""
         index = self.highlighted
         return self._policies[index] if index is not None and index < len(self._policies) else None
 
 
-class PolicyShelf(Vertical):
-    """The policies; a filter above them is shown while it is used."""
-
-    class FilesChanged(Message):
-        """A policy file came, went or changed since the policies were read."""
-
-    def __init__(self, config: Config) -> None:
-        super().__init__(id="policy-list")
-        self._config = config
-        self._seen_files: frozenset[tuple[str, int]] = frozenset()
-        self._filter = Input(placeholder="filter", id="filter", compact=True)
-        self._filter.display = False
-        self.policies = PolicyList()
-
-    def compose(self) -> ComposeResult:
-        yield self._filter
-        yield self.policies
-
-    def on_mount(self) -> None:
-        self.set_interval(_LOOK_SECONDS, self._look)
-
-    @property
-    def is_filtered(self) -> bool:
-        """Whether the filter is shown."""
-        return self._filter.display
-
-    def note_files(self) -> None:
-        """Take the files as they are now as read."""
-        self._seen_files = list_files(self._config)
-
-    def open_filter(self) -> None:
-        """Type words that a policy must have."""
-        self._filter.display = True
-        self._filter.focus()
-
-    def close_filter(self) -> None:
-        """Show all policies again."""
-        self._filter.value = ""
-        self._filter.display = False
-
-    def on_input_changed(self, changed: Input.Changed) -> None:
-        changed.stop()
-        self.policies.filter(changed.value)
-
-    def on_input_submitted(self, submitted: Input.Submitted) -> None:
-        submitted.stop()
-        self.policies.focus()
-
-    def _look(self) -> None:
-        if self.screen.is_current and list_files(self._config) != self._seen_files:
-            self.post_message(self.FilesChanged())
-
-
 class PoliciesScreen(Screen[None]):
-    """The list and the analyses on the left, the editor and its problems on the right.
-
-    Args:
-        route: Returns the route of the next questions.
-    """
+    """The list and the analyses on the left, the editor and its problems on the right."""
 
     AUTO_FOCUS = "#shelf"
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -175,78 +120,82 @@ you open another policy or exit etui; both ask first.
         super().__init__()
         self._config = config
         self._route = route
-        self._shelf = PolicyShelf(config)
-        self._policy_list = self._shelf.policies
+        self._seen_files: frozenset[tuple[str, int]] = frozenset()
+        self._filter = Input(placeholder="filter", id="filter", compact=True)
+        self._policy_list = PolicyList()
         self._analysis = AnalysisPane(lambda: self._pane.subject)
         self._pane = EditingPane(self._analysis.text_changed)
-        self._files = PolicyFiles(
-            self,
-            config,
-            self._pane,
-            show=self._show_opened,
-            read_again=self._read_policies,
-            is_needed=self._is_needed,
-        )
         self._cursor_to = ""
 
     def compose(self) -> ComposeResult:
         with Horizontal():
             with Vertical(id="aside"):
-                yield self._shelf
+                with Vertical(id="policy-list"):
+                    yield self._filter
+                    yield self._policy_list
                 yield self._analysis
             yield self._pane
         yield KeyFooter()
 
     def on_mount(self) -> None:
+        self._filter.display = False
         self.add_class("-aside")
+        self.set_interval(_LOOK_SECONDS, self._look)
 
     def on_screen_resume(self) -> None:
-        """Read the policies again: files may have changed since the last visit."""
         self._read_policies()
 
+    def _look(self) -> None:
+        if self.is_current and list_files(self._config) != self._seen_files:
+            self._read_policies()
+
     def take_route(self, route: Route) -> None:
-        """Mark the policy of the route of the next questions."""
         self._show_use()
 
-    def commands(self) -> Sequence[Command]:
-        """Return the commands of this screen for the command palette."""
-        compare = self.action_compare
-        offered: tuple[tuple[str, str, Callable[[], None]], ...] = (
-            ("save", "Write the text to its file", self.action_save),
-            ("save as", "Save it under another name", self.action_save_as),
-            ("use", "Use it for the next questions", self.action_use),
-            ("explain a question", "Show which arm would answer it, and why", self.action_ask),
-            ("replay the log", "Show which questions would move", self.action_replay),
-            ("diff with the saved file", "Show what your edits change", partial(compare, "saved")),
-            ("diff with the shipped policy", "Show how yours differs", partial(compare, "shipped")),
-            ("find", "Find a text in the policy", self.action_find),
-            ("next fault", "Go to the next fault", self.action_next_fault),
-            ("new", "Create a policy from a template", self.action_new),
-            ("delete", "Delete one of your policies", self.action_delete),
-            ("read again", "Discard unsaved edits", self.action_read_again),
-        )
-        return [Command(f"policies: {name}", text, run) for name, text, run in offered]
+    def commands(self) -> list[Command]:
+        return build_commands(
+            ("policies: save", "Write the text to its file", self.action_save),
+            ("policies: save as", "Save it under another name", self.action_save_as),
+            ("policies: use", "Use it for the next questions", self.action_use),
+            ("policies: explain a question", "Show which arm would answer it, and why",
+             self.action_ask),
+            ("policies: replay the log", "Show which questions would move", self.action_replay),
+            ("policies: diff with the saved file", "Show what your edits change",
+             partial(self.action_compare, "saved")),
+            ("policies: diff with the shipped policy", "Show how yours differs",
+             partial(self.action_compare, "shipped")),
+            ("policies: find", "Find a text in the policy", self.action_find),
+            ("policies: next fault", "Go to the next fault", self.action_next_fault),
+            ("policies: new", "Create a policy from a template", self.action_new),
+            ("policies: delete", "Delete one of your policies", self.action_delete),
+            ("policies: read again", "Discard unsaved edits", self.action_read_again),
+        )  # fmt: skip
 
     def action_save(self) -> None:
         """Save the text; for a shipped policy, ask for the name of the copy."""
-        self._files.save()
+        opened = self._pane.opened
+        if opened is not None and opened.place.origin == "shipped":
+            self._save_as(opened)
+        elif opened is not None:
+            edited = replace(opened, text=self._pane.text)
+            self._change(lambda: self._save(opened.place.name, edited))
 
     def action_save_as(self) -> None:
-        self._files.save_as()
+        if self._pane.opened is not None:
+            self._save_as(self._pane.opened)
 
     def action_use(self) -> None:
-        """Use the saved policy for the next questions, if it is valid."""
         entry = self._selected_entry()
         if entry is None:
             return
         if self._pane.changed and self._is_open(entry):
-            self._files.notify("your edits are not saved", "save them first: ctrl+s", "warning")
+            warn(self, "your edits are not saved", "save them first: ctrl+s")
         elif entry.description is None:
-            self._files.notify(
-                f"{entry.named} has errors, so it cannot be used", "fix and save it first"
+            notify_error(
+                self, f"{entry.named} has errors, so it cannot be used", "fix and save it first"
             )
         else:
-            self.post_message(AppRequest(RouteRequested(Route(entry.named))))
+            self.post_message(RouteRequested(Route(entry.named)))
 
     def action_ask(self) -> None:
         self._go(self._analysis.question, aside=True)
@@ -257,7 +206,6 @@ you open another policy or exit etui; both ask first.
         self._analysis.replay()
 
     def action_compare(self, other: str) -> None:
-        """Show the differences from the saved file, or from the shipped one."""
         opened = self._pane.opened
         if opened is None:
             return
@@ -265,18 +213,27 @@ you open another policy or exit etui; both ask first.
         if other == "shipped":
             path = shipped_dir() / "policies" / f"{opened.place.name}.yaml"
             if not path.is_file():
-                self._files.notify(f"etui ships no policy {opened.place.name!r}", "", "warning")
+                warn(self, f"etui ships no policy {opened.place.name!r}")
                 return
         self._go(self._analysis.answer, aside=True)
         self._analysis.compare(path)
 
     def action_new(self) -> None:
-        self._files.new(self._selected_entry())
+        catalogue, like = self._pane.catalogue, self._selected_entry()
+        if catalogue is not None:
+            self._change(lambda: self._new(catalogue, "" if like is None else like.named))
 
     def action_delete(self) -> None:
-        """Delete a policy of the user, after a confirmation."""
-        if (entry := self._selected_entry()) is not None:
-            self._files.delete(entry)
+        entry = self._selected_entry()
+        if entry is None:
+            return
+        if entry.place.origin != "user":
+            what = f"{entry.named} is not in your folder"
+            notify_error(self, what, "only your own policies can be deleted")
+        elif self._is_needed(entry.named) and not entry.place.hides:
+            notify_error(self, f"{entry.named} is in use", "use another policy first")
+        else:
+            self._change(lambda: self._delete(entry.place))
 
     def action_read_again(self) -> None:
         if (opened := self._pane.opened) is not None:
@@ -286,17 +243,18 @@ you open another policy or exit etui; both ask first.
         if self._pane.opened is not None:
             self._go(self._pane.editor, aside=False)
             if not self._pane.next_fault():
-                self._files.notify("no faults", "", "information")
+                self.notify("no faults")
 
     def action_find(self) -> None:
         if self._pane.opened is not None:
             self.remove_class("-aside")
-            self.call_after_refresh(self._pane.open_find)
+            self.call_after_refresh(self._pane.find.open)
 
     def action_filter(self) -> None:
         """Filter the list of policies; elsewhere, find a text in the open policy."""
         if self._policy_list.has_focus:
-            self._shelf.open_filter()
+            self._filter.display = True
+            self._filter.focus()
         else:
             self.action_find()
 
@@ -304,19 +262,23 @@ you open another policy or exit etui; both ask first.
         """Close what is open over the text, or else the filter; then go back to the list."""
         if self._pane.close_overlay():
             return
-        self._shelf.close_filter()
+        self._filter.value = ""
+        self._filter.display = False
         self._go(self._policy_list, aside=True)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        return not (
-            action == "back" and self._policy_list.has_focus and not self._shelf.is_filtered
-        )
-
-    def on_policy_shelf_files_changed(self) -> None:
-        self._read_policies()
+        return not (action == "back" and self._policy_list.has_focus and not self._filter.display)
 
     def on_descendant_focus(self, focused: DescendantFocus) -> None:
         self.set_class(self.query_one("#aside") in focused.widget.ancestors, "-aside")
+
+    @on(Input.Changed, "#filter")
+    def _filter_policies(self, changed: Input.Changed) -> None:
+        self._policy_list.filter(changed.value)
+
+    @on(Input.Submitted, "#filter")
+    def _leave_filter(self) -> None:
+        self._policy_list.focus()
 
     def on_option_list_option_selected(self, selected: OptionList.OptionSelected) -> None:
         """Open the selected policy; ask before unsaved edits are lost."""
@@ -328,14 +290,13 @@ you open another policy or exit etui; both ask first.
 
     @work(exclusive=True, group="policy-list", exit_on_error=False)
     async def _read_policies(self) -> None:
-        self._shelf.note_files()
+        self._seen_files = list_files(self._config)
         active = self._route().policy
         with faults_shown(self):
             catalogue = await in_thread(lambda: tasks.read_policies(self._config, active))
-            first = self._files.catalogue is None
-            self._files.catalogue = catalogue
-            self._pane.use_context(catalogue.context)
-            self.post_message(AppRequest(PoliciesListed(catalogue.context.names)))
+            first = self._pane.catalogue is None
+            self._pane.take_catalogue(catalogue)
+            self.post_message(PoliciesListed(catalogue.names))
             self._show_use()
             opened = self._pane.opened
             if first:
@@ -361,10 +322,9 @@ you open another policy or exit etui; both ask first.
 
     def _show_opened(self, opened: PolicyOpened) -> None:
         if not self._pane.show(opened):
-            self._files.notify(
-                "the file has mixed line endings", "saving makes them uniform", "warning"
-            )
-        if self._files.catalogue is not None and self._files.catalogue.find(opened.named) is None:
+            warn(self, "the file has mixed line endings", "saving makes them uniform")
+        catalogue = self._pane.catalogue
+        if catalogue is not None and catalogue.find(opened.named) is None:
             self._cursor_to = opened.named  # a new policy: it is in the list once that is read
             self._read_policies()
         else:
@@ -372,16 +332,11 @@ you open another policy or exit etui; both ask first.
         self._show_use()
 
     def _show_use(self) -> None:
-        """Mark the policy of the next questions."""
-        route = self._route()
-        if self._files.catalogue is not None:
-            self._policy_list.show(
-                self._files.catalogue.policies,
-                lambda entry: route.model is None and entry.named == route.policy,
-            )
-        opened = self._pane.opened
-        in_use = opened is not None and route.model is None and opened.named == route.policy
-        self._pane.show_use(in_use)
+        route, opened = self._route(), self._pane.opened
+        used = route.policy if route.model is None else None
+        if self._pane.catalogue is not None:
+            self._policy_list.show(self._pane.catalogue.policies, used)
+        self._pane.show_use(opened is not None and opened.named == used)
 
     def _is_needed(self, named: str) -> bool:
         """Return whether questions need this policy, now or at the next start of etui."""
@@ -392,13 +347,10 @@ you open another policy or exit etui; both ask first.
 
     def _selected_entry(self) -> PolicyEntry | None:
         """Return the policy under the cursor of the list, or else the edited one."""
-        if (
-            self._files.catalogue is None
-            or self._policy_list.has_focus
-            or self._pane.opened is None
-        ):
+        catalogue, opened = self._pane.catalogue, self._pane.opened
+        if catalogue is None or opened is None or self._policy_list.has_focus:
             return self._policy_list.under_cursor
-        return self._files.catalogue.find(self._pane.opened.named)
+        return catalogue.find(opened.named)
 
     def _go(self, widget: Widget, *, aside: bool) -> None:
         """Focus a widget; a narrow screen shows its side first."""
@@ -410,9 +362,82 @@ you open another policy or exit etui; both ask first.
 
     @work(exclusive=True, group="policy-open", exit_on_error=False)
     async def _open(self, entry: PolicyEntry, *, to_edit: bool = False) -> None:
-        if to_edit and not await self._files.may_discard():
+        if to_edit and not await self._may_discard():
             return
         with faults_shown(self):
             self._show_opened(await in_thread(lambda: tasks.open_policy(entry, self._config)))
             if to_edit:
                 self._go(self._pane.editor, aside=False)
+
+    async def _may_discard(self) -> bool:
+        """Return whether unsaved edits may be lost; asks if there are any."""
+        return not self._pane.changed or await confirm(self, "discard unsaved edits?")
+
+    @work(group="policy-files", exit_on_error=False)
+    async def _change(self, job: Callable[[], Awaitable[None]]) -> None:
+        """Change files, with a question before anything is lost."""
+        with faults_shown(self):
+            await job()
+
+    def _save_as(self, opened: PolicyOpened) -> None:
+        async def save() -> None:
+            help_text = "Enter saves it; with the name of a shipped policy it replaces that one"
+            modal = TextModal(
+                "save to your policies as", opened.place.name, help_text, one_line=True
+            )
+            name = await self.app.push_screen_wait(modal)
+            if name is None:
+                return
+            check_name(name)
+            edited = replace(opened, text=self._pane.text)
+            target = get_own_path(name, self._config)
+            if target != opened.target:
+                edited = replace(edited, target=target, before=None)
+            await self._save(name, edited)
+
+        self._change(save)
+
+    async def _save(self, name: str, edited: PolicyOpened) -> None:
+        context = self._pane.catalogue
+        if context is None:
+            return
+        errors = await in_thread(lambda: tasks.count_errors(name, edited, context))
+        count = count_text(errors, "error")
+        if errors and self._is_needed(name):
+            what = f"{name} is in use, and the text has {count}"
+            notify_error(self, what, "fix them, or save it under another name")
+            return
+        if errors and not await confirm(self, f"the text has {count}: save it anyway?"):
+            return
+        try:
+            now = await in_thread(lambda: tasks.write(name, edited, self._config))
+        except ChangedOnDisk as clash:
+            if not await confirm(self, f"{clash.what}: overwrite it?"):
+                return
+            now = await in_thread(lambda: tasks.write(name, edited, self._config, over=True))
+        self._pane.mark_saved(name, edited, now)
+        self.notify(sanitize(f"saved as {edited.target}"), markup=False)
+        self._read_policies()
+
+    async def _new(self, catalogue: PolicyCatalogue, like: str) -> None:
+        taken = {one.named for one in catalogue.policies if one.place.origin == "user"}
+        templates = [
+            (one.place.name, one_line(one.description or "has errors"))
+            for one in catalogue.policies
+        ]
+        new = await self.app.push_screen_wait(NewPolicyModal(templates, taken, like))
+        if new is None or not await self._may_discard():
+            return
+        name, named = new
+        template = None if named is None else catalogue.find(named)
+        self._show_opened(await in_thread(lambda: tasks.make_policy(name, template, self._config)))
+
+    async def _delete(self, place: NamedFile) -> None:
+        shipped = " and use the shipped policy again" if place.hides else ""
+        if not await confirm(self, f"delete {place.path}{shipped}?"):
+            return
+        await in_thread(lambda: remove(place))
+        self.notify(sanitize(f"deleted {place.path}"), markup=False)
+        if self._pane.opened is not None and self._pane.opened.place == place:
+            self._pane.show(None)
+        self._read_policies()

@@ -17,16 +17,11 @@ from etui.plots.power_history import Buckets
 from etui.tui.power.channel_rows import Row, Run, row_lines, spark_width
 from etui.tui.power.feed import TimeWindow
 
-_LEAST_COLUMN = 22
-"""Narrowest column where rows are side by side."""
+_LEAST_COLUMN = 22  # Narrowest column where rows are side by side
 
 
 class ChannelTable(ScrollView, can_focus=True):
-    """Rows of channels, drawn only where they changed.
-
-    Args:
-        cursor: Whether a row is chosen; without one the table takes no focus.
-    """
+    """Rows of channels, drawn only where they changed."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("down,j", "move(1)", "Next channel", id="top.down", show=False),
@@ -67,17 +62,14 @@ driver reports, `*` marks a channel that is not in the total.
 
     @property
     def row(self) -> Row | None:
-        """The row under the cursor."""
         return self._rows[self._cursor] if self._rows else None
 
     @property
     def width(self) -> int:
-        """Cells of a row, without the scrollbar."""
         return self.scrollable_content_region.width
 
     @property
     def text(self) -> str:
-        """All rows as text."""
         return "\n".join("".join(text for text, _ in line) for line in self._draw())
 
     def show(

@@ -15,6 +15,7 @@ from etui.energy.devices import (
     total_watts,
 )
 from etui.energy.scopes import family
+from etui.energy.sharing import DeviceVitals
 from etui.plots.braille import NEAR_LIMIT_SHARE, braille_rows
 from etui.plots.power_history import TOTAL, Buckets
 from etui.plots.terminal import scale_top
@@ -24,15 +25,10 @@ Ink = Literal["text", "muted", "spark", "limit", "own", "others", "idle"]
 """What a part of a row means; each has a colour of its own."""
 
 Run = tuple[str, Ink]
-
-MISSING = "–"
-"""A value that no driver reports."""
-
+MISSING = "–"  # A value that no driver reports
 _LEAST_SPARK = 3
 _STACK_CELLS = 12
-_ROOMY = 60
-"""Width from which columns have a fixed width; below it they are as wide as their texts."""
-
+_ROOMY = 60  # Width from which columns have a fixed width; below it they are as wide as their texts
 _OWN, _OTHERS, _IDLE, _UNKNOWN = "█", "▒", "░", "┄"
 
 
@@ -281,32 +277,30 @@ def _stack_width(width: int) -> int:
     return 2 + _STACK_CELLS + (0 if width < 112 else 14 if width < 140 else 29)
 
 
-def _use(row: Row) -> str:
-    use = row.state.device.utilisation if row.state else None
-    return MISSING if use is None else units.percent_text(round(use, 2))
+def _of_device(
+    value: Callable[[DeviceVitals], float | None], form: Callable[[float], str]
+) -> Callable[[Row], str]:
+    """Format a value of the device of a row."""
+
+    def text(row: Row) -> str:
+        found = None if row.state is None else value(row.state.device)
+        return MISSING if found is None else form(found)
+
+    return text
 
 
-def _temperature(row: Row) -> str:
-    celsius = row.state.device.temperature_celsius if row.state else None
-    return MISSING if celsius is None else units.celsius_text(celsius)
+def _memory(form: Callable[[int, int], str]) -> Callable[[Row], str]:
+    def text(row: Row) -> str:
+        device = row.state.device if row.state else None
+        used = None if device is None else device.memory_used_bytes
+        total = None if device is None else device.memory_total_bytes
+        return MISSING if used is None or total is None else form(used, total)
+
+    return text
 
 
-def _clock(row: Row) -> str:
-    mhz = row.state.device.clock_mhz if row.state else None
-    return MISSING if mhz is None else units.clock_text(mhz)
-
-
-def _memory_clock(row: Row) -> str:
-    mhz = row.state.device.memory_mhz if row.state else None
-    return MISSING if mhz is None else units.clock_text(mhz)
-
-
-def _vram(row: Row) -> str:
-    device = row.state.device if row.state else None
-    if device is None or device.memory_total_bytes is None or device.memory_used_bytes is None:
-        return MISSING
-    used = units.significant(device.memory_used_bytes / 1e9, 3)
-    return f"{used}/{units.significant(device.memory_total_bytes / 1e9, 3)} GB"
+def _format_memory(used: int, total: int) -> str:
+    return f"{units.significant(used / 1e9, 3)}/{units.significant(total / 1e9, 3)} GB"
 
 
 def _watts(row: Row) -> str:
@@ -315,13 +309,6 @@ def _watts(row: Row) -> str:
 
 def _idle(row: Row) -> str:
     return MISSING if row.idle_watts is None else units.short_watts_text(row.idle_watts, row.kind)
-
-
-def _short_vram(row: Row) -> str:
-    device = row.state.device if row.state else None
-    if device is None or device.memory_total_bytes is None or device.memory_used_bytes is None:
-        return MISSING
-    return units.memory_text(device.memory_used_bytes, device.memory_total_bytes)
 
 
 def _shared(row: Row) -> str:
@@ -333,11 +320,15 @@ def _shared(row: Row) -> str:
 
 _COLUMNS = (
     Column("watts", 11, _watts),
-    Column("use", 5, _use, 20),
-    Column("temp", 6, _temperature, 38),
-    Column("clock", 8, _clock, 70),
-    Column("memory", 8, _memory_clock, 170),
-    Column("VRAM", 13, _vram, 118),
+    Column("use", 5, _of_device(lambda d: d.utilisation, lambda v: units.percent_text(round(v, 2))),
+           20),
+    Column("temp", 6, _of_device(lambda d: d.temperature_celsius, units.celsius_text), 38),
+    Column("clock", 8, _of_device(lambda d: d.clock_mhz, units.clock_text), 70),
+    Column("memory", 8, _of_device(lambda d: d.memory_mhz, units.clock_text), 170),
+    Column("VRAM", 13, _memory(_format_memory), 118),
     Column("idle", 7, _idle, 140),
+)  # fmt: skip
+_NARROW_COLUMNS = (
+    Column("VRAM", 9, _memory(units.memory_text), 25, 118),
+    Column("etui", 9, _shared, 45, 96),
 )
-_NARROW_COLUMNS = (Column("VRAM", 9, _short_vram, 25, 118), Column("etui", 9, _shared, 45, 96))

@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from etui.turn.record import TurnEnergy, TurnRecord
 
 
-Run = tuple[str, str]
-"""Characters, and the name of what they show."""
+Run = tuple[str, str]  # Characters, and the name of what they show
 
 
 PHASE_LETTERS = "PTA"
@@ -44,13 +43,11 @@ class AnswerEnergy:
 
     @property
     def kind(self) -> str | None:
-        """How the joules were determined."""
         kind = self.energy.kind if self.energy is not None else None
         return None if kind is None else str(kind)
 
     @property
     def is_estimate(self) -> bool:
-        """Whether the joules are an estimate."""
         return self.kind == units.ESTIMATE
 
     def joules_text(self, *, net: bool) -> str:
@@ -193,11 +190,7 @@ class PhaseJoules:
     closed: dict[str, float] = field(default_factory=dict)
 
     def look(self, letter: str, joules: float) -> dict[str, float]:
-        """Return the joules of each phase until now.
-
-        Args:
-            joules: Joules of the answer so far; fewer than before begin another answer.
-        """
+        """Return the joules of each phase until now."""
         before = sum(self.closed.values())
         if joules < before:
             self.closed.clear()

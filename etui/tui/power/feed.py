@@ -61,11 +61,7 @@ class PowerFeed:
         self.vitals = Vitals()
 
     def add(self, now_ns: int, powers: Sequence[ChannelPower], phase: str = " ") -> None:
-        """Add a reading of every channel.
-
-        Args:
-            phase: Letter of the phase of the running answer.
-        """
+        """Add a reading of every channel."""
         self.powers = tuple(powers)
         watts = {power.channel.id: power.watts for power in powers}
         self.history.add(now_ns, {TOTAL: total_watts(powers), **watts}, phase)
@@ -76,7 +72,6 @@ class PowerFeed:
             self.own.add(now_ns, {TOTAL: sum(known), **own})
 
     def states(self) -> tuple[ChannelState, ...]:
-        """Return the newest state of every channel."""
         return join_states(self.powers, self.vitals.devices, self.vitals.idle_by_channel)
 
 
@@ -90,7 +85,6 @@ class TimeWindow:
 
     @property
     def seconds(self) -> float:
-        """Its length."""
         return ZOOM_SECONDS[self._zoom]
 
     @property
@@ -103,19 +97,13 @@ class TimeWindow:
         self._zoom = max(0, min(len(ZOOM_SECONDS) - 1, self._zoom + steps))
 
     def pause(self) -> None:
-        """Hold it, or go on."""
         self._held = None if self._held else (time.monotonic_ns(), self._feed.states())
 
     def states(self) -> tuple[ChannelState, ...]:
-        """Return the state of every channel at its end."""
         return self._feed.states() if self._held is None else self._held[1]
 
     def buckets(self, channel: str, count: int, *, own: bool = False) -> Buckets:
-        """Return the watts of a channel in ``count`` equal parts.
-
-        Args:
-            own: Only those above idle that are etui's.
-        """
+        """Return the watts of a channel in ``count`` equal parts."""
         end_ns = time.monotonic_ns() if self._held is None else self._held[0]
         history = self._feed.own if own else self._feed.history
         return history.buckets(channel, end_ns, self.seconds / count, count)

@@ -44,7 +44,7 @@ from etui.tui.power.energy_text import (
     today_text,
 )
 from etui.tui.power.feed import PowerFeed, Stage, TimeWindow, mark_stage
-from etui.tui.services import BudgetState, PowerMeter, SpendingTotals
+from etui.tui.services import BudgetState, SpendingTotals
 from etui.tui.widgets.lines import FactLine, Heading, Line
 from etui.tui.widgets.power_graph import PowerGraph
 
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from etui.energy.types import Energy
     from etui.events import Loaded
     from etui.tui.chat.progress import TurnProgress
+    from etui.tui.open_services import LiveMeter
     from etui.turn.record import TurnRecord
 
 
@@ -99,12 +100,7 @@ _PHASE_STYLES = {
 
 
 class PowerPanel(VerticalScroll):
-    """The side panel; on a narrow screen ``status`` shows its most important facts in one line.
-
-    Attributes:
-        status: The line for narrow screens, which the screen places.
-        budgets: Budgets of the policy, with what is spent of them.
-    """
+    """The side panel; on a narrow screen ``status`` shows its most important facts in one line."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("p,space", "pause", "Pause the graph", id="power.pause"),
@@ -169,14 +165,12 @@ letters show the phase: L load, P prefill, T thinking, A answer. `[` and `]` sho
         self._show_totals()
 
     def on_resize(self, event: events.Resize) -> None:
-        """Divide the new height, and draw the answer for the new width."""
         self._adopt_plan()
         self._show_answer()
         self._draw_now()
 
     @property
     def residents(self) -> frozenset[str]:
-        """Names of the models in memory."""
         return frozenset(self._residents)
 
     @property
@@ -186,16 +180,11 @@ letters show the phase: L load, P prefill, T thinking, A answer. `[` and `]` sho
 
     @property
     def text(self) -> str:
-        """Everything that the panel says, without its graph."""
         lines = [str(s.content) for s in self.query(Static) if s.display]
         return "\n".join([*lines, self._table.text])
 
-    def show_power(self, meter: PowerMeter, stage: Stage, *, draw: bool = True) -> None:
-        """Add the latest reading of every channel, and draw what is due.
-
-        Args:
-            draw: Whether to draw now; otherwise :meth:`draw_due` does it soon.
-        """
+    def show_power(self, meter: LiveMeter, stage: Stage, *, draw: bool = True) -> None:
+        """Add the latest reading of every channel, and draw what is due."""
         now_ns = time.monotonic_ns()
         channels = len(self._feed.powers)
         self._feed.add(now_ns, meter.latest(), mark_stage(stage))
@@ -216,7 +205,7 @@ letters show the phase: L load, P prefill, T thinking, A answer. `[` and `]` sho
         """Mark a new stage in the graph, even one that ends at once."""
         self._feed.history.note(mark_stage(stage))
 
-    def show_turn(self, meter: PowerMeter, progress: TurnProgress, now_ns: int) -> Energy:
+    def show_turn(self, meter: LiveMeter, progress: TurnProgress, now_ns: int) -> Energy:
         """Show the joules of the running answer since its start, and return it."""
         energy = meter.energy(progress.energy_start_ns or now_ns, now_ns)
         tokens = progress.output_tokens
@@ -230,7 +219,6 @@ letters show the phase: L load, P prefill, T thinking, A answer. `[` and `]` sho
         return energy
 
     def show_record(self, record: TurnRecord) -> None:
-        """Show the joules of the finished answer."""
         self._answering = record.model
         self._answer = answer_of_record(record)
         self._phases = PhaseJoules()
@@ -244,12 +232,10 @@ letters show the phase: L load, P prefill, T thinking, A answer. `[` and `]` sho
             self._show_answer()
 
     def show_answering(self, model: str) -> None:
-        """Show which model answers."""
         self._answering = model
         self._show_status()
 
     def show_chat(self, records: Sequence[TurnRecord]) -> None:
-        """Show the energy of the chat so far."""
         self._records = records
         if not self._answer.running:
             self._answer = answer_of_record(records[-1]) if records else AnswerEnergy()
@@ -280,22 +266,18 @@ letters show the phase: L load, P prefill, T thinking, A answer. `[` and `]` sho
         self._draw_now()
 
     def action_pause(self) -> None:
-        """Stop the graph and the channels where they are, or go on."""
         self._window.pause()
         self._draw_now()
 
     def show_pace(self, pace: Pace) -> None:
-        """Adopt the pace at which the panel is drawn from now on."""
         self._pace = pace
         self._vitals_due_ns = 0
 
     def show_loading(self, model: str) -> None:
-        """Show that a model is being loaded."""
         self._loading = model
         self._show_models()
 
     def show_loaded(self, loaded: Loaded) -> None:
-        """Add a model that is now in memory."""
         where = f" ({loaded.gpu_layers} on GPU)" if loaded.gpu_layers else ""
         self._residents.pop(loaded.model, None)
         self._residents[loaded.model] = f"{units.bytes_text(loaded.size_bytes)}{where}"
@@ -303,12 +285,10 @@ letters show the phase: L load, P prefill, T thinking, A answer. `[` and `]` sho
         self._show_models()
 
     def show_unloaded(self, model: str) -> None:
-        """Remove a model that was unloaded."""
         self._residents.pop(model, None)
         self._show_models()
 
     def show_no_model(self) -> None:
-        """Show that no model is in memory."""
         self._residents.clear()
         self._loading = ""
         self._show_models()

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from rich.text import Text
 from textual import work
@@ -30,7 +30,7 @@ from etui.plots.power_history import ZOOM_SECONDS
 from etui.text import SEPARATOR, sanitize
 from etui.tui._work import in_thread
 from etui.tui.ascii import choose_driver, leave_on_hangup, leave_on_terminate
-from etui.tui.commands import Command
+from etui.tui.commands import Command, build_commands
 from etui.tui.pacing import SAMPLE_SECONDS
 from etui.tui.power._widgets import ChannelTable
 from etui.tui.power.channel_rows import Row, build_rows, header_text
@@ -43,11 +43,13 @@ from etui.tui.power.spent_text import (
     money_lines,
     read_spent,
 )
-from etui.tui.services import PowerMeter
 from etui.tui.themes import THEMES
 from etui.tui.widgets.key_footer import KeyFooter
 from etui.tui.widgets.lines import Line
 from etui.tui.widgets.power_graph import PowerGraph
+
+if TYPE_CHECKING:
+    from etui.tui.open_services import LiveMeter
 
 _VITALS_NS = 1_000_000_000
 
@@ -64,7 +66,7 @@ class PowerTopApp(App[None]):
         Binding("ctrl+q,ctrl+c", "quit", "Quit", id="top.leave", show=False, priority=True),
     ]
 
-    def __init__(self, config: Config, meter: PowerMeter, interval_seconds: float = 1.0) -> None:
+    def __init__(self, config: Config, meter: LiveMeter, interval_seconds: float = 1.0) -> None:
         super().__init__(driver_class=choose_driver(config.ascii))
         self._config = config
         self._meter = meter
@@ -76,7 +78,6 @@ class PowerTopApp(App[None]):
         )
 
     def on_mount(self) -> None:
-        """Apply keymap and theme, show the screen, and start to read the meter."""
         self.set_keymap(dict(self._config.keymap))
         for theme in THEMES:
             self.register_theme(theme)
@@ -122,10 +123,7 @@ PARTS: tuple[Part, ...] = ("channels", "models", "days", "money")
 
 _COMPACT_HEIGHT, _COMPACT_WIDTH = 16, 60
 _WIDE = 112
-
-_FIXED_LINES = 4
-"""The title, the titles of the columns, those of the parts, and the footer."""
-
+_FIXED_LINES = 4  # The title, the titles of the columns, those of the parts, and the footer
 _LEAST_GRAPH, _MOST_GRAPH = 5, 22
 _LEAST_SPENT, _MOST_SPENT = 5, 16
 _MOST_ROW = 4
@@ -143,11 +141,7 @@ class ScreenLayout:
 
 
 def choose_layout(width: int, height: int, rows: int, focused: Part, left: Part) -> ScreenLayout:
-    """Choose the layout for a terminal.
-
-    Args:
-        left: Part that is shown beside the money where only two have room.
-    """
+    """Choose the layout for a terminal."""
     if height < _COMPACT_HEIGHT or width < _COMPACT_WIDTH:
         room = max(1, height - 3)
         if focused == "channels":
@@ -211,11 +205,9 @@ and in all; money where `price_per_kwh` is set. An answer without joules is coun
 
     @property
     def text(self) -> str:
-        """The lines."""
         return str(self._body.content)
 
     def show(self, spent: Spent) -> None:
-        """Show the lines at the width of the part."""
         width = self.scrollable_content_region.width
         if width:
             text = Text(sanitize("\n".join(_LINES[self.part](spent, width))))
@@ -281,19 +273,17 @@ holds the picture. Below it every channel, then joules by model and by day, and 
         yield KeyFooter()
 
     def commands(self) -> list[Command]:
-        """Return the commands of this screen for the command palette."""
-        return [
-            Command("power: pause", "Hold the picture, or go on", self.action_pause),
-            Command("power: read again", "Read the log again", self.action_read),
-        ]
+        return build_commands(
+            ("power: pause", "Hold the picture, or go on", self.action_pause),
+            ("power: read again", "Read the log again", self.action_read),
+        )  # fmt: skip
 
     def on_mount(self) -> None:
         self.set_interval(self._interval_seconds, self._draw)
         self.set_interval(_READ_AGAIN_SECONDS, self._read_if_shown)
 
     def on_screen_resume(self) -> None:
-        """Read the log again, and draw."""
-        self._read()
+        self.action_read()
         self._draw()
 
     def on_resize(self) -> None:
@@ -311,9 +301,6 @@ holds the picture. Below it every channel, then joules by model and by day, and 
         self._window.pause()
         self._draw()
 
-    def action_read(self) -> None:
-        self._read()
-
     def action_next_part(self, by: int) -> None:
         """Move to the next part, and show it where not all have room."""
         part = PARTS[(PARTS.index(self._part) + by) % len(PARTS)]
@@ -325,7 +312,6 @@ holds the picture. Below it every channel, then joules by model and by day, and 
         self.call_after_refresh(self._show_spent)
 
     def on_descendant_focus(self) -> None:
-        """Follow the focus, wherever the mouse put it."""
         focused = self.focused
         if isinstance(focused, SpentPart):
             self._part = focused.part
@@ -334,16 +320,15 @@ holds the picture. Below it every channel, then joules by model and by day, and 
 
     @property
     def layout_now(self) -> ScreenLayout:
-        """The layout for the size of the terminal."""
         width, height = self.app.size
         return choose_layout(width, height, len(self._rows), self._part, self._left)
 
     def _read_if_shown(self) -> None:
         if self.is_current:
-            self._read()
+            self.action_read()
 
     @work(exclusive=True, group="spent", exit_on_error=False)
-    async def _read(self) -> None:
+    async def action_read(self) -> None:
         today = date.today()
         try:
             self._spent = await in_thread(

@@ -36,14 +36,11 @@ def read_spent(config: Config, today: date) -> Spent:
     return Spent(daily, today, read_factors(config))
 
 
-DAYS_SHOWN = 30
-"""Days with a bar, and the time over which models are compared."""
-
+DAYS_SHOWN = 30  # Days with a bar, and the time over which models are compared
 NO_TURN = "no answer in the log yet: ask one in `etui`, or with `etui ask`"
 NO_PRICE = "for money: set price_per_kwh and currency in config.yaml"
 _LEAST_BAR, _MOST_NAME = 6, 12
-_WATT_HOURS_FROM = 44
-"""Width from which the joules of a period are shown in watt-hours too."""
+_WATT_HOURS_FROM = 44  # Width from which the joules of a period are shown in watt-hours too
 
 _WORDS: dict[Period, str] = {
     "day": "today",
@@ -65,7 +62,6 @@ class Spent:
 
     @property
     def first_day(self) -> date | None:
-        """First of the days with a bar."""
         days = self.daily.days[-DAYS_SHOWN:]
         return days[0] if days else None
 

@@ -79,7 +79,6 @@ class KeyFooter(Footer):
             ).data_bind(compact=Footer.compact)
 
     def bindings_changed(self, screen: Screen[object]) -> None:
-        """Show the keys of the widget that has the focus now."""
         self._bindings_ready = True
         if screen.app.app_focus and self.is_attached and screen is self.screen:
             self.call_after_refresh(self._show_labels)

@@ -91,7 +91,6 @@ class Line(Static):
         super().__init__(text, markup=False, classes=classes)
 
     def set_text(self, text: str) -> None:
-        """Show this text from now on."""
         before = str(self.content)
         if text != before:
             width = self.content_size.width
@@ -108,11 +107,9 @@ class FactLine(Line):
 
     @property
     def facts(self) -> str:
-        """The facts, without line breaks."""
         return self._facts
 
     def show(self, facts: str) -> None:
-        """Show these facts from now on."""
         if facts == self._facts:
             return
         self._facts = facts
@@ -151,7 +148,6 @@ class HintedLine(Horizontal):
         self.set_class(event.size.width < HINT_FROM, "-tight")
 
     def show(self, facts: str, hint: str = "") -> None:
-        """Show these facts and keys from now on."""
         self.display = bool(facts)
         self.line.show(facts)
         self._hint.set_text(hint)
@@ -165,7 +161,6 @@ class Heading(Line):
         self._sides = (left, "")
 
     def show(self, left: str, right: str = "") -> None:
-        """Show these from now on."""
         if (left, right) != self._sides:
             self._sides = (left, right)
             self._draw()

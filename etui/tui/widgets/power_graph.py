@@ -19,10 +19,7 @@ EMPTY = Graph(Buckets(1.0, (), (), ""))
 
 
 class PowerGraph(Widget):
-    """A graph of watts over time: its axes, its idle line, and the phases as colours and letters.
-
-    ``show`` what ``PowerHistory.buckets`` returns for ``values`` buckets.
-    """
+    """A graph of watts over time: axes, idle line, and the phases as colours and letters."""
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {
         "power-graph--plain",
@@ -52,7 +49,6 @@ class PowerGraph(Widget):
 
     @property
     def graph(self) -> Graph:
-        """What is shown."""
         return self._graph
 
     @property
@@ -62,7 +58,6 @@ class PowerGraph(Widget):
         return max(2, 2 * (self.size.width - gutter))
 
     def show(self, graph: Graph) -> None:
-        """Show this graph from now on."""
         if graph != self._graph:
             self._graph = graph
             self._drawn = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Generic, Literal, TypeVar
+from typing import ClassVar, Generic, Literal, TypeAlias, TypeVar
 
 from rich.text import Text
 from textual.binding import Binding, BindingType
@@ -13,6 +13,7 @@ from textual.widgets import DataTable, OptionList
 from etui.text import count_cells
 
 _Cell = TypeVar("_Cell")
+Side: TypeAlias = Literal["left", "right"]
 
 
 def _row_keys(first: str, last: str) -> list[BindingType]:
@@ -28,11 +29,7 @@ def _row_keys(first: str, last: str) -> list[BindingType]:
 
 
 def move_by_half(row: int, rows: int, height: int, pages: int) -> int:
-    """Return the row that is ``pages`` half pages away from ``row``, within a list.
-
-    Args:
-        pages: Half pages to move; negative moves up.
-    """
+    """Return the row that is ``pages`` half pages away from ``row``, within a list."""
     return max(0, min(rows - 1, row + pages * max(1, height // 2)))
 
 
@@ -63,9 +60,7 @@ class RowTable(DataTable[_Cell]):
         self.move_cursor(row=move_by_half(self.cursor_row, self.row_count, height, pages))
 
 
-PADDING_CELLS = 2
-"""Cells that a table adds to each column, one on each side."""
-
+PADDING_CELLS = 2  # Cells that a table adds to each column, one on each side
 _DOWN, _UP = "▼", "▲"
 _ARROW_CELLS = 2
 
@@ -89,11 +84,6 @@ class TableColumn:
         """Width of the heading in cells, with room for the arrow of a sorted column."""
         return count_cells(self.title) + (_ARROW_CELLS if self.sorts else 0)
 
-    @property
-    def justify(self) -> Literal["left", "right"]:
-        """On which side its texts are."""
-        return "right" if self.right else "left"
-
     def heading(self, sorted_by: str | None, descending: bool) -> str:
         """Return the heading, with an arrow if the table is sorted by this column."""
         if self.key != sorted_by:
@@ -101,12 +91,8 @@ class TableColumn:
         return f"{self.title} {_DOWN if descending else _UP}"
 
 
-@dataclass(frozen=True, slots=True)
-class FittedColumn:
-    """A column that is shown, and its width in cells without padding."""
-
-    column: TableColumn
-    width: int
+Fitted: TypeAlias = tuple[tuple[TableColumn, int], ...]
+"""The columns that are shown, and the width of each in cells without padding."""
 
 
 def measure_columns(
@@ -122,9 +108,7 @@ def measure_columns(
     }
 
 
-def fit_columns(
-    columns: Sequence[TableColumn], needed: Mapping[str, int], width: int
-) -> tuple[FittedColumn, ...]:
+def fit_columns(columns: Sequence[TableColumn], needed: Mapping[str, int], width: int) -> Fitted:
     """Choose the columns that fit next to each other, in the order of the table.
 
     The columns are taken by rank as long as they fit; the first by rank is always shown. What is
@@ -152,18 +136,14 @@ def fit_columns(
             more = min(left, max(0, needed[column.key] - chosen[column.key]))
             chosen[column.key] += more
             left -= more
-    return tuple(FittedColumn(one, chosen[one.key]) for one in columns if one.key in chosen)
+    return tuple((one, chosen[one.key]) for one in columns if one.key in chosen)
 
 
 R = TypeVar("R")
 
 
 class FittedTable(RowTable[Text], Generic[R]):
-    """A table of records with the columns that fit its width.
-
-    Attributes:
-        records: What is shown, in the order of the rows.
-    """
+    """A table of records with the columns that fit its width."""
 
     def __init__(
         self,
@@ -179,19 +159,17 @@ class FittedTable(RowTable[Text], Generic[R]):
         self._margin = margin  # Cells of a scrollbar
         self.records: list[R] = []
         self._texts: list[Mapping[str, str]] = []
-        self._fitted: tuple[FittedColumn, ...] = ()
+        self._fitted: Fitted = ()
         self._order: tuple[str | None, bool] = (None, True)
 
     @property
     def current(self) -> R | None:
-        """The record under the cursor."""
         row = self.cursor_row
         return self.records[row] if 0 <= row < len(self.records) else None
 
     @property
     def shown_keys(self) -> list[str]:
-        """Keys of the columns that fit."""
-        return [one.column.key for one in self._fitted]
+        return [column.key for column, _ in self._fitted]
 
     def show(
         self,
@@ -201,17 +179,12 @@ class FittedTable(RowTable[Text], Generic[R]):
         sorted_by: str | None = None,
         descending: bool = True,
     ) -> None:
-        """Show these records from now on, with the cursor on a row.
-
-        Args:
-            sorted_by: Key of the column whose heading has an arrow.
-        """
+        """Show these records from now on, with the cursor on a row."""
         self.records, self._order = list(records), (sorted_by, descending)
         self._texts = [self._format(record) for record in self.records]
         self._draw(self._fit(), row)
 
     def append(self, records: Sequence[R]) -> None:
-        """Show more records below the others."""
         first = len(self.records)
         self.records += records
         self._texts += [self._format(record) for record in records]
@@ -222,33 +195,31 @@ class FittedTable(RowTable[Text], Generic[R]):
             self._add_rows(first)
 
     def on_resize(self) -> None:
-        """Choose the columns again."""
         if self._fitted and (fitted := self._fit()) != self._fitted:
             self._draw(fitted, self.cursor_row)
 
-    def _fit(self) -> tuple[FittedColumn, ...]:
+    def _fit(self) -> Fitted:
         needed = measure_columns(self._all_columns, self._texts)
         return fit_columns(self._all_columns, needed, self.size.width - self._margin)
 
-    def _draw(self, fitted: tuple[FittedColumn, ...], row: int) -> None:
+    def _draw(self, fitted: Fitted, row: int) -> None:
         self._fitted = fitted
         self.clear(columns=True)
-        for one in fitted:
-            label = Text(one.column.heading(*self._order), justify=one.column.justify)
-            self.add_column(label, key=one.column.key, width=one.width)
+        for column, width in fitted:
+            justify: Side = "right" if column.right else "left"
+            label = Text(column.heading(*self._order), justify=justify)
+            self.add_column(label, key=column.key, width=width)
         self._add_rows(0)
         if row and self.records:
             self.move_cursor(row=max(0, min(row, len(self.records) - 1)), animate=False)
 
     def _add_rows(self, first: int) -> None:
+        sides: list[tuple[str, Side]] = [
+            (column.key, "right" if column.right else "left") for column, _ in self._fitted
+        ]
         for number, texts in enumerate(self._texts[first:], first):
             cells = (
-                Text(
-                    texts[one.column.key],
-                    justify=one.column.justify,
-                    no_wrap=True,
-                    overflow="ellipsis",
-                )
-                for one in self._fitted
+                Text(texts[key], justify=side, no_wrap=True, overflow="ellipsis")
+                for key, side in sides
             )
             self.add_row(*cells, key=f"{number}")

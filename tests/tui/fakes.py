@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from etui.chat import Query
 from etui.config.config import Config
 from etui.energy.types import Channel, ChannelPower, Energy, Kind
 from etui.errors import EtuiError
-from etui.events import Answer, Event, Finished, Loaded, Prefilled, Thought
+from etui.events import Answer, Event, Finished, Loaded, Prefilled, Thought, Unloaded
 from etui.log.chat_queries import ChatSummary
 from etui.log.records import ChatRecord
 from etui.log.totals import Total
@@ -41,7 +41,6 @@ from etui.turn.record import (
     TurnEnergy,
     TurnRecord,
 )
-from tests.tui.fake_residence import FakeResidence
 
 DEADLINE_SECONDS = 120.0
 """How long to wait for the app; only a guard against hangs, also on a busy machine."""
@@ -111,7 +110,7 @@ def _set_event() -> threading.Event:
 
 
 @dataclass
-class FakeRunner(FakeResidence):
+class FakeRunner:
     """Streams ``pieces`` at 200 tokens a second and ends as a real turn does.
 
     A set ``hold`` makes it wait after the last piece until it is cancelled or let go.
@@ -128,6 +127,15 @@ class FakeRunner(FakeResidence):
     slow_load: bool = False
     likely: str | None = MODEL
     other: Route | None = None
+    held: list[str] = field(default_factory=list)  # Names of the models in memory
+    resting: list[str] = field(default_factory=list)  # Why everything was given up, each time
+    refusal: EtuiError | None = None  # Raised instead, as while an answer runs
+    closed: bool = False
+    cooled: int = 0
+    busy: bool = False  # Whether an answer runs
+    smallest: str | None = MODEL
+    on_loaded: Callable[[Loaded], object] = lambda _loaded: None
+    on_unloaded: Callable[[str], object] = lambda _model: None
     asked: list[tuple[Query, Route]] = field(default_factory=list)
     saved: list[TurnRecord] = field(default_factory=list)
     warmed: list[Route] = field(default_factory=list)
@@ -145,6 +153,45 @@ class FakeRunner(FakeResidence):
     confirm: Callable[[str], bool] | None = None
     over_budget: str = ""
     hops: tuple[tuple[HopStarted | None, tuple[str, ...], HopEnded], ...] = ()
+
+    def small_model(self) -> str | None:
+        return self.smallest
+
+    def load(self, model: str) -> Loaded | None:
+        if self.refusal:
+            raise self.refusal
+        if model in self.held:
+            return None
+        self.held.append(model)
+        loaded = Loaded(model, 0, 400_000_000, 0, 98_362_432)
+        self.on_loaded(loaded)
+        return loaded
+
+    def unload(self, model: str) -> Unloaded | None:
+        if self.refusal:
+            raise self.refusal
+        if model not in self.held:
+            return None
+        self.held.remove(model)
+        self.on_unloaded(model)
+        return Unloaded(model, None, 0, 100_000_000, "asked", 98_362_432)
+
+    def residents(self) -> Sequence[str]:
+        return tuple(self.held)
+
+    def cool_downs(self) -> int:
+        return self.cooled
+
+    def is_busy(self) -> bool:
+        return self.busy
+
+    @contextmanager
+    def at_rest(self, why: str) -> Iterator[Callable[[], bool]]:
+        if self.refusal:
+            raise self.refusal
+        self.held.clear()
+        self.resting.append(why)
+        yield lambda: self.closed
 
     def other_route(self, record: TurnRecord, route: Route, direction: str) -> Route | None:
         return self.other
@@ -241,43 +288,23 @@ class FakeRunner(FakeResidence):
         thoughts = [event for event in shown if isinstance(event, Thought)]
         answers = [event for event in shown if isinstance(event, Answer)]
         end = Finished(
-            start_ns=prefilled.start_ns,
-            prefill_end_ns=prefilled.end_ns,
-            thinking_end_ns=thoughts[-1].t_ns if thoughts else prefilled.end_ns,
-            end_ns=now,
-            first_token_ns=prefilled.end_ns,
+            start_ns=prefilled.start_ns, prefill_end_ns=prefilled.end_ns,
+            thinking_end_ns=thoughts[-1].t_ns if thoughts else prefilled.end_ns, end_ns=now,
+            first_token_ns=prefilled.end_ns, why="",
             status="stopped" if self._cancelled.is_set() else "complete",
-            why="",
             answer=begun + "".join(event.text for event in answers),
             thinking="".join(event.text for event in thoughts),
-            prompt_tokens=12,
-            cached_tokens=0,
-            computed_tokens=12,
-            thinking_tokens=len(thoughts),
-            output_tokens=len(thoughts) + len(answers),
-        )
+            prompt_tokens=12, cached_tokens=0, computed_tokens=12,
+            thinking_tokens=len(thoughts), output_tokens=len(thoughts) + len(answers),
+        )  # fmt: skip
         energy, tokens, seconds = compute_account([Leg(end)], self.meter.energy)
-        return TurnRecord(
-            turn_id=f"turn-{len(self.saved)}",
-            created_at="2026-01-01T00:00:00Z",
-            chat_id=query.chat_id,
-            query=query.text,
-            system=query.system,
-            answer=end.answer,
-            thinking=end.thinking,
-            status=end.status,
-            error=None,
-            model=decision.arm.model,
-            model_sha256=None,
-            arm=decision.arm.name,
-            reasoning=decision.arm.reasoning,
-            policy=decision.policy,
-            rule=decision.rule,
-            why=decision.why,
-            tokens=tokens,
-            seconds=seconds,
-            energy=energy,
-        )
+        arm = decision.arm
+        return turn_record(
+            0, turn_id=f"turn-{len(self.saved)}", chat_id=query.chat_id, query=query.text,
+            system=query.system, answer=end.answer, thinking=end.thinking, status=end.status,
+            model=arm.model, arm=arm.name, reasoning=arm.reasoning, policy=decision.policy,
+            rule=decision.rule, why=decision.why, tokens=tokens, seconds=seconds, energy=energy,
+        )  # fmt: skip
 
 
 @dataclass

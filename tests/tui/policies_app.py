@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
+from textual import on
 from textual.app import App
-from textual.widgets import OptionList, Static
+from textual.message import Message
+from textual.pilot import Pilot
+from textual.screen import Screen
+from textual.widget import Widget
+from textual.widgets import OptionList, Static, TextArea
 
 from etui.config.config import Config, shipped_dir
 from etui.models.catalogue import load_catalogue
 from etui.models.files import model_path
 from etui.runtime.routes import Route
-from etui.tui.commands import AppAction, AppRequest
+from etui.tui.commands import PoliciesListed, RouteRequested, Unsaved
+from etui.tui.modals import ConfirmModal, TextModal
 from etui.tui.policies._analysis_pane import AnalysisPane
 from etui.tui.policies._editing_pane import EditingPane
 from etui.tui.policies.screen import PoliciesScreen
 from etui.tui.start import EtuiApp
+from tests.tui.fakes import until
 
 OWN = """\
 # kept as it is typed
@@ -71,13 +81,49 @@ class PoliciesApp(App[None]):
         super().__init__()
         self.route = Route(policy, model)
         self.policies = PoliciesScreen(config, lambda: self.route)
-        self.wishes: list[AppAction] = []
+        self.wishes: list[Message] = []
+        self.pilot: Pilot[None]
 
     def on_mount(self) -> None:
         self.push_screen(self.policies)
 
-    def on_app_request(self, asked: AppRequest) -> None:
-        self.wishes.append(asked.action)
+    async def until(self, predicate: Callable[[], object]) -> None:
+        await until(self.pilot, predicate)
+
+    async def press(self, *keys: str) -> None:
+        await self.pilot.press(*keys)
+
+    async def says(self, verdict: str) -> None:
+        """Wait for a verdict of the check."""
+        await self.until(lambda: verdict in self.verdict)
+
+    async def notes(self, words: str) -> None:
+        """Wait for a notice."""
+        await self.until(lambda: words in self.told())
+
+    async def modal(self, kind: type[Screen[Any]], inside: type[Widget]) -> None:
+        """Wait for a window over the screen, and what is typed into, which has the focus then."""
+        await self.until(lambda: isinstance(self.screen, kind) and isinstance(self.focused, inside))
+        if kind is TextModal:  # its text is selected after it has the focus
+            await self.until(lambda: self.screen.query_one(TextArea).selected_text)
+
+    async def asked(self, what: str, answer: str) -> None:
+        """Wait for a yes-or-no question that says ``what``, and answer it."""
+        await self.until(lambda: isinstance(self.screen, ConfirmModal) and what in self.drawn())
+        await self.press(answer)
+        await self.until(lambda: self.screen is self.policies)
+
+    async def edit(self, name: str, text: str) -> None:
+        """Open a policy from the list, and wait for the focus on its text."""
+        self.policies._policy_list.put_cursor(name)
+        await self.press("enter")
+        await self.until(lambda: self.pane.text == text and self.pane.editor.has_focus)
+
+    @on(RouteRequested)
+    @on(PoliciesListed)
+    @on(Unsaved)
+    def keep_wish(self, wish: Message) -> None:
+        self.wishes.append(wish)
 
     @property
     def pane(self) -> EditingPane:
@@ -114,3 +160,19 @@ class PoliciesApp(App[None]):
 
     def told(self) -> str:
         return "\n".join(notification.message for notification in self._notifications)
+
+
+@asynccontextmanager
+async def editing(
+    config: Config,
+    text: str | None = OWN,
+    policy: str = "mine",
+    size: tuple[int, int] = (140, 40),
+) -> AsyncIterator[PoliciesApp]:
+    """The screen with a policy open and checked; ``mine`` has the text, unless that is None."""
+    if text is not None:
+        keep(config, "mine", text)
+    app = PoliciesApp(config, policy)
+    async with app.run_test(size=size) as app.pilot:
+        await app.until(lambda: "valid" in app.verdict or "error" in app.verdict)
+        yield app

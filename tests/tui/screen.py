@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 from textual.pilot import Pilot
@@ -63,3 +65,82 @@ async def answered(pilot: Pilot[Any], house: House, count: int) -> None:
         return len(house.runner.saved) >= count and len(done) >= min(count, MOST_TURNS)
 
     await until(pilot, shown)
+
+
+class Terminal:
+    """The app in a terminal, and a hand on its keys."""
+
+    def __init__(self, house: House, app: EtuiApp, pilot: Pilot[Any]) -> None:
+        self.house, self.app, self.pilot = house, app, pilot
+        self.runner = house.runner
+
+    @property
+    def turns(self) -> list[TurnView]:
+        return turns(self.app)
+
+    @property
+    def prompt(self) -> Prompt:
+        return self.app.screen.query_one(Prompt)
+
+    @property
+    def drawn(self) -> str:
+        return drawn(self.app)
+
+    @property
+    def panel(self) -> str:
+        return panel_text(self.app)
+
+    def text(self, at: int, name: str) -> str:
+        """The text of a line of a turn."""
+        return text_of(self.turns[at], name)
+
+    def source(self, at: int) -> str:
+        return source_of(self.turns[at])
+
+    async def press(self, *keys: str) -> None:
+        await self.pilot.press(*keys)
+
+    async def until(self, predicate: Callable[[], object]) -> None:
+        await until(self.pilot, predicate)
+
+    async def sees(self, *words: str) -> None:
+        """Wait until words are drawn."""
+        await self.until(lambda: all(word in self.drawn for word in words))
+
+    async def told(self, words: str) -> None:
+        """Wait for a notice."""
+        await self.until(lambda: words in notices(self.app))
+
+    async def at(self, kind: type[Any]) -> Any:
+        """Wait for a screen of this kind, and return it."""
+        await self.until(lambda: isinstance(self.app.screen, kind))
+        return self.app.screen
+
+    async def ask(self, question: str) -> None:
+        await ask(self.pilot, question)
+
+    async def answered(self, count: int) -> None:
+        await answered(self.pilot, self.house, count)
+
+    async def answer(self, *questions: str) -> None:
+        """Ask questions, each after the answer to the one before."""
+        for question in questions:
+            count = len(self.runner.saved) + 1
+            await self.ask(question)
+            await self.answered(count)
+
+    async def streams(self, question: str = "Tell me everything") -> None:
+        """Ask, and wait until the first words of the last answer are there."""
+        await self.ask(question)
+        await self.until(lambda: self.turns and "Paris" in self.source(-1))
+
+
+@asynccontextmanager
+async def running(
+    house: House, size: tuple[int, int] = WIDE, kind: type[EtuiApp] = EtuiApp
+) -> AsyncIterator[Terminal]:
+    """The app with its services open."""
+    app = house.app(kind)
+    async with app.run_test(size=size) as pilot:
+        await until(pilot, lambda: app.backend is not None)
+        yield Terminal(house, app, pilot)

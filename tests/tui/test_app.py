@@ -16,71 +16,92 @@ from textual.driver import Driver
 from etui.energy.power_limits.journal import JournalEntry, new_journal, write_journal
 from etui.errors import EngineFailed, EtuiError
 from etui.runtime.routes import Route
-from etui.tui.chat._prompt import Prompt
 from etui.tui.commands import list_commands
 from etui.tui.pacing import MIDDLE_COLLECTIONS_DUE, MOST_MIDDLE_COLLECTIONS
 from etui.tui.services import Services
 from etui.tui.start import AGAIN_SECONDS, EtuiApp, choose_interrupt, run_app
 from tests.support.power_limits import read_package, write_package
 from tests.tui.fakes import DEADLINE_SECONDS, MODEL, House, turn_record, until
-from tests.tui.screen import WIDE, answered, ask, notices, panel_text, source_of, turns
+from tests.tui.screen import WIDE, answered, ask, notices, running, turns
 
 
-async def test_policy_and_model_are_chosen_from_the_palette(house: House) -> None:
-    app = house.app()
-    async with app.run_test(size=WIDE) as pilot:
-        await until(pilot, lambda: app.backend is not None)
-        commands = {command.title: command for command in app.commands()}
+async def test_the_palette_has_each_action_once_and_chooses_policy_and_model(house: House) -> None:
+    async with running(house) as term:
+        titles = [command.title for command in list_commands(term.app, term.app.screen)]
+        titles += [command.title for command in term.app.get_system_commands(term.app.screen)]
+        assert len({title.casefold() for title in titles}) == len(titles)
+        assert all(len(title) <= 40 for title in titles)
+        assert {"help", "quit", "theme: choose …", "route: choose …"} <= set(titles)
+        assert not {"Keys", "Quit", "Theme"} & set(titles)
+        assert "suspend" not in titles, "a headless driver cannot"
+        commands = {command.title: command for command in term.app.commands()}
         assert {"policy: balanced", "policy: best", "policy: frugal"} <= set(commands)
         assert f"model: {MODEL}" in commands
         assert "model: qwen3-0.6b" not in commands, "it is not on disk"
         commands["policy: frugal"].run()
-        await until(pilot, lambda: "frugal → " in panel_text(app))
-        {c.title: c for c in app.commands()}[f"model: {MODEL}"].run()
-        await until(pilot, lambda: f"you → {MODEL}" in panel_text(app))
-        await ask(pilot, "Who answers?")
-        await answered(pilot, house, 1)
+        await term.until(lambda: "frugal → " in term.panel)
+        {c.title: c for c in term.app.commands()}[f"model: {MODEL}"].run()
+        await term.until(lambda: f"you → {MODEL}" in term.panel)
+        await term.answer("Who answers?")
         assert house.runner.asked[0][1] == Route("frugal", MODEL)
 
 
-async def test_quitting_saves_the_running_answer_first(house: House) -> None:
+async def test_keys_and_colours_are_those_of_the_user(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    house.config = replace(house.config, keymap={"prompt.send": "ctrl+s"})
+    async with running(house) as term:
+        await term.ask("one")
+        assert term.turns == [], "enter no longer sends"
+        await term.press("ctrl+s")
+        await term.answered(1)
+        assert term.app.no_color
+
+
+async def test_ctrl_c_copies_stops_and_leaves_and_saves_the_answer(house: House) -> None:
     house.runner.hold = True
-    app = house.app()
+    async with running(house) as term:
+        term.prompt.text = "joules"
+        term.prompt.select_all()
+        await term.press("ctrl+c", "ctrl+c")
+        await term.until(lambda: term.app.clipboard == "joules")
+        assert term.app.is_running
+        await term.streams()
+        await term.press("ctrl+c")
+        await term.answered(1)
+        assert house.runner.saved[0].status == "stopped"
+        await term.told("answer stopped · Ctrl+C again quits")
+        term.app._interrupted_at = None
+        await term.press("ctrl+c")
+        await term.until(lambda: notices(term.app).count("Ctrl+C again quits") == 2)
+        assert term.app.is_running
+        await term.streams()
+        await term.press("ctrl+q")
+        await term.until(lambda: not term.app.is_running)
+    assert [record.status for record in house.runner.saved] == ["stopped", "stopped"]
+
+
+async def test_what_the_start_has_to_say_is_a_notice(house: House) -> None:
+    def broken(_config: object) -> Any:
+        raise EngineFailed("the database is from a newer etui", "upgrade etui")
+
+    house.config = replace(house.config, theme="no-such-theme")
+    line = "restored the power limit of GPU 0 to 350 W (an earlier sweep was killed)"
+    app = EtuiApp(house.config, Route("balanced"), broken, [line])
     async with app.run_test(size=WIDE) as pilot:
-        await ask(pilot, "Tell me everything")
-        await until(pilot, lambda: turns(app) and "Paris" in source_of(turns(app)[0]))
-        await pilot.press("ctrl+q")
-        await until(pilot, lambda: not app.is_running)
-    assert [record.status for record in house.runner.saved] == ["stopped"]
+        for words in (line, "upgrade etui", "unknown theme 'no-such-theme'"):
+            await until(pilot, lambda words=words: words in notices(app))
 
 
 async def test_quitting_does_not_wait_for_a_model_to_load(house: House) -> None:
     house.runner.slow_load = True
-    app = house.app()
-    async with app.run_test(size=WIDE) as pilot:
-        await until(pilot, lambda: house.runner.warmed)
-        await until(pilot, lambda: f"loading {MODEL}" in panel_text(app))
-        await pilot.press("ctrl+q")
-        await until(pilot, lambda: not app.is_running)
+    async with running(house) as term:
+        await term.until(lambda: house.runner.warmed)
+        await term.until(lambda: f"loading {MODEL}" in term.panel)
+        await term.press("ctrl+q")
+        await term.until(lambda: not term.app.is_running)
     assert house.runner.closed
-
-
-async def test_keys_are_rebound_by_the_config(house: House) -> None:
-    house.config = replace(house.config, keymap={"prompt.send": "ctrl+s"})
-    app = house.app()
-    async with app.run_test(size=WIDE) as pilot:
-        await ask(pilot, "one")
-        assert turns(app) == [], "enter no longer sends"
-        await pilot.press("ctrl+s")
-        await answered(pilot, house, 1)
-
-
-async def test_every_key_of_the_app_can_be_rebound(house: House) -> None:
-    app = house.app()
-    async with app.run_test(size=WIDE):
-        for owner in (EtuiApp, type(app.screen), Prompt):
-            for binding in owner.BINDINGS:
-                assert binding.id, f"{owner.__name__}: {binding}"  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("theme", ["etui-dark", "etui-light", "textual-light", "nord"])
@@ -117,15 +138,14 @@ async def test_each_style_is_parsed_once_until_the_theme_changes(
             or parse(scope, css, read_from, **more)
         ),
     )
-    app = house.app()
-    async with app.run_test(size=WIDE) as pilot:
+    async with running(house) as term:
         for key, mode in (("f3", "history"), ("f4", "policies"), ("f6", "models"), ("f2", "chat")):
-            await pilot.press(key)
-            await until(pilot, lambda mode=mode: app.current_mode == mode)
+            await term.press(key)
+            await term.until(lambda mode=mode: term.app.current_mode == mode)
         assert [source for source, count in Counter(parsed).items() if count > 1] == []
         parsed.clear()
-        app.theme = "etui-light"
-        await until(pilot, lambda: parsed)
+        term.app.theme = "etui-light"
+        await term.until(lambda: parsed)
         assert [source for source, count in Counter(parsed).items() if count > 1] == []
 
 
@@ -144,36 +164,10 @@ async def test_a_key_meets_no_full_collection_of_objects(
             monkeypatch.setattr("etui.tui.pacing.TYPING_SECONDS", 3600.0)
             await pilot.press("a")
             full.clear()
-            await app._chat._queue._tick()
+            await app._chat.queue._tick()
             assert full == []
     finally:
         gc.set_threshold(*thresholds)
-
-
-async def test_an_unknown_theme_is_a_notice(house: House) -> None:
-    house.config = replace(house.config, theme="no-such-theme")
-    app = house.app()
-    async with app.run_test(size=WIDE) as pilot:
-        await until(pilot, lambda: "unknown theme 'no-such-theme'" in notices(app))
-
-
-async def test_a_backend_that_cannot_be_opened_is_a_notice(house: House) -> None:
-    def broken(_config: object) -> Any:
-        raise EngineFailed("the database is from a newer etui", "upgrade etui")
-
-    app = EtuiApp(house.config, Route("balanced"), broken)
-    async with app.run_test(size=WIDE) as pilot:
-        await until(pilot, lambda: "upgrade etui" in notices(app))
-
-
-async def test_a_restored_power_limit_is_a_notice(house: House) -> None:
-    def broken(_config: object) -> Any:
-        raise EngineFailed("no backend is needed")
-
-    line = "restored the power limit of GPU 0 to 350 W (an earlier sweep was killed)"
-    app = EtuiApp(house.config, Route("balanced"), broken, [line])
-    async with app.run_test(size=WIDE) as pilot:
-        await until(pilot, lambda: line in notices(app))
 
 
 async def test_a_lost_terminal_restores_power_limits(house: House) -> None:
@@ -183,51 +177,6 @@ async def test_a_lost_terminal_restores_power_limits(house: House) -> None:
     house.app().save_and_close()
     assert read_package(folder) == (65, 120)
     assert not house.config.power_limits_file.exists()
-
-
-async def test_no_color_draws_in_monochrome(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NO_COLOR", "1")
-    app = house.app()
-    async with app.run_test(size=WIDE) as pilot:
-        await ask(pilot, "What is the capital of France?")
-        await answered(pilot, house, 1)
-        assert app.no_color
-
-
-async def test_ctrl_c_copies_what_is_selected(house: House) -> None:
-    app = house.app()
-    async with app.run_test(size=WIDE) as pilot:
-        prompt = app.screen.query_one(Prompt)
-        prompt.text = "joules"
-        prompt.select_all()
-        await pilot.press("ctrl+c", "ctrl+c")
-        await until(pilot, lambda: app.clipboard == "joules")
-        assert app.is_running
-
-
-async def test_ctrl_c_with_nothing_running_asks_for_a_second_one(house: House) -> None:
-    app = house.app()
-    async with app.run_test(size=WIDE) as pilot:
-        await pilot.press("ctrl+c")
-        await until(pilot, lambda: "Ctrl+C again quits" in notices(app))
-        assert app.is_running
-        await pilot.press("ctrl+c")
-        await until(pilot, lambda: not app.is_running)
-
-
-async def test_ctrl_c_stops_the_answer_and_a_second_one_quits(house: House) -> None:
-    house.runner.hold = True
-    app = house.app()
-    async with app.run_test(size=WIDE) as pilot:
-        await ask(pilot, "Tell me everything")
-        await until(pilot, lambda: turns(app) and "Paris" in source_of(turns(app)[0]))
-        await pilot.press("ctrl+c")
-        await answered(pilot, house, 1)
-        assert house.runner.saved[0].status == "stopped"
-        assert "answer stopped · Ctrl+C again quits" in notices(app)
-        assert app.is_running
-        await pilot.press("ctrl+c")
-        await until(pilot, lambda: not app.is_running)
 
 
 @pytest.mark.parametrize(
@@ -249,22 +198,21 @@ def test_only_a_second_ctrl_c_soon_after_the_first_leaves(
 
 
 async def test_ctrl_z_is_offered_only_where_the_terminal_can_suspend(house: House) -> None:
-    app = house.app()
-    async with app.run_test(size=WIDE) as pilot:
-        assert "ctrl+z" not in app.screen.active_bindings or (
-            app.screen.active_bindings["ctrl+z"].binding.action != "suspend_process"
+    async with running(house) as term:
+        assert "ctrl+z" not in term.app.screen.active_bindings or (
+            term.app.screen.active_bindings["ctrl+z"].binding.action != "suspend_process"
         ), "a headless driver cannot, and neither can a browser"
-        assert app._driver is not None
-        type(app._driver).can_suspend = property(lambda _self: True)  # type: ignore[assignment]
+        assert term.app._driver is not None
+        type(term.app._driver).can_suspend = property(lambda _self: True)  # type: ignore[assignment]
         try:
-            assert app.screen.active_bindings["ctrl+z"].binding.id == "app.suspend"
-            await pilot.press("f4")
-            await until(pilot, lambda: app.screen.query("PolicyEditor"))
-            app.screen.query_one("PolicyEditor").focus()
-            await until(pilot, lambda: app.focused is app.screen.query_one("PolicyEditor"))
-            assert app.screen.active_bindings["ctrl+z"].binding.action == "undo"
+            assert term.app.screen.active_bindings["ctrl+z"].binding.id == "app.suspend"
+            await term.press("f4")
+            await term.until(lambda: term.app.screen.query("PolicyEditor"))
+            term.app.screen.query_one("PolicyEditor").focus()
+            await term.until(lambda: term.app.focused is term.app.screen.query_one("PolicyEditor"))
+            assert term.app.screen.active_bindings["ctrl+z"].binding.action == "undo"
         finally:
-            del type(app._driver).can_suspend
+            del type(term.app._driver).can_suspend
 
 
 def test_a_fault_of_the_app_is_told_without_a_traceback(
@@ -303,19 +251,6 @@ async def test_an_earlier_chat_is_opened_at_the_start(house: House) -> None:
         query, _route = house.runner.asked[0]
         assert query.chat_id == "chat-1"
         assert query.history[0].content == "Question 1?"
-
-
-async def test_each_action_is_in_the_palette_once_under_a_short_title(house: House) -> None:
-    app = house.app()
-    async with app.run_test(size=WIDE) as pilot:
-        await until(pilot, lambda: app.backend is not None)
-        titles = [command.title for command in list_commands(app, app.screen)]
-        titles += [command.title for command in app.get_system_commands(app.screen)]
-        assert len({title.casefold() for title in titles}) == len(titles)
-        assert all(len(title) <= 40 for title in titles)
-        assert {"help", "quit", "theme: choose …", "route: choose …"} <= set(titles)
-        assert not {"Keys", "Quit", "Theme"} & set(titles)
-        assert "suspend" not in titles, "a headless driver cannot"
 
 
 def test_a_tab_of_the_browser_cannot_suspend(house: House) -> None:

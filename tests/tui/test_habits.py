@@ -20,10 +20,10 @@ from etui.tui.start import MODE_BINDINGS, EtuiApp
 from etui.tui.themes import DARK, LIGHT
 from etui.tui.widgets.lines import TextBox
 from tests.tui.fakes import House, until
-from tests.tui.screen import notices
+from tests.tui.screen import notices, running
 
 DOCS = Path(__file__).parents[2] / "docs"
-SIZES = [(120, 36), (80, 24), (40, 10)]
+SIZES = ((80, 24), (40, 10), (120, 36))
 KEYS = {
     re.sub(r"switch_mode\('(\w+)'\)", r"\1", binding.action): binding.key
     for binding in MODE_BINDINGS
@@ -40,20 +40,18 @@ async def visit(pilot: Pilot[Any], app: EtuiApp, mode: str) -> None:
     await until(pilot, lambda: app.screen.query_one(Footer).region.height == 1)
 
 
-@pytest.mark.parametrize("size", SIZES, ids=str)
-async def test_every_screen_stands_in_small_terminals(house: House, size: tuple[int, int]) -> None:
-    app = house.app()
-    async with app.run_test(size=size) as pilot:
+async def test_every_screen_stands_in_small_terminals(house: House) -> None:
+    async with running(house) as term:
         for mode in KEYS:
-            await visit(pilot, app, mode)
-            for other in (*SIZES, size):
-                await pilot.resize_terminal(*other)
-                await until(pilot, lambda other=other: app.screen.size == other)
-            await pilot.press("f1")
-            await until(pilot, lambda: isinstance(app.screen, HelpScreen))
-            await pilot.press("f1")
-            await until(pilot, lambda: not isinstance(app.screen, HelpScreen))
-            assert app.fault is None
+            await visit(term.pilot, term.app, mode)
+            for size in SIZES:
+                await term.pilot.resize_terminal(*size)
+                await term.until(lambda size=size: term.app.screen.size == size)
+            await term.press("f1")
+            await term.at(HelpScreen)
+            await term.press("f1")
+            await term.until(lambda: not isinstance(term.app.screen, HelpScreen))
+            assert term.app.fault is None
 
 
 @pytest.mark.parametrize("theme", [DARK, LIGHT], ids=lambda theme: theme.name)
@@ -61,19 +59,20 @@ async def test_every_screen_has_help_commands_keys_and_signs_that_ascii_has(
     house: House, theme: Any
 ) -> None:
     house.config = replace(house.config, theme=theme.name)
-    app = house.app()
-    async with app.run_test(size=(120, 36)) as pilot:
-        assert app.current_theme.dark is theme.dark
+    async with running(house) as term:
+        assert term.app.current_theme.dark is theme.dark
         for mode in KEYS:
-            await visit(pilot, app, mode)
-            focused = app.focused
-            assert (focused is not None and focused.HELP) or app.screen.HELP
-            assert isinstance(app.screen, OffersCommands)
-            assert app.screen.commands()
-            shown = {active.binding.description for active in app.screen.active_bindings.values()}
-            own = [b for b in type(app.screen).BINDINGS if isinstance(b, Binding) and b.show]
+            await visit(term.pilot, term.app, mode)
+            focused = term.app.focused
+            assert (focused is not None and focused.HELP) or term.app.screen.HELP
+            assert isinstance(term.app.screen, OffersCommands)
+            assert term.app.screen.commands()
+            shown = {
+                active.binding.description for active in term.app.screen.active_bindings.values()
+            }
+            own = [b for b in type(term.app.screen).BINDINGS if isinstance(b, Binding) and b.show]
             assert {binding.description for binding in own} & shown
-            drawn = "".join(line.text for line in app.screen._compositor.render_strips())
+            drawn = "".join(line.text for line in term.app.screen._compositor.render_strips())
             lost = {c for c in drawn if c != "?" and to_ascii(c) == "?" and c.isprintable()}
             assert not lost, "each sign needs one of ASCII that stands for it"
 
@@ -94,58 +93,36 @@ def test_names_that_no_key_has_are_found() -> None:
     assert find_unknown_keys(keymap, names) == [("chat.stopp", "chat.stop"), ("zzz", "")]
 
 
-async def test_a_keymap_with_a_wrong_name_is_a_notice(house: House) -> None:
-    house.config = replace(house.config, keymap={"models.pul": "f12"})
-    app = house.app()
-    async with app.run_test(size=(120, 36)) as pilot:
-        await until(pilot, lambda: "unknown key name 'models.pul'" in notices(app))
-        assert "did you mean models.pull?" in notices(app)
+async def test_keys_are_rebound_on_every_screen_and_a_wrong_name_is_a_notice(house: House) -> None:
+    keymap = {"app.models": "f11", "models.calibrate": "x", "models.pul": "f12"}
+    house.config = replace(house.config, keymap=keymap)
+    async with running(house) as term:
+        await term.told("unknown key name 'models.pul'")
+        assert "did you mean models.pull?" in notices(term.app)
+        await term.press("f11")
+        await term.until(lambda: term.app.current_mode == "models")
+        await term.until(lambda: "x" in term.app.screen.active_bindings)
 
 
-async def test_keys_of_other_screens_are_rebound_as_well(house: House) -> None:
-    house.config = replace(house.config, keymap={"app.models": "f11", "models.calibrate": "x"})
-    app = house.app()
-    async with app.run_test(size=(120, 36)) as pilot:
-        await until(pilot, lambda: app.backend is not None)
-        await pilot.press("f11")
-        await until(pilot, lambda: app.current_mode == "models")
-        await until(pilot, lambda: "x" in app.screen.active_bindings)
-
-
-@pytest.mark.parametrize("mode", ["history", "models"])
+@pytest.mark.parametrize("mode", ["history", "models", "runs"])
 async def test_a_fault_in_the_worker_of_a_screen_is_a_notice(
     house: House, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_args: object, **_more: object) -> None:
         raise ZeroDivisionError("of all things")
 
-    monkeypatch.setattr(LogReader, "list_turns", broken)
     monkeypatch.setattr(LogReader, "totals", broken)
-    app = house.app()
-    async with app.run_test(size=(120, 36)) as pilot:
-        await visit(pilot, app, mode)
-        await until(pilot, lambda: "internal error: ZeroDivisionError" in notices(app))
-        assert app.is_running
-        assert app.fault is None
-
-
-async def test_a_fault_while_runs_are_read_is_a_notice(
-    house: House, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def broken(_folder: Path) -> None:
-        raise ZeroDivisionError("of all things")
-
     monkeypatch.setattr("etui.tui.runs_screen.list_runs", broken)
-    app = house.app()
-    async with app.run_test(size=(120, 36)) as pilot:
-        await visit(pilot, app, "runs")
-        await until(pilot, lambda: "internal error: ZeroDivisionError" in notices(app))
+    async with running(house) as term:
+        await visit(term.pilot, term.app, mode)
+        await term.told("internal error: ZeroDivisionError")
+        assert term.app.is_running
+        assert term.app.fault is None
 
 
 async def test_the_mouse_goes_between_screens_by_the_last_line(house: House) -> None:
-    app = house.app()
-    async with app.run_test(size=(160, 36)) as pilot:
-        await visit(pilot, app, "runs")
-        keys = [key for key in app.screen.query("FooterKey") if key.description == "Models"]  # type: ignore[attr-defined]
-        assert await pilot.click(keys[0])
-        await until(pilot, lambda: app.current_mode == "models")
+    async with running(house, (160, 36)) as term:
+        await visit(term.pilot, term.app, "runs")
+        keys = [key for key in term.app.screen.query("FooterKey") if key.description == "Models"]  # type: ignore[attr-defined]
+        assert await term.pilot.click(keys[0])
+        await term.until(lambda: term.app.current_mode == "models")

@@ -7,101 +7,59 @@ from dataclasses import replace
 import pytest
 from textual.containers import VerticalScroll
 
-from etui.tui.help import WORDS, HelpScreen, KeyGroup, format_pairs, list_key_groups
-from etui.tui.start import EtuiApp
-from tests.tui.fakes import House, until
-from tests.tui.screen import WIDE, answered, ask, drawn
+from etui.tui.help import WORDS, HelpScreen, format_pairs, list_key_groups
+from tests.tui.fakes import House
+from tests.tui.screen import Terminal, running
 
 
-def titles(groups: list[KeyGroup]) -> list[str]:
-    return [group.title for group in groups]
+def groups(term: Terminal) -> dict[str, dict[str, str]]:
+    """Title -> what each key does -> the key."""
+    found = list_key_groups(term.app.screen)
+    return {group.title: {text: key for key, text in group.keys} for group in found}
 
 
-def keys_of(groups: list[KeyGroup], title: str) -> dict[str, str]:
-    (group,) = (group for group in groups if group.title == title)
-    return {description: key for key, description in group.keys}
+async def test_f1_shows_keys_and_energy_words_on_one_page_over_the_chat(house: House) -> None:
+    async with running(house, (120, 40)) as term:
+        before = term.app.screen.query_one("Transcript").size
+        await term.press("f1")
+        await term.at(HelpScreen)
+        await term.sees("Send", "Everywhere", "Energy words", *(word for word, _ in WORDS))
+        assert term.app.screen.query_one("#help-page", VerticalScroll).max_scroll_y == 0
+        assert term.app.screen_stack[0].query_one("Transcript").size == before
+        await term.press("f1")
+        await term.until(lambda: not isinstance(term.app.screen, HelpScreen))
 
 
-async def open_help(pilot: object, app: EtuiApp) -> None:
-    await pilot.press("f1")  # type: ignore[attr-defined]
-    await until(pilot, lambda: isinstance(app.screen, HelpScreen))  # type: ignore[arg-type]
-    await until(pilot, lambda: "Energy words" in drawn(app) or app.size.width < 100)  # type: ignore[arg-type]
-
-
-async def test_f1_shows_keys_and_energy_words_and_hides_them(house: House) -> None:
-    app = house.app()
-    async with app.run_test(size=WIDE) as pilot:
-        await open_help(pilot, app)
-        page = drawn(app)
-        for word, _meaning in WORDS:
-            assert word in page
-        assert "Send" in page
-        assert "Everywhere" in page
-        await pilot.press("f1")
-        await until(pilot, lambda: not isinstance(app.screen, HelpScreen))
-
-
-async def test_the_page_is_one_page_and_does_not_squeeze_the_chat(house: House) -> None:
-    app = house.app()
-    async with app.run_test(size=(120, 40)) as pilot:
-        before = app.screen.query_one("Transcript").size
-        await open_help(pilot, app)
-        assert app.screen.query_one("#help-page", VerticalScroll).max_scroll_y == 0
-        assert app.screen_stack[0].query_one("Transcript").size == before
-
-
-async def test_keys_of_text_fields_are_left_out(house: House) -> None:
-    app = house.app()
-    async with app.run_test(size=WIDE) as pilot:
-        await until(pilot, lambda: app.backend is not None)
-        said = " ".join(d for group in list_key_groups(app.screen) for _key, d in group.keys)
-        assert "Delete word" not in said
-        assert "Cursor word left" not in said
-
-
-async def test_keys_of_an_answer_are_listed_once_there_is_one(house: House) -> None:
-    app = house.app()
-    async with app.run_test(size=WIDE) as pilot:
-        await until(pilot, lambda: app.backend is not None)
-        assert "Answer (when selected)" not in titles(list_key_groups(app.screen))
-        await ask(pilot, "one")
-        await answered(pilot, house, 1)
-        assert keys_of(list_key_groups(app.screen), "Answer (when selected)")["Copy answer"] == "c"
-        await pilot.press("shift+tab")
-        await until(pilot, lambda: "Answer" in titles(list_key_groups(app.screen)))
-
-
-async def test_rebound_keys_are_shown_as_they_are(house: House) -> None:
+async def test_the_keys_are_those_that_work_now_as_they_are_bound(house: House) -> None:
     house.config = replace(house.config, keymap={"chat.new": "ctrl+b"})
-    app = house.app()
-    async with app.run_test(size=WIDE) as pilot:
-        await until(pilot, lambda: app.backend is not None)
-        assert keys_of(list_key_groups(app.screen), "Chat")["New"] == "^b"
+    async with running(house) as term:
+        said = " ".join(text for keys in groups(term).values() for text in keys)
+        assert "Delete word" not in said, "those of text fields are left out"
+        assert groups(term)["Chat"]["New"] == "^b"
+        assert "Answer (when selected)" not in groups(term)
+        await term.answer("one")
+        assert groups(term)["Answer (when selected)"]["Copy answer"] == "c"
+        await term.press("shift+tab")
+        await term.until(lambda: "Answer" in groups(term))
+        await term.press("ctrl+o")
+        await term.until(lambda: "Chats" in groups(term))
+        assert "Rename" in groups(term)["Chats"]
+        assert "Help" in groups(term)["Everywhere"]
+        assert "History" not in groups(term)["Everywhere"], "F3 does not work over a window"
 
 
 async def test_the_page_scrolls_in_the_smallest_terminal(house: House) -> None:
-    app = house.app()
-    async with app.run_test(size=(40, 10)) as pilot:
-        await open_help(pilot, app)
-        assert "unmeasured" not in drawn(app)
-        await pilot.press("G")
-        await until(pilot, lambda: "unmeasured" in drawn(app))
-        await pilot.press("g")
-        await until(pilot, lambda: "Question" in drawn(app))
-        await pilot.press("q")
-        await until(pilot, lambda: not isinstance(app.screen, HelpScreen))
-
-
-async def test_the_keys_of_a_window_are_shown_over_it(house: House) -> None:
-    app = house.app()
-    async with app.run_test(size=WIDE) as pilot:
-        await until(pilot, lambda: app.backend is not None)
-        await pilot.press("ctrl+o")
-        await until(pilot, lambda: "Chats" in titles(list_key_groups(app.screen)))
-        groups = list_key_groups(app.screen)
-        assert "Rename" in keys_of(groups, "Chats")
-        assert "Help" in keys_of(groups, "Everywhere")
-        assert "History" not in keys_of(groups, "Everywhere"), "F3 does not work over a window"
+    async with running(house, (40, 10)) as term:
+        await term.press("f1")
+        await term.at(HelpScreen)
+        await term.sees("Question")
+        assert "unmeasured" not in term.drawn
+        await term.press("G")
+        await term.sees("unmeasured")
+        await term.press("g")
+        await term.sees("Question")
+        await term.press("q")
+        await term.until(lambda: not isinstance(term.app.screen, HelpScreen))
 
 
 @pytest.mark.parametrize("pairs", [[], [("a", "b")], [("≈", "x"), ("J/tok", "y")]])

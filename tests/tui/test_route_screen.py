@@ -14,9 +14,8 @@ from etui.tui.route_screen import (
     format_choices,
     note_for,
 )
-from etui.tui.start import EtuiApp
-from tests.tui.fakes import MODEL, House, until
-from tests.tui.screen import WIDE, answered, ask, drawn, notices
+from tests.tui.fakes import MODEL, House
+from tests.tui.screen import Terminal, running
 
 CHOICES = (
     RouteChoice("policy", "balanced", Route("balanced"), True, 0.4, "Medium for most"),
@@ -28,63 +27,43 @@ CHOICES = (
 )
 
 
-async def open_list(pilot: object, house: House, app: EtuiApp) -> None:
-    house.routes = CHOICES
-    await until(pilot, lambda: app.backend is not None)  # type: ignore[arg-type]
-    await pilot.press("f7")  # type: ignore[attr-defined]
-    await until(pilot, lambda: isinstance(app.screen, RouteScreen) and "think" in drawn(app))  # type: ignore[arg-type]
+async def open_list(term: Terminal) -> None:
+    await term.press("f7")
+    await term.at(RouteScreen)
+    await term.sees("think")
 
 
-async def test_an_arm_is_found_by_its_name_and_answers_the_next_question(house: House) -> None:
-    app = house.app()
-    async with app.run_test(size=WIDE) as pilot:
-        await open_list(pilot, house, app)
-        page = drawn(app)
-        assert "from ≈0.40 J/token" in page
-        assert "not on this machine" in page
-        await pilot.press(*"quick")
-        await until(pilot, lambda: "qwen3-8b" not in drawn(app))
-        await pilot.press("enter")
-        await until(pilot, lambda: not isinstance(app.screen, RouteScreen))
-        assert "next questions: arm quick of balanced" in notices(app)
-        await ask(pilot, "Who answers?")
-        await answered(pilot, house, 1)
-        assert house.runner.asked[0][1] == Route("balanced", arm="quick")
-
-
-async def test_the_route_in_use_is_selected_first_and_arrows_move(house: House) -> None:
-    app = house.app()
-    async with app.run_test(size=WIDE) as pilot:
-        await open_list(pilot, house, app)
-        (line,) = (row for row in drawn(app).split("\n") if "●" in row)
+async def test_what_is_chosen_in_the_list_answers_the_next_question(house: House) -> None:
+    async with running(house) as term:
+        await term.press("f7")
+        await term.sees("no model on this machine: F6 pulls one")
+        assert term.app.screen.query_one(".box").size.height < 10
+        await term.press("escape")
+        house.routes = CHOICES
+        await open_list(term)
+        (line,) = (row for row in term.drawn.split("\n") if "●" in row)
         assert "balanced" in line
-        await pilot.press("down", "enter")
-        await until(pilot, lambda: not isinstance(app.screen, RouteScreen))
-        assert "next questions: policy frugal" in notices(app)
-
-
-async def test_a_model_that_is_not_here_is_not_taken(house: House) -> None:
-    app = house.app()
-    async with app.run_test(size=WIDE) as pilot:
-        await open_list(pilot, house, app)
-        await pilot.press(*"8b")
-        await until(pilot, lambda: "think" not in drawn(app))
-        await pilot.press("enter")
-        await until(pilot, lambda: "F6 can pull it" in drawn(app))
-        assert isinstance(app.screen, RouteScreen)
-        await pilot.press("escape")
-        await until(pilot, lambda: not isinstance(app.screen, RouteScreen))
-        assert app._route == Route("balanced")
-
-
-async def test_an_empty_list_says_why_and_takes_no_more_room_than_that(house: House) -> None:
-    app = house.app()
-    async with app.run_test(size=WIDE) as pilot:
-        house.routes = ()
-        await until(pilot, lambda: app.backend is not None)
-        await pilot.press("f7")
-        await until(pilot, lambda: "no model on this machine: F6 pulls one" in drawn(app))
-        assert app.screen.query_one(".box").size.height < 10
+        await term.press("down", "enter")
+        await term.told("next questions: policy frugal")
+        await open_list(term)
+        assert "from ≈0.40 J/token" in term.drawn
+        assert "not on this machine" in term.drawn
+        await term.press(*"8b")
+        await term.until(lambda: "think" not in term.drawn)
+        await term.press("enter")
+        await term.sees("F6 can pull it")
+        assert isinstance(term.app.screen, RouteScreen)
+        await term.press("escape")
+        await term.until(lambda: not isinstance(term.app.screen, RouteScreen))
+        assert term.app._route == Route("frugal")
+        await open_list(term)
+        await term.press(*"quick")
+        await term.until(lambda: "qwen3-8b" not in term.drawn)
+        await term.press("enter")
+        await term.told("next questions: arm quick of balanced")
+        await term.until(lambda: not isinstance(term.app.screen, RouteScreen))
+        await term.answer("Who answers?")
+        assert house.runner.asked[0][1] == Route("balanced", arm="quick")
 
 
 def test_the_line_below_the_list_says_what_is_true() -> None:
@@ -96,25 +75,20 @@ def test_the_line_below_the_list_says_what_is_true() -> None:
 
 
 async def test_the_list_fits_the_smallest_terminal(house: House) -> None:
-    app = house.app()
-    async with app.run_test(size=(40, 10)) as pilot:
-        house.routes = CHOICES
-        await until(pilot, lambda: app.backend is not None)
-        await pilot.press("f7")
-        await until(pilot, lambda: "balanced" in drawn(app) and "frugal" in drawn(app))
-        assert "What answers next (predicted J/token)" in drawn(app)
-        assert app.screen.query_one(".box").outer_size.height == 9, "all but the footer"
-        assert app.screen.query_one(Input).has_focus
+    house.routes = CHOICES
+    async with running(house, (40, 10)) as term:
+        await term.press("f7")
+        await term.sees("balanced", "frugal", "What answers next (predicted J/token)")
+        assert term.app.screen.query_one(".box").outer_size.height == 9, "all but the footer"
+        assert term.app.screen.query_one(Input).has_focus
 
 
 async def test_a_policy_that_was_added_on_disk_is_in_the_palette(house: House) -> None:
-    app = house.app()
-    async with app.run_test(size=WIDE) as pilot:
-        await until(pilot, lambda: app.backend is not None)
-        assert "policy: mine" not in {command.title for command in app.commands()}
+    async with running(house) as term:
+        assert "policy: mine" not in {command.title for command in term.app.commands()}
         house.config.policies_dir.mkdir(parents=True)
         (house.config.policies_dir / "mine.yaml").write_text("version: 1\n", encoding="utf-8")
-        assert "policy: mine" in {command.title for command in app.commands()}
+        assert "policy: mine" in {command.title for command in term.app.commands()}
 
 
 @pytest.mark.parametrize(

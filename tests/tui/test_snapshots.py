@@ -26,7 +26,7 @@ from etui.tui.chat.screen import ChatScreen
 from etui.tui.history.screen import HistoryScreen
 from etui.tui.models import _cards as card_reader
 from etui.tui.models._job_bar import JobBar
-from etui.tui.models._jobs import SweepState, build_progress
+from etui.tui.models._jobs import SweepState, sweep_progress
 from etui.tui.models.first_run import FirstRunScreen
 from etui.tui.models.screen import ModelsScreen
 from etui.tui.pacing import Pace
@@ -219,14 +219,14 @@ async def test_the_models(house: House, same_host: None) -> None:
 async def test_a_sweep_on_the_models_screen(house: House, same_host: None) -> None:
     house.config = replace(house.config, models_dir=NO_MODELS)
     state = SweepState(
-        MODEL, settings=12, stage="race", block=7, blocks_left=7, remaining=9,
+        MODEL, settings=tuple("abcdefghijkl"), stage="race", block=7, blocks_left=7, remaining=9,
         best="threads=1 kv_type=q8_0", seconds_left=240.0,
         dropped=(("threads=2 kv_type=q4_0", "12.1 % [9.8, 14.5] more joules than threads=1"),),
     )  # fmt: skip
     async with opened(house, NARROW) as pilot:
         screen = await switched(pilot, "f6", ModelsScreen)
         await until(pilot, lambda: MODEL in _words(screen))
-        screen.query_one(JobBar).post(build_progress(state))
+        screen.query_one(JobBar).post(sweep_progress(state))
         await until(pilot, lambda: "Sweep running" in _words(screen))
         await settled(pilot)
         matches(pilot.app, "models-sweep")  # type: ignore[arg-type]
@@ -238,8 +238,9 @@ def _words(screen: Any) -> str:
 
 async def test_the_server(house: House) -> None:
     async with opened(house, WIDE) as pilot:
-        screen = ServerScreen(lambda: None, lambda: None)
+        screen = ServerScreen(house.config, lambda: None)
         await pilot.app.push_screen(screen)
-        screen.show(FACTS, "", runs=True)
+        screen.runs = True
+        screen.take(FACTS)
         await settled(pilot)
         matches(pilot.app, "server")  # type: ignore[arg-type]

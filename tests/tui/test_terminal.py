@@ -63,6 +63,14 @@ class Screen:
         assert b"Traceback" not in self.sent
 
 
+def leave(app: pexpect.spawn[bytes], screen: Screen) -> None:
+    app.send("\x11")
+    app.expect(pexpect.EOF)
+    app.close()
+    assert app.exitstatus == 0
+    screen.assert_clean()
+
+
 @pytest.fixture
 def screen() -> Screen:
     return Screen()
@@ -120,32 +128,12 @@ def test_ask_watch_stop_and_quit(spawn: Spawn, screen: Screen, etui_home: Path) 
     app.expect("answering")
     app.send("\x1b")
     app.expect("stopped")
-    app.send("\x11")
-    app.expect(pexpect.EOF)
-    app.close()
-    assert app.exitstatus == 0
-    screen.assert_clean()
+    leave(app, screen)
     assert "≈ estimated".encode() in screen.sent, "an empty sysfs leaves the labelled estimate"
     first, second = rows(etui_home)
     assert first[:2] == ("Hi there", "complete")
     assert second[:2] == (LONG_QUESTION, "stopped")
     assert all(joules is not None and joules > 0 for _query, _status, joules in (first, second))
-
-
-def test_a_paste_whose_lines_end_with_carriage_returns_is_sent_with_line_feeds(
-    spawn: Spawn, screen: Screen, etui_home: Path
-) -> None:
-    app = spawn("--model", "smollm2-135m")
-    app.expect(LOADED)
-    app.send("\x1b[200~Say hi.\rTo me.\r\nNow.\x1b[201~")
-    app.expect("Now")
-    app.send("\r")
-    app.expect("1 answer")
-    app.send("\x11")
-    app.expect(pexpect.EOF)
-    screen.assert_clean()
-    assert [row[0] for row in rows(etui_home)] == ["Say hi.\nTo me.\nNow."]
-    assert "␍".encode() not in screen.sent
 
 
 def test_a_file_and_a_long_paste_go_with_a_question_and_a_wrong_command_does_not(
@@ -155,17 +143,21 @@ def test_a_file_and_a_long_paste_go_with_a_question_and_a_wrong_command_does_not
     notes.write_text("Paris is the capital of France.\n")
     app = spawn("--model", "smollm2-135m")
     app.expect(LOADED)
+    app.send("\x1b[200~Say hi.\rTo me.\r\nNow.\x1b[201~")
+    app.expect("Now")
+    app.send("\r")
+    app.expect("1 answer")
     app.send("/sned\r")
     app.expect("begin with")
     app.send("\x15")
     app.send("Say yes.\x1b[200~" + "one line\r" * 40 + "\x1b[201~")
     app.expect("paste 1: 40 lines")
     app.send(f" @{notes} \r")
-    app.expect("1 answer")
-    app.send("\x11")
-    app.expect(pexpect.EOF)
-    screen.assert_clean()
-    ((query, status, _joules),) = rows(etui_home)
+    app.expect("2 answers")
+    leave(app, screen)
+    assert "␍".encode() not in screen.sent, "lines are sent with line feeds"
+    (first, *_), (query, status, _joules) = rows(etui_home)
+    assert first == "Say hi.\nTo me.\nNow."
     lines = "one line\n" * 40
     assert query == (
         f"Say yes.[paste 1] @{notes}\n\nFile {notes}:\n```md\nParis is the capital of France.\n"
@@ -192,11 +184,7 @@ def test_every_screen_is_a_key_away_and_a_model_comes_and_goes(
     app.expect("[^n]loaded smollm2-135m in")
     app.send(F2)
     app.expect("for commands")
-    app.send("\x11")
-    app.expect(pexpect.EOF)
-    app.close()
-    assert app.exitstatus == 0
-    screen.assert_clean()
+    leave(app, screen)
     with closing(sqlite3.connect(etui_home / "etui.db")) as database:
         assert database.execute("SELECT reason FROM unloads").fetchall() == [("asked",)]
         assert len(database.execute("SELECT * FROM loads").fetchall()) == 2
@@ -217,11 +205,7 @@ def test_a_policy_is_edited_saved_and_asked(spawn: Spawn, screen: Screen, etui_h
     app.send(F2)
     app.send("Hi there\r")
     app.expect("1 answer")
-    app.send("\x11")
-    app.expect(pexpect.EOF)
-    app.close()
-    assert app.exitstatus == 0
-    screen.assert_clean()
+    leave(app, screen)
     assert policy.read_text(encoding="utf-8") == "# edited\n" + POLICY
     assert [row[:2] for row in rows(etui_home)] == [("Hi there", "truncated")]
 
@@ -283,9 +267,7 @@ def test_a_crash_of_the_engine_leaves_the_chat_running(
     app.expect("SIGKILL")
     app.send("Hi there\r")
     app.expect("2 answers")
-    app.send("\x11")
-    app.expect(pexpect.EOF)
-    screen.assert_clean()
+    leave(app, screen)
     assert [row[1] for row in rows(etui_home)] == ["error", "complete"]
 
 
@@ -299,38 +281,24 @@ def test_a_suspended_app_leaves_the_terminal_and_comes_back(
     app.send(f"{LONG_QUESTION}\r")
     app.expect("answering")
     process = psutil.Process(app.pid)
-    app.kill(signal.SIGTSTP)
-    app.expect(re.escape("\x1b[?1049l"))
-    while process.status() != psutil.STATUS_STOPPED:
-        pass
-    app.kill(signal.SIGCONT)
-    app.expect(re.escape("\x1b[?1049h"))
+
+    def suspend_and_go_on() -> None:
+        app.kill(signal.SIGTSTP)
+        app.expect(re.escape("\x1b[?1049l"))
+        while process.status() != psutil.STATUS_STOPPED:
+            pass
+        app.kill(signal.SIGCONT)
+        app.expect(re.escape("\x1b[?1049h"))
+
+    suspend_and_go_on()
     app.send("\x1b")
     app.expect("stopped")
-    app.send("\x11")
-    app.expect(pexpect.EOF)
-    screen.assert_clean()
+    app.send(F4)
+    app.expect("The largest model")
+    suspend_and_go_on()
+    app.expect("The largest model")  # it is drawn again
+    leave(app, screen)
     assert [row[1] for row in rows(etui_home)] == ["stopped"]
-
-
-def test_every_screen_is_drawn_anew_after_fg(spawn: Spawn, screen: Screen) -> None:
-    import psutil
-
-    app = spawn("--model", "smollm2-135m")
-    app.expect(LOADED)
-    app.send("\x1bOS")  # F4
-    app.expect("The largest model")
-    process = psutil.Process(app.pid)
-    app.kill(signal.SIGTSTP)
-    app.expect(re.escape("\x1b[?1049l"))
-    while process.status() != psutil.STATUS_STOPPED:
-        pass
-    app.kill(signal.SIGCONT)
-    app.expect(re.escape("\x1b[?1049h"))
-    app.expect("The largest model")
-    app.send("\x11")
-    app.expect(pexpect.EOF)
-    screen.assert_clean()
 
 
 def test_a_terminal_without_unicode_is_drawn_in_ascii(spawn: Spawn, screen: Screen) -> None:

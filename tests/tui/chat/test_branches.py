@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from etui.chat import Message
 from etui.runtime.routes import Route
-from etui.tui.chat._prompt import Prompt
 from etui.tui.chat._turn_text import (
     answer_parts,
     build_notes,
@@ -21,7 +20,7 @@ from etui.tui.chat.screen import ChatScreen
 from etui.tui.start import EtuiApp
 from etui.turn.record import CONTINUES, REPLACES, Tokens, TurnRecord
 from tests.tui.fakes import House, turn_record, until
-from tests.tui.screen import WIDE, answered, ask, drawn, notices, source_of, text_of, turns
+from tests.tui.screen import running, turns
 
 THINK = Route("balanced", arm="think")
 
@@ -54,22 +53,21 @@ async def open_forked(pilot, house: House) -> None:
 
 async def test_a_resumed_chat_shows_one_branch_and_leads_to_the_other(house: House) -> None:
     forked(house)
-    app = house.app()
-    async with app.run_test(size=WIDE) as pilot:
-        await open_forked(pilot, house)
-        await until(pilot, lambda: questions(app) == ["First?", "Other?"])
-        await until(pilot, lambda: text_of(turns(app)[1], "branch") == "< 2/2 >")
-        assert text_of(turns(app)[0], "branch") == ""
-        turns(app)[1].focus()
-        await pilot.press("less_than_sign")
-        await until(pilot, lambda: questions(app) == ["First?", "Second?", "Third?"])
-        await until(pilot, lambda: app.focused is turns(app)[1])
-        await until(pilot, lambda: house.chats.kept["chat-1"][0].head == "turn-of-log-1")
-        await pilot.press("less_than_sign")
-        await until(pilot, lambda: "no branch before" in notices(app))
-        await pilot.press("greater_than_sign")
-        await until(pilot, lambda: questions(app) == ["First?", "Other?"])
-        await until(pilot, lambda: house.chats.kept["chat-1"][0].head is None)
+    async with running(house) as term:
+        await open_forked(term.pilot, house)
+        await term.until(lambda: questions(term.app) == ["First?", "Other?"])
+        await term.until(lambda: term.text(1, "branch") == "< 2/2 >")
+        assert term.text(0, "branch") == ""
+        term.turns[1].focus()
+        await term.press("less_than_sign")
+        await term.until(lambda: questions(term.app) == ["First?", "Second?", "Third?"])
+        await term.until(lambda: term.app.focused is term.turns[1])
+        await term.until(lambda: house.chats.kept["chat-1"][0].head == "turn-of-log-1")
+        await term.press("less_than_sign")
+        await term.told("no branch before")
+        await term.press("greater_than_sign")
+        await term.until(lambda: questions(term.app) == ["First?", "Other?"])
+        await term.until(lambda: house.chats.kept["chat-1"][0].head is None)
 
 
 async def test_the_context_meter_shows_the_branch_that_is_shown(house: House) -> None:
@@ -82,101 +80,95 @@ async def test_the_context_meter_shows_the_branch_that_is_shown(house: House) ->
     )
     first = turn(0, 100, None)
     house.chats.keep("Forked", [first, turn(1, 2090, first.turn_id), turn(2, 190, first.turn_id)])
-    app = house.app()
-    async with app.run_test(size=WIDE) as pilot:
-        await open_forked(pilot, house)
-        await until(pilot, lambda: " 200/" in drawn(app))
-        turns(app)[1].focus()
-        await pilot.press("less_than_sign")
-        await until(pilot, lambda: " 2.1k/" in drawn(app))
-        await pilot.press("greater_than_sign")
-        await until(pilot, lambda: " 200/" in drawn(app))
+    async with running(house) as term:
+        await open_forked(term.pilot, house)
+        await term.sees(" 200/")
+        term.turns[1].focus()
+        await term.press("less_than_sign")
+        await term.sees(" 2.1k/")
+        await term.press("greater_than_sign")
+        await term.sees(" 200/")
 
 
 async def test_a_turn_of_another_branch_is_opened_on_its_branch(house: House) -> None:
     forked(house)
-    app = house.app()
-    async with app.run_test(size=WIDE) as pilot:
-        await open_forked(pilot, house)
-        chat(app).open_chat(house.chats.kept["chat-1"][0], "turn-of-log-1")
-        await until(pilot, lambda: questions(app) == ["First?", "Second?", "Third?"])
-        chat(app).call_later(chat(app).step_at_last_fork, 1)
-        await until(pilot, lambda: questions(app) == ["First?", "Other?"])
-        await until(pilot, lambda: app.focused is turns(app)[1])
-        chat(app).call_later(chat(app).step_at_last_fork, 1)
-        await until(pilot, lambda: "no branch after" in notices(app))
+    async with running(house) as term:
+        await open_forked(term.pilot, house)
+        chat(term.app).open_chat(house.chats.kept["chat-1"][0], "turn-of-log-1")
+        await term.until(lambda: questions(term.app) == ["First?", "Second?", "Third?"])
+        chat(term.app).call_later(chat(term.app).step_at_last_fork, 1)
+        await term.until(lambda: questions(term.app) == ["First?", "Other?"])
+        await term.until(lambda: term.app.focused is term.turns[1])
+        chat(term.app).call_later(chat(term.app).step_at_last_fork, 1)
+        await term.told("no branch after")
 
 
 async def test_the_next_question_follows_the_branch_that_is_shown(house: House) -> None:
     forked(house)
-    app = house.app()
-    async with app.run_test(size=WIDE) as pilot:
-        await open_forked(pilot, house)
-        await until(pilot, lambda: len(turns(app)) == 2 and turns(app)[1].is_mounted)
-        await until(pilot, lambda: text_of(turns(app)[1], "branch") != "")
-        turns(app)[1].focus()
-        await pilot.press("less_than_sign")
-        await until(pilot, lambda: len(questions(app)) == 3)
-        app.screen.query_one(Prompt).focus()
-        await ask(pilot, "Fourth?")
-        await until(pilot, lambda: len(house.runner.saved) == 1)
+    async with running(house) as term:
+        await open_forked(term.pilot, house)
+        await term.until(lambda: len(term.turns) == 2 and term.turns[1].is_mounted)
+        await term.until(lambda: term.text(1, "branch") != "")
+        term.turns[1].focus()
+        await term.press("less_than_sign")
+        await term.until(lambda: len(questions(term.app)) == 3)
+        term.prompt.focus()
+        await term.ask("Fourth?")
+        await term.until(lambda: len(house.runner.saved) == 1)
         query = house.runner.asked[0][0]
         asked = [m.content for m in query.history if m.role == "user"]
         assert asked == ["First?", "Second?", "Third?"]
         assert query.parent_id == "turn-of-log-2"
-        await until(pilot, lambda: house.chats.kept["chat-1"][0].head is None)
-        assert chat(app).conversation.current[-1].query == "Fourth?"
+        await term.until(lambda: house.chats.kept["chat-1"][0].head is None)
+        assert chat(term.app).queue.conversation.current[-1].query == "Fourth?"
 
 
 async def test_a_re_asked_turn_is_a_branch_at_once(house: House) -> None:
     house.runner.other = THINK
-    app = house.app()
-    async with app.run_test(size=WIDE) as pilot:
-        await ask(pilot, "First?")
-        await answered(pilot, house, 1)
-        await pilot.press("shift+tab", "plus")
-        await answered(pilot, house, 2)
-        await until(pilot, lambda: text_of(turns(app)[1], "branch") == "< 2/2 >")
-        await until(pilot, lambda: "now     think" in text_of(turns(app)[1], "costs"))
-        turns(app)[1].focus()
-        await pilot.press("less_than_sign")
-        await until(pilot, lambda: len(turns(app)) == 1)
-        assert turns(app)[0].record is not None
-        assert turns(app)[0].record.arm == "quick"
+    async with running(house) as term:
+        await term.answer("First?")
+        await term.press("shift+tab", "plus")
+        await term.answered(2)
+        await term.until(lambda: term.text(1, "branch") == "< 2/2 >")
+        await term.until(lambda: "now     think" in term.text(1, "costs"))
+        term.turns[1].focus()
+        await term.press("less_than_sign")
+        await term.until(lambda: len(term.turns) == 1)
+        assert term.turns[0].record is not None
+        assert term.turns[0].record.arm == "quick"
 
 
 async def test_an_answer_that_was_stopped_goes_on_as_one(house: House) -> None:
     house.runner.hold = True
-    app = house.app()
-    async with app.run_test(size=WIDE) as pilot:
-        await ask(pilot, "Capital?")
-        await until(pilot, lambda: turns(app) and "Paris" in source_of(turns(app)[0]))
-        await pilot.press("escape")
-        await answered(pilot, house, 1)
-        await until(pilot, lambda: not chat(app).busy)
+    async with running(house) as term:
+        await term.ask("Capital?")
+        await term.until(lambda: term.turns and "Paris" in term.source(0))
+        await term.press("escape")
+        await term.answered(1)
+        await term.until(lambda: not chat(term.app).queue.busy)
         house.runner.hold, house.runner.pieces = False, (" It lies ", "on the Seine.")
-        await pilot.press("shift+tab", "m")
-        await until(pilot, lambda: len(house.runner.saved) == 2)
+        await term.press("shift+tab", "m")
+        await term.until(lambda: len(house.runner.saved) == 2)
         query, route = house.runner.asked[1]
         first, second = house.runner.saved
         assert query.last == Message("assistant", first.answer)
         assert query.options.continues == first.turn_id
         assert route == Route("balanced", arm="quick")
-        await until(pilot, lambda: len(turns(app)) == 1 and not chat(app).busy)
-        assert source_of(turns(app)[0]) == f"{first.answer} It lies on the Seine."
+        await term.until(lambda: len(term.turns) == 1 and not chat(term.app).queue.busy)
+        assert term.source(0) == f"{first.answer} It lies on the Seine."
         assert second.settings[CONTINUES] == first.turn_id
-        assert text_of(turns(app)[0], "costs").startswith("2 parts: ")
-        history = chat(app).conversation.query(turns(app)[0].asking.__class__("Next?")).history
+        assert term.text(0, "costs").startswith("2 parts: ")
+        history = (
+            chat(term.app).queue.conversation.query(term.turns[0].asking.__class__("Next?")).history
+        )
         assert [m.content for m in history] == ["Capital?", second.answer]
 
 
 async def test_a_whole_answer_does_not_go_on(house: House) -> None:
-    app = house.app()
-    async with app.run_test(size=WIDE) as pilot:
-        await ask(pilot, "Capital?")
-        await answered(pilot, house, 1)
-        await pilot.press("shift+tab", "m")
-        await until(pilot, lambda: "the answer is complete" in notices(app))
+    async with running(house) as term:
+        await term.answer("Capital?")
+        await term.press("shift+tab", "m")
+        await term.told("the answer is complete")
         assert len(house.runner.asked) == 1
 
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import pytest
-
 from etui.tui.chat._details import NO_BASELINE, DetailsModal, list_details
 from etui.tui.chat._turn_text import hop_line
 from etui.turn.record import HopRecord, TurnRecord
-from tests.tui.fakes import House, turn_record, until
-from tests.tui.screen import answered, ask, drawn, turns
+from tests.tui.fakes import House, turn_record
+from tests.tui.screen import running
 
 
 def facts(record: TurnRecord) -> dict[str, str]:
@@ -87,40 +85,22 @@ def test_each_hop_of_a_cascade_is_a_line() -> None:
     assert shown["hop 2"] == "✓ think › tiny[1] · 90 % sure · 10.0 J"
 
 
-@pytest.mark.parametrize("size", [(120, 36), (80, 24), (40, 10)], ids=str)
-async def test_i_opens_the_page_for_any_turn_and_closes_it(
-    house: House, size: tuple[int, int]
-) -> None:
-    app = house.app()
-    async with app.run_test(size=size) as pilot:
-        await ask(pilot, "First?")
-        await answered(pilot, house, 1)
-        await pilot.press("shift+tab", "i")
-        await until(pilot, lambda: isinstance(app.screen, DetailsModal))
-        await until(pilot, lambda: "Where the numbers come from" in drawn(app))
-        if size[1] >= 24:
-            assert app.screen.query_one(".facts").max_scroll_y == 0, "one page"
-        await pilot.press("i")
-        await until(pilot, lambda: not isinstance(app.screen, DetailsModal))
-
-
-async def test_the_page_uses_the_whole_of_the_smallest_terminal(house: House) -> None:
-    app = house.app()
-    async with app.run_test(size=(40, 10)) as pilot:
-        await ask(pilot, "First?")
-        await answered(pilot, house, 1)
-        await pilot.press("shift+tab", "i")
-        await until(pilot, lambda: app.screen.query(".facts"))
-        await until(pilot, lambda: app.screen.query_one(".facts").size.height >= 8)
-        assert app.screen.query_one(".facts").size.width >= 36
-
-
-async def test_the_keys_beside_a_price_give_way_to_it(house: House) -> None:
-    for width, shown in ((40, False), (120, True)):
-        app = house.app()
-        async with app.run_test(size=(width, 20)) as pilot:
-            house.runner.saved.clear()
-            await ask(pilot, "First?")
-            await answered(pilot, house, 1)
-            await until(pilot, lambda s=shown, a=app: ("i details" in drawn(a)) is s)
-            assert turns(app)[0].query_one(".energy").size.height <= 2
+async def test_i_opens_the_page_for_any_turn_and_closes_it(house: House) -> None:
+    async with running(house) as term:
+        await term.answer("First?")
+        await term.press("shift+tab")
+        for width, height in ((120, 36), (80, 24), (40, 10)):
+            await term.pilot.resize_terminal(width, height)
+            await term.until(lambda w=width: ("i details" in term.drawn) is (w > 60))
+            assert term.turns[0].query_one(".energy").size.height <= 2
+            await term.press("i")
+            await term.at(DetailsModal)
+            await term.sees("Where the numbers come from")
+            page = term.app.screen.query_one(".facts")
+            if height >= 24:
+                assert page.max_scroll_y == 0, "one page"
+            else:
+                await term.until(lambda page=page: page.size.height >= 8)
+                assert page.size.width >= 36
+            await term.press("i")
+            await term.until(lambda: not isinstance(term.app.screen, DetailsModal))

@@ -15,7 +15,7 @@ from etui.tui.chat._transcript import FindBar, Transcript, choose_match, find_sp
 from etui.tui.chat._turn_view import TurnView
 from etui.tui.start import EtuiApp
 from tests.tui.fakes import House, turn_record, until
-from tests.tui.screen import drawn, turns
+from tests.tui.screen import running, turns
 
 SIZE = (80, 24)
 RECORDS = [
@@ -52,7 +52,7 @@ def test_spans_hold_the_words(text: str, words: str) -> None:
 async def long_chat(pilot: Pilot[Any], app: EtuiApp) -> Transcript:
     transcript = app.screen.query_one(Transcript)
     await until(pilot, lambda: app.backend is not None)
-    await transcript.show(RECORDS, ())
+    await transcript.show(RECORDS)
     await until(pilot, lambda: len(turns(app)) == 20)
     await pilot.press("shift+tab")
     await until(pilot, lambda: isinstance(app.focused, TurnView))
@@ -65,59 +65,55 @@ def focused_turn(app: EtuiApp) -> str | None:
 
 
 async def test_words_are_found_in_turns_that_are_not_mounted(house: House) -> None:
-    app = house.app()
-    async with app.run_test(size=SIZE) as pilot:
-        await long_chat(pilot, app)
-        await pilot.press("/")
-        await until(pilot, lambda: isinstance(app.focused, Input))
-        await pilot.press(*"needle", "enter")
-        await until(pilot, lambda: focused_turn(app) == "turn-of-log-3")
-        await until(pilot, lambda: "Needle" in drawn(app))
-        assert "1 of 2 turns" in drawn(app)
-        await pilot.press("n")
-        await until(pilot, lambda: focused_turn(app) == "turn-of-log-30")
-        await until(pilot, lambda: "2 of 2 turns" in drawn(app))
-        await pilot.press("N")
-        await until(pilot, lambda: focused_turn(app) == "turn-of-log-3")
-        await pilot.press("/", "escape")
-        await until(pilot, lambda: not app.screen.query_one(FindBar).display)
-        await until(pilot, lambda: focused_turn(app) == "turn-of-log-3")
+    async with running(house, SIZE) as term:
+        await long_chat(term.pilot, term.app)
+        await term.press("/")
+        await term.until(lambda: isinstance(term.app.focused, Input))
+        await term.press(*"needle", "enter")
+        await term.until(lambda: focused_turn(term.app) == "turn-of-log-3")
+        await term.sees("Needle")
+        assert "1 of 2 turns" in term.drawn
+        await term.press("n")
+        await term.until(lambda: focused_turn(term.app) == "turn-of-log-30")
+        await term.sees("2 of 2 turns")
+        await term.press("N")
+        await term.until(lambda: focused_turn(term.app) == "turn-of-log-3")
+        await term.press("/", "escape")
+        await term.until(lambda: not term.app.screen.query_one(FindBar).display)
+        await term.until(lambda: focused_turn(term.app) == "turn-of-log-3")
 
 
 async def test_a_jump_waits_for_the_one_before_it(house: House) -> None:
-    app = house.app()
-    async with app.run_test(size=SIZE) as pilot:
-        transcript = await long_chat(pilot, app)
+    async with running(house, SIZE) as term:
+        transcript = await long_chat(term.pilot, term.app)
         transcript._moving = True
         await transcript.show_turn("turn-of-log-3")
         transcript._moving = False
-        await until(pilot, lambda: focused_turn(app) == "turn-of-log-3")
+        await term.until(lambda: focused_turn(term.app) == "turn-of-log-3")
 
 
 async def test_what_is_nowhere_is_not_found(house: House) -> None:
-    app = house.app()
-    async with app.run_test(size=SIZE) as pilot:
-        await long_chat(pilot, app)
-        await pilot.press("/")
-        await until(pilot, lambda: isinstance(app.focused, Input))
-        await pilot.press(*"xyzzy", "enter")
-        await until(pilot, lambda: "not found" in drawn(app))
+    async with running(house, SIZE) as term:
+        await long_chat(term.pilot, term.app)
+        await term.press("/")
+        await term.until(lambda: isinstance(term.app.focused, Input))
+        await term.press(*"xyzzy", "enter")
+        await term.sees("not found")
 
 
 async def test_keys_of_a_pager_move_through_the_chat(house: House) -> None:
-    app = house.app()
-    async with app.run_test(size=SIZE) as pilot:
-        transcript = await long_chat(pilot, app)
-        await until(pilot, lambda: transcript.scroll_y == transcript.max_scroll_y > 0)
+    async with running(house, SIZE) as term:
+        transcript = await long_chat(term.pilot, term.app)
+        await term.until(lambda: transcript.scroll_y == transcript.max_scroll_y > 0)
         bottom = transcript.scroll_y
-        await pilot.press("k")
-        await until(pilot, lambda: transcript.scroll_y == bottom - 1)
-        await pilot.press("j")
-        await until(pilot, lambda: transcript.scroll_y == bottom)
-        await pilot.press("ctrl+u")
-        await until(pilot, lambda: transcript.scroll_y == bottom - transcript.size.height // 2)
-        await pilot.press("g")
-        await until(pilot, lambda: focused_turn(app) == "turn-of-log-0")
-        await pilot.press("G")
-        await until(pilot, lambda: focused_turn(app) == "turn-of-log-59")
-        await until(pilot, lambda: transcript.scroll_y == transcript.max_scroll_y)
+        await term.press("k")
+        await term.until(lambda: transcript.scroll_y == bottom - 1)
+        await term.press("j")
+        await term.until(lambda: transcript.scroll_y == bottom)
+        await term.press("ctrl+u")
+        await term.until(lambda: transcript.scroll_y == bottom - transcript.size.height // 2)
+        await term.press("g")
+        await term.until(lambda: focused_turn(term.app) == "turn-of-log-0")
+        await term.press("G")
+        await term.until(lambda: focused_turn(term.app) == "turn-of-log-59")
+        await term.until(lambda: transcript.scroll_y == transcript.max_scroll_y)

@@ -12,7 +12,7 @@ from etui.tui.chat._chat_list import ChatsScreen
 from etui.tui.chat._transcript import MOST_TURNS, MOST_TURNS_READING, Transcript
 from etui.tui.start import EtuiApp
 from tests.tui.fakes import House, turn_record, until
-from tests.tui.screen import WIDE, answered, ask, source_of, turns
+from tests.tui.screen import running, source_of, turns
 
 LONG = 500
 
@@ -49,56 +49,53 @@ async def resume(pilot: Pilot[Any]) -> None:
 
 
 async def test_the_last_turns_are_shown_at_first(long: House) -> None:
-    app = long.app()
-    async with app.run_test(size=WIDE) as pilot:
-        await resume(pilot)
-        assert shown(app)[-1] == f"Question {LONG - 1}?"
-        assert marker(app, "earlier").startswith(f"▲ {LONG - MOST_TURNS} earlier turns")
-        await until(pilot, lambda: transcript(app).scroll_y == transcript(app).max_scroll_y > 0)
+    async with running(long) as term:
+        await resume(term.pilot)
+        assert shown(term.app)[-1] == f"Question {LONG - 1}?"
+        assert marker(term.app, "earlier").startswith(f"▲ {LONG - MOST_TURNS} earlier turns")
+        await term.until(
+            lambda: transcript(term.app).scroll_y == transcript(term.app).max_scroll_y > 0
+        )
 
 
 async def test_scrolling_up_brings_earlier_turns_in_and_stays_where_the_reader_is(
     long: House,
 ) -> None:
-    app = long.app()
-    async with app.run_test(size=WIDE) as pilot:
-        await resume(pilot)
-        first = turns(app)[0]
-        transcript(app).scroll_home(animate=False)
-        await until(pilot, lambda: len(turns(app)) > MOST_TURNS and not transcript(app)._moving)
-        assert turns(app)[0] is not first
-        await until(pilot, lambda: first.region.overlaps(transcript(app).region))
+    async with running(long) as term:
+        await resume(term.pilot)
+        first = term.turns[0]
+        transcript(term.app).scroll_home(animate=False)
+        await term.until(lambda: len(term.turns) > MOST_TURNS and not transcript(term.app)._moving)
+        assert term.turns[0] is not first
+        await term.until(lambda: first.region.overlaps(transcript(term.app).region))
 
 
 async def test_page_up_reaches_the_first_turn_and_page_down_the_last(long: House) -> None:
-    app = long.app()
-    async with app.run_test(size=(120, 70)) as pilot:
-        await resume(pilot)
+    async with running(long, (120, 70)) as term:
+        await resume(term.pilot)
 
         async def page(key: str, end: str) -> None:
             for _ in range(LONG * 5):
-                if end in shown(app):
+                if end in shown(term.app):
                     return
-                await pilot.press(key)
-                await until(pilot, lambda: not transcript(app)._moving)
-                assert len(turns(app)) <= MOST_TURNS_READING
+                await term.press(key)
+                await term.until(lambda: not transcript(term.app)._moving)
+                assert len(term.turns) <= MOST_TURNS_READING
             raise AssertionError(f"{end} was never reached")
 
         await page("pageup", f"Question {LONG - 45}?")
-        assert marker(app, "later")
+        assert marker(term.app, "later")
         await page("pagedown", f"Question {LONG - 1}?")
-        await until(pilot, lambda: not marker(app, "later"))
+        await term.until(lambda: not marker(term.app, "later"))
 
 
 async def test_a_new_question_brings_the_reader_back_to_the_end(long: House) -> None:
-    app = long.app()
-    async with app.run_test(size=WIDE) as pilot:
-        await resume(pilot)
-        transcript(app).scroll_home(animate=False)
-        await until(pilot, lambda: len(turns(app)) > MOST_TURNS and not transcript(app)._moving)
-        await ask(pilot, "One more?")
-        await answered(pilot, long, 1)
-        assert shown(app)[-1] == "One more?"
-        assert len(turns(app)) <= MOST_TURNS
+    async with running(long) as term:
+        await resume(term.pilot)
+        transcript(term.app).scroll_home(animate=False)
+        await term.until(lambda: len(term.turns) > MOST_TURNS and not transcript(term.app)._moving)
+        await term.answer("One more?")
+        assert shown(term.app)[-1] == "One more?"
+        assert len(term.turns) <= MOST_TURNS
         query, _route = long.runner.asked[0]
         assert len(query.history) == 2 * LONG

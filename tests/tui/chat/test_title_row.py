@@ -10,8 +10,8 @@ from rich.cells import cell_len
 
 from etui.runtime.routes import Route
 from etui.tui.chat._title_row import TitleFacts, TitleRow, title_line
-from tests.tui.fakes import MODEL, House, until
-from tests.tui.screen import answered, ask
+from tests.tui.fakes import MODEL, House
+from tests.tui.screen import running
 
 FACTS = TitleFacts(
     "Python chat", Route("balanced"), "qwen2.5-coder-1.5b", 1200, 8200,
@@ -59,14 +59,12 @@ async def test_the_row_follows_the_chat(house: House) -> None:
     house.shelf.on_offer = tuple(
         replace(model, context_tokens=8192) for model in house.shelf.on_offer
     )
-    app = house.app()
-    async with app.run_test(size=(120, 36)) as pilot:
-        title = app.screen.query_one(TitleRow)
-        await until(pilot, lambda: f"new chat · balanced → {MODEL}" in str(title.content))
-        await ask(pilot, "What is the capital of France?")
-        await answered(pilot, house, 1)
-        await until(pilot, lambda: "What is the capital" in str(title.content))
-        await until(pilot, lambda: "18/8.2k" in str(title.content))
-        await pilot.press("ctrl+n")
-        await until(pilot, lambda: "new chat" in str(title.content))
+    async with running(house) as term:
+        title = term.app.screen.query_one(TitleRow)
+        await term.until(lambda: f"new chat · balanced → {MODEL}" in str(title.content))
+        await term.answer("What is the capital of France?")
+        await term.until(lambda: "What is the capital" in str(title.content))
+        await term.until(lambda: "18/8.2k" in str(title.content))
+        await term.press("ctrl+n")
+        await term.until(lambda: "new chat" in str(title.content))
         assert "ctx" not in str(title.content)

@@ -10,8 +10,8 @@ from etui.arm import Arm
 from etui.routing.decision import Decision, SignalValue
 from etui.tui.chat._turn_text import full_why, logged_why, next_hop_why, short_why
 from etui.turn.events import HopStarted
-from tests.tui.fakes import House, turn_record, until
-from tests.tui.screen import WIDE, answered, ask, text_of, turns
+from tests.tui.fakes import House, turn_record
+from tests.tui.screen import running
 
 CALC = SignalValue("calc", True, 2, 1)
 
@@ -60,13 +60,10 @@ def test_a_cascade_that_went_up_and_a_notice_are_said() -> None:
 
 async def test_the_route_is_there_while_one_waits_and_gone_with_the_answer(house: House) -> None:
     house.runner.load_error = None
-    app = house.app()
-    async with app.run_test(size=WIDE) as pilot:
-        await ask(pilot, "First?")
-        await answered(pilot, house, 1)
-        assert text_of(turns(app)[0], "why") == ""
+    async with running(house) as term:
+        await term.answer("First?")
+        assert term.text(0, "why") == ""
         house.runner.why, house.runner.signals = "math: calc (2 keywords) · so it thinks", (CALC,)
-        await ask(pilot, "Second?")
-        await answered(pilot, house, 2)
-        await until(pilot, lambda: text_of(turns(app)[1], "why") == "math: calc (2 keywords)")
-        assert turns(app)[1].query_one(".why").size.height == 1
+        await term.answer("Second?")
+        await term.until(lambda: term.text(1, "why") == "math: calc (2 keywords)")
+        assert term.turns[1].query_one(".why").size.height == 1

@@ -28,7 +28,7 @@ TEXTS = {
 
 def shown(width: int) -> list[str]:
     needed = measure_columns(COLUMNS, [TEXTS])
-    return [one.column.key for one in fit_columns(COLUMNS, needed, width)]
+    return [column.key for column, _ in fit_columns(COLUMNS, needed, width)]
 
 
 def test_energy_model_and_joules_per_token_are_seen_at_120_columns() -> None:
@@ -41,7 +41,7 @@ def test_energy_model_and_joules_per_token_are_seen_at_120_columns() -> None:
 def test_a_model_is_named_in_full_before_the_question_gets_the_rest() -> None:
     needed = measure_columns(COLUMNS, [TEXTS])
     for width in (120 - 42 - 3, 78):
-        widths = {one.column.key: one.width for one in fit_columns(COLUMNS, needed, width)}
+        widths = {column.key: cells for column, cells in fit_columns(COLUMNS, needed, width)}
         assert widths["model"] == len("qwen2.5-coder-1.5b")
         assert widths["question"] >= 12
 

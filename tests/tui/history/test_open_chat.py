@@ -13,6 +13,7 @@ from etui.tui.chat.screen import ChatScreen
 from etui.tui.start import EtuiApp
 from etui.turn.record import TurnRecord
 from tests.tui.fakes import House, turn_record, until
+from tests.tui.screen import running
 
 SIZE = (120, 36)
 TURNS = 45
@@ -52,13 +53,14 @@ def in_view(app: EtuiApp, turn_id: str) -> bool:
 
 async def test_enter_opens_the_chat_at_the_turn_and_at_another_one(house: House) -> None:
     made = stock(house)
-    app = house.app()
-    async with app.run_test(size=SIZE) as pilot:
-        table = await at_history(pilot, app)
+    async with running(house, SIZE) as term:
+        table = await at_history(term.pilot, term.app)
         for row in (37, 3):
             table.move_cursor(row=row)
-            await pilot.press("enter")
-            await until(pilot, lambda row=row: in_view(app, made[TURNS - 1 - row].turn_id))
-            assert app.current_mode == "chat"
-            await pilot.press("f3")
-            await until(pilot, lambda: app.current_mode == "history" and table.row_count == TURNS)
+            await term.press("enter")
+            await term.until(lambda row=row: in_view(term.app, made[TURNS - 1 - row].turn_id))
+            assert term.app.current_mode == "chat"
+            await term.press("f3")
+            await term.until(
+                lambda: term.app.current_mode == "history" and table.row_count == TURNS
+            )

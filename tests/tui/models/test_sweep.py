@@ -6,13 +6,11 @@ A script answers in place of ``etui sweep``, with the lines that it prints.
 from __future__ import annotations
 
 import json
-import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
-from textual.pilot import Pilot
 from textual.widgets import Footer, ProgressBar, Static
 
 from etui.config.config import Config
@@ -21,21 +19,24 @@ from etui.errors import EtuiError
 from etui.models.catalogue import load_catalogue
 from etui.models.spec import TunedSettings
 from etui.models.tuned import load_tuned, save_tuned
-from etui.tui import jobs
 from etui.tui.modals import ConfirmModal
 from etui.tui.models._cards import SweepResults
 from etui.tui.models._jobs import (
     SweepState,
-    advance,
-    build_progress,
-    describe_state,
-    parse_line,
+    sweep_progress,
 )
 from etui.tui.models._text import wrap_facts
-from etui.tui.models.screen import ModelsScreen
-from etui.tui.start import EtuiApp
-from tests.tui.fakes import DEADLINE_SECONDS, MODEL, House, until
-from tests.tui.models.test_screen import notices, opened, shown
+from tests.tui.fakes import MODEL, House
+from tests.tui.models_app import (
+    answer_by,
+    at_models,
+    confirmed,
+    dialog,
+    no_process_left,
+    put_damaged_file,
+    shown,
+)
+from tests.tui.screen import Terminal
 
 VERDICT = "threads=1 saves 18 % [16, 20] of the joules and costs 4 % [3, 5] of the time"
 RESULT = {
@@ -99,26 +100,16 @@ APPLIED = {"model": MODEL, "applied": {"values": {"threads": 1}}, "why": VERDICT
 
 @pytest.fixture
 def here(house: House) -> House:
-    """The starter's file is there, damaged; the fakes do not read it."""
-    house.config.models_dir.mkdir(parents=True, exist_ok=True)
-    (house.config.models_dir / f"{MODEL}.gguf").write_bytes(b"GGUF and no more")
-    return house
+    return put_damaged_file(house)
 
 
 @pytest.fixture
 def sweeps(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Lets a script answer in place of ``etui sweep``; returns the command lines so far."""
-    asked: list[tuple[str, ...]] = []
 
     def by(measure: str = COMPLETE, plan: str = f"say(**{PLAN!r})", apply: str = "") -> Any:
         script = FAKE.format(plan=plan, apply=apply or f"say(**{APPLIED!r})", measure=measure)
-
-        def command(_sweep: str, *arguments: str) -> list[str]:
-            asked.append(arguments)
-            return [sys.executable, "-c", script, *arguments]
-
-        monkeypatch.setattr(jobs, "command", command)
-        return asked
+        return answer_by(monkeypatch, script, 1)
 
     return by
 
@@ -138,239 +129,176 @@ def tune(config: Config, sweep: str = str(RESULT["id"])) -> None:
     ))  # fmt: skip
 
 
-async def confirmed(pilot: Pilot[Any], app: EtuiApp) -> None:
-    """Start a sweep of the model under the cursor and say yes."""
-    await pilot.press("s")
-    await until(pilot, lambda: isinstance(app.screen, ConfirmModal))
-    await pilot.press("y")
-
-
-def dialog(app: EtuiApp) -> str:
-    """The text of the open dialog; empty without one."""
-    if not isinstance(app.screen, ConfirmModal):
-        return ""
-    return " ".join(str(line.content) for line in app.screen.query(Static))
-
-
-def facts(screen: ModelsScreen) -> str:
+def facts(term: Terminal) -> str:
     """The facts without their line breaks."""
-    text = str(screen.query_one("#model-facts Static", Static).content)
+    text = str(term.app.screen.query_one("#model-facts Static", Static).content)
     return " ".join(text.split())
+
+
+def offered(term: Terminal) -> set[str]:
+    """The names of the keys in the footer."""
+    keys = term.app.screen.query_one(Footer).query("FooterKey")
+    return {str(getattr(key, "description", "")) for key in keys}
 
 
 async def test_a_sweep_is_planned_and_begins_only_when_confirmed(here: House, sweeps: Any) -> None:
     asked = sweeps()
-    app = here.app()
-    async with app.run_test(size=(120, 36)) as pilot:
-        screen = await opened(pilot, app)
-        await pilot.press("s")
-        await until(pilot, lambda: "questions are refused until it ends" in dialog(app))
-        assert f"Sweep {MODEL}" in dialog(app)
-        assert "threads: 1, 2" in dialog(app)
-        assert "left out 4 combinations" in dialog(app)
-        assert "2 settings, workload chat, about 9 min" in dialog(app)
-        await pilot.press("n")
-        await until(pilot, lambda: "nothing was measured" in shown(screen))
+    here.runner.held = ["another"]
+    async with at_models(here) as term:
+        await term.press("s")
+        await term.until(lambda: "questions are refused until it ends" in dialog(term))
+        assert f"Sweep {MODEL}" in dialog(term)
+        assert "threads: 1, 2" in dialog(term)
+        assert "left out 4 combinations" in dialog(term)
+        assert "2 settings, workload chat, about 9 min" in dialog(term)
+        await term.press("n")
+        await term.until(lambda: "nothing was measured" in shown(term))
         assert asked == [("--dry-run", "--json", MODEL)]
         assert here.runner.resting == []
-
-
-async def test_a_sweep_is_followed_to_its_verdict(here: House, sweeps: Any) -> None:
-    asked = sweeps()
-    here.runner.held = ["another"]
-    app = here.app()
-    async with app.run_test(size=(120, 36)) as pilot:
-        screen = await opened(pilot, app)
-        await confirmed(pilot, app)
-        await until(
-            pilot, lambda: f"swept {MODEL}, a applies the best setting: {VERDICT}" in shown(screen)
+        await confirmed(term, "s")
+        await term.until(
+            lambda: f"swept {MODEL}, a applies the best setting: {VERDICT}" in shown(term)
         )
         assert here.runner.held == []
         assert here.runner.resting == [f"a sweep of {MODEL} is running"]
         assert asked[-1] == ("--jsonl", MODEL)
         assert not any("--cap" in arguments for arguments in asked)
-        assert "Sweep running" not in facts(screen)
+        assert "Sweep running" not in facts(term)
 
 
 async def test_its_progress_is_on_the_card_and_escape_stops_it(here: House, sweeps: Any) -> None:
     sweeps(STOPPED)
-    app = here.app()
-    async with app.run_test(size=(120, 36)) as pilot:
-        screen = await opened(pilot, app)
-        await confirmed(pilot, app)
-        await until(pilot, lambda: "12 % more joules" in facts(screen))
-        await until(pilot, lambda: " J so far (Esc stops)" in shown(screen))
-        assert "race: all settings that are left" in facts(screen)
-        assert "blocks 5 of about 14" in facts(screen)
-        assert "settings 2 of 3 left" in facts(screen)
-        assert "best threads=1 so far" in facts(screen)
-        assert "about 4 min" in facts(screen)
-        bar = screen.query_one("#job-bar", ProgressBar)
+    async with at_models(here) as term:
+        await confirmed(term, "s")
+        await term.until(lambda: "12 % more joules" in facts(term))
+        await term.until(lambda: " J so far (Esc stops)" in shown(term))
+        assert "race: all settings that are left" in facts(term)
+        assert "blocks 5 of about 14" in facts(term)
+        assert "settings 2 of 3 left" in facts(term)
+        assert "best threads=1 so far" in facts(term)
+        assert "about 4 min" in facts(term)
+        bar = term.app.screen.query_one("#job-bar", ProgressBar)
         assert (bar.display, bar.progress, bar.total) == (True, 5, 14)
-        await pilot.press("s")
-        await until(pilot, lambda: "Esc stops it" in notices(app))
-        await pilot.press("escape")
-        await until(pilot, lambda: "what was measured is kept: press s to resume" in shown(screen))
-        assert "Sweep running" not in facts(screen)
+        await term.press("s")
+        await term.told("Esc stops it")
+        await term.press("escape")
+        await term.until(lambda: "what was measured is kept: press s to resume" in shown(term))
+        assert "Sweep running" not in facts(term)
 
 
 async def test_leaving_the_app_stops_a_sweep(here: House, sweeps: Any) -> None:
     sweeps(STOPPED)
-    before = set(psutil.Process().children())
-    app = here.app()
-    async with app.run_test(size=(120, 36)) as pilot:
-        screen = await opened(pilot, app)
-        await confirmed(pilot, app)
-        await until(pilot, lambda: "block 5 of about 14" in shown(screen))
-        await pilot.press("ctrl+q")
-        await until(pilot, lambda: not app.is_running)
-    started = set(psutil.Process().children()) - before
-    _gone, alive = psutil.wait_procs(started, timeout=DEADLINE_SECONDS)
-    assert alive == []
+    with no_process_left() as note:
+        async with at_models(here) as term:
+            await confirmed(term, "s")
+            await term.until(lambda: "block 5 of about 14" in shown(term))
+            note()
+            await term.press("ctrl+q")
+            await term.until(lambda: not term.app.is_running)
 
 
 async def test_a_machine_at_work_is_swept_only_when_confirmed_again(
     here: House, sweeps: Any
 ) -> None:
     asked = sweeps(REFUSED)
-    app = here.app()
-    async with app.run_test(size=(120, 36)) as pilot:
-        screen = await opened(pilot, app)
-        await confirmed(pilot, app)
-        await until(pilot, lambda: "the CPUs are busy" in dialog(app))
-        await pilot.press("y")
-        await until(pilot, lambda: f"swept {MODEL}" in shown(screen))
+    async with at_models(here) as term:
+        await confirmed(term, "s")
+        await term.until(lambda: "the CPUs are busy" in dialog(term))
+        await term.press("y")
+        await term.until(lambda: f"swept {MODEL}" in shown(term))
         assert asked[-1] == ("--jsonl", MODEL, "--force")
 
 
 async def test_errors_are_told_with_their_fix(here: House, sweeps: Any) -> None:
-    sweeps(
-        plan="sys.exit('etui: m has one combination only\\nadd values with --axis')",
-    )
-    app = here.app()
-    async with app.run_test(size=(120, 36)) as pilot:
-        await opened(pilot, app)
-        await pilot.press("s")
-        await until(pilot, lambda: "m has one combination only" in notices(app))
-        assert "→ add values with --axis" in notices(app)
+    sweeps(plan="sys.exit('etui: m has one combination only\\nadd values with --axis')")
+    async with at_models(here) as term:
+        await term.press("s")
+        await term.told("m has one combination only\n→ add values with --axis")
         sweeps("sys.exit('etui: the meter failed\\nsee etui doctor')")
-        await confirmed(pilot, app)
-        await until(pilot, lambda: "the meter failed" in notices(app))
+        await confirmed(term, "s")
+        await term.told("the meter failed")
         here.runner.refusal = EtuiError("an answer or a load is on its way", "wait for its end")
-        await confirmed(pilot, app)
-        await until(pilot, lambda: "an answer or a load is on its way" in notices(app))
+        await confirmed(term, "s")
+        await term.told("an answer or a load is on its way")
         sweeps(plan="print('no plan')")
-        await pilot.press("s")
-        await until(pilot, lambda: "the plan of the sweep cannot be read" in notices(app))
+        await term.press("s")
+        await term.told("the plan of the sweep cannot be read")
 
 
 async def test_a_model_without_a_file_is_not_swept(house: House, sweeps: Any) -> None:
     asked = sweeps()
-    app = house.app()
-    async with app.run_test(size=(120, 36)) as pilot:
-        await opened(pilot, app)
-        await pilot.press("s")
-        await until(pilot, lambda: "p pulls it" in notices(app))
+    async with at_models(house) as term:
+        await term.press("s")
+        await term.told("p pulls it")
         assert asked == []
 
 
 async def test_the_last_sweep_is_on_the_card_and_a_applies_it(here: House, sweeps: Any) -> None:
     folder = write_result(here.config)
     asked = sweeps()
-    app = here.app()
-    async with app.run_test(size=(140, 40)) as pilot:
-        screen = await opened(pilot, app)
-        await until(pilot, lambda: VERDICT in facts(screen))
-        assert "a applies the best setting" in facts(screen)
-        assert "report.html" in facts(screen).replace(" ", "")  # a long path is wrapped
-        assert offered(app) >= {"Apply"}
-        assert "Revert" not in offered(app)
-        await pilot.press("a")
-        await until(pilot, lambda: f"applied to {MODEL}: {VERDICT}" in shown(screen))
+    async with at_models(here, (140, 40)) as term:
+        await term.until(lambda: VERDICT in facts(term))
+        assert "a applies the best setting" in facts(term)
+        assert "report.html" in facts(term).replace(" ", "")  # a long path is wrapped
+        assert offered(term) >= {"Apply"}
+        assert "Revert" not in offered(term)
+        await term.press("a")
+        await term.until(lambda: f"applied to {MODEL}: {VERDICT}" in shown(term))
         assert asked == [("--apply", str(folder), "--json")]
         tune(here.config)
-        await pilot.press("r")
-        await until(pilot, lambda: "tuned threads=1" in facts(screen))
-        assert "a applies" not in facts(screen)
-        assert ", applied" in facts(screen)
-        assert facts(screen).count(VERDICT) == 1
-        assert "Apply" not in offered(app)
-        assert offered(app) >= {"Revert"}
-        await pilot.press("R")
-        await until(pilot, lambda: "uses the settings of models.yaml again" in shown(screen))
+        await term.press("r")
+        await term.until(lambda: "tuned threads=1" in facts(term))
+        assert "a applies" not in facts(term)
+        assert ", applied" in facts(term)
+        assert facts(term).count(VERDICT) == 1
+        assert "Apply" not in offered(term)
+        assert offered(term) >= {"Revert"}
+        await term.press("R")
+        await term.until(lambda: "uses the settings of models.yaml again" in shown(term))
         assert load_tuned(here.config) == ()
-        await until(pilot, lambda: "Revert" not in offered(app))
-
-
-async def test_a_click_in_the_footer_starts_a_sweep(here: House, sweeps: Any) -> None:
-    sweeps()
-    app = here.app()
-    async with app.run_test(size=(120, 36)) as pilot:
-        screen = await opened(pilot, app)
-        key = next(k for k in screen.query("FooterKey") if getattr(k, "action", "") == "sweep")
-        await pilot.click(key)
-        await until(pilot, lambda: isinstance(app.screen, ConfirmModal))
+        await term.until(lambda: "Revert" not in offered(term))
 
 
 async def test_the_keys_and_the_dialog_fit_a_small_terminal_in_ascii(
     here: House, sweeps: Any
 ) -> None:
     sweeps(STOPPED)
-    here.config = here.config.__class__(
-        **{**{f: getattr(here.config, f) for f in here.config.__slots__}, "ascii": "always"}
-    )
-    app = here.app()
-    async with app.run_test(size=(80, 24)) as pilot:
-        screen = await opened(pilot, app)
-        sweep_key = next(
-            k for k in screen.query("FooterKey") if getattr(k, "action", "") == "sweep"
-        )
-        assert sweep_key.region.right <= 80
-        help_key = next(k for k in screen.query("FooterKey") if k.description == "Help")
-        assert help_key.region.right <= 80
-        assert "Stop" not in offered(app)  # there is nothing to stop
-        await pilot.press("s")
-        await until(pilot, lambda: isinstance(app.screen, ConfirmModal))
-        box = app.screen.query_one(".box")
+    here.config = replace(here.config, ascii="always")
+    async with at_models(here, (80, 24)) as term:
+        keys = {str(getattr(k, "description", "")): k for k in term.app.screen.query("FooterKey")}
+        assert keys["Sweep"].region.right <= 80
+        assert keys["Help"].region.right <= 80
+        assert "Stop" not in offered(term)  # there is nothing to stop
+        await term.pilot.click(keys["Sweep"])
+        await term.at(ConfirmModal)
+        box = term.app.screen.query_one(".box")
         assert box.region.height <= 24
-        assert app.screen.query_one(".help").region.bottom <= box.region.bottom
-        await pilot.press("y")
-        await until(pilot, lambda: "blocks 5 of about 14" in facts(screen))
-        assert "Stop" in offered(app)
+        assert term.app.screen.query_one(".help").region.bottom <= box.region.bottom
+        await term.press("y")
+        await term.until(lambda: "blocks 5 of about 14" in facts(term))
+        assert "Stop" in offered(term)
 
 
 async def test_what_cannot_be_applied_or_reverted_is_told(here: House, sweeps: Any) -> None:
     write_result(here.config)
     nothing = {"model": MODEL, "applied": None, "why": "no setting beats the one in use"}
     sweeps(apply=f"say(**{nothing!r})")
-    app = here.app()
-    async with app.run_test(size=(120, 36)) as pilot:
-        screen = await opened(pilot, app)
-        await until(pilot, lambda: VERDICT in facts(screen))
-        await pilot.press("a")
-        await until(pilot, lambda: "no setting beats the one in use" in shown(screen))
+    async with at_models(here) as term:
+        screen = term.app.screen
+        await term.until(lambda: VERDICT in facts(term))
+        await term.press("a")
+        await term.until(lambda: "no setting beats the one in use" in shown(term))
         sweeps(apply="sys.exit('etui: the file is another one\\nsweep it again')")
-        await pilot.press("a")
-        await until(pilot, lambda: "→ sweep it again" in notices(app))
+        await term.press("a")
+        await term.told("→ sweep it again")
         screen.action_revert()
-        await until(pilot, lambda: "has the settings of models.yaml" in notices(app))
-        await pilot.press("down")
+        await term.told("has the settings of models.yaml")
+        await term.press("down")
         screen.action_apply_sweep()
-        await until(pilot, lambda: "s starts a sweep" in notices(app))
-
-
-async def test_a_damaged_file_of_tuned_settings_is_told(here: House) -> None:
-    here.config.tuned_file.write_text("{")
-    app = here.app()
-    async with app.run_test(size=(120, 36)) as pilot:
-        await opened(pilot, app)
-        await until(pilot, lambda: "tuned.json" in notices(app))
-
-
-def offered(app: EtuiApp) -> set[str]:
-    """The names of the keys in the footer."""
-    keys = app.screen.query_one(Footer).query("FooterKey")
-    return {str(getattr(key, "description", "")) for key in keys}
+        await term.told("s starts a sweep")
+        here.config.tuned_file.write_text("{")
+        await term.press("r")
+        await term.told("tuned.json")
 
 
 @pytest.mark.parametrize(
@@ -379,36 +307,33 @@ def offered(app: EtuiApp) -> set[str]:
      b'{"event": "block", "stage": 7}', b"\xff"],
 )  # fmt: skip
 def test_other_lines_are_passed_over(line: bytes) -> None:
-    assert parse_line(line) is None
+    assert SweepState(MODEL).after(line) == SweepState(MODEL)
+
+
+def after(*lines: dict[str, Any]) -> SweepState:
+    state = SweepState(MODEL)
+    for line in lines:
+        state = state.after(json.dumps(line).encode())
+    return state
 
 
 def test_answers_of_a_suite_are_progress_too() -> None:
-    state = SweepState(MODEL)
-    for fields in (BEGUN, BLOCK, {"event": "answered", "done": 30, "answers": 200}):
-        event = parse_line(json.dumps(fields).encode())
-        assert event is not None
-        state = advance(state, event)
-    progress = build_progress(state)
+    progress = sweep_progress(
+        after(BEGUN, BLOCK, {"event": "answered", "done": 30, "answers": 200})
+    )
     assert (progress.done, progress.total) == (30, 200)
     assert "answer 30 of 200" in progress.text
-    assert "answers   30 of 200" in describe_state(state)
+    assert "answers   30 of 200" in progress.details
 
 
 def test_only_the_newest_drops_and_notes_are_shown() -> None:
-    state = SweepState(MODEL)
-    for number in range(5):
-        for fields in (
-            {"event": "dropped", "setting": f"threads={number}", "reason": "worse"},
-            {"event": "note", "text": f"note {number}"},
-        ):
-            event = parse_line(json.dumps(fields).encode())
-            assert event is not None
-            state = advance(state, event)
-    lines = describe_state(state)
-    assert [line for line in lines if line.startswith("dropped")] == [
+    lines = [{"event": "dropped", "setting": f"threads={n}", "reason": "worse"} for n in range(5)]
+    notes = [{"event": "note", "text": f"note {n}"} for n in range(5)]
+    details = sweep_progress(after(*lines, *notes)).details
+    assert [line for line in details if line.startswith("dropped")] == [
         f"dropped   threads={number}: worse" for number in (2, 3, 4)
     ]
-    assert lines[-1] == "note      note 4"
+    assert details[-1] == "note      note 4"
 
 
 def test_the_newest_result_of_a_model_counts_and_damaged_ones_do_not(config: Config) -> None:
@@ -418,7 +343,7 @@ def test_the_newest_result_of_a_model_counts_and_damaged_ones_do_not(config: Con
     newest = write_result(config, "20261126-1", best="threads=2")
     write_result(config, "20261127-1", is_complete="perhaps")
     found = results.find_last()[MODEL]
-    assert found.folder == newest
+    assert found.folder == str(newest)
     assert not found.is_better, "the best is the baseline"
     unclaimed = {"best": "threads=1", "is_best_claimed": False}
     (newest / "result.json").write_text(json.dumps({**RESULT, **unclaimed}))
@@ -426,7 +351,7 @@ def test_the_newest_result_of_a_model_counts_and_damaged_ones_do_not(config: Con
     (newest / "result.json").write_text(json.dumps({**RESULT, "is_complete": False}))
     assert not results.find_last()[MODEL].is_complete
     (newest / "result.json").unlink()
-    assert results.find_last()[MODEL].folder.name == "20261125-1"
+    assert Path(results.find_last()[MODEL].folder).name == "20261125-1"
 
 
 def test_long_facts_are_wrapped_below_their_text() -> None:

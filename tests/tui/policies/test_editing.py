@@ -3,37 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
-from textual.pilot import Pilot
 from textual.widgets import Input, Static
 
 from etui.config.config import Config
-from tests.tui.fakes import until
-from tests.tui.policies_app import OWN, PoliciesApp, keep
-
-SIZE = (140, 40)
+from tests.tui.policies_app import OWN, PoliciesApp, editing, keep
 
 
-@asynccontextmanager
-async def editing(
-    config: Config, text: str = OWN, at: str = "", size: tuple[int, int] = SIZE
-) -> AsyncIterator[tuple[Pilot[None], PoliciesApp]]:
-    """The editor with the cursor behind ``at``, and with the focus."""
-    keep(config, "mine", text)
-    app = PoliciesApp(config, "mine")
-    async with app.run_test(size=size) as pilot:
-        await until(pilot, lambda: "valid" in app.verdict or "error" in app.verdict)
-        put_cursor(app, at)
-        app.policies._go(app.pane.editor, aside=False)
-        await until(pilot, lambda: app.pane.editor.has_focus)
-        yield pilot, app
-
-
-def put_cursor(app: PoliciesApp, behind: str) -> None:
-    before = app.pane.text[: app.pane.text.index(behind) + len(behind)]
+async def go_behind(app: PoliciesApp, words: str) -> None:
+    """Put the cursor behind some words, and the focus into the editor."""
+    before = app.pane.text[: app.pane.text.index(words) + len(words)]
     app.pane.editor.move_cursor((before.count("\n"), len(before.rpartition("\n")[2])))
+    app.policies._go(app.pane.editor, aside=False)
+    await app.until(lambda: app.pane.editor.has_focus)
 
 
 def offered(app: PoliciesApp) -> str:
@@ -45,150 +27,130 @@ def hint(app: PoliciesApp) -> str:
     return str(app.policies.query_one(".hint", Static).content)
 
 
-async def test_enter_indents_the_new_line(config: Config) -> None:
-    async with editing(config, at="  - name: long-questions") as (pilot, app):
-        await pilot.press("enter", *"priority: 5", "enter", "x")
+async def test_enter_indents_and_an_arm_is_completed_from_what_is_typed(config: Config) -> None:
+    async with editing(config) as app:
+        await go_behind(app, "- name: everything-else\n    use: ")
+        await app.press("delete", "delete", "delete", "delete", "delete", "c")
+        assert offered(app) == "areful"
+        await app.until(lambda: "use: careful" in app.drawn())
+        await app.press("tab")
+        assert "- name: everything-else\n    use: careful\n" in app.pane.text
+        assert offered(app) == ""
+        await app.press("ctrl+z")
+        assert "everything-else\n    use: c\n" in app.pane.text
+        await go_behind(app, "  - name: long-questions")
+        await app.press("enter", *"priority: 5", "enter", "x")
         assert "  - name: long-questions\n    priority: 5\n    x\n" in app.pane.text
-        await pilot.press("ctrl+z")
+        await app.press("ctrl+z")
         assert "priority: 5" in app.pane.text
 
 
-async def test_an_arm_is_completed_from_what_is_typed(config: Config) -> None:
-    async with editing(config, at="- name: everything-else\n    use: ") as (pilot, app):
-        await pilot.press("delete", "delete", "delete", "delete", "delete", "c")
-        assert offered(app) == "areful"
-        await until(pilot, lambda: "use: careful" in app.drawn())
-        await pilot.press("tab")
-        assert "- name: everything-else\n    use: careful\n" in app.pane.text
-        assert offered(app) == ""
-        await pilot.press("ctrl+z")
-        assert "everything-else\n    use: c\n" in app.pane.text
-
-
 async def test_all_is_offered_when_asked_and_escape_drops_it(config: Config) -> None:
-    async with editing(config, at="careful: {model: small, reasoning: cot") as (pilot, app):
-        await pilot.press(*", m")
+    async with editing(config) as app:
+        await go_behind(app, "careful: {model: small, reasoning: cot")
+        await app.press(*", m")
         assert offered(app) == "ax_tokens: "
-        await pilot.press("ctrl+@")
+        await app.press("ctrl+@")
         assert offered(app) == "in_p: "
-        await pilot.press("right")
+        await app.press("right")
         assert "reasoning: cot, min_p: }" in app.pane.text
-        await pilot.press(*"0.1, see")
+        await app.press(*"0.1, see")
         assert offered(app) == "d: "
-        await pilot.press("escape")
+        await app.press("escape")
         assert offered(app) == ""
         assert app.pane.editor.has_focus
-        await pilot.press("escape")
-        await until(pilot, lambda: app.policies.query_one("#shelf").has_focus)
+        await app.press("escape")
+        await app.until(lambda: app.policies.query_one("#shelf").has_focus)
 
 
 async def test_enter_breaks_the_line_and_a_moved_cursor_drops_what_is_offered(
     config: Config,
 ) -> None:
-    text = OWN.replace("probes:", "\nprobes:")
-    async with editing(config, text, at="    use: quick\n") as (pilot, app):
-        await pilot.press(*"shadow:", "enter", *"policy: b")
+    async with editing(config, OWN.replace("probes:", "\nprobes:")) as app:
+        await go_behind(app, "    use: quick\n")
+        await app.press(*"shadow:", "enter", *"policy: b")
         assert offered(app) == "alanced"
-        await pilot.press("left")
+        await app.press("left")
         assert offered(app) == ""
-        await pilot.press("right", "backspace", "b", "enter")
+        await app.press("right", "backspace", "b", "enter")
         assert offered(app) == ""
         assert "shadow:\n  policy: b\n" in app.pane.text
 
 
 async def test_the_key_under_the_cursor_is_explained(config: Config) -> None:
-    async with editing(config, at="priori") as (pilot, app):
-        await until(pilot, lambda: hint(app).startswith("priority · whole number"))
+    async with editing(config) as app:
+        await go_behind(app, "priori")
+        await app.until(lambda: hint(app).startswith("priority · whole number"))
         assert "Rules of higher priority are tried first." in hint(app)
         app.type_over("model: small, reasoning: direct", "model: smal, reasoning: direct")
-        await until(pilot, lambda: "✗ 1 error" in app.verdict)
-        put_cursor(app, "model: smal")
-        await until(pilot, lambda: "unknown role or model 'smal'" in hint(app))
+        await app.says("✗ 1 error")
+        await go_behind(app, "model: smal")
+        await app.until(lambda: "unknown role or model 'smal'" in hint(app))
 
 
 async def test_enter_on_a_fault_takes_its_suggestion_and_undo_brings_it_back(
     config: Config,
 ) -> None:
     text = OWN.replace("direct", "driect").replace("use: quick", "use: quik")
-    async with editing(config, text) as (pilot, app):
-        await until(pilot, lambda: "✗ 1 error" in app.verdict)
+    async with editing(config, text) as app:
+        await app.says("✗ 1 error")
         app.screen.query_one("#problems").focus()
-        await pilot.press("enter")
-        await until(pilot, lambda: "unknown arm 'quik'" in "".join(app.problem_lines()))
-        await pilot.press("enter")
-        await until(pilot, lambda: "✓ valid" in app.verdict)
+        await app.press("enter")
+        await app.until(lambda: "unknown arm 'quik'" in "".join(app.problem_lines()))
+        await app.press("enter")
+        await app.says("✓ valid")
         assert app.pane.text == OWN
         app.pane.editor.focus()
-        await pilot.press("ctrl+z")
+        await app.press("ctrl+z")
         assert "use: quik" in app.pane.text
 
 
 async def test_f8_goes_from_fault_to_fault(config: Config) -> None:
     text = OWN.replace("when: long", "when: lang").replace("use: careful", "use: carefool")
-    async with editing(config, text) as (pilot, app):
-        await until(pilot, lambda: "✗ 2 errors" in app.verdict)
-        put_cursor(app, "# kept")
+    async with editing(config, text) as app:
+        await app.says("✗ 2 errors")
+        await go_behind(app, "# kept")
         rows = []
         for _ in range(3):
-            await pilot.press("f8")
+            await app.press("f8")
             rows.append(app.pane.editor.cursor_location[0])
         lines = text.split("\n")
         assert "lang" in lines[rows[0]]
         assert "carefool" in lines[rows[1]]
         assert rows[2] == rows[0]
-
-
-async def test_f8_says_so_without_faults(config: Config) -> None:
-    async with editing(config) as (pilot, app):
-        await pilot.press("f8")
-        await until(pilot, lambda: "no faults" in app.told())
+        app.pane.editor.text = OWN
+        await app.says("✓ valid")
+        await app.press("f8")
+        await app.notes("no faults")
 
 
 async def test_a_text_is_found_and_n_goes_on(config: Config) -> None:
-    async with editing(config) as (pilot, app):
-        put_cursor(app, "version")
-        await pilot.press("ctrl+f")
-        await until(pilot, lambda: isinstance(app.focused, Input) and app.focused.id != "question")
-        await pilot.press(*"quick", "enter")
+    async with editing(config) as app:
+        await go_behind(app, "version")
+        await app.press("ctrl+f")
+        await app.until(lambda: isinstance(app.focused, Input) and app.focused.id != "question")
+        await app.press(*"quick", "enter")
         place = [row for row, line in enumerate(OWN.split("\n")) if "quick" in line]
-        await until(pilot, lambda: app.pane.editor.cursor_location[0] == place[0])
+        await app.until(lambda: app.pane.editor.cursor_location[0] == place[0])
         assert "1 of 3" in app.drawn()
         for step, expected in (("n", 1), ("n", 2), ("n", 0), ("N", 2)):
-            await pilot.press(step)
-            await until(
-                pilot, lambda row=place[expected]: app.pane.editor.cursor_location[0] == row
-            )
-        await pilot.press("escape")
-        await until(pilot, lambda: app.pane.editor.has_focus)
+            await app.press(step)
+            await app.until(lambda row=place[expected]: app.pane.editor.cursor_location[0] == row)
+        await app.press("escape")
+        await app.until(lambda: app.pane.editor.has_focus)
         assert not app.policies.query_one("#find").display
         assert app.pane.text == OWN
 
 
-async def test_a_file_added_on_disk_is_listed_while_the_list_is_shown(config: Config) -> None:
-    async with editing(config) as (pilot, app):
-        keep(config, "later", OWN)
-        await until(pilot, lambda: any("later" in line for line in app.shelf_lines()))
+async def test_the_list_is_filtered_and_follows_the_folder(config: Config) -> None:
+    async with editing(config) as app:
+        keep(config, "later", OWN.replace("Few joules", "Many joules"))
+        await app.until(lambda: any("later" in line for line in app.shelf_lines()))
         os.remove(config.policies_dir / "later.yaml")
-        await until(pilot, lambda: not any("later" in line for line in app.shelf_lines()))
-
-
-async def test_the_cursor_goes_to_a_new_policy(config: Config) -> None:
-    async with editing(config) as (pilot, app):
+        await app.until(lambda: not any("later" in line for line in app.shelf_lines()))
         app.policies.query_one("#shelf").focus()
-        await pilot.press("n")
-        await until(pilot, lambda: app.screen is not app.policies and app.screen.query(Input))
-        app.screen.query_one(Input).value = "zebra"
-        await pilot.press("enter")
-        await until(pilot, lambda: any("zebra" in line for line in app.shelf_lines()))
-        shelf = app.policies._policy_list
-        await until(pilot, lambda: shelf.under_cursor and shelf.under_cursor.named == "zebra")
-
-
-async def test_the_list_of_policies_is_filtered(config: Config) -> None:
-    async with editing(config) as (pilot, app):
-        app.policies.query_one("#shelf").focus()
-        await pilot.press("slash", *"few joules", "enter")
-        await until(pilot, lambda: len(app.shelf_lines()) == 1)
+        await app.press("slash", *"few joules", "enter")
+        await app.until(lambda: len(app.shelf_lines()) == 1)
         assert app.policies.query_one("#shelf").has_focus
-        await pilot.press("escape")
-        await until(pilot, lambda: len(app.shelf_lines()) == 4)
+        await app.press("escape")
+        await app.until(lambda: len(app.shelf_lines()) == 4)

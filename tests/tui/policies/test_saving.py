@@ -5,54 +5,27 @@ from __future__ import annotations
 import stat
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
-from textual.pilot import Pilot
-from textual.screen import Screen
-from textual.widget import Widget
 from textual.widgets import Input, TextArea
 
 from etui.config.config import Config
 from etui.runtime.routes import Route
-from etui.tui.chat._prompt import Prompt
 from etui.tui.commands import PoliciesListed, RouteRequested, Unsaved
 from etui.tui.modals import ConfirmModal, TextModal
-from etui.tui.policies._files import NewPolicyModal
+from etui.tui.policies._new_policy import NewPolicyModal
 from etui.tui.policies.screen import PoliciesScreen
-from etui.tui.start import EtuiApp
-from tests.tui.fakes import House, until
-from tests.tui.policies_app import OWN, PoliciesApp, keep, shipped
-
-SIZE = (140, 40)
+from tests.tui.fakes import House
+from tests.tui.policies_app import OWN, editing, keep, shipped
+from tests.tui.screen import Terminal, running
 
 
-async def opened(pilot: Pilot[None], app: PoliciesApp) -> None:
-    await until(pilot, lambda: "✓ valid" in app.verdict)
-
-
-async def shown(
-    pilot: Pilot[None], app: PoliciesApp, modal: type[Screen[Any]], inside: type[Widget]
-) -> None:
-    """Wait for a window over the screen, and what is typed into, which has the focus then."""
-    await until(pilot, lambda: isinstance(app.screen, modal) and isinstance(app.focused, inside))
-
-
-async def asked(pilot: Pilot[None], app: PoliciesApp, what: str) -> None:
-    """Wait for a yes-or-no question that says ``what``."""
-    await until(pilot, lambda: isinstance(app.screen, ConfirmModal) and what in app.drawn())
-
-
-async def at_policies(pilot: Pilot[None], app: EtuiApp) -> PoliciesScreen:
+async def at_policies(term: Terminal) -> PoliciesScreen:
     """Go to the policies of the whole app; the one that the route names is open."""
-    await until(pilot, lambda: app.backend is not None)
-    await pilot.press("f4")
-    await until(
-        pilot, lambda: isinstance(app.screen, PoliciesScreen) and app.screen._files.catalogue
-    )
-    screen = app.screen
+    await term.press("f4")
+    screen = await term.at(PoliciesScreen)
     assert isinstance(screen, PoliciesScreen)
-    await until(pilot, lambda: screen._pane.opened is not None)
+    await term.until(lambda: screen._pane.catalogue and screen._pane.opened is not None)
     return screen
 
 
@@ -60,13 +33,11 @@ async def test_what_is_saved_is_what_was_typed(config: Config) -> None:
     text = OWN.replace("\n", "\r\n")
     file = keep(config, "mine", text)
     file.chmod(0o640)
-    app = PoliciesApp(config, "mine")
-    async with app.run_test(size=SIZE) as pilot:
-        await opened(pilot, app)
+    async with editing(config, None) as app:
         app.type_over("Few joules.", "Fewer joules.  # ü")
-        await until(pilot, lambda: Unsaved("policy mine") in app.wishes)
-        await pilot.press("ctrl+s")
-        await until(pilot, lambda: "saved as" in app.told())
+        await app.until(lambda: Unsaved("policy mine") in app.wishes)
+        await app.press("ctrl+s")
+        await app.notes("saved as")
         assert app.wishes[-1] != Unsaved("policy mine")
     assert file.read_bytes() == text.replace("Few joules.", "Fewer joules.  # ü").encode()
     assert stat.S_IMODE(file.stat().st_mode) == 0o640
@@ -74,17 +45,15 @@ async def test_what_is_saved_is_what_was_typed(config: Config) -> None:
 
 
 async def test_a_shipped_policy_is_saved_as_a_copy(config: Config) -> None:
-    app = PoliciesApp(config)
-    async with app.run_test(size=SIZE) as pilot:
-        await opened(pilot, app)
+    async with editing(config, None, "balanced") as app:
         app.type_over("version: 1", "version: 1 # mine")
-        await pilot.press("ctrl+s")
-        await shown(pilot, app, TextModal, TextArea)
+        await app.press("ctrl+s")
+        await app.modal(TextModal, TextArea)
         assert app.screen.query_one(TextArea).text == "balanced"
         app.screen.query_one(TextArea).text = "calm"
-        await pilot.press("enter")
-        await until(pilot, lambda: any("calm" in line for line in app.shelf_lines()))
-        await until(pilot, lambda: not app.pane.changed)
+        await app.press("enter")
+        await app.until(lambda: any("calm" in line for line in app.shelf_lines()))
+        await app.until(lambda: not app.pane.changed)
         assert app.pane.opened is not None
         assert (app.pane.opened.named, app.pane.opened.place.origin) == ("calm", "user")
     copy = config.policies_dir / "calm.yaml"
@@ -94,64 +63,50 @@ async def test_a_shipped_policy_is_saved_as_a_copy(config: Config) -> None:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("answer", ["y", "n"])
-async def test_a_file_that_changed_on_disk_is_asked_about(config: Config, answer: str) -> None:
-    file = keep(config, "mine", OWN)
-    app = PoliciesApp(config, "mine")
-    async with app.run_test(size=SIZE) as pilot:
-        await opened(pilot, app)
+async def test_a_file_that_changed_on_disk_is_read_again_or_asked_about(config: Config) -> None:
+    async with editing(config) as app:
+        file = config.policies_dir / "mine.yaml"
+        file.write_text(OWN + "# more\n")
+        app.policies.on_screen_resume()
+        await app.until(lambda: app.pane.text.endswith("# more\n"))
         app.type_over("Few joules.", "Here.")
         file.write_text("# from elsewhere\n" + OWN)
-        await pilot.press("ctrl+s")
-        await asked(pilot, app, "changed on disk")
-        await pilot.press(answer)
-        await until(pilot, lambda: app.screen is app.policies)
-        if answer == "y":
-            await until(pilot, lambda: "saved as" in app.told())
-            assert file.read_text() == OWN.replace("Few joules.", "Here.")
-        else:
-            assert file.read_text().startswith("# from elsewhere")
-            assert app.pane.changed
+        await app.press("ctrl+s")
+        await app.asked("changed on disk", "n")
+        assert file.read_text().startswith("# from elsewhere")
+        assert app.pane.changed
+        await app.press("ctrl+s")
+        await app.asked("changed on disk", "y")
+        await app.notes("saved as")
+        assert file.read_text() == OWN.replace("Few joules.", "Here.") + "# more\n"
 
 
 async def test_a_new_name_is_not_written_over_another_policy(config: Config) -> None:
-    keep(config, "mine", OWN)
     other = keep(config, "other", OWN)
-    app = PoliciesApp(config, "mine")
-    async with app.run_test(size=SIZE) as pilot:
-        await opened(pilot, app)
+    async with editing(config) as app:
         app.policies.action_save_as()
-        await shown(pilot, app, TextModal, TextArea)
+        await app.modal(TextModal, TextArea)
         app.screen.query_one(TextArea).text = "other"
         app.type_over("Few", "New")
-        await pilot.press("enter")
-        await asked(pilot, app, "policy 'other' already exists")
-        await pilot.press("n")
-        await until(pilot, lambda: app.screen is app.policies)
+        await app.press("enter")
+        await app.asked("policy 'other' already exists", "n")
     assert other.read_text() == OWN
 
 
 async def test_errors_are_saved_only_when_asked_and_never_used(config: Config) -> None:
     file = keep(config, "mine", OWN)
-    app = PoliciesApp(config, "balanced")
-    async with app.run_test(size=SIZE) as pilot:
-        await opened(pilot, app)
-        app.policies._policy_list.put_cursor("mine")
-        await pilot.press("enter")
-        await until(pilot, lambda: app.pane.text == OWN and app.pane.editor.has_focus)
+    async with editing(config, None, "balanced") as app:
+        await app.edit("mine", OWN)
         app.type_over("direct", "driect")
-        await pilot.press("ctrl+s")
-        await asked(pilot, app, "the text has 1 error")
-        await pilot.press("n")
-        await until(pilot, lambda: app.screen is app.policies)
+        await app.press("ctrl+s")
+        await app.asked("the text has 1 error", "n")
         assert file.read_text() == OWN
-        await pilot.press("ctrl+s")
-        await asked(pilot, app, "the text has 1 error")
-        await pilot.press("y")
-        await until(pilot, lambda: any("has errors" in line for line in app.shelf_lines()))
+        await app.press("ctrl+s")
+        await app.asked("the text has 1 error", "y")
+        await app.until(lambda: any("has errors" in line for line in app.shelf_lines()))
         assert "driect" in file.read_text()
-        await pilot.press("ctrl+o")
-        await until(pilot, lambda: "cannot be used" in app.told())
+        await app.press("ctrl+o")
+        await app.notes("cannot be used")
         assert not [wish for wish in app.wishes if isinstance(wish, RouteRequested)]
 
 
@@ -160,193 +115,142 @@ async def test_the_policy_in_use_is_never_broken(config: Config, use: str) -> No
     file = keep(config, "mine", OWN)
     if use == "config":
         config = replace(config, policy="mine")
-    app = PoliciesApp(config, "mine" if use == "route" else "best")
-    async with app.run_test(size=SIZE) as pilot:
-        await opened(pilot, app)
-        app.policies._policy_list.put_cursor("mine")
-        await pilot.press("enter")
-        await until(pilot, lambda: app.pane.text == OWN and app.pane.editor.has_focus)
+    async with editing(config, None, "mine" if use == "route" else "best") as app:
+        await app.edit("mine", OWN)
         app.type_over("direct", "driect")
-        await pilot.press("ctrl+s")
-        await until(pilot, lambda: "mine is in use" in app.told())
+        await app.press("ctrl+s")
+        await app.notes("mine is in use")
         assert file.read_text() == OWN
-        await pilot.press("escape")
-        await until(pilot, lambda: app.policies._policy_list.has_focus)
-        await pilot.press("d")
-        await until(pilot, lambda: "another policy" in app.told())
+        await app.press("escape")
+        await app.until(lambda: app.policies._policy_list.has_focus)
+        await app.press("d")
+        await app.notes("another policy")
         assert file.exists()
 
 
 async def test_opening_another_policy_asks_about_what_is_not_saved(config: Config) -> None:
     keep(config, "mine", OWN)
-    app = PoliciesApp(config)
-    async with app.run_test(size=SIZE) as pilot:
-        await opened(pilot, app)
+    async with editing(config, None, "balanced") as app:
         app.type_over("version: 1", "version: 1 # typed")
-        await pilot.press("end", "enter")
-        await asked(pilot, app, "discard unsaved edits")
-        await pilot.press("n")
-        await until(pilot, lambda: app.screen is app.policies)
-        assert "# typed" in app.pane.text
         app.policies._policy_list.put_cursor("mine")
-        await pilot.press("enter")
-        await asked(pilot, app, "discard unsaved edits")
-        await pilot.press("y")
-        await until(pilot, lambda: app.pane.text == OWN)
+        await app.press("enter")
+        await app.asked("discard unsaved edits", "n")
+        assert "# typed" in app.pane.text
+        await app.press("enter")
+        await app.asked("discard unsaved edits", "y")
+        await app.until(lambda: app.pane.text == OWN)
         assert app.wishes[-1] != Unsaved("policy balanced")
 
 
 async def test_a_new_policy_begins_with_a_template_or_blank(config: Config) -> None:
-    app = PoliciesApp(config)
-    async with app.run_test(size=SIZE) as pilot:
-        await opened(pilot, app)
-        await pilot.press("n")
-        await until(
-            pilot, lambda: isinstance(app.screen, NewPolicyModal) and app.screen.query(Input)
-        )
-        await pilot.press(*"a b", "enter")
-        await until(pilot, lambda: "is not a valid policy name" in app.drawn())
+    async with editing(config, None, "balanced") as app:
+        await app.press("n")
+        await app.modal(NewPolicyModal, Input)
+        await app.press(*"a b", "enter")
+        await app.until(lambda: "is not a valid policy name" in app.drawn())
         app.screen.query_one(Input).value = "calm"
-        await pilot.press("down", "down", "enter")
-        await until(pilot, lambda: app.pane.text == shipped("frugal"))
-        await opened(pilot, app)
-        await pilot.press("n")
-        await until(
-            pilot, lambda: isinstance(app.screen, NewPolicyModal) and app.screen.query(Input)
-        )
-        app.screen.query_one(Input).value = "bare"
-        await pilot.press("up", "up", "up", "up", "up", "enter")
-        await until(pilot, lambda: "long-questions" in app.pane.text)
-        await opened(pilot, app)
-        assert "1 probe" in app.verdict
+        await app.press("down", "down", "enter")
+        await app.until(lambda: app.pane.text == shipped("frugal"))
+        await app.says("✓ valid")
+        await app.press("n")
+        await app.modal(NewPolicyModal, Input)
+        app.screen.query_one(Input).value = "zebra"
+        await app.press("up", "up", "up", "up", "up", "enter")
+        await app.until(lambda: "long-questions" in app.pane.text)
+        await app.says("1 probe")
         assert "warning" not in app.verdict
+        shelf = app.policies._policy_list
+        await app.until(lambda: shelf.under_cursor and shelf.under_cursor.named == "zebra")
     assert sorted(path.name for path in config.policies_dir.glob("*.yaml")) == [
-        "bare.yaml", "calm.yaml",
+        "calm.yaml", "zebra.yaml",
     ]  # fmt: skip
 
 
 async def test_a_policy_of_ones_own_is_deleted_after_asking(config: Config) -> None:
     file = keep(config, "mine", OWN)
-    app = PoliciesApp(config)
-    async with app.run_test(size=SIZE) as pilot:
-        await opened(pilot, app)
-        await pilot.press("d")
-        await until(pilot, lambda: "not in your folder" in app.told())
+    async with editing(config, None, "balanced") as app:
+        await app.press("d")
+        await app.notes("not in your folder")
         app.policies._policy_list.put_cursor("mine")
-        await pilot.press("d")
-        await asked(pilot, app, "delete")
-        await pilot.press("y")
-        await until(pilot, lambda: not file.exists() and len(app.shelf_lines()) == 3)
-
-
-async def test_a_policy_that_changed_elsewhere_is_read_again(config: Config) -> None:
-    file = keep(config, "mine", OWN)
-    app = PoliciesApp(config, "mine")
-    async with app.run_test(size=SIZE) as pilot:
-        await opened(pilot, app)
-        file.write_text(OWN + "# more\n")
-        app.policies.on_screen_resume()
-        await until(pilot, lambda: app.pane.text.endswith("# more\n"))
+        await app.press("d")
+        await app.asked("delete", "y")
+        await app.until(lambda: not file.exists() and len(app.shelf_lines()) == 3)
 
 
 async def test_a_folder_that_cannot_be_written_keeps_what_was_typed(config: Config) -> None:
     config.policies_dir.write_text("in the way")
-    app = PoliciesApp(config)
-    async with app.run_test(size=SIZE) as pilot:
-        await opened(pilot, app)
+    async with editing(config, None, "balanced") as app:
         app.type_over("version: 1", "version: 1 # typed")
-        await pilot.press("ctrl+s")
-        await shown(pilot, app, TextModal, TextArea)
+        await app.press("ctrl+s")
+        await app.modal(TextModal, TextArea)
         app.screen.query_one(TextArea).text = "calm"
-        await pilot.press("enter")
-        await until(pilot, lambda: "cannot" in app.told())
+        await app.press("enter")
+        await app.notes("cannot")
         assert app.pane.changed
         assert Path(config.policies_dir).read_text() == "in the way"
 
 
 async def test_the_app_uses_a_policy_for_the_next_questions(house: House) -> None:
     keep(house.config, "mine", OWN)
-    app = house.app()
-    async with app.run_test(size=SIZE) as pilot:
-        await until(pilot, lambda: app.backend is not None)
-        await pilot.press("f4")
-        await until(
-            pilot, lambda: isinstance(app.screen, PoliciesScreen) and app.screen._files.catalogue
-        )
-        screen = app.screen
-        assert isinstance(screen, PoliciesScreen)
+    async with running(house, (140, 40)) as term:
+        screen = await at_policies(term)
         screen._policy_list.put_cursor("mine")
-        await pilot.press("u")
-        await until(pilot, lambda: app._route == Route("mine"))
-        await until(pilot, lambda: "in use" in str(screen._policy_list.options[-1].prompt))
-        assert app.backend is not None
-        assert "mine" in app.backend.policies
-        await pilot.press("f2")
-        await until(pilot, lambda: app.screen.query(Prompt))
-        app.screen.query_one(Prompt).text = "Who?"
-        await pilot.press("enter")
-        await until(pilot, lambda: house.runner.asked)
+        await term.press("u")
+        await term.until(lambda: term.app._route == Route("mine"))
+        await term.until(lambda: "in use" in str(screen._policy_list.options[-1].prompt))
+        assert term.app.backend is not None
+        assert "mine" in term.app.backend.policies
+        await term.press("f2")
+        await term.until(lambda: term.prompt)
+        await term.ask("Who?")
+        await term.until(lambda: house.runner.asked)
         assert house.runner.asked[0][1] == Route("mine")
 
 
 async def test_leaving_etui_asks_about_what_is_not_saved(house: House) -> None:
-    app = house.app()
-    async with app.run_test(size=SIZE) as pilot:
-        screen = await at_policies(pilot, app)
+    async with running(house, (140, 40)) as term:
+        screen = await at_policies(term)
         screen._pane.editor.insert("# typed\n", (0, 0))
-        await until(pilot, lambda: app._unsaved.what == "policy balanced")
-        await pilot.press("ctrl+q")
-        await until(pilot, lambda: isinstance(app.screen, ConfirmModal))
-        await pilot.press("n")
-        await until(pilot, lambda: app.screen is screen)
-        await pilot.press("ctrl+q")
-        await until(pilot, lambda: isinstance(app.screen, ConfirmModal))
-        await pilot.press("y")
-        await until(pilot, lambda: not app.is_running)
-
-
-async def test_leaving_etui_asks_nothing_once_it_is_saved(house: House) -> None:
-    keep(house.config, "mine", OWN)
-    app = house.app()
-    app._route = Route("mine")
-    async with app.run_test(size=SIZE) as pilot:
-        screen = await at_policies(pilot, app)
-        screen._pane.editor.insert("# typed\n", (0, 0))
-        await until(pilot, lambda: app._unsaved.what == "policy mine")
-        await pilot.press("ctrl+s")
-        await until(pilot, lambda: app._unsaved.what == "")
-        await pilot.press("ctrl+q")
-        await until(pilot, lambda: not app.is_running)
+        await term.until(lambda: term.app._unsaved.what == "policy balanced")
+        await term.press("ctrl+q")
+        await term.at(ConfirmModal)
+        await term.press("n")
+        await term.until(lambda: term.app.screen is screen)
+        await term.press("ctrl+q")
+        await term.at(ConfirmModal)
+        await term.press("y")
+        await term.until(lambda: not term.app.is_running)
 
 
 async def test_what_is_not_saved_is_put_aside_where_nobody_can_be_asked(house: House) -> None:
     file = keep(house.config, "mine", OWN)
-    app = house.app()
-    app._route = Route("mine")
-    async with app.run_test(size=SIZE) as pilot:
-        pane = (await at_policies(pilot, app))._pane
-        app.save_and_close()
-        assert not list(house.config.policies_dir.glob("*.unsaved")), "nothing was typed"
-        await until(pilot, lambda: pane.text == OWN)
-        pane.editor.text = OWN + "# one more\n"
-        await until(pilot, lambda: app._unsaved.what == "policy mine")
-        app.save_and_close()
+    house.config = replace(house.config, policy="mine")
     aside = file.with_name("mine.yaml.unsaved")
-    assert aside.read_text(encoding="utf-8") == OWN + "# one more\n"
-    assert file.read_text(encoding="utf-8") == OWN
+    async with running(house, (140, 40)) as term:
+        pane = (await at_policies(term))._pane
+        term.app.save_and_close()
+        assert not aside.exists(), "nothing was typed"
+        await term.until(lambda: pane.text == OWN)
+        pane.editor.text = OWN + "# one more\n"
+        await term.until(lambda: term.app._unsaved.what == "policy mine")
+        term.app.save_and_close()
+        assert aside.read_text(encoding="utf-8") == OWN + "# one more\n"
+        assert file.read_text(encoding="utf-8") == OWN
+        await term.press("ctrl+s")
+        await term.until(lambda: term.app._unsaved.what == "")
+        await term.press("ctrl+q")
+        await term.until(lambda: not term.app.is_running)
 
 
 async def test_the_verdict_counts_the_cases(config: Config) -> None:
-    file = keep(config, "mine", OWN)
-    cases = file.with_name("mine.cases.jsonl")
+    cases = keep(config, "mine", OWN).with_name("mine.cases.jsonl")
     cases.write_text('{"query": "Why?", "arm": "quick"}\n{"query": "Who?", "arm": "quick"}\n')
-    app = PoliciesApp(config, "mine")
-    async with app.run_test(size=SIZE) as pilot:
-        await until(pilot, lambda: "1 probe, 2 cases pass" in app.verdict)
+    async with editing(config, None) as app:
+        await app.says("1 probe, 2 cases pass")
         cases.write_text('{"query": "Why?", "arm": "quick"}\n{"query": "Who?", "arm": "careful"}\n')
         app.type_over("Few joules.", "Fewer joules.")
-        await pilot.press("ctrl+s")
-        await until(pilot, lambda: "1 of 2 cases fail" in app.verdict)
+        await app.press("ctrl+s")
+        await app.says("1 of 2 cases fail")
         cases.write_text('{"query": "Why?", "arm": "quik"}\n')
         app.type_over("Fewer joules.", "The fewest joules.")
-        await until(pilot, lambda: "1 error in its cases" in app.verdict)
+        await app.says("1 error in its cases")

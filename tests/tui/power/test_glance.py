@@ -19,8 +19,8 @@ from etui.tui.power.panel import PowerPanel, plan_panel
 from etui.tui.services import BudgetState, SpendingTotals, Vitals
 from etui.tui.widgets.lines import FactLine, count_rows
 from etui.tui.widgets.power_graph import PowerGraph
-from tests.tui.fakes import MODEL, FakeMeter, House, until
-from tests.tui.screen import answered, ask, drawn, panel_text, turns
+from tests.tui.fakes import MODEL, FakeMeter, House
+from tests.tui.screen import running
 
 GPUS = tuple(
     Channel(f"gpu:GPU-{n}", f"gpu:GPU-{n}", Kind.COUNTER, limit_watts=350.0) for n in range(8)
@@ -57,16 +57,14 @@ def test_the_parts_fit_wherever_they_can(height: int, channels: int, budgets: in
 
 @pytest.mark.parametrize("size", [(120, 36), (200, 60)])
 async def test_eight_gpus_are_seen_without_scrolling(server: House, size: tuple[int, int]) -> None:
-    app = server.app()
-    async with app.run_test(size=size) as pilot:
-        panel = app.screen.query_one(PowerPanel)
-        await until(pilot, lambda: f"LOADED  {MODEL}" in panel_text(app))
-        await until(pilot, lambda: "87 %" in panel_text(app))
-        await ask(pilot, "What is the capital of France?")
-        await answered(pilot, server, 1)
-        await until(pilot, lambda: "LAST ANSWER" in drawn(app))
-        await until(pilot, lambda: all(f"GPU{n} " in drawn(app) for n in range(8)))
-        screen = drawn(app)
+    async with running(server, size) as term:
+        panel = term.app.screen.query_one(PowerPanel)
+        await term.until(lambda: f"LOADED  {MODEL}" in term.panel)
+        await term.until(lambda: "87 %" in term.panel)
+        await term.answer("What is the capital of France?")
+        await term.sees("LAST ANSWER")
+        await term.until(lambda: all(f"GPU{n} " in term.drawn for n in range(8)))
+        screen = term.drawn
         for word in ("CPU ", "50/350 W", "61 °C", "40/48 GB", "SPENT", "19 % of", "LOADED", "├",
                      "last 2 min", "J/tok", "P ", "A █"):  # fmt: skip
             assert word in screen, word
@@ -75,47 +73,39 @@ async def test_eight_gpus_are_seen_without_scrolling(server: House, size: tuple[
 
 
 async def test_a_wide_terminal_gives_the_panel_more_and_prose_no_more(server: House) -> None:
-    app = server.app()
-    async with app.run_test(size=(200, 60)) as pilot:
-        await until(pilot, lambda: app.backend is not None)
-        await ask(pilot, "What is the capital of France?")
-        await answered(pilot, server, 1)
-        assert app.screen.query_one(PowerPanel).size.width >= 70
-        assert app.screen.query_one(TurnView).size.width <= 110
-        await pilot.resize_terminal(120, 36)
-        await until(pilot, lambda: app.screen.query_one(PowerPanel).size.width <= 46)
+    async with running(server, (200, 60)) as term:
+        await term.answer("What is the capital of France?")
+        assert term.app.screen.query_one(PowerPanel).size.width >= 70
+        assert term.app.screen.query_one(TurnView).size.width <= 110
+        await term.pilot.resize_terminal(120, 36)
+        await term.until(lambda: term.app.screen.query_one(PowerPanel).size.width <= 46)
 
 
 @pytest.mark.parametrize("size", [(40, 10), (80, 24)])
 async def test_a_small_terminal_keeps_the_joules_in_sight(
     server: House, size: tuple[int, int]
 ) -> None:
-    app = server.app()
-    async with app.run_test(size=size) as pilot:
-        await until(pilot, lambda: app.backend is not None)
-        await ask(pilot, "What is the capital of France?")
-        await answered(pilot, server, 1)
-        line = app.screen.query_one(".power-status", Static)
-        await until(pilot, lambda: " J · " in str(line.content))
+    async with running(server, size) as term:
+        await term.answer("What is the capital of France?")
+        line = term.app.screen.query_one(".power-status", Static)
+        await term.until(lambda: " J · " in str(line.content))
         joules = str(line.content).split(" · ")[0]
         for _ in range(5):  # the wheel scrolls nothing in it
             line.scroll_down(animate=False)
             line.scroll_relative(y=3, animate=False)
-        await until(pilot, lambda: joules in drawn(app))
+        await term.until(lambda: joules in term.drawn)
         assert line.max_scroll_y == 0
-        assert app.screen.query_one(Prompt).region.bottom <= size[1]
+        assert term.prompt.region.bottom <= size[1]
 
 
 async def test_a_resize_leaves_no_stale_row(server: House) -> None:
-    app = server.app()
-    async with app.run_test(size=(120, 36)) as pilot:
-        await until(pilot, lambda: f"LOADED  {MODEL}" in panel_text(app))
-        await ask(pilot, "What is the capital of France?")
-        await answered(pilot, server, 1)
-        await until(pilot, lambda: turns(app)[0].ended)
+    async with running(server) as term:
+        await term.until(lambda: f"LOADED  {MODEL}" in term.panel)
+        await term.answer("What is the capital of France?")
+        await term.until(lambda: term.turns[0].ended)
 
         def stale() -> list[str]:
-            lines = [line for line in turns(app)[0].query(FactLine) if line.region.height]
+            lines = [line for line in term.turns[0].query(FactLine) if line.region.height]
             return [
                 line.facts
                 for line in lines
@@ -124,71 +114,66 @@ async def test_a_resize_leaves_no_stale_row(server: House) -> None:
             ]
 
         for width in (50, 120):
-            await pilot.resize_terminal(width, 36)
-            await until(pilot, lambda w=width: app.screen.size.width == w)  # type: ignore[misc]
-            await until(pilot, lambda: not stale())
+            await term.pilot.resize_terminal(width, 36)
+            await term.until(lambda w=width: term.app.screen.size.width == w)  # type: ignore[misc]
+            await term.until(lambda: not stale())
 
 
 async def test_the_graph_zooms_and_pauses_while_the_panel_has_the_focus(server: House) -> None:
-    app = server.app()
-    async with app.run_test(size=(120, 36)) as pilot:
-        panel = app.screen.query_one(PowerPanel)
-        await until(pilot, lambda: "last 2 min" in panel_text(app))
+    async with running(server) as term:
+        panel = term.app.screen.query_one(PowerPanel)
+        await term.until(lambda: "last 2 min" in term.panel)
         panel.focus()
-        await pilot.press("]")
-        await until(pilot, lambda: "last 10 min" in panel_text(app))
-        await pilot.press("]", "]", "]")
-        await until(pilot, lambda: "last 1 h" in panel_text(app))
-        await pilot.press("[", "[", "[")
-        await until(pilot, lambda: "last 30 s" in panel_text(app))
-        await pilot.press("p")
-        await until(pilot, lambda: "paused" in panel_text(app))
+        await term.press("]")
+        await term.until(lambda: "last 10 min" in term.panel)
+        await term.press("]", "]", "]")
+        await term.until(lambda: "last 1 h" in term.panel)
+        await term.press("[", "[", "[")
+        await term.until(lambda: "last 30 s" in term.panel)
+        await term.press("p")
+        await term.until(lambda: "paused" in term.panel)
         frozen = panel.query_one(PowerGraph).graph
-        newest = app.power.history.newest_ns or 0
-        await until(pilot, lambda: (app.power.history.newest_ns or 0) > newest + 10**9)
+        newest = term.app.power.history.newest_ns or 0
+        await term.until(lambda: (term.app.power.history.newest_ns or 0) > newest + 10**9)
         assert panel.query_one(PowerGraph).graph == frozen, "it is recorded, and not drawn"
-        await pilot.press("space")
-        await until(pilot, lambda: "last 30 s" in panel_text(app))
-        await until(pilot, lambda: panel.query_one(PowerGraph).graph != frozen)
-        await pilot.press("escape")
-        assert isinstance(app.focused, Prompt)
+        await term.press("space")
+        await term.until(lambda: "last 30 s" in term.panel)
+        await term.until(lambda: panel.query_one(PowerGraph).graph != frozen)
+        await term.press("escape")
+        assert isinstance(term.app.focused, Prompt)
 
 
 async def test_a_bracket_in_the_prompt_is_a_bracket(house: House) -> None:
-    app = house.app()
-    async with app.run_test(size=(120, 36)) as pilot:
-        await until(pilot, lambda: "last 2 min" in panel_text(app))
-        await pilot.press("[", "p", "]")
-        await until(pilot, lambda: app.screen.query_one(Prompt).text == "[p]")
-        assert "last 2 min" in panel_text(app)
+    async with running(house) as term:
+        await term.until(lambda: "last 2 min" in term.panel)
+        await term.press("[", "p", "]")
+        await term.until(lambda: term.prompt.text == "[p]")
+        assert "last 2 min" in term.panel
 
 
 async def test_the_line_names_the_model_that_answers(house: House) -> None:
-    app = house.app()
-    async with app.run_test(size=(80, 24)) as pilot:
-        line = app.screen.query_one(".power-status", Static)
-        panel = app.screen.query_one(PowerPanel)
-        await until(pilot, lambda: MODEL in str(line.content))
-        await ask(pilot, "What is the capital of France?")
-        await answered(pilot, house, 1)
+    async with running(house, (80, 24)) as term:
+        line = term.app.screen.query_one(".power-status", Static)
+        panel = term.app.screen.query_one(PowerPanel)
+        await term.until(lambda: MODEL in str(line.content))
+        await term.answer("What is the capital of France?")
         panel.show_loaded(Loaded("other-7b", 0, 1, 0, 4_000_000_000))
-        await until(pilot, lambda: "other-7b" in panel.residents)
-        await until(pilot, lambda: MODEL in str(line.content))
+        await term.until(lambda: "other-7b" in panel.residents)
+        await term.until(lambda: MODEL in str(line.content))
         assert "other-7b" not in str(line.content)
 
 
 async def test_net_mode_is_net_in_every_number(house: House) -> None:
     house.meter.idle_watts = 10.0
-    app = house.app()
-    async with app.run_test(size=(120, 36)) as pilot:
-        await until(pilot, lambda: app.backend is not None)
-        await ask(pilot, "What is the capital of France?")
-        await answered(pilot, house, 1)
-        facts = app.screen.query_one("PowerPanel .facts", Static)
-        await until(pilot, lambda: "J/tok" in str(facts.content))
-        gross = str(facts.content)
-        await pilot.press("ctrl+g")
-        await until(pilot, lambda: str(facts.content) != gross)
+    async with running(house) as term:
+        await term.answer("What is the capital of France?")
+        facts = term.app.screen.query_one("PowerPanel .facts", Static)
+        await term.until(lambda: "J/tok" in str(facts.content))
+        await term.until(lambda: "LAST ANSWER  gross" in term.panel)
+        gross, energy = str(facts.content), house.runner.saved[0].energy
+        assert energy.net_joules == pytest.approx((energy.joules or 0.0) * 0.8, rel=0.01)
+        await term.press("ctrl+g")
+        await term.until(lambda: "LAST ANSWER  net" in term.panel)
         assert gross.split()[2] != str(facts.content).split()[2], "joules per token are net too"
 
 
@@ -196,12 +181,9 @@ async def test_an_estimate_has_one_badge(house: House) -> None:
     house.meter.channels = (
         Channel("estimate:cpu", "estimate:cpu", Kind.ESTIMATE, limit_watts=65.0, idle_watts=5.0),
     )
-    app = house.app()
-    async with app.run_test(size=(120, 36)) as pilot:
-        await until(pilot, lambda: app.backend is not None)
-        await ask(pilot, "What is the capital of France?")
-        await answered(pilot, house, 1)
-        await until(pilot, lambda: "≈ estimated" in panel_text(app))
-        assert panel_text(app).count("≈ estimated") == 1
-        table = app.screen.query_one(ChannelTable)
-        await until(pilot, lambda: "≈50/65 W" in table.text)
+    async with running(house) as term:
+        await term.answer("What is the capital of France?")
+        await term.until(lambda: "≈ estimated" in term.panel)
+        assert term.panel.count("≈ estimated") == 1
+        table = term.app.screen.query_one(ChannelTable)
+        await term.until(lambda: "≈50/65 W" in table.text)

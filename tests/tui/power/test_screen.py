@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
 
 import pytest
-from textual.pilot import Pilot
 from textual.widgets import Static
 
 from etui.energy.types import Channel, Kind
@@ -18,10 +18,10 @@ from etui.text import format_utc
 from etui.tui.power._widgets import ChannelTable
 from etui.tui.power.feed import PowerFeed
 from etui.tui.power.screen import PowerScreen, SpentPart
-from etui.tui.start import EtuiApp
 from etui.tui.widgets.power_graph import PowerGraph
 from tests.fixtures.turns import TURN
-from tests.tui.fakes import House, until
+from tests.tui.fakes import House
+from tests.tui.screen import Terminal, running
 
 GPUS = tuple(
     Channel(f"gpu:{n}", f"gpu:{n}", Kind.COUNTER, limit_watts=350.0, label="NVIDIA L40S")
@@ -34,31 +34,26 @@ TEN = (
 )
 
 
-def screen_of(app: EtuiApp) -> PowerScreen:
-    assert isinstance(app.screen, PowerScreen)
-    return app.screen
+def title(term: Terminal) -> str:
+    return str(term.app.screen.query_one(".title", Static).content)
 
 
-def title(app: EtuiApp) -> str:
-    return str(screen_of(app).query_one(".title", Static).content)
+def part(term: Terminal, name: str) -> SpentPart:
+    return term.app.screen.query_one(f"#{name}", SpentPart)
 
 
-def part(app: EtuiApp, name: str) -> SpentPart:
-    return screen_of(app).query_one(f"#{name}", SpentPart)
-
-
-def table(app: EtuiApp) -> ChannelTable:
-    return screen_of(app).query_one(ChannelTable)
-
-
-def shown(app: EtuiApp) -> str:
-    return "\n".join(line.text for line in app.screen._compositor.render_strips())
-
-
-async def visit(pilot: Pilot[Any], app: EtuiApp) -> None:
-    await until(pilot, lambda: app.power.history.newest_ns is not None)
-    await pilot.press("f10")
-    await until(pilot, lambda: app.current_mode == "power" and "loading" not in title(app))
+@asynccontextmanager
+async def visiting(
+    house: House, size: tuple[int, int] = (120, 36), channels: tuple[Channel, ...] = TEN
+) -> AsyncIterator[Terminal]:
+    """The app at its power screen."""
+    house.meter.channels = channels
+    async with running(house, size) as term:
+        await term.until(lambda: term.app.power.history.newest_ns is not None)
+        await term.press("f10")
+        await term.at(PowerScreen)
+        await term.until(lambda: "loading" not in title(term))
+        yield term
 
 
 def log_turn(house: House, joules: float | None = 1234.0) -> None:
@@ -73,152 +68,101 @@ def log_turn(house: House, joules: float | None = 1234.0) -> None:
 async def test_f10_shows_channels_and_what_was_spent(house: House) -> None:
     log_turn(house)
     house.config = replace(house.config, price_per_kwh=0.36, currency="EUR")
-    house.meter.channels = TEN
-    app = house.app()
-    async with app.run_test(size=(120, 36)) as pilot:
-        await visit(pilot, app)
-        await until(pilot, lambda: "qwen3-4b" in part(app, "models").text)
-        await until(pilot, lambda: "500 W" in title(app))
-        text = shown(app)
-        for name in ("Total", "GPU0", "GPU7", "CPU", "RAM"):
-            assert name in text
-        assert "50/350 W" in text
-        assert "1,234 J" in part(app, "days").text
-        assert "< 0.01 EUR" in part(app, "money").text
-        assert "peak 500 W in the last hour" in title(app)
+    async with visiting(house) as term:
+        await term.until(lambda: "qwen3-4b" in part(term, "models").text)
+        await term.until(lambda: "500 W" in title(term))
+        await term.sees("Total", "GPU0", "GPU7", "CPU", "RAM", "50/350 W")
+        assert "1,234 J" in part(term, "days").text
+        assert "< 0.01 EUR" in part(term, "money").text
+        assert "peak 500 W in the last hour" in title(term)
+        for size in ((80, 24), (200, 60), (120, 36)):
+            await term.pilot.resize_terminal(*size)
+            lines = part(term, "days").query_one(Static)
+            await term.until(lambda lines=lines: lines.size.height == 30)  # a line a day
 
 
 async def test_brackets_zoom_and_p_holds_the_picture(house: House) -> None:
-    app = house.app()
-    async with app.run_test(size=(120, 36)) as pilot:
-        await visit(pilot, app)
-        await until(pilot, lambda: "[ ] 1 h" in title(app))
-        await pilot.press("left_square_bracket")
-        await until(pilot, lambda: "[ ] 10 min" in title(app))
-        await pilot.press(*["left_square_bracket"] * 5)
-        await until(pilot, lambda: "[ ] 30 s" in title(app))
-        await pilot.press("right_square_bracket")
-        await until(pilot, lambda: "[ ] 2 min" in title(app))
-        graph = screen_of(app).query_one(PowerGraph)
-        await pilot.press("p")
-        await until(pilot, lambda: "paused" in title(app))
-        held, newest = graph.graph, app.power.history.newest_ns or 0
-        await until(pilot, lambda: (app.power.history.newest_ns or 0) > newest + 2_000_000_000)
+    async with visiting(house) as term:
+        for keys, span in ((0, "1 h"), (1, "10 min"), (5, "30 s")):
+            await term.press(*["left_square_bracket"] * keys)
+            await term.until(lambda span=span: f"[ ] {span}" in title(term))
+        await term.press("right_square_bracket")
+        await term.until(lambda: "[ ] 2 min" in title(term))
+        graph = term.app.screen.query_one(PowerGraph)
+        await term.press("p")
+        await term.until(lambda: "paused" in title(term))
+        held, newest = graph.graph, term.app.power.history.newest_ns or 0
+        await term.until(lambda: (term.app.power.history.newest_ns or 0) > newest + 2_000_000_000)
         assert graph.graph == held
-        await pilot.press("p")
-        await until(pilot, lambda: "paused" not in title(app) and graph.graph != held)
+        await term.press("p")
+        await term.until(lambda: "paused" not in title(term) and graph.graph != held)
 
 
 async def test_the_graph_shows_the_channel_under_the_cursor(house: House) -> None:
-    house.meter.channels = TEN
-    app = house.app()
-    async with app.run_test(size=(80, 24)) as pilot:
-        await visit(pilot, app)
-        await until(pilot, lambda: title(app).startswith("Total"))
-        await pilot.press("j")
-        await until(pilot, lambda: title(app).startswith("GPU0 NVIDIA L40S"))
-        await pilot.press("G")
-        await until(pilot, lambda: title(app).startswith("RAM"))
-        await until(pilot, lambda: "RAM " in shown(app).split("watts")[1])  # it scrolled there
-        await pilot.press("k", "g")
-        await until(pilot, lambda: title(app).startswith("Total"))
-
-
-async def test_the_row_under_the_cursor_keeps_its_colours(house: House) -> None:
-    house.meter.channels = TEN
-    app = house.app()
-    async with app.run_test(size=(120, 36)) as pilot:
-        await visit(pilot, app)
-        await until(pilot, lambda: "GPU1" in table(app).text)
+    async with visiting(house, (80, 24)) as term:
+        table = term.app.screen.query_one(ChannelTable)
 
         def colours(y: int) -> list[object]:
-            return [s.style.color for s in table(app).render_line(y) if s.style is not None]
+            return [s.style.color for s in table.render_line(y) if s.style is not None]
 
+        await term.until(lambda: title(term).startswith("Total") and "GPU1" in table.text)
         before = colours(1)
-        await pilot.press("j")
-        await until(pilot, lambda: title(app).startswith("GPU0"))
-        assert colours(1) == before
-
-
-@pytest.mark.parametrize("size", [(120, 36), (80, 24), (200, 60)], ids=str)
-async def test_no_line_of_what_was_spent_is_broken(house: House, size: tuple[int, int]) -> None:
-    log_turn(house)
-    app = house.app()
-    async with app.run_test(size=size) as pilot:
-        await visit(pilot, app)
-        days = part(app, "days")
-        await until(pilot, lambda: "1,234 J" in days.text)
-        await until(pilot, lambda: days.query_one(Static).size.height == 30)  # a line a day
-        await until(pilot, lambda: "Total" in title(app) or "GPU0" in title(app))
+        await term.press("j")
+        await term.until(lambda: title(term).startswith("GPU0 NVIDIA L40S"))
+        assert colours(1) == before, "the row under the cursor keeps its colours"
+        await term.press("G")
+        await term.until(lambda: title(term).startswith("RAM"))
+        await term.until(lambda: "RAM " in term.drawn.split("watts")[1])  # it scrolled there
+        await term.press("k", "g")
+        await term.until(lambda: title(term).startswith("Total"))
 
 
 async def test_tab_moves_between_the_parts(house: House) -> None:
     log_turn(house)
-    app = house.app()
-    async with app.run_test(size=(80, 24)) as pilot:
-        await visit(pilot, app)
-        assert isinstance(app.focused, ChannelTable)
+    async with visiting(house, (80, 24)) as term:
+        table = term.app.screen.query_one(ChannelTable)
+        assert term.app.focused is table
         for name in ("models", "days", "money"):
-            await pilot.press("tab")
-            await until(pilot, lambda name=name: app.focused is part(app, name))
-            await until(pilot, lambda name=name: part(app, name).region.height > 0)
-        await until(pilot, lambda: "qwen3-4b" not in shown(app))  # days are beside the money
-        await pilot.press("tab")
-        await until(pilot, lambda: app.focused is table(app))
-        await pilot.press("shift+tab")
-        await until(pilot, lambda: app.focused is part(app, "money"))
+            await term.press("tab")
+            await term.until(lambda name=name: term.app.focused is part(term, name))
+            await term.until(lambda name=name: part(term, name).region.height > 0)
+        await term.until(lambda: "qwen3-4b" not in term.drawn)  # days are beside the money
+        await term.press("tab")
+        await term.until(lambda: term.app.focused is table)
+        await term.press("shift+tab")
+        await term.until(lambda: term.app.focused is part(term, "money"))
 
 
 async def test_a_tiny_terminal_shows_one_part_at_a_time(house: House) -> None:
     log_turn(house)
-    house.meter.channels = TEN
-    app = house.app()
-    async with app.run_test(size=(40, 10)) as pilot:
-        await visit(pilot, app)
-        await until(pilot, lambda: "GPU4" in shown(app) and "50/350 W" in shown(app))
-        assert not screen_of(app).query_one(PowerGraph).display
-        await pilot.press("tab")
-        await until(pilot, lambda: "qwen3-4b" in shown(app))
-        assert "GPU0" not in shown(app).partition("\n")[2]
-        await pilot.resize_terminal(200, 60)
-        await until(pilot, lambda: "GPU7 NVIDIA L40S" in shown(app) and "J  231 W" in shown(app))
+    async with visiting(house, (40, 10)) as term:
+        await term.sees("GPU4", "50/350 W")
+        assert not term.app.screen.query_one(PowerGraph).display
+        await term.press("tab")
+        await term.sees("qwen3-4b")
+        assert "GPU0" not in term.drawn.partition("\n")[2]
+        await term.pilot.resize_terminal(200, 60)
+        await term.sees("GPU7 NVIDIA L40S", "J  231 W")
 
 
-async def test_no_channel_no_turn_and_no_price_say_what_to_do(house: House) -> None:
-    house.meter.channels = ()
-    app = house.app()
-    async with app.run_test(size=(120, 36)) as pilot:
-        await visit(pilot, app)
-        await until(pilot, lambda: "no power sensor can be read: `etui doctor`" in title(app))
-        await until(pilot, lambda: "ask one in `etui`" in part(app, "models").text)
-        assert "set price_per_kwh" in part(app, "money").text
-
-
-async def test_a_broken_log_says_what_to_do(house: House) -> None:
-    house.config.database.parent.mkdir(parents=True, exist_ok=True)
-    house.config.database.write_bytes(b"not a database" * 100)
-    app = house.app()
-    async with app.run_test(size=(120, 36)) as pilot:
-        await visit(pilot, app)
-        for name in ("models", "days", "money"):
-            await until(pilot, lambda name=name: "move it away" in part(app, name).text)
-        assert title(app).startswith("GPU0")  # the meter goes on
-
-
-async def test_a_fault_while_reading_is_shown(
+async def test_what_is_missing_or_broken_says_what_to_do(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(*_args: object) -> None:
-        raise ZeroDivisionError("of all things")
+    async with visiting(house, channels=()) as term:
+        await term.until(lambda: "no power sensor can be read: `etui doctor`" in title(term))
+        await term.until(lambda: "ask one in `etui`" in part(term, "models").text)
+        assert "set price_per_kwh" in part(term, "money").text
+        monkeypatch.setattr("etui.tui.power.screen.read_spent", lambda *_: 1 / 0)
+        await term.press("r")
+        await term.until(lambda: "division by zero" in part(term, "days").text)
+        monkeypatch.undo()
+        house.config.database.write_bytes(b"not a database" * 100)
+        await term.press("r")
+        for name in ("models", "days", "money"):
+            await term.until(lambda name=name: "move it away" in part(term, name).text)
 
-    monkeypatch.setattr("etui.tui.power.screen.read_spent", broken)
-    app = house.app()
-    async with app.run_test(size=(120, 36)) as pilot:
-        await visit(pilot, app)
-        await until(pilot, lambda: "of all things" in part(app, "days").text)
 
-
-async def test_a_channel_that_vanishes_leaves_a_gap_and_no_zero(house: House) -> None:
+def test_a_channel_that_vanishes_leaves_a_gap_and_no_zero() -> None:
     feed = PowerFeed()
     now = time.monotonic_ns()
     feed.history.add(now - 10_000_000_000, {TOTAL: 80.0})

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import webbrowser
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,6 @@ from etui.codec import to_document
 from etui.tui.runs_screen import (
     COLUMNS,
     RunsScreen,
-    best_arm,
-    joules_per_question,
     list_runs,
     run_texts,
     sort_runs,
@@ -28,7 +28,7 @@ from tests.bench import synthetic
 from tests.tui.fakes import until
 
 
-class _RunsApp(App[None]):
+class RunsApp(App[None]):
     """Nothing but the screen."""
 
     CSS_PATH = EtuiApp.CSS_PATH
@@ -38,9 +38,16 @@ class _RunsApp(App[None]):
     def __init__(self, folder: Path) -> None:
         super().__init__()
         self.runs = RunsScreen(folder)
+        self.pilot: Pilot[None]
 
     def on_mount(self) -> None:
         self.push_screen(self.runs)
+
+    async def until(self, predicate: Callable[[], object]) -> None:
+        await until(self.pilot, predicate)
+
+    async def listed(self, count: int) -> None:
+        await self.until(lambda: self.table.row_count == count)
 
     @property
     def table(self) -> DataTable[Any]:
@@ -55,6 +62,17 @@ class _RunsApp(App[None]):
 
     def told(self) -> str:
         return "\n".join(notification.message for notification in self._notifications)
+
+
+@asynccontextmanager
+async def at_runs(
+    folder: Path, count: int = 3, size: tuple[int, int] = (160, 45)
+) -> AsyncIterator[RunsApp]:
+    """The screen with so many runs on it."""
+    app = RunsApp(folder)
+    async with app.run_test(size=size) as app.pilot:
+        await app.listed(count)
+        yield app
 
 
 @pytest.fixture
@@ -72,30 +90,29 @@ def folder(tmp_path: Path) -> Path:
     return runs
 
 
-async def listed(pilot: Pilot[Any], app: _RunsApp, count: int) -> None:
-    await until(pilot, lambda: app.table.row_count == count)
-
-
-async def test_runs_are_listed_with_what_they_came_to(folder: Path) -> None:
-    app = _RunsApp(folder)
-    async with app.run_test(size=(160, 45)) as pilot:
-        await listed(pilot, app, 3)
+async def test_runs_are_listed_filtered_and_drawn_with_a_letter_an_arm(folder: Path) -> None:
+    async with at_runs(folder) as app:
         rows = [app.row(number) for number in range(3)]
         assert rows[0].startswith("done | mmlu letters 5-shot, 4 arms | 114 | ")
         assert "%" in rows[0]
         assert any("going | not finished" in row for row in rows)
         assert any("cut | summary.json cannot be read" in row for row in rows)
-
-
-async def test_the_run_under_the_cursor_is_drawn_with_a_letter_for_each_arm(folder: Path) -> None:
-    app = _RunsApp(folder)
-    async with app.run_test(size=(160, 45)) as pilot:
-        await listed(pilot, app, 3)
-        await until(pilot, lambda: "vote-5" in app.picture)
+        await app.until(lambda: "vote-5" in app.picture)
         for arm in synthetic.ARMS:
             assert arm in app.picture
-        await pilot.press("down")
-        await until(pilot, lambda: "vote-5" not in app.picture)
+        await app.pilot.press("down")
+        await app.until(lambda: "vote-5" not in app.picture)
+        await app.pilot.press("slash", *"not finished", "enter")
+        await app.listed(1)
+        assert "going" in app.row(0)
+        assert app.table.has_focus
+        await app.pilot.press("escape")
+        await app.listed(3)
+        (folder / "stray" / "config.json").write_bytes(
+            (folder / "done" / "config.json").read_bytes()
+        )
+        await app.pilot.press("r")
+        await app.listed(4)
 
 
 async def test_a_report_is_opened_and_a_missing_one_told(
@@ -108,45 +125,27 @@ async def test_a_report_is_opened_and_a_missing_one_told(
         return len(seen) > 1
 
     monkeypatch.setattr(webbrowser, "open", browse)
-    app = _RunsApp(folder)
-    async with app.run_test(size=(160, 45)) as pilot:
-        await listed(pilot, app, 3)
-        await pilot.press("o")
-        await until(pilot, lambda: "etui bench report" in app.told())
+    async with at_runs(folder) as app:
+        await app.pilot.press("o")
+        await app.until(lambda: "etui bench report" in app.told())
         assert not seen
         (folder / "done" / "report.html").write_text("<p>a page</p>")
-        await pilot.press("o")
-        await until(pilot, lambda: "no browser found" in app.told())
-        await pilot.press("enter")
-        await until(pilot, lambda: len(seen) == 2)
+        await app.pilot.press("o")
+        await app.until(lambda: "no browser found" in app.told())
+        await app.pilot.press("enter")
+        await app.until(lambda: len(seen) == 2)
         assert seen[0] == (folder / "done" / "report.html").absolute().as_uri()
 
 
-async def test_a_run_that_ends_meanwhile_is_found_when_read_again(folder: Path) -> None:
-    app = _RunsApp(folder)
-    async with app.run_test(size=(160, 45)) as pilot:
-        await listed(pilot, app, 3)
-        (folder / "stray" / "config.json").write_bytes(
-            (folder / "done" / "config.json").read_bytes()
-        )
-        await pilot.press("r")
-        await listed(pilot, app, 4)
-
-
-async def test_without_runs_the_screen_says_how_to_make_one(tmp_path: Path) -> None:
-    app = _RunsApp(tmp_path / "none")
-    async with app.run_test(size=(80, 24)) as pilot:
-        await until(pilot, lambda: "etui bench --suite sample" in app.picture)
+async def test_without_runs_the_screen_says_how_to_make_one_over_its_whole_width(
+    tmp_path: Path,
+) -> None:
+    async with at_runs(tmp_path / "none", 0, (110, 30)) as app:
+        await app.until(lambda: "etui bench --suite sample" in app.picture)
         # The text is drawn before the folder is read.
-        await until(pilot, lambda: not app.table.display)
-        await pilot.press("o")
-
-
-async def test_what_to_do_without_runs_takes_the_whole_width(tmp_path: Path) -> None:
-    app = _RunsApp(tmp_path / "none")
-    async with app.run_test(size=(110, 30)) as pilot:
-        await until(pilot, lambda: "No bench run yet" in app.picture)
-        await until(pilot, lambda: app.runs.query_one("#run-detail").region.width == 110)
+        await app.until(lambda: not app.table.display)
+        await app.until(lambda: app.runs.query_one("#run-detail").region.width == 110)
+        await app.pilot.press("o")
 
 
 def test_the_kind_of_a_run_is_an_estimate_where_any_of_it_is(folder: Path) -> None:
@@ -166,7 +165,7 @@ def test_the_kind_of_a_run_is_an_estimate_where_any_of_it_is(folder: Path) -> No
 def test_the_cells_of_a_run_are_those_of_its_best_arm(folder: Path) -> None:
     (run,) = [run for run in list_runs(folder) if run.name == "done"]
     assert run.summary is not None
-    arm = best_arm(run)
+    arm = run.best
     assert arm is not None
     assert arm.energy is not None
     assert arm.accuracy.micro.value == max(
@@ -175,7 +174,7 @@ def test_the_cells_of_a_run_are_those_of_its_best_arm(folder: Path) -> None:
     texts = run_texts(run)
     assert texts["model"]
     assert texts["joules"].endswith("J")
-    assert joules_per_question(run) == arm.energy.per_question.value
+    assert run.figures["joules"] == arm.energy.per_question.value
 
 
 def test_runs_without_a_value_come_last_in_either_direction(folder: Path) -> None:
@@ -190,31 +189,17 @@ def test_runs_without_a_value_come_last_in_either_direction(folder: Path) -> Non
 
 
 async def test_columns_fit_the_width_and_an_arrow_shows_the_order(folder: Path) -> None:
-    app = _RunsApp(folder)
+    async with at_runs(folder, size=(120, 40)) as app:
 
-    def headings() -> list[str]:
-        return [str(column.label) for column in app.table.columns.values()]
+        def headings() -> list[str]:
+            return [str(column.label) for column in app.table.columns.values()]
 
-    async with app.run_test(size=(120, 40)) as pilot:
-        await listed(pilot, app, 3)
         assert {"RUN", "BEST", "J/QUESTION", "MODEL"} <= set(headings())
-        await pilot.press("s")
+        await app.pilot.press("s")
         assert headings()[0] == "RUN ▲"
         assert app.row(0).startswith("cut | ")
-        await pilot.press("j", "j", "g", "G")
+        await app.pilot.press("j", "j", "g", "G")
         assert app.table.cursor_row == 2
-        await pilot.resize_terminal(40, 20)
-        await until(pilot, lambda: len(headings()) < 5)
+        await app.pilot.resize_terminal(40, 20)
+        await app.until(lambda: len(headings()) < 5)
         assert headings()[0] == "RUN ▲"
-
-
-async def test_runs_are_filtered_by_words(folder: Path) -> None:
-    app = _RunsApp(folder)
-    async with app.run_test(size=(160, 45)) as pilot:
-        await listed(pilot, app, 3)
-        await pilot.press("slash", *"not finished", "enter")
-        await listed(pilot, app, 1)
-        assert "going" in app.row(0)
-        assert app.table.has_focus
-        await pilot.press("escape")
-        await listed(pilot, app, 3)

@@ -19,11 +19,10 @@ from etui.codec import to_document
 from etui.errors import EtuiError
 from etui.runtime.serve_facts import ServeFacts
 from etui.tui import jobs
-from etui.tui.server_control import parse_line
-from etui.tui.server_screen import ServerScreen, state_lines
+from etui.tui.server_screen import ServerScreen, parse_line, state_lines
 from etui.tui.start import EtuiApp
 from tests.tui.fakes import House, until
-from tests.tui.models.test_screen import notices
+from tests.tui.screen import running
 
 FACTS = ServeFacts(
     url="http://127.0.0.1:8420/v1",
@@ -91,74 +90,69 @@ async def ready(pilot: Pilot[Any], app: EtuiApp) -> None:
 async def test_the_server_is_started_followed_and_stopped(house: House, serves: Any) -> None:
     serves()
     house.runner.held = ["another"]
-    app = house.app()
-    async with app.run_test(size=(120, 36)) as pilot:
-        await ready(pilot, app)
-        assert titles(app) == {"server: start", "server: status"}
-        run_command(app, "server: start")
-        await until(pilot, lambda: "4.1 ± 0.2 J/request" in dialog(app))
-        assert "http://127.0.0.1:8420/v1" in dialog(app)
-        assert "118 W" in dialog(app)
-        assert "1 running, 2 queued, 37 done, 1 failed" in dialog(app)
-        assert "500 ± 10 J (counter), 62 % of it idle" in dialog(app)
-        assert titles(app) == {"server: stop", "server: status"}
+    async with running(house) as term:
+        await ready(term.pilot, term.app)
+        assert titles(term.app) == {"server: start", "server: status"}
+        run_command(term.app, "server: start")
+        await term.until(lambda: "4.1 ± 0.2 J/request" in dialog(term.app))
+        assert "http://127.0.0.1:8420/v1" in dialog(term.app)
+        assert "118 W" in dialog(term.app)
+        assert "1 running, 2 queued, 37 done, 1 failed" in dialog(term.app)
+        assert "500 ± 10 J (counter), 62 % of it idle" in dialog(term.app)
+        assert titles(term.app) == {"server: stop", "server: status"}
         assert house.runner.held == []
         assert house.runner.resting == ["the server answers other programs"]
-        await pilot.press("s")
-        await until(pilot, lambda: "s starts it" in dialog(app))
-        assert "the server has stopped: 37 requests" in dialog(app)
-        assert titles(app) == {"server: start", "server: status"}
+        await term.press("s")
+        await term.until(lambda: "s starts it" in dialog(term.app))
+        assert "the server has stopped: 37 requests" in dialog(term.app)
+        assert titles(term.app) == {"server: start", "server: status"}
 
 
 async def test_closing_the_dialog_leaves_it_running(house: House, serves: Any) -> None:
     serves()
-    app = house.app()
-    async with app.run_test(size=(120, 36)) as pilot:
-        await ready(pilot, app)
-        run_command(app, "server: start")
-        await until(pilot, lambda: "J/request" in dialog(app))
-        await pilot.press("escape")
-        await until(pilot, lambda: not isinstance(app.screen, ServerScreen))
-        assert "server: stop" in titles(app)
-        run_command(app, "server: status")
-        await until(pilot, lambda: "118 W" in dialog(app))
-        run_command(app, "server: stop")
-        await until(pilot, lambda: "server: start" in titles(app))
+    async with running(house) as term:
+        await ready(term.pilot, term.app)
+        run_command(term.app, "server: start")
+        await term.until(lambda: "J/request" in dialog(term.app))
+        await term.press("escape")
+        await term.until(lambda: not isinstance(term.app.screen, ServerScreen))
+        assert "server: stop" in titles(term.app)
+        run_command(term.app, "server: status")
+        await term.until(lambda: "118 W" in dialog(term.app))
+        run_command(term.app, "server: stop")
+        await term.until(lambda: "server: start" in titles(term.app))
 
 
 async def test_a_server_that_cannot_start_says_why(house: House, serves: Any) -> None:
     serves(BROKEN)
-    app = house.app()
-    async with app.run_test(size=(120, 36)) as pilot:
-        await ready(pilot, app)
-        run_command(app, "server: start")
-        await until(pilot, lambda: "✗ cannot listen on 127.0.0.1:8420" in dialog(app))
-        await until(pilot, lambda: "choose another port" in notices(app))
+    async with running(house) as term:
+        await ready(term.pilot, term.app)
+        run_command(term.app, "server: start")
+        await term.until(lambda: "✗ cannot listen on 127.0.0.1:8420" in dialog(term.app))
+        await term.told("choose another port")
         serves()
-        await pilot.press("s")
-        await until(pilot, lambda: "118 W" in dialog(app))
-        await pilot.press("s")
-        await until(pilot, lambda: "s starts it" in dialog(app))
+        await term.press("s")
+        await term.until(lambda: "118 W" in dialog(term.app))
+        await term.press("s")
+        await term.until(lambda: "s starts it" in dialog(term.app))
 
 
 async def test_a_running_answer_comes_first(house: House, serves: Any) -> None:
     serves()
     house.runner.refusal = EtuiError("an answer or a model load is running", "wait until it ends")
-    app = house.app()
-    async with app.run_test(size=(120, 36)) as pilot:
-        await ready(pilot, app)
-        run_command(app, "server: start")
-        await until(pilot, lambda: "✗ an answer or a model load is running" in dialog(app))
+    async with running(house) as term:
+        await ready(term.pilot, term.app)
+        run_command(term.app, "server: start")
+        await term.until(lambda: "✗ an answer or a model load is running" in dialog(term.app))
         assert house.runner.resting == []
 
 
 async def test_leaving_the_app_ends_the_server(house: House, serves: Any) -> None:
     serves()
-    app = house.app()
-    async with app.run_test(size=(120, 36)) as pilot:
-        await ready(pilot, app)
-        run_command(app, "server: start")
-        await until(pilot, lambda: "J/request" in dialog(app))
+    async with running(house) as term:
+        await ready(term.pilot, term.app)
+        run_command(term.app, "server: start")
+        await term.until(lambda: "J/request" in dialog(term.app))
         [process] = [
             child
             for child in psutil.Process().children()
@@ -170,11 +164,10 @@ async def test_leaving_the_app_ends_the_server(house: House, serves: Any) -> Non
 
 
 async def test_the_dialog_without_a_server_says_how_to_start_it(house: House) -> None:
-    app = house.app()
-    async with app.run_test(size=(80, 24)) as pilot:
-        await ready(pilot, app)
-        run_command(app, "server: status")
-        await until(pilot, lambda: "not running" in dialog(app))
+    async with running(house, (80, 24)) as term:
+        await ready(term.pilot, term.app)
+        run_command(term.app, "server: status")
+        await term.until(lambda: "not running" in dialog(term.app))
 
 
 def test_what_is_not_measured_is_no_zero() -> None:

@@ -39,12 +39,11 @@ from etui.learning.graded import Graded, assign_folds
 from etui.learning.labels import (
     LabelledQuestion,
     build_label_table,
-    format_question,
     label_audit,
     model_questions,
 )
 from etui.learning.predictor import AccuracyPredictor
-from etui.routing.question_text import QuestionText
+from etui.routing.question_text import QuestionText, format_question
 
 if TYPE_CHECKING:
     from etui.stats.arrays import Flags, Floats

@@ -38,7 +38,7 @@ from etui.learning.fitted_file import Provenance, format_fitted, parse_fitted
 from etui.learning.graded import Graded
 from etui.learning.judge import ReplayTable, judge
 from etui.learning.log_replay import build_turns_document
-from etui.learning.policy_replay import format_question, replay_policy
+from etui.learning.policy_replay import replay_policy
 from etui.learning.predictor import AccuracyPredictor
 from etui.log.queries import LogReader
 from etui.models.catalogue import load_catalogue
@@ -46,7 +46,7 @@ from etui.models.spec import STARTER
 from etui.routing.decide import decide
 from etui.routing.library import check_text, load_policy
 from etui.routing.policy import Policy
-from etui.routing.question_text import QuestionText
+from etui.routing.question_text import QuestionText, format_question
 from etui.runtime.replay import replay_log
 from etui.runtime.runtime import open_runtime
 from etui.yaml.named_files import NamedFile

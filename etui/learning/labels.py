@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from string import ascii_uppercase
 from typing import Any, Literal
 
 from etui.learning.agreement import (
@@ -94,12 +93,6 @@ def model_questions(
     if not has_enough(flags):
         return None
     return average_models(questions, flags, build_scale(model))
-
-
-def format_question(question: QuestionText) -> str:
-    """Write a question with its options, as one is asked."""
-    letters = zip(ascii_uppercase, question.options, strict=False)
-    return "\n".join((question.stem, *(f"{letter}) {text}" for letter, text in letters)))
 
 
 def build_label_table(

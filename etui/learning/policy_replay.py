@@ -27,7 +27,7 @@ from etui.routing.decision import (
     RawConfidence,
 )
 from etui.routing.policy import CascadePlan, Objective, Policy, drop_places, list_agreements
-from etui.routing.question_text import QuestionText
+from etui.routing.question_text import format_question
 from etui.turn.attempt import ArmAttempt
 from etui.turn.cascade import advance, find_best, is_sure, settle
 
@@ -176,9 +176,6 @@ def _value_or_none(values: Floats | None, row: int, column: int) -> float | None
     return value if value == value else None
 
 
-_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-
-
 @dataclass(frozen=True, slots=True)
 class Routed:
     """Result of a replayed policy."""
@@ -292,12 +289,6 @@ def replay_policy(
     right = graded.correct[np.arange(count), chosen]
     notes = tuple(text.format(unknown[what]) for what, text in _NOTES.items() if unknown[what])
     return Routed(policy.name, chosen, right, spent, hops, rules, notes)
-
-
-def format_question(question: QuestionText) -> str:
-    """Format a question as a user would type it: the stem, then the options with letters."""
-    lines = [f"{letter}. {text}" for letter, text in zip(_LETTERS, question.options, strict=False)]
-    return "\n".join((question.stem, *lines)).strip() or "?"
 
 
 def _folds(

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from string import ascii_uppercase
 from zlib import crc32
 
 from etui.multiple_choice import parse_options
@@ -42,6 +43,14 @@ def split_question(text: str) -> QuestionText:
     starts = [label.start() for label in _FIRST_LABEL.finditer(text)]
     stem = text[: starts[-1]] if starts else text
     return QuestionText(stem.strip() or text, tuple(option.text for option in options))
+
+
+def format_question(question: QuestionText) -> str:
+    """Format a question as a user would type it: the stem, then the options with letters."""
+    lines = [
+        f"{letter}. {text}" for letter, text in zip(ascii_uppercase, question.options, strict=False)
+    ]
+    return "\n".join((question.stem, *lines)).strip() or "?"
 
 
 def hash_word(word: str) -> int:

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 from etui.arm import Arm
 from etui.chat import Query
 from etui.errors import LogUnavailable
-from etui.learning.labels import format_question
 from etui.learning.predictor import NEWEST, AccuracyPredictor, ArmHealth, compute_ceiling, judge_arm
 from etui.routing.decision import Agreement, PredictedAccuracy, PredictedAgreement, RawConfidence
 from etui.routing.library import FitFacts
 from etui.routing.policy import CascadePlan, choose_served_arm, find_weights, list_priors
+from etui.routing.question_text import format_question
 from etui.stats.tests import wilson_low
 from etui.units import count_text, percent_text
 

@@ -31,7 +31,7 @@ from etui.learning.fit import fit_accuracy
 from etui.learning.fitted_file import FittedModel, Provenance, format_fitted, parse_fitted
 from etui.learning.graded import assign_folds
 from etui.learning.judge import ReplayTable, judge
-from etui.learning.policy_replay import format_question, replay_policy
+from etui.learning.policy_replay import replay_policy
 from etui.learning.predictor import AccuracyPredictor, judge_arm
 from etui.models.catalogue import load_catalogue
 from etui.multiple_choice import parse_options
@@ -52,7 +52,7 @@ from etui.routing.joules import (
 from etui.routing.library import check_text, load_policy
 from etui.routing.policy import Policy
 from etui.routing.probes import run_probes
-from etui.routing.question_text import QuestionText
+from etui.routing.question_text import QuestionText, format_question
 from etui.routing.signals import HostState
 from etui.routing.similarity import NeighbourTally, SimilarityIndex, smoothed_share
 from etui.routing.text_measures import MEASURES, TextFacts

@@ -21,11 +21,11 @@ from etui.learning.features import (
     parse_classifier,
     predict_fields,
 )
-from etui.learning.policy_replay import format_question
 from etui.routing.question_text import (
     BUCKETS,
     QuestionText,
     count_terms,
+    format_question,
     hash_word,
     split_question,
     tf_idf,

@@ -27,10 +27,9 @@ from etui.learning.features import MIXED_SPREAD
 from etui.learning.fit import export_joint, fit_accuracy
 from etui.learning.fitted_file import JointPart, format_fitted, parse_fitted
 from etui.learning.graded import ArmFacts, Graded, assign_folds
-from etui.learning.policy_replay import format_question
 from etui.learning.predictor import AccuracyPredictor
 from etui.learning.regressions import build_corpus, compute_idf, compute_tf_idf
-from etui.routing.question_text import BUCKETS
+from etui.routing.question_text import BUCKETS, format_question
 from tests.learning import made
 from tests.learning.made import ORIGIN
 

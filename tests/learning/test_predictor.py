@@ -18,9 +18,8 @@ from etui.learning.confidence import calibration_error, evaluate_curve_array, fi
 from etui.learning.fit import find_pairs, fit_accuracy
 from etui.learning.fitted_file import format_fitted, load_fitted, parse_fitted
 from etui.learning.graded import ArmFacts, assign_folds, same_questions
-from etui.learning.policy_replay import format_question
 from etui.learning.predictor import AccuracyPredictor, evaluate_curve
-from etui.routing.question_text import QuestionText
+from etui.routing.question_text import QuestionText, format_question
 from etui.stats.tests import wilson_low
 from tests.learning import made
 from tests.learning.made import ORIGIN

@@ -17,7 +17,7 @@ from etui.config.config import Config
 from etui.errors import ModelUnavailable, UsageError
 from etui.models.catalogue import load_catalogue
 from etui.routing.decide import add_shadow, decide, decide_arm
-from etui.routing.decision import Decision, PredictedAccuracy, Predictor
+from etui.routing.decision import Decision, Predictor
 from etui.routing.library import load_policy
 from etui.routing.policy import Policy, add_fallback_model
 from etui.routing.signals import HostState
@@ -30,6 +30,7 @@ from etui.runtime.decide import (
 from etui.runtime.overrides import Overrides
 from etui.runtime.runtime import open_runtime
 from tests.routing.conftest import Make
+from tests.routing.known import Known
 from tests.routing.seen import see_signals
 
 QUERY = Query("add")
@@ -101,7 +102,7 @@ def test_a_shadow_knows_what_was_fitted_for_it(config: Config) -> None:
 
     def look_ahead(other: Policy) -> tuple[Predictor | None, None]:
         asked.append(other.name)
-        return Sure(), None
+        return Known(right={"slow": (0.9, 0.8)}), None
 
     decision = decide(QUERY, policy, available=models)
     add = partial(
@@ -123,19 +124,6 @@ def test_a_shadow_knows_what_was_fitted_for_it(config: Config) -> None:
         "near",
         "near: slow has the highest accuracy: 0.90",
     )
-
-
-class Sure:
-    """A predictor that is sure of everything and knows no joules."""
-
-    def joules(self, arm: Arm, query: Query) -> None:
-        return None
-
-    def accuracy(self, arm: Arm, query: Query, confidence: float) -> PredictedAccuracy:
-        return PredictedAccuracy(0.9, 0.8, confidence, 30, "fitted")
-
-    def calibrated(self, arm: Arm, confidence: float | None, margin: float | None) -> float:
-        return 0.9
 
 
 @pytest.fixture

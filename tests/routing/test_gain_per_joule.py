@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from etui.arm import Arm
 from etui.chat import Query
 from etui.learning.router_curve import choices_at
-from etui.routing.decision import PredictedAccuracy, PredictedJoules
 from etui.routing.objective import weigh
 from etui.routing.policy import ArmPlan, Objective
 from etui.stats.frontier import hull
+from tests.routing.known import Known
 
 ARM = st.tuples(st.integers(1, 60), st.integers(0, 20))
 """Joules, and accuracy in twentieths: equal ones are common."""
@@ -23,35 +23,20 @@ ARMS = st.lists(ARM, min_size=1, max_size=7)
 EXCHANGE = st.integers(1, 40).map(lambda number: number / 4)
 
 
-class Stated:
-    """Predicts what the test states."""
-
-    def __init__(self, arms):
-        self._arms = {f"a{at}": arm for at, arm in enumerate(arms)}
-
-    def joules(self, arm, query):
-        return PredictedJoules(0.0, 0.0, float(self._arms[arm.name][0]), source="stated")
-
-    def duration(self, arm, query):
-        return None
-
-    def accuracy(self, arm, query, confidence):
-        p = self._arms[arm.name][1] / 20
-        return PredictedAccuracy(p, p, confidence, 100, "fitted")
-
-    def calibrated(self, arm, confidence, margin):
-        return None
-
-
 def choose_live(arms, exchange):
     plans = {f"a{at}": ArmPlan("m", ("m",), Arm(f"a{at}", "m")) for at in range(len(arms))}
     objective = Objective(goal="accuracy", arms=tuple(plans), exchange=exchange)
+    named = dict(zip(plans, arms, strict=True))
+    stated = Known(
+        {name: float(joules) for name, (joules, _) in named.items()},
+        {name: (right / 20, right / 20) for name, (_, right) in named.items()},
+    )
     found = weigh(
         objective,
         MappingProxyType(plans),
         Query("?"),
         lambda model: True,
-        predictor=Stated(arms),
+        predictor=stated,
         resident=None,
     )
     return int(found.winner.arm.name[1:])

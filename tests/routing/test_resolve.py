@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 
 import pytest
 from hypothesis import given
@@ -22,7 +21,6 @@ from etui.routing.decision import (
     PeriodBudget,
     PredictedAccuracy,
     PredictedAgreement,
-    PredictedJoules,
     TurnBudget,
 )
 from etui.routing.library import compile_text
@@ -31,6 +29,7 @@ from etui.routing.policy import ArmPlan, Objective, Policy, list_priors
 from etui.routing.signals import HostState
 from etui.runtime.explain import _format_steps
 from tests.routing.conftest import Make
+from tests.routing.known import Known
 
 POLICY = """
 version: 1
@@ -109,38 +108,6 @@ rules:
     objective: {minimize: joules, accuracy: {at_least: 0.62, confidence: 0.9}}
     arms: [quick, think, large]
 """
-
-
-@dataclass
-class Known:
-    """A predictor with stated numbers: arm -> joules, and arm -> (p, low)."""
-
-    spent: Mapping[str, float] = field(default_factory=dict)
-    right: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    seconds: float | None = 2.0
-    resident: str | None = None
-    load: float = 0.0
-    odds: PredictedAgreement | None = None
-
-    def agreement(self, arms: list[Arm]) -> PredictedAgreement | None:
-        return self.odds
-
-    def joules(self, arm: Arm, query: Query) -> PredictedJoules | None:
-        if arm.name not in self.spent:
-            return None
-        load = self.load if arm.model != self.resident else 0.0
-        return PredictedJoules(load, 1.0, self.spent[arm.name] - 1.0, None, self.seconds, "test")
-
-    def duration(self, arm: Arm, query: Query) -> float | None:
-        return None
-
-    def accuracy(self, arm: Arm, query: Query, confidence: float) -> PredictedAccuracy | None:
-        if arm.name not in self.right:
-            return None
-        return PredictedAccuracy(*self.right[arm.name], confidence, 40, "fitted")
-
-    def calibrated(self, arm: Arm, confidence: float | None, margin: float | None) -> float | None:
-        return confidence
 
 
 def chosen(

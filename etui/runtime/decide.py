@@ -7,7 +7,7 @@ decide here, so that they decide alike.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -19,12 +19,10 @@ from etui.chat import Query
 from etui.errors import (
     BudgetSpent,
     EtuiError,
-    LogUnavailable,
     ModelUnavailable,
     UsageError,
 )
 from etui.routing.decision import Decision, PeriodBudget
-from etui.routing.policy import CascadePlan
 from etui.runtime.model_resolution import (
     catalogue_name,
     check_draft_option,
@@ -43,13 +41,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from etui.config.config import Config
-    from etui.learning.fitted_file import FittedModel
-    from etui.log.queries import LogReader
     from etui.log.totals import Spending
     from etui.routing.policy import Policy
     from etui.routing.signals import HostState
     from etui.routing.similarity import EarlierQuestions
-    from etui.runtime.fit_health import FitHealth
     from etui.runtime.log_predictor import AccuracyModels, LogPredictor
     from etui.runtime.runtime import Runtime
 
@@ -331,56 +326,14 @@ def collect_knowledge(
 def _read_heads(policy: Policy, runtime: Runtime[Any]) -> AccuracyModels | None:
     """Read a policy's fit; where it is worse than its rates by now, the rates predict."""
     from etui.learning.predictor import AccuracyPredictor
-    from etui.runtime.fit_health import GuardedAccuracy, build_notice, list_models_now
+    from etui.runtime.fit_health import GuardedAccuracy, build_notice, read_health
 
     heads = runtime.load_fit(policy)
     if not isinstance(heads, AccuracyPredictor):
         return heads
-    models = list_models_now(policy)
-    try:
-        health = _compare_with_log(policy, heads.model, runtime, models)
-    except LogUnavailable:  # a log that cannot be read must not prevent an answer
-        return heads
+    health = read_health(runtime.config, policy, heads.model, kept=runtime.log_cache)
     notice = build_notice(health, policy.name)
     return GuardedAccuracy(heads, health.set_aside, notice) if notice else heads
-
-
-def read_fit_health(policy: Policy, runtime: Runtime[Any]) -> FitHealth | None:
-    """Compare a policy's fit with the policy, the models here and the log; None without a fit.
-
-    Raises:
-        InvalidFile: The fit is damaged.
-    """
-    from etui.learning.predictor import AccuracyPredictor
-    from etui.runtime.fit_health import list_models_now, measure_health
-
-    heads = runtime.load_fit(policy)
-    if not isinstance(heads, AccuracyPredictor):
-        return None
-    models = list_models_now(policy, runtime.find_available())
-    try:
-        return _compare_with_log(policy, heads.model, runtime, models)
-    except LogUnavailable:
-        return measure_health(heads.model, policy, None, models=models)
-
-
-def _compare_with_log(
-    policy: Policy,
-    model: FittedModel,
-    runtime: Runtime[Any],
-    models: Mapping[str, tuple[str, ...]],
-) -> FitHealth:
-    """Compare a fit with the log, once for each state of it."""
-    from etui.runtime.fit_health import read_health_from
-
-    def read(log: LogReader) -> FitHealth:
-        return read_health_from(log, policy, model, models)
-
-    # What the health depends on besides the log: the arms, and the steps of several answers.
-    arms = tuple((name, plan.models, plan.arm.reasoning) for name, plan in policy.arms.items())
-    ends = tuple(rule.then for rule in policy.rules if isinstance(rule.then, CascadePlan))
-    key = ("fit", policy.name, arms, tuple(models.items()), ends, model.provenance.fitted_at)
-    return runtime.log_cache.get(key, read)
 
 
 def decide_query(

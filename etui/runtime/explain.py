@@ -297,11 +297,16 @@ def explain_choice(
 def _build_document(
     query: Query, decision: Decision, policy: Policy | None, runtime: Runtime[Any]
 ) -> Explanation:
-    from etui.runtime.decide import read_fit_health
+    from etui.learning.predictor import AccuracyPredictor
+    from etui.runtime.fit_health import read_health
 
     arm = decision.arm
     on_disk = runtime.find_available()
-    health = None if policy is None else read_fit_health(policy, runtime)
+    fit = None
+    heads = None if policy is None else runtime.load_fit(policy)
+    if policy is not None and isinstance(heads, AccuracyPredictor):
+        kept, config = runtime.log_cache, runtime.config
+        fit = build_fit_document(read_health(config, policy, heads.model, on_disk, kept))
     planned = policy.arms.get(arm.name) if policy is not None else None
     return {
         "query": query.text,
@@ -323,7 +328,7 @@ def _build_document(
             for b in (() if policy is None else policy.period_budgets)
         ],
         "needs": [] if policy is None else _predict_needs(query, policy, runtime.config),
-        "fit": None if health is None else build_fit_document(health),
+        "fit": fit,
     }
 
 

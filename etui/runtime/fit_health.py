@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from etui.learning.labels import LogLabels
     from etui.log.queries import LogReader
     from etui.routing.policy import Policy
+    from etui.runtime.caches import LogCache
 
 
 FitTrace = dict[str, Any]
@@ -337,26 +338,36 @@ def read_health(
     policy: Policy,
     model: FittedModel,
     is_available: Callable[[str], bool] | None = None,
+    kept: LogCache | None = None,
 ) -> FitHealth:
-    """Read the log and compare a policy's fit with it, as far as the log can be read."""
+    """Read the log and compare a policy's fit with it, as far as the log can be read.
+
+    Args:
+        kept: Compares once for each state of the log; None reads it now.
+    """
     from etui.log.queries import LogReader
 
     models = list_models_now(policy, is_available)
+
+    def read(log: LogReader) -> FitHealth:
+        return _read_health_from(log, policy, model, models)
+
     try:
-        with LogReader(config) as log:
-            return read_health_from(log, policy, model, models)
+        if kept is None:
+            with LogReader(config) as log:
+                return read(log)
+        # What it depends on besides the log: the arms, and the steps of several answers.
+        arms = tuple((name, plan.models, plan.arm.reasoning) for name, plan in policy.arms.items())
+        ends = tuple(rule.then for rule in policy.rules if isinstance(rule.then, CascadePlan))
+        fitted_at = model.provenance.fitted_at
+        return kept.get(("fit", policy.name, arms, tuple(models.items()), ends, fitted_at), read)
     except LogUnavailable:
         return measure_health(model, policy, None, models=models)
 
 
-def read_health_from(
+def _read_health_from(
     log: LogReader, policy: Policy, model: FittedModel, models: Mapping[str, Sequence[str]]
 ) -> FitHealth:
-    """Compare a policy's fit with an open log.
-
-    Raises:
-        LogUnavailable: The log cannot be read.
-    """
     from etui.learning.labels import collect_labels
     from etui.log.labels import read_labelled
 

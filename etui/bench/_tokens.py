@@ -129,7 +129,7 @@ def _build_prompt(
         and format_.reads == "letters"
         and like.single
         and [ending.letter for ending in like.endings] == list(text.endings)
-        and _ends_alike(like, plain)
+        and list(like.tokens[-_SAME_END:]) == plain[-_SAME_END:]  # endings then tokenise alike
     ):
         base, endings = len(plain), like.endings
     else:
@@ -138,11 +138,6 @@ def _build_prompt(
     shared = min(common_prefix(prefix, plain), base - 1)
     tokens = array("i", plain[:base])
     return TokenizedPrompt(question, tokens, shared, endings, len(examples), text.sha)
-
-
-def _ends_alike(like: TokenizedPrompt, plain: Sequence[int]) -> bool:
-    """Test whether both prompts end in the same tokens, so that endings tokenise alike."""
-    return list(like.tokens[-_SAME_END:]) == list(plain[-_SAME_END:])
 
 
 def _tokenize_endings(

@@ -368,11 +368,6 @@ def _sum_speculation(samples: Sequence[Sample]) -> SpeculationTotals | None:
     )
 
 
-def _count_letters(samples: Iterable[Sample]) -> set[int]:
-    """Return how many letters the questions have whose log-probabilities were read."""
-    return {len(sample.logprobs) for sample in samples if sample.logprobs}
-
-
 def _warnings(
     arms: Mapping[str, ArmSummary], run: RunConfig, samples: Sequence[Sample], questions: int
 ) -> list[str]:
@@ -385,7 +380,7 @@ def _warnings(
             f"part {run.part.index + 1} of {run.part.count} of a plan of "
             f"{sum(run.drawn.values()):,} questions: join the parts with `etui bench merge`"
         )
-    letters = _count_letters(samples)
+    letters = {len(sample.logprobs) for sample in samples if sample.logprobs}
     named = "the four letters get" if letters == {4} else "the letters of the options get"
     answer = "number" if grades_numbers(run.grading) else "letter"
     for name, arm in arms.items():

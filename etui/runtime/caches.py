@@ -40,6 +40,22 @@ def read_state(path: str) -> FileState:
     return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino
 
 
+def read_log(
+    config: Config, kept: LogCache | None, key: Hashable, read: Callable[[LogReader], T]
+) -> T:
+    """Read from the log: once for each state of it, or now where nothing is kept.
+
+    Raises:
+        LogUnavailable: The log cannot be read.
+    """
+    from etui.log.queries import LogReader
+
+    if kept is not None:
+        return kept.get(key, read)
+    with LogReader(config) as log:
+        return read(log)
+
+
 class FileCache(Generic[T]):
     """Values by key, each with the files that it was read from; safe to use from several threads.
 

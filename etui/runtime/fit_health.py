@@ -20,6 +20,7 @@ from etui.routing.decision import Agreement, PredictedAccuracy, PredictedAgreeme
 from etui.routing.library import FitFacts
 from etui.routing.policy import CascadePlan, choose_served_arm, find_weights, list_priors
 from etui.routing.question_text import format_question
+from etui.runtime.caches import read_log
 from etui.stats.tests import wilson_low
 from etui.units import count_text, percent_text
 
@@ -345,22 +346,18 @@ def read_health(
     Args:
         kept: Compares once for each state of the log; None reads it now.
     """
-    from etui.log.queries import LogReader
-
     models = list_models_now(policy, is_available)
 
     def read(log: LogReader) -> FitHealth:
         return _read_health_from(log, policy, model, models)
 
+    # What it depends on besides the log: the arms, and the steps of several answers.
+    arms = tuple((name, plan.models, plan.arm.reasoning) for name, plan in policy.arms.items())
+    ends = tuple(rule.then for rule in policy.rules if isinstance(rule.then, CascadePlan))
+    fitted_at = model.provenance.fitted_at
     try:
-        if kept is None:
-            with LogReader(config) as log:
-                return read(log)
-        # What it depends on besides the log: the arms, and the steps of several answers.
-        arms = tuple((name, plan.models, plan.arm.reasoning) for name, plan in policy.arms.items())
-        ends = tuple(rule.then for rule in policy.rules if isinstance(rule.then, CascadePlan))
-        fitted_at = model.provenance.fitted_at
-        return kept.get(("fit", policy.name, arms, tuple(models.items()), ends, fitted_at), read)
+        key = ("fit", policy.name, arms, tuple(models.items()), ends, fitted_at)
+        return read_log(config, kept, key, read)
     except LogUnavailable:
         return measure_health(model, policy, None, models=models)
 

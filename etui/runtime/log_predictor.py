@@ -25,6 +25,7 @@ from etui.routing.decision import (
 from etui.routing.joules import predict_joules, predict_seconds
 from etui.routing.policy import find_weights
 from etui.routing.text_measures import TextFacts
+from etui.runtime.caches import read_log
 
 if TYPE_CHECKING:
     from etui.config.config import Config
@@ -85,7 +86,6 @@ def read_neighbours(
     origins = {s.nearest.of for s in policy.signals.values() if s.nearest is not None}
     if not origins:
         return None
-    from etui.log.queries import LogReader
     from etui.routing.similarity import EarlierQuestion, EarlierQuestions
 
     known = NeighbourMemory() if memory is None else memory
@@ -99,10 +99,7 @@ def read_neighbours(
         )
 
     try:
-        if kept is not None:
-            return kept.get(("earlier questions", frozenset(origins)), read)
-        with LogReader(config) as log:
-            return read(log)
+        return read_log(config, kept, ("earlier questions", frozenset(origins)), read)
     except EtuiError:
         return None  # the signals are then unknown, and the turn runs without them
 
@@ -262,7 +259,6 @@ class LogPredictor:
         A log that cannot be read must not prevent an answer.
         """
         from etui.log.past_answers import read_model_facts
-        from etui.log.queries import LogReader
         from etui.models.files import recorded_sha256
         from etui.runtime.provenance import find_conditions
 
@@ -276,9 +272,6 @@ class LogPredictor:
                 now = find_conditions(log, spec, self._config)
                 return read_model_facts(log, spec.name, sha256, now)
 
-            if self._log is not None:
-                return self._log.get(("facts", spec, sha256), read)
-            with LogReader(self._config) as log:
-                return read(log)
+            return read_log(self._config, self._log, ("facts", spec, sha256), read)
         except (LogUnavailable, UsageError):
             return None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from etui.arm import Arm, Reasoning, SamplingOrigin, Speculate, TokenCost
 from etui.errors import EtuiError, LogUnavailable, ModelUnavailable, UsageError
 from etui.models.spec import ModelSampling
-from etui.runtime.caches import FileCache
+from etui.runtime.caches import FileCache, read_log
 
 if TYPE_CHECKING:
     from etui.config.config import Config
@@ -167,16 +167,10 @@ def load_token_cost(
     Args:
         spec: The model, with the sha256 of its file if it is known.
     """
-    from etui.log.queries import LogReader
-
-    def read(log: LogReader) -> TokenCost | None:
-        return read_token_cost(spec, config, log)
-
     try:
-        if kept is not None:
-            return kept.get(("token cost", spec), read)
-        with LogReader(config) as log:
-            return read(log)
+        return read_log(
+            config, kept, ("token cost", spec), lambda log: read_token_cost(spec, config, log)
+        )
     except LogUnavailable:
         return None
 

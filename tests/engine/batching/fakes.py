@@ -6,19 +6,18 @@ import threading
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from types import SimpleNamespace
+from typing import Any
 
 from etui.arm import Arm
 from etui.chat import Message
 from etui.engine.batching.shared_session import RequestSession
-from etui.engine.context import DECODED, NO_ROOM, ContextOptions
+from etui.engine.context import DECODED, NO_ROOM
 from etui.engine.llama_session import LlamaSession
-from etui.engine.session import ModelFacts
 from etui.engine.thread_control import ThreadControl
 from etui.engine.thread_count import ThreadLimits
 from etui.events import Event, Finished
 from etui.reasoning.answer import answer
-from tests.engine.speculation.fakes import FakeContext, FakeModel, _render
+from tests.engine.speculation.fakes import FakeContext, make_fake_session
 
 WAIT_SECONDS = 60.0
 END = 3
@@ -59,8 +58,8 @@ class SteppedContext(FakeContext):
         cells: Numbers of the cells of each slot; a copied prefix has the same ones.
     """
 
-    def __init__(self, options: ContextOptions, logits: Callable[..., Sequence[float]]) -> None:
-        super().__init__(options, VOCABULARY, logits)
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
         self.before_decode: Callable[[Sequence[tuple[int, int, int]]], None] = lambda rows: None
         self.computed: list[tuple[int, int]] = []
         self.cells: dict[int, list[int]] = {}
@@ -95,29 +94,10 @@ class SteppedContext(FakeContext):
         self.cells[target] = cells[:] if end < 0 else cells[:end]
 
 
-def make_session(
-    *,
-    sequences: int = 16,
-    context_tokens: int = 512,
-    capacity: int | None = None,
-    batch_tokens: int = 32,
-    thinking: bool = False,
-) -> tuple[LlamaSession, SteppedContext]:
+def make_session(**options: Any) -> tuple[LlamaSession, SteppedContext]:
     """Make a session and its context, with cells for all sequences if no capacity is given."""
-    options = ContextOptions(
-        context_tokens, threads=1, sequences=sequences, batch_tokens=batch_tokens
-    )
-    context = SteppedContext(options, _logits)
-    context.capacity = capacity or sequences * context_tokens
-    tags = ("<think>", "</think>", "enable_thinking") if thinking else (None, None, None)
-    facts = ModelFacts("fake", context_tokens, *tags, (), batch_tokens)
-    session = LlamaSession(
-        FakeModel(VOCABULARY, END),  # type: ignore[arg-type]
-        context,  # type: ignore[arg-type]
-        facts,
-        SimpleNamespace(render=_render),  # type: ignore[arg-type]
-    )
-    return session, context
+    usual = {"sequences": 16, "batch_tokens": 32, "kind": SteppedContext}
+    return make_fake_session(_logits, VOCABULARY, end=END, **{**usual, **options})
 
 
 def until(condition: Callable[[], object]) -> None:

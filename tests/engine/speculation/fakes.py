@@ -180,11 +180,16 @@ def make_fake_session(
     capacity: int | None = None,
     stop: tuple[str, ...] = (),
     thinking: bool = False,
-) -> tuple[LlamaSession, FakeContext]:
+    sequences: int = 4,
+    batch_tokens: int = 64,
+    kind: type[Any] = FakeContext,
+) -> tuple[LlamaSession, Any]:
     """Make a session whose batches all cost the same, so that drafts are as long as they may be."""
-    options = ContextOptions(context_tokens, threads=1, sequences=4, batch_tokens=64)
-    context = FakeContext(options, vocabulary, logits)
-    context.capacity = capacity or 4 * context_tokens
+    options = ContextOptions(
+        context_tokens, threads=1, sequences=sequences, batch_tokens=batch_tokens
+    )
+    context = kind(options, vocabulary, logits)
+    context.capacity = capacity or sequences * context_tokens
     tags = ("<think>", "</think>", "enable_thinking") if thinking else (None, None, None)
     facts = ModelFacts("fake", context_tokens, *tags, stop, options.batch_tokens)
     template = SimpleNamespace(render=_render)

@@ -12,7 +12,8 @@ token, 1 thread 0.15 s, and a quiet machine 0.08 s.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from etui.engine.library import choose_threads
@@ -119,15 +120,6 @@ class StepTimes:
 
 
 @dataclass(frozen=True, slots=True)
-class Typical:
-    """Time of an undisturbed batch (of one row, if ``rows`` is 0) with a number of threads."""
-
-    threads: int
-    rows: int
-    wall_ns: float
-
-
-@dataclass(frozen=True, slots=True)
 class ThreadCount:
     """The number of threads, and what the rule remembers, sums over the window first."""
 
@@ -138,7 +130,9 @@ class ThreadCount:
     lost_ns: float = 0.0  # CPU time that their threads did not get
     expected_ns: float = 0.0  # The longest durations that are not late
     lag_ns: float = 0.0  # CPU time in `lost_ns` that may be late and not lost
-    typical: tuple[Typical, ...] = ()  # Typical times, the last used at the end
+    typical: Mapping[tuple[int, int], float] = field(default_factory=dict)
+    """Time of an undisturbed batch by threads and rows (0 rows: of one row of a long one), the last
+    used at the end."""
     raised_ns: int | None = None  # When a thread was added last
     spare_cores: float | None = None  # Idle cores at the last look; None before one with this count
     hold_ns: int = 0  # Waiting time after the last failed attempt
@@ -150,10 +144,9 @@ class ThreadCount:
         return max(0.0, self.lost_ns / self.wall_ns) if self.wall_ns else 0.0
 
 
-def start(limit: int, capacity_cores: float | None = None) -> ThreadCount:
-    """Choose the first count: the limit, or by the free cores where they are known."""
-    state = ThreadCount(limit, limit)
-    return state if capacity_cores is None else restart(state, capacity_cores)
+def start(limit: int) -> ThreadCount:
+    """Begin with the most threads."""
+    return ThreadCount(limit, limit)
 
 
 def restart(state: ThreadCount, capacity_cores: float) -> ThreadCount:
@@ -194,8 +187,8 @@ def advance(state: ThreadCount, step: StepTimes) -> ThreadCount:
 
 def _observe(state: ThreadCount, step: StepTimes) -> ThreadCount:
     rows, wall_ns = _unit(step)
-    known = _find(state.typical, state.count, rows)
-    fewer = _find(state.typical, state.count - 1, rows)
+    known = state.typical.get((state.count, rows))
+    fewer = state.typical.get((state.count - 1, rows))
     kept = math.exp(-step.wall_ns / WINDOW_NS)
     # Not cut off at 0: a CPU time that comes a tick late is made up for by the next step.
     lost_ns = state.count * step.wall_ns - step.cpu_ns
@@ -212,8 +205,12 @@ def _observe(state: ThreadCount, step: StepTimes) -> ThreadCount:
     if known is not None:
         weight = FASTER if wall_ns < known else -math.expm1(-step.wall_ns / SLOWER_NS)
         wall_ns = known + weight * (wall_ns - known)
-    others = tuple(t for t in state.typical if (t.threads, t.rows) != (state.count, rows))
-    return replace(state, typical=(*others, Typical(state.count, rows, wall_ns))[-_TYPICAL:])
+    typical = dict(state.typical)
+    typical.pop((state.count, rows), None)
+    typical[state.count, rows] = wall_ns
+    if len(typical) > _TYPICAL:
+        del typical[next(iter(typical))]
+    return replace(state, typical=typical)
 
 
 def _unit(step: StepTimes) -> tuple[int, float]:
@@ -221,10 +218,6 @@ def _unit(step: StepTimes) -> tuple[int, float]:
     if step.rows <= MOST_ROWS:
         return step.rows, float(step.wall_ns)
     return 0, step.wall_ns / step.rows
-
-
-def _find(typical: tuple[Typical, ...], threads: int, rows: int) -> float | None:
-    return next((t.wall_ns for t in typical if t.threads == threads and t.rows == rows), None)
 
 
 def _is_pressed(state: ThreadCount) -> bool:

@@ -14,6 +14,7 @@ from etui.engine.thread_count import (
     ThreadCount,
     advance,
     follow,
+    restart,
     start,
 )
 from tests.engine.simulated_cores import Placement, SimulatedCores
@@ -160,10 +161,10 @@ def test_threads_that_sleep_at_barriers_without_being_late_are_kept():
 
 @pytest.mark.parametrize(
     ("capacity", "count"),
-    [(None, 4), (4.0, 4), (3.9, 4), (3.2, 3), (1.0, 1), (0.2, 1), (0.0, 1), (17.0, 4)],
+    [(4.0, 4), (3.9, 4), (3.2, 3), (1.0, 1), (0.2, 1), (0.0, 1), (17.0, 4)],
 )
 def test_the_first_count_is_what_is_free(capacity, count):
-    state = start(4, capacity)
+    state = restart(start(4), capacity)
     assert state.count == count
     assert bool(state.why) == (count < 4)
 

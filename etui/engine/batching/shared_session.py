@@ -30,9 +30,6 @@ from etui.engine.session import (
 from etui.errors import CacheFull, ContextOverflow, EngineFailed, format_internal_error
 from etui.events import BatchShare, SharedBatch, ThreadsChanged, Verified
 
-PROMPT_LIMIT = 64
-"""Maximum number of prompt tokens in a batch while others decode: half of a CPU's batch."""
-
 
 class AnswerCancelled(Exception):
     """A cancelled answer steps on without polling its control, as in a probe of its thinking."""
@@ -293,7 +290,6 @@ class SharedSession:
     Args:
         on_batch: Is called after each batch, before the events that follow from it; None reports
             none.
-        clock: Monotonic clock in nanoseconds, that of the session's steps.
         prompt_limit: Maximum number of prompt tokens in a batch while others decode; None for a
             session that one request uses at a time.
         on_begin: Called when the prompt of a request is known: the room may have grown.
@@ -309,9 +305,8 @@ class SharedSession:
         session: LlamaSession,
         model_name: str,
         on_batch: Callable[[SharedBatch], None] | None = None,
-        clock: Callable[[], int] = time.monotonic_ns,
         *,
-        prompt_limit: int | None = PROMPT_LIMIT,
+        prompt_limit: int | None = None,
         on_begin: Callable[[], None] = lambda: None,
     ) -> None:
         self.session = session
@@ -320,7 +315,6 @@ class SharedSession:
         self.text_lock = threading.Lock()
         self._model = model_name
         self._on_batch = on_batch
-        self._clock = clock
         self._prompt_limit = prompt_limit
         self._using = threading.Lock()  # the session
         self._state = threading.Lock()  # everything below
@@ -349,7 +343,7 @@ class SharedSession:
         request = RequestSession(self, number, owner, reservation, label)
         with self._state:
             if not self._requests:  # the reported time begins with the first one after a pause
-                self._tiled_ns = self._clock()
+                self._tiled_ns = time.monotonic_ns()
             self._requests.append(request)
         return request
 
@@ -367,7 +361,7 @@ class SharedSession:
                 return
         with self._using:
             if not self.requests:
-                self._report(self._clock(), (BatchShare(request.number, 0, 0),))
+                self._report(time.monotonic_ns(), (BatchShare(request.number, 0, 0),))
 
     def free_room(self, without: RequestSession | None = None) -> Room:
         """Measure what is free besides what requests may still need, while using the session."""
@@ -479,7 +473,7 @@ class SharedSession:
                 request.gate.release()
 
     def _empty_step(self) -> Step:
-        now_ns = self._clock()
+        now_ns = time.monotonic_ns()
         return Step(now_ns, now_ns, {}, ())
 
     def _claim(self) -> list[RequestSession] | None:
@@ -500,7 +494,7 @@ class SharedSession:
                 try:
                     step = self.session.step_mixed(wanted, prompt_limit=self._prompt_limit)
                 except BaseException:
-                    self._report(self._clock(), build_shares(self.session.planned, batch))
+                    self._report(time.monotonic_ns(), build_shares(self.session.planned, batch))
                     raise
                 if step.computed:
                     self._report(step.end_ns, build_shares(step.computed, batch))

@@ -281,11 +281,7 @@ class ChatPrompt:
 
 
 class ModelText:
-    """Renders and tokenizes the texts of one model: the part of a session that needs no weights.
-
-    Attributes:
-        facts: Properties of the model.
-    """
+    """Renders and tokenizes the texts of one model: the part of a session that needs no weights."""
 
     def __init__(self, model: Model, facts: ModelFacts, template: ChatTemplate) -> None:
         self.facts = facts

@@ -116,18 +116,14 @@ _SPACE = " \t\n\v\f\r"
 
 @dataclass(frozen=True, slots=True)
 class SpecialToken:
-    """A token that a vocabulary finds in a text before it splits the rest.
-
-    Attributes:
-        strips_left, strips_right: Whether spaces next to it are dropped.
-    """
+    """A token that a vocabulary finds in a text before it splits the rest."""
 
     text: str
     control: bool = True
     """Whether it is read only with control tokens on (``<|im_end|>``); a user-defined token
     (``<think>``, runs of spaces) is always read."""
-    strips_left: bool = False
-    strips_right: bool = False
+    strips_left: bool = False  # Whether spaces before it are dropped
+    strips_right: bool = False  # Whether spaces behind it are dropped
 
 
 class SpecialTokens:

@@ -191,9 +191,6 @@ class RemoteBackend:
 
     Several answers run at a time. Requests run on the event loop of one thread, which starts with
     the first request and ends with :meth:`close`; the next request starts it again.
-
-    Attributes:
-        circuit: Whether requests go through; see :class:`etui.backends.remote.backend.Circuit`.
     """
 
     def __init__(

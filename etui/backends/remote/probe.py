@@ -30,11 +30,7 @@ _RUNNING = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class RemoteStatus:
-    """What a backend answered when it was asked.
-
-    Attributes:
-        name, url, kind: As in config.yaml.
-    """
+    """What a backend answered when it was asked; its name, URL and kind are from config.yaml."""
 
     name: str
     url: str

@@ -65,6 +65,24 @@ if TYPE_CHECKING:
 LEAST_QUESTIONS = 20
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Limit the enclosed fits to one thread, which on small matrices is 10x as fast as several.
+
+    Each library brings its own thread pool, and only pools of loaded libraries can be limited.
+    """
+    import importlib
+
+    from threadpoolctl import threadpool_limits
+
+    for name in ("scipy.linalg", "scipy.optimize", "sklearn.ensemble", "sklearn.linear_model"):
+        importlib.import_module(name)
+
+    with threadpool_limits(1):
+        yield
+
+
+@one_thread()
 def fit_accuracy(
     graded: Graded,
     provenance: Provenance,
@@ -84,25 +102,13 @@ def fit_accuracy(
     Raises:
         UsageError: There are fewer than ``LEAST_QUESTIONS`` questions.
     """
+    import numpy as np
+
     if graded.question_count < LEAST_QUESTIONS:
         raise UsageError(
             f"{count_text(graded.question_count, 'graded question')}: too few to fit anything",
             f"provide at least {LEAST_QUESTIONS}; a useful prediction needs a few hundred",
         )
-    with one_thread():
-        return _fit_accuracy(graded, provenance, seed, assess, agreements, jointly)
-
-
-def _fit_accuracy(
-    graded: Graded,
-    provenance: Provenance,
-    seed: int,
-    assess: bool,
-    agreements: Sequence[tuple[str, ...]] | None,
-    jointly: bool,
-) -> FittedModel:
-    import numpy as np
-
     everything = np.ones(len(graded), dtype=bool)
     groups = same_questions(graded)
     corpus = build_corpus(graded.questions, len(graded))
@@ -341,23 +347,6 @@ def _fit_needs(
             )
         )
     return tuple(heads)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Limit the enclosed fits to one thread, which on small matrices is 10x as fast as several.
-
-    Each library brings its own thread pool, and only pools of loaded libraries can be limited.
-    """
-    import importlib
-
-    from threadpoolctl import threadpool_limits
-
-    for name in ("scipy.linalg", "scipy.optimize", "sklearn.ensemble", "sklearn.linear_model"):
-        importlib.import_module(name)
-
-    with threadpool_limits(1):
-        yield
 
 
 _DIGITS = 7

@@ -47,6 +47,23 @@ TREES = 200
 """Trees of ``joint`` and of ``blend``: twice those of a fitted file, to judge with less noise."""
 
 
+def compute_shares(graded: Graded, *, hide_subjects: bool = False) -> Floats:
+    """Compute the share that each question has of each band, shape (questions, bands).
+
+    The bands are the subjects, of which a question has one; without them, the fields that the
+    shipped classifier predicts from the words.
+    """
+    import numpy as np
+
+    names, number = number_bands(graded.subjects)
+    if graded.questions and (hide_subjects or len(names) < 2):
+        return predict_fields(graded.questions)
+    if hide_subjects:
+        return np.ones((len(graded), 1))
+    return np.asarray(number[:, None] == np.arange(len(names)), dtype=np.float64)
+
+
+@one_thread()
 def cross_fit(
     graded: Graded,
     *,
@@ -64,33 +81,6 @@ def cross_fit(
     Returns:
         Router -> probabilities, shape (questions, arms), the best last.
     """
-    with one_thread():
-        return _cross_fit(graded, routers, hide_subjects, seed, say)
-
-
-def compute_shares(graded: Graded, *, hide_subjects: bool = False) -> Floats:
-    """Compute the share that each question has of each band, shape (questions, bands).
-
-    The bands are the subjects, of which a question has one; without them, the fields that the
-    shipped classifier predicts from the words.
-    """
-    import numpy as np
-
-    names, number = number_bands(graded.subjects)
-    if graded.questions and (hide_subjects or len(names) < 2):
-        return predict_fields(graded.questions)
-    if hide_subjects:
-        return np.ones((len(graded), 1))
-    return np.asarray(number[:, None] == np.arange(len(names)), dtype=np.float64)
-
-
-def _cross_fit(
-    graded: Graded,
-    routers: Sequence[str],
-    hide_subjects: bool,
-    seed: int,
-    say: Callable[[str], None],
-) -> dict[str, Floats]:
     import numpy as np
 
     folds = assign_folds(graded, FOLDS, seed)

@@ -16,6 +16,7 @@ from etui.datasets.records import (
     decode_text,
     parse_number,
     read_jsonl_questions,
+    show_value,
 )
 from etui.errors import InvalidFile, Problem
 from etui.units import count_text
@@ -53,10 +54,6 @@ class Columns:
     line: int  # Line of the file that defines them
 
 
-class _BadRow(ValueError):
-    """A row, or a header, that is not valid; the message says why."""
-
-
 def read_csv_questions(raw: bytes, file: str, subject: str) -> list[Question]:
     """Parse the questions of a CSV file.
 
@@ -88,7 +85,7 @@ def read_csv_questions(raw: bytes, file: str, subject: str) -> list[Question]:
                     continue
                 columns = columns or _find_columns(fields, at)
                 found.append(_parse_row(fields, columns, subject, len(found)))
-            except _BadRow as bad:
+            except BadRecord as bad:
                 problems.append(Problem(file, at, 1, str(bad)))
                 if first:  # without a valid header, no row can be read
                     break
@@ -108,11 +105,11 @@ def _find_header(fields: Sequence[str], line: int) -> Columns | None:
         return None
     twice = sorted(name for name, count in Counter(names).items() if count > 1 and _is_column(name))
     if twice:
-        raise _BadRow(f"the header names {twice[0]} twice")
+        raise BadRecord(f"the header names {twice[0]} twice")
     letters = sorted(name for name in names if len(name) == 1 and "a" <= name <= "z")
     gap = next((chr(ord("a") + at) for at, name in enumerate(letters) if name != chr(97 + at)), "")
     if gap:
-        raise _BadRow(f"the header names option {letters[-1].upper()} but not {gap.upper()}")
+        raise BadRecord(f"the header names option {letters[-1].upper()} but not {gap.upper()}")
     # Options under other names would make their index look like a number.
     if letters or not set(names) <= _NUMBER_COLUMNS:
         _check_options(len(letters), "the header names ")
@@ -143,7 +140,7 @@ def _find_columns(fields: Sequence[str], line: int) -> Columns:
         if width > 4 and _is_letter(fields[-2], width - 3):
             options = width - 3  # the last column is a subject
         elif 2 <= options <= _MOST_OPTIONS:
-            raise _BadRow(
+            raise BadRecord(
                 f"has {width} columns, and neither of the last two is the letter of an answer"
             )
     _check_options(options, f"has {width} columns: ")
@@ -163,7 +160,7 @@ def _find_columns(fields: Sequence[str], line: int) -> Columns:
 def _check_options(options: int, before: str = "") -> None:
     if not 2 <= options <= _MOST_OPTIONS:
         count = count_text(max(options, 0), "option")
-        raise _BadRow(f"{before}{count}; a question has 2 to {_MOST_OPTIONS}")
+        raise BadRecord(f"{before}{count}; a question has 2 to {_MOST_OPTIONS}")
 
 
 def _is_letter(field: str, options: int) -> bool:
@@ -174,23 +171,20 @@ def _parse_row(fields: Sequence[str], columns: Columns, subject: str, row: int) 
     if not columns.least <= len(fields) <= columns.most:
         expected = ", ".join(("question", *ALL_LETTERS[: len(columns.options)], "answer"))
         where = f" as in line {columns.line}" if row else ""
-        raise _BadRow(f"has {len(fields)} columns, expected {expected}{where}")
+        raise BadRecord(f"has {len(fields)} columns, expected {expected}{where}")
     if not fields[columns.text]:
-        raise _BadRow("question is empty")
+        raise BadRecord("question is empty")
     choices = [fields[at] for at in columns.options]
     while columns.named and len(choices) > 2 and not choices[-1]:
         choices.pop()
     answer, solution = fields[columns.answer].strip(), ""
     letters = ALL_LETTERS[: len(choices)]
     if not letters:
-        try:
-            answer, solution = parse_number({"answer": answer})
-        except BadRecord as bad:
-            raise _BadRow(str(bad)) from bad
+        answer, solution = parse_number({"answer": answer})
     elif answer not in letters:
-        raise _BadRow(f"the answer {_show(answer)} is not one of {', '.join(letters)}")
+        raise BadRecord(f"the answer {show_value(answer)} is not one of {', '.join(letters)}")
     if "" in choices:
-        raise _BadRow(f"{ALL_LETTERS[choices.index('')]} is empty")
+        raise BadRecord(f"{ALL_LETTERS[choices.index('')]} is empty")
     return Question(
         subject=_get(fields, columns.subject).strip() or subject,
         row=row,
@@ -204,10 +198,6 @@ def _parse_row(fields: Sequence[str], columns: Columns, subject: str, row: int) 
 
 def _get(fields: Sequence[str], at: int | None) -> str:
     return fields[at] if at is not None and at < len(fields) else ""
-
-
-def _show(text: str) -> str:
-    return repr(text if len(text) <= 40 else f"{text[:40]}...")
 
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet", ".csv")

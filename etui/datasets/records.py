@@ -252,7 +252,7 @@ _MOST_DIGITS = 100
 
 
 class BadRecord(ValueError):
-    """A record that is not a question; the message says why, without its place."""
+    """A record, a row or a header that is not valid; the message says why, without its place."""
 
 
 class Number(str):
@@ -368,16 +368,18 @@ def _find_letter(record: Mapping[str, object], labels: tuple[str, ...] | None, o
         found.add(_letter_of_label(answer, labels) if labels else _letter_of(answer, letters))
     if index is not None:
         if not isinstance(index, Number):
-            raise BadRecord(f'"answer_index" {_show(index)} is not a number')
+            raise BadRecord(f'"answer_index" {show_value(index)} is not a number')
         found.add(_letter_of(index, letters))
     if len(found) > 1:
-        raise BadRecord(f"the answer {_show(answer)} and the index {_show(index)} do not agree")
+        raise BadRecord(
+            f"the answer {show_value(answer)} and the index {show_value(index)} do not agree"
+        )
     return found.pop()
 
 
 def _letter_of_label(answer: object, labels: tuple[str, ...]) -> str:
     if not isinstance(answer, str) or answer.strip() not in labels:
-        raise BadRecord(f"the answer {_show(answer)} is not one of {', '.join(labels)}")
+        raise BadRecord(f"the answer {show_value(answer)} is not one of {', '.join(labels)}")
     return ALL_LETTERS[labels.index(answer.strip())]
 
 
@@ -385,11 +387,11 @@ def _letter_of(answer: object, letters: Sequence[str]) -> str:
     if isinstance(answer, Number):
         if not _INDEX.fullmatch(answer) or int(answer) >= len(letters):
             raise BadRecord(
-                f"the answer {_show(answer)} is not an index from 0 to {len(letters) - 1}"
+                f"the answer {show_value(answer)} is not an index from 0 to {len(letters) - 1}"
             )
         return letters[int(answer)]
     if not isinstance(answer, str) or answer.strip() not in letters:
-        raise BadRecord(f"the answer {_show(answer)} is not one of {', '.join(letters)}")
+        raise BadRecord(f"the answer {show_value(answer)} is not one of {', '.join(letters)}")
     return answer.strip()
 
 
@@ -415,7 +417,9 @@ def parse_number(record: Mapping[str, object]) -> tuple[str, str]:
             f"its answer{where} has {len(gold)} characters; a number has at most {_MOST_DIGITS}"
         )
     if not _NUMBER.fullmatch(gold):
-        raise BadRecord(f"has no options, and its answer{where} is not a number: {_show(gold)}")
+        raise BadRecord(
+            f"has no options, and its answer{where} is not a number: {show_value(gold)}"
+        )
     return gold.replace(",", ""), solution.removesuffix("\n")
 
 
@@ -424,7 +428,8 @@ def _find_text(record: Mapping[str, object], name: str) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _show(value: object) -> str:
+def show_value(value: object) -> str:
+    """Write a value for a message, at most 40 characters of it."""
     text = str(value)
     shown = text if len(text) <= 40 else f"{text[:40]}..."
     return shown if isinstance(value, Number) else repr(shown)

@@ -166,8 +166,9 @@ letters show the phase: L load, P prefill, T thinking, A answer. `[` and `]` sho
 
     def on_resize(self, event: events.Resize) -> None:
         self._adopt_plan()
-        self._show_answer()
         self._draw_now()
+        self.call_after_refresh(self._show_answer)  # its lines have their new width only then
+        self.call_after_refresh(self._show_totals)
 
     @property
     def residents(self) -> frozenset[str]:
@@ -352,7 +353,8 @@ letters show the phase: L load, P prefill, T thinking, A answer. `[` and `]` sho
         runs = phase_line(answer, width)
         bars = Content.assemble(*((text, _PHASE_STYLES.get(ink, "")) for text, ink in runs))
         if str(bars) != str(self._bars.content):
-            self._bars.update(bars, layout=bool(runs) != bool(str(self._bars.content)))
+            grows = bool(runs) != bool(str(self._bars.content))
+            self._bars.update(bars, layout=grows or self._bars.size.height > 1)
         self._bars.display = bool(runs)
         self._show_status()
 

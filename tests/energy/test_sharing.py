@@ -208,9 +208,10 @@ def test_sequences_of_a_batch_share_all_of_it(joules, tokens):
         assert parts == [0.0] * len(tokens)
 
 
-@pytest.mark.parametrize(("pids", "own"), [("%d:90", None), (f"%d:60,{os.getpid()}:20", 0.75)])
+@pytest.mark.parametrize(("pids", "own"), [("%d:90", None), ("%d:60,OTHER:20", 0.75)])
 def test_a_gpu_is_shared_by_what_the_driver_says(fake_nvml_dir, pids, own):
-    """On the fake GPU; ``%d`` is etui's own number."""
+    """On the fake GPU; ``%d`` is etui's own process, and OTHER another one."""
+    pids = pids.replace("OTHER", str(os.getpid()))
     code = f"import os\nos.environ['FAKE_NVML_PIDS'] = {pids!r} % os.getpid()\n{MEASURE}"
     done = subprocess.run(
         [sys.executable, "-c", code],

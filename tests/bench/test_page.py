@@ -13,7 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.bench.figures import compute_power_steps
-from etui.bench.page import embed_json, render_page
+from etui.bench.page import (
+    _stack_outcomes,
+    _stack_phases,
+    _stack_tokens,
+    embed_json,
+    render_page,
+)
 from etui.bench.results import load_texts
 from etui.bench.summary import summarise
 from etui.cli.bench_report import report as command
@@ -160,6 +166,21 @@ def test_small_and_broken_off_runs_have_a_page(drawn_figures) -> None:
     assert "unfinished" in page_of(RUN, [])
     free = [replace(row, joules=0.0, seconds=0.0) for row in ROWS]
     assert page_of(RUN, free)
+
+
+def test_bars_are_in_proportion() -> None:
+    summary = summarise(ROWS, RUN)
+    for bar in _stack_outcomes(summary):
+        assert sum(part.percent for part in bar.segments) == pytest.approx(100)
+    for bars in (_stack_phases(summary), _stack_tokens(summary)):
+        assert len(bars) == 4
+        lengths = [sum(part.percent for part in bar.segments) for bar in bars]
+        assert max(lengths) == pytest.approx(100)
+    prefill, decode = _stack_phases(summary)[1].segments
+    cost = summary.arms["think"].energy
+    assert decode.percent / prefill.percent == pytest.approx(
+        cost.decode_joules / cost.prefill_joules
+    )
 
 
 @given(st.recursive(st.text(), lambda inner: st.lists(inner, max_size=3)))

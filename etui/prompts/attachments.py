@@ -109,8 +109,8 @@ def _find_code(text: str) -> list[tuple[int, int]]:
     return ranges + [found.span() for found in _SPAN.finditer(text)]
 
 
-_BLOCK_TOKENS = 16
-"""Tokens of the name and the fence of an attachment, at most."""
+_JOINT_TOKENS = 4
+"""Tokens by which a block may be longer than its frame and its text counted apart, at most."""
 
 
 def describe_excess(
@@ -148,7 +148,8 @@ def fit_attachments(
         is left out.
     """
     kept = [replace(each, tokens=count(each.text)) for each in attachments]
-    room = most_tokens - count(question) - _BLOCK_TOKENS * len(kept)
+    frames = sum(count(replace(each, text="").block()) + _JOINT_TOKENS for each in kept)
+    room = most_tokens - count(question) - frames
     order = sorted(range(len(kept)), key=lambda index: -_tokens(kept[index]))
     for index in order:
         excess = sum(map(_tokens, kept)) - room

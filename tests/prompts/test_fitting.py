@@ -27,6 +27,12 @@ def test_the_whole_question_fits_and_short_texts_stay_whole(
     assert [each.name for each in kept] == sorted(each.name for each in kept)
 
 
+def test_a_long_path_takes_room_too() -> None:
+    long = Attachment("a very long path " * 20 + "notes.txt", "word\n" * 500)
+    for most in range(100, 200):
+        assert count(join("q", fit_attachments("q", [long], "ends", most, count))) <= most
+
+
 def test_only_the_longest_is_cut_if_that_is_enough() -> None:
     short, long = Attachment("a", "a b c\n"), Attachment("b", "word\n" * 500)
     kept = fit_attachments("q", [short, long], "head", 200, count)

@@ -292,7 +292,7 @@ def compute_drift(samples: Sequence[Sample], figure: str) -> Drift | None:
     """
     import numpy as np
 
-    from etui.stats.tests import t_p_value, t_quantile
+    from etui.stats.distributions import t_p_value, t_quantile
 
     rows = [sample for sample in samples if (getattr(sample, figure) or 0.0) > 0]
     if len(rows) < LEAST_ANSWERS:

@@ -19,6 +19,7 @@ from etui.curves.operating_curve import (
     mape,
 )
 from etui.errors import EtuiError
+from etui.stats.distributions import fit_non_negative, t_p_value, t_quantile
 from etui.text import utc_now
 from etui.units import count_text
 
@@ -116,7 +117,7 @@ def split_phases(
 def fit_phase(points: Sequence[PhasePoint], phase: str, *, bend: str = "always") -> PhaseCurve:
     """Fit one phase by non-negative least squares.
 
-    Source: Lawson and Hanson 1974, as ``scipy.optimize.nnls``. A point is weighted by its
+    Source: Lawson and Hanson 1974, (`fit_non_negative`). A point is weighted by its
     uncertainty combined with 2 % of its joules; all have equal weight if one has no uncertainty.
 
     Args:
@@ -197,12 +198,10 @@ def _solve_nnls(design: Vector, joules: Vector, weights: Vector) -> Vector:
     Without scaling, the columns of tokens and of their squares differ by a factor of 1e6.
     """
     import numpy as np
-    from scipy.optimize import nnls
 
     weighted = design * weights[:, None]
     scale = np.linalg.norm(weighted, axis=0)
-    found, _ = nnls(weighted / scale, joules * weights, maxiter=50 * design.shape[1])
-    solved: Vector = found / scale
+    solved: Vector = fit_non_negative(weighted / scale, joules * weights) / scale
     return solved
 
 
@@ -231,12 +230,11 @@ def _compute_band(joules: Vector, predicted: Vector, terms: int) -> tuple[float,
     by the uncertainty of the fit itself.
     """
     import numpy as np
-    from scipy.special import stdtrit
 
     n = len(joules)
     freedom = max(n - terms, 1)
     errors = joules - predicted
-    widen = float(stdtrit(freedom, 0.975)) * math.sqrt(1 + terms / n)
+    widen = t_quantile(0.025, freedom) * math.sqrt(1 + terms / n)
     constant = math.sqrt(float(errors @ errors) / freedom)
     if constant == 0 or not np.all(predicted > 0):
         return widen * constant, False
@@ -370,7 +368,6 @@ def estimate_context_term(
         from the joules per token.
     """
     import numpy as np
-    from scipy.special import stdtr, stdtrit
 
     usable = [p for p in points if math.isfinite(p.joules) and p.tokens > 0]
     freedom = len(usable) - 3
@@ -395,7 +392,7 @@ def estimate_context_term(
     spread = np.sqrt(freedom / generator.chisquare(freedom, _DRAWS))
     drawn = (found + normal * spread[:, None]) / scale
     longest = max(p.start + p.tokens for p in usable)
-    half = -float(stdtrit(freedom, _TAIL)) * error
+    half = t_quantile(_TAIL, freedom) * error
     term, unit = float(found[2]), float(scale[2])
     return ContextTerm(
         phase=phase,
@@ -404,7 +401,7 @@ def estimate_context_term(
         joules=term / unit,
         low=(term - half) / unit,
         high=(term + half) / unit,
-        p=float(2 * stdtr(freedom, -abs(term) / error)) if error > 0 else float(term == 0),
+        p=t_p_value(term / error, freedom) if error > 0 else float(term == 0),
         shares=tuple(
             _estimate_share(found / scale, drawn, phase, context, longest) for context in contexts
         ),

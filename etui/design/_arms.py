@@ -12,8 +12,9 @@ from etui.bench.cost import Cost, add_half_widths, compute_cost
 from etui.design._paired import Layout, Paired, Strategy
 from etui.energy.types import Kind
 from etui.stats.bootstrap import percentiles, ratio, resample_sums
+from etui.stats.distributions import t_quantile
 from etui.stats.frontier import hull
-from etui.stats.tests import CONFIDENCE, Interval, estimate_paired_mean, holm, mcnemar, t_quantile
+from etui.stats.tests import CONFIDENCE, Interval, estimate_paired_mean, holm, mcnemar
 
 if TYPE_CHECKING:
     from etui.bench.sample import Sample

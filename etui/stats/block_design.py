@@ -13,8 +13,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from etui.stats.distributions import t_p_value, t_quantile
 from etui.stats.small_samples import MeanEstimate
-from etui.stats.tests import CONFIDENCE, t_p_value, t_quantile
+from etui.stats.tests import CONFIDENCE
 
 if TYPE_CHECKING:
     from etui.stats.arrays import Floats

@@ -33,6 +33,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from etui.stats.distributions import find_root, log_normal_tail, normal_tail
 from etui.stats.tests import CONFIDENCE
 
 if TYPE_CHECKING:
@@ -111,20 +112,14 @@ def crossing_probability(height: float, slope: float) -> float:
         height: Boundary at t = 1, above 0.
         slope: Amount by which the boundary is higher at t = 0, not negative.
     """
-    from scipy.special import log_ndtr, ndtr
-
-    exponent = 2 * slope * (height + slope) + log_ndtr(-(height + 2 * slope))
-    return float(ndtr(-height) + math.exp(exponent))
+    exponent = 2 * slope * (height + slope) + log_normal_tail(height + 2 * slope)
+    return normal_tail(height) + math.exp(exponent)
 
 
 @cache
 def boundary_height(slope: float = SLOPE, level: float = 1 - CONFIDENCE) -> float:
     """Compute the height h at which both sides together are crossed with a probability."""
-    from scipy.optimize import brentq
-
-    return float(
-        brentq(lambda height: 2 * crossing_probability(height, slope) - level, 0.1, 10, xtol=1e-12)
-    )
+    return find_root(lambda height: 2 * crossing_probability(height, slope) - level, 0.1, 10)
 
 
 def estimate_prefix_mean(

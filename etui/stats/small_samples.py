@@ -24,7 +24,8 @@ from itertools import combinations_with_replacement
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from etui.stats.tests import CONFIDENCE, t_p_value, t_quantile
+from etui.stats.distributions import t_p_value, t_quantile
+from etui.stats.tests import CONFIDENCE
 
 if TYPE_CHECKING:
     from etui.stats.arrays import Floats, Whole

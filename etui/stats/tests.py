@@ -1,4 +1,4 @@
-"""Tests and intervals of shares, paired differences and bounded values; least squares.
+"""Tests and intervals of shares, paired differences and bounded values.
 
 All intervals are at 95 %. They cover the choice of questions, not the wording of a prompt or
 decoding with other seeds.
@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from statistics import NormalDist
 from typing import TYPE_CHECKING
+
+from etui.stats.distributions import binomial_two_sided, t_p_value, t_quantile
 
 if TYPE_CHECKING:
     from etui.stats.arrays import Floats
@@ -41,12 +43,14 @@ class Interval:
 
 def wilson(successes: int, trials: int) -> Interval:
     """Compute a share of successes and its score interval (Wilson, JASA 22, 1927)."""
-    from scipy.stats import binomtest
-
-    if trials < 1:
-        raise ValueError("a share needs at least one trial")
-    found = binomtest(successes, trials).proportion_ci(CONFIDENCE, method="wilson")
-    return Interval(successes / trials, float(found.low), float(found.high), "wilson")
+    if trials < 1 or not 0 <= successes <= trials:
+        raise ValueError("a share needs at least one trial, and no more successes than trials")
+    share, z = successes / trials, NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+    centre = share + z * z / (2 * trials)
+    half = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
+    low = 0.0 if successes == 0 else (centre - half) / (1 + z * z / trials)
+    high = 1.0 if successes == trials else (centre + half) / (1 + z * z / trials)
+    return Interval(share, low, high, "wilson")
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
@@ -56,10 +60,8 @@ def mcnemar(only_first: int, only_second: int) -> float:
         The probability, if both were equally good, of a split at least as uneven among these
         questions; 1 if there are none.
     """
-    from scipy.stats import binomtest
-
     discordant = only_first + only_second
-    return float(binomtest(only_first, discordant, 0.5).pvalue) if discordant else 1.0
+    return binomial_two_sided(only_first, discordant) if discordant else 1.0
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -71,28 +73,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[at]))
         adjusted[at] = largest
     return adjusted
-
-
-def t_quantile(tail: float, freedom: float) -> float:
-    """Compute the value that Student's t exceeds with a given probability.
-
-    Args:
-        tail: Probability above the value, in (0, 0.5].
-        freedom: Degrees of freedom, at least 1; not necessarily whole.
-    """
-    from scipy.special import stdtrit
-
-    if not 0 < tail <= 0.5 or freedom < 1:
-        raise ValueError("a quantile needs a tail in (0, 0.5] and a degree of freedom")
-    # From the lower tail: 1 - tail would be rounded where the tail is small.
-    return -float(stdtrit(freedom, tail))
-
-
-def t_p_value(ratio: float, freedom: float) -> float:
-    """Compute the two-sided p-value of an estimate divided by its standard error."""
-    from scipy.special import stdtr
-
-    return float(2 * stdtr(freedom, -abs(ratio)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,9 +128,8 @@ def count_questions_needed(deviation: float, difference: float, looks: int = 1) 
         difference: The difference to be shown, above 0.
         looks: Number of comparisons among which the significance is divided.
     """
-    from scipy.special import ndtri
-
-    quantiles = float(ndtri(1 - SIGNIFICANCE / 2 / max(looks, 1)) + ndtri(0.8))
+    normal = NormalDist()
+    quantiles = normal.inv_cdf(1 - SIGNIFICANCE / 2 / max(looks, 1)) + normal.inv_cdf(0.8)
     return math.ceil((quantiles * deviation / difference) ** 2)
 
 
@@ -180,18 +159,6 @@ def compute_capital(values: Iterable[float]) -> float:
         ]
         most = max(most, sum(capital / len(capitals) for capital in capitals))
     return most
-
-
-def fit_non_negative(rows: Sequence[Sequence[float]], values: Sequence[float]) -> list[float]:
-    """Fit values to columns by non-negative least squares.
-
-    Source: Lawson and Hanson 1974, as ``scipy.optimize.nnls``.
-    """
-    import numpy as np
-    from scipy.optimize import nnls
-
-    found, _ = nnls(np.asarray(rows, float), np.asarray(values, float))
-    return [float(coefficient) for coefficient in found]
 
 
 def wilson_low(p: float, n: float, confidence: float) -> float:

@@ -24,8 +24,9 @@ from itertools import combinations
 from typing import TYPE_CHECKING, TypeVar
 
 from etui.stats.block_design import BlockMeans, fit_block_design
+from etui.stats.distributions import t_quantile
 from etui.stats.small_samples import MeanEstimate, count_freedom, estimate_means
-from etui.stats.tests import SIGNIFICANCE, Interval, holm, t_quantile
+from etui.stats.tests import SIGNIFICANCE, Interval, holm
 from etui.sweep.blocks import Block, Figure
 from etui.sweep.config import AXES, AxisName, Setting, Value
 from etui.sweep.result import AxisEffect, DetectionFloor, Difference, Interaction

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from itertools import combinations, pairwise
 from statistics import fmean, median, stdev
 
+from etui.stats.distributions import t_quantile
 from etui.stats.small_samples import hodges_lehmann
-from etui.stats.tests import t_quantile
 from etui.sweep.blocks import Block, Figure
 from etui.sweep.config import Goal
 from etui.units import change_text

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from etui.stats.arrays import Floats
+from etui.stats.distributions import t_p_value, t_quantile
 from etui.stats.small_samples import (
     count_freedom,
     count_trimmed,
     estimate_means,
 )
-from etui.stats.tests import t_p_value, t_quantile
 
 SAMPLES = 1500
 NOISES = ("normal", "skewed", "outliers")

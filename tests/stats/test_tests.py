@@ -11,14 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from etui.stats.distributions import fit_non_negative, t_quantile
 from etui.stats.tests import (
     compute_capital,
     count_questions_needed,
     estimate_paired_mean,
-    fit_non_negative,
     holm,
     mcnemar,
-    t_quantile,
     wilson,
 )
 

@@ -1,0 +1,150 @@
+"""Distributions and non-negative least squares, without scipy: it has half the weight of etui.
+
+Student's t is computed from the regularised incomplete beta function of mpmath.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import lru_cache
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import ArrayLike, NDArray
+
+    Floats = NDArray[np.float64]
+
+_MOST_COLUMNS = 12
+_HALVINGS = 200
+
+
+def t_tail(t: float, freedom: float) -> float:
+    """Compute the probability that Student's t is below ``-abs(t)``.
+
+    Source: Abramowitz and Stegun, 26.7.1, as an incomplete beta function.
+    """
+    from mpmath import betainc
+
+    if math.isinf(t):
+        return 0.0
+    x = freedom / (freedom + t * t)
+    return float(betainc(freedom / 2, 0.5, 0, x, regularized=True)) / 2
+
+
+@lru_cache(maxsize=1024)
+def t_quantile(tail: float, freedom: float) -> float:
+    """Compute the value that Student's t exceeds with a given probability.
+
+    Args:
+        tail: Probability above the value, in (0, 0.5].
+        freedom: Degrees of freedom, at least 1; not necessarily whole.
+
+    Raises:
+        ValueError: The probability or the degrees of freedom are out of range.
+    """
+    if not 0 < tail <= 0.5 or freedom < 1:
+        raise ValueError("a quantile needs a tail in (0, 0.5] and a degree of freedom")
+    if tail == 0.5:
+        return 0.0
+    high = 1.0
+    while t_tail(high, freedom) > tail:
+        high *= 2
+    # In logarithms, a tail is nearly linear: few steps, and no loss far out.
+    return find_root(
+        lambda t: math.log(max(t_tail(t, freedom), 5e-324)) - math.log(tail), 0.0, high
+    )
+
+
+def t_p_value(ratio: float, freedom: float) -> float:
+    """Compute the two-sided p-value of an estimate divided by its standard error."""
+    return 2 * t_tail(ratio, freedom)
+
+
+def normal_tail(height: float) -> float:
+    """Compute the probability that a standard normal exceeds a height."""
+    return math.erfc(height / math.sqrt(2)) / 2
+
+
+def log_normal_tail(height: float) -> float:
+    """Compute the logarithm of the probability that a standard normal exceeds a height."""
+    from mpmath import log, ncdf
+
+    return float(log(ncdf(-height)))
+
+
+def binomial_two_sided(successes: int, trials: int) -> float:
+    """Compute the exact two-sided p-value of a number of successes with probability one half."""
+    few = min(successes, trials - successes)
+    if 2 * few == trials:
+        return 1.0
+    below = sum(math.comb(trials, count) for count in range(few + 1))
+    return min(1.0, float(2 * below / 2**trials)) if trials < 1000 else _divide(2 * below, trials)
+
+
+def _divide(count: int, trials: int) -> float:
+    """Divide a large whole number by a power of two without overflow."""
+    shift = max(0, count.bit_length() - 64)
+    return min(1.0, math.ldexp(float(count >> shift), shift - trials))
+
+
+def find_root(function: Callable[[float], float], low: float, high: float) -> float:
+    """Find where a monotonic function is 0 between two ends of different sign, to the last digit.
+
+    It narrows the range by the secant and by halves in turn.
+
+    Raises:
+        ValueError: Both ends have the same sign.
+    """
+    at_low, at_high = function(low), function(high)
+    if at_low * at_high > 0:
+        raise ValueError("a root needs ends of different sign")
+    for step in range(_HALVINGS):
+        middle = (low + high) / 2
+        if step % 2 == 0 and at_low != at_high:
+            middle = high - at_high * (high - low) / (at_high - at_low)
+        if not low < middle < high:
+            middle = (low + high) / 2
+            if not low < middle < high:
+                break
+        value = function(middle)
+        if value == 0:
+            return middle
+        if value * at_low > 0:
+            low, at_low = middle, value
+        else:
+            high, at_high = middle, value
+    return (low + high) / 2
+
+
+def fit_non_negative(rows: ArrayLike, values: ArrayLike) -> Floats:
+    """Fit values to a few columns by least squares with no coefficient below 0.
+
+    Every subset of the columns is solved without the bound; the best of those whose coefficients
+    are all positive is the solution, since the problem is convex.
+
+    Raises:
+        ValueError: There are too many columns for this.
+    """
+    import numpy as np
+
+    columns, values = np.asarray(rows, float), np.asarray(values, float)
+    width = columns.shape[1]
+    if width > _MOST_COLUMNS:
+        raise ValueError(f"{width} columns are too many")
+    best, least = np.zeros(width), float(values @ values)
+    for size in range(1, width + 1):
+        for chosen in map(list, combinations(range(width), size)):
+            part: Any
+            part, *_ = np.linalg.lstsq(columns[:, chosen], values, rcond=None)
+            if not np.all(part > 0):
+                continue
+            errors = values - columns[:, chosen] @ part
+            squares = float(errors @ errors)
+            if squares < least:
+                least = squares
+                best = np.zeros(width)
+                best[chosen] = part
+    return best

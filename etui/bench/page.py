@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -32,6 +33,7 @@ from etui.bench.summary_text import (
 from etui.codec import to_document
 from etui.datasets.mmlu import GROUPS, find_group
 from etui.datasets.questions import Question
+from etui.extras import has_extra
 from etui.measure.page import ConfigNode, build_tree, embed_json, render_template
 from etui.stats.tests import Interval
 from etui.text import sanitize, shorten
@@ -99,11 +101,12 @@ def render_page(
         findings=list_findings(summary),
         mixture=describe_mixture(summary),
         chart=_render(
-            draw_accuracy_joules(summary),
+            partial(draw_accuracy_joules, summary),
             f"Accuracy against joules per question: {', '.join(summary.arms)}",
         ),
         power=_render(
-            draw_power(summary, run, samples), f"Watts over time: {', '.join(summary.arms)}"
+            partial(draw_power, summary, run, samples),
+            f"Watts over time: {', '.join(summary.arms)}",
         ),
         outcomes=_stack_outcomes(summary),
         routes=_stack_routes(summary, run),
@@ -124,7 +127,12 @@ def render_page(
     )  # fmt: skip
 
 
-def _render(figure: plots.Figure | None, name: str) -> Markup | None:
+def _render(draw: Callable[[], plots.Figure | None], name: str) -> Markup | None:
+    from etui.plots.figure import NO_FIGURE
+
+    if not has_extra("figures"):
+        return NO_FIGURE
+    figure = draw()
     return None if figure is None else figure.svg(sanitize(name))
 
 

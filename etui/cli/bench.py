@@ -14,6 +14,7 @@ from etui.cli.bench_options import SECTIONS, bench_options, format_option, list_
 from etui.cli.lazy_group import LazyGroup
 from etui.cli.output import open_watch, print_json, print_lines, print_result, stop_signals
 from etui.errors import ExitCode, Stopped, UsageError
+from etui.extras import require_extra
 
 if TYPE_CHECKING:
     from etui.bench.plan import RunPlan, RunRequest
@@ -152,6 +153,8 @@ def _run_bench(ctx: click.Context, options: dict[str, Any]) -> int:
         else:
             outcome = _resume(runner, options, limits)
         if outcome.config.design is not None:
+            for extra in ("figures", "learn"):
+                require_extra(extra, "the answers are kept; the report of the design")
             from etui.design.report import write_design_report
 
             progress.say("writing the report of the design")
@@ -190,6 +193,8 @@ def _plan_design(
     """Plan a run of a design, which also measures its curves; or price it, after a pilot."""
     from etui.design.plan import connect_curves, plan_design, plan_pilot, price_new_run
 
+    for extra in ("figures", "learn"):
+        require_extra(extra, "the report of a design")
     say, dry_run, pilot = runner.progress.say, options["dry_run"], options["pilot"]
     design, plan = plan_design(request, runner.runtime, say)
     if not dry_run or pilot is not None:

@@ -58,7 +58,9 @@ def publish(name: str, to: Path, licence: str, allow: tuple[str, ...]) -> None:
     from etui.bench.summary import summarise
     from etui.config.config import load_config
     from etui.datasets.suites import is_named_suite
+    from etui.extras import require_extra
 
+    require_extra("figures", "`etui bench publish`")
     config = load_config()
     run = find_run(name, config)
     recorded = read_run(run)

@@ -53,6 +53,7 @@ def report(
     from etui.bench.summary import summarise
     from etui.config.config import load_config
     from etui.errors import EtuiError, UsageError
+    from etui.extras import require_extra
 
     config = load_config()
     run = find_run(name, config)
@@ -61,6 +62,8 @@ def report(
         raise UsageError(f"{run} has no answers yet", f"resume it: etui bench --resume {run}")
     for edit in recorded.edited:
         click.echo(f"note: {run} was changed outside etui: {edit}", err=True)
+    if figures is not None or recorded.config.design is not None:
+        require_extra("figures", "--figures" if figures else "the report of a design")
     try:
         no_texts = no_texts or recorded.config.design is not None
         texts = None if no_texts else load_texts(recorded.config, config, data)

@@ -13,6 +13,7 @@ from etui.cli.output import json_option, print_result, write_output
 from etui.cli.param_types import TEXT
 from etui.curves.text import compute_drawn_lines
 from etui.errors import EtuiError, ExitCode
+from etui.extras import require_extra
 from etui.plots.figure import ARM_COLOURS, Figure, Panel, Point
 
 if TYPE_CHECKING:
@@ -70,6 +71,8 @@ def curves(model: str | None, svg: Path | None, as_json: bool) -> int:
     from etui.curves.operating_curve import list_differences
     from etui.log.curve_lookup import curve_document
 
+    if svg is not None:
+        require_extra("figures", "--svg")
     config = load_config()
     found = _find_curves(config, model)
     now = _read_conditions(config, {curve.model for curve in found})

@@ -28,6 +28,7 @@ from etui.cli.output import (
 )
 from etui.cli.param_types import WholeNumber, flag, path_option
 from etui.errors import UsageError
+from etui.extras import require_extra
 from etui.units import count_text, percent_text
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ def fit(
     policy. The result is saved next to the policy as NAME.fitted.json; the policy's objectives and
     cascades use it from then on.
     """
+    require_extra("learn", "`etui policy fit`")
     from etui.learning.fit import fit_accuracy
     from etui.learning.fitted_file import format_fitted
     from etui.learning.predictor import get_fitted_path

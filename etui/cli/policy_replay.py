@@ -30,6 +30,7 @@ from etui.cli.output import (
 from etui.cli.param_types import WholeNumber, flag, path_option, text_option
 from etui.cli.streams import control_stream
 from etui.errors import UsageError
+from etui.extras import require_extra
 from etui.units import significant
 
 if TYPE_CHECKING:
@@ -273,8 +274,10 @@ def replay(
             )
         _replay_log(policies or [config.policy], config, catalogue, as_json=as_json)
         return
+    require_extra("learn", "a replay of graded answers")
     loaded = [load_policy(name, config, catalogue.models) for name in policies]
     if svg is not None:
+        require_extra("figures", "--svg")
         require_writable(svg, _SVG_FIX)
     if outcomes is not None:
         table, notes = _read_outcomes(outcomes, costs, data, split, loaded)

@@ -60,6 +60,12 @@ _STYLE_SHEET = re.compile(
     r"\s*<defs>\s*<style.*?</style>\s*</defs>", re.S
 )  # it is for a whole page
 _FONT_FAMILY = re.compile(r"font-family: [^;\"]*; ?")  # a page has its own
+NO_FIGURE = Markup(
+    "<p class='note'>This figure needs matplotlib: <code>pip install 'etui[figures]'</code>, "
+    "then write the report again.</p>"
+)
+"""What a page shows in place of a figure without the extra ``figures``."""
+
 _LOG_TICKS = (1.0, 2.0, 5.0)
 _LABEL_SIZE = 8.5
 _LINE_FROM = 9.0

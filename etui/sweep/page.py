@@ -11,8 +11,9 @@ from markupsafe import Markup
 
 from etui import units
 from etui.codec import to_document
+from etui.extras import has_extra
 from etui.measure.page import build_tree, render_template
-from etui.plots.figure import ARM_COLOURS, RULE, SOFT, Figure, Panel, Point
+from etui.plots.figure import ARM_COLOURS, NO_FIGURE, RULE, SOFT, Figure, Panel, Point
 from etui.stats.tests import Interval
 from etui.sweep.blocks import Block, VisitPower
 from etui.sweep.config import SweepConfig
@@ -254,6 +255,8 @@ def draw_frontier(result: SweepResult) -> Markup | None:
             points.append((role, point if is_named else replace(point, label="")))
     if len(points) < 2:
         return None
+    if not has_extra("figures"):
+        return NO_FIGURE
     figure = Figure(8.6, 4.2)
     (panel,) = figure.panels
     kept = [point for role, point in points if role != "dropped"]
@@ -377,6 +380,8 @@ def draw_power(result: SweepResult, power: Sequence[VisitPower]) -> Markup | Non
     known = [watts for visit in power for watts in visit.watts if watts is not None]
     if not known or places[-1][1] <= 0:
         return None
+    if not has_extra("figures"):
+        return NO_FIGURE
     unit, scale = ("minutes", 60.0) if places[-1][1] > 240 else ("seconds", 1.0)
     figure = Figure(8.6, 2.9)
     (panel,) = figure.panels

@@ -105,7 +105,10 @@ def _open_vocabularies(
     from etui.models.gguf import check_usable
     from etui.runtime.model_resolution import find_model_file
 
-    with closing(Library(config.log_dir)) as library, closing(TemplateProcess()) as templates:
+    with (
+        closing(Library(config.log_dir, config.engines_dir)) as library,
+        closing(TemplateProcess()) as templates,
+    ):
         for name in names:
             spec, path = find_model_file(Arm(name, name), config, catalogue)
             limits = [spec.context, config.context_tokens, check_usable(path).context_tokens]

@@ -133,7 +133,7 @@ def build_run_config(
             "etui": facts["etui"],
             "python": platform.python_version(),
             "llama_cpp_python": facts["llama_cpp_python"],
-            "llama_cpp": describe_llama_cpp(),
+            "llama_cpp": describe_llama_cpp(config.engines_dir),
             **({} if driver is None else {"gpu_driver": driver}),
         },
         machine={

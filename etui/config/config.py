@@ -135,6 +135,11 @@ class Config:
         return self.home / "logs"
 
     @property
+    def engines_dir(self) -> Path:
+        """Folder of the builds of llama.cpp that ``etui engine build`` made."""
+        return self.home / "engines"
+
+    @property
     def policies_dir(self) -> Path:
         """Folder of the user's policies; one of the same name replaces a shipped policy."""
         return self.home / "policies"

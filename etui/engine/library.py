@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+from etui.engine.builds import COMPILE, Build, Builds
 from etui.engine.cpu_limits import count_cores, cpu_affinity, read_cpu_quota
 from etui.errors import EngineFailed
 
@@ -65,17 +66,21 @@ class Device:
 
 
 class Library:
-    """llama.cpp, logging to ``log_dir/llama.log``.
+    """llama.cpp, logging to ``log_dir/llama.log``; ``build`` is the one that was loaded.
 
     llama.cpp has one log callback per process: the Library created last receives the lines. It
     calls it until ``close``, so an open Library is kept even if nothing else refers to it; close it
     after every model is freed.
 
+    Args:
+        engines_dir: Folder of the builds of ``etui engine``; None knows the installed ones alone.
+
     Raises:
         EngineFailed: llama-cpp-python is missing or its library cannot be loaded.
     """
 
-    def __init__(self, log_dir: Path) -> None:
+    def __init__(self, log_dir: Path, engines_dir: Path | None = None) -> None:
+        self.build: Build = Builds(engines_dir).select()
         try:
             from llama_cpp import llama_cpp as api
         except (ImportError, OSError, RuntimeError) as error:
@@ -154,8 +159,11 @@ class Library:
 
     @property
     def offloads(self) -> bool:
-        """Whether llama.cpp has a GPU to use; a build with a GPU backend that sees none has not."""
-        return bool(self.api.llama_supports_gpu_offload())
+        """Whether llama.cpp has a GPU to use; a build with a GPU backend that sees none has not.
+
+        llama.cpp's own answer is also true for a build that could use another machine's (RPC).
+        """
+        return bool(self.gpus())
 
     def gpu_backends(self) -> tuple[str, ...]:
         """Return the GPU backends of this build (``CUDA``, ``Vulkan``), with or without a device.
@@ -166,11 +174,11 @@ class Library:
         lib = _declare_ggml(self.api._lib)
         handles = map(lib.ggml_backend_reg_get, range(lib.ggml_backend_reg_count()))
         registered = [(lib.ggml_backend_reg_name(handle) or b"").decode() for handle in handles]
-        return name_gpu_backends(registered, library_folder())
+        return name_gpu_backends(registered, self.build.folder)
 
     def gpus(self) -> tuple[Device, ...]:
         """Return the GPUs that llama.cpp puts models on, with their currently free memory."""
-        if not self.offloads:
+        if not self.api.llama_supports_gpu_offload():
             return ()
         lib = _declare_ggml(self.api._lib)
         found = []
@@ -223,8 +231,8 @@ def _declare_ggml(lib: Any) -> Any:
 
 def fix_load_error(error: str) -> str:
     """Return the fix for a library of llama.cpp that cannot be loaded, from the loader's words."""
-    reinstall = "reinstall it: pip install --force-reinstall --no-cache-dir llama-cpp-python"
-    return next((fix for name, fix in _SHARED_LIBRARIES.items() if name in error), reinstall)
+    fixes = _SHARED_LIBRARIES.items()
+    return next((fix for name, fix in fixes if name in error), f"reinstall it: {COMPILE}")
 
 
 def select_model_gpus(gpus: Iterable[Device]) -> tuple[Device, ...]:
@@ -233,12 +241,12 @@ def select_model_gpus(gpus: Iterable[Device]) -> tuple[Device, ...]:
     return tuple(gpu for gpu in found if not gpu.integrated) or found
 
 
-def library_folder() -> Path | None:
-    """Return the folder of llama.cpp's libraries without loading them; None if not installed."""
-    from importlib.util import find_spec
-
-    spec = find_spec("llama_cpp")
-    return Path(spec.origin).parent / "lib" if spec is not None and spec.origin else None
+def library_folder(engines_dir: Path) -> Path | None:
+    """Return the folder of the llama.cpp that is used, without loading it; None without one."""
+    try:
+        return Builds(engines_dir).choose().folder
+    except EngineFailed:
+        return None
 
 
 def built_for_gpu(folder: Path | None) -> bool:
@@ -301,8 +309,9 @@ def _open_log(path: Path) -> TextIO | None:
         return None
 
 
-def describe_llama_cpp() -> str:
-    """Describe the build of llama.cpp: version, commit and instruction sets."""
+def describe_llama_cpp(engines_dir: Path | None = None) -> str:
+    """Describe the build of llama.cpp: version, commit, instruction sets, and which build it is."""
+    build = Builds(engines_dir).select()
     from llama_cpp import llama_cpp as api
 
     system_info = api.llama_print_system_info().decode("utf-8", "replace").strip(" |")
@@ -314,4 +323,5 @@ def describe_llama_cpp() -> str:
             continue  # an older ggml does not have it
         function.restype = ctypes.c_char_p
         parts.append(f"{name} {function().decode('utf-8', 'replace')}")
-    return "; ".join([*parts, system_info])
+    which = [] if build.kind == "compiled" else [build.name]
+    return "; ".join([*parts, system_info, *which])

@@ -161,7 +161,7 @@ class SessionLoader:
             EngineFailed: It is missing.
         """
         if self._library is None:
-            self._library = Library(self._config.log_dir)
+            self._library = Library(self._config.log_dir, self._config.engines_dir)
         return self._library
 
     @property

@@ -119,9 +119,10 @@ class _Vocabularies:
     """The vocabularies that were asked for last."""
 
     def __init__(self) -> None:
+        from etui.config.config import find_folders
         from etui.engine.library import Library
 
-        self._library = Library(Path(os.devnull) / "no-log")
+        self._library = Library(Path(os.devnull) / "no-log", find_folders().engines_dir)
         self._models: OrderedDict[Path, Any] = OrderedDict()
 
     def count(self, path: Path, raw: bytes) -> int | None:

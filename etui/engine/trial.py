@@ -111,11 +111,12 @@ def forbid_core_dump() -> None:
 
 def _load(path: Path) -> None:
     """Load a file and decode a few tokens, a batch and a single one."""
+    from etui.config.config import find_folders
     from etui.engine.context import Context, ContextOptions
     from etui.engine.library import Library
     from etui.engine.model import Model
 
-    library = Library(Path(os.devnull) / "no-log")
+    library = Library(Path(os.devnull) / "no-log", find_folders().engines_dir)
     model = Model(library, path)
     # Several threads wait for each other where other programs run.
     options = ContextOptions(_CONTEXT_TOKENS, threads=1, sequences=1, batch_tokens=_BATCH_TOKENS)

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from etui import __version__
 from etui.config.machine import machine_name
 from etui.curves.operating_curve import Conditions, parse_conditions
+from etui.engine.builds import describe_engine
 from etui.engine.library import choose_threads
 from etui.engine.thread_count import choose_thread_limits
 from etui.errors import EtuiError
@@ -58,7 +59,7 @@ def provenance(config: Config) -> dict[str, Any]:
     """
     return {
         "etui": __version__,
-        "llama_cpp_python": package_version("llama-cpp-python"),
+        "llama_cpp_python": describe_engine(config.engines_dir),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "machine": machine_name(),

@@ -12,7 +12,6 @@ from typing import Any
 import psutil
 import pytest
 
-from etui.engine import library as library_module
 from etui.engine import session_loader
 from etui.engine.library import (
     Device,
@@ -160,12 +159,12 @@ def test_the_backends_of_a_build_are_named_with_and_without_a_device(
     ggml = Ggml()
     ggml.registered = registered
     monkeypatch.setattr(library, "api", SimpleNamespace(_lib=ggml))
-    monkeypatch.setattr(library_module, "library_folder", lambda: tmp_path)
+    monkeypatch.setattr(library, "build", SimpleNamespace(folder=tmp_path))
     assert library.gpu_backends() == names
 
 
 def test_the_registry_of_this_build_is_read(library):
-    assert library.gpu_backends() == name_gpu_backends((), library_folder())
+    assert library.gpu_backends() == name_gpu_backends((), library.build.folder)
 
 
 @pytest.mark.parametrize(
@@ -214,6 +213,6 @@ def test_a_missing_library_is_built_for_no_gpu(tmp_path):
     assert not built_for_gpu(tmp_path / "none")
 
 
-def test_the_libraries_lie_where_they_are_looked_for():
-    folder = library_folder()
+def test_the_libraries_lie_where_they_are_looked_for(tmp_path):
+    folder = library_folder(tmp_path)
     assert any("llama" in path.name for path in folder.iterdir())

@@ -14,6 +14,7 @@ from etui.config.machine import machine_name
 from etui.curves.operating_curve import OperatingCurve
 from etui.energy.idle import describe_cool_down
 from etui.energy.types import ChannelPower
+from etui.engine.builds import describe_engine
 from etui.engine.library import built_for_gpu, library_folder
 from etui.engine.offload import Needs, needs
 from etui.errors import EtuiError
@@ -155,7 +156,8 @@ class Cards:
     ``gpu_bytes`` is None for a GPU that this build of llama.cpp cannot use. ``cool_down`` says
     whether the machine went back to cold after the last unload; empty without one. ``problem`` is
     why no settings of sweeps are used; empty if they are. ``machine`` is what the predictions of
-    models that were never loaded rest on, and ``recommended`` the model to begin with.
+    models that were never loaded rest on, ``recommended`` the model to begin with, and ``prebuilt``
+    whether llama.cpp is the ready-made one, which a build for this machine may outrun.
     """
 
     models: tuple[ModelCard, ...]
@@ -165,6 +167,7 @@ class Cards:
     problem: str = ""
     machine: MachineFacts = field(default_factory=MachineFacts)
     recommended: str | None = None
+    prebuilt: bool = False
 
     def find(self, name: str) -> ModelCard | None:
         return next((card for card in self.models if card.spec.name == name), None)
@@ -244,7 +247,7 @@ class CardReader:
         self._has_measured = False
         self._log: LogReader | None = None
         self._headers: dict[tuple[Path, int, int], Gguf | str] = {}
-        self._gpu = False
+        self._gpu = self._prebuilt = False
         self._sweeps = SweepResults(sweeps_dir(config))
 
     def close(self) -> None:
@@ -267,7 +270,8 @@ class CardReader:
     def read(self) -> Cards:
         if self._log is None:
             self._log = LogReader(self._config)
-            self._gpu = built_for_gpu(library_folder())
+            self._gpu = built_for_gpu(library_folder(self._config.engines_dir))
+            self._prebuilt = "(prebuilt)" in (describe_engine(self._config.engines_dir) or "")
         log, host = self._log, read_host(self._config)
         totals = {total.key: total for total in log.totals("model")}
         loads: list[LoadRecord | UnloadRecord] = [*log.loads(_LOADS), *log.unloads(_LOADS)]
@@ -307,6 +311,7 @@ class CardReader:
             catalogue.problem,
             machine,
             recommend_model(build_candidates(cards), ram_bytes, gpu_bytes),
+            self._prebuilt,
         )
 
     def _card(

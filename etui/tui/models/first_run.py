@@ -235,7 +235,8 @@ def describe_advice(cards: Cards) -> str:
         facts.append(f"{speed_cell(card.forecast)} tok/s")
     if card.forecast.joules_per_token is not None:
         facts.append(f"{joules_cell(card.forecast)} J/token")
-    return f"{RECOMMENDED} {card.spec.name} ({', '.join(facts)}) suits this machine."
+    faster = " `etui engine build` may make it faster." if cards.prebuilt else ""
+    return f"{RECOMMENDED} {card.spec.name} ({', '.join(facts)}) suits this machine.{faster}"
 
 
 def describe_memory(cards: Cards) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
@@ -11,11 +13,12 @@ import click
 from etui.cli.output import json_option, print_result, stop_signals
 from etui.cli.param_types import TEXT
 from etui.codec import to_document
-from etui.errors import ExitCode
+from etui.errors import EtuiError, ExitCode
 from etui.text import format_table, join_lines
 from etui.units import bytes_text, count_text, per_token_text, rate_text, seconds_text
 
 if TYPE_CHECKING:
+    from etui.config.config import Config
     from etui.runtime.doctor import Diagnosis
     from etui.runtime.gpu_run import RunResult, Timed
     from etui.runtime.gpu_verdict import Attempt, PerToken
@@ -51,8 +54,9 @@ def doctor(model: str | None, as_json: bool) -> int:
         return _try_gpu(model, as_json)
     from etui.runtime.doctor import diagnose
 
-    diagnosis = diagnose(load_config())
-    print_result(diagnosis, format_diagnosis(diagnosis), as_json)
+    config = load_config()
+    diagnosis = diagnose(config)
+    print_result(diagnosis, chain(format_diagnosis(diagnosis), _list_hints(config)), as_json)
     return ExitCode.DONE
 
 
@@ -74,6 +78,15 @@ def _try_gpu(model: str, as_json: bool) -> int:
         trial = try_gpu(spec, look_at_offload(), meter, report)
     print_result(build_document(trial), format_trial(trial), as_json)
     return ExitCode.DONE if trial.verdict.ok else ExitCode.FAILED
+
+
+def _list_hints(config: Config) -> Iterator[str]:
+    """Yield how llama.cpp could be faster here; nothing where it cannot be loaded."""
+    from etui.runtime.engine_status import read_status
+
+    with suppress(EtuiError):
+        for hint in read_status(config).hints:
+            yield f"llama.cpp: {hint}"
 
 
 def format_diagnosis(diagnosis: Diagnosis) -> Iterator[str]:

@@ -35,6 +35,7 @@ _COMMANDS = {
     "completion": "Print a script that completes etui's commands and options.",
     "curves": "List and draw operating curves.",
     "doctor": "Report what etui finds: GPU, power channels, models, folders.",
+    "engine": "Show which llama.cpp is used; build a faster one.",
     "logs": "List, show, search and export the turns in the log.",
     "models": "List, pull, check and describe models.",
     "policy": "List, check, explain and edit routing policies.",

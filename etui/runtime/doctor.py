@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -152,12 +151,12 @@ def explain_missing_device(
     return why, fix
 
 
-_BUILD_FLAGS = {"NVIDIA": "-DGGML_CUDA=on", "AMD": "-DGGML_HIP=on", "Intel": "-DGGML_VULKAN=on"}
-_TOOLKITS = {
-    "NVIDIA": "needs the CUDA toolkit: nvcc",
-    "AMD": "needs ROCm: hipcc",
-    "Intel": "needs the Vulkan SDK: glslc",
+_BUILDS = {
+    "NVIDIA": "etui engine build --cuda   # needs the CUDA toolkit: nvcc",
+    "AMD": "etui engine build --hip   # needs ROCm: hipcc",
+    "Intel": "etui engine build --vulkan   # needs the Vulkan SDK: glslc",
 }
+"""Vendor of a card -> the command that builds llama.cpp for it; the first one is preferred."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +167,7 @@ class Offload:
     devices: tuple[str, ...]  # GPUs that llama.cpp can use, with their memory, as text
     graphics_cards: tuple[str, ...]  # Vendors of the GPUs on the bus, whether or not they are used
     fix: str
-    """The command that reinstalls llama.cpp with offload, or makes its backend find a device; empty
+    """The command that builds llama.cpp with offload, or makes its backend find a device; empty
     when none is needed."""
     problem: str = ""  # Why llama.cpp cannot be loaded; empty if it can
     backends: tuple[str, ...] = ()  # GPU backends of this build (`CUDA`, `Vulkan`)
@@ -263,17 +262,6 @@ def diagnose(config: Config) -> Diagnosis:
     )
 
 
-def build_reinstall_command(vendors: Sequence[str], python: str = sys.executable) -> str:
-    """Build the command that reinstalls llama-cpp-python for the first of these GPU vendors."""
-    vendor = next((v for v in ("NVIDIA", "AMD", "Intel") if v in vendors), None)
-    if vendor is None:
-        return ""
-    return (
-        f'CMAKE_ARGS="{_BUILD_FLAGS[vendor]}" "{python}" -m pip install --force-reinstall '
-        f"--no-cache-dir --no-deps llama-cpp-python   # {_TOOLKITS[vendor]}"
-    )
-
-
 def check_offload(config: Config) -> Offload:
     """Check which GPU backends llama.cpp was built with, and which devices they find."""
     from etui.energy.sources.sysfs import graphics_cards
@@ -282,7 +270,7 @@ def check_offload(config: Config) -> Offload:
 
     cards = tuple(card.vendor for card in graphics_cards(config.sysfs_dir))
     try:
-        library = Library(config.log_dir)
+        library = Library(config.log_dir, config.engines_dir)
     except EtuiError as error:
         return Offload(False, (), cards, error.fix, error.what)
     try:
@@ -291,10 +279,11 @@ def check_offload(config: Config) -> Offload:
             for d in library.gpus()
         )
         backends = library.gpu_backends()
-        if devices or library.offloads:
+        if devices:
             return Offload(True, devices, cards, "", backends=backends)
         if not backends:
-            return Offload(False, (), cards, build_reinstall_command(cards))
+            fix = next((command for vendor, command in _BUILDS.items() if vendor in cards), "")
+            return Offload(False, (), cards, fix)
         facts = read_driver_facts(backends[0])
         why, fix = explain_missing_device(backends[0], cards, facts)
         return Offload(True, (), cards, fix, backends=backends, why_not=why)

@@ -9,10 +9,11 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
+from types import MappingProxyType
 from typing import IO, TYPE_CHECKING, Any
 
 from etui.codec import from_document
@@ -126,41 +127,70 @@ def try_gpu(
         meter: A started power meter.
         report: Called when a stage of a run begins.
     """
-    from etui.models.spec import PathSource
-
     early = judge_offload(offload)
     if early is not None:
         return GpuTrial(spec.name, offload, (), early)
-    paths = [source.path for source in spec.sources if isinstance(source, PathSource)]
-    # A file outside the catalogue is found by its path.
-    model = str(paths[0]) if spec.origin == "found" and paths else spec.name
+    model = name_for_child(spec)
     attempts: list[Attempt] = []
     reference: tuple[tuple[int, ...], ...] = ()
     for layers in _RUNS:
         order = Order(model, layers, reference, times.part_seconds, times.busy_seconds)
-        reply, failure = _run(order, command, times.run_seconds, partial(report, layers))
-        if "result" not in reply:
-            attempts.append(Attempt(layers, None, failure))
-            continue
-        result = from_document(RunResult, reply["result"])
-        # A run on the CPU needs no measured GPU, but the comparison does.
-        measured = not any(scope.startswith("gpu") for scope in meter.unmeasured)
-        prefill, decode = (_per_token(timed, meter) for timed in (result.prefill, result.decode))
-        attempts.append(Attempt(layers, result, "", prefill, decode, measured))
-        if layers == "none":
-            reference = tuple(answer.tokens for answer in result.answers)
+        begin = partial(report, layers)
+        attempt = run_once(order, meter, begin, command=command, seconds=times.run_seconds)
+        attempts.append(attempt)
+        if attempt.result is not None and layers == "none":
+            reference = tuple(answer.tokens for answer in attempt.result.answers)
     return GpuTrial(spec.name, offload, tuple(attempts), judge(attempts))
 
 
+def name_for_child(spec: ModelSpec) -> str:
+    """Return what a run finds the model by: a file outside the catalogue by its path."""
+    from etui.models.spec import PathSource
+
+    paths = [source.path for source in spec.sources if isinstance(source, PathSource)]
+    return str(paths[0]) if spec.origin == "found" and paths else spec.name
+
+
+def run_once(
+    order: Order,
+    meter: Recorder,
+    report: Callable[[str], None],
+    *,
+    command: Sequence[str] = RUN_COMMAND,
+    seconds: float = RUN_SECONDS,
+    variables: Mapping[str, str] = MappingProxyType({}),
+) -> Attempt:
+    """Run a model in a process of its own, and measure what its tokens cost.
+
+    Args:
+        meter: A started power meter.
+        report: Called with the name of each stage when it begins.
+        seconds: Longest time of the run.
+        variables: Environment variables that it gets besides those of this process.
+    """
+    reply, failure = _run(order, command, seconds, report, variables)
+    if "result" not in reply:
+        return Attempt(order.layers, None, failure)
+    result = from_document(RunResult, reply["result"])
+    # A run on the CPU needs no measured GPU, but the comparison does.
+    measured = not any(scope.startswith("gpu") for scope in meter.unmeasured)
+    prefill, decode = (_per_token(timed, meter) for timed in (result.prefill, result.decode))
+    return Attempt(order.layers, result, "", prefill, decode, measured)
+
+
 def _run(
-    order: Order | None, command: Sequence[str], seconds: float, report: Callable[[str], None]
+    order: Order | None,
+    command: Sequence[str],
+    seconds: float,
+    report: Callable[[str], None],
+    variables: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[dict[str, Any], str]:
     """Start a run, and read what it reports until it ends or its time is over.
 
     Returns:
         Its reply, and why it failed if there is none.
     """
-    with tempfile.TemporaryFile() as log, _started(command, log) as process:
+    with tempfile.TemporaryFile() as log, _started(command, log, variables) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         late = threading.Event()
@@ -209,7 +239,9 @@ def _parse_reply(line: bytes) -> dict[str, Any]:
 
 
 @contextmanager
-def _started(command: Sequence[str], log: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+def _started(
+    command: Sequence[str], log: IO[bytes], variables: Mapping[str, str]
+) -> Iterator[subprocess.Popen[bytes]]:
     """Start a run in a session of its own; it is gone, with its device memory, after the body."""
     process = subprocess.Popen(
         command,
@@ -217,7 +249,7 @@ def _started(command: Sequence[str], log: IO[bytes]) -> Iterator[subprocess.Pope
         stdout=subprocess.PIPE,
         stderr=log,
         start_new_session=True,  # Ctrl-C in the terminal must not look like a crash
-        env={**os.environ, **_ENVIRONMENT},
+        env={**os.environ, **_ENVIRONMENT, **variables},
     )
     try:
         yield process

@@ -1,0 +1,246 @@
+"""``etui engine``: which llama.cpp answers, a build for this machine, and what it gains."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import TYPE_CHECKING, TypeVar
+
+import click
+
+from etui.cli.output import json_option, open_watch, print_result, stop_signals
+from etui.cli.param_types import TEXT, WholeNumber
+from etui.errors import EngineFailed, ExitCode, UsageError
+from etui.text import format_table, suggest
+from etui.units import multiple_text, significant
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from etui.config.config import Config
+    from etui.engine.builds import Build
+    from etui.models.spec import ModelSpec
+    from etui.runtime.engine_build import Report
+    from etui.runtime.engine_comparison import EngineComparison
+    from etui.runtime.engine_status import EngineStatus
+
+_Command = TypeVar("_Command", bound="Callable[..., object]")
+
+_RECIPES = {
+    "native": "For the CPU, with all its instructions (default).",
+    "cuda": "For NVIDIA cards.",
+    "vulkan": "For any card, Intel's too.",
+    "metal": "For Apple Silicon.",
+    "hip": "For AMD cards (ROCm).",
+}
+
+_UNITS = {"per_second": "tok/s", "per_token": "J/tok"}
+
+_model_option = click.option(
+    "--model", type=TEXT, default="", metavar="NAME", help="Model to run (default: the smallest)."
+)
+_rounds_option = click.option(
+    "--rounds",
+    type=WholeNumber(2, 100),
+    default=5,
+    metavar="N",
+    help="Runs of each build in the comparison (5).",
+)
+
+
+@click.group()
+def engine() -> None:
+    """Show which llama.cpp is used; build a faster one.
+
+    etui loads the llama.cpp that was compiled at its install, or else ready-made libraries (extra
+    `prebuilt`), or one that `etui engine build` made. The choice is kept in ETUI_HOME.
+    """
+
+
+@engine.command()
+@json_option
+def status(as_json: bool) -> int:
+    """Show the builds here, which one is used, and whether a better one is possible.
+
+    The exit code is 1 if none can be loaded.
+    """
+    from etui.config.config import load_config
+    from etui.runtime.engine_status import read_status
+
+    found = read_status(load_config())
+    builds = [asdict(build) | {"folder": str(build.folder)} for build in found.builds]
+    document = {"used": found.used, "builds": builds, "hints": found.hints}
+    print_result(document, format_status(found), as_json)
+    return ExitCode.DONE if found.used else ExitCode.FAILED
+
+
+def format_status(status: EngineStatus) -> Iterator[str]:
+    """Format the builds as a table, and what could be better."""
+    rows = [
+        (
+            "✓" if build.name == status.used else "✗" if build.refused else "-",
+            build.name,
+            build.commit[:9] or "?",
+            build.refused or shorten_features(build.features),
+        )
+        for build in status.builds
+    ]
+    yield from format_table(rows, header=("", "build", "llama.cpp", "features, or why not"))
+    for build in status.builds:
+        if build.refused and build.fix:
+            yield f"{build.name}: {build.fix}"
+    yield from status.hints
+
+
+def shorten_features(features: str) -> str:
+    """Shorten llama.cpp's own words: ``CPU : AVX2 = 1 | FMA = 1`` becomes ``CPU AVX2 FMA``."""
+    parts = [part.strip() for part in features.replace(" : ", " | ").split("|")]
+    kept = [part.removesuffix(" = 1") for part in parts if not part.endswith("= 0")]
+    return " ".join(kept) or "not known"
+
+
+def _recipe_options(command: _Command) -> _Command:
+    for name, text in reversed(_RECIPES.items()):
+        command = click.option(f"--{name}", "recipe", flag_value=name, help=text)(command)
+    return command
+
+
+@engine.command()
+@_recipe_options
+@_model_option
+@_rounds_option
+@json_option
+def build(recipe: str | None, model: str, rounds: int, as_json: bool) -> int:
+    """Compile llama.cpp for this machine, and show what it gained.
+
+    This takes 2 to 20 minutes and a C++ compiler. The new build is used once it has answered with a
+    model; if anything fails before, the present one stays. Both then run in turn on the same model;
+    their tokens/s and joules per token are shown with the ratio and its interval at 95 %.
+    `etui engine revert` goes back.
+    """
+    from etui.config.config import load_config
+    from etui.engine.builds import Builds
+    from etui.runtime.engine_build import RECIPES
+    from etui.runtime.engine_build import build as compile_engine
+
+    config = load_config()
+    spec = _choose_model(model, config)
+    builds = Builds(config.engines_dir)
+    try:
+        present = builds.choose()
+    except EngineFailed:
+        present = None  # nothing to compare with: any that answers is a gain
+    with stop_signals(), _report() as report:
+        made = compile_engine(RECIPES[recipe or "native"], config, report)
+        found = _compare(present or made, made, spec, config, rounds, report)
+        builds.choose_for_now_on(made.name)
+    print_result(found, format_comparison(found), as_json)
+    return ExitCode.DONE
+
+
+@engine.command()
+@click.argument("old", type=TEXT)
+@click.argument("new", type=TEXT)
+@_model_option
+@_rounds_option
+@json_option
+def compare(old: str, new: str, model: str, rounds: int, as_json: bool) -> int:
+    """Run two builds in turn on the same model, and show what NEW gains over OLD."""
+    from etui.config.config import load_config
+
+    config = load_config()
+    first, second = (_find_build(name, config) for name in (old, new))
+    with stop_signals(), _report() as report:
+        found = _compare(first, second, _choose_model(model, config), config, rounds, report)
+    print_result(found, format_comparison(found), as_json)
+    return ExitCode.DONE
+
+
+@engine.command()
+@click.argument("name", type=TEXT)
+def use(name: str) -> int:
+    """Use the build NAME from now on."""
+    from etui.config.config import load_config
+    from etui.engine.builds import Builds
+
+    config = load_config()
+    Builds(config.engines_dir).choose_for_now_on(_find_build(name, config).name)
+    click.echo(f"{name} is used from now on")
+    return ExitCode.DONE
+
+
+@engine.command()
+def revert() -> int:
+    """Use the llama.cpp of the install again."""
+    from etui.config.config import load_config
+    from etui.engine.builds import Builds
+
+    builds = Builds(load_config().engines_dir)
+    builds.choose_for_now_on("")
+    click.echo(f"{builds.choose().name} is used from now on")
+    return ExitCode.DONE
+
+
+def _choose_model(name: str, config: Config) -> ModelSpec:
+    from etui.models.catalogue import load_catalogue
+    from etui.models.files import require
+    from etui.runtime.try_gpu import choose_model
+
+    spec = choose_model(name, config, load_catalogue(config))
+    require(spec, config)
+    return spec
+
+
+def _find_build(name: str, config: Config) -> Build:
+    """Find a build that can be loaded.
+
+    Raises:
+        UsageError: There is none of the name.
+        EngineFailed: It cannot be loaded.
+    """
+    from etui.engine.builds import Builds
+
+    builds = Builds(config.engines_dir)
+    found = {build.name: build for build in builds.list()}
+    if name not in found:
+        hint = suggest(name, found) or f"there are: {', '.join(found) or 'none'}"
+        raise UsageError(f"no build is named {name!r}; {hint}", "etui engine status")
+    build = found[name] if found[name].refused else builds.probe(found[name])
+    if build.refused:
+        raise EngineFailed(f"{name} cannot be used: {build.refused}", build.fix)
+    return build
+
+
+def _compare(
+    old: Build, new: Build, spec: ModelSpec, config: Config, rounds: int, report: Report
+) -> EngineComparison:
+    from etui.energy.discovery import open_recorder
+    from etui.runtime.engine_comparison import compare_builds
+
+    with open_recorder(config) as meter:
+        return compare_builds(old, new, spec, meter, report, rounds)
+
+
+@contextmanager
+def _report() -> Iterator[Report]:
+    from etui.measure.progress import Progress
+
+    with open_watch() as watch:
+        yield lambda text, share: watch(Progress(text, share, None if share is None else 1.0))
+
+
+def format_comparison(found: EngineComparison) -> Iterator[str]:
+    """Format a comparison as a table with a line below it."""
+    kind = f" ({found.kind})" if found.kind else ""
+    rows = []
+    for gain in found.gains:
+        phase, _, unit = gain.figure.partition("_")
+        text = _UNITS["per_token" if unit.endswith("per_token") else "per_second"]
+        mark = "≈" if found.kind == "estimate" and text == "J/tok" else ""
+        ratio = multiple_text(gain.ratio, gain.low, gain.high)
+        verdict = "" if gain.certain else "no difference shown"
+        values = [f"{mark}{significant(value, 3)} {text}" for value in (gain.old, gain.new)]
+        rows.append((phase, *values, ratio, verdict))
+    yield from format_table(rows, header=("", found.old, found.new, "ratio", ""))
+    yield f"{found.model}, {found.rounds} runs of each in turn, intervals at 95 %; joules{kind}"

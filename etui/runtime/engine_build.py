@@ -1,0 +1,198 @@
+"""Build llama.cpp for this machine in a folder of its own, and go back.
+
+pip compiles the libraries into a folder below ``engines`` in ``ETUI_HOME``. The installed packages
+are not touched, so the llama.cpp in use stays until the new one has answered, and ``revert`` is a
+change of one word.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+
+from etui.config.config import Config, make_home
+from etui.engine.builds import BINDINGS, Build, Builds
+from etui.errors import EngineFailed, EtuiError
+
+Report = Callable[[str, float | None], None]
+"""Called with what is done now, and the share of it that is done, if known."""
+
+_STEP = re.compile(r"\[\s*(\d+)/(\d+)\]")
+_ERROR = re.compile(r"\berror: (?!subprocess)|CMake Error|fatal error|Could not find a version")
+_MOST_ERRORS, _MOST_CHARACTERS = 2, 300
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How llama.cpp is compiled for one kind of device."""
+
+    name: str
+    flags: str  # CMAKE_ARGS
+    needs: Mapping[str, tuple[str, str]]
+    """Programs, of which one of ``a|b`` suffices -> what they are, and how to get them."""
+
+    def find_missing(
+        self, which: Callable[[str], str | None] = shutil.which
+    ) -> list[tuple[str, str]]:
+        """Return what has to be installed before this can be built, each with how to get it."""
+        return [
+            need
+            for programs, need in self.needs.items()
+            if not any(which(program) for program in programs.split("|"))
+        ]
+
+
+_COMPILER = {
+    "c++|g++|clang++|cl": (
+        "a C++ compiler",
+        "sudo apt-get install g++   # macOS: xcode-select --install",
+    )
+}
+
+RECIPES = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe("native", "-DGGML_NATIVE=on", _COMPILER),
+        Recipe("cuda", "-DGGML_CUDA=on", _COMPILER | {"nvcc": ("nvcc", "install CUDA's toolkit")}),
+        Recipe("hip", "-DGGML_HIP=on", _COMPILER | {"hipcc": ("hipcc", "install ROCm")}),
+        Recipe(
+            "vulkan",
+            "-DGGML_VULKAN=on",
+            _COMPILER
+            | {"glslc": ("glslc", "sudo apt-get install libvulkan-dev glslc spirv-headers")},
+        ),
+        Recipe("metal", "-DGGML_METAL=on", _COMPILER),
+    )
+}
+"""Name -> recipe; `native` uses every instruction of this CPU and no GPU."""
+
+
+def describe_call(recipe: Recipe, target: Path) -> tuple[dict[str, str], list[str]]:
+    """Return the environment variables and the command that compile llama.cpp into a folder.
+
+    pip is used where the environment has it, else uv, whose environments have no pip.
+
+    Raises:
+        EtuiError: There is neither.
+    """
+    version = metadata.version(BINDINGS)
+    rest = ["--no-deps", "--no-binary", BINDINGS, "--target", str(target), f"{BINDINGS}=={version}"]
+    if find_spec("pip") is not None:
+        command = [sys.executable, "-m", "pip", "install", "-v", "--no-cache-dir", *rest]
+    elif uv := shutil.which("uv"):
+        command = [uv, "pip", "install", "-v", "--no-cache", "--python", sys.executable, *rest]
+    else:
+        raise EtuiError("neither pip nor uv was found", f"{sys.executable} -m ensurepip")
+    return {"CMAKE_ARGS": recipe.flags}, command
+
+
+def build(recipe: Recipe, config: Config, report: Report) -> Build:
+    """Compile llama.cpp, probe it, and keep it beside the one in use; it is not chosen yet.
+
+    An older build of the same name is replaced only if the new one can be loaded. What pip prints
+    is in ``engine-build.log`` in the log folder.
+
+    Raises:
+        EtuiError: A tool is missing, the folder cannot be written, or the compilation failed.
+        EngineFailed: The result cannot be loaded on this machine.
+    """
+    missing = recipe.find_missing()
+    if missing:
+        names, fixes = zip(*missing, strict=True)
+        raise EtuiError(f"{recipe.name} cannot be built without {' and '.join(names)}", fixes[0])
+    make_home(config)
+    engines = config.engines_dir
+    new = engines / f".{recipe.name}.new"
+    shutil.rmtree(new, ignore_errors=True)
+    try:
+        new.mkdir(parents=True)
+        variables, command = describe_call(recipe, new / "packages")
+        _compile(command, variables, config.log_dir / "engine-build.log", report)
+        report("loading it once", None)
+        return _accept(recipe.name, new, engines)
+    except OSError as error:
+        raise EtuiError(
+            f"cannot write to {engines}: {error.strerror or error}", "free space, or set ETUI_HOME"
+        ) from error
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def _accept(name: str, new: Path, engines: Path) -> Build:
+    """Move new libraries to their place after they were loaded once."""
+    libraries = new / "packages" / "llama_cpp" / "lib"
+    if not libraries.is_dir():
+        raise EngineFailed("the compilation left no libraries", "see engine-build.log")
+    probed = Builds(engines).probe(Build("built", name, libraries))
+    if probed.refused:
+        raise EngineFailed(f"the new llama.cpp is not used: {probed.refused}", probed.fix)
+    facts = {"bindings": metadata.version(BINDINGS), "features": probed.features}
+    libraries.rename(new / "lib")
+    shutil.rmtree(new / "packages")
+    (new / "build.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    target, old = engines / name, engines / f".{name}.old"
+    shutil.rmtree(old, ignore_errors=True)
+    with suppress(FileNotFoundError):
+        target.rename(old)
+    new.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+    return Build("built", name, target / "lib", features=probed.features)
+
+
+def _compile(
+    command: Sequence[str], variables: Mapping[str, str], log: Path, report: Report
+) -> None:
+    report("downloading", None)
+    process = subprocess.Popen(
+        command,
+        env={**os.environ, **variables},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
+    errors: list[str] = []
+    last = ""
+    try:
+        assert process.stdout is not None
+        with log.open("w", encoding="utf-8") as file:
+            for line in process.stdout:
+                file.write(line)
+                last = line.strip() or last
+                if _ERROR.search(line) and len(errors) < _MOST_ERRORS:
+                    errors.append(line.strip())
+                if step := _STEP.search(line):
+                    report("compiling", int(step[1]) / int(step[2]))
+        code = process.wait()
+    finally:
+        _end(process)
+    if code:
+        why = " | ".join(errors) or last
+        raise EtuiError(f"llama.cpp cannot be compiled: {why[:_MOST_CHARACTERS]}", f"see {log}")
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """End pip with the compilers that it started, after Ctrl-C too."""
+    if process.poll() is None:
+        if hasattr(os, "killpg"):
+            import signal
+
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
+        else:
+            process.terminate()
+    process.wait()
+    if process.stdout is not None:
+        process.stdout.close()

@@ -213,7 +213,8 @@ class ChildProcess:
         if code < 0:
             named = [known.name for known in signal.Signals if known == -code]
             return f"was killed by {named[0] if named else f'signal {-code}'}"
-        return f"exited with code {code}"
+        # Windows states a crash as a large code, which people know in hexadecimal.
+        return f"exited with code {code if code < 1 << 16 else f'{code:#X}'}"
 
     def stop(self, why: str | None = None) -> None:
         """Kill the process, close the pipes, and wait until all that it sent has been read.

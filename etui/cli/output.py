@@ -194,7 +194,7 @@ def stop_signals(
     With ``stopped``, the first of Ctrl-C, SIGTERM and a closed terminal sets it and calls
     ``cancels``; if there is nothing to cancel yet, and at the second signal, KeyboardInterrupt is
     raised. Without it, SIGTERM and a closed terminal raise KeyboardInterrupt, as Ctrl-C does.
-    A closed terminal does not stop what ``nohup`` started.
+    A closed terminal does not stop what ``nohup`` started. Windows has Ctrl-Break instead.
 
     Yields:
         A function that adds one more function for the first signal to call.
@@ -209,8 +209,10 @@ def stop_signals(
             cancel()
 
     numbers = [signal.SIGTERM] if stopped is None else [signal.SIGINT, signal.SIGTERM]
-    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        numbers.append(signal.SIGHUP)
+    for name in ("SIGHUP", "SIGBREAK"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+            numbers.append(number)
     before = {number: signal.signal(number, stop) for number in numbers}
     try:
         yield to_cancel.append

@@ -202,12 +202,21 @@ def _load_valid(name: str, config: Config, catalogue: Catalogue) -> CheckedPolic
     return checked
 
 
+def split_command(text: str) -> list[str]:
+    """Split a command line into words; on Windows a backslash is a part of a path."""
+    if sys.platform != "win32":
+        return shlex.split(text)
+    if shutil.which(text):
+        return [text]  # a path with spaces
+    return [word.strip('"') for word in shlex.split(text, posix=False)]
+
+
 def _run_editor(path: Path) -> None:
     named = os.environ.get("VISUAL") or os.environ.get("EDITOR")
     found = next(filter(None, map(shutil.which, ("nano", "vi", "notepad"))), None)
     if not named and not found:
         raise UsageError("no editor was found", "set EDITOR to your editor")
-    command = shlex.split(named) if named else [str(found)]
+    command = split_command(named) if named else [str(found)]
     try:
         done = subprocess.run([*command, str(path)], check=False)
     except OSError as error:

@@ -6,6 +6,7 @@ its end, which is also that of a killed node, the command is interrupted as by C
 
 from __future__ import annotations
 
+import _thread
 import os
 import runpy
 import signal
@@ -27,7 +28,10 @@ def main() -> None:
 def _end_with_node(stdin: int) -> None:
     while os.read(stdin, 1 << 16):
         pass
-    os.kill(os.getpid(), signal.SIGINT)
+    if sys.platform == "win32":
+        _thread.interrupt_main()  # there os.kill ends the process at once
+    else:
+        os.kill(os.getpid(), signal.SIGINT)
     threading.Event().wait(_GRACE_SECONDS)
     os._exit(130)
 

@@ -221,9 +221,17 @@ class NodeCommand:
                 process.stdin.close()
 
     def stop(self) -> None:
-        """Interrupt the command, as Ctrl-C does; it keeps what it measured."""
+        """Interrupt the command, as Ctrl-C does; it keeps what it measured.
+
+        Windows cannot send that to another process: there the command sees its input end.
+        """
         with self._lock:
-            if self._process is not None:
+            if self._process is None:
+                return
+            if sys.platform == "win32":
+                assert self._process.stdin is not None
+                self._process.stdin.close()
+            else:
                 self._process.send_signal(signal.SIGINT)
 
 

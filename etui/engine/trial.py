@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -39,6 +40,7 @@ _CONTEXT_TOKENS = 64
 _BATCH_TOKENS = 2
 _TEXT = "One two three."
 _REASON_CHARACTERS = 200
+_WINDOWS_CRASHES, _WINDOWS_CTRL_C = 0xC0000000, 0xC000013A  # NTSTATUS
 
 
 def try_model(spec: ModelSpec, path: Path, config: Config) -> None:
@@ -72,25 +74,34 @@ def try_model(spec: ModelSpec, path: Path, config: Config) -> None:
         raise _refuse(path, f"did not end in {TRIAL_SECONDS:g} s") from None
     except OSError:
         return  # no process can be started; the load itself says what is missing
-    if done.returncode < 0:
+    if crash := name_crash(done.returncode):
         reason = _find_reason(done.stderr.decode("utf-8", "replace"))
-        raise _refuse(path, f"crashed with {_name_signal(-done.returncode)}{reason}")
+        raise _refuse(path, f"crashed with {crash}{reason}")
     if done.returncode == 0 and record is not None:
         write_record(spec.name, config.models_dir, replace(record, tried=True))
     # Any other code: llama.cpp refused the file, and does so again with a message.
 
 
-def _name_signal(number: int) -> str:
+def name_crash(code: int) -> str:
+    """Name what ended a process, by its exit code: ``SIGABRT``; empty if it ended by itself.
+
+    Windows has no signals: its codes of crashes begin at 0xC0000000, and one of them is Ctrl-C.
+    """
+    if code >= _WINDOWS_CRASHES and code != _WINDOWS_CTRL_C:
+        return f"code {code:#X}"
+    if code >= 0:
+        return ""
     with contextlib.suppress(ValueError):
-        return signal.Signals(number).name
-    return f"signal {number}"
+        return signal.Signals(-code).name
+    return f"signal {-code}"
 
 
 def _find_reason(log: str) -> str:
     """Return the failed assertion in the last words of llama.cpp, without its source path."""
     lines = [line.strip() for line in log.splitlines() if line.strip()]
     found = next((line for line in lines if "GGML_ASSERT" in line), lines[-1] if lines else "")
-    return f": {found.rsplit('/', 1)[-1][:_REASON_CHARACTERS]}" if found else ""
+    text = re.split(r"[/\\]", found)[-1]
+    return f": {text[:_REASON_CHARACTERS]}" if found else ""
 
 
 def _refuse(path: Path, why: str) -> ModelUnavailable:

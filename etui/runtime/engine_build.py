@@ -189,7 +189,8 @@ def _end(process: subprocess.Popen[str]) -> None:
         if hasattr(os, "killpg"):
             import signal
 
-            with suppress(ProcessLookupError):
+            # It may have ended meanwhile, which macOS reports as a missing permission.
+            with suppress(OSError):
                 os.killpg(process.pid, signal.SIGTERM)
         else:
             process.terminate()

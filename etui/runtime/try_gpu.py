@@ -204,7 +204,7 @@ def _run(
         limit.start()
         stage = "start"
         try:
-            with suppress(BrokenPipeError):
+            with suppress(OSError):  # it has ended; Windows has another error for that
                 document = None if order is None else asdict(order)
                 process.stdin.write(json.dumps(document).encode() + b"\n")
                 process.stdin.flush()
@@ -264,8 +264,9 @@ def _started(
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
     """Kill a run and the processes that it started, such as the one that renders templates."""
-    with suppress(OSError):
-        os.killpg(process.pid, signal.SIGKILL)
+    if hasattr(os, "killpg"):
+        with suppress(OSError):
+            os.killpg(process.pid, signal.SIGKILL)
     process.kill()
 
 

@@ -51,7 +51,7 @@ OpenLimits = Callable[[Config, str], PowerLimits]
 """Opens the limits of this machine; the second argument is the socket of a zeusd."""
 MOST_REQUESTS = 3
 """How often the user is asked for one limit before it counts as refused."""
-_ENDING = ("SIGTERM", "SIGHUP")
+_ENDING = ("SIGTERM", "SIGHUP", "SIGBREAK")  # Windows has the last one instead of SIGHUP
 _INTERRUPTING = ("SIGINT", *_ENDING)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+import sys
+import time
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -13,6 +15,9 @@ _NEW_FILE, _PRIVATE = 0o666, 0o600
 """Permissions before the umask: the default of ``open``, and owner only."""
 _NAME_CHARACTERS = 40
 """Characters of the target's name in the temporary name; file systems limit its length."""
+
+_PAUSES = (0.01, 0.03, 0.1, 0.3)
+"""Waits for other programs, such as virus scanners, to close a file on Windows, in seconds."""
 
 
 def write_text(
@@ -54,13 +59,24 @@ def write_bytes(path: Path, content: bytes, *, sync: bool = True, like: Path | N
                 os.fsync(file.fileno())
         if like is not None:
             shutil.copymode(like, pending)
-        os.replace(pending, path)
+        _replace(pending, path)
     except BaseException as error:
         with suppress(OSError):
             pending.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename == str(pending):
             error.filename = str(path)  # messages name the target, not the temporary file
         raise
+
+
+def _replace(pending: Path, path: Path) -> None:
+    """Rename a file; Windows refuses that while another program reads the old one."""
+    for pause in _PAUSES if sys.platform == "win32" else ():
+        try:
+            os.replace(pending, path)
+            return
+        except PermissionError:
+            time.sleep(pause)
+    os.replace(pending, path)
 
 
 def _is_special(path: Path) -> bool:

@@ -82,7 +82,10 @@ def drain(config: Config, store: Callable[[UnsavedRow], None], commit: Callable[
         if refused:
             _append_bytes(unreadable_file(config), b"".join(refused))
         commit()
-        path.unlink()
+        try:
+            path.unlink()
+        except PermissionError:  # Windows removes no open file
+            file.truncate(0)
     return len(refused)
 
 

@@ -16,6 +16,7 @@ from etui import __version__
 from etui.cli.lazy_group import LazyGroup
 from etui.cli.param_types import WholeNumber, flag, text_option
 from etui.cli.streams import (
+    is_broken_pipe,
     is_output_error,
     open_streams,
     raw_streams,
@@ -174,10 +175,10 @@ def _run(args: Sequence[str]) -> int:
     except (KeyboardInterrupt, click.Abort):
         _print_error("etui: stopped")
         return ExitCode.PARTIAL
-    except BrokenPipeError:
-        # The reader of the pipe has closed it (`etui logs list | head`); nothing can be printed.
-        return ExitCode.FAILED
     except Exception as error:
+        if is_broken_pipe(error):
+            # The reader has closed it (`etui logs list | head`); nothing can be printed.
+            return ExitCode.FAILED
         if debug:
             raise
         if is_output_error(error):

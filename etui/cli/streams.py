@@ -45,6 +45,9 @@ class SafeStream:
             self.write(line)
 
     def __getattr__(self, name: str) -> Any:
+        # click would write to the buffer itself, on a Windows console and where ASCII is set.
+        if name == "buffer":
+            raise AttributeError(name)
         return getattr(self.raw, name)
 
 
@@ -99,7 +102,26 @@ def open_streams() -> bool:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
             stream.reconfigure(errors="backslashreplace")
+        if isinstance(stream, io.TextIOWrapper) and _has_code_page(stream):
+            stream.reconfigure(encoding="utf-8")
     return is_open
+
+
+def _has_code_page(stream: io.TextIOWrapper) -> bool:
+    """Return whether Windows would write a pipe or a file in a code page, where JSON is UTF-8."""
+    return sys.platform == "win32" and not stream.isatty() and "PYTHONIOENCODING" not in os.environ
+
+
+def is_broken_pipe(error: BaseException) -> bool:
+    """Check whether the reader of a pipe has closed it; Windows calls that an invalid argument."""
+    if isinstance(error, BrokenPipeError):
+        return True
+    return (
+        sys.platform == "win32"
+        and isinstance(error, OSError)
+        and error.filename is None
+        and error.errno == errno.EINVAL
+    )
 
 
 def is_output_error(error: BaseException) -> TypeGuard[OSError]:

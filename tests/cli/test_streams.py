@@ -43,6 +43,16 @@ def test_a_stream_replaces_control_characters():
     assert stream.isatty() is False
 
 
+def test_click_does_not_go_around_the_stream(monkeypatch):
+    """On a Windows console, and where ASCII is set, click takes the buffer below."""
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, "ascii", "backslashreplace"))
+    with safe_streams():
+        click.echo(HOSTILE)
+        sys.stdout.flush()
+    assert_safe(raw.getvalue().decode())
+
+
 def test_the_streams_are_put_back(capsys):
     before = sys.stdout, sys.stderr
     with safe_streams():

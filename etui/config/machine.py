@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 _CPUINFO = Path("/proc/cpuinfo")
@@ -19,6 +22,7 @@ def machine_name() -> str:
     return f"{processor_name()}, {os.cpu_count()} CPUs, {system}"
 
 
+@cache
 def processor_name() -> str:
     """Read the model name of the processor; ``unknown processor`` if the system gives none."""
     try:
@@ -28,4 +32,11 @@ def processor_name() -> str:
                     return " ".join(line.partition(":")[2].split())
     except OSError:
         pass  # not Linux
+    if sys.platform == "darwin":  # where Python only knows `arm`
+        import subprocess
+
+        with suppress(OSError, subprocess.SubprocessError):
+            command = ("sysctl", "-n", "machdep.cpu.brand_string")
+            if name := subprocess.check_output(command, text=True, timeout=5).strip():
+                return name
     return platform.processor() or "unknown processor"

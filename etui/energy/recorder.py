@@ -404,6 +404,6 @@ def read_suspended_ns() -> int:
     Linux has a clock that continues during a suspend. Elsewhere the wall clock has to do, which
     also jumps when it is set.
     """
-    if sys.platform == "linux":
+    if sys.platform == "linux" and hasattr(time, "CLOCK_BOOTTIME"):
         return time.clock_gettime_ns(time.CLOCK_BOOTTIME) - time.monotonic_ns()
     return time.time_ns() - time.monotonic_ns()

@@ -212,7 +212,7 @@ class GpuWatch(BaseSource):
             pid: self._owners[pid] if pid in self._owners else self._is_own(pid) for pid in pids
         }
         own = {pid for pid in pids if self._owners[pid]}
-        known = {pid for pid in pids if pid in own or (self._proc / str(pid)).exists()}
+        known = {pid for pid in pids if pid in own or self._exists(pid)}
         since_us = self._seen_us.get(scope, 0)
         samples = self._nvml.ask("nvmlDeviceGetProcessUtilization", handle, since_us)
         own_percent = other_percent = None
@@ -228,6 +228,14 @@ class GpuWatch(BaseSource):
         return GpuUse(
             now_ns, scope, own_percent, other_percent, len(known - own), len(pids - known)
         )
+
+    def _exists(self, pid: int) -> bool:
+        """Return whether a process can be seen, unlike one of another container."""
+        import psutil
+
+        if self._proc.is_dir():
+            return (self._proc / str(pid)).exists()
+        return bool(psutil.pid_exists(pid))  # Windows has no /proc
 
     def _read_state(self, scope: str, handle: Any) -> DeviceVitals:
         ask = self._nvml.ask

@@ -30,6 +30,7 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+import sys
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -183,7 +184,8 @@ class NvmlGpuLimit(GpuLimit):
         return self._is_root
 
     def _format_command(self, watts: float) -> str:
-        return f"sudo nvidia-smi -i {self._name} -pl {watts:.10g}"
+        sudo = "" if sys.platform == "win32" else "sudo "
+        return f"{sudo}nvidia-smi -i {self._name} -pl {watts:.10g}"
 
 
 def find_gpus(
@@ -322,6 +324,8 @@ class Zeusd:
         return document
 
     def _request(self, method: str, path: str) -> bytes:
+        if not hasattr(socket, "AF_UNIX"):
+            raise ZeusdError("this system has no unix sockets")
         connection = _UnixConnection(self.socket_path, self._timeout_s)
         headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
         try:

@@ -8,6 +8,7 @@ the MSR and the MMIO interface, and dies of one package can mirror one counter; 
 from __future__ import annotations
 
 import re
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -60,7 +61,9 @@ class RaplSource(BaseSource):
 
     def _open_zones(self, root: Path) -> None:
         zones = find_zones(root)
-        if not root.is_dir():
+        if not root.is_dir() and not sys.platform.startswith("linux"):
+            self.refuse("rapl", "the counters of CPUs (RAPL) are read on Linux only", found=False)
+        elif not root.is_dir():
             self.refuse(
                 "rapl",
                 f"{root} does not exist: this kernel, container or virtual machine has no powercap",

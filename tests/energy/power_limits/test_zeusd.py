@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 
-from etui.energy.power_limits._gpus import Zeusd, parse_error
+from etui.energy.power_limits._gpus import Zeusd, ZeusdError, parse_error
 from etui.energy.power_limits.hold import LimitHold
 from etui.energy.power_limits.limit import WriteRefused
 from etui.energy.power_limits.limits import PowerLimits
@@ -175,3 +177,9 @@ def test_a_machine_without_gpus_does_not_ask_zeusd(open_limits, tmp_path):
 )
 def test_errors_become_one_line(body, text):
     assert parse_error(500, body) == text
+
+
+def test_a_system_without_unix_sockets_has_no_zeusd(monkeypatch):
+    monkeypatch.delattr(socket, "AF_UNIX")
+    with pytest.raises(ZeusdError, match="this system has no unix sockets"):
+        Zeusd("zeusd.sock").find_gpus()

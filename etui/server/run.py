@@ -247,9 +247,8 @@ def _open_address(host: str, port: int) -> socket.socket:
         opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return opened
     except (OSError, UnicodeError) as error:
-        why = str(getattr(error, "strerror", None) or error)
-        if isinstance(error, OSError) and error.errno and not isinstance(error, socket.gaierror):
-            why = os.strerror(error.errno)  # Python's own text repeats the address
+        # Python adds the address; `os.strerror` does not know the numbers of sockets on Windows.
+        why = str(getattr(error, "strerror", None) or error).partition(" (while attempting")[0]
         what = f"cannot listen on {_format_host(host)}:{port}: {why}"
         raise EtuiError(what, "choose another port with --port") from error
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import errno
 import logging
-import os
 import secrets
 import shlex
 import socket
@@ -89,7 +88,8 @@ def _listen(port: int) -> list[socket.socket]:
                 continue  # this machine has no IPv6
             for opened in sockets:
                 opened.close()
-            why = os.strerror(error.errno) if error.errno else str(error)
+            # Python adds the address; `os.strerror` does not know these numbers on Windows.
+            why = (error.strerror or str(error)).partition(" (while attempting")[0]
             raise EtuiError(
                 f"cannot listen on {host}:{port}: {why}", "choose another port with --web-port"
             ) from error

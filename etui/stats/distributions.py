@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import lru_cache
-from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-_MOST_COLUMNS = 12
+_MOST_STEPS = 1000
 _HALVINGS = 200
 
 
@@ -120,31 +119,42 @@ def find_root(function: Callable[[float], float], low: float, high: float) -> fl
 
 
 def fit_non_negative(rows: ArrayLike, values: ArrayLike) -> Floats:
-    """Fit values to a few columns by least squares with no coefficient below 0.
+    """Fit values to columns by least squares with no coefficient below 0.
 
-    Every subset of the columns is solved without the bound; the best of those whose coefficients
-    are all positive is the solution, since the problem is convex.
-
-    Raises:
-        ValueError: There are too many columns for this.
+    Source: the active sets of Lawson and Hanson, Solving Least Squares Problems, 1974, chapter 23.
     """
     import numpy as np
 
     columns, values = np.asarray(rows, float), np.asarray(values, float)
-    width = columns.shape[1]
-    if width > _MOST_COLUMNS:
-        raise ValueError(f"{width} columns are too many")
-    best, least = np.zeros(width), float(values @ values)
-    for size in range(1, width + 1):
-        for chosen in map(list, combinations(range(width), size)):
-            part: Any
-            part, *_ = np.linalg.lstsq(columns[:, chosen], values, rcond=None)
-            if not np.all(part > 0):
-                continue
-            errors = values - columns[:, chosen] @ part
-            squares = float(errors @ errors)
-            if squares < least:
-                least = squares
-                best = np.zeros(width)
-                best[chosen] = part
-    return best
+    products, target = columns.T @ columns, columns.T @ values
+    least = 10 * max(columns.shape) * np.finfo(float).eps * np.linalg.norm(columns, 1)
+    found = np.zeros(columns.shape[1])
+    free = np.zeros(columns.shape[1], bool)
+    gradient = target
+    for _ in range(_MOST_STEPS):
+        if free.all() or not (gradient[~free] > least).any():
+            break
+        free[np.argmax(np.where(free, -np.inf, gradient))] = True
+        solved = _solve_free(products, target, free)
+        while free.any() and solved[free].min() < 0:
+            below = free & (solved < 0)
+            share = float((found[below] / (found[below] - solved[below])).min())
+            found = found + share * (solved - found)
+            free &= found > least
+            found[~free] = 0.0
+            solved = _solve_free(products, target, free)
+        found = solved
+        gradient = target - products @ found
+    return found
+
+
+def _solve_free(products: Floats, target: Floats, free: NDArray[np.bool_]) -> Floats:
+    """Solve the normal equations of the free columns; the others are 0."""
+    import numpy as np
+
+    solved = np.zeros(len(target))
+    chosen = np.flatnonzero(free)
+    part: Any
+    part, *_ = np.linalg.lstsq(products[np.ix_(chosen, chosen)], target[chosen], rcond=None)
+    solved[chosen] = part
+    return solved

@@ -9,6 +9,7 @@ from typing import Any
 
 from tests.contract.golden import check_json
 from tests.contract.internals import SweepFolder, analyse_folder, build_document, read_sweep
+from tests.contract.numbers import find_differences
 from tests.sweep import results
 
 KEYS = "files/sweep-result.json"
@@ -34,7 +35,8 @@ def test_a_sweep_of_an_earlier_version_has_the_result_that_it_had(tmp_path: Path
     recorded = read_sweep(OLD)
     assert recorded.is_finished
     document = build_document(recorded.config, analyse_folder(recorded), recorded.blocks)
-    assert json.loads(json.dumps(document)) == json.loads((OLD / "result.json").read_text())
+    expected = json.loads((OLD / "result.json").read_text())
+    assert not list(find_differences(expected, json.loads(json.dumps(document))))
     place = tmp_path / "sweep"
     shutil.copytree(OLD, place)
     before = (place / "blocks.seal").read_bytes()

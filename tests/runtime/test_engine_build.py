@@ -125,5 +125,5 @@ def test_the_call_is_pips_or_uvs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(shutil, "which", lambda name: "/usr/bin/uv" if name == "uv" else None)
     assert describe_call(RECIPES["native"], tmp_path)[1][:3] == ["/usr/bin/uv", "pip", "install"]
     monkeypatch.setattr(shutil, "which", lambda _: None)
-    with pytest.raises(EtuiError, match="neither pip nor uv"):
-        describe_call(RECIPES["native"], tmp_path)
+    monkeypatch.setattr(engine_build, "find_pip", lambda: ["python", "pip.whl/pip"])
+    assert describe_call(RECIPES["native"], tmp_path)[1][:3] == ["python", "pip.whl/pip", "install"]

@@ -32,8 +32,13 @@ class SafeStream:
     def __init__(self, raw: TextIO) -> None:
         self.raw = raw
 
-    def write(self, text: str) -> int:
-        """Write a text without its control characters; line breaks and tabs stay."""
+    def write(self, text: str | bytes) -> int:
+        """Write a text without its control characters; line breaks and tabs stay.
+
+        Bytes are text in UTF-8: click writes the script of a shell's completion so.
+        """
+        if isinstance(text, bytes):
+            text = text.decode("utf-8", "replace")
         if not isinstance(text, str):
             raise TypeError(f"write() takes a str, not {type(text).__name__}")
         self.raw.write(sanitize(text))

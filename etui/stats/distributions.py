@@ -76,6 +76,7 @@ def log_normal_tail(height: float) -> float:
 
 def binomial_two_sided(successes: int, trials: int) -> float:
     """Compute the exact two-sided p-value of a number of successes with probability one half."""
+    successes, trials = int(successes), int(trials)  # those of NumPy would overflow below
     few = min(successes, trials - successes)
     if 2 * few == trials:
         return 1.0

@@ -172,3 +172,9 @@ def test_holm_never_lowers_and_keeps_the_order(p_values: list[float]) -> None:
 
 def test_holm_by_hand() -> None:
     assert holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
+
+
+@pytest.mark.parametrize(("few", "trials"), [(0, 64), (20, 70), (3, 999), (480, 1001)])
+def test_counts_of_numpy_give_the_p_value_of_whole_numbers(few: int, trials: int) -> None:
+    counted = mcnemar(np.int64(few), np.int64(trials - few))  # type: ignore[arg-type]
+    assert 0 < counted == mcnemar(few, trials - few) < 1

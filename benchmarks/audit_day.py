@@ -146,7 +146,8 @@ def is_right(query: str, answer: str, letter: str) -> bool:
     from etui.chat import Query
     from etui.runtime.auditor import compare_answers
 
-    return compare_answers(Query(query), answer, letter).agrees is True
+    agrees, _ = compare_answers(Query(query), answer, letter)
+    return agrees is True
 
 
 def summarise(judged: Sequence[Judged], small: Sequence[bool]) -> dict[str, Any]:

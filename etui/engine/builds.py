@@ -72,6 +72,21 @@ class Build:
     refused: str = ""  # Why it is not loaded; empty if it may be
     fix: str = ""  # The command that gets one which may
 
+    @property
+    def variables(self) -> dict[str, str]:
+        """The environment variables by which the bindings, and processes of etui, take it."""
+        folder = str(self.folder)
+        return {"LLAMA_CPP_LIB_PATH": folder, "MTMD_CPP_LIB": folder, "ETUI_ENGINE": self.name}
+
+
+def read_given() -> Build | None:
+    """Return the build that the environment names, if it names one."""
+    folder, name = os.environ.get("LLAMA_CPP_LIB_PATH"), os.environ.get("ETUI_ENGINE", "")
+    if not folder:
+        return None
+    kinds: dict[str, Kind] = {"": "compiled", "compiled": "compiled", "prebuilt": "prebuilt"}
+    return Build(kinds.get(name, "built"), name or "LLAMA_CPP_LIB_PATH", Path(folder))
+
 
 @dataclass(frozen=True, slots=True)
 class Pair:
@@ -122,18 +137,16 @@ class Builds:
     def select(self) -> Build:
         """Choose the build to load and set it for the bindings, before ``llama_cpp`` is imported.
 
-        A folder that the user set in ``LLAMA_CPP_LIB_PATH`` is kept.
+        A folder that the user or the parent process set in ``LLAMA_CPP_LIB_PATH`` is kept.
 
         Raises:
             EngineFailed: llama-cpp-python is missing, or no build may be loaded.
         """
-        own = os.environ.get("LLAMA_CPP_LIB_PATH")
-        if own and own != os.environ.get("ETUI_ENGINE"):
-            return Build("compiled", "LLAMA_CPP_LIB_PATH", Path(own))
+        if given := read_given():
+            return given
         build = self.choose()
         if build.kind != "compiled":
-            for name in ("LLAMA_CPP_LIB_PATH", "MTMD_CPP_LIB", "ETUI_ENGINE"):
-                os.environ[name] = str(build.folder)
+            os.environ.update(build.variables)
         return build
 
     def choose(self) -> Build:
@@ -255,7 +268,7 @@ def describe_engine(engines_dir: Path) -> str | None:
     except metadata.PackageNotFoundError:
         return None
     try:
-        build = Builds(engines_dir).choose()
+        build = read_given() or Builds(engines_dir).choose()
     except EngineFailed:
         return version
     return version if build.kind == "compiled" else f"{version} ({build.name})"

@@ -78,8 +78,7 @@ def compare_builds(
             share = (2 * at + side) / (2 * rounds)
             report(f"round {at + 1} of {rounds}: {build.name}", share)
             order = Order(name_for_child(spec), "auto")
-            variables = {name: str(build.folder) for name in _VARIABLES}
-            attempt = run_once(order, meter, lambda _: None, variables=variables)
+            attempt = run_once(order, meter, lambda _: None, variables=build.variables)
             if attempt.result is None:
                 raise EngineFailed(f"{build.name} failed: {attempt.failure}", "etui engine status")
             runs[build.name].append(attempt)
@@ -101,7 +100,6 @@ def compare_builds(
     )
 
 
-_VARIABLES = ("LLAMA_CPP_LIB_PATH", "MTMD_CPP_LIB", "ETUI_ENGINE")
 _FIGURES: tuple[Figure, ...] = (
     "prefill_tokens_per_second",
     "decode_tokens_per_second",

@@ -224,6 +224,22 @@ def test_a_build_for_other_bindings_is_listed_and_refused(tmp_path: Path) -> Non
     assert "built for llama-cpp-python 0.2.1" in built["cuda"]
 
 
+def test_a_process_keeps_the_build_of_its_parent_whatever_is_chosen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a comparison of two builds would run the chosen one twice."""
+    (tmp_path / "native" / "lib").mkdir(parents=True)
+    facts = {"bindings": metadata.version("llama-cpp-python")}
+    (tmp_path / "native" / "build.json").write_text(json.dumps(facts))
+    monkeypatch.setattr(builds, "_load_elsewhere", lambda _: {"features": "CPU"})
+    Builds(tmp_path).choose_for_now_on("native")
+    for name, value in PREBUILT.variables.items():
+        monkeypatch.setenv(name, value)
+    found = Builds(tmp_path).select()
+    assert (found.kind, found.name, found.folder) == ("prebuilt", "prebuilt", PREBUILT.folder)
+    assert (builds.describe_engine(tmp_path) or "").endswith(" (prebuilt)")
+
+
 def test_a_folder_of_the_user_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLAMA_CPP_LIB_PATH", str(tmp_path))
     monkeypatch.delenv("ETUI_ENGINE", raising=False)

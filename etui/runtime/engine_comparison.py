@@ -72,23 +72,23 @@ def compare_builds(
     Raises:
         EngineFailed: A run failed; the error names the build.
     """
-    runs: dict[str, list[Attempt]] = {old.name: [], new.name: []}
+    runs: tuple[list[Attempt], list[Attempt]] = ([], [])  # by side: a build may meet itself
     for at in range(rounds):
-        for side, build in enumerate((old, new) if at % 2 == 0 else (new, old)):
-            share = (2 * at + side) / (2 * rounds)
+        for step, side in enumerate((0, 1) if at % 2 == 0 else (1, 0)):
+            build = (old, new)[side]
+            share = (2 * at + step) / (2 * rounds)
             report(f"round {at + 1} of {rounds}: {build.name}", share)
             order = Order(name_for_child(spec), "auto")
             attempt = run_once(order, meter, lambda _: None, variables=build.variables)
             if attempt.result is None:
                 raise EngineFailed(f"{build.name} failed: {attempt.failure}", "etui engine status")
-            runs[build.name].append(attempt)
-    joules = [attempt.decode for attempts in runs.values() for attempt in attempts]
+            runs[side].append(attempt)
+    joules = [attempt.decode for attempts in runs for attempt in attempts]
     kinds = {one.kind for one in joules if one is not None and one.kind is not None}
     gains = [
         gain
         for figure in _FIGURES
-        if (gain := compute_gain(figure, *(_read(figure, one) for one in runs.values())))
-        is not None
+        if (gain := compute_gain(figure, *(_read(figure, one) for one in runs))) is not None
     ]
     return EngineComparison(
         spec.name,

@@ -87,6 +87,8 @@ def test_builds_run_in_turn_and_who_begins_alternates(monkeypatch: pytest.Monkey
         "decode_joules_per_token": (pytest.approx(0.5), True),
     }
     assert found.kind == "counter"
+    again = compare_builds(new, new, spec, None, lambda *_: None, 2)  # type: ignore[arg-type]
+    assert {gain.ratio for gain in again.gains} == {1.0}
 
 
 def test_a_build_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,16 +15,14 @@ def has_extra(extra: str) -> bool:
     return find_spec(_MODULES[extra]) is not None
 
 
-def require_extra(extra: str, what: str, otherwise: str = "") -> None:
+def require_extra(extra: str, what: str) -> None:
     """Check that an extra is installed.
 
     Args:
         what: What needs it, the begin of the message: ``etui policy fit``.
-        otherwise: What can be done without it.
 
     Raises:
         UsageError: It is not installed; the fix is the line that installs it.
     """
     if not has_extra(extra):
-        rest = f", or {otherwise}" if otherwise else ""
-        raise UsageError(f"{what} needs etui[{extra}]", f"pip install 'etui[{extra}]'{rest}")
+        raise UsageError(f"{what} needs etui[{extra}]", f"pip install 'etui[{extra}]'")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, TypeVar
 
 import click
@@ -116,10 +116,11 @@ def _recipe_options(command: _Command) -> _Command:
 def build(recipe: str | None, model: str, rounds: int, as_json: bool) -> int:
     """Compile llama.cpp for this machine, and show what it gained.
 
-    This takes 2 to 20 minutes and a C++ compiler. The new build is used once it has answered with a
-    model; if anything fails before, the present one stays. Both then run in turn on the same model;
-    their tokens/s and joules per token are shown with the ratio and its interval at 95 %.
-    `etui engine revert` goes back.
+    This takes 2 to 20 minutes and a C++ compiler. The new build and the present one then run in
+    turn on the same model; their tokens/s and joules per token are shown with the ratio and its
+    interval at 95 %. The new one is kept, and used from then on, if all runs answered; if anything
+    fails before, the present one stays, even one of the same name. `etui engine revert` goes back
+    to the llama.cpp of the install.
     """
     from etui.config.config import load_config
     from etui.engine.builds import Builds
@@ -134,8 +135,10 @@ def build(recipe: str | None, model: str, rounds: int, as_json: bool) -> int:
     except EngineFailed:
         present = None  # nothing to compare with: any that answers is a gain
     with stop_signals(), _report() as report:
-        made = compile_engine(RECIPES[recipe or "native"], config, report)
-        found = _compare(present or made, made, spec, config, rounds, report)
+        with compile_engine(RECIPES[recipe or "native"], config, report) as made:
+            if present is not None and present.name == made.name:
+                present = replace(present, name=f"{made.name} (before)")
+            found = _compare(present or made, made, spec, config, rounds, report)
         builds.choose_for_now_on(made.name)
     print_result(found, format_comparison(found), as_json)
     return ExitCode.DONE

@@ -13,9 +13,9 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -93,11 +93,15 @@ def describe_call(recipe: Recipe, target: Path) -> tuple[dict[str, str], list[st
     return {"CMAKE_ARGS": recipe.flags}, command
 
 
-def build(recipe: Recipe, config: Config, report: Report) -> Build:
-    """Compile llama.cpp, probe it, and keep it beside the one in use; it is not chosen yet.
+@contextmanager
+def build(recipe: Recipe, config: Config, report: Report) -> Iterator[Build]:
+    """Compile llama.cpp and load it once; keep it if the body of the ``with`` raises nothing.
 
-    An older build of the same name is replaced only if the new one can be loaded. What pip prints
-    is in ``engine-build.log`` in the log folder.
+    An older build of the same name is there and usable until then. What pip prints is in
+    ``engine-build.log`` in the log folder.
+
+    Yields:
+        The new build, in a folder for the time of the body. It is not chosen yet.
 
     Raises:
         EtuiError: A tool is missing, the folder cannot be written, or the compilation failed.
@@ -112,38 +116,56 @@ def build(recipe: Recipe, config: Config, report: Report) -> Build:
     new = engines / f".{recipe.name}.new"
     shutil.rmtree(new, ignore_errors=True)
     try:
-        new.mkdir(parents=True)
-        variables, command = describe_call(recipe, new / "packages")
-        _compile(command, variables, config.log_dir / "engine-build.log", report)
-        report("loading it once", None)
-        return _accept(recipe.name, new, engines)
-    except OSError as error:
-        raise EtuiError(
-            f"cannot write to {engines}: {error.strerror or error}", "free space, or set ETUI_HOME"
-        ) from error
+        with _explain_unwritable(engines):
+            new.mkdir(parents=True)
+            variables, command = describe_call(recipe, new / "packages")
+            _compile(command, variables, config.log_dir / "engine-build.log", report)
+            report("loading it once", None)
+            made = _probe(recipe.name, new, engines)
+        yield made
+        facts = {"bindings": metadata.version(BINDINGS), "features": made.features}
+        with _explain_unwritable(engines):
+            (new / "build.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+            _replace(engines / recipe.name, new, engines / f".{recipe.name}.old")
     finally:
         shutil.rmtree(new, ignore_errors=True)
 
 
-def _accept(name: str, new: Path, engines: Path) -> Build:
-    """Move new libraries to their place after they were loaded once."""
+def _probe(name: str, new: Path, engines: Path) -> Build:
+    """Load new libraries once, and remove all that pip installed with them."""
     libraries = new / "packages" / "llama_cpp" / "lib"
     if not libraries.is_dir():
         raise EngineFailed("the compilation left no libraries", "see engine-build.log")
     probed = Builds(engines).probe(Build("built", name, libraries))
     if probed.refused:
         raise EngineFailed(f"the new llama.cpp is not used: {probed.refused}", probed.fix)
-    facts = {"bindings": metadata.version(BINDINGS), "features": probed.features}
     libraries.rename(new / "lib")
     shutil.rmtree(new / "packages")
-    (new / "build.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-    target, old = engines / name, engines / f".{name}.old"
+    return replace(probed, folder=new / "lib")
+
+
+def _replace(target: Path, new: Path, old: Path) -> None:
+    """Move a folder to the place of another, which returns there if that fails."""
     shutil.rmtree(old, ignore_errors=True)
     with suppress(FileNotFoundError):
         target.rename(old)
-    new.rename(target)
+    try:
+        new.rename(target)
+    except OSError:
+        with suppress(FileNotFoundError):
+            old.rename(target)
+        raise
     shutil.rmtree(old, ignore_errors=True)
-    return Build("built", name, target / "lib", features=probed.features)
+
+
+@contextmanager
+def _explain_unwritable(engines: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise EtuiError(
+            f"cannot write to {engines}: {error.strerror or error}", "free space, or set ETUI_HOME"
+        ) from error
 
 
 def _compile(

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import sys
 from importlib import metadata
+from types import SimpleNamespace
 
 import pytest
 
+from etui.cli import engine as cli_engine
 from etui.cli.engine import format_comparison, shorten_features
 from etui.engine import builds
 from etui.errors import ExitCode
+from etui.models.spec import ModelSpec
+from etui.runtime import engine_build, engine_comparison
 from etui.runtime.engine_comparison import EngineComparison, Gain
 
 
@@ -56,6 +61,43 @@ def test_a_build_that_cannot_be_loaded_is_refused_with_its_reason(cli, native, m
     shown = cli.err("engine", "use", "native", code=ExitCode.FAILED)
     assert "this CPU lacks an instruction" in shown
     assert "pip install" in shown
+    assert cli.json("engine", "status", "--json")["used"] != "native"
+
+
+@pytest.fixture
+def compiler(monkeypatch):
+    """A program in pip's place, which leaves libraries, and a model to ask."""
+    program = (
+        "import pathlib, sys; (pathlib.Path(sys.argv[1]) / 'llama_cpp/lib').mkdir(parents=True)"
+    )
+    monkeypatch.setattr(
+        engine_build,
+        "describe_call",
+        lambda recipe, target: ({}, [sys.executable, "-c", program, str(target)]),
+    )
+    monkeypatch.setattr(engine_build.Recipe, "find_missing", lambda _: [])
+    monkeypatch.setattr(cli_engine, "_choose_model", lambda *_: ModelSpec("tiny", "1 MB", ()))
+
+
+def test_a_new_build_that_does_not_answer_leaves_the_one_of_its_name_in_use(
+    cli, native, compiler, monkeypatch
+):
+    (native / "older").touch()
+    cli.out("engine", "use", "native")
+    asked = []
+
+    def run_once(*_, variables, **__):
+        asked.append(variables["LLAMA_CPP_LIB_PATH"])
+        answers = variables["LLAMA_CPP_LIB_PATH"] == str(native / "lib")
+        return SimpleNamespace(result=answers or None, failure="signal 11", decode=None)
+
+    monkeypatch.setattr(engine_comparison, "run_once", run_once)
+    assert "native failed: signal 11" in cli.err("engine", "build", code=ExitCode.FAILED)
+    assert len(set(asked)) == 2  # both were run, each from a folder of its own
+    assert (native / "older").exists()
+    assert [file.name for file in native.parent.glob(".*")] == []
+    assert cli.json("engine", "status", "--json")["used"] == "native"
+    cli.out("engine", "revert")
     assert cli.json("engine", "status", "--json")["used"] != "native"
 
 

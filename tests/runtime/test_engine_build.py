@@ -53,22 +53,33 @@ def install_pip(how: str, source: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(engine_build, "describe_call", call)
 
 
+def list_built(config: Config) -> list[str]:
+    return [each.name for each in Builds(config.engines_dir).list() if each.kind == "built"]
+
+
 def test_a_build_is_loaded_once_and_kept_but_not_chosen(
     config: Config, compiled: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install_pip("ok", compiled, monkeypatch)
     steps: list[tuple[str, float | None]] = []
-    made = build(EASY, config, lambda *step: steps.append(step))
-    assert steps == [
-        ("downloading", None), ("compiling", 0.25), ("compiling", 1.0), ("loading it once", None),
-    ]  # fmt: skip
-    assert made.folder == config.engines_dir / "native" / "lib"
-    assert "CPU" in made.features
+    with build(EASY, config, lambda *step: steps.append(step)) as made:
+        assert steps == [
+            ("downloading", None),
+            ("compiling", 0.25),
+            ("compiling", 1.0),
+            ("loading it once", None),
+        ]
+        assert any(made.folder.glob("libllama.*"))
+        assert "CPU" in made.features
+        assert list_built(config) == []
     found = Builds(config.engines_dir)
-    assert [one.name for one in found.list() if one.kind == "built"] == ["native"]
+    assert list_built(config) == ["native"]
     assert found.choose().name == "compiled"
+    found.choose_for_now_on(made.name)
+    assert found.choose().folder == config.engines_dir / "native" / "lib"
     assert "Linking" in (config.log_dir / "engine-build.log").read_text()
-    assert sorted(file.name for file in config.engines_dir.iterdir()) == ["native", "probed.json"]
+    names = sorted(file.name for file in config.engines_dir.iterdir())
+    assert names == ["choice.json", "native", "probed.json"]
 
 
 @pytest.mark.parametrize(
@@ -83,31 +94,68 @@ def test_a_failed_build_keeps_the_older_one(
     facts = {"bindings": metadata.version("llama-cpp-python")}
     (older / "build.json").write_text(json.dumps(facts))
     install_pip(how, compiled, monkeypatch)
-    with pytest.raises((EtuiError, EngineFailed), match=says):
-        build(EASY, config, lambda *_: None)
+    with (
+        pytest.raises((EtuiError, EngineFailed), match=says),
+        build(EASY, config, lambda *_: None),
+    ):
+        pass
     assert (older / "build.json").read_text() == json.dumps(facts)
     assert not list(config.engines_dir.glob(".*"))
 
 
-def test_a_newer_build_replaces_the_older_one(
+def test_a_newer_build_replaces_the_older_one_when_it_has_answered(
     config: Config, compiled: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     older = config.engines_dir / "native"
     older.mkdir(parents=True)
     (older / "build.json").write_text("{}")
     install_pip("ok", compiled, monkeypatch)
-    build(EASY, config, lambda *_: None)
+    with build(EASY, config, lambda *_: None) as made:
+        assert made.folder != older / "lib"
+        assert (older / "build.json").read_text() == "{}"
     assert json.loads((older / "build.json").read_text())["bindings"]
+    assert any((older / "lib").glob("libllama.*"))
+
+
+def test_a_newer_build_without_an_answer_leaves_the_older_one_in_use(
+    config: Config, compiled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_pip("ok", compiled, monkeypatch)
+    with build(EASY, config, lambda *_: None):
+        pass
+    (config.engines_dir / "native" / "first").touch()
+    found = Builds(config.engines_dir)
+    found.choose_for_now_on("native")
+    with pytest.raises(EngineFailed, match="no answer"), build(EASY, config, lambda *_: None):
+        raise EngineFailed("no answer", "")
+    used = found.choose()
+    assert used.name == "native"
+    assert not found.probe(used).refused
+    assert (config.engines_dir / "native" / "first").exists()
+    assert not list(config.engines_dir.glob(".*"))
+    found.choose_for_now_on("")
+    assert found.choose().name == "compiled"
+
+
+def test_the_older_build_returns_if_the_newer_one_cannot_be_moved(
+    config: Config, compiled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    older = config.engines_dir / "native"
+    older.mkdir(parents=True)
+    (older / "build.json").write_text("{}")
+    install_pip("ok", compiled, monkeypatch)
+    with pytest.raises(EtuiError, match="cannot write to"), build(EASY, config, lambda *_: None):
+        shutil.rmtree(config.engines_dir / ".native.new")
+    assert (older / "build.json").read_text() == "{}"
 
 
 def test_what_is_missing_is_said_before_anything_is_downloaded(config: Config) -> None:
     recipe = Recipe(
         "cuda", "", {"no-such|nor-this": ("a compiler", "get one"), "no-nvcc": ("nvcc", "x")}
     )
-    with pytest.raises(
-        EtuiError, match="cuda cannot be built without a compiler and nvcc\nget one"
-    ):
-        build(recipe, config, lambda *_: None)
+    says = "cuda cannot be built without a compiler and nvcc\nget one"
+    with pytest.raises(EtuiError, match=says), build(recipe, config, lambda *_: None):
+        pass
     assert not config.engines_dir.exists()
 
 

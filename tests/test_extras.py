@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -14,7 +16,7 @@ from etui.errors import ExitCode, UsageError
 HEAVY = ("matplotlib", "scipy", "sklearn")
 
 
-@pytest.mark.parametrize("extra", ["figures", "learn"])
+@pytest.mark.parametrize("extra", list(extras._MODULES))
 def test_a_missing_extra_is_said_with_the_line_that_installs_it(
     extra: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -24,6 +26,13 @@ def test_a_missing_extra_is_said_with_the_line_that_installs_it(
         extras.require_extra(extra, "`etui policy fit`")
     assert caught.value.what == f"`etui policy fit` needs etui[{extra}]"
     assert caught.value.fix == f"pip install 'etui[{extra}]'"
+    with pytest.raises(UsageError, match="or use the other"):
+        extras.require_extra(extra, "x", "use the other")
+
+
+def test_every_extra_is_one_of_the_package() -> None:
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text("utf-8"))
+    assert extras._MODULES.keys() < project["project"]["optional-dependencies"].keys()
 
 
 @pytest.mark.parametrize(
@@ -34,6 +43,11 @@ def test_a_missing_extra_is_said_with_the_line_that_installs_it(
         ("policy", "replay", "balanced", "--outcomes", "{home}/outcomes.csv"),
         ("bench", "publish", "last", "--to", "{home}/public"),
         ("bench", "--design", "seed", "--dry-run"),
+        ("bench", "--suite", "sample", "--cluster", "local"),
+        ("serve",),
+        ("power", "serve"),
+        ("power", "export", "--listen", "127.0.0.1:0"),
+        ("--web",),
     ],
     ids=" ".join,
 )

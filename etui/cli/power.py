@@ -16,9 +16,10 @@ import click
 from etui.cli.output import json_option, load_models, print_json_line, print_result
 from etui.cli.param_types import FiniteNumber, WholeNumber, flag, text_option
 from etui.cli.power_top import top
-from etui.cli.serve import check_hosts, keys_option, require_server
+from etui.cli.serve import check_hosts, keys_option
 from etui.cli.streams import control_stream
 from etui.errors import EtuiError, ExitCode, UsageError
+from etui.extras import require_extra
 from etui.text import format_table
 from etui.units import cost_text, energy_text, percent_text, seconds_text, watts_text
 
@@ -71,7 +72,7 @@ def serve(
     \b
     ETUI_API_KEY=$(cat key) etui power serve --host 0.0.0.0 --allow-host desk
     """  # noqa: D301
-    require_server("etui power serve")
+    require_extra("serve", "`etui power serve`")
     from etui.server.context import ServerSettings
     from etui.server.keys import KEY_VARIABLE, read_keys
     from etui.server.run import format_root, open_sockets, serve_meter
@@ -330,6 +331,7 @@ def replay(file: Path, as_json: bool) -> int:
 )
 def export(prometheus: bool, listen: str | None, seconds: float | None) -> int:
     """Export metrics to Prometheus and Grafana."""
+    require_extra("prometheus", "`etui power export`")
     from etui.energy.documents import build_registry, format_metrics
 
     if listen is None:

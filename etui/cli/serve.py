@@ -24,7 +24,8 @@ from etui.cli.param_types import (
     text_option,
 )
 from etui.codec import to_document
-from etui.errors import EtuiError, ExitCode, UsageError
+from etui.errors import ExitCode, UsageError
+from etui.extras import require_extra
 from etui.runtime.serve_facts import ServeFacts, build_facts, format_books, format_facts
 from etui.text import sanitize
 
@@ -44,7 +45,6 @@ _WATTS_NOISE = 0.03
 """Relative change of power that is not worth drawing the line again."""
 _COLUMNS = 80
 _CLEAR = "\r\x1b[K"
-_EXTRA = ("starlette", "uvicorn", "h11", "anyio")
 
 keys_option = path_option(
     "--keys",
@@ -138,7 +138,7 @@ def serve(
         raise UsageError("--unix cannot be combined with --host or --port", "remove one of them")
     _check_origins(origin)
     check_hosts(allow_host)
-    require_server("etui serve")
+    require_extra("serve", "`etui serve`")
     from etui.server.context import DEFAULT_HOST, DEFAULT_PORT, ServerSettings
     from etui.server.keys import read_keys
 
@@ -353,23 +353,6 @@ def _differ(before: float | None, now: float | None) -> bool:
     if before is None or now is None:
         return before is not now
     return abs(now - before) > _WATTS_NOISE * max(abs(before), 1.0)
-
-
-def require_server(command: str) -> None:
-    """Import the server's libraries.
-
-    Raises:
-        EtuiError: They are not installed.
-    """
-    try:
-        import etui.server.run  # noqa: F401
-    except ImportError as error:
-        if (error.name or "").partition(".")[0] not in _EXTRA:
-            raise
-        raise EtuiError(
-            f"{command} needs starlette and uvicorn",
-            f"install them: {sys.executable} -m pip install 'starlette>=1.0' 'uvicorn>=0.40'",
-        ) from error
 
 
 def check_hosts(names: Sequence[str]) -> None:

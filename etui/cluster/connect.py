@@ -7,7 +7,6 @@ a process that can be ended.
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import json
 import logging
 import os
@@ -33,6 +32,7 @@ from etui.cluster.settings import (
     build_environment,
 )
 from etui.errors import EtuiError, UsageError
+from etui.extras import require_extra
 from etui.units import seconds_text
 
 _GRACE_SECONDS = 3.0
@@ -157,16 +157,6 @@ print("nodes:", sum(node["Alive"] for node in ray.nodes()))
 _FOUND = "nodes:"
 
 
-def check_ray() -> None:
-    """Check that Ray is installed.
-
-    Raises:
-        UsageError: It is not.
-    """
-    if importlib.util.find_spec("ray") is None:
-        raise UsageError("--cluster needs Ray", "install it: pip install 'etui[cluster]'")
-
-
 @contextmanager
 def open_ray(address: ClusterAddress | None) -> Iterator[Any]:
     """Connect to a cluster for the time of the body.
@@ -180,7 +170,7 @@ def open_ray(address: ClusterAddress | None) -> Iterator[Any]:
     Raises:
         UsageError: Ray is missing, nothing like Ray is at the address, or it has other versions.
     """
-    check_ray()
+    require_extra("cluster", "--cluster")
     changes = build_environment(address, os.environ, Path.home())
     with ExitStack() as stack:
         stack.enter_context(_set_variables(changes))

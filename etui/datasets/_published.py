@@ -132,7 +132,7 @@ def load_published_files(
     Raises:
         DownloadFailed: A file is missing, and its download failed.
         InvalidFile: A file was modified.
-        EtuiError: The files are Parquet, and pyarrow is not installed.
+        UsageError: The files are Parquet, and pyarrow is not installed.
     """
     parts = _list_parts(split)
     for part in parts:  # before anything is downloaded

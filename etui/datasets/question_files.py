@@ -210,7 +210,7 @@ def read_questions(raw: bytes, file: str, subject: str) -> list[Question]:
     All questions of a file have options, or the answers of all of them are numbers.
 
     Raises:
-        EtuiError: It is Parquet, and pyarrow is not installed.
+        UsageError: It is Parquet, and pyarrow is not installed.
         InvalidFile: The file has problems, each reported with its line.
     """
     suffix = PurePath(file).suffix.lower()

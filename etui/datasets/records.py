@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from etui.datasets.questions import ALL_LETTERS, Question
-from etui.errors import EtuiError, InvalidFile, Problem
+from etui.errors import InvalidFile, Problem
+from etui.extras import require_extra
 from etui.units import count_text
 
 _MOST_ROWS = 1_000_000
@@ -34,15 +35,11 @@ def require_pyarrow(file: str) -> Any:
     """Import pyarrow with its Parquet module.
 
     Raises:
-        EtuiError: It is not installed.
+        UsageError: It is not installed.
     """
-    try:
-        import pyarrow.parquet
-    except ImportError as error:
-        raise EtuiError(
-            f"{file} is a Parquet file, and the package pyarrow is not installed",
-            "pip install 'etui[suites]', or pass the questions as JSONL with --data",
-        ) from error
+    require_extra("suites", f"{file}, a Parquet file,", "pass the questions as JSONL with --data")
+    import pyarrow.parquet
+
     return pyarrow
 
 
@@ -50,7 +47,7 @@ def read_parquet_questions(raw: bytes, file: str, subject: str) -> list[Question
     """Parse the questions of a Parquet file; rows are counted as lines, from 1.
 
     Raises:
-        EtuiError: pyarrow is not installed.
+        UsageError: pyarrow is not installed.
         InvalidFile: It is not Parquet, or has problems, each reported with its row.
     """
     pyarrow = require_pyarrow(file)

@@ -69,7 +69,7 @@ def load_suite(
         UsageError: The suite, the split or the path does not exist.
         InvalidFile: A file has invalid content.
         DownloadFailed: The suite is not on this machine and cannot be downloaded.
-        EtuiError: A file is Parquet, and pyarrow is not installed.
+        UsageError: A file is Parquet, and pyarrow is not installed.
     """
     if name == MMLU:
         from etui.datasets.mmlu import load_mmlu_files

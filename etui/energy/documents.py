@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from etui.config.config import Config
 from etui.energy.types import ChannelEnergy
-from etui.errors import EtuiError
+from etui.extras import require_extra
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -180,20 +180,17 @@ class PowerCollector:
 
 
 def build_registry(recorder: Recorder) -> CollectorRegistry:
-    """Build a registry of the recorder's metrics alone; EtuiError without prometheus-client."""
-    try:
-        from prometheus_client import CollectorRegistry
-    except ImportError as error:
-        raise EtuiError(
-            "the package prometheus-client is not installed", "pip install 'etui[prometheus]'"
-        ) from error
+    """Build a registry of the recorder's metrics alone; UsageError without prometheus-client."""
+    require_extra("prometheus", "the export to Prometheus")
+    from prometheus_client import CollectorRegistry
+
     registry = CollectorRegistry()
     registry.register(PowerCollector(recorder))  # type: ignore[arg-type,unused-ignore]
     return registry
 
 
 def format_metrics(recorder: Recorder) -> str:
-    """Return the metrics in Prometheus' text format; EtuiError without prometheus-client."""
+    """Return the metrics in Prometheus' text format; UsageError without prometheus-client."""
     registry = build_registry(recorder)
     from prometheus_client import generate_latest
 

@@ -12,6 +12,7 @@ from etui.config.config import Config
 from etui.energy.power_limits.limit import PowerLimit
 from etui.energy.types import ChannelProbe
 from etui.errors import EtuiError
+from etui.runtime.engine_status import GPU_BUILDS
 from etui.runtime.remote_models import BackendReport, MeterReport, check_backends, check_meters
 
 if TYPE_CHECKING:
@@ -151,14 +152,6 @@ def explain_missing_device(
     return why, fix
 
 
-_BUILDS = {
-    "NVIDIA": "etui engine build --cuda   # needs the CUDA toolkit: nvcc",
-    "AMD": "etui engine build --hip   # needs ROCm: hipcc",
-    "Intel": "etui engine build --vulkan   # needs the Vulkan SDK: glslc",
-}
-"""Vendor of a card -> the command that builds llama.cpp for it; the first one is preferred."""
-
-
 @dataclass(frozen=True, slots=True)
 class Offload:
     """Whether llama.cpp can use a GPU, and how to enable it."""
@@ -282,7 +275,7 @@ def check_offload(config: Config) -> Offload:
         if devices:
             return Offload(True, devices, cards, "", backends=backends)
         if not backends:
-            fix = next((command for vendor, command in _BUILDS.items() if vendor in cards), "")
+            fix = next((line for vendor, line in GPU_BUILDS.items() if vendor in cards), "")
             return Offload(False, (), cards, fix)
         facts = read_driver_facts(backends[0])
         why, fix = explain_missing_device(backends[0], cards, facts)

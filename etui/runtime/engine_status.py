@@ -8,6 +8,13 @@ from etui.config.config import Config
 from etui.engine.builds import Build, Builds
 from etui.errors import EngineFailed
 
+GPU_BUILDS = {
+    "NVIDIA": "etui engine build --cuda   # needs the CUDA toolkit: nvcc",
+    "AMD": "etui engine build --hip   # needs ROCm: hipcc",
+    "Intel": "etui engine build --vulkan   # needs the Vulkan SDK: glslc",
+}
+"""Vendor of a card -> the command that builds llama.cpp for it; the first one is preferred."""
+
 
 @dataclass(frozen=True, slots=True)
 class EngineStatus:
@@ -38,12 +45,14 @@ def list_hints(build: Build, config: Config) -> list[str]:
     """List what would be faster than a build on this machine."""
     from etui.energy.sources.sysfs import graphics_cards
 
-    hints = []
-    flags = {"NVIDIA": "cuda", "AMD": "hip", "Intel": "vulkan"}
+    hints: list[str] = []
     cards = {card.vendor for card in graphics_cards(config.sysfs_dir)}
-    for vendor in sorted(cards & flags.keys()):
-        if not any(name in build.features for name in ("CUDA", "ROCm", "Vulkan")):
-            hints.append(f"the {vendor} card is not used: etui engine build --{flags[vendor]}")
+    if not any(name in build.features for name in ("CUDA", "ROCm", "Vulkan")):
+        hints.extend(
+            f"the {vendor} card is not used: {command}"
+            for vendor, command in GPU_BUILDS.items()
+            if vendor in cards
+        )
     unused = find_unused_instructions(build.features, _read_cpu_flags())
     if unused:
         hints.append(f"this CPU has {', '.join(unused)}, which it does not use: etui engine build")

@@ -18,6 +18,7 @@ import sys
 from collections.abc import Sequence
 
 from etui.errors import EtuiError, ExitCode
+from etui.extras import require_extra
 
 HOST = "127.0.0.1"
 PORT = 8000
@@ -30,17 +31,13 @@ def serve_app(*, policy: str | None, model: str | None, port: int, go_on: bool =
     """Serve the app until Ctrl-C.
 
     Raises:
-        EtuiError: textual-serve is not installed, or the port is taken.
+        UsageError: textual-serve is not installed.
+        EtuiError: The port is taken.
     """
-    try:
-        from aiohttp import web
+    require_extra("web", "`etui --web`")
+    from aiohttp import web
 
-        from etui.tui.web_server import LocalServer
-    except ImportError as error:
-        raise EtuiError(
-            "etui --web needs textual-serve",
-            f"install it: {sys.executable} -m pip install textual-serve",
-        ) from error
+    from etui.tui.web_server import LocalServer
 
     sockets = _listen(port)
     token = secrets.token_urlsafe(_TOKEN_BYTES)

@@ -48,12 +48,11 @@ def test_no_model_on_this_machine(cli):
 
 @pytest.mark.parametrize("command", [["serve"], ["power", "serve"]], ids=" ".join)
 def test_the_libraries_are_not_installed(command, monkeypatch, capsys):
-    monkeypatch.delitem(sys.modules, "etui.server.run", raising=False)
     monkeypatch.setitem(sys.modules, "uvicorn", None)
-    assert run(command) == ExitCode.FAILED
+    assert run(command) == ExitCode.USAGE
     shown = capsys.readouterr().err
-    assert f"etui {' '.join(command)} needs starlette and uvicorn" in shown
-    assert "pip install" in shown
+    assert f"`etui {' '.join(command)}` needs etui[serve]" in shown
+    assert "pip install 'etui[serve]'" in shown
 
 
 def test_limits_of_keys():

@@ -235,7 +235,7 @@ def test_nothing_is_downloaded_that_could_not_be_read(config, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     monkeypatch.setattr("etui.models.hub.fetch", lambda *args: pytest.fail("downloaded"))
-    with pytest.raises(EtuiError, match="pyarrow is not installed"):
+    with pytest.raises(EtuiError, match=r"needs etui\[suites\]"):
         load_suite("mmlu-pro", "test", None, config)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import builtins
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -341,14 +341,7 @@ def test_a_turn_that_fails_is_counted_once() -> None:
 def test_without_the_package_metrics_say_how_to_install_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    imported = builtins.__import__
-
-    def without(name: str, *args: Any, **kwargs: Any) -> Any:
-        if name.partition(".")[0] == "prometheus_client":
-            raise ImportError(name)
-        return imported(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
     with running(StatusPool(), SimpleNamespace(meter=record_power())) as send:
         response = send("GET", "/metrics")
         assert response.status_code == 501

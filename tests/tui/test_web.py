@@ -31,11 +31,10 @@ def test_the_command_of_a_tab_is_quoted() -> None:
 def test_without_the_package_the_command_that_installs_it_is_said(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setitem(sys.modules, "textual_serve.server", None)
-    monkeypatch.delitem(sys.modules, "etui.tui.web_server", raising=False)
+    monkeypatch.setitem(sys.modules, "textual_serve", None)
     with pytest.raises(EtuiError) as raised:
         serve_app(policy=None, model=None, port=8000)
-    assert raised.value.fix.endswith("-m pip install textual-serve")
+    assert raised.value.fix == "pip install 'etui[web]'"
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,8 @@ def list_hints(build: Build, config: Config) -> list[str]:
         )
     unused = find_unused_instructions(build.features, _read_cpu_flags())
     if unused:
-        hints.append(f"this CPU has {', '.join(unused)}, which it does not use: etui engine build")
+        names = ", ".join(unused)
+        hints.append(f"{build.name} does not use this CPU's {names}: etui engine build")
     return hints
 
 

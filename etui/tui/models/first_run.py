@@ -226,7 +226,7 @@ def suggest_other_source(name: str, cards: Cards) -> str:
 
 
 def describe_advice(cards: Cards) -> str:
-    """Write which model to begin with: one sentence."""
+    """Write which model to begin with, and below it how answers may become faster."""
     card = None if cards.recommended is None else cards.find(cards.recommended)
     if card is None:
         return f"No model that answers well fits here; {STARTER} is a tiny demo."
@@ -235,7 +235,7 @@ def describe_advice(cards: Cards) -> str:
         facts.append(f"{speed_cell(card.forecast)} tok/s")
     if card.forecast.joules_per_token is not None:
         facts.append(f"{joules_cell(card.forecast)} J/token")
-    faster = " `etui engine build` may make it faster." if cards.prebuilt else ""
+    faster = "\n`etui engine build` may make answers faster." if cards.prebuilt else ""
     return f"{RECOMMENDED} {card.spec.name} ({', '.join(facts)}) suits this machine.{faster}"
 
 

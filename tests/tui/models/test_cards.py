@@ -129,6 +129,9 @@ def test_the_advice_names_what_suits_or_says_that_nothing_does() -> None:
     assert describe_advice(Cards((card,), recommended="good")) == (
         "★ good (2.00 GB, ≈10 tok/s, ≈1.8 J/token) suits this machine."
     )
+    assert describe_advice(Cards((card,), recommended="good", prebuilt=True)).splitlines()[1:] == [
+        "`etui engine build` may make answers faster."
+    ]
     assert describe_advice(Cards((card,))) == (
         "No model that answers well fits here; smollm2-135m is a tiny demo."
     )

@@ -6,6 +6,10 @@ side decodes greedily from the same prompt. Joules a token are those of the esti
 simulated devices with known power: idle watts, and watts for each core that this process uses.
 
     python -m benchmarks.threads [--models NAME,NAME] [--rounds N] [--seconds S] [--json]
+    python -m benchmarks.threads --serve [--models NAME]
+
+The second form asks ``etui serve`` by one and by eight clients, with ``auto`` and with the most
+threads in turn, and counts how often the threads of each answer changed.
 
 GOMP_SPINCOUNT and OMP_WAIT_POLICY in the environment change how libgomp's threads wait.
 """
@@ -15,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sqlite3
 import statistics
 import subprocess
 import sys
@@ -27,6 +32,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, TypeAlias
 
 from benchmarks.figures import Figure, Skipped, median_of, ratio_of
+from benchmarks.http_sides import ask_together, etui_server
 from benchmarks.sides import ignored_ends, make_llama
 from etui.arm import Sampling
 from etui.config.config import load_config
@@ -48,6 +54,7 @@ PROMPT = "Once upon a time in a small village by the sea there lived"
 CONTEXT_TOKENS = 1024
 MOST_TOKENS = CONTEXT_TOKENS - 64
 PREFILL_TOKENS = 2 * CPU_BATCH_TOKENS
+SERVED_TOKENS = 100
 MODELS = (STARTER, "qwen2.5-coder-1.5b")
 SPINNING = """
 import os
@@ -398,6 +405,82 @@ def check(
     return rows
 
 
+@dataclass(frozen=True, slots=True)
+class ServedSide:
+    """Answers of ``etui serve`` to several clients at the same time."""
+
+    seconds: float  # Until the last answer has ended
+    first_seconds: float  # Mean time to the first token
+    tokens: int
+    changes: tuple[list[dict[str, Any]], ...]  # Of the thread counts, in each answer
+
+
+@contextmanager
+def served(path: Path, threads: str) -> Iterator[Callable[[int], ServedSide]]:
+    """Run ``etui serve`` with a setting of ``threads``; ask it by some clients at a time."""
+    with TemporaryDirectory() as name:
+        home, logged = Path(name), 0
+        (home / "config.yaml").write_text(f"threads: {threads}\n")
+        (home / "models.yaml").write_text(
+            f"models:\n  bench:\n    size: any\n    context: {4 * CONTEXT_TOKENS}\n"
+            f"    sources: [{{path: {json.dumps(str(path.absolute()))}}}]\n"
+        )
+        with etui_server(home, "bench", "--parallel", "8") as server:
+
+            def ask(clients: int) -> ServedSide:
+                nonlocal logged
+                prompts = [
+                    [{"role": "user", "content": f"{logged + i}: " + " ".join([PROMPT] * 12)}]
+                    for i in range(clients)
+                ]
+                seconds, answers = ask_together(server, prompts, SERVED_TOKENS)
+                # A turn is written after its answer was sent.
+                while len(changes := _read_changes(home, logged)) < clients:
+                    time.sleep(0.05)
+                logged += clients
+                return ServedSide(
+                    seconds,
+                    statistics.mean(answer.first_seconds for answer in answers),
+                    sum(answer.tokens for answer in answers),
+                    changes,
+                )
+
+            yield ask
+
+
+def _read_changes(home: Path, skipped: int) -> tuple[list[dict[str, Any]], ...]:
+    """Read the changes in each answer from the log, without the first ones."""
+    with closing(sqlite3.connect(home / "etui.db")) as log:
+        rows = log.execute(
+            "SELECT settings FROM turns ORDER BY id LIMIT -1 OFFSET ?", (skipped,)
+        ).fetchall()
+    return tuple(json.loads(settings)["thread_changes"] for (settings,) in rows)
+
+
+def report_served(name: str, path: Path, rounds: int) -> None:
+    """Measure ``etui serve`` with ``auto`` and with the most threads, and print it."""
+    with ExitStack() as stack:
+        settings = ("auto", str(default_threads()))
+        sides = {each: stack.enter_context(served(path, each)) for each in settings}
+        for ask in sides.values():
+            ask(1)
+        print(f"{name}, etui serve, {SERVED_TOKENS} tokens for each client")
+        for clients in (1, 8):
+            for number in range(rounds):
+                for each in (settings, settings[::-1])[number % 2]:
+                    side = sides[each](clients)
+                    print(
+                        f"  clients {clients}, threads {each:4s} {side.seconds:7.2f} s, first "
+                        f"{side.first_seconds:6.2f} s, {side.tokens / side.seconds:6.1f} tokens/s"
+                        f", changes {', '.join(str(len(each)) for each in side.changes)}"
+                    )
+                    for change in max(side.changes, key=len):
+                        print(
+                            f"    {change['seconds']:6.2f} s: {change['decode_threads']} and "
+                            f"{change['prefill_threads']} threads, {change['why']}"
+                        )
+
+
 def main() -> None:
     """Measure the models that are there, and print the tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
@@ -405,6 +488,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--seconds", type=float, default=1.0)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--serve", action="store_true")
     chosen = parser.parse_args()
     reports = []
     for name in chosen.models.split(","):
@@ -412,12 +496,15 @@ def main() -> None:
         if not path.is_file():
             print(f"{name}: no {path}", file=sys.stderr)
             continue
+        if chosen.serve:
+            report_served(name, path, chosen.rounds)
+            continue
         slower = 1 + (path.stat().st_size > 5e8)  # as many tokens in a segment
         report = report_model(name, path, chosen.rounds, chosen.seconds * slower)
         reports.append(report)
         if not chosen.json:
             print_report(report)
-    if chosen.json:
+    if chosen.json and not chosen.serve:
         waits = {key: os.environ.get(key) for key in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
         print(json.dumps({"waits": waits, "models": reports}))
 

@@ -46,17 +46,18 @@ class LocalBackend:
     Args:
         trials: Load a file that etui does not know in a process of its own first, so that a crash
             of llama.cpp is an error of the answer and not the end of this process.
+        parent: Process id of the etui for which this process computes; None if it does all itself.
 
     Attributes:
         on_batch: Called after each shared batch, before the events that follow from it; None
             reports none.
     """
 
-    def __init__(self, config: Config, *, trials: bool = False) -> None:
+    def __init__(self, config: Config, *, trials: bool = False, parent: int | None = None) -> None:
         from etui.engine.residency import Residency
 
         self.on_batch: Callable[[SharedBatch], None] | None = None
-        self._residency = Residency(config, trials=trials)
+        self._residency = Residency(config, trials=trials, parent=parent)
         self._parallel = max(1, config.parallel)
         self._queue = AdmissionQueue()
         self._shared: SharedSession | None = None

@@ -54,7 +54,7 @@ def open_engine(config: Config) -> LocalBackend:
     """Open the engine of this process, without any model."""
     from etui.backends.local import LocalBackend
 
-    return LocalBackend(config)
+    return LocalBackend(config, parent=os.getppid())
 
 
 class Worker:

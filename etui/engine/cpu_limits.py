@@ -1,16 +1,16 @@
-"""What this process may run on: its CPUs, their cores, its CPU quota, and their idle time."""
+"""What this process may run on: its CPUs, their cores, its quota, and what other programs take."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection
+import sys
+import time
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 LOOK_NS = 100_000_000
 """Least time between two looks at the idle time, which the kernel counts in ticks of 10 ms."""
-
-_STALE_NS = 1_000_000_000
-"""A longer time between two looks says nothing about the present."""
 
 _SYSFS, _PROC = Path("/sys"), Path("/proc")
 
@@ -73,46 +73,127 @@ def _read_quota(file: Path) -> float | None:
     return quota if quota > 0 else None
 
 
-class SpareCpu:
-    """The idle time of the CPUs that this process may run on.
+def read_process_ns(pid: int) -> int | None:
+    """Read the CPU time of another process in all its threads; None if it has ended."""
+    if sys.platform == "linux":
+        try:  # the CPU clock of a process, as clock_getcpuclockid(3) numbers it
+            return time.clock_gettime_ns((~pid << 3) | 2)
+        except OSError:
+            return None
+    import psutil
+
+    try:
+        times = psutil.Process(pid).cpu_times()
+    except psutil.Error:
+        return None
+    return int((times.user + times.system) * 1e9)
+
+
+@dataclass(frozen=True, slots=True)
+class _Counters:
+    """What the counters say at one time."""
+
+    t_ns: int
+    idle_seconds: float | None  # Of all CPUs; None where the system does not count it
+    own_ns: int
+    relatives_ns: dict[int, int]  # By process id
+
+
+class FreeCpus:
+    """The CPUs that this process may run on, less those that other programs take.
+
+    What is not taken is idle, or used by this process and other processes of etui: what the parent
+    of an engine process computes belongs to the answer, and taking threads away from the model
+    would not give it a CPU.
 
     Args:
         cpus: Their numbers; None asks the system.
         proc_dir: Where procfs is mounted.
+        relatives: Returns the ids of the other processes of etui.
         read_idle_seconds: Returns the idle CPU seconds so far; None reads ``stat`` of procfs.
+        read_own_ns: Returns the CPU time of this process.
     """
 
     def __init__(
         self,
         cpus: Collection[int] | None = None,
         proc_dir: Path = _PROC,
+        *,
+        relatives: Callable[[], Iterable[int]] = tuple,
         read_idle_seconds: Callable[[], float] | None = None,
+        read_own_ns: Callable[[], int] = time.process_time_ns,
     ) -> None:
         self._cpus = cpu_affinity() if cpus is None else frozenset(cpus)
         self._stat = proc_dir / "stat"
-        self._read = read_idle_seconds or self._read_idle_seconds
-        self._last: tuple[int, float] | None = None
+        self._relatives = relatives
+        self._read_idle = read_idle_seconds or self._read_idle_seconds
+        self._read_own_ns = read_own_ns
+        self._last: _Counters | None = None
 
-    def look(self, now_ns: int, longest_ns: int | None = _STALE_NS) -> float | None:
-        """Return the mean number of idle CPUs since the last look.
+    def begin(self, now_ns: int) -> None:
+        """Measure from now on."""
+        self._last = self._read(now_ns)
+
+    def look(self, now_ns: int, wanted_ns: float = 0.0) -> float | None:
+        """Return the mean number of CPUs that other programs left since the last look.
+
+        Args:
+            wanted_ns: CPU time that the threads of this process needed meanwhile. Where the system
+                does not count idle time, what they did not get was taken.
 
         Returns:
-            0 to the number of CPUs; None if the last look is too short or too long ago. Where the
-            system does not count idle time, every CPU counts as idle: only trying shows it.
+            0 to the number of CPUs; None if the last look is too short ago.
         """
-        if self._last is not None and now_ns - self._last[0] < LOOK_NS:
+        last = self._last
+        if last is not None and now_ns - last.t_ns < LOOK_NS:
             return None
-        try:
-            idle = self._read()
-        except (OSError, ValueError, RuntimeError):
-            self._last = (now_ns, 0.0)
-            return float(len(self._cpus))
-        last, self._last = self._last, (now_ns, idle)
-        if last is None or (longest_ns is not None and now_ns - last[0] > longest_ns):
+        now = self._last = self._read(now_ns)
+        if last is None:
             return None
-        return min(max(0.0, (idle - last[1]) * 1e9 / (now_ns - last[0])), float(len(self._cpus)))
+        own_ns = now.own_ns - last.own_ns
+        # One that was started meanwhile has all of its time from this span.
+        relatives_ns = sum(
+            max(0, used - last.relatives_ns.get(pid, 0)) for pid, used in now.relatives_ns.items()
+        )
+        most = float(len(self._cpus))
+        if now.idle_seconds is None or last.idle_seconds is None:
+            free_ns = most * (now_ns - last.t_ns) - max(0.0, wanted_ns - own_ns - relatives_ns)
+        else:
+            free_ns = (now.idle_seconds - last.idle_seconds) * 1e9 + own_ns + relatives_ns
+        return min(max(0.0, free_ns / (now_ns - last.t_ns)), most)
 
-    def _read_idle_seconds(self) -> float:
+    def look_after_rest(self, now_ns: int) -> float | None:
+        """Return the CPUs that are free after a time in which this process computed nothing.
+
+        Programs that ran meanwhile may have ended: more are free if fewer tasks run right now.
+        """
+        found = self.look(now_ns)
+        running = self._count_running() if found is not None else None
+        if found is None or running is None:
+            return found
+        return max(found, float(len(self._cpus) - running))
+
+    def _count_running(self) -> int | None:
+        """Count the other tasks that run or wait for a CPU; None if the system does not say it.
+
+        Of a few readings the lowest counts: a short-lived one is of no importance.
+        """
+        try:
+            texts = [self._stat.read_bytes() for _ in range(3)]
+            counts = [int(text.split(b"procs_running ")[1].split(None, 1)[0]) for text in texts]
+        except (OSError, ValueError, IndexError):
+            return None
+        return max(0, min(counts) - 1)
+
+    def _read(self, now_ns: int) -> _Counters:
+        try:
+            idle = self._read_idle()
+        except (OSError, ValueError, RuntimeError):
+            idle = None
+        relatives = {pid: ns for pid in self._relatives() if (ns := read_process_ns(pid))}
+        return _Counters(now_ns, idle, self._read_own_ns(), relatives)
+
+    def _read_idle_seconds(self) -> float | None:
         """Sum idle time and waiting for disks of these CPUs (proc_stat(5))."""
         ticks = 0
         try:
@@ -127,4 +208,4 @@ class SpareCpu:
             import psutil
 
             return float(psutil.cpu_times().idle)
-        return ticks / os.sysconf("SC_CLK_TCK")
+        return ticks / os.sysconf("SC_CLK_TCK") if ticks else None  # sandboxes show zeros

@@ -52,14 +52,20 @@ class Residency:
         clock: Monotonic clock in seconds.
         trials: Load a file that etui does not know in a process of its own first; for processes
             that must survive a crash of llama.cpp.
+        parent: Process id of the etui for which this process computes; None if it does all itself.
     """
 
     def __init__(
-        self, config: Config, clock: Callable[[], float] = time.monotonic, *, trials: bool = False
+        self,
+        config: Config,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        trials: bool = False,
+        parent: int | None = None,
     ) -> None:
         self._config = config
         self._clock = clock
-        self._loader = SessionLoader(config, trials=trials)
+        self._loader = SessionLoader(config, trials=trials, parent=parent)
         self._residents: dict[str, _Resident] = {}  # least recently used first
         self._keep_seconds: dict[str, float | None] = {}
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from etui.engine.chat_prompt import PLAIN_STOP, TOOL_TAGS, ChatTemplate, find_tool_format
 from etui.engine.context import Context, ContextOptions
+from etui.engine.cpu_limits import FreeCpus
 from etui.engine.library import Device, Library
 from etui.engine.llama_session import LlamaSession
 from etui.engine.model import ALL_LAYERS, Model, Split
@@ -128,28 +129,21 @@ def open_template(templates: TemplateProcess, model: Model, name: str) -> ChatTe
     return ChatTemplate(templates, name, source, model.bos_text, model.eos_text)
 
 
-def _read_process_seconds(pid: int | None) -> float:
-    """Read the CPU seconds of a child process; 0 if there is none."""
-    import psutil
-
-    try:
-        times = psutil.Process(pid).cpu_times() if pid is not None else None
-    except psutil.Error:
-        return 0.0
-    return 0.0 if times is None else float(times.user + times.system)
-
-
 class SessionLoader:
     """Loads models for a :class:`etui.engine.residency.Residency`, which closes it.
+
+    Args:
+        parent: Process id of the etui for which this process computes; None if it does all itself.
 
     Attributes:
         trials: Whether a file that etui does not know is loaded in a process of its own first.
         templates: The process that renders chat templates.
     """
 
-    def __init__(self, config: Config, *, trials: bool) -> None:
+    def __init__(self, config: Config, *, trials: bool, parent: int | None = None) -> None:
         self.templates = TemplateProcess()
         self._config = config
+        self._parent = parent
         self.trials = trials
         self._library: Library | None = None
 
@@ -282,9 +276,11 @@ class SessionLoader:
         tags = [tag for tag in (spec.think_open, spec.think_close, *TOOL_TAGS) if tag]
         # Without a GPU there is nothing to split, and llama.cpp rejects a main GPU.
         split = Split(spec.split, spec.main_gpu, spec.tensor_split) if layers else None
-        threads = ThreadControl(choose_thread_limits(spec, self._config, on_gpu=layers > 0))
+        threads = ThreadControl(
+            choose_thread_limits(spec, self._config, on_gpu=layers > 0),
+            FreeCpus(relatives=self._list_relatives),
+        )
         self.templates.start()  # it becomes ready while the weights are loaded
-        helper_seconds = _read_process_seconds(self.templates.pid)
         heads = gguf.nextn_layers > 0
         model = Model(self.library, path, layers, split, shown=tags, heads=heads)
         try:
@@ -300,11 +296,15 @@ class SessionLoader:
                 offload_kv=layers > 0,
             )
             context = Context(self.library, model, options, threads)
-            threads.restart(_read_process_seconds(self.templates.pid) - helper_seconds)
+            threads.restart()
             return model, context
         except EtuiError:
             model.free()
             raise
+
+    def _list_relatives(self) -> list[int]:
+        """List the ids of the other processes of etui that work for the answers."""
+        return [pid for pid in (self._parent, self.templates.pid) if pid is not None]
 
     def _create_session(self, spec: ModelSpec, model: Model, context: Context) -> LlamaSession:
         try:

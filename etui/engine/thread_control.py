@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from etui.engine import thread_count
-from etui.engine.cpu_limits import LOOK_NS, SpareCpu
-from etui.engine.thread_count import MOST_ROWS, StepTimes, ThreadLimits, advance, follow
+from etui.engine.cpu_limits import LOOK_NS, FreeCpus
+from etui.engine.thread_count import StepTimes, ThreadLimits
 from etui.events import ThreadsChanged
-
-_PAUSE_NS = 5_000_000
-"""Time between two batches after which the threads sleep: libgomp's spin for longer than this."""
 
 _REST_NS = 1_000_000_000
 """Time without a batch after which the use of the CPUs meanwhile says what is free."""
@@ -21,40 +17,37 @@ _KEPT_CHANGES = 1000
 """Changes to keep for a caller that does not collect them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Clocks:
-    """Clocks in nanoseconds."""
-
-    wall: Callable[[], int] = time.monotonic_ns
-    cpu: Callable[[], int] = time.process_time_ns  # CPU time of this process
-    thread: Callable[[], int] = time.thread_time_ns  # CPU time of the calling thread
-
-
 class ThreadControl:
     """The decode and the prefill thread count of a context, and of those that draft for it.
 
     llama.cpp has a count for batches of one token and one for all others. Several votes or a draft
     to verify are short batches and run with the decode count.
+
+    Args:
+        free: What other programs leave of the CPUs; None measures it for this process alone.
+        clock_ns: Monotonic clock.
     """
 
     def __init__(
-        self, limits: ThreadLimits, spare: SpareCpu | None = None, clocks: Clocks | None = None
+        self,
+        limits: ThreadLimits,
+        free: FreeCpus | None = None,
+        clock_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self.limits = limits
-        self._spare = spare or SpareCpu()
-        self._clocks = clocks or Clocks()
-        self._decode = thread_count.start(limits.decode)
-        self._prefill = thread_count.start(limits.prefill)
-        self._begun = (0, 0, 0)  # the running batch: this thread's work before it, CPU, clock
-        self._ended = (0, 0)  # the last batch or choice: clock and CPU clock
-        self._ended_thread_ns = 0
+        self._free = free or FreeCpus()
+        self._clock_ns = clock_ns
+        self._count = thread_count.start(limits)
+        self._start_ns = self._end_ns = 0  # of the last batch
+        self._wanted_ns = 0.0  # CPU time of all threads in the batches since the last look
         self._changes: list[ThreadsChanged] = []
         if self.adapts:
             self._look_from_now()
 
     def _look_from_now(self) -> None:
-        self._ended = self._clocks.wall(), self._clocks.cpu()
-        self._spare.look(self._ended[0])
+        self._end_ns = self._clock_ns()
+        self._wanted_ns = 0.0
+        self._free.begin(self._end_ns)
 
     def set_limits(self, limits: ThreadLimits) -> None:
         """Change the limits between two answers, and begin with them; the model stays in memory.
@@ -66,85 +59,63 @@ class ThreadControl:
         adapted, self.limits = self.adapts, limits
         if self.adapts and not adapted:
             self._look_from_now()
-        self._decode = thread_count.start(limits.decode)
-        self._prefill = thread_count.start(limits.prefill)
+        self._count = thread_count.start(limits)
 
     @property
     def adapts(self) -> bool:
         """Whether the counts follow the load of the machine."""
-        return self.limits.adapt and max(self.limits.decode, self.limits.prefill) > 1
+        return self.limits.adapt and self.limits.most > 1
 
     @property
     def decode_threads(self) -> int:
         """Threads of the next short batch."""
-        return self._decode.count
+        return self._count.decode
 
     @property
     def prefill_threads(self) -> int:
         """Threads of the next long batch."""
-        return self._prefill.count
+        return self._count.prefill
 
     def counts(self, rows: int) -> tuple[int, int]:
         """Return the threads for batches of one token and of all others, before one of ``rows``."""
-        decode = self._decode.count
-        return decode, decode if rows <= MOST_ROWS else self._prefill.count
+        return self._count.decode, self._count.count(rows)
 
-    def restart(self, helper_seconds: float = 0.0) -> None:
-        """Choose the counts by the CPUs that were free since the last batch or the creation.
-
-        Args:
-            helper_seconds: CPU time that other processes of etui used meanwhile: they are done.
-        """
-        now_ns = self._clocks.wall()
-        if not self.adapts or now_ns - self._ended[0] < LOOK_NS:
+    def restart(self) -> None:
+        """Choose the counts by the CPUs that were free since the last batch or the creation."""
+        if not self.adapts or self._clock_ns() - self._end_ns < LOOK_NS:
             return
-        idle = self._spare.look(now_ns, longest_ns=None)
-        if idle is None:
-            return
-        cpu_ns = self._clocks.cpu()
-        own_ns = cpu_ns - self._ended[1] + helper_seconds * 1e9
-        capacity = idle + own_ns / (now_ns - self._ended[0])
-        self._ended, self._ended_thread_ns = (now_ns, cpu_ns), self._clocks.thread()
-        self._decode = thread_count.restart(self._decode, capacity)
-        self._prefill = thread_count.restart(self._prefill, capacity)
+        self._end_ns = self._clock_ns()
+        self._wanted_ns = 0.0
+        free = self._free.look_after_rest(self._end_ns)
+        if free is not None:
+            self._count = thread_count.restart(self._count, free)
 
     def start_batch(self) -> None:
-        """Read the clocks right before a batch is computed."""
-        if self.adapts:
-            own_ns = self._clocks.thread() - self._ended_thread_ns
-            self._begun = own_ns, self._clocks.cpu(), self._clocks.wall()
-
-    def end_batch(self, rows: int, *, failed: bool) -> None:
-        """Choose the counts of the next batch by the one that has ended now.
-
-        A thread that falls asleep between two batches has its CPU time counted there. So the CPU
-        time is that since the end of the last batch, less the work of this thread in between.
-        """
+        """Read the clock right before a batch is computed."""
         if not self.adapts:
             return
-        own_ns, cpu_ns, start_ns = self._begun
-        end_ns, cpu_end_ns = self._clocks.wall(), self._clocks.cpu()
-        between_ns = start_ns - self._ended[0]
-        is_pause = between_ns > _PAUSE_NS
-        between_own_ns = min(max(0, own_ns), between_ns)  # another thread may have come before
-        used_ns = cpu_end_ns - (cpu_ns if is_pause else self._ended[1] + between_own_ns)
-        self._ended = end_ns, cpu_end_ns
-        self._ended_thread_ns = self._clocks.thread()
+        self._start_ns = self._clock_ns()
+        if self._start_ns - self._end_ns >= _REST_NS:  # its mean would hide what is free now
+            self._look_from_now()
+            self._count = thread_count.rest(self._count)
+
+    def end_batch(self, rows: int, *, failed: bool) -> None:
+        """Choose the counts of the next batch by the one that has ended now."""
+        if not self.adapts:
+            return
+        self._end_ns = self._clock_ns()
         if failed:
             return
-        spare = self._spare.look(end_ns)
-        step = StepTimes(end_ns, end_ns - start_ns, used_ns, rows, spare, after_pause=is_pause)
-        before = self._decode.count, self._prefill.count
-        if rows <= MOST_ROWS:
-            leader = self._decode = advance(self._decode, step)
-            if leader.count != before[0]:
-                self._prefill = follow(self._prefill, leader, end_ns)
-        else:
-            leader = self._prefill = advance(self._prefill, step)
-            if leader.count != before[1]:
-                self._decode = follow(self._decode, leader, end_ns)
-        if before != (self._decode.count, self._prefill.count):
-            self._record(end_ns, leader.why)
+        wall_ns = self._end_ns - self._start_ns
+        self._wanted_ns += wall_ns * self._count.count(rows)
+        before = self._count
+        free = self._free.look(self._end_ns, self._wanted_ns)
+        if free is not None:
+            self._wanted_ns = 0.0
+        step = StepTimes(self._end_ns, wall_ns, rows, free)
+        self._count = thread_count.advance(before, step)
+        if (before.decode, before.prefill) != (self._count.decode, self._count.prefill):
+            self._record(self._count.why)
 
     def begin_answer(self) -> None:
         """Choose the counts after a pause, and record them where they are not the limit.
@@ -152,13 +123,13 @@ class ThreadControl:
         A long prefill next to a busy core would find out within a batch, which can take seconds.
         """
         self._changes.clear()
-        if self._clocks.wall() - self._ended[0] >= _REST_NS:
+        if self._clock_ns() - self._end_ns >= _REST_NS:
             self.restart()
-        limits = self.limits
+        limits, count = self.limits, self._count
         if limits.note:
-            self._record(self._clocks.wall(), limits.note)
-        elif (self._decode.count, self._prefill.count) != (limits.decode, limits.prefill):
-            self._record(self._clocks.wall(), self._decode.why or self._prefill.why)
+            self._record(limits.note)
+        elif (count.decode, count.prefill) != (limits.decode, limits.prefill):
+            self._record(count.why)
 
     def take_changes(self) -> tuple[ThreadsChanged, ...]:
         """Return the changes since the last call, and forget them."""
@@ -166,6 +137,7 @@ class ThreadControl:
         self._changes.clear()
         return changes
 
-    def _record(self, t_ns: int, why: str) -> None:
-        change = ThreadsChanged(t_ns, self._decode.count, self._prefill.count, why)
+    def _record(self, why: str) -> None:
+        count = self._count
+        change = ThreadsChanged(self._clock_ns(), count.decode, count.prefill, why)
         self._changes = [*self._changes[-_KEPT_CHANGES:], change]

@@ -1,9 +1,10 @@
 """How many threads compute the next batch: a pure rule over the times of the last ones.
 
 The threads of llama.cpp meet at a barrier after every operation, several hundred times a token.
-When another process takes one of their cores, all of them wait for the one that is not scheduled:
-on two cores, two threads are then slower than one. The rule removes a thread when steps become late
-*and* their threads were not scheduled, and adds one when cores have been idle.
+When another program takes one of their cores, all of them wait for the one that is not scheduled:
+on two cores, two threads are then slower than one. So when other programs take cores, the rule
+tries as many threads as are left, and keeps them if the batches became faster; when the cores are
+free again, it tries more. An attempt that gains nothing is taken back, and the next one waits.
 
 Measured on two cores next to a spinning process, Qwen2.5-Coder 1.5B: 2 threads take 0.7 to 2.8 s a
 token, 1 thread 0.15 s, and a quiet machine 0.08 s.
@@ -31,6 +32,11 @@ class ThreadLimits:
     prefill: int  # of long batches
     adapt: bool = True  # Whether fewer are used while other processes take the cores
     note: str = ""  # Why a limit is lower than asked for; empty if none is
+
+    @property
+    def most(self) -> int:
+        """The most threads of either kind of batch."""
+        return max(self.decode, self.prefill)
 
 
 def choose_thread_limits(spec: ModelSpec, config: Config, *, on_gpu: bool = False) -> ThreadLimits:
@@ -61,49 +67,29 @@ def choose_thread_limits(spec: ModelSpec, config: Config, *, on_gpu: bool = Fals
     return ThreadLimits(limits["threads"], limits["prefill_threads"], adapt, note)
 
 
-WINDOW_NS = 60e6
-"""Time constant of the window: a disturbed step counts for a few short steps or one long one."""
-
-PRESSED_CORES, PRESSED_NS = 0.3, 10e6
-"""Cores, and CPU time within the window, that other processes took from these threads."""
-
-TICK_NS = 10e6
-"""Longest tick of a scheduler: the CPU time of a thread on another core may be that old.
-
-After a pause, one tick for each of these threads may seem lost; then the clocks follow.
-"""
-
-CALM_CORES = 0.2
-"""Below this loss, a step counts as undisturbed, and its time as typical."""
-
-LATE = 1.2
-"""A step is late from this multiple of the typical time on."""
-
-FASTER, SLOWER_NS = 0.1, 1e9
-"""Weight of a faster step in a typical time, and time constant for slower ones.
-
-A typical time follows the growth of a context, but not the first steps next to another process,
-whose loss does not fill the window yet.
-"""
-
-SPARE_CORES = 0.7
-"""Idle cores that allow one more thread; short-lived processes use the rest."""
-
-FAILED_NS = 400_000_000
-"""A thread that is removed within this time of its addition was a failed attempt."""
-
-FIRST_HOLD_NS, LONGEST_HOLD_NS = 250_000_000, 1_000_000_000
-"""Waiting times after failed attempts: each doubles the last one, up to the second value.
-
-With one look at the machine (``LOOK_NS`` of ``cpu_limits``) before the attempt, a core that
-becomes free is used within 1.2 s.
-"""
-
 MOST_ROWS = 16
-"""Rows up to which a batch decodes; the time of a longer one is per row, and it is a prefill."""
+"""Rows up to which a batch decodes; a longer one is a prefill."""
 
-_TYPICAL = 32
-"""Typical times to keep, the least recently used dropped first."""
+TAKEN_CORES = 0.4
+"""What other programs may take of a core before it counts as taken."""
+
+LONGEST_TRIAL_NS = 1_000_000_000
+"""Time of batches after which an attempt is kept if none had a length that was measured before."""
+
+LEAST_GAIN = 1.1
+"""Fewer threads are kept from this speed-up on."""
+
+LEAST_RAISE = 0.95
+"""More threads are kept from this speed-up on: on a quiet machine the most are right."""
+
+LATE = 1.3
+"""Batches that take this multiple of those before a failed attempt are a reason for another one."""
+
+RELAPSE_NS = 2_000_000_000
+"""Threads that are removed within this time of their addition were added too early."""
+
+FIRST_HOLD_NS, LONGEST_HOLD_NS = 1_000_000_000, 16_000_000_000
+"""Waiting times after failed attempts: each doubles the last one, up to the second value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,186 +98,160 @@ class StepTimes:
 
     end_ns: int
     wall_ns: int
-    cpu_ns: int  # CPU time that the process used for it, in all threads
     rows: int = 1  # Tokens in the batch
-    spare_cores: float | None = None
-    """Mean number of idle cores since the last look; None without a new look."""
-    after_pause: bool = False  # Whether the threads slept before it
+    free_cores: float | None = None
+    """Mean number of cores that other programs left since the last look; None without a look."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """Times of batches with one number of threads, by their length.
+
+    Attributes:
+        times: By the rows of a short batch: the number of batches, and their nanoseconds. By the
+            magnitude of the rows of a long one, negative: the number of rows, and nanoseconds.
+    """
+
+    times: Mapping[int, tuple[int, float]] = field(default_factory=dict)
+
+    def add(self, step: StepTimes) -> Pace:
+        """Add a batch."""
+        length, units = step.rows, 1
+        if step.rows > MOST_ROWS:
+            length, units = -step.rows.bit_length(), step.rows
+        before, total_ns = self.times.get(length, (0, 0.0))
+        return Pace({**self.times, length: (before + units, total_ns + step.wall_ns)})
+
+    def compare(self, before: Pace) -> tuple[float, float]:
+        """Return the nanoseconds of the batches of a known length: at the pace before, and now."""
+        expected_ns = actual_ns = 0.0
+        for length, (units, total_ns) in self.times.items():
+            if length in before.times:
+                units_before, total_before_ns = before.times[length]
+                expected_ns += units * total_before_ns / units_before
+                actual_ns += total_ns
+        return expected_ns, actual_ns
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """An attempt with another number of threads."""
+
+    most_before: int
+    before: Pace  # Of the batches right before it
+    wall_ns: int = 0  # Time of all batches in it
 
 
 @dataclass(frozen=True, slots=True)
 class ThreadCount:
-    """The number of threads, and what the rule remembers, sums over the window first."""
+    """The numbers of threads, and what the rule remembers."""
 
-    limit: int  # Most threads: what the process may run on
-    count: int  # Threads of the next batch, 1 to `limit`
+    limits: ThreadLimits
+    most: int  # Most threads of either kind of batch, for now
     why: str = ""  # Reason for the last change; empty before the first
-    wall_ns: float = 0.0  # Durations of the steps
-    lost_ns: float = 0.0  # CPU time that their threads did not get
-    expected_ns: float = 0.0  # The longest durations that are not late
-    lag_ns: float = 0.0  # CPU time in `lost_ns` that may be late and not lost
-    typical: Mapping[tuple[int, int], float] = field(default_factory=dict)
-    """Time of an undisturbed batch by threads and rows (0 rows: of one row of a long one), the last
-    used at the end."""
-    raised_ns: int | None = None  # When a thread was added last
-    spare_cores: float | None = None  # Idle cores at the last look; None before one with this count
+    pace: Pace = field(default_factory=Pace)  # Since the last look or change
+    trial: Trial | None = None
+    raised_ns: int | None = None  # When threads were added last
     hold_ns: int = 0  # Waiting time after the last failed attempt
-    not_before_ns: int = 0  # When the next thread may be added
+    not_before_ns: int = 0  # When the next attempt may begin
+    failed: Pace = field(default_factory=Pace)
+    """Right before the last attempt with fewer threads that failed."""
 
     @property
-    def lost_cores(self) -> float:
-        """Cores that these threads needed and did not get, mean over the window."""
-        return max(0.0, self.lost_ns / self.wall_ns) if self.wall_ns else 0.0
+    def decode(self) -> int:
+        """Threads of the next short batch."""
+        return min(self.limits.decode, self.most)
+
+    @property
+    def prefill(self) -> int:
+        """Threads of the next long batch."""
+        return min(self.limits.prefill, self.most)
+
+    def count(self, rows: int) -> int:
+        """Return the threads of a batch."""
+        return self.decode if rows <= MOST_ROWS else self.prefill
 
 
-def start(limit: int) -> ThreadCount:
+def start(limits: ThreadLimits) -> ThreadCount:
     """Begin with the most threads."""
-    return ThreadCount(limit, limit)
+    return ThreadCount(limits, limits.most)
 
 
-def restart(state: ThreadCount, capacity_cores: float) -> ThreadCount:
-    """Choose the count after a time in which the threads slept; typical times are kept.
+def restart(state: ThreadCount, free_cores: float) -> ThreadCount:
+    """Choose the numbers after a time in which nothing was computed."""
+    begun = start(state.limits)
+    most = _fit(state.limits, free_cores)
+    return begun if most == begun.most else replace(begun, most=most, why=_describe(free_cores))
 
-    Args:
-        capacity_cores: Cores that were idle or used by this process, mean over that time.
-    """
-    count = min(state.limit, max(1, math.floor(capacity_cores + 1 - SPARE_CORES)))
-    if count == state.count:
-        return state
-    why = f"{capacity_cores:.1f} cores are free"
-    return _forget_window(replace(state, count=count, why=why, hold_ns=0, not_before_ns=0))
+
+def rest(state: ThreadCount) -> ThreadCount:
+    """Forget the times before a pause."""
+    return state if state.trial else replace(state, pace=Pace())
 
 
 def advance(state: ThreadCount, step: StepTimes) -> ThreadCount:
-    """Return the state after one batch, with the number of threads for the next one."""
-    if state.limit == 1 or step.wall_ns <= 0:
+    """Return the state after one batch, with the numbers of threads for the next one."""
+    if state.limits.most == 1 or step.wall_ns <= 0:
         return state
-    if not state.wall_ns:
-        state = _forget_window(state)
-    elif step.after_pause:  # the window stays: a slow reader pauses after every token
-        state = replace(state, lag_ns=(state.count - 1) * TICK_NS, spare_cores=None)
-    state = _observe(state, step)
-    if step.spare_cores is not None:
-        state = replace(state, spare_cores=step.spare_cores)
-    if state.count > 1 and _is_pressed(state):
-        return _lower(state, step)
-    if (
-        state.count < state.limit
-        and step.spare_cores is not None
-        and step.spare_cores >= SPARE_CORES
-        and step.end_ns >= state.not_before_ns
-    ):
-        return _raise(state, step, step.spare_cores)
-    return state
-
-
-def _observe(state: ThreadCount, step: StepTimes) -> ThreadCount:
-    rows, wall_ns = _unit(step)
-    known = state.typical.get((state.count, rows))
-    fewer = state.typical.get((state.count - 1, rows))
-    kept = math.exp(-step.wall_ns / WINDOW_NS)
-    # Not cut off at 0: a CPU time that comes a tick late is made up for by the next step.
-    lost_ns = state.count * step.wall_ns - step.cpu_ns
-    expected = max(LATE * known, fewer or 0.0) if known else 0.0
-    state = replace(
-        state,
-        wall_ns=state.wall_ns * kept + step.wall_ns,
-        lost_ns=state.lost_ns * kept + lost_ns,
-        lag_ns=state.lag_ns * kept,
-        expected_ns=state.expected_ns * kept + expected * (step.wall_ns / wall_ns),
+    if state.trial is not None:
+        return _judge(state, state.trial, step)
+    pace = state.pace.add(step)
+    if step.free_cores is None:
+        return replace(state, pace=pace)
+    looked = replace(state, pace=Pace())
+    most = _fit(state.limits, step.free_cores)
+    tried = replace(
+        looked, most=most, why=_describe(step.free_cores), trial=Trial(state.most, pace)
     )
-    if state.lost_cores > CALM_CORES:
-        return state
-    if known is not None:
-        weight = FASTER if wall_ns < known else -math.expm1(-step.wall_ns / SLOWER_NS)
-        wall_ns = known + weight * (wall_ns - known)
-    typical = dict(state.typical)
-    typical.pop((state.count, rows), None)
-    typical[state.count, rows] = wall_ns
-    if len(typical) > _TYPICAL:
-        del typical[next(iter(typical))]
-    return replace(state, typical=typical)
+    if tried.count(step.rows) == state.count(step.rows):
+        return looked
+    if step.end_ns < state.not_before_ns:
+        # The wait after a failed attempt must not hold for a program that began since then.
+        before_ns, now_ns = pace.compare(state.failed)
+        if most > state.most or now_ns <= LATE * before_ns:
+            return looked
+    return tried
 
 
-def _unit(step: StepTimes) -> tuple[int, float]:
-    """Return what a step is compared with, and its time: long batches compare per row."""
-    if step.rows <= MOST_ROWS:
-        return step.rows, float(step.wall_ns)
-    return 0, step.wall_ns / step.rows
+def _judge(state: ThreadCount, trial: Trial, step: StepTimes) -> ThreadCount:
+    """Keep or take back an attempt at the next look, if batches of it can be compared."""
+    taken_back = replace(state, most=trial.most_before, trial=None, pace=Pace())
+    trial = replace(trial, wall_ns=trial.wall_ns + step.wall_ns)
+    pace = state.pace
+    if taken_back.count(step.rows) != state.count(step.rows):
+        pace = pace.add(step)
+    before_ns, now_ns = pace.compare(trial.before)
+    if step.free_cores is None or (not now_ns and trial.wall_ns < LONGEST_TRIAL_NS):
+        return replace(state, trial=trial, pace=pace)
+    lowers = state.most < trial.most_before
+    if now_ns and before_ns < (LEAST_GAIN if lowers else LEAST_RAISE) * now_ns:
+        most = _fit(state.limits, step.free_cores)
+        if lowers and most < state.most:  # the others got more as soon as they could
+            why = _describe(step.free_cores)
+            return replace(state, most=most, why=why, trial=replace(trial, wall_ns=0), pace=Pace())
+        count = state.count(step.rows)
+        why = f"{count} thread{'s' * (count > 1)} gained nothing"
+        failed = trial.before if lowers else state.failed
+        return _wait(replace(taken_back, why=why, failed=failed), step.end_ns)
+    kept = replace(state, trial=None, pace=Pace())
+    if not lowers:
+        return replace(kept, raised_ns=step.end_ns)
+    if state.raised_ns is not None and step.end_ns - state.raised_ns < RELAPSE_NS:
+        return _wait(kept, step.end_ns)
+    return replace(kept, hold_ns=0, not_before_ns=0)
 
 
-def _is_pressed(state: ThreadCount) -> bool:
-    """Check whether the threads were not scheduled, and the steps late for it.
-
-    Without typical times the first is enough. A step that a longer context made late has lost no
-    CPU time, and a thread that waits for others without being late does no harm. Where cores are
-    idle, no other process takes them: the threads waited for the disk, as in the first batch of a
-    model.
-    """
-    return (
-        (state.spare_cores is None or state.spare_cores < SPARE_CORES)
-        and state.lost_ns - state.lag_ns >= PRESSED_NS
-        and state.lost_cores >= PRESSED_CORES
-        and state.wall_ns > state.expected_ns
-    )
+def _wait(state: ThreadCount, now_ns: int) -> ThreadCount:
+    """Let the next attempt wait, twice as long as the last time if that was not long ago."""
+    repeated = now_ns < state.not_before_ns + LONGEST_HOLD_NS
+    hold_ns = min(max(FIRST_HOLD_NS, 2 * state.hold_ns * repeated), LONGEST_HOLD_NS)
+    return replace(state, hold_ns=hold_ns, not_before_ns=now_ns + hold_ns)
 
 
-def follow(state: ThreadCount, leader: ThreadCount, end_ns: int) -> ThreadCount:
-    """Return the state after the other kind of batch has changed its count.
-
-    Both kinds run on the same cores: what a prefill found out also holds for the decode after it,
-    and must not be paid for twice. Typical times stay its own. The limits may differ: a leader that
-    adds a thread within a low limit takes none from the other kind, and one that removes a thread
-    adds none.
-    """
-    is_raise = leader.raised_ns == end_ns
-    count = (max if is_raise else min)(state.count, min(state.limit, leader.count))
-    if count == state.count:
-        return state
-    changed = replace(
-        state,
-        count=count,
-        why=leader.why,
-        raised_ns=end_ns if count > state.count else None,
-        hold_ns=leader.hold_ns,
-        not_before_ns=leader.not_before_ns,
-    )
-    return _forget_window(changed)
+def _fit(limits: ThreadLimits, free_cores: float) -> int:
+    """Return the most threads that have a core each."""
+    return min(limits.most, max(1, math.floor(free_cores + TAKEN_CORES)))
 
 
-def _lower(state: ThreadCount, step: StepTimes) -> ThreadCount:
-    """Remove a thread for every core lost, at least one: a process takes half a core or more."""
-    lost = state.lost_cores
-    failed = state.raised_ns is not None and step.end_ns - state.raised_ns < FAILED_NS
-    hold_ns = min(max(FIRST_HOLD_NS, 2 * state.hold_ns), LONGEST_HOLD_NS) if failed else 0
-    changed = replace(
-        state,
-        count=max(1, state.count - max(1, round(lost))),
-        why=f"{state.count} threads got {state.count - lost:.1f} cores",
-        hold_ns=hold_ns,
-        not_before_ns=step.end_ns + hold_ns,
-    )
-    return _forget_window(changed)
-
-
-def _raise(state: ThreadCount, step: StepTimes, spare_cores: float) -> ThreadCount:
-    more = max(1, math.floor(spare_cores + 1 - SPARE_CORES))
-    changed = replace(
-        state,
-        count=min(state.limit, state.count + more),
-        why=f"{spare_cores:.1f} cores were idle",
-        raised_ns=step.end_ns,
-    )
-    return _forget_window(changed)
-
-
-def _forget_window(state: ThreadCount) -> ThreadCount:
-    """Forget what was measured with another count."""
-    return replace(
-        state,
-        wall_ns=0.0,
-        lost_ns=0.0,
-        expected_ns=0.0,
-        lag_ns=(state.count - 1) * TICK_NS,
-        spare_cores=None,
-    )
+def _describe(free_cores: float) -> str:
+    return f"{free_cores:.1f} cores are free"

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from etui.engine import cpu_limits, library
-from etui.engine.cpu_limits import SpareCpu, count_cores, read_cpu_quota
+from etui.engine.cpu_limits import FreeCpus, count_cores, read_cpu_quota, read_process_ns
 from etui.engine.library import choose_threads, default_threads
 
 SECOND = 1_000_000_000
@@ -117,34 +121,97 @@ def hundred_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sysconf", lambda _name: 100)
 
 
-def test_idle_cpus_since_the_last_look(tmp_path, hundred_ticks):
-    spare = SpareCpu({0, 1}, tmp_path)
+def free_cpus(proc_dir: Path, own_ns: list[int], **options: Any) -> FreeCpus:
+    """What others leave of two CPUs; the CPU time of this process is the last of a list."""
+    return FreeCpus({0, 1}, proc_dir, read_own_ns=lambda: own_ns[-1], **options)
+
+
+def test_idle_time_and_what_this_process_uses_is_free(tmp_path, hundred_ticks):
+    own_ns = [7 * SECOND]
+    free = free_cpus(tmp_path, own_ns)
     write(tmp_path / "stat", stat((1000, 50), (1000, 0), (1000, 0)))
-    assert spare.look(SECOND) is None  # the first look
+    assert free.look(SECOND) is None  # the first look
     write(tmp_path / "stat", stat((1015, 55), (1000, 0), (1020, 0)))
-    assert spare.look(SECOND + 50_000_000) is None  # too early
-    assert spare.look(SECOND + 200_000_000) == pytest.approx(1.0)  # the third CPU is not ours
-    write(tmp_path / "stat", stat((1015, 55), (1000, 0), (1020, 0)))
-    assert spare.look(SECOND + 400_000_000) == 0
+    own_ns.append(own_ns[-1] + SECOND // 10)
+    assert free.look(SECOND + 50_000_000) is None  # too early
+    assert free.look(SECOND + 200_000_000) == pytest.approx(1.5)  # the third CPU is not ours
+    assert free.look(SECOND + 400_000_000) == 0
+    write(tmp_path / "stat", stat((1315, 55), (1000, 0), (1020, 0)))
+    assert free.look(SECOND * 11 + 400_000_000) == pytest.approx(0.3)  # a long batch
     write(tmp_path / "stat", stat((9000, 55), (1000, 0), (1020, 0)))
-    assert spare.look(SECOND * 60) is None  # says nothing about the present
+    free.begin(SECOND * 60)
     write(tmp_path / "stat", stat((9060, 55), (1000, 0), (1020, 0)))
-    assert spare.look(SECOND * 62, longest_ns=None) == pytest.approx(0.3)
-    write(tmp_path / "stat", stat((9900, 55), (1000, 0), (1020, 0)))
-    assert spare.look(SECOND * 63) == 2  # never more than there are
+    assert free.look(SECOND * 62) == pytest.approx(0.3)
+    write(tmp_path / "stat", stat((9960, 55), (1000, 0), (1020, 0)))
+    assert free.look(SECOND * 63) == 2  # never more than there are
+
+
+def test_what_other_processes_of_etui_use_is_free(tmp_path, hundred_ticks, monkeypatch):
+    used = {10: 5 * SECOND}
+    monkeypatch.setattr(cpu_limits, "read_process_ns", used.get)
+    free = free_cpus(tmp_path, [0], relatives=lambda: (10, 11, 12))
+    write(tmp_path / "stat", stat((1000, 0), (1000, 0)))
+    free.begin(SECOND)
+    used[10] += SECOND // 4
+    used[11] = SECOND // 4  # started meanwhile
+    assert free.look(2 * SECOND) == pytest.approx(0.5)
+    del used[10]  # it has ended
+    assert free.look(3 * SECOND) == 0
+
+
+def test_the_cpu_time_of_another_process():
+    with subprocess.Popen(
+        [sys.executable, "-c", "import time\nwhile time.process_time() < 0.05: pass\ninput()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        while (used := read_process_ns(process.pid) or 0) < 50_000_000:
+            assert process.poll() is None
+        assert used < 60 * SECOND
+        process.communicate(b"\n")
+    assert read_process_ns(process.pid) is None
+    assert read_process_ns(os.getpid()) == pytest.approx(time.process_time_ns(), rel=0.2)
+
+
+def test_the_cpu_time_of_another_process_outside_linux(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert read_process_ns(os.getpid()) == pytest.approx(time.process_time_ns(), rel=0.2)
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        process.wait()
+    assert read_process_ns(process.pid) is None
+
+
+@pytest.mark.parametrize(
+    ("running", "free"), [("1", 2.0), ("2", 1.0), ("9", 0.2), ("x", 0.2), (None, 0.2)]
+)
+def test_programs_that_have_ended_before_an_answer_take_nothing(
+    tmp_path, hundred_ticks, running, free
+):
+    write(tmp_path / "stat", stat((1000, 0), (1000, 0)))
+    cpus = free_cpus(tmp_path, [0])
+    assert cpus.look_after_rest(SECOND) is None
+    tail = "" if running is None else f"procs_running {running}\nprocs_blocked 7\n"
+    write(tmp_path / "stat", stat((1040, 0), (1000, 0)) + tail)
+    assert cpus.look_after_rest(3 * SECOND) == pytest.approx(free)
 
 
 def test_idle_time_from_psutil_without_procfs(tmp_path, monkeypatch):
     idle = iter([10.0, 10.5])
     monkeypatch.setattr(psutil, "cpu_times", lambda: type("Times", (), {"idle": next(idle)}))
-    spare = SpareCpu({0, 1}, tmp_path)
-    assert spare.look(SECOND) is None
-    assert spare.look(SECOND * 3 // 2) == pytest.approx(1.0)
+    free = free_cpus(tmp_path, [0])
+    assert free.look(SECOND) is None
+    assert free.look(SECOND * 3 // 2) == pytest.approx(1.0)
 
 
-def test_every_cpu_counts_as_idle_where_idle_time_is_not_counted(tmp_path):
-    write(tmp_path / "stat", "cpu0 a b c d e\n")
-    spare = SpareCpu({0, 1}, tmp_path)
-    assert spare.look(SECOND) == 2
-    assert spare.look(SECOND + 1) is None
-    assert spare.look(2 * SECOND) == 2
+@pytest.mark.parametrize("text", ["cpu0 a b c d e\n", stat((0, 0), (0, 0))])
+def test_what_threads_did_not_get_is_taken_where_idle_time_is_not_counted(
+    tmp_path, hundred_ticks, text
+):
+    write(tmp_path / "stat", text)
+    own_ns = [0]
+    free = free_cpus(tmp_path, own_ns)
+    assert free.look(SECOND) is None
+    own_ns.append(SECOND)
+    assert free.look(2 * SECOND, wanted_ns=SECOND) == 2
+    own_ns.append(2 * SECOND)
+    assert free.look(3 * SECOND, wanted_ns=1.8 * SECOND) == pytest.approx(1.2)

@@ -17,10 +17,10 @@ from etui.chat import Message
 from etui.config.config import Config
 from etui.engine import thread_count as thread_limits
 from etui.engine.context import DECODED, Context
-from etui.engine.cpu_limits import SpareCpu
+from etui.engine.cpu_limits import FreeCpus
 from etui.engine.library import Library
 from etui.engine.model import Model
-from etui.engine.thread_control import Clocks, ThreadControl
+from etui.engine.thread_control import ThreadControl
 from etui.engine.thread_count import ThreadLimits
 from etui.events import Event, Finished, ThreadsChanged
 from etui.models.spec import ModelSpec
@@ -46,15 +46,15 @@ class Simulated:
         self.cores = cores
         self.set: list[tuple[int, int]] = []
         self._single = self._batch = limit
-        self._cpu_ns = self.between_ns = 0
         self.control = ThreadControl(
             ThreadLimits(limit, prefill_limit or limit, adapt, note),
-            SpareCpu(range(cores.cores), read_idle_seconds=lambda: cores.idle_ns / 1e9),
-            Clocks(
-                wall=lambda: cores.now_ns,
-                cpu=lambda: self._cpu_ns + self.between_ns,
-                thread=lambda: self.between_ns,
+            FreeCpus(
+                range(cores.cores),
+                Path("no procfs"),
+                read_idle_seconds=lambda: cores.idle_ns / 1e9,
+                read_own_ns=lambda: int(cores.own_ns),
             ),
+            lambda: cores.now_ns,
         )
 
     def compute(self, rows: int = 1, times: int = 1, *, failed: bool = False) -> None:
@@ -64,8 +64,7 @@ class Simulated:
                 self.set.append(counts)
                 self._single, self._batch = counts
             self.control.start_batch()
-            step = self.cores.compute(self._single if rows == 1 else self._batch, rows)
-            self._cpu_ns += step.cpu_ns
+            self.cores.compute(self._single if rows == 1 else self._batch, rows)
             self.control.end_batch(rows, failed=failed)
 
 
@@ -80,9 +79,9 @@ def test_a_busy_core_and_its_return_are_set_and_recorded():
     assert machine.set == [(1, 1), (2, 2)]
     lowered, raised = machine.control.take_changes()
     assert (lowered.decode_threads, lowered.prefill_threads) == (1, 1)
-    assert lowered.why == "2 threads got 1.7 cores"
+    assert lowered.why == "1.5 cores are free"
     assert (raised.decode_threads, raised.prefill_threads) == (2, 2)
-    assert raised.why == "1.0 cores were idle"
+    assert raised.why == "2.0 cores are free"
     assert lowered.t_ns < raised.t_ns
     assert machine.control.take_changes() == ()
 
@@ -92,8 +91,8 @@ def test_time_between_two_batches_is_not_lost(is_working):
     machine = Simulated(SimulatedCores(2), 2)
     for _ in range(200):
         machine.compute()
-        machine.cores.now_ns += 3_000_000  # a token is written, or waits for its reader
-        machine.between_ns += 3_000_000 * is_working
+        machine.cores.pass_time(3_000_000, is_working)  # a token is written, or waits
+        machine.cores.own_ns += 3_000_000 * is_working
     assert machine.control.decode_threads == 2
     assert machine.set == []
 
@@ -103,7 +102,7 @@ def test_a_busy_core_is_noticed_where_every_token_waits_for_its_reader():
     for number in range(80):
         machine.cores.busy = int(number >= 40)
         machine.compute()
-        machine.cores.now_ns += 30_000_000
+        machine.cores.pass_time(30_000_000, machine.cores.busy)
     assert machine.control.decode_threads == 1
 
 
@@ -180,7 +179,6 @@ def test_a_batch_that_failed_teaches_nothing():
 def test_the_load_of_a_model_shows_what_is_free():
     machine = Simulated(SimulatedCores(4, busy=2), 4)
     machine.cores.run_fixed(1, 0.3)  # loading: one thread works, one core is idle
-    machine._cpu_ns = machine.cores.now_ns
     machine.control.restart()
     assert machine.control.decode_threads == machine.control.prefill_threads == 2
     machine.control.begin_answer()
@@ -188,42 +186,62 @@ def test_the_load_of_a_model_shows_what_is_free():
     assert (event.decode_threads, event.why) == (2, "2.0 cores are free")
 
 
-def test_what_etui_starts_for_a_load_is_not_the_load_of_others():
-    machine = Simulated(SimulatedCores(2, busy=1), 2)
+def test_what_other_processes_of_etui_compute_takes_no_threads():
+    machine = Simulated(SimulatedCores(2, front=1), 2)
     machine.cores.run_fixed(1, 0.3)  # the template process keeps the other core busy
-    machine._cpu_ns = machine.cores.now_ns
-    machine.control.restart(helper_seconds=0.29)
-    assert machine.control.decode_threads == 2
+    machine.control.restart()
+    for rows in (128, 1, 8):
+        machine.compute(rows=rows, times=100)
+    machine.cores.pass_time(5_000_000_000, 1)
+    machine.cores.own_ns += 5_000_000_000
+    machine.control.begin_answer()
+    machine.compute(times=100)
+    assert machine.set == []
+    assert machine.control.take_changes() == ()
 
 
 def test_an_answer_after_a_rest_starts_with_what_was_free_meanwhile():
     machine = Simulated(SimulatedCores(4), 4)
     machine.compute(times=50)
     machine.cores.busy = 2
-    rest_ns = 60_000_000_000
-    machine.cores.now_ns += rest_ns
-    machine.cores.idle_ns += 2 * rest_ns
+    machine.cores.pass_time(60_000_000_000, 2)
     machine.control.begin_answer()
     (event,) = machine.control.take_changes()
     assert (event.decode_threads, event.prefill_threads) == (2, 2)
     assert event.why == "2.0 cores are free"
     machine.cores.busy = 0
-    machine.cores.now_ns += rest_ns
-    machine.cores.idle_ns += 4 * rest_ns
+    machine.cores.pass_time(60_000_000_000, 0)
     machine.control.begin_answer()
     assert machine.control.take_changes() == ()
     machine.compute(times=50)
     assert machine.control.decode_threads == 4
 
 
+def test_a_prefill_of_long_batches_that_began_with_too_few_threads_gets_them_back():
+    machine = Simulated(SimulatedCores(2, token_ns=3e7), 2)
+    machine.cores.pass_time(30_000_000_000, 2)  # another program ran until the question came
+    machine.control.begin_answer()
+    assert machine.control.prefill_threads == 1
+    machine.compute(rows=128)
+    assert machine.control.prefill_threads == 2
+    machine.compute(rows=128, times=5)
+    assert machine.set == [(1, 1), (2, 2)]
+
+
+def test_a_pause_says_nothing_of_the_next_batch():
+    machine = Simulated(SimulatedCores(2), 2)
+    machine.compute(times=50)
+    machine.cores.pass_time(5_000_000_000, 2)  # another program ran while the reader read
+    machine.compute(times=50)
+    assert machine.set == []
+
+
 def test_the_work_of_a_load_is_not_capacity_of_the_rest_after_it():
     machine = Simulated(SimulatedCores(4), 4)
     machine.cores.run_fixed(1, 9)
-    machine._cpu_ns = machine.cores.now_ns
     machine.control.restart()
     assert machine.control.decode_threads == 4
-    machine.cores.now_ns += 2_000_000_000
-    machine.cores.idle_ns += 2 * 2_000_000_000
+    machine.cores.pass_time(2_000_000_000, 2)
     machine.control.begin_answer()
     assert machine.control.decode_threads == 2
 
@@ -231,7 +249,7 @@ def test_the_work_of_a_load_is_not_capacity_of_the_rest_after_it():
 def test_a_short_pause_keeps_the_counts():
     machine = Simulated(SimulatedCores(4), 4)
     machine.compute(times=50)
-    machine.cores.now_ns += 500_000_000  # nothing idle meanwhile
+    machine.cores.pass_time(500_000_000, 4)  # nothing idle meanwhile
     machine.control.begin_answer()
     assert machine.control.decode_threads == 4
 
@@ -239,7 +257,6 @@ def test_a_short_pause_keeps_the_counts():
 def test_a_load_of_many_seconds_shows_what_is_free():
     machine = Simulated(SimulatedCores(4, busy=3), 4)
     machine.cores.run_fixed(1, 20)
-    machine._cpu_ns = machine.cores.now_ns
     machine.control.restart()
     assert machine.control.prefill_threads == 1
 
@@ -276,7 +293,7 @@ def test_results_do_not_depend_on_the_count_beyond_the_last_bits(library, model)
 
 
 def test_the_count_takes_effect_between_batches(library, model):
-    control = ThreadControl(ThreadLimits(2, 2), SpareCpu(read_idle_seconds=lambda: 0.0))
+    control = ThreadControl(ThreadLimits(2, 2))
     context = Context(library, model, replace(OPTIONS, threads=2))
     context.threads = control
     with closing(_Freed(context)):
@@ -285,7 +302,7 @@ def test_the_count_takes_effect_between_batches(library, model):
             library.api._lib.llama_n_threads_batch(context.handle),
         )
         assert counts() == (2, 2)
-        control._decode = replace(control._decode, count=1)
+        control._count = replace(control._count, most=1)
         context.batch.add(0, [10], 0, with_logits=True)
         assert context.decode() == 0
         assert counts() == (1, 1)  # one row, with the decode count
@@ -330,11 +347,11 @@ def test_a_context_that_drafts_follows_the_counts_of_its_model(library, model, m
     )
     # 1 of 2 threads at a time: another process takes a core, and gives it back.
     for count, rows in ((2, 1), (1, 1), (1, 64), (2, 1)):
-        control._decode = replace(control._decode, count=count)
+        control._count = replace(control._count, most=count)
         context.remove(0, 0)
         context.batch.clear()
         context.batch.add(0, [1] * rows, 0, with_logits=True)
         assert context.decode() == DECODED
     context.free()
-    assert applied == [(1, 1), (1, 2), (2, 2)]
+    assert applied == [(1, 1), (2, 2)]
     assert control.take_changes() == ()  # what it computes says nothing of the model's batches

@@ -203,6 +203,7 @@ class Verified:
     rows: int  # Tokens in the batch: the last token and the drafted ones
     drafted: int
     accepted: int
+    stopped: str = ""  # Why nothing more is drafted in this answer; empty if drafting goes on
 
 
 @dataclass(frozen=True, slots=True)

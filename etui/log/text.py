@@ -9,7 +9,7 @@ from etui import units
 from etui.energy.documents import compute_cost
 from etui.energy.scopes import describe_unread
 from etui.text import count_cells, fit_cells, format_table, local_time, one_line, sanitize
-from etui.turn.record import LoadRecord, UnloadRecord
+from etui.turn.record import DRAFTS_STOPPED, LoadRecord, UnloadRecord
 from etui.turn.text import kind_of_hop, saved_text, shared_text, speculation_text, undrafted
 
 if TYPE_CHECKING:
@@ -307,6 +307,8 @@ def _list_speculation(turn: TurnRecord) -> list[tuple[str, str]]:
     share = units.percent_text(s.accepted / s.drafted)
     batches = units.count_text(s.batches, "batch", "batches")
     facts = [("speculation", f"{s.method}: {counts} ({share}) in {batches}")]
+    if stopped := turn.settings.get(DRAFTS_STOPPED):
+        facts.append(("drafts stopped", one_line(str(stopped))))
     joules = [("verify", s.verify_joules, s.verify_uncertainty)]
     if s.draft_seconds:  # a lookup takes no model
         joules.append(("draft", s.draft_joules, s.draft_uncertainty))

@@ -31,6 +31,7 @@ from etui.turn.cascade import choose_hop, describe_hops
 from etui.turn.interfaces import Meter, Origin
 from etui.turn.record import (
     CONTINUES,
+    DRAFTS_STOPPED,
     HopRecord,
     LoadRecord,
     LoopRecord,
@@ -118,8 +119,10 @@ def _build_settings(ended: Ended, chosen: LiveAttempt) -> dict[str, Any]:
     threads = ended.settings.get("threads")  # in effect until the engine changes them
     prefill_threads = ended.settings.get("prefill_limit") or threads
     last = seen.threads[-1] if seen.threads else None
+    stopped = next((event.stopped for event in seen.verified if event.stopped), "")
     return {
         **ended.settings,
+        **({DRAFTS_STOPPED: stopped} if stopped else {}),
         **({CONTINUES: continues} if continues else {}),
         "ended": chosen.end.why,
         "think_tokens": arm.think_tokens if arm.reasoning != "direct" else 0,

@@ -405,6 +405,9 @@ class TurnRecord:
 CONTINUES = "continues"
 """Setting of a turn with the id of the turn whose answer it goes on with; it has the whole text."""
 
+DRAFTS_STOPPED = "drafts_stopped"
+"""Setting of a turn with the reason why the engine drafted no more from some token on."""
+
 REPLACES = "replaces"
 """Setting of a turn with the id of the turn it replaces, after an edit or a repetition."""
 

@@ -8,9 +8,9 @@ from etui import units
 from etui.energy.scopes import family
 from etui.events import Vote
 from etui.routing.decision import NO_RULE_MATCHED, Decision
-from etui.text import SEPARATOR
+from etui.text import SEPARATOR, one_line
 from etui.turn.events import HopEnded
-from etui.turn.record import CONTINUES, HopRecord, TurnEnergy, TurnRecord
+from etui.turn.record import CONTINUES, DRAFTS_STOPPED, HopRecord, TurnEnergy, TurnRecord
 
 _ENDINGS = {
     "stopped": "■ stopped",
@@ -162,6 +162,15 @@ def speculation_text(speculation: Drafts, kind: str | None) -> str:
     return ", ".join(parts)
 
 
+def drafts_text(record: TurnRecord) -> str:
+    """Format the drafts of an answer, and why they were stopped if they were; empty without any."""
+    if record.speculation is None:
+        return ""
+    stopped = str(record.settings.get(DRAFTS_STOPPED, ""))
+    text = speculation_text(record.speculation, record.energy.kind)
+    return f"{text}; stopped: {one_line(stopped)}" if stopped else text
+
+
 def undrafted(record: TurnRecord) -> str:
     """Return the ``speculate`` of an answer for which nothing was drafted; empty without one."""
     asked = str(record.settings.get("speculate", "off"))
@@ -217,8 +226,8 @@ def energy_line(record: TurnRecord) -> str:
             parts.append(far_off)
         if energy.shared:
             parts.append(shared_text(energy))
-    if record.speculation is not None:
-        parts.append(speculation_text(record.speculation, energy.kind))
+    if drafts := drafts_text(record):
+        parts.append(drafts)
     elif undrafted(record) not in ("", "auto"):  # ``auto`` is expected to draft nothing at times
         parts.append("nothing drafted")
     if len(record.hops) > 1:

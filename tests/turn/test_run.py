@@ -9,10 +9,21 @@ import pytest
 from etui.chat import Message, Query
 from etui.energy.types import Energy
 from etui.errors import EngineFailed
-from etui.events import Answer, Batch, Prefilled, Prefilling, Probe, ThreadsChanged, Unloaded, Vote
+from etui.events import (
+    Answer,
+    Batch,
+    Prefilled,
+    Prefilling,
+    Probe,
+    ThreadsChanged,
+    Unloaded,
+    Verified,
+    Vote,
+)
 from etui.log.text import format_turn
 from etui.routing.decision import TurnBudget
 from etui.text import SEPARATOR
+from etui.tui.chat._details import list_details
 from etui.turn.events import Decided, TurnFinished
 from etui.turn.record import LoopRecord
 from etui.turn.text import energy_line, price_line, shared_text
@@ -61,6 +72,19 @@ def test_an_unload_is_a_row_of_its_own_and_outside_the_turn():
     assert saved.turns[0].seconds == without.turns[0].seconds
     assert len(saved.loads) == 1
     assert without.unloads == []
+
+
+def test_the_reason_why_drafts_were_stopped_is_kept_and_said():
+    first = Verified(12 * S, 13 * S, 12 * S, "lookup", 3, 2, 0)
+    why = "drafts by lookup cost the time of 22 tokens and saved that of 0"
+    last = replace(first, start_ns=first.end_ns, end_ns=first.end_ns + S, stopped=why)
+    record = record_of([*EVENTS, first, last, finished()])
+    assert f"; stopped: {why}" in energy_line(record)
+    assert why in format_turn(record, [])
+    assert dict(list_details(record))["drafts"].endswith(f"stopped: {why}")
+    kept = record_of([*EVENTS, first, finished()])
+    assert "stopped" not in energy_line(kept)
+    assert "drafts_stopped" not in kept.settings
 
 
 def test_a_load_that_fails_leaves_the_unload_in_the_log():

@@ -62,6 +62,8 @@ class DraftVerifier:
             return self._refusal
         if method != "auto" and method not in self.speculator.methods:
             return (method == "draft" and self.missing_draft) or _MISSING[method]
+        if lost := self.speculator.refuse(method):
+            return lost
         sequence.speculation = self.speculator.start(method)
         if self._heads is not None and self._heads.method in sequence.speculation.methods:
             self._heads.start()
@@ -135,9 +137,13 @@ class DraftVerifier:
             return
         own, verification = self._verifying
         self._verifying = None
-        own.verified.append(verification.event())
+        stopped = ""
         if own.speculation is not None:
-            self.speculator.settle(own.speculation, verification)
+            stopped = self.speculator.settle(own.speculation, verification)
+        if stopped:
+            self.stop(own)
+            own.speculation = None
+        own.verified.append(verification.event(stopped))
         if not self._cache.remove(own.slot, own.computed):
             self._refusal = "this model cannot remove a part of its cache"
             own.speculation = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
@@ -107,6 +108,43 @@ class Credit:
         self._failures = 0 if accepted else self._failures + 1
         if self._failures:
             self._pause = min(self._LONGEST_PAUSE, 2 ** (self._failures - 1))
+
+
+class Balance:
+    """What the drafts of a method have cost and saved, in batches of one row."""
+
+    _LEAST_BATCHES = 16
+    _DEVIATIONS = 2.0
+
+    def __init__(self) -> None:
+        self._batches = 0
+        self._cost = self._saved = self._squares = 0.0
+
+    def add(self, verification: Verification) -> None:
+        """Add a batch; one whose tokens were not all drawn says too little of what it saves."""
+        if not verification.done:
+            return
+        cost = verification.cost - 1.0  # without the batch of one row that it replaces
+        self._batches += 1
+        self._cost += cost
+        self._saved += verification.accepted
+        self._squares += (verification.accepted - cost) ** 2
+
+    @property
+    def loses(self) -> bool:
+        """Whether the drafts cost more than they save, beyond what may be chance."""
+        if self._batches < self._LEAST_BATCHES:
+            return False
+        mean = (self._saved - self._cost) / self._batches
+        variance = max(0.0, self._squares / self._batches - mean**2) / self._batches
+        return mean + self._DEVIATIONS * math.sqrt(variance) < 0
+
+    def describe(self, method: str) -> str:
+        """Say what the drafts have cost and saved."""
+        return (
+            f"drafts by {method} cost the time of {self._cost:,.0f} tokens "
+            f"and saved that of {self._saved:,.0f}"
+        )
 
 
 _GRAMS = (4, 2)
@@ -278,6 +316,7 @@ class Speculation:
 
     def __init__(self, methods: Sequence[str], *, limited: bool) -> None:
         self.methods = frozenset(methods)
+        self.balance = Balance()
         self.index = LookupIndex() if "lookup" in methods else None
         self.credit = Credit() if limited else None
         self.singles = 0  # tokens decoded without a draft
@@ -298,11 +337,13 @@ class Speculator:
         self._drafters: dict[str, Drafter] = {}
         self._clock_ns = clock_ns
         self._acceptance = {"lookup": Acceptance([prior for _, prior in _MATCH_PRIORS])}
+        self._balances = {"lookup": Balance()}  # of named methods, over all answers
 
     def add(self, drafter: Drafter) -> None:
         """Add a drafter that takes a model."""
         self._drafters[drafter.method] = drafter
         self._acceptance[drafter.method] = Acceptance(_DRAFTER_PRIORS)
+        self._balances[drafter.method] = Balance()
 
     def forget(self) -> None:
         """Let the drafters forget earlier sequences, but not what they have learned."""
@@ -319,6 +360,17 @@ class Speculator:
     def methods(self) -> tuple[str, ...]:
         """Methods that this model can use."""
         return tuple(self._acceptance)
+
+    def refuse(self, method: Speculate) -> str:
+        """Say why a method that was named is not used any more; empty if it is.
+
+        It has lost in the answers so far. A number of tokens to draft is an order to go on: so a
+        sweep measures what it costs. ``auto`` has a limit to what it loses instead.
+        """
+        balance = self._balances.get(method)
+        if balance is None or self.draft_tokens is not None or not balance.loses:
+            return ""
+        return balance.describe(method)
 
     def start(self, method: Speculate) -> Speculation:
         """Start the speculation of a sequence; ``auto`` may use every method, within a limit."""
@@ -379,17 +431,28 @@ class Speculator:
         one_row_ns = self.cost.one_row_ns
         if one_row_ns:
             cost += (verification.draft_end_ns - verification.draft_start_ns) / one_row_ns
+        verification.cost = cost
         if own.credit is not None:
             own.credit.spend(0, cost)
 
-    def settle(self, own: Speculation, verification: Verification) -> None:
-        """Learn which drafted tokens were accepted."""
+    def settle(self, own: Speculation, verification: Verification) -> str:
+        """Learn which drafted tokens were accepted.
+
+        Returns:
+            Why the sequence has to draft no more: the drafts have lost in it; empty if it goes on.
+        """
         self._acceptance[verification.method].observe(
             verification.classes, verification.accepted, rejected=verification.rejected
         )
         if own.credit is not None:
             own.credit.spend(verification.accepted + 1, 0.0)
             own.credit.judge(verification.accepted)
+            return ""
+        own.balance.add(verification)
+        self._balances[verification.method].add(verification)
+        if self.draft_tokens is not None or not own.balance.loses:
+            return ""
+        return own.balance.describe(verification.method)
 
     def _lookup_depth(self, match: Match, most: int, credit: float | None) -> Depth:
         probability = self._acceptance["lookup"].probability

@@ -41,6 +41,7 @@ class Verification:
     end_ns: int = 0
     accepted: int = 0  # Drafted tokens that the model drew too
     rejected: bool = False  # Whether the model drew another token than the next drafted one
+    cost: float = 0.0  # Of drafting and verifying, in batches of one row
 
     @property
     def rows(self) -> int:
@@ -59,8 +60,8 @@ class Verification:
         self.accepted += not self.rejected
         return not self.rejected
 
-    def event(self) -> Verified:
-        """Build the event of the batch."""
+    def event(self, stopped: str) -> Verified:
+        """Build the event of the batch, with the reason why it is the last one; empty if not."""
         took_time = self.draft_end_ns > self.draft_start_ns
         return Verified(
             start_ns=self.start_ns,
@@ -70,4 +71,5 @@ class Verification:
             rows=self.rows,
             drafted=len(self.tokens),
             accepted=self.accepted,
+            stopped=stopped,
         )

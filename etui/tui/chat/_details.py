@@ -16,12 +16,12 @@ from etui.text import SEPARATOR, count_cells, format_table, one_line, sanitize
 from etui.tui.modals import BoxModal
 from etui.turn.record import TurnRecord
 from etui.turn.text import (
+    drafts_text,
     forecast_ratio,
     kind_of_hop,
     loop_text,
     route_parts,
     shared_text,
-    speculation_text,
 )
 
 NO_BASELINE = "needs an idle baseline: leave etui idle for 35 s"
@@ -142,8 +142,8 @@ def _list_route(record: TurnRecord) -> Iterator[Fact]:
         yield "votes", ", ".join(one_line(vote.choice or "no answer") for vote in record.votes)
     if record.confidence is not None:
         yield "confidence", units.percent_text(record.confidence)
-    if record.speculation is not None:
-        yield "drafts", speculation_text(record.speculation, record.energy.kind)
+    if drafts := drafts_text(record):
+        yield "drafts", drafts
     ended = str(record.settings.get("ended") or "")
     yield "ended", one_line(loop_text(record) or ended)
 

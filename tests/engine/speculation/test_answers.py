@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -211,3 +212,28 @@ def test_an_answer_survives_a_cache_that_refuses_to_remove_a_part(think):
     drafted, plain = finished("draft"), finished("off")
     assert (drafted.answer, drafted.thinking) == (plain.answer, plain.thinking)
     assert (drafted.output_tokens, drafted.status) == (plain.output_tokens, plain.status)
+
+
+def test_an_answer_stops_drafts_that_cost_more_than_they_save_and_says_so():
+    text = "".join(chr(97 + number * 7 % 26) for number in range(190))
+    own, _ = make_fake_session(written("[assistant]", text, END), 256, end=END)
+    own.speculator.add(FakeDrafter(lambda tokens, count: [*foresee(text, tokens, 1), ord("#")]))
+    own.speculator.cost.observe(1, 1_000_000)
+    clock = itertools.count(0, 40_000_000)  # drafting takes as long as 40 tokens
+    own.speculator._clock_ns = clock.__next__
+    arm = replace(DIRECT, speculate="draft")
+
+    def ask_again() -> tuple[list[Verified], Finished]:
+        events = list(answer((Message("user", QUESTION),), arm, own, Flags()))
+        last = events[-1]
+        assert isinstance(last, Finished)
+        return [event for event in events if isinstance(event, Verified)], last
+
+    batches, last = ask_again()
+    assert last.answer == text
+    assert len(batches) == 16
+    assert [event.stopped for event in batches[:-1]] == [""] * 15
+    assert batches[-1].stopped.startswith("drafts by draft cost the time of ")
+    batches, last = ask_again()
+    assert (batches, last.answer) == ([], text)
+    assert "no speculation: drafts by draft cost the time of " in last.why

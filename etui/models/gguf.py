@@ -3,15 +3,19 @@
 Layout (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md): magic ``GGUF``, version u32,
 tensor count u64, metadata count u64, the metadata, the tensor table, padding to the alignment, the
 tensor data. Only versions 2 and 3 (little endian) are read, as in llama.cpp.
+
+A model that is split over several files is one model here: its header is that of the first file,
+with the tensors and the size of all.
 """
 
 from __future__ import annotations
 
 import math
 import mmap
+import re
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +48,43 @@ _SAMPLING_KEYS = {
     "repeat_last_n": ("penalty_last_n", -1, 10_000_000),
 }
 """Name in models.yaml -> key below ``general.sampling`` (gguf-py's constants.py) and range."""
+_COUNTS = ("top_k", "repeat_last_n")
 _NO_TOKENIZERS = ("none", "no_vocab")
 """Values of ``tokenizer.ggml.model`` of files without a vocabulary; llama.cpp aborts on a text."""
+_NO_MODELS = {"adapter": "a LoRA adapter", "imatrix": "an importance matrix"}
+"""Values of ``general.type`` of files that belong to a model -> what they are."""
+
+
+_PART = re.compile(r"-(?P<number>\d{5})-of-(?P<count>\d{5})$")
+_MOST_PARTS = 999
+_ENDING = ".gguf"
+
+
+def list_parts(name: str) -> tuple[str, ...]:
+    """List the names of all files of a split model by one of them; of another file, its name.
+
+    llama.cpp finds the others by the name of the first (``-00001-of-00003.gguf``).
+    """
+    match = _PART.search(name.removesuffix(_ENDING))
+    if match is None or not 1 < int(match["count"]) <= _MOST_PARTS or not name.endswith(_ENDING):
+        return (name,)
+    head, count = name[: match.start()], int(match["count"])
+    return tuple(name_part(head, number, count) for number in range(1, count + 1))
+
+
+def name_part(head: str, number: int, count: int) -> str:
+    """Name a file of a split model as llama.cpp expects it; of one that is not split, the file."""
+    return f"{head}-{number:05}-of-{count:05}{_ENDING}" if count > 1 else f"{head}{_ENDING}"
+
+
+def list_part_paths(path: Path) -> tuple[Path, ...]:
+    """List the files of a model by the path of the first one, whether they exist or not."""
+    return tuple(path.with_name(name) for name in list_parts(path.name))
+
+
+def drop_part(stem: str) -> str:
+    """Return the name of a file, without its ending, without the number of its part."""
+    return _PART.sub("", stem)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +120,11 @@ class Gguf:
     def architecture(self) -> str:
         """``general.architecture``, such as ``llama`` or ``qwen2``; ``unknown`` if missing."""
         return self._get_text("general.architecture") or "unknown"
+
+    @property
+    def licence(self) -> str | None:
+        """``general.license``, as its maker gives it."""
+        return self._get_text("general.license") or None
 
     @property
     def name(self) -> str | None:
@@ -148,16 +192,12 @@ class Gguf:
         """
         values: dict[str, Any] = {
             name: value
-            for name, (key, least, most) in _SAMPLING_KEYS.items()
-            if (value := self.metadata.get(f"general.sampling.{key}")) is not None
-            and isinstance(value, int | float)
-            and not isinstance(value, bool)
-            and least <= value <= most
+            for name, (key, _, _) in _SAMPLING_KEYS.items()
+            if is_sampling_value(name, value := self.metadata.get(f"general.sampling.{key}"))
         }
         for name, value in values.items():
-            is_count = name in ("top_k", "repeat_last_n")
             # A float32 has seven digits: 0.6 is stored as 0.6000000238.
-            values[name] = int(value) if is_count else float(f"{value:.7g}")
+            values[name] = int(value) if name in _COUNTS else float(f"{value:.7g}")
         return ModelSampling(**values) if values else None
 
     def kv_bytes_per_token(self, kv_type: str = "f16") -> int | None:
@@ -185,6 +225,10 @@ class Gguf:
             Why the model cannot run, after its name: ``is ...``, ``has ...``; empty if nothing
             speaks against it.
         """
+        if self.architecture == "clip":
+            return "reads pictures or sound for another model (mmproj): it cannot answer by itself"
+        if (kind := self._get_text("general.type")) in _NO_MODELS:
+            return f"is {_NO_MODELS[kind]}, which cannot answer by itself"
         tokenizer = self._get_text("tokenizer.ggml.model")
         if tokenizer in _NO_TOKENIZERS:
             return f"has no vocabulary (tokenizer.ggml.model is {tokenizer!r}), so it cannot answer"
@@ -213,6 +257,15 @@ class Gguf:
         else:
             numbers = () if value is None else (value,)
         return tuple(number for number in numbers if isinstance(number, int))
+
+
+def is_sampling_value(name: str, value: object) -> bool:
+    """Return whether a value is one that a key of ``sampling`` in models.yaml can have."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    _, least, most = _SAMPLING_KEYS[name]
+    is_count = name in _COUNTS
+    return least <= value <= most and not (is_count and value != int(value))
 
 
 def _are_usable(key: str, value: Scalar | Array) -> bool:
@@ -311,6 +364,12 @@ def check_gguf(path: Path) -> Gguf:
         ModelUnavailable: The file is missing, not a GGUF, of an unsupported version, damaged or
             truncated.
     """
+    gguf = _read_header(path)
+    count = gguf.metadata.get("split.count")
+    return gguf if not isinstance(count, int) or count <= 1 else _join_parts(gguf, count)
+
+
+def _read_header(path: Path) -> Gguf:
     try:
         with path.open("rb") as file:
             size = file.seek(0, 2)
@@ -327,6 +386,28 @@ def check_gguf(path: Path) -> Gguf:
             f"cannot read the model file {path}: {error.strerror or error}",
             "`etui models list` shows the models on disk; `etui models pull` downloads others",
         ) from error
+
+
+def _join_parts(first: Gguf, count: int) -> Gguf:
+    """Add the tensors and the sizes of the other files of a split model to those of its first."""
+    path, paths = first.path, list_part_paths(first.path)
+    if len(paths) != count:
+        named = f"and has to be named NAME-00001-of-{count:05}.gguf"
+        raise _refuse(path, f"is one of {count} files of a split model, {named}")
+    if path != paths[0]:
+        raise _refuse(path, f"is not the first file of its model: that is {paths[0].name}")
+    size, tensors = first.size_bytes, list(first.tensors)
+    for number, part in enumerate(paths[1:], 1):
+        if not part.is_file():
+            raise _refuse(path, f"lacks file {number + 1} of {count} of its model: {part.name}")
+        other = _read_header(part)
+        if other.metadata.get("split.no") != number or other.metadata.get("split.count") != count:
+            raise _refuse(part, f"is not file {number + 1} of {count} of its model")
+        size += other.size_bytes
+        tensors += other.tensors
+    if (expected := first.metadata.get("split.tensors.count")) not in (None, len(tensors)):
+        raise _refuse(path, f"has {len(tensors)} tensors in all its files, not {expected}")
+    return replace(first, size_bytes=size, tensors=tuple(tensors))
 
 
 def parse(path: Path, data: bytes | mmap.mmap, size: int) -> Gguf:

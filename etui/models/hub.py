@@ -1,4 +1,4 @@
-"""Download a file from the Hugging Face hub or a URL, resuming at the last byte.
+"""Ask the Hugging Face hub what it offers, and download from it or from a URL.
 
 ``hf_hub_download`` starts over after an interruption (since huggingface_hub 1.x it deletes its
 partial file), which does not work for five gigabytes over a weak connection; so the body is fetched
@@ -8,51 +8,55 @@ here through the hub library's own session, with a Range header.
 from __future__ import annotations
 
 import errno
+import hashlib
+import os
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
 
 from etui.errors import DownloadFailed, EtuiError
 from etui.models.files import check_space
-from etui.models.spec import HubSource
+from etui.models.repository import RemoteFile, Repository, split_roles
+from etui.models.spec import HubSource, is_secure
+from etui.text import one_line
+from etui.units import seconds_text
 
+if TYPE_CHECKING:
+    from huggingface_hub.hf_api import ModelInfo
+
+T = TypeVar("T")
 _METADATA_SECONDS = 15.0
 _READ_SECONDS = 30.0
 _FRUITLESS_TRIES = 4
+_MOST_WAIT_SECONDS = 90.0
+"""Longest wait that a server can ask for; a longer one ends the pull with what it asked for."""
+_MOST_WAITS = 5
+_WAIT_SECONDS = 10.0  # After a 429 that does not say how long to wait
+_SLICE_SECONDS = 0.5
+_MOST_CONFIG_BYTES = 1 << 20
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG}
+_TRY_AGAIN = "check the connection and pull again: the partial download is kept"
 
 
 @dataclass(frozen=True, slots=True)
 class HubFile:
-    """Metadata of a file on the hub."""
+    """Metadata of a file to download."""
 
-    sha256: str
-    size_bytes: int | None  # Its size; None if the hub does not give it
-    commit: str | None  # The commit that both belong to
+    sha256: str | None  # None if its server does not publish one
+    size_bytes: int | None  # Its size; None if the server does not give it
+    commit: str | None  # The commit of the hub that both belong to
+    etag: str = ""
+    """Version of a file without a sha256, as its server names it; a file without either is not
+    resumed, because it could be another one by then."""
 
-
-def look_up(source: HubSource) -> HubFile:
-    """Read the metadata of a file from the hub, without downloading it.
-
-    Raises:
-        DownloadFailed: There is no such file, no connection, or no sha256 for it.
-    """
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url
-
-    try:
-        url = hf_hub_url(source.repo, source.file, repo_type=source.kind)
-        metadata = get_hf_file_metadata(url, timeout=_METADATA_SECONDS)
-    except Exception as error:  # the library lets the errors of its HTTP client through
-        raise DownloadFailed(
-            f"cannot get {source.file} from the hub: {_first_line(error)}"
-        ) from error
-    etag = (metadata.etag or "").lower()
-    if not re.fullmatch(r"[0-9a-f]{64}", etag):
-        raise DownloadFailed(f"the hub gives no sha256 for {source.repo}/{source.file}")
-    return HubFile(etag, metadata.size, metadata.commit_hash)
+    @property
+    def version(self) -> str:
+        """What tells this file from another one at the same address; empty if nothing does."""
+        return self.sha256 or (self.etag and hashlib.sha256(self.etag.encode()).hexdigest())
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,16 +64,152 @@ class _Request:
     """What is downloaded: its URL, the headers, and its name for messages."""
 
     url: str
-    headers: dict[str, str]
     shown: str
+    headers: dict[str, str] = field(default_factory=dict)
+    repo: str = ""  # Its repository on the hub; empty for another host
+
+
+Report = Callable[[int], None]
+
+
+def _ignore(_: str) -> None:
+    pass
+
+
+def read_repository(repo: str, revision: str = "") -> Repository:
+    """Read what a repository of the hub offers.
+
+    Raises:
+        DownloadFailed: There is no such repository, it is gated, or the hub cannot be asked.
+    """
+    from huggingface_hub import HfApi
+
+    info = _ask(
+        lambda: HfApi().model_info(
+            repo, revision=revision or None, files_metadata=True, timeout=_METADATA_SECONDS
+        ),
+        _Request("", f"the repository {repo}", repo=repo),
+    )
+    quantisations, projectors, drafts = split_roles(_list_files(info))
+    card: Any = info.card_data or {}
+    header: Any = getattr(info, "gguf", None) or {}
+    bases = card.get("base_model") or ()
+    return Repository(
+        name=info.id or repo,
+        commit=info.sha,
+        quantisations=quantisations,
+        projectors=projectors,
+        drafts=drafts,
+        licence=_one_line(card.get("license_name") or card.get("license")),
+        downloads=_whole(info.downloads),
+        gated=bool(info.gated),
+        base_models=tuple(
+            _one_line(base) for base in ([bases] if isinstance(bases, str) else bases)
+        ),
+        parameters=_whole(header.get("total")),
+        architecture=_one_line(header.get("architecture")),
+        context_tokens=_whole(header.get("context_length")),
+    )
+
+
+def _list_files(info: ModelInfo) -> list[RemoteFile]:
+    files = []
+    for sibling in info.siblings or ():
+        stored: Any = sibling.lfs or {}
+        sha256 = stored.get("sha256")
+        files.append(RemoteFile(
+            sibling.rfilename,
+            _whole(stored.get("size")) or _whole(sibling.size),
+            sha256.lower() if isinstance(sha256, str) and _is_sha256(sha256) else None,
+        ))  # fmt: skip
+    return files
+
+
+def read_json(repo: str, file: str) -> dict[str, Any] | None:
+    """Read a small JSON file of a repository; None if it is missing or cannot be read."""
+    import json
+
+    from huggingface_hub import get_session, hf_hub_url
+    from huggingface_hub.utils import build_hf_headers
+
+    try:
+        url, content = hf_hub_url(repo, file), b""
+        with get_session().stream(
+            "GET", url, headers=build_hf_headers(), timeout=_METADATA_SECONDS
+        ) as response:
+            response.raise_for_status()
+            for chunk in response.iter_bytes():
+                content += chunk
+                if len(content) > _MOST_CONFIG_BYTES:
+                    return None
+        found = json.loads(content)
+    except Exception:  # noqa: BLE001 - recommended values are left out then, whatever the reason
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def look_up(source: HubSource, file: str = "") -> HubFile:
+    """Read the metadata of a file from the hub, without downloading it.
+
+    Args:
+        file: Another file of the same repository, a part of a split model.
+
+    Raises:
+        DownloadFailed: There is no such file, no connection, or no sha256 for it.
+    """
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+    name, revision = file or source.file, source.revision or None
+    request = _Request("", f"{name} from the hub", repo=source.repo)
+
+    def read() -> HubFile:
+        url = hf_hub_url(source.repo, name, repo_type=source.kind, revision=revision)
+        metadata = get_hf_file_metadata(url, timeout=_METADATA_SECONDS)
+        return HubFile((metadata.etag or "").lower(), metadata.size, metadata.commit_hash)
+
+    found = _ask(read, request)
+    if found.sha256 is None or not _is_sha256(found.sha256):
+        raise DownloadFailed(f"the hub gives no sha256 for {source.repo}/{name}")
+    return found
+
+
+def look_up_url(url: str) -> HubFile:
+    """Read the size and the version of a file of any host, without downloading it.
+
+    Raises:
+        DownloadFailed: There is no such file, it is a web page, or the address is not secure.
+    """
+    from huggingface_hub import get_session
+    from huggingface_hub.utils import hf_raise_for_status
+
+    def read() -> HubFile:
+        # Some servers refuse HEAD, and some sign an address for GET only.
+        with get_session().stream(
+            "GET", url, headers={"Accept-Encoding": "identity"}, timeout=_METADATA_SECONDS
+        ) as response:
+            _check_secure(response)
+            hf_raise_for_status(response)
+            headers = response.headers
+            if headers.get("Content-Type", "").startswith("text/html"):
+                raise DownloadFailed(
+                    f"{url} is a web page, not a file", "copy the address of the file itself"
+                )
+            etag = headers.get("ETag", "")
+            encoded = headers.get("Content-Encoding", "identity") != "identity"
+            size = None if encoded else _whole(headers.get("Content-Length"))
+            return HubFile(None, size, None, "" if etag.startswith("W/") else etag)
+
+    return _ask(read, _Request(url, url))
 
 
 def fetch(
     source: HubSource,
     file: HubFile,
     folder: Path,
-    report: Callable[[int], None],
+    report: Report,
     pause_seconds: float = 1.0,
+    waiting: Callable[[str], None] = _ignore,
+    name: str = "",
 ) -> Path:
     """Download a file of the hub, resuming an earlier attempt.
 
@@ -78,100 +218,277 @@ def fetch(
         folder: Folder of the partial file, which stays after an interruption.
         report: Called with the bytes downloaded so far.
         pause_seconds: Wait between a broken connection and the next try.
+        waiting: Called with the reason when the hub asks to wait.
+        name: Another file of the same repository, a part of a split model.
 
     Raises:
-        DownloadFailed: The connection failed several times in a row without any new byte.
+        DownloadFailed: The hub refuses the file, or the connection failed several times in a row
+            without any new byte.
     """
     from huggingface_hub import hf_hub_url
     from huggingface_hub.utils import build_hf_headers
 
-    url = hf_hub_url(source.repo, source.file, repo_type=source.kind, revision=file.commit)
-    request = _Request(url, build_hf_headers(), f"{source.file} from the hub")
-    return _fetch(request, file, folder, report, pause_seconds)
+    name = name or source.file
+    url = hf_hub_url(source.repo, name, repo_type=source.kind, revision=file.commit)
+    request = _Request(url, f"{name} from the hub", build_hf_headers(), source.repo)
+    return _Download(request, file, report, waiting).run(folder, pause_seconds)
 
 
 def fetch_url(
     url: str,
     file: HubFile,
     folder: Path,
-    report: Callable[[int], None],
+    report: Report,
     pause_seconds: float = 1.0,
+    waiting: Callable[[str], None] = _ignore,
 ) -> Path:
     """Download a file from any URL, without the keys of the hub, as :func:`fetch` does.
 
     Raises:
-        DownloadFailed: The connection failed several times in a row without any new byte.
+        DownloadFailed: As :func:`fetch`, or the address leads to one that is not secure.
     """
-    return _fetch(_Request(url, {}, url), file, folder, report, pause_seconds)
+    return _Download(_Request(url, url), file, report, waiting).run(folder, pause_seconds)
 
 
-def _fetch(
-    request: _Request,
-    file: HubFile,
-    folder: Path,
-    report: Callable[[int], None],
-    pause_seconds: float,
-) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f"{file.sha256}.part"
-    with partial.open("ab") as out:
-        if file.size_bytes is not None:
-            if out.tell() > file.size_bytes:
+@dataclass(slots=True)
+class _Download:
+    """One file on its way to the disk."""
+
+    request: _Request
+    file: HubFile
+    report: Report
+    waiting: Callable[[str], None]
+
+    def run(self, folder: Path, pause_seconds: float) -> Path:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = self.file
+        partial = folder / f"{file.version or 'unversioned'}.part"
+        with partial.open("ab") as out:
+            if file.size_bytes is not None:
+                if out.tell() > file.size_bytes:
+                    _empty(out)
+                check_space(folder, file.size_bytes - out.tell())
+            fruitless = waits = 0
+            while True:
+                if not file.version:
+                    _empty(out)
+                before = out.tell()
+                try:
+                    self._stream(out)
+                    return partial
+                except EtuiError:
+                    raise  # raised by `report` to stop the download
+                except OSError as error:
+                    if error.errno in _DISK_ERRORS:
+                        raise
+                    failure: Exception = error
+                except Exception as error:  # noqa: BLE001 - any error of the HTTP client: try again
+                    failure = error
+                status = _status_of(failure)
+                if status == 429 and waits < _MOST_WAITS:
+                    waits += 1
+                    self._wait(failure, out)
+                    continue
+                if status == 416:  # the partial file ends where the file ends, or behind it
+                    _empty(out)
+                elif status is not None and status != 408 and status < 500:
+                    raise _explain(failure, self.request) from failure
+                fruitless = 0 if out.tell() > before else fruitless + 1
+                if fruitless >= _FRUITLESS_TRIES:
+                    raise DownloadFailed(
+                        f"the download of {self.request.shown} broke off: {_first_line(failure)}",
+                        _TRY_AGAIN,
+                    ) from failure
+                time.sleep(pause_seconds)
+
+    def _wait(self, failure: Exception, out: IO[bytes]) -> None:
+        """Wait as long as the server asks for; ``report`` can end it."""
+        seconds = _asked_seconds(failure)
+        if seconds > _MOST_WAIT_SECONDS:
+            raise _explain(failure, self.request) from failure
+        self.waiting(f"{_host_of(self.request)} asks to wait {seconds_text(seconds)}")
+        while seconds > 0:
+            self.report(out.tell())
+            time.sleep(min(seconds, _SLICE_SECONDS))
+            seconds -= _SLICE_SECONDS
+
+    def _stream(self, out: IO[bytes]) -> None:
+        from huggingface_hub import get_session
+        from huggingface_hub.utils import hf_raise_for_status
+
+        size, start = self.file.size_bytes, out.tell()
+        self.report(start)
+        if start == size:
+            return
+        headers = {**self.request.headers, "Accept-Encoding": "identity"}
+        if start:
+            headers["Range"] = f"bytes={start}-"
+            if self.file.sha256 is None:
+                headers["If-Range"] = self.file.etag
+        with get_session().stream(
+            "GET", self.request.url, headers=headers, timeout=_READ_SECONDS
+        ) as response:
+            if not self.request.repo:
+                _check_secure(response)
+            hf_raise_for_status(response)
+            if start and response.status_code != 206:  # the server sends the whole file again
                 _empty(out)
-            check_space(folder, file.size_bytes - out.tell())
-        fruitless = 0
-        while True:
-            before = out.tell()
-            try:
-                _stream(request, file, out, report)
-                return partial
-            except EtuiError:
-                raise  # raised by `report` to stop the download
-            except OSError as error:
-                if error.errno in _DISK_ERRORS:
-                    raise
-                failure: Exception = error
-            except Exception as error:  # noqa: BLE001 - any error of the HTTP client: try again
-                failure = error
-            fruitless = 0 if out.tell() > before else fruitless + 1
-            if fruitless >= _FRUITLESS_TRIES:
-                raise DownloadFailed(
-                    f"the download of {request.shown} broke off: {_first_line(failure)}"
-                ) from failure
-            time.sleep(pause_seconds)
+            # No chunk size: it would buffer bytes and lose them when the connection drops.
+            for chunk in response.iter_bytes():
+                if size is not None and out.tell() + len(chunk) > size:
+                    _empty(out)  # another file, perhaps without an end; its bytes are worth nothing
+                    raise DownloadFailed(
+                        f"the download of {self.request.shown} is larger than the {size:,} bytes "
+                        "of the published file"
+                    )
+                out.write(chunk)
+                self.report(out.tell())
+        if size is not None and out.tell() != size:
+            raise EOFError(f"the file ended at byte {out.tell()} of {size}")
 
 
-def _stream(
-    request: _Request, file: HubFile, out: IO[bytes], report: Callable[[int], None]
-) -> None:
-    from huggingface_hub import get_session
-    from huggingface_hub.utils import hf_raise_for_status
+def _ask(call: Callable[[], T], request: _Request) -> T:
+    """Ask a server, and once more after a short wait that it asked for."""
+    waited = 0.0
+    while True:
+        try:
+            return call()
+        except EtuiError:
+            raise
+        except Exception as error:  # the library lets the errors of its HTTP client through
+            seconds = _asked_seconds(error) if _status_of(error) == 429 else 0.0
+            if not 0 < waited + seconds <= _MOST_WAIT_SECONDS:
+                raise _explain(error, request) from error
+            waited += seconds
+            time.sleep(seconds)
 
-    start = out.tell()
-    report(start)
-    if start == file.size_bytes:
-        return
-    headers = {**request.headers, "Accept-Encoding": "identity"}
-    if start:
-        headers["Range"] = f"bytes={start}-"
-    with get_session().stream(
-        "GET", request.url, headers=headers, timeout=_READ_SECONDS
-    ) as response:
-        hf_raise_for_status(response)
-        if start and response.status_code != 206:  # the server sends the whole file again
-            _empty(out)
-        # No chunk size: it would buffer bytes and lose them when the connection drops.
-        for chunk in response.iter_bytes():
-            if file.size_bytes is not None and out.tell() + len(chunk) > file.size_bytes:
-                _empty(out)  # another file, perhaps without an end; its bytes are worth nothing
-                raise DownloadFailed(
-                    f"the download of {request.shown} is larger than the {file.size_bytes:,} bytes "
-                    "of the published file"
-                )
-            out.write(chunk)
-            report(out.tell())
-    if file.size_bytes is not None and out.tell() != file.size_bytes:
-        raise EOFError(f"the file ended at byte {out.tell()} of {file.size_bytes}")
+
+def _explain(error: Exception, request: _Request) -> DownloadFailed:
+    """Say in a sentence why a server refuses, and what helps."""
+    from huggingface_hub import constants, errors, get_token
+
+    repo, shown, status = request.repo, request.shown, _status_of(error)
+    page = hub_page(repo)
+    own_token = os.environ.get("HF_TOKEN") and "HF_TOKEN"
+    place = own_token or constants.HF_TOKEN_PATH
+    put_token = f"put a token into HF_TOKEN or {constants.HF_TOKEN_PATH}"
+    if isinstance(error, errors.OfflineModeIsEnabled):
+        return DownloadFailed(
+            "HF_HUB_OFFLINE is set, so the hub is not asked", "unset it to pull from the hub"
+        )
+    if isinstance(error, errors.HFValidationError):
+        return DownloadFailed(
+            f"{repo!r} is not the name of a repository", "write OWNER/REPO, as on its page"
+        )
+    if status == 429:
+        seconds = seconds_text(_asked_seconds(error))
+        token = "" if not repo or get_token() else "; with a token in HF_TOKEN it allows more"
+        return DownloadFailed(
+            f"{_host_of(request)} limits how often it is asked, and asks to wait {seconds}",
+            f"pull again after that: the partial download is kept{token}",
+        )
+    if repo and isinstance(error, errors.GatedRepoError):
+        if get_token():
+            help_ = f"accept its terms at {page} with the account of the token in {place}"
+        else:
+            help_ = f"accept its terms at {page}, then {put_token} (`hf auth login` does)"
+        return DownloadFailed(f"{repo} is gated: its owner asks to accept its terms first", help_)
+    if isinstance(error, errors.RevisionNotFoundError):
+        return DownloadFailed(f"{repo} has no such revision", f"see its history at {page}/commits")
+    if repo and status == 401 and get_token():
+        return DownloadFailed(
+            f"the hub refuses the token in {place}",
+            "replace it, or remove it: public models need none",
+        )
+    if isinstance(error, errors.RepositoryNotFoundError) or (repo and status == 401):
+        return DownloadFailed(
+            f"the hub has no repository {repo}, or it is private",
+            f"check the name at {page}; for a private one, {put_token}",
+        )
+    if repo and status == 403:
+        what = f"the token in {place} may not read {repo}" if get_token() else f"{repo} is private"
+        return DownloadFailed(what, f"{put_token} that may read it")
+    if status in (404, 410):
+        fix = f"it was renamed or removed; see what there is: etui models info {repo}"
+        return DownloadFailed(
+            f"there is no {shown} (404)", fix if repo else "check the address: nothing is there"
+        )
+    if status is not None:
+        return DownloadFailed(
+            f"{_host_of(request)} answers {status} for {shown}",
+            "pull again later: the partial download is kept",
+        )
+    return DownloadFailed(
+        f"cannot get {shown}: {_host_of(request)} cannot be reached ({_first_line(error)})",
+        _TRY_AGAIN,
+    )
+
+
+def _status_of(error: Exception) -> int | None:
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    return status if isinstance(status, int) else None
+
+
+def _asked_seconds(error: Exception) -> float:
+    """Read how long a server asks to wait: in seconds, or until a date."""
+    from email.utils import parsedate_to_datetime
+
+    from huggingface_hub.utils import parse_ratelimit_headers
+
+    headers = getattr(getattr(error, "response", None), "headers", {})
+    asked = headers.get("Retry-After", "")
+    if re.fullmatch(r"\d{1,9}", asked):
+        return max(1.0, float(asked))
+    try:
+        if asked:
+            return max(1.0, parsedate_to_datetime(asked).timestamp() - time.time())
+        limit = parse_ratelimit_headers(headers)
+    except (ValueError, TypeError):
+        return _WAIT_SECONDS
+    return _WAIT_SECONDS if limit is None else max(1.0, float(limit.reset_in_seconds))
+
+
+def _host_of(request: _Request) -> str:
+    return hub_host() if request.repo else urlsplit(request.url).hostname or "the server"
+
+
+def _check_secure(response: Any) -> None:
+    """Refuse an answer that came over a connection that anyone between can change."""
+    for step in (*response.history, response):
+        if not is_secure(str(step.url)):
+            raise DownloadFailed(
+                f"{step.url} is not secure, so its file could be exchanged on the way",
+                "use an https address that stays https",
+            )
+
+
+def hub_host() -> str:
+    """Return the host of the hub in use (``HF_ENDPOINT``)."""
+    from huggingface_hub import constants
+
+    return urlsplit(constants.ENDPOINT).hostname or ""
+
+
+def hub_page(repo: str) -> str:
+    """Return the address of a repository's page."""
+    from huggingface_hub import constants
+
+    return f"{constants.ENDPOINT}/{repo}"
+
+
+def _is_sha256(text: str) -> bool:
+    return re.fullmatch(r"[0-9a-fA-F]{64}", text) is not None
+
+
+def _whole(value: object) -> int | None:
+    """Return a size or count as a number; None for anything else."""
+    if isinstance(value, str) and value.isdecimal():
+        value = int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+
+def _one_line(value: object) -> str:
+    return one_line(value)[:200] if isinstance(value, str) else ""
 
 
 def _empty(out: IO[bytes]) -> None:

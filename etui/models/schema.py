@@ -32,15 +32,17 @@ from etui.models.spec import (
     TunedKey,
     TunedSettings,
     TunedValue,
+    UrlSource,
     WheelPart,
     WheelsSource,
+    is_secure,
 )
 from etui.text import did_you_mean
 from etui.yaml.load import Located, Strict, load_yaml, refuse
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,99}")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,99}")
 """A name is also a file name, so it contains nothing special to a path or a shell."""
-_REPO = r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$"
+REPO = r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$"
 _PACKAGE = re.compile(
     r"(?P<head>[A-Za-z0-9][A-Za-z0-9._-]*)(?:\{(?P<first>\d+)\.\.(?P<last>\d+)\}"
     r"(?P<tail>[A-Za-z0-9._-]*))?==(?P<version>[A-Za-z0-9.!+_-]+)"
@@ -94,8 +96,9 @@ class WheelEntry(Strict):
 class HubEntry(Strict):
     """A file in a repository on the hub."""
 
-    repo: Annotated[str, Field(pattern=_REPO)]
+    repo: Annotated[str, Field(pattern=REPO)]
     file: Text
+    revision: Annotated[str, Field(pattern=r"^[\w][\w./-]{0,99}$")] = ""
 
     @field_validator("file")
     @classmethod
@@ -110,12 +113,20 @@ class SourceEntry(Strict):
 
     wheels: Annotated[list[WheelEntry], Field(min_length=1)] | None = None
     hf: HubEntry | None = None
+    url: Text | None = None
     path: Text | None = None
+
+    @field_validator("url")
+    @classmethod
+    def _check_url(cls, url: str | None) -> str | None:
+        if url is not None and not is_secure(url):
+            refuse(f"url: {url!r} is no https address")
+        return url
 
     @model_validator(mode="after")
     def _check_one_key(self) -> SourceEntry:
         if len(self.model_fields_set) != 1:
-            refuse("a source has exactly one of the keys wheels, hf and path")
+            refuse("a source has exactly one of the keys wheels, hf, url and path")
         return self
 
     def source(self, folder: Path) -> Source:
@@ -123,7 +134,9 @@ class SourceEntry(Strict):
         if self.wheels is not None:
             return WheelsSource(tuple(part for wheel in self.wheels for part in wheel.parts()))
         if self.hf is not None:
-            return HubSource(self.hf.repo, self.hf.file)
+            return HubSource(self.hf.repo, self.hf.file, revision=self.hf.revision)
+        if self.url is not None:
+            return UrlSource(self.url)
         return PathSource((folder / Path(self.path or "").expanduser()).absolute())
 
 
@@ -261,7 +274,7 @@ class ModelsFile(Strict):
     @classmethod
     def _check_names(cls, models: dict[str, ModelEntry]) -> dict[str, ModelEntry]:
         for name in models:
-            if not _NAME.fullmatch(name) or name.endswith((".gguf", ".")):
+            if not NAME.fullmatch(name) or name.endswith((".gguf", ".")):
                 refuse(
                     f"{name!r} cannot name a model: letters, digits, '.', '_', '@' and '-', "
                     "without .gguf at the end",

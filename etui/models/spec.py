@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
+from urllib.parse import urlsplit
 
 from etui.arm import Speculate
 
@@ -29,11 +30,32 @@ class HubSource:
     """A file in a model or dataset repository on the Hugging Face hub."""
 
     repo: str
-    file: str
+    file: str  # Of a split model, its first file
     kind: Literal["model", "dataset"] = "model"
+    revision: str = ""  # Branch, tag or commit; empty is the newest
 
     def __str__(self) -> str:
-        return f"hf {self.repo}/{self.file}"
+        at = f"@{self.revision}" if self.revision else ""
+        return f"hf {self.repo}{at}/{self.file}"
+
+
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def is_secure(url: str) -> bool:
+    """Return whether a URL is https, or of this machine: nobody between can exchange its file."""
+    parts = urlsplit(url)
+    return parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _LOOPBACK)
+
+
+@dataclass(frozen=True, slots=True)
+class UrlSource:
+    """A file at an https address that is not on the hub."""
+
+    url: str
+
+    def __str__(self) -> str:
+        return f"url {self.url}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +81,7 @@ class WheelsSource:
 
 @dataclass(frozen=True, slots=True)
 class PathSource:
-    """A file on this machine, used in place."""
+    """A file on this machine, used in place; of a split model, its first file."""
 
     path: Path
 
@@ -67,7 +89,7 @@ class PathSource:
         return f"path {self.path}"
 
 
-Source = HubSource | WheelsSource | PathSource
+Source = HubSource | WheelsSource | UrlSource | PathSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +175,9 @@ class ModelSpec:
     name: str  # Name in models.yaml; the file is `<name>.gguf` in the models folder
     size: str  # Size in words ("135M parameters, Q4_1, 98 MB")
     sources: tuple[Source, ...]  # Where the file comes from, tried in order
-    sha256: str | None = None  # Hash of the whole GGUF; None uses the hub's at the first pull
+    sha256: str | None = None
+    """Hash of the whole GGUF, of a split one of all its files in order; None uses the hub's at the
+    first pull."""
     file_bytes: int | None = None  # Size of the file in bytes; None if unknown before the pull
     context: int = FOUND_CONTEXT_TOKENS  # Context of one sequence in tokens
     gpu_layers: Literal["auto", "all"] | int = "auto"

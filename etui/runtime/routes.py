@@ -97,7 +97,7 @@ def other_route(
         UsageError: The policy does not exist.
         InvalidFile: The policy is not valid.
     """
-    from etui.models.files import model_path
+    from etui.models.files import file_size, model_path
     from etui.routing.library import load_policy
     from etui.routing.policy import choose_served_arm
     from etui.runtime.model_resolution import models_on_disk
@@ -106,7 +106,8 @@ def other_route(
     on_disk = models_on_disk(config, catalogue, lambda _backend: False)
 
     def size(model: str) -> int:
-        return model_path(catalogue.get(model), config).stat().st_size if on_disk(model) else 0
+        path = model_path(catalogue.get(model), config)
+        return (file_size(path) or 0) if on_disk(model) else 0
 
     def rung(arm: Arm, other: Route) -> Rung:
         return Rung(other, estimate_work(arm, size(arm.model)))

@@ -134,14 +134,14 @@ class TurnService(TurnPool):
     def small_model(self) -> str | None:
         """Return the model with the smallest file on this machine; None without any."""
         from etui.models.catalogue import load_catalogue
-        from etui.models.files import model_path
+        from etui.models.files import file_size, model_path
         from etui.runtime.model_resolution import models_on_disk
 
         config = self._runtime.config
         catalogue = load_catalogue(config)
         is_on_disk = models_on_disk(config, catalogue, lambda _backend: False)
         here = [spec for spec in catalogue if is_on_disk(spec.name)]
-        sizes = {spec.name: model_path(spec, config).stat().st_size for spec in here}
+        sizes = {spec.name: file_size(model_path(spec, config)) or 0 for spec in here}
         return min(sizes, key=lambda name: sizes[name], default=None)
 
     def cool_downs(self) -> int:

@@ -36,9 +36,35 @@ def write_tiny_model(
     """
     tokens = _tokens()
     next_of = _next_tokens(tokens, letter)
-    tensors = _tensors(tokens, next_of)
+    _write(path, _metadata(tokens) | dict(changes or {}), _tensors(tokens, next_of))
+    return path
+
+
+def write_split_model(
+    folder: Path, name: str, changes: Mapping[str, tuple[int, bytes]] | None = None
+) -> tuple[Path, Path]:
+    """Write the model in two files, as llama.cpp splits one; the first has the metadata."""
+    tokens = _tokens()
+    tensors = _tensors(tokens, _next_tokens(tokens, "B"))
+    paths = []
+    for number, part in enumerate((tensors[:2], tensors[2:])):
+        keys = {
+            "split.no": (2, struct.pack("<H", number)),
+            "split.count": (2, struct.pack("<H", 2)),
+            "split.tensors.count": (_INT32, struct.pack("<i", len(tensors))),
+        }
+        keys = _metadata(tokens) | keys | dict(changes or {}) if number == 0 else keys
+        paths.append(folder / f"{name}-{number + 1:05}-of-00002.gguf")
+        _write(paths[-1], keys, part)
+    return paths[0], paths[1]
+
+
+def _write(
+    path: Path,
+    keys: Mapping[str, tuple[int, bytes]],
+    tensors: list[tuple[str, tuple[int, ...], array[float]]],
+) -> None:
     header = bytearray(b"GGUF")
-    keys = _metadata(tokens) | dict(changes or {})
     header += struct.pack("<IQQ", 3, len(tensors), len(keys))
     for key, (kind, value) in keys.items():
         header += _text(key) + struct.pack("<I", kind) + value
@@ -52,7 +78,6 @@ def write_tiny_model(
         file.write(header)
         for _, _, numbers in tensors:
             file.write(numbers.tobytes())
-    return path
 
 
 def _tokens() -> list[str]:

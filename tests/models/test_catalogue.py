@@ -162,7 +162,7 @@ FAULTS = [
     ("^contxt: 1", "'context'"),
     ("sources: ^[]", "at least 1"),
     ("sources: [^{path: x, hf: {repo: a/b, file: c.gguf}}]", "one"),
-    ("sources: [^{}]", "wheels, hf and path"),
+    ("sources: [^{}]", "wheels, hf, url and path"),
     ("sha256: ^12ab", "64 hexadecimal"),
     ("context: ^4k", "whole number"),
     ("kv_type: ^q8", "q8_0"),

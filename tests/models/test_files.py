@@ -16,6 +16,7 @@ from etui.models.files import (
     FileRecord,
     model_path,
     read_record,
+    read_state,
     record_path,
     recorded_sha256,
     require,
@@ -148,7 +149,9 @@ def test_hash_that_the_hub_gave_stays_expected(config, make_gguf):
     spec = ModelSpec("tiny", "tiny", (HubSource("a/b", "c.gguf"),))
     path = put(config, "tiny", make_gguf(1))
     digest = hashlib.sha256(make_gguf(1)).hexdigest()
-    write_record("tiny", config.models_dir, FileRecord.of(path, path.stat(), digest, pinned=True))
+    write_record(
+        "tiny", config.models_dir, FileRecord.of(path, read_state(path), digest, pinned=True)
+    )
     assert verify(spec, config).expected == digest
     path.write_bytes(make_gguf(2) + b"\0")
     with pytest.raises(ModelUnavailable, match="is expected"):

@@ -112,13 +112,13 @@ LATER_NS = 1 << 62
 def hashed(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """Every file that is hashed, where no record of it can be written."""
     found: list[object] = []
-    hash_file = files.hash_file
+    hash_files = files.hash_files
 
-    def count(path: Any, report: Any = None) -> str:
-        found.append(path)
-        return hash_file(path, report)
+    def count(paths: Any, report: Any = None) -> Any:
+        found.extend(paths)
+        return hash_files(paths, report)
 
-    monkeypatch.setattr(files, "hash_file", count)
+    monkeypatch.setattr(files, "hash_files", count)
     monkeypatch.setattr(files, "write_record", lambda *_: None)
     return found
 

@@ -6,9 +6,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from etui.cli.output import table_lines
 from etui.codec import to_document
 from etui.text import join_lines
-from etui.units import UNKNOWN, bytes_text, count_text, seconds_text, tokens_text
+from etui.units import (
+    UNKNOWN,
+    bytes_text,
+    count_text,
+    seconds_text,
+    short_count_text,
+    tokens_text,
+)
 
 if TYPE_CHECKING:
     from etui.backends.remote.probe import RemoteStatus
@@ -17,6 +25,7 @@ if TYPE_CHECKING:
     from etui.engine.offload import Needs
     from etui.models.catalogue import Catalogue
     from etui.models.gguf import Gguf
+    from etui.models.repository import Repository
     from etui.models.spec import ModelSampling, ModelSpec
     from etui.models.tuned import TunedUse
 
@@ -306,6 +315,45 @@ def format_remote_facts(
     if _has_tags(spec):
         lines.append(("thinking", _tags_text(spec)))
     yield from _align(lines)
+
+
+def format_repository(repository: Repository) -> Iterator[str]:
+    """Yield what a repository of the hub offers: its facts, and a line for each quantisation."""
+    from etui.errors import EtuiError
+
+    facts = [
+        repository.architecture,
+        short_count_text(repository.parameters) + " parameters" if repository.parameters else "",
+        f"trained for {tokens_text(repository.context_tokens)}"
+        if repository.context_tokens
+        else "",
+    ]
+    downloads = repository.downloads
+    yield from _align([
+        ("repository", repository.name),
+        ("licence", repository.licence or "not stated"),
+        ("downloads", f"{downloads:,} in 30 days" if downloads is not None else UNKNOWN),
+        *([("gated", "its terms have to be accepted first")] if repository.gated else []),
+        *([("model", ", ".join(fact for fact in facts if fact))] if any(facts) else []),
+        *(("beside", f"{file.name}: reads pictures or sound, not used by etui")
+          for file in repository.projectors),
+        *(("beside", f"{file.name}: drafts tokens") for file in repository.drafts),
+    ])  # fmt: skip
+    try:
+        default = repository.choose().quantisation
+    except EtuiError:
+        default = None
+    rows = [
+        [
+            found.label,
+            bytes_text(found.size_bytes),
+            f"lacks {found.missing[0]}" if found.missing else count_text(len(found.files), "file"),
+            "taken without a choice" if found is default else "",
+        ]
+        for found in repository.quantisations
+    ]
+    yield ""
+    yield from table_lines(["QUANTISATION", "SIZE", "FILES", ""], rows)
 
 
 def format_backends(found: Sequence[RemoteStatus], catalogue: Catalogue) -> Iterator[str]:

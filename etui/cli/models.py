@@ -6,7 +6,8 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,12 +18,13 @@ from etui.cli.output import (
     open_watch,
     print_json,
     print_lines,
+    print_result,
     print_table,
 )
-from etui.cli.param_types import TEXT, flag
+from etui.cli.param_types import TEXT, flag, text_option
 from etui.cli.streams import data_stream
 from etui.codec import to_document
-from etui.errors import EtuiError, ExitCode, Stopped
+from etui.errors import EtuiError, ExitCode, Stopped, UsageError
 from etui.measure.progress import Progress as Shown
 from etui.measure.progress import Watch
 from etui.text import join_lines
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from etui.config.config import Config
     from etui.models.catalogue import Catalogue
     from etui.models.download import Progress
+    from etui.runtime.user_models import NewModel, Removed, UserModels
 
 
 _WORDS = {"wait": "waiting", "download": "pulling", "verify": "checking"}
@@ -39,7 +42,7 @@ _WORDS = {"wait": "waiting", "download": "pulling", "verify": "checking"}
 
 @click.group()
 def models() -> None:
-    """List, pull, check and describe models.
+    """List, pull, check, describe and remove models.
 
     Models come from the shipped models.yaml, your own models.yaml in ETUI_HOME, and every GGUF
     file in the models folder.
@@ -47,13 +50,17 @@ def models() -> None:
 
 
 @models.command("list")
+@flag("--found", help="List the models of other programs instead.")
 @json_option
-def list_(as_json: bool) -> None:
+def list_(found: bool, as_json: bool) -> None:
     """List all models and whether they are on disk and fit in memory.
 
     A model fits if its file is not larger than the free memory. A file that cannot be used is
     refused, with the reason. With `backends` in config.yaml each of them is asked, for at most two
     seconds, how fast it answers and what it serves.
+
+    --found lists what Ollama, LM Studio, llama.cpp and the cache of the Hugging Face hub keep on
+    this machine. `etui models pull` uses one of them in place; nothing of theirs is changed.
     """
     import psutil
 
@@ -62,12 +69,15 @@ def list_(as_json: bool) -> None:
     from etui.runtime.remote_models import probe_backends
 
     config, catalogue = _load_catalogue()
+    if found:
+        _list_found(catalogue, as_json)
+        return
     free = int(psutil.virtual_memory().available)
-    found = probe_backends(config)
-    rows = [build_model_row(spec, config, free, found) for spec in catalogue]
+    probed = probe_backends(config)
+    rows = [build_model_row(spec, config, free, probed) for spec in catalogue]
     if as_json:
         folder = str(config.models_dir)
-        backends = {"backends": list(found.values())} if found else {}
+        backends = {"backends": list(probed.values())} if probed else {}
         print_json({"models_dir": folder, "free_memory_bytes": free, "models": rows, **backends})
         return
     head = ["NAME", "SIZE", "ON DISK", "MEMORY"]
@@ -81,8 +91,45 @@ def list_(as_json: bool) -> None:
         head.append("PROBLEM")
         cells = [[*line, row.problem] for line, row in zip(cells, rows, strict=True)]
     print_table(head, cells)
-    print_lines(format_backends(tuple(found.values()), catalogue), err=True)
+    print_lines(format_backends(tuple(probed.values()), catalogue), err=True)
     click.echo(f"models folder {config.models_dir}; {bytes_text(free)} of memory free", err=True)
+
+
+def _list_found(catalogue: Catalogue, as_json: bool) -> None:
+    """Print the models of other programs, and where they were looked for."""
+    from etui.models.found import TITLES
+    from etui.models.spec import PathSource
+    from etui.runtime.user_models import open_stores
+
+    stores = open_stores()
+    models = stores.find()
+    used = {
+        source.path: spec.name
+        for spec in catalogue
+        for source in spec.sources
+        if isinstance(source, PathSource)
+    }
+    if as_json:
+        print_json({
+            "found": [asdict(model) | {"path": str(model.path), "entry": used.get(model.path)}
+                      for model in models],
+            "folders": [{"program": program, "path": str(folder), "exists": folder.is_dir()}
+                        for program, folder in stores.folders],
+        })  # fmt: skip
+        return
+    if models:
+        print_table(["NAME", "SIZE", "QUANTISATION", "USABLE", "FILE"], [
+            [join_lines(model.name), bytes_text(model.size_bytes), model.quantisation or "–",
+             f"no: {model.problem}" if model.problem
+             else f"in use as {used[model.path]}" if model.path in used else "yes",
+             join_lines(str(model.path))]
+            for model in models
+        ])  # fmt: skip
+        click.echo("use one where it is, with: etui models pull NAME", err=True)
+    for program, folder in stores.folders:
+        if folder.is_dir() or not models:
+            there = "" if folder.is_dir() else " (not there)"
+            click.echo(f"{TITLES[program]}: {folder}{there}", err=True)
 
 
 @models.command()
@@ -90,6 +137,8 @@ def list_(as_json: bool) -> None:
 @json_option
 def info(name: str, as_json: bool) -> None:
     """Show a model's settings and the facts in its GGUF header.
+
+    Of a repository (`OWNER/REPO`), show what it offers: the quantisations and their sizes.
 
     The header is shown if the model is on disk. Settings that `etui sweep --apply` chose are shown
     with what they save, and whether they are used. The backend of a remote model is asked.
@@ -101,11 +150,16 @@ def info(name: str, as_json: bool) -> None:
         build_model_row,
         format_facts,
         format_remote_facts,
+        format_repository,
         read_model_facts,
     )
     from etui.runtime.remote_models import probe_backends
+    from etui.runtime.user_models import find_repository
 
     config, catalogue = _load_catalogue()
+    if name not in catalogue and (repository := find_repository(name)) is not None:
+        print_result(repository, format_repository(repository), as_json)
+        return
     spec = catalogue.get(name)
     free = int(psutil.virtual_memory().available)
     asked = {spec.backend: config.backends[spec.backend]} if spec.backend else {}
@@ -126,44 +180,97 @@ def info(name: str, as_json: bool) -> None:
 
 @models.command()
 @click.argument("names", type=TEXT, metavar="[NAME]...", nargs=-1)
+@text_option("--name", "entry_name", metavar="NAME", help="Name of the new model.")
 @flag("-q", "--quiet", help="Show no progress.")
 @json_option
-def pull(names: tuple[str, ...], quiet: bool, as_json: bool) -> None:
+def pull(names: tuple[str, ...], entry_name: str | None, quiet: bool, as_json: bool) -> None:
     """Download models; without a NAME, the starter model.
 
-    An interrupted download resumes where it stopped. The sha256 of every file is checked.
+    NAME is a model of `etui models list`, a repository of the Hugging Face hub
+    (`hf.co/OWNER/REPO`, `OWNER/REPO:Q4_K_M`), the https address of a GGUF file, its path on this
+    machine, or a name of `etui models list --found`. A model that is new gets an entry in your
+    models.yaml; a file on this machine is used where it is.
+
+    An interrupted download resumes where it stopped. The sha256 of every file is checked. Without
+    a quantisation, that is Q4_K_M, else Q8_0, else the smallest of at least 4 bits.
     """
-    from etui.models.download import kept_bytes
-    from etui.models.download import pull as pull_model
-    from etui.models.files import recorded_sha256
+    from etui.models.files import file_size, recorded_sha256
     from etui.models.spec import STARTER
+    from etui.runtime.user_models import open_user_models
 
     config, catalogue = _load_catalogue()
-    specs = [catalogue.get(name) for name in dict.fromkeys(names or (STARTER,))]
+    if entry_name is not None and len(names) != 1:
+        raise UsageError("--name names one new model", "pull the models one by one")
+    models = open_user_models(config, catalogue)
+    found = [models.find(text, entry_name or "") for text in dict.fromkeys(names or (STARTER,))]
     done: list[dict[str, Any]] = []
-    for spec in specs:
+    for new in found:
+        spec = new.spec
         if spec.backend is not None:
             click.echo(
                 f"{spec.name}: nothing to pull, the backend {spec.backend} serves it", err=True
             )
             continue
-        try:
-            with show_progress(quiet=quiet) as progress:
-                path = pull_model(spec, config, progress)
-        except KeyboardInterrupt:
-            kept = kept_bytes(spec, config)
-            raise Stopped(
-                f"stopped; {bytes_text(kept)} of {spec.name} kept",
-                f"resume with: etui models pull {' '.join(names) or spec.name}",
-            ) from None
-        size, digest = path.stat().st_size, recorded_sha256(spec, config)
-        done.append({"name": spec.name, "path": str(path), "bytes": size, "sha256": digest})
+        if not quiet:
+            print_lines(map(join_lines, new.notes), err=True)
+        path = _pull(models, new, config, names, quiet=quiet)
+        size, digest = file_size(path), recorded_sha256(spec, config)
+        facts = {"name": spec.name, "path": str(path), "bytes": size, "sha256": digest}
+        done.append(facts | {"added": not new.is_known, "notes": new.notes})
         if not as_json:
             click.echo(str(path), file=data_stream())
         if not quiet:
-            click.echo(f"{spec.name} is on disk and checked: {bytes_text(size)}", err=True)
+            checked = "is checked" if new.is_checked else f"has the sha256 {digest} (not checked)"
+            click.echo(f"{spec.name} is on disk and {checked}: {bytes_text(size)}", err=True)
+            if not new.is_known:
+                click.echo(f"added {spec.name} to {config.models_file}; ask it with: "
+                           f"etui ask --model {spec.name}", err=True)  # fmt: skip
     if as_json:
         print_json({"models": done})
+
+
+def _pull(
+    models: UserModels, new: NewModel, config: Config, names: tuple[str, ...], *, quiet: bool
+) -> Path:
+    from etui.models.download import kept_bytes
+
+    try:
+        with show_progress(quiet=quiet) as progress:
+            return models.add(new, progress)
+    except KeyboardInterrupt:
+        kept = kept_bytes(new.spec, config)
+        raise Stopped(
+            f"stopped; {bytes_text(kept)} of {new.spec.name} kept",
+            f"resume with: etui models pull {' '.join(names) or new.spec.name}",
+        ) from None
+
+
+@models.command()
+@click.argument("names", type=TEXT, metavar="NAME...", nargs=-1, required=True)
+@json_option
+def rm(names: tuple[str, ...], as_json: bool) -> None:
+    """Remove models from this machine.
+
+    Deletes the files that etui pulled, and your entries in models.yaml. A file that is used in
+    place, or that you put into the models folder, stays as it is.
+    """
+    from etui.runtime.user_models import open_user_models
+
+    config, catalogue = _load_catalogue()
+    models = open_user_models(config, catalogue)
+    specs = [catalogue.get(name) for name in dict.fromkeys(names)]
+    removed = [models.remove(spec) for spec in specs]
+    print_result({"models": removed}, map(_removed_text, removed), as_json)
+
+
+def _removed_text(removed: Removed) -> str:
+    parts = [
+        f"{bytes_text(removed.freed_bytes)} freed" if removed.freed_bytes else "",
+        "its entry is gone from models.yaml" if removed.forgotten else "",
+        f"its file stays: {removed.kept_path}" if removed.kept_path is not None else "",
+    ]
+    done = [part for part in parts if part] or ["there was nothing to remove"]
+    return f"{join_lines(removed.name)}: {join_lines(', '.join(done))}"
 
 
 @models.command()

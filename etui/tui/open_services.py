@@ -75,10 +75,10 @@ class InstalledModels:
 
     def pull(self, name: str, report: Report) -> None:
         """Download and verify a model; an exception in ``report`` stops it, the part is kept."""
-        from etui.models.catalogue import load_catalogue
-        from etui.models.download import pull
+        from etui.runtime.user_models import open_user_models
 
-        pull(load_catalogue(self._config).get(name), self._config, report)
+        models = open_user_models(self._config)
+        models.add(models.find(name), report)
 
     def measure_memory(self, threads: int, is_busy: Callable[[], bool]) -> None:
         """Measure the speed of the memory unless it is known, or an answer runs; takes a second."""

@@ -1,0 +1,477 @@
+"""Add models that models.yaml does not name, and take models off this machine.
+
+A new one comes from a repository of the hub, an address, a file on this machine, or the store of
+another program. What its entry says is read from its header; what is assumed is said in a comment.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+from etui.errors import EtuiError, ModelUnavailable, UsageError
+from etui.models.spec import (
+    HubSource,
+    ModelSampling,
+    ModelSpec,
+    PathSource,
+    Source,
+    UrlSource,
+)
+from etui.text import one_line
+from etui.units import bytes_text, count_text
+
+if TYPE_CHECKING:
+    from etui.config.config import Config
+    from etui.models.catalogue import Catalogue
+    from etui.models.download import Report
+    from etui.models.found import FoundModel, Stores
+    from etui.models.gguf import Gguf
+    from etui.models.references import HubReference
+    from etui.models.repository import Repository
+
+MOST_CONTEXT_TOKENS = 8192
+"""Context of a new entry, where the model was trained for more: a whole one may need gigabytes."""
+_GENERATION = {
+    "temperature": "temperature",
+    "top_p": "top_p",
+    "top_k": "top_k",
+    "min_p": "min_p",
+    "repeat_penalty": "repetition_penalty",
+}
+"""Name in models.yaml -> key of generation_config.json."""
+_PLAIN = re.compile(r"[A-Za-z/~][\w./+~ ,<>|=-]*")
+"""Texts that YAML reads as they are, also within braces where they have no comma."""
+_WORDS = frozenset(("true", "false", "null", "yes", "no", "on", "off", "~"))
+_OTHERS_SHOWN = 12
+
+
+@dataclass(frozen=True, slots=True)
+class NewModel:
+    """A model to pull, as far as it is known before its file is here."""
+
+    spec: ModelSpec
+    is_known: bool = False  # Whether an entry names it already, so that none is written
+    came_from: str = ""  # The page or program that it is from, for a comment of the entry
+    licence: str = ""  # As its repository says; empty if it does not
+    base_models: tuple[str, ...] = ()  # Repositories whose recommended sampling holds for it
+    sampling: ModelSampling | None = None  # As another program samples it; None if unknown
+    notes: tuple[str, ...] = ()  # What the user should know of the choice, one line each
+
+    @property
+    def is_checked(self) -> bool:
+        """Whether something beside the file itself says what its sha256 is."""
+        return bool(self.is_known or self.spec.sha256) or not isinstance(
+            self.spec.sources[0], UrlSource | PathSource
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """What the removal of a model did."""
+
+    name: str
+    freed_bytes: int  # 0 if no file was deleted
+    forgotten: bool  # Whether its entry was taken out of models.yaml
+    kept_path: str | None  # The file that etui did not pull and leaves; None without one
+
+
+class UserModels:
+    """Finds what a user names, adds it to models.yaml, and removes it."""
+
+    def __init__(self, config: Config, catalogue: Catalogue, stores: Stores) -> None:
+        self._config = config
+        self._catalogue = catalogue
+        self._stores = stores
+        self._given: set[str] = set()  # Names of new models that are not in models.yaml yet
+
+    def find(self, text: str, name: str = "") -> NewModel:
+        """Find a model by the name of an entry or of a found model, or by a reference.
+
+        Args:
+            name: Name of the new entry; empty derives one from the file.
+
+        Raises:
+            UsageError: Nothing has this name, or the name of the new entry is taken.
+            DownloadFailed: The hub has no such repository, or cannot be asked.
+            ModelUnavailable: The repository or the file holds no model that can run.
+        """
+        from etui.models.found import is_found_name
+        from etui.models.hub import hub_host
+        from etui.models.references import parse_reference
+
+        if text in self._catalogue:
+            return NewModel(self._catalogue.models[text], is_known=True)
+        if is_found_name(text):
+            found = self._stores.get(text)
+            if found is None:
+                raise UsageError(f"no other program has a model {text!r}",
+                                 "`etui models list --found` shows all of them")  # fmt: skip
+            return self._from_found(found, name)
+        match parse_reference(text, hub_host() if "://" in text else ""):
+            case None:
+                return NewModel(self._catalogue.get(text), is_known=True)
+            case PathSource(path):
+                return self._from_path(path, name)
+            case UrlSource() as source:
+                host = urlsplit(source.url).hostname or ""
+                stem = PurePosixPath(unquote(urlsplit(source.url).path)).name
+                notes = (f"{host} publishes no sha256: the file is used as it comes",)
+                return self._known(source) or NewModel(
+                    self._spec(stem, host, source, name),
+                    came_from=one_line(source.url),
+                    notes=notes,
+                )
+            case reference:
+                return self._from_hub(reference, name)
+
+    def add(self, new: NewModel, report: Report | None = None) -> Path:
+        """Pull a model, and write its entry to models.yaml if it has none.
+
+        Raises:
+            DownloadFailed: No source gave the right file; the partial download is kept.
+            ModelUnavailable: The file is no model that can run.
+            EtuiError: A folder or models.yaml cannot be written.
+        """
+        from etui.models.download import pull
+        from etui.models.files import recorded_sha256
+        from etui.models.gguf import check_gguf
+        from etui.yaml.edit import insert_entry
+
+        path = pull(new.spec, self._config, report)
+        if not new.is_known:
+            gguf = check_gguf(path)
+            spec = replace(new.spec, sha256=recorded_sha256(new.spec, self._config))
+            sampling, basis = self._find_sampling(new, gguf)
+            lines = list(_entry_lines(replace(new, spec=spec), gguf, sampling, basis))
+            self._write(lambda text: insert_entry(text, "models", spec.name, lines))
+        return path
+
+    def remove(self, spec: ModelSpec) -> Removed:
+        """Delete the file that etui pulled for a model, and the user's entry of it.
+
+        A file that is used in place, or that someone put into the models folder, is left as it is.
+
+        Raises:
+            UsageError: Another model or a backend needs it.
+            EtuiError: A file or models.yaml cannot be written.
+        """
+        from etui.models.files import file_size, model_path, read_record, record_path
+        from etui.models.gguf import list_part_paths
+        from etui.yaml.edit import remove_entry
+
+        if spec.origin == "user":
+            self._refuse_needed(spec.name)
+        folder = self._config.models_dir
+        path, record = model_path(spec, self._config), read_record(spec.name, folder)
+        has_file = spec.backend is None and path.is_file()
+        is_pulled = has_file and path.parent == folder and record is not None and record.source
+        freed = (file_size(path) or 0) if is_pulled else 0
+        try:
+            if is_pulled:
+                for part in list_part_paths(path):
+                    part.unlink(missing_ok=True)
+            shutil.rmtree(folder / ".pull" / spec.name, ignore_errors=True)
+            if is_pulled or not has_file or spec.origin == "user":
+                record_path(spec.name, folder).unlink(missing_ok=True)
+        except OSError as error:
+            raise EtuiError(
+                f"cannot remove {path}: {error.strerror or error}", "make its folder writable"
+            ) from error
+        if spec.origin == "user":
+            self._write(lambda text: remove_entry(text, "models", spec.name))
+        kept = str(path) if has_file and not is_pulled else None
+        return Removed(spec.name, freed, spec.origin == "user", kept)
+
+    def _refuse_needed(self, name: str) -> None:
+        """Refuse to take an entry away that other entries or backends name."""
+        for other in self._catalogue:
+            key = "draft" if other.draft == name else "same_as"
+            if getattr(other, key) == name:
+                what = f"{other.name} names {name} as its `{key}`"
+                raise UsageError(what, f"change the entry of {other.name} in models.yaml first")
+        for backend in self._config.backends.values():
+            if name in backend.fallbacks:
+                what = f"the backend {backend.name} falls back to {name}"
+                raise UsageError(what, "change its `fallbacks` in config.yaml first")
+
+    def _from_hub(self, wanted: HubReference, name: str) -> NewModel:
+        from etui.models.hub import hub_page, read_repository
+
+        repository = read_repository(wanted.repo, wanted.revision)
+        choice = repository.choose(wanted.label)
+        chosen, first = choice.quantisation, choice.quantisation.files[0]
+        source = HubSource(repository.name, first.name, revision=wanted.revision)
+        notes = tuple(_hub_notes(repository, chosen.label, choice.why))
+        if known := self._known(source):
+            return replace(known, notes=notes)
+        owner, _, own = repository.name.partition("/")
+        stem = PurePosixPath(first.name).name
+        if chosen.label.lower() not in stem.lower():  # its folder has the name of the quantisation
+            stem = f"{re.sub('-gguf$', '', own, flags=re.IGNORECASE)}-{chosen.label}"
+        spec = self._spec(stem, owner, source, name)
+        return NewModel(
+            replace(
+                spec,
+                sha256=first.sha256 if len(chosen.files) == 1 else None,
+                file_bytes=chosen.size_bytes,
+            ),
+            came_from=hub_page(repository.name),
+            licence=repository.licence,
+            base_models=(repository.name, *repository.base_models),
+            notes=notes,
+        )
+
+    def _from_path(self, path: Path, name: str) -> NewModel:
+        from etui.models.gguf import check_usable
+
+        found = next((m for m in self._stores.find() if _is_same(m.path, path)), None)
+        if found is not None:
+            return self._from_found(found, name)
+        check_usable(path)
+        source = PathSource(path)
+        spec = self._spec(path.name, "file", source, name)
+        return self._known(source) or NewModel(spec, came_from="a file on this machine")
+
+    def _from_found(self, found: FoundModel, name: str) -> NewModel:
+        from etui.models.found import TITLES
+
+        if found.problem:
+            raise ModelUnavailable(f"{found.name} {found.problem}", "choose another model")
+        source = PathSource(found.path)
+        if known := self._known(source):
+            return known
+        _, _, own = found.name.partition(":")
+        stem = PurePosixPath(own).name.removesuffix(":latest").replace(":", "-")
+        spec = self._spec(stem, found.program, source, name)
+        return NewModel(
+            replace(spec, sha256=found.sha256, file_bytes=found.size_bytes),
+            came_from=f"{TITLES[found.program]} ({own}), used in place",
+            sampling=found.sampling,
+            notes=(f"used where it is: {TITLES[found.program]} keeps it, etui changes nothing",),
+        )
+
+    def _known(self, source: Source) -> NewModel | None:
+        """Return the model of an entry that has a source already."""
+        for spec in self._catalogue:
+            if spec.origin != "found" and source in spec.sources:
+                return NewModel(spec, is_known=True)
+        return None
+
+    def _spec(self, stem: str, other: str, source: Source, name: str) -> ModelSpec:
+        """Build the entry of a source; its name is free, or that of the same file without entry."""
+        from etui.models.files import target_names
+        from etui.models.gguf import drop_part
+        from etui.models.schema import NAME
+
+        def is_free(name: str) -> bool:
+            taken = self._catalogue.models.get(name)
+            if taken is None:
+                return name not in self._given
+            # A file in the models folder without an entry: an earlier pull was interrupted here.
+            own = self._config.models_dir / target_names(spec(name))[0]
+            paths = {own, *([source.path] if isinstance(source, PathSource) else [])}
+            return taken.origin == "found" and {s.path for s in taken.sources
+                                                if isinstance(s, PathSource)} <= paths  # fmt: skip
+
+        def spec(name: str) -> ModelSpec:
+            return ModelSpec(name, name, (source,), origin="user")
+
+        def give(name: str) -> ModelSpec:
+            self._given.add(name)
+            return spec(name)
+
+        if name:
+            if not NAME.fullmatch(name) or name.endswith((".gguf", ".")):
+                raise UsageError(f"{name!r} cannot name a model",
+                                 "use letters, digits, '.', '_', '@' and '-'")  # fmt: skip
+            if not is_free(name):
+                raise UsageError(f"{name} is another model", "choose another name with --name")
+            return give(name)
+        base = re.sub(r"[^a-z0-9._@-]+", "-", drop_part(stem.removesuffix(".gguf")).lower())
+        base = base.strip("-._@")[:80] or "model"
+        owner = re.sub(r"[^a-z0-9]+", "-", other.lower()).strip("-")
+        names = (base, f"{base}-{owner}", *(f"{base}-{number}" for number in range(2, 1000)))
+        return give(next(each for each in names if is_free(each)))
+
+    def _find_sampling(self, new: NewModel, gguf: Gguf) -> tuple[ModelSampling | None, str]:
+        """Find how the model is to be sampled, and who says so."""
+        from etui.models.found import read_sampling
+        from etui.models.hub import read_json
+
+        if gguf.sampling is not None:
+            return None, "as the file itself says (general.sampling)"
+        if new.sampling is not None:
+            return new.sampling, "as that program samples it"
+        for repo in new.base_models[:3]:
+            document = read_json(repo, "generation_config.json") or {}
+            if found := read_sampling(document, _GENERATION):
+                return found, f"generation_config.json of {repo}"
+        return None, "etui's defaults, assumed: nothing says how it is to be sampled"
+
+    def _write(self, change: Callable[[str], str]) -> None:
+        """Change models.yaml; another etui that changes it too waits."""
+        from filelock import FileLock
+
+        from etui.atomic import write_text
+        from etui.models.schema import ModelsFile
+        from etui.yaml.load import parse_yaml
+
+        path = self._config.models_file.resolve()  # it may be a link to where the user keeps it
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(path.with_name(f".{path.name}.lock")):
+                text = path.read_bytes().decode("utf-8-sig") if path.exists() else _NEW_FILE
+                changed = change(text)
+                parse_yaml(changed, ModelsFile, file=str(path))  # never a file that etui refuses
+                write_text(path, changed, like=path if path.exists() else None)
+        except OSError as error:
+            raise EtuiError(
+                f"cannot write {path}: {error.strerror or error}",
+                "make it writable and run the command again: the file of the model is kept",
+            ) from error
+
+
+def open_user_models(config: Config, catalogue: Catalogue | None = None) -> UserModels:
+    """Open the models of this machine, with the stores of other programs in the user's home."""
+    from etui.models.catalogue import load_catalogue
+
+    return UserModels(config, catalogue or load_catalogue(config), open_stores())
+
+
+def open_stores() -> Stores:
+    """List the folders in which other programs keep models for this user."""
+    from etui.models.found import Stores
+
+    return Stores.of(os.environ, Path.home())
+
+
+def find_repository(text: str) -> Repository | None:
+    """Read the repository of the hub that a text names; None for a text that names none.
+
+    Raises:
+        DownloadFailed: There is no such repository, or the hub cannot be asked.
+    """
+    from etui.models.hub import hub_host, read_repository
+    from etui.models.references import HubReference, parse_reference
+
+    found = parse_reference(text, hub_host() if "://" in text else "")
+    return read_repository(found.repo, found.revision) if isinstance(found, HubReference) else None
+
+
+_NEW_FILE = "# Your models. An entry here replaces a shipped one of the same name.\n"
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    try:
+        return one == other or os.path.samefile(one, other)
+    except OSError:
+        return False
+
+
+def _hub_notes(repository: Repository, label: str, why: str) -> Iterator[str]:
+    """Yield what the user should know of a repository and of what was chosen from it."""
+    downloads = repository.downloads
+    facts = [
+        f"licence {repository.licence or 'not stated'}",
+        *([f"{downloads:,} downloads in 30 days"] if downloads is not None else []),
+    ]
+    yield f"{repository.name}: {', '.join(facts)}"
+    others = [q for q in repository.quantisations if q.label != label and not q.missing]
+    if why and others:
+        shown = ", ".join(f"{q} ({bytes_text(q.size_bytes)})" for q in others[:_OTHERS_SHOWN])
+        more = f" and {len(others) - _OTHERS_SHOWN} more" if len(others) > _OTHERS_SHOWN else ""
+        yield f"{label}: {why}; others: {shown}{more}"
+    if repository.projectors:
+        yield f"{repository.projectors[0].name} is not pulled: etui does not read pictures"
+    if repository.drafts:
+        name = repository.drafts[0].name
+        yield (
+            f"{name} drafts tokens for it: pull {repository.name}:{name}, then name it as `draft`"
+        )
+
+
+def _entry_lines(
+    new: NewModel, gguf: Gguf, sampling: ModelSampling | None, basis: str
+) -> Iterator[str]:
+    """Yield the entry of a model as YAML from column 0, with the basis of each value."""
+    spec = new.spec
+    licence = new.licence or gguf.licence
+    origin = [one_line(new.came_from), *([f"licence {one_line(licence)}"] if licence else [])]
+    yield f"# From {', '.join(origin)}; added {datetime.now(UTC):%Y-%m-%d}."
+    family = f"{gguf.architecture}, {count_text(gguf.layers, 'layer')}"
+    name = f"{gguf.name}: " if gguf.name else ""
+    yield f"# {one_line(name + family)[:120]}; trained for {_tokens(gguf.context_tokens)}."
+    quantisation = one_line(gguf.quantisation)
+    size = f"{_count(gguf.parameters)} parameters, {quantisation}, {bytes_text(gguf.size_bytes)}"
+    yield f"size: {_scalar(size)}"
+    yield f"bytes: {gguf.size_bytes}"
+    if spec.sha256 is not None:
+        published = all(isinstance(source, UrlSource) for source in spec.sources)
+        yield f"sha256: {spec.sha256}{' # computed here: none is published' if published else ''}"
+    if kv_bytes := gguf.kv_bytes_per_token():
+        yield f"kv_bytes_per_token: {kv_bytes}"
+    trained = gguf.context_tokens
+    context = min(trained or MOST_CONTEXT_TOKENS, MOST_CONTEXT_TOKENS)
+    if trained is None or trained > context:
+        each = f"{bytes_text(kv_bytes)} a token" if kv_bytes else "more memory"
+        yield f"context: {context} # assumed: a longer one takes {each}"
+    else:
+        yield f"context: {max(64, context)}"
+    yield from _template_lines(gguf.chat_template)
+    if sampling is None:
+        yield f"# sampling: {basis}"
+    else:
+        values = {key: value for key, value in asdict(sampling).items() if value is not None}
+        yield f"sampling: {_flow(values)} # {one_line(basis)}"
+    yield "sources:"
+    yield from (f"  - {_flow(_source_entry(source))}" for source in spec.sources)
+
+
+def _template_lines(template: str | None) -> Iterator[str]:
+    """Yield how the model thinks and calls tools, by its chat template."""
+    if template is None:
+        yield "recommend: false # it has no chat template, as base models have none"
+    elif "<think>" in template and "</think>" in template:
+        switch = ", switch: enable_thinking" if "enable_thinking" in template else ""
+        tags = f"{{open: <think>, close: </think>{switch}}}"
+        yield f"thinking: {tags} # assumed from its chat template"
+
+
+def _source_entry(source: Source) -> Mapping[str, Any]:
+    if isinstance(source, HubSource):
+        revision = {"revision": source.revision} if source.revision else {}
+        return {"hf": {"repo": source.repo, "file": source.file, **revision}}
+    if isinstance(source, UrlSource):
+        return {"url": source.url}
+    assert isinstance(source, PathSource)  # new models never come from wheels
+    return {"path": str(source.path)}
+
+
+def _flow(value: Any) -> str:
+    """Write a value as YAML within one line."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {_flow(each)}" for key, each in value.items()) + "}"
+    return _scalar(value, ",") if isinstance(value, str) else f"{value:g}"
+
+
+def _scalar(text: str, special: str = "") -> str:
+    is_plain = _PLAIN.fullmatch(text) and not (set(special) & set(text)) and text == text.strip()
+    is_word = text.lower() in _WORDS or " #" in text or ": " in text or text.startswith("~")
+    return text if is_plain and not is_word else json.dumps(text, ensure_ascii=False)
+
+
+def _count(number: int) -> str:
+    return f"{number / 1e9:.1f}B" if number >= 1e9 else f"{number / 1e6:.0f}M"
+
+
+def _tokens(count: int | None) -> str:
+    return "an unknown context" if count is None else f"{count:,} tokens"

@@ -1,0 +1,94 @@
+"""`etui models` with a hub on this machine and with models of other programs, from the outside."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from etui.errors import ExitCode
+from tests.contract.tiny_model import write_tiny_model
+
+REPO = "Someone/Tiny-GGUF"
+
+
+@pytest.fixture
+def hub(hub_server, tmp_path):
+    data = write_tiny_model(tmp_path / "x.gguf").read_bytes()
+    names = ("Tiny-Q8_0.gguf", "Tiny-Q5_K_M.gguf", "Tiny-BF16.gguf", "mmproj-Tiny-F16.gguf")
+    hub_server.repos[REPO] = dict.fromkeys(names, data) | {"Tiny-draft-Q4_0.gguf": data}
+    return hub_server
+
+
+def test_a_pull_says_what_it_took_and_what_else_there_is(config, hub, cli):
+    captured = cli.run("models", "pull", f"hf.co/{REPO}")
+    assert captured.out == f"{config.models_dir / 'tiny-q8_0.gguf'}\n"
+    for line in (
+        f"{REPO}: licence apache-2.0, 1,234 downloads in 30 days",
+        "Q8_0: there is no Q4_K_M; others: BF16 (1.46 MB), Q5_K_M (1.46 MB)",
+        "mmproj-Tiny-F16.gguf is not pulled",
+        f"pull {REPO}:Tiny-draft-Q4_0.gguf, then name it as `draft`",
+        "tiny-q8_0 is on disk and is checked: 1.46 MB",
+        "ask it with: etui ask --model tiny-q8_0",
+    ):
+        assert line in captured.err
+    found = cli.json("models", "pull", REPO, "--json", "--quiet")["models"][0]
+    assert (found["name"], found["added"]) == ("tiny-q8_0", False)
+    assert cli.json("models", "info", "tiny-q8_0", "--json")["origin"] == "user"
+    out = cli.out("models", "rm", "tiny-q8_0")
+    assert out == "tiny-q8_0: 1.46 MB freed, its entry is gone from models.yaml\n"
+    assert not (config.models_dir / "tiny-q8_0.gguf").exists()
+
+
+def test_info_shows_what_a_repository_offers(hub, cli):
+    out = cli.out("models", "info", REPO)
+    assert "licence     apache-2.0" in out
+    assert [line.split()[:3] for line in out.splitlines() if "1.46 MB" in line] == [
+        ["BF16", "1.46", "MB"], ["Q5_K_M", "1.46", "MB"], ["Q8_0", "1.46", "MB"]
+    ]  # fmt: skip
+    document = cli.json("models", "info", REPO, "--json")
+    assert document["name"] == REPO
+    assert len(document["quantisations"]) == 3
+    assert hub.requests("/blobs/") == []
+
+
+def test_a_name_belongs_to_one_model(hub, cli):
+    captured = cli.run("models", "pull", REPO, "x/y", "--name", "mine", code=ExitCode.USAGE)
+    assert "--name names one new model" in captured.err
+
+
+def test_found_models_are_listed_with_where_they_are(config, user_home, cli):
+    folder = user_home / ".lmstudio" / "models" / "a" / "b"
+    folder.mkdir(parents=True)
+    path = write_tiny_model(folder / "Tiny.gguf")
+    (folder / "cut.gguf").write_bytes(path.read_bytes()[:-1])
+    captured = cli.run("models", "list", "--found")
+    head, *lines = captured.out.splitlines()
+    assert head.split() == ["NAME", "SIZE", "QUANTISATION", "USABLE", "FILE"]
+    assert lines[0].split() == ["lmstudio:a/b/Tiny.gguf", "1.46", "MB", "F32", "yes", str(path)]
+    assert "no: is truncated" in lines[1]
+    assert cli.out("models", "pull", "lmstudio:a/b/Tiny.gguf", "--quiet") == f"{path}\n"
+    document = cli.json("models", "list", "--found", "--json")
+    assert {each["name"]: each["entry"] for each in document["found"]} == {
+        "lmstudio:a/b/Tiny.gguf": "tiny", "lmstudio:a/b/cut.gguf": None
+    }  # fmt: skip
+    assert "in use as tiny" in cli.out("models", "list", "--found")
+    assert cli.out("models", "rm", "tiny").endswith(f"its file stays: {path}\n")
+
+
+def test_the_variable_of_the_hubs_library_names_the_hub(config, hub):
+    """In a process of its own: the library reads its variables when it is loaded."""
+    arguments = ("models", "pull", f"{REPO}:BF16", "--json", "--quiet")
+    done = subprocess.run(
+        [sys.executable, "-m", "etui", *arguments],
+        env={**os.environ, "HF_ENDPOINT": hub.address, "HF_HOME": str(config.home / "hf")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    (model,) = json.loads(done.stdout)["models"]
+    assert (model["name"], model["added"]) == ("tiny-bf16", True)
+    assert f"# From {hub.address}/{REPO}" in config.models_file.read_text()

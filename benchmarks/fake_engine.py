@@ -52,9 +52,7 @@ class InstantSession:
     """A session without a model: every batch is done at once, and draws the next word."""
 
     def __init__(self, name: str) -> None:
-        self.facts = ModelFacts(
-            name, CONTEXT_TOKENS, None, None, None, (), batch_tokens=BATCH_TOKENS
-        )
+        self.facts = ModelFacts(name, CONTEXT_TOKENS, (), batch_tokens=BATCH_TOKENS)
         self.options = ContextOptions(CONTEXT_TOKENS, threads=1, batch_tokens=BATCH_TOKENS)
         self.threads = ThreadControl(ThreadLimits(1, 1))
         self.planned: Mapping[int, int] = {}
@@ -75,7 +73,7 @@ class InstantSession:
         return SEQUENCES
 
     def render(
-        self, messages: Sequence[Message], *, thinking: bool | None = None, tools: str = ""
+        self, messages: Sequence[Message], *, think_tokens: int | None = None, tools: str = ""
     ) -> str:
         """Join the messages."""
         return "\n".join(message.content for message in messages)

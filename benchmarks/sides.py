@@ -116,7 +116,7 @@ def make_session(
     context = Context(library, model, options)
     source = model.metadata("tokenizer.chat_template")
     template = ChatTemplate(TemplateProcess(), "bench", source, model.bos_text, model.eos_text)
-    facts = ModelFacts("bench", context_tokens, None, None, None, ())
+    facts = ModelFacts("bench", context_tokens, ())
     return TimedSession(model, context, facts, template)
 
 

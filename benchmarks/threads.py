@@ -147,7 +147,7 @@ class Bench:
         template = ChatTemplate(
             self._templates, "bench", None, self._model.bos_text, self._model.eos_text
         )
-        facts = ModelFacts("bench", CONTEXT_TOKENS, None, None, None, ())
+        facts = ModelFacts("bench", CONTEXT_TOKENS, ())
         return LlamaSession(self._model, context, facts, template)
 
     def free(self) -> None:

@@ -133,8 +133,7 @@ class _Vocabulary:
         from etui.engine.model import Model
         from etui.engine.session_loader import describe_model, open_template
 
-        tags = [tag for tag in (spec.think_open, spec.think_close) if tag]
-        self._model = Model(library, path, shown=tags, vocabulary_only=True)
+        self._model = Model(library, path, vocabulary_only=True)
         self.facts = describe_model(self._model, spec, context_tokens)
         template = open_template(templates, self._model, spec.name)
         self._text = ModelText(self._model, self.facts, template)

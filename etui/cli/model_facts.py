@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from etui.backends.remote.probe import RemoteStatus
     from etui.config.backend_spec import BackendSpec
     from etui.config.config import Config
+    from etui.engine.chat_formats import ChatFormat, ThoughtForm
     from etui.engine.offload import Needs
     from etui.models.catalogue import Catalogue
     from etui.models.gguf import Gguf
@@ -79,6 +80,7 @@ class ModelFacts:
     draft_problem: str | None
     """Why the draft model cannot be used; None if the headers show no reason."""
     tuned: TunedUse | None  # None without a sweep that was applied
+    format: ChatFormat  # How it thinks and calls tools, by its entry and its chat template
 
 
 def build_model_row(
@@ -150,6 +152,7 @@ def read_model_facts(spec: ModelSpec, config: Config, catalogue: Catalogue) -> M
     Raises:
         ModelUnavailable: The file is damaged.
     """
+    from etui.engine.chat_formats import choose_format
     from etui.engine.offload import needs
     from etui.engine.session_loader import GPU_BATCH_TOKENS
     from etui.models.files import find_draft_problem, model_path, recorded_sha256
@@ -171,6 +174,7 @@ def read_model_facts(spec: ModelSpec, config: Config, catalogue: Catalogue) -> M
         origin,
         None if spec.draft is None else find_draft_problem(spec, spec.draft, config, catalogue),
         catalogue.tuned.get(spec.name),
+        choose_format(spec, None if gguf is None else gguf.chat_template),
     )
 
 
@@ -178,11 +182,12 @@ def build_facts_document(facts: ModelFacts) -> dict[str, Any]:
     """Build what ``info --json`` adds to the row."""
     spec, use = facts.spec, facts.tuned
     thinking = tuned = None
-    if _has_tags(spec):
+    form = facts.format
+    if form.thought is not None:
         thinking = {
-            "open": spec.think_open,
-            "close": spec.think_close,
-            "switch": spec.thinking_switch,
+            "open": form.thought.open.strip(),
+            "close": form.thought.close,
+            "switch": form.switch,
         }
     if use is not None:
         tuned = {
@@ -201,6 +206,8 @@ def build_facts_document(facts: ModelFacts) -> dict[str, Any]:
         "main_gpu": spec.main_gpu,
         "tensor_split": spec.tensor_split,
         "thinking": thinking,
+        "tool_calls": form.tools or None,
+        "format_note": form.note or None,
         "stop": spec.stop,
         "gguf": _build_gguf_document(facts),
         "draft": spec.draft,
@@ -214,10 +221,6 @@ def build_facts_document(facts: ModelFacts) -> dict[str, Any]:
         "draft_tokens": spec.draft_tokens,
         "tuned": to_document(tuned),
     }
-
-
-def _has_tags(spec: ModelSpec) -> bool:
-    return spec.think_open is not None or spec.thinking_switch is not None
 
 
 def _build_gguf_document(facts: ModelFacts) -> dict[str, Any] | None:
@@ -261,9 +264,14 @@ def format_facts(row: ModelRow, facts: ModelFacts, free_bytes: int) -> Iterator[
         lines.append(("threads", decode + (f", prefill {prefill}" if prefill else "")))
     if spec.batch_tokens:
         lines.append(("batch", count_text(spec.batch_tokens, "token")))
-    if _has_tags(spec):
-        switch = f", switched by {spec.thinking_switch}" if spec.thinking_switch else ""
-        lines.append(("thinking", f"{_tags_text(spec)}{switch}"))
+    form = facts.format
+    if form.thought is not None:
+        switch = f", switched by {form.switch}" if form.switch else ""
+        lines.append(("thinking", f"{_tags_text(form.thought)}{switch}"))
+    if form.tools:
+        lines.append(("tool calls", form.tools))
+    if form.note:
+        lines.append(("format note", form.note))
     if spec.draft:
         problem = f" (cannot be used: {facts.draft_problem})" if facts.draft_problem else ""
         lines.append(("draft model", spec.draft + problem))
@@ -312,8 +320,8 @@ def format_remote_facts(
         ("meter", backend.meter or "none: its joules are not measured"),
         ("context used", tokens_text(spec.context)),
     ]
-    if _has_tags(spec):
-        lines.append(("thinking", _tags_text(spec)))
+    if facts.format.thought is not None:
+        lines.append(("thinking", _tags_text(facts.format.thought)))
     yield from _align(lines)
 
 
@@ -389,8 +397,8 @@ def _align(lines: Sequence[tuple[str, str]]) -> Iterator[str]:
         yield f"{label:{width}}  {join_lines(text)}"
 
 
-def _tags_text(spec: ModelSpec) -> str:
-    return f"{spec.think_open} ... {spec.think_close}"
+def _tags_text(thought: ThoughtForm) -> str:
+    return f"{thought.open.strip()} ... {thought.close}"
 
 
 def _sampling_text(sampling: ModelSampling) -> str:

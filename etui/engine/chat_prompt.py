@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from etui.chat import Message
-from etui.engine.session import ModelFacts, ToolFormat
+from etui.engine.chat_formats import ToolFormat
+from etui.engine.session import ModelFacts
 from etui.engine.special_tokens import SpecialTokens
 from etui.engine.template_process import TemplateFailed, TemplateProcess
 from etui.engine.template_sandbox import TemplateLimit, TemplateRaised
@@ -119,28 +120,10 @@ class ChatTemplate:
         return ModelUnavailable(f"the chat template of {self._model} {why}", fix)
 
 
-TOOL_TAGS = ("<tool_call>", "</tool_call>", "[TOOL_CALLS]", "<|python_tag|>")
-"""Tags around the calls of tools; a control token among them is shown, so that it can be read."""
-
 NESTING = 64
 """Most levels of objects and lists in tools and calls, which are read by recursive code."""
 
 _PROBE = "etui_probe"
-_FOREIGN = ("<function=", "<arg_key>", "[ARGS]", "<｜tool▁calls▁begin｜>", "<|channel|>")
-"""Parts of templates whose calls have a form that etui does not read."""
-
-
-def find_tool_format(source: str | None) -> ToolFormat:
-    """Return the form in which a chat template writes the calls of tools; empty if it has none."""
-    if not source or "tools" not in source or any(part in source for part in _FOREIGN):
-        return ""
-    if "<tool_call>" in source:
-        return "hermes"
-    if "[TOOL_CALLS]" in source:
-        return "mistral"
-    if "<|python_tag|>" in source or ("<|eot_id|>" in source and '"parameters"' in source):
-        return "llama"
-    return ""
 
 
 class ChatPrompt:
@@ -158,7 +141,8 @@ class ChatPrompt:
         self._special = special
         self._tool_format = tool_format
         self._model = model
-        self._text_arguments: bool | None = None  # not yet known
+        self._calls: Literal["", "objects", "texts", "left out"] = ""
+        """How the template writes calls, by their arguments; empty as long as it is not known."""
 
     def render(
         self, messages: Sequence[Message], variables: Mapping[str, object], tools: str = ""
@@ -173,6 +157,8 @@ class ChatPrompt:
             ModelUnavailable: The template rejects the messages, fails, or takes too long.
         """
         parsed = _parse_tools(tools)
+        if self._tool_format in ("harmony", "gemma", "functiongemma"):
+            parsed = [_with_defaults(each) for each in parsed]
         if parsed and not self._tool_format:
             raise self._refuse_tools("has no place for tools that etui can read")
         if any(each.role == "tool" or each.tool_calls for each in messages):
@@ -182,7 +168,10 @@ class ChatPrompt:
 
         def render(conceal: Callable[[str], str]) -> str:
             given = {**variables, **({"tools": _map_texts(parsed, conceal)} if parsed else {})}
-            return self._render(_map_texts(documents, conceal), given) + conceal(begun)
+            concealed = _map_texts(documents, conceal)
+            if self._calls == "left out":
+                concealed = [_write_calls(each, self._tool_format) for each in concealed]
+            return self._render(concealed, given) + conceal(begun)
 
         text = render(self._special.conceal)
         texts = [begun, *_texts(documents), *_texts(parsed)]
@@ -231,11 +220,10 @@ class ChatPrompt:
                 "choose a model that can call tools",
                 "messages",
             )
-        if self._text_arguments is None:
-            self._text_arguments = not self._writes_objects()
+        self._calls = self._calls or self._find_calls()
 
-    def _writes_objects(self) -> bool:
-        """Return whether the template writes arguments that are an object as JSON."""
+    def _find_calls(self) -> Literal["objects", "texts", "left out"]:
+        """Find by a trial how the template writes calls whose arguments are an object."""
         call = {"id": "abcdefghi", "type": "function"}
         function = {"name": _PROBE, "arguments": {_PROBE: _PROBE}}
         chat: list[dict[str, Any]] = [
@@ -244,9 +232,14 @@ class ChatPrompt:
             {"role": "tool", "content": "!", "tool_call_id": call["id"]},
         ]
         try:
-            return f'"{_PROBE}"' in self._template.render(chat, {})
+            text = self._template.render(chat, {})
         except ModelUnavailable:
-            return False
+            return "texts"
+        if _PROBE not in text:
+            return "left out"
+        # Its name, a key and a value; joined to a text, an object is written as Python does.
+        whole = text.count(_PROBE) >= 3 and f"'{_PROBE}': '{_PROBE}'" not in text
+        return "objects" if whole else "texts"
 
     def _document(self, message: Message) -> dict[str, Any]:
         document: dict[str, Any] = {"role": message.role, "content": message.content}
@@ -269,15 +262,17 @@ class ChatPrompt:
     def _convert_arguments(self, given: Any) -> Any:
         """Convert arguments into the form that the template writes: a text, or an object."""
         given = given or "{}"
-        if isinstance(given, str) is self._text_arguments:
+        as_text = self._calls == "texts"
+        if isinstance(given, str) is as_text:
             return given
-        if self._text_arguments:
+        if as_text:
             return json.dumps(given, ensure_ascii=False)
         try:
             arguments = json.loads(given)
         except (ValueError, RecursionError):
             return {"arguments": given}  # what a model wrote need not be JSON
-        return {"arguments": given} if is_deep(arguments) else arguments
+        usable = isinstance(arguments, dict) and not is_deep(arguments)
+        return arguments if usable else {"arguments": given}
 
 
 class ModelText:
@@ -287,18 +282,17 @@ class ModelText:
         self.facts = facts
         self._model = model
         self._special = SpecialTokens(model.special_tokens())
-        self._prompt = ChatPrompt(template, self._special, facts.tool_format, facts.name)
+        self._prompt = ChatPrompt(template, self._special, facts.format.tools, facts.name)
 
     def render(
-        self, messages: Sequence[Message], *, thinking: bool | None = None, tools: str = ""
+        self, messages: Sequence[Message], *, think_tokens: int | None = None, tools: str = ""
     ) -> str:
         """Render the prompt up to and including the assistant's header.
 
         Stand-ins replace the characters of special tokens in the messages, so that only what the
         template writes becomes one; :meth:`tokenize` puts the characters back.
         """
-        switch = self.facts.thinking_switch
-        variables = {} if thinking is None or switch is None else {switch: thinking}
+        variables = self.facts.format.variables(think_tokens)
         return self._prompt.render(messages, variables, tools)
 
     def tokenize(self, text: str, *, bos: bool = False, special: bool = True) -> list[int]:
@@ -323,6 +317,43 @@ def is_deep(document: Any, levels: int = NESTING) -> bool:
         if not layer:
             return False
     return bool(layer)
+
+
+def _write_calls(document: dict[str, Any], tool_format: ToolFormat) -> dict[str, Any]:
+    """Write the calls of a message behind its text, for templates that leave them out.
+
+    Texts in it have their stand-ins already, so that only the tags become tokens.
+    """
+    if "tool_calls" not in document or tool_format not in ("lfm2", "granite"):
+        return document
+    calls = [each["function"] for each in document["tool_calls"]]
+    if tool_format == "granite":
+        written = "<|tool_call|>" + json.dumps(
+            [{"name": each["name"], "arguments": each["arguments"]} for each in calls],
+            ensure_ascii=False,
+        )
+    else:
+        texts = [
+            f"{each['name']}({', '.join(map(_write_argument, each['arguments'].items()))})"
+            for each in calls
+        ]
+        written = f"<|tool_call_start|>[{', '.join(texts)}]<|tool_call_end|>"
+    kept = {key: value for key, value in document.items() if key != "tool_calls"}
+    return {**kept, "content": document["content"] + written}
+
+
+def _with_defaults(tool: Any) -> Any:
+    """Add the optional parts of a tool, which some templates write without looking for them."""
+    function = tool.get("function") if isinstance(tool, dict) else None
+    if not isinstance(function, dict):
+        return tool
+    defaults = {"description": "", "parameters": {"type": "object", "properties": {}}}
+    return {**tool, "function": {**defaults, **function}}
+
+
+def _write_argument(item: tuple[str, Any]) -> str:
+    key, value = item
+    return f"{key}={json.dumps(value, ensure_ascii=False)}"
 
 
 def _parse_tools(text: str) -> list[Any]:

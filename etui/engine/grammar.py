@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from etui.engine.chat_formats import HARMONY, ToolFormat
 from etui.engine.chat_prompt import NESTING, is_deep
 from etui.engine.constraint import make_limits
-from etui.engine.session import OutputGrammar, ToolFormat
+from etui.engine.session import OutputGrammar
 from etui.errors import InvalidRequest
 
 SCHEMA_CHARACTERS = 65_536
@@ -431,23 +432,166 @@ def build_tool_grammar(
     Raises:
         InvalidRequest: The parameters of a tool are no schema, or one that a grammar cannot keep.
     """
-    key = "parameters" if tool_format == "llama" else "arguments"
     rules = [f"call: {' | '.join(f'call{index}' for index in range(len(tools)))}"]
+    head, tail = _CALL[tool_format]
     for index, tool in enumerate(tools):
-        head = f'{{"name": {_json_text(tool.name)}, "{key}": '
-        rules.append(f'call{index}: {_json_text(head)} schema{index} "}}"')
-        rules.append(f"schema{index}: %json {_read_schema(tool.parameters, _PARAM)}")
-    more = f"{{0,{CALLS - 1}}}"
-    match tool_format:
-        case "hermes":
-            rules.append(r'tagged: "<tool_call>\n" call "\n</tool_call>"')
-            body = rf'tagged ("\n" tagged){more}' if parallel else "tagged"
-        case "mistral":
-            calls = f'call (", " call){more}' if parallel else "call"
-            body = f'"[TOOL_CALLS]" " "? "[" {calls} "]"'
-        case _:
-            body = "call"
-    return _finish(f"lead {body}" if lead else body, rules, _PARAM)
+        name = tool.name if tool_format in _BARE_NAMES else _json_text(tool.name)
+        schema = _read_schema(tool.parameters, _PARAM)  # refuses what no grammar can keep
+        if tool_format in _BY_ARGUMENT:
+            arguments = _Arguments(tool_format, index, json.loads(tool.parameters))
+            rules += [f"args{index}: {arguments.body}", *arguments.rules]
+        else:
+            rules.append(f"args{index}: %json {schema}")
+        begin = _json_text(head.replace("NAME", name))
+        end = f" {_json_text(tail)}" if tail else ""
+        rules.append(f"call{index}: {begin} args{index}{end}")
+    before, separator, after = _AROUND.get(tool_format, ("", None, ""))
+    body = "call"
+    if parallel and separator is not None:
+        gap = f"{_json_text(separator)} " if separator else ""
+        body = f"call ({gap}call){{0,{CALLS - 1}}}"
+    parts = [before, body, after]
+    body = " ".join(part for part in parts if part)
+    return _finish(f"lead {body}" if lead else body, [*rules, *_value_rules(tool_format)], _PARAM)
+
+
+CALL_LEAD = f"{HARMONY.empty.partition('final')[0]}commentary to=functions."
+"""Begin of the header of a call where calls are messages of their own; the grammar goes on."""
+
+_OBJECT = '{"name": NAME, "arguments": '
+_CALL: Mapping[ToolFormat, tuple[str, str]] = {
+    "hermes": (f"<tool_call>\n{_OBJECT}", "}\n</tool_call>"),
+    "llama": (_OBJECT.replace("arguments", "parameters"), "}"),
+    "mistral": (_OBJECT, "}"),
+    "mistral-args": ("[TOOL_CALLS]NAME[ARGS]", ""),
+    "granite": (_OBJECT, "}"),
+    "xml": ("<tool_call>\n<function=NAME>\n", "</function>\n</tool_call>"),
+    "deepseek": ("<｜tool▁call▁begin｜>NAME<｜tool▁sep｜>", "<｜tool▁call▁end｜>"),
+    "deepseek-json": (
+        "<｜tool▁call▁begin｜>function<｜tool▁sep｜>NAME\n```json\n",
+        "\n```<｜tool▁call▁end｜>",
+    ),
+    "lfm2": ("NAME(", ")"),
+    "gemma": ("<|tool_call>call:NAME{", "}<tool_call|>"),
+    "functiongemma": ("<start_function_call>call:NAME{", "}<end_function_call>"),
+    "harmony": ("NAME <|constrain|>json<|message|>", ""),
+}
+"""Texts before and behind the arguments of a call."""
+
+_AROUND: Mapping[ToolFormat, tuple[str, str, str]] = {
+    "hermes": ("", "\n", ""),
+    "mistral": ('"[TOOL_CALLS]" " "? "["', ", ", '"]"'),
+    "mistral-args": ("", "", ""),
+    "granite": ('"<|tool_call|>["', ", ", '"]"'),
+    "xml": ("", "\n", ""),
+    "deepseek": ('"<｜tool▁calls▁begin｜>"', "", '"<｜tool▁calls▁end｜>"'),
+    "deepseek-json": ('"<｜tool▁calls▁begin｜>"', "\n", '"<｜tool▁calls▁end｜>"'),
+    "lfm2": ('"<|tool_call_start|>["', ", ", '"]<|tool_call_end|>"'),
+    "gemma": ("", "", ""),
+    "functiongemma": ("", "", ""),
+}
+"""Rules before the calls, the text between two of them, and the rules behind; one call only where
+a format has none."""
+
+_BARE_NAMES = frozenset(_CALL) - {"hermes", "llama", "mistral", "granite"}
+_BY_ARGUMENT = ("xml", "lfm2", "gemma", "functiongemma")
+"""Formats that write no JSON object of arguments."""
+
+_QUOTES: Mapping[ToolFormat, str] = {"gemma": '<|"|>', "functiongemma": "<escape>"}
+"""Tokens around texts, in formats whose keys are bare."""
+
+
+def _value_rules(tool_format: ToolFormat) -> tuple[str, ...]:
+    """Return the rules of values that are no JSON."""
+    if tool_format == "xml":
+        return (r'xmltext[suffix="\n</parameter>\n"]: /(?s:.*)/',)
+    if tool_format not in _QUOTES:
+        return ()
+    quote = _json_text(_QUOTES[tool_format])
+    return (
+        'value: object | list | text | number | boolean | "null"',
+        'object: "{" (pair ("," pair)*)? "}"',
+        'pair: /[A-Za-z_][A-Za-z0-9_.-]{0,63}/ ":" value',
+        'list: "[" (value ("," value)*)? "]"',
+        f"text: {quote} /[^<]*/ {quote}",
+        f"number: {_INTEGER[:-1]}(\\.[0-9]{{1,15}})?/",
+        'boolean: "true" | "false"',
+    )
+
+
+_INTEGER = "/-?(0|[1-9][0-9]{0,14})/"
+
+
+class _Arguments:
+    """The grammar of arguments that are written one by one, in the order of the schema.
+
+    Attributes:
+        body: The rule of all of them; required ones come first.
+        rules: The rules of each.
+    """
+
+    def __init__(self, tool_format: ToolFormat, index: int, schema: Mapping[str, Any]) -> None:
+        self._format = tool_format
+        self._index = index
+        self._shared = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
+        self.rules: list[str] = []
+        properties: Mapping[str, Any] = schema.get("properties") or {}
+        needed = [key for key in properties if key in (schema.get("required") or ())]
+        free = [key for key in properties if key not in needed]
+        rules = {
+            key: self._add(place, key, properties[key])
+            for place, key in enumerate((*needed, *free))
+        }
+        separator = {"xml": "", "lfm2": '", " '}.get(tool_format, '"," ')
+        options = [f"({separator}{rules[key]})?" for key in free]
+        if needed:
+            firsts = f" {separator}".join(rules[key] for key in needed)
+            self.body = " ".join((firsts, *options))
+        else:
+            subsets = [
+                " ".join((rules[key], *options[place + 1 :])) for place, key in enumerate(free)
+            ]
+            self.body = f"({' | '.join(subsets)})?" if subsets else '""'
+
+    def _add(self, place: int, key: str, schema: Any) -> str:
+        name = f"arg{self._index}x{place}"
+        begin, value, end = self._write(key, schema if isinstance(schema, dict) else {})
+        parts = (_json_text(begin), value, _json_text(end) if end else "")
+        self.rules.append(f"{name}: {' '.join(part for part in parts if part)}")
+        return name
+
+    def _write(self, key: str, schema: Mapping[str, Any]) -> tuple[str, str, str]:
+        """Return the text before a value, the rule of the value, and the text behind it."""
+        kinds, texts = read_types(schema), schema.get("enum")
+        listed = texts if texts and all(isinstance(each, str) for each in texts) else None
+        if self._format == "lfm2":
+            return f"{key}=", self._json(schema), ""
+        if self._format == "xml":
+            begin, end = f"<parameter={key}>\n", "\n</parameter>\n"
+            if listed:
+                return begin, f"({' | '.join(map(_json_text, listed))})", end
+            if "string" in kinds:
+                return begin, "xmltext", ""
+            return begin, self._json(schema), end
+        rules = {"string": "text", "boolean": "boolean", "number": "number", "integer": _INTEGER}
+        if listed:
+            quote = _QUOTES[self._format]
+            value = f"({' | '.join(_json_text(quote + each + quote) for each in listed)})"
+        else:
+            value = rules.get(kinds[0], "value") if len(kinds) == 1 else "value"
+        return f"{key}:", value, ""
+
+    def _json(self, schema: Mapping[str, Any]) -> str:
+        return f"%json {_read_schema(json.dumps({**self._shared, **schema}), _PARAM)}"
+
+
+def read_types(schema: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the types of a property that its schema names; empty if it names none."""
+    kinds = schema.get("type")
+    found = [kinds] if isinstance(kinds, str) else kinds if isinstance(kinds, list) else []
+    for part in (*(schema.get("anyOf") or ()), *(schema.get("oneOf") or ())):
+        found = [*found, *(read_types(part) if isinstance(part, dict) else ())]
+    return tuple(each for each in found if isinstance(each, str))
 
 
 def _json_text(text: str) -> str:

@@ -8,17 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 from etui.arm import Sampling, Speculate
 from etui.chat import Message
+from etui.engine.chat_formats import PLAIN_FORMAT, ChatFormat
 from etui.events import Verified
 
 NO_TOKEN = -1
 """Number in place of a token where none could be drawn."""
-
-ToolFormat = Literal["", "hermes", "llama", "mistral"]
-"""How a model writes the calls of tools; see :mod:`etui.reasoning.tool_events`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,15 +25,12 @@ class ModelFacts:
 
     name: str
     context_tokens: int  # Maximum length of a sequence in tokens
-    think_open: str | None  # Tag before thinking (``<think>``); None for a plain model
-    think_close: str | None  # Tag after it
-    thinking_switch: str | None  # Template variable that switches thinking (``enable_thinking``)
     stop: tuple[str, ...]  # Strings that end an answer, in addition to the vocabulary's end tokens
     batch_tokens: int | None = None
     """Maximum number of tokens in one batch. Prompts are computed in chunks of this size, and
     another size changes the last bits of their logits. None if unknown."""
     vocabulary_tokens: int | None = None  # Number of tokens in the vocabulary; None if unknown
-    tool_format: ToolFormat = ""  # Empty if the template has no calls that etui can read
+    format: ChatFormat = PLAIN_FORMAT  # How it thinks and calls tools
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +119,7 @@ class Session(Protocol):
         """Number of sequences that can still be opened or forked."""
 
     def render(
-        self, messages: Sequence[Message], *, thinking: bool | None = None, tools: str = ""
+        self, messages: Sequence[Message], *, think_tokens: int | None = None, tools: str = ""
     ) -> str:
         """Render the chat template, up to and including the assistant's header.
 
@@ -132,8 +127,9 @@ class Session(Protocol):
         it. ``tools`` is a JSON array of tools in the OpenAI form; empty for none.
 
         Only what the template writes may become special tokens: an engine may replace characters of
-        the messages by others, which ``tokenize`` puts back. ``thinking`` sets the template's
-        switch if the model has one; None keeps its default.
+        the messages by others, which ``tokenize`` puts back. ``think_tokens`` is the budget of
+        the thinking, by which the template's switch and effort are set if it has them: 0 switches
+        it off, None keeps their defaults.
 
         Raises:
             InvalidRequest: The template has no place for the tools, or for their calls.

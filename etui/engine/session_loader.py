@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from etui.engine.chat_prompt import PLAIN_STOP, TOOL_TAGS, ChatTemplate, find_tool_format
+from etui.engine.chat_formats import choose_format
+from etui.engine.chat_prompt import PLAIN_STOP, ChatTemplate
 from etui.engine.context import Context, ContextOptions
 from etui.engine.cpu_limits import FreeCpus
 from etui.engine.library import Device, Library
@@ -106,16 +107,14 @@ def describe_model(
 ) -> ModelFacts:
     """Describe a loaded model, or its vocabulary alone, to reasoning."""
     source = model.metadata("tokenizer.chat_template")
+    format_ = choose_format(spec, source)
     return ModelFacts(
         name=spec.name,
         context_tokens=context_tokens,
-        think_open=spec.think_open,
-        think_close=spec.think_close,
-        thinking_switch=spec.thinking_switch,
-        stop=tuple(spec.stop) if source else (*spec.stop, *PLAIN_STOP),
+        stop=(*spec.stop, *(format_.stop if source else PLAIN_STOP)),
         batch_tokens=batch_tokens,
         vocabulary_tokens=model.vocabulary,
-        tool_format=find_tool_format(source),
+        format=format_,
     )
 
 
@@ -273,7 +272,7 @@ class SessionLoader:
     def _create_context(
         self, spec: ModelSpec, path: Path, gguf: Gguf, layers: int
     ) -> tuple[Model, Context]:
-        tags = [tag for tag in (spec.think_open, spec.think_close, *TOOL_TAGS) if tag]
+        tags = choose_format(spec, gguf.chat_template).shown
         # Without a GPU there is nothing to split, and llama.cpp rejects a main GPU.
         split = Split(spec.split, spec.main_gpu, spec.tensor_split) if layers else None
         threads = ThreadControl(

@@ -184,6 +184,7 @@ def _build_environment() -> ImmutableSandboxedEnvironment:
 
 def _tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None, **_: Any) -> str:
     """Write JSON without HTML escapes, unlike Jinja's own filter: models were trained on it."""
+    value = list(value) if isinstance(value, Iterator) else value  # of the filter `map`
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=min(indent, 8) if indent else None)
 
 

@@ -196,7 +196,7 @@ class ModelEntry(Strict):
     split: SplitMode = "layer"
     main_gpu: Annotated[int, Field(ge=0, le=255)] = 0
     tensor_split: tuple[Share, ...] = ()
-    thinking: ThinkingEntry | None = None
+    thinking: ThinkingEntry | Literal[False] | None = None
     stop: tuple[Text, ...] = ()
     draft: Text | None = None
     speculate: Speculate | None = None
@@ -258,7 +258,9 @@ class ModelEntry(Strict):
             "sampling": self.sampling.sampling() if self.sampling else None,
             "origin": origin,
         }
-        if self.thinking is not None:
+        if self.thinking is False:
+            values |= {"think_open": "", "think_close": ""}
+        elif self.thinking is not None:
             tags = self.thinking
             values |= {"think_open": tags.open, "think_close": tags.close}
             values["thinking_switch"] = tags.switch

@@ -168,8 +168,8 @@ class ModelSpec:
     """One entry of models.yaml.
 
     Attributes:
-        think_open, think_close: Tags around the thinking (``<think>``); None for a model
-            without.
+        think_open, think_close: Tags around the thinking (``<think>``); None leaves them to the
+            chat template of its file, empty for a model that does not think.
     """
 
     name: str  # Name in models.yaml; the file is `<name>.gguf` in the models folder

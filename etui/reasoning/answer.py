@@ -211,7 +211,7 @@ def _choose_option(
         return
 
     def render(kept: Sequence[Message]) -> str:
-        rendered = session.render(kept, thinking=False)
+        rendered = session.render(kept, think_tokens=0)
         return direct_prompt(rendered, session.facts) + ANSWER_MARKER
 
     reserve = Reserve(1, 1, arm.context_overflow)

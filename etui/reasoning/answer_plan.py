@@ -23,6 +23,7 @@ from etui.reasoning.loop_guard import LoopGuard, build_guard
 from etui.reasoning.output import PLAIN, Output, check_continuation
 from etui.reasoning.prompts import (
     Thinking,
+    answer_ends,
     build_thinking,
     choose_style,
     direct_prompt,
@@ -44,6 +45,7 @@ class AnswerPlan:
     prompt: FittedPrompt  # Of an answer that goes on, with its tokens so far
     answer_tokens: int  # Maximum number of answer tokens
     output: Output = PLAIN  # The form of the answer
+    ends: tuple[str, ...] = ()  # Strings of the model's format that end the answer
     thinking: Thinking | None = None  # Texts that make the model think; None answers directly
     think_tokens: int = 0  # Maximum number of thinking tokens
     hand_over: tuple[int, ...] = ()  # Tokens of `thinking.hand_over`
@@ -72,17 +74,23 @@ def plan_answer(
             prompt,
             min(arm.max_tokens, facts.context_tokens - len(prompt.tokens)),
             output,
+            () if output.raw else answer_ends(facts, native=False, call_lead=output.call_lead),
             guard=guard,
             text=text,
             gap=gap,
             unfinished=unfinished,
             start_ns=start_ns,
         )
-    thinking = build_thinking(choose_style(arm, facts), facts)
+    thinking = build_thinking(choose_style(arm, facts), facts, output.call_lead)
+    native = thinking.style == "native"
+    ends = answer_ends(facts, native=native, call_lead=output.call_lead)
     hand_over = tuple(session.tokenize(thinking.hand_over))
 
     def render(kept: Sequence[Message]) -> str:
-        rendered = session.render(kept, thinking=thinking.style == "native", tools=output.tools)
+        think_tokens = max(1, arm.think_tokens) if native else 0
+        rendered = session.render(kept, think_tokens=think_tokens, tools=output.tools)
+        if not native:
+            return direct_prompt(rendered, facts, output.call_lead)
         return open_thinking(rendered, thinking)
 
     least = len(hand_over) + min(arm.max_tokens, SMALLEST_ANSWER_TOKENS)
@@ -92,7 +100,9 @@ def plan_answer(
     room = facts.context_tokens - len(prompt.tokens) - len(hand_over)
     budget = thinking_budget(arm, room)
     limit = min(arm.max_tokens, room - budget)
-    return AnswerPlan(prompt, limit, output, thinking, budget, hand_over, guard, start_ns=start_ns)
+    return AnswerPlan(
+        prompt, limit, output, ends, thinking, budget, hand_over, guard, start_ns=start_ns
+    )
 
 
 def thinking_budget(arm: Arm, room: int) -> int:
@@ -163,9 +173,9 @@ def answer_prompt(
         return _raw_prompt(messages[-1].content, output.prompt_tokens, session, least)
 
     def render(kept: Sequence[Message]) -> str:
-        rendered = session.render(kept, thinking=False, tools=output.tools)
+        rendered = session.render(kept, think_tokens=0, tools=output.tools)
         continues = kept[-1].role == "assistant"
-        return rendered if continues else direct_prompt(rendered, session.facts)
+        return rendered if continues else direct_prompt(rendered, session.facts, output.call_lead)
 
     return fit(messages, render, session, Reserve(least, arm.max_tokens, arm.context_overflow))
 

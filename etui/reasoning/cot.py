@@ -13,7 +13,7 @@ from etui.reasoning.answer_plan import AnswerPlan
 from etui.reasoning.choice_readout import letter_tokens, read_letters
 from etui.reasoning.decoding import Ending, Run, mean_probability
 from etui.reasoning.extraction import extract
-from etui.reasoning.prompts import Thinking
+from etui.reasoning.prompts import Thinking, answer_ends
 from etui.reasoning.thinking_run import ThinkingRun
 from etui.units import count_text, energy_text, percent_text
 
@@ -169,7 +169,8 @@ class Prober:
                 reading = read_letters(session, copy, self._letters)
                 answer = ProbedAnswer(*reading.best)
                 return answer, Probe(at_ns, thinking_tokens, reading.probabilities, tokens)
-            run = Run(min(_TEXT_TOKENS, room), ("\n", *session.facts.stop))
+            ends = answer_ends(session.facts, native=True)
+            run = Run(min(_TEXT_TOKENS, room), ("\n", *session.facts.stop, *ends))
             while run.ending is None:
                 run.take(sampled, at_ns)
                 if run.ending is None:

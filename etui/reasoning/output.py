@@ -7,13 +7,15 @@ from dataclasses import dataclass, replace
 
 from etui.arm import Arm
 from etui.chat import Message, OutputOptions
+from etui.engine.chat_formats import ToolFormat
 from etui.engine.grammar import (
+    CALL_LEAD,
     build_schema_grammar,
     build_tool_grammar,
     choose_tools,
     read_tools,
 )
-from etui.engine.session import ModelFacts, OutputGrammar, ToolFormat
+from etui.engine.session import ModelFacts, OutputGrammar
 from etui.errors import InvalidRequest
 from etui.reasoning.prompts import choose_style
 
@@ -30,6 +32,9 @@ class Output:
     grammar: OutputGrammar | None = None  # Grammar of the answer; None for any text
     tools: str = ""  # Tools in the prompt, a JSON array in the OpenAI form; empty for none
     tool_format: ToolFormat = ""  # How calls are read out of the text; empty reads none
+    call_lead: str | None = None
+    """Begin of the header of a call that etui writes, where calls are messages of their own; empty
+    if the model writes it, None where there are no such messages."""
     tool_names: tuple[str, ...] = ()
     most_calls: int = 128
     top_logprobs: int | None = None
@@ -111,7 +116,8 @@ def build_output(
 def _with_tools(output: Output, options: OutputOptions, facts: ModelFacts, *, lead: bool) -> Output:
     tools = read_tools(options.tools)
     chosen = choose_tools(tools, options.tool_choice)
-    if not facts.tool_format:
+    tool_format = facts.format.tools
+    if not tool_format:
         raise InvalidRequest(
             f"the chat template of {facts.name} has no place for tools that etui can read",
             "leave `tools` out, or choose a model that can call tools",
@@ -120,7 +126,8 @@ def _with_tools(output: Output, options: OutputOptions, facts: ModelFacts, *, le
     grammar = None
     if options.tool_choice != "auto":
         parallel = options.parallel_tool_calls
-        grammar = build_tool_grammar(chosen, facts.tool_format, parallel=parallel, lead=lead)
+        lead = lead and tool_format != "harmony"  # etui itself begins the header of a call
+        grammar = build_tool_grammar(chosen, tool_format, parallel=parallel, lead=lead)
     elif options.json_schema:
         raise InvalidRequest(
             "tools that the model may call cannot be combined with a JSON schema",
@@ -131,7 +138,8 @@ def _with_tools(output: Output, options: OutputOptions, facts: ModelFacts, *, le
         output,
         grammar=grammar,
         tools=options.tools,
-        tool_format=facts.tool_format,
+        tool_format=tool_format,
+        call_lead=None if tool_format != "harmony" else CALL_LEAD if grammar is not None else "",
         tool_names=tuple(tool.name for tool in tools),
         most_calls=output.most_calls if options.parallel_tool_calls else 1,
     )
@@ -143,7 +151,7 @@ def check_continuation(options: OutputOptions, facts: ModelFacts) -> None:
     Raises:
         InvalidRequest: The model always thinks first, or something else is asked of the answer.
     """
-    if facts.think_close is not None and facts.thinking_switch is None:
+    if facts.format.always_thinks:
         raise InvalidRequest(
             f"{facts.name} always thinks, so the begin of its answer cannot be given",
             "let the last message be the user's",

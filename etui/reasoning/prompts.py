@@ -46,26 +46,40 @@ class Thinking:
     hand_over: str  # Text that ends the thinking when its budget is used up
     ended: str  # Text that leads to the answer if the model stopped while thinking
     probe: str  # Text that leads directly to the first word of the answer, for a probe
+    answer: str = ""  # Text that etui adds where the model itself ends the thinking
 
 
 def choose_style(arm: Arm, facts: ModelFacts) -> ThinkingStyle:
     """Choose the style for an arm and a model: ``auto`` is native if the model has think tags."""
-    if arm.style == "auto" or (arm.style == "native" and facts.think_close is None):
-        return "native" if facts.think_close is not None else "plain"
+    thinks = facts.format.thought is not None
+    if arm.style == "auto" or (arm.style == "native" and not thinks):
+        return "native" if thinks else "plain"
     return arm.style
 
 
-def build_thinking(style: ThinkingStyle, facts: ModelFacts) -> Thinking:
-    """Build the texts that open, end and cut the thinking of a model in a style."""
-    if style == "native" and facts.think_open and facts.think_close:
-        close = f"{facts.think_close}\n\n"
+def build_thinking(
+    style: ThinkingStyle, facts: ModelFacts, call_lead: str | None = None
+) -> Thinking:
+    """Build the texts that open, end and cut the thinking of a model in a style.
+
+    Args:
+        call_lead: Where calls are messages of their own, the begin of the header of one, or an
+            empty text if the model writes it; None for an answer that calls no tool so.
+    """
+    thought = facts.format.thought
+    if style == "native" and thought is not None:
+        answer, writes = thought.answer, thought.writes_answer
+        if call_lead is not None:
+            answer, writes = thought.turn + call_lead, bool(call_lead)
+        close = thought.close + answer
         return Thinking(
             style="native",
-            marker=facts.think_close,
-            opening=f"{facts.think_open}\n",
+            marker=thought.close,
+            opening=thought.open,
             hand_over=f"{_HAND_OVER_NATIVE}{close}",
             ended=f"\n{close}",
-            probe=f"\n{close}{ANSWER_MARKER}",
+            probe=f"\n{thought.close}{thought.answer}{ANSWER_MARKER}",
+            answer=answer if writes else "",
         )
     return Thinking(style, ANSWER_MARKER, "", _HAND_OVER_PLAIN, _HAND_OVER_ENDED, _HAND_OVER_ENDED)
 
@@ -93,12 +107,28 @@ def open_thinking(prompt: str, thinking: Thinking) -> str:
     return prompt + thinking.opening
 
 
-def direct_prompt(prompt: str, facts: ModelFacts) -> str:
+def direct_prompt(prompt: str, facts: ModelFacts, call_lead: str | None = None) -> str:
     """Complete the rendered prompt of a direct answer: empty thinking if the model always thinks.
 
-    A template with a thinking switch writes the empty thinking itself.
+    A template with a thinking switch writes the empty thinking itself. Where calls are messages of
+    their own, ``call_lead`` begins the header of one.
     """
-    if facts.think_open is None or facts.think_close is None or facts.thinking_switch is not None:
+    thought = facts.format.thought
+    if call_lead is not None:
+        return prompt + call_lead
+    if thought is None:
         return prompt
-    opened = prompt.rstrip().endswith(facts.think_open)
-    return f"{prompt}{'' if opened else facts.think_open}\n\n{facts.think_close}\n\n"
+    begun, opening = prompt.rstrip(), thought.open.strip()
+    if begun.endswith(opening):  # the template opens the thinking, whatever its switch says
+        return begun.removesuffix(opening) + thought.empty
+    return prompt + thought.empty if facts.format.always_thinks else prompt
+
+
+def answer_ends(
+    facts: ModelFacts, *, native: bool, call_lead: str | None = None
+) -> tuple[str, ...]:
+    """Return the strings of the model's format that end an answer, after native thinking or not."""
+    thought = facts.format.thought
+    if thought is None or call_lead is not None or not (native or facts.format.always_thinks):
+        return ()
+    return thought.ends

@@ -12,6 +12,7 @@ from etui.engine.session import Sampled, Session, TokenSequence
 from etui.events import Answer, Thought, TokenLogprob
 from etui.reasoning.answer_plan import AnswerPlan
 from etui.reasoning.decoding import Decoded, Ending, Run, TokenLog
+from etui.reasoning.tool_events import opening_tags
 
 Part = Thought | Answer | TokenLogprob
 """An event of a run."""
@@ -37,12 +38,15 @@ class ThinkingRun:
         self._adopted = ""
         self._thought: Run | None = None
         self._reply: Run | None = None
+        self._call_tags: tuple[str, ...] = ()
         self.last_ns = 0
         if plan.thinking is None:
             self._reply = self._build_reply(plan.answer_tokens, plan.text + plan.gap)
             self._reply.begin_with(plan.unfinished)
             return
-        stops = (plan.thinking.marker, *session.facts.stop)
+        calls = opening_tags(plan.output.tool_format) if plan.thinking.style == "native" else ()
+        self._call_tags = () if plan.output.grammar is not None else calls
+        stops = (plan.thinking.marker, *self._call_tags, *session.facts.stop)
         self._thought = Run(plan.think_tokens, stops, guard=plan.guard())
         if self._thought.ending is not None:
             self._queue_bridge(plan.thinking.hand_over, plan.hand_over)
@@ -152,7 +156,7 @@ class ThinkingRun:
             return events
         assert self._plan.thinking is not None
         decoded = thought.decoded()
-        if decoded.stop == self._plan.thinking.marker:
+        if decoded.stop == self._plan.thinking.marker or decoded.stop in self._call_tags:
             opening = self._open_answer(decoded)
             self._reply = self._start_reply(opening)
             return [*events, Answer(at_ns, opening, 0)] if opening else events
@@ -170,14 +174,19 @@ class ThinkingRun:
     def _open_answer(self, decoded: Decoded) -> str:
         """Return the begin of the answer that the last token of the thinking has after its marker.
 
-        A grammar reads whole tokens, so with one that token is replaced by its thinking alone.
+        A grammar reads whole tokens, and a text of the model's format comes before the answer, so
+        with either that token is replaced by its marker alone.
         """
-        opening = decoded.rest.lstrip()
-        if not opening or self._plan.output.grammar is None:
+        assert self._plan.thinking is not None
+        if decoded.stop in self._call_tags:  # the model calls a tool without ending its thinking
+            return f"{decoded.stop}{decoded.rest}"
+        opening, answer = decoded.rest.lstrip(), self._plan.thinking.answer
+        if self._plan.output.grammar is None and not answer:
             return opening
-        if self._session.rollback(self.sequence, 1):
-            assert self._plan.thinking is not None
+        if opening and self._session.rollback(self.sequence, 1):
             self._session.extend(self.sequence, self._session.tokenize(self._plan.thinking.marker))
+        if answer:
+            self._session.extend(self.sequence, self._session.tokenize(answer))
         return ""
 
     def _queue_bridge(self, bridge: str, tokens: tuple[int, ...]) -> None:
@@ -197,5 +206,5 @@ class ThinkingRun:
         output, log = self._plan.output, None
         if output.top_logprobs is not None:
             log = TokenLog(self._session, self.sequence, output.top_logprobs, self._index)
-        stops = (*self._session.facts.stop, *output.stop)
+        stops = (*self._session.facts.stop, *self._plan.ends, *output.stop)
         return Run(limit, stops, opening, self._plan.guard(), log)

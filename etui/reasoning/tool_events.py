@@ -1,182 +1,33 @@
-"""Turn the text of an answer into text and calls of tools, event by event."""
+"""Turn the text of an answer into text, thoughts and calls of tools, event by event."""
 
 from __future__ import annotations
 
 import json
+import re
 import uuid
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from etui.engine.session import ToolFormat
-from etui.engine.special_tokens import held_back
-from etui.events import Answer, Event, Finished, ToolCall
+from etui.engine.chat_formats import ToolFormat
+from etui.engine.grammar import read_tools, read_types
+from etui.engine.special_tokens import first_stop, held_back
+from etui.events import Answer, Event, Finished, Thought, ToolCall
+from etui.reasoning.call_readers import (
+    DEEPSEEK_HEAD,
+    MISTRAL_HEAD,
+    SPACE,
+    BareReader,
+    CallReader,
+    MarkupReader,
+    NamedReader,
+    ObjectReader,
+    ParameterTypes,
+    PythonReader,
+)
 from etui.reasoning.output import Output
 
-_ARGUMENTS = ("arguments", "parameters")
-
-_VALUES = "{[-0123456789tfn"
-"""What a value that is no text begins with."""
-
-_KEYS = ("name", "type", "id", *_ARGUMENTS)
-
-
-class _NoCallError(Exception):
-    """What was read is no call."""
-
-
-class CallScanner:
-    """Finds the name and the arguments of ``{"name": ..., "arguments": {...}}``.
-
-    Arguments are passed on as they come, once the name is known. What comes in another order is
-    kept until then; other keys are skipped. It checks no more of the arguments than where they end:
-    whether they are what the tool expects is for its caller to find out.
-
-    Attributes:
-        state: ``done`` behind the object's closing brace, ``bad`` after what is no call.
-        foreign: Whether it has a key that calls do not have.
-        rest: Arguments that are passed on at their end only, as far as they have come.
-    """
-
-    def __init__(self) -> None:
-        self.state: Literal["open", "inside", "done", "bad"] = "open"
-        self.name: str | None = None
-        self.raw = ""
-        self.foreign = False
-        self.rest = ""
-        self._kept = ""  # arguments before the name is known
-        self._seen: set[str] = set()
-        self._reading = self._read_object()
-        next(self._reading)
-
-    @property
-    def started(self) -> bool:
-        """Whether the arguments of a named tool have begun, so that it is a call for certain."""
-        return self.name is not None and bool(self._seen.intersection(_ARGUMENTS))
-
-    def feed(self, char: str) -> str:
-        """Take the next character and return the arguments that it adds."""
-        self.raw += char
-        try:
-            added = self._reading.send(char)
-        except StopIteration as end:
-            self.state, added = "done", end.value
-        except _NoCallError:
-            self.state, added = "bad", ""
-        else:
-            self.state = "inside" if self.raw.strip(_SPACE) else "open"
-        return added
-
-    # Each part below takes characters, and yields the arguments that the last one added.
-
-    def _read_object(self) -> Generator[str, str, str]:
-        if (yield from self._skip_space("")) != "{":
-            raise _NoCallError
-        added, end = "", ","
-        while end == ",":
-            char = yield from self._skip_space(added)
-            if char == "}" and not self._seen:
-                return ""
-            key = _read_text((yield from self._read_quoted(""))) if char == '"' else None
-            if key is None or key in self._seen:
-                raise _NoCallError
-            self.foreign = self.foreign or key not in _KEYS
-            if (yield from self._skip_space("")) != ":":
-                raise _NoCallError
-            added, end = yield from self._read_value(key)
-        if end != "}":
-            raise _NoCallError
-        return added
-
-    def _skip_space(self, added: str) -> Generator[str, str, str]:
-        char = yield added
-        while char in _SPACE:
-            char = yield ""
-        return char
-
-    def _read_quoted(self, key: str) -> Generator[str, str, str]:
-        """Read a text of JSON behind its opening quote; return it with its quotes."""
-        text, escaped = '"', False
-        while True:
-            self.rest = text if key in _ARGUMENTS else ""
-            char = yield ""
-            text += char
-            if char == '"' and not escaped:
-                self.rest = ""
-                return text
-            escaped = char == "\\" and not escaped
-
-    def _read_value(self, key: str) -> Generator[str, str, tuple[str, str]]:
-        """Read a value; return what its last character adds, and the character behind it."""
-        char = yield from self._skip_space("")
-        if char != '"' and (key == "name" or char not in _VALUES):
-            raise _NoCallError
-        self._seen.add(key)
-        if char == '"':
-            added = self._take_text(key, (yield from self._read_quoted(key)))
-        elif char in "{[":
-            added = yield from self._read_nested(key, char)
-        else:
-            return (yield from self._read_scalar(key, char))
-        return "", (yield from self._skip_space(added))
-
-    def _take_text(self, key: str, quoted: str) -> str:
-        text = _read_text(quoted)
-        if key != "name":  # JSON in a text, or an escape that JSON does not know
-            return self._pass(key, quoted if text is None else text)
-        if not text:
-            raise _NoCallError
-        self.name = text
-        kept, self._kept = self._kept, ""
-        return kept
-
-    def _read_nested(self, key: str, char: str) -> Generator[str, str, str]:
-        depth, quoted, escaped = 1, False, False
-        while True:
-            char = yield self._pass(key, char)
-            if quoted:
-                quoted = escaped or char != '"'
-                escaped = char == "\\" and not escaped
-            elif char == "<":  # a tag, since it is no JSON outside of a text
-                raise _NoCallError
-            else:
-                quoted = char == '"'
-                depth += (char in "{[") - (char in "}]")
-                if depth == 0:
-                    return self._pass(key, char)
-
-    def _read_scalar(self, key: str, value: str) -> Generator[str, str, tuple[str, str]]:
-        while True:
-            self.rest = value if key in _ARGUMENTS and not "null".startswith(value) else ""
-            char = yield ""
-            if char in ",}" or char in _SPACE:
-                break
-            value += char
-        self.rest = ""
-        added = self._pass(key, "" if value == "null" else value)
-        return (added, char) if char in ",}" else ("", (yield from self._skip_space(added)))
-
-    def _pass(self, key: str, text: str) -> str:
-        if key not in _ARGUMENTS:
-            return ""
-        if self.name is None:
-            self._kept += text
-            return ""
-        return text
-
-
-def _read_text(quoted: str) -> str | None:
-    try:
-        text = json.loads(quoted, strict=False)
-    except ValueError:
-        return None
-    return text if isinstance(text, str) else None
-
-
-_SPACE = " \t\r\n"
-_OPENING = {"hermes": "<tool_call>", "llama": "<|python_tag|>", "mistral": "[TOOL_CALLS]"}
-_CLOSING = "</tool_call>"
-_BARE = ("hermes", "llama")  # an answer can begin with a call that has no tag
 _ID_CHARACTERS = 9  # templates of Mistral refuse ids of another length
 
 
@@ -190,6 +41,13 @@ class CallPart:
     arguments: str
 
 
+@dataclass(frozen=True, slots=True)
+class ThoughtPart:
+    """A part of a thought that is no part of the answer."""
+
+    text: str
+
+
 @dataclass(slots=True)
 class _Call:
     call_id: str
@@ -197,7 +55,7 @@ class _Call:
     arguments: str = ""
 
 
-Part = str | CallPart
+Part = str | CallPart | ThoughtPart
 
 
 def create_call_id() -> str:
@@ -205,12 +63,110 @@ def create_call_id() -> str:
     return uuid.uuid4().hex[:_ID_CHARACTERS]
 
 
-class ToolCallParser:
+class CallParser(ABC):
     """Incremental parser of one answer.
+
+    Args:
+        most: Most calls; further ones are left out.
+
+    Attributes:
+        thinking: Whether the last text was a thought.
+    """
+
+    def __init__(self, most: int = 128, create_id: Callable[[], str] = create_call_id) -> None:
+        self.thinking = False
+        self._most = most
+        self._create_id = create_id
+        self._calls: list[_Call] = []
+
+    @abstractmethod
+    def push(self, text: str) -> list[Part]:
+        """Take decoded text and return the parts that are certain."""
+
+    @abstractmethod
+    def finish(self) -> list[Part]:
+        """End the answer and return what was held back."""
+
+    def document(self) -> str:
+        """Return the calls as a JSON array in the OpenAI form; empty without any."""
+        if not self._calls:
+            return ""
+        return json.dumps(
+            [
+                {
+                    "id": call.call_id,
+                    "type": "function",
+                    "function": {"name": call.name, "arguments": call.arguments},
+                }
+                for call in self._calls
+            ],
+            ensure_ascii=False,
+        )
+
+    def _name_call(self, name: str, parts: list[Part]) -> None:
+        self._calls.append(_Call(self._create_id(), name))
+        self._emit(name, "", parts)
+
+    def _add_arguments(self, arguments: str, parts: list[Part]) -> None:
+        self._calls[-1].arguments += arguments
+        self._emit("", arguments, parts)
+
+    def _complete_call(self, parts: list[Part]) -> None:
+        """Give a call without arguments an empty object, and leave out what is too many."""
+        if not self._calls[-1].arguments.strip(SPACE):
+            self._calls[-1].arguments = ""
+            self._add_arguments("{}", parts)
+        del self._calls[self._most :]
+
+    def _emit(self, name: str, arguments: str, parts: list[Part]) -> None:
+        index = len(self._calls) - 1
+        if index < self._most:
+            parts.append(CallPart(index, self._calls[-1].call_id, name, arguments))
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """The tags of calls in one format."""
+
+    openings: tuple[str, ...] = ()
+    closings: tuple[str, ...] = ()
+    listed: bool = False  # Whether a tag is followed by a list of calls
+    bare: bool = False  # Whether an answer can begin with a call that has no tag
+
+
+_TOOL_CALL = ("<tool_call>",), ("</tool_call>",)
+_DEEPSEEK = _Form(
+    ("<｜tool▁calls▁begin｜>", "<｜tool▁call▁begin｜>"),
+    ("<｜tool▁call▁end｜>", "<｜tool▁calls▁end｜>"),
+)
+_FORMS: dict[ToolFormat, _Form] = {
+    "": _Form(),
+    "hermes": _Form(*_TOOL_CALL, bare=True),
+    "llama": _Form(("<|python_tag|>",), bare=True),
+    "mistral": _Form(("[TOOL_CALLS]",), listed=True),
+    "mistral-args": _Form(("[TOOL_CALLS]",)),
+    "granite": _Form(("<|tool_call|>",), ("<|/tool_call|>",), listed=True),
+    "xml": _Form(*_TOOL_CALL),
+    "deepseek": _DEEPSEEK,
+    "deepseek-json": _DEEPSEEK,
+    "lfm2": _Form(("<|tool_call_start|>",), ("<|tool_call_end|>",), listed=True),
+    "gemma": _Form(("<|tool_call>",), ("<tool_call|>",)),
+    "functiongemma": _Form(("<start_function_call>",), ("<end_function_call>",)),
+}
+
+
+def opening_tags(tool_format: ToolFormat) -> tuple[str, ...]:
+    """Return the tags that begin the calls of a format."""
+    return _FORMS[tool_format].openings if tool_format in _FORMS else ()
+
+
+class ToolCallParser(CallParser):
+    """Parser of calls that are parts of the answer's text, most of them between tags.
 
     Args:
         names: Names of the tools. Where a call has no tags, an object with another name is text.
         most: Most calls; further ones are left out.
+        types: Types of their parameters, for a format that does not show them.
     """
 
     def __init__(
@@ -220,22 +176,26 @@ class ToolCallParser:
         *,
         most: int = 128,
         create_id: Callable[[], str] = create_call_id,
+        types: ParameterTypes | None = None,
     ) -> None:
+        super().__init__(most, create_id)
         self._format = tool_format
-        self._opening = _OPENING.get(tool_format, "")
+        self._form = form = _FORMS[tool_format]
+        self._types = types or {}
         self._names = frozenset(names)
-        self._most = most
-        self._create_id = create_id
+        self._openings = form.openings
+        if tool_format == "xml":  # models leave the first tag out
+            self._openings += tuple(f"<function={name}>" for name in sorted(self._names))
         self._mode: Literal["text", "call", "after"] = "text"
         self._held = ""  # text that may begin a tag, or space that may precede a call
         self._written = False  # whether there is text, so that no bare object is a call any more
-        self._scanner = CallScanner()
+        self._reader = self._make_reader()
         self._raw = ""  # what turns into text again if the call is none
+        self._called = False  # whether nothing but space follows a call
         self._tail = ""  # after a call: what may end it
         self._in_list = False
         self._bare = False  # whether the call has no tag
         self._named = False  # whether the name of the call was passed on
-        self._calls: list[_Call] = []
 
     def push(self, text: str) -> list[Part]:
         """Take decoded text and return the parts that are certain."""
@@ -257,137 +217,140 @@ class ToolCallParser:
         elif self._mode == "after":
             self._end_tail(parts)
         rest, self._held = self._held, ""
-        if rest.strip(_SPACE) or not self._calls:
+        if rest.strip(SPACE) or not self._calls:
             parts.append(rest)
         return _join(parts)
 
-    def document(self) -> str:
-        """Return the calls as a JSON array in the OpenAI form; empty without any."""
-        if not self._calls:
-            return ""
-        return json.dumps(
-            [
-                {
-                    "id": call.call_id,
-                    "type": "function",
-                    "function": {"name": call.name, "arguments": call.arguments},
-                }
-                for call in self._calls
-            ],
-            ensure_ascii=False,
-        )
+    def _make_reader(self) -> CallReader:
+        match self._format:
+            case "mistral-args":
+                return NamedReader(MISTRAL_HEAD)
+            case "deepseek" | "deepseek-json":
+                return NamedReader(DEEPSEEK_HEAD)
+            case "xml":
+                return MarkupReader(self._types)
+            case "lfm2":
+                return PythonReader()
+            case "gemma":
+                return BareReader('<|"|>')
+            case "functiongemma":
+                return BareReader("<escape>")
+        return ObjectReader()
 
     def _take_text(self, char: str, parts: list[Part]) -> None:
         self._held += char
-        if self._format in _BARE and not self._written:
-            bare = self._held.strip(_SPACE + ";,") if self._calls else self._held.strip(_SPACE)
+        if self._form.bare and not self._written:
+            bare = self._held.strip(SPACE + ";,") if self._calls else self._held.strip(SPACE)
             if bare == "{":
                 self._begin_call()
                 self._take_call(char, parts)
                 return
-        if self._opening and self._held.endswith(self._opening):
-            before = self._held[: -len(self._opening)]
-            if before.strip(_SPACE):
-                self._write(before.rstrip(_SPACE), parts)
+        opening = self._find_end(self._held, self._openings)
+        if opening:
+            before = self._held.removesuffix(opening)
+            if before.strip(SPACE):
+                self._write(before.rstrip(SPACE), parts)
             self._begin_call()
+            if opening.startswith("<function="):
+                self._raw = self._raw.removesuffix(opening)
+                for each in opening:
+                    self._take_call(each, parts)
             return
-        keep = held_back(self._held, (self._opening,)) if self._opening else 0
+        closings = self._form.closings if self._called else ()
+        closing = self._find_end(self._held, closings)
+        if closing and not self._held.removesuffix(closing).strip(SPACE):
+            self._held = ""
+            return
+        keep = held_back(self._held, (*self._openings, *closings))
         sure = self._held[: len(self._held) - keep]
         if self._separates(sure):
             return
-        shown = sure.rstrip(_SPACE)
+        shown = sure.rstrip(SPACE)
         self._held = self._held[len(shown) :]
         self._write(shown, parts)
+
+    @staticmethod
+    def _find_end(text: str, tags: Collection[str]) -> str:
+        """Return the tag with which a text ends; empty if it ends with none."""
+        return next((tag for tag in tags if text.endswith(tag)), "")
 
     def _separates(self, sure: str) -> bool:
         """Return whether a text could be what separates two calls, or precedes the first."""
         if self._format == "llama" and self._calls and not self._written:
-            return not sure.strip(_SPACE + ";,")
-        return not sure.strip(_SPACE)
+            return not sure.strip(SPACE + ";,")
+        return not sure.strip(SPACE)
 
     def _write(self, text: str, parts: list[Part]) -> None:
         if text:
-            self._written = True
+            self._written, self._called = True, False
             parts.append(text)
 
     def _begin_call(self) -> None:
         self._mode = "call"
         self._raw, self._held = self._held, ""
-        self._scanner = CallScanner()
+        self._reader = self._make_reader()
         self._named = False
         self._in_list = False
         self._bare = self._raw.endswith("{")
         if self._bare:
-            self._raw = self._raw[:-1]  # the scanner takes the brace
+            self._raw = self._raw[:-1]  # the reader takes the brace
 
     def _take_call(self, char: str, parts: list[Part]) -> None:
-        scanner = self._scanner
-        if self._format == "mistral" and scanner.state == "open" and not self._in_list:
+        reader = self._reader
+        if self._form.listed and not self._in_list:
             self._raw += char
             if char == "[":
                 self._in_list = True
-            elif char not in _SPACE:
+            elif char not in SPACE:
                 self._fall_back("", parts)
             return
-        self._add(scanner.feed(char), parts)
-        if scanner.state == "done":
+        self._add(reader.feed(char), parts)
+        if reader.state == "done":
             self._close_call(parts)
-        elif scanner.state == "bad":
+        elif reader.state == "bad":
             self._end_call(parts)
-        elif not self._named and (scanner.started or (self._bare and scanner.foreign)):
-            self._fall_back(scanner.raw, parts)
+        elif not self._named and (reader.started or (self._bare and reader.foreign)):
+            self._fall_back(reader.raw, parts)
 
     def _add(self, arguments: str, parts: list[Part]) -> None:
         """Pass on the arguments, after the name if it was not yet."""
-        scanner = self._scanner
-        if scanner.started and not self._named and self._accepts():
+        reader = self._reader
+        if reader.started and not self._named and self._accepts():
             self._named = True
-            self._calls.append(_Call(self._create_id(), scanner.name or ""))
-            self._emit(scanner.name or "", "", parts)
+            self._name_call(reader.name or "", parts)
         if arguments and self._named:
-            self._calls[-1].arguments += arguments
-            self._emit("", arguments, parts)
+            self._add_arguments(arguments, parts)
 
     def _accepts(self) -> bool:
         tagged = self._format != "llama" and not self._bare
-        return tagged or self._scanner.name in self._names
-
-    def _emit(self, name: str, arguments: str, parts: list[Part]) -> None:
-        index = len(self._calls) - 1
-        if index < self._most:
-            parts.append(CallPart(index, self._calls[-1].call_id, name, arguments))
+        return tagged or self._reader.name in self._names
 
     def _close_call(self, parts: list[Part]) -> None:
         """End a complete object: a call, or text if it has no name."""
-        scanner = self._scanner
-        if not self._named and scanner.name is not None and self._accepts():
+        reader = self._reader
+        if not self._named and reader.name is not None and self._accepts():
             self._named = True
-            self._calls.append(_Call(self._create_id(), scanner.name))
-            self._emit(scanner.name, "", parts)
+            self._name_call(reader.name, parts)
         if not self._named:
             self._end_call(parts)
             return
         self._complete_call(parts)
-        self._mode = "text" if self._format == "llama" or self._bare else "after"
+        self._called = True
+        tailed = self._form.closings or self._form.listed
+        self._mode = "after" if tailed and not self._bare else "text"
         self._tail = self._held = ""
-
-    def _complete_call(self, parts: list[Part]) -> None:
-        """Give a call without arguments an empty object, and leave out what is too many."""
-        if not self._calls[-1].arguments:
-            self._calls[-1].arguments = "{}"
-            self._emit("", "{}", parts)
-        del self._calls[self._most :]
 
     def _end_call(self, parts: list[Part]) -> None:
         """End what is broken or broken off: a call if its arguments have begun, else text."""
         if not self._named:
-            self._fall_back(self._scanner.raw, parts)
+            self._fall_back(self._reader.raw, parts)
             return
-        self._add(self._scanner.rest, parts)
+        self._add(self._reader.rest, parts)
         self._complete_call(parts)
-        broken = self._scanner.state == "bad"
+        self._called = True
+        broken = self._reader.state == "bad"
         self._mode, self._held = "after", ""
-        self._tail = self._scanner.raw[-1] if broken else ""
+        self._tail = self._reader.raw[-1] if broken else ""
 
     def _fall_back(self, raw: str, parts: list[Part]) -> None:
         self._mode, self._held = "text", ""
@@ -395,20 +358,21 @@ class ToolCallParser:
 
     def _take_tail(self, char: str, parts: list[Part]) -> None:
         self._tail += char
-        if self._format == "mistral":
+        opening = self._find_end(self._tail, self._openings)
+        if self._form.listed:
             self._take_separator(parts)
-        elif self._tail.endswith(_CLOSING):
+        elif self._find_end(self._tail, self._form.closings):
             self._end_tail(parts)
-        elif self._format == "hermes" and self._tail.endswith(self._opening):
-            self._tail = self._tail.removesuffix(self._opening)
+        elif opening and self._form.closings:
+            self._tail = self._tail.removesuffix(opening)
             self._end_tail(parts)
-            self._held = self._opening
+            self._held = opening
             self._begin_call()
 
     def _take_separator(self, parts: list[Part]) -> None:
-        tail = self._tail.strip(_SPACE)
+        tail = self._tail.strip(SPACE)
         if tail == ",":
-            self._raw, self._scanner, self._named = self._tail, CallScanner(), False
+            self._raw, self._reader, self._named = self._tail, self._make_reader(), False
             self._mode = "call"
         elif tail == "]":
             self._mode, self._held = "text", ""
@@ -417,10 +381,105 @@ class ToolCallParser:
 
     def _end_tail(self, parts: list[Part]) -> None:
         """End what follows a call: drop its closing tag and spare braces, keep any other text."""
-        rest = self._tail.removesuffix(_CLOSING) if self._format == "hermes" else self._tail
+        rest = self._tail.removesuffix(self._find_end(self._tail, self._form.closings))
         self._mode, self._held, self._tail = "text", "", ""
-        if rest.strip(_SPACE + "}]"):
+        if rest.strip(SPACE + "}]`"):
             self._write(rest, parts)
+
+
+_HEADER_END = "<|message|>"
+_BODY_ENDS = ("<|end|>", "<|call|>", "<|return|>", "<|start|>", "<|channel|>")
+_RECIPIENT = re.compile(r"\bto=(?P<name>[^\s<]+)")
+_CHANNEL = re.compile(r"<\|channel\|>\s*(?P<name>\w+)")
+_MOST_HEADER_CHARACTERS = 300
+
+
+class ChannelParser(CallParser):
+    """Parser of an answer of messages, each with a header that names its channel (harmony).
+
+    A message to a tool is a call, one of the channel ``analysis`` a thought, and any other one a
+    part of the answer. Its text may begin in a header, or with the end of a message.
+    """
+
+    def __init__(self, most: int = 128, create_id: Callable[[], str] = create_call_id) -> None:
+        super().__init__(most, create_id)
+        self._body: Literal["", "text", "thought", "call"] = ""  # empty in a header
+        self._held = ""
+        self._written: set[str] = set()  # kinds of bodies with text, for the gap between two
+
+    def push(self, text: str) -> list[Part]:
+        """Take decoded text and return the parts that are certain."""
+        parts: list[Part] = []
+        self._held += text
+        while self._take_header(parts) if not self._body else self._take_body(parts):
+            pass
+        return _join(parts)
+
+    def finish(self) -> list[Part]:
+        """End the answer and return what was held back; the begin of a header is left out."""
+        parts: list[Part] = []
+        if self._body:
+            self._write(self._held, parts)
+            self._end_body(parts)
+        elif not self._held.lstrip(SPACE).startswith(("<|", "to=")):
+            self._body = "text"
+            self._write(self._held, parts)
+        self._held = ""
+        return _join(parts)
+
+    def _take_header(self, parts: list[Part]) -> bool:
+        """Read a header up to its end; return whether there may be more to read."""
+        header, end, rest = self._held.partition(_HEADER_END)
+        if not end:
+            begun = header.lstrip(SPACE)
+            is_header = any(
+                begun.startswith(each[: len(begun)]) for each in ("<|", "to=", "assistant")
+            )
+            if not begun or (is_header and len(begun) <= _MOST_HEADER_CHARACTERS):
+                return False
+            self._body = "text"  # a text without any header
+            return True
+        self._held = rest
+        recipient, channel = _RECIPIENT.search(header), _CHANNEL.findall(header)
+        if recipient is not None and recipient["name"] != "assistant":
+            self._body, self.thinking = "call", False
+            self._name_call(recipient["name"].removeprefix("functions."), parts)
+        elif channel and channel[-1] == "analysis":
+            self._body, self.thinking = "thought", True
+        else:
+            self._body, self.thinking = "text", False
+        if self._body in self._written:
+            self._write("\n\n", parts)
+        return True
+
+    def _take_body(self, parts: list[Part]) -> bool:
+        """Read a body up to its end; return whether there may be more to read."""
+        found = first_stop(self._held, _BODY_ENDS)
+        if found is None:
+            keep = held_back(self._held, _BODY_ENDS)
+            self._write(self._held[: len(self._held) - keep], parts)
+            self._held = self._held[len(self._held) - keep :]
+            return False
+        at, end = found
+        self._write(self._held[:at], parts)
+        self._end_body(parts)
+        skipped = 0 if end in ("<|start|>", "<|channel|>") else len(end)
+        self._held = self._held[at + skipped :]
+        return bool(self._held)
+
+    def _write(self, text: str, parts: list[Part]) -> None:
+        if not text:
+            return
+        if self._body == "call":
+            self._add_arguments(text, parts)
+            return
+        self._written.add(self._body)
+        parts.append(ThoughtPart(text) if self._body == "thought" else text)
+
+    def _end_body(self, parts: list[Part]) -> None:
+        if self._body == "call":
+            self._complete_call(parts)
+        self._body = ""
 
 
 def _join(parts: list[Part]) -> list[Part]:
@@ -433,6 +492,8 @@ def _join(parts: list[Part]) -> list[Part]:
                 joined[-1] = last + part
             elif part:
                 joined.append(part)
+        elif isinstance(part, ThoughtPart):
+            joined.append(part)
         elif isinstance(last, CallPart) and last.index == part.index and not part.name:
             joined[-1] = CallPart(
                 last.index, last.call_id, last.name, last.arguments + part.arguments
@@ -445,27 +506,47 @@ def _join(parts: list[Part]) -> list[Part]:
 def separate_calls(events: Iterable[Event], output: Output) -> Iterator[Event]:
     """Yield the events of one answer, with calls of tools in ``ToolCall`` events.
 
-    An ``Answer`` event keeps its tokens, and has the text that belongs to no call.
+    An ``Answer`` event keeps its tokens, and has the text that belongs to no call. Where a message
+    of the answer is a thought, its tokens and its text are in ``Thought`` events.
     """
     parser = create_parser(output)
-    shown = ""
-    at_ns = 0
+    shown, thought, thought_tokens = "", "", 0
+    at_ns, thinking_end_ns = 0, 0
     for event in events:
         tokens, parts = 0, list[Part]()
         if isinstance(event, Answer):
+            thinking = parser.thinking
             at_ns, tokens, parts = event.t_ns, event.tokens, parser.push(event.text)
+            thinking = thinking or parser.thinking  # the token that ends a thought is a part of it
+            if thinking and tokens:
+                thinking_end_ns = at_ns
         elif isinstance(event, Finished):
-            parts = parser.finish()
+            thinking, parts = False, parser.finish()
         text = "".join(part for part in parts if isinstance(part, str))
-        shown += text
+        more = "".join(part.text for part in parts if isinstance(part, ThoughtPart))
+        shown, thought = shown + text, thought + more
+        if more or (tokens and thinking):
+            thought_tokens += tokens
+            yield Thought(at_ns, more, tokens)
+            tokens = 0
         if text or tokens:
             yield Answer(at_ns, text, tokens)
         for part in parts:
-            if not isinstance(part, str):
+            if isinstance(part, CallPart):
                 yield ToolCall(at_ns, part.index, part.call_id, part.name, part.arguments)
-        if isinstance(event, Finished) and (calls := parser.document()):
-            yield replace(event, answer=shown.strip(), tool_calls=calls)
-        elif not isinstance(event, Answer):
+        if isinstance(event, Finished):
+            if output.call_lead is not None:  # headers are no part of the answer
+                event = replace(event, answer=shown.strip())
+            if thought_tokens:
+                event = replace(
+                    event,
+                    thinking="\n\n".join(filter(None, (event.thinking, thought.strip()))),
+                    thinking_tokens=event.thinking_tokens + thought_tokens,
+                    thinking_end_ns=max(event.thinking_end_ns, thinking_end_ns),
+                )
+            if calls := parser.document():
+                event = replace(event, answer=shown.strip(), tool_calls=calls)
+        if not isinstance(event, Answer):
             yield event
 
 
@@ -478,6 +559,23 @@ def read_calls(text: str, output: Output) -> tuple[str, str]:
     return "".join(part for part in parts if isinstance(part, str)), parser.document()
 
 
-def create_parser(output: Output) -> ToolCallParser:
+def create_parser(output: Output) -> CallParser:
     """Create the parser of an answer."""
-    return ToolCallParser(output.tool_format, output.tool_names, most=output.most_calls)
+    if output.tool_format == "harmony":
+        channels = ChannelParser(output.most_calls)
+        channels.push(output.call_lead or "")
+        return channels
+    types: ParameterTypes = {}
+    if output.tool_format == "xml":
+        schemas = {each.name: json.loads(each.parameters) for each in read_tools(output.tools)}
+        types = {
+            name: {
+                key: read_types(each)
+                for key, each in (schema.get("properties") or {}).items()
+                if isinstance(each, dict)
+            }
+            for name, schema in schemas.items()
+        }
+    return ToolCallParser(
+        output.tool_format, output.tool_names, most=output.most_calls, types=types
+    )

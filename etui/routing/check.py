@@ -215,8 +215,8 @@ def _list_differences(models: Collection[str], one: Place, other: Place) -> Iter
             f"{first} has a context of {a.context:,} tokens, {second} of {b.context:,}; a question "
             "that fits one may not fit the other"
         )
-    if (a.think_open is None) != (b.think_open is None):
-        yes, no = (first, second) if a.think_open is not None else (second, first)
+    if bool(a.think_open) != bool(b.think_open):
+        yes, no = (first, second) if a.think_open else (second, first)
         yield f"{yes} can think, {no} cannot, by their entries in models.yaml"
     if None not in (a.sha256, b.sha256) and a.sha256 != b.sha256:
         yield f"{first} and {second} have files of different sha256, so not the same weights"

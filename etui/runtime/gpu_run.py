@@ -318,7 +318,7 @@ def answer_greedily(
     session: LlamaSession, prompt: str, reference: Sequence[int], order: Order
 ) -> GreedyAnswer:
     """Answer greedily, and score the tokens of a reference as long as both agree."""
-    rendered = session.render([Message("user", prompt)], thinking=False)
+    rendered = session.render([Message("user", prompt)], think_tokens=0)
     sequence = session.open(session.tokenize(rendered, bos=True), _GREEDY)
     start_ns = time.monotonic_ns()
     tokens: list[int] = []

@@ -294,7 +294,7 @@ def sample_as_asked(
     """
     if not has_open_sampling(arm):
         return arm
-    tags = spec.think_close is not None
+    tags = bool(spec.think_close)
     if spec.sampling is not None:
         return resolve_sampling(arm, spec.sampling, "models.yaml", tags=tags)
     return resolve_sampling(arm, read_file(), "gguf", tags=tags)

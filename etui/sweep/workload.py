@@ -402,14 +402,14 @@ def _fit_prompt(
     facts = session.facts
     if _computes_prompt_alone(item, shape):
         messages = with_letter_instruction(item.messages)
-        text = direct_prompt(session.render(messages, thinking=False), facts) + ANSWER_MARKER
+        text = direct_prompt(session.render(messages, think_tokens=0), facts) + ANSWER_MARKER
     elif shape.think_tokens:
-        style: ThinkingStyle = "native" if facts.think_close is not None else "plain"
+        style: ThinkingStyle = "native" if facts.format.thought is not None else "plain"
         thinking = build_thinking(style, facts)
         messages = with_instruction(item.messages, style)
-        text = open_thinking(session.render(messages, thinking=True), thinking)
+        text = open_thinking(session.render(messages, think_tokens=shape.think_tokens), thinking)
     else:
-        text = direct_prompt(session.render(item.messages, thinking=False), facts)
+        text = direct_prompt(session.render(item.messages, think_tokens=0), facts)
     prompt = session.tokenize(text, bos=True)
     _check_room(session, prompt, output_tokens or count_recorded(item, shape))
     return prompt

@@ -43,7 +43,7 @@ def test_options_reach_the_answer_and_a_refused_one_leaves_the_engine_answering(
         assert len([e for e in events if isinstance(e, TokenLogprob)]) == end.output_tokens
         session = _session_of(backend, starter_model)
         assert session.facts.vocabulary_tokens == session.vocabulary.vocabulary
-        assert session.facts.tool_format == ""
+        assert session.facts.format.tools == ""
         assert session.free_tokens == session.options.context_tokens
 
 

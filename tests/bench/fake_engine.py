@@ -51,7 +51,7 @@ class FakeSession:
 
     @property
     def facts(self) -> ModelFacts:
-        return ModelFacts("fake", self.options.context_tokens, None, None, None, ())
+        return ModelFacts("fake", self.options.context_tokens, ())
 
     @property
     def free_sequences(self) -> int:

@@ -45,7 +45,7 @@ def make_session(library: Library, model: Model) -> Iterator[MakeSession]:
         chosen = replace(OPTIONS, **options)
         context = Context(library, model, chosen)
         contexts.append(context)
-        facts = ModelFacts("starter", chosen.context_tokens, None, None, None, ())
+        facts = ModelFacts("starter", chosen.context_tokens, ())
         source = model.metadata("tokenizer.chat_template")
         template = ChatTemplate(templates, "starter", source, model.bos_text, model.eos_text)
         return LlamaSession(model, context, facts, template)

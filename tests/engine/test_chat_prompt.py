@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from etui.chat import Message
-from etui.engine.chat_prompt import PLAIN_TEMPLATE, ChatPrompt, ChatTemplate, find_tool_format
+from etui.engine.chat_formats import recognise
+from etui.engine.chat_prompt import PLAIN_TEMPLATE, ChatPrompt, ChatTemplate
 from etui.engine.special_tokens import SpecialToken, SpecialTokens
 from etui.engine.template_process import TemplateProcess
 from etui.errors import InvalidRequest, ModelUnavailable
@@ -83,7 +84,7 @@ def make() -> Iterator[Make]:
 
     def make(source: str) -> ChatPrompt:
         template = ChatTemplate(process, "it", source)
-        return ChatPrompt(template, SpecialTokens(MARKERS), find_tool_format(source), "it")
+        return ChatPrompt(template, SpecialTokens(MARKERS), recognise(source).tools, "it")
 
     yield make
     process.close()
@@ -105,12 +106,12 @@ def reveal(text: str) -> str:
         ("", ""),
         ("{{ tools }}", ""),
         (HERMES + "<function=x>", ""),
-        (MISTRAL + "[ARGS]", ""),
+        (MISTRAL + "[ARGS]", "mistral-args"),
         ("<tool_call>", ""),
     ],
 )
 def test_the_form_of_calls_is_found_in_the_source(source, form):
-    assert find_tool_format(source) == form
+    assert recognise(source).tools == form
 
 
 @pytest.mark.parametrize("source", [HERMES, TEXTUAL, LLAMA, MISTRAL])
@@ -185,6 +186,7 @@ def test_the_begin_of_an_answer_is_last(make):
 
 
 def test_a_template_that_leaves_the_tools_out_refuses_them(make):
+    prompt = make("{% if tools and 0 %}<tool_call>{% endif %}{{ messages[0].content }}")
     with pytest.raises(InvalidRequest, match="does not write") as found:
-        make("{# tools <tool_call> #}{{ messages[0].content }}").render([ASK], {}, TOOLS)
+        prompt.render([ASK], {}, TOOLS)
     assert found.value.param == "tools"

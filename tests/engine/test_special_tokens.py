@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.chat import Message
+from etui.engine.chat_formats import ChatFormat, tag_thought
 from etui.engine.chat_prompt import PLAIN_TEMPLATE, ChatTemplate, ModelText
 from etui.engine.library import Library
 from etui.engine.model import Model
@@ -74,7 +75,8 @@ VOCABULARIES: dict[str, Callable[[Path], Path]] = {
 }
 
 
-FACTS = ModelFacts("fixed", 512, None, None, "enable_thinking", ())
+THOUGHT = tag_thought("<think>", "</think>")
+FACTS = ModelFacts("fixed", 512, (), format=ChatFormat(THOUGHT, "enable_thinking"))
 
 
 def fix(model: Model, template: ChatTemplate) -> ModelText:

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from etui.engine.chat_formats import ToolFormat
 from etui.engine.chat_prompt import is_deep
 from etui.engine.constraint import Constraints
 from etui.engine.grammar import build_tool_grammar, choose_tools, read_tools
 from etui.engine.model import Model
-from etui.engine.session import ToolFormat
 from etui.errors import InvalidRequest
 
 GET = {

@@ -33,8 +33,12 @@ ORDINARY = ("   ", "\n\n\n", "<h1>", "<table>")
 _WORDS = ("the", "in", "er", "he", "Hi", "user", "im", "\n\n", "  ", "us", "th", "|>", "<|", "::")
 
 
-def write_bpe(path: Path) -> Path:
-    """Write a byte-level BPE vocabulary; its merges join pairs that cross borders of words."""
+def write_bpe(path: Path, more: tuple[str, ...] = ()) -> Path:
+    """Write a byte-level BPE vocabulary; its merges join pairs that cross borders of words.
+
+    Args:
+        more: Control tokens in addition to those of this module.
+    """
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     spelled = {byte: chr(byte) for byte in printable}
     hidden = [byte for byte in range(256) if byte not in spelled]
@@ -58,6 +62,7 @@ def write_bpe(path: Path) -> Path:
             "tokenizer.ggml.pre": (_STRING, _text("llama-bpe")),
             "tokenizer.ggml.merges": (_ARRAY, _texts(merges)),
         },
+        more,
     )
 
 
@@ -87,10 +92,14 @@ def write_sentencepiece(path: Path, *, space_prefix: bool) -> Path:
 
 
 def _write(
-    path: Path, tokens: list[str], kinds: list[int], keys: dict[str, tuple[int, bytes]]
+    path: Path,
+    tokens: list[str],
+    kinds: list[int],
+    keys: dict[str, tuple[int, bytes]],
+    more: tuple[str, ...] = (),
 ) -> Path:
     scores = [-float(at) for at in range(len(tokens))]
-    for texts, kind in ((CONTROL, _CONTROL), ((*MARKERS, *ORDINARY), _USER_DEFINED)):
+    for texts, kind in (((*CONTROL, *more), _CONTROL), ((*MARKERS, *ORDINARY), _USER_DEFINED)):
         tokens = [*tokens, *texts]
         kinds = [*kinds, *[kind] * len(texts)]
         scores += [0.0] * len(texts)

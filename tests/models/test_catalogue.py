@@ -271,3 +271,11 @@ def test_naming_models_is_light():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_thinking_can_be_switched_off_for_a_model(config):
+    config.models_file.write_text(
+        "models:\n  own:\n    size: 1 B\n    thinking: false\n    sources: [{path: own.gguf}]\n"
+    )
+    spec = load_catalogue(config).get("own")
+    assert (spec.think_open, spec.think_close, spec.thinking_switch) == ("", "", None)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from etui.arm import Sampling
 from etui.chat import Message
+from etui.engine.chat_formats import ChatFormat, tag_thought
 from etui.engine.session import LikelyToken, ModelFacts, OutputGrammar, Sampled, Step
 from etui.errors import CacheFull
 
@@ -75,15 +76,16 @@ class FakeSession:
         return self.sequences - len(self.live)
 
     def render(
-        self, messages: Sequence[Message], *, thinking: bool | None = None, tools: str = ""
+        self, messages: Sequence[Message], *, think_tokens: int | None = None, tools: str = ""
     ) -> str:
         begun = messages[-1].content if messages[-1].role == "assistant" else ""
         shown = messages[:-1] if messages[-1].role == "assistant" else messages
         text = f"[tools]{tools}" if tools else ""
         text += "".join(f"[{m.role}]{m.content}{m.tool_calls}" for m in shown)
         text += "[assistant]"
-        if self.facts.thinking_switch and thinking is False:
-            text += f"{self.facts.think_open}{self.facts.think_close}"
+        form = self.facts.format
+        if form.thought is not None and form.switch and think_tokens == 0:
+            text += f"{form.thought.open.strip()}{form.thought.close}"
         return text + begun
 
     def tokenize(self, text: str, *, bos: bool = False, special: bool = True) -> list[int]:
@@ -177,15 +179,12 @@ class FakeSession:
 
 
 def plain_facts(**changes: object) -> ModelFacts:
-    """Facts of a model without think tags."""
-    values: dict[str, object] = {
-        "name": "fake",
-        "context_tokens": 4096,
-        "think_open": None,
-        "think_close": None,
-        "thinking_switch": None,
-        "stop": (),
-    }
+    """Facts of a model without think tags, unless the changes name some."""
+    open_, close = changes.pop("think_open", None), changes.pop("think_close", None)
+    switch, tools = changes.pop("thinking_switch", None), changes.pop("tool_format", "")
+    thought = tag_thought(str(open_), str(close)) if open_ else None
+    form = ChatFormat(thought, switch, tools)  # type: ignore[arg-type]
+    values: dict[str, object] = {"name": "fake", "context_tokens": 4096, "stop": (), "format": form}
     return ModelFacts(**{**values, **changes})  # type: ignore[arg-type]
 
 

@@ -14,7 +14,8 @@ from jsonschema import validate
 
 from etui.arm import Arm, Sampling
 from etui.chat import Message, OutputOptions
-from etui.engine.chat_prompt import TOOL_TAGS, ChatTemplate, find_tool_format
+from etui.engine.chat_formats import recognise
+from etui.engine.chat_prompt import ChatTemplate
 from etui.engine.context import Context, ContextOptions
 from etui.engine.library import Library
 from etui.engine.llama_session import LlamaSession
@@ -23,6 +24,7 @@ from etui.engine.session import ModelFacts
 from etui.engine.template_process import TemplateProcess
 from etui.errors import InvalidRequest
 from etui.events import Answer, TokenLogprob, ToolCall, Vote
+from etui.models.gguf import check_gguf
 from etui.reasoning.answer import answer
 from tests.reasoning.scripted import GO_ON
 
@@ -64,14 +66,13 @@ def open_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Opened]:
 
     def open_(path: Path) -> LlamaSession:
         if path not in found:
-            model = Model(library, path, shown=TOOL_TAGS)
+            model = Model(library, path, shown=recognise(check_gguf(path).chat_template).shown)
             options = ContextOptions(context_tokens=768, threads=1, sequences=6, batch_tokens=128)
             context = Context(library, model, options)
             source = model.metadata("tokenizer.chat_template")
             facts = ModelFacts(
-                path.stem, 768, None, None, None, (),
-                vocabulary_tokens=model.vocabulary, tool_format=find_tool_format(source),
-            )  # fmt: skip
+                path.stem, 768, (), vocabulary_tokens=model.vocabulary, format=recognise(source)
+            )
             template = ChatTemplate(templates, path.stem, source, model.bos_text, model.eos_text)
             found[path] = LlamaSession(model, context, facts, template)
         found[path].forget()

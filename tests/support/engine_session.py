@@ -63,7 +63,7 @@ class SimulatedSession:
         rolls_back: bool = True,
     ) -> None:
         self.gpu = gpu
-        self._facts = ModelFacts("simulated", context_tokens, None, None, None, ())
+        self._facts = ModelFacts("simulated", context_tokens, ())
         self._batch_tokens = batch_tokens
         self._rolls_back = rolls_back
         self._made = 0
@@ -80,7 +80,7 @@ class SimulatedSession:
         return self._facts.context_tokens
 
     def render(
-        self, messages: Sequence[Message], *, thinking: bool | None = None, tools: str = ""
+        self, messages: Sequence[Message], *, think_tokens: int | None = None, tools: str = ""
     ) -> str:
         """Join the messages, one per line."""
         return "\n".join([*([tools] if tools else []), *(each.content for each in messages)])

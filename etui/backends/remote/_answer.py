@@ -27,6 +27,7 @@ from etui.backends.remote._reply import (
 )
 from etui.backends.remote._stream_parts import Asked, StreamPart
 from etui.chat import Message
+from etui.engine.chat_formats import choose_format
 from etui.engine.session import ModelFacts
 from etui.errors import InvalidRequest
 from etui.events import (
@@ -481,7 +482,7 @@ class RemoteAnswer:
 
 def can_switch(spec: ModelSpec) -> bool:
     """Return whether the thinking of a model can be switched: models.yaml says that it thinks."""
-    return spec.think_close is not None or spec.thinking_switch is not None
+    return bool(spec.think_close) or spec.thinking_switch is not None
 
 
 def build_facts(spec: ModelSpec) -> ModelFacts:
@@ -489,10 +490,8 @@ def build_facts(spec: ModelSpec) -> ModelFacts:
     return ModelFacts(
         name=spec.name,
         context_tokens=spec.context,
-        think_open=spec.think_open,
-        think_close=spec.think_close,
-        thinking_switch=spec.thinking_switch,
         stop=spec.stop,
+        format=choose_format(spec, None),
     )
 
 

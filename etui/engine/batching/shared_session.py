@@ -100,11 +100,11 @@ class RequestSession:
             return max(0, self._shared.free_room(self).sequences)
 
     def render(
-        self, messages: Sequence[Message], *, thinking: bool | None = None, tools: str = ""
+        self, messages: Sequence[Message], *, think_tokens: int | None = None, tools: str = ""
     ) -> str:
         """Render the chat template, which no batch waits for."""
         with self._shared.text_lock:
-            return self._session.render(messages, thinking=thinking, tools=tools)
+            return self._session.render(messages, think_tokens=think_tokens, tools=tools)
 
     def tokenize(self, text: str, *, bos: bool = False, special: bool = True) -> list[int]:
         """Tokenize a text, which no batch waits for."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from etui import units
 from etui.curves.operating_curve import OperatingCurve
 from etui.curves.text import age_text, doubt_text, draw_curve, kind_line, points_text, r2_text
+from etui.engine.chat_formats import choose_format
 from etui.models.tuned import TunedUse, describe_use
 from etui.runtime.forecast import DecodeForecast, MachineFacts
 from etui.runtime.keep_warm import (
@@ -215,8 +216,13 @@ def fact_lines(
         yield f"context   {spec.context:,} used, trained for {trained}"
         yield f"KV cache  {units.bytes_text(card.need.kv_bytes)} when full ({spec.kv_type})"
         yield f"template  {'yes' if gguf.chat_template else 'none: plain text'}"
-    if spec.think_open is not None:
-        yield f"thinking  {spec.think_open} … {spec.think_close}"
+    form = choose_format(spec, gguf.chat_template if gguf is not None else None)
+    if form.thought is not None:
+        yield f"thinking  {form.thought.open.strip()} … {form.thought.close}"
+    if form.tools:
+        yield f"tools     {form.tools}"
+    if form.note:
+        yield f"note      {form.note}"
     if spec.draft is not None or spec.speculate is not None:
         drafter = f", drafts from {spec.draft}" if spec.draft is not None else ""
         yield f"speculate {spec.speculate or 'off'}{drafter}"

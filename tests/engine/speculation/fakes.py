@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from etui.engine.chat_formats import PLAIN_FORMAT, ChatFormat, tag_thought
 from etui.engine.context import DECODED, NO_ROOM, ContextOptions
 from etui.engine.llama_session import LlamaSession
 from etui.engine.session import ModelFacts
@@ -190,8 +191,9 @@ def make_fake_session(
     )
     context = kind(options, vocabulary, logits)
     context.capacity = capacity or sequences * context_tokens
-    tags = ("<think>", "</think>", "enable_thinking") if thinking else (None, None, None)
-    facts = ModelFacts("fake", context_tokens, *tags, stop, options.batch_tokens)
+    tags = ChatFormat(tag_thought("<think>", "</think>"), "enable_thinking")
+    form = tags if thinking else PLAIN_FORMAT
+    facts = ModelFacts("fake", context_tokens, stop, options.batch_tokens, format=form)
     template = SimpleNamespace(render=_render)
     session = LlamaSession(
         FakeModel(vocabulary, end),  # type: ignore[arg-type]

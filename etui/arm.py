@@ -143,6 +143,15 @@ class TokenCost:
     batched: bool = False
     """Whether it is known from shares of shared batches alone, which cannot say how a batch is to
     be divided."""
+    joules_per_prompt_token_per_context: float = 0.0
+    """Additional joules of a prompt token per token in the context before it."""
+    prompt_uncertainty: float | None = None
+    """Half width of the joules of a prompt at 95 %, as a share of them; None if unknown."""
+
+    def prompt_joules(self, tokens: int) -> float:
+        """Return the joules of computing the first ``tokens`` of a prompt."""
+        per_context = self.joules_per_prompt_token_per_context
+        return self.joules_per_prompt_token * tokens + per_context * tokens**2 / 2
 
     def decode_joules(self, context_tokens: int, tokens: int) -> float:
         """Return the joules of decoding ``tokens`` after ``context_tokens`` are in the context."""

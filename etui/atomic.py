@@ -7,6 +7,7 @@ import shutil
 import stat
 import sys
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -47,13 +48,30 @@ def write_bytes(path: Path, content: bytes, *, sync: bool = True, like: Path | N
         with open(path, "wb") as file:
             file.write(content)
         return
+    write_parts(path, (content,), sync=sync, like=like)
+
+
+def write_parts(
+    path: Path,
+    parts: Iterable[bytes | memoryview],
+    *,
+    sync: bool = True,
+    like: Path | None = None,
+    private: bool = False,
+) -> None:
+    """Write parts one after the other into a file, as :func:`write_text`.
+
+    Args:
+        private: Whether only the owner may read and write it.
+    """
     # A random name: two processes writing the same file must not share a temporary file.
     pending = path.with_name(f".{path.name[:_NAME_CHARACTERS]}.{os.urandom(4).hex()}.tmp")
     # Owner only until the permissions of `like` are copied: the content may be private.
-    mode = _NEW_FILE if like is None else _PRIVATE
+    mode = _NEW_FILE if like is None and not private else _PRIVATE
     try:
         with open(pending, "xb", opener=partial(os.open, mode=mode)) as file:
-            file.write(content)
+            for part in parts:
+                file.write(part)
             if sync:
                 file.flush()
                 os.fsync(file.fileno())

@@ -13,6 +13,8 @@ from typing import Literal
 Status = Literal["complete", "stopped", "truncated", "budget", "error"]
 VoteStatus = Literal["answered", "no_answer", "truncated", "uncounted", "abandoned"]
 UnloadReason = Literal["room", "idle", "changed", "asked"]
+Tier = Literal["context", "memory", "disk"]
+"""Where a KV cache was kept."""
 Ended = Literal["", "repeats", "thinking_repeats"]
 """Which part was ended because it repeats itself: the answer, or the thinking before it."""
 
@@ -188,6 +190,22 @@ class ThreadsChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class Reused:
+    """Where the tokens come from that an answer need not compute, and what keeping them took.
+
+    It comes before ``Prefilled``. Without one, tokens that are cached were still in the context.
+    """
+
+    start_ns: int  # Start of bringing them back into the context
+    end_ns: int  # End of it; equal to `start_ns` for the tier `context`
+    tier: Tier
+    tokens: int  # Reused tokens of the prompt
+    size_bytes: int  # Size of the saved state; 0 for the tier `context`
+    keep_seconds: float
+    """Seconds spent on saving states of any chat since the answer before."""
+
+
+@dataclass(frozen=True, slots=True)
 class Verified:
     """One batch verified drafted tokens.
 
@@ -291,6 +309,7 @@ Event = (
     | Batch
     | Probe
     | ThreadsChanged
+    | Reused
     | Finished
     | Verified
 )

@@ -47,17 +47,28 @@ class LocalBackend:
         trials: Load a file that etui does not know in a process of its own first, so that a crash
             of llama.cpp is an error of the answer and not the end of this process.
         parent: Process id of the etui for which this process computes; None if it does all itself.
+        keep: Whether KV caches outlive the context, as the settings say. Measured work computes
+            all of its prompts.
 
     Attributes:
         on_batch: Called after each shared batch, before the events that follow from it; None
             reports none.
     """
 
-    def __init__(self, config: Config, *, trials: bool = False, parent: int | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        *,
+        trials: bool = False,
+        parent: int | None = None,
+        keep: bool = False,
+    ) -> None:
+        from etui.engine.kv_folder import open_store
         from etui.engine.residency import Residency
 
         self.on_batch: Callable[[SharedBatch], None] | None = None
-        self._residency = Residency(config, trials=trials, parent=parent)
+        store = open_store(config) if keep else None
+        self._residency = Residency(config, trials=trials, parent=parent, store=store)
         self._parallel = max(1, config.parallel)
         self._queue = AdmissionQueue()
         self._shared: SharedSession | None = None
@@ -107,6 +118,8 @@ class LocalBackend:
             found = self._residency.find(request.model, path, request.draft)
             if found is None or self._queue.running == 0:
                 found = yield from self._residency.session(request.model, path, request.draft)
+            if request.price is not None:
+                found.set_price(request.price.joules_per_prompt_token)
             self._residency.hold(request.model.name)
             ending.callback(self._residency.release, request.model.name)
             shared = self._share(request.model.name, found)

@@ -48,6 +48,9 @@ CATCH_UP_SECONDS = 1.0
 HANDSHAKE = 0
 """Number of the mailbox with the handshake; those of requests begin with 1."""
 
+FINISH_SECONDS = 5.0
+"""Longest wait at the end for a process that saves its KV caches."""
+
 READ_SECONDS = 5.0
 """Longest wait for the thread that reads the pipe of a process that has ended."""
 
@@ -216,6 +219,16 @@ class ChildProcess:
         # Windows states a crash as a large code, which people know in hexadecimal.
         return f"exited with code {code if code < 1 << 16 else f'{code:#X}'}"
 
+    def finish(self, silent_seconds: float) -> None:
+        """Let the process save its KV caches and exit; kill it if that takes too long."""
+        if self.responds(silent_seconds):
+            assert self.process.stdin is not None
+            with self._writing, suppress(OSError, ValueError):
+                self.process.stdin.close()
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(FINISH_SECONDS)
+        self.stop()
+
     def stop(self, why: str | None = None) -> None:
         """Kill the process, close the pipes, and wait until all that it sent has been read.
 
@@ -226,7 +239,7 @@ class ChildProcess:
             if is_first:
                 self._failure = why
         if is_first:
-            self.process.kill()  # it has no state to save
+            self.process.kill()
             self.process.wait()
             for pipe in (self.process.stdin, self.process.stdout):
                 if pipe is not None:
@@ -429,4 +442,4 @@ class ProcessBackend:
         """
         child, self._child = self._child, None
         if child is not None:
-            child.stop()
+            child.finish(self._silent_seconds)

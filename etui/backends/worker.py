@@ -43,6 +43,9 @@ FIRST_TOKEN_SECONDS = 0.001
 """Pause after the first token of an answer: the threads of the next batch spin on every core, and
 what brings the token to its reader would wait for one of them to end."""
 
+END_SECONDS = 10.0
+"""Longest time to save the KV caches when the parent has closed the pipe."""
+
 _TOKENS = (Thought, Answer, TokenLogprob, ToolCall, Batch)
 """Events that may be held back; the first token of an answer never is. ``Prefilled``, which comes
 right before it, is sent with it."""
@@ -54,7 +57,7 @@ def open_engine(config: Config) -> LocalBackend:
     """Open the engine of this process, without any model."""
     from etui.backends.local import LocalBackend
 
-    return LocalBackend(config, parent=os.getppid())
+    return LocalBackend(config, parent=os.getppid(), keep=True)
 
 
 class Worker:
@@ -82,6 +85,7 @@ class Worker:
         self._asked: queue.SimpleQueue[Request | wire.KeepWarm | None] = queue.SimpleQueue()
         """Requests; None wakes the main thread, because a model may have become idle."""
         self._cancels: dict[int, Cancel] = {}
+        self._ending = threading.Event()
 
     def run(self) -> None:
         """Answer requests until the parent closes the pipe."""
@@ -165,7 +169,24 @@ class Worker:
                     cancel.cancel()
                 else:
                     cancel.end_thinking()
-        os._exit(0)  # the parent has exited; llama.cpp may be in the middle of a batch
+        self._end(engine)
+
+    def _end(self, engine: LocalBackend) -> None:
+        """End the answers, save the KV caches, and exit: the parent has closed the pipe.
+
+        An answer that does not end, as in a load, loses them.
+        """
+        self._ending.set()
+        late = threading.Timer(END_SECONDS, os._exit, [0])
+        late.daemon = True
+        late.start()
+        for cancel in list(self._cancels.values()):
+            cancel.cancel()
+        try:
+            engine.close()
+        except Exception:  # noqa: BLE001  the caches are computed again
+            traceback.print_exc()
+        os._exit(0)
 
     def _beat(self) -> None:
         while True:
@@ -174,6 +195,8 @@ class Worker:
 
     def _send(self, message: object, *, may_wait: bool = False) -> None:
         """Write a message after those held back; one that may wait is held back for a moment."""
+        if self._ending.is_set():
+            return
         line = encode(message)
         try:
             with self._writing:
@@ -185,7 +208,7 @@ class Worker:
                 while self._held:
                     del self._held[: os.write(self._replies, self._held)]
         except OSError:
-            os._exit(0)  # the parent has closed the pipe
+            self._ending.set()  # the parent has exited, and its other pipe ends, too
 
 
 def _events(engine: LocalBackend, ask: Request, cancel: Cancel | None) -> Iterator[Event]:

@@ -193,7 +193,7 @@ def _answer(
     make_home(config)
     stopped, cancel = Event(), Cancel()
     record = None
-    with open_runtime(config) as runtime:
+    with open_runtime(config, keep=True) as runtime:
 
         def decide(query: Query) -> Choice:
             return choose(query, overrides, runtime, lambda: read_host(config), confirm=confirm)

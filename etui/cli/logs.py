@@ -15,6 +15,7 @@ from etui.cli.param_types import TEXT, WholeNumber, flag, text_option
 from etui.cli.streams import data_stream
 from etui.codec import to_document
 from etui.errors import UsageError
+from etui.units import count_text
 
 if TYPE_CHECKING:
     from etui.energy.documents import Factors
@@ -270,6 +271,39 @@ def export(form: str, search: str | None, **chosen: str | None) -> None:
                     writing.write_json_lines(turns_found, data_stream(), _read_weights())
         if not log.count_turns(turn_filter):
             _report_empty(log, filtered=any(chosen.values()) or search is not None)
+
+
+@logs.command()
+@click.argument("chats", type=TEXT, nargs=-1, metavar="[CHAT]...")
+@flag("--caches", help="Delete the KV caches of all chats instead; the log stays.")
+@flag("--yes", help="Do not ask.")
+def delete(chats: tuple[str, ...], caches: bool, yes: bool) -> None:
+    """Delete chats, each with its turns and what is kept of its KV cache.
+
+    CHAT is an id, a title, or a unique beginning of one. The joules of loads stay in the log.
+    """
+    from etui.config.config import load_config
+    from etui.engine.kv_folder import KvFolder
+    from etui.log.chat_queries import find_chat
+    from etui.log.queries import LogReader
+    from etui.log.writer import TurnWriter
+    from etui.runtime.delete_chat import delete_chat
+    from etui.text import one_line
+
+    if caches == bool(chats):
+        raise UsageError("delete either chats or --caches", "pass the title of a chat, or --caches")
+    config = load_config()
+    if caches:
+        deleted = KvFolder(config.kv_dir, 0).clear()
+        click.echo(f"deleted {count_text(deleted, 'KV cache')}")
+        return
+    with LogReader(config) as log, TurnWriter(config) as writer:
+        found = {chat.chat_id: chat for chat in (find_chat(log, name) for name in chats)}
+        for chat in found.values():
+            if yes or click.confirm(f"Delete the chat {one_line(chat.name)!r}?"):
+                deleted = delete_chat(chat.chat_id, config, log, writer)
+                what = f" and {count_text(deleted, 'KV cache')}" if deleted else ""
+                click.echo(f"deleted {one_line(chat.name)!r}{what}")
 
 
 @logs.command()

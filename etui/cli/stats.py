@@ -14,6 +14,7 @@ import click
 from etui.cli.model_status import build_channels, build_figure, drop_infinite
 from etui.cli.output import json_option, print_lines, print_result
 from etui.cli.param_types import WholeNumber, flag
+from etui.codec import to_document
 from etui.errors import EtuiError, ExitCode, UsageError
 from etui.text import format_table, join_lines, local_time
 from etui.units import ESTIMATE, count_text, energy_text, percent_text, seconds_text
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from etui.learning.labels import LogLabels
     from etui.log.prediction_quality import Drift, PredictionAccuracy, ShadowSummary
     from etui.log.records import AuditRecord
+    from etui.log.totals import CacheTotal
     from etui.runtime.idle_replay import IdleReplay, ModelReplay, ReplayedTime
     from etui.runtime.replay import FitChange
 
@@ -45,6 +47,7 @@ class _Stats:
     by_arm: Sequence[PredictionAccuracy]
     shadows: Sequence[ShadowSummary]
     curves: Sequence[Drift]
+    caches: Sequence[CacheTotal]
 
 
 @click.command()
@@ -117,11 +120,14 @@ def _read_stats(config: Config, days: int) -> _Stats:
         summarise_shadows,
     )
     from etui.log.queries import LogReader
+    from etui.log.totals import sum_caches
 
-    where = build_clause(TurnFilter(since=datetime.now(UTC) - timedelta(days=days)))
+    since = datetime.now(UTC) - timedelta(days=days)
+    where = build_clause(TurnFilter(since=since))
     with LogReader(config) as log:
         found = parse_outcomes(log.select(outcomes_sql(where), where.values))
         drifts = _measure_drifts(log)
+        caches = sum_caches(log, since)
     return _Stats(
         days,
         len(found),
@@ -129,6 +135,7 @@ def _read_stats(config: Config, days: int) -> _Stats:
         group_accuracy(found, lambda outcome: outcome.arms_text),
         summarise_shadows(found),
         drifts,
+        caches,
     )
 
 
@@ -165,6 +172,7 @@ def _build_document(found: _Stats) -> dict[str, Any]:
             }
             for drift in found.curves
         ],
+        "caches": [to_document(total) | {"net_joules": total.net_joules} for total in found.caches],
     }
 
 
@@ -181,6 +189,18 @@ def _format_stats(found: _Stats) -> Iterator[str]:
         yield _format_shadow(shadow)
     for drift in found.curves:
         yield _format_curve(drift)
+    for total in found.caches:
+        yield _format_cache(total)
+
+
+def _format_cache(total: CacheTotal) -> str:
+    place = {"context": "the context", "disk": "the disk"}.get(total.tier, total.tier)
+    text = (
+        f"KV caches from {place}: {count_text(total.tokens, 'prompt token')} in "
+        f"{count_text(total.turns, 'turn')}, saved about {energy_text(total.saved_joules)}, less "
+        f"{energy_text(total.cost_joules)} for keeping them"
+    )
+    return f"{text}; {total.unknown_turns} unknown" if total.unknown_turns else text
 
 
 def _rows(found: Sequence[PredictionAccuracy]) -> list[tuple[str, ...]]:

@@ -91,6 +91,10 @@ class Config:
     it again (:mod:`etui.energy.keep_warm`)."""
     loop_guard: bool = True
     """Whether an answer that repeats itself is ended, unless its arm decides."""
+    cache: Literal["on", "off"] = "on"
+    """Whether KV caches of chats that have left the context are kept in memory and on disk."""
+    cache_disk_gb: float = 2.0
+    """The most gigabytes of them on disk, at most a tenth of what is free; 0 keeps none there."""
     sample_hz: float = 20.0  # Readings per second of every power channel
     cpu_idle_watts: float | None = None
     cpu_limit_watts: float | None = None
@@ -138,6 +142,11 @@ class Config:
     def engines_dir(self) -> Path:
         """Folder of the builds of llama.cpp that ``etui engine build`` made."""
         return self.home / "engines"
+
+    @property
+    def kv_dir(self) -> Path:
+        """Folder of the KV caches on disk."""
+        return self.home / "cache" / "kv"
 
     @property
     def policies_dir(self) -> Path:

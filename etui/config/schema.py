@@ -110,6 +110,18 @@ class Settings(Strict):
         description="End an answer that has begun to repeat itself, and show its first round; an "
         "arm of a policy can decide for itself.",
     )
+    cache: Literal["on", "off"] = Field(
+        "on",
+        description="Keep the KV cache of a chat that has left the context, in memory and on disk, "
+        "so that going on with it computes nothing twice.",
+    )
+    cache_disk_gb: float = Field(
+        2.0,
+        ge=0,
+        le=100_000,
+        description="The most gigabytes of KV caches on disk, at most a tenth of what is free; 0 "
+        "keeps them in memory only.",
+    )
     sample_hz: float = Field(
         20.0, gt=0, le=200, description="Readings per second of every power channel."
     )

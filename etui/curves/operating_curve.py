@@ -264,6 +264,10 @@ class OperatingCurve:
             joules_per_token=self.decode.slope,
             joules_per_token_per_context=self.decode.bend,
             joules_per_prompt_token=self.prefill.slope,
+            joules_per_prompt_token_per_context=self.prefill.bend,
+            prompt_uncertainty=math.hypot(
+                self.prefill.band if self.prefill.proportional else 0.0, self.meter_share
+            ),
             source=format_source(self.source),
         )
 

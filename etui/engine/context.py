@@ -143,11 +143,38 @@ class Context:
         if end >= 0:
             self.api.llama_memory_seq_rm(self._memory, target, end, -1)
 
+    def save_state(self, sequence: int) -> NDArray[np.uint8]:
+        """Copy what the cache holds of a sequence; empty if llama.cpp cannot."""
+        import numpy as np
+
+        size = int(self.api.llama_state_seq_get_size(self.handle, sequence))
+        state = np.empty(size, dtype=np.uint8)  # np.empty does not touch its pages
+        got = int(self.api.llama_state_seq_get_data(self.handle, _address(state), size, sequence))
+        return state[:got]
+
+    def load_state(self, sequence: int, state: NDArray[np.uint8], tokens: int) -> bool:
+        """Fill an empty sequence with a saved state; False leaves it empty.
+
+        Args:
+            tokens: Number of tokens that it must have afterwards.
+        """
+        api = self.api
+        got = int(api.llama_state_seq_set_data(self.handle, _address(state), state.size, sequence))
+        end = int(api.llama_memory_seq_pos_max(self._memory, sequence)) + 1
+        if got == state.size and end == tokens:
+            return True
+        self.remove(sequence, 0)
+        return False
+
     def free(self) -> None:
         """Free the memory."""
         if self.handle is not None:
             self.api.llama_free(self.handle)
             self.handle = None
+
+
+def _address(state: NDArray[np.uint8]) -> Any:
+    return state.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
 
 
 class DecodeBatch:

@@ -14,10 +14,11 @@ from collections import Counter, deque
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any, TextIO
 
-from etui.engine.builds import COMPILE, Build, Builds
+from etui.engine.builds import BINDINGS, COMPILE, Build, Builds
 from etui.engine.cpu_limits import count_cores, cpu_affinity, read_cpu_quota
 from etui.errors import EngineFailed
 
@@ -149,6 +150,11 @@ class Library:
     def errors(self, count: int = 2) -> str:
         """Return the last errors that llama.cpp logged, joined into one line."""
         return " | ".join(list(self._errors)[-count:]) or f"see {self.log_path}"
+
+    @property
+    def version(self) -> str:
+        """Versions of the bindings and of ggml, its commit, and which build it is."""
+        return "; ".join([metadata.version(BINDINGS), *_list_versions(self.api), self.build.name])
 
     def _drop_file(self) -> None:
         """Close the log file; lines that cannot be written are lost."""
@@ -315,6 +321,12 @@ def describe_llama_cpp(engines_dir: Path | None = None) -> str:
     from llama_cpp import llama_cpp as api
 
     system_info = api.llama_print_system_info().decode("utf-8", "replace").strip(" |")
+    which = [] if build.kind == "compiled" else [build.name]
+    return "; ".join([*_list_versions(api), system_info, *which])
+
+
+def _list_versions(api: Any) -> list[str]:
+    """List version and commit of ggml, as far as it says them."""
     parts = []
     for name in ("ggml_version", "ggml_commit"):
         try:
@@ -323,5 +335,4 @@ def describe_llama_cpp(engines_dir: Path | None = None) -> str:
             continue  # an older ggml does not have it
         function.restype = ctypes.c_char_p
         parts.append(f"{name} {function().decode('utf-8', 'replace')}")
-    which = [] if build.kind == "compiled" else [build.name]
-    return "; ".join([*parts, system_info, *which])
+    return parts

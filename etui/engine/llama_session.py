@@ -11,6 +11,7 @@ from etui.arm import Sampling, Speculate
 from etui.engine.chat_prompt import ChatTemplate, ModelText
 from etui.engine.constraint import Constraints
 from etui.engine.context import DECODED, NO_ROOM, Context, ContextOptions
+from etui.engine.kv_store import KvStore, SequenceKeeper
 from etui.engine.model import Model
 from etui.engine.sampler import Script
 from etui.engine.sequence_cache import LlamaSequence, SequenceCache
@@ -431,8 +432,28 @@ class LlamaSession(ModelText):
         pieces = [self._model.piece(token)[0] for token in tokens[-_TAIL_TOKENS:]]
         return RecalledSequence(tokens, b"".join(pieces))
 
+    def keep_in(self, store: KvStore, key: str) -> None:
+        """Save what leaves the context in a store, and bring it back from there.
+
+        Args:
+            key: What saved states fit: model, build and settings.
+        """
+        self._sequences.keeper = SequenceKeeper(
+            store,
+            key,
+            self._context,
+            whole=self._sequences.whole_only,
+            weight_bytes=self._model.size_bytes,
+        )
+
+    def set_price(self, joules_per_prompt_token: float) -> None:
+        """Set what computing a token again costs, by which saved sequences are ranked."""
+        if self._sequences.keeper is not None and joules_per_prompt_token > 0:
+            self._sequences.keeper.joules_per_token = joules_per_prompt_token
+
     def forget(self) -> None:
-        """Forget closed sequences and what was drafted for any."""
+        """Forget closed sequences and what was drafted for any; from now on nothing is saved."""
+        self._sequences.keeper = None
         while self._sequences.evict():
             pass
         self.speculator.forget()
@@ -441,6 +462,8 @@ class LlamaSession(ModelText):
         """Free the context and the model."""
         for sequence in list(self._sequences.live.values()):
             self.close(sequence, keep=False)
+        while self._sequences.evict():  # what it saves
+            pass
         self.speculator.free()
         self._context.free()
         self._model.free()

@@ -26,7 +26,12 @@ from etui.models.gguf import check_usable
 
 if TYPE_CHECKING:
     from etui.config.config import Config
+    from etui.engine.kv_store import KvStore
     from etui.models.spec import ModelSpec
+
+
+SPILL_SECONDS = 3.0
+"""Most time to write KV caches to disk at the end; the rest is computed again."""
 
 
 @dataclass(slots=True)
@@ -53,6 +58,7 @@ class Residency:
         trials: Load a file that etui does not know in a process of its own first; for processes
             that must survive a crash of llama.cpp.
         parent: Process id of the etui for which this process computes; None if it does all itself.
+        store: Keeps the KV caches of chats that have left the context; None computes them again.
     """
 
     def __init__(
@@ -62,8 +68,10 @@ class Residency:
         *,
         trials: bool = False,
         parent: int | None = None,
+        store: KvStore | None = None,
     ) -> None:
         self._config = config
+        self._store = store
         self._clock = clock
         self._loader = SessionLoader(config, trials=trials, parent=parent)
         self._residents: dict[str, _Resident] = {}  # least recently used first
@@ -107,6 +115,8 @@ class Residency:
             yield unloaded
             start_ns = time.monotonic_ns()
         session, layers = self._loader.load(spec, path, gguf, need)
+        if self._store is not None:
+            session.keep_in(self._store, self._loader.state_key(spec, path, session))
         bytes_ = need.total_bytes
         if draft is not None:
             bytes_ += self._loader.add_draft(spec, draft, session, layers)
@@ -208,10 +218,12 @@ class Residency:
         return Unloaded(name, resident.sha256, start_ns, end_ns, reason, resident.bytes)
 
     def close(self) -> None:
-        """Free every model."""
+        """Free every model, and write to disk what is kept in memory."""
         while self._residents:
             self._residents.popitem()[1].session.free()
         self._loader.close()
+        if self._store is not None:
+            self._store.spill(SPILL_SECONDS)
 
     def _make_room(self, spec: ModelSpec, need: Needs) -> Iterator[Unloaded]:
         """Unload models until this one fits into free memory, and reject one that cannot fit.

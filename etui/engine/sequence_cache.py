@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from etui.arm import Sampling
 from etui.engine.constraint import Constraint
 from etui.engine.sampler import Sampler, Script
 from etui.errors import EngineFailed
-from etui.events import Verified
+from etui.events import Reused, Verified
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from etui.engine.context import Context
+    from etui.engine.kv_store import SavedSequence, SequenceKeeper
     from etui.engine.model import Model
     from etui.engine.session import TokenSequence
     from etui.engine.speculation.speculator import Speculation
@@ -67,6 +69,7 @@ class LlamaSequence:
     verified: list[Verified] = field(default_factory=list)  # Settled, and not yet reported
     following: tuple[LlamaSequence, int] | None = None
     """A sequence that is about to compute a prefix, and the length of it, for which it waits."""
+    reused: Reused | None = None  # Where its first tokens come from, if that is to be reported
 
     @property
     def pending(self) -> int:
@@ -96,6 +99,7 @@ class SequenceCache:
             attention of each token (1,000 cells by 10 to 50 % on a CPU, masked or not), so with one
             user only the chat that goes on is kept.
         next_cell: Number of the next computed token.
+        keeper: Saves what is evicted, and brings it back; None without tiers below the context.
     """
 
     def __init__(
@@ -115,6 +119,7 @@ class SequenceCache:
         self.closed: list[LlamaSequence] = []
         self.several_clients = False
         self.next_cell = 0
+        self.keeper: SequenceKeeper | None = None
         self._next_id = 0
 
     @property
@@ -123,7 +128,7 @@ class SequenceCache:
         return self._model.sliding_window > 0 and not self._context.options.full_window
 
     @property
-    def _whole_only(self) -> bool:
+    def whole_only(self) -> bool:
         """Whether a sequence can be continued only with all of its tokens."""
         return self._model.recurrent or self._windowed
 
@@ -156,11 +161,14 @@ class SequenceCache:
         return own
 
     def find_closed(self, label: str, owner: str) -> LlamaSequence | None:
-        """Find the latest closed sequence with a label; None if it was evicted, or has none."""
+        """Find the latest closed sequence with a label; None if it is lost, or has none."""
         for donor in reversed(self.closed):
             if label and (donor.label, donor.owner) == (label, owner):
                 return donor
-        return None
+        if not label or self.keeper is None:
+            return None
+        saved = self.keeper.find_label(label, owner)
+        return None if saved is None else self._bring_back(saved)
 
     def serve_several_clients(self, limit: int) -> None:
         """Keep the closed sequences of other chats, at least this many."""
@@ -174,6 +182,10 @@ class SequenceCache:
             EngineFailed: The context has no sequence left.
         """
         donor, length, takes_over = self.choose_donor(tokens, owner)
+        if self.keeper is not None:
+            saved = self.keeper.find(tokens, owner, length)
+            if saved is not None and self._bring_back(saved) is not None:
+                donor, length, takes_over = self.choose_donor(tokens, owner)
         if not self.several_clients:
             for other in [each for each in self.closed if each is not donor]:
                 self._release(other)
@@ -197,9 +209,47 @@ class SequenceCache:
         if donor is not None:
             sequence.computed = sequence.cached = length
             sequence.cells = donor.cells[:length]
+        if self.keeper is not None:
+            self._report_reuse(sequence, donor)
         self._follow(sequence)
         self.live[sequence.id] = sequence
         return sequence
+
+    def _bring_back(self, saved: SavedSequence) -> LlamaSequence | None:
+        """Bring a saved sequence back as a closed one; None without room for it, or if it is lost.
+
+        What is in its way is evicted, and thereby saved itself.
+        """
+        assert self.keeper is not None
+        count = len(saved.tokens)
+        if self.free_tokens < count or not self.free_sequences:
+            return None
+        if not self.several_clients:
+            while self.evict():
+                pass
+        slot = self._take_slot()
+        reused = self.keeper.bring_back(saved, slot, self.evict)
+        if reused is None:
+            self._free_slots.append(slot)
+            return None
+        greedy = Sampling(temperature=0)
+        donor = self._create(slot, list(saved.tokens), greedy, saved.owner, saved.label)
+        donor.rest, donor.reused = saved.rest, reused
+        self.add_computed(donor, count)
+        self.closed.append(donor)
+        return donor
+
+    def _report_reuse(self, sequence: LlamaSequence, donor: LlamaSequence | None) -> None:
+        """Note where the first tokens of a new sequence come from, and what keeping them took."""
+        assert self.keeper is not None
+        keep_seconds = self.keeper.take_keep_seconds()
+        reused = None if donor is None else donor.reused
+        if donor is not None and reused is not None:
+            donor.reused = None
+            sequence.reused = replace(reused, tokens=sequence.cached, keep_seconds=keep_seconds)
+        elif keep_seconds:
+            now_ns = time.monotonic_ns()
+            sequence.reused = Reused(now_ns, now_ns, "context", sequence.cached, 0, keep_seconds)
 
     def choose_donor(
         self, tokens: Sequence[int], owner: str
@@ -220,7 +270,7 @@ class SequenceCache:
             if each.owner != owner:
                 continue
             shared = min(common_prefix(each.tokens[: each.computed], tokens), len(tokens) - 1)
-            if shared >= max(length, 1) and not (self._whole_only and shared < each.computed):
+            if shared >= max(length, 1) and not (self.whole_only and shared < each.computed):
                 donor, length = each, shared
         if donor is None:
             return None, 0, False
@@ -236,7 +286,7 @@ class SequenceCache:
 
         Without this, requests that arrive together would each compute the prompt that they share.
         """
-        if not self.several_clients or self._whole_only:
+        if not self.several_clients or self.whole_only:
             return
         best = sequence.computed + FOLLOWED_TOKENS - 1
         for each in self.live.values():
@@ -297,7 +347,7 @@ class SequenceCache:
         sequence.kept_logits = sequence.following = None
         self.closed.append(sequence)
         if not keep or not sequence.computed:
-            self._release(sequence)
+            self._release(sequence, keep=False)
         elif len(self.closed) > self._limit:
             self.evict()
 
@@ -353,8 +403,22 @@ class SequenceCache:
             )
         return self._free_slots.pop()
 
-    def _release(self, sequence: LlamaSequence) -> None:
-        """Give back the cells and the slot of a closed sequence."""
+    def _release(self, sequence: LlamaSequence, *, keep: bool = True) -> None:
+        """Give back the cells and the slot of a closed sequence, and save it first if possible."""
         self.closed.remove(sequence)
+        if keep and self.keeper is not None and not self._is_covered(sequence):
+            self.keeper.save(
+                sequence.slot, sequence.tokens, sequence.owner, sequence.label, sequence.rest
+            )
         self._context.remove(sequence.slot, 0)
         self._free_slots.append(sequence.slot)
+
+    def _is_covered(self, sequence: LlamaSequence) -> bool:
+        """Return whether another sequence of its owner has all of its tokens."""
+        count = len(sequence.tokens)
+        return not self.whole_only and any(
+            each.owner == sequence.owner
+            and each.computed >= count
+            and common_prefix(each.tokens, sequence.tokens) == count
+            for each in (*self.live.values(), *self.closed)
+        )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from etui.engine.chat_formats import choose_format
 from etui.engine.chat_prompt import PLAIN_STOP, ChatTemplate
 from etui.engine.context import Context, ContextOptions
 from etui.engine.cpu_limits import FreeCpus
+from etui.engine.kv_folder import FORMAT
 from etui.engine.library import Device, Library
 from etui.engine.llama_session import LlamaSession
 from etui.engine.model import ALL_LAYERS, Model, Split
@@ -23,6 +25,7 @@ from etui.engine.thread_control import ThreadControl
 from etui.engine.thread_count import choose_thread_limits
 from etui.engine.trial import try_model
 from etui.errors import EngineFailed, EtuiError, ModelUnavailable
+from etui.models.files import recorded_sha256
 from etui.models.gguf import Gguf, check_usable
 from etui.units import bytes_text
 
@@ -168,6 +171,26 @@ class SessionLoader:
         if self._library is not None:
             self._library.close()
             self._library = None
+
+    def state_key(self, spec: ModelSpec, path: Path, session: LlamaSession) -> str:
+        """Return a hash of all that a saved KV cache of a session depends on.
+
+        Another build or device computes other last bits, and a longer context may turn positions
+        by other angles.
+        """
+        stat = path.stat()
+        file = recorded_sha256(spec, self._config)
+        options = asdict(session.options)
+        for name in ("threads", "batch_tokens", "donors", "verify_rows"):
+            del options[name]  # which decide how it is computed, not what is stored
+        parts = (
+            file or f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}",
+            self.library.version,
+            session.vocabulary.offloaded,
+            sorted(options.items()),
+            FORMAT,
+        )
+        return hashlib.sha256(repr(parts).encode()).hexdigest()
 
     def estimate(self, spec: ModelSpec, gguf: Gguf) -> Needs:
         """Estimate the memory that a model needs with its settings."""

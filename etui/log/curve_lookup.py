@@ -17,7 +17,7 @@ from etui.curves.operating_curve import (
     parse_conditions,
 )
 from etui.log.records import CurveRecord, ReadRow
-from etui.log.token_cost import SHARED_SQL
+from etui.log.token_cost import FREE_OF_CACHES_SQL, SHARED_SQL
 
 if TYPE_CHECKING:
     from etui.log.queries import LogReader
@@ -183,7 +183,8 @@ TURNS = 500
 
 # Excluded, because they are not on the curve of a single sequence: votes share each read of the
 # weights, probes of the thinking cost tokens that are not counted as output, a cascade is several
-# turns in one, and another machine may have loaded its model meanwhile.
+# turns in one, another machine may have loaded its model meanwhile, and bringing a KV cache back is
+# no work of the model.
 _POINTS_SQL = f"""
     SELECT tokens_computed, tokens_cached, tokens_output, energy_phases_prefill,
         energy_phases_decode, energy_joules, energy_uncertainty, seconds_prefill, seconds_decode,
@@ -193,7 +194,7 @@ _POINTS_SQL = f"""
         AND {{speculation}}
         AND status IN ('complete', 'truncated') AND tokens_computed > 0
         AND energy_phases_prefill IS NOT NULL AND energy_phases_decode IS NOT NULL
-        AND energy_flags NOT LIKE '%"load"%'
+        AND energy_flags NOT LIKE '%"load"%' AND {FREE_OF_CACHES_SQL}
     ORDER BY created_at DESC, id DESC LIMIT ?
 """
 

@@ -22,6 +22,7 @@ from etui.turn.record import (
     TurnRecord,
     UnloadRecord,
     VoteRecord,
+    parse_cache,
     parse_speculation,
 )
 
@@ -289,7 +290,7 @@ def _name_columns(kind: type, prefix: str, *without: str) -> tuple[tuple[str, st
     return tuple((f.name, f"{prefix}{f.name}") for f in fields(kind) if f.name not in without)
 
 
-_LISTS = ("votes", "probes", "hops", "power_watts", "settings", "trace", "loop")
+_LISTS = ("votes", "probes", "hops", "power_watts", "settings", "trace", "loop", "cache")
 _ENERGY_LISTS = ("channels", "unmeasured", "flags")
 _TURN = _name_columns(
     TurnRecord, "", "tokens", "seconds", "energy", "speculation", "client", *_LISTS
@@ -358,6 +359,7 @@ def parse_turn(row: ReadRow) -> TurnRecord:
         trace=read["trace"],
         speculation=_parse_part(SpeculationRecord, row, _SPECULATION),
         loop=LoopRecord(**read["loop"]) if read["loop"] else None,
+        cache=parse_cache(read["cache"]),
         client=_parse_part(ClientRecord, row, _CLIENT),
     )
 
@@ -428,6 +430,7 @@ def _flatten_turn(record: TurnRecord) -> Row:
         **_flatten(energy.attribution, _ATTRIBUTION),
         **_flatten(record.client, _CLIENT),
         "loop": document["loop"] or {},
+        "cache": document["cache"] or {},
     }
 
 

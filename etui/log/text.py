@@ -10,7 +10,14 @@ from etui.energy.documents import compute_cost
 from etui.energy.scopes import describe_unread
 from etui.text import count_cells, fit_cells, format_table, local_time, one_line, sanitize
 from etui.turn.record import DRAFTS_STOPPED, LoadRecord, UnloadRecord
-from etui.turn.text import kind_of_hop, saved_text, shared_text, speculation_text, undrafted
+from etui.turn.text import (
+    cache_lines,
+    kind_of_hop,
+    saved_text,
+    shared_text,
+    speculation_text,
+    undrafted,
+)
 
 if TYPE_CHECKING:
     from etui.energy.documents import Factors
@@ -154,6 +161,7 @@ def list_facts(
         *([("ended", _format_ended(turn))] if turn.ended else []),
         ("why", one_line(turn.why) or "-"),
         ("tokens", _format_tokens(turn)),
+        *([("cache", "; ".join(cache_lines(turn.cache)))] if turn.cache is not None else []),
         ("seconds", _format_seconds(turn)),
         *_list_energy(turn),
         *_list_speculation(turn),

@@ -18,6 +18,12 @@ BATCHED_SQL = "(coalesce(energy_attribution_method, 'exclusive') <> 'exclusive')
 SHARED_SQL = f"(energy_shared OR {BATCHED_SQL})"
 """Whether other programs used the hardware of a turn, or other requests were in its batches."""
 
+FREE_OF_CACHES_SQL = """(
+    length(cache) = 2
+    OR json_extract(cache, '$.restore_seconds') <= 0.02 * seconds_prefill
+)"""
+"""Whether hardly any of the prefill went into bringing a KV cache back."""
+
 # Votes share each read of the weights, so their tokens cost less than those of one sequence, and
 # what drafted tokens cost depends on the text.
 COSTS_SQL = f"""
@@ -27,6 +33,7 @@ COSTS_SQL = f"""
     WHERE model = ? AND model_sha256 IS ? AND reasoning <> 'vote' AND tokens_output > 0
         AND hops = '[]' AND speculation_method IS NULL
         AND energy_phases_decode > 0 AND energy_phases_prefill IS NOT NULL
+        AND {FREE_OF_CACHES_SQL}
     ORDER BY created_at DESC LIMIT ?
 """
 

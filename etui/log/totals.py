@@ -142,6 +142,48 @@ def totals_sql(by: str, where: Clause) -> tuple[str, tuple[str, ...]]:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class CacheTotal:
+    """What the KV caches of one tier saved in a group of turns; joules are estimates by a curve.
+
+    The tier ``context`` also has the cost of saving what no turn has used since.
+    """
+
+    tier: str
+    turns: int  # Turns that reused tokens
+    tokens: int
+    saved_joules: float  # Over the turns for which they are known
+    cost_joules: float  # Of saving caches and of bringing them back
+    unknown_turns: int  # Turns that are in neither sum
+    seconds: float  # Of saving and bringing back
+
+    @property
+    def net_joules(self) -> float:
+        """Joules saved, less the cost."""
+        return self.saved_joules - self.cost_joules
+
+
+def sum_caches(log: LogReader, moment: datetime) -> list[CacheTotal]:
+    """Sum what KV caches saved since an aware time, by the tier that they came from."""
+    rows = log.select(
+        """
+        SELECT tier, sum(tokens > 0), sum(tokens), total(saved), total(cost),
+            sum(saved IS NULL OR cost IS NULL), total(seconds)
+        FROM (
+            SELECT json_extract(cache, '$.tier') AS tier, json_extract(cache, '$.tokens') AS tokens,
+                json_extract(cache, '$.saved_joules') AS saved,
+                json_extract(cache, '$.cost_joules') AS cost,
+                json_extract(cache, '$.restore_seconds') + json_extract(cache, '$.keep_seconds')
+                    AS seconds
+            FROM turns INDEXED BY turns_with_cache WHERE cache <> '{}' AND created_at >= ?
+        )
+        GROUP BY tier ORDER BY tier
+        """,
+        (format_utc(moment),),
+    )
+    return [CacheTotal(*row) for row in rows]
+
+
 _SUMMED = "energy_joules, energy_uncertainty, energy_kind, tokens_output, seconds_total"
 """The columns that totals sum."""
 

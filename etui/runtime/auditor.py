@@ -24,6 +24,7 @@ from etui.log.records import AuditRecord
 from etui.multiple_choice import parse_options
 from etui.reasoning.extraction import extract
 from etui.routing.decision import TurnBudget
+from etui.turn.interfaces import Origin
 
 if TYPE_CHECKING:
     from etui.chat import Query
@@ -324,7 +325,8 @@ class Auditor:
         between.end_idle()
         between.begin_turns()
         try:
-            turn = self._runtime.turn(query, choice, self._cancel, writer=capture)
+            origin = Origin(is_logged=False)
+            turn = self._runtime.turn(query, choice, self._cancel, origin, writer=capture)
             with suppress(EtuiError), closing(turn.run()) as events:
                 for event in events:
                     between.watch(event)

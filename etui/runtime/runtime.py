@@ -343,12 +343,16 @@ class Runtime(Generic[B]):
 
 
 def open_runtime(
-    config: Config, on_log_error: Callable[[LogUnavailable], None] | None = None
+    config: Config,
+    on_log_error: Callable[[LogUnavailable], None] | None = None,
+    *,
+    keep: bool = False,
 ) -> Runtime[LocalBackend]:
     """Open etui with llama.cpp in this process, as ``ask`` and ``bench`` use it.
 
     Args:
         on_log_error: Called when something could not be written to the log.
+        keep: Whether KV caches outlive the process, as the settings say; not where it measures.
 
     Raises:
         InvalidFile: models.yaml is not valid.
@@ -357,7 +361,7 @@ def open_runtime(
     def open_backend(config: Config) -> LocalBackend:
         from etui.backends.local import LocalBackend
 
-        return LocalBackend(config, trials=True)
+        return LocalBackend(config, trials=True, keep=keep)
 
     def open_writer(config: Config) -> TurnWriter:
         from etui.log.writer import TurnWriter

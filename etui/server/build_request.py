@@ -171,7 +171,9 @@ def _build_turn(
         max_tokens=None if limit is None else min(limit, _MOST_TOKENS),
         lenient=True,
     )
-    return TurnRequest(replace(query, owner=client.key, metadata=metadata), overrides, client)
+    return TurnRequest(
+        replace(query, owner=f"serve:{client.key}", metadata=metadata), overrides, client
+    )
 
 
 def parse_model(text: str, context: ServerContext) -> Overrides:

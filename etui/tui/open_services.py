@@ -126,8 +126,9 @@ class LoggedChats:
         self._writer.flush()
 
     def delete(self, chat_id: str) -> None:
-        self._writer.delete_chat(chat_id)
-        self._writer.flush()
+        from etui.runtime.delete_chat import delete_chat
+
+        delete_chat(chat_id, self._config, self._reader, self._writer)
 
     def grade(self, turn_id: str, good: bool | None) -> None:
         """Store what the user says of an answer; None removes it."""

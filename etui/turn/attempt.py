@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Literal
 
-from etui.arm import Arm
+from etui.arm import Arm, TokenCost
 from etui.backends.base import AnswerSoFar
 from etui.errors import EtuiError
 from etui.events import (
@@ -17,6 +17,7 @@ from etui.events import (
     Loaded,
     Prefilling,
     Probe,
+    Reused,
     Status,
     ThreadsChanged,
     ToolCall,
@@ -67,6 +68,7 @@ class AnswerAccumulator(AnswerSoFar):
     probes: list[ProbeRecord] = field(default_factory=list)
     batches: list[Batch] = field(default_factory=list)
     threads: list[ThreadsChanged] = field(default_factory=list)
+    reused: Reused | None = None
     finished: Finished | None = None
     verified: list[Verified] = field(default_factory=list)
     tool_calls: dict[int, ToolCall] = field(default_factory=dict)
@@ -100,6 +102,8 @@ class AnswerAccumulator(AnswerSoFar):
                 self.tool_calls[event.index] = event
             case ThreadsChanged():
                 self.threads.append(event)
+            case Reused():
+                self.reused = event
             case Finished():
                 self.finished = event
 
@@ -134,6 +138,8 @@ class LiveAttempt(ArmAttempt):
     why: str = ""  # Its result, in words
     fallbacks: tuple[Arm, ...] = ()
     """Arms that follow if it failed before anything was computed, best first."""
+    is_local: bool = False  # Whether the engine of this machine answered
+    price: TokenCost | None = None  # Joules of its model's tokens; None if unknown
 
     @property
     def stopped(self) -> bool:

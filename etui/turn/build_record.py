@@ -39,6 +39,7 @@ from etui.turn.record import (
     TurnRecord,
     UnloadRecord,
 )
+from etui.turn.reuse import account_reuse
 from etui.turn.speculation import account_speculation, sum_speculation
 
 
@@ -109,6 +110,7 @@ def build_turn_record(ended: Ended, meter: Meter) -> TurnRecord:
         tool_calls=end.tool_calls,
         client=ended.origin.client,
         parent_id=query.parent_id,
+        cache=account_reuse(attempts, spans),
     )
 
 

@@ -149,3 +149,5 @@ class Origin:
     turn_id: str = field(default_factory=lambda: uuid4().hex[:12])
     client: ClientRecord | None = None  # The request of a client; None for other front ends
     settings: Mapping[str, Any] = field(default_factory=dict)  # Further ones needed to repeat it
+    is_logged: bool = True
+    """Whether it can be deleted by its id later; otherwise nothing of it is kept on disk."""

@@ -263,6 +263,50 @@ class LoopRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class CacheRecord:
+    """The prompt tokens of a turn that were not computed again, and what that saved.
+
+    Attributes:
+        tier: Where the KV cache was: in the context, in memory, or on disk; of several arms that
+            of the most tokens.
+        restore_seconds, keep_seconds: Seconds of bringing it back, and those spent on saving the
+            caches of any chat since the turn before.
+        saved_joules, saved_uncertainty: Joules of computing the tokens, with a half width, as
+            ``source`` says; None if they are unknown.
+        cost_joules: Measured joules of bringing it back, and those of saving by their seconds and
+            the mean power of the turn; None if unmeasured.
+    """
+
+    tier: str
+    tokens: int
+    size_bytes: int
+    restore_seconds: float
+    keep_seconds: float
+    saved_joules: float | None
+    saved_uncertainty: float | None
+    cost_joules: float | None
+    source: str = ""
+
+    @property
+    def net_joules(self) -> float | None:
+        """Joules saved less the joules that keeping cost; None if either is unknown."""
+        if self.saved_joules is None or self.cost_joules is None:
+            return None
+        return self.saved_joules - self.cost_joules
+
+    def to_json(self) -> dict[str, Any]:
+        """Build the object ``cache`` of a turn's document."""
+        return {**asdict(self), "net_joules": self.net_joules}
+
+
+def parse_cache(document: Mapping[str, Any]) -> CacheRecord | None:
+    """Parse the document of ``CacheRecord.to_json``; None if it is empty."""
+    if not document:
+        return None
+    return CacheRecord(**{f.name: document[f.name] for f in fields(CacheRecord)})
+
+
+@dataclass(frozen=True, slots=True)
 class ProbeRecord:
     """One probe of the answer in the middle of the thinking.
 
@@ -371,6 +415,8 @@ class TurnRecord:
     """The request of ``etui serve`` that asked for it; None for other front ends."""
     parent_id: str | None = None
     """Id of the turn before it in its chat; None for the first turn of a branch."""
+    cache: CacheRecord | None = None
+    """What was reused of earlier prompts; None if all of the prompt was computed."""
 
     def to_json(self) -> dict[str, Any]:
         """Build the document of ``etui ask --json``."""
@@ -396,6 +442,7 @@ class TurnRecord:
             "speculation": self.speculation.to_json() if self.speculation is not None else None,
             "predicted": {"joules": self.predicted_joules, "accuracy": self.predicted_accuracy},
             "loop": to_document(self.loop),
+            "cache": self.cache.to_json() if self.cache is not None else None,
             "settings": self.settings,
             **({"tool_calls": json.loads(self.tool_calls)} if self.tool_calls else {}),
             **({"client": asdict(self.client)} if self.client is not None else {}),

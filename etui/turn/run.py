@@ -196,7 +196,7 @@ class Turn:
             model.draft,
             query.options,
             query.owner,
-            self._origin.turn_id,
+            self._origin.turn_id if self._origin.is_logged else "",
         )
 
     def _build_unbegun(self, now_ns: int) -> Finished:
@@ -237,6 +237,8 @@ class Turn:
             fallbacks=tuple(replace(self._asked, model=name) for name in fallbacks),
             key=key,
             probability=probability,
+            is_local=self._resolved is not None and self._resolved.backend is None,
+            price=self._resolved.price if self._resolved is not None else None,
         )
         self._attempts.append(attempt)
         spans = compute_spans([each.leg for each in self._attempts])[-1]

@@ -10,7 +10,14 @@ from etui.events import Vote
 from etui.routing.decision import NO_RULE_MATCHED, Decision
 from etui.text import SEPARATOR, one_line
 from etui.turn.events import HopEnded
-from etui.turn.record import CONTINUES, DRAFTS_STOPPED, HopRecord, TurnEnergy, TurnRecord
+from etui.turn.record import (
+    CONTINUES,
+    DRAFTS_STOPPED,
+    CacheRecord,
+    HopRecord,
+    TurnEnergy,
+    TurnRecord,
+)
 
 _ENDINGS = {
     "stopped": "■ stopped",
@@ -226,6 +233,8 @@ def energy_line(record: TurnRecord) -> str:
             parts.append(far_off)
         if energy.shared:
             parts.append(shared_text(energy))
+    if record.cache is not None and record.cache.tier != "context":
+        parts.append(cache_text(record.cache))
     if drafts := drafts_text(record):
         parts.append(drafts)
     elif undrafted(record) not in ("", "auto"):  # ``auto`` is expected to draft nothing at times
@@ -234,6 +243,41 @@ def energy_line(record: TurnRecord) -> str:
         parts.append(hops_text(record))
     ending = loop_text(record) or ending_text(record)
     return SEPARATOR.join([ending, *parts] if ending else parts)
+
+
+def cache_text(cache: CacheRecord) -> str:
+    """Format ``412 prompt tokens from memory, saved ≈3.0 J``; empty if nothing was reused."""
+    if not cache.tokens:
+        return ""
+    place = {"context": "the context", "disk": "the disk"}.get(cache.tier, cache.tier)
+    text = f"{units.count_text(cache.tokens, 'prompt token')} from {place}"
+    saved = cache.saved_joules if cache.net_joules is None else cache.net_joules
+    if saved is None:
+        return text
+    verb = "saved" if saved >= 0 else "at a loss of"
+    return f"{text}, {verb} {about_joules(abs(saved))}"
+
+
+def cache_lines(cache: CacheRecord) -> list[str]:
+    """Format what a turn reused, one line each: what it saved, and what keeping it cost."""
+    lines = [cache_text(cache)]
+    if cache.tokens and cache.saved_joules is not None:
+        saved = units.energy_text(cache.saved_joules, cache.saved_uncertainty, units.ESTIMATE)
+        lines.append(f"to compute them: {units.marked(saved)} by the {_short(cache.source)}")
+    elif cache.tokens:
+        lines.append("the joules of computing them are unknown: `etui calibrate` measures them")
+    if cache.restore_seconds:
+        size = units.bytes_text(cache.size_bytes)
+        lines.append(f"brought back in {units.seconds_text(cache.restore_seconds)}, {size}")
+    if cache.keep_seconds:
+        lines.append(f"saving caches took {units.seconds_text(cache.keep_seconds)}")
+    if (cache.restore_seconds or cache.keep_seconds) and cache.cost_joules is not None:
+        lines.append(f"both cost {about_joules(cache.cost_joules)}, which is taken off")
+    return [line for line in lines if line]
+
+
+def _short(source: str) -> str:
+    return source.removeprefix("the ")
 
 
 def price_line(record: TurnRecord) -> str:
@@ -252,6 +296,8 @@ def price_line(record: TurnRecord) -> str:
     if tokens.output and seconds.decode > 0:
         parts.append(units.rate_text(tokens.output, seconds.decode))
     parts.append(loop_text(record) or ending_text(record))
+    if record.cache is not None and record.cache.tier != "context":
+        parts.append(cache_text(record.cache))
     if can_continue(record):
         parts.append("m = continue")
     parts.append(forecast_text(record))

@@ -49,6 +49,8 @@ def test_every_key_reaches_the_config(etui_home: Path) -> None:
         "context_tokens": 2048,
         "keep_warm": 600.0,
         "loop_guard": False,
+        "cache": "off",
+        "cache_disk_gb": 0.5,
         "sample_hz": 10.0,
         "cpu_idle_watts": 5.0,
         "cpu_limit_watts": 65.0,
@@ -66,7 +68,7 @@ def test_every_key_reaches_the_config(etui_home: Path) -> None:
     write(
         etui_home,
         "policy: frugal\nmodel: smollm2-135m\nthreads: 2\ncontext_tokens: 2048\n"
-        "keep_warm: 600\nloop_guard: false\nsample_hz: 10\n"
+        "keep_warm: 600\nloop_guard: false\ncache: off\ncache_disk_gb: 0.5\nsample_hz: 10\n"
         "cpu_idle_watts: 5\ncpu_limit_watts: 65\nestimate: never\ntheme: nord\n"
         "quiet: true\nascii: always\n"
         "carbon_g_per_kwh: 380\nprice_per_kwh: 0.25\ncurrency: EUR\npue: 1.3\n"

@@ -499,7 +499,7 @@ def test_a_name_is_looked_up_and_is_never_a_path(context: ServerContext, name: s
 def test_thinking_is_an_effort(context: ServerContext, fields: Any, effort: str | None) -> None:
     turn = build(context, **fields)
     assert turn.effort == effort
-    assert (turn.key, turn.query.owner) == ("laptop", "laptop")
+    assert (turn.key, turn.query.owner) == ("laptop", "serve:laptop")
 
 
 def test_a_huge_limit_is_cut(context: ServerContext) -> None:

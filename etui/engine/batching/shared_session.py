@@ -28,7 +28,7 @@ from etui.engine.session import (
     TokenSequence,
 )
 from etui.errors import CacheFull, ContextOverflow, EngineFailed, format_internal_error
-from etui.events import BatchShare, SharedBatch, ThreadsChanged, Verified
+from etui.events import BatchShare, Reused, SharedBatch, ThreadsChanged, Verified
 
 
 class AnswerCancelled(Exception):
@@ -53,7 +53,7 @@ class RequestSession:
         lead: The requests of the batch that its thread has to compute; None if another one does.
         gate: Acquired while it waits; whoever has its result, or a batch for it, releases it.
         prefilled: Whether it has drawn a token: what it computes from then on is decoding.
-        changes: Changes of the thread counts that its answer has not reported.
+        changes: Changes of the thread counts, and reused caches, that its answer has not reported.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class RequestSession:
         self.prefilled = False
         self.cancelled = False
         self.woken = False  # by an empty step, because it was cancelled
-        self.changes: list[ThreadsChanged] = []
+        self.changes: list[ThreadsChanged | Reused] = []
         self._shared = shared
         self._session = shared.session
         self._label = label
@@ -123,6 +123,8 @@ class RequestSession:
                 self.changes += session.threads.take_changes()
                 self._shared.on_begin()
             own = session.open(tokens, sampling, script, owner=self.owner, label=self._label)
+            if own.reused is not None:
+                self.changes.append(own.reused)
             self.sequences[own.id] = own
         return own
 
@@ -227,8 +229,8 @@ class RequestSession:
         finally:  # the others would wait for it forever
             self._shared.remove(self)
 
-    def take_changes(self) -> tuple[ThreadsChanged, ...]:
-        """Return the changes of the thread counts since the last call."""
+    def take_changes(self) -> tuple[ThreadsChanged | Reused, ...]:
+        """Return the changes of the thread counts and the reused caches since the last call."""
         changes = tuple(self.changes)
         del self.changes[: len(changes)]  # another thread may have added one
         return changes

@@ -16,6 +16,7 @@ from etui.text import SEPARATOR, count_cells, format_table, one_line, sanitize
 from etui.tui.modals import BoxModal
 from etui.turn.record import TurnRecord
 from etui.turn.text import (
+    cache_lines,
     drafts_text,
     forecast_ratio,
     kind_of_hop,
@@ -60,6 +61,8 @@ def _list_energy(record: TurnRecord) -> Iterator[Fact]:
             parts.append(f"{units.short_watts_text(energy.peak_watts, energy.kind)} peak")
         yield "power", ", ".join([*parts, f"{units.percent_text(energy.coverage)} recorded"])
     yield "phases", "\n".join(_format_phases(record))
+    if record.cache is not None:
+        yield "cache", "\n".join(cache_lines(record.cache))
     if record.seconds.ttft is not None:
         yield "first token", f"after {units.seconds_text(record.seconds.ttft)}"
     others = "counts no other program" if energy.joules is not None else ""

@@ -135,8 +135,16 @@ def prefill_joules_per_token(record: TurnRecord, records: Sequence[TurnRecord]) 
 
 
 def format_saved(record: TurnRecord, joules_per_token: float | None) -> str:
-    """Format ``saved 412 prompt tokens ≈ 3.0 J``; empty if nothing was in the KV cache."""
+    """Format ``saved 412 prompt tokens ≈ 3.0 J``; empty if nothing was in the KV cache.
+
+    A turn that knows its joules by the curve says them, and the price line of one whose cache was
+    not in the context has said them already.
+    """
     cached = record.tokens.cached
+    if record.cache is not None and record.cache.tier != "context":
+        return ""
+    if record.cache is not None and record.cache.net_joules is not None and cached:
+        joules_per_token = record.cache.net_joules / cached
     if not cached:
         return ""
     text = f"saved {units.count_text(cached, 'prompt token')}"

@@ -88,6 +88,13 @@ class SteppedContext(FakeContext):
             del self.cells.setdefault(sequence, [])[start:]
         return removed
 
+    def load_state(self, sequence: int, state: Any, tokens: int) -> bool:
+        if not super().load_state(sequence, state, tokens):
+            return False
+        self.cells[sequence] = [self._cell + number for number in range(1, tokens + 1)]
+        self._cell += tokens
+        return True
+
     def copy(self, source: int, target: int, end: int = -1) -> None:
         super().copy(source, target, end)
         cells = self.cells[source]

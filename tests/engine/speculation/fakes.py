@@ -122,6 +122,17 @@ class FakeContext:
         cells = self.slots[source]
         self.slots[target] = cells[:] if end < 0 else cells[:end]
 
+    def save_state(self, sequence: int) -> NDArray[np.uint8]:
+        return np.array(self.slots[sequence], dtype=np.int32).view(np.uint8)
+
+    def load_state(self, sequence: int, state: NDArray[np.uint8], tokens: int) -> bool:
+        cells = [int(token) for token in state.view(np.int32)]
+        assert not self.slots.get(sequence), "a sequence is filled that is not empty"
+        if sum(map(len, self.slots.values())) + len(cells) > self.capacity:
+            return False
+        self.slots[sequence] = cells
+        return len(cells) == tokens
+
     def free(self) -> None:
         pass
 

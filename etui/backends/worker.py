@@ -1,7 +1,8 @@
 """The engine process: ``python -m etui.backends.worker`` answers JSON-lines requests.
 
 One answer runs at a time, on the main thread. With ``Config.parallel`` > 1 each answer has a thread
-of its own, and the backend decides which of them run together; loads stay on the main thread.
+of its own, and the backend decides which of them run together. llama.cpp computes for all of them
+in one thread (:mod:`etui.engine.compute_thread`).
 
 It exits when its standard input is closed, so it ends with its parent. Output of native code goes
 to standard error, which the parent writes to a log file.

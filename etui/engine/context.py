@@ -74,7 +74,7 @@ class Context:
         heads: bool = False,
     ) -> None:
         self.api: Any = library.api
-        self._library = library
+        self.compute = library.compute
         self.options = options
         self.threads = threads or ThreadControl(
             ThreadLimits(options.threads, options.threads, adapt=False)
@@ -103,7 +103,10 @@ class Context:
         self._row_type = ctypes.c_float * self.vocabulary
 
     def decode(self) -> int:
-        """Compute the batch, wait for the device, and return the code of ``llama_decode``."""
+        """Compute the batch, wait for the device, and return the code of ``llama_decode``.
+
+        Call it in the compute thread.
+        """
         rows = self.batch.size
         counts = self.threads.counts(rows)
         if counts != self._counts:

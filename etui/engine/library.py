@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from etui.engine.builds import BINDINGS, COMPILE, Build, Builds
+from etui.engine.compute_thread import ComputeThread
 from etui.engine.cpu_limits import count_cores, cpu_affinity, read_cpu_quota
 from etui.errors import EngineFailed
 
@@ -76,6 +77,9 @@ class Library:
     Args:
         engines_dir: Folder of the builds of ``etui engine``; None knows the installed ones alone.
 
+    Attributes:
+        compute: The thread in which its models are loaded, computed with and freed.
+
     Raises:
         EngineFailed: llama-cpp-python is missing or its library cannot be loaded.
     """
@@ -89,6 +93,7 @@ class Library:
                 f"llama-cpp-python cannot be loaded: {error}", fix_load_error(str(error))
             ) from error
         self.api: Any = api
+        self.compute = ComputeThread()
         self._errors: deque[str] = deque(maxlen=_LAST_LINES)
         self._placed: Counter[str] = Counter()
         self._level = 0
@@ -203,10 +208,11 @@ class Library:
         return select_model_gpus(found)
 
     def close(self) -> None:
-        """Discard further log lines of llama.cpp and close the log file."""
+        """End the compute thread, discard further log lines of llama.cpp and close the log file."""
         if self._closed:
             return
         self._closed = True
+        self.compute.close()
         atexit.unregister(self.close)
         current, data = self.api.llama_log_callback(), ctypes.c_void_p()
         self.api.llama_log_get(ctypes.byref(current), ctypes.byref(data))

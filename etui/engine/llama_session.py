@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from etui.arm import Sampling, Speculate
 from etui.engine.chat_prompt import ChatTemplate, ModelText
+from etui.engine.compute_thread import ComputeThread
 from etui.engine.constraint import Constraints
 from etui.engine.context import DECODED, NO_ROOM, Context, ContextOptions
 from etui.engine.kv_store import KvStore, SequenceKeeper
@@ -52,19 +53,19 @@ def plan_batch(
     *,
     prompt_limit: int | None = None,
     decoding: bool = False,
-    served_id: int = 0,
 ) -> BatchPlan:
     """Plan one batch: single tokens first, then longer queues, up to the size of a batch.
+
+    Prompts are computed one after another: in turn, all of them would end when the last one does.
 
     Args:
         sequences: Those with queued tokens, in the order in which they are served.
         room: Maximum number of tokens of the batch.
         prompt_limit: Maximum number of tokens from longer queues while another sequence decodes,
             so that its next token waits for one chunk of a prompt and not for all of it. Short
-            queues are then served first, and prompts in turn. None sets no limit and keeps the
-            given order.
+            queues are then served first, and prompts in the order in which they were opened. None
+            sets no limit and keeps the given order.
         decoding: Whether a sequence that is not among them decodes, too.
-        served_id: Id of the sequence whose prompt was served last; it need not be one of them.
 
     Returns:
         Sequences and numbers of tokens; those that have to wait are missing.
@@ -73,7 +74,7 @@ def plan_batch(
     longer = [sequence for sequence in sequences if sequence.pending > 1]
     limit = room
     if prompt_limit is not None:
-        longer.sort(key=lambda each: (each.pending > SHORT_QUEUE, each.id <= served_id, each.id))
+        longer.sort(key=lambda each: (each.pending > SHORT_QUEUE, each.id))
         if plan or decoding:
             limit = prompt_limit
     room = min(room - len(plan), limit)
@@ -103,7 +104,6 @@ class LlamaSession(ModelText):
         self._context = context
         self._constraints = Constraints(context.api, model)
         self._exps: NDArray[np.float32] | None = None  # of a whole vocabulary, made once
-        self._served_id = 0  # the prompt that got tokens in the last mixed batch
         self._epoch = 0  # number of decodes so far; each overwrites the logits of the one before
         self.drafts = DraftVerifier(
             Speculator(BatchCost(GPU_CURVE if model.offloaded else CPU_CURVE)),
@@ -117,6 +117,11 @@ class LlamaSession(ModelText):
     def options(self) -> ContextOptions:
         """Settings of the context, on which results depend in addition to the model."""
         return self._context.options
+
+    @property
+    def compute(self) -> ComputeThread:
+        """The thread that computes its batches."""
+        return self._context.compute
 
     @property
     def threads(self) -> ThreadControl:
@@ -216,12 +221,19 @@ class LlamaSession(ModelText):
     ) -> Step:
         """Compute one batch for several owners, as ``step`` does for one; it raises the same.
 
+        It runs in the compute thread, from whichever thread it is called.
+
         Args:
             wanted: The sequences, and whether each draws.
             prompt_limit: Maximum number of prompt tokens in the batch while another sequence
-                decodes; prompts are then served in turn. None sets no limit, and serves prompts in
-                the given order.
+                decodes; prompts are then computed in the order in which they were opened. None sets
+                no limit and keeps the given order.
         """
+        return self.compute.run(self._step_mixed, wanted, prompt_limit)
+
+    def _step_mixed(
+        self, wanted: Sequence[tuple[TokenSequence, bool]], prompt_limit: int | None
+    ) -> Step:
         own = [(self._sequences.find(sequence), draw) for sequence, draw in wanted]
         draws = {s.id: draw for s, draw in own}
         ready = [s for s, _ in own if s.epoch == self._epoch and s.computed == len(s.tokens)]
@@ -267,16 +279,12 @@ class LlamaSession(ModelText):
                 raise ContextOverflow(length, self.facts.context_tokens, 0)
             if sequence.computed == length:
                 self._sequences.requeue_last(sequence)
-        plan = plan_batch(
+        return plan_batch(
             sequences,
             self._context.batch.capacity,
             prompt_limit=prompt_limit,
             decoding=decoding,
-            served_id=self._served_id,
         )
-        if plan and plan[-1][1] > 1:
-            self._served_id = plan[-1][0].id
-        return plan
 
     def _decode(self, plan: BatchPlan, *, may_wait: bool) -> BatchPlan:
         """Decode the plan, or as much as fits after every closed sequence was evicted.
@@ -459,7 +467,10 @@ class LlamaSession(ModelText):
         self.speculator.forget()
 
     def free(self) -> None:
-        """Free the context and the model."""
+        """Free the context and the model, when the running batch has ended."""
+        self.compute.run(self._free)
+
+    def _free(self) -> None:
         for sequence in list(self._sequences.live.values()):
             self.close(sequence, keep=False)
         while self._sequences.evict():  # what it saves

@@ -206,6 +206,11 @@ class SessionLoader:
             ModelUnavailable: llama.cpp rejected the file.
             EngineFailed: Memory ran out.
         """
+        return self.library.compute.run(self._load, spec, path, gguf, need)
+
+    def _load(
+        self, spec: ModelSpec, path: Path, gguf: Gguf, need: Needs
+    ) -> tuple[LlamaSession, int]:
         layers = choose_layers(self.library.gpus(), spec, need)
         while True:
             try:
@@ -233,7 +238,9 @@ class SessionLoader:
             ModelUnavailable: It has another vocabulary; the session is freed.
         """
         try:
-            loaded = self._load_draft(spec, draft, session, on_gpu=layers > 0)
+            loaded = self.library.compute.run(
+                self._load_draft, spec, draft, session, on_gpu=layers > 0
+            )
         except EtuiError:
             session.free()
             raise

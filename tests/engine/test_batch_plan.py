@@ -1,4 +1,4 @@
-"""What a batch computes: single tokens first, prompts in chunks and in turn."""
+"""What a batch computes: single tokens first, prompts in chunks, one after another."""
 
 from __future__ import annotations
 
@@ -46,10 +46,13 @@ def test_a_hand_over_is_computed_before_a_long_prompt():
     assert plan == [(1, 1), (2, 16), (0, 16)]
 
 
-@given(st.integers(1, 9), st.integers(-1, 10))
-def test_each_prompt_is_first_in_turn(count, last):
-    firsts = []
-    for _ in range(count):
-        last = plan_counts([99] * count, 8, prompt_limit=8, served_id=last)[0][0]
-        firsts.append(last)
-    assert sorted(firsts) == list(range(count))
+@given(st.lists(st.integers(SHORT_QUEUE + 1, 99), min_size=1, max_size=9))
+def test_prompts_end_in_the_order_of_their_arrival(pending):
+    ended: list[int] = []
+    while len(ended) < len(pending):
+        for index, count in plan_counts([max(1, each) for each in pending], 40, prompt_limit=16):
+            if pending[index] > 1:
+                pending[index] -= count
+                if pending[index] <= 1:
+                    ended.append(index)
+    assert ended == sorted(ended)

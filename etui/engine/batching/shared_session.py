@@ -1,9 +1,9 @@
 """One session for the answers of several requests: continuous batching.
 
 Each request runs in a thread of its own. A step waits until every request with open sequences
-waits, too; the thread of the last one computes the batch and hands out the results. Everything else
+waits, too; the compute thread then computes the batch and hands out the results. Everything else
 that changes the session (opening, forking, closing sequences) happens between two batches. A single
-request is a batch of one, which never waits.
+request is a batch of one, which waits for no other.
 """
 
 from __future__ import annotations
@@ -50,8 +50,7 @@ class RequestSession:
         sequences: Its open sequences by id.
         wanted: What it wants stepped, while it waits for a batch or is in one.
         result: What the batch gave; an exception is raised in its thread.
-        lead: The requests of the batch that its thread has to compute; None if another one does.
-        gate: Acquired while it waits; whoever has its result, or a batch for it, releases it.
+        gate: Made anew and acquired when it waits; whoever has its result releases it.
         prefilled: Whether it has drawn a token: what it computes from then on is decoding.
         changes: Changes of the thread counts, and reused caches, that its answer has not reported.
     """
@@ -70,9 +69,7 @@ class RequestSession:
         self.sequences: dict[int, LlamaSequence] = {}
         self.wanted: Sequence[tuple[LlamaSequence, bool]] = ()
         self.result: Step | BaseException | None = None
-        self.lead: list[RequestSession] | None = None
         self.gate = threading.Lock()
-        self.gate.acquire()
         self.prefilled = False
         self.cancelled = False
         self.woken = False  # by an empty step, because it was cancelled
@@ -177,9 +174,7 @@ class RequestSession:
         for own, _ in wanted:
             if len(own.tokens) > most:
                 raise ContextOverflow(len(own.tokens), most, 0)
-        batch = self._shared.await_batch(self, wanted)
-        if batch is not None:
-            self._shared.compute(batch, self)
+        self._shared.await_batch(self, wanted)
         result, self.result = self.result, None
         if isinstance(result, Step):
             return result
@@ -403,7 +398,10 @@ class SharedSession:
 
     @contextmanager
     def use(self, request: RequestSession | None = None) -> Iterator[LlamaSession]:
-        """Use the session between two batches; a request takes part from its first sequence on."""
+        """Use the session between two batches; a request takes part from its first sequence on.
+
+        A user must not wait for the compute thread, which may be about to begin a batch.
+        """
         active = request is not None and bool(request.sequences)
         if not active:
             with self._state:
@@ -417,18 +415,12 @@ class SharedSession:
                 with self._state:
                     self._visits -= not active
                     self._busy += int(takes_part) - int(active)
-                    batch = self._claim()  # no other use has to come first
-                    if batch is not None:
-                        batch[0].lead = batch
-                        batch[0].gate.release()
+                    self._begin_batch()  # no other use has to come first
 
     def await_batch(
         self, request: RequestSession, wanted: Sequence[tuple[LlamaSequence, bool]]
-    ) -> list[RequestSession] | None:
-        """Wait until a batch has what a request wants, or until its thread has to compute one.
-
-        Returns:
-            The batch that its thread has to compute; None if the request has its result.
+    ) -> None:
+        """Wait until a request has the result of a batch with what it wants.
 
         Raises:
             AnswerCancelled: It was cancelled and has had its empty step.
@@ -439,29 +431,25 @@ class SharedSession:
                     raise AnswerCancelled
                 request.woken = True
                 request.result = self._empty_step()
-                return None
+                return
             request.wanted = wanted
+            gate = request.gate = threading.Lock()
+            gate.acquire()
             self._waiting.append(request)
             self._busy -= 1
-            batch = self._claim()
-        if batch is not None:
-            return batch
+            self._begin_batch()
         try:
-            request.gate.acquire()
+            gate.acquire()
         except BaseException:  # Ctrl-C in the main thread
             with self._state:
                 waits = request in self._waiting
                 if waits:
                     self._waiting.remove(request)
                     self._busy += 1
-            if not waits:
-                request.gate.acquire()
-                if request.lead is not None:
-                    self.compute(request.lead, request)
-                request.lead = request.result = None
+            while not waits and request.result is None:  # the batch uses its sequences
+                gate.acquire()
+            request.result = None
             raise
-        batch, request.lead = request.lead, None
-        return batch
 
     def cancel(self, request: RequestSession) -> None:
         """Wake a request that waits for others; one in a running batch gets its result first."""
@@ -478,17 +466,17 @@ class SharedSession:
         now_ns = time.monotonic_ns()
         return Step(now_ns, now_ns, {}, ())
 
-    def _claim(self) -> list[RequestSession] | None:
-        """Take all waiting requests as the next batch, oldest first; None if it cannot begin."""
+    def _begin_batch(self) -> None:
+        """Let all waiting requests be computed, oldest first, if nothing has to come before."""
         if self._running or self._busy or self._visits or not self._waiting:
-            return None
+            return
         batch, self._waiting = self._waiting, []
         batch.sort(key=self._requests.index)
         self._running = True
-        return batch
+        self.session.compute.submit(lambda: self._compute(batch))
 
-    def compute(self, batch: list[RequestSession], leader: RequestSession) -> None:
-        """Compute a batch in the thread of one request, and hand out its results; never raises."""
+    def _compute(self, batch: list[RequestSession]) -> None:
+        """Compute a batch in the compute thread, and hand out its results; never raises."""
         results: Sequence[Step | BaseException]
         wanted = [each for request in batch for each in request.wanted]
         try:
@@ -507,7 +495,7 @@ class SharedSession:
         except CacheFull as error:  # of the youngest, which is last: the others go on
             results = [*(self._empty_step() for _ in batch[1:]), error]
         except BaseException as error:  # noqa: BLE001 - it is raised in the threads of all requests
-            results = [error if each is leader else _copy(error) for each in batch]
+            results = [error, *(_copy(error) for _ in batch[1:])]
         with self._state:
             for request, result in zip(batch, results, strict=True):
                 request.result = result
@@ -516,9 +504,9 @@ class SharedSession:
                     request.prefilled = True
             self._busy += len(batch)
             self._running = False
-        for request in batch:
-            if request is not leader:
-                request.gate.release()
+            gates = [request.gate for request in batch]
+        for gate in gates:
+            gate.release()
 
     def _report(self, end_ns: int, shares: tuple[BatchShare, ...]) -> None:
         start_ns, self._tiled_ns = self._tiled_ns, max(self._tiled_ns, end_ns)

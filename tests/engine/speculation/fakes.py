@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from etui.engine.chat_formats import PLAIN_FORMAT, ChatFormat, tag_thought
+from etui.engine.compute_thread import ComputeThread
 from etui.engine.context import DECODED, NO_ROOM, ContextOptions
 from etui.engine.llama_session import LlamaSession
 from etui.engine.session import ModelFacts
@@ -77,6 +78,7 @@ class FakeContext:
     """A cache of tokens by slot and position; rows with no logits asked for have none."""
 
     api = None
+    compute = ComputeThread()  # of all fakes, as of all models of a process
 
     def __init__(self, options: ContextOptions, vocabulary: int, logits: Logits) -> None:
         self.options = options

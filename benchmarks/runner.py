@@ -30,6 +30,7 @@ NAMES = (
     "design_price",
     "first_token",
     "idle",
+    "kv",
     "log",
     "loops",
     "meter",

@@ -21,7 +21,7 @@ from etui.backends.process import ProcessBackend
 from etui.chat import Message
 from etui.config.config import Config
 from etui.errors import EngineFailed, ModelUnavailable
-from etui.events import Answer, Event, Finished, Loaded, Prefilling, Unloaded
+from etui.events import Answer, Event, Finished, Loaded, Prefilling, Reused, Unloaded
 from etui.models.spec import ModelSpec
 from tests.backends.asker import Asker
 from tests.engine.tampered import with_template
@@ -172,6 +172,39 @@ def test_a_hostile_template_ends_the_answer_and_not_the_process(child, starter_m
         list(child.answer(request(hostile)))
     assert finished(list(child.answer(request(starter_model)))).output_tokens == 8
     assert child.pid == engine
+
+
+def test_a_chat_goes_on_after_the_process_has_ended(config, starter_model):
+    text = "Write the story of a lighthouse keeper who repairs an old radio. " * 12
+    asked = replace(request(starter_model, text), turn_id="first")
+    messages = (*asked.messages, Message("assistant", "One night"), Message("user", "Go on."))
+    reused = []
+    for settings in ({}, {}, {"cache": "off"}):
+        child = ProcessBackend(replace(config, threads=1, **settings))
+        events = list(child.answer(asked))
+        reused.append([event for event in events if isinstance(event, Reused) and event.tokens])
+        cached = finished(events).cached_tokens
+        assert bool(cached) is bool(reused[-1])
+        child.close()
+        asked = replace(asked, messages=messages, turn_id="second")
+    assert [bool(each) for each in reused] == [False, True, False]
+    (event,) = reused[1]
+    assert event.tier == "disk"
+    assert event.tokens > 128
+    assert event.start_ns < event.end_ns
+    assert event.size_bytes > 20_000 * event.tokens
+    assert event.keep_seconds > 0  # of the process before it
+
+
+def test_a_killed_parent_loses_no_cache(config, starter_model):
+    child = ProcessBackend(replace(config, threads=1))
+    text = "Write the story of a lighthouse keeper who repairs an old radio. " * 12
+    list(child.answer(replace(request(starter_model, text), turn_id="first")))
+    process = child._child.process
+    process.stdin.close()  # as the kernel does
+    assert process.wait(timeout=20) == 0
+    assert len(list(config.kv_dir.glob("*.kv"))) == 1
+    child.close()
 
 
 def test_the_child_dies_with_its_parents_pipe(child):

@@ -342,3 +342,34 @@ def test_a_grade_needs_an_answer_and_a_word(save, make_turn, cli):
     assert "has no answer to grade" in cli.err("logs", "grade", "last", "good", code=ExitCode.USAGE)
     assert run(["logs", "grade", "last", "fine"]) == ExitCode.USAGE
     assert run(["logs", "grade", "nothere", "good"]) != ExitCode.DONE
+
+
+def test_a_deleted_chat_takes_its_caches_with_it(config, save, make_turn, cli):
+    from array import array
+
+    import numpy as np
+
+    from etui.engine.kv_folder import KvFolder
+    from etui.engine.kv_store import SavedSequence
+
+    mine, other = make_turn(1, chat_id="mine"), make_turn(2, chat_id="other")
+    save(mine, other)
+    folder = KvFolder(config.kv_dir, 1 << 30)
+    for number, turn in enumerate((mine, other)):
+        tokens, state = array("i", [number] * 200), np.zeros(9, dtype=np.uint8)
+        kept = SavedSequence("k" * 64, "", turn.turn_id, tokens, (), False, 1.0, 9, 0.0, state)
+        assert folder.write(kept)
+    shown = cli.run("logs", "delete", "mine", "--yes")
+    assert shown.out == "deleted 'What is a joule?' and 1 KV cache\n"
+    with LogReader(config) as log:
+        assert [turn.chat_id for turn in log.turns()] == ["other"]
+    assert [each.label for each in folder.find("k" * 64, "")] == [other.turn_id]
+    assert cli.run("logs", "delete", "--caches").out == "deleted 1 KV cache\n"
+    assert folder.find("k" * 64, "") == []
+    with LogReader(config) as log:
+        assert log.count_turns() == 1
+
+
+@pytest.mark.parametrize("args", [[], ["chat", "--caches"]])
+def test_deleting_needs_chats_or_caches(cli, args):
+    assert "either chats or --caches" in cli.err("logs", "delete", *args, code=ExitCode.USAGE)

@@ -25,9 +25,9 @@ from etui.log.filters import (
 )
 from etui.log.queries import LogReader, UnknownId
 from etui.log.records import ChatRecord, LoggedQuestion
-from etui.log.totals import GROUPS, totals_sql
+from etui.log.totals import GROUPS, sum_caches, totals_sql
 from etui.log.writer import TurnWriter
-from etui.turn.record import HopRecord, Tokens, TurnRecord
+from etui.turn.record import CacheRecord, HopRecord, Tokens, TurnRecord
 
 MakeTurn = Callable[..., TurnRecord]
 Fill = Callable[..., LogReader]
@@ -474,3 +474,23 @@ def test_a_log_on_a_disk_without_write_access_is_read(config, fill, make_turn):
         connection.close()
     finally:
         config.home.chmod(0o700)
+
+
+def test_caches_are_summed_by_the_tier_they_came_from(config, make_turn):
+    moment = datetime(2026, 1, 1, tzinfo=UTC)
+    record = CacheRecord("disk", 800, 9, 0.1, 0.2, 20.0, 2.0, 5.0, "operating curve")
+    turns = [
+        replace(make_turn(1), cache=record),
+        replace(make_turn(2), cache=replace(record, saved_joules=None)),
+        replace(make_turn(3), cache=replace(record, tier="memory", tokens=100)),
+        make_turn(4),
+    ]
+    with TurnWriter(config) as writer:
+        for turn in turns:
+            writer.save_turn(turn)
+    with LogReader(config) as log:
+        disk, memory = sum_caches(log, moment)
+        assert log.get_turn(turns[0].turn_id).cache == record
+    assert (disk.tier, disk.turns, disk.tokens, disk.unknown_turns) == ("disk", 2, 1600, 1)
+    assert (disk.saved_joules, disk.cost_joules) == (20.0, 10.0)
+    assert memory.net_joules == 15.0

@@ -186,6 +186,8 @@ class ToolCallParser(CallParser):
         self._openings = form.openings
         if tool_format == "xml":  # models leave the first tag out
             self._openings += tuple(f"<function={name}>" for name in sorted(self._names))
+        firsts = "".join(sorted({re.escape(tag[0]) for tag in self._openings}))
+        self._firsts = re.compile(f"[{firsts}]" if firsts else "(?!)")
         self._mode: Literal["text", "call", "after"] = "text"
         self._held = ""  # text that may begin a tag, or space that may precede a call
         self._written = False  # whether there is text, so that no bare object is a call any more
@@ -200,6 +202,12 @@ class ToolCallParser(CallParser):
     def push(self, text: str) -> list[Part]:
         """Take decoded text and return the parts that are certain."""
         parts: list[Part] = []
+        if self._mode == "text" and self._written and not self._called:
+            held = self._held + text
+            if not self._firsts.search(held):  # no tag can begin in it
+                shown = held.rstrip(SPACE)
+                self._held = held[len(shown) :]
+                return [shown] if shown else []
         for char in text:
             if self._mode == "call":
                 self._take_call(char, parts)

@@ -5,10 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 KEY = b"tokenizer.chat_template"
+ALIGNMENT = 32
+"""Bytes between which the data of tensors begin, in a file that names no others."""
 
 
 def with_template(source: Path, target: Path, template: str | None) -> Path:
-    """A copy of a GGUF with another chat template of the same length, or with none."""
+    """A copy of a GGUF with another chat template, or with none.
+
+    A comment keeps the data of the tensors where its alignment wants them.
+    """
     data = bytearray(source.read_bytes())
     at = data.index(KEY)
     if template is None:
@@ -16,6 +21,9 @@ def with_template(source: Path, target: Path, template: str | None) -> Path:
     else:
         at += len(KEY) + 4  # the type of the value
         length = int.from_bytes(data[at : at + 8], "little")
-        data[at + 8 : at + 8 + length] = template.encode().ljust(length)
+        raw = template.encode()
+        comment = b"{#%b#}" % (b" " * ((length - len(raw) - 4) % ALIGNMENT))
+        text = comment + raw
+        data[at : at + 8 + length] = len(text).to_bytes(8, "little") + text
     target.write_bytes(data)
     return target

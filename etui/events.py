@@ -31,6 +31,7 @@ class Loaded:
     end_ns: int
     gpu_layers: int
     size_bytes: int
+    cpu_moe: int = 0  # Blocks whose experts are in RAM although the block may be on a GPU
 
 
 @dataclass(frozen=True, slots=True)

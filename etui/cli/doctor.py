@@ -288,7 +288,8 @@ def _cell(cell: Cell, attempt: Attempt) -> str:
 
 
 def _layers(_: Attempt, result: RunResult) -> str:
-    return f"{_count_placed(result)} of {result.layers}"
+    experts = f", experts of {result.cpu_moe} in RAM" if result.cpu_moe else ""
+    return f"{_count_placed(result)} of {result.layers}{experts}"
 
 
 def _count_placed(result: RunResult) -> int:
@@ -346,6 +347,7 @@ def _build_run(attempt: Attempt, reference: RunResult | None) -> dict[str, Any]:
         **head,
         "layers": result.layers,
         "layers_on_gpu": _count_placed(result),
+        "cpu_moe": result.cpu_moe,
         "load_seconds": result.load_seconds,
         "prefill": _build_measured(result.prefill, attempt.prefill),
         "decode": _build_measured(result.decode, attempt.decode),

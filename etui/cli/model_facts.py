@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from etui.config.backend_spec import BackendSpec
     from etui.config.config import Config
     from etui.engine.chat_formats import ChatFormat, ThoughtForm
-    from etui.engine.offload import Needs
+    from etui.engine.library import Device
+    from etui.engine.offload import Needs, Placement
     from etui.models.catalogue import Catalogue
     from etui.models.gguf import Gguf
     from etui.models.repository import Repository
@@ -75,6 +76,8 @@ class ModelFacts:
     sha256: str | None
     gguf: Gguf | None  # Header of the file; None without a file
     needs: Needs | None  # Memory of the model; None without a file
+    gpus: tuple[Device, ...]
+    placement: Placement | None  # What a load would put on the GPUs now; None without a file
     sampling: ModelSampling | None  # How the model asks to be sampled; None: the defaults
     sampling_from: Literal["models.yaml", "gguf"] | None
     draft_problem: str | None
@@ -153,7 +156,9 @@ def read_model_facts(spec: ModelSpec, config: Config, catalogue: Catalogue) -> M
         ModelUnavailable: The file is damaged.
     """
     from etui.engine.chat_formats import choose_format
-    from etui.engine.offload import needs
+    from etui.engine.library import list_gpus
+    from etui.engine.offload import choose_placement, needs
+    from etui.engine.placement_speeds import PlacementSpeeds
     from etui.engine.session_loader import GPU_BATCH_TOKENS
     from etui.models.files import find_draft_problem, model_path, recorded_sha256
     from etui.models.gguf import check_gguf
@@ -165,11 +170,18 @@ def read_model_facts(spec: ModelSpec, config: Config, catalogue: Catalogue) -> M
     if sampling is None and gguf is not None and (sampling := gguf.sampling) is not None:
         origin = "gguf"
     batch_tokens = spec.batch_tokens or GPU_BATCH_TOKENS
+    need = placement = None
+    gpus: tuple[Device, ...] = ()
+    if gguf is not None:
+        need, gpus = needs(gguf, spec.context, spec.kv_type, batch_tokens), list_gpus(config)
+        placement = choose_placement(gpus, spec, need, PlacementSpeeds(config).read(gguf, gpus))
     return ModelFacts(
         spec,
         spec.sha256 or (recorded_sha256(spec, config) if gguf is not None else None),
         gguf,
-        None if gguf is None else needs(gguf, spec.context, spec.kv_type, batch_tokens),
+        need,
+        gpus,
+        placement,
         sampling,
         origin,
         None if spec.draft is None else find_draft_problem(spec, spec.draft, config, catalogue),
@@ -200,6 +212,7 @@ def build_facts_document(facts: ModelFacts) -> dict[str, Any]:
         "sha256": facts.sha256,
         "context": spec.context,
         "gpu_layers": spec.gpu_layers,
+        "cpu_moe": spec.cpu_moe,
         "kv_type": spec.kv_type,
         "flash_attention": spec.flash_attention,
         "split": spec.split,
@@ -210,6 +223,7 @@ def build_facts_document(facts: ModelFacts) -> dict[str, Any]:
         "format_note": form.note or None,
         "stop": spec.stop,
         "gguf": _build_gguf_document(facts),
+        "placement": _build_placement_document(facts),
         "draft": spec.draft,
         "speculate": spec.speculate,
         "sampling": facts.sampling,
@@ -231,6 +245,10 @@ def _build_gguf_document(facts: ModelFacts) -> dict[str, Any] | None:
         "name": gguf.name,
         "architecture": gguf.architecture,
         "parameters": gguf.parameters,
+        "active_parameters": gguf.active_parameters,
+        "active_bytes": gguf.active_bytes,
+        "experts": gguf.experts,
+        "experts_used": gguf.experts_used,
         "quantisation": gguf.quantisation,
         "context": gguf.context_tokens,
         "layers": gguf.layers,
@@ -241,6 +259,42 @@ def _build_gguf_document(facts: ModelFacts) -> dict[str, Any] | None:
         "memory_bytes": needs.total_bytes,
         "chat_template": gguf.chat_template,
     }
+
+
+def _build_placement_document(facts: ModelFacts) -> dict[str, Any] | None:
+    """Build where the model would be if it was loaded now; None without a file."""
+    from etui.engine.offload import gpu_bytes, ram_bytes
+
+    need, placement = facts.needs, facts.placement
+    if need is None or placement is None:
+        return None
+    experts = need.experts_on_gpu(placement)
+    return {
+        "gpus": [gpu.description for gpu in facts.gpus],
+        "gpu_layers": placement.gpu_layers,
+        "layers": need.whole.gpu_layers,
+        "cpu_moe": placement.cpu_moe,
+        "gpu_bytes": gpu_bytes(need, placement),
+        "ram_bytes": ram_bytes(need, placement),
+        "expert_gpu_bytes": experts,
+        "expert_ram_bytes": sum(need.expert_bytes) - experts,
+    }
+
+
+def _format_placement(facts: ModelFacts) -> Iterator[tuple[str, str]]:
+    """Yield the settings of the placement, and what a load would make of them now."""
+    found, spec = _build_placement_document(facts), facts.spec
+    layers, experts = str(spec.gpu_layers), str(spec.cpu_moe)
+    if found is None or not found["gpus"]:
+        yield "gpu layers", layers
+        return
+    on_gpu = f"{found['gpu_layers']} of {found['layers']}"
+    yield "gpu layers", f"{layers}: {on_gpu} now, {bytes_text(found['gpu_bytes'])}"
+    if facts.gguf is not None and facts.gguf.experts:
+        in_ram = f"{bytes_text(found['expert_ram_bytes'])} of experts in RAM"
+        blocks = f"{found['cpu_moe']} of {found['layers'] - 1} blocks"
+        yield "cpu moe", f"{experts}: {blocks} now, {in_ram}"
+    yield "in RAM", f"{bytes_text(found['ram_bytes'])} with buffers"
 
 
 def format_facts(row: ModelRow, facts: ModelFacts, free_bytes: int) -> Iterator[str]:
@@ -256,7 +310,7 @@ def format_facts(row: ModelRow, facts: ModelFacts, free_bytes: int) -> Iterator[
         ("file", f"{bytes_text(row.bytes)}, {FITS[row.fits]}: {bytes_text(free_bytes)} free"),
         ("sha256", facts.sha256 or _missing_hash_text(row)),
         ("context used", tokens_text(spec.context)),
-        ("gpu layers", str(spec.gpu_layers)),
+        *_format_placement(facts),
     ]
     if (threads := spec.threads) or spec.prefill_threads:
         prefill = spec.prefill_threads
@@ -287,7 +341,7 @@ def format_facts(row: ModelRow, facts: ModelFacts, free_bytes: int) -> Iterator[
         template = gguf.chat_template
         lines += [
             ("architecture", gguf.architecture),
-            ("parameters", f"{gguf.parameters:,}"),
+            ("parameters", f"{gguf.parameters:,}{_active_text(gguf)}"),
             ("quantisation", gguf.quantisation),
             ("trained context", tokens_text(gguf.context_tokens)),
             ("layers", str(gguf.layers or UNKNOWN)),
@@ -395,6 +449,13 @@ def _align(lines: Sequence[tuple[str, str]]) -> Iterator[str]:
     width = max(len(label) for label, _ in lines)
     for label, text in lines:
         yield f"{label:{width}}  {join_lines(text)}"
+
+
+def _active_text(gguf: Gguf) -> str:
+    if not gguf.experts:
+        return ""
+    used = f"{gguf.experts_used} of {gguf.experts} experts"
+    return f", {gguf.active_parameters:,} active per token ({used})"
 
 
 def _tags_text(thought: ThoughtForm) -> str:

@@ -202,8 +202,9 @@ def build_request(options: dict[str, Any]) -> SweepConfig:
     multiple=True,
     metavar="NAME=V,V",
     help="Values of a setting to compare: threads, decode_threads, prefill_threads, batch_tokens, "
-    "kv_type, flash_attention, gpu_layers, split, speculate, draft_tokens, model or power_limit. "
-    "Repeatable; all combinations are measured. Default: axes chosen for this machine and model.",
+    "kv_type, flash_attention, gpu_layers, cpu_moe, split, speculate, draft_tokens, model or "
+    "power_limit. Repeatable; all combinations are measured. Default: axes chosen for this "
+    "machine and model.",
 )
 @text_option("-p", "--policy", metavar="NAME|FILE", help="Policy whose --arm is measured.")
 @text_option("-a", "--arm", metavar="NAME", help="Arm of the policy to measure, instead of MODEL.")

@@ -12,16 +12,19 @@ import logging
 import re
 from collections import Counter, deque
 from collections.abc import Iterable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from etui.engine.builds import BINDINGS, COMPILE, Build, Builds
 from etui.engine.compute_thread import ComputeThread
 from etui.engine.cpu_limits import count_cores, cpu_affinity, read_cpu_quota
 from etui.errors import EngineFailed
+
+if TYPE_CHECKING:
+    from etui.config.config import Config
 
 _DEBUG, _ERROR, _CONTINUED = 1, 4, 5  # enum ggml_log_level
 _GPU, _INTEGRATED_GPU = 1, 2  # enum ggml_backend_dev_type
@@ -54,6 +57,7 @@ _SHARED_LIBRARIES = {
 """Libraries that a build with a GPU backend needs, and where they come from."""
 
 _LAYER_PLACED = re.compile(r"layer\s+\d+ assigned to device (\S+?),")
+_EXPERTS_PLACED = re.compile(r"tensor blk\.(\d+)\.\S+ \(.*\) buffer type overridden to CPU")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +100,7 @@ class Library:
         self.compute = ComputeThread()
         self._errors: deque[str] = deque(maxlen=_LAST_LINES)
         self._placed: Counter[str] = Counter()
+        self._cpu_moe: set[str] = set()
         self._level = 0
         self._closed = False
         self.log_path = log_dir / "llama.log"
@@ -112,6 +117,8 @@ class Library:
         if self._level == _DEBUG:
             if placed := _LAYER_PLACED.search(line):
                 self._placed[placed[1]] += 1
+            elif experts := _EXPERTS_PLACED.search(line):
+                self._cpu_moe.add(experts[1])
             return
         if self._level == _ERROR and line.strip():
             self._errors.append(line.strip())
@@ -140,6 +147,7 @@ class Library:
     def forget_placement(self) -> None:
         """Clear the recorded placement of layers before a load."""
         self._placed.clear()
+        self._cpu_moe.clear()
 
     @property
     def gpu_layers_placed(self) -> int | None:
@@ -151,6 +159,11 @@ class Library:
         if not self._placed:
             return None
         return sum(layers for device, layers in self._placed.items() if device != "CPU")
+
+    @property
+    def cpu_moe_placed(self) -> int:
+        """Blocks of the last load whose experts llama.cpp kept in RAM, by its log."""
+        return len(self._cpu_moe)
 
     def errors(self, count: int = 2) -> str:
         """Return the last errors that llama.cpp logged, joined into one line."""
@@ -251,6 +264,14 @@ def select_model_gpus(gpus: Iterable[Device]) -> tuple[Device, ...]:
     """Select the GPUs that llama.cpp splits a model over: integrated ones only without others."""
     found = tuple(gpus)
     return tuple(gpu for gpu in found if not gpu.integrated) or found
+
+
+def list_gpus(config: Config) -> tuple[Device, ...]:
+    """Return the GPUs that models are put on; llama.cpp is loaded only if it was built for any."""
+    if not built_for_gpu(library_folder(config.engines_dir)):
+        return ()
+    with closing(Library(config.log_dir, config.engines_dir)) as library:
+        return library.gpus()
 
 
 def library_folder(engines_dir: Path) -> Path | None:

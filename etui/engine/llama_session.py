@@ -14,6 +14,7 @@ from etui.engine.constraint import Constraints
 from etui.engine.context import DECODED, NO_ROOM, Context, ContextOptions
 from etui.engine.kv_store import KvStore, SequenceKeeper
 from etui.engine.model import Model
+from etui.engine.placement_speeds import DecodeClock
 from etui.engine.sampler import Script
 from etui.engine.sequence_cache import LlamaSequence, SequenceCache
 from etui.engine.session import (
@@ -93,6 +94,7 @@ class LlamaSession(ModelText):
 
     Attributes:
         drafts: The drafts of the sequences, and who makes them.
+        decode_clock: The batches of one token.
         planned: Number of tokens in the last batch by sequence id, even if the batch failed.
     """
 
@@ -101,6 +103,7 @@ class LlamaSession(ModelText):
     ) -> None:
         super().__init__(model, facts, template)
         self.planned: Mapping[int, int] = {}
+        self.decode_clock = DecodeClock()
         self._context = context
         self._constraints = Constraints(context.api, model)
         self._exps: NDArray[np.float32] | None = None  # of a whole vocabulary, made once
@@ -257,6 +260,8 @@ class LlamaSession(ModelText):
         for sequence, logits in kept:
             sequence.kept_logits = (self._epoch, logits)
         if plan:
+            if [count for _, count in plan] == [1] and self.drafts.verification is None:
+                self.decode_clock.add(end_ns - start_ns)
             self.drafts.learn(plan, start_ns, end_ns)
         for sequence, count in plan:
             self._sequences.add_computed(sequence, count)

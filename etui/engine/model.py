@@ -12,19 +12,27 @@ from typing import Any
 from etui.engine.library import Library
 from etui.engine.special_tokens import SpecialToken
 from etui.errors import ModelUnavailable
+from etui.models.gguf import EXPERTS
 
 ALL_LAYERS = -1
 """Value of ``gpu_layers`` that puts every layer on the GPU."""
 
 
+class _BufferOverride(ctypes.Structure):
+    """``llama_model_tensor_buft_override``, which the bindings do not declare."""
+
+    _fields_ = (("pattern", ctypes.c_char_p), ("buffer_type", ctypes.c_void_p))
+
+
 @dataclass(frozen=True, slots=True)
 class Split:
-    """How a model is split over several GPUs."""
+    """How a model is split over several GPUs and RAM."""
 
     mode: str = "layer"
     """``layer`` (whole layers to each), ``row`` (each matrix in rows) or ``none``."""
     main_gpu: int = 0  # Index of the GPU that holds the model with `none`
     shares: tuple[float, ...] = ()  # Share of the model on each GPU; empty splits by free memory
+    cpu_moe: int = 0  # Blocks, from the first one, whose experts stay in RAM
 
 
 class Model:
@@ -65,15 +73,18 @@ class Model:
         heads = heads and hasattr(params, "load_mtp") and hasattr(api, "llama_model_n_layer_nextn")
         if heads:
             params.load_mtp = True
-        shares = _apply_split(api, params, split or Split())
+        split = split or Split()
+        shares = _apply_split(api, params, split)
+        overrides = _keep_experts_in_ram(api, split.cpu_moe)
+        params.tensor_buft_overrides = ctypes.cast(overrides, ctypes.c_void_p)
         no_device = (ctypes.c_void_p * 1)(None)  # a list of devices ends with a null pointer
         if gpu_layers == 0:
             params.devices = ctypes.addressof(no_device)
-        # The shares and devices are read during the call only.
+        # The shares, overrides and devices are read during the call only.
         library.forget_errors()
         library.forget_placement()
         handle = api.llama_model_load_from_file(str(path).encode(), params)
-        del shares, no_device
+        del shares, overrides, no_device
         library.flush()
         if not handle:
             raise ModelUnavailable(
@@ -235,3 +246,17 @@ def _apply_split(api: Any, params: Any, split: Split) -> Any:
     shares = (ctypes.c_float * devices)(*split.shares[:devices])
     params.tensor_split = shares
     return shares
+
+
+def _keep_experts_in_ram(api: Any, blocks: int) -> Any:
+    """Build the overrides for the experts of the first blocks; None without any.
+
+    One pattern for all of them: llama.cpp compiles each anew for every tensor.
+    """
+    if not blocks:
+        return None
+    cpu = api._lib.ggml_backend_cpu_buffer_type
+    cpu.restype = ctypes.c_void_p
+    pattern = rf"^blk\.({'|'.join(map(str, range(blocks)))}){EXPERTS}"
+    # A list of overrides ends with a null pattern.
+    return (_BufferOverride * 2)(_BufferOverride(pattern.encode(), cpu()))

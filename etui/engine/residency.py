@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from etui import units
 from etui.engine.library import Device
 from etui.engine.llama_session import LlamaSession
-from etui.engine.offload import Needs, choose_layers, ram_bytes
+from etui.engine.offload import Needs, Placement, choose_placement, ram_bytes
 from etui.engine.session_loader import (
     Draft,
     SessionLoader,
@@ -22,7 +22,7 @@ from etui.engine.session_loader import (
 from etui.engine.trial import try_model
 from etui.errors import EngineFailed, ModelUnavailable
 from etui.events import Loaded, Residence, Unloaded, UnloadReason
-from etui.models.gguf import check_usable
+from etui.models.gguf import Gguf, check_usable
 
 if TYPE_CHECKING:
     from etui.config.config import Config
@@ -42,6 +42,8 @@ class _Resident:
     """File of its draft model, even if that did not fit; None if none was needed so far."""
     sha256: str | None
     bytes: int
+    gguf: Gguf
+    placement: Placement
     used_seconds: float
     """When it was last requested or ended an answer, on the clock of its Residency."""
     uses: int = 0
@@ -114,7 +116,8 @@ class Residency:
         for unloaded in self._make_room(spec, need):
             yield unloaded
             start_ns = time.monotonic_ns()
-        session, layers = self._loader.load(spec, path, gguf, need)
+        session, placement = self._loader.load(spec, path, gguf, need)
+        layers = placement.gpu_layers
         if self._store is not None:
             session.keep_in(self._store, self._loader.state_key(spec, path, session))
         bytes_ = need.total_bytes
@@ -122,9 +125,18 @@ class Residency:
             bytes_ += self._loader.add_draft(spec, draft, session, layers)
         draft_path = None if draft is None else draft[1]
         self._residents[spec.name] = _Resident(
-            session, session_key(spec, path), draft_path, spec.sha256, bytes_, self._clock()
+            session,
+            session_key(spec, path),
+            draft_path,
+            spec.sha256,
+            bytes_,
+            gguf,
+            placement,
+            self._clock(),
         )
-        yield Loaded(spec.name, start_ns, time.monotonic_ns(), layers, gguf.size_bytes)
+        end_ns = time.monotonic_ns()
+        cpu_moe = placement.cpu_moe
+        yield Loaded(spec.name, start_ns, end_ns, layers, gguf.size_bytes, cpu_moe)
         return session
 
     def find(self, spec: ModelSpec, path: Path, draft: Draft | None = None) -> LlamaSession | None:
@@ -144,8 +156,10 @@ class Residency:
 
     def release(self, name: str) -> None:
         """End the use that ``hold`` began, and restart the keep-warm time of the model."""
-        self._residents[name].uses -= 1
-        self._residents[name].used_seconds = self._clock()
+        resident = self._residents[name]
+        resident.uses -= 1
+        resident.used_seconds = self._clock()
+        self._loader.note_speed(resident.gguf, resident.placement, resident.session)
 
     def gpus(self) -> tuple[Device, ...]:
         """Return the GPUs that models are put on, with their currently free memory.
@@ -159,6 +173,11 @@ class Residency:
     def gpu_layers_placed(self) -> int | None:
         """Layers of the last load that llama.cpp put on a GPU; None if its log does not say."""
         return self._loader.gpu_layers_placed
+
+    @property
+    def cpu_moe_placed(self) -> int | None:
+        """Blocks of the last load whose experts llama.cpp kept in RAM; None before one."""
+        return self._loader.cpu_moe_placed
 
     def keep_warm(self, name: str, seconds: float | None) -> None:
         """Set how long a model, in memory or not, is kept after its last answer.
@@ -210,6 +229,7 @@ class Residency:
                 f"{name} cannot be unloaded while it answers", "wait until its answers have ended"
             )
         resident = self._residents.pop(name)
+        self._loader.note_speed(resident.gguf, resident.placement, resident.session)
         start_ns = time.monotonic_ns()
         resident.session.free()
         if not self._residents:
@@ -220,7 +240,9 @@ class Residency:
     def close(self) -> None:
         """Free every model, and write to disk what is kept in memory."""
         while self._residents:
-            self._residents.popitem()[1].session.free()
+            resident = self._residents.popitem()[1]
+            self._loader.note_speed(resident.gguf, resident.placement, resident.session)
+            resident.session.free()
         self._loader.close()
         if self._store is not None:
             self._store.spill(SPILL_SECONDS)
@@ -253,8 +275,10 @@ class Residency:
         import psutil
 
         gpus = self.gpus()
-        layers = choose_layers(gpus, spec, need)
-        if spec.gpu_layers == "auto" and gpus and layers <= need.layers:
-            return False
+        placement = choose_placement(gpus, spec, need)
+        roomy = [replace(gpu, free_bytes=1 << 62) for gpu in gpus]
+        if placement != choose_placement(roomy, spec, need):
+            return False  # it would have more on the GPUs
         shared = any(gpu.integrated for gpu in gpus)  # its memory is RAM
-        return ram_bytes(need, 0 if shared else layers) <= psutil.virtual_memory().available
+        kept = ram_bytes(need, Placement() if shared else placement)
+        return kept <= psutil.virtual_memory().available

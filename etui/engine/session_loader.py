@@ -16,7 +16,16 @@ from etui.engine.kv_folder import FORMAT
 from etui.engine.library import Device, Library
 from etui.engine.llama_session import LlamaSession
 from etui.engine.model import ALL_LAYERS, Model, Split
-from etui.engine.offload import Needs, choose_layers, fewer_layers, layers_that_fit, needs
+from etui.engine.offload import (
+    Needs,
+    Placement,
+    choose_placement,
+    fits_on_gpus,
+    needs,
+    split_layers,
+    step_down,
+)
+from etui.engine.placement_speeds import PlacementSpeeds
 from etui.engine.session import ModelFacts
 from etui.engine.speculation.draft_model import DraftModel, check_same_vocabulary
 from etui.engine.speculation.mtp import load_heads
@@ -52,6 +61,7 @@ def session_key(spec: ModelSpec, path: Path) -> tuple[object, ...]:
         path,
         spec.context,
         spec.gpu_layers,
+        spec.cpu_moe,
         spec.kv_type,
         spec.flash_attention,
         spec.split,
@@ -140,6 +150,7 @@ class SessionLoader:
     Attributes:
         trials: Whether a file that etui does not know is loaded in a process of its own first.
         templates: The process that renders chat templates.
+        speeds: How fast mixtures of experts decoded here, by what was on the GPUs.
     """
 
     def __init__(self, config: Config, *, trials: bool, parent: int | None = None) -> None:
@@ -147,6 +158,7 @@ class SessionLoader:
         self._config = config
         self._parent = parent
         self.trials = trials
+        self.speeds = PlacementSpeeds(config)
         self._library: Library | None = None
 
     @property
@@ -159,6 +171,17 @@ class SessionLoader:
         if self._library is None:
             self._library = Library(self._config.log_dir, self._config.engines_dir)
         return self._library
+
+    def note_speed(self, gguf: Gguf, placement: Placement, session: LlamaSession) -> None:
+        """Keep how fast a mixture of experts decoded, where there was a choice of its placement."""
+        speed = session.decode_clock.best_tokens_per_second
+        if speed and gguf.experts and (gpus := self.library.gpus()):
+            self.speeds.add(gguf, gpus, placement, speed)
+
+    @property
+    def cpu_moe_placed(self) -> int | None:
+        """Blocks of the last load whose experts llama.cpp kept in RAM; None before one."""
+        return self._library.cpu_moe_placed if self._library is not None else None
 
     @property
     def gpu_layers_placed(self) -> int | None:
@@ -199,8 +222,8 @@ class SessionLoader:
 
     def load(
         self, spec: ModelSpec, path: Path, gguf: Gguf, need: Needs
-    ) -> tuple[LlamaSession, int]:
-        """Load with the configured GPU layers; ``auto`` retries with fewer after a failure.
+    ) -> tuple[LlamaSession, Placement]:
+        """Load as configured; ``auto`` retries with less on the GPUs after a failure.
 
         Raises:
             ModelUnavailable: llama.cpp rejected the file.
@@ -210,23 +233,27 @@ class SessionLoader:
 
     def _load(
         self, spec: ModelSpec, path: Path, gguf: Gguf, need: Needs
-    ) -> tuple[LlamaSession, int]:
-        layers = choose_layers(self.library.gpus(), spec, need)
+    ) -> tuple[LlamaSession, Placement]:
+        gpus = self.library.gpus()
+        speeds = self.speeds.read(gguf, gpus) if need.expert_bytes and gpus else ()
+        placement = choose_placement(gpus, spec, need, speeds)
         while True:
+            split = self._choose_split(spec, need, placement, gpus)
             try:
-                model, context = self._create_context(spec, path, gguf, layers)
+                model, context = self._create_context(spec, path, gguf, placement.gpu_layers, split)
                 break
             except (ModelUnavailable, EngineFailed):
-                if layers == 0 or spec.gpu_layers != "auto":
+                lower = step_down(placement, spec, need)
+                if lower is None:
                     raise
-                layers = fewer_layers(layers)
+                placement = lower
         # A template fails with any number of layers.
         session = self._create_session(spec, model, context)
         heads = load_heads(self.library, model, context)
         if heads is not None:
             session.drafts.add_heads(heads)
         session.speculator.draft_tokens = spec.draft_tokens
-        return session, layers
+        return session, placement
 
     def add_draft(self, spec: ModelSpec, draft: Draft, session: LlamaSession, layers: int) -> int:
         """Load the draft model of a model; return its bytes, 0 if it was left out.
@@ -291,7 +318,7 @@ class SessionLoader:
 
         if on_gpu:
             free = sum(gpu.free_bytes for gpu in self.library.gpus())
-            fits = layers_that_fit(need, free) > need.layers
+            fits = fits_on_gpus(need, need.whole, free)
         else:
             free = psutil.virtual_memory().available
             fits = need.total_bytes <= free
@@ -299,12 +326,21 @@ class SessionLoader:
             return ""
         return f"it needs {bytes_text(need.total_bytes)}, and {bytes_text(free)} are free"
 
+    def _choose_split(
+        self, spec: ModelSpec, need: Needs, placement: Placement, gpus: Sequence[Device]
+    ) -> Split | None:
+        """Choose how to split a model; without a GPU llama.cpp rejects a main GPU."""
+        if not placement.gpu_layers:
+            return None
+        shares = spec.tensor_split
+        if spec.split == "layer" and not shares:
+            shares = split_layers(need, placement, [gpu.free_bytes for gpu in gpus])
+        return Split(spec.split, spec.main_gpu, shares, placement.cpu_moe)
+
     def _create_context(
-        self, spec: ModelSpec, path: Path, gguf: Gguf, layers: int
+        self, spec: ModelSpec, path: Path, gguf: Gguf, layers: int, split: Split | None
     ) -> tuple[Model, Context]:
         tags = choose_format(spec, gguf.chat_template).shown
-        # Without a GPU there is nothing to split, and llama.cpp rejects a main GPU.
-        split = Split(spec.split, spec.main_gpu, spec.tensor_split) if layers else None
         threads = ThreadControl(
             choose_thread_limits(spec, self._config, on_gpu=layers > 0),
             FreeCpus(relatives=self._list_relatives),

@@ -14,7 +14,7 @@ import math
 import mmap
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,10 @@ from etui.errors import ModelUnavailable
 from etui.models.spec import ModelSampling
 
 Scalar = int | float | bool | str
+EXPERTS = r"\.ffn_(up|down|gate|gate_up)_(ch|)exps"
+"""Regular expression of the tensors that hold the experts of a block, after ``blk.N``: that of
+llama.cpp's ``--n-cpu-moe``. Routers and shared experts, which every token reads, are none."""
+_EXPERTS_OF_BLOCK = re.compile(rf"blk\.(\d+){EXPERTS}")
 _MOST_LAYERS = 1 << 12  # llama.cpp is compiled for 512
 
 _NUMBER_RANGES = {
@@ -135,6 +139,48 @@ class Gguf:
     def parameters(self) -> int:
         """Number of weights, summed over the tensors."""
         return sum(math.prod(tensor.shape) for tensor in self.tensors)
+
+    @property
+    def experts(self) -> int:
+        """Number of experts of a block of a mixture; 0 for a dense model."""
+        return max(0, self._get_number("expert_count") or 0)
+
+    @property
+    def experts_used(self) -> int:
+        """Number of experts of a block that one token reads; 0 for a dense model."""
+        used = self._get_number("expert_used_count") or 0
+        return used if 0 < used < self.experts else self.experts
+
+    @property
+    def expert_bytes(self) -> tuple[int, ...]:
+        """Bytes of the experts of each block, all of them; empty for a dense model."""
+        sizes = [0] * min(self.layers or 0, _MOST_LAYERS)
+        for block, tensor in self._list_experts():
+            if block < len(sizes):
+                sizes[block] += tensor.size_bytes or 0
+        return tuple(sizes) if any(sizes) else ()
+
+    @property
+    def active_parameters(self) -> int:
+        """Number of weights that one token uses: of a mixture, not those of its idle experts."""
+        return self.parameters - self._count_idle(
+            sum(math.prod(tensor.shape) for _, tensor in self._list_experts())
+        )
+
+    @property
+    def active_bytes(self) -> int:
+        """Size of the file without the experts that are idle for a token: what decode reads."""
+        experts = sum(tensor.size_bytes or 0 for _, tensor in self._list_experts())
+        return self.size_bytes - self._count_idle(experts)
+
+    def _count_idle(self, whole: int) -> int:
+        return whole - whole * self.experts_used // self.experts if self.experts else 0
+
+    def _list_experts(self) -> Iterator[tuple[int, Tensor]]:
+        """Yield the block of each tensor of experts, and the tensor."""
+        for tensor in self.tensors if self.experts else ():
+            if match := _EXPERTS_OF_BLOCK.match(tensor.name):
+                yield int(match[1]), tensor
 
     @property
     def quantisation(self) -> str:

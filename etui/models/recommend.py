@@ -27,10 +27,12 @@ class Candidate:
     """A model that could be chosen."""
 
     name: str
-    weight_bytes: int  # Size of its file, all of which is read for each token
+    weight_bytes: int  # Size of its file
     need_bytes: int  # Memory with its whole context
     tokens_per_second: float | None = None  # Measured or predicted speed; None if unknown
     recommend: bool = True
+    read_bytes: int | None = None
+    """Bytes that are read for each token; None for all of the file."""
 
 
 def estimate_need_bytes(spec: ModelSpec, context_tokens: int | None = None) -> int | None:
@@ -104,4 +106,4 @@ def _expect_speed(candidate: Candidate, fit: Fit) -> float:
         return candidate.tokens_per_second
     if fit == "gpu":
         return float("inf")
-    return _CAUTIOUS_BYTES_PER_SECOND / max(1, candidate.weight_bytes)
+    return _CAUTIOUS_BYTES_PER_SECOND / max(1, candidate.read_bytes or candidate.weight_bytes)

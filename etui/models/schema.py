@@ -191,6 +191,7 @@ class ModelEntry(Strict):
     same_as: Text | None = None
     context: Annotated[int, Field(ge=64, le=10_000_000)] = FOUND_CONTEXT_TOKENS
     gpu_layers: GpuLayers = "auto"
+    cpu_moe: GpuLayers = "auto"
     kv_type: KvType = "f16"
     flash_attention: FlashAttention = "auto"
     split: SplitMode = "layer"
@@ -368,6 +369,7 @@ class TunedValues(Strict):
     kv_type: KvType | None = None
     flash_attention: FlashAttention | None = None
     gpu_layers: GpuLayers | None = None
+    cpu_moe: GpuLayers | None = None
     split: SplitMode | None = None
     speculate: Speculate | None = None
     draft_tokens: DraftTokens | None = None

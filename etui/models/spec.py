@@ -120,6 +120,7 @@ TunedKey = Literal[
     "kv_type",
     "flash_attention",
     "gpu_layers",
+    "cpu_moe",
     "split",
     "speculate",
     "draft_tokens",
@@ -182,6 +183,9 @@ class ModelSpec:
     context: int = FOUND_CONTEXT_TOKENS  # Context of one sequence in tokens
     gpu_layers: Literal["auto", "all"] | int = "auto"
     """Layers on the GPU: ``auto`` by free memory, ``all``, or a number."""
+    cpu_moe: Literal["auto", "all"] | int = "auto"
+    """Blocks of a mixture of experts, from the first one, whose experts stay in RAM: ``auto`` by
+    free memory and measured speed, ``all``, or a number."""
     kv_type: KvType = "f16"
     flash_attention: FlashAttention = "auto"
     """``auto`` lets llama.cpp choose on a GPU and is off on a CPU, where it is less exact and no

@@ -31,7 +31,7 @@ class MeasuredModel:
     """The decode of one model, as it was measured on this machine."""
 
     name: str
-    weight_bytes: int
+    read_bytes: int  # Weights that a token reads: of a mixture without its idle experts
     tokens_per_second: float
     watts: float | None = None  # Mean gross watts of its decode; None if unknown
     on_gpu: bool = False  # Whether its weights are in the memory of a GPU
@@ -66,7 +66,7 @@ class DecodeForecast:
 
 
 def forecast_decode(
-    weight_bytes: int | None,
+    read_bytes: int | None,
     machine: MachineFacts,
     curve: OperatingCurve | None = None,
     total: Total | None = None,
@@ -79,7 +79,7 @@ def forecast_decode(
     in the same kind of memory, then the speed of the memory with the power limit. Nothing is
     guessed for a GPU on which nothing was measured.
     """
-    like = _find_nearest(weight_bytes, machine.measured, on_gpu=on_gpu)
+    like = _find_nearest(read_bytes, machine.measured, on_gpu=on_gpu)
     speed: float | None = None
     joules: float | None = None
     speed_source: Source = ""
@@ -93,12 +93,12 @@ def forecast_decode(
     elif total is not None and total.joules_per_token is not None:
         joules, joules_source = total.joules_per_token, "log"
     used_like = False
-    if speed is None and weight_bytes:
+    if speed is None and read_bytes:
         if like is not None:
-            speed = like.tokens_per_second * like.weight_bytes / weight_bytes
+            speed = like.tokens_per_second * like.read_bytes / read_bytes
             speed_source, used_like = "other model", True
         elif machine.memory_bytes_per_second is not None and not on_gpu:
-            speed, speed_source = machine.memory_bytes_per_second / weight_bytes, "memory"
+            speed, speed_source = machine.memory_bytes_per_second / read_bytes, "memory"
     if joules is None and speed:
         if like is not None and like.watts is not None:
             joules, joules_source, used_like = like.watts / speed, "other model", True
@@ -109,15 +109,15 @@ def forecast_decode(
 
 
 def _find_nearest(
-    weight_bytes: int | None, measured: Iterable[MeasuredModel], *, on_gpu: bool
+    read_bytes: int | None, measured: Iterable[MeasuredModel], *, on_gpu: bool
 ) -> MeasuredModel | None:
     """Return the measured model whose size is nearest, as a ratio; None if there is none."""
-    if not weight_bytes:
+    if not read_bytes:
         return None
-    there = [model for model in measured if model.on_gpu == on_gpu and model.weight_bytes > 0]
+    there = [model for model in measured if model.on_gpu == on_gpu and model.read_bytes > 0]
     return min(
         there,
-        key=lambda model: (abs(math.log(model.weight_bytes / weight_bytes)), model.name),
+        key=lambda model: (abs(math.log(model.read_bytes / read_bytes)), model.name),
         default=None,
     )
 

@@ -146,6 +146,7 @@ class RunResult:
     answers: tuple[GreedyAnswer, ...]
     free: FreeBytes | None
     """Free memory of the GPUs; None without any, and where it is that of the machine."""
+    cpu_moe: int = 0  # Blocks whose experts llama.cpp kept in RAM, by its log
 
 
 def run(
@@ -192,7 +193,7 @@ def run(
         if not _is_late(start_ns, i == 0, order)
     )
     report("unload")
-    placed = residency.gpu_layers_placed
+    placed, cpu_moe = residency.gpu_layers_placed, residency.cpu_moe_placed
     list(residency.unload(spec.name))
     unloaded = _free_bytes(residency)
     free = None
@@ -208,6 +209,7 @@ def run(
         letters=letters,
         answers=answers,
         free=free,
+        cpu_moe=cpu_moe or 0,
     )
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from etui.engine.llama_session import LlamaSession
 
 NUMERIC_AXES: frozenset[AxisName] = frozenset(
-    {"model", "kv_type", "flash_attention", "gpu_layers", "split", "batch_tokens"}
+    {"model", "kv_type", "flash_attention", "gpu_layers", "cpu_moe", "split", "batch_tokens"}
 )
 """Axes that change what is computed, if only by rounding in another order. Threads divide the same
 sums by rows, a power limit changes no sum, and speculation verifies every token of the answer."""

@@ -11,6 +11,7 @@ from itertools import product
 from typing import cast, get_args
 
 from etui.arm import Speculate
+from etui.engine.offload import Placement, fits_on_gpus, gpu_bytes
 from etui.engine.session_loader import resolve_flash_attention
 from etui.errors import UsageError
 from etui.models.spec import (
@@ -25,7 +26,7 @@ from etui.models.spec import (
 from etui.sweep._machine import DRAFTERS, MachineFacts, PowerRange, SweptModel, round_watts
 from etui.sweep.config import AXES, Axis, AxisName, Setting, Value
 from etui.text import did_you_mean, suggest
-from etui.units import count_text
+from etui.units import bytes_text, count_text
 
 MOST_SETTINGS = 200
 """Most combinations of a sweep: one round of the race measures each of them."""
@@ -44,6 +45,7 @@ _WORDS: dict[AxisName, tuple[str, ...]] = {
     "split": get_args(SplitMode),
     "speculate": get_args(Speculate),
     "gpu_layers": ("all",),
+    "cpu_moe": ("all",),
     "draft_tokens": ("auto",),
 }
 """Axis -> the words that it takes."""
@@ -54,6 +56,7 @@ _RANGES: dict[AxisName, tuple[int, int]] = {
     "prefill_threads": (1, MOST_THREADS),
     "batch_tokens": (LEAST_BATCH_TOKENS, MOST_BATCH_TOKENS),
     "gpu_layers": (0, 100_000),
+    "cpu_moe": (0, 100_000),
     "draft_tokens": (1, MOST_DRAFT_TOKENS),
 }
 """Axis -> the least and the most of the whole numbers that it takes."""
@@ -257,6 +260,12 @@ def _refuse_value(
         return f"{model.name} has {model.layers} layers", "give at most that number, or all"
     if axis == "gpu_layers" and value != 0 and not facts.gpus:
         return "llama.cpp sees no GPU", "`etui doctor` says which GPUs it sees; leave out this axis"
+    if axis == "cpu_moe" and value != 0 and model.mixture is None:
+        return f"{model.name} is no mixture of experts", "leave out this axis"
+    if axis == "cpu_moe" and value != "all" and int(value) >= model.layers:
+        return f"{model.name} has {model.layers - 1} blocks", "give at most that number, or all"
+    if axis == "cpu_moe" and value != 0 and not facts.gpus:
+        return "llama.cpp sees no GPU, so that the experts are in RAM", "leave out this axis"
     if axis == "split" and len(facts.gpus) < 2:
         return "a split needs several GPUs", "leave out this axis"
     if axis == "speculate" and value != "off":
@@ -370,7 +379,22 @@ def _find_obstacle(values: Values, facts: MachineFacts) -> str:
     kv_type = values.get("kv_type", model.values["kv_type"])
     if kv_type != "f16" and values.get("flash_attention") == "off":
         return f"kv_type={kv_type} needs flash attention"
+    placement = _resolve_placement(values, model)
+    if "cpu_moe" in values and model.mixture is not None and placement.gpu_layers:
+        mixture = model.mixture
+        if not fits_on_gpus(mixture.need, placement, mixture.usable_bytes):
+            needed = bytes_text(gpu_bytes(mixture.need, placement))
+            return f"they need {needed} of {bytes_text(mixture.usable_bytes)} free on the GPUs"
     return ""
+
+
+def _resolve_placement(values: Values, model: SweptModel) -> Placement:
+    """Resolve where layers and experts are: as numbers, and without experts of blocks in RAM."""
+    layers = values.get("gpu_layers", model.values["gpu_layers"])
+    on_gpu = model.layers if layers == "all" else min(int(layers), model.layers)
+    experts = values.get("cpu_moe", model.values["cpu_moe"])
+    in_ram = model.layers - 1 if experts == "all" else min(int(experts), model.layers - 1)
+    return Placement(on_gpu, in_ram if on_gpu and in_ram > model.layers - on_gpu else 0)
 
 
 def resolve_values(values: Values, facts: MachineFacts) -> dict[AxisName, Value]:
@@ -382,8 +406,11 @@ def resolve_values(values: Values, facts: MachineFacts) -> dict[AxisName, Value]
     """
     model = facts.models[str(values.get("model", facts.model))]
     found: dict[AxisName, Value] = {}
-    if (layers := values.get("gpu_layers")) is not None:
-        found["gpu_layers"] = model.layers if layers == "all" else min(int(layers), model.layers)
+    placement = _resolve_placement(values, model)
+    if "gpu_layers" in values:
+        found["gpu_layers"] = placement.gpu_layers
+    if "cpu_moe" in values:
+        found["cpu_moe"] = placement.cpu_moe
     for name, value in values.items():
         if name == "threads":
             found.setdefault("prefill_threads", value)
@@ -450,9 +477,15 @@ def _list_gpu_axes(facts: MachineFacts) -> Iterator[Axis]:
     yield Axis("batch_tokens", _GPU_BATCHES)
     yield Axis("flash_attention", ("auto", "off"))
     fitting, layers = facts.baseline.fitting_layers, facts.baseline.layers
-    # Of a model that does not fit: as many layers as fit, and three quarters of them.
-    partial = tuple(sorted({fitting * 3 // 4, fitting}))
-    yield Axis("gpu_layers", ("all",) if fitting >= layers else partial)
+    mixture = facts.baseline.mixture
+    if mixture is not None and fitting < layers:
+        # All layers with what fits of the experts, against whole layers, and against none.
+        yield Axis("gpu_layers", (*sorted({0, fitting}), "all"))
+        yield Axis("cpu_moe", (0, mixture.least_cpu_moe))
+    else:
+        # Of a model that does not fit: as many layers as fit, and three quarters of them.
+        partial = tuple(sorted({fitting * 3 // 4, fitting}))
+        yield Axis("gpu_layers", ("all",) if fitting >= layers else partial)
     if len(facts.gpus) > 1:
         yield Axis("split", ("layer", "row"))
     yield from _list_speculation(facts)

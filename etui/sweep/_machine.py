@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, cast
 
 from etui.arm import Arm, Speculate
 from etui.engine.library import Device, choose_threads, default_threads, usable_cpus
-from etui.engine.offload import layers_that_fit, needs, usable_bytes
+from etui.engine.offload import Needs, choose_placement, fit_placement, needs, usable_bytes
+from etui.engine.placement_speeds import PlacementSpeeds
 from etui.engine.session_loader import (
     GPU_BATCH_TOKENS,
     choose_batch_tokens,
@@ -115,6 +116,19 @@ class PowerRange:
 
 
 @dataclass(frozen=True, slots=True)
+class Mixture:
+    """What decides where the experts of a model can be."""
+
+    need: Needs
+    usable_bytes: int  # Free memory of the GPUs that the model can use
+
+    @property
+    def least_cpu_moe(self) -> int:
+        """Blocks whose experts have to be in RAM if all layers are on the GPUs."""
+        return fit_placement(self.need, self.usable_bytes, self.need.whole.gpu_layers).cpu_moe
+
+
+@dataclass(frozen=True, slots=True)
 class SweptModel:
     """A model on this machine, as far as a sweep can vary it."""
 
@@ -126,6 +140,7 @@ class SweptModel:
     values: Mapping[AxisName, Value]
     """Value of every axis now, without the power limit and the model."""
     quantisation: str = ""  # Quantisation of its weights; empty if unknown
+    mixture: Mixture | None = None  # None for a dense model
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,15 +234,14 @@ def _read_model(
     spec: ModelSpec, gguf: Gguf, config: Config, catalogue: Catalogue, gpus: Sequence[Device]
 ) -> SweptModel:
     layers = (gguf.layers or 1) + 1
-    fitting = 0
-    if gpus:
-        context_tokens = choose_context_tokens(config, spec, gguf)
-        need = needs(gguf, context_tokens, spec.kv_type, spec.batch_tokens or GPU_BATCH_TOKENS)
-        free = [gpu.free_bytes for gpu in gpus]
-        usable = usable_bytes(free, spec.split, spec.main_gpu, spec.tensor_split)
-        fitting = layers_that_fit(need, usable)
-    asked = fitting if spec.gpu_layers == "auto" else spec.gpu_layers
-    on_gpu = 0 if not gpus else layers if asked == "all" else min(int(asked), layers)
+    context_tokens = choose_context_tokens(config, spec, gguf)
+    need = needs(gguf, context_tokens, spec.kv_type, spec.batch_tokens or GPU_BATCH_TOKENS)
+    free = [gpu.free_bytes for gpu in gpus]
+    usable = usable_bytes(free, spec.split, spec.main_gpu, spec.tensor_split)
+    fitting = fit_placement(need, usable, cpu_moe=0).gpu_layers
+    speeds = PlacementSpeeds(config).read(gguf, gpus) if need.expert_bytes else ()
+    placement = choose_placement(gpus, spec, need, speeds)
+    on_gpu = placement.gpu_layers
     threads = choose_thread_limits(spec, config, on_gpu=on_gpu > 0)
     values: dict[AxisName, Value] = {
         "threads": threads.decode,
@@ -239,12 +253,14 @@ def _read_model(
             spec.flash_attention, spec.kv_type, on_gpu=on_gpu > 0
         ),
         "gpu_layers": "all" if on_gpu == layers else on_gpu,
+        "cpu_moe": placement.cpu_moe,
         "split": spec.split,
         "speculate": spec.speculate or "off",
         "draft_tokens": spec.draft_tokens or "auto",
     }
     obstacles = _find_obstacles(spec, gguf, config, catalogue)
-    return SweptModel(spec.name, layers, fitting, obstacles, values, gguf.quantisation)
+    mixture = Mixture(need, usable) if need.expert_bytes else None
+    return SweptModel(spec.name, layers, fitting, obstacles, values, gguf.quantisation, mixture)
 
 
 def _find_obstacles(
@@ -343,6 +359,7 @@ def _set_memory(spec: ModelSpec, values: Mapping[AxisName, Value]) -> ModelSpec:
     kv_type = cast("KvType", values.get("kv_type", spec.kv_type))
     flash = cast("FlashAttention", values.get("flash_attention", spec.flash_attention))
     layers = values.get("gpu_layers", spec.gpu_layers)
+    experts = values.get("cpu_moe", spec.cpu_moe)
     split = cast("SplitMode", values.get("split", spec.split))
     batch = values.get("batch_tokens", spec.batch_tokens)
     return replace(
@@ -350,6 +367,7 @@ def _set_memory(spec: ModelSpec, values: Mapping[AxisName, Value]) -> ModelSpec:
         kv_type=kv_type,
         flash_attention=flash if kv_type == "f16" else "on",
         gpu_layers="all" if layers == "all" else "auto" if layers == "auto" else int(layers),
+        cpu_moe="all" if experts == "all" else "auto" if experts == "auto" else int(experts),
         split=split,
         tensor_split=() if split == "none" else spec.tensor_split,
         batch_tokens=None if batch is None else int(batch),

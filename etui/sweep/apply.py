@@ -37,6 +37,7 @@ _AXES: Mapping[AxisName, TunedKey] = {
     "kv_type": "kv_type",
     "flash_attention": "flash_attention",
     "gpu_layers": "gpu_layers",
+    "cpu_moe": "cpu_moe",
     "split": "split",
     "speculate": "speculate",
     "draft_tokens": "draft_tokens",

@@ -17,6 +17,7 @@ AxisName = Literal[
     "kv_type",
     "flash_attention",
     "gpu_layers",
+    "cpu_moe",
     "split",
     "speculate",
     "draft_tokens",

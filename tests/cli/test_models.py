@@ -13,9 +13,14 @@ import sys
 import pytest
 
 from etui.cli.main import run
+from etui.engine import library
+from etui.engine.library import Device, Library
+from etui.engine.offload import Placement, gpu_bytes, needs
 from etui.errors import ExitCode
+from etui.models.gguf import check_usable
 from tests.contract.tiny_model import write_tiny_model
 from tests.models.test_gguf import UNUSABLE
+from tests.support.tiny_mixtures import write_mixture
 
 
 @pytest.fixture
@@ -161,6 +166,38 @@ def test_info_shows_the_draft_model_and_the_speculation(config, cli):
     facts = cli.json("models", "info", "mine", "--json")
     assert (facts["draft"], facts["speculate"]) == ("smollm2-135m", "auto")
     assert facts["draft_problem"] == missing
+
+
+@pytest.mark.parametrize("architecture", ["qwen3moe", "gpt-oss"])
+def test_info_shows_the_plan_of_a_mixture(config, cli, monkeypatch, architecture):
+    config.models_dir.mkdir(exist_ok=True)
+    path = write_mixture(config.models_dir / "mine.gguf", architecture)
+    facts = cli.json("models", "info", "mine", "--json")
+    gguf, placement = facts["gguf"], facts["placement"]
+    assert (gguf["architecture"], gguf["experts"], gguf["experts_used"]) == (architecture, 8, 2)
+    experts = placement["expert_ram_bytes"]
+    assert gguf["active_parameters"] == gguf["parameters"] - experts // 4 * 3 // 4
+    assert gguf["active_bytes"] == path.stat().st_size - experts * 3 // 4
+    assert (placement["gpus"], placement["gpu_layers"], placement["cpu_moe"]) == ([], 0, 0)
+    assert facts["cpu_moe"] == "auto"
+    text = cli.out("models", "info", "mine")
+    assert f"{gguf['active_parameters']:,} active per token (2 of 8 experts)" in text
+    assert "cpu moe" not in text  # without a GPU there is nothing to decide
+
+    need = needs(check_usable(path), 4096, "f16")
+    free = int(gpu_bytes(need, Placement(7, 2)) / 0.95) + 1
+    monkeypatch.setattr(library, "built_for_gpu", lambda _: True)
+    monkeypatch.setattr(Library, "gpus", lambda _: (Device("GPU0", "fake", free, 10**11),))
+    placement = cli.json("models", "info", "mine", "--json")["placement"]
+    assert (placement["gpus"], placement["layers"]) == (["fake"], 7)
+    assert (placement["gpu_layers"], placement["cpu_moe"]) == (7, 2)
+    assert placement["expert_ram_bytes"] == experts // 3
+    assert placement["expert_gpu_bytes"] == experts - experts // 3
+    assert placement["gpu_bytes"] <= free * 0.95
+    lines = cli.out("models", "info", "mine").splitlines()
+    assert any(line.startswith("gpu layers       auto: 7 of 7 now, 13") for line in lines)
+    assert any(line.startswith("cpu moe          auto: 2 of 6 blocks now, 1.") for line in lines)
+    assert any(line.startswith("in RAM           ") for line in lines)
 
 
 def test_info_shows_threads_batch_and_depth_of_drafts(config, cli):

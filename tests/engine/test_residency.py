@@ -22,6 +22,7 @@ from etui.engine.chat_prompt import PLAIN_STOP
 from etui.engine.context import ContextOptions
 from etui.engine.library import Device, Library
 from etui.engine.model import Split
+from etui.engine.offload import Placement
 from etui.engine.residency import Residency
 from etui.errors import EngineFailed, ModelUnavailable
 from etui.events import Finished
@@ -75,7 +76,7 @@ def test_a_failed_load_with_auto_steps_down(residency, starter_model, monkeypatc
             super().__init__(*args, **kwargs)  # type: ignore[arg-type]
 
     monkeypatch.setattr(module, "Model", Failing)
-    monkeypatch.setattr(module, "choose_layers", lambda *_: 31)
+    monkeypatch.setattr(module, "choose_placement", lambda *_: Placement(31))
     _, loaded, _ = opened(residency, SPEC, starter_model)
     assert loaded.gpu_layers == 0
     assert tried == sorted(tried, reverse=True)

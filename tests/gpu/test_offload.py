@@ -11,9 +11,9 @@ import psutil
 import pytest
 
 from etui.arm import Sampling
-from etui.engine import residency as module
+from etui.engine import session_loader as module
 from etui.engine.library import Device, Library
-from etui.engine.offload import Needs, layers_that_fit, needs, ram_bytes
+from etui.engine.offload import Needs, Placement, fit_placement, needs, ram_bytes
 from etui.engine.residency import Residency
 from etui.errors import ModelUnavailable
 from etui.models.gguf import check_usable
@@ -60,7 +60,7 @@ def test_without_layers_nothing_is_on_the_device(load, device):
 
 def test_the_estimate_covers_what_is_on_the_device(load, device, need):
     model = load()
-    kept, in_buffers = ram_bytes(need, LAYERS) - need.compute_bytes, need.compute_bytes
+    kept, in_buffers = ram_bytes(need, Placement(LAYERS)) - need.compute_bytes, need.compute_bytes
     estimated = need.total_bytes - kept - in_buffers
     taken = model.buffer_bytes("model", device.name) + model.buffer_bytes("KV", device.name)
     assert taken == pytest.approx(estimated, rel=0.02)
@@ -90,7 +90,7 @@ def test_less_free_memory_takes_fewer_layers(load, device, need, monkeypatch):
     """The free memory is a fake; the layers that fit into it are on the real device."""
     block = need.layer_bytes + need.kv_bytes // need.layers
     free = int((need.compute_bytes + need.output_bytes + 9.5 * block) / 0.95)
-    assert layers_that_fit(need, free) == 10
+    assert fit_placement(need, free) == Placement(10)
     monkeypatch.setattr(Library, "gpus", lambda _: (replace(device, free_bytes=free),))
     model = load(gpu_layers="auto")
     assert model.loaded.gpu_layers == 10

@@ -14,9 +14,18 @@ from hypothesis import strategies as st
 
 from etui.engine.offload import needs
 from etui.errors import ModelUnavailable
-from etui.models.gguf import TENSOR_TYPES, Array, check_gguf, check_usable, parse
+from etui.models.gguf import (
+    TENSOR_TYPES,
+    Array,
+    Gguf,
+    Tensor,
+    check_gguf,
+    check_usable,
+    parse,
+)
 from etui.models.spec import ModelSampling
 from tests.contract.tiny_model import write_tiny_model
+from tests.support.tiny_mixtures import BLOCKS, EXPERTS, write_mixture
 
 
 def string(text):
@@ -292,3 +301,40 @@ def test_values_that_cannot_be_used_are_as_if_they_were_not_there(tmp_path):
         )
     )
     assert check_gguf(path).sampling is None
+
+
+@pytest.mark.parametrize("architecture", ["qwen3moe", "qwen2moe", "gpt-oss"])
+def test_the_experts_of_a_mixture(tmp_path, architecture):
+    """Routers and shared experts are read for every token, so that they are not among them."""
+    gguf = check_usable(write_mixture(tmp_path / "m.gguf", architecture))
+    assert (gguf.experts, gguf.experts_used) == (EXPERTS, 2)
+    names = [t.name for t in gguf.tensors if "_exps." in t.name]
+    assert len(names) == BLOCKS * (6 if architecture == "gpt-oss" else 3)
+    weights = sum(math.prod(t.shape) for t in gguf.tensors if t.name in names)
+    assert gguf.expert_bytes == (4 * weights // BLOCKS,) * BLOCKS
+    assert gguf.active_parameters == gguf.parameters - weights * 6 // 8
+    assert gguf.active_bytes == gguf.size_bytes - 4 * weights * 6 // 8
+    assert gguf.find_fault() == ""
+
+
+def test_a_dense_model_uses_all_of_its_weights(tmp_path):
+    gguf = check_usable(write_tiny_model(tmp_path / "m.gguf"))
+    assert (gguf.experts, gguf.experts_used, gguf.expert_bytes) == (0, 0, ())
+    assert gguf.active_parameters == gguf.parameters
+    assert gguf.active_bytes == gguf.size_bytes
+
+
+@given(st.integers(-5, 40), st.integers(-5, 40), st.integers(-1, 10))
+def test_damaged_counts_of_experts_are_no_error(experts, used, block):
+    """A header may claim anything; what is shown stays between nothing and the whole file."""
+    metadata = {
+        "general.architecture": "m",
+        "m.block_count": 2,
+        "m.expert_count": experts,
+        "m.expert_used_count": used,
+    }
+    table = (Tensor(f"blk.{block}.ffn_up_exps.weight", (8, 8, 4), "F32", 0, 1024),)
+    gguf = Gguf(Path("m"), 3, 2048, metadata, table)
+    assert 0 <= gguf.active_parameters <= gguf.parameters
+    assert 0 <= gguf.active_bytes <= gguf.size_bytes
+    assert sum(gguf.expert_bytes) <= 1024

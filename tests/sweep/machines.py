@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from etui.engine.library import Device
-from etui.sweep._machine import MachineFacts, PowerRange, SweptModel
+from etui.engine.offload import Needs, fit_placement
+from etui.sweep._machine import MachineFacts, Mixture, PowerRange, SweptModel
 from etui.sweep.config import PLAIN_WORK, AxisName, Value, WorkShape
 
 NO_DRAFTS = {
@@ -34,11 +35,27 @@ def make_model(
         "kv_type": "f16",
         "flash_attention": "auto" if fitting else "off",
         "gpu_layers": "all" if fitting >= layers else fitting,
+        "cpu_moe": 0,
         "split": "layer",
         "speculate": "off",
         "draft_tokens": "auto",
     }
     return SweptModel(name, layers, fitting, obstacles, {**usual, **values})
+
+
+def make_mixture(usable_bytes: int = 20 * 10**9) -> SweptModel:
+    """A mixture of 10 blocks of 0.5 GB and 1.5 GB of experts, of which these bytes can be on GPUs.
+
+    Its cache, buffers and output matrix take 3 GB.
+    """
+    gb = 10**9
+    need = Needs(10, 2 * gb, gb, 21 * gb, gb, gb, (3 * gb // 2,) * 10)
+    fitting = fit_placement(need, usable_bytes, cpu_moe=0).gpu_layers
+    placement = fit_placement(need, usable_bytes)
+    layers = "all" if placement.gpu_layers == 11 else placement.gpu_layers
+    plain = make_model("mixture", 11, fitting=fitting)
+    values = {**plain.values, "gpu_layers": layers, "cpu_moe": placement.cpu_moe}
+    return replace(plain, values=values, mixture=Mixture(need, usable_bytes))
 
 
 def make_facts(

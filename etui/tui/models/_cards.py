@@ -142,6 +142,11 @@ class ModelCard:
         return self.state != "absent"
 
     @property
+    def read_bytes(self) -> int | None:
+        """Bytes of weights that decode reads for a token; without a header all of its file."""
+        return self.file_bytes if self.gguf is None else self.gguf.active_bytes
+
+    @property
     def need_bytes(self) -> int | None:
         """Memory need in bytes; without a readable header that of its entry, or its file size."""
         if self.need is not None:
@@ -183,7 +188,7 @@ def add_forecast(
     curve = card.curve
     if curve is not None and machine_name() != curve.conditions.machine:
         curve = None
-    forecast = forecast_decode(card.file_bytes, machine, curve, card.total, on_gpu=fit == "gpu")
+    forecast = forecast_decode(card.read_bytes, machine, curve, card.total, on_gpu=fit == "gpu")
     return replace(card, fit=fit, forecast=forecast)
 
 
@@ -192,13 +197,13 @@ def list_measured(cards: Iterable[ModelCard], machine: str) -> tuple[MeasuredMod
     found = []
     for card in cards:
         curve = card.curve
-        if curve is None or card.file_bytes is None or curve.conditions.machine != machine:
+        if curve is None or card.read_bytes is None or curve.conditions.machine != machine:
             continue
         if (rate := curve.speed.decode_tokens_per_second) is not None:
             found.append(
                 MeasuredModel(
                     card.spec.name,
-                    card.file_bytes,
+                    card.read_bytes,
                     rate,
                     curve.speed.decode_watts,
                     on_gpu=bool(curve.gpu_layers),
@@ -216,6 +221,7 @@ def build_candidates(cards: Iterable[ModelCard]) -> list[Candidate]:
             card.need_bytes,
             card.forecast.tokens_per_second,
             card.spec.recommend,
+            card.read_bytes,
         )
         for card in cards
         if card.spec.backend is None and card.file_bytes is not None and card.need_bytes is not None

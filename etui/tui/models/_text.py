@@ -211,6 +211,9 @@ def fact_lines(
         )
     if gguf is not None and card.need is not None:
         yield f"network   {gguf.architecture}, {gguf.parameters / 1e6:,.0f} M parameters"
+        if gguf.experts:
+            active = f"{gguf.active_parameters / 1e6:,.0f} M active"
+            yield f"          {active}: {gguf.experts_used} of {gguf.experts} experts"
         yield f"          {units.count_text(gguf.layers, 'layer')}, {gguf.quantisation}"
         trained = units.tokens_text(gguf.context_tokens)
         yield f"context   {spec.context:,} used, trained for {trained}"

@@ -279,7 +279,8 @@ letters show the phase: L load, P prefill, T thinking, A answer. `[` and `]` sho
         self._show_models()
 
     def show_loaded(self, loaded: Loaded) -> None:
-        where = f" ({loaded.gpu_layers} on GPU)" if loaded.gpu_layers else ""
+        experts = f", experts of {loaded.cpu_moe} in RAM" if loaded.cpu_moe else ""
+        where = f" ({loaded.gpu_layers} on GPU{experts})" if loaded.gpu_layers else ""
         self._residents.pop(loaded.model, None)
         self._residents[loaded.model] = f"{units.bytes_text(loaded.size_bytes)}{where}"
         self._loading = ""

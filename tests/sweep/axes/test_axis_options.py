@@ -22,7 +22,7 @@ from etui.sweep._axes import (
 )
 from etui.sweep._machine import MachineFacts, PowerRange
 from etui.sweep.config import AXES, Axis, AxisName, Setting, Value, WorkShape
-from tests.sweep.machines import GPU_POWER, NO_DRAFTS, make_facts, make_model
+from tests.sweep.machines import GPU_POWER, NO_DRAFTS, make_facts, make_mixture, make_model
 
 VALUES: dict[AxisName, st.SearchStrategy[Value]] = {
     "model": st.from_regex(r"[a-z][a-z0-9.-]{0,20}", fullmatch=True),
@@ -33,6 +33,7 @@ VALUES: dict[AxisName, st.SearchStrategy[Value]] = {
     "kv_type": st.sampled_from(["f16", "q8_0", "q4_0"]),
     "flash_attention": st.sampled_from(["auto", "on", "off"]),
     "gpu_layers": st.integers(0, 100_000) | st.just("all"),
+    "cpu_moe": st.integers(0, 100_000) | st.just("all"),
     "split": st.sampled_from(["none", "layer", "row"]),
     "speculate": st.sampled_from(["off", "lookup", "draft", "mtp", "auto"]),
     "draft_tokens": st.integers(1, 15) | st.just("auto"),
@@ -162,6 +163,9 @@ def limited(**changes: Any) -> MachineFacts:
         (make_facts(), "threads=2", "only one combination, threads=2, which", "another value of"),
         (make_facts(), "draft_tokens=2,4", "no effect with speculate=off", "=off,lookup"),
         (make_facts(gpus=1), "gpu_layers=10,26", "small has 25 layers", "at most that number"),
+        (make_facts(gpus=1), "cpu_moe=0,4", "small is no mixture of experts", "leave out"),
+        (make_facts(make_mixture(), gpus=1), "cpu_moe=4,11", "mixture has 10 blocks", "at most"),
+        (make_facts(make_mixture()), "cpu_moe=4,all", "the experts are in RAM", "leave out"),
         (ON_GPU, "power_limit=150,99", "GPU 0 takes 100 to 400 W", "within that range"),
         (ON_GPU, "power_limit=150,401", "GPU 0 takes 100 to 400 W", "within that range"),
         (limited(min_watts=None), "power_limit=150,401", "at most 400 W", "at most 400"),
@@ -306,6 +310,39 @@ GRIDS = st.fixed_dictionaries(
         "draft_tokens": st.lists(VALUES["draft_tokens"], unique=True, min_size=1, max_size=2),
     },
 )
+
+
+@pytest.mark.parametrize(
+    ("given_axes", "expected", "left_out"),
+    [
+        (("cpu_moe=4,7,10,all",), ["cpu_moe=4", "cpu_moe=7", "cpu_moe=10"], "the same as another"),
+        (("cpu_moe=0,7",), ["cpu_moe=4", "cpu_moe=7"], "they need 23.0 GB of 20.0 GB free"),
+        (
+            ("gpu_layers=0,8,all", "cpu_moe=0,2,6"),
+            [
+                "gpu_layers=all cpu_moe=4",
+                "gpu_layers=0 cpu_moe=0",  # whichever experts
+                "gpu_layers=8 cpu_moe=0",  # those of the first two blocks are in RAM anyway
+                "gpu_layers=8 cpu_moe=6",
+                "gpu_layers=all cpu_moe=6",
+            ],
+            "they need 21.5 GB of 20.0 GB free on the GPUs",
+        ),
+    ],
+)
+def test_combinations_of_layers_and_experts(given_axes, expected, left_out) -> None:
+    facts = make_facts(make_mixture(), gpus=1)
+    grid = build_grid(check_axes(axes(*given_axes), facts), facts)
+    assert [setting.key for setting in grid.settings] == expected
+    assert left_out in " ".join(grid.notes)
+
+
+def test_a_mixture_that_does_not_fit_is_swept_by_its_experts() -> None:
+    facts = make_facts(make_mixture(), gpus=1)
+    found = {axis.name: axis.values for axis in choose_default_axes(facts)}
+    assert (found["gpu_layers"], found["cpu_moe"]) == ((0, 8, "all"), (0, 4))
+    whole = make_facts(make_mixture(30 * 10**9), gpus=1)
+    assert not {"gpu_layers", "cpu_moe"} & {axis.name for axis in choose_default_axes(whole)}
 
 
 @given(GRIDS)

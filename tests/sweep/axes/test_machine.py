@@ -16,12 +16,15 @@ from etui.config.config import Config
 from etui.engine import cpu_limits, library
 from etui.engine import thread_count as thread_limits
 from etui.engine.library import Device
+from etui.engine.offload import Placement, gpu_bytes, needs
+from etui.engine.placement_speeds import PlacementSpeeds
 from etui.engine.residency import Residency
 from etui.engine.session_loader import session_key
 from etui.errors import ModelUnavailable, UsageError
 from etui.models import files as drafts
 from etui.models.catalogue import Catalogue, load_catalogue
 from etui.models.files import require
+from etui.models.gguf import check_usable
 from etui.models.spec import ModelSpec
 from etui.sweep import _machine as module
 from etui.sweep._axes import build_grid, check_axes, choose_default_axes, parse_axes
@@ -38,6 +41,7 @@ from etui.sweep._machine import (
 from etui.sweep.config import AXES, PLAIN_WORK, Setting, WorkShape
 from tests.engine.opened import opened
 from tests.models.test_gguf import asks, f32, string, tiny_gguf
+from tests.support.tiny_mixtures import write_mixture
 from tests.sweep.machines import Limit
 
 ENTRIES = """
@@ -122,6 +126,7 @@ def test_the_values_in_use_are_those_of_the_engine(
         "kv_type": "f16",
         "flash_attention": "off",
         "gpu_layers": 0,
+        "cpu_moe": 0,
         "split": "layer",
         "speculate": "off",
         "draft_tokens": "auto",
@@ -194,6 +199,25 @@ def test_models_that_cannot_be_used_are_known_and_not_offered(
     assert {"damaged", "absent", "smollm2-135m"} <= set(found.known_models)
     assert not {"damaged", "absent", "smollm2-135m"} & found.models.keys()
     assert {model.layers for model in found.models.values()} == {3}  # two blocks and the output
+
+
+def test_where_the_experts_are_is_a_value_in_use(
+    config: Config, catalogue: Catalogue, tmp_path: Path
+) -> None:
+    path = write_mixture(tmp_path / "mixture.gguf")
+    spec = ModelSpec("mixture", "1M", (), context=512)
+    need = needs(check_usable(path), 512, "f16")
+    free = int(gpu_bytes(need, Placement(7, 2)) / 0.95) + 1
+    gpu = replace(GPU, free_bytes=free)
+    found = read_machine_facts(config, Baseline(spec, path), catalogue, gpus=[gpu])
+    assert (found.current["gpu_layers"], found.current["cpu_moe"]) == ("all", 2)
+    assert found.baseline.mixture is not None
+    assert found.baseline.mixture.least_cpu_moe == 2
+    gguf, speeds = check_usable(path), PlacementSpeeds(config)
+    speeds.add(gguf, [gpu], Placement(7, 2), 10.0)
+    speeds.add(gguf, [gpu], Placement(0, 0), 20.0)
+    found = read_machine_facts(config, Baseline(spec, path), catalogue, gpus=[gpu])
+    assert (found.current["gpu_layers"], found.current["cpu_moe"]) == (0, 0)
 
 
 @pytest.mark.parametrize("gpus", [1, 2])
@@ -331,6 +355,8 @@ def test_threads_are_those_of_the_setting_and_never_adapt(
         {"flash_attention": "on"},
         {"gpu_layers": "all"},
         {"gpu_layers": 7},
+        {"cpu_moe": "all"},
+        {"cpu_moe": 3},
         {"split": "row"},
         {"batch_tokens": 256},
     ],

@@ -161,6 +161,7 @@ def test_a_watch_without_attribution_lists_no_processes_and_survives_failures():
         clock.advance(0.25)
     assert watch.busy_share(clock.at(0), clock.at(2)) == pytest.approx(0.75)
     assert watch.share("package:0", clock.at(0), clock.at(2)) == GpuShare(False, None)
+    assert watch.own_share(clock.at(0), clock.at(2)) is None
 
 
 def test_the_watch_keeps_an_hour():

@@ -19,6 +19,7 @@ from etui.arm import Sampling, Speculate
 from etui.backends.worker import Worker
 from etui.chat import Message
 from etui.engine import residency
+from etui.engine.compute_thread import ComputeThread
 from etui.engine.context import ContextOptions
 from etui.engine.session import ModelFacts, Sampled, Step, TokenSequence
 from etui.engine.thread_control import ThreadControl
@@ -41,6 +42,7 @@ class InstantSequence:
     tokens: list[int]
     cached: int = 0
     computed: int = field(default=0)
+    reused: None = None  # Nothing is kept that could be
 
     @property
     def pending(self) -> int:
@@ -55,6 +57,7 @@ class InstantSession:
         self.facts = ModelFacts(name, CONTEXT_TOKENS, (), batch_tokens=BATCH_TOKENS)
         self.options = ContextOptions(CONTEXT_TOKENS, threads=1, batch_tokens=BATCH_TOKENS)
         self.threads = ThreadControl(ThreadLimits(1, 1))
+        self.compute = ComputeThread()
         self.planned: Mapping[int, int] = {}
         self._live: dict[int, InstantSequence] = {}
         self._made = 0

@@ -77,31 +77,32 @@ class Server:
 
     def stream(
         self,
-        messages: Sequence[dict[str, str]],
+        messages: Sequence[dict[str, str]] | str,
         tokens: int,
         connection: http.client.HTTPConnection | None = None,
     ) -> Streamed:
         """Ask for a streamed answer, greedy, and take the times.
 
         Args:
-            messages: The conversation.
+            messages: The conversation; a text is continued without a chat template.
             tokens: Most tokens of the answer.
             connection: A connection that is open already, as clients keep one; None opens one.
         """
         body = {
             "model": self.model,
-            "messages": list(messages),
+            **({"prompt": messages} if isinstance(messages, str) else {"messages": list(messages)}),
             "max_tokens": tokens,
             "temperature": 0,
             "stream": True,
             "stream_options": {"include_usage": True},
         }
+        path = "/v1/completions" if isinstance(messages, str) else "/v1/chat/completions"
         if connection is None:
             with closing(self.connect()) as own:
                 return self.stream(messages, tokens, own)
         start = time.perf_counter()
         headers = {"Content-Type": "application/json"}
-        connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
+        connection.request("POST", path, json.dumps(body), headers)
         response = connection.getresponse()
         if response.status != 200:
             raise RuntimeError(f"status {response.status}: {response.read(2000)!r}")
@@ -141,7 +142,7 @@ def _read_stream(response: http.client.HTTPResponse, start: float) -> Streamed:
         if usage := chunk.get("usage"):
             tokens = usage["completion_tokens"]
         for choice in chunk.get("choices") or ():
-            if text := choice.get("delta", {}).get("content"):
+            if text := choice.get("text") or choice.get("delta", {}).get("content"):
                 parts.append(text)
                 chunks += 1
                 first = now if first is None else first
@@ -152,7 +153,9 @@ def _read_stream(response: http.client.HTTPResponse, start: float) -> Streamed:
     return Streamed(first, last, end, tokens or chunks, "".join(parts), energy)
 
 
-def ask_together(server: Server, requests: Sequence[Sequence[dict[str, str]]], tokens: int) -> Any:
+def ask_together(
+    server: Server, requests: Sequence[Sequence[dict[str, str]] | str], tokens: int
+) -> Any:
     """Send requests at the same time, each from a thread of its own.
 
     Returns:

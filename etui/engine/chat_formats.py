@@ -191,13 +191,13 @@ def recognise(template: str | None) -> ChatFormat:
         notes.append(_NO_TAGS)
     if calls is not None and not calls.tools:
         notes.append(_NO_CALLS)
-    tags = [] if thought is None else re.findall(r"<[^<>]+>|\[/?[A-Z]+\]", thought.open)
+    tags = () if thought is None else _find_tags(thought)
     return ChatFormat(
         thought,
         None if thought is None else switch,
         "" if calls is None else calls.tools,
         "; ".join(notes),
-        tuple(dict.fromkeys((*tags, *_close_tags(thought), *(calls.tags if calls else ())))),
+        tuple(dict.fromkeys((*tags, *(calls.tags if calls else ())))),
         calls.stop if calls is not None else (),
     )
 
@@ -226,10 +226,9 @@ def _has(template: str, marks: tuple[str, ...]) -> bool:
     return all(mark in template for mark in marks)
 
 
-def _close_tags(thought: ThoughtForm | None) -> tuple[str, ...]:
-    if thought is None:
-        return ()
-    return (thought.close, *thought.ends, *([thought.turn[:9]] if thought.turn else ()))
+def _find_tags(thought: ThoughtForm) -> list[str]:
+    texts = "".join((thought.open, thought.close, thought.answer, *thought.ends))
+    return re.findall(r"<[^<>]+>|\[/?[A-Z]+\]", texts)
 
 
 _CODE = re.compile(r"\{([%{#])")

@@ -157,8 +157,6 @@ class ChatPrompt:
             ModelUnavailable: The template rejects the messages, fails, or takes too long.
         """
         parsed = _parse_tools(tools)
-        if self._tool_format in ("harmony", "gemma", "functiongemma"):
-            parsed = [_with_defaults(each) for each in parsed]
         if parsed and not self._tool_format:
             raise self._refuse_tools("has no place for tools that etui can read")
         if any(each.role == "tool" or each.tool_calls for each in messages):
@@ -167,10 +165,18 @@ class ChatPrompt:
         documents = [self._document(each) for each in chat]
 
         def render(conceal: Callable[[str], str]) -> str:
-            given = {**variables, **({"tools": _map_texts(parsed, conceal)} if parsed else {})}
             concealed = _map_texts(documents, conceal)
             if self._calls == "left out":
                 concealed = [_write_calls(each, self._tool_format) for each in concealed]
+            if not parsed:
+                return self._render(concealed, variables) + conceal(begun)
+            given = {**variables, "tools": _map_texts(parsed, conceal)}
+            try:
+                return self._render(concealed, given) + conceal(begun)
+            except ModelUnavailable as error:
+                if not isinstance(error.__cause__, TemplateFailed):
+                    raise
+            given["tools"] = [_with_defaults(each) for each in given["tools"]]
             return self._render(concealed, given) + conceal(begun)
 
         text = render(self._special.conceal)

@@ -189,6 +189,19 @@ def test_no_message_forges_a_token_of_a_form(process, family):
             assert text.count(tag) == plain.count(tag)
 
 
+def test_every_token_of_a_form_is_concealed_whatever_its_kind_in_a_vocabulary():
+    for source in TEMPLATES.values():
+        for tag in recognise(source).shown:
+            special = SpecialTokens([SpecialToken(tag, control=False)])
+            assert special.conceal(tag) != tag, tag
+
+
+def test_a_tool_without_its_optional_parts_fits_a_template_that_wants_them(process):
+    source = "{% for t in tools %}{{ t.function.name + ': ' + t.function.description }}"
+    source += "{{ t.function.parameters.properties | tojson }}{% endfor %}<tool_call>"
+    assert make_prompt(process, source).render([ASK], {}, TOOLS) == "get_it: {}<tool_call>"
+
+
 def test_a_system_message_of_gemma_goes_before_the_question(process):
     text = make_prompt(process, TEMPLATES["gemma"]).render([Message("system", "S"), ASK], {})
     assert "user\nS\n\nHow?" in text

@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -94,12 +94,17 @@ class Stores:
         ]
         return cls(tuple(dict.fromkeys(found)))
 
-    def find(self) -> tuple[FoundModel, ...]:
-        """Find all models, by program and name; a file that two names lead to is listed twice."""
+    def find(self, read: Callable[[Path], Gguf] = check_usable) -> tuple[FoundModel, ...]:
+        """Find all models, by program and name; a file that two names lead to is listed twice.
+
+        Args:
+            read: Reads a header, perhaps from a cache; raises as ``check_usable`` does.
+        """
         found: list[FoundModel] = []
         for program, folder in self.folders:
             if folder.is_dir():
-                found += sorted(_FINDERS[program](folder), key=lambda model: model.name)
+                models = sorted(_FINDERS[program](folder), key=lambda model: model.name)
+                found += (model if model.problem else _add_facts(model, read) for model in models)
         return tuple({model.name: model for model in reversed(found)}.values())[::-1]
 
     def get(self, name: str) -> FoundModel | None:
@@ -151,7 +156,7 @@ def _find_ollama(folder: Path) -> Iterator[FoundModel]:
         params = blobs.get(_OLLAMA_PARAMS)
         digest = _DIGEST.search(path.name)
         sampling = None if params is None else read_sampling(_read_json(params), _OLLAMA_SAMPLING)
-        yield _describe(name, "ollama", path, digest and digest[1], sampling)
+        yield FoundModel(name, "ollama", path, None, digest and digest[1], sampling=sampling)
 
 
 def _blob(folder: Path, layer: Mapping[str, Any]) -> Path | None:
@@ -188,36 +193,26 @@ def _find_files(
         if path.suffix == ".gguf" and path == list_part_paths(path)[0]:
             blob = path.resolve().name
             sha256 = blob if re.fullmatch(r"[0-9a-f]{64}", blob) else None
-            yield _describe(one_line(f"{program}:{name(path)}"), program, path, sha256)
+            yield FoundModel(one_line(f"{program}:{name(path)}"), program, path, None, sha256)
 
 
-def _describe(
-    name: str,
-    program: Program,
-    path: Path,
-    sha256: str | None,
-    sampling: ModelSampling | None = None,
-) -> FoundModel:
-    gguf: Gguf | None = None
-    problem = ""
+def _add_facts(model: FoundModel, read: Callable[[Path], Gguf]) -> FoundModel:
+    """Add the size of a model and the facts of its header, or why it cannot be used."""
+    path, size = model.path, file_size(model.path)
     try:
-        gguf = check_usable(path)
-        if gguf.architecture in _OLLAMA_ENGINE:
-            problem = f"has the architecture {gguf.architecture}, which only Ollama can run"
+        gguf = read(path)
     except ModelUnavailable as error:
-        problem = error.what.removeprefix(f"{path.name} ")
-    is_split = len(list_part_paths(path)) > 1
-    return FoundModel(
-        name=name,
-        program=program,
-        path=path,
-        size_bytes=file_size(path),
-        sha256=None if is_split else sha256,  # of its first file only
-        quantisation="" if gguf is None else gguf.quantisation,
-        parameters=None if gguf is None else gguf.parameters,
-        architecture="" if gguf is None else gguf.architecture,
-        sampling=sampling,
-        problem=one_line(problem),
+        problem = one_line(error.what.removeprefix(f"{path.name} "))
+        return replace(model, size_bytes=size, problem=problem)
+    is_foreign = gguf.architecture in _OLLAMA_ENGINE
+    return replace(
+        model,
+        size_bytes=size,
+        sha256=None if len(list_part_paths(path)) > 1 else model.sha256,  # of its first file only
+        quantisation=gguf.quantisation,
+        parameters=gguf.parameters,
+        architecture=one_line(gguf.architecture),
+        problem=f"is made for Ollama's own engine ({gguf.architecture})" if is_foreign else "",
     )
 
 

@@ -178,6 +178,13 @@ def pull(name: str, job: Running) -> JobEnded:
     return JobEnded(f"{name} is downloaded and verified")
 
 
+def use_found(name: str, job: Running) -> JobEnded:
+    """Check a model of another program, and write its entry to models.yaml."""
+    report = _build_report(job, "the check was stopped", "press p to start over")
+    job.services.shelf.pull(name, report)
+    return JobEnded(f"{name} is in models.yaml now, and used where it is")
+
+
 def verify(name: str, job: Running) -> JobEnded:
     """Check the sha256 of the whole file of a model."""
     report = _build_report(job, "the check was stopped", "press v to start over")

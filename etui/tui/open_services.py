@@ -27,7 +27,11 @@ from etui.tui.services import BudgetState, ListedModel, Services, SpendingTotals
 from etui.turn.record import TurnRecord
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from etui.models.files import Verified
+    from etui.models.found import FoundModel
+    from etui.models.gguf import Gguf
 
 
 class LiveMeter:
@@ -79,6 +83,12 @@ class InstalledModels:
 
         models = open_user_models(self._config)
         models.add(models.find(name), report)
+
+    def found(self, read: Callable[[Path], Gguf]) -> Sequence[FoundModel]:
+        """Find the models of other programs; ``read`` reads a header, from a cache."""
+        from etui.runtime.user_models import open_stores
+
+        return open_stores().find(read)
 
     def measure_memory(self, threads: int, is_busy: Callable[[], bool]) -> None:
         """Measure the speed of the memory unless it is known, or an answer runs; takes a second."""

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from etui.errors import ExitCode
-from tests.contract.tiny_model import write_tiny_model
+from tests.contract.tiny_model import write_split_model, write_tiny_model
 
 REPO = "Someone/Tiny-GGUF"
 
@@ -92,3 +92,11 @@ def test_the_variable_of_the_hubs_library_names_the_hub(config, hub):
     (model,) = json.loads(done.stdout)["models"]
     assert (model["name"], model["added"]) == ("tiny-bf16", True)
     assert f"# From {hub.address}/{REPO}" in config.models_file.read_text()
+
+
+def test_a_model_in_two_files_is_pulled_and_answers(config, hub, cli, etui, tmp_path):
+    parts = write_split_model(tmp_path, "Split-Q4_K_M")
+    hub.repos["a/Split-GGUF"] = {path.name: path.read_bytes() for path in parts}
+    cli.run("models", "pull", "a/Split-GGUF")
+    done = etui("ask", "--model", "split-q4_k_m", "Hi?", "--json", models=config.models_dir)
+    assert json.loads(done.stdout)["answer"] == "B."

@@ -24,6 +24,7 @@ from etui.log.records import ChatRecord
 from etui.log.totals import Total
 from etui.models.download import Progress, Report
 from etui.models.files import Verified
+from etui.models.found import FoundModel
 from etui.routing.decision import Decision, SignalValue
 from etui.runtime.forecast import ArmForecast, Forecast, TokenCount
 from etui.runtime.routes import Route, RouteChoice
@@ -322,6 +323,7 @@ class FakeShelf:
     measured: list[int] = field(default_factory=list)
     memory_error: EtuiError | None = None
     on_measured: Callable[[], object] = lambda: None
+    of_others: tuple[FoundModel, ...] = ()
 
     def models(self) -> Sequence[ListedModel]:
         return self.on_offer
@@ -337,6 +339,9 @@ class FakeShelf:
         report(replace(progress, step="verify", done_bytes=98_000_000))
         self.pulled.append(name)
         self.put_on_disk(name)
+
+    def found(self, read: object) -> Sequence[FoundModel]:
+        return self.of_others
 
     def measure_memory(self, threads: int, is_busy: Callable[[], bool]) -> None:
         self.measured.append(threads)

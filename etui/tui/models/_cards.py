@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from etui import units
 from etui.codec import from_document
 from etui.config.config import Config
 from etui.config.machine import machine_name
@@ -17,12 +26,13 @@ from etui.energy.types import ChannelPower
 from etui.engine.builds import describe_engine
 from etui.engine.library import built_for_gpu, library_folder
 from etui.engine.offload import Needs, needs
-from etui.errors import EtuiError
+from etui.errors import EtuiError, ModelUnavailable
 from etui.log.queries import LogReader
 from etui.log.totals import Total
 from etui.models.catalogue import load_catalogue
 from etui.models.download import kept_bytes
 from etui.models.files import FileState, file_state, model_path, recorded_sha256
+from etui.models.found import FoundModel
 from etui.models.gguf import Gguf, check_usable
 from etui.models.memory_speed import load_memory_speed
 from etui.models.recommend import (
@@ -32,7 +42,7 @@ from etui.models.recommend import (
     find_fit,
     recommend_model,
 )
-from etui.models.spec import ModelSpec
+from etui.models.spec import ModelSpec, PathSource
 from etui.models.tuned import TunedUse
 from etui.runtime.forecast import (
     DecodeForecast,
@@ -126,6 +136,8 @@ class ModelCard:
     expected_bytes: int | None = None
     """Memory need by its entry, before its header can be read; None if unknown."""
     fit: Fit = "unknown"
+    found: FoundModel | None = None
+    """The model of another program that this is, as long as models.yaml does not name it."""
     forecast: DecodeForecast = field(default_factory=DecodeForecast)
     """Its tokens per second and joules per token, measured or predicted."""
 
@@ -247,7 +259,10 @@ def limit_without_gpus(channels: Iterable[ChannelPower]) -> float | None:
 class CardReader:
     """Reads the cards; the headers of unchanged files are cached."""
 
-    def __init__(self, config: Config, services: Callable[[], Services | None]) -> None:
+    def __init__(
+        self, config: Config, services: Callable[[], Services | None], *, with_found: bool = False
+    ) -> None:
+        self._with_found = with_found  # Whether models of other programs are listed, too
         self._config = config
         self._services = services
         self._has_measured = False
@@ -298,6 +313,7 @@ class CardReader:
             )
             for spec in catalogue
         ]
+        models += self._list_found({card.path for card in models})
         last = find_last_cool_down(log)
         ram_bytes = _gigabytes_to_bytes(host.free_memory_gb)
         gpu_bytes = _gigabytes_to_bytes(host.gpu_free_memory_gb if self._gpu else None)
@@ -345,6 +361,33 @@ class CardReader:
             loads=tuple(model_loads),
             expected_bytes=estimate_need_bytes(spec, self._config.context_tokens),
         )
+
+    def _list_found(self, known: Collection[Path]) -> Iterator[ModelCard]:
+        """Yield a card for each file of another program that no entry uses."""
+        services = self._services() if self._with_found else None
+        for found in () if services is None else services.shelf.found(self._read_usable):
+            if found.path in known:
+                continue
+            spec = ModelSpec(
+                found.name,
+                f"{units.bytes_text(found.size_bytes)}, {found.quantisation or 'not usable'}",
+                (PathSource(found.path),),
+                file_bytes=found.size_bytes,
+                origin="found",
+                recommend=False,
+            )
+            header = None if found.problem else self._header(found.path)
+            gguf = header if isinstance(header, Gguf) else None
+            need = None if gguf is None else needs(gguf, self._context(spec, gguf), spec.kv_type)
+            yield ModelCard(
+                spec, found.path, "unchecked", found.size_bytes, gguf=gguf, need=need, found=found
+            )
+
+    def _read_usable(self, path: Path) -> Gguf:
+        header = self._header(path)
+        if isinstance(header, Gguf):
+            return header
+        raise ModelUnavailable(header)
 
     def _header(self, path: Path) -> Gguf | str:
         try:

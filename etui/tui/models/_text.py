@@ -11,6 +11,7 @@ from etui import units
 from etui.curves.operating_curve import OperatingCurve
 from etui.curves.text import age_text, doubt_text, draw_curve, kind_line, points_text, r2_text
 from etui.engine.chat_formats import choose_format
+from etui.models.found import TITLES
 from etui.models.tuned import TunedUse, describe_use
 from etui.runtime.forecast import DecodeForecast, MachineFacts
 from etui.runtime.keep_warm import (
@@ -91,6 +92,8 @@ def _format_cell(value: float | None, source: str) -> str:
 def state_text(card: ModelCard, *, resident: bool) -> str:
     if card.spec.backend is not None:
         return f"on {card.spec.backend}"
+    if card.found is not None:
+        return f"in {TITLES[card.found.program]}" if not card.found.problem else "not usable"
     if card.fault:
         return "damaged"
     if card.state == "absent" and card.kept_bytes:
@@ -194,6 +197,11 @@ def fact_lines(
         )
         yield ""
     yield f"where     {state_text(card, resident=resident)}"
+    if card.found is not None:
+        problem = card.found.problem
+        yield (
+            f"          it {problem}" if problem else "          p uses it there, nothing is copied"
+        )
     if spec.backend is not None:
         yield f"          as {spec.remote_name or spec.name}; nothing to pull or to load here"
     if card.kept_bytes:

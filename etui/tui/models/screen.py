@@ -93,9 +93,10 @@ class ModelsScreen(Screen[None]):
     HELP = """\
 ## Models
 
-The entries of models.yaml and the files of the models folder. `p` pulls the model under the
-cursor, `l` loads it into memory and `u` unloads it, `v` checks the sha256 of the whole file. `c`
-measures what its tokens cost on this machine, `C` does so in less time and less precisely; all
+The entries of models.yaml, the files of the models folder, and the models of Ollama, LM Studio,
+llama.cpp and the hub's cache. `p` pulls the model under the cursor, or uses one of another program
+where it is; `l` loads it into memory and `u` unloads it, `v` checks the sha256 of the whole file.
+`c` measures what its tokens cost on this machine, `C` does so in less time and less precisely; all
 models are unloaded during a calibration, and questions are refused. `s` sweeps the settings of the
 model, to find those that cost the fewest joules; it says what it measures and how long it takes
 before it begins. `a` applies the best setting of the model's newest sweep, and `R` goes back to
@@ -108,7 +109,7 @@ job: what was downloaded or measured is kept, and the same key resumes it.
         super().__init__()
         self._config = config
         self._backend = backend
-        self._reader = CardReader(config, backend)
+        self._reader = CardReader(config, backend, with_found=True)
         self._cards = Cards(())
         self._residents: tuple[str, ...] = ()
         self._cool_downs = 0
@@ -154,7 +155,11 @@ job: what was downloaded or measured is kept, and the same key resumes it.
         )  # fmt: skip
 
     def action_pull(self) -> None:
-        if card := self._list.current:
+        card = self._list.current
+        if card is not None and card.found is not None:
+            name = card.spec.name
+            self._job.start(f"checking {name} …", partial(jobs.use_found, name))
+        elif card is not None:
             self._job.start(f"pulling {card.spec.name} …", partial(jobs.pull, card.spec.name))
 
     def action_verify(self) -> None:
@@ -283,6 +288,9 @@ job: what was downloaded or measured is kept, and the same key resumes it.
     def _require_file(self) -> ModelCard | None:
         """Return the model under the cursor if its file exists, or else show how to get it."""
         card = self._list.current
+        if card is not None and card.found is not None:
+            warn(self, f"{card.spec.name} is not one of etui's models", "p uses it where it is")
+            return None
         if card is None or card.has_file:
             return card
         if card.spec.backend is not None:

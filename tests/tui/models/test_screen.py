@@ -15,6 +15,7 @@ from etui.errors import DownloadFailed, EtuiError
 from etui.log.curve_lookup import build_curve_record
 from etui.log.writer import TurnWriter
 from etui.models.catalogue import load_catalogue
+from etui.models.found import FoundModel
 from etui.models.spec import ModelSpec
 from etui.tui.jobs import JobProgress
 from etui.tui.models import _jobs as measuring
@@ -348,3 +349,28 @@ async def test_a_fault_in_a_worker_is_a_notice(
         await term.until(lambda: "✗ internal error: TypeError" in shown(term))
         assert term.app.is_running
         assert term.app.fault is None
+
+
+async def test_a_model_of_another_program_is_below_and_used_where_it_is(
+    house: House, tmp_path: Path
+) -> None:
+    path = write_tiny_model(tmp_path / "blob")
+    cut = write_tiny_model(tmp_path / "cut.gguf")
+    tiny = FoundModel("ollama:tiny:3b", "ollama", path, path.stat().st_size, None, "F32")
+    bad = FoundModel("lmstudio:a/b/cut.gguf", "lmstudio", cut, 9, problem="is truncated")
+    house.shelf.of_others = (tiny, bad)
+    house.shelf.go_on.set()
+    async with at_models(house, (140, 40)) as term:
+        await term.until(lambda: row(term, tiny.name) != [])
+        assert row(term, tiny.name)[1:4] == ["in Ollama", "1.46 MB", "memory"]
+        assert row(term, bad.name)[1] == "not usable"
+        table = term.app.screen.query_one(DataTable)
+        table.move_cursor(row=table.row_count - 2)
+        await term.until(lambda: "p uses it there, nothing is copied" in shown(term))
+        await term.press("l")
+        await term.told("is not one of etui's models")
+        await term.press("p")
+        await term.until(lambda: house.shelf.pulled == [tiny.name])
+        await term.until(lambda: "is in models.yaml now" in shown(term))
+        table.move_cursor(row=table.row_count - 1)
+        await term.until(lambda: "it is truncated" in shown(term))

@@ -437,13 +437,20 @@ def _entry_lines(
 
 
 def _template_lines(template: str | None) -> Iterator[str]:
-    """Yield how the model thinks and calls tools, by its chat template."""
+    """Yield how the model thinks and calls tools: each load reads it from its chat template."""
+    from etui.engine.chat_formats import recognise
+
     if template is None:
         yield "recommend: false # it has no chat template, as base models have none"
-    elif "<think>" in template and "</think>" in template:
-        switch = ", switch: enable_thinking" if "enable_thinking" in template else ""
-        tags = f"{{open: <think>, close: </think>{switch}}}"
-        yield f"thinking: {tags} # assumed from its chat template"
+        return
+    form = recognise(template)
+    facts = []
+    if (thought := form.thought) is not None:
+        switch = f", switched by {form.switch}" if form.switch else ", always"
+        facts.append(f"thinks between {thought.open.strip()} and {thought.close}{switch}")
+    facts += [f"calls tools as {form.tools}"] if form.tools else []
+    facts += [form.note] if form.note else []
+    yield f"# By its chat template: {one_line('; '.join(facts) or 'no thinking and no tools')}."
 
 
 def _source_entry(source: Source) -> Mapping[str, Any]:

@@ -63,11 +63,12 @@ def test_an_entry_has_the_facts_of_its_file(config, hub, tmp_path):
     assert spec.file_bytes == len(data)
     assert spec.context == 4096
     assert spec.kv_bytes_per_token == 128
-    assert (spec.think_open, spec.think_close) == ("<think>", "</think>")
+    assert spec.think_open is None  # read from its chat template at each load
     assert spec.sampling == ModelSampling(temperature=0.6, top_p=0.95, top_k=20)
     written = config.models_file.read_text()
     assert f"# From {hub.address}/{REPO}, licence mit; added " in written
     assert "# Tiny 1: llama, 1 layer; trained for 4,096 tokens." in written
+    assert "thinks between <think> and </think>, switched by enable_thinking" in written
     assert "# generation_config.json of Someone/Tiny" in written
     assert require(spec, config).read_bytes() == data
 

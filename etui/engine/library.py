@@ -57,7 +57,7 @@ _SHARED_LIBRARIES = {
 """Libraries that a build with a GPU backend needs, and where they come from."""
 
 _LAYER_PLACED = re.compile(r"layer\s+\d+ assigned to device (\S+?),")
-_EXPERTS_PLACED = re.compile(r"tensor blk\.(\d+)\.\S+ \(.*\) buffer type overridden to CPU")
+_EXPERTS_PLACED = re.compile(r"tensor blk\.(\d+)\.\S+ \(.*\) buffer type overridden")
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,6 +57,9 @@ class Needs:
     kv_bytes: int  # KV cache of the whole context
     compute_bytes: int
     expert_bytes: tuple[int, ...] = ()  # Weights of the experts of each block; empty without any
+    copied_bytes: int = 0
+    """Largest tensor of experts: of those in RAM, llama.cpp copies one at a time to a GPU to
+    compute long batches there."""
 
     @property
     def total_bytes(self) -> int:
@@ -84,7 +87,8 @@ def needs(gguf: Gguf, context_tokens: int, kv_type: str, batch_tokens: int = 512
     """Estimate the memory of a model from its header.
 
     The compute buffers hold activations of a whole batch: about 20 rows of the hidden state in 4
-    bytes. The attention scores over the context, which flash attention avoids, are not included.
+    bytes, and three of what the experts used by a token compute. The attention scores over the
+    context, which flash attention avoids, are not included.
     """
     layers = gguf.layers or 1
     blocks = sum(t.size_bytes or 0 for t in gguf.tensors if t.name.startswith("blk."))
@@ -94,22 +98,19 @@ def needs(gguf: Gguf, context_tokens: int, kv_type: str, batch_tokens: int = 512
     if not any(t.name == "output.weight" for t in gguf.tensors):
         outputs += embeddings  # tied embeddings: llama.cpp keeps a second copy as output matrix
     width = gguf.embedding_length or 4096
-    compute = max(_COMPUTE_BYTES_FLOOR, 4 * batch_tokens * 20 * width)
+    row = 20 * width + 3 * gguf.experts_used * gguf.expert_width
+    compute = max(_COMPUTE_BYTES_FLOOR, 4 * batch_tokens * row)
     kv = (gguf.kv_bytes_per_token(kv_type) or 0) * context_tokens
-    experts = gguf.expert_bytes
-    return Needs(layers, blocks // layers, outputs, weights, kv, compute, experts)
+    experts, copied = gguf.expert_bytes, gguf.largest_expert_bytes
+    return Needs(layers, blocks // layers, outputs, weights, kv, compute, experts, copied)
 
 
 def gpu_bytes(need: Needs, placement: Placement) -> int:
-    """Compute the bytes on the GPUs, compute buffers included.
-
-    llama.cpp computes long batches on a GPU even where the experts are in RAM, for which it copies
-    those of one block at a time there.
-    """
+    """Compute the bytes on the GPUs, compute buffers included."""
     if placement.gpu_layers <= 0:
         return 0
     off_gpu = sum(need.expert_bytes) - need.experts_on_gpu(placement)
-    copied = max(need.expert_bytes, default=0) if off_gpu else 0
+    copied = need.copied_bytes if off_gpu else 0
     return need.compute_bytes + copied + _moved_bytes(need, placement)
 
 

@@ -161,6 +161,19 @@ class Gguf:
         return tuple(sizes) if any(sizes) else ()
 
     @property
+    def largest_expert_bytes(self) -> int:
+        """Bytes of the largest tensor of experts; 0 for a dense model."""
+        return max((tensor.size_bytes or 0 for _, tensor in self._list_experts()), default=0)
+
+    @property
+    def expert_width(self) -> int:
+        """Width of the hidden layer of an expert; 0 for a dense model, or if it is unknown."""
+        if not self.experts:
+            return 0
+        own = self._get_number("expert_feed_forward_length")
+        return max(0, own or self._get_number("feed_forward_length") or 0)
+
+    @property
     def active_parameters(self) -> int:
         """Number of weights that one token uses: of a mixture, not those of its idle experts."""
         return self.parameters - self._count_idle(

@@ -17,7 +17,7 @@ from etui.models.gguf import check_usable
 from etui.models.spec import ModelSpec
 from tests.engine.test_mixtures import answer, room_for
 from tests.gpu.conftest import OnDevice, load_on
-from tests.support.tiny_mixtures import write_mixture
+from tests.support.tiny_mixtures import WIDTH, write_mixture
 
 pytestmark = pytest.mark.gpu
 
@@ -48,10 +48,25 @@ def test_the_experts_are_where_they_were_asked_for(load, device, need, place):
         assert residency.cpu_moe_placed == place.cpu_moe  # by llama.cpp's log
         weights = model.buffer_bytes("model", device.name)
         cache = model.buffer_bytes("KV", device.name)
-        copied = max(need.expert_bytes) if place.cpu_moe else 0
+        copied = need.copied_bytes if place.cpu_moe else 0
         planned = gpu_bytes(need, place) - need.compute_bytes - copied
         assert weights + cache == pytest.approx(planned, rel=0.02, abs=2**15)
         assert model.buffer_bytes("compute", device.name) <= need.compute_bytes + copied
+
+
+def test_one_tensor_of_experts_is_copied_at_a_time(config, tmp_path, device):
+    """For long batches; the estimate of the buffers covers them."""
+    path = write_mixture(tmp_path / "wide.gguf", expert_width=2048)
+    need = needs(check_usable(path), 512, "f16")
+    taken = {}
+    for experts in (0, 1, 6):
+        model = load_on(config, path, **CHANGES, gpu_layers="all", cpu_moe=experts)
+        model.residency.close()
+        taken[experts] = model.buffer_bytes("compute", device.name)
+    assert taken[1] == taken[6]
+    assert 0 < taken[6] - taken[0] <= need.copied_bytes
+    assert taken[6] <= need.compute_bytes + need.copied_bytes
+    assert taken[0] <= 4 * 512 * (20 * WIDTH + 3 * 2 * 2048)
 
 
 def test_answers_do_not_depend_on_where_the_experts_are(load):

@@ -26,15 +26,17 @@ Tensors = Iterator[tuple[str, tuple[int, ...]]]
 """Names and shapes, the slowest dimension first."""
 
 
-def write_mixture(path: Path, architecture: Architecture = "qwen3moe", seed: int = 0) -> Path:
-    """Write a mixture of experts; the same seed gives the same weights."""
+def write_mixture(
+    path: Path, architecture: Architecture = "qwen3moe", *, expert_width: int = EXPERT_WIDTH
+) -> Path:
+    """Write a mixture of experts; its weights are the same each time."""
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_name("Tiny mixture")
     writer.add_file_type(0)
     writer.add_block_count(BLOCKS)
     writer.add_context_length(CONTEXT)
     writer.add_embedding_length(WIDTH)
-    writer.add_feed_forward_length(EXPERT_WIDTH)
+    writer.add_feed_forward_length(expert_width)
     writer.add_head_count(HEADS)
     writer.add_head_count_kv(KV_HEADS)
     writer.add_key_length(HEAD_WIDTH)
@@ -43,14 +45,14 @@ def write_mixture(path: Path, architecture: Architecture = "qwen3moe", seed: int
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_expert_count(EXPERTS)
     writer.add_expert_used_count(EXPERTS_USED)
-    writer.add_expert_feed_forward_length(EXPERT_WIDTH)
+    writer.add_expert_feed_forward_length(expert_width)
     if architecture == "qwen2moe":
-        writer.add_expert_shared_feed_forward_length(EXPERT_WIDTH)
+        writer.add_expert_shared_feed_forward_length(expert_width)
     if architecture == "gpt-oss":
         writer.add_sliding_window(WINDOW)
     tokens = _add_vocabulary(writer)
-    random = np.random.default_rng(seed)
-    for name, shape in _list_tensors(architecture, tokens):
+    random = np.random.default_rng(0)
+    for name, shape in _list_tensors(architecture, tokens, expert_width):
         writer.add_tensor(name, _draw(random, name, shape))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -76,16 +78,16 @@ def _add_vocabulary(writer: gguf.GGUFWriter) -> int:
     return len(tokens)
 
 
-def _list_tensors(architecture: Architecture, tokens: int) -> Tensors:
+def _list_tensors(architecture: Architecture, tokens: int, expert_width: int) -> Tensors:
     yield "token_embd.weight", (tokens, WIDTH)
     yield "output_norm.weight", (WIDTH,)
     yield "output.weight", (tokens, WIDTH)
     for block in range(BLOCKS):
-        for name, shape in _list_block(architecture):
+        for name, shape in _list_block(architecture, expert_width):
             yield f"blk.{block}.{name}", shape
 
 
-def _list_block(architecture: Architecture) -> Tensors:
+def _list_block(architecture: Architecture, expert_width: int) -> Tensors:
     queries, keys = HEADS * HEAD_WIDTH, KV_HEADS * HEAD_WIDTH
     yield "attn_norm.weight", (WIDTH,)
     for name, rows in (("q", queries), ("k", keys), ("v", keys)):
@@ -95,23 +97,23 @@ def _list_block(architecture: Architecture) -> Tensors:
     yield "attn_output.weight", (WIDTH, queries)
     yield "ffn_gate_inp.weight", (EXPERTS, WIDTH)
     for name in ("gate", "up"):
-        yield f"ffn_{name}_exps.weight", (EXPERTS, EXPERT_WIDTH, WIDTH)
-    yield "ffn_down_exps.weight", (EXPERTS, WIDTH, EXPERT_WIDTH)
+        yield f"ffn_{name}_exps.weight", (EXPERTS, expert_width, WIDTH)
+    yield "ffn_down_exps.weight", (EXPERTS, WIDTH, expert_width)
     if architecture == "qwen3moe":
         yield "attn_q_norm.weight", (HEAD_WIDTH,)
         yield "attn_k_norm.weight", (HEAD_WIDTH,)
     if architecture == "qwen2moe":
         yield "ffn_gate_inp_shexp.weight", (WIDTH,)
         for name in ("gate", "up"):
-            yield f"ffn_{name}_shexp.weight", (EXPERT_WIDTH, WIDTH)
-        yield "ffn_down_shexp.weight", (WIDTH, EXPERT_WIDTH)
+            yield f"ffn_{name}_shexp.weight", (expert_width, WIDTH)
+        yield "ffn_down_shexp.weight", (WIDTH, expert_width)
     if architecture == "gpt-oss":
         yield "post_attention_norm.weight", (WIDTH,)
         yield "attn_sinks.weight", (HEADS,)
         yield "attn_output.bias", (WIDTH,)
         yield "ffn_gate_inp.bias", (EXPERTS,)
         for name in ("gate", "up"):
-            yield f"ffn_{name}_exps.bias", (EXPERTS, EXPERT_WIDTH)
+            yield f"ffn_{name}_exps.bias", (EXPERTS, expert_width)
         yield "ffn_down_exps.bias", (EXPERTS, WIDTH)
     else:
         yield "ffn_norm.weight", (WIDTH,)

@@ -49,7 +49,7 @@ def make_mixture(usable_bytes: int = 20 * 10**9) -> SweptModel:
     Its cache, buffers and output matrix take 3 GB.
     """
     gb = 10**9
-    need = Needs(10, 2 * gb, gb, 21 * gb, gb, gb, (3 * gb // 2,) * 10)
+    need = Needs(10, 2 * gb, gb, 21 * gb, gb, gb, (3 * gb // 2,) * 10, 3 * gb // 2)
     fitting = fit_placement(need, usable_bytes, cpu_moe=0).gpu_layers
     placement = fit_placement(need, usable_bytes)
     layers = "all" if placement.gpu_layers == 11 else placement.gpu_layers

@@ -146,14 +146,20 @@ class Context:
         if end >= 0:
             self.api.llama_memory_seq_rm(self._memory, target, end, -1)
 
-    def save_state(self, sequence: int) -> NDArray[np.uint8]:
-        """Copy what the cache holds of a sequence; empty if llama.cpp cannot."""
-        import numpy as np
+    def state_bytes(self, sequence: int) -> int:
+        """Return the size of what the cache holds of a sequence."""
+        return int(self.api.llama_state_seq_get_size(self.handle, sequence))
 
-        size = int(self.api.llama_state_seq_get_size(self.handle, sequence))
-        state = np.empty(size, dtype=np.uint8)  # np.empty does not touch its pages
-        got = int(self.api.llama_state_seq_get_data(self.handle, _address(state), size, sequence))
-        return state[:got]
+    def save_state(self, sequence: int, buffer: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Copy what the cache holds of a sequence into a buffer that is large enough.
+
+        Returns:
+            The used part of the buffer; empty if llama.cpp fails.
+        """
+        size = self.api.llama_state_seq_get_data(
+            self.handle, _address(buffer), buffer.size, sequence
+        )
+        return buffer[: int(size)]
 
     def load_state(self, sequence: int, state: NDArray[np.uint8], tokens: int) -> bool:
         """Fill an empty sequence with a saved state; False leaves it empty.

@@ -37,6 +37,9 @@ which takes a hundredth of the time of computing it."""
 MEMORY_SHARE = 10
 """Memory and disk are used up to a tenth of what is free."""
 
+_GROWTH_SHARE = 8
+"""A state has room for an eighth more, for the next turn of its chat."""
+
 _LEAST_KEEP_NS = 1_000_000
 
 MEMORY_HALF_LIFE_S, DISK_HALF_LIFE_S = 3600.0, 7 * 86400.0
@@ -61,6 +64,13 @@ class SavedSequence:
     used_seconds: float  # Time of its last use, as ``time.time``
     state: NDArray[np.uint8] | None = None  # What llama.cpp saved; None if only the disk has it
     path: Path | None = None  # Its file; None if only memory has it
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of memory that its state takes, with room to grow."""
+        if self.state is None:
+            return 0
+        return int((self.state if self.state.base is None else self.state.base).nbytes)
 
     def worth(self, now_seconds: float, half_life_seconds: float) -> float:
         """Return the joules it saves per byte, less the longer it was not used."""
@@ -107,7 +117,30 @@ class KvStore:
     def memory_bytes(self) -> int:
         """Bytes of the states in memory."""
         with self._lock:
-            return sum(each.size_bytes for each in self._saved)
+            return sum(each.held_bytes for each in self._saved)
+
+    def take_buffer(self, key: str, owner: str, tokens: array[int], size: int) -> NDArray[np.uint8]:
+        """Return memory for a state, that of an earlier state of the same chat if it fits.
+
+        Fresh memory takes up to ten times as long to fill as memory that was used before. The
+        earlier state is lost at once, also for whoever has just found it.
+        """
+        import numpy as np
+
+        with self._lock:
+            for each in self._saved:
+                buffer = None if each.state is None else each.state.base
+                if (
+                    (each.key, each.owner, each.whole) == (key, owner, False)
+                    and buffer is not None
+                    and buffer.dtype == np.uint8
+                    and size <= buffer.size
+                    and common_prefix(each.tokens, tokens) == len(each.tokens)
+                ):
+                    self._saved.remove(each)
+                    each.state = None
+                    return buffer
+        return np.empty(size + size // _GROWTH_SHARE, dtype=np.uint8)  # touches no page
 
     def find(
         self, key: str, owner: str, tokens: Sequence[int], longer_than: int
@@ -237,7 +270,10 @@ class SequenceKeeper:
         if len(tokens) < LEAST_TOKENS:
             return
         began_ns = time.monotonic_ns()
-        state = self._context.save_state(slot)
+        kept = array("i", tokens)
+        size = self._context.state_bytes(slot)
+        buffer = self._store.take_buffer(self._key, owner, kept, size)
+        state = self._context.save_state(slot, buffer)
         per_token = self.joules_per_token or _JOULES_PER_WEIGHT_BYTE * self._weight_bytes
         self._store.add_keep_ns(time.monotonic_ns() - began_ns)
         if not state.size:
@@ -247,7 +283,7 @@ class SequenceKeeper:
                 self._key,
                 owner,
                 label,
-                array("i", tokens),
+                kept,
                 rest,
                 self._whole,
                 per_token * len(tokens),
@@ -275,13 +311,15 @@ class SequenceKeeper:
         """
         start_ns = time.monotonic_ns()
         tier: Tier = "disk" if saved.state is None else "memory"
-        state = self._store.load(saved)
-        if state is None:
-            return None
-        while not self._context.load_state(slot, state, len(saved.tokens)):
+        # It is read again after each eviction, which may have taken the memory of the state.
+        while (state := self._store.load(saved)) is not None:
+            if self._context.load_state(slot, state, len(saved.tokens)):
+                break
             if not make_room():
                 self._store.drop(saved)
                 return None
+        if state is None:
+            return None
         end_ns = time.monotonic_ns()
         return Reused(start_ns, end_ns, tier, len(saved.tokens), state.size, 0.0)
 

@@ -124,11 +124,16 @@ class FakeContext:
         cells = self.slots[source]
         self.slots[target] = cells[:] if end < 0 else cells[:end]
 
-    def save_state(self, sequence: int) -> NDArray[np.uint8]:
-        return np.array(self.slots[sequence], dtype=np.int32).view(np.uint8)
+    def state_bytes(self, sequence: int) -> int:
+        return 4 * len(self.slots[sequence])
+
+    def save_state(self, sequence: int, buffer: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        state = np.array(self.slots[sequence], dtype=np.int32).view(np.uint8)
+        buffer[: state.size] = state
+        return buffer[: state.size]
 
     def load_state(self, sequence: int, state: NDArray[np.uint8], tokens: int) -> bool:
-        cells = [int(token) for token in state.view(np.int32)]
+        cells = state.copy().view(np.int32).tolist()
         assert not self.slots.get(sequence), "a sequence is filled that is not empty"
         if sum(map(len, self.slots.values())) + len(cells) > self.capacity:
             return False

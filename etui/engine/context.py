@@ -58,6 +58,7 @@ class Context:
         threads: Adapts the number of threads; None keeps that of the options.
         drafts: Whether it drafts for the context that ``threads`` measures.
         heads: Whether it is one of the model's layers for multi-token prediction.
+        other: The context of the model that it drafts for, if it shares weights of that model.
 
     Raises:
         EngineFailed: llama.cpp could not create it (out of memory, an unsupported KV type).
@@ -72,6 +73,7 @@ class Context:
         *,
         drafts: bool = False,
         heads: bool = False,
+        other: Context | None = None,
     ) -> None:
         self.api: Any = library.api
         self.compute = library.compute
@@ -86,6 +88,8 @@ class Context:
         params = _build_params(self.api, options)
         if heads:
             params.ctx_type = self.api.LLAMA_CONTEXT_TYPE_MTP
+        if other is not None:
+            params.ctx_other = other.handle
         self.handle: Any = self.api.llama_init_from_model(model.handle, params)
         library.flush()
         if not self.handle:

@@ -127,6 +127,11 @@ class LlamaSession(ModelText):
         return self._context.compute
 
     @property
+    def cache(self) -> Context:
+        """The context, whose hidden states a head that drafts reads."""
+        return self._context
+
+    @property
     def threads(self) -> ThreadControl:
         """The thread counts, which may follow the load of the machine."""
         return self._context.threads

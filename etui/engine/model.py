@@ -96,6 +96,7 @@ class Model:
         self.vocabulary = int(api.llama_vocab_n_tokens(self.vocab))
         self.size_bytes = int(api.llama_model_size(handle))
         self.width = int(api.llama_model_n_embd(handle))
+        self.layers = int(api.llama_model_n_layer(handle))
         self.heads = int(api.llama_model_n_layer_nextn(handle)) if heads else 0
         self.recurrent = bool(
             api.llama_model_is_recurrent(handle) or api.llama_model_is_hybrid(handle)

@@ -27,8 +27,9 @@ from etui.engine.offload import (
 )
 from etui.engine.placement_speeds import PlacementSpeeds
 from etui.engine.session import ModelFacts
+from etui.engine.speculation import eagle
 from etui.engine.speculation.draft_model import DraftModel, check_same_vocabulary
-from etui.engine.speculation.mtp import load_heads
+from etui.engine.speculation.mtp import MtpDrafter, load_heads
 from etui.engine.template_process import TemplateProcess
 from etui.engine.thread_control import ThreadControl
 from etui.engine.thread_count import choose_thread_limits
@@ -229,6 +230,11 @@ class SessionLoader:
             ModelUnavailable: llama.cpp rejected the file.
             EngineFailed: Memory ran out.
         """
+        if gguf.architecture == eagle.ARCHITECTURE:
+            raise ModelUnavailable(
+                f"{path.name} is an EAGLE-3 head, which drafts for another model",
+                "name it as `draft` of that model in models.yaml, and ask that one",
+            )
         return self.library.compute.run(self._load, spec, path, gguf, need)
 
     def _load(
@@ -275,12 +281,15 @@ class SessionLoader:
             session.drafts.missing_draft = loaded
             return 0
         drafter, bytes_ = loaded
-        session.speculator.add(drafter)
+        if isinstance(drafter, DraftModel):
+            session.speculator.add(drafter)
+        else:
+            session.drafts.add_heads(drafter)
         return bytes_
 
     def _load_draft(
         self, spec: ModelSpec, draft: Draft, session: LlamaSession, *, on_gpu: bool
-    ) -> tuple[DraftModel, int] | str:
+    ) -> tuple[DraftModel | MtpDrafter, int] | str:
         """Load a draft model; return it with the estimate of its bytes, or why there is none.
 
         With layers of the model on a GPU, the draft model goes there as a whole or is not loaded: a
@@ -289,9 +298,10 @@ class SessionLoader:
         own, path = draft
         options = replace(session.options, sequences=1, donors=0, verify_rows=1)
         try:
-            if self.trials:
-                try_model(own, path, self._config)
             gguf = check_usable(path)
+            is_head = gguf.architecture == eagle.ARCHITECTURE
+            if self.trials and not is_head:  # it cannot be computed without its model
+                try_model(own, path, self._config)
             need = needs(gguf, options.context_tokens, spec.kv_type, options.batch_tokens)
             if lack := self._find_lack(need, on_gpu=on_gpu):
                 what = f"the draft model {own.name} does not fit into memory with {spec.name}"
@@ -301,6 +311,11 @@ class SessionLoader:
             return f"the draft model {own.name} cannot be used: {error}"
         try:
             check_same_vocabulary(session.vocabulary, spec.name, model, own.name)
+            if is_head:
+                head = eagle.load_eagle(self.library, model, session.vocabulary, session.cache)
+                if isinstance(head, str):
+                    raise EngineFailed(head)
+                return head, need.total_bytes
             context = Context(self.library, model, options, session.threads, drafts=True)
         except EngineFailed as error:
             model.free()

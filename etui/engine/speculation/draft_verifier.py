@@ -41,7 +41,7 @@ class DraftVerifier:
         self._cache = cache
         self._context_tokens = context_tokens
         self._refusal = refusal
-        self._heads: MtpDrafter | None = None
+        self._heads: list[MtpDrafter] = []
         self._verifying: tuple[LlamaSequence, Verification] | None = None
 
     @property
@@ -50,8 +50,8 @@ class DraftVerifier:
         return None if self._verifying is None else self._verifying[1]
 
     def add_heads(self, heads: MtpDrafter) -> None:
-        """Let the model's own heads draft."""
-        self._heads = heads
+        """Let the model's own heads draft, or some that were trained for it."""
+        self._heads.append(heads)
         self.speculator.add(heads)
 
     def start(self, sequence: LlamaSequence, method: Speculate) -> str:
@@ -65,14 +65,16 @@ class DraftVerifier:
         if lost := self.speculator.refuse(method):
             return lost
         sequence.speculation = self.speculator.start(method)
-        if self._heads is not None and self._heads.method in sequence.speculation.methods:
-            self._heads.start()
+        for heads in self._heads:
+            if heads.method in sequence.speculation.methods:
+                heads.start()
         return ""
 
     def stop(self, sequence: LlamaSequence) -> None:
         """End the speculation of a sequence that is closed."""
-        if self._heads is not None and sequence.speculation is not None:
-            self._heads.stop()
+        if sequence.speculation is not None:
+            for heads in self._heads:
+                heads.stop()
 
     def plan(self, plan: Sequence[tuple[LlamaSequence, int]], *, alone: bool) -> None:
         """Plan to verify a draft if the plan is the last drawn token of a speculating sequence."""
@@ -96,10 +98,11 @@ class DraftVerifier:
         if own is None or len(plan) != 1:
             return
         verification = self.verification
-        if self._heads is not None and self._heads.method in own.methods:
-            at = sequence.computed
-            drafted = () if verification is None else verification.tokens
-            self._heads.follow([*sequence.tokens[at : at + count], *drafted], at)
+        for heads in self._heads:
+            if heads.method in own.methods:
+                at = sequence.computed
+                drafted = () if verification is None else verification.tokens
+                heads.follow([*sequence.tokens[at : at + count], *drafted], at)
         if count != 1:
             return
         if verification is None:

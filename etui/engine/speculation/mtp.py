@@ -43,9 +43,14 @@ _FUNCTIONS = (
 class MtpDrafter:
     """Drafts with the heads; it follows the batches of one sequence of the model."""
 
-    method = "mtp"
-
-    def __init__(self, heads: LlamaHeads, clock_ns: Callable[[], int] = time.monotonic_ns) -> None:
+    def __init__(
+        self,
+        heads: LlamaHeads,
+        clock_ns: Callable[[], int] = time.monotonic_ns,
+        *,
+        method: str = "mtp",
+    ) -> None:
+        self.method = method
         self._heads = heads
         self._clock_ns = clock_ns
         self._end = 0  # the cache of the heads holds the positions before it
@@ -225,15 +230,19 @@ class LlamaHeads:
         return states.reshape(rows, self._width).copy()
 
 
-def load_heads(library: Library, model: Model, target: Context) -> MtpDrafter | None:
-    """Open the heads of a model; None if the file has none, or the bindings lack a function."""
-    if not model.heads:
-        return None
+def find_extension() -> Any:
+    """Return the module with the experimental functions; None if this build lacks one."""
     try:
         from llama_cpp import llama_cpp_ext as ext
     except (ImportError, AttributeError):  # an older build lacks a symbol
         return None
-    if not all(hasattr(ext, name) for name in _FUNCTIONS):
+    return ext if all(hasattr(ext, name) for name in _FUNCTIONS) else None
+
+
+def load_heads(library: Library, model: Model, target: Context) -> MtpDrafter | None:
+    """Open the heads of a model; None if the file has none, or the bindings lack a function."""
+    ext = find_extension() if model.heads else None
+    if ext is None:
         return None
     options = replace(target.options, sequences=1, donors=0, verify_rows=1)
     try:

@@ -250,7 +250,7 @@ def test_the_context_of_the_heads_is_of_their_type():
 
     fake = SimpleNamespace(**{name: getattr(api, name) for name in dir(api)})
     fake.llama_init_from_model = init
-    library = SimpleNamespace(api=fake, forget_errors=lambda: None)
+    library = SimpleNamespace(api=fake, compute=None, forget_errors=lambda: None)
     model = SimpleNamespace(vocabulary=V, handle=None)
     for heads in (False, True):
         with pytest.raises(Stopped):

@@ -294,10 +294,13 @@ class _Several(_ParallelAnswers):
 
     def _close(self, each: _ParallelAnswer, weight: float, status: VoteStatus) -> Iterator[Event]:
         reply = each.run.reply
-        text, calls = read_calls(reply.text if reply is not None else "", self.opened.plan.output)
+        written = reply.text if reply is not None else ""
+        text, calls, thought = read_calls(written, self.opened.plan.output)
+        vote = each.build_vote(self.end_ns)
         vote = replace(
-            each.build_vote(self.end_ns),
+            vote,
             answer=text.strip(),
+            thinking="\n\n".join(filter(None, (vote.thinking, thought.strip()))),
             tool_calls=calls,
             weight=weight,
             status=status,

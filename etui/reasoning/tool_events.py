@@ -558,13 +558,14 @@ def separate_calls(events: Iterable[Event], output: Output) -> Iterator[Event]:
             yield event
 
 
-def read_calls(text: str, output: Output) -> tuple[str, str]:
-    """Separate a whole answer into its text and its calls, a JSON array or empty."""
+def read_calls(text: str, output: Output) -> tuple[str, str, str]:
+    """Separate a whole answer into its text, its calls (a JSON array or empty) and its thoughts."""
     if not output.tool_format:
-        return text, ""
+        return text, "", ""
     parser = create_parser(output)
     parts = [*parser.push(text), *parser.finish()]
-    return "".join(part for part in parts if isinstance(part, str)), parser.document()
+    thought = "".join(part.text for part in parts if isinstance(part, ThoughtPart))
+    return "".join(part for part in parts if isinstance(part, str)), parser.document(), thought
 
 
 def create_parser(output: Output) -> CallParser:

@@ -15,7 +15,7 @@ from etui.arm import Arm, EarlyExit
 from etui.chat import Message, OutputOptions
 from etui.engine.chat_formats import ChatFormat, recognise
 from etui.engine.session import Sampled
-from etui.events import Answer, Finished, Prefilled, Thought, ToolCall
+from etui.events import Answer, Finished, Prefilled, Thought, ToolCall, Vote
 from etui.reasoning.answer import answer
 from etui.reasoning.tool_events import ChannelParser, ThoughtPart, ToolCallParser, opening_tags
 from tests.engine.templates import TEMPLATES
@@ -308,6 +308,18 @@ def test_a_thought_of_a_direct_answer_with_tools_counts_as_thinking():
     assert end.thinking_end_ns == thoughts[-1].t_ns
     prefilled = next(event for event in events if isinstance(event, Prefilled))
     assert prefilled.end_ns < end.thinking_end_ns < end.end_ns
+
+
+def test_several_answers_have_their_thoughts_and_calls_apart():
+    written = f"<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant{CALL}{ROME}"
+    own = script("[assistant]", written)
+    session = FakeSession(
+        facts("harmony"), lambda text: own(text) if "[assistant]" in text else "?"
+    )
+    events = run(session, DIRECT, OutputOptions(tools=TOOLS.tools, count=2))
+    votes = [event for event in events if isinstance(event, Vote)]
+    assert [(each.thinking, each.answer) for each in votes] == [("Hm.", "")] * 2
+    assert all(json.loads(each.tool_calls)[0]["function"]["name"] == "get" for each in votes)
 
 
 def test_a_budget_with_tools_leaves_the_channel_to_the_model():

@@ -376,6 +376,13 @@ def short_count_text(count: float) -> str:
     return plain(count, 0)
 
 
+def parameters_text(count: int) -> str:
+    """Format the parameters of a model: ``4.0B parameters``, ``135M parameters``."""
+    if count >= 1e9:
+        return f"{count / 1e9:.1f}B parameters"
+    return f"{plain(count / 1e6, 0 if count >= 1e7 else 1)}M parameters"
+
+
 def short_tokens_text(tokens: int, *, exact: bool = True) -> str:
     """Format a count of tokens in few characters: ``1 token``, ``1.2k tokens``, ``≈12 tokens``."""
     mark = "" if exact else ABOUT

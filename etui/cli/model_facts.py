@@ -13,8 +13,8 @@ from etui.units import (
     UNKNOWN,
     bytes_text,
     count_text,
+    parameters_text,
     seconds_text,
-    short_count_text,
     tokens_text,
 )
 
@@ -385,7 +385,7 @@ def format_repository(repository: Repository) -> Iterator[str]:
 
     facts = [
         repository.architecture,
-        short_count_text(repository.parameters) + " parameters" if repository.parameters else "",
+        parameters_text(repository.parameters) if repository.parameters else "",
         f"trained for {tokens_text(repository.context_tokens)}"
         if repository.context_tokens
         else "",

@@ -220,8 +220,11 @@ def pull(names: tuple[str, ...], entry_name: str | None, quiet: bool, as_json: b
         if not as_json:
             click.echo(str(path), file=data_stream())
         if not quiet:
-            checked = "is checked" if new.is_checked else f"has the sha256 {digest} (not checked)"
-            click.echo(f"{spec.name} is on disk and {checked}: {bytes_text(size)}", err=True)
+            if new.is_checked:
+                text = f"is on disk and checked: {bytes_text(size)}"
+            else:
+                text = f"is on disk: {bytes_text(size)}, sha256 {digest} (none to compare with)"
+            click.echo(f"{spec.name} {text}", err=True)
             if not new.is_known:
                 click.echo(f"added {spec.name} to {config.models_file}; ask it with: "
                            f"etui ask --model {spec.name}", err=True)  # fmt: skip

@@ -43,6 +43,10 @@ class Catalogue:
             return self.models[name]
         if name.endswith(".gguf") and Path(name).expanduser().is_file():
             return self._from_path(Path(name).expanduser().absolute())
+        if "/" in name and not Path(name).exists():
+            raise UsageError(
+                f"no model is called {name!r}", f"add it with: etui models pull {name}"
+            )
         near = suggest(name.lower(), self.models, most=3, cutoff=0.5, quoted=False)
         fix = f"{near} `etui models list` shows all of them".lstrip()
         raise UsageError(f"no model is called {name!r}", fix)

@@ -133,13 +133,18 @@ def _pull(spec: ModelSpec, config: Config, folder: Path, report: Report) -> Path
             path = _pull_from(source, spec, config, folder, report)
         except (DownloadFailed, ModelUnavailable) as error:
             failures.append((source, error))
-            report(Progress(spec.name, "failed", f"{source}: {error.what}"))
+            if source is not spec.sources[-1]:
+                report(Progress(spec.name, "failed", f"{source}: {error.what}"))
         else:
             shutil.rmtree(folder, ignore_errors=True)
             return path
     reasons = "; ".join(f"{source}: {error.what}" for source, error in failures)
+    if len(failures) == 1:
+        what = f"could not download {spec.name}: {failures[0][1].what}"
+    else:
+        what = f"could not download {spec.name} from any source: {reasons}"
     raise DownloadFailed(
-        f"could not download {spec.name} from any source: {reasons}",
+        what,
         _choose_fix(spec, [error for _, error in failures]),
     )
 

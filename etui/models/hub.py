@@ -72,6 +72,13 @@ class _Request:
 Report = Callable[[int], None]
 
 
+def _send_no_telemetry() -> None:
+    """Keep the library from saying which programs run here, and from writing what it asks for."""
+    from huggingface_hub import constants
+
+    constants.HF_HUB_DISABLE_TELEMETRY = True
+
+
 def _ignore(_: str) -> None:
     pass
 
@@ -84,6 +91,7 @@ def read_repository(repo: str, revision: str = "") -> Repository:
     """
     from huggingface_hub import HfApi
 
+    _send_no_telemetry()
     info = _ask(
         lambda: HfApi().model_info(
             repo, revision=revision or None, files_metadata=True, timeout=_METADATA_SECONDS
@@ -132,6 +140,7 @@ def read_json(repo: str, file: str) -> dict[str, Any] | None:
     from huggingface_hub import get_session, hf_hub_url
     from huggingface_hub.utils import build_hf_headers
 
+    _send_no_telemetry()
     try:
         url, content = hf_hub_url(repo, file), b""
         with get_session().stream(
@@ -159,6 +168,7 @@ def look_up(source: HubSource, file: str = "") -> HubFile:
     """
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
+    _send_no_telemetry()
     name, revision = file or source.file, source.revision or None
     request = _Request("", f"{name} from the hub", repo=source.repo)
 
@@ -228,6 +238,7 @@ def fetch(
     from huggingface_hub import hf_hub_url
     from huggingface_hub.utils import build_hf_headers
 
+    _send_no_telemetry()
     name = name or source.file
     url = hf_hub_url(source.repo, name, repo_type=source.kind, revision=file.commit)
     request = _Request(url, f"{name} from the hub", build_hf_headers(), source.repo)

@@ -27,7 +27,7 @@ from etui.models.spec import (
     UrlSource,
 )
 from etui.text import one_line
-from etui.units import bytes_text, count_text
+from etui.units import bytes_text, count_text, parameters_text
 
 if TYPE_CHECKING:
     from etui.config.config import Config
@@ -48,7 +48,7 @@ _GENERATION = {
     "repeat_penalty": "repetition_penalty",
 }
 """Name in models.yaml -> key of generation_config.json."""
-_PLAIN = re.compile(r"[A-Za-z/~][\w./+~ ,<>|=-]*")
+_PLAIN = re.compile(r"[A-Za-z0-9/~][\w./+~ ,<>|=-]*")
 """Texts that YAML reads as they are, also within braces where they have no comma."""
 _WORDS = frozenset(("true", "false", "null", "yes", "no", "on", "off", "~"))
 _OTHERS_SHOWN = 12
@@ -328,7 +328,7 @@ class UserModels:
         path = self._config.models_file.resolve()  # it may be a link to where the user keeps it
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(path.with_name(f".{path.name}.lock")):
+            with FileLock(self._config.home / ".models.yaml.lock"):
                 text = path.read_bytes().decode("utf-8-sig") if path.exists() else _NEW_FILE
                 changed = change(text)
                 parse_yaml(changed, ModelsFile, file=str(path))  # never a file that etui refuses
@@ -411,7 +411,7 @@ def _entry_lines(
     name = f"{gguf.name}: " if gguf.name else ""
     yield f"# {one_line(name + family)[:120]}; trained for {_tokens(gguf.context_tokens)}."
     quantisation = one_line(gguf.quantisation)
-    size = f"{_count(gguf.parameters)} parameters, {quantisation}, {bytes_text(gguf.size_bytes)}"
+    size = f"{parameters_text(gguf.parameters)}, {quantisation}, {bytes_text(gguf.size_bytes)}"
     yield f"size: {_scalar(size)}"
     yield f"bytes: {gguf.size_bytes}"
     if spec.sha256 is not None:
@@ -433,7 +433,8 @@ def _entry_lines(
         values = {key: value for key, value in asdict(sampling).items() if value is not None}
         yield f"sampling: {_flow(values)} # {one_line(basis)}"
     yield "sources:"
-    yield from (f"  - {_flow(_source_entry(source))}" for source in spec.sources)
+    for source in spec.sources:
+        yield from (f"  - {key}: {_flow(value)}" for key, value in _source_entry(source).items())
 
 
 def _template_lines(template: str | None) -> Iterator[str]:
@@ -472,12 +473,9 @@ def _flow(value: Any) -> str:
 
 def _scalar(text: str, special: str = "") -> str:
     is_plain = _PLAIN.fullmatch(text) and not (set(special) & set(text)) and text == text.strip()
-    is_word = text.lower() in _WORDS or " #" in text or ": " in text or text.startswith("~")
+    is_number = text[:1].isdigit() and " " not in text
+    is_word = text.lower() in _WORDS or is_number or text.startswith("~")
     return text if is_plain and not is_word else json.dumps(text, ensure_ascii=False)
-
-
-def _count(number: int) -> str:
-    return f"{number / 1e9:.1f}B" if number >= 1e9 else f"{number / 1e6:.0f}M"
 
 
 def _tokens(count: int | None) -> str:

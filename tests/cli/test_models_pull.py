@@ -31,7 +31,7 @@ def test_a_pull_says_what_it_took_and_what_else_there_is(config, hub, cli):
         "Q8_0: there is no Q4_K_M; others: BF16 (1.46 MB), Q5_K_M (1.46 MB)",
         "mmproj-Tiny-F16.gguf is not pulled",
         f"pull {REPO}:Tiny-draft-Q4_0.gguf, then name it as `draft`",
-        "tiny-q8_0 is on disk and is checked: 1.46 MB",
+        "tiny-q8_0 is on disk and checked: 1.46 MB",
         "ask it with: etui ask --model tiny-q8_0",
     ):
         assert line in captured.err
@@ -92,6 +92,9 @@ def test_the_variable_of_the_hubs_library_names_the_hub(config, hub):
     (model,) = json.loads(done.stdout)["models"]
     assert (model["name"], model["added"]) == ("tiny-bf16", True)
     assert f"# From {hub.address}/{REPO}" in config.models_file.read_text()
+    # Nothing is told to the hub beyond what is pulled, and nothing is written beside etui's files.
+    assert hub.requests("agent") == []
+    assert not (config.home / "hf").exists()
 
 
 def test_a_model_in_two_files_is_pulled_and_answers(config, hub, cli, etui, tmp_path):

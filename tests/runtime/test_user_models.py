@@ -67,6 +67,8 @@ def test_an_entry_has_the_facts_of_its_file(config, hub, tmp_path):
     assert spec.sampling == ModelSampling(temperature=0.6, top_p=0.95, top_k=20)
     written = config.models_file.read_text()
     assert f"# From {hub.address}/{REPO}, licence mit; added " in written
+    assert "    size: 0.4M parameters, F32, 1.46 MB\n" in written
+    assert f"      - hf: {{repo: {REPO}, file: {FILE}}}" in written
     assert "# Tiny 1: llama, 1 layer; trained for 4,096 tokens." in written
     assert "thinks between <think> and </think>, switched by enable_thinking" in written
     assert "# generation_config.json of Someone/Tiny" in written

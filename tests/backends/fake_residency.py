@@ -12,9 +12,11 @@ import pytest
 from etui.arm import Arm
 from etui.backends.base import AnswerRequest
 from etui.chat import Message
+from etui.engine.offload import Placement
 from etui.engine.residency import Residency, _Resident
 from etui.engine.session_loader import session_key
 from etui.events import Event, Finished, Loaded
+from etui.models.gguf import Gguf
 from etui.models.spec import ModelSpec
 from tests.engine.batching.fakes import SteppedContext, make_session
 
@@ -50,7 +52,10 @@ class FakeResidency(Residency):
         self.contexts[spec.name] = context
         self.after_load(spec.name, context)
         key = session_key(spec, path)
-        self._residents[spec.name] = _Resident(session, key, None, None, 1, self._clock())
+        gguf = Gguf(path, 3, 1, {}, ())
+        self._residents[spec.name] = _Resident(
+            session, key, None, None, 1, gguf, Placement(), self._clock()
+        )
         yield Loaded(spec.name, start_ns, time.monotonic_ns(), 0, 1)
         return session
 

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import msgspec
 
 from etui import atomic
-from etui.engine.kv_store import DISK_HALF_LIFE_S, MEMORY_SHARE, KvStore, SavedSequence
+from etui.engine.kv_store import DISK_HALF_LIFE_S, MEMORY_SHARE, KvStore, Parts, SavedSequence
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("etui.engine")
 
-FORMAT = 1
+FORMAT = 2
 """Version of the files; it is a part of every key, so that those of another version never fit."""
 
 LEAST_FILE_TOKENS = 128
@@ -67,6 +67,9 @@ class _Header:
     joules: float
     size_bytes: int
     sha256: bytes
+    parts: tuple[tuple[int, int], ...] = ()
+    """Length and bytes of each checkpoint; they follow the state, and ``size_bytes`` counts them.
+    """
 
 
 class KvFolder:
@@ -92,8 +95,11 @@ class KvFolder:
             each for each in found if each is not None and (each.key, each.owner) == (key, owner)
         ]
 
-    def read(self, saved: SavedSequence) -> NDArray[np.uint8] | None:
-        """Read a state and check it; None if the file is damaged, which deletes it, or gone."""
+    def read(self, saved: SavedSequence) -> tuple[NDArray[np.uint8], Parts] | None:
+        """Read and check a state with its checkpoints.
+
+        None if the file is damaged, which deletes it, or gone.
+        """
         import numpy as np
 
         if saved.path is None:  # it made room for another one meanwhile
@@ -120,7 +126,11 @@ class KvFolder:
             return None
         with suppress(OSError):
             os.utime(saved.path)  # when it was used last
-        return state
+        end, parts = state.size, list[tuple[int, "NDArray[np.uint8]"]]()
+        for length, size in reversed(header.parts):
+            parts.insert(0, (length, state[end - size : end]))
+            end -= size
+        return state[:end], tuple(parts)
 
     def write(self, saved: SavedSequence) -> bool:
         """Write a sequence that is in memory; False without room, or if the disk refuses it.
@@ -130,6 +140,9 @@ class KvFolder:
         assert saved.state is not None
         if len(saved.tokens) < LEAST_FILE_TOKENS or not saved.label:
             return False
+        content = hashlib.sha256(saved.state.data)
+        for _, part in saved.parts:
+            content.update(part.data)
         header = msgspec.msgpack.encode(
             _Header(
                 saved.key,
@@ -140,7 +153,8 @@ class KvFolder:
                 saved.whole,
                 saved.joules,
                 saved.size_bytes,
-                hashlib.sha256(saved.state.data).digest(),
+                content.digest(),
+                tuple((length, part.nbytes) for length, part in saved.parts),
             )
         )
         preamble = _PREAMBLE.pack(_MAGIC, len(header), hashlib.sha256(header).digest())
@@ -150,8 +164,8 @@ class KvFolder:
             if saved.label in self._read_deleted() or not self._make_room(saved, len(header)):
                 return False
             # Without a flush to the disk: a file that a power cut has torn is not right, and goes.
-            parts = (preamble, header, saved.state.data)
-            atomic.write_parts(path, parts, sync=False, private=True)
+            states = [saved.state.data, *(part.data for _, part in saved.parts)]
+            atomic.write_parts(path, [preamble, header, *states], sync=False, private=True)
             self._seen = None  # the time of the folder need not change within a few milliseconds
         except OSError as error:
             self._note(error)
@@ -264,6 +278,7 @@ class KvFolder:
             header.size_bytes,
             stat.st_mtime,
             path=path,
+            lengths=tuple(length for length, _ in header.parts),
         )
         return saved
 

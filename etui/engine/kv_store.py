@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from etui.engine.context import Context
     from etui.engine.kv_folder import KvFolder
+    from etui.engine.sequence_cache import LlamaSequence
 
 LEAST_TOKENS = 64
 """A shorter sequence is computed again faster than it is worth the bookkeeping."""
@@ -49,6 +50,11 @@ _JOULES_PER_WEIGHT_BYTE = 5e-10
 a CPU. It only ranks sequences of different models."""
 
 
+Parts = tuple[tuple[int, "NDArray[np.uint8]"], ...]
+"""Checkpoints of a sequence, shortest first: a number of tokens, and the windows and recurrent
+states that it had then."""
+
+
 @dataclass(slots=True, eq=False)
 class SavedSequence:
     """A sequence that has left its context, in memory, on disk, or both."""
@@ -58,19 +64,22 @@ class SavedSequence:
     label: str  # Id of the turn that computed it last
     tokens: array[int]
     rest: tuple[int, ...]  # Drawn after them, and not computed
-    whole: bool  # Whether it can only be continued with all of its tokens
+    whole: bool  # Whether it goes on only with all of its tokens, or from a checkpoint
     joules: float  # Of computing it again
-    size_bytes: int
+    size_bytes: int  # Of its state and its checkpoints
     used_seconds: float  # Time of its last use, as ``time.time``
     state: NDArray[np.uint8] | None = None  # What llama.cpp saved; None if only the disk has it
     path: Path | None = None  # Its file; None if only memory has it
+    parts: Parts = ()  # Empty if only the disk has them
+    lengths: tuple[int, ...] = ()  # Those of its checkpoints, wherever they are
 
     @property
     def held_bytes(self) -> int:
         """Bytes of memory that its state takes, with room to grow."""
         if self.state is None:
             return 0
-        return int((self.state if self.state.base is None else self.state.base).nbytes)
+        whole = self.state if self.state.base is None else self.state.base
+        return int(whole.nbytes) + sum(part.nbytes for _, part in self.parts)
 
     def worth(self, now_seconds: float, half_life_seconds: float) -> float:
         """Return the joules it saves per byte, less the longer it was not used."""
@@ -80,15 +89,21 @@ class SavedSequence:
     def gives(self, tokens: array[int]) -> int:
         """Count the leading tokens that it saves a prompt, of which one is left to compute."""
         length = min(common_prefix(self.tokens, tokens), len(tokens) - 1)
-        return 0 if self.whole and length < len(self.tokens) else length
+        if not self.whole or length == len(self.tokens):
+            return length
+        return max((each for each in self.lengths if each <= length), default=0)
 
     def covers(self, other: SavedSequence) -> bool:
         """Return whether it makes another one superfluous."""
         return (
             (self.key, self.owner) == (other.key, other.owner)
-            and not other.whole
             and common_prefix(self.tokens, other.tokens) == len(other.tokens)
+            and (not other.whole or self._goes_back_to(len(other.tokens)))
         )
+
+    def _goes_back_to(self, length: int) -> bool:
+        """Return whether it can go back to a length, at the loss of a few tokens."""
+        return any(0 <= length - each < LEAST_TOKENS for each in self.lengths)
 
 
 class KvStore:
@@ -170,13 +185,13 @@ class KvStore:
         near = [each for each in self._saved if (each.key, each.owner) == (key, owner)]
         return near if self._folder is None else [*near, *self._folder.find(key, owner)]
 
-    def load(self, saved: SavedSequence) -> NDArray[np.uint8] | None:
-        """Return a state; None if its file is damaged or gone, which is then forgotten."""
+    def load(self, saved: SavedSequence) -> tuple[NDArray[np.uint8], Parts] | None:
+        """Return a state and its checkpoints; None if its file is damaged or gone."""
         with self._lock:
             saved.used_seconds = self._now_seconds()
-            if saved.state is not None or self._folder is None:
-                return saved.state
-            return self._folder.read(saved)
+            if saved.state is not None:
+                return saved.state, saved.parts
+            return None if self._folder is None else self._folder.read(saved)
 
     def put(self, saved: SavedSequence) -> None:
         """Keep a state in memory, in place of those that it covers."""
@@ -263,10 +278,9 @@ class SequenceKeeper:
         self._whole = whole
         self._weight_bytes = weight_bytes
 
-    def save(
-        self, slot: int, tokens: Sequence[int], owner: str, label: str, rest: tuple[int, ...]
-    ) -> None:
-        """Save a sequence that leaves the context."""
+    def save(self, sequence: LlamaSequence, parts: Parts = ()) -> None:
+        """Save a closed sequence that leaves the context, with its checkpoints."""
+        slot, tokens, owner = sequence.slot, sequence.tokens, sequence.owner
         if len(tokens) < LEAST_TOKENS:
             return
         began_ns = time.monotonic_ns()
@@ -282,14 +296,16 @@ class SequenceKeeper:
             SavedSequence(
                 self._key,
                 owner,
-                label,
+                sequence.label,
                 kept,
-                rest,
+                sequence.rest,
                 self._whole,
                 per_token * len(tokens),
-                state.size,
+                state.size + sum(part.nbytes for _, part in parts),
                 time.time(),
                 state,
+                parts=parts,
+                lengths=tuple(length for length, _ in parts),
             )
         )
 
@@ -303,8 +319,10 @@ class SequenceKeeper:
 
     def bring_back(
         self, saved: SavedSequence, slot: int, make_room: Callable[[], bool]
-    ) -> Reused | None:
-        """Load a state into an empty slot; None if that failed, and the slot is still empty.
+    ) -> tuple[Reused, Parts] | None:
+        """Load a state into an empty slot; return where it came from, with its checkpoints.
+
+        None if that failed, and the slot is still empty.
 
         Args:
             make_room: Evicts something from the context; False if there is nothing left.
@@ -312,16 +330,16 @@ class SequenceKeeper:
         start_ns = time.monotonic_ns()
         tier: Tier = "disk" if saved.state is None else "memory"
         # It is read again after each eviction, which may have taken the memory of the state.
-        while (state := self._store.load(saved)) is not None:
+        while (loaded := self._store.load(saved)) is not None:
+            state, parts = loaded
             if self._context.load_state(slot, state, len(saved.tokens)):
-                break
+                end_ns = time.monotonic_ns()
+                count, size = len(saved.tokens), saved.size_bytes
+                return Reused(start_ns, end_ns, tier, count, size, 0.0), parts
             if not make_room():
                 self._store.drop(saved)
-                return None
-        if state is None:
-            return None
-        end_ns = time.monotonic_ns()
-        return Reused(start_ns, end_ns, tier, len(saved.tokens), state.size, 0.0)
+                break
+        return None
 
     def take_keep_seconds(self) -> float:
         """Return the seconds spent on saving since the last call."""

@@ -228,13 +228,13 @@ class SequenceCache:
             while self.evict():
                 pass
         slot = self._take_slot()
-        reused = self.keeper.bring_back(saved, slot, self.evict)
-        if reused is None:
+        found = self.keeper.bring_back(saved, slot, self.evict)
+        if found is None:
             self._free_slots.append(slot)
             return None
         greedy = Sampling(temperature=0)
         donor = self._create(slot, list(saved.tokens), greedy, saved.owner, saved.label)
-        donor.rest, donor.reused = saved.rest, reused
+        donor.rest, donor.reused = saved.rest, found[0]
         self.add_computed(donor, count)
         self.closed.append(donor)
         return donor
@@ -407,9 +407,7 @@ class SequenceCache:
         """Give back the cells and the slot of a closed sequence, and save it first if possible."""
         self.closed.remove(sequence)
         if keep and self.keeper is not None and not self._is_covered(sequence):
-            self.keeper.save(
-                sequence.slot, sequence.tokens, sequence.owner, sequence.label, sequence.rest
-            )
+            self.keeper.save(sequence)
         self._context.remove(sequence.slot, 0)
         self._free_slots.append(sequence.slot)
 

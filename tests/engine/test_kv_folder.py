@@ -50,8 +50,8 @@ def write(folder: KvFolder, **values: object) -> Path:
 def read_all(path: Path) -> list[bytes]:
     """What a new process reads of the folder."""
     folder = KvFolder(path, 1 << 30)
-    states = [folder.read(each) for each in folder.find(KEY, "")]
-    return [state.tobytes() for state in states if state is not None]
+    found = [folder.read(each) for each in folder.find(KEY, "")]
+    return [each[0].tobytes() for each in found if each is not None]
 
 
 @pytest.fixture
@@ -62,10 +62,26 @@ def folder(tmp_path: Path) -> KvFolder:
 def test_what_was_written_is_read(folder: KvFolder):
     write(folder)
     (found,) = KvFolder(folder.path, 0).find(KEY, "")
-    state = folder.read(found)
-    assert state is not None
-    assert state.tobytes() == saved().state.tobytes()  # type: ignore[union-attr]
+    read = folder.read(found)
+    assert read is not None
+    assert read[0].tobytes() == saved().state.tobytes()  # type: ignore[union-attr]
+    assert read[1] == ()
     assert (found.tokens.tolist(), found.rest, found.label) == (TOKENS, (5,), "turn")
+
+
+def test_checkpoints_are_read_with_their_state(folder: KvFolder):
+    one = saved()
+    one.parts = tuple(
+        (length, np.full(size, size, np.uint8)) for length, size in ((64, 9), (200, 5))
+    )
+    one.size_bytes += 14
+    assert folder.write(one)
+    (found,) = KvFolder(folder.path, 0).find(KEY, "")
+    assert found.lengths == (64, 200)
+    read = folder.read(found)
+    assert read is not None
+    assert read[0].tobytes() == saved().state.tobytes()  # type: ignore[union-attr]
+    assert [(length, part.tolist()) for length, part in read[1]] == [(64, [9] * 9), (200, [5] * 5)]
 
 
 def test_only_the_user_can_read_it(folder: KvFolder):

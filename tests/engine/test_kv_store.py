@@ -122,6 +122,22 @@ def test_states_that_cannot_be_cut_are_all_kept():
     assert store.memory_bytes == 4 * 300
 
 
+def test_a_sequence_goes_back_to_a_checkpoint():
+    store, text = make_store(), chat(1, 300)
+    one = saved(text, whole=True)
+    one.lengths = (80, 200)
+    store.put(one)
+    found = store.find(KEY, "", [*text[:250], 1, 2], 0)
+    assert found is one
+    assert one.gives(array("i", [*text[:250], 1, 2])) == 200
+    assert one.gives(array("i", [*text[:100], 1, 2])) == 80
+    assert store.find(KEY, "", [*text[:79], 1, 2], 0) is None
+    later = saved([*text, *chat(2, 50)], whole=True)
+    later.lengths = (290,)
+    store.put(later)
+    assert store.memory_bytes == 4 * 350
+
+
 def test_least_joules_per_byte_go_first():
     store = make_store(budget_bytes=800)
     store.put(saved(chat(1), joules=5.0))
@@ -167,9 +183,9 @@ def test_what_leaves_memory_goes_to_disk(tmp_path: Path):
     assert found is not None
     assert found.path is not None
     assert found.state is None
-    state = store.load(found)
-    assert state is not None
-    assert state.view(np.int32).tolist() == chat(1)
+    loaded = store.load(found)
+    assert loaded is not None
+    assert loaded[0].view(np.int32).tolist() == chat(1)
 
 
 def test_the_end_writes_what_is_worth_most_within_its_time(tmp_path: Path):

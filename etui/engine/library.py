@@ -18,7 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from etui.engine.builds import BINDINGS, COMPILE, Build, Builds
+from etui.engine.builds import BINDINGS, COMPILE, Build, Builds, read_given
 from etui.engine.compute_thread import ComputeThread
 from etui.engine.cpu_limits import count_cores, cpu_affinity, read_cpu_quota
 from etui.errors import EngineFailed
@@ -277,7 +277,7 @@ def list_gpus(config: Config) -> tuple[Device, ...]:
 def library_folder(engines_dir: Path) -> Path | None:
     """Return the folder of the llama.cpp that is used, without loading it; None without one."""
     try:
-        return Builds(engines_dir).choose().folder
+        return (read_given() or Builds(engines_dir).choose()).folder
     except EngineFailed:
         return None
 

@@ -276,7 +276,7 @@ def _prefill_once(session: LlamaSession, passage: Sequence[int], seconds: float)
 
 def time_decode(session: LlamaSession, passage: Sequence[int], order: Order) -> Timed:
     """Compute given tokens one at a time, as an answer does, until there are enough of them."""
-    room = session.facts.context_tokens - 8
+    room = session.facts.context_tokens - 9
     sequence = session.open(passage[:8], _GREEDY)
     try:
         session.step([sequence], draw=False)

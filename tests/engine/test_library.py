@@ -213,6 +213,12 @@ def test_a_missing_library_is_built_for_no_gpu(tmp_path):
     assert not built_for_gpu(tmp_path / "none")
 
 
+def test_libraries_that_the_environment_names_come_first(tmp_path, monkeypatch):
+    (tmp_path / "libggml-vulkan.so").touch()
+    monkeypatch.setenv("LLAMA_CPP_LIB_PATH", str(tmp_path))
+    assert built_for_gpu(library_folder(tmp_path / "engines"))
+
+
 def test_the_libraries_lie_where_they_are_looked_for(tmp_path):
     folder = library_folder(tmp_path)
     assert any("llama" in path.name for path in folder.iterdir())

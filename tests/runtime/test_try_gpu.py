@@ -13,13 +13,15 @@ import pytest
 from etui.codec import to_document
 from etui.config.config import Config, load_config
 from etui.energy.types import Energy
+from etui.engine.residency import Residency
 from etui.errors import ModelUnavailable, UsageError
 from etui.models.catalogue import load_catalogue
 from etui.models.spec import ModelSpec
 from etui.runtime.doctor import Offload, check_offload
-from etui.runtime.gpu_run import GreedyAnswer, RunResult, Timed
+from etui.runtime.gpu_run import GreedyAnswer, Order, RunResult, Timed, time_decode
 from etui.runtime.try_gpu import TrialTimes, choose_model, judge_offload, look_at_offload, try_gpu
 from tests.contract.tiny_model import write_tiny_model
+from tests.engine.opened import opened
 
 DEVICE = Offload(True, ("a GPU: 1 GB of 1 GB free",), ("AMD",), "", backends=("Vulkan",))
 SPEC = ModelSpec("one", "135M", ())
@@ -36,6 +38,16 @@ RESULT = RunResult(
     answers=(GreedyAnswer((5, 6), (-0.1, -0.2), "ab", (-0.1, -0.2)),),
     free=None,
 )
+
+
+def test_a_fast_model_is_timed_until_its_context_is_full(config, tmp_path):
+    path = write_tiny_model(tmp_path / "tiny.gguf")
+    residency = Residency(config)
+    session, _, _ = opened(residency, ModelSpec("tiny", "s", (), context=64), path)
+    order = Order("tiny", "none", busy_seconds=1e9, part_seconds=1e9)
+    timed = time_decode(session, session.tokenize("a" * 64), order)
+    assert timed.tokens == 64 - 9  # after a prompt of 8, and one that is not timed
+    residency.close()
 
 
 class Meter:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from etui.errors import UsageError
 from etui.models.files import build_found_spec, read_entries
-from etui.models.spec import ModelSpec, PathSource
+from etui.models.spec import HubSource, ModelSpec, PathSource
 from etui.models.tuned import TunedUse, apply_tuned
 from etui.text import suggest
 
@@ -43,6 +43,8 @@ class Catalogue:
             return self.models[name]
         if name.endswith(".gguf") and Path(name).expanduser().is_file():
             return self._from_path(Path(name).expanduser().absolute())
+        if (known := self.find_hub_model(name)) is not None:
+            return known
         if "/" in name and not Path(name).exists():
             raise UsageError(
                 f"no model is called {name!r}", f"add it with: etui models pull {name}"
@@ -50,6 +52,28 @@ class Catalogue:
         near = suggest(name.lower(), self.models, most=3, cutoff=0.5, quoted=False)
         fix = f"{near} `etui models list` shows all of them".lstrip()
         raise UsageError(f"no model is called {name!r}", fix)
+
+    def find_hub_model(self, text: str) -> ModelSpec | None:
+        """Find the only entry of a repository, or of one quantisation of it (``OWNER/REPO:Q8_0``).
+
+        None without one, without asking the hub.
+        """
+        from etui.models.references import HubReference, parse_reference
+        from etui.models.repository import find_label
+
+        wanted = parse_reference(text) if "/" in text else None
+        if not isinstance(wanted, HubReference):
+            return None
+        label = wanted.label.lower()
+        found = [
+            spec
+            for spec in self
+            for source in spec.sources
+            if isinstance(source, HubSource)
+            and (source.repo.lower(), source.revision) == (wanted.repo.lower(), wanted.revision)
+            and label in ("", source.file.lower(), find_label(source.file).lower())
+        ]
+        return found[0] if len(found) == 1 else None
 
     def _from_path(self, path: Path) -> ModelSpec:
         named = self.models.get(path.stem)

@@ -131,6 +131,9 @@ class UserModels:
                     notes=notes,
                 )
             case reference:
+                known = self._catalogue.find_hub_model(text) if reference.label else None
+                if known is not None and not name:  # the hub need not be there to find it again
+                    return NewModel(known, is_known=True)
                 return self._from_hub(reference, name)
 
     def add(self, new: NewModel, report: Report | None = None) -> Path:

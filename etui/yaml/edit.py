@@ -20,16 +20,19 @@ _STEP = "  "
 
 
 def insert_entry(text: str, section: str, key: str, lines: Sequence[str]) -> str:
-    """Return a file with an entry more at the end of a mapping of it.
+    """Return a file with an entry more at the end of a mapping of it, if it has none of that name.
 
     Args:
         section: Key of the mapping, at the top of the file; it may be missing.
-        key: Key of the entry; there must be none of that name.
+        key: Key of the entry.
         lines: The entry as a block of YAML, with comments, from column 0.
 
     Raises:
         EtuiError: The style of the file does not allow it.
     """
+    before_data = _read(text)
+    if key in (before_data.get(section) or {}):
+        return text
     body = "\n".join(lines)
     data = parse_tree(body, key).data
     end = "\r\n" if "\r\n" in text else "\n"
@@ -62,7 +65,6 @@ def insert_entry(text: str, section: str, key: str, lines: Sequence[str]) -> str
         else:
             before = text[:until] if text[:until].endswith("\n") else text[:until] + end
             changed = before + block(" " * entries[0][0].start_mark.column) + text[until:]
-    before_data = _read(text)
     expected = {**before_data, section: {**(before_data.get(section) or {}), key: data}}
     return _checked(changed, expected, f"{key} cannot be added to", "\n".join((f"{key}:", body)))
 

@@ -142,6 +142,27 @@ def test_the_same_model_is_pulled_once(config, hub):
     assert pull(config, f"{hub.address}/{REPO}/resolve/main/{FILE}") == pull(config, "tiny-q8_0")
 
 
+def test_a_pulled_quantisation_is_found_without_the_hub(config, hub, monkeypatch):
+    spec = pull(config)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    for text in (f"{REPO}:q8_0", f"hf.co/{REPO}:{FILE}"):
+        assert open_user_models(config).find(text).spec == spec
+        assert load_catalogue(config).get(text) == spec
+    assert load_catalogue(config).get(REPO) == spec
+    with pytest.raises(UsageError, match="no model is called") as caught:
+        load_catalogue(config).get(f"{REPO}:Q4_0")
+    assert caught.value.fix == f"add it with: etui models pull {REPO}:Q4_0"
+
+
+def test_two_pulls_of_one_model_write_one_entry(config, hub):
+    first, second = open_user_models(config), open_user_models(config)
+    new, same = first.find(REPO), second.find(REPO)
+    first.add(new)
+    before = config.models_file.read_text()
+    second.add(same)
+    assert config.models_file.read_text() == before
+
+
 def test_a_model_of_the_catalogue_is_recognised(config, hub):
     hub.repos["Qwen/Qwen3-4B-GGUF"] = {"Qwen3-4B-Q4_K_M.gguf": b"x"}
     new = open_user_models(config).find("hf.co/Qwen/Qwen3-4B-GGUF")

@@ -23,10 +23,9 @@ from etui.events import (
 from etui.log.text import format_turn
 from etui.routing.decision import TurnBudget
 from etui.text import SEPARATOR
-from etui.tui.chat._details import list_details
 from etui.turn.events import Decided, TurnFinished
 from etui.turn.record import LoopRecord
-from etui.turn.text import energy_line, price_line, shared_text
+from etui.turn.text import drafts_text, energy_line, price_line, shared_text
 from tests.fixtures.turns import TURN
 from tests.turn.scripted import (
     DECISION,
@@ -81,7 +80,7 @@ def test_the_reason_why_drafts_were_stopped_is_kept_and_said():
     record = record_of([*EVENTS, first, last, finished()])
     assert f"; stopped: {why}" in energy_line(record)
     assert any(line.endswith(why) for line in format_turn(record, []))
-    assert dict(list_details(record))["drafts"].endswith(f"stopped: {why}")
+    assert drafts_text(record).endswith(f"stopped: {why}")
     kept = record_of([*EVENTS, first, finished()])
     assert "stopped" not in energy_line(kept)
     assert "drafts_stopped" not in kept.settings

@@ -41,9 +41,10 @@ class ContextOptions:
     """Maximum number of closed sequences kept as prefix donors. Without flash attention each of
     their tokens, although masked, slows the other sequences down a little."""
     flash_attention: Flash = "off"
-    """``auto`` lets llama.cpp decide by device. On a CPU it accumulates in half precision (log-
-    probabilities off by up to 0.3 nats, depending on the position of a token in the cache) and is
-    no faster, hence ``off`` there; a quantised cache needs it."""
+    """``auto`` lets llama.cpp decide by device. On a CPU the last bits of its logits depend on the
+    position of a token in the cache, so that an answer would not repeat: hence ``off`` there. It is
+    no less exact (0.07 nats from a cache of f32 on average, as without), prompts take a seventh
+    less time, and masked tokens cost nothing. A quantised cache needs it."""
     kv_type: str = "f16"  # Type of the KV cache (`f16`, `q8_0`, ...)
     full_window: bool = True
     """Keep all tokens of sliding-window models, so that sequences can be rolled back."""

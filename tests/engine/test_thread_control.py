@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
@@ -13,6 +14,7 @@ import pytest
 from etui.arm import Arm
 from etui.backends.base import AnswerRequest
 from etui.backends.local import LocalBackend
+from etui.backends.worker import open_engine
 from etui.chat import Message
 from etui.config.config import Config
 from etui.engine import thread_count as thread_limits
@@ -355,3 +357,13 @@ def test_a_context_that_drafts_follows_the_counts_of_its_model(library, model, m
     context.free()
     assert applied == [(1, 1), (2, 2)]
     assert control.take_changes() == ()  # what it computes says nothing of the model's batches
+
+
+def test_the_parent_of_an_engine_process_and_its_template_process_are_no_other_programs(config):
+    with closing(open_engine(config)) as engine:
+        loader = engine._residency._loader
+        assert loader._list_relatives() == [os.getppid()]
+        loader.templates.start()
+        assert loader._list_relatives() == [os.getppid(), loader.templates.pid]
+    with closing(LocalBackend(config)) as engine:
+        assert engine._residency._loader._list_relatives() == []

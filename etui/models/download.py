@@ -92,8 +92,11 @@ def pull(spec: ModelSpec, config: Config, progress: Report | None = None) -> Pat
 
 def kept_bytes(spec: ModelSpec, config: Config) -> int:
     """Count the bytes that an interrupted pull of the model left to resume from."""
-    partials = (config.models_dir / ".pull" / spec.name).rglob("*.part")
-    return sum(file.stat().st_size for file in partials)
+    return _sum_parts(config.models_dir / ".pull" / spec.name)
+
+
+def _sum_parts(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*.part"))
 
 
 def _ignore_progress(_: Progress) -> None:
@@ -253,7 +256,7 @@ class _Transfer:
         """
         from etui.models.hub import fetch, look_up
 
-        self.report_bytes(0)
+        self.report_bytes(_sum_parts(own))
         names = list_parts(source.file)
         files = [look_up(source, name) for name in names]
         if expected is not None and len(files) == 1 and files[0].sha256 != expected:
@@ -264,8 +267,7 @@ class _Transfer:
         if len(sizes) == len(files):
             self.total_bytes = sum(sizes)
             own.mkdir(parents=True, exist_ok=True)
-            kept = sum(part.stat().st_size for part in own.glob("*.part"))
-            check_space(own, max(0, self.total_bytes - kept))
+            check_space(own, max(0, self.total_bytes - _sum_parts(own)))
         partials = []
         for name, file in zip(names, files, strict=True):
             waiting = self.report_waiting
@@ -278,7 +280,7 @@ class _Transfer:
         """Download a file from any host."""
         from etui.models.hub import fetch_url, look_up_url
 
-        self.report_bytes(0)
+        self.report_bytes(_sum_parts(own))
         file = look_up_url(source.url)
         self.total_bytes = file.size_bytes
         return (fetch_url(source.url, file, own, self.report_bytes, waiting=self.report_waiting),)

@@ -11,6 +11,7 @@ import pytest
 
 from etui.errors import ExitCode
 from tests.contract.tiny_model import write_split_model, write_tiny_model
+from tests.support.hub import Reply
 
 REPO = "Someone/Tiny-GGUF"
 
@@ -41,6 +42,14 @@ def test_a_pull_says_what_it_took_and_what_else_there_is(config, hub, cli):
     out = cli.out("models", "rm", "tiny-q8_0")
     assert out == "tiny-q8_0: 1.46 MB freed, its entry is gone from models.yaml\n"
     assert not (config.models_dir / "tiny-q8_0.gguf").exists()
+
+
+def test_a_pull_says_where_it_resumes(hub, cli):
+    hub.answer("/blobs/", Reply(cut=1_000_000), *[Reply(cut=0)] * 9)
+    failed = cli.run("models", "pull", f"{REPO}:BF16", code=ExitCode.FAILED)
+    assert failed.err.count("broke off") == 1
+    hub.heal()
+    assert "(resuming at 1.00 MB)" in cli.run("models", "pull", f"{REPO}:BF16").err
 
 
 def test_info_shows_what_a_repository_offers(hub, cli):

@@ -25,7 +25,14 @@ from typing import TYPE_CHECKING, BinaryIO
 import msgspec
 
 from etui import atomic
-from etui.engine.kv_store import DISK_HALF_LIFE_S, MEMORY_SHARE, KvStore, Parts, SavedSequence
+from etui.engine.kv_store import (
+    DISK_HALF_LIFE_S,
+    MEMORY_SHARE,
+    KvStore,
+    Parts,
+    SavedSequence,
+    new_buffer,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -100,14 +107,12 @@ class KvFolder:
 
         None if the file is damaged, which deletes it, or gone.
         """
-        import numpy as np
-
         if saved.path is None:  # it made room for another one meanwhile
             return None
         try:
             with saved.path.open("rb") as file:
                 header, _ = _read_header(file)
-                state = np.empty(header.size_bytes, dtype=np.uint8)
+                state = new_buffer(header.size_bytes)
                 size = file.readinto(state.data)
             if (
                 size < header.size_bytes

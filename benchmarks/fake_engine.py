@@ -43,6 +43,7 @@ class InstantSequence:
     cached: int = 0
     computed: int = field(default=0)
     reused: None = None  # Nothing is kept that could be
+    lost: int = 0
 
     @property
     def pending(self) -> int:

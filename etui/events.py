@@ -63,7 +63,9 @@ class Prefilled:
     """The prompt is in the cache; prompt = cached (reused) + computed.
 
     ``dropped_messages`` counts the oldest messages of the chat, left out because they do not fit;
-    ``batch_tokens`` is the size of the chunks it was computed in, None if unknown.
+    ``batch_tokens`` is the size of the chunks it was computed in, None if unknown. Of the computed
+    tokens, ``recomputed_tokens`` had been computed before; ``recomputed_why`` says from where on
+    they were computed again, and why.
     """
 
     start_ns: int
@@ -73,6 +75,8 @@ class Prefilled:
     computed_tokens: int
     dropped_messages: int = 0
     batch_tokens: int | None = None
+    recomputed_tokens: int = 0
+    recomputed_why: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -149,7 +149,8 @@ class TurnTimer:
         return now_ns
 
     def _roll_back(self, sequence: TokenSequence, length: Length) -> bool:
-        return self._session.rollback(sequence, len(sequence.tokens) - length.computed)
+        count = len(sequence.tokens) - length.computed
+        return self._session.rollback(sequence, count) and not sequence.pending
 
     def _queue(self, sequence: TokenSequence, drawn: Sampled) -> None:
         """Queue a word in place of a token that ends the text; other tokens queue themselves."""

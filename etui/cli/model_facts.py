@@ -241,6 +241,9 @@ def _build_gguf_document(facts: ModelFacts) -> dict[str, Any] | None:
     gguf, needs = facts.gguf, facts.needs
     if gguf is None or needs is None:
         return None
+    from etui.models.cache_size import cache_size
+
+    size = cache_size(gguf, facts.spec.kv_type)
     return {
         "name": gguf.name,
         "architecture": gguf.architecture,
@@ -254,8 +257,10 @@ def _build_gguf_document(facts: ModelFacts) -> dict[str, Any] | None:
         "layers": gguf.layers,
         "embedding_length": gguf.embedding_length,
         "vocabulary": gguf.vocabulary,
-        "kv_bytes_per_token": gguf.kv_bytes_per_token(facts.spec.kv_type),
+        "kv_bytes_per_token": None if size is None else size.bytes_per_token,
         "kv_bytes": needs.kv_bytes,
+        "sliding_window": None if size is None else size.window_tokens or None,
+        "state_bytes": 0 if size is None else size.state_bytes,
         "memory_bytes": needs.total_bytes,
         "chat_template": gguf.chat_template,
     }

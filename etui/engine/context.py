@@ -46,8 +46,9 @@ class ContextOptions:
     no less exact (0.07 nats from a cache of f32 on average, as without), prompts take a seventh
     less time, and masked tokens cost nothing. A quantised cache needs it."""
     kv_type: str = "f16"  # Type of the KV cache (`f16`, `q8_0`, ...)
-    full_window: bool = True
-    """Keep all tokens of sliding-window models, so that sequences can be rolled back."""
+    full_window: bool = False
+    """Keep all tokens of sliding-window models, not only the windows; see
+    :mod:`etui.engine.checkpoints`."""
     offload_kv: bool = True  # Keep the KV cache on the GPU if layers are offloaded
     verify_rows: int = 16  # Maximum number of rows of a batch that verifies drafted tokens
 
@@ -179,6 +180,38 @@ class Context:
             return True
         self.remove(sequence, 0)
         return False
+
+    def oldest(self, sequence: int) -> int:
+        """Return the first position of which every layer still has the token; -1 without any."""
+        return int(self.api.llama_memory_seq_pos_min(self._memory, sequence))
+
+    def newest(self, sequence: int) -> int:
+        """Return the last position; -1 without any."""
+        return int(self.api.llama_memory_seq_pos_max(self._memory, sequence))
+
+    def save_part(self, sequence: int) -> NDArray[np.uint8] | None:
+        """Copy the windows and the recurrent states of a sequence; None if llama.cpp fails."""
+        import numpy as np
+
+        part = self.api.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY
+        size = int(self.api.llama_state_seq_get_size_ext(self.handle, sequence, part))
+        data: NDArray[np.uint8] = np.empty(size, dtype=np.uint8)
+        done = self.api.llama_state_seq_get_data_ext(
+            self.handle, _address(data), size, sequence, part
+        )
+        return data if done == size > 0 else None
+
+    def load_part(self, sequence: int, data: NDArray[np.uint8]) -> bool:
+        """Replace the windows and the recurrent states of a sequence; False if there is no room.
+
+        Whatever it has of them is lost then.
+        """
+        part = self.api.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY
+        return bool(
+            self.api.llama_state_seq_set_data_ext(
+                self.handle, _address(data), data.nbytes, sequence, part
+            )
+        )
 
     def free(self) -> None:
         """Free the memory."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from etui.arm import Sampling, Speculate
@@ -112,9 +113,10 @@ class LlamaSession(ModelText):
             Speculator(BatchCost(GPU_CURVE if model.offloaded else CPU_CURVE)),
             context,
             facts.context_tokens,
-            refuse_speculation(model, context.options),
+            refuse_speculation(model),
         )
         self._sequences = SequenceCache(context, model, facts.context_tokens, self.drafts.drop)
+        self.facts = replace(facts, cache_limit=self._sequences.checkpoints.reason)
 
     @property
     def options(self) -> ContextOptions:
@@ -289,12 +291,13 @@ class LlamaSession(ModelText):
                 raise ContextOverflow(length, self.facts.context_tokens, 0)
             if sequence.computed == length:
                 self._sequences.requeue_last(sequence)
-        return plan_batch(
+        plan = plan_batch(
             sequences,
             self._context.batch.capacity,
             prompt_limit=prompt_limit,
             decoding=decoding,
         )
+        return [(each, self._sequences.checkpoints.limit(each, count)) for each, count in plan]
 
     def _decode(self, plan: BatchPlan, *, may_wait: bool) -> BatchPlan:
         """Decode the plan, or as much as fits after every closed sequence was evicted.
@@ -315,8 +318,7 @@ class LlamaSession(ModelText):
             if code != NO_ROOM:
                 self.drafts.forget()
                 for sequence, _ in plan:  # a fatal error leaves parts of the batch in the cache
-                    self._context.remove(sequence.slot, sequence.computed)
-                    sequence.epoch = -1
+                    self._sequences.checkpoints.recover(sequence)
                 raise EngineFailed(
                     f"llama.cpp failed to decode a batch (code {code})",
                     "if memory ran out, lower `context` or `gpu_layers` of the model in "
@@ -324,7 +326,7 @@ class LlamaSession(ModelText):
                 )
             if self.drafts.verification is not None:
                 self.drafts.forget()  # a draft is worth less than anything in the cache
-            elif self._sequences.evict():
+            elif self._sequences.checkpoints.compact() or self._sequences.evict():
                 continue
             elif len(plan) > 1:
                 plan = plan[: len(plan) // 2]

@@ -156,6 +156,11 @@ class Model:
         """Return what :meth:`piece` does for every token, without keeping it."""
         return [self._compute_piece(token) for token in range(self.vocabulary)]
 
+    def is_control(self, token: int) -> bool:
+        """Return whether a token is one that only templates write, such as ``<|im_start|>``."""
+        api = self._api
+        return bool(api.llama_vocab_get_attr(self.vocab, token) & api.LLAMA_TOKEN_ATTR_CONTROL)
+
     def _compute_piece(self, token: int) -> tuple[bytes, bool]:
         shown = token in self._shown
         api, buffer = self._api, self._buffer

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
+from etui.engine.checkpoints import MOST_PER_SEQUENCE, checkpoint_budget
+from etui.models.cache_size import CacheSize, cache_size
 from etui.models.gguf import Gguf
 
 if TYPE_CHECKING:
@@ -24,6 +26,15 @@ _SPARE_SHARE = 0.05
 """Share left free on every GPU, for the changing needs of the driver and the desktop."""
 
 _COMPUTE_BYTES_FLOOR = 128_000_000
+
+SEQUENCES = 16
+WINDOWED_SEQUENCES = 8
+"""Sequences of a context, and of one with sliding windows: each has cells for a whole window."""
+
+RECURRENT_SEQUENCES = 4
+STATES_BYTES = 512_000_000
+"""Least sequences of a recurrent model, and bytes of states for which it has more, up to the
+others' number."""
 
 _CLEARLY_FASTER = 1.1
 """Ratio of measured speeds from which another placement is preferred to the rule's."""
@@ -54,17 +65,18 @@ class Needs:
     layer_bytes: int  # Mean weights of one block
     output_bytes: int  # Weights outside the blocks, without the input embeddings
     weight_bytes: int
-    kv_bytes: int  # KV cache of the whole context
+    kv_bytes: int  # KV cache of the whole context, and recurrent states
     compute_bytes: int
     expert_bytes: tuple[int, ...] = ()  # Weights of the experts of each block; empty without any
     copied_bytes: int = 0
     """Largest tensor of experts: of those in RAM, llama.cpp copies one at a time to a GPU to
     compute long batches there."""
+    checkpoint_bytes: int = 0  # Most bytes of checkpoints, which stay in RAM
 
     @property
     def total_bytes(self) -> int:
-        """Sum of weights, KV cache and compute buffers."""
-        return self.weight_bytes + self.kv_bytes + self.compute_bytes
+        """Sum of weights, KV cache with checkpoints, and compute buffers."""
+        return self.weight_bytes + self.kv_bytes + self.compute_bytes + self.checkpoint_bytes
 
     @property
     def whole(self) -> Placement:
@@ -83,7 +95,26 @@ class Needs:
         return sum(self.expert_bytes[off:])
 
 
-def needs(gguf: Gguf, context_tokens: int, kv_type: str, batch_tokens: int = 512) -> Needs:
+def choose_sequences(size: CacheSize | None, parallel: int) -> int:
+    """Choose how many sequences a context has: the votes of one batch, a probe, and prefix donors.
+
+    Windows and recurrent states take memory for each of them, used or not.
+
+    Args:
+        parallel: Number of answers that are computed at a time.
+    """
+    count = SEQUENCES
+    if size is not None and size.window_bytes:
+        count = WINDOWED_SEQUENCES
+    if size is not None and size.state_bytes:
+        # A state for each of many answers would be too much for some models.
+        return min(count, max(RECURRENT_SEQUENCES, STATES_BYTES // size.state_bytes))
+    return max(count, 2 * parallel)
+
+
+def needs(
+    gguf: Gguf, context_tokens: int, kv_type: str, batch_tokens: int = 512, *, parallel: int = 1
+) -> Needs:
     """Estimate the memory of a model from its header.
 
     The compute buffers hold activations of a whole batch: about 20 rows of the hidden state in 4
@@ -100,9 +131,12 @@ def needs(gguf: Gguf, context_tokens: int, kv_type: str, batch_tokens: int = 512
     width = gguf.embedding_length or 4096
     row = 20 * width + 3 * gguf.experts_used * gguf.expert_width
     compute = max(_COMPUTE_BYTES_FLOOR, 4 * batch_tokens * row)
-    kv = (gguf.kv_bytes_per_token(kv_type) or 0) * context_tokens
+    size, kv, saved = cache_size(gguf, kv_type), 0, 0
+    if size is not None:
+        kv = size.total_bytes(context_tokens, choose_sequences(size, parallel), batch_tokens)
+        saved = min(checkpoint_budget(weights), size.part_bytes * MOST_PER_SEQUENCE)
     experts, copied = gguf.expert_bytes, gguf.largest_expert_bytes
-    return Needs(layers, blocks // layers, outputs, weights, kv, compute, experts, copied)
+    return Needs(layers, blocks // layers, outputs, weights, kv, compute, experts, copied, saved)
 
 
 def gpu_bytes(need: Needs, placement: Placement) -> int:

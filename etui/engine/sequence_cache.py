@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from etui.arm import Sampling
+from etui.engine.checkpoints import Checkpoint, Checkpoints
 from etui.engine.constraint import Constraint
 from etui.engine.sampler import Sampler, Script
 from etui.errors import EngineFailed
@@ -70,11 +71,20 @@ class LlamaSequence:
     following: tuple[LlamaSequence, int] | None = None
     """A sequence that is about to compute a prefix, and the length of it, for which it waits."""
     reused: Reused | None = None  # Where its first tokens come from, if that is to be reported
+    checkpoints: list[Checkpoint] = field(default_factory=list)  # Shortest first
+    marks: list[int] = field(default_factory=list)  # Lengths at which checkpoints are planned
+    compacted: int = 0  # Number of computed tokens when its cells were last compacted
+    known: int = 0  # Its leading tokens that another sequence had computed
 
     @property
     def pending(self) -> int:
         """Tokens queued and not yet computed."""
         return len(self.tokens) - self.computed
+
+    @property
+    def lost(self) -> int:
+        """Leading tokens that were computed before, and could not be reused."""
+        return max(0, self.known - self.cached)
 
     def take_verified(self) -> tuple[Verified, ...]:
         """Take the verifications that were not yet reported."""
@@ -100,6 +110,7 @@ class SequenceCache:
             user only the chat that goes on is kept.
         next_cell: Number of the next computed token.
         keeper: Saves what is evicted, and brings it back; None without tiers below the context.
+        checkpoints: What lets sequences of windowed and recurrent models go back.
     """
 
     def __init__(
@@ -114,23 +125,18 @@ class SequenceCache:
         self._drop_draft = drop_draft
         self._limit = context.options.donors
         self._free_slots = list(range(context.options.sequences))[::-1]
-        self._model = model
         self.live: dict[int, LlamaSequence] = {}
         self.closed: list[LlamaSequence] = []
+        self.checkpoints = Checkpoints(context, model, lambda: (*self.closed, *self.live.values()))
         self.several_clients = False
         self.next_cell = 0
         self.keeper: SequenceKeeper | None = None
         self._next_id = 0
 
     @property
-    def _windowed(self) -> bool:
-        """Whether tokens outside the sliding window are dropped, which rules out a rollback."""
-        return self._model.sliding_window > 0 and not self._context.options.full_window
-
-    @property
     def whole_only(self) -> bool:
-        """Whether a sequence can be continued only with all of its tokens."""
-        return self._model.recurrent or self._windowed
+        """Whether sequences cannot simply be cut: see :mod:`etui.engine.checkpoints`."""
+        return bool(self.checkpoints.kind)
 
     @property
     def free_tokens(self) -> int:
@@ -186,6 +192,7 @@ class SequenceCache:
             saved = self.keeper.find(tokens, owner, length)
             if saved is not None and self._bring_back(saved) is not None:
                 donor, length, takes_over = self.choose_donor(tokens, owner)
+        known = self._longest_known(tokens, owner)
         if not self.several_clients:
             for other in [each for each in self.closed if each is not donor]:
                 self._release(other)
@@ -193,25 +200,25 @@ class SequenceCache:
             sequence = self._create(self._take_slot(), tokens, sampling, owner, label)
         elif takes_over:
             self.closed.remove(donor)
-            if length < donor.computed and not self._context.remove(donor.slot, length):
-                self._context.remove(donor.slot, 0)  # no partial removal: compute all of it
-                length = 0
+            length = self.checkpoints.cut(donor, length)
             sequence = self._create(donor.slot, tokens, sampling, owner, label)
         else:
             self._drop_draft(donor)
-            length = min(length, donor.computed)
-            sequence = self._create(self._take_slot(donor), tokens, sampling, owner, label)
-            end = -1 if length == donor.computed else length
-            self._context.copy(donor.slot, sequence.slot, end)
+            slot = self._take_slot(donor)
+            length = self.checkpoints.copy(donor, slot, length)
+            sequence = self._create(slot, tokens, sampling, owner, label)
             if donor in self.closed:  # it was used just now
                 self.closed.remove(donor)
                 self.closed.append(donor)
         if donor is not None:
             sequence.computed = sequence.cached = length
             sequence.cells = donor.cells[:length]
+            self.checkpoints.inherit(sequence, donor)
         if self.keeper is not None:
             self._report_reuse(sequence, donor)
         self._follow(sequence)
+        sequence.known = known
+        self.checkpoints.mark_turn(sequence)
         self.live[sequence.id] = sequence
         return sequence
 
@@ -235,6 +242,7 @@ class SequenceCache:
         greedy = Sampling(temperature=0)
         donor = self._create(slot, list(saved.tokens), greedy, saved.owner, saved.label)
         donor.rest, donor.reused = saved.rest, found[0]
+        donor.checkpoints = [Checkpoint(length, data) for length, data in found[1]]
         self.add_computed(donor, count)
         self.closed.append(donor)
         return donor
@@ -250,6 +258,17 @@ class SequenceCache:
         elif keep_seconds:
             now_ns = time.monotonic_ns()
             sequence.reused = Reused(now_ns, now_ns, "context", sequence.cached, 0, keep_seconds)
+
+    def _longest_known(self, tokens: Sequence[int], owner: str) -> int:
+        """Count the leading tokens that a sequence of the owner has computed, lost ones too."""
+        if not self.checkpoints.kind:
+            return 0
+        known = (
+            common_prefix(each.tokens[: each.computed], tokens)
+            for each in (*self.live.values(), *self.closed)
+            if each.owner == owner
+        )
+        return min(max(known, default=0), len(tokens) - 1)
 
     def choose_donor(
         self, tokens: Sequence[int], owner: str
@@ -270,7 +289,9 @@ class SequenceCache:
             if each.owner != owner:
                 continue
             shared = min(common_prefix(each.tokens[: each.computed], tokens), len(tokens) - 1)
-            if shared >= max(length, 1) and not (self.whole_only and shared < each.computed):
+            if shared >= max(length, 1):
+                shared, _ = self.checkpoints.reach(each, shared)
+            if shared >= max(length, 1):
                 donor, length = each, shared
         if donor is None:
             return None, 0, False
@@ -286,7 +307,7 @@ class SequenceCache:
 
         Without this, requests that arrive together would each compute the prompt that they share.
         """
-        if not self.several_clients or self.whole_only:
+        if not self.several_clients:
             return
         best = sequence.computed + FOLLOWED_TOKENS - 1
         for each in self.live.values():
@@ -294,6 +315,8 @@ class SequenceCache:
                 length = min(common_prefix(each.tokens, sequence.tokens), len(sequence.tokens) - 1)
                 if length > best:
                     best, sequence.following = length, (each, length)
+        if sequence.following is not None:
+            self.checkpoints.mark(*sequence.following)
 
     def waits(self, sequence: LlamaSequence, stepped: Collection[int]) -> bool:
         """Return whether a sequence still waits for a prefix; copy the prefix when it is there.
@@ -311,13 +334,14 @@ class SequenceCache:
         if is_live and leader.computed < length and leader.id in stepped:
             return True
         sequence.following = None
-        length = min(length, leader.computed)
+        length, _ = self.checkpoints.reach(leader, min(length, leader.computed))
         if length > sequence.computed and (is_live or leader in self.closed):
             if sequence.computed:
                 self._context.remove(sequence.slot, 0)
-            self._context.copy(leader.slot, sequence.slot, length)
+            length = self.checkpoints.copy(leader, sequence.slot, length)
             sequence.computed = sequence.cached = length
             sequence.cells = leader.cells[:length]
+            self.checkpoints.inherit(sequence, leader)
         return False
 
     def fork(self, parent: LlamaSequence, sampling: Sampling) -> LlamaSequence:
@@ -336,6 +360,7 @@ class SequenceCache:
         child.computed = child.cached = parent.computed
         child.cells = list(parent.cells)
         child.row, child.epoch = parent.row, parent.epoch
+        self.checkpoints.inherit(child, parent)
         self.live[child.id] = child
         return child
 
@@ -345,6 +370,7 @@ class SequenceCache:
         sequence.rest = tuple(sequence.tokens[sequence.computed :])
         del sequence.tokens[sequence.computed :]
         sequence.kept_logits = sequence.following = None
+        sequence.marks.clear()
         self.closed.append(sequence)
         if not keep or not sequence.computed:
             self._release(sequence, keep=False)
@@ -356,20 +382,18 @@ class SequenceCache:
         sequence.computed += count
         sequence.cells.extend(range(self.next_cell, self.next_cell + count))
         self.next_cell += count
+        self.checkpoints.note_computed(sequence)
 
     def truncate(self, sequence: LlamaSequence, keep: int) -> bool:
-        """Keep the first computed tokens only; False if the model cannot remove a part."""
-        if (self._windowed and keep > 0) or not self._context.remove(sequence.slot, keep):
+        """Keep at most the first computed tokens; False if all would have to be computed again."""
+        if keep > 0 and self.checkpoints.reach(sequence, keep)[0] == 0:
             return False
-        sequence.computed = keep
-        del sequence.cells[keep:]
-        sequence.epoch = -1
+        self.checkpoints.cut(sequence, keep)
         return True
 
     def requeue_last(self, sequence: LlamaSequence) -> None:
         """Queue the last token again, so that a batch computes its logits."""
-        if not self.truncate(sequence, len(sequence.tokens) - 1):
-            self.truncate(sequence, 0)  # no partial removal: recompute all of it
+        self.checkpoints.cut(sequence, len(sequence.tokens) - 1)
 
     def evict(self, keep: LlamaSequence | None = None) -> bool:
         """Evict a closed sequence other than ``keep``; False if there is none.
@@ -407,7 +431,9 @@ class SequenceCache:
         """Give back the cells and the slot of a closed sequence, and save it first if possible."""
         self.closed.remove(sequence)
         if keep and self.keeper is not None and not self._is_covered(sequence):
-            self.keeper.save(sequence)
+            # The last one, before the answer: a next turn rarely goes back further.
+            last = sequence.checkpoints[-1:]
+            self.keeper.save(sequence, tuple((each.length, each.data) for each in last))
         self._context.remove(sequence.slot, 0)
         self._free_slots.append(sequence.slot)
 

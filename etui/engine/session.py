@@ -31,6 +31,9 @@ class ModelFacts:
     another size changes the last bits of their logits. None if unknown."""
     vocabulary_tokens: int | None = None  # Number of tokens in the vocabulary; None if unknown
     format: ChatFormat = PLAIN_FORMAT  # How it thinks and calls tools
+    cache_limit: str = ""
+    """Why a prompt that differs from an earlier one may be computed from before the difference, as
+    a sentence; empty if it never is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +79,10 @@ class TokenSequence(Protocol):
     @property
     def cached(self) -> int:
         """Number of tokens reused from the KV cache when the sequence was opened."""
+
+    @property
+    def lost(self) -> int:
+        """Number of leading tokens that were computed before, and could not be reused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +199,11 @@ class Session(Protocol):
         """Queue tokens that the model did not draw (a hand-over sentence, a probe)."""
 
     def rollback(self, sequence: TokenSequence, count: int) -> bool:
-        """Remove the last ``count`` tokens; False if the model does not support partial removal."""
+        """Remove the last ``count`` tokens.
+
+        Where the model cannot take back computed tokens, those since its last checkpoint are queued
+        again. False if that is all of them; then nothing is removed.
+        """
 
     def step(self, sequences: Sequence[TokenSequence], *, draw: bool = True) -> Step:
         """Compute one batch of queued tokens, and draw a token for each queue that became empty.

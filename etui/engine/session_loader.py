@@ -20,6 +20,7 @@ from etui.engine.offload import (
     Needs,
     Placement,
     choose_placement,
+    choose_sequences,
     fits_on_gpus,
     needs,
     split_layers,
@@ -35,6 +36,7 @@ from etui.engine.thread_control import ThreadControl
 from etui.engine.thread_count import choose_thread_limits
 from etui.engine.trial import try_model
 from etui.errors import EngineFailed, EtuiError, ModelUnavailable
+from etui.models.cache_size import cache_size
 from etui.models.files import recorded_sha256
 from etui.models.gguf import Gguf, check_usable
 from etui.units import bytes_text
@@ -48,12 +50,6 @@ Draft = tuple["ModelSpec", Path]
 
 CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 128, 512
 """Tokens of a batch: a cancel waits for one batch, and a CPU is no faster with longer ones."""
-
-SEQUENCES = 16
-"""Sequences of a context: the votes of one batch, a probe, and prefix donors of other chats."""
-
-RECURRENT_SEQUENCES = 4
-"""The same for recurrent and hybrid models, which need one state per sequence."""
 
 
 def session_key(spec: ModelSpec, path: Path) -> tuple[object, ...]:
@@ -219,7 +215,9 @@ class SessionLoader:
     def estimate(self, spec: ModelSpec, gguf: Gguf) -> Needs:
         """Estimate the memory that a model needs with its settings."""
         context_tokens = choose_context_tokens(self._config, spec, gguf)
-        return needs(gguf, context_tokens, spec.kv_type, spec.batch_tokens or GPU_BATCH_TOKENS)
+        batch_tokens = spec.batch_tokens or GPU_BATCH_TOKENS
+        parallel = self._config.parallel
+        return needs(gguf, context_tokens, spec.kv_type, batch_tokens, parallel=parallel)
 
     def load(
         self, spec: ModelSpec, path: Path, gguf: Gguf, need: Needs
@@ -296,7 +294,7 @@ class SessionLoader:
         draft from the CPU takes longer than it saves.
         """
         own, path = draft
-        options = replace(session.options, sequences=1, donors=0, verify_rows=1)
+        options = replace(session.options, sequences=1, donors=0, verify_rows=1, full_window=True)
         try:
             gguf = check_usable(path)
             is_head = gguf.architecture == eagle.ARCHITECTURE
@@ -367,9 +365,7 @@ class SessionLoader:
             options = ContextOptions(
                 context_tokens=choose_context_tokens(self._config, spec, gguf),
                 threads=threads.limits.decode,
-                sequences=RECURRENT_SEQUENCES
-                if model.recurrent
-                else max(SEQUENCES, 2 * self._config.parallel),
+                sequences=choose_sequences(cache_size(gguf), self._config.parallel),
                 batch_tokens=choose_batch_tokens(spec, layers),
                 kv_type=spec.kv_type,
                 flash_attention=choose_flash_attention(spec, layers),

@@ -143,12 +143,12 @@ class Gguf:
     @property
     def experts(self) -> int:
         """Number of experts of a block of a mixture; 0 for a dense model."""
-        return max(0, self._get_number("expert_count") or 0)
+        return max(0, self.number("expert_count") or 0)
 
     @property
     def experts_used(self) -> int:
         """Number of experts of a block that one token reads; 0 for a dense model."""
-        used = self._get_number("expert_used_count") or 0
+        used = self.number("expert_used_count") or 0
         return used if 0 < used < self.experts else self.experts
 
     @property
@@ -170,8 +170,8 @@ class Gguf:
         """Width of the hidden layer of an expert; 0 for a dense model, or if it is unknown."""
         if not self.experts:
             return 0
-        own = self._get_number("expert_feed_forward_length")
-        return max(0, own or self._get_number("feed_forward_length") or 0)
+        own = self.number("expert_feed_forward_length")
+        return max(0, own or self.number("feed_forward_length") or 0)
 
     @property
     def active_parameters(self) -> int:
@@ -209,28 +209,28 @@ class Gguf:
     @property
     def context_tokens(self) -> int | None:
         """Context length the model was trained with, in tokens."""
-        return self._get_number("context_length")
+        return self.number("context_length")
 
     @property
     def layers(self) -> int | None:
         """Number of transformer blocks."""
-        return self._get_number("block_count")
+        return self.number("block_count")
 
     @property
     def nextn_layers(self) -> int:
         """Number of layers for multi-token prediction; 0 for most models."""
-        return self._get_number("nextn_predict_layers") or 0
+        return self.number("nextn_predict_layers") or 0
 
     @property
     def embedding_length(self) -> int | None:
         """Width of the hidden state."""
-        return self._get_number("embedding_length")
+        return self.number("embedding_length")
 
     @property
     def vocabulary(self) -> int | None:
         """Number of tokens in the vocabulary."""
         tokens = self.metadata.get("tokenizer.ggml.tokens")
-        return tokens.count if isinstance(tokens, Array) else self._get_number("vocab_size")
+        return tokens.count if isinstance(tokens, Array) else self.number("vocab_size")
 
     @property
     def tokenizer(self) -> str | None:
@@ -259,24 +259,6 @@ class Gguf:
             values[name] = int(value) if name in _COUNTS else float(f"{value:.7g}")
         return ModelSampling(**values) if values else None
 
-    def kv_bytes_per_token(self, kv_type: str = "f16") -> int | None:
-        """Compute the KV cache bytes of one token over all layers; None if the header lacks facts.
-
-        Each layer has 2 matrices x heads x head width. This is an upper bound: sliding windows and
-        recurrent layers take less.
-        """
-        layers, width = self.layers, self.embedding_length
-        heads = self._get_per_layer("attention.head_count")
-        if not layers or not heads:
-            return None
-        kv_heads = self._get_per_layer("attention.head_count_kv") or heads
-        head_width = (width or 0) // max(heads[0], 1)
-        key = self._get_number("attention.key_length") or head_width
-        value = self._get_number("attention.value_length") or head_width
-        all_heads = sum(kv_heads[:layers]) if len(kv_heads) > 1 else kv_heads[0] * layers
-        element = KV_TYPES.get(kv_type, KV_TYPES["f16"])[1]
-        return math.ceil(all_heads * (key + value) * element)
-
     def find_fault(self) -> str:
         """Find a value with which llama.cpp aborts the process or no model works.
 
@@ -293,7 +275,7 @@ class Gguf:
             return f"has no vocabulary (tokenizer.ggml.model is {tokenizer!r}), so it cannot answer"
         prefix = f"{self.architecture}."
         for key, (least, most) in _NUMBER_RANGES.items():
-            for number in self._get_per_layer(key):
+            for number in self.per_layer(key):
                 if not least <= number <= most:
                     return f"is damaged: {prefix[:80] + key!r} is {number}, not {least} to {most}"
         for name, value in self.metadata.items():
@@ -305,11 +287,13 @@ class Gguf:
         value = self.metadata.get(key)
         return value if isinstance(value, str) else None
 
-    def _get_number(self, key: str) -> int | None:
+    def number(self, key: str) -> int | None:
+        """Return a whole number below the architecture; None if it is missing."""
         value = self.metadata.get(f"{self.architecture}.{key}")
         return value if isinstance(value, int) and not isinstance(value, bool) else None
 
-    def _get_per_layer(self, key: str) -> tuple[int, ...]:
+    def per_layer(self, key: str) -> tuple[int, ...]:
+        """Return the whole numbers of an array below the architecture, or of a single number."""
         value = self.metadata.get(f"{self.architecture}.{key}")
         if isinstance(value, Array):
             numbers = value.values or ()

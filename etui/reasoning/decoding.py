@@ -313,10 +313,20 @@ def run_prompt(
             computed_tokens=total - sequence.cached,
             dropped_messages=plan.prompt.dropped_messages,
             batch_tokens=session.facts.batch_tokens,
+            recomputed_tokens=sequence.lost,
+            recomputed_why=_explain_loss(session, sequence),
         )
         yield from decode(opened, opened.first)
     finally:
         session.close(sequence, keep=keep)
+
+
+def _explain_loss(session: Session, sequence: TokenSequence) -> str:
+    """Say from where on tokens were computed again, and why; empty if none were."""
+    if not sequence.lost:
+        return ""
+    source = "from a checkpoint" if sequence.cached else "from the beginning"
+    return f"{source}: {session.facts.cache_limit}"
 
 
 def _prefill(

@@ -406,6 +406,8 @@ def _entry_lines(
     new: NewModel, gguf: Gguf, sampling: ModelSampling | None, basis: str
 ) -> Iterator[str]:
     """Yield the entry of a model as YAML from column 0, with the basis of each value."""
+    from etui.models.cache_size import cache_size
+
     spec = new.spec
     licence = new.licence or gguf.licence
     origin = [one_line(new.came_from), *([f"licence {one_line(licence)}"] if licence else [])]
@@ -414,18 +416,18 @@ def _entry_lines(
     name = f"{gguf.name}: " if gguf.name else ""
     yield f"# {one_line(name + family)[:120]}; trained for {_tokens(gguf.context_tokens)}."
     quantisation = one_line(gguf.quantisation)
-    size = f"{parameters_text(gguf.parameters)}, {quantisation}, {bytes_text(gguf.size_bytes)}"
-    yield f"size: {_scalar(size)}"
+    text = f"{parameters_text(gguf.parameters)}, {quantisation}, {bytes_text(gguf.size_bytes)}"
+    yield f"size: {_scalar(text)}"
     yield f"bytes: {gguf.size_bytes}"
     if spec.sha256 is not None:
         published = all(isinstance(source, UrlSource) for source in spec.sources)
         yield f"sha256: {spec.sha256}{' # computed here: none is published' if published else ''}"
-    if kv_bytes := gguf.kv_bytes_per_token():
-        yield f"kv_bytes_per_token: {kv_bytes}"
+    if size := cache_size(gguf):
+        yield f"kv_bytes_per_token: {size.bytes_per_token}"
     trained = gguf.context_tokens
     context = min(trained or MOST_CONTEXT_TOKENS, MOST_CONTEXT_TOKENS)
     if trained is None or trained > context:
-        each = f"{bytes_text(kv_bytes)} a token" if kv_bytes else "more memory"
+        each = f"{bytes_text(size.token_bytes)} a token" if size else "more memory"
         yield f"context: {context} # assumed: a longer one takes {each}"
     else:
         yield f"context: {max(64, context)}"

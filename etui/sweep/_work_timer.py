@@ -200,7 +200,8 @@ class WorkTimer:
         after it, and its runs would cost nothing.
         """
         for each in group:
-            if not self.session.rollback(each, len(each.tokens) - len(job.prompt)):
+            count = len(each.tokens) - len(job.prompt)
+            if not self.session.rollback(each, count) or each.pending:
                 return False
             self.session.extend(each, job.output[:1])
         return True

@@ -145,6 +145,8 @@ def _build_settings(ended: Ended, chosen: LiveAttempt) -> dict[str, Any]:
         "sampling_from": asdict(arm.sampling_from),
         "dropped_messages": prefilled.dropped_messages if prefilled else 0,
         "batch_tokens": prefilled.batch_tokens if prefilled else None,
+        "recomputed_tokens": prefilled.recomputed_tokens if prefilled else 0,
+        "recomputed_why": prefilled.recomputed_why if prefilled else "",
         "decode_threads": last.decode_threads if last else threads,
         "prefill_threads": last.prefill_threads if last else prefill_threads,
         "thread_changes": [

@@ -28,6 +28,7 @@ class FakeSequence:
     tokens: list[int]
     computed: int = 0
     cached: int = 0
+    lost: int = 0
 
     @property
     def pending(self) -> int:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.engine.library import Device
+from etui.engine.context import Context, ContextOptions
+from etui.engine.library import Device, Library
+from etui.engine.model import Model
 from etui.engine.offload import (
     Needs,
     Placement,
     PlacementSpeed,
     choose_placement,
+    choose_sequences,
     fit_placement,
     fits_on_gpus,
     gpu_bytes,
@@ -23,8 +28,10 @@ from etui.engine.offload import (
     step_down,
     usable_bytes,
 )
-from etui.models.gguf import Gguf, Tensor
+from etui.models.cache_size import CacheSize, cache_size
+from etui.models.gguf import Array, Gguf, Tensor, check_gguf
 from etui.models.spec import ModelSpec
+from tests.support.tiny_architectures import KINDS, write_architecture
 
 GB = 1_000_000_000
 SIZES = st.integers(0, 20 * GB)
@@ -63,6 +70,80 @@ def test_weights_cache_and_buffers_are_added_up():
     assert need.weight_bytes == 1000
     assert need.kv_bytes == 100 * 2 * 2 * (16 + 16) * 2
     assert need.total_bytes == need.weight_bytes + need.kv_bytes + need.compute_bytes
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_caches_take_what_llama_cpp_says(kind, tmp_path):
+    path = write_architecture(tmp_path / "tiny.gguf", kind)
+    size = cache_size(check_gguf(path))
+    assert size is not None
+    library = Library(tmp_path)
+    model = Model(library, path)
+    context = Context(library, model, ContextOptions(4096, 1, sequences=6, batch_tokens=64))
+    context.free()
+    model.free()
+    library.close()
+    found = re.findall(r"(?:KV|RS) buffer size = +([0-9.]+) MiB", library.log_path.read_text())
+    assert found
+    assert sum(map(float, found)) * (1 << 20) == pytest.approx(
+        size.total_bytes(4096, 6, 64), abs=len(found) * 0.005 * (1 << 20)
+    )
+
+
+def windowed(architecture: str, layers: int, **keys: object) -> Gguf:
+    """A header of a model with one KV head of 8 bytes a token in each layer."""
+    numbers = {
+        "block_count": layers,
+        "embedding_length": 2,
+        "attention.head_count": 1,
+        "attention.sliding_window": 512,
+        **{key.replace("__", "."): value for key, value in keys.items()},
+    }
+    metadata = {f"{architecture}.{key}": value for key, value in numbers.items()}
+    return Gguf(
+        Path("m.gguf"),
+        3,
+        0,
+        {"general.architecture": architecture, **metadata},
+        (),  # type: ignore[arg-type]
+    )
+
+
+@pytest.mark.parametrize(
+    ("gguf", "full", "short"),
+    [
+        (windowed("gemma3", 18), 3, 15),
+        (windowed("gpt-oss", 24), 12, 12),
+        (windowed("smallthinker", 8), 2, 6),
+        (windowed("unheard-of", 8), 8, 0),
+        (windowed("gemma3", 8, attention__sliding_window_pattern=2), 4, 4),
+        (
+            windowed("gemma4", 4, attention__sliding_window_pattern=Array(4, (1, 1, 0, 1))),
+            1,
+            3,
+        ),
+    ],
+)
+def test_layers_with_a_window_are_found_as_llama_cpp_does(gguf, full, short):
+    size = cache_size(gguf)
+    assert (size.token_bytes, size.window_bytes) == (full * 8, short * 8)
+    assert size.bytes_per_token == (full + short) * 8
+
+
+def test_a_long_context_of_a_windowed_model_needs_little_more():
+    gguf = windowed("gemma3", 18)
+    short, long = (needs(gguf, tokens, "f16").kv_bytes for tokens in (8192, 32768))
+    assert long - short == 3 * 8 * (32768 - 8192)
+
+
+def test_states_and_windows_limit_the_sequences():
+    size = CacheSize(100, 0, 0, 0)
+    assert choose_sequences(None, 1) == choose_sequences(size, 1) == 16
+    assert choose_sequences(replace(size, window_bytes=1, window_tokens=512), 1) == 8
+    assert choose_sequences(replace(size, window_bytes=1, window_tokens=512), 8) == 16
+    assert choose_sequences(replace(size, state_bytes=75_000_000), 4) == 6
+    assert choose_sequences(replace(size, state_bytes=400_000_000), 4) == 4
+    assert choose_sequences(replace(size, state_bytes=100), 1) == 16
 
 
 def test_tied_embeddings_count_as_the_output():

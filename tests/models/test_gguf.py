@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from etui.engine.offload import needs
 from etui.errors import ModelUnavailable
+from etui.models.cache_size import cache_size
 from etui.models.gguf import (
     TENSOR_TYPES,
     Array,
@@ -77,10 +78,16 @@ def test_header_is_read(tmp_path):
     assert gguf.tensors[1].offset + (gguf.tensors[1].size_bytes or 0) == len(TINY)
 
 
+def bytes_per_token(gguf: Gguf, kv_type: str) -> int:
+    size = cache_size(gguf, kv_type)
+    assert size is not None
+    return size.bytes_per_token
+
+
 def test_kv_bytes_are_summed_over_uneven_layers():
     gguf = parse(Path("tiny.gguf"), TINY, len(TINY))
-    assert gguf.kv_bytes_per_token() == (2 + 1) * (16 + 16) * 2
-    assert gguf.kv_bytes_per_token("q8_0") == (2 + 1) * (16 + 16) * 34 // 32
+    assert bytes_per_token(gguf, "f16") == (2 + 1) * (16 + 16) * 2
+    assert bytes_per_token(gguf, "q8_0") == (2 + 1) * (16 + 16) * 34 // 32
 
 
 @given(st.integers(0, len(TINY) - 1))
@@ -114,7 +121,7 @@ def ask_everything(gguf):
     assert gguf.architecture
     assert gguf.quantisation
     assert gguf.parameters >= 0
-    gguf.kv_bytes_per_token()
+    cache_size(gguf)
     gguf.find_fault()
     need = needs(gguf, 4096, "f16")
     assert isinstance(need.total_bytes, int)

@@ -28,6 +28,7 @@ class FakeSequence:
     sampling: Sampling = GREEDY
     grammar: OutputGrammar | None = None
     constrained_at: int | None = None
+    lost: int = 0
 
     @property
     def pending(self) -> int:

@@ -35,6 +35,7 @@ class SimulatedSequence:
     cached: int = 0
     script: Script | None = None
     grammar: OutputGrammar | None = None
+    lost: int = 0
 
     @property
     def pending(self) -> int:

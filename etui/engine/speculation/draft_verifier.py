@@ -11,7 +11,7 @@ from etui.engine.speculation.speculator import Speculator
 from etui.engine.speculation.verify import Verification
 
 if TYPE_CHECKING:
-    from etui.engine.context import Context, ContextOptions
+    from etui.engine.context import Context
     from etui.engine.model import Model
     from etui.engine.sequence_cache import LlamaSequence
 
@@ -155,10 +155,12 @@ class DraftVerifier:
             own.cells.clear()
 
 
-def refuse_speculation(model: Model, options: ContextOptions) -> str:
-    """Say why rejected tokens could not be removed from the cache; empty if they can."""
+def refuse_speculation(model: Model) -> str:
+    """Say why rejected tokens could not be removed from the cache; empty if they can.
+
+    A cache that keeps only windows can take them back: a batch takes the cells that were outside
+    the window before it, and the tokens that stay end at the earliest where it began.
+    """
     if model.recurrent:
         return "a recurrent model cannot take back a part of its state"
-    if model.sliding_window > 0 and not options.full_window:
-        return "a cache that keeps only the sliding window cannot be rolled back"
     return ""

@@ -63,6 +63,9 @@ def _list_energy(record: TurnRecord) -> Iterator[Fact]:
     yield "phases", "\n".join(_format_phases(record))
     if record.cache is not None:
         yield "cache", "\n".join(cache_lines(record.cache))
+    if again := record.settings.get("recomputed_tokens"):
+        why = one_line(str(record.settings.get("recomputed_why") or ""))
+        yield "recomputed", f"{units.tok_text(int(again))} {why}"
     if record.seconds.ttft is not None:
         yield "first token", f"after {units.seconds_text(record.seconds.ttft)}"
     others = "counts no other program" if energy.joules is not None else ""

@@ -45,6 +45,9 @@ class FakeModel:
     def piece(self, token: int) -> tuple[bytes, bool]:
         return (b"" if token == self.end else chr(token).encode()), token == self.end
 
+    def is_control(self, token: int) -> bool:
+        return False
+
     def free(self) -> None:
         pass
 
@@ -123,6 +126,19 @@ class FakeContext:
     def copy(self, source: int, target: int, end: int = -1) -> None:
         cells = self.slots[source]
         self.slots[target] = cells[:] if end < 0 else cells[:end]
+
+    def oldest(self, sequence: int) -> int:
+        return 0 if self.slots.get(sequence) else -1
+
+    def newest(self, sequence: int) -> int:
+        return len(self.slots.get(sequence, [])) - 1
+
+    def save_part(self, sequence: int) -> NDArray[np.uint8]:
+        return np.array(self.slots[sequence], dtype=np.int32).view(np.uint8)
+
+    def load_part(self, sequence: int, data: NDArray[np.uint8]) -> bool:
+        self.slots[sequence] = [int(token) for token in data.view(np.int32)]
+        return True
 
     def state_bytes(self, sequence: int) -> int:
         return 4 * len(self.slots[sequence])

@@ -47,6 +47,7 @@ NAMES = (
     "tui",
     "turn_pool",
     "votes",
+    "windows",
 )
 
 Status = Literal["measured", "skipped", "failed", "interrupted"]

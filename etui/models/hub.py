@@ -34,6 +34,7 @@ _READ_SECONDS = 30.0
 _FRUITLESS_TRIES = 4
 _MOST_WAIT_SECONDS = 90.0
 """Longest wait that a server can ask for; a longer one ends the pull with what it asked for."""
+_MOST_SILENT_SECONDS = 20.0  # The same before a download, where nothing shows the wait
 _MOST_WAITS = 5
 _WAIT_SECONDS = 10.0  # After a 429 that does not say how long to wait
 _SLICE_SECONDS = 0.5
@@ -368,7 +369,7 @@ def _ask(call: Callable[[], T], request: _Request) -> T:
             raise
         except Exception as error:  # the library lets the errors of its HTTP client through
             seconds = _asked_seconds(error) if _status_of(error) == 429 else 0.0
-            if not 0 < waited + seconds <= _MOST_WAIT_SECONDS:
+            if not 0 < waited + seconds <= _MOST_SILENT_SECONDS:
                 raise _explain(error, request) from error
             waited += seconds
             time.sleep(seconds)

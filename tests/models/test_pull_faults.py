@@ -187,6 +187,9 @@ FAULTS = {
     "busy for an hour": Fault(
         answer(LIST, refuse(429, Retry_After="3600")), "asks to wait 1 h", "pull again after that"
     ),
+    "busy for longer than a silent wait": Fault(
+        answer(LIST, refuse(429, Retry_After="15"), times=2), "asks to wait", "pull again after"
+    ),
     "busy until a date": Fault(
         answer(LIST, refuse(429, Retry_After=formatdate(4e9))), "asks to wait", "with a token"
     ),

@@ -78,6 +78,7 @@ class ModelFacts:
     needs: Needs | None  # Memory of the model; None without a file
     gpus: tuple[Device, ...]
     placement: Placement | None  # What a load would put on the GPUs now; None without a file
+    by_speed: bool  # Whether that was measured to be faster than what memory alone would give
     sampling: ModelSampling | None  # How the model asks to be sampled; None: the defaults
     sampling_from: Literal["models.yaml", "gguf"] | None
     draft_problem: str | None
@@ -170,10 +171,11 @@ def read_model_facts(spec: ModelSpec, config: Config, catalogue: Catalogue) -> M
     if sampling is None and gguf is not None and (sampling := gguf.sampling) is not None:
         origin = "gguf"
     batch_tokens = spec.batch_tokens or GPU_BATCH_TOKENS
-    need = placement = None
+    need = placement = rule = None
     gpus: tuple[Device, ...] = ()
     if gguf is not None:
         need, gpus = needs(gguf, spec.context, spec.kv_type, batch_tokens), list_gpus(config)
+        rule = choose_placement(gpus, spec, need)
         placement = choose_placement(gpus, spec, need, PlacementSpeeds(config).read(gguf, gpus))
     return ModelFacts(
         spec,
@@ -182,6 +184,7 @@ def read_model_facts(spec: ModelSpec, config: Config, catalogue: Catalogue) -> M
         need,
         gpus,
         placement,
+        placement != rule,
         sampling,
         origin,
         None if spec.draft is None else find_draft_problem(spec, spec.draft, config, catalogue),
@@ -279,6 +282,7 @@ def _build_placement_document(facts: ModelFacts) -> dict[str, Any] | None:
         "gpu_layers": placement.gpu_layers,
         "layers": need.whole.gpu_layers,
         "cpu_moe": placement.cpu_moe,
+        "measured": facts.by_speed,
         "gpu_bytes": gpu_bytes(need, placement),
         "ram_bytes": ram_bytes(need, placement),
         "expert_gpu_bytes": experts,
@@ -294,7 +298,8 @@ def _format_placement(facts: ModelFacts) -> Iterator[tuple[str, str]]:
         yield "gpu layers", layers
         return
     on_gpu = f"{found['gpu_layers']} of {found['layers']}"
-    yield "gpu layers", f"{layers}: {on_gpu} now, {bytes_text(found['gpu_bytes'])}"
+    why = ", by measured speed" if found["measured"] else ""
+    yield "gpu layers", f"{layers}: {on_gpu} now, {bytes_text(found['gpu_bytes'])}{why}"
     if facts.gguf is not None and facts.gguf.experts:
         in_ram = f"{bytes_text(found['expert_ram_bytes'])} of experts in RAM"
         blocks = f"{found['cpu_moe']} of {found['layers'] - 1} blocks"

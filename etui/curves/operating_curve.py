@@ -31,7 +31,11 @@ _MODEL_SETTINGS = {
 """Settings of a model, and how they are named."""
 
 
-_PLACEMENT = {"gpu_layers": "layers on the GPU", "split": "split over GPUs"}
+_PLACEMENT = {
+    "gpu_layers": "layers on the GPU",
+    "cpu_moe": "blocks with their experts in RAM",
+    "split": "split over GPUs",
+}
 """Settings that are compared only where a sweep chose them, and how they are named."""
 
 

@@ -16,6 +16,7 @@ from etui.cli.main import run
 from etui.engine import library
 from etui.engine.library import Device, Library
 from etui.engine.offload import Placement, gpu_bytes, needs
+from etui.engine.placement_speeds import PlacementSpeeds
 from etui.errors import ExitCode
 from etui.models.gguf import check_usable
 from tests.contract.tiny_model import write_tiny_model
@@ -198,6 +199,13 @@ def test_info_shows_the_plan_of_a_mixture(config, cli, monkeypatch, architecture
     assert any(line.startswith("gpu layers       auto: 7 of 7 now, 13") for line in lines)
     assert any(line.startswith("cpu moe          auto: 2 of 6 blocks now, 1.") for line in lines)
     assert any(line.startswith("in RAM           ") for line in lines)
+
+    gguf, gpus, speeds = check_usable(path), Library.gpus(None), PlacementSpeeds(config)
+    speeds.add(gguf, gpus, Placement(7, 2), 10.0)
+    speeds.add(gguf, gpus, Placement(0, 0), 20.0)
+    lines = cli.out("models", "info", "mine").splitlines()
+    assert "gpu layers       auto: 0 of 7 now, 0 B, by measured speed" in lines
+    assert cli.json("models", "info", "mine", "--json")["placement"]["measured"]
 
 
 def test_info_shows_threads_batch_and_depth_of_drafts(config, cli):

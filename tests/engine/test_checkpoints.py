@@ -15,6 +15,8 @@ from etui.engine import checkpoints as module
 from etui.engine.chat_prompt import ChatTemplate
 from etui.engine.checkpoints import MOST_PER_SEQUENCE, Checkpoint, _drop_closest
 from etui.engine.context import Context, ContextOptions
+from etui.engine.kv_folder import KvFolder
+from etui.engine.kv_store import KvStore
 from etui.engine.library import Library
 from etui.engine.llama_session import LlamaSession
 from etui.engine.model import Model
@@ -260,6 +262,31 @@ def test_the_newest_checkpoint_is_dropped_last(lengths):
         assert kept[-1] is newest
     _drop_closest(kept)
     assert not kept
+
+
+@pytest.mark.parametrize("tier", ["memory", "disk"])
+def test_a_chat_that_left_the_context_comes_back_with_checkpoints(open_session, tmp_path, tier):
+    store = KvStore(lambda _held: 1 << 30, KvFolder(tmp_path, 1 << 30))
+    session = open_session()
+    session.keep_in(store, "k" * 64)
+    sequence = session.open(LONG, GREEDY, label="turn")
+    prefill(session, sequence)
+    generate(session, sequence, 20)
+    session.close(sequence)
+    if tier == "disk":
+        while session._sequences.evict():
+            pass
+        store.spill(60)
+        session = open_session()
+        session.keep_in(KvStore(lambda _held: 1 << 30, KvFolder(tmp_path, 1 << 30)), "k" * 64)
+    else:
+        answer(session, WORDS[500:560], 1, GREEDY)
+    following = [*LONG[:292], *WORDS[900:930]]  # the template writes another header
+    again = session.open(following, GREEDY)
+    assert again.reused is not None
+    assert again.reused.tier == tier
+    assert 292 - 64 <= again.cached <= 292
+    assert continued(session, again, 8) == expected(open_session, following, 8)
 
 
 def test_a_saved_sequence_can_be_cut_where_its_window_is_whole(open_session, tiny):

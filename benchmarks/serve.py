@@ -95,11 +95,14 @@ def ask_new(number: int) -> list[dict[str, str]]:
     return [{"role": "user", "content": f"{number} visitors ask: what is in the room of {room}?"}]
 
 
-def write_home(folder: Path, setup: Setup, context_tokens: int = CONTEXT_TOKENS) -> Config:
+def write_home(
+    folder: Path, setup: Setup, context_tokens: int = CONTEXT_TOKENS, flash_attention: str = "auto"
+) -> Config:
     """Make a folder for etui, with the model as an entry named ``bench``."""
     (folder / "config.yaml").write_text(f"threads: {setup.threads}\n")
     (folder / "models.yaml").write_text(
         f"models:\n  bench:\n    size: any\n    context: {context_tokens}\n"
+        f"    flash_attention: {json.dumps(flash_attention)}\n"
         f"    sources: [{{path: {json.dumps(str(setup.path.absolute()))}}}]\n"
     )
     config = replace(load_config(), home=folder, threads=setup.threads)

@@ -6,7 +6,9 @@ llama-cpp-python, so that not even the compiler's settings differ.
 
     python -m benchmarks.serve_clients LLAMA_SERVER [MODEL.gguf] [--works stream,independent,...]
         [--threads N] [--rounds N] [--clients N] [--context N] [--same-libraries]
+        [--flash-attention auto|on|off]
 
+``--flash-attention`` is that of etui, whose ``auto`` is off on a CPU; that of llama-server is on.
 The works are ``stream`` (one client), ``independent`` (prompts of some 200 tokens with nothing in
 common), ``shared`` (a common prompt of some 1,000 tokens), and ``cpu`` (CPU of all processes of
 either server a token with 1, 2, 4, 8 clients).
@@ -53,6 +55,7 @@ class Round:
     """What one server did in a round; seconds, and milliseconds of CPU."""
 
     token_seconds: float  # From the first request to the last token, for each token
+    decode_seconds: float  # Mean of all clients' seconds for each token after the first one
     first_seconds: float  # Mean time to the first token
     last_first_seconds: float  # Time to the first token of the client that waits longest
     cpu_ms: float  # CPU of all processes of the server for each token
@@ -82,7 +85,10 @@ def measure(server: Server, requests: Sequence[str]) -> Round:
     used = used_cpu_seconds(server.pid) - before
     tokens = sum(answer.tokens for answer in answers)
     firsts = [answer.first_seconds for answer in answers]
-    return Round(seconds / tokens, statistics.mean(firsts), max(firsts), 1000 * used / tokens)
+    decode = statistics.mean(1 / answer.tokens_per_second for answer in answers)
+    return Round(
+        seconds / tokens, decode, statistics.mean(firsts), max(firsts), 1000 * used / tokens
+    )
 
 
 def compare(
@@ -101,6 +107,7 @@ def compare(
     pairs = in_turn(own, other, rounds)
     values = {
         "seconds a token": "token_seconds",
+        "seconds a token after the first": "decode_seconds",
         "mean first token": "first_seconds",
         "last first token": "last_first_seconds",
         "CPU a token": "cpu_ms",
@@ -124,7 +131,7 @@ def run(options: argparse.Namespace) -> Iterator[Figure]:
     clients: int = options.clients
     with ExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        write_home(home, setup, options.context)
+        write_home(home, setup, options.context, options.flash_attention)
         sides = (
             stack.enter_context(etui_server(home, "bench", "--parallel", str(clients))),
             stack.enter_context(
@@ -163,6 +170,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--context", type=int, default=4096)
+    parser.add_argument("--flash-attention", choices=("auto", "on", "off"), default="auto")
     parser.add_argument("--same-libraries", action="store_true")
     for figure in run(parser.parse_args()):
         span = "" if figure.low is None else f"  [{figure.low:.3g}, {figure.high:.3g}]"

@@ -221,9 +221,14 @@ def _judge(state: ThreadCount, trial: Trial, step: StepTimes) -> ThreadCount:
     if taken_back.count(step.rows) != state.count(step.rows):
         pace = pace.add(step)
     before_ns, now_ns = pace.compare(trial.before)
-    if step.free_cores is None or (not now_ns and trial.wall_ns < LONGEST_TRIAL_NS):
+    if step.free_cores is None:
         return replace(state, trial=trial, pace=pace)
     lowers = state.most < trial.most_before
+    if not now_ns and trial.wall_ns < LONGEST_TRIAL_NS:
+        # Its reason may be gone before anything could be compared.
+        if lowers and _fit(state.limits, step.free_cores) >= trial.most_before:
+            return replace(taken_back, why=_describe(step.free_cores))
+        return replace(state, trial=trial, pace=pace)
     if now_ns and before_ns < (LEAST_GAIN if lowers else LEAST_RAISE) * now_ns:
         most = _fit(state.limits, step.free_cores)
         if lowers and most < state.most:  # the others got more as soon as they could

@@ -81,7 +81,7 @@ def test_a_busy_core_and_its_return_are_set_and_recorded():
     assert machine.set == [(1, 1), (2, 2)]
     lowered, raised = machine.control.take_changes()
     assert (lowered.decode_threads, lowered.prefill_threads) == (1, 1)
-    assert lowered.why == "1.5 cores are free"
+    assert lowered.why == "1.6 cores are free"
     assert (raised.decode_threads, raised.prefill_threads) == (2, 2)
     assert raised.why == "2.0 cores are free"
     assert lowered.t_ns < raised.t_ns

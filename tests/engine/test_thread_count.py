@@ -268,6 +268,14 @@ def test_an_attempt_is_judged_by_batches_of_a_length_that_was_measured_before():
     assert (unknown.most, unknown.trial) == (1, None)
 
 
+def test_an_attempt_ends_where_its_reason_is_gone_before_it_was_judged():
+    state = advance(start(limits(2)), StepTimes(10**9, 10**9, rows=128, free_cores=1.0))
+    state = advance(state, StepTimes(2 * 10**9, 10**8, rows=1, free_cores=1.1))
+    assert (state.most, state.trial is None) == (1, False)
+    state = advance(state, StepTimes(3 * 10**9, 10**8, rows=1, free_cores=1.9))
+    assert (state.most, state.trial, state.not_before_ns) == (2, None, 0)
+
+
 def test_an_attempt_goes_on_with_fewer_threads_where_the_others_take_more():
     looks = [  # threads of the batch, its time, and what was free then
         (4, 30, 2.6),

@@ -111,17 +111,6 @@ class Checkpoints:
                 return checkpoint.length, checkpoint
         return 0, None
 
-    def reach_saved(self, saved: int, length: int) -> int:
-        """Return what ``reach`` will for a sequence of ``saved`` tokens that llama.cpp saved whole.
-
-        It saves no more than the window that follows the last token, and the last state.
-        """
-        if length >= saved:
-            return saved
-        window = self._model.sliding_window
-        holds = self.kind == "window" and max(0, saved - window) <= max(0, length - window + 1)
-        return length if not self.kind or holds else 0
-
     def cut(self, sequence: LlamaSequence, length: int) -> int:
         """Remove the computed tokens behind ``length``, and those before it that are lost.
 

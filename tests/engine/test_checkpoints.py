@@ -289,15 +289,6 @@ def test_a_chat_that_left_the_context_comes_back_with_checkpoints(open_session, 
     assert continued(session, again, 8) == expected(open_session, following, 8)
 
 
-def test_a_saved_sequence_can_be_cut_where_its_window_is_whole(open_session, tiny):
-    kept = open_session()._sequences.checkpoints
-    assert kept.reach_saved(100, 100) == kept.reach_saved(100, 200) == 100
-    short = {"window": 20, "state": 0}[kept.kind]
-    assert kept.reach_saved(WINDOW, 20) == short
-    assert kept.reach_saved(100, 99) == (99 if kept.kind == "window" else 0)
-    assert kept.reach_saved(100, 98) == 0
-
-
 def test_a_checkpoint_that_finds_no_room_costs_a_whole_prefill(open_session, monkeypatch):
     session = open_session(sequences=1)
     sequence = session.open(LONG, GREEDY)

@@ -18,6 +18,7 @@ from etui.events import (
     Prefilled,
     Prefilling,
     Probe,
+    Reused,
     Thought,
     ThreadsChanged,
     TokenLogprob,
@@ -184,6 +185,7 @@ def batch_events(
                 case (
                     Probe()
                     | Batch()
+                    | Reused()
                     | ThreadsChanged()
                     | Finished()
                     | Verified()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from etui.arm import Arm
@@ -33,6 +35,25 @@ def test_the_answer_streams_and_ends_by_itself(fake):
     assert prefilled.end_ns == end.prefill_end_ns == end.first_token_ns
     assert end.prefill_end_ns <= end.thinking_end_ns <= end.end_ns
     assert session.closed == [0]
+
+
+def test_a_prompt_that_was_known_says_what_of_it_was_lost(fake, monkeypatch):
+    session = fake(script("[assistant]", "Ok."))
+    limit = "this model keeps a window of 512 tokens"
+    monkeypatch.setattr(session, "facts", replace(session.facts, cache_limit=limit))
+    opened = session.open
+
+    def open_lossy(tokens, sampling):
+        sequence = opened(tokens, sampling)
+        sequence.computed = sequence.cached = 4
+        sequence.lost = 8
+        return sequence
+
+    monkeypatch.setattr(session, "open", open_lossy)
+    events = list(answer(QUESTION, arm(), session, GO_ON))
+    prefilled = next(e for e in events if isinstance(e, Prefilled))
+    assert prefilled.recomputed_tokens == 8
+    assert prefilled.recomputed_why == f"from a checkpoint: {limit}"
 
 
 def test_a_long_prompt_tells_its_progress(fake):

@@ -50,6 +50,13 @@ def test_an_estimate_says_what_it_counts() -> None:
     assert not any("(estimate)" in text for text in shown.values())
 
 
+def test_tokens_that_were_computed_again_say_why() -> None:
+    why = "from a checkpoint: this model keeps a window of 512 tokens"
+    settings = {"recomputed_tokens": 212, "recomputed_why": why}
+    assert facts(replace(turn_record(1), settings=settings))["recomputed"] == f"212 tok {why}"
+    assert "recomputed" not in facts(turn_record(1))
+
+
 def test_nothing_measured_shows_no_joules() -> None:
     shown = facts(with_energy(joules=None, phases={}))
     assert shown["energy"].startswith("unmeasured")

@@ -197,9 +197,12 @@ def _format_cache(total: CacheTotal) -> str:
     place = {"context": "the context", "disk": "the disk"}.get(total.tier, total.tier)
     text = (
         f"KV caches from {place}: {count_text(total.tokens, 'prompt token')} in "
-        f"{count_text(total.turns, 'turn')}, saved about {energy_text(total.saved_joules)}, less "
-        f"{energy_text(total.cost_joules)} for keeping them"
+        f"{count_text(total.turns, 'turn')}"
     )
+    if total.saved_joules is not None:
+        text += f", saved about {energy_text(total.saved_joules)}"
+    if total.cost_joules is not None:
+        text += f", less {energy_text(total.cost_joules)} for keeping them"
     return f"{text}; {total.unknown_turns} unknown" if total.unknown_turns else text
 
 

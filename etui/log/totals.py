@@ -152,14 +152,16 @@ class CacheTotal:
     tier: str
     turns: int  # Turns that reused tokens
     tokens: int
-    saved_joules: float  # Over the turns for which they are known
-    cost_joules: float  # Of saving caches and of bringing them back
+    saved_joules: float | None  # Over the turns for which they are known; None without any
+    cost_joules: float | None  # Of saving caches and of bringing them back
     unknown_turns: int  # Turns that are in neither sum
     seconds: float  # Of saving and bringing back
 
     @property
-    def net_joules(self) -> float:
-        """Joules saved, less the cost."""
+    def net_joules(self) -> float | None:
+        """Joules saved, less the cost; None if either is unknown."""
+        if self.saved_joules is None or self.cost_joules is None:
+            return None
         return self.saved_joules - self.cost_joules
 
 
@@ -167,7 +169,7 @@ def sum_caches(log: LogReader, moment: datetime) -> list[CacheTotal]:
     """Sum what KV caches saved since an aware time, by the tier that they came from."""
     rows = log.select(
         """
-        SELECT tier, sum(tokens > 0), sum(tokens), total(saved), total(cost),
+        SELECT tier, sum(tokens > 0), sum(tokens), sum(saved), sum(cost),
             sum(saved IS NULL OR cost IS NULL), total(seconds)
         FROM (
             SELECT json_extract(cache, '$.tier') AS tier, json_extract(cache, '$.tokens') AS tokens,

@@ -252,7 +252,10 @@ class Runtime(Generic[B]):
             **model_settings(spec, self.config),
         }
         sampled = sample_as_asked(arm, spec, partial(self.model_files.read_sampling, path))
-        price = token_cost_for(arm, spec, self.config, self.log_cache)
+        if self.config.cache == "on":  # it says what a KV cache saves, and which to keep
+            price = load_token_cost(spec, self.config, self.log_cache)
+        else:
+            price = token_cost_for(arm, spec, self.config, self.log_cache)
         return ResolvedModel(spec, path, price, settings, draft, sampled)
 
     def find_token_cost(self, model: str) -> TokenCost | None:

@@ -341,11 +341,29 @@ def axis_text(value: float) -> str:
     return f"{value:.0f}" if abs(value) >= 9.95 else f"{value:.1f}".removesuffix(".0")
 
 
-def rate_text(tokens: float | None, seconds: float | None) -> str:
-    """Format tokens per second: ``38.2 tok/s``; ``unknown`` if no time passed."""
-    if not is_known(tokens) or not is_known(seconds) or seconds <= 0:
+def decode_speed(
+    output_tokens: float, decode_seconds: float | None, answers: int = 1
+) -> float | None:
+    """Compute the speed that etui means by tok/s: that of the decode alone, tokens per second.
+
+    The first token of an answer is computed with its prompt, and the time until it is the TTFT. So
+    these are the tokens after the first, over the seconds from the first to the last one.
+
+    Args:
+        answers: Number of answers that the tokens and seconds are of, each with a first token.
+
+    Returns:
+        None where no token was decoded after a first one, or no time is known.
+    """
+    tokens = output_tokens - answers
+    return tokens / decode_seconds if decode_seconds and tokens > 0 else None
+
+
+def speed_text(tokens_per_second: float | None) -> str:
+    """Format tokens per second: ``38.2 tok/s``; ``unknown`` for None."""
+    if not is_known(tokens_per_second):
         return UNKNOWN
-    return f"{significant(tokens / seconds, 3)} tok/s"
+    return f"{significant(tokens_per_second, 3)} tok/s"
 
 
 def count_text(count: int | None, noun: str, plural: str | None = None) -> str:

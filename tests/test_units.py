@@ -147,7 +147,7 @@ def test_no_quantity_is_written_with_an_exponent_or_a_bare_sign(value):
         units.seconds_text(value),
         units.bytes_text(value),
         units.percent_text(value),
-        units.rate_text(value, 2.0),
+        units.speed_text(value),
     ):
         assert "e+" not in text
         assert "e-" not in text
@@ -195,9 +195,11 @@ def test_offset_text():
 
 
 def test_rates_counts_sizes_and_shares():
-    assert units.rate_text(412, 10.8) == "38.1 tok/s"
-    assert units.rate_text(412, 0) == "unknown"
-    assert units.rate_text(None, 3) == "unknown"
+    assert units.speed_text(units.decode_speed(413, 10.8)) == "38.1 tok/s"
+    assert units.speed_text(units.decode_speed(413, 0)) == "unknown"
+    assert units.decode_speed(1, 2.0) is None, "its only token came with the prompt"
+    assert units.decode_speed(12, 2.0, answers=2) == 5.0
+    assert units.decode_speed(9, None) is None
     assert units.tokens_text(1) == "1 token"
     assert units.tokens_text(12345) == "12,345 tokens"
     assert units.tokens_text(None) == "unknown"

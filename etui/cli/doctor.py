@@ -15,7 +15,7 @@ from etui.cli.param_types import TEXT
 from etui.codec import to_document
 from etui.errors import EtuiError, ExitCode
 from etui.text import format_table, join_lines
-from etui.units import bytes_text, count_text, per_token_text, rate_text, seconds_text
+from etui.units import bytes_text, count_text, per_token_text, seconds_text, speed_text
 
 if TYPE_CHECKING:
     from etui.config.config import Config
@@ -298,7 +298,7 @@ def _count_placed(result: RunResult) -> int:
 
 
 def _rate(timed: Timed) -> str:
-    return rate_text(timed.tokens, timed.seconds)
+    return speed_text(timed.tokens_per_second or None)
 
 
 def _joules(energy: PerToken) -> str:

@@ -21,7 +21,7 @@ from etui.curves.operating_curve import (
 from etui.errors import EtuiError
 from etui.stats.distributions import fit_non_negative, t_p_value, t_quantile
 from etui.text import utc_now
-from etui.units import count_text
+from etui.units import count_text, decode_speed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -290,7 +290,7 @@ def compute_speed(points: Sequence[TurnPoint]) -> Speed:
     decode_s = math.fsum(p.decode_seconds or 0.0 for p in decode)
     return Speed(
         _divide(sum(p.computed_tokens for p in prefill), prefill_s),
-        _divide(sum(p.output_tokens - 1 for p in decode), decode_s),
+        decode_speed(sum(p.output_tokens for p in decode), decode_s, len(decode)),
         _divide(math.fsum(p.prefill_joules for p in prefill), prefill_s),
         _divide(math.fsum(p.decode_joules for p in decode), decode_s),
     )

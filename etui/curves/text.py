@@ -12,8 +12,8 @@ from etui.units import (
     count_text,
     energy_text,
     percent_text,
-    rate_text,
     seconds_text,
+    speed_text,
     watts_text,
 )
 
@@ -105,9 +105,9 @@ def fit_lines(curve: OperatingCurve) -> Iterator[str]:
     speed = curve.speed
     if speed.prefill_tokens_per_second and speed.decode_tokens_per_second:
         yield (
-            f"prefill {rate_text(speed.prefill_tokens_per_second, 1.0)} at "
+            f"prefill {speed_text(speed.prefill_tokens_per_second)} at "
             f"{watts_text(speed.prefill_watts, curve.kind)}, decode "
-            f"{rate_text(speed.decode_tokens_per_second, 1.0)} at "
+            f"{speed_text(speed.decode_tokens_per_second)} at "
             f"{watts_text(speed.decode_watts, curve.kind)}"
         )
     yield kind_line(curve)

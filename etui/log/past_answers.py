@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from etui.curves.fit import compute_speed
+from etui.curves.fit import TurnPoint, compute_speed
 from etui.curves.operating_curve import Conditions, Speed
 from etui.log.curve_lookup import (
     POINTS_SQL,
@@ -103,12 +103,12 @@ def read_model_facts(
     audit_loads = [row["load_joules"] for row in audits if row["load_joules"]]
     return LoggedModelFacts(
         curve=find_curve(log, model, sha256, now, save),
-        speed=_measure_speed(log, model, sha256, now),
+        speed=read_speed(log, model, sha256, now.machine),
         load_joules=_mean([row["joules"] for row in loads] or audit_loads[:_LOADS]),
         load_seconds=_mean([row["seconds"] for row in loads]),
         past=_group_output(past),
         prompt_overhead=_median_overhead(past or audits),
-        speculated=_measure_speculated(log, model, sha256, now),
+        speculated=_measure_speculated(log, model, sha256, now.machine),
         audits=_group_audits(audits),
     )
 
@@ -129,26 +129,27 @@ def _group_audits(rows: Sequence[sqlite3.Row]) -> Mapping[str, PastAudits]:
     return {arm: average_audits(audits) for arm, audits in by_arm.items()}
 
 
-def _measure_speed(log: LogReader, model: str, sha256: str | None, now: Conditions) -> Speed | None:
-    """Compute the speed from the last turns on this machine, or on an unrecorded one.
+def read_speed(log: LogReader, model: str, sha256: str | None, machine: str) -> Speed | None:
+    """Compute the speed from the last turns on a machine, or on an unrecorded one.
 
-    Without measured turns it is that of the others, without watts.
+    Without measured turns it is that of the others, without watts; None without any turn.
     """
     rows = _select_turns(log, POINTS_SQL, model, sha256)
-    measured = _compute_speed(_select_here(parse_logged_turns(rows), now))
+    measured = _compute_speed(_select_here(parse_logged_turns(rows), machine))
     if measured is not None:
         return measured
     unmeasured = _select_turns(log, _SECONDS_SQL, model, sha256)
-    alike = [row for row in unmeasured if row["machine"] in (None, now.machine)]
-    decoded = [row for row in alike if row["tokens_output"] > 1]
-    return (
-        Speed(
-            _rate([(r["tokens_computed"], r["seconds_prefill"]) for r in alike[:_SPEED_TURNS]]),
-            _rate([(r["tokens_output"] - 1, r["seconds_decode"]) for r in decoded[:_SPEED_TURNS]]),
+    alike = [row for row in unmeasured if row["machine"] in (None, machine)]
+    if not alike:
+        return None
+    points = [
+        TurnPoint(
+            row["tokens_computed"], 0, row["tokens_output"], 0.0, 0.0,
+            prefill_seconds=row["seconds_prefill"], decode_seconds=row["seconds_decode"],
         )
-        if alike
-        else None
-    )
+        for row in alike
+    ]  # fmt: skip
+    return replace(_pool_speed(points), prefill_watts=None, decode_watts=None)
 
 
 def _select_turns(log: LogReader, sql: str, model: str, sha256: str | None) -> list[sqlite3.Row]:
@@ -159,38 +160,35 @@ def _select_turns(log: LogReader, sql: str, model: str, sha256: str | None) -> l
     return log.select(sql, (model, sha256, PAST_TURNS))
 
 
-def _rate(points: Sequence[tuple[int, float | None]]) -> float | None:
-    """Return tokens per second of all points together; None without any."""
-    known = [(tokens, seconds) for tokens, seconds in points if tokens > 0 and seconds]
-    total = math.fsum(seconds for _, seconds in known)
-    return sum(tokens for tokens, _ in known) / total if total > 0 else None
-
-
 def _measure_speculated(
-    log: LogReader, model: str, sha256: str | None, now: Conditions
+    log: LogReader, model: str, sha256: str | None, machine: str
 ) -> Mapping[str, Speed]:
     """Compute the speed of each setting of ``speculate`` from its last turns on this machine."""
     rows = log.select(SPECULATED_SQL, (model, sha256, PAST_TURNS))
     by_setting: dict[str, list[LoggedTurn]] = {}
-    for turn in _select_here(parse_logged_turns(rows), now):
+    for turn in _select_here(parse_logged_turns(rows), machine):
         by_setting.setdefault(str(turn.settings["speculate"]), []).append(turn)
     speeds = {name: _compute_speed(turns) for name, turns in by_setting.items()}
     return {name: speed for name, speed in speeds.items() if speed is not None}
 
 
-def _select_here(turns: Sequence[LoggedTurn], now: Conditions) -> list[LoggedTurn]:
-    return [turn for turn in turns if turn.settings.get("machine") in (None, now.machine)]
+def _select_here(turns: Sequence[LoggedTurn], machine: str) -> list[LoggedTurn]:
+    return [turn for turn in turns if turn.settings.get("machine") in (None, machine)]
 
 
 def _compute_speed(turns: Sequence[LoggedTurn]) -> Speed | None:
-    """Compute the speed of turns whose energy is of the same kind as that of the newest.
+    """Compute the speed of turns whose energy is of the same kind as that of the newest."""
+    if not turns:
+        return None
+    return _pool_speed([turn.point for turn in turns if turn.kind == turns[0].kind])
+
+
+def _pool_speed(points: Sequence[TurnPoint]) -> Speed:
+    """Compute the speed of the newest points, newest first.
 
     Each phase is that of the newest turns that have it: an answer of one token decodes nothing,
     and many in a row would hide how fast the model decodes.
     """
-    if not turns:
-        return None
-    points = [turn.point for turn in turns if turn.kind == turns[0].kind]
     prefill = compute_speed(points[:_SPEED_TURNS])
     decoded = [p for p in points if p.output_tokens > 1 and p.decode_seconds]
     decode = compute_speed(decoded[:_SPEED_TURNS])

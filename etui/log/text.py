@@ -254,7 +254,7 @@ def _format_tokens(turn: TurnRecord) -> str:
     return (
         f"{t.prompt:,} prompt ({t.cached:,} cached, {t.computed:,} computed), "
         f"{t.output:,} output ({t.thinking:,} thinking), "
-        f"{units.rate_text(t.output, turn.seconds.decode)}"
+        f"{units.speed_text(turn.tokens_per_second)}"
     )
 
 

@@ -12,9 +12,8 @@ from etui.chat import Query
 from etui.routing.text_measures import estimate_tokens
 
 if TYPE_CHECKING:
-    from etui.curves.operating_curve import OperatingCurve
+    from etui.curves.operating_curve import OperatingCurve, Speed
     from etui.engine.token_counter import TokenCounter
-    from etui.log.totals import Total
     from etui.routing.decision import Predictor
     from etui.runtime.decide import Choice
     from etui.runtime.runtime import Runtime
@@ -42,42 +41,40 @@ class MachineFacts:
     """What is known of a machine, to predict models that were never loaded."""
 
     memory_bytes_per_second: float | None = None
-    """Measured reading speed of the memory; None if unknown."""
+    """Reading speed of the memory, measured while nothing else ran; None if unknown."""
     limit_watts: float | None = None
     """Sum of the power limits of everything but GPUs; None if one is unknown."""
     measured: tuple[MeasuredModel, ...] = ()  # Models whose decode was measured here
-    memory_busy: bool = False  # Whether other programs ran while that was measured
+    memory_busy: bool = False  # Whether it is unknown because other programs ran
 
 
 @dataclass(frozen=True, slots=True)
 class DecodeForecast:
-    """Speed and energy of the decode of a model; None where unknown."""
+    """Speed and energy of the decode of a model, its prompts apart; None where unknown."""
 
-    tokens_per_second: float | None = None  # Output tokens per second
-    joules_per_token: float | None = None  # Gross joules per output token
+    tokens_per_second: float | None = None  # See `etui.units.decode_speed`
+    joules_per_token: float | None = None  # Gross joules per decoded token
     speed_source: Source = ""
     joules_source: Source = ""
     like: str = ""  # The measured model from which they were scaled; empty for none
-
-    @property
-    def is_measured(self) -> bool:
-        """Whether both numbers are the model's own."""
-        return {self.speed_source, self.joules_source} <= {"curve", "log"}
 
 
 def forecast_decode(
     read_bytes: int | None,
     machine: MachineFacts,
     curve: OperatingCurve | None = None,
-    total: Total | None = None,
+    past: Speed | None = None,
     *,
     on_gpu: bool = False,
 ) -> DecodeForecast:
     """Predict the decode of a model.
 
-    Its own curve comes first, then its turns in the log, then the measured model nearest in size
-    in the same kind of memory, then the speed of the memory with the power limit. Nothing is
+    Its own curve comes first, then its last turns in the log, then the measured model nearest in
+    size in the same kind of memory, then the speed of the memory with the power limit. Nothing is
     guessed for a GPU on which nothing was measured.
+
+    Args:
+        past: Speed of its last turns here, see :func:`etui.log.past_answers.read_speed`.
     """
     like = _find_nearest(read_bytes, machine.measured, on_gpu=on_gpu)
     speed: float | None = None
@@ -86,12 +83,12 @@ def forecast_decode(
     joules_source: Source = ""
     if curve is not None and curve.speed.decode_tokens_per_second:
         speed, speed_source = curve.speed.decode_tokens_per_second, "curve"
-    elif total is not None and total.output_tokens and total.seconds > 0:
-        speed, speed_source = total.output_tokens / total.seconds, "log"  # their prefill counts too
+    elif past is not None and past.decode_tokens_per_second:
+        speed, speed_source = past.decode_tokens_per_second, "log"
     if curve is not None:
         joules, joules_source = curve.decode.slope + curve.decode.bend * CONTEXT_TOKENS, "curve"
-    elif total is not None and total.joules_per_token is not None:
-        joules, joules_source = total.joules_per_token, "log"
+    elif past is not None and past.decode_watts is not None and past.decode_tokens_per_second:
+        joules, joules_source = past.decode_watts / past.decode_tokens_per_second, "log"
     used_like = False
     if speed is None and read_bytes:
         if like is not None:

@@ -100,7 +100,7 @@ def route_document(record: TurnRecord) -> dict[str, Any]:
 
 def timings_document(record: TurnRecord) -> dict[str, Any]:
     """Build ``timings`` with the names of llama-server, for the whole turn."""
-    tokens, seconds = record.tokens, record.seconds
+    tokens, seconds, speed = record.tokens, record.seconds, record.tokens_per_second
     return {
         "cache_n": tokens.cached,
         "prompt_n": tokens.computed,
@@ -109,8 +109,8 @@ def timings_document(record: TurnRecord) -> dict[str, Any]:
         "prompt_per_second": _ratio(tokens.computed, seconds.prefill),
         "predicted_n": tokens.output,
         "predicted_ms": seconds.decode * 1e3,
-        "predicted_per_token_ms": _ratio(seconds.decode * 1e3, tokens.output),
-        "predicted_per_second": _ratio(tokens.output, seconds.decode),
+        "predicted_per_token_ms": 1e3 / speed if speed else None,
+        "predicted_per_second": speed,
     }
 
 

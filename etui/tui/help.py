@@ -63,8 +63,8 @@ def find_unknown_keys(keymap: Mapping[str, str], names: Iterable[str]) -> list[t
 
 WORDS: tuple[tuple[str, str], ...] = (
     ("J", "joules: watts × seconds; 3.6 kJ are 1 Wh"),
-    ("J/tok", "gross joules per token written, thinking included"),
-    ("tok/s", "tokens written per second"),
+    ("J/tok", "gross joules of an answer, prompt included, per output token, thinking included"),
+    ("tok/s", "tokens decoded per second, without the prompt, whose time is the TTFT"),
     ("TTFT", "time to first token: from sending the question to the first word"),
     ("load", "reading the model into memory, before its first answer"),
     ("prefill", "reading the question and the chat so far"),

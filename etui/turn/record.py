@@ -9,6 +9,7 @@ from typing import Any
 
 from etui.codec import to_document
 from etui.energy.documents import energy_document
+from etui.units import decode_speed
 
 
 @dataclass(frozen=True, slots=True)
@@ -417,6 +418,12 @@ class TurnRecord:
     """Id of the turn before it in its chat; None for the first turn of a branch."""
     cache: CacheRecord | None = None
     """What was reused of earlier prompts; None if all of the prompt was computed."""
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Speed of its decode, see :func:`etui.units.decode_speed`: the tok/s shown everywhere."""
+        answers = max(1, len(self.hops)) + max(0, len(self.votes) - 1)
+        return decode_speed(self.tokens.output, self.seconds.decode, answers)
 
     def to_json(self) -> dict[str, Any]:
         """Build the document of ``etui ask --json``."""

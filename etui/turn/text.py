@@ -217,8 +217,8 @@ def energy_line(record: TurnRecord) -> str:
     """Format the cost of an answer: tokens, tok/s, TTFT, joules ± kind, J/token, watts, sharing."""
     energy, tokens, seconds = record.energy, record.tokens, record.seconds
     parts = [units.tokens_text(tokens.output)]
-    if tokens.output and seconds.decode > 0:
-        parts.append(units.rate_text(tokens.output, seconds.decode))
+    if (speed := record.tokens_per_second) is not None:
+        parts.append(units.speed_text(speed))
     if seconds.ttft is not None:
         parts.append(f"TTFT {units.seconds_text(seconds.ttft)}")
     if energy.joules is None:
@@ -286,15 +286,15 @@ def price_line(record: TurnRecord) -> str:
     Notes follow only where they matter: how the answer ended, a forecast that was far off, and
     joules that count other programs too.
     """
-    energy, tokens, seconds = record.energy, record.tokens, record.seconds
+    energy = record.energy
     parts = [units.short_energy_text(energy.joules, energy.kind)]
     if energy.joules is None:
         parts = [f"energy {units.UNMEASURED}"]
     elif energy.joules_per_token is not None:
         parts.append(units.short_per_token_text(energy.joules_per_token, energy.kind))
-    parts.append(units.tok_text(tokens.output))
-    if tokens.output and seconds.decode > 0:
-        parts.append(units.rate_text(tokens.output, seconds.decode))
+    parts.append(units.tok_text(record.tokens.output))
+    if (speed := record.tokens_per_second) is not None:
+        parts.append(units.speed_text(speed))
     parts.append(loop_text(record) or ending_text(record))
     if record.cache is not None and record.cache.tier != "context":
         parts.append(cache_text(record.cache))

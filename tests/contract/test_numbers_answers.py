@@ -220,7 +220,7 @@ def test_quantities_are_written() -> None:
         ],
         "multiple": [(units.multiple_text(v, v / 2, 2 * v), units.times_text(v))
                      for v in numbers if v > 0],
-        "rates": [(units.rate_text(100, v), units.short_rate_text(v)) for v in numbers],
+        "rates": [(units.speed_text(v), units.short_rate_text(v)) for v in numbers],
         "counts": [(units.tokens_text(n), units.tok_text(n), units.place_text(n),
                     units.short_count_text(n), units.short_tokens_text(n))
                    for n in (0, 1, 2, 3, 11, 21, 112, 999, 1000, 9949, 12345, 1234567)],

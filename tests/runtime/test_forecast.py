@@ -15,7 +15,6 @@ from etui.chat import Query
 from etui.config.config import Config
 from etui.curves.operating_curve import PhaseCurve, Speed
 from etui.engine.token_counter import TokenCounter
-from etui.log.totals import Total
 from etui.models import gguf
 from etui.models.gguf import Gguf
 from etui.models.spec import STARTER
@@ -38,7 +37,7 @@ from tests.log.test_curve_rows import CURVE
 
 MACHINE = MachineFacts(memory_bytes_per_second=20e9, limit_watts=18.0)
 
-TOTAL = Total("m", 3, 50.0, None, "counter", None, 0, 100, 0.5, 10.0)
+PAST = Speed(decode_tokens_per_second=10.0, decode_watts=5.0)
 
 
 STEEP = replace(
@@ -54,9 +53,11 @@ NOTHING = (None, None, "", "")
     ("size", "facts", "given", "expected"),
     [
         # A curve comes before the log, and the log before an estimate.
-        (10**9, MACHINE, {"curve": STEEP, "total": TOTAL},
+        (10**9, MACHINE, {"curve": STEEP, "past": PAST},
          (33.0, 0.25 + 0.001 * CONTEXT_TOKENS, "curve", "curve")),
-        (10**9, MACHINE, {"total": TOTAL}, (10.0, 0.5, "log", "log")),
+        (10**9, MACHINE, {"past": PAST}, (10.0, 0.5, "log", "log")),
+        (10**9, MACHINE, {"past": Speed(decode_tokens_per_second=10.0)},
+         (10.0, 1.8, "log", "power range")),
         # Without any answer it follows from the memory and the power range,
         (2 * 10**9, MACHINE, {}, (10.0, 1.8, "memory", "power range")),
         (10**9, MachineFacts(memory_bytes_per_second=1e10), {}, (10.0, None, "memory", "")),
@@ -73,13 +74,12 @@ NOTHING = (None, None, "", "")
     ],
 )  # fmt: skip
 def test_the_best_known_source_says_how_fast_a_model_decodes(size, facts, given, expected) -> None:
-    given = {"curve": None, "total": None} | given
-    found = forecast_decode(size, facts, given.pop("curve"), given.pop("total"), **given)
+    given = {"curve": None, "past": None} | given
+    found = forecast_decode(size, facts, given.pop("curve"), given.pop("past"), **given)
     speed, joules, *sources = expected
     assert found.tokens_per_second == (speed and pytest.approx(speed))
     assert found.joules_per_token == (joules and pytest.approx(joules))
     assert [found.speed_source, found.joules_source] == sources
-    assert found.is_measured == (sources[0] in ("curve", "log"))
     assert found.like == ("large" if LARGE in facts.measured and not given else found.like)
 
 

@@ -124,7 +124,7 @@ def test_a_whole_answer(server: Running, pool: FakePool) -> None:
     assert answer.route["seconds"] == {"queue": 0.25, "load": 0.0, "prefill": 1.0, "decode": 2.0}
     assert (answer.timings["prompt_n"], answer.timings["cache_n"]) == (15, 5)
     assert answer.timings["predicted_n"] == 8
-    assert answer.timings["predicted_per_second"] == pytest.approx(4.0)
+    assert answer.timings["predicted_per_second"] == pytest.approx(3.5)
 
 
 def test_a_streamed_answer_has_its_usage_if_it_is_asked_for(

@@ -308,7 +308,7 @@ def test_the_price_is_one_line_and_notes_follow_only_where_they_matter(changes, 
         TURN,
         energy=replace(TURN.energy, **estimate | energy),
         tokens=replace(TURN.tokens, output=64),
-        seconds=replace(TURN.seconds, decode=64 / 30),
+        seconds=replace(TURN.seconds, decode=62 / 30),
         **{"answer": "Paris", "status": "complete", "predicted_joules": None} | changes,
     )
     assert price_line(record) == shown

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import (
     AsyncIterator,
     Callable,
@@ -20,13 +21,14 @@ from etui import units
 from etui.codec import from_document
 from etui.config.config import Config
 from etui.config.machine import machine_name
-from etui.curves.operating_curve import OperatingCurve
+from etui.curves.operating_curve import OperatingCurve, Speed
 from etui.energy.idle import describe_cool_down
 from etui.energy.types import ChannelPower
 from etui.engine.builds import describe_engine
 from etui.engine.library import built_for_gpu, library_folder
 from etui.engine.offload import Needs, needs
 from etui.errors import EtuiError, ModelUnavailable
+from etui.log.past_answers import read_speed
 from etui.log.queries import LogReader
 from etui.log.totals import Total
 from etui.models.catalogue import load_catalogue
@@ -40,7 +42,9 @@ from etui.models.recommend import (
     Fit,
     estimate_need_bytes,
     find_fit,
+    load_recommended,
     recommend_model,
+    save_recommended,
 )
 from etui.models.spec import ModelSpec, PathSource
 from etui.models.tuned import TunedUse
@@ -127,6 +131,7 @@ class ModelCard:
     fault: str = ""  # Why the header of an existing file cannot be used; empty if it can
     curve: OperatingCurve | None = None  # The newest operating curve of this file
     total: Total | None = None  # Totals of its turns in the log
+    past: Speed | None = None  # Speed of the last turns of this file on this machine
     loads: tuple[LoadRecord | UnloadRecord, ...] = ()  # Its last loads and unloads, newest first
     idle: ModelIdle | None = None
     """What keeping it warm costs; None if nothing was measured or logged."""
@@ -173,8 +178,9 @@ class Cards:
     ``gpu_bytes`` is None for a GPU that this build of llama.cpp cannot use. ``cool_down`` says
     whether the machine went back to cold after the last unload; empty without one. ``problem`` is
     why no settings of sweeps are used; empty if they are. ``machine`` is what the predictions of
-    models that were never loaded rest on, ``recommended`` the model to begin with, and ``prebuilt``
-    whether llama.cpp is the ready-made one, which a build for this machine may outrun.
+    models that were never loaded rest on, ``recommended`` the model to begin with (None where no
+    measurement speaks for one yet, or none fits), and ``prebuilt`` whether llama.cpp is the
+    ready-made one, which a build for this machine may outrun.
     """
 
     models: tuple[ModelCard, ...]
@@ -200,7 +206,7 @@ def add_forecast(
     curve = card.curve
     if curve is not None and machine_name() != curve.conditions.machine:
         curve = None
-    forecast = forecast_decode(card.read_bytes, machine, curve, card.total, on_gpu=fit == "gpu")
+    forecast = forecast_decode(card.read_bytes, machine, curve, card.past, on_gpu=fit == "gpu")
     return replace(card, fit=fit, forecast=forecast)
 
 
@@ -233,13 +239,14 @@ def build_candidates(cards: Iterable[ModelCard]) -> list[Candidate]:
             card.need_bytes,
             card.forecast.tokens_per_second,
             card.spec.recommend,
-            card.read_bytes,
         )
         for card in cards
         if card.spec.backend is None and card.file_bytes is not None and card.need_bytes is not None
     ]
 
 
+_REMEASURE_NS = 60_000_000_000
+"""Time after which a busy machine is measured again, as the load is that of the last minute."""
 _LOADS = 200  # Number of newest loads and unloads searched for those of each model
 _SHOWN_LOADS = 5
 _GPU = "gpu:"
@@ -265,7 +272,7 @@ class CardReader:
         self._with_found = with_found  # Whether models of other programs are listed, too
         self._config = config
         self._services = services
-        self._has_measured = False
+        self._measured_ns: int | None = None
         self._log: LogReader | None = None
         self._headers: dict[tuple[Path, int, int], Gguf | str] = {}
         self._gpu = self._prebuilt = False
@@ -276,14 +283,19 @@ class CardReader:
             self._log.close()
 
     async def read_all(self, fix: str) -> AsyncIterator[Cards]:
-        """Yield the current cards, and again after the memory was measured for the first time."""
+        """Yield the current cards, and again after the memory was measured.
+
+        It is measured until that was done once while nothing else ran, but not with every look.
+        """
         cards = await in_thread(self.read, fix)
         yield cards
-        machine, services = cards.machine, self._services()
-        known = machine.memory_bytes_per_second is not None and not machine.memory_busy
-        if services is None or known or self._has_measured or services.runner.is_busy():
+        services, now_ns = self._services(), time.monotonic_ns()
+        if services is None or cards.machine.memory_bytes_per_second is not None:
             return
-        self._has_measured = True  # a failure is said once, and not with every look
+        is_recent = self._measured_ns is not None and now_ns - self._measured_ns < _REMEASURE_NS
+        if is_recent or services.runner.is_busy():
+            return
+        self._measured_ns = now_ns
         shelf, runner, threads = services.shelf, services.runner, services.threads
         await in_thread(lambda: shelf.measure_memory(threads, runner.is_busy), fix)
         yield await in_thread(self.read, fix)
@@ -319,7 +331,7 @@ class CardReader:
         gpu_bytes = _gigabytes_to_bytes(host.gpu_free_memory_gb if self._gpu else None)
         speed, services = load_memory_speed(self._config), self._services()
         machine = MachineFacts(
-            None if speed is None else speed.bytes_per_second,
+            None if speed is None or speed.busy else speed.bytes_per_second,
             None if services is None else limit_without_gpus(services.meter.latest()),
             list_measured(models, machine_name()),
             speed is not None and speed.busy,
@@ -332,9 +344,18 @@ class CardReader:
             "" if last is None or last[1] else describe_cool_down(build_cool_down(last[0])),
             catalogue.problem,
             machine,
-            recommend_model(build_candidates(cards), ram_bytes, gpu_bytes),
+            self._recommend(cards, ram_bytes, gpu_bytes),
             self._prebuilt,
         )
+
+    def _recommend(
+        self, cards: Iterable[ModelCard], ram_bytes: float | None, gpu_bytes: float | None
+    ) -> str | None:
+        kept = load_recommended(self._config)
+        name = recommend_model(build_candidates(cards), ram_bytes, gpu_bytes, kept)
+        if name not in (None, kept):
+            save_recommended(self._config, name)
+        return name
 
     def _card(
         self,
@@ -358,6 +379,7 @@ class CardReader:
             fault=header if isinstance(header, str) else "",
             curve=self._curve(log, spec),
             total=total,
+            past=self._past(log, spec, state, total),
             loads=tuple(model_loads),
             expected_bytes=estimate_need_bytes(spec, self._config.context_tokens),
         )
@@ -400,6 +422,14 @@ class CardReader:
             return error.what
         except OSError as error:
             return f"cannot read {path}: {error.strerror or error}"
+
+    def _past(
+        self, log: LogReader, spec: ModelSpec, state: FileState, total: Total | None
+    ) -> Speed | None:
+        if total is None or state == "absent":
+            return None
+        sha256 = spec.sha256 or recorded_sha256(spec, self._config)
+        return read_speed(log, spec.name, sha256, machine_name())
 
     def _context(self, spec: ModelSpec, gguf: Gguf) -> int:
         limits = (spec.context, gguf.context_tokens, self._config.context_tokens)

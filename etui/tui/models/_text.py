@@ -79,7 +79,7 @@ def speed_cell(forecast: DecodeForecast) -> str:
 
 
 def joules_cell(forecast: DecodeForecast) -> str:
-    """Format joules per token: ``0.25``, ``≈1.0`` where they were predicted, or a dash."""
+    """Format joules per decoded token: ``0.25``, ``≈1.0`` where they were predicted, or a dash."""
     return _format_cell(forecast.joules_per_token, forecast.joules_source)
 
 
@@ -123,15 +123,21 @@ def forecast_lines(card: ModelCard, machine: MachineFacts) -> Iterator[str]:
         why = (
             "no model was measured on this GPU yet"
             if card.fit == "gpu"
-            else "the speed of the memory is not measured yet"
+            else f"the speed of the memory is {unmeasured_text(machine)}"
         )
         yield f"expected  unknown tok/s: {why}"
     else:
         yield f"expected  {speed_cell(forecast)} tok/s: {_explain_speed(forecast, machine)}"
     if forecast.joules_per_token is None:
-        yield "          unknown J/token: no reading to predict it from"
+        yield "          unknown J per decoded token: no reading to predict it from"
     else:
-        yield f"          {joules_cell(forecast)} J/token: {_explain_joules(forecast, machine)}"
+        joules = f"{joules_cell(forecast)} J per decoded token"
+        yield f"          {joules}: {_explain_joules(forecast, machine)}"
+
+
+def unmeasured_text(machine: MachineFacts) -> str:
+    """Write why the speed of the memory is unknown."""
+    return f"not measured yet{': the machine was busy' if machine.memory_busy else ''}"
 
 
 def _explain_speed(forecast: DecodeForecast, machine: MachineFacts) -> str:
@@ -139,12 +145,10 @@ def _explain_speed(forecast: DecodeForecast, machine: MachineFacts) -> str:
         case "curve":
             return "measured by its curve"
         case "log":
-            return "from its turns in the log"
+            return "decode of its last turns here"
         case "other model":
             return f"scaled by size from {forecast.like}"
     speed = units.bytes_text(machine.memory_bytes_per_second)
-    if machine.memory_busy:
-        return f"estimated from memory bandwidth ({speed}/s on a busy machine)"
     return f"at most, estimated from memory bandwidth ({speed}/s)"
 
 
@@ -153,7 +157,7 @@ def _explain_joules(forecast: DecodeForecast, machine: MachineFacts) -> str:
         case "curve":
             return "measured by its curve"
         case "log":
-            return "from its turns in the log"
+            return "decode of its last turns here"
         case "other model":
             return f"with the watts of {forecast.like}"
     return f"at the power limit ({units.limit_text(machine.limit_watts)})"
@@ -337,8 +341,9 @@ def _log_text(card: ModelCard) -> str:
     if total is None:
         return "no turns yet"
     turns = units.count_text(total.turns, "turn")
-    joules = units.marked(units.per_token_text(total.joules_per_token, _per_token_kind(card)))
-    return f"{turns}, {joules}"
+    kind = _per_token_kind(card)
+    joules = units.marked(units.per_text(total.joules_per_token, "output token", kind))
+    return f"{turns}, {joules} with the prompts"
 
 
 def _per_token_kind(card: ModelCard) -> str | None:

@@ -88,11 +88,10 @@ class AnswerEnergy:
 
 def answer_of_record(record: TurnRecord) -> AnswerEnergy:
     """Return the energy of a finished answer."""
-    seconds, tokens = record.seconds.decode, record.tokens.output
     return AnswerEnergy(
         record.energy,
-        tokens,
-        tokens / seconds if seconds and tokens else None,
+        record.tokens.output,
+        record.tokens_per_second,
         phases_of(record.energy, thought=bool(record.tokens.thinking)),
     )
 

@@ -52,10 +52,14 @@ def test_an_entry_without_a_file_is_predicted_from_the_memory() -> None:
     assert (speed_cell(card.forecast), joules_cell(card.forecast)) == ("≈10", "≈1.8")
     assert list(forecast_lines(card, MACHINE)) == [
         "expected  ≈10 tok/s: at most, estimated from memory bandwidth (20.0 GB/s)",
-        "          ≈1.8 J/token: at the power limit (18 W)",
+        "          ≈1.8 J per decoded token: at the power limit (18 W)",
     ]
-    busy = replace(MACHINE, memory_busy=True)
-    assert "20.0 GB/s on a busy machine" in next(forecast_lines(card, busy))
+    for busy, why in ((True, ": the machine was busy"), (False, "")):
+        machine = MachineFacts(limit_watts=18.0, memory_busy=busy)
+        unknown = add_forecast(card_of(), machine, 16 * GB, None)
+        assert next(forecast_lines(unknown, machine)) == (
+            f"expected  unknown tok/s: the speed of the memory is not measured yet{why}"
+        )
 
 
 def test_a_gpu_without_a_reading_is_unknown_and_says_why() -> None:
@@ -64,7 +68,7 @@ def test_a_gpu_without_a_reading_is_unknown_and_says_why() -> None:
     assert (speed_cell(card.forecast), joules_cell(card.forecast)) == ("–", "–")
     assert list(forecast_lines(card, MACHINE)) == [
         "expected  unknown tok/s: no model was measured on this GPU yet",
-        "          unknown J/token: no reading to predict it from",
+        "          unknown J per decoded token: no reading to predict it from",
     ]
 
 
@@ -126,13 +130,21 @@ def test_control_characters_of_an_entry_do_not_reach_the_list() -> None:
 
 def test_the_advice_names_what_suits_or_says_that_nothing_does() -> None:
     card = add_forecast(card_of("good"), MACHINE, 16 * GB, None)
-    assert describe_advice(Cards((card,), recommended="good")) == (
-        "★ good (2.00 GB, ≈10 tok/s, ≈1.8 J/token) suits this machine."
+    assert describe_advice(Cards((card,), 12 * GB, recommended="good")) == (
+        "★ good: 3.00 GB of 12.0 GB free, about 10 tok/s, about 1.8 J per decoded token here."
+    )
+    on_gpu = add_forecast(card_of("good"), MACHINE, 16 * GB, 24 * GB)
+    assert describe_advice(Cards((on_gpu,), 16 * GB, 24 * GB, recommended="good")) == (
+        "★ good: 3.00 GB of 24.0 GB free on the GPU."
+    )
+    unmeasured = Cards((card,), machine=MachineFacts(memory_busy=True))
+    assert describe_advice(unmeasured) == (
+        "No recommendation: the memory is not measured yet: the machine was busy."
     )
     assert describe_advice(Cards((card,), recommended="good", prebuilt=True)).splitlines()[1:] == [
         "`etui engine build` may make answers faster."
     ]
-    assert describe_advice(Cards((card,))) == (
+    assert describe_advice(Cards((card,), machine=MACHINE)) == (
         "No model that answers well fits here; smollm2-135m is a tiny demo."
     )
     assert describe_memory(Cards((), 16 * GB)) == "16.0 GB of memory free · no usable GPU"

@@ -1,0 +1,129 @@
+"""One speed for one answer wherever it is shown, and a recommendation that holds still."""
+
+from __future__ import annotations
+
+import random
+import re
+from dataclasses import replace
+
+import pytest
+
+from etui import units
+from etui.config.config import Config
+from etui.config.machine import machine_name
+from etui.curves.fit import TurnPoint, compute_speed
+from etui.log.past_answers import read_speed
+from etui.log.queries import LogReader
+from etui.log.text import format_turn
+from etui.log.writer import TurnWriter
+from etui.models.catalogue import load_catalogue
+from etui.models.memory_speed import MemorySpeed
+from etui.models.spec import STARTER
+from etui.routing.signals import HostState
+from etui.runtime import measure_memory
+from etui.runtime.forecast import MachineFacts, forecast_decode
+from etui.runtime.measure_memory import find_memory_speed
+from etui.server.documents import timings_document
+from etui.tui.models import _cards as card_reader
+from etui.tui.models._cards import CardReader, Cards
+from etui.tui.models._text import model_texts
+from etui.tui.models.first_run import describe_advice
+from etui.tui.power.energy_text import answer_of_record
+from etui.turn.text import energy_line, price_line
+from tests.fixtures.turns import ENERGY, TURN
+
+ONE = replace(
+    TURN,
+    reasoning="direct",
+    votes=(),
+    probes=(),
+    tokens=replace(TURN.tokens, output=39),
+    seconds=replace(TURN.seconds, prefill=7.6, decode=1.0, total=8.6),  # mostly its prompt
+    energy=replace(ENERGY, phases={"load": 0.0, "prefill": 60.0, "decode": 19.0}, flags=()),
+    settings={"machine": machine_name()},
+)
+
+
+@pytest.mark.parametrize("measured", [True, False])
+def test_every_surface_shows_the_same_speed_of_the_same_answer(
+    config: Config, measured: bool
+) -> None:
+    one = ONE
+    if not measured:
+        nothing = dict.fromkeys(("load", "prefill", "decode"))
+        one = replace(ONE, energy=replace(ENERGY, joules=None, phases=nothing))
+    texts = [energy_line(one), price_line(one), "\n".join(format_turn(one, ()))]
+    shown = [float(text) for line in texts for text in re.findall(r"([\d.]+) tok/s", line)]
+    assert shown == [38.0] * 3
+    assert answer_of_record(one).tokens_per_second == 38.0
+    timings = timings_document(one)
+    assert timings["predicted_per_second"] == 38.0
+    assert timings["predicted_per_token_ms"] == pytest.approx(1e3 / 38)
+    point = TurnPoint(10, 30, 39, 60.0, 19.0, prefill_seconds=7.6, decode_seconds=1.0)
+    assert compute_speed([point]).decode_tokens_per_second == 38.0
+
+    with TurnWriter(config) as log:
+        log.save_turn(one)
+    with LogReader(config) as log:
+        past = read_speed(log, one.model, one.model_sha256, machine_name())
+        assert read_speed(log, one.model, one.model_sha256, "another") is None
+    assert past is not None
+    assert past.decode_tokens_per_second == 38.0
+    forecast = forecast_decode(10**9, MachineFacts(), past=past)
+    assert (forecast.tokens_per_second, forecast.speed_source) == (38.0, "log")
+    assert forecast.joules_per_token == (0.5 if measured else None), "its prompt is left out"
+
+    config.models_dir.mkdir(parents=True, exist_ok=True)
+    (config.models_dir / f"{STARTER}.gguf").write_bytes(b"GGUF")
+    digest = load_catalogue(config).get(STARTER).sha256
+    with TurnWriter(config) as log:  # the same answer, by the file that is there
+        log.save_turn(replace(one, turn_id="b", model_sha256=digest))
+    cards = _read(config)
+    card = cards.find(STARTER)
+    assert card is not None
+    assert model_texts(card, cards, resident=False)["speed"] == "38"
+
+
+def test_several_answers_in_a_turn_have_a_first_token_each() -> None:
+    votes = replace(ONE, votes=TURN.votes)
+    assert votes.tokens_per_second == 37.0, "two votes"
+    assert units.decode_speed(2, 1.0, answers=2) is None
+
+
+def test_fifty_starts_recommend_one_model_or_say_that_nothing_was_measured_yet(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    luck = random.Random(29)
+    starts = [True] * 25 + [False] * 25
+    luck.shuffle(starts)
+    starts[:2] = [True, True]
+    said: list[str] = []
+    stars: set[str | None] = set()
+    for busy in starts:
+        # A memory of 24 GB/s, near the limits of several models, as it was seen by other programs
+        # between 5.8 and 24 GB/s; at rest it varies by some per cent. Free memory varies as well.
+        speed = luck.uniform(5.8e9, 24e9) if busy else luck.gauss(24e9, 0.5e9)
+        found = MemorySpeed(machine_name(), 2, speed, busy=busy)
+        free = HostState(free_memory_gb=luck.uniform(3.2, 12.0) if busy else luck.uniform(8, 12))
+        monkeypatch.setattr(measure_memory, "_measure", lambda _threads, found=found: found)
+        monkeypatch.setattr(card_reader, "read_host", lambda _config, free=free: free)
+        find_memory_speed(config, 2, lambda: False)
+        cards = _read(config)
+        said.append(describe_advice(cards))
+        stars.add(cards.recommended)
+    assert said[0] == "No recommendation: the memory is not measured yet: the machine was busy."
+    assert stars == {None, "llama-3.2-3b"}
+    assert all(text.startswith(("★ llama-3.2-3b: ", "No recommendation: ")) for text in said)
+    at_rest = starts.index(False)
+    assert all(text.startswith("★") for text in said[at_rest:]), "it stays known"
+    assert re.fullmatch(
+        r"★ llama-3.2-3b: 3.09 GB of [\d.]+ GB free, about 1[12] tok/s.", said[at_rest]
+    )
+
+
+def _read(config: Config) -> Cards:
+    reader = CardReader(config, lambda: None)
+    try:
+        return reader.read()
+    finally:
+        reader.close()

@@ -2,7 +2,8 @@
 
 ``python -m etui.models.memory_speed THREADS`` measures it within a second and prints one JSON
 line. It runs in a process of its own: numpy and its buffers do not stay in that of the app, and
-threads that add up numbers do not hold up a key. The result is kept in ``ETUI_HOME``.
+threads that add up numbers do not hold up a key. The result is kept in ``ETUI_HOME``, one for each
+machine: the fastest of those that were measured while nothing else ran.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from etui.atomic import write_text
 from etui.codec import from_document, to_document
 from etui.config.machine import machine_name
 from etui.errors import EtuiError, ExitCode
+from etui.text import utc_now
 
 if TYPE_CHECKING:
     from etui.config.config import Config
@@ -36,6 +38,9 @@ _SECONDS = 0.3
 _LEAST_PASSES = 5
 _BUSY_LOAD = 0.5
 """Processes that wanted a CPU in the last minute, per CPU, from which other programs count."""
+_BUSY_CPUS, _BUSY_SHARE = 0.5, 0.05
+"""CPUs that other programs kept busy meanwhile, from which they count: the larger of a number and
+a share of all."""
 _ONE_THREAD = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -47,6 +52,21 @@ class MemorySpeed:
     threads: int  # Number of threads that read
     bytes_per_second: float  # Speed of the quickest quarter of several passes
     busy: bool = False  # Whether other programs ran: the memory is faster than that
+    measured_at: str = ""  # ISO 8601, UTC
+    load: float | None = None  # Processes that wanted a CPU in the minute before, per CPU
+    other_cpus: float | None = None  # CPUs that other programs kept busy meanwhile
+
+    def replaces(self, kept: MemorySpeed | None) -> bool:
+        """Whether it is to be kept instead of another measurement of the same machine.
+
+        One at rest replaces any other that was not, and a slower one: nothing makes a memory
+        faster than it is. Of two on a busy machine the newer says how busy it is.
+        """
+        if kept is None or (self.busy and kept.busy):
+            return True
+        if self.busy != kept.busy:
+            return kept.busy
+        return self.bytes_per_second > kept.bytes_per_second
 
 
 def measure_memory_speed(threads: int) -> MemorySpeed:
@@ -70,7 +90,8 @@ def measure_memory_speed(threads: int) -> MemorySpeed:
             f"{_FREE_BYTES // 1_000_000:,} MB are needed",
             "close other programs",
         )
-    busy = psutil.getloadavg()[0] > _BUSY_LOAD * (os.cpu_count() or 1)
+    cpus = os.cpu_count() or 1
+    load = psutil.getloadavg()[0] / cpus
     size = _BUFFER_BYTES // threads // mmap.PAGESIZE * mmap.PAGESIZE
 
     def fill(_number: int) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
@@ -84,13 +105,33 @@ def measure_memory_speed(threads: int) -> MemorySpeed:
     with ThreadPoolExecutor(threads) as pool:
         buffers = list(pool.map(fill, range(threads)))
         passes: list[float] = []
-        end = time.perf_counter() + _SECONDS
+        used, begin = _read_other_seconds(), time.perf_counter()
+        end = begin + _SECONDS
         while len(passes) < _LEAST_PASSES or time.perf_counter() < end:
             start = time.perf_counter()
             list(pool.map(lambda numbers: float(np.dot(numbers, numbers)), buffers))
             passes.append(time.perf_counter() - start)
     quick = statistics.quantiles(passes, n=4)[0]  # the slow ones waited for other programs
-    return MemorySpeed(machine_name(), threads, size * threads / quick, busy)
+    others = max(0.0, _read_other_seconds() - used) / (time.perf_counter() - begin)
+    return MemorySpeed(
+        machine_name(),
+        threads,
+        size * threads / quick,
+        load > _BUSY_LOAD or others > max(_BUSY_CPUS, _BUSY_SHARE * cpus),
+        utc_now(),
+        round(load, 3),
+        round(others, 3),
+    )
+
+
+def _read_other_seconds() -> float:
+    """Return the seconds that CPUs worked for other processes, since a fixed point in time."""
+    import psutil
+
+    every = psutil.cpu_times()
+    idle = every.idle + getattr(every, "iowait", 0.0)
+    guests = getattr(every, "guest", 0.0) + getattr(every, "guest_nice", 0.0)  # in user as well
+    return float(sum(every) - guests - idle - time.process_time())
 
 
 def memory_speed_file(config: Config) -> Path:
@@ -101,27 +142,32 @@ def memory_speed_file(config: Config) -> Path:
 def load_memory_speed(config: Config) -> MemorySpeed | None:
     """Load the measurement of this machine.
 
-    None without one, where it is of another machine (a shared home), or where the file is damaged:
-    it is measured again then.
+    None without one, or where the file is damaged: it is measured again then.
     """
+    return _load_all(config).get(machine_name())
+
+
+def _load_all(config: Config) -> dict[str, MemorySpeed]:
+    """Load the measurements of all machines that share the folder, by machine."""
     try:
         document = json.loads(memory_speed_file(config).read_text(encoding="utf-8"))
-        speed = from_document(MemorySpeed, document, extra="ignore")
+        speeds = from_document(list[MemorySpeed], document, extra="ignore")
     except (OSError, ValueError):
-        return None
-    return speed if speed.machine == machine_name() and speed.bytes_per_second > 0 else None
+        return {}
+    return {speed.machine: speed for speed in speeds if speed.bytes_per_second > 0}
 
 
 def save_memory_speed(config: Config, speed: MemorySpeed) -> None:
-    """Keep a measurement.
+    """Keep a measurement, in place of that of the same machine.
 
     Raises:
         EtuiError: The file cannot be written.
     """
     path = memory_speed_file(config)
+    speeds = _load_all(config) | {speed.machine: speed}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, json.dumps(to_document(speed)) + "\n")
+        write_text(path, json.dumps([to_document(each) for each in speeds.values()]) + "\n")
     except OSError as error:
         what = f"cannot write {path}: {error.strerror or error}"
         fix = "make the folder writable, or set ETUI_HOME to one that is"

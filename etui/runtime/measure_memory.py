@@ -30,7 +30,7 @@ def find_memory_speed(
 ) -> MemorySpeed | None:
     """Return the speed of this machine's memory, measured if it is not known yet.
 
-    One that was measured on a busy machine is measured again, and the faster one kept.
+    One that was measured on a busy machine is measured again, see :meth:`MemorySpeed.replaces`.
 
     Args:
         is_busy: Whether an answer runs: nothing is measured then, and a measurement during which
@@ -48,7 +48,7 @@ def find_memory_speed(
     speed = _measure(threads)
     if is_busy():
         return kept
-    if kept is not None and speed.busy and speed.bytes_per_second <= kept.bytes_per_second:
+    if not speed.replaces(kept):
         return kept
     save_memory_speed(config, speed)
     return speed

@@ -431,6 +431,8 @@ def _entry_lines(
         yield f"context: {context} # assumed: a longer one takes {each}"
     else:
         yield f"context: {max(64, context)}"
+    if gguf.chat_template and re.search("code", f"{spec.name} {gguf.name}", re.IGNORECASE):
+        yield "recommend: false # trained for code by its name: what is recommended is for chat"
     yield from _template_lines(gguf.chat_template)
     if sampling is None:
         yield f"# sampling: {basis}"

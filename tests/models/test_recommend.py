@@ -6,13 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from etui.models import recommend
 from etui.models.catalogue import load_catalogue
 from etui.models.recommend import (
     LEAST_TOKENS_PER_SECOND,
     Candidate,
     estimate_need_bytes,
     find_fit,
+    load_recommended,
     recommend_model,
+    recommended_file,
+    save_recommended,
 )
 from etui.models.spec import STARTER, ModelSpec
 
@@ -35,17 +39,17 @@ def shipped(config, bytes_per_second):
     ("memory_gb", "gpu_gb", "speed_gb", "name"),
     [
         (0.3, None, 20, None),  # nothing that may be recommended fits
-        (0.9, None, 20, "qwen2.5-coder-0.5b"),
+        (0.9, None, 20, None),  # a model for code does, but it is not for chat
         (1.3, None, 20, "gemma-3-1b"),
-        (2, None, 20, "qwen2.5-coder-1.5b"),
-        (22, None, 20, "qwen2.5-coder-1.5b"),  # a larger one is too slow
+        (2, None, 20, "llama-3.2-1b"),
+        (22, None, 20, "llama-3.2-1b"),  # a larger one is too slow
         (22, None, 26, "qwen3-4b"),
         (64, None, 200, "qwen3-8b"),
-        (64, None, None, "llama-3.2-1b"),  # a memory of unknown speed counts as slow
-        (64, None, 2, "qwen2.5-coder-0.5b"),  # none is fast enough: the fastest
+        (64, None, None, None),  # nothing was measured
+        (64, None, 2, "qwen3-0.6b"),  # none is fast enough: the fastest
         (16, 24, None, "qwen3-8b"),
         (16, 4.5, None, "qwen3-4b"),
-        (16, 2, None, "qwen2.5-coder-1.5b"),
+        (16, 2, None, "llama-3.2-1b"),
         (None, None, 20, None),
     ],
 )
@@ -54,6 +58,47 @@ def test_the_recommendation_on_a_table_of_machines(config, memory_gb, gpu_gb, sp
     memory = None if memory_gb is None else memory_gb * GB
     gpu = None if gpu_gb is None else gpu_gb * GB
     assert recommend_model(candidates, memory, gpu) == name
+
+
+@pytest.mark.parametrize(
+    ("memory_gb", "speed_gb", "kept", "name"),
+    [
+        (22, 21, "llama-3.2-1b", "llama-3.2-1b"),  # the 3b writes 10.4 tokens/s: near-equal
+        (22, 25, "llama-3.2-1b", "llama-3.2-3b"),
+        (22, 25, None, "qwen3-4b"),
+        (22, 25, "llama-3.2-3b", "llama-3.2-3b"),  # the 4b writes 10.01
+        (2.5, 21, "llama-3.2-3b", "llama-3.2-1b"),  # it does not fit any more
+        (3.1, 17, "llama-3.2-3b", "llama-3.2-3b"),  # 8.4 tokens/s, and it fits without spare room
+        (22, 15, "llama-3.2-3b", "llama-3.2-1b"),  # it has become too slow
+        (22, 2, "gemma-3-1b", "qwen3-0.6b"),  # none is fast, and it is 1.26 times as fast
+        (22, 2, "llama-3.2-1b", "qwen3-0.6b"),
+        (22, 20, "qwen2.5-coder-1.5b", "llama-3.2-1b"),  # recommended by an older version
+        (22, 20, "gone", "llama-3.2-1b"),
+        (22, None, "llama-3.2-1b", None),
+        (0.3, 20, "llama-3.2-1b", None),
+    ],
+)
+def test_what_was_recommended_stays_unless_another_is_clearly_better(
+    config, memory_gb, speed_gb, kept, name
+):
+    candidates = shipped(config, None if speed_gb is None else speed_gb * GB)
+    assert recommend_model(candidates, memory_gb * GB, None, kept) == name
+
+
+def test_what_was_recommended_is_kept_for_each_machine(config, monkeypatch):
+    assert load_recommended(config) is None
+    save_recommended(config, "a")
+    monkeypatch.setattr(recommend, "machine_name", lambda: "another")
+    assert load_recommended(config) is None
+    save_recommended(config, "b")
+    assert load_recommended(config) == "b"
+    monkeypatch.undo()
+    assert load_recommended(config) == "a"
+    for text in ("", "[]", "{", '{"' + recommend.machine_name() + '": 1}'):
+        recommended_file(config).write_text(text)
+        assert load_recommended(config) is None
+    save_recommended(config, "c")
+    assert load_recommended(config) == "c"
 
 
 def test_the_demo_and_the_base_model_are_never_recommended(config):
@@ -87,7 +132,8 @@ def test_what_is_recommended_fits_and_no_larger_one_is_fast_enough(models, memor
         if c.recommend and find_fit(c.need_bytes, memory, gpu) in ("gpu", "memory")
     ]
     if name is None:
-        assert not fitting
+        assert all(c.tokens_per_second is None for c in fitting)
+        assert all(find_fit(c.need_bytes, memory, gpu) == "memory" for c in fitting)
         return
     chosen = next(c for c in fitting if c.name == name)
     larger = [c for c in fitting if c.weight_bytes > chosen.weight_bytes]

@@ -59,7 +59,7 @@ def test_a_measurement_during_which_an_answer_began_is_not_kept(
     assert load_memory_speed(config) is None
 
 
-def test_a_busy_machine_is_measured_again_and_the_faster_speed_kept(
+def test_a_busy_machine_is_measured_again_and_the_speed_at_rest_kept(
     config: Config, scripted: Path
 ) -> None:
     fast = MemorySpeed(machine_name(), 2, 9e10, busy=True)
@@ -71,22 +71,48 @@ def test_a_busy_machine_is_measured_again_and_the_faster_speed_kept(
     assert scripted.read_text() == "x"
 
 
-def test_two_busy_measurements_keep_the_faster_one(
+def test_of_two_busy_measurements_the_newer_one_is_kept(
     config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slow = {"machine": machine_name(), "threads": 2, "bytes_per_second": 1e10, "busy": True}
     script = f"print({json.dumps(json.dumps(slow))})"
     monkeypatch.setattr(measure_memory, "command", lambda _n: [sys.executable, "-c", script])
-    fast = MemorySpeed(machine_name(), 2, 3e10, busy=True)
-    save_memory_speed(config, fast)
-    assert find_memory_speed(config, 2, never) == fast
-    assert load_memory_speed(config) == fast
+    save_memory_speed(config, MemorySpeed(machine_name(), 2, 3e10, busy=True))
+    assert find_memory_speed(config, 2, never) == MemorySpeed(machine_name(), 2, 1e10, busy=True)
+
+
+@pytest.mark.parametrize(
+    ("new", "kept", "replaces"),
+    [
+        ((1e9, True), None, True),
+        ((9e9, True), (1e9, False), False),
+        ((1e9, False), (9e9, True), True),
+        ((1e9, False), (9e9, False), False),
+        ((9e9, False), (1e9, False), True),
+    ],
+)
+def test_only_a_measurement_at_rest_replaces_one_at_rest_and_the_faster_one_wins(
+    new: tuple[float, bool], kept: tuple[float, bool] | None, replaces: bool
+) -> None:
+    before = None if kept is None else MemorySpeed("m", 2, *kept)
+    assert MemorySpeed("m", 2, *new).replaces(before) is replaces
+
+
+def test_machines_that_share_a_folder_keep_their_own_speed(config: Config) -> None:
+    other, here = MemorySpeed("another", 8, 9e10), MemorySpeed(machine_name(), 2, 2e10)
+    save_memory_speed(config, other)
+    assert load_memory_speed(config) is None
+    save_memory_speed(config, here)
+    save_memory_speed(config, other)
+    assert load_memory_speed(config) == here
 
 
 OTHER = {"machine": "another", "threads": 1, "bytes_per_second": 1e12}
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"machine": "another"}', json.dumps(OTHER)])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"machine": "another"}', json.dumps(OTHER), json.dumps([OTHER])]
+)
 def test_a_file_that_is_damaged_or_of_another_machine_is_measured_again(
     config: Config, scripted: Path, text: str
 ) -> None:

@@ -29,8 +29,7 @@ from etui.tui.models._text import (
     CHOOSER_COLUMNS,
     RECOMMENDED,
     choice_lines,
-    joules_cell,
-    speed_cell,
+    unmeasured_text,
     wrap_facts,
 )
 from etui.tui.services import Services
@@ -53,9 +52,10 @@ class FirstRunScreen(Screen[bool]):
 ## First run
 
 etui runs models on this machine, from GGUF files. The list shows every model that etui knows: its
-size, where it fits with its whole context, the tokens/s and J/token to expect here (≈ is an
-estimate; Enter says from what) and what it is good for. ★ is the recommended one: the largest that
-fits and writes at least 10 tokens/s. `p` pulls the model under the cursor, `Esc` stops and keeps
+size, where it fits with its whole context, the tokens/s and J per decoded token to expect here (≈
+is an estimate; Enter says from what) and what it is good for. ★ is the recommended one: the largest
+chat model that fits and writes at least 10 tokens/s. There is none before the speed of the memory
+was measured while no other program ran. `p` pulls the model under the cursor, `Esc` stops and keeps
 the part so far, `/` finds. `r` looks again after you have added a file or pulled a model in another
 terminal. The model answers wherever a policy names one that is missing.
 """
@@ -215,7 +215,7 @@ def suggest_other_source(name: str, cards: Cards) -> str:
     others = [
         other
         for other in cards.models
-        if other.spec.recommend
+        if other.spec.name != name
         and other.fit in ("gpu", "memory")
         and any(isinstance(source, WheelsSource) for source in other.spec.sources)
     ]
@@ -226,17 +226,22 @@ def suggest_other_source(name: str, cards: Cards) -> str:
 
 
 def describe_advice(cards: Cards) -> str:
-    """Write which model to begin with, and below it how answers may become faster."""
+    """Write which model to begin with and why, or why none can be named yet."""
     card = None if cards.recommended is None else cards.find(cards.recommended)
     if card is None:
+        fits = any(card.spec.recommend and card.fit == "memory" for card in cards.models)
+        if fits and cards.machine.memory_bytes_per_second is None:
+            return f"No recommendation: the memory is {unmeasured_text(cards.machine)}."
         return f"No model that answers well fits here; {STARTER} is a tiny demo."
-    facts = [units.bytes_text(card.file_bytes)]
-    if card.forecast.tokens_per_second is not None:
-        facts.append(f"{speed_cell(card.forecast)} tok/s")
-    if card.forecast.joules_per_token is not None:
-        facts.append(f"{joules_cell(card.forecast)} J/token")
+    on_gpu = card.fit == "gpu"
+    free = units.bytes_text(cards.gpu_bytes if on_gpu else cards.ram_bytes)
+    facts = [f"{units.bytes_text(card.need_bytes)} of {free} free{' on the GPU' if on_gpu else ''}"]
+    if (speed := card.forecast.tokens_per_second) is not None:
+        facts.append(f"about {units.significant(speed, 2)} tok/s")
+    if (joules := card.forecast.joules_per_token) is not None:
+        facts.append(f"about {units.significant(joules, 2)} J per decoded token here")
     faster = "\n`etui engine build` may make answers faster." if cards.prebuilt else ""
-    return f"{RECOMMENDED} {card.spec.name} ({', '.join(facts)}) suits this machine.{faster}"
+    return f"{RECOMMENDED} {card.spec.name}: {', '.join(facts)}.{faster}"
 
 
 def describe_memory(cards: Cards) -> str:

@@ -75,15 +75,16 @@ async def test_every_model_is_offered_with_what_it_costs_here(bare: House) -> No
         assert rows(term)["qwen3-8b"][1:] == [
             "5.03 GB", "memory", "≈4.0", "≈7.5", "hard questions, thinks",
         ]  # fmt: skip
-        assert rows(term)["qwen2.5-coder-1.5b"][0].endswith("★")
+        assert rows(term)["llama-3.2-1b"][0].endswith("★")
         assert str(screen._advice.content).startswith(
-            "★ qwen2.5-coder-1.5b (1.12 GB, ≈18 tok/s, ≈1.7 J/token) suits this machine"
+            "★ llama-3.2-1b: 1.20 GB of 22.0 GB free, about 25 tok/s, "
+            "about 1.2 J per decoded token here."
         )
-        await term.until(lambda: "qwen2.5-coder-1.5b" in str(screen._facts.content))
+        await term.until(lambda: "llama-3.2-1b" in str(screen._facts.content))
         details = " ".join(shown(term).split())
         assert "at most, estimated from memory bandwidth (20.0 GB/s)" in details
         assert "at the power limit (30 W)" in details
-        assert "etui models pull qwen2.5-coder-1.5b" in details
+        assert "etui models pull llama-3.2-1b" in details
         assert str(bare.config.models_dir) in details
         assert bare.shelf.measured == [], "it is known already"
 

@@ -41,6 +41,9 @@ STATES = {
     "remote": "remote",
 }
 FITS = {True: "fits", False: "does not fit", None: UNKNOWN}
+_GROUPS_GB = (1, 2, 4, 8, 16, 32)
+"""Memory by which ``list`` groups the models."""
+_FACTS = {"kv_bytes_per_token": "KV cache"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,22 @@ class ModelRow:
     same_as: str | None = None  # The model that it is another place of; None for a model of its own
     served: bool | None = None
     """Whether the backend says that it serves it; None if it was not asked, or said nothing."""
+    good_for: str = ""  # What it is good for, in a few words; empty if its entry does not say
+    licence: str = ""  # As its entry says
+    need_bytes: int | None = None
+    """Memory with its whole context, estimated by its entry; None if the size is not known."""
+
+    @property
+    def group(self) -> tuple[int, str]:
+        """The group of ``list``: its place among the groups, and its title."""
+        if self.backend is not None:
+            return 98, "on other machines"
+        if self.need_bytes is None:
+            return 99, "memory not known before the pull"
+        for place, gb in enumerate(_GROUPS_GB):
+            if self.need_bytes <= gb * 10**9:
+                return place, f"up to {gb} GB of memory"
+        return len(_GROUPS_GB), f"more than {_GROUPS_GB[-1]} GB of memory"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +118,7 @@ def build_model_row(
         backends: What the remote backends answered; None if they were not asked.
     """
     from etui.models.files import file_size, file_state, find_file_problem, model_path
+    from etui.models.recommend import estimate_need_bytes
 
     if spec.backend is not None:
         return _build_remote_row(spec, spec.backend, (backends or {}).get(spec.backend))
@@ -118,6 +138,9 @@ def build_model_row(
         origin=spec.origin,
         sources=tuple(str(source) for source in spec.sources),
         tuned_by=None if spec.tuned is None else spec.tuned.sweep,
+        good_for=spec.good_for,
+        licence=spec.licence,
+        need_bytes=estimate_need_bytes(spec, config.context_tokens),
     )
 
 
@@ -147,6 +170,8 @@ def _build_remote_row(spec: ModelSpec, backend: str, status: RemoteStatus | None
         remote_name=spec.remote_name or spec.name,
         same_as=spec.same_as,
         served=served,
+        good_for=spec.good_for,
+        licence=spec.licence,
     )
 
 
@@ -237,6 +262,7 @@ def build_facts_document(facts: ModelFacts) -> dict[str, Any]:
         "batch_tokens": spec.batch_tokens,
         "draft_tokens": spec.draft_tokens,
         "tuned": to_document(tuned),
+        "fact_sources": dict(spec.fact_sources),
     }
 
 
@@ -315,6 +341,7 @@ def format_facts(row: ModelRow, facts: ModelFacts, free_bytes: int) -> Iterator[
     lines = [
         ("model", row.name),
         ("size", row.size),
+        *_format_entry(spec),
         ("on disk", state if gguf is None else f"{state}, {row.path}"),
         *([("problem", row.problem)] if row.problem else []),
         ("file", f"{bytes_text(row.bytes)}, {FITS[row.fits]}: {bytes_text(free_bytes)} free"),
@@ -360,6 +387,7 @@ def format_facts(row: ModelRow, facts: ModelFacts, free_bytes: int) -> Iterator[
             ("memory", f"about {bytes_text(needs.total_bytes)} with cache and buffers"),
             ("chat template", count_text(len(template), "character") if template else "none"),
         ]
+    lines += [(f"{_FACTS.get(fact, fact)} from", page) for fact, page in spec.fact_sources]
     if facts.tuned is not None:
         lines += zip(("tuned", *[""] * 99), describe_use(facts.tuned), strict=False)
     yield from _align(lines)
@@ -374,6 +402,7 @@ def format_remote_facts(
     lines = [
         ("model", row.name),
         ("size", row.size),
+        *_format_entry(spec),
         ("backend", f"{backend.name}, {backend.kind} at {backend.url}"),
         ("name there", row.remote_name or row.name),
         ("served", served),
@@ -387,6 +416,13 @@ def format_remote_facts(
     if facts.format.thought is not None:
         lines.append(("thinking", _tags_text(facts.format.thought)))
     yield from _align(lines)
+
+
+def _format_entry(spec: ModelSpec) -> Iterator[tuple[str, str]]:
+    if spec.good_for:
+        yield "good for", spec.good_for
+    if spec.licence:
+        yield "licence", spec.licence
 
 
 def format_repository(repository: Repository) -> Iterator[str]:
@@ -484,4 +520,4 @@ def _sampling_text(sampling: ModelSampling) -> str:
 def _missing_hash_text(row: ModelRow) -> str:
     if row.on_disk:
         return f"not computed yet; run: etui models verify {row.name}"
-    return "fetched from the hub with the first download"
+    return "the one that the hub publishes, checked by the pull"

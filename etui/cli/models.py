@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from etui.cli.output import (
     print_lines,
     print_result,
     print_table,
+    table_lines,
 )
 from etui.cli.param_types import TEXT, flag, text_option
 from etui.cli.streams import data_stream
@@ -55,9 +57,10 @@ def models() -> None:
 def list_(found: bool, as_json: bool) -> None:
     """List all models and whether they are on disk and fit in memory.
 
-    A model fits if its file is not larger than the free memory. A file that cannot be used is
-    refused, with the reason. With `backends` in config.yaml each of them is asked, for at most two
-    seconds, how fast it answers and what it serves.
+    Models are grouped by the memory that they need with their whole context. A model fits if its
+    file is not larger than the free memory. A file that cannot be used is refused, with the reason.
+    With `backends` in config.yaml each of them is asked, for at most two seconds, how fast it
+    answers and what it serves.
 
     --found lists what Ollama, LM Studio, llama.cpp and the cache of the Hugging Face hub keep on
     this machine. `etui models pull` uses one of them in place; nothing of theirs is changed.
@@ -80,8 +83,9 @@ def list_(found: bool, as_json: bool) -> None:
         backends = {"backends": list(probed.values())} if probed else {}
         print_json({"models_dir": folder, "free_memory_bytes": free, "models": rows, **backends})
         return
-    head = ["NAME", "SIZE", "ON DISK", "MEMORY"]
-    cells = [[row.name, row.size, STATES[row.state], FITS[row.fits]] for row in rows]
+    rows.sort(key=lambda row: row.group[0])
+    head = ["NAME", "SIZE", "ON DISK", "MEMORY", "GOOD FOR"]
+    cells = [[row.name, row.size, STATES[row.state], FITS[row.fits], row.good_for] for row in rows]
     if any(row.tuned_by for row in rows):
         head.append("TUNED")
         tuned = [describe_values(use.values) if (use := catalogue.tuned.get(row.name)) else ""
@@ -90,7 +94,11 @@ def list_(found: bool, as_json: bool) -> None:
     if any(row.problem for row in rows):
         head.append("PROBLEM")
         cells = [[*line, row.problem] for line, row in zip(cells, rows, strict=True)]
-    print_table(head, cells)
+    first, *lines = table_lines(head, cells)
+    click.echo(first)
+    for (_, title), group in groupby(zip(rows, lines, strict=True), lambda pair: pair[0].group):
+        click.echo(f"\n{title}:")
+        print_lines(line for _, line in group)
     print_lines(format_backends(tuple(probed.values()), catalogue), err=True)
     click.echo(f"models folder {config.models_dir}; {bytes_text(free)} of memory free", err=True)
 
@@ -194,7 +202,7 @@ def pull(names: tuple[str, ...], entry_name: str | None, quiet: bool, as_json: b
     An interrupted download resumes where it stopped. The sha256 of every file is checked. Without
     a quantisation, that is Q4_K_M, else Q8_0, else the smallest of at least 4 bits.
     """
-    from etui.models.files import file_size, recorded_sha256
+    from etui.models.files import file_size, read_record, recorded_sha256
     from etui.models.spec import STARTER
     from etui.runtime.user_models import open_user_models
 
@@ -220,7 +228,10 @@ def pull(names: tuple[str, ...], entry_name: str | None, quiet: bool, as_json: b
         if not as_json:
             click.echo(str(path), file=data_stream())
         if not quiet:
-            if new.is_checked:
+            record = read_record(spec.name, config.models_dir)
+            if record is not None and record.pinned:
+                text = f"is on disk: {bytes_text(size)}, checked by the sha256 of the hub"
+            elif new.is_checked:
                 text = f"is on disk and checked: {bytes_text(size)}"
             else:
                 text = f"is on disk: {bytes_text(size)}, sha256 {digest} (none to compare with)"

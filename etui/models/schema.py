@@ -19,6 +19,7 @@ from etui.models.spec import (
     MOST_DRAFT_TOKENS,
     MOST_THREADS,
     TUNED_KEYS,
+    Fact,
     FlashAttention,
     HubSource,
     KvType,
@@ -52,7 +53,7 @@ _MOST_PARTS = 999
 _REMOTE_KEYS = frozenset(
     (
         *("size", "backend", "remote_name", "same_as", "context", "thinking", "stop", "sampling"),
-        "good_for",
+        *("good_for", "licence", "fact_sources"),
     )
 )
 """The keys that an entry with a backend can have; the others are settings of llama.cpp here."""
@@ -207,6 +208,8 @@ class ModelEntry(Strict):
     batch_tokens: BatchTokens | None = None
     draft_tokens: DraftTokens | None = None
     good_for: Annotated[str, Field(min_length=1, max_length=100)] = ""
+    licence: Annotated[str, Field(min_length=1, max_length=100)] = ""
+    fact_sources: dict[Fact, Text] = Field(default_factory=dict)
     recommend: bool = True
     kv_bytes_per_token: Annotated[int, Field(ge=1, le=1_000_000_000)] | None = None
 
@@ -216,6 +219,14 @@ class ModelEntry(Strict):
         if sha256 is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
             refuse(f"sha256: expected 64 hexadecimal digits, found {len(sha256)} characters")
         return sha256 and sha256.lower()
+
+    @field_validator("fact_sources")
+    @classmethod
+    def _check_pages(cls, pages: dict[Fact, str]) -> dict[Fact, str]:
+        for fact, page in pages.items():
+            if not is_secure(page):
+                refuse(f"{fact}: {page!r} is no https address", fact)
+        return pages
 
     @model_validator(mode="after")
     def _check_place(self) -> ModelEntry:
@@ -258,6 +269,7 @@ class ModelEntry(Strict):
             "file_bytes": self.bytes,
             "sampling": self.sampling.sampling() if self.sampling else None,
             "origin": origin,
+            "fact_sources": tuple(self.fact_sources.items()),
         }
         if self.thinking is False:
             values |= {"think_open": "", "think_close": ""}

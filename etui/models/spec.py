@@ -23,6 +23,8 @@ KvType = Literal["f16", "q8_0", "q4_0"]
 SplitMode = Literal["none", "layer", "row"]
 FlashAttention = Literal["auto", "on", "off"]
 Origin = Literal["shipped", "user", "found"]
+Fact = Literal["size", "licence", "sampling", "context", "kv_bytes_per_token", "thinking"]
+"""What an entry says of a model, and a page can confirm."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +232,8 @@ class ModelSpec:
     """Name of the entry of which this one is another place: the same weights, served by another
     machine. None for a model of its own."""
     good_for: str = ""  # What it is good for, in a few words; empty if the entry does not say
+    licence: str = ""  # As the card of the model says; empty if the entry does not
+    fact_sources: tuple[tuple[Fact, str], ...] = ()  # Addresses of the pages that say its facts
     recommend: bool = True  # Whether a first run may recommend it; not a demo, nor a base model
     kv_bytes_per_token: int | None = None
     """Bytes of an f16 KV cache per token, to know the memory before a pull; None if the entry does

@@ -53,11 +53,57 @@ def test_list_says_what_is_there(config, tiny, cli):
     assert tuple(rows["mine"][key] for key in ("on_disk", "state", "origin")) == found
     captured = cli.run("models", "list")
     head, *lines = captured.out.splitlines()
-    assert head.split() == ["NAME", "SIZE", "ON", "DISK", "MEMORY"]
+    assert head.split() == ["NAME", "SIZE", "ON", "DISK", "MEMORY", "GOOD", "FOR"]
     assert any(line.split() == ["tiny", "tiny", "one", "no", "fits"] for line in lines)
     assert "models folder" in captured.err
     (config.models_dir / "tiny.gguf").write_bytes(tiny[:-1])
     assert list_rows(cli)["tiny"]["state"] == "refused"  # by its size: it is not read
+
+
+def test_list_groups_the_models_by_memory(config, tiny, cli):
+    config.models_file.write_text(
+        config.models_file.read_text()
+        + "  huge: {size: huge, bytes: 80000000000, sources: [{path: a.gguf}]}\n"
+        "  unknown: {size: unknown, sources: [{path: b.gguf}]}\n"
+    )
+    need = {
+        row["name"]: row["need_bytes"] for row in cli.json("models", "list", "--json")["models"]
+    }
+    assert (need["huge"] or 0) > 80e9
+    assert need["unknown"] is None
+    groups: dict[str, list[str]] = {}
+    for line in cli.run("models", "list").out.splitlines()[1:]:
+        if line.endswith(":"):
+            names = groups.setdefault(line, [])
+        elif line:
+            names.append(line.split()[0])
+    assert list(groups) == [
+        *(f"up to {gb} GB of memory:" for gb in (1, 2, 4, 8, 16, 32)),
+        "more than 32 GB of memory:", "memory not known before the pull:",
+    ]  # fmt: skip
+    assert "tiny" in groups["up to 1 GB of memory:"]
+    assert groups["more than 32 GB of memory:"] == ["huge"]
+    assert groups["memory not known before the pull:"] == ["unknown"]
+    for title, names in groups.items():
+        if title.startswith("up to"):
+            assert all(need[name] <= int(title.split()[2]) * 1e9 for name in names)
+
+
+def test_info_says_where_the_facts_are_from(config, cli):
+    pages = {
+        "licence": "https://huggingface.co/Qwen/Qwen3.5-9B",
+        "sampling": "https://huggingface.co/Qwen/Qwen3.5-35B-A3B",
+    }
+    lines = cli.run("models", "info", "qwen3.5-9b").out.splitlines()
+    told = dict(line.split("  ", 1) for line in lines)
+    assert told["licence"].strip() == "apache-2.0"
+    assert told["good for"].strip() == "hard questions, code and tools, thinks"
+    assert told["thinking"].strip() == "<think> ... </think>, switched by enable_thinking"
+    document = cli.json("models", "info", "qwen3.5-9b", "--json")
+    assert document["licence"] == "apache-2.0"
+    for fact, page in pages.items():
+        assert document["fact_sources"][fact] == page
+        assert told[f"{fact} from"].strip() == page
 
 
 def test_model_larger_than_the_memory_does_not_fit(config, tiny, cli):

@@ -52,6 +52,22 @@ def test_a_pull_says_where_it_resumes(hub, cli):
     assert "(resuming at 1.00 MB)" in cli.run("models", "pull", f"{REPO}:BF16").err
 
 
+def test_an_entry_without_a_hash_is_checked_by_that_of_the_hub(config, hub, cli):
+    source = f"[{{hf: {{repo: {REPO}, file: Tiny-Q8_0.gguf}}}}]"
+    config.models_file.write_text(f"models:\n  tiny: {{size: tiny, sources: {source}}}\n")
+    assert "the one that the hub publishes, checked by the pull" in cli.out(
+        "models", "info", "tiny"
+    )
+    captured = cli.run("models", "pull", "tiny")
+    assert "tiny is on disk: 1.46 MB, checked by the sha256 of the hub" in captured.err
+    (config.models_dir / "tiny.gguf").unlink()
+    data = hub.repos[REPO]["Tiny-Q5_K_M.gguf"]
+    hub.repos[REPO]["Tiny-Q8_0.gguf"] = data[:-32] + b"\1" * 32  # another file of that name
+    captured = cli.run("models", "pull", "tiny", code=ExitCode.FAILED)
+    assert "is expected" in captured.err
+    assert not (config.models_dir / "tiny.gguf").exists()
+
+
 def test_info_shows_what_a_repository_offers(hub, cli):
     out = cli.out("models", "info", REPO)
     assert "licence     apache-2.0" in out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from urllib.parse import urlsplit
 
 import pytest
 from hypothesis import given
@@ -53,6 +54,47 @@ def test_what_people_run_comes_from_the_hub(config, name):
     spec = load_catalogue(config).get(name)
     assert all(isinstance(source, HubSource) for source in spec.sources)
     assert spec.file_bytes
+
+
+def test_entries_without_a_hash_say_their_facts_and_where_they_are_from(config):
+    """A new entry comes with its licence, its purpose, and a page for what it says."""
+    older = {"qwen3-0.6b", "qwen3-4b", "qwen3-8b", "llama-3.2-1b", "llama-3.2-3b"}
+    older |= {"llama-3.1-8b", "gemma-3-1b", "gemma-3-4b"}
+    unpinned = [spec for spec in load_catalogue(config) if spec.sha256 is None]
+    assert len(unpinned) == 27
+    for spec in unpinned:
+        pages = dict(spec.fact_sources)
+        hosts = {urlsplit(page).hostname for page in pages.values()}
+        assert hosts <= {"huggingface.co", "github.com"}, spec.name
+        assert spec.licence, spec.name
+        assert "licence" in pages, spec.name
+        assert spec.good_for, spec.name
+        if spec.name in older:
+            continue
+        said = {
+            "size": spec.file_bytes,
+            "sampling": spec.sampling,
+            "kv_bytes_per_token": spec.kv_bytes_per_token,
+        }
+        missing = {fact for fact, value in said.items() if value is not None} - pages.keys()
+        assert not missing, spec.name
+        if spec.think_open and spec.think_open != "<think>":
+            assert "thinking" in pages, spec.name
+
+
+@pytest.mark.parametrize(
+    ("page", "says"),
+    [
+        ("fact_sources: {size: http://example.com}", "is no https address"),
+        ("fact_sources: {colour: https://example.com}", "'colour' is not one of size, licence"),
+        ("licence: ''", "licence"),
+    ],
+)
+def test_a_fact_needs_a_name_that_is_known_and_a_page_that_is_secure(config, page, says):
+    entry(config, f"models:\n  mine: {{size: s, {page}, sources: [{{path: a.gguf}}]}}\n")
+    with pytest.raises(InvalidFile) as caught:
+        load_catalogue(config)
+    assert says in str(caught.value.problems[0])
 
 
 def test_numbered_wheels_are_joined_in_numeric_order(config):

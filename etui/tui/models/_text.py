@@ -184,6 +184,8 @@ def fact_lines(
     yield spec.size
     if spec.good_for:
         yield f"good for  {spec.good_for}"
+    if spec.licence:
+        yield f"licence   {spec.licence}"
     yield ""
     if running:
         yield from running

@@ -75,16 +75,16 @@ async def test_every_model_is_offered_with_what_it_costs_here(bare: House) -> No
         assert rows(term)["qwen3-8b"][1:] == [
             "5.03 GB", "memory", "≈4.0", "≈7.5", "hard questions, thinks",
         ]  # fmt: skip
-        assert rows(term)["llama-3.2-1b"][0].endswith("★")
+        assert rows(term)["smollm3-3b"][0].endswith("★")
         assert str(screen._advice.content).startswith(
-            "★ llama-3.2-1b: 1.20 GB of 22.0 GB free, about 25 tok/s, "
-            "about 1.2 J per decoded token here."
+            "★ smollm3-3b: 2.65 GB of 22.0 GB free, about 10 tok/s, "
+            "about 2.9 J per decoded token here."
         )
-        await term.until(lambda: "llama-3.2-1b" in str(screen._facts.content))
+        await term.until(lambda: "smollm3-3b" in str(screen._facts.content))
         details = " ".join(shown(term).split())
         assert "at most, estimated from memory bandwidth (20.0 GB/s)" in details
         assert "at the power limit (30 W)" in details
-        assert "etui models pull llama-3.2-1b" in details
+        assert "etui models pull smollm3-3b" in details
         assert str(bare.config.models_dir) in details
         assert bare.shelf.measured == [], "it is known already"
 
@@ -94,8 +94,8 @@ async def test_the_memory_is_measured_once_and_the_recommendation_follows(bare: 
     bare.shelf.on_measured = lambda: keep_speed(bare, 80e9)
     async with choosing(bare) as term:
         screen = term.app.screen
-        await term.until(lambda: rows(term)["qwen3-8b"][0].endswith("★"))
-        await term.until(lambda: str(screen._facts.content).startswith("qwen3-8b"))
+        await term.until(lambda: rows(term)["qwen3.5-9b"][0].endswith("★"))
+        await term.until(lambda: str(screen._facts.content).startswith("qwen3.5-9b"))
         await term.press("r")
         await term.until(lambda: "still no model in" in shown(term))
         assert bare.shelf.measured == [1]
@@ -139,19 +139,19 @@ async def test_p_pulls_the_chosen_model_and_can_be_stopped_and_tried_again(bare:
 async def test_a_slash_finds_models_by_purpose_and_enter_shows_everything(bare: House) -> None:
     async with choosing(bare, (80, 24)) as term:
         screen = term.app.screen
-        await term.press("slash", *"hard")
-        await term.until(lambda: list(rows(term)) == ["qwen3-8b"])
+        await term.press("slash", *"long")
+        await term.until(lambda: list(rows(term)) == ["llama-3.1-8b"])
         await term.press("enter")
         await term.until(lambda: isinstance(screen.focused, DataTable))
         await term.press("enter")
         await term.at(ModelDetailsModal)
-        await term.until(lambda: "hf Qwen/Qwen3-8B-GGUF" in shown(term))
+        await term.until(lambda: "hf bartowski/Meta-Llama-3.1-8B" in shown(term))
         await term.press("escape")
         await term.until(lambda: term.app.screen is screen)
         await term.press("slash", "escape")
-        await term.until(lambda: len(rows(term)) == 12)
+        await term.until(lambda: len(rows(term)) == 31)
         await term.press("G")
-        await term.until(lambda: screen.query_one(DataTable).cursor_row == 11)
+        await term.until(lambda: screen.query_one(DataTable).cursor_row == 30)
         await term.press("g", "j", "j", "k")
         await term.until(lambda: screen.query_one(DataTable).cursor_row == 1)
 

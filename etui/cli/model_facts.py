@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from etui.models.repository import Repository
     from etui.models.spec import ModelSampling, ModelSpec
     from etui.models.tuned import TunedUse
+    from etui.models.update import CatalogueUpdate
 
 _SHOWN = 8
 
@@ -423,6 +424,16 @@ def _format_entry(spec: ModelSpec) -> Iterator[tuple[str, str]]:
         yield "good for", spec.good_for
     if spec.licence:
         yield "licence", spec.licence
+
+
+def format_update(update: CatalogueUpdate) -> Iterator[str]:
+    """Yield what a newer catalogue changes, and which file it is."""
+    for spec in update.added:
+        yield join_lines(f"+ {spec.name}: {spec.size}; {spec.good_for}".rstrip("; "))
+    for name, changes in update.changed.items():
+        yield from (join_lines(f"~ {name}: {c.fact}: {c.was} → {c.is_now}") for c in changes)
+    counts = f"{len(update.added)} new, {len(update.changed)} changed, {update.same} as before"
+    yield f"catalogue of {update.released}: {counts}; sha256 {update.sha256}"
 
 
 def format_repository(repository: Repository) -> Iterator[str]:

@@ -260,6 +260,41 @@ def _pull(
 
 
 @models.command()
+@click.argument("source", type=TEXT, metavar="FILE_OR_URL")
+@text_option("--sha256", metavar="HEX", help="Hash that the release states: another is refused.")
+@flag("--yes", help="Do not ask; needs --sha256.")
+@json_option
+def update(source: str, sha256: str | None, yes: bool, as_json: bool) -> None:
+    """Take the entries of a newer release, without updating etui.
+
+    FILE_OR_URL is the models.yaml of a release. Its sha256 and every entry that is new or changed
+    are shown, and nothing is written before you agree. Your own entries stay in place of those.
+    --json without --yes only shows.
+    """
+    from etui.cli.model_facts import format_update
+    from etui.models.update import read_update
+
+    if yes and not sha256:
+        raise UsageError("--yes needs --sha256", "name the hash that the release states")
+    config, _ = _load_catalogue()
+    found = read_update(source, sha256 or "", config)
+    if not as_json:
+        print_lines(format_update(found))
+        if not sha256:
+            click.echo("compare the sha256 with the one that the release states", err=True)
+    accepted = yes or (not as_json and click.confirm("Use this catalogue?", err=True))
+    if accepted:
+        found.accept(config)
+    if as_json:
+        document = {"released": found.released, "sha256": found.sha256, "accepted": accepted}
+        added = [spec.name for spec in found.added]
+        print_json(document | {"added": added, "changed": found.changed, "same": found.same})
+    else:
+        done = f"written to {config.catalogue_file}" if accepted else "nothing is written"
+        click.echo(done, err=True)
+
+
+@models.command()
 @click.argument("names", type=TEXT, metavar="NAME...", nargs=-1, required=True)
 @json_option
 def rm(names: tuple[str, ...], as_json: bool) -> None:

@@ -159,6 +159,11 @@ class Config:
         return self.home / "models.yaml"
 
     @property
+    def catalogue_file(self) -> Path:
+        """A newer catalogue than the shipped one, which the user accepted."""
+        return self.home / "catalogue.yaml"
+
+    @property
     def config_file(self) -> Path:
         """The user's settings."""
         return self.home / "config.yaml"

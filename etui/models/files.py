@@ -21,6 +21,23 @@ from etui.models.spec import HubSource, ModelSpec, PathSource
 
 if TYPE_CHECKING:
     from etui.models.catalogue import Catalogue
+    from etui.models.schema import ModelsRead
+
+
+def read_shipped(config: Config) -> list[ModelsRead]:
+    """Read the shipped entries, and those of a newer catalogue that the user accepted.
+
+    Raises:
+        InvalidFile: One of the files is not valid.
+    """
+    from etui.models.schema import read_models
+
+    files = [read_models(shipped_dir() / "models.yaml", "shipped")]
+    if config.catalogue_file.is_file():
+        newer = read_models(config.catalogue_file, "updated")
+        if newer.released > files[0].released:  # otherwise etui itself is newer by now
+            files.append(newer)
+    return files
 
 
 def read_entries(config: Config) -> dict[str, ModelSpec]:
@@ -31,7 +48,7 @@ def read_entries(config: Config) -> dict[str, ModelSpec]:
     """
     from etui.models.schema import check_names, read_models  # pydantic: 100 ms
 
-    files = [read_models(shipped_dir() / "models.yaml", "shipped")]
+    files = read_shipped(config)
     if config.models_file.is_file():
         files.append(read_models(config.models_file, "user"))
     models = {spec.name: spec for file in files for spec in file.specs}
@@ -243,7 +260,7 @@ def list_catalogue_files(
         tuned: Names of models with settings that a sweep chose: those hold for one file only.
     """
     yield from (shipped_dir() / "models.yaml", config.models_file, config.models_dir)
-    yield config.tuned_file
+    yield from (config.catalogue_file, config.tuned_file)
     for spec in models.values():
         if spec.origin == "found":
             yield from (source.path for source in spec.sources if isinstance(source, PathSource))

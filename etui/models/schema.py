@@ -283,6 +283,7 @@ class ModelEntry(Strict):
 class ModelsFile(Strict):
     """A whole models.yaml."""
 
+    released: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\d$")] = ""
     models: dict[str, ModelEntry]
 
     @field_validator("models")
@@ -304,6 +305,11 @@ class ModelsRead:
 
     specs: tuple[ModelSpec, ...]  # The entries, in the order of the file
     located: Located[ModelsFile]
+
+    @property
+    def released(self) -> str:
+        """The day of a catalogue, ISO 8601; empty for another file."""
+        return self.located.model.released
 
 
 def read_models(path: Path, origin: Origin) -> ModelsRead:

@@ -22,7 +22,7 @@ MOST_DRAFT_TOKENS = 15
 KvType = Literal["f16", "q8_0", "q4_0"]
 SplitMode = Literal["none", "layer", "row"]
 FlashAttention = Literal["auto", "on", "off"]
-Origin = Literal["shipped", "user", "found"]
+Origin = Literal["shipped", "updated", "user", "found"]
 Fact = Literal["size", "licence", "sampling", "context", "kv_bytes_per_token", "thinking"]
 """What an entry says of a model, and a page can confirm."""
 
@@ -209,8 +209,8 @@ class ModelSpec:
     sampling: ModelSampling | None = None
     """How the model asks to be sampled; None leaves it to the metadata of its file."""
     origin: Origin = "shipped"
-    """``shipped``, ``user`` (ETUI_HOME/models.yaml) or ``found`` (a GGUF file that no entry names).
-    """
+    """``shipped``, ``updated`` (a newer catalogue), ``user`` (ETUI_HOME/models.yaml) or ``found``
+    (a GGUF file that no entry names)."""
     draft: str | None = None
     """Name of the model in models.yaml that drafts tokens for it; None for none."""
     speculate: Speculate | None = None  # Speculation of arms that do not say; None is `off`

@@ -59,6 +59,7 @@ CHAT = (
     Case("models-pull", ("models", "pull", "tiny-b", "tiny-c", "--quiet", "--json")),
     Case("models-verify", ("models", "verify", "--json")),
     Case("models-list", ("models", "list", "--json")),
+    Case("models-update", ("models", "update", "newer.yaml", "--json")),
     Case("models-info", ("models", "info", "tiny-c", "--json")),
     Case("models-info-absent", ("models", "info", "absent", "--json")),
     Case("models-status-empty", ("models", "status", "--json")),

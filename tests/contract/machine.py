@@ -103,6 +103,7 @@ class Machine:
             write_tiny_model(self.home / "elsewhere" / f"tiny-{letter.lower()}.gguf", letter)
         write_tiny_model(self.home / "models" / "found.gguf", "D")
         shutil.copy(INPUTS / "config.yaml", self.home)
+        shutil.copy(INPUTS / "newer.yaml", self.root)
         shutil.copy(INPUTS / "models.yaml", self.home)
         shutil.copy(INPUTS / "policy.yaml", self.home / "policies" / "mine.yaml")
         shutil.copy(INPUTS / "study.yaml", self.home / "designs")

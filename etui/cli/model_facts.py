@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from etui.cli.output import table_lines
 from etui.codec import to_document
+from etui.curves.prediction import MachineFacts
+from etui.errors import EtuiError
 from etui.text import join_lines
 from etui.units import (
     UNKNOWN,
@@ -15,6 +17,7 @@ from etui.units import (
     count_text,
     parameters_text,
     seconds_text,
+    significant,
     tokens_text,
 )
 
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     from etui.backends.remote.probe import RemoteStatus
     from etui.config.backend_spec import BackendSpec
     from etui.config.config import Config
+    from etui.curves.prediction import DecodeForecast
     from etui.engine.chat_formats import ChatFormat, ThoughtForm
     from etui.engine.library import Device
     from etui.engine.offload import Needs, Placement
@@ -105,6 +109,8 @@ class ModelFacts:
     """Why the draft model cannot be used; None if the headers show no reason."""
     tuned: TunedUse | None  # None without a sweep that was applied
     format: ChatFormat  # How it thinks and calls tools, by its entry and its chat template
+    forecast: DecodeForecast | None  # What a token costs here; None for a remote model
+    machine: MachineFacts  # What the forecast rests on
 
 
 def build_model_row(
@@ -203,6 +209,10 @@ def read_model_facts(spec: ModelSpec, config: Config, catalogue: Catalogue) -> M
         need, gpus = needs(gguf, spec.context, spec.kv_type, batch_tokens), list_gpus(config)
         rule = choose_placement(gpus, spec, need)
         placement = choose_placement(gpus, spec, need, PlacementSpeeds(config).read(gguf, gpus))
+    forecast, machine = None, MachineFacts()
+    if spec.backend is None:
+        on_gpu = placement is not None and placement.gpu_layers > 0
+        forecast, machine = _forecast(spec, gguf, config, catalogue, on_gpu=on_gpu)
     return ModelFacts(
         spec,
         spec.sha256 or (recorded_sha256(spec, config) if gguf is not None else None),
@@ -216,7 +226,31 @@ def read_model_facts(spec: ModelSpec, config: Config, catalogue: Catalogue) -> M
         None if spec.draft is None else find_draft_problem(spec, spec.draft, config, catalogue),
         catalogue.tuned.get(spec.name),
         choose_format(spec, None if gguf is None else gguf.chat_template),
+        forecast,
+        machine,
     )
+
+
+def _forecast(
+    spec: ModelSpec, gguf: Gguf | None, config: Config, catalogue: Catalogue, *, on_gpu: bool
+) -> tuple[DecodeForecast, MachineFacts]:
+    """Predict what a token costs by the curves, the log and the memory of this machine."""
+    from etui.config.machine import machine_name
+    from etui.curves.prediction import forecast_decode, work_of_entry, work_of_header
+    from etui.log.past_answers import read_speed
+    from etui.log.queries import LogReader
+    from etui.models.files import recorded_sha256
+    from etui.runtime.measure_memory import find_curve_here, read_machine
+
+    with LogReader(config) as log:
+        machine = read_machine(log, config, catalogue)
+        sha256 = spec.sha256 or recorded_sha256(spec, config)
+        past = read_speed(log, spec.name, sha256, machine_name())
+        curve = find_curve_here(log, spec, config)
+    work = (
+        work_of_entry(spec, spec.file_bytes) if gguf is None else work_of_header(gguf, spec.kv_type)
+    )
+    return forecast_decode(work, machine, curve, past, on_gpu=on_gpu), machine
 
 
 def build_facts_document(facts: ModelFacts) -> dict[str, Any]:
@@ -264,6 +298,7 @@ def build_facts_document(facts: ModelFacts) -> dict[str, Any]:
         "draft_tokens": spec.draft_tokens,
         "tuned": to_document(tuned),
         "fact_sources": dict(spec.fact_sources),
+        "expected": None if facts.forecast is None else asdict(facts.forecast),
     }
 
 
@@ -334,6 +369,17 @@ def _format_placement(facts: ModelFacts) -> Iterator[tuple[str, str]]:
     yield "in RAM", f"{bytes_text(found['ram_bytes'])} with buffers"
 
 
+def _format_forecast(facts: ModelFacts) -> Iterator[tuple[str, str]]:
+    from etui.curves.prediction import joules_text, speed_text
+
+    if facts.forecast is not None:
+        on_gpu = facts.placement is not None and facts.placement.gpu_layers > 0
+        yield "expected", speed_text(facts.forecast, facts.machine, on_gpu=on_gpu)
+        yield "", joules_text(facts.forecast, facts.machine)
+        if (speed := facts.forecast.prefill_tokens_per_second) is not None:
+            yield "", f"prompts at about {significant(speed, 2)} tok/s"
+
+
 def format_facts(row: ModelRow, facts: ModelFacts, free_bytes: int) -> Iterator[str]:
     """Yield the lines of ``info`` for a model of this machine."""
     from etui.models.tuned import describe_use
@@ -347,6 +393,7 @@ def format_facts(row: ModelRow, facts: ModelFacts, free_bytes: int) -> Iterator[
         *([("problem", row.problem)] if row.problem else []),
         ("file", f"{bytes_text(row.bytes)}, {FITS[row.fits]}: {bytes_text(free_bytes)} free"),
         ("sha256", facts.sha256 or _missing_hash_text(row)),
+        *_format_forecast(facts),
         ("context used", tokens_text(spec.context)),
         *_format_placement(facts),
     ]
@@ -438,8 +485,6 @@ def format_update(update: CatalogueUpdate) -> Iterator[str]:
 
 def format_repository(repository: Repository) -> Iterator[str]:
     """Yield what a repository of the hub offers: its facts, and a line for each quantisation."""
-    from etui.errors import EtuiError
-
     facts = [
         repository.architecture,
         parameters_text(repository.parameters) if repository.parameters else "",

@@ -52,6 +52,11 @@ class CacheSize:
             + self.state_bytes * sequences
         )
 
+    def read_bytes(self, context_tokens: int) -> int:
+        """Compute the bytes that one sequence reads for a token behind so many others."""
+        in_window = min(context_tokens, self.window_tokens)
+        return self.token_bytes * context_tokens + self.window_bytes * in_window + self.state_bytes
+
     @property
     def bytes_per_token(self) -> int:
         """Bytes of one token in all layers: an upper bound of what a longer context adds."""

@@ -2,122 +2,19 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from etui.arm import Arm
 from etui.chat import Query
 from etui.routing.text_measures import estimate_tokens
 
 if TYPE_CHECKING:
-    from etui.curves.operating_curve import OperatingCurve, Speed
     from etui.engine.token_counter import TokenCounter
     from etui.routing.decision import Predictor
     from etui.runtime.decide import Choice
     from etui.runtime.runtime import Runtime
-
-CONTEXT_TOKENS = 512
-"""Context in which a token of a curve is priced: a question with a short answer."""
-
-Source = Literal["curve", "log", "other model", "memory", "power range", ""]
-"""Where a number comes from; empty if it is unknown."""
-
-
-@dataclass(frozen=True, slots=True)
-class MeasuredModel:
-    """The decode of one model, as it was measured on this machine."""
-
-    name: str
-    read_bytes: int  # Weights that a token reads: of a mixture without its idle experts
-    tokens_per_second: float
-    watts: float | None = None  # Mean gross watts of its decode; None if unknown
-    on_gpu: bool = False  # Whether its weights are in the memory of a GPU
-
-
-@dataclass(frozen=True, slots=True)
-class MachineFacts:
-    """What is known of a machine, to predict models that were never loaded."""
-
-    memory_bytes_per_second: float | None = None
-    """Reading speed of the memory, measured while nothing else ran; None if unknown."""
-    limit_watts: float | None = None
-    """Sum of the power limits of everything but GPUs; None if one is unknown."""
-    measured: tuple[MeasuredModel, ...] = ()  # Models whose decode was measured here
-    memory_busy: bool = False  # Whether it is unknown because other programs ran
-
-
-@dataclass(frozen=True, slots=True)
-class DecodeForecast:
-    """Speed and energy of the decode of a model, its prompts apart; None where unknown."""
-
-    tokens_per_second: float | None = None  # See `etui.units.decode_speed`
-    joules_per_token: float | None = None  # Gross joules per decoded token
-    speed_source: Source = ""
-    joules_source: Source = ""
-    like: str = ""  # The measured model from which they were scaled; empty for none
-
-
-def forecast_decode(
-    read_bytes: int | None,
-    machine: MachineFacts,
-    curve: OperatingCurve | None = None,
-    past: Speed | None = None,
-    *,
-    on_gpu: bool = False,
-) -> DecodeForecast:
-    """Predict the decode of a model.
-
-    Its own curve comes first, then its last turns in the log, then the measured model nearest in
-    size in the same kind of memory, then the speed of the memory with the power limit. Nothing is
-    guessed for a GPU on which nothing was measured.
-
-    Args:
-        past: Speed of its last turns here, see :func:`etui.log.past_answers.read_speed`.
-    """
-    like = _find_nearest(read_bytes, machine.measured, on_gpu=on_gpu)
-    speed: float | None = None
-    joules: float | None = None
-    speed_source: Source = ""
-    joules_source: Source = ""
-    if curve is not None and curve.speed.decode_tokens_per_second:
-        speed, speed_source = curve.speed.decode_tokens_per_second, "curve"
-    elif past is not None and past.decode_tokens_per_second:
-        speed, speed_source = past.decode_tokens_per_second, "log"
-    if curve is not None:
-        joules, joules_source = curve.decode.slope + curve.decode.bend * CONTEXT_TOKENS, "curve"
-    elif past is not None and past.decode_watts is not None and past.decode_tokens_per_second:
-        joules, joules_source = past.decode_watts / past.decode_tokens_per_second, "log"
-    used_like = False
-    if speed is None and read_bytes:
-        if like is not None:
-            speed = like.tokens_per_second * like.read_bytes / read_bytes
-            speed_source, used_like = "other model", True
-        elif machine.memory_bytes_per_second is not None and not on_gpu:
-            speed, speed_source = machine.memory_bytes_per_second / read_bytes, "memory"
-    if joules is None and speed:
-        if like is not None and like.watts is not None:
-            joules, joules_source, used_like = like.watts / speed, "other model", True
-        elif machine.limit_watts is not None and not on_gpu:
-            joules, joules_source = machine.limit_watts / speed, "power range"
-    name = like.name if used_like and like is not None else ""
-    return DecodeForecast(speed, joules, speed_source, joules_source, name)
-
-
-def _find_nearest(
-    read_bytes: int | None, measured: Iterable[MeasuredModel], *, on_gpu: bool
-) -> MeasuredModel | None:
-    """Return the measured model whose size is nearest, as a ratio; None if there is none."""
-    if not read_bytes:
-        return None
-    there = [model for model in measured if model.on_gpu == on_gpu and model.read_bytes > 0]
-    return min(
-        there,
-        key=lambda model: (abs(math.log(model.read_bytes / read_bytes)), model.name),
-        default=None,
-    )
-
 
 MOST_ARMS = 3
 """Arms that are forecast: more do not fit into a line."""

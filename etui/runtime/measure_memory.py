@@ -1,20 +1,29 @@
-"""Measure the speed of this machine's memory once, in a short process, and keep it."""
+"""What was measured of this machine: its memory, once in a short process, and models by curves."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from etui.codec import from_document
+from etui.config.machine import machine_name
+from etui.curves.prediction import MachineFacts, measured_from, work_of_header
 from etui.errors import EtuiError
+from etui.models.files import model_path, recorded_sha256
+from etui.models.gguf import check_usable
 from etui.models.memory_speed import MemorySpeed, load_memory_speed, save_memory_speed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from etui.config.config import Config
+    from etui.curves.operating_curve import OperatingCurve
+    from etui.log.queries import LogReader
+    from etui.models.catalogue import Catalogue
+    from etui.models.spec import ModelSpec
 
 _TIMEOUT_SECONDS = 20.0
 """It takes less than a second; more on a machine that is busy with other programs."""
@@ -52,6 +61,37 @@ def find_memory_speed(
         return kept
     save_memory_speed(config, speed)
     return speed
+
+
+def read_machine(log: LogReader, config: Config, catalogue: Catalogue) -> MachineFacts:
+    """Read what predictions of models on this machine rest on; no limit of its power is read."""
+    speed, measured = load_memory_speed(config), []
+    for spec in catalogue:
+        if (curve := find_curve_here(log, spec, config)) is None:
+            continue
+        with suppress(EtuiError):  # the file is gone, or damaged
+            work = work_of_header(check_usable(model_path(spec, config)), spec.kv_type)
+            measured.append(measured_from(spec.name, work, curve, machine_name()))
+    return MachineFacts(
+        None if speed is None or speed.busy else speed.bytes_per_second,
+        measured=tuple(one for one in measured if one is not None),
+        memory_busy=speed is not None and speed.busy,
+    )
+
+
+def find_curve_here(log: LogReader, spec: ModelSpec, config: Config) -> OperatingCurve | None:
+    """Return the newest curve of a model's file that was measured on this machine."""
+    if spec.backend is not None:
+        return None
+    sha256 = spec.sha256 or recorded_sha256(spec, config)
+    return next(
+        (
+            curve
+            for curve in log.curves(spec.name)
+            if sha256 in (None, curve.model_sha256) and curve.conditions.machine == machine_name()
+        ),
+        None,
+    )
 
 
 def _measure(threads: int) -> MemorySpeed:

@@ -9,17 +9,24 @@ import pty
 import struct
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
 from etui.cli.main import run
+from etui.config.machine import machine_name
+from etui.curves.operating_curve import Conditions, Speed
 from etui.engine import library
 from etui.engine.library import Device, Library
 from etui.engine.offload import Placement, gpu_bytes, needs
 from etui.engine.placement_speeds import PlacementSpeeds
 from etui.errors import ExitCode
+from etui.log.curve_lookup import build_curve_record
+from etui.log.writer import TurnWriter
 from etui.models.gguf import check_usable
+from etui.models.memory_speed import MemorySpeed, save_memory_speed
 from tests.contract.tiny_model import write_tiny_model
+from tests.log.test_curve_rows import CURVE
 from tests.models.test_gguf import UNUSABLE
 from tests.support.tiny_mixtures import write_mixture
 
@@ -200,6 +207,39 @@ def test_info_reads_the_gguf(config, tiny, capsys, cli):
     lines = cli.out("models", "info", "tiny").splitlines()
     assert "architecture     llama" in lines
     assert "chat template    none" in lines
+
+
+def test_info_says_what_a_token_is_expected_to_cost(config, tiny, cli):
+    unknown = "unknown tok/s: the speed of the memory is not measured yet"
+    assert unknown in cli.out("models", "info", "tiny")
+    save_memory_speed(config, MemorySpeed(machine_name(), 2, 1e6, busy=True))
+    assert f"{unknown}: the machine was busy" in cli.out("models", "info", "tiny")
+    save_memory_speed(config, MemorySpeed(machine_name(), 2, len(tiny) * 20.0))
+    assert "tok/s ± 50 %: estimated from memory bandwidth" in cli.out("models", "info", "tiny")
+    found = cli.json("models", "info", "tiny", "--json")["expected"]
+    assert found["tokens_per_second"] == pytest.approx(20.0)
+    assert (found["speed_source"], found["speed_share"]) == ("memory", 0.5)
+    assert found["joules_per_token"] is None
+
+
+def test_info_predicts_from_the_curves_of_this_machine(config, tiny, capsys, cli):
+    run(["models", "pull", "tiny", "--quiet"])
+    capsys.readouterr()
+    curve = replace(
+        CURVE,
+        model="tiny",
+        model_sha256=hashlib.sha256(tiny).hexdigest(),
+        conditions=Conditions(machine_name(), "build", 2),
+        speed=Speed(300.0, 40.0, 20.0, 16.0),
+        gpu_layers=0,
+    )
+    with TurnWriter(config) as log:
+        log.save_curve(build_curve_record(curve))
+    found = cli.json("models", "info", "tiny", "--json")["expected"]
+    assert (found["tokens_per_second"], found["speed_source"]) == (40.0, "curve")
+    assert "40 tok/s: measured by its curve" in cli.out("models", "info", "tiny")
+    other = cli.json("models", "info", "qwen3-4b", "--json")["expected"]
+    assert (other["speed_source"], other["like"]) == ("other model", "tiny")
 
 
 def test_info_shows_the_draft_model_and_the_speculation(config, cli):

@@ -8,12 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from etui.chat import Query
 from etui.config.config import Config
-from etui.curves.operating_curve import PhaseCurve, Speed
 from etui.engine.token_counter import TokenCounter
 from etui.models import gguf
 from etui.models.gguf import Gguf
@@ -22,75 +19,13 @@ from etui.routing.decision import PredictedJoules
 from etui.routing.text_measures import estimate_tokens
 from etui.runtime.decide import Choice, choose
 from etui.runtime.forecast import (
-    CONTEXT_TOKENS,
     Forecast,
-    MachineFacts,
-    MeasuredModel,
     TokenCount,
     forecast_choice,
-    forecast_decode,
     list_arms,
 )
 from etui.runtime.overrides import Overrides
 from etui.runtime.runtime import open_runtime
-from tests.log.test_curve_rows import CURVE
-
-MACHINE = MachineFacts(memory_bytes_per_second=20e9, limit_watts=18.0)
-
-PAST = Speed(decode_tokens_per_second=10.0, decode_watts=5.0)
-
-
-STEEP = replace(
-    CURVE, decode=PhaseCurve(0.0, 0.25, bend=0.001), speed=Speed(decode_tokens_per_second=33.0)
-)
-SMALL = MeasuredModel("small", 100_000_000, 60.0, 15.0)
-LARGE = MeasuredModel("large", 1_000_000_000, 12.0, 17.0)
-ON_GPU = MeasuredModel("b", 10**9, 120.0, 240.0, on_gpu=True)
-NOTHING = (None, None, "", "")
-
-
-@pytest.mark.parametrize(
-    ("size", "facts", "given", "expected"),
-    [
-        # A curve comes before the log, and the log before an estimate.
-        (10**9, MACHINE, {"curve": STEEP, "past": PAST},
-         (33.0, 0.25 + 0.001 * CONTEXT_TOKENS, "curve", "curve")),
-        (10**9, MACHINE, {"past": PAST}, (10.0, 0.5, "log", "log")),
-        (10**9, MACHINE, {"past": Speed(decode_tokens_per_second=10.0)},
-         (10.0, 1.8, "log", "power range")),
-        # Without any answer it follows from the memory and the power range,
-        (2 * 10**9, MACHINE, {}, (10.0, 1.8, "memory", "power range")),
-        (10**9, MachineFacts(memory_bytes_per_second=1e10), {}, (10.0, None, "memory", "")),
-        # but a measured model of about the size says more.
-        (2 * 10**9, replace(MACHINE, measured=(SMALL, LARGE)), {},
-         (6.0, 17 / 6, "other model", "other model")),
-        # Nothing is guessed for a GPU without a reading.
-        (10**9, MACHINE, {"on_gpu": True}, NOTHING),
-        (10**9, replace(MACHINE, measured=(LARGE,)), {"on_gpu": True}, NOTHING),
-        (2 * 10**9, replace(MACHINE, measured=(ON_GPU,)), {"on_gpu": True},
-         (60.0, 4.0, "other model", "other model")),
-        (None, MACHINE, {}, NOTHING),
-        (10**9, MachineFacts(), {}, NOTHING),
-    ],
-)  # fmt: skip
-def test_the_best_known_source_says_how_fast_a_model_decodes(size, facts, given, expected) -> None:
-    given = {"curve": None, "past": None} | given
-    found = forecast_decode(size, facts, given.pop("curve"), given.pop("past"), **given)
-    speed, joules, *sources = expected
-    assert found.tokens_per_second == (speed and pytest.approx(speed))
-    assert found.joules_per_token == (joules and pytest.approx(joules))
-    assert [found.speed_source, found.joules_source] == sources
-    assert found.like == ("large" if LARGE in facts.measured and not given else found.like)
-
-
-@given(st.integers(1, 10**12), st.floats(1e6, 1e13), st.floats(0.1, 1e5))
-def test_joules_are_watts_over_tokens_per_second(size: int, speed: float, watts: float) -> None:
-    found = forecast_decode(size, MachineFacts(speed, watts))
-    assert found.tokens_per_second is not None
-    assert found.joules_per_token is not None
-    assert found.joules_per_token * found.tokens_per_second == pytest.approx(watts)
-    assert found.tokens_per_second * size == pytest.approx(speed)
-
 
 CASCADE = """\
 version: 1

@@ -22,6 +22,16 @@ from etui.codec import from_document
 from etui.config.config import Config
 from etui.config.machine import machine_name
 from etui.curves.operating_curve import OperatingCurve, Speed
+from etui.curves.prediction import (
+    DecodeForecast,
+    MachineFacts,
+    MeasuredModel,
+    ModelWork,
+    forecast_decode,
+    measured_from,
+    work_of_entry,
+    work_of_header,
+)
 from etui.energy.idle import describe_cool_down
 from etui.energy.types import ChannelPower
 from etui.engine.builds import describe_engine
@@ -48,12 +58,6 @@ from etui.models.recommend import (
 )
 from etui.models.spec import ModelSpec, PathSource
 from etui.models.tuned import TunedUse
-from etui.runtime.forecast import (
-    DecodeForecast,
-    MachineFacts,
-    MeasuredModel,
-    forecast_decode,
-)
 from etui.runtime.host import read_host
 from etui.runtime.keep_warm import (
     ModelIdle,
@@ -159,9 +163,11 @@ class ModelCard:
         return self.state != "absent"
 
     @property
-    def read_bytes(self) -> int | None:
-        """Bytes of weights that decode reads for a token; without a header all of its file."""
-        return self.file_bytes if self.gguf is None else self.gguf.active_bytes
+    def work(self) -> ModelWork | None:
+        """What a decoded token takes; without a header by the entry."""
+        if self.gguf is None:
+            return work_of_entry(self.spec, self.file_bytes)
+        return work_of_header(self.gguf, self.spec.kv_type)
 
     @property
     def need_bytes(self) -> int | None:
@@ -206,28 +212,14 @@ def add_forecast(
     curve = card.curve
     if curve is not None and machine_name() != curve.conditions.machine:
         curve = None
-    forecast = forecast_decode(card.read_bytes, machine, curve, card.past, on_gpu=fit == "gpu")
+    forecast = forecast_decode(card.work, machine, curve, card.past, on_gpu=fit == "gpu")
     return replace(card, fit=fit, forecast=forecast)
 
 
 def list_measured(cards: Iterable[ModelCard], machine: str) -> tuple[MeasuredModel, ...]:
     """List the models whose curve was measured on a machine, to predict others from them."""
-    found = []
-    for card in cards:
-        curve = card.curve
-        if curve is None or card.read_bytes is None or curve.conditions.machine != machine:
-            continue
-        if (rate := curve.speed.decode_tokens_per_second) is not None:
-            found.append(
-                MeasuredModel(
-                    card.spec.name,
-                    card.read_bytes,
-                    rate,
-                    curve.speed.decode_watts,
-                    on_gpu=bool(curve.gpu_layers),
-                )
-            )
-    return tuple(found)
+    found = (measured_from(card.spec.name, card.work, card.curve, machine) for card in cards)
+    return tuple(one for one in found if one is not None)
 
 
 def build_candidates(cards: Iterable[ModelCard]) -> list[Candidate]:

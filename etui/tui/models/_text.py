@@ -9,11 +9,11 @@ from pathlib import Path
 
 from etui import units
 from etui.curves.operating_curve import OperatingCurve
+from etui.curves.prediction import DecodeForecast, MachineFacts, joules_text, speed_text
 from etui.curves.text import age_text, doubt_text, draw_curve, kind_line, points_text, r2_text
 from etui.engine.chat_formats import choose_format
 from etui.models.found import TITLES
 from etui.models.tuned import TunedUse, describe_use
-from etui.runtime.forecast import DecodeForecast, MachineFacts
 from etui.runtime.keep_warm import (
     ModelIdle,
     break_even_text,
@@ -118,49 +118,8 @@ _PLOT_MARGIN = 8  # Width of the axis to the left of the plot, in cells
 def forecast_lines(card: ModelCard, machine: MachineFacts) -> Iterator[str]:
     if card.spec.backend is not None:
         return
-    forecast = card.forecast
-    if forecast.tokens_per_second is None:
-        why = (
-            "no model was measured on this GPU yet"
-            if card.fit == "gpu"
-            else f"the speed of the memory is {unmeasured_text(machine)}"
-        )
-        yield f"expected  unknown tok/s: {why}"
-    else:
-        yield f"expected  {speed_cell(forecast)} tok/s: {_explain_speed(forecast, machine)}"
-    if forecast.joules_per_token is None:
-        yield "          unknown J per decoded token: no reading to predict it from"
-    else:
-        joules = f"{joules_cell(forecast)} J per decoded token"
-        yield f"          {joules}: {_explain_joules(forecast, machine)}"
-
-
-def unmeasured_text(machine: MachineFacts) -> str:
-    """Write why the speed of the memory is unknown."""
-    return f"not measured yet{': the machine was busy' if machine.memory_busy else ''}"
-
-
-def _explain_speed(forecast: DecodeForecast, machine: MachineFacts) -> str:
-    match forecast.speed_source:
-        case "curve":
-            return "measured by its curve"
-        case "log":
-            return "decode of its last turns here"
-        case "other model":
-            return f"scaled by size from {forecast.like}"
-    speed = units.bytes_text(machine.memory_bytes_per_second)
-    return f"at most, estimated from memory bandwidth ({speed}/s)"
-
-
-def _explain_joules(forecast: DecodeForecast, machine: MachineFacts) -> str:
-    match forecast.joules_source:
-        case "curve":
-            return "measured by its curve"
-        case "log":
-            return "decode of its last turns here"
-        case "other model":
-            return f"with the watts of {forecast.like}"
-    return f"at the power limit ({units.limit_text(machine.limit_watts)})"
+    yield f"expected  {speed_text(card.forecast, machine, on_gpu=card.fit == 'gpu')}"
+    yield f"          {joules_text(card.forecast, machine)}"
 
 
 def fits_text(card: ModelCard, cards: Cards) -> str:

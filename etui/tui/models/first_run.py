@@ -15,6 +15,7 @@ from textual.widgets import Static
 
 from etui import units
 from etui.config.config import Config
+from etui.curves.prediction import unmeasured_text
 from etui.errors import EtuiError
 from etui.models.spec import STARTER, HubSource, WheelsSource
 from etui.runtime.decide import save_fallback_model
@@ -29,7 +30,6 @@ from etui.tui.models._text import (
     CHOOSER_COLUMNS,
     RECOMMENDED,
     choice_lines,
-    unmeasured_text,
     wrap_facts,
 )
 from etui.tui.services import Services

@@ -9,9 +9,9 @@ import pytest
 
 from etui.config.machine import machine_name
 from etui.curves.operating_curve import Conditions, Speed
+from etui.curves.prediction import MachineFacts, MeasuredModel, ModelWork
 from etui.energy.types import Channel, ChannelPower, Kind
 from etui.models.spec import HubSource, ModelSpec, PathSource, WheelPart, WheelsSource
-from etui.runtime.forecast import MachineFacts, MeasuredModel
 from etui.tui.models._cards import (
     Cards,
     ModelCard,
@@ -51,8 +51,8 @@ def test_an_entry_without_a_file_is_predicted_from_the_memory() -> None:
     assert card.fit == "memory"
     assert (speed_cell(card.forecast), joules_cell(card.forecast)) == ("≈10", "≈1.8")
     assert list(forecast_lines(card, MACHINE)) == [
-        "expected  ≈10 tok/s: at most, estimated from memory bandwidth (20.0 GB/s)",
-        "          ≈1.8 J per decoded token: at the power limit (18 W)",
+        "expected  ≈10 tok/s ± 50 %: estimated from memory bandwidth (20.0 GB/s)",
+        "          ≈1.8 J per decoded token ± 64 %: at the power limit (18 W)",
     ]
     for busy, why in ((True, ": the machine was busy"), (False, "")):
         machine = MachineFacts(limit_watts=18.0, memory_busy=busy)
@@ -76,7 +76,7 @@ def test_a_curve_of_this_machine_predicts_other_models_and_that_of_another_does_
     measured = card_of("a", GB, curve=CURVE_HERE)
     elsewhere = card_of("b", GB, curve=replace(CURVE_HERE, conditions=replace(HERE, machine="x")))
     found = list_measured((measured, elsewhere, card_of("c")), machine_name())
-    assert found == (MeasuredModel("a", GB, 40.0, 16.0, on_gpu=False),)
+    assert found == (MeasuredModel("a", ModelWork(GB), 40.0, 16.0, on_gpu=False),)
     machine = replace(MACHINE, measured=found)
     own = add_forecast(measured, machine, 16 * GB, None)
     assert speed_cell(own.forecast) == "40", "measured, so not ≈"

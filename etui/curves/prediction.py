@@ -1,0 +1,280 @@
+"""Predict what a token of a model costs on this machine: pure arithmetic, with its basis and ±.
+
+A decode reads the active weights once for each token, and the KV cache of the tokens before it, so
+its seconds grow in a straight line with these bytes. A prefill multiplies each active weight with
+each token. The machine's own measurements set the line; the more of them, the narrower the ±.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from etui import units
+from etui.models.cache_size import cache_size
+
+if TYPE_CHECKING:
+    from etui.curves.operating_curve import OperatingCurve, Speed
+    from etui.models.gguf import Gguf
+    from etui.models.spec import ModelSpec
+
+CONTEXT_TOKENS = 512
+"""Context in which a token is priced: a question with a short answer."""
+
+Source = Literal["curve", "log", "other models", "other model", "memory", "power range", ""]
+"""Where a number comes from; empty if it is unknown."""
+
+_SEVERAL_SHARE, _TWO_SHARE, _ONE_SHARE, _MEMORY_SHARE = 0.15, 0.25, 0.3, 0.5
+"""Least ± of a speed from three or more measured models, from two, ± from one, and from the speed
+of the memory, which kernels and caches use more and less well. Chosen, not measured."""
+_WATTS_SHARE, _LIMIT_SHARE = 0.15, 0.4
+"""± of the watts of another model, and of the power limit: an estimate has the latter as well."""
+_FAR = 4.0
+"""Ratio of bytes to the nearest measured model from which a line through several is no better."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelWork:
+    """What the tokens of a model take."""
+
+    read_bytes: int  # Read for each decoded token: weights without idle experts, and the KV cache
+    parameters: int | None = None  # Active ones; None before the header is there
+
+
+def work_of_header(gguf: Gguf, kv_type: str, context_tokens: int = CONTEXT_TOKENS) -> ModelWork:
+    """Compute the work of a decode behind so many tokens from the header of a file."""
+    size = cache_size(gguf, kv_type)
+    cache = 0 if size is None else size.read_bytes(context_tokens)
+    return ModelWork(gguf.active_bytes + cache, gguf.active_parameters)
+
+
+def work_of_entry(
+    spec: ModelSpec, file_bytes: int | None, context_tokens: int = CONTEXT_TOKENS
+) -> ModelWork | None:
+    """Compute the work from an entry, before the header is there; None for an unknown size."""
+    if not file_bytes:
+        return None
+    return ModelWork(file_bytes + (spec.kv_bytes_per_token or 0) * context_tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredModel:
+    """The speed of one model, as it was measured on this machine."""
+
+    name: str
+    work: ModelWork
+    tokens_per_second: float
+    watts: float | None = None  # Mean gross watts of its decode; None if unknown
+    on_gpu: bool = False  # Whether its weights are in the memory of a GPU
+    prefill_tokens_per_second: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MachineFacts:
+    """What is known of a machine, to predict models that were never loaded."""
+
+    memory_bytes_per_second: float | None = None
+    """Reading speed of the memory, measured while nothing else ran; None if unknown."""
+    limit_watts: float | None = None
+    """Sum of the power limits of everything but GPUs; None if one is unknown."""
+    measured: tuple[MeasuredModel, ...] = ()  # Models whose decode was measured here
+    memory_busy: bool = False  # Whether it is unknown because other programs ran
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeForecast:
+    """Speed and energy of the decode of a model, its prompts apart; None where unknown."""
+
+    tokens_per_second: float | None = None  # See `etui.units.decode_speed`
+    joules_per_token: float | None = None  # Gross joules per decoded token
+    speed_source: Source = ""
+    joules_source: Source = ""
+    like: str = ""  # The measured model from which they were scaled; empty for none
+    speed_share: float | None = None  # ± of the speed as a share of it; None if it was measured
+    joules_share: float | None = None  # ± of the joules as a share of them
+    prefill_tokens_per_second: float | None = None
+    """Of its own, or by the operations per second of the measured model nearest in size."""
+
+
+def measured_from(
+    name: str, work: ModelWork | None, curve: OperatingCurve | None, machine: str
+) -> MeasuredModel | None:
+    """Return the model as its curve on a machine measured it; None without such a curve."""
+    if curve is None or work is None or curve.conditions.machine != machine:
+        return None
+    speed = curve.speed
+    if speed.decode_tokens_per_second is None:
+        return None
+    return MeasuredModel(
+        name,
+        work,
+        speed.decode_tokens_per_second,
+        speed.decode_watts,
+        on_gpu=bool(curve.gpu_layers),
+        prefill_tokens_per_second=speed.prefill_tokens_per_second,
+    )
+
+
+def forecast_decode(
+    work: ModelWork | None,
+    machine: MachineFacts,
+    curve: OperatingCurve | None = None,
+    past: Speed | None = None,
+    *,
+    on_gpu: bool = False,
+) -> DecodeForecast:
+    """Predict the decode of a model.
+
+    Its own curve comes first, then its last turns in the log, then the models that were measured in
+    the same kind of memory, then the speed of the memory with the power limit. Nothing is guessed
+    for a GPU on which nothing was measured.
+
+    Args:
+        past: Speed of its last turns here, see :func:`etui.log.past_answers.read_speed`.
+    """
+    there = [one for one in machine.measured if one.on_gpu == on_gpu and one.work.read_bytes > 0]
+    like = _find_nearest(work, there)
+    speed = joules = speed_share = joules_share = None
+    speed_source: Source = ""
+    joules_source: Source = ""
+    used_like = False
+    own = curve.speed if curve is not None and curve.speed.decode_tokens_per_second else past
+    if own is not None and own.decode_tokens_per_second:
+        speed, speed_source = own.decode_tokens_per_second, "log" if own is past else "curve"
+    elif work is not None and like is not None:
+        speed, speed_share, used_like = _scale_speed(work, like, there)
+        speed_source = "other model" if used_like else "other models"
+    elif work is not None and machine.memory_bytes_per_second is not None and not on_gpu:
+        speed, speed_source = machine.memory_bytes_per_second / work.read_bytes, "memory"
+        speed_share = _MEMORY_SHARE
+    if curve is not None:
+        joules, joules_source = curve.decode.slope + curve.decode.bend * CONTEXT_TOKENS, "curve"
+    elif past is not None and past.decode_watts is not None and past.decode_tokens_per_second:
+        joules, joules_source = past.decode_watts / past.decode_tokens_per_second, "log"
+    elif speed and like is not None and like.watts is not None:
+        joules, joules_source, used_like = like.watts / speed, "other model", True
+        joules_share = math.hypot(speed_share or 0.0, _WATTS_SHARE)
+    elif speed and machine.limit_watts is not None and not on_gpu:
+        joules, joules_source = machine.limit_watts / speed, "power range"
+        joules_share = math.hypot(speed_share or 0.0, _LIMIT_SHARE)
+    return DecodeForecast(
+        speed,
+        joules,
+        speed_source,
+        joules_source,
+        like.name if used_like and like is not None else "",
+        speed_share,
+        joules_share,
+        _predict_prefill(work, like, own),
+    )
+
+
+def _find_nearest(
+    work: ModelWork | None, measured: Sequence[MeasuredModel]
+) -> MeasuredModel | None:
+    """Return the measured model whose bytes are nearest, as a ratio; None if there is none."""
+    if work is None or work.read_bytes <= 0:
+        return None
+    read_bytes = work.read_bytes
+    return min(
+        measured,
+        key=lambda model: (abs(math.log(model.work.read_bytes / read_bytes)), model.name),
+        default=None,
+    )
+
+
+def _scale_speed(
+    work: ModelWork, like: MeasuredModel, measured: Sequence[MeasuredModel]
+) -> tuple[float, float, bool]:
+    """Predict tokens per second, with its ± as a share, and whether one model is its basis."""
+    scaled = like.tokens_per_second * like.work.read_bytes / work.read_bytes
+    ratio = max(work.read_bytes, like.work.read_bytes) / min(work.read_bytes, like.work.read_bytes)
+    if len({one.work.read_bytes for one in measured}) < 2 or ratio > _FAR:
+        return scaled, _ONE_SHARE, True
+    fixed, each = _fit_seconds(measured)
+    errors = [
+        abs((fixed + each * one.work.read_bytes) * one.tokens_per_second - 1) for one in measured
+    ]
+    least = _SEVERAL_SHARE if len(measured) > 2 else _TWO_SHARE  # a line always fits two
+    share = max(least, 2 * max(errors))
+    if share >= _ONE_SHARE:  # the models differ in more than their bytes
+        return scaled, share, True
+    return 1 / (fixed + each * work.read_bytes), share, False
+
+
+def _fit_seconds(measured: Sequence[MeasuredModel]) -> tuple[float, float]:
+    """Fit seconds per token = a + b x bytes with the least relative squares, none below 0."""
+    rows = [(one.tokens_per_second, one.tokens_per_second * one.work.read_bytes)
+            for one in measured]  # fmt: skip
+    ones, mixed = sum(u * u for u, _ in rows), sum(u * v for u, v in rows)
+    squares, left = sum(v * v for _, v in rows), sum(u for u, _ in rows)
+    right = sum(v for _, v in rows)
+    determinant = ones * squares - mixed * mixed
+    fixed = (left * squares - right * mixed) / determinant if determinant > 0 else -1.0
+    each = (ones * right - mixed * left) / determinant if determinant > 0 else -1.0
+    if fixed >= 0 and each > 0:
+        return fixed, each
+    return 0.0, right / squares
+
+
+def _predict_prefill(
+    work: ModelWork | None, like: MeasuredModel | None, own: Speed | None
+) -> float | None:
+    if own is not None and own.prefill_tokens_per_second:
+        return own.prefill_tokens_per_second
+    if work is None or not work.parameters or like is None or not like.work.parameters:
+        return None
+    speed = like.prefill_tokens_per_second
+    return None if speed is None else speed * like.work.parameters / work.parameters
+
+
+def speed_text(forecast: DecodeForecast, machine: MachineFacts, *, on_gpu: bool) -> str:
+    """Write the tokens per second with their ± and basis, or why they are unknown."""
+    if forecast.tokens_per_second is None:
+        if on_gpu:
+            return "unknown tok/s: no model was measured on this GPU yet"
+        return f"unknown tok/s: the speed of the memory is {unmeasured_text(machine)}"
+    match forecast.speed_source:
+        case "curve":
+            basis = "measured by its curve"
+        case "log":
+            basis = "decode of its last turns here"
+        case "other model":
+            basis = f"scaled by size from {forecast.like}"
+        case "other models":
+            count = sum(one.on_gpu == on_gpu for one in machine.measured)
+            basis = f"by the bytes of {units.count_text(count, 'model')} measured here"
+        case _:
+            speed = units.bytes_text(machine.memory_bytes_per_second)
+            basis = f"estimated from memory bandwidth ({speed}/s)"
+    return f"{_value_text(forecast.tokens_per_second, 'tok/s', forecast.speed_share)}: {basis}"
+
+
+def joules_text(forecast: DecodeForecast, machine: MachineFacts) -> str:
+    """Write the joules of a decoded token with their ± and basis, or why they are unknown."""
+    unit = "J per decoded token"
+    if forecast.joules_per_token is None:
+        return f"unknown {unit}: no reading to predict it from"
+    match forecast.joules_source:
+        case "curve":
+            basis = "measured by its curve"
+        case "log":
+            basis = "decode of its last turns here"
+        case "other model":
+            basis = f"with the watts of {forecast.like}"
+        case _:
+            basis = f"at the power limit ({units.limit_text(machine.limit_watts)})"
+    return f"{_value_text(forecast.joules_per_token, unit, forecast.joules_share)}: {basis}"
+
+
+def unmeasured_text(machine: MachineFacts) -> str:
+    """Write why the speed of the memory is unknown."""
+    return f"not measured yet{': the machine was busy' if machine.memory_busy else ''}"
+
+
+def _value_text(value: float, unit: str, share: float | None) -> str:
+    if share is None:
+        return f"{units.significant(value, 2)} {unit}"
+    return f"{units.ABOUT}{units.significant(value, 2)} {unit} ± {100 * share:.0f} %"

@@ -25,6 +25,7 @@ from etui.models.spec import (
     PathSource,
     Source,
     UrlSource,
+    is_secure,
 )
 from etui.text import one_line
 from etui.units import bytes_text, count_text, parameters_text
@@ -409,8 +410,8 @@ def _entry_lines(
     from etui.models.cache_size import cache_size
 
     spec = new.spec
-    licence = new.licence or gguf.licence
-    origin = [one_line(new.came_from), *([f"licence {one_line(licence)}"] if licence else [])]
+    licence = one_line(new.licence or gguf.licence or "")
+    origin = [one_line(new.came_from), *([f"licence {licence}"] if licence else [])]
     yield f"# From {', '.join(origin)}; added {datetime.now(UTC):%Y-%m-%d}."
     family = f"{gguf.architecture}, {count_text(gguf.layers, 'layer')}"
     name = f"{gguf.name}: " if gguf.name else ""
@@ -422,6 +423,10 @@ def _entry_lines(
     if spec.sha256 is not None:
         published = all(isinstance(source, UrlSource) for source in spec.sources)
         yield f"sha256: {spec.sha256}{' # computed here: none is published' if published else ''}"
+    if licence:
+        yield f"licence: {_scalar(licence[:100].strip())}"
+    if new.licence and is_secure(new.came_from):
+        yield f"fact_sources: {_flow({'licence': new.came_from})}"
     if size := cache_size(gguf):
         yield f"kv_bytes_per_token: {size.bytes_per_token}"
     trained = gguf.context_tokens

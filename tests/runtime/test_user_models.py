@@ -63,6 +63,8 @@ def test_an_entry_has_the_facts_of_its_file(config, hub, tmp_path):
     assert spec.file_bytes == len(data)
     assert spec.context == 4096
     assert spec.kv_bytes_per_token == 128
+    assert spec.licence == "mit"
+    assert spec.fact_sources == (("licence", f"{hub.address}/{REPO}"),)
     assert spec.think_open is None  # read from its chat template at each load
     assert spec.sampling == ModelSampling(temperature=0.6, top_p=0.95, top_k=20)
     written = config.models_file.read_text()

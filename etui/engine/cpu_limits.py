@@ -78,7 +78,7 @@ def _read_quota(file: Path) -> float | None:
 
 def read_process_ns(pid: int) -> int | None:
     """Read the CPU time of another process in all its threads; None if it has ended."""
-    if sys.platform == "linux":
+    if sys.platform == "linux" and hasattr(time, "clock_gettime_ns"):
         try:  # the CPU clock of a process, as clock_getcpuclockid(3) numbers it
             return time.clock_gettime_ns((~pid << 3) | 2)
         except OSError:

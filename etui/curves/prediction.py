@@ -8,6 +8,7 @@ each token. The machine's own measurements set the line; the more of them, the n
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -31,6 +32,7 @@ _SEVERAL_SHARE, _TWO_SHARE, _ONE_SHARE, _MEMORY_SHARE = 0.15, 0.25, 0.3, 0.5
 of the memory, which kernels and caches use more and less well. Chosen, not measured."""
 _WATTS_SHARE, _LIMIT_SHARE = 0.15, 0.4
 """± of the watts of another model, and of the power limit: an estimate has the latter as well."""
+_UNITS = {"M": 10**6, "B": 10**9}
 _FAR = 4.0
 """Ratio of bytes to the nearest measured model from which a line through several is no better."""
 
@@ -53,10 +55,25 @@ def work_of_header(gguf: Gguf, kv_type: str, context_tokens: int = CONTEXT_TOKEN
 def work_of_entry(
     spec: ModelSpec, file_bytes: int | None, context_tokens: int = CONTEXT_TOKENS
 ) -> ModelWork | None:
-    """Compute the work from an entry, before the header is there; None for an unknown size."""
+    """Compute the work from an entry, before the header is there; None for an unknown size.
+
+    Of a mixture whose ``size`` says its active parameters, their share of the file is read.
+    """
     if not file_bytes:
         return None
-    return ModelWork(file_bytes + (spec.kv_bytes_per_token or 0) * context_tokens)
+    whole, active = _read_parameters(spec.size)
+    share = active / whole if whole and active and active < whole else 1.0
+    cache = (spec.kv_bytes_per_token or 0) * context_tokens
+    return ModelWork(int(file_bytes * share) + cache, active or whole)
+
+
+def _read_parameters(size: str) -> tuple[int | None, int | None]:
+    """Read ``35B parameters, 3B active``: all and the active ones; None for what is not said."""
+    found = {
+        word: int(float(number) * _UNITS[unit])
+        for number, unit, word in re.findall(r"\b(\d+(?:\.\d+)?)([MB]) (parameters|active)", size)
+    }
+    return found.get("parameters"), found.get("active")
 
 
 @dataclass(frozen=True, slots=True)

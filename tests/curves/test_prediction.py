@@ -157,6 +157,24 @@ def test_a_deeper_context_is_read_as_well_but_a_window_is_not_passed() -> None:
     assert work_of_entry(spec, 10**6, 10) == ModelWork(10**6 + 10_000)
 
 
+@pytest.mark.parametrize(
+    ("size", "share", "parameters"),
+    [
+        ("35B parameters, 3B active, UD-Q4_K_M, 22.1 GB", 3 / 35, 3 * 10**9),
+        ("21B parameters, 3.6B active, MXFP4, 12.1 GB", 3.6 / 21, 36 * 10**8),
+        ("135M parameters, Q4_1, 98 MB", 1.0, 135 * 10**6),
+        ("3B active of something", 1.0, 3 * 10**9),
+        ("0B parameters, 0B active", 1.0, 0),
+        ("tiny one", 1.0, None),
+    ],
+)
+def test_an_entry_of_a_mixture_reads_what_is_active(
+    size: str, share: float, parameters: int | None
+) -> None:
+    work = work_of_entry(ModelSpec("m", size, ()), 10**10)
+    assert work == ModelWork(int(10**10 * share), parameters)
+
+
 def test_the_header_of_the_starter_gives_its_work(starter_model: Path) -> None:
     gguf = check_usable(starter_model)
     shallow, deep = (work_of_header(gguf, "f16", tokens) for tokens in (0, 1000))

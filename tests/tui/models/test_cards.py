@@ -76,7 +76,7 @@ def test_a_curve_of_this_machine_predicts_other_models_and_that_of_another_does_
     measured = card_of("a", GB, curve=CURVE_HERE)
     elsewhere = card_of("b", GB, curve=replace(CURVE_HERE, conditions=replace(HERE, machine="x")))
     found = list_measured((measured, elsewhere, card_of("c")), machine_name())
-    assert found == (MeasuredModel("a", ModelWork(GB), 40.0, 16.0, on_gpu=False),)
+    assert found == (MeasuredModel("a", ModelWork(GB, 2 * GB), 40.0, 16.0, on_gpu=False),)
     machine = replace(MACHINE, measured=found)
     own = add_forecast(measured, machine, 16 * GB, None)
     assert speed_cell(own.forecast) == "40", "measured, so not ≈"

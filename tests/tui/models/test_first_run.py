@@ -75,16 +75,16 @@ async def test_every_model_is_offered_with_what_it_costs_here(bare: House) -> No
         assert rows(term)["qwen3-8b"][1:] == [
             "5.03 GB", "memory", "≈3.9", "≈7.7", "hard questions, thinks",
         ]  # fmt: skip
-        assert rows(term)["smollm3-3b"][0].endswith("★")
+        assert rows(term)["lfm2.5-8b-a1b"][0].endswith("★")
         assert str(screen._advice.content).startswith(
-            "★ smollm3-3b: 2.65 GB of 22.0 GB free, about 10 tok/s, "
-            "about 2.9 J per decoded token here."
+            "★ lfm2.5-8b-a1b: 6.57 GB of 22.0 GB free, about 21 tok/s, "
+            "about 1.4 J per decoded token here."
         )
-        await term.until(lambda: "smollm3-3b" in str(screen._facts.content))
+        await term.until(lambda: "lfm2.5-8b-a1b" in str(screen._facts.content))
         details = " ".join(shown(term).split())
         assert "± 50 %: estimated from memory bandwidth (20.0 GB/s)" in details
         assert "at the power limit (30 W)" in details
-        assert "etui models pull smollm3-3b" in details
+        assert "etui models pull lfm2.5-8b-a1b" in details
         assert str(bare.config.models_dir) in details
         assert bare.shelf.measured == [], "it is known already"
 
@@ -94,8 +94,8 @@ async def test_the_memory_is_measured_once_and_the_recommendation_follows(bare: 
     bare.shelf.on_measured = lambda: keep_speed(bare, 80e9)
     async with choosing(bare) as term:
         screen = term.app.screen
-        await term.until(lambda: rows(term)["qwen3.5-9b"][0].endswith("★"))
-        await term.until(lambda: str(screen._facts.content).startswith("qwen3.5-9b"))
+        await term.until(lambda: rows(term)["gpt-oss-20b"][0].endswith("★"))
+        await term.until(lambda: str(screen._facts.content).startswith("gpt-oss-20b"))
         await term.press("r")
         await term.until(lambda: "still no model in" in shown(term))
         assert bare.shelf.measured == [1]

@@ -54,7 +54,7 @@ def test_what_is_refused(cli, words, message, code, monkeypatch):
 
 
 def test_without_ray_the_pip_line_is_shown(cli, monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("etui.extras.find_spec", lambda name: None)
     err = cli.err("bench", "--suite", "sample", "--cluster", "local", code=2)
     assert "pip install 'etui[cluster]'" in err
 

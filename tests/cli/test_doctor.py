@@ -127,7 +127,7 @@ def test_the_document_has_every_run():
     assert set(document) == {"model", "offload", "runs", "verdict"}
     none, whole, auto = document["runs"]
     assert " ".join(whole) == (
-        "gpu_layers failure layers layers_on_gpu load_seconds prefill decode gpu_measured "
+        "gpu_layers failure layers layers_on_gpu cpu_moe load_seconds prefill decode gpu_measured "
         "device_memory letters answers difference"
     )
     assert set(whole["decode"]) == {

@@ -42,9 +42,10 @@ class ContextOptions:
     their tokens, although masked, slows the other sequences down a little."""
     flash_attention: Flash = "off"
     """``auto`` lets llama.cpp decide by device. On a CPU the last bits of its logits depend on the
-    position of a token in the cache, so that an answer would not repeat: hence ``off`` there. It is
-    no less exact (0.07 nats from a cache of f32 on average, as without), prompts take a seventh
-    less time, and masked tokens cost nothing. A quantised cache needs it."""
+    position of a token in the cache, so that an answer would not repeat: hence ``off`` there,
+    unless several answers share batches. It is no less exact (0.07 nats from a cache of f32 on
+    average, as without), prompts take a seventh less time, and masked tokens cost nothing. A
+    quantised cache needs it."""
     kv_type: str = "f16"  # Type of the KV cache (`f16`, `q8_0`, ...)
     full_window: bool = False
     """Keep all tokens of sliding-window models, not only the windows; see

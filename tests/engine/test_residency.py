@@ -138,6 +138,13 @@ def test_without_a_gpu_nothing_is_split(residency, starter_model, monkeypatch):
     assert session.options.flash_attention == "off"
 
 
+@pytest.mark.parametrize(("parallel", "flash"), [(1, "off"), (8, "auto")])
+def test_several_answers_at_a_time_have_flash_attention(config, starter_model, parallel, flash):
+    with closing(Residency(replace(config, threads=1, parallel=parallel))) as residency:
+        session, _, _ = opened(residency, SPEC, starter_model)
+        assert session.options.flash_attention == flash
+
+
 @pytest.mark.parametrize("changes", [{"main_gpu": 2}, {"tensor_split": (1.0, 1.0, 1.0)}])
 def test_a_gpu_that_is_not_there_is_refused(residency, starter_model, asked, changes):
     with pytest.raises(ModelUnavailable, match=r"configured for 3 GPUs, but llama\.cpp sees 2"):

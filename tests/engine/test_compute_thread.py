@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
+import signal
 import threading
 from collections.abc import Iterator
 
@@ -55,8 +55,9 @@ def test_jobs_run_in_their_order(compute):
     assert found == list(range(20))
 
 
-def test_ctrl_c_is_raised_when_the_call_has_ended(compute):
-    waiting, go_on = threading.Event(), threading.Event()
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="no signal to one thread")
+def test_ctrl_c_is_raised_when_the_call_has_ended(compute, request):
+    waiting, pressed, go_on = threading.Event(), threading.Event(), threading.Event()
     seen: list[str] = []
 
     def work() -> None:
@@ -64,21 +65,24 @@ def test_ctrl_c_is_raised_when_the_call_has_ended(compute):
         assert go_on.wait(WAIT_SECONDS)
         seen.append("computed")
 
-    def ask() -> None:
-        try:
-            compute.run(work)
-        except KeyboardInterrupt:
-            seen.append("interrupted")
+    def interrupt(*_: object) -> None:
+        pressed.set()
+        raise KeyboardInterrupt
 
-    asking = threading.Thread(target=ask)
-    asking.start()
-    assert waiting.wait(WAIT_SECONDS)
-    assert asking.ident is not None
-    interrupt = ctypes.pythonapi.PyThreadState_SetAsyncExc
-    interrupt(ctypes.c_ulong(asking.ident), ctypes.py_object(KeyboardInterrupt))
-    go_on.set()
-    asking.join(WAIT_SECONDS)
-    assert seen == ["computed", "interrupted"]
+    def press() -> None:
+        assert waiting.wait(WAIT_SECONDS)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
+        assert pressed.wait(WAIT_SECONDS)
+        go_on.set()
+
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    request.addfinalizer(lambda: signal.signal(signal.SIGUSR1, before))
+    pressing = threading.Thread(target=press)
+    pressing.start()
+    with pytest.raises(KeyboardInterrupt):
+        compute.run(work)
+    assert seen == ["computed"]
+    pressing.join(WAIT_SECONDS)
 
 
 def test_close_ends_the_thread_after_what_is_queued(compute):

@@ -7,7 +7,8 @@ import json
 import re
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
+from functools import partial
 from typing import Any, Literal
 
 SPACE = " \t\r\n"
@@ -154,7 +155,7 @@ class ObjectReader(CallReader):
         if char == '"':
             added = self._take_text(key, (yield from self._read_quoted(key)))
         elif char in "{[":
-            added = yield from self._read_nested(key, char)
+            added = yield from _read_nested(char, partial(self._pass, key))
         else:
             return (yield from self._read_scalar(key, char))
         return "", (yield from self._skip_space(added))
@@ -168,21 +169,6 @@ class ObjectReader(CallReader):
         self.name = text
         kept, self._kept = self._kept, ""
         return kept
-
-    def _read_nested(self, key: str, char: str) -> Generator[str, str, str]:
-        depth, quoted, escaped = 1, False, False
-        while True:
-            char = yield self._pass(key, char)
-            if quoted:
-                quoted = escaped or char != '"'
-                escaped = char == "\\" and not escaped
-            elif char == "<":  # a tag, since it is no JSON outside of a text
-                raise NoCallError
-            else:
-                quoted = char == '"'
-                depth += (char in "{[") - (char in "}]")
-                if depth == 0:
-                    return self._pass(key, char)
 
     def _read_scalar(self, key: str, value: str) -> Generator[str, str, tuple[str, str]]:
         while True:
@@ -212,11 +198,11 @@ def _read_text(quoted: str) -> str | None:
     return text if isinstance(text, str) else None
 
 
-def _read_nested(char: str) -> Generator[str, str, str]:
+def _read_nested(char: str, pass_on: Callable[[str], str] = str) -> Generator[str, str, str]:
     """Pass on an object or a list of JSON from its first character to its last."""
     depth, quoted, escaped = 1, False, False
     while True:
-        char = yield char
+        char = yield pass_on(char)
         if quoted:
             quoted = escaped or char != '"'
             escaped = char == "\\" and not escaped
@@ -226,7 +212,7 @@ def _read_nested(char: str) -> Generator[str, str, str]:
             quoted = char == '"'
             depth += (char in "{[") - (char in "}]")
             if depth == 0:
-                return char
+                return pass_on(char)
 
 
 class NamedReader(CallReader):

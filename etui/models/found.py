@@ -11,7 +11,6 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -110,15 +109,6 @@ class Stores:
     def get(self, name: str) -> FoundModel | None:
         """Find a model by its name; None without one."""
         return next((model for model in self.find() if model.name == name), None)
-
-    def owner_of(self, path: Path) -> tuple[Program, Path] | None:
-        """Return the program in whose folder a file is, and the folder; None for any other."""
-        with suppress(OSError):
-            real = path.resolve()
-            for program, folder in self.folders:
-                if path.is_relative_to(folder) or real.is_relative_to(folder.resolve()):
-                    return program, folder
-        return None
 
 
 def is_found_name(text: str) -> bool:

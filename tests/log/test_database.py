@@ -301,7 +301,7 @@ def test_a_full_disk_is_a_full_disk(config):
     pages = connection.execute("PRAGMA page_count").fetchone()[0]
     connection.execute(f"PRAGMA max_page_count = {pages}")
     with pytest.raises(sqlite3.OperationalError) as full:
-        connection.execute("CREATE TABLE more (full_text TEXT)")
+        connection.execute("CREATE TABLE more AS SELECT zeroblob(100000) AS full")
     connection.close()
     assert translate_error(config.database, full.value).fix == "free space on that disk"
 

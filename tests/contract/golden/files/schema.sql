@@ -1,5 +1,6 @@
 -- migration etui m018_grades_and_audits
 -- migration etui m019_kv_caches
+-- migration etui m020_turns_by_file
 CREATE INDEX audits_by_time ON audits (created_at, joules, load_joules, kind);
 CREATE INDEX audits_by_turn ON audits (turn_id);
 CREATE INDEX chats_by_time ON chats (created_at);
@@ -21,10 +22,10 @@ CREATE INDEX runs_by_time ON runs (created_at);
 -- sqlite_autoindex_unloads_1
 CREATE INDEX sweeps_by_model ON sweeps (model, created_at);
 CREATE INDEX turns_by_chat ON turns (chat_id, created_at);
+CREATE INDEX turns_by_file ON turns ( model, model_sha256, created_at, energy_joules, energy_uncertainty, energy_kind, tokens_output);
 CREATE INDEX turns_by_joules ON turns (energy_joules);
 CREATE INDEX turns_by_joules_per_token ON turns (energy_joules_per_token);
 CREATE INDEX turns_by_key ON turns (client_key, created_at) WHERE client_key IS NOT NULL;
-CREATE INDEX turns_by_model ON turns (model, created_at);
 CREATE INDEX turns_by_parent ON turns (chat_id, parent_id, turn_id);
 CREATE INDEX turns_by_rule ON turns (rule, created_at);
 CREATE INDEX turns_by_seconds ON turns (seconds_total);

@@ -116,6 +116,9 @@ class Config:
     keymap: Mapping[str, str] = field(default_factory=dict)
     """Binding id -> keys, to rebind keys of the app."""
     backends: Mapping[str, BackendSpec] = field(default_factory=dict)
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    """Name that clients of ``etui serve`` use -> the policy, arm or model that answers; a ``*`` in
+    it stands for any text."""
     parallel: int = 1  # Number of answers of one model that the engine computes at a time
 
     @property

@@ -17,6 +17,7 @@ Watts = Annotated[float, Field(ge=0, le=10_000)]
 Threads = Annotated[int, Field(ge=1, le=1024)]
 Wait = Annotated[float, Field(gt=0, le=86_400)]
 Seconds = Annotated[float, Field(ge=1, le=10_000_000)]
+Alias = Annotated[str, Field(min_length=1, max_length=200)]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,126}")
 
@@ -178,6 +179,11 @@ class Settings(Strict):
     backends: Mapping[str, BackendEntry] = Field(
         default_factory=dict,
         description="Name -> server that answers over HTTP; models.yaml refers to the name.",
+    )
+    aliases: Mapping[Alias, Alias] = Field(
+        default_factory=dict,
+        description="Name that clients of etui serve ask for -> the policy, arm or model that "
+        "answers; * stands for any text: gpt-4o: balanced, claude-*: best.",
     )
 
     @field_validator("backends")

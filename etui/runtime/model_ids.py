@@ -1,14 +1,16 @@
 """The ids by which clients name a policy, an arm of a policy, or a model.
 
 ``balanced`` is a policy, ``balanced/think`` an arm of it, ``smollm2-135m`` a model; ``etui``, or no
-name, is what config.yaml chooses: its ``model``, else its ``policy``. A name is looked up among the
-existing ones and never becomes a part of a path.
+name, is what config.yaml chooses: its ``model``, else its ``policy``. ``aliases`` of config.yaml
+gives further names to these. A name is looked up among the existing ones and never becomes a part
+of a path.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Literal
 
 from etui.errors import InvalidFile, InvalidRequest
@@ -31,7 +33,7 @@ class ServedModel:
     """One id that clients may name."""
 
     id: str
-    kind: Literal["policy", "arm", "model"]
+    kind: Literal["policy", "arm", "model", "alias"]
     description: str  # One line for people
     context_tokens: int | None = None
     """Size of the context; None if it depends on the arm that is chosen."""
@@ -49,26 +51,57 @@ class ServedModel:
 def list_model_ids(
     runtime: Runtime[Any], residents: Collection[str] = ()
 ) -> tuple[ServedModel, ...]:
-    """List what clients may name: policies with their arms, then models; only what can answer.
+    """List what clients may name: policies with their arms, models, aliases; only what can answer.
 
-    A policy with errors is left out, as are arms and models without a file on this machine.
+    A policy with errors is left out, as are arms and models without a file on this machine. An
+    alias has the facts of what it stands for.
     """
     runtime.reload_catalogue()
-    return tuple(_iter_models(runtime, residents))
+    models = {model.id: model for model in _iter_models(runtime, residents)}
+    for alias, target in runtime.config.aliases.items():
+        meant = models.get(target)
+        if meant is not None and alias not in models:
+            text = f"{target}: {meant.description}"
+            models[alias] = replace(meant, id=alias, kind="alias", description=text)
+    return tuple(models.values())
+
+
+def find_alias(name: str, aliases: Collection[str]) -> str | None:
+    """Return the alias that stands for a name: itself, else the first with ``*``; None for none."""
+    if name in aliases:
+        return name
+    for alias in aliases:  # of what `fnmatch` knows only `*` is special
+        if fnmatchcase(name, alias.replace("[", "[[]").replace("?", "[?]")):
+            return alias
+    return None
 
 
 def parse_model_id(text: str, runtime: Runtime[Any]) -> Overrides:
-    """Turn an id of a client into overrides.
+    """Turn an id of a client into overrides; what exists goes before an alias of the same name.
 
     Raises:
         InvalidRequest: Nothing is called so; ``param`` is ``model``, and the fix has the nearest
             names.
         InvalidFile: An arm is named of a policy that has errors.
     """
-    name = text.strip()
+    runtime.reload_catalogue()
+    aliases = runtime.config.aliases
+    try:
+        return _parse_name(text.strip(), runtime)
+    except InvalidRequest:
+        alias = find_alias(text.strip(), aliases)
+        if alias is None:
+            raise
+    try:
+        return _parse_name(aliases[alias], runtime)
+    except InvalidRequest as error:
+        what = f"the alias {alias!r} of config.yaml stands for {aliases[alias]!r}: {error.what}"
+        raise InvalidRequest(what, error.fix, param="model") from error
+
+
+def _parse_name(name: str, runtime: Runtime[Any]) -> Overrides:
     if name in ("", DEFAULT_ID):
         return Overrides()
-    runtime.reload_catalogue()
     policies = runtime.policy_names()
     if name in policies:
         return Overrides(policy=name)

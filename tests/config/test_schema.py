@@ -63,6 +63,7 @@ def test_every_key_reaches_the_config(etui_home: Path) -> None:
         "quiet": True,
         "ascii": "always",
         "keymap": {"stop": "ctrl+x"},
+        "aliases": {"gpt-4o": "balanced", "claude-*": "best"},
     }
     assert {*values, "keep_warm_seconds", "backends"} == set(Settings.model_fields)
     write(
@@ -72,7 +73,7 @@ def test_every_key_reaches_the_config(etui_home: Path) -> None:
         "cpu_idle_watts: 5\ncpu_limit_watts: 65\nestimate: never\ntheme: nord\n"
         "quiet: true\nascii: always\n"
         "carbon_g_per_kwh: 380\nprice_per_kwh: 0.25\ncurrency: EUR\npue: 1.3\n"
-        "keymap: {stop: ctrl+x}\n",
+        "keymap: {stop: ctrl+x}\naliases: {gpt-4o: balanced, claude-*: best}\n",
     )
     config = load_config()
     assert {name: getattr(config, name) for name in values} == values

@@ -28,6 +28,10 @@ rules: [{name: all, use: quick}]
 """
 
 
+def replace_config(runtime: Runtime[Any], **changes: Any) -> Runtime[Any]:
+    return open_runtime(replace(runtime.config, **changes))
+
+
 @pytest.fixture
 def runtime(config: Config) -> Runtime[Any]:
     config.models_dir.mkdir()
@@ -94,6 +98,51 @@ def test_any_text_names_something_or_is_refused(runtime: Runtime[Any], text: str
     else:
         with pytest.raises(InvalidRequest):
             parse_model_id(text, runtime)
+
+
+ALIASES = {
+    "gpt-4o": "mine", "claude-*": "mine/quick", "claude-opus-*": "balanced", "balanced": "mine",
+    "lost": "nowhere", "a[b]?": "mine",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides"),
+    [
+        ("gpt-4o", Overrides(policy="mine")),
+        ("claude-sonnet-4-5-20250929", Overrides(policy="mine", arm="quick")),
+        ("claude-opus-4", Overrides(policy="mine", arm="quick")),  # the first that fits
+        ("balanced", Overrides(policy="balanced")),  # what exists goes first
+        ("a[b]?", Overrides(policy="mine")),
+        ("gpt-4o-mini", None),
+        ("claude", None),
+        ("a[b]x", None),
+        ("ab?", None),
+        ("lost", None),
+    ],
+)
+def test_an_alias_stands_for_a_policy_an_arm_or_a_model(
+    runtime: Runtime[Any], text: str, overrides: Overrides | None
+) -> None:
+    runtime = replace_config(runtime, aliases=ALIASES)
+    if overrides is not None:
+        assert parse_model_id(text, runtime) == overrides
+        return
+    with pytest.raises(InvalidRequest) as caught:
+        parse_model_id(text, runtime)
+    assert ("the alias 'lost' of config.yaml stands for 'nowhere'" in str(caught.value)) == (
+        text == "lost"
+    )
+
+
+def test_aliases_are_listed_with_the_facts_of_what_they_stand_for(runtime: Runtime[Any]) -> None:
+    runtime = replace_config(runtime, aliases=ALIASES)
+    listed = {each.id: each for each in list_model_ids(runtime)}
+    assert listed["balanced" if "balanced" in listed else "mine"].kind == "policy"
+    alias, meant = listed["claude-*"], listed["mine/quick"]
+    assert (alias.kind, alias.context_tokens) == ("alias", meant.context_tokens)
+    assert alias.description.startswith("mine/quick: ")
+    assert "lost" not in listed
 
 
 def test_the_list_has_what_can_answer_and_says_what_a_token_costs(

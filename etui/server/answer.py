@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ from starlette.routing import Route
 from etui.errors import EtuiError
 from etui.runtime.turn_request import TurnFailed
 from etui.server.deltas import DeltaReader
-from etui.server.documents import encode, headers_of
+from etui.server.documents import encode, headers_of, ignored_headers
 from etui.server.errors import ApiError, shutting_down, to_api_error
 from etui.server.protocol import abort_connection
 from etui.server.validation import read_json
@@ -41,14 +41,10 @@ if TYPE_CHECKING:
 _MOST_EVENTS = 64
 """Most events that are sent together, so that one fast turn does not hold up the others."""
 
-_KEEP_ALIVE = b": keep-alive\n\n"
-"""A comment of server-sent events, which clients skip."""
+_FIRST_BYTE_SECONDS = 1.0
+"""The headers of a stream wait this long at most for what could still end it with an error."""
 
-_STREAM_HEADERS = {
-    "content-type": "text/event-stream; charset=utf-8",
-    "cache-control": "no-store",
-    "x-accel-buffering": "no",
-}
+_STREAM_HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}
 _WHOLE_HEADERS = {"content-type": "application/json", "cache-control": "no-store"}
 
 
@@ -59,6 +55,9 @@ class AnswerForm(ABC):
         created: When the request came, seconds since 1970.
         turn_id: Id of the turn, which is a part of the response's; set before the first event.
     """
+
+    stream_type = "text/event-stream; charset=utf-8"
+    """Content type of a stream."""
 
     def __init__(self, request: TurnRequest) -> None:
         self.reader = DeltaReader(request.query)
@@ -81,9 +80,14 @@ class AnswerForm(ABC):
     def whole(self, record: TurnRecord) -> Mapping[str, Any]:
         """Build the response that is not streamed."""
 
-    def rename(self, error: ApiError) -> ApiError:
-        """Return an error that names the parameter as the client did."""
-        return error
+    def keep_alive(self) -> bytes:
+        """Return what is sent into a silent stream: a comment with the progress; may be empty."""
+        text = f": keep-alive {self.reader.progress}".rstrip()
+        return f"{text}\n\n".encode()
+
+    def convert(self, error: EtuiError) -> ApiError:
+        """Return the error of a turn in the words of the API, and of this dialect."""
+        return to_api_error(error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +97,8 @@ class Asked:
     turn: TurnRequest
     form: AnswerForm
     streamed: bool
+    ignored: Sequence[str] = ()
+    """Fields that were accepted without an effect: named in a header and in the log of the turn."""
 
 
 Read = Callable[[dict[str, Any], "ServerContext", ClientRecord], Asked]
@@ -118,9 +124,9 @@ def client_of(request: Request) -> ClientRecord:
 class TurnResponse(Response):
     """A response with the answer of a turn.
 
-    The first byte is sent with the first text, or after ``keep_alive_seconds`` without any. So a
-    request that fails before that (its prompt is too long, its model cannot be loaded) is answered
-    with the status of its error, streamed or not.
+    A stream begins with the first text, or after a second without any, and is never silent for more
+    than ``keep_alive_seconds``. A request that fails before that (its prompt is too long) is
+    answered with the status of its error, as is every one that is not streamed.
     """
 
     def __init__(self, context: ServerContext, asked: Asked) -> None:
@@ -129,6 +135,10 @@ class TurnResponse(Response):
         self._turn = asked.turn
         self._form = asked.form
         self._streamed = asked.streamed
+        self._ignored = ignored_headers(asked.ignored)
+        for names in self._ignored.values():
+            settings = {**asked.turn.settings, "ignored": names}
+            self._turn = replace(asked.turn, settings=settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the turn and send its answer; end the turn if the client leaves meanwhile.
@@ -138,15 +148,15 @@ class TurnResponse(Response):
             ClientDisconnect: The client has left, or is not waited for any more.
         """
         try:
-            stream = _TurnStream(self._context, self._turn)
+            stream = _TurnStream(self._context, self._turn, speaks=self._streamed)
             watch = asyncio.create_task(stream.wait_for_leaving(receive))
             try:
                 await self._send_answer(stream, send)
             finally:
                 watch.cancel()
                 stream.close()
-        except (ApiError, EtuiError) as error:
-            raise self._form.rename(to_api_error(error)) from error
+        except EtuiError as error:
+            raise self._form.convert(error) from error
         except _ReaderStalled:
             abort_connection(scope)
 
@@ -154,31 +164,34 @@ class TurnResponse(Response):
         form, started = self._form, False
         form.turn_id = stream.turn.turn_id
         async for batch in stream.batches():
-            parts = [] if batch else [_KEEP_ALIVE]
+            parts: list[bytes] = []
             record: TurnRecord | None = None
             failure: ApiError | None = None
             for event in batch:
                 parts += map(form.write, form.reader.add(event))
-                failure = failure or _find_failure(event)
+                failure = failure or self._find_failure(event)
                 if isinstance(event, TurnFinished) and event.record.status != "error":
                     record = event.record
             if failure is not None and not started:
                 raise failure
-            headers = _STREAM_HEADERS
+            headers = _STREAM_HEADERS | {"content-type": form.stream_type}
             if failure is not None:
                 parts.append(form.fail(failure))
             elif self._streamed:
                 parts += [] if record is None else [form.end(record)]
+                if not any(parts):
+                    if not stream.is_silent:
+                        continue
+                    parts = [form.keep_alive()]
             elif record is None:
                 continue
             else:
                 parts = [encode(form.whole(record))]
                 headers = _WHOLE_HEADERS | {"content-length": str(len(parts[0]))}
-            if not any(parts):
-                continue
             if not started:
                 shown = None if self._streamed else record
-                headers = headers | headers_of(form.reader.decision, shown)
+                known = headers_of(form.reader.decision, shown, form.reader.prefilled)
+                headers = headers | known | self._ignored
                 raw = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
                 await send({"type": "http.response.start", "status": 200, "headers": raw})
                 started = True
@@ -187,18 +200,19 @@ class TurnResponse(Response):
             await send({"type": "http.response.body", "body": body, "more_body": more})
             if failure is not None:
                 return
+            stream.note_sent()
 
+    def _find_failure(self, event: PoolEvent) -> ApiError | None:
+        """Return the error with which an event ends its turn; None if it does not.
 
-def _find_failure(event: PoolEvent) -> ApiError | None:
-    """Return the error with which an event ends its turn; None if it does not.
-
-    The client has left already if it stopped the turn, so a stopped one was ended by the server.
-    """
-    if isinstance(event, TurnFailed):
-        return to_api_error(event.error)
-    if isinstance(event, TurnFinished) and event.record.status == "stopped":
-        return shutting_down()
-    return None
+        The client has left already if it stopped the turn, so a stopped one was ended by the
+        server.
+        """
+        if isinstance(event, TurnFailed):
+            return self._form.convert(event.error)
+        if isinstance(event, TurnFinished) and event.record.status == "stopped":
+            return shutting_down()
+        return None
 
 
 class _ReaderStalled(Exception):
@@ -208,13 +222,18 @@ class _ReaderStalled(Exception):
 class _TurnStream:
     """Runs a turn and gives its events to one client.
 
+    Args:
+        speaks: Whether the client is sent something while nothing happens.
+
     Raises:
         EtuiError: The turn is not accepted: too many requests wait already.
     """
 
-    def __init__(self, context: ServerContext, request: TurnRequest) -> None:
+    def __init__(self, context: ServerContext, request: TurnRequest, *, speaks: bool) -> None:
         self._settings = context.settings
         self._loop = asyncio.get_running_loop()
+        self._speaks = speaks
+        self._due = self._loop.time() + min(_FIRST_BYTE_SECONDS, self._settings.keep_alive_seconds)
         self._lock = Lock()
         self._events: deque[PoolEvent] = deque()
         self._waking = False
@@ -225,27 +244,34 @@ class _TurnStream:
     async def batches(self) -> AsyncIterator[Sequence[PoolEvent]]:
         """Yield the events that have come since the last time, until the turn has ended.
 
-        An empty batch means that there were none for ``keep_alive_seconds``.
+        An empty batch means that there were none, and that something has to be sent.
 
         Raises:
             ClientDisconnect: The client has left.
         """
         while not self._ended:
-            events, silent = self._drain(), False
+            events = self._drain()
             if not events:
-                try:
-                    async with asyncio.timeout(self._settings.keep_alive_seconds):
+                with suppress(TimeoutError):
+                    async with asyncio.timeout_at(self._due if self._speaks else None):
                         await self._wake.wait()
-                except TimeoutError:
-                    silent = True
                 self._wake.clear()
                 events = self._drain()
             if self._left:
                 raise ClientDisconnect
             if self._stalled:
                 raise _ReaderStalled
-            if events or silent:
+            if events or self.is_silent:
                 yield events
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether the client has been sent nothing for too long."""
+        return self._speaks and self._loop.time() >= self._due
+
+    def note_sent(self) -> None:
+        """Note that the client was sent something."""
+        self._due = self._loop.time() + self._settings.keep_alive_seconds
 
     async def wait_for_leaving(self, receive: Receive) -> None:
         """Wait until the client leaves; a response that is not streamed would not notice."""

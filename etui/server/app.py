@@ -73,7 +73,7 @@ def build_app_with(served: Sequence[Route]) -> Starlette:
 
 
 async def _answer_error(request: Request, error: Exception) -> Response:
-    return error_response(error)
+    return error_response(error, request.scope)
 
 
 async def _answer_http_error(request: Request, error: Exception) -> Response:
@@ -84,4 +84,5 @@ async def _answer_http_error(request: Request, error: Exception) -> Response:
         message, code = f"there is no route {request.method} {path}", "not_found"
     elif error.status_code == 405:
         message, code = f"{path} does not accept {request.method}", "method_not_allowed"
-    return error_response(ApiError(error.status_code, message, code, headers=error.headers))
+    answered = ApiError(error.status_code, message, code, headers=error.headers)
+    return error_response(answered, request.scope)

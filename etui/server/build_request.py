@@ -32,16 +32,6 @@ _MOST_PROMPT_TOKENS = 2**18
 _LARGEST_TOKEN = 2**22
 """No vocabulary is larger; the engine compares with that of the model."""
 
-_HARMLESS = frozenset(
-    {
-        *("user", "store", "service_tier", "safety_identifier", "prompt_cache_key"),
-        *("prompt_cache_retention", "timings_per_token", "return_progress"),
-        "prediction",  # a guess of the answer that may make it faster
-        "cache_prompt",  # llama-server; the prompt's prefix is cached anyway
-    }
-)
-"""They change no answer: whose request it is, and how it is stored, queued or cached."""
-
 _NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "frequency_penalty": (0, 0.0),
     "presence_penalty": (0, 0.0),
@@ -70,15 +60,20 @@ These are accepted, since many clients always send them.
 """
 
 
-def take_known(body: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
-    """Return the parameters of a request that etui uses; a null is as good as none.
+def take_known(
+    body: Mapping[str, Any], known: Collection[str]
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return the parameters of a request that etui uses, and the names of those it ignores.
+
+    A null is as good as none. A parameter that nobody knows is ignored and named, as is one that
+    changes no answer: clients add fields of their own.
 
     Raises:
-        ApiError: A parameter is not supported with its value, or not known at all; status 400.
+        ApiError: A parameter would change the answer, and is not supported; status 400.
     """
-    used = {}
+    used, ignored = {}, []
     for name, value in body.items():
-        if value is None or name in _HARMLESS:
+        if value is None:
             continue
         if name in known:
             used[name] = value
@@ -87,25 +82,26 @@ def take_known(body: Mapping[str, Any], known: Collection[str]) -> dict[str, Any
             if not any(value == each and type(value) is type(each) for each in _NEUTRAL[name]):
                 raise unsupported(name)
         else:
-            shown = quote(name)
-            raise invalid(f"unknown parameter: {shown}", shown, "unknown_parameter")
-    return used
+            ignored.append(name)
+    return used, tuple(ignored)
 
 
-def parse_chat(document: Mapping[str, Any]) -> ChatBody:
-    """Parse the body of a chat completion.
+def parse_chat(document: Mapping[str, Any]) -> tuple[ChatBody, tuple[str, ...]]:
+    """Parse the body of a chat completion; return it with the names of fields that are ignored.
 
     Raises:
         ApiError: It is not valid, or asks for what etui does not support; status 400.
     """
-    return validate(ChatBody, take_known(document, ChatBody.model_fields))
+    used, ignored = take_known(document, ChatBody.model_fields)
+    return validate(ChatBody, used), ignored
 
 
-def parse_completion(document: Mapping[str, Any]) -> CompletionBody:
+def parse_completion(document: Mapping[str, Any]) -> tuple[CompletionBody, tuple[str, ...]]:
     """Parse the body of a completion; raises as :func:`parse_chat`."""
     if document.get("best_of") is not None and document["best_of"] == document.get("n"):
         document = {name: value for name, value in document.items() if name != "best_of"}
-    return validate(CompletionBody, take_known(document, CompletionBody.model_fields))
+    used, ignored = take_known(document, CompletionBody.model_fields)
+    return validate(CompletionBody, used), ignored
 
 
 def build_chat_turn(body: ChatBody, context: ServerContext, client: ClientRecord) -> TurnRequest:

@@ -34,18 +34,18 @@ if TYPE_CHECKING:
 
 def read_chat(document: dict[str, Any], context: ServerContext, client: ClientRecord) -> Asked:
     """Read a request for a chat completion."""
-    body = parse_chat(document)
+    body, ignored = parse_chat(document)
     turn = build_chat_turn(body, context, client)
-    return Asked(turn, ChatForm(turn, body), body.stream)
+    return Asked(turn, ChatForm(turn, body), body.stream, ignored)
 
 
 def read_completion(
     document: dict[str, Any], context: ServerContext, client: ClientRecord
 ) -> Asked:
     """Read a request for a completion of a raw prompt."""
-    body = parse_completion(document)
+    body, ignored = parse_completion(document)
     turn = build_completion_turn(body, context, client)
-    return Asked(turn, CompletionForm(turn, body), body.stream)
+    return Asked(turn, CompletionForm(turn, body), body.stream, ignored)
 
 
 class _ChoicesForm(AnswerForm):

@@ -46,7 +46,7 @@ class ServerSettings:
     header_seconds: float = 10.0
     body_seconds: float = 60.0
     stall_seconds: float = 30.0  # Longest time that a client may leave a full socket unread
-    keep_alive_seconds: float = 15.0  # A stream sends a comment after this long a silence
+    keep_alive_seconds: float = 5.0  # A stream sends a comment after this long a silence
     grace_seconds: float = 10.0
     """How long running answers may go on after the server was asked to stop."""
     event_limit: int = 4096  # Most events that wait for one client

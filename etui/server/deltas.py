@@ -12,7 +12,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from etui.events import Answer, Finished, Thought, TokenLogprob, ToolCall, Vote
+from etui.events import (
+    Answer,
+    Finished,
+    Prefilled,
+    Prefilling,
+    Thought,
+    TokenLogprob,
+    ToolCall,
+    Vote,
+)
 from etui.multiple_choice import parse_options
 from etui.turn.events import Decided, HopEnded, HopStarted, TurnFinished
 
@@ -67,6 +76,8 @@ class DeltaReader:
     Attributes:
         decision: The routing decision; None before it.
         model: Name of the model that answers; empty before the decision.
+        prefilled: How the last prompt was computed; None before that.
+        progress: What is done of the prompt that is being computed; empty at other times.
     """
 
     def __init__(self, query: Query) -> None:
@@ -85,6 +96,8 @@ class DeltaReader:
         self._answers: dict[int, WholeAnswer] = {}  # those that have ended, if several are asked
         self.decision: Decision | None = None
         self.model = ""
+        self.prefilled: Prefilled | None = None
+        self.progress = ""
 
     def add(self, event: PoolEvent) -> Iterator[Delta]:
         """Yield the parts that an event allows to send."""
@@ -117,6 +130,10 @@ class DeltaReader:
             case HopStarted():
                 self._forget()
                 self.model = event.model
+            case Prefilling():
+                self.progress = f"prompt {event.done_tokens}/{event.total_tokens} tokens"
+            case Prefilled():
+                self.prefilled, self.progress = event, ""
             case Thought(text=text) if text and not self._several:
                 yield Delta(thinking=text)
             case Answer(text=text) if text and not self._several:

@@ -7,7 +7,7 @@ followed by those of Neuralwatt's API, which some clients read.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from etui.server.errors import quote
 from etui.turn.record import TurnRecord
 
 if TYPE_CHECKING:
-    from etui.events import TokenLogprob
+    from etui.events import Prefilled, TokenLogprob
     from etui.routing.decision import Decision
     from etui.turn.record import HopRecord, Tokens
 
@@ -114,11 +114,16 @@ def timings_document(record: TurnRecord) -> dict[str, Any]:
     }
 
 
-def headers_of(decision: Decision | None, record: TurnRecord | None = None) -> dict[str, str]:
+def headers_of(
+    decision: Decision | None,
+    record: TurnRecord | None = None,
+    prefilled: Prefilled | None = None,
+) -> dict[str, str]:
     """Build the headers of a response; what is not known has none.
 
     Args:
         record: The record of the turn, for a response that is sent as a whole.
+        prefilled: How the prompt was computed, and what of it was left out.
     """
     headers: dict[str, str] = {}
     if decision is not None:
@@ -126,12 +131,23 @@ def headers_of(decision: Decision | None, record: TurnRecord | None = None) -> d
         headers["x-etui-arm"] = _header_text(decision.arm.name)
         if decision.predicted_joules is not None:
             headers["x-energy-predicted-joules"] = f"{decision.predicted_joules:.6g}"
+    if prefilled is not None and prefilled.dropped_messages:
+        headers["x-etui-dropped-messages"] = str(prefilled.dropped_messages)
     if record is not None:
         headers["x-etui-arm"] = _header_text(record.arm)
         if record.energy.joules is not None:
             headers["x-energy-joules"] = f"{record.energy.joules:.6g}"
             headers["x-energy-method"] = _header_text(record.energy.kind or "unknown")
     return headers
+
+
+def ignored_headers(names: Iterable[str]) -> dict[str, str]:
+    """Build the header that names fields which were accepted without an effect; none without any.
+
+    A name that was given several times is there once; of very many the first ones are named.
+    """
+    text = ", ".join(quote(name) for name in dict.fromkeys(names))
+    return {"x-etui-ignored": _header_text(text, 1_000)} if text else {}
 
 
 def logprob_document(logprob: TokenLogprob) -> dict[str, Any]:
@@ -185,7 +201,7 @@ def _ratio(value: float, by: float) -> float | None:
     return value / by if by > 0 else None
 
 
-def _header_text(text: str) -> str:
+def _header_text(text: str, most_characters: int = 200) -> str:
     """Return a name as a header value: names of policies may hold any character."""
-    ascii_text = quote(text, 200)[:200]
+    ascii_text = quote(text, most_characters)[:most_characters]
     return "".join(c if c.isprintable() else " " for c in ascii_text).strip()

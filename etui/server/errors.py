@@ -1,12 +1,15 @@
-"""Errors of the API: ``{"error": {message, type, param, code}}`` with the right status."""
+"""Errors of the API with the right status, in the form of the dialect that they answer.
+
+Most have OpenAI's form: ``{"error": {message, type, param, code}}``.
+"""
 
 from __future__ import annotations
 
 import logging
 import math
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from starlette.responses import JSONResponse
 
@@ -23,6 +26,9 @@ from etui.errors import (
     UsageError,
 )
 from etui.text import one_line
+
+if TYPE_CHECKING:
+    from starlette.types import Scope
 
 _PATH = re.compile(
     r"(?<![\w:/.])(?!/v1/)(?:~|[A-Za-z]:)?(?:[/\\][^\s/\\:;,'\"]+)+[/\\]([^\s/\\:;,'\"]*)"
@@ -50,6 +56,16 @@ _KINDS = {
     503: "unavailable_error",
 }
 """Status -> ``type`` of the error; other statuses say that the request is invalid."""
+
+_ANTHROPIC_KINDS = _KINDS | {
+    404: "not_found_error",
+    413: "request_too_large",
+    501: "api_error",
+    503: "api_error",
+    529: "overloaded_error",
+}
+_OVERLOADED = frozenset({"queue_full", "shutting_down", "too_many_connections"})
+"""Codes of errors that pass by themselves: Anthropic's clients know them by the status 529."""
 
 
 class ApiError(Exception):
@@ -100,6 +116,15 @@ def invalid(message: str, param: str | None = None, code: str | None = None) -> 
 def unsupported(param: str, message: str = "") -> ApiError:
     """Create the error of a parameter that etui does not support, status 400."""
     return invalid(message or f"{param} is not supported", param, "unsupported_parameter")
+
+
+def rename_param(error: ApiError, rename: Callable[[str], str]) -> ApiError:
+    """Return an error that names the parameter as the client did."""
+    if error.param is None:
+        return error
+    param = rename(error.param)
+    message = error.message.replace(error.param, param)
+    return ApiError(error.status, message, error.code, param, error.headers)
 
 
 def model_not_found(message: str) -> ApiError:
@@ -161,10 +186,32 @@ def to_api_error(error: BaseException) -> ApiError:
     return ApiError(500, text, code, headers=DO_NOT_RETRY)
 
 
-def error_response(error: BaseException) -> JSONResponse:
-    """Build the response of an error."""
+def anthropic_error(api: ApiError, request_id: str) -> tuple[int, dict[str, Any]]:
+    """Return the status and the document of an error in Anthropic's form."""
+    status = 529 if api.code in _OVERLOADED else api.status
+    error = {
+        "type": _ANTHROPIC_KINDS.get(status, "invalid_request_error"),
+        "message": api.message,
+        "param": api.param,
+        "code": api.code,
+    }
+    return status, {"type": "error", "error": error, "request_id": request_id}
+
+
+_FORMS: Mapping[str, Callable[[ApiError, str], tuple[int, dict[str, Any]]]] = {
+    "/v1/messages": anthropic_error,
+}
+"""Begin of a path -> what builds the status and the body of its errors, with the request's id."""
+
+
+def error_response(error: BaseException, scope: Scope) -> JSONResponse:
+    """Build the response of an error in the form of the dialect that was asked."""
     api = to_api_error(error)
-    return JSONResponse(api.document(), status_code=api.status, headers=api.headers)
+    status, document = api.status, api.document()
+    for begin, form in _FORMS.items():
+        if scope.get("path", "").startswith(begin):
+            status, document = form(api, scope.get("state", {}).get("request_id", ""))
+    return JSONResponse(document, status_code=status, headers=api.headers)
 
 
 def _retry_after(seconds: float) -> dict[str, str]:

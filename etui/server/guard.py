@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("etui.server")
 
-OPEN_PATHS = frozenset({"/health"})
-"""Paths that need no key, for supervisors."""
+OPEN_PATHS = frozenset({"/", "/health"})
+"""Paths that need no key, for supervisors and for clients that look whether a server is there."""
 
 _DISCARD_SECONDS = 2.0
 _ANY_ADDRESSES = frozenset({"0.0.0.0", "::", ""})
@@ -36,7 +36,7 @@ _VERSIONS = ("1.0", "1.1")
 _PREFLIGHT_SECONDS = "600"
 _EXPOSED = (
     "x-request-id, x-etui-route, x-etui-arm, x-energy-predicted-joules, x-energy-joules, "
-    "x-energy-method, retry-after"
+    "x-energy-method, x-etui-ignored, x-etui-dropped-messages, retry-after"
 )
 
 
@@ -77,14 +77,14 @@ class Guard:
             scope["state"]["key_name"] = self._check_key(scope["path"], headers)
             await self._app(scope, body.receive, response.send)
         except ApiError as error:
-            await self._refuse(error, body, response)
+            await self._refuse(error, scope, body, response)
         except ClientDisconnect:
             pass
         except Exception as error:  # noqa: BLE001 - no fault may end in a traceback for a client
             what = one_line(str(error))  # it may quote the request
             _log.warning("a request failed: %s: %s", type(error).__name__, what)
             _log.debug("its traceback", exc_info=error)
-            await self._refuse(error, body, response)
+            await self._refuse(error, scope, body, response)
 
     def _check_origin(self, headers: Headers) -> None:
         self._check_headers(headers)
@@ -108,7 +108,7 @@ class Guard:
             raise refuse(431, f"more than {most} headers", "headers_too_large")
         if sum(len(name) + len(value) for name, value in headers.raw) > limit:
             raise refuse(431, f"headers of more than {limit} bytes", "headers_too_large")
-        if len(headers.getlist("host")) > 1 or len(headers.getlist("authorization")) > 1:
+        if any(len(headers.getlist(name)) > 1 for name in ("host", "authorization", "x-api-key")):
             raise refuse(400, "a header is repeated")
 
     def _check_key(self, path: str, headers: Headers) -> str:
@@ -118,6 +118,8 @@ class Guard:
             return ""
         scheme, _, given = headers.get("authorization", "").partition(" ")
         name = find_key(given.strip(), keys) if scheme.lower() == "bearer" else None
+        if name is None:  # Anthropic's clients send it so, some of them beside another one
+            name = find_key(headers.get("x-api-key", "").strip(), keys)
         if name is None:
             text = "the API key is missing or wrong: send it as `Authorization: Bearer KEY`"
             error = refuse(401, text, "invalid_api_key")
@@ -148,13 +150,15 @@ class Guard:
             text = "the body has to be JSON in UTF-8: send `Content-Type: application/json`"
             raise refuse(415, text, "unsupported_media_type")
 
-    async def _refuse(self, error: Exception, body: _Body, response: _Response) -> None:
+    async def _refuse(
+        self, error: Exception, scope: Scope, body: _Body, response: _Response
+    ) -> None:
         """Send an error, if the response has not begun."""
         if response.started or body.disconnected:
             return
         if isinstance(error, ApiError) and error.status == 413:
             await body.discard()
-        await error_response(error)({"type": "http"}, body.receive, response.send)
+        await error_response(error, scope)({"type": "http"}, body.receive, response.send)
 
     async def _answer_preflight(self, headers: Headers, response: _Response) -> None:
         """Answer a browser that asks whether a page may send a request."""

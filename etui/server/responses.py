@@ -17,10 +17,11 @@ from etui.server.documents import (
     tokens_of_answer,
     turn_documents,
 )
-from etui.server.errors import ApiError
+from etui.server.errors import ApiError, rename_param
 from etui.server.responses_request import parse_response_request
 
 if TYPE_CHECKING:
+    from etui.errors import EtuiError
     from etui.events import TokenLogprob
     from etui.runtime.turn_request import TurnRequest
     from etui.server.context import ServerContext
@@ -38,20 +39,11 @@ def read_response(document: dict[str, Any], context: ServerContext, client: Clie
     """Read a request for a response."""
     asked = parse_response_request(document)
     try:
-        body = parse_chat(asked.chat)
+        body, ignored = parse_chat(asked.chat)
         turn = build_chat_turn(body, context, client)
     except ApiError as error:
-        raise rename_param(error, asked) from None
-    return Asked(turn, ResponsesForm(turn, body.model, asked), body.stream)
-
-
-def rename_param(error: ApiError, asked: ResponseRequest) -> ApiError:
-    """Return an error that names the parameter as the client did."""
-    if error.param is None:
-        return error
-    param = asked.rename(error.param)
-    message = error.message.replace(error.param, param)
-    return ApiError(error.status, message, error.code, param, error.headers)
+        raise rename_param(error, asked.rename) from None
+    return Asked(turn, ResponsesForm(turn, body.model, asked), body.stream, ignored)
 
 
 @dataclass(slots=True)
@@ -312,9 +304,9 @@ class ResponsesForm(AnswerForm):
         items = build_items(self.turn_id, answer)
         return build_ended(started, record, [item.document(status) for item in items])
 
-    def rename(self, error: ApiError) -> ApiError:
+    def convert(self, error: EtuiError) -> ApiError:
         """Return an error that names the parameter of this endpoint."""
-        return rename_param(error, self._asked)
+        return rename_param(super().convert(error), self._asked.rename)
 
     def _open(self) -> tuple[bytes, ResponseEvents]:
         """Return the first events of the stream, if it was not open yet, and what follows them."""

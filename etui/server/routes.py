@@ -8,7 +8,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from starlette.concurrency import run_in_threadpool
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from etui.errors import EtuiError
@@ -51,6 +51,12 @@ def build_routes(context: ServerContext) -> list[Route]:
     async def show_model(request: Request) -> JSONResponse:
         models, wanted = await run_in_threadpool(read_models), request.path_params["model_id"]
         if wanted not in models:
+            from etui.runtime.model_ids import find_alias
+
+            listed = [name for name, model in models.items() if model["meta"]["kind"] == "alias"]
+            alias = find_alias(wanted, listed)
+            if alias is not None:
+                return JSONResponse(models[alias] | {"id": wanted})
             shown = quote(wanted)
             near = did_you_mean(shown, list(models))
             raise model_not_found(f"there is no model {shown!r}{near}")
@@ -67,7 +73,7 @@ def build_routes(context: ServerContext) -> list[Route]:
 
     async def decide(request: Request) -> JSONResponse:
         """Show which arm would answer a chat completion, and why, without an answer."""
-        body = parse_chat(await read_json(request))
+        body, _ = parse_chat(await read_json(request))
         turn = build_chat_turn(body, context, client_of(request))
         try:
             return JSONResponse(await run_in_threadpool(_explain, turn, context))
@@ -92,6 +98,7 @@ def build_routes(context: ServerContext) -> list[Route]:
         Route("/v1/route", decide, methods=["POST"]),
         Route("/v1/turns/{turn_id}", show_turn),
         Route("/health", health),
+        Route("/", _answer_root),
         # Those of other servers that clients try: their errors say what to use instead.
         Route("/v1/messages", _answer_messages, methods=["POST"]),
         Route("/v1/messages/count_tokens", _answer_messages, methods=["POST"]),
@@ -128,6 +135,11 @@ def _explain(turn: TurnRequest, context: ServerContext) -> dict[str, Any]:
     document = dict(explain_choice(turn.query, choice, context.runtime, turn.overrides.policy))
     file = document["policy_file"]
     return document | {"policy_file": None if file is None else PurePath(str(file)).name}
+
+
+async def _answer_root(request: Request) -> Response:
+    """Answer clients that look whether a server is there; it says nothing of the machine."""
+    return PlainTextResponse("etui is running; see /v1/models\n")
 
 
 async def _answer_messages(request: Request) -> Response:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import httpx2
 import openai
 import pytest
 
@@ -43,6 +44,7 @@ from etui.server.documents import (
     encode,
     energy_document_of,
     headers_of,
+    ignored_headers,
     logprob_document,
     route_document,
     timings_document,
@@ -380,7 +382,7 @@ def context(config: Config) -> Iterator[ServerContext]:
 
 
 def build(context: ServerContext, messages: Any = QUESTION, **fields: Any) -> TurnRequest:
-    body = parse_chat({"model": "etui", "messages": messages, **fields})
+    body, _ = parse_chat({"model": "etui", "messages": messages, **fields})
     return build_chat_turn(body, context, ClientRecord("/x", "laptop", "r"))
 
 
@@ -530,8 +532,44 @@ def test_what_clients_send_back_or_always_send_is_accepted(context: ServerContex
     assert [message.content for message in turn.query.history][1:] == ["Mars"]
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_is_ignored_is_named_in_the_header_and_in_the_log(
+    server: Running, pool: FakePool, stream: bool
+) -> None:
+    body = {"chat_id": "c1", "store": True, "a\r\nb": 1, "session_id": None, "stream": stream}
+    response = httpx2.post(
+        f"{server.url}/v1/chat/completions", json={"messages": QUESTION, **body}, timeout=60
+    )
+    assert response.status_code == 200
+    assert response.headers["x-etui-ignored"] == "chat_id, store, a  b"
+    assert pool.turns[0].request.settings["ignored"] == "chat_id, store, a  b"
+    plain = httpx2.post(f"{server.url}/v1/completions", json={"prompt": "a"}, timeout=60)
+    assert "x-etui-ignored" not in plain.headers
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_messages_that_were_left_out_are_in_the_header(stream: bool) -> None:
+    def trims(request: AnswerRequest, turn: FakeTurn) -> Iterator[Event]:
+        yield replace(PREFILLED, dropped_messages=3)
+        yield Answer(12 * S, "Mars", 1)
+        yield finished("Mars")
+
+    with serving(FakePool(trims)) as server:
+        response = httpx2.post(
+            f"{server.url}/v1/chat/completions",
+            json={"messages": QUESTION, "stream": stream},
+            timeout=60,
+        )
+    assert response.headers["x-etui-dropped-messages"] == "3"
+
+
+def test_very_many_ignored_fields_are_named_in_part() -> None:
+    headers = ignored_headers(f"field{number}" for number in range(5_000))
+    assert len(headers["x-etui-ignored"]) <= 1_000
+
+
 def test_a_completion_answers_directly_with_the_prompt_as_it_is(context: ServerContext) -> None:
-    body = parse_completion({"prompt": ["The red"], "n": 2, "best_of": 2, "echo": False})
+    body, _ = parse_completion({"prompt": ["The red"], "n": 2, "best_of": 2, "echo": False})
     turn = build_completion_turn(body, context, ClientRecord("/x"))
     assert (turn.query.text, turn.overrides.reasoning) == ("The red", "direct")
     assert (turn.query.options.raw, turn.query.options.count) == (True, 2)

@@ -57,8 +57,9 @@ def running(pool: FakePool, runtime: Any = None, **options: Any) -> Iterator[Any
     ):
 
         def send(method: str, path: str, key: str = "", **given: Any) -> httpx2.Response:
-            headers = {"Authorization": f"Bearer {KEYS[key]}"} if key else {}
-            return client.request(method, path, headers=headers, **given)
+            if key:
+                given["headers"] = {"Authorization": f"Bearer {KEYS[key]}"}
+            return client.request(method, path, **given)
 
         yield send
 
@@ -89,6 +90,23 @@ def test_health_needs_no_key_and_tells_nothing_of_the_machine() -> None:
         pool.closed.clear()
 
 
+def test_the_root_answers_clients_that_look_for_a_server() -> None:
+    with running(StatusPool(), keys=KEYS) as send:
+        assert send("HEAD", "/").status_code == 200
+        assert send("HEAD", "/").content == b""
+        assert "etui" in send("GET", "/").text
+        assert send("POST", "/", json={}).status_code == 405
+
+
+def test_a_key_may_be_sent_as_anthropic_does() -> None:
+    with running(StatusPool(), keys=KEYS) as send:
+        for given, status in ((KEYS["alice"], 404), ("x" * 24, 401), ("", 401)):
+            response = send("GET", "/v1/turns/a", headers={"x-api-key": given})
+            assert response.status_code == status
+        both = {"x-api-key": KEYS["bob"], "Authorization": "Bearer none"}
+        assert send("GET", "/v1/turns/a", headers=both).status_code == 404
+
+
 @pytest.mark.parametrize(
     "path", ["/v1/models", "/metrics", "/meter", "/meter/clock", "/v1/turns/a"]
 )
@@ -104,6 +122,7 @@ MODELS = (
     ServedModel("balanced/think", "arm", "small, thinks", *COST),
     ServedModel("small", "model", "135M", *COST),
     ServedModel("far/away", "model", "", backend="desk"),
+    ServedModel("claude-*", "alias", "small: 135M", *COST),
 )
 
 
@@ -116,9 +135,10 @@ def models(monkeypatch: pytest.MonkeyPatch) -> Iterator[openai.OpenAI]:
 
 def test_models_are_policies_arms_and_models(models: openai.OpenAI) -> None:
     listed = models.models.list().data
-    assert [model.id for model in listed] == ["balanced", "balanced/think", "small", "far/away"]
+    ids = ["balanced", "balanced/think", "small", "far/away", "claude-*"]
+    assert [model.id for model in listed] == ids
     assert {model.object for model in listed} == {"model"}
-    assert [model.owned_by for model in listed] == ["etui", "etui", "etui", "desk"]
+    assert [model.owned_by for model in listed] == ["etui", "etui", "etui", "desk", "etui"]
     policy, arm = (model.meta for model in listed[:2])  # type: ignore[attr-defined]
     assert arm == {
         "kind": "arm", "description": "small, thinks", "context": 2048, "resident": True,
@@ -126,6 +146,8 @@ def test_models_are_policies_arms_and_models(models: openai.OpenAI) -> None:
     }  # fmt: skip
     assert policy["joules_per_token"] is policy["joules_per_token_source"] is None
     assert models.models.retrieve("balanced/think").id == "balanced/think"  # a slash and all
+    aliased: Any = models.models.retrieve("claude-sonnet-4-5")
+    assert (aliased.id, aliased.meta["kind"]) == ("claude-sonnet-4-5", "alias")
     path = str(models.base_url) + "models/balanced/think"
     assert httpx2.get(path, timeout=60).json()["id"] == "balanced/think"
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from etui.arm import Arm
-from etui.events import Answer, Loaded, Prefilled
+from etui.events import Answer, Loaded, Prefilled, Prefilling
 from etui.routing.decision import Cascade
 from tests.server.fakes import (
     DECISION,
@@ -161,6 +161,27 @@ def test_a_silent_stream_sends_comments() -> None:
     assert b"Mars" in rest
     assert rest.index(b": energy {") < rest.index(b"data: [DONE]")
     assert rest.index(b'"finish_reason":"stop"') < rest.index(b": energy {")
+
+
+def test_a_long_prompt_is_never_silent_and_says_how_far_it_is() -> None:
+    """Events that write nothing must not put off the next comment."""
+    proceed = threading.Event()
+
+    def reads(request, turn):
+        while not proceed.wait(0.002):
+            yield Prefilling(10 * S, 512, 2048)
+        yield PREFILLED
+        yield WORD
+        yield finished("Mars")
+
+    with serving(FakePool(reads), keep_alive_seconds=0.05) as server, server.connect() as client:
+        client.sendall(ask(server, stream=True))
+        head = read_until(client, b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200")
+        read_until(client, b": keep-alive prompt 512/2048 tokens\n\n")
+        read_until(client, b": keep-alive prompt 512/2048 tokens\n\n")
+        proceed.set()
+        assert b"Mars" in read_until(client, b"[DONE]")
 
 
 def test_stopping_ends_running_answers_and_saves_them() -> None:

@@ -1,4 +1,4 @@
-"""Predict what a token of a model costs on this machine: pure arithmetic, with its basis and ±.
+"""Predict whether a model fits and what a token costs here: pure arithmetic, with basis and ±.
 
 A decode reads the active weights once for each token, and the KV cache of the tokens before it, so
 its seconds grow in a straight line with these bytes. A prefill multiplies each active weight with
@@ -10,11 +10,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from etui import units
+from etui.engine.offload import needs
 from etui.models.cache_size import cache_size
+from etui.models.recommend import Fit, estimate_need_bytes, find_fit
 
 if TYPE_CHECKING:
     from etui.curves.operating_curve import OperatingCurve, Speed
@@ -98,6 +100,9 @@ class MachineFacts:
     """Sum of the power limits of everything but GPUs; None if one is unknown."""
     measured: tuple[MeasuredModel, ...] = ()  # Models whose decode was measured here
     memory_busy: bool = False  # Whether it is unknown because other programs ran
+    ram_bytes: float | None = None  # Free memory; None if unknown
+    gpu_bytes: float | None = None
+    """Free memory of the GPU with the most; None without one that llama.cpp can use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +118,55 @@ class DecodeForecast:
     joules_share: float | None = None  # ± of the joules as a share of them
     prefill_tokens_per_second: float | None = None
     """Of its own, or by the operations per second of the measured model nearest in size."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """Where a model fits as a whole on this machine, and what its decode takes there."""
+
+    need_bytes: int | None = None  # Memory with its whole context; None for an unknown size
+    fit: Fit = "unknown"
+    forecast: DecodeForecast = field(default_factory=DecodeForecast)
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether it fits at all; None if that is unknown."""
+        return None if self.fit == "unknown" else self.fit != "too large"
+
+
+def predict(
+    spec: ModelSpec,
+    gguf: Gguf | None,
+    machine: MachineFacts,
+    curve: OperatingCurve | None = None,
+    past: Speed | None = None,
+    *,
+    most_context: int | None = None,
+) -> Prediction:
+    """Predict a model of this machine, or one that could be pulled.
+
+    Args:
+        gguf: Its header, or the start of it; None leaves it to the entry.
+        curve: Its newest curve of this machine.
+        past: As in :func:`forecast_decode`.
+        most_context: Upper limit on its context in tokens; None for none.
+    """
+    if spec.backend is not None:
+        return Prediction()
+    if gguf is None:
+        need, work = estimate_need_bytes(spec, most_context), work_of_entry(spec, spec.file_bytes)
+    else:
+        context = usable_context(spec, gguf, most_context)
+        need = needs(gguf, context, spec.kv_type).total_bytes
+        work = work_of_header(gguf, spec.kv_type)
+    fit = find_fit(need, machine.ram_bytes, machine.gpu_bytes)
+    forecast = forecast_decode(work, machine, curve, past, on_gpu=fit == "gpu")
+    return Prediction(need, fit, forecast)
+
+
+def usable_context(spec: ModelSpec, gguf: Gguf, most_context: int | None) -> int:
+    """Return the tokens of a context: those of the entry, if the model and a limit allow them."""
+    return min(limit for limit in (spec.context, gguf.context_tokens, most_context) if limit)
 
 
 def measured_from(
@@ -249,41 +303,54 @@ def _predict_prefill(
 
 def speed_text(forecast: DecodeForecast, machine: MachineFacts, *, on_gpu: bool) -> str:
     """Write the tokens per second with their ± and basis, or why they are unknown."""
+    basis = speed_basis(forecast, machine, on_gpu=on_gpu)
     if forecast.tokens_per_second is None:
-        if on_gpu:
-            return "unknown tok/s: no model was measured on this GPU yet"
-        return f"unknown tok/s: the speed of the memory is {unmeasured_text(machine)}"
+        return f"unknown tok/s: {basis}"
+    return f"{_value_text(forecast.tokens_per_second, 'tok/s', forecast.speed_share)}: {basis}"
+
+
+def speed_basis(forecast: DecodeForecast, machine: MachineFacts, *, on_gpu: bool) -> str:
+    """Write what the tokens per second rest on, or why they are unknown."""
     match forecast.speed_source:
+        case "":
+            if on_gpu:
+                return "no model was measured on this GPU yet"
+            return f"the speed of the memory is {unmeasured_text(machine)}"
         case "curve":
-            basis = "measured by its curve"
+            return "measured by its curve"
         case "log":
-            basis = "decode of its last turns here"
+            return "decode of its last turns here"
         case "other model":
-            basis = f"scaled by size from {forecast.like}"
+            return f"scaled by size from {forecast.like}"
         case "other models":
             count = sum(one.on_gpu == on_gpu for one in machine.measured)
-            basis = f"by the bytes of {units.count_text(count, 'model')} measured here"
+            return f"by the bytes of {units.count_text(count, 'model')} measured here"
         case _:
             speed = units.bytes_text(machine.memory_bytes_per_second)
-            basis = f"estimated from memory bandwidth ({speed}/s)"
-    return f"{_value_text(forecast.tokens_per_second, 'tok/s', forecast.speed_share)}: {basis}"
+            return f"estimated from memory bandwidth ({speed}/s)"
 
 
 def joules_text(forecast: DecodeForecast, machine: MachineFacts) -> str:
     """Write the joules of a decoded token with their ± and basis, or why they are unknown."""
-    unit = "J per decoded token"
+    unit, basis = "J per decoded token", joules_basis(forecast, machine)
     if forecast.joules_per_token is None:
-        return f"unknown {unit}: no reading to predict it from"
-    match forecast.joules_source:
-        case "curve":
-            basis = "measured by its curve"
-        case "log":
-            basis = "decode of its last turns here"
-        case "other model":
-            basis = f"with the watts of {forecast.like}"
-        case _:
-            basis = f"at the power limit ({units.limit_text(machine.limit_watts)})"
+        return f"unknown {unit}: {basis}"
     return f"{_value_text(forecast.joules_per_token, unit, forecast.joules_share)}: {basis}"
+
+
+def joules_basis(forecast: DecodeForecast, machine: MachineFacts) -> str:
+    """Write what the joules of a decoded token rest on, or why they are unknown."""
+    match forecast.joules_source:
+        case "":
+            return "no reading to predict it from"
+        case "curve":
+            return "measured by its curve"
+        case "log":
+            return "decode of its last turns here"
+        case "other model":
+            return f"with the watts of {forecast.like}"
+        case _:
+            return f"at the power limit ({units.limit_text(machine.limit_watts)})"
 
 
 def unmeasured_text(machine: MachineFacts) -> str:
@@ -295,3 +362,11 @@ def _value_text(value: float, unit: str, share: float | None) -> str:
     if share is None:
         return f"{units.significant(value, 2)} {unit}"
     return f"{units.ABOUT}{units.significant(value, 2)} {unit} ± {100 * share:.0f} %"
+
+
+def value_cell(value: float | None, share: float | None) -> str:
+    """Write a number of a forecast for a table: ``33``, ``≈18 ±25%``, or ``not measured``."""
+    if value is None:
+        return "not measured"
+    text = units.significant(value, 2)
+    return text if share is None else f"{units.ABOUT}{text} ±{100 * share:.0f}%"

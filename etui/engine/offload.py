@@ -123,7 +123,7 @@ def needs(
     """
     layers = gguf.layers or 1
     blocks = sum(t.size_bytes or 0 for t in gguf.tensors if t.name.startswith("blk."))
-    weights = sum(t.size_bytes or 0 for t in gguf.tensors)
+    weights = sum(t.size_bytes or 0 for t in gguf.tensors) or gguf.size_bytes  # without their list
     embeddings = sum(t.size_bytes or 0 for t in gguf.tensors if t.name == "token_embd.weight")
     outputs = weights - blocks - embeddings
     if not any(t.name == "output.weight" for t in gguf.tensors):

@@ -28,6 +28,7 @@ EXPERTS = r"\.ffn_(up|down|gate|gate_up)_(ch|)exps"
 llama.cpp's ``--n-cpu-moe``. Routers and shared experts, which every token reads, are none."""
 _EXPERTS_OF_BLOCK = re.compile(rf"blk\.(\d+){EXPERTS}")
 _MOST_LAYERS = 1 << 12  # llama.cpp is compiled for 512
+_USUAL_TOKENS = 1 << 17  # of a vocabulary
 
 _NUMBER_RANGES = {
     "block_count": (1, _MOST_LAYERS),
@@ -112,13 +113,15 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Gguf:
-    """The header of a GGUF file."""
+    """The header of a GGUF file, or the start of it: see :func:`parse_start`."""
 
     path: Path
     version: int
     size_bytes: int
     metadata: Mapping[str, Scalar | Array]
     tensors: tuple[Tensor, ...]
+    stated_parameters: int = 0
+    """Number of weights that someone states of a file whose tensors are not listed; 0: nobody."""
 
     @property
     def architecture(self) -> str:
@@ -137,8 +140,8 @@ class Gguf:
 
     @property
     def parameters(self) -> int:
-        """Number of weights, summed over the tensors."""
-        return sum(math.prod(tensor.shape) for tensor in self.tensors)
+        """Number of weights, summed over the tensors; without their list the one that is stated."""
+        return sum(math.prod(tensor.shape) for tensor in self.tensors) or self.stated_parameters
 
     @property
     def experts(self) -> int:
@@ -176,6 +179,8 @@ class Gguf:
     @property
     def active_parameters(self) -> int:
         """Number of weights that one token uses: of a mixture, not those of its idle experts."""
+        if not self.tensors:
+            return int(self.parameters * self._active_share)
         return self.parameters - self._count_idle(
             sum(math.prod(tensor.shape) for _, tensor in self._list_experts())
         )
@@ -183,8 +188,22 @@ class Gguf:
     @property
     def active_bytes(self) -> int:
         """Size of the file without the experts that are idle for a token: what decode reads."""
+        if not self.tensors:
+            return int(self.size_bytes * self._active_share)
         experts = sum(tensor.size_bytes or 0 for _, tensor in self._list_experts())
         return self.size_bytes - self._count_idle(experts)
+
+    @property
+    def _active_share(self) -> float:
+        """Share of the weights that one token uses, by the widths of the layers."""
+        width, layers = self.embedding_length or 0, self.layers or 0
+        blocks = max(0, layers - (self.number("leading_dense_block_count") or 0))
+        experts = 3 * width * self.expert_width * self.experts * blocks
+        if not experts:
+            return 1.0
+        # Nobody states the weights: attention of four square matrices and the embeddings.
+        others = max(0, self.parameters - experts) or width * (4 * layers * width + _USUAL_TOKENS)
+        return (experts - self._count_idle(experts) + others) / (experts + others)
 
     def _count_idle(self, whole: int) -> int:
         return whole - whole * self.experts_used // self.experts if self.experts else 0
@@ -469,13 +488,54 @@ def parse(path: Path, data: bytes | mmap.mmap, size: int) -> Gguf:
         ) from None
 
 
-def _parse(path: Path, cursor: _Cursor, size: int) -> Gguf:
+def parse_start(path: Path, data: bytes, size: int) -> tuple[Gguf, int] | None:
+    """Parse the metadata of a file of ``size`` bytes as far as ``data``, its start, has them.
+
+    Writers put the facts of the network before the vocabulary, which is most of a header.
+
+    Returns:
+        The header without its tensors, and the bytes that its facts take; None if they go on
+        behind ``data``.
+
+    Raises:
+        ModelUnavailable: It is not a GGUF, of an unsupported version, or damaged.
+    """
+    if not data.startswith(_MAGIC):
+        raise _refuse(path, _describe_start(data, size))
+    cursor = _Cursor(data)
+    metadata: dict[str, Scalar | Array] = {}
+    try:
+        version = _read_version(path, cursor)
+        cursor.plausible("tensors", _MOST_TENSORS)
+        for _ in range(cursor.plausible("metadata keys", _MOST_KEYS)):
+            key = cursor.string()
+            if key.startswith("tokenizer.") and _is_described(metadata):
+                break
+            metadata[key] = cursor.value(cursor.u32())
+    except _ImplausibleError as error:
+        raise _refuse(path, f"is damaged: {error}") from None
+    except _EndError:
+        return None
+    return Gguf(path, version, size, metadata, ()), cursor.at
+
+
+def _is_described(metadata: Mapping[str, Scalar | Array]) -> bool:
+    """Return whether the keys of the architecture came already."""
+    return f"{metadata.get('general.architecture')}.block_count" in metadata
+
+
+def _read_version(path: Path, cursor: _Cursor) -> int:
     cursor.at = len(_MAGIC)
     version = cursor.u32()
     if version not in (2, 3):
         swapped = int.from_bytes(version.to_bytes(4, "little"), "big")
         kind = "is big endian" if swapped in (2, 3) else f"has GGUF version {version}"
         raise _refuse(path, f"{kind}; versions 2 and 3 (little endian) are supported")
+    return version
+
+
+def _parse(path: Path, cursor: _Cursor, size: int) -> Gguf:
+    version = _read_version(path, cursor)
     tensor_count = cursor.plausible("tensors", _MOST_TENSORS)
     key_count = cursor.count("metadata keys", _MOST_KEYS, _LEAST_KEY_BYTES)
     cursor.check_room("tensors", tensor_count, _LEAST_TENSOR_BYTES)

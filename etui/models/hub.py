@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 from etui.errors import DownloadFailed, EtuiError
 from etui.models.files import check_space
+from etui.models.gguf import Gguf, parse_start
 from etui.models.repository import RemoteFile, Repository, split_roles
 from etui.models.spec import HubSource, is_secure
 from etui.text import one_line
@@ -40,7 +41,9 @@ _WAIT_SECONDS = 10.0  # After a 429 that does not say how long to wait
 _SLICE_SECONDS = 0.5
 _MOST_CONFIG_BYTES = 1 << 20
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG}
-_TRY_AGAIN = "check the connection and pull again: the partial download is kept"
+_TRY_AGAIN = "try again{}"
+_START_BYTES = (1 << 17, 1 << 20, 4 << 20)
+"""Bytes of the start of a file to ask for, until the facts of its network are among them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,8 @@ class _Request:
     shown: str
     headers: dict[str, str] = field(default_factory=dict)
     repo: str = ""  # Its repository on the hub; empty for another host
+    again: str = "pull again{}: the partial download is kept"
+    """What to do once a fault is over; braces where the time goes."""
 
 
 Report = Callable[[int], None]
@@ -97,14 +102,50 @@ def read_repository(repo: str, revision: str = "") -> Repository:
         lambda: HfApi().model_info(
             repo, revision=revision or None, files_metadata=True, timeout=_METADATA_SECONDS
         ),
-        _Request("", f"the repository {repo}", repo=repo),
+        _Request("", f"the repository {repo}", repo=repo, again=_TRY_AGAIN),
     )
+    return _build_repository(info)
+
+
+def search_repositories(words: str, most: int) -> tuple[Repository, ...]:
+    """Search the hub for repositories with GGUF files, the most downloaded first.
+
+    Their files have no sizes: :func:`read_repository` gives those.
+
+    Raises:
+        DownloadFailed: The hub cannot be asked.
+    """
+    from huggingface_hub import constants, get_session
+    from huggingface_hub.hf_api import ModelInfo
+    from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
+
+    _send_no_telemetry()
+    address = f"{constants.ENDPOINT}/api/models"
+    expand = ["downloads", "gated", "cardData", "gguf", "siblings", "sha"]
+    asked = {"search": words, "filter": "gguf", "sort": "downloads", "limit": most}
+
+    def read() -> list[ModelInfo]:
+        # HfApi.list_models has no timeout, and tries for half a minute without a connection.
+        response = get_session().get(
+            address,
+            params={**asked, "expand": expand},
+            headers=build_hf_headers(),
+            timeout=_METADATA_SECONDS,
+        )
+        hf_raise_for_status(response)
+        return [ModelInfo(**each) for each in response.json()[:most]]
+
+    request = _Request(address, "the list of models", again=_TRY_AGAIN)
+    return tuple(map(_build_repository, _ask(read, request)))
+
+
+def _build_repository(info: ModelInfo) -> Repository:
     quantisations, projectors, drafts = split_roles(_list_files(info))
     card: Any = info.card_data or {}
     header: Any = getattr(info, "gguf", None) or {}
     bases = card.get("base_model") or ()
     return Repository(
-        name=info.id or repo,
+        name=info.id,
         commit=info.sha,
         quantisations=quantisations,
         projectors=projectors,
@@ -156,6 +197,49 @@ def read_json(repo: str, file: str) -> dict[str, Any] | None:
     except Exception:  # noqa: BLE001 - recommended values are left out then, whatever the reason
         return None
     return found if isinstance(found, dict) else None
+
+
+def read_start(repository: Repository, file: RemoteFile) -> tuple[Gguf, bytes] | None:
+    """Read the facts of a model from the start of its file, of which no more is downloaded.
+
+    Returns:
+        Its header without the tensors, and the bytes from which :func:`parse_start` reads it again;
+        None if they are not among the first megabytes.
+
+    Raises:
+        DownloadFailed: The hub refuses the file, or cannot be asked.
+        ModelUnavailable: It is no GGUF file.
+    """
+    from huggingface_hub import get_session, hf_hub_url
+    from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
+
+    _send_no_telemetry()
+    url = hf_hub_url(repository.name, file.name, revision=repository.commit)
+    start = bytearray()
+
+    def read(end: int) -> None:
+        headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
+        headers["Range"] = f"bytes={len(start)}-{end - 1}"
+        with get_session().stream(
+            "GET", url, headers=headers, timeout=_METADATA_SECONDS
+        ) as response:
+            hf_raise_for_status(response)
+            if response.status_code != 206:
+                start.clear()  # the server sends the file from its beginning
+            for chunk in response.iter_bytes():
+                start.extend(chunk[: end - len(start)])
+                if len(start) >= end:
+                    return
+
+    request = _Request(url, file.name, repo=repository.name, again=_TRY_AGAIN)
+    for end in _START_BYTES:
+        size = end if file.size_bytes is None else min(end, file.size_bytes)
+        _ask(lambda: read(size), request)  # noqa: B023 - called at once
+        if found := parse_start(Path(file.name), bytes(start), file.size_bytes or 0):
+            return found[0], bytes(start[: found[1]])
+        if size < end:
+            break
+    return None
 
 
 def look_up(source: HubSource, file: str = "") -> HubFile:
@@ -309,7 +393,7 @@ class _Download:
                 if fruitless >= _FRUITLESS_TRIES:
                     raise DownloadFailed(
                         f"the download of {self.request.shown} broke off: {_first_line(failure)}",
-                        _TRY_AGAIN,
+                        f"check the connection and {self.request.again.format('')}",
                     ) from failure
                 time.sleep(pause_seconds)
 
@@ -380,13 +464,13 @@ def _explain(error: Exception, request: _Request) -> DownloadFailed:
     from huggingface_hub import constants, errors, get_token
 
     repo, shown, status = request.repo, request.shown, _status_of(error)
-    page = hub_page(repo)
+    page, is_hub = hub_page(repo), _host_of(request) == hub_host()
     own_token = os.environ.get("HF_TOKEN") and "HF_TOKEN"
     place = own_token or constants.HF_TOKEN_PATH
     put_token = f"put a token into HF_TOKEN or {constants.HF_TOKEN_PATH}"
     if isinstance(error, errors.OfflineModeIsEnabled):
         return DownloadFailed(
-            "HF_HUB_OFFLINE is set, so the hub is not asked", "unset it to pull from the hub"
+            "HF_HUB_OFFLINE is set, so the hub is not asked", "unset it to use the hub"
         )
     if isinstance(error, errors.HFValidationError):
         return DownloadFailed(
@@ -394,10 +478,10 @@ def _explain(error: Exception, request: _Request) -> DownloadFailed:
         )
     if status == 429:
         seconds = seconds_text(_asked_seconds(error))
-        token = "" if not repo or get_token() else "; with a token in HF_TOKEN it allows more"
+        token = "" if get_token() or not is_hub else "; with a token in HF_TOKEN it allows more"
         return DownloadFailed(
             f"{_host_of(request)} limits how often it is asked, and asks to wait {seconds}",
-            f"pull again after that: the partial download is kept{token}",
+            request.again.format(" after that") + token,
         )
     if repo and isinstance(error, errors.GatedRepoError):
         if get_token():
@@ -407,7 +491,7 @@ def _explain(error: Exception, request: _Request) -> DownloadFailed:
         return DownloadFailed(f"{repo} is gated: its owner asks to accept its terms first", help_)
     if isinstance(error, errors.RevisionNotFoundError):
         return DownloadFailed(f"{repo} has no such revision", f"see its history at {page}/commits")
-    if repo and status == 401 and get_token():
+    if is_hub and status == 401 and get_token():
         return DownloadFailed(
             f"the hub refuses the token in {place}",
             "replace it, or remove it: public models need none",
@@ -423,16 +507,17 @@ def _explain(error: Exception, request: _Request) -> DownloadFailed:
     if status in (404, 410):
         fix = f"it was renamed or removed; see what there is: etui models info {repo}"
         return DownloadFailed(
-            f"there is no {shown} (404)", fix if repo else "check the address: nothing is there"
+            f"there is no {shown.removeprefix('the ')} (404)",
+            fix if repo else "check the address: nothing is there",
         )
     if status is not None:
         return DownloadFailed(
             f"{_host_of(request)} answers {status} for {shown}",
-            "pull again later: the partial download is kept",
+            request.again.format(" later"),
         )
     return DownloadFailed(
         f"cannot get {shown}: {_host_of(request)} cannot be reached ({_first_line(error)})",
-        _TRY_AGAIN,
+        f"check the connection and {request.again.format('')}",
     )
 
 

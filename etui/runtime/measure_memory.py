@@ -1,30 +1,44 @@
-"""What was measured of this machine: its memory, once in a short process, and models by curves."""
+"""What was measured of this machine: its memory, once in a short process, and models by curves.
+
+All predictions of models rest on it.
+"""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING
 
 from etui.codec import from_document
 from etui.config.machine import machine_name
-from etui.curves.prediction import MachineFacts, measured_from, work_of_header
+from etui.curves.prediction import (
+    MachineFacts,
+    Prediction,
+    measured_from,
+    predict,
+    work_of_header,
+)
+from etui.engine.library import built_for_gpu, library_folder
 from etui.errors import EtuiError
-from etui.models.files import model_path, recorded_sha256
+from etui.models.files import has_file, model_path, recorded_sha256
 from etui.models.gguf import check_usable
 from etui.models.memory_speed import MemorySpeed, load_memory_speed, save_memory_speed
+from etui.runtime.host import read_host
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from etui.config.config import Config
     from etui.curves.operating_curve import OperatingCurve
+    from etui.energy.types import Channel
     from etui.log.queries import LogReader
     from etui.models.catalogue import Catalogue
     from etui.models.spec import ModelSpec
+    from etui.routing.signals import HostState
 
+_GPU = "gpu:"
 _TIMEOUT_SECONDS = 20.0
 """It takes less than a second; more on a machine that is busy with other programs."""
 
@@ -64,8 +78,8 @@ def find_memory_speed(
 
 
 def read_machine(log: LogReader, config: Config, catalogue: Catalogue) -> MachineFacts:
-    """Read what predictions of models on this machine rest on; no limit of its power is read."""
-    speed, measured = load_memory_speed(config), []
+    """Read what predictions of models on this machine rest on."""
+    speed, measured, host = load_memory_speed(config), [], read_host(config)
     for spec in catalogue:
         if (curve := find_curve_here(log, spec, config)) is None:
             continue
@@ -74,9 +88,55 @@ def read_machine(log: LogReader, config: Config, catalogue: Catalogue) -> Machin
             measured.append(measured_from(spec.name, work, curve, machine_name()))
     return MachineFacts(
         None if speed is None or speed.busy else speed.bytes_per_second,
+        _read_limit_watts(config),
         measured=tuple(one for one in measured if one is not None),
         memory_busy=speed is not None and speed.busy,
+        ram_bytes=gigabytes_to_bytes(host.free_memory_gb),
+        gpu_bytes=usable_gpu_bytes(host, config),
     )
+
+
+def _read_limit_watts(config: Config) -> float | None:
+    """Read the power limit without opening a meter that runs."""
+    from etui.energy.discovery import open_recorder
+
+    with closing(open_recorder(config)) as recorder:
+        return limit_without_gpus(recorder.selection.summed)
+
+
+def limit_without_gpus(summed: Iterable[Channel]) -> float | None:
+    """Sum the limits of the channels of a total that are no GPUs; None if one is unknown."""
+    limits = [one.limit_watts for one in summed if not one.scope.startswith(_GPU)]
+    known = [watts for watts in limits if watts is not None]
+    return sum(known) if known and len(known) == len(limits) else None
+
+
+def usable_gpu_bytes(host: HostState, config: Config) -> float | None:
+    """Return the free bytes of the GPU with the most; None if llama.cpp is not built for one."""
+    if not built_for_gpu(library_folder(config.engines_dir)):
+        return None
+    return gigabytes_to_bytes(host.gpu_free_memory_gb)
+
+
+def gigabytes_to_bytes(gigabytes: float | None) -> float | None:
+    """Convert gigabytes to bytes; None stays None."""
+    return None if gigabytes is None else gigabytes * 1e9
+
+
+def predict_entry(
+    log: LogReader, spec: ModelSpec, config: Config, machine: MachineFacts
+) -> Prediction:
+    """Predict a model of the catalogue by its curve and its last turns, its header or its entry."""
+    from etui.log.past_answers import read_speed
+
+    gguf = past = None
+    if spec.backend is None and has_file(spec, config):
+        sha256 = spec.sha256 or recorded_sha256(spec, config)
+        past = read_speed(log, spec.name, sha256, machine_name())
+        with suppress(EtuiError):  # damaged
+            gguf = check_usable(model_path(spec, config))
+    curve = find_curve_here(log, spec, config)
+    return predict(spec, gguf, machine, curve, past, most_context=config.context_tokens)
 
 
 def find_curve_here(log: LogReader, spec: ModelSpec, config: Config) -> OperatingCurve | None:

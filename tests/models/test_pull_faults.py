@@ -185,10 +185,10 @@ FAULTS = {
         lambda hub: hub.answer(BLOB, *[Reply(cut=0, stall=True)] * 10), "broke off", "kept"
     ),
     "busy for an hour": Fault(
-        answer(LIST, refuse(429, Retry_After="3600")), "asks to wait 1 h", "pull again after that"
+        answer(LIST, refuse(429, Retry_After="3600")), "asks to wait 1 h", "try again after that"
     ),
     "busy for longer than a silent wait": Fault(
-        answer(LIST, refuse(429, Retry_After="15"), times=2), "asks to wait", "pull again after"
+        answer(LIST, refuse(429, Retry_After="15"), times=2), "asks to wait", "try again after"
     ),
     "busy until a date": Fault(
         answer(LIST, refuse(429, Retry_After=formatdate(4e9))), "asks to wait", "with a token"
@@ -199,7 +199,7 @@ FAULTS = {
     "always busy": Fault(
         answer(BLOB, refuse(429, Retry_After="1"), times=20), "how often it is asked", "is kept"
     ),
-    "server error": Fault(answer(LIST, refuse(503)), "answers 503", "pull again later"),
+    "server error": Fault(answer(LIST, refuse(503)), "answers 503", "try again later"),
     "store error": Fault(answer(BLOB, refuse(500), times=9), "broke off", "connection"),
     "refused by the store": Fault(
         answer(BLOB, refuse(403)), f"{REPO} is private", "HF_TOKEN"

@@ -10,6 +10,7 @@ import pytest
 
 from etui.config.config import Config
 from etui.config.machine import machine_name
+from etui.energy.types import Channel, Kind
 from etui.errors import EtuiError
 from etui.models.memory_speed import (
     MemorySpeed,
@@ -18,7 +19,7 @@ from etui.models.memory_speed import (
     save_memory_speed,
 )
 from etui.runtime import measure_memory
-from etui.runtime.measure_memory import find_memory_speed
+from etui.runtime.measure_memory import find_memory_speed, limit_without_gpus
 
 
 def never() -> bool:
@@ -148,3 +149,21 @@ def test_a_folder_that_cannot_be_written_is_said(
     memory_speed_file(config).mkdir()
     with pytest.raises(EtuiError, match="cannot write"):
         find_memory_speed(config, 2, never)
+
+
+@pytest.mark.parametrize(
+    ("channels", "limit"),
+    [
+        ({}, None),
+        ({"package:0": 30.0, "gpu:GPU-1": 300.0}, 30.0),
+        ({"package:0": 30.0, "dram:0": None}, None),
+        ({"gpu:GPU-1": 300.0}, None),
+    ],
+)
+def test_the_power_limit_leaves_gpus_out(
+    channels: dict[str, float | None], limit: float | None
+) -> None:
+    summed = [
+        Channel(scope, scope, Kind.COUNTER, limit_watts=watts) for scope, watts in channels.items()
+    ]
+    assert limit_without_gpus(summed) == limit

@@ -14,11 +14,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 COMMIT = "c" * 40
-LIST, HEAD, BLOB = "/api/models/", "HEAD ", "/blobs/"
-"""Parts of requests: the list of a repository, the facts of a file, the bytes of one."""
+SEARCH, LIST, HEAD, BLOB = "/api/models", "/api/models/", "HEAD ", "/blobs/"
+"""Parts of requests: a search, the list of a repository, the facts of a file, the bytes of one."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,14 @@ class Hub:
             "cardData": {"license": "apache-2.0"},
         } | self.facts.get(repo, {})
 
+    def search(self, words: str) -> list[dict[str, Any]]:
+        """Build the API's answer to a search: no sizes of files, the most downloaded first."""
+        found = [self.describe(repo) for repo in self.repos
+                 if all(word in repo.lower() for word in words.lower().split())]  # fmt: skip
+        for each in found:
+            each["siblings"] = [{"rfilename": file["rfilename"]} for file in each["siblings"]]
+        return sorted(found, key=lambda each: -each["downloads"])
+
 
 def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
     class Answers(BaseHTTPRequestHandler):
@@ -106,6 +114,8 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
 
         def _answer(self) -> None:
             path = unquote(urlsplit(self.path).path)
+            if path == SEARCH:  # only here does the query matter
+                path = unquote(self.path)
             request = f"{self.command} {path}"
             ranged, key = (self.headers.get(name, "") for name in ("Range", "Authorization"))
             hub.asked.append((request, ranged, key))
@@ -125,6 +135,10 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
 
         def _find(self, path: str, ranged: str) -> tuple[int, dict[str, str], bytes]:
             kind, _, rest = path.removeprefix("/").partition("/")
+            if path.startswith(SEARCH + "?"):
+                asked = parse_qs(urlsplit(path).query)
+                found = hub.search(asked["search"][0])[: int(asked["limit"][0])]
+                return 200, {"Content-Type": "application/json"}, json.dumps(found).encode()
             if kind == "api":
                 owner, name, *revision = rest.removeprefix("models/").split("/")
                 repo = f"{owner}/{name}"
@@ -137,8 +151,9 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 return 200, {"Content-Type": "application/json"}, body
             if kind == "blobs":
                 data = hub.blobs[rest]
-                start = int(ranged.removeprefix("bytes=").rstrip("-")) if ranged else 0
-                return (206 if start else 200), {"ETag": f'"{rest}"'}, data[start:]
+                start, _, last = ranged.removeprefix("bytes=").partition("-")
+                body = data[int(start or 0) : int(last) + 1 if last else None]
+                return (206 if ranged else 200), {"ETag": f'"{rest}"'}, body
             owner, name, _, _, *parts = path.removeprefix("/").split("/")
             repo, file = f"{owner}/{name}", "/".join(parts)
             if repo in hub.renamed:

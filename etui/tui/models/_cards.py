@@ -27,13 +27,14 @@ from etui.curves.prediction import (
     MachineFacts,
     MeasuredModel,
     ModelWork,
-    forecast_decode,
+    Prediction,
     measured_from,
+    predict,
+    usable_context,
     work_of_entry,
     work_of_header,
 )
 from etui.energy.idle import describe_cool_down
-from etui.energy.types import ChannelPower
 from etui.engine.builds import describe_engine
 from etui.engine.library import built_for_gpu, library_folder
 from etui.engine.offload import Needs, needs
@@ -50,8 +51,6 @@ from etui.models.memory_speed import load_memory_speed
 from etui.models.recommend import (
     Candidate,
     Fit,
-    estimate_need_bytes,
-    find_fit,
     load_recommended,
     recommend_model,
     save_recommended,
@@ -65,6 +64,7 @@ from etui.runtime.keep_warm import (
     find_last_cool_down,
     read_all_idle,
 )
+from etui.runtime.measure_memory import gigabytes_to_bytes, limit_without_gpus
 from etui.sweep.folder import REPORT, RESULT, sweeps_dir
 from etui.tui._work import in_thread
 from etui.tui.services import Services
@@ -142,13 +142,10 @@ class ModelCard:
     tuned: TunedUse | None = None
     """The settings that a sweep chose, and what of them is used; None without any."""
     sweep: SweepResult | None = None  # Its newest sweep; None without one
-    expected_bytes: int | None = None
-    """Memory need by its entry, before its header can be read; None if unknown."""
-    fit: Fit = "unknown"
     found: FoundModel | None = None
     """The model of another program that this is, as long as models.yaml does not name it."""
-    forecast: DecodeForecast = field(default_factory=DecodeForecast)
-    """Its tokens per second and joules per token, measured or predicted."""
+    prediction: Prediction = field(default_factory=Prediction)
+    """The memory that it needs, where it fits, and its decode, measured or predicted."""
 
     @property
     def can_apply(self) -> bool:
@@ -171,10 +168,18 @@ class ModelCard:
 
     @property
     def need_bytes(self) -> int | None:
-        """Memory need in bytes; without a readable header that of its entry, or its file size."""
-        if self.need is not None:
-            return self.need.total_bytes
-        return self.file_bytes if self.expected_bytes is None else self.expected_bytes
+        """Memory need in bytes; without a readable header that of its entry."""
+        return self.prediction.need_bytes
+
+    @property
+    def fit(self) -> Fit:
+        """Where it fits as a whole."""
+        return self.prediction.fit
+
+    @property
+    def forecast(self) -> DecodeForecast:
+        """Its tokens per second and joules per token, measured or predicted."""
+        return self.prediction.forecast
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,17 +208,14 @@ class Cards:
 
 
 def add_forecast(
-    card: ModelCard, machine: MachineFacts, ram_bytes: float | None, gpu_bytes: float | None
+    card: ModelCard, machine: MachineFacts, most_context: int | None = None
 ) -> ModelCard:
     """Return the card with where it fits, its speed and its joules; a remote one has none."""
-    if card.spec.backend is not None:
-        return card
-    fit = find_fit(card.need_bytes, ram_bytes, gpu_bytes)
     curve = card.curve
     if curve is not None and machine_name() != curve.conditions.machine:
         curve = None
-    forecast = forecast_decode(card.work, machine, curve, card.past, on_gpu=fit == "gpu")
-    return replace(card, fit=fit, forecast=forecast)
+    prediction = predict(card.spec, card.gguf, machine, curve, card.past, most_context=most_context)
+    return replace(card, prediction=prediction)
 
 
 def list_measured(cards: Iterable[ModelCard], machine: str) -> tuple[MeasuredModel, ...]:
@@ -241,18 +243,6 @@ _REMEASURE_NS = 60_000_000_000
 """Time after which a busy machine is measured again, as the load is that of the last minute."""
 _LOADS = 200  # Number of newest loads and unloads searched for those of each model
 _SHOWN_LOADS = 5
-_GPU = "gpu:"
-
-
-def limit_without_gpus(channels: Iterable[ChannelPower]) -> float | None:
-    """Sum the limits of the channels of the total that are no GPUs; None if one is unknown."""
-    limits = [
-        power.channel.limit_watts
-        for power in channels
-        if power.in_total and not power.channel.scope.startswith(_GPU)
-    ]
-    known = [watts for watts in limits if watts is not None]
-    return sum(known) if known and len(known) == len(limits) else None
 
 
 class CardReader:
@@ -319,16 +309,23 @@ class CardReader:
         ]
         models += self._list_found({card.path for card in models})
         last = find_last_cool_down(log)
-        ram_bytes = _gigabytes_to_bytes(host.free_memory_gb)
-        gpu_bytes = _gigabytes_to_bytes(host.gpu_free_memory_gb if self._gpu else None)
+        ram_bytes = gigabytes_to_bytes(host.free_memory_gb)
+        gpu_bytes = gigabytes_to_bytes(host.gpu_free_memory_gb if self._gpu else None)
         speed, services = load_memory_speed(self._config), self._services()
         machine = MachineFacts(
             None if speed is None or speed.busy else speed.bytes_per_second,
-            None if services is None else limit_without_gpus(services.meter.latest()),
+            None
+            if services is None
+            else limit_without_gpus(
+                power.channel for power in services.meter.latest() if power.in_total
+            ),
             list_measured(models, machine_name()),
             speed is not None and speed.busy,
+            ram_bytes,
+            gpu_bytes,
         )
-        cards = tuple(add_forecast(card, machine, ram_bytes, gpu_bytes) for card in models)
+        most_context = self._config.context_tokens
+        cards = tuple(add_forecast(card, machine, most_context) for card in models)
         return Cards(
             cards,
             ram_bytes,
@@ -367,13 +364,12 @@ class CardReader:
             file_bytes=gguf.size_bytes if gguf is not None else spec.file_bytes,
             kept_bytes=kept_bytes(spec, self._config) if state == "absent" else 0,
             gguf=gguf,
-            need=None if gguf is None else needs(gguf, self._context(spec, gguf), spec.kv_type),
+            need=None if gguf is None else self._need(spec, gguf),
             fault=header if isinstance(header, str) else "",
             curve=self._curve(log, spec),
             total=total,
             past=self._past(log, spec, state, total),
             loads=tuple(model_loads),
-            expected_bytes=estimate_need_bytes(spec, self._config.context_tokens),
         )
 
     def _list_found(self, known: Collection[Path]) -> Iterator[ModelCard]:
@@ -392,7 +388,7 @@ class CardReader:
             )
             header = None if found.problem else self._header(found.path)
             gguf = header if isinstance(header, Gguf) else None
-            need = None if gguf is None else needs(gguf, self._context(spec, gguf), spec.kv_type)
+            need = None if gguf is None else self._need(spec, gguf)
             yield ModelCard(
                 spec, found.path, "unchecked", found.size_bytes, gguf=gguf, need=need, found=found
             )
@@ -423,15 +419,10 @@ class CardReader:
         sha256 = spec.sha256 or recorded_sha256(spec, self._config)
         return read_speed(log, spec.name, sha256, machine_name())
 
-    def _context(self, spec: ModelSpec, gguf: Gguf) -> int:
-        limits = (spec.context, gguf.context_tokens, self._config.context_tokens)
-        return min(limit for limit in limits if limit)
+    def _need(self, spec: ModelSpec, gguf: Gguf) -> Needs:
+        return needs(gguf, usable_context(spec, gguf, self._config.context_tokens), spec.kv_type)
 
     def _curve(self, log: LogReader, spec: ModelSpec) -> OperatingCurve | None:
         sha256 = spec.sha256 or recorded_sha256(spec, self._config)
         curves = [c for c in log.curves(spec.name) if sha256 in (None, c.model_sha256)]
         return next(iter(curves), None)
-
-
-def _gigabytes_to_bytes(gigabytes: float | None) -> float | None:
-    return None if gigabytes is None else gigabytes * 1e9

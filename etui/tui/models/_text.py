@@ -127,12 +127,12 @@ def fits_text(card: ModelCard, cards: Cards) -> str:
     need = card.need_bytes
     if need is None:
         return units.UNKNOWN
-    on_gpu = cards.gpu_bytes is not None and need <= cards.gpu_bytes
+    on_gpu = card.fit == "gpu"
     free, where = (cards.gpu_bytes, " on the GPU") if on_gpu else (cards.ram_bytes, "")
     is_known = card.need is not None or card.spec.kv_bytes_per_token is not None
     about = "" if is_known else "about "
     text = f"needs {about}{units.bytes_text(need)}, {units.bytes_text(free)} free{where}"
-    return text if free is None or need <= free else f"too large: {text}"
+    return f"too large: {text}" if card.fit == "too large" else text
 
 
 def fact_lines(

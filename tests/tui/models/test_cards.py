@@ -5,18 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
-
 from etui.config.machine import machine_name
 from etui.curves.operating_curve import Conditions, Speed
-from etui.curves.prediction import MachineFacts, MeasuredModel, ModelWork
-from etui.energy.types import Channel, ChannelPower, Kind
+from etui.curves.prediction import MachineFacts, MeasuredModel, ModelWork, Prediction
 from etui.models.spec import HubSource, ModelSpec, PathSource, WheelPart, WheelsSource
 from etui.tui.models._cards import (
     Cards,
     ModelCard,
     add_forecast,
-    limit_without_gpus,
     list_measured,
 )
 from etui.tui.models._text import (
@@ -30,7 +26,7 @@ from etui.tui.models.first_run import describe_advice, describe_memory, suggest_
 from tests.log.test_curve_rows import CURVE
 
 GB = 10**9
-MACHINE = MachineFacts(memory_bytes_per_second=20e9, limit_watts=18.0)
+MACHINE = MachineFacts(20e9, 18.0, ram_bytes=16 * GB)
 HERE = Conditions(machine_name(), "build", 2)
 CURVE_HERE = replace(
     CURVE,
@@ -42,12 +38,12 @@ CURVE_HERE = replace(
 
 def card_of(name: str = "m", size: int = 2 * GB, **changes: object) -> ModelCard:
     spec = ModelSpec(name, "2B parameters", (), file_bytes=size, good_for="short code")
-    card = ModelCard(spec, Path(f"{name}.gguf"), "absent", size, expected_bytes=size + GB)
+    card = ModelCard(spec, Path(f"{name}.gguf"), "absent", size)
     return replace(card, **changes)  # type: ignore[arg-type]
 
 
 def test_an_entry_without_a_file_is_predicted_from_the_memory() -> None:
-    card = add_forecast(card_of(), MACHINE, 16 * GB, None)
+    card = add_forecast(card_of(), MACHINE)
     assert card.fit == "memory"
     assert (speed_cell(card.forecast), joules_cell(card.forecast)) == ("≈10", "≈1.8")
     assert list(forecast_lines(card, MACHINE)) == [
@@ -55,15 +51,15 @@ def test_an_entry_without_a_file_is_predicted_from_the_memory() -> None:
         "          ≈1.8 J per decoded token ± 64 %: at the power limit (18 W)",
     ]
     for busy, why in ((True, ": the machine was busy"), (False, "")):
-        machine = MachineFacts(limit_watts=18.0, memory_busy=busy)
-        unknown = add_forecast(card_of(), machine, 16 * GB, None)
+        machine = MachineFacts(None, 18.0, memory_busy=busy, ram_bytes=16 * GB)
+        unknown = add_forecast(card_of(), machine)
         assert next(forecast_lines(unknown, machine)) == (
             f"expected  unknown tok/s: the speed of the memory is not measured yet{why}"
         )
 
 
 def test_a_gpu_without_a_reading_is_unknown_and_says_why() -> None:
-    card = add_forecast(card_of(), MACHINE, 16 * GB, 24 * GB)
+    card = add_forecast(card_of(), replace(MACHINE, gpu_bytes=24 * GB))
     assert card.fit == "gpu"
     assert (speed_cell(card.forecast), joules_cell(card.forecast)) == ("–", "–")
     assert list(forecast_lines(card, MACHINE)) == [
@@ -78,44 +74,24 @@ def test_a_curve_of_this_machine_predicts_other_models_and_that_of_another_does_
     found = list_measured((measured, elsewhere, card_of("c")), machine_name())
     assert found == (MeasuredModel("a", ModelWork(GB, 2 * GB), 40.0, 16.0, on_gpu=False),)
     machine = replace(MACHINE, measured=found)
-    own = add_forecast(measured, machine, 16 * GB, None)
+    own = add_forecast(measured, machine)
     assert speed_cell(own.forecast) == "40", "measured, so not ≈"
-    other = add_forecast(card_of("c"), machine, 16 * GB, None)
+    other = add_forecast(card_of("c"), machine)
     assert (speed_cell(other.forecast), joules_cell(other.forecast)) == ("≈20", "≈0.80")
     assert [line.split(": ")[1] for line in forecast_lines(other, machine)] == [
         "scaled by size from a",
         "with the watts of a",
     ]
-    foreign = add_forecast(elsewhere, MACHINE, 16 * GB, None)
+    foreign = add_forecast(elsewhere, MACHINE)
     assert foreign.forecast.speed_source == "memory"
 
 
 def test_a_remote_model_is_not_predicted() -> None:
     spec = ModelSpec("far", "served by desk", (), backend="desk")
     card = ModelCard(spec, Path("far.gguf"), "absent", None)
-    assert add_forecast(card, MACHINE, 16 * GB, None) is card
+    assert add_forecast(card, MACHINE) == card
     assert list(forecast_lines(card, MACHINE)) == []
     assert model_texts(card, Cards((card,)), resident=False)["fits"] == "remote"
-
-
-@pytest.mark.parametrize(
-    ("channels", "limit"),
-    [
-        ([], None),
-        ([("package:0", 30.0, True), ("gpu:GPU-1", 300.0, True)], 30.0),
-        ([("package:0", 30.0, True), ("dram:0", None, True)], None),
-        ([("package:0", 30.0, True), ("psys", 90.0, False)], 30.0),
-        ([("gpu:GPU-1", 300.0, True)], None),
-    ],
-)
-def test_the_power_limit_leaves_gpus_and_channels_outside_the_total_out(
-    channels: list[tuple[str, float | None, bool]], limit: float | None
-) -> None:
-    powers = [
-        ChannelPower(Channel(scope, scope, Kind.COUNTER, limit_watts=watts), 0, 1.0, None, total)
-        for scope, watts, total in channels
-    ]
-    assert limit_without_gpus(powers) == limit
 
 
 def test_control_characters_of_an_entry_do_not_reach_the_list() -> None:
@@ -129,13 +105,13 @@ def test_control_characters_of_an_entry_do_not_reach_the_list() -> None:
 
 
 def test_the_advice_names_what_suits_or_says_that_nothing_does() -> None:
-    card = add_forecast(card_of("good"), MACHINE, 16 * GB, None)
+    card = add_forecast(card_of("good"), MACHINE)
     assert describe_advice(Cards((card,), 12 * GB, recommended="good")) == (
-        "★ good: 3.00 GB of 12.0 GB free, about 10 tok/s, about 1.8 J per decoded token here."
+        "★ good: 2.63 GB of 12.0 GB free, about 10 tok/s, about 1.8 J per decoded token here."
     )
-    on_gpu = add_forecast(card_of("good"), MACHINE, 16 * GB, 24 * GB)
+    on_gpu = add_forecast(card_of("good"), replace(MACHINE, gpu_bytes=24 * GB))
     assert describe_advice(Cards((on_gpu,), 16 * GB, 24 * GB, recommended="good")) == (
-        "★ good: 3.00 GB of 24.0 GB free on the GPU."
+        "★ good: 2.63 GB of 24.0 GB free on the GPU."
     )
     unmeasured = Cards((card,), machine=MachineFacts(memory_busy=True))
     assert describe_advice(unmeasured) == (
@@ -155,7 +131,7 @@ def test_another_source_is_suggested_only_for_models_of_the_hub() -> None:
     hub = (HubSource("a/b", "c.gguf"),)
     wheels = (WheelsSource((WheelPart("a==1", "*"),)),)
     far, near, local = (
-        replace(card, spec=replace(card.spec, sources=sources), fit="memory")
+        replace(card, spec=replace(card.spec, sources=sources), prediction=Prediction(fit="memory"))
         for card, sources in (
             (card_of("far"), hub),
             (card_of("near"), wheels),
@@ -166,4 +142,5 @@ def test_another_source_is_suggested_only_for_models_of_the_hub() -> None:
     assert "near comes from the package index" in suggest_other_source("far", cards)
     assert suggest_other_source("near", cards) == ""
     assert suggest_other_source("local", cards) == ""
-    assert suggest_other_source("far", Cards((far, replace(near, fit="too large")))) == ""
+    large = replace(near, prediction=Prediction(fit="too large"))
+    assert suggest_other_source("far", Cards((far, large))) == ""

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any, Literal
 
 from etui.cli.output import table_lines
 from etui.codec import to_document
-from etui.curves.prediction import MachineFacts
-from etui.errors import EtuiError
-from etui.text import join_lines
+from etui.text import count_cells, fit_cells, join_lines
 from etui.units import (
     UNKNOWN,
     bytes_text,
@@ -25,16 +24,18 @@ if TYPE_CHECKING:
     from etui.backends.remote.probe import RemoteStatus
     from etui.config.backend_spec import BackendSpec
     from etui.config.config import Config
-    from etui.curves.prediction import DecodeForecast
+    from etui.curves.prediction import DecodeForecast, MachineFacts, Prediction
     from etui.engine.chat_formats import ChatFormat, ThoughtForm
     from etui.engine.library import Device
     from etui.engine.offload import Needs, Placement
     from etui.models.catalogue import Catalogue
     from etui.models.gguf import Gguf
+    from etui.models.recommend import Fit
     from etui.models.repository import Repository
     from etui.models.spec import ModelSampling, ModelSpec
     from etui.models.tuned import TunedUse
     from etui.models.update import CatalogueUpdate
+    from etui.runtime.search_models import PricedRepository, SearchResult
 
 _SHOWN = 8
 
@@ -45,7 +46,9 @@ STATES = {
     "checked": "yes",
     "remote": "remote",
 }
-FITS = {True: "fits", False: "does not fit", None: UNKNOWN}
+FITS = {"gpu": "GPU", "memory": "memory", "too large": "too large", "unknown": UNKNOWN}
+_PREDICTED = ("FITS", "TOK/S", "J/TOKEN")
+_LEAST_GOOD_FOR = 12  # Cells of a column that is cut
 _GROUPS_GB = (1, 2, 4, 8, 16, 32)
 """Memory by which ``list`` groups the models."""
 _FACTS = {"kv_bytes_per_token": "KV cache"}
@@ -62,7 +65,7 @@ class ModelRow:
     state: str  # See :data:`etui.models.files.FileState`; a file that cannot be used is refused too
     problem: str  # Why the file cannot be used; empty if it can, or if there is none
     path: str
-    fits: bool | None  # Whether the file fits into the free memory; None if its size is not known
+    fits: bool | None  # Whether it fits here with its whole context; None if that is not known
     origin: str
     sources: tuple[str, ...]
     tuned_by: str | None = None
@@ -77,7 +80,10 @@ class ModelRow:
     good_for: str = ""  # What it is good for, in a few words; empty if its entry does not say
     licence: str = ""  # As its entry says
     need_bytes: int | None = None
-    """Memory with its whole context, estimated by its entry; None if the size is not known."""
+    """Memory with its whole context, by its header or its entry; None if its size is not known."""
+    fit: Fit = "unknown"  # Where it fits
+    expected: DecodeForecast | None = None
+    """What a token costs here, measured or predicted; None for a remote model."""
 
     @property
     def group(self) -> tuple[int, str]:
@@ -109,23 +115,21 @@ class ModelFacts:
     """Why the draft model cannot be used; None if the headers show no reason."""
     tuned: TunedUse | None  # None without a sweep that was applied
     format: ChatFormat  # How it thinks and calls tools, by its entry and its chat template
-    forecast: DecodeForecast | None  # What a token costs here; None for a remote model
-    machine: MachineFacts  # What the forecast rests on
 
 
 def build_model_row(
     spec: ModelSpec,
     config: Config,
-    free_bytes: int,
+    prediction: Prediction,
     backends: Mapping[str, RemoteStatus] | None = None,
 ) -> ModelRow:
     """Describe a model by its entry, the size of its file, and the check of its header.
 
     Args:
+        prediction: What it needs and costs here.
         backends: What the remote backends answered; None if they were not asked.
     """
     from etui.models.files import file_size, file_state, find_file_problem, model_path
-    from etui.models.recommend import estimate_need_bytes
 
     if spec.backend is not None:
         return _build_remote_row(spec, spec.backend, (backends or {}).get(spec.backend))
@@ -141,13 +145,15 @@ def build_model_row(
         state="refused" if problem else state,
         problem=problem,
         path=str(path),
-        fits=None if size is None else size <= free_bytes,
+        fits=prediction.fits,
         origin=spec.origin,
         sources=tuple(str(source) for source in spec.sources),
         tuned_by=None if spec.tuned is None else spec.tuned.sweep,
         good_for=spec.good_for,
         licence=spec.licence,
-        need_bytes=estimate_need_bytes(spec, config.context_tokens),
+        need_bytes=prediction.need_bytes,
+        fit=prediction.fit,
+        expected=prediction.forecast,
     )
 
 
@@ -209,10 +215,6 @@ def read_model_facts(spec: ModelSpec, config: Config, catalogue: Catalogue) -> M
         need, gpus = needs(gguf, spec.context, spec.kv_type, batch_tokens), list_gpus(config)
         rule = choose_placement(gpus, spec, need)
         placement = choose_placement(gpus, spec, need, PlacementSpeeds(config).read(gguf, gpus))
-    forecast, machine = None, MachineFacts()
-    if spec.backend is None:
-        on_gpu = placement is not None and placement.gpu_layers > 0
-        forecast, machine = _forecast(spec, gguf, config, catalogue, on_gpu=on_gpu)
     return ModelFacts(
         spec,
         spec.sha256 or (recorded_sha256(spec, config) if gguf is not None else None),
@@ -226,31 +228,7 @@ def read_model_facts(spec: ModelSpec, config: Config, catalogue: Catalogue) -> M
         None if spec.draft is None else find_draft_problem(spec, spec.draft, config, catalogue),
         catalogue.tuned.get(spec.name),
         choose_format(spec, None if gguf is None else gguf.chat_template),
-        forecast,
-        machine,
     )
-
-
-def _forecast(
-    spec: ModelSpec, gguf: Gguf | None, config: Config, catalogue: Catalogue, *, on_gpu: bool
-) -> tuple[DecodeForecast, MachineFacts]:
-    """Predict what a token costs by the curves, the log and the memory of this machine."""
-    from etui.config.machine import machine_name
-    from etui.curves.prediction import forecast_decode, work_of_entry, work_of_header
-    from etui.log.past_answers import read_speed
-    from etui.log.queries import LogReader
-    from etui.models.files import recorded_sha256
-    from etui.runtime.measure_memory import find_curve_here, read_machine
-
-    with LogReader(config) as log:
-        machine = read_machine(log, config, catalogue)
-        sha256 = spec.sha256 or recorded_sha256(spec, config)
-        past = read_speed(log, spec.name, sha256, machine_name())
-        curve = find_curve_here(log, spec, config)
-    work = (
-        work_of_entry(spec, spec.file_bytes) if gguf is None else work_of_header(gguf, spec.kv_type)
-    )
-    return forecast_decode(work, machine, curve, past, on_gpu=on_gpu), machine
 
 
 def build_facts_document(facts: ModelFacts) -> dict[str, Any]:
@@ -298,7 +276,6 @@ def build_facts_document(facts: ModelFacts) -> dict[str, Any]:
         "draft_tokens": spec.draft_tokens,
         "tuned": to_document(tuned),
         "fact_sources": dict(spec.fact_sources),
-        "expected": None if facts.forecast is None else asdict(facts.forecast),
     }
 
 
@@ -369,18 +346,20 @@ def _format_placement(facts: ModelFacts) -> Iterator[tuple[str, str]]:
     yield "in RAM", f"{bytes_text(found['ram_bytes'])} with buffers"
 
 
-def _format_forecast(facts: ModelFacts) -> Iterator[tuple[str, str]]:
+def _format_prediction(row: ModelRow, machine: MachineFacts) -> Iterator[tuple[str, str]]:
     from etui.curves.prediction import joules_text, speed_text
 
-    if facts.forecast is not None:
-        on_gpu = facts.placement is not None and facts.placement.gpu_layers > 0
-        yield "expected", speed_text(facts.forecast, facts.machine, on_gpu=on_gpu)
-        yield "", joules_text(facts.forecast, facts.machine)
-        if (speed := facts.forecast.prefill_tokens_per_second) is not None:
+    on_gpu = row.fit == "gpu"
+    free = bytes_text(machine.gpu_bytes if on_gpu else machine.ram_bytes)
+    yield "fits", f"{FITS[row.fit]}: needs {bytes_text(row.need_bytes)}, {free} free"
+    if row.expected is not None:
+        yield "expected", speed_text(row.expected, machine, on_gpu=on_gpu)
+        yield "", joules_text(row.expected, machine)
+        if (speed := row.expected.prefill_tokens_per_second) is not None:
             yield "", f"prompts at about {significant(speed, 2)} tok/s"
 
 
-def format_facts(row: ModelRow, facts: ModelFacts, free_bytes: int) -> Iterator[str]:
+def format_facts(row: ModelRow, facts: ModelFacts, machine: MachineFacts) -> Iterator[str]:
     """Yield the lines of ``info`` for a model of this machine."""
     from etui.models.tuned import describe_use
 
@@ -391,9 +370,9 @@ def format_facts(row: ModelRow, facts: ModelFacts, free_bytes: int) -> Iterator[
         *_format_entry(spec),
         ("on disk", state if gguf is None else f"{state}, {row.path}"),
         *([("problem", row.problem)] if row.problem else []),
-        ("file", f"{bytes_text(row.bytes)}, {FITS[row.fits]}: {bytes_text(free_bytes)} free"),
+        ("file", bytes_text(row.bytes)),
         ("sha256", facts.sha256 or _missing_hash_text(row)),
-        *_format_forecast(facts),
+        *_format_prediction(row, machine),
         ("context used", tokens_text(spec.context)),
         *_format_placement(facts),
     ]
@@ -483,8 +462,10 @@ def format_update(update: CatalogueUpdate) -> Iterator[str]:
     yield f"catalogue of {update.released}: {counts}; sha256 {update.sha256}"
 
 
-def format_repository(repository: Repository) -> Iterator[str]:
-    """Yield what a repository of the hub offers: its facts, and a line for each quantisation."""
+def format_repository(
+    repository: Repository, priced: SearchResult, width: int | None
+) -> Iterator[str]:
+    """Yield the facts of a repository of the hub, and what each quantisation costs here."""
     facts = [
         repository.architecture,
         parameters_text(repository.parameters) if repository.parameters else "",
@@ -503,21 +484,127 @@ def format_repository(repository: Repository) -> Iterator[str]:
           for file in repository.projectors),
         *(("beside", f"{file.name}: drafts tokens") for file in repository.drafts),
     ])  # fmt: skip
-    try:
-        default = repository.choose().quantisation
-    except EtuiError:
-        default = None
-    rows = [
-        [
-            found.label,
-            bytes_text(found.size_bytes),
-            f"lacks {found.missing[0]}" if found.missing else count_text(len(found.files), "file"),
-            "taken without a choice" if found is default else "",
-        ]
-        for found in repository.quantisations
-    ]
     yield ""
-    yield from table_lines(["QUANTISATION", "SIZE", "FILES", ""], rows)
+    yield from _format_quantisations(priced.repositories[0], width)
+    yield from _format_basis(priced, width)
+
+
+def format_models(rows: Sequence[ModelRow], width: int | None) -> list[str]:
+    """Format a head and a line for each model, in at most so many cells; None for any number."""
+    head = ["NAME", "SIZE", "ON DISK", *_PREDICTED]
+    cells = [
+        [row.name, bytes_text(row.bytes), STATES[row.state],
+         *(["–"] * 3 if row.expected is None else _predicted_cells(row.fit, row.expected))]
+        for row in rows
+    ]  # fmt: skip
+    if width is None:
+        good_for = [[*line, row.good_for] for line, row in zip(cells, rows, strict=True)]
+        return table_lines([*head, "GOOD FOR"], good_for)
+    for kept in (head, head[:1] + head[2:], head[:1] + head[3:]):  # of long names
+        at = [head.index(title) for title in kept]
+        lines = table_lines(kept, [[line[column] for column in at] for line in cells])
+        room = width - max(map(count_cells, lines)) - len("  ")
+        if room >= _LEAST_GOOD_FOR:
+            texts = [[*line, fit_cells(row.good_for, room)]
+                     for line, row in zip(cells, rows, strict=True)]  # fmt: skip
+            return table_lines([*head, "GOOD FOR"], texts)
+        if room >= -len("  "):
+            break
+    return _cut(lines, width)
+
+
+def _cut(lines: Sequence[str], width: int | None) -> list[str]:
+    return [line if width is None else fit_cells(line, width) for line in lines]
+
+
+def _predicted_cells(fit: Fit, forecast: DecodeForecast) -> list[str]:
+    from etui.curves.prediction import value_cell
+
+    return [
+        FITS[fit],
+        value_cell(forecast.tokens_per_second, forecast.speed_share),
+        value_cell(forecast.joules_per_token, forecast.joules_share),
+    ]
+
+
+def format_search(found: SearchResult, width: int | None) -> Iterator[str]:
+    """Yield what a search found: the quantisations of each repository, then what is here."""
+    for repository in found.repositories:
+        yield join_lines(repository.name)
+        yield from fold(", ".join(_list_repository_facts(repository)), width, "  ")
+        yield from _format_quantisations(repository, width)
+    if found.local:
+        yield "here or in the catalogue:"
+        cells = [
+            [model.name, bytes_text(model.size_bytes), "yes" if model.on_disk else "no",
+             *_predicted_cells(model.prediction.fit, model.prediction.forecast)]
+            for model in found.local
+        ]  # fmt: skip
+        yield from _cut(table_lines(["NAME", "SIZE", "ON DISK", *_PREDICTED], cells), width)
+        yield ""
+    yield from _format_basis(found, width)
+
+
+def _format_quantisations(repository: PricedRepository, width: int | None) -> Iterator[str]:
+    """Yield a line for each quantisation, and why its facts are not known."""
+    if repository.problem:
+        yield from fold(repository.problem, width, "  ")
+    head = ["  QUANTISATION", "SIZE", "MEMORY", *_PREDICTED, ""]
+    cells = [
+        [f"{'*' if each.is_default else ' '} {each.label}", bytes_text(each.size_bytes),
+         bytes_text(each.prediction.need_bytes),
+         *_predicted_cells(each.prediction.fit, each.prediction.forecast),
+         f"lacks {each.missing[0]}" if each.missing else "on disk" if each.on_disk else ""]
+        for each in repository.quantisations
+    ]  # fmt: skip
+    yield from _cut(table_lines(head, cells) if cells else (), width)
+    yield ""
+
+
+def _list_repository_facts(repository: PricedRepository) -> Iterator[str]:
+    if repository.parameters:
+        active = repository.active_parameters or 0
+        share = 0 < active < repository.parameters
+        more = f", {parameters_text(active).split()[0]} active" if share else ""
+        yield f"{parameters_text(repository.parameters)}{more}"
+    yield f"licence {repository.licence or 'not stated'}"
+    downloads = repository.downloads
+    yield f"{downloads:,} downloads in 30 days" if downloads is not None else "downloads unknown"
+    if repository.gated:
+        yield "gated"
+
+
+def _format_basis(found: SearchResult, width: int | None) -> Iterator[str]:
+    """Yield what the memory, the speeds and the joules rest on, each once."""
+    from etui.curves.prediction import joules_basis, speed_basis
+
+    shown = [each.prediction for one in found.repositories for each in one.quantisations]
+    shown += [model.prediction for model in found.local]
+    if not shown:
+        return
+    contexts = {each.context_tokens for each in found.repositories}
+    if contexts:
+        rough = [each.name for each in found.repositories if not each.has_header]
+        texts = f"MEMORY: with a context of {tokens_text(max(contexts))}"
+        texts += f"; a rough estimate of {', '.join(rough)}" if rough else ""
+        yield from fold(texts, width)
+    for title, bases in (
+        ("TOK/S", [speed_basis(one.forecast, found.machine, on_gpu=one.fit == "gpu")
+                   for one in shown]),
+        ("J/TOKEN", [joules_basis(one.forecast, found.machine) for one in shown]),
+    ):  # fmt: skip
+        yield from fold(f"{title}, of decode: {'; '.join(dict.fromkeys(bases))}", width)
+
+
+def fold(text: str, width: int | None, indent: str = "") -> Iterator[str]:
+    """Yield a text in lines of at most so many cells; None yields it as one line."""
+    if width is None:
+        yield indent + join_lines(text)
+    else:
+        yield from wrap(
+            join_lines(text), width, initial_indent=indent, subsequent_indent=indent,
+            break_on_hyphens=False,
+        )  # fmt: skip
 
 
 def format_backends(found: Sequence[RemoteStatus], catalogue: Catalogue) -> Iterator[str]:

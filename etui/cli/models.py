@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,9 +24,8 @@ from etui.cli.output import (
     print_lines,
     print_result,
     print_table,
-    table_lines,
 )
-from etui.cli.param_types import TEXT, flag, text_option
+from etui.cli.param_types import TEXT, WholeNumber, flag, text_option
 from etui.cli.streams import data_stream
 from etui.codec import to_document
 from etui.errors import EtuiError, ExitCode, Stopped, UsageError
@@ -57,50 +59,61 @@ def models() -> None:
 def list_(found: bool, as_json: bool) -> None:
     """List all models and whether they are on disk and fit in memory.
 
-    Models are grouped by the memory that they need with their whole context. A model fits if its
-    file is not larger than the free memory. A file that cannot be used is refused, with the reason.
+    Models are grouped by the memory that they need with their whole context. TOK/S and J/TOKEN are
+    those of decode, measured here or (≈) predicted by what was. A file that cannot be used is
+    refused, with the reason.
     With `backends` in config.yaml each of them is asked, for at most two seconds, how fast it
     answers and what it serves.
 
     --found lists what Ollama, LM Studio, llama.cpp and the cache of the Hugging Face hub keep on
     this machine. `etui models pull` uses one of them in place; nothing of theirs is changed.
     """
-    import psutil
-
-    from etui.cli.model_facts import FITS, STATES, build_model_row, format_backends
+    from etui.cli.model_facts import build_model_row, fold, format_backends, format_models
+    from etui.log.queries import LogReader
     from etui.models.tuned import describe_values
+    from etui.runtime.measure_memory import predict_entry, read_machine
     from etui.runtime.remote_models import probe_backends
 
     config, catalogue = _load_catalogue()
     if found:
         _list_found(catalogue, as_json)
         return
-    free = int(psutil.virtual_memory().available)
     probed = probe_backends(config)
-    rows = [build_model_row(spec, config, free, probed) for spec in catalogue]
+    with LogReader(config) as log:
+        machine = read_machine(log, config, catalogue)
+        rows = [
+            build_model_row(spec, config, predict_entry(log, spec, config, machine), probed)
+            for spec in catalogue
+        ]
+    free = machine.ram_bytes
     if as_json:
-        folder = str(config.models_dir)
-        backends = {"backends": list(probed.values())} if probed else {}
-        print_json({"models_dir": folder, "free_memory_bytes": free, "models": rows, **backends})
+        print_json({
+            "models_dir": str(config.models_dir),
+            "free_memory_bytes": None if free is None else int(free),
+            "models": rows,
+            **({"backends": list(probed.values())} if probed else {}),
+        })  # fmt: skip
         return
     rows.sort(key=lambda row: row.group[0])
-    head = ["NAME", "SIZE", "ON DISK", "MEMORY", "GOOD FOR"]
-    cells = [[row.name, row.size, STATES[row.state], FITS[row.fits], row.good_for] for row in rows]
-    if any(row.tuned_by for row in rows):
-        head.append("TUNED")
-        tuned = [describe_values(use.values) if (use := catalogue.tuned.get(row.name)) else ""
-                 for row in rows]  # fmt: skip
-        cells = [[*line, text] for line, text in zip(cells, tuned, strict=True)]
-    if any(row.problem for row in rows):
-        head.append("PROBLEM")
-        cells = [[*line, row.problem] for line, row in zip(cells, rows, strict=True)]
-    first, *lines = table_lines(head, cells)
+    width = _find_width()
+    first, *lines = format_models(rows, width)
     click.echo(first)
     for (_, title), group in groupby(zip(rows, lines, strict=True), lambda pair: pair[0].group):
         click.echo(f"\n{title}:")
-        print_lines(line for _, line in group)
+        for row, line in group:
+            click.echo(line)
+            print_lines(fold(row.problem, width, "  ") if row.problem else ())
+            if row.tuned_by and (use := catalogue.tuned.get(row.name)):
+                print_lines(fold(f"tuned: {describe_values(use.values)}", width, "  "))
     print_lines(format_backends(tuple(probed.values()), catalogue), err=True)
     click.echo(f"models folder {config.models_dir}; {bytes_text(free)} of memory free", err=True)
+
+
+def _find_width() -> int | None:
+    """Return the cells of a line in a terminal; None where lines can have any length."""
+    if sys.stdout.isatty() or os.environ.get("COLUMNS"):
+        return shutil.get_terminal_size().columns
+    return None
 
 
 def _list_found(catalogue: Catalogue, as_json: bool) -> None:
@@ -146,13 +159,12 @@ def _list_found(catalogue: Catalogue, as_json: bool) -> None:
 def info(name: str, as_json: bool) -> None:
     """Show a model's settings and the facts in its GGUF header.
 
-    Of a repository (`OWNER/REPO`), show what it offers: the quantisations and their sizes.
+    Of a repository (`OWNER/REPO`), show what it offers: the quantisations, their sizes, and what
+    each would cost here, as `etui models search` does.
 
     The header is shown if the model is on disk. Settings that `etui sweep --apply` chose are shown
     with what they save, and whether they are used. The backend of a remote model is asked.
     """
-    import psutil
-
     from etui.cli.model_facts import (
         build_facts_document,
         build_model_row,
@@ -161,29 +173,82 @@ def info(name: str, as_json: bool) -> None:
         format_repository,
         read_model_facts,
     )
+    from etui.log.queries import LogReader
+    from etui.runtime.measure_memory import predict_entry, read_machine
     from etui.runtime.remote_models import probe_backends
+    from etui.runtime.search_models import price_repository
     from etui.runtime.user_models import find_repository
 
     config, catalogue = _load_catalogue()
     if name not in catalogue and (repository := find_repository(name)) is not None:
-        print_result(repository, format_repository(repository), as_json)
+        priced = price_repository(repository, config)
+        document = to_document(repository) | {"priced": priced.repositories[0].quantisations}
+        print_result(document, format_repository(repository, priced, _find_width()), as_json)
         return
     spec = catalogue.get(name)
-    free = int(psutil.virtual_memory().available)
+    with LogReader(config) as log:
+        machine = read_machine(log, config, catalogue)
+        prediction = predict_entry(log, spec, config, machine)
     asked = {spec.backend: config.backends[spec.backend]} if spec.backend else {}
     found = probe_backends(replace(config, backends=asked))
-    row = build_model_row(spec, config, free, found)
+    row = build_model_row(spec, config, prediction, found)
     facts = read_model_facts(spec, config, catalogue)
     if as_json:
         print_json(to_document(row) | build_facts_document(facts))
     elif spec.backend is not None:
         print_lines(format_remote_facts(row, facts, config.backends[spec.backend], found))
     else:
-        print_lines(format_facts(row, facts, free))
+        print_lines(format_facts(row, facts, machine))
         if facts.gguf is None:
             click.echo(f"pull it with: etui models pull {row.name}", err=True)
         if facts.tuned is not None:
             click.echo(f"go back to models.yaml with: etui sweep --revert {row.name}", err=True)
+
+
+@models.command()
+@click.argument("words", type=TEXT, metavar="WORDS...", nargs=-1, required=True)
+@click.option(
+    *("-n", "--limit"),
+    type=WholeNumber(1, 50),
+    default=5,
+    show_default=True,
+    metavar="N",
+    help="Most repositories, those with most downloads.",
+)
+@flag("--fits", help="Show only what fits into the free memory.")
+@json_option
+@click.pass_context
+def search(
+    ctx: click.Context, words: tuple[str, ...], limit: int, fits: bool, as_json: bool
+) -> None:
+    """Search the Hugging Face hub, with what each model would cost here.
+
+    Shown are the repositories of GGUF files that have the WORDS in their names, and of every
+    quantisation its size, the memory that it needs with its context, whether that is free, and the
+    tok/s and joules per token to expect of its decode (≈, with their uncertainty), predicted by
+    what was measured on this machine. Of a mixture the experts that a token uses count. `*` is what
+    a pull takes without a choice. No more than the start of one file of a repository is downloaded.
+
+    Without the hub, shows what matches in the catalogue and on this machine. HF_ENDPOINT names
+    another hub.
+    """
+    from etui.cli.model_facts import format_search
+    from etui.config.config import load_config
+    from etui.runtime.search_models import search_models
+
+    found = search_models(load_config(), " ".join(words), limit)
+    if fits:
+        found = found.only_fitting()
+    if found.problem:
+        click.echo(f"etui: {found.problem}\n{found.fix}", err=True)
+    print_result(found, format_search(found, _find_width()), as_json)
+    if not as_json and found.repositories:
+        click.echo("pull one with: etui models pull OWNER/REPO:QUANTISATION", err=True)
+    elif not as_json and not found.problem:
+        kind = "model that fits" if fits else "GGUF model"
+        click.echo(f"the hub has no {kind} with these words in its name", err=True)
+    if found.problem:
+        ctx.exit(ExitCode.FAILED)
 
 
 @models.command()

@@ -9,7 +9,7 @@ import pty
 import struct
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -25,6 +25,8 @@ from etui.log.curve_lookup import build_curve_record
 from etui.log.writer import TurnWriter
 from etui.models.gguf import check_usable
 from etui.models.memory_speed import MemorySpeed, save_memory_speed
+from etui.text import count_cells
+from etui.tui.models._cards import CardReader
 from tests.contract.tiny_model import write_tiny_model
 from tests.log.test_curve_rows import CURVE
 from tests.models.test_gguf import UNUSABLE
@@ -60,8 +62,11 @@ def test_list_says_what_is_there(config, tiny, cli):
     assert tuple(rows["mine"][key] for key in ("on_disk", "state", "origin")) == found
     captured = cli.run("models", "list")
     head, *lines = captured.out.splitlines()
-    assert head.split() == ["NAME", "SIZE", "ON", "DISK", "MEMORY", "GOOD", "FOR"]
-    assert any(line.split() == ["tiny", "tiny", "one", "no", "fits"] for line in lines)
+    assert head.split() == ["NAME", "SIZE", "ON", "DISK", "FITS", "TOK/S", "J/TOKEN", "GOOD", "FOR"]
+    unknown = ["not", "measured"] * 2
+    assert any(
+        line.split() == ["tiny", str(len(tiny)), "B", "no", "memory", *unknown] for line in lines
+    )
     assert "models folder" in captured.err
     (config.models_dir / "tiny.gguf").write_bytes(tiny[:-1])
     assert list_rows(cli)["tiny"]["state"] == "refused"  # by its size: it is not read
@@ -119,17 +124,50 @@ def test_model_larger_than_the_memory_does_not_fit(config, tiny, cli):
     assert list_rows(cli)["tiny"]["fits"] is False
 
 
+def test_list_and_info_predict_as_the_models_screen_does(config, tiny, cli):
+    save_memory_speed(config, MemorySpeed(machine_name(), 2, 20e9))
+    reader = CardReader(config, lambda: None)
+    cards = {card.spec.name: card for card in reader.read().models}
+    reader.close()
+    rows = list_rows(cli)
+    assert rows.keys() == cards.keys()
+    for name, row in rows.items():
+        assert (row["need_bytes"], row["fit"]) == (cards[name].need_bytes, cards[name].fit)
+        for key, value in asdict(cards[name].forecast).items():
+            if "joules" not in key:  # its power limit comes from the meter of the app
+                assert row["expected"][key] == value
+        assert row["fits"] is (row["fit"] in ("gpu", "memory"))
+    # The active share of the experts is known before the pull.
+    speed = rows["qwen3.6-35b-a3b"]["expected"]["tokens_per_second"]
+    assert speed == pytest.approx(35 / 3 * 20e9 / 22134528992, rel=0.01)
+    info = cli.json("models", "info", "qwen3.6-35b-a3b", "--json")
+    assert info["expected"]["tokens_per_second"] == speed
+
+
+def test_list_fits_into_eighty_cells(config, tiny, cli, monkeypatch):
+    save_memory_speed(config, MemorySpeed(machine_name(), 2, 20e9))
+    config.models_dir.mkdir()
+    write_tiny_model(config.models_dir / f"{'long-name-' * 7}.gguf")
+    (config.models_dir / "bad.gguf").write_bytes(b"GGUF" + bytes(30))
+    for width in (60, 80, 100, 160):
+        monkeypatch.setenv("COLUMNS", str(width))
+        lines = cli.out("models", "list").splitlines()
+        assert max(map(count_cells, lines)) <= width
+    assert lines[0].split()[-2:] == ["GOOD", "FOR"]
+    text = " ".join(" ".join(lines).split())
+    assert "bad.gguf has GGUF version 0; versions 2 and 3" in text
+
+
 @pytest.mark.parametrize("name", UNUSABLE)
 def test_list_and_doctor_show_a_bad_file_with_its_reason(config, tiny, name, cli):
     changes, says = UNUSABLE[name]
     config.models_dir.mkdir()
     (config.models_dir / "tiny.gguf").write_bytes(tiny)
     write_tiny_model(config.models_dir / "bad.gguf", changes=changes)
-    head, *lines = cli.out("models", "list").splitlines()
-    assert head.split()[-1] == "PROBLEM"
-    (bad,) = [line for line in lines if line.startswith("bad ")]
-    assert "refused" in bad
-    assert says in bad
+    _, *lines = cli.out("models", "list").splitlines()
+    (at,) = [at for at, line in enumerate(lines) if line.startswith("bad ")]
+    assert "refused" in lines[at]
+    assert says in lines[at + 1]
     rows = list_rows(cli)
     assert (rows["tiny"]["state"], rows["tiny"]["problem"]) == ("unchecked", "")
     assert rows["bad"]["state"] == "refused"
@@ -219,7 +257,10 @@ def test_info_says_what_a_token_is_expected_to_cost(config, tiny, cli):
     found = cli.json("models", "info", "tiny", "--json")["expected"]
     assert found["tokens_per_second"] == pytest.approx(20.0)
     assert (found["speed_source"], found["speed_share"]) == ("memory", 0.5)
-    assert found["joules_per_token"] is None
+    assert (found["joules_source"], found["joules_share"]) == (
+        "power range",
+        pytest.approx(0.64, 0.01),
+    )
 
 
 def test_info_predicts_from_the_curves_of_this_machine(config, tiny, capsys, cli):

@@ -9,9 +9,12 @@ import sys
 
 import pytest
 
+from etui.config.machine import machine_name
 from etui.errors import ExitCode
+from etui.models.memory_speed import MemorySpeed, save_memory_speed
+from etui.text import count_cells
 from tests.contract.tiny_model import write_split_model, write_tiny_model
-from tests.support.hub import Reply
+from tests.support.hub import SEARCH, Reply
 
 REPO = "Someone/Tiny-GGUF"
 
@@ -72,12 +75,59 @@ def test_info_shows_what_a_repository_offers(hub, cli):
     out = cli.out("models", "info", REPO)
     assert "licence     apache-2.0" in out
     assert [line.split()[:3] for line in out.splitlines() if "1.46 MB" in line] == [
-        ["BF16", "1.46", "MB"], ["Q5_K_M", "1.46", "MB"], ["Q8_0", "1.46", "MB"]
+        ["BF16", "1.46", "MB"], ["Q5_K_M", "1.46", "MB"], ["*", "Q8_0", "1.46"]
     ]  # fmt: skip
     document = cli.json("models", "info", REPO, "--json")
     assert document["name"] == REPO
     assert len(document["quantisations"]) == 3
-    assert hub.requests("/blobs/") == []
+    assert {each["prediction"]["fit"] for each in document["priced"]} == {"memory"}
+    assert [ranged for _, ranged, _ in hub.requests("/blobs/")] == ["bytes=0-131071"]  # kept
+
+
+def test_a_search_says_what_each_quantisation_costs_here(config, hub, cli, monkeypatch):
+    save_memory_speed(config, MemorySpeed(machine_name(), 2, 20e9))
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = cli.run("models", "search", "Tiny", "gguf")
+    name, facts, head, *lines = shown.out.splitlines()
+    assert name == REPO
+    assert facts == "  licence apache-2.0, 1,234 downloads in 30 days"
+    assert head.split() == ["QUANTISATION", "SIZE", "MEMORY", "FITS", "TOK/S", "J/TOKEN"]
+    rows = [line.split() for line in lines[:3]]
+    assert [row[0] for row in rows] == ["BF16", "Q5_K_M", "*"]  # what a pull takes
+    assert rows[2][1:4] == ["Q8_0", "1.46", "MB"]
+    assert rows[2][6] == "memory"
+    assert (rows[2][8], rows[2][10]) == ("±50%", "±64%")
+    text = " ".join(lines[4:])
+    assert "TOK/S, of decode: estimated from memory bandwidth (20.0 GB/s)" in text
+    assert "with a context of 4,096 tokens" in text
+    assert max(map(count_cells, shown.out.splitlines())) <= 80
+    assert "pull one with: etui models pull OWNER/REPO:QUANTISATION" in shown.err
+    found = cli.json("models", "search", "tiny", "--json", "--limit", "1")
+    (repository,) = found["repositories"]
+    assert [each["reference"] for each in repository["quantisations"]][2] == f"{REPO}:Q8_0"
+    assert repository["quantisations"][0]["prediction"]["fit"] == "memory"
+    cli.run("models", "pull", repository["quantisations"][2]["reference"])
+    assert "on disk" in cli.out("models", "search", "tiny")
+
+
+def test_a_search_can_leave_out_what_does_not_fit(hub, cli, monkeypatch):
+    monkeypatch.setattr("etui.runtime.host._read_free_memory_gb", lambda: 0.1)
+    assert "too large" in cli.out("models", "search", "tiny")
+    shown = cli.run("models", "search", "tiny", "--fits")
+    assert REPO not in shown.out
+    assert "the hub has no model that fits with these words" in shown.err
+
+
+def test_a_search_without_the_hub_shows_what_is_known(hub, cli):
+    hub.answer(SEARCH, Reply(503), times=9)
+    shown = cli.run("models", "search", "qwen3", "4b", code=ExitCode.FAILED)
+    assert "answers 503 for the list of models" in shown.err
+    assert "try again later" in shown.err
+    assert any(line.startswith("qwen3-4b ") for line in shown.out.splitlines())
+    assert "qwen3-8b" not in shown.out
+    found = cli.json("models", "search", "qwen3", "--json", code=ExitCode.FAILED)
+    assert found["repositories"] == []
+    assert "qwen3-8b" in [model["name"] for model in found["local"]]
 
 
 def test_a_name_belongs_to_one_model(hub, cli):

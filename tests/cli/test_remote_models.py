@@ -60,7 +60,10 @@ def test_the_list_has_remote_models_and_what_their_backend_serves(stub, cli):
 
 def test_the_table_says_the_latency_on_standard_error(stub, cli):
     printed = cli.run("models", "list")
-    assert any(line.split()[:3] == ["big@desk", "8B", "remote"] for line in printed.out.split("\n"))
+    assert any(
+        line.split()[:4] == ["big@desk", "unknown", "remote", "–"]
+        for line in printed.out.split("\n")
+    )
     (line,) = [line for line in printed.err.splitlines() if line.startswith("backend desk")]
     assert "answers in" in line
     assert line.endswith("serves big, extra")

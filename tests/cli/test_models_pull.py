@@ -81,7 +81,7 @@ def test_info_shows_what_a_repository_offers(hub, cli):
     assert document["name"] == REPO
     assert len(document["quantisations"]) == 3
     assert {each["prediction"]["fit"] for each in document["priced"]} == {"memory"}
-    assert [ranged for _, ranged, _ in hub.requests("/blobs/")] == ["bytes=0-131071"]  # kept
+    assert [ranged for _, ranged, _ in hub.requests("/blobs/")] == ["bytes=0-32767"]  # kept
 
 
 def test_a_search_says_what_each_quantisation_costs_here(config, hub, cli, monkeypatch):

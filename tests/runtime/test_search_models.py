@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from etui.curves.prediction import MachineFacts, predict
+from etui.curves.prediction import MachineFacts, MeasuredModel, ModelWork, predict
 from etui.models.gguf import check_usable, parse_start
 from etui.models.spec import ModelSpec
 from etui.runtime.search_models import search_models
@@ -19,7 +19,9 @@ from tests.support.hub import BLOB, LIST, SEARCH, Reply
 from tests.support.tiny_mixtures import write_mixture
 
 GB = 10**9
-MACHINE = MachineFacts(20e9, 18.0, ram_bytes=16 * GB)
+MACHINE = MachineFacts(
+    measured=(MeasuredModel("one", ModelWork(10**6), 1000.0, 15.0),), ram_bytes=16 * GB
+)
 DENSE, MIXTURE = "Someone/Tiny-GGUF", "Someone/Tiny-Mix-GGUF"
 
 
@@ -66,7 +68,7 @@ def test_each_quantisation_is_priced_by_the_start_of_one_file(config, hub, tmp_p
         whole.forecast.tokens_per_second, rel=0.1
     )
     asked = [ranged for _, ranged, _ in hub.requests(BLOB)]
-    assert sorted(asked) == ["bytes=0-131071"] * 2
+    assert sorted(asked) == ["bytes=0-32767"] * 2
 
 
 def test_a_header_is_kept_by_the_hash_of_its_file(config, hub):

@@ -29,6 +29,10 @@ llama.cpp's ``--n-cpu-moe``. Routers and shared experts, which every token reads
 _EXPERTS_OF_BLOCK = re.compile(rf"blk\.(\d+){EXPERTS}")
 _MOST_LAYERS = 1 << 12  # llama.cpp is compiled for 512
 _USUAL_TOKENS = 1 << 17  # of a vocabulary
+_LOOKED_UP = "per_layer_token_embd.weight"
+"""Table of Gemma 3n and 4 of which a token reads one row: up to half of a file. That of the input
+embeddings counts as read, because it is the output matrix of most models, too."""
+_LOOKED_UP_TOKENS = 1 << 18  # Their vocabulary
 
 _NUMBER_RANGES = {
     "block_count": (1, _MOST_LAYERS),
@@ -178,20 +182,21 @@ class Gguf:
 
     @property
     def active_parameters(self) -> int:
-        """Number of weights that one token uses: of a mixture, not those of its idle experts."""
+        """Number of weights that one token uses: not those of idle experts, or of other rows."""
         if not self.tensors:
             return int(self.parameters * self._active_share)
-        return self.parameters - self._count_idle(
-            sum(math.prod(tensor.shape) for _, tensor in self._list_experts())
-        )
+        experts = sum(math.prod(tensor.shape) for _, tensor in self._list_experts())
+        rows = sum(math.prod(t.shape) for t in self.tensors if t.name == _LOOKED_UP)
+        return self.parameters - rows - self._count_idle(experts)
 
     @property
     def active_bytes(self) -> int:
-        """Size of the file without the experts that are idle for a token: what decode reads."""
+        """Size of the file without idle experts and rows that are looked up: what decode reads."""
         if not self.tensors:
             return int(self.size_bytes * self._active_share)
         experts = sum(tensor.size_bytes or 0 for _, tensor in self._list_experts())
-        return self.size_bytes - self._count_idle(experts)
+        rows = sum(t.size_bytes or 0 for t in self.tensors if t.name == _LOOKED_UP)
+        return self.size_bytes - rows - self._count_idle(experts)
 
     @property
     def _active_share(self) -> float:
@@ -200,7 +205,8 @@ class Gguf:
         blocks = max(0, layers - (self.number("leading_dense_block_count") or 0))
         experts = 3 * width * self.expert_width * self.experts * blocks
         if not experts:
-            return 1.0
+            row = layers * (self.number("embedding_length_per_layer_input") or 0)
+            return 1 - min(0.9, row * _LOOKED_UP_TOKENS / (self.parameters or math.inf))
         # Nobody states the weights: attention of four square matrices and the embeddings.
         others = max(0, self.parameters - experts) or width * (4 * layers * width + _USUAL_TOKENS)
         return (experts - self._count_idle(experts) + others) / (experts + others)

@@ -331,6 +331,23 @@ def test_a_dense_model_uses_all_of_its_weights(tmp_path):
     assert gguf.active_bytes == gguf.size_bytes
 
 
+def test_a_table_that_is_looked_up_is_not_read():
+    table = (
+        Tensor("per_layer_token_embd.weight", (256, 100), "F32", 0, 102_400),
+        Tensor("blk.0.ffn_up.weight", (256, 10), "F32", 102_400, 10_240),
+    )
+    gguf = Gguf(Path("m"), 3, 112_640, {"general.architecture": "gemma4"}, table)
+    assert (gguf.active_bytes, gguf.active_parameters) == (10_240, 2560)
+    metadata = {
+        "general.architecture": "gemma4",
+        "gemma4.block_count": 30,
+        "gemma4.embedding_length_per_layer_input": 256,
+    }
+    start = Gguf(Path("m"), 3, 3 * 10**9, metadata, (), stated_parameters=5_100_000_000)
+    assert start.active_parameters == pytest.approx(5.1e9 - 30 * 256 * 2**18, rel=0.001)
+    assert start.active_bytes / start.size_bytes == pytest.approx(0.605, abs=0.001)
+
+
 @given(st.integers(-5, 40), st.integers(-5, 40), st.integers(-1, 10))
 def test_damaged_counts_of_experts_are_no_error(experts, used, block):
     """A header may claim anything; what is shown stays between nothing and the whole file."""

@@ -32,6 +32,10 @@ Source = Literal["curve", "log", "other models", "other model", "memory", "power
 _SEVERAL_SHARE, _TWO_SHARE, _ONE_SHARE, _MEMORY_SHARE = 0.15, 0.25, 0.3, 0.5
 """Least ± of a speed from three or more measured models, from two, ± from one, and from the speed
 of the memory, which kernels and caches use more and less well. Chosen, not measured."""
+_REACHED_SHARE, _OWN_BYTES = 0.8, 200_000_000
+"""Share of the speed of the memory that a decode reaches, and what a token takes beside its bytes,
+as bytes that are read meanwhile: fitted to models of 98 MB to 1.1 GB on a machine of two CPUs
+(``benchmarks/predictions.py``)."""
 _WATTS_SHARE, _LIMIT_SHARE = 0.15, 0.4
 """± of the watts of another model, and of the power limit: an estimate has the latter as well."""
 _UNITS = {"M": 10**6, "B": 10**9}
@@ -59,7 +63,7 @@ def work_of_entry(
 ) -> ModelWork | None:
     """Compute the work from an entry, before the header is there; None for an unknown size.
 
-    Of a mixture whose ``size`` says its active parameters, their share of the file is read.
+    If its ``size`` says how many parameters are active or effective, their share is read.
     """
     if not file_bytes:
         return None
@@ -71,11 +75,11 @@ def work_of_entry(
 
 def _read_parameters(size: str) -> tuple[int | None, int | None]:
     """Read ``35B parameters, 3B active``: all and the active ones; None for what is not said."""
+    pattern = r"\b(\d+(?:\.\d+)?)([MB]) (parameters|active|effective)"
     found = {
-        word: int(float(number) * _UNITS[unit])
-        for number, unit, word in re.findall(r"\b(\d+(?:\.\d+)?)([MB]) (parameters|active)", size)
+        word: int(float(number) * _UNITS[unit]) for number, unit, word in re.findall(pattern, size)
     }
-    return found.get("parameters"), found.get("active")
+    return found.get("parameters"), found.get("active", found.get("effective"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +222,8 @@ def forecast_decode(
         speed, speed_share, used_like = _scale_speed(work, like, there)
         speed_source = "other model" if used_like else "other models"
     elif work is not None and machine.memory_bytes_per_second is not None and not on_gpu:
-        speed, speed_source = machine.memory_bytes_per_second / work.read_bytes, "memory"
+        read_bytes = work.read_bytes / _REACHED_SHARE + _OWN_BYTES
+        speed, speed_source = machine.memory_bytes_per_second / read_bytes, "memory"
         speed_share = _MEMORY_SHARE
     if curve is not None:
         joules, joules_source = curve.decode.slope + curve.decode.bend * CONTEXT_TOKENS, "curve"

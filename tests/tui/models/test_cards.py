@@ -45,10 +45,10 @@ def card_of(name: str = "m", size: int = 2 * GB, **changes: object) -> ModelCard
 def test_an_entry_without_a_file_is_predicted_from_the_memory() -> None:
     card = add_forecast(card_of(), MACHINE)
     assert card.fit == "memory"
-    assert (speed_cell(card.forecast), joules_cell(card.forecast)) == ("≈10", "≈1.8")
+    assert (speed_cell(card.forecast), joules_cell(card.forecast)) == ("≈7.4", "≈2.4")
     assert list(forecast_lines(card, MACHINE)) == [
-        "expected  ≈10 tok/s ± 50 %: estimated from memory bandwidth (20.0 GB/s)",
-        "          ≈1.8 J per decoded token ± 64 %: at the power limit (18 W)",
+        "expected  ≈7.4 tok/s ± 50 %: estimated from memory bandwidth (20.0 GB/s)",
+        "          ≈2.4 J per decoded token ± 64 %: at the power limit (18 W)",
     ]
     for busy, why in ((True, ": the machine was busy"), (False, "")):
         machine = MachineFacts(None, 18.0, memory_busy=busy, ram_bytes=16 * GB)
@@ -107,7 +107,7 @@ def test_control_characters_of_an_entry_do_not_reach_the_list() -> None:
 def test_the_advice_names_what_suits_or_says_that_nothing_does() -> None:
     card = add_forecast(card_of("good"), MACHINE)
     assert describe_advice(Cards((card,), 12 * GB, recommended="good")) == (
-        "★ good: 2.63 GB of 12.0 GB free, about 10 tok/s, about 1.8 J per decoded token here."
+        "★ good: 2.63 GB of 12.0 GB free, about 7.4 tok/s, about 2.4 J per decoded token here."
     )
     on_gpu = add_forecast(card_of("good"), replace(MACHINE, gpu_bytes=24 * GB))
     assert describe_advice(Cards((on_gpu,), 16 * GB, 24 * GB, recommended="good")) == (

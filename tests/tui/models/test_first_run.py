@@ -71,14 +71,14 @@ async def test_every_model_is_offered_with_what_it_costs_here(bare: House) -> No
     )
     async with choosing(bare) as term:
         screen = term.app.screen
-        await term.until(lambda: rows(term)["qwen3-8b"][3] == "≈3.9")
+        await term.until(lambda: rows(term)["qwen3-8b"][3] == "≈3.0")
         assert rows(term)["qwen3-8b"][1:] == [
-            "5.03 GB", "memory", "≈3.9", "≈7.7", "hard questions, thinks",
+            "5.03 GB", "memory", "≈3.0", "≈9.9", "hard questions, thinks",
         ]  # fmt: skip
         assert rows(term)["lfm2.5-8b-a1b"][0].endswith("★")
         assert str(screen._advice.content).startswith(
-            "★ lfm2.5-8b-a1b: 6.57 GB of 22.0 GB free, about 21 tok/s, "
-            "about 1.4 J per decoded token here."
+            "★ lfm2.5-8b-a1b: 6.57 GB of 22.0 GB free, about 15 tok/s, "
+            "about 2.0 J per decoded token here."
         )
         await term.until(lambda: "lfm2.5-8b-a1b" in str(screen._facts.content))
         details = " ".join(shown(term).split())

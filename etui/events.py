@@ -269,6 +269,7 @@ class Finished:
     saved_tokens: int = 0  # Tokens that were not decoded because of it, up to the limits of the arm
     tool_calls: str = ""
     """The tools that the answer calls, a JSON array in the OpenAI form; empty without any."""
+    stop: str = ""  # The client's stop string that ended it; empty if none did, or if unknown
 
 
 @dataclass(frozen=True, slots=True)

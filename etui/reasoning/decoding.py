@@ -383,6 +383,7 @@ def build_finished(
         thinking_tokens=thinking_tokens,
         output_tokens=thinking_tokens + (reply.tokens if reply else 0),
         confidence=mean_probability(reply),
+        stop=(reply.stop or "") if reply and reply.stop in opened.plan.output.stop else "",
     )
 
 

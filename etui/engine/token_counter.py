@@ -2,8 +2,8 @@
 
 ``python -m etui.engine.token_counter`` loads vocabularies, never weights, in a process of its own:
 a damaged file ends only that process, no GPU is woken, and no key waits for it. On its standard
-input come lines of JSON, each with the path of a GGUF and the number of bytes of text that follow;
-each is answered by a line with the count, or with null.
+input come lines of JSON, each with the path of a GGUF and the number of bytes that follow: a text,
+or a prompt as JSON. Each is answered by a line with the count, or with null.
 """
 
 from __future__ import annotations
@@ -15,10 +15,18 @@ import subprocess
 import sys
 import threading
 from collections import OrderedDict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
+from etui.chat import Message
 from etui.engine.trial import CRASH_ENVIRONMENT, forbid_core_dump
+from etui.models.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from etui.engine.chat_prompt import ModelText
+    from etui.engine.model import Model
+    from etui.engine.template_process import TemplateProcess
 
 MOST_BYTES = 4_000_000
 """A longer text is not counted: it fits no context, and counting it takes seconds."""
@@ -27,8 +35,38 @@ MOST_VOCABULARIES = 3
 """Vocabularies in memory, some 40 MB each: a policy changes its mind while one types, and loading
 one takes 0.3 s and more."""
 
+_TEXT_FACTS = ("name", "think_open", "think_close", "thinking_switch")
 _KEPT_FROM_CHARACTERS = 500
 _MOST_KEPT = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A conversation that a chat template writes."""
+
+    spec: ModelSpec  # The entry of the model
+    messages: tuple[Message, ...]
+    tools: str = ""  # A JSON array in the OpenAI form; empty for none
+    think_tokens: int = 0  # Budget of the thinking, by which some templates differ
+
+    def encode(self) -> bytes:
+        """Encode the prompt, with those facts of its model that change its text."""
+        return json.dumps(
+            {
+                "spec": {name: getattr(self.spec, name) for name in _TEXT_FACTS},
+                "messages": [asdict(message) for message in self.messages],
+                "tools": self.tools,
+                "think_tokens": self.think_tokens,
+            }
+        ).encode()
+
+    @classmethod
+    def decode(cls, raw: bytes) -> Prompt:
+        """Decode what :meth:`encode` returns."""
+        given = json.loads(raw)
+        spec = ModelSpec(size="", sources=(), **given.pop("spec"))
+        messages = tuple(Message(**message) for message in given.pop("messages"))
+        return cls(spec, messages, **given)
 
 
 class TokenCounter:
@@ -72,6 +110,19 @@ class TokenCounter:
                     self._kept.popitem(last=False)
             return count
 
+    def count_prompt(self, path: Path, prompt: Prompt) -> int | None:
+        """Count the tokens of a prompt, those of its chat template included.
+
+        Returns:
+            The count; None if the file has no tokenizer that can be used, its template refuses the
+            prompt, or the texts are far too long.
+        """
+        raw = prompt.encode()
+        with self._lock:
+            if len(raw) > MOST_BYTES or self._closed or path in self._failed:
+                return None
+            return self._ask(path, raw, "prompt")
+
     def close(self) -> None:
         """End the child process; a count that is running returns None."""
         self._closed = True
@@ -82,7 +133,7 @@ class TokenCounter:
             with self._lock:  # no thread reads from it any more
                 self._drop()
 
-    def _ask(self, path: Path, raw: bytes) -> int | None:
+    def _ask(self, path: Path, raw: bytes, kind: str = "text") -> int | None:
         try:
             process = self._process = self._process or subprocess.Popen(
                 [sys.executable, "-m", "etui.engine.token_counter"],
@@ -94,7 +145,7 @@ class TokenCounter:
             )
             assert process.stdin is not None
             assert process.stdout is not None
-            request = json.dumps({"path": str(path), "bytes": len(raw)})
+            request = json.dumps({"path": str(path), "bytes": len(raw), "kind": kind})
             process.stdin.write(request.encode() + b"\n" + raw)
             process.stdin.flush()
             count = json.loads(process.stdout.readline())
@@ -123,23 +174,61 @@ class _Vocabularies:
         from etui.engine.library import Library
 
         self._library = Library(Path(os.devnull) / "no-log", find_folders().engines_dir)
-        self._models: OrderedDict[Path, Any] = OrderedDict()
+        self._models: OrderedDict[Path, Model] = OrderedDict()
+        self._texts: dict[Path, tuple[ModelSpec, ModelText]] = {}
+        self._templates: TemplateProcess | None = None
 
     def count(self, path: Path, raw: bytes) -> int | None:
-        """Count tokens; None if llama.cpp refuses the file."""
+        """Count the tokens of a text; None if llama.cpp refuses the file."""
+        model = self._open(path)
+        return None if model is None else int(model.count(raw))
+
+    def count_prompt(self, path: Path, raw: bytes) -> int | None:
+        """Count the tokens of a prompt; None if llama.cpp or the chat template refuses it."""
+        from etui.errors import EtuiError
+
+        prompt = Prompt.decode(raw)
+        try:
+            text = self._open_text(path, prompt.spec)
+            if text is None:
+                return None
+            thinking = prompt.think_tokens
+            rendered = text.render(prompt.messages, think_tokens=thinking, tools=prompt.tools)
+            return len(text.tokenize(rendered, bos=True))
+        except EtuiError:
+            return None
+
+    def _open(self, path: Path) -> Model | None:
         from etui.engine.model import Model
         from etui.errors import ModelUnavailable
 
         if path not in self._models:
             while len(self._models) >= MOST_VOCABULARIES:
-                _, oldest = self._models.popitem(last=False)
-                oldest.free()
+                oldest, model = self._models.popitem(last=False)
+                self._texts.pop(oldest, None)
+                model.free()
             try:
                 self._models[path] = Model(self._library, path, vocabulary_only=True)
             except ModelUnavailable:
                 return None
         self._models.move_to_end(path)
-        return int(self._models[path].count(raw))
+        return self._models[path]
+
+    def _open_text(self, path: Path, spec: ModelSpec) -> ModelText | None:
+        from etui.engine.chat_prompt import ModelText
+        from etui.engine.session_loader import describe_model, open_template
+        from etui.engine.template_process import TemplateProcess
+
+        model = self._open(path)
+        if model is None:
+            return None
+        known = self._texts.get(path)
+        if known is None or known[0] != spec:
+            self._templates = self._templates or TemplateProcess()
+            template = open_template(self._templates, model, spec.name)
+            text = ModelText(model, describe_model(model, spec, spec.context), template)
+            known = self._texts[path] = spec, text
+        return known[1]
 
 
 def serve(requests: BinaryIO, replies: BinaryIO) -> None:
@@ -149,7 +238,9 @@ def serve(requests: BinaryIO, replies: BinaryIO) -> None:
         request = json.loads(line)
         raw = requests.read(request["bytes"])
         vocabularies = vocabularies or _Vocabularies()
-        replies.write(json.dumps(vocabularies.count(Path(request["path"]), raw)).encode() + b"\n")
+        is_prompt = request.get("kind") == "prompt"
+        count = vocabularies.count_prompt if is_prompt else vocabularies.count
+        replies.write(json.dumps(count(Path(request["path"]), raw)).encode() + b"\n")
         replies.flush()
 
 

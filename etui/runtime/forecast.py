@@ -139,6 +139,29 @@ def count_tokens(text: str, model: str, runtime: Runtime[Any], counter: TokenCou
     return TokenCount(estimate_tokens(text), exact=False)
 
 
+def count_prompt(query: Query, arm: Arm, runtime: Runtime[Any], counter: TokenCounter) -> int:
+    """Count the tokens of a conversation as the model's chat template writes it, with its tools.
+
+    They are estimated from the texts if the model is not on this machine, or its template refuses
+    the conversation.
+    """
+    from etui.engine.token_counter import Prompt
+    from etui.models.files import model_path
+
+    tools = "" if query.options.tool_choice == "none" else query.options.tools
+    messages = query.messages()
+    spec = runtime.catalogue.models.get(arm.model)
+    if spec is not None and spec.backend is None:
+        path = model_path(spec, runtime.config)
+        think_tokens = 0 if arm.reasoning == "direct" else arm.think_tokens
+        prompt = Prompt(spec, messages, tools, think_tokens)
+        count = counter.count_prompt(path, prompt) if path.is_file() else None
+        if count is not None:
+            return count
+    texts = [tools, *(text for each in messages for text in (each.content, each.tool_calls))]
+    return sum(map(estimate_tokens, texts))
+
+
 def _forecast_arm(arm: Arm, query: Query, predictor: Predictor) -> ArmForecast:
     joules = predictor.joules(arm, query)
     if joules is None:

@@ -13,9 +13,11 @@ from typing import Any
 import psutil
 import pytest
 
+from etui.chat import Message
 from etui.engine.library import Library
 from etui.engine.model import Model
-from etui.engine.token_counter import MOST_BYTES, MOST_VOCABULARIES, TokenCounter, serve
+from etui.engine.token_counter import MOST_BYTES, MOST_VOCABULARIES, Prompt, TokenCounter, serve
+from etui.models.spec import ModelSpec
 from tests.contract.tiny_model import write_tiny_model
 
 
@@ -40,6 +42,21 @@ def test_the_count_is_that_of_the_engine(counter, model, text):
         engine.free()
     assert counter.count(model, text) == expected
     assert counter.count(model, text) == expected
+
+
+def test_a_prompt_is_counted_as_the_chat_template_writes_it(counter, model):
+    chat = (Message("system", "Be brief."), Message("user", "Say A. <|end|>"))
+    spec = ModelSpec("tiny", "tiny", ())
+    with closing(Library(model.parent)) as library:
+        engine = Model(library, model, vocabulary_only=True)
+        text = "system: Be brief.\nuser: Say A. <|end|>\nassistant:\n"
+        expected = len(engine.tokenize(text, bos=True, special=False))
+        engine.free()
+    assert counter.count_prompt(model, Prompt(spec, chat)) == expected
+    tools = json.dumps([{"type": "function", "function": {"name": "a"}}])
+    assert counter.count_prompt(model, Prompt(spec, chat, tools)) is None  # no place for them
+    assert counter.count_prompt(model, Prompt(spec, chat[1:])) < expected
+    assert counter.count_prompt(model.with_name("missing"), Prompt(spec, chat)) is None
 
 
 def test_the_vocabularies_of_a_few_models_stay_in_memory(model, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""``etui serve``: answer other programs over HTTP, with the OpenAI protocol."""
+"""``etui serve``: answer other programs over HTTP."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def serve(
     quiet: bool,
     as_lines: bool,
 ) -> int:
-    """Answer programs over HTTP, with the OpenAI protocol.
+    """Answer programs over HTTP, with the protocols of OpenAI and Anthropic.
 
     Every answer is routed and measured like those of the chat, is in the log, and says what it
     cost. Ctrl-C accepts no more requests, lets running answers end, and saves them.

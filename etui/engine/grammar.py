@@ -54,7 +54,7 @@ _FORMATS = frozenset(_FORMAT_NAMES.split())
 _MOST = 10**16 - 1  # of an integer without limits, which a small model may never end
 _PROBED_BYTES = 16
 _NO_DETAILS = "<non-verbose/>"
-_NAME = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
+_NAME = re.compile(r"[a-zA-Z0-9_.-]{1,128}")
 _PARAM = "tools"
 
 
@@ -387,7 +387,7 @@ def _read_tool(document: Any) -> Tool:
     name = function.get("name")
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise _refuse(
-            "a tool has no name of 1 to 64 letters, digits, underscores, dots and hyphens"
+            "a tool has no name of 1 to 128 letters, digits, underscores, dots and hyphens"
         )
     if not isinstance(function.get("description"), str | None):
         raise _refuse(f"the description of the tool {name!r} is not a text")

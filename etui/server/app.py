@@ -14,6 +14,7 @@ from etui.server import meter, metrics, routes
 from etui.server.answer import build_answer_route
 from etui.server.chat import read_chat, read_completion
 from etui.server.errors import ApiError, error_response
+from etui.server.messages import build_count_route, read_message
 from etui.server.responses import read_response
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ DIALECTS = {
     "/v1/chat/completions": read_chat,
     "/v1/completions": read_completion,
     "/v1/responses": read_response,
+    "/v1/messages": read_message,
 }
 """Path of an endpoint that answers -> what reads its requests."""
 
@@ -35,6 +37,7 @@ def build_app(context: ServerContext) -> Starlette:
     return build_app_with(
         [
             *(build_answer_route(path, read, context) for path, read in DIALECTS.items()),
+            build_count_route(context),
             *routes.build_routes(context),
             *metrics.build_routes(lambda: context.runtime.meter, context),
             *meter.build_routes(meter.source_of(context)),

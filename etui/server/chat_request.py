@@ -19,7 +19,7 @@ Metadata = Annotated[
     dict[Annotated[str, Field(min_length=1, max_length=64)], Annotated[str, Field(max_length=512)]],
     Field(max_length=16),
 ]
-ToolName = Annotated[str, Field(pattern=re.compile(r"^[a-zA-Z0-9_-]{1,64}\Z"))]
+ToolName = Annotated[str, Field(pattern=re.compile(r"^[a-zA-Z0-9_-]{1,128}\Z"))]
 Stops = Annotated[
     list[str],
     Field(fail_fast=True),

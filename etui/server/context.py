@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from etui.engine.token_counter import TokenCounter
     from etui.runtime.overrides import Overrides
     from etui.runtime.runtime import Runtime
     from etui.runtime.turn_pool import TurnPool
@@ -65,6 +66,12 @@ def _open_counters() -> TurnCounters:
     return TurnCounters()
 
 
+def _open_token_counter() -> TokenCounter:
+    from etui.engine.token_counter import TokenCounter
+
+    return TokenCounter()
+
+
 @dataclass(frozen=True, slots=True)
 class ServerContext:
     """What every route is built with."""
@@ -76,3 +83,5 @@ class ServerContext:
     """Turns the id of a model into overrides; None reads the machine's policies and models
     (:func:`etui.runtime.model_ids.parse_model_id`)."""
     counters: TurnCounters = field(default_factory=_open_counters)
+    tokens: TokenCounter = field(default_factory=_open_token_counter)
+    """Counts tokens without the engine; closed with the server."""

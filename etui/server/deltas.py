@@ -78,6 +78,7 @@ class DeltaReader:
         model: Name of the model that answers; empty before the decision.
         prefilled: How the last prompt was computed; None before that.
         progress: What is done of the prompt that is being computed; empty at other times.
+        stop: The stop string of the client that ended the answer; empty if none did.
     """
 
     def __init__(self, query: Query) -> None:
@@ -98,6 +99,7 @@ class DeltaReader:
         self.model = ""
         self.prefilled: Prefilled | None = None
         self.progress = ""
+        self.stop = ""
 
     def add(self, event: PoolEvent) -> Iterator[Delta]:
         """Yield the parts that an event allows to send."""
@@ -154,7 +156,7 @@ class DeltaReader:
             case Vote() if self._several:
                 yield from self._read_vote(event)
             case Finished():
-                self._ended = event
+                self._ended, self.stop = event, event.stop
                 yield from self._flush()
                 if not self._hold and not self._several:
                     yield from self._complete(event)

@@ -182,6 +182,7 @@ class Guard:
 
     def _response_headers(self, headers: Headers, request_id: str) -> Mapping[str, str]:
         added = {"x-request-id": request_id, "x-content-type-options": "nosniff"}
+        added["request-id"] = request_id  # so Anthropic's clients know it
         if self._origins:
             added["vary"] = "Origin"
             origin = headers.get("origin")

@@ -25,11 +25,7 @@ if TYPE_CHECKING:
     from etui.runtime.turn_request import TurnRequest
     from etui.server.context import ServerContext
 
-_NO_MESSAGES = (
-    "the Anthropic protocol is not supported; use POST /v1/chat/completions or /v1/responses"
-)
-
-_TURN_ID = re.compile(r"(?:chatcmpl-)?(?:cmpl-)?(?:resp_)?([0-9A-Za-z]{1,64})")
+_TURN_ID = re.compile(r"(?:chatcmpl-|cmpl-|resp_|msg_)?([0-9A-Za-z]{1,64})")
 """The id of a turn, or of a response with its prefix."""
 
 
@@ -100,8 +96,6 @@ def build_routes(context: ServerContext) -> list[Route]:
         Route("/health", health),
         Route("/", _answer_root),
         # Those of other servers that clients try: their errors say what to use instead.
-        Route("/v1/messages", _answer_messages, methods=["POST"]),
-        Route("/v1/messages/count_tokens", _answer_messages, methods=["POST"]),
         Route("/v1/embeddings", _answer_embeddings, methods=["POST"]),
     ]
 
@@ -140,12 +134,6 @@ def _explain(turn: TurnRequest, context: ServerContext) -> dict[str, Any]:
 async def _answer_root(request: Request) -> Response:
     """Answer clients that look whether a server is there; it says nothing of the machine."""
     return PlainTextResponse("etui is running; see /v1/models\n")
-
-
-async def _answer_messages(request: Request) -> Response:
-    """Answer in the form of Anthropic's errors, with the keys of OpenAI's in it."""
-    error = {"type": "not_found_error", "message": _NO_MESSAGES, "param": None, "code": "not_found"}
-    return JSONResponse({"type": "error", "error": error}, status_code=404)
 
 
 async def _answer_embeddings(request: Request) -> Response:

@@ -190,6 +190,7 @@ class GracefulServer(GuardedServer):
                 for task in list(self.server_state.tasks):
                     task.cancel()
             await closing
+            await asyncio.to_thread(self._context.tokens.close)
 
 
 def run_server(

@@ -106,9 +106,9 @@ class ServerScreen(BoxModal[None]):
     HELP = """\
 ## Server
 
-`etui serve` answers programs that speak the OpenAI protocol: editors, agents, scripts. `s` starts
-or stops it, `Esc` closes this dialog and leaves it running. The models of the app are unloaded
-meanwhile, and questions in the chat are refused.
+`etui serve` answers programs that speak the protocol of OpenAI or Anthropic: editors, agents,
+scripts. `s` starts or stops it, `Esc` closes this dialog and leaves it running. The models of the
+app are unloaded meanwhile, and questions in the chat are refused.
 """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("s", "switch", "Start or stop", id="server.switch"),

@@ -36,6 +36,8 @@ _REACHED_SHARE, _OWN_BYTES = 0.8, 200_000_000
 """Share of the speed of the memory that a decode reaches, and what a token takes beside its bytes,
 as bytes that are read meanwhile: fitted to models of 98 MB to 1.1 GB on a machine of two CPUs
 (``benchmarks/predictions.py``)."""
+_DOUBLING_SHARE = 0.1
+"""What each doubling of bytes beyond the measured models adds to the ±."""
 _WATTS_SHARE, _LIMIT_SHARE = 0.15, 0.4
 """± of the watts of another model, and of the power limit: an estimate has the latter as well."""
 _UNITS = {"M": 10**6, "B": 10**9}
@@ -136,6 +138,11 @@ class Prediction:
     def fits(self) -> bool | None:
         """Whether it fits at all; None if that is unknown."""
         return None if self.fit == "unknown" else self.fit != "too large"
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether its own decode was measured here."""
+        return self.forecast.speed_source in ("curve", "log")
 
 
 def predict(
@@ -277,6 +284,9 @@ def _scale_speed(
     share = max(least, 2 * max(errors))
     if share >= _ONE_SHARE:  # the models differ in more than their bytes
         return scaled, share, True
+    sizes = [one.work.read_bytes for one in measured]
+    beyond = max(1.0, work.read_bytes / max(sizes), min(sizes) / work.read_bytes)
+    share += _DOUBLING_SHARE * math.log2(beyond)
     return 1 / (fixed + each * work.read_bytes), share, False
 
 

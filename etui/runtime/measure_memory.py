@@ -18,6 +18,7 @@ from etui.curves.prediction import (
     Prediction,
     measured_from,
     predict,
+    work_of_entry,
     work_of_header,
 )
 from etui.engine.library import built_for_gpu, library_folder
@@ -83,9 +84,10 @@ def read_machine(log: LogReader, config: Config, catalogue: Catalogue) -> Machin
     for spec in catalogue:
         if (curve := find_curve_here(log, spec, config)) is None:
             continue
+        work = work_of_entry(spec, spec.file_bytes)
         with suppress(EtuiError):  # the file is gone, or damaged
             work = work_of_header(check_usable(model_path(spec, config)), spec.kv_type)
-            measured.append(measured_from(spec.name, work, curve, machine_name()))
+        measured.append(measured_from(spec.name, work, curve, machine_name()))
     return MachineFacts(
         None if speed is None or speed.busy else speed.bytes_per_second,
         _read_limit_watts(config),

@@ -247,7 +247,7 @@ def _price(
         name = each.label if counts[each.label] == 1 else first.name
         entry = known.find_entry(repository.name, first)
         own = known.entries.get(entry)
-        if own is not None and own.on_disk:
+        if own is not None and (own.on_disk or own.prediction.is_measured):
             prediction = own.prediction
         else:
             spec = ModelSpec(name, _describe(repository), (), file_bytes=size, context=context)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -18,7 +19,7 @@ from etui.log.queries import LogReader
 from etui.log.text import format_turn
 from etui.log.writer import TurnWriter
 from etui.models.catalogue import load_catalogue
-from etui.models.memory_speed import MemorySpeed
+from etui.models.memory_speed import MemorySpeed, save_memory_speed
 from etui.models.spec import STARTER
 from etui.routing.signals import HostState
 from etui.runtime import measure_memory
@@ -31,6 +32,7 @@ from etui.tui.models.first_run import describe_advice
 from etui.tui.power.energy_text import answer_of_record
 from etui.turn.text import energy_line, price_line
 from tests.fixtures.turns import ENERGY, TURN
+from tests.support.command import run_here
 
 ONE = replace(
     TURN,
@@ -125,3 +127,32 @@ def _read(config: Config) -> Cards:
         return reader.read()
     finally:
         reader.close()
+
+
+def test_list_and_info_predict_as_the_models_screen_does(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = HostState(free_memory_gb=22.0)
+    for module in (card_reader, measure_memory):
+        monkeypatch.setattr(module, "read_host", lambda _config: host)
+    save_memory_speed(config, MemorySpeed(machine_name(), 2, 20e9))
+    reader = CardReader(config, lambda: None)
+    cards = {card.spec.name: card for card in reader.read().models}
+    reader.close()
+    rows = {
+        row["name"]: row
+        for row in json.loads(run_here("models", "list", "--json").stdout)["models"]
+    }
+    assert rows.keys() == cards.keys()
+    for name, row in rows.items():
+        assert (row["need_bytes"], row["fit"]) == (cards[name].need_bytes, cards[name].fit)
+        assert row["fits"] is (row["fit"] in ("gpu", "memory"))
+        for key, value in asdict(cards[name].forecast).items():
+            if "joules" not in key:  # its power limit comes from the meter of the app
+                assert row["expected"][key] == value
+    # The active share of the experts is known before the pull.
+    speed = rows["qwen3.6-35b-a3b"]["expected"]["tokens_per_second"]
+    read_bytes = 22134528992 * 3 / 35 + 512 * 20480
+    assert speed == pytest.approx(20e9 / (read_bytes / 0.8 + 2e8), rel=0.01)
+    info = json.loads(run_here("models", "info", "qwen3.6-35b-a3b", "--json").stdout)
+    assert info["expected"]["tokens_per_second"] == speed

@@ -35,6 +35,8 @@ class Sampling:
     repeat_last_n: int = 64
     """Last tokens of prompt and answer in which a token counts as repeated; -1 is the whole
     context, 0 none."""
+    presence_penalty: float = 0.0
+    """Subtracted once from the logit of each repeated token; 0 leaves it as it is."""
 
 
 SamplingOrigin = Literal[
@@ -60,9 +62,10 @@ class SamplingFrom:
     min_p: SamplingOrigin = "arm"
     repeat_penalty: SamplingOrigin = "arm"
     repeat_last_n: SamplingOrigin = "arm"
+    presence_penalty: SamplingOrigin = "arm"
 
 
-OPEN_SAMPLING = SamplingFrom(*("default",) * 6)
+OPEN_SAMPLING = SamplingFrom(*("default",) * 7)
 """Every value is left to the model."""
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_NO_FREQUENCY = _NO_PRESENCE = 0.0
+_NO_FREQUENCY = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +53,16 @@ class Sampler:
     ) -> None:
         self._api = api
         window = context_tokens if sampling.repeat_last_n < 0 else sampling.repeat_last_n
-        self._window = 0 if sampling.repeat_penalty == 1 else window
+        penalises = sampling.repeat_penalty != 1 or sampling.presence_penalty != 0
+        self._window = window if penalises else 0
         self._recent: list[int] = []  # what the penalties have seen, at most a window of it
         self._penalties: Any = None
         self._chain: Any = None
         links = []
         if self._window:
+            repeat, presence = sampling.repeat_penalty, sampling.presence_penalty
             self._penalties = api.llama_sampler_init_penalties(
-                vocabulary, self._window, sampling.repeat_penalty, _NO_FREQUENCY, _NO_PRESENCE
+                vocabulary, self._window, repeat, _NO_FREQUENCY, presence
             )
             links.append(self._penalties)
         if sampling.temperature > 0:

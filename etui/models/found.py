@@ -40,6 +40,7 @@ _OLLAMA_SAMPLING = {
     "min_p": "min_p",
     "repeat_penalty": "repeat_penalty",
     "repeat_last_n": "repeat_last_n",
+    "presence_penalty": "presence_penalty",
 }
 _MOST_JSON_BYTES = 1 << 20
 _MOST_FILES = 10_000  # Of one store: a link in it may lead to a whole disk

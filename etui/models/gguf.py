@@ -55,8 +55,12 @@ _SAMPLING_KEYS = {
     "min_p": ("min_p", 0, 1),
     "repeat_penalty": ("penalty_repeat", 1e-6, 10),
     "repeat_last_n": ("penalty_last_n", -1, 10_000_000),
+    "presence_penalty": ("", -2, 2),
 }
-"""Name in models.yaml -> key below ``general.sampling`` (gguf-py's constants.py) and range."""
+"""Name in models.yaml -> key below ``general.sampling`` (gguf-py's constants.py) and range.
+
+The key is empty where a file cannot say it.
+"""
 _COUNTS = ("top_k", "repeat_last_n")
 _NO_TOKENIZERS = ("none", "no_vocab")
 """Values of ``tokenizer.ggml.model`` of files without a vocabulary; llama.cpp aborts on a text."""

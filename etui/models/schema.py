@@ -158,6 +158,7 @@ class SamplingValues(Strict):
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     repeat_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
     repeat_last_n: Annotated[int, Field(ge=-1, le=10_000_000)] | None = None
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
 
     @model_validator(mode="after")
     def _check_given(self) -> SamplingValues:

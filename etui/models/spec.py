@@ -99,7 +99,7 @@ class ModelSampling:
     """How a model asks to be sampled; None leaves a value to the defaults.
 
     Attributes:
-        temperature, top_p, top_k, min_p, repeat_penalty, repeat_last_n: As in
+        temperature, top_p, top_k, min_p, repeat_penalty, repeat_last_n, presence_penalty: As in
             :class:`etui.arm.Sampling`.
     """
 
@@ -109,6 +109,7 @@ class ModelSampling:
     min_p: float | None = None
     repeat_penalty: float | None = None
     repeat_last_n: int | None = None
+    presence_penalty: float | None = None
     thinking: ModelSampling | None = None
     """What differs while the model thinks; None without a difference."""
 

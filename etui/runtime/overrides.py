@@ -20,6 +20,9 @@ THINK_TOKENS: Final[Mapping[str, int]] = MappingProxyType(
 _REASONING = ("reasoning", "think_tokens", "votes", "stop", "style")
 """Options that ask for a single answer."""
 
+_SAMPLED = ("top_p", "presence_penalty")
+"""Options that replace a value of the arm's sampling as they are."""
+
 T = TypeVar("T")
 
 
@@ -108,6 +111,7 @@ class Overrides:
     speculate: Speculate | None = None
     loop_guard: bool | None = None
     top_p: float | None = None
+    presence_penalty: float | None = None
     lenient: bool = False
 
 
@@ -167,6 +171,9 @@ def _override_arm(arm: Arm, overrides: Overrides) -> Arm:
     origin = arm.sampling_from.temperature if overrides.temperature is None else "option"
     if reasoning == "vote" and temperature == 0 and overrides.temperature is None:
         temperature, origin = VOTE_TEMPERATURE, "vote"
+    given = {name: getattr(overrides, name) for name in _SAMPLED}
+    stated = {name: value for name, value in given.items() if value is not None}
+    origins: dict[str, Any] = dict.fromkeys(stated, "option")
     return replace(
         arm,
         reasoning=reasoning,
@@ -179,15 +186,11 @@ def _override_arm(arm: Arm, overrides: Overrides) -> Arm:
         sampling=replace(
             arm.sampling,
             temperature=temperature,
-            top_p=_or(overrides.top_p, arm.sampling.top_p),
             seed=_or(overrides.seed, arm.sampling.seed),
+            **stated,
         ),
         speculate="off" if reasoning == "vote" else overrides.speculate or arm.speculate,
-        sampling_from=replace(
-            arm.sampling_from,
-            temperature=origin,
-            top_p=arm.sampling_from.top_p if overrides.top_p is None else "option",
-        ),
+        sampling_from=replace(arm.sampling_from, temperature=origin, **origins),
     )
 
 

@@ -47,6 +47,7 @@ _GENERATION = {
     "top_k": "top_k",
     "min_p": "min_p",
     "repeat_penalty": "repetition_penalty",
+    "presence_penalty": "presence_penalty",
 }
 """Name in models.yaml -> key of generation_config.json."""
 _PLAIN = re.compile(r"[A-Za-z0-9/~][\w./+~ ,<>|=-]*")

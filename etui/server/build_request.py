@@ -34,7 +34,6 @@ _LARGEST_TOKEN = 2**22
 
 _NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "frequency_penalty": (0, 0.0),
-    "presence_penalty": (0, 0.0),
     "repetition_penalty": (1, 1.0),
     "repeat_penalty": (1, 1.0),
     "logit_bias": ({}, []),
@@ -163,6 +162,7 @@ def _build_turn(
         parse_model(body.model, context),
         temperature=body.temperature,
         top_p=body.top_p,
+        presence_penalty=body.presence_penalty,
         seed=None if body.seed is None else body.seed % 2**31,  # the engine's range
         max_tokens=None if limit is None else min(limit, _MOST_TOKENS),
         lenient=True,

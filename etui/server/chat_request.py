@@ -11,6 +11,7 @@ from etui.server.validation import Body, Lenient
 
 Temperature = Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)]
 Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
 TokenLimit = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Seed = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 Count = Annotated[int, Field(ge=1)]
@@ -129,6 +130,7 @@ class SampledBody(Body):
     stream_options: StreamOptions | None = None
     temperature: Temperature | None = None
     top_p: Probability | None = None
+    presence_penalty: Penalty | None = None
     seed: Seed | None = None
     max_tokens: TokenLimit | None = None
     n: Count = 1

@@ -142,6 +142,7 @@ def _build_settings(ended: Ended, chosen: LiveAttempt) -> dict[str, Any]:
         "speculate": arm.speculate,
         "repeat_penalty": sampling.repeat_penalty,
         "repeat_last_n": sampling.repeat_last_n,
+        "presence_penalty": sampling.presence_penalty,
         "sampling_from": asdict(arm.sampling_from),
         "dropped_messages": prefilled.dropped_messages if prefilled else 0,
         "batch_tokens": prefilled.batch_tokens if prefilled else None,

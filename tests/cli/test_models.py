@@ -362,7 +362,7 @@ def test_info_shows_how_a_model_asks_to_be_sampled(cli):
         each for each in cli.out("models", "info", "qwen3-4b").splitlines() if "sampling" in each
     )
     assert line.endswith(
-        "temperature 0.7, top_p 0.8, top_k 20, min_p 0; "
+        "temperature 0.7, top_p 0.8, top_k 20, min_p 0, presence_penalty 1.5; "
         "thinking: temperature 0.6, top_p 0.95 (models.yaml)"
     )
 

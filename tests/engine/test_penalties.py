@@ -13,6 +13,7 @@ from etui.engine.session import TokenSequence
 from tests.engine.driving import GREEDY, QUESTION, answer, generate, prompt
 
 STRONG = Sampling(temperature=0.0, repeat_penalty=1.8)
+PRESENT = Sampling(temperature=0.0, presence_penalty=2.0)
 WARM = Sampling(temperature=0.8, repeat_penalty=1.5, seed=5)
 
 
@@ -24,7 +25,7 @@ def penalized(logits: np.ndarray, tokens: list[int], sampling: Sampling) -> np.n
         value = out[token]
         out[token] = (
             value * sampling.repeat_penalty if value <= 0 else value / sampling.repeat_penalty
-        )
+        ) - sampling.presence_penalty
     return out
 
 
@@ -44,9 +45,10 @@ def expected(session: LlamaSession, tokens: list[int], sampling: Sampling, count
     return found
 
 
+@pytest.mark.parametrize("penalty", [STRONG, PRESENT, replace(STRONG, presence_penalty=-1.0)])
 @pytest.mark.parametrize("window", [64, 8, -1])
-def test_the_best_token_after_the_penalty_is_taken(make_session, window):
-    sampling = replace(STRONG, repeat_last_n=window)
+def test_the_best_token_after_the_penalty_is_taken(make_session, window, penalty):
+    sampling = replace(penalty, repeat_last_n=window)
     tokens = prompt(make_session(), QUESTION)
     found = answer(make_session(), tokens, 16, sampling)
     assert found == expected(make_session(), tokens, sampling, len(found))

@@ -58,6 +58,7 @@ def test_the_model_fills_what_nothing_else_states() -> None:
         "min_p": "default",
         "repeat_penalty": "default",
         "repeat_last_n": "default",
+        "presence_penalty": "default",
     }
 
 
@@ -162,6 +163,7 @@ models:
     size: s
     sources: [{path: asks.gguf}]
     sampling: {temperature: 0.7, top_k: 20, repeat_penalty: 1.1, thinking: {temperature: 0.6}}
+  present: {size: s, sources: [{path: silent.gguf}], sampling: {presence_penalty: 1.5}}
   silent: {size: s, sources: [{path: silent.gguf}]}
   plain: {size: s, sources: [{path: silent.gguf}], sampling: {}}
 """
@@ -171,6 +173,7 @@ arms:
   open: {model: asks}
   own: {model: asks, temperature: 0.1, repeat_last_n: 8}
   votes: {model: asks, reasoning: vote, think_tokens: 0}
+  flat: {model: present, presence_penalty: -0.5}
 fallbacks: {load_failed: open}
 rules: [{name: rest, cascade: {arms: [open, own], accept_at: 0.5}}]
 """
@@ -234,6 +237,18 @@ def test_options_and_arms_come_first(runtime: Runtime[Any], config: Config) -> N
     assert sampled(runtime, policy=policy, arm="votes")[0].temperature == 0.7
 
 
+def test_a_presence_penalty_is_the_models_the_arms_or_the_clients(
+    runtime: Runtime[Any], config: Config
+) -> None:
+    policy = str(config.home / "mine.yaml")
+    sampling, origin = sampled(runtime, model="present")
+    assert (sampling.presence_penalty, origin.presence_penalty) == (1.5, "models.yaml")
+    sampling, origin = sampled(runtime, policy=policy, arm="flat")
+    assert (sampling.presence_penalty, origin.presence_penalty) == (-0.5, "arm")
+    sampling, origin = sampled(runtime, model="present", presence_penalty=0.0)
+    assert (sampling.presence_penalty, origin.presence_penalty) == (0.0, "option")
+
+
 def test_thinking_and_votes_on_the_command_line(runtime: Runtime[Any]) -> None:
     sampling, origin = sampled(runtime, model="asks", reasoning="cot")
     assert (sampling.temperature, origin.temperature) == (0.6, "models.yaml thinking")
@@ -253,6 +268,7 @@ def test_a_bench_run_is_greedy_unless_told(runtime: Runtime[Any], config: Config
         "open": 0.0,
         "own": 0.1,
         "votes": 0.7,
+        "flat": 0.0,
         "asks direct": 0.5,
         "asks vote 7x256": 0.7,
     }
@@ -269,5 +285,6 @@ def test_a_run_without_the_new_keys_keeps_its_document() -> None:
     document = to_json(Arm("a", "m"))
     assert "sampling_from" not in document
     assert list(document["sampling"]) == ["temperature", "top_p", "top_k", "min_p", "seed"]
-    told = to_json(Arm("a", "m", sampling=Sampling(repeat_penalty=1.1)))
+    told = to_json(Arm("a", "m", sampling=Sampling(repeat_penalty=1.1, presence_penalty=2)))
     assert told["sampling"]["repeat_penalty"] == 1.1
+    assert told["sampling"]["presence_penalty"] == 2

@@ -402,6 +402,7 @@ def test_the_turn_is_what_the_request_asks_for(server: Running, pool: FakePool) 
         ],
         temperature=0.5,
         top_p=0.9,
+        presence_penalty=-1.5,
         seed=-1,
         max_tokens=5,
         max_completion_tokens=7,
@@ -423,6 +424,7 @@ def test_the_turn_is_what_the_request_asks_for(server: Running, pool: FakePool) 
     assert query.options.top_logprobs == 3
     assert (overrides.policy, overrides.arm) == ("balanced", "think")
     assert (overrides.temperature, overrides.top_p, overrides.seed) == (0.5, 0.9, 2**31 - 1)
+    assert overrides.presence_penalty == -1.5
     assert overrides.max_tokens == 7
     assert request.effort == "high"
     assert query.metadata == (("team", "a"),)

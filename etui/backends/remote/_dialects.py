@@ -68,6 +68,7 @@ class Dialect:
             "temperature": asked.sampling.temperature,
             "top_p": asked.sampling.top_p,
             "seed": asked.sampling.seed,
+            **_presence(asked),
         }
         thinks = asked.thinking is True
         limit = "max_completion_tokens" if thinks and self.kind == "openai" else "max_tokens"
@@ -170,6 +171,7 @@ class Ollama(Dialect):
                 "top_p": asked.sampling.top_p,
                 "seed": asked.sampling.seed,
                 **{key: getattr(asked.sampling, name) for name, key in _USUAL_KEYS.items()},
+                **_presence(asked),
                 **({"stop": list(asked.stops)} if asked.stops else {}),
             },
         }
@@ -327,6 +329,12 @@ class Etui(Dialect):
     joins_votes = True
     joins_probabilities = False
     gives_probabilities = True
+
+
+def _presence(asked: Asked) -> dict[str, float]:
+    """Build the presence penalty, which all servers know, where there is one."""
+    penalty = asked.sampling.presence_penalty
+    return {"presence_penalty": penalty} if penalty else {}
 
 
 def find_effort(think_tokens: int | None) -> str:

@@ -152,8 +152,15 @@ class ArmEntry(Strict):
         None,
         ge=-1,
         le=10_000_000,
-        description="Last tokens of prompt and answer in which repeat_penalty looks; -1 is the "
+        description="Last tokens of prompt and answer in which the penalties look; -1 is the "
         "whole context. Default: what the model asks for, else 64.",
+    )
+    presence_penalty: float | None = Field(
+        None,
+        ge=-2,
+        le=2,
+        description="Subtracted from the logit of tokens that were used lately; 0 is off. Default: "
+        "what the model asks for, else 0.",
     )
     seed: int = Field(0, ge=0, lt=2**32, description="Random seed of the sampler.")
     loop_guard: bool | None = Field(

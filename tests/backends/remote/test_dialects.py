@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -298,6 +299,14 @@ def test_only_values_that_the_kind_knows_are_sent(kind, extra):
     values = body["options"] if kind == "ollama" else body
     names = ("top_k", "min_p", "repeat_penalty", "repeat_last_n", "repetition_penalty")
     assert {name: values[name] for name in names if name in values} == extra
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_takes_a_presence_penalty(kind):
+    asked = Asked("big", QUESTION, replace(SAMPLING, presence_penalty=1.5), 9)
+    body = choose_dialect(kind).build(asked).body
+    assert (body["options"] if kind == "ollama" else body)["presence_penalty"] == 1.5
+    assert "presence_penalty" not in json.dumps(build(kind))
 
 
 def test_phases_are_asked_for():

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from etui.engine.chat_formats import ChatFormat, ThoughtForm
     from etui.engine.library import Device
     from etui.engine.offload import Needs, Placement
+    from etui.log.model_usage import ModelUsage
     from etui.models.catalogue import Catalogue
     from etui.models.gguf import Gguf
     from etui.models.recommend import Fit
@@ -359,8 +360,11 @@ def _format_prediction(row: ModelRow, machine: MachineFacts) -> Iterator[tuple[s
             yield "", f"prompts at about {significant(speed, 2)} tok/s"
 
 
-def format_facts(row: ModelRow, facts: ModelFacts, machine: MachineFacts) -> Iterator[str]:
+def format_facts(
+    row: ModelRow, facts: ModelFacts, machine: MachineFacts, usage: Mapping[str | None, ModelUsage]
+) -> Iterator[str]:
     """Yield the lines of ``info`` for a model of this machine."""
+    from etui.log.text import list_usage
     from etui.models.tuned import describe_use
 
     spec, gguf, needs, state = facts.spec, facts.gguf, facts.needs, STATES[row.state]
@@ -373,6 +377,7 @@ def format_facts(row: ModelRow, facts: ModelFacts, machine: MachineFacts) -> Ite
         ("file", bytes_text(row.bytes)),
         ("sha256", facts.sha256 or _missing_hash_text(row)),
         *_format_prediction(row, machine),
+        *list_usage(usage, facts.sha256),
         ("context used", tokens_text(spec.context)),
         *_format_placement(facts),
     ]
@@ -421,9 +426,15 @@ def format_facts(row: ModelRow, facts: ModelFacts, machine: MachineFacts) -> Ite
 
 
 def format_remote_facts(
-    row: ModelRow, facts: ModelFacts, backend: BackendSpec, found: Mapping[str, RemoteStatus]
+    row: ModelRow,
+    facts: ModelFacts,
+    backend: BackendSpec,
+    found: Mapping[str, RemoteStatus],
+    usage: Mapping[str | None, ModelUsage],
 ) -> Iterator[str]:
     """Yield the lines of ``info`` for a model of a remote backend."""
+    from etui.log.text import list_usage
+
     status, spec = found.get(backend.name), facts.spec
     served = {True: "yes", False: "no", None: UNKNOWN}[row.served]
     lines = [
@@ -438,6 +449,7 @@ def format_remote_facts(
         ("server", (status.server if status else None) or UNKNOWN),
         ("latency", seconds_text(status.latency_seconds if status else None)),
         ("meter", backend.meter or "none: its joules are not measured"),
+        *list_usage(usage, facts.sha256),
         ("context used", tokens_text(spec.context)),
     ]
     if facts.format.thought is not None:

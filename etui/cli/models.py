@@ -63,13 +63,15 @@ def list_(found: bool, as_json: bool) -> None:
     those of decode, measured here or (≈) predicted by what was. A file that cannot be used is
     refused, with the reason.
     With `backends` in config.yaml each of them is asked, for at most two seconds, how fast it
-    answers and what it serves.
+    answers and what it serves. What a model has answered and spent, by the log, is below its line.
 
     --found lists what Ollama, LM Studio, llama.cpp and the cache of the Hugging Face hub keep on
     this machine. `etui models pull` uses one of them in place; nothing of theirs is changed.
     """
     from etui.cli.model_facts import build_model_row, fold, format_backends, format_models
+    from etui.log.model_usage import build_document, read_model_usage
     from etui.log.queries import LogReader
+    from etui.log.text import format_usage
     from etui.models.tuned import describe_values
     from etui.runtime.measure_memory import predict_entry, read_machine
     from etui.runtime.remote_models import probe_backends
@@ -85,12 +87,14 @@ def list_(found: bool, as_json: bool) -> None:
             build_model_row(spec, config, predict_entry(log, spec, config, machine), probed)
             for spec in catalogue
         ]
+        usage = read_model_usage(log)
     free = machine.ram_bytes
     if as_json:
         print_json({
             "models_dir": str(config.models_dir),
             "free_memory_bytes": None if free is None else int(free),
-            "models": rows,
+            "models": [to_document(row) | {"usage": build_document(usage.get(row.name, {}))}
+                       for row in rows],
             **({"backends": list(probed.values())} if probed else {}),
         })  # fmt: skip
         return
@@ -105,6 +109,8 @@ def list_(found: bool, as_json: bool) -> None:
             print_lines(fold(row.problem, width, "  ") if row.problem else ())
             if row.tuned_by and (use := catalogue.tuned.get(row.name)):
                 print_lines(fold(f"tuned: {describe_values(use.values)}", width, "  "))
+            if row.name in usage:
+                print_lines(fold(format_usage(usage[row.name]), width, "  "))
     print_lines(format_backends(tuple(probed.values()), catalogue), err=True)
     click.echo(f"models folder {config.models_dir}; {bytes_text(free)} of memory free", err=True)
 
@@ -162,8 +168,9 @@ def info(name: str, as_json: bool) -> None:
     Of a repository (`OWNER/REPO`), show what it offers: the quantisations, their sizes, and what
     each would cost here, as `etui models search` does.
 
-    The header is shown if the model is on disk. Settings that `etui sweep --apply` chose are shown
-    with what they save, and whether they are used. The backend of a remote model is asked.
+    The header is shown if the model is on disk, and what it has answered and spent by the log.
+    Settings that `etui sweep --apply` chose are shown with what they save, and whether they are
+    used. The backend of a remote model is asked.
     """
     from etui.cli.model_facts import (
         build_facts_document,
@@ -173,6 +180,7 @@ def info(name: str, as_json: bool) -> None:
         format_repository,
         read_model_facts,
     )
+    from etui.log.model_usage import build_document, read_model_usage
     from etui.log.queries import LogReader
     from etui.runtime.measure_memory import predict_entry, read_machine
     from etui.runtime.remote_models import probe_backends
@@ -189,16 +197,19 @@ def info(name: str, as_json: bool) -> None:
     with LogReader(config) as log:
         machine = read_machine(log, config, catalogue)
         prediction = predict_entry(log, spec, config, machine)
+        usage = read_model_usage(log).get(spec.name, {})
     asked = {spec.backend: config.backends[spec.backend]} if spec.backend else {}
     found = probe_backends(replace(config, backends=asked))
     row = build_model_row(spec, config, prediction, found)
     facts = read_model_facts(spec, config, catalogue)
     if as_json:
-        print_json(to_document(row) | build_facts_document(facts))
+        document = to_document(row) | build_facts_document(facts)
+        print_json(document | {"usage": build_document(usage)})
     elif spec.backend is not None:
-        print_lines(format_remote_facts(row, facts, config.backends[spec.backend], found))
+        backend = config.backends[spec.backend]
+        print_lines(format_remote_facts(row, facts, backend, found, usage))
     else:
-        print_lines(format_facts(row, facts, machine))
+        print_lines(format_facts(row, facts, machine, usage))
         if facts.gguf is None:
             click.echo(f"pull it with: etui models pull {row.name}", err=True)
         if facts.tuned is not None:
@@ -361,30 +372,59 @@ def update(source: str, sha256: str | None, yes: bool, as_json: bool) -> None:
 
 @models.command()
 @click.argument("names", type=TEXT, metavar="NAME...", nargs=-1, required=True)
+@flag("--dry-run", help="Only show what would be freed, and what names the models.")
 @json_option
-def rm(names: tuple[str, ...], as_json: bool) -> None:
+def rm(names: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
     """Remove models from this machine.
 
     Deletes the files that etui pulled, and your entries in models.yaml. A file that is used in
-    place, or that you put into the models folder, stays as it is.
+    place, that another model uses too, or that you put into the models folder, stays as it is.
+    Shows what is free then, and which policies, arms and settings still name the models.
     """
     from etui.runtime.user_models import open_user_models
 
     config, catalogue = _load_catalogue()
     models = open_user_models(config, catalogue)
     specs = [catalogue.get(name) for name in dict.fromkeys(names)]
-    removed = [models.remove(spec) for spec in specs]
-    print_result({"models": removed}, map(_removed_text, removed), as_json)
+    removed = [models.remove(spec, dry_run=dry_run) for spec in specs]
+    lines = (line for one in removed for line in _removed_lines(one, dry_run=dry_run))
+    print_result({"dry_run": dry_run, "models": removed}, lines, as_json)
 
 
-def _removed_text(removed: Removed) -> str:
+def _removed_lines(removed: Removed, *, dry_run: bool) -> Iterator[str]:
+    freed, entry = ("to free", "leaves") if dry_run else ("freed", "is gone from")
     parts = [
-        f"{bytes_text(removed.freed_bytes)} freed" if removed.freed_bytes else "",
-        "its entry is gone from models.yaml" if removed.forgotten else "",
-        f"its file stays: {removed.kept_path}" if removed.kept_path is not None else "",
+        f"{bytes_text(removed.freed_bytes)} {freed}" if removed.freed_bytes else "",
+        f"its entry {entry} models.yaml" if removed.forgotten else "",
+        f"its file stays ({removed.kept_why}): {removed.kept_path}" if removed.kept_path else "",
     ]
-    done = [part for part in parts if part] or ["there was nothing to remove"]
-    return f"{join_lines(removed.name)}: {join_lines(', '.join(done))}"
+    done = [part for part in parts if part] or ["there is nothing to remove"]
+    yield f"{join_lines(removed.name)}: {join_lines(', '.join(done))}"
+    for place, what in removed.named_by.items():
+        yield join_lines(f"  still named by {place}: {', '.join(what)}")
+
+
+@models.command()
+@click.argument("names", type=TEXT, metavar="NAME NAME...", nargs=-1, required=True)
+@json_option
+def compare(names: tuple[str, ...], as_json: bool) -> None:
+    """Compare models side by side, each with the first.
+
+    Quantisations or any other models: by their curves at the same lengths, and by the newest bench
+    run in which they answered the same questions. A difference is claimed only if its interval at
+    95 % shows it. What was not measured is listed with the command that measures it.
+    """
+    from etui.bench.model_comparison import compare_models
+    from etui.cli.model_compare import build_document, format_comparison
+    from etui.log.queries import LogReader
+
+    config, catalogue = _load_catalogue()
+    specs = [catalogue.get(name) for name in dict.fromkeys(names)]
+    with LogReader(config) as log:
+        found = compare_models(specs, config, log)
+    print_result(build_document(found), format_comparison(found), as_json)
+    if not as_json:
+        print_lines((f"note: {join_lines(note)}" for note in found.notes), err=True)
 
 
 @models.command()

@@ -9,8 +9,9 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from etui.codec import to_document
 from etui.energy.types import Kind
 
 if TYPE_CHECKING:
@@ -161,3 +162,19 @@ def _parse(row: sqlite3.Row) -> tuple[str, str | None, str, Spent]:
 def _add(values: Iterable[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return sum(known) if known else None
+
+
+def build_document(files: Mapping[str | None, ModelUsage]) -> dict[str, Any]:
+    """Build the JSON document of a model's usage, as a whole and by file."""
+    whole = _build_usage(sum(files.values(), ModelUsage()))
+    by_file = [{"sha256": sha256, **_build_usage(usage)} for sha256, usage in files.items()]
+    return whole | {"files": by_file}
+
+
+def _build_usage(usage: ModelUsage) -> dict[str, Any]:
+    return {
+        "last_used": usage.last_used or None,
+        "answers": usage.answers,
+        "total": to_document(usage.total),
+        "uses": {use: to_document(spent) for use, spent in usage.uses.items()},
+    }

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from etui import units
 from etui.energy.documents import compute_cost
 from etui.energy.scopes import describe_unread
+from etui.log.model_usage import ModelUsage, Spent
 from etui.text import count_cells, fit_cells, format_table, local_time, one_line, sanitize
 from etui.turn.record import DRAFTS_STOPPED, LoadRecord, UnloadRecord
 from etui.turn.text import (
@@ -184,6 +185,49 @@ def list_facts(
             answer, share = one_line(likeliest[0]), units.percent_text(likeliest[1])
             facts.append((f"probe at {probe.thinking_tokens}", f"{answer} ({share})"))
     return facts
+
+
+def format_spent(spent: Spent) -> str:
+    """Format what was spent in one line: ``12.3 ± 0.4 J, 3.42 mWh + ≈5 J; 2 unmeasured``."""
+    parts = []
+    if spent.joules is not None:
+        parts.append(units.total_text(spent.joules, spent.uncertainty, spent.kind))
+    if spent.estimated_joules is not None:
+        parts.append(units.short_energy_text(spent.estimated_joules, units.ESTIMATE))
+    if not parts:
+        return units.UNMEASURED
+    missing = f"; {spent.unmeasured:,} unmeasured" if spent.unmeasured else ""
+    return " + ".join(parts) + missing
+
+
+def format_usage(files: Mapping[str | None, ModelUsage]) -> str:
+    """Format what a model was used for in one line: ``used 2026-11-24, 3 answers, 12.3 J``."""
+    usage = sum(files.values(), start=ModelUsage())
+    answers = units.count_text(usage.answers, "answer")
+    return f"used {local_time(usage.last_used)[:10]}, {answers}, {format_spent(usage.total)}"
+
+
+_USES = {"answers": "answer", "loads": "load", "audits": "audit", "bench": "bench answer"}
+
+
+def list_usage(
+    files: Mapping[str | None, ModelUsage], sha256: str | None
+) -> Iterator[tuple[str, str]]:
+    """Yield what a model was used for as pairs of name and text; other files of it apart.
+
+    Args:
+        sha256: That of its file now; None if it is not known.
+    """
+    usage = sum(files.values(), start=ModelUsage())
+    yield "last used", local_time(usage.last_used) if usage.last_used else "never"
+    for use, spent in usage.uses.items():
+        yield units.count_text(spent.count, _USES[use]), format_spent(spent)
+    if len(usage.uses) > 1:
+        yield "spent in all", format_spent(usage.total)
+    for other, part in files.items():
+        if len(files) > 1 and (other is None or other != sha256):
+            name = "a file of unknown sha256" if other is None else f"another file, {other[:12]}"
+            yield "of it by", f"{name}: {format_spent(part.total)}"
 
 
 def list_texts(turn: TurnRecord) -> list[tuple[str, str]]:

@@ -11,13 +11,14 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
+from stat import S_ISREG
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from etui.errors import EtuiError, ModelUnavailable, UsageError
+from etui.errors import EtuiError, InvalidFile, ModelUnavailable, UsageError
 from etui.models.spec import (
     HubSource,
     ModelSampling,
@@ -78,12 +79,15 @@ class NewModel:
 
 @dataclass(frozen=True, slots=True)
 class Removed:
-    """What the removal of a model did."""
+    """What the removal of a model does, or did."""
 
     name: str
-    freed_bytes: int  # 0 if no file was deleted
-    forgotten: bool  # Whether its entry was taken out of models.yaml
-    kept_path: str | None  # The file that etui did not pull and leaves; None without one
+    freed_bytes: int  # Without files that another link keeps; 0 if none is deleted
+    forgotten: bool  # Whether its entry is taken out of models.yaml
+    kept_path: str | None  # The file that stays; None without one
+    kept_why: str = ""  # Why it stays; empty if none does
+    named_by: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """What still names the model (``policy mine``, ``config.yaml``) -> its arms or keys that do."""
 
 
 class UserModels:
@@ -160,16 +164,21 @@ class UserModels:
             self._write(lambda text: insert_entry(text, "models", spec.name, lines))
         return path
 
-    def remove(self, spec: ModelSpec) -> Removed:
-        """Delete the file that etui pulled for a model, and the user's entry of it.
+    def remove(self, spec: ModelSpec, *, dry_run: bool = False) -> Removed:
+        """Delete the files that etui pulled for a model, and the user's entry of it.
 
-        A file that is used in place, or that someone put into the models folder, is left as it is.
+        A file that is used in place, that another model uses, or that someone put into the models
+        folder, is left as it is.
+
+        Args:
+            dry_run: Only find what would be done.
 
         Raises:
             UsageError: Another model or a backend needs it.
             EtuiError: A file or models.yaml cannot be written.
         """
-        from etui.models.files import file_size, model_path, read_record, record_path
+        from etui.models.download import kept_bytes
+        from etui.models.files import model_path, read_record, record_path
         from etui.models.gguf import list_part_paths
         from etui.yaml.edit import remove_entry
 
@@ -178,14 +187,30 @@ class UserModels:
         folder = self._config.models_dir
         path, record = model_path(spec, self._config), read_record(spec.name, folder)
         has_file = spec.backend is None and path.is_file()
-        is_pulled = has_file and path.parent == folder and record is not None and record.source
-        freed = (file_size(path) or 0) if is_pulled else 0
+        kept_why = ""
+        if has_file and path.parent != folder:
+            kept_why = "used in place"
+        elif has_file and (record is None or not record.source):
+            kept_why = "etui did not pull it"
+        elif has_file and (others := self._list_users(spec.name, path)):
+            kept_why = f"{', '.join(others)} uses it too"
+        parts = list_part_paths(path) if has_file and not kept_why else ()
+        freed = sum(map(_count_freed, parts)) + kept_bytes(spec, self._config)
+        removed = Removed(
+            spec.name,
+            freed,
+            spec.origin == "user",
+            str(path) if kept_why else None,
+            kept_why,
+            dict(self._list_naming(spec.name)),
+        )
+        if dry_run:
+            return removed
         try:
-            if is_pulled:
-                for part in list_part_paths(path):
-                    part.unlink(missing_ok=True)
+            for part in parts:
+                part.unlink(missing_ok=True)
             shutil.rmtree(folder / ".pull" / spec.name, ignore_errors=True)
-            if is_pulled or not has_file or spec.origin == "user":
+            if not kept_why or spec.origin == "user":
                 record_path(spec.name, folder).unlink(missing_ok=True)
         except OSError as error:
             raise EtuiError(
@@ -193,8 +218,46 @@ class UserModels:
             ) from error
         if spec.origin == "user":
             self._write(lambda text: remove_entry(text, "models", spec.name))
-        kept = str(path) if has_file and not is_pulled else None
-        return Removed(spec.name, freed, spec.origin == "user", kept)
+        return removed
+
+    def _list_users(self, name: str, path: Path) -> list[str]:
+        """List the other models whose file is this one."""
+        from etui.models.files import model_path
+
+        return [
+            other.name
+            for other in self._catalogue
+            if other.name != name
+            and other.backend is None
+            and _is_same(model_path(other, self._config), path)
+        ]
+
+    def _list_naming(self, name: str) -> Iterator[tuple[str, tuple[str, ...]]]:
+        """Yield what names a model, with its arms or keys."""
+        from etui.routing.library import list_policies
+        from etui.routing.schema.policy_file import PolicyFile
+        from etui.yaml.load import load_yaml
+
+        for place in list_policies(self._config):
+            try:
+                file = load_yaml(place.path, PolicyFile).model
+            except InvalidFile:
+                continue  # `etui policy check` says what is wrong with it
+            if found := tuple(
+                f"arm {arm}" if entry.model == name else f"arm {arm} (by its role {entry.model})"
+                for arm, entry in file.arms.items()
+                if name in (entry.model, *file.models.get(entry.model, ()))
+            ):
+                yield f"policy {place.name}", found
+        if self._config.model == name:
+            yield "config.yaml", ("model",)
+        for backend in self._config.backends.values():
+            if name in backend.fallbacks:
+                yield f"backend {backend.name}", ("fallbacks",)
+        for other in self._catalogue:
+            keys = tuple(key for key in ("draft", "same_as") if getattr(other, key) == name)
+            if keys:
+                yield f"model {other.name}", keys
 
     def _refuse_needed(self, name: str) -> None:
         """Refuse to take an entry away that other entries or backends name."""
@@ -373,6 +436,15 @@ def find_repository(text: str) -> Repository | None:
 
 
 _NEW_FILE = "# Your models. An entry here replaces a shipped one of the same name.\n"
+
+
+def _count_freed(path: Path) -> int:
+    """Count the bytes that deleting a file frees: none if it is a link, or has another name."""
+    try:
+        stat = path.lstat()
+    except OSError:
+        return 0
+    return stat.st_size if S_ISREG(stat.st_mode) and stat.st_nlink == 1 else 0
 
 
 def _is_same(one: Path, other: Path) -> bool:

@@ -26,6 +26,7 @@ from etui.log.writer import TurnWriter
 from etui.models.gguf import check_usable
 from etui.models.memory_speed import MemorySpeed, save_memory_speed
 from etui.text import count_cells
+from etui.turn.record import LoadRecord
 from tests.contract.tiny_model import write_tiny_model
 from tests.log.test_curve_rows import CURVE
 from tests.models.test_gguf import UNUSABLE
@@ -365,6 +366,54 @@ def test_info_shows_how_a_model_asks_to_be_sampled(cli):
         "temperature 0.7, top_p 0.8, top_k 20, min_p 0, presence_penalty 1.5; "
         "thinking: temperature 0.6, top_p 0.95 (models.yaml)"
     )
+
+
+def test_list_and_info_show_what_a_model_has_spent(config, tiny, cli, make_turn):
+    run(["models", "pull", "tiny", "--quiet"])
+    cli.out("models", "list")
+    sha256 = hashlib.sha256(tiny).hexdigest()
+    with TurnWriter(config) as writer:
+        writer.save_turn(make_turn(1, model="tiny", model_sha256=sha256, joules=10.0))
+        writer.save_turn(make_turn(2, model="tiny", model_sha256="0123456789abcdef", joules=20.0))
+        writer.save_turn(make_turn(3, model="tiny", model_sha256=sha256, joules=None))
+        writer.save_load(
+            LoadRecord("l", "2026-11-24T11:00:00.000+00:00", "tiny", sha256, None, 1.0, 5.0, 0.1,
+                       "counter", 0, 1)
+        )  # fmt: skip
+    lines = cli.out("models", "list").splitlines()
+    at = next(at for at, line in enumerate(lines) if line.startswith("tiny "))
+    assert f"{len(tiny)} B" in lines[at]
+    assert lines[at + 1].startswith("  used 2026-11-24, 3 answers, 35.00 ± 0.92 J (counter)")
+    assert lines[at + 1].endswith("; 1 unmeasured")
+    usage = list_rows(cli)["tiny"]["usage"]
+    assert (usage["answers"], usage["total"]["joules"], usage["total"]["unmeasured"]) == (3, 35, 1)
+    assert [each["total"]["joules"] for each in usage["files"]] == [20, 15]
+    assert list_rows(cli)["smollm2-135m"]["usage"]["last_used"] is None
+    text = cli.out("models", "info", "tiny")
+    for words in ("3 answers", "1 load", "spent in all", "another file, 0123456789ab: 20.0"):
+        assert words in text
+    assert cli.json("models", "info", "tiny", "--json")["usage"] == usage
+    assert "last used" in cli.out("models", "info", "smollm2-135m")
+
+
+def test_rm_says_first_what_it_would_free(config, tiny, cli):
+    run(["models", "pull", "tiny", "--quiet"])
+    assert f"{len(tiny)} B to free, its entry leaves models.yaml" in cli.out(
+        "models", "rm", "tiny", "--dry-run"
+    )
+    assert (config.models_dir / "tiny.gguf").exists()
+    document = cli.json("models", "rm", "tiny", "--json")
+    assert document["models"][0]["freed_bytes"] == len(tiny)
+    assert not (config.models_dir / "tiny.gguf").exists()
+
+
+def test_compare_says_what_is_missing_and_how_to_measure_it(cli):
+    shown = cli.run("models", "compare", "qwen3-4b", "qwen3-8b")
+    assert "qwen3-4b: no curve of this file on this machine; run: etui calibrate" in shown.out
+    document = cli.json("models", "compare", "qwen3-4b", "qwen3-8b", "--json")
+    assert [model["name"] for model in document["models"]] == ["qwen3-4b", "qwen3-8b"]
+    assert document["contrasts"] == []
+    assert "name two models" in cli.err("models", "compare", "qwen3-4b", code=ExitCode.USAGE)
 
 
 def test_info_of_a_damaged_file_says_so(config, tiny, cli):

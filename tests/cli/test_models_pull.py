@@ -151,7 +151,7 @@ def test_found_models_are_listed_with_where_they_are(config, user_home, cli):
         "lmstudio:a/b/Tiny.gguf": "tiny", "lmstudio:a/b/cut.gguf": None
     }  # fmt: skip
     assert "in use as tiny" in cli.out("models", "list", "--found")
-    assert cli.out("models", "rm", "tiny").endswith(f"its file stays: {path}\n")
+    assert cli.out("models", "rm", "tiny").endswith(f"its file stays (used in place): {path}\n")
 
 
 def test_the_variable_of_the_hubs_library_names_the_hub(config, hub):

@@ -92,6 +92,7 @@ CHAT = (
     Case("curves", ("curves", "--json")),
     Case("policy-replay-log", ("policy", "replay", "trial", "--log", "--json")),
     Case("policy-diff-logged", ("policy", "diff", "mine", "trial", "--logged", "9", "--json")),
+    Case("models-compare", ("models", "compare", "tiny-b", "tiny-c", "--json")),
     Case("models-rm", ("models", "rm", "tiny-c", "--json")),
 )
 """Questions, and what the log says of them afterwards."""

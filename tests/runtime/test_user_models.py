@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import struct
+from dataclasses import replace
 
 import pytest
 
@@ -246,3 +248,64 @@ def test_a_model_that_others_need_is_not_removed(config, hub):
     with pytest.raises(UsageError, match="big names tiny-q8_0 as its `draft`"):
         models.remove(models.find("tiny-q8_0").spec)
     assert (config.models_dir / "tiny-q8_0.gguf").exists()
+
+
+def test_only_what_no_other_link_keeps_is_counted_as_freed(config, hub, tmp_path):
+    spec = pull(config)
+    os.link(config.models_dir / "tiny-q8_0.gguf", tmp_path / "second.gguf")
+    removed = open_user_models(config).remove(spec)
+    assert removed.freed_bytes == 0
+    assert not (config.models_dir / "tiny-q8_0.gguf").exists()
+    assert (tmp_path / "second.gguf").exists()
+
+
+def test_every_file_of_a_split_model_and_what_an_interrupted_pull_left_is_counted(
+    config, hub, tmp_path
+):
+    parts = write_split_model(tmp_path, "Tiny-Q4_K_M")
+    hub.repos[REPO] |= {part.name: part.read_bytes() for part in parts}
+    spec = pull(config, f"{REPO}:Q4_K_M")
+    partial = config.models_dir / ".pull" / spec.name / "x" / "y.part"
+    partial.parent.mkdir(parents=True)
+    partial.write_bytes(b"12345")
+    models = open_user_models(config)
+    expected = sum(part.stat().st_size for part in parts) + 5
+    assert models.remove(spec, dry_run=True).freed_bytes == expected
+    assert partial.exists()
+    assert models.remove(spec).freed_bytes == expected
+    assert not partial.exists()
+
+
+def test_a_file_that_another_model_uses_stays(config, hub):
+    pull(config)
+    path = config.models_dir / "tiny-q8_0.gguf"
+    with config.models_file.open("a") as file:
+        file.write(f"  twin: {{size: 1 kB, sources: [{{path: {path}}}]}}\n")
+    models = open_user_models(config)
+    removed = models.remove(models.find("tiny-q8_0").spec)
+    assert (removed.freed_bytes, removed.kept_why) == (0, "twin uses it too")
+    assert path.exists()
+    assert "  tiny-q8_0:" not in config.models_file.read_text()
+
+
+def test_what_still_names_a_model_is_said(config, hub):
+    pull(config)
+    config.policies_dir.mkdir()
+    (config.policies_dir / "mine.yaml").write_text(
+        "version: 1\nmodels: {small: [tiny-q8_0, smollm2-135m]}\n"
+        "arms: {quick: {model: tiny-q8_0}, think: {model: small}, other: {model: smollm2-135m}}\n"
+        "rules: [{name: rest, use: quick}]\n"
+    )
+    (config.policies_dir / "broken.yaml").write_text("arms: [")
+    with config.models_file.open("a") as file:
+        file.write("  big: {size: 1 GB, draft: smollm2-135m, sources: [{path: /big.gguf}]}\n")
+    config = replace(config, model="tiny-q8_0")
+    models = open_user_models(config)
+    removed = models.remove(models.find("tiny-q8_0").spec, dry_run=True)
+    assert removed.named_by == {
+        "policy mine": ("arm quick", "arm think (by its role small)"),
+        "config.yaml": ("model",),
+    }
+    shipped = models.remove(models.find("smollm2-135m").spec, dry_run=True)
+    assert shipped.named_by["model big"] == ("draft",)
+    assert "policy balanced" in shipped.named_by

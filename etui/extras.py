@@ -13,6 +13,7 @@ _MODULES = {
     "prometheus": ("prometheus_client",),
     "serve": ("starlette", "uvicorn"),
     "suites": ("pyarrow",),
+    "tools": ("mcp",),
     "web": ("textual_serve",),
 }
 """Extra -> modules that it installs."""

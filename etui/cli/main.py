@@ -38,6 +38,7 @@ _COMMANDS = {
     "doctor": "Report what etui finds: GPU, power channels, models, folders.",
     "engine": "Show which llama.cpp is used; build a faster one.",
     "logs": "List, show, search and export the turns in the log.",
+    "mcp": "Offer etui to agents as an MCP server.",
     "models": "List, pull, check, describe and remove models.",
     "policy": "List, check, explain and edit routing policies.",
     "power": "Show the watts and joules of every channel.",

@@ -1,0 +1,234 @@
+"""etui as an MCP server: an agent asks its models, and learns what its work costs here in joules.
+
+The library speaks the protocol; here are the tools. A tool that fails says why, in words for the
+model that called it; one that is cancelled stops its answer within a batch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from mcp.server.mcpserver import Context, MCPServer
+from mcp.server.mcpserver.exceptions import ToolError
+from mcp_types import ToolAnnotations
+from pydantic import Field
+
+from etui import __version__
+from etui.chat import Query
+from etui.codec import to_document
+from etui.errors import EtuiError
+from etui.events import Answer, Loaded, Thought
+from etui.runtime.model_ids import list_model_ids, parse_model_id
+from etui.runtime.overrides import Overrides
+from etui.runtime.turn_request import PoolEvent, TurnFailed, TurnRequest
+from etui.server.errors import ApiError
+from etui.turn.events import Decided, TurnFinished
+from etui.turn.record import ClientRecord
+from etui.turn.text import energy_line
+
+if TYPE_CHECKING:
+    from etui.runtime.runtime import Runtime
+    from etui.runtime.turn_pool import TurnPool
+    from etui.server.meter import MeterSource
+    from etui.turn.record import TurnRecord
+
+_INSTRUCTIONS = (
+    "Local language models whose every answer is measured in joules, and the power meter of this "
+    "machine. Joules of the kind `estimate` were not read from hardware; null was not measured."
+)
+_PROGRESS_TOKENS = 16
+_MOST_INTERVALS = 256
+_MOST_SECONDS = 86_400.0
+_READ = ToolAnnotations(read_only_hint=True, open_world_hint=False)
+
+
+class EtuiTools:
+    """The tools, over the turns and the meter of this machine.
+
+    Args:
+        default: What answers where no model is named.
+    """
+
+    def __init__(
+        self,
+        pool: TurnPool,
+        runtime: Runtime[Any],
+        source: MeterSource,
+        default: Overrides,
+    ) -> None:
+        self._pool = pool
+        self._runtime = runtime
+        self._source = source
+        self._default = default
+        self._began_ns: dict[str, int] = {}
+        self._count = 0
+
+    def build_server(self) -> MCPServer[Any]:
+        """Build the server with these tools."""
+        server: MCPServer[Any] = MCPServer(
+            "etui", version=__version__, instructions=_INSTRUCTIONS, log_level="WARNING"
+        )
+        tools: tuple[Callable[..., Awaitable[dict[str, Any]]], ...] = (
+            self.ask, self.power_now, self.energy_of_interval, self.models
+        )  # fmt: skip
+        for tool in tools:
+            server.add_tool(tool, annotations=_READ)
+        return server
+
+    async def ask(
+        self,
+        question: Annotated[str, Field(min_length=1, max_length=1_000_000)],
+        context: Context[Any, Any],
+        model: Annotated[
+            str, Field(description="Policy, POLICY/ARM or model; empty: the default. See models.")
+        ] = "",
+        system: Annotated[str, Field(description="System prompt")] = "",
+        max_tokens: Annotated[int | None, Field(ge=1, le=100_000)] = None,
+    ) -> dict[str, Any]:
+        """Answer a question with a local model, chosen by etui's policy, and say its joules.
+
+        `energy` has joules with ± (half width at 95 %) and how they were measured; the load of a
+        model is apart.
+        """
+        overrides = await self._find_model(model.strip())
+        request = TurnRequest(
+            Query(question, system=system or None, owner="mcp"),
+            replace(overrides, max_tokens=max_tokens, lenient=True),
+            ClientRecord("mcp"),
+        )
+        loop, events = asyncio.get_running_loop(), asyncio.Queue[PoolEvent]()
+
+        def pass_on(event: PoolEvent) -> None:
+            loop.call_soon_threadsafe(events.put_nowait, event)
+
+        try:
+            turn = self._pool.submit(request, pass_on)
+        except EtuiError as error:
+            raise _to_tool_error(error) from error
+        try:
+            return _describe_turn(await _follow(events, context))
+        finally:
+            turn.cancel()  # if the client has gone, or cancelled; nothing once it has ended
+
+    async def power_now(self) -> dict[str, Any]:
+        """Read the power of this machine now: the total in watts and each channel.
+
+        `kind` says how it is known (`estimate`: without a sensor), `unmeasured` what is not in it.
+        """
+        return await asyncio.to_thread(self._source.document)
+
+    async def energy_of_interval(
+        self,
+        action: Annotated[
+            Literal["start", "stop", "last"],
+            Field(description="start an interval, stop it, or the last `seconds`"),
+        ],
+        interval: Annotated[str, Field(description="For stop: the id that start gave")] = "",
+        seconds: Annotated[float | None, Field(gt=0, le=_MOST_SECONDS)] = None,
+    ) -> dict[str, Any]:
+        """Measure the energy of this machine over an interval, in joules with ±.
+
+        `start` begins one and gives its id, `stop` measures from then to now. `last` measures the
+        seconds before now, as far as they were recorded.
+        """
+        now_ns = self._source.clock()
+        if action == "start":
+            if len(self._began_ns) >= _MOST_INTERVALS:
+                raise ToolError(f"{_MOST_INTERVALS} intervals are open: stop one first")
+            self._count += 1
+            name = f"interval-{self._count}"
+            self._began_ns[name] = now_ns
+            return {"interval": name, "start_ns": now_ns}
+        if action == "stop":
+            if interval not in self._began_ns:
+                known = ", ".join(self._began_ns) or "none"
+                raise ToolError(f"no interval {interval[:80]!r} was started; open are: {known}")
+            start_ns = self._began_ns.pop(interval)
+        else:
+            if seconds is None:
+                raise ToolError("`last` needs seconds")
+            start_ns = max(0, now_ns - round(seconds * 1e9))
+        try:
+            self._source.check_interval(start_ns, now_ns, None)
+        except ApiError as error:
+            since_ns = self._source.recorder.recorded_since_ns or now_ns
+            recorded = f"recorded are the last {(now_ns - since_ns) / 1e9:.1f} s"
+            raise ToolError(f"{error.message}; {recorded}") from error
+        measured = await asyncio.to_thread(self._source.measure, start_ns, now_ns)
+        return {"seconds": (now_ns - start_ns) / 1e9, **measured}
+
+    async def models(self) -> dict[str, Any]:
+        """List what `ask` can name: policies, their arms and models, with joules per token.
+
+        `joules_per_token` is measured here on earlier answers or by a calibration; null if neither.
+        """
+        residents = self._pool.status().residents
+        try:
+            found = await asyncio.to_thread(list_model_ids, self._runtime, residents)
+        except EtuiError as error:
+            raise _to_tool_error(error) from error
+        default = self._default.model or self._default.policy
+        config = self._runtime.config
+        return {
+            "default": default or config.model or config.policy,
+            "models": [to_document(model) for model in found],
+        }
+
+    async def _find_model(self, model: str) -> Overrides:
+        if not model:
+            return self._default
+        try:
+            return await asyncio.to_thread(parse_model_id, model, self._runtime)
+        except EtuiError as error:
+            raise ToolError(f"{error.what}; the tool `models` lists all of them") from error
+
+
+async def _follow(events: asyncio.Queue[PoolEvent], context: Context[Any, Any]) -> TurnRecord:
+    """Wait for the end of a turn, and report how far it is."""
+    tokens = 0
+    while True:
+        match await events.get():
+            case TurnFinished(record=record):
+                return record
+            case TurnFailed(error=error):
+                raise _to_tool_error(error)
+            case Decided(decision=decision):
+                await context.report_progress(0, message=decision.why)
+            case Loaded(model=model):
+                await context.report_progress(tokens, message=f"{model} is loaded")
+            case Thought(tokens=count) | Answer(tokens=count):
+                before, tokens = tokens, tokens + count
+                if before // _PROGRESS_TOKENS < tokens // _PROGRESS_TOKENS:
+                    await context.report_progress(tokens, message=f"{tokens} tokens")
+
+
+def _describe_turn(record: TurnRecord) -> dict[str, Any]:
+    energy = record.energy
+    return {
+        "answer": record.answer,
+        "status": record.status,
+        "model": record.model,
+        "arm": record.arm,
+        "policy": record.policy,
+        "why": record.why,
+        "cost": energy_line(record),
+        "energy": {
+            "joules": energy.joules,
+            "uncertainty": energy.uncertainty,
+            "kind": energy.kind,
+            "joules_per_token": energy.joules_per_token,
+            "load_joules": energy.phases.get("load"),
+            "unmeasured": list(energy.unmeasured),
+        },
+        "tokens": {"prompt": record.tokens.prompt, "output": record.tokens.output,
+                   "thinking": record.tokens.thinking},
+        "seconds": record.seconds.total,
+        "turn_id": record.turn_id,
+    }  # fmt: skip
+
+
+def _to_tool_error(error: EtuiError) -> ToolError:
+    return ToolError("; ".join(part for part in (error.what, error.fix) if part))

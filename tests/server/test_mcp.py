@@ -1,0 +1,155 @@
+"""``etui mcp`` as a process, with the official client: what tools say, cancel, errors, the end."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("mcp")
+
+import anyio
+from mcp import Client, StdioServerParameters
+
+from etui.config.config import Config
+from etui.log.queries import LogReader
+from tests.server.fakes import DEADLINE_SECONDS
+
+STARTER = "smollm2-135m"
+Connect = Callable[..., AbstractAsyncContextManager[Any]]
+
+
+@pytest.fixture
+def connect(starter_model: Path, config: Config, tmp_path: Path) -> Connect:
+    """Starts ``etui mcp`` behind a copy of its standard output, and opens a client of it."""
+    (config.home / "config.yaml").write_text("threads: 1\n")
+    environ = {**os.environ, "ETUI_MODELS": str(starter_model.parent)}
+
+    @asynccontextmanager
+    async def start(**options: Any) -> AsyncIterator[Any]:
+        command = shlex.join([sys.executable, "-m", "etui", "mcp", "--model", STARTER])
+        copy = shlex.quote(str(tmp_path / "stdout"))
+        server = StdioServerParameters(
+            command="sh", args=["-c", f"{command} | tee {copy}"], env=environ
+        )
+        with anyio.fail_after(DEADLINE_SECONDS):
+            async with Client(server, **options) as client:
+                yield client
+
+    return start
+
+
+async def call(client: Any, tool: str, **arguments: Any) -> dict[str, Any]:
+    result = await client.call_tool(tool, arguments)
+    assert not result.is_error, result.content
+    return dict(result.structured_content)
+
+
+async def fail(client: Any, tool: str, **arguments: Any) -> str:
+    result = await client.call_tool(tool, arguments)
+    assert result.is_error
+    return str(result.content[0].text)
+
+
+@pytest.mark.parametrize("mode", ["auto", "legacy"])
+async def test_the_tools_answer_and_only_the_protocol_is_written(
+    connect: Connect, config: Config, tmp_path: Path, mode: str
+) -> None:
+    progress: list[str | None] = []
+
+    async def follow(done: float, total: float | None, message: str | None) -> None:
+        progress.append(message)
+
+    async with connect(mode=mode) as client:
+        tools = {tool.name: tool for tool in (await client.list_tools()).tools}
+        assert set(tools) == {"ask", "power_now", "energy_of_interval", "models"}
+        assert tools["ask"].input_schema["required"] == ["question"]
+        listed = await call(client, "models")
+        assert listed["default"] == STARTER
+        assert STARTER in {model["id"] for model in listed["models"]}
+        power = await call(client, "power_now")
+        assert {"watts", "kind", "channels", "unmeasured"} <= set(power)
+        interval = (await call(client, "energy_of_interval", action="start"))["interval"]
+        result = await client.call_tool(
+            "ask", {"question": "What is a joule?", "max_tokens": 24}, progress_callback=follow
+        )
+        answer = result.structured_content
+        assert answer["answer"]
+        assert (answer["model"], answer["tokens"]["output"]) == (STARTER, 24)
+        assert set(answer["energy"]) >= {"joules", "uncertainty", "kind", "load_joules"}
+        assert json.loads(result.content[0].text) == answer
+        assert any(text and "24 tokens" not in text for text in progress)
+        spent = await call(client, "energy_of_interval", action="stop", interval=interval)
+        assert spent["seconds"] > 0
+        if answer["energy"]["joules"] is not None:
+            assert spent["joules"] > answer["energy"]["joules"]
+            assert spent["uncertainty"] is not None
+        last = await call(client, "energy_of_interval", action="last", seconds=0.1)
+        assert last["seconds"] == pytest.approx(0.1)
+    lines = (tmp_path / "stdout").read_text("utf-8").splitlines()
+    assert lines
+    assert all(json.loads(line)["jsonrpc"] == "2.0" for line in lines)
+    with LogReader(config) as log:
+        record = log.get_turn(answer["turn_id"])
+    assert record.client is not None
+    assert record.client.endpoint == "mcp"
+    assert record.energy.joules == answer["energy"]["joules"]
+
+
+async def test_errors_are_words_for_the_model_that_called(connect: Connect) -> None:
+    async with connect() as client:
+        assert "no policy, arm or model is called 'smollm'" in await fail(
+            client, "ask", question="Why?", model="smollm"
+        )
+        assert "question" in await fail(client, "ask", question="")
+        assert "max_tokens" in await fail(client, "ask", question="Why?", max_tokens=0)
+        unknown = await fail(client, "energy_of_interval", action="stop", interval="x")
+        assert "no interval 'x' was started; open are: none" in unknown
+        assert "needs seconds" in await fail(client, "energy_of_interval", action="last")
+        early = await fail(client, "energy_of_interval", action="last", seconds=86_400)
+        assert "recorded are the last" in early
+        # ... and the server still answers.
+        assert (await call(client, "ask", question="Why?", max_tokens=4))["answer"] is not None
+
+
+async def test_a_cancelled_answer_stops_and_is_in_the_log(connect: Connect, config: Config) -> None:
+    async with connect() as client:
+        with anyio.CancelScope() as scope:
+
+            async def stop(done: float, total: float | None, message: str | None) -> None:
+                if done:
+                    scope.cancel()
+
+            await client.call_tool(
+                "ask", {"question": "Count to a thousand.", "max_tokens": 4000},
+                progress_callback=stop,
+            )  # fmt: skip
+        assert scope.cancelled_caught
+        assert (await call(client, "ask", question="Why?", max_tokens=4))["status"] != "stopped"
+    with LogReader(config) as log:
+        turns = log.list_turns(descending=False)
+    first, _ = turns
+    assert first.status == "stopped"
+    assert 0 < first.tokens_output < 4000
+
+
+def test_it_ends_with_its_input(connect: Connect, config: Config) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "etui", "mcp", "--model", STARTER],
+        input=b"this is no JSON\n",
+        capture_output=True,
+        timeout=DEADLINE_SECONDS,
+        env=os.environ,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert all(json.loads(line)["jsonrpc"] == "2.0" for line in done.stdout.splitlines())
+    assert b"Traceback" not in done.stderr

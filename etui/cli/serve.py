@@ -23,6 +23,8 @@ from etui.cli.param_types import (
     path_option,
     text_option,
 )
+from etui.cli.serve_clients import read_clients
+from etui.cli.streams import data_stream
 from etui.codec import to_document
 from etui.errors import ExitCode, UsageError
 from etui.extras import require_extra
@@ -53,6 +55,7 @@ keys_option = path_option(
 )
 
 _MOST_PARALLEL = 64
+_EVERY_ADDRESS = ("0.0.0.0", "::")
 
 
 @click.command()
@@ -105,6 +108,12 @@ _MOST_PARALLEL = 64
     default=10.0,
     help="Seconds that running answers may take after Ctrl-C (10).",
 )
+@click.option(
+    "--for",
+    "client",
+    type=click.Choice(tuple(read_clients())),
+    help="Print the settings of this client, to copy, and do not serve.",
+)
 @flag("--quiet", help="Print no status line.")
 @flag("--jsonl", "as_lines", help="Print the status as JSON lines.")
 def serve(
@@ -120,6 +129,7 @@ def serve(
     origin: tuple[str, ...],
     allow_host: tuple[str, ...],
     grace: float,
+    client: str | None,
     quiet: bool,
     as_lines: bool,
 ) -> int:
@@ -131,6 +141,7 @@ def serve(
     \b
     etui serve --policy balanced
     OPENAI_BASE_URL=http://127.0.0.1:8420/v1 OPENAI_API_KEY=none my-program
+    etui serve --for opencode
     """  # noqa: D301
     if policy and model:
         raise UsageError("--model cannot be combined with --policy", "pass only one of them")
@@ -155,10 +166,40 @@ def serve(
         grace_seconds=grace,
     )
     limits = parse_limits(joules_per_hour, given)
+    if client is not None:
+        _print_client(client, settings)
+        return ExitCode.DONE
     build_line = partial(_build_status_line, quiet=quiet, as_lines=as_lines)
     with stop_signals():
         _serve(settings, parallel, queue, limits, build_line)
     return ExitCode.DONE
+
+
+def _print_client(name: str, settings: ServerSettings) -> None:
+    """Print the settings of a client for a server that is started with the same options."""
+    from etui.config.config import load_config
+    from etui.runtime.model_ids import list_model_ids
+    from etui.runtime.runtime import open_process_runtime
+    from etui.server.run import format_root
+
+    if settings.unix is not None or not settings.port:
+        raise UsageError(
+            "--for needs a port that clients can name", "pass --port N, or leave it out"
+        )
+    if settings.host in _EVERY_ADDRESS:
+        settings = replace(settings, host="127.0.0.1")
+    config = load_config()
+    with open_process_runtime(config) as runtime:
+        models = [each.id for each in list_model_ids(runtime) if each.kind != "arm"]
+    default = settings.model or settings.policy or config.model or config.policy
+    template = read_clients()[name]
+    text = template.fill(format_root(settings), default, models, has_keys=bool(settings.keys))
+    click.echo(f"{name}, {template.where}:", err=True)
+    click.echo(text, nl=False, file=data_stream())
+    if settings.keys:
+        click.echo("ETUI_API_KEY is the key of the client, in its environment", err=True)
+    if not models:
+        click.echo("no model can answer yet; pull one with: etui models pull", err=True)
 
 
 def parse_limits(texts: Sequence[str], keys: Mapping[str, str]) -> dict[str, float]:

@@ -218,7 +218,7 @@ def read_start(repository: Repository, file: RemoteFile) -> tuple[Gguf, bytes] |
 
     _send_no_telemetry()
     url = hf_hub_url(repository.name, file.name, revision=repository.commit)
-    start = bytearray()
+    start, deadline = bytearray(), time.monotonic() + _READ_SECONDS
 
     def read(end: int) -> None:
         headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
@@ -233,6 +233,8 @@ def read_start(repository: Repository, file: RemoteFile) -> tuple[Gguf, bytes] |
                 start.extend(chunk[: end - len(start)])
                 if len(start) >= end:
                     return
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"{len(start):,} bytes in {_READ_SECONDS:.0f} s")
 
     request = _Request(url, file.name, repo=repository.name, again=_TRY_AGAIN)
     for end in _START_BYTES:

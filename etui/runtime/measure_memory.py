@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from etui.log.queries import LogReader
     from etui.models.catalogue import Catalogue
     from etui.models.spec import ModelSpec
-    from etui.routing.signals import HostState
 
 _GPU = "gpu:"
 _TIMEOUT_SECONDS = 20.0
@@ -79,7 +78,10 @@ def find_memory_speed(
 
 
 def read_machine(log: LogReader, config: Config, catalogue: Catalogue) -> MachineFacts:
-    """Read what predictions of models on this machine rest on."""
+    """Read what predictions of models on this machine rest on.
+
+    The power limit is left out where measured watts come before it: reading it takes longer.
+    """
     speed, measured, host = load_memory_speed(config), [], read_host(config)
     for spec in catalogue:
         if (curve := find_curve_here(log, spec, config)) is None:
@@ -88,13 +90,16 @@ def read_machine(log: LogReader, config: Config, catalogue: Catalogue) -> Machin
         with suppress(EtuiError):  # the file is gone, or damaged
             work = work_of_header(check_usable(model_path(spec, config)), spec.kv_type)
         measured.append(measured_from(spec.name, work, curve, machine_name()))
+    known = tuple(one for one in measured if one is not None)
+    has_watts = any(one.watts is not None and not one.on_gpu for one in known)
+    has_gpu = built_for_gpu(library_folder(config.engines_dir))
     return MachineFacts(
         None if speed is None or speed.busy else speed.bytes_per_second,
-        _read_limit_watts(config),
-        measured=tuple(one for one in measured if one is not None),
-        memory_busy=speed is not None and speed.busy,
-        ram_bytes=gigabytes_to_bytes(host.free_memory_gb),
-        gpu_bytes=usable_gpu_bytes(host, config),
+        None if has_watts else _read_limit_watts(config),
+        known,
+        speed is not None and speed.busy,
+        gigabytes_to_bytes(host.free_memory_gb),
+        gigabytes_to_bytes(host.gpu_free_memory_gb) if has_gpu else None,
     )
 
 
@@ -111,13 +116,6 @@ def limit_without_gpus(summed: Iterable[Channel]) -> float | None:
     limits = [one.limit_watts for one in summed if not one.scope.startswith(_GPU)]
     known = [watts for watts in limits if watts is not None]
     return sum(known) if known and len(known) == len(limits) else None
-
-
-def usable_gpu_bytes(host: HostState, config: Config) -> float | None:
-    """Return the free bytes of the GPU with the most; None if llama.cpp is not built for one."""
-    if not built_for_gpu(library_folder(config.engines_dir)):
-        return None
-    return gigabytes_to_bytes(host.gpu_free_memory_gb)
 
 
 def gigabytes_to_bytes(gigabytes: float | None) -> float | None:

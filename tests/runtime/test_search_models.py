@@ -112,12 +112,14 @@ FAULTS = {
     "limits": (SEARCH, Reply(429, {"Retry-After": "300"}), "asks to wait 5 min", "try again"),
     "server error": (SEARCH, Reply(503), "answers 503 for the list of models", "try again later"),
     "cut": (SEARCH, Reply(cut=10), "cannot get the list of models", "connection and try again"),
+    "slow": (SEARCH, Reply(cut=10, stall=True), "cannot get the list of models", "try again"),
     "no JSON": (SEARCH, Reply(body=b"<html>"), "cannot get the list of models", "try again"),
 }
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_a_hub_that_fails_leaves_what_is_here(config, hub, name):
+def test_a_hub_that_fails_leaves_what_is_here(config, hub, monkeypatch, name):
+    monkeypatch.setattr("etui.models.hub._METADATA_SECONDS", 0.2)
     part, reply, what, fix = FAULTS[name]
     hub.answer(part, reply, times=5)
     config.models_dir.mkdir()

@@ -230,3 +230,24 @@ def test_no_token_reads_more_than_the_file(
     assert 0 <= gguf.active_parameters <= parameters
     if not experts or used in (0, *range(experts, 201)):
         assert gguf.active_bytes == size
+
+
+@given(
+    sizes=st.tuples(st.integers(1, 10**12), st.integers(1, 10**12)),
+    which=st.integers(0, 1),
+    memory=st.floats(1e6, 1e13),
+    context=st.integers(64, 1 << 20),
+)
+def test_a_larger_quantisation_is_never_cheaper(starts, sizes, which, memory, context) -> None:
+    data = starts[which].read_bytes()
+    found = parse_start(Path("x"), data[: 1 << 14], len(data))
+    assert found is not None
+    machine = replace(MACHINE, ram_bytes=memory)
+    spec = ModelSpec("x", "", (), context=context)
+    small, large = (
+        predict(spec, replace(found[0], size_bytes=size), machine) for size in sorted(sizes)
+    )
+    assert min(sizes) < small.need_bytes <= large.need_bytes
+    assert small.fits or not large.fits
+    assert small.forecast.tokens_per_second >= large.forecast.tokens_per_second
+    assert small.forecast.joules_per_token <= large.forecast.joules_per_token

@@ -25,6 +25,7 @@ _KNOWN = frozenset(
     }
 )
 _CHOICES: Mapping[Any, str] = {"auto": "auto", "any": "required", "none": "none"}
+_TOOL_MARKS = ("type", "defer_loading")
 _TOOL_KEYS: Mapping[str, str] = {
     **{name: name for name in ("name", "description", "strict")},
     "input_schema": "parameters",
@@ -59,6 +60,7 @@ class MessagesRequest:
     first block for the answer."""
     origins: list[str] = field(default_factory=list)  # Where each message comes from
     tool_places: list[int] = field(default_factory=list)  # Index of each tool in the request
+    found_tools: set[str] = field(default_factory=set)  # Deferred tools that the model has found
 
     def rename(self, param: str) -> str:
         """Return the name here of a parameter of chat completions."""
@@ -129,6 +131,14 @@ def _read_messages(body: Mapping[str, Any], asked: MessagesRequest) -> list[dict
         role = item.get("role") if isinstance(item, Mapping) else None
         if role not in _ROLES:
             raise invalid(f"{place}.role has to be one of {', '.join(_ROLES)}", f"{place}.role")
+        before = messages[-1]["role"] if messages else "system"
+        if role == "system" and before != "system":
+            # Moved to the beginning, as chat templates want it, it would change the whole prompt.
+            texts = [text for _, text in _iter_blocks(item.get("content"), place, asked)]
+            if before != "assistant":
+                messages[-1]["content"] = "\n".join((messages[-1]["content"], *texts))
+                continue
+            item, role = {"content": "\n".join(texts)}, "user"
         added = list(_read_message(role, item.get("content"), f"{place}.content", asked))
         messages += added
         asked.origins += [place] * len(added)
@@ -193,6 +203,12 @@ def _read_text(block: Mapping[str, Any], at: str, asked: MessagesRequest) -> Any
         if inner is None:
             return ""
         return "\n".join(text for _, text in _iter_blocks(inner, f"{at}.content", asked))
+    if kind == "tool_reference" and isinstance(block.get("tool_name"), str):
+        asked.found_tools.add(block["tool_name"])
+        return f"The tool {block['tool_name']} can be called now."
+    if kind == "image" and at.count("content[") > 1:  # of a tool, which the next request repeats
+        asked.ignored.append("image")
+        return "(a picture, which this model cannot see)"
     if kind == "document":
         source = block.get("source")
         if not isinstance(source, Mapping) or source.get("type") != "text":
@@ -217,7 +233,9 @@ def _read_tools(body: Mapping[str, Any], asked: MessagesRequest) -> None:
         if kind != "custom":  # a server of Anthropic runs it, or their models know its schema
             asked.ignored.append(f"tools: {kind}")
             continue
-        asked.ignored += [name for name in tool if name not in _TOOL_KEYS and name != "type"]
+        if tool.get("defer_loading") and tool.get("name") not in asked.found_tools:
+            continue  # the model has to find it first, by a tool that searches
+        asked.ignored += [name for name in tool if name not in (*_TOOL_KEYS, *_TOOL_MARKS)]
         function = {new: tool[old] for old, new in _TOOL_KEYS.items() if tool.get(old) is not None}
         functions.append({"type": "function", "function": function})
         asked.tool_places.append(index)

@@ -370,7 +370,7 @@ def user(*blocks: Any) -> dict[str, Any]:
         (user({"type": "document", "source": {"type": "text"}}), "messages[1].content[0].text"),
         (user(USE), "messages[1].content"),
         (user(RESULT), "messages[1]"),
-        (user({**RESULT, "content": [{"type": "image"}]}), "messages[1].content[0].content[0]"),
+        (user({**RESULT, "content": [{"type": "audio"}]}), "messages[1].content[0].content[0]"),
         ({"system": 5}, "system"),
         ({"system": [{"type": "image"}]}, "system[0]"),
         ({"max_tokens": 0}, "max_tokens"),
@@ -522,6 +522,43 @@ def test_a_request_of_claude_code(pool: FakePool) -> None:
     assert [message.role for message in query.messages()] == [
         "system", "user", "assistant", "tool",
     ]  # fmt: skip
+
+
+def test_what_comes_in_the_middle_does_not_change_the_beginning() -> None:
+    """Reminders stay where they are, tools are offered once they are found, pictures are named."""
+    search = {**USE, "name": "search"}
+    found = [{"type": "tool_reference", "tool_name": "deep"}, {"type": "image", "source": {}}]
+    asked = parse_messages_request(
+        {
+            "system": "Be brief.",
+            "messages": [
+                *QUESTION,
+                {"role": "system", "content": "It is Monday."},
+                {"role": "assistant", "content": [search]},
+                {"role": "user", "content": [{**RESULT, "content": found}]},
+                {"role": "system", "content": [BLOCK]},
+                {"role": "assistant", "content": "Done."},
+                {"role": "system", "content": "Go on."},
+            ],
+            "tools": [
+                {"name": "search", "input_schema": {}},
+                {"name": "deep", "input_schema": {}, "defer_loading": True},
+                {"name": "lost", "input_schema": {}, "defer_loading": True},
+            ],
+        }
+    )
+    assert [(m["role"], m["content"]) for m in asked.chat["messages"]] == [
+        ("system", "Be brief."),
+        ("user", "Which planet is red?\nIt is Monday."),
+        ("assistant", ""),
+        ("tool", "The tool deep can be called now.\n(a picture, which this model cannot see)\na"),
+        ("assistant", "Done."),
+        ("user", "Go on."),
+    ]
+    assert [tool["function"]["name"] for tool in asked.chat["tools"]] == ["search", "deep"]
+    assert asked.tool_places == [0, 1]
+    assert asked.ignored == ["image"]
+    assert asked.rename("messages[4].content") == "messages[5]"
 
 
 def test_a_request_counts_its_tokens(runtime_of_tiny_model: Any) -> None:

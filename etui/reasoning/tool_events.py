@@ -134,6 +134,11 @@ class _Form:
     bare: bool = False  # Whether an answer can begin with a call that has no tag
 
 
+_FENCE = "```"
+_OPEN_FENCE = "```json"
+_BARE = re.compile(r"(```(json)?\s*)?\{")
+"""Begin of a call without a tag. Some models (Qwen2.5-Coder) write it as a block of code."""
+
 _TOOL_CALL = ("<tool_call>",), ("</tool_call>",)
 _DEEPSEEK = _Form(
     ("<｜tool▁calls▁begin｜>", "<｜tool▁call▁begin｜>"),
@@ -197,6 +202,7 @@ class ToolCallParser(CallParser):
         self._tail = ""  # after a call: what may end it
         self._in_list = False
         self._bare = False  # whether the call has no tag
+        self._fenced = False  # whether a bare call began a block of code, which has not ended
         self._named = False  # whether the name of the call was passed on
 
     def push(self, text: str) -> list[Part]:
@@ -249,7 +255,8 @@ class ToolCallParser(CallParser):
         self._held += char
         if self._form.bare and not self._written:
             bare = self._held.strip(SPACE + ";,") if self._calls else self._held.strip(SPACE)
-            if bare == "{":
+            if _BARE.fullmatch(bare):
+                self._fenced = self._fenced or bare != "{"
                 self._begin_call()
                 self._take_call(char, parts)
                 return
@@ -265,9 +272,12 @@ class ToolCallParser(CallParser):
                     self._take_call(each, parts)
             return
         closings = self._form.closings if self._called else ()
+        if self._called and self._fenced:
+            closings = (*closings, _FENCE)
         closing = self._find_end(self._held, closings)
         if closing and not self._held.removesuffix(closing).strip(SPACE):
             self._held = ""
+            self._fenced = self._fenced and closing != _FENCE
             return
         keep = held_back(self._held, (*self._openings, *closings))
         sure = self._held[: len(self._held) - keep]
@@ -286,7 +296,8 @@ class ToolCallParser(CallParser):
         """Return whether a text could be what separates two calls, or precedes the first."""
         if self._format == "llama" and self._calls and not self._written:
             return not sure.strip(SPACE + ";,")
-        return not sure.strip(SPACE)
+        sure = sure.strip(SPACE)
+        return not sure or (self._form.bare and not self._written and _OPEN_FENCE.startswith(sure))
 
     def _write(self, text: str, parts: list[Part]) -> None:
         if text:

@@ -124,7 +124,7 @@ class MessagesForm(AnswerForm):
         for call in calls:
             function = call["function"]
             block = {"type": "tool_use", "id": call["id"], "name": function["name"]}
-            content.append({**block, "input": json.loads(function["arguments"])})
+            content.append({**block, "input": _read_arguments(function["arguments"])})
         message = self._head(record.model, content) | self._ending(answer)
         return {**message, **turn_documents(record), "usage": _usage(record)}
 
@@ -213,6 +213,18 @@ def build_count_route(context: ServerContext) -> Route:
         return JSONResponse({"input_tokens": tokens}, headers=headers)
 
     return Route("/v1/messages/count_tokens", count, methods=["POST"])
+
+
+def _read_arguments(text: str) -> dict[str, Any]:
+    """Return the arguments of a call as the object that the protocol wants, even if they broke off.
+
+    A template that writes objects is given them in the same form when they come back.
+    """
+    try:
+        arguments = json.loads(text)
+    except (ValueError, RecursionError):
+        arguments = None
+    return arguments if isinstance(arguments, dict) else {"arguments": text}
 
 
 def _count_tokens(turn: TurnRequest, context: ServerContext) -> tuple[Decision, int]:

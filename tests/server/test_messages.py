@@ -202,6 +202,16 @@ def test_several_tools_are_called_and_their_results_answered(streamed: bool) -> 
     assert query.options.tool_choice == "required"
 
 
+def test_arguments_that_break_off_are_an_object() -> None:
+    function = {"name": "weather", "arguments": '{"city": "Os'}
+    calls = json.dumps([{"id": "c1", "type": "function", "function": function}])
+    with serving(FakePool(say(status="truncated", tool_calls=calls))) as server:
+        message = create(server, tools=[WEATHER])
+    [call] = message.content
+    assert call.input == {"arguments": '{"city": "Os'}
+    assert message.stop_reason == "max_tokens"
+
+
 @pytest.mark.parametrize(
     ("given", "choice", "parallel"),
     [

@@ -4,8 +4,8 @@
     python -m benchmarks.predictions    # measures the memory if that was not done at rest yet
 
 Each model with a curve of this machine is predicted as if it had never been loaded: from the speed
-of the memory alone, and from the other models. ``INSIDE`` is whether the measured value lies in the
-stated uncertainty.
+of the memory alone, from each other model, and from all of them. ``INSIDE`` is whether the measured
+value lies in the stated uncertainty.
 """
 
 from __future__ import annotations
@@ -33,7 +33,11 @@ def main() -> None:
     rows = []
     for one in machine.measured:
         others = tuple(other for other in machine.measured if other is not one)
-        for basis, measured in (("memory", ()), ("other models", others)):
+        for basis, measured in (
+            ("memory", ()),
+            *((f"{other.name} alone", (other,)) for other in others),
+            ("all others", others),
+        ):
             rows.append((one.name, basis, *_compare(one, replace(machine, measured=measured))))
     print("\n".join(format_table(rows, header=_HEAD)))
     speed = machine.memory_bytes_per_second

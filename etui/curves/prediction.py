@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
@@ -29,9 +30,10 @@ CONTEXT_TOKENS = 512
 Source = Literal["curve", "log", "other models", "other model", "memory", "power range", ""]
 """Where a number comes from; empty if it is unknown."""
 
-_SEVERAL_SHARE, _TWO_SHARE, _ONE_SHARE, _MEMORY_SHARE = 0.15, 0.25, 0.3, 0.5
-"""Least ± of a speed from three or more measured models, from two, ± from one, and from the speed
-of the memory, which kernels and caches use more and less well. Chosen, not measured."""
+_SEVERAL_SHARE, _ONE_SHARE, _MEMORY_SHARE = 0.25, 0.3, 0.5
+"""Least ± of a speed from several measured models, from one, and from the speed of the memory,
+which kernels and caches use more and less well. Chosen so that they hold the deviations of four
+models with one and two threads (``benchmarks/predictions.py``)."""
 _REACHED_SHARE, _OWN_BYTES = 0.8, 200_000_000
 """Share of the speed of the memory that a decode reaches, and what a token takes beside its bytes,
 as bytes that are read meanwhile: fitted to models of 98 MB to 1.1 GB on a machine of two CPUs
@@ -41,8 +43,6 @@ _DOUBLING_SHARE = 0.1
 _WATTS_SHARE, _LIMIT_SHARE = 0.15, 0.4
 """± of the watts of another model, and of the power limit: an estimate has the latter as well."""
 _UNITS = {"M": 10**6, "B": 10**9}
-_FAR = 4.0
-"""Ratio of bytes to the nearest measured model from which a line through several is no better."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,8 +229,7 @@ def forecast_decode(
         speed, speed_share, used_like = _scale_speed(work, like, there)
         speed_source = "other model" if used_like else "other models"
     elif work is not None and machine.memory_bytes_per_second is not None and not on_gpu:
-        read_bytes = work.read_bytes / _REACHED_SHARE + _OWN_BYTES
-        speed, speed_source = machine.memory_bytes_per_second / read_bytes, "memory"
+        speed, speed_source = machine.memory_bytes_per_second / _time_bytes(work), "memory"
         speed_share = _MEMORY_SHARE
     if curve is not None:
         joules, joules_source = curve.decode.slope + curve.decode.bend * CONTEXT_TOKENS, "curve"
@@ -268,41 +267,25 @@ def _find_nearest(
     )
 
 
+def _time_bytes(work: ModelWork) -> float:
+    """Return the bytes that the memory could read in the time of a token."""
+    return work.read_bytes / _REACHED_SHARE + _OWN_BYTES
+
+
 def _scale_speed(
     work: ModelWork, like: MeasuredModel, measured: Sequence[MeasuredModel]
 ) -> tuple[float, float, bool]:
     """Predict tokens per second, with its ± as a share, and whether one model is its basis."""
-    scaled = like.tokens_per_second * like.work.read_bytes / work.read_bytes
-    ratio = max(work.read_bytes, like.work.read_bytes) / min(work.read_bytes, like.work.read_bytes)
-    if len({one.work.read_bytes for one in measured}) < 2 or ratio > _FAR:
-        return scaled, _ONE_SHARE, True
-    fixed, each = _fit_seconds(measured)
-    errors = [
-        abs((fixed + each * one.work.read_bytes) * one.tokens_per_second - 1) for one in measured
-    ]
-    least = _SEVERAL_SHARE if len(measured) > 2 else _TWO_SHARE  # a line always fits two
-    share = max(least, 2 * max(errors))
-    if share >= _ONE_SHARE:  # the models differ in more than their bytes
-        return scaled, share, True
+    speeds = [one.tokens_per_second * _time_bytes(one.work) for one in measured]
+    mean = statistics.geometric_mean(speeds)
+    share = max(_SEVERAL_SHARE, 2 * max(abs(speed / mean - 1) for speed in speeds))
+    if len({one.work.read_bytes for one in measured}) < 2 or share > _ONE_SHARE:
+        # The only one, or the models differ in more than their bytes.
+        scaled = like.tokens_per_second * _time_bytes(like.work) / _time_bytes(work)
+        return scaled, max(share, _ONE_SHARE), True
     sizes = [one.work.read_bytes for one in measured]
     beyond = max(1.0, work.read_bytes / max(sizes), min(sizes) / work.read_bytes)
-    share += _DOUBLING_SHARE * math.log2(beyond)
-    return 1 / (fixed + each * work.read_bytes), share, False
-
-
-def _fit_seconds(measured: Sequence[MeasuredModel]) -> tuple[float, float]:
-    """Fit seconds per token = a + b x bytes with the least relative squares, none below 0."""
-    rows = [(one.tokens_per_second, one.tokens_per_second * one.work.read_bytes)
-            for one in measured]  # fmt: skip
-    ones, mixed = sum(u * u for u, _ in rows), sum(u * v for u, v in rows)
-    squares, left = sum(v * v for _, v in rows), sum(u for u, _ in rows)
-    right = sum(v for _, v in rows)
-    determinant = ones * squares - mixed * mixed
-    fixed = (left * squares - right * mixed) / determinant if determinant > 0 else -1.0
-    each = (ones * right - mixed * left) / determinant if determinant > 0 else -1.0
-    if fixed >= 0 and each > 0:
-        return fixed, each
-    return 0.0, right / squares
+    return mean / _time_bytes(work), share + _DOUBLING_SHARE * math.log2(beyond), False
 
 
 def _predict_prefill(

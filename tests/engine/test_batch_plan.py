@@ -41,6 +41,19 @@ def test_without_a_limit_prompts_keep_their_order(pending, room):
     assert prompts == [index for index, count in enumerate(pending) if count > 1][: len(prompts)]
 
 
+@given(PENDING, st.integers(1, 128), st.integers(1, 64), st.booleans())
+def test_prompts_and_single_tokens_take_turns(pending, room, limit, decoding):
+    options = {"prompt_limit": limit, "decoding": decoding}
+    prompts = plan_counts(pending, room, turn="prompts", **options)
+    tokens = plan_counts(pending, room, turn="tokens", **options)
+    for plan in (prompts, tokens):
+        assert bool(plan) == bool(pending)
+        assert sum(count for _, count in plan) <= room
+    if 1 in pending and any(count > SHORT_QUEUE for count in pending):
+        assert all(pending[index] > 1 for index, _ in prompts)
+        assert all(pending[index] <= SHORT_QUEUE for index, _ in tokens)
+
+
 def test_a_hand_over_is_computed_before_a_long_prompt():
     plan = plan_counts([300, 1, SHORT_QUEUE], 128, prompt_limit=32)
     assert plan == [(1, 1), (2, 16), (0, 16)]

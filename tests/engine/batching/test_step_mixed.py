@@ -68,6 +68,22 @@ def test_a_prompt_is_computed_in_chunks_while_another_decodes():
     assert chunks == sorted(chunks), "the prompt that came first is not computed first"
 
 
+def test_on_a_cpu_prompts_and_tokens_take_turns_by_time(monkeypatch):
+    session, _ = make_session(batch_tokens=32)
+    session.share_among_clients()
+    talking = _open(session, find_text(40))
+    _prefill(session, talking)
+    prompt = _open(session, "x" * 200)
+    wanted = [(talking, True), (prompt, True)]
+    monkeypatch.setattr("etui.engine.llama_session.PROMPT_TURN_NS", 10**12)
+    assert session.step_mixed(wanted, prompt_limit=16).computed == {prompt.id: 32}
+    assert session.step_mixed(wanted, prompt_limit=16).computed == {prompt.id: 32}
+    monkeypatch.setattr("etui.engine.llama_session.PROMPT_TURN_NS", 1)
+    for _ in range(2):  # a turn of prompts is a batch at least
+        assert session.step_mixed(wanted, prompt_limit=16).computed == {talking.id: 1}
+        assert session.step_mixed(wanted, prompt_limit=16).computed == {prompt.id: 32}
+
+
 def test_without_a_decoder_a_prompt_takes_the_whole_batch():
     session, _ = make_session(batch_tokens=32)
     prompt = _open(session, "x" * 50)

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from etui.engine.session import TokenSequence
     from etui.engine.speculation.speculator import Speculation
 
+IDLE_CELLS = 512
+"""Cells of closed sequences that a CPU keeps in the context when another sequence is opened: their
+states come back from memory in a hundredth of the time that computing them took."""
+
 KEPT_REST = 16
 """A closed donor is kept for its own chat if it has more tokens than this behind the prefix."""
 
@@ -107,7 +111,7 @@ class SequenceCache:
         closed: The closed ones, from which new ones may start, the least recently used first.
         several_clients: Whether closed sequences of other chats are kept. Their cells slow down the
             attention of each token (1,000 cells by 10 to 50 % on a CPU, masked or not), so with one
-            user only the chat that goes on is kept.
+            user only the chat that goes on is kept, and on a CPU with a keeper few cells are.
         next_cell: Number of the next computed token.
         keeper: Saves what is evicted, and brings it back; None without tiers below the context.
         checkpoints: What lets sequences of windowed and recurrent models go back.
@@ -129,6 +133,7 @@ class SequenceCache:
         self.closed: list[LlamaSequence] = []
         self.checkpoints = Checkpoints(context, model, lambda: (*self.closed, *self.live.values()))
         self.several_clients = False
+        self._on_cpu = not model.offloaded
         self.next_cell = 0
         self.keeper: SequenceKeeper | None = None
         self._next_id = 0
@@ -196,6 +201,9 @@ class SequenceCache:
         if not self.several_clients:
             for other in [each for each in self.closed if each is not donor]:
                 self._release(other)
+        elif self._on_cpu and self.keeper is not None:
+            while self._idle_cells(donor) > IDLE_CELLS and self.evict(donor):
+                pass
         if donor is None:
             sequence = self._create(self._take_slot(), tokens, sampling, owner, label)
         elif takes_over:
@@ -221,6 +229,9 @@ class SequenceCache:
         self.checkpoints.mark_turn(sequence)
         self.live[sequence.id] = sequence
         return sequence
+
+    def _idle_cells(self, donor: LlamaSequence | None) -> int:
+        return len({cell for each in self.closed if each is not donor for cell in each.cells})
 
     def _bring_back(self, saved: SavedSequence) -> LlamaSequence | None:
         """Bring a saved sequence back as a closed one; None without room for it, or if it is lost.

@@ -285,6 +285,23 @@ def test_a_system_prompt_comes_back_for_another_task():
     assert (tier, cached) == ("memory", 200)
 
 
+@pytest.mark.parametrize(("keeps", "tier"), [(True, "memory"), (False, "context")])
+def test_beside_other_clients_a_cpu_keeps_few_idle_cells(
+    monkeypatch: pytest.MonkeyPatch, keeps: bool, tier: str
+):
+    monkeypatch.setattr("etui.engine.sequence_cache.IDLE_CELLS", 150)
+    session = _session(make_store(), several=True)
+    if not keeps:  # nothing could bring them back
+        session._sequences.keeper = None
+    for seed, owner in enumerate(("anna", "bert", "carl")):
+        _answer(session, chat(seed), owner)
+    live = session.open(chat(9), GREEDY)
+    idle = {cell for each in session._sequences.closed for cell in each.cells}
+    assert (len(idle) <= 150) is keeps
+    session.close(live, keep=False)
+    assert _answer(session, [*chat(0), 65], "anna")[1:] == (tier, 100)
+
+
 def test_a_state_without_room_is_computed():
     session = _session(make_store(), several=True, context_tokens=400, capacity=250)
     _answer(session, chat(1, 150))

@@ -40,6 +40,10 @@ HOLD_SECONDS = 0.04
 """Tokens within this time are sent together: if all cores decode, each line that wakes the parent
 delays the next token."""
 
+SHARED_HOLD_SECONDS = 0.12
+"""The same while several answers share the batches: a batch has a token of each of them, and what
+the parent does with one takes the cores from the next batch (a twelfth of its time on two)."""
+
 FIRST_TOKEN_SECONDS = 0.001
 """Pause after the first token of an answer: the threads of the next batch spin on every core, and
 what brings the token to its reader would wait for one of them to end."""
@@ -203,7 +207,8 @@ class Worker:
             with self._writing:
                 self._held += line
                 now = time.monotonic()
-                if may_wait and now - self._sent_seconds < HOLD_SECONDS:
+                hold_seconds = SHARED_HOLD_SECONDS if len(self._cancels) > 1 else HOLD_SECONDS
+                if may_wait and now - self._sent_seconds < hold_seconds:
                     return
                 self._sent_seconds = now
                 while self._held:

@@ -15,6 +15,10 @@ LOOK_NS = 65_000_000
 A program that begins between two looks shows within three of them: 0.2 s.
 """
 
+_READINGS, _READING_SECONDS = 4, 0.003
+"""Readings of the running tasks before an answer, and the time between them: the programs that
+bring a question run for a moment, and one that takes a core runs in all of them."""
+
 _SYSFS, _PROC = Path("/sys"), Path("/proc")
 
 
@@ -125,12 +129,14 @@ class FreeCpus:
         relatives: Callable[[], Iterable[int]] = tuple,
         read_idle_seconds: Callable[[], float] | None = None,
         read_own_ns: Callable[[], int] = time.process_time_ns,
+        pause: Callable[[float], None] = time.sleep,
     ) -> None:
         self._cpus = cpu_affinity() if cpus is None else frozenset(cpus)
         self._stat = proc_dir / "stat"
         self._relatives = relatives
         self._read_idle = read_idle_seconds or self._read_idle_seconds
         self._read_own_ns = read_own_ns
+        self._pause = pause
         self._last: _Counters | None = None
 
     def begin(self, now_ns: int) -> None:
@@ -170,23 +176,26 @@ class FreeCpus:
 
         Programs that ran meanwhile may have ended: more are free if fewer tasks run right now.
         """
-        found = self.look(now_ns)
-        running = self._count_running() if found is not None else None
-        if found is None or running is None:
+        found, most = self.look(now_ns), float(len(self._cpus))
+        if found is None or found >= most - 0.1:
             return found
-        return max(found, float(len(self._cpus) - running))
+        for reading in range(_READINGS):  # of which the lowest counts: a short task does not matter
+            if reading:
+                self._pause(_READING_SECONDS)
+            if (running := self._count_running()) is None:
+                break
+            found = max(found, most - running)
+            if not running:
+                break
+        return found
 
     def _count_running(self) -> int | None:
-        """Count the other tasks that run or wait for a CPU; None if the system does not say it.
-
-        Of a few readings the lowest counts: a short-lived one is of no importance.
-        """
+        """Count the other tasks that run or wait for a CPU; None if the system does not say it."""
         try:
-            texts = [self._stat.read_bytes() for _ in range(3)]
-            counts = [int(text.split(b"procs_running ")[1].split(None, 1)[0]) for text in texts]
+            text = self._stat.read_bytes()
+            return max(0, int(text.split(b"procs_running ")[1].split(None, 1)[0]) - 1)
         except (OSError, ValueError, IndexError):
             return None
-        return max(0, min(counts) - 1)
 
     def _read(self, now_ns: int) -> _Counters:
         try:

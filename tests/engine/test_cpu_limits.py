@@ -195,6 +195,21 @@ def test_programs_that_have_ended_before_an_answer_take_nothing(
     assert cpus.look_after_rest(3 * SECOND) == pytest.approx(free)
 
 
+def test_tasks_that_run_for_a_moment_only_take_no_core_after_a_rest(tmp_path):
+    running = iter([9, 2, 1, 5])  # its own thread included
+
+    def write_next(seconds: float = 0.0) -> None:
+        tail = f"procs_running {next(running)}\n"
+        write(tmp_path / "stat", stat((1040, 0), (1000, 0)) + tail)
+
+    write(tmp_path / "stat", stat((1000, 0), (1000, 0)))
+    cpus = free_cpus(tmp_path, [0], pause=write_next)
+    assert cpus.look_after_rest(SECOND) is None
+    write_next()
+    assert cpus.look_after_rest(3 * SECOND) == 2
+    assert next(running) == 5, "it goes on after a reading in which nothing else runs"
+
+
 def test_idle_time_from_psutil_without_procfs(tmp_path, monkeypatch):
     idle = iter([10.0, 10.5])
     monkeypatch.setattr(psutil, "cpu_times", lambda: type("Times", (), {"idle": next(idle)}))

@@ -21,6 +21,17 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True)
+class TextsToEmbed:
+    """Texts whose vectors are asked for in place of an answer."""
+
+    texts: tuple[str | tuple[int, ...], ...]  # Each a text, or the ids of its tokens
+    query: str | None = None
+    """What the texts are to be ranked for. A model that ranks gives each a score; of any other
+    model, the vector of the query comes before those of the texts. None ranks nothing."""
+    truncate: bool = False  # Whether a text that is too long for the model is cut, or refused
+
+
+@dataclass(frozen=True, slots=True)
 class OutputOptions:
     """What a client asks of the form of an answer; the defaults ask for nothing."""
 
@@ -43,6 +54,7 @@ class OutputOptions:
     continues: str = ""
     """Id of the turn whose answer goes on; the last message is its text so far. The engine goes on
     with its tokens if it still has them. Empty for a new answer."""
+    embed: TextsToEmbed | None = None  # Asks for vectors, and for no answer at all
 
 
 DEFAULT_OUTPUT = OutputOptions()

@@ -230,6 +230,26 @@ class Verified:
 
 
 @dataclass(frozen=True, slots=True)
+class Embedded:
+    """One batch of texts was embedded, or ranked; they come in the order in which they were asked.
+
+    Attributes:
+        vectors: One of each text: 32-bit floats, little endian, in base64. A score is a vector of
+            one number.
+        tokens: Tokens of each text.
+        pooling: How one vector was made of those of all tokens: ``mean``, ``cls``, ``last``, or
+            ``rank`` for scores.
+    """
+
+    t_ns: int
+    vectors: tuple[str, ...]
+    tokens: tuple[int, ...]
+    pooling: str
+    is_chat_model: bool = False
+    """Whether the file names no pooling: it is no embedding model, and the mean was taken."""
+
+
+@dataclass(frozen=True, slots=True)
 class Finished:
     """The last event of every answer, however it ended.
 
@@ -316,6 +336,7 @@ Event = (
     | Probe
     | ThreadsChanged
     | Reused
+    | Embedded
     | Finished
     | Verified
 )

@@ -18,7 +18,7 @@ from etui.backends.base import AnswerRequest, AnswerSoFar, Cancel
 from etui.config.config import Config
 from etui.engine.batching.admission import AdmissionQueue, Reservation, bound_prompt, estimate_need
 from etui.engine.batching.shared_session import AnswerCancelled, SharedSession
-from etui.errors import EngineFailed, ModelUnavailable
+from etui.errors import EngineFailed, InvalidRequest, ModelUnavailable
 from etui.events import Event, Finished, Residence, Unloaded
 
 if TYPE_CHECKING:
@@ -130,9 +130,15 @@ class LocalBackend:
             else:  # it waits for no other, and a signal may cancel while its thread holds a lock
                 cancel.listen()
             self._queue.begin(ticket)
-            events = answer(
-                request.messages, request.arm, session, cancel, request.price, request.options
-            )
+            if (texts := request.options.embed) is not None:
+                events = session.embed(texts, cancel.cancelled)
+            elif why := found.embedder.why_no_answers:
+                name = request.model.name
+                raise InvalidRequest(f"{name} {why}", "choose a chat model")
+            else:
+                events = answer(
+                    request.messages, request.arm, session, cancel, request.price, request.options
+                )
             try:
                 for event in events:
                     so_far.add(event)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from etui import errors
-from etui.chat import Message, OutputOptions
+from etui.chat import Message, OutputOptions, TextsToEmbed
 from etui.config.config import Config
 from etui.errors import EtuiError
 from etui.events import BatchShare, Event, SharedBatch
@@ -197,7 +197,7 @@ def _classes() -> Mapping[str, Any]:
     sources = (HubSource, PathSource, WheelPart, WheelsSource)
     arms = (Arm, Sampling, SamplingFrom, VoteStop, EarlyExit, TokenCost)
     requests = (AnswerRequest, ModelSpec, ModelSampling, TunedBy, Message, OutputOptions, Config)
-    settings = (BackendSpec,)
+    settings = (BackendSpec, TextsToEmbed)
     batches = (SharedBatch, BatchShare)
     return {
         c.__name__: c

@@ -23,6 +23,8 @@ NO_ROOM = 1
 """Return codes of ``llama_decode``: success; no free cells (the cache is unchanged)."""
 
 Flash = Literal["auto", "on", "off"]
+Pooling = Literal["none", "mean", "cls", "last", "rank"]
+"""How llama.cpp makes one vector of a sequence; with ``none`` each token keeps its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,9 @@ class ContextOptions:
     :mod:`etui.engine.checkpoints`."""
     offload_kv: bool = True  # Keep the KV cache on the GPU if layers are offloaded
     verify_rows: int = 16  # Maximum number of rows of a batch that verifies drafted tokens
+    pooling: Pooling | None = None
+    """What becomes one vector of a sequence, in a context that computes vectors; None for one that
+    computes logits."""
 
 
 class Context:
@@ -138,6 +143,29 @@ class Context:
         raw: Any = self._row_type.from_address(ctypes.addressof(pointer.contents))
         logits: NDArray[np.float32] = np.frombuffer(raw, dtype=np.float32)
         return logits
+
+    @property
+    def has_memory(self) -> bool:
+        """Whether it keeps the tokens of a sequence between two batches; encoders do not."""
+        return bool(self._memory)
+
+    def pooled(self, sequence: int, width: int) -> NDArray[np.float32]:
+        """Return the vector of a sequence of the last batch."""
+        return self._read_floats(self.api.llama_get_embeddings_seq(self.handle, sequence), width)
+
+    def token_vectors(self, width: int) -> NDArray[np.float32]:
+        """Return the vectors of all tokens of the last batch, one a row, without pooling."""
+        rows = self.batch.size
+        floats = self._read_floats(self.api.llama_get_embeddings(self.handle), rows * width)
+        return floats.reshape(rows, width)
+
+    def _read_floats(self, pointer: Any, count: int) -> NDArray[np.float32]:
+        import numpy as np
+
+        if not pointer:
+            raise EngineFailed("llama.cpp has no vectors of the last batch")
+        raw: Any = (ctypes.c_float * count).from_address(ctypes.addressof(pointer.contents))
+        return np.frombuffer(raw, dtype=np.float32).copy()
 
     def remove(self, sequence: int, start: int) -> bool:
         """Remove positions from ``start`` on; False if the model cannot remove a part."""
@@ -319,4 +347,8 @@ def _build_params(api: Any, options: ContextOptions) -> Any:
     params.swa_full = options.full_window
     params.offload_kqv = options.offload_kv
     params.no_perf = True
+    if options.pooling is not None:
+        params.embeddings = True
+        params.pooling_type = getattr(api, f"LLAMA_POOLING_TYPE_{options.pooling.upper()}")
+        params.n_outputs_max = 0  # every token has one
     return params

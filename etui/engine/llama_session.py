@@ -13,6 +13,7 @@ from etui.engine.chat_prompt import ChatTemplate, ModelText
 from etui.engine.compute_thread import ComputeThread
 from etui.engine.constraint import Constraints
 from etui.engine.context import DECODED, NO_ROOM, Context, ContextOptions
+from etui.engine.embedding import Embedder
 from etui.engine.kv_store import KvStore, SequenceKeeper
 from etui.engine.model import Model
 from etui.engine.placement_speeds import DecodeClock
@@ -110,6 +111,7 @@ class LlamaSession(ModelText):
 
     Attributes:
         drafts: The drafts of the sequences, and who makes them.
+        embedder: Computes vectors with the same weights.
         decode_clock: The batches of one token.
         planned: Number of tokens in the last batch by sequence id, even if the batch failed.
     """
@@ -132,6 +134,7 @@ class LlamaSession(ModelText):
             facts.context_tokens,
             refuse_speculation(model),
         )
+        self.embedder = Embedder(model, self._special, facts.context_tokens, context)
         self._sequences = SequenceCache(context, model, facts.context_tokens, self.drafts.drop)
         self.facts = replace(facts, cache_limit=self._sequences.checkpoints.reason)
 
@@ -515,6 +518,7 @@ class LlamaSession(ModelText):
         while self._sequences.evict():  # what it saves
             pass
         self.speculator.free()
+        self.embedder.free()
         self._context.free()
         self._model.free()
 

@@ -63,7 +63,7 @@ class Model:
         heads: bool = False,
     ) -> None:
         api = library.api
-        self._library = library
+        self.library = library
         self._api: Any = api
         self.path = path
         self.offloaded = gpu_layers != 0 and bool(library.gpus())
@@ -111,21 +111,22 @@ class Model:
             ids[0] for ids in (self.tokenize(text) for text in shown) if len(ids) == 1
         )
 
-    def tokenize(self, text: str, *, bos: bool = False, special: bool = True) -> list[int]:
+    def tokenize(
+        self, text: str, *, bos: bool = False, special: bool = True, ends: bool = False
+    ) -> list[int]:
         """Tokenize a text.
 
         Args:
             bos: Prepend the begin token if the model uses one and the text has none.
             special: Parse ``<|im_start|>`` and similar as control tokens, not as text.
+            ends: Add the tokens that the model wants before and behind a whole text.
         """
         raw = text.encode("utf-8", "surrogatepass")
         capacity = len(raw) + 16
         for _ in range(2):
             tokens = (self._api.llama_token * capacity)()
             count = int(
-                self._api.llama_tokenize(
-                    self.vocab, raw, len(raw), tokens, capacity, False, special
-                )
+                self._api.llama_tokenize(self.vocab, raw, len(raw), tokens, capacity, ends, special)
             )
             if count >= 0:
                 break
@@ -144,6 +145,15 @@ class Model:
         if self.adds_bos and self.bos is not None and tokens[:1] != [self.bos]:
             return [self.bos, *tokens]
         return tokens
+
+    def pair_tokens(self) -> tuple[list[int], list[int], list[int]]:
+        """Return the tokens before, between and behind two texts that are read together."""
+        api, vocab = self._api, self.vocab
+        separator = int(api.llama_vocab_sep(vocab))
+        end = int(api.llama_vocab_eos(vocab))
+        ends = [separator if end < 0 else end] if api.llama_vocab_get_add_eos(vocab) else []
+        between = [*ends, separator] if api.llama_vocab_get_add_sep(vocab) else ends
+        return self.with_bos([]), between, ends
 
     def piece(self, token: int) -> tuple[bytes, bool]:
         """Return a token's bytes (empty for a control token) and whether it ends generation."""

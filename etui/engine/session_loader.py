@@ -206,7 +206,7 @@ class SessionLoader:
         stat = path.stat()
         file = recorded_sha256(spec, self._config)
         options = asdict(session.options)
-        for name in ("threads", "batch_tokens", "donors", "verify_rows"):
+        for name in ("threads", "batch_tokens", "donors", "verify_rows", "pooling"):
             del options[name]  # which decide how it is computed, not what is stored
         parts = (
             file or f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}",

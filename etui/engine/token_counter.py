@@ -3,7 +3,8 @@
 ``python -m etui.engine.token_counter`` loads vocabularies, never weights, in a process of its own:
 a damaged file ends only that process, no GPU is woken, and no key waits for it. On its standard
 input come lines of JSON, each with the path of a GGUF and the number of bytes that follow: a text,
-or a prompt as JSON. Each is answered by a line with the count, or with null.
+a prompt as JSON, or tokens as JSON. Each is answered by a line of JSON: the count, the tokens or
+their text; null if that is not possible.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ import subprocess
 import sys
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from etui.chat import Message
 from etui.engine.trial import CRASH_ENVIRONMENT, forbid_core_dump
@@ -69,10 +71,18 @@ class Prompt:
         return cls(spec, messages, **given)
 
 
-class TokenCounter:
-    """Counts tokens in a child process, which starts with the first count.
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One token of a vocabulary."""
 
-    Safe to use from several threads; counts block.
+    id: int
+    piece: bytes  # Its bytes; those of its name for a control token
+
+
+class TokenCounter:
+    """Counts and converts tokens in a child process, which starts with the first call.
+
+    Safe to use from several threads; calls block.
     """
 
     def __init__(self) -> None:
@@ -101,7 +111,7 @@ class TokenCounter:
                 return self._kept[key]
             if self._closed or path in self._failed:
                 return None
-            count = self._ask(path, raw)
+            count = _to_count(self._ask(path, raw))
             if count is None:
                 self._failed.add(path)
             elif len(text) >= _KEPT_FROM_CHARACTERS:
@@ -121,7 +131,31 @@ class TokenCounter:
         with self._lock:
             if len(raw) > MOST_BYTES or self._closed or path in self._failed:
                 return None
-            return self._ask(path, raw, "prompt")
+            return _to_count(self._ask(path, raw, "prompt"))
+
+    def tokenize(
+        self, path: Path, text: str, *, special: bool = True, ends: bool = False
+    ) -> list[Token] | None:
+        """Tokenize a text; None if the file has no tokenizer that can be used, or it is too long.
+
+        Args:
+            special: Whether the names of control tokens in the text are read as those.
+            ends: Whether to add the tokens that the model wants before and behind a whole text.
+        """
+        raw = text.encode("utf-8", "surrogatepass")
+        if len(raw) > MOST_BYTES:
+            return None
+        with self._lock:
+            found = self._ask(path, raw, "tokenize", special=special, ends=ends)
+        if found is None:
+            return None
+        return [Token(number, piece.encode("latin-1")) for number, piece in found]
+
+    def detokenize(self, path: Path, tokens: Sequence[int]) -> bytes | None:
+        """Join the bytes of tokens; None as for :meth:`tokenize`, or if there is no such token."""
+        with self._lock:
+            found = self._ask(path, json.dumps(list(tokens)).encode(), "detokenize")
+        return None if found is None else str(found).encode("latin-1")
 
     def close(self) -> None:
         """End the child process; a count that is running returns None."""
@@ -133,7 +167,9 @@ class TokenCounter:
             with self._lock:  # no thread reads from it any more
                 self._drop()
 
-    def _ask(self, path: Path, raw: bytes, kind: str = "text") -> int | None:
+    def _ask(self, path: Path, raw: bytes, kind: str = "text", **more: bool) -> Any:
+        if self._closed:
+            return None
         try:
             process = self._process = self._process or subprocess.Popen(
                 [sys.executable, "-m", "etui.engine.token_counter"],
@@ -145,14 +181,13 @@ class TokenCounter:
             )
             assert process.stdin is not None
             assert process.stdout is not None
-            request = json.dumps({"path": str(path), "bytes": len(raw), "kind": kind})
+            request = json.dumps({"path": str(path), "bytes": len(raw), "kind": kind, **more})
             process.stdin.write(request.encode() + b"\n" + raw)
             process.stdin.flush()
-            count = json.loads(process.stdout.readline())
+            return json.loads(process.stdout.readline())
         except (OSError, ValueError):  # it has crashed, or cannot be started
             self._drop()
             return None
-        return int(count) if count is not None else None
 
     def _drop(self) -> None:
         process, self._process = self._process, None
@@ -178,10 +213,28 @@ class _Vocabularies:
         self._texts: dict[Path, tuple[ModelSpec, ModelText]] = {}
         self._templates: TemplateProcess | None = None
 
-    def count(self, path: Path, raw: bytes) -> int | None:
-        """Count the tokens of a text; None if llama.cpp refuses the file."""
+    def answer(self, request: dict[str, Any], raw: bytes) -> Any:
+        """Return the count of tokens, the tokens of a text, or the text of tokens.
+
+        None if llama.cpp or the chat template refuses it, or a token does not exist. Bytes are
+        written as the characters with their numbers.
+        """
+        path, kind = Path(request["path"]), request.get("kind", "text")
+        if kind == "prompt":
+            return self.count_prompt(path, raw)
         model = self._open(path)
-        return None if model is None else int(model.count(raw))
+        if model is None:
+            return None
+        if kind == "text":
+            return int(model.count(raw))
+        if kind == "tokenize":
+            text = raw.decode("utf-8", "surrogatepass")
+            found = model.tokenize(text, special=request["special"], ends=request["ends"])
+            return [(token, _spell(model, token)) for token in found]
+        tokens = json.loads(raw)
+        if not all(0 <= token < model.vocabulary for token in tokens):
+            return None
+        return "".join(_spell(model, token) for token in tokens)
 
     def count_prompt(self, path: Path, raw: bytes) -> int | None:
         """Count the tokens of a prompt; None if llama.cpp or the chat template refuses it."""
@@ -231,6 +284,15 @@ class _Vocabularies:
         return known[1]
 
 
+def _spell(model: Model, token: int) -> str:
+    piece = model.piece(token)[0] or model.token_text(token).encode()
+    return piece.decode("latin-1")
+
+
+def _to_count(found: object) -> int | None:
+    return found if isinstance(found, int) else None
+
+
 def serve(requests: BinaryIO, replies: BinaryIO) -> None:
     """Answer requests until their end."""
     vocabularies: _Vocabularies | None = None
@@ -238,9 +300,7 @@ def serve(requests: BinaryIO, replies: BinaryIO) -> None:
         request = json.loads(line)
         raw = requests.read(request["bytes"])
         vocabularies = vocabularies or _Vocabularies()
-        is_prompt = request.get("kind") == "prompt"
-        count = vocabularies.count_prompt if is_prompt else vocabularies.count
-        replies.write(json.dumps(count(Path(request["path"]), raw)).encode() + b"\n")
+        replies.write(json.dumps(vocabularies.answer(request, raw)).encode() + b"\n")
         replies.flush()
 
 

@@ -183,8 +183,8 @@ TURNS = 500
 
 # Excluded, because they are not on the curve of a single sequence: votes share each read of the
 # weights, probes of the thinking cost tokens that are not counted as output, a cascade is several
-# turns in one, another machine may have loaded its model meanwhile, and bringing a KV cache back is
-# no work of the model.
+# turns in one, another machine may have loaded its model meanwhile, bringing a KV cache back is no
+# work of the model, and texts that were embedded (without output) had a context of their own.
 _POINTS_SQL = f"""
     SELECT tokens_computed, tokens_cached, tokens_output, energy_phases_prefill,
         energy_phases_decode, energy_joules, energy_uncertainty, seconds_prefill, seconds_decode,
@@ -192,7 +192,7 @@ _POINTS_SQL = f"""
     FROM turns
     WHERE model = ? AND model_sha256 IS ? AND reasoning <> 'vote' AND probes = '[]' AND hops = '[]'
         AND {{speculation}}
-        AND status IN ('complete', 'truncated') AND tokens_computed > 0
+        AND status IN ('complete', 'truncated') AND tokens_computed > 0 AND tokens_output > 0
         AND energy_phases_prefill IS NOT NULL AND energy_phases_decode IS NOT NULL
         AND energy_flags NOT LIKE '%"load"%' AND {FREE_OF_CACHES_SQL}
     ORDER BY created_at DESC, id DESC LIMIT ?

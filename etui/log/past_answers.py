@@ -46,7 +46,7 @@ _SECONDS_SQL = """
     FROM turns
     WHERE model = ? AND model_sha256 IS ? AND reasoning <> 'vote' AND probes = '[]' AND hops = '[]'
         AND speculation_method IS NULL AND status IN ('complete', 'truncated')
-        AND tokens_computed > 0
+        AND tokens_computed > 0 AND tokens_output > 0
     ORDER BY created_at DESC, id DESC LIMIT ?
 """
 
@@ -59,7 +59,7 @@ _PAST_SQL = """
         json_extract(settings, '$.votes') AS votes
     FROM turns
     WHERE model = ? AND model_sha256 IS ? AND status IN ('complete', 'truncated')
-        AND hops = '[]'
+        AND hops = '[]' AND tokens_output > 0
     ORDER BY created_at DESC, id DESC LIMIT ?
 """
 

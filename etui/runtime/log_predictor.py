@@ -42,7 +42,7 @@ _MOST_QUESTIONS = 2000
 
 _TURNS = """
     SELECT query, arm FROM turns
-    WHERE status IN ('complete', 'truncated', 'budget') AND query != ''
+    WHERE status IN ('complete', 'truncated', 'budget') AND query != '' AND tokens_output > 0
     ORDER BY created_at DESC, id DESC LIMIT ?
 """
 

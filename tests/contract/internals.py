@@ -27,6 +27,7 @@ from etui.errors import CacheFull, ContextOverflow, EngineFailed, ExitCode, Inva
 from etui.events import (
     Answer,
     Batch,
+    Embedded,
     Event,
     Finished,
     Loaded,
@@ -82,6 +83,7 @@ __all__ = [
     "Prefilled",
     "Prefilling",
     "Probe",
+    "Embedded",
     "Reused",
     "Settings",
     "SweepFolder",

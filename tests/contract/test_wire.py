@@ -46,6 +46,7 @@ EVENTS = (
     etui.Batch(1, 2, ((0, 1), (1, 1))),
     etui.ThreadsChanged(2, 1, 1, "2 threads got 1.1 cores"),
     etui.Reused(2, 3, "disk", 512, 46_104_744, 0.02),
+    etui.Embedded(2, ("AACAPw==",), (7,), "mean", True),
     etui.Probe(1, 48, (("A", 0.25), ("B", 0.75)), 2),
     etui.Verified(2, 3, 1, "lookup", 5, 4, 3),
     etui.TokenLogprob(1, (195, 188), -0.5, (((195, 188), -0.5), ((117,), -1.5)), 1),

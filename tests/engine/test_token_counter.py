@@ -19,6 +19,7 @@ from etui.engine.model import Model
 from etui.engine.token_counter import MOST_BYTES, MOST_VOCABULARIES, Prompt, TokenCounter, serve
 from etui.models.spec import ModelSpec
 from tests.contract.tiny_model import write_tiny_model
+from tests.support.tiny_embedders import write_embedder
 
 
 @pytest.fixture
@@ -120,3 +121,34 @@ def test_closing_ends_a_count_in_another_thread(counter, model):
     assert len(counts) == 3
     counter.close()
     assert psutil.Process().children() == []
+
+
+def test_texts_become_tokens_and_tokens_texts(counter, model):
+    text = "zwölf\n A. <|end|>"
+    tokens = counter.tokenize(model, text)
+    assert tokens is not None
+    assert b"".join(token.piece for token in tokens).decode() == text
+    assert counter.detokenize(model, [token.id for token in tokens]) == text.encode()
+    plain = counter.tokenize(model, text, special=False)
+    assert len(plain) > len(tokens)
+    assert counter.count(model, text) == len(plain)
+    assert counter.tokenize(model, "") == []
+
+
+@pytest.mark.parametrize("number", [-1, 10**6, 2**40])
+def test_a_token_that_there_is_not_has_no_text(counter, model, number):
+    assert counter.detokenize(model, [65, number]) is None
+    assert counter.count(model, "Say A.") is not None
+
+
+def test_an_encoder_adds_its_ends(counter, tmp_path):
+    path = write_embedder(tmp_path / "encoder.gguf")
+    tokens = counter.tokenize(path, "a", ends=True)
+    assert [token.piece for token in tokens] == [b"[CLS]", b" a", b"[SEP]"]
+
+
+def test_a_damaged_file_has_no_tokens(counter, tmp_path):
+    path = tmp_path / "damaged.gguf"
+    path.write_bytes(b"GGUF" + bytes(60))
+    assert counter.tokenize(path, "a") is None
+    assert counter.detokenize(path, [1]) is None

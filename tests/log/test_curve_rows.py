@@ -188,6 +188,7 @@ def test_turns_that_lie_on_no_curve_of_one_sequence_here_do_not_count(config, tu
         turn(10, speculation=SPECULATION),
         with_attribution(turn(11), "shapley"),
         with_attribution(turn(12), "none"),
+        turn(13, computed=400, output=0),  # texts were embedded
     ]
     newest = with_attribution(turn(9), "exclusive")
     save(config, good, *others, newest)
@@ -210,7 +211,8 @@ def test_facts_of_a_model(config, turn):
              settings=settings)
         for i in range(4)
     ]  # fmt: skip
-    save(config, *asked, loads=loads)
+    embedded = turn(9, computed=900, output=0, reasoning="direct", query="(9 texts)", system=None)
+    save(config, *asked, embedded, loads=loads)
     with LogReader(config) as log:
         facts = read_model_facts(log, "m", "ab", NOW)
         nothing = read_model_facts(log, "other", None, NOW)

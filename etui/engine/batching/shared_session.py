@@ -13,9 +13,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
+from typing import TypeVar
 
 from etui.arm import Sampling, Speculate
-from etui.chat import Message
+from etui.chat import Message, TextsToEmbed
 from etui.engine.batching.admission import NOTHING, Reservation, Room
 from etui.engine.llama_session import LlamaSession
 from etui.engine.sequence_cache import LlamaSequence, common_prefix
@@ -28,7 +30,9 @@ from etui.engine.session import (
     TokenSequence,
 )
 from etui.errors import CacheFull, ContextOverflow, EngineFailed, format_internal_error
-from etui.events import BatchShare, Reused, SharedBatch, ThreadsChanged, Verified
+from etui.events import BatchShare, Event, Reused, SharedBatch, ThreadsChanged, Verified
+
+T = TypeVar("T")
 
 
 class AnswerCancelled(Exception):
@@ -180,6 +184,19 @@ class RequestSession:
             return result
         assert result is not None
         raise result
+
+    def embed(self, asked: TextsToEmbed, cancelled: Callable[[], bool]) -> Iterator[Event]:
+        """Embed or rank texts, in batches of their own between those of the answers.
+
+        Raises:
+            ContextOverflow, InvalidRequest: A text cannot be embedded as it is.
+            EngineFailed: llama.cpp failed, or there is not enough memory.
+        """
+        with self._shared.use(self) as session:
+            session.threads.begin_answer()
+            self.changes += session.threads.take_changes()
+            self._shared.on_begin()
+        return self._session.embedder.embed(asked, cancelled, partial(self._shared.compute, self))
 
     def logprobs(self, sequence: TokenSequence, tokens: Sequence[int]) -> list[float]:
         """Return log-probabilities of next tokens after its last step."""
@@ -461,6 +478,18 @@ class SharedSession:
                 request.woken = True
                 request.result = self._empty_step()
                 request.gate.release()
+
+    def compute(self, request: RequestSession, work: Callable[[], T], tokens: int) -> T:
+        """Compute something of one request between two batches, and report it as a batch of it."""
+
+        def run() -> T:
+            with self._using:
+                try:
+                    return work()
+                finally:
+                    self._report(time.monotonic_ns(), (BatchShare(request.number, tokens, 0),))
+
+        return self.session.compute.run(run)
 
     def _empty_step(self) -> Step:
         now_ns = time.monotonic_ns()

@@ -36,6 +36,9 @@ class FakeModel:
     def special_tokens(self) -> list[Any]:
         return []
 
+    def metadata(self, key: str) -> str | None:
+        return None
+
     def tokenize(self, text: str, *, bos: bool = False, special: bool = True) -> list[int]:
         return [ord(character) for character in text]
 

@@ -10,9 +10,10 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from etui.server import meter, metrics, routes
+from etui.server import meter, metrics, ollama, ollama_models, routes, tokens
 from etui.server.answer import build_answer_route
 from etui.server.chat import read_chat, read_completion
+from etui.server.embeddings import read_embeddings, read_rerank
 from etui.server.errors import ApiError, error_response
 from etui.server.messages import build_count_route, read_message
 from etui.server.responses import read_response
@@ -28,6 +29,10 @@ DIALECTS = {
     "/v1/completions": read_completion,
     "/v1/responses": read_response,
     "/v1/messages": read_message,
+    "/v1/embeddings": read_embeddings,
+    "/v1/rerank": read_rerank,
+    "/v2/rerank": read_rerank,
+    "/rerank": read_rerank,
 }
 """Path of an endpoint that answers -> what reads its requests."""
 
@@ -39,6 +44,9 @@ def build_app(context: ServerContext) -> Starlette:
             *(build_answer_route(path, read, context) for path, read in DIALECTS.items()),
             build_count_route(context),
             *routes.build_routes(context),
+            *ollama.build_routes(context),
+            *ollama_models.build_routes(context),
+            *tokens.build_routes(context),
             *metrics.build_routes(lambda: context.runtime.meter, context),
             *meter.build_routes(meter.source_of(context)),
         ]

@@ -119,7 +119,7 @@ def headers_of(
     record: TurnRecord | None = None,
     prefilled: Prefilled | None = None,
 ) -> dict[str, str]:
-    """Build the headers of a response; what is not known has none.
+    """Build the headers of a response; what is not known has none, and unmeasured joules are null.
 
     Args:
         record: The record of the turn, for a response that is sent as a whole.
@@ -135,6 +135,7 @@ def headers_of(
         headers["x-etui-dropped-messages"] = str(prefilled.dropped_messages)
     if record is not None:
         headers["x-etui-arm"] = _header_text(record.arm)
+        headers["x-energy-joules"] = "null"
         if record.energy.joules is not None:
             headers["x-energy-joules"] = f"{record.energy.joules:.6g}"
             headers["x-energy-method"] = _header_text(record.energy.kind or "unknown")

@@ -200,6 +200,7 @@ def anthropic_error(api: ApiError, request_id: str) -> tuple[int, dict[str, Any]
 
 _FORMS: Mapping[str, Callable[[ApiError, str], tuple[int, dict[str, Any]]]] = {
     "/v1/messages": anthropic_error,
+    "/api/": lambda api, _: (api.status, {"error": api.message}),  # Ollama
 }
 """Begin of a path -> what builds the status and the body of its errors, with the request's id."""
 

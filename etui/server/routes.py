@@ -14,7 +14,7 @@ from starlette.routing import Route
 from etui.errors import EtuiError
 from etui.server.answer import client_of
 from etui.server.build_request import build_chat_turn, parse_chat
-from etui.server.errors import DO_NOT_RETRY, ApiError, model_not_found, quote, to_api_error
+from etui.server.errors import ApiError, model_not_found, quote, to_api_error
 from etui.server.validation import read_json
 from etui.text import did_you_mean
 
@@ -95,8 +95,6 @@ def build_routes(context: ServerContext) -> list[Route]:
         Route("/v1/turns/{turn_id}", show_turn),
         Route("/health", health),
         Route("/", _answer_root),
-        # Those of other servers that clients try: their errors say what to use instead.
-        Route("/v1/embeddings", _answer_embeddings, methods=["POST"]),
     ]
 
 
@@ -134,8 +132,3 @@ def _explain(turn: TurnRequest, context: ServerContext) -> dict[str, Any]:
 async def _answer_root(request: Request) -> Response:
     """Answer clients that look whether a server is there; it says nothing of the machine."""
     return PlainTextResponse("etui is running; see /v1/models\n")
-
-
-async def _answer_embeddings(request: Request) -> Response:
-    text = "embeddings are not supported: etui runs no embedding models"
-    raise ApiError(501, text, "not_supported", headers=DO_NOT_RETRY)

@@ -380,11 +380,3 @@ def test_the_meter_says_how_many_requests_run() -> None:
     assert document["running"] == 0
     assert document["loading"] is True
     assert document["channels"][0]["id"] == "gpu:FAKE"
-
-
-def test_what_other_servers_have_says_what_to_use_instead() -> None:
-    with running(StatusPool()) as send:
-        response = send("POST", "/v1/embeddings", json={"model": "small", "input": "x"})
-        assert response.status_code == 501
-        assert response.json()["error"]["type"] == "not_supported_error"
-        assert response.headers["x-should-retry"] == "false"

@@ -45,6 +45,8 @@ def check(server: Running, reply: Reply, status: int, param: str | None = None) 
     assert b"etui/" not in reply.body
     if reply.headers["content-type"].startswith("application/json"):
         error = reply.error
+        if isinstance(error, str):  # as Ollama's clients read it
+            error = {"message": error, "type": "", "param": None, "code": None}
         assert set(error) == {"message", "type", "param", "code"}
         assert error["message"]
         if param is not None:

@@ -1,0 +1,175 @@
+"""``/tokenize``, ``/detokenize`` and ``/props`` in the form of llama-server.
+
+Texts are tokenized in a process of vocabularies alone: no weights are loaded, and no answer waits.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from etui import __version__
+from etui.arm import Arm
+from etui.chat import Query
+from etui.errors import EtuiError
+from etui.runtime.turn_request import TurnRequest
+from etui.server.answer import client_of
+from etui.server.build_request import parse_model, take_known
+from etui.server.documents import ignored_headers
+from etui.server.errors import ApiError, invalid, to_api_error, unsupported
+from etui.server.validation import Body, read_json, validate
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+    from etui.models.spec import ModelSpec
+    from etui.server.context import ServerContext
+    from etui.turn.record import ClientRecord
+
+_MOST_TOKENS = 2**20
+
+
+class TokenizeBody(Body):
+    """The body of ``/tokenize``."""
+
+    model: Annotated[str, Field(max_length=256)] = ""
+    content: str
+    add_special: bool = False
+    parse_special: bool = True
+    with_pieces: bool = False
+
+
+class DetokenizeBody(Body):
+    """The body of ``/detokenize``."""
+
+    model: Annotated[str, Field(max_length=256)] = ""
+    tokens: Annotated[
+        list[Annotated[int, Field(ge=0, lt=2**31)]], Field(max_length=_MOST_TOKENS, fail_fast=True)
+    ]
+
+
+def build_routes(context: ServerContext) -> list[Route]:
+    """Build the routes of this module."""
+
+    async def tokenize(request: Request) -> JSONResponse:
+        used, ignored = take_known(await read_json(request), TokenizeBody.model_fields)
+        body = validate(TokenizeBody, used)
+
+        def run() -> list[Any]:
+            _, _, path = find_model(body.model, context, client_of(request))
+            tokens = context.tokens.tokenize(
+                path, body.content, special=body.parse_special, ends=body.add_special
+            )
+            if tokens is None:
+                raise _no_tokenizer()
+            if not body.with_pieces:
+                return [token.id for token in tokens]
+            return [{"id": token.id, "piece": _write_piece(token.piece)} for token in tokens]
+
+        found = await run_in_threadpool(run)
+        return JSONResponse({"tokens": found}, headers=ignored_headers(ignored))
+
+    async def detokenize(request: Request) -> JSONResponse:
+        used, ignored = take_known(await read_json(request), DetokenizeBody.model_fields)
+        body = validate(DetokenizeBody, used)
+
+        def run() -> bytes:
+            _, _, path = find_model(body.model, context, client_of(request))
+            text = context.tokens.detokenize(path, body.tokens)
+            if text is None:
+                raise _no_tokenizer(" or no such token")
+            return text
+
+        text = (await run_in_threadpool(run)).decode("utf-8", "replace")
+        return JSONResponse({"content": text}, headers=ignored_headers(ignored))
+
+    async def show_props(request: Request) -> JSONResponse:
+        model = request.query_params.get("model", "")[:256]
+        found = await run_in_threadpool(_build_props, model, context, client_of(request))
+        return JSONResponse(found)
+
+    return [
+        Route("/tokenize", tokenize, methods=["POST"]),
+        Route("/detokenize", detokenize, methods=["POST"]),
+        Route("/props", show_props),
+    ]
+
+
+def find_model(
+    text: str, context: ServerContext, client: ClientRecord
+) -> tuple[Arm, ModelSpec, Path]:
+    """Find the file of the model that an id names; of a policy that which it chooses now.
+
+    Raises:
+        ApiError: There is no such id, or its model has no file on this machine.
+    """
+    turn = TurnRequest(Query("?"), parse_model(text, context), client)
+    runtime = context.runtime
+    try:
+        arm = context.pool.decide(turn).decision.arm
+        if runtime.is_remote(arm.model):
+            text = f"{arm.model} is of another server: it has no file on this machine"
+            raise unsupported("model", text)
+        return arm, *runtime.model_files.find(arm, runtime.catalogue)
+    except EtuiError as error:
+        raise to_api_error(error) from error
+
+
+def _no_tokenizer(more: str = "") -> ApiError:
+    return invalid(f"this model has no tokenizer that can be used{more}", "model")
+
+
+def _write_piece(piece: bytes) -> str | list[int]:
+    """Return the text of a token; its bytes if they are only a part of a character."""
+    try:
+        return piece.decode()
+    except UnicodeDecodeError:
+        return list(piece)
+
+
+def _build_props(model: str, context: ServerContext, client: ClientRecord) -> dict[str, Any]:
+    """Build what is known of a model; of the folders of this machine nothing is said."""
+    from etui.models.gguf import check_gguf
+
+    arm, spec, path = find_model(model, context, client)
+    runtime = context.runtime
+    gguf = check_gguf(path)
+    ids = [gguf.metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos")]
+    ends = [_read_end(context, path, token) for token in ids]
+    sampling = arm.sampling
+    return {
+        "default_generation_settings": {
+            "n_ctx": runtime.model_files.find_context_tokens(spec.name, runtime.catalogue),
+            "params": {
+                "seed": sampling.seed,
+                "temperature": sampling.temperature,
+                "top_k": sampling.top_k,
+                "top_p": sampling.top_p,
+                "min_p": sampling.min_p,
+                "repeat_penalty": sampling.repeat_penalty,
+                "repeat_last_n": sampling.repeat_last_n,
+                "max_tokens": arm.max_tokens,
+                "n_predict": arm.max_tokens,
+            },
+        },
+        "total_slots": context.pool.status().parallel,
+        "model_alias": spec.name,
+        "model_path": path.name,
+        "model_ftype": gguf.quantisation,
+        "modalities": {"vision": False, "video": False, "audio": False},
+        "chat_template": gguf.chat_template or "",
+        "bos_token": ends[0],
+        "eos_token": ends[1],
+        "build_info": f"etui-{__version__}",
+        "is_sleeping": spec.name not in context.pool.status().residents,
+    }
+
+
+def _read_end(context: ServerContext, path: Path, token: object) -> str:
+    text = context.tokens.detokenize(path, [token]) if isinstance(token, int) else None
+    return "" if text is None else text.decode("utf-8", "replace")

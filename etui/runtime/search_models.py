@@ -21,7 +21,7 @@ from etui.curves.prediction import MachineFacts, Prediction, predict
 from etui.errors import DownloadFailed, EtuiError, ModelUnavailable
 from etui.models.gguf import Gguf, check_usable, parse_start
 from etui.models.spec import HubSource, ModelSpec
-from etui.runtime.measure_memory import predict_entry, read_machine
+from etui.runtime.measure_memory import find_memory_speed, predict_entry, read_machine
 from etui.runtime.user_models import MOST_CONTEXT_TOKENS, open_stores
 
 if TYPE_CHECKING:
@@ -111,7 +111,8 @@ def search_models(
 
     Args:
         limit: Most repositories.
-        machine: What predictions rest on; None reads it.
+        machine: What predictions rest on; None reads it, and measures the memory if nothing is
+            known yet.
 
     Raises:
         InvalidFile: models.yaml is not valid.
@@ -152,6 +153,7 @@ class _Known:
 
     @classmethod
     def read(cls, config: Config, machine: MachineFacts | None) -> _Known:
+        from etui.engine.library import choose_threads
         from etui.log.queries import LogReader
         from etui.models.catalogue import load_catalogue
         from etui.models.files import file_size, has_file, model_path, recorded_sha256
@@ -167,7 +169,13 @@ class _Known:
                 names[sha256] = spec.name
         paths = {name: model_path(spec, config) for name, spec in specs.items()}
         with LogReader(config) as log:
-            machine = machine or read_machine(log, config, catalogue)
+            if machine is None:
+                machine = read_machine(log, config, catalogue)
+                if not machine.measured and machine.memory_bytes_per_second is None:
+                    threads = choose_threads(config.threads, config.sysfs_dir)
+                    with suppress(EtuiError):  # it stays unknown, which the result says
+                        find_memory_speed(config, threads, lambda: False)
+                    machine = read_machine(log, config, catalogue)
             entries = {
                 name: LocalModel(
                     name,

@@ -9,9 +9,10 @@ import sys
 
 import pytest
 
+from etui.codec import to_document
 from etui.config.machine import machine_name
 from etui.errors import ExitCode
-from etui.models.memory_speed import MemorySpeed, save_memory_speed
+from etui.models.memory_speed import MemorySpeed, memory_speed_file, save_memory_speed
 from etui.text import count_cells
 from tests.contract.tiny_model import write_split_model, write_tiny_model
 from tests.support.hub import SEARCH, Reply
@@ -20,9 +21,10 @@ REPO = "Someone/Tiny-GGUF"
 
 
 @pytest.fixture
-def hub(hub_server, tmp_path):
+def hub(config, hub_server, tmp_path):
     data = write_tiny_model(tmp_path / "x.gguf").read_bytes()
     names = ("Tiny-Q8_0.gguf", "Tiny-Q5_K_M.gguf", "Tiny-BF16.gguf", "mmproj-Tiny-F16.gguf")
+    save_memory_speed(config, MemorySpeed(machine_name(), 2, 20e9))
     hub_server.repos[REPO] = dict.fromkeys(names, data) | {"Tiny-draft-Q4_0.gguf": data}
     return hub_server
 
@@ -85,7 +87,6 @@ def test_info_shows_what_a_repository_offers(hub, cli):
 
 
 def test_a_search_says_what_each_quantisation_costs_here(config, hub, cli, monkeypatch):
-    save_memory_speed(config, MemorySpeed(machine_name(), 2, 20e9))
     monkeypatch.setenv("COLUMNS", "80")
     shown = cli.run("models", "search", "Tiny", "gguf")
     name, facts, head, *lines = shown.out.splitlines()
@@ -108,6 +109,19 @@ def test_a_search_says_what_each_quantisation_costs_here(config, hub, cli, monke
     assert repository["quantisations"][0]["prediction"]["fit"] == "memory"
     cli.run("models", "pull", repository["quantisations"][2]["reference"])
     assert "on disk" in cli.out("models", "search", "tiny")
+
+
+def test_a_search_measures_the_memory_if_nothing_is_known(config, hub, cli, monkeypatch):
+    memory_speed_file(config).unlink()
+    speed = json.dumps(to_document(MemorySpeed(machine_name(), 2, 4e9)))
+    monkeypatch.setattr(
+        "etui.runtime.measure_memory.command", lambda _: [sys.executable, "-c", f"print({speed!r})"]
+    )
+    assert "estimated from memory bandwidth (4.00 GB/s)" in cli.out("models", "search", "tiny")
+    monkeypatch.setattr("etui.runtime.measure_memory.command", lambda _: ["false"])
+    assert "estimated from memory bandwidth (4.00 GB/s)" in cli.out("models", "search", "tiny")
+    memory_speed_file(config).unlink()
+    assert "not measured" in cli.out("models", "search", "tiny")
 
 
 def test_a_search_can_leave_out_what_does_not_fit(hub, cli, monkeypatch):

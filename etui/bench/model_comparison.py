@@ -77,15 +77,6 @@ class Contrast:
     ratio: Interval
     shown: bool  # Whether the interval excludes that both are equal
 
-    @classmethod
-    def of(
-        cls, pair: tuple[_Found, _Found], figure: str, basis: str, pairs: int, ratio: Interval
-    ) -> Contrast:
-        """Judge a ratio."""
-        low, high = ratio.low, ratio.high
-        shown = low is not None and high is not None and not low <= 1 <= high
-        return cls(pair[0].spec.name, pair[1].spec.name, figure, basis, pairs, ratio, shown)
-
 
 @dataclass(frozen=True, slots=True)
 class Missing:
@@ -132,13 +123,10 @@ def compare_models(specs: Sequence[ModelSpec], config: Config, log: LogReader) -
     found, notes = [_find(spec, config, log) for spec in specs], list[str]()
     _find_runs(found, log)
     _read_systems(found, notes)
-    with_curves = [one for one in found if one.curve is not None]
-    with_runs = [one for one in found if one.system is not None]
-    pairs = [(with_runs[0], other) for other in with_runs[1:]]
-    contrasts = [each for other in with_curves[1:]
-                 for each in _compare_curves((with_curves[0], other), notes)]  # fmt: skip
-    contrasts += [each for pair in pairs for each in _compare_answers(pair)]
-    systems = [one.system for one in with_runs if one.system is not None]
+    curves = [one.curve for one in found if one.curve is not None]
+    systems = [one.system for one in found if one.system is not None]
+    contrasts = [each for two in curves[1:] for each in _compare_curves(curves[0], two, notes)]
+    contrasts += [each for two in systems[1:] for each in _compare_answers(systems[0], two)]
     compared = [compare(systems[0], other) for other in systems[1:]]
     adjusted = holm([one.p_value for one in compared])
     notes += list_differences(systems) if compared else []
@@ -194,13 +182,12 @@ def _around(price: float, curve: OperatingCurve, phase: PhaseCurve, name: str) -
     return Interval(price, max(0.0, price - half), price + half, "student")
 
 
-def _compare_curves(pair: tuple[_Found, _Found], notes: list[str]) -> Iterator[Contrast]:
+def _compare_curves(
+    one: OperatingCurve, two: OperatingCurve, notes: list[str]
+) -> Iterator[Contrast]:
     """Compare two curves at the measured turns of the same tokens."""
     import numpy as np
 
-    one, two = pair[0].curve, pair[1].curve
-    assert one is not None
-    assert two is not None
     names = f"the curves of {one.model} and {two.model}"
     if changed := "; ".join(list_changes(two.conditions, one.conditions)):
         notes.append(f"{names} were measured under other conditions: {changed}")
@@ -215,7 +202,12 @@ def _compare_curves(pair: tuple[_Found, _Found], notes: list[str]) -> Iterator[C
         mean = estimate_means([np.asarray(logs)], seed=0)[0]
         low, high = (math.exp(mean.mean if end is None else end) for end in (mean.low, mean.high))
         found = Interval(math.exp(mean.mean), low * (1 - meter), high * (1 + meter), mean.method)
-        yield Contrast.of(pair, figure, "curves", len(logs), found)
+        shown = _excludes_equal(found)
+        yield Contrast(one.model, two.model, figure, "curves", len(logs), found, shown)
+
+
+def _excludes_equal(ratio: Interval) -> bool:
+    return ratio.low is not None and ratio.high is not None and not ratio.low <= 1 <= ratio.high
 
 
 def _average_points(curve: OperatingCurve, name: str) -> dict[tuple[int, int, int], float]:
@@ -307,11 +299,9 @@ _ANSWERS: tuple[tuple[str, _Value, _Value], ...] = (
 """Figure -> what is summed over the answers above and below the line."""
 
 
-def _compare_answers(pair: tuple[_Found, _Found]) -> Iterator[Contrast]:
+def _compare_answers(first: System, second: System) -> Iterator[Contrast]:
     """Compare the figures of answers to the same questions by the paired bootstrap."""
-    assert pair[0].system is not None
-    assert pair[1].system is not None
-    answers = list(zip(pair[0].system.samples, pair[1].system.samples, strict=True))
+    answers = list(zip(first.samples, second.samples, strict=True))
     for figure, above, below in _ANSWERS:
         rows = [([of(sample) for sample in both for of in (above, below)], both)
                 for both in answers]  # fmt: skip
@@ -329,12 +319,13 @@ def _compare_answers(pair: tuple[_Found, _Found]) -> Iterator[Contrast]:
             off = None if width is None or off is None else off + width / joules
         if off is None:  # without the error of the meter there is no interval
             continue
-        sums = resample_sums(columns, subjects, pair[0].system.run.seed)
+        sums = resample_sums(columns, subjects, first.run.seed)
         value = totals[2] / totals[3] / (totals[0] / totals[1])
         drawn = ratio(sums[:, 2] * sums[:, 1], sums[:, 3] * sums[:, 0])
         found = build_figure(value, drawn, value * off)
         interval = Interval(value, found.low, found.high, "bootstrap")
-        yield Contrast.of(pair, figure, "bench", len(rows), interval)
+        shown = _excludes_equal(interval)
+        yield Contrast(first.label, second.label, figure, "bench", len(rows), interval, shown)
 
 
 def _list_missing(found: Sequence[_Found]) -> Iterator[Missing]:

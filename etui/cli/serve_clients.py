@@ -23,19 +23,13 @@ class ClientTemplate:
     no_key: str = "none"
 
     def fill(self, root: str, model: str, models: Sequence[str], *, has_keys: bool) -> str:
-        """Fill in the address of a server, and what it has.
-
-        Args:
-            model: What answers by default.
-            models: All policies and models that can answer.
-        """
-        coders = [name for name in models if "coder" in name]
-        return Template(self.text.removeprefix("\n")).substitute(
+        """Fill in the address of a server, what answers there by default, and all that can."""
+        return Template(self.text).substitute(
             root=root,
             url=f"{root}/v1",
             model=model,
-            coder=coders[0] if coders else model,
-            models=json.dumps(list(models)),
+            coder=next((name for name in models if "coder" in name), model),
+            models=json.dumps(models),
             models_object=json.dumps({name: {"name": name} for name in models}),
             key=self.key if has_keys else self.no_key,
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
@@ -20,7 +20,7 @@ from etui import __version__
 from etui.chat import Query
 from etui.codec import to_document
 from etui.errors import EtuiError
-from etui.events import Answer, Loaded, Thought
+from etui.events import Answer, Thought
 from etui.runtime.model_ids import list_model_ids, parse_model_id
 from etui.runtime.overrides import Overrides
 from etui.runtime.turn_request import PoolEvent, TurnFailed, TurnRequest
@@ -40,8 +40,8 @@ _INSTRUCTIONS = (
     "machine. Joules of the kind `estimate` were not read from hardware; null was not measured."
 )
 _PROGRESS_TOKENS = 16
-_MOST_INTERVALS = 256
-_MOST_SECONDS = 86_400.0
+_TURN = ("answer", "status", "model", "arm", "policy", "why", "tokens", "turn_id")
+_ENERGY = ("joules", "uncertainty", "kind", "joules_per_token", "unmeasured")
 _READ = ToolAnnotations(read_only_hint=True, open_world_hint=False)
 
 
@@ -63,8 +63,6 @@ class EtuiTools:
         self._runtime = runtime
         self._source = source
         self._default = default
-        self._began_ns: dict[str, int] = {}
-        self._count = 0
 
     def build_server(self) -> MCPServer[Any]:
         """Build the server with these tools."""
@@ -122,35 +120,21 @@ class EtuiTools:
 
     async def energy_of_interval(
         self,
-        action: Annotated[
-            Literal["start", "stop", "last"],
-            Field(description="start an interval, stop it, or the last `seconds`"),
-        ],
-        interval: Annotated[str, Field(description="For stop: the id that start gave")] = "",
-        seconds: Annotated[float | None, Field(gt=0, le=_MOST_SECONDS)] = None,
+        start_ns: Annotated[
+            int | None, Field(ge=0, description="What a call without arguments gave")
+        ] = None,
+        seconds: Annotated[float | None, Field(gt=0, le=86_400)] = None,
     ) -> dict[str, Any]:
         """Measure the energy of this machine over an interval, in joules with ±.
 
-        `start` begins one and gives its id, `stop` measures from then to now. `last` measures the
-        seconds before now, as far as they were recorded.
+        A call without arguments starts one and gives `start_ns`; a call with that measures from
+        then to now. With `seconds`, the seconds before now, as far as they were recorded.
         """
         now_ns = self._source.clock()
-        if action == "start":
-            if len(self._began_ns) >= _MOST_INTERVALS:
-                raise ToolError(f"{_MOST_INTERVALS} intervals are open: stop one first")
-            self._count += 1
-            name = f"interval-{self._count}"
-            self._began_ns[name] = now_ns
-            return {"interval": name, "start_ns": now_ns}
-        if action == "stop":
-            if interval not in self._began_ns:
-                known = ", ".join(self._began_ns) or "none"
-                raise ToolError(f"no interval {interval[:80]!r} was started; open are: {known}")
-            start_ns = self._began_ns.pop(interval)
-        else:
-            if seconds is None:
-                raise ToolError("`last` needs seconds")
+        if seconds is not None:
             start_ns = max(0, now_ns - round(seconds * 1e9))
+        if start_ns is None:
+            return {"start_ns": now_ns}
         try:
             self._source.check_interval(start_ns, now_ns, None)
         except ApiError as error:
@@ -192,13 +176,13 @@ async def _follow(events: asyncio.Queue[PoolEvent], context: Context[Any, Any]) 
     while True:
         match await events.get():
             case TurnFinished(record=record):
+                if record.error:
+                    raise ToolError(record.error)
                 return record
             case TurnFailed(error=error):
                 raise _to_tool_error(error)
             case Decided(decision=decision):
                 await context.report_progress(0, message=decision.why)
-            case Loaded(model=model):
-                await context.report_progress(tokens, message=f"{model} is loaded")
             case Thought(tokens=count) | Answer(tokens=count):
                 before, tokens = tokens, tokens + count
                 if before // _PROGRESS_TOKENS < tokens // _PROGRESS_TOKENS:
@@ -206,28 +190,14 @@ async def _follow(events: asyncio.Queue[PoolEvent], context: Context[Any, Any]) 
 
 
 def _describe_turn(record: TurnRecord) -> dict[str, Any]:
-    energy = record.energy
+    document = record.to_json()
+    energy = {name: document["energy"][name] for name in _ENERGY}
     return {
-        "answer": record.answer,
-        "status": record.status,
-        "model": record.model,
-        "arm": record.arm,
-        "policy": record.policy,
-        "why": record.why,
+        **{name: document[name] for name in _TURN},
         "cost": energy_line(record),
-        "energy": {
-            "joules": energy.joules,
-            "uncertainty": energy.uncertainty,
-            "kind": energy.kind,
-            "joules_per_token": energy.joules_per_token,
-            "load_joules": energy.phases.get("load"),
-            "unmeasured": list(energy.unmeasured),
-        },
-        "tokens": {"prompt": record.tokens.prompt, "output": record.tokens.output,
-                   "thinking": record.tokens.thinking},
+        "energy": energy | {"load_joules": record.energy.phases.get("load")},
         "seconds": record.seconds.total,
-        "turn_id": record.turn_id,
-    }  # fmt: skip
+    }
 
 
 def _to_tool_error(error: EtuiError) -> ToolError:

@@ -77,7 +77,7 @@ async def test_the_tools_answer_and_only_the_protocol_is_written(
         assert STARTER in {model["id"] for model in listed["models"]}
         power = await call(client, "power_now")
         assert {"watts", "kind", "channels", "unmeasured"} <= set(power)
-        interval = (await call(client, "energy_of_interval", action="start"))["interval"]
+        begun = await call(client, "energy_of_interval")
         result = await client.call_tool(
             "ask", {"question": "What is a joule?", "max_tokens": 24}, progress_callback=follow
         )
@@ -87,12 +87,12 @@ async def test_the_tools_answer_and_only_the_protocol_is_written(
         assert set(answer["energy"]) >= {"joules", "uncertainty", "kind", "load_joules"}
         assert json.loads(result.content[0].text) == answer
         assert any(text and "24 tokens" not in text for text in progress)
-        spent = await call(client, "energy_of_interval", action="stop", interval=interval)
+        spent = await call(client, "energy_of_interval", **begun)
         assert spent["seconds"] > 0
         if answer["energy"]["joules"] is not None:
             assert spent["joules"] > answer["energy"]["joules"]
             assert spent["uncertainty"] is not None
-        last = await call(client, "energy_of_interval", action="last", seconds=0.1)
+        last = await call(client, "energy_of_interval", seconds=0.1)
         assert last["seconds"] == pytest.approx(0.1)
     lines = (tmp_path / "stdout").read_text("utf-8").splitlines()
     assert lines
@@ -111,11 +111,9 @@ async def test_errors_are_words_for_the_model_that_called(connect: Connect) -> N
         )
         assert "question" in await fail(client, "ask", question="")
         assert "max_tokens" in await fail(client, "ask", question="Why?", max_tokens=0)
-        unknown = await fail(client, "energy_of_interval", action="stop", interval="x")
-        assert "no interval 'x' was started; open are: none" in unknown
-        assert "needs seconds" in await fail(client, "energy_of_interval", action="last")
-        early = await fail(client, "energy_of_interval", action="last", seconds=86_400)
-        assert "recorded are the last" in early
+        assert "recorded are the last" in await fail(client, "energy_of_interval", seconds=86_400)
+        assert "end_ns is before" in await fail(client, "energy_of_interval", start_ns=2**62)
+        assert "seconds" in await fail(client, "energy_of_interval", seconds=0)
         # ... and the server still answers.
         assert (await call(client, "ask", question="Why?", max_tokens=4))["answer"] is not None
 

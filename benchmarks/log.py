@@ -26,6 +26,7 @@ from etui.log.chat_queries import list_chats
 from etui.log.daily_energy import read_daily_energy
 from etui.log.export import write_csv, write_json_lines
 from etui.log.filters import Sort, TurnFilter
+from etui.log.model_usage import read_model_usage
 from etui.log.queries import LogReader
 from etui.log.writer import TurnWriter
 from etui.turn.record import Seconds, Tokens, TurnEnergy, TurnRecord
@@ -155,6 +156,7 @@ def measure(config: Config, repeats: int = 5) -> dict[str, float]:
         results["a year by day and model"] = best(
             lambda: read_daily_energy(log, date(2026, 1, 1), date(2026, 12, 31))
         )
+        results["usage by model and file"] = best(lambda: read_model_usage(log))
         turn = log.list_turns(limit=1)[0].turn_id
         results["one turn"] = best(lambda: log.get_turn(turn[:8]))
         results["chats"] = best(lambda: list_chats(log, limit=100))

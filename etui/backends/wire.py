@@ -183,6 +183,7 @@ def _classes() -> Mapping[str, Any]:
     from etui.backends.base import AnswerRequest
     from etui.config.backend_spec import BackendSpec
     from etui.models.spec import (
+        Adapter,
         HubSource,
         ModelSampling,
         ModelSpec,
@@ -197,7 +198,7 @@ def _classes() -> Mapping[str, Any]:
     sources = (HubSource, PathSource, WheelPart, WheelsSource)
     arms = (Arm, Sampling, SamplingFrom, VoteStop, EarlyExit, TokenCost)
     requests = (AnswerRequest, ModelSpec, ModelSampling, TunedBy, Message, OutputOptions, Config)
-    settings = (BackendSpec, TextsToEmbed)
+    settings = (BackendSpec, Adapter, TextsToEmbed)
     batches = (SharedBatch, BatchShare)
     return {
         c.__name__: c

@@ -126,7 +126,7 @@ class BenchModel:
     """
 
     name: str
-    sha256: str | None  # Hash of the GGUF
+    sha256: str | None  # Hash of the GGUF, and of its adapters if it has any
     file_bytes: int
     gpu_layers: int
     context_tokens: int
@@ -145,10 +145,13 @@ class BenchModel:
     remote_name: str | None = None
     quantisation: str | None = None
     """Quantisation of the weights, by the header of the file; None if unknown."""
+    adapters: tuple[str, ...] | None = None
+    """File and scale of each LoRA adapter, which are part of the hash; None without any."""
 
 
 _OPTIONAL = (
     *("threads", "prefill_threads", "draft_tokens", "backend", "remote_name", "quantisation"),
+    "adapters",
 )
 """Settings of a model that are left out where it has none, so that older runs keep their hash."""
 

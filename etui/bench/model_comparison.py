@@ -25,7 +25,7 @@ from etui.curves.prediction import CONTEXT_TOKENS
 from etui.engine.offload import needs
 from etui.errors import EtuiError, UsageError
 from etui.log.past_answers import read_speed
-from etui.models.files import model_path, recorded_sha256
+from etui.models.files import content_sha256, may_be_content, model_path
 from etui.models.gguf import check_gguf
 from etui.runtime.measure_memory import find_curve_here
 from etui.stats.bootstrap import ratio, resample_sums
@@ -142,7 +142,7 @@ def compare_models(specs: Sequence[ModelSpec], config: Config, log: LogReader) -
 
 def _find(spec: ModelSpec, config: Config, log: LogReader) -> _Found:
     """Find the facts, the curve and the speed of a model."""
-    sha256 = spec.sha256 or recorded_sha256(spec, config)
+    sha256 = content_sha256(spec, config)
     figures, path = ModelFigures(spec.name), model_path(spec, config)
     if spec.backend is None and path.is_file():
         with suppress(EtuiError):  # a damaged file is missing, as below
@@ -231,7 +231,7 @@ def _find_runs(found: Sequence[_Found], log: LogReader) -> None:
         for arm, settings in () if run.routed else run.arms.items():
             for one in found:
                 then = hashes.get(one.spec.name)
-                is_same = then is None or one.sha256 in (None, then)
+                is_same = then is None or may_be_content(one.sha256, one.spec, then)
                 if settings.get("model") == one.spec.name and is_same:
                     one.candidates.setdefault(_build_key(run, settings), (folder, arm))
 

@@ -61,6 +61,7 @@ def load_models(
                 prefill_threads=served.spec.prefill_threads,
                 draft_tokens=served.spec.draft_tokens,
                 quantisation=check_gguf(served.local_path()).quantisation,
+                adapters=tuple(map(str, served.spec.adapters)) or None,
             )
         )
     return tuple(found)

@@ -52,6 +52,7 @@ _PREDICTED = ("FITS", "TOK/S", "J/TOKEN")
 _LEAST_GOOD_FOR = 12  # Cells of a column that is cut
 _GROUPS_GB = (1, 2, 4, 8, 16, 32)
 """Memory by which ``list`` groups the models."""
+_ADAPTED = " (of the file and its adapters)"
 _FACTS = {"kv_bytes_per_token": "KV cache"}
 
 
@@ -200,7 +201,8 @@ def read_model_facts(spec: ModelSpec, config: Config, catalogue: Catalogue) -> M
     from etui.engine.offload import choose_placement, needs
     from etui.engine.placement_speeds import PlacementSpeeds
     from etui.engine.session_loader import GPU_BATCH_TOKENS
-    from etui.models.files import find_draft_problem, model_path, recorded_sha256
+    from etui.models.adapters import size_adapters
+    from etui.models.files import content_sha256, find_draft_problem, model_path
     from etui.models.gguf import check_gguf
 
     path = model_path(spec, config)
@@ -213,12 +215,14 @@ def read_model_facts(spec: ModelSpec, config: Config, catalogue: Catalogue) -> M
     need = placement = rule = None
     gpus: tuple[Device, ...] = ()
     if gguf is not None:
-        need, gpus = needs(gguf, spec.context, spec.kv_type, batch_tokens), list_gpus(config)
+        extra = size_adapters(spec)
+        need = needs(gguf, spec.context, spec.kv_type, batch_tokens, adapter_bytes=extra)
+        gpus = list_gpus(config)
         rule = choose_placement(gpus, spec, need)
         placement = choose_placement(gpus, spec, need, PlacementSpeeds(config).read(gguf, gpus))
     return ModelFacts(
         spec,
-        spec.sha256 or (recorded_sha256(spec, config) if gguf is not None else None),
+        content_sha256(spec, config),
         gguf,
         need,
         gpus,
@@ -266,6 +270,10 @@ def build_facts_document(facts: ModelFacts) -> dict[str, Any]:
         "stop": spec.stop,
         "gguf": _build_gguf_document(facts),
         "placement": _build_placement_document(facts),
+        "adapters": [
+            {"path": str(each.path), "scale": each.scale, "sha256": each.sha256}
+            for each in facts.spec.adapters
+        ],
         "draft": spec.draft,
         "speculate": spec.speculate,
         "sampling": facts.sampling,
@@ -375,7 +383,7 @@ def format_facts(
         ("on disk", state if gguf is None else f"{state}, {row.path}"),
         *([("problem", row.problem)] if row.problem else []),
         ("file", bytes_text(row.bytes)),
-        ("sha256", facts.sha256 or _missing_hash_text(row)),
+        ("sha256", f"{facts.sha256 or _missing_hash_text(row)}{_ADAPTED if spec.adapters else ''}"),
         *_format_prediction(row, machine),
         *list_usage(usage, facts.sha256),
         ("context used", tokens_text(spec.context)),
@@ -395,6 +403,8 @@ def format_facts(
         lines.append(("tool calls", form.tools))
     if form.note:
         lines.append(("format note", form.note))
+    for adapter in spec.adapters:
+        lines.append(("adapter", f"{adapter}, {adapter.path.parent}"))
     if spec.draft:
         problem = f" (cannot be used: {facts.draft_problem})" if facts.draft_problem else ""
         lines.append(("draft model", spec.draft + problem))

@@ -265,9 +265,19 @@ def search(
 @models.command()
 @click.argument("names", type=TEXT, metavar="[NAME]...", nargs=-1)
 @text_option("--name", "entry_name", metavar="NAME", help="Name of the new model.")
+@text_option(
+    "--adapter", "adapters", metavar="FILE[:SCALE]", multiple=True,
+    help="Add a model with this LoRA adapter.",
+)  # fmt: skip
 @flag("-q", "--quiet", help="Show no progress.")
 @json_option
-def pull(names: tuple[str, ...], entry_name: str | None, quiet: bool, as_json: bool) -> None:
+def pull(
+    names: tuple[str, ...],
+    entry_name: str | None,
+    adapters: tuple[str, ...],
+    quiet: bool,
+    as_json: bool,
+) -> None:
     """Download models; without a NAME, the starter model.
 
     NAME is a model of `etui models list`, a repository of the Hugging Face hub
@@ -277,16 +287,21 @@ def pull(names: tuple[str, ...], entry_name: str | None, quiet: bool, as_json: b
 
     An interrupted download resumes where it stopped. The sha256 of every file is checked. Without
     a quantisation, that is Q4_K_M, else Q8_0, else the smallest of at least 4 bits.
+
+    --adapter, which may be repeated, adds a further model: NAME with the adapters applied.
     """
     from etui.models.files import file_size, read_record, recorded_sha256
     from etui.models.spec import STARTER
-    from etui.runtime.user_models import open_user_models
+    from etui.runtime.user_models import open_user_models, parse_adapter
 
     config, catalogue = _load_catalogue()
-    if entry_name is not None and len(names) != 1:
-        raise UsageError("--name names one new model", "pull the models one by one")
+    parsed = [parse_adapter(text) for text in adapters]
+    if (entry_name is not None or parsed) and len(names) != 1:
+        option = "--name" if entry_name is not None else "--adapter"
+        raise UsageError(f"{option} is for one new model", "pull the models one by one")
     models = open_user_models(config, catalogue)
-    found = [models.find(text, entry_name or "") for text in dict.fromkeys(names or (STARTER,))]
+    own_name = "" if parsed else entry_name or ""
+    found = [models.find(text, own_name) for text in dict.fromkeys(names or (STARTER,))]
     done: list[dict[str, Any]] = []
     for new in found:
         spec = new.spec
@@ -298,6 +313,8 @@ def pull(names: tuple[str, ...], entry_name: str | None, quiet: bool, as_json: b
         if not quiet:
             print_lines(map(join_lines, new.notes), err=True)
         path = _pull(models, new, config, names, quiet=quiet)
+        if parsed and new is found[0]:
+            found.append(models.adapt(spec, parsed, entry_name or ""))
         size, digest = file_size(path), recorded_sha256(spec, config)
         facts = {"name": spec.name, "path": str(path), "bytes": size, "sha256": digest}
         done.append(facts | {"added": not new.is_known, "notes": new.notes})

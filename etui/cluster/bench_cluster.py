@@ -180,12 +180,13 @@ class ClusterBench:
 
     def _known_hashes(self, plan: RunPlan) -> dict[str, str | None]:
         """Return what this machine knows of the files of the models, without needing them."""
-        from etui.models.files import expected_sha256, recorded_sha256
+        from etui.models.files import content_sha256, expected_sha256
 
         config = self.runtime.config
         specs = [self.runtime.catalogue.get(name) for name in plan.models]
         return {
-            spec.name: recorded_sha256(spec, config) or expected_sha256(spec, config)
+            spec.name: content_sha256(spec, config)
+            or (None if spec.adapters else expected_sha256(spec, config))
             for spec in specs
             if spec.backend is None
         }

@@ -321,8 +321,10 @@ def _bring(
     spec: ModelSpec, runtime: Runtime[LocalBackend], sha256: str | None, say: Callable[[str], None]
 ) -> None:
     """Pull a model that is missing here, and compare its hash with the driver's."""
+    from etui.arm import Arm
     from etui.models.download import pull
-    from etui.models.files import has_file, recorded_sha256, require
+    from etui.models.files import has_file
+    from etui.runtime.model_resolution import find_model_file
 
     if spec.backend is not None:
         return
@@ -340,9 +342,8 @@ def _bring(
                 said = share
                 say(f"{progress.model}: {percent_text(share)} pulled")
 
-    if has_file(spec, config):
-        require(spec, config)
-    else:
+    if not has_file(spec, config):
         say(f"{spec.name} is missing here: pulling it")
         pull(spec, config, report)
-    refuse_other_hash(spec.name, recorded_sha256(spec, config) or spec.sha256, sha256)
+    found, _ = find_model_file(Arm("direct", spec.name), config, runtime.catalogue)
+    refuse_other_hash(spec.name, found.sha256, sha256)

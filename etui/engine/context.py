@@ -106,6 +106,8 @@ class Context:
                 f"{model.path.name}: {library.errors()}",
                 "lower `context` or `gpu_layers` of the model, or close other programs",
             )
+        if not heads:  # which draft without them
+            self._use_adapters(model.adapters)
         self._memory: Any = self.api.llama_get_memory(self.handle)
         self.capacity = int(self.api.llama_n_ctx(self.handle))
         self.batch = DecodeBatch(self.api, options.batch_tokens)
@@ -113,6 +115,16 @@ class Context:
         self._synchronize = self.api.llama_synchronize
         self._get_logits = self.api.llama_get_logits_ith
         self._row_type = ctypes.c_float * self.vocabulary
+
+    def _use_adapters(self, adapters: Sequence[tuple[Any, float]]) -> None:
+        if not adapters:
+            return
+        handles, numbers = zip(*adapters, strict=True)
+        pointers = (type(handles[0]) * len(handles))(*handles)
+        scales = (ctypes.c_float * len(handles))(*numbers)
+        code = self.api.llama_set_adapters_lora(self.handle, pointers, len(handles), scales)
+        if code:
+            raise EngineFailed(f"llama.cpp could not use the adapters of the model (code {code})")
 
     def decode(self) -> int:
         """Compute the batch, wait for the device, and return the code of ``llama_decode``.

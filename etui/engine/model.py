@@ -13,6 +13,7 @@ from etui.engine.library import Library
 from etui.engine.special_tokens import SpecialToken
 from etui.errors import ModelUnavailable
 from etui.models.gguf import EXPERTS
+from etui.models.spec import Adapter
 
 ALL_LAYERS = -1
 """Value of ``gpu_layers`` that puts every layer on the GPU."""
@@ -105,11 +106,33 @@ class Model:
         bos = int(api.llama_vocab_bos(self.vocab))
         self.bos = bos if bos >= 0 else None
         self.adds_bos = self.bos is not None and bool(api.llama_vocab_get_add_bos(self.vocab))
+        self.adapters: list[tuple[Any, float]] = []
+        """LoRA adapters that contexts made from now on use, and their scales."""
         self._pieces: dict[int, tuple[bytes, bool]] = {}
         self._buffer = ctypes.create_string_buffer(256)
         self._shown = frozenset(
             ids[0] for ids in (self.tokenize(text) for text in shown) if len(ids) == 1
         )
+
+    def add_adapters(self, adapters: Sequence[Adapter]) -> None:
+        """Load LoRA adapters, before any context is made: each makes its graphs larger.
+
+        They are freed with the model.
+
+        Raises:
+            ModelUnavailable: llama.cpp rejected one.
+        """
+        for adapter in adapters:
+            self._library.forget_errors()
+            handle = self._api.llama_adapter_lora_init(self.handle, str(adapter.path).encode())
+            self._library.flush()
+            if not handle:
+                raise ModelUnavailable(
+                    f"llama.cpp could not load the adapter {adapter.path.name}: "
+                    f"{self._library.errors()}",
+                    f"name an adapter that was made for {self.path.name} in models.yaml",
+                )
+            self.adapters.append((handle, adapter.scale))
 
     def tokenize(
         self, text: str, *, bos: bool = False, special: bool = True, ends: bool = False

@@ -113,7 +113,13 @@ def choose_sequences(size: CacheSize | None, parallel: int) -> int:
 
 
 def needs(
-    gguf: Gguf, context_tokens: int, kv_type: str, batch_tokens: int = 512, *, parallel: int = 1
+    gguf: Gguf,
+    context_tokens: int,
+    kv_type: str,
+    batch_tokens: int = 512,
+    *,
+    parallel: int = 1,
+    adapter_bytes: int = 0,
 ) -> Needs:
     """Estimate the memory of a model from its header.
 
@@ -123,7 +129,9 @@ def needs(
     """
     layers = gguf.layers or 1
     blocks = sum(t.size_bytes or 0 for t in gguf.tensors if t.name.startswith("blk."))
+    blocks += adapter_bytes  # each of its factors is where the tensor is that it changes
     weights = sum(t.size_bytes or 0 for t in gguf.tensors) or gguf.size_bytes  # without their list
+    weights += adapter_bytes
     embeddings = sum(t.size_bytes or 0 for t in gguf.tensors if t.name == "token_embd.weight")
     outputs = weights - blocks - embeddings
     if not any(t.name == "output.weight" for t in gguf.tensors):

@@ -22,6 +22,7 @@ from etui.engine.session_loader import (
 from etui.engine.trial import try_model
 from etui.errors import EngineFailed, ModelUnavailable
 from etui.events import Loaded, Residence, Unloaded, UnloadReason
+from etui.models.adapters import check_adapters
 from etui.models.gguf import Gguf, check_usable
 
 if TYPE_CHECKING:
@@ -108,6 +109,7 @@ class Residency:
             return resident.session
         start_ns = time.monotonic_ns()
         gguf = check_usable(path)
+        check_adapters(spec, gguf)
         if self._loader.trials:
             try_model(spec, path, self._config)
             start_ns = time.monotonic_ns()

@@ -36,6 +36,7 @@ from etui.engine.thread_control import ThreadControl
 from etui.engine.thread_count import choose_thread_limits
 from etui.engine.trial import try_model
 from etui.errors import EngineFailed, EtuiError, ModelUnavailable
+from etui.models.adapters import size_adapters
 from etui.models.cache_size import cache_size
 from etui.models.files import recorded_sha256
 from etui.models.gguf import Gguf, check_usable
@@ -56,6 +57,7 @@ def session_key(spec: ModelSpec, path: Path) -> tuple[object, ...]:
     """Collect the settings a session depends on: a change to any of them requires a reload."""
     return (
         path,
+        spec.adapters,
         spec.context,
         spec.gpu_layers,
         spec.cpu_moe,
@@ -143,6 +145,11 @@ def open_template(templates: TemplateProcess, model: Model, name: str) -> ChatTe
     return ChatTemplate(templates, name, source, model.bos_text, model.eos_text)
 
 
+def _read_state(path: Path) -> str:
+    stat = path.stat()
+    return f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}"
+
+
 class SessionLoader:
     """Loads models for a :class:`etui.engine.residency.Residency`, which closes it.
 
@@ -203,13 +210,12 @@ class SessionLoader:
         Another build or device computes other last bits, and a longer context may turn positions
         by other angles.
         """
-        stat = path.stat()
-        file = recorded_sha256(spec, self._config)
         options = asdict(session.options)
         for name in ("threads", "batch_tokens", "donors", "verify_rows", "pooling"):
             del options[name]  # which decide how it is computed, not what is stored
         parts = (
-            file or f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}",
+            recorded_sha256(spec, self._config) or _read_state(path),
+            [(each.sha256 or _read_state(each.path), each.scale) for each in spec.adapters],
             self.library.version,
             session.vocabulary.offloaded,
             sorted(options.items()),
@@ -222,7 +228,14 @@ class SessionLoader:
         context_tokens = choose_context_tokens(self._config, spec, gguf)
         batch_tokens = spec.batch_tokens or GPU_BATCH_TOKENS
         parallel = self._config.parallel
-        return needs(gguf, context_tokens, spec.kv_type, batch_tokens, parallel=parallel)
+        return needs(
+            gguf,
+            context_tokens,
+            spec.kv_type,
+            batch_tokens,
+            parallel=parallel,
+            adapter_bytes=size_adapters(spec),
+        )
 
     def load(
         self, spec: ModelSpec, path: Path, gguf: Gguf, need: Needs
@@ -367,6 +380,7 @@ class SessionLoader:
         heads = gguf.nextn_layers > 0
         model = Model(self.library, path, layers, split, shown=tags, heads=heads)
         try:
+            model.add_adapters(spec.adapters)
             options = ContextOptions(
                 context_tokens=choose_context_tokens(self._config, spec, gguf),
                 threads=threads.limits.decode,

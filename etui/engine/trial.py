@@ -1,8 +1,8 @@
 """Load a model in a process of its own before the first load in this one.
 
 llama.cpp aborts the whole process on some damaged files (``GGML_ASSERT``, a division by zero), and
-no check of the header finds all of them. ``python -m etui.engine.trial FILE`` loads a file on the
-CPU, decodes a few tokens and exits; a crash ends only that process.
+no check of the header finds all of them. ``python -m etui.engine.trial FILE [ADAPTER]...`` loads a
+file on the CPU, decodes a few tokens and exits; a crash ends only that process.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from etui.errors import ModelUnavailable
-from etui.models.files import is_known_good, read_record, write_record
+from etui.models.files import is_known_good, name_record, read_record, write_record
 
 if TYPE_CHECKING:
     from etui.config.config import Config
@@ -54,14 +55,15 @@ def try_model(spec: ModelSpec, path: Path, config: Config) -> None:
     """
     if is_known_good(spec):
         return
-    record = read_record(spec.name, config.models_dir)
-    if record is not None and not record.describes(path):
-        record = None
-    if record is not None and record.tried:
+    files = {spec.name: path, **{name_record(each): each.path for each in spec.adapters}}
+    records = {name: read_record(name, config.models_dir) for name in files}
+    known = {name: record for name, record in records.items()
+             if record is not None and record.describes(files[name])}  # fmt: skip
+    if len(known) == len(files) and all(record.tried for record in known.values()):
         return
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "etui.engine.trial", str(path)],
+            [sys.executable, "-m", "etui.engine.trial", *map(str, files.values())],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -77,8 +79,8 @@ def try_model(spec: ModelSpec, path: Path, config: Config) -> None:
     if crash := name_crash(done.returncode):
         reason = _find_reason(done.stderr.decode("utf-8", "replace"))
         raise _refuse(path, f"crashed with {crash}{reason}")
-    if done.returncode == 0 and record is not None:
-        write_record(spec.name, config.models_dir, replace(record, tried=True))
+    for name, record in known.items() if done.returncode == 0 else ():
+        write_record(name, config.models_dir, replace(record, tried=True))
     # Any other code: llama.cpp refused the file, and does so again with a message.
 
 
@@ -120,15 +122,17 @@ def forbid_core_dump() -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def _load(path: Path) -> None:
-    """Load a file and decode a few tokens, a batch and a single one."""
+def _load(path: Path, adapters: Sequence[Path]) -> None:
+    """Load a file with its adapters and decode a few tokens, a batch and a single one."""
     from etui.config.config import find_folders
     from etui.engine.context import Context, ContextOptions
     from etui.engine.library import Library
     from etui.engine.model import Model
+    from etui.models.spec import Adapter
 
     library = Library(Path(os.devnull) / "no-log", find_folders().engines_dir)
     model = Model(library, path)
+    model.add_adapters([Adapter(each) for each in adapters])
     # Several threads wait for each other where other programs run.
     options = ContextOptions(_CONTEXT_TOKENS, threads=1, sequences=1, batch_tokens=_BATCH_TOKENS)
     context = Context(library, model, options)
@@ -141,9 +145,10 @@ def _load(path: Path) -> None:
 
 
 def main() -> None:
-    """Try the file named on the command line."""
+    """Try the file of a model and those of its adapters, which the command line names."""
     forbid_core_dump()
-    _load(Path(sys.argv[1]))
+    path, *adapters = map(Path, sys.argv[1:])
+    _load(path, adapters)
     os._exit(0)  # the work is done: freeing the memory can wait for the system
 
 

@@ -70,6 +70,7 @@ class Catalogue:
             for spec in self
             for source in spec.sources
             if isinstance(source, HubSource)
+            and not spec.adapters
             and (source.repo.lower(), source.revision) == (wanted.repo.lower(), wanted.revision)
             and label in ("", source.file.lower(), find_label(source.file).lower())
         ]

@@ -8,7 +8,7 @@ import os
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -16,8 +16,9 @@ from etui.atomic import write_text
 from etui.codec import from_document, to_document
 from etui.config.config import Config, shipped_dir
 from etui.errors import DownloadFailed, InvalidFile, ModelUnavailable
+from etui.models.adapters import check_adapters, read_adapter
 from etui.models.gguf import check_gguf, check_usable, list_part_paths, list_parts, name_part
-from etui.models.spec import HubSource, ModelSpec, PathSource
+from etui.models.spec import Adapter, HubSource, ModelSpec, PathSource
 
 if TYPE_CHECKING:
     from etui.models.catalogue import Catalogue
@@ -53,7 +54,10 @@ def read_entries(config: Config) -> dict[str, ModelSpec]:
         files.append(read_models(config.models_file, "user"))
     models = {spec.name: spec for file in files for spec in file.specs}
     if config.models_dir.is_dir():
-        own = {model_path(spec, config) for spec in models.values() if spec.backend is None}
+        local = [spec for spec in models.values() if spec.backend is None]
+        # A file that an entry uses with adapters is a model without them, too.
+        own = {model_path(spec, config) for spec in local if not spec.adapters}
+        own |= {adapter.path for spec in local for adapter in spec.adapters}
         for path in sorted(config.models_dir.glob("*.gguf")):
             # llama.cpp loads a split model through its first file, so the later ones are not listed
             is_first = path == list_part_paths(path)[0]
@@ -267,6 +271,7 @@ def list_catalogue_files(
     for name in tuned:
         yield record_path(name, config.models_dir)
         yield model_path(models[name], config)
+        yield from (adapter.path for adapter in models[name].adapters)
 
 
 FileState = Literal["absent", "unchecked", "refused", "checked"]
@@ -298,8 +303,8 @@ def file_state(spec: ModelSpec, config: Config) -> FileState:
     if size is None:
         return "absent"
     checked = recorded_sha256(spec, config)
-    if spec.sha256 is not None and (
-        checked != spec.sha256 if checked else spec.file_bytes not in (None, size)
+    if spec.file_sha256 is not None and (
+        checked != spec.file_sha256 if checked else spec.file_bytes not in (None, size)
     ):
         return "refused"
     return "unchecked" if checked is None else "checked"
@@ -318,7 +323,7 @@ def file_size(path: Path) -> int | None:
 
 
 def find_file_problem(spec: ModelSpec, config: Config) -> str:
-    """Find why the model's file cannot be used, from its size, its record and its header.
+    """Find why the model's file or an adapter cannot be used, from sizes, records and headers.
 
     Returns:
         The reason in one line; empty without a file, or if nothing speaks against it.
@@ -328,7 +333,7 @@ def find_file_problem(spec: ModelSpec, config: Config) -> str:
     if state == "absent" or (state == "checked" and is_known_good(spec)):
         return ""
     try:
-        check_usable(path)
+        check_adapters(spec, check_usable(path))
     except ModelUnavailable as error:
         return error.what
     return f"{path.name} is not the file of its entry" if state == "refused" else ""
@@ -336,7 +341,7 @@ def find_file_problem(spec: ModelSpec, config: Config) -> str:
 
 def is_known_good(spec: ModelSpec) -> bool:
     """Return whether etui itself names the sha256 of the model, so that its header is known."""
-    return spec.origin == "shipped" and spec.sha256 is not None
+    return spec.origin == "shipped" and spec.sha256 is not None and not spec.adapters
 
 
 def model_path(spec: ModelSpec, config: Config) -> Path:
@@ -394,7 +399,7 @@ def require(spec: ModelSpec, config: Config) -> Path:
     refuse_remote(spec)
     path = model_path(spec, config)
     record = read_record(spec.name, config.models_dir)
-    if record is not None and record.describes(path) and spec.sha256 in (None, record.sha256):
+    if record is not None and record.describes(path) and spec.file_sha256 in (None, record.sha256):
         return path
     return verify(spec, config).path
 
@@ -402,13 +407,14 @@ def require(spec: ModelSpec, config: Config) -> Path:
 def verify(
     spec: ModelSpec, config: Config, report: Callable[[int], None] | None = None
 ) -> Verified:
-    """Check the header and hash the whole file, regardless of its record.
+    """Check the header and hash the whole file and its adapters, regardless of their records.
 
     Args:
         report: Called with the bytes hashed so far.
 
     Raises:
-        ModelUnavailable: The file is missing, not a complete GGUF, or has another sha256.
+        ModelUnavailable: The file is missing, not a complete GGUF, or has another sha256; or an
+            adapter cannot be used.
     """
     refuse_remote(spec)
     path = model_path(spec, config)
@@ -416,7 +422,10 @@ def verify(
         raise _describe_missing(spec, path, config)
     record = read_record(spec.name, config.models_dir)
     expected = expected_sha256(spec, config)
-    check_gguf(path)
+    gguf = check_gguf(path)
+    check_adapters(spec, gguf)
+    for adapter in spec.adapters:
+        _hash_adapter(adapter, spec.name, config)
     before = read_state(path)
     digest, _ = hash_files(list_part_paths(path), report)
     if expected is not None and digest != expected:
@@ -434,8 +443,8 @@ def verify(
 
 def expected_sha256(spec: ModelSpec, config: Config) -> str | None:
     """Return the required hash: the entry's, or the hub's as recorded by the first pull."""
-    if spec.sha256 is not None:
-        return spec.sha256
+    if spec.file_sha256 is not None:
+        return spec.file_sha256
     record = read_record(spec.name, config.models_dir)
     return record.sha256 if record is not None and record.pinned else None
 
@@ -445,6 +454,79 @@ def recorded_sha256(spec: ModelSpec, config: Config) -> str | None:
     record = read_record(spec.name, config.models_dir)
     current = record is not None and record.describes(model_path(spec, config))
     return record.sha256 if record is not None and current else None
+
+
+def content_sha256(spec: ModelSpec, config: Config) -> str | None:
+    """Return the hash of what answers: the model's file, its adapters and their scales.
+
+    Nothing is read but the records of earlier hashing; None if one of them is missing. Without
+    adapters it is the hash of the file. A spec that was found has it already.
+    """
+    own = spec.sha256 or recorded_sha256(spec, config)
+    if own is None or all(each.sha256 for each in spec.adapters):
+        return own
+    found = [_find_recorded(each, config) for each in spec.adapters]
+    known = [each for each in found if each is not None]
+    return _join_hashes(own, known) if len(known) == len(found) else None
+
+
+def may_be_content(sha256: str | None, spec: ModelSpec, found: str | None) -> bool:
+    """Return whether a record with the hash ``found`` is of a model.
+
+    Args:
+        sha256: The model's ``content_sha256``; where it is None, a record is taken to be of the
+            same file, but never of the same adapters.
+    """
+    return not spec.adapters if sha256 is None else found == sha256
+
+
+def hash_adapters(spec: ModelSpec, path: Path, config: Config) -> ModelSpec:
+    """Return a model with the hashes of its adapters, and the hash of all that answers.
+
+    One that was hashed before and still has the same size and modification time is not read.
+
+    Args:
+        spec: The model with the hash of its file, if that is recorded.
+        path: Its file, which is hashed if that is not.
+
+    Raises:
+        ModelUnavailable: An adapter is missing, or no complete GGUF.
+    """
+    if not spec.adapters:
+        return spec
+    own = spec.sha256 or hash_files(list_part_paths(path))[0]
+    hashed = [_find_recorded(each, config) or _hash_adapter(each, spec.name, config)
+              for each in spec.adapters]  # fmt: skip
+    return replace(spec, sha256=_join_hashes(own, hashed), adapters=tuple(hashed))
+
+
+def name_record(adapter: Adapter) -> str:
+    """Name the record of an adapter's file, which no model's record has."""
+    return f"{adapter.path.stem}.{_digest(str(adapter.path))[:12]}.adapter"
+
+
+def _find_recorded(adapter: Adapter, config: Config) -> Adapter | None:
+    record = read_record(name_record(adapter), config.models_dir)
+    if record is None or not record.describes(adapter.path):
+        return None
+    return replace(adapter, sha256=record.sha256)
+
+
+def _hash_adapter(adapter: Adapter, model: str, config: Config) -> Adapter:
+    read_adapter(adapter.path, model)
+    state = read_state(adapter.path)
+    sha256 = hash_file(adapter.path)
+    record = FileRecord.of(adapter.path, state, sha256)
+    write_record(name_record(adapter), config.models_dir, record)
+    return replace(adapter, sha256=sha256)
+
+
+def _join_hashes(own: str, adapters: Sequence[Adapter]) -> str:
+    return _digest("\n".join([own, *(f"{each.sha256} {each.scale!r}" for each in adapters)]))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _describe_missing(spec: ModelSpec, path: Path, config: Config) -> ModelUnavailable:

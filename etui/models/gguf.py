@@ -424,6 +424,11 @@ def check_usable(path: Path) -> Gguf:
         ModelUnavailable: As in :func:`check_gguf`, or the header describes no model that can run.
     """
     gguf = check_gguf(path)
+    if gguf.metadata.get("general.type") == "adapter":
+        raise ModelUnavailable(
+            f"{path.name} is a LoRA adapter, which cannot answer by itself",
+            f"add it to its model with: etui models pull MODEL --adapter {path}",
+        )
     if fault := gguf.find_fault():
         raise _refuse(path, fault)
     return gguf

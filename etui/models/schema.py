@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from etui.arm import Speculate
 from etui.errors import InvalidFile
@@ -19,6 +19,7 @@ from etui.models.spec import (
     MOST_DRAFT_TOKENS,
     MOST_THREADS,
     TUNED_KEYS,
+    Adapter,
     Fact,
     FlashAttention,
     HubSource,
@@ -49,6 +50,8 @@ _PACKAGE = re.compile(
     r"(?P<tail>[A-Za-z0-9._-]*))?==(?P<version>[A-Za-z0-9.!+_-]+)"
 )
 _MOST_PARTS = 999
+MOST_ADAPTERS, MOST_SCALE = 16, 100.0
+"""Most adapters of a model, and most that one can be scaled by, up or (negative) away from it."""
 
 _REMOTE_KEYS = frozenset(
     (
@@ -138,7 +141,11 @@ class SourceEntry(Strict):
             return HubSource(self.hf.repo, self.hf.file, revision=self.hf.revision)
         if self.url is not None:
             return UrlSource(self.url)
-        return PathSource((folder / Path(self.path or "").expanduser()).absolute())
+        return PathSource(_resolve(self.path or "", folder))
+
+
+def _resolve(path: str, folder: Path) -> Path:
+    return (folder / Path(path).expanduser()).absolute()
 
 
 class ThinkingEntry(Strict):
@@ -181,6 +188,26 @@ class SamplingEntry(SamplingValues):
         return ModelSampling(**values, thinking=thinking)
 
 
+class AdapterEntry(Strict):
+    """A LoRA adapter, and the factor of its changes."""
+
+    path: Text
+    scale: Annotated[float, Field(ge=-MOST_SCALE, le=MOST_SCALE)] = 1.0
+
+
+def _count_adapters(value: object) -> str:
+    return "several" if isinstance(value, list) else "one"
+
+
+Adapters = Annotated[
+    Annotated[AdapterEntry, Tag("one")]
+    | Annotated[
+        tuple[AdapterEntry, ...], Field(min_length=1, max_length=MOST_ADAPTERS), Tag("several")
+    ],
+    Discriminator(_count_adapters),
+]
+
+
 class ModelEntry(Strict):
     """One model: with sources if its file is on this machine, with a backend if it is not."""
 
@@ -201,6 +228,7 @@ class ModelEntry(Strict):
     tensor_split: tuple[Share, ...] = ()
     thinking: ThinkingEntry | Literal[False] | None = None
     stop: tuple[Text, ...] = ()
+    adapter: Adapters | None = None
     draft: Text | None = None
     speculate: Speculate | None = None
     sampling: SamplingEntry | None = None
@@ -272,6 +300,11 @@ class ModelEntry(Strict):
             "origin": origin,
             "fact_sources": tuple(self.fact_sources.items()),
         }
+        if self.adapter is not None:
+            entries = self.adapter if isinstance(self.adapter, tuple) else (self.adapter,)
+            values["adapters"] = tuple(
+                Adapter(_resolve(each.path, folder), each.scale) for each in entries
+            )
         if self.thinking is False:
             values |= {"think_open": "", "think_close": ""}
         elif self.thinking is not None:
@@ -377,6 +410,8 @@ def _find_name_faults(
         yield "draft", f"{draft} runs on another machine; name a model of this one"
     elif draft is not None and (own := models[draft].draft) is not None:
         yield "draft", f"{draft} has a draft model itself ({own}); name a model without one"
+    elif draft is not None and models[draft].adapters:
+        yield "draft", f"{draft} has a LoRA adapter; name a model without one"
 
 
 class TunedValues(Strict):

@@ -95,6 +95,19 @@ Source = HubSource | WheelsSource | UrlSource | PathSource
 
 
 @dataclass(frozen=True, slots=True)
+class Adapter:
+    """A LoRA adapter, which changes the weights of a model while it answers."""
+
+    path: Path
+    scale: float = 1.0  # Factor of its changes, in addition to the adapter's own
+    sha256: str | None = None
+    """Hash of its file in a model that was found (``find_model_file``); None in an entry."""
+
+    def __str__(self) -> str:
+        return f"{self.path.name} × {self.scale:g}"
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSampling:
     """How a model asks to be sampled; None leaves a value to the defaults.
 
@@ -181,7 +194,7 @@ class ModelSpec:
     sources: tuple[Source, ...]  # Where the file comes from, tried in order
     sha256: str | None = None
     """Hash of the whole GGUF, of a split one of all its files in order; None uses the hub's at the
-    first pull."""
+    first pull. With adapters that have hashes it is that of all of them (``content_sha256``)."""
     file_bytes: int | None = None  # Size of the file in bytes; None if unknown before the pull
     context: int = FOUND_CONTEXT_TOKENS  # Context of one sequence in tokens
     gpu_layers: Literal["auto", "all"] | int = "auto"
@@ -212,6 +225,7 @@ class ModelSpec:
     origin: Origin = "shipped"
     """``shipped``, ``updated`` (a newer catalogue), ``user`` (ETUI_HOME/models.yaml) or ``found``
     (a GGUF file that no entry names)."""
+    adapters: tuple[Adapter, ...] = ()  # LoRA adapters, all of them in use at a time
     draft: str | None = None
     """Name of the model in models.yaml that drafts tokens for it; None for none."""
     speculate: Speculate | None = None  # Speculation of arms that do not say; None is `off`
@@ -239,3 +253,9 @@ class ModelSpec:
     kv_bytes_per_token: int | None = None
     """Bytes of an f16 KV cache per token, to know the memory before a pull; None if the entry does
     not say."""
+
+    @property
+    def file_sha256(self) -> str | None:
+        """The hash that its file must have; None if that is not known."""
+        is_joined = self.adapters and all(each.sha256 for each in self.adapters)
+        return None if is_joined else self.sha256

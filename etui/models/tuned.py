@@ -15,7 +15,7 @@ from etui.atomic import write_text
 from etui.codec import to_document
 from etui.config.machine import machine_name
 from etui.errors import EtuiError, InvalidFile
-from etui.models.files import recorded_sha256
+from etui.models.files import content_sha256
 from etui.models.spec import TUNED_KEYS, ModelSpec, TunedBy, TunedKey, TunedSettings, TunedValue
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def check_use(settings: TunedSettings, spec: ModelSpec, config: Config, machine:
     """Check which tuned settings of a model can be used."""
     if settings.machine != machine:
         return TunedUse(settings, why_not=f"they are of another machine ({settings.machine})")
-    sha256 = spec.sha256 or recorded_sha256(spec, config)
+    sha256 = content_sha256(spec, config)
     if sha256 is None:
         return TunedUse(
             settings,

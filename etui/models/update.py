@@ -131,6 +131,8 @@ def _check_entry(spec: ModelSpec) -> None:
     """Refuse an entry of this machine, and one whose file nothing could be compared with."""
     if spec.backend is not None:
         problem = "is served by a backend"
+    elif spec.adapters:
+        problem = "has a LoRA adapter, a file of this machine"
     elif spec.sha256 is None and not all(isinstance(each, HubSource) for each in spec.sources):
         problem = "has no sha256, and a source that does not publish one"
     else:

@@ -153,9 +153,11 @@ def read_model_idle(
     Raises:
         LogUnavailable: The log cannot be read.
     """
-    from etui.models.files import recorded_sha256
+    from etui.models.files import content_sha256
 
-    sha256 = None if spec is None else spec.sha256 or recorded_sha256(spec, config)
+    sha256 = None if spec is None else content_sha256(spec, config)
+    if sha256 is None and spec is not None and spec.adapters:
+        sha256 = ""  # of no load: those of any file may be of other adapters
     known = load_baselines(config) if baselines is None else baselines
     gaps = compute_gaps(read_uses(log) if uses is None else uses, model)
     load = read_load_cost(log, model, sha256)

@@ -259,14 +259,14 @@ class LogPredictor:
         A log that cannot be read must not prevent an answer.
         """
         from etui.log.past_answers import read_model_facts
-        from etui.models.files import recorded_sha256
+        from etui.models.files import content_sha256
         from etui.runtime.provenance import find_conditions
 
         try:
             spec = self._catalogue.get(model)
             sha256 = spec.sha256
-            if sha256 is None and spec.backend is None:
-                sha256 = recorded_sha256(spec, self._config)
+            if spec.backend is None:
+                sha256 = content_sha256(spec, self._config)
 
             def read(log: LogReader) -> LoggedModelFacts:
                 now = find_conditions(log, spec, self._config)

@@ -23,7 +23,7 @@ from etui.curves.prediction import (
 )
 from etui.engine.library import built_for_gpu, library_folder
 from etui.errors import EtuiError
-from etui.models.files import has_file, model_path, recorded_sha256
+from etui.models.files import content_sha256, has_file, may_be_content, model_path
 from etui.models.gguf import check_usable
 from etui.models.memory_speed import MemorySpeed, load_memory_speed, save_memory_speed
 from etui.runtime.host import read_host
@@ -131,7 +131,7 @@ def predict_entry(
 
     gguf = past = None
     if spec.backend is None and has_file(spec, config):
-        sha256 = spec.sha256 or recorded_sha256(spec, config)
+        sha256 = content_sha256(spec, config)
         past = read_speed(log, spec.name, sha256, machine_name())
         with suppress(EtuiError):  # damaged
             gguf = check_usable(model_path(spec, config))
@@ -143,12 +143,13 @@ def find_curve_here(log: LogReader, spec: ModelSpec, config: Config) -> Operatin
     """Return the newest curve of a model's file that was measured on this machine."""
     if spec.backend is not None:
         return None
-    sha256 = spec.sha256 or recorded_sha256(spec, config)
+    sha256 = content_sha256(spec, config)
     return next(
         (
             curve
             for curve in log.curves(spec.name)
-            if sha256 in (None, curve.model_sha256) and curve.conditions.machine == machine_name()
+            if may_be_content(sha256, spec, curve.model_sha256)
+            and curve.conditions.machine == machine_name()
         ),
         None,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -45,8 +45,9 @@ class ModelFiles:
         """
         from etui.models.files import record_path
 
-        def list_files(found: tuple[ModelSpec, Path]) -> tuple[str, str]:
-            return str(found[1]), str(record_path(arm.model, self._config.models_dir))
+        def list_files(found: tuple[ModelSpec, Path]) -> Iterator[str]:
+            yield from (str(found[1]), str(record_path(arm.model, self._config.models_dir)))
+            yield from (str(adapter.path) for adapter in found[0].adapters)
 
         return self._checked.get(
             catalogue.get(arm.model),
@@ -226,16 +227,17 @@ def catalogue_name(model: str, config: Config, catalogue: Catalogue) -> str:
 
 
 def find_model_file(arm: Arm, config: Config, catalogue: Catalogue) -> tuple[ModelSpec, Path]:
-    """Find the model of an arm, with the hash its file was checked against, and the file.
+    """Find the model of an arm, with the hash of its file and adapters, and the file.
 
     Raises:
-        ModelUnavailable: The file is missing, damaged, or has another sha256.
+        ModelUnavailable: A file is missing, damaged, or has another sha256.
     """
-    from etui.models.files import recorded_sha256, require
+    from etui.models.files import hash_adapters, recorded_sha256, require
 
     spec = catalogue.get(arm.model)
     path = require(spec, config)
-    return replace(spec, sha256=spec.sha256 or recorded_sha256(spec, config)), path
+    sha256 = spec.file_sha256 or recorded_sha256(spec, config)
+    return hash_adapters(replace(spec, sha256=sha256), path, config), path
 
 
 def find_draft_file(
@@ -334,6 +336,6 @@ def models_on_disk(
         spec = catalogue.get(name)
         if spec.backend is not None:
             return spec.backend in config.backends and is_reachable(spec.backend)
-        return has_file(spec, config)
+        return has_file(spec, config) and all(each.path.is_file() for each in spec.adapters)
 
     return is_available

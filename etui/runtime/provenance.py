@@ -34,7 +34,7 @@ def read_weights(config: Config) -> dict[str, str]:
         Hash of a model's file -> quantisation of its weights.
     """
     from etui.models.catalogue import load_catalogue
-    from etui.models.files import has_file, model_path, recorded_sha256
+    from etui.models.files import content_sha256, has_file, model_path
     from etui.models.gguf import check_gguf
 
     found: dict[str, str] = {}
@@ -44,7 +44,7 @@ def read_weights(config: Config) -> dict[str, str]:
         return found
     for spec in models:
         try:
-            sha256 = spec.sha256 or recorded_sha256(spec, config)
+            sha256 = content_sha256(spec, config)
             if sha256 is not None and spec.backend is None and has_file(spec, config):
                 found[sha256] = check_gguf(model_path(spec, config)).quantisation
         except (EtuiError, OSError):
@@ -76,8 +76,8 @@ def model_settings(spec: ModelSpec, config: Config) -> dict[str, Any]:
     """Collect the llama.cpp settings of one model, which replace those of the Config.
 
     ``prefill_limit`` (most threads of prefill) is only there if it differs from ``threads``, and
-    ``threads`` and ``threads_setting`` only if the model has threads of its own. ``tuned`` is only
-    there if a sweep chose settings: its id, and their values.
+    ``threads`` and ``threads_setting`` only if the model has threads of its own, and ``adapters``
+    only if it has any. ``tuned`` is only there if a sweep chose settings: its id, and their values.
     """
     settings: dict[str, Any] = {
         "kv_type": spec.kv_type,
@@ -90,6 +90,11 @@ def model_settings(spec: ModelSpec, config: Config) -> dict[str, Any]:
         settings |= {"threads": limits.decode, "threads_setting": spec.threads}
     if limits.prefill != limits.decode:
         settings["prefill_limit"] = limits.prefill
+    if spec.adapters:
+        settings["adapters"] = [
+            {"file": each.path.name, "scale": each.scale, "sha256": each.sha256}
+            for each in spec.adapters
+        ]
     if spec.tuned is not None:
         settings["tuned"] = {"sweep": spec.tuned.sweep, "values": dict(spec.tuned.values)}
     return settings

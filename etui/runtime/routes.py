@@ -224,7 +224,7 @@ def list_route_choices(config: Config, route: Route) -> tuple[RouteChoice, ...]:
     """
     from etui.log.queries import LogReader
     from etui.models.catalogue import load_catalogue
-    from etui.models.files import recorded_sha256
+    from etui.models.files import content_sha256
     from etui.routing.library import list_policies, load_policy
     from etui.routing.policy import choose_served_arm
     from etui.runtime.model_resolution import models_on_disk, read_token_cost
@@ -235,7 +235,7 @@ def list_route_choices(config: Config, route: Route) -> tuple[RouteChoice, ...]:
     with suppress(LogUnavailable), LogReader(config) as log:
         for spec in catalogue:
             if on_disk(spec.name):
-                sha256 = spec.sha256 or recorded_sha256(spec, config)
+                sha256 = content_sha256(spec, config)
                 cost = read_token_cost(replace(spec, sha256=sha256), config, log)
                 if cost is not None:
                     costs[spec.name] = cost.joules_per_token

@@ -260,13 +260,13 @@ class Runtime(Generic[B]):
 
     def find_token_cost(self, model: str) -> TokenCost | None:
         """Return the joules per token of a model on this machine; None if they are unknown."""
-        from etui.models.files import recorded_sha256
+        from etui.models.files import content_sha256
 
         if model not in self.catalogue:
             return None
         spec = self.catalogue.get(model)
-        if spec.sha256 is None and spec.backend is None:
-            spec = replace(spec, sha256=recorded_sha256(spec, self.config))
+        if spec.backend is None:
+            spec = replace(spec, sha256=content_sha256(spec, self.config))
         return load_token_cost(spec, self.config, self.log_cache)
 
     def use_idle_baseline(self, model: str) -> str | None:

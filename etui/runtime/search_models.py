@@ -161,7 +161,7 @@ class _Known:
         catalogue = load_catalogue(config)
         specs = {spec.name: spec for spec in catalogue if spec.backend is None}
         names: dict[tuple[str, str] | str, str] = {}
-        for spec in specs.values():
+        for spec in (spec for spec in specs.values() if not spec.adapters):
             for source in spec.sources:
                 if isinstance(source, HubSource):
                     names[source.repo.lower(), source.file] = spec.name

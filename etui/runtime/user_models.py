@@ -10,7 +10,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
@@ -20,6 +20,7 @@ from urllib.parse import unquote, urlsplit
 
 from etui.errors import EtuiError, InvalidFile, ModelUnavailable, UsageError
 from etui.models.spec import (
+    Adapter,
     HubSource,
     ModelSampling,
     ModelSpec,
@@ -141,6 +142,26 @@ class UserModels:
                 if known is not None and not name:  # the hub need not be there to find it again
                     return NewModel(known, is_known=True)
                 return self._from_hub(reference, name)
+
+    def adapt(self, base: ModelSpec, adapters: Sequence[Adapter], name: str = "") -> NewModel:
+        """Build a model from the file of another one, which is on this machine, and LoRA adapters.
+
+        Args:
+            name: Name of the new entry; empty derives one from the base and the first adapter.
+
+        Raises:
+            ModelUnavailable: The base has no usable file here, or an adapter is not made for it.
+            UsageError: The name is taken.
+        """
+        from etui.models.adapters import check_adapters
+        from etui.models.files import require
+        from etui.models.gguf import check_usable
+
+        path = require(base, self._config)
+        stem = f"{base.name}-{adapters[0].path.stem}"
+        spec = replace(self._spec(stem, "lora", PathSource(path), name), adapters=tuple(adapters))
+        check_adapters(spec, check_usable(path))
+        return NewModel(spec, came_from=f"{base.name}, with LoRA", sampling=base.sampling)
 
     def add(self, new: NewModel, report: Report | None = None) -> Path:
         """Pull a model, and write its entry to models.yaml if it has none.
@@ -330,7 +351,7 @@ class UserModels:
     def _known(self, source: Source) -> NewModel | None:
         """Return the model of an entry that has a source already."""
         for spec in self._catalogue:
-            if spec.origin != "found" and source in spec.sources:
+            if spec.origin != "found" and source in spec.sources and not spec.adapters:
                 return NewModel(spec, is_known=True)
         return None
 
@@ -378,7 +399,8 @@ class UserModels:
         if gguf.sampling is not None:
             return None, "as the file itself says (general.sampling)"
         if new.sampling is not None:
-            return new.sampling, "as that program samples it"
+            who = "its base model is sampled" if new.spec.adapters else "that program samples it"
+            return new.sampling, f"as {who}"
         for repo in new.base_models[:3]:
             document = read_json(repo, "generation_config.json") or {}
             if found := read_sampling(document, _GENERATION):
@@ -406,6 +428,25 @@ class UserModels:
                 f"cannot write {path}: {error.strerror or error}",
                 "make it writable and run the command again: the file of the model is kept",
             ) from error
+
+
+def parse_adapter(text: str) -> Adapter:
+    """Parse ``FILE`` or ``FILE:SCALE``.
+
+    Raises:
+        UsageError: The scale is too large, or no number.
+    """
+    from etui.models.schema import MOST_SCALE
+
+    file, _, number = text.rpartition(":")
+    try:
+        scale = float(number)
+    except ValueError:
+        file, scale = text, 1.0
+    if not file or not abs(scale) <= MOST_SCALE:
+        fix = f"write FILE, or FILE:SCALE with -{MOST_SCALE:g} to {MOST_SCALE:g}"
+        raise UsageError(f"{text} names no adapter with a scale", fix)
+    return Adapter(Path(file).expanduser().absolute(), scale)
 
 
 def open_user_models(config: Config, catalogue: Catalogue | None = None) -> UserModels:
@@ -512,6 +553,9 @@ def _entry_lines(
     if gguf.chat_template and re.search("code", f"{spec.name} {gguf.name}", re.IGNORECASE):
         yield "recommend: false # trained for code by its name: what is recommended is for chat"
     yield from _template_lines(gguf.chat_template)
+    if spec.adapters:
+        entries = ({"path": str(each.path), "scale": each.scale} for each in spec.adapters)
+        yield f"adapter: [{', '.join(map(_flow, entries))}]"
     if sampling is None:
         yield f"# sampling: {basis}"
     else:

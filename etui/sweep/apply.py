@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from etui.config.machine import machine_name
 from etui.engine.library import choose_threads
 from etui.errors import EtuiError, ExitCode
-from etui.models.files import read_entries, recorded_sha256
+from etui.models.files import content_sha256, read_entries
 from etui.models.spec import TUNED_KEYS, PowerAdvice, TunedKey, TunedSettings, TunedValue
 from etui.models.tuned import check_use, load_tuned, read_entry_values, remove_tuned, save_tuned
 from etui.sweep.result import (
@@ -216,7 +216,7 @@ def _check_sweep(config: Config, sweep_config: SweepConfig, result: SweepResult)
             f"the model of the sweep, {sweep_config.model}, is not in models.yaml any more",
             "add its entry again, or run a sweep of another model",
         )
-    if (spec.sha256 or recorded_sha256(spec, config)) != sweep_config.model_sha256:
+    if content_sha256(spec, config) != sweep_config.model_sha256:
         raise EtuiError(
             f"the file of {spec.name} is not the one of the sweep {sweep_config.id}",
             f"check it with `etui models verify {spec.name}`, or run the sweep again",

@@ -146,7 +146,7 @@ def test_a_search_without_the_hub_shows_what_is_known(hub, cli):
 
 def test_a_name_belongs_to_one_model(hub, cli):
     captured = cli.run("models", "pull", REPO, "x/y", "--name", "mine", code=ExitCode.USAGE)
-    assert "--name names one new model" in captured.err
+    assert "--name is for one new model" in captured.err
 
 
 def test_found_models_are_listed_with_where_they_are(config, user_home, cli):

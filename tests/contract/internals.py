@@ -44,13 +44,14 @@ from etui.events import (
     Vote,
 )
 from etui.models.schema import ModelsFile
-from etui.models.spec import HubSource, ModelSpec, PathSource, WheelPart, WheelsSource
+from etui.models.spec import Adapter, HubSource, ModelSpec, PathSource, WheelPart, WheelsSource
 from etui.sweep.document import build_document
 from etui.sweep.folder import SweepFolder, read_sweep
 from etui.sweep.run import analyse_folder
 from etui.tui.help import list_key_names
 
 __all__ = [
+    "Adapter",
     "Answer",
     "AnswerRequest",
     "Arm",

@@ -24,6 +24,7 @@ MODEL = etui.ModelSpec(
     think_open="<think>",
     think_close="</think>",
     stop=("STOP",),
+    adapters=(etui.Adapter(Path("/models/law.gguf"), 0.5, "cd" * 32),),
 )
 PATH = Path("/models/tiny.gguf")
 ARM = etui.Arm("think", "tiny", "cot", early_exit=etui.EarlyExit(), exchange=2.5, max_joules=100.0)

@@ -42,9 +42,10 @@ from etui.errors import EtuiError, ModelUnavailable
 from etui.log.past_answers import read_speed
 from etui.log.queries import LogReader
 from etui.log.totals import Total
+from etui.models.adapters import check_adapters, size_adapters
 from etui.models.catalogue import load_catalogue
 from etui.models.download import kept_bytes
-from etui.models.files import FileState, file_state, model_path, recorded_sha256
+from etui.models.files import FileState, content_sha256, file_state, may_be_content, model_path
 from etui.models.found import FoundModel
 from etui.models.gguf import Gguf, check_usable
 from etui.models.memory_speed import load_memory_speed
@@ -365,7 +366,7 @@ class CardReader:
             kept_bytes=kept_bytes(spec, self._config) if state == "absent" else 0,
             gguf=gguf,
             need=None if gguf is None else self._need(spec, gguf),
-            fault=header if isinstance(header, str) else "",
+            fault=header if isinstance(header, str) else _find_adapter_fault(spec, gguf),
             curve=self._curve(log, spec),
             total=total,
             past=self._past(log, spec, state, total),
@@ -416,13 +417,23 @@ class CardReader:
     ) -> Speed | None:
         if total is None or state == "absent":
             return None
-        sha256 = spec.sha256 or recorded_sha256(spec, self._config)
+        sha256 = content_sha256(spec, self._config)
         return read_speed(log, spec.name, sha256, machine_name())
 
     def _need(self, spec: ModelSpec, gguf: Gguf) -> Needs:
-        return needs(gguf, usable_context(spec, gguf, self._config.context_tokens), spec.kv_type)
+        context = usable_context(spec, gguf, self._config.context_tokens)
+        return needs(gguf, context, spec.kv_type, adapter_bytes=size_adapters(spec))
 
     def _curve(self, log: LogReader, spec: ModelSpec) -> OperatingCurve | None:
-        sha256 = spec.sha256 or recorded_sha256(spec, self._config)
-        curves = [c for c in log.curves(spec.name) if sha256 in (None, c.model_sha256)]
+        sha256 = content_sha256(spec, self._config)
+        curves = [c for c in log.curves(spec.name) if may_be_content(sha256, spec, c.model_sha256)]
         return next(iter(curves), None)
+
+
+def _find_adapter_fault(spec: ModelSpec, gguf: Gguf | None) -> str:
+    try:
+        if gguf is not None:
+            check_adapters(spec, gguf)
+    except EtuiError as error:
+        return error.what
+    return ""

@@ -199,6 +199,7 @@ def fact_lines(
         yield f"tools     {form.tools}"
     if form.note:
         yield f"note      {form.note}"
+    yield from (f"adapter   {adapter}" for adapter in spec.adapters)
     if spec.draft is not None or spec.speculate is not None:
         drafter = f", drafts from {spec.draft}" if spec.draft is not None else ""
         yield f"speculate {spec.speculate or 'off'}{drafter}"

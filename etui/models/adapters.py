@@ -1,0 +1,103 @@
+"""LoRA adapters of models: check by their headers that they belong to a model."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from etui.errors import ModelUnavailable
+from etui.models.gguf import Gguf, Tensor, check_gguf
+from etui.models.spec import ModelSpec
+
+_FACTORS = (".lora_a", ".lora_b")
+"""How the names of the two factors of a tensor's changes end (W + scale * B A)."""
+
+
+def check_adapters(spec: ModelSpec, gguf: Gguf) -> None:
+    """Check by the headers that the adapters belong to a model, before llama.cpp loads them.
+
+    Raises:
+        ModelUnavailable: One is missing, damaged, no LoRA adapter, or of another base model.
+    """
+    for adapter in spec.adapters:
+        found = read_adapter(adapter.path, spec.name)
+        if fault := _find_fault(found, gguf):
+            raise ModelUnavailable(
+                f"the adapter {adapter.path.name} {fault}",
+                f"name an adapter that was made for {spec.name} in models.yaml",
+            )
+
+
+def size_adapters(spec: ModelSpec) -> int:
+    """Return the bytes of the adapters that are there."""
+    return sum(each.path.stat().st_size for each in spec.adapters if each.path.is_file())
+
+
+def read_adapter(path: Path, model: str) -> Gguf:
+    """Read the header of an adapter of a model.
+
+    Raises:
+        ModelUnavailable: It is missing, or no complete GGUF.
+    """
+    if not path.is_file():
+        raise ModelUnavailable(
+            f"the adapter of {model} is missing: {path}",
+            f"fix the `adapter` of {model} in models.yaml, or put the file there",
+        )
+    try:
+        return check_gguf(path)
+    except ModelUnavailable as error:
+        fix = f"put the whole file there again, or fix the `adapter` of {model} in models.yaml"
+        raise ModelUnavailable(f"the adapter {error.what}", fix) from error
+
+
+def _find_fault(adapter: Gguf, base: Gguf) -> str:
+    """Find why an adapter cannot change a model, after its name; empty if it can."""
+    kind = adapter.metadata.get("adapter.type")
+    if adapter.metadata.get("general.type") != "adapter" or kind != "lora":
+        return "is no LoRA adapter: its general.type and adapter.type do not say so"
+    if adapter.architecture != base.architecture:
+        return f"is for a model of the kind {adapter.architecture!r:.80}, not {base.architecture}"
+    if "adapter.alora.invocation_tokens" in adapter.metadata:
+        return "changes the model only after certain tokens (aLoRA), which etui cannot do"
+    alpha = adapter.metadata.get("adapter.lora.alpha", 0.0)
+    if not isinstance(alpha, float) or not math.isfinite(alpha):
+        return "is damaged: adapter.lora.alpha is no usable number"
+    weights = {tensor.name: tensor for tensor in base.tensors}
+    pairs: dict[str, dict[str, Tensor]] = {}
+    for tensor in adapter.tensors:
+        stem, dot, last = tensor.name.rpartition(".")
+        if dot + last in _FACTORS:
+            pairs.setdefault(stem, {})[last] = tensor
+        elif not tensor.name.endswith("_norm.weight"):  # llama.cpp leaves these out
+            return f"has a tensor {tensor.name!r:.80}, which is no part of a LoRA adapter"
+    if not pairs:
+        return "has no tensors"
+    for name, pair in pairs.items():
+        if fault := _find_pair_fault(name, pair, weights.get(name)):
+            return fault
+    return ""
+
+
+def _find_pair_fault(name: str, pair: dict[str, Tensor], weight: Tensor | None) -> str:
+    """Find why two factors cannot change a tensor of the model; empty if they can."""
+    shown = f"{name!r:.80}"
+    if len(pair) < 2:
+        return f"has only one of the two factors of {shown}"
+    if weight is None:
+        return f"changes {shown}, which the model does not have: it is of another base model"
+    width, rank, *a_more = _shape(pair["lora_a"])
+    b_rank, height, *b_more = _shape(pair["lora_b"])
+    if name == "token_embd.weight":  # its rows are looked up: the factors are the other way round
+        width, height, rank = height, rank, width
+    if not rank or rank != b_rank:
+        return f"has factors of the ranks {rank} and {b_rank} for {shown}"
+    asked, own = (width, height), _shape(weight)
+    if asked != own[:2] or not tuple(a_more) == tuple(b_more) == own[2:]:
+        sizes = [" x ".join(map(str, each)) for each in (asked, own[:2])]
+        return f"changes {shown} as {sizes[0]}, and it is {sizes[1]}: it is of another base model"
+    return ""
+
+
+def _shape(tensor: Tensor) -> tuple[int, ...]:
+    return (*tensor.shape, 1, 1, 1, 1)[:4]

@@ -20,6 +20,7 @@ PACKAGES_OF = {
     "llama_cpp": {"engine"},
     "llguidance": {"engine"},
     "matplotlib": {"design", "plots"},
+    "mcp": {"server", "tools"},
     "mpmath": {"stats"},
     "pyarrow": {"datasets"},
     "pydantic": {"config", "design", "learning", "models", "prompts", "routing", "server", "yaml"},

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from threading import Event
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -16,14 +17,19 @@ from etui.cli.param_types import TEXT, FiniteNumber, WholeNumber, flag, text_opt
 from etui.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
+    from etui.backends.base import Cancel
     from etui.chat import Query
+    from etui.config.config import Config
     from etui.prompts.attachments import Attachment, Part
     from etui.prompts.library import SavedPrompt
     from etui.runtime.decide import Choice
     from etui.runtime.overrides import Overrides
     from etui.runtime.runtime import Runtime
+    from etui.tools.toolbox import Consent, Tool, Toolbox
     from etui.turn.events import TurnEvent
     from etui.turn.record import TurnRecord
+    from etui.turn.run import Turn
+    from etui.turn.tool_loop import ToolLoop
 
 
 MAX_INPUT_BYTES = 10_000_000
@@ -118,6 +124,7 @@ MAX_INPUT_BYTES = 10_000_000
     help="Value of a variable of the saved prompt; may be repeated.",
 )
 @text_option("-s", "--system", metavar="TEXT", help="System prompt.")
+@flag("--tools", help="Let the model call tools: etui's own, and those of config.yaml.")
 @flag("--over-budget", help="Do not ask when an hourly or daily budget is spent.")
 @flag("--json", "as_json", help="Print one JSON document instead of streaming.")
 @flag("-q", "--quiet", help="Print the answer only.")
@@ -130,6 +137,7 @@ def ask(
     system: str | None,
     as_json: bool,
     quiet: bool,
+    tools: bool,
     **overrides: Any,
 ) -> int:
     """Answer one question and show what it cost.
@@ -144,6 +152,10 @@ def ask(
     git diff | etui ask "Write a commit message for this change" --quiet
     etui ask "What is wrong here?" -f main.py -f trace.txt
     etui ask --prompt review --set language=Python -f main.py
+    etui ask --tools "What is 17 to the power of 23?"
+
+    With --tools the model may call what `etui tools` lists. A call is shown and asked before it
+    runs, unless config.yaml allows it; without a terminal only what is allowed there runs.
     """  # noqa: D301
     from etui.prompts.attachments import read_attachment
     from etui.runtime.overrides import Overrides
@@ -165,7 +177,7 @@ def ask(
 
         show = AskText(asked.query.text, quiet=quiet).show
     confirm = _confirm if is_terminal and sys.stderr.isatty() else None
-    record = _answer(asked, Overrides(**overrides), show, confirm)
+    record = _answer(asked, Overrides(**overrides), show, confirm, tools=tools)
     return ExitCode.PARTIAL if record.status == "stopped" else ExitCode.DONE
 
 
@@ -173,11 +185,51 @@ def _confirm(question: str) -> bool:
     return click.confirm(question, err=True)
 
 
+def _ask_about_call(tool: Tool, arguments: str) -> Consent:
+    """Ask in the terminal whether a tool may run."""
+    from etui.text import sanitize
+
+    whose = f" of the server {tool.server}" if tool.server else ""
+    click.echo(f"{tool.name}{whose} is to run with {sanitize(arguments)}", err=True)
+    said = click.prompt(
+        "Run it? [y]es, [a]lways, [n]o, ne[v]er",
+        type=click.Choice(["y", "a", "n", "v"]),
+        default="n",
+        show_choices=False,
+        err=True,
+    )
+    answers: dict[str, Consent] = {"y": "once", "a": "always", "n": "no", "v": "never"}
+    return answers[said]
+
+
+@contextmanager
+def _open_tools(
+    config: Config, cancel: Cancel, *, may_ask: bool, wanted: bool
+) -> Iterator[Toolbox | None]:
+    """Open the tools that a question may use, and say which servers failed; None if unwanted."""
+    if not wanted:
+        yield None
+        return
+    from etui.tools.toolbox import Toolbox, remember_permission
+
+    ask = _ask_about_call if may_ask else None
+    box = Toolbox(config, ask, partial(remember_permission, config))
+    try:
+        box.open(cancel.cancelled)
+        for name, problem in box.problems.items():
+            click.echo(f"etui: tools of {name}: {problem}", err=True)
+        yield box
+    finally:
+        box.close()
+
+
 def _answer(
     asked: _Question,
     overrides: Overrides,
     show: Callable[[TurnEvent], None],
     confirm: Callable[[str], bool] | None,
+    *,
+    tools: bool,
 ) -> TurnRecord:
     from etui.backends.base import Cancel
     from etui.config.config import load_config, make_home
@@ -193,7 +245,10 @@ def _answer(
     make_home(config)
     stopped, cancel = Event(), Cancel()
     record = None
-    with open_runtime(config, keep=True) as runtime:
+    with (
+        open_runtime(config, keep=True) as runtime,
+        _open_tools(config, cancel, may_ask=confirm is not None, wanted=tools) as box,
+    ):
 
         def decide(query: Query) -> Choice:
             return choose(query, overrides, runtime, lambda: read_host(config), confirm=confirm)
@@ -201,7 +256,17 @@ def _answer(
         query, choice = asked.fit(decide, runtime)
         settings = {SAVED_PROMPT: asked.saved} if asked.saved else {}
         runtime.writer.ready()
-        turn = runtime.turn(query, choice, cancel, Origin(settings=settings))
+        origin = Origin(settings=settings)
+        turn: Turn | ToolLoop
+        if box is None:
+            turn = runtime.turn(query, choice, cancel, origin)
+        else:
+            offered = box.offer(query)
+
+            def decide_round(each: Query) -> Choice:
+                return choice if each is offered else decide(each)
+
+            turn = runtime.tool_turn(offered, box, decide_round, cancel, origin)
         with stop_signals(stopped, cancel.cancel), closing(turn.run()) as events:
             for event in events:
                 if isinstance(event, TurnFinished):

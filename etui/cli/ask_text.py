@@ -9,12 +9,21 @@ from dataclasses import dataclass, field
 import click
 
 from etui.cli.streams import control_stream, data_stream
-from etui.events import Answer, Loaded, Prefilled, Thought, Unloaded, Vote
+from etui.events import Answer, Finished, Loaded, Prefilled, Thought, Unloaded, Vote
 from etui.multiple_choice import parse_options
 from etui.routing.decision import Decision
 from etui.text import sanitize
-from etui.turn.events import Decided, HopEnded, HopStarted, TurnEvent, TurnFinished
-from etui.turn.text import energy_line, hop_line, vote_line, why_line
+from etui.turn.events import (
+    Decided,
+    HopEnded,
+    HopStarted,
+    RoundStarted,
+    ToolEnded,
+    ToolStarted,
+    TurnEvent,
+    TurnFinished,
+)
+from etui.turn.text import call_line, energy_line, hop_line, round_line, vote_line, why_line
 from etui.units import seconds_text
 
 _WORDS = 4
@@ -110,6 +119,15 @@ class AskText:
                 self._write(self._hold.push(text) if self._hold is not None else text)
             case Vote():
                 self._note(vote_line(event))
+            case ToolStarted(name=name, arguments=arguments):
+                self._end_thinking()
+                self._note(f"running {name} {arguments}")
+            case ToolEnded(call=call):
+                self._note(call_line(call), dim=call.status == "done")
+            case Finished(tool_calls=calls) if calls:
+                self._end_round()
+            case RoundStarted():
+                self._note(round_line(event))
             case HopEnded():
                 self._end_thinking()
                 if self._answer_open:  # a note would break its last line
@@ -118,6 +136,14 @@ class AskText:
                     self._note(hop_line(event))
             case TurnFinished():
                 self._finish(event)
+
+    def _end_round(self) -> None:
+        """End the text before calls, which is not the answer yet."""
+        if self._hold is not None:
+            self._write(self._hold.finish())
+        if self._answer_open:
+            click.echo(file=data_stream())
+        self._printed, self._answer_open = "", False
 
     def _finish(self, finished: TurnFinished) -> None:
         record = finished.record

@@ -45,6 +45,7 @@ _COMMANDS = {
     "serve": "Answer programs over HTTP, with the protocols of OpenAI and Anthropic.",
     "stats": "Compare predicted with measured joules.",
     "sweep": "Measure which settings of a model cost the fewest joules on this machine.",
+    "tools": "List the tools that a model may call.",
 }
 """Each command, which is in the module of its name, and its line in ``etui --help``."""
 

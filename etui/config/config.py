@@ -6,10 +6,13 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from etui.config.backend_spec import BackendSpec
 from etui.errors import EtuiError
+
+if TYPE_CHECKING:
+    from etui.config.schema import ToolsEntry
 
 
 def load_config(environ: Mapping[str, str] = os.environ) -> Config:
@@ -119,6 +122,10 @@ class Config:
     aliases: Mapping[str, str] = field(default_factory=dict)
     """Name that clients of ``etui serve`` use -> the policy, arm or model that answers; a ``*`` in
     it stands for any text."""
+    tools: ToolsEntry | None = None
+    """Tools that a model may call, and the limits of a question; None for those of etui itself."""
+    tool_permissions: Mapping[str, Literal["allow", "ask", "deny"]] = field(default_factory=dict)
+    """Name or pattern of a tool -> whether it may run; others ask before each call."""
     parallel: int = 1  # Number of answers of one model that the engine computes at a time
 
     @property

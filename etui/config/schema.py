@@ -19,6 +19,7 @@ Wait = Annotated[float, Field(gt=0, le=86_400)]
 Seconds = Annotated[float, Field(ge=1, le=10_000_000)]
 Alias = Annotated[str, Field(min_length=1, max_length=200)]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+_SERVER = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,19}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,126}")
 
 
@@ -70,6 +71,52 @@ class BackendEntry(Strict):
         if self.meter is not None:
             values["meter"] = self.meter.rstrip("/")
         return BackendSpec(**values)
+
+
+class ToolServerEntry(Strict):
+    """An MCP server: a command that etui starts, or the URL of one that runs."""
+
+    command: tuple[Annotated[str, Field(min_length=1, max_length=4_000)], ...] = ()
+    url: Annotated[str, Field(min_length=1, max_length=2_000)] | None = None
+    env: Mapping[str, str] = Field(default_factory=dict)
+    key_env: str | None = None
+    plain_key: bool = False
+    timeout_seconds: Wait = 30.0
+
+    @model_validator(mode="after")
+    def _check(self) -> ToolServerEntry:
+        if bool(self.command) == (self.url is not None):
+            refuse("name either a command or a url")
+        problem = None if self.url is None else find_url_problem(self.url)
+        if problem is not None:
+            refuse(f"url: {problem}", "url")
+        if self.key_env is not None:
+            if self.url is None or not _VARIABLE.fullmatch(self.key_env):
+                # The value is not shown: it may be the key itself.
+                refuse("key_env names an environment variable with the key of a url", "key_env")
+            if not self.plain_key and is_exposed(self.url):
+                refuse("key_env: the key would be sent unencrypted; use https://", "key_env")
+        return self
+
+
+class ToolsEntry(Strict):
+    """The tools that a model may call, and the limits of a question that uses them."""
+
+    folder: Annotated[str, Field(min_length=1, max_length=4_000)] | None = None
+    calls: Annotated[int, Field(ge=1, le=1_000)] = 16
+    joules: Annotated[float, Field(gt=0, le=1_000_000_000)] | None = 5_000.0
+    result_characters: Annotated[int, Field(ge=100, le=200_000)] = 8_000
+    servers: Mapping[str, ToolServerEntry] = Field(default_factory=dict)
+
+    @field_validator("servers")
+    @classmethod
+    def _check_servers(
+        cls, servers: Mapping[str, ToolServerEntry]
+    ) -> Mapping[str, ToolServerEntry]:
+        for name in servers:
+            if not _SERVER.fullmatch(name):
+                refuse(f"{name!r} cannot name a server: up to 20 letters, digits and '-'", name)
+        return servers
 
 
 class Settings(Strict):
@@ -184,6 +231,17 @@ class Settings(Strict):
         default_factory=dict,
         description="Name that clients of etui serve ask for -> the policy, arm or model that "
         "answers; * stands for any text: gpt-4o: balanced, claude-*: best.",
+    )
+
+    tools: ToolsEntry | None = Field(
+        None,
+        description="Tools that a model may call: MCP servers, the folder of read_file, and the "
+        "limits of a question in calls and joules.",
+    )
+    tool_permissions: Mapping[str, Literal["allow", "ask", "deny"]] = Field(
+        default_factory=dict,
+        description="Name or pattern of a tool -> whether it runs without asking, asks before each "
+        "call (the default), or never runs.",
     )
 
     @field_validator("backends")

@@ -26,7 +26,12 @@ BUSY_SECONDS = 5.0
 """How long to wait for another etui that is writing."""
 SET_NAME = "etui"
 """Name of the migration set in ``_sqlite_migrations``."""
-NAMES = ("m018_grades_and_audits", "m019_kv_caches", "m020_turns_by_file")
+NAMES = (
+    "m018_grades_and_audits",
+    "m019_kv_caches",
+    "m020_turns_by_file",
+    "m021_tool_loops",
+)
 """Every migration of this version, in order; a released one never changes. The first creates the
 schema of 0.1 (``schema.sql``) under the name of the last step before it: a log that has gone
 through those steps has the same schema."""

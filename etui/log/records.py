@@ -24,6 +24,7 @@ from etui.turn.record import (
     VoteRecord,
     parse_cache,
     parse_speculation,
+    parse_tool_loop,
 )
 
 if TYPE_CHECKING:
@@ -290,7 +291,7 @@ def _name_columns(kind: type, prefix: str, *without: str) -> tuple[tuple[str, st
     return tuple((f.name, f"{prefix}{f.name}") for f in fields(kind) if f.name not in without)
 
 
-_LISTS = ("votes", "probes", "hops", "power_watts", "settings", "trace", "loop", "cache")
+_LISTS = ("votes", "probes", "hops", "power_watts", "settings", "trace", "loop", "cache", "tools")
 _ENERGY_LISTS = ("channels", "unmeasured", "flags")
 _TURN = _name_columns(
     TurnRecord, "", "tokens", "seconds", "energy", "speculation", "client", *_LISTS
@@ -360,6 +361,7 @@ def parse_turn(row: ReadRow) -> TurnRecord:
         speculation=_parse_part(SpeculationRecord, row, _SPECULATION),
         loop=LoopRecord(**read["loop"]) if read["loop"] else None,
         cache=parse_cache(read["cache"]),
+        tools=parse_tool_loop(read["tools"]),
         client=_parse_part(ClientRecord, row, _CLIENT),
     )
 
@@ -431,6 +433,7 @@ def _flatten_turn(record: TurnRecord) -> Row:
         **_flatten(record.client, _CLIENT),
         "loop": document["loop"] or {},
         "cache": document["cache"] or {},
+        "tools": document.get("tools") or {},
     }
 
 

@@ -17,6 +17,7 @@ from etui.turn.text import (
     saved_text,
     shared_text,
     speculation_text,
+    tool_tree,
     undrafted,
 )
 
@@ -171,7 +172,7 @@ def list_facts(
     ]
     if turn.confidence is not None:
         facts.append(("confidence", units.percent_text(turn.confidence)))
-    facts += [
+    facts += tool_tree(turn) or [
         (f"hop {number}", _format_hop(hop, turn)) for number, hop in enumerate(turn.hops, start=1)
     ]
     for vote in turn.votes:

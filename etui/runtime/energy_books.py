@@ -103,6 +103,10 @@ class EnergyBookkeeper:
         """Add the time of a load or an unload."""
         self._add(_Work(_LOADS, start_ns, end_ns))
 
+    def add_idle(self, start_ns: int, end_ns: int) -> None:
+        """Add a time inside of a turn in which it waited for a tool."""
+        self._add(_Work(_IDLE, start_ns, end_ns))
+
     def add_audit(self, start_ns: int, end_ns: int) -> None:
         """Add the time of an audit, with the loads for it."""
         self._add(_Work(AUDITS, start_ns, end_ns))

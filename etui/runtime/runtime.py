@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from etui.runtime.remote_models import RemoteMeters
     from etui.turn.interfaces import Meter, Origin, Writer
     from etui.turn.run import Turn
+    from etui.turn.tool_loop import ToolLoop, Tools
 
 B = TypeVar("B", bound=ModelHost, covariant=True)
 
@@ -304,6 +305,30 @@ class Runtime(Generic[B]):
         )
         decision = set_loop_guard(choice.decision, self.config.loop_guard)
         return Turn(query, decision, machine, choice.predictor, cancel, origin)
+
+    def tool_turn(
+        self,
+        query: Query,
+        tools: Tools,
+        decide: Callable[[Query], Choice],
+        cancel: Cancel,
+        origin: Origin,
+        meter: Meter | None = None,
+    ) -> ToolLoop:
+        """Make the turn that answers a query with tools, whose rounds are decided one by one."""
+        from etui.runtime.log_predictor import LogPredictor
+        from etui.turn.tool_loop import Round, ToolLoop
+
+        def decide_round(query: Query) -> Round:
+            choice = decide(query)
+            predictor = choice.predictor or LogPredictor(
+                self.config, self.catalogue, log=self.log_cache
+            )
+            expected = predictor.joules(choice.decision.arm, query)
+            turn = self.turn(query, choice, cancel, origin, meter)
+            return Round(turn, None if expected is None else expected.total)
+
+        return ToolLoop(query, tools, decide_round, cancel)
 
     def close(self) -> None:
         """Close the parts that were opened: the backend, the log, the power meter.

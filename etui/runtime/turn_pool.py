@@ -30,10 +30,11 @@ from etui.runtime.turn_request import (
     TurnQueue,
     TurnRequest,
 )
-from etui.turn.events import HopStarted, TurnFinished
+from etui.turn.events import HopStarted, RoundStarted, TurnFinished
 from etui.units import count_text
 
 if TYPE_CHECKING:
+    from etui.chat import Query
     from etui.energy.idle import IdleTracker
     from etui.runtime.decide import Choice
     from etui.runtime.runtime import Runtime
@@ -328,7 +329,17 @@ class TurnPool:
         if client is not None:
             waited = ((turn.began_ns or self._clock_ns()) - turn.submitted_ns) / 1e9
             origin = replace(origin, client=replace(client, queue_seconds=waited))
-        return self._runtime.turn(turn.request.query, choice, turn.token, origin, meter).run()
+        query, tools = turn.request.query, turn.request.tools
+        if tools is None:
+            return self._runtime.turn(query, choice, turn.token, origin, meter).run()
+
+        def decide(query_of_round: Query) -> Choice:
+            if query_of_round is query:
+                return choice
+            turn.hop_ns = self._clock_ns()
+            return self.decide(replace(turn.request, query=query_of_round))
+
+        return self._runtime.tool_turn(query, tools, decide, turn.token, origin, meter).run()
 
     def _end_unbegun(self, turn: PooledTurn) -> None:
         """Save a turn that was cancelled in the queue: stopped, with 0 tokens."""
@@ -401,6 +412,8 @@ class TurnPool:
             turn.hop_ns = self._clock_ns()
         elif isinstance(event, Loaded | Unloaded):
             self._book(event)
+        elif isinstance(event, RoundStarted):
+            self._books.add_idle(event.start_ns, event.end_ns)
         elif isinstance(event, Finished) and self._is_local(turn.model):
             self._meters.book_answer(turn.model, event)
         elif isinstance(event, TurnFinished):

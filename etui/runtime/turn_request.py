@@ -17,6 +17,7 @@ from etui.runtime.overrides import Overrides
 from etui.turn.events import Decided, HopEnded, HopStarted, TurnEvent, TurnFinished
 from etui.turn.interfaces import Origin
 from etui.turn.record import ClientRecord, TurnRecord
+from etui.turn.tool_loop import Tools
 
 _log = logging.getLogger("etui.pool")
 
@@ -35,6 +36,7 @@ class TurnRequest:
     """Further settings of the turn: what it replaces, or its saved prompt."""
     confirm: Confirm | None = None
     """Asks the user whether to exceed a budget; None if there is no one to ask."""
+    tools: Tools | None = None  # Tools that the query offers to the model; None for none
 
     @property
     def key(self) -> str:

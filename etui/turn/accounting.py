@@ -11,7 +11,7 @@ from etui.energy.scopes import weakest
 from etui.energy.types import ChannelEnergy, Energy, EnergyOf
 from etui.events import Batch, Finished
 from etui.turn.interfaces import Meter, PartMeter
-from etui.turn.record import Attribution, Seconds, Tokens, TurnEnergy
+from etui.turn.record import Attribution, Seconds, Tokens, ToolLoopRecord, TurnEnergy
 
 
 def machine_of(meter: Meter) -> Meter:
@@ -115,11 +115,17 @@ class Leg:
     load: TimeInterval | None = None  # The load it waited for; None if its model was in memory
     unloads: tuple[TimeInterval, ...] = ()  # Unloads of other models that made room for it
     meter: Meter | None = None  # Measures it; None if the caller does
+    wait: TimeInterval | None = None  # The time before it in which tools ran; None without any
+
+    @property
+    def residences(self) -> tuple[TimeInterval, ...]:
+        """Intervals of the unloads and the load."""
+        return self.unloads if self.load is None else (*self.unloads, self.load)
 
     @property
     def excluded(self) -> tuple[TimeInterval, ...]:
-        """Intervals that do not count for the turn: unloads and the load."""
-        return self.unloads if self.load is None else (*self.unloads, self.load)
+        """Intervals that do not count for the turn: waits for tools, unloads and the load."""
+        return self.residences if self.wait is None else (self.wait, *self.residences)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,8 +145,8 @@ def compute_spans(legs: Sequence[Leg]) -> tuple[LegSpans, ...]:
     """Compute the working times of each leg.
 
     A leg begins where the previous one ended, so that the legs tile the turn: the time between two
-    answers (choosing the next arm, looking up its model) belongs to the next prefill. Loads and
-    unloads in between are excluded.
+    answers (choosing the next arm, looking up its model) belongs to the next prefill. Loads,
+    unloads and waits for tools in between are excluded.
     """
     spans: list[LegSpans] = []
     begin_ns = legs[0].end.start_ns
@@ -288,6 +294,46 @@ def compute_account(
         ttft=ttft,
     )
     return _energy(legs, spans, tokens, energy_of), tokens, seconds
+
+
+def measure_tool_loop(
+    found: ToolLoopRecord, legs: Sequence[Leg], energy: TurnEnergy, meter: Meter
+) -> ToolLoopRecord:
+    """Return a loop with its tree of joules: ``rounds`` are the turn's own, measured before.
+
+    What is neither work nor a load is idle. The time of a round on another machine belongs to that
+    machine's meter; the whole is then the sum of the parts. Calls whose results no round has read
+    any more are a part of it too.
+    """
+    of = machine_of(meter).energy
+    moves = [cut for leg in legs for cut in leg.residences]
+    work = [i for spans in compute_spans(legs) for i in (*spans.prefill, *spans.decode)]
+    begin_ns = min(i.start_ns for i in (*moves, *work))
+    end_ns = max(max(i.end_ns for i in (*moves, *work)), *(i.end_ns for i in found.calls))
+    whole = TimeInterval(begin_ns, end_ns)
+    rest = subtract(whole, [*moves, *work])
+    idle = energy_over(rest, of).joules
+    loads = sum_of_known([0.0, *(of(i.start_ns, i.end_ns).joules for i in moves)])
+    total = of(whole.start_ns, whole.end_ns)
+    joules, uncertainty = total.joules, total.uncertainty
+    nothing = None if idle is None else 0.0
+    if any(leg.meter is not None and leg.meter is not meter for leg in legs):
+        joules, uncertainty = sum_of_known([energy.joules, idle, loads]), None
+    calls = tuple(
+        replace(each, joules=of(each.start_ns, each.end_ns).joules if each.seconds else nothing)
+        for each in found.calls
+    )
+    return replace(
+        found,
+        calls=calls,
+        joules=joules,
+        uncertainty=uncertainty,
+        rounds=energy.joules,
+        idle=idle,
+        idle_seconds=sum_seconds(rest),
+        loads=loads,
+        kind=total.kind and total.kind.value,
+    )
 
 
 def sum_tokens(ends: Sequence[Finished]) -> Tokens:

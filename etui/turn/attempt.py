@@ -140,6 +140,8 @@ class LiveAttempt(ArmAttempt):
     """Arms that follow if it failed before anything was computed, best first."""
     is_local: bool = False  # Whether the engine of this machine answered
     price: TokenCost | None = None  # Joules of its model's tokens; None if unknown
+    round: int | None = None  # Round of a turn that calls tools, from 1; None for other turns
+    wait: TimeInterval | None = None  # The time before it in which tools ran; None without any
 
     @property
     def stopped(self) -> bool:
@@ -155,6 +157,7 @@ class LiveAttempt(ArmAttempt):
             TimeInterval(load.start_ns, load.end_ns) if load else None,
             tuple(TimeInterval(u.start_ns, u.end_ns) for u in unloads),
             self.meter,
+            self.wait,
         )
 
     def stop(self, why: str) -> LiveAttempt:

@@ -22,6 +22,7 @@ from etui.turn.accounting import (
     energy_over,
     joules_per_token,
     machine_of,
+    measure_tool_loop,
     split_vote_joules,
     sum_tokens,
     widen_legs,
@@ -36,11 +37,13 @@ from etui.turn.record import (
     LoadRecord,
     LoopRecord,
     SpeculationRecord,
+    ToolLoopRecord,
     TurnRecord,
     UnloadRecord,
 )
 from etui.turn.reuse import account_reuse
 from etui.turn.speculation import account_speculation, sum_speculation
+from etui.units import count_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +60,13 @@ class Ended:
     predicted_joules: float | None
     """Predicted joules of its attempts together, loads excluded; None if unknown."""
     settings: Mapping[str, Any]  # Settings needed to repeat it
+    tools: ToolLoopRecord | None = None  # Calls of tools, not yet measured; None without any
 
 
 def build_turn_record(ended: Ended, meter: Meter) -> TurnRecord:
     """Build the record of a turn from its attempts; ``meter`` is the turn's own."""
     query, decision, attempts = ended.query, ended.decision, ended.attempts
-    chosen = choose_hop(attempts)
+    chosen = choose_hop([each for each in attempts if each.round == attempts[-1].round])
     index = next(i for i, attempt in enumerate(attempts) if attempt is chosen)
     legs = widen_legs([attempt.leg for attempt in attempts])
     spans = compute_spans(legs)
@@ -74,7 +78,11 @@ def build_turn_record(ended: Ended, meter: Meter) -> TurnRecord:
         account_speculation(attempt.seen.verified, each.decode, attempt.meter.energy)
         for attempt, each in zip(attempts, spans, strict=True)
     ]
-    summary = describe_hops(decision, attempts, chosen)
+    summary, tools = describe_hops(decision, attempts, chosen), None
+    if ended.tools is not None:
+        tools = measure_tool_loop(ended.tools, legs, energy, meter)
+        calls = count_text(len(tools.calls), "call of a tool", "calls of tools")
+        summary = f"{count_text(attempts[-1].round or 1, 'round')} with {calls}"
     return TurnRecord(
         turn_id=ended.origin.turn_id,
         created_at=ended.created_at,
@@ -111,6 +119,7 @@ def build_turn_record(ended: Ended, meter: Meter) -> TurnRecord:
         client=ended.origin.client,
         parent_id=query.parent_id,
         cache=account_reuse(attempts, spans),
+        tools=tools,
     )
 
 
@@ -191,7 +200,7 @@ def _build_hop_records(
 ) -> tuple[HopRecord, ...]:
     """Build the records of the attempts, if the turn had several, or a cascade."""
     cascade = ended.decision.cascade
-    if len(ended.attempts) == 1 and cascade is None:
+    if len(ended.attempts) == 1 and cascade is None and ended.tools is None:
         return ()
     records = []
     for attempt, spans, speculation in zip(
@@ -224,6 +233,7 @@ def _build_hop_records(
                 speculation=speculation,
                 kind=energy.kind.value if energy.kind else None,
                 step=cascade.number_step(attempt.arm.name) if cascade is not None else None,
+                round=attempt.round,
             )
         )
     return tuple(records)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from etui.events import Event
 from etui.routing.decision import Decision
-from etui.turn.record import TurnRecord
+from etui.turn.record import ToolCallRecord, TurnRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,4 +57,40 @@ class HopEnded:
     kind: str | None = None  # How the joules were obtained; None if unmeasured
 
 
-TurnEvent = Decided | HopStarted | Event | HopEnded | TurnFinished
+@dataclass(frozen=True, slots=True)
+class ToolStarted:
+    """A tool begins to run, after the user agreed to it where that was needed."""
+
+    name: str
+    arguments: str
+    number: int  # Number of the call in the turn, from 1
+
+
+@dataclass(frozen=True, slots=True)
+class ToolEnded:
+    """A tool has run, failed, or was refused; its joules are not measured yet."""
+
+    call: ToolCallRecord
+
+
+@dataclass(frozen=True, slots=True)
+class RoundStarted:
+    """A further round of a turn that calls tools begins; the answer so far is none.
+
+    The time since the round before it, from ``start_ns`` to ``end_ns``, belongs to no round.
+    """
+
+    number: int  # Number of the round, from 2
+    start_ns: int
+    end_ns: int
+    predicted_joules: float | None  # Joules of this round, a load included; None if unknown
+    spent_joules: float | None
+    """Preliminary joules of the turn up to here, waits and loads included; None if unmeasured."""
+    calls: int  # Calls so far
+    most_calls: int
+    most_joules: float | None
+
+
+TurnEvent = (
+    Decided | HopStarted | Event | HopEnded | ToolStarted | ToolEnded | RoundStarted | TurnFinished
+)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, Literal
 
 from etui.codec import to_document
 from etui.energy.documents import energy_document
@@ -320,16 +320,74 @@ class ProbeRecord:
     tokens: int
 
 
+ToolStatus = Literal["done", "failed", "timeout", "refused"]
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallRecord:
+    """One call of a tool, and the time in which the turn waited for it.
+
+    ``round`` is the number, from 1, of the round that asked for it; ``result`` is the text that the
+    model read. The energy is the machine's; None if unmeasured. A refused call took no time.
+    """
+
+    round: int
+    name: str
+    arguments: str
+    status: ToolStatus
+    result: str
+    start_ns: int
+    end_ns: int
+    joules: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Length of the wait in seconds."""
+        return (self.end_ns - self.start_ns) / 1e9
+
+
+@dataclass(frozen=True, slots=True)
+class ToolLoopRecord:
+    """The joules of a turn that called tools: ``rounds`` + ``idle`` + ``loads`` = ``joules``.
+
+    ``joules`` is what the meter has from the start of the first round, or of the load before it, to
+    the end of the last. ``rounds`` are the turn's own joules, ``idle`` those of the time between
+    the rounds, in which tools ran, the user was asked and the next arm was chosen. None where
+    unmeasured. ``predicted`` has the joules that were predicted for each round from the second on.
+    """
+
+    calls: tuple[ToolCallRecord, ...]
+    most_calls: int
+    most_joules: float | None  # Limit of the joules; None without one
+    predicted: tuple[float | None, ...] = ()
+    joules: float | None = None
+    uncertainty: float | None = None
+    rounds: float | None = None
+    idle: float | None = None
+    idle_seconds: float = 0.0
+    loads: float | None = None  # Those of loads and unloads
+    kind: str | None = None  # How the joules of this machine were obtained; None if unmeasured
+
+
+def parse_tool_loop(document: Mapping[str, Any]) -> ToolLoopRecord | None:
+    """Parse the document of a ``ToolLoopRecord``; None if it is empty."""
+    if not document:
+        return None
+    calls = tuple(ToolCallRecord(**call) for call in document["calls"])
+    return ToolLoopRecord(**{**document, "calls": calls, "predicted": tuple(document["predicted"])})
+
+
 @dataclass(frozen=True, slots=True)
 class HopRecord:
-    """The part of one arm in a turn with several arms, or in a cascade.
+    """The part of one arm in a turn with several arms, in a cascade, or in a loop of tools.
 
     ``probability`` is calibrated, None without a fit; ``accepted`` means that the answer was sure
     enough, ``taken`` that it is the answer of the turn. ``joules`` and ``seconds`` exclude the
     load, and their sums over all hops are the turn's; ``load_joules`` is 0.0 without a load and
     None if unmeasured. ``kind`` says how ``joules`` were obtained; None in turns of older versions.
     ``step`` is the number, from 1, of the cascade's step: the hops of arms that had to agree share
-    one. It is None outside of a cascade, and in turns of older versions.
+    one. It is None outside of a cascade, and in turns of older versions. ``round`` is the number,
+    from 1, of the round of a turn that called tools; None for other turns.
     """
 
     arm: str
@@ -352,11 +410,14 @@ class HopRecord:
     speculation: SpeculationRecord | None = None
     kind: str | None = None
     step: int | None = None
+    round: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Build the document of one of the ``hops``."""
         speculation = self.speculation.to_json() if self.speculation is not None else None
         document: dict[str, Any] = to_document(self)
+        if self.round is None:
+            del document["round"]
         return document | {"speculation": speculation}
 
 
@@ -418,6 +479,8 @@ class TurnRecord:
     """Id of the turn before it in its chat; None for the first turn of a branch."""
     cache: CacheRecord | None = None
     """What was reused of earlier prompts; None if all of the prompt was computed."""
+    tools: ToolLoopRecord | None = None
+    """The tools that were called, and the tree of joules; None if none was."""
 
     @property
     def tokens_per_second(self) -> float | None:
@@ -450,6 +513,7 @@ class TurnRecord:
             "predicted": {"joules": self.predicted_joules, "accuracy": self.predicted_accuracy},
             "loop": to_document(self.loop),
             "cache": self.cache.to_json() if self.cache is not None else None,
+            **({"tools": to_document(self.tools)} if self.tools is not None else {}),
             "settings": self.settings,
             **({"tool_calls": json.loads(self.tool_calls)} if self.tool_calls else {}),
             **({"client": asdict(self.client)} if self.client is not None else {}),

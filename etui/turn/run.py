@@ -77,6 +77,9 @@ class Turn:
             uses raw confidences.
         cancel: Ends the turn; None makes a token that nobody else has.
         origin: Id of the turn, the client that asked for it, further settings; None makes an id.
+
+    Attributes:
+        ended: The turn once it has ended; None before, and if it never began.
     """
 
     def __init__(
@@ -90,10 +93,11 @@ class Turn:
     ) -> None:
         self._query = query
         self._decision = decision
-        self._machine = machine
+        self.machine = machine
         self._predictor = predictor
         self._cancel = Cancel() if cancel is None else cancel
         self._origin = Origin() if origin is None else origin
+        self.ended: Ended | None = None
         self._created_at = utc_now()
         self._attempts: list[LiveAttempt] = []
         self._predicted: list[float | None] = []
@@ -114,6 +118,37 @@ class Turn:
                 missing, it is raised before any energy is spent, and the turn is not saved.
         """
         try:
+            yield from self.answer()
+        except BaseException:
+            if self.ended is not None:
+                save_turn(self.ended, self.machine)
+            raise
+        assert self.ended is not None
+        yield TurnFinished(save_turn(self.ended, self.machine))
+        if self.failure is not None:
+            raise self.failure
+
+    @property
+    def failure(self) -> EtuiError | None:
+        """The error that ended it without an answer; None if there is none."""
+        return None if find_best(self._attempts) is not None else self._attempts[-1].failure
+
+    def limit_joules(self, joules: float) -> None:
+        """Let the turn cost at most this, besides its own budget; before it is answered."""
+        budget = self._decision.budget or TurnBudget()
+        most = joules if budget.joules is None else min(joules, budget.joules)
+        self._decision = replace(self._decision, budget=replace(budget, joules=most))
+
+    def answer(self) -> Generator[TurnEvent, None, None]:
+        """Answer the query without saving it: :attr:`ended` is then what :func:`save_turn` saves.
+
+        Yields:
+            The events of :meth:`run`, without ``TurnFinished``.
+
+        Raises:
+            EtuiError: The model is missing; no energy was spent, and ``ended`` is None.
+        """
+        try:
             yield Decided(self._decision)
             step = NextHop(self._decision.arm)
             while (arm := step.arm) is not None:
@@ -126,28 +161,26 @@ class Turn:
                 if several or step.arm is not None:
                     yield self._build_hop_ended(number)
         except BaseException as error:
-            # Ctrl-C, a closed generator, a bug in the engine: save the turn before re-raising.
+            # Ctrl-C, a closed generator, a bug in the engine: close the turn before re-raising.
             self._abort(error)
-            self._save()
+            self.ended = self._end()
             raise
         last = self._attempts[-1]
         if last.failed == "load" and len(self._attempts) == 1 and self._resolved is None:
             assert last.failure is not None
             raise last.failure
-        yield TurnFinished(self._save())
-        if last.failure is not None and find_best(self._attempts) is None:
-            raise last.failure
+        self.ended = self._end()
 
     def _begin(self, arm: Arm) -> None:
         """Note that an arm is asked, so that an interruption from here on closes its attempt."""
         self._asked = self._arm = arm  # the second has the sampling that its model asks for
-        self._seen: AnswerAccumulator | None = AnswerAccumulator(self._machine.clock_ns())
+        self._seen: AnswerAccumulator | None = AnswerAccumulator(self.machine.clock_ns())
         self._resolved: ResolvedModel | None = None
-        self._meter = self._machine.meter
+        self._meter = self.machine.meter
         self._budget: str | None = None
 
     def _answer(self, arm: Arm) -> Iterator[Event]:
-        clock_ns, cancel = self._machine.clock_ns, self._cancel
+        clock_ns, cancel = self.machine.clock_ns, self._cancel
         arm = draw_until_one_differs(self._decision.cascade, arm)
         budget = _BudgetMonitor(self._decision.budget, self._spent_so_far(), arm)
         overflow = self._decision.fallbacks.context_overflow
@@ -156,7 +189,7 @@ class Turn:
         assert seen is not None
         failure: EtuiError | None = None
         try:
-            model = self._resolved = self._machine.resolve(self._asked)
+            model = self._resolved = self.machine.resolve(self._asked)
             self._arm = model.arm or self._asked
             if model.meter is not None:
                 self._meter = model.meter
@@ -168,7 +201,7 @@ class Turn:
                 yield seen.finished
             else:
                 self._meter.mark(clock_ns())
-                answerer = model.backend or self._machine.engine()
+                answerer = model.backend or self.machine.engine()
                 for event in answerer.answer(self._build_request(model), cancel):
                     seen.add(event)
                     for mark_ns in find_marks(event):
@@ -210,7 +243,7 @@ class Turn:
     ) -> None:
         """Add the attempt that has ended, and judge it along with the others of its step."""
         arm = self._arm
-        end = seen.build_finished(max(self._machine.clock_ns(), seen.started_ns), status, why)
+        end = seen.build_finished(max(self.machine.clock_ns(), seen.started_ns), status, why)
         if seen.finished is None:
             self._meter.mark(end.end_ns)
         if (failure is not None or self._fault is not None) and end.status != "error":
@@ -304,16 +337,16 @@ class Turn:
         elif not self._over and intended:
             self._attempts[-1] = self._attempts[-1].stop(why)
 
-    def _save(self) -> TurnRecord:
-        """Build the record of the turn and save it, with its loads and unloads."""
-        writer, turn_id = self._machine.writer, self._origin.turn_id
-        settle_meters([attempt.leg for attempt in self._attempts])
+    def _end(self) -> Ended:
+        """Close the turn; what is known of a remote meter is complete once that has settled."""
+        if self._resolved is not None and self._resolved.meter is not None:
+            settle_meters([attempt.leg for attempt in self._attempts])
         model_settings = self._resolved.read_settings() if self._resolved is not None else {}
         status, predicted = self._find_status(), self._decision.predicted_joules
         error = self._fault
         if error is None and status == "error":
             error = self._attempts[-1].end.why
-        ended = Ended(
+        return Ended(
             self._query,
             self._decision,
             self._origin,
@@ -322,17 +355,8 @@ class Turn:
             status,
             error,
             predicted if self._predictor is None else sum_of_known(self._predicted),
-            {**self._machine.settings, **self._origin.settings, **model_settings},
+            {**self.machine.settings, **self._origin.settings, **model_settings},
         )
-        record = build_turn_record(ended, self._machine.meter)
-        for attempt in self._attempts:
-            energy_of, load = machine_of(attempt.meter).energy, attempt.seen.load
-            for unloaded in attempt.seen.unloads:
-                writer.save_unload(build_unload_record(unloaded, energy_of, turn_id))
-            if load is not None:
-                writer.save_load(build_load_record(load, attempt.sha256, energy_of, turn_id))
-        writer.save_turn(record)
-        return record
 
     def _predict_answer(self, arm: Arm) -> float | None:
         """Predict the joules of an attempt, without its load, like the energy of the turn."""
@@ -366,7 +390,7 @@ class Turn:
 
     def _joules_with_loads(self) -> float | None:
         legs = [attempt.leg for attempt in self._attempts]
-        work = energy_of_legs(legs, compute_spans(legs), self._machine.meter.energy).joules
+        work = energy_of_legs(legs, compute_spans(legs), self.machine.meter.energy).joules
         loads = [
             machine_of(attempt.meter).energy(cut.start_ns, cut.end_ns).joules
             for attempt, leg in zip(self._attempts[1:], legs[1:], strict=True)
@@ -379,6 +403,23 @@ class Turn:
         if self._fault is not None or (last.failure and find_best(self._attempts) is None):
             return "error"
         return "stopped" if last.stopped else choose_hop(self._attempts).end.status
+
+
+def save_turn(ended: Ended, machine: Machine) -> TurnRecord:
+    """Build the record of a turn that has ended, and save it with its loads and unloads."""
+    writer, turn_id = machine.writer, ended.origin.turn_id
+    settle_meters([attempt.leg for attempt in ended.attempts])
+    if ended.tools is not None:
+        machine.meter.settle(max(each.end_ns for each in ended.tools.calls))
+    record = build_turn_record(ended, machine.meter)
+    for attempt in ended.attempts:
+        energy_of, load = machine_of(attempt.meter).energy, attempt.seen.load
+        for unloaded in attempt.seen.unloads:
+            writer.save_unload(build_unload_record(unloaded, energy_of, turn_id))
+        if load is not None:
+            writer.save_load(build_load_record(load, attempt.sha256, energy_of, turn_id))
+    writer.save_turn(record)
+    return record
 
 
 def find_marks(event: Event) -> tuple[int, ...]:

@@ -8,13 +8,14 @@ from etui import units
 from etui.energy.scopes import family
 from etui.events import Vote
 from etui.routing.decision import NO_RULE_MATCHED, Decision
-from etui.text import SEPARATOR, one_line
-from etui.turn.events import HopEnded
+from etui.text import SEPARATOR, fit_cells, one_line
+from etui.turn.events import HopEnded, RoundStarted
 from etui.turn.record import (
     CONTINUES,
     DRAFTS_STOPPED,
     CacheRecord,
     HopRecord,
+    ToolCallRecord,
     TurnEnergy,
     TurnRecord,
 )
@@ -134,12 +135,91 @@ def hops_text(record: TurnRecord) -> str:
     return f"{units.count_text(len(record.hops), 'hop')}: {', '.join(each)}"
 
 
+def tools_text(record: TurnRecord) -> str:
+    """Format ``2 rounds, 1 call, 12 J waiting``; empty if no tool was called."""
+    if record.tools is None:
+        return ""
+    rounds = len({hop.round for hop in record.hops})
+    calls = units.count_text(len(record.tools.calls), "call")
+    waiting = units.short_energy_text(record.tools.idle, record.tools.kind)
+    return f"{units.count_text(rounds, 'round')}, {calls}, {waiting} waiting"
+
+
 def kind_of_hop(hop: HopRecord, energy: TurnEnergy) -> str | None:
     """Return that the joules of a hop are an estimate; None if not.
 
     The turn has no kind if another of its hops was not measured.
     """
     return units.ESTIMATE if (hop.kind or energy.kind) == units.ESTIMATE else None
+
+
+_MOST_CELLS = 40
+"""Of the arguments and of the result of a call, in a line."""
+
+
+def call_line(call: ToolCallRecord, kind: str | None = None) -> str:
+    """Format a call: ``calculate {"expression": "2+2"} → 4 · 0.01 s · 0.2 J``."""
+    asked = fit_cells(one_line(call.arguments), _MOST_CELLS)
+    text = f"{one_line(call.name)} {asked} → {fit_cells(one_line(call.result), _MOST_CELLS)}"
+    parts = [text] if call.status in ("done", "failed") else [text, call.status]
+    if call.status != "refused":
+        parts.append(units.seconds_text(call.seconds))
+        if call.joules is not None:
+            parts.append(units.short_energy_text(call.joules, kind))
+    return SEPARATOR.join(parts)
+
+
+def round_line(event: RoundStarted) -> str:
+    """Format what a further round is predicted to cost, and what the budget still allows."""
+    if event.predicted_joules is None:
+        predicted = "its cost cannot be predicted yet"
+    else:
+        predicted = f"forecast {about_joules(event.predicted_joules)}"
+    spent = units.energy_text(event.spent_joules)
+    if event.most_joules is not None and event.spent_joules is not None:
+        spent += f" of {units.energy_text(event.most_joules)}"
+    calls = f"{event.calls} of {units.count_text(event.most_calls, 'call')}"
+    return SEPARATOR.join([f"round {event.number}: {predicted}", f"spent {spent}", calls])
+
+
+def tool_tree(record: TurnRecord) -> list[tuple[str, str]]:
+    """List the joules of a turn that called tools, as pairs of name and text.
+
+    Below the sum are the rounds, and below each of them its calls.
+    """
+    tools = record.tools
+    if tools is None:
+        return []
+    kind = tools.kind
+
+    def joules(value: float | None) -> str:
+        return units.short_energy_text(value, kind)
+
+    waited = f"waiting {joules(tools.idle)} ({units.seconds_text(tools.idle_seconds)})"
+    parts = [f"rounds {joules(tools.rounds)}", waited]
+    if tools.loads:
+        parts.append(f"loads {joules(tools.loads)}")
+    limit = "" if tools.most_joules is None else f" of {units.energy_text(tools.most_joules)}"
+    calls = f"{len(tools.calls)} of {units.count_text(tools.most_calls, 'call')}"
+    rows = [("tools", f"{joules(tools.joules)}{limit}, {calls}: {', '.join(parts)}")]
+    predicted = dict(enumerate(tools.predicted, 2))
+    last_of = {hop.round or 1: hop for hop in record.hops}
+    for hop in record.hops:
+        number = hop.round or 1
+        parts = [f"{hop.arm} › {hop.model}", joules(hop.joules), units.tok_text(hop.tokens.output)]
+        if hop.load_joules:
+            parts.append(f"load {joules(hop.load_joules)}")
+        if (expected := predicted.pop(number, None)) is not None:
+            parts.append(f"forecast {about_joules(expected)}")
+        rows.append((f"  round {number}", one_line(SEPARATOR.join(parts))))
+        if hop is last_of[number]:
+            here = [each for each in tools.calls if each.round == number]
+            rows += [("    call", call_line(each, kind)) for each in here]
+    between = [each.joules for each in tools.calls]
+    if tools.idle is not None and all(each is not None for each in between):
+        rest = max(0.0, tools.idle - sum(each or 0.0 for each in between))
+        rows.append(("  between", f"asking, deciding, reading: {joules(rest)}"))
+    return rows
 
 
 class Drafts(Protocol):
@@ -239,7 +319,9 @@ def energy_line(record: TurnRecord) -> str:
         parts.append(drafts)
     elif undrafted(record) not in ("", "auto"):  # ``auto`` is expected to draft nothing at times
         parts.append("nothing drafted")
-    if len(record.hops) > 1:
+    if record.tools is not None:
+        parts.append(tools_text(record))
+    elif len(record.hops) > 1:
         parts.append(hops_text(record))
     ending = loop_text(record) or ending_text(record)
     return SEPARATOR.join([ending, *parts] if ending else parts)
@@ -296,6 +378,7 @@ def price_line(record: TurnRecord) -> str:
     if (speed := record.tokens_per_second) is not None:
         parts.append(units.speed_text(speed))
     parts.append(loop_text(record) or ending_text(record))
+    parts.append(tools_text(record))
     if record.cache is not None and record.cache.tier != "context":
         parts.append(cache_text(record.cache))
     if can_continue(record):

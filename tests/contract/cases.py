@@ -66,6 +66,7 @@ CHAT = (
     Case("models-path", ("models", "path", "tiny-b", "--json")),
     Case("models-path-folder", ("models", "path", "--json")),
     Case("doctor", ("doctor", "--json")),
+    Case("tools", ("tools", "--json")),
     Case("idle", ("power", "idle", "--seconds", "0.5", "--json"), "none"),
     Case(
         "calibrate-lines",

@@ -1,0 +1,265 @@
+"""What a model may call: which tools there are, which of them may run, and what they returned."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from etui.chat import Query
+from etui.errors import EtuiError
+from etui.text import one_line, sanitize
+from etui.tools.builtin import CALCULATE, READ_FILE, RefusedError, calculate, read_file
+from etui.tools.servers import Listing, McpServer, ToolFailed, ToolTimedOut
+from etui.turn.record import ToolStatus
+
+if TYPE_CHECKING:
+    from etui.config.config import Config
+    from etui.config.schema import ToolsEntry
+
+Permission = Literal["allow", "ask", "deny"]
+Consent = Literal["once", "chat", "always", "no", "never"]
+"""What a user says to a call: now, in this chat, from now on; not now, never again."""
+
+_MOST_NAME = 64
+_MOST_DESCRIPTION = 1_000
+_MOST_SCHEMA = 8_000
+_MOST_DEPTH = 32
+_MOST_TOOLS = 64
+"""A model reads all of them with each question."""
+_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_-]")
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A tool as a model sees it."""
+
+    name: str  # `calculate`, or `weather__forecast` for a server's
+    description: str
+    parameters: str  # JSON schema of its arguments, as text
+    server: str | None = None  # Name of its server; None for one of etui's own
+    own_name: str = ""  # Its name there
+
+
+Ask = Callable[[Tool, str], Consent]
+"""Ask the user whether a tool may run with some arguments."""
+
+
+class Toolbox:
+    """The tools of config.yaml; used by one turn at a time.
+
+    Args:
+        ask: Asks the user; None refuses what is not allowed, because there is no one to ask.
+        remember: Stores a permission that outlives the program.
+
+    Attributes:
+        problems: Why tools of config.yaml are missing, by the name of their server.
+        listings: What the servers offer.
+        most_calls, most_joules: Limits of one turn.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        ask: Ask | None = None,
+        remember: Callable[[str, Permission], None] = lambda _name, _permission: None,
+    ) -> None:
+        entry = _read_entry(config)
+        self.ask = ask
+        self.problems: dict[str, str] = {}
+        self.listings: dict[str, Listing] = {}
+        self.most_calls, self.most_joules = entry.calls, entry.joules
+        self._entry = entry
+        self._remember = remember
+        self._permissions: dict[str, Permission] = dict(config.tool_permissions)
+        self._servers = {name: McpServer(name, each) for name, each in entry.servers.items()}
+        self._tools: dict[str, Tool] = {}
+        self._in_chat: set[tuple[str | None, Tool]] = set()
+
+    def open(self, cancelled: Callable[[], bool] = lambda: False) -> tuple[Tool, ...]:
+        """Start the servers that do not run, and return all tools.
+
+        A server that fails is left out, and :attr:`problems` says why.
+        """
+        found = dict(self._own_tools())
+        for name, listing in self._list(cancelled).items():
+            for each in listing.tools:
+                tool = _read_tool(name, each)
+                if tool is None or tool.name in found or len(found) >= _MOST_TOOLS:
+                    self.problems.setdefault(name, f"left out: {one_line(str(each['name']))[:60]}")
+                else:
+                    found[tool.name] = tool
+        self._tools = found
+        return tuple(found.values())
+
+    def offer(self, query: Query, cancelled: Callable[[], bool] = lambda: False) -> Query:
+        """Return a query whose model may call the tools that are not forbidden."""
+        tools = [tool for tool in self.open(cancelled) if self.permission(tool.name) != "deny"]
+        if not tools:
+            return query
+        written = [
+            {
+                "type": "function",
+                "function": {
+                    "name": tool.name,
+                    "description": tool.description,
+                    "parameters": json.loads(tool.parameters),
+                },
+            }
+            for tool in tools
+        ]
+        text = json.dumps(written, ensure_ascii=False)
+        return replace(query, options=replace(query.options, tools=text))
+
+    def permission(self, name: str) -> Permission:
+        """Return the permission of config.yaml: of the name, else of the first pattern for it."""
+        if name in self._permissions:
+            return self._permissions[name]
+        matching = (p for pattern, p in self._permissions.items() if fnmatchcase(name, pattern))
+        return next(matching, "ask")
+
+    def refuse(self, name: str, arguments: str, chat_id: str | None) -> str:
+        """Return why a call may not run; empty if it may. It may ask the user, and wait for it."""
+        tool = self._tools.get(name)
+        if tool is None:
+            return f"there is no tool {one_line(name)[:_MOST_NAME]}"
+        permission = self.permission(name)
+        if permission == "allow" or (permission == "ask" and (chat_id, tool) in self._in_chat):
+            return ""
+        if permission == "deny":
+            return "the settings forbid it"
+        if self.ask is None:
+            return "nobody can be asked, and the settings do not allow it"
+        said = self.ask(tool, arguments)
+        if said == "chat":
+            self._in_chat.add((chat_id, tool))
+        elif said in ("always", "never"):
+            self._permissions[name] = "allow" if said == "always" else "deny"
+            self._remember(name, self._permissions[name])
+        return "" if said in ("once", "chat", "always") else "the user refused it"
+
+    def run(
+        self, name: str, arguments: str, cancelled: Callable[[], bool]
+    ) -> tuple[ToolStatus, str]:
+        """Run a call that may run; return how it ended, and a text for the model.
+
+        The text has no control characters, and at most the characters of the settings.
+        """
+        tool = self._tools[name]
+        status: ToolStatus = "done"
+        left_out = 0
+        try:
+            given = json.loads(arguments or "{}")
+            if not isinstance(given, dict):
+                raise RefusedError("the arguments are not a JSON object")
+            if tool.server is None:
+                text = self._run_own(name, given)
+            else:
+                text, left_out = self._servers[tool.server].call(tool.own_name, given, cancelled)
+        except ToolTimedOut as error:
+            status, text = "timeout", error.what
+        except (RefusedError, ToolFailed, ValueError, RecursionError) as error:
+            status, text = "failed", f"{error}"
+        most = self._entry.result_characters
+        text, left_out = sanitize(text[:most]), left_out + max(0, len(text) - most)
+        if left_out:
+            text += f"\n[cut: {left_out:,} characters left out]"
+        return status, text if status == "done" else f"error: {text}"
+
+    def close(self) -> None:
+        """End the servers."""
+        if self._servers:
+            with ThreadPoolExecutor(len(self._servers)) as pool:
+                list(pool.map(McpServer.close, self._servers.values()))
+
+    def _own_tools(self) -> Mapping[str, Tool]:
+        own = {"calculate": CALCULATE}
+        if self._entry.folder is not None:
+            own["read_file"] = READ_FILE
+        return {
+            name: Tool(name, str(each["description"]), json.dumps(each["parameters"]))
+            for name, each in own.items()
+        }
+
+    def _run_own(self, name: str, given: dict[str, Any]) -> str:
+        key = "path" if name == "read_file" else "expression"
+        if set(given) != {key} or not isinstance(given[key], str):
+            raise RefusedError(f"the only argument is {key}, a text")
+        if name == "calculate":
+            return calculate(given[key])
+        return read_file(Path(self._entry.folder or "").expanduser(), given[key])
+
+    def _list(self, cancelled: Callable[[], bool]) -> dict[str, Listing]:
+        """List the servers, all at the same time."""
+        if self._servers:
+            from etui.extras import require_extra
+
+            require_extra("tools", "an MCP server in config.yaml")
+
+        def list_one(server: McpServer) -> Listing | EtuiError:
+            try:
+                return server.list(cancelled)
+            except EtuiError as error:
+                return error
+
+        self.listings, self.problems = {}, {}
+        with ThreadPoolExecutor(max(1, len(self._servers))) as pool:
+            found = list(pool.map(list_one, self._servers.values()))
+        for name, each in zip(self._servers, found, strict=True):
+            if isinstance(each, Listing):
+                self.listings[name] = each
+            else:
+                self.problems[name] = sanitize(each.what)
+        return self.listings
+
+
+def _read_entry(config: Config) -> ToolsEntry:
+    if config.tools is not None:
+        return config.tools
+    from etui.config.schema import ToolsEntry  # pydantic takes 100 ms to import
+
+    return ToolsEntry()
+
+
+def _read_tool(server: str, found: Mapping[str, Any]) -> Tool | None:
+    """Read what a server says of a tool; None if a model cannot be shown it."""
+    own_name = str(found["name"])
+    name = f"{server}__{_NOT_IN_NAMES.sub('_', own_name)}"
+    text = json.dumps(found["parameters"])
+    too_large = len(name) > _MOST_NAME or len(text) > _MOST_SCHEMA
+    if not own_name or too_large or _measure_depth(found["parameters"]) > _MOST_DEPTH:
+        return None
+    description = one_line(str(found["description"]))[:_MOST_DESCRIPTION]
+    return Tool(name, description, text, server, own_name)
+
+
+def _measure_depth(document: Any) -> int:
+    """Return how many objects and lists are nested in a document."""
+    inner = document.values() if isinstance(document, dict) else document
+    if not isinstance(document, dict | list):
+        return 0
+    return 1 + max(map(_measure_depth, inner), default=0)
+
+
+def remember_permission(config: Config, name: str, permission: Permission) -> None:
+    """Write a permission to config.yaml, and leave the rest of the file as it is.
+
+    Raises:
+        EtuiError: The file cannot be written, or its style does not allow it.
+    """
+    from etui.atomic import write_text
+    from etui.yaml.edit import insert_entry, remove_entry
+
+    path = config.config_file
+    try:
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        text = remove_entry(text, "tool_permissions", name)
+        write_text(path, insert_entry(text, "tool_permissions", name, [permission]))
+    except OSError as error:
+        fix = f"write it there yourself: tool_permissions: {{{name}: {permission}}}"
+        raise EtuiError(f"cannot write {path}: {error.strerror or error}", fix) from error

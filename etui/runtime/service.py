@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 from etui.chat import Query
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from etui.runtime.forecast import Forecast
     from etui.runtime.routes import Direction
     from etui.runtime.runtime import Runtime
+    from etui.tools.toolbox import Toolbox
     from etui.turn.events import TurnEvent
 
 
@@ -62,22 +64,36 @@ class TurnService(TurnPool):
         route: Route,
         replaces: str | None = None,
         prompt: str | None = None,
+        *,
+        tools: bool = False,
     ) -> Iterator[TurnEvent]:
         """Decide, answer and save, once the turn before has ended; yield the turn's events.
 
         Args:
             prompt: Name of the saved prompt whose system prompt and arm are those of the turn.
+            tools: Whether the model may call tools; their servers are started if they do not run.
         """
         settings = {REPLACES: replaces, SAVED_PROMPT: prompt}
         self._raise_if_refused()
+        if tools:
+            query = self.tools.offer(query)
         return self.run_here(
             TurnRequest(
                 query,
                 build_overrides(route),
                 settings={name: value for name, value in settings.items() if value},
                 confirm=self.confirm,
+                tools=self.tools if query.options.tools else None,
             )
         )
+
+    @cached_property
+    def tools(self) -> Toolbox:
+        """The tools of config.yaml; no server is started before the first use."""
+        from etui.tools.toolbox import Toolbox, remember_permission
+
+        config = self._runtime.config
+        return Toolbox(config, remember=partial(remember_permission, config))
 
     def warm_up(self, route: Route, chat_id: str | None = None) -> Loaded | None:
         """Load the model that the next question of a chat is likely to use, checking its file.
@@ -250,6 +266,8 @@ class TurnService(TurnPool):
             try:
                 super().close(grace_seconds)
             finally:
+                if "tools" in vars(self):
+                    self.tools.close()
                 self._runtime.backend.close()  # a load that did not stop ends with its process
                 locked = self._between.busy.acquire(timeout=LEAVE_SECONDS)
                 try:

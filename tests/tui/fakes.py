@@ -243,6 +243,8 @@ class FakeRunner:
         route: Route,
         replaces: str | None = None,
         prompt: str | None = None,
+        *,
+        tools: bool = False,
     ) -> Iterator[TurnEvent]:
         self.asked.append((query, route))
         self._cancelled.clear()

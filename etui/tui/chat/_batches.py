@@ -28,7 +28,16 @@ from etui.events import (
     Vote,
 )
 from etui.tui.pacing import USUAL, Pace
-from etui.turn.events import Decided, HopEnded, HopStarted, TurnEvent, TurnFinished
+from etui.turn.events import (
+    Decided,
+    HopEnded,
+    HopStarted,
+    RoundStarted,
+    ToolEnded,
+    ToolStarted,
+    TurnEvent,
+    TurnFinished,
+)
 
 LIVE_LINES = 16  # Most lines of a fence that is highlighted and laid out again with each new line
 
@@ -139,7 +148,10 @@ class TurnEnded:
 
 
 EngineFact = Loaded | Unloaded | Prefilling | Prefilled | Vote
-TurnFact = Decided | HopStarted | EngineFact | TextBatch | HopEnded | TurnFinished | TurnEnded
+ToolFact = ToolStarted | ToolEnded | RoundStarted
+TurnFact = (
+    Decided | HopStarted | EngineFact | TextBatch | HopEnded | ToolFact | TurnFinished | TurnEnded
+)
 
 
 def batch_events(

@@ -23,6 +23,7 @@ from etui.turn.text import (
     loop_text,
     route_parts,
     shared_text,
+    tool_tree,
 )
 
 NO_BASELINE = "needs an idle baseline: leave etui idle for 35 s"
@@ -139,7 +140,11 @@ def _list_route(record: TurnRecord) -> Iterator[Fact]:
     )
     yield "model", one_line(SEPARATOR.join(part for part in route if part))
     yield "forecast", _format_forecast(record)
-    for number, hop in enumerate(record.hops, start=1):
+    tree = tool_tree(record)
+    if tree:
+        whole = tree[0][1].replace(": ", "\n", 1)
+        yield "tools", "\n".join([whole, *(f"{name}: {text}" for name, text in tree[1:])])
+    for number, hop in enumerate(() if tree else record.hops, start=1):
         joules = units.short_energy_text(hop.joules, kind_of_hop(hop, record.energy))
         mark = "✓ " if hop.taken else ""
         text = f"{mark}{hop.arm} › {hop.model}{SEPARATOR}{hop.why}{SEPARATOR}{joules}"

@@ -33,6 +33,7 @@ class TitleFacts:
     context_limit: int | None = None
     budget: str = ""  # Text of the budget, with its bar
     short_budget: str = ""  # The same in few cells
+    tools: bool = False  # Whether the model may call tools
 
 
 def title_line(facts: TitleFacts, width: int) -> str:
@@ -73,13 +74,13 @@ def title_line(facts: TitleFacts, width: int) -> str:
 
 
 def _route_text(facts: TitleFacts) -> str:
-    route = facts.route
+    route, tools = facts.route, " + tools" if facts.tools else ""
     if route is None:
         return sanitize(facts.model)
     if route.model:
-        return sanitize(f"you → {route.model}")
+        return sanitize(f"you → {route.model}{tools}")
     policy = f"{route.policy} ({route.arm})" if route.arm else route.policy
-    return sanitize(f"{policy} → {facts.model}" if facts.model else policy)
+    return sanitize(f"{policy} → {facts.model}{tools}" if facts.model else policy)
 
 
 def _short(facts: TitleFacts) -> str:

@@ -8,9 +8,10 @@ from collections import deque
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from functools import partial
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any
 
-from textual.screen import Screen
+from textual.screen import ModalScreen, Screen
 from textual.timer import Timer
 
 from etui.chat import Query
@@ -34,8 +35,18 @@ from etui.tui.power.energy_text import budget_bar, budget_share_text, tightest_b
 from etui.tui.power.feed import Stage
 from etui.tui.power.panel import PowerPanel
 from etui.tui.services import Services
-from etui.turn.events import Decided, HopEnded, HopStarted, TurnFinished
+from etui.turn.events import (
+    Decided,
+    HopEnded,
+    HopStarted,
+    RoundStarted,
+    ToolEnded,
+    TurnFinished,
+)
 from etui.turn.record import TurnRecord
+
+if TYPE_CHECKING:
+    from etui.tools.toolbox import Consent, Tool
 
 _STREAMING = (Stage.THINKING, Stage.ANSWERING)
 _BLANK = " "  # The least text that a tokenizer counts
@@ -69,7 +80,8 @@ class TurnQueue:
         self._counted_ns = 0
         self._warming = False
         self._leaving = False
-        self._confirming = SimpleQueue[bool]()
+        self._confirming = SimpleQueue[Any]()
+        self.tools_on = False
         self._ticker: Timer | None = None
         self._transcript = transcript
         self._panel = panel
@@ -121,7 +133,7 @@ class TurnQueue:
             self._screen.app.exit()
             return
         self._screen.notify("saving the running answer …")
-        self._confirming.put(False)
+        self._confirming.put(None)
         self.services.runner.cancel()
 
     async def ask(self, asking: Asking) -> None:
@@ -191,7 +203,12 @@ class TurnQueue:
         post = partial(self._screen.call_later, self._take)
         ended = TurnEnded()
         try:
-            events = services.runner.run(query, route, asking.replaces, asking.prompt)
+            offered = self.tools_on and asking.continues is None
+            if offered:
+                services.runner.tools.ask = self._ask_about_call
+            events = services.runner.run(
+                query, route, asking.replaces, asking.prompt, tools=offered
+            )
             for fact in batch_events(events, pace=self._drawing.pace):
                 post(fact)
         except EtuiError as error:
@@ -226,6 +243,10 @@ class TurnQueue:
                     self._panel.show_loading(self._progress.model)
             case HopEnded():
                 await view.end_hop(fact)
+            case ToolEnded(call=call):
+                await view.add_call(call)
+            case RoundStarted():
+                await view.begin_round(fact)
             case Loaded():
                 self._panel.show_loaded(fact)
             case Unloaded(model=model):
@@ -326,17 +347,37 @@ class TurnQueue:
                 await in_thread(lambda: runner.count_tokens(_BLANK, model))
 
     def _confirm(self, question: str) -> bool:
-        """Ask the user from the turn's thread, which waits; leaving the app means no."""
-        answer = self._confirming = SimpleQueue[bool]()
-        self._screen.call_later(self._ask_about_budget, question, answer)
-        return answer.get()
+        """Ask whether to exceed a budget."""
+        return bool(self._ask(partial(ConfirmModal, question)))
 
-    def _ask_about_budget(self, question: str, answer: SimpleQueue[bool]) -> None:
-        """Ask whether to exceed the budget; refuse while the app is leaving."""
+    def _ask_about_call(self, tool: Tool, arguments: str) -> Consent:
+        """Ask whether a tool may run."""
+        from etui.tui.chat._tools import CallModal  # not needed for the first paint
+
+        said: Consent | None = self._ask(partial(CallModal, tool, arguments))
+        return said or "no"
+
+    def _ask(self, build: Callable[[], ModalScreen[Any]]) -> Any:
+        """Ask the user from the turn's thread, which waits; None if the app is leaving."""
+        answer = self._confirming = SimpleQueue[Any]()
+        self._screen.call_later(self._show_question, build, answer)
+        while self._screen.is_running:
+            with suppress(Empty):
+                return answer.get(timeout=1.0)
+        return None
+
+    def _show_question(
+        self, build: Callable[[], ModalScreen[Any]], answer: SimpleQueue[Any]
+    ) -> None:
         if self._leaving:
-            answer.put(False)
+            answer.put(None)
         else:
-            self._screen.app.push_screen(ConfirmModal(question), lambda yes: answer.put(bool(yes)))
+            self._screen.app.push_screen(build(), answer.put)
+
+    def turn_tools(self, on: bool) -> None:
+        """Offer tools to the model from the next question on, or no longer."""
+        self.tools_on = on
+        self._show_title()
 
     def _look_up_spending(self) -> None:
         if self.services is not None:
@@ -367,6 +408,7 @@ class TurnQueue:
             TitleFacts(
                 chat=self.conversation.name,
                 route=self.route,
+                tools=self.tools_on,
                 model=model,
                 context_tokens=tokens,
                 context_limit=self._contexts.get(model),

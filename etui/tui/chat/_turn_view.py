@@ -11,6 +11,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.markup import escape
 from textual.message import Message
+from textual.widget import Widget
 from textual.widgets import Collapsible, Static
 
 from etui import units
@@ -29,9 +30,9 @@ from etui.tui.chat.progress import (
     running_thinking_title,
 )
 from etui.tui.widgets.lines import HINT_FROM, BlankBox, FactLine, HintedLine
-from etui.turn.events import Decided, HopEnded, HopStarted, TurnFinished
-from etui.turn.record import HopRecord, TurnRecord
-from etui.turn.text import price_line
+from etui.turn.events import Decided, HopEnded, HopStarted, RoundStarted, TurnFinished
+from etui.turn.record import HopRecord, ToolCallRecord, TurnRecord
+from etui.turn.text import price_line, round_line
 
 if TYPE_CHECKING:
     from textual.widgets.markdown import MarkdownStream
@@ -179,8 +180,11 @@ good and `x` that it is bad, for `etui policy fit --log`; the same key again tak
     async def on_mount(self) -> None:
         if self.record is not None:
             self._shorten_why(logged_why(self.record))
+            if (tools := self.record.tools) is not None:
+                for call in tools.calls:
+                    await self.add_call(call, tools.kind)
             for hop in self.record.hops:
-                if not hop.taken:
+                if not hop.taken and hop.round is None:
                     await self._fold_away(hop, hop.answer)
             await self._show_record(self.record)
             if self.record.error:
@@ -238,9 +242,25 @@ good and `x` that it is bad, for `etui policy fit --log`; the same key again tak
         """Fold away an answer that is not taken, dimmed, to make room for the next."""
         if hop.taken:
             return
+        await self._fold_away(hop, await self._take_text())
+
+    async def begin_round(self, event: RoundStarted) -> None:
+        """Show what the next round costs."""
+        await self._insert(Static(round_line(event), markup=False, classes="round"))
+
+    async def add_call(self, call: ToolCallRecord, kind: str | None = None) -> None:
+        """Show a call that has ended, with its result and the text before it folded away."""
+        from etui.tui.chat._tools import fold_call
+
+        if text := await self._take_text():
+            await self._fold(text, "before the call")
+
+        await self._insert(fold_call(call, kind))
+
+    async def _take_text(self) -> str:
+        """Remove the text of a hop or a round from the screen, and return it."""
         await self.close_stream()
         text = "\n\n".join(t for t in (self._thinking.strip(), self._written.strip()) if t)
-        await self._fold_away(hop, text)
         self._thinking = self._written = ""
         self._thinking_tokens = 0
         self._thinking_folded = False
@@ -248,12 +268,18 @@ good and `x` that it is bad, for `etui policy fit --log`; the same key again tak
         self._thinking_box.display = self._answer.display = False
         self._thinking_body.update("")
         await self._answer.update("")
+        return text
 
     async def _fold_away(self, hop: HopEnded | HopRecord, text: str) -> None:
+        await self._fold(text, hop_line(hop))
+
+    async def _fold(self, text: str, title: str) -> None:
         shown, _ = shorten(sanitize(text), MOST_QUESTION_CHARACTERS, MOST_QUESTION_LINES)
         body = Static(shown or "no text", markup=False, classes="thought-text")
-        title = escape(sanitize(hop_line(hop)))
-        await self.mount(Collapsible(body, title=title, classes="hop"), before=self._thinking_box)
+        await self._insert(Collapsible(body, title=escape(sanitize(title)), classes="hop"))
+
+    async def _insert(self, widget: Widget) -> None:
+        await self.mount(widget, before=self._thinking_box)
 
     async def write(self, batch: TextBatch) -> None:
         if self._decision is not None and not self._why.has_class("-short"):

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from etui import units
 from etui.energy.types import Energy
 from etui.events import Loaded, Prefilled, Prefilling, Vote
-from etui.text import SEPARATOR
+from etui.text import SEPARATOR, one_line
 from etui.tui.chat._batches import TextBatch, TurnEnded, TurnFact
 from etui.tui.power.feed import Stage
-from etui.turn.events import Decided, HopStarted, TurnFinished
+from etui.turn.events import Decided, HopStarted, RoundStarted, ToolStarted, TurnFinished
 from etui.turn.record import TurnRecord
 
 
@@ -30,6 +30,7 @@ class TurnProgress:
     answer_tokens: int = 0
     votes: int = 0  # Number of finished votes
     hop: int = 1  # Number of the answering arm, from 1; the energy shown is that of all hops
+    tool: str = ""  # Name of the tool that runs, or ran last
 
     @property
     def output_tokens(self) -> int:
@@ -49,6 +50,7 @@ def advance(
         case Decided(decision=decision):
             stage = Stage.PREFILL if decision.arm.model in residents else Stage.LOADING
             start = now_ns if stage is Stage.PREFILL else None
+            start = progress.energy_start_ns if progress.hop > 1 else start
             moved = replace(progress, model=decision.arm.model, energy_start_ns=start)
             return _enter(moved, stage, now_ns)
         case HopStarted(number=number, model=model):
@@ -70,6 +72,10 @@ def advance(
                 answer_tokens=progress.answer_tokens + tokens,
             )
             return _enter(moved, Stage.ANSWERING if answer else Stage.THINKING, now_ns)
+        case ToolStarted(name=name):
+            return _enter(replace(progress, tool=name), Stage.TOOL, now_ns)
+        case RoundStarted():
+            return _enter(replace(progress, hop=progress.hop + 1), Stage.ROUTING, now_ns)
         case Vote():
             return replace(progress, votes=progress.votes + 1)
         case TurnFinished() | TurnEnded():
@@ -107,6 +113,8 @@ def progress_line(progress: TurnProgress, now_ns: int, energy: Energy | None) ->
                 else ""
             )
             return f"reading the prompt …{read}"
+        case Stage.TOOL:
+            return f"running {one_line(progress.tool)} … {spent}"
         case Stage.THINKING | Stage.ANSWERING:
             parts = [f"{progress.stage} … {units.tok_text(progress.output_tokens)}"]
             if progress.votes:

@@ -155,6 +155,7 @@ class ChatScreen(SettledLayout):
             ("chat: system prompt", "Edit what the model reads first", self.action_system_prompt),
             ("chat: withdraw the last question", "Take a waiting question out of the queue",
              self.action_withdraw),
+            ("tools", "Which tools the model may call; turn them on or off", self.action_tools),
             ("export: this chat as Markdown", "Write a file for reading",
              partial(self.action_export, "markdown")),
             ("export: this chat as JSON", "Write a file with all figures",
@@ -299,6 +300,25 @@ class ChatScreen(SettledLayout):
         )
         if text is not None:
             await self._change(replace(self.queue.conversation.named, system=text or None))
+
+    @work(exclusive=True, group="tools")
+    async def action_tools(self) -> None:
+        """List the tools, after starting their servers, and turn them on or off."""
+        from etui.tui.chat._tools import ToolsModal  # not needed for the first paint
+
+        if self.queue.services is None or self.queue.busy:
+            warn(self, "wait until the answer has ended")
+            return
+        box = self.queue.services.runner.tools
+        with faults_shown(self):
+            if not box.listings:
+                self.notify("starting the servers of tools …")
+            tools = await in_thread(box.open)
+            modal = ToolsModal(box, tools, on=self.queue.tools_on)
+            on = await self.app.push_screen_wait(modal)
+            if on is not None:
+                self.queue.turn_tools(on)
+                self.notify(f"tools are {'on' if on else 'off'}")
 
     @work(exclusive=True, group="export")
     async def action_export(self, form: ExportFormat) -> None:

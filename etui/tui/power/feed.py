@@ -25,6 +25,7 @@ class Stage(StrEnum):
     PREFILL = "reading the prompt"
     THINKING = "thinking"
     ANSWERING = "answering"
+    TOOL = "running a tool"
     DONE = "done"
 
 

@@ -163,6 +163,9 @@ class InstantSession:
         """Count tokens."""
         return sum(len(each.tokens) for each in sequences)
 
+    def set_price(self, joules_per_prompt_token: float) -> None:
+        """Do nothing: there is no cache."""
+
     def forget(self) -> None:
         """Keep nothing anyway."""
 

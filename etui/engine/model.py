@@ -123,13 +123,13 @@ class Model:
             ModelUnavailable: llama.cpp rejected one.
         """
         for adapter in adapters:
-            self._library.forget_errors()
+            self.library.forget_errors()
             handle = self._api.llama_adapter_lora_init(self.handle, str(adapter.path).encode())
-            self._library.flush()
+            self.library.flush()
             if not handle:
                 raise ModelUnavailable(
                     f"llama.cpp could not load the adapter {adapter.path.name}: "
-                    f"{self._library.errors()}",
+                    f"{self.library.errors()}",
                     f"name an adapter that was made for {self.path.name} in models.yaml",
                 )
             self.adapters.append((handle, adapter.scale))

@@ -26,8 +26,9 @@ class TextsToEmbed:
 
     texts: tuple[str | tuple[int, ...], ...]  # Each a text, or the ids of its tokens
     query: str | None = None
-    """What the texts are to be ranked for. A model that ranks gives each a score; of any other
-    model, the vector of the query comes before those of the texts. None ranks nothing."""
+    """What the texts, none of them as ids, are to be ranked for. A model that ranks gives each a
+    score; of any other model, the vector of the query comes before those of the texts. None ranks
+    nothing."""
     truncate: bool = False  # Whether a text that is too long for the model is cut, or refused
 
 

@@ -42,7 +42,7 @@ _COMMANDS = {
     "models": "List, pull, check, describe and remove models.",
     "policy": "List, check, explain and edit routing policies.",
     "power": "Show the watts and joules of every channel.",
-    "serve": "Answer programs over HTTP, with the protocols of OpenAI and Anthropic.",
+    "serve": "Answer programs over HTTP, with the protocols of OpenAI, Anthropic and Ollama.",
     "stats": "Compare predicted with measured joules.",
     "sweep": "Measure which settings of a model cost the fewest joules on this machine.",
     "tools": "List the tools that a model may call.",

@@ -133,7 +133,7 @@ def serve(
     quiet: bool,
     as_lines: bool,
 ) -> int:
-    """Answer programs over HTTP, with the protocols of OpenAI and Anthropic.
+    """Answer programs over HTTP, with the protocols of OpenAI, Anthropic and Ollama.
 
     Every answer is routed and measured like those of the chat, is in the log, and says what it
     cost. Ctrl-C accepts no more requests, lets running answers end, and saves them.

@@ -95,7 +95,7 @@ class Embedder:
             if asked.query is None:
                 what = "this model ranks texts for a query, and embeds none"
                 raise InvalidRequest(what, "send it to /v1/rerank, with a query")
-            inputs = [self._pair(asked.query, self._write(text)) for text in asked.texts]
+            inputs = [self._pair(asked.query, str(text)) for text in asked.texts]
         else:
             texts = asked.texts if asked.query is None else (asked.query, *asked.texts)
             inputs = [self._read(text) for text in texts]
@@ -108,11 +108,6 @@ class Embedder:
             what = f"the vocabulary of this model has {self._model.vocabulary} tokens"
             raise InvalidRequest(what, "send ids below that, or a text", "input")
         return list(text)
-
-    def _write(self, text: str | Sequence[int]) -> str:
-        if isinstance(text, str):
-            return text
-        return b"".join(self._model.piece(token)[0] for token in text).decode("utf-8", "replace")
 
     def _pair(self, query: str, document: str) -> list[int]:
         """Join a query and a document as the model was trained to read them."""

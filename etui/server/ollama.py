@@ -30,7 +30,7 @@ from etui.server.documents import (
     tokens_of_answer,
 )
 from etui.server.embeddings import VectorForm, build_vector_turn, read_texts
-from etui.server.errors import invalid
+from etui.server.errors import invalid, unsupported
 from etui.server.ollama_request import read_model, rewrite, rewrite_messages
 from etui.server.validation import read_json
 
@@ -90,9 +90,13 @@ def read_generate(document: dict[str, Any], context: ServerContext, client: Clie
     if not isinstance(prompt, str):
         raise invalid("prompt has to be a text", "prompt")
     if document.get("raw") or document.get("suffix"):
+        if "response_format" in body:
+            raise unsupported("format", "format needs the chat template: leave out raw and suffix")
+        ignored += [name for name in ("think", "system") if document.get(name)]
         body.pop("reasoning_effort", None)
+        top = body.pop("top_logprobs", 0)
         if body.pop("logprobs", False):
-            body["logprobs"] = body.pop("top_logprobs", 0)
+            body["logprobs"] = top
         body |= {"prompt": prompt, "suffix": document.get("suffix") or None}
         completion, more = parse_completion(body)
         turn = build_completion_turn(completion, context, client)

@@ -96,8 +96,11 @@ def test_a_prompt_is_answered_with_its_system_text() -> None:
 
 
 def test_a_raw_prompt_has_no_template() -> None:
-    with answering(say("red")) as (client, pool, _):
+    with answering(say("red")) as (client, pool, server):
         assert client.generate(model="small", prompt="Mars is", raw=True).response == "red"
+        body = {"model": "small", "prompt": "Mars is", "raw": True, "system": "Be brief."}
+        with httpx2.stream("POST", f"{server.url}/api/generate", json=body) as named:
+            assert named.headers["x-etui-ignored"] == "system"
     options = pool.turns[0].request.query.options
     assert options.raw
     assert pool.turns[0].request.query.text == "Mars is"
@@ -211,6 +214,11 @@ def test_vectors_come_in_both_forms() -> None:
         ("/api/generate", {"model": "small", "prompt": "x", "template": "{{x}}"}, "template"),
         ("/api/generate", {"model": "small", "prompt": "x", "context": [1, 2]}, "context"),
         ("/api/generate", {"model": "small", "prompt": 3}, "prompt"),
+        (
+            "/api/generate",
+            {"model": "small", "prompt": "x", "raw": True, "format": "json"},
+            "format needs the chat template",
+        ),
         ("/api/embed", {"model": "small", "input": [1.5]}, "input"),
         ("/api/pull", {"model": "small"}, "there is no route POST /api/pull"),
     ],

@@ -18,6 +18,7 @@ from typing import Any
 from etui.engine.chat_formats import HARMONY, ToolFormat
 from etui.engine.chat_prompt import NESTING, is_deep
 from etui.engine.constraint import make_limits
+from etui.engine.schema_rewrite import rewrite
 from etui.engine.session import OutputGrammar
 from etui.errors import InvalidRequest
 
@@ -48,7 +49,9 @@ _OF_TYPE = {
 }
 _LISTS = ("allOf", "anyOf", "oneOf")
 _KNOWN = {"type", "enum", "const", "$ref", *_LISTS}.union(*_OF_TYPE.values())
-_ONLY_FALSE = ("uniqueItems", "unevaluatedProperties")
+_UNKEPT_NAMES = "not propertyNames uniqueItems $dynamicRef $recursiveRef disallow extends"
+_UNKEPT = frozenset(_UNKEPT_NAMES.split())
+"""Keywords that say what a text has to be, and that a grammar cannot keep in all their forms."""
 _FORMAT_NAMES = "date time date-time duration email hostname ipv4 ipv6 uuid uri"
 _FORMATS = frozenset(_FORMAT_NAMES.split())
 _MOST = 10**16 - 1  # of an integer without limits, which a small model may never end
@@ -168,6 +171,8 @@ class _Reader:
         several = several or (links == ["allOf"] and len(self._expect(own, "allOf", list)) > 1)
         if closed and "additionalProperties" not in own and (several or not links):
             own |= self._close(own)
+        if "oneOf" in own and (several or not closed):
+            own["oneOf"] = list(self._separate(own))
         for key in own.keys() & {"additionalProperties", "items"}:
             own[key] = self._read(own[key], depth + 1, closed=True)
         for key in own.keys() & {"properties", "patternProperties"}:
@@ -182,15 +187,16 @@ class _Reader:
         return own
 
     def _read_keywords(self, schema: Mapping[str, Any]) -> dict[str, Any]:
-        own = {key: value for key, value in schema.items() if key not in _NOTES}
-        for key in _ONLY_FALSE:
-            if own.get(key) is False:
-                del own[key]
-        if extra := own.keys() - _KNOWN:
+        try:
+            own = rewrite({key: value for key, value in schema.items() if key not in _NOTES})
+        except (AttributeError, TypeError, ValueError) as error:
+            raise self._refuse("has a keyword with a value of another type") from error
+        if extra := own.keys() & _UNKEPT:
             raise self._refuse(
                 f"has {_short(min(extra))}, which etui cannot keep",
                 "leave it out, and check the answer for it",
             )
+        own = {key: value for key, value in own.items() if key in _KNOWN}  # others are notes
         if not own.keys() & {"type", "enum", "const", "$ref"}:
             own |= next(({"type": name} for name, of in _OF_TYPE.items() if of & own.keys()), {})
         if isinstance(own.get("items"), list):  # the form of older drafts
@@ -214,16 +220,34 @@ class _Reader:
     def _close(self, own: Mapping[str, Any]) -> dict[str, Any]:
         """Return keywords that leave an object the properties that its description names."""
         parts = list(self._walk(own, set()))
-        described = any("properties" in part for part in parts)
+        described = any(self._describe(part) is not None for part in parts)
         if not described or any(part.get("additionalProperties") for part in parts):
             return {}
         required = [name for name in self._expect(own, "required", list) if isinstance(name, str)]
-        named = (name for part in parts for name in self._expect(part, "properties", dict))
+        named = (name for part in parts for name in self._describe(part) or ())
         properties = dict.fromkeys((*named, *required), True)
         return {
             "properties": {**properties, **own.get("properties", {})},
             "additionalProperties": False,
         }
+
+    def _describe(self, part: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Return the properties that a part describes; None if it only excludes some."""
+        given: dict[str, Any] = self._expect(part, "properties", dict)
+        named = {name: each for name, each in given.items() if each is not False}
+        return named if named or ("properties" in part and not given) else None
+
+    def _separate(self, own: Mapping[str, Any]) -> Iterator[Any]:
+        """Yield alternatives without the properties that only another one describes."""
+        given = self._expect(own, "oneOf", list)
+        names = [
+            {name for part in self._walk(each, set()) for name in self._describe(part) or ()}
+            for each in given
+        ]
+        for each, known in zip(given, names, strict=True):
+            others = set[str]().union(*names) - known
+            barred = {"properties": dict.fromkeys(sorted(others), False)}
+            yield {"allOf": [each, barred]} if others else each
 
     def _walk(self, part: Any, seen: set[str]) -> Iterator[dict[str, Any]]:
         """Yield the parts of a description: itself, what it refers to, and its alternatives."""
@@ -419,7 +443,12 @@ def choose_tools(tools: Sequence[Tool], choice: str) -> tuple[Tool, ...]:
 
 
 def build_tool_grammar(
-    tools: Sequence[Tool], tool_format: ToolFormat, *, parallel: bool, lead: bool = False
+    tools: Sequence[Tool],
+    tool_format: ToolFormat,
+    *,
+    parallel: bool,
+    lead: bool = False,
+    schema: str = "",
 ) -> OutputGrammar:
     """Build the grammar of an answer that calls at least one of these tools, and writes no text.
 
@@ -428,6 +457,7 @@ def build_tool_grammar(
         tool_format: How the model writes calls; not empty.
         parallel: Whether it may call several.
         lead: Allow line breaks before the first call, for an answer that follows thinking.
+        schema: JSON schema of the text that may be written instead of a call; empty for none.
 
     Raises:
         InvalidRequest: The parameters of a tool are no schema, or one that a grammar cannot keep.
@@ -436,12 +466,12 @@ def build_tool_grammar(
     head, tail = _CALL[tool_format]
     for index, tool in enumerate(tools):
         name = tool.name if tool_format in _BARE_NAMES else _json_text(tool.name)
-        schema = _read_schema(tool.parameters, _PARAM)  # refuses what no grammar can keep
+        kept = _read_schema(tool.parameters, _PARAM)  # refuses what no grammar can keep
         if tool_format in _BY_ARGUMENT:
             arguments = _Arguments(tool_format, index, json.loads(tool.parameters))
             rules += [f"args{index}: {arguments.body}", *arguments.rules]
         else:
-            rules.append(f"args{index}: %json {schema}")
+            rules.append(f"args{index}: %json {kept}")
         begin = _json_text(head.replace("NAME", name))
         end = f" {_json_text(tail)}" if tail else ""
         rules.append(f"call{index}: {begin} args{index}{end}")
@@ -452,6 +482,9 @@ def build_tool_grammar(
         body = f"call ({gap}call){{0,{CALLS - 1}}}"
     parts = [before, body, after]
     body = " ".join(part for part in parts if part)
+    if schema:
+        rules.append(f"whole: %json {_read_schema(schema, 'response_format')}")
+        body = f"({body} | whole)"
     return _finish(f"lead {body}" if lead else body, [*rules, *_value_rules(tool_format)], _PARAM)
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import resource
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft7Validator, Draft202012Validator, FormatChecker
 
+from benchmarks.schemas import compare
 from etui.engine.constraint import Constraints
 from etui.engine.grammar import build_schema_grammar
 from etui.engine.model import Model
@@ -272,10 +275,10 @@ ENTANGLED = {
         ({"type": "strin"}, "Invalid type: strin"),
         ({"type": []}, "Unsatisfiable"),
         ({"type": {"a": 1}}, "type must be"),
-        ({"maxLenght": 3}, "'maxLenght', which etui cannot keep"),
-        ({"x-guidance": {"lenient": True}}, "'x-guidance'"),
-        ({"not": {}}, "'not'"),
-        ({"if": {}, "then": {}}, "'if'"),
+        ({"not": {}}, "is false"),
+        ({"not": {"pattern": "a"}}, "'not', which etui cannot keep"),
+        ({"dependentRequired": 3}, "of another type"),
+        ({"contains": {}, "minContains": "a"}, "of another type"),
         ({"type": "integer", "minimum": 10**400, "maximum": 10**401}, "range"),
         ({"type": "integer", "minimum": 5, "maximum": 4}, "minimum (5) is greater"),
         ({"type": "integer", "minimum": True}, "got true"),
@@ -488,3 +491,55 @@ def test_whatever_is_allowed_can_be_drawn(model, constraints, seed, schema):
             break
         assert constraint.accept(token)
         pieces.append(model.piece(token)[0])
+
+
+REWRITTEN: list[tuple[Any, list[str], list[str]]] = [
+    ({"properties": {"a": {}, "b": {}}, "dependentRequired": {"a": ["b"]}},
+     ["{}", '{"b":1}', '{"a":1,"b":2}'], ['{"a":1}']),
+    ({"properties": {"a": {}, "b": {"type": "integer"}},
+      "dependentSchemas": {"a": {"required": ["b"]}}}, ['{"b":1}'], ['{"a":1}']),
+    ({"properties": {"kind": {"enum": ["x", "y"]}, "size": {"type": "integer"}},
+      "required": ["kind"], "if": {"properties": {"kind": {"const": "x"}}},
+      "then": {"required": ["size"]}},
+     ['{"kind":"x","size":1}', '{"kind":"y"}'], ['{"kind":"x"}']),
+    ({"type": "string", "not": {"maxLength": 2}}, ['"abc"'], ['"ab"']),
+    ({"type": ["string", "null"], "not": {"type": "null"}}, ['"a"'], ["null"]),
+    ({"type": "object", "not": {"required": ["a"]}}, ['{"b":1}'], ['{"a":1}']),
+    ({"enum": [1, 2, 3], "not": {"enum": [2]}}, ["1", "3"], ["2"]),
+    ({"type": "object", "propertyNames": {"pattern": "^[a-c]$"}}, ['{"a":1}'], ['{"d":1}']),
+    ({"type": "object", "propertyNames": {"enum": ["a", "b"]}}, ['{"a":1}'], ['{"c":1}']),
+    ({"type": "array", "contains": {"const": 5}}, ["[5]", "[5,1]"], ["[]", "[1]"]),
+    ({"type": "array", "items": {"type": "integer"}, "contains": {"const": 5}, "maxContains": 2},
+     ["[5]", "[5,5]"], ["[]", "[5,5,5]", '[5,"a"]']),
+    ({"type": "array", "items": {"enum": ["a", "b"]}, "uniqueItems": True},
+     ["[]", '["b","a"]'], ['["a","a"]']),
+    ({"type": "array", "uniqueItems": False}, ["[1,1]"], []),
+    ({"properties": {"a": {}, "b": {}}, "oneOf": [{"required": ["a"]}, {"required": ["b"]}]},
+     ['{"a":1}', '{"b":1}'], ["{}", '{"a":1,"b":1}']),
+    ({"oneOf": [{"type": "integer"}, {"minimum": 2}]}, ["1"], ["3"]),
+    ({"oneOf": [{"const": "a"}, {"const": "b"}]}, ['"a"', '"b"'], ['"c"']),
+    ({"properties": {"a": {}}, "unevaluatedProperties": False}, ['{"a":1}'], ['{"b":1}']),
+    ({"type": "array", "prefixItems": [{"type": "integer"}], "unevaluatedItems": False},
+     ["[1]"], ["[1,2]"]),
+    ({"type": "string", "x-guidance": {"lenient": True}, "maxLenght": 3, "nullable": True},
+     ['"abcd"'], ["null"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("schema", "kept", "refused"), REWRITTEN)
+def test_keywords_that_others_can_say(
+    accepts: Accepts, schema: Any, kept: list[str], refused: list[str]
+) -> None:
+    grammar = grammar_of(schema)
+    assert [text for text in (*kept, *refused) if accepts(grammar, text)] == kept
+    assert all(matches(json.loads(text), schema) for text in kept)
+
+
+@pytest.mark.skipif("ETUI_JSON_SCHEMAS" not in os.environ, reason="no folder of schemas is named")
+def test_the_schemas_of_a_public_collection() -> None:
+    tally = compare(Path(os.environ["ETUI_JSON_SCHEMAS"]))
+    assert tally.theirs > 100
+    assert tally.share >= 0.95
+    assert not tally.invalid
+    assert tally.unfinished < 0.05 * tally.texts
+    assert tally.slowest_seconds < 5

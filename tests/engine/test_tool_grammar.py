@@ -87,7 +87,9 @@ def test_line_breaks_may_follow_thinking(model):
 
 
 def test_parameters_that_a_grammar_cannot_keep_are_refused_as_tools():
-    tools = read_tools(json.dumps([{"function": {"name": "a", "parameters": {"not": {}}}}]))
+    tools = read_tools(
+        json.dumps([{"function": {"name": "a", "parameters": {"not": {"pattern": "a"}}}}])
+    )
     with pytest.raises(InvalidRequest, match="'not'") as found:
         build_tool_grammar(tools, "hermes", parallel=False)
     assert found.value.param == "tools"

@@ -21,7 +21,7 @@ from etui.chat import Message
 from etui.engine import residency
 from etui.engine.compute_thread import ComputeThread
 from etui.engine.context import ContextOptions
-from etui.engine.session import ModelFacts, Sampled, Step, TokenSequence
+from etui.engine.session import ModelFacts, PromptScores, Sampled, Step, TokenSequence
 from etui.engine.thread_control import ThreadControl
 from etui.engine.thread_count import ThreadLimits
 from etui.events import Loaded, Residence, Unloaded, Verified
@@ -91,6 +91,7 @@ class InstantSession:
         tokens: Sequence[int],
         sampling: Sampling,
         script: Sequence[int] | None = None,
+        scores: PromptScores | None = None,
         *,
         owner: str = "",
         label: str = "",

@@ -37,6 +37,10 @@ class Sampling:
     context, 0 none."""
     presence_penalty: float = 0.0
     """Subtracted once from the logit of each repeated token; 0 leaves it as it is."""
+    frequency_penalty: float = 0.0
+    """Subtracted from the logit of a token for each time that it was repeated; only clients ask for
+    it, as for biases."""
+    logit_bias: tuple[tuple[int, float], ...] = ()  # Pairs of a token and what its logit gains
 
 
 SamplingOrigin = Literal[

@@ -33,6 +33,19 @@ class TextsToEmbed:
 
 
 @dataclass(frozen=True, slots=True)
+class Infill:
+    """A text with a gap that the model fills."""
+
+    prefix: str
+    suffix: str
+    prompt: str = ""
+    """Begin of the text in the gap, in which special tokens are read; for most clients empty."""
+    files: tuple[tuple[str, str], ...] | None = None
+    """Other texts of the project, as pairs of file name and text; None also leaves out the header
+    of a project that some models know."""
+
+
+@dataclass(frozen=True, slots=True)
 class OutputOptions:
     """What a client asks of the form of an answer; the defaults ask for nothing."""
 
@@ -51,6 +64,14 @@ class OutputOptions:
     """The text of the last message is the prompt as it is, without the chat template."""
     prompt_tokens: tuple[int, ...] = ()
     """Token ids of the prompt, with ``raw``; empty tokenizes the text."""
+    infill: Infill | None = None
+    """The gap to fill, with ``raw``; it replaces the text of the last message."""
+    echo: bool = False
+    """Report the tokens of the prompt with their log-probabilities; ``top_logprobs`` says with how
+    many alternatives."""
+    logit_bias: tuple[tuple[int | str, float], ...] = ()
+    """Added to the logits of tokens before sampling: pairs of a token, or a text for all of its
+    tokens, and a bias; minus infinity excludes a token."""
     number: bool = False  # The answer is a number: votes are counted by the last number of each
     continues: str = ""
     """Id of the turn whose answer goes on; the last message is its text so far. The engine goes on

@@ -111,10 +111,20 @@ class TokenLogprob:
 
     t_ns: int
     piece: tuple[int, ...]
-    logprob: float  # Its log-probability in nats, under the full softmax before sampling
+    logprob: float | None
+    """Its log-probability in nats, under the full softmax before sampling; None for the first token
+    of a prompt."""
     top: tuple[tuple[tuple[int, ...], float], ...] = ()
     """The most likely tokens at its place, as pairs of bytes and log-probability, best first."""
     index: int = 0  # Number of the answer, from 0, if several are drawn
+
+
+@dataclass(frozen=True, slots=True)
+class PromptTokens:
+    """Tokens of the prompt in order, if the client asks for them; it comes after ``Prefilled``."""
+
+    t_ns: int
+    tokens: tuple[TokenLogprob, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,6 +340,7 @@ Event = (
     | Thought
     | Answer
     | TokenLogprob
+    | PromptTokens
     | ToolCall
     | Vote
     | Batch

@@ -283,6 +283,10 @@ class _Admission:
         else:
             self._bound = bound_prompt(message.content for message in request.messages)
             self._bound += len(options.tools.encode("utf-8", "replace"))
+            if options.infill is not None:
+                files = options.infill.files or ()
+                texts = (options.infill.prefix, options.infill.suffix, options.infill.prompt)
+                self._bound += bound_prompt((*texts, *(text for file in files for text in file)))
 
     def need(self) -> Reservation:
         """Return what to reserve; the prompt is corrected when it is opened."""
@@ -303,12 +307,14 @@ class _Admission:
 
     def _measure(self, shared: SharedSession) -> list[int]:
         from etui.reasoning.answer_plan import answer_prompt
+        from etui.reasoning.output import Output
 
         options, messages = self.request.options, self.request.messages
         reader = shared.read_only()
-        if options.raw:
-            return list(options.prompt_tokens) or reader.tokenize(messages[-1].content, bos=True)
-        return answer_prompt(messages, self.request.arm, reader).tokens
+        if options.prompt_tokens:
+            return list(options.prompt_tokens)
+        output = Output(raw=options.raw, infill=options.infill)
+        return answer_prompt(messages, self.request.arm, reader, output).tokens
 
 
 def choose_prompt_limit(batch_tokens: int) -> int:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from etui import errors
-from etui.chat import Message, OutputOptions, TextsToEmbed
+from etui.chat import Infill, Message, OutputOptions, TextsToEmbed
 from etui.config.config import Config
 from etui.errors import EtuiError
 from etui.events import BatchShare, Event, SharedBatch
@@ -197,8 +197,9 @@ def _classes() -> Mapping[str, Any]:
     lines = (Hello, Heartbeat, *to_child, EngineEvent, Done, Failed)
     sources = (HubSource, PathSource, WheelPart, WheelsSource)
     arms = (Arm, Sampling, SamplingFrom, VoteStop, EarlyExit, TokenCost)
-    requests = (AnswerRequest, ModelSpec, ModelSampling, TunedBy, Message, OutputOptions, Config)
-    settings = (BackendSpec, Adapter, TextsToEmbed)
+    options = (Message, OutputOptions, Infill, TextsToEmbed)
+    requests = (AnswerRequest, ModelSpec, ModelSampling, TunedBy, *options, Config)
+    settings = (BackendSpec, Adapter)
     batches = (SharedBatch, BatchShare)
     return {
         c.__name__: c

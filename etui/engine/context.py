@@ -58,6 +58,11 @@ class ContextOptions:
     """What becomes one vector of a sequence, in a context that computes vectors; None for one that
     computes logits."""
 
+    @property
+    def most_outputs(self) -> int:
+        """Most entries of a batch that may have logits."""
+        return min(max(self.sequences, self.verify_rows), self.batch_tokens)
+
 
 class Context:
     """A context of one model: the only place that calls ``llama_decode``.
@@ -349,7 +354,7 @@ def _build_params(api: Any, options: ContextOptions) -> Any:
     params.n_seq_max = options.sequences
     # One output per sequence and batch is read, or one per row of a verification; the default
     # reserves vocabulary x n_batch.
-    params.n_outputs_max = min(max(options.sequences, options.verify_rows), options.batch_tokens)
+    params.n_outputs_max = options.most_outputs
     params.n_threads = options.threads
     params.n_threads_batch = options.threads
     params.flash_attn_type = flash

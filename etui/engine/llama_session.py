@@ -24,6 +24,7 @@ from etui.engine.session import (
     LikelyToken,
     ModelFacts,
     OutputGrammar,
+    PromptScores,
     RecalledSequence,
     Sampled,
     Step,
@@ -34,7 +35,7 @@ from etui.engine.speculation.draft_verifier import DraftVerifier, refuse_specula
 from etui.engine.speculation.speculator import Speculator
 from etui.engine.thread_control import ThreadControl
 from etui.errors import CacheFull, ContextOverflow, EngineFailed
-from etui.events import Verified
+from etui.events import TokenLogprob, Verified
 
 if TYPE_CHECKING:
     import numpy as np
@@ -195,6 +196,7 @@ class LlamaSession(ModelText):
         tokens: Sequence[int],
         sampling: Sampling,
         script: Sequence[int] | None = None,
+        scores: PromptScores | None = None,
         *,
         owner: str = "",
         label: str = "",
@@ -204,6 +206,7 @@ class LlamaSession(ModelText):
         Args:
             tokens: Its first tokens, at least one.
             script: Tokens to draw one after another, whatever the logits say; None draws freely.
+            scores: Filled in with the log-probabilities of its tokens; None computes none.
             owner: Whose it is: it reuses nothing of other owners.
             label: Name under which ``recall`` finds it and its forks; empty for none.
 
@@ -215,7 +218,9 @@ class LlamaSession(ModelText):
             raise ValueError("a sequence needs at least one token")
         if len(tokens) > self.facts.context_tokens:
             raise ContextOverflow(len(tokens), self.facts.context_tokens, 0)
-        sequence = self._sequences.open(list(tokens), sampling, owner, label)
+        if scores is not None:
+            scores.found[:] = [self._score(tokens[0], None, ())]
+        sequence = self._sequences.open(list(tokens), sampling, owner, label, scores)
         if script is not None:
             sequence.script = Script(len(tokens), tuple(script))
         return sequence
@@ -297,6 +302,8 @@ class LlamaSession(ModelText):
                 self.decode_clock.add(end_ns - start_ns)
             self.drafts.learn(plan, start_ns, end_ns)
         for sequence, count in plan:
+            if sequence.scores is not None:
+                self._add_scores(sequence, sequence.scores, count)
             self._sequences.add_computed(sequence, count)
             if sequence.computed == len(sequence.tokens):
                 sequence.epoch = self._epoch
@@ -327,7 +334,13 @@ class LlamaSession(ModelText):
             decoding=decoding,
             turn=turn,
         )
-        return [(each, self._sequences.checkpoints.limit(each, count)) for each, count in plan]
+        plan = [(each, self._sequences.checkpoints.limit(each, count)) for each, count in plan]
+        spare = self._context.options.most_outputs - len(plan)
+        for index, (each, count) in enumerate(plan):
+            if each.scores is not None and count > 1:  # each of its tokens has logits
+                plan[index] = each, min(count, 1 + spare)
+                spare -= plan[index][1] - 1
+        return plan
 
     def _decode(self, plan: BatchPlan, *, may_wait: bool) -> BatchPlan:
         """Decode the plan, or as much as fits after every closed sequence was evicted.
@@ -380,6 +393,8 @@ class LlamaSession(ModelText):
                 sequence.row = batch.want_logits(verification.rows)
                 return
             sequence.row = batch.add(sequence.slot, queued, at, with_logits=at_end)
+            if sequence.scores is not None and at + 1 < len(sequence.scores.tokens):
+                batch.want_logits(count)
 
     def _draw(self, sequence: LlamaSequence) -> Sampled:
         """Draw the next token of a sequence, and queue it unless it ends the answer."""
@@ -433,23 +448,41 @@ class LlamaSession(ModelText):
 
     def top_logprobs(self, sequence: TokenSequence, count: int) -> tuple[LikelyToken, ...]:
         """Return the most likely tokens where the last step drew a token."""
+        logits = self._read_logits(sequence)
+        return self._find_likely(logits, count, self._log_sum(logits)) if count > 0 else ()
+
+    def _find_likely(
+        self, logits: NDArray[np.float32], count: int, log_sum: float
+    ) -> tuple[LikelyToken, ...]:
         import numpy as np
 
-        logits = self._read_logits(sequence)
         count = min(count, len(logits))
-        if count < 1:
-            return ()
-        log_sum = self._log_sum(logits)
         likely = np.argpartition(logits, -count)[-count:]
         likely = likely[np.lexsort((likely, -logits[likely]))]  # of equal ones the lower number
         return tuple(
-            LikelyToken(
-                token,
-                self._model.piece(token)[0] or self._model.token_text(token).encode(),
-                float(logits[token]) - log_sum,
-            )
+            LikelyToken(token, self._read_piece(token), float(logits[token]) - log_sum)
             for token in map(int, likely)
         )
+
+    def _read_piece(self, token: int) -> bytes:
+        """Return the bytes of a token; those of its name for a control token."""
+        return self._model.piece(token)[0] or self._model.token_text(token).encode()
+
+    def _add_scores(self, sequence: LlamaSequence, scores: PromptScores, count: int) -> None:
+        """Add the scores of the tokens that follow on those of the last batch."""
+        first = sequence.computed + 1
+        del scores.found[first:]  # of a batch that had to be computed again
+        for row, token in enumerate(scores.tokens[first : first + count], sequence.row - count + 1):
+            logits = self._context.logits(row)
+            log_sum, most = self._log_sum(logits), scores.alternatives
+            likely = self._find_likely(logits, most, log_sum) if most else ()
+            scores.found.append(self._score(token, float(logits[token]) - log_sum, likely))
+
+    def _score(
+        self, token: int, logprob: float | None, likely: Sequence[LikelyToken]
+    ) -> TokenLogprob:
+        top = tuple((tuple(each.piece), each.logprob) for each in likely)
+        return TokenLogprob(time.monotonic_ns(), tuple(self._read_piece(token)), logprob, top)
 
     def constrain(self, sequence: TokenSequence, grammar: OutputGrammar) -> None:
         """Let steps draw only tokens that the grammar allows."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from etui.engine.library import Library
+from etui.engine.session import FillTokens
 from etui.engine.special_tokens import SpecialToken
 from etui.errors import ModelUnavailable
 from etui.models.gguf import EXPERTS
@@ -253,6 +254,18 @@ class Model:
             int(self._api.llama_vocab_eos(self.vocab)),
             self.adds_bos,
         )
+
+    def fill_tokens(self) -> FillTokens | None:
+        """Return the tokens to fill in the middle of a text; None if the model has none.
+
+        llama.cpp reads them from the header, or finds the usual ones by their texts.
+        """
+        names = ("pre", "suf", "mid", "rep", "sep")
+        found = [int(getattr(self._api, f"llama_vocab_fim_{name}")(self.vocab)) for name in names]
+        prefix, suffix, middle, project, file = (each if each >= 0 else None for each in found)
+        if prefix is None or suffix is None or middle is None:
+            return None
+        return FillTokens(prefix, suffix, middle, project, file)
 
     def metadata(self, key: str) -> str | None:
         """Return a metadata value of the GGUF as text; None if it is missing."""

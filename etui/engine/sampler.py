@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_NO_FREQUENCY = 0.0
-
 
 @dataclass(frozen=True, slots=True)
 class Script:
@@ -35,9 +33,10 @@ class Script:
 class Sampler:
     """Token sampler of one sequence.
 
-    The chain is penalties, top-k, top-p, min-p, temperature, draw, in the order of llama.cpp's own
-    tools. At temperature 0 without a penalty there is no chain: the argmax of the logits is the
-    same token, and cheaper than llama.cpp's copy of the whole vocabulary.
+    The chain is biases, penalties, top-k, top-p, min-p, temperature, draw, in the order of
+    llama.cpp's own tools. At temperature 0 without biases and penalties there is no chain: the
+    argmax of the logits is the same token, and cheaper than llama.cpp's copy of the whole
+    vocabulary.
 
     The penalties look at the last tokens of the sequence, prompt included. They are compared with
     the sequence before each draw, so they are right after a fork, a rollback, and tokens that the
@@ -53,16 +52,19 @@ class Sampler:
     ) -> None:
         self._api = api
         window = context_tokens if sampling.repeat_last_n < 0 else sampling.repeat_last_n
-        penalises = sampling.repeat_penalty != 1 or sampling.presence_penalty != 0
-        self._window = window if penalises else 0
+        repeat, presence = sampling.repeat_penalty, sampling.presence_penalty
+        frequency = sampling.frequency_penalty
+        self._window = window if (repeat, presence, frequency) != (1, 0, 0) else 0
         self._recent: list[int] = []  # what the penalties have seen, at most a window of it
         self._penalties: Any = None
         self._chain: Any = None
         links = []
+        if sampling.logit_bias:
+            biases = (api.llama_logit_bias * len(sampling.logit_bias))(*sampling.logit_bias)
+            links.append(api.llama_sampler_init_logit_bias(vocabulary, len(biases), biases))
         if self._window:
-            repeat, presence = sampling.repeat_penalty, sampling.presence_penalty
             self._penalties = api.llama_sampler_init_penalties(
-                vocabulary, self._window, repeat, _NO_FREQUENCY, presence
+                vocabulary, self._window, repeat, frequency, presence
             )
             links.append(self._penalties)
         if sampling.temperature > 0:

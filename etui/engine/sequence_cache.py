@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from etui.engine.context import Context
     from etui.engine.kv_store import SavedSequence, SequenceKeeper
     from etui.engine.model import Model
-    from etui.engine.session import TokenSequence
+    from etui.engine.session import PromptScores, TokenSequence
     from etui.engine.speculation.speculator import Speculation
 
 IDLE_CELLS = 512
@@ -79,6 +79,7 @@ class LlamaSequence:
     marks: list[int] = field(default_factory=list)  # Lengths at which checkpoints are planned
     compacted: int = 0  # Number of computed tokens when its cells were last compacted
     known: int = 0  # Its leading tokens that another sequence had computed
+    scores: PromptScores | None = None  # Of its prompt, if they are asked for
 
     @property
     def pending(self) -> int:
@@ -186,18 +187,29 @@ class SequenceCache:
         self.several_clients = True
         self._limit = max(self._limit, limit)
 
-    def open(self, tokens: list[int], sampling: Sampling, owner: str, label: str) -> LlamaSequence:
+    def open(
+        self,
+        tokens: list[int],
+        sampling: Sampling,
+        owner: str,
+        label: str,
+        scores: PromptScores | None = None,
+    ) -> LlamaSequence:
         """Open a sequence, reusing the longest common token prefix of the same owner.
+
+        With ``scores`` it reuses nothing.
 
         Raises:
             EngineFailed: The context has no sequence left.
         """
-        donor, length, takes_over = self.choose_donor(tokens, owner)
-        if self.keeper is not None:
+        donor, length, takes_over = None, 0, False
+        if scores is None:
+            donor, length, takes_over = self.choose_donor(tokens, owner)
+        if self.keeper is not None and scores is None:
             saved = self.keeper.find(tokens, owner, length)
             if saved is not None and self._bring_back(saved) is not None:
                 donor, length, takes_over = self.choose_donor(tokens, owner)
-        known = self._longest_known(tokens, owner)
+        known = self._longest_known(tokens, owner) if scores is None else 0
         if not self.several_clients:
             for other in [each for each in self.closed if each is not donor]:
                 self._release(other)
@@ -224,7 +236,9 @@ class SequenceCache:
             self.checkpoints.inherit(sequence, donor)
         if self.keeper is not None:
             self._report_reuse(sequence, donor)
-        self._follow(sequence)
+        sequence.scores = scores
+        if scores is None:
+            self._follow(sequence)
         sequence.known = known
         self.checkpoints.mark_turn(sequence)
         self.live[sequence.id] = sequence

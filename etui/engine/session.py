@@ -7,16 +7,27 @@ over llama.cpp is :mod:`etui.engine.llama_session`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from etui.arm import Sampling, Speculate
 from etui.chat import Message
 from etui.engine.chat_formats import PLAIN_FORMAT, ChatFormat
-from etui.events import Verified
+from etui.events import TokenLogprob, Verified
 
 NO_TOKEN = -1
 """Number in place of a token where none could be drawn."""
+
+
+@dataclass(frozen=True, slots=True)
+class FillTokens:
+    """The tokens with which a model fills in the middle of a text; None where it has none."""
+
+    prefix: int
+    suffix: int
+    middle: int
+    project: int | None = None  # Before the name of a project
+    file: int | None = None  # Before the name of each file
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +45,7 @@ class ModelFacts:
     cache_limit: str = ""
     """Why a prompt that differs from an earlier one may be computed from before the difference, as
     a sentence; empty if it never is."""
+    fill: FillTokens | None = None  # None if it cannot fill in the middle
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +71,18 @@ class RecalledSequence:
 
     tokens: tuple[int, ...]  # Prompt and answer. All but the last are computed, or all of them.
     tail: bytes  # Bytes of its last tokens
+
+
+@dataclass(slots=True)
+class PromptScores:
+    """The log-probabilities of a prompt's tokens, which the session fills in as it computes them.
+
+    Such a prompt reuses nothing of the cache: logits are not kept there.
+    """
+
+    tokens: Sequence[int]  # The whole prompt
+    alternatives: int  # Number of the most likely tokens that are reported with each
+    found: list[TokenLogprob] = field(default_factory=list)
 
 
 class TokenSequence(Protocol):
@@ -149,9 +173,15 @@ class Session(Protocol):
         """
 
     def open(
-        self, tokens: Sequence[int], sampling: Sampling, script: Sequence[int] | None = None
+        self,
+        tokens: Sequence[int],
+        sampling: Sampling,
+        script: Sequence[int] | None = None,
+        scores: PromptScores | None = None,
     ) -> TokenSequence:
         """Open a sequence, reusing the longest common token prefix in the cache.
+
+        With ``scores``, nothing is reused, and steps fill them in.
 
         With ``script``, steps draw its tokens one after another, whatever the logits say, and an
         end token in it does not end the sequence; after its last token, steps draw freely. The work

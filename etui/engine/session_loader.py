@@ -132,6 +132,7 @@ def describe_model(
         batch_tokens=batch_tokens,
         vocabulary_tokens=model.vocabulary,
         format=format_,
+        fill=model.fill_tokens(),
     )
 
 

@@ -30,7 +30,7 @@ from etui.reasoning.decoding import (
     run_prompt,
     start_speculation,
 )
-from etui.reasoning.output import Output, adapt_arm, build_output
+from etui.reasoning.output import Output, adapt_arm, build_output, resolve_biases
 from etui.reasoning.parallel_answers import draw_answers
 from etui.reasoning.prompts import ANSWER_MARKER, direct_prompt, with_letter_instruction
 from etui.reasoning.thinking_run import ThinkingRun
@@ -67,6 +67,9 @@ def answer(
     """
     arm, note = adapt_arm(arm, options, session.facts, messages)
     output = replace(build_output(options, arm, session.facts, messages), note=note)
+    if options.logit_bias:
+        biases = tuple(resolve_biases(options.logit_bias, session))
+        arm = replace(arm, sampling=replace(arm.sampling, logit_bias=biases))
     if arm.reasoning not in ("direct", "cot", "vote"):
         raise UsageError(
             f"arm {arm.name!r} has the reasoning method {arm.reasoning!r}, which etui does not "
@@ -133,9 +136,10 @@ def _decode(
     sequence = opened.sequence
     sampled: tuple[Sampled, ...] = (first,)
     at_ns = opened.end_ns
-    if plan.thinking is not None and plan.think_tokens == 0:
+    begins = plan.answer_tokens if plan.thinking is None else plan.think_tokens
+    if begins == 0:
         if not first.ends:
-            session.rollback(sequence, 1)  # the drawn token would be thinking
+            session.rollback(sequence, 1)  # the drawn token would be thinking, or one too many
         sampled = ()
     # Drafted tokens have no row of logits of their own.
     logged = plan.output.top_logprobs is not None

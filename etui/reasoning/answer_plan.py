@@ -13,12 +13,14 @@ from etui.chat import DEFAULT_OUTPUT, Message
 from etui.engine.session import Session
 from etui.errors import ContextOverflow, InvalidRequest
 from etui.reasoning.context_fit import (
+    LIKELY_ANSWER_TOKENS,
     SMALLEST_ANSWER_TOKENS,
     FittedPrompt,
     Reserve,
     count_least_tokens,
     fit,
 )
+from etui.reasoning.infill import build_infill
 from etui.reasoning.loop_guard import LoopGuard, build_guard
 from etui.reasoning.output import PLAIN, Output, check_continuation
 from etui.reasoning.prompts import (
@@ -168,27 +170,30 @@ def answer_prompt(
         ContextOverflow: The question alone does not fit into the context.
         InvalidRequest: The chat template has no place for the tools.
     """
-    least = min(arm.max_tokens, SMALLEST_ANSWER_TOKENS)
     if output.raw:
-        return _raw_prompt(messages[-1].content, output.prompt_tokens, session, least)
+        return _raw_prompt(messages[-1].content, output, session, arm.max_tokens)
 
     def render(kept: Sequence[Message]) -> str:
         rendered = session.render(kept, think_tokens=0, tools=output.tools)
         continues = kept[-1].role == "assistant"
         return rendered if continues else direct_prompt(rendered, session.facts, output.call_lead)
 
+    least = min(arm.max_tokens, SMALLEST_ANSWER_TOKENS)
     return fit(messages, render, session, Reserve(least, arm.max_tokens, arm.context_overflow))
 
 
-def _raw_prompt(text: str, tokens: Sequence[int], session: Session, least: int) -> FittedPrompt:
+def _raw_prompt(text: str, output: Output, session: Session, most: int) -> FittedPrompt:
     """Build the prompt of a raw completion, from which nothing can be left out.
 
     Special tokens in its text are read, as llama-server does: the whole prompt is the client's, so
     there is no template that it could break out of, and prompts to fill in the middle need them.
     """
-    context_tokens = session.facts.context_tokens
+    context_tokens, least = session.facts.context_tokens, min(most, SMALLEST_ANSWER_TOKENS)
+    if output.infill is not None:
+        room = min(most, LIKELY_ANSWER_TOKENS)
+        return FittedPrompt(build_infill(output.infill, session, room), 0)
     count = count_least_tokens(len(text))
-    found = list(tokens)
+    found = list(output.prompt_tokens)
     if not found and count <= context_tokens:
         # Private characters replace special tokens in rendered texts; a raw text is not rendered,
         # so its own private characters are read as they are.

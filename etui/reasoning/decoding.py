@@ -7,12 +7,12 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Protocol
 
 from etui.arm import Arm
-from etui.engine.session import LikelyToken, Sampled, Session, TokenSequence
+from etui.engine.session import LikelyToken, PromptScores, Sampled, Session, TokenSequence
 from etui.engine.special_tokens import TextStream
 from etui.events import (
     Ended,
@@ -20,6 +20,7 @@ from etui.events import (
     Finished,
     Prefilled,
     Prefilling,
+    PromptTokens,
     Status,
     TokenLogprob,
     Verified,
@@ -27,6 +28,9 @@ from etui.events import (
 from etui.reasoning.answer_plan import AnswerPlan
 from etui.reasoning.loop_guard import LoopGuard, Repetition, keep_first_round
 from etui.units import count_text
+
+_ECHOED_TOKENS = 256
+"""Most tokens of the prompt in one event."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,12 @@ class TokenLog:
         self._decoded = 0
         self._shown = 0
         self._waiting: deque[_Drawn] = deque()
+        self._end: _Drawn | None = None
+
+    def take_end(self, sampled: Sampled, t_ns: int) -> None:
+        """Take the token that ends the answer, which has no text and is reported last."""
+        top = self._session.top_logprobs(self._sequence, self._count) if self._count else ()
+        self._end = _Drawn(replace(sampled, piece=b""), top, t_ns, self._decoded, self._decoded)
 
     def take(self, sampled: Sampled, t_ns: int) -> None:
         """Take a token of the answer, right after the step that drew it."""
@@ -80,6 +90,8 @@ class TokenLog:
             if not begun or (not last and drawn.end > self._shown):
                 break
             events.append(self._build(self._waiting.popleft()))
+        if last and self._end is not None:
+            events.append(self._build(self._end))
         return events
 
     def _build(self, drawn: _Drawn) -> TokenLogprob:
@@ -151,6 +163,8 @@ class Run:
 
     Args:
         opening: Text to start with, decoded after the stop string of the thinking.
+        logs_end: Whether the token that ends the answer is logged, as clients need that count the
+            tokens behind an echoed prompt.
     """
 
     def __init__(
@@ -160,6 +174,8 @@ class Run:
         opening: str = "",
         guard: LoopGuard | None = None,
         log: TokenLog | None = None,
+        *,
+        logs_end: bool = False,
     ) -> None:
         self.ending: Ending | None = Ending.LIMIT if limit <= 0 else None
         self.tokens = 0
@@ -171,6 +187,7 @@ class Run:
         self._stops = tuple(stops)
         self._guard = guard
         self._log = log
+        self._logs_end = logs_end
         self._pieces: list[bytes] = []
         self._logprobs: list[float] = []
 
@@ -179,6 +196,8 @@ class Run:
         if self.ending is not None:
             raise ValueError(f"the run has ended: {self.ending.value}")
         if sampled.ends:
+            if self._log is not None and self._logs_end and not sampled.stuck:
+                self._log.take_end(sampled, at_ns)
             return self._finish(Ending.STUCK if sampled.stuck else Ending.TOKEN)
         self.tokens += 1
         self._first_ns, self._last_ns = self._first_ns or at_ns, at_ns
@@ -290,7 +309,8 @@ def run_prompt(
     tokens = plan.prompt.tokens
     total = len(tokens)
     queued = tokens[-1:] if to_fork and total > 1 else []
-    sequence = session.open(tokens[: total - len(queued)], arm.sampling)
+    scores = PromptScores(tokens, plan.output.top_logprobs or 0) if plan.output.echo else None
+    sequence = session.open(tokens[: total - len(queued)], arm.sampling, scores=scores)
     keep = False
     try:
         if plan.output.grammar is not None and plan.thinking is None and not to_fork:
@@ -316,6 +336,10 @@ def run_prompt(
             recomputed_tokens=sequence.lost,
             recomputed_why=_explain_loss(session, sequence),
         )
+        if scores is not None:
+            for start in range(0, len(scores.found), _ECHOED_TOKENS):
+                part = scores.found[start : start + _ECHOED_TOKENS]
+                yield PromptTokens(opened.end_ns, tuple(part))
         yield from decode(opened, opened.first)
     finally:
         session.close(sequence, keep=keep)

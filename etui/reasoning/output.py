@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from etui.arm import Arm
-from etui.chat import Message, OutputOptions
+from etui.chat import Infill, Message, OutputOptions
 from etui.engine.chat_formats import ToolFormat
 from etui.engine.grammar import (
     CALL_LEAD,
@@ -15,13 +15,14 @@ from etui.engine.grammar import (
     choose_tools,
     read_tools,
 )
-from etui.engine.session import ModelFacts, OutputGrammar
+from etui.engine.session import ModelFacts, OutputGrammar, Session
 from etui.errors import InvalidRequest
 from etui.reasoning.prompts import choose_style
 
-STOPS = 4
+STOPS = 32
 COUNT = 8
 TOP_LOGPROBS = 20
+BIASES = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,8 @@ class Output:
     probabilities."""
     raw: bool = False  # The last message is the prompt as it is
     prompt_tokens: tuple[int, ...] = ()  # Token ids of a raw prompt; empty tokenizes the text
+    infill: Infill | None = None  # The gap that a raw prompt asks to fill
+    echo: bool = False  # Whether the tokens of the prompt are reported
     number: bool = False
     continues: str = ""
     """Name of the answer that goes on, if the engine still has its tokens; empty for a new answer.
@@ -78,6 +81,8 @@ def check_options(options: OutputOptions) -> None:
         raise InvalidRequest("a raw prompt has no place for this option", "", param)
     if options.prompt_tokens and not options.raw:
         raise InvalidRequest("token ids are the prompt of a raw completion", "", "prompt")
+    if len(options.logit_bias) > BIASES:
+        raise InvalidRequest(f"logit_bias has more than {BIASES} entries", "", "logit_bias")
 
 
 def build_output(
@@ -101,11 +106,15 @@ def build_output(
         top_logprobs=options.top_logprobs,
         raw=options.raw,
         prompt_tokens=options.prompt_tokens,
+        infill=options.infill,
+        echo=options.echo,
         number=options.number,
         continues=options.continues,
     )
     if options.prompt_tokens:
-        _check_tokens(options.prompt_tokens, facts)
+        _check_tokens(options.prompt_tokens, facts, "prompt")
+    biased = [each for each, _ in options.logit_bias if isinstance(each, int)]
+    _check_tokens(biased, facts, "logit_bias")
     if options.tools and options.tool_choice != "none":
         return _with_tools(output, options, facts, lead=lead)
     if options.json_schema:
@@ -124,15 +133,17 @@ def _with_tools(output: Output, options: OutputOptions, facts: ModelFacts, *, le
             "tools",
         )
     grammar = None
-    if options.tool_choice != "auto":
-        parallel = options.parallel_tool_calls
-        lead = lead and tool_format != "harmony"  # etui itself begins the header of a call
-        grammar = build_tool_grammar(chosen, tool_format, parallel=parallel, lead=lead)
-    elif options.json_schema:
+    if options.json_schema and tool_format == "harmony":
         raise InvalidRequest(
-            "tools that the model may call cannot be combined with a JSON schema",
+            f"{facts.name} writes calls of tools as messages, which no JSON schema can match",
             "leave out response_format, or use `tool_choice: none`",
             "response_format",
+        )
+    if options.tool_choice != "auto" or options.json_schema:
+        parallel = options.parallel_tool_calls
+        lead = lead and tool_format != "harmony"  # etui itself begins the header of a call
+        grammar = build_tool_grammar(
+            chosen, tool_format, parallel=parallel, lead=lead, schema=options.json_schema
         )
     return replace(
         output,
@@ -165,14 +176,23 @@ def check_continuation(options: OutputOptions, facts: ModelFacts) -> None:
         )
 
 
-def _check_tokens(tokens: Sequence[int], facts: ModelFacts) -> None:
+def _check_tokens(tokens: Sequence[int], facts: ModelFacts, param: str) -> None:
     most = facts.vocabulary_tokens
     if any(token < 0 or most is None or token >= most for token in tokens):
         raise InvalidRequest(
-            f"the prompt has a token that {facts.name} does not have",
-            "send the prompt as text" if most is None else f"its tokens are 0 to {most - 1}",
-            "prompt",
+            f"the {param} has a token that {facts.name} does not have",
+            f"send the {param} as text" if most is None else f"its tokens are 0 to {most - 1}",
+            param,
         )
+
+
+def resolve_biases(
+    biases: Iterable[tuple[int | str, float]], session: Session
+) -> Iterator[tuple[int, float]]:
+    """Yield the tokens of biases, of which a text has several."""
+    for each, bias in biases:
+        tokens = [each] if isinstance(each, int) else session.tokenize(each, special=False)
+        yield from ((token, bias) for token in tokens)
 
 
 def adapt_arm(

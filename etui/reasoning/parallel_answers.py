@@ -299,7 +299,7 @@ class _Several(_ParallelAnswers):
         vote = each.build_vote(self.end_ns)
         vote = replace(
             vote,
-            answer=text.strip(),
+            answer=text if self.opened.plan.output.raw else text.strip(),
             thinking="\n\n".join(filter(None, (vote.thinking, thought.strip()))),
             tool_calls=calls,
             weight=weight,

@@ -207,4 +207,4 @@ class ThinkingRun:
         if output.top_logprobs is not None:
             log = TokenLog(self._session, self.sequence, output.top_logprobs, self._index)
         stops = (*self._session.facts.stop, *self._plan.ends, *output.stop)
-        return Run(limit, stops, opening, self._plan.guard(), log)
+        return Run(limit, stops, opening, self._plan.guard(), log, logs_end=output.echo)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from etui.arm import Sampling
 from etui.engine.context import ContextOptions
 from etui.engine.sequence_cache import common_prefix
-from etui.engine.session import ModelFacts, Step
+from etui.engine.session import ModelFacts, PromptScores, Step
 from etui.errors import CacheFull, ContextOverflow
 
 CLOCK_STEP_NS = 1_000_000
@@ -64,7 +64,9 @@ class FakeSession:
             tokens[-2:] = [0x110000]
         return [0x110001, *tokens] if bos else tokens
 
-    def open(self, tokens: Sequence[int], sampling: Sampling) -> FakeSequence:
+    def open(
+        self, tokens: Sequence[int], sampling: Sampling, scores: PromptScores | None = None
+    ) -> FakeSequence:
         if len(tokens) > self.options.context_tokens:
             raise ContextOverflow(len(tokens), self.options.context_tokens, 0)
         reused = 0

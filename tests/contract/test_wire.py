@@ -51,6 +51,7 @@ EVENTS = (
     etui.Probe(1, 48, (("A", 0.25), ("B", 0.75)), 2),
     etui.Verified(2, 3, 1, "lookup", 5, 4, 3),
     etui.TokenLogprob(1, (195, 188), -0.5, (((195, 188), -0.5), ((117,), -1.5)), 1),
+    etui.PromptTokens(3, (etui.TokenLogprob(3, (97,), None),)),
     etui.ToolCall(1, 0, "abc123def", "get", '{"a": '),
     etui.Finished(
         start_ns=1,

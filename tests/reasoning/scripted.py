@@ -8,8 +8,16 @@ from dataclasses import dataclass, field
 from etui.arm import Sampling
 from etui.chat import Message
 from etui.engine.chat_formats import ChatFormat, tag_thought
-from etui.engine.session import LikelyToken, ModelFacts, OutputGrammar, Sampled, Step
+from etui.engine.session import (
+    LikelyToken,
+    ModelFacts,
+    OutputGrammar,
+    PromptScores,
+    Sampled,
+    Step,
+)
 from etui.errors import CacheFull
+from etui.events import TokenLogprob
 
 END = -1
 GREEDY = Sampling()
@@ -94,7 +102,17 @@ class FakeSession:
             return [LETTER_WITH_SPACE + ord(text[1])]
         return [ord(c) for c in ("^" + text if bos else text)]
 
-    def open(self, tokens: Sequence[int], sampling: Sampling) -> FakeSequence:
+    def open(
+        self,
+        tokens: Sequence[int],
+        sampling: Sampling,
+        script: Sequence[int] | None = None,
+        scores: PromptScores | None = None,
+    ) -> FakeSequence:
+        if scores is not None:
+            for place, token in enumerate(scores.tokens):
+                piece, logprob = tuple(chr(token).encode()), None if place == 0 else -float(place)
+                scores.found.append(TokenLogprob(self.clock_ns, piece, logprob))
         return self._made(FakeSequence(len(self.opened), list(tokens), sampling=sampling))
 
     def fork(self, sequence: FakeSequence, sampling: Sampling) -> FakeSequence:

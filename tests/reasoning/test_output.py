@@ -475,7 +475,9 @@ def test_the_begin_of_an_answer_is_continued():
 @pytest.mark.parametrize(
     ("options", "param"),
     [
-        (OutputOptions(stop=("a", "b", "c", "d", "e")), "stop"),
+        (OutputOptions(stop=("a",) * 33), "stop"),
+        (OutputOptions(logit_bias=((1, 1.0),) * 1025), "logit_bias"),
+        (OutputOptions(logit_bias=((1, 1.0),)), "logit_bias"),  # of an unknown vocabulary
         (OutputOptions(stop=("",)), "stop"),
         (OutputOptions(stop=("x" * 300,)), "stop"),
         (OutputOptions(count=0), "n"),
@@ -483,7 +485,6 @@ def test_the_begin_of_an_answer_is_continued():
         (OutputOptions(top_logprobs=-1), "top_logprobs"),
         (OutputOptions(top_logprobs=21), "top_logprobs"),
         (OutputOptions(tools=TOOLS, tool_choice="required", json_schema=SCHEMA), "response_format"),
-        (OutputOptions(tools=TOOLS, json_schema=SCHEMA), "response_format"),
         (OutputOptions(raw=True, tools=TOOLS), "tools"),
         (OutputOptions(raw=True, json_schema=SCHEMA), "response_format"),
         (OutputOptions(prompt_tokens=(1,)), "prompt"),
@@ -516,6 +517,23 @@ def test_options_that_are_refused(options, param):
         ask(session, options)
     assert found.value.param == param
     assert not session.opened
+
+
+@pytest.mark.parametrize("text", ['{"a": 1}', CALL])
+def test_with_a_schema_an_answer_is_a_call_or_a_text_of_it(text):
+    session = FakeSession(plain_facts(tool_format="hermes"), says(text))
+    *events, end = ask(session, OutputOptions(tools=TOOLS, json_schema=SCHEMA))
+    [sequence] = session.opened
+    assert "whole: %json" in sequence.grammar.text
+    assert (end.answer == text) == (text != CALL)
+    assert any(isinstance(event, ToolCall) for event in events) == (text == CALL)
+
+
+def test_calls_that_are_messages_exclude_a_schema():
+    session = FakeSession(plain_facts(tool_format="harmony"), says(""))
+    with pytest.raises(InvalidRequest, match="as messages") as found:
+        ask(session, OutputOptions(tools=TOOLS, json_schema=SCHEMA))
+    assert found.value.param == "response_format"
 
 
 def test_tools_without_a_template_for_them_name_the_model():

@@ -13,7 +13,7 @@ import pytest
 from jsonschema import validate
 
 from etui.arm import Arm, Sampling
-from etui.chat import Message, OutputOptions
+from etui.chat import Infill, Message, OutputOptions
 from etui.engine.chat_formats import recognise
 from etui.engine.chat_prompt import ChatTemplate
 from etui.engine.context import Context, ContextOptions
@@ -23,7 +23,7 @@ from etui.engine.model import Model
 from etui.engine.session import ModelFacts
 from etui.engine.template_process import TemplateProcess
 from etui.errors import InvalidRequest
-from etui.events import Answer, TokenLogprob, ToolCall, Vote
+from etui.events import Answer, PromptTokens, TokenLogprob, ToolCall, Vote
 from etui.models.gguf import check_gguf
 from etui.reasoning.answer import answer
 from tests.reasoning.scripted import GO_ON
@@ -71,8 +71,9 @@ def open_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Opened]:
             context = Context(library, model, options)
             source = model.metadata("tokenizer.chat_template")
             facts = ModelFacts(
-                path.stem, 768, (), vocabulary_tokens=model.vocabulary, format=recognise(source)
-            )
+                path.stem, 768, (), vocabulary_tokens=model.vocabulary, format=recognise(source),
+                fill=model.fill_tokens(),
+            )  # fmt: skip
             template = ChatTemplate(templates, path.stem, source, model.bos_text, model.eos_text)
             found[path] = LlamaSession(model, context, facts, template)
         found[path].forget()
@@ -270,3 +271,94 @@ def test_texts_of_tools_become_no_special_tokens(caller):
     end, call = caller.tokenize("<|im_end|>")[0], caller.tokenize("<tool_call>")[0]
     assert tokens.count(end) == 2
     assert tokens.count(call) == 2  # the template's own words about calls
+
+
+# raw prompts: their log-probabilities, gaps to fill, biases
+
+
+def echo(events):
+    return [token for each in events if isinstance(each, PromptTokens) for token in each.tokens]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_the_tokens_of_a_prompt_have_the_probabilities_of_drawing_them(starter, count):
+    text = "The capital of France is Paris, and the capital of Italy is Rome. " * 3
+    options = OutputOptions(raw=True, echo=True, top_logprobs=2, count=count)
+    arm = replace(ARM, max_tokens=1, sampling=Sampling(temperature=0.5))
+    ask(starter, OutputOptions(raw=True), arm, (Message("user", text),))  # nothing of it is reused
+    events = ask(starter, options, arm, (Message("user", text),))
+    found, tokens = echo(events), starter.tokenize(text, bos=True)
+    assert len(found) == len(tokens) > 2 * 16  # several batches
+    assert found[0].logprob is None
+    assert b"".join(bytes(each.piece) for each in found).decode().endswith(text)
+    sequence, apart = starter.open(tokens[:1], Sampling()), []
+    for token, each in zip(tokens[1:], found[1:], strict=True):
+        while starter.step([sequence], draw=False).computed and sequence.pending:
+            pass
+        [alone] = starter.logprobs(sequence, [token])
+        best = starter.top_logprobs(sequence, 2)[0]
+        assert len(each.top) == 2
+        apart += [abs(each.logprob - alone), abs(each.top[0][1] - best.logprob)]
+        starter.extend(sequence, [token])
+    starter.close(sequence, keep=False)
+    assert max(apart) < 0.5  # batches of another size move the logits a little
+    assert sum(apart) / len(apart) < 0.05
+    assert starter.free_sequences == 6
+
+
+def test_a_prompt_can_be_scored_without_an_answer(starter):
+    options = OutputOptions(raw=True, echo=True, top_logprobs=0)
+    events = ask(starter, options, replace(ARM, max_tokens=0), (Message("user", "The sea is"),))
+    assert len(echo(events)) == events[-1].prompt_tokens
+    assert (events[-1].status, events[-1].output_tokens) == ("truncated", 0)
+
+
+def test_one_token_follows_an_echo_even_if_it_is_the_end(starter):
+    end = starter.tokenize("<|im_end|>")[0]
+    options = OutputOptions(
+        raw=True, echo=True, top_logprobs=1, logit_bias=((end, 100.0),)
+    )  # fmt: skip
+    events = ask(starter, options, replace(ARM, max_tokens=1), (Message("user", "The sea is"),))
+    [last] = [event for event in events if isinstance(event, TokenLogprob)]
+    assert (last.piece, events[-1].answer) == ((), "")
+    assert last.logprob < 0
+
+
+def test_a_gap_is_filled_as_llama_server_fills_it(caller):
+    infill = Infill("def add(a, b):\n    return ", "\n\nprint(add(1, 2))\n", files=(("b.py", "x"),))
+    arm = replace(ARM, max_tokens=24)
+    end = ask(caller, OutputOptions(raw=True, infill=infill), arm)[-1]
+    assert end.answer.startswith("a + b")
+    plain = ask(caller, OutputOptions(raw=True, infill=replace(infill, files=None)), arm)[-1]
+    assert plain.answer.startswith("a + b")
+    assert plain.prompt_tokens < end.prompt_tokens
+
+
+def test_a_model_without_the_tokens_fills_no_gap(starter):
+    with pytest.raises(InvalidRequest, match="has no tokens to fill in") as found:
+        ask(starter, OutputOptions(raw=True, infill=Infill("a", "b")))
+    assert found.value.param == "suffix"
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_a_biased_token_is_drawn_and_an_excluded_one_is_not(starter, temperature):
+    arm = replace(ARM, max_tokens=6, sampling=Sampling(temperature=temperature))
+    sea = starter.tokenize(" sea")[0]
+    prompt = (Message("user", "The old man and the"),)
+    drawn = ask(starter, OutputOptions(raw=True, logit_bias=((sea, 100.0),)), arm, prompt)[-1]
+    assert drawn.answer == "sea sea sea sea sea sea"
+    texts = OutputOptions(raw=True, logit_bias=((" sea", 100.0), (sea, -math.inf)))
+    assert "sea" not in ask(starter, texts, arm, prompt)[-1].answer
+
+
+@pytest.mark.parametrize("question", ["How is the weather in Rome?", "Describe a hammer as JSON."])
+def test_an_answer_calls_a_tool_or_is_json_of_the_schema(caller, question):
+    options = OutputOptions(tools=json.dumps([WEATHER]), json_schema=json.dumps(SCHEMA))
+    end = ask(caller, options, ARM, (Message("user", question),))[-1]
+    assert end.status == "complete"
+    if end.tool_calls:
+        [call] = json.loads(end.tool_calls)
+        validate(json.loads(call["function"]["arguments"]), WEATHER["function"]["parameters"])
+        assert end.answer == ""
+    else:
+        validate(json.loads(end.answer), SCHEMA)

@@ -13,6 +13,7 @@ from etui.engine.session import (
     LikelyToken,
     ModelFacts,
     OutputGrammar,
+    PromptScores,
     Sampled,
     Step,
     TokenSequence,
@@ -91,7 +92,11 @@ class SimulatedSession:
         return [len(word) for word in text.split()]
 
     def open(
-        self, tokens: Sequence[int], sampling: Sampling, script: Sequence[int] | None = None
+        self,
+        tokens: Sequence[int],
+        sampling: Sampling,
+        script: Sequence[int] | None = None,
+        scores: PromptScores | None = None,
     ) -> SimulatedSequence:
         """Start a sequence; nothing is reused."""
         if len(tokens) > self._facts.context_tokens:

@@ -186,7 +186,7 @@ def read_options(first: TokenLogprob | None, options: Sequence[Option]) -> Lette
         return None
     sums = {option.letter: 0.0 for option in options}
     seen = dict(first.top)
-    seen.setdefault(first.piece, first.logprob)
+    seen.setdefault(first.piece, first.logprob or 0.0)
     for piece, logprob in seen.items():
         letter = bytes(piece).decode("utf-8", "replace").strip()
         if letter in sums:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -68,7 +68,7 @@ class Dialect:
             "temperature": asked.sampling.temperature,
             "top_p": asked.sampling.top_p,
             "seed": asked.sampling.seed,
-            **_presence(asked),
+            **_build_penalties(asked),
         }
         thinks = asked.thinking is True
         limit = "max_completion_tokens" if thinks and self.kind == "openai" else "max_tokens"
@@ -79,6 +79,8 @@ class Dialect:
             body[self.count_key] = asked.count
         for name, key in self.sampling_keys.items():
             body[key] = getattr(asked.sampling, name)
+        if options.logit_bias:
+            body["logit_bias"] = _build_biases(options.logit_bias)
         if options.raw:
             return self._build_raw(body, asked)
         body["messages"] = [build_message(message) for message in asked.messages]
@@ -119,6 +121,12 @@ class Dialect:
         options = asked.options
         if options.json_schema or options.tools:
             raise InvalidRequest("a raw prompt has neither a schema nor tools on a remote backend")
+        if options.infill is not None or options.echo:
+            raise InvalidRequest(
+                "a model of a remote backend cannot fill in the middle, or echo a prompt",
+                "choose a model of this machine",
+                "suffix" if options.infill is not None else "echo",
+            )
         if options.prompt_tokens and self.kind == "openai":
             raise InvalidRequest(
                 "a backend of kind openai takes a prompt as text only, not as tokens",
@@ -155,6 +163,10 @@ class Ollama(Dialect):
                 "send messages, or use another backend",
                 "prompt",
             )
+        if options.logit_bias:
+            raise InvalidRequest(
+                "a backend of kind ollama has no biases of tokens", "leave it out", "logit_bias"
+            )
         if options.tools and options.tool_choice not in ("auto", "none"):
             raise InvalidRequest(
                 "a backend of kind ollama cannot force a tool call",
@@ -171,7 +183,7 @@ class Ollama(Dialect):
                 "top_p": asked.sampling.top_p,
                 "seed": asked.sampling.seed,
                 **{key: getattr(asked.sampling, name) for name, key in _USUAL_KEYS.items()},
-                **_presence(asked),
+                **_build_penalties(asked),
                 **({"stop": list(asked.stops)} if asked.stops else {}),
             },
         }
@@ -331,10 +343,10 @@ class Etui(Dialect):
     gives_probabilities = True
 
 
-def _presence(asked: Asked) -> dict[str, float]:
-    """Build the presence penalty, which all servers know, where there is one."""
-    penalty = asked.sampling.presence_penalty
-    return {"presence_penalty": penalty} if penalty else {}
+def _build_penalties(asked: Asked) -> dict[str, float]:
+    """Build the penalties that all servers know, where there are any."""
+    names = ("presence_penalty", "frequency_penalty")
+    return {name: value for name in names if (value := getattr(asked.sampling, name))}
 
 
 def find_effort(think_tokens: int | None) -> str:
@@ -359,6 +371,14 @@ def build_message(message: Message) -> dict[str, Any]:
     if message.tool_call_id:
         document["tool_call_id"] = message.tool_call_id
     return document
+
+
+def _build_biases(biases: Sequence[tuple[int | str, float]]) -> dict[str, float]:
+    """Build the map of the API: tokens alone, with -100 for one that is excluded."""
+    if any(isinstance(each, str) for each, _ in biases):
+        what = "a model of a remote backend takes biases of tokens only, not of texts"
+        raise InvalidRequest(what, "name the tokens by their ids", "logit_bias")
+    return {str(each): max(-100.0, bias) for each, bias in biases}
 
 
 def add_tools(body: dict[str, Any], asked: Asked) -> None:

@@ -395,7 +395,7 @@ class Reply:
     ) -> Iterator[TokenLogprob]:
         for token in tokens:
             self.first_probability = self.first_probability or token
-            self._logprob_sum += token.logprob
+            self._logprob_sum += token.logprob or 0.0
             self._logprobs += 1
             if self._with_logprobs:
                 yield replace(token, t_ns=t_ns)

@@ -25,6 +25,7 @@ from etui.engine.session import (
     LikelyToken,
     ModelFacts,
     OutputGrammar,
+    PromptScores,
     RecalledSequence,
     Step,
     TokenSequence,
@@ -113,7 +114,11 @@ class RequestSession:
             return self._session.tokenize(text, bos=bos, special=special)
 
     def open(
-        self, tokens: Sequence[int], sampling: Sampling, script: Sequence[int] | None = None
+        self,
+        tokens: Sequence[int],
+        sampling: Sampling,
+        script: Sequence[int] | None = None,
+        scores: PromptScores | None = None,
     ) -> TokenSequence:
         """Open a sequence, reusing the longest common prefix with tokens of its owner."""
         with self._shared.use(self) as session:
@@ -123,7 +128,8 @@ class RequestSession:
                 session.threads.begin_answer()
                 self.changes += session.threads.take_changes()
                 self._shared.on_begin()
-            own = session.open(tokens, sampling, script, owner=self.owner, label=self._label)
+            names = {"owner": self.owner, "label": self._label}
+            own = session.open(tokens, sampling, script, scores, **names)
             if own.reused is not None:
                 self.changes.append(own.reused)
             self.sequences[own.id] = own

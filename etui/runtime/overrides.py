@@ -20,7 +20,7 @@ THINK_TOKENS: Final[Mapping[str, int]] = MappingProxyType(
 _REASONING = ("reasoning", "think_tokens", "votes", "stop", "style")
 """Options that ask for a single answer."""
 
-_SAMPLED = ("top_p", "presence_penalty")
+_SAMPLED = ("top_p", "top_k", "min_p", "repeat_penalty", "repeat_last_n", "presence_penalty")
 """Options that replace a value of the arm's sampling as they are."""
 
 T = TypeVar("T")
@@ -112,6 +112,11 @@ class Overrides:
     loop_guard: bool | None = None
     top_p: float | None = None
     presence_penalty: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    repeat_penalty: float | None = None
+    repeat_last_n: int | None = None
+    frequency_penalty: float | None = None
     lenient: bool = False
 
 
@@ -187,6 +192,7 @@ def _override_arm(arm: Arm, overrides: Overrides) -> Arm:
             arm.sampling,
             temperature=temperature,
             seed=_or(overrides.seed, arm.sampling.seed),
+            frequency_penalty=_or(overrides.frequency_penalty, arm.sampling.frequency_penalty),
             **stated,
         ),
         speculate="off" if reasoning == "vote" else overrides.speculate or arm.speculate,

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +34,7 @@ from etui.turn.record import ClientRecord
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
-    from etui.runtime.turn_request import PoolEvent, TurnRequest
+    from etui.runtime.turn_request import PooledTurn, PoolEvent, TurnRequest
     from etui.server.context import ServerContext
     from etui.server.deltas import Delta
     from etui.turn.record import TurnRecord
@@ -80,6 +81,10 @@ class AnswerForm(ABC):
     def whole(self, record: TurnRecord) -> Mapping[str, Any]:
         """Build the response that is not streamed."""
 
+    def join(self, records: Sequence[TurnRecord]) -> TurnRecord:
+        """Return the record of the whole response, of whose turns these are the records."""
+        return records[0]
+
     def keep_alive(self) -> bytes:
         """Return what is sent into a silent stream: a comment with the progress; may be empty."""
         text = f": keep-alive {self.reader.progress}".rstrip()
@@ -99,6 +104,8 @@ class Asked:
     streamed: bool
     ignored: Sequence[str] = ()
     """Fields that were accepted without an effect: named in a header and in the log of the turn."""
+    more: Sequence[tuple[TurnRequest, AnswerForm]] = ()
+    """Further turns of the same response, for a list of prompts; the first form joins them."""
 
 
 Read = Callable[[dict[str, Any], "ServerContext", ClientRecord], Asked]
@@ -132,13 +139,14 @@ class TurnResponse(Response):
     def __init__(self, context: ServerContext, asked: Asked) -> None:
         super().__init__()
         self._context = context
-        self._turn = asked.turn
+        self._turns = [asked.turn, *(turn for turn, _ in asked.more)]
         self._form = asked.form
+        self._forms = [asked.form, *(form for _, form in asked.more)]
         self._streamed = asked.streamed
         self._ignored = ignored_headers(asked.ignored)
         for names in self._ignored.values():
             settings = {**asked.turn.settings, "ignored": names}
-            self._turn = replace(asked.turn, settings=settings)
+            self._turns = [replace(turn, settings=settings) for turn in self._turns]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the turn and send its answer; end the turn if the client leaves meanwhile.
@@ -148,7 +156,7 @@ class TurnResponse(Response):
             ClientDisconnect: The client has left, or is not waited for any more.
         """
         try:
-            stream = _TurnStream(self._context, self._turn, speaks=self._streamed)
+            stream = _TurnStream(self._context, self._turns, speaks=self._streamed)
             watch = asyncio.create_task(stream.wait_for_leaving(receive))
             try:
                 await self._send_answer(stream, send)
@@ -162,16 +170,21 @@ class TurnResponse(Response):
 
     async def _send_answer(self, stream: _TurnStream, send: Send) -> None:
         form, started = self._form, False
-        form.turn_id = stream.turn.turn_id
+        for each in self._forms:
+            each.turn_id = stream.turns[0].turn_id
+        records: dict[int, TurnRecord] = {}
         async for batch in stream.batches():
             parts: list[bytes] = []
             record: TurnRecord | None = None
             failure: ApiError | None = None
-            for event in batch:
-                parts += map(form.write, form.reader.add(event))
+            for index, event in batch:
+                each = self._forms[index]
+                parts += map(each.write, each.reader.add(event))
                 failure = failure or self._find_failure(event)
                 if isinstance(event, TurnFinished) and event.record.status != "error":
-                    record = event.record
+                    records[index] = event.record
+            if len(records) == len(self._forms):
+                record = form.join([records[index] for index in sorted(records)])
             if failure is not None and not started:
                 raise failure
             headers = _STREAM_HEADERS | {"content-type": form.stream_type}
@@ -220,7 +233,9 @@ class _ReaderStalled(Exception):
 
 
 class _TurnStream:
-    """Runs a turn and gives its events to one client.
+    """Runs the turns of a response and gives their events to one client.
+
+    Several turns begin as the pool has room for them, so that they do not fill its queue.
 
     Args:
         speaks: Whether the client is sent something while nothing happens.
@@ -229,21 +244,44 @@ class _TurnStream:
         EtuiError: The turn is not accepted: too many requests wait already.
     """
 
-    def __init__(self, context: ServerContext, request: TurnRequest, *, speaks: bool) -> None:
+    def __init__(
+        self, context: ServerContext, requests: Sequence[TurnRequest], *, speaks: bool
+    ) -> None:
+        self._context = context
+        self._requests = requests
         self._settings = context.settings
         self._loop = asyncio.get_running_loop()
         self._speaks = speaks
         self._due = self._loop.time() + min(_FIRST_BYTE_SECONDS, self._settings.keep_alive_seconds)
         self._lock = Lock()
-        self._events: deque[PoolEvent] = deque()
+        self._events: deque[tuple[int, PoolEvent]] = deque()
         self._waking = False
         self._wake = asyncio.Event()
         self._left = self._stalled = self._ended = False
-        self.turn = context.counters.submit(context.pool, request, self._take)
+        self.turns: list[PooledTurn] = []
+        self._running = 0
+        self._submit_next()
+        if len(requests) > 1:
+            for _ in range(min(len(requests), context.pool.status().parallel) - 1):
+                self._submit_next()
 
-    async def batches(self) -> AsyncIterator[Sequence[PoolEvent]]:
-        """Yield the events that have come since the last time, until the turn has ended.
+    def _submit_next(self) -> None:
+        index = len(self.turns)
+        take = partial(self._take, index)
+        try:
+            turn = self._context.counters.submit(self._context.pool, self._requests[index], take)
+        except EtuiError as error:
+            if not self.turns:
+                raise
+            take(TurnFailed(error))
+            return
+        self.turns.append(turn)
+        self._running += 1
 
+    async def batches(self) -> AsyncIterator[Sequence[tuple[int, PoolEvent]]]:
+        """Yield the events that have come since the last time, until all turns have ended.
+
+        Each event has the number of its turn.
         An empty batch means that there were none, and that something has to be sent.
 
         Raises:
@@ -278,15 +316,16 @@ class _TurnStream:
         while (await receive())["type"] != "http.disconnect":
             pass
         self._left = True
-        self.turn.cancel()
+        self.close()
         self._wake.set()
 
     def close(self) -> None:
-        """End the turn within one batch, if it still runs; it is saved like any other."""
+        """End the turns within one batch, if they still run; they are saved like any other."""
         if not self._ended:
-            self.turn.cancel()
+            for turn in self.turns:
+                turn.cancel()
 
-    def _take(self, event: PoolEvent) -> None:
+    def _take(self, index: int, event: PoolEvent) -> None:
         """Take an event, on the thread of the turn, which never waits for the client."""
         with self._lock:
             if self._stalled:
@@ -295,7 +334,7 @@ class _TurnStream:
                 self._stalled = True
                 self._events.clear()
             else:
-                self._events.append(event)
+                self._events.append((index, event))
             wake, self._waking = not self._waking, True
         with suppress(RuntimeError):  # the loop has ended with the server; the turn is saved
             if self._stalled:
@@ -303,13 +342,21 @@ class _TurnStream:
             if wake:
                 self._loop.call_soon_threadsafe(self._wake.set)
 
-    def _drain(self) -> Sequence[PoolEvent]:
+    def _drain(self) -> Sequence[tuple[int, PoolEvent]]:
         with self._lock:
             count = min(len(self._events), _MOST_EVENTS)
             events = tuple(self._events.popleft() for _ in range(count))
             self._waking = False
-        if events and _is_last(events[-1]):
-            self._ended = True
+        for _, event in events:
+            if not _is_last(event):
+                continue
+            self._running -= 1
+            if isinstance(event, TurnFailed):
+                self._ended = True
+            elif len(self.turns) < len(self._requests) and not self._left:
+                self._submit_next()
+            elif not self._running:
+                self._ended = True
         return events
 
 

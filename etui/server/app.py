@@ -12,7 +12,8 @@ from starlette.routing import Route
 
 from etui.server import meter, metrics, ollama, ollama_models, routes, tokens
 from etui.server.answer import build_answer_route
-from etui.server.chat import read_chat, read_completion
+from etui.server.chat import read_chat
+from etui.server.completions import read_completion, read_infill
 from etui.server.embeddings import read_embeddings, read_rerank
 from etui.server.errors import ApiError, error_response
 from etui.server.messages import build_count_route, read_message
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 DIALECTS = {
     "/v1/chat/completions": read_chat,
     "/v1/completions": read_completion,
+    "/infill": read_infill,
     "/v1/responses": read_response,
     "/v1/messages": read_message,
     "/v1/embeddings": read_embeddings,

@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from etui.chat import Message, OutputOptions, Query
+from etui.chat import Infill, Message, OutputOptions, Query
 from etui.errors import EtuiError
 from etui.runtime.overrides import Overrides
 from etui.runtime.turn_request import TurnRequest
-from etui.server.chat_request import ChatBody, CompletionBody, ResponseFormat, ToolChoice
+from etui.server.chat_request import (
+    ChatBody,
+    CompletionBody,
+    InfillBody,
+    ResponseFormat,
+    ToolChoice,
+)
 from etui.server.errors import invalid, quote, to_api_error, unsupported
-from etui.server.validation import dump_schema, refuse_more, validate
+from etui.server.validation import dump_schema, list_unknown, refuse_more, validate
 
 if TYPE_CHECKING:
     from etui.server.chat_request import MessageItem, SampledBody
     from etui.server.context import ServerContext, ServerSettings
     from etui.turn.record import ClientRecord
 
+B = TypeVar("B", bound="SampledBody")
+
+_TOOL_KEYS = {"name", "description", "parameters"}
 _TEXT_PARTS = ("text", "input_text", "output_text", "refusal")
 
 DEFAULT_MODELS = ("", "default", "etui")
@@ -29,34 +39,40 @@ _MOST_TOKENS = 2**20
 """Largest limit of tokens that is passed on; each model cuts it to its context."""
 
 _MOST_PROMPT_TOKENS = 2**18
+_MOST_BIASES = 1024
+_MOST_METADATA = 16
 _LARGEST_TOKEN = 2**22
 """No vocabulary is larger; the engine compares with that of the model."""
 
-_NEUTRAL: Mapping[str, tuple[object, ...]] = {
-    "frequency_penalty": (0, 0.0),
-    "repetition_penalty": (1, 1.0),
-    "repeat_penalty": (1, 1.0),
-    "logit_bias": ({}, []),
-    "modalities": (["text"],),
-    "verbosity": ("medium",),
-    "functions": ([],),
-    "function_call": ("none", "auto"),
-    "suffix": ("",),
-    "echo": (False,),
-    "best_of": (1, 1.0),
-    "ignore_eos": (False,),
-    "min_tokens": (0, 0.0),
-    "options": ({},),
-    "truncation": ("disabled",),
-    "background": (False,),
-    **dict.fromkeys(("audio", "web_search_options", "top_k", "min_p", "chat_template"), ()),
-    **dict.fromkeys(("documents", "images", "grammar", "json_schema", "guided_json"), ()),
-    **dict.fromkeys(("structured_outputs", "keep_alive"), ()),
+_REFUSED: Mapping[str, tuple[Sequence[object], str]] = {
+    "functions": (([],), "send `tools`"),
+    "function_call": (("none", "auto"), "send `tool_choice`"),
+    "modalities": ((["text"],), "etui writes text only: remove it"),
+    "audio": ((), "etui writes text only: remove it"),
+    "ignore_eos": ((False,), "exclude the end token by `logit_bias`"),
+    "web_search_options": ((), "etui searches nothing: remove it"),
+    "documents": (([],), "put their text into a message"),
+    "images": (([],), "send them as parts of a message"),
+    "chat_template": ((), "the model's own is used: remove it"),
+    "grammar": (("",), "send a JSON schema as `response_format`"),
+    **dict.fromkeys(
+        ("guided_json", "guided_regex", "guided_choice", "guided_grammar", "structured_outputs"),
+        ((), "send a JSON schema as `response_format`"),
+    ),
 }
-"""Well-known parameters that etui does not support, with the values that ask for nothing.
+"""Parameters that would change the answer and are not supported.
 
-These are accepted, since many clients always send them.
+Each has the values that ask for nothing, which many clients always send, and what to do instead.
 """
+
+_ALIASES = {
+    "repetition_penalty": "repeat_penalty",
+    "n_predict": "max_tokens",
+    "max_new_tokens": "max_tokens",
+    "stop_sequences": "stop",
+    "json_schema": "response_format",
+}
+"""Parameters of other servers that are here under another name."""
 
 
 def take_known(
@@ -70,16 +86,22 @@ def take_known(
     Raises:
         ApiError: A parameter would change the answer, and is not supported; status 400.
     """
-    used, ignored = {}, []
+    used: dict[str, Any] = {}
+    ignored = []
     for name, value in body.items():
+        own = _ALIASES.get(name, name)
         if value is None:
             continue
-        if name in known:
+        if own in known and own != name:
+            is_schema = name == "json_schema"
+            used.setdefault(own, {"type": "json_object", "schema": value} if is_schema else value)
+        elif own in known:
             used[name] = value
-        elif name in _NEUTRAL:
+        elif name in _REFUSED:
+            neutral, fix = _REFUSED[name]
             # True == 1 in Python
-            if not any(value == each and type(value) is type(each) for each in _NEUTRAL[name]):
-                raise unsupported(name)
+            if not any(value == each and type(value) is type(each) for each in neutral):
+                raise unsupported(name, f"{name} is not supported; {fix}")
         else:
             ignored.append(name)
     return used, tuple(ignored)
@@ -91,16 +113,23 @@ def parse_chat(document: Mapping[str, Any]) -> tuple[ChatBody, tuple[str, ...]]:
     Raises:
         ApiError: It is not valid, or asks for what etui does not support; status 400.
     """
-    used, ignored = take_known(document, ChatBody.model_fields)
-    return validate(ChatBody, used), ignored
+    return _parse(ChatBody, document)
 
 
 def parse_completion(document: Mapping[str, Any]) -> tuple[CompletionBody, tuple[str, ...]]:
     """Parse the body of a completion; raises as :func:`parse_chat`."""
-    if document.get("best_of") is not None and document["best_of"] == document.get("n"):
-        document = {name: value for name, value in document.items() if name != "best_of"}
-    used, ignored = take_known(document, CompletionBody.model_fields)
-    return validate(CompletionBody, used), ignored
+    return _parse(CompletionBody, document)
+
+
+def parse_infill(document: Mapping[str, Any]) -> tuple[InfillBody, tuple[str, ...]]:
+    """Parse the body of llama.cpp's request to fill in the middle; raises as :func:`parse_chat`."""
+    return _parse(InfillBody, document)
+
+
+def _parse(kind: type[B], document: Mapping[str, Any]) -> tuple[B, tuple[str, ...]]:
+    used, ignored = take_known(document, kind.model_fields)
+    body = validate(kind, used)
+    return body, (*ignored, *list_unknown(body), *_read_metadata(body.metadata)[1])
 
 
 def build_chat_turn(body: ChatBody, context: ServerContext, client: ClientRecord) -> TurnRequest:
@@ -119,10 +148,8 @@ def build_chat_turn(body: ChatBody, context: ServerContext, client: ClientRecord
             raise invalid("top_logprobs needs `logprobs: true`", "top_logprobs")
     tools, choice = _read_tools(body, settings)
     schema = _read_format(body.response_format, settings.max_schema_bytes)
-    if schema and tools and choice != "none":
-        raise unsupported(
-            "response_format", "response_format cannot be combined with tools that may be called"
-        )
+    if tools and choice not in ("none", "auto"):
+        schema = ""  # the answer is calls alone
     options = replace(
         options,
         json_schema=schema,
@@ -131,21 +158,70 @@ def build_chat_turn(body: ChatBody, context: ServerContext, client: ClientRecord
         parallel_tool_calls=body.parallel_tool_calls is not False,
         top_logprobs=(top or 0) if body.logprobs else None,
     )
-    limit = body.max_completion_tokens or body.max_tokens
+    limit, param = body.max_completion_tokens, "max_completion_tokens"
+    if limit is None:
+        limit, param = body.max_tokens, "max_tokens"
+    if limit == 0:
+        raise invalid(f"{param}: an answer has at least 1 token", param)
     turn = _build_turn(body, replace(query, options=options), context, client, limit)
     return replace(turn, effort=_read_effort(body))
 
 
-def build_completion_turn(
+def build_completion_turns(
     body: CompletionBody, context: ServerContext, client: ClientRecord
-) -> TurnRequest:
-    """Build the turn of a completion of a raw prompt; raises as :func:`build_chat_turn`."""
-    text, tokens = _read_prompt(body.prompt)
-    options = _read_options(body, context.settings)
+) -> list[TurnRequest]:
+    """Build the turns of a completion, one for each prompt; raises as :func:`build_chat_turn`."""
+    settings = context.settings
+    count = body.best_of or body.n
+    refuse_more(count, settings.max_n, "best_of" if body.best_of else "n", "answers")
+    if count < body.n:
+        raise invalid("best_of: at least as many answers as `n` are needed", "best_of")
+    if count > body.n and body.stream:
+        raise invalid("best_of: the best is known at the end only; leave out `stream`", "best_of")
     if body.logprobs is not None:
-        most = context.settings.max_top_logprobs
-        refuse_more(body.logprobs, most, "logprobs", "alternatives")
-    options = replace(options, top_logprobs=body.logprobs, raw=True, prompt_tokens=tokens)
+        refuse_more(body.logprobs, settings.max_top_logprobs, "logprobs", "alternatives")
+    if body.max_tokens == 0 and count > 1:
+        raise invalid("n: an answer without tokens is there once", "n")
+    ranked = 0 if count > body.n else None  # by their log-probabilities
+    options = replace(
+        _read_options(body, settings),
+        raw=True,
+        count=count,
+        top_logprobs=ranked if body.logprobs is None else body.logprobs,
+    )
+    turns = []
+    for text, tokens in _read_prompts(body.prompt, settings.max_prompts):
+        own = replace(options, prompt_tokens=tokens)
+        if body.suffix:
+            if tokens or body.echo:
+                param = "echo" if body.echo else "prompt"
+                raise invalid(f"{param}: a suffix goes with a prompt as text, without echo", param)
+            own = replace(own, infill=Infill(text, body.suffix))
+        echo = body.echo and bool(tokens or body.logprobs is not None)
+        turns.append(_build_raw_turn(body, text, replace(own, echo=echo), context, client))
+    return turns
+
+
+def build_infill_turn(
+    body: InfillBody, context: ServerContext, client: ClientRecord
+) -> TurnRequest:
+    """Build the turn that fills in the middle of a text; raises as :func:`build_chat_turn`."""
+    if body.n > 1:
+        raise unsupported("n", "n: this endpoint writes one text; use /v1/completions with suffix")
+    files = tuple((file.filename, file.text) for file in body.input_extra)
+    infill = Infill(body.input_prefix, body.input_suffix, body.prompt, files)
+    options = replace(_read_options(body, context.settings), raw=True, infill=infill)
+    text = body.input_prefix or body.input_suffix or "(an empty text)"
+    return _build_raw_turn(body, text, options, context, client)
+
+
+def _build_raw_turn(
+    body: SampledBody,
+    text: str,
+    options: OutputOptions,
+    context: ServerContext,
+    client: ClientRecord,
+) -> TurnRequest:
     turn = _build_turn(body, Query(text, options=options), context, client, body.max_tokens)
     return replace(turn, overrides=replace(turn.overrides, reasoning="direct"))
 
@@ -157,14 +233,19 @@ def _build_turn(
     client: ClientRecord,
     limit: int | None,
 ) -> TurnRequest:
-    metadata = tuple(sorted((body.metadata or {}).items()))
+    metadata = _read_metadata(body.metadata)[0]
     overrides = replace(
         parse_model(body.model, context),
         temperature=body.temperature,
         top_p=body.top_p,
+        top_k=None if body.top_k is None else max(0, body.top_k),
+        min_p=body.min_p,
+        repeat_penalty=body.repeat_penalty,
+        repeat_last_n=body.repeat_last_n,
         presence_penalty=body.presence_penalty,
+        frequency_penalty=body.frequency_penalty,
         seed=None if body.seed is None else body.seed % 2**31,  # the engine's range
-        max_tokens=None if limit is None else min(limit, _MOST_TOKENS),
+        max_tokens=None if limit is None else min(limit % 2**31, _MOST_TOKENS),  # -1 is the most
         lenient=True,
     )
     return TurnRequest(
@@ -264,13 +345,52 @@ def _read_options(body: SampledBody, settings: ServerSettings) -> OutputOptions:
         if not text or len(text) > most:
             param = f"stop[{index}]"
             raise invalid(f"{param}: a stop string has 1 to {most} characters", param)
-    return OutputOptions(stop=tuple(body.stop), count=body.n)
+    return OutputOptions(
+        stop=tuple(body.stop), count=body.n, logit_bias=_read_biases(body.logit_bias)
+    )
+
+
+def _read_biases(given: Any) -> tuple[tuple[int | str, float], ...]:
+    """Read OpenAI's map of token ids, or llama.cpp's list of pairs with ids or texts."""
+    pairs = list(given.items()) if isinstance(given, dict) else given or []
+    refuse_more(len(pairs) if isinstance(pairs, list) else 0, _MOST_BIASES, "logit_bias", "biases")
+    biases: list[tuple[int | str, float]] = []
+    token: Any
+    bias: Any
+    for pair in pairs if isinstance(pairs, list) else [pairs]:
+        known = isinstance(pair, list | tuple) and len(pair) == 2
+        token, bias = pair if known else (None, None)
+        if isinstance(given, dict) and str(token).isdecimal():
+            token = int(str(token)[:10])
+        bias = -math.inf if bias is False else bias
+        if type(token) not in (int, str) or type(bias) not in (int, float):
+            what = "logit_bias has to be a map, or a list of pairs, of a token and a number"
+            raise invalid(what, "logit_bias")
+        if isinstance(token, int) and not 0 <= token < _LARGEST_TOKEN:
+            raise invalid(f"logit_bias: {token} is no token id", "logit_bias")
+        biases.append((token, float(bias)))
+    return tuple(biases)
+
+
+def _read_metadata(given: Any) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...]]:
+    """Return the facts that policies can read, and the names of those that they cannot."""
+    if not isinstance(given, dict):
+        return (), () if given is None else ("metadata",)
+    kept = [
+        (key, value)
+        for key, value in given.items()
+        if isinstance(value, str) and 1 <= len(key) <= 64 and len(value) <= 512
+    ][:_MOST_METADATA]
+    names = dict(kept)
+    return tuple(sorted(kept)), tuple(f"metadata.{key}" for key in given if key not in names)
 
 
 def _read_format(form: ResponseFormat | None, limit_bytes: int) -> str:
     """Return the JSON schema of a response format as text; empty for any text."""
     if form is None or form.type == "text":
         return ""
+    if form.schema_ is not None:
+        return dump_schema(form.schema_, limit_bytes, "response_format.schema")
     if form.type == "json_object":
         return '{"type":"object"}'
     param = "response_format.json_schema.schema"
@@ -292,7 +412,7 @@ def _read_tools(body: ChatBody, settings: ServerSettings) -> tuple[str, str]:
     listed = [
         {
             "type": "function",
-            "function": tool.function.model_dump(exclude_none=True, exclude={"strict"}),
+            "function": tool.function.model_dump(exclude_none=True, include=_TOOL_KEYS),
         }
         for tool in body.tools or ()
     ]
@@ -333,21 +453,27 @@ def _read_effort(body: ChatBody) -> str | None:
     return effort
 
 
-def _read_prompt(prompt: Any) -> tuple[str, tuple[int, ...]]:
-    """Return the text of a prompt and its token ids, if these were sent."""
-    if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], str | list):
-        prompt = prompt[0]
+def _read_prompts(prompt: Any, most: int) -> list[tuple[str, tuple[int, ...]]]:
+    """Return the text of each prompt and its token ids, if these were sent."""
+    several = isinstance(prompt, list) and prompt and isinstance(prompt[0], str | list)
+    prompts = prompt if several else [prompt]
+    refuse_more(len(prompts), most, "prompt", "prompts")
+    return [
+        _read_prompt(each, f"prompt[{index}]" if len(prompts) > 1 else "prompt")
+        for index, each in enumerate(prompts)
+    ]
+
+
+def _read_prompt(prompt: Any, param: str) -> tuple[str, tuple[int, ...]]:
     if isinstance(prompt, str):
         if not prompt:
-            raise invalid("prompt is empty", "prompt")
+            raise invalid(f"{param} is empty", param)
         return prompt, ()
     if not isinstance(prompt, list) or not prompt:
-        raise invalid("prompt has to be a text or a list of token ids", "prompt")
-    if all(isinstance(part, str | list) for part in prompt):
-        raise unsupported("prompt", "prompt: only one prompt a request is supported")
-    refuse_more(len(prompt), _MOST_PROMPT_TOKENS, "prompt", "token ids")
+        what = f"{param} has to be a text or a list of token ids"
+        raise invalid(f"{what}; several prompts are a list of these", param)
+    refuse_more(len(prompt), _MOST_PROMPT_TOKENS, param, "token ids")
     for index, token in enumerate(prompt):
         if type(token) is not int or not 0 <= token < _LARGEST_TOKEN:
-            param = f"prompt[{index}]"
-            raise invalid(f"{param} is no token id", param)
+            raise invalid(f"{param}[{index}] is no token id", f"{param}[{index}]")
     return f"({len(prompt)} token ids)", tuple(prompt)

@@ -1,4 +1,4 @@
-"""The dialects ``POST /v1/chat/completions`` and ``POST /v1/completions``."""
+"""The dialect ``POST /v1/chat/completions``, and what all answers as choices have in common."""
 
 from __future__ import annotations
 
@@ -8,19 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from etui import __version__
 from etui.server.answer import AnswerForm, Asked
-from etui.server.build_request import (
-    build_chat_turn,
-    build_completion_turn,
-    parse_chat,
-    parse_completion,
-)
-from etui.server.documents import (
-    completion_logprobs,
-    encode,
-    energy_comment,
-    logprob_document,
-    turn_documents,
-)
+from etui.server.build_request import build_chat_turn, parse_chat
+from etui.server.documents import encode, energy_comment, logprob_document, turn_documents
 
 if TYPE_CHECKING:
     from etui.events import TokenLogprob, ToolCall
@@ -39,16 +28,7 @@ def read_chat(document: dict[str, Any], context: ServerContext, client: ClientRe
     return Asked(turn, ChatForm(turn, body), body.stream, ignored)
 
 
-def read_completion(
-    document: dict[str, Any], context: ServerContext, client: ClientRecord
-) -> Asked:
-    """Read a request for a completion of a raw prompt."""
-    body, ignored = parse_completion(document)
-    turn = build_completion_turn(body, context, client)
-    return Asked(turn, CompletionForm(turn, body), body.stream, ignored)
-
-
-class _ChoicesForm(AnswerForm):
+class ChoicesForm(AnswerForm):
     """An answer as choices, in chunks if it is streamed."""
 
     prefix: str  # Start of the response's id, before the id of the turn
@@ -62,25 +42,28 @@ class _ChoicesForm(AnswerForm):
 
     def whole(self, record: TurnRecord) -> Mapping[str, Any]:
         """Build the whole response."""
-        choices = [self._build_choice(answer) for answer in self.reader.list_answers(record)]
         return {
             **self._head(self.kind),
             "model": record.model,
-            "choices": choices,
+            "choices": self.list_choices(record),
             **turn_documents(record),
         }
+
+    def list_choices(self, record: TurnRecord) -> list[dict[str, Any]]:
+        """Build the choices of a turn."""
+        return [self._build_choice(answer) for answer in self.reader.list_answers(record)]
 
     def end(self, record: TurnRecord) -> bytes:
         """Return the chunk of the usage if it was asked for, the joules, and the end."""
         usage = b""
         if self._include_usage:
             documents = {"choices": [], **turn_documents(record)}
-            usage = _frame({**self._head(self.chunk_kind), **documents})
+            usage = frame({**self._head(self.chunk_kind), **documents})
         return usage + energy_comment(record) + b"data: [DONE]\n\n"
 
     def fail(self, error: ApiError) -> bytes:
         """Return the error, after which a stream ends without ``[DONE]``."""
-        return _frame(error.document())
+        return frame(error.document())
 
     def _build_choice(self, answer: WholeAnswer) -> dict[str, Any]:
         raise NotImplementedError
@@ -88,7 +71,7 @@ class _ChoicesForm(AnswerForm):
     def _write_chunk(self, index: int, part: Mapping[str, Any], finish: str | None = None) -> bytes:
         choice = {"index": index, "logprobs": None, **part, "finish_reason": finish}
         usage = {"usage": None} if self._include_usage else {}
-        return _frame({**self._head(self.chunk_kind), "choices": [choice], **usage})
+        return frame({**self._head(self.chunk_kind), "choices": [choice], **usage})
 
     def _head(self, kind: str) -> dict[str, Any]:
         return {
@@ -100,7 +83,7 @@ class _ChoicesForm(AnswerForm):
         }
 
 
-class ChatForm(_ChoicesForm):
+class ChatForm(ChoicesForm):
     """The responses of one chat completion."""
 
     prefix, kind, chunk_kind = "chatcmpl-", "chat.completion", "chat.completion.chunk"
@@ -164,35 +147,6 @@ def _tool_delta(call: ToolCall) -> dict[str, Any]:
     return {"index": call.index, "id": call.call_id, "type": "function", "function": function}
 
 
-class CompletionForm(_ChoicesForm):
-    """The responses of one completion."""
-
-    prefix, kind, chunk_kind = "cmpl-", "text_completion", "text_completion"
-
-    def __init__(self, request: TurnRequest, body: SampledBody) -> None:
-        super().__init__(request, body)
-        self._characters: dict[int, int] = {}
-
-    def write(self, delta: Delta) -> bytes:
-        """Return the chunk of a part of the answer."""
-        before = self._characters.get(delta.index, 0)
-        self._characters[delta.index] = before + len(delta.content)
-        logprobs = completion_logprobs(delta.logprobs, before) if delta.logprobs else None
-        if not delta.content and logprobs is None and delta.finish is None:
-            return b""
-        part = {"text": delta.content, "logprobs": logprobs}
-        return self._write_chunk(delta.index, part, delta.finish)
-
-    def _build_choice(self, answer: WholeAnswer) -> dict[str, Any]:
-        asked = self.reader.with_logprobs
-        return {
-            "index": answer.index,
-            "text": answer.text,
-            "logprobs": completion_logprobs(answer.logprobs) if asked else None,
-            "finish_reason": answer.finish,
-        }
-
-
-def _frame(document: Mapping[str, Any]) -> bytes:
+def frame(document: Mapping[str, Any]) -> bytes:
     """Return a document as one server-sent event."""
     return b"data: " + encode(document) + b"\n\n"

@@ -5,34 +5,31 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from etui.server.validation import Body, Lenient
 
 Temperature = Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)]
 Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
-TokenLimit = Annotated[int, Field(ge=1, le=2**31 - 1)]
+TokenLimit = Annotated[int, Field(ge=-1, le=2**31 - 1)]
+"""-1 is as many as the context has room for."""
 Seed = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 Count = Annotated[int, Field(ge=1)]
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
-Metadata = Annotated[
-    dict[Annotated[str, Field(min_length=1, max_length=64)], Annotated[str, Field(max_length=512)]],
-    Field(max_length=16),
-]
 ToolName = Annotated[str, Field(pattern=re.compile(r"^[a-zA-Z0-9_-]{1,128}\Z"))]
 Stops = Annotated[
     list[str],
     Field(fail_fast=True),
     BeforeValidator(lambda stop: [stop] if isinstance(stop, str) else stop),
+    AfterValidator(lambda stops: [stop for stop in stops if stop]),
 ]
 
 
 class StreamOptions(Body):
-    """What a stream contains in addition; ``include_obfuscation`` is ignored as harmless."""
+    """What a stream contains in addition."""
 
     include_usage: bool = False
-    include_obfuscation: bool = False
 
 
 class CalledFunction(Body):
@@ -110,10 +107,11 @@ class SchemaFormat(Body):
 
 
 class ResponseFormat(Body):
-    """The form of the answer."""
+    """The form of the answer; llama.cpp's form has the schema beside the type."""
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: SchemaFormat | None = None
+    schema_: dict[str, Any] | None = Field(default=None, alias="schema")
 
 
 class TemplateOptions(Body):
@@ -130,12 +128,18 @@ class SampledBody(Body):
     stream_options: StreamOptions | None = None
     temperature: Temperature | None = None
     top_p: Probability | None = None
+    top_k: Annotated[int, Field(ge=-1, le=2**31 - 1)] | None = None
+    min_p: Probability | None = None
+    repeat_penalty: Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)] | None = None
+    repeat_last_n: Annotated[int, Field(ge=-1, le=2**20)] | None = None
+    frequency_penalty: Penalty | None = None
+    logit_bias: Any = None
     presence_penalty: Penalty | None = None
     seed: Seed | None = None
     max_tokens: TokenLimit | None = None
     n: Count = 1
     stop: Stops = Field(default_factory=list)
-    metadata: Metadata | None = None
+    metadata: Any = None
 
 
 class ChatBody(SampledBody):
@@ -157,4 +161,23 @@ class CompletionBody(SampledBody):
     """The body of a request for a completion of a text."""
 
     prompt: Any
+    suffix: str | None = None
+    echo: bool = False
     logprobs: Annotated[int, Field(ge=0)] | None = None
+    best_of: Count | None = None
+
+
+class ExtraFile(Lenient):
+    """Another text of the project."""
+
+    text: str
+    filename: str = ""
+
+
+class InfillBody(SampledBody):
+    """The body of llama.cpp's request to fill in the middle of a text."""
+
+    input_prefix: str = ""
+    input_suffix: str = ""
+    input_extra: Annotated[list[ExtraFile], Field(max_length=1024)] = Field(default_factory=list)
+    prompt: str = ""

@@ -52,8 +52,9 @@ class ServerSettings:
     """How long running answers may go on after the server was asked to stop."""
     event_limit: int = 4096  # Most events that wait for one client
     max_n: int = 8
-    max_stop: int = 4
+    max_stop: int = 32
     max_top_logprobs: int = 20
+    max_prompts: int = 128  # Most prompts of one completion
     max_messages: int = 2048  # Most messages of a conversation
     max_stop_characters: int = 256  # Longest stop string
     max_schema_bytes: int = 256 * 2**10  # Largest JSON schema, and largest list of tools

@@ -17,6 +17,7 @@ from etui.events import (
     Finished,
     Prefilled,
     Prefilling,
+    PromptTokens,
     Thought,
     TokenLogprob,
     ToolCall,
@@ -77,6 +78,7 @@ class DeltaReader:
         decision: The routing decision; None before it.
         model: Name of the model that answers; empty before the decision.
         prefilled: How the last prompt was computed; None before that.
+        prompt: The tokens of the prompt, if they were asked for.
         progress: What is done of the prompt that is being computed; empty at other times.
         stop: The stop string of the client that ended the answer; empty if none did.
     """
@@ -98,6 +100,7 @@ class DeltaReader:
         self.decision: Decision | None = None
         self.model = ""
         self.prefilled: Prefilled | None = None
+        self.prompt: tuple[TokenLogprob, ...] = ()
         self.progress = ""
         self.stop = ""
 
@@ -134,6 +137,8 @@ class DeltaReader:
                 self.model = event.model
             case Prefilling():
                 self.progress = f"prompt {event.done_tokens}/{event.total_tokens} tokens"
+            case PromptTokens(tokens=tokens):
+                self.prompt += tokens
             case Prefilled():
                 self.prefilled, self.progress = event, ""
             case Thought(text=text) if text and not self._several:
@@ -224,6 +229,7 @@ class DeltaReader:
     def _forget(self) -> None:
         """Forget the answer of a hop that another one replaces."""
         self._held = []
+        self.prompt = ()
         self._content = self._pending = ""
         self._calls = False
         self._ended = None

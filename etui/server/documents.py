@@ -172,10 +172,18 @@ def completion_logprobs(logprobs: Sequence[TokenLogprob], offset: int = 0) -> di
         "tokens": texts,
         "token_logprobs": [logprob.logprob for logprob in logprobs],
         "top_logprobs": [
-            {token_text(piece): value for piece, value in logprob.top} for logprob in logprobs
+            None if logprob.logprob is None else _best_by_text(logprob) for logprob in logprobs
         ],
         "text_offset": offsets,
     }
+
+
+def _best_by_text(logprob: TokenLogprob) -> dict[str, float]:
+    """Return the alternatives by their texts; tokens with one text have that of the likeliest."""
+    found: dict[str, float] = {}
+    for piece, value in logprob.top:
+        found.setdefault(token_text(piece), value)
+    return found
 
 
 def energy_comment(record: TurnRecord) -> bytes:
@@ -194,7 +202,7 @@ def _hop_document(hop: HopRecord) -> dict[str, Any]:
     return {name: getattr(hop, name) for name in _HOP_KEYS} | {"tokens": hop.tokens.output}
 
 
-def _token_document(piece: tuple[int, ...], logprob: float) -> dict[str, Any]:
+def _token_document(piece: tuple[int, ...], logprob: float | None) -> dict[str, Any]:
     return {"token": token_text(piece), "logprob": logprob, "bytes": list(piece)}
 
 

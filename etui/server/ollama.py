@@ -17,7 +17,7 @@ from etui.chat import TextsToEmbed
 from etui.server.answer import AnswerForm, Asked, Read, TurnResponse, client_of
 from etui.server.build_request import (
     build_chat_turn,
-    build_completion_turn,
+    build_completion_turns,
     parse_chat,
     parse_completion,
 )
@@ -99,7 +99,7 @@ def read_generate(document: dict[str, Any], context: ServerContext, client: Clie
             body["logprobs"] = top
         body |= {"prompt": prompt, "suffix": document.get("suffix") or None}
         completion, more = parse_completion(body)
-        turn = build_completion_turn(completion, context, client)
+        [turn] = build_completion_turns(completion, context, client)
         return Asked(turn, GenerateForm(turn), completion.stream, (*ignored, *more))
     system = document.get("system")
     question = {"role": "user", "content": prompt, "images": document.get("images")}

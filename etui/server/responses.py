@@ -43,7 +43,8 @@ def read_response(document: dict[str, Any], context: ServerContext, client: Clie
         turn = build_chat_turn(body, context, client)
     except ApiError as error:
         raise rename_param(error, asked.rename) from None
-    return Asked(turn, ResponsesForm(turn, body.model, asked), body.stream, ignored)
+    left_out = (*asked.ignored, *ignored)
+    return Asked(turn, ResponsesForm(turn, body.model, asked), body.stream, left_out)
 
 
 @dataclass(slots=True)

@@ -2,13 +2,14 @@
 
 The mapping is that of llama-server: instructions are the system message, items are messages, and
 the flat form of a tool becomes the nested one. Nothing is stored, so whatever refers to an earlier
-response is refused, as is everything that would have no effect.
+response is refused. What has no effect here is left out and named: tools that another server would
+run, and items of their calls.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,36 +28,19 @@ _MAPPED = (
 )
 """Parameters that chat completions name or write in another way."""
 
-_HARMLESS = (
-    *("client_metadata", "prompt_cache_key", "prompt_cache_options", "prompt_cache_retention"),
-    *("safety_identifier", "service_tier", "user"),
-    "max_tool_calls",  # bounds tools that the server runs, and there are none
-    "stream_options",  # its one option pads the events
-)
-"""Parameters that change nothing in an answer of this machine."""
-
 _STORED = {
-    "background": "the answer is sent with the response",
     "conversation": "send the whole conversation as `input`",
     "previous_response_id": "send the whole conversation as `input`",
-    "store": "nothing is stored here; the turn is in the log: GET /v1/turns/ID",
-}
-"""Parameters that need stored responses, with what to do instead."""
-
-_NOT_DONE = {
-    "context_management": "remove it",
-    "moderation": "remove it",
     "prompt": "send its text as `input`",
 }
+"""Parameters that refer to what is stored elsewhere, with what to do instead."""
 
-_KNOWN = frozenset((*_SAME, *_MAPPED, *_HARMLESS, *_STORED, *_NOT_DONE))
+_KNOWN = frozenset((*_SAME, *_MAPPED, *_STORED))
 
 _INCLUDES = ("reasoning.encrypted_content", "message.output_text.logprobs")
 """Thinking is sent as plain text, so a client that wants it back later has it."""
 
-_NEUTRAL_REASONING = {"context": "auto", "mode": "standard"}
-_NEUTRAL_TOOL = ("async", "defer_loading")
-"""Values, and switches that are off, that clients send although they ask for nothing."""
+_TOOL_KEYS = ("name", "description", "parameters", "strict")
 
 _RENAMED = (
     (r"messages$", "input"),
@@ -78,6 +62,7 @@ class ResponseRequest:
     echo: Mapping[str, Any]  # What the response repeats of it; null is what the arm decided
     origins: Sequence[str]
     """Where each message comes from (``instructions``, ``input``, ``input[2]``)."""
+    ignored: Sequence[str] = ()  # What was left out
 
     def rename(self, param: str) -> str:
         """Return the name here of a parameter of chat completions."""
@@ -98,35 +83,37 @@ def parse_response_request(body: Mapping[str, Any]) -> ResponseRequest:
     Raises:
         ApiError: A parameter is missing, invalid, or not supported; status 400.
     """
-    _refuse_unsupported(body)
+    ignored = list(_refuse_unsupported(body))
     messages = _Messages()
     messages.read(body.get("instructions"), body.get("input"))
+    ignored += messages.ignored
     chat: dict[str, Any] = {name: body[name] for name in _SAME if body.get(name) is not None}
     chat["messages"] = messages.messages
     if body.get("max_output_tokens") is not None:
         chat["max_completion_tokens"] = body["max_output_tokens"]
-    keys = ("effort", "summary", "generate_summary")
-    effort = _read_object(body, "reasoning", keys, _NEUTRAL_REASONING).get("effort")
+    effort = _read_object(body, "reasoning", ("effort", "summary"), ignored).get("effort")
     if effort is not None:
         chat["reasoning_effort"] = effort
-    text_format = _read_text_format(body)
+    text_format = _read_text_format(body, ignored)
     if (kind := text_format["type"]) != "text":
         inner = {key: value for key, value in text_format.items() if key != "type"}
         schema = {"json_schema": inner} if kind == "json_schema" else {}
         chat["response_format"] = {"type": kind, **schema}
-    tools = _read_tools(body)
+    tools, choice = _read_tools(body, ignored), body.get("tool_choice")
+    if isinstance(choice, Mapping) and choice.get("type") == "allowed_tools":
+        tools, choice = _allow(tools, choice)
     if tools:
         chat["tools"] = [_build_chat_tool(tool) for tool in tools]
-    if body.get("tool_choice") is not None:
-        chat["tool_choice"] = _build_chat_choice(body["tool_choice"])
-    chat |= _read_logprobs(body)
+    if choice is not None:
+        chat["tool_choice"] = _build_chat_choice(choice)
+    chat |= _read_logprobs(body, ignored)
     echo = {
         **{name: body.get(name) for name in ("instructions", "temperature", "top_p", "user")},
         **{name: body.get(name) for name in ("max_output_tokens", "max_tool_calls")},
         **{name: body.get(name) for name in ("prompt_cache_key", "safety_identifier")},
         "metadata": body.get("metadata") or {},
         "parallel_tool_calls": body.get("parallel_tool_calls") is not False,
-        "tool_choice": "auto" if body.get("tool_choice") is None else body["tool_choice"],
+        "tool_choice": "auto" if choice is None else choice,
         "tools": [dict(tool) for tool in tools],
         "background": False,
         "previous_response_id": None,
@@ -137,7 +124,7 @@ def parse_response_request(body: Mapping[str, Any]) -> ResponseRequest:
         "top_logprobs": body.get("top_logprobs"),
         "truncation": "disabled",
     }
-    return ResponseRequest(chat, echo, messages.origins)
+    return ResponseRequest(chat, echo, messages.origins, ignored)
 
 
 def _refuse(what: str, fix: str, param: str) -> ApiError:
@@ -148,20 +135,13 @@ def _refuse_support(what: str, fix: str, param: str) -> ApiError:
     return unsupported(param, f"{what}; {fix}")
 
 
-def _refuse_unsupported(body: Mapping[str, Any]) -> None:
+def _refuse_unsupported(body: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the parameters that are ignored."""
     for name, fix in _STORED.items():
-        if body.get(name) not in (None, False):
+        if body.get(name) is not None:
             what = f"`{name}` is not supported: responses are not stored here"
             raise _refuse_support(what, fix, name)
-    for name, fix in _NOT_DONE.items():
-        if body.get(name) is not None:
-            raise _refuse_support(f"`{name}` is not supported", fix, name)
-    if body.get("truncation") not in (None, "disabled"):
-        what = "`truncation` can only be `disabled` here"
-        raise _refuse_support(what, "send fewer items", "truncation")
-    for name in body:
-        if name not in _KNOWN:
-            raise _refuse_support(f"the parameter `{name}` is not supported", "remove it", name)
+    yield from (name for name in body if name not in _KNOWN and body[name] not in (None, False))
 
 
 class _Messages:
@@ -169,9 +149,12 @@ class _Messages:
 
     Attributes:
         origins: Where each comes from: ``instructions``, ``input``, or an item, ``input[2]``.
+        ignored: Items that have no place in a chat.
     """
 
     def __init__(self) -> None:
+        self.ignored: list[str] = []
+        self._called: set[str] = set()
         self.messages: list[dict[str, Any]] = []
         self.origins: list[str] = []
 
@@ -212,20 +195,23 @@ class _Messages:
             case "function_call":
                 call_id = _require_text(item, "call_id", at)
                 function = {key: _require_text(item, key, at) for key in ("name", "arguments")}
+                self._called.add(call_id)
                 call = {"id": call_id, "type": "function", "function": function}
                 self._open_assistant(at).setdefault("tool_calls", []).append(call)
             case "function_call_output":
                 content = join_text(item.get("output"), f"{at}.output")
                 call_id = _require_text(item, "call_id", at)
+                if call_id not in self._called:  # that of a call which was left out
+                    self.ignored.append(f"{at}:function_call_output")
+                    return
                 self._add(at, role="tool", tool_call_id=call_id, content=content)
             case "reasoning":
                 pass  # chat templates leave earlier thinking out as well
             case "item_reference":
                 what = f"`{at}` refers to a stored item, and nothing is stored here"
                 raise _refuse_support(what, "send the item itself", at)
-            case other:
-                what = f"items of the type {other!r} are not supported"
-                raise _refuse_support(what, "remove it", at)
+            case other:  # calls of tools that another server runs, and their results
+                self.ignored.append(f"{at}:{other}")
 
     def _read_message(self, item: Mapping[str, Any], at: str) -> None:
         role = item.get("role")
@@ -248,26 +234,20 @@ def _require_text(item: Mapping[str, Any], key: str, at: str) -> str:
 
 
 def _read_object(
-    body: Mapping[str, Any], name: str, keys: Sequence[str], neutral: Mapping[str, object]
+    body: Mapping[str, Any], name: str, keys: Sequence[str], ignored: list[str]
 ) -> Mapping[str, Any]:
-    """Return an object of the body, empty where there is none."""
+    """Return an object of the body, empty where there is none; note its other keys."""
     value = body.get(name)
     if value is None:
         return {}
     if not isinstance(value, Mapping):
         raise _refuse(f"`{name}` must be an object", "see docs/serve.md", name)
-    for key, item in value.items():
-        if key not in keys and item is not None and item != neutral.get(key):
-            raise _refuse_support(f"`{name}.{key}` is not supported", "remove it", f"{name}.{key}")
+    ignored += [f"{name}.{key}" for key in value if key not in keys and value[key] is not None]
     return value
 
 
-def _read_text_format(body: Mapping[str, Any]) -> Mapping[str, Any]:
-    text = _read_object(body, "text", ("format", "verbosity"), {})
-    if text.get("verbosity") not in (None, "medium"):
-        what = "`text.verbosity` can only be `medium` here"
-        raise _refuse(what, "say it in `instructions`", "text.verbosity")
-    given = text.get("format")
+def _read_text_format(body: Mapping[str, Any], ignored: list[str]) -> Mapping[str, Any]:
+    given = _read_object(body, "text", ("format",), ignored).get("format")
     if given is None:
         return {"type": "text"}
     if not isinstance(given, Mapping) or given.get("type") not in _FORMATS:
@@ -276,27 +256,37 @@ def _read_text_format(body: Mapping[str, Any]) -> Mapping[str, Any]:
     return given
 
 
-def _read_tools(body: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+def _read_tools(body: Mapping[str, Any], ignored: list[str]) -> Sequence[Mapping[str, Any]]:
+    """Return the functions among the tools; others, such as a search of the web, do not run."""
     tools = body.get("tools")
     if tools is None:
         return ()
     if not isinstance(tools, list):
         raise _refuse("`tools` must be a list", "see docs/serve.md", "tools")
+    functions = []
     for index, tool in enumerate(tools):
-        kind = tool.get("type") if isinstance(tool, Mapping) else None
-        if kind != "function":
-            what = f"tools of the type {kind!r} do not run here; only `function` tools are offered"
-            fix = 'leave it out (in Codex: web_search = "disabled" in config.toml)'
-            raise _refuse_support(what, fix, f"tools[{index}]")
-    return tools
+        if not isinstance(tool, Mapping):
+            raise _refuse(f"`tools[{index}]` must be an object", "see docs/serve.md", "tools")
+        kind, name = tool.get("type"), tool.get("name")
+        if kind == "function":
+            functions.append(tool)
+        else:
+            ignored.append(f"tools[{index}]:{kind}" + (f":{name}" if name else ""))
+    return functions
+
+
+def _allow(
+    tools: Sequence[Mapping[str, Any]], choice: Mapping[str, Any]
+) -> tuple[Sequence[Mapping[str, Any]], object]:
+    """Return the tools that a choice allows, and the choice among them."""
+    listed = choice.get("tools")
+    names = [each.get("name") for each in listed or () if isinstance(each, Mapping)]
+    kept = [tool for tool in tools if tool.get("name") in names]
+    return kept, choice.get("mode", "auto") if kept else "auto"
 
 
 def _build_chat_tool(tool: Mapping[str, Any]) -> dict[str, Any]:
-    function = {
-        key: value
-        for key, value in tool.items()
-        if key != "type" and value is not None and not (key in _NEUTRAL_TOOL and value is False)
-    }
+    function = {key: tool[key] for key in _TOOL_KEYS if tool.get(key) is not None}
     return {"type": "function", "function": function}
 
 
@@ -309,13 +299,11 @@ def _build_chat_choice(choice: object) -> object:
     raise _refuse(what, "choose one of them", "tool_choice")
 
 
-def _read_logprobs(body: Mapping[str, Any]) -> dict[str, Any]:
+def _read_logprobs(body: Mapping[str, Any], ignored: list[str]) -> dict[str, Any]:
     include = body.get("include") or []
     if not isinstance(include, list):
         raise _refuse("`include` must be a list", "see docs/serve.md", "include")
-    for index, name in enumerate(include):
-        if name not in _INCLUDES:
-            raise _refuse(f"`include` cannot have {name!r} here", "remove it", f"include[{index}]")
+    ignored += [f"include:{name}" for name in include if name not in _INCLUDES]
     top = body.get("top_logprobs")
     if top is None and "message.output_text.logprobs" not in include:
         return {}

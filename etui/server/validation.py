@@ -151,9 +151,9 @@ def _check_texts(value: object) -> None:
 
 
 class Body(BaseModel):
-    """Base of the bodies: no conversion of types, no field that is not named."""
+    """Base of the bodies: no conversion of types; fields that are not known are named."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+    model_config = ConfigDict(strict=True, extra="allow", frozen=True)
 
 
 class Lenient(BaseModel):
@@ -173,14 +173,25 @@ def validate(kind: type[M], document: dict[str, Any]) -> M:
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         param = _format_path(first["loc"])
-        if first["type"] == "extra_forbidden":
-            raise invalid(f"unknown parameter: {param}", param, "unknown_parameter") from None
         if first["type"] == "missing":
             raise invalid(f"{param} is missing", param) from None
         given, what = first["input"], first["msg"][:1].lower() + first["msg"][1:]
         found = repr(given) if isinstance(given, str | int | float) else type(given).__name__
         found = shorten(quote(found, _MOST_INPUT + 1), _MOST_INPUT)
         raise invalid(f"{param}: {what}; got {found}", param) from None
+
+
+def list_unknown(body: BaseModel, path: str = "") -> Iterator[str]:
+    """Yield the fields of a body, and of the bodies in it, that are not known and have a value."""
+    for name, value in body:
+        place = f"{path}{quote(name)}"
+        if name in (body.model_extra or ()):
+            if value is not None:
+                yield place
+            continue
+        for each in value if isinstance(value, list) else [value]:
+            if isinstance(each, BaseModel):
+                yield from list_unknown(each, f"{place}.")
 
 
 def _format_path(path: Sequence[str | int]) -> str:

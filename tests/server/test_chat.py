@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -32,9 +33,7 @@ from etui.runtime.runtime import open_process_runtime
 from etui.runtime.turn_request import TurnRequest
 from etui.server.build_request import (
     build_chat_turn,
-    build_completion_turn,
     parse_chat,
-    parse_completion,
     parse_model,
 )
 from etui.server.context import ServerContext, ServerSettings
@@ -506,8 +505,56 @@ def test_thinking_is_an_effort(context: ServerContext, fields: Any, effort: str 
     assert (turn.key, turn.query.owner) == ("laptop", "serve:laptop")
 
 
-def test_a_huge_limit_is_cut(context: ServerContext) -> None:
+def test_a_huge_limit_is_cut_and_minus_one_is_the_most(context: ServerContext) -> None:
     assert build(context, max_tokens=2**31 - 1).overrides.max_tokens == 2**20
+    assert build(context, max_tokens=-1).overrides.max_tokens == 2**20
+    assert build(context, n_predict=9).overrides.max_tokens == 9
+
+
+def test_sampling_of_llama_server_is_kept(context: ServerContext) -> None:
+    turn = build(
+        context, top_k=-1, min_p=0.1, repetition_penalty=1.1, repeat_last_n=256,
+        frequency_penalty=0.5, logit_bias={"7": -100, "Mars": 2.5}, stop=["", "x"] * 12,
+    )  # fmt: skip
+    own = turn.overrides
+    assert (own.top_k, own.min_p, own.repeat_penalty, own.repeat_last_n) == (0, 0.1, 1.1, 256)
+    assert own.frequency_penalty == 0.5
+    assert turn.query.options.logit_bias == ((7, -100.0), ("Mars", 2.5))
+    assert len(turn.query.options.stop) == 12
+    listed = build(context, logit_bias=[[7, 1], ["Mars", False]]).query.options.logit_bias
+    assert listed == ((7, 1.0), ("Mars", -math.inf))
+
+
+def test_fields_within_others_are_ignored_and_named() -> None:
+    body, ignored = parse_chat(
+        {
+            "messages": QUESTION, "typical_p": 0.9, "metadata": {"team": "a", "tags": [1]},
+            "stream_options": {"include_usage": True, "include_obfuscation": False},
+            "chat_template_kwargs": {"tokenize": True}, "store": None,
+            "tools": [{"type": "function", "function": {"name": "look", "cache_control": {}}}],
+        }
+    )  # fmt: skip
+    assert set(ignored) == {
+        "typical_p", "metadata.tags", "stream_options.include_obfuscation",
+        "chat_template_kwargs.tokenize", "tools.function.cache_control",
+    }  # fmt: skip
+    assert body.stream_options is not None
+    assert body.stream_options.include_usage
+
+
+@pytest.mark.parametrize(
+    ("field", "fix"),
+    [
+        ({"functions": [{"name": "a"}]}, "send `tools`"),
+        ({"grammar": "root ::= root"}, "JSON schema"),
+        ({"guided_json": {}}, "response_format"),
+        ({"ignore_eos": True}, "logit_bias"),
+    ],
+)
+def test_what_would_change_the_answer_says_what_to_do(field: dict[str, Any], fix: str) -> None:
+    with pytest.raises(ApiError, match=fix) as found:
+        parse_chat({"messages": QUESTION, **field})
+    assert (found.value.param, found.value.code) == (*field, "unsupported_parameter")
 
 
 def test_the_begin_of_an_answer_is_the_last_message(context: ServerContext) -> None:
@@ -570,26 +617,30 @@ def test_very_many_ignored_fields_are_named_in_part() -> None:
     assert len(headers["x-etui-ignored"]) <= 1_000
 
 
-def test_a_completion_answers_directly_with_the_prompt_as_it_is(context: ServerContext) -> None:
-    body, _ = parse_completion({"prompt": ["The red"], "n": 2, "best_of": 2, "echo": False})
-    turn = build_completion_turn(body, context, ClientRecord("/x"))
-    assert (turn.query.text, turn.overrides.reasoning) == ("The red", "direct")
-    assert (turn.query.options.raw, turn.query.options.count) == (True, 2)
-
-
-def test_a_format_is_a_schema_and_excludes_tools(context: ServerContext) -> None:
+def test_a_format_is_a_schema_in_the_forms_of_two_apis(context: ServerContext) -> None:
     form = {"type": "json_object"}
     assert build(context, response_format=form).query.options.json_schema == '{"type":"object"}'
     schema = {"type": "object", "properties": {"planet": {"type": "string"}}}
     named = {"type": "json_schema", "json_schema": {"name": "p", "schema": schema}}
     found = build(context, response_format=named).query.options.json_schema
     assert found == '{"type":"object","properties":{"planet":{"type":"string"}}}'
+    for other in (
+        {"type": "json_schema", "schema": schema},
+        {"type": "json_object", "schema": schema},
+    ):
+        assert build(context, response_format=other).query.options.json_schema == found
+    assert build(context, json_schema=schema).query.options.json_schema == found
+
+
+def test_a_format_goes_with_tools_that_may_be_called(context: ServerContext) -> None:
+    form = {"type": "json_object"}
     tools = [{"type": "function", "function": {"name": "look"}}]
-    with pytest.raises(ApiError) as raised:
-        build(context, tools=tools, response_format=form)
-    assert raised.value.param == "response_format"
-    turn = build(context, tools=tools, response_format=form, tool_choice="none")
-    assert turn.query.options.tool_choice == "none"
+    for choice in ("auto", "none"):
+        options = build(context, tools=tools, response_format=form, tool_choice=choice)
+        assert options.query.options.json_schema == '{"type":"object"}'
+        assert options.query.options.tool_choice == choice
+    required = build(context, tools=tools, response_format=form, tool_choice="required")
+    assert required.query.options.json_schema == ""  # the answer is calls alone
 
 
 # the parts of a response that follow from a record: nothing unmeasured becomes 0

@@ -100,7 +100,10 @@ def test_json_logprobs_stops_and_several_answers(serve: Serve, options: tuple[st
         for choice in whole.choices:
             assert choice.finish_reason == "stop"
             validate(json.loads(choice.message.content), SCHEMA)
-        refused: Any = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"not": {}}}}
+        refused: Any = {
+            "type": "json_schema",
+            "json_schema": {"name": "x", "schema": {"not": {"pattern": "a"}}},
+        }
         with pytest.raises(openai.BadRequestError, match="'not'") as found:
             create(model=STARTER, messages=ASK, response_format=refused)
         assert found.value.param
@@ -211,3 +214,31 @@ def test_stopping_in_the_middle_of_an_answer_saves_it(serve: Serve, config: Conf
         assert served.process.wait(DEADLINE_SECONDS) == 0
     with LogReader(config) as log:
         assert log.find_turn(first.id.removeprefix("chatcmpl-")) is not None
+
+
+def test_raw_prompts_gaps_and_likelihoods(serve: Serve) -> None:
+    with serve(CALLER) as served:
+        complete = served.client.completions.create
+        gap = complete(
+            model=CALLER, prompt="def add(a, b):\n    return ", suffix="\n", max_tokens=8,
+            temperature=0, extra_body={"keep_alive": 1},
+        )  # fmt: skip
+        assert gap.choices[0].text.startswith("a + b")
+        likely, unlikely = complete(
+            model=CALLER, prompt=["The sky is blue", "The sky is lamp"], echo=True, logprobs=1,
+            max_tokens=0,
+        ).choices  # fmt: skip
+        assert likely.text == "The sky is blue"
+        assert likely.logprobs.token_logprobs[-1] > unlikely.logprobs.token_logprobs[-1] + 3
+        again = complete(
+            model=CALLER, prompt="The sky is blue", echo=True, logprobs=1, max_tokens=1
+        )
+        scored = again.choices[0].logprobs.token_logprobs
+        assert scored[1:-1] == pytest.approx(likely.logprobs.token_logprobs[1:], abs=0.05)
+        best = complete(
+            model=CALLER, prompt="1, 2, 3,", best_of=4, n=2, temperature=1.0, max_tokens=4
+        )
+        assert len(best.choices) == 2
+        with pytest.raises(openai.BadRequestError, match="does not have") as found:
+            complete(model=CALLER, prompt=[2**21])
+        assert found.value.param == "prompt"

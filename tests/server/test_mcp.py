@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -139,15 +140,36 @@ async def test_a_cancelled_answer_stops_and_is_in_the_log(connect: Connect, conf
     assert 0 < first.tokens_output < 4000
 
 
-def test_it_ends_with_its_input(connect: Connect, config: Config) -> None:
-    done = subprocess.run(
+@pytest.fixture
+def alone(config: Config) -> Iterator[subprocess.Popen[str]]:
+    """``etui mcp`` with pipes, without a client."""
+    with subprocess.Popen(
         [sys.executable, "-m", "etui", "mcp", "--model", STARTER],
-        input=b"this is no JSON\n",
-        capture_output=True,
-        timeout=DEADLINE_SECONDS,
-        env=os.environ,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert all(json.loads(line)["jsonrpc"] == "2.0" for line in done.stdout.splitlines())
-    assert b"Traceback" not in done.stderr
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        yield process
+        process.kill()
+
+
+@pytest.mark.parametrize("how", ["input", "SIGTERM", "SIGINT"])
+def test_it_ends_with_its_input_or_by_a_signal(alone: subprocess.Popen[str], how: str) -> None:
+    assert alone.stdin is not None
+    assert alone.stdout is not None
+    client = {"protocolVersion": "2025-06-18", "capabilities": {},
+              "clientInfo": {"name": "test", "version": "1"}}  # fmt: skip
+    first = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": client}
+    alone.stdin.write(f"this is no JSON\n{json.dumps(first)}\n")
+    alone.stdin.flush()
+    answers = [json.loads(alone.stdout.readline())]
+    if answers[0].get("id") != 1:  # the line that is no JSON has an answer of its own
+        answers.append(json.loads(alone.stdout.readline()))
+    assert answers[-1]["result"]["serverInfo"]["name"] == "etui"
+    if how != "input":
+        alone.send_signal(getattr(signal, how))
+    out, err = alone.communicate(timeout=DEADLINE_SECONDS)
+    assert alone.returncode == 0, err
+    assert all(json.loads(line)["jsonrpc"] == "2.0" for line in out.splitlines())
+    assert "Traceback" not in err

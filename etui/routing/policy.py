@@ -350,12 +350,13 @@ def list_served_places(plan: ArmPlan, is_available: Callable[[str], bool]) -> tu
 
 
 def format_substitute(plan: ArmPlan, arm: Arm) -> str:
-    """Write ``· small stands in for big`` if the arm runs on another model than its first."""
+    """Write ``· big is not on disk: small answers instead``; empty for the arm's first model."""
     if arm.model == plan.models[0]:
         return ""
-    backend = plan.find_place(arm.model).backend
+    backend, first = plan.find_place(arm.model).backend, plan.find_place(plan.models[0])
+    missing = "is not on disk" if first.backend is None else f"on {first.backend} is not available"
     where = f" on {backend}" if backend else ""
-    return f"{SEPARATOR}{arm.model}{where} stands in for {plan.models[0]}"
+    return f"{SEPARATOR}{first.model} {missing}: {arm.model}{where} answers instead"
 
 
 def format_absent(*plans: ArmPlan) -> str:

@@ -76,7 +76,7 @@ def test_explain_takes_what_is_on_disk(cli, etui_home):
     (etui_home / "models" / "smollm2-135m.gguf").write_bytes(b"GGUF")
     document = cli.json("policy", "explain", "Hello", "--json")
     assert (document["model"], document["on_disk"]) == ("smollm2-135m", True)
-    assert "smollm2-135m stands in for qwen3-0.6b" in document["why"]
+    assert "qwen3-0.6b is not on disk: smollm2-135m answers instead" in document["why"]
 
 
 ENDS = """

@@ -224,7 +224,7 @@ def test_a_role_is_served_by_the_first_model_here(make: Make) -> None:
     assert decide(Query("x"), policy, available=EVERY).arm.model == "small-1b"
     fallen = decide(Query("x"), policy, available={"tiny"})
     assert fallen.arm.model == "tiny"
-    assert fallen.why == ("rest: no rule matched · tiny stands in for small-1b")
+    assert fallen.why == ("rest: no rule matched · small-1b is not on disk: tiny answers instead")
     with pytest.raises(UsageError) as caught:
         decide_arm(policy, "thnk", available=EVERY)
     assert caught.value.fix == "did you mean 'think'?"

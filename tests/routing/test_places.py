@@ -224,19 +224,22 @@ def test_other_weights_of_a_role_are_only_used_if_the_first_are_nowhere() -> Non
     assert chosen(policy, curves).arm.model == "big-desk"
     fallback = chosen(policy, curves, frozenset({"small"}))
     assert fallback.arm.model == "small"
-    assert fallback.why.endswith(" · small stands in for big")
+    assert fallback.why.endswith(" · big is not on disk: small answers instead")
 
 
 @pytest.mark.parametrize(
     ("models", "available", "taken", "note"),
     [
         ("[big]", EVERY, "big", ""),
-        ("[big]", {"big-desk", "big-rack"}, "big-desk", "big-desk on desk stands in for big"),
-        ("[big]", {"big-rack"}, "big-rack", "big-rack on rack stands in for big"),
+        ("[big]", {"big-desk", "big-rack"}, "big-desk",
+         "big is not on disk: big-desk on desk answers instead"),
+        ("[big]", {"big-rack"}, "big-rack",
+         "big is not on disk: big-rack on rack answers instead"),
         ("[big-rack, big]", EVERY, "big-rack", ""),
-        ("[big-rack, big]", {"big", "big-desk"}, "big", "big stands in for big-rack"),
+        ("[big-rack, big]", {"big", "big-desk"}, "big",
+         "big-rack on rack is not available: big answers instead"),
     ],
-)
+)  # fmt: skip
 def test_a_named_arm_takes_the_first_place_that_is_there(
     models: str, available: set[str], taken: str, note: str
 ) -> None:

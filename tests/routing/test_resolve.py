@@ -251,7 +251,7 @@ def test_candidates_without_a_model_here(make: Make) -> None:
     policy = make(BASE.replace("large-8b, tiny", "large-8b") + OBJECTIVE)
     decision = chosen(policy, Known(SPENT, RIGHT), available=frozenset({"tiny"}))
     assert (decision.arm.name, decision.arm.model) == ("quick", "tiny")
-    assert decision.why.endswith(" · tiny stands in for small-1b")
+    assert decision.why.endswith(" · small-1b is not on disk: tiny answers instead")
     assert decision.candidates[-1].failed == "large-8b is not on this machine"
     with pytest.raises(ModelUnavailable):
         chosen(policy, Known(SPENT, RIGHT), available=frozenset())

@@ -118,7 +118,7 @@ def test_without_an_available_place_the_machine_is_named(
     document = explained({"big-rack"})
     assert document["model"] == "big-rack"  # by `otherwise`: nothing is known of the rack
     assert dict(explained_facts(document))["model"] == "big-rack (rack)"
-    assert " · big-rack on rack stands in for big" in document["why"]
+    assert " · big is not on disk: big-rack on rack answers instead" in document["why"]
     nowhere = explained(set())
     assert nowhere["on_disk"] is False
     assert nowhere["model"] == "big-desk"

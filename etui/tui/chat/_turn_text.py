@@ -154,7 +154,12 @@ def format_saved(record: TurnRecord, joules_per_token: float | None) -> str:
 
 
 _BETWEEN = re.compile(rf"{re.escape(SEPARATOR)}|; ")
-_STANDS_IN = (" stands in for ", "no model of arm ", "a budget is spent")
+_SUBSTITUTED = (
+    " answers instead",
+    " stands in for ",  # in turns that were logged before
+    "no model of arm ",
+    "a budget is spent",
+)
 """Parts of a reason which say that something else answers than the rules wanted."""
 
 
@@ -207,7 +212,7 @@ def _find_reason(rule: str | None, why: str, signals: Sequence[str]) -> str:
     """Return the parts of a reason that name another model than planned, or signals that held."""
     reason = why.removeprefix(f"{rule}: ") if rule else why
     parts = _BETWEEN.split(reason)
-    found = [part for part in parts if any(sign in part for sign in _STANDS_IN)]
+    found = [part for part in parts if any(sign in part for sign in _SUBSTITUTED)]
     words = parts[0].removeprefix("not ")
     if rule and any(re.match(rf"{re.escape(name)}\b", words) for name in signals):
         found.insert(0, f"{rule}: {parts[0]}")

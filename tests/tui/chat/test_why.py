@@ -30,7 +30,11 @@ def decision(why: str, *signals: SignalValue, notices: tuple[str, ...] = ()) -> 
         ("rest: default arm (no accuracy data yet)", ""),
         ("rest: quick is expected to be the cheapest", ""),
         (
-            "rest: default arm (no accuracy data yet) · smollm2-135m stands in for qwen3-4b",
+            "rest: default arm (no data yet) · qwen3-4b is not on disk: tiny answers instead",
+            "qwen3-4b is not on disk: tiny answers instead",
+        ),
+        (
+            "rest: no rule matched · smollm2-135m stands in for qwen3-4b",  # of an older log
             "smollm2-135m stands in for qwen3-4b",
         ),
         ("rest: no model of arm think is on this machine", None),

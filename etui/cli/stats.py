@@ -17,7 +17,15 @@ from etui.cli.param_types import WholeNumber, flag
 from etui.codec import to_document
 from etui.errors import EtuiError, ExitCode, UsageError
 from etui.text import format_table, join_lines, local_time
-from etui.units import ESTIMATE, count_text, energy_text, percent_text, seconds_text
+from etui.units import (
+    ABOUT,
+    ESTIMATE,
+    count_text,
+    energy_text,
+    percent_text,
+    seconds_text,
+    significant,
+)
 
 if TYPE_CHECKING:
     from etui.config.config import Config
@@ -26,6 +34,7 @@ if TYPE_CHECKING:
     from etui.log.records import AuditRecord
     from etui.log.totals import CacheTotal
     from etui.runtime.idle_replay import IdleReplay, ModelReplay, ReplayedTime
+    from etui.runtime.pull_predictions import Compared, PredictionCheck
     from etui.runtime.replay import FitChange
 
 
@@ -48,6 +57,7 @@ class _Stats:
     shadows: Sequence[ShadowSummary]
     curves: Sequence[Drift]
     caches: Sequence[CacheTotal]
+    checks: Sequence[PredictionCheck]
 
 
 @click.command()
@@ -70,7 +80,9 @@ def stats(days: int, idle: bool, audit: bool, as_json: bool) -> int:
 
     Shows the mean error and the bias of the predictions per model and per arm, and what a policy
     on trial would have done. Compares each operating curve with the latest turns; for a curve that
-    no longer fits, prints the command that fixes it.
+    no longer fits, prints the command that fixes it. Compares what was predicted of each model
+    before its pull (tokens/s and joules of a decoded token) with its last answers on this machine,
+    however old, on which later predictions rest.
 
     With --idle, replays the gaps between the questions of chats: the joules of idling and of loads
     with keep_warm of 1, 5, 15 and 60 minutes, always, the break-even time T* and auto, and with the
@@ -121,6 +133,8 @@ def _read_stats(config: Config, days: int) -> _Stats:
     )
     from etui.log.queries import LogReader
     from etui.log.totals import sum_caches
+    from etui.models.catalogue import load_catalogue
+    from etui.runtime.pull_predictions import check_predictions
 
     since = datetime.now(UTC) - timedelta(days=days)
     where = build_clause(TurnFilter(since=since))
@@ -128,6 +142,7 @@ def _read_stats(config: Config, days: int) -> _Stats:
         found = parse_outcomes(log.select(outcomes_sql(where), where.values))
         drifts = _measure_drifts(log)
         caches = sum_caches(log, since)
+        checks = tuple(check_predictions(log, config, load_catalogue(config)))
     return _Stats(
         days,
         len(found),
@@ -136,6 +151,7 @@ def _read_stats(config: Config, days: int) -> _Stats:
         summarise_shadows(found),
         drifts,
         caches,
+        checks,
     )
 
 
@@ -173,6 +189,7 @@ def _build_document(found: _Stats) -> dict[str, Any]:
             for drift in found.curves
         ],
         "caches": [to_document(total) | {"net_joules": total.net_joules} for total in found.caches],
+        "predictions": found.checks,
     }
 
 
@@ -191,6 +208,43 @@ def _format_stats(found: _Stats) -> Iterator[str]:
         yield _format_curve(drift)
     for total in found.caches:
         yield _format_cache(total)
+    if found.checks:
+        yield from _format_checks(found.checks)
+
+
+_BASES = {"memory": "the speed of the memory", "other models": "the models measured here"}
+
+
+def _format_checks(checks: Sequence[PredictionCheck]) -> Iterator[str]:
+    yield "predicted before the pull, against the decode of the last answers here:"
+    rows = [
+        (
+            check.model,
+            *_compared_cells(check.tokens_per_second, ""),
+            *_compared_cells(check.joules_per_token, ABOUT if check.energy_kind else ""),
+            _BASES.get(check.source, check.like) or "nothing",
+            local_time(check.predicted_at)[:16] if check.predicted_at else "afterwards",
+        )
+        for check in checks
+    ]
+    cells = ("measured", "off")
+    yield from format_table(
+        rows, header=("model", "tok/s", *cells, "J/token", *cells, "from", "predicted")
+    )
+    if not all(check.predicted_at for check in checks):
+        yield "afterwards: none was kept at its pull; predicted now, without its own measurements"
+    yield "later predictions rest on what was measured here"
+
+
+def _compared_cells(one: Compared, about: str) -> tuple[str, str, str]:
+    """Write the prediction with its ±, the measured value, and how far off it was."""
+    from etui.curves.prediction import value_cell
+
+    measured = "unknown" if one.measured is None else about + significant(one.measured, 2)
+    if one.error is None:
+        return value_cell(one.predicted, one.share), measured, "unknown"
+    place = "" if one.inside is None else " in ±" if one.inside else " outside ±"
+    return value_cell(one.predicted, one.share), measured, f"{_format_signed(one.error)}{place}"
 
 
 def _format_cache(total: CacheTotal) -> str:

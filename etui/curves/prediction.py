@@ -181,21 +181,34 @@ def usable_context(spec: ModelSpec, gguf: Gguf, most_context: int | None) -> int
 
 
 def measured_from(
-    name: str, work: ModelWork | None, curve: OperatingCurve | None, machine: str
+    name: str,
+    work: ModelWork | None,
+    curve: OperatingCurve | None,
+    machine: str,
+    past: Speed | None = None,
+    *,
+    on_gpu: bool = False,
 ) -> MeasuredModel | None:
-    """Return the model as its curve on a machine measured it; None without such a curve."""
-    if curve is None or work is None or curve.conditions.machine != machine:
-        return None
-    speed = curve.speed
-    if speed.decode_tokens_per_second is None:
+    """Return the model as its curve on a machine, or else its answers there, measured it.
+
+    Args:
+        past: As in :func:`forecast_decode`.
+        on_gpu: Where its weights were in those answers.
+    """
+    own = None
+    if curve is not None and curve.conditions.machine == machine:
+        own, on_gpu = curve.speed, bool(curve.gpu_layers)
+    if own is None or own.decode_tokens_per_second is None:
+        own = past
+    if own is None or work is None or own.decode_tokens_per_second is None:
         return None
     return MeasuredModel(
         name,
         work,
-        speed.decode_tokens_per_second,
-        speed.decode_watts,
-        on_gpu=bool(curve.gpu_layers),
-        prefill_tokens_per_second=speed.prefill_tokens_per_second,
+        own.decode_tokens_per_second,
+        own.decode_watts,
+        on_gpu=on_gpu,
+        prefill_tokens_per_second=own.prefill_tokens_per_second,
     )
 
 

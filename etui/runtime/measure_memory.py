@@ -1,4 +1,4 @@
-"""What was measured of this machine: its memory, once in a short process, and models by curves.
+"""What was measured of this machine: its memory, once, and models by their curves or answers.
 
 All predictions of models rest on it.
 """
@@ -23,6 +23,7 @@ from etui.curves.prediction import (
 )
 from etui.engine.library import built_for_gpu, library_folder
 from etui.errors import EtuiError
+from etui.log.past_answers import read_speed
 from etui.models.files import content_sha256, has_file, may_be_content, model_path
 from etui.models.gguf import check_usable
 from etui.models.memory_speed import MemorySpeed, load_memory_speed, save_memory_speed
@@ -32,13 +33,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from etui.config.config import Config
-    from etui.curves.operating_curve import OperatingCurve
+    from etui.curves.operating_curve import OperatingCurve, Speed
     from etui.energy.types import Channel
     from etui.log.queries import LogReader
     from etui.models.catalogue import Catalogue
     from etui.models.spec import ModelSpec
 
 _GPU = "gpu:"
+_LOADS = 200  # Number of newest loads that say where a model was
 _TIMEOUT_SECONDS = 20.0
 """It takes less than a second; more on a machine that is busy with other programs."""
 
@@ -77,19 +79,32 @@ def find_memory_speed(
     return speed
 
 
-def read_machine(log: LogReader, config: Config, catalogue: Catalogue) -> MachineFacts:
+def read_machine(
+    log: LogReader, config: Config, catalogue: Catalogue, without: ModelSpec | None = None
+) -> MachineFacts:
     """Read what predictions of models on this machine rest on.
 
     The power limit is left out where measured watts come before it: reading it takes longer.
+
+    Args:
+        without: A model whose file is left out, to predict it as if it had never run.
     """
+    left_out = None if without is None else model_path(without, config)
     speed, measured, host = load_memory_speed(config), [], read_host(config)
+    answered = {total.key for total in log.totals("model")}
+    layers = {load.model: load.gpu_layers for load in reversed(log.loads(_LOADS))}
     for spec in catalogue:
-        if (curve := find_curve_here(log, spec, config)) is None:
+        curve, past = find_curve_here(log, spec, config), None
+        if curve is None and spec.name in answered and spec.backend is None:
+            past = read_speed_here(log, spec, config)
+        if (curve is None and past is None) or model_path(spec, config) == left_out:
             continue
         work = work_of_entry(spec, spec.file_bytes)
         with suppress(EtuiError):  # the file is gone, or damaged
             work = work_of_header(check_usable(model_path(spec, config)), spec.kv_type)
-        measured.append(measured_from(spec.name, work, curve, machine_name()))
+        on_gpu = layers.get(spec.name, 0) > 0
+        one = measured_from(spec.name, work, curve, machine_name(), past, on_gpu=on_gpu)
+        measured.append(one)
     known = tuple(one for one in measured if one is not None)
     has_watts = any(one.watts is not None and not one.on_gpu for one in known)
     has_gpu = built_for_gpu(library_folder(config.engines_dir))
@@ -127,16 +142,18 @@ def predict_entry(
     log: LogReader, spec: ModelSpec, config: Config, machine: MachineFacts
 ) -> Prediction:
     """Predict a model of the catalogue by its curve and its last turns, its header or its entry."""
-    from etui.log.past_answers import read_speed
-
     gguf = past = None
     if spec.backend is None and has_file(spec, config):
-        sha256 = content_sha256(spec, config)
-        past = read_speed(log, spec.name, sha256, machine_name())
+        past = read_speed_here(log, spec, config)
         with suppress(EtuiError):  # damaged
             gguf = check_usable(model_path(spec, config))
     curve = find_curve_here(log, spec, config)
     return predict(spec, gguf, machine, curve, past, most_context=config.context_tokens)
+
+
+def read_speed_here(log: LogReader, spec: ModelSpec, config: Config) -> Speed | None:
+    """Read the speed of the last answers of a model's file on this machine; None without any."""
+    return read_speed(log, spec.name, content_sha256(spec, config), machine_name())
 
 
 def find_curve_here(log: LogReader, spec: ModelSpec, config: Config) -> OperatingCurve | None:

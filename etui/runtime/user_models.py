@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
@@ -34,6 +35,7 @@ from etui.units import bytes_text, count_text, parameters_text
 
 if TYPE_CHECKING:
     from etui.config.config import Config
+    from etui.curves.prediction import DecodeForecast
     from etui.models.catalogue import Catalogue
     from etui.models.download import Report
     from etui.models.found import FoundModel, Stores
@@ -163,8 +165,14 @@ class UserModels:
         check_adapters(spec, check_usable(path))
         return NewModel(spec, came_from=f"{base.name}, with LoRA", sampling=base.sampling)
 
-    def add(self, new: NewModel, report: Report | None = None) -> Path:
+    def add(
+        self, new: NewModel, report: Report | None = None, forecast: DecodeForecast | None = None
+    ) -> Path:
         """Pull a model, and write its entry to models.yaml if it has none.
+
+        Args:
+            forecast: What the user was told that it takes here, which is kept to compare it with
+                its answers later; None predicts it.
 
         Raises:
             DownloadFailed: No source gave the right file; the partial download is kept.
@@ -172,10 +180,15 @@ class UserModels:
             EtuiError: A folder or models.yaml cannot be written.
         """
         from etui.models.download import pull
-        from etui.models.files import recorded_sha256
+        from etui.models.files import has_file, recorded_sha256
         from etui.models.gguf import check_gguf
+        from etui.runtime.pull_predictions import keep_prediction, predict_pull
         from etui.yaml.edit import insert_entry
 
+        if not (new.is_known and has_file(new.spec, self._config)):
+            with suppress(EtuiError):  # a log that cannot be read is no reason not to pull
+                forecast = forecast or predict_pull(new.spec, self._config, self._catalogue)
+                keep_prediction(new.spec, self._config, forecast)
         path = pull(new.spec, self._config, report)
         if not new.is_known:
             gguf = check_gguf(path)

@@ -43,7 +43,8 @@ _WHOLE: Mapping[str, str] = {
     # Depends on the memory and on the build of llama.cpp.
     "fits": "<bool>",
     "offload": "<offload>",
-    # Depends on measured joules.
+    # Depends on measured speeds and joules.
+    "inside": "<bool>",
     "hull": "<arms>",
     "proportional": "<bool>",
     "inter_token_bins": "<bins>",

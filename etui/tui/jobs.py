@@ -19,6 +19,7 @@ from etui.text import sanitize
 from etui.tui.services import Services
 
 if TYPE_CHECKING:
+    from etui.curves.prediction import DecodeForecast
     from etui.models.download import Progress, Report
 
 
@@ -142,6 +143,7 @@ class JobEnded:
     """What to ask before the next step of the job (a forced one, if it was refused)."""
     question_details: str = ""
     options: tuple[str, ...] = ()  # Options of the command of the next step
+    model: str = ""  # The entry of the model that was pulled
 
 
 JobFact = JobProgress | JobEnded
@@ -171,18 +173,22 @@ def run_job(job: Callable[[], JobEnded], post: Post, log_dir: Path) -> None:
     post(ended)
 
 
-def pull(name: str, job: Running) -> JobEnded:
-    """Download a model, resuming an earlier pull that was stopped."""
+def pull(name: str, forecast: DecodeForecast, job: Running) -> JobEnded:
+    """Download the model of an entry or a reference, resuming a pull that was stopped.
+
+    Args:
+        forecast: What the screen shows of it, to compare its answers with later.
+    """
     report = _build_report(job, "the download was stopped", "press p to resume it")
-    job.services.shelf.pull(name, report)
-    return JobEnded(f"{name} is downloaded and verified")
+    model = job.services.shelf.pull(name, report, forecast)
+    return JobEnded(f"{model} is downloaded and verified", model=model)
 
 
-def use_found(name: str, job: Running) -> JobEnded:
+def use_found(name: str, forecast: DecodeForecast, job: Running) -> JobEnded:
     """Check a model of another program, and write its entry to models.yaml."""
     report = _build_report(job, "the check was stopped", "press p to start over")
-    job.services.shelf.pull(name, report)
-    return JobEnded(f"{name} is in models.yaml now, and used where it is")
+    model = job.services.shelf.pull(name, report, forecast)
+    return JobEnded(f"{name} is in models.yaml now, and used where it is", model=model)
 
 
 def verify(name: str, job: Running) -> JobEnded:

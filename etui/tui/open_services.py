@@ -29,9 +29,11 @@ from etui.turn.record import TurnRecord
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from etui.curves.prediction import DecodeForecast, MachineFacts
     from etui.models.files import Verified
     from etui.models.found import FoundModel
     from etui.models.gguf import Gguf
+    from etui.runtime.search_models import SearchResult
 
 
 class LiveMeter:
@@ -77,18 +79,30 @@ class InstalledModels:
             for spec in catalogue
         ]
 
-    def pull(self, name: str, report: Report) -> None:
-        """Download and verify a model; an exception in ``report`` stops it, the part is kept."""
+    def pull(self, name: str, report: Report, forecast: DecodeForecast) -> str:
+        """Download and verify a model; an exception in ``report`` stops it, the part is kept.
+
+        Returns:
+            The name of its entry, which a reference gets only now.
+        """
         from etui.runtime.user_models import open_user_models
 
         models = open_user_models(self._config)
-        models.add(models.find(name), report)
+        new = models.find(name)
+        models.add(new, report, forecast)
+        return new.spec.name
 
     def found(self, read: Callable[[Path], Gguf]) -> Sequence[FoundModel]:
         """Find the models of other programs; ``read`` reads a header, from a cache."""
         from etui.runtime.user_models import open_stores
 
         return open_stores().find(read)
+
+    def search(self, words: str, limit: int, machine: MachineFacts) -> SearchResult:
+        """Search the hub and price what it has; takes seconds, a fault is part of the result."""
+        from etui.runtime.search_models import search_models
+
+        return search_models(self._config, words, limit, machine)
 
     def measure_memory(self, threads: int, is_busy: Callable[[], bool]) -> None:
         """Measure the speed of the memory unless it is known, or an answer runs; takes a second."""

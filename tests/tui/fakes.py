@@ -16,6 +16,7 @@ from textual.pilot import Pilot, WaitForScreenTimeout
 from etui.arm import Arm
 from etui.chat import Query
 from etui.config.config import Config
+from etui.curves.prediction import DecodeForecast, MachineFacts
 from etui.energy.types import Channel, ChannelPower, Energy, Kind
 from etui.errors import EtuiError
 from etui.events import Answer, Event, Finished, Loaded, Prefilled, Thought, Unloaded
@@ -28,6 +29,7 @@ from etui.models.found import FoundModel
 from etui.routing.decision import Decision, SignalValue
 from etui.runtime.forecast import ArmForecast, Forecast, TokenCount
 from etui.runtime.routes import Route, RouteChoice
+from etui.runtime.search_models import SearchResult
 from etui.tui.services import ListedModel, Services, SpendingTotals, Vitals
 from etui.tui.start import EtuiApp
 from etui.turn.accounting import Leg, compute_account
@@ -326,11 +328,21 @@ class FakeShelf:
     memory_error: EtuiError | None = None
     on_measured: Callable[[], object] = lambda: None
     of_others: tuple[FoundModel, ...] = ()
+    searched: list[str] = field(default_factory=list)
+    on_hub: Callable[[str], SearchResult] = lambda words: SearchResult(
+        words, (), (), MachineFacts(), "the hub cannot be reached", "check the connection"
+    )
+    forecasts: list[DecodeForecast] = field(default_factory=list)  # Shown before each pull
+
+    def search(self, words: str, limit: int, machine: MachineFacts) -> SearchResult:
+        self.searched.append(words)
+        return replace(self.on_hub(words), machine=machine)
 
     def models(self) -> Sequence[ListedModel]:
         return self.on_offer
 
-    def pull(self, name: str, report: Report) -> None:
+    def pull(self, name: str, report: Report, forecast: DecodeForecast) -> str:
+        self.forecasts.append(forecast)
         progress = Progress(name, "download", "wheels", 0, 98_000_000)
         for done in self.steps:
             report(replace(progress, done_bytes=done))
@@ -341,6 +353,7 @@ class FakeShelf:
         report(replace(progress, step="verify", done_bytes=98_000_000))
         self.pulled.append(name)
         self.put_on_disk(name)
+        return name.rpartition("/")[2].replace(":", "-").lower()  # the entry of a reference
 
     def found(self, read: object) -> Sequence[FoundModel]:
         return self.of_others

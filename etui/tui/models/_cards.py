@@ -15,6 +15,7 @@ from collections.abc import (
 )
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 
 from etui import units
@@ -39,6 +40,7 @@ from etui.engine.builds import describe_engine
 from etui.engine.library import built_for_gpu, library_folder
 from etui.engine.offload import Needs, needs
 from etui.errors import EtuiError, ModelUnavailable
+from etui.log.model_usage import ModelUsage, read_model_usage
 from etui.log.past_answers import read_speed
 from etui.log.queries import LogReader
 from etui.log.totals import Total
@@ -136,6 +138,7 @@ class ModelCard:
     fault: str = ""  # Why the header of an existing file cannot be used; empty if it can
     curve: OperatingCurve | None = None  # The newest operating curve of this file
     total: Total | None = None  # Totals of its turns in the log
+    usage: ModelUsage | None = None  # What it was used for, as the log says; None if it never was
     past: Speed | None = None  # Speed of the last turns of this file on this machine
     loads: tuple[LoadRecord | UnloadRecord, ...] = ()  # Its last loads and unloads, newest first
     idle: ModelIdle | None = None
@@ -159,6 +162,12 @@ class ModelCard:
     def has_file(self) -> bool:
         """Whether the file exists, valid or not."""
         return self.state != "absent"
+
+    @property
+    def was_on_gpu(self) -> bool:
+        """Whether its last load put layers on a GPU."""
+        loads = (load for load in self.loads if isinstance(load, LoadRecord))
+        return any(load.gpu_layers > 0 for load in islice(loads, 1))
 
     @property
     def work(self) -> ModelWork | None:
@@ -220,8 +229,14 @@ def add_forecast(
 
 
 def list_measured(cards: Iterable[ModelCard], machine: str) -> tuple[MeasuredModel, ...]:
-    """List the models whose curve was measured on a machine, to predict others from them."""
-    found = (measured_from(card.spec.name, card.work, card.curve, machine) for card in cards)
+    """List the models that were measured on a machine, to predict others from them."""
+    found = (
+        measured_from(
+            card.spec.name, card.work, card.curve, machine, card.past, on_gpu=card.was_on_gpu
+        )
+        for card in cards
+        if card.spec.backend is None
+    )
     return tuple(one for one in found if one is not None)
 
 
@@ -249,10 +264,7 @@ _SHOWN_LOADS = 5
 class CardReader:
     """Reads the cards; the headers of unchanged files are cached."""
 
-    def __init__(
-        self, config: Config, services: Callable[[], Services | None], *, with_found: bool = False
-    ) -> None:
-        self._with_found = with_found  # Whether models of other programs are listed, too
+    def __init__(self, config: Config, services: Callable[[], Services | None]) -> None:
         self._config = config
         self._services = services
         self._measured_ns: int | None = None
@@ -290,6 +302,7 @@ class CardReader:
             self._prebuilt = "(prebuilt)" in (describe_engine(self._config.engines_dir) or "")
         log, host = self._log, read_host(self._config)
         totals = {total.key: total for total in log.totals("model")}
+        used = read_model_usage(log)
         loads: list[LoadRecord | UnloadRecord] = [*log.loads(_LOADS), *log.unloads(_LOADS)]
         loads.sort(key=lambda record: record.created_at, reverse=True)
         catalogue = load_catalogue(self._config)
@@ -302,6 +315,7 @@ class CardReader:
         models = [
             replace(
                 self._card(log, spec, totals.get(spec.name), loads),
+                usage=sum(used[spec.name].values(), ModelUsage()) if spec.name in used else None,
                 idle=idle.get(spec.name),
                 tuned=catalogue.tuned.get(spec.name),
                 sweep=sweeps.get(spec.name),
@@ -375,7 +389,7 @@ class CardReader:
 
     def _list_found(self, known: Collection[Path]) -> Iterator[ModelCard]:
         """Yield a card for each file of another program that no entry uses."""
-        services = self._services() if self._with_found else None
+        services = self._services()
         for found in () if services is None else services.shelf.found(self._read_usable):
             if found.path in known:
                 continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 from textual.app import ComposeResult
@@ -79,9 +80,11 @@ class ModelTable(FittedTable[ModelCard]):
 
 
 class FilterInput(Input):
-    """The words that a model must have."""
+    """The words that a model must have; Enter searches the hub for them."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "submit", "Search the hub", id="models.search"),
+        Binding("down", "app.focus_next", "List", id="models.find_list"),
         Binding("escape", "leave", "Show all", id="models.find_close"),
     ]
 
@@ -100,17 +103,30 @@ class ModelList(Vertical):
     class Highlighted(Message):
         """Another model is under the cursor, or none."""
 
+    @dataclass
+    class SearchAsked(Message):
+        """The hub is to be searched for some words."""
+
+        words: str
+
     def __init__(self, columns: Sequence[TableColumn]) -> None:
         super().__init__(id="model-list")
         self._cards = Cards(())
         self._residents: Collection[str] = ()
-        self._filter = FilterInput(placeholder="name, size or purpose", compact=True, id="find")
+        self._filter = FilterInput(
+            placeholder="name, size or purpose; enter searches the hub", compact=True, id="find"
+        )
         self._table = ModelTable(columns, self._texts, id="models", margin=1)
 
     @property
     def current(self) -> ModelCard | None:
         """The model under the cursor; None where the list is empty."""
         return self._table.current
+
+    @property
+    def words(self) -> str:
+        """The words of the filter; empty while all models are shown."""
+        return self._filter.value.strip()
 
     def compose(self) -> ComposeResult:
         yield self._filter
@@ -134,9 +150,15 @@ class ModelList(Vertical):
         self._fill()
 
     def on_input_submitted(self, submitted: Input.Submitted) -> None:
-        """Go back to the table; the filter stays while it has words."""
         submitted.stop()
-        self._filter.display = bool(self._filter.value)
+        self.show_all()
+        if words := submitted.value.strip():
+            self.post_message(self.SearchAsked(words))
+
+    def show_all(self) -> None:
+        """Close the filter, and go to the table."""
+        self._filter.display = False
+        self._filter.value = ""
         self._fit()
         self._table.focus()
 

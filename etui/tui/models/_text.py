@@ -12,6 +12,7 @@ from etui.curves.operating_curve import OperatingCurve
 from etui.curves.prediction import DecodeForecast, MachineFacts, joules_text, speed_text
 from etui.curves.text import age_text, doubt_text, draw_curve, kind_line, points_text, r2_text
 from etui.engine.chat_formats import choose_format
+from etui.log.text import format_spent
 from etui.models.found import TITLES
 from etui.models.tuned import TunedUse, describe_use
 from etui.runtime.keep_warm import (
@@ -40,7 +41,7 @@ _STATES = {
 _SOURCES = {"calibration": "measured", "log": "from the log"}
 
 COLUMNS = (
-    TableColumn("name", "MODEL", 0, most=40, sorts=False),
+    TableColumn("name", "MODEL", 0, most=40, least=22, sorts=False),
     TableColumn("state", "WHERE", 3, most=20, sorts=False),
     TableColumn("size", "SIZE", 1, most=10, right=True, sorts=False),
     TableColumn("fits", "FITS", 2, most=10, sorts=False),
@@ -53,7 +54,7 @@ COLUMNS = (
 CHOOSER_COLUMNS = tuple(c for c in COLUMNS if c.key not in ("state", "curve"))
 """Without a model, all of them are not on disk and uncalibrated."""
 
-_FITS = {"gpu": "GPU", "memory": "memory", "too large": "too large", "unknown": "unknown"}
+FITS = {"gpu": "GPU", "memory": "memory", "too large": "too large", "unknown": "unknown"}
 RECOMMENDED = "★"
 
 
@@ -64,13 +65,20 @@ def model_texts(card: ModelCard, cards: Cards, *, resident: bool) -> dict[str, s
         "name": f"{card.spec.name}{mark}",
         "state": state_text(card, resident=resident),
         "size": units.bytes_text(card.file_bytes),
-        "fits": "remote" if card.spec.backend is not None else _FITS[card.fit],
+        "fits": "remote" if card.spec.backend is not None else FITS[card.fit],
         "speed": speed_cell(card.forecast),
         "joules": joules_cell(card.forecast),
-        "good_for": card.spec.good_for,
+        "good_for": card.spec.good_for or _here_text(card),
         "curve": curve_cell(card.curve),
     }
     return {key: sanitize(text) for key, text in texts.items()}
+
+
+def _here_text(card: ModelCard) -> str:
+    """Say that another program has the model; empty for one of etui, or that cannot be used."""
+    if card.found is None or card.found.problem:
+        return ""
+    return f"already here ({TITLES[card.found.program]}), used in place"
 
 
 def speed_cell(forecast: DecodeForecast) -> str:
@@ -203,7 +211,7 @@ def fact_lines(
     if spec.draft is not None or spec.speculate is not None:
         drafter = f", drafts from {spec.draft}" if spec.draft is not None else ""
         yield f"speculate {spec.speculate or 'off'}{drafter}"
-    yield f"log       {_log_text(card)}"
+    yield from _usage_lines(card)
     if card.idle is not None:
         yield from _idle_lines(card.idle)
     if card.loads:
@@ -212,9 +220,19 @@ def fact_lines(
         yield from (_format_load(load) for load in card.loads)
 
 
+def describe_no_match(words: str) -> str:
+    """Say that no model has the words of the filter, and which keys help."""
+    if not words:
+        return ""
+    return sanitize(f"No model here has {words!r}: enter searches the hub for it, esc shows all")
+
+
 def choice_lines(card: ModelCard, cards: Cards) -> Iterator[str]:
     """Yield what a choice of a model depends on, and where its file comes from."""
     yield f"{card.spec.name}: {card.spec.size}"
+    if card.found is not None:
+        here = f"{units.bytes_text(card.file_bytes)} in {TITLES[card.found.program]}"
+        yield f"here      {here}, p uses it in place: nothing is copied or changed"
     yield from forecast_lines(card, cards.machine)
     yield f"memory    {fits_text(card, cards)}"
     if card.kept_bytes:
@@ -298,21 +316,26 @@ def _idle_lines(idle: ModelIdle) -> Iterator[str]:
         yield f"unloaded  {unload_text(idle.last_unload)}"
 
 
-def _log_text(card: ModelCard) -> str:
+def _usage_lines(card: ModelCard) -> Iterator[str]:
+    """Yield what was spent with the model, its answers, and when it was used last."""
+    usage = card.usage
+    if usage is None:
+        yield "used      never here"
+        return
+    yield f"spent     {format_spent(usage.total)} for {', '.join(usage.uses)}"
+    yield f"answers   {usage.answers:,}{_per_token_text(card)}"
+    yield f"last used {local_time(usage.last_used)[:16]}"
+
+
+def _per_token_text(card: ModelCard) -> str:
+    """Write the joules of an output token, an estimate only where no turn has a reading."""
     total = card.total
     if total is None:
-        return "no turns yet"
-    turns = units.count_text(total.turns, "turn")
-    kind = _per_token_kind(card)
-    joules = units.marked(units.per_text(total.joules_per_token, "output token", kind))
-    return f"{turns}, {joules} with the prompts"
-
-
-def _per_token_kind(card: ModelCard) -> str | None:
-    """Return the kind of the joules per token: ``estimate`` only if no turn has a reading."""
-    if card.total is None or card.total.joules is not None:
-        return None
-    return "estimate" if card.total.estimated_joules is not None else None
+        return ""
+    is_estimate = total.joules is None and total.estimated_joules is not None
+    kind = units.ESTIMATE if is_estimate else None
+    text = units.marked(units.per_text(total.joules_per_token, "output token", kind))
+    return f", {text} with the prompts"
 
 
 def _format_load(load: LoadRecord | UnloadRecord) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from typing import ClassVar
 
@@ -15,8 +17,9 @@ from textual.widgets import Static
 
 from etui import units
 from etui.config.config import Config
-from etui.curves.prediction import unmeasured_text
+from etui.curves.prediction import DecodeForecast, unmeasured_text
 from etui.errors import EtuiError
+from etui.models.recommend import LEAST_TOKENS_PER_SECOND, Fit
 from etui.models.spec import STARTER, HubSource, WheelsSource
 from etui.runtime.decide import save_fallback_model
 from etui.text import sanitize
@@ -24,12 +27,14 @@ from etui.tui import jobs
 from etui.tui._work import faults_shown, notice_text, notify_error
 from etui.tui.jobs import JobEnded
 from etui.tui.models._cards import CardReader, Cards, ModelCard
+from etui.tui.models._hub_search import ask_hub
 from etui.tui.models._job_bar import JobBar
 from etui.tui.models._model_list import ModelDetailsModal, ModelList
 from etui.tui.models._text import (
     CHOOSER_COLUMNS,
     RECOMMENDED,
     choice_lines,
+    describe_no_match,
     wrap_facts,
 )
 from etui.tui.services import Services
@@ -44,6 +49,7 @@ class FirstRunScreen(Screen[bool]):
     AUTO_FOCUS = "ModelTable"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "stop", "Stop", id="first_run.stop"),
+        Binding("escape", "show_all", "Show all", id="first_run.show_all"),
         Binding("p", "pull", "Pull", id="first_run.pull"),
         Binding("r", "look_again", "Look again", id="first_run.look_again"),
     ]
@@ -56,8 +62,10 @@ size, where it fits with its whole context, the tokens/s and J per decoded token
 is an estimate; Enter says from what) and what it is good for. ★ is the recommended one: the largest
 chat model that fits and writes at least 10 tokens/s. There is none before the speed of the memory
 was measured while no other program ran. `p` pulls the model under the cursor, `Esc` stops and keeps
-the part so far, `/` finds. `r` looks again after you have added a file or pulled a model in another
-terminal. The model answers wherever a policy names one that is missing.
+the part so far, `/` finds, and Enter there searches the hub for the words. Models that other
+programs have on this machine come first: `p` uses one where it is. `r` looks again after you have
+added a file or pulled a model in another terminal. The model answers wherever a policy names one
+that is missing.
 """
 
     def __init__(self, services: Services, config: Config) -> None:
@@ -106,14 +114,29 @@ terminal. The model answers wherever a policy names one that is missing.
             what = f"{card.spec.name} runs on the backend {card.spec.backend}"
             self._show_problem(what, "", what)
             return
-        name = self._pulling = card.spec.name
+        if card.found is not None and card.found.problem:
+            what = f"{card.spec.name} {card.found.problem}"
+            self._show_problem(what, "", what)
+            return
+        self._pull(card.spec.name, card.forecast)
+
+    @work(exclusive=True, group="hub")
+    async def on_model_list_search_asked(self, asked: ModelList.SearchAsked) -> None:
+        if wanted := await ask_hub(self, asked.words, self._services, self._cards):
+            self._pull(wanted.reference, wanted.prediction.forecast)
+
+    def _pull(self, name: str, forecast: DecodeForecast) -> None:
+        self._pulling = name
         self._problem_text = ""
         self._problem.display = False
         self.remove_class("-problem")
-        self._job.start(f"pulling {name} …", partial(jobs.pull, name))
+        self._job.start(f"pulling {name} …", partial(jobs.pull, name, forecast))
 
     def action_stop(self) -> None:
         self._job.stop()
+
+    def action_show_all(self) -> None:
+        self._list.show_all()
 
     def action_look_again(self) -> None:
         if self._job.is_running:
@@ -127,6 +150,8 @@ terminal. The model answers wherever a policy names one that is missing.
         self._read_cards()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        if action == "show_all":
+            return bool(self._list.words) and not self._job.is_running
         return self._job.is_running if action == "stop" else True
 
     def on_job_bar_changed(self) -> None:
@@ -135,8 +160,8 @@ terminal. The model answers wherever a policy names one that is missing.
     def on_job_bar_ended(self, news: JobBar.Ended) -> None:
         self.refresh_bindings()
         match news.ended:
-            case JobEnded(what="", stopped=False):
-                self._finish(self._pulling)
+            case JobEnded(what="", stopped=False, model=model):
+                self._finish(model)
             case JobEnded(said=said, what="", fix=fix):
                 self._show_problem(said, fix, said)
                 self._read_cards()
@@ -163,7 +188,7 @@ terminal. The model answers wherever a policy names one that is missing.
 
     def _show_cards(self, cards: Cards) -> None:
         """Show the models; the cursor begins on the recommended one."""
-        self._cards = cards
+        cards = self._cards = replace(cards, models=sort_choices(cards))
         first = cards.recommended or STARTER
         # The recommendation may change once the memory is measured, unless the user moved away.
         here = self._list.current
@@ -172,8 +197,9 @@ terminal. The model answers wherever a policy names one that is missing.
             cursor, self._moved = None, True
         self._cursor_before = first
         self._list.show(cards, (), cursor)
+        self._title.update(describe_start(cards))
         self._advice.update(sanitize(describe_advice(cards)))
-        self._job.show_idle(f"enter details · / find · {describe_memory(cards)}")
+        self._job.show_idle(f"enter details · / find, also on the hub · {describe_memory(cards)}")
         self._show_current()
 
     def _finish(self, name: str) -> None:
@@ -195,9 +221,12 @@ terminal. The model answers wherever a policy names one that is missing.
 
     def _show_current(self) -> None:
         card = self._list.current
-        if card is not None:
+        if card is None:
+            self._facts.update(describe_no_match(self._list.words))
+        else:
             lines = wrap_facts(self._lines(card), self._facts.size.width)
             self._facts.update(sanitize("\n".join(lines)))
+        self.refresh_bindings()
 
     def _lines(self, card: ModelCard) -> Iterator[str]:
         yield from choice_lines(card, self._cards)
@@ -205,6 +234,42 @@ terminal. The model answers wherever a policy names one that is missing.
         yield "Other ways, then press r:"
         yield f"          etui models pull {card.spec.name}"
         yield f"          any GGUF file in {self._config.models_dir}"
+
+
+def describe_start(cards: Cards) -> str:
+    """Write whether this machine has models of other programs, none being etui's."""
+    found = sum(card.found is not None and not card.found.problem for card in cards.models)
+    if not found:
+        return "No model on this machine yet"
+    verb = "is" if found == 1 else "are"
+    return f"{units.count_text(found, 'model')} of other programs {verb} here: p uses one in place"
+
+
+_FIT_ORDER: tuple[Fit, ...] = ("gpu", "memory", "unknown", "too large")
+
+
+def sort_choices(cards: Cards) -> tuple[ModelCard, ...]:
+    """Sort what is offered: the recommended model, then what is here already, then the others.
+
+    Within both come first those that fit and are fast enough, from large to small, then the slower
+    ones from small to large, those of which it is unknown, and at last those that are too large.
+    """
+
+    def rank(card: ModelCard) -> tuple[bool, bool, bool, int, bool, int, str]:
+        fit, size = card.fit, card.file_bytes or 0
+        is_broken = card.found is not None and bool(card.found.problem)
+        is_slow = (card.forecast.tokens_per_second or math.inf) < LEAST_TOKENS_PER_SECOND
+        return (
+            card.spec.name != cards.recommended,
+            is_broken,
+            card.found is None,
+            _FIT_ORDER.index("memory" if fit == "gpu" else fit),
+            is_slow,
+            size if is_slow or fit == "too large" else -size,
+            card.spec.name,
+        )
+
+    return tuple(sorted(cards.models, key=rank))
 
 
 def suggest_other_source(name: str, cards: Cards) -> str:

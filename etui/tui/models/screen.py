@@ -21,6 +21,7 @@ from etui.tui._work import faults_shown, notify_error, warn
 from etui.tui.commands import Command, build_commands
 from etui.tui.jobs import JobEnded, Running
 from etui.tui.models._cards import CardReader, Cards, ModelCard
+from etui.tui.models._hub_search import ask_hub
 from etui.tui.models._job_bar import JobBar
 from etui.tui.models._jobs import (
     QUICK_OPTION,
@@ -31,7 +32,13 @@ from etui.tui.models._jobs import (
     revert_tuned,
 )
 from etui.tui.models._model_list import ModelDetailsModal, ModelList
-from etui.tui.models._text import COLUMNS, curve_lines, fact_lines, wrap_facts
+from etui.tui.models._text import (
+    COLUMNS,
+    curve_lines,
+    describe_no_match,
+    fact_lines,
+    wrap_facts,
+)
 from etui.tui.services import Services
 from etui.tui.widgets.key_footer import KeyFooter
 
@@ -63,9 +70,9 @@ class ModelDetail(Horizontal):
             facts += ["", *curve]
         self._facts.update(sanitize("\n".join(wrap_facts(facts, self._facts.size.width))))
 
-    def clear(self) -> None:
-        """Show nothing, where no model is left in the list."""
-        self._facts.update("")
+    def clear(self, why: str) -> None:
+        """Show why no model is left in the list."""
+        self._facts.update(why)
         self._curve.update("")
 
 
@@ -78,6 +85,7 @@ class ModelsScreen(Screen[None]):
     AUTO_FOCUS = "ModelTable"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "stop", "Stop", id="models.stop"),
+        Binding("escape", "show_all", "Show all", id="models.show_all"),
         Binding("p", "pull", "Pull", id="models.pull"),
         Binding("l", "load", "Load", id="models.load"),
         Binding("u", "unload", "Unload", id="models.unload"),
@@ -100,20 +108,21 @@ where it is; `l` loads it into memory and `u` unloads it, `v` checks the sha256 
 models are unloaded during a calibration, and questions are refused. `s` sweeps the settings of the
 model, to find those that cost the fewest joules; it says what it measures and how long it takes
 before it begins. `a` applies the best setting of the model's newest sweep, and `R` goes back to
-models.yaml. `Enter` shows everything about a
-model, `/` finds. ★ is the model that suits this machine, ≈ an estimate. `Esc` stops the running
-job: what was downloaded or measured is kept, and the same key resumes it.
+models.yaml. `Enter` shows everything about a model, `/` finds, and Enter there searches the hub for
+the words. ★ is the model that suits this machine, ≈ an estimate. `Esc` stops the running job: what
+was downloaded or measured is kept, and the same key resumes it.
 """
 
     def __init__(self, config: Config, backend: Callable[[], Services | None]) -> None:
         super().__init__()
         self._config = config
         self._backend = backend
-        self._reader = CardReader(config, backend, with_found=True)
+        self._reader = CardReader(config, backend)
         self._cards = Cards(())
         self._residents: tuple[str, ...] = ()
         self._cool_downs = 0
         self._problem = ""
+        self._pulled = ""  # A new model to go to, once it is in the list
         self._list = ModelList(COLUMNS)
         self._job = JobBar(backend, config.log_dir)
 
@@ -158,9 +167,10 @@ job: what was downloaded or measured is kept, and the same key resumes it.
         card = self._list.current
         if card is not None and card.found is not None:
             name = card.spec.name
-            self._job.start(f"checking {name} …", partial(jobs.use_found, name))
+            self._job.start(f"checking {name} …", partial(jobs.use_found, name, card.forecast))
         elif card is not None:
-            self._job.start(f"pulling {card.spec.name} …", partial(jobs.pull, card.spec.name))
+            pull = partial(jobs.pull, card.spec.name, card.forecast)
+            self._job.start(f"pulling {card.spec.name} …", pull)
 
     def action_verify(self) -> None:
         if card := self._require_file():
@@ -231,13 +241,24 @@ job: what was downloaded or measured is kept, and the same key resumes it.
             return card is not None and card.tuned is not None
         if action == "stop":
             return self._job.is_running
+        if action == "show_all":
+            return bool(self._list.words) and not self._job.is_running
         return True
 
     def action_stop(self) -> None:
         self._job.stop()
 
+    def action_show_all(self) -> None:
+        self._list.show_all()
+
     def on_model_list_highlighted(self) -> None:
         self._show_current()
+
+    @work(exclusive=True, group="hub")
+    async def on_model_list_search_asked(self, asked: ModelList.SearchAsked) -> None:
+        if wanted := await ask_hub(self, asked.words, self._backend(), self._cards):
+            pull = partial(jobs.pull, wanted.reference, wanted.prediction.forecast)
+            self._job.start(f"pulling {wanted.reference} …", pull)
 
     def on_data_table_row_selected(self) -> None:
         if card := self._list.current:
@@ -248,9 +269,10 @@ job: what was downloaded or measured is kept, and the same key resumes it.
         self._show_current()
         self.refresh_bindings()
 
-    def on_job_bar_ended(self) -> None:
+    def on_job_bar_ended(self, news: JobBar.Ended) -> None:
         self._show_current()
         self.refresh_bindings()
+        self._pulled = "" if self._cards.find(news.ended.model) else news.ended.model
         self.action_read()
 
     @work(exclusive=True, group="models-read", exit_on_error=False)
@@ -262,7 +284,8 @@ job: what was downloaded or measured is kept, and the same key resumes it.
     def _show_cards(self, cards: Cards) -> None:
         self._cards = cards
         self._residents, self._cool_downs = self._read_memory()
-        self._list.show(cards, self._residents)
+        self._list.show(cards, self._residents, self._pulled or None)
+        self._pulled = ""
         if cards.problem and cards.problem != self._problem:
             notify_error(self, cards.problem)
         self._problem = cards.problem
@@ -303,7 +326,8 @@ job: what was downloaded or measured is kept, and the same key resumes it.
         detail = self.query_one(ModelDetail)
         card = self._list.current
         if card is None:
-            detail.clear()
+            detail.clear(describe_no_match(self._list.words))
+            self.refresh_bindings()
             return
         name = card.spec.name
         resident = name in self._residents

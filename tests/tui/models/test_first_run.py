@@ -5,23 +5,32 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from textual.widgets import DataTable, ProgressBar
 
 from etui.config.machine import machine_name
+from etui.curves.prediction import DecodeForecast, Prediction
 from etui.energy.types import Channel, Kind
 from etui.errors import DownloadFailed, EtuiError
+from etui.models.found import FoundModel, Program
 from etui.models.memory_speed import MemorySpeed, save_memory_speed
+from etui.models.recommend import Fit
+from etui.models.spec import ModelSpec
 from etui.routing.signals import HostState
 from etui.runtime.decide import load_fallback_model
 from etui.tui.chat.screen import ChatScreen
 from etui.tui.models import _cards as card_reader
+from etui.tui.models._cards import Cards, ModelCard
 from etui.tui.models._model_list import ModelDetailsModal
-from etui.tui.models.first_run import FirstRunScreen
+from etui.tui.models.first_run import FirstRunScreen, describe_start, sort_choices
+from tests.contract.tiny_model import write_tiny_model
 from tests.tui.fakes import MODEL, House
 from tests.tui.models_app import shown
 from tests.tui.screen import Terminal, running
+
+GB = 10**9
 
 
 @pytest.fixture
@@ -141,7 +150,7 @@ async def test_a_slash_finds_models_by_purpose_and_enter_shows_everything(bare: 
         screen = term.app.screen
         await term.press("slash", *"long")
         await term.until(lambda: list(rows(term)) == ["llama-3.1-8b"])
-        await term.press("enter")
+        await term.press("down")
         await term.until(lambda: isinstance(screen.focused, DataTable))
         await term.press("enter")
         await term.at(ModelDetailsModal)
@@ -187,6 +196,68 @@ async def test_r_finds_a_model_that_was_put_there_meanwhile(bare: House) -> None
         await term.press("r")
         await term.at(ChatScreen)
         assert load_fallback_model(bare.config) == MODEL
+
+
+def test_the_recommended_model_is_first_then_what_is_here_then_by_fit_and_size() -> None:
+    def card(
+        name: str,
+        size: int,
+        fit: Fit,
+        speed: float | None = None,
+        program: Program | None = None,
+        problem: str = "",
+    ) -> ModelCard:
+        path, forecast = Path(name), DecodeForecast(speed)
+        found = None if program is None else FoundModel(name, program, path, size, problem=problem)
+        return ModelCard(
+            ModelSpec(name, "", ()), path, "absent", size * GB, found=found,
+            prediction=Prediction(fit=fit, forecast=forecast),
+        )  # fmt: skip
+
+    cards = Cards(
+        (
+            card("huge", 40, "too large"),
+            card("small", 1, "memory", 50.0),
+            card("broken", 9, "unknown", program="lmstudio", problem="is truncated"),
+            card("slower", 8, "memory", 2.0),
+            card("slow", 6, "memory", 4.0),
+            card("huger", 90, "too large"),
+            card("star", 2, "memory", 20.0),
+            card("large", 5, "gpu"),
+            card("unknown", 3, "unknown"),
+            card("ollama:here", 4, "memory", 12.0, "ollama"),
+            card("hub:too-large", 60, "too large", program="hub"),
+        ),
+        recommended="star",
+    )
+    assert [card.spec.name for card in sort_choices(cards)] == [
+        "star", "ollama:here", "hub:too-large", "large", "small", "slow", "slower", "unknown",
+        "huge", "huger", "broken",
+    ]  # fmt: skip
+    assert describe_start(cards) == "2 models of other programs are here: p uses one in place"
+
+
+async def test_models_of_other_programs_are_offered_and_used_in_place(
+    bare: House, tmp_path: Path
+) -> None:
+    path = write_tiny_model(tmp_path / "blob")
+    bare.shelf.of_others = (
+        FoundModel("ollama:tiny:3b", "ollama", path, path.stat().st_size, None, "F32"),
+        FoundModel("hub:cut.gguf", "hub", path, 9, problem="is truncated"),
+    )
+    bare.shelf.go_on.set()
+    async with choosing(bare, (140, 36)) as term:
+        await term.until(lambda: "ollama:tiny:3b" in list(rows(term))[:2])
+        assert "1 model of other programs is here" in shown(term)
+        assert rows(term)["ollama:tiny:3b"][-1] == "already here (Ollama), used in place"
+        await go_to(term, "hub:cut.gguf")
+        await term.press("p")
+        await term.until(lambda: "hub:cut.gguf is truncated" in shown(term))
+        await go_to(term, "ollama:tiny:3b")
+        await term.until(lambda: "1.46 MB in Ollama, p uses it in place" in shown(term))
+        await term.press("p")
+        await term.at(ChatScreen)
+        assert bare.shelf.pulled == ["ollama:tiny:3b"]
 
 
 async def test_quitting_from_here_works(bare: House) -> None:

@@ -58,7 +58,8 @@ class Toolbox:
         remember: Stores a permission that outlives the program.
 
     Attributes:
-        problems: Why tools of config.yaml are missing, by the name of their server.
+        problems: Why tools of config.yaml are missing, by the name of their server; and why a
+            permission could not be written there.
         listings: What the servers offer.
         most_calls, most_joules: Limits of one turn.
     """
@@ -140,7 +141,10 @@ class Toolbox:
             self._in_chat.add((chat_id, tool))
         elif said in ("always", "never"):
             self._permissions[name] = "allow" if said == "always" else "deny"
-            self._remember(name, self._permissions[name])
+            try:
+                self._remember(name, self._permissions[name])
+            except EtuiError as error:  # it holds until the program ends
+                self.problems["config.yaml"] = sanitize(error.what)
         return "" if said in ("once", "chat", "always") else "the user refused it"
 
     def run(
@@ -207,7 +211,9 @@ class Toolbox:
             except EtuiError as error:
                 return error
 
-        self.listings, self.problems = {}, {}
+        self.listings = {}
+        for name in self._servers:
+            self.problems.pop(name, None)
         with ThreadPoolExecutor(max(1, len(self._servers))) as pool:
             found = list(pool.map(list_one, self._servers.values()))
         for name, each in zip(self._servers, found, strict=True):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -226,6 +227,18 @@ def test_permissions(etui_home):
     assert len(asked) == 4
     assert remembered == [("calculate", "allow")]
     assert "there is no tool" in box.refuse("read_file", "{}", "a")  # no folder
+
+
+def test_a_permission_that_cannot_be_written_holds_until_the_end(etui_home):
+    config = load("tool_permissions: {}\n")
+    config.config_file.unlink()
+    config.config_file.mkdir()
+    box = Toolbox(config, lambda _tool, _arguments: "always", partial(remember_permission, config))
+    box.open()
+    assert box.refuse("calculate", "{}", None) == ""
+    assert "config.yaml" in box.problems
+    box.ask = None
+    assert box.refuse("calculate", "{}", None) == ""
 
 
 def test_without_anyone_to_ask_only_what_is_allowed_runs(etui_home):

@@ -89,6 +89,7 @@ class RoundStarted:
     calls: int  # Calls so far
     most_calls: int
     most_joules: float | None
+    kind: str | None = None  # How the joules were obtained; None if unmeasured
 
 
 TurnEvent = (

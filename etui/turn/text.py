@@ -175,7 +175,7 @@ def round_line(event: RoundStarted) -> str:
         predicted = "its cost cannot be predicted yet"
     else:
         predicted = f"forecast {about_joules(event.predicted_joules)}"
-    spent = units.energy_text(event.spent_joules)
+    spent = units.short_energy_text(event.spent_joules, event.kind)
     if event.most_joules is not None and event.spent_joules is not None:
         spent += f" of {units.energy_text(event.most_joules)}"
     calls = f"{event.calls} of {units.count_text(event.most_calls, 'call')}"

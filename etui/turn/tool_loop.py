@@ -261,6 +261,7 @@ class ToolLoop:
             len(self._calls),
             self._tools.most_calls,
             self._tools.most_joules,
+            self._ended[-1].attempts[-1].kind,
         )
 
     def _save_rounds(self, cause: BaseException) -> None:

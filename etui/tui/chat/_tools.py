@@ -94,5 +94,9 @@ def fold_call(call: ToolCallRecord, kind: str | None) -> Collapsible:
     more = f"\n… and {left_out:,} characters more" if left_out else ""
     text = f"{format_arguments(call.arguments)}\n\n{result}{more}"
     body = Static(text, markup=False, classes="thought-text")
-    sign = "✓" if call.status == "done" else "✗"
-    return Collapsible(body, title=escape(f"{sign} {call_line(call, kind)}"), classes="hop")
+    return Collapsible(body, title=call_title(call, kind), classes="hop")
+
+
+def call_title(call: ToolCallRecord, kind: str | None) -> str:
+    """Format the line of a call that has ended, as markup."""
+    return escape(f"{'✓' if call.status == 'done' else '✗'} {call_line(call, kind)}")

@@ -155,6 +155,7 @@ good and `x` that it is bad, for `etui policy fit --log`; the same key again tak
         self._copied_blocks = 0
         self._decision: Decision | None = None
         self._hop: HopStarted | None = None
+        self._calls: list[Collapsible] = []
 
     @classmethod
     def from_record(cls, record: TurnRecord) -> TurnView:
@@ -255,7 +256,8 @@ good and `x` that it is bad, for `etui policy fit --log`; the same key again tak
         if text := await self._take_text():
             await self._fold(text, "before the call")
 
-        await self._insert(fold_call(call, kind))
+        self._calls.append(fold_call(call, kind))
+        await self._insert(self._calls[-1])
 
     async def _take_text(self) -> str:
         """Remove the text of a hop or a round from the screen, and return it."""
@@ -306,6 +308,11 @@ good and `x` that it is bad, for `etui policy fit --log`; the same key again tak
         await self.close_stream()
         if self._decision is not None:
             self._shorten_why(short_why(self._decision, self._hop))
+        if (tools := finished.record.tools) is not None:
+            from etui.tui.chat._tools import call_title
+
+            for box, call in zip(self._calls, tools.calls, strict=False):
+                box.title = call_title(call, tools.kind)  # with its joules
         await self._show_record(finished.record)
 
     def show_marks(

@@ -74,6 +74,7 @@ async def test_a_call_is_asked_before_it_runs_and_its_result_is_folded(app_with,
             record = app.screen.query(TurnView).last().record
             assert record.answer == "It is 42."
             assert record.tools.calls[0].status == "done"
+            assert folded(app)[-1].startswith("✓ calculate")
             await until(pilot, lambda: not app.screen.queue.busy)
             model.scripts["/v1/chat/completions"] = [calls(SUM), says("Again 42.")]
             await ask(pilot)

@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from etui.events import (
     Answer,
     Batch,
+    Embedded,
     Finished,
     Loaded,
     Prefilled,
     Prefilling,
     Probe,
+    PromptTokens,
     Reused,
     Thought,
     ThreadsChanged,
@@ -203,6 +205,8 @@ def batch_events(
                     | Verified()
                     | TokenLogprob()
                     | ToolCall()
+                    | Embedded()
+                    | PromptTokens()
                 ):
                     continue
                 case _:

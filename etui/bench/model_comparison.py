@@ -24,6 +24,7 @@ from etui.curves.operating_curve import list_differences as list_changes
 from etui.curves.prediction import CONTEXT_TOKENS
 from etui.engine.offload import needs
 from etui.errors import EtuiError, UsageError
+from etui.log.filters import TurnFilter
 from etui.log.past_answers import read_speed
 from etui.models.files import content_sha256, may_be_content, model_path
 from etui.models.gguf import check_gguf
@@ -164,9 +165,10 @@ def _find(spec: ModelSpec, config: Config, log: LogReader) -> _Found:
             ),
         )
     elif (past := read_speed(log, spec.name, sha256, machine_name())) is not None:
-        cost = log.price(spec.name, sha256)
+        cost, last = log.price(spec.name, sha256), log.list_turns(TurnFilter(spec.name), limit=1)
         each = None if cost is None else Interval(cost.joules_per_token, None, None, None)
-        figures = replace(figures, speed_from="log", speed=past, joules_per_token=each)
+        kind = last[0].kind if last else None
+        figures = replace(figures, speed_from="log", speed=past, kind=kind, joules_per_token=each)
     return _Found(spec, sha256, curve, figures)
 
 

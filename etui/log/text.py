@@ -201,14 +201,15 @@ def format_spent(spent: Spent) -> str:
     return " + ".join(parts) + missing
 
 
-def format_usage(files: Mapping[str | None, ModelUsage]) -> str:
-    """Format what a model was used for in one line: ``used 2026-11-24, 3 answers, 12.3 J``."""
-    usage = sum(files.values(), start=ModelUsage())
-    answers = units.count_text(usage.answers, "answer")
-    return f"used {local_time(usage.last_used)[:10]}, {answers}, {format_spent(usage.total)}"
-
-
 _USES = {"answers": "answer", "loads": "load", "audits": "audit", "bench": "bench answer"}
+
+
+def format_usage(files: Mapping[str | None, ModelUsage]) -> str:
+    """Format what a model was used for in one line: ``used 2026-11-24: 3 answers: 12.3 J``."""
+    usage = sum(files.values(), start=ModelUsage())
+    counts = (units.count_text(spent.count, _USES[use]) for use, spent in usage.uses.items())
+    day = local_time(usage.last_used)[:10]
+    return f"used {day}: {', '.join(counts)}: {format_spent(usage.total)}"
 
 
 def list_usage(

@@ -168,7 +168,7 @@ def test_the_last_turns_stand_in_for_a_curve(config, compared, make_turn):
     with TurnWriter(config) as writer:
         writer.save_turn(make_turn(1, model="other", model_sha256=None, settings=here, **plain))
     other = compared("other", "small").models[0]
-    assert other.speed_from == "log"
+    assert (other.speed_from, other.kind) == ("log", "counter")
     assert other.joules_per_token.value == pytest.approx(10.0 / 20)
     assert other.joules_per_token.low is None
 

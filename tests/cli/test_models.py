@@ -383,7 +383,9 @@ def test_list_and_info_show_what_a_model_has_spent(config, tiny, cli, make_turn)
     lines = cli.out("models", "list").splitlines()
     at = next(at for at, line in enumerate(lines) if line.startswith("tiny "))
     assert f"{len(tiny)} B" in lines[at]
-    assert lines[at + 1].startswith("  used 2026-11-24, 3 answers, 35.00 ± 0.92 J (counter)")
+    assert lines[at + 1].startswith(
+        "  used 2026-11-24: 3 answers, 1 load: 35.00 ± 0.92 J (counter)"
+    )
     assert lines[at + 1].endswith("; 1 unmeasured")
     usage = list_rows(cli)["tiny"]["usage"]
     assert (usage["answers"], usage["total"]["joules"], usage["total"]["unmeasured"]) == (3, 35, 1)

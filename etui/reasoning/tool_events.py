@@ -202,7 +202,7 @@ class ToolCallParser(CallParser):
         self._tail = ""  # after a call: what may end it
         self._in_list = False
         self._bare = False  # whether the call has no tag
-        self._fenced = False  # whether a bare call began a block of code, which has not ended
+        self._spare: set[str] = set()  # what may end a bare call, and is no text then
         self._named = False  # whether the name of the call was passed on
 
     def push(self, text: str) -> list[Part]:
@@ -256,7 +256,8 @@ class ToolCallParser(CallParser):
         if self._form.bare and not self._written:
             bare = self._held.strip(SPACE + ";,") if self._calls else self._held.strip(SPACE)
             if _BARE.fullmatch(bare):
-                self._fenced = self._fenced or bare != "{"
+                if bare != "{":
+                    self._spare.add(_FENCE)
                 self._begin_call()
                 self._take_call(char, parts)
                 return
@@ -272,12 +273,12 @@ class ToolCallParser(CallParser):
                     self._take_call(each, parts)
             return
         closings = self._form.closings if self._called else ()
-        if self._called and self._fenced:
-            closings = (*closings, _FENCE)
+        if self._called:
+            closings = (*closings, *self._spare)
         closing = self._find_end(self._held, closings)
         if closing and not self._held.removesuffix(closing).strip(SPACE):
             self._held = ""
-            self._fenced = self._fenced and closing != _FENCE
+            self._spare.discard(closing)
             return
         keep = held_back(self._held, (*self._openings, *closings))
         sure = self._held[: len(self._held) - keep]
@@ -322,6 +323,12 @@ class ToolCallParser(CallParser):
                 self._in_list = True
             elif char not in SPACE:
                 self._fall_back("", parts)
+            return
+        if char == "{" and reader.raw.strip(SPACE) == "{":
+            # The templates of Qwen2.5-Coder show it with doubled braces, by mistake.
+            reader.raw += char
+            if self._bare:
+                self._spare.add("}")
             return
         self._add(reader.feed(char), parts)
         if reader.state == "done":

@@ -56,6 +56,9 @@ class OutputOptions:
     """Tools that the model may call, a JSON array in the OpenAI form; empty for none."""
     tool_choice: str = "auto"  # `auto`, `none`, `required`, or `function:NAME` for one tool
     parallel_tool_calls: bool = True  # Whether one answer may call several tools
+    strict_tools: bool = False
+    """Whether arguments match the parameters of their tool also where the model need not call one.
+    """
     top_logprobs: int | None = None
     """Number of alternatives reported with each token of the answer; 0 reports the log-
     probabilities of its tokens alone, None reports nothing."""

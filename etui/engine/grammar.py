@@ -449,6 +449,7 @@ def build_tool_grammar(
     parallel: bool,
     lead: bool = False,
     schema: str = "",
+    free: bool = False,
 ) -> OutputGrammar:
     """Build the grammar of an answer that calls at least one of these tools, and writes no text.
 
@@ -458,12 +459,23 @@ def build_tool_grammar(
         parallel: Whether it may call several.
         lead: Allow line breaks before the first call, for an answer that follows thinking.
         schema: JSON schema of the text that may be written instead of a call; empty for none.
+        free: Allow any text before the first call, or instead of one. Only a call between tags is
+            seen as one.
 
     Raises:
         InvalidRequest: The parameters of a tool are no schema, or one that a grammar cannot keep.
     """
-    rules = [f"call: {' | '.join(f'call{index}' for index in range(len(tools)))}"]
+    rules = [_list_calls("call", len(tools))]
     head, tail = _CALL[tool_format]
+    tag = _TAGS.get(tool_format, "") if free else ""
+    if free and not tag:
+        raise _refuse(f"calls of the form {tool_format} cannot be kept to a schema within text")
+    if tag:
+        rules += [
+            _list_calls("first", len(tools)),
+            f"TEXT: /(?s:.*)/ & ~/(?s:.*{re.escape(tag)}.*)/",
+            f"before[suffix={_json_text(tag)}]: /(?s:.*)/",
+        ]
     for index, tool in enumerate(tools):
         name = tool.name if tool_format in _BARE_NAMES else _json_text(tool.name)
         kept = _read_schema(tool.parameters, _PARAM)  # refuses what no grammar can keep
@@ -475,17 +487,26 @@ def build_tool_grammar(
         begin = _json_text(head.replace("NAME", name))
         end = f" {_json_text(tail)}" if tail else ""
         rules.append(f"call{index}: {begin} args{index}{end}")
+        if tag:
+            begin = _json_text(head.removeprefix(tag).replace("NAME", name))
+            rules.append(f"first{index}: {begin} args{index}{end}")
     before, separator, after = _AROUND.get(tool_format, ("", None, ""))
-    body = "call"
+    body = "first" if tag else "call"
     if parallel and separator is not None:
         gap = f"{_json_text(separator)} " if separator else ""
-        body = f"call ({gap}call){{0,{CALLS - 1}}}"
+        body += f" ({gap}call){{0,{CALLS - 1}}}"
+    if tag:
+        body = f"TEXT | before {body}"
     parts = [before, body, after]
     body = " ".join(part for part in parts if part)
     if schema:
         rules.append(f"whole: %json {_read_schema(schema, 'response_format')}")
         body = f"({body} | whole)"
     return _finish(f"lead {body}" if lead else body, [*rules, *_value_rules(tool_format)], _PARAM)
+
+
+def _list_calls(rule: str, count: int) -> str:
+    return f"{rule}: {' | '.join(f'{rule}{index}' for index in range(count))}"
 
 
 CALL_LEAD = f"{HARMONY.empty.partition('final')[0]}commentary to=functions."
@@ -510,6 +531,14 @@ _CALL: Mapping[ToolFormat, tuple[str, str]] = {
     "harmony": ("NAME <|constrain|>json<|message|>", ""),
 }
 """Texts before and behind the arguments of a call."""
+
+_TAGS: Mapping[ToolFormat, str] = {
+    "hermes": "<tool_call>",
+    "xml": "<tool_call>",
+    "gemma": "<|tool_call>",
+    "functiongemma": "<start_function_call>",
+}
+"""Begin of each call, in formats that have nothing around several of them."""
 
 _AROUND: Mapping[ToolFormat, tuple[str, str, str]] = {
     "hermes": ("", "\n", ""),

@@ -66,7 +66,8 @@ def answer(
         UsageError: The reasoning method of the arm is unknown.
     """
     arm, note = adapt_arm(arm, options, session.facts, messages)
-    output = replace(build_output(options, arm, session.facts, messages), note=note)
+    output = build_output(options, arm, session.facts, messages)
+    output = replace(output, note="; ".join(filter(None, (note, output.note))))
     if options.logit_bias:
         biases = tuple(resolve_biases(options.logit_bias, session))
         arm = replace(arm, sampling=replace(arm.sampling, logit_bias=biases))

@@ -145,6 +145,12 @@ def _with_tools(output: Output, options: OutputOptions, facts: ModelFacts, *, le
         grammar = build_tool_grammar(
             chosen, tool_format, parallel=parallel, lead=lead, schema=options.json_schema
         )
+    elif options.strict_tools:
+        try:
+            parallel = options.parallel_tool_calls
+            grammar = build_tool_grammar(chosen, tool_format, parallel=parallel, free=True)
+        except InvalidRequest as error:  # many clients always ask for it
+            output = replace(output, note=f"the tools are not strict: {error.what}")
     return replace(
         output,
         grammar=grammar,

@@ -156,6 +156,7 @@ def build_chat_turn(body: ChatBody, context: ServerContext, client: ClientRecord
         tools=tools,
         tool_choice=choice,
         parallel_tool_calls=body.parallel_tool_calls is not False,
+        strict_tools=bool(body.tools) and all(tool.function.strict for tool in body.tools or ()),
         top_logprobs=(top or 0) if body.logprobs else None,
     )
     limit, param = body.max_completion_tokens, "max_completion_tokens"

@@ -51,6 +51,23 @@ def tagged(call: str) -> str:
     return f"<tool_call>\n{call}\n</tool_call>"
 
 
+CALLS_OF = {
+    "hermes": (tagged(ROME), tagged(ROME.replace('"Rome"', "1"))),
+    "xml": tuple(
+        f"<tool_call>\n<function=get>\n<parameter={name}>\nRome\n</parameter>\n</function>\n</tool_call>"
+        for name in ("city", "town")
+    ),
+    "gemma": (
+        '<|tool_call>call:get{city:<|"|>Rome<|"|>}<tool_call|>',
+        "<|tool_call>call:get{city:1}<tool_call|>",
+    ),
+    "functiongemma": (
+        "<start_function_call>call:get{city:<escape>Rome<escape>}<end_function_call>",
+        "<start_function_call>call:get{city:1}<end_function_call>",
+    ),
+}
+
+
 def test_the_wrapper_is_that_of_the_family(model):
     assert takes(model, tagged(ROME), "hermes")
     assert takes(model, tagged('{"name": "now", "arguments": {}}'), "hermes")
@@ -58,6 +75,28 @@ def test_the_wrapper_is_that_of_the_family(model):
     assert takes(model, f"[TOOL_CALLS] [{ROME}]", "mistral")
     for text in (ROME, "Yes", tagged(ROME) + " Yes", "<tool_call>", ""):
         assert not takes(model, text, "hermes")
+
+
+@pytest.mark.parametrize("tool_format", ["hermes", "xml", "gemma", "functiongemma"])
+def test_a_call_within_text_is_kept_to_its_schema(model, tool_format):
+    def keeps(text: str, **options: Any) -> bool:
+        return takes(model, text, tool_format, free=True, **options)
+
+    good, bad = CALLS_OF[tool_format]
+    for text in ("", "Yes.", "a <tool b", "\n", "It is {}.", "é" * 50):
+        assert keeps(text), text
+        assert keeps(text + good)
+        assert not keeps(text + bad)
+        assert not keeps(text + good[: len(good) // 2])
+    assert not keeps(f"{good} Yes.")
+    several = f"So.\n{good}{'' if 'gemma' in tool_format else chr(10)}{good}"
+    assert keeps(several)
+    assert not keeps(several, parallel=False)
+
+
+def test_what_has_no_tag_of_its_own_cannot_be_kept_within_text():
+    with pytest.raises(InvalidRequest, match="within text"):
+        build_tool_grammar(read_tools(TOOLS), "mistral", parallel=True, free=True)
 
 
 def test_arguments_match_the_parameters_of_their_own_tool(model):

@@ -220,6 +220,18 @@ def test_a_call_can_be_required_of_one_tool():
     assert "get" in any_
 
 
+def test_strict_tools_keep_a_call_within_text_to_its_schema_or_say_why_not():
+    session = FakeSession(plain_facts(tool_format="hermes"), says(f"I look. {CALL}"))
+    end = ask(session, OutputOptions(tools=TOOLS, strict_tools=True))[-1]
+    assert session.opened[0].grammar.text.startswith("start: TEXT | before first")
+    assert json.loads(end.tool_calls)[0]["function"]["name"] == "get"
+    assert end.why == ""
+    session = FakeSession(plain_facts(tool_format="llama"), says("Yes."))
+    end = ask(session, OutputOptions(tools=TOOLS, strict_tools=True))[-1]
+    assert session.opened[0].grammar is None
+    assert end.why.startswith("the tools are not strict: ")
+
+
 def test_without_a_choice_of_tools_they_are_not_in_the_prompt():
     session = FakeSession(plain_facts(), says(CALL))
     end = ask(session, OutputOptions(tools=TOOLS, tool_choice="none"))[-1]

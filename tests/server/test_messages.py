@@ -91,7 +91,8 @@ def post(server: Running, path: str = "/v1/messages?beta=true", **body: Any) -> 
 def test_a_whole_message(server: Running, pool: FakePool) -> None:
     message = create(
         server, system="Be brief.", stop_sequences=["END"], metadata={"user_id": "me"},
-        extra_body={"temperature": 0.5, "top_p": 0.9},  # the newest client has no names for them
+        # The newest client has no names for these.
+        extra_body={"temperature": 0.5, "top_p": 0.9, "top_k": 5},
     )  # fmt: skip
     assert message.id == f"msg_{pool.turns[0].turn_id}"
     assert (message.type, message.role, message.model) == ("message", "assistant", "small")
@@ -108,6 +109,7 @@ def test_a_whole_message(server: Running, pool: FakePool) -> None:
     assert request.query.options.stop == ("END",)
     assert request.overrides.max_tokens == 2000
     assert (request.overrides.temperature, request.overrides.top_p) == (0.5, 0.9)
+    assert request.overrides.top_k == 5
     assert request.client is not None
     assert request.client.endpoint == "/v1/messages"
 
@@ -224,8 +226,9 @@ def test_arguments_that_break_off_are_an_object() -> None:
 def test_the_choice_of_tools(
     server: Running, pool: FakePool, given: Any, choice: str, parallel: bool
 ) -> None:
-    create(server, tools=[WEATHER], tool_choice=given)
+    create(server, tools=[{**WEATHER, "strict": True}], tool_choice=given)
     options = pool.turns[0].request.query.options
+    assert options.strict_tools
     assert (options.tool_choice, options.parallel_tool_calls) == (choice, parallel)
 
 

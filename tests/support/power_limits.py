@@ -71,7 +71,7 @@ def write_amd_gpu(
 
     Args:
         default_watts: Limit after a reboot.
-        vram_bytes: Memory of its own; little means an APU.
+        vram_bytes: Memory of its own; little makes it an APU.
     """
     folder = sysfs_dir / "class" / "hwmon" / hwmon
     _write(
@@ -83,6 +83,7 @@ def write_amd_gpu(
             "power1_cap_min": round(min_watts * 1e6),
             "power1_cap_max": round(max_watts * 1e6),
             "power1_cap_default": round(default_watts * 1e6),
+            **({"freq2_label": "mclk"} if vram_bytes >= VRAM_BYTES else {"in1_label": "vddnb"}),
         },
     )
     _write(

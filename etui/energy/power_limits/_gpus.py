@@ -261,7 +261,7 @@ def make_amd_device(
 
     ``packages`` are the scopes of packages that have a limit of their own (RAPL).
     """
-    if not is_apu(folder / "device"):
+    if not is_apu(folder / "device", [folder]):
         return AmdGpuLimit(f"gpu:{address}", f"AMD GPU {address}", folder, files, zeusd)
     scope = "package:0/hwmon" if "package:0" in packages else "package:0"
     return AmdGpuLimit(scope, "AMD GPU (whole APU)", folder, files, zeusd)

@@ -1,14 +1,15 @@
 """GPUs and boards that show power through hwmon, without root, and AMD GPUs through amdsmi.
 
 amdgpu gives ``power1_average`` or, on newer chips, ``power1_input`` in whole or micro-watts; i915
-and xe give ``energy1_input``, a counter in microjoules. An empty file or a sleeping GPU is a
-missing value. On an APU, amdgpu reports the power of the whole package, so its scope is that of the
-package.
+and xe give counters in microjoules, xe one of the card, one of the package, or both. An empty file
+or a sleeping GPU is a missing value. On an APU, amdgpu reports the power of the whole package, so
+its scope is that of the package.
 """
 
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +19,6 @@ from typing import Any
 from etui.energy.sources.sysfs import (
     SysfsError,
     entries,
-    int_or_none,
     read_int,
     read_micro,
     read_positive,
@@ -28,9 +28,9 @@ from etui.energy.types import BaseSource, Channel, Kind, Reading
 
 _DRIVERS = {"amdgpu": "AMD GPU", "i915": "Intel GPU", "xe": "Intel GPU"}
 _POWER_FILES = ("power1_average", "power1_input")
-_ENERGY_FILE = "energy1_input"
-_MOST_APU_VRAM = 2 << 30
-"""An APU reserves at most this much of main memory for its GPU, bytes; a card has more."""
+_ENERGY_LABELS = ("pkg", "package", "card", "")
+"""Labels of counters of a whole GPU, the best first: some have a register of the package alone.
+Others, such as ``vram``, are parts of it."""
 CHECK_SECONDS = 0.3
 """Time between the two readings of a counter that are compared with power."""
 _TRUSTED_RATIO = (0.1, 10.0)
@@ -64,11 +64,11 @@ class HwmonSource(BaseSource):
     def _open(self, folder: Path, driver: str, without: Collection[str]) -> None:
         device = folder / "device"
         scope = f"gpu:{read_address(device) or folder.name}"
-        if driver == "amdgpu" and is_apu(device):
+        if driver == "amdgpu" and is_apu(device, [folder]):
             scope = "package:0"
         if scope in without:
             return
-        energy, no_energy = _find_readable(folder, (_ENERGY_FILE,))
+        energy, no_energy = _find_readable(folder, _list_counters(folder))
         power, no_power = _find_readable(folder, _POWER_FILES)
         if energy is None and power is None:
             self.refuse(scope, *_explain(folder, no_power or no_energy))
@@ -89,19 +89,42 @@ class HwmonSource(BaseSource):
 def _explain(folder: Path, error: SysfsError | None) -> tuple[str, str]:
     """Return why a device has no reading, and what to do."""
     if error is None:
-        return f"{folder} has no power or energy file", "update the kernel"
+        return f"{folder} has no power or energy file", "its driver does not measure this GPU"
     if error.denied:
-        files = " ".join(str(folder / name) for name in (*_POWER_FILES, _ENERGY_FILE))
+        names = (*_POWER_FILES, *_list_counters(folder))
+        files = " ".join(str(folder / name) for name in names if (folder / name).exists())
         return f"{folder}: {error.why}", f"sudo chmod a+r {files}"
     return f"{folder}: {error.why}", "wake the GPU (run a program on it) and try again"
 
 
-def is_apu(device: Path) -> bool:
-    """Return whether an amdgpu device is part of a CPU: it has little memory of its own."""
-    vram = int_or_none(device / "mem_info_vram_total")
-    if vram is None:
+def is_apu(device: Path, folders: Sequence[Path] = ()) -> bool:
+    """Return whether an amdgpu device is part of a CPU, whose power it then shows.
+
+    The driver shows the voltage of the north bridge (``vddnb``) for APUs alone, and a memory clock
+    (``mclk``) for cards alone. Where it shows neither, the memory of a card has a vendor. The size
+    of the memory says nothing: an APU may be given 96 GiB.
+
+    Args:
+        folders: Its folders of hwmon; empty looks for them below the device.
+    """
+    folders = folders or entries(device / "hwmon")
+    labels = {text_or(folder / f"{name}_label") for folder in folders for name in ("in1", "freq2")}
+    if "vddnb" in labels or "mclk" in labels:
+        return "vddnb" in labels
+    if not (device / "mem_info_vram_total").exists():
         return False
-    return vram <= _MOST_APU_VRAM and not (device / "mem_info_vram_vendor").is_file()
+    return text_or(device / "mem_info_vram_vendor", "unknown") == "unknown"
+
+
+def _list_counters(folder: Path) -> list[str]:
+    """List the counters of a whole GPU, the best first; only one of them is read."""
+    found = [
+        (_ENERGY_LABELS.index(label), file.name)
+        for file in entries(folder)
+        if re.fullmatch(r"energy\d+_input", file.name)
+        and (label := text_or(folder / file.name.replace("_input", "_label"))) in _ENERGY_LABELS
+    ]
+    return [name for _, name in sorted(found)]
 
 
 def read_address(device: Path) -> str:

@@ -188,7 +188,7 @@ def installed(clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> FakeAmdSmi:
     return library
 
 
-def card(sysfs: Path, *, vram_bytes: int) -> None:
+def card(sysfs: Path, *, vram_bytes: int, apu: bool = False) -> None:
     """An AMD GPU below hwmon, as its PCI device sees it."""
     device = sysfs / "bus" / "pci" / "devices" / ADDRESS
     hwmon = device / "hwmon" / "hwmon2"
@@ -198,6 +198,8 @@ def card(sysfs: Path, *, vram_bytes: int) -> None:
     for name, value in (("name", "amdgpu"), ("power1_average", 90_000_000)):
         (hwmon / name).write_text(f"{value}\n")
     (hwmon / "power1_cap").write_text("303000000\n")
+    label, text = ("in1_label", "vddnb") if apu else ("freq2_label", "mclk")
+    (hwmon / label).write_text(f"{text}\n")
     (hwmon / "device").symlink_to(device)
     (sysfs / "class" / "hwmon").mkdir(parents=True)
     (sysfs / "class" / "hwmon" / "hwmon2").symlink_to(hwmon)
@@ -214,8 +216,9 @@ def test_one_card_seen_by_amdsmi_and_hwmon_counts_once(config):
 
 
 @pytest.mark.usefixtures("installed")
-def test_an_apu_stays_the_package_that_hwmon_knows(config):
-    card(config.sysfs_dir, vram_bytes=512 << 20)
+@pytest.mark.parametrize("gib", [1, 8, 96])
+def test_an_apu_stays_the_package_that_hwmon_knows(config, gib):
+    card(config.sysfs_dir, vram_bytes=gib << 30, apu=True)
     found = find_sources(config)
     channels = [channel for source in found.sources for channel in source.channels]
     assert [channel.id for channel in channels] == ["package:0/hwmon"]
@@ -246,6 +249,7 @@ def test_an_amd_card_is_integrated_power(sysfs, write, file):
         name="amdgpu",
         **{file: 118_000_000},
         power1_cap=220_000_000,
+        freq2_label="mclk",
         device__uevent="DRIVER=amdgpu\nPCI_SLOT_NAME=0000:03:00.0",
         device__mem_info_vram_total=16 << 30,
     )
@@ -258,18 +262,79 @@ def test_an_amd_card_is_integrated_power(sysfs, write, file):
     assert source.read()[channel.id].joules is None
 
 
-def test_an_apu_is_the_package_and_never_added_to_it(write, powercap, config):
+@pytest.mark.parametrize("vram_gib", [0.5, 2, 2.5, 8, 64, 96])
+@pytest.mark.parametrize(
+    "shown",
+    [
+        {"in1_label": "vddnb"},
+        {"in1_label": "vddnb", "device__mem_info_vram_vendor": "unknown"},  # older kernels
+        {"device__mem_info_vram_vendor": "unknown"},
+        {},
+    ],
+)
+def test_an_apu_is_the_package_and_never_added_to_it(write, powercap, config, vram_gib, shown):
     write(
         "class/hwmon/hwmon0",
         name="amdgpu",
         power1_input=15_000_000,
-        device__mem_info_vram_total=512 << 20,
+        device__mem_info_vram_total=int(vram_gib * (1 << 30)),
+        **shown,
     )
     assert HwmonSource(config.sysfs_dir).channels[0].scope == "package:0"
     powercap("intel-rapl:0", "package-0")
     selection = open_recorder(config).selection
     assert [channel.id for channel in selection.summed] == ["package:0"]
     assert [channel.id for channel in selection.cross_checks] == ["package:0/hwmon"]
+
+
+@pytest.mark.parametrize("vram_gib", [1, 2, 4, 24])
+@pytest.mark.parametrize(
+    "shown",
+    [
+        {"freq2_label": "mclk"},
+        {"freq2_label": "mclk", "device__mem_info_vram_vendor": "unknown"},
+        {"device__mem_info_vram_vendor": "samsung"},
+    ],
+)
+def test_a_small_card_is_no_apu(sysfs, write, vram_gib, shown):
+    write(
+        "class/hwmon/hwmon0",
+        name="amdgpu",
+        power1_average=35_000_000,
+        device__mem_info_vram_total=vram_gib << 30,
+        **shown,
+    )
+    assert [channel.scope for channel in HwmonSource(sysfs).channels] == ["gpu:hwmon0"]
+
+
+@pytest.mark.parametrize(
+    ("files", "joules"),
+    [
+        ({"energy2_input": 7_500_000, "energy2_label": "pkg"}, 7.5),
+        ({"energy2_input": 7_500_000}, 7.5),
+        ({"energy1_input": 9_000_000, "energy1_label": "card"}, 9),
+        (
+            {
+                "energy1_input": 9_000_000, "energy1_label": "card",
+                "energy2_input": 7_500_000, "energy2_label": "pkg",
+                "energy3_input": 1_000_000, "energy3_label": "vram",
+            },
+            7.5,
+        ),
+        ({"energy1_input": 9_000_000, "energy1_label": "card", "energy2_input": "x",
+          "energy2_label": "pkg"}, 9),
+    ],
+)  # fmt: skip
+def test_one_counter_of_an_intel_card_is_read(sysfs, write, files, joules):
+    write("class/hwmon/hwmon3", name="xe", power1_max=190_000_000, **files)
+    source = HwmonSource(sysfs)
+    [channel] = source.channels
+    assert (channel.kind, source.read()[channel.id].joules) == (Kind.COUNTER, joules)
+
+
+def test_a_counter_of_a_part_is_no_reading_of_a_gpu(sysfs, write):
+    write("class/hwmon/hwmon3", name="xe", energy3_input=1_000_000, energy3_label="vram")
+    assert HwmonSource(sysfs).channels == []
 
 
 @pytest.mark.parametrize("driver", ["i915", "xe"])

@@ -106,6 +106,16 @@ def test_a_raw_prompt_has_no_template() -> None:
     assert pool.turns[0].request.query.text == "Mars is"
 
 
+def test_a_suffix_makes_a_gap_to_fill() -> None:
+    with answering(say("a + b")) as (client, pool, _):
+        prompt, suffix = "def add(a, b): return ", "\n"
+        found = client.generate(model="small", prompt=prompt, suffix=suffix)
+    assert found.response == "a + b"
+    gap = pool.turns[0].request.query.options.infill
+    assert gap is not None
+    assert (gap.prefix, gap.suffix) == (prompt, suffix)
+
+
 @pytest.mark.parametrize(
     ("think", "effort"), [(True, "medium"), (False, "none"), ("low", "low"), ("max", "max")]
 )
@@ -117,7 +127,7 @@ def test_thinking_is_an_effort(think: Any, effort: str) -> None:
 
 def test_options_are_those_of_the_core_and_others_are_named() -> None:
     options = {
-        "num_predict": 7, "temperature": 0.5, "top_p": 0.9, "seed": 3, "stop": ["x"],
+        "num_predict": 7, "temperature": 0.5, "top_p": 0.9, "seed": 3, "stop": ["x"], "top_k": 9,
         "num_ctx": 4096, "mirostat": 0,
     }  # fmt: skip
     with answering(say("Mars.")) as (client, pool, server):
@@ -128,6 +138,7 @@ def test_options_are_those_of_the_core_and_others_are_named() -> None:
     assert unlimited.overrides.max_tokens is None
     found = limited.overrides
     assert (found.max_tokens, found.temperature, found.top_p, found.seed) == (7, 0.5, 0.9, 3)
+    assert found.top_k == 9
     assert limited.query.options.stop == ("x",)
     assert raw.headers["x-etui-ignored"] == "options.num_ctx, options.mirostat"
 

@@ -165,6 +165,7 @@ class Run:
         opening: Text to start with, decoded after the stop string of the thinking.
         logs_end: Whether the token that ends the answer is logged, as clients need that count the
             tokens behind an echoed prompt.
+        stream: Decodes the tokens; None looks for the stop strings anywhere.
     """
 
     def __init__(
@@ -176,11 +177,12 @@ class Run:
         log: TokenLog | None = None,
         *,
         logs_end: bool = False,
+        stream: TextStream | None = None,
     ) -> None:
         self.ending: Ending | None = Ending.LIMIT if limit <= 0 else None
         self.tokens = 0
         self._limit = limit
-        self._stream = TextStream(stops)
+        self._stream = TextStream(stops) if stream is None else stream
         self._shown = [opening]
         self._first_ns: int | None = None
         self._last_ns: int | None = None

@@ -12,7 +12,7 @@ from etui.engine.session import Sampled, Session, TokenSequence
 from etui.events import Answer, Thought, TokenLogprob
 from etui.reasoning.answer_plan import AnswerPlan
 from etui.reasoning.decoding import Decoded, Ending, Run, TokenLog
-from etui.reasoning.tool_events import opening_tags
+from etui.reasoning.tool_events import ChannelStream, opening_tags
 
 Part = Thought | Answer | TokenLogprob
 """An event of a run."""
@@ -206,5 +206,16 @@ class ThinkingRun:
         output, log = self._plan.output, None
         if output.top_logprobs is not None:
             log = TokenLog(self._session, self.sequence, output.top_logprobs, self._index)
-        stops = (*self._session.facts.stop, *self._plan.ends, *output.stop)
-        return Run(limit, stops, opening, self._plan.guard(), log, logs_end=output.echo)
+        own = (*self._session.facts.stop, *self._plan.ends)
+        stream = None
+        if output.stop and output.call_lead is not None:
+            stream = ChannelStream(output.stop, own, output.call_lead + opening)
+        return Run(
+            limit,
+            (*own, *output.stop),
+            opening,
+            self._plan.guard(),
+            log,
+            logs_end=output.echo,
+            stream=stream,
+        )

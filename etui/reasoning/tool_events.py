@@ -6,13 +6,13 @@ import json
 import re
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from etui.engine.chat_formats import ToolFormat
 from etui.engine.grammar import read_tools, read_types
-from etui.engine.special_tokens import first_stop, held_back
+from etui.engine.special_tokens import TextStream, first_stop, held_back
 from etui.events import Answer, Event, Finished, Thought, ToolCall
 from etui.reasoning.call_readers import (
     DEEPSEEK_HEAD,
@@ -151,6 +151,7 @@ _FORMS: dict[ToolFormat, _Form] = {
     "mistral": _Form(("[TOOL_CALLS]",), listed=True),
     "mistral-args": _Form(("[TOOL_CALLS]",)),
     "granite": _Form(("<|tool_call|>",), ("<|/tool_call|>",), listed=True),
+    "apriel": _Form(("<tool_calls>",), ("</tool_calls>",), listed=True),
     "xml": _Form(*_TOOL_CALL),
     "deepseek": _DEEPSEEK,
     "deepseek-json": _DEEPSEEK,
@@ -414,7 +415,8 @@ class ToolCallParser(CallParser):
 
 
 _HEADER_END = "<|message|>"
-_BODY_ENDS = ("<|end|>", "<|call|>", "<|return|>", "<|start|>", "<|channel|>")
+_HEADER_BEGINS = ("<|start|>", "<|channel|>")
+_BODY_ENDS = ("<|end|>", "<|call|>", "<|return|>", *_HEADER_BEGINS)
 _RECIPIENT = re.compile(r"\bto=(?P<name>[^\s<]+)")
 _CHANNEL = re.compile(r"<\|channel\|>\s*(?P<name>\w+)")
 _MOST_HEADER_CHARACTERS = 300
@@ -457,11 +459,7 @@ class ChannelParser(CallParser):
         """Read a header up to its end; return whether there may be more to read."""
         header, end, rest = self._held.partition(_HEADER_END)
         if not end:
-            begun = header.lstrip(SPACE)
-            is_header = any(
-                begun.startswith(each[: len(begun)]) for each in ("<|", "to=", "assistant")
-            )
-            if not begun or (is_header and len(begun) <= _MOST_HEADER_CHARACTERS):
+            if _may_be_header(header):
                 return False
             self._body = "text"  # a text without any header
             return True
@@ -489,7 +487,7 @@ class ChannelParser(CallParser):
         at, end = found
         self._write(self._held[:at], parts)
         self._end_body(parts)
-        skipped = 0 if end in ("<|start|>", "<|channel|>") else len(end)
+        skipped = 0 if end in _HEADER_BEGINS else len(end)
         self._held = self._held[at + skipped :]
         return bool(self._held)
 
@@ -506,6 +504,73 @@ class ChannelParser(CallParser):
         if self._body == "call":
             self._complete_call(parts)
         self._body = ""
+
+
+class ChannelStream(TextStream):
+    """A stream of messages with headers (harmony): the stop strings of a client end its answer.
+
+    They are neither looked for in headers nor in thoughts and calls.
+
+    Args:
+        stops: Stop strings of the client.
+        always: Those of the model, which count in every body.
+        lead: Text before the first token, which is not returned.
+    """
+
+    def __init__(self, stops: Sequence[str], always: Sequence[str], lead: str) -> None:
+        super().__init__(stops)
+        self._always = tuple(always)
+        self._body: Literal["", "text", "other"] = ""  # empty in a header
+        self._unseen = 0
+        self._unseen = len(lead) - len(self._take(lead))
+
+    def _take(self, text: str) -> str:
+        if self.stopped is not None:
+            self.remainder += text
+            return ""
+        self._held += text
+        shown = ""
+        while (part := self._take_part()) is not None:
+            shown += part
+            if self.stopped is not None:
+                break
+        unseen, self._unseen = self._unseen, max(0, self._unseen - len(shown))
+        return shown[unseen:]
+
+    def _take_part(self) -> str | None:
+        """Return the next text that is certain; None if more is needed."""
+        if not self._body:
+            header, end, rest = self._held.partition(_HEADER_END)
+            if end:
+                is_other = _RECIPIENT.search(header) or "analysis" in _CHANNEL.findall(header)
+                self._body, self._held = "other" if is_other else "text", rest
+                return header + end
+            if _may_be_header(header):
+                return None
+            self._body = "text"
+        stops = (*(self._stops if self._body == "text" else ()), *self._always)
+        found = first_stop(self._held, (*stops, *_BODY_ENDS))
+        if found is None:
+            keep = held_back(self._held, (*stops, *_BODY_ENDS))
+            at = len(self._held) - keep
+            part, self._held = self._held[:at], self._held[at:]
+            return part or None
+        at, stop = found
+        if stop in stops:
+            self.stopped, self.remainder = stop, self._held[at + len(stop) :]
+            part, self._held = self._held[:at], ""
+            return part
+        self._body = ""
+        at += 0 if stop in _HEADER_BEGINS else len(stop)
+        part, self._held = self._held[:at], self._held[at:]
+        return part
+
+
+def _may_be_header(text: str) -> bool:
+    """Return whether a text without the end of a header can be the begin of one."""
+    begun = text.lstrip(SPACE)
+    is_header = any(begun.startswith(each[: len(begun)]) for each in ("<|", "to=", "assistant"))
+    return not begun or (is_header and len(begun) <= _MOST_HEADER_CHARACTERS)
 
 
 def _join(parts: list[Part]) -> list[Part]:

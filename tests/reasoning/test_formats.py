@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count, pairwise
 
 import pytest
@@ -308,6 +308,40 @@ def test_a_thought_of_a_direct_answer_with_tools_counts_as_thinking():
     assert end.thinking_end_ns == thoughts[-1].t_ns
     prefilled = next(event for event in events if isinstance(event, Prefilled))
     assert prefilled.end_ns < end.thinking_end_ns < end.end_ns
+
+
+HEADED = f"<|channel|>analysis<|message|>A final get.<|end|><|start|>assistant{CALL}{ROME}"
+
+
+@pytest.mark.parametrize("arm", [DIRECT, THINK])
+@pytest.mark.parametrize(
+    ("stop", "last", "answer", "stopped"),
+    [
+        ("final", "<|channel|>final<|message|>It is final.", "It is", "final"),
+        ("final", "<|channel|>final<|message|>Sunny.", "Sunny.", ""),
+        ("assistant", "<|channel|>final<|message|>Sunny.", "Sunny.", ""),
+        ("annel", "<|channel|>final<|message|>A channel.", "A ch", "annel"),
+        ("get", "<|channel|>commentary<|message|>I get it.", "I", "get"),
+        ("Rome", "<|channel|>final<|message|>In Rome.", "In", "Rome"),
+    ],
+)
+def test_a_stop_string_is_not_looked_for_in_headers_thoughts_and_calls(
+    arm, stop, last, answer, stopped
+):
+    begin = "analysis<|message|>" if arm is THINK else "[assistant]"
+    head = HEADED.partition("<|message|>")[2] if arm is THINK else HEADED
+    written = f"{head}<|call|><|start|>assistant{last}"
+    options = OutputOptions(tools=TOOLS.tools, stop=(stop,))
+    arm = replace(arm, max_tokens=900)
+    end = run(FakeSession(facts("harmony"), script(begin, written)), arm, options)[-1]
+    assert (end.answer, end.stop, end.thinking) == (answer, stopped, "A final get.")
+    assert json.loads(end.tool_calls)[0]["function"] == {"name": "get", "arguments": ROME}
+
+
+def test_a_stop_string_ends_a_text_without_a_header():
+    options = OutputOptions(tools=TOOLS.tools, stop=("words",))
+    end = run(FakeSession(facts("harmony"), script("[assistant]", "Plain words.")), DIRECT, options)
+    assert (end[-1].answer, end[-1].stop) == ("Plain", "words")
 
 
 def test_several_answers_have_their_thoughts_and_calls_apart():

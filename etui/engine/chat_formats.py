@@ -24,6 +24,7 @@ ToolFormat = Literal[
     "mistral",
     "mistral-args",
     "granite",
+    "apriel",
     "xml",
     "deepseek",
     "deepseek-json",
@@ -115,10 +116,19 @@ _GEMMA = ThoughtForm(
     "<|channel>thought\n", "<channel|>", "", "<|channel>thought\n<channel|>", ends=("<|channel>",)
 )
 
+_APRIEL = ThoughtForm(
+    open="Here are my reasoning steps:\n",
+    close="[BEGIN FINAL RESPONSE]",
+    answer="\n",
+    empty="Here are my reasoning steps:\n\n[BEGIN FINAL RESPONSE]\n",
+    ends=("[END FINAL RESPONSE]", "<|end|>"),
+)
+
 _THOUGHTS: tuple[tuple[tuple[str, ...], ThoughtForm], ...] = (
     (("<|channel|>", "analysis"), HARMONY),  # gpt-oss
     (("<|channel>", "<channel|>"), _GEMMA),  # Gemma 4
     (("[THINK]", "[/THINK]"), ThoughtForm("[THINK]", "[/THINK]", "", "[THINK][/THINK]")),  # Mistral
+    (("[BEGIN FINAL RESPONSE]",), _APRIEL),  # Apriel 1.5 and 1.6
     (("<think></think>", "<response></response>"), _GRANITE),  # Granite 3.2 and 3.3
     (("<think>",), tag_thought("<think>", "</think>")),  # Qwen 3, DeepSeek, LFM2, GLM, ...
     (("<｜Assistant｜>", "</think>"), tag_thought("<think>", "</think>")),  # the first R1 templates
@@ -160,6 +170,7 @@ _CALLS = (
     _Calls(("[TOOL_CALLS]", "[ARGS]"), "mistral-args", ("[TOOL_CALLS]", "[ARGS]", "[CALL_ID]")),
     _Calls(("[TOOL_CALLS]",), "mistral", ("[TOOL_CALLS]",)),
     _Calls(("<|tool_call|>",), "granite", ("<|tool_call|>", "<|/tool_call|>")),  # 3, and Phi 4
+    _Calls(("<tool_calls>[",), "apriel", ("<tool_calls>", "</tool_calls>")),
     _Calls(("<tool_call>", "<function=", "<parameter="), "xml", _HERMES_TAGS),  # Qwen 3.5, Coder
     _Calls(("<function=",), ""),  # Functionary, Seed
     _Calls(("<arg_key>",), ""),  # GLM
@@ -228,7 +239,7 @@ def _has(template: str, marks: tuple[str, ...]) -> bool:
 
 def _find_tags(thought: ThoughtForm) -> list[str]:
     texts = "".join((thought.open, thought.close, thought.answer, *thought.ends))
-    return re.findall(r"<[^<>]+>|\[/?[A-Z]+\]", texts)
+    return re.findall(r"<[^<>]+>|\[/?[A-Z ]+\]", texts)
 
 
 _CODE = re.compile(r"\{([%{#])")

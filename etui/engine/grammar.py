@@ -519,6 +519,7 @@ _CALL: Mapping[ToolFormat, tuple[str, str]] = {
     "mistral": (_OBJECT, "}"),
     "mistral-args": ("[TOOL_CALLS]NAME[ARGS]", ""),
     "granite": (_OBJECT, "}"),
+    "apriel": (_OBJECT, "}"),
     "xml": ("<tool_call>\n<function=NAME>\n", "</function>\n</tool_call>"),
     "deepseek": ("<｜tool▁call▁begin｜>NAME<｜tool▁sep｜>", "<｜tool▁call▁end｜>"),
     "deepseek-json": (
@@ -545,6 +546,7 @@ _AROUND: Mapping[ToolFormat, tuple[str, str, str]] = {
     "mistral": ('"[TOOL_CALLS]" " "? "["', ", ", '"]"'),
     "mistral-args": ("", "", ""),
     "granite": ('"<|tool_call|>["', ", ", '"]"'),
+    "apriel": ('"<tool_calls>["', ", ", '"]</tool_calls>"'),
     "xml": ("", "\n", ""),
     "deepseek": ('"<｜tool▁calls▁begin｜>"', "", '"<｜tool▁calls▁end｜>"'),
     "deepseek-json": ('"<｜tool▁calls▁begin｜>"', "\n", '"<｜tool▁calls▁end｜>"'),
@@ -555,7 +557,7 @@ _AROUND: Mapping[ToolFormat, tuple[str, str, str]] = {
 """Rules before the calls, the text between two of them, and the rules behind; one call only where
 a format has none."""
 
-_BARE_NAMES = frozenset(_CALL) - {"hermes", "llama", "mistral", "granite"}
+_BARE_NAMES = frozenset(_CALL) - {"hermes", "llama", "mistral", "granite", "apriel"}
 _BY_ARGUMENT = ("xml", "lfm2", "gemma", "functiongemma")
 """Formats that write no JSON object of arguments."""
 

@@ -105,7 +105,9 @@ _LAST = 0xFFFE
 """Last character that has a stand-in; the special tokens of all known models are below it."""
 
 _TAG = re.compile(
-    r"<\|.*\|>|<｜.*｜>|<[^<>\s]*[^\W\d_][^<>\s]*>|\[[^\[\]\s]*[^\W\d_][^\[\]\s]*\]", re.DOTALL
+    r"<\|.*\|>|<｜.*｜>|<[^<>\s]*[^\W\d_][^<>\s]*>|\[[^\[\]\s]*[^\W\d_][^\[\]\s]*\]"
+    r"|\[(?:BEGIN|END) FINAL RESPONSE\]",
+    re.DOTALL,
 )
 _HTML = re.compile(
     r"</?(a|b|blockquote|body|br|caption|code|dd|div|dl|dt|em|h[1-6]|head|hr|html|i|img|li|ol|p|pre"

@@ -119,6 +119,17 @@ MAGISTRAL = """\
 {{- '[TOOL_CALLS]' + c.function.name + '[ARGS]' + c.function.arguments | tojson }}{% endfor %}
 {{- '</s>' }}{% endif %}{% endfor %}"""
 
+APRIEL = """\
+{{- '<|system|>\\nGive the solution as [BEGIN FINAL RESPONSE] ... [END FINAL RESPONSE].' }}
+{%- if tools %}{{ 'A list of objects within <tool_call></tool_call> XML tags:\\n<tool_calls>[' }}
+{{- '{"name": <function-name-1>, "arguments": <args-dict-1>},...]</tool_calls>' }}
+{{- tools | tojson }}{% endif %}{{ '\\n<|end|>\\n' }}
+{%- for m in messages %}{{ '<|' + m.role + '|>\\n' + m.content }}
+{%- if m.tool_calls %}{{ '\\n<tool_calls>[' }}{% for c in m.tool_calls %}
+{{- '{"name": "' + c.function.name + '", "arguments": ' + c.function.arguments | tojson + '}' }}
+{%- endfor %}{{ ']</tool_calls>' }}{% endif %}{{ '\\n<|end|>\\n' }}{% endfor %}
+{%- if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}"""
+
 UNKNOWN = """\
 {%- for t in tools or [] %}{{ t | tojson }}{% endfor %}
 {%- for m in messages %}{{ m.role + ': ' + m.content + '\\n' }}
@@ -138,5 +149,6 @@ TEMPLATES = {
     "lfm2": LFM2,
     "granite": GRANITE,
     "magistral": MAGISTRAL,
+    "apriel": APRIEL,
     "unknown": UNKNOWN,
 }

@@ -37,6 +37,7 @@ FORMS = {
     "lfm2": ("", "", None, "lfm2"),
     "granite": ("<think>", "</think>", "thinking", "granite"),
     "magistral": ("[THINK]", "[/THINK]", None, "mistral-args"),
+    "apriel": ("Here are my reasoning steps:", "[BEGIN FINAL RESPONSE]", None, "apriel"),
     "unknown": ("", "", None, ""),
 }
 CALLERS = [family for family, form in FORMS.items() if form[3]]
@@ -169,6 +170,7 @@ def test_tools_calls_and_results_are_in_the_prompt_of_a_family(process, family):
         "functiongemma": "call:get_it{city:<escape>Rome<escape>}<end_function_call>",
         "lfm2": '<|tool_call_start|>[get_it(city="Rome")]<|tool_call_end|>',
         "granite": '<|tool_call|>[{"name": "get_it", "arguments": {"city": "Rome"}}]',
+        "apriel": '<tool_calls>[{"name": "get_it", "arguments": {"city": "Rome"}}]</tool_calls>',
         "mistral-args": '[TOOL_CALLS]get_it[ARGS]{"city": "Rome"}',
     }
     assert written[FORMS[family][3]] in text

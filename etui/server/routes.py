@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from datetime import UTC, datetime
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +43,9 @@ def build_routes(context: ServerContext) -> list[Route]:
 
     async def list_models(request: Request) -> JSONResponse:
         models = await run_in_threadpool(read_models)
-        return JSONResponse({"object": "list", "data": list(models.values())})
+        listed = list(models.values())
+        ends = {"first_id": listed[0]["id"], "last_id": listed[-1]["id"]} if listed else {}
+        return JSONResponse({"object": "list", "data": listed, "has_more": False, **ends})
 
     async def show_model(request: Request) -> JSONResponse:
         models, wanted = await run_in_threadpool(read_models), request.path_params["model_id"]
@@ -104,6 +107,10 @@ def _build_model(model: ServedModel, created: int) -> dict[str, Any]:
         "object": "model",
         "created": created,
         "owned_by": model.backend or "etui",
+        # The keys of Anthropic's form, whose clients ask at the same path.
+        "type": "model",
+        "display_name": model.id,
+        "created_at": datetime.fromtimestamp(created, UTC).isoformat(),
         "meta": {
             "kind": model.kind,
             "description": model.description,

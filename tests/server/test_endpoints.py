@@ -9,6 +9,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
+import anthropic
 import httpx2
 import openai
 import pytest
@@ -150,6 +151,16 @@ def test_models_are_policies_arms_and_models(models: openai.OpenAI) -> None:
     assert (aliased.id, aliased.meta["kind"]) == ("claude-sonnet-4-5", "alias")
     path = str(models.base_url) + "models/balanced/think"
     assert httpx2.get(path, timeout=60).json()["id"] == "balanced/think"
+
+
+def test_the_models_have_anthropics_form_as_well(models: openai.OpenAI) -> None:
+    client = anthropic.Anthropic(base_url=str(models.base_url).removesuffix("/v1/"), api_key="none")
+    page = client.models.list()
+    assert next(iter(page)).id == page.first_id == "balanced"
+    assert (page.last_id, page.has_more) == ("claude-*", False)
+    found = client.models.retrieve("claude-sonnet-4-5")
+    assert (found.id, found.type, found.display_name) == ("claude-sonnet-4-5", "model", "claude-*")
+    assert found.created_at.tzinfo is not None
 
 
 @pytest.mark.parametrize("name", ["balancd", "balanced/thinks", "../../etc/passwd", "x" * 300, "é"])

@@ -37,7 +37,7 @@ from etui.server.validation import read_json
 if TYPE_CHECKING:
     from starlette.requests import Request
 
-    from etui.events import ToolCall
+    from etui.events import TokenLogprob
     from etui.runtime.turn_request import TurnRequest
     from etui.server.context import ServerContext
     from etui.server.deltas import Delta
@@ -100,7 +100,7 @@ def read_generate(document: dict[str, Any], context: ServerContext, client: Clie
         body |= {"prompt": prompt, "suffix": document.get("suffix") or None}
         completion, more = parse_completion(body)
         [turn] = build_completion_turns(completion, context, client)
-        return Asked(turn, GenerateForm(turn), completion.stream, (*ignored, *more))
+        return Asked(turn, LinesForm(turn, is_chat=False), completion.stream, (*ignored, *more))
     system = document.get("system")
     question = {"role": "user", "content": prompt, "images": document.get("images")}
     first = [{"role": "system", "content": system}] if system else []
@@ -118,8 +118,7 @@ def _ask(
 ) -> Asked:
     chat, more = parse_chat(body)
     turn = build_chat_turn(chat, context, client)
-    form = ChatForm(turn) if is_chat else GenerateForm(turn)
-    return Asked(turn, form, chat.stream, (*ignored, *more))
+    return Asked(turn, LinesForm(turn, is_chat=is_chat), chat.stream, (*ignored, *more))
 
 
 def read_embed(document: dict[str, Any], context: ServerContext, client: ClientRecord) -> Asked:
@@ -137,28 +136,29 @@ def read_embed(document: dict[str, Any], context: ServerContext, client: ClientR
     return Asked(turn, EmbedForm(turn, dimensions, is_old=is_old), False, ignored)
 
 
-class _LinesForm(AnswerForm):
-    """An answer as objects, in lines of JSON if it is streamed."""
+class LinesForm(AnswerForm):
+    """The responses of ``/api/chat`` and ``/api/generate``: objects, in lines if streamed."""
 
     stream_type = "application/x-ndjson"
 
-    def __init__(self, request: TurnRequest) -> None:
+    def __init__(self, request: TurnRequest, *, is_chat: bool) -> None:
         super().__init__(request)
+        self._is_chat = is_chat
         self._calls: dict[int, tuple[str, str]] = {}  # number of a call -> its name and arguments
 
     def write(self, delta: Delta) -> bytes:
         """Return the line of a part; a tool call is sent when it is whole."""
-        if delta.tool is not None:
-            self._add_call(delta.tool)
+        if (call := delta.tool) is not None:
+            name, arguments = self._calls.get(call.index, ("", ""))
+            self._calls[call.index] = name + call.name, arguments + call.arguments
         calls = self._list_calls() if delta.finish is not None else []
         if not (delta.content or delta.thinking or delta.logprobs or calls):
             return b""
-        logprobs = [logprob_document(each) for each in delta.logprobs]
-        return self._line(delta.content, delta.thinking, calls, logprobs, {"done": False})
+        return self._line({"done": False}, delta.content, delta.thinking, calls, delta.logprobs)
 
     def end(self, record: TurnRecord) -> bytes:
         """Return the last line, with the durations and the joules."""
-        return self._line("", "", [], [], end_document(record))
+        return self._line(end_document(record))
 
     def fail(self, error: ApiError) -> bytes:
         """Return the line of an error, after which a stream ends."""
@@ -166,22 +166,16 @@ class _LinesForm(AnswerForm):
 
     def keep_alive(self) -> bytes:
         """Return a line without text: clients know no comments."""
-        return self._line("", "", [], [], {"done": False})
+        return self._line({"done": False})
 
     def whole(self, record: TurnRecord) -> Mapping[str, Any]:
         """Build the whole response."""
         answer = self.reader.list_answers(record)[0]
-        calls = json.loads(answer.tool_calls) if answer.tool_calls else []
-        for at, call in enumerate(calls):
-            self._calls[at] = call["function"]["name"], call["function"]["arguments"]
-        logprobs = [logprob_document(each) for each in answer.logprobs]
-        return self._build(
-            answer.text, answer.thinking, self._list_calls(), logprobs, end_document(record)
-        )
-
-    def _add_call(self, call: ToolCall) -> None:
-        name, arguments = self._calls.get(call.index, ("", ""))
-        self._calls[call.index] = name + call.name, arguments + call.arguments
+        called = json.loads(answer.tool_calls) if answer.tool_calls else []
+        functions = [call["function"] for call in called]
+        self._calls = {at: (f["name"], f["arguments"]) for at, f in enumerate(functions)}
+        calls, end = self._list_calls(), end_document(record)
+        return self._build(end, answer.text, answer.thinking, calls, answer.logprobs)
 
     def _list_calls(self) -> list[dict[str, Any]]:
         return [
@@ -194,43 +188,22 @@ class _LinesForm(AnswerForm):
 
     def _build(
         self,
-        text: str,
-        thinking: str,
-        calls: Sequence[Any],
-        logprobs: Sequence[Any],
         more: Mapping[str, Any],
+        text: str = "",
+        thinking: str = "",
+        calls: Sequence[Any] = (),
+        logprobs: Sequence[TokenLogprob] = (),
     ) -> dict[str, Any]:
+        said = {"thinking": thinking} if thinking else {}
+        called = {"tool_calls": calls} if calls else {}
+        message = {"role": "assistant", "content": text, **said, **called}
         return {
             "model": self.reader.model,
             "created_at": _format_now(),
-            **self._content(text, {"thinking": thinking} if thinking else {}, calls),
-            **({"logprobs": logprobs} if logprobs else {}),
+            **({"message": message} if self._is_chat else {"response": text, **said}),
+            **({"logprobs": [logprob_document(each) for each in logprobs]} if logprobs else {}),
             **more,
         }
-
-    def _content(
-        self, text: str, thinking: Mapping[str, str], calls: Sequence[Any]
-    ) -> dict[str, Any]:
-        raise NotImplementedError
-
-
-class ChatForm(_LinesForm):
-    """The responses of ``/api/chat``."""
-
-    def _content(
-        self, text: str, thinking: Mapping[str, str], calls: Sequence[Any]
-    ) -> dict[str, Any]:
-        called = {"tool_calls": calls} if calls else {}
-        return {"message": {"role": "assistant", "content": text, **thinking, **called}}
-
-
-class GenerateForm(_LinesForm):
-    """The responses of ``/api/generate``."""
-
-    def _content(
-        self, text: str, thinking: Mapping[str, str], calls: Sequence[Any]
-    ) -> dict[str, Any]:
-        return {"response": text, **thinking}
 
 
 class EmbedForm(VectorForm):

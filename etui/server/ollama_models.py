@@ -40,24 +40,21 @@ def build_routes(context: ServerContext) -> list[Route]:
     runtime = context.runtime
     files: FileCache[dict[str, Any]] = FileCache()
 
-    def describe(spec: ModelSpec) -> dict[str, Any]:
+    def describe(spec: ModelSpec | None) -> dict[str, Any]:
         """Describe the file of a model; what is not known of it is null."""
         from etui.models.files import model_path
 
-        path = model_path(spec, runtime.config)
-        unknown = {"modified_at": None, "size": None, "details": _UNKNOWN}
-        if spec.backend is not None or not path.is_file():
-            return unknown
-        return files.get(spec.name, lambda: _describe_file(path), lambda _: (str(path),))
+        if spec is not None and spec.backend is None:
+            path = model_path(spec, runtime.config)
+            if path.is_file():
+                return files.get(spec.name, lambda: _describe_file(path), lambda _: (str(path),))
+        return {"modified_at": None, "size": None, "details": _UNKNOWN}
 
     def build_entry(model: ServedModel) -> dict[str, Any]:
-        spec = runtime.catalogue.models.get(model.id)
-        about = {"modified_at": None, "size": None, "details": _UNKNOWN}
-        digest = hashlib.sha256(model.id.encode()).hexdigest()
-        if spec is not None:
-            about, digest = describe(spec), spec.sha256 or digest
-        name = f"{model.id}:latest"
-        return {"name": name, "model": name, "digest": digest, **about}
+        spec, name = runtime.catalogue.models.get(model.id), f"{model.id}:latest"
+        stated = None if spec is None else spec.sha256
+        digest = stated or hashlib.sha256(model.id.encode()).hexdigest()
+        return {"name": name, "model": name, "digest": digest, **describe(spec)}
 
     def list_models(*, resident: bool) -> dict[str, Any]:
         from etui.runtime.model_ids import list_model_ids
@@ -90,9 +87,7 @@ def build_routes(context: ServerContext) -> list[Route]:
             from etui.models.gguf import check_gguf
 
             _, spec, path = find_model(name, context, client)
-            about = describe(spec)
-            del about["size"]
-            return about | _build_show(spec, check_gguf(path))
+            return describe(spec) | _build_show(spec, check_gguf(path))
 
         return JSONResponse(await run_in_threadpool(run))
 

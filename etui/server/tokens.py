@@ -5,8 +5,9 @@ Texts are tokenized in a process of vocabularies alone: no weights are loaded, a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from pydantic import Field
 from starlette.concurrency import run_in_threadpool
@@ -21,7 +22,7 @@ from etui.runtime.turn_request import TurnRequest
 from etui.server.answer import client_of
 from etui.server.build_request import parse_model, take_known
 from etui.server.documents import ignored_headers
-from etui.server.errors import ApiError, invalid, to_api_error, unsupported
+from etui.server.errors import invalid, to_api_error, unsupported
 from etui.server.validation import Body, read_json, validate
 
 if TYPE_CHECKING:
@@ -34,59 +35,62 @@ if TYPE_CHECKING:
 _MOST_TOKENS = 2**20
 
 
-class TokenizeBody(Body):
+class _OfModel(Body):
+    model: Annotated[str, Field(max_length=256)] = ""
+
+
+class TokenizeBody(_OfModel):
     """The body of ``/tokenize``."""
 
-    model: Annotated[str, Field(max_length=256)] = ""
     content: str
     add_special: bool = False
     parse_special: bool = True
     with_pieces: bool = False
 
 
-class DetokenizeBody(Body):
+class DetokenizeBody(_OfModel):
     """The body of ``/detokenize``."""
 
-    model: Annotated[str, Field(max_length=256)] = ""
     tokens: Annotated[
         list[Annotated[int, Field(ge=0, lt=2**31)]], Field(max_length=_MOST_TOKENS, fail_fast=True)
     ]
 
 
+B = TypeVar("B", bound=_OfModel)
+
+
 def build_routes(context: ServerContext) -> list[Route]:
     """Build the routes of this module."""
 
-    async def tokenize(request: Request) -> JSONResponse:
-        used, ignored = take_known(await read_json(request), TokenizeBody.model_fields)
-        body = validate(TokenizeBody, used)
+    def build_route(path: str, kind: type[B], work: Callable[[B, Path], dict[str, Any]]) -> Route:
+        async def answer(request: Request) -> JSONResponse:
+            used, ignored = take_known(await read_json(request), kind.model_fields)
+            body, client = validate(kind, used), client_of(request)
 
-        def run() -> list[Any]:
-            _, _, path = find_model(body.model, context, client_of(request))
-            tokens = context.tokens.tokenize(
-                path, body.content, special=body.parse_special, ends=body.add_special
-            )
-            if tokens is None:
-                raise _no_tokenizer()
-            if not body.with_pieces:
-                return [token.id for token in tokens]
-            return [{"id": token.id, "piece": _write_piece(token.piece)} for token in tokens]
+            def run() -> dict[str, Any]:
+                return work(body, find_model(body.model, context, client)[2])
 
-        found = await run_in_threadpool(run)
-        return JSONResponse({"tokens": found}, headers=ignored_headers(ignored))
+            found = await run_in_threadpool(run)
+            return JSONResponse(found, headers=ignored_headers(ignored))
 
-    async def detokenize(request: Request) -> JSONResponse:
-        used, ignored = take_known(await read_json(request), DetokenizeBody.model_fields)
-        body = validate(DetokenizeBody, used)
+        return Route(path, answer, methods=["POST"])
 
-        def run() -> bytes:
-            _, _, path = find_model(body.model, context, client_of(request))
-            text = context.tokens.detokenize(path, body.tokens)
-            if text is None:
-                raise _no_tokenizer(" or no such token")
-            return text
+    def tokenize(body: TokenizeBody, path: Path) -> dict[str, Any]:
+        special, ends = body.parse_special, body.add_special
+        tokens = context.tokens.tokenize(path, body.content, special=special, ends=ends)
+        if tokens is None:
+            raise invalid("this model has no tokenizer that can be used", "model")
+        if not body.with_pieces:
+            return {"tokens": [token.id for token in tokens]}
+        return {
+            "tokens": [{"id": token.id, "piece": _write_piece(token.piece)} for token in tokens]
+        }
 
-        text = (await run_in_threadpool(run)).decode("utf-8", "replace")
-        return JSONResponse({"content": text}, headers=ignored_headers(ignored))
+    def detokenize(body: DetokenizeBody, path: Path) -> dict[str, Any]:
+        text = context.tokens.detokenize(path, body.tokens)
+        if text is None:
+            raise invalid("this model has no such token, or no tokenizer", "tokens")
+        return {"content": text.decode("utf-8", "replace")}
 
     async def show_props(request: Request) -> JSONResponse:
         model = request.query_params.get("model", "")[:256]
@@ -94,8 +98,8 @@ def build_routes(context: ServerContext) -> list[Route]:
         return JSONResponse(found)
 
     return [
-        Route("/tokenize", tokenize, methods=["POST"]),
-        Route("/detokenize", detokenize, methods=["POST"]),
+        build_route("/tokenize", TokenizeBody, tokenize),
+        build_route("/detokenize", DetokenizeBody, detokenize),
         Route("/props", show_props),
     ]
 
@@ -118,10 +122,6 @@ def find_model(
         return arm, *runtime.model_files.find(arm, runtime.catalogue)
     except EtuiError as error:
         raise to_api_error(error) from error
-
-
-def _no_tokenizer(more: str = "") -> ApiError:
-    return invalid(f"this model has no tokenizer that can be used{more}", "model")
 
 
 def _write_piece(piece: bytes) -> str | list[int]:

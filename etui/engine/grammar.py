@@ -55,6 +55,7 @@ _UNKEPT = frozenset(_UNKEPT_NAMES.split())
 _FORMAT_NAMES = "date time date-time duration email hostname ipv4 ipv6 uuid uri"
 _FORMATS = frozenset(_FORMAT_NAMES.split())
 _MOST = 10**16 - 1  # of an integer without limits, which a small model may never end
+_CONTROL = re.compile(r"(?<!\\)((?:\\\\)*)\\c([A-Za-z])")
 _PROBED_BYTES = 16
 _NO_DETAILS = "<non-verbose/>"
 _NAME = re.compile(r"[a-zA-Z0-9_.-]{1,128}")
@@ -100,7 +101,10 @@ def _read_schema(text: str, param: str) -> str:
             "use a flatter schema",
             param,
         )
-    return _Reader(document, param).read()
+    try:
+        return _Reader(document, param).read()
+    except _SharedNames:
+        return _Reader(document, param, joins_patterns=True).read()
 
 
 def _refuse_constant(name: str) -> Any:
@@ -114,6 +118,10 @@ def _read_float(text: str) -> float:
     return number
 
 
+class _SharedNames(Exception):
+    """A name can match several patterns, which llguidance does not keep apart."""
+
+
 class _Reader:
     """Reads a document as clients mean it, which is narrower than JSON Schema is.
 
@@ -122,8 +130,9 @@ class _Reader:
     object of its own and once as a part of an object that is described in several places.
     """
 
-    def __init__(self, document: Any, param: str) -> None:
+    def __init__(self, document: Any, param: str, *, joins_patterns: bool = False) -> None:
         self._document = document
+        self._joins_patterns = joins_patterns
         self._param = param
         self._named: dict[tuple[str, bool], str] = {}
         self._defs: dict[str, Any] = {}
@@ -142,7 +151,10 @@ class _Reader:
                 raise self._refuse(what, "use a simpler pattern")
         whole = {} if root is True else root
         text = json.dumps({**whole, "$defs": self._defs, "x-guidance": _OPTIONS})
-        if fault := _find_fault(text):
+        fault = _find_fault(text)
+        if "not disjoint" in fault and not self._joins_patterns:
+            raise _SharedNames
+        if fault:
             raise self._refuse(f"cannot be kept: {fault}", "leave it out, or use a simpler schema")
         if not _is_finite(root, _find_finite(self._defs)):
             raise self._refuse(
@@ -191,6 +203,8 @@ class _Reader:
             own = rewrite({key: value for key, value in schema.items() if key not in _NOTES})
         except (AttributeError, TypeError, ValueError) as error:
             raise self._refuse("has a keyword with a value of another type") from error
+        if "$dynamicRef" in own:  # kept where only one part has its name
+            own["$ref"] = own.pop("$dynamicRef") if "$ref" not in own else own["$ref"]
         if extra := own.keys() & _UNKEPT:
             raise self._refuse(
                 f"has {_short(min(extra))}, which etui cannot keep",
@@ -206,8 +220,15 @@ class _Reader:
         if own.get("type") == "integer" and not own.keys() & _OF_TYPE["number"] - {"minimum"}:
             own = {"minimum": -_MOST, "maximum": _MOST, **own}
         if isinstance(own.get("pattern"), str):
+            own["pattern"] = _read_pattern(own["pattern"])
             self._patterns.add(own["pattern"])
-        self._patterns.update(self._expect(own, "patternProperties", dict))
+        named = self._expect(own, "patternProperties", dict)
+        if named:
+            own["patternProperties"] = {_read_pattern(each): named[each] for each in named}
+        if len(named) > 1 and self._joins_patterns:  # each value then matches all of them
+            joined = "|".join(f"({each})" for each in own["patternProperties"])
+            own["patternProperties"] = {joined: {"allOf": list(named.values())}}
+        self._patterns.update(own.get("patternProperties", ()))
         return own
 
     def _expect(self, own: Mapping[str, Any], key: str, kind: type) -> Any:
@@ -263,7 +284,7 @@ class _Reader:
                 yield from self._walk(each, seen)
 
     def _refer(self, name: Any, depth: int, *, closed: bool) -> str:
-        if not isinstance(name, str) or not (name == "#" or name.startswith("#/")):
+        if not isinstance(name, str) or not name.startswith("#"):
             raise self._refuse(
                 f"refers to {_short(name)}, outside of itself",
                 "put the schema into $defs and refer to it as #/$defs/NAME",
@@ -275,6 +296,11 @@ class _Reader:
 
     def _find(self, name: str) -> Any:
         target = self._document
+        if name[1:2] not in ("", "/"):
+            named = [each for each in _iter_parts(target) if name[1:] in _read_anchors(each)]
+            if len(named) == 1:
+                return named[0]
+            raise self._refuse(f"refers to {_short(name)}, which it does not have once")
         for part in name.split("/")[1:]:
             key = part.replace("~1", "/").replace("~0", "~")
             if isinstance(target, dict) and key in target:
@@ -284,6 +310,24 @@ class _Reader:
             else:
                 raise self._refuse(f"refers to {_short(name)}, which it does not have")
         return target
+
+
+def _iter_parts(document: Any) -> Iterator[dict[str, Any]]:
+    """Yield the objects in a document."""
+    if isinstance(document, dict):
+        yield document
+    for each in document.values() if isinstance(document, dict) else document:
+        if isinstance(each, dict | list):
+            yield from _iter_parts(each)
+
+
+def _read_anchors(part: Mapping[str, Any]) -> tuple[Any, Any]:
+    return part.get("$anchor"), part.get("$dynamicAnchor")
+
+
+def _read_pattern(pattern: str) -> str:
+    """Write the control characters of a pattern as other engines do."""
+    return _CONTROL.sub(lambda found: f"{found[1]}\\x{ord(found[2].upper()) - 64:02x}", pattern)
 
 
 @cache

@@ -6,6 +6,7 @@ of the client. Keywords for which there is no such way stay, so that they are re
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any
@@ -25,13 +26,14 @@ _NEXT = {
 }
 """Bound -> the type that it speaks of, and the bound that just breaks it."""
 
+_LARGEST_BOUND = 10**15
 _MOST_VALUES = 64
 """Most values into which lists without repetition are written."""
 
 
 def rewrite(schema: Mapping[str, Any]) -> dict[str, Any]:
     """Return a schema with fewer kinds of keywords; its parts are not rewritten."""
-    own = dict(schema)
+    own = {key: _read_number(key, value) for key, value in schema.items()}
     parts: list[Any] = []
     _rewrite_dependent(own, parts)
     _rewrite_conditions(own, parts)
@@ -46,6 +48,17 @@ def rewrite(schema: Mapping[str, Any]) -> dict[str, Any]:
     if parts := [part for part in parts if part is not True]:
         own["allOf"] = [*own.get("allOf", ()), *parts]
     return own
+
+
+def _read_number(key: str, value: Any) -> Any:
+    """Write a count as a whole number, and a bound that no text reaches as one that is near."""
+    if isinstance(value, float) and value.is_integer() and re.search("[mM](in|ax)", key):
+        value = int(value)
+    if isinstance(value, int) and abs(value) > _LARGEST_BOUND:
+        upper = key in ("maximum", "exclusiveMaximum") and value > 0
+        lower = key in ("minimum", "exclusiveMinimum") and value < 0
+        return _LARGEST_BOUND if upper else -_LARGEST_BOUND if lower else value
+    return value
 
 
 def _rewrite_dependent(own: dict[str, Any], parts: list[Any]) -> None:

@@ -521,6 +521,11 @@ REWRITTEN: list[tuple[Any, list[str], list[str]]] = [
     ({"properties": {"a": {}}, "unevaluatedProperties": False}, ['{"a":1}'], ['{"b":1}']),
     ({"type": "array", "prefixItems": [{"type": "integer"}], "unevaluatedItems": False},
      ["[1]"], ["[1,2]"]),
+    ({"type": "array", "maxItems": 2.0}, ["[1,2]"], ["[1,2,3]"]),
+    ({"type": "number", "maximum": 1.8e19, "minimum": 3}, ["3", "44"], ["2"]),
+    ({"$defs": {"a": {"$anchor": "whole", "type": "integer"}}, "$ref": "#whole"}, ["3"], ['"a"']),
+    ({"type": "object", "patternProperties": {"a*": {"type": "integer"}, "aaa*": {"maximum": 20}},
+      "additionalProperties": False}, ['{"aaa":5}'], ['{"aaa":"x"}', '{"aaa":25}']),
     ({"type": "string", "x-guidance": {"lenient": True}, "maxLenght": 3, "nullable": True},
      ['"abcd"'], ["null"]),
 ]  # fmt: skip
@@ -533,6 +538,12 @@ def test_keywords_that_others_can_say(
     grammar = grammar_of(schema)
     assert [text for text in (*kept, *refused) if accepts(grammar, text)] == kept
     assert all(matches(json.loads(text), schema) for text in kept)
+
+
+def test_a_pattern_may_name_control_characters(accepts: Accepts) -> None:
+    grammar = grammar_of({"type": "string", "pattern": r"^\cI$"})  # Python has no such escape
+    assert accepts(grammar, r'"\t"')
+    assert not accepts(grammar, '"I"')
 
 
 @pytest.mark.skipif("ETUI_JSON_SCHEMAS" not in os.environ, reason="no folder of schemas is named")

@@ -18,6 +18,9 @@ class Message:
     """Tools that an assistant's message calls, a JSON array in the OpenAI form; empty without any.
     """
     tool_call_id: str = ""  # Id of the call that a tool's message answers; empty for other roles
+    thinking: str = ""
+    """Thought before the calls of an assistant's message, which is given back to the model until
+    the next question; empty for other messages."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -162,7 +162,8 @@ class ChatPrompt:
         if any(each.role == "tool" or each.tool_calls for each in messages):
             self._check_calls()
         chat, begun = self._split(messages)
-        documents = [self._document(each) for each in chat]
+        asked = max((at for at, each in enumerate(chat) if each.role == "user"), default=-1)
+        documents = [self._document(each, thinks=at > asked) for at, each in enumerate(chat)]
 
         def render(conceal: Callable[[str], str]) -> str:
             concealed = _map_texts(documents, conceal)
@@ -247,8 +248,13 @@ class ChatPrompt:
         whole = text.count(_PROBE) >= 3 and f"'{_PROBE}': '{_PROBE}'" not in text
         return "objects" if whole else "texts"
 
-    def _document(self, message: Message) -> dict[str, Any]:
+    def _document(self, message: Message, *, thinks: bool) -> dict[str, Any]:
         document: dict[str, Any] = {"role": message.role, "content": message.content}
+        if message.tool_calls and message.thinking and thinks:
+            if self._tool_format != "harmony":
+                document["reasoning_content"] = message.thinking
+            elif not message.content:  # gpt-oss's template refuses both in one message
+                document["thinking"] = message.thinking
         if message.tool_calls:
             document["tool_calls"] = [
                 {

@@ -313,7 +313,9 @@ def _read_message(item: MessageItem, place: str, called: set[str]) -> Message:
     called.update(call.id for call in calls)
     listed = [call.model_dump() for call in calls]
     written = json.dumps(listed, ensure_ascii=False, separators=(",", ":")) if listed else ""
-    return Message("system" if item.role == "developer" else item.role, text, tool_calls=written)
+    thought = item.reasoning_content if calls and isinstance(item.reasoning_content, str) else ""
+    role = "system" if item.role == "developer" else item.role
+    return Message(role, text, tool_calls=written, thinking=thought)
 
 
 def join_text(content: Any, param: str) -> str:

@@ -50,14 +50,16 @@ class HistoryCall(Lenient):
 class MessageItem(Lenient):
     """One message; ``content`` is text or a list of text parts.
 
-    Clients send messages back with what they were sent (``reasoning_content``, ``refusal``,
-    ``annotations``), so further fields are ignored, except those with content of other kinds.
+    Clients send messages back with what they were sent (``refusal``, ``annotations``), so further
+    fields are ignored, except those with content of other kinds. ``reasoning_content`` counts in
+    messages that call tools.
     """
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Any = None
     tool_calls: Annotated[list[HistoryCall], Field(max_length=128)] | None = None
     tool_call_id: Annotated[str, Field(min_length=1, max_length=128)] | None = None
+    reasoning_content: Any = None
     audio: None = None
     function_call: None = None
 

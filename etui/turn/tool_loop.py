@@ -203,8 +203,9 @@ class ToolLoop:
             }
             for call in calls
         ]
-        said = choose_hop(self._ended[-1].attempts).end.answer
+        said = choose_hop(self._ended[-1].attempts).end
         text = json.dumps(written, ensure_ascii=False)
+        message = Message("assistant", said.answer, text, thinking=said.thinking)
         answers = [
             Message("tool", result, tool_call_id=call.call_id)
             for call, result in zip(calls, results, strict=True)
@@ -216,7 +217,7 @@ class ToolLoop:
         known = tuple(pair for pair in query.metadata if pair[0] != ROUND)
         return replace(
             query,
-            history=(*query.history, asked, Message("assistant", said, text), *answers[:-1]),
+            history=(*query.history, asked, message, *answers[:-1]),
             last=answers[-1],
             options=options,
             metadata=(*known, (ROUND, str(len(self._ended) + 1))),

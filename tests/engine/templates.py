@@ -59,6 +59,9 @@ HARMONY = """\
 {%- for t in tools %}{{ t.function.name + ' ' }}{% endfor %}{{ '}<|end|>' }}{% endif %}
 {%- for m in messages %}
 {%- if m.tool_calls %}
+{%- if m.content and m.thinking %}{{ raise_exception('content or thinking') }}{% endif %}
+{%- if m.thinking %}
+{{- '<|start|>assistant<|channel|>analysis<|message|>' + m.thinking + '<|end|>' }}{% endif %}
 {{- '<|start|>assistant to=functions.' + m.tool_calls[0].function.name }}
 {{- '<|channel|>commentary json<|message|>' }}
 {{- m.tool_calls[0].function.arguments | tojson }}{{ '<|call|>' }}

@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -175,6 +176,24 @@ def test_tools_calls_and_results_are_in_the_prompt_of_a_family(process, family):
     }
     assert written[FORMS[family][3]] in text
     assert "sunny" in text
+
+
+def test_the_thought_before_a_call_is_given_back_until_the_next_question(process):
+    prompt = make_prompt(process, TEMPLATES["harmony"])
+    call, result = called({"city": "Rome"})
+    call = replace(call, thinking="I <|end|> look.")
+    text = reveal(prompt.render([ASK, call, result], {}, TOOLS))
+    assert "<|channel|>analysis<|message|>I <|end|> look.<|end|><|start|>assistant to=" in text
+    assert "look." not in reveal(prompt.render([ASK, call, result, ASK], {}, TOOLS))
+    spoken = replace(call, content="I say.")  # the template takes one of the two
+    assert "look." not in reveal(prompt.render([ASK, spoken, result], {}, TOOLS))
+    source = "{% if tools %}<tool_call>{% endif %}{% for m in messages %}<think>" + (
+        "{{ m.reasoning_content }}</think>{{ m.content }}{% for c in m.tool_calls %}"
+        "{{ c.function.name }}{{ c.function.arguments | tojson }}{% endfor %}{% endfor %}"
+        "{{ tools | tojson }}"
+    )
+    shown = reveal(make_prompt(process, source).render([ASK, call, result], {}, TOOLS))
+    assert "<think>I <|end|> look.</think>get_it" in shown
 
 
 @pytest.mark.parametrize("family", FORMS)

@@ -581,6 +581,17 @@ def test_what_clients_send_back_or_always_send_is_accepted(context: ServerContex
     assert [message.content for message in turn.query.history][1:] == ["Mars"]
 
 
+@pytest.mark.parametrize(("given", "kept"), [("I look.", "I look."), (None, ""), ([1], "")])
+def test_the_thought_before_a_call_is_kept(
+    context: ServerContext, given: object, kept: str
+) -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "get", "arguments": "{}"}}
+    said = {"role": "assistant", "content": None, "tool_calls": [call], "reasoning_content": given}
+    result = {"role": "tool", "content": "sunny", "tool_call_id": "c1"}
+    query = build(context, [*QUESTION, said, result]).query
+    assert [message.thinking for message in query.messages()] == ["", kept, ""]
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_what_is_ignored_is_named_in_the_header_and_in_the_log(
     server: Running, pool: FakePool, stream: bool

@@ -83,7 +83,7 @@ def _joules_text(found: Interval | CostFigure | None, unit: str, kind: str | Non
     half = None
     if found.low is not None and found.high is not None:
         half = max(found.value - found.low, found.high - found.value)
-    return units.per_text(found.value, unit, kind, half)
+    return units.per_text(found.value, unit, kind, half, spread=True)
 
 
 def _per_kilojoule(value: float) -> str:

@@ -82,7 +82,7 @@ def stats(days: int, idle: bool, audit: bool, as_json: bool) -> int:
     on trial would have done. Compares each operating curve with the latest turns; for a curve that
     no longer fits, prints the command that fixes it. Compares what was predicted of each model
     before its pull (tokens/s and joules of a decoded token) with its last answers on this machine,
-    however old, on which later predictions rest.
+    however old; later predictions rest on them if no other program ran beside them.
 
     With --idle, replays the gaps between the questions of chats: the joules of idling and of loads
     with keep_warm of 1, 5, 15 and 60 minutes, always, the break-even time T* and auto, and with the
@@ -233,7 +233,7 @@ def _format_checks(checks: Sequence[PredictionCheck]) -> Iterator[str]:
     )
     if not all(check.predicted_at for check in checks):
         yield "afterwards: none was kept at its pull; predicted now, without its own measurements"
-    yield "later predictions rest on what was measured here"
+    yield "later predictions rest on curves, and on answers beside which no other program ran"
 
 
 def _compared_cells(one: Compared, about: str) -> tuple[str, str, str]:

@@ -192,7 +192,8 @@ def measured_from(
     """Return the model as its curve on a machine, or else its answers there, measured it.
 
     Args:
-        past: As in :func:`forecast_decode`.
+        past: Speed of its answers while nothing else ran, see
+            :func:`etui.log.past_answers.read_quiet_speed`.
         on_gpu: Where its weights were in those answers.
     """
     own = None

@@ -152,6 +152,16 @@ def read_speed(log: LogReader, model: str, sha256: str | None, machine: str) -> 
     return replace(_pool_speed(points), prefill_watts=None, decode_watts=None)
 
 
+def read_quiet_speed(log: LogReader, model: str, sha256: str | None, machine: str) -> Speed | None:
+    """Compute the speed from the last turns beside which no other program was seen to run.
+
+    None without any: those of a busy machine say little of other models.
+    """
+    rows = _select_turns(log, POINTS_SQL, model, sha256)
+    here = _select_here(parse_logged_turns(rows), machine)
+    return _compute_speed([turn for turn in here if not turn.shared])
+
+
 def _select_turns(log: LogReader, sql: str, model: str, sha256: str | None) -> list[sqlite3.Row]:
     """Select the newest turns; many of them only if some of these decoded nothing."""
     rows = log.select(sql, (model, sha256, _SPEED_TURNS))

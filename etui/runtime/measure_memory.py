@@ -23,7 +23,7 @@ from etui.curves.prediction import (
 )
 from etui.engine.library import built_for_gpu, library_folder
 from etui.errors import EtuiError
-from etui.log.past_answers import read_speed
+from etui.log.past_answers import read_quiet_speed, read_speed
 from etui.models.files import content_sha256, has_file, may_be_content, model_path
 from etui.models.gguf import check_usable
 from etui.models.memory_speed import MemorySpeed, load_memory_speed, save_memory_speed
@@ -96,7 +96,8 @@ def read_machine(
     for spec in catalogue:
         curve, past = find_curve_here(log, spec, config), None
         if curve is None and spec.name in answered and spec.backend is None:
-            past = read_speed_here(log, spec, config)
+            sha256 = content_sha256(spec, config)
+            past = read_quiet_speed(log, spec.name, sha256, machine_name())
         if (curve is None and past is None) or model_path(spec, config) == left_out:
             continue
         work = work_of_entry(spec, spec.file_bytes)

@@ -46,9 +46,10 @@ def tiny(config: Config, tmp_path: Path) -> str:
     return new.spec.name
 
 
-def answer(config: Config, model: str, number: int = 1, **changes: object) -> None:
+def answer(config: Config, model: str, number: int = 1, *, shared: bool = False) -> None:
     """Log 39 tokens in 1 s of decode, with 19 J."""
-    energy = replace(ENERGY, phases={"load": 0.0, "prefill": 1.0, "decode": 19.0}, flags=())
+    phases = {"load": 0.0, "prefill": 1.0, "decode": 19.0}
+    energy = replace(ENERGY, phases=phases, flags=(), shared=shared, attribution=None)
     sha256 = load_catalogue(config).models[model].sha256
     turn = replace(
         TURN, model=model, model_sha256=sha256, votes=(), probes=(), hops=(), speculation=None,
@@ -57,7 +58,7 @@ def answer(config: Config, model: str, number: int = 1, **changes: object) -> No
         settings={"machine": machine_name()},
     )  # fmt: skip
     with TurnWriter(config) as writer:
-        writer.save_turn(replace(turn, **changes))
+        writer.save_turn(turn)
 
 
 def check(config: Config):
@@ -129,7 +130,10 @@ def test_without_a_kept_one_it_is_predicted_from_all_but_its_own_measurements(
 def test_answers_correct_the_predictions_of_other_models(config: Config, tiny: str) -> None:
     with LogReader(config) as log:
         assert read_machine(log, config, load_catalogue(config)).measured == ()
-    answer(config, tiny)
+    answer(config, tiny, shared=True)
+    with LogReader(config) as log:
+        assert read_machine(log, config, load_catalogue(config)).measured == (), "a busy machine"
+    answer(config, tiny, 2)
     with LogReader(config) as log:
         (one,) = read_machine(log, config, load_catalogue(config)).measured
     assert (one.name, one.on_gpu) == (tiny, False)

@@ -41,7 +41,7 @@ from etui.engine.library import built_for_gpu, library_folder
 from etui.engine.offload import Needs, needs
 from etui.errors import EtuiError, ModelUnavailable
 from etui.log.model_usage import ModelUsage, read_model_usage
-from etui.log.past_answers import read_speed
+from etui.log.past_answers import read_quiet_speed, read_speed
 from etui.log.queries import LogReader
 from etui.log.totals import Total
 from etui.models.adapters import check_adapters, size_adapters
@@ -140,6 +140,7 @@ class ModelCard:
     total: Total | None = None  # Totals of its turns in the log
     usage: ModelUsage | None = None  # What it was used for, as the log says; None if it never was
     past: Speed | None = None  # Speed of the last turns of this file on this machine
+    quiet: Speed | None = None  # The same of those beside which no other program ran
     loads: tuple[LoadRecord | UnloadRecord, ...] = ()  # Its last loads and unloads, newest first
     idle: ModelIdle | None = None
     """What keeping it warm costs; None if nothing was measured or logged."""
@@ -232,7 +233,7 @@ def list_measured(cards: Iterable[ModelCard], machine: str) -> tuple[MeasuredMod
     """List the models that were measured on a machine, to predict others from them."""
     found = (
         measured_from(
-            card.spec.name, card.work, card.curve, machine, card.past, on_gpu=card.was_on_gpu
+            card.spec.name, card.work, card.curve, machine, card.quiet, on_gpu=card.was_on_gpu
         )
         for card in cards
         if card.spec.backend is None
@@ -372,6 +373,10 @@ class CardReader:
         header = self._header(path) if state != "absent" else None
         gguf = header if isinstance(header, Gguf) else None
         model_loads = [load for load in loads if load.model == spec.name][:_SHOWN_LOADS]
+        past = quiet = None
+        if total is not None and state != "absent":
+            of_file = (spec.name, content_sha256(spec, self._config), machine_name())
+            past, quiet = read_speed(log, *of_file), read_quiet_speed(log, *of_file)
         return ModelCard(
             spec=spec,
             path=path,
@@ -383,7 +388,8 @@ class CardReader:
             fault=header if isinstance(header, str) else _find_adapter_fault(spec, gguf),
             curve=self._curve(log, spec),
             total=total,
-            past=self._past(log, spec, state, total),
+            past=past,
+            quiet=quiet,
             loads=tuple(model_loads),
         )
 
@@ -425,14 +431,6 @@ class CardReader:
             return error.what
         except OSError as error:
             return f"cannot read {path}: {error.strerror or error}"
-
-    def _past(
-        self, log: LogReader, spec: ModelSpec, state: FileState, total: Total | None
-    ) -> Speed | None:
-        if total is None or state == "absent":
-            return None
-        sha256 = content_sha256(spec, self._config)
-        return read_speed(log, spec.name, sha256, machine_name())
 
     def _need(self, spec: ModelSpec, gguf: Gguf) -> Needs:
         context = usable_context(spec, gguf, self._config.context_tokens)

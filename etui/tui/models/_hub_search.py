@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 _LIMIT = 8  # Most repositories: two requests each
-_QUESTION_CELLS = 64  # Width of a question on a terminal of 80 columns
+_QUESTION_CELLS = 68  # Width of a question on a terminal of 80 columns
 _LOCAL = 3  # Most models of the list that are named
 _REPOSITORIES = (
     TableColumn("name", "REPOSITORY", 0, most=70, least=24, sorts=False),

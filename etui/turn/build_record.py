@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 from uuid import uuid4
@@ -48,7 +48,7 @@ from etui.units import count_text
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """A turn that has ended, and whose energy readings are complete."""
+    """A turn that has ended; its energy readings are complete once its meters have settled."""
 
     query: Query
     decision: Decision
@@ -61,6 +61,8 @@ class Ended:
     """Predicted joules of its attempts together, loads excluded; None if unknown."""
     settings: Mapping[str, Any]  # Settings needed to repeat it
     tools: ToolLoopRecord | None = None  # Calls of tools, not yet measured; None without any
+    read_settings: Callable[[], Mapping[str, Any]] = dict
+    """Returns further settings, which are known once the meters have settled."""
 
 
 def build_turn_record(ended: Ended, meter: Meter) -> TurnRecord:

@@ -338,10 +338,7 @@ class Turn:
             self._attempts[-1] = self._attempts[-1].stop(why)
 
     def _end(self) -> Ended:
-        """Close the turn; what is known of a remote meter is complete once that has settled."""
-        if self._resolved is not None and self._resolved.meter is not None:
-            settle_meters([attempt.leg for attempt in self._attempts])
-        model_settings = self._resolved.read_settings() if self._resolved is not None else {}
+        """Close the turn."""
         status, predicted = self._find_status(), self._decision.predicted_joules
         error = self._fault
         if error is None and status == "error":
@@ -355,7 +352,8 @@ class Turn:
             status,
             error,
             predicted if self._predictor is None else sum_of_known(self._predicted),
-            {**self.machine.settings, **self._origin.settings, **model_settings},
+            {**self.machine.settings, **self._origin.settings},
+            read_settings=dict if self._resolved is None else self._resolved.read_settings,
         )
 
     def _predict_answer(self, arm: Arm) -> float | None:
@@ -411,6 +409,7 @@ def save_turn(ended: Ended, machine: Machine) -> TurnRecord:
     settle_meters([attempt.leg for attempt in ended.attempts])
     if ended.tools is not None:
         machine.meter.settle(max(each.end_ns for each in ended.tools.calls))
+    ended = replace(ended, settings={**ended.settings, **ended.read_settings()})
     record = build_turn_record(ended, machine.meter)
     for attempt in ended.attempts:
         energy_of, load = machine_of(attempt.meter).energy, attempt.seen.load

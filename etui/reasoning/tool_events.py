@@ -325,6 +325,8 @@ class ToolCallParser(CallParser):
             elif char not in SPACE:
                 self._fall_back("", parts)
             return
+        if self._format == "lfm2" and char == "{" and not reader.raw.strip(SPACE):
+            reader = self._reader = ObjectReader()  # as the template that llama.cpp ships shows it
         if char == "{" and reader.raw.strip(SPACE) == "{":
             # The templates of Qwen2.5-Coder show it with doubled braces, by mistake.
             reader.raw += char

@@ -483,6 +483,8 @@ CASES = [
      [("get", DAYS), ("set", "{}")]),
     ("deepseek", f"{S_BEGIN}{T_BEGIN}<b>", f"{S_BEGIN}{T_BEGIN}<b>", []),
     ("lfm2", '<|tool_call_start|>[get(city="Rome", days=2)]<|tool_call_end|>', "", [("get", DAYS)]),
+    ("lfm2", '<|tool_call_start|>[{"name": "get", "arguments": ' + DAYS + "}]<|tool_call_end|>",
+     "", [("get", DAYS)]),
     ("lfm2", "<|tool_call_start|>[get(city='Rome', days=2), set()]<|tool_call_end|>Done.", "Done.",
      [("get", DAYS), ("set", "{}")]),
     ("lfm2", """<|tool_call_start|>[set(a=[1, -2.5, true, None], from={"b": 'c, )'})]"""

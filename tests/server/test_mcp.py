@@ -6,10 +6,12 @@ import json
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ import pytest
 pytest.importorskip("mcp")
 
 import anyio
+import httpx2
 from mcp import Client, StdioServerParameters
 
 from etui.config.config import Config
@@ -173,3 +176,47 @@ def test_it_ends_with_its_input_or_by_a_signal(alone: subprocess.Popen[str], how
     assert alone.returncode == 0, err
     assert all(json.loads(line)["jsonrpc"] == "2.0" for line in out.splitlines())
     assert "Traceback" not in err
+
+
+def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
+    """Wait until the process listens on the port."""
+    end = time.monotonic() + DEADLINE_SECONDS
+    while True:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+            return
+        assert process.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def address(starter_model: Path, config: Config) -> Iterator[str]:
+    """``etui mcp --port N`` on a free port; the address of its endpoint."""
+    (config.home / "config.yaml").write_text("threads: 1\n")
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "etui", "mcp", "--model", STARTER, "--port", str(port)]
+    environ = {**os.environ, "ETUI_MODELS": str(starter_model.parent)}
+    with subprocess.Popen(command, env=environ, stderr=subprocess.DEVNULL) as process:
+        try:
+            wait_for(port, process)
+            yield f"http://127.0.0.1:{port}/mcp"
+            process.terminate()
+            assert process.wait(DEADLINE_SECONDS) == 0
+        finally:
+            process.kill()
+
+
+async def test_over_http_it_answers_this_machine_alone(address: str) -> None:
+    with anyio.fail_after(DEADLINE_SECONDS):
+        async with Client(address) as client:
+            assert (await call(client, "ask", question="Why?", max_tokens=4))["model"] == STARTER
+    body = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
+    accepted = {"Accept": "application/json, text/event-stream"}
+    async with httpx2.AsyncClient(headers=accepted) as http:
+        for name, value, status in (
+            ("Host", "evil.test", 421),
+            ("Origin", "http://evil.test", 403),
+        ):
+            answer = await http.post(address, json=body, headers={name: value})
+            assert answer.status_code == status

@@ -16,6 +16,7 @@ from etui.engine.model import Model
 from etui.engine.special_tokens import SpecialTokens
 from etui.errors import ContextOverflow, EngineFailed, InvalidRequest
 from etui.events import Embedded, Event, Finished, Prefilled, Prefilling
+from etui.units import bytes_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,7 +28,11 @@ _POOLING: tuple[Pooling, ...] = ("none", "mean", "cls", "last", "rank")
 _MOST_TEXTS = 32
 """Texts in a batch: more of them are hardly faster, and each batch is a chance to cancel."""
 
-_LEAST_TOKENS = 512
+_PACKED_TOKENS, _PACKED_LOGITS = 512, 1 << 24
+"""Most tokens, and most logits, of a batch of several texts. llama.cpp clears room for the logits
+of all tokens though none is read: 64 MB here, and more for a text that is longer."""
+
+_STEP_TOKENS = 64
 _PART = re.compile(r"\{(query|document)\}")
 
 T = TypeVar("T")
@@ -139,12 +144,15 @@ class Embedder:
         Raises:
             EngineFailed: There is not enough memory.
         """
+        import psutil
+
         longest = max(map(len, inputs))
         if self._context is not None:
             if longest <= self._context.options.context_tokens:
                 return
             self.free()
-        room = min(max(_LEAST_TOKENS, 1 << (longest - 1).bit_length()), self._most_tokens)
+        packed = min(_PACKED_TOKENS, _PACKED_LOGITS // self._model.vocabulary)
+        room = min(max(packed, -(-longest // _STEP_TOKENS) * _STEP_TOKENS), self._most_tokens)
         usual = self._answers.options
         options = replace(
             usual,
@@ -154,6 +162,14 @@ class Embedder:
             flash_attention="auto",
             pooling=self.pooling,
         )
+        need = 4 * self._model.vocabulary * options.batch_tokens
+        free = psutil.virtual_memory().available
+        if need > free:
+            raise EngineFailed(
+                f"vectors of {longest} tokens need {bytes_text(need)} of memory, and "
+                f"{bytes_text(free)} are free",
+                "send shorter texts, or lower `context` of the model in models.yaml",
+            )
         library, threads = self._model.library, self._answers.threads
         self._context = Context(library, self._model, options, threads, drafts=True)
         if self._in_parts and not self._context.has_memory:  # an encoder, whatever its file says

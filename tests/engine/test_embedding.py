@@ -8,6 +8,7 @@ from contextlib import ExitStack, closing
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from etui.backends.base import AnswerRequest, Cancel
 from etui.backends.local import LocalBackend
 from etui.chat import Message, OutputOptions, TextsToEmbed
 from etui.config.config import Config
-from etui.errors import ContextOverflow, InvalidRequest
+from etui.errors import ContextOverflow, EngineFailed, InvalidRequest
 from etui.events import Answer, Embedded, Event, Finished, Prefilled, SharedBatch
 from etui.models.catalogue import load_catalogue
 from etui.models.spec import STARTER, ModelSpec
@@ -143,6 +144,18 @@ def test_many_texts_are_computed_in_several_batches_which_a_cancel_ends(
     vectors = read_vectors(list(backend.answer(request)))
     assert vectors.shape == (120, WIDTH)
     np.testing.assert_allclose(vectors[:3], vectors[117:], atol=1e-4)
+
+
+def test_a_text_for_which_memory_does_not_suffice_is_refused(
+    open_embedder: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend, spec, path = opened = open_embedder()
+    assert list(backend.load(spec, path))
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=30_000))
+    with pytest.raises(EngineFailed, match="of memory"):
+        embed(opened, "a cat")
+    monkeypatch.undo()
+    assert len(read_vectors(embed(opened, "a cat"))) == 1
 
 
 @pytest.fixture(scope="module")

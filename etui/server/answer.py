@@ -7,6 +7,7 @@ answer (:mod:`etui.server.deltas`) in a form of its own (:class:`AnswerForm`).
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from abc import ABC, abstractmethod
 from collections import deque
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from etui.server.context import ServerContext
     from etui.server.deltas import Delta
     from etui.turn.record import TurnRecord
+
+_log = logging.getLogger("etui.server")
 
 _MOST_EVENTS = 64
 """Most events that are sent together, so that one fast turn does not hold up the others."""
@@ -183,6 +186,7 @@ class TurnResponse(Response):
                 failure = failure or self._find_failure(event)
                 if isinstance(event, TurnFinished) and event.record.status != "error":
                     records[index] = event.record
+                    _warn_of_dropped(event.record)
             if len(records) == len(self._forms):
                 record = form.join([records[index] for index in sorted(records)])
             if failure is not None and not started:
@@ -226,6 +230,13 @@ class TurnResponse(Response):
         if isinstance(event, TurnFinished) and event.record.status == "stopped":
             return shutting_down()
         return None
+
+
+def _warn_of_dropped(record: TurnRecord) -> None:
+    """Tell the owner what was left out: a stream has begun before its headers could say it."""
+    if dropped := record.settings.get("dropped_messages"):
+        text = "turn %s: the oldest messages (%d) did not fit the context of %s and were left out"
+        _log.warning(text, record.turn_id, dropped, record.model)
 
 
 class _ReaderStalled(Exception):

@@ -608,7 +608,9 @@ def test_what_is_ignored_is_named_in_the_header_and_in_the_log(
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_messages_that_were_left_out_are_in_the_header(stream: bool) -> None:
+def test_messages_that_were_left_out_are_in_the_header_and_in_the_log(
+    stream: bool, caplog: pytest.LogCaptureFixture
+) -> None:
     def trims(request: AnswerRequest, turn: FakeTurn) -> Iterator[Event]:
         yield replace(PREFILLED, dropped_messages=3)
         yield Answer(12 * S, "Mars", 1)
@@ -621,6 +623,7 @@ def test_messages_that_were_left_out_are_in_the_header(stream: bool) -> None:
             timeout=60,
         )
     assert response.headers["x-etui-dropped-messages"] == "3"
+    assert "the oldest messages (3) did not fit the context of small" in caplog.text
 
 
 def test_very_many_ignored_fields_are_named_in_part() -> None:

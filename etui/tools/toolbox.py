@@ -236,20 +236,21 @@ def _read_tool(server: str, found: Mapping[str, Any]) -> Tool | None:
     """Read what a server says of a tool; None if a model cannot be shown it."""
     own_name = str(found["name"])
     name = f"{server}__{_NOT_IN_NAMES.sub('_', own_name)}"
+    if not own_name or len(name) > _MOST_NAME or _is_deep(found["parameters"]):
+        return None
     text = json.dumps(found["parameters"])
-    too_large = len(name) > _MOST_NAME or len(text) > _MOST_SCHEMA
-    if not own_name or too_large or _measure_depth(found["parameters"]) > _MOST_DEPTH:
+    if len(text) > _MOST_SCHEMA:
         return None
     description = one_line(str(found["description"]))[:_MOST_DESCRIPTION]
     return Tool(name, description, text, server, own_name)
 
 
-def _measure_depth(document: Any) -> int:
-    """Return how many objects and lists are nested in a document."""
-    inner = document.values() if isinstance(document, dict) else document
+def _is_deep(document: Any, levels: int = _MOST_DEPTH) -> bool:
+    """Return whether more objects and lists are nested than that."""
     if not isinstance(document, dict | list):
-        return 0
-    return 1 + max(map(_measure_depth, inner), default=0)
+        return False
+    inner = document.values() if isinstance(document, dict) else document
+    return levels == 0 or any(_is_deep(each, levels - 1) for each in inner)
 
 
 def remember_permission(config: Config, name: str, permission: Permission) -> None:

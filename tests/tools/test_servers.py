@@ -17,7 +17,7 @@ import pytest
 from etui.chat import Query
 from etui.config.config import apply_settings, find_folders
 from etui.config.schema import ToolServerEntry
-from etui.tools.servers import MOST_FAILURES, McpServer, ToolFailed, ToolTimedOut
+from etui.tools.servers import MOST_FAILURES, Listing, McpServer, ToolFailed, ToolTimedOut
 from etui.tools.toolbox import Toolbox, remember_permission
 from tests.tools.mcp_servers import ESCAPES
 
@@ -203,6 +203,18 @@ def test_the_tools_of_a_box(box):
     for arguments in ("[1]", "{", '{"a": 1}', "[" * 100_000):
         status, text = box.run("calculate", arguments, never)
         assert (status, text[:7]) == ("failed", "error: ")
+
+
+@pytest.mark.parametrize("levels", [33, 900, 5_000])
+def test_a_schema_without_an_end_is_left_out(box, monkeypatch, levels):
+    deep: object = {}
+    for _ in range(levels):
+        deep = {"x": deep}
+    tool = {"name": "deep", "description": "", "parameters": deep}
+    listing = Listing((tool,), (), ())
+    monkeypatch.setattr(McpServer, "list", lambda _server, _cancelled: listing)
+    assert [each.name for each in box.open()] == ["calculate", "read_file"]
+    assert box.problems["good"] == "left out: deep"
 
 
 def test_permissions(etui_home):

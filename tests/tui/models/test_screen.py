@@ -114,6 +114,9 @@ async def test_every_entry_is_there_with_what_it_needs_and_its_curve(house: Hous
         assert row(term, "qwen3-8b")[-1] == "uncalibrated"
         await term.until(lambda: "output tokens" in shown(term))
         assert "turns off the grid: 4 % mean error" in shown(term)
+        details = " ".join(shown(term).split())
+        for fact in ("spent 12.34 ± 0.41 J", "for answers", "answers 1,", "last used 2026-11-2"):
+            assert fact in details
 
 
 def test_the_facts_name_the_draft_model() -> None:

@@ -30,8 +30,8 @@ _TOOL_KEYS: Mapping[str, str] = {
     **{name: name for name in ("name", "description", "strict")},
     "input_schema": "parameters",
 }
-_WITHOUT_TEXT = ("tool_use", "thinking", "redacted_thinking")
-"""Blocks without a text for the model: chat templates leave earlier thinking out as well."""
+_WITHOUT_TEXT = ("tool_use", "redacted_thinking")
+"""Blocks without a text for the model."""
 
 _BILLING = "x-anthropic-billing-header:"
 """Begin of a block that Claude Code puts before its system prompt. It is other in every request, so
@@ -152,7 +152,7 @@ def _read_message(
 
     The results come first wherever they are, since they follow their calls.
     """
-    texts, calls, results = [], [], 0
+    texts, thoughts, calls, results = [], [], [], 0
     for block, text in _iter_blocks(content, place, asked):
         kind = block.get("type")
         if kind in ("tool_use", "tool_result") and (kind == "tool_use") != (role == "assistant"):
@@ -165,11 +165,14 @@ def _read_message(
             results += 1
             result = f"Error: {text}" if block.get("is_error") else text
             yield {"role": "tool", "tool_call_id": block.get("tool_use_id"), "content": result}
+        elif kind == "thinking":
+            thoughts.append(text)
         elif kind not in _WITHOUT_TEXT:
             texts.append(text)
     if texts or calls or not results:
         message = {"role": role, "content": "\n".join(texts)}
-        yield message | ({"tool_calls": calls} if calls else {})
+        called = {"tool_calls": calls, "reasoning_content": "\n".join(thoughts)}
+        yield message | (called if calls else {})
 
 
 def _iter_blocks(
@@ -196,8 +199,8 @@ def _iter_blocks(
 def _read_text(block: Mapping[str, Any], at: str, asked: MessagesRequest) -> Any:
     """Return the text of a block, unchecked; empty if it has none for the model."""
     kind = block["type"]
-    if kind == "text":
-        return block.get("text")
+    if kind in ("text", "thinking"):
+        return block.get(kind, "" if kind == "thinking" else None)
     if kind == "tool_result":
         inner = block.get("content")
         if inner is None:

@@ -527,6 +527,7 @@ def test_a_request_of_claude_code(pool: FakePool) -> None:
     request = pool.turns[0].request
     assert request.settings["ignored"] == response.headers["x-etui-ignored"]
     query = request.query
+    assert query.history[1].thinking == "I read it."  # until the next question, as templates want
     assert query.system is not None
     assert query.system.startswith("You are an agent.\n\nRules")  # every request begins alike
     assert len(json.loads(query.options.tools)) == 33

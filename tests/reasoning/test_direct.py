@@ -43,8 +43,8 @@ def test_a_prompt_that_was_known_says_what_of_it_was_lost(fake, monkeypatch):
     monkeypatch.setattr(session, "facts", replace(session.facts, cache_limit=limit))
     opened = session.open
 
-    def open_lossy(tokens, sampling):
-        sequence = opened(tokens, sampling)
+    def open_lossy(tokens, sampling, **options):
+        sequence = opened(tokens, sampling, **options)
         sequence.computed = sequence.cached = 4
         sequence.lost = 8
         return sequence

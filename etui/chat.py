@@ -24,6 +24,21 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True)
+class Picture:
+    """A picture that messages show; each has its ``mark`` where the picture is."""
+
+    data: str  # A PNG or JPEG file, in base64
+    sha256: str  # Of the file
+    width: int  # Pixels
+    height: int
+
+    @property
+    def mark(self) -> str:
+        """The text that stands for the picture in a message, and in the log."""
+        return f"[picture {self.sha256[:16]}]"
+
+
+@dataclass(frozen=True, slots=True)
 class TextsToEmbed:
     """Texts whose vectors are asked for in place of an answer."""
 
@@ -107,6 +122,7 @@ class Query:
     metadata: tuple[tuple[str, str], ...] = ()
     """Facts that a client gave, as pairs of key and value, which policies can read."""
     parent_id: str | None = None  # Id of the turn before it in the chat; None for the first one
+    pictures: tuple[Picture, ...] = ()  # Those whose marks its messages have
 
     def messages(self) -> tuple[Message, ...]:
         """Return the whole conversation, ready for a chat template."""

@@ -221,6 +221,15 @@ class Reused:
 
 
 @dataclass(frozen=True, slots=True)
+class PictureEncoded:
+    """The projector encoded a picture, or a part of it; it comes before ``Prefilled``."""
+
+    start_ns: int
+    end_ns: int
+    tokens: int  # Tokens of the prompt that it takes
+
+
+@dataclass(frozen=True, slots=True)
 class Verified:
     """One batch verified drafted tokens.
 
@@ -347,6 +356,7 @@ Event = (
     | Probe
     | ThreadsChanged
     | Reused
+    | PictureEncoded
     | Embedded
     | Finished
     | Verified

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from etui.arm import Arm, TokenCost
-from etui.chat import DEFAULT_OUTPUT, Message, OutputOptions
+from etui.chat import DEFAULT_OUTPUT, Message, OutputOptions, Picture
 from etui.events import Answer, Event, Finished, Prefilled, Status, Thought
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ class AnswerRequest:
     options: OutputOptions = DEFAULT_OUTPUT  # What the client asks of the form of the answer
     owner: str = ""  # Name of the client's key; prompts of other owners share no prefix with it
     turn_id: str = ""  # Id of the turn, under which its answer can be continued; empty for none
+    pictures: tuple[Picture, ...] = ()  # Those whose marks the messages have
 
 
 def _ignore() -> None:

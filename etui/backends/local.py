@@ -16,7 +16,13 @@ from typing import TYPE_CHECKING
 
 from etui.backends.base import AnswerRequest, AnswerSoFar, Cancel
 from etui.config.config import Config
-from etui.engine.batching.admission import AdmissionQueue, Reservation, bound_prompt, estimate_need
+from etui.engine.batching.admission import (
+    MOST_PICTURE_TOKENS,
+    AdmissionQueue,
+    Reservation,
+    bound_prompt,
+    estimate_need,
+)
 from etui.engine.batching.shared_session import AnswerCancelled, SharedSession
 from etui.errors import EngineFailed, InvalidRequest, ModelUnavailable
 from etui.events import Event, Finished, Residence, Unloaded
@@ -107,6 +113,13 @@ class LocalBackend:
             path = request.path
             if path is None:
                 raise ModelUnavailable(f"{request.model.name} has no file on this machine")
+            if request.pictures and request.model.mmproj is None:
+                raise InvalidRequest(
+                    f"{request.model.name} cannot read pictures: it has no projector",
+                    "leave the pictures out, choose a model with `mmproj` in models.yaml, or add "
+                    f"`mmproj: FILE` to {request.model.name} if there is one for it",
+                    "messages",
+                )
             ticket = self._queue.enter()
             ending.callback(self._queue.leave, ticket)
             cancel.listen(partial(self._queue.cancel, ticket))
@@ -123,7 +136,9 @@ class LocalBackend:
             self._residency.hold(request.model.name)
             ending.callback(self._residency.release, request.model.name)
             shared = self._share(request.model.name, found)
-            session = shared.join(number, request.owner, admission.need(), request.turn_id)
+            session = shared.join(
+                number, request.owner, admission.need(), request.turn_id, request.pictures
+            )
             ending.callback(session.leave)
             if self._parallel > 1:
                 cancel.listen(session.cancel)
@@ -287,6 +302,7 @@ class _Admission:
                 files = options.infill.files or ()
                 texts = (options.infill.prefix, options.infill.suffix, options.infill.prompt)
                 self._bound += bound_prompt((*texts, *(text for file in files for text in file)))
+            self._bound += len(request.pictures) * MOST_PICTURE_TOKENS
 
     def need(self) -> Reservation:
         """Return what to reserve; the prompt is corrected when it is opened."""
@@ -310,7 +326,7 @@ class _Admission:
         from etui.reasoning.output import Output
 
         options, messages = self.request.options, self.request.messages
-        reader = shared.read_only()
+        reader = shared.read_only(self.request.pictures)
         if options.prompt_tokens:
             return list(options.prompt_tokens)
         output = Output(raw=options.raw, infill=options.infill)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from etui import errors
-from etui.chat import Infill, Message, OutputOptions, TextsToEmbed
+from etui.chat import Infill, Message, OutputOptions, Picture, TextsToEmbed
 from etui.config.config import Config
 from etui.errors import EtuiError
 from etui.events import BatchShare, Event, SharedBatch
@@ -197,7 +197,7 @@ def _classes() -> Mapping[str, Any]:
     lines = (Hello, Heartbeat, *to_child, EngineEvent, Done, Failed)
     sources = (HubSource, PathSource, WheelPart, WheelsSource)
     arms = (Arm, Sampling, SamplingFrom, VoteStop, EarlyExit, TokenCost)
-    options = (Message, OutputOptions, Infill, TextsToEmbed)
+    options = (Message, OutputOptions, Infill, TextsToEmbed, Picture)
     requests = (AnswerRequest, ModelSpec, ModelSampling, TunedBy, *options, Config)
     settings = (BackendSpec, Adapter)
     batches = (SharedBatch, BatchShare)

@@ -270,6 +270,7 @@ def build_facts_document(facts: ModelFacts) -> dict[str, Any]:
         "stop": spec.stop,
         "gguf": _build_gguf_document(facts),
         "placement": _build_placement_document(facts),
+        "mmproj": str(facts.spec.mmproj) if facts.spec.mmproj is not None else None,
         "adapters": [
             {"path": str(each.path), "scale": each.scale, "sha256": each.sha256}
             for each in facts.spec.adapters
@@ -405,6 +406,8 @@ def format_facts(
         lines.append(("format note", form.note))
     for adapter in spec.adapters:
         lines.append(("adapter", f"{adapter}, {adapter.path.parent}"))
+    if spec.mmproj is not None:
+        lines.append(("pictures", f"read by {spec.mmproj}"))
     if spec.draft:
         problem = f" (cannot be used: {facts.draft_problem})" if facts.draft_problem else ""
         lines.append(("draft model", spec.draft + problem))

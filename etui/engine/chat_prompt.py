@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
@@ -318,6 +319,15 @@ class ModelText:
             text, lambda piece, parsed: self._model.tokenize(piece, special=parsed)
         )
         return self._model.with_bos(tokens) if bos else tokens
+
+    def split_at(self, text: str, marks: Sequence[str]) -> list[str]:
+        """Split a rendered text at marks that its messages had; the odd parts are the marks."""
+        pattern = "|".join(f"({self._special.find(mark)})" for mark in marks)
+        parts, end = [], 0
+        for found in re.finditer(pattern, text):
+            parts += [text[end : found.start()], marks[(found.lastindex or 1) - 1]]
+            end = found.end()
+        return [*parts, text[end:]]
 
 
 def is_deep(document: Any, levels: int = NESTING) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -136,14 +136,19 @@ class Context:
 
         Call it in the compute thread.
         """
-        rows = self.batch.size
+        return self.decode_by(
+            lambda: self._decode(self.handle, self.batch.struct()), self.batch.size
+        )
+
+    def decode_by(self, decode: Callable[[], int], rows: int) -> int:
+        """Compute rows by a function that calls ``llama_decode``; otherwise as ``decode``."""
         counts = self.threads.counts(rows)
         if counts != self._counts:
             self.api.llama_set_n_threads(self.handle, *counts)
             self._counts = counts
         if self._is_measured:
             self.threads.start_batch()
-        code = int(self._decode(self.handle, self.batch.struct()))
+        code = int(decode())
         self._synchronize(self.handle)
         if self._is_measured:
             self.threads.end_batch(rows, failed=code != DECODED)

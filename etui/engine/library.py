@@ -11,7 +11,7 @@ import ctypes
 import logging
 import re
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from importlib import metadata
@@ -106,6 +106,7 @@ class Library:
         self.log_path = log_dir / "llama.log"
         self._file = _open_log(self.log_path)
         self._callback = api.llama_log_callback(self._log)
+        self._setters: list[Callable[[Any, ctypes.c_void_p], object]] = []
         api.llama_log_set(self._callback, ctypes.c_void_p(0))
         atexit.register(self.close)
         api.llama_backend_init()
@@ -135,6 +136,12 @@ class Library:
                     self._file.flush()
             except OSError:
                 self._drop_file()
+
+    def log_also(self, *setters: Callable[[Any, ctypes.c_void_p], object]) -> None:
+        """Let other libraries of llama.cpp log to the same file."""
+        self._setters += setters
+        for set_log in setters:
+            set_log(self._callback, ctypes.c_void_p(0))
 
     def flush(self) -> None:
         """Flush the log file."""
@@ -234,7 +241,8 @@ class Library:
             from llama_cpp._logger import llama_log_callback
 
             logging.getLogger("llama-cpp-python").setLevel(logging.CRITICAL + 1)
-            self.api.llama_log_set(llama_log_callback, ctypes.c_void_p(0))
+            for set_log in (self.api.llama_log_set, *self._setters):
+                set_log(llama_log_callback, ctypes.c_void_p(0))
         self._drop_file()
 
 

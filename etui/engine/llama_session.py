@@ -16,6 +16,7 @@ from etui.engine.context import DECODED, NO_ROOM, Context, ContextOptions
 from etui.engine.embedding import Embedder
 from etui.engine.kv_store import KvStore, SequenceKeeper
 from etui.engine.model import Model
+from etui.engine.pictures import PictureReader, has_pictures, is_of_picture
 from etui.engine.placement_speeds import DecodeClock
 from etui.engine.sampler import Script
 from etui.engine.sequence_cache import LlamaSequence, SequenceCache
@@ -113,14 +114,21 @@ class LlamaSession(ModelText):
     Attributes:
         drafts: The drafts of the sequences, and who makes them.
         embedder: Computes vectors with the same weights.
+        pictures: Reads pictures; None without a projector.
         decode_clock: The batches of one token.
         planned: Number of tokens in the last batch by sequence id, even if the batch failed.
     """
 
     def __init__(
-        self, model: Model, context: Context, facts: ModelFacts, template: ChatTemplate
+        self,
+        model: Model,
+        context: Context,
+        facts: ModelFacts,
+        template: ChatTemplate,
+        pictures: PictureReader | None = None,
     ) -> None:
         super().__init__(model, facts, template)
+        self.pictures = pictures
         self.planned: Mapping[int, int] = {}
         self.decode_clock = DecodeClock()
         self._context = context
@@ -221,6 +229,7 @@ class LlamaSession(ModelText):
         if scores is not None:
             scores.found[:] = [self._score(tokens[0], None, ())]
         sequence = self._sequences.open(list(tokens), sampling, owner, label, scores)
+        sequence.has_pictures = has_pictures(tokens)
         if script is not None:
             sequence.script = Script(len(tokens), tuple(script))
         return sequence
@@ -229,7 +238,9 @@ class LlamaSession(ModelText):
         """Fork a sequence, with what is computed, queued and scripted."""
         parent = self._sequences.find(sequence)
         self.drafts.drop(parent)
-        return self._sequences.fork(parent, sampling)
+        child = self._sequences.fork(parent, sampling)
+        child.has_pictures = parent.has_pictures
+        return child
 
     def extend(self, sequence: TokenSequence, tokens: Sequence[int]) -> None:
         """Queue tokens that the model did not draw."""
@@ -279,7 +290,10 @@ class LlamaSession(ModelText):
         sampled = [self._draw(s) for s in ready if draws[s.id]]
         rest = [s for s, _ in own if s not in ready]
         rest = [s for s in rest if not self._sequences.waits(s, draws)]
-        plan = self._plan(rest, prompt_limit, decoding=bool(ready))
+        shown = next((each for each in rest if self._shows_next(each)), None)
+        plan = self._plan(rest, prompt_limit, decoding=bool(ready)) if shown is None else []
+        if shown is not None and self.pictures is not None:
+            plan = [(shown, self.pictures.count(shown.tokens[shown.computed]))]
         self.planned = {s.id: count for s, count in plan}
         kept = []
         if plan:
@@ -291,7 +305,10 @@ class LlamaSession(ModelText):
             self.drafts.plan(plan, alone=len(own) == 1 and own[0][1])
         start_ns = time.monotonic_ns()
         # Without room for it, the next step raises CacheFull: drawn tokens must not get lost.
-        plan = self._decode(plan, may_wait=bool(sampled))
+        if shown is None:
+            plan = self._decode(plan, may_wait=bool(sampled))
+        elif not self._decode_picture(shown, may_wait=bool(sampled)):
+            plan = []
         end_ns = time.monotonic_ns()
         for sequence, logits in kept:
             sequence.kept_logits = (self._epoch, logits)
@@ -334,13 +351,45 @@ class LlamaSession(ModelText):
             decoding=decoding,
             turn=turn,
         )
-        plan = [(each, self._sequences.checkpoints.limit(each, count)) for each, count in plan]
+        limit = self._sequences.checkpoints.limit
+        plan = [(each, self._count_text(each, limit(each, count))) for each, count in plan]
         spare = self._context.options.most_outputs - len(plan)
         for index, (each, count) in enumerate(plan):
             if each.scores is not None and count > 1:  # each of its tokens has logits
                 plan[index] = each, min(count, 1 + spare)
                 spare -= plan[index][1] - 1
         return plan
+
+    def _shows_next(self, sequence: LlamaSequence) -> bool:
+        """Return whether the next queued token begins a picture."""
+        queued = sequence.has_pictures and sequence.pending > 0
+        return queued and is_of_picture(sequence.tokens[sequence.computed])
+
+    def _count_text(self, sequence: LlamaSequence, count: int) -> int:
+        """Limit the tokens of a batch, so that it ends before the next picture."""
+        if not sequence.has_pictures:
+            return count
+        queued = sequence.tokens[sequence.computed : sequence.computed + count]
+        return next((at for at, token in enumerate(queued) if is_of_picture(token)), count)
+
+    def _decode_picture(self, sequence: LlamaSequence, *, may_wait: bool) -> bool:
+        """Decode the next part of a picture; False if the next step has to try it again.
+
+        Raises:
+            CacheFull, EngineFailed: As :meth:`_decode`.
+        """
+        assert self.pictures is not None
+        self._epoch += 1
+        at = sequence.computed
+        code = self.pictures.decode(sequence.tokens[at], sequence.slot, at)
+        if code == DECODED:
+            return True
+        self._sequences.checkpoints.recover(sequence)
+        if code != NO_ROOM:
+            raise EngineFailed(f"llama.cpp failed to decode a picture (code {code})")
+        if self._sequences.checkpoints.compact() or self._sequences.evict() or may_wait:
+            return False
+        raise CacheFull(self._context.capacity, len(self._sequences.live))
 
     def _decode(self, plan: BatchPlan, *, may_wait: bool) -> BatchPlan:
         """Decode the plan, or as much as fits after every closed sequence was evicted.
@@ -552,12 +601,16 @@ class LlamaSession(ModelText):
             pass
         self.speculator.free()
         self.embedder.free()
+        if self.pictures is not None:
+            self.pictures.free()
         self._context.free()
         self._model.free()
 
     def speculate(self, sequence: TokenSequence, method: Speculate) -> str:
         """Let steps of this sequence alone verify drafted tokens."""
         own = self._sequences.find(sequence)
+        if own.has_pictures:
+            return "the prompt has pictures"
         if own.constraint is not None:
             return "a grammar constrains the answer"
         return self.drafts.start(own, method)

@@ -180,7 +180,12 @@ class Model:
         return self.with_bos([]), between, ends
 
     def piece(self, token: int) -> tuple[bytes, bool]:
-        """Return a token's bytes (empty for a control token) and whether it ends generation."""
+        """Return a token's bytes (empty for a control token) and whether it ends generation.
+
+        A token below 0 is a part of a picture.
+        """
+        if token < 0:
+            return b"", False
         known = self._pieces.get(token)
         if known is None:
             known = self._pieces[token] = self._compute_piece(token)
@@ -193,6 +198,8 @@ class Model:
     def is_control(self, token: int) -> bool:
         """Return whether a token is one that only templates write, such as ``<|im_start|>``."""
         api = self._api
+        if token < 0:
+            return False
         return bool(api.llama_vocab_get_attr(self.vocab, token) & api.LLAMA_TOKEN_ATTR_CONTROL)
 
     def _compute_piece(self, token: int) -> tuple[bytes, bool]:

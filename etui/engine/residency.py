@@ -24,6 +24,7 @@ from etui.errors import EngineFailed, ModelUnavailable
 from etui.events import Loaded, Residence, Unloaded, UnloadReason
 from etui.models.adapters import check_adapters
 from etui.models.gguf import Gguf, check_usable
+from etui.models.projector import read_projector
 
 if TYPE_CHECKING:
     from etui.config.config import Config
@@ -110,6 +111,8 @@ class Residency:
         start_ns = time.monotonic_ns()
         gguf = check_usable(path)
         check_adapters(spec, gguf)
+        if spec.mmproj is not None:
+            read_projector(spec.mmproj, spec.name)
         if self._loader.trials:
             try_model(spec, path, self._config)
             start_ns = time.monotonic_ns()

@@ -125,7 +125,7 @@ class Sampler:
         if last == self._recent:
             return
         self._api.llama_sampler_reset(self._penalties)
-        for token in last:
+        for token in (each for each in last if each >= 0):  # no part of a picture
             self._api.llama_sampler_accept(self._penalties, token)
         self._recent = last
 

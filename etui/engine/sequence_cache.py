@@ -80,6 +80,7 @@ class LlamaSequence:
     compacted: int = 0  # Number of computed tokens when its cells were last compacted
     known: int = 0  # Its leading tokens that another sequence had computed
     scores: PromptScores | None = None  # Of its prompt, if they are asked for
+    has_pictures: bool = False
 
     @property
     def pending(self) -> int:

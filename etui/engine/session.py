@@ -6,14 +6,14 @@ over llama.cpp is :mod:`etui.engine.llama_session`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from etui.arm import Sampling, Speculate
 from etui.chat import Message
 from etui.engine.chat_formats import PLAIN_FORMAT, ChatFormat
-from etui.events import TokenLogprob, Verified
+from etui.events import PictureEncoded, TokenLogprob, Verified
 
 NO_TOKEN = -1
 """Number in place of a token where none could be drawn."""
@@ -196,6 +196,14 @@ class Session(Protocol):
 
         A text that is tokenized again need not give the tokens that were drawn. None if the cache
         no longer has it.
+        """
+
+    def encode(
+        self, sequence: TokenSequence, cancelled: Callable[[], bool]
+    ) -> Iterator[PictureEncoded]:
+        """Encode the pictures of a prompt, whose tokens are below ``NO_TOKEN``; steps decode them.
+
+        It ends early if ``cancelled``.
         """
 
     def fork(self, sequence: TokenSequence, sampling: Sampling) -> TokenSequence:

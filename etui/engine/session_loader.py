@@ -26,6 +26,7 @@ from etui.engine.offload import (
     split_layers,
     step_down,
 )
+from etui.engine.pictures import PictureReader
 from etui.engine.placement_speeds import PlacementSpeeds
 from etui.engine.session import ModelFacts
 from etui.engine.speculation import eagle
@@ -58,6 +59,7 @@ def session_key(spec: ModelSpec, path: Path) -> tuple[object, ...]:
     return (
         path,
         spec.adapters,
+        spec.mmproj,
         spec.context,
         spec.gpu_layers,
         spec.cpu_moe,
@@ -110,7 +112,8 @@ def resolve_flash_attention(asked: str, kv_type: str, *, on_gpu: bool) -> str:
 
 def choose_batch_tokens(spec: ModelSpec, layers: int) -> int:
     """Choose the most tokens of a batch: the model's own number, or the usual one by device."""
-    return spec.batch_tokens or (GPU_BATCH_TOKENS if layers else CPU_BATCH_TOKENS)
+    whole = layers or spec.mmproj is not None  # some models read a picture in one batch
+    return spec.batch_tokens or (GPU_BATCH_TOKENS if whole else CPU_BATCH_TOKENS)
 
 
 def choose_context_tokens(config: Config, spec: ModelSpec, gguf: Gguf) -> int:
@@ -217,6 +220,7 @@ class SessionLoader:
         parts = (
             recorded_sha256(spec, self._config) or _read_state(path),
             [(each.sha256 or _read_state(each.path), each.scale) for each in spec.adapters],
+            *([] if spec.mmproj is None else [_read_state(spec.mmproj)]),
             self.library.version,
             session.vocabulary.offloaded,
             sorted(options.items()),
@@ -403,12 +407,15 @@ class SessionLoader:
         return [pid for pid in (self._parent, self.templates.pid) if pid is not None]
 
     def _create_session(self, spec: ModelSpec, model: Model, context: Context) -> LlamaSession:
+        pictures = None
         try:
             template = open_template(self.templates, model, spec.name)
+            if spec.mmproj is not None:
+                pictures = PictureReader(self.library, model, spec.mmproj, context)
         except EtuiError:
             context.free()
             model.free()
             raise
         options = context.options
         facts = describe_model(model, spec, options.context_tokens, options.batch_tokens)
-        return LlamaSession(model, context, facts, template)
+        return LlamaSession(model, context, facts, template, pictures)

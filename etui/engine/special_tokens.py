@@ -171,6 +171,10 @@ class SpecialTokens:
         """Replace every character that begins or ends a special token by its stand-in."""
         return self._edges.sub(lambda found: _stand_in(found[0]), _escape(text))
 
+    def find(self, mark: str) -> str:
+        """Build a pattern of a text of a message, with or without stand-ins in it."""
+        return "".join(f"[{re.escape(each)}{_stand_in(each)}]" for each in mark)
+
     def written(self, text: str) -> list[str]:
         """Return the special tokens that the template wrote into a rendered text, in order."""
         return [token.text for _, token in self._disjoint(text)]

@@ -31,6 +31,7 @@ NAMES = (
     "m019_kv_caches",
     "m020_turns_by_file",
     "m021_tool_loops",
+    "m022_pictures",
 )
 """Every migration of this version, in order; a released one never changes. The first creates the
 schema of 0.1 (``schema.sql``) under the name of the last step before it: a log that has gone

@@ -14,6 +14,7 @@ from etui.turn.record import (
     HopRecord,
     LoadRecord,
     LoopRecord,
+    PictureRecord,
     ProbeRecord,
     Seconds,
     SpeculationRecord,
@@ -291,7 +292,10 @@ def _name_columns(kind: type, prefix: str, *without: str) -> tuple[tuple[str, st
     return tuple((f.name, f"{prefix}{f.name}") for f in fields(kind) if f.name not in without)
 
 
-_LISTS = ("votes", "probes", "hops", "power_watts", "settings", "trace", "loop", "cache", "tools")
+_LISTS = (
+    *("votes", "probes", "hops", "power_watts", "settings", "trace", "loop", "cache", "tools"),
+    "pictures",
+)
 _ENERGY_LISTS = ("channels", "unmeasured", "flags")
 _TURN = _name_columns(
     TurnRecord, "", "tokens", "seconds", "energy", "speculation", "client", *_LISTS
@@ -339,13 +343,15 @@ def parse_turn(row: ReadRow) -> TurnRecord:
     energy = row["energy_channels"], row["energy_unmeasured"], row["energy_flags"]
     channels, unmeasured, flags = map(_parse_json, energy)
     read = {name: _parse_json(row[name]) for name in _LISTS}
+    pictures = PictureRecord(**read["pictures"]) if read["pictures"] else None
     return TurnRecord(
         **{name: row[name] for name, _ in _TURN},
         tokens=Tokens(*[row[column] for _, column in _TOKENS]),
         seconds=Seconds(*[row[column] for _, column in _SECONDS]),
         energy=TurnEnergy(
             **{name: row[column] for name, column in _ENERGY},
-            phases={phase: row[column] for phase, column in _PHASES},
+            phases={phase: row[column] for phase, column in _PHASES}
+            | ({} if pictures is None else {"image": pictures.joules}),
             channels=channels,
             unmeasured=tuple(unmeasured),
             flags=tuple(flags),
@@ -362,6 +368,7 @@ def parse_turn(row: ReadRow) -> TurnRecord:
         loop=LoopRecord(**read["loop"]) if read["loop"] else None,
         cache=parse_cache(read["cache"]),
         tools=parse_tool_loop(read["tools"]),
+        pictures=pictures,
         client=_parse_part(ClientRecord, row, _CLIENT),
     )
 
@@ -434,6 +441,7 @@ def _flatten_turn(record: TurnRecord) -> Row:
         "loop": document["loop"] or {},
         "cache": document["cache"] or {},
         "tools": document.get("tools") or {},
+        "pictures": document.get("pictures") or {},
     }
 
 

@@ -339,7 +339,8 @@ def _list_energy(turn: TurnRecord) -> list[tuple[str, str]]:
             facts.append(("shared", shared_text(e)))
         if e.attribution is not None and e.attribution.method != "exclusive":
             facts.append(("attribution", _format_attribution(e.attribution, turn)))
-        facts += [(f"  {name}", short(e.phases.get(name))) for name in ("prefill", "decode")]
+        phases = ("prefill", "image", "decode") if turn.pictures else ("prefill", "decode")
+        facts += [(f"  {name}", short(e.phases.get(name))) for name in phases]
         if e.thinking_joules is not None and turn.tokens.thinking:
             facts.append(("  thinking", short(e.thinking_joules)))
     facts += [(f"  {one_line(channel)}", short(joules)) for channel, joules in e.channels.items()]

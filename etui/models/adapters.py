@@ -29,8 +29,10 @@ def check_adapters(spec: ModelSpec, gguf: Gguf) -> None:
 
 
 def size_adapters(spec: ModelSpec) -> int:
-    """Return the bytes of the adapters that are there."""
-    return sum(each.path.stat().st_size for each in spec.adapters if each.path.is_file())
+    """Return the bytes of the adapters and of the projector that are there."""
+    paths = [each.path for each in spec.adapters]
+    paths += [] if spec.mmproj is None else [spec.mmproj]
+    return sum(path.stat().st_size for path in paths if path.is_file())
 
 
 def read_adapter(path: Path, model: str) -> Gguf:

@@ -229,6 +229,7 @@ class ModelEntry(Strict):
     thinking: ThinkingEntry | Literal[False] | None = None
     stop: tuple[Text, ...] = ()
     adapter: Adapters | None = None
+    mmproj: Text | None = None
     draft: Text | None = None
     speculate: Speculate | None = None
     sampling: SamplingEntry | None = None
@@ -299,6 +300,7 @@ class ModelEntry(Strict):
             "sampling": self.sampling.sampling() if self.sampling else None,
             "origin": origin,
             "fact_sources": tuple(self.fact_sources.items()),
+            "mmproj": None if self.mmproj is None else _resolve(self.mmproj, folder),
         }
         if self.adapter is not None:
             entries = self.adapter if isinstance(self.adapter, tuple) else (self.adapter,)

@@ -226,6 +226,7 @@ class ModelSpec:
     """``shipped``, ``updated`` (a newer catalogue), ``user`` (ETUI_HOME/models.yaml) or ``found``
     (a GGUF file that no entry names)."""
     adapters: tuple[Adapter, ...] = ()  # LoRA adapters, all of them in use at a time
+    mmproj: Path | None = None  # Its projector, which reads pictures; None reads texts only
     draft: str | None = None
     """Name of the model in models.yaml that drafts tokens for it; None for none."""
     speculate: Speculate | None = None  # Speculation of arms that do not say; None is `off`

@@ -12,7 +12,14 @@ from enum import Enum
 from typing import Protocol
 
 from etui.arm import Arm
-from etui.engine.session import LikelyToken, PromptScores, Sampled, Session, TokenSequence
+from etui.engine.session import (
+    NO_TOKEN,
+    LikelyToken,
+    PromptScores,
+    Sampled,
+    Session,
+    TokenSequence,
+)
 from etui.engine.special_tokens import TextStream
 from etui.events import (
     Ended,
@@ -318,6 +325,8 @@ def run_prompt(
         if plan.output.grammar is not None and plan.thinking is None and not to_fork:
             session.constrain(sequence, plan.output.grammar)
         keep = True
+        if min(tokens) < NO_TOKEN:
+            yield from session.encode(sequence, control.cancelled)
         opened = yield from _prefill(plan, session, sequence, control)
         if opened.first is None:
             why = "stopped while computing the prompt"

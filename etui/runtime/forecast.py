@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from etui.arm import Arm
 from etui.chat import Query
+from etui.errors import ModelUnavailable
 from etui.routing.text_measures import estimate_tokens
 
 if TYPE_CHECKING:
     from etui.engine.token_counter import TokenCounter
+    from etui.models.spec import ModelSpec
     from etui.routing.decision import Predictor
     from etui.runtime.decide import Choice
     from etui.runtime.runtime import Runtime
@@ -64,16 +66,17 @@ class Forecast:
     """Most tokens of a question that leave room for a full answer; None if unknown."""
     most_tokens: int | None = None
     """Most tokens of a question that are accepted at all; None if unknown."""
+    picture_tokens: int = 0  # Estimate of the tokens of its pictures, by the projector
 
     @property
     def tokens(self) -> int:
         """Tokens of the whole question."""
-        return sum(part.tokens for part in self.parts)
+        return sum(part.tokens for part in self.parts) + self.picture_tokens
 
     @property
     def exact(self) -> bool:
         """Whether every part was counted by the tokenizer."""
-        return all(part.exact for part in self.parts)
+        return not self.picture_tokens and all(part.exact for part in self.parts)
 
     @property
     def fits(self) -> bool:
@@ -103,9 +106,10 @@ def forecast_choice(
     )
     arms = tuple(_forecast_arm(each, query, predictor) for each in list_arms(choice)[:MOST_ARMS])
     counts = tuple(count_tokens(part, arm.model, runtime, counter) for part in parts)
+    seen = estimate_pictures(query, runtime.catalogue.models.get(arm.model))
     context_tokens = runtime.model_files.find_context_tokens(arm.model, runtime.catalogue)
     if context_tokens is None:
-        return Forecast(counts, arms, arm.model)
+        return Forecast(counts, arms, arm.model, picture_tokens=seen)
     free = context_tokens - estimate_tokens(query.system or "")
     answer = min(arm.max_tokens, int(context_tokens * _ANSWER_SHARE))
     return Forecast(
@@ -115,6 +119,7 @@ def forecast_choice(
         context_tokens,
         max(0, free - _TEMPLATE_TOKENS - answer),
         max(0, free - _LEAST_TEMPLATE_TOKENS - min(_LEAST_ANSWER_TOKENS, arm.max_tokens)),
+        seen,
     )
 
 
@@ -139,6 +144,22 @@ def count_tokens(text: str, model: str, runtime: Runtime[Any], counter: TokenCou
     return TokenCount(estimate_tokens(text), exact=False)
 
 
+def estimate_pictures(query: Query, spec: ModelSpec | None) -> int:
+    """Estimate the tokens of a question's pictures by the header of the model's projector.
+
+    It is 0 if the model has none, or one that cannot be used: the answer says so.
+    """
+    if not query.pictures or spec is None or spec.mmproj is None:
+        return 0
+    from etui.models.projector import read_projector
+
+    try:
+        projector = read_projector(spec.mmproj, spec.name)
+    except ModelUnavailable:
+        return 0
+    return sum(projector.estimate_tokens(each.width, each.height) for each in query.pictures)
+
+
 def count_prompt(query: Query, arm: Arm, runtime: Runtime[Any], counter: TokenCounter) -> int:
     """Count the tokens of a conversation as the model's chat template writes it, with its tools.
 
@@ -157,7 +178,7 @@ def count_prompt(query: Query, arm: Arm, runtime: Runtime[Any], counter: TokenCo
         prompt = Prompt(spec, messages, tools, think_tokens)
         count = counter.count_prompt(path, prompt) if path.is_file() else None
         if count is not None:
-            return count
+            return count + estimate_pictures(query, spec)
     texts = [tools, *(text for each in messages for text in (each.content, each.tool_calls))]
     return sum(map(estimate_tokens, texts))
 

@@ -48,6 +48,8 @@ class ModelFiles:
         def list_files(found: tuple[ModelSpec, Path]) -> Iterator[str]:
             yield from (str(found[1]), str(record_path(arm.model, self._config.models_dir)))
             yield from (str(adapter.path) for adapter in found[0].adapters)
+            if found[0].mmproj is not None:
+                yield str(found[0].mmproj)
 
         return self._checked.get(
             catalogue.get(arm.model),

@@ -95,6 +95,8 @@ def model_settings(spec: ModelSpec, config: Config) -> dict[str, Any]:
             {"file": each.path.name, "scale": each.scale, "sha256": each.sha256}
             for each in spec.adapters
         ]
+    if spec.mmproj is not None:
+        settings["mmproj"] = spec.mmproj.name
     if spec.tuned is not None:
         settings["tuned"] = {"sweep": spec.tuned.sweep, "values": dict(spec.tuned.values)}
     return settings

@@ -11,7 +11,14 @@ from etui.energy.scopes import weakest
 from etui.energy.types import ChannelEnergy, Energy, EnergyOf
 from etui.events import Batch, Finished
 from etui.turn.interfaces import Meter, PartMeter
-from etui.turn.record import Attribution, Seconds, Tokens, ToolLoopRecord, TurnEnergy
+from etui.turn.record import (
+    Attribution,
+    PictureRecord,
+    Seconds,
+    Tokens,
+    ToolLoopRecord,
+    TurnEnergy,
+)
 
 
 def machine_of(meter: Meter) -> Meter:
@@ -64,7 +71,7 @@ def curve_of_legs(energy: TurnEnergy, legs: Sequence[Leg]) -> tuple[float | None
     watts: list[float | None] = []
     for spans, leg in zip(compute_spans(legs), legs, strict=True):
         if leg.meter is not None:
-            watts += power_curve(spans.prefill[0].start_ns, spans.decode[-1].end_ns, leg.meter)
+            watts += power_curve(spans.work[0].start_ns, spans.decode[-1].end_ns, leg.meter)
     return tuple(watts)
 
 
@@ -78,7 +85,7 @@ def attribute_turn(energy: TurnEnergy, legs: Sequence[Leg], own_meter: Meter) ->
     if found is None:
         found = Attribution("exclusive", batch_joules=energy.joules)
     remote = [
-        energy_over((*spans.prefill, *spans.decode), leg.meter.energy)
+        energy_over(spans.work, leg.meter.energy)
         for spans, leg in zip(compute_spans(legs), legs, strict=True)
         if leg.meter is not None and leg.meter is not own_meter
     ]
@@ -116,6 +123,7 @@ class Leg:
     unloads: tuple[TimeInterval, ...] = ()  # Unloads of other models that made room for it
     meter: Meter | None = None  # Measures it; None if the caller does
     wait: TimeInterval | None = None  # The time before it in which tools ran; None without any
+    pictures: tuple[TimeInterval, ...] = ()  # Encoding of pictures, before its first token
 
     @property
     def residences(self) -> tuple[TimeInterval, ...]:
@@ -130,15 +138,22 @@ class Leg:
 
 @dataclass(frozen=True, slots=True)
 class LegSpans:
-    """Working times of a leg: intervals of its two phases, without loads and unloads."""
+    """Working times of a leg: intervals of its phases, without loads and unloads."""
 
     prefill: tuple[TimeInterval, ...]
     decode: tuple[TimeInterval, ...]
+    pictures: tuple[TimeInterval, ...] = ()
+
+    @property
+    def work(self) -> tuple[TimeInterval, ...]:
+        """The intervals of all phases, in their order."""
+        before = sorted((*self.prefill, *self.pictures), key=lambda each: each.start_ns)
+        return (*before, *self.decode)
 
     @property
     def seconds(self) -> float:
-        """Length of both phases in seconds."""
-        return sum_seconds((*self.prefill, *self.decode))
+        """Length of all phases in seconds."""
+        return sum_seconds(self.work)
 
 
 def compute_spans(legs: Sequence[Leg]) -> tuple[LegSpans, ...]:
@@ -154,7 +169,11 @@ def compute_spans(legs: Sequence[Leg]) -> tuple[LegSpans, ...]:
         end = leg.end
         prefill = TimeInterval(begin_ns, max(begin_ns, end.prefill_end_ns))
         decode = TimeInterval(prefill.end_ns, max(prefill.end_ns, end.end_ns))
-        spans.append(LegSpans(subtract(prefill, leg.excluded), (decode,)))
+        pictures = tuple(
+            part for cut in leg.pictures for part in intersect(subtract(prefill, leg.excluded), cut)
+        )
+        texts = subtract(prefill, (*leg.excluded, *pictures))
+        spans.append(LegSpans(texts, (decode,), pictures))
         begin_ns = decode.end_ns
     return tuple(spans)
 
@@ -171,6 +190,15 @@ def subtract(whole: TimeInterval, excluded: Iterable[TimeInterval]) -> tuple[Tim
     if begin_ns < whole.end_ns or not left:
         left.append(TimeInterval(begin_ns, whole.end_ns))
     return tuple(left)
+
+
+def intersect(parts: Iterable[TimeInterval], cut: TimeInterval) -> tuple[TimeInterval, ...]:
+    """Return what an interval has in common with others; without empty intervals."""
+    common = (
+        TimeInterval(max(each.start_ns, cut.start_ns), min(each.end_ns, cut.end_ns))
+        for each in parts
+    )
+    return tuple(each for each in common if each.end_ns > each.start_ns)
 
 
 def merge_adjacent(intervals: Iterable[TimeInterval]) -> tuple[TimeInterval, ...]:
@@ -201,7 +229,7 @@ def energy_of_legs(legs: Sequence[Leg], spans: Sequence[LegSpans], energy_of: En
     parts: list[Energy] = []
     pairs = zip(legs, spans, strict=True)
     for meter, members in groupby(pairs, key=lambda pair: _energy_of(pair[0], energy_of)):
-        intervals = [i for _, each in members for i in (*each.prefill, *each.decode)]
+        intervals = [i for _, each in members for i in each.work]
         parts += [meter(i.start_ns, i.end_ns) for i in merge_adjacent(intervals)]
     return sum_energies([part for part in parts if part.end_ns > part.start_ns] or parts[:1])
 
@@ -307,7 +335,7 @@ def measure_tool_loop(
     """
     of = machine_of(meter).energy
     moves = [cut for leg in legs for cut in leg.residences]
-    work = [i for spans in compute_spans(legs) for i in (*spans.prefill, *spans.decode)]
+    work = [i for spans in compute_spans(legs) for i in spans.work]
     begin_ns = min(i.start_ns for i in (*moves, *work))
     end_ns = max(max(i.end_ns for i in (*moves, *work)), *(i.end_ns for i in found.calls))
     whole = TimeInterval(begin_ns, end_ns)
@@ -336,6 +364,22 @@ def measure_tool_loop(
     )
 
 
+def measure_pictures(
+    legs: Sequence[Leg], spans: Sequence[LegSpans], tokens: int, energy_of: EnergyOf
+) -> PictureRecord | None:
+    """Measure the encoding of pictures, the phase ``image``; None if none was encoded."""
+    parts = [
+        energy_over(each.pictures, _energy_of(leg, energy_of))
+        for leg, each in zip(legs, spans, strict=True)
+        if each.pictures
+    ]
+    if not parts:
+        return None
+    energy = sum_energies(parts)
+    seconds = math.fsum(sum_seconds(each.pictures) for each in spans)
+    return PictureRecord(tokens, seconds, energy.joules, energy.uncertainty)
+
+
 def sum_tokens(ends: Sequence[Finished]) -> Tokens:
     """Sum the tokens of the answers of a turn."""
     return Tokens(
@@ -352,11 +396,13 @@ def _energy(
 ) -> TurnEnergy:
     whole = energy_of_legs(legs, spans, energy_of)
     measured = whole.joules is not None
-    prefills, decodes, thoughts, loads = [], [], [], []
+    prefills, decodes, thoughts, loads, pictures = [], [], [], [], []
     for leg, each in zip(legs, spans, strict=True):
         of = _energy_of(leg, energy_of)
         prefills.append(energy_over(each.prefill, of).joules)
         decodes.append(energy_over(each.decode, of).joules)
+        if each.pictures:
+            pictures.append(energy_over(each.pictures, of).joules)
         if leg.end.thinking_tokens:
             start_ns = each.decode[0].start_ns
             thoughts.append(of(start_ns, max(start_ns, leg.end.thinking_end_ns)).joules)
@@ -380,6 +426,7 @@ def _energy(
         phases={
             "load": sum_of_known(loads) if loads else nothing,
             "prefill": sum_of_known(prefills),
+            **({"image": sum_of_known(pictures)} if pictures else {}),
             "decode": sum_of_known(decodes),
         },
         thinking_joules=sum_of_known(thoughts) if tokens.thinking else nothing,

@@ -15,6 +15,7 @@ from etui.events import (
     Event,
     Finished,
     Loaded,
+    PictureEncoded,
     Prefilling,
     Probe,
     Reused,
@@ -69,6 +70,7 @@ class AnswerAccumulator(AnswerSoFar):
     batches: list[Batch] = field(default_factory=list)
     threads: list[ThreadsChanged] = field(default_factory=list)
     reused: Reused | None = None
+    pictures: list[PictureEncoded] = field(default_factory=list)
     finished: Finished | None = None
     verified: list[Verified] = field(default_factory=list)
     tool_calls: dict[int, ToolCall] = field(default_factory=dict)
@@ -104,6 +106,8 @@ class AnswerAccumulator(AnswerSoFar):
                 self.threads.append(event)
             case Reused():
                 self.reused = event
+            case PictureEncoded():
+                self.pictures.append(event)
             case Finished():
                 self.finished = event
 
@@ -158,6 +162,7 @@ class LiveAttempt(ArmAttempt):
             tuple(TimeInterval(u.start_ns, u.end_ns) for u in unloads),
             self.meter,
             self.wait,
+            tuple(TimeInterval(each.start_ns, each.end_ns) for each in self.seen.pictures),
         )
 
     def stop(self, why: str) -> LiveAttempt:

@@ -22,6 +22,7 @@ from etui.turn.accounting import (
     energy_over,
     joules_per_token,
     machine_of,
+    measure_pictures,
     measure_tool_loop,
     split_vote_joules,
     sum_tokens,
@@ -122,6 +123,12 @@ def build_turn_record(ended: Ended, meter: Meter) -> TurnRecord:
         parent_id=query.parent_id,
         cache=account_reuse(attempts, spans),
         tools=tools,
+        pictures=measure_pictures(
+            legs,
+            spans,
+            sum(event.tokens for attempt in attempts for event in attempt.seen.pictures),
+            meter.energy,
+        ),
     )
 
 
@@ -209,7 +216,7 @@ def _build_hop_records(
         ended.attempts, compute_spans(legs), speculations, strict=True
     ):
         end, load, meter = attempt.end, attempt.seen.load, attempt.meter
-        energy = energy_over((*spans.prefill, *spans.decode), meter.energy)
+        energy = energy_over(spans.work, meter.energy)
         load_joules = 0.0 if energy.joules is not None else None
         if load is not None:
             load_joules = machine_of(meter).energy(load.start_ns, load.end_ns).joules

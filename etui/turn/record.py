@@ -180,10 +180,10 @@ class ClientRecord:
 class TurnEnergy:
     """Energy of a turn; joules are None if unmeasured, never 0.
 
-    ``phases`` has the joules of load, prefill and decode; prefill + decode = ``joules``, which
-    excludes the load. ``thinking_joules`` is the part of decode spent on thinking. ``shared`` is
-    True if other processes used a GPU, or the CPUs of an estimate; ``own_joules`` is then etui's
-    share, None if unknown.
+    ``phases`` has the joules of load, prefill and decode, and if pictures were encoded those of
+    ``image``; prefill + image + decode = ``joules``, which excludes the load. ``thinking_joules``
+    is the part of decode spent on thinking. ``shared`` is True if other processes used a GPU, or
+    the CPUs of an estimate; ``own_joules`` is then etui's share, None if unknown.
     """
 
     joules: float | None
@@ -261,6 +261,19 @@ class LoopRecord:
     saved_joules: float | None
     """Estimate of their joules, at the turn's own joules per decoded token; None if unmeasured. The
     model might have ended before its limit, so it is the most it would have cost."""
+
+
+@dataclass(frozen=True, slots=True)
+class PictureRecord:
+    """The encoding of a turn's pictures, the phase ``image``; joules are None if unmeasured.
+
+    Pictures whose tokens were in the cache are not encoded again.
+    """
+
+    tokens: int  # Tokens of the prompt that they take
+    seconds: float
+    joules: float | None
+    uncertainty: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -481,6 +494,7 @@ class TurnRecord:
     """What was reused of earlier prompts; None if all of the prompt was computed."""
     tools: ToolLoopRecord | None = None
     """The tools that were called, and the tree of joules; None if none was."""
+    pictures: PictureRecord | None = None  # None if no picture was encoded
 
     @property
     def tokens_per_second(self) -> float | None:
@@ -514,6 +528,7 @@ class TurnRecord:
             "loop": to_document(self.loop),
             "cache": self.cache.to_json() if self.cache is not None else None,
             **({"tools": to_document(self.tools)} if self.tools is not None else {}),
+            **({"pictures": asdict(self.pictures)} if self.pictures is not None else {}),
             "settings": self.settings,
             **({"tool_calls": json.loads(self.tool_calls)} if self.tool_calls else {}),
             **({"client": asdict(self.client)} if self.client is not None else {}),

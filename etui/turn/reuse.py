@@ -60,7 +60,7 @@ def _account_attempt(attempt: LiveAttempt, spans: LegSpans) -> CacheRecord | Non
         if restore_seconds:
             costs.append(attempt.meter.energy(event.start_ns, event.end_ns).joules)
         if keep_seconds:
-            energy = energy_over((*spans.prefill, *spans.decode), attempt.meter.energy)
+            energy = energy_over(spans.work, attempt.meter.energy)
             watts = energy.mean_watts
             costs.append(None if watts is None else watts * keep_seconds)
     return CacheRecord(

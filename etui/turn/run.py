@@ -15,7 +15,7 @@ from etui.backends.base import AnswerRequest, Cancel
 from etui.chat import Query
 from etui.energy.types import EnergyOf
 from etui.errors import EngineFailed, EtuiError, ModelUnavailable
-from etui.events import Event, Finished, Loaded, Prefilled, Status, Unloaded
+from etui.events import Event, Finished, Loaded, PictureEncoded, Prefilled, Status, Unloaded
 from etui.reasoning.decoding import BUDGET
 from etui.routing.decision import Decision, TurnBudget
 from etui.text import utc_now
@@ -230,6 +230,7 @@ class Turn:
             query.options,
             query.owner,
             self._origin.turn_id if self._origin.is_logged else "",
+            query.pictures,
         )
 
     def _build_unbegun(self, now_ns: int) -> Finished:
@@ -275,7 +276,7 @@ class Turn:
         )
         self._attempts.append(attempt)
         spans = compute_spans([each.leg for each in self._attempts])[-1]
-        energy = energy_over((*spans.prefill, *spans.decode), self._meter.energy)
+        energy = energy_over(spans.work, self._meter.energy)
         attempt = replace(attempt, joules=energy.joules, kind=energy.kind and str(energy.kind))
         self._attempts[-1] = replace(attempt, accepted=is_accepted(self._decision, attempt))
         self._attempts = settle(self._decision.cascade, self._attempts, self._predict_agreement)
@@ -424,11 +425,11 @@ def save_turn(ended: Ended, machine: Machine) -> TurnRecord:
 def find_marks(event: Event) -> tuple[int, ...]:
     """Return the times at which an event says that the power stepped, monotonic nanoseconds.
 
-    A load and an unload begin and end, the work of an answer begins after them, decode begins with
-    the first token, and after the last token the machine rests.
+    A load, an unload and the encoding of a picture begin and end, the work of an answer begins
+    after them, decode begins with the first token, and after the last token the machine rests.
     """
     match event:
-        case Loaded() | Unloaded():
+        case Loaded() | Unloaded() | PictureEncoded():
             return event.start_ns, event.end_ns
         case Prefilled() | Finished():
             return (event.end_ns,)

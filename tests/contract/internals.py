@@ -19,7 +19,7 @@ from etui.backends.wire import (
     decode,
     encode,
 )
-from etui.chat import Message
+from etui.chat import Message, Picture
 from etui.cli.main import cli, run
 from etui.config.config import Config
 from etui.config.schema import Settings
@@ -31,6 +31,7 @@ from etui.events import (
     Event,
     Finished,
     Loaded,
+    PictureEncoded,
     Prefilled,
     Prefilling,
     Probe,
@@ -83,6 +84,8 @@ __all__ = [
     "ModelSpec",
     "ModelsFile",
     "PathSource",
+    "Picture",
+    "PictureEncoded",
     "Prefilled",
     "Prefilling",
     "Probe",

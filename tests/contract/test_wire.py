@@ -25,6 +25,7 @@ MODEL = etui.ModelSpec(
     think_close="</think>",
     stop=("STOP",),
     adapters=(etui.Adapter(Path("/models/law.gguf"), 0.5, "cd" * 32),),
+    mmproj=Path("/models/mmproj.gguf"),
 )
 PATH = Path("/models/tiny.gguf")
 ARM = etui.Arm("think", "tiny", "cot", early_exit=etui.EarlyExit(), exchange=2.5, max_joules=100.0)
@@ -35,6 +36,7 @@ REQUEST = etui.AnswerRequest(
     ARM,
     "chat-1",
     etui.TokenCost(0.5, 0.001, 0.01, "operating curve"),
+    pictures=(etui.Picture("iVBORw==", "ef" * 32, 40, 30),),
 )
 EVENTS = (
     etui.Loaded("tiny", 1, 2, 0, 1000),
@@ -47,6 +49,7 @@ EVENTS = (
     etui.Batch(1, 2, ((0, 1), (1, 1))),
     etui.ThreadsChanged(2, 1, 1, "2 threads got 1.1 cores"),
     etui.Reused(2, 3, "disk", 512, 46_104_744, 0.02),
+    etui.PictureEncoded(1, 2, 64),
     etui.Embedded(2, ("AACAPw==",), (7,), "mean", True),
     etui.Probe(1, 48, (("A", 0.25), ("B", 0.75)), 2),
     etui.Verified(2, 3, 1, "lookup", 5, 4, 3),

@@ -12,6 +12,7 @@ from etui.errors import EngineFailed
 from etui.events import (
     Answer,
     Batch,
+    PictureEncoded,
     Prefilled,
     Prefilling,
     Probe,
@@ -20,6 +21,7 @@ from etui.events import (
     Verified,
     Vote,
 )
+from etui.log.records import build_row, parse_turn
 from etui.log.text import format_turn
 from etui.routing.decision import TurnBudget
 from etui.text import SEPARATOR
@@ -71,6 +73,34 @@ def test_an_unload_is_a_row_of_its_own_and_outside_the_turn():
     assert saved.turns[0].seconds == without.turns[0].seconds
     assert len(saved.loads) == 1
     assert without.unloads == []
+
+
+def test_pictures_are_a_phase_of_their_own_and_the_phases_are_the_turn():
+    seen = [
+        PictureEncoded(int(10.2 * S), int(10.4 * S), 64),
+        PictureEncoded(int(10.4 * S), int(10.5 * S), 64),
+    ]
+    record = record_of([LOADED, *seen, *WHOLE[1:]])
+    without = record_of(WHOLE)
+    phases = record.energy.phases
+    assert record.pictures.tokens == 128
+    assert record.pictures.seconds == pytest.approx(0.3)
+    assert record.pictures.joules == phases["image"] == pytest.approx(3)
+    assert record.pictures.uncertainty > 0
+    assert phases["prefill"] == pytest.approx(7)
+    assert record.energy.joules == without.energy.joules
+    total = phases["prefill"] + phases["image"] + phases["decode"]
+    assert total == pytest.approx(record.energy.joules, abs=1e-9)
+    assert record.seconds.total == without.seconds.total
+    assert record.seconds.prefill == pytest.approx(without.seconds.prefill - 0.3)
+    assert record.to_json()["pictures"]["joules"] == pytest.approx(3)
+    assert "image" in str(format_turn(record, []))
+    assert without.pictures is None
+    assert "image" not in without.energy.phases
+    assert parse_turn(build_row(record)).pictures == record.pictures
+    assert parse_turn(build_row(record)).energy.phases == phases
+    unknown = record_of([LOADED, *seen, *WHOLE[1:]], meter=Meter10W(joules_known=False))
+    assert unknown.pictures.joules is None
 
 
 def test_the_reason_why_drafts_were_stopped_is_kept_and_said():

@@ -19,7 +19,7 @@ from etui.backends.remote._dialects import choose_dialect
 from etui.backends.remote._votes import run_votes
 from etui.backends.remote.probe import RemoteStatus, count_running, probe
 from etui.config.backend_spec import BackendSpec, find_key_problem, read_key
-from etui.errors import EtuiError, ModelUnavailable, RemoteFailed
+from etui.errors import EtuiError, InvalidRequest, ModelUnavailable, RemoteFailed
 from etui.events import Event
 from etui.units import seconds_text
 
@@ -236,6 +236,9 @@ class RemoteBackend:
             RemoteFailed: The server failed, and may have computed something.
             InvalidRequest: The server cannot do what is asked, or refused it.
         """
+        if request.pictures:
+            what = f"pictures are not sent to the backend {self.spec.name}"
+            raise InvalidRequest(what, "choose a model of this machine with `mmproj`", "messages")
         cancel = Cancel() if cancel is None else cancel
         self._admit()
         self.last_energy = None

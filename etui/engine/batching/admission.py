@@ -16,6 +16,9 @@ HAND_OVER_TOKENS = 64
 PROBE_TOKENS = 64
 """Tokens of a probe of the answer, with some to spare."""
 
+MOST_PICTURE_TOKENS = 4096
+"""Tokens that no picture takes, until they are counted."""
+
 MESSAGE_TOKENS = 32
 """Tokens that a chat template adds to a message, with some to spare."""
 

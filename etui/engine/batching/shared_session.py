@@ -17,7 +17,7 @@ from functools import partial
 from typing import TypeVar
 
 from etui.arm import Sampling, Speculate
-from etui.chat import Message, TextsToEmbed
+from etui.chat import Message, Picture, TextsToEmbed
 from etui.engine.batching.admission import NOTHING, Reservation, Room
 from etui.engine.llama_session import LlamaSession
 from etui.engine.sequence_cache import LlamaSequence, common_prefix
@@ -30,8 +30,22 @@ from etui.engine.session import (
     Step,
     TokenSequence,
 )
-from etui.errors import CacheFull, ContextOverflow, EngineFailed, format_internal_error
-from etui.events import BatchShare, Event, Reused, SharedBatch, ThreadsChanged, Verified
+from etui.errors import (
+    CacheFull,
+    ContextOverflow,
+    EngineFailed,
+    InvalidRequest,
+    format_internal_error,
+)
+from etui.events import (
+    BatchShare,
+    Event,
+    PictureEncoded,
+    Reused,
+    SharedBatch,
+    ThreadsChanged,
+    Verified,
+)
 
 T = TypeVar("T")
 
@@ -67,6 +81,7 @@ class RequestSession:
         owner: str = "",
         reservation: Reservation = NOTHING,
         label: str = "",
+        pictures: Sequence[Picture] = (),
     ) -> None:
         self.number = number
         self.owner = owner
@@ -83,6 +98,8 @@ class RequestSession:
         self._session = shared.session
         self._label = label
         self._has_begun = False
+        self._pictures = {picture.mark: picture for picture in pictures}
+        self._held = False
 
     @property
     def facts(self) -> ModelFacts:
@@ -106,12 +123,56 @@ class RequestSession:
     ) -> str:
         """Render the chat template, which no batch waits for."""
         with self._shared.text_lock:
-            return self._session.render(messages, think_tokens=think_tokens, tools=tools)
+            text = self._session.render(messages, think_tokens=think_tokens, tools=tools)
+        shown = "".join(message.content for message in messages)
+        if any(mark in shown for mark in self._pictures) and len(self._split(text)) < 2:
+            raise InvalidRequest(
+                f"the chat template of {self.facts.name} leaves the pictures out",
+                "choose another model",
+                "messages",
+            )
+        return text
 
     def tokenize(self, text: str, *, bos: bool = False, special: bool = True) -> list[int]:
-        """Tokenize a text, which no batch waits for."""
+        """Tokenize a text with its pictures, which no batch waits for."""
+        reader = self._session.pictures
         with self._shared.text_lock:
-            return self._session.tokenize(text, bos=bos, special=special)
+            if reader is None or not self._pictures or not special:
+                return self._session.tokenize(text, bos=bos, special=special)
+            if self.number and not self._held:
+                self._held = True
+                reader.hold(self._pictures.values())
+            tokens: list[int] = []
+            for index, part in enumerate(self._split(text)):
+                if index % 2:
+                    tokens += reader.tokenize(self._pictures[part])
+                else:
+                    tokens += self._session.tokenize(part, bos=bos and index == 0)
+            return tokens
+
+    def _split(self, text: str) -> list[str]:
+        return self._session.split_at(text, list(self._pictures))
+
+    def encode(
+        self, sequence: TokenSequence, cancelled: Callable[[], bool]
+    ) -> Iterator[PictureEncoded]:
+        """Encode the pictures of the queued tokens, each between two batches of the others.
+
+        Raises:
+            EngineFailed: llama.cpp failed.
+        """
+        own, reader = self._find(sequence), self._session.pictures
+        assert reader is not None
+
+        def encode(token: int) -> PictureEncoded:
+            start_ns = time.monotonic_ns()
+            count = reader.encode(token)
+            return PictureEncoded(start_ns, time.monotonic_ns(), count)
+
+        for token in list(reader.find_raw(own.tokens[own.computed :])):
+            if cancelled():
+                return
+            yield self._shared.compute(self, partial(encode, token), reader.count(token))
 
     def open(
         self,
@@ -246,6 +307,10 @@ class RequestSession:
                         session.close(sequence, keep=False)
         finally:  # the others would wait for it forever
             self._shared.remove(self)
+            if self._held and self._session.pictures is not None:
+                self._held = False
+                with self._shared.text_lock:
+                    self._session.pictures.release(self._pictures.values())
 
     def take_changes(self) -> tuple[ThreadsChanged | Reused, ...]:
         """Return the changes of the thread counts and the reused caches since the last call."""
@@ -357,19 +422,24 @@ class SharedSession:
             return tuple(self._requests)
 
     def join(
-        self, number: int, owner: str = "", reservation: Reservation = NOTHING, label: str = ""
+        self,
+        number: int,
+        owner: str = "",
+        reservation: Reservation = NOTHING,
+        label: str = "",
+        pictures: Sequence[Picture] = (),
     ) -> RequestSession:
         """Let a request take part from its first sequence on."""
-        request = RequestSession(self, number, owner, reservation, label)
+        request = RequestSession(self, number, owner, reservation, label, pictures)
         with self._state:
             if not self._requests:  # the reported time begins with the first one after a pause
                 self._tiled_ns = time.monotonic_ns()
             self._requests.append(request)
         return request
 
-    def read_only(self) -> RequestSession:
+    def read_only(self, pictures: Sequence[Picture] = ()) -> RequestSession:
         """Return a session that only renders and tokenizes; it has not joined, so none waits."""
-        return RequestSession(self)
+        return RequestSession(self, pictures=pictures)
 
     def remove(self, request: RequestSession) -> None:
         """Remove a request without open sequences; repeatable."""

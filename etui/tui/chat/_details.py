@@ -105,6 +105,10 @@ def _format_phases(record: TurnRecord) -> list[str]:
             f"{units.tok_text(tokens.prompt)}{cached}",
         )
     )
+    if (seen := record.pictures) is not None:
+        joules = units.energy_text(seen.joules, seen.uncertainty, energy.kind)
+        facts = units.tok_text(seen.tokens)
+        rows.append(("pictures", joules, units.seconds_text(seen.seconds), facts))
     answer = decode
     if tokens.thinking:
         rows.append(("thinking", _joules(record, thinking), "", units.tok_text(tokens.thinking)))

@@ -208,6 +208,8 @@ def fact_lines(
     if form.note:
         yield f"note      {form.note}"
     yield from (f"adapter   {adapter}" for adapter in spec.adapters)
+    if spec.mmproj is not None:
+        yield f"pictures  read by {spec.mmproj.name}"
     if spec.draft is not None or spec.speculate is not None:
         drafter = f", drafts from {spec.draft}" if spec.draft is not None else ""
         yield f"speculate {spec.speculate or 'off'}{drafter}"

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from etui.chat import Infill, Message, OutputOptions, Query
-from etui.errors import EtuiError
+from etui.chat import Infill, Message, OutputOptions, Picture, Query
+from etui.errors import EtuiError, UsageError
+from etui.prompts.pictures import MOST_PICTURES, read_picture
 from etui.runtime.overrides import Overrides
 from etui.runtime.turn_request import TurnRequest
 from etui.server.chat_request import (
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 B = TypeVar("B", bound="SampledBody")
 
 _TOOL_KEYS = {"name", "description", "parameters"}
+_PICTURE_PARTS = ("image_url", "input_image")
 _TEXT_PARTS = ("text", "input_text", "output_text", "refusal")
 
 DEFAULT_MODELS = ("", "default", "etui")
@@ -281,8 +284,10 @@ def _read_conversation(items: Sequence[MessageItem], most: int) -> Query:
     if len(items) > most:
         raise invalid(f"messages: at most {most} are accepted; got {len(items)}", "messages")
     called: set[str] = set()
+    pictures: dict[str, Picture] = {}
     messages = [
-        _read_message(item, f"messages[{index}]", called) for index, item in enumerate(items)
+        _read_message(item, f"messages[{index}]", called, pictures)
+        for index, item in enumerate(items)
     ]
     systems = [message.content for message in messages if message.role == "system"]
     others = [message for message in messages if message.role != "system"]
@@ -294,10 +299,13 @@ def _read_conversation(items: Sequence[MessageItem], most: int) -> Query:
         system="\n\n".join(systems) or None,
         history=tuple(others[:-1]),
         last=None if others[-1].role == "user" else others[-1],
+        pictures=tuple(pictures.values()),
     )
 
 
-def _read_message(item: MessageItem, place: str, called: set[str]) -> Message:
+def _read_message(
+    item: MessageItem, place: str, called: set[str], pictures: dict[str, Picture]
+) -> Message:
     calls = item.tool_calls or []
     if calls and item.role != "assistant":
         raise invalid(f"{place}.tool_calls: only the assistant calls tools", f"{place}.tool_calls")
@@ -309,7 +317,8 @@ def _read_message(item: MessageItem, place: str, called: set[str]) -> Message:
         return Message("tool", text, tool_call_id=item.tool_call_id)
     if item.content is None and not calls:
         raise invalid(f"{place}.content is missing", f"{place}.content")
-    text = "" if item.content is None else join_text(item.content, f"{place}.content")
+    shown = pictures if item.role == "user" else None
+    text = "" if item.content is None else join_text(item.content, f"{place}.content", shown)
     called.update(call.id for call in calls)
     listed = [call.model_dump() for call in calls]
     written = json.dumps(listed, ensure_ascii=False, separators=(",", ":")) if listed else ""
@@ -318,8 +327,12 @@ def _read_message(item: MessageItem, place: str, called: set[str]) -> Message:
     return Message(role, text, tool_calls=written, thinking=thought)
 
 
-def join_text(content: Any, param: str) -> str:
-    """Return a text, or the joined text parts of a list; other parts are never fetched."""
+def join_text(content: Any, param: str, pictures: dict[str, Picture] | None = None) -> str:
+    """Return a text, or the joined text parts of a list; nothing is ever fetched.
+
+    Args:
+        pictures: Takes the pictures of the list, by their marks; None refuses them.
+    """
     if isinstance(content, str):
         return content
     if not isinstance(content, list):
@@ -330,6 +343,9 @@ def join_text(content: Any, param: str) -> str:
         kind = part.get("type") if isinstance(part, dict) else None
         if not isinstance(kind, str):
             raise invalid(f"{place} has to be an object with a type", place)
+        if kind in _PICTURE_PARTS and pictures is not None:
+            texts.append(_take_picture(part.get("image_url"), place, pictures))
+            continue
         if kind not in _TEXT_PARTS:
             what = f"parts of the type {quote(kind, 32)} are not supported"
             raise unsupported(place, f"{place}: {what}")
@@ -338,6 +354,25 @@ def join_text(content: Any, param: str) -> str:
             raise invalid(f"{place}.text has to be a text", f"{place}.text")
         texts.append(text)
     return "".join(texts)
+
+
+def _take_picture(url: Any, place: str, pictures: dict[str, Picture]) -> str:
+    """Read a picture from a data URL, and return its mark."""
+    if isinstance(url, dict):
+        url = url.get("url")
+    head, comma, encoded = url.partition(",") if isinstance(url, str) else ("", "", "")
+    if not comma or not head.startswith("data:") or not head.endswith(";base64"):
+        what = "the picture has to be a data URL (data:image/png;base64,...); none is fetched"
+        raise invalid(f"{place}: {what}", place)
+    try:
+        picture = read_picture(base64.b64decode(encoded, validate=True), "the picture")
+    except ValueError:
+        raise invalid(f"{place}: the picture is no base64", place) from None
+    except UsageError as error:
+        raise invalid(f"{place}: {error.what}; {error.fix}", place) from None
+    pictures[picture.mark] = picture
+    refuse_more(len(pictures), MOST_PICTURES, "messages", "pictures")
+    return picture.mark
 
 
 def _read_options(body: SampledBody, settings: ServerSettings) -> OutputOptions:

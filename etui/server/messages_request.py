@@ -136,7 +136,11 @@ def _read_messages(body: Mapping[str, Any], asked: MessagesRequest) -> list[dict
             # Moved to the beginning, as chat templates want it, it would change the whole prompt.
             texts = [text for _, text in _iter_blocks(item.get("content"), place, asked)]
             if before != "assistant":
-                messages[-1]["content"] = "\n".join((messages[-1]["content"], *texts))
+                said = messages[-1]["content"]
+                if isinstance(said, list):  # with pictures
+                    said.append({"type": "text", "text": "\n".join(("", *texts))})
+                else:
+                    messages[-1]["content"] = "\n".join((said, *texts))
                 continue
             item, role = {"content": "\n".join(texts)}, "user"
         added = list(_read_message(role, item.get("content"), f"{place}.content", asked))
@@ -146,14 +150,17 @@ def _read_messages(body: Mapping[str, Any], asked: MessagesRequest) -> list[dict
 
 
 def _read_message(
-    role: str, content: Any, place: str, asked: MessagesRequest
+    role: str, given: Any, place: str, asked: MessagesRequest
 ) -> Iterable[dict[str, Any]]:
     """Yield the results of tools in a message, then its text and its calls as one message.
 
     The results come first wherever they are, since they follow their calls.
     """
-    texts, thoughts, calls, results = [], [], [], 0
-    for block, text in _iter_blocks(content, place, asked):
+    content: Any
+    parts: list[dict[str, Any]] = []
+    texts: list[str] = []
+    thoughts, calls, results = [], [], 0
+    for block, text in _iter_blocks(given, place, asked):
         kind = block.get("type")
         if kind in ("tool_use", "tool_result") and (kind == "tool_use") != (role == "assistant"):
             raise invalid(f"{place}: {kind} is no block of the role {role}", place)
@@ -167,12 +174,28 @@ def _read_message(
             yield {"role": "tool", "tool_call_id": block.get("tool_use_id"), "content": result}
         elif kind == "thinking":
             thoughts.append(text)
+        elif kind == "image":
+            if role != "user":
+                raise invalid(f"{place}: image is no block of the role {role}", place)
+            if texts:
+                parts.append({"type": "text", "text": "\n".join((*texts, ""))})
+                texts.clear()
+            parts.append(_rewrite_image(block))
         elif kind not in _WITHOUT_TEXT:
             texts.append(text)
-    if texts or calls or not results:
-        message = {"role": role, "content": "\n".join(texts)}
+    if texts or parts or calls or not results:
+        content = "\n".join(texts)
+        if parts:
+            content = [*parts, {"type": "text", "text": content}]
+        message = {"role": role, "content": content}
         called = {"tool_calls": calls, "reasoning_content": "\n".join(thoughts)}
         yield message | (called if calls else {})
+
+
+def _rewrite_image(block: Mapping[str, Any]) -> dict[str, Any]:
+    source = block["source"]
+    url = f"data:{source.get('media_type')};base64,{source.get('data')}"
+    return {"type": "image_url", "image_url": {"url": url}}
 
 
 def _iter_blocks(
@@ -212,6 +235,11 @@ def _read_text(block: Mapping[str, Any], at: str, asked: MessagesRequest) -> Any
     if kind == "image" and at.count("content[") > 1:  # of a tool, which the next request repeats
         asked.ignored.append("image")
         return "(a picture, which this model cannot see)"
+    if kind == "image" and at.startswith("messages"):
+        source = block.get("source")
+        if not isinstance(source, Mapping) or source.get("type") != "base64":
+            raise unsupported(at, f"{at}: pictures have to be base64; none is fetched")
+        return ""
     if kind == "document":
         source = block.get("source")
         if not isinstance(source, Mapping) or source.get("type") != "text":

@@ -218,12 +218,20 @@ class _Messages:
         if role not in _ROLES:
             what = f"`{at}.role` must be one of {', '.join(_ROLES)}"
             raise _refuse(what, "choose one of them", f"{at}.role")
-        text = join_text(item.get("content"), f"{at}.content")
+        content = item.get("content")
+        if role == "user" and isinstance(content, list) and any(map(_is_picture, content)):
+            self._add(at, role=role, content=content)
+            return
+        text = join_text(content, f"{at}.content")
         if role != "assistant":
             self._add(at, role=role, content=text)
             return
         message = self._open_assistant(at)
         message["content"] = (message["content"] or "") + text
+
+
+def _is_picture(part: object) -> bool:
+    return isinstance(part, Mapping) and part.get("type") == "input_image"
 
 
 def _require_text(item: Mapping[str, Any], key: str, at: str) -> str:

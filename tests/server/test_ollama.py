@@ -219,7 +219,7 @@ def test_vectors_come_in_both_forms() -> None:
         (
             "/api/chat",
             {"model": "small", "messages": [{"role": "user", "content": "", "images": ["aGk="]}]},
-            "image_url",
+            "no PNG or JPEG",
         ),
         ("/api/chat", {"model": "small", "messages": [{"role": "tool", "content": "x"}]}, "tool"),
         ("/api/generate", {"model": "small", "prompt": "x", "template": "{{x}}"}, "template"),

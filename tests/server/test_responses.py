@@ -632,7 +632,7 @@ CALL_ITEM = {"type": "function_call", "name": "a", "arguments": "{}"}
         (item(role=["user"], content="x"), "input[0].role"),
         (item(role="user"), "input[0].content"),
         (item(role="user", content=1), "input[0].content"),
-        (item(role="user", content=[{"type": "input_image", "image_url": "http://x"}]),
+        (item(role="user", content=[{"type": "input_file", "image_url": "http://x"}]),
          "input[0].content[0]"),
         (item(role="user", content=[{"type": "input_text"}]), "input[0].content[0].text"),
         (item(role="user", content=[["x"]]), "input[0].content[0]"),

@@ -69,6 +69,7 @@ def etui_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("ETUI_SYSFS", str(sysfs))
     monkeypatch.delenv("ETUI_MODELS", raising=False)
     monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.delenv("COLUMNS", raising=False)  # pytest-xdist sets it for its workers
     return home
 
 

@@ -123,4 +123,4 @@ def test_no_command_hands_on_control_characters(hostile_model, command, capfd):
 def test_a_file_name_with_a_line_break_is_one_row(hostile_model, cli):
     rows = [line for line in cli.out("models", "list").splitlines() if "owned" in line]
     assert len(rows) == 1
-    assert "found file" in rows[0]
+    assert "1.46 MB" in rows[0]

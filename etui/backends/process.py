@@ -96,7 +96,7 @@ class ChildProcess:
         self._failure: str | None = None
         self._reading = threading.Thread(target=self._read, name="engine events", daemon=True)
         self._reading.start()
-        self.send(config)
+        self.send(replace(config, tools=None))  # it calls none, and their keys stay here
 
     @property
     def alive(self) -> bool:

@@ -20,6 +20,7 @@ from etui.backends.base import AnswerRequest
 from etui.backends.process import ProcessBackend
 from etui.chat import Message
 from etui.config.config import Config
+from etui.config.schema import ToolsEntry
 from etui.errors import EngineFailed, ModelUnavailable
 from etui.events import Answer, Event, Finished, Loaded, Prefilling, Reused, Unloaded
 from etui.models.spec import ModelSpec
@@ -56,6 +57,15 @@ def test_answers_come_over_the_pipe(child, starter_model):
     assert not any(isinstance(event, Loaded) for event in second)  # it stays in memory
     assert finished(second).answer == finished(first).answer
     assert finished(second).cached_tokens > 0
+
+
+def test_settings_of_tools_do_not_stop_the_engine(config, starter_model):
+    settings = replace(config, threads=1, tools=ToolsEntry(folder="/notes"))
+    child = ProcessBackend(replace(settings, tool_permissions={"calculate": "allow"}))
+    try:
+        assert finished(list(child.answer(request(starter_model, tokens=2)))).output_tokens == 2
+    finally:
+        child.close()
 
 
 def test_a_prefill_can_be_cancelled_between_batches(child, starter_model):

@@ -103,7 +103,7 @@ MAX_INPUT_BYTES = 10_000_000
     "files",
     multiple=True,
     metavar="FILE",
-    help="Text file that goes with the question; may be repeated.",
+    help="Text file, or PNG or JPEG, that goes with the question; may be repeated.",
 )
 @click.option(
     "--part",
@@ -350,9 +350,10 @@ class _Question:
 
     def _build(self, attachments: Sequence[Attachment]) -> Query:
         from etui.chat import Query
-        from etui.prompts.attachments import join
+        from etui.prompts.attachments import join, list_pictures
 
-        return Query(join(self.text, attachments), system=self.system)
+        shown = list_pictures(attachments)
+        return Query(join(self.text, attachments), system=self.system, pictures=shown)
 
 
 def _print_document(event: TurnEvent) -> None:

@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Literal
 
 from etui import units
+from etui.chat import Picture
 from etui.errors import UsageError
+from etui.prompts.pictures import is_picture, read_picture
 from etui.text import find_nearest, format_suggestion, sanitize, unify_line_ends
 
 _MENTION = re.compile(r'(?<![^\s(\[{])@(?:"([^"\n]+)"|([^\s"\'`@]+))')
@@ -150,7 +152,8 @@ def fit_attachments(
     kept = [replace(each, tokens=count(each.text)) for each in attachments]
     frames = sum(count(replace(each, text="").block()) + _JOINT_TOKENS for each in kept)
     room = most_tokens - count(question) - frames
-    order = sorted(range(len(kept)), key=lambda index: -_tokens(kept[index]))
+    texts = [index for index, each in enumerate(kept) if each.picture is None]
+    order = sorted(texts, key=lambda index: -_tokens(kept[index]))
     for index in order:
         excess = sum(map(_tokens, kept)) - room
         if excess <= 0:
@@ -205,9 +208,15 @@ class Attachment:
     exact: bool = False
     """Whether the tokens were counted by the tokenizer of the model that answers."""
     pasted: bool = False  # Whether it was pasted, and is no file
+    picture: Picture | None = None  # The picture whose mark its text is; None for a text
 
     def block(self) -> str:
-        """Return the text as a model reads it: its name, and a fence that no line of it closes."""
+        """Return the text as a model reads it: its name, and a fence that no line of it closes.
+
+        Of a picture it is the mark alone.
+        """
+        if self.picture is not None:
+            return self.text
         runs = [len(run) for run in re.findall(r"^ {0,3}(`{3,})", self.text, re.MULTILINE)]
         fence = "`" * (max(runs, default=2) + 1)
         suffix = Path(self.name).suffix.removeprefix(".")
@@ -226,19 +235,22 @@ class Attachment:
         """Return its short form on a screen: ``@notes.md 1.2k tokens``."""
         name = f"paste {self.name}:" if self.pasted else f"@{_one_line(self.name)}"
         facts = [units.count_text(self.lines, "line")] if self.pasted else []
-        if self.tokens is not None:
+        if self.picture is not None:
+            facts.append(f"{self.picture.width:,} x {self.picture.height:,} pixels")
+        elif self.tokens is not None:
             facts.append(units.short_tokens_text(self.tokens, exact=self.exact))
         return sanitize(f"{name} {', '.join(facts)}".strip())
 
 
 def read_attachment(path: str, folder: Path | None = None) -> Attachment:
-    """Read a text file.
+    """Read a text file, or a picture.
 
     Args:
         path: The path as it was written; ``~`` is the home folder.
 
     Raises:
-        UsageError: There is no such file, or it is no text (an image, a program), or too large.
+        UsageError: There is no such file, or it is neither text nor PNG nor JPEG (a program), or
+            too large, or damaged.
     """
     shown = sanitize(path)
     try:
@@ -259,6 +271,9 @@ def read_attachment(path: str, folder: Path | None = None) -> Attachment:
         raise UsageError(f"{shown} cannot be read: {reason}", "check its path and rights") from None
     if len(data) > MAX_FILE_BYTES:
         raise _refuse_size(shown, len(data))
+    if is_picture(data):
+        picture = read_picture(data, shown)
+        return Attachment(path, picture.mark, picture=picture)
     return Attachment(path, unify_line_ends(decode_text(data, shown)))
 
 
@@ -269,7 +284,7 @@ def decode_text(data: bytes, name: str) -> str:
         UsageError: It is an image, another known format, or bytes that are no text.
     """
     if kind := _find_image(data):
-        raise UsageError(f"{name} is {kind}: these models read text only", "attach a text file")
+        raise UsageError(f"{name} is {kind}, not text", "attach pictures as PNG or JPEG")
     for magic, (kind, fix) in _DOCUMENTS.items():
         if data.startswith(magic):
             raise UsageError(f"{name} is {kind}, not text", fix)
@@ -292,6 +307,11 @@ def decode_text(data: bytes, name: str) -> str:
 def join(question: str, attachments: Iterable[Attachment]) -> str:
     """Return the question as it is sent: its text, then a block for each attachment."""
     return "\n\n".join([question.strip(), *(each.block() for each in attachments)]).strip()
+
+
+def list_pictures(attachments: Iterable[Attachment]) -> tuple[Picture, ...]:
+    """List the pictures among attachments."""
+    return tuple(each.picture for each in attachments if each.picture is not None)
 
 
 def split(question: str) -> tuple[str, tuple[Attachment, ...]]:

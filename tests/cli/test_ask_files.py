@@ -105,4 +105,4 @@ def test_wrong_usage_says_what_and_how_to_fix_it(etui, etui_home, args, message)
 def test_an_image_is_refused_with_a_sentence(etui, tmp_path):
     (tmp_path / "cat.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     done = etui("ask", "Who?", "-f", str(tmp_path / "cat.png"), code=2)
-    assert "cat.png is a PNG image: these models read text only" in done.stderr
+    assert "cat.png is damaged: it is cut off" in done.stderr

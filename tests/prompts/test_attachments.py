@@ -10,7 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.errors import UsageError
-from etui.prompts.attachments import Attachment, Part, cut, fold, join, read_attachment, split
+from etui.prompts.attachments import (
+    Attachment,
+    Part,
+    cut,
+    fit_attachments,
+    fold,
+    join,
+    list_pictures,
+    read_attachment,
+    split,
+)
+from tests.support.tiny_projector import write_png
 
 
 def by_words(text: str) -> int:
@@ -64,8 +75,9 @@ def test_line_ends_and_byte_order_marks_are_gone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "what"),
     [
-        (b"\x89PNG\r\n\x1a\n\0\0", "is a PNG image"),
-        (b"\xff\xd8\xff\xe0", "is a JPEG image"),
+        (b"\x89PNG\r\n\x1a\n\0\0", "is damaged"),
+        (b"\xff\xd8\xff\xe0", "is damaged"),
+        (b"\x89PNG in a text", "is a PNG image"),
         (b"RIFF\0\0\0\0WEBPVP8", "is a WebP image"),
         (b"%PDF-1.7", "is a PDF"),
         (b"GGUF\3\0\0\0", "is a model"),
@@ -80,6 +92,19 @@ def test_what_is_no_text_is_refused_with_a_sentence(tmp_path: Path, data: bytes,
         read_attachment("x", tmp_path)
     assert what in refused.value.what
     assert refused.value.fix
+
+
+def test_a_picture_is_attached_by_its_mark_and_never_cut(tmp_path: Path) -> None:
+    (tmp_path / "cat.png").write_bytes(write_png(30, 20))
+    found = read_attachment("cat.png", tmp_path)
+    assert found.picture is not None
+    assert found.block() == found.text == found.picture.mark
+    assert found.marker() == "@cat.png 30 x 20 pixels"
+    assert join("Who is it?", [found]) == f"Who is it?\n\n{found.picture.mark}"
+    assert list_pictures([found, Attachment("a", "b")]) == (found.picture,)
+    text = Attachment("a.txt", "word " * 50)
+    kept = fit_attachments("Who?", [text, found], "head", 40, by_words)
+    assert found.picture in list_pictures(kept)
 
 
 def test_folders_pipes_and_missing_files_are_refused_and_near_names_are_said(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 import re
 import subprocess
@@ -110,6 +111,29 @@ def test_every_protocol_shows_pictures_to_the_model(served: Any) -> None:
     assert all("[picture " in query for query, _ in logged)
     assert '"tokens"' in logged[0][1]
     assert not any(ENCODED[:40] in query for query, _ in logged)
+
+
+def test_etui_ask_shows_a_picture(served: Any, tmp_path: Path, starter_model: Path) -> None:
+    path = tmp_path / "it.png"
+    path.write_bytes(write_png(seed=9))
+    done = subprocess.run(
+        [*(sys.executable, "-m", "etui", "ask", "What is it?", "-f", str(path)),
+         *("--model", "seeing", "--max-tokens", "4", "--json")],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_SECONDS,
+        env={**os.environ, "ETUI_HOME": str(served[1]),
+             "ETUI_MODELS": str(starter_model.parent)},
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    turn = json.loads(done.stdout)
+    assert turn["pictures"]["tokens"] == 2 * TOKENS
+    phases = turn["energy"]["phases"]
+    if turn["energy"]["joules"] is not None:
+        parts = phases["prefill"] + phases["image"] + phases["decode"]
+        assert parts == pytest.approx(turn["energy"]["joules"], abs=1e-9)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from etui.events import (
     Embedded,
     Finished,
     Loaded,
+    PictureEncoded,
     Prefilled,
     Prefilling,
     Probe,
@@ -199,6 +200,7 @@ def batch_events(
                 case (
                     Probe()
                     | Batch()
+                    | PictureEncoded()
                     | Reused()
                     | ThreadsChanged()
                     | Finished()

@@ -27,6 +27,7 @@ from etui.prompts.attachments import (
     find_open_mention,
     fit_attachments,
     join,
+    list_pictures,
 )
 from etui.prompts.library import PromptLibrary, SavedPrompt, complete_path, load_prompts
 from etui.routing.text_measures import estimate_tokens
@@ -100,7 +101,9 @@ def forecast_line(
     that does not fit says by how much.
     """
     attachments, problems = resolve(draft, read)
-    asking = replace(asking, text=join(draft.text, attachments))
+    asking = replace(
+        asking, text=join(draft.text, attachments), pictures=list_pictures(attachments)
+    )
     texts = [draft.text, *(each.block() for each in attachments)]
     parts = [sanitize(problem.what) for problem in problems[:1]]
     try:
@@ -351,7 +354,9 @@ class Composer:
                 notify_error(self._screen, problems[0].what, problems[0].fix)
                 return
             text = draft.text
-            asking = replace(asking, text=join(text, attachments))
+            asking = replace(
+                asking, text=join(text, attachments), pictures=list_pictures(attachments)
+            )
             forecast = await self._count(asking, text, attachments)
             if forecast is not None:
                 attachments = tuple(  # the first part of a forecast is the text

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from uuid import uuid4
 
-from etui.chat import Message, OutputOptions, Query
+from etui.chat import Message, OutputOptions, Picture, Query
 from etui.log.records import ChatRecord
 from etui.prompts.attachments import Attachment, fold
 from etui.routing.text_measures import estimate_tokens
@@ -30,6 +30,7 @@ class Asking:
     """System prompt of that prompt, for this turn alone; None leaves that of the chat."""
     counted: tuple[Attachment, ...] = ()
     """Attachments whose tokens are known; the text has all of them."""
+    pictures: tuple[Picture, ...] = ()  # Attached pictures, whose marks the text has
     continues: str | None = None
     """Id of the turn whose answer was cut off and is continued; None for a question."""
 
@@ -52,6 +53,7 @@ class Conversation:
 
     chat: ChatRecord
     records: tuple[TurnRecord, ...] = ()
+    pictures: tuple[Picture, ...] = ()  # Those that were sent since the app was started
 
     @property
     def name(self) -> str:
@@ -111,14 +113,25 @@ class Conversation:
             parent_id=parent,
         )
         begun = self.find(asking.continues)
-        if begun is None:
-            return query
-        return replace(
-            query,
-            history=(*query.history, Message("user", begun.query)),
-            last=Message("assistant", begun.answer),
-            options=OutputOptions(continues=begun.turn_id),
-        )
+        if begun is not None:
+            query = replace(
+                query,
+                history=(*query.history, Message("user", begun.query)),
+                last=Message("assistant", begun.answer),
+                options=OutputOptions(continues=begun.turn_id),
+            )
+        return replace(query, pictures=self._list_pictures(query, asking))
+
+    def with_pictures(self, query: Query) -> Conversation:
+        """Return the chat with the pictures of a question, which later questions send again."""
+        known = {each.mark: each for each in (*self.pictures, *query.pictures)}
+        return replace(self, pictures=tuple(known.values()))
+
+    def _list_pictures(self, query: Query, asking: Asking) -> tuple[Picture, ...]:
+        """List the pictures whose marks the messages have; those of an earlier run are lost."""
+        known = {each.mark: each for each in (*self.pictures, *asking.pictures)}
+        texts = [message.content for message in query.messages()]
+        return tuple(each for mark, each in known.items() if any(mark in text for text in texts))
 
     def replaced(self) -> frozenset[str]:
         """Return the ids of the turns that are not on the current branch."""

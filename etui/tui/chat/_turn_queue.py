@@ -194,6 +194,7 @@ class TurnQueue:
         view.show_progress(self._progress, now_ns, None)
         self._number_waiting()
         query = self.conversation.query(view.asking)
+        self.conversation = self.conversation.with_pictures(query)
         route = view.asking.route or self.route
         job = partial(self._answer, self.services, query, route, view.asking)
         self._screen.run_worker(job, thread=True, exclusive=True, group="turn", exit_on_error=False)

@@ -13,6 +13,7 @@ from etui.prompts.attachments import Attachment, join
 from etui.runtime.routes import Route
 from etui.tui.chat._composer import PartModal, VariablesModal
 from etui.tui.chat._prompt import MenuEntry, Prompt, find_near, match_entries
+from tests.support.tiny_projector import write_png
 from tests.tui.fakes import MODEL, House
 from tests.tui.screen import notices, running
 
@@ -91,6 +92,20 @@ async def test_a_file_is_attached_logged_whole_and_shown_as_one_line(
         assert "alpha" not in shown
 
 
+async def test_a_picture_is_attached_and_goes_with_later_questions(
+    house: House, folder: Path
+) -> None:
+    (folder / "face.png").write_bytes(write_png(30, 20))
+    async with running(house) as term:
+        await term.answer("who is @face.png ?")
+        first = house.runner.asked[0][0]
+        (picture,) = first.pictures
+        assert (picture.width, picture.height) == (30, 20)
+        assert first.text == f"who is @face.png ?\n\n{picture.mark}"
+        await term.answer("how old?")
+        assert house.runner.asked[1][0].pictures == (picture,)
+
+
 async def test_the_paths_of_a_folder_are_offered_and_completed(house: House, folder: Path) -> None:
     async with running(house) as term:
         prompt = term.prompt
@@ -109,7 +124,7 @@ async def test_what_cannot_be_attached_is_refused_and_the_question_comes_back(
 ) -> None:
     async with running(house) as term:
         for question, said in (
-            ("who is @cat.png", "cat.png is a PNG image: these models read text only"),
+            ("who is @cat.png", "cat.png is damaged: it is cut off"),
             ("sum up @notse.md", "there is no file notse.md"),
             ("sum up @./missing", "there is no file ./missing"),
         ):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from etui.arm import Sampling, Speculate
@@ -36,7 +37,7 @@ from etui.engine.speculation.draft_verifier import DraftVerifier, refuse_specula
 from etui.engine.speculation.speculator import Speculator
 from etui.engine.thread_control import ThreadControl
 from etui.errors import CacheFull, ContextOverflow, EngineFailed
-from etui.events import TokenLogprob, Verified
+from etui.events import PictureEncoded, TokenLogprob, Verified
 
 if TYPE_CHECKING:
     import numpy as np
@@ -364,6 +365,34 @@ class LlamaSession(ModelText):
         """Return whether the next queued token begins a picture."""
         queued = sequence.has_pictures and sequence.pending > 0
         return queued and is_of_picture(sequence.tokens[sequence.computed])
+
+    def encode(
+        self,
+        sequence: TokenSequence,
+        cancelled: Callable[[], bool],
+        run: Callable[[Callable[[], PictureEncoded], int], PictureEncoded] | None = None,
+    ) -> Iterator[PictureEncoded]:
+        """Encode the pictures among the queued tokens, part by part, unless ``cancelled``.
+
+        Args:
+            run: Runs the encoding of so many tokens in the compute thread, and books its time.
+
+        Raises:
+            EngineFailed: llama.cpp failed.
+        """
+        own, reader = self._sequences.find(sequence), self.pictures
+        assert reader is not None
+
+        def encode(token: int) -> PictureEncoded:
+            start_ns = time.monotonic_ns()
+            count = reader.encode(token)
+            return PictureEncoded(start_ns, time.monotonic_ns(), count)
+
+        for token in list(reader.find_raw(own.tokens[own.computed :])):
+            if cancelled():
+                return
+            work = partial(encode, token)
+            yield self.compute.run(work) if run is None else run(work, reader.count(token))
 
     def _count_text(self, sequence: LlamaSequence, count: int) -> int:
         """Limit the tokens of a batch, so that it ends before the next picture."""

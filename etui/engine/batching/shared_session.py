@@ -161,18 +161,8 @@ class RequestSession:
         Raises:
             EngineFailed: llama.cpp failed.
         """
-        own, reader = self._find(sequence), self._session.pictures
-        assert reader is not None
-
-        def encode(token: int) -> PictureEncoded:
-            start_ns = time.monotonic_ns()
-            count = reader.encode(token)
-            return PictureEncoded(start_ns, time.monotonic_ns(), count)
-
-        for token in list(reader.find_raw(own.tokens[own.computed :])):
-            if cancelled():
-                return
-            yield self._shared.compute(self, partial(encode, token), reader.count(token))
+        run = partial(self._shared.compute, self)
+        return self._session.encode(self._find(sequence), cancelled, run)
 
     def open(
         self,

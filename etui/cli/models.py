@@ -46,7 +46,7 @@ _WORDS = {"wait": "waiting", "download": "pulling", "verify": "checking"}
 
 @click.group()
 def models() -> None:
-    """List, pull, check, describe and remove models.
+    """List, find, pull, check, compare and remove models.
 
     Models come from the shipped models.yaml, your own models.yaml in ETUI_HOME, and every GGUF
     file in the models folder.
@@ -298,10 +298,15 @@ def pull(
     parsed = [parse_adapter(text) for text in adapters]
     if (entry_name is not None or parsed) and len(names) != 1:
         option = "--name" if entry_name is not None else "--adapter"
-        raise UsageError(f"{option} is for one new model", "pull the models one by one")
+        fix = (
+            "pull the models one by one" if names else f"write: etui models pull NAME {option} ..."
+        )
+        raise UsageError(f"{option} is for one new model", fix)
     models = open_user_models(config, catalogue)
     own_name = "" if parsed else entry_name or ""
     found = [models.find(text, own_name) for text in dict.fromkeys(names or (STARTER,))]
+    if own_name and found[0].is_known and found[0].spec.name != own_name:
+        raise UsageError(f"{names[0]} has a name already: {found[0].spec.name}", "leave --name out")
     done: list[dict[str, Any]] = []
     for new in found:
         spec = new.spec
@@ -396,7 +401,7 @@ def rm(names: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
 
     Deletes the files that etui pulled, and your entries in models.yaml. A file that is used in
     place, that another model uses too, or that you put into the models folder, stays as it is.
-    Shows what is free then, and which policies, arms and settings still name the models.
+    Shows how much space that frees, and which policies, arms and settings still name the models.
     """
     from etui.runtime.user_models import open_user_models
 
@@ -409,10 +414,10 @@ def rm(names: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
 
 
 def _removed_lines(removed: Removed, *, dry_run: bool) -> Iterator[str]:
-    freed, entry = ("to free", "leaves") if dry_run else ("freed", "is gone from")
+    frees, removes = ("would free", "would remove") if dry_run else ("freed", "removed")
     parts = [
-        f"{bytes_text(removed.freed_bytes)} {freed}" if removed.freed_bytes else "",
-        f"its entry {entry} models.yaml" if removed.forgotten else "",
+        f"{frees} {bytes_text(removed.freed_bytes)}" if removed.freed_bytes else "",
+        f"{removes} its entry from models.yaml" if removed.forgotten else "",
         f"its file stays ({removed.kept_why}): {removed.kept_path}" if removed.kept_path else "",
     ]
     done = [part for part in parts if part] or ["there is nothing to remove"]

@@ -46,9 +46,14 @@ class Catalogue:
         if (known := self.find_hub_model(name)) is not None:
             return known
         if "/" in name and not Path(name).exists():
-            raise UsageError(
-                f"no model is called {name!r}", f"add it with: etui models pull {name}"
+            from etui.models.references import parse_reference
+
+            fix = (
+                f"add it with: etui models pull {name}"
+                if parse_reference(name)
+                else "write a repository of the hub as OWNER/REPO or OWNER/REPO:QUANTISATION"
             )
+            raise UsageError(f"no model is called {name!r}", fix)
         near = suggest(name.lower(), self.models, most=3, cutoff=0.5, quoted=False)
         fix = f"{near} `etui models list` shows all of them".lstrip()
         raise UsageError(f"no model is called {name!r}", fix)

@@ -444,11 +444,13 @@ class UserModels:
 
 
 def parse_adapter(text: str) -> Adapter:
-    """Parse ``FILE`` or ``FILE:SCALE``.
+    """Parse ``FILE`` or ``FILE:SCALE``, and read the header of the file.
 
     Raises:
         UsageError: The scale is too large, or no number.
+        ModelUnavailable: The file is missing, or no complete GGUF.
     """
+    from etui.models.gguf import check_gguf
     from etui.models.schema import MOST_SCALE
 
     file, _, number = text.rpartition(":")
@@ -459,7 +461,13 @@ def parse_adapter(text: str) -> Adapter:
     if not file or not abs(scale) <= MOST_SCALE:
         fix = f"write FILE, or FILE:SCALE with -{MOST_SCALE:g} to {MOST_SCALE:g}"
         raise UsageError(f"{text} names no adapter with a scale", fix)
-    return Adapter(Path(file).expanduser().absolute(), scale)
+    path = Path(file).expanduser().absolute()
+    try:
+        check_gguf(path)
+    except ModelUnavailable as error:
+        fix = "name a LoRA adapter in a GGUF file after --adapter"
+        raise ModelUnavailable(error.what, fix) from error
+    return Adapter(path, scale)
 
 
 def open_user_models(config: Config, catalogue: Catalogue | None = None) -> UserModels:

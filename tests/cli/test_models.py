@@ -400,7 +400,7 @@ def test_list_and_info_show_what_a_model_has_spent(config, tiny, cli, make_turn)
 
 def test_rm_says_first_what_it_would_free(config, tiny, cli):
     run(["models", "pull", "tiny", "--quiet"])
-    assert f"{len(tiny)} B to free, its entry leaves models.yaml" in cli.out(
+    assert f"would free {len(tiny)} B, would remove its entry from models.yaml" in cli.out(
         "models", "rm", "tiny", "--dry-run"
     )
     assert (config.models_dir / "tiny.gguf").exists()

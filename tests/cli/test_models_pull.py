@@ -45,7 +45,7 @@ def test_a_pull_says_what_it_took_and_what_else_there_is(config, hub, cli):
     assert (found["name"], found["added"]) == ("tiny-q8_0", False)
     assert cli.json("models", "info", "tiny-q8_0", "--json")["origin"] == "user"
     out = cli.out("models", "rm", "tiny-q8_0")
-    assert out == "tiny-q8_0: 1.46 MB freed, its entry is gone from models.yaml\n"
+    assert out == "tiny-q8_0: freed 1.46 MB, removed its entry from models.yaml\n"
     assert not (config.models_dir / "tiny-q8_0.gguf").exists()
 
 
@@ -147,6 +147,27 @@ def test_a_search_without_the_hub_shows_what_is_known(hub, cli):
 def test_a_name_belongs_to_one_model(hub, cli):
     captured = cli.run("models", "pull", REPO, "x/y", "--name", "mine", code=ExitCode.USAGE)
     assert "--name is for one new model" in captured.err
+    captured = cli.run("models", "pull", "--name", "mine", code=ExitCode.USAGE)
+    assert "etui models pull NAME --name" in captured.err
+    cli.run("models", "pull", REPO)
+    captured = cli.run("models", "pull", REPO, "--name", "mine", code=ExitCode.USAGE)
+    assert f"{REPO} has a name already: tiny-q8_0" in captured.err
+
+
+def test_what_can_be_no_repository_is_not_to_be_pulled(hub, cli):
+    captured = cli.run("models", "pull", f"{REPO}/more/less", code=ExitCode.USAGE)
+    assert "OWNER/REPO:QUANTISATION" in captured.err
+    assert "add it with" not in captured.err
+
+
+def test_an_adapter_is_read_before_its_base_is_pulled(hub, cli, tmp_path):
+    words = tmp_path / "words.gguf"
+    words.write_text("# not a model")
+    for path in (words, tmp_path / "missing.gguf"):
+        failed = cli.run("models", "pull", REPO, "--adapter", str(path), code=ExitCode.FAILED)
+        assert path.name in failed.err
+        assert "after --adapter" in failed.err
+    assert not hub.asked
 
 
 def test_found_models_are_listed_with_where_they_are(config, user_home, cli):

@@ -29,7 +29,9 @@ class Projector:
         if not self.longest_edge:
             return each
         scale = self.longest_edge / max(width, height, 1)
-        parts = [max(1, math.ceil(edge * scale / self.image_size)) for edge in (width, height)]
+        parts = [
+            max(1, math.ceil(edge * scale / max(1, self.image_size))) for edge in (width, height)
+        ]
         count = min(_MOST_PARTS, parts[0] * parts[1])
         return (each + 6) * (count + 1)
 

@@ -338,6 +338,8 @@ def models_on_disk(
         spec = catalogue.get(name)
         if spec.backend is not None:
             return spec.backend in config.backends and is_reachable(spec.backend)
-        return has_file(spec, config) and all(each.path.is_file() for each in spec.adapters)
+        beside = [each.path for each in spec.adapters]
+        beside += [] if spec.mmproj is None else [spec.mmproj]
+        return has_file(spec, config) and all(path.is_file() for path in beside)
 
     return is_available

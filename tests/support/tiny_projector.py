@@ -14,7 +14,7 @@ IMAGE, PATCH, MERGE, WIDTH, HEADS, HIDDEN, BLOCKS = 32, 8, 2, 32, 2, 64, 2
 TOKENS = (IMAGE // PATCH // MERGE) ** 2
 """Tokens of a picture that is encoded as a whole."""
 
-Kind = Literal["idefics3", "gemma3", "qwen2vl_merger"]
+Kind = Literal["idefics3", "gemma3", "mlp"]
 
 
 def write_projector(path: Path, width: int, kind: Kind = "idefics3", *, edge: int = 0) -> Path:
@@ -53,7 +53,7 @@ def write_projector(path: Path, width: int, kind: Kind = "idefics3", *, edge: in
 
     add("v.patch_embd.weight", WIDTH, 3, PATCH, PATCH)
     add("v.patch_embd.bias", WIDTH)
-    add("v.position_embd.weight", (IMAGE // PATCH) ** 2, WIDTH)
+    add("v.position_embd.weight", (IMAGE // PATCH) ** 2 + (kind == "mlp"), WIDTH)
     add_norm("v.post_ln")
     for block in range(BLOCKS):
         for each in ("attn_q", "attn_k", "attn_v", "attn_out"):
@@ -68,6 +68,11 @@ def write_projector(path: Path, width: int, kind: Kind = "idefics3", *, edge: in
     if kind == "gemma3":
         add("mm.input_projection.weight", WIDTH, width)
         writer.add_tensor("mm.soft_emb_norm.weight", np.ones(WIDTH, dtype=np.float32))
+    elif kind == "mlp":
+        writer.add_tensor("v.class_embd", np.zeros(WIDTH, dtype=np.float32))
+        for layer, columns in ((0, WIDTH), (2, width)):
+            add(f"mm.{layer}.weight", width, columns)
+            add(f"mm.{layer}.bias", width)
     else:
         add("mm.model.fc.weight", width, WIDTH * MERGE * MERGE)
     writer.write_header_to_file()

@@ -48,8 +48,9 @@ _OF_TYPE = {
     "number": {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"},
 }
 _LISTS = ("allOf", "anyOf", "oneOf")
+_FANS = (*_LISTS, "prefixItems", "properties", "patternProperties")
 _KNOWN = {"type", "enum", "const", "$ref", *_LISTS}.union(*_OF_TYPE.values())
-_UNKEPT_NAMES = "not propertyNames uniqueItems $dynamicRef $recursiveRef disallow extends"
+_UNKEPT_NAMES = "not contains propertyNames uniqueItems $dynamicRef $recursiveRef disallow extends"
 _UNKEPT = frozenset(_UNKEPT_NAMES.split())
 """Keywords that say what a text has to be, and that a grammar cannot keep in all their forms."""
 _FORMAT_NAMES = "date time date-time duration email hostname ipv4 ipv6 uuid uri"
@@ -140,6 +141,9 @@ class _Reader:
         self._parts = 0
 
     def read(self) -> str:
+        listed = (part.get(key) for part in _iter_parts([self._document]) for key in _FANS)
+        if sum(len(each) for each in listed if isinstance(each, dict | list)) > 2 * PARTS:
+            raise self._refuse(f"has more than {PARTS} parts")  # before they are multiplied
         root = self._read(self._document, 0, closed=True)
         if root is False:
             raise self._refuse("has a part that nothing matches (false)")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import product
 from typing import Any
 
 _TYPES = ("object", "array", "string", "number", "boolean", "null")
@@ -28,7 +27,10 @@ _NEXT = {
 
 _LARGEST_BOUND = 10**15
 _MOST_VALUES = 64
-"""Most values into which lists without repetition are written."""
+"""Most values into which lists without repetition are written, and most alternatives or first items
+that are written anew: what is written grows faster than what was sent."""
+
+_MOST_TRIED = 4_096
 
 
 def rewrite(schema: Mapping[str, Any]) -> dict[str, Any]:
@@ -84,7 +86,7 @@ def _rewrite_one_of(own: dict[str, Any], parts: list[Any]) -> None:
     Those are told apart by a property in most schemas, and read as ``anyOf``.
     """
     given = own.get("oneOf")
-    if not isinstance(given, list):
+    if not isinstance(given, list) or len(given) > _MOST_VALUES:
         return
     if any(each.keys() & _OBJECTS for each in given if isinstance(each, Mapping)):
         return
@@ -133,6 +135,8 @@ _NAMED = {"pattern", *_LENGTHS}
 
 def _rewrite_contains(own: dict[str, Any]) -> None:
     """Let the first items be those that a list has to contain."""
+    if own.get("minContains", 1) > _MOST_VALUES and "contains" in own:
+        return
     low, high = own.pop("minContains", 1), own.pop("maxContains", None)
     contained = own.pop("contains", None)
     if contained is None:
@@ -162,13 +166,18 @@ def _rewrite_unique(own: dict[str, Any]) -> None:
         return
     most = min(own.get("maxItems", len(prefix) + len(last)), len(prefix) + len(last))
     lists: list[list[Any]] = []
-    for length in range(own.get("minItems", 0), most + 1):
-        domain = [domains[at] if at < len(prefix) else last for at in range(length)]
-        for values in product(*(each or () for each in domain)):
-            if len({repr(value) for value in values}) == length:
-                lists.append(list(values))
-            if len(lists) > _MOST_VALUES:
-                return
+    longer: list[list[Any]] = [[]]
+    for length in range(most + 1):
+        lists += longer if length >= own.get("minItems", 0) else []
+        domain = domains[length] if length < len(prefix) else last
+        if len(lists) > _MOST_VALUES or len(longer) * len(domain or ()) > _MOST_TRIED:
+            return
+        longer = [
+            [*values, value]
+            for values in longer
+            for value in domain or ()
+            if repr(value) not in map(repr, values)
+        ]
     own.clear()
     own["enum"] = lists
 

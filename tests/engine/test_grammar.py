@@ -336,6 +336,16 @@ HEAVY = {
     "items": {"type": "array", "minItems": 10**9},
     "chain": UNITS,
     "properties": {"properties": {f"p{i}": {} for i in range(1900)}},
+    "distinct": {"uniqueItems": True, "prefixItems": [{"type": "boolean"}] * 40, "items": False},
+    "contained": {"type": "array", "contains": {"const": 1}, "minContains": 10**9},
+    "apart": {"oneOf": [{"minimum": at} for at in range(5000)]},
+    "named apart": {
+        "allOf": [{"oneOf": [{"properties": {f"p{at}": {}}} for at in range(4000)]}, {}]
+    },
+    "references": {
+        "allOf": [{"$ref": "#/$defs/0"}, {"type": "object"}],
+        "$defs": {f"{at}": {"$ref": f"#/$defs/{at + 1}"} for at in range(3000)},
+    },
     "recursive": {
         "anyOf": [
             {"properties": {"a": {"$ref": "#"}, name: {"type": "null"}}} for name in "bcdefghijk"

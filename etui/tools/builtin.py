@@ -20,6 +20,7 @@ _MOST_BITS = 4_096
 _MOST_CHARACTERS = 2_000
 _MOST_DEPTH = 100
 _MOST_FACTORIAL = 500
+_MOST_DIGITS = 2_000
 _DIGITS = 15
 
 Number = int | float
@@ -156,6 +157,12 @@ def _raise(base: Number, exponent: Number) -> Number:
     return math.pow(base, exponent)
 
 
+def _round(number: Number, digits: int | None = None) -> Number:
+    if digits is not None and abs(digits) > _MOST_DIGITS:  # 10**digits would be computed
+        raise RefusedError(f"round is for up to {_MOST_DIGITS:,} digits")
+    return round(number, digits)
+
+
 def _factorial(number: int) -> int:
     if number > _MOST_FACTORIAL:
         raise RefusedError(f"factorial is for numbers up to {_MOST_FACTORIAL}")
@@ -178,6 +185,6 @@ _FUNCTIONS: Mapping[str, Callable[..., Number]] = {
     "abs": abs,
     "min": min,
     "max": max,
-    "round": round,
+    "round": _round,
     "factorial": _factorial,
 }

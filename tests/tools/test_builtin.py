@@ -115,6 +115,13 @@ def test_a_path_outside_is_refused(folder, path):
         read_file(folder, path)
 
 
+def test_a_number_is_rounded_to_few_digits_only():
+    assert calculate("round(1234.567, 1)") == "1234.6"
+    assert calculate("round(1234, -2)") == "1200"
+    with pytest.raises(RefusedError, match="2,000 digits"):
+        calculate(f"round(1, -{10**12})")
+
+
 def test_a_link_may_not_lead_outside(folder):
     (folder / "out").symlink_to(folder.parent / "secret.txt")
     (folder / "up").symlink_to(folder.parent, target_is_directory=True)

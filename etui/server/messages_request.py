@@ -126,6 +126,7 @@ def _read_messages(body: Mapping[str, Any], asked: MessagesRequest) -> list[dict
         if kept:
             messages.append({"role": "system", "content": "\n\n".join(kept)})
             asked.origins.append("system")
+    longer: dict[int, list[str]] = {}  # joined once: the text before may be long
     for index, item in enumerate(items):
         place = f"messages[{index}]"
         role = item.get("role") if isinstance(item, Mapping) else None
@@ -140,12 +141,14 @@ def _read_messages(body: Mapping[str, Any], asked: MessagesRequest) -> list[dict
                 if isinstance(said, list):  # with pictures
                     said.append({"type": "text", "text": "\n".join(("", *texts))})
                 else:
-                    messages[-1]["content"] = "\n".join((said, *texts))
+                    longer.setdefault(len(messages) - 1, [said]).extend(texts)
                 continue
             item, role = {"content": "\n".join(texts)}, "user"
         added = list(_read_message(role, item.get("content"), f"{place}.content", asked))
         messages += added
         asked.origins += [place] * len(added)
+    for at, texts in longer.items():
+        messages[at]["content"] = "\n".join(texts)
     return messages
 
 
@@ -264,7 +267,7 @@ def _read_tools(body: Mapping[str, Any], asked: MessagesRequest) -> None:
         if kind != "custom":  # a server of Anthropic runs it, or their models know its schema
             asked.ignored.append(f"tools: {kind}")
             continue
-        if tool.get("defer_loading") and tool.get("name") not in asked.found_tools:
+        if tool.get("defer_loading") and str(tool.get("name")) not in asked.found_tools:
             continue  # the model has to find it first, by a tool that searches
         asked.ignored += [name for name in tool if name not in (*_TOOL_KEYS, *_TOOL_MARKS)]
         function = {new: tool[old] for old, new in _TOOL_KEYS.items() if tool.get(old) is not None}
@@ -278,7 +281,7 @@ def _read_tools(body: Mapping[str, Any], asked: MessagesRequest) -> None:
         named = {"type": "function", "function": {"name": choice.get("name")}}
         asked.chat["tool_choice"] = named
     elif choice:
-        if choice.get("type") not in _CHOICES:
+        if str(choice.get("type")) not in _CHOICES:
             text = "tool_choice.type has to be auto, any, tool or none"
             raise invalid(text, "tool_choice.type")
         asked.chat["tool_choice"] = _CHOICES[choice["type"]]

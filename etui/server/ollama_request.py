@@ -92,6 +92,9 @@ def rewrite_messages(given: Any) -> list[Any]:
             parts = [{"type": "text", "text": message.get("content") or ""}]
             new["content"] = parts + [_rewrite_image(image) for image in images]
         if calls := message.get("tool_calls"):
+            if not isinstance(calls, list):
+                place = f"messages[{at}].tool_calls"
+                raise invalid(f"{place} has to be a list", place)
             new["tool_calls"] = [
                 _rewrite_call(call, f"call_{at}_{n}") for n, call in enumerate(calls)
             ]

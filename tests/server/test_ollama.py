@@ -213,6 +213,7 @@ def test_vectors_come_in_both_forms() -> None:
         ("/api/chat", {"model": "nope", "messages": ASK}, "there is no model"),
         ("/api/chat", {"model": "small", "messages": "x"}, "messages"),
         ("/api/chat", {"model": "small", "messages": [3]}, "messages[0]"),
+        ("/api/chat", {"model": "small", "messages": [{"tool_calls": 5}]}, "[0].tool_calls"),
         ("/api/chat", {"model": "small", "messages": ASK, "format": "xml"}, "format"),
         ("/api/chat", {"model": "small", "messages": ASK, "think": "hard"}, "think"),
         ("/api/chat", {"model": "small", "messages": ASK, "options": [1]}, "options"),

@@ -505,7 +505,7 @@ def format_repository(
         ("downloads", f"{downloads:,} in 30 days" if downloads is not None else UNKNOWN),
         *([("gated", "its terms have to be accepted first")] if repository.gated else []),
         *([("model", ", ".join(fact for fact in facts if fact))] if any(facts) else []),
-        *(("beside", f"{file.name}: reads pictures or sound, not used by etui")
+        *(("beside", f"{file.name}: reads pictures or sound (`mmproj` of an entry)")
           for file in repository.projectors),
         *(("beside", f"{file.name}: drafts tokens") for file in repository.drafts),
     ])  # fmt: skip

@@ -530,7 +530,11 @@ def _hub_notes(repository: Repository, label: str, why: str) -> Iterator[str]:
         more = f" and {len(others) - _OTHERS_SHOWN} more" if len(others) > _OTHERS_SHOWN else ""
         yield f"{label}: {why}; others: {shown}{more}"
     if repository.projectors:
-        yield f"{repository.projectors[0].name} is not pulled: etui does not read pictures"
+        name = repository.projectors[0].name
+        yield (
+            f"{name} is not pulled: it reads pictures. Put it beside models.yaml, and add "
+            f"`mmproj: {name}` to the entry (hf download {repository.name} {name} --local-dir .)"
+        )
     if repository.drafts:
         name = repository.drafts[0].name
         yield (

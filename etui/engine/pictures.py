@@ -122,8 +122,10 @@ class PictureReader:
 
     def hold(self, pictures: Iterable[Picture]) -> None:
         """Keep pictures until they are released: a sequence may have to compute them again."""
-        for picture in pictures:
+        held = list(pictures)
+        for picture in held:  # all of them, or none
             self.tokenize(picture)
+        for picture in held:
             self._known[picture.sha256].users += 1
 
     def release(self, pictures: Iterable[Picture]) -> None:

@@ -15,13 +15,13 @@ from etui.backends.local import LocalBackend
 from etui.backends.process import ProcessBackend
 from etui.chat import Message, Picture
 from etui.config.config import Config
-from etui.engine.pictures import has_pictures, is_of_picture
+from etui.engine.pictures import _KEPT, has_pictures, is_of_picture
 from etui.errors import InvalidRequest, ModelUnavailable
 from etui.events import Event, Finished, PictureEncoded, Prefilled
 from etui.models.projector import read_projector
 from etui.models.spec import ModelSpec
 from etui.prompts.pictures import read_picture
-from tests.support.tiny_projector import IMAGE, TOKENS, Kind, write_png, write_projector
+from tests.support.tiny_projector import IMAGE, TOKENS, Kind, make_jpeg, write_png, write_projector
 
 WIDTH = 576  # of the starter model
 SPEC = ModelSpec("seeing", "135M", (), context=1024)
@@ -139,6 +139,24 @@ def test_a_model_without_projector_says_what_to_do(backend, starter_model):
     with pytest.raises(InvalidRequest, match="no projector") as raised:
         ask(backend, starter_model, None, picture())
     assert "mmproj" in raised.value.fix
+
+
+def test_a_picture_that_the_decoder_refuses_ends_its_request_alone(
+    backend, starter_model, projector
+):
+    good, bad = picture(1), read_picture(make_jpeg(), "it")
+    for pictures in ((good, bad), (bad,)):
+        with pytest.raises(InvalidRequest, match="cannot read the picture") as raised:
+            ask(backend, starter_model, projector, *pictures)
+        assert raised.value.param == "messages"
+    assert of(Finished, ask(backend, starter_model, projector, good))[0].answer
+
+
+def test_many_pictures_are_forgotten_again(backend, starter_model, projector):
+    for seed in range(2 * _KEPT):
+        ask(backend, starter_model, projector, picture(seed))
+    again = ask(backend, starter_model, projector, picture(0))
+    assert of(PictureEncoded, again)
 
 
 def test_a_mark_without_its_picture_is_text(backend, starter_model, projector):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import struct
 import zlib
 from contextlib import suppress
 
@@ -14,14 +13,7 @@ from hypothesis import strategies as st
 from etui.errors import UsageError
 from etui.prompts import pictures
 from etui.prompts.pictures import is_picture, read_picture
-from tests.support.tiny_projector import join_png, write_png
-
-
-def make_jpeg(width: int = 20, height: int = 10, kind: int = 0xC0, end: bytes = b"\xff\xd9"):
-    size = struct.pack(">BHHB", 8, height, width, 1) + b"\x01\x11\x00"
-    head = b"\xff\xd8\xff\xe0\x00\x04ab"
-    frame = bytes((0xFF, kind)) + struct.pack(">H", len(size) + 2) + size
-    return head + frame + b"\xff\xda\x00\x02pixels" + end
+from tests.support.tiny_projector import join_png, make_jpeg, write_png
 
 
 def test_a_picture_knows_its_size_and_its_mark():

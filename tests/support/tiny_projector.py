@@ -97,3 +97,13 @@ def join_png(width: int, height: int, compressed: bytes, interlaced: int = 0) ->
         struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
         for kind, body in chunks
     )
+
+
+def make_jpeg(
+    width: int = 20, height: int = 10, kind: int = 0xC0, end: bytes = b"\xff\xd9"
+) -> bytes:
+    """Return the parts of a JPEG file, with pixels that no decoder takes."""
+    size = struct.pack(">BHHB", 8, height, width, 1) + b"\x01\x11\x00"
+    head = b"\xff\xd8\xff\xe0\x00\x04ab"
+    frame = bytes((0xFF, kind)) + struct.pack(">H", len(size) + 2) + size
+    return head + frame + b"\xff\xda\x00\x02pixels" + end

@@ -140,8 +140,8 @@ class RequestSession:
             if reader is None or not self._pictures or not special:
                 return self._session.tokenize(text, bos=bos, special=special)
             if self.number and not self._held:
-                self._held = True
                 reader.hold(self._pictures.values())
+                self._held = True
             tokens: list[int] = []
             for index, part in enumerate(self._split(text)):
                 if index % 2:

@@ -182,7 +182,13 @@ def to_json(arm: Arm) -> dict[str, Any]:
         del document["speculate"]
     if arm.sampling_from == SamplingFrom():
         del document["sampling_from"]
-    for name in ("repeat_penalty", "repeat_last_n", "presence_penalty"):
+    for name in (
+        "repeat_penalty",
+        "repeat_last_n",
+        "presence_penalty",
+        "frequency_penalty",
+        "logit_bias",
+    ):
         if getattr(arm.sampling, name) == getattr(Sampling(), name):
             del document["sampling"][name]
     if arm.loop_guard is None:

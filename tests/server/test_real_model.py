@@ -132,12 +132,16 @@ def test_json_logprobs_stops_and_several_answers(serve: Serve, options: tuple[st
         assert raw.usage.prompt_tokens < 12
 
 
+def skip_without_caller(starter_model: Path) -> None:
+    if not (starter_model.parent / f"{CALLER}.gguf").exists():
+        pytest.skip(f"{CALLER}, a model that can call tools, is not in {starter_model.parent}")
+
+
 @pytest.mark.parametrize("options", [(), ("--parallel", "2")])
 def test_a_tool_is_called_and_its_result_is_answered(
     serve: Serve, starter_model: Path, options: tuple[str, ...]
 ) -> None:
-    if not (starter_model.parent / f"{CALLER}.gguf").exists():
-        pytest.skip(f"{CALLER}, a model that can call tools, is not in {starter_model.parent}")
+    skip_without_caller(starter_model)
     messages: Any = [{"role": "user", "content": "How is the weather in Rome?"}]
     with serve(CALLER, *options) as served:
         client = served.client
@@ -216,7 +220,8 @@ def test_stopping_in_the_middle_of_an_answer_saves_it(serve: Serve, config: Conf
         assert log.find_turn(first.id.removeprefix("chatcmpl-")) is not None
 
 
-def test_raw_prompts_gaps_and_likelihoods(serve: Serve) -> None:
+def test_raw_prompts_gaps_and_likelihoods(serve: Serve, starter_model: Path) -> None:
+    skip_without_caller(starter_model)
     with serve(CALLER) as served:
         complete = served.client.completions.create
         gap = complete(

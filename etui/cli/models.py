@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from etui.cli.output import (
+    find_width,
     json_option,
     load_models,
     open_watch,
@@ -99,7 +97,7 @@ def list_(found: bool, as_json: bool) -> None:
         })  # fmt: skip
         return
     rows.sort(key=lambda row: row.group[0])
-    width = _find_width()
+    width = find_width()
     first, *lines = format_models(rows, width)
     click.echo(first)
     for (_, title), group in groupby(zip(rows, lines, strict=True), lambda pair: pair[0].group):
@@ -113,13 +111,6 @@ def list_(found: bool, as_json: bool) -> None:
                 print_lines(fold(format_usage(usage[row.name]), width, "  "))
     print_lines(format_backends(tuple(probed.values()), catalogue), err=True)
     click.echo(f"models folder {config.models_dir}; {bytes_text(free)} of memory free", err=True)
-
-
-def _find_width() -> int | None:
-    """Return the cells of a line in a terminal; None where lines can have any length."""
-    if sys.stdout.isatty() or os.environ.get("COLUMNS"):
-        return shutil.get_terminal_size().columns
-    return None
 
 
 def _list_found(catalogue: Catalogue, as_json: bool) -> None:
@@ -191,7 +182,7 @@ def info(name: str, as_json: bool) -> None:
     if name not in catalogue and (repository := find_repository(name)) is not None:
         priced = price_repository(repository, config)
         document = to_document(repository) | {"priced": priced.repositories[0].quantisations}
-        print_result(document, format_repository(repository, priced, _find_width()), as_json)
+        print_result(document, format_repository(repository, priced, find_width()), as_json)
         return
     spec = catalogue.get(name)
     with LogReader(config) as log:
@@ -252,7 +243,7 @@ def search(
         found = found.only_fitting()
     if found.problem:
         click.echo(f"etui: {found.problem}\n{found.fix}", err=True)
-    print_result(found, format_search(found, _find_width()), as_json)
+    print_result(found, format_search(found, find_width()), as_json)
     if not as_json and found.repositories:
         click.echo("pull one with: etui models pull OWNER/REPO:QUANTISATION", err=True)
     elif not as_json and not found.problem:

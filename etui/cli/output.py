@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sys
 import time
@@ -127,6 +128,13 @@ def table_lines(
 ) -> list[str]:
     """Format a table; a column is as wide as its widest cell in a terminal."""
     return format_table(rows, header=head, align=align, measure=count_cells)
+
+
+def find_width() -> int | None:
+    """Return the cells of a line in a terminal; None where lines can have any length."""
+    if sys.stdout.isatty() or os.environ.get("COLUMNS"):
+        return shutil.get_terminal_size().columns
+    return None
 
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

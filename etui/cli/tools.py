@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
 from typing import Any
 
 import click
 
-from etui.cli.output import json_option, print_result, table_lines
+from etui.cli.output import find_width, json_option, print_result, table_lines
 
 
 @click.command()
@@ -27,10 +28,11 @@ def tools(as_json: bool) -> int:
     """  # noqa: D301
     from etui.config.config import load_config
     from etui.errors import ExitCode
-    from etui.text import one_line
+    from etui.text import fit_cells, one_line
     from etui.tools.toolbox import Toolbox
 
-    box = Toolbox(load_config())
+    config = load_config()
+    box = Toolbox(config)
     try:
         found = box.open()
     finally:
@@ -56,13 +58,19 @@ def tools(as_json: bool) -> int:
         "problems": box.problems,
     }
     rows = [
-        (each["name"], each["permission"], one_line(each["description"])[:60])
+        (each["name"], each["permission"], one_line(each["description"]))
         for each in document["tools"]
     ]
     lines = table_lines(("TOOL", "PERMISSION", "WHAT IT DOES"), rows)
+    if (width := find_width()) is not None:
+        lines = [fit_cells(line, width) for line in lines]
     for kind in ("prompts", "resources"):
         for each in document[kind]:
             lines.append(f"{kind[:-1]} of {each['server']}: {one_line(each['name'])}")
     lines += [f"{name}: {problem}" for name, problem in box.problems.items()]
     print_result(document, lines, as_json)
+    if not box.problems:
+        for pattern in config.tool_permissions:
+            if not any(fnmatchcase(each.name, pattern) for each in found):
+                click.echo(f"tool_permissions: no tool is called {pattern!r}", err=True)
     return ExitCode.FAILED if box.problems else ExitCode.DONE

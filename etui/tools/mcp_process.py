@@ -124,6 +124,8 @@ def _reason(error: BaseException) -> str:
     """Return the message of an error, or of the first one in a group."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.strerror}: {error.filename}"
     return f"{error}" or type(error).__name__
 
 

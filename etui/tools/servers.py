@@ -107,10 +107,10 @@ class McpServer:
     def _start(self, cancelled: Callable[[], bool]) -> Listing:
         entry = self._entry
         if self._failures >= MOST_FAILURES:
-            raise ToolFailed(f"{self.name} failed {MOST_FAILURES} times", "see: etui tools")
+            raise ToolFailed(f"it failed {MOST_FAILURES} times", "see: etui tools")
         problem = find_key_problem(entry.key_env, os.environ)
         if problem:
-            raise ToolFailed(f"{self.name}: {problem}")
+            raise ToolFailed(problem)
         spec = {
             "command": entry.command,
             "url": entry.url,
@@ -128,7 +128,7 @@ class McpServer:
                 start_new_session=True,  # Ctrl-C in the terminal is handled by the parent
             )
         except OSError as error:
-            raise ToolFailed(f"{self.name} could not be started: {error}") from error
+            raise ToolFailed(f"it could not be started: {error}") from error
         self._lines = SimpleQueue()
         reader = threading.Thread(
             target=_read, args=(self._process, self._lines), daemon=True, name="tool server"
@@ -138,9 +138,7 @@ class McpServer:
         if "error" in found:
             self._fail()
             said = one_line(str(found.get("stderr") or ""))[-300:]
-            raise ToolFailed(
-                f"{self.name}: {one_line(str(found['error']))}" + (f" ({said})" if said else "")
-            )
+            raise ToolFailed(one_line(str(found["error"])) + (f" ({said})" if said else ""))
         return Listing(*(tuple(found[key]) for key in ("tools", "prompts", "resources")))
 
     def _exchange(self, request: dict[str, Any], cancelled: Callable[[], bool]) -> dict[str, Any]:
@@ -166,12 +164,12 @@ class McpServer:
                 raise ToolFailed("it sent too much, and was ended")
         if not line:
             self._fail()
-            raise ToolFailed(f"{self.name} ended")
+            raise ToolFailed("it ended")
         try:
             reply: dict[str, Any] = json.loads(line)
         except RecursionError:
             self._fail()
-            raise ToolFailed(f"{self.name} sent JSON that is nested too deep") from None
+            raise ToolFailed("it sent JSON that is nested too deep") from None
         return reply
 
     def _fail(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -58,8 +59,8 @@ class Toolbox:
         remember: Stores a permission that outlives the program.
 
     Attributes:
-        problems: Why tools of config.yaml are missing, by the name of their server; and why a
-            permission could not be written there.
+        problems: Why tools of config.yaml are missing, by the name of their server or their own;
+            and why a permission could not be written there.
         listings: What the servers offer.
         most_calls, most_joules: Limits of one turn.
     """
@@ -76,6 +77,7 @@ class Toolbox:
         self.listings: dict[str, Listing] = {}
         self.most_calls, self.most_joules = entry.calls, entry.joules
         self._entry = entry
+        self._folder = Path(entry.folder or os.devnull).expanduser()
         self._remember = remember
         self._permissions: dict[str, Permission] = dict(config.tool_permissions)
         self._servers = {name: McpServer(name, each) for name, each in entry.servers.items()}
@@ -183,8 +185,10 @@ class Toolbox:
 
     def _own_tools(self) -> Mapping[str, Tool]:
         own = {"calculate": CALCULATE}
-        if self._entry.folder is not None:
+        if self._folder.is_dir():
             own["read_file"] = READ_FILE
+        elif self._entry.folder is not None:
+            self.problems["read_file"] = f"there is no folder {one_line(str(self._folder))}"
         return {
             name: Tool(name, str(each["description"]), json.dumps(each["parameters"]))
             for name, each in own.items()
@@ -196,7 +200,7 @@ class Toolbox:
             raise RefusedError(f"the only argument is {key}, a text")
         if name == "calculate":
             return calculate(given[key])
-        return read_file(Path(self._entry.folder or "").expanduser(), given[key])
+        return read_file(self._folder, given[key])
 
     def _list(self, cancelled: Callable[[], bool]) -> dict[str, Listing]:
         """List the servers, all at the same time."""

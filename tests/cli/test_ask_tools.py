@@ -107,6 +107,21 @@ def test_etui_tools_says_what_is_wrong(config, cli):
     assert "crash: " in printed.out
     assert "cannot read /etc/secret" in printed.out
     assert "\x1b" not in printed.out
+    config.config_file.write_text("tools: {folder: /nonexistent/notes}\n")
+    printed = cli.run("tools", code=ExitCode.FAILED)
+    assert "read_file: there is no folder /nonexistent/notes" in printed.out
+    assert "Read a text file" not in printed.out
+
+
+def test_etui_tools_fills_the_terminal_and_names_permissions_of_no_tool(config, cli, monkeypatch):
+    config.config_file.write_text("tool_permissions: {calculat: allow, 'calc*': ask}\n")
+    printed = cli.run("tools")
+    assert printed.err == "tool_permissions: no tool is called 'calculat'\n"
+    whole = printed.out
+    monkeypatch.setenv("COLUMNS", "60")
+    lines = cli.out("tools").splitlines()
+    assert whole.splitlines()[1].startswith(lines[1].removesuffix("…"))
+    assert len(lines[1]) == 60
 
 
 @pytest.mark.parametrize(

@@ -136,7 +136,7 @@ def test_a_server_without_an_answer_is_ended(name):
 
 def test_a_command_that_does_not_exist():
     server = McpServer("gone", ToolServerEntry(command=("/nonexistent/tool",)))
-    with pytest.raises(ToolFailed, match="gone"):
+    with pytest.raises(ToolFailed, match=r"^No such file or directory: /nonexistent/tool$"):
         server.list()
 
 

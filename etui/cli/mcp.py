@@ -40,6 +40,7 @@ def mcp(policy: str | None, model: str | None, port: int | None) -> int:
 
     from etui.config.config import load_config, make_home
     from etui.energy.idle import IdleTracker
+    from etui.runtime.model_ids import check_names
     from etui.runtime.overrides import Overrides
     from etui.runtime.runtime import open_process_runtime
     from etui.runtime.turn_pool import TurnPool
@@ -49,6 +50,7 @@ def mcp(policy: str | None, model: str | None, port: int | None) -> int:
     config = load_config()
     make_home(config)
     with stop_signals(), raw_streams(), open_process_runtime(config) as runtime:
+        check_names(runtime, model, policy)
         runtime.writer.ready()
         pool = TurnPool(runtime, idle_tracker=IdleTracker(runtime.recorder, config))
         source = MeterSource(runtime.meter, lambda: pool.status().running)

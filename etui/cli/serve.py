@@ -178,7 +178,7 @@ def serve(
 def _print_client(name: str, settings: ServerSettings) -> None:
     """Print the settings of a client for a server that is started with the same options."""
     from etui.config.config import load_config
-    from etui.runtime.model_ids import list_model_ids
+    from etui.runtime.model_ids import DEFAULT_ID, check_names, list_model_ids
     from etui.runtime.runtime import open_process_runtime
     from etui.server.run import format_root
 
@@ -190,8 +190,11 @@ def _print_client(name: str, settings: ServerSettings) -> None:
         settings = replace(settings, host="127.0.0.1")
     config = load_config()
     with open_process_runtime(config) as runtime:
+        check_names(runtime, settings.model, settings.policy)
         models = [each.id for each in list_model_ids(runtime) if each.kind != "arm"]
-    default = settings.model or settings.policy or config.model or config.policy
+        default = settings.model or settings.policy or config.model or config.policy
+        if default not in runtime.policy_names() and default not in runtime.catalogue:
+            default = DEFAULT_ID  # a file, which clients cannot name
     template = read_clients()[name]
     text = template.fill(format_root(settings), default, models, has_keys=bool(settings.keys))
     click.echo(f"{name}, {template.where}:", err=True)

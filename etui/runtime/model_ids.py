@@ -99,6 +99,19 @@ def parse_model_id(text: str, runtime: Runtime[Any]) -> Overrides:
         raise InvalidRequest(what, error.fix, param="model") from error
 
 
+def check_names(runtime: Runtime[Any], model: str | None, policy: str | None) -> None:
+    """Check that what should answer by default is known, on this machine or not.
+
+    Raises:
+        UsageError: Nothing is called so; the fix has the nearest names.
+        InvalidFile: The policy has errors.
+    """
+    if model is not None:
+        runtime.catalogue.get(model)
+    if policy is not None:
+        runtime.load_policy(policy)
+
+
 def _parse_name(name: str, runtime: Runtime[Any]) -> Overrides:
     if name in ("", DEFAULT_ID):
         return Overrides()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
+from pathlib import Path
 
 import httpx2
 import pytest
@@ -79,3 +80,9 @@ def test_what_no_client_can_name_is_refused(cli, config):
         wrong = cli.err("serve", "--for", "aider", *options, code=ExitCode.USAGE)
         assert "--for needs a port" in wrong
     assert "pull one with" in show(cli, "aider").err
+    for option in ("--model", "--policy"):
+        wrong = cli.err("serve", "--for", "aider", option, "smollm2-135n", code=ExitCode.USAGE)
+        assert "'smollm2-135n'" in wrong
+    shipped = Path(__file__).parents[2] / "policies" / "frugal.yaml"
+    own = show(cli, "aider", "--policy", str(shipped)).out
+    assert "--model openai/etui " in own  # clients name no file

@@ -24,6 +24,7 @@ import httpx2
 from mcp import Client, StdioServerParameters
 
 from etui.config.config import Config
+from etui.errors import ExitCode
 from etui.log.queries import LogReader
 from tests.server.fakes import DEADLINE_SECONDS
 
@@ -176,6 +177,15 @@ def test_it_ends_with_its_input_or_by_a_signal(alone: subprocess.Popen[str], how
     assert alone.returncode == 0, err
     assert all(json.loads(line)["jsonrpc"] == "2.0" for line in out.splitlines())
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("option", ["--model", "--policy"])
+def test_an_unknown_name_is_refused_before_an_agent_asks(config: Config, option: str) -> None:
+    started = subprocess.run(
+        [sys.executable, "-m", "etui", "mcp", option, "nope"], input=b"", capture_output=True
+    )
+    assert started.returncode == ExitCode.USAGE
+    assert b"'nope'" in started.stderr
 
 
 def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:

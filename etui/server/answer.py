@@ -28,7 +28,7 @@ from etui.server.deltas import DeltaReader
 from etui.server.documents import encode, headers_of, ignored_headers
 from etui.server.errors import ApiError, shutting_down, to_api_error
 from etui.server.protocol import abort_connection
-from etui.server.validation import read_json
+from etui.server.validation import LARGE_BYTES, read_json
 from etui.turn.events import TurnFinished
 from etui.turn.record import ClientRecord
 
@@ -84,6 +84,10 @@ class AnswerForm(ABC):
     def whole(self, record: TurnRecord) -> Mapping[str, Any]:
         """Build the response that is not streamed."""
 
+    async def encode_whole(self, record: TurnRecord) -> bytes:
+        """Return the bytes of the response that is not streamed."""
+        return encode(self.whole(record))
+
     def join(self, records: Sequence[TurnRecord]) -> TurnRecord:
         """Return the record of the whole response, of whose turns these are the records."""
         return records[0]
@@ -119,9 +123,19 @@ def build_answer_route(path: str, read: Read, context: ServerContext) -> Route:
     """Build the route of an endpoint that answers."""
 
     async def answer(request: Request) -> Response:
-        return TurnResponse(context, read(await read_json(request), context, client_of(request)))
+        return await respond(request, await read_json(request), read, context)
 
     return Route(path, answer, methods=["POST"])
+
+
+async def respond(
+    request: Request, document: dict[str, Any], read: Read, context: ServerContext
+) -> Response:
+    """Return the response to a request whose body was parsed to a document."""
+    client = client_of(request)
+    if len(await request.body()) > LARGE_BYTES:
+        return TurnResponse(context, await asyncio.to_thread(read, document, context, client))
+    return TurnResponse(context, read(document, context, client))
 
 
 def client_of(request: Request) -> ClientRecord:
@@ -203,7 +217,7 @@ class TurnResponse(Response):
             elif record is None:
                 continue
             else:
-                parts = [encode(form.whole(record))]
+                parts = [await form.encode_whole(record)]
                 headers = _WHOLE_HEADERS | {"content-length": str(len(parts[0]))}
             if not started:
                 shown = None if self._streamed else record

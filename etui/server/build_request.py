@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import math
 from collections.abc import Collection, Mapping, Sequence
@@ -365,13 +366,19 @@ def _take_picture(url: Any, place: str, pictures: dict[str, Picture]) -> str:
         what = "the picture has to be a data URL (data:image/png;base64,...); none is fetched"
         raise invalid(f"{place}: {what}", place)
     try:
-        picture = read_picture(base64.b64decode(encoded, validate=True), "the picture")
+        data = base64.b64decode(encoded, validate=True)
     except ValueError:
         raise invalid(f"{place}: the picture is no base64", place) from None
+    digest = hashlib.sha256(data).hexdigest()
+    for known in pictures.values():
+        if known.sha256 == digest:  # reading it again would inflate it again
+            return known.mark
+    refuse_more(len(pictures) + 1, MOST_PICTURES, "messages", "pictures")
+    try:
+        picture = read_picture(data, "the picture")
     except UsageError as error:
         raise invalid(f"{place}: {error.what}; {error.fix}", place) from None
     pictures[picture.mark] = picture
-    refuse_more(len(pictures), MOST_PICTURES, "messages", "pictures")
     return picture.mark
 
 

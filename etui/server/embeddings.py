@@ -5,6 +5,7 @@ Vectors of different models cannot be compared, so these requests name one model
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -209,6 +210,15 @@ class VectorForm(AnswerForm):
     def __init__(self, request: TurnRequest) -> None:
         super().__init__(request)
         self.reader = VectorReader(request.query)
+
+    async def encode_whole(self, record: TurnRecord) -> bytes:
+        """Return the bytes of the response: of millions of numbers, which others do not wait for.
+
+        ``json`` takes ten times as long for them, in which no other thread runs.
+        """
+        import msgspec
+
+        return await asyncio.to_thread(lambda: msgspec.json.encode(self.whole(record)))
 
     def write(self, delta: Delta) -> bytes:
         """Return nothing: there is no stream."""

@@ -204,7 +204,8 @@ def build_count_route(context: ServerContext) -> Route:
     """Build the route that counts the tokens of a request for a message."""
 
     async def count(request: Request) -> JSONResponse:
-        asked, turn, _ = _read(await read_json(request), context, client_of(request))
+        document, client = await read_json(request), client_of(request)
+        asked, turn, _ = await run_in_threadpool(_read, document, context, client)
         try:
             decision, tokens = await run_in_threadpool(_count_tokens, turn, context)
         except EtuiError as error:

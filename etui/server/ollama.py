@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from etui.chat import TextsToEmbed
-from etui.server.answer import AnswerForm, Asked, Read, TurnResponse, client_of
+from etui.server.answer import AnswerForm, Asked, Read, respond
 from etui.server.build_request import (
     build_chat_turn,
     build_completion_turns,
@@ -53,7 +53,7 @@ def build_routes(context: ServerContext) -> list[Route]:
             document = await read_json(request)
             if empty is not None and not (document.get("messages") or document.get("prompt")):
                 return _answer_load(document, empty)
-            return TurnResponse(context, read(document, context, client_of(request)))
+            return await respond(request, document, read, context)
 
         return Route(path, answer, methods=["POST"])
 

@@ -31,8 +31,9 @@ MOST_SCHEMA_DEPTH = 32
 _MOST_DIGITS = 20
 _MOST_INPUT = 80
 
-_LARGE_BYTES = 128 * 2**10
-"""A larger body is parsed on another thread, so that other requests do not wait for it."""
+LARGE_BYTES = 64 * 2**10
+"""A larger body is read on another thread, so that other requests do not wait for it: its texts may
+be many, and its pictures are inflated."""
 
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 
@@ -42,7 +43,7 @@ M = TypeVar("M", bound=BaseModel)
 async def read_json(request: Request) -> dict[str, Any]:
     """Read the body of a request, which has to be a JSON object; raises as :func:`parse_object`."""
     body = await request.body()
-    if len(body) > _LARGE_BYTES:
+    if len(body) > LARGE_BYTES:
         return await asyncio.to_thread(parse_object, body)
     return parse_object(body)
 

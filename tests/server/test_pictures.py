@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,12 @@ import ollama
 import openai
 import pytest
 
+from etui.chat import Picture
 from etui.config.config import Config
 from etui.log.queries import LogReader
-from tests.server.fakes import DEADLINE_SECONDS
+from etui.prompts.pictures import read_picture
+from etui.server import build_request
+from tests.server.fakes import DEADLINE_SECONDS, FakePool, say, serving
 from tests.support.tiny_projector import IMAGE, TOKENS, write_png, write_projector
 
 STARTER = "smollm2-135m"
@@ -55,6 +59,26 @@ def served(starter_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
     finally:
         process.terminate()
         process.communicate(timeout=DEADLINE_SECONDS)
+
+
+def test_a_picture_is_read_once_and_beside_the_other_requests(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Reading it inflates it: a body of 8 MB could name a thousand large ones."""
+    threads = []
+
+    def read(data: bytes, name: str) -> Picture:
+        threads.append(threading.current_thread().name)
+        return read_picture(data, name)
+
+    monkeypatch.setattr(build_request, "read_picture", read)
+    with serving(FakePool(say("A cat.")), body_limit_bytes=2**20) as server:
+        shown = {"type": "image_url", "image_url": {"url": DATA_URL}}
+        body = {"model": "small", "messages": [{"role": "user", "content": [shown] * 100}]}
+        reply = httpx2.post(f"{server.url}/v1/chat/completions", json=body)
+    assert reply.status_code == 200
+    [name] = threads
+    assert name.startswith("asyncio")  # of its pool, not that of the server
 
 
 def chat(url: str, picture: Any, model: str = "seeing") -> httpx2.Response:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -33,6 +34,7 @@ _PACKED_TOKENS, _PACKED_LOGITS = 512, 1 << 24
 of all tokens though none is read: 64 MB here, and more for a text that is longer."""
 
 _STEP_TOKENS = 64
+_LOOK_SECONDS = 0.1
 _PART = re.compile(r"\{(query|document)\}")
 
 T = TypeVar("T")
@@ -62,6 +64,7 @@ class Embedder:
         self._most_tokens = context_tokens
         self._answers = answers
         self._context: Context | None = None
+        self._lock = threading.Lock()  # held from the first to the last part of a batch
         arch = model.metadata("general.architecture")
         stated = model.metadata(f"{arch}.pooling_type") or "0"
         number = int(stated) if stated.isdecimal() else 0
@@ -138,15 +141,14 @@ class Embedder:
         ends = tokens[-1:] if self._model.is_control(tokens[-1]) else []
         return [*tokens[: most - len(ends)], *ends]
 
-    def prepare(self, inputs: Sequence[Sequence[int]]) -> None:
-        """Make a context in which they can be computed; call it in the compute thread.
+    def prepare(self, longest: int) -> None:
+        """Make a context for texts of so many tokens; call it in the compute thread.
 
         Raises:
             EngineFailed: There is not enough memory.
         """
         import psutil
 
-        longest = max(map(len, inputs))
         if self._context is not None:
             if longest <= self._context.options.context_tokens:
                 return
@@ -175,22 +177,45 @@ class Embedder:
         if self._in_parts and not self._context.has_memory:  # an encoder, whatever its file says
             self._in_parts = False
             self.free()
-            self.prepare(inputs)
+            self.prepare(longest)
 
-    def plan(self, inputs: Sequence[list[int]]) -> Iterator[Sequence[list[int]]]:
-        """Yield the texts of one batch after another; one that is longer is alone."""
+    def _fill(self, inputs: Sequence[list[int]], start: int) -> Sequence[list[int]]:
+        """Return the texts of the next batch; one that is longer is alone."""
         assert self._context is not None
         room, most = self._context.batch.capacity, self._context.options.sequences
-        start = tokens = 0
-        for at, text in enumerate(inputs):
-            if at > start and (tokens + len(text) > room or at - start == most):
-                yield inputs[start:at]
-                start, tokens = at, 0
-            tokens += len(text)
-        yield inputs[start:]
+        end, tokens = start + 1, len(inputs[start])
+        while end < min(len(inputs), start + most) and tokens + len(inputs[end]) <= room:
+            tokens += len(inputs[end])
+            end += 1
+        return inputs[start:end]
 
-    def compute(self, texts: Sequence[list[int]]) -> list[NDArray[np.float32]]:
-        """Compute the vectors of some texts, of length 1, or their scores; in the compute thread.
+    def _cut(self, texts: Sequence[list[int]]) -> Iterator[tuple[int, Sequence[list[int]]]]:
+        """Yield a batch, or the parts of a text that is longer, each with its position."""
+        assert self._context is not None
+        room = self._context.batch.capacity
+        if len(texts) > 1 or len(texts[0]) <= room:
+            yield 0, texts
+            return
+        for at in range(0, len(texts[0]), room):
+            yield at, [texts[0][at : at + room]]
+
+    def _join(
+        self, parts: Sequence[Sequence[NDArray[np.float32]]]
+    ) -> Sequence[NDArray[np.float32]]:
+        """Return the vectors of a batch, of length 1, or its scores."""
+        import numpy as np
+
+        found = parts[-1]
+        if len(parts) > 1 and self.pooling != "last":
+            found = [np.sum([vector for [vector] in parts], axis=0)]
+        if self.pooling == "rank":
+            return found
+        return [vector / max(float(np.linalg.norm(vector)), 1e-30) for vector in found]
+
+    def _decode(self, texts: Sequence[list[int]], position: int) -> list[NDArray[np.float32]]:
+        """Compute one batch; return what llama.cpp pools, or the sums of the states of tokens.
+
+        Call it in the compute thread.
 
         Raises:
             EngineFailed: llama.cpp failed.
@@ -199,27 +224,9 @@ class Embedder:
 
         context = self._context
         assert context is not None
-        room = context.batch.capacity
-        try:
-            if len(texts) == 1 and len(texts[0]) > room:
-                starts = range(0, len(texts[0]), room)
-                parts = [self._decode([texts[0][at : at + room]], at)[0] for at in starts]
-                found = [parts[-1] if self.pooling == "last" else np.sum(parts, axis=0)]
-            else:
-                found = self._decode(texts)
-        finally:
-            for sequence in range(len(texts)):
+        if position == 0:  # of texts before, and of one that was not finished
+            for sequence in range(context.options.sequences):
                 context.remove(sequence, 0)
-        if self.pooling == "rank":
-            return found
-        return [vector / max(float(np.linalg.norm(vector)), 1e-30) for vector in found]
-
-    def _decode(self, texts: Sequence[list[int]], position: int = 0) -> list[NDArray[np.float32]]:
-        """Compute one batch; return what llama.cpp pools, or the sums of the states of tokens."""
-        import numpy as np
-
-        context = self._context
-        assert context is not None
         batch = context.batch
         batch.clear()
         for sequence, tokens in enumerate(texts):
@@ -238,6 +245,13 @@ class Embedder:
         rows = context.token_vectors(self.width)
         return [part.sum(axis=0) for part in np.split(rows, ends)]
 
+    def _enter(self, cancelled: Callable[[], bool]) -> bool:
+        """Wait until no other request uses the context; return False if this one was cancelled."""
+        while not cancelled():
+            if self._lock.acquire(timeout=_LOOK_SECONDS):
+                return True
+        return False
+
     def free(self) -> None:
         """Free the context, if there is one; the model stays. Call it in the compute thread."""
         context, self._context = self._context, None
@@ -250,7 +264,8 @@ class Embedder:
         """Yield the vectors of some texts, and what else an answer yields.
 
         Args:
-            cancelled: Returns whether to end; asked before each batch.
+            cancelled: Returns whether to end; asked before each batch, and each part of a long
+                text, between which the answers of others go on.
 
         Raises:
             ContextOverflow, InvalidRequest: As :meth:`tokenize`.
@@ -258,24 +273,36 @@ class Embedder:
         """
         start_ns = time.monotonic_ns()
         inputs = self.tokenize(asked)
-        total, done = sum(map(len, inputs)), 0
-        run(lambda: self.prepare(inputs), 0)
+        total, longest = sum(map(len, inputs)), max(map(len, inputs))
         pooling = "mean" if self.is_chat_model else self.pooling
-        for texts in self.plan(inputs):
-            if cancelled():
+        at = due = done = 0
+        batch_tokens = None
+        while at < len(inputs) and self._enter(cancelled):
+            parts: list[Sequence[NDArray[np.float32]]] = []
+            try:
+                run(partial(self.prepare, longest), 0)
+                texts = self._fill(inputs, at)
+                at, due = at + len(texts), due + sum(map(len, texts))
+                for position, part in self._cut(texts):
+                    if cancelled():
+                        break
+                    count = sum(map(len, part))
+                    found = run(partial(self._decode, part, position), count)
+                    parts.append(cast("list[NDArray[np.float32]]", found))
+                    done += count
+                    yield Prefilling(time.monotonic_ns(), done, total)
+                batch_tokens = self._context.batch.capacity if self._context is not None else None
+            finally:
+                self._lock.release()
+            if done < due:
                 break
-            counts = tuple(map(len, texts))
-            found = run(partial(self.compute, texts), sum(counts))
-            done += sum(counts)
-            now_ns = time.monotonic_ns()
-            yield Prefilling(now_ns, done, total)
             written = tuple(
                 base64.b64encode(vector.astype("<f4").tobytes()).decode()
-                for vector in cast("list[NDArray[np.float32]]", found)
+                for vector in self._join(parts)
             )
-            yield Embedded(now_ns, written, counts, pooling, self.is_chat_model)
+            counts = tuple(map(len, texts))
+            yield Embedded(time.monotonic_ns(), written, counts, pooling, self.is_chat_model)
         end_ns = time.monotonic_ns()
-        batch_tokens = self._context.batch.capacity if self._context is not None else None
         yield Prefilled(start_ns, end_ns, total, 0, done, batch_tokens=batch_tokens)
         stopped = done < total
         made = "score" if self.pooling == "rank" else f"vector of {self.width} numbers"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from itertools import pairwise
@@ -20,7 +21,7 @@ from etui.backends.local import LocalBackend
 from etui.chat import Message, OutputOptions, TextsToEmbed
 from etui.config.config import Config
 from etui.errors import ContextOverflow, EngineFailed, InvalidRequest
-from etui.events import Answer, Embedded, Event, Finished, Prefilled, SharedBatch
+from etui.events import Answer, Embedded, Event, Finished, Prefilled, Prefilling, SharedBatch
 from etui.models.catalogue import load_catalogue
 from etui.models.spec import STARTER, ModelSpec
 from tests.support.tiny_embedders import CONTEXT, WIDTH, Pooling, write_embedder
@@ -178,6 +179,43 @@ def test_a_chat_model_averages_its_states_and_says_so(starter) -> None:
     assert one @ like > one @ other
     for text, vector in zip(texts, vectors, strict=True):  # whatever else is asked
         np.testing.assert_allclose(read_vectors(embed(starter, text))[0], vector, atol=1e-6)
+
+
+def test_a_long_text_is_computed_in_parts_which_a_cancel_ends(starter) -> None:
+    """Answers of others go on between two parts, and nothing of it is left for the next text."""
+    backend, spec, path = starter
+    before = read_vectors(embed(starter, "A cat sat on the mat."))
+    request = build_request(spec, path, TextsToEmbed(("The cat sat on the mat. " * 250,)))
+    cancel, events, shared = Cancel(), [], []
+    backend.on_batch = shared.append
+    for event in backend.answer(request, cancel):
+        events.append(event)
+        if isinstance(event, Prefilling):
+            cancel.cancel()
+    backend.on_batch = None
+    end = events[-1]
+    assert isinstance(end, Finished)
+    assert end.status == "stopped"
+    assert 0 < end.computed_tokens < end.prompt_tokens
+    counts = [share.prompt_tokens for batch in shared for share in batch.shares]
+    assert [count for count in counts if count] == [end.computed_tokens]
+    assert not any(isinstance(event, Embedded) for event in events)
+    after = read_vectors(embed(starter, "A cat sat on the mat."))
+    np.testing.assert_allclose(after, before, atol=1e-6)
+
+
+def test_vectors_of_several_requests_at_once_are_those_of_each_alone(starter) -> None:
+    """They share a context: its parts, and its growth for a longer text, must not meet."""
+    backend, spec, path = starter
+    texts = ["A cat sat on the mat. " * count for count in (1, 75, 90)]
+    alone = [read_vectors(embed(starter, text)) for text in texts]
+
+    def run(text: str) -> NDArray[np.float32]:
+        return read_vectors(list(backend.answer(build_request(spec, path, TextsToEmbed((text,))))))
+
+    with ThreadPoolExecutor(len(texts)) as pool:
+        for vector, own in zip(pool.map(run, texts), alone, strict=True):
+            np.testing.assert_allclose(vector, own, atol=1e-5)
 
 
 def test_vectors_beside_an_answer_are_batches_of_their_own(starter) -> None:

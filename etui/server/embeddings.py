@@ -20,7 +20,7 @@ from etui.runtime.turn_request import TurnRequest
 from etui.server.answer import AnswerForm, Asked
 from etui.server.build_request import parse_model, take_known
 from etui.server.deltas import Delta, DeltaReader
-from etui.server.documents import turn_documents
+from etui.server.documents import encode_large, turn_documents
 from etui.server.errors import invalid, unsupported
 from etui.server.validation import Body, refuse_more, validate
 from etui.units import count_text
@@ -212,13 +212,8 @@ class VectorForm(AnswerForm):
         self.reader = VectorReader(request.query)
 
     async def encode_whole(self, record: TurnRecord) -> bytes:
-        """Return the bytes of the response: of millions of numbers, which others do not wait for.
-
-        ``json`` takes ten times as long for them, in which no other thread runs.
-        """
-        import msgspec
-
-        return await asyncio.to_thread(lambda: msgspec.json.encode(self.whole(record)))
+        """Return the bytes of the response, written on a thread: others do not wait for it."""
+        return await asyncio.to_thread(lambda: encode_large(self.whole(record)))
 
     def write(self, delta: Delta) -> bytes:
         """Return nothing: there is no stream."""

@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from anyio import CapacityLimiter, to_thread
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse
 from starlette.routing import Route
@@ -202,12 +204,14 @@ class MessagesForm(AnswerForm):
 
 def build_count_route(context: ServerContext) -> Route:
     """Build the route that counts the tokens of a request for a message."""
+    limiter = CapacityLimiter(1)  # one vocabulary works at a time; the other routes need threads
 
     async def count(request: Request) -> JSONResponse:
         document, client = await read_json(request), client_of(request)
         asked, turn, _ = await run_in_threadpool(_read, document, context, client)
         try:
-            decision, tokens = await run_in_threadpool(_count_tokens, turn, context)
+            count_prompt = partial(_count_tokens, turn, context)
+            decision, tokens = await to_thread.run_sync(count_prompt, limiter=limiter)
         except EtuiError as error:
             raise rename_param(to_api_error(error), asked.rename) from error
         headers = headers_of(decision) | ignored_headers(asked.ignored)

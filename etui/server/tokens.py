@@ -9,9 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
+from anyio import CapacityLimiter, to_thread
 from pydantic import Field
 from starlette.concurrency import run_in_threadpool
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from etui import __version__
@@ -21,9 +22,9 @@ from etui.errors import EtuiError
 from etui.runtime.turn_request import TurnRequest
 from etui.server.answer import client_of
 from etui.server.build_request import parse_model, take_known
-from etui.server.documents import ignored_headers
+from etui.server.documents import encode_large, ignored_headers
 from etui.server.errors import invalid, to_api_error, unsupported
-from etui.server.validation import Body, read_json, validate
+from etui.server.validation import Body, read_json, refuse_more, validate
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -32,7 +33,9 @@ if TYPE_CHECKING:
     from etui.server.context import ServerContext
     from etui.turn.record import ClientRecord
 
-_MOST_TOKENS = 2**20
+_MOST_TOKENS = 2**18
+_MOST_BYTES = 2**20
+"""Largest text: each byte can be a token, and each token an object of the response."""
 
 
 class _OfModel(Body):
@@ -61,21 +64,24 @@ B = TypeVar("B", bound=_OfModel)
 
 def build_routes(context: ServerContext) -> list[Route]:
     """Build the routes of this module."""
+    limiter = CapacityLimiter(1)  # one vocabulary works at a time; the other routes need threads
 
     def build_route(path: str, kind: type[B], work: Callable[[B, Path], dict[str, Any]]) -> Route:
-        async def answer(request: Request) -> JSONResponse:
+        async def answer(request: Request) -> Response:
             used, ignored = take_known(await read_json(request), kind.model_fields)
             body, client = validate(kind, used), client_of(request)
 
-            def run() -> dict[str, Any]:
-                return work(body, find_model(body.model, context, client)[2])
+            def run() -> bytes:
+                return encode_large(work(body, find_model(body.model, context, client)[2]))
 
-            found = await run_in_threadpool(run)
-            return JSONResponse(found, headers=ignored_headers(ignored))
+            content = await to_thread.run_sync(run, limiter=limiter)
+            headers = ignored_headers(ignored)
+            return Response(content, headers=headers, media_type="application/json")
 
         return Route(path, answer, methods=["POST"])
 
     def tokenize(body: TokenizeBody, path: Path) -> dict[str, Any]:
+        refuse_more(len(body.content.encode()), _MOST_BYTES, "content", "bytes")
         special, ends = body.parse_special, body.add_special
         tokens = context.tokens.tokenize(path, body.content, special=special, ends=ends)
         if tokens is None:

@@ -78,6 +78,8 @@ def test_vectors_rankings_and_tokens_of_real_models(url: str, config: Config) ->
         }
         pieces = http.post("/tokenize", json={"content": "ü", "with_pieces": True}).json()["tokens"]
         assert pieces
+        long = http.post("/tokenize", json={"content": "ü" * 2**19 + "a"}).json()["error"]
+        assert (long["param"], "1048576 bytes" in long["message"]) == ("content", True)
         unknown = http.post("/detokenize", json={"tokens": [10**6]})
         assert unknown.status_code == 400
         props = http.get("/props").json()

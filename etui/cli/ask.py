@@ -187,10 +187,10 @@ def _confirm(question: str) -> bool:
 
 def _ask_about_call(tool: Tool, arguments: str) -> Consent:
     """Ask in the terminal whether a tool may run."""
-    from etui.text import sanitize
+    from etui.text import one_line
 
     whose = f" of the server {tool.server}" if tool.server else ""
-    click.echo(f"{tool.name}{whose} is to run with {sanitize(arguments)}", err=True)
+    click.echo(f"{tool.name}{whose} is to run with {one_line(arguments)}", err=True)
     said = click.prompt(
         "Run it? [y]es, [a]lways, [n]o, ne[v]er",
         type=click.Choice(["y", "a", "n", "v"]),

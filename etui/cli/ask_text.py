@@ -12,7 +12,7 @@ from etui.cli.streams import control_stream, data_stream
 from etui.events import Answer, Finished, Loaded, Prefilled, Thought, Unloaded, Vote
 from etui.multiple_choice import parse_options
 from etui.routing.decision import Decision
-from etui.text import sanitize
+from etui.text import one_line, sanitize
 from etui.turn.events import (
     Decided,
     HopEnded,
@@ -121,7 +121,7 @@ class AskText:
                 self._note(vote_line(event))
             case ToolStarted(name=name, arguments=arguments):
                 self._end_thinking()
-                self._note(f"running {name} {arguments}")
+                self._note(f"running {name} {one_line(arguments)}")
             case ToolEnded(call=call):
                 self._note(call_line(call), dim=call.status == "done")
             case Finished(tool_calls=calls) if calls:

@@ -195,7 +195,7 @@ class ChatPrompt:
     def _refuse_tools(self, why: str) -> InvalidRequest:
         return InvalidRequest(
             f"the chat template of {self._model} {why}",
-            "leave `tools` out, or choose a model that can call tools",
+            "ask without tools, or choose a model that can call them",
             "tools",
         )
 

@@ -129,7 +129,7 @@ def _with_tools(output: Output, options: OutputOptions, facts: ModelFacts, *, le
     if not tool_format:
         raise InvalidRequest(
             f"the chat template of {facts.name} has no place for tools that etui can read",
-            "leave `tools` out, or choose a model that can call tools",
+            "ask without tools, or choose a model that can call them",
             "tools",
         )
     grammar = None

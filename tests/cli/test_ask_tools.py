@@ -48,6 +48,15 @@ def test_a_tool_that_is_allowed_runs_without_a_terminal(config, etui, cli):
     assert "calculate" in text
 
 
+def test_a_call_is_announced_on_one_line(config, etui):
+    spread = ("calculate", json.dumps(SUM[1], indent=4))
+    with remote_model(
+        config, [calls(spread), says("42")], "tool_permissions: {calculate: allow}\n"
+    ):
+        printed = etui("ask", "--tools", "6 * 7?")
+    assert 'running calculate { "expression": "6*7" }\n' in printed.stderr
+
+
 def test_without_a_terminal_nobody_is_asked(config, etui):
     with remote_model(config, [calls(SUM), says("I cannot.")]) as model:
         printed = etui("ask", "--tools", "6 * 7?")

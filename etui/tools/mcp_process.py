@@ -13,6 +13,7 @@ import os
 import sys
 import threading
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 if TYPE_CHECKING:
@@ -129,15 +130,36 @@ def _reason(error: BaseException) -> str:
     return f"{error}" or type(error).__name__
 
 
+def _read_lines(source: BinaryIO) -> asyncio.Queue[bytes]:
+    """Read lines on a thread; their end cancels the task, whatever it waits for.
+
+    A parent that was killed leaves a server behind that says nothing otherwise.
+    """
+    task, loop = asyncio.current_task(), asyncio.get_running_loop()
+    lines: asyncio.Queue[bytes] = asyncio.Queue()
+    assert task is not None
+    cancel = task.cancel
+
+    def read() -> None:
+        with suppress(RuntimeError):  # the loop has ended
+            while line := source.readline():
+                loop.call_soon_threadsafe(lines.put_nowait, line)
+            loop.call_soon_threadsafe(cancel)
+
+    threading.Thread(target=read, daemon=True).start()
+    return lines
+
+
 async def _serve(spec: dict[str, Any], source: BinaryIO, write: Callable[..., None]) -> None:
     from mcp import Client
     from mcp_types import CONNECTION_CLOSED
 
-    stderr = _Stderr()
+    lines, stderr = _read_lines(source), _Stderr()
     try:
         async with Client(_connect(spec, stderr)) as client:
             write(**await _describe(client))
-            while line := await asyncio.to_thread(source.readline):
+            while True:
+                line = await lines.get()
                 try:
                     # The parent's time-out comes later: it ends the process, this one the call.
                     async with asyncio.timeout(spec["seconds"]):
@@ -162,7 +184,9 @@ def main() -> None:
         out.write(json.dumps(document).encode() + b"\n")
         out.flush()
 
-    asyncio.run(_serve(json.loads(source.readline()), source, write))
+    with suppress(asyncio.CancelledError):
+        asyncio.run(_serve(json.loads(source.readline()), source, write))
+    os._exit(0)  # the thread still reads
 
 
 if __name__ == "__main__":

@@ -183,6 +183,30 @@ def box(etui_home):
         box.close()
 
 
+def test_no_process_is_left_behind_by_a_program_that_is_killed(tmp_path):
+    """While its server has not even answered the first request."""
+    file = tmp_path / "pid"
+    words = [sys.executable, SCRIPT, "stubborn"]
+    code = (
+        "from etui.config.schema import ToolServerEntry as E; "
+        "from etui.tools.servers import McpServer; "
+        f"McpServer('a', E(command={words}, env={{'PID_FILE': {str(file)!r}}}, "
+        "timeout_seconds=600)).list()"
+    )
+    with subprocess.Popen([sys.executable, "-c", code]) as program:
+        limit = time.monotonic() + 60
+        while not (file.exists() and file.read_text()) and time.monotonic() < limit:
+            with suppress(subprocess.TimeoutExpired):
+                program.wait(0.05)
+        left = psutil.Process(program.pid).children(recursive=True)
+        assert len(left) == 2
+        program.kill()
+    _, alive = psutil.wait_procs(left, 30)
+    for each in alive:
+        each.kill()
+    assert alive == []
+
+
 def test_the_tools_of_a_box(box):
     offered = json.loads(box.offer(Query("q")).options.tools)
     names = [each["function"]["name"] for each in offered]

@@ -39,7 +39,7 @@ _COMMANDS = {
     "engine": "Show which llama.cpp is used; build a faster one.",
     "logs": "List, show, search and export the turns in the log.",
     "mcp": "Offer etui to agents as an MCP server.",
-    "models": "List, pull, check, describe and remove models.",
+    "models": "List, find, pull, check, compare and remove models.",
     "policy": "List, check, explain and edit routing policies.",
     "power": "Show the watts and joules of every channel.",
     "serve": "Answer programs over HTTP, with the protocols of OpenAI, Anthropic and Ollama.",

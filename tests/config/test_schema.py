@@ -64,8 +64,9 @@ def test_every_key_reaches_the_config(etui_home: Path) -> None:
         "ascii": "always",
         "keymap": {"stop": "ctrl+x"},
         "aliases": {"gpt-4o": "balanced", "claude-*": "best"},
+        "tool_permissions": {"calculate": "allow", "web__*": "deny"},
     }
-    assert {*values, "keep_warm_seconds", "backends"} == set(Settings.model_fields)
+    assert {*values, "keep_warm_seconds", "backends", "tools"} == set(Settings.model_fields)
     write(
         etui_home,
         "policy: frugal\nmodel: smollm2-135m\nthreads: 2\ncontext_tokens: 2048\n"
@@ -73,7 +74,8 @@ def test_every_key_reaches_the_config(etui_home: Path) -> None:
         "cpu_idle_watts: 5\ncpu_limit_watts: 65\nestimate: never\ntheme: nord\n"
         "quiet: true\nascii: always\n"
         "carbon_g_per_kwh: 380\nprice_per_kwh: 0.25\ncurrency: EUR\npue: 1.3\n"
-        "keymap: {stop: ctrl+x}\naliases: {gpt-4o: balanced, claude-*: best}\n",
+        "keymap: {stop: ctrl+x}\naliases: {gpt-4o: balanced, claude-*: best}\n"
+        "tool_permissions: {calculate: allow, web__*: deny}\n",
     )
     config = load_config()
     assert {name: getattr(config, name) for name in values} == values

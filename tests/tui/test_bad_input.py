@@ -68,8 +68,8 @@ async def test_hostile_text_in_names_questions_and_answers_is_text(house: House)
 
 async def test_a_full_disk_keeps_the_answer_and_says_where_it_went(house: House) -> None:
     class FullDisk(type(house.runner)):  # type: ignore[misc]
-        def run(self, *args: Any) -> Any:
-            yield from super().run(*args)
+        def run(self, *args: Any, **options: Any) -> Any:
+            yield from super().run(*args, **options)
             raise LogUnavailable("no room for the log; 1 record kept in memory only", "free space")
 
     house.runner.__class__ = FullDisk

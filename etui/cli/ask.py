@@ -185,19 +185,25 @@ def _confirm(question: str) -> bool:
     return click.confirm(question, err=True)
 
 
-def _ask_about_call(tool: Tool, arguments: str) -> Consent:
-    """Ask in the terminal whether a tool may run."""
+def ask_about_call(cancel: Cancel, tool: Tool, arguments: str) -> Consent:
+    """Ask in the terminal whether a tool may run; Ctrl-C, or the end of the input, cancels."""
     from etui.text import one_line
 
     whose = f" of the server {tool.server}" if tool.server else ""
     click.echo(f"{tool.name}{whose} is to run with {one_line(arguments)}", err=True)
-    said = click.prompt(
-        "Run it? [y]es, [a]lways, [n]o, ne[v]er",
-        type=click.Choice(["y", "a", "n", "v"]),
-        default="n",
-        show_choices=False,
-        err=True,
-    )
+    try:
+        with stop_signals(Event()):  # that of the turn would wait for the answer
+            said = click.prompt(
+                "Run it? [y]es, [a]lways, [n]o, ne[v]er",
+                type=click.Choice(["y", "a", "n", "v"]),
+                default="n",
+                show_choices=False,
+                err=True,
+            )
+    except click.Abort:
+        click.echo(err=True)
+        cancel.cancel()
+        return "no"
     answers: dict[str, Consent] = {"y": "once", "a": "always", "n": "no", "v": "never"}
     return answers[said]
 
@@ -212,7 +218,7 @@ def _open_tools(
         return
     from etui.tools.toolbox import Toolbox, remember_permission
 
-    ask = _ask_about_call if may_ask else None
+    ask = partial(ask_about_call, cancel) if may_ask else None
     box = Toolbox(config, ask, partial(remember_permission, config))
     try:
         box.open(cancel.cancelled)

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from pathlib import Path
+from threading import Event
 
 import pytest
 
+from etui.backends.base import Cancel
+from etui.cli.ask import ask_about_call
+from etui.cli.output import stop_signals
 from etui.errors import ExitCode
+from etui.tools.toolbox import Tool
 from tests.tools.remote_model import calls, remote_model, says
 
 SCRIPT = str(Path(__file__).parents[1] / "tools" / "mcp_servers.py")
@@ -55,6 +61,18 @@ def test_a_call_is_announced_on_one_line(config, etui):
     ):
         printed = etui("ask", "--tools", "6 * 7?")
     assert 'running calculate { "expression": "6*7" }\n' in printed.stderr
+
+
+def test_ctrl_c_at_the_question_about_a_call_ends_the_turn(monkeypatch):
+    def read(_text):
+        signal.raise_signal(signal.SIGINT)
+        return "y"
+
+    monkeypatch.setattr("click.termui.visible_prompt_func", read)
+    cancel = Cancel()
+    with stop_signals(Event(), cancel.cancel):
+        assert ask_about_call(cancel, Tool("calculate", "", "{}"), "{}") == "no"
+    assert cancel.cancelled()
 
 
 def test_without_a_terminal_nobody_is_asked(config, etui):

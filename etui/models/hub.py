@@ -144,9 +144,8 @@ def search_repositories(words: str, most: int) -> tuple[Repository, ...]:
 
 def _build_repository(info: ModelInfo) -> Repository:
     quantisations, projectors, drafts = split_roles(_list_files(info))
-    card: Any = info.card_data or {}
-    header: Any = getattr(info, "gguf", None) or {}
-    bases = card.get("base_model") or ()
+    card, header = (_object(getattr(info, name, None)) for name in ("card_data", "gguf"))
+    bases = card.get("base_model")
     return Repository(
         name=info.id,
         commit=info.sha,
@@ -157,7 +156,7 @@ def _build_repository(info: ModelInfo) -> Repository:
         downloads=_whole(info.downloads),
         gated=bool(info.gated),
         base_models=tuple(
-            _one_line(base) for base in ([bases] if isinstance(bases, str) else bases)
+            _one_line(base) for base in (bases if isinstance(bases, list) else [bases]) if base
         ),
         parameters=_whole(header.get("total")),
         architecture=_one_line(header.get("architecture")),
@@ -168,6 +167,8 @@ def _build_repository(info: ModelInfo) -> Repository:
 def _list_files(info: ModelInfo) -> list[RemoteFile]:
     files = []
     for sibling in info.siblings or ():
+        if not sibling.rfilename.isprintable():  # a terminal would obey it
+            continue
         stored: Any = sibling.lfs or {}
         sha256 = stored.get("sha256")
         files.append(RemoteFile(
@@ -587,6 +588,11 @@ def _whole(value: object) -> int | None:
     if isinstance(value, str) and value.isdecimal():
         value = int(value)
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+
+def _object(value: Any) -> Any:
+    """Return what has keys; an empty object for anything else that a card may say."""
+    return value if hasattr(value, "get") else {}
 
 
 def _one_line(value: object) -> str:

@@ -254,3 +254,22 @@ def test_a_larger_quantisation_is_never_cheaper(starts, sizes, which, memory, co
     assert small.fits or not large.fits
     assert small.forecast.tokens_per_second >= large.forecast.tokens_per_second
     assert small.forecast.joules_per_token <= large.forecast.joules_per_token
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"cardData": {"license": 5, "base_model": 7}},
+        {"cardData": {"base_model": {"a": 1}}},
+        {"cardData": [1], "gguf": [1]},
+        {"gguf": {"total": True, "context_length": "many"}},
+    ],
+)
+def test_a_card_may_say_anything(config, hub, facts):
+    """One repository must not end the search of all others."""
+    hub.facts[DENSE] = facts
+    hub.repos[DENSE]["Tiny\x1b]0;owned\x07-Q5_K_M.gguf"] = b"x"
+    found = search_models(config, "tiny", machine=MACHINE)
+    assert [each.name for each in found.repositories] == [MIXTURE, DENSE]
+    files = [each.file for each in found.repositories[1].quantisations]
+    assert files == ["Tiny-Q4_K_M.gguf", "Tiny-Q8_0.gguf"]

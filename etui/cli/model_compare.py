@@ -53,7 +53,7 @@ def _list_figures(model: ModelFigures) -> Iterator[tuple[str, str]]:
     if model.quantisation:
         yield "quantisation", join_lines(model.quantisation)
     if model.parameters:
-        yield "parameters", units.parameters_text(model.parameters)
+        yield "parameters", units.parameters_text(model.parameters).removesuffix(" parameters")
     if model.file_bytes:
         yield "on disk", units.bytes_text(model.file_bytes)
     if model.memory_bytes:

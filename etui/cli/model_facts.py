@@ -542,6 +542,19 @@ def _cut(lines: Sequence[str], width: int | None) -> list[str]:
     return [line if width is None else fit_cells(line, width) for line in lines]
 
 
+def _narrow(
+    head: Sequence[str], cells: Sequence[Sequence[str]], width: int | None, spare: Sequence[str]
+) -> list[str]:
+    """Format a table, without as many of the ``spare`` columns as it takes to fit."""
+    lines: list[str] = []
+    for count in range(len(spare) + 1):
+        at = [at for at, title in enumerate(head) if title not in spare[:count]]
+        lines = table_lines([head[i] for i in at], [[line[i] for i in at] for line in cells])
+        if width is None or max(map(count_cells, lines)) <= width:
+            break
+    return _cut(lines, width)
+
+
 def _predicted_cells(fit: Fit, forecast: DecodeForecast) -> list[str]:
     from etui.curves.prediction import value_cell
 
@@ -565,7 +578,8 @@ def format_search(found: SearchResult, width: int | None) -> Iterator[str]:
              *_predicted_cells(model.prediction.fit, model.prediction.forecast)]
             for model in found.local
         ]  # fmt: skip
-        yield from _cut(table_lines(["NAME", "SIZE", "ON DISK", *_PREDICTED], cells), width)
+        head = ["NAME", "SIZE", "ON DISK", *_PREDICTED]
+        yield from _narrow(head, cells, width, ("SIZE", "ON DISK"))
         yield ""
     yield from _format_basis(found, width)
 
@@ -582,7 +596,8 @@ def _format_quantisations(repository: PricedRepository, width: int | None) -> It
          f"lacks {each.missing[0]}" if each.missing else "on disk" if each.on_disk else ""]
         for each in repository.quantisations
     ]  # fmt: skip
-    yield from _cut(table_lines(head, cells) if cells else (), width)
+    if cells:
+        yield from _narrow(head, cells, width, ("SIZE",))
     yield ""
 
 

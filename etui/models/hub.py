@@ -521,9 +521,11 @@ def _explain(error: Exception, request: _Request) -> DownloadFailed:
             f"{_host_of(request)} answers {status} for {shown}",
             request.again.format(" later"),
         )
+    named = os.environ.get("HF_ENDPOINT") and (is_hub or not hub_host())
     return DownloadFailed(
         f"cannot get {shown}: {_host_of(request)} cannot be reached ({_first_line(error)})",
-        f"check the connection and {request.again.format('')}",
+        f"check the connection{' and HF_ENDPOINT,' if named else ''} and "
+        f"{request.again.format('')}",
     )
 
 

@@ -132,13 +132,17 @@ def test_a_search_can_leave_out_what_does_not_fit(hub, cli, monkeypatch):
     assert "the hub has no model that fits with these words" in shown.err
 
 
-def test_a_search_without_the_hub_shows_what_is_known(hub, cli):
+def test_a_search_without_the_hub_shows_what_is_known(hub, cli, monkeypatch):
     hub.answer(SEARCH, Reply(503), times=9)
     shown = cli.run("models", "search", "qwen3", "4b", code=ExitCode.FAILED)
     assert "answers 503 for the list of models" in shown.err
     assert "try again later" in shown.err
     assert any(line.startswith("qwen3-4b ") for line in shown.out.splitlines())
     assert "qwen3-8b" not in shown.out
+    monkeypatch.setenv("COLUMNS", "60")
+    narrow = cli.run("models", "search", "qwen3", "4b", code=ExitCode.FAILED).out.splitlines()
+    assert any(line.startswith("NAME") and line.endswith("J/TOKEN") for line in narrow)
+    monkeypatch.delenv("COLUMNS")
     found = cli.json("models", "search", "qwen3", "--json", code=ExitCode.FAILED)
     assert found["repositories"] == []
     assert "qwen3-8b" in [model["name"] for model in found["local"]]

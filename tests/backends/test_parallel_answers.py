@@ -262,10 +262,10 @@ def test_a_request_begins_when_the_prompt_of_another_is_shorter_than_it_was_rese
             refused.set()
         return found
 
-    def wait(self: RequestSession, *args: Any) -> Any:
+    def wait(self: RequestSession, *args: Any, **options: Any) -> Any:
         if self.number == 1:
             assert refused.wait(WAIT_SECONDS)
-        return open_(self, *args)
+        return open_(self, *args, **options)
 
     monkeypatch.setattr(concurrent_answers._Admission, "fits", refuse)
     monkeypatch.setattr(RequestSession, "open", wait)

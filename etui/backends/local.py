@@ -326,7 +326,7 @@ class _Admission:
         from etui.reasoning.output import Output
 
         options, messages = self.request.options, self.request.messages
-        reader = shared.read_only(self.request.pictures)
+        reader = shared.read_only(self.request.owner, self.request.pictures)
         if options.prompt_tokens:
             return list(options.prompt_tokens)
         output = Output(raw=options.raw, infill=options.infill)

@@ -1,7 +1,8 @@
 """Pictures in prompts: read by llama.cpp's ``mtmd``, encoded by a projector, decoded as tokens.
 
-In the tokens of a sequence each token of a picture is a number below ``NO_TOKEN``, made of the hash
-of the picture and of its place in it. So prompts share a prefix only if their pictures are equal.
+In the tokens of a sequence each token of a picture is a number below ``NO_TOKEN``, made of its
+owner, the hash of the picture and the place in it. So prompts share a prefix only if their pictures
+are equal. A picture is encoded anew for each owner: the joules would show that somebody sent it.
 """
 
 from __future__ import annotations
@@ -83,7 +84,8 @@ class PictureReader:
             ) from error
         self._mtmd: Any = mtmd_cpp
         self._context = context
-        self._known: dict[str, _Known] = {}  # by the hash of the picture, the oldest use first
+        self._known: dict[tuple[str, str], _Known] = {}
+        """By the owner and the hash of the picture, the oldest use first."""
         self._parts: dict[int, _Part] = {}  # by the first token
         self._width = int(library.api.llama_model_n_embd_inp(model.handle))
         library.log_also(mtmd_cpp.mtmd_log_set, mtmd_cpp.mtmd_helper_log_set)
@@ -107,34 +109,35 @@ class PictureReader:
                 "remove its `mmproj` from models.yaml to use the model for texts",
             )
 
-    def tokenize(self, picture: Picture) -> list[int]:
-        """Return the tokens of a picture; safe beside a running batch, in one thread at a time.
+    def tokenize(self, picture: Picture, owner: str) -> list[int]:
+        """Return the tokens; safe beside a running batch, in one thread at a time.
 
         Raises:
             InvalidRequest: llama.cpp cannot read it.
         """
-        known = self._known.pop(picture.sha256, None)
+        key = owner, picture.sha256
+        known = self._known.pop(key, None)
         if known is None:
-            known = self._read(picture)
+            known = self._read(picture, owner)
             self._parts.update((part.tokens[0], part) for part in known.parts)
-        self._known[picture.sha256] = known
+        self._known[key] = known
         return known.tokens
 
-    def hold(self, pictures: Iterable[Picture]) -> None:
+    def hold(self, pictures: Iterable[Picture], owner: str) -> None:
         """Keep pictures until they are released: a sequence may have to compute them again."""
         held = list(pictures)
         for picture in held:  # all of them, or none
-            self.tokenize(picture)
+            self.tokenize(picture, owner)
         for picture in held:
-            self._known[picture.sha256].users += 1
+            self._known[owner, picture.sha256].users += 1
 
-    def release(self, pictures: Iterable[Picture]) -> None:
+    def release(self, pictures: Iterable[Picture], owner: str) -> None:
         """Let pictures go that were held."""
         for picture in pictures:
-            self._known[picture.sha256].users -= 1
-        unused = [sha256 for sha256, known in self._known.items() if known.users <= 0]
-        for sha256 in unused[: max(0, len(unused) - _KEPT)]:
-            self._forget(self._known.pop(sha256))
+            self._known[owner, picture.sha256].users -= 1
+        unused = [key for key, known in self._known.items() if known.users <= 0]
+        for key in unused[: max(0, len(unused) - _KEPT)]:
+            self._forget(self._known.pop(key))
 
     def find_raw(self, tokens: Sequence[int]) -> Iterator[int]:
         """Yield the first tokens of the parts among these tokens that are not encoded yet."""
@@ -206,7 +209,7 @@ class PictureReader:
             del self._parts[part.tokens[0]]
             self._mtmd.mtmd_input_chunk_free(part.chunk)
 
-    def _read(self, picture: Picture) -> _Known:
+    def _read(self, picture: Picture, owner: str) -> _Known:
         mtmd, data = self._mtmd, base64.b64decode(picture.data)
         buffer = (ctypes.c_uint8 * len(data)).from_buffer_copy(data)
         bitmap = mtmd.mtmd_helper_bitmap_init_from_buf(self._handle, buffer, len(data), False)
@@ -220,12 +223,12 @@ class PictureReader:
             code = mtmd.mtmd_tokenize(self._handle, chunks, ctypes.byref(text), bitmaps, 1)
             if code != 0:
                 raise _refuse("llama.cpp cannot prepare the picture", "send another size of it")
-            return self._collect(picture, chunks)
+            return self._collect(f"{owner} {picture.sha256}", chunks)
         finally:
             mtmd.mtmd_input_chunks_free(chunks)
             mtmd.mtmd_bitmap_free(bitmap)
 
-    def _collect(self, picture: Picture, chunks: Any) -> _Known:
+    def _collect(self, name: str, chunks: Any) -> _Known:
         """Collect the tokens of the chunks that a picture became."""
         mtmd, known = self._mtmd, _Known([], [])
         for index in range(mtmd.mtmd_input_chunks_size(chunks)):
@@ -241,16 +244,16 @@ class PictureReader:
             if mtmd.mtmd_decode_use_non_causal(self._handle, chunk) and size > most:
                 what = f"the picture takes {size} tokens at once, and a batch has {most}"
                 raise _refuse(what, f"set `batch_tokens: {size}` of the model in models.yaml")
-            tokens = list(_number(picture.sha256, len(known.tokens), size, self._parts))
+            tokens = list(_number(name, len(known.tokens), size, self._parts))
             known.parts.append(_Part(mtmd.mtmd_input_chunk_copy(chunk), tokens))
             known.tokens += tokens
         return known
 
 
-def _number(sha256: str, begin: int, count: int, taken: Collection[int]) -> Iterator[int]:
+def _number(name: str, begin: int, count: int, taken: Collection[int]) -> Iterator[int]:
     """Yield numbers for the tokens of a part of a picture, which begins at a place in it."""
     for at in range(begin, begin + count):
-        digest, token = f"{sha256} {at}", 0
+        digest, token = f"{name} {at}", 0
         while not token or token in taken:  # by chance another's, once in a billion
             digest = hashlib.sha256(digest.encode()).hexdigest()
             token = NO_TOKEN - 1 - int(digest[:16], 16) % 2**_BITS

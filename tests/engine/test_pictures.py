@@ -50,11 +50,13 @@ def ask(
     *pictures: Picture,
     text: str = "",
     arm: Arm = ARM,
+    owner: str = "",
 ) -> list[Event]:
     marks = " ".join(each.mark for each in pictures)
     messages = (Message("user", text or f"Look: {marks} What is it?"),)
     spec = replace(SPEC, mmproj=mmproj)
-    return list(backend.answer(AnswerRequest(spec, path, messages, arm, pictures=pictures)))
+    request = AnswerRequest(spec, path, messages, arm, pictures=pictures, owner=owner)
+    return list(backend.answer(request))
 
 
 def of(kind: type, events: list[Event]) -> list:
@@ -95,6 +97,19 @@ def test_the_same_picture_again_is_neither_encoded_nor_computed(backend, starter
     assert of(PictureEncoded, other)
     assert not of(PictureEncoded, back)  # its vectors are kept
     assert of(Finished, back)[0].answer == of(Finished, first)[0].answer
+
+
+def test_a_picture_of_one_owner_saves_nothing_for_another(backend, starter_model, projector):
+    first, other, again = (
+        ask(backend, starter_model, projector, picture(1), owner=owner)
+        for owner in ("laptop", "phone", "laptop")
+    )
+    encoded, known = of(PictureEncoded, other), of(Prefilled, other)[0]
+    assert [each.tokens for each in encoded] == [TOKENS] * 2  # as if nobody had sent it
+    assert known.cached_tokens == 0
+    assert not of(PictureEncoded, again)
+    answers = {of(Finished, events)[0].answer for events in (first, other, again)}
+    assert len(answers) == 1
 
 
 def test_a_large_picture_is_encoded_in_parts(backend, starter_model, tmp_path):

@@ -140,12 +140,12 @@ class RequestSession:
             if reader is None or not self._pictures or not special:
                 return self._session.tokenize(text, bos=bos, special=special)
             if self.number and not self._held:
-                reader.hold(self._pictures.values())
+                reader.hold(self._pictures.values(), self.owner)
                 self._held = True
             tokens: list[int] = []
             for index, part in enumerate(self._split(text)):
                 if index % 2:
-                    tokens += reader.tokenize(self._pictures[part])
+                    tokens += reader.tokenize(self._pictures[part], self.owner)
                 else:
                     tokens += self._session.tokenize(part, bos=bos and index == 0)
             return tokens
@@ -300,7 +300,7 @@ class RequestSession:
             if self._held and self._session.pictures is not None:
                 self._held = False
                 with self._shared.text_lock:
-                    self._session.pictures.release(self._pictures.values())
+                    self._session.pictures.release(self._pictures.values(), self.owner)
 
     def take_changes(self) -> tuple[ThreadsChanged | Reused, ...]:
         """Return the changes of the thread counts and the reused caches since the last call."""
@@ -427,9 +427,9 @@ class SharedSession:
             self._requests.append(request)
         return request
 
-    def read_only(self, pictures: Sequence[Picture] = ()) -> RequestSession:
+    def read_only(self, owner: str, pictures: Sequence[Picture] = ()) -> RequestSession:
         """Return a session that only renders and tokenizes; it has not joined, so none waits."""
-        return RequestSession(self, pictures=pictures)
+        return RequestSession(self, owner=owner, pictures=pictures)
 
     def remove(self, request: RequestSession) -> None:
         """Remove a request without open sequences; repeatable."""

@@ -326,7 +326,9 @@ class Runtime(Generic[B]):
             )
             expected = predictor.joules(choice.decision.arm, query)
             turn = self.turn(query, choice, cancel, origin, meter)
-            return Round(turn, None if expected is None else expected.total)
+            model = choice.decision.arm.model
+            context_tokens = self.model_files.find_context_tokens(model, self.catalogue)
+            return Round(turn, None if expected is None else expected.total, context_tokens)
 
         return ToolLoop(query, tools, decide_round, cancel)
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from etui.chat import Message, Query
+from etui.errors import ContextOverflow
 from etui.text import one_line, sanitize
 from etui.turn.accounting import TimeInterval, sum_of_known
 from etui.turn.cascade import choose_hop
@@ -32,6 +33,11 @@ ROUND = "tool_round"
 
 _MOST_ARGUMENTS = 20_000
 _LEAST_JOULES = 1e-6
+_BYTES_PER_TOKEN = 3
+"""Of a result: fewer than those of English, because code and tables have more tokens."""
+_CALL_TOKENS = 64
+"""What the chat template puts around a result, and the words that say that it was cut."""
+_NO_ROOM = "error: left out: the context has no room for this result"
 
 
 class Tools(Protocol):
@@ -55,6 +61,7 @@ class Round:
 
     turn: Turn
     predicted_joules: float | None = None
+    context_tokens: int | None = None  # Of its model; None if unknown
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +97,8 @@ class ToolLoop:
         self._predicted: list[float | None] = []
         self._why = ""
         self._over = False
+        self._overflowed = False
+        self._context_tokens: int | None = None
 
     def run(self) -> Generator[TurnEvent, None, None]:
         """Answer the query and save the turn.
@@ -106,16 +115,20 @@ class ToolLoop:
         self._machine = decided.turn.machine
         try:
             while True:
-                turn = decided.turn
+                turn, self._context_tokens = decided.turn, decided.context_tokens
                 yield from self._answer(turn, wait)
                 calls = self._read_calls()
-                if not calls or self._over or turn.failure is not None:
-                    break
-                results = yield from self._call(calls)
                 start_ns = self._ended[-1].attempts[-1].end.end_ns
+                overflows = isinstance(turn.failure, ContextOverflow) and bool(self._calls)
+                if overflows and not self._overflowed:
+                    query = self._leave_out(query)
+                elif not calls or self._over or turn.failure is not None:
+                    break
+                else:
+                    results = yield from self._call(calls, self._find_room(query))
+                    query = self._extend(query, calls, results)
                 if self._cancel.cancelled():
                     break
-                query = self._extend(query, calls, results)
                 decided = self._decide(query)
                 predicted = decided.predicted_joules
                 if predicted is None:  # nothing is known of its model but the round before
@@ -162,10 +175,10 @@ class ToolLoop:
             for each in found
         ]
 
-    def _call(self, calls: list[_Call]) -> Generator[TurnEvent, None, list[str]]:
-        """Run the calls of a round one after another; return their results."""
+    def _call(self, calls: list[_Call], room: int | None) -> Generator[TurnEvent, None, list[str]]:
+        """Run the calls of a round one after another; return their results, in ``room`` tokens."""
         clock_ns, number = self._machine.clock_ns, len(self._ended)
-        for call in calls:
+        for left, call in zip(range(len(calls), 0, -1), calls, strict=True):
             at = len(self._calls)
             why = ""
             if at >= self._tools.most_calls:
@@ -186,6 +199,9 @@ class ToolLoop:
                 status, result = self._tools.run(call.name, call.arguments, self._cancel.cancelled)
                 end_ns = clock_ns()
                 self._machine.meter.mark(end_ns)
+            if room is not None:
+                result = _cut(result, room // left - _CALL_TOKENS)
+                room -= _count_tokens(result) + _CALL_TOKENS
             record = ToolCallRecord(
                 number, call.name, call.arguments, status, result, start_ns, end_ns
             )
@@ -223,6 +239,48 @@ class ToolLoop:
             metadata=(*known, (ROUND, str(len(self._ended) + 1))),
         )
 
+    def _find_room(self, query: Query) -> int | None:
+        """Return the tokens that the context has left for results; None if it is unknown.
+
+        Earlier turns of the chat may be dropped for them, but nothing of this one.
+        """
+        if self._context_tokens is None:
+            return None
+        last = choose_hop(self._ended[-1].attempts)
+        prompt, old = last.end.prompt_tokens, len(self._query.history)
+        if old and last.arm.context_overflow != "fail":
+            kept = [query.system or "", query.options.tools, self._query.text]
+            kept += [f"{each.content}{each.tool_calls}" for each in query.history[old:]]
+            kept += [] if query.last is None else [query.last.content]
+            prompt = min(prompt, sum(_count_tokens(text) + _CALL_TOKENS for text in kept))
+        answer = min(last.arm.max_tokens, self._context_tokens // 4)
+        return self._context_tokens - prompt - last.end.output_tokens - answer
+
+    def _leave_out(self, query: Query) -> Query:
+        """Return the query without the results that overflowed; the model answers without them."""
+        self._overflowed = True
+        first = self._calls[-1].round
+        self._calls = [
+            replace(call, result=_NO_ROOM)
+            if call.round == first and len(call.result) > len(_NO_ROOM)
+            else call
+            for call in self._calls
+        ]
+        last = [call.result for call in self._calls if call.round == first]
+        asked = [*query.history, *([] if query.last is None else [query.last])]
+        answers = [
+            replace(message, content=result)
+            for message, result in zip(asked[-len(last) :], last, strict=True)
+        ]
+        known = tuple(pair for pair in query.metadata if pair[0] != ROUND)
+        return replace(
+            query,
+            history=(*asked[: -len(last)], *answers[:-1]),
+            last=answers[-1],
+            options=replace(query.options, tool_choice="none"),
+            metadata=(*known, (ROUND, str(len(self._ended) + 1))),
+        )
+
     def _find_spent(self) -> float | None:
         """Return the joules of the turn up to now, waits and loads included; preliminary."""
         if not self._ended:
@@ -252,7 +310,7 @@ class ToolLoop:
         return True
 
     def _announce(self, wait: TimeInterval, predicted_joules: float | None) -> RoundStarted:
-        self._over = len(self._calls) >= self._tools.most_calls
+        self._over = self._overflowed or len(self._calls) >= self._tools.most_calls
         return RoundStarted(
             len(self._ended) + 1,
             wait.start_ns,
@@ -311,3 +369,19 @@ class ToolLoop:
                 tuple(self._predicted),
             ),
         )
+
+
+def _count_tokens(text: str) -> int:
+    return -(-len(text.encode("utf-8", "surrogatepass")) // _BYTES_PER_TOKEN)
+
+
+def _cut(text: str, tokens: int) -> str:
+    """Cut a result to about that many tokens, and say so in it."""
+    if _count_tokens(text) <= tokens or len(text) <= len(_NO_ROOM):
+        return text
+    if tokens <= 0:
+        return _NO_ROOM
+    most = tokens * _BYTES_PER_TOKEN
+    kept = text.encode("utf-8", "surrogatepass")[:most].decode("utf-8", "ignore")
+    left_out = len(text) - len(kept)
+    return f"{kept}\n[cut: {left_out:,} characters left out, the context has no room for them]"

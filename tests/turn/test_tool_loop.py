@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from etui.arm import Arm
 from etui.backends.base import Cancel
-from etui.chat import OutputOptions, Query
+from etui.chat import Message, OutputOptions, Query
 from etui.energy.types import Energy, Kind
-from etui.errors import EngineFailed, EtuiError
+from etui.errors import ContextOverflow, EngineFailed, EtuiError
 from etui.events import Finished
 from etui.log.queries import LogReader
 from etui.log.writer import TurnWriter
@@ -63,6 +63,7 @@ class Calls(Part):
     """A part whose answer calls tools."""
 
     calls: tuple = ()
+    prompt_tokens: int = 20
 
 
 class ToolStage(Stage):
@@ -73,7 +74,8 @@ class ToolStage(Stage):
         found = part[0] if isinstance(part, list) else part
         for event in super().answer(request):
             if isinstance(event, Finished) and getattr(found, "calls", ()):
-                event = replace(event, tool_calls=json.dumps(found.calls))
+                text, prompt_tokens = json.dumps(found.calls), found.prompt_tokens
+                event = replace(event, tool_calls=text, prompt_tokens=prompt_tokens)
             yield event
 
 
@@ -112,6 +114,7 @@ class Loop:
     arms: tuple = ARMS[:1]
     meter: object = field(default_factory=Meter10W)
     predicted: float | None = None
+    context_tokens: int | None = None
     decide_error: EtuiError | None = None
     saved: Saved = field(default_factory=Saved)
     queries: list = field(default_factory=list)
@@ -132,7 +135,7 @@ class Loop:
             clock_ns=self.stage.clock,
         )
         turn = Turn(query, decided(arm), machine, None, self.cancel, Origin("loop"))
-        return Round(turn, self.predicted)
+        return Round(turn, self.predicted, self.context_tokens)
 
     def run(self, seen=lambda event: None):
         try:
@@ -293,6 +296,68 @@ def test_a_second_round_that_fails():
     assert isinstance(done.error, EngineFailed)
     assert done.record.status == "error"
     assert len(done.record.tools.calls) == 1
+    check_tree(done.record)
+
+
+def test_results_are_cut_to_what_the_context_has_left():
+    calls = tuple(call(number=n) for n in range(3))
+    results = [("done", "4"), ("done", "x" * 80_000), ("done", "é" * 80_000)]
+    done = loop(Calls(calls=calls), Part("Long."), results=results, context_tokens=4096).run()
+    short, *cut = done.record.tools.calls
+    assert short.result == "4"
+    sizes = [len(each.result.encode()) for each in cut]
+    assert 3 * (4096 - 512) > sum(sizes) > 9_000  # 512 tokens are left for the answer
+    assert max(sizes) < 1.1 * min(sizes)
+    assert all("characters left out, the context has no room" in each.result for each in cut)
+    contents = [m.content for m in done.queries[1].messages()[-3:]]
+    assert contents == ["4", *(each.result for each in cut)]
+
+
+def test_turns_before_the_question_may_make_room_for_results():
+    old = (Message("user", "a" * 9_000), Message("assistant", "b" * 9_000))
+    asked = replace(ASKED, history=old)
+    part = Calls(calls=(call(),), prompt_tokens=3_900)
+    sizes = []
+    for query in (ASKED, asked):
+        done = loop(part, Part("."), results=[("done", "x" * 90_000)], context_tokens=4096)
+        list(ToolLoop(query, done.tools, done.decide, done.cancel).run())
+        sizes.append(len(done.record.tools.calls[0].result))
+    assert sizes[0] < 100
+    assert sizes[1] > 9_000
+
+
+def test_a_full_context_leaves_out_whole_results():
+    part = Calls(calls=(call(),), prompt_tokens=4_000)
+    done = loop(part, Part("."), results=[("done", "x" * 90)], context_tokens=4096).run()
+    assert done.record.tools.calls[0].result.startswith("error: left out: the context")
+
+
+@pytest.mark.parametrize("fails_at", ["load", "decode"])
+def test_a_round_that_overflows_is_answered_without_the_last_results(fails_at):
+    overflow = Part(failure=ContextOverflow(9_000, 8_192, 128), fails_at=fails_at)
+    parts = [Calls(calls=(call(),)), Calls(calls=(call("a"), call("b"))), overflow, Part("42.")]
+    results = [("done", "y" * 900), ("done", "x" * 900), ("failed", "error: no")]
+    done = loop(*parts, results=results).run()
+    record = done.record
+    assert (done.error, record.status, record.answer) == (None, "complete", "42.")
+    last = done.queries[-1]
+    assert last.options.tool_choice == "none"
+    assert last.metadata == (("tool_round", "4"),)
+    contents = [m.content for m in last.messages() if m.role == "tool"]
+    assert contents == [each.result for each in record.tools.calls]
+    assert contents[0] == "y" * 900
+    assert "the context has no room" in contents[1]
+    assert contents[2] == "error: no"
+    assert [m.role for m in last.messages()] == [m.role for m in done.queries[2].messages()]
+    check_tree(record)
+
+
+def test_a_round_that_overflows_again_fails():
+    overflow = Part(failure=ContextOverflow(9_000, 8_192, 128))
+    done = loop(Calls(calls=(call(),)), overflow, overflow).run()
+    assert isinstance(done.error, ContextOverflow)
+    assert len(done.queries) == 3
+    assert done.record.status == "error"
     check_tree(done.record)
 
 

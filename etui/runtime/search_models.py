@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 USUAL_LIMIT = 5
 _AT_ONCE = 8
+_KEPT_BYTES = 64 * 2**20  # of headers
 _LEAST_BITS, _MOST_BITS = 1.0, 40.0
 """Bits of a weight, outside of which the stated number of weights is that of another file."""
 _MIXTURE = re.compile(r"(?<![\d.])(\d+(?:\.\d+)?B)-A(\d+(?:\.\d+)?B)", re.IGNORECASE)
@@ -328,4 +329,15 @@ def _read_header(repository: Repository, config: Config) -> Gguf | None:
         with suppress(OSError):
             kept.parent.mkdir(parents=True, exist_ok=True)
             write_bytes(kept, read[1])
+            _drop_oldest(kept.parent)
     return read[0]
+
+
+def _drop_oldest(folder: Path) -> None:
+    files = [(path.stat(), path) for path in folder.glob("*.gguf")]
+    files.sort(key=lambda each: each[0].st_mtime_ns, reverse=True)
+    left = _KEPT_BYTES
+    for stat, path in files:
+        left -= stat.st_size
+        if left < 0:
+            path.unlink(missing_ok=True)

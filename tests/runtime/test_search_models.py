@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -81,6 +82,21 @@ def test_a_header_is_kept_by_the_hash_of_its_file(config, hub):
     kept.write_bytes(b"GGUF")  # damaged: it is read again
     assert search_models(config, "tiny", machine=MACHINE) == first
     assert len(hub.requests(BLOB)) == count + 1
+
+
+def test_the_oldest_headers_are_dropped(config, hub):
+    folder = config.home / "cache" / "headers"
+    folder.mkdir(parents=True)
+    for day in range(3):  # as large as all may be, in three files
+        with (folder / f"{day}.gguf").open("wb") as file:
+            file.truncate(64 * 2**20 // 3)
+        os.utime(folder / f"{day}.gguf", (day, day))
+    found = search_models(config, "tiny", machine=MACHINE)
+    assert all(each.has_header for each in found.repositories)
+    left = {each.name for each in folder.iterdir()}
+    assert "0.gguf" not in left
+    assert {"1.gguf", "2.gguf"} <= left
+    assert len(left) == 4  # with the new ones
 
 
 def test_a_server_without_ranges_sends_no_more_than_is_needed(config, hub):

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from etui.energy.recorder import Recorder
     from etui.server.context import ServerContext
 
+_MANAGES_MODELS = {f"/api/{name}" for name in ("pull", "push", "create", "copy", "delete")}
+"""What Ollama has for its models, and etui leaves to the command line of the machine."""
+
 DIALECTS = {
     "/v1/chat/completions": read_chat,
     "/v1/completions": read_completion,
@@ -95,6 +98,9 @@ async def _answer_http_error(request: Request, error: Exception) -> Response:
     message = error.detail
     if error.status_code == 404:
         message, code = f"there is no route {request.method} {path}", "not_found"
+        if path in _MANAGES_MODELS:
+            message = "this server does not load, delete or download models; "
+            message += "use `etui models pull`"
     elif error.status_code == 405:
         message, code = f"{path} does not accept {request.method}", "method_not_allowed"
     answered = ApiError(error.status_code, message, code, headers=error.headers)

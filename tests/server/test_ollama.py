@@ -232,7 +232,10 @@ def test_vectors_come_in_both_forms() -> None:
             "format needs the chat template",
         ),
         ("/api/embed", {"model": "small", "input": [1.5]}, "input"),
-        ("/api/pull", {"model": "small"}, "there is no route POST /api/pull"),
+        ("/api/pull", {"model": "small"}, "does not load, delete or download models"),
+        ("/api/delete", {"model": "small"}, "use `etui models pull`"),
+        ("/api/create", {"model": "small"}, "use `etui models pull`"),
+        ("/api/unknown", {}, "there is no route POST /api/unknown"),
     ],
 )
 def test_errors_have_the_form_of_ollama(path: str, body: Any, text: str) -> None:

@@ -12,9 +12,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 from mcp.server.mcpserver import Context, MCPServer
-from mcp.server.mcpserver.exceptions import ToolError
-from mcp_types import ToolAnnotations
-from pydantic import Field
+from mcp.server.mcpserver.exceptions import ToolError, UnexpectedToolError
+from mcp_types import CallToolResult, InputRequiredResult, ToolAnnotations
+from pydantic import Field, ValidationError
 
 from etui import __version__
 from etui.chat import Query
@@ -25,6 +25,7 @@ from etui.runtime.model_ids import list_model_ids, parse_model_id
 from etui.runtime.overrides import Overrides
 from etui.runtime.turn_request import PoolEvent, TurnFailed, TurnRequest
 from etui.server.errors import ApiError
+from etui.server.validation import describe_invalid
 from etui.turn.events import Decided, TurnFinished
 from etui.turn.record import ClientRecord
 from etui.turn.text import energy_line
@@ -43,6 +44,22 @@ _PROGRESS_TOKENS = 16
 _TURN = ("answer", "status", "model", "arm", "policy", "why", "tokens", "turn_id")
 _ENERGY = ("joules", "uncertainty", "kind", "joules_per_token", "unmeasured")
 _READ = ToolAnnotations(read_only_hint=True, open_world_hint=False)
+
+
+class _Server(MCPServer[Any]):
+    """Says in one sentence what is wrong with arguments; the library gives pydantic's report."""
+
+    async def call_tool(
+        self, name: str, arguments: dict[str, Any], context: Context[Any, Any] | None = None
+    ) -> CallToolResult | InputRequiredResult:
+        try:
+            return await super().call_tool(name, arguments, context)
+        except UnexpectedToolError:
+            raise
+        except ToolError as error:
+            if isinstance(error.__cause__, ValidationError):
+                raise ToolError(describe_invalid(error.__cause__)[1]) from error.__cause__
+            raise
 
 
 class EtuiTools:
@@ -66,7 +83,7 @@ class EtuiTools:
 
     def build_server(self) -> MCPServer[Any]:
         """Build the server with these tools."""
-        server: MCPServer[Any] = MCPServer(
+        server = _Server(
             "etui", version=__version__, instructions=_INSTRUCTIONS, log_level="WARNING"
         )
         tools: tuple[Callable[..., Awaitable[dict[str, Any]]], ...] = (

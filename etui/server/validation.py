@@ -172,14 +172,20 @@ def validate(kind: type[M], document: dict[str, Any]) -> M:
     try:
         return kind.model_validate(document)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        param = _format_path(first["loc"])
-        if first["type"] == "missing":
-            raise invalid(f"{param} is missing", param) from None
-        given, what = first["input"], first["msg"][:1].lower() + first["msg"][1:]
-        found = repr(given) if isinstance(given, str | int | float) else type(given).__name__
-        found = shorten(quote(found, _MOST_INPUT + 1), _MOST_INPUT)
-        raise invalid(f"{param}: {what}; got {found}", param) from None
+        param, text = describe_invalid(error)
+        raise invalid(text, param) from None
+
+
+def describe_invalid(error: ValidationError) -> tuple[str, str]:
+    """Return the path of the first wrong field, and a sentence that says what is wrong with it."""
+    first = error.errors(include_url=False, include_context=False)[0]
+    param = _format_path(first["loc"])
+    if first["type"] == "missing":
+        return param, f"{param} is missing"
+    given, what = first["input"], first["msg"][:1].lower() + first["msg"][1:]
+    found = repr(given) if isinstance(given, str | int | float) else type(given).__name__
+    found = shorten(quote(found, _MOST_INPUT + 1), _MOST_INPUT)
+    return param, f"{param}: {what}; got {found}"
 
 
 def list_unknown(body: BaseModel, path: str = "") -> Iterator[str]:

@@ -29,7 +29,7 @@ from etui.codec import to_document
 from etui.errors import ExitCode, UsageError
 from etui.extras import require_extra
 from etui.runtime.serve_facts import ServeFacts, build_facts, format_books, format_facts
-from etui.text import sanitize
+from etui.text import one_line, sanitize
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -253,7 +253,7 @@ def _serve(
     share_heap()
     config = replace(load_config(), parallel=parallel)
     make_home(config)
-    _check_default(settings, config)
+    _check_answering(settings, config)
     sockets, settings = open_sockets(settings)
 
     logging.basicConfig(level=logging.WARNING, format="etui: %(message)s")
@@ -292,16 +292,20 @@ def _build_status_line(address: str, *, quiet: bool, as_lines: bool) -> StatusLi
     return StatusLine(control_stream(err=True), sys.stderr.isatty(), address=address, quiet=quiet)
 
 
-def _check_default(settings: ServerSettings, config: Config) -> None:
-    """Check that what answers by default can answer, before anything is opened."""
+def _check_answering(settings: ServerSettings, config: Config) -> None:
+    """Check that what answers by default can answer; warn of aliases that stand for nothing."""
     from etui.chat import Query
     from etui.runtime.decide import choose
+    from etui.runtime.model_ids import list_wrong_aliases
     from etui.runtime.overrides import Overrides
     from etui.runtime.runtime import open_process_runtime
 
     with open_process_runtime(config) as runtime:
         overrides = Overrides(model=settings.model, policy=settings.policy)
         choose(Query("Which planet is red?"), overrides, runtime, within_budgets=False)
+        for error in list_wrong_aliases(runtime):
+            text = "; ".join(part for part in (error.what, error.fix) if part)
+            click.echo(f"warning: {one_line(text)}", err=True)
 
 
 def _check_origins(origins: Sequence[str]) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Literal
 
-from etui.errors import InvalidFile, InvalidRequest
+from etui.errors import EtuiError, InvalidFile, InvalidRequest
 from etui.runtime.overrides import Overrides
 from etui.text import find_nearest, format_suggestion
 
@@ -92,11 +92,7 @@ def parse_model_id(text: str, runtime: Runtime[Any]) -> Overrides:
         alias = find_alias(text.strip(), aliases)
         if alias is None:
             raise
-    try:
-        return _parse_name(aliases[alias], runtime)
-    except InvalidRequest as error:
-        what = f"the alias {alias!r} of config.yaml stands for {aliases[alias]!r}: {error.what}"
-        raise InvalidRequest(what, error.fix, param="model") from error
+    return _parse_alias(alias, runtime)
 
 
 def check_names(runtime: Runtime[Any], model: str | None, policy: str | None) -> None:
@@ -110,6 +106,24 @@ def check_names(runtime: Runtime[Any], model: str | None, policy: str | None) ->
         runtime.catalogue.get(model)
     if policy is not None:
         runtime.load_policy(policy)
+
+
+def list_wrong_aliases(runtime: Runtime[Any]) -> Iterator[EtuiError]:
+    """Yield what is wrong with each alias that stands for nothing, or for an arm of no use."""
+    for alias in runtime.config.aliases:
+        try:
+            _parse_alias(alias, runtime)
+        except EtuiError as error:
+            yield error
+
+
+def _parse_alias(alias: str, runtime: Runtime[Any]) -> Overrides:
+    target = runtime.config.aliases[alias]
+    try:
+        return _parse_name(target, runtime)
+    except InvalidRequest as error:
+        what = f"the alias {alias!r} of config.yaml stands for {target!r}: {error.what}"
+        raise InvalidRequest(what, error.fix, param="model") from error
 
 
 def _parse_name(name: str, runtime: Runtime[Any]) -> Overrides:

@@ -74,3 +74,17 @@ def test_a_taken_port(starter_model, monkeypatch, capsys):
     shown = capsys.readouterr().err.splitlines()
     assert shown[0].startswith(f"etui: cannot listen on 127.0.0.1:{port}")
     assert "--port" in shown[1]
+
+
+def test_an_alias_of_nothing_is_named_at_the_start(starter_model, config, monkeypatch, capsys):
+    monkeypatch.setenv("ETUI_MODELS", str(starter_model.parent))
+    (config.home / "config.yaml").write_text(
+        "aliases: {gpt-4o: smollm2-135m, claude-*: smolm2-135m, o3: balanced/nope}\n"
+    )
+    with socket.create_server(("127.0.0.1", 0)) as taken:  # so that it ends
+        run(["serve", "--port", str(taken.getsockname()[1]), "--model", "smollm2-135m"])
+    *warnings, _, _ = capsys.readouterr().err.splitlines()
+    first, second = warnings
+    assert "the alias 'claude-*' of config.yaml stands for 'smolm2-135m': no policy" in first
+    assert "smollm2-135m" in first.split("called")[1]
+    assert "the alias 'o3' of config.yaml stands for 'balanced/nope'" in second

@@ -333,7 +333,7 @@ class ProbeRecord:
     tokens: int
 
 
-ToolStatus = Literal["done", "failed", "timeout", "refused"]
+ToolStatus = Literal["done", "failed", "timeout", "refused", "stopped"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,7 +341,8 @@ class ToolCallRecord:
     """One call of a tool, and the time in which the turn waited for it.
 
     ``round`` is the number, from 1, of the round that asked for it; ``result`` is the text that the
-    model read. The energy is the machine's; None if unmeasured. A refused call took no time.
+    model read. The energy is the machine's; None if unmeasured. A refused call took no time. A
+    ``stopped`` one was broken off, or the wait for the user before it, and has no result.
     """
 
     round: int

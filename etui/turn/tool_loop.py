@@ -132,7 +132,8 @@ class ToolLoop:
                 decided = self._decide(query)
                 predicted = decided.predicted_joules
                 if predicted is None:  # nothing is known of its model but the round before
-                    joules = [each.joules for each in self._ended[-1].attempts]
+                    before = self._ended[-2 if overflows else -1]  # one that overflows costs little
+                    joules = [each.joules for each in before.attempts]
                     predicted = sum_of_known(joules)
                 if self._is_spent(predicted):
                     break
@@ -180,25 +181,37 @@ class ToolLoop:
         clock_ns, number = self._machine.clock_ns, len(self._ended)
         for left, call in zip(range(len(calls), 0, -1), calls, strict=True):
             at = len(self._calls)
-            why = ""
-            if at >= self._tools.most_calls:
-                most = count_text(self._tools.most_calls, "call")
-                why = f"not run: the question's {most} are spent"
-            elif self._cancel.cancelled():
-                why = "stopped"
-            else:
-                why = self._tools.refuse(call.name, call.arguments, self._query.chat_id)
-            start_ns = end_ns = clock_ns()
-            status: ToolStatus = "refused"
-            if why:
-                result = f"error: {why}"
-            else:
-                yield ToolStarted(call.name, sanitize(call.arguments), at + 1)
-                start_ns = clock_ns()
-                self._machine.meter.mark(start_ns)
-                status, result = self._tools.run(call.name, call.arguments, self._cancel.cancelled)
+            why, begin_ns = "", clock_ns()
+            try:
+                if at >= self._tools.most_calls:
+                    most = count_text(self._tools.most_calls, "call")
+                    why = f"not run: the question's {most} are spent"
+                elif self._cancel.cancelled():
+                    why = "stopped"
+                else:
+                    why = self._tools.refuse(call.name, call.arguments, self._query.chat_id)
+                start_ns = end_ns = clock_ns()
+                status: ToolStatus = "refused"
+                if why:
+                    result = f"error: {why}"
+                else:
+                    yield ToolStarted(call.name, sanitize(call.arguments), at + 1)
+                    begin_ns = start_ns = clock_ns()
+                    self._machine.meter.mark(start_ns)
+                    status, result = self._tools.run(
+                        call.name, call.arguments, self._cancel.cancelled
+                    )
+                    end_ns = clock_ns()
+                    self._machine.meter.mark(end_ns)
+            except BaseException:  # its joules, or those of the wait for the user, are spent
                 end_ns = clock_ns()
                 self._machine.meter.mark(end_ns)
+                self._calls.append(
+                    ToolCallRecord(
+                        *(number, call.name, call.arguments, "stopped", "", begin_ns, end_ns)
+                    )
+                )
+                raise
             if room is not None:
                 result = _cut(result, room // left - _CALL_TOKENS)
                 room -= _count_tokens(result) + _CALL_TOKENS

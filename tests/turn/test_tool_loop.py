@@ -90,10 +90,13 @@ class FakeTools:
     asking: float = 0.5
     results: list = field(default_factory=list)
     refused: tuple[str, ...] = ()
+    ask_error: BaseException | None = None
     seen: list = field(default_factory=list)
 
     def refuse(self, name, arguments, chat_id):
         self.stage._spend(self.asking)
+        if self.ask_error is not None:
+            raise self.ask_error
         return "the user refused it" if name in self.refused else ""
 
     def run(self, name, arguments, cancelled):
@@ -372,6 +375,55 @@ def test_a_bug_in_a_tool_is_saved_and_raised():
     with pytest.raises(ZeroDivisionError):
         done.run()
     assert done.record.status == "error"
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(KeyboardInterrupt(), "stopped"), (ZeroDivisionError("bug"), "error")],
+)
+@pytest.mark.parametrize("asking", [False, True])
+@pytest.mark.parametrize("before", [0, 1])
+def test_a_call_that_is_broken_off_keeps_its_joules(error, status, asking, before):
+    calls = tuple(call(number=n) for n in range(before + 1))
+    done = loop(Calls(load=3.0, calls=calls), seconds=4.0, asking=1.0, meter=Curve([10.0, 30.0]))
+    done.tools.results = [("done", "42")] * before + [error]
+
+    def start_asking(event):
+        if asking and isinstance(event, ToolEnded):
+            done.tools.ask_error = error
+
+    if asking and not before:
+        done.tools.ask_error = error
+    with pytest.raises(type(error)):
+        done.run(start_asking)
+    record = done.record
+    assert record.status == status
+    assert [each.status for each in record.tools.calls] == ["done"] * before + ["stopped"]
+    last = record.tools.calls[-1]
+    assert last.seconds == pytest.approx(1.0 if asking else 4.0)
+    whole = done.meter.energy(min(e.start_ns for e in done.events if hasattr(e, "start_ns")),
+        done.stage.clock()).joules  # fmt: skip
+    assert record.tools.joules == pytest.approx(whole)
+    check_tree(record)
+
+
+def test_leaving_before_a_call_runs_notes_it():
+    done = loop(Calls(calls=(call(),)))
+    events = ToolLoop(ASKED, done.tools, done.decide, done.cancel).run()
+    next(event for event in events if isinstance(event, ToolStarted))
+    events.close()
+    assert done.record.tools.calls[0].status == "stopped"
+    check_tree(done.record)
+
+
+def test_an_unknown_forecast_counts_as_the_round_before():
+    done = loop(*[Calls(calls=(call(),))] * 99, most_joules=200.0).run()
+    record = done.record
+    assert record.status == "budget"
+    assert "another round needs" in record.settings["ended"]
+    assert record.tools.predicted == pytest.approx([30.0] * (len(record.hops) - 1))
+    assert record.tools.joules <= 200.0
+    check_tree(record)
 
 
 def test_an_unmeasured_loop_has_no_joules():

@@ -23,45 +23,50 @@ _RANKS = " ".join(f"WHEN '{kind}' THEN {rank}" for rank, kind in enumerate(_BEST
 _READ = f"joules IS NOT NULL AND kind IS NOT '{Kind.ESTIMATE}'"
 _ESTIMATED = f"joules IS NOT NULL AND kind IS '{Kind.ESTIMATE}'"
 _SUMS = f"""
-    SELECT model, sha256, max(created_at), count(*),
+    SELECT model, sha256, max(created_at), count(*) - sum(failed),
         sum(joules) FILTER (WHERE {_READ}),
         CASE WHEN count(*) FILTER (WHERE {_READ}) = count(uncertainty) FILTER (WHERE {_READ})
             THEN sum(uncertainty) FILTER (WHERE {_READ}) END,
         max(CASE kind {_RANKS} END) FILTER (WHERE {_READ}),
         sum(joules) FILTER (WHERE {_ESTIMATED}),
-        count(*) FILTER (WHERE joules IS NULL), sum(tokens)
+        count(*) FILTER (WHERE joules IS NULL), sum(tokens), sum(failed)
     FROM ({{source}}) GROUP BY model, sha256
 """
 _HOPPED = "SELECT id FROM turns INDEXED BY turns_with_hops WHERE hops <> '[]'"
+# From two indexes: the status in the wide rows is never read.
+_FAILED = "SELECT id FROM turns INDEXED BY turns_by_status WHERE status = 'error'"
 _ENERGY = "energy_joules AS joules, energy_uncertainty AS uncertainty, energy_kind AS kind"
 _PLAIN = "joules, uncertainty, kind"
 _SOURCES: tuple[tuple[Use, str], ...] = (
     ("answers", f"""
-        SELECT model, model_sha256 AS sha256, created_at, {_ENERGY}, tokens_output AS tokens
+        SELECT model, model_sha256 AS sha256, created_at, {_ENERGY}, tokens_output AS tokens,
+            +id IN ({_FAILED}) AS failed
         FROM turns INDEXED BY turns_by_file WHERE +id NOT IN ({_HOPPED})"""),
     # As in etui.log.totals: where one hop of a model is unknown, so is that model's part of the
     # turn.
-    ("answers", """
+    ("answers", f"""
         SELECT model, sha256, created_at,
             CASE WHEN count(joules) = count(*) THEN sum(joules) END AS joules,
             CASE WHEN count(uncertainty) = count(*) THEN sum(uncertainty) END AS uncertainty,
-            max(kind) AS kind, sum(tokens) AS tokens
+            max(kind) AS kind, sum(tokens) AS tokens, min(failed) AS failed
         FROM (
             SELECT turns.id AS turn, created_at, json_extract(hop.value, '$.model') AS model,
                 json_extract(hop.value, '$.model_sha256') AS sha256,
                 CASE WHEN energy_joules IS NOT NULL
                     THEN json_extract(hop.value, '$.joules') END AS joules,
                 json_extract(hop.value, '$.uncertainty') AS uncertainty, energy_kind AS kind,
-                json_extract(hop.value, '$.tokens.output') AS tokens
+                json_extract(hop.value, '$.tokens.output') AS tokens,
+                turns.id IN ({_FAILED}) OR json_extract(hop.value, '$.status') = 'error' AS failed
             FROM turns INDEXED BY turns_with_hops, json_each(turns.hops) AS hop
             WHERE hops <> '[]'
         ) GROUP BY turn, model, sha256"""),
     ("loads", f"""
-        SELECT model, model_sha256 AS sha256, created_at, {_PLAIN}, 0 AS tokens FROM loads"""),
+        SELECT model, model_sha256 AS sha256, created_at, {_PLAIN}, 0 AS tokens, 0 AS failed
+        FROM loads"""),
     ("audits", """
         SELECT model, model_sha256 AS sha256, created_at, joules + load_joules AS joules,
             CASE WHEN load_joules = 0 THEN uncertainty END AS uncertainty, kind,
-            tokens_output AS tokens
+            tokens_output AS tokens, status = 'error' AS failed
         FROM audits"""),
     # Answers of merged runs are in the log twice: with their own run, and with the merged one.
     ("bench", f"""
@@ -72,7 +77,7 @@ _SOURCES: tuple[tuple[Use, str], ...] = (
             ) AS sha256,
             coalesce(finished_at, created_at) AS created_at,
             {", ".join(f"answers.{name} AS {name}" for name in _PLAIN.split(", "))},
-            tokens_output AS tokens
+            tokens_output AS tokens, answers.status = 'error' AS failed
         FROM runs, json_each(runs.config, '$.arms') AS arm, answers
         WHERE answers.run_id = runs.run_id AND answers.arm = arm.key
             AND json_extract(runs.config, '$.merged') IS NULL"""),
@@ -83,7 +88,7 @@ _SOURCES: tuple[tuple[Use, str], ...] = (
 class Spent:
     """How often a model was used in one way, and the joules of that."""
 
-    count: int = 0
+    count: int = 0  # Without those that failed
     joules: float | None = None  # Sum of the hardware readings; None when there is none
     uncertainty: float | None = None
     """Sum of their half widths, which bounds the error even if all share its cause; None if that
@@ -92,6 +97,7 @@ class Spent:
     estimated_joules: float | None = None  # Sum of what is only estimated; None when nothing is
     unmeasured: int = 0  # How many are in neither sum
     output_tokens: int = 0
+    failed: int = 0  # How many ended in an error; their joules are spent too
 
     def __add__(self, other: Spent) -> Spent:
         """Return the sum of both; what is missing never counts as zero."""
@@ -107,6 +113,7 @@ class Spent:
             _add((self.estimated_joules, other.estimated_joules)),
             self.unmeasured + other.unmeasured,
             self.output_tokens + other.output_tokens,
+            self.failed + other.failed,
         )
 
 
@@ -121,7 +128,7 @@ class ModelUsage:
 
     @property
     def answers(self) -> int:
-        """Answers to the user; one of several models counts for each of them."""
+        """Answers to the user, without failures; one of several models counts for each of them."""
         return self.uses["answers"].count if "answers" in self.uses else 0
 
     @property

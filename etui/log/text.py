@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from etui import units
 from etui.energy.documents import compute_cost
 from etui.energy.scopes import describe_unread
-from etui.log.model_usage import ModelUsage, Spent
+from etui.log.model_usage import ModelUsage, Spent, Use
 from etui.text import count_cells, fit_cells, format_table, local_time, one_line, sanitize
 from etui.turn.record import DRAFTS_STOPPED, LoadRecord, UnloadRecord
 from etui.turn.text import (
@@ -207,9 +207,18 @@ _USES = {"answers": "answer", "loads": "load", "audits": "audit", "bench": "benc
 def format_usage(files: Mapping[str | None, ModelUsage]) -> str:
     """Format what a model was used for in one line: ``used 2026-11-24: 3 answers: 12.3 J``."""
     usage = sum(files.values(), start=ModelUsage())
-    counts = (units.count_text(spent.count, _USES[use]) for use, spent in usage.uses.items())
+    counts = (_count_uses(use, spent) for use, spent in usage.uses.items())
     day = local_time(usage.last_used)[:10]
     return f"used {day}: {', '.join(counts)}: {format_spent(usage.total)}"
+
+
+def _count_uses(use: Use, spent: Spent) -> str:
+    return units.count_text(spent.count, _USES[use]) + format_failed(spent)
+
+
+def format_failed(spent: Spent) -> str:
+    """Return how many failed, to be put after the number of those that did not: ``, 3 failed``."""
+    return f", {spent.failed:,} failed" if spent.failed else ""
 
 
 def list_usage(
@@ -223,7 +232,7 @@ def list_usage(
     usage = sum(files.values(), start=ModelUsage())
     yield "last used", local_time(usage.last_used) if usage.last_used else "never"
     for use, spent in usage.uses.items():
-        yield units.count_text(spent.count, _USES[use]), format_spent(spent)
+        yield _count_uses(use, spent), format_spent(spent)
     if len(usage.uses) > 1:
         yield "spent in all", format_spent(usage.total)
     for other, part in files.items():

@@ -13,6 +13,7 @@ from etui.log import model_usage
 from etui.log.model_usage import ModelUsage, Spent, read_model_usage
 from etui.log.queries import LogReader
 from etui.log.records import AnswerRecord, AuditRecord, RunRecord
+from etui.log.text import format_usage, list_usage
 from etui.log.writer import TurnWriter
 from etui.turn.record import HopRecord, LoadRecord, Tokens
 from tests.fixtures.turns import ENERGY, UNMEASURED
@@ -79,6 +80,31 @@ def test_hops_loads_and_audits_are_charged_to_their_model(config: Config, make_t
     assert huge.answers == 0
 
 
+def test_failed_turns_are_no_answers_but_their_joules_are_spent(fill, make_turn):
+    broken = replace(hop("small", 2.0), status="error")
+    log = fill(
+        make_turn(1, joules=10.0, model="m"),
+        make_turn(2, joules=4.0, model="m", status="error"),
+        make_turn(3, joules=1.0, model="m", status="stopped"),
+        make_turn(4, model="big", hops=(broken, hop("big", 10.0))),
+        make_turn(5, model="big", hops=(hop("small", 2.0), hop("big", 10.0)), status="error"),
+    )
+    usage = {
+        name: sum(files.values(), ModelUsage()) for name, files in read_model_usage(log).items()
+    }
+    answers = {name: each.uses["answers"] for name, each in usage.items()}
+    assert {name: (each.count, each.failed) for name, each in answers.items()} == {
+        "m": (2, 1), "small": (0, 2), "big": (1, 1),
+    }  # fmt: skip
+    assert answers["m"].joules == pytest.approx(15.0)
+    assert usage["m"].answers == 2
+    used = read_model_usage(log)
+    assert ": 2 answers, 1 failed: 15" in format_usage(used["m"])
+    assert ": 0 answers, 2 failed: " in format_usage(used["small"])
+    assert "2 answers, 1 failed" in dict(list_usage(used["m"], None))
+    assert model_usage.build_document(used["m"])["uses"]["answers"]["failed"] == 1
+
+
 def test_bench_answers_count_once_and_for_the_model_of_their_arm(config: Config):
     arms = {'odd "arm".x': {"model": "m"}, "other": {"model": "n"}}
     run = RunRecord(
@@ -131,6 +157,7 @@ SPENT = st.builds(
     NUMBER,
     st.integers(0, 9),
     st.integers(0, 9),
+    st.integers(0, 9),
 )
 
 
@@ -139,6 +166,7 @@ def test_what_is_missing_never_counts_as_zero(left: Spent, right: Spent):
     both = left + right
     assert (both.joules is None) == (left.joules is None and right.joules is None)
     assert both.count == left.count + right.count
+    assert both.failed == left.failed + right.failed
     unknown = any(s.joules is not None and s.uncertainty is None for s in (left, right))
     assert not (unknown and both.uncertainty is not None)
     assert (both.kind == "model") == any(

@@ -12,7 +12,8 @@ from etui.curves.operating_curve import OperatingCurve
 from etui.curves.prediction import DecodeForecast, MachineFacts, joules_text, speed_text
 from etui.curves.text import age_text, doubt_text, draw_curve, kind_line, points_text, r2_text
 from etui.engine.chat_formats import choose_format
-from etui.log.text import format_spent
+from etui.log.model_usage import Spent
+from etui.log.text import format_failed, format_spent
 from etui.models.found import TITLES
 from etui.models.tuned import TunedUse, describe_use
 from etui.runtime.keep_warm import (
@@ -325,7 +326,8 @@ def _usage_lines(card: ModelCard) -> Iterator[str]:
         yield "used      never here"
         return
     yield f"spent     {format_spent(usage.total)} for {', '.join(usage.uses)}"
-    yield f"answers   {usage.answers:,}{_per_token_text(card)}"
+    failed = format_failed(usage.uses.get("answers", Spent()))
+    yield f"answers   {usage.answers:,}{failed}{_per_token_text(card)}"
     yield f"last used {local_time(usage.last_used)[:16]}"
 
 

@@ -34,7 +34,7 @@ ROUND = "tool_round"
 _MOST_ARGUMENTS = 20_000
 _LEAST_JOULES = 1e-6
 _BYTES_PER_TOKEN = 3
-"""Of a result: fewer than those of English, because code and tables have more tokens."""
+"""Of a result: fewer than those of English, because code has more tokens; a digit is one."""
 _CALL_TOKENS = 64
 """What the chat template puts around a result, and the words that say that it was cut."""
 _NO_ROOM = "error: left out: the context has no room for this result"
@@ -385,7 +385,9 @@ class ToolLoop:
 
 
 def _count_tokens(text: str) -> int:
-    return -(-len(text.encode("utf-8", "surrogatepass")) // _BYTES_PER_TOKEN)
+    others = "".join(char for char in text if not char.isdecimal())
+    size = len(others.encode("utf-8", "surrogatepass"))
+    return len(text) - len(others) + -(-size // _BYTES_PER_TOKEN)
 
 
 def _cut(text: str, tokens: int) -> str:
@@ -394,7 +396,8 @@ def _cut(text: str, tokens: int) -> str:
         return text
     if tokens <= 0:
         return _NO_ROOM
-    most = tokens * _BYTES_PER_TOKEN
-    kept = text.encode("utf-8", "surrogatepass")[:most].decode("utf-8", "ignore")
+    kept = text
+    while (count := _count_tokens(kept)) > tokens:
+        kept = kept[: len(kept) * tokens // count]
     left_out = len(text) - len(kept)
     return f"{kept}\n[cut: {left_out:,} characters left out, the context has no room for them]"

@@ -316,6 +316,17 @@ def test_results_are_cut_to_what_the_context_has_left():
     assert contents == ["4", *(each.result for each in cut)]
 
 
+@pytest.mark.parametrize("rows", ["0.1343;0.8474\n", "word 12\n", "٣é🙂\n"])
+def test_digits_count_as_a_token_each(rows):
+    results = [("done", rows * 9_000)]
+    done = loop(Calls(calls=(call(),)), Part("."), results=results, context_tokens=4096).run()
+    (cut,) = done.record.tools.calls
+    kept = cut.result.partition("[cut: ")[0]
+    digits = sum(map(str.isdecimal, kept))
+    rest = "".join(char for char in kept if not char.isdecimal())
+    assert 3_000 < digits + len(rest.encode()) / 3 < 4096 - 512
+
+
 def test_turns_before_the_question_may_make_room_for_results():
     old = (Message("user", "a" * 9_000), Message("assistant", "b" * 9_000))
     asked = replace(ASKED, history=old)

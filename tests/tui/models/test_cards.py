@@ -8,6 +8,7 @@ from pathlib import Path
 from etui.config.machine import machine_name
 from etui.curves.operating_curve import Conditions, Speed
 from etui.curves.prediction import MachineFacts, MeasuredModel, ModelWork, Prediction
+from etui.log.model_usage import ModelUsage, Spent
 from etui.models.spec import HubSource, ModelSpec, PathSource, WheelPart, WheelsSource
 from etui.tui.models._cards import (
     Cards,
@@ -144,3 +145,10 @@ def test_another_source_is_suggested_only_for_models_of_the_hub() -> None:
     assert suggest_other_source("local", cards) == ""
     large = replace(near, prediction=Prediction(fit="too large"))
     assert suggest_other_source("far", Cards((far, large))) == ""
+
+
+def test_failures_are_apart_from_the_answers() -> None:
+    usage = ModelUsage("2026-11-24T10:00:00.000+00:00", {"answers": Spent(2, 9.0, failed=3)})
+    card = card_of(usage=usage)
+    lines = list(fact_lines(card, Cards((card,)), resident=False))
+    assert any(line.startswith("answers   2, 3 failed") for line in lines)

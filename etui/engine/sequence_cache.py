@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from etui.engine.speculation.speculator import Speculation
 
 IDLE_CELLS = 512
-"""Cells of closed sequences that a CPU keeps in the context when another sequence is opened: their
-states come back from memory in a hundredth of the time that computing them took."""
+"""Cells of closed sequences that a CPU keeps in the context beside the newest: their states come
+back from memory in a hundredth of the time that computing them took."""
 
 KEPT_REST = 16
 """A closed donor is kept for its own chat if it has more tokens than this behind the prefix."""
@@ -214,9 +214,6 @@ class SequenceCache:
         if not self.several_clients:
             for other in [each for each in self.closed if each is not donor]:
                 self._release(other)
-        elif self._on_cpu and self.keeper is not None:
-            while self._idle_cells(donor) > IDLE_CELLS and self.evict(donor):
-                pass
         if donor is None:
             sequence = self._create(self._take_slot(), tokens, sampling, owner, label)
         elif takes_over:
@@ -245,8 +242,8 @@ class SequenceCache:
         self.live[sequence.id] = sequence
         return sequence
 
-    def _idle_cells(self, donor: LlamaSequence | None) -> int:
-        return len({cell for each in self.closed if each is not donor for cell in each.cells})
+    def _idle_cells(self, newest: LlamaSequence) -> int:
+        return len({cell for each in self.closed if each is not newest for cell in each.cells})
 
     def _bring_back(self, saved: SavedSequence) -> LlamaSequence | None:
         """Bring a saved sequence back as a closed one; None without room for it, or if it is lost.
@@ -402,6 +399,10 @@ class SequenceCache:
             self._release(sequence, keep=False)
         elif len(self.closed) > self._limit:
             self.evict()
+        if self.several_clients and self._on_cpu and self.keeper is not None:
+            # Now, because nobody waits for a first token yet.
+            while self._idle_cells(sequence) > IDLE_CELLS and self.evict(sequence):
+                pass
 
     def add_computed(self, sequence: LlamaSequence, count: int) -> None:
         """Note that the next queued tokens of a sequence were computed."""

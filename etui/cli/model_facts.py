@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from etui.cli.output import table_lines
 from etui.codec import to_document
+from etui.models.recommend import FIT_TEXTS
 from etui.text import count_cells, fit_cells, join_lines
 from etui.units import (
     UNKNOWN,
@@ -47,7 +48,6 @@ STATES = {
     "checked": "yes",
     "remote": "remote",
 }
-FITS = {"gpu": "GPU", "memory": "memory", "too large": "too large", "unknown": UNKNOWN}
 _PREDICTED = ("FITS", "TOK/S", "J/TOKEN")
 _LEAST_GOOD_FOR = 12  # Cells of a column that is cut
 _GROUPS_GB = (1, 2, 4, 8, 16, 32)
@@ -361,7 +361,7 @@ def _format_prediction(row: ModelRow, machine: MachineFacts) -> Iterator[tuple[s
 
     on_gpu = row.fit == "gpu"
     free = bytes_text(machine.gpu_bytes if on_gpu else machine.ram_bytes)
-    yield "fits", f"{FITS[row.fit]}: needs {bytes_text(row.need_bytes)}, {free} free"
+    yield "fits", f"{FIT_TEXTS[row.fit]}: needs {bytes_text(row.need_bytes)}, {free} free"
     if row.expected is not None:
         yield "expected", speed_text(row.expected, machine, on_gpu=on_gpu)
         yield "", joules_text(row.expected, machine)
@@ -559,7 +559,7 @@ def _predicted_cells(fit: Fit, forecast: DecodeForecast) -> list[str]:
     from etui.curves.prediction import value_cell
 
     return [
-        FITS[fit],
+        FIT_TEXTS[fit],
         value_cell(forecast.tokens_per_second, forecast.speed_share),
         value_cell(forecast.joules_per_token, forecast.joules_share),
     ]

@@ -14,7 +14,7 @@ from etui.codec import from_document
 
 @dataclass(frozen=True, slots=True)
 class ClientTemplate:
-    """How one client is told of the server; see ``clients.toml``."""
+    """The settings that let one client use the server; see ``clients.toml``."""
 
     where: str
     path: str

@@ -2,7 +2,7 @@
 
 In the tokens of a sequence each token of a picture is a number below ``NO_TOKEN``, made of its
 owner, the hash of the picture and the place in it. So prompts share a prefix only if their pictures
-are equal. A picture is encoded anew for each owner: the joules would show that somebody sent it.
+are equal. A picture is encoded again for each owner: the joules would show that another sent it.
 """
 
 from __future__ import annotations

@@ -400,7 +400,7 @@ class SequenceCache:
         elif len(self.closed) > self._limit:
             self.evict()
         if self.several_clients and self._on_cpu and self.keeper is not None:
-            # Now, because nobody waits for a first token yet.
+            # Now, because no request waits for a first token yet.
             while self._idle_cells(sequence) > IDLE_CELLS and self.evict(sequence):
                 pass
 

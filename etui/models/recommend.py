@@ -7,7 +7,7 @@ model that was recommended before stays as long as it fits and no other is clear
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -37,6 +37,12 @@ _KV_SHARE = {"f16": 1.0, "q8_0": 34 / 64, "q4_0": 18 / 64}
 _UNKNOWN_KV_SHARE = 0.25
 """KV cache relative to the weights where an entry does not say it: less than most have at 8k."""
 Fit = Literal["gpu", "memory", "too large", "unknown"]
+FIT_TEXTS: Mapping[Fit, str] = {
+    "gpu": "GPU",
+    "memory": "memory",
+    "too large": "too large",
+    "unknown": "unknown",
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ _REFUSED = {
 
 
 def read_model(document: Mapping[str, Any]) -> str:
-    """Read the name of the model, without the tag that stands for any."""
+    """Read the name of the model, without the tag that means any."""
     model = document.get("model") or document.get("name")
     if not isinstance(model, str):
         raise invalid("model is required", "model")

@@ -1,7 +1,7 @@
 """A turn whose model may call tools: rounds of answers, and between them what was called.
 
-All rounds are one turn of the log. Each is decided anew, so that a policy may choose another arm
-for it, and the turn has a budget of calls and of joules.
+All rounds are one turn of the log. Each is decided by itself, so that a policy may choose another
+arm for it, and the turn has a budget of calls and of joules.
 """
 
 from __future__ import annotations

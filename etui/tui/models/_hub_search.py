@@ -15,11 +15,12 @@ from textual.widgets import DataTable, Input, Static
 
 from etui import units
 from etui.curves.prediction import MachineFacts, joules_text, speed_text, value_cell
+from etui.models.recommend import FIT_TEXTS
 from etui.text import join_lines, sanitize
 from etui.tui._work import faults_shown, in_thread, warn
 from etui.tui.modals import confirm
 from etui.tui.models._cards import Cards
-from etui.tui.models._text import FITS, wrap_facts
+from etui.tui.models._text import wrap_facts
 from etui.tui.services import Services
 from etui.tui.widgets.key_footer import KeyFooter
 from etui.tui.widgets.tables import FittedTable, TableColumn
@@ -223,7 +224,7 @@ def quantisation_texts(found: PricedQuantisation) -> dict[str, str]:
     texts = {
         "label": found.label,
         "size": units.bytes_text(found.size_bytes),
-        "fits": FITS[found.prediction.fit],
+        "fits": FIT_TEXTS[found.prediction.fit],
         "speed": value_cell(forecast.tokens_per_second, forecast.speed_share),
         "joules": value_cell(forecast.joules_per_token, forecast.joules_share),
         "note": next((note for holds, note in notes if holds), ""),

@@ -15,6 +15,7 @@ from etui.engine.chat_formats import choose_format
 from etui.log.model_usage import Spent
 from etui.log.text import format_failed, format_spent
 from etui.models.found import TITLES
+from etui.models.recommend import FIT_TEXTS
 from etui.models.tuned import TunedUse, describe_use
 from etui.runtime.keep_warm import (
     ModelIdle,
@@ -55,7 +56,6 @@ COLUMNS = (
 CHOOSER_COLUMNS = tuple(c for c in COLUMNS if c.key not in ("state", "curve"))
 """Without a model, all of them are not on disk and uncalibrated."""
 
-FITS = {"gpu": "GPU", "memory": "memory", "too large": "too large", "unknown": "unknown"}
 RECOMMENDED = "★"
 
 
@@ -66,7 +66,7 @@ def model_texts(card: ModelCard, cards: Cards, *, resident: bool) -> dict[str, s
         "name": f"{card.spec.name}{mark}",
         "state": state_text(card, resident=resident),
         "size": units.bytes_text(card.file_bytes),
-        "fits": "remote" if card.spec.backend is not None else FITS[card.fit],
+        "fits": "remote" if card.spec.backend is not None else FIT_TEXTS[card.fit],
         "speed": speed_cell(card.forecast),
         "joules": joules_cell(card.forecast),
         "good_for": card.spec.good_for or _here_text(card),

@@ -293,11 +293,32 @@ def test_beside_other_clients_a_cpu_keeps_few_idle_cells(
     session = _session(make_store(), several=True)
     if not keeps:  # nothing could bring them back
         session._sequences.keeper = None
-    for seed, owner in enumerate(("anna", "bert", "carl")):
-        _answer(session, chat(seed), owner)
-    owners = [each.owner for each in session._sequences.closed]
-    assert owners == (["bert", "carl"] if keeps else ["anna", "bert", "carl"])
+    owners = ("anna", "bert", "carl")
+    together = [session.open(chat(seed), GREEDY, owner=owner) for seed, owner in enumerate(owners)]
+    while any(sequence.pending for sequence in together):
+        session.step(together)
+    for sequence in together:
+        session.close(sequence)
+    kept = [each.owner for each in session._sequences.closed]
+    assert kept == (["bert", "carl"] if keeps else ["anna", "bert", "carl"])
     assert _answer(session, [*chat(0), 65], "anna")[1:] == (tier, 100)
+
+
+@pytest.mark.parametrize(("length", "owners"), [(100, ["bert"]), (5, ["bert", "anna"])])
+def test_a_long_prompt_of_another_chat_moves_the_idle_one_to_memory(length: int, owners: list[str]):
+    session = _session(make_store(), several=True)
+    _answer(session, chat(1), "anna")
+    session.open(chat(2, length), GREEDY, owner="bert")
+    cache = session._sequences
+    assert [each.owner for each in (*cache.live.values(), *cache.closed)] == owners
+    assert cache.keeper is not None
+    assert _answer(session, [*chat(1), 65], "anna")[2] == 100
+
+
+def test_a_prompt_that_goes_on_moves_nothing():
+    session = _session(make_store(), several=True)
+    _answer(session, chat(1), "anna")
+    assert _answer(session, [*chat(1), *chat(2, 80)], "anna")[1:] == ("context", 100)
 
 
 def test_a_state_without_room_is_computed():

@@ -23,8 +23,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from etui.engine.constraint import make_limits
 from etui.engine.grammar import build_schema_grammar
+from etui.engine.grammar_trial import make_limits
 from etui.errors import InvalidRequest
 
 TEXTS = 4

@@ -13,7 +13,7 @@ from etui.engine.chat_formats import ToolFormat
 from etui.engine.session import ModelFacts
 from etui.engine.special_tokens import SpecialTokens
 from etui.engine.template_process import TemplateFailed, TemplateProcess
-from etui.engine.template_sandbox import TemplateLimit, TemplateRaised
+from etui.engine.template_sandbox import LimitExceeded, TemplateRaised
 from etui.errors import InvalidRequest, ModelUnavailable
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ class ChatTemplate:
         except TemplateRaised as error:
             why, fix = f"rejects these messages: {error}", "change the system prompt or the chat"
             raise self._refuse(why, fix) from error
-        except TemplateLimit as error:
+        except LimitExceeded as error:
             raise self._refuse(f"was stopped: {error}", fix) from error
         except TemplateFailed as error:
             # A template is a program: it can raise anything, and any exception means it is broken.

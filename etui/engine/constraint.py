@@ -10,10 +10,13 @@ draw takes the tokens that the tokenizer makes of it.
 from __future__ import annotations
 
 import ctypes
+import threading
+import time
 from collections.abc import Sequence
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
+from etui.engine.grammar_trial import NO_DETAILS, make_limits
 from etui.engine.sampler import Sampler
 from etui.engine.session import OutputGrammar
 from etui.errors import InvalidRequest
@@ -25,11 +28,8 @@ if TYPE_CHECKING:
     from etui.engine.model import Model
 
 
-def make_limits() -> Any:
-    """Return llguidance's limits: some 15 ms for a token, and 100 MB for an answer."""
-    from llguidance import LLParserLimits
-
-    return LLParserLimits(max_lexer_states=50_000, max_grammar_size=100_000, verbose_errors=False)
+TOKEN_SECONDS = 1.0
+"""Most CPU time of a token, which other answers wait for; the next one would take as long."""
 
 
 class Constraints:
@@ -40,27 +40,22 @@ class Constraints:
         self._model = model
         self._vocabulary: Any = None
         self._ends: frozenset[int] = frozenset()
+        self._reading = threading.Lock()
 
     def make(self, grammar: OutputGrammar, start: int) -> Constraint:
         """Make the constraint of a sequence whose next token is at position ``start``.
 
-        The first one reads the vocabulary, which takes 0.2 s for 50,000 tokens.
+        The first one reads the vocabulary, which takes 0.2 s for 50,000 tokens. Several threads may
+        make constraints at a time.
 
         Raises:
             InvalidRequest: The grammar is too large.
         """
-        from llguidance import LLMatcher, LLTokenizer
+        from llguidance import LLMatcher
 
-        if self._vocabulary is None:
-            tokens = self._model.pieces()
-            self._ends = frozenset(token for token, (_, ends) in enumerate(tokens) if ends)
-            self._vocabulary = LLTokenizer.from_llamacpp(
-                tokens=[piece for piece, _ in tokens],
-                vocab_ptr=self._model.vocab,
-                tokenize_fptr=ctypes.cast(self._api.llama_tokenize, ctypes.c_void_p).value,
-                eos_token=sorted(self._ends),
-                slices=LLTokenizer.json_slices(),
-            )
+        with self._reading:
+            if self._vocabulary is None:
+                self._vocabulary = self._read_vocabulary()
         text = LLMatcher.grammar_from_lark(grammar.text)
         matcher = LLMatcher(self._vocabulary, text, log_level=0, limits=make_limits())
         if matcher.is_error():
@@ -70,6 +65,19 @@ class Constraints:
                 grammar.param,
             )
         return Constraint(matcher, start, self._ends)
+
+    def _read_vocabulary(self) -> Any:
+        from llguidance import LLTokenizer
+
+        tokens = self._model.pieces()
+        self._ends = frozenset(token for token, (_, ends) in enumerate(tokens) if ends)
+        return LLTokenizer.from_llamacpp(
+            tokens=[piece for piece, _ in tokens],
+            vocab_ptr=self._model.vocab,
+            tokenize_fptr=ctypes.cast(self._api.llama_tokenize, ctypes.c_void_p).value,
+            eos_token=sorted(self._ends),
+            slices=LLTokenizer.json_slices(),
+        )
 
 
 class Constraint:
@@ -84,6 +92,9 @@ class Constraint:
         start: Length of the sequence where the grammar starts.
         ends: The tokens that end an answer; these are never read.
         accepted: The tokens that it has read.
+
+    Attributes:
+        fault: Why it cannot go on; empty if it can.
     """
 
     def __init__(
@@ -93,6 +104,7 @@ class Constraint:
         self._start = start
         self._ends = ends
         self._accepted = list(accepted)
+        self.fault = ""
 
     @property
     def active(self) -> bool:
@@ -148,8 +160,26 @@ class Constraint:
 
         Returns:
             The token; None if the grammar allows none of this vocabulary, which can lack bytes of
-            rare characters, or has exceeded a limit.
+            rare characters, or has exceeded a limit, which is then a fault.
         """
+        began_ns = time.thread_time_ns()
+        token = self._draw(sampler, context, row, tokens, logits)
+        seconds = (time.thread_time_ns() - began_ns) / 1e9
+        if seconds > TOKEN_SECONDS:  # all other answers wait for it
+            self.fault = f"its schema took {seconds:.1f} s of CPU for one token"
+        elif self._matcher.is_error():
+            why = " ".join(self._matcher.get_error().replace(NO_DETAILS, " ").split())
+            self.fault = f"its schema became too complex: {why}"
+        return None if self.fault else token
+
+    def _draw(
+        self,
+        sampler: Sampler,
+        context: Any,
+        row: int,
+        tokens: Sequence[int],
+        logits: NDArray[np.float32],
+    ) -> int | None:
         greedy = sampler.greedy
         token = int(logits.argmax()) if greedy else sampler.draw(context, row, tokens)
         if self.allows(token):

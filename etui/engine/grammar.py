@@ -2,7 +2,7 @@
 
 They are written for llguidance, in its dialect of Lark with JSON schemas inside. What a client
 sends is checked first: its size, its keywords (llguidance ignores those that it does not know), and
-that a finite text can match it. llguidance itself works within limits of time and memory.
+that a finite text can match it; then it is tried (:mod:`etui.engine.grammar_trial`).
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 from etui.engine.chat_formats import HARMONY, ToolFormat
 from etui.engine.chat_prompt import NESTING, is_deep
-from etui.engine.constraint import make_limits
+from etui.engine.grammar_trial import SIMPLER, STATES, STEPS_A_TOKEN, GrammarTrial
 from etui.engine.schema_rewrite import rewrite
 from etui.engine.session import OutputGrammar
+from etui.engine.template_sandbox import LimitExceeded
 from etui.errors import InvalidRequest
 
 SCHEMA_CHARACTERS = 65_536
 DEPTH = 64
 PARTS = 2_000
 PATTERNS = 64
-"""Most different patterns of a schema: each takes up to some 30 ms to try."""
+"""Most different patterns of a schema."""
 
 TOOLS_CHARACTERS = 262_144
 TOOLS = 128
@@ -57,8 +57,6 @@ _FORMAT_NAMES = "date time date-time duration email hostname ipv4 ipv6 uuid uri"
 _FORMATS = frozenset(_FORMAT_NAMES.split())
 _MOST = 10**16 - 1  # of an integer without limits, which a small model may never end
 _CONTROL = re.compile(r"(?<!\\)((?:\\\\)*)\\c([A-Za-z])")
-_PROBED_BYTES = 16
-_NO_DETAILS = "<non-verbose/>"
 _NAME = re.compile(r"[a-zA-Z0-9_.-]{1,128}")
 _PARAM = "tools"
 
@@ -76,15 +74,25 @@ def build_schema_grammar(
     Raises:
         InvalidRequest: It is no schema, or one that a grammar cannot keep.
     """
-    value = f"value: %json {_read_schema(text, param)}"
-    return _finish("lead value" if lead else "value", [value], param)
+    trial = GrammarTrial()
+    value = f"value: %json {_read_schema(text, param, trial)}"
+    return _finish("lead value" if lead else "value", [value], param, trial)
 
 
-def _finish(start: str, rules: Iterable[str], param: str) -> OutputGrammar:
-    return OutputGrammar("\n".join((f"start: {start}", _LEAD, *rules, "")), param)
+def _finish(start: str, rules: Iterable[str], param: str, trial: GrammarTrial) -> OutputGrammar:
+    text = "\n".join((f"start: {start}", _LEAD, *rules, ""))
+    try:
+        fault = trial.find_fault_of_grammar(text)
+    except LimitExceeded as error:
+        fault = str(error)
+    if fault:
+        limits = f"{STEPS_A_TOKEN:,} steps a token, {STATES:,} states"
+        what = f"the schemas of this request are too complex: {fault} (limits: {limits})"
+        raise InvalidRequest(what, SIMPLER, param)
+    return OutputGrammar(text, param)
 
 
-def _read_schema(text: str, param: str) -> str:
+def _read_schema(text: str, param: str, trial: GrammarTrial) -> str:
     """Return the schema that llguidance has to keep for that of a client."""
     if len(text) > SCHEMA_CHARACTERS:
         raise InvalidRequest(
@@ -103,9 +111,9 @@ def _read_schema(text: str, param: str) -> str:
             param,
         )
     try:
-        return _Reader(document, param).read()
+        return _Reader(document, param, trial).read()
     except _SharedNames:
-        return _Reader(document, param, joins_patterns=True).read()
+        return _Reader(document, param, trial, joins_patterns=True).read()
 
 
 def _refuse_constant(name: str) -> Any:
@@ -131,8 +139,11 @@ class _Reader:
     object of its own and once as a part of an object that is described in several places.
     """
 
-    def __init__(self, document: Any, param: str, *, joins_patterns: bool = False) -> None:
+    def __init__(
+        self, document: Any, param: str, trial: GrammarTrial, *, joins_patterns: bool = False
+    ) -> None:
         self._document = document
+        self._trial = trial
         self._joins_patterns = joins_patterns
         self._param = param
         self._named: dict[tuple[str, bool], str] = {}
@@ -149,13 +160,15 @@ class _Reader:
             raise self._refuse("has a part that nothing matches (false)")
         if len(self._patterns) > PATTERNS:
             raise self._refuse(f"has more than {PATTERNS} patterns")
-        for pattern in sorted(self._patterns):
-            if fault := _find_fault_of_pattern(pattern):
-                what = f"has the pattern {_short(pattern)}, which a grammar cannot express: {fault}"
-                raise self._refuse(what, "use a simpler pattern")
         whole = {} if root is True else root
         text = json.dumps({**whole, "$defs": self._defs, "x-guidance": _OPTIONS})
-        fault = _find_fault(text)
+        try:
+            fault, pattern = self._trial.find_fault(text, list(self._patterns))
+        except LimitExceeded as error:
+            raise self._refuse(f"cannot be read as a grammar: {error}", SIMPLER) from None
+        if pattern:
+            what = f"has the pattern {_short(pattern)}, which a grammar cannot express: {fault}"
+            raise self._refuse(what, "use a simpler pattern")
         if "not disjoint" in fault and not self._joins_patterns:
             raise _SharedNames
         if fault:
@@ -334,52 +347,6 @@ def _read_pattern(pattern: str) -> str:
     return _CONTROL.sub(lambda found: f"{found[1]}\\x{ord(found[2].upper()) - 64:02x}", pattern)
 
 
-@cache
-def _byte_vocabulary() -> Any:
-    """Return a vocabulary of the single bytes, to try a pattern without a model."""
-    from llguidance import LLTokenizer, TokenizerWrapper
-
-    return LLTokenizer(TokenizerWrapper(_Bytes()), slices=[])
-
-
-class _Bytes:
-    """Each byte as a token, in the form that llguidance asks for."""
-
-    tokens = (*(bytes([byte]) for byte in range(256)), b"")
-    special_token_ids = (256,)
-    eos_token_id = 256
-    bos_token_id = None
-
-    def __call__(self, text: bytes) -> list[int]:
-        return list(text)
-
-
-def _find_fault(schema: str) -> str:
-    """Return why llguidance does not accept a schema; empty if it does."""
-    from llguidance import LLMatcher
-
-    try:
-        grammar = LLMatcher.grammar_from_json_schema(schema)
-    except ValueError as error:
-        return str(error)
-    return _one_line(LLMatcher.validate_grammar(grammar, limits=make_limits()))
-
-
-def _find_fault_of_pattern(pattern: str) -> str:
-    """Return why a pattern cannot be kept; empty if it can be, at least at its begin."""
-    from llguidance import LLMatcher
-
-    grammar = LLMatcher.grammar_from_json_schema(json.dumps({"type": "string", "pattern": pattern}))
-    matcher = LLMatcher(_byte_vocabulary(), grammar, log_level=0, limits=make_limits())
-    matcher.consume_token(ord('"'))
-    for _ in range(_PROBED_BYTES):
-        if matcher.is_accepting() or matcher.is_error():
-            break
-        allowed = matcher.compute_logit_bias()
-        matcher.consume_token(max((b for b in range(256) if allowed[b]), default=0))
-    return _one_line(matcher.get_error())
-
-
 def _find_finite(defs: Mapping[str, Any]) -> set[str]:
     """Find the names that a finite text can match, by repeating until nothing is added."""
     finite: set[str] = set()
@@ -407,10 +374,6 @@ def _is_finite(part: Any, finite: set[str]) -> bool:
         needed = [*prefix, part.get("items", True)][: int(part.get("minItems", 0))]
         return all(_is_finite(each, finite) for each in needed)
     return True
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.removesuffix(_NO_DETAILS).split())
 
 
 def _short(value: Any) -> str:
@@ -513,6 +476,7 @@ def build_tool_grammar(
     Raises:
         InvalidRequest: The parameters of a tool are no schema, or one that a grammar cannot keep.
     """
+    trial = GrammarTrial()
     rules = [_list_calls("call", len(tools))]
     head, tail = _CALL[tool_format]
     tag = _TAGS.get(tool_format, "") if free else ""
@@ -526,9 +490,9 @@ def build_tool_grammar(
         ]
     for index, tool in enumerate(tools):
         name = tool.name if tool_format in _BARE_NAMES else _json_text(tool.name)
-        kept = _read_schema(tool.parameters, _PARAM)  # refuses what no grammar can keep
+        kept = _read_schema(tool.parameters, _PARAM, trial)  # refuses what no grammar can keep
         if tool_format in _BY_ARGUMENT:
-            arguments = _Arguments(tool_format, index, json.loads(tool.parameters))
+            arguments = _Arguments(tool_format, index, json.loads(tool.parameters), trial)
             rules += [f"args{index}: {arguments.body}", *arguments.rules]
         else:
             rules.append(f"args{index}: %json {kept}")
@@ -548,9 +512,10 @@ def build_tool_grammar(
     parts = [before, body, after]
     body = " ".join(part for part in parts if part)
     if schema:
-        rules.append(f"whole: %json {_read_schema(schema, 'response_format')}")
+        rules.append(f"whole: %json {_read_schema(schema, 'response_format', trial)}")
         body = f"({body} | whole)"
-    return _finish(f"lead {body}" if lead else body, [*rules, *_value_rules(tool_format)], _PARAM)
+    rules += _value_rules(tool_format)
+    return _finish(f"lead {body}" if lead else body, rules, _PARAM, trial)
 
 
 def _list_calls(rule: str, count: int) -> str:
@@ -642,8 +607,11 @@ class _Arguments:
         rules: The rules of each.
     """
 
-    def __init__(self, tool_format: ToolFormat, index: int, schema: Mapping[str, Any]) -> None:
+    def __init__(
+        self, tool_format: ToolFormat, index: int, schema: Mapping[str, Any], trial: GrammarTrial
+    ) -> None:
         self._format = tool_format
+        self._trial = trial
         self._index = index
         self._shared = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
         self.rules: list[str] = []
@@ -694,7 +662,8 @@ class _Arguments:
         return f"{key}:", value, ""
 
     def _json(self, schema: Mapping[str, Any]) -> str:
-        return f"%json {_read_schema(json.dumps({**self._shared, **schema}), _PARAM)}"
+        text = json.dumps({**self._shared, **schema})
+        return f"%json {_read_schema(text, _PARAM, self._trial)}"
 
 
 def read_types(schema: Mapping[str, Any]) -> tuple[str, ...]:

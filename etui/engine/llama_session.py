@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from etui.arm import Sampling, Speculate
 from etui.engine.chat_prompt import ChatTemplate, ModelText
 from etui.engine.compute_thread import ComputeThread
-from etui.engine.constraint import Constraints
+from etui.engine.constraint import Constraint, Constraints
 from etui.engine.context import DECODED, NO_ROOM, Context, ContextOptions
 from etui.engine.embedding import Embedder
 from etui.engine.kv_store import KvStore, SequenceKeeper
@@ -489,7 +489,8 @@ class LlamaSession(ModelText):
         scripted = sequence.script.find(len(tokens)) if sequence.script else None
         token = token if scripted is None else scripted
         if token is None:
-            return Sampled(sequence.id, NO_TOKEN, b"", 0.0, ends=True, stuck=True)
+            fault = "" if constraint is None else constraint.fault
+            return Sampled(sequence.id, NO_TOKEN, b"", 0.0, ends=True, stuck=True, fault=fault)
         piece, ends = self._model.piece(token)
         ends = ends and scripted is None
         if not ends:
@@ -564,8 +565,15 @@ class LlamaSession(ModelText):
 
     def constrain(self, sequence: TokenSequence, grammar: OutputGrammar) -> None:
         """Let steps draw only tokens that the grammar allows."""
+        self.keep_to(sequence, self.make_constraint(sequence, grammar))
+
+    def make_constraint(self, sequence: TokenSequence, grammar: OutputGrammar) -> Constraint:
+        """Make the constraint of what a sequence draws next; a running batch does not matter."""
+        return self._constraints.make(grammar, len(sequence.tokens))
+
+    def keep_to(self, sequence: TokenSequence, constraint: Constraint) -> None:
+        """Let steps draw only tokens that a constraint allows."""
         own = self._sequences.find(sequence)
-        constraint = self._constraints.make(grammar, len(own.tokens))
         self._stop(own)
         own.speculation, own.constraint = None, constraint
 

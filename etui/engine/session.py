@@ -119,6 +119,7 @@ class Sampled:
     logprob: float  # Log-probability under the full softmax before sampling, in nats
     ends: bool  # Whether it ends the text; then it is not queued
     stuck: bool = False  # The grammar allows no token of the vocabulary: the answer ends without
+    fault: str = ""  # Why its answer cannot go on: an error of the request; empty if it can
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The process that renders chat templates: started once, limited, killed if a template hangs."""
+"""Processes with limits for what clients and files bring: killed if a request hangs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from etui.engine.template_sandbox import (
     RAISED,
     SECONDS,
     SOURCE_CHARACTERS,
-    TemplateLimit,
+    LimitExceeded,
     TemplateRaised,
     describe_memory,
     read_message,
@@ -26,7 +26,7 @@ from etui.engine.template_sandbox import (
 from etui.errors import EngineFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 WALL_SECONDS = 20.0
 """Longest wait for a reply. The limit on CPU time is much shorter; this one is for a process that
@@ -45,19 +45,25 @@ class TemplateFailed(Exception):
         self.kind = kind
 
 
-class TemplateProcess:
-    """Compile and render templates in a child process; used from one thread at a time.
+class LimitedProcess:
+    """Answers requests in a child process with limits; used from one thread at a time.
 
     The process is started on first use and again after it was killed. It is a ``subprocess``,
     because ``multiprocessing`` cannot start inside a running Textual app.
+
+    Args:
+        command: Python's arguments; the limits follow them.
+        purpose: What it is for, in errors.
     """
 
-    def __init__(self, seconds: float = SECONDS, memory_bytes: int = MEMORY_BYTES) -> None:
+    def __init__(
+        self, command: Sequence[str], purpose: str, seconds: float, memory_bytes: int
+    ) -> None:
+        self._command = [*command, str(seconds), str(memory_bytes)]
+        self._purpose = purpose
         self._seconds = seconds
         self._memory_bytes = memory_bytes
         self._process: subprocess.Popen[bytes] | None = None
-        self._numbers: dict[str, int] = {}
-        self._compiled: set[str] = set()  # in the running process
         self._works = False  # it has answered
 
     @property
@@ -77,7 +83,7 @@ class TemplateProcess:
         try:
             self._process = subprocess.Popen(
                 # -P: a module in the user's folder must not replace one of these.
-                [sys.executable, "-P", str(_SCRIPT), str(self._seconds), str(self._memory_bytes)],
+                [sys.executable, "-P", *self._command],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
@@ -85,41 +91,14 @@ class TemplateProcess:
             )
         except OSError as error:
             raise EngineFailed(
-                f"the process for chat templates could not be started: {error}",
+                f"the process for {self._purpose} could not be started: {error}",
                 "close other programs, and ask again",
             ) from error
-
-    def compile(self, source: str) -> None:
-        """Compile a template, unless the process has compiled it already.
-
-        Raises:
-            TemplateLimit: It exceeded a limit.
-            TemplateFailed: The source is not a valid template.
-            EngineFailed: The process cannot be started.
-        """
-        if len(source) > SOURCE_CHARACTERS:
-            raise TemplateLimit(f"it has {len(source)} characters, more than {SOURCE_CHARACTERS}")
-        self.start()
-        if source not in self._compiled:
-            self._request(source, {})
-
-    def render(self, source: str, variables: Mapping[str, object]) -> str:
-        """Render a template, which is compiled first if necessary.
-
-        Raises:
-            TemplateLimit: It exceeded a limit.
-            TemplateRaised: It called ``raise_exception``.
-            TemplateFailed: It raised another exception.
-            EngineFailed: The process cannot be started.
-        """
-        self.compile(source)
-        return self._request(source, {"variables": variables})
 
     def close(self) -> None:
         """End the process."""
         process, self._process = self._process, None
         self._works = False
-        self._compiled.clear()
         if process is None:
             return
         process.kill()  # it has no state to save
@@ -129,29 +108,19 @@ class TemplateProcess:
                 with contextlib.suppress(OSError):
                     pipe.close()
 
-    def _request(self, source: str, request: dict[str, Any]) -> str:
-        request["id"] = self._numbers.setdefault(source, len(self._numbers))
-        if source not in self._compiled:
-            request["source"] = source
-        reply = self._exchange(request)
-        kind = reply.get("kind")
-        if kind == LIMIT:
-            self.close()  # its memory may be full
-            raise TemplateLimit(reply["message"])
-        if kind == RAISED:
-            raise TemplateRaised(reply["message"])
-        if kind is not None:
-            raise TemplateFailed(kind, reply["message"])
-        self._compiled.add(source)
-        text: str = reply["text"]
-        return text
+    def exchange(self, request: Mapping[str, Any]) -> Any:
+        """Send a request, and return the reply.
 
-    def _exchange(self, request: Mapping[str, Any]) -> Any:
+        Raises:
+            LimitExceeded: It took too long or too much memory; the process was killed.
+            EngineFailed: The process cannot be started.
+        """
+        self.start()
         process = self._process
         assert process is not None
         assert process.stdin is not None
         assert process.stdout is not None
-        watch = _Watch(process, self._memory_bytes)
+        watch = _Watch(process, self._memory_bytes, self._seconds)
         try:
             with contextlib.suppress(OSError):  # its end is seen when reading
                 write_message(process.stdin, request)
@@ -166,11 +135,10 @@ class TemplateProcess:
             self.close()
             if code > 0 and not works:
                 raise EngineFailed(
-                    f"the process for chat templates exited with code {code}",
-                    f"see what {sys.executable} {_SCRIPT} {self._seconds:g} "
-                    f"{self._memory_bytes} prints",
+                    f"the process for {self._purpose} exited with code {code}",
+                    f"see what {' '.join([sys.executable, *self._command])} prints",
                 )
-            raise TemplateLimit(watch.verdict or self._describe_exit(code))
+            raise LimitExceeded(watch.verdict or self._describe_exit(code))
         self._works = True
         return reply
 
@@ -183,15 +151,75 @@ class TemplateProcess:
         return f"its process was killed by {names[0] if names else f'signal {-code}'}"
 
 
+class TemplateProcess(LimitedProcess):
+    """Compile and render templates in a child process; used from one thread at a time."""
+
+    def __init__(self, seconds: float = SECONDS, memory_bytes: int = MEMORY_BYTES) -> None:
+        super().__init__([str(_SCRIPT)], "chat templates", seconds, memory_bytes)
+        self._numbers: dict[str, int] = {}
+        self._compiled: set[str] = set()  # in the running process
+
+    def close(self) -> None:
+        """End the process."""
+        super().close()
+        self._compiled.clear()
+
+    def compile(self, source: str) -> None:
+        """Compile a template, unless the process has compiled it already.
+
+        Raises:
+            LimitExceeded: It exceeded a limit.
+            TemplateFailed: The source is not a valid template.
+            EngineFailed: The process cannot be started.
+        """
+        if len(source) > SOURCE_CHARACTERS:
+            raise LimitExceeded(f"it has {len(source)} characters, more than {SOURCE_CHARACTERS}")
+        self.start()
+        if source not in self._compiled:
+            self._request(source, {})
+
+    def render(self, source: str, variables: Mapping[str, object]) -> str:
+        """Render a template, which is compiled first if necessary.
+
+        Raises:
+            LimitExceeded: It exceeded a limit.
+            TemplateRaised: It called ``raise_exception``.
+            TemplateFailed: It raised another exception.
+            EngineFailed: The process cannot be started.
+        """
+        self.compile(source)
+        return self._request(source, {"variables": variables})
+
+    def _request(self, source: str, request: dict[str, Any]) -> str:
+        request["id"] = self._numbers.setdefault(source, len(self._numbers))
+        if source not in self._compiled:
+            request["source"] = source
+        reply = self.exchange(request)
+        kind = reply.get("kind")
+        if kind == LIMIT:
+            self.close()  # its memory may be full
+            raise LimitExceeded(reply["message"])
+        if kind == RAISED:
+            raise TemplateRaised(reply["message"])
+        if kind is not None:
+            raise TemplateFailed(kind, reply["message"])
+        self._compiled.add(source)
+        text: str = reply["text"]
+        return text
+
+
 class _Watch:
     """Kill a process that takes too long or too much memory, where the kernel does not."""
 
-    def __init__(self, process: subprocess.Popen[bytes], memory_bytes: int) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], memory_bytes: int, seconds: float) -> None:
         self.verdict = ""
+        # Windows has no timer of CPU time.
+        has_timer = hasattr(signal, "setitimer")
+        self._seconds = WALL_SECONDS if has_timer else min(WALL_SECONDS, 4 * seconds)
         self._process = process
         self._memory_bytes = memory_bytes
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="template watch", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="limits watch", daemon=True)
         self._thread.start()
 
     def end(self) -> None:
@@ -202,10 +230,10 @@ class _Watch:
     def _run(self) -> None:
         import psutil
 
-        last = time.monotonic() + WALL_SECONDS
+        last = time.monotonic() + self._seconds
         while not self._ended.wait(_LOOK_SECONDS):
             if time.monotonic() > last:
-                self._kill(f"it ran for more than {WALL_SECONDS:g} s")
+                self._kill(f"it ran for more than {self._seconds:g} s")
                 return
             try:
                 taken = psutil.Process(self._process.pid).memory_info().rss

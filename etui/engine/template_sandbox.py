@@ -64,8 +64,8 @@ _FILENAME = "<chat template>"
 _WIDE_FORMAT = re.compile(r"\*|\d{4,}")
 
 
-class TemplateLimit(Exception):
-    """The template exceeded a limit on time, memory or text length."""
+class LimitExceeded(Exception):
+    """A request exceeded a limit on time, memory or text length."""
 
 
 class TemplateRaised(Exception):
@@ -77,10 +77,10 @@ def compile_template(source: str) -> Callable[[Mapping[str, Any]], Iterator[str]
 
     Raises:
         jinja2.TemplateError: The source is not a valid template.
-        TemplateLimit: The source is too long.
+        LimitExceeded: The source is too long.
     """
     if len(source) > SOURCE_CHARACTERS:
-        raise TemplateLimit(f"it has {len(source)} characters, more than {SOURCE_CHARACTERS}")
+        raise LimitExceeded(f"it has {len(source)} characters, more than {SOURCE_CHARACTERS}")
     environment = _build_environment()
     code = environment.compile(source, name=_FILENAME, filename=_FILENAME)
     template = environment.template_class.from_code(environment, code, environment.globals)
@@ -149,7 +149,7 @@ def _check_growth(name: str, owner: str, args: tuple[Any, ...]) -> None:
     else:
         return
     if size > OUTPUT_CHARACTERS:
-        raise TemplateLimit(f"it would create a text of {size} characters")
+        raise LimitExceeded(f"it would create a text of {size} characters")
 
 
 def _build_environment() -> ImmutableSandboxedEnvironment:
@@ -222,10 +222,10 @@ class Renderer:
     def run(self) -> None:
         """Answer requests until the parent closes the pipe."""
         while (request := read_message(self._requests)) is not None:
-            _set_timer(self._seconds)
+            set_timer(self._seconds)
             try:
                 reply = {"text": self._answer(request)}
-            except TemplateLimit as error:
+            except LimitExceeded as error:
                 reply = {"kind": LIMIT, "message": str(error)}
             except MemoryError:
                 reply = {"kind": LIMIT, "message": describe_memory(self._memory_bytes)}
@@ -234,7 +234,7 @@ class Renderer:
             except Exception as error:  # noqa: BLE001 - a template can raise anything
                 reply = {"kind": type(error).__name__, "message": str(error)[:500]}
             write_message(self._replies, reply)
-            _set_timer(0.0)
+            set_timer(0.0)
 
     def _answer(self, request: Mapping[str, Any]) -> str:
         number = request["id"]
@@ -248,12 +248,12 @@ class Renderer:
             pieces.append(piece)
             length += len(piece)
             if length > OUTPUT_CHARACTERS:
-                raise TemplateLimit(f"it wrote more than {OUTPUT_CHARACTERS} characters")
+                raise LimitExceeded(f"it wrote more than {OUTPUT_CHARACTERS} characters")
         return "".join(pieces)
 
 
 def describe_memory(most_bytes: int) -> str:
-    """Say that a template took too much memory."""
+    """Say that a request took too much memory."""
     return f"it took more than {most_bytes // 1_000_000} MB of memory"
 
 
@@ -274,13 +274,13 @@ def write_message(stream: IO[bytes], message: object) -> None:
     stream.flush()
 
 
-def _set_timer(seconds: float) -> None:
+def set_timer(seconds: float) -> None:
     """Let the kernel kill this process after so much CPU time; 0 stops the timer."""
     if hasattr(signal, "setitimer"):
         signal.setitimer(signal.ITIMER_PROF, seconds)
 
 
-def _limit_process(memory_bytes: int) -> None:
+def limit_process(memory_bytes: int) -> None:
     """Limit the address space of this process, and let it write no file and no core dump."""
     if hasattr(signal, "SIGPROF"):
         signal.signal(signal.SIGPROF, signal.SIG_DFL)
@@ -314,7 +314,7 @@ def main() -> None:
     """Render for the parent on standard input and output; the arguments are the limits."""
     _build_environment()  # imports jinja2 before the limits apply
     seconds, memory_bytes = float(sys.argv[1]), int(sys.argv[2])
-    _limit_process(memory_bytes)
+    limit_process(memory_bytes)
     Renderer(sys.stdin.buffer, sys.stdout.buffer, seconds, memory_bytes).run()
 
 

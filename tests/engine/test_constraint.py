@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from jsonschema import validate
 
 from etui.arm import Sampling
+from etui.engine import constraint, grammar_trial
+from etui.engine.batching.shared_session import SharedSession
 from etui.engine.grammar import build_schema_grammar
 from etui.engine.llama_session import LlamaSession
 from etui.engine.sequence_cache import LlamaSequence
-from etui.engine.session import OutputGrammar
+from etui.engine.session import OutputGrammar, Sampled
 from etui.errors import InvalidRequest
 from tests.engine.driving import GREEDY, QUESTION, generate, prefill, prompt
 
@@ -224,3 +227,39 @@ def test_log_probabilities_are_those_before_the_grammar(session):
     top = session.top_logprobs(sequence, 5)
     assert sampled[0].token not in [each.token for each in top[:1]]
     assert sampled[0].logprob < top[0].logprob
+
+
+def test_a_schema_that_exceeds_a_limit_ends_its_own_answer_with_an_error(make_session, monkeypatch):
+    session = make_session()
+    shared = SharedSession(session, "starter", prompt_limit=64)
+    first, other = shared.join(1), shared.join(2)
+    constrained = first.open(prompt(session, QUESTION), GREEDY)
+    monkeypatch.setattr(grammar_trial, "STATES", 20)  # reached after some tokens
+    first.constrain(constrained, build_schema_grammar(json.dumps({"type": "array"})))
+    monkeypatch.undo()
+
+    def run() -> None:
+        while True:
+            first.step([constrained])
+
+    with ThreadPoolExecutor(1) as pool:
+        free = other.open(prompt(session, QUESTION), GREEDY)
+        failed = pool.submit(run)
+        failed.add_done_callback(lambda _: first.leave())
+        drawn = [other.step([free]) for _ in range(60)]
+        with pytest.raises(InvalidRequest, match="too complex") as found:
+            failed.result()
+    assert found.value.fix
+    assert sum(len(step.sampled) for step in drawn) > 40
+    other.leave()
+
+
+def test_a_token_that_takes_a_second_ends_its_answer(make_session, monkeypatch):
+    monkeypatch.setattr(constraint, "TOKEN_SECONDS", 0.0)
+    session = make_session()
+    sequence = begin(session)
+    sampled: list[Sampled] = []
+    while not sampled:
+        sampled += session.step([sequence]).sampled
+    assert sampled[0].ends
+    assert "s of CPU for one token" in sampled[0].fault

@@ -14,7 +14,7 @@ import pytest
 
 from etui.engine import template_process, template_sandbox
 from etui.engine.template_process import TemplateFailed, TemplateProcess
-from etui.engine.template_sandbox import TemplateLimit
+from etui.engine.template_sandbox import LimitExceeded
 from etui.errors import EngineFailed
 
 ENDLESS = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
@@ -46,7 +46,7 @@ def test_one_process_renders_all_templates(process):
 def test_a_template_that_runs_too_long_is_killed_and_the_next_one_is_not(process):
     process.start()
     first = process.pid
-    with pytest.raises(TemplateLimit, match=r"it ran for more than 0\.5 s"):
+    with pytest.raises(LimitExceeded, match=r"it ran for more than 0\.5 s"):
         process.render(ENDLESS, {})
     assert process.pid is None
     assert process.render("{{ a }}", {"a": "x"}) == "x"
@@ -58,7 +58,7 @@ def test_a_process_that_does_not_run_is_given_up(process, monkeypatch):
     monkeypatch.setattr(template_process, "WALL_SECONDS", 0.1)
     assert process.pid is not None
     os.kill(process.pid, signal.SIGSTOP)
-    with pytest.raises(TemplateLimit, match=r"it ran for more than 0\.1 s"):
+    with pytest.raises(LimitExceeded, match=r"it ran for more than 0\.1 s"):
         process.render("{{ a }}", {"a": "x"})
 
 
@@ -68,7 +68,7 @@ def test_memory_is_watched_where_the_kernel_does_not_limit_it(monkeypatch):
     try:
         process.start()
         process._memory_bytes = 1_000_000  # the kernel knows another limit
-        with pytest.raises(TemplateLimit, match="it took more than 1 MB of memory"):
+        with pytest.raises(LimitExceeded, match="it took more than 1 MB of memory"):
             process.render(ENDLESS, {})
     finally:
         process.close()

@@ -19,6 +19,7 @@ from typing import TypeVar
 from etui.arm import Sampling, Speculate
 from etui.chat import Message, Picture, TextsToEmbed
 from etui.engine.batching.admission import NOTHING, Reservation, Room
+from etui.engine.grammar_trial import SIMPLER
 from etui.engine.llama_session import LlamaSession
 from etui.engine.sequence_cache import LlamaSequence, common_prefix
 from etui.engine.session import (
@@ -229,6 +230,7 @@ class RequestSession:
             ContextOverflow: A sequence has outgrown the context.
             CacheFull: The cache is full, and this is the youngest request.
             EngineFailed: The batch failed.
+            InvalidRequest: The grammar of a sequence has exceeded a limit.
         """
         most = self.facts.context_tokens
         wanted = [(self._find(sequence), draw) for sequence in sequences]
@@ -238,6 +240,8 @@ class RequestSession:
         self._shared.await_batch(self, wanted)
         result, self.result = self.result, None
         if isinstance(result, Step):
+            if fault := next((each.fault for each in result.sampled if each.fault), ""):
+                raise InvalidRequest(f"the answer cannot go on: {fault}", SIMPLER)
             return result
         assert result is not None
         raise result
@@ -261,9 +265,11 @@ class RequestSession:
             return session.logprobs(self._find(sequence), tokens)
 
     def constrain(self, sequence: TokenSequence, grammar: OutputGrammar) -> None:
-        """Let steps draw only tokens that the grammar allows."""
+        """Let steps draw only tokens that the grammar allows; no batch waits while it is built."""
+        own = self._find(sequence)
+        constraint = self._session.make_constraint(own, grammar)
         with self._shared.use(self) as session:
-            session.constrain(self._find(sequence), grammar)
+            session.keep_to(own, constraint)
 
     def top_logprobs(self, sequence: TokenSequence, count: int) -> tuple[LikelyToken, ...]:
         """Return the most likely tokens where its last step drew a token."""

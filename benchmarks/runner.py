@@ -40,6 +40,7 @@ NAMES = (
     "probes",
     "replay",
     "routing",
+    "scale",
     "serve",
     "speculation",
     "sweep",

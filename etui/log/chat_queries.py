@@ -18,6 +18,8 @@ LATEST = "last"
 """The name of the chat that was used last."""
 _MOST_LISTED = 5
 _MOST_TITLES = 2000
+_LAST_AT = "coalesce(last_at, created_at)"
+"""When a chat was used last, as its index has it."""
 
 
 def find_chat(log: LogReader, name: str) -> ChatRecord:
@@ -31,11 +33,8 @@ def find_chat(log: LogReader, name: str) -> ChatRecord:
     # The wildcard comes after the name, so a title that only contains the name does not match.
     beginning = build_like_pattern(wanted).removeprefix("%")
     rows = log.select(
-        """SELECT *, coalesce(
-                (SELECT max(created_at) FROM turns WHERE turns.chat_id = chats.chat_id),
-                created_at) AS last_at
-            FROM chats WHERE chat_id LIKE ? ESCAPE '\\' OR name LIKE ? ESCAPE '\\'
-            ORDER BY last_at DESC, id DESC""",
+        f"""SELECT * FROM chats WHERE chat_id LIKE ? ESCAPE '\\' OR name LIKE ? ESCAPE '\\'
+            ORDER BY {_LAST_AT} DESC, id DESC""",
         (beginning, beginning),
     )
     found = [parse_record(ChatRecord, row) for row in rows] if wanted else []
@@ -101,19 +100,17 @@ def list_chats(
         condition = f"WHERE name LIKE ? ESCAPE '\\' OR chat_id IN (SELECT chat_id {found.sql})"
         values = (build_like_pattern(search.strip()), *found.values)
     rows = log.select(
-        f"""SELECT *, coalesce(
-                (SELECT max(created_at) FROM turns WHERE turns.chat_id = chats.chat_id),
-                created_at) AS last_at,
+        f"""SELECT *, {_LAST_AT} AS used_at,
             (SELECT count(*) - count(DISTINCT parent_id) FROM turns INDEXED BY turns_by_parent
                 WHERE turns.chat_id = chats.chat_id) AS branches
-            FROM chats {condition} ORDER BY last_at DESC, id DESC LIMIT ? OFFSET ?""",
+            FROM chats {condition} ORDER BY {_LAST_AT} DESC, id DESC LIMIT ? OFFSET ?""",
         (*values, sql_limit(limit), offset),
     )
     totals = _sum_chats(log, [row["chat_id"] for row in rows])
     return [
         ChatSummary(
             parse_record(ChatRecord, row),
-            row["last_at"],
+            row["used_at"],
             totals.get(row["chat_id"]),
             max(1, row["branches"]),
         )

@@ -124,12 +124,13 @@ def find_curve(
         save: Takes a curve that is fitted here because the log has grown enough. With None nothing
             is fitted: a fit takes half a second, and no answer should wait for it.
     """
-    valid = [c for c in log.curves(model, sha256) if not list_differences(c.conditions, now)]
-    for curve in valid:
-        if curve.source == "calibration":
-            return curve
-    latest = valid[0] if valid else None
-    if save is None:
+    rows = log.select(CURVES_SQL, (model, sha256))
+    latest = _find_valid([row for row in rows if row["source"] == "calibration"], now)
+    if latest is not None:
+        return latest
+    latest = _find_valid(rows, now)
+    since = "" if latest is None else latest.created_at
+    if save is None or log.select(_COUNT_NEWER_SQL, (model, sha256, since))[0][0] < LEAST_TURNS:
         return latest
     turns = select_comparable_turns(log, model, sha256, now)
     newer = [turn for turn in turns if latest is None or turn.created_at > latest.created_at]
@@ -141,6 +142,14 @@ def find_curve(
         return latest
     save(build_curve_record(curve))
     return curve
+
+
+def _find_valid(rows: Sequence[ReadRow], now: Conditions) -> OperatingCurve | None:
+    """Find the first curve that is valid under some conditions; each takes a while to parse."""
+    for curve in map(parse_curve, rows):
+        if curve is not None and not list_differences(curve.conditions, now):
+            return curve
+    return None
 
 
 def select_comparable_turns(
@@ -185,25 +194,39 @@ TURNS = 500
 # weights, probes of the thinking cost tokens that are not counted as output, a cascade is several
 # turns in one, another machine may have loaded its model meanwhile, bringing a KV cache back is no
 # work of the model, and texts that were embedded (without output) had a context of their own.
+_ALONE_SQL = f"""
+    reasoning <> 'vote' AND probes = '[]' AND hops = '[]'
+        AND status IN ('complete', 'truncated') AND tokens_computed > 0 AND tokens_output > 0
+        AND energy_phases_prefill IS NOT NULL AND energy_phases_decode IS NOT NULL
+        AND instr(energy_flags, '"load"') = 0 AND {FREE_OF_CACHES_SQL}
+"""
+
 _POINTS_SQL = f"""
     SELECT tokens_computed, tokens_cached, tokens_output, energy_phases_prefill,
         energy_phases_decode, energy_joules, energy_uncertainty, seconds_prefill, seconds_decode,
         energy_kind, energy_channels, {SHARED_SQL} AS shared, settings, created_at
-    FROM turns
-    WHERE model = ? AND model_sha256 IS ? AND reasoning <> 'vote' AND probes = '[]' AND hops = '[]'
-        AND {{speculation}}
-        AND status IN ('complete', 'truncated') AND tokens_computed > 0 AND tokens_output > 0
-        AND energy_phases_prefill IS NOT NULL AND energy_phases_decode IS NOT NULL
-        AND energy_flags NOT LIKE '%"load"%' AND {FREE_OF_CACHES_SQL}
+    FROM turns INDEXED BY {{index}}
+    WHERE model = ? AND model_sha256 IS ? AND {{speculation}} AND {_ALONE_SQL}
     ORDER BY created_at DESC, id DESC LIMIT ?
 """
 
 # A batch that verifies drafts gives several tokens for one read of the weights, and how many of
 # them depends on the text.
-POINTS_SQL = _POINTS_SQL.format(speculation="speculation_method IS NULL")
+_UNDRAFTED_SQL = "speculation_method IS NULL"
+POINTS_SQL = _POINTS_SQL.format(index="turns_as_points", speculation=_UNDRAFTED_SQL)
 """Turns without drafted tokens, which are points of an operating curve."""
+_COUNT_NEWER_SQL = f"""
+    SELECT count(*) FROM (
+        SELECT 1 FROM turns INDEXED BY turns_as_points
+        WHERE model = ? AND model_sha256 IS ? AND created_at > ? AND {_UNDRAFTED_SQL}
+            AND {_ALONE_SQL} LIMIT {LEAST_TURNS}
+    )
+"""
 SPECULATED_SQL = _POINTS_SQL.format(
-    speculation="coalesce(json_extract(settings, '$.speculate'), 'off') <> 'off'"
+    index="turns_speculated",
+    speculation="""coalesce(
+        CASE WHEN json_valid(settings) THEN json_extract(settings, '$.speculate') END, 'off'
+    ) <> 'off'""",
 )
 """Turns of arms that speculate, whether or not anything was drafted."""
 

@@ -32,6 +32,7 @@ NAMES = (
     "m020_turns_by_file",
     "m021_tool_loops",
     "m022_pictures",
+    "m023_newest_turns",
 )
 """Every migration of this version, in order; a released one never changes. The first creates the
 schema of 0.1 (``schema.sql``) under the name of the last step before it: a log that has gone

@@ -21,7 +21,8 @@ _LOADS = 10
 
 # A question of `etui ask` ends with its process: only the turns of chats keep a model warm.
 _USES_SQL = """
-    SELECT id, created_at, model, seconds_load, seconds_total FROM turns
+    SELECT id, created_at, model, seconds_load, seconds_total
+    FROM turns INDEXED BY turns_of_chats
     WHERE chat_id IS NOT NULL ORDER BY created_at DESC, id DESC LIMIT ?
 """
 

@@ -40,26 +40,30 @@ _SPEED_TURNS = 20
 _LOADS = 10
 _BYTES_PER_TOKEN = 4
 
-_SECONDS_SQL = """
+_ANSWERED_SQL = "status IN ('complete', 'truncated') AND hops = '[]' AND tokens_output > 0"
+
+_SECONDS_SQL = f"""
     SELECT tokens_computed, tokens_output, seconds_prefill, seconds_decode,
         json_extract(settings, '$.machine') AS machine
     FROM turns
-    WHERE model = ? AND model_sha256 IS ? AND reasoning <> 'vote' AND probes = '[]' AND hops = '[]'
-        AND speculation_method IS NULL AND status IN ('complete', 'truncated')
-        AND tokens_computed > 0 AND tokens_output > 0
+    WHERE id IN (
+        SELECT id FROM turns INDEXED BY turns_answered
+        WHERE model = ? AND model_sha256 IS ? AND {_ANSWERED_SQL}
+        ORDER BY created_at DESC, id DESC LIMIT {PAST_TURNS}
+    ) AND reasoning <> 'vote' AND probes = '[]' AND speculation_method IS NULL
+        AND tokens_computed > 0
     ORDER BY created_at DESC, id DESC LIMIT ?
 """
 
-_PAST_SQL = """
+_PAST_SQL = f"""
     SELECT reasoning, status, tokens_prompt, tokens_output, energy_phases_decode, energy_kind,
         chat_id, length(CAST(query AS BLOB)) AS query_bytes,
         length(CAST(coalesce(system, '') AS BLOB)) AS system_bytes,
         json_extract(settings, '$.think_tokens') AS think_tokens,
         json_extract(settings, '$.max_tokens') AS max_tokens,
         json_extract(settings, '$.votes') AS votes
-    FROM turns
-    WHERE model = ? AND model_sha256 IS ? AND status IN ('complete', 'truncated')
-        AND hops = '[]' AND tokens_output > 0
+    FROM turns INDEXED BY turns_answered
+    WHERE model = ? AND model_sha256 IS ? AND {_ANSWERED_SQL}
     ORDER BY created_at DESC, id DESC LIMIT ?
 """
 

@@ -292,10 +292,13 @@ class LogReader:
         """
         if column not in ("model", "rule", "status", "policy"):
             raise ValueError(f"no names of {column}")
-        sql = (
-            f"SELECT DISTINCT {column} FROM turns INDEXED BY turns_history "
-            f"WHERE {column} IS NOT NULL ORDER BY 1"
-        )
+        # From one name to the next by an index: DISTINCT would read an entry of every turn.
+        next_name = f"SELECT min({column}) FROM turns WHERE {column} > name"
+        sql = f"""
+            WITH RECURSIVE names (name) AS (
+                SELECT '' UNION ALL SELECT ({next_name}) FROM names WHERE name IS NOT NULL
+            ) SELECT name FROM names WHERE name <> ''
+        """
         return [row[0] for row in self._select(sql)]
 
     def _select_residence(
@@ -315,14 +318,15 @@ class LogReader:
         limit: int | None,
         offset: int,
     ) -> list[sqlite3.Row]:
-        # Find the page over narrow indexes first; read only its rows in full.
+        # Find the page over narrow indexes first; read only its rows in full. Without CROSS, SQLite
+        # may look for each turn of the log in the page.
         where = order_by_index(build_clause(turn_filter or TurnFilter()), sort)
         by = build_order(sort, descending)
         total = f", count(*) OVER () AS {_PAGE_TOTAL}" if where.scans_texts else ""
         sql = (
             f"SELECT {columns} FROM "
             f"(SELECT id AS page_id{total} {where.sql} {by} LIMIT ? OFFSET ?) "
-            f"JOIN turns ON id = page_id {by}"
+            f"CROSS JOIN turns ON id = page_id {by}"
         )
         return self._select(sql, (*where.values, sql_limit(limit), offset))
 

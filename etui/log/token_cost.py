@@ -19,8 +19,8 @@ SHARED_SQL = f"(energy_shared OR {BATCHED_SQL})"
 """Whether other programs used the hardware of a turn, or other requests were in its batches."""
 
 FREE_OF_CACHES_SQL = """(
-    length(cache) = 2
-    OR json_extract(cache, '$.restore_seconds') <= 0.02 * seconds_prefill
+    length(cache) = 2 OR CASE WHEN json_valid(cache)
+        THEN json_extract(cache, '$.restore_seconds') <= 0.02 * seconds_prefill END
 )"""
 """Whether hardly any of the prefill went into bringing a KV cache back."""
 
@@ -29,7 +29,7 @@ FREE_OF_CACHES_SQL = """(
 COSTS_SQL = f"""
     SELECT energy_phases_prefill, tokens_computed, energy_phases_decode, tokens_output, energy_kind,
         {SHARED_SQL}, {BATCHED_SQL}
-    FROM turns
+    FROM turns INDEXED BY turns_with_cost
     WHERE model = ? AND model_sha256 IS ? AND reasoning <> 'vote' AND tokens_output > 0
         AND hops = '[]' AND speculation_method IS NULL
         AND energy_phases_decode > 0 AND energy_phases_prefill IS NOT NULL

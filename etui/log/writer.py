@@ -45,6 +45,15 @@ UNSTORABLE = (
 """Errors of which the row is the cause, not the database."""
 
 
+_PRUNE_CURVES = """
+    DELETE FROM curves WHERE id IN (
+        SELECT id FROM curves WHERE model = ? AND model_sha256 IS ? AND source = 'log'
+        ORDER BY created_at DESC, id DESC LIMIT -1 OFFSET 20
+    )
+"""
+"""Leaves the newest curves that were fitted to the log: there is one after every 20 turns."""
+
+
 class Store:
     """Writes rows over one connection, inside a transaction that the caller opened."""
 
@@ -77,6 +86,8 @@ class Store:
             self._connection.execute(sql + action, tuple(row.values()))
         except UNSTORABLE as error:
             raise ValueError(f"{table}: {error}") from error
+        if table == "curves" and row.get("source") == "log":
+            self._connection.execute(_PRUNE_CURVES, (row["model"], row["model_sha256"]))
 
     def _ensure_chat(self, turn: Row) -> None:
         """Create the chat of a turn, named after the question, if it does not exist.

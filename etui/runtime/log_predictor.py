@@ -41,7 +41,7 @@ _MOST_QUESTIONS = 2000
 """How many of the newest questions are read from the log, and from the runs."""
 
 _TURNS = """
-    SELECT query, arm FROM turns
+    SELECT query, arm FROM turns INDEXED BY turns_by_time
     WHERE status IN ('complete', 'truncated', 'budget') AND query != '' AND tokens_output > 0
     ORDER BY created_at DESC, id DESC LIMIT ?
 """

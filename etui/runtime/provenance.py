@@ -127,7 +127,10 @@ def package_version(package: str) -> str | None:
 
 _NEWEST_SQL = """
     SELECT settings FROM turns
-    WHERE model = ? AND model_sha256 IS ? AND json_extract(settings, '$.backend') = ?
+    WHERE id IN (
+        SELECT id FROM turns WHERE model = ? AND model_sha256 IS ?
+        ORDER BY created_at DESC, id DESC LIMIT 200
+    ) AND json_extract(settings, '$.backend') = ?
         AND json_extract(settings, '$.backend_host') = ?
     ORDER BY created_at DESC, id DESC LIMIT 1
 """

@@ -163,15 +163,17 @@ def read_recent_arms(config: Config, policy: str, chat_id: str | None) -> list[s
     from etui.log.queries import LogReader
 
     sql = (
-        "SELECT coalesce(json_extract(hops, '$[0].arm'), arm) FROM turns "
+        "SELECT coalesce(json_extract(hops, '$[0].arm'), arm) FROM turns {} "
         "WHERE policy = ? AND rule IS NOT NULL {} ORDER BY created_at DESC LIMIT ?"
     )
     found: list[str] = []
     with suppress(LogUnavailable), LogReader(config) as log:
         if chat_id is not None:
             values = (policy, chat_id, LAST_TURNS)
-            found = [row[0] for row in log.select(sql.format("AND chat_id = ?"), values)]
-        found = found or [row[0] for row in log.select(sql.format(""), (policy, LAST_TURNS))]
+            found = [row[0] for row in log.select(sql.format("", "AND chat_id = ?"), values)]
+        if not found:
+            of_policy = sql.format("INDEXED BY turns_by_policy", "")
+            found = [row[0] for row in log.select(of_policy, (policy, LAST_TURNS))]
     return found
 
 

@@ -10,7 +10,7 @@ framework, PUE, method and uncertainty. What is unknown is None, and ``missing``
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import Any, Literal
@@ -408,20 +408,27 @@ def explain_missing(measurement: Measurement, reasons: Mapping[str, str]) -> Mea
     ``reasons`` has the path of a field, or of an object around it, and why it is unknown; the
     longest path counts, and ``[]`` is any element of a list.
     """
-    paths = dict.fromkeys(_find_nulls("", to_document(replace(measurement, missing=()))))
+    paths: dict[str, None] = {}
+    _find_nulls("", to_document(replace(measurement, missing=())), paths)
     found = tuple(Missing(path, _find_reason(path, reasons)) for path in paths)
     return replace(measurement, missing=found)
 
 
-def _find_nulls(path: str, value: Any) -> Iterator[str]:
+def _find_nulls(path: str, value: Any, found: dict[str, None]) -> None:
+    """Collect the paths of nulls, in their order; an export does this for every turn."""
     if value is None:
-        yield path
+        found[path] = None
     elif isinstance(value, dict):
+        before = f"{path}." if path else ""
         for key, inner in value.items():
-            yield from _find_nulls(f"{path}.{key}" if path else key, inner)
+            if inner is None or type(inner) not in _PLAIN:
+                _find_nulls(before + key, inner, found)
     elif isinstance(value, list | tuple):
         for inner in value:
-            yield from _find_nulls(f"{path}[]", inner)
+            _find_nulls(f"{path}[]", inner, found)
+
+
+_PLAIN = frozenset({str, int, float, bool})
 
 
 def _find_reason(path: str, reasons: Mapping[str, str]) -> str:

@@ -25,18 +25,18 @@ ENGINE = "benchmarks.fake_engine"
 
 
 @contextmanager
-def fake_server(*, parallel: int, queue: int = 64) -> Iterator[Server]:
-    """Run the server in a process of its own, with a folder of its own."""
+def fake_server(*, parallel: int, queue: int = 64, home: Path | None = None) -> Iterator[Server]:
+    """Run the server in a process of its own, with a folder of its own unless one is given."""
     port = find_port()
     command = [sys.executable, "-m", "benchmarks.fake_serve", str(port), str(parallel), str(queue)]
     with tempfile.TemporaryDirectory() as folder:
-        home = Path(folder)
+        home = Path(folder) if home is None else home
         (home / "fake.gguf").write_bytes(_build_gguf())
         (home / "models.yaml").write_text(
             "models:\n  fake:\n    size: nothing\n    sources: [{path: fake.gguf}]\n"
         )
         with running(
-            command, port, "/health", "fake", ETUI_HOME=folder, ETUI_MODELS=folder
+            command, port, "/health", "fake", ETUI_HOME=str(home), ETUI_MODELS=str(home)
         ) as server:
             yield replace(server, home=home)
 

@@ -131,7 +131,7 @@ def _run_bench(ctx: click.Context, options: dict[str, Any]) -> int:
     with (
         stop_signals(stopped) as on_stop,
         open_watch(jsonl=options["as_lines"], texts=not options["quiet"]) as watch,
-        open_runtime(config, on_log_error=lambda error: watch(Progress(error.what))) as runtime,
+        open_runtime(config, report_log=lambda text: watch(Progress(text))) as runtime,
     ):
         progress = RunProgress(watch, limits.seconds)
         if runtime.catalogue.problem:

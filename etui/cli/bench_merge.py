@@ -47,7 +47,7 @@ def merge(runs: tuple[str, ...], out: Path | None, as_json: bool, quiet: bool) -
     first = found[0].config
     run_id = new_run_id(first.suite, first.format, first.contenders, datetime.now())
     merged = merge_runs(found, run_id)
-    log = TurnWriter(config, on_error=lambda error: click.echo(error.what, err=True))
+    log = TurnWriter(config, report=lambda text: click.echo(text, err=True))
     to = out or runs_dir(config) / run_id
     summary = write_merged(merged, to, config, log)
     if as_json:

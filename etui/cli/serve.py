@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -257,7 +258,7 @@ def _serve(
     sockets, settings = open_sockets(settings)
 
     logging.basicConfig(level=logging.WARNING, format="etui: %(message)s")
-    with open_process_runtime(config) as runtime:
+    with open_process_runtime(config, build_line("").say) as runtime:
         runtime.writer.ready()
         pool = TurnPool(
             runtime,
@@ -365,6 +366,14 @@ class StatusLine:
         else:
             self._write(f"{sanitize(f'{facts.phase}: {format_facts(facts)}')}\n")
 
+    def say(self, text: str) -> None:
+        """Write a line of its own, on standard error where the status is JSON."""
+        clear = _CLEAR if self._in_place else ""
+        with suppress(OSError, ValueError):  # a stream that was closed
+            stream = sys.stderr if self.jsonl else self.stream
+            stream.write(f"{clear}etui: {sanitize(one_line(text))}\n")
+            stream.flush()
+
     def _is_news(self, before: ServeFacts, now: ServeFacts) -> bool:
         if not (self.jsonl or self._in_place):
             return before.phase != now.phase
@@ -393,7 +402,8 @@ class StatusLine:
 def _count(facts: ServeFacts) -> tuple[object, ...]:
     """Return the facts whose every change is shown."""
     ends = (facts.finished, facts.failed, facts.cancelled)
-    return (facts.running, facts.queued, *ends, facts.residents, facts.loading, facts.accepting)
+    state = (facts.residents, facts.loading, facts.accepting, facts.unsaved)
+    return (facts.running, facts.queued, *ends, *state)
 
 
 def _differ(before: float | None, now: float | None) -> bool:

@@ -38,6 +38,8 @@ NAMES = (
 schema of 0.1 (``schema.sql``) under the name of the last step before it: a log that has gone
 through those steps has the same schema."""
 _BEFORE_0_1 = re.compile(r"m0(0[1-9]|1[0-7])_\w+")
+FileIdentity = tuple[int, int]
+"""Device and inode of a file: another one after it was removed or replaced while it was open."""
 _ELSEWHERE = "set ETUI_HOME to another folder"
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
 """Codes of damage; a general error means that our own statements do not fit the tables."""
@@ -119,6 +121,15 @@ def open_for_reading(config: Config) -> sqlite3.Connection | None:
     except sqlite3.Error as error:
         raise translate_error(path, error) from error
     return connection
+
+
+def read_identity(path: Path) -> FileIdentity | None:
+    """Read which file is at a path; None without one."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def translate_error(path: Path, error: sqlite3.Error) -> LogUnavailable:

@@ -14,7 +14,7 @@ from etui.config.config import Config
 from etui.curves.operating_curve import OperatingCurve
 from etui.errors import EtuiError
 from etui.log.curve_lookup import CURVES_SQL, parse_curve
-from etui.log.database import open_for_reading, translate_error
+from etui.log.database import FileIdentity, open_for_reading, read_identity, translate_error
 from etui.log.filters import (
     COUNT_WORDS_SQL,
     Sort,
@@ -102,7 +102,11 @@ _SUMMARY_COLUMNS = ", ".join(
 class LogReader:
     """Reads the log; several threads may use it, one at a time.
 
-    A missing database reads as an empty one until the first turn creates it.
+    A missing database reads as an empty one until the first turn creates it, and one that was
+    removed or replaced is opened again.
+
+    Attributes:
+        identity: The file that was read last; None without one.
 
     Raises:
         LogUnavailable: The database is from a newer etui, is not one of etui's, or cannot be read.
@@ -112,8 +116,10 @@ class LogReader:
         self._config = config
         self._path = config.database
         self._closed = False
-        self._connection = open_for_reading(config)
+        self._connection: sqlite3.Connection | None = None
+        self.identity: FileIdentity | None = None
         self._lock = threading.Lock()
+        self._connect()
 
     @property
     def exists(self) -> bool:
@@ -347,11 +353,19 @@ class LogReader:
 
     def _select(self, sql: str, values: Sequence[Any] = ()) -> list[sqlite3.Row]:
         with self._lock:
-            if self._connection is None and not self._closed:
-                self._connection = open_for_reading(self._config)
+            self._connect()
             if self._connection is None:
                 return []
             try:
                 return self._connection.execute(sql, tuple(values)).fetchall()
             except sqlite3.Error as error:
                 raise translate_error(self._path, error) from error
+
+    def _connect(self) -> None:
+        """Open the database that is in its place now, unless it is open."""
+        if self._closed or (self._connection and read_identity(self._path) == self.identity):
+            return
+        if self._connection is not None:
+            self._connection.close()
+        self._connection = open_for_reading(self._config)
+        self.identity = None if self._connection is None else read_identity(self._path)

@@ -1,8 +1,9 @@
 """The only writer of the log: a thread that owns its connection, fed by a queue.
 
 Nothing is lost silently. Records that the database cannot store go to ``unsaved-turns.jsonl`` and
-are stored at the next opportunity; a callback reports each failure at once, and ``flush`` or
-``close`` raise it at the latest.
+are stored as soon as it can be written again. A callback reports when that begins and when it is
+over; ``flush`` and ``close`` raise what is not stored by then. A database that is removed while it
+is open is made again with the next record.
 """
 
 from __future__ import annotations
@@ -14,13 +15,19 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import NamedTuple
 
 from etui.config.config import Config
 from etui.errors import LogUnavailable
 from etui.log import spool as unsaved
-from etui.log.database import BUSY_SECONDS, open_for_writing, translate_error
+from etui.log.database import (
+    BUSY_SECONDS,
+    FileIdentity,
+    open_for_writing,
+    read_identity,
+    translate_error,
+)
 from etui.log.records import (
     KEYS,
     AnswerRecord,
@@ -103,6 +110,10 @@ class Store:
 
 
 _BATCH_ROWS = 500
+_RETRY_SECONDS = 2.0
+"""Time between attempts to store what waits, while nothing else is to be written."""
+_RETRY_BUSY_SECONDS = 0.2
+"""How long each of them, and each record meanwhile, waits for another etui that is writing."""
 
 
 class _Change(NamedTuple):
@@ -124,28 +135,45 @@ class TurnWriter:
     that a log that cannot be written is reported before an answer costs energy.
 
     Args:
-        on_error: Called from the writer's thread with each failure, as it happens.
+        report: Called from the writer's thread with a text about each failure as it happens: once
+            when records begin to wait, and once when they are stored.
         busy_seconds: How long to wait for another etui that is writing.
     """
 
     def __init__(
         self,
         config: Config,
-        on_error: Callable[[LogUnavailable], None] | None = None,
+        report: Callable[[str], None] | None = None,
         busy_seconds: float = BUSY_SECONDS,
     ) -> None:
         self._config = config
-        self._on_error = on_error
+        self._report = report
         self._busy_seconds = busy_seconds
         self._queue: SimpleQueue[UnsavedRow | _Change | threading.Event | None] = SimpleQueue()
         """What to do; an event is set once everything before it has been done, None ends it."""
         self._lock = threading.Lock()
         self._closed = False
         self._failures: list[LogUnavailable] = []
+        """What was not stored since the last flush."""
+        self._lost: list[LogUnavailable] = []
+        """What will never be stored."""
+        self._trouble: LogUnavailable | None = None
+        """Why records wait now."""
+        self._unraised = False
+        """Whether a record waits of which no flush has raised that."""
+        self._said = ""
+        """What was reported of the present trouble."""
         self._connection: sqlite3.Connection | None = None
+        self._identity: FileIdentity | None = None
+        self._wal: FileIdentity | None = None
+        """The file beside the database that has its newest changes."""
         self._store: Store | None = None
         self._waiting = True
+        """Whether the file of unsaved rows may have some."""
+        self.unsaved = 0
+        """Number of records that wait until the log can be written, for any thread to read."""
         self._stranded: list[UnsavedRow] = []
+        """Rows that could not even be put there."""
         self._opened = threading.Event()
         self._refusal: LogUnavailable | None = None
         self._thread = threading.Thread(target=self._work, name="etui-log", daemon=True)
@@ -194,8 +222,8 @@ class TurnWriter:
         """Wait until everything queued so far is stored.
 
         Raises:
-            LogUnavailable: Something failed since the last flush; ``what`` names the file that has
-                the records.
+            LogUnavailable: Something since the last flush is not stored; ``what`` names the file
+                that has the records.
         """
         reached = threading.Event()
         with self._lock:
@@ -203,27 +231,32 @@ class TurnWriter:
                 self._queue.put(reached)
         if not self._closed:
             self._await(reached)
-        with self._lock:
-            failures, self._failures = self._failures, []
-        if len(failures) == 1:
-            raise failures[0]
-        if failures:
-            before = count_text(len(failures) - 1, "earlier failure")
-            raise LogUnavailable(f"{failures[-1].what} (after {before})", failures[-1].fix)
+        _raise_last(self._take_failures())
 
     def close(self) -> None:
         """Store what is queued and end the thread; a second call does nothing.
 
         Raises:
-            LogUnavailable: See :meth:`flush`.
+            LogUnavailable: Something is not stored, whether or not a flush has raised that.
         """
         with self._lock:
-            if not self._closed:
-                self._closed = True
+            first, self._closed = not self._closed, True
+            if first:
                 self._queue.put(None)
         self._thread.join()
         atexit.unregister(self._close_at_exit)
-        self.flush()
+        failures = self._take_failures()
+        if first:
+            failures = [*self._lost, *([] if self._trouble is None else [self._trouble])]
+        _raise_last(failures)
+
+    def _take_failures(self) -> list[LogUnavailable]:
+        with self._lock:
+            failures, self._failures = self._failures, []
+            if self._trouble is not None and self._unraised:
+                failures.append(self._trouble)
+            self._unraised = False
+        return failures
 
     def __enter__(self) -> TurnWriter:
         return self
@@ -245,6 +278,7 @@ class TurnWriter:
         if isinstance(item, _Change):
             raise LogUnavailable(f"{item.what}: the log is closed", "restart etui")
         self._set_aside([item], LogUnavailable("the log is already closed"))
+        self._unraised = True
 
     def _await(self, event: threading.Event) -> None:
         while not event.wait(0.5):
@@ -256,19 +290,23 @@ class TurnWriter:
             self.close()
 
     def _work(self) -> None:
-        self._open()
+        self._connect()
         if self._connection is not None:
             self._drain()
         self._opened.set()
         while True:
-            item = self._queue.get()
+            try:
+                item = self._queue.get(timeout=None if self._trouble is None else _RETRY_SECONDS)
+            except Empty:
+                self._save(())
+                continue
             rows: list[UnsavedRow] = []
             while isinstance(item, UnsavedRow):
                 rows.append(item)
                 if len(rows) == _BATCH_ROWS or self._queue.empty():
                     break
                 item = self._queue.get()
-            if rows or (self._stranded and not isinstance(item, _Change)):
+            if rows or (self._trouble is not None and not isinstance(item, _Change)):
                 self._save(rows)
             if isinstance(item, _Change):
                 self._change(item)
@@ -282,15 +320,51 @@ class TurnWriter:
                 f"{records} of the log could not be saved anywhere and will be lost",
                 f"free space for {self._config.home}, or make it writable",
             )
+            if self.unsaved == len(self._stranded):  # else others are in the file
+                self._trouble = None
         self._drop_connection()
 
-    def _open(self) -> None:
-        try:
-            self._connection = open_for_writing(self._config, self._busy_seconds)
+    def _connect(self) -> LogUnavailable | None:
+        """Open the database unless it is open and in its place; return why that is impossible."""
+        removed = self._drop_removed()
+        if self._connection is None:
+            seconds = self._busy_seconds
+            if self._trouble is not None:
+                seconds = min(seconds, _RETRY_BUSY_SECONDS)
+            try:
+                self._connection = open_for_writing(self._config, seconds)
+            except LogUnavailable as error:
+                self._refusal = error
+                return error
+            self._identity = read_identity(self._config.database)
             self._store = Store(self._connection)
             self._refusal = None
-        except LogUnavailable as error:
-            self._refusal = error
+        if removed:
+            self._say(removed)
+        return None
+
+    def _drop_removed(self) -> str:
+        """Close a database that is no longer in its place; return what is to be said of it."""
+        path = self._config.database
+        if self._connection is None or self._is_in_place():
+            return ""
+        self._drop_connection()
+        wal, shm = (path.with_name(path.name + suffix) for suffix in ("-wal", "-shm"))
+        if self._wal is not None and read_identity(wal) == self._wal:
+            # SQLite leaves these of a database that has gone, and would read them into another.
+            for left in (wal, shm):
+                with suppress(OSError):
+                    left.unlink()
+        if path.exists():
+            return f"the log {path} was replaced: what follows is written to the new file"
+        return f"the log {path} was removed: a new one is made, without the earlier turns"
+
+    def _is_in_place(self) -> bool:
+        path = self._config.database
+        if read_identity(path) != self._identity:
+            return False
+        self._wal = read_identity(path.with_name(f"{path.name}-wal"))
+        return True
 
     def _drop_connection(self) -> None:
         connection, self._connection, self._store = self._connection, None, None
@@ -299,55 +373,66 @@ class TurnWriter:
                 connection.close()
 
     def _save(self, new: Sequence[UnsavedRow]) -> None:
-        """Store rows and those still in memory from earlier, or set all of them aside."""
+        """Store rows and what waits, or set all of it aside."""
         rows, self._stranded = [*self._stranded, *new], []
-        error = self._store_rows(rows)
+        error = self._store_rows(rows) if rows else self._connect()
         if error is not None:
-            self._set_aside(rows, error)
+            self.unsaved += len(new)
+            if rows:
+                self._set_aside(rows, error)
         elif self._waiting:
             self._drain()
+        elif not self._stranded:
+            self._end_trouble()
+        self._unraised = self._unraised or bool(new)
 
     def _store_rows(self, rows: Sequence[UnsavedRow]) -> LogUnavailable | None:
-        if self._connection is None:
-            self._open()
-        connection, store = self._connection, self._store
-        if connection is None or store is None:
-            return self._refusal
-        try:
-            connection.execute("BEGIN IMMEDIATE")
-            refused: list[tuple[UnsavedRow, ValueError]] = []
-            for row in rows:
-                try:
-                    store.put(row.table, row.row)
-                except ValueError as error:
-                    refused.append((row, error))
-            connection.execute("COMMIT")
-        except sqlite3.Error as error:
-            self._drop_connection()
-            return translate_error(self._config.database, error)
+        refused: list[tuple[UnsavedRow, ValueError]] = []
+        while True:
+            error = self._connect()
+            connection, store = self._connection, self._store
+            if connection is None or store is None:
+                return error
+            refused.clear()
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                for row in rows:
+                    try:
+                        store.put(row.table, row.row)
+                    except ValueError as unfit:
+                        refused.append((row, unfit))
+                connection.execute("COMMIT")
+            except sqlite3.Error as failure:
+                self._drop_connection()
+                return translate_error(self._config.database, failure)
+            if self._is_in_place():  # else they went to a file that was just removed
+                break
         for row, fault in refused:
             problem = LogUnavailable(f"a record does not fit the log: {fault}")
-            self._keep(unsaved.unreadable_file(self._config), [row], problem, "for inspection")
+            path = unsaved.unreadable_file(self._config)
+            if self._keep(path, [row], problem):
+                self._fail(f"{problem.what}; 1 record kept in {path} for inspection", "")
         return None
 
     def _set_aside(self, rows: Sequence[UnsavedRow], error: LogUnavailable) -> None:
         """Keep what the database cannot store now, to store it later."""
         path = unsaved.unsaved_file(self._config)
-        if self._keep(path, rows, error, "until it can be written"):
+        if self._keep(path, rows, error):
             self._waiting = True
+            records = count_text(max(self.unsaved, len(rows)), "record")
+            self._note_trouble(error, f"{records} kept in {path} until it can be written")
 
-    def _keep(
-        self, path: Path, rows: Sequence[UnsavedRow], error: LogUnavailable, how_long: str
-    ) -> bool:
-        count = count_text(len(rows), "record")
+    def _keep(self, path: Path, rows: Sequence[UnsavedRow], error: LogUnavailable) -> bool:
+        """Append rows to a file; return False if they could only be kept in memory."""
         try:
             unsaved.append(path, rows)
         except OSError as second:
             self._stranded.extend(rows)
-            where = f"{count} kept in memory only ({path}: {second.strerror or second})"
-            self._fail(f"{error.what}; {where}", error.fix)
+            self.unsaved = max(self.unsaved, len(self._stranded))
+            records = count_text(len(self._stranded), "record")
+            reason = second.strerror or second
+            self._note_trouble(error, f"{records} kept in memory only ({path}: {reason})")
             return False
-        self._fail(f"{error.what}; {count} kept in {path} {how_long}", error.fix)
         return True
 
     def _drain(self) -> None:
@@ -355,38 +440,35 @@ class TurnWriter:
         connection, store = self._connection, self._store
         if connection is None or store is None:
             return
-        self._waiting = False
-        if not unsaved.unsaved_file(self._config).exists():
-            return
+        path = unsaved.unsaved_file(self._config)
 
         def put(row: UnsavedRow) -> None:
             # The name of a chat in the database is newer than the one in the file.
             store.put(row.table, row.row, overwrite=row.table != "chats")
 
+        refused = 0
         try:
-            connection.execute("BEGIN IMMEDIATE")
-            refused = unsaved.drain(self._config, put, connection.commit)
-            connection.commit()
+            if path.exists():
+                connection.execute("BEGIN IMMEDIATE")
+                refused = unsaved.drain(self._config, put, connection.commit)
+                connection.commit()
         except (sqlite3.Error, OSError) as error:
-            self._waiting = True
-            if connection.in_transaction:
-                with suppress(sqlite3.Error):
-                    connection.execute("ROLLBACK")
+            self._drop_connection()
+            if self._trouble is None:
+                fix = "they are stored once the log can be written"
+                self._note_trouble(LogUnavailable(f"records are still in {path}", fix), str(error))
+            return
+        if refused:
             self._fail(
-                f"records are still in {unsaved.unsaved_file(self._config)}: {error}",
-                "they are stored the next time the log can be written",
+                f"cannot read {count_text(refused, 'line')} that were set aside earlier",
+                f"they are kept in {unsaved.unreadable_file(self._config)}",
             )
-        else:
-            if refused:
-                self._fail(
-                    f"cannot read {count_text(refused, 'line')} that were set aside earlier",
-                    f"they are kept in {unsaved.unreadable_file(self._config)}",
-                )
+        self._waiting = path.exists()  # while another etui reads or writes it
+        if not self._waiting and not self._stranded:
+            self._end_trouble()
 
     def _change(self, change: _Change) -> None:
-        if self._connection is None:
-            self._open()
-        reason = self._refusal or LogUnavailable("the log is closed")
+        reason = self._connect()
         try:
             if self._connection is not None:
                 self._connection.execute(change.sql, (change.key,))
@@ -394,14 +476,47 @@ class TurnWriter:
         except sqlite3.Error as error:
             self._drop_connection()
             reason = translate_error(self._config.database, error)
+        assert reason is not None
         self._fail(f"{change.what}: {reason.what}", reason.fix)
 
     def _fail(self, what: str, fix: str) -> None:
+        """Note what will never be stored, and say so."""
         error = LogUnavailable(what, fix)
         with self._lock:
             self._failures.append(error)
-        if self._on_error is not None:
+            self._lost.append(error)
+        self._say(what)
+
+    def _note_trouble(self, error: LogUnavailable, where: str) -> None:
+        """Note why records wait, and where; say so unless the same was said."""
+        self._trouble = LogUnavailable(f"{error.what}; {where}", error.fix)
+        if self._said != error.what:
+            self._said = error.what
+            self._say(self._trouble.what)
+
+    def _end_trouble(self) -> None:
+        """Note that nothing waits any more, and say so."""
+        if self._trouble is None:
+            return
+        self._trouble = None
+        records = count_text(self.unsaved, "record")
+        self.unsaved, self._said = 0, ""
+        if self._connection is not None:
+            self._connection.execute(f"PRAGMA busy_timeout = {round(1000 * self._busy_seconds)}")
+        self._say(f"the log can be written again; stored: {records} that had waited")
+
+    def _say(self, text: str) -> None:
+        if self._report is not None:
             try:
-                self._on_error(error)
+                self._report(text)
             except Exception:  # noqa: BLE001 - an error in the callback must not end the log
-                self._on_error = None
+                self._report = None
+
+
+def _raise_last(failures: Sequence[LogUnavailable]) -> None:
+    """Raise the last failure, with the number of those before it."""
+    if len(failures) == 1:
+        raise failures[0]
+    if failures:
+        before = count_text(len(failures) - 1, "earlier failure")
+        raise LogUnavailable(f"{failures[-1].what} (after {before})", failures[-1].fix)

@@ -27,8 +27,8 @@ times (2 s on FAT) without another state."""
 
 _MOST_ENTRIES = 256
 
-Version = tuple[int, int] | None
-"""Inode of the database, and SQLite's count of the changes by other connections."""
+Version = tuple[tuple[int, int], int] | None
+"""The file of the database, and SQLite's count of the changes by other connections."""
 
 
 def read_state(path: str) -> FileState:
@@ -121,7 +121,6 @@ class LogCache:
         self._config = config
         self._lock = threading.Lock()
         self._reader: LogReader | None = None
-        self._inode: int | None = None
         self._entries: OrderedDict[Hashable, _Entry] = OrderedDict()
         self.in_background = False
 
@@ -194,13 +193,8 @@ class LogCache:
         from etui.log.queries import LogReader
 
         with self._lock:
-            state = read_state(str(self._config.database))
-            inode = None if state is None else state[3]
-            if self._reader is not None and inode != self._inode:
-                self._reader.close()  # the file was replaced
-                self._reader = None
             if self._reader is None:
-                self._reader, self._inode = LogReader(self._config), inode
+                self._reader = LogReader(self._config)
             return self._reader
 
     def _read_version(self) -> Version:
@@ -208,6 +202,7 @@ class LogCache:
 
         It is read before the values, so that a change meanwhile only reads them once more.
         """
-        rows = self._open().select("PRAGMA data_version")
-        inode = self._inode
-        return (inode, int(rows[0][0])) if rows and inode is not None else None
+        reader = self._open()
+        rows = reader.select("PRAGMA data_version")
+        identity = reader.identity
+        return (identity, int(rows[0][0])) if rows and identity is not None else None

@@ -374,14 +374,14 @@ class Runtime(Generic[B]):
 
 def open_runtime(
     config: Config,
-    on_log_error: Callable[[LogUnavailable], None] | None = None,
+    report_log: Callable[[str], None] | None = None,
     *,
     keep: bool = False,
 ) -> Runtime[LocalBackend]:
     """Open etui with llama.cpp in this process, as ``ask`` and ``bench`` use it.
 
     Args:
-        on_log_error: Called when something could not be written to the log.
+        report_log: Called with a text when the log cannot be written, and when it can be again.
         keep: Whether KV caches outlive the process, as the settings say; not where it measures.
 
     Raises:
@@ -396,13 +396,18 @@ def open_runtime(
     def open_writer(config: Config) -> TurnWriter:
         from etui.log.writer import TurnWriter
 
-        return TurnWriter(config, on_log_error)
+        return TurnWriter(config, report_log)
 
     return Runtime(config, open_backend, open_writer=open_writer)
 
 
-def open_process_runtime(config: Config) -> Runtime[ProcessBackend]:
+def open_process_runtime(
+    config: Config, report_log: Callable[[str], None] | None = None
+) -> Runtime[ProcessBackend]:
     """Open etui with llama.cpp in a child process, as the app uses it.
+
+    Args:
+        report_log: As for :func:`open_runtime`.
 
     Raises:
         InvalidFile: models.yaml is not valid.
@@ -413,4 +418,9 @@ def open_process_runtime(config: Config) -> Runtime[ProcessBackend]:
 
         return ProcessBackend(config)
 
-    return Runtime(config, open_backend)
+    def open_writer(config: Config) -> TurnWriter:
+        from etui.log.writer import TurnWriter
+
+        return TurnWriter(config, report_log)
+
+    return Runtime(config, open_backend, open_writer=open_writer)

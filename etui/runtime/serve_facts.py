@@ -39,6 +39,7 @@ class ServeFacts:
     residents: tuple[str, ...]  # Models in memory
     loading: str | None  # Model that is being loaded
     accepting: bool  # False while the server shuts down
+    unsaved: int = 0  # Records that wait until the log can be written
 
     @property
     def ended(self) -> int:
@@ -62,7 +63,7 @@ class ServeFacts:
 
 _OF_POOL = (
     *("watts", "running", "queued", "finished", "failed", "cancelled"),
-    *("residents", "loading", "accepting"),
+    *("residents", "loading", "accepting", "unsaved"),
 )
 
 
@@ -106,6 +107,8 @@ def format_facts(facts: ServeFacts) -> str:
     parts.append(f"{facts.ended:,} done")
     if facts.failed:
         parts.append(f"{facts.failed:,} failed")
+    if facts.unsaved:
+        parts.append(f"{facts.unsaved:,} not in the log")
     if facts.ended:
         parts.append(format_per_request(facts))
     if facts.idle_share is not None:

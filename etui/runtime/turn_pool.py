@@ -6,7 +6,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
@@ -189,6 +189,7 @@ class TurnPool:
             watts=self._between.read_watts(),
             books=self._books.read(self._clock_ns(), find_ongoing(running, self._is_local)),
             accepting=accepting,
+            unsaved=self._runtime.writer.unsaved,
             **ended,
         )
 
@@ -484,7 +485,6 @@ class _LogRefresh:
         self._lock = threading.Lock()
         self._unrefreshed: dict[str, TurnRecord] = {}
         self._waits = False
-        self._failure: LogUnavailable | None = None
 
     def note(self, record: TurnRecord) -> None:
         """Note a turn whose model may need another curve at the next refresh."""
@@ -521,18 +521,13 @@ class _LogRefresh:
         """Write what the log lacks.
 
         Raises:
-            LogUnavailable: Something could not be written, now or before; the message says where it
-                was saved.
+            LogUnavailable: Something could not be written; the message says where it was saved.
         """
         self._writer.flush()
-        if self._failure is not None:
-            raise self._failure
 
     def _run_later(self) -> None:
-        try:
+        with suppress(LogUnavailable):  # the writer has reported it; closing it does again
             self.run()
-        except LogUnavailable as failure:  # the writer has reported it; closing does again
-            self._failure = failure
         self._runtime.log_cache.renew()
 
 

@@ -88,6 +88,7 @@ class PoolStatus:
     watts: float | None  # Power now; None if unknown
     books: EnergyBooks  # Joules since the start
     accepting: bool = True  # False while the pool shuts down
+    unsaved: int = 0  # Records that wait until the log can be written
 
 
 class PooledTurn:

@@ -68,7 +68,13 @@ def build_routes(context: ServerContext) -> list[Route]:
             wait = {"Retry-After": "5"}
             return JSONResponse({"status": "shutting_down"}, status_code=503, headers=wait)
         loading = status.loading is not None
-        return JSONResponse({"status": "loading" if loading else "ok", "loading": loading})
+        return JSONResponse(
+            {
+                "status": "loading" if loading else "ok",
+                "loading": loading,
+                "unsaved_records": status.unsaved,
+            }
+        )
 
     async def decide(request: Request) -> JSONResponse:
         """Show which arm would answer a chat completion, and why, without an answer."""

@@ -164,7 +164,7 @@ def test_curves_keep_their_machine(halves, config, tmp_path):
 def test_a_log_that_cannot_be_written_does_not_lose_the_run(halves, config, tmp_path):
     (config.home / "etui.db").mkdir(parents=True)
     seen: list[str] = []
-    log = TurnWriter(config, lambda error: seen.append(error.what))
+    log = TurnWriter(config, seen.append)
     summary = write_merged(merge_runs(halves, "w"), tmp_path / "w", config, log)
     assert summary.complete
     assert seen

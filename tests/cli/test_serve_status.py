@@ -53,6 +53,10 @@ def drawn(*statuses, is_tty=True, jsonl=False, columns=200):
             f"64 % idle · {URL}",
         ),
         (UNMEASURED, f"unmeasured · idle · 37 done · 1 failed · unmeasured · {URL}"),
+        (
+            replace(UNMEASURED, unsaved=3),
+            f"unmeasured · idle · 37 done · 1 failed · 3 not in the log · unmeasured · {URL}",
+        ),
         (FRESH, f"118 W · 1 running · 0 done · 64 % idle · {URL}"),
     ],
 )
@@ -75,6 +79,7 @@ def test_the_end_says_whose_the_joules_were():
         ([{}, {"watts": 121.0}], 1),
         ([{}, {"watts": 130.0}], 2),
         ([{}, {"watts": None}], 2),
+        ([{}, {"unsaved": 1}, {"unsaved": 1}, {}], 3),
         ([{"watts": None}, {"watts": None}], 1),
         ([{"watts": 100.0 + step} for step in range(10)], 3),  # a slow drift
     ],
@@ -98,6 +103,14 @@ def test_without_a_terminal_there_is_a_line_per_change_of_phase():
     phases = [line.partition(":")[0] for line in text.splitlines()]
     assert phases == ["idle", "loading smollm2␛]0;b", "answering", "idle", "shutting down"]
     assert "\r" not in text
+
+
+@pytest.mark.parametrize(("is_tty", "jsonl"), [(True, False), (False, False), (True, True)])
+def test_a_notice_is_a_line_of_its_own_even_with_quiet(capsys, is_tty, jsonl):
+    stream = io.StringIO()
+    StatusLine(stream, is_tty, quiet=True, jsonl=jsonl).say("the log\nis locked\x1b[0m")
+    text = stream.getvalue().removeprefix("\r\x1b[K") or capsys.readouterr().err
+    assert text == "etui: the log is locked␛[0m\n"
 
 
 @pytest.mark.parametrize("is_tty", [True, False])

@@ -8,7 +8,8 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -156,16 +157,18 @@ def test_text_that_is_no_text_is_saved_as_far_as_it_is(config, make_turn):
 
 def test_a_newer_database_keeps_the_turn_for_later(config, make_turn):
     make_newer(config)
-    told: list[LogUnavailable] = []
-    log = TurnWriter(config, on_error=told.append)
+    said: list[str] = []
+    log = TurnWriter(config, report=said.append)
     with pytest.raises(LogUnavailable, match="newer etui"):
         log.ready()
     log.save_turn(make_turn(1, chat_id="c1"))
     with pytest.raises(LogUnavailable, match=r"1 record kept in .*unsaved-turns\.jsonl") as caught:
         log.flush()
     assert "update etui" in caught.value.fix
-    log.close()
-    assert [error.what for error in told] == [caught.value.what]
+    log.flush()  # it has been raised
+    with pytest.raises(LogUnavailable, match="1 record kept in"):
+        log.close()
+    assert said == [caught.value.what]
     assert len(unsaved.unsaved_file(config).read_text().splitlines()) == 1
 
     make_current(config)
@@ -190,6 +193,128 @@ def test_a_locked_database_keeps_the_turn_and_takes_it_in_with_the_next(config, 
     assert set(saved(config)) == {make_turn(1).turn_id, make_turn(2).turn_id}
     assert not unsaved.unsaved_file(config).exists()
     log.close()
+
+
+@pytest.fixture
+def locked(config) -> Iterator[sqlite3.Connection]:
+    """Lock the database until a ROLLBACK."""
+    open_for_writing(config).close()
+    other = sqlite3.connect(config.database, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    yield other
+    other.close()
+
+
+def test_a_lock_is_said_once_and_its_end_too_and_closing_is_then_quiet(config, make_turn, locked):
+    said: list[str] = []
+    log = TurnWriter(config, report=said.append, busy_seconds=0.01)
+    for number in range(3):
+        log.save_turn(make_turn(number))
+        with pytest.raises(LogUnavailable, match=f"locked .*; {number + 1} records? kept in"):
+            log.flush()
+    log.flush()  # nothing new waits
+    assert log.unsaved == 3
+    locked.execute("ROLLBACK")
+    log.flush()
+    assert log.unsaved == 0
+    assert set(saved(config)) == {make_turn(number).turn_id for number in range(3)}
+    log.save_turn(make_turn(3))
+    log.close()
+    began, ended = said
+    assert "locked by another program; 1 record kept in" in began
+    assert ended == "the log can be written again; stored: 3 records that had waited"
+
+
+def test_the_end_of_a_lock_is_noticed_without_another_record(
+    config, make_turn, locked, monkeypatch
+):
+    monkeypatch.setattr(writer, "_RETRY_SECONDS", 0.01)
+    over = threading.Event()
+
+    def report(text: str) -> None:
+        if "locked" in text:
+            locked.execute("ROLLBACK")
+        elif "written again" in text:
+            over.set()
+
+    locked.close()
+    locked = sqlite3.connect(config.database, isolation_level=None, check_same_thread=False)
+    locked.execute("BEGIN IMMEDIATE")
+    log = TurnWriter(config, report=report, busy_seconds=0.01)
+    log.save_turn(make_turn(1))
+    assert over.wait(60)
+    assert set(saved(config)) == {make_turn(1).turn_id}
+    log.close()
+    locked.close()
+
+
+def test_closing_stores_what_waited_for_a_lock_that_has_passed(config, make_turn, locked):
+    log = TurnWriter(config, busy_seconds=0.01)
+    log.save_turn(make_turn(1))
+    with pytest.raises(LogUnavailable):
+        log.flush()
+    locked.execute("ROLLBACK")
+    log.close()
+    assert set(saved(config)) == {make_turn(1).turn_id}
+    assert not unsaved.unsaved_file(config).exists()
+
+
+def test_a_removed_database_is_made_again_and_said(config, make_turn):
+    said: list[str] = []
+    log = TurnWriter(config, report=said.append)
+    log.save_turn(make_turn(1))
+    log.flush()
+    with LogReader(config) as reader:
+        assert reader.count_turns() == 1
+        config.database.unlink()
+        assert reader.count_turns() == 0
+        log.save_turn(make_turn(2, chat_id="c1"))
+        log.flush()
+        assert [turn.turn_id for turn in reader.list_turns()] == [make_turn(2).turn_id]
+    log.save_turn(make_turn(3))
+    log.close()
+    assert set(saved(config)) == {make_turn(2).turn_id, make_turn(3).turn_id}
+    assert said == [
+        f"the log {config.database} was removed: a new one is made, without the earlier turns"
+    ]
+    with closing(sqlite3.connect(config.database)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def test_a_replaced_database_gets_what_follows(config, make_turn, tmp_path):
+    elsewhere = replace(config, home=tmp_path / "elsewhere")
+    with TurnWriter(elsewhere) as other:
+        other.save_turn(make_turn(7))
+    said: list[str] = []
+    log = TurnWriter(config, report=said.append)
+    log.save_turn(make_turn(1))
+    log.flush()
+    os.replace(elsewhere.database, config.database)
+    log.save_turn(make_turn(2))
+    log.clear_grade("none")
+    log.close()
+    assert set(saved(config)) == {make_turn(7).turn_id, make_turn(2).turn_id}
+    assert len(said) == 1
+    assert "was replaced" in said[0]
+
+
+def test_a_database_that_is_removed_while_it_is_written_loses_no_record(
+    config, make_turn, monkeypatch
+):
+    put = writer.Store.put
+    removed = []
+
+    def put_and_remove(store, table, row, **named):
+        put(store, table, row, **named)
+        if not removed:
+            removed.append(config.database.unlink())
+
+    log = TurnWriter(config)
+    log.ready()
+    monkeypatch.setattr(writer.Store, "put", put_and_remove)
+    log.save_turn(make_turn(1))
+    log.close()
+    assert set(saved(config)) == {make_turn(1).turn_id}
 
 
 def test_a_home_that_cannot_be_written_is_told_and_kept_in_memory(config, make_turn, tmp_path):
@@ -273,10 +398,10 @@ def test_a_turn_saved_after_close_is_kept(config, make_turn):
 
 
 def test_a_listener_that_fails_does_not_end_the_log(config, make_turn):
-    def broken(error: LogUnavailable) -> None:
+    def broken(text: str) -> None:
         raise ValueError("the listener is broken")
 
-    log = TurnWriter(config, on_error=broken)
+    log = TurnWriter(config, report=broken)
     log.save_turn(make_turn(1, model=None))
     log.save_turn(make_turn(2))
     with pytest.raises(LogUnavailable):

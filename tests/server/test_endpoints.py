@@ -41,11 +41,17 @@ class StatusPool(FakePool):
         super().__init__(*scripts)
         self.books = BOOKS
         self.loading: str | None = None
+        self.unsaved = 0
 
     def status(self) -> PoolStatus:
         status = super().status()
         return replace(
-            status, books=self.books, loading=self.loading, watts=40.0, residents=("small",)
+            status,
+            books=self.books,
+            loading=self.loading,
+            watts=40.0,
+            residents=("small",),
+            unsaved=self.unsaved,
         )
 
 
@@ -78,9 +84,13 @@ def test_health_needs_no_key_and_tells_nothing_of_the_machine() -> None:
     pool = StatusPool()
     with running(pool, keys=KEYS) as send:
         response = send("GET", "/health")
-        assert (response.status_code, response.json()) == (200, {"status": "ok", "loading": False})
+        ok = {"status": "ok", "loading": False, "unsaved_records": 0}
+        assert (response.status_code, response.json()) == (200, ok)
         pool.loading = "small"
-        assert send("GET", "/health").json() == {"status": "loading", "loading": True}
+        loading = {"status": "loading", "loading": True, "unsaved_records": 0}
+        assert send("GET", "/health").json() == loading
+        pool.unsaved = 3
+        assert send("GET", "/health").json() == {**loading, "unsaved_records": 3}
         assert "small" not in send("GET", "/health").text
         pool.loading = None
         pool.closed.append(0.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -17,6 +18,8 @@ from etui.config.backend_spec import BackendSpec
 from etui.config.config import Config
 from etui.errors import EngineFailed, EtuiError, InvalidFile, QueueFull, Stopped, UsageError
 from etui.events import Answer, Loaded, Prefilled, Unloaded
+from etui.log.queries import LogReader
+from etui.log.writer import TurnWriter
 from etui.models.spec import STARTER
 from etui.routing.signals import HostState
 from etui.runtime._between_turns import HOST_SECONDS
@@ -560,3 +563,37 @@ def test_an_answer_that_fails_is_booked_to_its_turn(here: Config) -> None:
         assert spent == pytest.approx(3 * WATTS, rel=0.05)
         stage.wait_for_ends(2)
         assert stage.pool.status().books.turns == pytest.approx(4 * WATTS, rel=0.05)
+
+
+def test_a_lock_that_has_passed_is_no_failure_of_the_pool(
+    here: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+
+    def open_writer(config: Config) -> TurnWriter:
+        return TurnWriter(config, said.append, busy_seconds=0.01)
+
+    monkeypatch.setattr("tests.runtime.pool.pool_stage.TurnWriter", open_writer)
+    stage = Stage(here, parallel=4)
+    stage.runtime.writer.ready()
+    with closing(sqlite3.connect(here.database, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        turns = [stage.submit(f"question {number}") for number in range(3)]
+        assert {heard.record.status for heard, _ in turns} == {"complete"}
+        stage.pool._refresh._run_later()  # as after REFRESH_SECONDS
+        assert stage.pool.status().unsaved >= 3
+        other.execute("ROLLBACK")
+    stage.close()
+    assert stage.pool.status().unsaved == 0
+    assert {turn.turn_id for _, turn in turns} <= set(stage.saved())
+    assert ["locked" in text for text in said] == [True, False]
+
+
+def test_closing_writes_every_turn_that_a_client_has_seen(here: Config) -> None:
+    stage = Stage(here, parallel=8, queue_limit=60)
+    turns = [stage.submit(f"question {number}") for number in range(50)]
+    for heard, _ in turns:
+        heard.wait()
+    stage.close()
+    with LogReader(here) as log:
+        assert {turn.turn_id for _, turn in turns} == {turn.turn_id for turn in log.turns()}

@@ -86,7 +86,9 @@ class ChannelRecording:
             reading.t_ns, None if watts is not None and watts > self._most_watts else watts
         )
         edge_ns, resets = self.counter.last_ns, self.counter.resets
-        self.counter.observe(reading.t_ns, reading.joules, reading.updated_ns, added=added)
+        self.counter.observe(
+            reading.t_ns, reading.joules, reading.updated_ns, added=added, half_ns=reading.half_ns
+        )
         if self.counter.resets > resets:
             self._breaks.append((edge_ns or 0, self.counter.last_ns or 0))
         if reading.joules is not None:

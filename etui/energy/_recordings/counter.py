@@ -87,6 +87,7 @@ class CounterRecording(Recording[Knot]):
         self._power = power
         self._raw: float | None = None
         self._read_ns = 0
+        self._half_ns = 0
         self._anchor_ns = 0
         self._gap = False
         self._still = False
@@ -107,37 +108,42 @@ class CounterRecording(Recording[Knot]):
         updated_ns: int | None = None,
         *,
         added: bool = False,
+        half_ns: int = 0,
     ) -> None:
         """Add a reading; None, NaN, infinite and negative values are failed reads.
 
         Args:
             updated_ns: The driver's time of the refresh; None if unknown.
             added: Whether the read was added at a mark, close to another read.
+            half_ns: The value was read within this of ``t_ns``.
         """
         if joules is None or not math.isfinite(joules) or joules < 0:
             self._gap = True
             return
         if self._raw is None:
-            self._raw, self._read_ns, self._anchor_ns = joules, t_ns, t_ns
+            self._raw, self._read_ns, self._half_ns, self._anchor_ns = joules, t_ns, half_ns, t_ns
             return
+        since_ns, now_ns = t_ns - half_ns, t_ns + half_ns
         if t_ns <= self._read_ns:
             return
-        before, before_ns = self._raw, self._read_ns
-        seconds = (t_ns - self._anchor_ns + self._period_ns) / 1e9
+        if joules < self._raw and since_ns <= self._read_ns + self._half_ns:
+            return  # another thread's read overtook it
+        before, before_ns = self._raw, self._read_ns - self._half_ns
+        seconds = (now_ns - self._anchor_ns + self._period_ns) / 1e9
         added_joules = count_joules(
             before, joules, seconds=seconds, range_joules=self._range, max_watts=self._max_watts
         )
-        self._raw, self._read_ns = joules, t_ns
-        if t_ns - before_ns > self._gap_ns:
+        if t_ns - self._read_ns > self._gap_ns:
             self._gap = True
+        self._raw, self._read_ns, self._half_ns = joules, t_ns, half_ns
         if added_joules == 0:
             self._driver.still(updated_ns)
             self._still = True
-            self._clock.still(before_ns, t_ns)
+            self._clock.still(before_ns, now_ns)
             return
         if t_ns < self._distrust_until_ns:
             added_joules = None
-        edge = self._locate_edge(before_ns, t_ns, updated_ns)
+        edge = self._locate_edge(before_ns, since_ns, now_ns, updated_ns)
         self._append(edge, added_joules, added)
         self._anchor_ns = edge.t_ns
         self._still = self._gap = False
@@ -213,13 +219,17 @@ class CounterRecording(Recording[Knot]):
         watts: np.ndarray[Any, Any] = (joules[1:] - joules[:-1]) / (times[1:] - times[:-1]) * 1e9
         return watts
 
-    def _locate_edge(self, before_ns: int, now_ns: int, updated_ns: int | None) -> Edge:
+    def _locate_edge(
+        self, before_ns: int, since_ns: int, now_ns: int, updated_ns: int | None
+    ) -> Edge:
         if self._gap:
             self._clock.lose()
-        dated = self._driver.moved(before_ns, now_ns, updated_ns, self._clock.period_ns)
+        period_ns = self._clock.period_ns
+        dated = self._driver.moved(before_ns, now_ns, updated_ns, period_ns, since_ns)
         if dated is not None:
             return self._clock.place(dated.t_ns, dated.half_ns)
-        return self._clock.moved(before_ns, now_ns, stood_still=self._still)
+        still = self._still
+        return self._clock.moved(before_ns, now_ns, stood_still=still, since_ns=since_ns)
 
     def _place_marks(self) -> None:
         """Fit the energy at the marks that have enough edges after them, and keep it as a knot.

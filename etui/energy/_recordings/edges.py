@@ -75,6 +75,9 @@ class EdgeClock:
         self._hint_ns = None if period_s is None else period_s * 1e9
         self._first: list[float] = []
         self._first_half = 0.0
+        self._begin_half = 0.0
+        self._doubt = 0.0
+        """Share by which the period may be off, as its first edges are not known precisely."""
         self._learned_ns: float | None = None
         self._measured_ns = 0.0
         self._low: float | None = None
@@ -87,11 +90,17 @@ class EdgeClock:
         """Time between two refreshes, nanoseconds; None while unknown."""
         return self._learned_ns if self._learned_ns is not None else self._hint_ns
 
-    def moved(self, before_ns: int, now_ns: int, *, stood_still: bool) -> Edge:
+    def moved(
+        self, before_ns: int, now_ns: int, *, stood_still: bool, since_ns: int | None = None
+    ) -> Edge:
         """Locate the edge between two reads that differ.
 
-        ``stood_still``: a read since the last edge found the counter unchanged, so that the reads
-        are dense enough to resolve single refreshes.
+        Args:
+            before_ns: Begin of the read of the old value.
+            now_ns: End of the read of the new value.
+            stood_still: A read since the last edge found the counter unchanged, so that the reads
+                are dense enough to resolve single refreshes.
+            since_ns: Begin of the read of the new value; None if it took no time.
         """
         low, high = float(before_ns), float(now_ns)
         self._learn((low + high) / 2, (high - low) / 2, stood_still)
@@ -99,7 +108,8 @@ class EdgeClock:
         if period is not None:
             # A gap with several refreshes carries little information on the beat; many gaps, none.
             self._blind = self._blind + 1 if now_ns - before_ns > 0.75 * period else 0
-            low = max(low, high - period * (1 + self._slack))
+            since = high if since_ns is None else float(since_ns)
+            low = max(low, since - period * (1 + max(self._slack, self._doubt)))
         if self._blind > self._MOST_BLIND:
             self.lose()
         narrowed = self._narrow(low, high)
@@ -146,7 +156,9 @@ class EdgeClock:
         if len(self._first) >= 3 and half > 1.5 * self._first_half:
             return  # the dense reads are over: sparse ones would move the period by percents
         if len(self._first) < self._FIRST_EDGES:
-            self._first_half = half if not self._first else max(self._first_half, half)
+            if not self._first:
+                self._first_half = self._begin_half = half
+            self._first_half = max(self._first_half, half)
             self._first.append(middle)
             if len(self._first) >= 3:
                 count = len(self._first) - 1
@@ -154,6 +166,7 @@ class EdgeClock:
                     count = round((self._first[-1] - self._first[0]) / self._learned_ns)
                 self._learned_ns = (self._first[-1] - self._first[0]) / count
                 self._measured_ns = self._learned_ns
+                self._doubt = (self._begin_half + half) / (self._first[-1] - self._first[0])
 
     def _narrow(self, low: float, high: float) -> tuple[float, float] | None:
         """Narrow the bracket to where a regular beat puts the edge; None if it does not fit."""
@@ -164,13 +177,14 @@ class EdgeClock:
         ticks = round(((low + high) / 2 - last) / period)
         if not 1 <= ticks <= 20:
             return None
-        slack = self._slack * period
+        slack = max(self._slack, ticks * self._doubt) * period
         early = max(low, self._low + ticks * period - slack)
         late = min(high, self._high + ticks * period + slack)
         if late <= early:
             self._slack = min(2 * self._slack, self._MOST_SLACK)
             return None
         self._slack = max(0.97 * self._slack, self._LEAST_SLACK)
+        self._doubt *= 0.97
         push = (early + late) / 2 - (last + ticks * period)
         if not self._blind:
             followed = period + self._GAIN * push / ticks
@@ -215,14 +229,23 @@ class DriverClock:
             self._changed += 1  # it is the time of the call, not of the refresh
 
     def moved(
-        self, before_ns: int, now_ns: int, stamp_ns: int | None, period_ns: float | None
+        self,
+        before_ns: int,
+        now_ns: int,
+        stamp_ns: int | None,
+        period_ns: float | None,
+        since_ns: int | None = None,
     ) -> Edge | None:
-        """Date the movement between two reads by the driver's stamp; None if that is of no use."""
+        """Date the movement between two reads by the driver's stamp; None if that is of no use.
+
+        Its arguments are those of :meth:`EdgeClock.moved`.
+        """
         self._stamp = stamp_ns
         if stamp_ns is None:
             return None
         if period_ns is not None:
-            before_ns = max(before_ns, now_ns - int(1.05 * period_ns))
+            since_ns = now_ns if since_ns is None else since_ns
+            before_ns = max(before_ns, since_ns - int(1.05 * period_ns))
         found = self._date(before_ns, now_ns, stamp_ns, period_ns)
         self._least.append(stamp_ns - now_ns)
         self._most.append(stamp_ns - before_ns)

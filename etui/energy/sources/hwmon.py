@@ -57,9 +57,10 @@ class HwmonSource(BaseSource):
     def read_channel(self, channel: Channel) -> Reading:
         """Read counter and power of a device."""
         energy, power = self._files[channel.id]
+        begin_ns = self.clock()
         joules = read_micro(energy) if energy else None
         watts = read_positive(power) if power else None
-        return Reading(self.clock(), joules, watts)
+        return self.date(begin_ns, joules, watts)
 
     def _open(self, folder: Path, driver: str, without: Collection[str]) -> None:
         device = folder / "device"
@@ -183,9 +184,9 @@ class AmdSmiSource(BaseSource):
     def read_channel(self, channel: Channel) -> Reading:
         """Read counter and power of a GPU."""
         handle = self._handles[channel.id]
+        begin_ns = self.clock()
         joules = self._joules(handle) if channel.kind is Kind.COUNTER else None
-        now_ns = self.clock()
-        return Reading(now_ns, joules, self._watts(handle))
+        return self.date(begin_ns, joules, self._watts(handle))
 
     def close(self) -> None:
         """Shut the library down."""

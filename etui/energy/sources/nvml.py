@@ -20,7 +20,6 @@ TOTAL_ENERGY, AVERAGE_POWER, INSTANT_POWER = 83, 185, 186
 _GPU_SCOPE, _MODULE_SCOPE = 0, 1
 _AMPERE = 7
 _AVERAGE_S = 1.0
-_SLOW_CALL_NS = 50_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,21 +42,10 @@ class NvmlGpu(BaseSource):
         self.channels = [channel]
         self.handle = handle
         self._plan = plan
-        self._usual_ns = _SLOW_CALL_NS
 
     def read_channel(self, channel: Channel) -> Reading:
-        """Read counter and power, and once more where the driver held the call up.
-
-        The driver may have taken the values at any time of a call, so a quick call dates them
-        better.
-        """
-        reading, took_ns = self._source.read_gpu(self.handle, self._plan)
-        if took_ns > _SLOW_CALL_NS and took_ns > 2 * self._usual_ns:
-            again, again_ns = self._source.read_gpu(self.handle, self._plan)
-            if again_ns < took_ns:
-                reading, took_ns = again, again_ns
-        self._usual_ns = took_ns
-        return reading
+        """Read counter and power."""
+        return self._source.read_gpu(self.handle, self._plan)
 
 
 class NvmlSource(BaseSource):
@@ -128,8 +116,8 @@ class NvmlSource(BaseSource):
         """Read counter and power of every GPU; one that fails gives an empty reading."""
         return {key: reading for gpu in self._gpus for key, reading in gpu.read().items()}
 
-    def read_gpu(self, handle: Any, plan: Plan) -> tuple[Reading, int]:
-        """Read one GPU; return the reading, and how long the calls took in nanoseconds."""
+    def read_gpu(self, handle: Any, plan: Plan) -> Reading:
+        """Read one GPU."""
         before_ns = self.clock()
         values: dict[int, tuple[float | None, int]] = {}
         if plan.counter == "field" or plan.power in ("instant", "average"):
@@ -146,14 +134,14 @@ class NvmlSource(BaseSource):
             number = INSTANT_POWER if plan.power == "instant" else AVERAGE_POWER
             milliwatts = values.get(number, _NOTHING)[0] if plan.power else None
         after_ns = self.clock()
-        reading = Reading(
+        return Reading(
             t_ns=(before_ns + after_ns) // 2,
             joules=None if millijoules is None else millijoules / 1e3,
             watts=milliwatts / 1e3 if milliwatts else None,
             driver_us=stamp_us or None,
             updated_ns=self._to_monotonic(stamp_us, after_ns),
+            half_ns=(after_ns - before_ns) // 2,
         )
-        return reading, after_ns - before_ns
 
     def close(self) -> None:
         """Release NVML."""

@@ -56,8 +56,8 @@ class RaplSource(BaseSource):
 
     def read_channel(self, channel: Channel) -> Reading:
         """Read a counter in joules."""
-        joules = read_micro(self._counters[channel.id])
-        return Reading(self.clock(), joules)
+        begin_ns = self.clock()
+        return self.date(begin_ns, read_micro(self._counters[channel.id]))
 
     def _open_zones(self, root: Path) -> None:
         zones = find_zones(root)

@@ -15,6 +15,7 @@ from etui.energy.discovery import find_sources, open_recorder
 from etui.energy.sources.rapl import RaplSource, find_zones
 from etui.energy.sources.sysfs import graphics_cards
 from etui.energy.types import ChannelProbe, Kind
+from tests.support.devices import FakeClock
 
 Zone = Callable[..., Path]
 
@@ -205,3 +206,19 @@ def test_the_cpu_total_while_a_thread_advances_the_counter(powercap, etui_home):
     assert energy.unmeasured == ()
     assert energy.joules == pytest.approx(12.0, rel=0.1)
     assert abs(energy.joules - 12.0) <= energy.uncertainty + 0.3
+
+
+def test_a_read_that_was_held_up_is_made_again(powercap, sysfs, monkeypatch):
+    """Its value may be of any time of the call."""
+    powercap("intel-rapl:0", "package-0")
+    clock = FakeClock()
+    source = RaplSource(sysfs, clock)
+    taken_s = [0.0001, 0.030, 0.0001, 0.040, 0.020]
+
+    def read_slowly(path: Path) -> float:
+        clock.advance(taken_s.pop(0))
+        return 5.0
+
+    monkeypatch.setattr("etui.energy.sources.rapl.read_micro", read_slowly)
+    halves_ns = [source.read()["package:0"].half_ns for _ in range(3)]
+    assert halves_ns == [50_000, 50_000, 10_000_000]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from etui.energy.types import Kind
+from etui.log.filters import sql_limit
 from etui.log.queries import LogReader
 from etui.log.records import AuditRecord, ReadRow, parse_record
 from etui.log.totals import Spending, parse_spending
@@ -17,9 +18,20 @@ _LABELLED_SQL = """
     SELECT turn_id, created_at, query, arm, model, reasoning, hops, policy,
         (SELECT good FROM grades WHERE grades.turn_id = turns.turn_id) AS good
     FROM turns
-    WHERE (turn_id IN (SELECT turn_id FROM grades)
-        OR turn_id IN (SELECT turn_id FROM audits WHERE agrees IS NOT NULL))
-        AND status <> 'error'
+    WHERE turn_id IN (
+        SELECT turn_id FROM (
+            SELECT * FROM (
+                SELECT turn_id, created_at FROM grades ORDER BY created_at DESC LIMIT ?1
+            ) UNION ALL SELECT * FROM (
+                SELECT turn_id, created_at FROM audits WHERE agrees IS NOT NULL
+                ORDER BY created_at DESC LIMIT ?1
+            )
+        ) GROUP BY turn_id ORDER BY max(created_at) DESC LIMIT ?1
+    ) AND status <> 'error'
+    ORDER BY created_at, id
+"""
+_AUDITS_SQL = """
+    SELECT * FROM audits WHERE turn_id IN (SELECT value FROM json_each(?)) AND agrees IS NOT NULL
     ORDER BY created_at, id
 """
 _SPENT_SQL = f"""
@@ -57,14 +69,19 @@ class LabelledTurn:
     audits: tuple[AuditRecord, ...]  # Audits whose answer could be compared, oldest first
 
 
-def read_labelled(log: LogReader) -> list[LabelledTurn]:
-    """Read the turns with a grade or a comparable audit, oldest first."""
+def read_labelled(log: LogReader, newest: int | None = None) -> list[LabelledTurn]:
+    """Read the turns with a grade or a comparable audit, oldest first.
+
+    Args:
+        newest: Number of turns, those with the newest grades and audits; None reads all.
+    """
+    rows = log.select(_LABELLED_SQL, (sql_limit(newest),))
     audits: dict[str, list[AuditRecord]] = {}
-    for audit in read_audits(log):
-        if audit.agrees is not None:
-            audits.setdefault(audit.turn_id, []).append(audit)
+    for row in log.select(_AUDITS_SQL, (json.dumps([row["turn_id"] for row in rows]),)):
+        audit = parse_record(AuditRecord, row)
+        audits.setdefault(audit.turn_id, []).append(audit)
     found = []
-    for row in log.select(_LABELLED_SQL):
+    for row in rows:
         arm, model, reasoning = _find_taken(row)
         good = None if row["good"] is None else bool(row["good"])
         turn_id, compared = row["turn_id"], tuple(audits.get(row["turn_id"], ()))

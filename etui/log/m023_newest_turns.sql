@@ -35,6 +35,8 @@ WHERE chat_id IS NOT NULL;
 
 CREATE INDEX loads_by_model ON loads (model, created_at, model_sha256) WHERE joules IS NOT NULL;
 
+CREATE INDEX grades_by_time ON grades (created_at);
+
 CREATE INDEX audits_by_model ON audits (model, created_at, model_sha256);
 
 -- When a chat was last used, so that the newest are listed without a look at the turns of all.

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from etui.runtime.caches import LogCache
 
 
+NEWEST_LABELS = 500
+"""Turns with the newest grades and audits, which a fit is compared with before each decision."""
+
 FitTrace = dict[str, Any]
 """The JSON document of :func:`build_fit_document`."""
 
@@ -118,7 +121,8 @@ def format_fit(fit: FitTrace) -> Iterator[str]:
     elif fit["graded"] == 0:
         yield "no graded or audited turn since, so drift is not watched"
     else:
-        yield f"{count_text(fit['graded'], 'graded or audited turn')} since"
+        more = " or more" if fit["graded"] >= NEWEST_LABELS else ""
+        yield f"{count_text(fit['graded'], 'graded or audited turn')}{more} since"
     yield from (f"{arm['arm']}: {arm['why']}" for arm in fit["arms"] if arm["why"])
     yield from filter(None, map(_format_step, fit["steps"]))
 
@@ -219,7 +223,9 @@ class FitHealth:
     missing: tuple[str, ...]  # Arms of the policy that were not fitted
     changed: tuple[ChangedArm, ...]  # Arms that have another model, or another reasoning method
     gone: tuple[str, ...]  # Fitted arms that the policy no longer has
-    graded: int | None  # Number of graded or audited turns since; None if the log cannot be read
+    graded: int | None
+    """Number of graded or audited turns since, up to ``NEWEST_LABELS``; None if the log cannot be
+    read."""
     arms: tuple[ArmHealth, ...]  # The fitted arms of the policy
     steps: tuple[Agreement, ...]
     """Steps of several answers of the policy, with what the fit says of them."""
@@ -371,7 +377,12 @@ def _read_health_from(
     known, arms = {name: head.rate for name, head in model.arms.items()}, tuple(policy.arms)
     priors = list_priors(policy)
     labels = collect_labels(
-        read_labelled(log), policy.name, known, arms, priors=priors, by_question=False
+        read_labelled(log, NEWEST_LABELS),
+        policy.name,
+        known,
+        arms,
+        priors=priors,
+        by_question=False,
     )
     newest = [turn.query for turn in log.list_turns(limit=NEWEST)]
     return measure_health(model, policy, labels, newest, models=models)

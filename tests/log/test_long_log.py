@@ -17,7 +17,7 @@ from etui.log.chat_queries import list_chats
 from etui.log.curve_lookup import find_curve
 from etui.log.database import open_for_writing
 from etui.log.gaps import read_load_cost, read_uses
-from etui.log.labels import find_largest_load
+from etui.log.labels import find_largest_load, read_labelled
 from etui.log.past_answers import read_model_facts
 from etui.log.queries import LogReader
 from etui.log.totals import sum_joules_since
@@ -148,6 +148,7 @@ READINGS: dict[str, Callable[[LogReader, Config], object]] = {
         (read_load_cost(log, name, here(config, name)[0]), find_largest_load(log, name))
         for name in (STARTER, "absent")
     ],
+    "labels": lambda log, config: read_labelled(log, 20),
     "chats": lambda log, config: list_chats(log, limit=50),
     "newest turns": lambda log, config: (log.list_turns(limit=50), log.get_turn("last")),
     "names": read_names,

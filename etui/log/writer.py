@@ -180,6 +180,13 @@ class TurnWriter:
         self._thread.start()
         atexit.register(self._close_at_exit)
 
+    def report_to(self, report: Callable[[str], None]) -> None:
+        """Report to another function from now on, and to it what is said of records that wait."""
+        self._report = report
+        trouble = self._trouble
+        if trouble is not None:
+            self._say(trouble.what)
+
     def save(self, record: Record) -> None:
         """Queue a record; one of the same key is replaced.
 

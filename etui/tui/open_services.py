@@ -233,4 +233,5 @@ def open_services(config: Config) -> Services:
         choose_threads(config.threads, config.sysfs_dir),
         usable_cpus(),
         partial(list_route_choices, config),
+        runtime.writer.report_to,
     )

@@ -68,6 +68,9 @@ class Services:
     cpus: int = 2  # Logical CPUs that these threads and the screen may run on
     list_routes: Callable[[Route], Sequence[RouteChoice]] = lambda _route: ()
     """Lists what can answer the next questions."""
+    report_log: Callable[[Callable[[str], None]], None] = lambda _report: None
+    """Sets the function to call with a text when the log cannot be written, and when it can again.
+    """
 
 
 OpenServices = Callable[[Config], Services]

@@ -219,9 +219,16 @@ class EtuiApp(App[None]):
                 f"set `theme` in {self._config.config_file} to a theme of the command palette",
             )
         for line in self._notices:
-            self.notify(sanitize(line), timeout=NOTICE_SECONDS, markup=False)
+            self._say(line)
         leave_on_terminate(lambda: self.call_later(self._leave_at_once))
         self._open()
+
+    def _say_soon(self, line: str) -> None:
+        """Show a notice, from any thread."""
+        self.call_later(self._say, line)
+
+    def _say(self, line: str) -> None:
+        self.notify(sanitize(line), timeout=NOTICE_SECONDS, markup=False)
 
     @work(group="open", exit_on_error=False)
     async def _open(self) -> None:
@@ -243,6 +250,7 @@ class EtuiApp(App[None]):
         often, middle, _ = gc.get_threshold()
         gc.set_threshold(often, middle, MOST_MIDDLE_COLLECTIONS)  # the chat collects between keys
         self.backend = backend
+        backend.report_log(self._say_soon)
         if any(model.on_disk for model in backend.shelf.models()):
             self._chat.attach(backend, self._to_open)
         else:

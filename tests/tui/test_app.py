@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import threading
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -251,6 +253,17 @@ async def test_an_earlier_chat_is_opened_at_the_start(house: House) -> None:
         query, _route = house.runner.asked[0]
         assert query.chat_id == "chat-1"
         assert query.history[0].content == "Question 1?"
+
+
+async def test_what_the_writer_of_the_log_says_is_shown(house: House) -> None:
+    reports: list[Callable[[str], None]] = []
+    backend = Services(house.runner, house.meter, house.shelf, house.chats, ("balanced",))
+    backend = replace(backend, report_log=reports.append)
+    app = EtuiApp(house.config, Route("balanced"), lambda _config: backend)
+    async with app.run_test(size=WIDE) as pilot:
+        await until(pilot, lambda: bool(reports))
+        await asyncio.to_thread(reports[0], "the log is locked\x1b[0m; 1 record kept")
+        await until(pilot, lambda: "the log is locked␛[0m; 1 record kept" in notices(app))
 
 
 def test_a_tab_of_the_browser_cannot_suspend(house: House) -> None:

@@ -533,6 +533,13 @@ def significant(value: float, digits: int) -> str:
     return plain(value, decimals)
 
 
+def number_text(value: float) -> str:
+    """Format a number as it was written, but never with an exponent: ``0.8``, ``1,040``."""
+    if value == round(value):
+        return plain(value, 0)
+    return plain(value, 0) if abs(value) >= 1e6 else f"{value:.6g}"
+
+
 def with_uncertainty(value: float, uncertainty: float) -> str:
     """Format ``value ± uncertainty`` (above 0) without a unit: ``12.3 ± 0.4``, ``12,350 ± 120``."""
     decimals = 1 - exponent(uncertainty, 2)

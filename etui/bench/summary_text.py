@@ -123,10 +123,21 @@ def headline(summary: Summary) -> str:
     for name, arm in arms.items():
         label = f", {name}" if len(arms) > 1 else ""
         lines.append(f"{protocol(summary)}{label}: {_arm_line(arm)}")
+        if verdict := guess_verdict(arm, summary.chance):
+            lines.append(f"  {verdict}")
         lines += [f"  {_machine_line(key, one)}" for key, one in (arm.machines or {}).items()]
     if summary.precision is not None:
         lines += describe_precision(summary.precision)
     return "\n".join(lines)
+
+
+def guess_verdict(arm: ArmSummary, chance: float) -> str:
+    """Say by the 95 % interval whether a system does better than guessing; empty if none can."""
+    if not chance:
+        return ""
+    low, high = ends(arm.accuracy.micro)
+    found = "better than" if low > chance else "worse than" if high < chance else "no better than"
+    return f"{found} guessing ({units.accuracy_text(chance)})"
 
 
 def missing_energy_text(arm: ArmSummary) -> str:

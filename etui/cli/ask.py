@@ -154,11 +154,15 @@ def ask(
     etui ask --prompt review --set language=Python -f main.py
     etui ask --tools "What is 17 to the power of 23?"
 
+    With --quiet the exit code is 4 if the answer was cut: at its limit of tokens, by a budget, or
+    because it began to repeat itself.
+
     With --tools the model may call what `etui tools` lists. A call is shown and asked before it
     runs, unless config.yaml allows it; without a terminal only what is allowed there runs.
     """  # noqa: D301
     from etui.prompts.attachments import read_attachment
     from etui.runtime.overrides import Overrides
+    from etui.turn.text import cut_text
 
     template = read_saved(saved, parse_values(values))
     if template is not None:
@@ -178,7 +182,12 @@ def ask(
         show = AskText(asked.query.text, quiet=quiet).show
     confirm = _confirm if is_terminal and sys.stderr.isatty() else None
     record = _answer(asked, Overrides(**overrides), show, confirm, tools=tools)
-    return ExitCode.PARTIAL if record.status == "stopped" else ExitCode.DONE
+    if record.status == "stopped":
+        return ExitCode.PARTIAL
+    if quiet and (cut := cut_text(record)):  # which nothing else says
+        click.echo(f"etui: {cut}", err=True)
+        return ExitCode.GATE
+    return ExitCode.DONE
 
 
 def _confirm(question: str) -> bool:

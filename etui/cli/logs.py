@@ -82,9 +82,23 @@ def _add_list_options(command: _Command) -> _Command:
     return command
 
 
-@click.group()
+class _LogsGroup(click.Group):
+    """A group that lists turns where no command is named."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put ``list`` before options of its own."""
+        is_list = not args or (args[0].startswith("-") and args[0] != "--help")
+        if is_list and not ctx.resilient_parsing:  # which completes the names of the commands
+            args = ["list", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group(cls=_LogsGroup)
 def logs() -> None:
-    """List, show, search and export the turns in the log."""
+    """List, show, search and export the turns in the log.
+
+    Without a command it lists the latest turns, with the options of `etui logs list`.
+    """
 
 
 @logs.command("list")

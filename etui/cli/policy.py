@@ -156,12 +156,15 @@ def _report(found: LoggedCases, output: Path | None) -> None:
     multiple=True,
     help="Metadata of a request of `etui serve`; may be repeated.",
 )
+@flag("--all", "everything", help="Show every signal, rule and candidate, too.")
 @json_option
-def explain(query: str, name: str | None, metadata: tuple[str, ...], as_json: bool) -> None:
+def explain(
+    query: str, name: str | None, metadata: tuple[str, ...], everything: bool, as_json: bool
+) -> None:
     """Explain which arm would answer, and why.
 
-    Shows every signal with its value and its distance from the threshold, every rule that was
-    tried, and the predicted joules and accuracy of each candidate.
+    With --all it shows every signal with its value and its distance from the threshold, every rule
+    that was tried, and the predicted joules and accuracy of each candidate.
 
     No model is loaded, so this works even before a model is on this machine.
     """
@@ -178,7 +181,8 @@ def explain(query: str, name: str | None, metadata: tuple[str, ...], as_json: bo
         policy = load_policy(name or config.policy, config, runtime.catalogue.models)
         asked = Query(query, metadata=_parse_metadata(metadata))
         document = explaining.explain(asked, policy, runtime)
-    print_result(document, _format_explanation(document), as_json)
+    form = _format_explanation if everything else explaining.summary_lines
+    print_result(document, form(document), as_json)
     if not document["on_disk"]:
         from etui.runtime.explain import find_machine
 

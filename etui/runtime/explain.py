@@ -10,7 +10,7 @@ from etui.errors import ModelUnavailable
 from etui.routing.policy import THIS_MACHINE
 from etui.runtime.fit_health import build_fit_document, format_fit
 from etui.text import sanitize
-from etui.units import ABOUT
+from etui.units import energy_text, marked, number_text, short_energy_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,27 +37,27 @@ CANDIDATE_HEAD = (
 _YES = {True: "yes", False: "no"}
 
 
+def summary_lines(document: Explanation) -> list[str]:
+    """Format the decision, its reason and its forecast in a line each, and then the notices."""
+    model = document["model"] + _format_place(document)
+    policy = f"policy {document['policy']}, rule {document['rule']}"
+    lines = [
+        f"{document['arm']} -> {model}: {_format_method(document)} ({policy})",
+        f"because {document['why']}",
+        f"predicted {_format_prediction(document)}",
+        *(f"note: {notice}" for notice in document["notices"]),
+    ]
+    return [sanitize(line) for line in lines]
+
+
 def explained_facts(document: Explanation) -> list[tuple[str, str]]:
     """Format the decision as (label, text) pairs; empty facts are left out."""
-    thinking = document["think_tokens"]
-    method = document["reasoning"] + (f", {thinking} thinking tokens" if thinking else "")
-    if document["votes"]:
-        method += f", {document['votes']} votes"
-    method += f", {document['max_tokens']} answer tokens"
-    if document["speculate"] != "off":
-        method += f", speculation {document['speculate']}"
-    if not document["loop_guard"]:
-        method += ", no loop guard"
-    machine = find_machine(document)
-    missing = f" ({machine})" if machine else ""
-    if not document["on_disk"]:
-        missing = f" ({machine}, not available)" if machine else " (not on this machine)"
     fit = () if document["fit"] is None else format_fit(document["fit"])
     facts = [
         ("policy", document["policy"]),
         ("rule", document["rule"]),
-        ("arm", f"{document['arm']}: {method}"),
-        ("model", document["model"] + missing),
+        ("arm", f"{document['arm']}: {_format_method(document)}"),
+        ("model", document["model"] + _format_place(document)),
         ("why", document["why"]),
         ("cascade", _format_cascade(document["cascade"])),
         ("budget", _format_budgets(document)),
@@ -69,6 +69,31 @@ def explained_facts(document: Explanation) -> list[tuple[str, str]]:
         *(("fit", line.removeprefix("fit ")) for line in fit),
     ]
     return [(name, sanitize(text)) for name, text in facts if text]
+
+
+def _format_method(document: Explanation) -> str:
+    thinking = document["think_tokens"]
+    method: str = document["reasoning"] + (f", {thinking} thinking tokens" if thinking else "")
+    if document["votes"]:
+        method += f", {document['votes']} votes"
+    method += f", {document['max_tokens']} answer tokens"
+    if document["speculate"] != "off":
+        method += f", speculation {document['speculate']}"
+    if not document["loop_guard"]:
+        method += ", no loop guard"
+    return method
+
+
+def _format_place(document: Explanation) -> str:
+    """Format where the model is unless it is here: `` (server)``, `` (not on this machine)``."""
+    machine = find_machine(document)
+    if document["on_disk"]:
+        return f" ({machine})" if machine else ""
+    return f" ({machine}, not available)" if machine else " (not on this machine)"
+
+
+def _about(joules: float) -> str:
+    return short_energy_text(joules, "estimate")
 
 
 def find_machine(document: Explanation) -> str | None:
@@ -88,7 +113,7 @@ def signal_rows(document: Explanation) -> list[tuple[str, ...]]:
             _YES[s["holds"]],
             sanitize(_format_value(s["value"])),
             sanitize(s["test"]),
-            "" if s["distance"] is None else f"{s['distance']:g}",
+            "" if s["distance"] is None else number_text(s["distance"]),
             sanitize(s["detail"]),
         )
         for s in document["signals"]
@@ -122,11 +147,11 @@ def _format_candidate(candidate: dict[str, Any], document: Explanation) -> tuple
     spent = ["unknown", "", "", ""]
     if joules is not None:
         spread = joules["uncertainty"]
-        total = f"{ABOUT}{joules['total']:.3g}"
-        if spread is not None:
-            total += f" ± {spread:.2g}"
         phases = (joules["load"], joules["prefill"], joules["decode"])
-        spent = [total, *("unknown" if part is None else f"{part:.3g}" for part in phases)]
+        spent = [
+            marked(energy_text(joules["total"], spread, "estimate", spread=True)),
+            *("unknown" if part is None else _about(part) for part in phases),
+        ]
     right = ("unknown", "")
     if accuracy is not None and accuracy["n"] == 0:
         right = (f"{accuracy['p']:.2f}", accuracy["source"])
@@ -171,12 +196,12 @@ def _format_prediction(document: Explanation) -> str:
     predicted, margin = document["predicted"], document["margin_joules"]
     known = []
     if predicted["joules"] is not None:
-        known.append(f"{ABOUT}{predicted['joules']:.3g} J")
+        known.append(_about(predicted["joules"]))
     if predicted["accuracy"] is not None:
         known.append(f"accuracy {predicted['accuracy']:.2f}")
     if margin is not None:
         more = "more" if margin >= 0 else "less"
-        known.append(f"the next candidate would take {ABOUT}{abs(margin):.2g} J {more}")
+        known.append(f"the next candidate would take {_about(abs(margin))} {more}")
     if known:
         return ", ".join(known)
     if document["cascade"] is not None and any(c["joules"] for c in document["candidates"]):
@@ -188,7 +213,8 @@ def _format_cascade(cascade: dict[str, Any] | None) -> str:
     if cascade is None:
         return ""
     names = " -> ".join(_format_steps(cascade))
-    most = f", at most {cascade['max_joules']:g} J" if cascade["max_joules"] is not None else ""
+    joules = cascade["max_joules"]
+    most = f", at most {number_text(joules)} J" if joules is not None else ""
     hops = cascade["max_hops"]
     fewer = f", at most {hops} of them" if hops < len(cascade["arms"]) else ""
     return f"{names}, accepted at {cascade['accept_at']:g} or more{fewer}{most}"
@@ -226,10 +252,10 @@ def _format_odds(step: dict[str, Any]) -> str:
 def _format_budgets(document: Explanation) -> str:
     turn = document["budget"] or {"joules": None, "tokens": None, "seconds": None}
     amounts = ((turn["joules"], "J"), (turn["tokens"], "tokens"), (turn["seconds"], "s"))
-    limits = [f"{amount:g} {unit}" for amount, unit in amounts if amount is not None]
+    limits = [f"{number_text(amount)} {unit}" for amount, unit in amounts if amount is not None]
     parts = [f"{' or '.join(limits)} per turn, then it answers with what it has"] if limits else []
     parts += [
-        f"{b['joules']:g} J per {b['period']}, then {b['when_exceeded']}"
+        f"{number_text(b['joules'])} J per {b['period']}, then {b['when_exceeded']}"
         for b in document["period_budgets"]
     ]
     return "; ".join(parts)
@@ -253,7 +279,7 @@ def _format_shadow(shadow: dict[str, Any] | None) -> str:
 def _format_value(value: float | str | None) -> str:
     if value is None:
         return "unknown"
-    return value if isinstance(value, str) else f"{value:g}"
+    return value if isinstance(value, str) else number_text(value)
 
 
 _CONFIDENCE = 0.9

@@ -103,6 +103,12 @@ def ending_text(record: TurnRecord) -> str:
     return _ENDINGS.get(record.status, "")
 
 
+def cut_text(record: TurnRecord) -> str:
+    """Say that an answer ends before its end, and why; empty for a whole one, or a stopped one."""
+    is_cut = record.status in ("truncated", "budget") or record.ended == "repeats"
+    return (loop_text(record) or ending_text(record)).removeprefix("■ ") if is_cut else ""
+
+
 FAR_OFF = 2.0
 """From this ratio of measured to predicted joules, or its inverse, the forecast is mentioned."""
 

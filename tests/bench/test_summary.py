@@ -238,3 +238,16 @@ def test_markdown_keeps_names_in_their_cells() -> None:
     text = markdown(summarise(synthetic.samples(run), run), run)
     assert "a\\|&lt;b>" in text
     assert "<b>" not in text
+
+
+@pytest.mark.parametrize(
+    ("every", "found"), [(1, "better than"), (4, "no better than"), (1000, "worse than")]
+)
+def test_the_headline_says_whether_it_was_better_than_guessing(every: int, found: str) -> None:
+    arms = [[row for row in ROWS if row.arm == name] for name in RUN.contenders]
+    rows = [
+        replace(row, correct=at % every == every - 1) for arm in arms for at, row in enumerate(arm)
+    ]
+    lines = headline(summarise(rows, RUN)).splitlines()
+    assert lines[1] == f"  {found} guessing (25.0 %)"
+    assert "guessing" not in headline(summarise(number_rows(), NUMBERS))

@@ -92,15 +92,19 @@ def test_an_answer_for_a_full_disk_is_in_the_log(models, etui_home, form):
     assert len(rows(etui_home)) == 1
 
 
-def test_quiet_prints_the_answer_only(etui, models):
-    done = etui("ask", "Name a colour.", "--max-tokens", "8", "--quiet", models=models)
+def test_quiet_prints_the_answer_only_and_exits_with_4_if_it_was_cut(etui, models):
+    cut = ("ask", "Name a colour.", "--max-tokens", "8", "--quiet")
+    done = etui(*cut, models=models, code=4)
     assert done.stdout.strip()
-    assert done.stderr == ""
+    assert done.stderr == "etui: stopped at 8 tokens\n"
+    done = etui("ask", "What is the capital of France?", "--quiet", models=models, code=None)
+    assert (done.returncode, done.stderr) in ((0, ""), (4, "etui: stopped at 512 tokens\n"))
 
 
 def test_the_same_question_twice_gives_the_same_answer(etui, models):
     asked = ("ask", "Name a colour.", "-t", "0.9", "--seed", "3", "--max-tokens", "16", "-q")
-    assert etui(*asked, models=models).stdout == etui(*asked, models=models).stdout
+    first, second = (etui(*asked, models=models, code=None).stdout for _ in range(2))
+    assert first == second
 
 
 def test_thought_and_answer_are_kept_apart(etui, models):

@@ -67,6 +67,9 @@ def test_list(cli):
     assert "[stopped] fourth" in fourth
     assert "≈50 J" in third
     assert "500.00 ± 0.41 J (counter)" in second
+    assert cli.out("logs") == table
+    assert questions(cli.out("logs", "-n", "1")) == ["fourth"]
+    assert "export" in cli.out("logs", "--help")
 
 
 @pytest.mark.usefixtures("filled")

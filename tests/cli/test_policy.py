@@ -54,7 +54,7 @@ def test_unknown_names(cli):
 
 
 def test_explain_before_any_model_is_here(cli):
-    out, err = cli.run("policy", "explain", "What is 17*23?")
+    out, err = cli.run("policy", "explain", "--all", "What is 17*23?")
     assert "symbols-think" in out
     assert "qwen3-4b (not on this machine)" in out
     assert "etui models pull qwen3-4b" in err
@@ -100,13 +100,13 @@ fallbacks: {load_failed: quick}
 def test_explain_of_a_cascade_an_objective_and_budgets(cli, tmp_path):
     path = tmp_path / "ends.yaml"
     path.write_text(ENDS)
-    out = cli.out("policy", "explain", "add", "--policy", str(path))
+    out = cli.out("policy", "explain", "--all", "add", "--policy", str(path))
     lines = out.splitlines()
     assert "cascade    quick -> think, accepted at 0.75 or more, at most 300 J" in lines
-    budget = "400 J or 60 s per turn, then it answers with what it has; 20000 J per hour, then ask"
+    budget = "400 J or 60 s per turn, then it answers with what it has; 20,000 J per hour, then ask"
     assert f"budget     {budget}" in lines
     assert "fallbacks  load failed: quick" in lines
-    out = cli.out("policy", "explain", "hello", "--policy", str(path))
+    out = cli.out("policy", "explain", "--all", "hello", "--policy", str(path))
     assert "predicted  accuracy 0.60" in out
     assert "based on the stated prior, no accuracy was fitted" in out
     document = cli.json("policy", "explain", "hello", "--policy", str(path), "--json")

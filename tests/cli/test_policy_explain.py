@@ -30,7 +30,7 @@ def test_needs_stand_in_the_document_and_in_words(tmp_path, cli):
     (need,) = cli.json("policy", "explain", "hello", "--policy", str(path), "--json")["needs"]
     assert (need["need"], need["base"], need["other"]) == ("larger_model", "weak", "strong")
     assert need["gain"] == pytest.approx(need["gained"] - need["lost"])
-    said = cli.out("policy", "explain", "hello", "--policy", str(path))
+    said = cli.out("policy", "explain", "--all", "hello", "--policy", str(path))
     assert f"a larger model: strong instead of weak {need['gain']:+.2f}" in said
     path.write_text(POLICY.replace("strong", "other"))  # an arm that was fitted is gone
     assert cli.json("policy", "explain", "hello", "--policy", str(path), "--json")["needs"] == []
@@ -50,7 +50,7 @@ def test_speculation_and_the_loop_guard_of_the_arm_are_shown(tmp_path, cli):
         path.write_text(POLICY.replace("{model: smollm2-135m", f"{{model: smollm2-135m{keys}"))
         document = cli.json("policy", "explain", "hello", "--policy", str(path), "--json")
         assert (document["speculate"], document["loop_guard"]) == (speculate, guard)
-        assert words in cli.out("policy", "explain", "hello", "--policy", str(path))
+        assert words in cli.out("policy", "explain", "--all", "hello", "--policy", str(path))
 
 
 def test_an_arm_that_compares_its_answer_says_so(tmp_path, cli):
@@ -62,7 +62,9 @@ def test_an_arm_that_compares_its_answer_says_so(tmp_path, cli):
     )
     rows = {
         line.split()[0]: line
-        for line in cli.out("policy", "explain", "hello", "--policy", str(path)).splitlines()
+        for line in cli.out(
+            "policy", "explain", "--all", "hello", "--policy", str(path)
+        ).splitlines()
         if line.strip()
     }
     assert rows["a"].endswith("first")
@@ -107,4 +109,4 @@ def test_a_step_that_the_fit_never_accepts_is_left_out(tmp_path, accept, cli):
     if not never:
         (step,) = document["cascade"]["agreements"]
         assert step["odds"]["at_most"] == pytest.approx(91 / 152)
-    assert told in cli.out("policy", "explain", "hello", "--policy", str(path))
+    assert told in cli.out("policy", "explain", "--all", "hello", "--policy", str(path))

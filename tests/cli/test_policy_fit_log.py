@@ -213,7 +213,7 @@ def test_explain_tells_the_health_of_the_fit(fitted, fill, cli):
     health = cli.json("policy", "explain", "Why?", "--policy", "mine", "--json")["fit"]
     assert (health["graded"], health["arms"][0]["labels"]) == (60, 60)
     assert health["days"] > 9_000
-    shown = cli.out("policy", "explain", "Why?", "--policy", "mine")
+    shown = cli.out("policy", "explain", "--all", "Why?", "--policy", "mine")
     assert "fit        of 2000-01-01, " in shown
     assert "fit        60 graded or audited turns since" in shown
     assert "fit        quick: holds; " in shown
@@ -230,7 +230,7 @@ def test_a_fit_of_other_arms_and_models_is_told(fitted, config, cli):
     out = cli.out("policy", "check", "mine")
     assert "no arm of the policy is in this fit, so nothing is predicted" in out
     assert "fitted arms that the policy no longer has, ignored: quick" in out
-    assert "arm        swift" in cli.out("policy", "explain", "Why?", "--policy", "mine")
+    assert "arm        swift" in cli.out("policy", "explain", "--all", "Why?", "--policy", "mine")
 
 
 @pytest.mark.parametrize(

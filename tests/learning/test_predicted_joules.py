@@ -92,7 +92,7 @@ def test_joules_are_predicted_from_one_token_answers_and_from_audits(day, capsys
 
 
 def test_the_phases_of_an_audit_are_unknown_and_not_0(day, capsys):
-    question = ["policy", "explain", "--policy", "day", "x" * 400]
+    question = ["policy", "explain", "--all", "--policy", "day", "x" * 400]
     assert run([*question, "--json"]) == ExitCode.DONE
     (candidate,) = json.loads(capsys.readouterr().out)["candidates"]
     joules = candidate["joules"]

@@ -72,7 +72,7 @@ class CurveMeter:
         marks = [start_ns + (end_ns - start_ns) * i // points for i in range(points + 1)]
         return [((a + b) // 2, self.energy(a, b).mean_watts) for a, b in pairwise(marks)]
 
-    def mark(self, t_ns: int) -> None:
+    def mark(self, t_ns: int, phase: str = "") -> None:
         """Ignore it: the power is known."""
 
     def settle(self, end_ns: int) -> None:

@@ -30,7 +30,7 @@ class SteadyMeter:
     def settle(self, end_ns: int) -> None:
         """Return at once."""
 
-    def mark(self, t_ns: int) -> None:
+    def mark(self, t_ns: int, phase: str = "") -> None:
         """Ignore it: nothing steps."""
 
     def energy(self, start_ns: int, end_ns: int) -> Energy:

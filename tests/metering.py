@@ -8,7 +8,7 @@ from itertools import pairwise
 class Sliced:
     """A power curve of a meter that only knows the energy of intervals."""
 
-    def mark(self, t_ns: int) -> None:
+    def mark(self, t_ns: int, phase: str = "") -> None:
         """Ignore it: the energy of every interval is known."""
 
     def power_curve(

@@ -20,6 +20,7 @@ from etui.energy.types import (
     ChannelPower,
     Energy,
     Kind,
+    Phase,
     PowerSource,
     Reading,
     combine,
@@ -115,15 +116,16 @@ class Recorder:
         """Read every source once, on the calling thread."""
         self._sampler.read_once()
 
-    def mark(self, t_ns: int) -> None:
+    def mark(self, t_ns: int, phase: Phase = "") -> None:
         """Note that the power steps at a time: where an answer, its decode or its pause begins.
 
-        The energy at a mark is fitted to the readings around it. Counters that are refreshed every
-        few milliseconds are read now as well, since a call comes soon after its mark.
+        The energy at a mark is fitted to the readings around it, and to those of earlier turns,
+        which show the power of the phases. Counters that are refreshed every few milliseconds are
+        read now as well, since a call comes soon after its mark.
         """
         with self._lock:
             for trace in self._traces.values():
-                trace.mark(t_ns)
+                trace.mark(t_ns, phase)
         for source in self._quick:
             try:
                 readings = source.read()

@@ -6,7 +6,10 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
+
+Phase = Literal["idle", "prefill", "decode", ""]
+"""What a machine does from a mark on; empty: something else, of unknown power."""
 
 _HELD_HALF_NS = 1_000_000
 _FIRST_HALF_NS = 25_000_000
@@ -237,8 +240,8 @@ class Energy:
     """Covering channels that are not in the sum (psys, battery)."""
     unmeasured: tuple[str, ...] = ()  # Scopes of this machine without a reading
     flags: tuple[str, ...] = field(default=())
-    """Qualifications of the result (``coarse``, ``lag``, ``gap``, ``extrapolated``, ``disagrees``,
-    ``no-counter``, ``shared``, ``unmeasured``)."""
+    """Qualifications of the result (``coarse``, ``lag``, ``aliased``, ``gap``, ``extrapolated``,
+    ``disagrees``, ``no-counter``, ``shared``, ``unmeasured``)."""
     own_joules: float | None = None
     """Joules of etui's own processes, where others used a GPU or the CPUs of an estimate: energy
     above idle times etui's share of SM or CPU time; None if nothing was shared, or if the driver

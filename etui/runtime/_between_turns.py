@@ -18,7 +18,6 @@ from etui.energy.idle import (
 from etui.errors import EtuiError, LogUnavailable
 from etui.events import Loaded, Residence, Unloaded
 from etui.turn.build_record import build_load_record, build_unload_record
-from etui.turn.run import find_marks
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -340,8 +339,8 @@ class BetweenTurns:
         self._idle_tracker.begin(None)
 
     def _settle(self, event: Loaded | Unloaded) -> None:
-        for mark_ns in find_marks(event):
-            self._recorder.mark(mark_ns)
+        self._recorder.mark(event.start_ns)
+        self._recorder.mark(event.end_ns, "idle")
         self._recorder.settle(event.end_ns)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from uuid import uuid4
 
 from etui.arm import Arm, TokenCost
-from etui.energy.types import Energy
+from etui.energy.types import Energy, Phase
 from etui.errors import ModelUnavailable
 
 if TYPE_CHECKING:
@@ -32,8 +32,8 @@ class Meter(Protocol):
     ) -> Sequence[tuple[int, float | None]]:
         """Return (middle in ns, mean watts) of equal slices; None for a slice without readings."""
 
-    def mark(self, t_ns: int) -> None:
-        """Note that the power steps at a time, such as the start of an answer."""
+    def mark(self, t_ns: int, phase: Phase = "") -> None:
+        """Note that the power steps at a time, such as the start of an answer's prefill."""
 
     def settle(self, end_ns: int) -> object:
         """Wait until the energy up to ``end_ns`` is final."""

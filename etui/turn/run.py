@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from etui.arm import Arm
 from etui.backends.base import AnswerRequest, Cancel
 from etui.chat import Query
-from etui.energy.types import EnergyOf
+from etui.energy.types import EnergyOf, Phase
 from etui.errors import EngineFailed, EtuiError, ModelUnavailable
 from etui.events import Event, Finished, Loaded, PictureEncoded, Prefilled, Status, Unloaded
 from etui.reasoning.decoding import BUDGET
@@ -200,12 +200,12 @@ class Turn:
                 seen.finished = self._build_unbegun(clock_ns())
                 yield seen.finished
             else:
-                self._meter.mark(clock_ns())
+                self._meter.mark(clock_ns(), "prefill")
                 answerer = model.backend or self.machine.engine()
                 for event in answerer.answer(self._build_request(model), cancel):
                     seen.add(event)
-                    for mark_ns in find_marks(event):
-                        self._meter.mark(mark_ns)
+                    for mark in find_marks(event):
+                        self._meter.mark(*mark)
                     if self._budget is None:
                         self._budget = budget.find_spent(seen, clock_ns(), self._meter.energy)
                         if self._budget is not None:
@@ -246,7 +246,7 @@ class Turn:
         arm = self._arm
         end = seen.build_finished(max(self.machine.clock_ns(), seen.started_ns), status, why)
         if seen.finished is None:
-            self._meter.mark(end.end_ns)
+            self._meter.mark(end.end_ns, "idle")
         if (failure is not None or self._fault is not None) and end.status != "error":
             end = replace(end, status="error", why=why)
         if self._budget is not None:
@@ -422,17 +422,19 @@ def save_turn(ended: Ended, machine: Machine) -> TurnRecord:
     return record
 
 
-def find_marks(event: Event) -> tuple[int, ...]:
-    """Return the times at which an event says that the power stepped, monotonic nanoseconds.
+def find_marks(event: Event) -> tuple[tuple[int, Phase], ...]:
+    """Return the times at which an event says that the power stepped (ns), and what began there.
 
     A load, an unload and the encoding of a picture begin and end, the work of an answer begins
     after them, decode begins with the first token, and after the last token the machine rests.
     """
     match event:
         case Loaded() | Unloaded() | PictureEncoded():
-            return event.start_ns, event.end_ns
-        case Prefilled() | Finished():
-            return (event.end_ns,)
+            return (event.start_ns, ""), (event.end_ns, "prefill")
+        case Prefilled():
+            return ((event.end_ns, "decode"),)
+        case Finished():
+            return ((event.end_ns, "idle"),)
         case _:
             return ()
 

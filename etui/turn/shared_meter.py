@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import Protocol, runtime_checkable
 
 from etui.arm import TokenCost
-from etui.energy.types import ChannelEnergy, Energy
+from etui.energy.types import ChannelEnergy, Energy, Phase
 from etui.events import BatchShare, SharedBatch
 from etui.turn.accounting import TimeInterval, sum_energies, sum_of_known
 from etui.turn.interfaces import Meter
@@ -368,7 +368,7 @@ class SharedMeter:
         """The meter of the whole machine, for loads, which belong to no turn."""
         return self._meter
 
-    def mark(self, t_ns: int) -> None:
+    def mark(self, t_ns: int, phase: Phase = "") -> None:
         """Note that the power steps at a time; the first one is the start of the turn.
 
         While others are in the batches around it, the power of the machine does not follow this
@@ -377,7 +377,7 @@ class SharedMeter:
         if self._began_ns is None:
             self._began_ns = t_ns
         if not self._ledger.is_shared_at(t_ns, self._numbers(), _NEAR_NS):
-            self._meter.mark(t_ns)
+            self._meter.mark(t_ns, phase)
 
     def settle(self, end_ns: int) -> object:
         """Wait until the energy up to ``end_ns`` is final."""

@@ -61,7 +61,7 @@ class WattMeter:
     def settle(self, end_ns):
         """Every reading is final at once."""
 
-    def mark(self, t_ns):
+    def mark(self, t_ns, phase=""):
         """Nothing steps."""
 
     def power_curve(self, start_ns, end_ns, points):

@@ -13,7 +13,7 @@ from bisect import bisect_right
 from dataclasses import dataclass
 
 from etui.energy.recorder import Recorder
-from etui.energy.types import Energy
+from etui.energy.types import Energy, Phase
 from tests.support.devices import FakeClock, FakeDevice, Sensor
 
 
@@ -105,9 +105,9 @@ class SimulatedGpu:
         """Do nothing for a while."""
         self._spend(seconds, self.load.idle_watts)
 
-    def mark(self, t_ns: int) -> None:
+    def mark(self, t_ns: int, phase: Phase = "") -> None:
         """Give the meter a mark, as the engine's events do."""
-        self.recorder.mark(t_ns)
+        self.recorder.mark(t_ns, phase)
 
     def settle(self, end_ns: int) -> bool:
         """Advance the clock until the meter has settled ``end_ns``, as a real one waits."""

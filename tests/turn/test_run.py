@@ -469,7 +469,7 @@ class MarkedMeter(Meter10W):
         super().__init__()
         self.marks: list[int] = []
 
-    def mark(self, t_ns: int) -> None:
+    def mark(self, t_ns: int, phase: str = "") -> None:
         self.marks.append(t_ns)
 
 

@@ -322,7 +322,7 @@ class Marked(CurveMeter):
 
     marks: list[int] = field(default_factory=list)
 
-    def mark(self, t_ns: int) -> None:
+    def mark(self, t_ns: int, phase: str = "") -> None:
         self.marks.append(t_ns)
 
 

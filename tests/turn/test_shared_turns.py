@@ -221,7 +221,7 @@ class Elsewhere(Meter10W):
             flags=self.flags,
         )
 
-    def mark(self, t_ns: int) -> None:
+    def mark(self, t_ns: int, phase: str = "") -> None:
         self.marked.append(t_ns)
 
 

@@ -37,7 +37,7 @@ class Curve(Sliced):
         self._watts_of = watts
         self.marks: list[int] = []
 
-    def mark(self, t_ns: int) -> None:
+    def mark(self, t_ns: int, phase: str = "") -> None:
         self.marks.append(t_ns)
 
     def settle(self, end_ns: int) -> None:

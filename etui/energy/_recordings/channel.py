@@ -11,7 +11,7 @@ from etui.energy._recordings.columns import Point, Recording
 from etui.energy._recordings.counter import CounterRecording
 from etui.energy._recordings.power import PowerRecording
 from etui.energy.scopes import family
-from etui.energy.types import Channel, ChannelEnergy, HalfWidths, Kind, Reading
+from etui.energy.types import Channel, ChannelEnergy, HalfWidths, Kind, Phase, Reading
 
 if TYPE_CHECKING:
     import numpy as np
@@ -106,12 +106,12 @@ class ChannelRecording:
         self.counter.interrupt(now_ns)
         self._breaks.append((self.last_read_ns, now_ns))
 
-    def mark(self, t_ns: int) -> None:
-        """Note that the power steps at a time."""
+    def mark(self, t_ns: int, phase: Phase = "") -> None:
+        """Note that the power steps at a time, where a phase begins."""
         if self.channel.kind is Kind.COUNTER:
-            self.counter.mark(t_ns)
+            self.counter.mark(t_ns, phase)
         elif self.channel.kind in (Kind.INTEGRATED, Kind.MODEL):
-            self.power.mark(t_ns)
+            self.power.mark(t_ns, phase)
 
     @property
     def recorded_since_ns(self) -> int | None:
@@ -208,6 +208,9 @@ class ChannelRecording:
         half_widths = self._compute_half_widths(start_ns, end_ns, first, last)
         apart = self._find_disagreement(start_ns, end_ns, first, last, half_widths.total)
         half_widths = half_widths.widen(apart)
+        beat = None if self._by_counter else self.power.find_beat(start_ns, end_ns)
+        if beat is not None:
+            half_widths = half_widths.widen(abs(joules - beat * span / 1e9) + half_widths.total)
         return ChannelEnergy(
             id=self.channel.id,
             kind=self._choose_kind(start_ns),
@@ -216,7 +219,9 @@ class ChannelRecording:
             coverage=covered if covered < 0.999999 else 1.0,
             mean_watts=joules / (span / 1e9),
             peak_watts=extremes[1] if extremes else None,
-            flags=self._collect_flags(start_ns, end_ns, covered, disagrees=apart > 0),
+            flags=self._collect_flags(
+                start_ns, end_ns, covered, disagrees=apart > 0, aliased=beat is not None
+            ),
             half_widths=half_widths,
         )
 
@@ -311,7 +316,7 @@ class ChannelRecording:
         return [(a, b) for a, b in self._breaks if a < end_ns and b > start_ns]
 
     def _collect_flags(
-        self, start_ns: int, end_ns: int, covered: float, *, disagrees: bool
+        self, start_ns: int, end_ns: int, covered: float, *, disagrees: bool, aliased: bool
     ) -> tuple[str, ...]:
         flags = []
         period = self.period_s
@@ -319,6 +324,8 @@ class ChannelRecording:
             flags.append("coarse")
         if self.channel.average_s and not self._by_counter:
             flags.append("lag")
+        if aliased:
+            flags.append("aliased")
         if covered < 0.999 or self._find_breaks(start_ns, end_ns):
             flags.append("gap")
         if self._by_counter:

@@ -7,12 +7,15 @@ from bisect import bisect_left
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, get_type_hints
 
+from etui.energy.types import Phase
+
 if TYPE_CHECKING:
     import numpy as np
 
 _FIRST_ROWS = 1024
 _DTYPES = {int: "i8", float: "f8", bool: "?"}
 _MOST_MARKS = 1000
+_MOST_PLACED = 64
 _SAME_NS = 1_000_000
 Row = TypeVar("Row", bound=tuple[Any, ...])
 
@@ -28,6 +31,13 @@ class Point(NamedTuple):
     and when it stepped at a mark."""
     variance: float = 0.0  # Accumulated variance of sampling, J^2 (power readings only)
     noise: float = 0.0  # Half width of `joules` that is the device's own: when its counter moved
+
+
+class Mark(NamedTuple):
+    """A time at which the power steps, and the name of the phase that begins there."""
+
+    t_ns: int
+    phase: Phase = ""
 
 
 class Columns(Generic[Row]):
@@ -114,8 +124,11 @@ class Recording(ABC, Generic[Row]):
 
     def __init__(self, row_type: type[Row], keep: int) -> None:
         self._rows = Columns(row_type, keep)
-        self._marks: list[int] = []
+        self._marks: list[Mark] = []
         """Marks in order, until the energy there is fitted."""
+        self._placed: list[Mark] = []
+        """The newest marks at which the energy was fitted, or could not be."""
+        self._before: Phase = "idle"  # The phase before them
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -144,20 +157,38 @@ class Recording(ABC, Generic[Row]):
         """Return times in nanoseconds and joules up to them: views, valid until the next read."""
         return self._rows.column("t_ns"), self._rows.column("joules")
 
-    def mark(self, t_ns: int) -> None:
+    def mark(self, t_ns: int, phase: Phase = "") -> None:
         """Note that the power steps at a time; the energy there is fitted when it is surrounded.
 
-        A mark within a millisecond of another is left out.
+        Of marks within a millisecond of each other the first one stays, with the last one's phase.
         """
-        at = bisect_left(self._marks, t_ns)
-        if all(abs(near - t_ns) > _SAME_NS for near in self._marks[max(at - 1, 0) : at + 1]):
-            self._marks.insert(at, t_ns)
+        at = bisect_left(self._marks, t_ns, key=_get_time)
+        near = [i for i in (at - 1, at) if 0 <= i < len(self._marks)]
+        same = [i for i in near if abs(self._marks[i].t_ns - t_ns) <= _SAME_NS]
+        if same:
+            self._marks[same[0]] = self._marks[same[0]]._replace(phase=phase)
+        else:
+            self._marks.insert(at, Mark(t_ns, phase))
             del self._marks[:-_MOST_MARKS]
         self._place_marks()
 
     def is_pending(self, end_ns: int) -> bool:
         """Return whether a mark up to a time waits for readings after it."""
-        return bool(self._marks) and self._marks[0] <= end_ns
+        return bool(self._marks) and self._marks[0].t_ns <= end_ns
+
+    def _take_mark(self) -> None:
+        """Move the oldest waiting mark to those that are placed."""
+        self._placed.append(self._marks.pop(0))
+        if len(self._placed) > _MOST_PLACED:
+            self._before = self._placed.pop(0).phase
+
+    def _list_marks(self, start_ns: int, end_ns: int) -> tuple[list[int], list[Phase]]:
+        """Return the times of the marks inside an interval, and the phases around them."""
+        known = [*self._placed, *self._marks]
+        inside = [mark for mark in known if start_ns < mark.t_ns < end_ns]
+        before = [mark.phase for mark in known if mark.t_ns <= start_ns]
+        phases = [before[-1] if before else self._before, *(mark.phase for mark in inside)]
+        return [mark.t_ns for mark in inside], phases
 
     @abstractmethod
     def at(self, t_ns: int) -> Point:
@@ -171,3 +202,7 @@ class Recording(ABC, Generic[Row]):
 
     @abstractmethod
     def _place_marks(self) -> None: ...
+
+
+def _get_time(mark: Mark) -> int:
+    return mark.t_ns

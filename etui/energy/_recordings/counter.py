@@ -16,7 +16,7 @@ plus P times the uncertainty of the time of the edge itself.
 from __future__ import annotations
 
 import math
-from itertools import pairwise
+from bisect import bisect_left
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from etui.energy._recordings.columns import Point, Recording
@@ -32,6 +32,9 @@ _LONG_TICKS = 5
 _EDGES_AFTER = 2
 """Edges after a mark that its fit waits for: one full tick after the step."""
 _FIT_EDGES = 4
+"""Edges before a mark between which the power is taken as level."""
+_HISTORY_EDGES = 32
+"""Edges before a mark whose ticks tell the levels of the phases."""
 _SIGMAS = 2.5
 """Half width of a fitted mark in standard deviations, which are themselves estimated."""
 _JITTER_TICKS = 20
@@ -93,6 +96,7 @@ class CounterRecording(Recording[Knot]):
         self._still = False
         self._driver = DriverClock()
         self._distrust_until_ns = 0
+        self._uneven_s = 0.0
         self.resets = 0
 
     @property
@@ -206,8 +210,8 @@ class CounterRecording(Recording[Knot]):
     def _period_ns(self) -> float:
         return self._clock.period_ns or _TYPICAL_PERIOD_NS
 
-    def _tick_watts(self, low: int, high: int) -> np.ndarray[Any, Any]:
-        """Return the mean watts of the ticks between two knots, marks and added reads aside."""
+    def _find_ticks(self, low: int, high: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        """Return the ends and mean watts of the ticks between two knots, without added reads."""
         added = self._rows.column("is_added")
         while low > 0 and added[low]:
             low -= 1
@@ -217,7 +221,11 @@ class CounterRecording(Recording[Knot]):
         times = self._rows.column("t_ns")[low:high][regular]
         joules = self._rows.column("joules")[low:high][regular]
         watts: np.ndarray[Any, Any] = (joules[1:] - joules[:-1]) / (times[1:] - times[:-1]) * 1e9
-        return watts
+        return times, watts
+
+    def _tick_watts(self, low: int, high: int) -> np.ndarray[Any, Any]:
+        """Return the mean watts of the ticks of :meth:`_find_ticks`."""
+        return self._find_ticks(low, high)[1]
 
     def _locate_edge(
         self, before_ns: int, since_ns: int, now_ns: int, updated_ns: int | None
@@ -237,66 +245,90 @@ class CounterRecording(Recording[Knot]):
         A knot at a mark is final, so that an interval that has settled does not change.
         """
         while self._marks and len(self._rows) >= 3:
-            mark_ns = self._marks[0]
-            upper = self._rows.search(mark_ns)
+            upper = self._rows.search(self._marks[0].t_ns)
             if len(self._rows) - upper < _EDGES_AFTER:
                 return
-            del self._marks[0]
             if upper:
-                self._place_mark(mark_ns, upper)
+                self._place_mark(self._marks[0].t_ns, upper)
+            self._take_mark()
 
     def _place_mark(self, mark_ns: int, upper: int) -> None:
         a, b = self._rows.row(upper - 1), self._rows.row(upper)
         if a.t_ns == mark_ns:
             return
-        low, high = self._find_fit_range(upper)
-        knots = [self._rows.row(index) for index in range(low, high)]
-        if any(q.covered_ns - p.covered_ns < q.t_ns - p.t_ns for p, q in pairwise(knots)):
+        knots = self._find_fit_knots(upper)
+        edges_before = sum(knot.t_ns < mark_ns for knot in knots)
+        if edges_before < 2:
             return  # a gap or a reset: how the power went is not known
-        marks = [mark_ns, *(m for m in self._marks if m < knots[-1].t_ns)]
+        marks, phases = self._list_marks(knots[0].t_ns, knots[-1].t_ns)
+        if edges_before > _FIT_EDGES:
+            # The level of a long phase may drift: here it is only nearly that of before.
+            near_ns = knots[edges_before - _FIT_EDGES].t_ns
+            at = bisect_left(marks, near_ns)
+            marks.insert(at, near_ns)
+            phases.insert(at, phases[at])
         uneven_s = self._estimate_jitter(upper)
         edges = [
             EdgeSample(
                 seconds=(knot.t_ns - a.t_ns) / 1e9,
                 joules=knot.joules - a.joules,
                 sigma_s=math.hypot(knot.half_ns / 1e9 / math.sqrt(3), uneven_s),
-                sigma_joules=knot.noise / _SIGMAS,
             )
             for knot in knots
         ]
-        found = fit_steps([(each - a.t_ns) / 1e9 for each in marks], edges)[0]
+        at = marks.index(mark_ns)
+        found = fit_steps([(each - a.t_ns) / 1e9 for each in marks], edges, phases, at)[0]
         share = (mark_ns - a.t_ns) / (b.t_ns - a.t_ns)
         mark = Knot(
             t_ns=mark_ns,
             joules=a.joules + min(max(found.joules, 0.0), b.joules - a.joules),
             covered_ns=a.covered_ns + share * (b.covered_ns - a.covered_ns),
             known_ns=a.known_ns + share * (b.known_ns - a.known_ns),
-            noise=_SIGMAS * found.sigma_joules,
-            systematic=abs(found.step_watts) * _MARK_HALF_S,
+            noise=_SIGMAS * found.own_joules,
+            systematic=math.hypot(_SIGMAS * found.shared_joules, found.step_watts * _MARK_HALF_S),
             is_added=True,
         )
         self._rows.insert(upper, mark)
 
-    def _find_fit_range(self, upper: int) -> tuple[int, int]:
-        """Return the knots around a tick to fit, from the last mark before it."""
-        low = upper - 1
-        while low > 0 and upper - low < _FIT_EDGES and not self._rows.row(low).is_mark:
+    def _find_fit_knots(self, upper: int) -> list[Knot]:
+        """Return the edges to fit around a tick, without marks; those before a gap do not count."""
+        edges: list[Knot] = []
+        low = upper
+        while low > 0 and len(edges) < _HISTORY_EDGES:
             low -= 1
-        return low, min(upper + _EDGES_AFTER, len(self._rows))
+            knot = self._rows.row(low)
+            if not knot.is_mark:
+                edges.insert(0, knot)
+        last = edges[-1].t_ns if edges else 0
+        edges += [
+            self._rows.row(index)
+            for index in range(upper, min(upper + _EDGES_AFTER, len(self._rows)))
+        ]
+        for index in range(len(edges) - 1, 0, -1):
+            p, q = edges[index - 1], edges[index]
+            if q.covered_ns - p.covered_ns < q.t_ns - p.t_ns:
+                return edges[index:] if p.t_ns < last else []
+        return edges
 
     def _estimate_jitter(self, upper: int) -> float:
         """Estimate how far edges are off their times, from the ticks before, seconds.
 
         At constant power P a tick of T seconds between edges that are off by s each has a mean
         power off by P s sqrt(2) / T, and the step to the next tick one off by P s sqrt(6) / T. The
-        median does not see the few steps that are real.
+        median does not see the few steps that are real. Ticks with marks do not count: where turns
+        follow each other, all steps are real, and the estimate from before holds.
         """
-        low = max(upper - _JITTER_TICKS, 0)
-        watts = self._tick_watts(low, upper)
-        if len(watts) < 5:
-            return 0.0
-        steps = sorted((abs(watts[1:] - watts[:-1]) / (watts[1:] + watts[:-1]) * 2).tolist())
-        return float(1.8 * steps[len(steps) // 2] * (self._period_ns / 1e9) / math.sqrt(6))
+        times, watts = self._find_ticks(max(upper - _JITTER_TICKS, 0), upper)
+        marks, _ = self._list_marks(int(times[0]), int(times[-1])) if len(times) else ([], [])
+        marked = times.searchsorted(marks) - 1
+        level = [i for i in range(len(watts) - 1) if not {i, i + 1} & set(marked.tolist())]
+        if len(level) >= 4:
+            a, b = watts[level], watts[[i + 1 for i in level]]
+            steps = sorted((abs(b - a) / (a + b) * 2).tolist())
+            self._uneven_s = float(
+                1.8 * steps[len(steps) // 2] * (self._period_ns / 1e9) / math.sqrt(6)
+            )
+        return self._uneven_s
 
     def _append(self, edge: Edge, delta: float | None, added: bool) -> None:
         """Add a knot; without a delta the counter was reset, and power readings replace it."""

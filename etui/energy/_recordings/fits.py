@@ -11,15 +11,26 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
 
 _ROUNDS = 3
+_MOST_ROUNDS = 6
+_STEADY_JOULES = 0.01
+"""Rounds end when the energy at the mark moves by less."""
 _WANDER = 0.04
 """Relative scatter of the power of one tick around its level, at least."""
+_VARIES = 0.1
+"""Relative scatter of the level of a phase from turn to turn."""
+_LEAST_VARIES = 0.06
+"""The same scatter in shares of the largest power: a rest differs more than its few watts say."""
+_RAMP_S = 0.06
+_RAMP_SIGMA = 0.5
+"""Time in which a step may rise or fall in truth, and the deviation of its share that it does."""
+_LATE_S = {"prefill": 0.001, "decode": 0.001, "idle": -0.001}
+"""Time from a mark to its step: work begins after the event that says so, and ends before it."""
 _LEAST_EDGE_S = 0.0002
 _RELATIVE_NOISE = 0.02
 _LEAST_NOISE_WATTS = 0.5
@@ -32,78 +43,151 @@ class EdgeSample:
     seconds: float
     joules: float  # Energy up to it
     sigma_s: float  # Standard deviation of `seconds`
-    sigma_joules: float = 0.0  # Standard deviation of `joules` themselves (a fitted mark before)
 
 
 @dataclass(frozen=True, slots=True)
 class MarkFit:
-    """The fit at one mark."""
+    """The fit at one mark.
+
+    Attributes:
+        own_joules, shared_joules: Standard deviations of ``joules`` by what they come from: the
+            times of the edges, which are each channel's own, and what the power did, which all
+            channels under one load have in common.
+    """
 
     joules: float  # Energy up to it, from the origin of the edges
-    sigma_joules: float  # Standard deviation of `joules`
+    own_joules: float
+    shared_joules: float
     step_watts: float  # Level after it minus level before it
 
+    @property
+    def sigma_joules(self) -> float:
+        """Standard deviation of ``joules``."""
+        return math.hypot(self.own_joules, self.shared_joules)
 
-def fit_steps(marks_s: Sequence[float], edges: Sequence[EdgeSample]) -> tuple[MarkFit, ...]:
-    """Fit the energy at each mark, and the levels between them, to edges of a counter.
 
-    With marks m_1 .. m_k the energy at a time is linear in the energy at m_1 and the levels
-    p_0 .. p_k, and every edge near the marks is an observation of it, off by the level at the edge
-    times the error of the edge's time. The fit weighs the edges by that error: the energy at a step
-    follows mostly from the edge on its low side, where a late edge costs the least.
+def fit_steps(
+    marks_s: Sequence[float],
+    edges: Sequence[EdgeSample],
+    phases: Sequence[str] = (),
+    at: int = 0,
+) -> tuple[MarkFit, ...]:
+    """Fit the energy at marks, and the levels between them, to edges of a counter.
+
+    The energy at a time is linear in the energy at a mark and the levels between marks, and every
+    edge is an observation of it, off by the level at the edge times the error of the edge's time,
+    and by what the power wandered since the mark. So the energy at a step follows mostly from the
+    edge on its low side, where a late edge costs the least. Levels of the same phase are nearly
+    equal: of turns that follow each other, a tick holds parts of several phases, which only many
+    ticks tell apart. A share of all steps may be ramps of 60 ms; the fit finds it with the levels.
 
     Args:
         marks_s: Times of the marks in seconds, in order, at least one.
         edges: Edges around them in order of time, at least two.
+        phases: Names of the phases before, between and after the marks; an empty one is like no
+            other.
+        at: Index of the mark whose fit comes first; those before it only tell the phases.
     """
     import numpy as np
 
+    count = len(marks_s) + 1
     times = np.array([edge.seconds for edge in edges])
     joules = np.array([edge.joules for edge in edges])
+    names = tuple(phases) or ("",) * count
+    marks = np.array(marks_s) + [_LATE_S.get(name, 0.0) for name in names[1:]]
+    marks = np.maximum.accumulate(marks)
     spans = np.diff(times)
     tick_s = float(np.median(spans))
     mean = float((joules[-1] - joules[0]) / (times[-1] - times[0]))
     # Two reads in quick succession say nothing about the power between them.
     watts = np.where(spans > 0.1 * tick_s, np.diff(joules) / spans, mean)
-    starts = np.array([-np.inf, *marks_s])
-    ends = np.array([*marks_s, np.inf])
-    origin = marks_s[0]
-    # Seconds of each level between the first mark and each edge; negative before the mark.
-    low, high = np.minimum(times, origin)[:, None], np.maximum(times, origin)[:, None]
-    spent = np.clip(np.minimum(high, ends) - np.maximum(low, starts), 0.0, None)
-    spent *= np.where(times < origin, -1.0, 1.0)[:, None]
-    rows = np.hstack([np.ones((len(times), 1)), spent])
-    level = np.searchsorted(marks_s, times, side="right")
-    far_s = np.min(np.abs(times[:, None] - np.array(marks_s)), axis=1)
     most = max(float(watts.max()), 1.0)
-    prior = np.diag([0.0, *[1 / most**2] * (len(marks_s) + 1)])
-    pull = np.array([0.0, *[mean / most**2] * (len(marks_s) + 1)])
-    at_edge = np.minimum(np.append(watts, watts[-1]), np.insert(watts, 0, watts[0]))
-    fixed = np.array([edge.sigma_joules for edge in edges])
-    sigma_s = np.array([max(edge.sigma_s, _LEAST_EDGE_S) for edge in edges])
+    origin = marks_s[at]
+    targets = np.array(marks_s[at:])
+    rows = _spend(np.concatenate((times, targets)), origin, marks)
+    ramps = np.concatenate((times, targets))[:, None] - marks
+    ramps = np.where(
+        ramps < _RAMP_S, np.maximum(ramps, 0.0) * (1 - ramps / (2 * _RAMP_S)), _RAMP_S / 2
+    )
+    wandered = np.concatenate(([0.0], np.cumsum((_WANDER * watts) ** 2 * spans * tick_s)))
+    wandered -= np.interp(origin, times, wandered)
+    together = np.minimum.outer(abs(wandered), abs(wandered))
+    together *= np.multiply.outer(wandered, wandered) > 0
+    sigma_s = np.maximum([edge.sigma_s for edge in edges], _LEAST_EDGE_S)
+    level = marks.searchsorted(times, side="right")
+    slowly = np.minimum(np.append(watts, watts[-1]), np.insert(watts, 0, watts[0]))
+    across = np.diff(np.eye(count), axis=0)
     center = float(joules[0])
-    for _ in range(_ROUNDS):
-        spread = _WANDER * at_edge
-        variance = (at_edge * sigma_s) ** 2 + spread**2 * far_s * tick_s + fixed**2 + 1e-6
-        weighted = rows / variance[:, None]
-        normal = rows.T @ weighted + prior
-        covariance = np.linalg.inv(normal)
-        found = covariance @ (weighted.T @ (joules - center) + pull)
-        levels = np.maximum(found[1:], 0.0)
-        at_edge = np.maximum(levels[level], 0.02 * most)
+    prior = np.zeros((count + 2, count + 2))
+    prior[-1, -1] = 1 / _RAMP_SIGMA**2
     fits = []
-    row = np.zeros(len(found))
-    row[0] = 1.0
-    for index, (start, end) in enumerate(pairwise([origin, *marks_s])):
-        row[1 + index] += end - start
-        fits.append(
-            MarkFit(
-                center + float(row @ found),
-                math.sqrt(max(float(row @ covariance @ row), 0.0)),
-                float(found[2 + index] - found[1 + index]),
-            )
-        )
-    return tuple(fits)
+    for ramped in (0.0, 1.0):  # the fit is not linear: from either start it may stay there
+        levels, steps, share, at_edge = np.full(count, mean), np.zeros(count - 1), ramped, slowly
+        before = math.inf
+        for _ in range(_MOST_ROUNDS):
+            prior[1:-1, 1:-1] = np.linalg.inv(_relate(names, levels, most))
+            late = rows - share * ramps @ across  # Seconds of each level behind its ramp
+            design = np.column_stack((np.ones(len(rows)), late, -(ramps @ steps)))
+            seen, wanted = design[: len(times)], design[len(times) :]
+            timing = (at_edge * sigma_s) ** 2
+            weights = np.linalg.inv(together + np.diag(timing + 1e-6))
+            weighted = seen.T @ weights
+            covariance = np.linalg.inv(weighted @ seen + prior)
+            expected = np.array([0.0, *[mean] * count, -share])
+            found = covariance @ (weighted @ (joules - center) + prior @ expected)
+            levels = np.maximum(found[1:-1], 0.0)
+            steps = np.diff(levels)
+            at_edge = np.maximum(levels[level], 0.02 * most)
+            share += float(found[-1])
+            if abs(found[0] - before) < _STEADY_JOULES:
+                break
+            before = found[0]
+        off, pulled = joules - center - seen @ found, found - expected
+        misfit = float(off @ weights @ off + pulled @ prior @ pulled)
+        for known in (covariance, weights, prior[1:, 1:]):
+            misfit -= float(np.linalg.slogdet(known)[1])
+        own = ((wanted @ covariance @ weighted) ** 2 * timing).sum(axis=1)
+        whole = np.einsum("ij,jk,ik->i", wanted, covariance, wanted)
+        fits.append((misfit, wanted @ found, own, whole, steps[at:]))
+    misfits, energies, own, whole, found_steps = (
+        np.array(part) for part in zip(*fits, strict=True)
+    )
+    odds = np.exp((misfits.min() - misfits) / 2)
+    odds /= odds.sum()
+    energy, own, whole, step = (odds @ part for part in (energies, own, whole, found_steps))
+    whole += odds @ (energies - energy) ** 2
+    return tuple(
+        MarkFit(center + float(e), math.sqrt(float(o)), math.sqrt(max(float(w - o), 0.0)), float(p))
+        for e, o, w, p in zip(energy, own, whole, step, strict=True)
+    )
+
+
+def _spend(
+    times_s: np.ndarray[Any, Any], origin_s: float, marks_s: np.ndarray[Any, Any]
+) -> np.ndarray[Any, Any]:
+    """Return the seconds of each level from an origin to each time; negative before it."""
+    import numpy as np
+
+    bounds = np.concatenate(([-np.inf], marks_s, [np.inf]))
+    low = np.minimum(times_s, origin_s)[:, None]
+    high = np.maximum(times_s, origin_s)[:, None]
+    spent = np.clip(np.minimum(high, bounds[1:]) - np.maximum(low, bounds[:-1]), 0.0, None)
+    signed: np.ndarray[Any, Any] = spent * np.where(times_s < origin_s, -1.0, 1.0)[:, None]
+    return signed
+
+
+def _relate(
+    phases: Sequence[str], levels: np.ndarray[Any, Any], most: float
+) -> np.ndarray[Any, Any]:
+    """Return the covariance of levels before any reading: large, and common to a phase."""
+    import numpy as np
+
+    names = np.array(phases)
+    known = names != ""
+    varies = _VARIES * levels + _LEAST_VARIES * most
+    alike: np.ndarray[Any, Any] = (names[:, None] == names) & known
+    related: np.ndarray[Any, Any] = alike * most**2 + np.diag(np.where(known, varies, most) ** 2)
+    return related
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +218,7 @@ def fit_levels(
     watts: np.ndarray[Any, Any],
     average_s: float,
     refresh_s: float,
+    phases: Sequence[str] = (),
 ) -> LevelFit:
     """Fit the levels around marks to power readings that follow a step late.
 
@@ -148,6 +233,7 @@ def fit_levels(
         watts: The readings, at least one.
         average_s: Time that a reading averages; 0 if it is instant.
         refresh_s: Time between two refreshes, which is the spread of a reading's age.
+        phases: Names of the phases before, between and after the marks, as of :func:`fit_steps`.
     """
     import numpy as np
 
@@ -157,7 +243,8 @@ def fit_levels(
     after = np.hstack([along, np.zeros((len(times_s), 1))])
     shares = before - after
     mean, most = float(watts.mean()), max(float(watts.max()), 1.0)
-    prior = np.eye(count) / most**2
+    names = tuple(phases) or ("",) * count
+    levels = np.full(count, mean)
     moving = (along > 1e-6) & (along < 1 - 1e-6)
     swing = float(watts.max() - watts.min())
     steps = np.full(len(marks_s), swing)
@@ -168,6 +255,7 @@ def fit_levels(
     for _ in range(_ROUNDS):
         aged = moving.any(axis=1) * max(float(np.abs(steps).max()), swing) * late
         noise = np.maximum(_RELATIVE_NOISE * watts, _LEAST_NOISE_WATTS)
+        prior = np.linalg.inv(_relate(names, levels, most))
         weighted = shares / ((noise**2 + aged**2) * repeated)[:, None]
         covariance = np.linalg.inv(shares.T @ weighted + prior)
         pull = prior @ np.full(count, mean)

@@ -13,9 +13,9 @@ without a reading (at most the largest power measured).
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
+from bisect import bisect_left
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from etui.energy._recordings.columns import Point, Recording
@@ -37,8 +37,15 @@ _ROW_S = 0.05
 _WINDOW_S = 0.025
 """Time that an instant reading may average (25 ms on an A100)."""
 _MOST_REPAIRS = 1000
-_MOST_PLACED = 8
 _MOST_TOGETHER = 8
+_HISTORY_NS = 4_000_000_000
+"""Time before a mark whose readings tell the levels of the phases."""
+_BEAT_NS = 30_000_000_000
+_BEATS = 3
+_BEAT_SHARE = 0.1
+_BEAT_UNEVEN = 0.25
+"""Time around an interval in which readings that swing are looked for, how often they must swing,
+how far (of their mean), and the deviation of a regular period."""
 _VARIANCE_NS = 8_000_000_000
 _SIGMAS = 2.5
 """Half width of the sampling part: the power between samples has a heavy tail (spikes)."""
@@ -65,12 +72,25 @@ class _Repair:
     half_width: np.ndarray[Any, Any]  # Of the fitted energy since the first time, joules
     keep: float  # Share of the half width of the readings that it has at least
     variance: float  # Variance of sampling that the fit replaces, less its own, J^2
+    final_ns: int  # Its last mark: a fit of later marks may replace what follows
 
     def end_at(self) -> int:
         return int(self.times[-1])
 
     def covers(self, t_ns: int) -> bool:
-        return bool(self.times[0] < t_ns < self.times[-1])
+        return bool(self.times[0] < t_ns <= self.times[-1])
+
+    def cut(self) -> _Repair:
+        """Return the part that is final."""
+        count = int(self.times.searchsorted(self.final_ns, side="right"))
+        share = float(self.times[count - 1] - self.times[0]) / float(self.times[-1] - self.times[0])
+        return replace(
+            self,
+            times=self.times[:count],
+            joules=self.joules[:count],
+            half_width=self.half_width[:count],
+            variance=share * self.variance,
+        )
 
     def apply(self, point: Point, t_ns: int) -> Point:
         """Return the totals at a time before the end, with what the fit changes."""
@@ -112,7 +132,6 @@ class PowerRecording(Recording[Sample]):
         self._whole = True
         self._read_ns = 0
         self._refresh_s = 0.0
-        self._placed: list[int] = []
         self._repairs: list[_Repair] = []
         self._repaired: list[tuple[float, float]] = []
         self.max_watts = 0.0
@@ -160,7 +179,7 @@ class PowerRecording(Recording[Sample]):
         if not self._repairs or t_ns <= self._repairs[0].times[0]:
             return point
         # Repairs do not overlap: of those before, only their sums count.
-        next_one = bisect_right(self._repairs, t_ns, key=_Repair.end_at)
+        next_one = bisect_left(self._repairs, t_ns, key=_Repair.end_at)
         if next_one:
             joules, variance = self._repaired[next_one - 1]
             point = point._replace(joules=point.joules + joules, variance=point.variance - variance)
@@ -257,6 +276,39 @@ class PowerRecording(Recording[Sample]):
         """Compute the half width of an interval's energy from changes between samples."""
         return _SIGMAS * math.sqrt(self._sampling_variance(start_ns, end_ns))
 
+    def find_beat(self, start_ns: int, end_ns: int) -> float | None:
+        """Return the mean watts of readings that swing regularly around an interval.
+
+        A sensor that sees a part of the time shows a load that comes and goes nearly as often as it
+        refreshes as a slow swing that is not there. What is true is the mean of whole swings. None
+        where the readings do not swing, where marks say why, and where they see all of the time.
+        """
+        import numpy as np
+
+        if self._average_s or self._wait_s < 1.5 * _WINDOW_S or end_ns - start_ns > _BEAT_NS:
+            return None
+        low, high = self._rows.search(start_ns - _BEAT_NS), self._rows.search(end_ns + _BEAT_NS)
+        if high - low < 4 * _BEATS:
+            return None
+        times = self._rows.column("t_ns")[low:high]
+        watts = self._rows.column("watts")[low:high]
+        least, most = np.quantile(watts, (0.05, 0.95))
+        swing, middle = most - least, (most + least) / 2
+        if swing < _BEAT_SHARE * middle:
+            return None
+        clear = abs(watts - middle) > 0.15 * swing
+        above, at = watts[clear] > middle, np.flatnonzero(clear)
+        rises = at[1:][above[1:] & ~above[:-1]]
+        if len(rises) <= _BEATS:
+            return None
+        periods = np.diff(times[rises])
+        first, last = int(rises[0]), int(rises[-1])
+        marks, _ = self._list_marks(int(times[first]), int(times[last]))
+        if periods.std() > _BEAT_UNEVEN * periods.mean() or len(marks) >= len(rises):
+            return None
+        joules = self._rows.column("joules")[low:high]
+        return float((joules[last] - joules[first]) / (times[last] - times[first]) * 1e9)
+
     def lag_half_width(self, start_ns: int, end_ns: int) -> float:
         """Compute the half width of an interval's energy from the lag of the readings."""
         if self._average_s and self._is_repaired(start_ns) and self._is_repaired(end_ns):
@@ -266,7 +318,7 @@ class PowerRecording(Recording[Sample]):
 
     def _is_repaired(self, t_ns: int) -> bool:
         """Return whether fitted levels replace the readings at a time."""
-        at = bisect_right(self._repairs, t_ns, key=_Repair.end_at)
+        at = bisect_left(self._repairs, t_ns, key=_Repair.end_at)
         return at < len(self._repairs) and self._repairs[at].covers(t_ns)
 
     def _find_watts(self, t_ns: int) -> float:
@@ -327,51 +379,61 @@ class PowerRecording(Recording[Sample]):
     def _place_marks(self) -> None:
         """Replace the energy of the readings around marks by that of fitted levels.
 
-        Marks that are closer than the readings can tell apart are fitted together. The result is
-        final, so that an interval that has settled does not change.
+        Marks of one turn, and others that are closer than the readings can tell apart, are fitted
+        together. The result is final, so that an interval that has settled does not change.
         """
         width_s = (self._average_s or _WINDOW_S) + self._wait_s
         width_ns = int(width_s * 1e9)
         while self._marks and len(self._rows) >= 3:
             apart_ns, count = max(width_ns, _APART_NS), 1
             while count < min(len(self._marks), _MOST_TOGETHER):
-                if self._marks[count] - self._marks[count - 1] >= apart_ns:
+                before, mark = self._marks[count - 1 : count + 1]
+                if before.phase == "idle" or mark.t_ns - before.t_ns >= apart_ns:
                     break
                 count += 1
-            group = self._marks[:count]
+            group = [mark.t_ns for mark in self._marks[:count]]
             late_s = _AVERAGE_SEEN * self._average_s + self.longest_wait_ns / 2e9
             if not self._average_s:
                 late_s += _ROW_S
             if self._rows.row(-1).t_ns < group[-1] + late_s * 1e9:
                 return
-            del self._marks[:count]
             self._repair(group, width_ns)
+            for _ in group:
+                self._take_mark()
 
     def _repair(self, group: list[int], width_ns: int) -> None:
         import numpy as np
 
-        edge_ns = self._repairs[-1].end_at() if self._repairs else 0
+        cut = self._repairs[-1].cut() if self._repairs else None
+        if cut is not None and cut.times[-1] < group[0] < self._repairs[-1].end_at():
+            edge_ns = cut.end_at()
+        else:
+            cut, edge_ns = None, self._repairs[-1].end_at() if self._repairs else 0
         low = max(self._rows.search(group[0] - width_ns // 2) - 1, 0)
         high = min(self._rows.search(group[-1] + width_ns // 2) + 1, len(self._rows))
-        start_ns = max(self._rows.row(low).t_ns, edge_ns)
+        start_ns = edge_ns if cut is not None else max(self._rows.row(low).t_ns, edge_ns)
         end_ns = self._rows.row(high - 1).t_ns
         reach = max(width_ns, 3 * _APART_NS // 2)
-        first = self._rows.search(group[0] - reach)
+        before = _HISTORY_NS if self._marks[0].phase else 0
+        first = self._rows.search(group[0] - max(reach, before))
         last = self._rows.search(group[-1] + reach)
         if last - first < 2 or start_ns >= group[0] or end_ns <= group[-1]:
             return
-        known = self._rows.column("covered_ns")[low:high]
-        times = self._rows.column("t_ns")
-        if known[-1] - known[0] < times[high - 1] - times[low]:
-            return  # a gap: how the power went is not known
-        near = [m for m in self._placed if times[first] - width_ns / 2 < m < group[0]]
-        marks = [(each - group[0]) / 1e9 for each in (*near, *group)]
+        times, known = self._rows.column("t_ns"), self._rows.column("covered_ns")
+        gaps = np.diff(known[first:high]) < np.diff(times[first:high])
+        if gaps.any():
+            first += int(np.flatnonzero(gaps)[-1]) + 1
+            if first > low:
+                return  # a gap: how the power went is not known
+        shown = int(times[first]) - width_ns // 2, int(times[last - 1]) + width_ns // 2
+        marks, phases = self._list_marks(*shown)
         fit = fit_levels(
-            marks,
+            [(each - group[0]) / 1e9 for each in marks],
             (times[first:last] - group[0]) / 1e9,
             self._rows.column("watts")[first:last],
             self._average_s,
             self._wait_s + (0.0 if self._average_s else _WINDOW_S),
+            phases,
         )
         inside = [int(t) for t in times[low:high] if start_ns < t < end_ns]
         knots = np.array(sorted({start_ns, *inside, *group, end_ns}))
@@ -383,12 +445,18 @@ class PowerRecording(Recording[Sample]):
         lost -= float(sigma[-1]) ** 2  # what the fit may be off by, in place of the readings
         keep = 0.0 if self._average_s else 1.0
         half_width = _FIT_SIGMAS * sigma + _MARK_HALF_S * float(np.ptp(fit.watts))
-        repair = _Repair(knots, fitted - (read - read[0]), half_width, keep, lost)
+        repair = _Repair(knots, fitted - (read - read[0]), half_width, keep, lost, group[-1])
+        if cut is not None:
+            self._repairs.pop()
+            self._repaired.pop()
+            self._add_repair(cut)
+        self._add_repair(repair)
+
+    def _add_repair(self, repair: _Repair) -> None:
         joules, variance = self._repaired[-1] if self._repaired else (0.0, 0.0)
         self._repairs.append(repair)
-        self._repaired.append((joules + float(repair.joules[-1]), variance + lost))
+        self._repaired.append((joules + float(repair.joules[-1]), variance + repair.variance))
         del self._repairs[:-_MOST_REPAIRS], self._repaired[:-_MOST_REPAIRS]
-        self._placed = [*near, *group][-_MOST_PLACED:]
 
     def _hold_ns(self) -> float:
         """Return how long the newest reading may be used for the time after it."""

@@ -19,7 +19,7 @@ from typing import Any
 
 from etui.energy.remote.client import MeterClient, MeterFailed
 from etui.energy.remote.clock import ClockReading, find_offset
-from etui.energy.types import Energy, Kind
+from etui.energy.types import Energy, Kind, Phase
 from etui.errors import UsageError
 
 _LOOK_SECONDS = 2.0
@@ -75,7 +75,7 @@ class RemoteMeter:
         self._thread: threading.Thread | None = None
         self._marks: SimpleQueue[bool] = SimpleQueue()
 
-    def mark(self, t_ns: int) -> None:
+    def mark(self, t_ns: int, phase: Phase = "") -> None:
         """Note that the answer has got to a time, and look at the other machine; never waits."""
         with self._lock:
             self._over_ns = max(self._over_ns, t_ns)
@@ -327,7 +327,7 @@ class UnmeasuredMeter:
         span_ns = end_ns - start_ns
         return [(start_ns + span_ns * (2 * i + 1) // (2 * points), None) for i in range(points)]
 
-    def mark(self, t_ns: int) -> None:
+    def mark(self, t_ns: int, phase: Phase = "") -> None:
         """Do nothing."""
 
     def settle(self, end_ns: int) -> bool:

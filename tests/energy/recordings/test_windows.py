@@ -256,6 +256,29 @@ def test_a_window_that_has_just_ended_holds_the_truth(name):
     assert share_inside(found) >= 0.95
 
 
+@pytest.mark.parametrize("hertz", [9.7, 19.7])
+def test_a_load_that_a_sensor_sees_a_part_of_is_said_to_be_aliased(hertz):
+    """A load at 9.7 Hz, seen 25 ms of each 100 ms, looks like one that swings in 3.3 s."""
+    found: list[EnergyWindow] = []
+    for seed in range(4):
+        rng = random.Random(seed)
+        curve = steps([(0.4 / hertz, 300.0), (0.6 / hertz, 60.0)] * int(46 * hertz))
+        sensor = replace(SENSORS["power, 25 % duty"], phase_s=rng.uniform(0, 0.1))
+        recorder, clock = record(curve, sensor, 40, rng)
+        found += windows(recorder, clock, curve, 50, rng, lengths_s=(0.3, 10.0))
+    assert share_inside(found) >= 0.95
+    assert sum("aliased" in window.energy.flags for window in found) >= 0.95 * len(found)
+
+
+@pytest.mark.parametrize("curve", CURVES)
+def test_loads_that_do_not_repeat_are_not_said_to_be_aliased(curve):
+    rng = random.Random(2)
+    played = CURVES[curve](rng, 50)
+    recorder, clock = record(played, SENSORS["power, 25 % duty"], 46, rng)
+    found = windows(recorder, clock, played, 50, rng)
+    assert sum("aliased" in window.energy.flags for window in found) <= 0.1 * len(found)
+
+
 @pytest.mark.parametrize("learned", [True, False])
 @pytest.mark.parametrize("name", SENSORS)
 def test_a_jump_just_before_the_end_is_waited_for(name, learned):

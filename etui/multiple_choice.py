@@ -11,6 +11,11 @@ _LABEL_END = re.compile(r"[).:]\s")
 _LABEL = re.compile(r"(?:(?<=\s)|^)(?:\(([A-Za-z])\)|([A-Za-z])\))\s|^[ \t]*([A-Z])[.:]\s", re.M)
 
 
+MOST_CHARACTERS = 32_768
+"""Characters at the end of a question in which its options are looked for: a chat can have millions
+that look like options, and whoever waits for its answer reads them."""
+
+
 @dataclass(frozen=True, slots=True)
 class Option:
     """One option: its letter (upper case) and its text."""
@@ -24,11 +29,14 @@ def parse_options(text: str) -> tuple[Option, ...]:
 
     The options are the longest run of the letters A, B, C, ...; of equally long runs the last, so
     that solved examples before the question do not count. The text of an option ends at the next
-    label, that of the last option at the end of its line.
+    label, that of the last option at the end of its line. Of a text longer than
+    :data:`MOST_CHARACTERS` the whole lines at its end are read.
 
     Returns:
         The options; empty if there are fewer than two.
     """
+    if len(text) > MOST_CHARACTERS:
+        text = text[text.find("\n", len(text) - MOST_CHARACTERS) + 1 :][-MOST_CHARACTERS:]
     if _LABEL_END.search(text) is None:  # most questions have no label, and this is quick to see
         return ()
     best: list[re.Match[str]] = []

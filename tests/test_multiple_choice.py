@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.multiple_choice import Option, parse_options
+from etui.multiple_choice import MOST_CHARACTERS, Option, parse_options
 
 EXPECTED = (Option("A", "one"), Option("B", "two words"), Option("C", "three"))
 
@@ -43,3 +45,21 @@ def test_what_is_written_is_read_again(texts):
 def test_any_text_is_read(text):
     letters = [option.letter for option in parse_options(text)]
     assert letters == list("ABCDEFGHIJKLMNOPQRSTUVWXYZ")[: len(letters)]
+
+
+def test_a_chat_of_megabytes_takes_no_longer_than_a_long_question():
+    def measure(text: str) -> float:
+        began = time.thread_time()
+        assert [option.letter for option in parse_options(text)] == ["A", "B"]
+        return time.thread_time() - began
+
+    pair = "A) x\nB) y\n"
+    long = min(measure(pair * (MOST_CHARACTERS // len(pair))) for _ in range(3))
+    assert min(measure(pair * 700_000) for _ in range(3)) < 3 * long
+
+
+def test_of_a_long_text_whole_lines_at_the_end_are_read():
+    question = "Which?\nA) one\nB) two"
+    assert parse_options(f"{'C) many words ' * 9_000}\n{question}") == parse_options(question)
+    assert not parse_options(f"{question}\n{'no option at all ' * 9_000}")
+    assert not parse_options("a" * 100_000)

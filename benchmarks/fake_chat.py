@@ -71,6 +71,7 @@ class FakeRunner:
         self._meter = meter
         self._cancelled = threading.Event()
         self.on_unloaded: Any = None
+        self.long_step = None
         self.confirm: Any = None
 
     def run(

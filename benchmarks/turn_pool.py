@@ -60,6 +60,7 @@ class ScriptedEngine:
 
     def __init__(self) -> None:
         self.on_unloaded: Callable[[Unloaded], None] | None = None
+        self.long_step = None
         self.on_batch: Callable[[SharedBatch], None] | None = None
         self._lock = threading.Lock()
         self._number = 0

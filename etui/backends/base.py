@@ -183,6 +183,16 @@ class ModelHost(Answerer, Protocol):
         """Unload every model."""
 
 
+@dataclass(frozen=True, slots=True)
+class LongStep:
+    """A step of one request that takes so long that others may wait for it."""
+
+    name: str
+    """``text``, ``grammar`` or ``mask``, see :data:`etui.engine.step_clock.Step`; ``engine`` if its
+    process does not respond."""
+    seconds: float
+
+
 class EngineProcess(ModelHost, Protocol):
     """Answers several requests at a time, in a process of its own."""
 
@@ -196,6 +206,10 @@ class EngineProcess(ModelHost, Protocol):
     @property
     def pid(self) -> int | None:
         """Id of the process; None if it is not running."""
+
+    @property
+    def long_step(self) -> LongStep | None:
+        """The step that runs for more than a second now; None if none does."""
 
     def keep_warm(self, model: str, seconds: float | None) -> None:
         """Set how long a model is kept after its last answer; None is without an end."""

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from etui.engine.llama_session import LlamaSession
+    from etui.engine.step_clock import Step
     from etui.events import SharedBatch
     from etui.models.spec import ModelSpec
 
@@ -213,6 +214,11 @@ class LocalBackend:
         It is also None while an answer runs or waits: ask again when it has ended.
         """
         return self._residency.seconds_to_unload() if self._queue.idle else None
+
+    def longest_step(self) -> tuple[Step, float] | None:
+        """Return the step of one request that runs for longest, and its seconds; None for none."""
+        shared = self._shared
+        return None if shared is None else shared.session.steps.longest()
 
     def unload_idle(self) -> tuple[Unloaded, ...]:
         """Unload the models whose keep-warm time is over; none while answers run or wait.

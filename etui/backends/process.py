@@ -20,7 +20,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from etui.backends import wire
-from etui.backends.base import Cancel
+from etui.backends.base import Cancel, LongStep
 from etui.backends.wire import WireError, decode, encode
 from etui.errors import EngineFailed
 from etui.events import BatchShare, Event, Loaded, Residence, SharedBatch, Unloaded
@@ -41,6 +41,12 @@ SILENT_SECONDS = 10.0
 
 STALLED_SECONDS = 600.0
 """Maximum time without an event: a load from a slow disk, a batch of a very large model."""
+
+LONG_SECONDS = 1.0
+"""A step of one request that takes longer is reported."""
+
+QUIET_SECONDS = 2.0
+"""Silence of a child with answers that is reported: several heartbeats."""
 
 CATCH_UP_SECONDS = 1.0
 """Minimum wait for a message: after a suspension of this process, the pipe has to be read first."""
@@ -91,6 +97,7 @@ class ChildProcess:
         self._worked_ns = 0  # end of the last work that was reported
         self._has_ended = False
         self._seen = self._progress = time.monotonic()
+        self._beat = wire.Heartbeat(0)
         self._writing = threading.Lock()
         self._stopped = False
         self._failure: str | None = None
@@ -106,6 +113,16 @@ class ChildProcess:
     def responds(self, silent_seconds: float) -> bool:
         """Return whether it is alive and has sent something recently."""
         return self.alive and time.monotonic() - self._seen < silent_seconds
+
+    def find_long_step(self) -> LongStep | None:
+        """Return the step of an answer that takes long now; None if none does."""
+        if not self._answering or not self.alive:
+            return None
+        silent = time.monotonic() - self._seen
+        if silent > QUIET_SECONDS:
+            return LongStep("engine", silent)
+        seconds = self._beat.step_seconds
+        return LongStep(self._beat.step, seconds + silent) if seconds > LONG_SECONDS else None
 
     def begin(self, number: int, answers: str = "") -> None:
         """Open the mailbox of a request."""
@@ -146,7 +163,9 @@ class ChildProcess:
                 except WireError as error:
                     self._put_to_all(f"sent an invalid message: {error}")
                     continue
-                if not isinstance(message, wire.Heartbeat):
+                if isinstance(message, wire.Heartbeat):
+                    self._beat = message
+                else:
                     self._progress = self._seen
                     self._route(message)
         with self._state:
@@ -220,8 +239,11 @@ class ChildProcess:
         return f"exited with code {code if code < 1 << 16 else f'{code:#X}'}"
 
     def finish(self, silent_seconds: float) -> None:
-        """Let the process save its KV caches and exit; kill it if that takes too long."""
-        if self.responds(silent_seconds):
+        """Let the process save its KV caches and exit; kill it if that takes too long.
+
+        A step that takes long would not let it.
+        """
+        if self.responds(silent_seconds) and self.find_long_step() is None:
             assert self.process.stdin is not None
             with self._writing, suppress(OSError, ValueError):
                 self.process.stdin.close()
@@ -314,6 +336,12 @@ class ProcessBackend:
         """Process id of the child; None if it is not running."""
         child = self._child
         return child.process.pid if child is not None and child.alive else None
+
+    @property
+    def long_step(self) -> LongStep | None:
+        """The step that runs for more than a second now; None if none does."""
+        child = self._child
+        return None if child is None else child.find_long_step()
 
     def start(self) -> ChildProcess:
         """Start the child and wait for its handshake, unless it is running.

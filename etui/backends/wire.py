@@ -41,6 +41,8 @@ class Heartbeat:
     """From the child: it is alive; sent at a fixed interval, even while it computes."""
 
     t_ns: int
+    step: str = ""  # Step of one request that runs for longest; empty for none
+    step_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,6 +48,10 @@ FIRST_TOKEN_SECONDS = 0.001
 """Pause after the first token of an answer: the threads of the next batch spin on every core, and
 what brings the token to its reader would wait for one of them to end."""
 
+MASK_SECONDS = 10.0
+"""A token of one answer may take so long before this process ends itself: its native code cannot be
+interrupted, and no other answer goes on meanwhile."""
+
 END_SECONDS = 10.0
 """Longest time to save the KV caches when the parent has closed the pipe."""
 
@@ -100,7 +104,7 @@ class Worker:
             engine.on_batch = lambda batch: self._send(batch, may_wait=True)
         reader = threading.Thread(target=self._read, args=[engine], name="requests", daemon=True)
         reader.start()
-        threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
+        threading.Thread(target=self._beat, args=[engine], name="heartbeat", daemon=True).start()
         self._send(wire.Hello(__version__, os.getpid()))
         while True:
             request = self._next(engine)
@@ -193,9 +197,17 @@ class Worker:
             traceback.print_exc()
         os._exit(0)
 
-    def _beat(self) -> None:
+    def _beat(self, engine: LocalBackend) -> None:
+        was_stuck = False
         while True:
-            self._send(wire.Heartbeat(time.monotonic_ns()))
+            step, seconds = engine.longest_step() or ("", 0.0)
+            self._send(wire.Heartbeat(time.monotonic_ns(), step, seconds))
+            is_stuck = step == "mask" and seconds > MASK_SECONDS
+            stuck_twice, was_stuck = is_stuck and was_stuck, is_stuck
+            if stuck_twice:  # once may be the end of a suspension
+                sys.stderr.write(f"the schema of an answer took {seconds:.0f} s for a token\n")
+                sys.stderr.flush()
+                os._exit(1)
             time.sleep(HEARTBEAT_SECONDS)
 
     def _send(self, message: object, *, may_wait: bool = False) -> None:

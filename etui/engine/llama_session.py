@@ -35,6 +35,7 @@ from etui.engine.session import (
 from etui.engine.speculation.batch_cost import CPU_CURVE, GPU_CURVE, BatchCost
 from etui.engine.speculation.draft_verifier import DraftVerifier, refuse_speculation
 from etui.engine.speculation.speculator import Speculator
+from etui.engine.step_clock import StepClock
 from etui.engine.thread_control import ThreadControl
 from etui.errors import CacheFull, ContextOverflow, EngineFailed
 from etui.events import PictureEncoded, TokenLogprob, Verified
@@ -117,6 +118,7 @@ class LlamaSession(ModelText):
         embedder: Computes vectors with the same weights.
         pictures: Reads pictures; None without a projector.
         decode_clock: The batches of one token.
+        steps: The steps that run now.
         planned: Number of tokens in the last batch by sequence id, even if the batch failed.
     """
 
@@ -132,6 +134,7 @@ class LlamaSession(ModelText):
         self.pictures = pictures
         self.planned: Mapping[int, int] = {}
         self.decode_clock = DecodeClock()
+        self.steps = StepClock()
         self._context = context
         self._constraints = Constraints(context.api, model)
         self._exps: NDArray[np.float32] | None = None  # of a whole vocabulary, made once
@@ -480,7 +483,9 @@ class LlamaSession(ModelText):
         sampler, tokens, constraint = sequence.sampler, sequence.tokens, sequence.constraint
         token: int | None
         if constraint is not None and constraint.follow(tokens):
-            token = constraint.draw(sampler, self._context.handle, sequence.row, tokens, logits)
+            with self.steps.time("mask"):
+                handle = self._context.handle
+                token = constraint.draw(sampler, handle, sequence.row, tokens, logits)
         elif sampler.greedy:
             token = int(logits.argmax())
         else:
@@ -569,7 +574,8 @@ class LlamaSession(ModelText):
 
     def make_constraint(self, sequence: TokenSequence, grammar: OutputGrammar) -> Constraint:
         """Make the constraint of what a sequence draws next; a running batch does not matter."""
-        return self._constraints.make(grammar, len(sequence.tokens))
+        with self.steps.time("grammar"):
+            return self._constraints.make(grammar, len(sequence.tokens))
 
     def keep_to(self, sequence: TokenSequence, constraint: Constraint) -> None:
         """Let steps draw only tokens that a constraint allows."""

@@ -55,8 +55,11 @@ BOOKS_SECONDS = 1200.0
 SETTLED_NS = 10_000_000_000
 """Readings of the meter are complete after this time."""
 
+STOP_SECONDS = 2.0
+"""How long closing waits for cancelled turns before it ends the engine's process."""
+
 LEAVE_SECONDS = 10.0
-"""How long closing waits for cancelled turns, before and after it ends the engine's process."""
+"""How long closing waits for turns whose engine has ended, and for jobs in the background."""
 
 _NEWEST = 0.2
 """Weight of the newest turn in the mean time of turns."""
@@ -190,6 +193,7 @@ class TurnPool:
             books=self._books.read(self._clock_ns(), find_ongoing(running, self._is_local)),
             accepting=accepting,
             unsaved=self._runtime.writer.unsaved,
+            long_step=self._runtime.backend.long_step,
             **ended,
         )
 
@@ -229,7 +233,7 @@ class TurnPool:
         self._auditor.close()
         if not self._wait_for_turns(grace_seconds):
             self.cancel()
-            if not self._wait_for_turns(LEAVE_SECONDS):
+            if not self._wait_for_turns(STOP_SECONDS):
                 self._runtime.backend.close()  # a turn that did not stop ends with its process
                 self._wait_for_turns(LEAVE_SECONDS)
         self._between.closed = True

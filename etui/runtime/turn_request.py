@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from etui.backends.base import Cancel
+from etui.backends.base import Cancel, LongStep
 from etui.chat import Query
 from etui.errors import EtuiError
 from etui.events import Finished, Loaded, Prefilled, Unloaded
@@ -89,6 +89,7 @@ class PoolStatus:
     books: EnergyBooks  # Joules since the start
     accepting: bool = True  # False while the pool shuts down
     unsaved: int = 0  # Records that wait until the log can be written
+    long_step: LongStep | None = None  # For which others may wait; None if none takes long
 
 
 class PooledTurn:

@@ -68,13 +68,15 @@ def build_routes(context: ServerContext) -> list[Route]:
             wait = {"Retry-After": "5"}
             return JSONResponse({"status": "shutting_down"}, status_code=503, headers=wait)
         loading = status.loading is not None
-        return JSONResponse(
-            {
-                "status": "loading" if loading else "ok",
-                "loading": loading,
-                "unsaved_records": status.unsaved,
-            }
-        )
+        document: dict[str, Any] = {
+            "status": "loading" if loading else "ok",
+            "loading": loading,
+            "unsaved_records": status.unsaved,
+        }
+        if (step := status.long_step) is not None:
+            document["status"] = "degraded"
+            document |= {"step": step.name, "seconds": round(step.seconds, 1)}
+        return JSONResponse(document)
 
     async def decide(request: Request) -> JSONResponse:
         """Show which arm would answer a chat completion, and why, without an answer."""

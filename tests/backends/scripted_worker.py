@@ -1,7 +1,8 @@
 """An engine process whose answers follow the words of the question, without llama.cpp.
 
 ``count N`` decodes N tokens, ``hang`` waits for its cancellation or a spent budget, ``die`` ends
-the process in the middle, ``fail`` raises. Each token is a shared batch of all answers that run.
+the process in the middle, ``fail`` raises, ``stick 1 S`` says that the mask of its token has taken
+S seconds. Each token is a shared batch of all answers that run.
 """
 
 from __future__ import annotations
@@ -27,9 +28,13 @@ class ScriptedEngine:
         self.on_batch: Callable[[SharedBatch], None] | None = None
         self.loaded = False
         self.loading = threading.Lock()
+        self.step: tuple[str, float] | None = None
 
     def unload_idle(self) -> tuple[Any, ...]:
         return ()
+
+    def longest_step(self) -> tuple[str, float] | None:
+        return self.step
 
     def seconds_to_unload(self) -> None:
         return None
@@ -56,6 +61,9 @@ class ScriptedEngine:
                 self.on_batch(SharedBatch(request.model.name, start_ns, now, (share,)))
             yield Answer(now, f"{tokens} ", 1)
             if verb == "hang":
+                assert hurried.wait(60)
+            if verb == "stick":
+                self.step = "mask", float(rest[1])
                 assert hurried.wait(60)
             if verb == "die":
                 os._exit(7)

@@ -6,7 +6,8 @@ import os
 import queue
 import signal
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,11 @@ def backend(config: Config, batches: Any) -> Iterator[ProcessBackend]:
     backend.on_batch = batches.put
     yield backend
     backend.close()
+
+
+@pytest.fixture
+def asker(backend: ProcessBackend) -> Asker:
+    return Asker(backend)
 
 
 def drain(batches: queue.SimpleQueue[SharedBatch]) -> list[SharedBatch]:
@@ -225,3 +231,58 @@ def test_a_suspension_of_the_parent_is_no_silence_of_the_child(monkeypatch):
     child._seen = child._progress = clock[0]
     child._mailboxes = {1: SuspendedMailbox(child, clock)}  # type: ignore[dict-item]
     assert child.next(1, 10, 600) == Done(1)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for what a heartbeat brings."""
+    deadline, pause = time.monotonic() + WAIT, threading.Event()
+    while not condition():
+        assert time.monotonic() < deadline
+        pause.wait(0.02)
+
+
+def test_a_step_that_takes_long_is_named_as_long_as_its_answer_runs(backend, asker):
+    assert Reader(Asker(backend), "count 2").wait().answer == "1 2 "
+    assert backend.long_step is None
+    stuck = Reader(asker, "stick 1 3")
+    until(lambda: backend.long_step is not None)
+    assert backend.long_step.name == "mask"
+    assert 3 <= backend.long_step.seconds < 3 + WAIT
+    assert Reader(Asker(backend), "count 2").wait().answer == "1 2 "
+    asker.cancel()
+    stuck.wait()
+    assert backend.long_step is None
+
+
+def test_a_process_whose_answers_are_silent_is_named(backend, asker):
+    hanging = Reader(asker, "hang")
+    assert hanging.first.wait(WAIT)
+    os.kill(backend.pid, signal.SIGSTOP)
+    try:
+        until(lambda: backend.long_step is not None)
+        assert backend.long_step.name == "engine"
+    finally:
+        os.kill(backend.pid, signal.SIGCONT)
+    until(lambda: backend.long_step is None)
+    asker.cancel()
+    hanging.wait()
+
+
+def test_a_mask_that_never_ends_ends_the_process_and_the_next_answer_has_a_new_one(backend, asker):
+    Reader(Asker(backend), "count 2").wait()
+    pid = backend.pid
+    with pytest.raises(EngineFailed, match="took 11 s for a token"):
+        Reader(asker, "stick 1 11").wait()
+    assert Reader(Asker(backend), "count 2").wait().answer == "1 2 "
+    assert backend.pid != pid
+
+
+def test_closing_does_not_wait_for_a_step_that_takes_long(backend, asker, monkeypatch):
+    monkeypatch.setattr("etui.backends.process.FINISH_SECONDS", WAIT)
+    stuck = Reader(asker, "stick 1 3")
+    until(lambda: backend.long_step is not None)
+    process = backend._child.process
+    backend.close()
+    assert process.returncode == -signal.SIGKILL
+    with pytest.raises(EngineFailed):
+        stuck.wait()

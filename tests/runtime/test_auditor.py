@@ -115,6 +115,7 @@ class Engine:
         self.cancelled = threading.Event()
         self.on_unloaded: Callable[[Unloaded], None] = lambda _event: None
         self.pid: int | None = 4711
+        self.long_step = None
 
     def answer(self, request: AnswerRequest, cancel: Cancel | None = None) -> Iterator[Event]:
         assert cancel is not None

@@ -94,6 +94,7 @@ class Child:
         self._started = 0
         self._held = False
         self.pid: int | None = None
+        self.long_step = None
         self.times: list[tuple[str, float | None]] = []
         self.load_fails = False
 

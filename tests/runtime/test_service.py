@@ -37,6 +37,7 @@ class Child:
 
     on_unloaded: Callable[[Unloaded], None]
     pid: int | None = 4711
+    long_step = None
 
     def __init__(self, clock: FakeClock, wait: object) -> None:
         self._clock = clock

@@ -15,6 +15,7 @@ import openai
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from etui.backends.base import LongStep
 from etui.config.config import Config
 from etui.energy.recorder import Recorder
 from etui.errors import ModelUnavailable, QueueFull
@@ -42,6 +43,7 @@ class StatusPool(FakePool):
         self.books = BOOKS
         self.loading: str | None = None
         self.unsaved = 0
+        self.long_step: LongStep | None = None
 
     def status(self) -> PoolStatus:
         status = super().status()
@@ -52,6 +54,7 @@ class StatusPool(FakePool):
             watts=40.0,
             residents=("small",),
             unsaved=self.unsaved,
+            long_step=self.long_step,
         )
 
 
@@ -93,6 +96,11 @@ def test_health_needs_no_key_and_tells_nothing_of_the_machine() -> None:
         assert send("GET", "/health").json() == {**loading, "unsaved_records": 3}
         assert "small" not in send("GET", "/health").text
         pool.loading = None
+        pool.long_step = LongStep("mask", 3.21)
+        stuck = {**ok, "status": "degraded", "unsaved_records": 3, "step": "mask", "seconds": 3.2}
+        response = send("GET", "/health")
+        assert (response.status_code, response.json()) == (200, stuck)
+        pool.long_step = None
         pool.closed.append(0.0)
         response = send("GET", "/health")
         assert response.status_code == 503

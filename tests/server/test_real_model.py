@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from jsonschema import validate
 from etui.config.config import Config
 from etui.log.queries import LogReader
 from tests.server.fakes import DEADLINE_SECONDS
+from tests.support.hostile_schemas import SCHEMAS
 
 STARTER, CALLER = "smollm2-135m", "qwen2.5-coder-0.5b"
 ASK: Any = [{"role": "user", "content": "Describe a hammer as JSON."}]
@@ -247,3 +249,22 @@ def test_raw_prompts_gaps_and_likelihoods(serve: Serve, starter_model: Path) -> 
         with pytest.raises(openai.BadRequestError, match="does not have") as found:
             complete(model=CALLER, prompt=[2**21])
         assert found.value.param == "prompt"
+
+
+def test_expensive_schemas_are_refused_and_others_are_answered(serve: Serve) -> None:
+    with serve(STARTER, "--parallel", "2") as served:
+        create = served.client.chat.completions.create
+
+        def ask(schema: Any) -> Any:
+            form: Any = {"type": "json_schema", "json_schema": {"name": "it", "schema": schema}}
+            return create(model=STARTER, messages=ASK, response_format=form, max_tokens=12)
+
+        with ThreadPoolExecutor(1) as other:
+            for name in ("multiples", "all letters"):
+                refused = other.submit(ask, SCHEMAS[name])
+                create(model=STARTER, messages=ASK, max_tokens=2)
+                with pytest.raises(openai.BadRequestError, match=r"more than 0\.5 s"):
+                    refused.result()
+        text = ask(SCHEMAS["98 optional characters"]).choices[0].message.content
+        assert text.startswith('"')
+        assert len(text) <= 100

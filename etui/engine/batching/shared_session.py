@@ -123,7 +123,7 @@ class RequestSession:
         self, messages: Sequence[Message], *, think_tokens: int | None = None, tools: str = ""
     ) -> str:
         """Render the chat template, which no batch waits for."""
-        with self._shared.text_lock:
+        with self._shared.reading_text():
             text = self._session.render(messages, think_tokens=think_tokens, tools=tools)
         shown = "".join(message.content for message in messages)
         if any(mark in shown for mark in self._pictures) and len(self._split(text)) < 2:
@@ -137,7 +137,7 @@ class RequestSession:
     def tokenize(self, text: str, *, bos: bool = False, special: bool = True) -> list[int]:
         """Tokenize a text with its pictures, which no batch waits for."""
         reader = self._session.pictures
-        with self._shared.text_lock:
+        with self._shared.reading_text():
             if reader is None or not self._pictures or not special:
                 return self._session.tokenize(text, bos=bos, special=special)
             if self.number and not self._held:
@@ -416,6 +416,12 @@ class SharedSession:
         """The requests, oldest first."""
         with self._state:
             return tuple(self._requests)
+
+    @contextmanager
+    def reading_text(self) -> Iterator[None]:
+        """Hold the lock of the texts, as a step of one request."""
+        with self.text_lock, self.session.steps.time("text"):
+            yield
 
     def join(
         self,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from etui.backends.base import AnswerRequest, Cancel
+from etui.backends.base import AnswerRequest, Cancel, LongStep
 from etui.chat import Query
 from etui.config.config import Config
 from etui.energy.idle import IdleTracker
@@ -76,6 +76,7 @@ class Host:
         self.status = "complete"
         self.loaded: set[str] = set()
         self.pid: int | None = 4711
+        self.long_step: LongStep | None = None
         self.on_unloaded: Callable[[Unloaded], None] | None = None
         self.on_batch: Callable[[SharedBatch], None] | None = None
 

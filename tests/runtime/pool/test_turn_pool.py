@@ -208,7 +208,7 @@ def test_a_turn_that_hears_no_cancel_ends_with_the_process_and_is_saved(
     stage.host.gate, stage.host.deaf = False, True
     heard, turn = stage.submit()
     stage.host.wait_until(lambda: STARTER in stage.host.loaded)
-    monkeypatch.setattr("etui.runtime.turn_pool.LEAVE_SECONDS", 0.01)
+    monkeypatch.setattr("etui.runtime.turn_pool.STOP_SECONDS", 0.01)
     closer = threading.Thread(target=stage.pool.close, args=(0,))
     closer.start()
     stage.host.wait_until(lambda: stage.host.closed == 1)

@@ -33,6 +33,7 @@ _QUICK_PERIOD_S = 0.005
 SETTLE_S = 0.4
 SETTLE_OF_AVERAGE = 0.6
 """Longest wait for an interval to settle, seconds; a running average of A s adds 0.6 A to it."""
+_LONGEST_SETTLE_S = 2.5  # Where a counter is refreshed once a second or so
 _PEAK_BINS = 600
 _PEAK_SLICE_NS = 250_000_000
 
@@ -141,7 +142,8 @@ class Recorder:
         """Wait until readings past ``end_ns`` exist, so that its energy no longer changes.
 
         Without ``timeout_s`` the longest wait is 0.4 s, and more where power readings are running
-        averages, which lag by half their length. Returns whether every channel has settled.
+        averages, which lag by half their length, or a counter is refreshed more rarely than that.
+        Returns whether every channel has settled.
         """
         if not self._sampler.running:
             self._sampler.read_once()
@@ -150,6 +152,7 @@ class Recorder:
         if timeout_s is None:
             late = [c.average_s for c in self.selection.summed if c.kind is not Kind.COUNTER]
             timeout_s = SETTLE_S + SETTLE_OF_AVERAGE * max(late, default=0.0)
+            timeout_s = max(timeout_s, min(2 * self._longest_period_s(), _LONGEST_SETTLE_S))
         limit_ns = self._clock() + int(timeout_s * 1e9)
         self._sampler.hurry(limit_ns)
         with self._lock:
@@ -333,6 +336,11 @@ class Recorder:
         with self._lock:
             for channel in source.channels:
                 self._traces[channel.id].interrupt(now_ns)
+
+    def _longest_period_s(self) -> float:
+        with self._lock:
+            periods = [self._traces[c.id].period_s for c in self.selection.summed]
+        return max((period for period in periods if period is not None), default=0.0)
 
     def _settled(self, end_ns: int) -> bool:
         now_ns = self._clock()

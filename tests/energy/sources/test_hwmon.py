@@ -1,4 +1,4 @@
-"""GPUs through hwmon, batteries, and Apple Silicon."""
+"""GPUs through hwmon and amdsmi, and batteries."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import random
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 import pytest
 
 from etui.energy.discovery import find_sources, open_recorder
 from etui.energy.recorder import Recorder
-from etui.energy.sources.apple import AppleSource
 from etui.energy.sources.battery import BatterySource
 from etui.energy.sources.hwmon import AmdSmiSource, HwmonSource
 from etui.energy.types import Kind
@@ -25,7 +24,6 @@ ADDRESS = "0000:03:00.0"
 RESOLUTION_UJ = 15.259
 BUSY = steps([(4, 90.0), (4, 280.0), (4, 120.0)])
 Opened = Callable[..., AmdSmiSource]
-Write = Callable[..., Path]
 
 
 class FakeAmdSmi(ModuleType):
@@ -224,24 +222,6 @@ def test_an_apu_stays_the_package_that_hwmon_knows(config, gib):
     assert [channel.id for channel in channels] == ["package:0/hwmon"]
 
 
-@pytest.fixture
-def sysfs(tmp_path: Path) -> Path:
-    return tmp_path / "sysfs"
-
-
-@pytest.fixture
-def write(sysfs: Path) -> Write:
-    def make(folder: str, **files: object) -> Path:
-        path = sysfs / folder
-        for name, value in files.items():
-            file = path / name.replace("__", "/")
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(f"{value}\n")
-        return path
-
-    return make
-
-
 @pytest.mark.parametrize("file", ["power1_average", "power1_input"])  # the latter is newer
 def test_an_amd_card_is_integrated_power(sysfs, write, file):
     write(
@@ -424,51 +404,3 @@ def test_a_battery_is_the_total_only_where_nothing_finer_is_read(
     checks = [channel.id for channel in recorder.selection.cross_checks]
     assert checks == ([] if summed == "battery" else ["battery"])
     assert recorder.unmeasured == unmeasured
-
-
-class Monitor:
-    """An AppleEnergyMonitor that counts 8 W of CPU, 20 W of GPU and no memory."""
-
-    def __init__(self, clock: FakeClock) -> None:
-        self.clock = clock
-        self.fails = False
-
-    def get_cumulative_energy(self) -> SimpleNamespace:
-        if self.fails:
-            raise RuntimeError("IOReport subscription is gone")
-        milliseconds = self.clock.seconds * 1e3
-        return SimpleNamespace(
-            cpu_total_mj=int(8 * milliseconds),
-            gpu_mj=int(20 * milliseconds),
-            dram_mj=None,
-            ane_mj=0,
-        )
-
-
-def test_apple_silicon_is_the_vendors_model():
-    clock = FakeClock()
-    source = AppleSource(clock, Monitor(clock), on_apple=True)
-    recorder = Recorder([source], clock=clock)
-    sample(recorder, clock, 10, random.Random(1))
-    energy = recorder.energy(clock.at(2), clock.at(8))
-    assert energy.kind is Kind.MODEL
-    parts = {part.id: part.joules for part in energy.channels}
-    assert parts["package:0"] == pytest.approx(48, rel=0.01)
-    assert parts["gpu:apple"] == pytest.approx(120, rel=0.01)
-    assert "dram:0" not in parts
-    assert energy.coverage == 1
-
-
-def test_apple_counters_that_stop_are_gaps():
-    clock = FakeClock()
-    monitor = Monitor(clock)
-    source = AppleSource(clock, monitor, on_apple=True)
-    monitor.fails = True
-    assert source.read()["gpu:apple"].joules is None
-
-
-def test_a_mac_without_the_package_is_told_what_to_install():
-    [probe] = AppleSource(on_apple=True).probe()
-    assert probe.found
-    assert probe.fix == "pip install zeus-apple-silicon"
-    assert AppleSource(on_apple=False).probe() == []

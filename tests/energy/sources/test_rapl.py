@@ -12,6 +12,7 @@ import pytest
 
 from etui.config.config import Config, load_config
 from etui.energy.discovery import find_sources, open_recorder
+from etui.energy.recorder import Recorder
 from etui.energy.sources.rapl import RaplSource, find_zones
 from etui.energy.sources.sysfs import graphics_cards
 from etui.energy.types import ChannelProbe, Kind
@@ -42,11 +43,6 @@ def test_cards_are_told_from_other_devices_and_vendors(tmp_path):
         ("NVIDIA", server),
         ("AMD", other),
     ]
-
-
-@pytest.fixture
-def sysfs(tmp_path: Path) -> Path:
-    return tmp_path / "sysfs"
 
 
 def probes(config: Config) -> tuple[ChannelProbe, ...]:
@@ -222,3 +218,27 @@ def test_a_read_that_was_held_up_is_made_again(powercap, sysfs, monkeypatch):
     monkeypatch.setattr("etui.energy.sources.rapl.read_micro", read_slowly)
     halves_ns = [source.read()["package:0"].half_ns for _ in range(3)]
     assert halves_ns == [50_000, 50_000, 10_000_000]
+
+
+@pytest.mark.parametrize("back", [1e-6, 0.5, 1.0, 500.0])
+@pytest.mark.parametrize("range_uj", [262_143_328_850, 65_532_610_987])
+@pytest.mark.parametrize("pause_s", [0, 30, 70, 262.142])
+def test_a_counter_that_goes_back_is_no_wrap_and_is_flagged(
+    sysfs, powercap, back, range_uj, pause_s
+):
+    zone = powercap("intel-rapl:0", "package-0", range_uj=range_uj)
+    clock = FakeClock()
+    recorder = Recorder([RaplSource(sysfs, clock)], clock=clock)
+    for beat in range(400):  # 20 W
+        joules = 1000 + beat - (back + 1 if beat >= 200 else 0)
+        if beat == 200:
+            clock.advance(pause_s)
+        (zone / "energy_uj").write_text(f"{joules * 1e6:.0f}\n")
+        recorder.sample_now()
+        clock.advance(0.05)
+    energy = recorder.energy(clock.at(5), clock.at(15 + pause_s))
+    assert energy.joules < 201 + 20 * pause_s
+    assert abs(energy.joules - 200 - 20 * pause_s) <= energy.uncertainty
+    assert "gap" in energy.flags
+    assert energy.coverage < 1
+    assert recorder.energy(clock.at(11 + pause_s), clock.at(15 + pause_s)).flags == ()

@@ -1,12 +1,13 @@
 """Which scopes overlap: a total sums disjoint scopes only.
 
-Scopes form a tree: the whole machine (``psys``, ``battery``) above ``package:N`` (above its cores),
-``dram:N``, ``gpu:ID`` and ``module:ID`` (a GPU together with its CPU, as on Grace Hopper).
+Scopes form a tree: the whole machine (``psys``, ``battery``, ``system``) above ``package:N`` (above
+its cores and its NPU), ``dram:N``, ``gpu:ID`` and ``module:ID`` (a GPU together with its CPU, as on
+Grace Hopper).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from etui.energy.types import Channel, Kind
@@ -14,7 +15,7 @@ from etui.errors import EtuiError
 
 COVERING = ("psys", "battery", "system")
 """Scopes of the whole machine, the finest first; they are never added to other scopes."""
-_CPU_PARTS = ("core", "uncore")
+_CPU_PARTS = ("core", "uncore", "npu")
 _ORDER = tuple(Kind)
 
 
@@ -109,7 +110,7 @@ def select_disjoint(channels: Sequence[Channel], estimate: str = "auto") -> Sele
     Covering scopes are cross-checks; one of them is the total only when nothing finer can be read.
     An estimate is summed when there is no hardware channel at all, or when ``estimate`` is
     ``always`` (and not ``never``) and no hardware channel covers the same hardware. Of channels
-    that overlap, the one of the better kind is summed.
+    that overlap, a whole is summed before its parts, then the one of the better kind.
     """
     fine = [c for c in channels if family(c.scope) not in COVERING and c.kind is not Kind.ESTIMATE]
     covering = sorted(
@@ -118,7 +119,8 @@ def select_disjoint(channels: Sequence[Channel], estimate: str = "auto") -> Sele
     )
     guesses = [c for c in channels if c.kind is Kind.ESTIMATE]
     summed: list[Channel] = []
-    for channel in sorted(fine, key=_rank):
+    scopes = {channel.scope for channel in fine}
+    for channel in sorted(fine, key=lambda channel: _rank(channel, scopes)):
         if not any(overlaps(channel, taken) for taken in summed):
             summed.append(channel)
     if not summed and covering:
@@ -132,8 +134,8 @@ def select_disjoint(channels: Sequence[Channel], estimate: str = "auto") -> Sele
     return Selection(tuple(c for c in channels if c in summed), cross_checks)
 
 
-def _rank(channel: Channel) -> tuple[int, int, str]:
-    part = family(channel.scope) in _CPU_PARTS  # a whole before its parts
+def _rank(channel: Channel, scopes: Collection[str]) -> tuple[int, int, str]:
+    part = family(channel.scope) in _CPU_PARTS or channel.parent in scopes
     return (int(part), _ORDER.index(channel.kind), channel.id)
 
 

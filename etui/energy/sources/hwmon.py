@@ -3,13 +3,15 @@
 amdgpu gives ``power1_average`` or, on newer chips, ``power1_input`` in whole or micro-watts; i915
 and xe give counters in microjoules, xe one of the card, one of the package, or both. An empty file
 or a sleeping GPU is a missing value. On an APU, amdgpu reports the power of the whole package, so
-its scope is that of the package.
+its scope is that of the package. Where an APU has ``gpu_metrics`` 3.0 (as Strix Point), its power
+comes from there in milliwatts, without AMD cards that share its limit, and with that of its NPU.
 """
 
 from __future__ import annotations
 
 import math
 import re
+import struct
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -26,6 +28,7 @@ from etui.energy.sources.sysfs import (
 )
 from etui.energy.types import BaseSource, Channel, Kind, Reading
 
+_WHOLE, _NPU = "package:0", "npu:0"
 _DRIVERS = {"amdgpu": "AMD GPU", "i915": "Intel GPU", "xe": "Intel GPU"}
 _POWER_FILES = ("power1_average", "power1_input")
 _ENERGY_LABELS = ("pkg", "package", "card", "")
@@ -34,6 +37,9 @@ Others, such as ``vram``, are parts of it."""
 CHECK_SECONDS = 0.3
 """Time between the two readings of a counter that are compared with power."""
 _TRUSTED_RATIO = (0.1, 10.0)
+_METRICS = struct.Struct("<HBB108xIH2xIII132x")
+"""``struct gpu_metrics_v3_0`` of kgd_pp_interface.h (264 bytes): size, format and content revision;
+power of the socket with AMD cards that share its limit, of NPU, APU, GPU and these cards, mW."""
 _NO_POWER = "no power reading (the GPU may be asleep, or another die of the card reports for both)"
 
 
@@ -49,6 +55,8 @@ class HwmonSource(BaseSource):
         super().__init__(clock)
         self._files: dict[str, tuple[Path | None, Path | None]] = {}
         """Channel id -> files of its counter and its power."""
+        self._apus: dict[str, Path] = {}
+        """Channel id -> device of an APU with ``gpu_metrics``."""
         for folder in entries(sysfs_dir / "class" / "hwmon"):
             driver = text_or(folder / "name")
             if driver in _DRIVERS:
@@ -60,13 +68,16 @@ class HwmonSource(BaseSource):
         begin_ns = self.clock()
         joules = read_micro(energy) if energy else None
         watts = read_positive(power) if power else None
+        if channel.id in self._apus:
+            whole, npu = _read_apu_watts(self._apus[channel.id])
+            watts = npu if channel.scope == _NPU else whole
         return self.date(begin_ns, joules, watts)
 
     def _open(self, folder: Path, driver: str, without: Collection[str]) -> None:
         device = folder / "device"
         scope = f"gpu:{read_address(device) or folder.name}"
         if driver == "amdgpu" and is_apu(device, [folder]):
-            scope = "package:0"
+            scope = _WHOLE
         if scope in without:
             return
         energy, no_energy = _find_readable(folder, _list_counters(folder))
@@ -74,7 +85,7 @@ class HwmonSource(BaseSource):
         if energy is None and power is None:
             self.refuse(scope, *_explain(folder, no_power or no_energy))
             return
-        label, is_whole = _DRIVERS[driver], scope == "package:0"
+        label, is_whole = _DRIVERS[driver], scope == _WHOLE
         channel = Channel(
             id=f"{scope}/hwmon" if is_whole else scope,
             scope=scope,
@@ -85,6 +96,26 @@ class HwmonSource(BaseSource):
         )
         self._files[channel.id] = energy, power
         self.add(channel)
+        whole, npu = _read_apu_watts(device) if is_whole else (None, None)
+        if whole is not None:
+            self._apus[channel.id] = device
+        if npu is not None:
+            self._files[_NPU], self._apus[_NPU] = (None, None), device
+            self.add(Channel(_NPU, _NPU, Kind.INTEGRATED, parent=_WHOLE, label="AMD NPU"))
+
+
+def _read_apu_watts(device: Path) -> tuple[float | None, float | None]:
+    """Read the power of an APU and of its NPU, which is a part of it; None where it has neither."""
+    try:
+        size, *revision, socket, npu, _, _, cards = _METRICS.unpack(
+            (device / "gpu_metrics").read_bytes()
+        )
+    except (OSError, struct.error):
+        return None, None
+    if (size, revision) != (_METRICS.size, [3, 0]) or socket in (0, 0xFFFF_FFFF):
+        return None, None
+    apart = cards if cards < socket else 0  # all bits are set where there is none
+    return (socket - apart) / 1e3, None if npu == 0xFFFF else npu / 1e3
 
 
 def _explain(folder: Path, error: SysfsError | None) -> tuple[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import struct
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -404,3 +405,67 @@ def test_a_battery_is_the_total_only_where_nothing_finer_is_read(
     checks = [channel.id for channel in recorder.selection.cross_checks]
     assert checks == ([] if summed == "battery" else ["battery"])
     assert recorder.unmeasured == unmeasured
+
+
+def metrics(
+    socket: int, npu: int, cards: int = 0, *, revision: tuple[int, int] = (3, 0), size: int = 264
+) -> bytes:
+    """``struct gpu_metrics_v3_0`` as Linux lays it out: powers in milliwatts."""
+    table = bytearray(b"\xff" * 264)
+    struct.pack_into("<HBB", table, 0, size, *revision)
+    struct.pack_into("<I", table, 112, socket)
+    struct.pack_into("<H", table, 116, npu)
+    struct.pack_into("<I", table, 128, cards)
+    return bytes(table)
+
+
+@pytest.fixture
+def apu(write) -> Path:
+    return write(
+        "class/hwmon/hwmon0",
+        name="amdgpu",
+        power1_average=25_000_000,
+        in1_label="vddnb",
+        device__uevent="DRIVER=amdgpu",
+    )
+
+
+@pytest.mark.parametrize(
+    ("table", "watts", "npu"),
+    [
+        (metrics(24_890, 1_250), 24.89, 1.25),
+        (metrics(24_890, 0xFFFF), 24.89, None),
+        (metrics(64_890, 0, cards=40_000), 24.89, 0),  # a card under the same limit is no APU
+        (metrics(24_890, 0xFFFF, cards=0xFFFF_FFFF), 24.89, None),
+        (metrics(0xFFFF_FFFF, 1_250), 25, None),
+        (metrics(0, 1_250), 25, None),
+        (metrics(24_890, 1_250, revision=(2, 4)), 25, None),
+        (metrics(24_890, 1_250, size=256), 25, None),
+        (metrics(24_890, 1_250)[:200], 25, None),
+        (b"", 25, None),
+    ],
+)
+def test_the_metrics_of_an_apu_give_its_power_and_that_of_its_npu(sysfs, apu, table, watts, npu):
+    (apu / "device" / "gpu_metrics").write_bytes(table)
+    source = HwmonSource(sysfs)
+    readings = source.read()
+    assert readings["package:0/hwmon"].watts == pytest.approx(watts)
+    assert ("npu:0" in readings) is (npu is not None)
+    assert npu is None or readings["npu:0"].watts == pytest.approx(npu)
+
+
+def test_the_npu_is_a_part_of_the_package_and_never_added(apu, config):
+    (apu / "device" / "gpu_metrics").write_bytes(metrics(24_890, 1_250))
+    selection = open_recorder(config).selection
+    assert [channel.id for channel in selection.summed] == ["package:0/hwmon"]
+    assert [channel.id for channel in selection.cross_checks] == ["npu:0"]
+
+
+def test_metrics_that_fail_later_are_a_gap(sysfs, apu):
+    table = apu / "device" / "gpu_metrics"
+    table.write_bytes(metrics(24_890, 1_250))
+    source = HwmonSource(sysfs)
+    table.unlink()
+    readings = source.read()
+    # What hwmon has may include a card.
+    assert (readings["package:0/hwmon"].watts, readings["npu:0"].watts) == (None, None)

@@ -14,6 +14,8 @@ from etui.energy.scopes import family, select_disjoint
 from etui.energy.sharing import CpuWatch, GpuWatch
 from etui.energy.sources.apple import AppleSource
 from etui.energy.sources.battery import BatterySource
+from etui.energy.sources.boards import BoardSource
+from etui.energy.sources.emi import EmiSource
 from etui.energy.sources.estimate import EstimateSource
 from etui.energy.sources.hwmon import AmdSmiSource, HwmonSource
 from etui.energy.sources.nvml import NvmlSource
@@ -36,9 +38,12 @@ def find_sources(config: Config, clock: Callable[[], int] = time.monotonic_ns) -
     """Open every source, and the watches on the GPUs and CPUs; the caller closes them."""
     nvml = NvmlSource(clock)
     amdsmi = AmdSmiSource(config.sysfs_dir, clock)
+    gpus = [p.id.partition(":")[2] for p in nvml.probes if family(p.id) in ("gpu", "module")]
     hardware: list[BaseSource] = [
         nvml,
         RaplSource(config.sysfs_dir, clock),
+        EmiSource(clock),
+        BoardSource(config.sysfs_dir, clock, *gpus[:1]),
         amdsmi,
         HwmonSource(config.sysfs_dir, clock, without=[c.scope for c in amdsmi.channels]),
         AppleSource(clock),
@@ -95,6 +100,7 @@ def _unmeasured(
     if select_disjoint(channels, estimate).covers_machine:
         return ()
     readable = {channel.scope for channel in channels}
+    readable |= {s.replace("module:", "gpu:") for s in readable}  # a module includes its GPU
     scopes = [s for s in unreadable if ":" in s and s not in readable]
     seen = {family(channel.scope) for channel in channels} | {family(s) for s in scopes}
     if not seen & {"package", "module"}:

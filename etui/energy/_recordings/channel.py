@@ -82,9 +82,11 @@ class ChannelRecording:
         """Add a reading, ``added`` at a mark or not; one without a value is a failed read."""
         counted = self._by_counter
         watts = reading.watts
-        self.power.observe(
-            reading.t_ns, None if watts is not None and watts > self._most_watts else watts
-        )
+        # A reading that was never above 0 comes from a sensor that measures nothing.
+        is_dead = watts == 0 and not self.power.max_watts
+        if watts is not None and (watts > self._most_watts or is_dead):
+            watts = None
+        self.power.observe(reading.t_ns, watts)
         edge_ns, resets = self.counter.last_ns, self.counter.resets
         self.counter.observe(
             reading.t_ns, reading.joules, reading.updated_ns, added=added, half_ns=reading.half_ns
@@ -93,7 +95,7 @@ class ChannelRecording:
             self._breaks.append((edge_ns or 0, self.counter.last_ns or 0))
         if reading.joules is not None:
             self._has_counter = True
-        if reading.joules is not None or reading.watts is not None:
+        if reading.joules is not None or watts is not None:
             self.last_read_ns = max(self.last_read_ns, reading.t_ns)
             if self._first_ns is None:
                 self._first_ns = reading.t_ns

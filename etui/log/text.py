@@ -86,9 +86,14 @@ def _format_turn_row(turn: TurnSummary) -> tuple[str, ...]:
         f"{turn.tokens_output:,}",
         units.seconds_text(turn.seconds_total),
         _format_energy(turn),
-        units.marked(units.per_token_text(turn.joules_per_token, turn.kind)),
+        _format_per_token(turn.joules_per_token, turn.tokens_output, turn.kind),
         mark + one_line(turn.query),
     )
+
+
+def _format_per_token(joules: float | None, tokens: int, kind: str | None) -> str:
+    """Format joules per token; a turn without tokens has none, however well it was measured."""
+    return units.marked(units.per_token_text(joules, kind)) if tokens else "–"
 
 
 def _format_energy(record: TurnSummary | LoadRecord | UnloadRecord) -> str:
@@ -109,11 +114,10 @@ def format_totals(by: str, totals: Sequence[Total], factors: Factors | None = No
             "-"
             if total.estimated_joules is None
             else units.short_energy_text(total.estimated_joules, units.ESTIMATE),
-            units.marked(
-                units.per_token_text(
-                    total.joules_per_token,
-                    total.kind if total.joules is not None else units.ESTIMATE,
-                )
+            _format_per_token(
+                total.joules_per_token,
+                total.output_tokens,
+                total.kind if total.joules is not None else units.ESTIMATE,
             ),
             f"{total.unmeasured_turns:,}",
             *([_format_cost(total, factors)] if factors else []),
@@ -339,7 +343,8 @@ def _list_energy(turn: TurnRecord) -> list[tuple[str, str]]:
         facts = [("energy", f"{gross}, {net}")]
         if e.kind == units.ESTIMATE:
             facts.append(("kind", "estimate: no hardware reading"))
-        facts.append(("per token", units.marked(units.per_token_text(e.joules_per_token, e.kind))))
+        per_token = _format_per_token(e.joules_per_token, turn.tokens.output, e.kind)
+        facts.append(("per token", per_token))
         watts = f"{units.short_watts_text(e.mean_watts, e.kind)} mean"
         if e.peak_watts is not None:
             watts += f", {units.short_watts_text(e.peak_watts, e.kind)} peak"

@@ -10,7 +10,8 @@ from dataclasses import replace
 import pytest
 
 from etui.log.export import write_csv, write_json_lines
-from etui.log.text import list_facts
+from etui.log.text import format_totals, format_turns, list_facts
+from etui.tui.history.screen import turn_texts
 from etui.turn.record import Tokens
 from etui.turn.text import energy_line
 from tests.fixtures.turns import SPECULATION
@@ -82,3 +83,22 @@ def test_exports_have_the_drafts_and_leave_them_empty_without(drafted, make_turn
     names = [name for name in without if name.startswith("speculation_")]
     assert len(names) == 17
     assert {without[name] for name in names} == {""}
+
+
+@pytest.mark.parametrize(("output", "shown"), [(0, "–"), (8, "0.500 J/token")])
+def test_a_turn_without_tokens_has_no_joules_per_token(make_turn, fill, output, shown):
+    turn = make_turn(1, joules=4.0)
+    turn = replace(
+        turn,
+        tokens=replace(turn.tokens, output=output),
+        energy=replace(turn.energy, joules_per_token=4.0 / output if output else None),
+    )
+    log = fill(turn)
+    [summary] = log.list_turns()
+    head, row = format_turns([summary], None)
+    at = head.index("PER TOKEN")
+    assert row[at:].startswith(shown)
+    assert dict(list_facts(turn, []))["per token"].startswith(shown)
+    assert turn_texts(summary)["per_token"] == ("–" if not output else "0.500 J")
+    [total] = log.totals("model")
+    assert shown in format_totals("model", [total])[-1]

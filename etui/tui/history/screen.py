@@ -99,7 +99,9 @@ def turn_texts(turn: TurnSummary) -> dict[str, str]:
         "time": local_time(turn.created_at)[5:16],
         "question": mark + one_line(turn.query),
         "joules": units.short_energy_text(turn.joules, kind),
-        "per_token": units.short_energy_text(turn.joules_per_token, kind),
+        "per_token": units.short_energy_text(turn.joules_per_token, kind)
+        if turn.tokens_output
+        else "–",
         "tokens": f"{turn.tokens_output:,}",
         "seconds": units.seconds_text(turn.seconds_total),
         "model": one_line(turn.model),

@@ -44,8 +44,14 @@ _GPU_BACKENDS = {
 }
 """GPU backends of ggml: the part of their library's file name, and the name people know."""
 
-_REGISTERED = {"MTL": "Metal"} | {name: name for name in _GPU_BACKENDS.values()}
-"""Names of GPU backends in ggml's registry, and the names people know."""
+_REGISTERED = {"MTL": "Metal"}
+"""Names of backends in ggml's registry that people know by another one."""
+
+_CPU_BACKENDS = {"CPU", "BLAS", "AMX", "ZenDNN", "zDNN"}
+"""Backends in ggml's registry that compute on the CPU."""
+
+REMOTE_BACKEND = "RPC"
+"""The backend that uses devices of other machines, and has none by itself."""
 
 _SHARED_LIBRARIES = {
     "libvulkan.so": "install the Vulkan loader: sudo apt-get install libvulkan1",
@@ -197,7 +203,7 @@ class Library:
         return bool(self.gpus())
 
     def gpu_backends(self) -> tuple[str, ...]:
-        """Return the GPU backends of this build (``CUDA``, ``Vulkan``), with or without a device.
+        """Return the backends of this build beside the CPU's (``CUDA``), with or without a device.
 
         A backend registers itself even if it finds no device, but not if its driver cannot be
         started at all; then its library is still next to llama.cpp's others.
@@ -300,8 +306,11 @@ def built_for_gpu(folder: Path | None) -> bool:
 
 
 def name_gpu_backends(registered: Iterable[str], folder: Path | None) -> tuple[str, ...]:
-    """Name the GPU backends of a build by ggml's registry and by the files of its libraries."""
-    found = {_REGISTERED[name] for name in registered if name in _REGISTERED}
+    """Name the GPU backends of a build by ggml's registry and by the files of its libraries.
+
+    That for other machines comes last.
+    """
+    found = {_REGISTERED.get(name, name) for name in registered if name not in _CPU_BACKENDS}
     if folder is not None and folder.is_dir():
         files = {path.name for path in folder.iterdir()}
         found |= {
@@ -309,7 +318,7 @@ def name_gpu_backends(registered: Iterable[str], folder: Path | None) -> tuple[s
             for part, name in _GPU_BACKENDS.items()
             if any(f"ggml-{part}" in file for file in files)
         }
-    return tuple(sorted(found))
+    return tuple(sorted(found, key=lambda name: (name == REMOTE_BACKEND, name)))
 
 
 def usable_cpus() -> int:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from etui.config.config import Config
 from etui.energy.power_limits.limit import PowerLimit
 from etui.energy.types import ChannelProbe
+from etui.engine.library import REMOTE_BACKEND
 from etui.errors import EtuiError
 from etui.runtime.engine_status import GPU_BUILDS
 from etui.runtime.remote_models import BackendReport, MeterReport, check_backends, check_meters
@@ -117,6 +118,9 @@ def explain_missing_device(
     Returns:
         The most likely reason of those that the facts allow, and the command or step that fixes it.
     """
+    if backend == REMOTE_BACKEND:
+        why = f"built with {backend} alone, which uses devices of other machines and has none here"
+        return why, next((line for vendor, line in GPU_BUILDS.items() if vendor in cards), "")
     hardware = [d for d in facts.vulkan_drivers if not any(part in d for part in _SOFTWARE)]
     software = backend == "Vulkan" and len(hardware) < len(facts.vulkan_drivers)
     if facts.hidden_by:
@@ -268,7 +272,8 @@ def check_offload(config: Config) -> Offload:
         return Offload(False, (), cards, error.fix, error.what)
     try:
         devices = tuple(
-            f"{d.description}: {bytes_text(d.free_bytes)} of {bytes_text(d.total_bytes)} free"
+            f"{d.description or d.name}: {bytes_text(d.free_bytes)} of "
+            f"{bytes_text(d.total_bytes)} free"
             for d in library.gpus()
         )
         backends = library.gpu_backends()

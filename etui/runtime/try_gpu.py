@@ -87,7 +87,8 @@ def judge_offload(offload: Offload) -> Verdict | None:
         fix = "with a GPU, rebuild as docs/config.md says; without, models run on the CPU"
         return Verdict(False, "no_backend", text, offload.fix or fix)
     if not offload.devices:
-        return Verdict(False, "no_device", offload.why_not, offload.fix)
+        why = offload.why_not or f"{' and '.join(offload.backends)} of llama.cpp has no device"
+        return Verdict(False, "no_device", why, offload.fix)
     return None
 
 
@@ -214,7 +215,7 @@ def _run(
                     stage = reply["stage"]
                     report(stage)
                 elif "error" in reply:
-                    return {}, f"{reply['error']} (stage {stage})"
+                    return {}, f"{reply['error'] or 'no reason was given'} (stage {stage})"
                 elif reply:
                     return reply, ""
             code = process.wait()

@@ -149,6 +149,9 @@ def test_a_build_for_a_gpu_is_told_by_its_files(tmp_path, names, found):
         # A backend whose driver cannot be started is not registered, but its library is there.
         (("CPU",), ("libggml-vulkan.so", "libggml-cpu.so"), ("Vulkan",)),
         (("CUDA", "CPU"), ("libggml-cuda.so", "libggml-vulkan.so"), ("CUDA", "Vulkan")),
+        (("RPC", "CPU"), (), ("RPC",)),
+        (("RPC", "Vulkan", "BLAS", "CPU"), (), ("Vulkan", "RPC")),  # other machines come last
+        (("WebGPU", "CPU"), (), ("WebGPU",)),
     ],
 )
 def test_the_backends_of_a_build_are_named_with_and_without_a_device(

@@ -6,7 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from etui.runtime.doctor import DriverFacts, explain_missing_device, read_driver_facts
+from etui.cli.doctor import format_diagnosis
+from etui.config.config import Config
+from etui.engine.library import Device
+from etui.runtime.doctor import (
+    Diagnosis,
+    DriverFacts,
+    check_offload,
+    explain_missing_device,
+    read_driver_facts,
+)
+from etui.runtime.try_gpu import judge_offload
 
 MESA = ("intel_icd.x86_64", "lvp_icd.x86_64", "radeon_icd.x86_64")
 NODE = "/dev/dri/renderD128"
@@ -67,3 +77,62 @@ def test_the_facts_are_read_from_the_machine(tmp_path: Path) -> None:
     assert facts.nodes == (str(tmp_path / "dri" / "renderD128"),)
     assert facts.forbidden_nodes == ()
     assert read_driver_facts("CUDA", {}, tmp_path, []) == DriverFacts()
+
+
+class Build:
+    """A Library with these backends and GPUs."""
+
+    def __init__(self, backends: tuple[str, ...], gpus: tuple[Device, ...]) -> None:
+        self._backends, self._gpus = backends, gpus
+
+    def __call__(self, *_: object) -> Build:
+        return self
+
+    def gpus(self) -> tuple[Device, ...]:
+        return self._gpus
+
+    def gpu_backends(self) -> tuple[str, ...]:
+        return self._backends
+
+    def close(self) -> None:
+        """Do nothing: it is no library."""
+
+
+REMOTE = Device("RPC0", "", 4 * 10**9, 8 * 10**9)
+CARD = Device("CUDA0", "A100", 70 * 10**9, 80 * 10**9)
+
+
+@pytest.mark.parametrize("backends", [(), ("RPC",), ("CUDA",), ("CUDA", "RPC"), ("WebGPU",)])
+@pytest.mark.parametrize("gpus", [(), (REMOTE,), (CARD, REMOTE)])
+@pytest.mark.parametrize("vendor", ["", "0x1002", "0x10de"])
+def test_doctor_names_the_devices_of_any_build_or_says_that_there_is_none(
+    config: Config, monkeypatch: pytest.MonkeyPatch, backends, gpus, vendor
+) -> None:
+    monkeypatch.setattr("etui.engine.library.Library", Build(backends, gpus))
+    if vendor:
+        device = config.sysfs_dir / "bus" / "pci" / "devices" / "0000:01:00.0"
+        device.mkdir(parents=True)
+        (device / "vendor").write_text(vendor)
+        (device / "class").write_text("0x030000")
+    offload = check_offload(config)
+    lines = list(format_diagnosis(Diagnosis({}, offload, (), (), (), (), ())))
+    text = "\n".join(lines[lines.index("GPU offload") : lines.index("power channels")])
+    for gpu in gpus:
+        assert f"    {gpu.description or gpu.name}: " in text
+    if not gpus:
+        assert "models run on the CPU" in text
+        assert "none" in text or "no " in text or "not compiled" in text
+    for name in backends:
+        assert name in text or not gpus
+    verdict = judge_offload(offload)
+    assert (verdict is None) is bool(gpus)
+    if verdict is not None:
+        assert verdict.text.strip(" :")
+        assert not verdict.text.endswith(":")
+
+
+def test_a_build_for_other_machines_alone_says_so_and_how_to_use_this_ones_card() -> None:
+    why, fix = explain_missing_device("RPC", ["AMD"], DriverFacts())
+    assert why == "built with RPC alone, which uses devices of other machines and has none here"
+    assert fix.startswith("etui engine build --hip")
+    assert explain_missing_device("RPC", [], DriverFacts())[1] == ""

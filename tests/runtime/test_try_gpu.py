@@ -117,6 +117,7 @@ def test_a_meter_that_cannot_read_the_gpu_is_known() -> None:
             r"exit code 3 \(stage decode\): ErrorDeviceLost",
         ),
         ("reply(error='out of memory', fix='')", "^out of memory"),
+        ("reply(error='', fix='')", r"^no reason was given \(stage start\)"),
         ("print('no JSON')\nprint('[1]')\nsys.exit(1)", r"exit code 1 \(stage start\)"),
     ],
 )
@@ -184,6 +185,12 @@ def test_without_a_device_nothing_is_run(offload: Offload, code: str, says: str)
     assert (trial.verdict.ok, trial.verdict.code) == (False, code)
     assert says in trial.verdict.text
     assert trial.verdict.fix == offload.fix
+
+
+def test_a_device_that_is_missing_has_a_reason_even_if_none_is_known() -> None:
+    verdict = judge_offload(Offload(True, (), (), "", backends=("Vulkan",)))
+    assert verdict is not None
+    assert verdict.text == "Vulkan of llama.cpp has no device"
 
 
 def test_a_machine_without_a_gpu_may_stay_as_it_is() -> None:

@@ -271,3 +271,15 @@ def shorten(text: str, most_characters: int, most_lines: int) -> tuple[str, int]
     lines = text.split("\n", most_lines)
     kept = "\n".join(lines[:most_lines])[:most_characters]
     return kept, len(text) - len(kept)
+
+
+def cut_middle(text: str, most_bytes: int) -> str:
+    """Leave out the middle of a text that has more bytes in UTF-8, and say there how much."""
+    encoded = text.encode("utf-8", "surrogatepass")
+    if len(encoded) <= most_bytes:
+        return text
+    mark = f"\n[… {len(encoded):,} bytes, of which the middle was not kept …]\n"
+    half = max(0, most_bytes - len(mark.encode())) // 2
+    head = encoded[:half].decode("utf-8", "ignore")
+    tail = encoded[len(encoded) - half :].decode("utf-8", "ignore")
+    return f"{head}{mark}{tail}"

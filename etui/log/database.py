@@ -45,6 +45,8 @@ _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
 """Codes of damage; a general error means that our own statements do not fit the tables."""
 _NOT_UTF_8 = "Could not decode to UTF-8"  # raised by sqlite3 itself, without a code
 _MOST_CHARACTERS = 200
+_WAL_PAGES = 64
+"""The size beside the log from which SQLite moves changes into it: a turn changes 20 pages."""
 
 
 class _Connection(sqlite3.Connection):
@@ -90,6 +92,8 @@ def open_for_writing(config: Config, busy_seconds: float = BUSY_SECONDS) -> sqli
         if _pending(connection, path):
             _migrate(connection, path, busy_seconds)
         connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute(f"PRAGMA wal_autocheckpoint = {_WAL_PAGES}")
+        connection.execute(f"PRAGMA journal_size_limit = {_WAL_PAGES * 4096}")
     except sqlite3.Error as error:
         if connection is not None:
             connection.close()

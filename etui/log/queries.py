@@ -35,7 +35,7 @@ from etui.log.records import (
 from etui.log.token_cost import COSTS_SQL, LOOKED_AT, TurnCost, mean_token_cost
 from etui.log.totals import Total, parse_total, totals_sql
 from etui.text import find_nearest, format_suggestion
-from etui.turn.record import LoadRecord, TurnRecord, UnloadRecord
+from etui.turn.record import CUT, LoadRecord, TurnRecord, UnloadRecord
 
 __all__ = ["LogReader", "Sort", "Total", "TurnFilter", "TurnSummary", "UnknownId"]
 _SNIPPET_CHARS = 200
@@ -59,7 +59,8 @@ class UnknownId(EtuiError):
 class TurnSummary:
     """One line of the history; ``query`` and ``answer`` hold their first 200 characters.
 
-    ``endpoint`` and ``key`` are those of the client that asked for it; None without one.
+    ``endpoint`` and ``key`` are those of the client that asked for it; None without one. ``kept``
+    is ``part`` if the log has only the begin and the end of a text, else ``whole``.
     """
 
     turn_id: str
@@ -81,6 +82,7 @@ class TurnSummary:
     mean_watts: float | None
     endpoint: str | None = None
     key: str | None = None
+    kept: str = "whole"
 
 
 _SUMMARY_SQL = {
@@ -93,6 +95,7 @@ _SUMMARY_SQL = {
     "mean_watts": "energy_mean_watts",
     "endpoint": "client_endpoint",
     "key": "client_key",
+    "kept": f"""iif(instr(settings, '"{CUT}": {{'), 'part', 'whole')""",
 }
 _SUMMARY_COLUMNS = ", ".join(
     f"{_SUMMARY_SQL.get(f.name, f.name)} AS {f.name}_" for f in fields(TurnSummary)

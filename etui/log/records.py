@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
+from etui.text import cut_middle
 from etui.turn.record import (
+    CUT,
     Attribution,
     ClientRecord,
     HopRecord,
@@ -311,6 +313,10 @@ _DERIVED = ("joules_per_accepted_token", "joules_per_accepted_token_uncertainty"
 """Values of a speculation that follow from the others; SQL can sort by their columns."""
 _NUMBERS = frozenset({int, float, bool, type(None)})
 """Types of values that SQLite takes as they are."""
+TURN_BYTES = 1_000_000
+"""The log keeps this much of all texts of a turn; of the longest ones their begin and end."""
+REFUSED_BYTES = 3_000
+"""It keeps this much of the question of a client that was refused, or left before any work."""
 _LONE_SURROGATES = re.compile("[\ud800-\udfff]")
 
 
@@ -323,12 +329,22 @@ def build_row(record: Record) -> Row:
     """Convert a record to column -> value, ready for SQLite.
 
     A lone surrogate (from bytes of the command line that are not text) cannot be stored and
-    becomes U+FFFD.
+    becomes U+FFFD. Of long texts of a turn the middle is left out, see :data:`TURN_BYTES`.
     """
-    if isinstance(record, TurnRecord):
-        flat = _flatten_turn(record)
-    else:
-        flat = {f.name: getattr(record, f.name) for f in fields(record)}
+    if not isinstance(record, TurnRecord):
+        return _to_row({f.name: getattr(record, f.name) for f in fields(record)})
+    flat = _flatten_turn(record)
+    row = _to_row(flat)
+    names, most_bytes = tuple(row), TURN_BYTES
+    if record.client is not None and not (record.tokens.prompt or record.tokens.output):
+        names, most_bytes = ("query", "system"), REFUSED_BYTES
+    characters = sum(len(row[name]) for name in names if isinstance(row[name], str))
+    if 4 * characters <= most_bytes:  # no character has more bytes
+        return row
+    return _to_row(_bound_texts(flat, names, most_bytes))
+
+
+def _to_row(flat: Row) -> Row:
     return {
         name: value if type(value) in _NUMBERS else _to_storable(value)
         for name, value in flat.items()
@@ -443,6 +459,51 @@ def _flatten_turn(record: TurnRecord) -> Row:
         "tools": document.get("tools") or {},
         "pictures": document.get("pictures") or {},
     }
+
+
+def _bound_texts(flat: Row, names: Sequence[str], most_bytes: int) -> Row:
+    """Cut the longest texts of some columns to one length, so that all of them fit."""
+    sizes = {
+        name: [len(text.encode("utf-8", "surrogatepass")) for text in _iter_texts(flat[name])]
+        for name in names
+    }
+    kept = _find_level(sorted(size for each in sizes.values() for size in each), most_bytes)
+    cut = {name: sum(each) for name, each in sizes.items() if max(each, default=0) > kept}
+    if not cut:
+        return flat
+    short = {name: _cut_texts(flat[name], kept) for name in cut}
+    if "tool_calls" in cut:  # JSON already
+        calls = _cut_texts(json.loads(flat["tool_calls"]), kept)
+        short["tool_calls"] = json.dumps(calls, ensure_ascii=False)
+    settings: Any = short.get("settings", flat["settings"])
+    return {**flat, **short, "settings": {**settings, CUT: {**cut, **settings.get(CUT, {})}}}
+
+
+def _find_level(sizes: Sequence[int], most: int) -> int:
+    """Return to what the largest of some sorted sizes have to be cut so that their sum fits."""
+    for index, size in enumerate(sizes):
+        if size * (len(sizes) - index) > most:
+            return most // (len(sizes) - index)
+        most -= size
+    return max(sizes, default=0)
+
+
+def _iter_texts(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list | tuple):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _iter_texts(each)
+
+
+def _cut_texts(value: Any, most_bytes: int) -> Any:
+    if isinstance(value, str):
+        return cut_middle(value, most_bytes)
+    if isinstance(value, dict):
+        return {name: _cut_texts(each, most_bytes) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_cut_texts(each, most_bytes) for each in value]
+    return value
 
 
 def _flatten(part: object | None, columns: Sequence[tuple[str, str]]) -> Row:

@@ -10,7 +10,7 @@ from etui.energy.documents import compute_cost
 from etui.energy.scopes import describe_unread
 from etui.log.model_usage import ModelUsage, Spent, Use
 from etui.text import count_cells, fit_cells, format_table, local_time, one_line, sanitize
-from etui.turn.record import DRAFTS_STOPPED, LoadRecord, UnloadRecord
+from etui.turn.record import CUT, DRAFTS_STOPPED, LoadRecord, UnloadRecord
 from etui.turn.text import (
     cache_lines,
     kind_of_hop,
@@ -78,6 +78,7 @@ def format_turns(turns: Sequence[TurnSummary], width: int | None) -> list[str]:
 
 def _format_turn_row(turn: TurnSummary) -> tuple[str, ...]:
     mark = "" if turn.status == "complete" else f"[{turn.status}] "
+    mark += "" if turn.kept == "whole" else "[cut] "
     return (
         one_line(turn.turn_id[:_ID_CHARS]),
         local_time(turn.created_at),
@@ -166,6 +167,7 @@ def list_facts(
         ("route", " › ".join(one_line(part) for part in (turn.policy, turn.rule) if part) or "-"),
         *([("ended", _format_ended(turn))] if turn.ended else []),
         ("why", one_line(turn.why) or "-"),
+        *([("cut", _format_cut(turn.settings[CUT]))] if turn.settings.get(CUT) else []),
         ("tokens", _format_tokens(turn)),
         *([("cache", "; ".join(cache_lines(turn.cache)))] if turn.cache is not None else []),
         ("seconds", _format_seconds(turn)),
@@ -289,6 +291,13 @@ def _format_attribution(found: Attribution, turn: TurnRecord) -> str:
 def _format_ended(turn: TurnRecord) -> str:
     """Say why the answer or its thinking ended, if a repetition ended it."""
     return one_line(f"{turn.settings.get('ended') or turn.ended}{saved_text(turn)}")
+
+
+def _format_cut(cut: Mapping[str, int]) -> str:
+    """Say which texts the log has in part: ``question of 7.8 MB``."""
+    named = {"query": "question", "system": "system prompt"}
+    texts = (f"{named.get(name, name)} of {units.bytes_text(size)}" for name, size in cut.items())
+    return f"{', '.join(texts)}: the log keeps begin and end"
 
 
 def _format_hop(hop: HopRecord, turn: TurnRecord) -> str:

@@ -539,6 +539,9 @@ class TurnRecord:
 CONTINUES = "continues"
 """Setting of a turn with the id of the turn whose answer it goes on with; it has the whole text."""
 
+CUT = "cut"
+"""Setting of a turn whose texts the log has in part: name of each such column -> its bytes."""
+
 DRAFTS_STOPPED = "drafts_stopped"
 """Setting of a turn with the reason why the engine drafted no more from some token on."""
 

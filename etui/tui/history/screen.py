@@ -94,6 +94,7 @@ def turn_texts(turn: TurnSummary) -> dict[str, str]:
     Only the kind ``estimate`` is shown here; the detail shows the kind of every turn.
     """
     mark = "" if turn.status == "complete" else f"[{turn.status}] "
+    mark += "" if turn.kept == "whole" else "[cut] "
     kind = turn.kind if turn.kind == units.ESTIMATE else None
     return {
         "time": local_time(turn.created_at)[5:16],

@@ -28,6 +28,7 @@ def write_text(
     errors: str = "strict",
     sync: bool = True,
     like: Path | None = None,
+    private: bool = False,
 ) -> None:
     """Write a text atomically as UTF-8, without translating line ends.
 
@@ -35,20 +36,28 @@ def write_text(
         errors: What to do with lone surrogates, as in ``str.encode``.
         sync: Whether to flush the content to the disk before the file takes its place.
         like: A file whose permissions are copied; None uses the default permissions.
+        private: Whether only the owner may read and write it.
 
     Raises:
         OSError: The file cannot be written; the old content is kept.
     """
-    write_bytes(path, text.encode("utf-8", errors), sync=sync, like=like)
+    write_bytes(path, text.encode("utf-8", errors), sync=sync, like=like, private=private)
 
 
-def write_bytes(path: Path, content: bytes, *, sync: bool = True, like: Path | None = None) -> None:
+def write_bytes(
+    path: Path,
+    content: bytes,
+    *,
+    sync: bool = True,
+    like: Path | None = None,
+    private: bool = False,
+) -> None:
     """Write bytes as :func:`write_text`; a device or a pipe, such as /dev/null, is not replaced."""
     if _is_special(path):
         with open(path, "wb") as file:
             file.write(content)
         return
-    write_parts(path, (content,), sync=sync, like=like)
+    write_parts(path, (content,), sync=sync, like=like, private=private)
 
 
 def write_parts(
@@ -59,11 +68,7 @@ def write_parts(
     like: Path | None = None,
     private: bool = False,
 ) -> None:
-    """Write parts one after the other into a file, as :func:`write_text`.
-
-    Args:
-        private: Whether only the owner may read and write it.
-    """
+    """Write parts one after the other into a file, as :func:`write_text`."""
     # A random name: two processes writing the same file must not share a temporary file.
     pending = path.with_name(f".{path.name[:_NAME_CHARACTERS]}.{os.urandom(4).hex()}.tmp")
     # Owner only until the permissions of `like` are copied: the content may be private.
@@ -84,6 +89,11 @@ def write_parts(
         if isinstance(error, OSError) and error.filename == str(pending):
             error.filename = str(path)  # messages name the target, not the temporary file
         raise
+
+
+def open_private(path: str, flags: int) -> int:
+    """Open a file as ``opener`` of ``open``; a new one is for its owner alone."""
+    return os.open(path, flags, _PRIVATE)
 
 
 def _replace(pending: Path, path: Path) -> None:

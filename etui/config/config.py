@@ -187,12 +187,15 @@ def shipped_dir() -> Path:
 
 
 def make_home(config: Config) -> None:
-    """Create the folders etui writes to; EtuiError if they cannot be created or written."""
+    """Create the folders etui writes to, for this user alone.
+
+    EtuiError if they cannot be created or written.
+    """
     what = f"cannot write to ETUI_HOME {config.home}"
     fix = "make the folder writable, or set ETUI_HOME to one that is"
     try:
-        config.home.mkdir(parents=True, exist_ok=True)
-        config.log_dir.mkdir(exist_ok=True)
+        config.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        config.log_dir.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
         raise EtuiError(f"{what}: {error.strerror or error}", fix) from error
     if not os.access(config.home, os.W_OK | os.X_OK):

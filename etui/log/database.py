@@ -10,11 +10,13 @@ import os
 import re
 import sqlite3
 import time
+from contextlib import suppress
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from etui.atomic import open_private
 from etui.config.config import Config, make_home
 from etui.errors import EtuiError, LogUnavailable
 from etui.text import one_line
@@ -83,6 +85,8 @@ def open_for_writing(config: Config, busy_seconds: float = BUSY_SECONDS) -> sqli
     if path.is_file() and not os.access(path, os.W_OK):
         # SQLite would open it anyway and fail only at the first write.
         raise translate_error(path, sqlite3.OperationalError("the file is read-only"))
+    with suppress(OSError):  # SQLite gives its further files the same permissions
+        open(path, "xb", opener=open_private).close()
     connection = None
     try:
         connection = sqlite3.connect(

@@ -18,6 +18,7 @@ try:
 except ImportError:  # Windows has no flock; only one etui at a time may write this file there
     fcntl = None  # type: ignore[assignment]
 
+from etui.atomic import open_private
 from etui.config.config import Config
 from etui.log.records import KEYS, Row
 
@@ -119,7 +120,9 @@ def _open_locked(path: Path, mode: str, *, wait: bool) -> Iterator[BinaryIO | No
     """Open and lock the file; None if it is missing, or locked elsewhere and ``wait`` is false."""
     while True:
         try:
-            file: BinaryIO = open(path, mode, buffering=0)  # type: ignore[assignment]  # noqa: SIM115
+            file: BinaryIO = open(  # type: ignore[assignment]  # noqa: SIM115
+                path, mode, buffering=0, opener=open_private
+            )
         except FileNotFoundError:
             yield None
             return

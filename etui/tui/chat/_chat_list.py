@@ -60,9 +60,9 @@ def export_chat(
         text = json.dumps(document, ensure_ascii=False, indent=2) + "\n"
     path = config.home / "exports" / f"{build_file_name(chat)}.{_ENDINGS[form]}"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         # A lone surrogate cannot be encoded, and must not prevent the export of the chat.
-        write_text(path, text, errors="replace")
+        write_text(path, text, errors="replace", private=True)
     except OSError as error:
         raise EtuiError(
             f"cannot write {path}: {error.strerror or error}",

@@ -18,6 +18,7 @@ from textual.timer import Timer
 from textual.widgets import ContentSwitcher, DataTable, Input, Static
 
 from etui import units
+from etui.atomic import open_private
 from etui.config.config import Config
 from etui.errors import EtuiError
 from etui.log.export import write_csv, write_json_lines
@@ -187,9 +188,9 @@ def export_turns(
     folder = config.home / "exports"
     path = folder / f"turns-{now():%Y%m%d-%H%M%S-%f}.{ending}"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         count = log.count_turns(query.turns)
-        with path.open("x", encoding="utf-8", newline="") as file:
+        with open(path, "x", encoding="utf-8", newline="", opener=open_private) as file:
             if ending == "csv":
                 write_csv(log.turns(query.turns), file)
             else:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from etui.arm import Sampling, Speculate
@@ -60,6 +61,8 @@ class InstantSession:
         self.threads = ThreadControl(ThreadLimits(1, 1))
         self.compute = ComputeThread()
         self.planned: Mapping[int, int] = {}
+        self.embedder = SimpleNamespace(why_no_answers="")
+        self.pictures = None
         self._live: dict[int, InstantSequence] = {}
         self._made = 0
 

@@ -22,6 +22,7 @@ NAMES = (
     "attribution",
     "bench_reference",
     "bench_speed",
+    "bodies",
     "chat",
     "child",
     "cluster",

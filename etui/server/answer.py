@@ -28,7 +28,7 @@ from etui.server.deltas import DeltaReader
 from etui.server.documents import encode, headers_of, ignored_headers
 from etui.server.errors import ApiError, shutting_down, to_api_error
 from etui.server.protocol import abort_connection
-from etui.server.validation import LARGE_BYTES, read_json
+from etui.server.validation import read_json
 from etui.turn.events import TurnFinished
 from etui.turn.record import ClientRecord
 
@@ -132,10 +132,8 @@ async def respond(
     request: Request, document: dict[str, Any], read: Read, context: ServerContext
 ) -> Response:
     """Return the response to a request whose body was parsed to a document."""
-    client = client_of(request)
-    if len(await request.body()) > LARGE_BYTES:
-        return TurnResponse(context, await asyncio.to_thread(read, document, context, client))
-    return TurnResponse(context, read(document, context, client))
+    asked = await request.state.body.call(read, document, context, client_of(request))
+    return TurnResponse(context, asked)
 
 
 def client_of(request: Request) -> ClientRecord:

@@ -89,6 +89,9 @@ def build_app_with(served: Sequence[Route]) -> Starlette:
 
 
 async def _answer_error(request: Request, error: Exception) -> Response:
+    body = request.scope.get("state", {}).get("body")
+    if isinstance(error, ApiError) and body is not None:
+        await body.leave(error)
     return error_response(error, request.scope)
 
 

@@ -34,6 +34,7 @@ class ServerSettings:
     """Path of a unix socket that it listens on instead of an address; None for none."""
     keys: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Keys by their names; without any, requests need no key."""
+    admins: frozenset[str] = frozenset()  # Names of the keys that see the figures of all keys
     origins: tuple[str, ...] = ()
     """Origins of web pages that may send requests (``https://chat.example``)."""
     allow_hosts: tuple[str, ...] = ()
@@ -42,6 +43,8 @@ class ServerSettings:
     policy: str | None = None
     model: str | None = None
     body_limit_bytes: int = 8 * 2**20  # Largest body of a request
+    bodies_limit_bytes: int = 64 * 2**20
+    """Most bytes of all bodies at a time; see :class:`etui.server.bodies.BodyBudget` for keys."""
     header_limit_bytes: int = 32 * 2**10  # Largest size of the headers of a request, all together
     header_count: int = 100  # Most headers of a request
     header_seconds: float = 10.0
@@ -59,6 +62,10 @@ class ServerSettings:
     max_stop_characters: int = 256  # Longest stop string
     max_schema_bytes: int = 256 * 2**10  # Largest JSON schema, and largest list of tools
     max_connections: int = 512  # Most connections at a time
+
+    def sees_all(self, key: str) -> bool:
+        """Return whether a client may see the figures of all keys; one alone has no others."""
+        return len(self.keys) <= 1 or key in self.admins
 
 
 def _open_counters() -> TurnCounters:

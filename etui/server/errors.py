@@ -64,7 +64,7 @@ _ANTHROPIC_KINDS = _KINDS | {
     503: "api_error",
     529: "overloaded_error",
 }
-_OVERLOADED = frozenset({"queue_full", "shutting_down", "too_many_connections"})
+_OVERLOADED = frozenset({"queue_full", "shutting_down", "too_many_connections", "body_memory_full"})
 """Codes of errors that pass by themselves: Anthropic's clients know them by the status 529."""
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 
+from etui.server.bodies import BodyBudget, IncomingBody, too_large
 from etui.server.errors import ApiError, error_response, invalid
 from etui.server.protocol import abort_connection
 from etui.text import one_line
@@ -30,7 +31,6 @@ _log = logging.getLogger("etui.server")
 OPEN_PATHS = frozenset({"/", "/health"})
 """Paths that need no key, for supervisors and for clients that look whether a server is there."""
 
-_DISCARD_SECONDS = 2.0
 _ANY_ADDRESSES = frozenset({"0.0.0.0", "::", ""})
 _VERSIONS = ("1.0", "1.1")
 _PREFLIGHT_SECONDS = "600"
@@ -53,6 +53,7 @@ class Guard:
         self._settings = settings
         self._hosts = allowed_hosts(settings)
         self._origins = frozenset(settings.origins)
+        self._bodies = BodyBudget(settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or refuse it."""
@@ -63,18 +64,20 @@ class Guard:
         request_id = f"req_{uuid.uuid4().hex}"
         added = self._response_headers(headers, request_id)
         response = _Response(scope, send, added, self._settings)
-        scope.setdefault("state", {})["request_id"] = request_id
-        body = _Body(receive, self._settings)
+        length = headers.get("content-length", "0")
+        length_bytes = int(length) if length.isdecimal() else 0
+        body = IncomingBody(receive, self._settings, self._bodies, length_bytes)
+        scope.setdefault("state", {}).update(request_id=request_id, body=body)
         try:
             if scope["http_version"] not in _VERSIONS:
                 raise refuse(400, "the server speaks HTTP/1.1")
             self._check_origin(headers)
             self._check_framing(scope["http_version"], headers)
-            self._check_body(scope["method"], headers)
+            self._check_body(scope["method"], headers, length_bytes)
             if scope["method"] == "OPTIONS":
                 await self._answer_preflight(headers, response)
                 return
-            scope["state"]["key_name"] = self._check_key(scope["path"], headers)
+            body.key = scope["state"]["key_name"] = self._check_key(scope["path"], headers)
             await self._app(scope, body.receive, response.send)
         except ApiError as error:
             await self._refuse(error, scope, body, response)
@@ -85,6 +88,8 @@ class Guard:
             _log.warning("a request failed: %s: %s", type(error).__name__, what)
             _log.debug("its traceback", exc_info=error)
             await self._refuse(error, scope, body, response)
+        finally:
+            body.release()
 
     def _check_origin(self, headers: Headers) -> None:
         self._check_headers(headers)
@@ -133,15 +138,14 @@ class Guard:
             text = "the length of the body is not clear: send Content-Length or, in HTTP/1.1, "
             raise refuse(400, text + "chunks")
 
-    def _check_body(self, method: str, headers: Headers) -> None:
+    def _check_body(self, method: str, headers: Headers, length_bytes: int) -> None:
         if headers.get("content-encoding", "identity").strip().lower() != "identity":
             text = "a compressed body is not accepted: send it without Content-Encoding"
             raise refuse(415, text, "unsupported_content_encoding")
-        length = headers.get("content-length", "0")
-        if length.isdecimal() and int(length) > self._settings.body_limit_bytes:
+        if length_bytes > self._settings.body_limit_bytes:
             raise too_large(self._settings.body_limit_bytes)
         if method in ("GET", "HEAD", "OPTIONS"):
-            if length != "0" or "transfer-encoding" in headers:
+            if headers.get("content-length", "0") != "0" or "transfer-encoding" in headers:
                 raise refuse(400, f"a {method} request has no body")
             return
         kind, _, parameters = headers.get("content-type", "").partition(";")
@@ -151,13 +155,13 @@ class Guard:
             raise refuse(415, text, "unsupported_media_type")
 
     async def _refuse(
-        self, error: Exception, scope: Scope, body: _Body, response: _Response
+        self, error: Exception, scope: Scope, body: IncomingBody, response: _Response
     ) -> None:
         """Send an error, if the response has not begun."""
         if response.started or body.disconnected:
             return
-        if isinstance(error, ApiError) and error.status == 413:
-            await body.discard()
+        if isinstance(error, ApiError):
+            await body.leave(error)
         await error_response(error, scope)({"type": "http"}, body.receive, response.send)
 
     async def _answer_preflight(self, headers: Headers, response: _Response) -> None:
@@ -216,59 +220,6 @@ def find_key(given: str, keys: Mapping[str, str]) -> str | None:
         if is_secret(given, key):
             found = name
     return found
-
-
-def too_large(limit_bytes: int) -> ApiError:
-    """Create the error of a body over the limit, status 413."""
-    return refuse(413, f"the body has more than {limit_bytes} bytes", "body_too_large")
-
-
-class _Body:
-    """Receives the body of a request within its limits of size and time."""
-
-    def __init__(self, receive: Receive, settings: ServerSettings) -> None:
-        self._receive = receive
-        self._limit_bytes = settings.body_limit_bytes
-        self._seconds = settings.body_seconds
-        self._deadline: float | None = None
-        self._bytes = 0
-        self._complete = False
-        self.disconnected = False
-
-    async def receive(self) -> Message:
-        """Receive the next message."""
-        if self._complete:
-            message = await self._receive()
-        else:
-            loop = asyncio.get_running_loop()
-            if self._deadline is None:
-                self._deadline = loop.time() + self._seconds
-            try:
-                async with asyncio.timeout_at(self._deadline):
-                    message = await self._receive()
-            except TimeoutError:
-                text = f"the body did not arrive within {self._seconds:g} s"
-                raise refuse(408, text, "body_timeout") from None
-        if message["type"] == "http.disconnect":
-            self._complete = self.disconnected = True
-        else:
-            self._complete = not message.get("more_body", False)
-            self._bytes += len(message.get("body", b""))
-            if self._bytes > self._limit_bytes:
-                raise too_large(self._limit_bytes)
-        return message
-
-    async def discard(self) -> None:
-        """Read on for a moment, so that the client gets the response instead of a reset."""
-        left = 2 * self._limit_bytes
-        try:
-            async with asyncio.timeout(_DISCARD_SECONDS):
-                while left > 0 and not self._complete:
-                    message = await self._receive()
-                    self._complete = not message.get("more_body", False)
-                    left -= len(message.get("body", b""))
-        except TimeoutError:
-            pass
 
 
 class _Response:

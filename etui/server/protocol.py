@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 _CONNECTION = "connection"
 _MOST_DISCARDED_BYTES = 4 * 2**20
+_MOST_READ_BYTES = 64 * 2**10
+"""asyncio reads four times as much at once, before anyone can say that it is too much."""
+
 _LINGER_SECONDS = 2.0
 """How long a refused connection may take to read its answer; it counts as open until then."""
 
@@ -47,6 +50,7 @@ class LimitedProtocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for the first request, unless there are too many connections."""
+        transport.max_size = _MOST_READ_BYTES  # type: ignore[attr-defined]
         super().connection_made(transport)
         self._start_timer()
         excess = len(self.connections) - self.max_connections

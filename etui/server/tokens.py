@@ -69,7 +69,8 @@ def build_routes(context: ServerContext) -> list[Route]:
     def build_route(path: str, kind: type[B], work: Callable[[B, Path], dict[str, Any]]) -> Route:
         async def answer(request: Request) -> Response:
             used, ignored = take_known(await read_json(request), kind.model_fields)
-            body, client = validate(kind, used), client_of(request)
+            client = client_of(request)
+            body = await request.state.body.call(validate, kind, used)
 
             def run() -> bytes:
                 return encode_large(work(body, find_model(body.model, context, client)[2]))

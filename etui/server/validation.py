@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import math
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from etui.server.bodies import LARGE_BYTES
 from etui.server.errors import invalid, quote, shorten
 
 if TYPE_CHECKING:
     from starlette.requests import Request
+
+    from etui.server.bodies import IncomingBody
 
 MOST_DEPTH = 64
 """Most levels of objects and arrays."""
@@ -31,24 +34,32 @@ MOST_SCHEMA_DEPTH = 32
 _MOST_DIGITS = 20
 _MOST_INPUT = 80
 
-LARGE_BYTES = 64 * 2**10
-"""A larger body is read on another thread, so that other requests do not wait for it: its texts may
-be many, and its pictures are inflated."""
-
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 
 M = TypeVar("M", bound=BaseModel)
 
 
 async def read_json(request: Request) -> dict[str, Any]:
-    """Read the body of a request, which has to be a JSON object; raises as :func:`parse_object`."""
-    body = await request.body()
-    if len(body) > LARGE_BYTES:
-        return await asyncio.to_thread(parse_object, body)
-    return parse_object(body)
+    """Read the body of a request, which has to be a JSON object.
+
+    Raises:
+        ApiError: See :func:`parse_object` and :meth:`etui.server.bodies.IncomingBody.read`.
+    """
+    body: IncomingBody = request.state.body
+    document, size = await body.call(_parse_measured, await body.read())
+    body.grow(size)
+    return document
 
 
-def parse_object(body: bytes) -> dict[str, Any]:
+def _parse_measured(body: bytearray) -> tuple[dict[str, Any], int]:
+    """Return the document of a body and, if that is large, its bytes in memory."""
+    document = parse_object(body)
+    if len(body) <= LARGE_BYTES:
+        return document, 0
+    return document, sum(sum(map(sys.getsizeof, level)) for level in _iter_levels(document))
+
+
+def parse_object(body: bytes | bytearray) -> dict[str, Any]:
     """Parse a JSON object.
 
     Raises:
@@ -84,7 +95,7 @@ def parse_object(body: bytes) -> dict[str, Any]:
     return document
 
 
-def _check_values(body: bytes) -> None:
+def _check_values(body: bytes | bytearray) -> None:
     """Bound the values of a body before they are built: each takes far more memory than its text.
 
     It counts what begins a value outside of texts, so at least all values of valid JSON.

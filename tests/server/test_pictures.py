@@ -78,7 +78,7 @@ def test_a_picture_is_read_once_and_beside_the_other_requests(
         reply = httpx2.post(f"{server.url}/v1/chat/completions", json=body)
     assert reply.status_code == 200
     [name] = threads
-    assert name.startswith("asyncio")  # of its pool, not that of the server
+    assert name.startswith("AnyIO worker")  # of its pool, not that of the server
 
 
 def chat(url: str, picture: Any, model: str = "seeing") -> httpx2.Response:

@@ -84,7 +84,7 @@ def serve(
     settings = ServerSettings(
         host=host,
         port=_PORT if port is None else port,
-        keys=read_keys(keys, environment),
+        keys=read_keys(keys, environment).keys,
         allow_hosts=allow_host,
         grace_seconds=0.0,
     )

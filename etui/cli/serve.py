@@ -52,7 +52,8 @@ _CLEAR = "\r\x1b[K"
 keys_option = path_option(
     "--keys",
     metavar="FILE",
-    help="File with one `name: key` a line, which only you can read. ETUI_API_KEY is one more key.",
+    help="File with one `name: key` a line, which only you can read; with `admin` behind it, a key "
+    "sees the figures of all keys. ETUI_API_KEY is one more key.",
 )
 
 _MOST_PARALLEL = 64
@@ -159,14 +160,15 @@ def serve(
         host=host or DEFAULT_HOST,
         port=DEFAULT_PORT if port is None else port,
         unix=unix,
-        keys=given,
+        keys=given.keys,
+        admins=given.admins,
         origins=origin,
         allow_hosts=allow_host,
         policy=policy,
         model=model,
         grace_seconds=grace,
     )
-    limits = parse_limits(joules_per_hour, given)
+    limits = parse_limits(joules_per_hour, given.keys)
     if client is not None:
         _print_client(client, settings)
         return ExitCode.DONE

@@ -7,6 +7,7 @@ import re
 import stat
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from etui.errors import EtuiError, InvalidFile, Problem, UsageError
 
@@ -19,13 +20,21 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _KEY = re.compile(r"[!-~]+")
 _OTHERS = stat.S_IRGRP | stat.S_IWGRP | stat.S_IROTH | stat.S_IWOTH
 _FIX = "write one `name: key` a line; a key has 16 or more visible ASCII characters"
+_ADMIN = "admin"
 
 
-def read_keys(file: Path | None, environment: Mapping[str, str]) -> dict[str, str]:
+class ClientKeys(NamedTuple):
+    """Keys by their names, and the names of those that see the figures of all keys."""
+
+    keys: dict[str, str]
+    admins: frozenset[str] = frozenset()
+
+
+def read_keys(file: Path | None, environment: Mapping[str, str]) -> ClientKeys:
     """Read the keys of the server.
 
     Args:
-        file: File with one ``name: key`` a line; None for none.
+        file: File with one ``name: key`` or ``name: key admin`` a line; None for none.
         environment: The environment, whose ``ETUI_API_KEY`` is the key ``default``.
 
     Raises:
@@ -33,7 +42,7 @@ def read_keys(file: Path | None, environment: Mapping[str, str]) -> dict[str, st
         UsageError: Other users can read the file, or a key is too short.
         EtuiError: The file cannot be read.
     """
-    keys = {} if file is None else _read_file(file)
+    keys, admins = ClientKeys({}) if file is None else _read_file(file)
     key = environment.get(KEY_VARIABLE, "")
     if key:
         if not _is_key(key):
@@ -47,11 +56,13 @@ def read_keys(file: Path | None, environment: Mapping[str, str]) -> dict[str, st
                 f"rename it in the file, or unset {KEY_VARIABLE}",
             )
         keys[_FIRST] = key
-    return keys
+    return ClientKeys(keys, admins)
 
 
-def parse_keys(text: str, file: str) -> dict[str, str]:
+def parse_keys(text: str, file: str) -> ClientKeys:
     """Parse a file of keys: one ``name: key`` a line, ``#`` begins a comment.
+
+    A key followed by ``admin`` sees the figures of all keys.
 
     Args:
         file: Its path, for messages.
@@ -60,32 +71,36 @@ def parse_keys(text: str, file: str) -> dict[str, str]:
         InvalidFile: A line is not valid; the message does not quote it.
     """
     keys: dict[str, str] = {}
+    admins = set()
     problems = []
     for number, line in enumerate(text.splitlines(), 1):
         entry = line.strip()
         if not entry or entry.startswith("#"):
             continue
         name, colon, key = (part.strip() for part in entry.partition(":"))
-        key = key.strip("\"'")
+        key, space, option = key.partition(" ")
+        key, option = key.strip("\"'"), option.strip()
         if not colon or not _NAME.fullmatch(name):
             problems.append(Problem(file, number, 1, "a line has to be `name: key`"))
         elif name in keys:
             problems.append(Problem(file, number, 1, f"the name {name!r} is used twice"))
-        elif not _is_key(key):
+        elif not _is_key(key) or (space and option != _ADMIN):
             what = f"the key {name!r} needs {_LEAST_CHARACTERS} or more visible ASCII characters"
+            what += ", and nothing but `admin` behind it" if space else ""
             problems.append(Problem(file, number, 1, what))
         elif key in keys.values():
             problems.append(Problem(file, number, 1, f"the key {name!r} is that of another name"))
         else:
             keys[name] = key
+            admins |= {name} if option else set()
     if problems:
         raise InvalidFile.of(problems, _FIX)
     if not keys:
         raise InvalidFile.of([Problem(file, 0, 0, "there is no key in it")], _FIX)
-    return keys
+    return ClientKeys(keys, frozenset(admins))
 
 
-def _read_file(file: Path) -> dict[str, str]:
+def _read_file(file: Path) -> ClientKeys:
     try:
         with file.open("rb") as opened:
             mode = os.fstat(opened.fileno()).st_mode

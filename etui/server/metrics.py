@@ -12,6 +12,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from etui.errors import EtuiError
+from etui.runtime.turn_request import EnergyBooks
+from etui.server.answer import client_of
 from etui.server.errors import DO_NOT_RETRY, ApiError
 
 if TYPE_CHECKING:
@@ -19,9 +21,9 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from etui.energy.recorder import Recorder
-    from etui.runtime.turn_request import EnergyBooks, PoolStatus
+    from etui.runtime.turn_request import PoolStatus
     from etui.server.context import ServerContext
-    from etui.server.counters import TurnCounters
+    from etui.server.counters import Counts
 
 _CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -29,21 +31,28 @@ _CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 class _ServerCollector:
     """Gives Prometheus the state of a server at each scrape.
 
+    Of one key it has the turns alone: what the others and the server have spent is not its concern.
     A number that is not measured has no sample, never a 0. Joules that are computed again after
     each reading can vary a little, and a counter must not fall: the highest value is kept.
     """
 
-    def __init__(self, context: ServerContext) -> None:
+    def __init__(self, context: ServerContext, key: str | None) -> None:
         self._context = context
+        self._key = key
         self._lock = threading.Lock()
         self._highest: dict[tuple[str, ...], float] = {}
 
     def collect(self) -> Iterator[Any]:
         """Yield the current metrics."""
-        status = self._context.pool.status()
-        yield from _build_turn_metrics(self._context.counters)
+        status, counts = self._context.pool.status(), self._context.counters.read(self._key)
+        yield from _build_turn_metrics(counts)
         yield from _build_state_metrics(status)
-        yield from self._build_energy_metrics(status.books)
+        if self._key is None:
+            yield from _build_load_metrics(status)
+            yield from self._build_energy_metrics(status.books)
+        else:
+            of_key = EnergyBooks(None, None, None, None, turns_by_model=counts.joules, audits=None)
+            yield from self._build_energy_metrics(of_key)
 
     def _keep_highest(self, name: tuple[str, ...], value: float) -> float:
         with self._lock:
@@ -71,32 +80,30 @@ class _ServerCollector:
         yield owned
 
 
-def _build_turn_metrics(counters: TurnCounters) -> Iterator[Any]:
+def _build_turn_metrics(counts: Counts) -> Iterator[Any]:
     from prometheus_client.core import CounterMetricFamily, SummaryMetricFamily
 
     text = "Requests for an answer that have ended."
     requests = CounterMetricFamily("etui_requests", text, labels=["endpoint", "status"])
-    for labels, count in sorted(counters.requests.copy().items()):
+    for labels, count in sorted(counts.requests.items()):
         requests.add_metric(list(labels), count)
     yield requests
     tokens = CounterMetricFamily("etui_tokens", "Tokens of ended turns.", labels=["model", "kind"])
-    for labels, count in sorted(counters.tokens.copy().items()):
+    for labels, count in sorted(counts.tokens.items()):
         tokens.add_metric(list(labels), count)
     yield tokens
     yield SummaryMetricFamily(
         "etui_queue_seconds",
         "Seconds that requests waited before their work began.",
-        count_value=counters.queued,
-        sum_value=counters.queue_seconds,
+        count_value=counts.queued,
+        sum_value=counts.queue_seconds,
     )
 
 
 def _build_state_metrics(status: PoolStatus) -> Iterator[Any]:
-    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+    from prometheus_client.core import GaugeMetricFamily
 
     gauges = (
-        ("etui_requests_running", "Requests that are being answered.", status.running),
-        ("etui_requests_queued", "Requests that wait.", status.queued),
         ("etui_parallel", "Most requests that are answered at a time.", status.parallel),
         ("etui_queue_limit", "Most requests that may wait.", status.queue_limit),
         ("etui_loading", "1 while a model is being loaded.", int(status.loading is not None)),
@@ -104,20 +111,28 @@ def _build_state_metrics(status: PoolStatus) -> Iterator[Any]:
     )
     for name, text, value in gauges:
         yield GaugeMetricFamily(name, text, value=value)
-    turns = CounterMetricFamily("etui_turns", "Turns that have ended.", labels=["end"])
-    for end in ("finished", "failed", "cancelled"):
-        turns.add_metric([end], getattr(status, end))
-    yield turns
     resident = GaugeMetricFamily("etui_model_resident", "Models in memory.", labels=["model"])
     for model in status.residents:
         resident.add_metric([model], 1)
     yield resident
 
 
+def _build_load_metrics(status: PoolStatus) -> Iterator[Any]:
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+    text = "Requests that are being answered."
+    yield GaugeMetricFamily("etui_requests_running", text, value=status.running)
+    yield GaugeMetricFamily("etui_requests_queued", "Requests that wait.", value=status.queued)
+    turns = CounterMetricFamily("etui_turns", "Turns that have ended.", labels=["end"])
+    for end in ("finished", "failed", "cancelled"):
+        turns.add_metric([end], getattr(status, end))
+    yield turns
+
+
 def build_routes(
     open_recorder: Callable[[], Recorder], context: ServerContext | None = None
 ) -> list[Route]:
-    """Build the route ``/metrics``.
+    """Build the route ``/metrics``; a key that is no admin's gets the turns of its own.
 
     Args:
         open_recorder: Returns the meter, started, the same one each time.
@@ -125,17 +140,17 @@ def build_routes(
     """
 
     @cache
-    def open_registry() -> CollectorRegistry:
+    def open_registry(key: str | None) -> CollectorRegistry:
         from etui.energy.documents import build_registry
 
         registry = build_registry(open_recorder())
         if context is not None:
-            registry.register(_ServerCollector(context))  # type: ignore[arg-type,unused-ignore]
+            registry.register(_ServerCollector(context, key))  # type: ignore[arg-type,unused-ignore]
         return registry
 
-    def format_metrics() -> bytes:
+    def format_metrics(key: str | None) -> bytes:
         try:
-            registry = open_registry()
+            registry = open_registry(key)
         except EtuiError as error:
             text = f"{error.what}; run: {error.fix}"
             raise ApiError(501, text, "not_supported", headers=DO_NOT_RETRY) from error
@@ -144,7 +159,9 @@ def build_routes(
         return generate_latest(registry)
 
     async def show(request: Request) -> Response:
-        text = await run_in_threadpool(format_metrics)
+        key = client_of(request).key
+        sees_all = context is None or context.settings.sees_all(key)
+        text = await run_in_threadpool(format_metrics, None if sees_all else key)
         return Response(text, headers={"Cache-Control": "no-store"}, media_type=_CONTENT_TYPE)
 
     return [Route("/metrics", show)]

@@ -14,7 +14,7 @@ from starlette.routing import Route
 
 from etui.errors import EtuiError
 from etui.server.answer import client_of
-from etui.server.build_request import build_chat_turn, parse_chat
+from etui.server.chat import read_chat
 from etui.server.errors import ApiError, model_not_found, quote, to_api_error
 from etui.server.validation import read_json
 from etui.text import did_you_mean
@@ -80,12 +80,16 @@ def build_routes(context: ServerContext) -> list[Route]:
 
     async def decide(request: Request) -> JSONResponse:
         """Show which arm would answer a chat completion, and why, without an answer."""
-        body, _ = parse_chat(await read_json(request))
-        turn = build_chat_turn(body, context, client_of(request))
+        asked = await request.state.body.call(
+            read_chat, await read_json(request), context, client_of(request)
+        )
         try:
-            return JSONResponse(await run_in_threadpool(_explain, turn, context))
+            document = await run_in_threadpool(_explain, asked.turn, context)
         except EtuiError as error:
             raise to_api_error(error) from error
+        if not context.settings.sees_all(client_of(request).key):
+            document["fit"] = None  # how it fares is read from the questions of all keys
+        return JSONResponse(document)
 
     async def show_turn(request: Request) -> JSONResponse:
         """Show a logged turn of the key that asked for it, never one of another front end."""
@@ -93,8 +97,8 @@ def build_routes(context: ServerContext) -> list[Route]:
         record = None
         if found is not None:
             record = await run_in_threadpool(context.pool.find_turn, found[1])
-        key = client_of(request).key
-        if record is None or record.client is None or record.client.key != key:
+        key, admins = client_of(request).key, context.settings.admins
+        if record is None or record.client is None or key not in (record.client.key, *admins):
             text = "there is no turn with this id that this key asked for, or it has not ended yet"
             raise ApiError(404, text, "turn_not_found", "id")
         return JSONResponse(record.to_json())

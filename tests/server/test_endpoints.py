@@ -299,6 +299,17 @@ def test_a_key_sees_only_its_own_turns() -> None:
         assert send("GET", "/v1/turns/app1").status_code == 404
 
 
+def test_an_admin_sees_the_turns_of_every_key_and_none_of_the_app() -> None:
+    pool = StatusPool()
+    pool.saved.turns += [
+        replace(TURN, turn_id="b1", client=ClientRecord("/v1/responses", "bob")),
+        replace(TURN, turn_id="app1", client=None),
+    ]
+    with running(pool, keys=KEYS, admins=frozenset({"alice"})) as send:
+        assert send("GET", "/v1/turns/b1", "alice").status_code == 200
+        assert send("GET", "/v1/turns/app1", "alice").status_code == 404
+
+
 @pytest.mark.parametrize(
     "turn_id", ["missing", "chatcmpl-", "a'; DROP TABLE turns", "%2e%2e%2fetc", "x" * 400, "a%00b"]
 )
@@ -359,6 +370,37 @@ def test_metrics_have_the_meter_the_turns_and_whose_the_joules_are() -> None:
         (("model", ""), ("owner", "loads")): 30,
         (("model", ""), ("owner", "idle")): 320,
     }
+
+
+def test_a_key_sees_its_own_figures_and_an_admin_those_of_all() -> None:
+    runtime = SimpleNamespace(meter=record_power())
+    with running(StatusPool(), runtime, keys=KEYS, admins=frozenset({"bob"})) as send:
+        for key in ("alice", "bob", "bob"):
+            assert send("POST", "/v1/chat/completions", key, json=chat()).status_code == 200
+        own = read_metrics(send("GET", "/metrics", "alice").text)
+        everything = read_metrics(send("GET", "/metrics", "bob").text)
+    answered = (("endpoint", "/v1/chat/completions"), ("status", "complete"))
+    assert own["etui_requests_total", answered] == 1
+    assert own["etui_tokens_total", (("kind", "answer"), ("model", "small"))] == 8
+    assert own["etui_queue_seconds_count", ()] == 1
+    turns = {name: v for name, v in own.items() if name[0] == "etui_owned_joules_total"}
+    assert turns == {
+        ("etui_owned_joules_total", (("model", "small"), ("owner", "turns"))): pytest.approx(30)
+    }
+    hidden = {"etui_serve_joules_total", "etui_requests_running", "etui_requests_queued"}
+    assert not {name for name, _ in own} & (hidden | {"etui_turns_total"})
+    assert ("etui_parallel", ()) in own
+    assert everything["etui_requests_total", answered] == 3
+    assert {name for name, _ in everything} >= hidden | {"etui_turns_total"}
+    owners = {dict(labels)["owner"] for name, labels in everything if "owned" in name}
+    assert owners == {"turns", "loads", "idle"}
+
+
+def test_the_only_key_sees_everything() -> None:
+    runtime = SimpleNamespace(meter=record_power())
+    with running(StatusPool(), runtime, keys={"alice": KEYS["alice"]}) as send:
+        found = read_metrics(send("GET", "/metrics", "alice").text)
+    assert found["etui_serve_joules_total", (("kind", "counter"),)] == 500
 
 
 def test_counters_never_fall_and_what_is_unmeasured_has_no_sample() -> None:

@@ -24,7 +24,16 @@ def write(folder: Path, text: str, mode: int = 0o600) -> Path:
 
 def test_a_file_names_its_keys() -> None:
     text = f"# clients\n\nlaptop: {KEY}\neditor: '{KEY}x:y'\n"
-    assert parse_keys(text, "keys.yaml") == {"laptop": KEY, "editor": f"{KEY}x:y"}
+    assert parse_keys(text, "keys.yaml") == (
+        {"laptop": KEY, "editor": f"{KEY}x:y"},
+        frozenset(),
+    )
+
+
+def test_a_key_may_be_an_admins() -> None:
+    text = f"laptop: {KEY}\nowner: '{KEY}2' admin\n"
+    assert parse_keys(text, "keys.yaml").admins == {"owner"}
+    assert parse_keys(text, "keys.yaml").keys["owner"] == f"{KEY}2"
 
 
 @pytest.mark.parametrize(
@@ -36,6 +45,7 @@ def test_a_file_names_its_keys() -> None:
         (f"a b: {KEY}", "keys.yaml:1", "`name: key`"),
         ("laptop: short", "keys.yaml:1", "16 or more"),
         ("laptop: 0123456789 abcdef", "keys.yaml:1", "16 or more"),
+        (f"laptop: {KEY} root", "keys.yaml:1", "`admin`"),
         (f"laptop: {KEY}\nlaptop: {KEY}1", "keys.yaml:2", "twice"),
         (f"laptop: {KEY}\neditor: {KEY}", "keys.yaml:2", "another name"),
     ],
@@ -57,9 +67,12 @@ def test_a_file_that_others_can_read_is_refused(tmp_path: Path, mode: int) -> No
 
 def test_the_environment_has_one_more(tmp_path: Path) -> None:
     file = write(tmp_path, f"laptop: {KEY}")
-    assert read_keys(None, {}) == {}
-    assert read_keys(None, {"ETUI_API_KEY": KEY}) == {"default": KEY}
-    assert read_keys(file, {"ETUI_API_KEY": f"{KEY}2"}) == {"laptop": KEY, "default": f"{KEY}2"}
+    assert read_keys(None, {}).keys == {}
+    assert read_keys(None, {"ETUI_API_KEY": KEY}) == ({"default": KEY}, frozenset())
+    assert read_keys(file, {"ETUI_API_KEY": f"{KEY}2"}).keys == {
+        "laptop": KEY,
+        "default": f"{KEY}2",
+    }
 
 
 def test_a_bad_key_of_the_environment_is_refused_and_not_quoted(tmp_path: Path) -> None:

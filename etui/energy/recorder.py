@@ -127,6 +127,8 @@ class Recorder:
         with self._lock:
             for trace in self._traces.values():
                 trace.mark(t_ns, phase)
+        if phase == "shared":
+            return
         for source in self._quick:
             try:
                 readings = source.read()

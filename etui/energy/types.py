@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Literal, Protocol, runtime_checkable
 
-Phase = Literal["idle", "prefill", "decode", ""]
-"""What a machine does from a mark on; empty: something else, of unknown power."""
+Phase = Literal["idle", "prefill", "decode", "shared", ""]
+"""What a machine does from a mark on; empty: something else, of unknown power. ``shared``: the work
+of several turns, whose power follows none of them, so that no energy is fitted at its mark."""
 
 _HELD_HALF_NS = 1_000_000
 _FIRST_HALF_NS = 25_000_000

@@ -226,6 +226,7 @@ class BatchLedger:
         self._of_number: dict[int, list[int]] = {}
         self._costs: dict[int, BatchCost | None] = {}
         self._forgotten_ns: int | None = None
+        self.rested_ns = 0  # Newest mark at which the machine rested after a turn
 
     def __len__(self) -> int:
         """Return the number of groups that are kept."""
@@ -274,13 +275,18 @@ class BatchLedger:
             return [self._groups[index - first] for index in indices]
 
     def is_shared_at(self, t_ns: int, own: Container[int], margin_ns: int) -> bool:
-        """Return whether a batch close to a time has an answer of others."""
+        """Return whether a batch close to a time has an answer of others.
+
+        One before the machine rested does not count: the energy up to that mark is final.
+        """
         with self._lock:
             low = bisect_left(self._groups, t_ns - margin_ns, key=lambda group: group.end_ns)
             for index in range(low, len(self._groups)):
                 group = self._groups[index]
                 if group.start_ns > t_ns + margin_ns:
                     break
+                if group.end_ns <= min(t_ns, self.rested_ns):
+                    continue
                 if any(share.number not in own for share in group.shares):
                     return True
         return False
@@ -376,8 +382,10 @@ class SharedMeter:
         """
         if self._began_ns is None:
             self._began_ns = t_ns
-        if not self._ledger.is_shared_at(t_ns, self._numbers(), _NEAR_NS):
-            self._meter.mark(t_ns, phase)
+        shared = self._ledger.is_shared_at(t_ns, self._numbers(), _NEAR_NS)
+        if phase == "idle" and not shared:
+            self._ledger.rested_ns = t_ns
+        self._meter.mark(t_ns, "shared" if shared else phase)
 
     def settle(self, end_ns: int) -> object:
         """Wait until the energy up to ``end_ns`` is final."""

@@ -323,7 +323,20 @@ class Marked(CurveMeter):
     marks: list[int] = field(default_factory=list)
 
     def mark(self, t_ns: int, phase: str = "") -> None:
-        self.marks.append(t_ns)
+        if phase != "shared":
+            self.marks.append(t_ns)
+
+
+def test_a_turn_that_follows_at_once_is_marked() -> None:
+    """The one before has ended, and its last mark keeps its joules."""
+    machine = Marked(any_curve())
+    ledger = BatchLedger()
+    first, second = (meter_of(machine, ledger, number) for number in (1, 2))
+    first.mark(at(1), "prefill")
+    ledger.add(TWO[0])
+    first.mark(TWO[0].end_ns, "idle")
+    second.mark(TWO[0].end_ns + 50_000_000, "prefill")
+    assert machine.marks == [at(1), TWO[0].end_ns, TWO[0].end_ns + 50_000_000]
 
 
 def test_it_is_a_part_meter_with_the_whole_machine_behind_it() -> None:

@@ -162,6 +162,9 @@ class Recording(ABC, Generic[Row]):
 
         Of marks within a millisecond of each other the first one stays, with the last one's phase.
         """
+        if phase == "shared":
+            self._keep_mark(Mark(t_ns))
+            return
         at = bisect_left(self._marks, t_ns, key=_get_time)
         near = [i for i in (at - 1, at) if 0 <= i < len(self._marks)]
         same = [i for i in near if abs(self._marks[i].t_ns - t_ns) <= _SAME_NS]
@@ -176,15 +179,15 @@ class Recording(ABC, Generic[Row]):
         """Return whether a mark up to a time waits for readings after it."""
         return bool(self._marks) and self._marks[0].t_ns <= end_ns
 
-    def _take_mark(self) -> None:
-        """Move the oldest waiting mark to those that are placed."""
-        self._placed.append(self._marks.pop(0))
+    def _keep_mark(self, mark: Mark) -> None:
+        """Keep a mark that no longer waits, for the phases around later ones."""
+        self._placed.append(mark)
         if len(self._placed) > _MOST_PLACED:
             self._before = self._placed.pop(0).phase
 
     def _list_marks(self, start_ns: int, end_ns: int) -> tuple[list[int], list[Phase]]:
         """Return the times of the marks inside an interval, and the phases around them."""
-        known = [*self._placed, *self._marks]
+        known = sorted([*self._placed, *self._marks])
         inside = [mark for mark in known if start_ns < mark.t_ns < end_ns]
         before = [mark.phase for mark in known if mark.t_ns <= start_ns]
         phases = [before[-1] if before else self._before, *(mark.phase for mark in inside)]

@@ -250,7 +250,7 @@ class CounterRecording(Recording[Knot]):
                 return
             if upper:
                 self._place_mark(self._marks[0].t_ns, upper)
-            self._take_mark()
+            self._keep_mark(self._marks.pop(0))
 
     def _place_mark(self, mark_ns: int, upper: int) -> None:
         a, b = self._rows.row(upper - 1), self._rows.row(upper)

@@ -399,7 +399,7 @@ class PowerRecording(Recording[Sample]):
                 return
             self._repair(group, width_ns)
             for _ in group:
-                self._take_mark()
+                self._keep_mark(self._marks.pop(0))
 
     def _repair(self, group: list[int], width_ns: int) -> None:
         import numpy as np

@@ -59,6 +59,15 @@ def test_marks_wait_in_order_and_once():
     assert not record.is_pending(999_999_999)
 
 
+def test_a_shared_mark_ends_a_phase_and_is_not_fitted():
+    record = PowerRecording(keep=9, gap_s=1.0)
+    record.mark(1_000_000_000, "decode")
+    record.mark(2_000_000_000, "shared")
+    assert not record.is_pending(999_999_999)
+    assert record._list_marks(0, 3_000_000_000)[1] == ["idle", "decode", ""]
+    assert [mark.t_ns for mark in record._marks] == [1_000_000_000]
+
+
 def edges_of(curve: WattCurve, off_s: float = 0.0, seed: int = 0) -> list[EdgeSample]:
     rng = random.Random(seed)
     return [

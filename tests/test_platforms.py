@@ -97,7 +97,10 @@ def test_doctor_says_what_windows_does_not_have(tmp_path):
 
 def test_counters_of_cpus_are_on_linux_only(windows, tmp_path):
     (probe,) = RaplSource(tmp_path).probe()
-    assert (probe.why_not, probe.fix) == ("the counters of CPUs (RAPL) are read on Linux only", "")
+    assert (probe.why_not, probe.fix) == (
+        "powercap, with the counters of CPUs (RAPL), is on Linux only",
+        "",
+    )
 
 
 def test_a_unix_socket_is_refused_in_a_sentence(monkeypatch, tmp_path):

@@ -33,7 +33,7 @@ _QUICK_PERIOD_S = 0.005
 SETTLE_S = 0.4
 SETTLE_OF_AVERAGE = 0.6
 """Longest wait for an interval to settle, seconds; a running average of A s adds 0.6 A to it."""
-_LONGEST_SETTLE_S = 2.5  # Where a counter is refreshed once a second or so
+_LONGEST_SETTLE_S = 2.5  # Where a model's counter is refreshed once a second or so
 _PEAK_BINS = 600
 _PEAK_SLICE_NS = 250_000_000
 
@@ -144,7 +144,7 @@ class Recorder:
         """Wait until readings past ``end_ns`` exist, so that its energy no longer changes.
 
         Without ``timeout_s`` the longest wait is 0.4 s, and more where power readings are running
-        averages, which lag by half their length, or a counter is refreshed more rarely than that.
+        averages, which lag by half their length, or a model's counter is refreshed more rarely.
         Returns whether every channel has settled.
         """
         if not self._sampler.running:
@@ -154,7 +154,7 @@ class Recorder:
         if timeout_s is None:
             late = [c.average_s for c in self.selection.summed if c.kind is not Kind.COUNTER]
             timeout_s = SETTLE_S + SETTLE_OF_AVERAGE * max(late, default=0.0)
-            timeout_s = max(timeout_s, min(2 * self._longest_period_s(), _LONGEST_SETTLE_S))
+            timeout_s = max(timeout_s, min(2 * self._longest_batch_s(), _LONGEST_SETTLE_S))
         limit_ns = self._clock() + int(timeout_s * 1e9)
         self._sampler.hurry(limit_ns)
         with self._lock:
@@ -339,10 +339,11 @@ class Recorder:
             for channel in source.channels:
                 self._traces[channel.id].interrupt(now_ns)
 
-    def _longest_period_s(self) -> float:
+    def _longest_batch_s(self) -> float:
+        """Return the longest time between refreshes of a vendor's model, which may be seconds."""
+        models = [c.id for c in self.selection.summed if c.kind is Kind.MODEL]
         with self._lock:
-            periods = [self._traces[c.id].period_s for c in self.selection.summed]
-        return max((period for period in periods if period is not None), default=0.0)
+            return max((self._traces[id_].period_s or 0.0 for id_ in models), default=0.0)
 
     def _settled(self, end_ns: int) -> bool:
         now_ns = self._clock()

@@ -62,7 +62,9 @@ class RaplSource(BaseSource):
     def _open_zones(self, root: Path) -> None:
         zones = find_zones(root)
         if not root.is_dir() and not sys.platform.startswith("linux"):
-            self.refuse("rapl", "the counters of CPUs (RAPL) are read on Linux only", found=False)
+            self.refuse(
+                "rapl", "powercap, with the counters of CPUs (RAPL), is on Linux only", found=False
+            )
         elif not root.is_dir():
             self.refuse(
                 "rapl",

@@ -132,6 +132,9 @@ class CounterRecording(Recording[Knot]):
             return
         if joules < self._raw and since_ns <= self._read_ns + self._half_ns:
             return  # another thread's read overtook it
+        is_vague = half_ns > self._period_ns + 4 * self._half_ns
+        if is_vague and t_ns - self._read_ns < self._gap_ns / 4:
+            return  # it was held up, and the next one says more
         before, before_ns = self._raw, self._read_ns - self._half_ns
         seconds = (now_ns - self._anchor_ns + self._period_ns) / 1e9
         added_joules = count_joules(

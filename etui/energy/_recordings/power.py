@@ -127,6 +127,9 @@ class PowerRecording(Recording[Sample]):
         self._hint_s = period_s or 0.0
         self._changes: deque[float] = deque(maxlen=25)
         self._changed_ns: int | None = None
+        self._unchanged_ns = 0  # The last read before that change
+        self._shortest_s = [_TYPICAL_REFRESH_S, _TYPICAL_REFRESH_S]
+        """The two shortest times within which the reading has changed twice, in order."""
         self._failed = False
         self._still = False
         self._whole = True
@@ -148,7 +151,7 @@ class PowerRecording(Recording[Sample]):
 
     @property
     def _wait_s(self) -> float:
-        return self.refresh_s or _TYPICAL_REFRESH_S
+        return self.refresh_s or self._shortest_s[1]
 
     @property
     def latest_watts(self) -> float | None:
@@ -313,7 +316,7 @@ class PowerRecording(Recording[Sample]):
         """Compute the half width of an interval's energy from the lag of the readings."""
         if self._average_s and self._is_repaired(start_ns) and self._is_repaired(end_ns):
             return 0.0  # the marks, and not the readings, say when the power changed
-        late_s = self._wait_s / 2 + self._average_s / 10
+        late_s = self._wait_s / 2 + (self._average_s / 10 or _WINDOW_S / 2)
         return late_s * abs(self._find_watts(end_ns) - self._find_watts(start_ns))
 
     def _is_repaired(self, t_ns: int) -> bool:
@@ -346,12 +349,14 @@ class PowerRecording(Recording[Sample]):
         middle = (before_ns + t_ns) // 2
         if self._changed_ns is not None and not self._failed:
             self._changes.append((middle - self._changed_ns) / 1e9)
+            within_s = (t_ns - self._unchanged_ns) / 1e9  # a refresh cannot take longer
+            self._shortest_s = sorted((*self._shortest_s, within_s))[:2]
             if len(self._changes) >= 8:
                 short = sorted(self._changes)[: len(self._changes) // 2]
                 typical = short[len(short) // 2]
                 recurs = typical <= _LONGEST_REFRESH_S and short[-1] < 2 * typical
                 self._refresh_s = typical if recurs else 0.0
-        self._changed_ns = middle
+        self._changed_ns, self._unchanged_ns = middle, before_ns
 
     def _append(self, t_ns: int, watts: float) -> None:
         if not len(self._rows):

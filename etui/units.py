@@ -189,6 +189,13 @@ def energy_range_text(joules: float, low: float, high: float, kind: str | None =
     return f"{mark}{number} {prefix}J, {'-'.join(ends)}{suffix}"
 
 
+def joules_between_text(low: float, high: float) -> str:
+    """Format a forecast of joules with two digits: ``≈8-60 J``, ``≈12 J`` if both ends agree."""
+    step, prefix = prefix_of(high)
+    ends = [significant(max(0.0, end) / step, 2) for end in (low, high)]
+    return f"{ABOUT}{'-'.join(dict.fromkeys(ends))} {prefix}J"
+
+
 def net_text(
     net_joules: float | None, uncertainty: float | None = None, kind: str | None = None
 ) -> str:

@@ -109,9 +109,27 @@ def calibrate(
             calibration = ModelCalibration(spec, path, config, lengths, writer, watch, force, fresh)
             curve, complete = calibration.measure()
     _print_curve(curve, form, "complete" if complete else "stopped")
+    if note := _describe_better(curve, config):
+        click.echo(note, err=True)
     if not complete:
         click.echo("stopped before the end: run the same command again to resume", err=True)
     return ExitCode.DONE if complete else ExitCode.PARTIAL
+
+
+def _describe_better(curve: OperatingCurve, config: Config) -> str:
+    """Say that an earlier curve stays in use because it predicts far better; empty otherwise."""
+    from etui.log.curve_lookup import find_curve
+    from etui.log.queries import LogReader
+    from etui.text import local_time
+    from etui.units import percent_text
+
+    with LogReader(config) as log:
+        used = find_curve(log, curve.model, curve.model_sha256, curve.conditions)
+    if used is None or used.curve_id == curve.curve_id:
+        return ""
+    errors = f"{percent_text(used.held_out_mape)} against {percent_text(curve.held_out_mape)}"
+    when = local_time(used.created_at)[:16]
+    return f"the curve of {when} stays in use, because it predicts better: {errors} mean error"
 
 
 def _build_grid(text: str | None, repeats: int | None, window: float | None, quick: bool) -> Grid:

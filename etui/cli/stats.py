@@ -25,6 +25,7 @@ from etui.units import (
     percent_text,
     seconds_text,
     significant,
+    times_text,
 )
 
 if TYPE_CHECKING:
@@ -78,8 +79,9 @@ class _Stats:
 def stats(days: int, idle: bool, audit: bool, as_json: bool) -> int:
     """Compare predicted with measured joules.
 
-    Shows the mean error and the bias of the predictions per model and per arm, and what a policy
-    on trial would have done. Compares each operating curve with the latest turns; for a curve that
+    Shows per model and per arm by which factor half of the predictions are off at most, how many
+    answers lie in the predicted range (four of five should), the bias, and what a policy on trial
+    would have done. Compares each operating curve with the latest turns; for a curve that
     no longer fits, prints the command that fixes it. Compares what was predicted of each model
     before its pull (tokens/s and joules of a decoded token) with its last answers on this machine,
     however old; later predictions rest on them if no other program ran beside them.
@@ -194,12 +196,18 @@ def _build_document(found: _Stats) -> dict[str, Any]:
 
 
 def _format_stats(found: _Stats) -> Iterator[str]:
+    from etui.log.prediction_quality import CHAIN
+
     yield f"{count_text(found.turns, 'turn')} in the last {count_text(found.days, 'day')}"
     if found.by_model:
         yield "predicted against measured joules, loads excluded:"
-        head = ("turns", "mean error", "bias")
+        head = ("turns", "typically off by", "in its range", "bias")
         yield from format_table(_rows(found.by_model), header=("model", *head))
         yield from format_table(_rows(found.by_arm), header=("arm", *head))
+        calibrated = {drift.curve.model for drift in found.curves}
+        without = [row.key for row in found.by_model if row.key not in calibrated]
+        if missing := [name for name in without if CHAIN not in name]:
+            yield f"not calibrated: {', '.join(missing)}; run `etui calibrate {missing[0]}`"
     else:
         yield "no turn has both predicted and measured joules yet"
     for shadow in found.shadows:
@@ -262,7 +270,14 @@ def _format_cache(total: CacheTotal) -> str:
 
 def _rows(found: Sequence[PredictionAccuracy]) -> list[tuple[str, ...]]:
     return [
-        (row.key, str(row.n), percent_text(row.mape), _format_signed(row.bias)) for row in found
+        (
+            row.key,
+            str(row.n),
+            "unknown" if row.factor is None else times_text(row.factor),
+            percent_text(row.inside),
+            _format_signed(row.bias),
+        )
+        for row in found
     ]
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from etui.codec import from_document, to_document
@@ -22,6 +24,13 @@ from etui.log.token_cost import FREE_OF_CACHES_SQL, SHARED_SQL
 if TYPE_CHECKING:
     from etui.log.queries import LogReader
 
+
+ROUGHER, WELL_ENOUGH = 2.0, 0.1
+"""A calibration with this multiple of the error of an earlier one is not used, if the error is
+above this one."""
+
+_COMPARED = 8
+"""Calibrations that are compared, the newest first."""
 
 CURVES_SQL = """
     SELECT * FROM curves
@@ -116,7 +125,9 @@ def find_curve(
     now: Conditions,
     save: Callable[[CurveRecord], None] | None = None,
 ) -> OperatingCurve | None:
-    """Find the newest calibration that is still valid, or a curve of the log, or None.
+    """Find the calibration that is in use, or a curve of the log, or None.
+
+    It is the newest one that is valid, unless an earlier one predicts far better.
 
     Args:
         log: Where curves and turns are read.
@@ -125,10 +136,10 @@ def find_curve(
             is fitted: a fit takes half a second, and no answer should wait for it.
     """
     rows = log.select(CURVES_SQL, (model, sha256))
-    latest = _find_valid([row for row in rows if row["source"] == "calibration"], now)
-    if latest is not None:
-        return latest
-    latest = _find_valid(rows, now)
+    measured = _list_valid([row for row in rows if row["source"] == "calibration"], now)
+    if (in_use := choose_calibration(list(islice(measured, _COMPARED)))) is not None:
+        return in_use
+    latest = next(_list_valid(rows, now), None)
     since = "" if latest is None else latest.created_at
     if save is None or log.select(_COUNT_NEWER_SQL, (model, sha256, since))[0][0] < LEAST_TURNS:
         return latest
@@ -144,12 +155,24 @@ def find_curve(
     return curve
 
 
-def _find_valid(rows: Sequence[ReadRow], now: Conditions) -> OperatingCurve | None:
-    """Find the first curve that is valid under some conditions; each takes a while to parse."""
-    for curve in map(parse_curve, rows):
-        if curve is not None and not list_differences(curve.conditions, now):
+def choose_calibration(newest_first: Sequence[OperatingCurve]) -> OperatingCurve | None:
+    """Choose the newest calibration that is not much rougher than an earlier one.
+
+    A quick one after a thorough one, or one on a busy machine, would make all forecasts worse.
+    """
+    errors = [curve.held_out_mape for curve in newest_first if curve.held_out_mape is not None]
+    most = max(ROUGHER * min(errors), WELL_ENOUGH) if errors else math.inf
+    for curve in newest_first:
+        if curve.held_out_mape is None or curve.held_out_mape <= most:
             return curve
     return None
+
+
+def _list_valid(rows: Sequence[ReadRow], now: Conditions) -> Iterator[OperatingCurve]:
+    """Yield the curves that are valid under some conditions; each takes a while to parse."""
+    for curve in map(parse_curve, rows):
+        if curve is not None and not list_differences(curve.conditions, now):
+            yield curve
 
 
 def select_comparable_turns(

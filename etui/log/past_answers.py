@@ -234,6 +234,7 @@ def _average_output(rows: Sequence[sqlite3.Row]) -> PastOutput:
         len(rows),
         sum(row["tokens_output"] for row in rows) / len(rows),
         joules / tokens if tokens else None,
+        tuple(row["tokens_output"] for row in rows),
     )
 
 

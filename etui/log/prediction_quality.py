@@ -18,7 +18,8 @@ DRIFT_TURNS = 20
 """Number of last turns that a curve is compared with."""
 LEAST_DRIFT_TURNS = 8
 """With fewer turns, a curve is not judged."""
-_CHAIN = " → "
+CHAIN = " → "
+"""Between the models of a cascade."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,19 +33,20 @@ class PredictionOutcome:
     measured_joules: float | None
     shadow: dict[str, Any] | None
     """Decision of the policy on trial, from the trace; None without one."""
+    predicted_range: tuple[float, float] | None = None  # Joules that four of five lie between
     hops: tuple[tuple[str, str], ...] = ()
     """Arm and model of each hop, in order; empty without hops."""
 
     @property
     def models_text(self) -> str:
         """The model, or those of all hops: the joules of a cascade are not its last model's."""
-        return _CHAIN.join(dict.fromkeys(model for _, model in self.hops)) or self.model
+        return CHAIN.join(dict.fromkeys(model for _, model in self.hops)) or self.model
 
     @property
     def arms_text(self) -> str:
         """The arm with its model, or those of all hops."""
         answered_by = self.hops or ((self.arm, self.model),)
-        return _CHAIN.join(f"{arm} ({model})" for arm, model in answered_by)
+        return CHAIN.join(f"{arm} ({model})" for arm, model in answered_by)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,9 @@ class PredictionAccuracy:
     key: str  # Model or arm; of turns with hops, those of all hops
     n: int  # Turns with both numbers
     mape: float | None  # Mean absolute error relative to the measured joules
+    factor: float | None
+    """Median of the larger over the smaller of both joules: half of them are off by less."""
+    inside: float | None  # Share of the turns with a predicted range that lie in it; None without
     bias: float | None
     """Sum of the predicted over the sum of the measured joules, minus 1; above 0 the predictions
     are too high."""
@@ -90,7 +95,8 @@ def outcomes_sql(where: Clause) -> str:
     """Build the statement for :func:`parse_outcomes`."""
     return f"""
         SELECT model, arm, energy_kind, predicted_joules, energy_joules,
-            json_extract(trace, '$.shadow') AS shadow, hops
+            json_extract(trace, '$.shadow') AS shadow,
+            json_extract(trace, '$.predicted.range') AS range, hops
         {where.sql} ORDER BY created_at
     """
 
@@ -105,6 +111,7 @@ def parse_outcomes(rows: Sequence[sqlite3.Row]) -> list[PredictionOutcome]:
             row["predicted_joules"],
             row["energy_joules"],
             json.loads(row["shadow"]) if row["shadow"] else None,
+            tuple(json.loads(row["range"])) if row["range"] else None,
             tuple((hop["arm"], hop["model"]) for hop in json.loads(row["hops"])),
         )
         for row in rows
@@ -115,21 +122,29 @@ def group_accuracy(
     outcomes: Sequence[PredictionOutcome], key: Callable[[PredictionOutcome], str]
 ) -> list[PredictionAccuracy]:
     """Compute the accuracy of each group of turns with both numbers, largest group first."""
-    groups: dict[str, list[tuple[float, float]]] = {}
+    groups: dict[str, list[PredictionOutcome]] = {}
     for outcome in outcomes:
-        predicted, measured = outcome.predicted_joules, outcome.measured_joules
-        if predicted is not None and measured is not None and measured > 0:
-            groups.setdefault(key(outcome), []).append((predicted, measured))
-    accuracies = [compute_accuracy(name, pairs) for name, pairs in groups.items()]
+        if outcome.predicted_joules is not None and (outcome.measured_joules or 0.0) > 0:
+            groups.setdefault(key(outcome), []).append(outcome)
+    accuracies = [compute_accuracy(name, found) for name, found in groups.items()]
     return sorted(accuracies, key=lambda group: (-group.n, group.key))
 
 
-def compute_accuracy(key: str, pairs: Sequence[tuple[float, float]]) -> PredictionAccuracy:
-    """Compute the accuracy of pairs of (predicted, measured) joules."""
-    predicted, measured = [p for p, _ in pairs], [m for _, m in pairs]
-    total = math.fsum(measured)
-    bias = math.fsum(predicted) / total - 1 if total > 0 else None
-    return PredictionAccuracy(key, len(pairs), mape(predicted, measured), bias)
+def compute_accuracy(key: str, outcomes: Sequence[PredictionOutcome]) -> PredictionAccuracy:
+    """Compute the accuracy of turns with predicted and measured joules above 0."""
+    predicted = [one.predicted_joules or 0.0 for one in outcomes]
+    measured = [one.measured_joules or 0.0 for one in outcomes]
+    factors = [max(p / m, m / p) for p, m in zip(predicted, measured, strict=True) if p and m]
+    ranges = [(one.predicted_range, m) for one, m in zip(outcomes, measured, strict=True)]
+    held = [ends[0] <= value <= ends[1] for ends, value in ranges if ends is not None]
+    return PredictionAccuracy(
+        key,
+        len(outcomes),
+        mape(predicted, measured),
+        median(factors) if factors else None,
+        sum(held) / len(held) if held else None,
+        math.fsum(predicted) / math.fsum(measured) - 1 if measured else None,
+    )
 
 
 def summarise_shadows(outcomes: Sequence[PredictionOutcome]) -> list[ShadowSummary]:

@@ -218,6 +218,7 @@ def replace_by_cheapest(
         cascade=None,
         why=f"a budget is spent, so {arm.name} answers{instead} ({decision.why})",
         predicted_joules=None if joules is None else joules.total,
+        predicted_range=None if joules is None else joules.range,
         predicted_accuracy=None,
         margin_joules=None,
         notices=(*decision.notices, f"{why}: the cheapest arm, {arm.name}, answers"),
@@ -352,8 +353,9 @@ class _Resolver:
             if self.predictor is not None and self.query is not None
             else None
         )
-        total = None if joules is None else joules.total
-        return Decision(arm, None, None, why, predicted_joules=total, **known)
+        if joules is not None:
+            known |= {"predicted_joules": joules.total, "predicted_range": joules.range}
+        return Decision(arm, None, None, why, **known)
 
     def _resolve_cascade(self, plan: CascadePlan) -> Decision | _FallsThrough:
         ready: list[Arm] = []
@@ -431,6 +433,7 @@ class _Resolver:
                 None,
                 weighed.why,
                 predicted_joules=winner.joules.total if winner.joules is not None else None,
+                predicted_range=winner.joules.range if winner.joules is not None else None,
                 predicted_accuracy=winner.accuracy.p if winner.accuracy is not None else None,
                 candidates=weighed.candidates,
                 margin_joules=weighed.margin_joules,

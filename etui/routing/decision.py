@@ -76,6 +76,9 @@ class PredictedJoules:
     """How it was predicted, in words: ``operating curve``, or ``uncalibrated: 38 tok/s at 45 W``.
     """
     whole: float | None = None  # Joules of both phases together, where the two are not known
+    range: tuple[float, float] | None = None
+    """Joules of prefill and decode that four of five answers lie between, by the lengths of earlier
+    ones; None if unknown."""
 
     def __post_init__(self) -> None:
         """Check that either both phases or their sum are known."""
@@ -98,7 +101,7 @@ class PredictedJoules:
     def trace(self) -> dict[str, Any]:
         """Return the prediction as plain JSON values."""
         document: dict[str, Any] = to_document(self)
-        del document["whole"]
+        del document["whole"], document["range"]
         return {"total": self.total, **document}
 
 
@@ -381,6 +384,8 @@ class Decision:
     """The signals that were evaluated; all of them for ``policy explain``."""
     rules: Sequence[RuleTried] = ()  # The rules that were tried, in order
     predicted_joules: float | None = None
+    predicted_range: tuple[float, float] | None = None
+    """Joules, without a load, that four of five such answers lie between; None if unknown."""
     predicted_accuracy: float | None = None
     shadow: Shadow | None = None  # The decision of the shadow policy; None without one
     cascade: Cascade | None = None
@@ -404,7 +409,11 @@ class Decision:
             "why": self.why,
             "signals": [signal.trace() for signal in self.signals],
             "rules": [to_document(rule) for rule in self.rules],
-            "predicted": {"joules": self.predicted_joules, "accuracy": self.predicted_accuracy},
+            "predicted": {
+                "joules": self.predicted_joules,
+                "range": None if self.predicted_range is None else list(self.predicted_range),
+                "accuracy": self.predicted_accuracy,
+            },
             "cascade": None if self.cascade is None else self.cascade.trace(),
             "candidates": [candidate.trace() for candidate in self.candidates],
             "margin_joules": self.margin_joules,

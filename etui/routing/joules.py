@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from statistics import fmean, linear_regression
+from statistics import fmean, linear_regression, quantiles
 
 from etui.arm import Arm
 from etui.curves.operating_curve import OperatingCurve, Speed, format_source
@@ -34,6 +34,14 @@ _THINKING_SHARE = 0.8
 
 _VOTE_SHARE = 2 / 3
 """Share of the votes that are drawn before a stop rule other than ``all`` ends them."""
+
+_PRIOR_LENGTHS = (0.02, 0.08, 0.3, 0.6, 1.0)
+"""Lengths of five answers of an arm without turns, as shares of the most that is expected."""
+
+_MOST_EXPECTED_TOKENS = 512.0
+
+_SHARE_OF_95 = 0.65
+"""Half width of an interval of 80 % over that of 95 %, for a normal error."""
 
 _OVERHEAD_TOKENS = 24
 """Tokens of a chat template, if no turn in the log shows its length."""
@@ -70,6 +78,7 @@ class PastOutput:
     mean_tokens: float  # Mean output tokens, thinking and answer, of all votes together
     decode_joules_per_token: float | None = None
     """Decode joules over output tokens; None if not measured."""
+    lengths: Sequence[int] = ()  # Output tokens of each
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +123,28 @@ def predict_joules(
     Args:
         resident: Whether the model is in memory; its load costs nothing then.
     """
-    speculated = facts.speculated.get(arm.speculate)
     tokens = predict_tokens(arm, text, facts, cached_tokens)
+    predicted = _predict_answer(arm, tokens, facts)
+    if predicted is None:
+        past = facts.audits.get(arm.name)
+        predicted = predict_by_audits(past, tokens.computed + tokens.cached)
+        return None if predicted is None else _add_load(predicted, facts, resident)
+    predicted = _add_load(predicted, facts, resident)
+    ends = (
+        _predict_answer(arm, replace(tokens, output=output), facts)
+        for output in _bound_output(arm, text, facts)
+    )
+    least, most = (predicted if end is None else end for end in ends)
+    low = least.answer - _SHARE_OF_95 * (least.uncertainty or 0.0)
+    high = most.answer + _SHARE_OF_95 * (most.uncertainty or 0.0)
+    return replace(predicted, range=(max(0.0, low), high))
+
+
+def _predict_answer(
+    arm: Arm, tokens: ExpectedTokens, facts: LoggedModelFacts
+) -> PredictedJoules | None:
+    """Predict an answer of known length without the load; None without a curve and a speed."""
+    speculated = facts.speculated.get(arm.speculate)
     past = _get_past(arm, facts)
     predicted: PredictedJoules | None = None
     if speculated is not None:
@@ -128,9 +157,7 @@ def predict_joules(
         predicted = _predict_by_speed(facts.speed, arm, tokens, past)
     if predicted is not None and arm.speculate != "off" and speculated is None:
         predicted = replace(predicted, source=f"{predicted.source}, without speculation")
-    if predicted is None:
-        predicted = predict_by_audits(facts.audits.get(arm.name), tokens.computed + tokens.cached)
-    return None if predicted is None else _add_load(predicted, facts, resident)
+    return predicted
 
 
 def predict_seconds(
@@ -293,6 +320,24 @@ def _predict_output(arm: Arm, text: TextFacts, facts: LoggedModelFacts) -> float
     if past is None:
         return prior
     return (past.turns * past.mean_tokens + PRIOR_TURNS * prior) / (past.turns + PRIOR_TURNS)
+
+
+def _bound_output(arm: Arm, text: TextFacts, facts: LoggedModelFacts) -> tuple[float, float]:
+    """Return the output tokens that four of five answers of an arm lie between.
+
+    The lengths of earlier answers tell, and as long as they are fewer than five, assumed ones too.
+    """
+    if arm.readout == "choices" and text.measure("options"):
+        return 0.0, 0.0
+    most = min(float(arm.max_tokens), _MOST_EXPECTED_TOKENS)
+    thinking = arm.think_tokens if arm.reasoning != "direct" else 0
+    votes = _predict_votes(arm)
+    prior = [votes * (share * most + thinking * (0.4 + 0.6 * share)) for share in _PRIOR_LENGTHS]
+    past = _get_past(arm, facts)
+    lengths = [] if past is None else [float(length) for length in past.lengths]
+    # The ends of so few values lie a little outside of them, as they should.
+    low, *_, high = quantiles(lengths if len(lengths) >= PRIOR_TURNS else [*lengths, *prior], n=10)
+    return max(1.0, low), min(max(1.0, high), max([*prior, *lengths]))
 
 
 def _predict_by_curve(

@@ -51,6 +51,13 @@ class ArmForecast:
     """Predicted joules, a load included; None if nothing is known about the model here."""
     uncertainty: float | None = None  # Half width in joules; None if unknown
     source: str = ""
+    range: tuple[float, float] | None = None  # Joules of the answer, see PredictedJoules
+    load: float = 0.0  # Joules to load the model first; 0.0 if it is in memory
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether the joules are those of a curve of the model, not of its last answers."""
+        return not self.source.startswith("uncalibrated")
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,4 +194,8 @@ def _forecast_arm(arm: Arm, query: Query, predictor: Predictor) -> ArmForecast:
     joules = predictor.joules(arm, query)
     if joules is None:
         return ArmForecast(arm.name, arm.model, None)
-    return ArmForecast(arm.name, arm.model, joules.total, joules.uncertainty, joules.source)
+    return ArmForecast(
+        *(arm.name, arm.model, joules.total, joules.uncertainty, joules.source),
+        range=joules.range,
+        load=joules.load,
+    )

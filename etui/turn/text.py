@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 from etui import units
@@ -41,7 +42,9 @@ def why_line(decision: Decision) -> str:
     parts = route_parts(
         decision.policy, decision.rule, arm.name, arm.reasoning, arm.model, decision.why
     )
-    if decision.predicted_joules is not None and decision.cascade is None:
+    if decision.predicted_range is not None and decision.cascade is None:
+        parts.append(f"forecast {units.joules_between_text(*decision.predicted_range)}")
+    elif decision.predicted_joules is not None and decision.cascade is None:
         parts.append(f"forecast {about_joules(decision.predicted_joules)}")
     return SEPARATOR.join(part for part in parts if part)
 
@@ -110,7 +113,7 @@ def cut_text(record: TurnRecord) -> str:
 
 
 FAR_OFF = 2.0
-"""From this ratio of measured to predicted joules, or its inverse, the forecast is mentioned."""
+"""From this ratio of the measured joules to the nearer end of the forecast, it is mentioned."""
 
 
 def forecast_ratio(record: TurnRecord) -> float | None:
@@ -119,17 +122,31 @@ def forecast_ratio(record: TurnRecord) -> float | None:
     return measured / record.predicted_joules if measured and record.predicted_joules else None
 
 
+def forecast_range(record: TurnRecord) -> tuple[float, float] | None:
+    """Return the joules that the forecast lay between; None without a forecast.
+
+    The attempts of a cascade are forecast one after another, without a range.
+    """
+    if record.predicted_joules is None:
+        return None
+    foreseen = record.trace.get("predicted")
+    ends = foreseen.get("range") if isinstance(foreseen, Mapping) and not record.hops else None
+    return (ends[0], ends[1]) if ends else (record.predicted_joules, record.predicted_joules)
+
+
 def forecast_text(record: TurnRecord) -> str:
-    """Say that a forecast was far off: ``10.7× the forecast (79 J)``; else return an empty text.
+    """Say that a forecast was far off: ``2.7× the forecast (≈8-60 J)``; else return an empty text.
 
     An answer that the user stopped, or the rest of one that was continued, was not forecast.
     """
-    ratio = forecast_ratio(record)
-    if record.status == "stopped" or CONTINUES in record.settings:
+    ends, measured = forecast_range(record), record.energy.joules
+    if record.status == "stopped" or CONTINUES in record.settings or not ends or not measured:
         return ""
-    if ratio is None or 1 / FAR_OFF < ratio < FAR_OFF:
+    low, high = ends
+    ratio = measured / high if measured > high else measured / low if measured < low else 1.0
+    if 1 / FAR_OFF < ratio < FAR_OFF:
         return ""
-    return f"{units.times_text(ratio)} the forecast ({units.energy_text(record.predicted_joules)})"
+    return f"{units.times_text(ratio)} the forecast ({units.joules_between_text(low, high)})"
 
 
 def hops_text(record: TurnRecord) -> str:

@@ -17,7 +17,7 @@ from etui.log.daily_energy import read_daily_energy, sum_by_day, sum_by_model, s
 from etui.log.export import build_energy_record
 from etui.log.filters import Sort, TurnFilter
 from etui.log.gaps import compute_gaps, read_load_cost, read_uses
-from etui.log.prediction_quality import compute_accuracy
+from etui.log.prediction_quality import PredictionOutcome, compute_accuracy
 from etui.log.queries import LogReader
 from etui.log.records import ChatRecord
 from etui.log.token_cost import TurnCost, mean_token_cost
@@ -196,6 +196,12 @@ def test_figures_of_single_turns() -> None:
     found = {
         "records": [build_energy_record(turn) for turn in turns[:6]],
         "costs": [mean_token_cost(costs[at:]) for at in range(6)],
-        "accuracy": compute_accuracy("m", [(10.0, 8.0), (8.0, 10.0), (50.0, 40.0)]),
+        "accuracy": compute_accuracy(
+            "m",
+            [
+                PredictionOutcome("m", "quick", "counter", predicted, measured, None)
+                for predicted, measured in ((10.0, 8.0), (8.0, 10.0), (50.0, 40.0))
+            ],
+        ),
     }
     check_numbers("log-turns", found)

@@ -106,6 +106,16 @@ def test_the_newest_calibration_that_holds_here_is_used_and_not_displaced_by_tur
         assert find_curve(log, "m", "ab", replace(NOW, threads=8)) is None
 
 
+@pytest.mark.parametrize(
+    ("error", "used"), [(0.05, "c2"), (0.099, "c2"), (0.64, "c1"), (None, "c2")]
+)
+def test_a_rough_calibration_does_not_displace_a_good_one(config, error, used):
+    newer = replace(CURVE, curve_id="c2", created_at="2026-11-25", held_out_mape=error)
+    save(config, curves=[CURVE, newer])
+    with LogReader(config) as log:
+        assert find_curve(log, "m", "ab", NOW).curve_id == used
+
+
 def test_turns_at_other_threads_or_another_kv_type_are_not_mixed(config, turn):
     settings = {**SETTINGS, "kv_type": "f16", "batch_tokens_setting": "auto"}
     save(

@@ -45,15 +45,26 @@ def test_mean_error_and_bias_of_each_group():
     quick, think = group_accuracy(found, lambda one: one.arm)
     assert (quick.key, quick.n) == ("quick", 2)
     assert quick.mape == pytest.approx((0.25 + 0.2) / 2)
+    assert (quick.factor, quick.inside) == (pytest.approx(1.25), None)
     assert quick.bias == pytest.approx(0.0)
     assert (think.key, think.n, think.bias) == ("think", 1, pytest.approx(0.25))
 
 
 @given(st.lists(st.floats(0.1, 1e4), min_size=1, max_size=30), st.floats(0.1, 5.0))
 def test_a_constant_factor_is_both_the_error_and_the_bias(measured, factor):
-    judged = compute_accuracy("m", [(factor * value, value) for value in measured])
+    judged = compute_accuracy(
+        "m",
+        [replace(QUICK, predicted_joules=factor * m, measured_joules=m) for m in measured],
+    )
+    assert judged.factor == pytest.approx(max(factor, 1 / factor))
     assert judged.mape == pytest.approx(abs(factor - 1), abs=1e-9)
     assert judged.bias == pytest.approx(factor - 1, abs=1e-9)
+
+
+def test_the_share_of_answers_in_the_predicted_range():
+    ranged = replace(QUICK, predicted_range=(4.0, 9.0))
+    judged = compute_accuracy("m", [QUICK, ranged, ranged, replace(ranged, measured_joules=9.5)])
+    assert judged.inside == pytest.approx(2 / 3)
 
 
 def test_what_the_policy_on_trial_would_have_done():

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import random
 from dataclasses import replace
-from statistics import stdev
+from statistics import fmean, stdev
 
 import pytest
 from hypothesis import given
@@ -276,3 +277,32 @@ def test_no_rate_of_the_decode_is_made_up_for_longer_answers(past):
     facts = replace(UNDECODED, past=past)
     assert predict_joules(DIRECT, PLAIN, facts, resident=True) is None
     assert predict_seconds(DIRECT, PLAIN, facts, resident=True) is None
+
+
+@pytest.mark.parametrize("known", [0, 1, 3, 5, 10, 40])
+def test_four_of_five_answers_lie_in_the_predicted_range(known: int):
+    rng, inside, rounds = random.Random(known), 0, 400
+    arm = replace(LARGE, max_tokens=512)
+
+    def draw() -> int:
+        return min(512, 1 + round(rng.lognormvariate(4.0, 1.0)))
+
+    for _ in range(rounds):
+        lengths = [draw() for _ in range(known)]
+        past = {ArmKey.of(arm): PastOutput(known, fmean(lengths), None, lengths)} if known else {}
+        facts = LoggedModelFacts(speed=Speed(400.0, 40.0, 50.0, 40.0), past=past)
+        said = predict_joules(arm, TEXT, facts, resident=True)
+        low, high = said.range
+        assert 0 <= low <= said.answer
+        inside += low <= said.prefill + draw() - 1 <= high
+    assert inside / rounds >= 0.8
+
+
+def test_an_answer_of_known_length_has_a_narrow_range():
+    question = TextFacts(Query("Which?\nA) x\nB) y"))
+    facts = LoggedModelFacts(speed=Speed(400.0, 40.0, 50.0, 40.0), load_joules=30.0)
+    said = predict_joules(replace(LARGE, readout="choices"), question, facts, resident=False)
+    assert said.range == (
+        pytest.approx(said.answer - 0.65 * said.uncertainty),
+        pytest.approx(said.answer + 0.65 * said.uncertainty),
+    )

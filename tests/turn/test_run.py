@@ -317,7 +317,7 @@ def test_what_is_shared_is_named_on_another_machine_too(channels, named):
         ({"status": "truncated"}, {}, "≈42 J · 0.66 J/tok · 64 tok · 30.0 tok/s · "
                                       "■ stopped at 64 tokens · m = continue"),
         ({"predicted_joules": 3.9}, {}, "≈42 J · 0.66 J/tok · 64 tok · 30.0 tok/s · "
-                                        "10.8× the forecast (3.90 J)"),
+                                        "10.8× the forecast (≈3.9 J)"),
         ({"predicted_joules": 3.9, "settings": {"continues": "turn-1"}}, {},
          "≈42 J · 0.66 J/tok · 64 tok · 30.0 tok/s"),
         ({"predicted_joules": 390.0, "status": "stopped"}, {},

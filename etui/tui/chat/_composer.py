@@ -31,7 +31,7 @@ from etui.prompts.attachments import (
 )
 from etui.prompts.library import PromptLibrary, SavedPrompt, complete_path, load_prompts
 from etui.routing.text_measures import estimate_tokens
-from etui.runtime.forecast import Forecast
+from etui.runtime.forecast import ArmForecast, Forecast
 from etui.runtime.routes import Route
 from etui.text import SEPARATOR, sanitize
 from etui.tui._work import notify_error, start
@@ -118,9 +118,20 @@ def forecast_line(
         return escape(SEPARATOR.join(parts))
     known = [arm for arm in forecast.arms if arm.joules is not None]
     for arm in known:
-        joules = units.short_energy_text(arm.joules, units.ESTIMATE)
+        joules = _format_arm(arm)
         parts.append(joules if len(known) == 1 else f"{sanitize(arm.arm)} {joules}")
+    if known and not any(arm.calibrated for arm in known):
+        parts.append("not calibrated")
     return escape(SEPARATOR.join(parts))
+
+
+def _format_arm(arm: ArmForecast) -> str:
+    """Format ``≈8-60 J``, or ``≈8-60 J + ≈12 J load`` if the model is not in memory."""
+    if arm.range is None:
+        return units.short_energy_text(arm.joules, units.ESTIMATE)
+    text = units.joules_between_text(*arm.range)
+    load = units.short_energy_text(arm.load, units.ESTIMATE)
+    return f"{text} + {load} load" if arm.load else text
 
 
 _PARTS: tuple[tuple[Part, str], ...] = (

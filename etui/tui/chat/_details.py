@@ -18,6 +18,7 @@ from etui.turn.record import TurnRecord
 from etui.turn.text import (
     cache_lines,
     drafts_text,
+    forecast_range,
     forecast_ratio,
     kind_of_hop,
     loop_text,
@@ -165,8 +166,8 @@ def _list_route(record: TurnRecord) -> Iterator[Fact]:
 
 def _format_forecast(record: TurnRecord) -> str:
     parts = []
-    if record.predicted_joules is not None:
-        parts.append(units.short_energy_text(record.predicted_joules, units.ESTIMATE))
+    if ends := forecast_range(record):
+        parts.append(units.joules_between_text(*ends))
         ratio = forecast_ratio(record)
         if ratio is not None:
             joules = units.short_energy_text(record.energy.joules, record.energy.kind)

@@ -116,7 +116,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         write_home(Path(folder), setup)
         with etui_server(Path(folder), "bench", "--parallel", str(options.parallel)) as server:
-            post(server, {"messages": [{"role": "user", "content": "Hi"}]})  # it is loaded
+            post(server, next(list_bodies())[1])  # model and vocabulary are read
             for name, body in list_bodies():
                 if options.only not in name and name != _HARMLESS:
                     continue

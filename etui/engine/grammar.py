@@ -25,8 +25,6 @@ from etui.errors import InvalidRequest
 SCHEMA_CHARACTERS = 65_536
 DEPTH = 64
 PARTS = 2_000
-PATTERNS = 64
-"""Most different patterns of a schema."""
 
 TOOLS_CHARACTERS = 262_144
 TOOLS = 128
@@ -82,7 +80,7 @@ def build_schema_grammar(
 def _finish(start: str, rules: Iterable[str], param: str, trial: GrammarTrial) -> OutputGrammar:
     text = "\n".join((f"start: {start}", _LEAD, *rules, ""))
     try:
-        fault = trial.find_fault_of_grammar(text)
+        fault, _ = trial.find_fault(grammar=text)
     except LimitExceeded as error:
         fault = str(error)
     if fault:
@@ -158,12 +156,10 @@ class _Reader:
         root = self._read(self._document, 0, closed=True)
         if root is False:
             raise self._refuse("has a part that nothing matches (false)")
-        if len(self._patterns) > PATTERNS:
-            raise self._refuse(f"has more than {PATTERNS} patterns")
         whole = {} if root is True else root
         text = json.dumps({**whole, "$defs": self._defs, "x-guidance": _OPTIONS})
         try:
-            fault, pattern = self._trial.find_fault(text, list(self._patterns))
+            fault, pattern = self._trial.find_fault(schema=text, patterns=sorted(self._patterns))
         except LimitExceeded as error:
             raise self._refuse(f"cannot be read as a grammar: {error}", SIMPLER) from None
         if pattern:

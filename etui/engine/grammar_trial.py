@@ -48,7 +48,6 @@ NO_DETAILS = "<non-verbose/>"
 _MEMORY_BYTES = 512_000_000
 _KNOWN = 256
 _WALKS, _WALKED_TOKENS = 2, 16
-_PROBED_BYTES = 16
 _MAIN = (
     "import sys; sys.path.insert(0, sys.argv.pop(1)); "
     "from etui.engine.grammar_trial import main; main()"
@@ -73,24 +72,19 @@ class GrammarTrial:
     def __init__(self) -> None:
         self._left_seconds = SECONDS
 
-    def find_fault(self, schema: str, patterns: Sequence[str]) -> tuple[str, str]:
-        """Return why a schema cannot be kept, and its pattern that cannot; both empty if it can.
+    def find_fault(self, **tried: str | Sequence[str]) -> tuple[str, str]:
+        """Return why what is tried cannot be kept, and its pattern that cannot; empty if it can.
+
+        Args:
+            tried: A ``schema`` and its ``patterns``, or the ``grammar`` of the whole answer.
 
         Raises:
             LimitExceeded: It takes too long, or too much memory, to find out.
             EngineFailed: The process cannot be started.
         """
-        fault, pattern = self._ask({"schema": schema, "patterns": sorted(patterns)})
-        return fault, pattern
-
-    def find_fault_of_grammar(self, grammar: str) -> str:
-        """Return why the grammar of an answer cannot be kept; raises as :meth:`find_fault`."""
-        return str(self._ask({"grammar": grammar})[0])
-
-    def _ask(self, request: Mapping[str, Any]) -> Sequence[str]:
-        answer, seconds = _open_process().ask(request, self._left_seconds)
+        (fault, pattern), seconds = _open_process().ask(tried, self._left_seconds)
         self._left_seconds -= seconds
-        return answer
+        return fault, pattern
 
 
 class _TrialProcess:
@@ -166,21 +160,6 @@ def _find_fault_of_schema(schema: str) -> str:
     return _one_line(LLMatcher.validate_grammar(grammar, limits=make_limits()))
 
 
-def _find_fault_of_pattern(pattern: str) -> str:
-    """Return why a pattern cannot be kept; empty if it can be, at least at its begin."""
-    from llguidance import LLMatcher
-
-    grammar = LLMatcher.grammar_from_json_schema(json.dumps({"type": "string", "pattern": pattern}))
-    matcher = LLMatcher(_open_vocabulary(), grammar, log_level=0, limits=make_limits())
-    matcher.consume_token(ord('"'))
-    for _ in range(_PROBED_BYTES):
-        if matcher.is_accepting() or matcher.is_error():
-            break
-        allowed = matcher.compute_logit_bias()
-        matcher.consume_token(max((b for b in range(256) if allowed[b]), default=0))
-    return _one_line(matcher.get_error())
-
-
 def _walk(grammar: str) -> str:
     """Take random tokens that a grammar allows; return why it could not go on, empty if it did."""
     from llguidance import LLMatcher
@@ -210,7 +189,7 @@ def _answer(request: Mapping[str, Any]) -> tuple[str, str]:
     if "grammar" in request:
         return _walk(request["grammar"]), ""
     for pattern in request["patterns"]:
-        if fault := _find_fault_of_pattern(pattern):
+        if fault := _find_fault_of_schema(json.dumps({"type": "string", "pattern": pattern})):
             return fault, pattern
     return _find_fault_of_schema(request["schema"]), ""
 

@@ -33,8 +33,8 @@ from typing import IO, TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-SECONDS = 2.0
-"""CPU time of a request."""
+SECONDS = 1.0
+"""CPU time of a request, which others that need a text wait for."""
 
 MEMORY_BYTES = 512_000_000
 """Memory that a request may take in addition to the interpreter's."""

@@ -1,6 +1,6 @@
 """A hold on power limits: within it they may be changed, after it they are as found.
 
-What a killed etui could not restore, the next start restores from the journal.
+What a killed etui could not restore, its guard or the next start restores from the journal.
 """
 
 from __future__ import annotations
@@ -17,16 +17,13 @@ from typing import Literal, Self
 
 from etui.config.config import Config, make_home
 from etui.energy.power_limits.journal import (
-    PROC,
     DamagedJournal,
     Journal,
     JournalBusy,
     JournalEntry,
-    is_owner_alive,
-    is_same_machine,
+    guard,
     lock_journal,
     new_journal,
-    read_boot_id,
     read_journal,
     remove_journal,
     write_journal,
@@ -42,6 +39,7 @@ from etui.energy.power_limits.limit import (
 )
 from etui.energy.power_limits.limits import PowerLimits, open_power_limits
 from etui.errors import EtuiError, UsageError, format_internal_error
+from etui.owner import PROC, read_boot_id
 from etui.text import sanitize
 from etui.units import limit_text
 
@@ -61,7 +59,7 @@ class LimitHold:
     Before the first change of a value, the value found is written to the journal
     (``ETUI_HOME/power_limits.json``). At the end (normal exit, error, Ctrl-C, SIGTERM, SIGHUP)
     every value is restored and read back, and only then is the journal removed. After ``kill -9``
-    the next start of etui does that (:func:`restore_left_over`).
+    a guard does that, or else the next start of etui (:func:`restore_left_over`).
 
     SIGTERM and SIGHUP end a Python program without a word unless it handles them; where it does
     not, the hold turns them into SystemExit. In another thread than the main one it cannot.
@@ -69,6 +67,7 @@ class LimitHold:
     Args:
         ask: Asks the user to set a limit (``--cap user``); None sets it directly.
         say: Takes what was restored, or could not be, one line each.
+        guarded: Whether a process restores them at once if this one is killed.
     """
 
     def __init__(
@@ -78,8 +77,10 @@ class LimitHold:
         *,
         ask: Ask | None = None,
         say: Callable[[str], None] = lambda line: None,
+        guarded: bool = False,
     ) -> None:
         self._config = config
+        self._guarded = guarded
         self._path = config.power_limits_file
         self._limits = limits
         self._ask = ask
@@ -259,6 +260,14 @@ class LimitHold:
 
     def _write(self, entries: dict[tuple[str, str], JournalEntry]) -> None:
         journal = new_journal(tuple(entries.values()), self._limits.zeusd_socket)
+        if self._guarded:
+            self._guarded = False
+            try:
+                self._stack.enter_context(guard(self._config))
+            except OSError as error:
+                self._say(
+                    f"only the next start of etui would restore them if it is killed: {error}"
+                )
         try:
             write_journal(self._path, journal)
         except OSError as error:
@@ -530,7 +539,7 @@ def release_own(config: Config, *, open_limits: OpenLimits | None = None) -> tup
         return ()
     try:
         journal = read_journal(path)
-        if journal.pid != os.getpid() or not is_owner_alive(journal):
+        if journal.pid != os.getpid() or not journal.is_alive():
             return ()
         return tuple(_restore_entries(config, path, journal, open_limits or _open_limits, False))
     except (OSError, DamagedJournal):
@@ -549,12 +558,12 @@ def _restore(config: Config, path: Path, open_limits: OpenLimits, proc: Path) ->
             f"{path} is damaged ({' '.join(str(error).split())[:120]}) and was moved to "
             f"{aside.name}: check the power limits with `etui doctor`"
         ]
-    if not is_same_machine(journal, proc):
+    if not journal.is_here(proc):
         return [
             f"power limits of another machine ({journal.machine}) may not be restored yet: start "
             f"etui there, or delete {path}"
         ]
-    if is_owner_alive(journal, proc):
+    if journal.is_alive(proc):
         return []
     rebooted = journal.boot_id != read_boot_id(proc)
     return _restore_entries(config, path, journal, open_limits, rebooted)

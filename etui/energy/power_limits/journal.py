@@ -11,12 +11,11 @@ import errno
 import hashlib
 import json
 import os
-import platform
 import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -24,23 +23,16 @@ from etui.atomic import write_text
 from etui.codec import DocumentError, from_document, to_document
 from etui.config.config import Config
 from etui.energy.power_limits.limit import Setter
+from etui.owner import Owner, find_owner
 
 VERSION = 1
-PROC = Path("/proc")
-_START_TICKS = 19
-"""Index of the start time among the fields of ``/proc/PID/stat`` after the name: field 22."""
 
 
 @dataclass(frozen=True, slots=True)
-class Journal:
+class Journal(Owner):
     """The journal of one hold."""
 
     version: int
-    pid: int
-    process_start: str
-    boot_id: str
-    pid_namespace: str
-    machine: str
     created: str  # Local time, ISO 8601 with offset
     zeusd_socket: str  # Socket of the zeusd that set the limits; empty without
     limits: tuple[JournalEntry, ...]
@@ -68,65 +60,11 @@ class JournalBusy(Exception):
     """Another etui holds power limits or restores them now."""
 
 
-def read_boot_id(proc: Path = PROC) -> str:
-    """Return an id that differs after every boot."""
-    with suppress(OSError):
-        return (proc / "sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    import psutil
-
-    return f"boot at {round(psutil.boot_time() / 60)} min"
-
-
-def read_process_start(pid: int, proc: Path = PROC) -> str:
-    """Return the start time of a process, which distinguishes it from a later one of the same id.
-
-    Empty if the process does not run, or is dead and not yet reaped.
-    """
-    if (proc / "self/stat").exists():
-        try:
-            stat = (proc / str(pid) / "stat").read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            return ""
-        # The name is in brackets and may hold spaces and brackets itself.
-        fields = stat.rpartition(")")[2].split()
-        if len(fields) <= _START_TICKS or fields[0] in ("Z", "X"):
-            return ""
-        return f"{fields[_START_TICKS]} ticks"
-    import psutil
-
-    try:
-        return f"{psutil.Process(pid).create_time():.2f} s"
-    except psutil.Error:
-        return ""
-
-
-def read_pid_namespace(proc: Path = PROC) -> str:
-    """Return the id of this process's PID namespace; empty where there are none."""
-    try:
-        return os.readlink(proc / "self/ns/pid")
-    except OSError:
-        return ""
-
-
-def read_machine(etc: Path = Path("/etc")) -> str:
-    """Return an id of this installation: its machine id, or else its name in the network."""
-    with suppress(OSError):
-        if found := (etc / "machine-id").read_text(encoding="ascii").strip():
-            return found
-    return platform.node()
-
-
-def new_journal(
-    limits: tuple[JournalEntry, ...], zeusd_socket: str = "", proc: Path = PROC
-) -> Journal:
+def new_journal(limits: tuple[JournalEntry, ...], zeusd_socket: str = "") -> Journal:
     """Make the journal of this process."""
     return Journal(
+        **asdict(find_owner()),
         version=VERSION,
-        pid=os.getpid(),
-        process_start=read_process_start(os.getpid(), proc),
-        boot_id=read_boot_id(proc),
-        pid_namespace=read_pid_namespace(proc),
-        machine=read_machine(),
         created=datetime.now().astimezone().isoformat(timespec="seconds"),
         zeusd_socket=zeusd_socket,
         limits=limits,
@@ -177,22 +115,35 @@ def sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
-def is_owner_alive(journal: Journal, proc: Path = PROC) -> bool:
-    """Return whether the process of a journal still runs.
+@contextmanager
+def guard(config: Config) -> Iterator[None]:
+    """Have a process beside this one that restores what is in the journal if this one is killed.
 
-    A process of another PID namespace (container) cannot be seen; only its lock says that it runs.
+    It is in a session of its own, so that a kill of the group, Ctrl-C and the end of the terminal
+    do not reach it. No other process has its pipe, because etui forks none.
+
+    Raises:
+        OSError: It cannot be started.
     """
-    return (
-        journal.boot_id == read_boot_id(proc)
-        and journal.pid_namespace == read_pid_namespace(proc)
-        and bool(journal.process_start)
-        and read_process_start(journal.pid, proc) == journal.process_start
+    import subprocess
+
+    script = Path(__file__).with_name("_guard.py")
+    # The modules of this process, also where an editable installation has added them.
+    paths = [str(script.parents[3]), *map(os.path.abspath, sys.path)]
+    folders = [str(config.home.absolute()), str(config.sysfs_dir.absolute())]
+    process = subprocess.Popen(
+        [sys.executable, "-I", "-S", script, *folders, *paths],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        cwd=os.path.abspath(os.sep),
+        start_new_session=True,
+        creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # of Windows
     )
-
-
-def is_same_machine(journal: Journal, proc: Path = PROC) -> bool:
-    """Return whether a journal is of this machine: ``ETUI_HOME`` may be shared by several."""
-    return journal.boot_id == read_boot_id(proc) or journal.machine == read_machine()
+    try:
+        yield
+    finally:
+        with suppress(OSError, subprocess.TimeoutExpired):  # it was killed itself
+            process.communicate(b".", timeout=10)
 
 
 @contextmanager

@@ -20,14 +20,11 @@ from etui.energy.power_limits.journal import (
     JournalEntry,
     lock_journal,
     new_journal,
-    read_boot_id,
     read_journal,
-    read_machine,
-    read_pid_namespace,
-    read_process_start,
     write_journal,
 )
 from etui.energy.power_limits.limits import PowerLimits
+from etui.owner import read_boot_id, read_machine, read_pid_namespace, read_process_start
 from tests.energy.power_limits.conftest import Open, StubbornFiles
 from tests.energy.power_limits.fake_pynvml import FakeNvml
 from tests.support.power_limits import read_package, write_package

@@ -32,6 +32,8 @@ CONTEXT_TOKENS = 1 << 20
 SEQUENCES = 256
 BATCH_TOKENS = 2048
 WORDS = 997
+STEP_SECONDS = "ETUI_BENCH_STEP_SECONDS"
+"""Environment variable: how long a batch takes."""
 PIECES = tuple(f" w{number}".encode() for number in range(WORDS))
 
 
@@ -134,6 +136,7 @@ class InstantSession:
     ) -> Step:
         """Compute everything that is queued, and draw a word for each sequence."""
         now = time.monotonic_ns()
+        time.sleep(float(os.environ.get(STEP_SECONDS, "0")))
         computed: dict[int, int] = {}
         sampled: list[Sampled] = []
         for sequence, draw in wanted:

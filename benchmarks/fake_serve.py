@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +25,13 @@ ENGINE = "benchmarks.fake_engine"
 
 
 @contextmanager
-def fake_server(*, parallel: int, queue: int = 64, home: Path | None = None) -> Iterator[Server]:
+def fake_server(
+    *,
+    parallel: int,
+    queue: int = 64,
+    home: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[Server]:
     """Run the server in a process of its own, with a folder of its own unless one is given."""
     port = find_port()
     command = [sys.executable, "-m", "benchmarks.fake_serve", str(port), str(parallel), str(queue)]
@@ -36,7 +42,11 @@ def fake_server(*, parallel: int, queue: int = 64, home: Path | None = None) -> 
             "models:\n  fake:\n    size: nothing\n    sources: [{path: fake.gguf}]\n"
         )
         with running(
-            command, port, "/health", "fake", ETUI_HOME=str(home), ETUI_MODELS=str(home)
+            command,
+            port,
+            "/health",
+            "fake",
+            **{**(environment or {}), "ETUI_HOME": str(home), "ETUI_MODELS": str(home)},
         ) as server:
             yield replace(server, home=home)
 

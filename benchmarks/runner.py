@@ -31,6 +31,7 @@ NAMES = (
     "design_price",
     "first_token",
     "idle",
+    "kill_moments",
     "kv",
     "log",
     "loops",

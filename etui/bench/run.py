@@ -40,12 +40,17 @@ from etui.log.records import AnswerRecord, RunRecord
 from etui.measure.folder import check_new
 from etui.measure.run import NO_LIMITS, Ending, RunLimits, measure_cells, work_between_blocks
 from etui.text import utc_now
-from etui.turn.interfaces import Meter
+from etui.turn.build_record import build_work_record
+from etui.turn.interfaces import Meter, Origin
 
 if TYPE_CHECKING:
     from etui.backends.local import LocalBackend
     from etui.log.writer import TurnWriter
     from etui.runtime.runtime import Runtime
+    from etui.turn.record import TurnRecord
+
+
+Note = Callable[[str, SubjectWork, Iterator[Answered]], Iterator[Answered]]
 
 
 def run_record(
@@ -117,12 +122,14 @@ def answer_all(
     done: Mapping[tuple[str, str], set[int]],
     sink: SampleWriter,
     check_limits: Callable[[float], Ending | None],
+    note: Note = lambda system, work, answers: answers,
 ) -> Ending:
     """Run the systems on the questions that they have not answered.
 
     Args:
         done: (system, subject) -> rows that are already answered.
         check_limits: Takes the joules used so far; returns why the run ends now, or None.
+        note: Returns the same answers, with a note of what is being worked on.
     """
     pieces = (
         (piece.system, build_work(plan, piece, done.get((piece.system, piece.subject), set())))
@@ -130,7 +137,7 @@ def answer_all(
     )
     return measure_cells(
         ((system, work) for system, work in pieces if work.left),
-        lambda cell: systems[cell[0]].answer(cell[1]),
+        lambda cell: note(*cell, iter(systems[cell[0]].answer(cell[1]))),
         sink.put,
         lambda: check_limits(sink.joules),
     )
@@ -204,6 +211,13 @@ class SampleWriter:
         """Queue answers for writing."""
         self._check()
         self._thread.submit(self._write, answered)
+
+    def when_written(self, call: Callable[[], None]) -> None:
+        """Call a function once the answers put so far are written."""
+        try:
+            self._thread.submit(call)
+        except RuntimeError:  # it is closed: all of them are
+            call()
 
     def wait(self) -> None:
         """Wait until the answers put so far are written and shown."""
@@ -484,7 +498,8 @@ class BenchRunner:
                     schedule = work_between_blocks(schedule, lambda piece: piece.block, work)
                 own = before if share is None else share.select(before)
                 done = collect_done_rows(config if share is None else undo_join(config), own)
-                ending = answer_all(plan, schedule, systems, done, sink, check)
+                note = partial(self._note_open, plan, config, sink)
+                ending = answer_all(plan, schedule, systems, done, sink, check, note)
             finally:
                 sink.close()
             samples = read_answers(folder.path)
@@ -500,6 +515,25 @@ class BenchRunner:
             self.progress.say("writing the report")
             log.summary = write_results(folder, config, samples, self.runtime.config, precision)
         return RunOutcome(ending, folder.path, config, samples, log.summary)
+
+    def _note_open(
+        self,
+        plan: RunPlan,
+        config: RunConfig,
+        sink: SampleWriter,
+        system: str,
+        work: SubjectWork,
+        answers: Iterator[Answered],
+    ) -> Iterator[Answered]:
+        """Have a row for the questions that are worked on, if the process is killed."""
+        meter, writer = self.runtime.meter, self.runtime.writer
+        arm = plan.arms.get(system) or Arm(system, "")
+
+        def build(turn_id: str, created_at: str, start_ns: int) -> TurnRecord:
+            text = f"bench {config.run_id}: {work.subject}, by {system}"
+            return build_work_record(Origin(turn_id), text, arm, created_at, start_ns, meter)
+
+        return writer.open_turns.note_each(answers, build, sink.when_written)
 
     def build_systems(self, plan: RunPlan) -> dict[str, QuestionAnswerer]:
         """Build the systems of a plan by name: its arms, or its policy."""

@@ -34,7 +34,7 @@ _FILTERS = (
     (
         "--status",
         "STATUS",
-        "Only turns of this status: complete, stopped, truncated, budget or error.",
+        "Only turns of this status: complete, stopped, truncated, budget, error or interrupted.",
     ),
     ("--chat", "ID", "Only turns of this chat."),
     ("--key", "NAME", "Only turns that a client of etui serve asked for with this key."),

@@ -27,7 +27,7 @@ _LABELLED_SQL = """
                 ORDER BY created_at DESC LIMIT ?1
             )
         ) GROUP BY turn_id ORDER BY max(created_at) DESC LIMIT ?1
-    ) AND status <> 'error'
+    ) AND status NOT IN ('error', 'interrupted')
     ORDER BY created_at, id
 """
 _AUDITS_SQL = """

@@ -6,13 +6,14 @@ import json
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from typing import Any
 
 from etui.arm import TokenCost
 from etui.config.config import Config
 from etui.curves.operating_curve import OperatingCurve
-from etui.errors import EtuiError
+from etui.errors import EtuiError, LogUnavailable
 from etui.log.curve_lookup import CURVES_SQL, parse_curve
 from etui.log.database import FileIdentity, open_for_reading, read_identity, translate_error
 from etui.log.filters import (
@@ -24,6 +25,7 @@ from etui.log.filters import (
     order_by_index,
     sql_limit,
 )
+from etui.log.open_turns import take_left
 from etui.log.records import (
     QUESTION_COLUMNS,
     ChatRecord,
@@ -102,6 +104,17 @@ _SUMMARY_COLUMNS = ", ".join(
 )
 
 
+def _close_left(config: Config) -> None:
+    """Store the turns of processes that were killed, so that what is read has them."""
+    with take_left(config) as left:
+        if not left:
+            return
+    from etui.log.writer import TurnWriter
+
+    with suppress(LogUnavailable):
+        TurnWriter(config).close()  # it does that when it opens the log
+
+
 class LogReader:
     """Reads the log; several threads may use it, one at a time.
 
@@ -122,6 +135,7 @@ class LogReader:
         self._connection: sqlite3.Connection | None = None
         self.identity: FileIdentity | None = None
         self._lock = threading.Lock()
+        _close_left(config)
         self._connect()
 
     @property

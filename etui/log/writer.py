@@ -28,6 +28,7 @@ from etui.log.database import (
     read_identity,
     translate_error,
 )
+from etui.log.open_turns import OpenTurns, take_left
 from etui.log.records import (
     KEYS,
     AnswerRecord,
@@ -138,6 +139,9 @@ class TurnWriter:
         report: Called from the writer's thread with a text about each failure as it happens: once
             when records begin to wait, and once when they are stored.
         busy_seconds: How long to wait for another etui that is writing.
+
+    Attributes:
+        open_turns: The turns that run now; each is forgotten once its record is stored.
     """
 
     def __init__(
@@ -148,6 +152,7 @@ class TurnWriter:
     ) -> None:
         self._config = config
         self._report = report
+        self.open_turns = OpenTurns(config)
         self._busy_seconds = busy_seconds
         self._queue: SimpleQueue[UnsavedRow | _Change | threading.Event | None] = SimpleQueue()
         """What to do; an event is set once everything before it has been done, None ends it."""
@@ -251,6 +256,7 @@ class TurnWriter:
             if first:
                 self._queue.put(None)
         self._thread.join()
+        self.open_turns.close()
         atexit.unregister(self._close_at_exit)
         failures = self._take_failures()
         if first:
@@ -300,6 +306,7 @@ class TurnWriter:
         self._connect()
         if self._connection is not None:
             self._drain()
+            self._close_left()
         self._opened.set()
         while True:
             try:
@@ -385,11 +392,13 @@ class TurnWriter:
         error = self._store_rows(rows) if rows else self._connect()
         if error is not None:
             self.unsaved += len(new)
-            if rows:
-                self._set_aside(rows, error)
-        elif self._waiting:
+        if error is None or (rows and self._set_aside(rows, error)):
+            for row in rows:
+                if row.table == "turns":
+                    self.open_turns.forget(row.row["turn_id"])
+        if error is None and self._waiting:
             self._drain()
-        elif not self._stranded:
+        elif error is None and not self._stranded:
             self._end_trouble()
         self._unraised = self._unraised or bool(new)
 
@@ -414,20 +423,25 @@ class TurnWriter:
                 return translate_error(self._config.database, failure)
             if self._is_in_place():  # else they went to a file that was just removed
                 break
+        self._keep_refused(refused)
+        return None
+
+    def _keep_refused(self, refused: Sequence[tuple[UnsavedRow, ValueError]]) -> None:
         for row, fault in refused:
             problem = LogUnavailable(f"a record does not fit the log: {fault}")
             path = unsaved.unreadable_file(self._config)
             if self._keep(path, [row], problem):
                 self._fail(f"{problem.what}; 1 record kept in {path} for inspection", "")
-        return None
 
-    def _set_aside(self, rows: Sequence[UnsavedRow], error: LogUnavailable) -> None:
-        """Keep what the database cannot store now, to store it later."""
+    def _set_aside(self, rows: Sequence[UnsavedRow], error: LogUnavailable) -> bool:
+        """Keep what the database cannot store now, to store it later; return whether it is kept."""
         path = unsaved.unsaved_file(self._config)
-        if self._keep(path, rows, error):
+        is_kept = self._keep(path, rows, error)
+        if is_kept:
             self._waiting = True
             records = count_text(max(self.unsaved, len(rows)), "record")
             self._note_trouble(error, f"{records} kept in {path} until it can be written")
+        return is_kept
 
     def _keep(self, path: Path, rows: Sequence[UnsavedRow], error: LogUnavailable) -> bool:
         """Append rows to a file; return False if they could only be kept in memory."""
@@ -473,6 +487,28 @@ class TurnWriter:
         self._waiting = path.exists()  # while another etui reads or writes it
         if not self._waiting and not self._stranded:
             self._end_trouble()
+
+    def _close_left(self) -> None:
+        """Store the turns that were open when their process was killed, unless they are stored."""
+        with take_left(self._config) as left:
+            if not left or self._connection is None or self._store is None:
+                return
+            try:
+                self._connection.execute("BEGIN IMMEDIATE")
+                refused = []
+                for turn in left:
+                    try:
+                        if turn.row:
+                            self._store.put("turns", turn.row, overwrite=False)
+                    except ValueError as error:
+                        refused.append((UnsavedRow("turns", turn.row), error))
+                self._connection.execute("COMMIT")
+            except sqlite3.Error:  # the next start tries again
+                self._drop_connection()
+                return
+            self._keep_refused(refused)
+            for turn in left:
+                turn.remove()
 
     def _change(self, change: _Change) -> None:
         reason = self._connect()

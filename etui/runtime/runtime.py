@@ -302,6 +302,7 @@ class Runtime(Generic[B]):
             self.writer if writer is None else writer,
             self.provenance,
             self.clock_ns,
+            self.writer.open_turns if writer is None else None,
         )
         decision = set_loop_guard(choice.decision, self.config.loop_guard)
         return Turn(query, decision, machine, choice.predictor, cancel, origin)

@@ -8,10 +8,11 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import InitVar, dataclass, field, fields, replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -179,7 +180,9 @@ class SweepRunner:
         self, plan: SweepPlan, folder: SweepFolder, recorded: RecordedSweep, bench: LocalWorkbench
     ) -> SweepOutcome:
         with bench.open_measurer(plan, recorded.config, folder.path) as measurer:
-            return SweepRun(folder, recorded, measurer, self.watch, self.log).measure()
+            run = SweepRun(folder, recorded, measurer, self.watch, self.log)
+            run.note_open = partial(bench.note_open, recorded.config)
+            return run.measure()
 
     def _plan(self, asked: SweepConfig, sweep_id: str, started: datetime) -> SweepPlan:
         def say(text: str) -> None:
@@ -229,6 +232,8 @@ class SweepRun:
     watch: Watch
     log: TurnWriter
     sleep: Callable[[float], object] = time.sleep  # Waits before a block is begun again
+    note_open: Callable[[Iterator[Any]], Iterator[Any]] = iter
+    """Returns the same blocks or answers, with a note of what is being measured."""
     _config: SweepConfig = field(init=False)
     _progress: RaceProgress = field(init=False)
     _answers: list[SettingAnswer] = field(init=False)
@@ -254,13 +259,14 @@ class SweepRun:
         why = ""
         self._begin()
         try:
-            for block in measure_blocks(
+            blocks = measure_blocks(
                 self._config.design,
                 self.measurer,
                 self._progress.blocks,
                 sleep=self.sleep,
                 on_visit=self._see_visit,
-            ):
+            )
+            for block in self.note_open(blocks):
                 self._keep(block)
             self._measure_answers()
         except KeyboardInterrupt:
@@ -394,7 +400,8 @@ class SweepRun:
         answered = group_answers(self._answers, questions)
         settings = list_asked(self._config.design, self._progress.blocks, answered)
         total = len(settings) * questions
-        for answer in self.measurer.measure_answers(settings, tuple(self._answers)):
+        asked = self.measurer.measure_answers(settings, tuple(self._answers))
+        for answer in self.note_open(asked):
             self.folder.add_answers([answer])
             self._answers.append(answer)
             done = len(self._answers)

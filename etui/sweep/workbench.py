@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
+from etui.arm import Arm
 from etui.energy.discovery import open_recorder
 from etui.energy.idle import refuse_busy
 from etui.energy.power_limits.hold import LimitHold
@@ -33,13 +34,16 @@ from etui.sweep._measurer import (
 from etui.sweep.config import CapMode, SweepConfig
 from etui.sweep.folder import RECORDING
 from etui.sweep.plan import SweepPlan
-from etui.turn.build_record import build_load_record
+from etui.turn.build_record import build_load_record, build_work_record
+from etui.turn.interfaces import Origin
 
 if TYPE_CHECKING:
     from etui.config.config import Config
     from etui.log.writer import TurnWriter
     from etui.models.spec import ModelSpec
+    from etui.turn.record import TurnRecord
 
+R = TypeVar("R")
 _METER_WARM_UP_S = 1.2
 
 Ask = Callable[[CapRequest], None]
@@ -97,6 +101,16 @@ class LocalWorkbench:
             with LocalMeasurer(work, devices, config, self.note, most_others) as measurer:
                 yield measurer
 
+    def note_open(self, config: SweepConfig, items: Iterator[R]) -> Iterator[R]:
+        """Yield blocks or answers; the one that is measured has a row if the process is killed."""
+        arm = Arm(config.arm or "", config.model or "")
+
+        def build(turn_id: str, created_at: str, start_ns: int) -> TurnRecord:
+            origin, what = Origin(turn_id), f"sweep {config.id}"
+            return build_work_record(origin, what, arm, created_at, start_ns, self.recorder)
+
+        return self.writer.open_turns.note_each(items, build, lambda forget: forget())
+
     def _log_load(self, spec: ModelSpec, event: Loaded) -> None:
         """Save the load of a model with its joules, as the cost of one that is not in memory."""
         self.recorder.settle(event.end_ns)
@@ -140,7 +154,8 @@ def open_cap(
             limit for limit in limits.read() if limit.scope.partition(":")[0] == facts.swept_device
         ]
         scopes = tuple(limit.scope for limit in swept)
-        with LimitHold(config, limits, ask=ask if mode == "user" else None, say=note) as hold:
+        asked = ask if mode == "user" else None
+        with LimitHold(config, limits, ask=asked, say=note, guarded=True) as hold:
             now = tuple(limit.watts for limit in limits.read() if limit.scope in scopes)
             if facts.power is not None and now != facts.power.current:
                 raise EtuiError(

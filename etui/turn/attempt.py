@@ -116,6 +116,17 @@ class AnswerAccumulator(AnswerSoFar):
         """Whether anything was loaded or computed for it."""
         return any(each is not None for each in (self.load, self.prefilled, self.prefilling))
 
+    def build_leg(self, end: Finished, meter: Meter, wait: TimeInterval | None = None) -> Leg:
+        """Return the times of work, load and unloads, with the meter that has their energy."""
+        return Leg(
+            end,
+            TimeInterval(self.load.start_ns, self.load.end_ns) if self.load else None,
+            tuple(TimeInterval(u.start_ns, u.end_ns) for u in self.unloads),
+            meter,
+            wait,
+            tuple(TimeInterval(each.start_ns, each.end_ns) for each in self.pictures),
+        )
+
     def build_finished(self, end_ns: int, status: Status, why: str) -> Finished:
         """Return the engine's final event, or build one from the events so far if there is none."""
         if self.finished is not None:
@@ -155,15 +166,7 @@ class LiveAttempt(ArmAttempt):
     @property
     def leg(self) -> Leg:
         """Its times of work, load and unloads, with its meter."""
-        load, unloads = self.seen.load, self.seen.unloads
-        return Leg(
-            self.end,
-            TimeInterval(load.start_ns, load.end_ns) if load else None,
-            tuple(TimeInterval(u.start_ns, u.end_ns) for u in unloads),
-            self.meter,
-            self.wait,
-            tuple(TimeInterval(each.start_ns, each.end_ns) for each in self.seen.pictures),
-        )
+        return self.seen.build_leg(self.end, self.meter, self.wait)
 
     def stop(self, why: str) -> LiveAttempt:
         """Return it as the user stopped it."""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 from uuid import uuid4
 
+from etui.arm import Arm
+from etui.backends.base import AnswerSoFar
 from etui.chat import Query
 from etui.energy.types import EnergyOf
 from etui.events import Finished, Loaded, Residence, Status, Unloaded
@@ -34,11 +38,14 @@ from etui.turn.interfaces import Meter, Origin
 from etui.turn.record import (
     CONTINUES,
     DRAFTS_STOPPED,
+    INTERRUPTED,
     HopRecord,
     LoadRecord,
     LoopRecord,
+    Seconds,
     SpeculationRecord,
     ToolLoopRecord,
+    TurnEnergy,
     TurnRecord,
     UnloadRecord,
 )
@@ -130,6 +137,83 @@ def build_turn_record(ended: Ended, meter: Meter) -> TurnRecord:
             meter.energy,
         ),
     )
+
+
+def build_open_record(
+    query: Query,
+    decision: Decision,
+    origin: Origin,
+    created_at: str,
+    ends: Sequence[Finished],
+    spent: Sequence[tuple[float | None, str | None]],
+    settings: Mapping[str, Any],
+) -> TurnRecord:
+    """Build the record that a turn has if its process is killed now.
+
+    Its joules are a lower bound, with the flag ``lower-bound``: more is spent before the process
+    dies, and what is unknown is left out.
+
+    Args:
+        ends: The ends of its attempts, if they ended now.
+        spent: Joules of each and how they were obtained, as far as they are known.
+    """
+    last = ends[-1] if ends else None
+    known = [(joules, kind) for joules, kind in spent if joules]
+    prefill = math.fsum(end.prefill_end_ns - end.start_ns for end in ends) / 1e9
+    decode = math.fsum(end.end_ns - end.prefill_end_ns for end in ends) / 1e9
+    return TurnRecord(
+        turn_id=origin.turn_id,
+        created_at=created_at,
+        chat_id=query.chat_id,
+        query=query.text,
+        system=query.system,
+        answer="" if last is None else join_answer(query, last.answer),
+        thinking="" if last is None else last.thinking,
+        status=INTERRUPTED,
+        error=None,
+        model=decision.arm.model,
+        model_sha256=None,
+        arm=decision.arm.name,
+        reasoning=decision.arm.reasoning,
+        policy=decision.policy,
+        rule=decision.rule,
+        why=decision.why,
+        tokens=sum_tokens(ends),
+        seconds=Seconds(0.0, prefill, decode, prefill + decode, None),
+        energy=TurnEnergy(
+            joules=math.fsum(joules for joules, _ in known) if known else None,
+            uncertainty=None,
+            net_joules=None,
+            idle_watts=None,
+            kind=known[-1][1] if known else None,
+            coverage=1.0 if known else 0.0,
+            mean_watts=None,
+            peak_watts=None,
+            joules_per_token=None,
+            phases=dict.fromkeys(("load", "prefill", "decode")),
+            thinking_joules=None,
+            channels={},
+            unmeasured=(),
+            flags=("lower-bound",) if known else (),
+            start_ns=ends[0].start_ns if ends else 0,
+            end_ns=ends[-1].end_ns if ends else 0,
+        ),
+        settings={**settings, **origin.settings},
+        client=origin.client,
+        parent_id=query.parent_id,
+    )
+
+
+def build_work_record(
+    origin: Origin, what: str, arm: Arm, created_at: str, start_ns: int, meter: Meter
+) -> TurnRecord:
+    """Build the record of measuring work that has no turn, if its process is killed now."""
+    end_ns = max(start_ns, time.monotonic_ns())
+    energy = meter.energy(start_ns, end_ns)
+    end = AnswerSoFar(start_ns).build_end(end_ns, "stopped", "")
+    decision = Decision(arm, None, None, "it is measured")
+    spent = [(energy.joules, energy.kind)]
+    return build_open_record(Query(what), decision, origin, created_at, [end], spent, {})
 
 
 def _build_settings(ended: Ended, chosen: LiveAttempt) -> dict[str, Any]:

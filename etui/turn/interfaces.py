@@ -67,6 +67,16 @@ class Writer(Protocol):
         """Save the unload of a model."""
 
 
+class OpenTurns(Protocol):
+    """Keeps what is known of the turns that run, for the case that the process is killed."""
+
+    def begin(self, record: TurnRecord, read: Callable[[], TurnRecord]) -> None:
+        """Note a turn that begins, or a further round; ``read`` returns it as it is now."""
+
+    def forget(self, turn_id: str) -> None:
+        """Forget a turn that will not be saved."""
+
+
 class Unlogged:
     """A writer that discards everything, for callers that only need ``TurnFinished``."""
 
@@ -140,6 +150,7 @@ class Machine:
     writer: Writer  # Saves the record of the turn, and those of loads and unloads
     settings: Mapping[str, Any] = field(default_factory=dict)  # Versions, threads, machine
     clock_ns: Callable[[], int] = time.monotonic_ns
+    open_turns: OpenTurns | None = None  # Keeps the turns that run; None keeps none
 
 
 @dataclass(frozen=True, slots=True)

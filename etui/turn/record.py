@@ -545,6 +545,9 @@ CUT = "cut"
 DRAFTS_STOPPED = "drafts_stopped"
 """Setting of a turn with the reason why the engine drafted no more from some token on."""
 
+INTERRUPTED = "interrupted"
+"""Status of a turn whose process was killed before the turn had a record."""
+
 REPLACES = "replaces"
 """Setting of a turn with the id of the turn it replaces, after an edit or a repetition."""
 

@@ -37,6 +37,7 @@ from etui.turn.attempt import (
 from etui.turn.build_record import (
     Ended,
     build_load_record,
+    build_open_record,
     build_turn_record,
     build_unload_record,
 )
@@ -148,6 +149,9 @@ class Turn:
         Raises:
             EtuiError: The model is missing; no energy was spent, and ``ended`` is None.
         """
+        open_turns = self.machine.open_turns if self._origin.is_logged else None
+        if open_turns is not None:
+            open_turns.begin(self._build_open(), self._build_open)
         try:
             yield Decided(self._decision)
             step = NextHop(self._decision.arm)
@@ -168,6 +172,8 @@ class Turn:
         last = self._attempts[-1]
         if last.failed == "load" and len(self._attempts) == 1 and self._resolved is None:
             assert last.failure is not None
+            if open_turns is not None:
+                open_turns.forget(self._origin.turn_id)
             raise last.failure
         self.ended = self._end()
 
@@ -355,6 +361,27 @@ class Turn:
             predicted if self._predictor is None else sum_of_known(self._predicted),
             {**self.machine.settings, **self._origin.settings},
             read_settings=dict if self._resolved is None else self._resolved.read_settings,
+        )
+
+    def _build_open(self) -> TurnRecord:
+        """Build the record as it is now; called from another thread."""
+        seen, meter, attempts = self._seen, self._meter, tuple(self._attempts)
+        legs = [attempt.leg for attempt in attempts]
+        spent = [(each.joules, each.kind) for each in attempts]
+        # Before anything is computed, a model may be loading, whose joules belong to no turn.
+        if seen is not None and seen.began and all(each.seen is not seen for each in attempts):
+            now_ns = max(self.machine.clock_ns(), seen.started_ns)
+            legs.append(seen.build_leg(seen.build_finished(now_ns, "stopped", ""), meter))
+            energy = energy_over(compute_spans(legs)[-1].work, meter.energy)
+            spent.append((energy.joules, energy.kind))
+        return build_open_record(
+            self._query,
+            replace(self._decision, arm=self._arm),
+            self._origin,
+            self._created_at,
+            [leg.end for leg in legs],
+            spent,
+            self.machine.settings,
         )
 
     def _predict_answer(self, arm: Arm) -> float | None:

@@ -25,6 +25,7 @@ _ENDINGS = {
     "stopped": "■ stopped",
     "budget": "■ ended by its budget",
     "error": "✗ failed",
+    "interrupted": "✗ interrupted",
 }
 """How an answer ended, if the model did not end it."""
 
@@ -414,4 +415,4 @@ def price_line(record: TurnRecord) -> str:
 
 def can_continue(record: TurnRecord) -> bool:
     """Return whether an answer was cut off before its end, so that it can go on."""
-    return record.status in ("truncated", "stopped") and bool(record.answer.strip())
+    return record.status in ("truncated", "stopped", "interrupted") and bool(record.answer.strip())

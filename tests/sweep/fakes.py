@@ -6,13 +6,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from etui.log.records import SweepRecord, SweepSettingRecord
+from etui.log.writer import TurnWriter
 from etui.measure.progress import Progress
 from etui.sweep.blocks import PhaseCost, SettingAnswer, Visit, VisitPower
 from etui.sweep.config import Setting, SweepConfig
 from etui.sweep.plan import SweepPlan
+from etui.sweep.workbench import LocalWorkbench
+from tests.turn.scripted import Meter10W
 
 
 @dataclass(slots=True)
@@ -105,6 +109,13 @@ class FakeWorkbench:
     before: Callable[[int], object] = lambda number: None
     change: Callable[[int, Visit], Visit] = lambda number, visit: visit
     opened: int = 0
+    log: TurnWriter | None = None
+
+    def note_open(self, config: SweepConfig, items: Iterator[Any]) -> Iterator[Any]:
+        if self.log is None:
+            return items
+        bench: Any = SimpleNamespace(recorder=Meter10W(), writer=self.log)
+        return LocalWorkbench.note_open(bench, config, items)
 
     def check_idle(self) -> None:
         self.busy()

@@ -1,0 +1,255 @@
+"""Turns that run now, so that one whose process is killed has its row in the log too.
+
+Each has a file ``ETUI_HOME/logs/open/ID.jsonl``, which is removed once its record is stored: the
+process that runs it with the row as it began, then every few seconds what has changed of the row.
+What a dead process has left becomes a row ``interrupted`` the next time the log is opened. It is a
+file and no row, because to append to a file waits neither for a lock nor for the disk: a power cut
+may lose it, ``kill -9`` does not.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+from uuid import uuid4
+
+try:
+    import fcntl
+except ImportError:  # Windows: there the process alone says whether a turn still runs
+    fcntl = None  # type: ignore[assignment]
+
+from etui.config.config import Config
+from etui.log.records import Row, build_row
+from etui.owner import Owner, find_owner
+from etui.text import utc_now
+from etui.turn.record import TurnRecord
+from etui.units import seconds_text
+
+R = TypeVar("R")
+ReadTurn = Callable[[], TurnRecord]
+"""Returns the record of a turn as it is now."""
+PROGRESS_S = 2.0
+"""How often the progress of a turn is noted, until a twentieth of its time so far is more."""
+_SLOWER = 0.05
+_SILENT_S = 86400.0
+"""After a day without progress, a turn of another machine is taken for dead."""
+_NEW_S = 60.0
+"""A file without a line was created this moment, or its process died in that moment."""
+
+
+@dataclass(slots=True)
+class _OpenTurn:
+    path: Path
+    file: BinaryIO
+    row: Row  # As the file has it
+    reads: list[ReadTurn]  # One for each round of a turn that calls tools
+    begun_s: float
+    due_s: float
+
+
+class OpenTurns:
+    """The turns of this process that are not stored yet; any thread may use it."""
+
+    def __init__(self, config: Config) -> None:
+        self._folder = open_dir(config)
+        self._owner: dict[str, Any] | None = None
+        self._open: dict[str, _OpenTurn] = {}
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    def begin(self, record: TurnRecord, read: ReadTurn) -> None:
+        """Note a turn that begins, or a further round of it; nothing if the disk is full.
+
+        Args:
+            read: Called from another thread until the turn is forgotten.
+        """
+        now_s = time.monotonic()
+        with self._changed:
+            known = self._open.get(record.turn_id)
+            if known is not None:
+                known.reads.append(read)
+                return
+            with suppress(OSError):
+                path = self._folder / f"{record.turn_id}.jsonl"
+                row, file = build_row(record), _create(path)
+                self._owner = self._owner or asdict(find_owner())
+                opened = _OpenTurn(path, file, row, [read], now_s, now_s + PROGRESS_S)
+                self._open[record.turn_id] = opened
+                _append(file, {"owner": self._owner, "row": row})
+            if self._thread is None and not self._closed:
+                self._thread = threading.Thread(target=self._work, name="etui-open", daemon=True)
+                self._thread.start()
+            if len(self._open) == 1:  # it waits without an end; else it looks soon enough
+                self._changed.notify()
+
+    def forget(self, turn_id: str) -> None:
+        """Remove a turn that is stored now, or has come to nothing."""
+        with self._changed:
+            opened = self._open.pop(turn_id, None)
+        if opened is not None:
+            _remove(opened.path, opened.file)
+
+    def note_each(
+        self,
+        items: Iterator[R],
+        build: Callable[[str, str, int], TurnRecord],
+        when_kept: Callable[[Callable[[], None]], object],
+    ) -> Iterator[R]:
+        """Yield items, with an open turn for the work on each.
+
+        Args:
+            build: Builds its record, by the id, the time of the start, and that on the clock.
+            when_kept: Calls its argument once the item that was yielded last is on the disk.
+        """
+        while True:
+            turn_id = uuid4().hex[:12]
+            read = partial(build, turn_id, utc_now(), time.monotonic_ns())
+            self.begin(read(), read)
+            forget = partial(self.forget, turn_id)
+            try:
+                item = next(items)
+            except BaseException as error:
+                forget()
+                if isinstance(error, StopIteration):
+                    return
+                raise
+            try:
+                yield item
+            finally:
+                when_kept(forget)
+
+    def close(self) -> None:
+        """Note no more progress."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                due_s = min((each.due_s for each in self._open.values()), default=None)
+                now_s = time.monotonic()
+                if self._closed:
+                    return
+                if due_s is None or due_s > now_s:
+                    self._changed.wait(None if due_s is None else min(due_s - now_s, PROGRESS_S))
+                    continue
+                due = [each for each in self._open.values() if each.due_s <= now_s]
+            for each in due:
+                each.due_s = now_s + max(PROGRESS_S, _SLOWER * (now_s - each.begun_s))
+                with suppress(Exception):  # a meter that fails; a turn that has ended meanwhile
+                    _note_progress(each)
+
+
+def _note_progress(turn: _OpenTurn) -> None:
+    row = build_row(_join([read() for read in list(turn.reads)]))
+    _append(turn.file, {"row": {k: v for k, v in row.items() if v != turn.row[k]}})
+    turn.row = row
+
+
+def _join(rounds: list[TurnRecord]) -> TurnRecord:
+    """Return rounds as one turn; joules that are unknown only make the bound lower."""
+    last = rounds[-1]
+    known = [each.energy for each in rounds if each.energy.joules is not None]
+    if len(rounds) == 1 or not known:
+        return last
+    energy = replace(
+        known[-1],
+        joules=sum(each.joules or 0.0 for each in known),
+        start_ns=rounds[0].energy.start_ns,
+        end_ns=last.energy.end_ns,
+    )
+    output = sum(each.tokens.output for each in rounds)
+    return replace(last, energy=energy, tokens=replace(last.tokens, output=output))
+
+
+@dataclass(frozen=True, slots=True)
+class LeftTurn:
+    """A turn of a process that is dead; its file is locked."""
+
+    path: Path
+    file: BinaryIO
+    row: Row  # Empty if the process died before it began
+
+    def remove(self) -> None:
+        """Remove its file, once its row is stored."""
+        _remove(self.path, self.file)
+
+
+@contextmanager
+def take_left(config: Config) -> Iterator[list[LeftTurn]]:
+    """Take the turns that dead processes have left; those that are not removed stay."""
+    with ExitStack() as stack:
+        try:
+            names = sorted(os.listdir(open_dir(config)))
+        except OSError:
+            names = []
+        left = []
+        for name in names:
+            path = open_dir(config) / name
+            with suppress(OSError):  # removed meanwhile, or locked by its process
+                file = stack.enter_context(open(path, "r+b", buffering=0))
+                if fcntl is not None:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                row = _read_left(file)
+                if row is not None:
+                    left.append(LeftTurn(path, file, row))
+        yield left
+
+
+def open_dir(config: Config) -> Path:
+    """Return the folder of the turns that run now."""
+    return config.log_dir / "open"
+
+
+def _read_left(file: BinaryIO) -> Row | None:
+    """Read a row and close it; None if its process may still run."""
+    silent_s = time.time() - os.fstat(file.fileno()).st_mtime
+    row: Row = {}
+    for number, line in enumerate(file.read().splitlines()):
+        try:
+            document = json.loads(line)
+            if number == 0:
+                owner = Owner(**document["owner"])
+                if owner.is_alive() or (not owner.is_here() and silent_s < _SILENT_S):
+                    return None
+            row.update(document["row"])
+        except (ValueError, KeyError, TypeError):
+            break  # the last line, which was cut off
+    if not row:
+        return None if silent_s < _NEW_S else row
+    seconds = seconds_text((row["energy_end_ns"] - row["energy_start_ns"]) / 1e9)
+    known = f"its joules are those of its first {seconds}, at least"
+    if row["energy_joules"] is None:
+        known = "its joules are unknown"
+    row["error"] = f"etui was killed while it answered; {known}"
+    return row
+
+
+def _create(path: Path) -> BinaryIO:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file: BinaryIO = open(path, "xb", buffering=0)  # noqa: SIM115
+    if fcntl is not None:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return file
+
+
+def _append(file: BinaryIO, document: dict[str, Any]) -> None:
+    text = json.dumps(document, ensure_ascii=False) + "\n"
+    file.write(text.encode("utf-8", "replace"))
+
+
+def _remove(path: Path, file: BinaryIO) -> None:
+    file.close()  # Windows removes no open file
+    with suppress(OSError):
+        path.unlink(missing_ok=True)

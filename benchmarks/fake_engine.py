@@ -62,6 +62,8 @@ class InstantSession:
         self.options = ContextOptions(CONTEXT_TOKENS, threads=1, batch_tokens=BATCH_TOKENS)
         self.threads = ThreadControl(ThreadLimits(1, 1))
         self.compute = ComputeThread()
+        self.embedder = SimpleNamespace(why_no_answers="")
+        self.pictures = None
         self.planned: Mapping[int, int] = {}
         self.embedder = SimpleNamespace(why_no_answers="")
         self.pictures = None

@@ -86,6 +86,8 @@ def state_lines(facts: ServeFacts | None, progress: str) -> list[tuple[str, str]
     requests = [f"{facts.running:,} running", f"{facts.queued:,} queued", f"{facts.ended:,} done"]
     if facts.failed:
         requests.append(f"{facts.failed:,} failed")
+    if facts.unsaved:
+        requests.append(f"{facts.unsaved:,} not in the log")
     lines = [
         ("address", facts.url),
         ("state", state),

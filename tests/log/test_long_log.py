@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from benchmarks.scale import fill
+from etui.chat import Query
 from etui.config.config import Config
 from etui.curves.operating_curve import Conditions
 from etui.log import database, past_answers
@@ -23,9 +24,13 @@ from etui.log.queries import LogReader
 from etui.log.totals import sum_joules_since
 from etui.models.catalogue import load_catalogue
 from etui.models.spec import STARTER
+from etui.runtime.decide import choose
+from etui.runtime.explain import explain
 from etui.runtime.log_predictor import _MOST_QUESTIONS, _TURNS
+from etui.runtime.overrides import Overrides
 from etui.runtime.provenance import _NEWEST_SQL, conditions
 from etui.runtime.routes import read_recent_arms
+from etui.runtime.runtime import open_runtime
 
 TURNS, SHORT, LONG = 300, 4, 5
 """Turns that are made, and how often either log is doubled."""
@@ -123,6 +128,18 @@ def read_names(log: LogReader, config: Config) -> object:
     return log.names("rule"), log.names("status")
 
 
+def decide(log: LogReader, config: Config) -> object:
+    """Decide a question, and explain the decision with every candidate."""
+    config.models_dir.mkdir(exist_ok=True)
+    (config.models_dir / f"{STARTER}.gguf").touch()
+    query = Query("Which of these is larger, and why? A) the moon B) the sun C) Mars")
+    with open_runtime(config) as runtime:
+        policy = runtime.load_policy("balanced")
+        choice = choose(query, Overrides(policy="balanced"), runtime)
+        assert choice.decision.predicted_joules
+        return explain(query, policy, runtime)
+
+
 MODELS = (STARTER, "gemma-3-270m", "qwen2.5-coder-0.5b", "far-model", "old", "absent")
 READINGS: dict[str, Callable[[LogReader, Config], object]] = {
     **{f"facts of {name}": read_facts(name) for name in MODELS},
@@ -152,11 +169,13 @@ READINGS: dict[str, Callable[[LogReader, Config], object]] = {
     "chats": lambda log, config: list_chats(log, limit=50),
     "newest turns": lambda log, config: (log.list_turns(limit=50), log.get_turn("last")),
     "names": read_names,
+    "a decision": decide,
 }
 
 
 @pytest.mark.parametrize("name", READINGS)
 def test_a_reading_does_not_grow_with_the_log(logs, monkeypatch, name):
     monkeypatch.setattr(past_answers, "PAST_TURNS", 20)  # fewer than the audits of either log
+    monkeypatch.setattr("etui.models.files.content_sha256", lambda spec, _config: spec.sha256)
     short, long = (count_steps(config, READINGS[name], monkeypatch) for config in logs)
     assert long <= 1.05 * short + 20

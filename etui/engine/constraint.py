@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
-from etui.engine.grammar_trial import NO_DETAILS, make_limits
+from etui.engine.grammar_trial import format_fault, make_limits
 from etui.engine.sampler import Sampler
 from etui.engine.session import OutputGrammar
 from etui.errors import InvalidRequest
@@ -168,8 +168,7 @@ class Constraint:
         if seconds > TOKEN_SECONDS:  # all other answers wait for it
             self.fault = f"its schema took {seconds:.1f} s of CPU for one token"
         elif self._matcher.is_error():
-            why = " ".join(self._matcher.get_error().replace(NO_DETAILS, " ").split())
-            self.fault = f"its schema became too complex: {why}"
+            self.fault = f"its schema became too complex: {format_fault(self._matcher)}"
         return None if self.fault else token
 
     def _draw(

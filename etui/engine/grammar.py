@@ -19,7 +19,6 @@ from etui.engine.chat_prompt import NESTING, is_deep
 from etui.engine.grammar_trial import SIMPLER, STATES, STEPS_A_TOKEN, GrammarTrial
 from etui.engine.schema_rewrite import rewrite
 from etui.engine.session import OutputGrammar
-from etui.engine.template_sandbox import LimitExceeded
 from etui.errors import InvalidRequest
 
 SCHEMA_CHARACTERS = 65_536
@@ -79,10 +78,7 @@ def build_schema_grammar(
 
 def _finish(start: str, rules: Iterable[str], param: str, trial: GrammarTrial) -> OutputGrammar:
     text = "\n".join((f"start: {start}", _LEAD, *rules, ""))
-    try:
-        fault, _ = trial.find_fault(grammar=text)
-    except LimitExceeded as error:
-        fault = str(error)
+    fault, _ = trial.find_fault(grammar=text)
     if fault:
         limits = f"{STEPS_A_TOKEN:,} steps a token, {STATES:,} states"
         what = f"the schemas of this request are too complex: {fault} (limits: {limits})"
@@ -158,10 +154,7 @@ class _Reader:
             raise self._refuse("has a part that nothing matches (false)")
         whole = {} if root is True else root
         text = json.dumps({**whole, "$defs": self._defs, "x-guidance": _OPTIONS})
-        try:
-            fault, pattern = self._trial.find_fault(schema=text, patterns=sorted(self._patterns))
-        except LimitExceeded as error:
-            raise self._refuse(f"cannot be read as a grammar: {error}", SIMPLER) from None
+        fault, pattern = self._trial.find_fault(schema=text, patterns=sorted(self._patterns))
         if pattern:
             what = f"has the pattern {_short(pattern)}, which a grammar cannot express: {fault}"
             raise self._refuse(what, "use a simpler pattern")

@@ -40,12 +40,10 @@ STEPS_A_TOKEN = 20_000_000
 STATES = 50_000
 """Most states of the automaton of a grammar."""
 
-SIMPLER = "use a simpler schema: fewer optional or overlapping parts in patterns, smaller numbers"
-
-NO_DETAILS = "<non-verbose/>"
-"""In errors of llguidance, in place of details."""
+SIMPLER = "use a simpler schema: fewer optional parts in patterns, smaller numbers"
 
 _MEMORY_BYTES = 512_000_000
+_TOO_LONG = f"it ran for more than {SECONDS:g} s"
 _KNOWN = 256
 _WALKS, _WALKED_TOKENS = 2, 16
 _MAIN = (
@@ -79,7 +77,6 @@ class GrammarTrial:
             tried: A ``schema`` and its ``patterns``, or the ``grammar`` of the whole answer.
 
         Raises:
-            LimitExceeded: It takes too long, or too much memory, to find out.
             EngineFailed: The process cannot be started.
         """
         (fault, pattern), seconds = _open_process().ask(tried, self._left_seconds)
@@ -93,30 +90,28 @@ class _TrialProcess:
     def __init__(self) -> None:
         root = str(Path(__file__).parents[2])
         self._process = LimitedProcess(["-c", _MAIN, root], "grammars", SECONDS, _MEMORY_BYTES)
-        self._known: OrderedDict[bytes, Sequence[str] | LimitExceeded] = OrderedDict()
+        self._known: OrderedDict[bytes, Sequence[str]] = OrderedDict()
         self._lock = threading.Lock()
 
     def ask(self, request: Mapping[str, Any], seconds: float) -> tuple[Sequence[str], float]:
         """Return the answer, and the CPU time that it took."""
         key = hashlib.sha256(json.dumps(request).encode()).digest()
         with self._lock:
-            known, used = self._known.get(key), 0.0
-            if known is None:
-                try:
-                    if seconds <= 0:
-                        raise LimitExceeded(f"it ran for more than {SECONDS:g} s")
-                    reply = self._process.exchange({**request, "seconds": seconds})
-                    known, used = reply["answer"], reply["seconds"]
-                except LimitExceeded as error:
-                    if seconds < SECONDS:  # alone it may take less
-                        raise
-                    known = error
-                self._known[key] = known
-                if len(self._known) > _KNOWN:
-                    self._known.popitem(last=False)
-        if isinstance(known, LimitExceeded):
-            raise LimitExceeded(str(known))
-        return known, used
+            if key in self._known:
+                return self._known[key], 0.0
+            try:
+                if seconds <= 0:
+                    raise LimitExceeded(_TOO_LONG)
+                reply = self._process.exchange({**request, "seconds": seconds})
+                answer, used = reply["answer"], reply["seconds"]
+            except LimitExceeded as error:
+                answer, used = (f"reading it was stopped: {error}", ""), seconds
+                if seconds < SECONDS or str(error) != _TOO_LONG:  # another time it may be read
+                    return answer, used
+            self._known[key] = answer
+            if len(self._known) > _KNOWN:
+                self._known.popitem(last=False)
+            return answer, used
 
 
 @cache
@@ -176,13 +171,18 @@ def _walk(grammar: str) -> str:
             if not taken:
                 break
             matcher.consume_token(chance.choice(taken))
-        if fault := matcher.get_error():
-            return _one_line(fault)
+        if fault := format_fault(matcher):
+            return fault
     return ""
 
 
+def format_fault(matcher: Any) -> str:
+    """Return why a grammar cannot be kept; empty if it can."""
+    return _one_line(matcher.get_error())
+
+
 def _one_line(text: str) -> str:
-    return " ".join(text.replace(NO_DETAILS, " ").split())
+    return " ".join(text.removesuffix("<non-verbose/>").split())
 
 
 def _answer(request: Mapping[str, Any]) -> tuple[str, str]:

@@ -286,7 +286,11 @@ class ChannelRecording:
         unknown_s = max(span - (last.known_ns - first.known_ns), 0.0) / 1e9
         unknown = GRID_JOULES
         if not self._by_counter:
-            shared = math.hypot(shared, self.power.lag_half_width(start_ns, end_ns))
+            shared = math.hypot(
+                shared,
+                self.power.lag_half_width(start_ns, end_ns),
+                *(self.power.unseen_half_width(t_ns) for t_ns in (start_ns, end_ns)),
+            )
             sampling = self.power.sampling_half_width(start_ns, end_ns)
             if self.channel.average_s:
                 shared = math.hypot(shared, sampling)  # averages hide the same load the same way

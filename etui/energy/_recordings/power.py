@@ -46,6 +46,7 @@ _BEAT_SHARE = 0.1
 _BEAT_UNEVEN = 0.25
 """Time around an interval in which readings that swing are looked for, how often they must swing,
 how far (of their mean), and the deviation of a regular period."""
+_UNSEEN = 0.25
 _VARIANCE_NS = 8_000_000_000
 _SIGMAS = 2.5
 """Half width of the sampling part: the power between samples has a heavy tail (spikes)."""
@@ -312,6 +313,13 @@ class PowerRecording(Recording[Sample]):
         joules = self._rows.column("joules")[low:high]
         return float((joules[last] - joules[first]) / (times[last] - times[first]) * 1e9)
 
+    def unseen_half_width(self, t_ns: int) -> float:
+        """Compute how much of a refresh's energy may be before or after a time inside it, joules.
+
+        A load that repeats with every refresh gives equal readings. Averages say it by their swing.
+        """
+        return 0.0 if self._average_s else _UNSEEN * self._wait_s * self._find_watts(t_ns)
+
     def lag_half_width(self, start_ns: int, end_ns: int) -> float:
         """Compute the half width of an interval's energy from the lag of the readings."""
         if self._average_s and self._is_repaired(start_ns) and self._is_repaired(end_ns):
@@ -340,7 +348,23 @@ class PowerRecording(Recording[Sample]):
             return max(inside, 0.0)
         low, high = start_ns - lack // 2, end_ns + lack // 2
         around = self.at(high).variance - self.at(low).variance
-        return max(inside, around * (end_ns - start_ns) / _VARIANCE_NS, 0.0)
+        found = max(inside, around * (end_ns - start_ns) / _VARIANCE_NS, 0.0)
+        return found * self._inflate(low, high)
+
+    def _inflate(self, start_ns: int, end_ns: int) -> float:
+        """Return how much more the mean of fast changing samples varies than their steps say.
+
+        With a correlation r from sample to sample it is (1 + r) / (1 - r). Where r is above a half,
+        the changes are slow, and the trapezoids follow them.
+        """
+        low, high = self._rows.search(start_ns), self._rows.search(end_ns)
+        watts = self._rows.column("watts")[low:high]
+        if len(watts) < 8:
+            return 1.0
+        whole, steps = float(watts.var()), float(((watts[1:] - watts[:-1]) ** 2).mean() / 2)
+        if not steps < whole < 2 * steps:
+            return 1.0
+        return (2 * whole - steps) / steps
 
     def _learn(self, before_ns: int, t_ns: int, watts: float) -> None:
         """Learn the refresh from the shortest recurring times between changes of the reading."""

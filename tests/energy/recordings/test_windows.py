@@ -270,6 +270,20 @@ def test_a_load_that_a_sensor_sees_a_part_of_is_said_to_be_aliased(hertz):
     assert sum("aliased" in window.energy.flags for window in found) >= 0.95 * len(found)
 
 
+@pytest.mark.parametrize(
+    ("name", "hertz"), [("power, whole watts", 19.7), ("power, instant 20 ms", 13.1)]
+)
+def test_a_load_that_repeats_within_a_refresh_is_within_the_half_width(name, hertz):
+    """Its readings hardly change, and do not say where in a refresh the energy was."""
+    found: list[EnergyWindow] = []
+    for seed in range(4):
+        rng = random.Random(seed)
+        curve = steps([(0.4 / hertz, 300.0), (0.6 / hertz, 60.0)] * int(46 * hertz))
+        recorder, clock = record(curve, replace(SENSORS[name], phase_s=0.02 * seed), 40, rng)
+        found += windows(recorder, clock, curve, 50, rng, lengths_s=(0.3, 10.0))
+    assert share_inside(found) >= 0.95
+
+
 @pytest.mark.parametrize("curve", CURVES)
 def test_loads_that_do_not_repeat_are_not_said_to_be_aliased(curve):
     rng = random.Random(2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 
 import pytest
 from hypothesis import example, given
@@ -62,3 +63,14 @@ def test_values_are_bounded() -> None:
     parse_object(json.dumps({"prompt": [1] * (MOST_VALUES - 2)}).encode())
     with pytest.raises(ApiError, match="values"):
         parse_object(json.dumps({"prompt": [1] * MOST_VALUES}).encode())
+
+
+def test_very_many_texts_are_counted_within_little_memory() -> None:
+    body = b'{"a":[' + b'"",' * 1_000_000 + b'""]}'
+    tracemalloc.start()
+    try:
+        with pytest.raises(ApiError, match="values"):
+            parse_object(body)
+        assert tracemalloc.get_traced_memory()[1] < 6 * len(body)
+    finally:
+        tracemalloc.stop()

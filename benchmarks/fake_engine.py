@@ -23,6 +23,7 @@ from etui.engine import residency
 from etui.engine.compute_thread import ComputeThread
 from etui.engine.context import ContextOptions
 from etui.engine.session import ModelFacts, PromptScores, Sampled, Step, TokenSequence
+from etui.engine.step_clock import StepClock
 from etui.engine.thread_control import ThreadControl
 from etui.engine.thread_count import ThreadLimits
 from etui.events import Loaded, Residence, Unloaded, Verified
@@ -67,6 +68,7 @@ class InstantSession:
         self.planned: Mapping[int, int] = {}
         self.embedder = SimpleNamespace(why_no_answers="")
         self.pictures = None
+        self.steps = StepClock()
         self._live: dict[int, InstantSequence] = {}
         self._made = 0
 

@@ -282,12 +282,15 @@ class CounterRecording(Recording[Knot]):
         at = marks.index(mark_ns)
         found = fit_steps([(each - a.t_ns) / 1e9 for each in marks], edges, phases, at)[0]
         share = (mark_ns - a.t_ns) / (b.t_ns - a.t_ns)
+        joules = min(max(found.joules, 0.0), b.joules - a.joules)
         mark = Knot(
             t_ns=mark_ns,
-            joules=a.joules + min(max(found.joules, 0.0), b.joules - a.joules),
+            joules=a.joules + joules,
             covered_ns=a.covered_ns + share * (b.covered_ns - a.covered_ns),
             known_ns=a.known_ns + share * (b.known_ns - a.known_ns),
-            noise=_SIGMAS * found.own_joules,
+            noise=math.hypot(
+                _SIGMAS * found.own_joules, found.misfit_joules, found.joules - joules
+            ),
             systematic=math.hypot(_SIGMAS * found.shared_joules, found.step_watts * _MARK_HALF_S),
             is_added=True,
         )

@@ -70,6 +70,7 @@ class EdgeClock:
     _MOST_BLIND = 2
     _LEAST_SLACK, _MOST_SLACK = 0.01, 0.2
     """Share of a period by which one edge may be off a regular beat."""
+    _LEAST_DOUBT = 0.002
 
     def __init__(self, period_s: float | None = None) -> None:
         self._hint_ns = None if period_s is None else period_s * 1e9
@@ -114,8 +115,10 @@ class EdgeClock:
             self.lose()
         narrowed = self._narrow(low, high)
         if narrowed is not None:
-            low, high = narrowed
-        if narrowed is None and self._blind:
+            low, high, is_counted = narrowed
+            if is_counted:  # else the edges before it tell the beat better
+                self._low, self._high = low, high
+        elif self._blind:
             self.lose()  # the position of such an edge is a guess and must not be learned from
         else:
             self._low, self._high = low, high
@@ -168,23 +171,34 @@ class EdgeClock:
                 self._measured_ns = self._learned_ns
                 self._doubt = (self._begin_half + half) / (self._first[-1] - self._first[0])
 
-    def _narrow(self, low: float, high: float) -> tuple[float, float] | None:
-        """Narrow the bracket to where a regular beat puts the edge; None if it does not fit."""
+    def _narrow(self, low: float, high: float) -> tuple[float, float, bool] | None:
+        """Narrow the bracket to where a regular beat puts the edge; None if it does not fit.
+
+        Returns its ends, and whether it is known which beat it was.
+        """
         period = self._learned_ns
         if period is None or self._low is None or self._high is None:
             return None
         last = (self._low + self._high) / 2
-        ticks = round(((low + high) / 2 - last) / period)
-        if not 1 <= ticks <= 20:
+        nearest = round(((low + high) / 2 - last) / period)
+        if not 0 <= nearest <= 20:
             return None
-        slack = max(self._slack, ticks * self._doubt) * period
-        early = max(low, self._low + ticks * period - slack)
-        late = min(high, self._high + ticks * period + slack)
-        if late <= early:
-            self._slack = min(2 * self._slack, self._MOST_SLACK)
+        fits: list[tuple[float, float, int, float]] = []
+        for ticks in (nearest - 1, nearest, nearest + 1):
+            slack = max(self._slack, ticks * self._doubt) * period
+            early = max(low, self._low + ticks * period - slack)
+            late = min(high, self._high + ticks * period + slack)
+            if ticks >= 1 and early < late:
+                fits.append((early, late, ticks, slack))
+        if len(fits) > 1:  # sparse reads do not show which refresh it was
+            return fits[0][0], fits[-1][1], False
+        if not fits:
+            if nearest:
+                self._slack = min(2 * self._slack, self._MOST_SLACK)
             return None
+        [(early, late, ticks, slack)] = fits
         self._slack = max(0.97 * self._slack, self._LEAST_SLACK)
-        self._doubt *= 0.97
+        self._doubt = max(0.97 * self._doubt, self._LEAST_DOUBT)
         push = (early + late) / 2 - (last + ticks * period)
         if not self._blind:
             followed = period + self._GAIN * push / ticks
@@ -195,8 +209,8 @@ class EdgeClock:
         least = 2 * slack  # the beat is not trusted further than its drift
         if late - early < least:
             middle = (early + late) / 2
-            return max(low, middle - least / 2), min(high, middle + least / 2)
-        return early, late
+            early, late = max(low, middle - least / 2), min(high, middle + least / 2)
+        return early, late, True
 
 
 class DriverClock:

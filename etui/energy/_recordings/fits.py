@@ -59,6 +59,8 @@ class MarkFit:
     own_joules: float
     shared_joules: float
     step_watts: float  # Level after it minus level before it
+    misfit_joules: float
+    """Energy of its tick that the levels do not explain, and that may be before or after it."""
 
     @property
     def sigma_joules(self) -> float:
@@ -104,6 +106,7 @@ def fit_steps(
     most = max(float(watts.max()), 1.0)
     origin = marks_s[at]
     targets = np.array(marks_s[at:])
+    tick = np.clip(times.searchsorted(targets, side="right"), 1, len(times) - 1)
     rows = _spend(np.concatenate((times, targets)), origin, marks)
     ramps = np.concatenate((times, targets))[:, None] - marks
     ramps = np.where(
@@ -148,17 +151,21 @@ def fit_steps(
             misfit -= float(np.linalg.slogdet(known)[1])
         own = ((wanted @ covariance @ weighted) ** 2 * timing).sum(axis=1)
         whole = np.einsum("ij,jk,ik->i", wanted, covariance, wanted)
-        fits.append((misfit, wanted @ found, own, whole, steps[at:]))
-    misfits, energies, own, whole, found_steps = (
+        fits.append(
+            (misfit, wanted @ found, own, whole, steps[at:], abs(off[tick] - off[tick - 1]))
+        )
+    misfits, energies, own, whole, found_steps, unexplained = (
         np.array(part) for part in zip(*fits, strict=True)
     )
     odds = np.exp((misfits.min() - misfits) / 2)
     odds /= odds.sum()
-    energy, own, whole, step = (odds @ part for part in (energies, own, whole, found_steps))
+    energy, own, whole, step, left = (
+        odds @ part for part in (energies, own, whole, found_steps, unexplained)
+    )
     whole += odds @ (energies - energy) ** 2
     return tuple(
-        MarkFit(center + float(e), math.sqrt(float(o)), math.sqrt(max(float(w - o), 0.0)), float(p))
-        for e, o, w, p in zip(energy, own, whole, step, strict=True)
+        MarkFit(center + float(e), math.sqrt(float(o)), math.sqrt(max(float(w - o), 0.0)), p, m)
+        for e, o, w, p, m in zip(*(energy, own, whole, step.tolist(), left.tolist()), strict=True)
     )
 
 

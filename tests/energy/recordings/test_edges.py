@@ -93,6 +93,24 @@ def test_the_clock_finds_period_and_edges(period_ms):
     assert typical < (6e6 if period_ms >= 100 else 0.3 * period)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_sparse_reads_do_not_take_an_edge_for_the_next_one(seed):
+    """A busy machine reads at any time; an edge that may be one of two is not placed at either."""
+    rng = random.Random(seed)
+    clock, period = EdgeClock(), 1e8
+    now, before, still, inside = rng.uniform(0, period), 0.0, False, []
+    while now < 40e9:
+        before, now = now, now + (5e6 if now < 1e9 else rng.expovariate(1 / 40e6))
+        if now // period == before // period:
+            still = True
+            clock.still(int(before), int(now))
+            continue
+        edge = clock.moved(int(before), int(now), stood_still=still)
+        still = False
+        inside.append(abs(edge.t_ns - now // period * period) <= edge.half_ns + 1)
+    assert sum(inside) / len(inside) >= 0.98
+
+
 def test_a_wrong_hint_gives_way_to_a_counter_that_stands():
     clock = EdgeClock(0.001)
     clock.still(0, 50_000_000)
@@ -117,3 +135,14 @@ def test_sparse_reads_do_not_spoil_the_period_that_dense_reads_gave(seed):
         if now > begin + 1.5e9:
             periods.append(clock.period_ns)
     assert periods == pytest.approx([period] * len(periods), rel=0.008)
+
+
+def test_an_edge_that_two_beats_explain_is_placed_at_neither():
+    """Reads of a busy machine: the edge is 100 or 200 ms after the one before it."""
+    clock = EdgeClock()
+    for tick in range(12):
+        clock.moved(tick * 100_000_000 - 5_000_000, tick * 100_000_000, stood_still=True)
+    clock.moved(1_160_000_000, 1_220_000_000, stood_still=False)
+    edge = clock.moved(1_299_000_000, 1_397_000_000, stood_still=True)
+    assert edge.t_ns - edge.half_ns <= 1_300_000_000
+    assert edge.t_ns + edge.half_ns >= 1_390_000_000

@@ -389,16 +389,18 @@ class TurnWriter:
     def _save(self, new: Sequence[UnsavedRow]) -> None:
         """Store rows and what waits, or set all of it aside."""
         rows, self._stranded = [*self._stranded, *new], []
-        error = self._store_rows(rows) if rows else self._connect()
+        error = self._connect()
+        if error is None and self._waiting:  # first: a later row of the same key replaces it
+            error = self._drain()
+        if error is None and rows:
+            error = self._store_rows(rows)
         if error is not None:
             self.unsaved += len(new)
         if error is None or (rows and self._set_aside(rows, error)):
             for row in rows:
                 if row.table == "turns":
                     self.open_turns.forget(row.row["turn_id"])
-        if error is None and self._waiting:
-            self._drain()
-        elif error is None and not self._stranded:
+        if error is None and not self._waiting and not self._stranded:
             self._end_trouble()
         self._unraised = self._unraised or bool(new)
 
@@ -456,11 +458,11 @@ class TurnWriter:
             return False
         return True
 
-    def _drain(self) -> None:
-        """Store what an earlier failure set aside, in this or in another process."""
+    def _drain(self) -> LogUnavailable | None:
+        """Store what was set aside, in this or in another process; return why it cannot be."""
         connection, store = self._connection, self._store
         if connection is None or store is None:
-            return
+            return self._refusal
         path = unsaved.unsaved_file(self._config)
 
         def put(row: UnsavedRow) -> None:
@@ -475,18 +477,20 @@ class TurnWriter:
                 connection.commit()
         except (sqlite3.Error, OSError) as error:
             self._drop_connection()
+            if isinstance(error, sqlite3.Error):
+                problem = translate_error(self._config.database, error)
+            else:
+                problem = LogUnavailable(f"cannot read {path}: {error.strerror or error}")
             if self._trouble is None:
-                fix = "they are stored once the log can be written"
-                self._note_trouble(LogUnavailable(f"records are still in {path}", fix), str(error))
-            return
+                self._note_trouble(problem, f"records are still in {path}")
+            return problem
         if refused:
             self._fail(
                 f"cannot read {count_text(refused, 'line')} that were set aside earlier",
                 f"they are kept in {unsaved.unreadable_file(self._config)}",
             )
         self._waiting = path.exists()  # while another etui reads or writes it
-        if not self._waiting and not self._stranded:
-            self._end_trouble()
+        return None
 
     def _close_left(self) -> None:
         """Store the turns that were open when their process was killed, unless they are stored."""

@@ -248,6 +248,22 @@ def test_the_end_of_a_lock_is_noticed_without_another_record(
     locked.close()
 
 
+def test_what_waited_replaces_nothing_that_came_after_it(config, locked):
+    run = RunRecord(
+        "r1", "2026", None, "running", "/runs/r1", "sample", "letters", 5, 1, None, None,
+        60, 0, None, None, None, 0.0, ("quick",), {}, {},
+    )  # fmt: skip
+    log = TurnWriter(config, busy_seconds=0.01)
+    log.save_run(run)
+    with pytest.raises(LogUnavailable):
+        log.flush()
+    locked.execute("ROLLBACK")
+    log.save_run(replace(run, status="done"))
+    log.close()
+    with LogReader(config) as reader:
+        assert [row[0] for row in reader.select("SELECT status FROM runs")] == ["done"]
+
+
 def test_closing_stores_what_waited_for_a_lock_that_has_passed(config, make_turn, locked):
     log = TurnWriter(config, busy_seconds=0.01)
     log.save_turn(make_turn(1))

@@ -48,7 +48,7 @@ FIRST_TOKEN_SECONDS = 0.001
 """Pause after the first token of an answer: the threads of the next batch spin on every core, and
 what brings the token to its reader would wait for one of them to end."""
 
-MASK_SECONDS = 10.0
+MASK_SECONDS = 5.0
 """A token of one answer may take so long before this process ends itself: its native code cannot be
 interrupted, and no other answer goes on meanwhile."""
 
@@ -203,11 +203,11 @@ class Worker:
             step, seconds = engine.longest_step() or ("", 0.0)
             self._send(wire.Heartbeat(time.monotonic_ns(), step, seconds))
             is_stuck = step == "mask" and seconds > MASK_SECONDS
-            stuck_twice, was_stuck = is_stuck and was_stuck, is_stuck
-            if stuck_twice:  # once may be the end of a suspension
+            if is_stuck and was_stuck:  # once may be the end of a suspension
                 sys.stderr.write(f"the schema of an answer took {seconds:.0f} s for a token\n")
                 sys.stderr.flush()
                 os._exit(1)
+            was_stuck = is_stuck
             time.sleep(HEARTBEAT_SECONDS)
 
     def _send(self, message: object, *, may_wait: bool = False) -> None:

@@ -168,7 +168,8 @@ class Constraint:
         if seconds > TOKEN_SECONDS:  # all other answers wait for it
             self.fault = f"its schema took {seconds:.1f} s of CPU for one token"
         elif self._matcher.is_error():
-            self.fault = f"its schema became too complex: {format_fault(self._matcher)}"
+            why = format_fault(self._matcher.get_error())
+            self.fault = f"its schema became too complex: {why}"
         return None if self.fault else token
 
     def _draw(

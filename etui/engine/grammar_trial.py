@@ -44,7 +44,7 @@ SIMPLER = "use a simpler schema: fewer optional parts in patterns, smaller numbe
 
 _MEMORY_BYTES = 512_000_000
 _TOO_LONG = f"it ran for more than {SECONDS:g} s"
-_KNOWN = 256
+_KNOWN = 2_048
 _WALKS, _WALKED_TOKENS = 2, 16
 _MAIN = (
     "import sys; sys.path.insert(0, sys.argv.pop(1)); "
@@ -152,7 +152,7 @@ def _find_fault_of_schema(schema: str) -> str:
         grammar = LLMatcher.grammar_from_json_schema(schema)
     except ValueError as error:
         return str(error)
-    return _one_line(LLMatcher.validate_grammar(grammar, limits=make_limits()))
+    return format_fault(LLMatcher.validate_grammar(grammar, limits=make_limits()))
 
 
 def _walk(grammar: str) -> str:
@@ -171,18 +171,14 @@ def _walk(grammar: str) -> str:
             if not taken:
                 break
             matcher.consume_token(chance.choice(taken))
-        if fault := format_fault(matcher):
+        if fault := format_fault(matcher.get_error()):
             return fault
     return ""
 
 
-def format_fault(matcher: Any) -> str:
-    """Return why a grammar cannot be kept; empty if it can."""
-    return _one_line(matcher.get_error())
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.removesuffix("<non-verbose/>").split())
+def format_fault(error: str) -> str:
+    """Write an error of llguidance in one line; empty if there is none."""
+    return " ".join(error.removesuffix("<non-verbose/>").split())
 
 
 def _answer(request: Mapping[str, Any]) -> tuple[str, str]:

@@ -65,10 +65,8 @@ class InstantSession:
         self.compute = ComputeThread()
         self.embedder = SimpleNamespace(why_no_answers="")
         self.pictures = None
-        self.planned: Mapping[int, int] = {}
-        self.embedder = SimpleNamespace(why_no_answers="")
-        self.pictures = None
         self.steps = StepClock()
+        self.planned: Mapping[int, int] = {}
         self._live: dict[int, InstantSequence] = {}
         self._made = 0
 

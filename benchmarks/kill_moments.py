@@ -132,21 +132,19 @@ def stream(server: Server, seen: set[str], over: threading.Event, rng: random.Ra
 
 def kill_ask(folder: Path, rng: random.Random) -> Kill:
     """Kill a question."""
-    options = ["ask", "Count to a thousand.", "--max-tokens", "2000", "--no-loop-guard"]
-    return kill_command("ask", folder, rng, [*options, "--model", "smollm2-135m"], 8.0)
+    options = ["ask", "Tell a very long story.", "--max-tokens", "2000", "--no-loop-guard"]
+    return kill_command("ask", folder, rng, [*options, "--model", "smollm2-135m"])
 
 
 def kill_bench(folder: Path, rng: random.Random) -> Kill:
     """Kill a run, half of them with generated answers."""
     form = rng.choice([["--format", "letters"], ["--format", "chat"]])
     options = ["bench", "--suite", "sample", "--model", "smollm2-135m", *form]
-    return kill_command("bench", folder, rng, [*options, "--jsonl", "-q"], 8.0)
+    return kill_command("bench", folder, rng, [*options, "--jsonl", "-q"])
 
 
-def kill_command(
-    what: str, folder: Path, rng: random.Random, options: list[str], most_s: float
-) -> Kill:
-    """Kill a command of etui at a random moment of its first seconds."""
+def kill_command(what: str, folder: Path, rng: random.Random, options: list[str]) -> Kill:
+    """Kill a command of etui at a random moment: one of ten while it starts, others in a turn."""
     environment = {
         **os.environ,
         "ETUI_HOME": str(folder / "home"),
@@ -154,8 +152,12 @@ def kill_command(
         "PYTHONPATH": str(CHECKOUT),
     }
     process = start([sys.executable, "-m", "etui", *options], environment)
+    opened = folder / "home" / "logs" / "open"
+    starts = rng.random() < 0.1
+    while not starts and process.poll() is None and not opened.exists():
+        time.sleep(0.005)
     with suppress(subprocess.TimeoutExpired):
-        if process.wait(rng.uniform(0.3, most_s)):
+        if process.wait(rng.uniform(0.0, 5.0)):
             raise RuntimeError(f"{' '.join(options)} has failed by itself")
     kill(process)
     return look(what, environment, folder / "home")
@@ -245,13 +247,16 @@ def look(what: str, environment: dict[str, str], home: Path, seen: set[str] | No
     for path in (home / "logs" / "open").glob("*.jsonl"):
         if path.read_bytes().endswith(b"\n"):
             begun.add(path.stem)
-    subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-m", "etui", "logs", "list", "--json"],
         env={**os.environ, **environment, "PYTHONPATH": str(CHECKOUT)},
         cwd=CHECKOUT,
         capture_output=True,
-        check=True,
+        text=True,
+        check=False,
     )
+    if done.returncode:
+        raise RuntimeError(done.stderr)
     rows: list[tuple[str, str, float | None]] = []
     if (home / "etui.db").exists():
         # It may have no table yet.

@@ -40,14 +40,12 @@ from etui.log.records import AnswerRecord, RunRecord
 from etui.measure.folder import check_new
 from etui.measure.run import NO_LIMITS, Ending, RunLimits, measure_cells, work_between_blocks
 from etui.text import utc_now
-from etui.turn.build_record import build_work_record
-from etui.turn.interfaces import Meter, Origin
+from etui.turn.interfaces import Meter
 
 if TYPE_CHECKING:
     from etui.backends.local import LocalBackend
     from etui.log.writer import TurnWriter
     from etui.runtime.runtime import Runtime
-    from etui.turn.record import TurnRecord
 
 
 Note = Callable[[str, SubjectWork, Iterator[Answered]], Iterator[Answered]]
@@ -526,14 +524,10 @@ class BenchRunner:
         answers: Iterator[Answered],
     ) -> Iterator[Answered]:
         """Have a row for the questions that are worked on, if the process is killed."""
-        meter, writer = self.runtime.meter, self.runtime.writer
         arm = plan.arms.get(system) or Arm(system, "")
-
-        def build(turn_id: str, created_at: str, start_ns: int) -> TurnRecord:
-            text = f"bench {config.run_id}: {work.subject}, by {system}"
-            return build_work_record(Origin(turn_id), text, arm, created_at, start_ns, meter)
-
-        return writer.open_turns.note_each(answers, build, sink.when_written)
+        what = f"bench {config.run_id}: {work.subject}, by {system}"
+        note = self.runtime.writer.open_turns.note_each
+        return note(answers, what, arm, self.runtime.meter, sink.when_written)
 
     def build_systems(self, plan: RunPlan) -> dict[str, QuestionAnswerer]:
         """Build the systems of a plan by name: its arms, or its policy."""

@@ -18,8 +18,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
-from uuid import uuid4
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 try:
     import fcntl
@@ -32,6 +31,10 @@ from etui.owner import Owner, find_owner
 from etui.text import utc_now
 from etui.turn.record import TurnRecord
 from etui.units import seconds_text
+
+if TYPE_CHECKING:
+    from etui.arm import Arm
+    from etui.turn.interfaces import Meter
 
 R = TypeVar("R")
 ReadTurn = Callable[[], TurnRecord]
@@ -101,20 +104,24 @@ class OpenTurns:
     def note_each(
         self,
         items: Iterator[R],
-        build: Callable[[str, str, int], TurnRecord],
+        what: str,
+        arm: Arm,
+        meter: Meter,
         when_kept: Callable[[Callable[[], None]], object],
     ) -> Iterator[R]:
-        """Yield items, with an open turn for the work on each.
+        """Yield items, with an open turn for the work on each; ``what`` is its question.
 
         Args:
-            build: Builds its record, by the id, the time of the start, and that on the clock.
             when_kept: Calls its argument once the item that was yielded last is on the disk.
         """
+        from etui.turn.build_record import build_work_record
+        from etui.turn.interfaces import Origin
+
         while True:
-            turn_id = uuid4().hex[:12]
-            read = partial(build, turn_id, utc_now(), time.monotonic_ns())
+            origin, start_ns = Origin(), time.monotonic_ns()
+            read = partial(build_work_record, origin, what, arm, utc_now(), start_ns, meter)
             self.begin(read(), read)
-            forget = partial(self.forget, turn_id)
+            forget = partial(self.forget, origin.turn_id)
             try:
                 item = next(items)
             except BaseException as error:
@@ -158,18 +165,13 @@ def _note_progress(turn: _OpenTurn) -> None:
 
 def _join(rounds: list[TurnRecord]) -> TurnRecord:
     """Return rounds as one turn; joules that are unknown only make the bound lower."""
-    last = rounds[-1]
     known = [each.energy for each in rounds if each.energy.joules is not None]
-    if len(rounds) == 1 or not known:
-        return last
-    energy = replace(
-        known[-1],
-        joules=sum(each.joules or 0.0 for each in known),
-        start_ns=rounds[0].energy.start_ns,
-        end_ns=last.energy.end_ns,
-    )
-    output = sum(each.tokens.output for each in rounds)
-    return replace(last, energy=energy, tokens=replace(last.tokens, output=output))
+    if not known:
+        return rounds[-1]
+    start_ns, end_ns = rounds[0].energy.start_ns, rounds[-1].energy.end_ns
+    joules = sum(each.joules or 0.0 for each in known)
+    energy = replace(known[-1], joules=joules, start_ns=start_ns, end_ns=end_ns)
+    return replace(rounds[-1], energy=energy)
 
 
 @dataclass(frozen=True, slots=True)

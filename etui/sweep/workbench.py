@@ -34,14 +34,12 @@ from etui.sweep._measurer import (
 from etui.sweep.config import CapMode, SweepConfig
 from etui.sweep.folder import RECORDING
 from etui.sweep.plan import SweepPlan
-from etui.turn.build_record import build_load_record, build_work_record
-from etui.turn.interfaces import Origin
+from etui.turn.build_record import build_load_record
 
 if TYPE_CHECKING:
     from etui.config.config import Config
     from etui.log.writer import TurnWriter
     from etui.models.spec import ModelSpec
-    from etui.turn.record import TurnRecord
 
 R = TypeVar("R")
 _METER_WARM_UP_S = 1.2
@@ -103,13 +101,8 @@ class LocalWorkbench:
 
     def note_open(self, config: SweepConfig, items: Iterator[R]) -> Iterator[R]:
         """Yield blocks or answers; the one that is measured has a row if the process is killed."""
-        arm = Arm(config.arm or "", config.model or "")
-
-        def build(turn_id: str, created_at: str, start_ns: int) -> TurnRecord:
-            origin, what = Origin(turn_id), f"sweep {config.id}"
-            return build_work_record(origin, what, arm, created_at, start_ns, self.recorder)
-
-        return self.writer.open_turns.note_each(items, build, lambda forget: forget())
+        arm, note = Arm(config.arm or "", config.model or ""), self.writer.open_turns.note_each
+        return note(items, f"sweep {config.id}", arm, self.recorder, lambda forget: forget())
 
     def _log_load(self, spec: ModelSpec, event: Loaded) -> None:
         """Save the load of a model with its joules, as the cost of one that is not in memory."""

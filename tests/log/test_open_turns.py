@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from etui.arm import Arm
 from etui.config.config import Config
 from etui.log.daily_energy import read_daily_energy, sum_parts
 from etui.log.open_turns import OpenTurns, _join, _note_progress, open_dir, take_left
@@ -22,6 +23,7 @@ from etui.log.writer import TurnWriter
 from etui.owner import find_owner
 from etui.turn.record import INTERRUPTED, TurnRecord
 from tests.fixtures.turns import ENERGY, TURN, UNMEASURED
+from tests.turn.scripted import Meter10W
 
 DIES = """
 import sys
@@ -224,13 +226,12 @@ def test_a_full_disk_costs_the_note_and_not_the_turn(config, monkeypatch):
 
 def test_work_has_a_turn_until_it_is_kept(config):
     opened, kept = OpenTurns(config), []
-
-    def build(turn_id: str, created_at: str, start_ns: int) -> TurnRecord:
-        return replace(make_turn(1), turn_id=turn_id)
-
-    items = opened.note_each(iter("ab"), build, kept.append)
+    items = opened.note_each(iter("ab"), "sweep 1", Arm("a", "m"), Meter10W(), kept.append)
     assert next(items) == "a"
-    assert len(list(open_dir(config).iterdir())) == 1
+    (path,) = open_dir(config).iterdir()
+    row = json.loads(path.read_text())["row"]
+    assert (row["query"], row["arm"], row["status"]) == ("sweep 1", "a", INTERRUPTED)
+    assert row["energy_joules"] == pytest.approx(10 * row["seconds_total"])
     assert next(items) == "b"
     assert len(list(open_dir(config).iterdir())) == 2
     assert list(items) == []
@@ -246,9 +247,5 @@ def test_work_that_fails_is_forgotten(config):
 
     opened = OpenTurns(config)
     with pytest.raises(KeyboardInterrupt):
-        next(
-            opened.note_each(
-                fail(), lambda key, *_: make_turn(1, turn_id=key), lambda forget: forget()
-            )
-        )
+        next(opened.note_each(fail(), "sweep 1", Arm("a", "m"), Meter10W(), lambda f: f()))
     assert list(open_dir(config).iterdir()) == []

@@ -133,13 +133,15 @@ class NvmlSource(BaseSource):
         else:
             number = INSTANT_POWER if plan.power == "instant" else AVERAGE_POWER
             milliwatts = values.get(number, _NOTHING)[0] if plan.power else None
+        # A stall between the two clocks makes the call a long one, which is made again.
+        wall_ns = self._wall()
         after_ns = self.clock()
         return Reading(
             t_ns=(before_ns + after_ns) // 2,
             joules=None if millijoules is None else millijoules / 1e3,
             watts=milliwatts / 1e3 if milliwatts else None,
             driver_us=stamp_us or None,
-            updated_ns=self._to_monotonic(stamp_us, after_ns),
+            updated_ns=_to_monotonic(stamp_us, wall_ns, after_ns),
             half_ns=(after_ns - before_ns) // 2,
         )
 
@@ -228,13 +230,6 @@ class NvmlSource(BaseSource):
             remarks.append("MIG is on: readings cover the whole board")
         return "; ".join(remarks)
 
-    def _to_monotonic(self, stamp_us: int | None, now_ns: int) -> int | None:
-        """Convert a driver's timestamp (microseconds since 1970) to the monotonic clock."""
-        if not stamp_us:
-            return None
-        age_ns = self._wall() - stamp_us * 1000
-        return now_ns - age_ns if -1_000_000_000 < age_ns < 60_000_000_000 else None
-
     def _read_fields(self, handle: Any, scope_id: int) -> dict[int, tuple[float | None, int]]:
         """Read field id -> (value, timestamp in us); a value that is not supported is None."""
         fields = [TOTAL_ENERGY, (INSTANT_POWER, scope_id), (AVERAGE_POWER, scope_id)]
@@ -253,6 +248,14 @@ class NvmlSource(BaseSource):
 _MEMBERS = {0: "dVal", 1: "uiVal", 2: "ulVal", 3: "ullVal", 4: "sllVal", 5: "siVal", 6: "usVal"}
 """nvmlValueType_t -> member of the union."""
 _NOTHING: tuple[None, int] = (None, 0)
+
+
+def _to_monotonic(stamp_us: int | None, wall_ns: int, now_ns: int) -> int | None:
+    """Convert a driver's timestamp (microseconds since 1970) to the monotonic clock."""
+    if not stamp_us:
+        return None
+    age_ns = wall_ns - stamp_us * 1000
+    return now_ns - age_ns if -1_000_000_000 < age_ns < 60_000_000_000 else None
 
 
 def _import() -> ModuleType:

@@ -307,8 +307,8 @@ def test_an_answer_costs_the_curves_integral(fake_nvml_dir, config, starter_mode
     energy = document["energy"]
     # How wide the uncertainty is depends on when a busy machine lets the sampler read: the tests
     # on a clock of their own bound it. Here the truth has to lie within what the answer states.
-    # The curve has no steps: where one falls within the first period of the counter, when its
-    # phase is not known yet, the stated uncertainty is too small in about one answer of ten.
+    # The curve has no steps: one that is not of the answer, in a tick of the counter at its ends,
+    # is outside of the stated uncertainty in about one answer of ten.
     truth = curve_joules(energy["start_ns"], energy["end_ns"], SLOPES)
     assert abs(energy["joules"] - truth) <= energy["uncertainty"]
     assert energy["kind"] == "counter"

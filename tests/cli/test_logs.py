@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from datetime import datetime, timedelta, timezone
@@ -376,3 +377,14 @@ def test_a_deleted_chat_takes_its_caches_with_it(config, save, make_turn, cli):
 @pytest.mark.parametrize("args", [[], ["chat", "--caches"]])
 def test_deleting_needs_chats_or_caches(cli, args):
     assert "either chats or --caches" in cli.err("logs", "delete", *args, code=ExitCode.USAGE)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes of files are those of POSIX")
+def test_a_command_takes_an_open_log_from_other_users_and_says_so_once(config, cli):
+    TurnWriter(config).close()
+    config.home.chmod(0o755)
+    config.database.chmod(0o644)
+    assert cli.run("logs", "list").err.startswith("etui: other users could read ")
+    assert config.home.stat().st_mode & 0o777 == 0o700
+    assert config.database.stat().st_mode & 0o777 == 0o600
+    assert "other users" not in cli.run("logs", "list").err

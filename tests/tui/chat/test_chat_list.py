@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -134,6 +135,8 @@ async def test_a_chat_is_exported(stocked: House) -> None:
         for key, ending in (("f3", "md"), ("f4", "json")):
             await term.press(key)
             await term.told(str(folder / f"primes-b.{ending}"))
+        if os.name == "posix":
+            assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o600}
         text = (folder / "primes-b.md").read_text(encoding="utf-8")
         assert text.startswith("# Primes\n")
         assert "12.5 ± 0.5 J (counter)" in text

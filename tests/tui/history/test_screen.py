@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -111,6 +112,8 @@ async def test_words_narrow_the_turns_the_days_and_the_export(config: Config) ->
         await app.rows(2)
         assert not app.history.query_one(Input).display
     (file,) = folder.iterdir()
+    if os.name == "posix":
+        assert [path.stat().st_mode & 0o777 for path in (folder, file)] == [0o700, 0o600]
     (line,) = file.read_text().splitlines()
     assert json.loads(line)["query"] == "capital of France"
 

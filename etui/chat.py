@@ -123,6 +123,8 @@ class Query:
     """Facts that a client gave, as pairs of key and value, which policies can read."""
     parent_id: str | None = None  # Id of the turn before it in the chat; None for the first one
     pictures: tuple[Picture, ...] = ()  # Those whose marks its messages have
+    history_tokens: int | None = None
+    """Estimated tokens of ``history``, where they are known without reading it again."""
 
     def messages(self) -> tuple[Message, ...]:
         """Return the whole conversation, ready for a chat template."""

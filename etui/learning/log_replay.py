@@ -11,6 +11,7 @@ from etui import units
 from etui.arm import Arm, Reasoning, Speculate
 from etui.chat import Message, Query
 from etui.errors import EtuiError
+from etui.routing.text_measures import count_history_tokens
 from etui.text import sanitize
 from etui.turn.text import about_joules
 
@@ -131,18 +132,20 @@ def iter_queries(turns: Iterable[LoggedQuestion]) -> Iterator[tuple[LoggedQuesti
         if turn.chat_id is not None:
             chat = chats.setdefault(turn.chat_id, chat)
         history = tuple(chat.history_of(turn))
-        yield turn, Query(turn.query, turn.system, history, turn.chat_id)
+        asked = turn.query, turn.system, history, turn.chat_id
+        yield turn, Query(*asked, history_tokens=chat.tokens)
         chat.add(turn)
 
 
 class _ReplayedChat:
     """The turns of one chat so far, which may have branches.
 
-    Only a turn that leaves the branch of the turn before it has its history collected again: a long
-    chat would need the square of its length otherwise.
+    Only a turn that leaves the branch of the turn before it has its history collected again, and
+    its tokens counted: a long chat would need the square of its length otherwise.
     """
 
     def __init__(self) -> None:
+        self.tokens = 0  # Those of the history that was read last, estimated
         self._turns: dict[str, tuple[str | None, tuple[Message, ...]]] = {}
         self._last: str | None = None
         self._messages: list[Message] = []
@@ -156,6 +159,7 @@ class _ReplayedChat:
                 at, messages = self._turns[at]
                 branch.append(messages)
             self._messages = [message for each in reversed(branch) for message in each]
+            self.tokens = count_history_tokens(self._messages)
         return self._messages
 
     def add(self, turn: LoggedQuestion) -> None:
@@ -168,6 +172,7 @@ class _ReplayedChat:
             known = self._last
         self._turns[turn.turn_id] = known, messages
         self._messages += messages
+        self.tokens += count_history_tokens(messages)
         self._last = turn.turn_id
 
 

@@ -7,11 +7,11 @@ their names in a policy to the functions.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from types import MappingProxyType
 
-from etui.chat import Query
+from etui.chat import Message, Query
 from etui.multiple_choice import parse_options
 
 _COMMON = {
@@ -152,7 +152,9 @@ class TextFacts:
     @cached_property
     def chat_tokens(self) -> int:
         """Length of the whole conversation in tokens, chat template excluded."""
-        earlier = sum(estimate_tokens(message.content) for message in self.query.history)
+        earlier = self.query.history_tokens
+        if earlier is None:
+            earlier = count_history_tokens(self.query.history)
         return estimate_tokens(self.query.system or "") + earlier + self.tokens
 
     @cached_property
@@ -169,6 +171,11 @@ def estimate_tokens(text: str) -> int:
     """
     size = len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
     return -(-size // _BYTES_PER_TOKEN)
+
+
+def count_history_tokens(messages: Iterable[Message]) -> int:
+    """Estimate the tokens of the messages before a question."""
+    return sum(estimate_tokens(message.content) for message in messages)
 
 
 def _count_code_blocks(text: str) -> int:

@@ -9,7 +9,9 @@ from etui.learning.log_replay import replay_turns
 from etui.log.records import LoggedQuestion
 from etui.log.writer import TurnWriter
 from etui.models.catalogue import load_catalogue
+from etui.routing import text_measures
 from etui.routing.library import check_text, find_policy
+from etui.routing.text_measures import TextFacts, count_history_tokens
 from etui.runtime.replay import replay_log
 from etui.runtime.runtime import open_runtime
 from tests.fixtures.turns import TURN
@@ -52,6 +54,7 @@ def test_a_turn_is_decided_with_the_history_of_its_own_branch():
 
     def decide(query):
         seen.append([message.content for message in query.history if message.role == "user"])
+        assert query.history_tokens == count_history_tokens(query.history)
         raise EtuiError("no arm", "")
 
     parents = [None, "0", "1", "0", "3", "2", None, "gone"]
@@ -66,6 +69,28 @@ def test_a_turn_is_decided_with_the_history_of_its_own_branch():
     assert seen == [
         [], ["q0"], ["q0", "q1"], ["q0"], ["q0", "q3"], ["q0", "q1", "q2"], [], ["q6"],
     ]  # fmt: skip
+
+
+def test_each_message_of_a_long_chat_is_measured_once(monkeypatch):
+    measured = []
+    estimate = text_measures.estimate_tokens
+    monkeypatch.setattr(
+        text_measures, "estimate_tokens", lambda text: measured.append(text) or estimate(text)
+    )
+
+    def decide(query):
+        assert TextFacts(query).chat_tokens >= len(query.history)
+        raise EtuiError("no arm", "")
+
+    questions = [
+        LoggedQuestion(
+            *(str(number), "c", f"q{number}", None, f"a{number}", "quick", "m", "direct"),
+            *(1.0, "counter", {}, None, str(number - 1) if number else None),
+        )
+        for number in range(200)
+    ]
+    replay_turns(questions, decide, Nothing())
+    assert sum(text.startswith("a") for text in measured) == 200
 
 
 def test_a_replay_looks_once_for_each_model_and_reports_page_by_page(config, monkeypatch):

@@ -7,9 +7,12 @@ that the answer states.
 
     python -m benchmarks.fresh_ask [--runs N] [--device NAME,NAME] [--curve NAME,NAME]
                                    [--beside] [--seed N] [--record FILE] [--json]
+    python -m benchmarks.fresh_ask --read FILE [FILE ...] [--json]
 
-``--beside`` compiles on every core meanwhile; ``--record`` appends what the meter read in each run
-as JSON lines. A run takes a second or two on a quiet machine.
+``--beside`` compiles on every core meanwhile. ``--record`` appends each run as a JSON line, with
+what its meter read; ``--read`` summarises recorded runs, such as those of several windows of a
+quiet machine (with a ``--seed`` each). SIGTERM and Ctrl-C end the runs, and what was done counts. A
+run takes a second or two on a quiet machine.
 """
 
 from __future__ import annotations
@@ -18,13 +21,14 @@ import argparse
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import threading
 import time
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -268,7 +272,7 @@ def follow(device: FakeDevice, power: TurnPower) -> None:
         power.step(device.clock.seconds, "load")
         mark(self, t_ns, *args)
 
-    Recorder.mark = begin  # type: ignore[method-assign]
+    Recorder.mark = begin  # type: ignore[method-assign,assignment]
 
 
 def log_reads(log: list[Any]) -> None:
@@ -378,15 +382,24 @@ def ask(plan: Plan, folder: Path, record: Path | None) -> Run:
     )
     if done.returncode:
         sys.exit(f"{plan}: {done.stderr.strip()}")
-    energy = json.loads(done.stdout)["energy"]
     known = json.loads(Path(plan.out).read_text(encoding="utf-8"))
+    found = {"plan": asdict(plan), "energy": json.loads(done.stdout)["energy"], **known}
+    if record is not None:
+        with record.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(found) + "\n")
+    return compare(found)
+
+
+def compare(record: dict[str, Any]) -> Run:
+    """Compare what a run stated with the truth."""
+    plan, energy = Plan(**record["plan"]), record["energy"]
     rng = random.Random(plan.seed)
     rng.uniform(0, 0.1)  # the phase
     curve = make_curve(plan.curve, rng)
     if isinstance(curve, TurnPower):
-        curve.steps = [(seconds, joules, watts) for seconds, joules, watts in known["steps"]]
-    start_s, end_s = ((energy[key] - known["start_ns"]) / 1e9 for key in ("start_ns", "end_ns"))
-    found = Run(
+        curve.steps = [(seconds, joules, watts) for seconds, joules, watts in record["steps"]]
+    start_s, end_s = ((energy[key] - record["start_ns"]) / 1e9 for key in ("start_ns", "end_ns"))
+    return Run(
         plan.device,
         plan.curve,
         plan.seed,
@@ -396,10 +409,6 @@ def ask(plan: Plan, folder: Path, record: Path | None) -> Run:
         end_s - start_s,
         tuple(energy["flags"]),
     )
-    if record is not None:
-        with record.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"plan": asdict(plan), "energy": energy, **known}) + "\n")
-    return found
 
 
 @contextmanager
@@ -452,24 +461,11 @@ def print_runs(runs: Sequence[Run]) -> None:
             )
 
 
-def main() -> None:
-    """Run and print."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--runs", type=int, default=20, help="runs of each device")
-    parser.add_argument("--device", default=",".join(USUAL), help=", ".join(DEVICES))
-    parser.add_argument("--curve", default="", help=f"{', '.join(CURVE_NAMES)}; else all in turn")
-    parser.add_argument("--beside", action="store_true", help="compile on every core meanwhile")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--record", type=Path, help="file for the readings of every run")
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
-    parser.add_argument("--child", help=argparse.SUPPRESS)
-    chosen = parser.parse_args()
-    if chosen.child is not None:
-        sys.exit(child(chosen.child))
+def make_runs(chosen: argparse.Namespace, runs: list[Run]) -> None:
+    """Run as the options say, and add what was found."""
     # Half of the runs follow the answer, as real devices do.
     others = [name for name in CURVE_NAMES if name != "turn"]
     curves = chosen.curve.split(",") if chosen.curve else [n for o in others for n in ("turn", o)]
-    runs = []
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="etui-fresh-")))
         if chosen.beside:
@@ -482,6 +478,31 @@ def main() -> None:
                 out = str(folder / "out.json")
                 plan = Plan(device, curve, seed, tokens, out, chosen.record is not None)
                 runs.append(ask(plan, folder, chosen.record))
+
+
+def main() -> None:
+    """Run and print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--runs", type=int, default=20, help="runs of each device")
+    parser.add_argument("--device", default=",".join(USUAL), help=", ".join(DEVICES))
+    parser.add_argument("--curve", default="", help=f"{', '.join(CURVE_NAMES)}; else all in turn")
+    parser.add_argument("--beside", action="store_true", help="compile on every core meanwhile")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--record", type=Path, help="file for the readings of every run")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.add_argument("--read", type=Path, nargs="+", help="summarise recorded runs; run none")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    chosen = parser.parse_args()
+    if chosen.child is not None:
+        sys.exit(child(chosen.child))
+    if chosen.read:
+        lines = (line for path in chosen.read for line in path.open(encoding="utf-8"))
+        runs = [compare(json.loads(line)) for line in lines]
+    else:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        runs = []
+        with suppress(KeyboardInterrupt):
+            make_runs(chosen, runs)
     if chosen.json:
         devices = dict.fromkeys(run.device for run in runs)
         found = {name: summarise([run for run in runs if run.device == name]) for name in devices}

@@ -108,6 +108,20 @@ def test_turns_that_follow_each_other_are_unbiased(device, pause_s, total, prefi
         assert sum(window.inside for window in windows) / len(windows) >= 0.95
 
 
+@pytest.mark.parametrize(
+    ("device", "pause_s"),
+    [
+        ("counter, no power", (0.05, 0.05)),
+        ("counter, no power", (0.0, 0.2)),
+        ("power, 1 s average", (0.0, 0.2)),
+    ],
+)
+def test_a_turn_keeps_its_joules_when_the_next_ones_come(device, pause_s):
+    for turn in queued(device, pause_s, 0.0):
+        assert turn.later is not None
+        assert turn.later.energy.joules == turn.total.energy.joules
+
+
 @pytest.mark.parametrize("device", ["counter, no power", "8 counters"])
 def test_power_that_rises_slowly_is_within_on_many_devices_too(device):
     """All devices err together there, so that their number makes nothing more precise."""

@@ -58,6 +58,7 @@ class PlayedTurn:
     total: EnergyWindow
     prefill: EnergyWindow
     decode: EnergyWindow
+    later: EnergyWindow | None = None  # The whole, measured again after the last turn of a queue
 
 
 class _Sampler:
@@ -200,7 +201,10 @@ def play_queue(
                 sampler.hurry(clock.at(next_s + wait_s))
         else:
             sampler.run(clock.at(next_s))
-    return found
+    return [
+        replace(played, later=_measure(recorder, clock, curve, turn).total)
+        for played, turn in zip(found, turns, strict=True)
+    ]
 
 
 def _build_curve(levels: Sequence[tuple[float, float]], ramp_s: float) -> WattCurve:

@@ -417,7 +417,9 @@ class PowerRecording(Recording[Sample]):
             apart_ns, count = max(width_ns, _APART_NS), 1
             while count < min(len(self._marks), _MOST_TOGETHER):
                 before, mark = self._marks[count - 1 : count + 1]
-                if before.phase == "idle" or mark.t_ns - before.t_ns >= apart_ns:
+                # Of turns without a pause, the start of the next one is the end of the last one.
+                ended = before.phase == "idle" or (count > 1 and before.phase == "prefill")
+                if ended or mark.t_ns - before.t_ns >= apart_ns:
                     break
                 count += 1
             group = [mark.t_ns for mark in self._marks[:count]]

@@ -511,6 +511,8 @@ class PowerRecording(Recording[Sample]):
         The average of A seconds changes by (P(t) - P(t - A)) / A a second, so its steepest change
         times A is the largest swing that it hides.
         """
+        import numpy as np
+
         reach = int(self._average_s * 1e9)
         low = max(self._rows.search(t_ns - reach) - 1, 0)
         high = self._rows.search(t_ns + reach)
@@ -518,5 +520,7 @@ class PowerRecording(Recording[Sample]):
         watts = self._rows.column("watts")[low:high]
         if len(times) < 3:
             return 0.0
-        steps = abs(watts[2:] - watts[:-2]) / ((times[2:] - times[:-2]) / 1e9)
+        # Between two reads of one refresh the average has moved as in a whole one.
+        spans = np.maximum((times[2:] - times[:-2]) / 1e9, self._wait_s)
+        steps = abs(watts[2:] - watts[:-2]) / spans
         return float(max(watts.max() - watts.min(), steps.max() * self._average_s))

@@ -91,7 +91,11 @@ _READ_CHARACTERS = 2_000
 _FENCE = re.compile(r"^\s*(```|~~~)")
 _ATTACHED = re.compile(r"(?:File|Paste) .+:$")
 _MARKS = re.compile(r"^(?:[#>*\-–•\s]|\d+[.)]\s)+")
-_LABEL = re.compile(r"^(?:the\s+)?(?:chat\s+)?title(?:\s+is)?\s*[:：]\s*", re.IGNORECASE)
+_LABEL = re.compile(
+    r"^(?:(?:sure|certainly|of course)\b[^:：]*|here(?:['’]s| is| are)\b[^:：]*"
+    r"|(?:the\s+)?(?:chat\s+)?title(?:\s+is)?)(?:[:：]\s*|$)",
+    re.IGNORECASE,
+)
 _QUOTES = "\"'`*_“”„«»‘’ "
 
 
@@ -118,7 +122,7 @@ def title_from_question(question: str) -> str:
 def title_from_answer(answer: str) -> str:
     """Return the title that a model wrote, without quotes, labels and marks; empty if it has none.
 
-    Small models add a label (``Title: …``), quotes, or a second line.
+    Small models add a label (``Title: …``, ``Here is a possible title:``), quotes, or a line.
     """
     for line in sanitize(answer[:_READ_CHARACTERS]).splitlines():
         words = " ".join(_MARKS.sub("", line).split()).strip(_QUOTES)
@@ -216,6 +220,14 @@ def fit_cells(text: str, room: int) -> str:
             break
         kept.append(char)
     return "".join(kept) + "…"
+
+
+def cut_name(text: str, room: int) -> str:
+    """Cut a name in its middle, so that names which end otherwise stay apart: ``qwen2…0.5b``."""
+    if len(text) <= room:
+        return text
+    end = max(0, room - 1) // 2
+    return f"{text[: room - 1 - end]}…{text[len(text) - end :]}" if room > 0 else ""
 
 
 def _count_char_cells(char: str) -> int:

@@ -157,6 +157,31 @@ def short_energy_text(joules: float | None, kind: str | None = None) -> str:
     return _short_measured(joules, kind, "J")
 
 
+def cell_text(value: float | None, kind: str | None = None) -> str:
+    """Format a number of a table whose heading has the unit: ``12.3``, ``≈12,000``; ``–``."""
+    if not is_known(value):
+        return "–"
+    if kind != ESTIMATE or not value:
+        return significant(value, 3)
+    return f"{ABOUT}{plain(value, 1 - exponent(value, 2))}"
+
+
+def spread_energy_text(
+    joules: float | None, uncertainty: float | None = None, kind: str | None = None
+) -> str:
+    """Format an energy in few characters, with the half width behind it: ``≈11 J ±4``.
+
+    The half width is left out where it changes no digit that is shown.
+    """
+    text = short_energy_text(joules, kind)
+    if not joules or not is_known(joules) or not is_spread(uncertainty):
+        return text
+    step, digits = prefix_of(abs(joules))[0], 2 if kind == ESTIMATE else 3
+    decimals = digits - 1 - exponent(joules / step, digits)
+    half = plain(uncertainty / step, decimals if kind == ESTIMATE else max(0, decimals))
+    return f"{text} ±{half}" if half.strip("0.,") else text
+
+
 def marked(text: str) -> str:
     """Drop the word behind an estimate, which its ``≈`` marks already: ``≈12 ± 4 J``."""
     return text.removesuffix(f" ({ESTIMATE})")

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from etui.config.config import Config
     from etui.energy.devices import ChannelState
     from etui.energy.recorder import Recorder
-    from etui.log.daily_energy import EnergySum
     from etui.tui.power.channel_rows import Row
     from etui.tui.power.spent_text import Spent
 
@@ -222,33 +221,25 @@ def _build_channel(row: Row) -> dict[str, Any]:
 
 
 def _build_spent(spent: Spent) -> dict[str, Any]:
-    from etui.log.daily_energy import sum_by_day, sum_by_model
+    from etui.log.daily_energy import sum_by_day, sum_by_model, sum_by_part
     from etui.tui.power.spent_text import DAYS_SHOWN, list_money
 
     currency = spent.factors.currency if spent.factors is not None else ""
     periods: dict[str, Any] = {}
     for period, found, price in list_money(spent):
-        periods[period] = _build_sum(found)
+        periods[period] = found.to_json()
         if price is not None:
             periods[period] |= {"price": price, "currency": currency}
+    parts = sum_by_part(spent.daily, spent.today)
     return {
         "periods": periods,
+        "today": {part: found.to_json() for part, found in parts.items()},
         "models": [
-            {"model": model, **_build_sum(found)}
+            {"model": model, **found.to_json()}
             for model, found in sum_by_model(spent.daily, spent.first_day)
         ],
         "days": [
-            {"day": day.isoformat(), **_build_sum(found)}
+            {"day": day.isoformat(), **found.to_json()}
             for day, found in sum_by_day(spent.daily, DAYS_SHOWN)
         ],
-    }
-
-
-def _build_sum(found: EnergySum) -> dict[str, Any]:
-    return {
-        "turns": found.turns,
-        "joules": found.joules,
-        "kind": found.kind,
-        "unmeasured": found.unmeasured,
-        "peak_watts": found.peak_watts,
     }

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -24,6 +24,7 @@ from etui.units import (
     energy_text,
     percent_text,
     seconds_text,
+    short_energy_text,
     significant,
     times_text,
 )
@@ -31,6 +32,7 @@ from etui.units import (
 if TYPE_CHECKING:
     from etui.config.config import Config
     from etui.learning.labels import LogLabels
+    from etui.log.daily_energy import EnergySum, Part
     from etui.log.prediction_quality import Drift, PredictionAccuracy, ShadowSummary
     from etui.log.records import AuditRecord
     from etui.log.totals import CacheTotal
@@ -59,6 +61,8 @@ class _Stats:
     curves: Sequence[Drift]
     caches: Sequence[CacheTotal]
     checks: Sequence[PredictionCheck]
+    today: EnergySum
+    parts: Mapping[Part, EnergySum]  # What the joules of today were spent on
 
 
 @click.command()
@@ -79,9 +83,10 @@ class _Stats:
 def stats(days: int, idle: bool, audit: bool, as_json: bool) -> int:
     """Compare predicted with measured joules.
 
-    Shows per model and per arm by which factor half of the predictions are off at most, how many
-    answers lie in the predicted range (four of five should), the bias, and what a policy on trial
-    would have done. Compares each operating curve with the latest turns; for a curve that
+    The first line is what etui spent today. Shows per model and per arm by which factor half of the
+    predictions are off at most, how many answers lie in the predicted range (four of five should),
+    the bias, and what a policy on trial would have done. Compares each operating curve with the
+    latest turns; for a curve that
     no longer fits, prints the command that fixes it. Compares what was predicted of each model
     before its pull (tokens/s and joules of a decoded token) with its last answers on this machine,
     however old; later predictions rest on them if no other program ran beside them.
@@ -126,6 +131,7 @@ def _print_idle(config: Config, days: int, as_json: bool) -> None:
 
 
 def _read_stats(config: Config, days: int) -> _Stats:
+    from etui.log.daily_energy import read_day
     from etui.log.filters import TurnFilter, build_clause
     from etui.log.prediction_quality import (
         group_accuracy,
@@ -145,6 +151,7 @@ def _read_stats(config: Config, days: int) -> _Stats:
         drifts = _measure_drifts(log)
         caches = sum_caches(log, since)
         checks = tuple(check_predictions(log, config, load_catalogue(config)))
+        today, parts = read_day(log, date.today())
     return _Stats(
         days,
         len(found),
@@ -154,6 +161,8 @@ def _read_stats(config: Config, days: int) -> _Stats:
         drifts,
         caches,
         checks,
+        today,
+        parts,
     )
 
 
@@ -175,6 +184,8 @@ def _build_document(found: _Stats) -> dict[str, Any]:
     return {
         "days": found.days,
         "turns": found.turns,
+        "today": found.today.to_json()
+        | {"parts": {part: each.to_json() for part, each in found.parts.items()}},
         "models": found.by_model,
         "arms": found.by_arm,
         "shadows": found.shadows,
@@ -195,9 +206,22 @@ def _build_document(found: _Stats) -> dict[str, Any]:
     }
 
 
+def _format_today(found: _Stats) -> str:
+    def joules(each: EnergySum) -> str:
+        return short_energy_text(each.joules, each.kind)
+
+    if not found.parts:
+        return "today: nothing yet"
+    parts = ", ".join(f"{part} {joules(each)}" for part, each in found.parts.items())
+    text = f"today: {joules(found.today)} ({parts})"
+    missing = found.today.unmeasured
+    return f"{text}; {missing:,} without joules, not in it" if missing else text
+
+
 def _format_stats(found: _Stats) -> Iterator[str]:
     from etui.log.prediction_quality import CHAIN
 
+    yield _format_today(found)
     yield f"{count_text(found.turns, 'turn')} in the last {count_text(found.days, 'day')}"
     if found.by_model:
         yield "predicted against measured joules, loads excluded:"

@@ -94,6 +94,8 @@ class Config:
     it again (:mod:`etui.energy.keep_warm`)."""
     loop_guard: bool = True
     """Whether an answer that repeats itself is ended, unless its arm decides."""
+    name_chats: bool = False
+    """Whether the smallest model may name chats in their list, which costs joules each time."""
     cache: Literal["on", "off"] = "on"
     """Whether KV caches of chats that have left the context are kept in memory and on disk."""
     cache_disk_gb: float = 2.0

@@ -158,6 +158,11 @@ class Settings(Strict):
         description="End an answer that has begun to repeat itself, and show its first round; an "
         "arm of a policy can decide for itself.",
     )
+    name_chats: bool = Field(
+        False,
+        description="Let the smallest model name chats (F5 in their list), which costs joules each "
+        "time; otherwise a chat has the words of its first question.",
+    )
     cache: Literal["on", "off"] = Field(
         "on",
         description="Keep the KV cache of a chat that has left the context, in memory and on disk, "

@@ -1,8 +1,9 @@
-"""Sum joules by local day and model, and find the peak watts of each day.
+"""Sum all joules that etui spent by local day, model and part, and find the peak watts of each day.
 
-Turns and loads of models both count, as they do for the budgets. A turn with hops was answered by
-several models, and each hop is charged to its own. A day is a day of the local calendar, so one
-with a change of the clocks has 23 or 25 hours.
+Everything that says "today" reads it here. The parts are answers, titles of chats, loads of models,
+audits, and idling with a model in memory. A turn with hops was answered by several models, and each
+hop is charged to its own. A day is a day of the local calendar, so one with a change of the clocks
+has 23 or 25 hours.
 """
 
 from __future__ import annotations
@@ -12,13 +13,21 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from itertools import pairwise
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from etui.energy.types import Kind
-from etui.log.queries import LogReader
 from etui.text import format_utc
+from etui.turn.record import NAMES
+
+if TYPE_CHECKING:
+    from etui.log.queries import LogReader
 
 _Key = TypeVar("_Key", bound=Hashable)
+Part = Literal["answers", "titles", "loads", "audits", "idle"]
+PARTS: tuple[Part, ...] = ("answers", "titles", "loads", "audits", "idle")
+"""What joules were spent on. Idling is what the machine drew above its idle power without a model,
+from a load to an unload and between the answers; it counts on the day of the unload, and not for a
+model that was in memory until the app ended."""
 Period = Literal["day", "week", "month", "year"]
 PERIODS: tuple[Period, ...] = ("day", "week", "month", "year")
 """Calendar periods for which money is summed; a week begins on Monday."""
@@ -31,13 +40,20 @@ _IN_DAY = (
     "created_at >= json_extract(day.value, '$[0]') AND created_at < json_extract(day.value, '$[1]')"
 )
 _ESTIMATED = f"coalesce(max(joules IS NOT NULL AND kind IS '{Kind.ESTIMATE}'), 0) AS estimated"
+_TITLE_DAYS = 8
+"""Days, up to the last one, whose titles are told from answers: the wide rows must be read."""
+_TITLES_SQL = f"""
+    SELECT turns.id FROM {_DAYS} turns INDEXED BY turns_history ON {_IN_DAY}
+    WHERE chat_id IS NULL AND rule IS NULL AND json_extract(settings, '$.{NAMES}') IS NOT NULL
+"""
 _TURNS_SQL = f"""
     SELECT day.key AS day, model, count(*) AS items, sum(energy_joules) AS joules,
         count(*) - count(energy_joules) AS unmeasured, max(energy_peak_watts) AS peak_watts,
         coalesce(max(energy_joules IS NOT NULL AND energy_kind IS '{Kind.ESTIMATE}'), 0)
             AS estimated
     FROM {_DAYS} turns INDEXED BY {ENERGY_INDEX} ON {_IN_DAY}
-    WHERE +turns.id NOT IN ({_HOPPED}) GROUP BY 1, 2
+    WHERE +turns.id NOT IN ({_HOPPED}) AND +turns.id {{}} (SELECT value FROM json_each(?))
+    GROUP BY 1, 2
 """
 # As in etui.log.totals: where one hop of a model is unknown, so is that model's part of the turn.
 _HOPS_SQL = f"""
@@ -62,6 +78,27 @@ _LOADS_SQL = f"""
         count(*) - count(joules) AS unmeasured, NULL AS peak_watts, {_ESTIMATED}
     FROM {_DAYS} loads ON {_IN_DAY} GROUP BY 1, 2
 """
+_AUDITS_SQL = f"""
+    SELECT day.key AS day, model, 0 AS items, sum(joules IS NULL OR load_joules IS NULL)
+        AS unmeasured, NULL AS peak_watts, {_ESTIMATED}, CASE WHEN count(joules) +
+        count(load_joules) > 0 THEN total(joules) + total(load_joules) END AS joules
+    FROM {_DAYS} audits ON {_IN_DAY} GROUP BY 1, 2
+"""
+_IDLE_SQL = f"""
+    SELECT day, model, 0 AS items, 0 AS unmeasured, NULL AS peak_watts, 1 AS estimated,
+        sum(extra_watts * max(0, 86400 * (julianday(unloaded_at) - julianday(loaded_at)) - (
+            SELECT total(seconds_total) FROM turns INDEXED BY turns_history
+            WHERE turns.created_at BETWEEN loaded_at AND unloaded_at
+        ))) AS joules
+    FROM (
+        SELECT day.key AS day, model, created_at AS unloaded_at,
+            max(0, idle_before_watts - idle_cold_watts) AS extra_watts, (
+                SELECT loads.created_at FROM loads WHERE loads.model = unloads.model
+                    AND loads.created_at <= unloads.created_at ORDER BY 1 DESC LIMIT 1
+            ) AS loaded_at
+        FROM {_DAYS} unloads ON {_IN_DAY}
+    ) WHERE loaded_at IS NOT NULL AND extra_watts IS NOT NULL GROUP BY 1, 2
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +119,16 @@ class EnergySum:
         """``estimate`` if some joules are only estimated, for :mod:`etui.units`."""
         return Kind.ESTIMATE.value if self.estimated else None
 
+    def to_json(self) -> dict[str, int | float | str | None]:
+        """Build the document of a sum."""
+        return {
+            "turns": self.turns,
+            "joules": self.joules,
+            "kind": self.kind,
+            "unmeasured": self.unmeasured,
+            "peak_watts": self.peak_watts,
+        }
+
     def __add__(self, other: EnergySum) -> EnergySum:
         """Return the sum of both groups; unknown joules are counted as missing, never as 0."""
         known = [joules for joules in (self.joules, other.joules) if joules is not None]
@@ -97,11 +144,12 @@ class EnergySum:
 
 @dataclass(frozen=True, slots=True)
 class ModelDay:
-    """The joules of one model on one local day."""
+    """The joules that one model took on one local day for one purpose."""
 
     day: date
     model: str
     spent: EnergySum
+    part: Part = "answers"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +157,7 @@ class DailyEnergy:
     """What the log has of a row of days."""
 
     days: tuple[date, ...] = ()  # The days, oldest first, also those without a turn
-    parts: tuple[ModelDay, ...] = ()  # One entry per day and model
+    parts: tuple[ModelDay, ...] = ()  # One entry per day, model and purpose
 
 
 def day_start(day: date, zone: tzinfo | None = None) -> datetime:
@@ -141,21 +189,40 @@ def read_daily_energy(
     """Read the joules of every day from ``first`` to ``last``, both included."""
     days = tuple(first + timedelta(days=n) for n in range((last - first).days + 1))
     starts = [format_utc(day_start(day, zone)) for day in (*days, last + timedelta(days=1))]
-    spans = json.dumps(list(pairwise(starts)))
-    sums: dict[tuple[int, str], EnergySum] = {}
-    for sql in (_TURNS_SQL, _HOPS_SQL, _LOADS_SQL):
-        for row in log.select(sql, (spans,)):
+    spans = list(pairwise(starts))
+    found_titles = log.select(_TITLES_SQL, (json.dumps(spans[-_TITLE_DAYS:]),))
+    every, titles = json.dumps(spans), json.dumps([row["id"] for row in found_titles])
+    sums: dict[tuple[int, str, Part], EnergySum] = {}
+    statements: tuple[tuple[Part, str, tuple[str, ...]], ...] = (
+        ("answers", _TURNS_SQL.format("NOT IN"), (every, titles)),
+        ("answers", _HOPS_SQL, (every,)),
+        ("titles", _TURNS_SQL.format("IN"), (every, titles)),
+        ("loads", _LOADS_SQL, (every,)),
+        ("audits", _AUDITS_SQL, (every,)),
+        ("idle", _IDLE_SQL, (every,)),
+    )
+    for part, sql, values in statements:
+        for row in log.select(sql, values):
             found = EnergySum(
-                row["items"],
+                0 if part == "titles" else row["items"],
                 row["joules"],
                 bool(row["estimated"]),
                 row["unmeasured"],
                 row["peak_watts"],
             )
-            key = (int(row["day"]), row["model"] or "")
+            key = (int(row["day"]), row["model"] or "", part)
             sums[key] = sums.get(key, EnergySum()) + found
-    parts = [ModelDay(days[day], model, spent) for (day, model), spent in sorted(sums.items())]
+    parts = [
+        ModelDay(days[day], model, spent, part)
+        for (day, model, part), spent in sorted(sums.items(), key=lambda item: item[0])
+    ]
     return DailyEnergy(days, tuple(parts))
+
+
+def read_day(log: LogReader, day: date) -> tuple[EnergySum, dict[Part, EnergySum]]:
+    """Read the joules of one day, and what they were spent on; parts without any are missing."""
+    daily = read_daily_energy(log, day, day)
+    return sum_parts(daily.parts), sum_by_part(daily, day)
 
 
 def sum_parts(parts: Iterable[ModelDay]) -> EnergySum:
@@ -174,6 +241,12 @@ def sum_by_model(daily: DailyEnergy, since: date | None = None) -> list[tuple[st
     parts = [part for part in daily.parts if since is None or part.day >= since]
     by_model = _group(parts, lambda part: part.model)
     return sorted(by_model.items(), key=lambda item: (-(item[1].joules or -1.0), item[0]))
+
+
+def sum_by_part(daily: DailyEnergy, day: date) -> dict[Part, EnergySum]:
+    """Sum what a day was spent on; parts without anything are missing."""
+    sums = _group([each for each in daily.parts if each.day == day], lambda each: each.part)
+    return {part: sums[part] for part in PARTS if part in sums}
 
 
 def sum_by_period(daily: DailyEnergy, today: date) -> dict[Period, EnergySum]:

@@ -33,7 +33,6 @@ def _sum(table: str, prefix: str = "") -> str:
 
 
 _TURNS_SQL = _sum("turns INDEXED BY turns_history", "energy_")
-_KEY_SQL = _sum("turns INDEXED BY turns_by_key", "energy_") + "AND client_key = ?"
 _LOADS_SQL = _sum("loads")
 
 
@@ -58,14 +57,6 @@ def sum_joules_since(log: LogReader, moment: datetime) -> Spending:
     """Sum the joules of turns and loads since an aware time."""
     since = (format_utc(moment),)
     return parse_spending(log.select(_TURNS_SQL, since), log.select(_LOADS_SQL, since))
-
-
-def sum_key_joules_since(log: LogReader, key: str, moment: datetime) -> Spending:
-    """Sum the joules of the turns of a client's key since an aware time; loads belong to none.
-
-    The key is empty for clients without one.
-    """
-    return parse_spending(log.select(_KEY_SQL, (format_utc(moment), key)))
 
 
 _GROUPS = {

@@ -58,9 +58,13 @@ class Graph:
     """Watts of etui itself in the same buckets, drawn at the bottom in an ink of their own, with
     the rest above; empty, or None in a bucket, colours by phase."""
 
+    highest_watts: float | None = None  # Top of the scale without a limit; None rounds it up
+
     @property
     def top_watts(self) -> float:
         """Top of the scale."""
+        if self.highest_watts is not None:
+            return self.highest_watts
         known = [watts for watts in self.buckets.means if watts is not None]
         return scale_top(self.limit_watts, max([*known, self.idle_watts or 0.0]))
 

@@ -73,6 +73,11 @@ class PowerHistory:
             return None
         return int(self._times[self._count - 1])
 
+    @property
+    def oldest_ns(self) -> int | None:
+        """Time of the oldest reading that is kept; None before the first."""
+        return int(self._times[0]) if self._times is not None and self._count else None
+
     def note(self, phase: str) -> None:
         """Note a phase that may end before the next reading, which then carries it."""
         if phase.strip():

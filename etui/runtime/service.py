@@ -15,7 +15,7 @@ from etui.runtime._between_turns import CallLater, start_timer
 from etui.runtime.routes import Route, build_overrides
 from etui.runtime.turn_pool import LEAVE_SECONDS, TurnPool
 from etui.runtime.turn_request import TurnRequest
-from etui.turn.record import REPLACES, SAVED_PROMPT, TurnRecord
+from etui.turn.record import NAMES, REPLACES, SAVED_PROMPT, TurnRecord
 
 if TYPE_CHECKING:
     from etui.arm import Arm
@@ -66,14 +66,16 @@ class TurnService(TurnPool):
         prompt: str | None = None,
         *,
         tools: bool = False,
+        names: str | None = None,
     ) -> Iterator[TurnEvent]:
         """Decide, answer and save, once the turn before has ended; yield the turn's events.
 
         Args:
             prompt: Name of the saved prompt whose system prompt and arm are those of the turn.
             tools: Whether the model may call tools; their servers are started if they do not run.
+            names: Id of the chat of which the answer is the title.
         """
-        settings = {REPLACES: replaces, SAVED_PROMPT: prompt}
+        settings = {REPLACES: replaces, SAVED_PROMPT: prompt, NAMES: names}
         self._raise_if_refused()
         if tools:
             query = self.tools.offer(query)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _ERROR_SECONDS = 12
+_NOTICE_ROWS = 2  # Rows of a short notice
 
 
 async def in_thread(job: Callable[[], T], fix: str = "try again, or run `etui doctor`") -> T:
@@ -86,18 +87,46 @@ def warn(node: App[Any] | Widget, what: str, fix: str = "") -> None:
     node.notify(notice_text(what, fix), severity="warning", markup=False)
 
 
-def place_notices(screen: Screen[Any], top: int) -> None:
-    """Let notices rise above row ``top`` of a screen, and cover nothing from there on.
+def choose_gap(height: int, taken: Sequence[tuple[int, int]], first: int = 1) -> tuple[int, int]:
+    """Choose rows for notices: the first gap with room for one, or else the largest.
 
-    The styles are set only where they change: every change is a layout, after which this is called
-    again.
+    Args:
+        taken: First row and row after the last one of what they may not cover.
+        first: First row that they may cover.
+
+    Returns:
+        The first row and their number, at least 1.
     """
-    from textual.widgets._toast import ToastRack
+    gaps, top = [], first
+    for start, end in sorted(taken):
+        gaps.append((top, start - top))
+        top = max(top, end)
+    gaps.append((top, height - top))
+    roomy = [gap for gap in gaps if gap[1] >= _NOTICE_ROWS]
+    row, rows = roomy[0] if roomy else max(gaps, key=lambda gap: gap[1])
+    return row, max(1, rows)
 
-    if top <= 0:
+
+def place_notices(screen: Screen[Any], *kept: Widget, first: int = 1) -> None:
+    """Show notices at the top right of a screen, the newest first, and cover none of ``kept``.
+
+    Nothing is set that is so already: every change is a layout, after which this is called again.
+    """
+    from textual.widgets._toast import Toast, ToastRack
+
+    taken = [(each.region.y, each.region.bottom) for each in kept if each.region.height]
+    if not screen.size.height:
         return  # there is no layout yet
-    below = max(1, screen.size.height - top)
+    row, rows = choose_gap(screen.size.height, taken, first)
+
+    def age(holder: Widget) -> float:
+        return -holder.query_one(Toast)._notification.raised_at
+
     for rack in screen.children:
-        # It grows upward, so of more notices than have room the newest are in view.
-        if isinstance(rack, ToastRack) and rack.styles.margin.bottom != below:
-            rack.styles.margin = (0, 0, below, 0)
+        if not isinstance(rack, ToastRack):
+            continue
+        most, holders = rack.styles.max_height, list(rack.children)
+        if rack.styles.margin.top != row or most is None or most.value != rows:
+            rack.styles.margin, rack.styles.max_height = (row, 0, 0, 0), rows
+        if all(holder.children for holder in holders) and holders != sorted(holders, key=age):
+            rack.sort_children(key=age)

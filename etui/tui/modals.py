@@ -7,11 +7,12 @@ from typing import Any, ClassVar, TypeVar
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical, VerticalScroll
-from textual.screen import ModalScreen
+from textual.screen import ModalScreen, Screen
 from textual.widget import Widget
 from textual.widgets import Static, TextArea
 
 from etui.text import sanitize
+from etui.tui._work import place_notices
 from etui.tui.widgets.key_footer import KeyFooter
 
 T = TypeVar("T")
@@ -32,6 +33,12 @@ class BoxModal(ModalScreen[T | None]):
                 yield Static(sanitize(self._help_text), markup=False, classes="help")
             yield from self.compose_box()
         yield KeyFooter()
+
+    def on_mount(self) -> None:
+        self.screen_layout_refresh_signal.subscribe(self, self._place_notices, immediate=True)
+
+    def _place_notices(self, _screen: Screen[object]) -> None:
+        place_notices(self, self.query_one(".box"), first=0)
 
     def compose_box(self) -> ComposeResult:
         """Yield what is below the title and the help."""

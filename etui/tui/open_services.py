@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -17,12 +17,10 @@ from etui.errors import LogUnavailable
 from etui.log.chat_queries import ChatSummary, list_chat_turns, list_chats
 from etui.log.queries import LogReader
 from etui.log.records import ChatRecord
-from etui.log.totals import Total
 from etui.log.writer import TurnWriter
 from etui.models.download import Progress, Report
 from etui.runtime.routes import Route
 from etui.runtime.service import TurnService
-from etui.tui.power.energy_text import spent_joules
 from etui.tui.services import BudgetState, ListedModel, Services, SpendingTotals, Vitals
 from etui.turn.record import TurnRecord
 
@@ -172,33 +170,29 @@ class LoggedChats:
         return read_grades(self._reader, turn_ids)
 
     def spending(self, route: Route) -> SpendingTotals:
-        now = datetime.now().astimezone()
-        midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
-        today = self._since(midnight)
-        if route.model is not None:
-            return SpendingTotals(today)
-        return SpendingTotals(today, self._budgets(route, today, now))
+        from etui.log.daily_energy import period_start, read_daily_energy
 
-    def _budgets(self, route: Route, today: Total | None, now: datetime) -> tuple[BudgetState, ...]:
+        now = datetime.now().astimezone()
+        today = now.date()
+        daily = read_daily_energy(self._reader, period_start(today, "week"), today)
+        budgets = () if route.model is not None else self._budgets(route, now)
+        return SpendingTotals(daily, today, budgets)
+
+    def _budgets(self, route: Route, now: datetime) -> tuple[BudgetState, ...]:
+        from etui.log.totals import sum_joules_since
         from etui.models.catalogue import load_catalogue
         from etui.routing.library import load_policy
+        from etui.runtime.decide import compute_period_start
 
         policy = load_policy(route.policy, self._config, load_catalogue(self._config).models)
         states: list[BudgetState] = []
         if policy.budget is not None and policy.budget.joules is not None:
             states.append(BudgetState("turn", policy.budget.joules, None))
         for budget in policy.period_budgets:
-            total = today
-            if budget.period == "hour":
-                total = self._since(now.astimezone(UTC) - timedelta(hours=1))
-            states.append(BudgetState(budget.period, budget.joules, spent_joules(total)))
+            spent = sum_joules_since(self._reader, compute_period_start(budget, now))
+            joules = None if spent.unmeasured_turns and not spent.joules else spent.joules
+            states.append(BudgetState(budget.period, budget.joules, joules, spent.estimated))
         return tuple(states)
-
-    def _since(self, moment: datetime) -> Total | None:
-        from etui.log.filters import TurnFilter
-
-        totals = self._reader.totals("all", TurnFilter(since=moment))
-        return totals[0] if totals else None
 
 
 def open_services(config: Config) -> Services:

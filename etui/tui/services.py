@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Literal
 from etui.config.config import Config
 
 if TYPE_CHECKING:  # none of it is needed for the first paint
+    from datetime import date
+
     from etui.energy.sharing import DeviceVitals
-    from etui.log.totals import Total
+    from etui.log.daily_energy import DailyEnergy
     from etui.runtime.routes import Route, RouteChoice
     from etui.runtime.service import TurnService
     from etui.tui.open_services import InstalledModels, LiveMeter, LoggedChats
@@ -45,13 +47,15 @@ class BudgetState:
     period: Literal["turn", "hour", "day"]
     limit_joules: float
     spent_joules: float | None  # None for the budget of a turn, and if nothing was measured
+    estimated: bool = False  # Whether some of them are an estimate
 
 
 @dataclass(frozen=True, slots=True)
 class SpendingTotals:
-    """Totals over all chats: today's (None before the first turn) and the policy's budgets."""
+    """What etui spent today and this week, all of it, and the policy's budgets."""
 
-    today: Total | None = None
+    daily: DailyEnergy | None = None  # The joules of this week; None before the log was read
+    today: date | None = None
     budgets: tuple[BudgetState, ...] = ()
 
 

@@ -548,6 +548,9 @@ DRAFTS_STOPPED = "drafts_stopped"
 INTERRUPTED = "interrupted"
 """Status of a turn whose process was killed before the turn had a record."""
 
+NAMES = "names"
+"""Setting of a turn that only gave a chat its title, with the id of that chat."""
+
 REPLACES = "replaces"
 """Setting of a turn with the id of the turn it replaces, after an edit or a repetition."""
 

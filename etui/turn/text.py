@@ -386,31 +386,27 @@ def _short(source: str) -> str:
     return source.removeprefix("the ")
 
 
-def price_line(record: TurnRecord) -> str:
-    """Format the price of an answer in one line: ``≈42 J · 0.66 J/tok · 64 tok · 30 tok/s``.
+def price_facts(record: TurnRecord) -> list[str]:
+    """List what one reads of an answer at a glance: joules, how it ended, speed, seconds, tokens.
 
-    Notes follow only where they matter: how the answer ended, a forecast that was far off, and
-    joules that count other programs too.
+    An end is listed only if the model did not choose it. The details of an answer have the rest.
     """
     energy = record.energy
-    parts = [units.short_energy_text(energy.joules, energy.kind)]
-    if energy.joules is None:
-        parts = [f"energy {units.UNMEASURED}"]
-    elif energy.joules_per_token is not None:
-        parts.append(units.short_per_token_text(energy.joules_per_token, energy.kind))
-    parts.append(units.tok_text(record.tokens.output))
-    if (speed := record.tokens_per_second) is not None:
-        parts.append(units.speed_text(speed))
-    parts.append(loop_text(record) or ending_text(record))
-    parts.append(tools_text(record))
-    if record.cache is not None and record.cache.tier != "context":
-        parts.append(cache_text(record.cache))
-    if can_continue(record):
-        parts.append("m = continue")
-    parts.append(forecast_text(record))
-    if energy.shared and energy.joules is not None:
-        parts.append(shared_text(energy))
-    return SEPARATOR.join(part for part in parts if part)
+    joules = units.spread_energy_text(energy.joules, energy.uncertainty, energy.kind)
+    ending = ending_text(record)
+    if record.ended in _LOOPS and record.status == "complete":
+        ending = "■ ended: it repeats itself"
+    elif record.status == "complete" and not record.answer.strip():
+        ending = "■ empty answer"
+    speed = record.tokens_per_second
+    parts = [
+        f"energy {joules}" if energy.joules is None else joules,
+        ending,
+        "" if speed is None else units.short_rate_text(speed),
+        units.seconds_text(record.seconds.total),
+        units.tok_text(record.tokens.output) if record.tokens.output else "",
+    ]
+    return [part for part in parts if part]
 
 
 def can_continue(record: TurnRecord) -> bool:

@@ -56,7 +56,7 @@ def test_a_pipe_gets_one_table(many_channels, config):
         "Total", *(f"GPU{n}" for n in range(8)), "CPU", "RAM",
     ]  # fmt: skip
     assert re.search(r"GPU3 +\d+/450 W +40 % +61 °C +1.98 GHz", done.stdout)
-    assert re.search(r"today +3,600 J +1.00 Wh +< 0.01 EUR", done.stdout)
+    assert re.search(r"today +3,600 +1.00 +1 +< 0.01 EUR", done.stdout)
     assert "qwen3-4b" in done.stdout
     assert "231 W" in done.stdout
     assert "\x1b" not in done.stdout

@@ -21,7 +21,7 @@ from etui.log.prediction_quality import PredictionOutcome, compute_accuracy
 from etui.log.queries import LogReader
 from etui.log.records import ChatRecord
 from etui.log.token_cost import TurnCost, mean_token_cost
-from etui.log.totals import GROUPS, sum_joules_since, sum_key_joules_since
+from etui.log.totals import GROUPS, sum_joules_since
 from etui.log.writer import TurnWriter
 from etui.text import format_utc
 from etui.turn.record import ClientRecord, HopRecord, LoadRecord, Tokens, TurnRecord
@@ -155,11 +155,7 @@ def test_what_the_log_answers(log: LogReader) -> None:
     found["first"] = log.list_turns(limit=3)
     found["names"] = {name: log.names(name) for name in ("model", "rule", "status", "policy")}
     found["prices"] = [log.price(model, str(at) * 64) for at, model in enumerate(MODELS)]
-    found["spent"] = [
-        sum_joules_since(log, START),
-        sum_joules_since(log, last),
-        sum_key_joules_since(log, "key-0", START),
-    ]
+    found["spent"] = [sum_joules_since(log, START), sum_joules_since(log, last)]
     found["loads"] = log.loads()
     uses = read_uses(log)
     for model in MODELS:

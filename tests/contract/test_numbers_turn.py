@@ -13,7 +13,7 @@ from etui.routing.decision import Agreement, PredictedAgreement, TurnBudget
 from etui.turn.accounting import TimeInterval
 from etui.turn.record import TurnRecord
 from etui.turn.speculation import account_speculation, sum_speculation
-from etui.turn.text import energy_line, forecast_text, hops_text, price_line, speculation_text
+from etui.turn.text import energy_line, forecast_text, hops_text, price_facts, speculation_text
 from tests.contract.numbers import check_numbers
 from tests.contract.test_numbers_log import build_turns
 from tests.support.power_curves import steps
@@ -32,7 +32,7 @@ def figures(record: TurnRecord) -> dict[str, Any]:
         "hops": record.hops,
         "confidence": record.confidence,
         "predicted": (record.predicted_joules, record.predicted_accuracy),
-        "lines": (energy_line(record), price_line(record), hops_text(record)),
+        "lines": (energy_line(record), price_facts(record), hops_text(record)),
     }
 
 
@@ -107,7 +107,7 @@ def test_drafted_tokens() -> None:
 
 def test_lines_about_turns() -> None:
     lines = [
-        (energy_line(turn), price_line(turn), hops_text(turn), forecast_text(turn))
+        (energy_line(turn), price_facts(turn), hops_text(turn), forecast_text(turn))
         for turn in build_turns(80)
     ]
     check_numbers("turn-lines", lines)

@@ -19,15 +19,24 @@ from etui.log.daily_energy import (
     first_day_shown,
     period_start,
     read_daily_energy,
+    read_day,
     sum_by_day,
     sum_by_model,
     sum_by_period,
     sum_parts,
 )
 from etui.log.queries import LogReader
+from etui.log.records import AuditRecord
 from etui.log.writer import TurnWriter
 from etui.text import format_utc
-from etui.turn.record import HopRecord, LoadRecord, Tokens, TurnRecord
+from etui.turn.record import (
+    NAMES,
+    HopRecord,
+    LoadRecord,
+    Tokens,
+    TurnRecord,
+    UnloadRecord,
+)
 from tests.fixtures.turns import TURN
 
 BERLIN = ZoneInfo("Europe/Berlin")
@@ -73,7 +82,8 @@ def test_a_day_is_one_of_the_local_calendar(fill):
     assert [spent.joules for _, spent in days] == [1.0, 2.0, None]
     assert [spent.peak_watts for _, spent in days] == [120.0, None, None]
     assert days[2][1] == EnergySum()
-    plan = log.select(f"EXPLAIN QUERY PLAN {daily_energy._TURNS_SQL}", ("[]",))
+    turns = daily_energy._TURNS_SQL.format("NOT IN")
+    plan = log.select(f"EXPLAIN QUERY PLAN {turns}", ("[]", "[]"))
     assert any("COVERING INDEX turns_energy" in row["detail"] for row in plan)
 
 
@@ -191,3 +201,54 @@ def test_loads_count_as_they_do_for_budgets(config):
         spent = sum_parts(read_daily_energy(log, FIRST, LAST, BERLIN).parts)
     assert spent.joules == 42.0
     assert (spent.turns, spent.unmeasured, spent.kind) == (1, 1, "estimate")
+
+
+NOON = datetime(2026, 6, 1, 10, tzinfo=UTC)
+
+
+def unload(number: int, when: datetime, before: float | None, cold: float | None) -> UnloadRecord:
+    return UnloadRecord(
+        f"u{number}", format_utc(when), "small", None, None, "room", 0.1, 1.0, 0.1, "counter", 9,
+        before, 0.1, None, None, cold, 0.1,
+    )  # fmt: skip
+
+
+def audit(number: int, joules: float | None, load_joules: float | None) -> AuditRecord:
+    return AuditRecord(
+        f"a{number}", "t1", format_utc(NOON), "balanced", "large", "large", None, "quick", "small",
+        "complete", "4", True, "", 3, 1.0, joules, None, "counter", load_joules,
+    )  # fmt: skip
+
+
+def test_a_day_is_the_sum_of_its_parts(config):
+    title = replace(turn(2, NOON, 59.0), rule=None, settings={NAMES: "chat-1"})
+    load = LoadRecord("l1", format_utc(NOON), "small", None, None, 1.0, 30.0, 1.0, "counter", 0, 9)
+    half_an_hour = NOON + timedelta(minutes=30)
+    with TurnWriter(config) as writer:
+        for record in (
+            turn(1, NOON, 12.0), title, turn(3, NOON, None), load, audit(1, 40.0, 5.0),
+            audit(2, 7.0, None), audit(3, None, None), unload(1, half_an_hour, 9.0, 5.0),
+            unload(2, half_an_hour, None, 5.0),
+        ):  # fmt: skip
+            writer.save(record)
+    busy = 2 * TURN.seconds.total + TURN.seconds.total  # three turns in this half hour
+    with LogReader(config) as log:
+        day, parts = read_day(log, NOON.date())
+    assert list(parts) == ["answers", "titles", "loads", "audits", "idle"]
+    assert parts["answers"] == EnergySum(2, 12.0, False, 1)
+    assert parts["titles"] == EnergySum(0, 59.0), "a title is no answer"
+    assert parts["loads"].joules == 30.0
+    assert (parts["audits"].joules, parts["audits"].unmeasured) == (52.0, 2)
+    assert math.isclose(parts["idle"].joules or 0.0, 4.0 * (1800 - busy), rel_tol=1e-4)
+    assert parts["idle"].kind == "estimate"
+    assert day.joules == sum(each.joules or 0.0 for each in parts.values())
+    assert (day.turns, day.unmeasured) == (2, 3)
+
+
+def test_idling_costs_nothing_below_the_idle_power(config):
+    load = LoadRecord("l1", format_utc(NOON), "small", None, None, 1.0, 30.0, 1.0, "counter", 0, 9)
+    with TurnWriter(config) as writer:
+        writer.save(load)
+        writer.save(unload(1, NOON + timedelta(minutes=1), 4.0, 5.0))
+    with LogReader(config) as log:
+        assert read_day(log, NOON.date())[1]["idle"].joules == 0.0

@@ -37,6 +37,7 @@ from etui.turn.chat_tree import tree_of
 from etui.turn.events import Decided, HopEnded, HopStarted, TurnEvent, TurnFinished
 from etui.turn.record import (
     CONTINUES,
+    NAMES,
     REPLACES,
     SAVED_PROMPT,
     Seconds,
@@ -247,6 +248,7 @@ class FakeRunner:
         prompt: str | None = None,
         *,
         tools: bool = False,
+        names: str | None = None,
     ) -> Iterator[TurnEvent]:
         self.asked.append((query, route))
         self._cancelled.clear()
@@ -273,7 +275,8 @@ class FakeRunner:
             self._cancelled.wait(0.01)
         record = self._record(query, decision, shown)
         record = replace(record, parent_id=query.parent_id)
-        settings = {REPLACES: replaces, SAVED_PROMPT: prompt, CONTINUES: query.options.continues}
+        settings = {REPLACES: replaces, SAVED_PROMPT: prompt, NAMES: names}
+        settings[CONTINUES] = query.options.continues
         record = replace(record, settings={k: v for k, v in settings.items() if v})
         self.saved.append(record)
         yield TurnFinished(record)

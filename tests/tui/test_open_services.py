@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from etui.config.config import Config
+from etui.log.daily_energy import sum_by_period
 from etui.log.queries import LogReader
 from etui.log.records import ChatRecord
 from etui.log.writer import TurnWriter
@@ -72,8 +73,9 @@ def test_what_today_and_the_budgets_have_come_to(
         writer.save_turn(turn_record(number, created_at=at(moment)))
     writer.flush()
     spending = chats.spending(Route("mine"))
+    assert spending.daily is not None
     assert spending.today is not None
-    assert spending.today.turns == 2
+    assert sum_by_period(spending.daily, spending.today)["day"].turns == 2
     assert [(b.period, b.limit_joules, b.spent_joules) for b in spending.budgets] == [
         ("turn", 400.0, None),
         ("hour", 100.0, 25.0),

@@ -27,7 +27,7 @@ from etui.routing.decision import TurnBudget
 from etui.text import SEPARATOR
 from etui.turn.events import Decided, TurnFinished
 from etui.turn.record import LoopRecord
-from etui.turn.text import drafts_text, energy_line, price_line, shared_text
+from etui.turn.text import drafts_text, energy_line, price_facts, shared_text
 from tests.fixtures.turns import TURN
 from tests.turn.scripted import (
     DECISION,
@@ -313,35 +313,34 @@ def test_what_is_shared_is_named_on_another_machine_too(channels, named):
 @pytest.mark.parametrize(
     ("changes", "energy", "shown"),
     [
-        ({}, {}, "≈42 J · 0.66 J/tok · 64 tok · 30.0 tok/s"),
-        ({"status": "truncated"}, {}, "≈42 J · 0.66 J/tok · 64 tok · 30.0 tok/s · "
-                                      "■ stopped at 64 tokens · m = continue"),
-        ({"predicted_joules": 3.9}, {}, "≈42 J · 0.66 J/tok · 64 tok · 30.0 tok/s · "
-                                        "10.8× the forecast (≈3.9 J)"),
-        ({"predicted_joules": 3.9, "settings": {"continues": "turn-1"}}, {},
-         "≈42 J · 0.66 J/tok · 64 tok · 30.0 tok/s"),
-        ({"predicted_joules": 390.0, "status": "stopped"}, {},
-         "≈42 J · 0.66 J/tok · 64 tok · 30.0 tok/s · ■ stopped · m = continue"),
-        ({"predicted_joules": 40.0}, {}, "≈42 J · 0.66 J/tok · 64 tok · 30.0 tok/s"),
-        ({}, {"shared": True, "own_joules": 9.87}, "≈42 J · 0.66 J/tok · 64 tok · 30.0 tok/s · "
-         "counts other programs on the CPU (etui's own ≈9.9 J)"),
+        ({}, {}, "≈42 J ±9 · 30 tok/s · 2.10 s · 64 tok"),
+        ({}, {"uncertainty": 0.2}, "≈42 J · 30 tok/s · 2.10 s · 64 tok"),
+        ({}, {"kind": "counter", "uncertainty": 0.41}, "42.1 J ±0.4 · 30 tok/s · 2.10 s · 64 tok"),
+        ({"status": "truncated"}, {},
+         "≈42 J ±9 · ■ stopped at 64 tokens · 30 tok/s · 2.10 s · 64 tok"),
+        ({"status": "stopped"}, {}, "≈42 J ±9 · ■ stopped · 30 tok/s · 2.10 s · 64 tok"),
+        ({"ended": "repeats"}, {},
+         "≈42 J ±9 · ■ ended: it repeats itself · 30 tok/s · 2.10 s · 64 tok"),
+        ({"answer": " "}, {}, "≈42 J ±9 · ■ empty answer · 30 tok/s · 2.10 s · 64 tok"),
+        ({"predicted_joules": 3.9, "why": "tiny answers instead"}, {"shared": True},
+         "≈42 J ±9 · 30 tok/s · 2.10 s · 64 tok"),
         ({}, {"joules": None, "joules_per_token": None},
-         "energy unmeasured · 64 tok · 30.0 tok/s"),
+         "energy unmeasured · 30 tok/s · 2.10 s · 64 tok"),
     ],
 )  # fmt: skip
-def test_the_price_is_one_line_and_notes_follow_only_where_they_matter(changes, energy, shown):
+def test_the_facts_at_a_glance_are_few_and_the_same_for_every_answer(changes, energy, shown):
     estimate = {
-        "kind": "estimate", "joules": 42.1, "joules_per_token": 0.658,
+        "kind": "estimate", "joules": 42.1, "joules_per_token": 0.658, "uncertainty": 9.3,
         "channels": {"estimate:cpu": 42.1}, "shared": False, "own_joules": None,
     }  # fmt: skip
     record = replace(
         TURN,
         energy=replace(TURN.energy, **estimate | energy),
         tokens=replace(TURN.tokens, output=64),
-        seconds=replace(TURN.seconds, decode=62 / 30),
+        seconds=replace(TURN.seconds, decode=62 / 30, total=2.1),
         **{"answer": "Paris", "status": "complete", "predicted_joules": None} | changes,
     )
-    assert price_line(record) == shown
+    assert SEPARATOR.join(price_facts(record)) == shown
 
 
 def test_a_crash_keeps_the_text_and_the_joules_and_is_told():

@@ -57,7 +57,7 @@ class EstimateSource(BaseSource):
             scope=CHANNEL_ID,
             kind=Kind.ESTIMATE,
             limit_watts=self._limit,
-            label=f"CPU, {self._idle:g}-{self._limit:g} W x utilisation",
+            label=f"CPU, estimated {self._idle:g}-{self._limit:g} W",
             period_s=0.001,
             relative_error=band,
             idle_watts=self._idle,

@@ -27,7 +27,7 @@ from etui.log.records import ChatRecord
 from etui.runtime.provenance import read_weights
 from etui.runtime.routes import Route
 from etui.text import local_time, sanitize, shorten, title_from_answer, title_from_question
-from etui.tui._work import faults_shown, in_thread
+from etui.tui._work import faults_shown, in_thread, warn
 from etui.tui.modals import BoxModal, TextModal, confirm
 from etui.tui.widgets.tables import RowList
 from etui.turn.chat_tree import ChatTree, tree_of
@@ -106,7 +106,7 @@ def name_chat(runner: TurnService, turns: Sequence[TurnRecord], policy: str) -> 
         raise EtuiError("the chat has no turn yet", "ask something first")
     query = Query(build_title_question(turns), options=OutputOptions(stop=("\n",)))
     shown, record = 0, None
-    for event in runner.run(query, Route(policy, model=model)):
+    for event in runner.run(query, Route(policy, model=model), names=turns[0].chat_id):
         if isinstance(event, Answer):
             shown += len(event.text)
             if shown > _MOST_ANSWER_CHARACTERS:
@@ -222,7 +222,8 @@ class ChatsScreen(BoxModal[ChatsLeft]):
 
 `/` searches names, questions and answers; Enter resumes the selected chat. Right shows the branches
 of a chat (`●` is the current one), Left hides them, Enter resumes the chat at a branch. F2 renames
-it, F5 lets the smallest model name it and says for how many joules, F3 and F4 write it to a file,
+it, F5 lets the smallest model name it (`name_chats: true` in config.yaml) and says for how many
+joules, F3 and F4 write it to a file,
 F8 deletes it with its turns.
 """
 
@@ -337,6 +338,10 @@ F8 deletes it with its turns.
     async def action_name(self) -> None:
         """Let the smallest model name the selected chat, and say what that cost."""
         if (selected := self._selected()) is None:
+            return
+        if not self._config.name_chats:
+            fix = "F2 types a name; `name_chats: true` in config.yaml lets the smallest model do it"
+            warn(self, "a title by a model costs joules, so it is off", fix)
             return
         self._note.update("naming the chat …")
         with self._faults_shown():

@@ -55,6 +55,9 @@ def _list_energy(record: TurnRecord) -> Iterator[Fact]:
         gross = units.marked(
             units.energy_text(energy.joules, energy.uncertainty, energy.kind, spread=True)
         )
+        if energy.joules_per_token is not None:
+            each = units.per_token_text(energy.joules_per_token, energy.kind)
+            gross += f", {units.marked(each)}"
         source = _SOURCES.get(energy.kind or "", "")
         yield "energy", SEPARATOR.join(part for part in (f"{gross}, idle included", source) if part)
         yield "net", _format_net(record)
@@ -144,6 +147,8 @@ def _list_route(record: TurnRecord) -> Iterator[Fact]:
         record.policy, record.rule, record.arm, record.reasoning, record.model, record.why
     )
     yield "model", one_line(SEPARATOR.join(part for part in route if part))
+    notices = record.trace.get("notices")
+    yield "notice", one_line("; ".join(notices if isinstance(notices, list | tuple) else ()))
     yield "forecast", _format_forecast(record)
     tree = tool_tree(record)
     if tree:

@@ -274,6 +274,12 @@ j, k, ctrl+d, ctrl+u, g and G move through the chat; `/` finds words, n and N go
     def turns(self) -> list[TurnView]:
         return list(self.query_children(TurnView))
 
+    @property
+    def kept_free(self) -> list[Widget]:
+        """What notices do not cover: the line of a search, and costs that are compared."""
+        turns = self.turns[-1:]
+        return [self._find_bar, *(each for turn in turns for each in turn.compared)]
+
     async def show(self, records: Sequence[TurnRecord]) -> None:
         self._moving = True
         await self.remove_children(TurnView)

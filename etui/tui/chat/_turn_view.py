@@ -18,10 +18,10 @@ from etui import units
 from etui.energy.types import Energy
 from etui.errors import EtuiError
 from etui.routing.decision import Decision
-from etui.text import sanitize, shorten
+from etui.text import SEPARATOR, sanitize, shorten
 from etui.tui.chat._batches import ShortFences, TextBatch
 from etui.tui.chat._conversation import Asking
-from etui.tui.chat._turn_text import full_why, hop_line, logged_why, next_hop_why, short_why
+from etui.tui.chat._turn_text import full_why, hop_line, next_hop_why, notices_text
 from etui.tui.chat.progress import (
     TurnProgress,
     finished_thinking_title,
@@ -32,7 +32,7 @@ from etui.tui.chat.progress import (
 from etui.tui.widgets.lines import HINT_FROM, BlankBox, FactLine, HintedLine
 from etui.turn.events import Decided, HopEnded, HopStarted, RoundStarted, TurnFinished
 from etui.turn.record import HopRecord, ToolCallRecord, TurnRecord
-from etui.turn.text import price_line, round_line
+from etui.turn.text import can_continue, price_facts, round_line
 
 if TYPE_CHECKING:
     from textual.widgets.markdown import MarkdownStream
@@ -72,7 +72,7 @@ def _build_markdown() -> AnswerMarkdown:
 
 
 class TurnView(BlankBox, Vertical, can_focus=True):
-    """A turn: question, why-line, thinking, answer, energy line."""
+    """A turn: question, why-line, thinking, answer, and one row of what it cost."""
 
     FOCUS_ON_CLICK = False
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -134,8 +134,7 @@ good and `x` that it is bad, for `etui policy fit --log`; the same key again tak
         self._question = _build_line(f"❯ {self._asked}", "question")
         self._withdraw = _build_line("", "withdraw")
         self.queued = False
-        self._branch = _build_line("", "branch")
-        self._grade = _build_line("", "grade")
+        self._marks: tuple[str, ...] = ()
         self._why = FactLine(classes="why")
         self._thinking_body = Static("", markup=False, classes="thought-text")
         self._thinking_box = Collapsible(self._thinking_body, title="thinking", collapsed=False)
@@ -143,8 +142,7 @@ good and `x` that it is bad, for `etui policy fit --log`; the same key again tak
         self._answer = _build_markdown()
         self._answer.display = False
         self._status = HintedLine(classes="status")
-        self._energy = HintedLine(classes="energy")
-        self._costs = _build_line("", "costs")
+        self._energy = HintedLine(classes="energy", one_row=True)
         self._error = _build_line("", "error")
         self._stream: MarkdownStream | None = None
         self._fences = ShortFences()
@@ -154,7 +152,6 @@ good and `x` that it is bad, for `etui policy fit --log`; the same key again tak
         self._thinking_folded = False
         self._copied_blocks = 0
         self._decision: Decision | None = None
-        self._hop: HopStarted | None = None
         self._calls: list[Collapsible] = []
 
     @classmethod
@@ -168,19 +165,16 @@ good and `x` that it is bad, for `etui policy fit --log`; the same key again tak
     def compose(self) -> ComposeResult:
         yield self._withdraw
         yield self._question
-        yield self._branch
         yield self._why
         yield self._thinking_box
         yield self._answer
         yield self._status
         yield self._error
         yield self._energy
-        yield self._grade
-        yield self._costs
 
     async def on_mount(self) -> None:
         if self.record is not None:
-            self._shorten_why(logged_why(self.record))
+            self._shorten_why(self.record.trace.get("notices"))
             if (tools := self.record.tools) is not None:
                 for call in tools.calls:
                     await self.add_call(call, tools.kind)
@@ -225,19 +219,19 @@ good and `x` that it is bad, for `etui policy fit --log`; the same key again tak
     def show_route(self, fact: Decided | HopStarted) -> None:
         """Show why this model answers, or that another arm answers after the previous one."""
         if isinstance(fact, Decided):
-            self._decision, self._hop = fact.decision, None
+            self._decision = fact.decision
             why = full_why(fact.decision)
         elif fact.number == 1:
             return  # the decision says it
         else:
-            self._hop, why = fact, next_hop_why(fact)
+            why = next_hop_why(fact)
         self._why.remove_class("-short")
         self._why.show(why)
 
-    def _shorten_why(self, why: str) -> None:
+    def _shorten_why(self, notices: object) -> None:
         """Leave what the user must know about the choice, once there is an answer to read."""
         self._why.add_class("-short")
-        self._why.show(why)
+        self._why.show(notices_text(notices))
 
     async def end_hop(self, hop: HopEnded) -> None:
         """Fold away an answer that is not taken, dimmed, to make room for the next."""
@@ -285,7 +279,7 @@ good and `x` that it is bad, for `etui policy fit --log`; the same key again tak
 
     async def write(self, batch: TextBatch) -> None:
         if self._decision is not None and not self._why.has_class("-short"):
-            self._shorten_why(short_why(self._decision, self._hop))
+            self._shorten_why(self._decision.notices)
         if batch.thinking:
             self._thinking += batch.thinking
             self._thinking_tokens += batch.thinking_tokens
@@ -305,9 +299,10 @@ good and `x` that it is bad, for `etui policy fit --log`; the same key again tak
     async def finish(self, finished: TurnFinished) -> None:
         self.record = finished.record
         self._status.show("")
+        await self.query(".round").remove()
         await self.close_stream()
         if self._decision is not None:
-            self._shorten_why(short_why(self._decision, self._hop))
+            self._shorten_why(self._decision.notices)
         if (tools := finished.record.tools) is not None:
             from etui.tui.chat._tools import call_title
 
@@ -324,13 +319,29 @@ good and `x` that it is bad, for `etui policy fit --log`; the same key again tak
             replaced: Whether another answer has replaced this one.
             place: Number among its branches, from 1, and their count; None if it is the only one.
             good: What the user says of the answer.
-            costs: Lines below the price.
+            costs: Fact on the answers that this one replaces or continues.
         """
         self.good = good
         self.set_class(replaced, "-replaced")
-        _show(self._branch, "" if place is None else f"< {place[0]}/{place[1]} >")
-        _show(self._grade, "" if good is None else f"you said: {'good' if good else 'bad'}")
-        _show(self._costs, costs)
+        branch = "" if place is None else f"< {place[0]}/{place[1]} >"
+        grade = "" if good is None else f"you said {'good' if good else 'bad'}"
+        self._marks = tuple(mark for mark in (branch, grade, costs) if mark)
+        self._show_price()
+
+    @property
+    def compared(self) -> list[Widget]:
+        """The row with its cost and that of the answer before it; none without such."""
+        return [self._energy] if any(mark.startswith("was ") for mark in self._marks) else []
+
+    def _show_price(self) -> None:
+        """Show one row: what the answer cost, and after its end what is said of it."""
+        if (record := self.record) is None:
+            return
+        joules, *facts = price_facts(record)
+        ending = [facts.pop(0)] if facts[0].startswith("■") or facts[0].startswith("✗") else []
+        goes_on = "m continue  " if can_continue(record) else ""
+        line = SEPARATOR.join([joules, *ending, *self._marks, *facts])
+        self._energy.show(sanitize(line), f"{goes_on}i details")
 
     async def _show_record(self, record: TurnRecord) -> None:
         self._answer.display = bool(record.answer.strip())
@@ -338,14 +349,12 @@ good and `x` that it is bad, for `etui policy fit --log`; the same key again tak
             self._answer.remove_class("-streaming")
             # Streamed tables and reference links differ from parsed ones: parse the whole once.
             await self._answer.update(sanitize(record.answer))
-        elif record.status == "complete":
-            self._status.show("the model returned an empty answer")
         if record.thinking.strip():
             self._thinking_box.display = True
             self._thinking_body.update(sanitize(record.thinking).strip())
             self._thinking_box.title = finished_thinking_title(record)
             self._fold_thinking()
-        self._energy.show(sanitize(price_line(record)), "i details  + -")
+        self._show_price()
 
     def next_code(self) -> tuple[int, int, CodeBlock] | None:
         """Return the next block of code with its number, from 1, and their count; None for none."""
@@ -377,7 +386,7 @@ good and `x` that it is bad, for `etui policy fit --log`; the same key again tak
 
     def action_branch(self, step: int) -> None:
         """Request the branch before (-1) or after (1) this turn, if there are several."""
-        if self._branch.display:
+        if any(mark.startswith("<") for mark in self._marks):
             self.post_message(self.BranchWanted(self, step))
 
     def on_click(self, event: events.Click) -> None:

@@ -87,12 +87,12 @@ class ChatScreen(SettledLayout):
         self.queue.on_ended = self._composer.refresh
 
     def on_mount(self) -> None:
-        """Show the route, start the redraw timer, and keep notices off the prompt."""
+        """Show the route, start the redraw timer, and keep notices off what is read or typed."""
         self.queue.start()
         self.screen_layout_refresh_signal.subscribe(self, self._place_notices, immediate=True)
 
     def _place_notices(self, _screen: Screen[object]) -> None:
-        place_notices(self, self._prompt.region.y)
+        place_notices(self, self._prompt, *self._transcript.kept_free)
 
     def attach(self, services: Services, chat: ChatRecord | None = None) -> None:
         """Use these services for the questions, first opening an earlier chat if one is given."""

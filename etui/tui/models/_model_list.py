@@ -68,9 +68,6 @@ class ModelDetailsModal(PageModal):
         yield from curve_lines(self._card, width, _PLOT_HEIGHT)
 
 
-_SCROLLBAR_CELLS = 1
-
-
 class ModelTable(FittedTable[ModelCard]):
     """One row per model."""
 

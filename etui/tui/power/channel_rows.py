@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -130,9 +131,8 @@ def spark_width(rows: Sequence[Row], width: int) -> int:
 
 
 def header_text(rows: Sequence[Row], width: int, span: str) -> str:
-    """Return the titles above the columns; ``span`` is the time that the graphs show."""
-    title = f"last {span}"
-    text = "".ljust(_name_width(rows, width) + 1) + title.ljust(spark_width(rows, width))
+    """Return the titles above the columns; ``span`` is the time that the graphs show, in words."""
+    text = "".ljust(_name_width(rows, width) + 1) + span.ljust(spark_width(rows, width))
     text += "".join(f" {column.title:>{cells}}" for column, cells in choose_columns(rows, width))
     if _stack_width(width):
         text += f"  {_OWN} etui {_OTHERS} others {_IDLE} idle"
@@ -266,8 +266,13 @@ def _full_name(row: Row, room: int) -> str:
     star = "*" if row.state is not None and not row.state.power.in_total else ""
     if room <= 10 or not row.label or row.label in row.name:
         return row.name + star
-    long = row.label if row.label.startswith(f"{row.name} ") else f"{row.name} {row.label}"
-    return long + star
+    return long_name(row) + star
+
+
+def long_name(row: Row) -> str:
+    """Return the name with the label, unless the label begins with it: ``GPU0 NVIDIA L40S``."""
+    begins = re.match(rf"{re.escape(row.name)}\b", row.label)
+    return row.label if begins else f"{row.name} {row.label}".strip()
 
 
 def _stack_width(width: int) -> int:
@@ -315,7 +320,10 @@ def _shared(row: Row) -> str:
     """Return etui's watts where others use the device too; ``shared`` if its part is unknown."""
     if row.state is None or not row.state.device.shared:
         return ""
-    return "shared" if row.own_watts is None else f"etui {units.axis_text(row.own_watts)} W"
+    if row.own_watts is None:
+        return "shared"
+    about = units.ABOUT if row.kind == units.ESTIMATE else ""
+    return f"etui {about}{units.axis_text(row.own_watts)} W"
 
 
 _COLUMNS = (
@@ -330,5 +338,5 @@ _COLUMNS = (
 )  # fmt: skip
 _NARROW_COLUMNS = (
     Column("VRAM", 9, _memory(units.memory_text), 25, 118),
-    Column("etui", 9, _shared, 45, 96),
+    Column("etui", 11, _shared, 45, 96),
 )

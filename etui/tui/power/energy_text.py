@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from rich.cells import cell_len, set_cell_size
 
 from etui import units
+from etui.log.daily_energy import EnergySum
 from etui.plots.braille import PHASE_INKS, sparkline
 from etui.plots.terminal import bar, meter
 from etui.text import SEPARATOR
@@ -17,7 +18,6 @@ from etui.turn.record import TurnRecord
 
 if TYPE_CHECKING:
     from etui.energy.types import Energy
-    from etui.log.totals import Total
     from etui.tui.services import BudgetState
     from etui.turn.record import TurnEnergy, TurnRecord
 
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 Run = tuple[str, str]  # Characters, and the name of what they show
 
 
-PHASE_LETTERS = "PTA"
+PHASE_WORDS = {"P": "read", "T": "think", "A": "write"}
+PHASE_LETTERS = "".join(PHASE_WORDS)
 
 _WIDE_GAP, _GAP = "      ", "  "
 
@@ -51,11 +52,12 @@ class AnswerEnergy:
         return self.kind == units.ESTIMATE
 
     def joules_text(self, *, net: bool) -> str:
-        """Return ``≈42 J`` or ``42.3 J``; in net mode why there are none."""
+        """Return ``≈42 J ±9`` or ``42.3 J``; in net mode why there are none."""
         if self.energy is None:
             return ""
         if not net or self.energy.joules is None:
-            return units.short_energy_text(self.energy.joules, self.kind)
+            half = None if self.running else self.energy.uncertainty
+            return units.spread_energy_text(self.energy.joules, half, self.kind)
         if self.energy.net_joules is None:
             return NO_BASELINE
         if self.energy.net_joules <= 0:
@@ -64,10 +66,13 @@ class AnswerEnergy:
 
     def joules_word(self, *, net: bool) -> str:
         """Return the joules for one line; without a baseline for net ones, the gross ones."""
-        if self.energy is None or not net or self.energy.joules is None:
-            return self.joules_text(net=False)
+        if self.energy is None:
+            return ""
+        gross = units.short_energy_text(self.energy.joules, self.kind)
+        if not net or self.energy.joules is None:
+            return gross
         if self.energy.net_joules is None:
-            return f"{self.joules_text(net=False)} gross"
+            return f"{gross} gross"
         return f"{self.joules_text(net=True)} net"
 
     def per_token_text(self, *, net: bool) -> str:
@@ -77,7 +82,8 @@ class AnswerEnergy:
         joules = self.energy.net_joules if net else self.energy.joules
         if joules is None or (net and joules <= 0):
             return ""
-        return units.short_per_token_text(joules / self.output_tokens, self.kind)
+        text = units.short_per_token_text(joules / self.output_tokens, self.kind)
+        return f"{units.ABOUT}{text}" if self.is_estimate else text
 
     def speed_text(self) -> str:
         """Return ``30 tok/s``; empty if unknown."""
@@ -122,37 +128,29 @@ def facts_line(answer: AnswerEnergy, width: int, *, net: bool) -> str:
 
 
 def phase_line(answer: AnswerEnergy, width: int) -> list[Run]:
-    """Return a bar for each phase, as long as its part of the joules: ``P ▌3 J  T –  A ████ 39 J``.
+    """Return a bar for each phase, as long as its part: ``read ≈3 J ▌  write ≈39 J ████``.
 
     Returns:
         Runs of characters with ``prefill``, ``thinking``, ``answer`` or ``axis``; none where no
         phase is known.
     """
-    if not answer.phase_joules:
-        return []
-    texts = {
-        letter: _phase_text(answer.phase_joules.get(letter), answer.kind)
-        for letter in PHASE_LETTERS
-    }
-    words = sum(len(letter) + 1 + cell_len(text) for letter, text in texts.items())
-    gaps = len(PHASE_LETTERS) - 1
-    gap = _GAP if words + len(_GAP) * gaps <= width else " "
-    fixed = words + len(gap) * gaps
-    # A bar has a space after it and at least one cell, so three of them may round up.
-    room = width - fixed - 2 * len(PHASE_LETTERS)
+    texts = [
+        (letter, f"{PHASE_WORDS[letter]} {units.short_energy_text(joules, answer.kind)}")
+        for letter, joules in sorted(
+            answer.phase_joules.items(), key=lambda each: PHASE_LETTERS.index(each[0])
+        )
+    ]
+    words = sum(cell_len(text) for _, text in texts)
+    gap = _GAP if words + len(_GAP) * (len(texts) - 1) <= width else " "
+    # A bar has a space before it and at least one cell, so all of them may round up.
+    room = width - words - len(gap) * (len(texts) - 1) - 2 * len(texts)
     total = sum(answer.phase_joules.values())
     runs: list[Run] = []
-    for letter, text in texts.items():
-        drawn = bar(answer.phase_joules.get(letter), total, room)
-        runs += [(f"{gap if runs else ''}{letter} ", "axis"), (drawn, PHASE_INKS[letter])]
-        runs.append((f" {text}" if drawn else text, "axis"))
+    for letter, text in texts:
+        drawn = bar(answer.phase_joules[letter], total, room)
+        runs.append((f"{gap if runs else ''}{text}{' ' if drawn else ''}", "axis"))
+        runs.append((drawn, PHASE_INKS[letter]))
     return runs
-
-
-def _phase_text(joules: float | None, kind: str | None) -> str:
-    if joules is None:
-        return "–"
-    return units.short_energy_text(joules, kind).removeprefix(units.ABOUT)
 
 
 NOW_NS = 2_000_000_000
@@ -274,45 +272,42 @@ def _fit(parts: list[str], facts: StatusFacts, width: int) -> str | None:
 NO_BASELINE = "net needs an idle baseline: leave etui idle for 35 s"
 
 
-def chat_text(records: Sequence[TurnRecord], *, net: bool) -> str:
-    """Return ``181 J, 50.3 mWh · 3 answers``, with the unmeasured answers counted apart."""
-    answers = units.count_text(len(records), "answer")
-    energies = [record.energy for record in records if record.energy.joules is not None]
-    if not records:
-        return "nothing yet"
-    if not energies:
-        return SEPARATOR.join([units.UNMEASURED, answers])
-    joules = [energy.net_joules if net else energy.joules for energy in energies]
-    known = [value for value in joules if value is not None]
-    estimated = any(energy.kind == units.ESTIMATE for energy in energies)
-    kind = units.ESTIMATE if estimated else None
-    if net and known and sum(known) <= 0:
-        parts = [units.NOT_ABOVE_IDLE, answers]
-    else:
-        parts = [units.total_text(sum(known), None, kind) if known else NO_BASELINE, answers]
-    if known and len(known) < len(energies):
-        parts.append(f"{len(energies) - len(known)} of them without a baseline")
-    if len(energies) < len(records):
-        parts.append(f"{len(records) - len(energies)} of them {units.UNMEASURED}")
-    return SEPARATOR.join(parts)
+def sum_chat(records: Sequence[TurnRecord], *, net: bool) -> EnergySum:
+    """Sum the answers of a chat; in net mode one without a baseline counts as unmeasured."""
+    total = EnergySum()
+    for record in records:
+        joules = record.energy.net_joules if net else record.energy.joules
+        estimated = joules is not None and record.energy.kind == units.ESTIMATE
+        total += EnergySum(1, joules, estimated, int(joules is None))
+    return total
 
 
-def today_text(total: Total | None) -> str:
-    """Format the energy of all chats, questions and runs of today."""
-    if total is None:
-        return "nothing yet"
-    answers = units.count_text(total.turns, "answer")
-    parts = []
-    if total.joules is not None:
-        parts.append(units.total_text(total.joules))
-    if total.estimated_joules is not None:
-        parts.append(units.total_text(total.estimated_joules, None, units.ESTIMATE))
-    if not parts:
-        return SEPARATOR.join([units.UNMEASURED, answers])
-    parts.append(answers)
-    if total.unmeasured_turns:
-        parts.append(f"{total.unmeasured_turns} of them {units.UNMEASURED}")
-    return SEPARATOR.join(parts)
+def sum_lines(title: str, rows: Sequence[tuple[str, EnergySum, str]], width: int) -> list[str]:
+    """Format a table below ``title``: joules, watt-hours, answers, and what each row cost.
+
+    Columns without room are left out, watt-hours and answers first.
+    """
+    table = [(title, "J", "Wh", "answers", "cost" if any(money for *_, money in rows) else "")]
+    for name, found, money in rows:
+        hours = None if found.joules is None else found.joules / units.JOULES_PER_WATT_HOUR
+        joules, wh = (units.cell_text(each, found.kind) for each in (found.joules, hours))
+        if found.joules is not None and found.joules < 0:  # net joules
+            joules, wh = "≤ idle", "–"
+        table.append((name, joules, wh, f"{found.turns:,}" if found.turns else "–", money))
+    cells = [max(cell_len(row[at]) for row in table) + 2 * (at > 0) for at in range(len(table[0]))]
+    kept, left = set(), width
+    for at in (0, 1, 4, 2, 3):  # by importance
+        left -= cells[at]
+        if left >= 0:
+            kept.add(at)
+    return [
+        "".join(
+            f"{text:>{cells[at]}}" if at else f"{text:<{cells[at]}}"
+            for at, text in enumerate(row)
+            if at in kept
+        ).rstrip()
+        for row in table
+    ]
 
 
 def budget_text(budget: BudgetState) -> str:
@@ -323,7 +318,7 @@ def budget_text(budget: BudgetState) -> str:
     if budget.spent_joules is None:
         return SEPARATOR.join([limit, f"spent {units.UNMEASURED}"])
     share = units.percent_text(budget.spent_joules / budget.limit_joules)
-    spent = units.total_text(budget.spent_joules)
+    spent = units.total_text(budget.spent_joules, None, _kind_of(budget))
     return SEPARATOR.join([limit, f"{spent} spent", share])
 
 
@@ -338,7 +333,8 @@ def budget_bar(budget: BudgetState, width: int) -> str:
     if budget.spent_joules is None:
         return f"{budget.period} {units.UNMEASURED} of {limit}"
     share = budget.spent_joules / budget.limit_joules
-    text = f"{units.whole_percent_text(share)} of {limit}"
+    about = units.ABOUT if budget.estimated else ""
+    text = f"{about}{units.whole_percent_text(share)} of {limit}"
     room = min(24, width - len(budget.period) - len(text) - 2)
     bar = f"{meter(share, room)} " if room >= 4 else ""
     return f"{budget.period} {bar}{text}"
@@ -346,7 +342,12 @@ def budget_bar(budget: BudgetState, width: int) -> str:
 
 def budget_share_text(budget: BudgetState) -> str:
     """Return ``hour 19 %``."""
-    return f"{budget.period} {units.whole_percent_text(spent_share(budget))}"
+    about = units.ABOUT if budget.estimated else ""
+    return f"{budget.period} {about}{units.whole_percent_text(spent_share(budget))}"
+
+
+def _kind_of(budget: BudgetState) -> str | None:
+    return units.ESTIMATE if budget.estimated else None
 
 
 def spent_share(budget: BudgetState) -> float:
@@ -358,11 +359,3 @@ def tightest_budget(budgets: Sequence[BudgetState]) -> BudgetState | None:
     """Return the budget of an hour or a day of which the largest share is spent."""
     known = [b for b in budgets if b.period != "turn" and b.spent_joules is not None]
     return max(known, key=spent_share, default=None)
-
-
-def spent_joules(total: Total | None) -> float | None:
-    """Add readings and estimates, as a budget counts them; None if nothing was measured."""
-    if total is None:
-        return 0.0
-    known = [j for j in (total.joules, total.estimated_joules) if j is not None]
-    return sum(known) if known else None

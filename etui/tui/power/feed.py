@@ -9,7 +9,9 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from enum import StrEnum
+from math import ceil
 
+from etui import units
 from etui.energy.devices import ChannelState, join_states, total_watts
 from etui.energy.types import ChannelPower
 from etui.plots.power_history import TOTAL, ZOOM_SECONDS, Buckets, PowerHistory
@@ -30,19 +32,17 @@ class Stage(StrEnum):
 
 
 MARKS = {
-    Stage.LOADING: ("L", "load"),
-    Stage.PREFILL: ("P", "prefill"),
-    Stage.THINKING: ("T", "think"),
-    Stage.ANSWERING: ("A", "answer"),
+    Stage.LOADING: "L",
+    Stage.PREFILL: "P",
+    Stage.THINKING: "T",
+    Stage.ANSWERING: "A",
 }
-"""Letter and word of the stages that have a mark."""
-
-LEGEND = "  ".join(f"{letter} {word}" for letter, word in MARKS.values())
+"""Letters of the stages that have a mark."""
 
 
 def mark_stage(stage: Stage) -> str:
     """Return the letter of a stage, or a space for a stage without a mark."""
-    return MARKS[stage][0] if stage in MARKS else " "
+    return MARKS.get(stage, " ")
 
 
 class PowerFeed:
@@ -76,6 +76,10 @@ class PowerFeed:
         return join_states(self.powers, self.vitals.devices, self.vitals.idle_by_channel)
 
 
+SINCE_START = len(ZOOM_SECONDS)
+"""The zoom after the last one: all that is recorded, in steps so that the graph seldom jumps."""
+
+
 class TimeWindow:
     """The time that graphs show, up to now or to the moment at which it is held."""
 
@@ -86,7 +90,18 @@ class TimeWindow:
 
     @property
     def seconds(self) -> float:
-        return ZOOM_SECONDS[self._zoom]
+        if self._zoom < SINCE_START:
+            return ZOOM_SECONDS[self._zoom]
+        oldest_ns, end_ns = self._feed.history.oldest_ns, self._end_ns
+        recorded = 0.0 if oldest_ns is None else (end_ns - oldest_ns) / 1e9
+        step = 10.0 if recorded < ZOOM_SECONDS[1] else 60.0
+        return min(ZOOM_SECONDS[-1], step * max(1, ceil(recorded / step)))
+
+    @property
+    def span_text(self) -> str:
+        """The time in words: ``last 2 min``, ``since start``."""
+        whole = self._zoom == SINCE_START and self.seconds < ZOOM_SECONDS[-1]
+        return "since start" if whole else f"last {units.span_text(self.seconds)}"
 
     @property
     def is_held(self) -> bool:
@@ -95,16 +110,20 @@ class TimeWindow:
 
     def zoom(self, steps: int) -> None:
         """Show more time for positive ``steps``, and less for negative ones."""
-        self._zoom = max(0, min(len(ZOOM_SECONDS) - 1, self._zoom + steps))
+        self._zoom = max(0, min(SINCE_START, self._zoom + steps))
 
     def pause(self) -> None:
         self._held = None if self._held else (time.monotonic_ns(), self._feed.states())
+
+    @property
+    def _end_ns(self) -> int:
+        return time.monotonic_ns() if self._held is None else self._held[0]
 
     def states(self) -> tuple[ChannelState, ...]:
         return self._feed.states() if self._held is None else self._held[1]
 
     def buckets(self, channel: str, count: int, *, own: bool = False) -> Buckets:
         """Return the watts of a channel in ``count`` equal parts."""
-        end_ns = time.monotonic_ns() if self._held is None else self._held[0]
+        end_ns = self._end_ns
         history = self._feed.own if own else self._feed.history
         return history.buckets(channel, end_ns, self.seconds / count, count)

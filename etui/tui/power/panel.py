@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from textwrap import wrap
 from typing import TYPE_CHECKING, ClassVar
 
 from textual import events
@@ -21,12 +22,13 @@ from etui.energy.devices import (
     total_limit_watts,
     total_watts,
 )
+from etui.log.daily_energy import EnergySum, sum_by_part, sum_by_period
 from etui.plots.braille import Graph
 from etui.plots.power_history import TOTAL
-from etui.text import SEPARATOR, sanitize
+from etui.text import SEPARATOR, fit_cells, sanitize
 from etui.tui.pacing import QUIET, USUAL, Pace
 from etui.tui.power._widgets import ChannelTable
-from etui.tui.power.channel_rows import build_rows
+from etui.tui.power.channel_rows import build_rows, name_channels
 from etui.tui.power.energy_text import (
     AnswerEnergy,
     PhaseJoules,
@@ -35,17 +37,17 @@ from etui.tui.power.energy_text import (
     answer_of_record,
     budget_bar,
     budget_text,
-    chat_text,
     facts_line,
     phase_line,
     spent_share,
     status_line,
+    sum_chat,
+    sum_lines,
     tightest_budget,
-    today_text,
 )
 from etui.tui.power.feed import PowerFeed, Stage, TimeWindow, mark_stage
 from etui.tui.services import BudgetState, SpendingTotals
-from etui.tui.widgets.lines import FactLine, Heading, Line
+from etui.tui.widgets.lines import Heading, Line, TitledLines, count_rows
 from etui.tui.widgets.power_graph import PowerGraph
 
 if TYPE_CHECKING:
@@ -56,10 +58,10 @@ if TYPE_CHECKING:
     from etui.turn.record import TurnRecord
 
 
-_MOST_GRAPH_ROWS, _GRAPH_ROWS, _LEAST_GRAPH_ROWS = 26, 7, 5
+_MOST_GRAPH_ROWS, _GRAPH_ROWS, _LEAST_GRAPH_ROWS = 8, 6, 5
 
-_FIXED_ROWS, _AIRY_ROWS = 8, 4
-"""Rows of the panel beside graph, channels and budgets; rows of its gaps and of its last line."""
+_FIXED_ROWS, _AIRY_ROWS = 9, 5
+"""Rows of the panel beside graph, channels and lines; rows of its gaps and of its last line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,25 +71,32 @@ class PanelPlan:
     graph_rows: int = _GRAPH_ROWS
     columns: int = 1  # Channels side by side
     airy: bool = True  # Whether there are gaps between the parts
+    left_rows: int = 0  # Rows that are left for more
 
 
-def plan_panel(height: int, channels: int, budgets: int) -> PanelPlan:
+def plan_panel(height: int, channels: int, lines: int) -> PanelPlan:
     """Divide the height of the panel, so that all of it is seen without scrolling if it can be.
 
     Where it is short, first the gaps go, then the channels are folded into two columns, then the
-    graph shrinks.
+    graph shrinks. ``lines`` counts the rows that come and go, as those of budgets.
     """
-    left = height - _FIXED_ROWS - budgets
+    left = height - _FIXED_ROWS - lines
     for columns, airy in ((1, True), (1, False), (2, False)):
         rows = left - -(-channels // columns) - (_AIRY_ROWS if airy else 0)
         if rows >= _GRAPH_ROWS:
-            return PanelPlan(min(rows, _MOST_GRAPH_ROWS), columns, airy)
+            graph = min(rows, _MOST_GRAPH_ROWS)
+            return PanelPlan(graph, columns, airy, rows - graph)
     return PanelPlan(max(_LEAST_GRAPH_ROWS, left - -(-channels // 2)), 2, airy=False)
 
 
 NOTHING_READ = "no power sensor can be read; `etui doctor` shows why"
 NO_MODEL = "no model in memory"
+_MOST_LOADED, _LEAST_MODELS = 3, 4
+"""Models in memory that are named, and least rows for the bars of the week's models."""
+
 _USUAL_ZOOM = 1
+_LOADED = "LOADED  "
+_USUAL_LINES = 5  # Four of the table of joules, one of the models in memory
 _GRAPH_NS, _TABLE_NS = 500_000_000, 1_000_000_000
 """Time between two drawings of the graph and of the numbers: faster ones cannot be read."""
 
@@ -104,6 +113,7 @@ class PowerPanel(VerticalScroll):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("p,space", "pause", "Pause the graph", id="power.pause"),
+        Binding("s", "parts", "What today went into", id="power.parts"),
     ]
     HELP = """\
 ## Power
@@ -111,7 +121,9 @@ class PowerPanel(VerticalScroll):
 Watts now, on a scale from 0 to the power limit; the dotted line is the idle power. Colours and
 letters show the phase: L load, P prefill, T thinking, A answer. `[` and `]` show less or more time,
 `p` pauses. The joules of an answer do not include loading the model. *Gross* includes idle power,
-*net* subtracts it. `*` marks a channel that is not in the total.
+*net* subtracts it. `*` marks a channel that is not in the total. *Today* and *week* are all joules
+that etui spent; `s` shows what today's went into: answers, titles of chats, loads of models,
+audits, and idling with a model in memory (measured when it is unloaded).
 """
 
     def __init__(self, feed: PowerFeed) -> None:
@@ -126,7 +138,10 @@ letters show the phase: L load, P prefill, T thinking, A answer. `[` and `]` sho
         self._recent = RecentTokens()
         self._phases = PhaseJoules()
         self._records: Sequence[TurnRecord] = ()
-        self._today = ""
+        self._spending: SpendingTotals | None = None
+        self._problem = ""
+        self._shows_parts = False
+        self._shared_names: set[str] = set()
         self.budgets: tuple[BudgetState, ...] = ()
         self._window = TimeWindow(feed, _USUAL_ZOOM)
         self._vitals_due_ns = self._graph_due_ns = self._table_due_ns = 0
@@ -138,9 +153,11 @@ letters show the phase: L load, P prefill, T thinking, A answer. `[` and `]` sho
         self._nothing = Line(classes="unmeasured")
         self._graph = PowerGraph()
         self._table = ChannelTable(cursor=False)
-        self._spent = FactLine(classes="spent gap")
+        self._spent = TitledLines(classes="spent gap")
         self._budget_lines = {p: Line(classes="budget") for p in ("turn", "hour", "day")}
-        self._model = FactLine(classes="model gap")
+        self._by_model = TitledLines(classes="by-model gap")
+        self._model = Line(classes="model gap")
+        self._shared = Line(classes="unmeasured")
         self._app = Line(classes="app gap")
         self.status = Line(classes="power-status")
 
@@ -154,11 +171,13 @@ letters show the phase: L load, P prefill, T thinking, A answer. `[` and `]` sho
         yield self._table
         yield self._spent
         yield from self._budget_lines.values()
+        yield self._by_model
         yield self._model
+        yield self._shared
         yield self._app
 
     def on_mount(self) -> None:
-        self._nothing.display = False
+        self._nothing.display = self._by_model.display = self._shared.display = False
         for line in self._budget_lines.values():
             line.display = False
         self._show_models()
@@ -169,6 +188,7 @@ letters show the phase: L load, P prefill, T thinking, A answer. `[` and `]` sho
         self._draw_now()
         self.call_after_refresh(self._show_answer)  # its lines have their new width only then
         self.call_after_refresh(self._show_totals)
+        self.call_after_refresh(self._show_models)
 
     @property
     def residents(self) -> frozenset[str]:
@@ -234,6 +254,8 @@ letters show the phase: L load, P prefill, T thinking, A answer. `[` and `]` sho
 
     def show_answering(self, model: str) -> None:
         self._answering = model
+        self._shared_names.clear()
+        self._shared.display = False
         self._show_status()
 
     def show_chat(self, records: Sequence[TurnRecord]) -> None:
@@ -246,13 +268,15 @@ letters show the phase: L load, P prefill, T thinking, A answer. `[` and `]` sho
 
     def show_spending(self, spending: SpendingTotals | None, problem: str = "") -> None:
         """Show the totals of the day and the budgets; for None show ``problem`` instead."""
-        if spending is None:
-            self._today = f"today: {problem}"
-        else:
-            self._today = f"today {today_text(spending.today)}"
-            self.budgets = spending.budgets
+        self._problem = problem
+        if spending is not None:
+            self._spending, self.budgets = spending, spending.budgets
         self._show_totals()
-        self._adopt_plan()
+
+    def action_parts(self) -> None:
+        """Show what the joules of today went into, or hide it."""
+        self._shows_parts = not self._shows_parts
+        self._show_totals()
 
     def toggle_net(self) -> bool:
         """Switch between gross and net joules, and return whether they are net now."""
@@ -296,10 +320,23 @@ letters show the phase: L load, P prefill, T thinking, A answer. `[` and `]` sho
         self._show_models()
 
     def _adopt_plan(self) -> None:
-        shown = sum(line.display for line in self._budget_lines.values())
-        self._plan = plan_panel(self.size.height, len(self._feed.powers), shown)
+        width = max(1, self._facts.content_size.width)
+        texts = (self._spent, self._model, self._shared, *self._budget_lines.values())
+        lines = sum(count_rows(str(each.content), width) for each in texts if each.display)
+        self._plan = plan_panel(self.size.height, len(self._feed.powers), lines - _USUAL_LINES)
         self._graph.styles.height = self._plan.graph_rows
         self.set_class(not self._plan.airy, "-tight")
+        self._show_by_model(width)
+
+    def _show_by_model(self, width: int) -> None:
+        """Show bars of the week's models where rows are left for them."""
+        rows, spending, bars = self._plan.left_rows - 2, self._spending, list[str]()
+        if rows >= _LEAST_MODELS and spending is not None and spending.daily is not None:
+            from etui.tui.power.spent_text import model_bars  # not needed for the first paint
+
+            bars = model_bars(spending.daily, None, width)[:rows]
+        self._by_model.display = bool(bars)
+        self._by_model.set_text("\n".join(["BY MODEL, this week", *bars]))
 
     def _draw_now(self) -> None:
         self._graph_due_ns = self._table_due_ns = 0
@@ -334,7 +371,7 @@ letters show the phase: L load, P prefill, T thinking, A answer. `[` and `]` sho
         now = units.UNMEASURED if read else ""
         if watts is not None:
             now = units.of_limit_text(watts, limit, total_kind(states))
-        span = f"last {units.span_text(self._window.seconds)}" if powers else ""
+        span = self._window.span_text if powers else ""
         self._power_heading.show(f"POWER  {now}", "paused" if self._window.is_held else span)
 
     def _show_app(self) -> None:
@@ -342,6 +379,20 @@ letters show the phase: L load, P prefill, T thinking, A answer. `[` and `]` sho
         share = self._feed.vitals.app_share
         if share is not None:
             self._app.set_text(f"this screen: {units.percent_text(share)} of one core{quiet}")
+        self._show_shared()
+
+    def _show_shared(self) -> None:
+        """Say once whose joules are counted too, while others use what is measured."""
+        states = self._feed.states()
+        named = zip(name_channels(states), states, strict=True)
+        found = [name for name, state in named if state.power.in_total and state.device.shared]
+        if not self._shared_names.issuperset(found):  # it stays until the next answer
+            self._shared_names.update(found)
+            names = ", ".join(sorted(self._shared_names))
+            text = f"! {names} shared with other programs"
+            self._shared.set_text(fit_cells(text, max(20, self._facts.content_size.width)))
+            self._shared.display = True
+            self._adopt_plan()
 
     def _show_answer(self) -> None:
         answer, width = self._answer, max(1, self._facts.content_size.width)
@@ -360,10 +411,22 @@ letters show the phase: L load, P prefill, T thinking, A answer. `[` and `]` sho
         self._show_status()
 
     def _show_totals(self) -> None:
-        word = "net " if self._net else ""
-        chat = f"SPENT  chat {word}{chat_text(self._records, net=self._net)}"
-        self._spent.show(SEPARATOR.join(part for part in (chat, self._today) if part))
-        width = max(1, self._facts.content_size.width)
+        width, spending = max(1, self._facts.content_size.width), self._spending
+        rows = [("chat net" if self._net else "chat", sum_chat(self._records, net=self._net))]
+        daily, today = (None, None) if spending is None else (spending.daily, spending.today)
+        if daily is not None and today is not None:
+            sums = sum_by_period(daily, today)
+            parts = sum_by_part(daily, today) if self._shows_parts else {}
+            rows.append(("today", sums["day"]))
+            rows += [(f"  {part}", found) for part, found in parts.items()]
+            rows.append(("week", sums["week"]))
+        elif not self._problem:
+            rows += [("today", EnergySum()), ("week", EnergySum())]
+        lines = sum_lines("SPENT", [(*row, "") for row in rows], width)
+        missing = max(found.unmeasured for _, found in rows)
+        lines += [f"{missing:,} without joules, not in it"] if missing else []
+        lines += wrap(self._problem, width)
+        self._spent.set_text("\n".join(lines))
         for period, line in self._budget_lines.items():
             budget = next((b for b in self.budgets if b.period == period), None)
             line.display = budget is not None
@@ -371,13 +434,18 @@ letters show the phase: L load, P prefill, T thinking, A answer. `[` and `]` sho
                 bar = budget_bar(budget, width)
                 line.set_text(bar or f"{period} {budget_text(budget)}")
                 line.set_class(spent_share(budget) >= 1, "-over")
+        self._adopt_plan()
         self._show_status()
 
     def _show_models(self) -> None:
-        held = [f"{name} {detail}" for name, detail in reversed(self._residents.items())]
-        loading = [f"loading {self._loading} …"] if self._loading else []
-        text = SEPARATOR.join([*loading, *held]) or NO_MODEL
-        self._model.show(f"LOADED  {sanitize(text)}")
+        width = (self._facts.content_size.width or 80) - len(_LOADED)
+        held = [f"loading {self._loading} …"] if self._loading else []
+        held += [f"{name} {detail}" for name, detail in reversed(self._residents.items())]
+        shown = [fit_cells(sanitize(text), width) for text in held or [NO_MODEL]][:_MOST_LOADED]
+        if len(held) > len(shown):
+            shown.append(f"and {len(held) - len(shown)} more")
+        self._model.set_text(_LOADED + f"\n{' ' * len(_LOADED)}".join(shown))
+        self._adopt_plan()
         self._show_status()
 
     def _show_status(self) -> None:

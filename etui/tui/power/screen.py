@@ -33,8 +33,8 @@ from etui.tui.ascii import choose_driver, leave_on_hangup, leave_on_terminate
 from etui.tui.commands import Command, build_commands
 from etui.tui.pacing import SAMPLE_SECONDS
 from etui.tui.power._widgets import ChannelTable
-from etui.tui.power.channel_rows import Row, build_rows, header_text
-from etui.tui.power.feed import PowerFeed, TimeWindow
+from etui.tui.power.channel_rows import Row, build_rows, header_text, long_name
+from etui.tui.power.feed import SINCE_START, PowerFeed, TimeWindow
 from etui.tui.power.spent_text import (
     DAYS_SHOWN,
     Spent,
@@ -124,9 +124,9 @@ PARTS: tuple[Part, ...] = ("channels", "models", "days", "money")
 _COMPACT_HEIGHT, _COMPACT_WIDTH = 16, 60
 _WIDE = 112
 _FIXED_LINES = 4  # The title, the titles of the columns, those of the parts, and the footer
-_LEAST_GRAPH, _MOST_GRAPH = 5, 22
+_LEAST_GRAPH, _MOST_GRAPH = 5, 10
 _LEAST_SPENT, _MOST_SPENT = 5, 16
-_MOST_ROW = 4
+_MOST_ROW = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,8 +162,7 @@ def choose_layout(width: int, height: int, rows: int, focused: Part, left: Part)
 NOTHING_READ = "no power sensor can be read: `etui doctor` shows why, and what makes it readable"
 NOT_OPEN = "opening the meter …"
 _READ_AGAIN_SECONDS = 20.0
-_LONG_TITLE_FROM = 60
-_FIRST_ZOOM = len(ZOOM_SECONDS) - 1
+_LONG_TITLE_FROM = 90
 _TITLES: dict[Part, str] = {
     "models": f"Joules by model, {DAYS_SHOWN} days",
     "days": "Joules and peaks by day",
@@ -248,7 +247,7 @@ holds the picture. Below it every channel, then joules by model and by day, and 
         self._config = config
         self._feed = feed
         self._interval_seconds = interval_seconds
-        self._window = TimeWindow(feed, _FIRST_ZOOM)
+        self._window = TimeWindow(feed, SINCE_START)
         self._part: Part = "channels"
         self._left: Part = "days"
         self._rows: tuple[Row, ...] = ()
@@ -346,7 +345,7 @@ holds the picture. Below it every channel, then joules by model and by day, and 
         layout = self.layout_now
         self._take_layout(layout)
         self._table.show(self._rows, self._window, layout.row_height)
-        span = units.span_text(self._window.seconds)
+        span = self._window.span_text
         width = self._table.width or self.app.size.width
         self._columns.set_text(header_text(self._rows, width, span))
         row, values = self._table.row, self._graph.values
@@ -362,8 +361,7 @@ holds the picture. Below it every channel, then joules by model and by day, and 
             return NOT_OPEN if newest_ns is None else NOTHING_READ
         hour = ZOOM_SECONDS[-1]
         whole = self._feed.history.buckets(row.key, time.monotonic_ns(), hour, 2)
-        name = f"{row.name} {row.label}".strip()
-        parts = [f"{name}  {units.watts_of_text(row.watts, row.limit_watts, row.kind)}"]
+        parts = [f"{long_name(row)}  {units.watts_of_text(row.watts, row.limit_watts, row.kind)}"]
         if whole.highest is not None:
             when = "" if self.app.size.width < _LONG_TITLE_FROM else " in the last hour"
             parts.append(f"peak {units.short_watts_text(whole.highest, row.kind)}{when}")

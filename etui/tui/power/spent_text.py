@@ -18,11 +18,14 @@ from etui.log.daily_energy import (
     read_daily_energy,
     sum_by_day,
     sum_by_model,
+    sum_by_part,
     sum_by_period,
 )
 from etui.log.queries import LogReader
+from etui.plots.braille import sparkline
 from etui.plots.terminal import bar
-from etui.text import fit_cells, one_line
+from etui.text import cut_name, one_line
+from etui.tui.power.energy_text import sum_lines
 
 
 def read_spent(config: Config, today: date) -> Spent:
@@ -38,15 +41,15 @@ def read_spent(config: Config, today: date) -> Spent:
 
 DAYS_SHOWN = 30  # Days with a bar, and the time over which models are compared
 NO_TURN = "no answer in the log yet: ask one in `etui`, or with `etui ask`"
-NO_PRICE = "for money: set price_per_kwh and currency in config.yaml"
-_LEAST_BAR, _MOST_NAME = 6, 12
-_WATT_HOURS_FROM = 44  # Width from which the joules of a period are shown in watt-hours too
+NO_PRICE = "set price_per_kwh for money"
+_LEAST_BAR, _MOST_NAME = 6, 20
+_TRENDS_FROM = 60  # Width from which a model has its joules by day
 
 _WORDS: dict[Period, str] = {
     "day": "today",
-    "week": "this week",
-    "month": "this month",
-    "year": "this year",
+    "week": "week",
+    "month": "month",
+    "year": "year",
 }
 
 
@@ -73,42 +76,56 @@ class Spent:
 
 def model_lines(spent: Spent, width: int) -> list[str]:
     """Return a bar per model of the last days, the most expensive first."""
-    sums = sum_by_model(spent.daily, spent.first_day)
-    if not sums:
-        return [spent.empty_text or f"no answer in the last {DAYS_SHOWN} days"]
-    rows = [(one_line(model) or "unknown", found, _count(found)) for model, found in sums]
-    return _bar_lines(rows, width)
+    bars = model_bars(spent.daily, spent.first_day, width)
+    return bars or [spent.empty_text or f"no answer in the last {DAYS_SHOWN} days"]
+
+
+def model_bars(daily: DailyEnergy, since: date | None, width: int) -> list[str]:
+    """Return a bar per model from a day on (None: all days); none without an entry.
+
+    Where there is room, its joules by day follow as a small graph.
+    """
+    rows, trends = [], width >= _TRENDS_FROM and len(daily.days) >= DAYS_SHOWN
+    for model, found in sum_by_model(daily, since):
+        remark = _count(found)
+        if trends:
+            parts = DailyEnergy(daily.days, tuple(p for p in daily.parts if p.model == model))
+            days = [each.joules for _, each in sum_by_day(parts, DAYS_SHOWN)]
+            most = max((joules or 0.0 for joules in days), default=0.0)
+            remark += f"  {sparkline(days, most or 1.0, DAYS_SHOWN // 2)}"
+        rows.append((one_line(model) or "unknown", found, remark))
+    return _bar_lines(rows, width) if rows else []
 
 
 def day_lines(spent: Spent, width: int) -> list[str]:
-    """Return a bar per day with the peak watts of its answers, the newest first."""
+    """Return a bar per day on which something was spent, with the peak watts, the newest first."""
     if spent.empty_text:
         return [spent.empty_text]
     rows = [
         (_day_text(day, spent.today), found, _peak(found))
         for day, found in reversed(sum_by_day(spent.daily, DAYS_SHOWN))
+        if found != EnergySum()
     ]
-    return _bar_lines(rows, width)
+    return _bar_lines(rows, width) if rows else [f"nothing in the last {DAYS_SHOWN} days"]
 
 
 def money_lines(spent: Spent, width: int) -> list[str]:
-    """Return the joules of the day, week, month and year, and what they cost."""
+    """Return a table of what today, its parts, and longer periods took and cost."""
     if spent.problem:
         return [spent.problem]
-    lines = []
+    factors, rows = spent.factors, []
+    parts = sum_by_part(spent.daily, spent.today)
+    currency = "" if factors is None else factors.currency
     for period, found, price in list_money(spent):
-        joules = _joules_text(found) if found.joules is not None or found.turns else "nothing"
-        words = [f"{_WORDS[period]:<10}", f"{joules:>8}"]
-        money = ""
-        if price is not None and spent.factors is not None:
-            money = units.price_text(price, spent.factors.currency)
-        if found.joules is not None and width >= _WATT_HOURS_FROM:
-            words.append(f"{units.watt_hours_text(found.joules):>8}")
-        lines.append(fit_cells("  ".join([*words, f"{money:>12}"]).rstrip(), width))
+        money = "" if price is None else units.price_text(price, currency)
+        rows.append((_WORDS[period], found, money))
+        if period == "day":
+            rows += [(f"  {part}", each, "") for part, each in parts.items()]
+    lines = sum_lines("", rows, width)
     missing = sum_by_period(spent.daily, spent.today)["year"].unmeasured
     if missing:
         lines.append(f"{missing:,} without joules, not in these sums")
-    if spent.factors is None or spent.factors.price_per_kwh is None:
+    if factors is None or factors.price_per_kwh is None:
         lines.append(NO_PRICE)
     return lines
 
@@ -137,7 +154,7 @@ def _bar_lines(rows: Sequence[tuple[str, EnergySum, str]], width: int) -> list[s
     most = max((found.joules or 0.0 for _, found, _ in rows), default=0.0)
     lines = []
     for (name, found, remark), number in zip(rows, joules, strict=True):
-        line = f"{fit_cells(name, names):<{names}} {bar(found.joules, most, room):<{room}} "
+        line = f"{cut_name(name, names):<{names}} {bar(found.joules, most, room):<{room}} "
         line += f"{number:>{numbers}}"
         lines.append(f"{line}  {remark:>{remarks}}".rstrip() if remarks else line.rstrip())
     return lines

@@ -9,6 +9,7 @@ from textual import events
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal
+from textual.content import Content
 from textual.geometry import Size
 from textual.screen import Screen
 from textual.widget import Widget
@@ -79,6 +80,15 @@ def _break_line(text: str, width: int) -> str:
     return "\n".join(lines)
 
 
+def keep_facts(text: str, width: int) -> str:
+    """Leave out the facts that no longer fit into one row; the very first one is always kept."""
+    kept, *others = text.split(SEPARATOR)
+    for fact in others:
+        if cell_len(kept + SEPARATOR + fact) <= width:
+            kept += SEPARATOR + fact
+    return kept
+
+
 def count_rows(text: str, width: int) -> int:
     """Count the rows that a text takes at a width; longer lines wrap."""
     return sum(max(1, -(-cell_len(line) // max(1, width))) for line in text.split("\n"))
@@ -94,14 +104,30 @@ class Line(Static):
         before = str(self.content)
         if text != before:
             width = self.content_size.width
-            self.update(text, layout=count_rows(text, width) != count_rows(before, width))
+            rows = count_rows(text, width)
+            self.update(self._style(text), layout=rows != count_rows(before, width))
+
+    def _style(self, text: str) -> str | Content:
+        return text
+
+
+class TitledLines(Line):
+    """Lines of which the first is their heading."""
+
+    def _style(self, text: str) -> Content:
+        title, _, rest = text.partition("\n")
+        return Content.assemble((title, "bold $text-primary"), f"\n{rest}" if rest else "")
 
 
 class FactLine(Line):
-    """Facts with separators, with line breaks only between facts; hidden while empty."""
+    """Facts with separators, with line breaks only between facts; hidden while empty.
 
-    def __init__(self, *, classes: str) -> None:
+    With ``one_row``, facts that have no room are left out instead.
+    """
+
+    def __init__(self, *, classes: str, one_row: bool = False) -> None:
         super().__init__(classes=classes)
+        self._fit = keep_facts if one_row else break_between
         self._facts = ""
         self.display = False
 
@@ -124,7 +150,7 @@ class FactLine(Line):
             self.call_after_refresh(self.refresh, layout=True)
 
     def _lay_out(self, width: int) -> None:
-        self.set_text(break_between(self._facts, width) if width else self._facts)
+        self.set_text(self._fit(self._facts, width) if width else self._facts)
 
 
 HINT_FROM = 60
@@ -134,9 +160,9 @@ HINT_FROM = 60
 class HintedLine(Horizontal):
     """A line of facts with the keys for them at its right; hidden without facts."""
 
-    def __init__(self, *, classes: str) -> None:
+    def __init__(self, *, classes: str, one_row: bool = False) -> None:
         super().__init__(classes=f"hinted {classes}-row")
-        self.line = FactLine(classes=classes)
+        self.line = FactLine(classes=classes, one_row=one_row)
         self._hint = Line(classes="hint")
         self.display = False
 

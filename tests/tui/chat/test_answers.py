@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,11 +39,8 @@ async def test_asking_again_shows_both_costs_and_dims_what_was_replaced(house: H
         assert (query.text, route) == ("Second?", THINK)
         assert [m.content for m in query.history if m.role == "user"] == ["First?"]
         assert house.runner.saved[2].settings[REPLACES] == house.runner.saved[1].turn_id
-        before, now, *_times = term.text(2, "costs").split("\n")
-        assert before.startswith(f"before  quick › {MODEL}")
-        assert now.startswith(f"now     think › {MODEL}")
-        assert " J " in before
-        assert " J " in now
+        await term.until(lambda: re.search(r"was [\d.]+ J by quick, [\d.]+×",
+                                           term.text(2, "energy")))  # fmt: skip
         await term.until(lambda: term.turns[1].has_class("-replaced"))
         assert not term.turns[0].has_class("-replaced")
         assert isinstance(term.app.focused, Prompt)
@@ -71,7 +69,7 @@ async def test_an_edited_question_takes_the_place_of_the_old_one(house: House) -
         query, _route = house.runner.asked[2]
         assert (query.text, query.history) == ("First, edited?", ())
         await term.until(lambda: [t.has_class("-replaced") for t in term.turns] == [1, 1, 0])
-        assert term.text(2, "costs") == "", "another question has another cost"
+        assert "was" not in term.text(2, "energy"), "another question has another cost"
         await term.answer("Next?")
         assert house.runner.asked[3][0].history[0] == Message("user", "First, edited?")
 
@@ -83,14 +81,14 @@ async def test_an_answer_is_copied_graded_and_its_thought_unfolded(house: House)
         turn_id = house.runner.saved[1].turn_id
         await term.press("shift+tab", "v")
         await term.until(lambda: house.chats.graded == {turn_id: True})
-        await term.until(lambda: term.text(1, "grade") == "you said: good")
+        await term.until(lambda: "you said good" in term.text(1, "energy"))
         await term.press("x")
-        await term.until(lambda: term.text(1, "grade") == "you said: bad")
+        await term.until(lambda: "you said bad" in term.text(1, "energy"))
         assert house.chats.graded == {turn_id: False}
         await term.press("x")
         await term.until(lambda: house.chats.graded == {})
-        await term.until(lambda: not term.turns[1].query_one(".grade").display)
-        assert not term.turns[0].query_one(".grade").display
+        await term.until(lambda: "you said" not in term.text(1, "energy"))
+        assert "you said" not in term.text(0, "energy")
         await term.press("y")
         await term.told("no code block in this answer")
         await term.press("c")
@@ -114,7 +112,7 @@ async def test_a_hop_that_is_not_taken_is_folded_away_before_the_next_answer(hou
         assert hop.collapsed
         assert str(hop.title) == f"not taken: quick › {MODEL} · 41 % sure \\[x] · ≈12 J"
         assert "Lyon" not in term.source(0)
-        assert term.text(0, "why") == "then think › qwen3-0.6b"
+        assert term.text(0, "why") == ""
         first = HopStarted(1, "quick", MODEL, "direct")
         ended = HopEnded(1, "quick", MODEL, 0.9, 0.9, True, 9.0, "90 % sure", True)
         house.runner.hops = ((first, ("Pa", "ris"), ended),)
@@ -151,8 +149,9 @@ async def test_a_repetition_is_streamed_and_then_cut_with_its_reason(house: Hous
     async with running(house) as term:
         await term.answer("What is the capital of France?")
         assert term.source(0) == "Paris. la Femme,"
-        ended = "■ ended: the answer repeats itself (saved up to ≈43 J)"
-        await term.until(lambda: ended in term.text(0, "energy"))
+        await term.until(lambda: "■ ended: it repeats itself" in term.text(0, "energy"))
+        await term.press("shift+tab", "i")
+        await term.sees("the answer repeats itself (saved up to ≈43 J)")
 
 
 async def test_a_turn_with_branches_shows_its_place_and_asks_for_another(house: House) -> None:
@@ -167,8 +166,8 @@ async def test_a_turn_with_branches_shows_its_place_and_asks_for_another(house: 
         await term.answer("First?", "Second?")
         second = house.runner.saved[1].turn_id
         term.app.screen.query_one(Transcript).mark(branches={second: (2, 3)})
-        assert term.text(0, "branch") == ""
-        assert term.text(1, "branch") == "< 2/3 >"
+        assert "<" not in term.text(0, "energy")
+        assert "< 2/3 >" in term.text(1, "energy")
         await term.press("shift+tab", "<", ">")
         await term.until(lambda: wanted == [(second, -1), (second, 1)])
         await term.press("up", ">")

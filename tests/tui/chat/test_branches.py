@@ -4,21 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from hypothesis import given
-from hypothesis import strategies as st
-
 from etui.chat import Message
 from etui.runtime.routes import Route
-from etui.tui.chat._turn_text import (
-    answer_parts,
-    build_notes,
-    format_parts,
-    format_saved,
-    prefill_joules_per_token,
-)
+from etui.tui.chat._turn_text import answer_parts, build_notes, format_parts
 from etui.tui.chat.screen import ChatScreen
 from etui.tui.start import EtuiApp
-from etui.turn.record import CONTINUES, REPLACES, Tokens, TurnRecord
+from etui.turn.record import CONTINUES, REPLACES, TurnRecord
 from tests.tui.fakes import House, turn_record, until
 from tests.tui.screen import running, turns
 
@@ -56,8 +47,8 @@ async def test_a_resumed_chat_shows_one_branch_and_leads_to_the_other(house: Hou
     async with running(house) as term:
         await open_forked(term.pilot, house)
         await term.until(lambda: questions(term.app) == ["First?", "Other?"])
-        await term.until(lambda: term.text(1, "branch") == "< 2/2 >")
-        assert term.text(0, "branch") == ""
+        await term.until(lambda: "< 2/2 >" in term.text(1, "energy"))
+        assert "<" not in term.text(0, "energy")
         term.turns[1].focus()
         await term.press("less_than_sign")
         await term.until(lambda: questions(term.app) == ["First?", "Second?", "Third?"])
@@ -108,7 +99,7 @@ async def test_the_next_question_follows_the_branch_that_is_shown(house: House) 
     async with running(house) as term:
         await open_forked(term.pilot, house)
         await term.until(lambda: len(term.turns) == 2 and term.turns[1].is_mounted)
-        await term.until(lambda: term.text(1, "branch") != "")
+        await term.until(lambda: "<" in term.text(1, "energy"))
         term.turns[1].focus()
         await term.press("less_than_sign")
         await term.until(lambda: len(questions(term.app)) == 3)
@@ -129,8 +120,8 @@ async def test_a_re_asked_turn_is_a_branch_at_once(house: House) -> None:
         await term.answer("First?")
         await term.press("shift+tab", "plus")
         await term.answered(2)
-        await term.until(lambda: term.text(1, "branch") == "< 2/2 >")
-        await term.until(lambda: "now     think" in term.text(1, "costs"))
+        await term.until(lambda: "< 2/2 >" in term.text(1, "energy"))
+        await term.until(lambda: "was " in term.text(1, "energy"))
         term.turns[1].focus()
         await term.press("less_than_sign")
         await term.until(lambda: len(term.turns) == 1)
@@ -157,7 +148,7 @@ async def test_an_answer_that_was_stopped_goes_on_as_one(house: House) -> None:
         await term.until(lambda: len(term.turns) == 1 and not chat(term.app).queue.busy)
         assert term.source(0) == f"{first.answer} It lies on the Seine."
         assert second.settings[CONTINUES] == first.turn_id
-        assert term.text(0, "costs").startswith("2 parts: ")
+        assert " · 2 parts: " in term.text(0, "energy")
         history = (
             chat(term.app).queue.conversation.query(term.turns[0].asking.__class__("Next?")).history
         )
@@ -172,51 +163,19 @@ async def test_a_whole_answer_does_not_go_on(house: House) -> None:
         assert len(house.runner.asked) == 1
 
 
-def priced(number: int, computed: int, cached: int, joules: float | None) -> TurnRecord:
-    record = turn_record(number, tokens=Tokens(computed + cached, cached, computed, 0, 25))
-    phases = {"load": 0.0, "prefill": joules, "decode": 10.0}
-    return replace(record, energy=replace(record.energy, phases=phases))
-
-
-def test_the_tokens_that_were_not_computed_again_are_priced() -> None:
-    first = priced(0, 400, 0, 4.0)
-    fork = replace(priced(1, 8, 412, 0.5), settings={REPLACES: first.turn_id}, query="Edited?")
-    notes = build_notes([first, fork])
-    assert notes == {fork.turn_id: "saved 412 prompt tokens ≈ 4.12 J"}
-
-
-def test_a_prefill_that_was_not_measured_prices_nothing() -> None:
-    fork = priced(1, 8, 412, None)
-    assert prefill_joules_per_token(fork, [fork]) is None
-    assert format_saved(fork, None) == "saved 412 prompt tokens"
-    assert format_saved(priced(1, 8, 0, 1.0), 0.1) == ""
-
-
-@given(
-    st.lists(st.tuples(st.integers(0, 600), st.none() | st.floats(0, 100)), min_size=1, max_size=8)
-)
-def test_a_prompt_token_costs_what_the_prefills_of_its_model_cost(
-    prefills: list[tuple[int, float | None]],
-) -> None:
-    records = [priced(n, computed, 10, joules) for n, (computed, joules) in enumerate(prefills)]
-    per_token = prefill_joules_per_token(records[-1], records)
-    rates = [
-        joules / computed for computed, joules in prefills if computed >= 16 and joules is not None
-    ]
-    assert (per_token is None) == (not rates)
-    if per_token is not None:
-        assert min(rates) * 0.999 <= per_token <= max(rates) * 1.001 + 1e-9
-
-
 def test_the_parts_of_an_answer_add_up_and_a_circle_ends() -> None:
     first = turn_record(0)
     second = turn_record(1, settings={CONTINUES: first.turn_id})
     third = turn_record(2, settings={CONTINUES: second.turn_id})
     by_id = {record.turn_id: record for record in (first, second, third)}
     assert answer_parts(third, by_id) == (first, second, third)
-    assert format_parts([first, second]) == "2 parts: 12.5 J + 12.5 J = 25.0 J · 50 tokens"
+    assert format_parts([first, second]) == "2 parts: 25.0 J, 50 tok"
     assert format_parts([first]) == ""
+    again = replace(second, query=first.query, settings={REPLACES: first.turn_id})
+    assert list(build_notes([first, second])) == [second.turn_id]
+    assert build_notes([first, again])[again.turn_id].startswith("was 12.5 J")
+    assert build_notes([first, replace(again, query="Edited?")]) == {}
     unmeasured = replace(first, energy=replace(first.energy, joules=None))
-    assert format_parts([unmeasured, second]) == "2 parts: unmeasured · 50 tokens"
+    assert format_parts([unmeasured, second]) == "2 parts: unmeasured, 50 tok"
     loop = turn_record(0, settings={CONTINUES: third.turn_id})
     assert answer_parts(loop, {**by_id, loop.turn_id: loop})[-1] is loop

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -19,7 +21,7 @@ from etui.tui.chat._chat_list import ChatsScreen, branch_rows
 from etui.tui.chat.screen import ChatScreen
 from etui.tui.modals import ConfirmModal, TextModal
 from etui.turn.chat_tree import tree_of
-from etui.turn.record import TurnRecord
+from etui.turn.record import NAMES, TurnRecord
 from tests.tui.fakes import House, turn_record
 from tests.tui.screen import WIDE, Terminal, notices, running
 
@@ -88,7 +90,7 @@ async def test_a_chat_is_resumed_with_its_turns_its_history_and_its_questions(
         await term.press("enter")
         await term.at(ChatScreen)
         await term.until(lambda: len(term.turns) == 2 and term.source(1) == "Answer 3.")
-        assert "25.0 J, 6.94 mWh · 2 answers" in term.panel
+        assert re.search(r"chat +25\.0 +0\.00694 +2\n", term.panel)
         await term.press("up")
         await term.until(lambda: term.prompt.text == "Question 3?")
         await term.answer("And now?")
@@ -221,6 +223,11 @@ async def test_a_chat_unfolds_to_its_branches_and_is_resumed_at_one(stocked: Hou
 async def test_the_smallest_model_names_a_chat_and_its_joules_are_shown(stocked: House) -> None:
     async with at_chats(stocked) as term:
         await term.press("f5")
+        await term.told("a title by a model costs joules, so it is off")
+        assert stocked.runner.asked == []
+    stocked.config = replace(stocked.config, name_chats=True)
+    async with at_chats(stocked) as term:
+        await term.press("f5")
         await term.told("the chat has no turn yet")
         stocked.runner.pieces = ('"', '"')
         await term.press("j", "f5")
@@ -238,6 +245,8 @@ async def test_the_smallest_model_names_a_chat_and_its_joules_are_shown(stocked:
         query, route = stocked.runner.asked[-1]
         assert "The largest?" in query.text
         assert (query.chat_id, route.model) == (None, "smollm2-135m")
+        named = stocked.chats.kept["chat-a"][1][0].chat_id
+        assert stocked.runner.saved[-1].settings[NAMES] == named
         assert query.options.stop == ("\n",)
 
 

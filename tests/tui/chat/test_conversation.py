@@ -194,20 +194,15 @@ def test_the_work_of_a_logged_turn_is_that_of_its_arm(reasoning: str) -> None:
     assert estimate_turn_work(record, 7) == estimate_work(arm, 7)
 
 
-def test_two_costs_stand_below_each_other() -> None:
+def test_the_cost_of_the_answer_before_is_one_fact() -> None:
     before = turn_record(0)
     energy = replace(before.energy, joules=25.0)
     after = turn_record(1, arm="think", energy=energy)
-    assert compare_costs(before, after) == (
-        "before  quick › smollm2-135m  12.5 J  25 tokens  0.50 s\n"
-        "now     think › smollm2-135m  25.0 J  25 tokens  0.50 s\n"
-        "2.0 times as many joules as before"
-    )
+    assert compare_costs(before, after) == "was 12.5 J by quick, 2.0×"
 
 
 def test_an_unmeasured_cost_is_not_compared() -> None:
     before = turn_record(0)
     after = turn_record(1, energy=replace(before.energy, joules=None, kind=None))
-    text = compare_costs(before, after)
-    assert "unmeasured" in text
-    assert "times" not in text
+    assert compare_costs(before, after) == "was 12.5 J by quick"
+    assert compare_costs(after, before).startswith("was unmeasured by ")

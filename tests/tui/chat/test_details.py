@@ -23,7 +23,10 @@ def with_energy(**changes: Any) -> TurnRecord:
 
 def test_each_number_names_its_source() -> None:
     shown = facts(turn_record(1))
-    assert shown["energy"] == "12.5 ± 0.5 J (counter), idle included · a hardware counter"
+    assert (
+        shown["energy"]
+        == "12.5 ± 0.5 J (counter), 0.500 J/token, idle included · a hardware counter"
+    )
     assert shown["net"] == "10.0 J, 0.400 J/tok, without 5.00 W idle"
     assert shown["power"] == "25.0 W mean, 30.0 W peak, 100 % recorded"
     assert shown["first token"] == "after 0.10 s"
@@ -111,3 +114,13 @@ async def test_i_opens_the_page_for_any_turn_and_closes_it(house: House) -> None
                 assert page.size.width >= 36
             await term.press("i")
             await term.until(lambda: not isinstance(term.app.screen, DetailsModal))
+
+
+def test_what_is_not_at_a_glance_is_here() -> None:
+    record = turn_record(1, why="rest: no rule matched · tiny answers instead")
+    record = replace(record, predicted_joules=445.0, trace={"notices": ["the hour is spent"]})
+    shown = facts(record)
+    assert "tiny answers instead" in shown["model"]
+    assert shown["forecast"].startswith("≈44")
+    assert shown["forecast"].endswith(" · it took 12.5 J, 0.028×")
+    assert shown["notice"] == "the hour is spent"

@@ -30,7 +30,7 @@ from etui.tui.models._cards import CardReader, Cards
 from etui.tui.models._text import model_texts
 from etui.tui.models.first_run import describe_advice
 from etui.tui.power.energy_text import answer_of_record
-from etui.turn.text import energy_line, price_line
+from etui.turn.text import energy_line, price_facts
 from tests.fixtures.turns import ENERGY, TURN
 from tests.support.command import run_here
 
@@ -54,7 +54,7 @@ def test_every_surface_shows_the_same_speed_of_the_same_answer(
     if not measured:
         nothing = dict.fromkeys(("load", "prefill", "decode"))
         one = replace(ONE, energy=replace(ENERGY, joules=None, phases=nothing))
-    texts = [energy_line(one), price_line(one), "\n".join(format_turn(one, ()))]
+    texts = [energy_line(one), " ".join(price_facts(one)), "\n".join(format_turn(one, ()))]
     shown = [float(text) for line in texts for text in re.findall(r"([\d.]+) tok/s", line)]
     assert shown == [38.0] * 3
     assert answer_of_record(one).tokens_per_second == 38.0

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import time
+
+import pytest
+
 from etui.energy.devices import DeviceVitals
 from etui.energy.types import Channel, ChannelPower, Kind
 from etui.plots.power_history import TOTAL
-from etui.tui.power.feed import PowerFeed
+from etui.tui.power.feed import SINCE_START, PowerFeed, TimeWindow
 from etui.tui.services import Vitals
 from etui.tui.start import EtuiApp
 from tests.tui.fakes import House, until
@@ -43,6 +47,28 @@ def test_own_watts_are_kept_beside_the_sum_that_is_known() -> None:
     assert feed.own.buckets("gpu:a", 2 * S, 1.0, 2).means == (None, 10.0)
     assert feed.own.buckets(TOTAL, 2 * S, 1.0, 2).means == (None, 10.0)
     assert feed.own.buckets("package:0", 2 * S, 1.0, 2).means == (None, None)
+
+
+def test_the_time_since_the_start_grows_to_an_hour(monkeypatch: pytest.MonkeyPatch) -> None:
+    feed = PowerFeed()
+    window = TimeWindow(feed, SINCE_START)
+    now = 0
+    monkeypatch.setattr(time, "monotonic_ns", lambda: now)
+    assert (window.seconds, window.span_text) == (10.0, "since start")
+    feed.add(0, [power(GPU, 30.0)])
+    seen = []
+    for moment in (1 * S, 31 * S, 100 * S, 3_599 * S, 9_000 * S):
+        now = moment
+        seen.append((window.seconds, window.span_text))
+    assert seen == [
+        (10.0, "since start"), (40.0, "since start"), (100.0, "since start"),
+        (3600.0, "last 1 h"), (3600.0, "last 1 h"),
+    ]  # fmt: skip
+    window.zoom(-1)
+    assert window.span_text == "last 1 h"
+    window.zoom(1)
+    window.zoom(1)
+    assert window.seconds == 3600.0
 
 
 async def test_the_hour_is_recorded_while_another_screen_is_shown(house: House) -> None:

@@ -18,6 +18,7 @@ from etui.tui.power.channel_rows import (
     MISSING,
     build_rows,
     header_text,
+    long_name,
     name_channels,
     own_text,
     row_lines,
@@ -209,10 +210,9 @@ def test_bars_by_day_have_the_peak_and_no_zero_for_the_unknown() -> None:
     lines = day_lines(spent(), 60)
     assert lines[0].startswith("today")
     assert "≈3,600 J  ≈230 W" in lines[0]
-    assert "–" in lines[1]
-    assert "unmeasured" in lines[2]
+    assert "unmeasured" in lines[1]
     assert " 0 J" not in "\n".join(lines)
-    assert len(lines) == 30
+    assert len(lines) == 2, "days on which nothing was spent are left out"
 
 
 def test_money_needs_a_price_and_says_where_to_set_it() -> None:
@@ -220,8 +220,11 @@ def test_money_needs_a_price_and_says_where_to_set_it() -> None:
     factors = Factors(None, 0.36, "EUR")
     lines = money_lines(spent(factors), 50)
     assert NO_PRICE not in lines
-    assert lines[0].split() == ["today", "≈3,600", "J", "1.00", "Wh", "<", "0.01", "EUR"]
-    assert "1 without joules" in lines[4]
+    assert lines[0].split() == ["J", "Wh", "answers", "cost"]
+    assert lines[1].split() == ["today", "≈3,600", "≈1.0", "7", "<", "0.01", "EUR"]
+    assert lines[2].split() == ["answers", "≈3,600", "≈1.0", "7"]
+    assert "1 without joules" in lines[6]
+    assert money_lines(spent(factors), 34)[1].split() == ["today", "≈3,600", "<", "0.01", "EUR"]
     prices = {period: price for period, _, price in list_money(spent(factors))}
     assert prices["day"] == pytest.approx(0.00036)
     assert prices["year"] == pytest.approx(0.90036)
@@ -230,17 +233,36 @@ def test_money_needs_a_price_and_says_where_to_set_it() -> None:
 def test_an_empty_or_broken_log_says_what_to_do() -> None:
     empty = Spent(DailyEnergy((TODAY,)), TODAY)
     assert model_lines(empty, 60) == day_lines(empty, 60) == [NO_TURN]
-    assert "nothing" in money_lines(empty, 60)[0]
+    assert money_lines(empty, 60)[1].split() == ["today", "–", "–", "–"]
     broken = Spent(DailyEnergy(), TODAY, problem="the log is damaged; move it away")
     for lines in (model_lines(broken, 60), day_lines(broken, 60), money_lines(broken, 60)):
         assert lines == ["the log is damaged; move it away"]
 
 
 def test_the_load_of_a_model_is_spent_before_any_answer() -> None:
-    loaded = (ModelDay(TODAY, "small", EnergySum(0, 8.8, True)),)
+    loaded = (ModelDay(TODAY, "small", EnergySum(0, 8.8, True), "loads"),)
     opened = Spent(DailyEnergy((TODAY,), loaded), TODAY)
-    assert money_lines(opened, 50)[0].split()[:3] == ["today", "≈8.8", "J"]
+    assert money_lines(opened, 50)[1].split() == ["today", "≈8.8", "≈0.0024", "–"]
+    assert money_lines(opened, 50)[2].split() == ["loads", "≈8.8", "≈0.0024", "–"]
     assert model_lines(opened, 60)[0].endswith("≈8.8 J  only loaded")
+
+
+def test_names_that_end_otherwise_stay_apart_where_they_are_cut() -> None:
+    names = ("qwen2.5-coder-0.5b", "qwen2.5-coder-1.5b")
+    parts = tuple(ModelDay(TODAY, name, EnergySum(1, 9.0)) for name in names)
+    lines = model_lines(Spent(DailyEnergy((TODAY,), parts), TODAY), 30)
+    assert len({line.split()[0] for line in lines}) == 2
+    assert all(len(line) <= 30 for line in lines)
+
+
+def test_an_estimate_is_named_once() -> None:
+    channel = Channel("estimate:cpu", "estimate:cpu", Kind.ESTIMATE, label="CPU, estimated 5-18 W")
+    power = ChannelPower(channel, 0, 9.0, None, True)
+    vitals = DeviceVitals("estimate:cpu", own_share=0.5, shared=True)
+    (row,) = build_rows([ChannelState(power, vitals, 5.0)])
+    assert long_name(row) == "CPU, estimated 5-18 W"
+    line = "".join(text for text, _ in row_lines(row, FLAT, [row], 60, 1)[0])
+    assert "etui ≈2 W" in line
 
 
 @given(st.integers(10, 200))

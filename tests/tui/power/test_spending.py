@@ -4,64 +4,76 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from etui.log.totals import Total
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.cells import cell_len
+
+from etui.log.daily_energy import EnergySum
+from etui.plots.power_history import PHASES
 from etui.tui.chat.progress import finished_thinking_title
 from etui.tui.power.energy_text import (
-    NO_BASELINE,
     RecentTokens,
     budget_bar,
     budget_text,
-    chat_text,
-    spent_joules,
+    sum_chat,
+    sum_lines,
     tightest_budget,
-    today_text,
 )
-from etui.tui.power.feed import LEGEND, Stage, mark_stage
+from etui.tui.power.feed import Stage, mark_stage
 from etui.tui.services import BudgetState
+from etui.turn.record import TurnRecord
 from tests.tui.fakes import turn_record
 
 SECOND = 1_000_000_000
-TODAY = Total("all", 45, 12_300.0, 10.0, "counter", None, 0, 9_000, 1.3, 100.0)
 
 
-def test_a_chat_is_told_in_joules_and_watt_hours_gross_or_net() -> None:
-    records = [turn_record(0), turn_record(1)]
-    assert chat_text(records, net=False) == "25.0 J, 6.94 mWh · 2 answers"
-    assert chat_text(records, net=True) == "20.0 J, 5.56 mWh · 2 answers"
+def rows(*records: TurnRecord, net: bool = False) -> list[list[str]]:
+    table = sum_lines("SPENT", [("chat", sum_chat(records, net=net), "")], 43)
+    return [line.split() for line in table]
+
+
+def test_a_chat_is_a_row_of_joules_watt_hours_and_answers() -> None:
+    two = (turn_record(0), turn_record(1))
+    assert rows(*two) == [["SPENT", "J", "Wh", "answers"], ["chat", "25.0", "0.00694", "2"]]
+    assert rows(*two, net=True)[1] == ["chat", "20.0", "0.00556", "2"]
+    assert rows()[1] == ["chat", "–", "–", "–"]
 
 
 def test_what_is_unmeasured_is_counted_apart_and_never_zero() -> None:
     none = replace(turn_record(0).energy, joules=None, net_joules=None, kind=None)
     unmeasured = turn_record(1, energy=none)
-    assert chat_text([unmeasured], net=False) == "unmeasured · 1 answer"
-    mixed = chat_text([turn_record(0), unmeasured], net=False)
-    assert mixed == "12.5 J, 3.47 mWh · 2 answers · 1 of them unmeasured"
-
-
-def test_net_without_a_baseline_says_so() -> None:
-    energy = replace(turn_record(0).energy, net_joules=None)
-    assert chat_text([turn_record(0, energy=energy)], net=True) == f"{NO_BASELINE} · 1 answer"
+    assert rows(unmeasured)[1] == ["chat", "–", "–", "1"]
+    assert rows(turn_record(0), unmeasured)[1] == ["chat", "12.5", "0.00347", "2"]
+    assert sum_chat([unmeasured], net=False).unmeasured == 1
 
 
 def test_net_is_never_shown_below_zero() -> None:
     below = turn_record(0, energy=replace(turn_record(0).energy, net_joules=-1.4))
-    assert chat_text([below], net=True) == "not above idle · 1 answer"
-    assert chat_text([below, turn_record(1)], net=True).startswith("8.60 J")
+    assert rows(below, net=True)[1] == ["chat", "≤", "idle", "–", "1"]
+    assert rows(below, turn_record(1), net=True)[1][1] == "8.60"
 
 
-def test_an_estimate_makes_the_sum_one() -> None:
+def test_every_estimate_is_marked() -> None:
     estimated = turn_record(1, energy=replace(turn_record(0).energy, kind="estimate"))
-    assert chat_text([estimated], net=False) == "≈12 J, ≈3.5 mWh · 1 answer"
+    assert rows(estimated)[1] == ["chat", "≈12", "≈0.0035", "1"]
+    guess = BudgetState("hour", 20_000.0, 5_000.0, estimated=True)
+    assert "≈25 %" in budget_bar(guess, 34)
+    assert "≈5,000 J, ≈1.4 Wh spent" in budget_text(guess)
 
 
-def test_a_day_tells_readings_and_estimates_apart() -> None:
-    assert today_text(None) == "nothing yet"
-    assert today_text(TODAY) == "12.3 kJ, 3.42 Wh · 45 answers"
-    both = replace(TODAY, estimated_joules=3600.0, unmeasured_turns=2)
-    assert today_text(both) == (
-        "12.3 kJ, 3.42 Wh · ≈3,600 J, ≈1.0 Wh · 45 answers · 2 of them unmeasured"
-    )
-    assert today_text(replace(TODAY, joules=None)) == "unmeasured · 45 answers"
+@given(
+    st.lists(st.tuples(st.none() | st.floats(0.001, 1e9), st.booleans(), st.integers(1, 10**6))),
+    st.integers(20, 100),
+)
+def test_the_columns_stand_below_each_other_and_fit(
+    found: list[tuple[float | None, bool, int]], width: int
+) -> None:
+    sums = [("today", EnergySum(count, joules, guess), "") for joules, guess, count in found]
+    lines = sum_lines("SPENT", sums, width)
+    assert len({cell_len(line) for line in lines}) == 1
+    assert cell_len(lines[0]) <= width
+    if width >= 50:
+        assert lines[0].split() == ["SPENT", "J", "Wh", "answers"]
 
 
 def test_a_budget_tells_its_limit_and_what_was_spent_of_it() -> None:
@@ -70,12 +82,6 @@ def test_a_budget_tells_its_limit_and_what_was_spent_of_it() -> None:
     )
     assert budget_text(BudgetState("turn", 400.0, None)) == "at most 400 J, 0.111 Wh"
     assert "spent unmeasured" in budget_text(BudgetState("day", 400.0, None))
-
-
-def test_a_budget_counts_readings_and_estimates_together() -> None:
-    assert spent_joules(None) == 0.0
-    assert spent_joules(replace(TODAY, estimated_joules=700.0)) == 13_000.0
-    assert spent_joules(replace(TODAY, joules=None)) is None
 
 
 def test_joules_per_token_now_are_those_of_the_last_two_seconds() -> None:
@@ -96,7 +102,7 @@ def test_another_answer_begins_anew() -> None:
 def test_every_phase_has_a_letter() -> None:
     assert mark_stage(Stage.DONE) == " "
     for stage in (Stage.LOADING, Stage.PREFILL, Stage.THINKING, Stage.ANSWERING):
-        assert mark_stage(stage) in LEGEND
+        assert mark_stage(stage) in PHASES.strip()
 
 
 def test_a_budget_has_a_bar_as_long_as_what_is_spent() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from textwrap import wrap
@@ -12,6 +12,8 @@ from textual.containers import Vertical
 from textual.widgets import Static
 
 from etui import units
+from etui.log.daily_energy import EnergySum, read_daily_energy, sum_by_day
+from etui.log.filters import TurnFilter
 from etui.log.queries import LogReader
 from etui.log.text import list_facts, list_texts
 from etui.log.totals import Total
@@ -27,53 +29,57 @@ _ROWS = 3
 _HEIGHT_FROM = 20  # Rows of the screen from which the bars leave enough of them to the table
 
 
-@dataclass(frozen=True, slots=True)
-class DayEnergy:
-    """What the turns of one day cost."""
-
-    day: date
-    joules: float | None  # Read and estimated joules together; None if nothing was measured
-    estimated: bool
+_MOST_DAYS = 120  # More than have room on a wide terminal
 
 
-def list_days(totals: Sequence[Total], most: int) -> tuple[DayEnergy, ...]:
-    """Return the last days up to the newest with a turn, oldest first; days without turns too."""
-    by_day = {date.fromisoformat(total.key): total for total in totals if total.key}
-    if not by_day or most <= 0:
-        return ()
-    newest = max(by_day)
-    count = min(most, (newest - min(by_day)).days + 1)
-    days = (newest - timedelta(days=back) for back in reversed(range(count)))
-    return tuple(_day_energy(day, by_day.get(day)) for day in days)
+def read_days(log: LogReader, turns: TurnFilter) -> dict[date, EnergySum]:
+    """Read the joules of the last days up to the newest with a turn; days without turns too.
+
+    Without a filter they are all that etui spent, as everywhere; else those of these turns.
+    """
+    if turns != TurnFilter():
+        found = {date.fromisoformat(each.key): each for each in log.totals("day", turns)}
+        sums = {day: _sum_total(total) for day, total in found.items()}
+    else:
+        newest = log.select("SELECT date(max(created_at), 'localtime') AS day FROM turns")[0]["day"]
+        if newest is None:
+            return {}
+        last = date.fromisoformat(newest)
+        daily = read_daily_energy(log, last - timedelta(days=_MOST_DAYS - 1), last)
+        sums = {day: each for day, each in sum_by_day(daily, _MOST_DAYS) if each != EnergySum()}
+    if not sums:
+        return {}
+    oldest, last = min(sums), max(sums)
+    days = (oldest + timedelta(days=n) for n in range((last - oldest).days + 1))
+    return {day: sums.get(day, EnergySum()) for day in days}
 
 
-def _day_energy(day: date, total: Total | None) -> DayEnergy:
-    parts = [] if total is None else [total.joules, total.estimated_joules]
-    known = [part for part in parts if part is not None]
-    estimated = total is not None and total.estimated_joules is not None
-    return DayEnergy(day, sum(known) if known else None, estimated)
+def _sum_total(total: Total) -> EnergySum:
+    known = [part for part in (total.joules, total.estimated_joules) if part is not None]
+    estimated = total.estimated_joules is not None
+    return EnergySum(total.turns, sum(known) if known else None, estimated, total.unmeasured_turns)
 
 
-def day_bar_lines(totals: Sequence[Total], width: int) -> list[str]:
+def day_bar_lines(sums: Mapping[date, EnergySum], width: int) -> list[str]:
     """Draw one bar for each of the last days, on a scale from 0 to the highest one.
 
     Returns:
         The sum and the highest day, the rows of the bars, and the dates below them.
     """
-    days = list_days(totals, width // _STEP_CELLS)
-    known = [(day.joules, day.day) for day in days if day.joules is not None]
+    days = list(sums.items())[-max(0, width // _STEP_CELLS) :] if width >= _STEP_CELLS else []
+    known = [(found.joules, day) for day, found in days if found.joules is not None]
     if not known:
         return []
     highest, highest_day = max(known)
-    kind = units.ESTIMATE if any(day.estimated for day in days) else None
+    kind = units.ESTIMATE if any(found.estimated for _, found in days) else None
     head = f"{units.short_energy_text(sum(joules for joules, _ in known), kind)} in "
     head += units.count_text(len(days), "day")
     if len(known) > 1:
         head += f" · most {units.short_energy_text(highest, kind)} on {highest_day:%m-%d}"
-    joules = [day.joules or None for day in days]
+    joules = [found.joules or None for _, found in days]
     columns = [each for each in joules for each in (*[each] * _BAR_CELLS, None)]
     rows = bar_rows(columns, highest or 1.0, len(columns), _ROWS)
-    return [head, *rows, _date_line([day.day for day in days])]
+    return [head, *rows, _date_line([day for day, _ in days])]
 
 
 def _date_line(days: Sequence[date]) -> str:
@@ -92,18 +98,18 @@ class DayBars(Static):
 
     def __init__(self) -> None:
         super().__init__("", markup=False, id="days")
-        self._totals: tuple[Total, ...] = ()
+        self._sums: Mapping[date, EnergySum] = {}
         self.folded = False
         self.display = False
 
-    def show(self, totals: Sequence[Total]) -> None:
-        self._totals = tuple(totals)
+    def show(self, sums: Mapping[date, EnergySum]) -> None:
+        self._sums = sums
         self.draw()
 
     def draw(self) -> None:
         width = self.app.size.width - 2
         low = self.app.size.height < _HEIGHT_FROM
-        lines = [] if self.folded or low else day_bar_lines(self._totals, width)
+        lines = [] if self.folded or low else day_bar_lines(self._sums, width)
         self.display = bool(lines)
         self.update("\n".join(lines))
 
@@ -169,7 +175,9 @@ def turn_graph(turn: TurnRecord, values: int) -> Graph:
     watts = turn.power_watts
     means = tuple(watts[index * len(watts) // values] for index in range(values)) if watts else ()
     buckets = Buckets(turn.seconds.total / max(1, values), means, means, turn_phases(turn, values))
-    return Graph(buckets, None, turn.energy.idle_watts, end_word="end")
+    idle = turn.energy.idle_watts
+    top = max([idle or 0.0, *(watts for watts in means if watts is not None)])
+    return Graph(buckets, None, idle, end_word="end", highest_watts=top or None)
 
 
 def turn_phases(turn: TurnRecord, values: int) -> str:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import date, datetime
 from functools import partial
 from pathlib import Path
 from typing import ClassVar, Literal, TypeVar
@@ -21,16 +21,17 @@ from etui import units
 from etui.atomic import open_private
 from etui.config.config import Config
 from etui.errors import EtuiError
+from etui.log.daily_energy import EnergySum
 from etui.log.export import write_csv, write_json_lines
 from etui.log.filters import Sort, TurnFilter
 from etui.log.queries import LogReader, TurnSummary
 from etui.log.totals import Total
 from etui.plots.terminal import bar
 from etui.runtime.provenance import read_weights
-from etui.text import count_cells, fit_cells, local_time, one_line, sanitize
+from etui.text import count_cells, cut_name, fit_cells, local_time, one_line, sanitize
 from etui.tui._work import faults_shown, in_thread, warn
 from etui.tui.commands import ChatRequested, Command, build_commands
-from etui.tui.history._detail import DayBars, DetailView, read_detail
+from etui.tui.history._detail import DayBars, DetailView, read_days, read_detail
 from etui.tui.widgets.key_footer import KeyFooter
 from etui.tui.widgets.tables import FittedTable, TableColumn
 
@@ -65,12 +66,12 @@ class HistoryQuery:
 
 COLUMNS = (
     TableColumn("time", "TIME", 3, 11),
-    TableColumn("question", "QUESTION", 0, 60, least=12, sorts=False),
+    TableColumn("question", "QUESTION", 0, 200, least=12, enough=30, sorts=False),
     TableColumn("joules", "ENERGY", 1, 18, right=True),
     TableColumn("per_token", "PER TOKEN", 4, 14, right=True),
     TableColumn("tokens", "TOKENS", 5, 9, right=True),
     TableColumn("seconds", "SECONDS", 6, 10, right=True),
-    TableColumn("model", "MODEL", 2, 24, least=10, enough=20),
+    TableColumn("model", "MODEL", 2, 24, least=10, enough=12, middle=True),
     TableColumn("rule", "RULE", 7, 24, least=10),
 )
 """Enough for question, joules and model on 40 columns, and for all on a wide terminal."""
@@ -89,30 +90,31 @@ SORTS = {
 _SORTED_COLUMNS = {sort: key for key, sort in SORTS.items()}
 
 
+_NOTHING = "–"
+
+
 def turn_texts(turn: TurnSummary) -> dict[str, str]:
-    """Format a turn by column.
+    """Format a turn by column: ``■`` before the question of one that was ended, ``✗`` of a failed.
 
     Only the kind ``estimate`` is shown here; the detail shows the kind of every turn.
     """
-    mark = "" if turn.status == "complete" else f"[{turn.status}] "
+    mark = "" if turn.status == "complete" else "✗ " if turn.status == "error" else "■ "
     mark += "" if turn.kept == "whole" else "[cut] "
+    per_token = units.short_energy_text(turn.joules_per_token, turn.kind)
     kind = turn.kind if turn.kind == units.ESTIMATE else None
     return {
         "time": local_time(turn.created_at)[5:16],
         "question": mark + one_line(turn.query),
         "joules": units.short_energy_text(turn.joules, kind),
-        "per_token": units.short_energy_text(turn.joules_per_token, kind)
-        if turn.tokens_output
-        else "–",
-        "tokens": f"{turn.tokens_output:,}",
+        "per_token": _NOTHING if not turn.tokens_output else per_token,
+        "tokens": f"{turn.tokens_output:,}" if turn.tokens_output else _NOTHING,
         "seconds": units.seconds_text(turn.seconds_total),
         "model": one_line(turn.model),
         "rule": one_line(turn.rule or "-"),
     }
 
 
-_BAR_WIDTH = 24
-_ONE_LINE_FROM = 110  # Width in cells from which a total and its bar share one line
+_MOST_BAR, _MOST_NAME = 40, 28
 
 
 def status_text(
@@ -142,23 +144,25 @@ _FIRST = {
 
 
 def totals_lines(by: TotalsBy, totals: Sequence[Total], width: int) -> list[str]:
-    """Draw a bar of joules for each group, with readings and estimates labelled in words."""
+    """Draw a row for each group: its bar of joules, readings and estimates in words, its turns."""
     if not totals:
         return ["no turns to total"]
     names = [one_line(total.key) or "(none)" for total in totals]
-    name_width = min(28, max(count_cells(name) for name in names))
+    amounts = [_amount_text(total, short=width < _SHORT_BELOW) for total in totals]
+    name_width = min(_MOST_NAME, max(count_cells(name) for name in names), width // 3)
+    room = width - name_width - max(count_cells(text) for text in amounts) - 4
+    drawn = max(0, min(_MOST_BAR, room))
     highest = max((_total_joules(total) or 0.0) for total in totals)
-    drawn = max(8, min(_BAR_WIDTH, width - name_width - 50))
     lines = [f"joules by {by}", ""]
-    for name, total in zip(names, totals, strict=True):
-        label = fit_cells(name, name_width)
+    for name, total, amount in zip(names, totals, amounts, strict=True):
+        label = cut_name(fit_cells(name, 2 * name_width), name_width)
         label += " " * (name_width - count_cells(label))
         length = bar(_total_joules(total), highest, drawn)
-        if width < _ONE_LINE_FROM:
-            lines += [f"{label}  {length}", f"    {_amount_text(total)}"]
-        else:
-            lines.append(f"{label}  {length:<{drawn}}  {_amount_text(total)}")
+        lines.append(fit_cells(f"{label}  {length:<{drawn}}  {amount}", width))
     return lines
+
+
+_SHORT_BELOW = 110  # Width in cells below which totals have no watt-hours and no ±
 
 
 def _total_joules(total: Total) -> float | None:
@@ -166,14 +170,16 @@ def _total_joules(total: Total) -> float | None:
     return sum(known) if known else None
 
 
-def _amount_text(total: Total) -> str:
-    parts = []
-    if total.joules is not None:
-        parts.append(units.total_text(total.joules, total.uncertainty, total.kind))
-    if total.estimated_joules is not None:
-        parts.append(units.total_text(total.estimated_joules, None, units.ESTIMATE))
+def _amount_text(total: Total, *, short: bool) -> str:
+    read = units.total_text(total.joules, total.uncertainty, total.kind)
+    guessed = units.total_text(total.estimated_joules, None, units.ESTIMATE)
+    if short:
+        read = units.short_energy_text(total.joules)
+        guessed = units.short_energy_text(total.estimated_joules, units.ESTIMATE)
+    known = ((total.joules, read), (total.estimated_joules, guessed))
+    parts = [text for joules, text in known if joules is not None]
     if total.unmeasured_turns:
-        parts.append(f"{units.count_text(total.unmeasured_turns, 'turn')} unmeasured")
+        parts.append(f"{total.unmeasured_turns:,} unmeasured")
     return f"{' and '.join(parts)} · {units.count_text(total.turns, 'turn')}"
 
 
@@ -424,10 +430,10 @@ as JSON lines to `exports` in ETUI_HOME, `E` as CSV.
     async def _read_days(self) -> None:
         turns = self._turn_query.turns
 
-        def read() -> Sequence[Total]:
+        def read() -> Mapping[date, EnergySum]:
             # A connection of its own: a page asked for meanwhile does not wait for the days.
             with LogReader(self._config) as log:
-                return log.totals("day", turns)
+                return read_days(log, turns)
 
         with faults_shown(self):
             self._days.show(await in_thread(read, _READ_AGAIN))

@@ -10,7 +10,7 @@ from rich.text import Text
 from textual.binding import Binding, BindingType
 from textual.widgets import DataTable, OptionList
 
-from etui.text import count_cells
+from etui.text import count_cells, cut_name
 
 _Cell = TypeVar("_Cell")
 Side: TypeAlias = Literal["left", "right"]
@@ -63,6 +63,7 @@ class RowTable(DataTable[_Cell]):
 PADDING_CELLS = 2  # Cells that a table adds to each column, one on each side
 _DOWN, _UP = "▼", "▲"
 _ARROW_CELLS = 2
+_MOST_SHARE = 0.35  # Of the width, for one column before the others have theirs
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,7 @@ class TableColumn:
     """Smallest width in cells of a column that may shrink; None for one that may not."""
     enough: int | None = None  # Width in cells that it takes before less important columns get any
     right: bool = False  # Whether its cells are right-aligned
+    middle: bool = False  # Whether its cells are cut in their middle, as names that end otherwise
     sorts: bool = True
 
     @property
@@ -124,7 +126,7 @@ def fit_columns(columns: Sequence[TableColumn], needed: Mapping[str, int], width
         wanted = needed[column.key]
         if column.least is not None:
             least = min(wanted, max(column.least, column.title_cells))
-            enough = min(wanted, column.enough or 0)
+            enough = min(wanted, column.enough or 0, int(_MOST_SHARE * width))
             wanted = max(least, enough) if enough + PADDING_CELLS <= left else least
         if chosen and wanted + PADDING_CELLS > left:
             break
@@ -214,12 +216,14 @@ class FittedTable(RowTable[Text], Generic[R]):
             self.move_cursor(row=max(0, min(row, len(self.records) - 1)), animate=False)
 
     def _add_rows(self, first: int) -> None:
-        sides: list[tuple[str, Side]] = [
-            (column.key, "right" if column.right else "left") for column, _ in self._fitted
-        ]
         for number, texts in enumerate(self._texts[first:], first):
-            cells = (
-                Text(texts[key], justify=side, no_wrap=True, overflow="ellipsis")
-                for key, side in sides
-            )
+            cells = [
+                Text(
+                    cut_name(texts[column.key], width) if column.middle else texts[column.key],
+                    justify="right" if column.right else "left",
+                    no_wrap=True,
+                    overflow="ellipsis",
+                )
+                for column, width in self._fitted
+            ]
             self.add_row(*cells, key=f"{number}")

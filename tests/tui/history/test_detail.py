@@ -25,6 +25,8 @@ def test_the_graph_covers_the_turn_and_ends_with_it() -> None:
     assert graph.buckets.seconds * 80 == 8.0
     assert graph.buckets.means[:20] == (10.0,) * 20
     assert graph.buckets.means[-1] is None
+    assert graph.top_watts == 100.0
+    assert turn_graph(replace(MADE, power_watts=(12.3, 4.0)), 80).top_watts == 12.3, "its own peak"
     text = ["".join(part for part, _ in row) for row in draw_graph(graph, 45, 6)]
     assert text[-2].rstrip().endswith("end")
     assert "now" not in text[-2]

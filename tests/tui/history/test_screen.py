@@ -146,7 +146,7 @@ async def test_totals_tell_readings_and_estimates_apart(config: Config) -> None:
         await app.until(lambda: "joules by model" in app.shown)
         bars = [line for line in app.shown.splitlines() if line.startswith("other")]
         assert ["≈" in line and "(estimate)" not in line for line in bars] == [True]
-        assert "1 turn unmeasured" in app.shown
+        assert "1 unmeasured" in app.shown
         for way in ("rule", "day"):
             await app.pilot.press("t")
             await app.until(lambda way=way: f"joules by {way}" in app.shown)
@@ -182,6 +182,6 @@ async def test_columns_come_and_go_with_the_width_and_the_cursor_stays(config: C
 async def test_the_days_leave_the_table_its_rows(config: Config, height: int, seen: bool) -> None:
     async with at_history(config, *(turn(n, 5.0) for n in range(5)), size=(40, height)) as app:
         days = app.history.query_one("#days")
-        await app.until(lambda: days._totals)
+        await app.until(lambda: days._sums)
         await app.until(lambda: days.display is seen)
         assert app.table.size.height >= 4

@@ -146,7 +146,7 @@ def test_the_cheapest_that_is_right_often_enough(make: Make) -> None:
 def test_the_trace_of_an_objective_is_json(make: Make) -> None:
     decision = chosen(make(BASE + OBJECTIVE), Known(SPENT, RIGHT))
     trace = json.loads(json.dumps(decision.trace()))
-    assert trace["predicted"] == {"joules": 21.0, "accuracy": 0.70}
+    assert trace["predicted"] == {"joules": 21.0, "range": None, "accuracy": 0.70}
     assert trace["candidates"][0] == {
         "arm": "quick",
         "model": "small-1b",

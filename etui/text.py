@@ -295,3 +295,52 @@ def cut_middle(text: str, most_bytes: int) -> str:
     head = encoded[:half].decode("utf-8", "ignore")
     tail = encoded[len(encoded) - half :].decode("utf-8", "ignore")
     return f"{head}{mark}{tail}"
+
+
+_FENCES = ("```", "~~~")
+
+
+class FenceTracker:
+    """Tracks whether a growing Markdown text ends inside a fenced code block."""
+
+    def __init__(self) -> None:
+        self._line = ""
+        self._opened_by: str | None = None
+
+    @property
+    def marker(self) -> str | None:
+        """Backticks or tildes that opened the current fence; None outside of a fence."""
+        return self._opened_by
+
+    @property
+    def inside(self) -> bool:
+        """Whether a fence is open at the end of the text so far."""
+        marker = _parse_fence_marker(self._line)
+        if self._opened_by is None:
+            return marker is not None
+        return not (marker and marker.startswith(self._opened_by))
+
+    def feed(self, text: str) -> None:
+        """Take more of the text."""
+        *ended, self._line = (self._line + text).split("\n")
+        for line in ended:
+            marker = _parse_fence_marker(line)
+            if self._opened_by is None:
+                self._opened_by = marker
+            elif marker and marker.startswith(self._opened_by) and not line.strip().strip(marker):
+                self._opened_by = None
+
+
+def _parse_fence_marker(line: str) -> str | None:
+    """Return the backticks or tildes that begin a fence line; None for any other line."""
+    stripped = line.lstrip(" ")
+    if len(line) - len(stripped) > 3 or not stripped.startswith(_FENCES):
+        return None
+    return stripped[: len(stripped) - len(stripped.lstrip(stripped[0]))]
+
+
+def close_fence(text: str) -> str:
+    """Return a Markdown text with its last code fence closed, which one that was cut off is not."""
+    tracker = FenceTracker()
+    tracker.feed(f"{text}\n")
+    return text if tracker.marker is None else f"{text}\n{tracker.marker}"

@@ -35,7 +35,7 @@ from etui.energy.energy_record import (
     list_functional_units,
 )
 from etui.log.records import ChatRecord, build_row
-from etui.text import sanitize
+from etui.text import close_fence, sanitize
 from etui.turn.chat_tree import current_branch
 from etui.turn.record import Attribution, HopRecord, TurnRecord
 
@@ -307,7 +307,7 @@ def format_chat(
         parts += [
             "---",
             _quote(turn.query),
-            sanitize(turn.answer).strip() or f"*{sanitize(_explain_missing(turn))}*",
+            close_fence(sanitize(turn.answer).strip()) or f"*{sanitize(_explain_missing(turn))}*",
         ]
         parts.append(f"*{turn.model}: {energy_line(turn)}*")
     return "\n\n".join(parts) + "\n"

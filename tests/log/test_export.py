@@ -8,6 +8,8 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 
+import pytest
+
 from etui.log.export import format_chat, write_csv, write_json_lines
 from etui.log.records import ChatRecord
 from etui.turn.record import TurnRecord
@@ -49,6 +51,20 @@ def test_a_chat_to_read(make_turn):
     assert "12.34 ± 0.41 J (counter)" in text
     assert "*no answer (error: the engine died)*" in text
     assert "energy unmeasured" in text
+
+
+@pytest.mark.parametrize(
+    ("answer", "end"),
+    [
+        ("Look:\n\n```python\nprint(", "print(\n```"),
+        ("````md\n```\na\n```", "```\n````"),
+        ("~~~\ncode\n~~~\nand ```", "and ```"),
+        ("```\ncode\n```", "code\n```"),
+    ],
+)
+def test_a_fence_that_was_cut_off_is_closed(make_turn, answer, end):
+    text = format_chat(CHAT, [make_turn(1, answer=answer, status="stopped")], energy_line)
+    assert f"{end}\n\n*smollm2-135m: " in text
 
 
 def test_the_total_of_a_chat_labels_its_estimates(make_turn):

@@ -30,6 +30,7 @@ from etui.events import (
     Verified,
     Vote,
 )
+from etui.text import FenceTracker
 from etui.tui.pacing import USUAL, Pace
 from etui.turn.events import (
     Decided,
@@ -46,39 +47,6 @@ LIVE_LINES = 16  # Most lines of a fence that is highlighted and laid out again 
 
 
 CONTINUED = "+"  # Word in the first line of a fence that goes on with the one before it
-
-
-_FENCES = ("```", "~~~")
-
-
-class FenceTracker:
-    """Tracks whether a growing Markdown text ends inside a fenced code block."""
-
-    def __init__(self) -> None:
-        self._line = ""
-        self._opened_by: str | None = None
-
-    @property
-    def marker(self) -> str | None:
-        """Backticks or tildes that opened the current fence; None outside of a fence."""
-        return self._opened_by
-
-    @property
-    def inside(self) -> bool:
-        """Whether a fence is open at the end of the text so far."""
-        marker = _parse_fence_marker(self._line)
-        if self._opened_by is None:
-            return marker is not None
-        return not (marker and marker.startswith(self._opened_by))
-
-    def feed(self, text: str) -> None:
-        *ended, self._line = (self._line + text).split("\n")
-        for line in ended:
-            marker = _parse_fence_marker(line)
-            if self._opened_by is None:
-                self._opened_by = marker
-            elif marker and marker.startswith(self._opened_by) and not line.strip().strip(marker):
-                self._opened_by = None
 
 
 class ShortFences:
@@ -121,14 +89,6 @@ class ShortFences:
         self._lines = 0
         indent = self._opener[: len(self._opener) - len(self._opener.lstrip(" "))]
         return f"{indent}{marker}\n{self._opener} {CONTINUED}\n"
-
-
-def _parse_fence_marker(line: str) -> str | None:
-    """Return the backticks or tildes that begin a fence line; None for any other line."""
-    stripped = line.lstrip(" ")
-    if len(line) - len(stripped) > 3 or not stripped.startswith(_FENCES):
-        return None
-    return stripped[: len(stripped) - len(stripped.lstrip(stripped[0]))]
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from etui.errors import EngineFailed
 from etui.events import Answer, Event, Prefilled, Probe, Thought, Verified
-from etui.tui.chat._batches import FenceTracker, ShortFences, TextBatch, batch_events
+from etui.text import FenceTracker
+from etui.tui.chat._batches import ShortFences, TextBatch, batch_events
 from etui.tui.pacing import SPARE_CORE_SHARE, USUAL, next_easing
 
 MS = 1_000_000

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -260,3 +260,18 @@ class ModelSpec:
         """The hash that its file must have; None if that is not known."""
         is_joined = self.adapters and all(each.sha256 for each in self.adapters)
         return None if is_joined else self.sha256
+
+
+def describe_sources(spec: ModelSpec) -> Iterator[str]:
+    """Yield where the file of a model comes from, and whether a pull checks its hash."""
+    hub = next((source for source in spec.sources if isinstance(source, HubSource)), None)
+    for source in spec.sources:
+        text = str(source)
+        if isinstance(source, WheelsSource):
+            count = len(source.parts)
+            wheels = f"{count} wheels" if count > 1 else f"wheel {source.parts[0].requirement}"
+            text = f"{wheels} of the Python package index"
+            text += f", mirror of {hub}" if hub is not None else ""
+        has_hash = spec.sha256 is not None or isinstance(source, HubSource)
+        is_pulled = not isinstance(source, PathSource)
+        yield f"{text}, sha256 checked" if has_hash and is_pulled else text

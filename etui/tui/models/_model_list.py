@@ -12,6 +12,7 @@ from textual.containers import Vertical
 from textual.message import Message
 from textual.widgets import Input, Static
 
+from etui.models.spec import describe_sources
 from etui.text import sanitize
 from etui.tui.modals import PageModal
 from etui.tui.models._cards import Cards, ModelCard
@@ -20,7 +21,6 @@ from etui.tui.widgets.key_footer import KeyFooter
 from etui.tui.widgets.tables import FittedTable, TableColumn, has_words
 
 _PLOT_HEIGHT = 10
-_LABEL = 10
 
 
 class ModelDetailsModal(PageModal):
@@ -63,7 +63,7 @@ class ModelDetailsModal(PageModal):
     def _lines(self, width: int) -> Iterator[str]:
         yield from fact_lines(self._card, self._cards, resident=self._resident)
         if self._card.has_file:
-            yield from (f"{'source':<{_LABEL}}{source}" for source in self._card.spec.sources)
+            yield from (f"source    {source}" for source in describe_sources(self._card.spec))
         yield ""
         yield from curve_lines(self._card, width, _PLOT_HEIGHT)
 

@@ -16,6 +16,7 @@ from etui.log.model_usage import Spent
 from etui.log.text import format_failed, format_spent
 from etui.models.found import TITLES
 from etui.models.recommend import FIT_TEXTS
+from etui.models.spec import describe_sources
 from etui.models.tuned import TunedUse, describe_use
 from etui.runtime.keep_warm import (
     ModelIdle,
@@ -183,7 +184,7 @@ def fact_lines(
     if card.has_file:
         yield f"          {card.path}"
     else:
-        yield from (f"source    {source}" for source in spec.sources)
+        yield from (f"source    {source}" for source in describe_sources(spec))
     yield f"memory    {fits_text(card, cards)}"
     yield from forecast_lines(card, cards.machine)
     if cards.gpu_bytes is not None:
@@ -240,7 +241,7 @@ def choice_lines(card: ModelCard, cards: Cards) -> Iterator[str]:
     yield f"memory    {fits_text(card, cards)}"
     if card.kept_bytes:
         yield f"kept      {units.bytes_text(card.kept_bytes)} downloaded: p resumes"
-    yield from (f"source    {source}" for source in card.spec.sources)
+    yield from (f"source    {source}" for source in describe_sources(card.spec))
 
 
 def wrap_facts(lines: Iterable[str], width: int) -> Iterator[str]:

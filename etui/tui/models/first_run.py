@@ -17,7 +17,7 @@ from textual.widgets import Static
 
 from etui import units
 from etui.config.config import Config
-from etui.curves.prediction import DecodeForecast, unmeasured_text
+from etui.curves.prediction import DecodeForecast, speed_basis, unmeasured_text
 from etui.errors import EtuiError
 from etui.models.recommend import LEAST_TOKENS_PER_SECOND, Fit
 from etui.models.spec import STARTER, HubSource, WheelsSource
@@ -305,8 +305,15 @@ def describe_advice(cards: Cards) -> str:
         facts.append(f"about {units.significant(speed, 2)} tok/s")
     if (joules := card.forecast.joules_per_token) is not None:
         facts.append(f"about {units.significant(joules, 2)} J per decoded token here")
+    is_slow = speed is not None and speed < LEAST_TOKENS_PER_SECOND
+    size = f"about the largest with {LEAST_TOKENS_PER_SECOND:g} tok/s or more"
+    basis = speed_basis(card.forecast, cards.machine, on_gpu=on_gpu)
     faster = "\n`etui engine build` may make answers faster." if cards.prebuilt else ""
-    return f"{RECOMMENDED} {card.spec.name}: {', '.join(facts)}.{faster}"
+    return (
+        f"{RECOMMENDED} {card.spec.name}: {', '.join(facts)}.\nBasis: "
+        f"{'the fastest' if is_slow else size} of the chat models that fit; speed: {basis}; "
+        f"not how well they answer.{faster}"
+    )
 
 
 def describe_memory(cards: Cards) -> str:

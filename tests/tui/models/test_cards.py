@@ -107,18 +107,22 @@ def test_control_characters_of_an_entry_do_not_reach_the_list() -> None:
 
 def test_the_advice_names_what_suits_or_says_that_nothing_does() -> None:
     card = add_forecast(card_of("good"), MACHINE)
-    assert describe_advice(Cards((card,), 12 * GB, recommended="good")) == (
-        "★ good: 2.63 GB of 12.0 GB free, about 7.4 tok/s, about 2.4 J per decoded token here."
+    assert describe_advice(Cards((card,), 12 * GB, recommended="good", machine=MACHINE)) == (
+        "★ good: 2.63 GB of 12.0 GB free, about 7.4 tok/s, about 2.4 J per decoded token here.\n"
+        "Basis: the fastest of the chat models that fit; speed: estimated from memory bandwidth "
+        "(20.0 GB/s); not how well they answer."
     )
     on_gpu = add_forecast(card_of("good"), replace(MACHINE, gpu_bytes=24 * GB))
     assert describe_advice(Cards((on_gpu,), 16 * GB, 24 * GB, recommended="good")) == (
-        "★ good: 2.63 GB of 24.0 GB free on the GPU."
+        "★ good: 2.63 GB of 24.0 GB free on the GPU.\n"
+        "Basis: about the largest with 10 tok/s or more of the chat models that fit; speed: "
+        "no model was measured on this GPU yet; not how well they answer."
     )
     unmeasured = Cards((card,), machine=MachineFacts(memory_busy=True))
     assert describe_advice(unmeasured) == (
         "No recommendation: the memory is not measured yet: the machine was busy."
     )
-    assert describe_advice(Cards((card,), recommended="good", prebuilt=True)).splitlines()[1:] == [
+    assert describe_advice(Cards((card,), recommended="good", prebuilt=True)).splitlines()[2:] == [
         "`etui engine build` may make answers faster."
     ]
     assert describe_advice(Cards((card,), machine=MACHINE)) == (

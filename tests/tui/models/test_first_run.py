@@ -87,7 +87,9 @@ async def test_every_model_is_offered_with_what_it_costs_here(bare: House) -> No
         assert rows(term)["lfm2.5-8b-a1b"][0].endswith("★")
         assert str(screen._advice.content).startswith(
             "★ lfm2.5-8b-a1b: 6.57 GB of 22.0 GB free, about 15 tok/s, "
-            "about 2.0 J per decoded token here."
+            "about 2.0 J per decoded token here.\n"
+            "Basis: about the largest with 10 tok/s or more of the chat models that fit; speed: "
+            "estimated from memory bandwidth (20.0 GB/s); not how well they answer."
         )
         await term.until(lambda: "lfm2.5-8b-a1b" in str(screen._facts.content))
         details = " ".join(shown(term).split())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -13,6 +13,9 @@ from etui.errors import EtuiError
 
 if TYPE_CHECKING:
     from etui.config.schema import ToolsEntry
+
+
+LEAST_PANEL_COLUMNS = 46  # Fewer columns cut the rows of its channels
 
 
 def load_config(environ: Mapping[str, str] = os.environ) -> Config:
@@ -51,6 +54,29 @@ def apply_settings(config: Config) -> Config:
         entries = settings.backends.items()
         changes["backends"] = {name: entry.spec(name) for name, entry in entries}
     return replace(config, **changes)
+
+
+def edit_settings(config: Config, edit: Callable[[str], str], by_hand: str) -> None:
+    """Change the text of ``config.yaml`` by a function of :mod:`etui.yaml.edit`.
+
+    Args:
+        by_hand: The line that the user can write there where it cannot be written.
+
+    Raises:
+        EtuiError: The file cannot be read or written, or its style does not allow the change.
+    """
+    from etui.atomic import write_text
+    from etui.yaml.tree import YamlError
+
+    path = config.config_file.resolve()  # what a link leads to
+    old = path if path.exists() else None
+    try:
+        text = "" if old is None else old.read_bytes().decode()  # its line ends stay
+        write_text(path, edit(text), like=old)
+    except (OSError, ValueError, YamlError) as error:
+        reason = getattr(error, "strerror", None) or error
+        fix = f"write it there yourself: {by_hand}"
+        raise EtuiError(f"cannot write {path}: {reason}", fix) from error
 
 
 def read_defaults(config: Config) -> tuple[str, str | None]:
@@ -114,6 +140,8 @@ class Config:
     pue: float = 1.0
     """Power usage effectiveness of the place, at least 1; joules are not multiplied by it."""
     theme: str = "etui-dark"  # Theme of the app: `etui-dark`, `etui-light`, or one of Textual's
+    panel_columns: int | None = None
+    """Width of the panel beside the chat; None leaves it to the width of the terminal."""
     quiet: bool = False  # Whether the app starts in quiet mode, which redraws less often
     ascii: Literal["auto", "always", "never"] = "auto"
     """``auto`` draws with ASCII if the locale cannot show Unicode; ``always`` and ``never``

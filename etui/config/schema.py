@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from etui.config.backend_spec import BackendKind, BackendSpec, find_url_problem, is_exposed
+from etui.config.config import LEAST_PANEL_COLUMNS
 from etui.yaml.load import Strict, refuse
 
 _LEAST_HZ = 0.001
@@ -214,7 +215,15 @@ class Settings(Strict):
     theme: str = Field(
         "etui-dark",
         min_length=1,
-        description="Theme of the app: etui-dark, etui-light, or one of Textual's.",
+        description="Theme of the app: etui-dark, etui-light, or one of Textual's; the app keeps "
+        "here the one that is chosen in it.",
+    )
+    panel_columns: int | None = Field(
+        None,
+        ge=LEAST_PANEL_COLUMNS,
+        le=1_000,
+        description="Width of the panel beside the chat, at most 60 % of the terminal's; the app "
+        "keeps here what `{` and `}` choose. Default: by the width of the terminal.",
     )
     quiet: bool = Field(
         False, description="Start in quiet mode: the app redraws less often, to save power."

@@ -35,6 +35,7 @@ NAMES = (
     "m021_tool_loops",
     "m022_pictures",
     "m023_newest_turns",
+    "m024_chat_routes",
 )
 """Every migration of this version, in order; a released one never changes. The first creates the
 schema of 0.1 (``schema.sql``) under the name of the last step before it: a log that has gone

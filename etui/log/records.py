@@ -39,7 +39,8 @@ class ChatRecord:
     """One chat of the app.
 
     ``head`` is the turn that the user went back to last, below which the current branch ends; None
-    for the newest branch.
+    for the newest branch. ``route_policy``, ``route_model`` and ``route_arm`` are the route that
+    was chosen for the chat, all None where it follows the settings.
     """
 
     chat_id: str
@@ -47,6 +48,9 @@ class ChatRecord:
     name: str
     system: str | None = None
     head: str | None = None
+    route_policy: str | None = None
+    route_model: str | None = None
+    route_arm: str | None = None
 
 
 class LoggedQuestion(NamedTuple):

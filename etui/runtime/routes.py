@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from etui.arm import Arm
 from etui.chat import Query
 from etui.config.config import Config
-from etui.errors import EtuiError, LogUnavailable
+from etui.errors import EtuiError, InvalidFile, LogUnavailable, UsageError
 from etui.runtime.decide import choose, collect_knowledge, decide_query, load_policy_here
 from etui.runtime.overrides import Overrides
 from etui.turn.record import TurnRecord
 
 if TYPE_CHECKING:
+    from etui.log.records import ChatRecord
     from etui.models.catalogue import Catalogue
     from etui.routing.signals import HostState
     from etui.runtime.runtime import Runtime
@@ -37,6 +38,38 @@ class Route:
         if self.model is not None:
             return self.model
         return f"arm {self.arm} of {self.policy}" if self.arm else f"policy {self.policy}"
+
+
+def with_route(chat: ChatRecord, route: Route) -> ChatRecord:
+    """Return a chat for which this route was chosen."""
+    return replace(chat, route_policy=route.policy, route_model=route.model, route_arm=route.arm)
+
+
+def restore_route(route: Route, config: Config) -> tuple[Route, str]:
+    """Return what is left of a route that was chosen before, and the names of what is gone.
+
+    A policy with errors is left: each question says what they are.
+    """
+    from etui.models.catalogue import load_catalogue
+    from etui.routing.library import load_policy
+    from etui.runtime.model_resolution import models_on_disk
+
+    catalogue = load_catalogue(config)
+    gone: list[str] = []
+    if route.model is not None and not models_on_disk(config, catalogue)(route.model):
+        gone.append(f"model {route.model}")
+        route = replace(route, model=None)
+    try:
+        arms = load_policy(route.policy, config, catalogue.models).arms
+        if route.arm is not None and route.arm not in arms:
+            gone.append(f"arm {route.arm} of {route.policy}")
+            route = replace(route, arm=None)
+    except UsageError:
+        gone.append(f"policy {route.policy}")
+        route = Route(config.policy, route.model)
+    except InvalidFile:
+        pass
+    return route, " and ".join(gone)
 
 
 Direction = Literal["smaller", "larger"]

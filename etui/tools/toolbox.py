@@ -263,14 +263,11 @@ def remember_permission(config: Config, name: str, permission: Permission) -> No
     Raises:
         EtuiError: The file cannot be written, or its style does not allow it.
     """
-    from etui.atomic import write_text
+    from etui.config.config import edit_settings
     from etui.yaml.edit import insert_entry, remove_entry
 
-    path = config.config_file
-    try:
-        text = path.read_text(encoding="utf-8") if path.exists() else ""
+    def edit(text: str) -> str:
         text = remove_entry(text, "tool_permissions", name)
-        write_text(path, insert_entry(text, "tool_permissions", name, [permission]))
-    except OSError as error:
-        fix = f"write it there yourself: tool_permissions: {{{name}: {permission}}}"
-        raise EtuiError(f"cannot write {path}: {error.strerror or error}", fix) from error
+        return insert_entry(text, "tool_permissions", name, [permission])
+
+    edit_settings(config, edit, f"tool_permissions: {{{name}: {permission}}}")

@@ -112,12 +112,11 @@ def describe_copy(what: str, text: str, copied: Sequence[Copied]) -> str:
     return SEPARATOR.join(parts)
 
 
-async def copy_text(app: App[Any], what: str, text: str) -> str:
-    """Copy a text by every way there is, and say what was done.
+async def copy_by_tools(app: App[Any], what: str, text: str) -> str:
+    """Copy a text that the terminal has got by every other way, and say what was done.
 
-    In a browser only the terminal's way is used: the tools would copy on the server's machine.
+    In a browser there is none: the tools would copy on the server's machine.
     """
-    app.copy_to_clipboard(text)
     tools = () if app.is_web else find_copy_tools(os.environ)
     copied = await asyncio.to_thread(run_copy_tools, tools, text)
     return describe_copy(what, text, copied)

@@ -28,6 +28,23 @@ class RouteRequested(Message):
     """Request to answer the next questions by this route."""
 
     route: Route
+    restored: bool = False  # Whether it is the one of a chat that was opened, which has it already
+
+
+@dataclass
+class CopyRequested(Message):
+    """Request to copy a text, by every way there is."""
+
+    what: str
+    text: str
+
+
+@dataclass
+class SettingChosen(Message):
+    """Request to keep a setting in config.yaml."""
+
+    key: str
+    value: str | int
 
 
 @dataclass

@@ -206,7 +206,7 @@ def open_services(config: Config) -> Services:
     from etui.engine.library import choose_threads, usable_cpus
     from etui.log.queries import LogReader
     from etui.routing.library import list_policies
-    from etui.runtime.routes import list_route_choices
+    from etui.runtime.routes import list_route_choices, restore_route
     from etui.runtime.runtime import open_process_runtime
 
     runtime = open_process_runtime(config)
@@ -227,5 +227,6 @@ def open_services(config: Config) -> Services:
         choose_threads(config.threads, config.sysfs_dir),
         usable_cpus(),
         partial(list_route_choices, config),
+        lambda route: restore_route(route, config),
         runtime.writer.report_to,
     )

@@ -72,6 +72,8 @@ class Services:
     cpus: int = 2  # Logical CPUs that these threads and the screen may run on
     list_routes: Callable[[Route], Sequence[RouteChoice]] = lambda _route: ()
     """Lists what can answer the next questions."""
+    restore_route: Callable[[Route], tuple[Route, str]] = lambda route: (route, "")
+    """Returns what is left of a route that was chosen before, and the names of what is gone."""
     report_log: Callable[[Callable[[str], None]], None] = lambda _report: None
     """Sets the function to call with a text when the log cannot be written, and when it can again.
     """

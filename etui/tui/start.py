@@ -18,23 +18,33 @@ from textual import work
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.css.stylesheet import Stylesheet
+from textual.events import Event, Key, Paste
 from textual.screen import Screen, SystemModalScreen
 from textual.widgets import TextArea
 
-from etui.config.config import Config, make_home
+from etui.config.config import Config, edit_settings, make_home
 from etui.errors import EtuiError
 from etui.log.records import ChatRecord
-from etui.runtime.routes import Route
+from etui.runtime.routes import Route, with_route
 from etui.text import sanitize
-from etui.tui._work import faults_shown, in_thread, notify_error
-from etui.tui.ascii import choose_driver, leave_on_hangup, leave_on_terminate, name_key
+from etui.tui._key_order import KeyHandled, KeyOrder
+from etui.tui._work import faults_shown, in_thread, notify_error, start
+from etui.tui.ascii import (
+    choose_driver,
+    copy_by_tools,
+    leave_on_hangup,
+    leave_on_terminate,
+    name_key,
+)
 from etui.tui.chat.screen import ChatScreen
 from etui.tui.commands import (
     ChatRequested,
     Command,
+    CopyRequested,
     EtuiCommands,
     PoliciesListed,
     RouteRequested,
+    SettingChosen,
     ShowsRoute,
     Unsaved,
     build_commands,
@@ -164,6 +174,8 @@ class EtuiApp(App[None]):
         self.fault: BaseException | None = None
         self._unsaved = Unsaved("")
         self._interrupted_at: float | None = None
+        self._settings_lock = asyncio.Lock()
+        self._keys = KeyOrder(self, super().on_event)
         self._policies_stamp = stamp_folder(config.policies_dir)
         self._server: ServerScreen | None = None
         self.power = PowerFeed()
@@ -220,6 +232,9 @@ class EtuiApp(App[None]):
             )
         for line in self._notices:
             self._say(line)
+        self.theme_changed_signal.subscribe(
+            self, lambda theme: self.post_message(SettingChosen("theme", theme.name))
+        )
         leave_on_terminate(lambda: self.call_later(self._leave_at_once))
         self._open()
 
@@ -235,6 +250,20 @@ class EtuiApp(App[None]):
         with faults_shown(self):
             open_services = partial(self._open_backend, self._config)
             self._use_services(await in_thread(open_services, "quit, and run `etui doctor`"))
+
+    @work(group="settings", exit_on_error=False)
+    async def on_setting_chosen(self, chosen: SettingChosen) -> None:
+        """Write a setting to config.yaml; of several, the last one is written last."""
+        from etui.yaml.edit import set_value
+
+        key, value = chosen.key, chosen.value
+
+        def write() -> None:
+            edit_settings(self._config, lambda text: set_value(text, key, value), f"{key}: {value}")
+
+        async with self._settings_lock:
+            with faults_shown(self):
+                await in_thread(write, f"write `{key}: {value}` there yourself")
 
     @work(group="keys", exit_on_error=False)
     async def _check_keys(self) -> None:
@@ -339,7 +368,10 @@ class EtuiApp(App[None]):
             self.backend = replace(self.backend, policies=policy_names(self._config))
 
     def on_route_requested(self, request: RouteRequested) -> None:
-        self._take_route(request.route)
+        if request.restored:
+            self._route = request.route
+        else:
+            self._take_route(request.route)
 
     def on_policies_listed(self, listed: PoliciesListed) -> None:
         if self.backend is not None:
@@ -348,6 +380,27 @@ class EtuiApp(App[None]):
     def on_chat_requested(self, request: ChatRequested) -> None:
         self.switch_mode("chat")
         self._chat.open_chat(request.chat, request.turn_id)
+
+    def on_copy_requested(self, request: CopyRequested) -> None:
+        self.copy_to_clipboard(request.text, request.what)
+
+    def copy_to_clipboard(self, text: str, what: str = "the selection") -> None:
+        """Copy by the terminal and by tools, and say so; widgets call it for what is selected."""
+        super().copy_to_clipboard(text)
+        start(self, partial(self._copy_by_tools, what, text), "copy", exclusive=True)
+
+    async def _copy_by_tools(self, what: str, text: str) -> None:
+        self.notify(sanitize(await copy_by_tools(self, what, text)), markup=False)
+
+    async def on_event(self, event: Event) -> None:
+        """Handle an event; keys in the order in which they were pressed."""
+        if isinstance(event, Key | Paste) and not event.is_forwarded:
+            await self._keys.take(event)
+        else:
+            await super().on_event(event)
+
+    async def on_key_handled(self, handled: KeyHandled) -> None:
+        await self._keys.note(handled)
 
     def on_unsaved(self, unsaved: Unsaved) -> None:
         self._unsaved = unsaved
@@ -439,6 +492,8 @@ def run_app(
     """
     make_home(config)
     route = Route(policy or config.policy, model or config.model)
+    if chat is not None and (policy or model):
+        chat = with_route(chat, route)
     app = EtuiApp(config, route, _open_services, notices, chat)
     leave_on_hangup(app.save_and_close)
     app.run()

@@ -1,4 +1,4 @@
-"""Add and remove entries of a YAML file, and leave every other character of it as it is.
+"""Add, remove and set entries of a YAML file, and leave every other character of it as it is.
 
 A parser that keeps comments would write the whole file again, in its own style; here the text is
 changed at one place, and the result is parsed to make sure that nothing else changed.
@@ -7,6 +7,7 @@ changed at one place, and the result is parsed to make sure that nothing else ch
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -67,6 +68,27 @@ def insert_entry(text: str, section: str, key: str, lines: Sequence[str]) -> str
             changed = before + block(" " * entries[0][0].start_mark.column) + text[until:]
     expected = {**before_data, section: {**(before_data.get(section) or {}), key: data}}
     return _checked(changed, expected, f"{key} cannot be added to", "\n".join((f"{key}:", body)))
+
+
+def set_value(text: str, key: str, value: str | int) -> str:
+    """Return a file whose key at its top has this value; a missing key is added at the end.
+
+    Raises:
+        EtuiError: The style of the file does not allow it.
+    """
+    is_plain = re.fullmatch(r"[\w-]+", str(value)) and parse_tree(str(value), key).data == value
+    written = str(value) if is_plain else json.dumps(value, ensure_ascii=False)
+    found = _find(text, key)
+    if found is None:
+        end = "\r\n" if "\r\n" in text else "\n"
+        start = text if not text or text.endswith("\n") else text + end
+        changed = f"{start}{key}: {written}{end}"
+    else:
+        start = text[: found[1].start_mark.index]
+        space = " " if start.endswith(":") else ""  # `theme:` without a value
+        changed = f"{start}{space}{written}{text[found[1].end_mark.index :]}"
+    expected = {**_read(text), key: value}
+    return _checked(changed, expected, f"{key} cannot be set in", f"{key}: {written}")
 
 
 def remove_entry(text: str, section: str, key: str) -> str:

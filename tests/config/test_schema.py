@@ -60,6 +60,8 @@ def test_every_key_reaches_the_config(etui_home: Path) -> None:
         "currency": "EUR",
         "pue": 1.3,
         "theme": "nord",
+        "panel_columns": 60,
+        "name_chats": True,
         "quiet": True,
         "ascii": "always",
         "keymap": {"stop": "ctrl+x"},
@@ -72,6 +74,7 @@ def test_every_key_reaches_the_config(etui_home: Path) -> None:
         "policy: frugal\nmodel: smollm2-135m\nthreads: 2\ncontext_tokens: 2048\n"
         "keep_warm: 600\nloop_guard: false\ncache: off\ncache_disk_gb: 0.5\nsample_hz: 10\n"
         "cpu_idle_watts: 5\ncpu_limit_watts: 65\nestimate: never\ntheme: nord\n"
+        "panel_columns: 60\nname_chats: true\n"
         "quiet: true\nascii: always\n"
         "carbon_g_per_kwh: 380\nprice_per_kwh: 0.25\ncurrency: EUR\npue: 1.3\n"
         "keymap: {stop: ctrl+x}\naliases: {gpt-4o: balanced, claude-*: best}\n"

@@ -43,7 +43,7 @@ async def test_the_palette_has_each_action_once_and_chooses_policy_and_model(hou
         commands["policy: frugal"].run()
         await term.until(lambda: "frugal → " in term.panel)
         {c.title: c for c in term.app.commands()}[f"model: {MODEL}"].run()
-        await term.until(lambda: f"you → {MODEL}" in term.panel)
+        await term.until(lambda: f"{MODEL} (pinned)" in term.panel)
         await term.answer("Who answers?")
         assert house.runner.asked[0][1] == Route("frugal", MODEL)
 

@@ -7,6 +7,8 @@ import sys
 import pytest
 
 from etui.tui.ascii import Copied, CopyTool, describe_copy, find_copy_tools, run_copy_tools
+from tests.tui.fakes import House
+from tests.tui.screen import running
 
 EVERY = {"tmux", "wl-copy", "xclip", "xsel"}
 
@@ -48,3 +50,29 @@ def test_a_text_that_the_terminal_may_refuse_is_said() -> None:
     text = "x" * 80_000
     assert describe_copy("it", text, []).endswith("the terminal may refuse a text this long")
     assert "refuse" not in describe_copy("it", text, [Copied("xclip")])
+
+
+async def test_what_is_selected_is_copied_by_the_tools_too_and_that_is_said(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[str] = []
+
+    def run(_tools: object, text: str) -> list[Copied]:
+        given.append(text)
+        return [Copied("tmux")]
+
+    monkeypatch.setattr("etui.tui.ascii.run_copy_tools", run)
+    async with running(house) as term:
+        await term.answer("What is the capital of France?")
+        question = term.turns[0].query_one(".question")
+        await term.pilot.mouse_down(question, offset=(4, 0))
+        await term.pilot.hover(question, offset=(8, 0))
+        await term.pilot.mouse_up(question, offset=(8, 0))
+        await term.until(lambda: term.app.screen.get_selected_text())
+        selected = term.app.screen.get_selected_text()
+        await term.press("ctrl+c")
+        await term.told("copied the selection · by tmux, the terminal (OSC 52)")
+        assert given == [selected]
+        assert term.app.clipboard == selected
+        await term.press("shift+tab", "c")
+        await term.told("copied the answer · by tmux")

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.errors import EtuiError
-from etui.yaml.edit import insert_entry, remove_entry
+from etui.yaml.edit import insert_entry, remove_entry, set_value
 from etui.yaml.tree import parse_tree
 
 NEW = ["# from a hub", "size: 1B parameters, Q4_0", "sources: [{path: /a}]"]
@@ -92,3 +92,34 @@ def test_any_file_keeps_its_data(entries, flow, indent):
     before = parse_tree(text, "").data["models"] or {}
     changed = insert_entry(text, "models", "new", NEW)
     assert parse_tree(changed, "").data == {"models": {**before, "new": DATA}}
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("", "theme: nord\n"),
+        ("pue: 1.2", "pue: 1.2\ntheme: nord\n"),
+        ("# a\r\npue: 1.2\r\n", "# a\r\npue: 1.2\r\ntheme: nord\r\n"),
+        ("theme: etui-dark # b\npue: 1.2\n", "theme: nord # b\npue: 1.2\n"),
+        ("theme: 'etui-dark'\n", "theme: nord\n"),
+        ("theme:\npue: 1.2\n", "theme: nord\npue: 1.2\n"),
+        ("{theme: etui-dark, pue: 1.2}\n", "{theme: nord, pue: 1.2}\n"),
+    ],
+)
+def test_a_value_is_set_and_nothing_else_changes(before, after):
+    assert set_value(before, "theme", "nord") == after
+
+
+@given(st.text(max_size=12) | st.integers(0, 999), st.booleans())
+def test_any_value_is_read_back(value, there):
+    try:
+        changed = set_value("theme: a\n" if there else "x: 1\n", "theme", value)
+    except EtuiError:
+        assert not str(value).isprintable()
+        return
+    assert parse_tree(changed, "").data["theme"] == value
+
+
+def test_a_file_whose_style_does_not_allow_it_is_left():
+    with pytest.raises(EtuiError, match="because of how it is written"):
+        set_value("{pue: 1.2}\n", "theme", "nord")

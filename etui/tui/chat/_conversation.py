@@ -10,7 +10,7 @@ from etui.chat import Message, OutputOptions, Picture, Query
 from etui.log.records import ChatRecord
 from etui.prompts.attachments import Attachment, fold
 from etui.routing.text_measures import estimate_tokens
-from etui.runtime.routes import Route
+from etui.runtime.routes import Route, with_route
 from etui.text import title_from_question, utc_now
 from etui.turn.chat_tree import ChatTree, tree_of
 from etui.turn.record import SAVED_PROMPT, TurnRecord
@@ -67,6 +67,12 @@ class Conversation:
         return replace(self.chat, name=self.name)
 
     @property
+    def route(self) -> Route | None:
+        """The route that was chosen for the chat; None where it follows the settings."""
+        policy = self.chat.route_policy
+        return None if policy is None else Route(policy, self.chat.route_model, self.chat.route_arm)
+
+    @property
     def tree(self) -> ChatTree:
         return tree_of(self.records)
 
@@ -91,6 +97,10 @@ class Conversation:
         """Return the chat with one more turn; its branch becomes current if it has an answer."""
         chat = replace(self.chat, head=None) if record.answer.strip() else self.chat
         return replace(self, chat=chat, records=(*self.records, record))
+
+    def successor(self) -> Conversation:
+        """Return a new chat with the system prompt and the route of this one."""
+        return new_chat(self.chat.system, self.route)
 
     def switched(self, turn_id: str) -> Conversation:
         """Return the chat with the newest branch below a turn as the current one."""
@@ -174,10 +184,10 @@ def refuse_continuation(record: TurnRecord) -> str:
     return ""
 
 
-def new_chat(system: str | None = None) -> Conversation:
+def new_chat(system: str | None = None, route: Route | None = None) -> Conversation:
     """Create a chat without turns; it enters the log with its first answer."""
-    created_at = utc_now()
-    return Conversation(ChatRecord(uuid4().hex[:12], created_at, "", system))
+    chat = ChatRecord(uuid4().hex[:12], utc_now(), "", system)
+    return Conversation(chat if route is None else with_route(chat, route))
 
 
 def _build_messages(records: Sequence[TurnRecord]) -> tuple[Message, ...]:

@@ -16,10 +16,11 @@ from etui.tui.power.energy_text import short_model
 
 NEW_CHAT = "new chat"
 _GAP = "    "
+_PINNED = " (pinned)"
 _BAR_CELLS = 8
 TITLE_BUDGET_CELLS = 34  # Cells of the budget with its bar
 _LEAST_NAME, _ENOUGH_NAME = 8, 16
-"""Cells of a name that is cut, at least; with the second, the meters stay beside it."""
+"""Cells of a name that is cut, at least; the second of one beside the route in full."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +41,9 @@ def title_line(facts: TitleFacts, width: int) -> str:
     """Lay the facts out in ``width`` cells: the name and route left, the meters right.
 
     Where they do not fit, the bars of the context and the budget go first, then the name of the
-    chat is cut, then the meters go, and the route stays to the last.
+    chat is cut, then the meters go; the route, and whether it is pinned, stay to the last.
     """
-    routes = (_route_text(facts), _short(facts))
+    full, short = _route_text(facts), _short(facts)
     chat = " ".join(sanitize(facts.chat).split()) or NEW_CHAT
     plain = _context_text(facts, bar=False)
     rights = [
@@ -55,22 +56,18 @@ def title_line(facts: TitleFacts, width: int) -> str:
             (),
         )
     ]
-    for right in rights:
-        for route, key in ((routes[0], " [F7]"), (routes[0], ""), (routes[1], "")):
-            left = f"{chat}{SEPARATOR}{route}{key}"
-            spare = width - cell_len(left) - cell_len(right)
-            if spare >= (len(_GAP) if right else 0):
-                return left + " " * spare + right
-        room = width - cell_len(f"{SEPARATOR}{routes[1]}{_GAP}{right}")
-        if right == rights[2] and room >= _ENOUGH_NAME:
-            break
-    for right in rights[2:]:
-        room = width - cell_len(f"{SEPARATOR}{routes[1]}{_GAP}{right}")
-        if room >= _LEAST_NAME:
-            cut = set_cell_size(chat, room - 1).rstrip() + "…"
-            left = f"{cut}{SEPARATOR}{routes[1]}"
-            return left + " " * (width - cell_len(left) - cell_len(right)) + right
-    return set_cell_size(routes[1], max(0, width))
+    whole = cell_len(chat)
+    for right, tries in (
+        *((right, ((f"{full} [F7]", whole), (full, whole))) for right in rights[:3]),
+        *((right, ((full, _ENOUGH_NAME), (short, _LEAST_NAME))) for right in rights[2:]),
+    ):
+        for route, least in tries:
+            room = width - cell_len(f"{SEPARATOR}{route}{_GAP if right else ''}{right}")
+            if room >= min(least, whole):
+                name = chat if whole <= room else set_cell_size(chat, room - 1).rstrip() + "…"
+                left = f"{name}{SEPARATOR}{route}"
+                return left + " " * (width - cell_len(left) - cell_len(right)) + right
+    return set_cell_size(short, max(0, width))
 
 
 def _route_text(facts: TitleFacts) -> str:
@@ -78,16 +75,23 @@ def _route_text(facts: TitleFacts) -> str:
     if route is None:
         return sanitize(facts.model)
     if route.model:
-        return sanitize(f"you → {route.model}{tools}")
-    policy = f"{route.policy} ({route.arm})" if route.arm else route.policy
+        return sanitize(f"{route.model}{_PINNED}{tools}")
+    policy = _policy_text(route)
     return sanitize(f"{policy} → {facts.model}{tools}" if facts.model else policy)
 
 
 def _short(facts: TitleFacts) -> str:
-    route, model = facts.route, sanitize(short_model(facts.model))
-    if route is None or route.model:
-        return sanitize(short_model(route.model or "")) if route is not None else model
-    return f"{sanitize(route.policy)} → {model}" if model else sanitize(route.policy)
+    route, model = facts.route, short_model(facts.model)
+    if route is None:
+        return sanitize(model)
+    if route.model:
+        return sanitize(f"{short_model(route.model)}{_PINNED}")
+    policy = _policy_text(route)
+    return sanitize(f"{policy} → {model}" if model and not route.arm else policy)
+
+
+def _policy_text(route: Route) -> str:
+    return f"{route.policy} ▸ {route.arm}{_PINNED}" if route.arm else route.policy
 
 
 def _context_text(facts: TitleFacts, *, bar: bool) -> str:

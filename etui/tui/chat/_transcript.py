@@ -2,153 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Horizontal, VerticalScroll
-from textual.content import Content
+from textual.containers import VerticalScroll
 from textual.geometry import Size
 from textual.message import Message
 from textual.widget import Widget
-from textual.widgets import Input, Static
+from textual.widgets import Static
 
 from etui import units
+from etui.tui.chat._find import FindBar, FoundWords, choose_match, find_turns
 from etui.tui.chat._turn_view import TurnView
 from etui.tui.widgets.lines import BlankBox
 from etui.turn.record import TurnRecord
-
-_FOUND_STYLE = "reverse"
-
-
-def find_turns(records: Sequence[TurnRecord], words: str) -> list[int]:
-    """Return the indices of the turns whose question, thinking or answer has ``words``.
-
-    Upper and lower case are the same.
-    """
-    sought = words.casefold()
-    return [
-        index
-        for index, record in enumerate(records)
-        if sought
-        and any(sought in t.casefold() for t in (record.query, record.thinking, record.answer))
-    ]
-
-
-def choose_match(matches: Sequence[int], current: int, step: int) -> int | None:
-    """Return the match after (1) or before (-1) the turn ``current``, going round at the ends.
-
-    With 0 it is the match at ``current`` or the next one. None without any match.
-    """
-    if not matches:
-        return None
-    if step < 0:
-        return next((m for m in reversed(matches) if m < current), matches[-1])
-    at_least = current + step
-    return next((m for m in matches if m >= at_least), matches[0])
-
-
-def find_spans(text: str, words: str) -> list[tuple[int, int]]:
-    """Return start and end of every occurrence of ``words`` in ``text``, without overlaps.
-
-    Nothing is found in the rare text whose length changes with its case.
-    """
-    lower, sought = text.casefold(), words.casefold()
-    if not sought or len(lower) != len(text) or len(sought) != len(words):
-        return []
-    spans, at = [], lower.find(sought)
-    while at >= 0:
-        spans.append((at, at + len(sought)))
-        at = lower.find(sought, at + len(sought))
-    return spans
-
-
-class FoundWords:
-    """The words of a search, marked in the texts of one turn until it is cleared."""
-
-    def __init__(self) -> None:
-        self._marked: list[tuple[Static, Content | str]] = []
-
-    def mark(self, view: Widget, words: str) -> Static | None:
-        """Mark the words in a turn, and return the first text that has them; None for none."""
-        self.clear()
-        first = None
-        for static in view.query(Static):
-            text = static.content
-            if not isinstance(text, Content | str) or not _is_text(static):
-                continue
-            content = text if isinstance(text, Content) else Content(text)
-            spans = find_spans(content.plain, words)
-            if spans:
-                self._marked.append((static, text))
-                first = first or static
-                for start, end in spans:
-                    content = content.stylize(_FOUND_STYLE, start, end)
-                static.update(content)
-        return first
-
-    def clear(self) -> None:
-        for static, text in self._marked:
-            if static.is_mounted:
-                static.update(text)
-        self._marked.clear()
-
-
-def _is_text(static: Static) -> bool:
-    """Check whether a widget shows a part of the question, the thinking or the answer."""
-    own = static.has_class("question") or static.has_class("thought-text")
-    from textual.widgets.markdown import MarkdownBlock  # its parser: after the first paint
-
-    return own or isinstance(static, MarkdownBlock) or static.id == "code-content"
-
-
-class FindBar(Horizontal):
-    """One line to type what to find; hidden until it is asked for."""
-
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "close", "Close", id="find.close"),
-    ]
-
-    @dataclass
-    class Sought(Message):
-        """Words were entered."""
-
-        words: str
-
-    class Closed(Message):
-        """The line was left."""
-
-    def __init__(self) -> None:
-        super().__init__(classes="find")
-        self._input = Input(placeholder="find in this chat", compact=True)
-        self._result = Static("", markup=False, classes="found")
-        self.display = False
-
-    def compose(self) -> ComposeResult:
-        yield Static("/", markup=False, classes="sign")
-        yield self._input
-        yield self._result
-
-    def open(self) -> None:
-        """Show the line, with the words of the last search selected."""
-        self.display = True
-        self._input.focus()
-        self._input.select_all()
-
-    def show_result(self, result: str) -> None:
-        self._result.update(result)
-
-    def on_input_submitted(self, submitted: Input.Submitted) -> None:
-        submitted.stop()
-        self.post_message(self.Sought(submitted.value.strip()))
-
-    def action_close(self) -> None:
-        self.display = False
-        self.post_message(self.Closed())
-
 
 MOST_TURNS = 20
 """Turns kept mounted while answers stream: each one makes a new token more expensive to draw."""
@@ -206,7 +77,8 @@ class Transcript(BlankBox, VerticalScroll, can_focus=False):
 
 Each answer ends with its price: joules, joules per token, tokens, tokens per second. `≈` marks an
 estimate, computed without a hardware reading. `i` on an answer shows where each number comes from.
-j, k, ctrl+d, ctrl+u, g and G move through the chat; `/` finds words, n and N go on.
+j, k, ctrl+d, ctrl+u, g and G move through the chat. Ctrl+F, here also `/`, finds words in it: Enter
+or n goes on, N goes back, Esc ends it. Words that only another branch has are shown there.
 """
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -217,9 +89,16 @@ j, k, ctrl+d, ctrl+u, g and G move through the chat; `/` finds words, n and N go
         Binding("g", "first", "First turn", id="transcript.first", show=False),
         Binding("G", "last", "Last turn", id="transcript.last", show=False),
         Binding("slash", "find", "Find", id="transcript.find", key_display="/", show=False),
-        Binding("n", "found(1)", "Next found", id="transcript.found_next", show=False),
-        Binding("N", "found(-1)", "Earlier found", id="transcript.found_before", show=False),
-    ]
+        Binding("n,enter", "found(1)", "Next", id="transcript.found_next", key_display="n"),
+        Binding("N,shift+enter", "found(-1)", "Before", id="transcript.found_before",
+                key_display="N"),
+    ]  # fmt: skip
+
+    @dataclass
+    class FoundElsewhere(Message):
+        """Words were found on another branch alone, in this turn."""
+
+        turn_id: str
 
     def __init__(self) -> None:
         super().__init__()
@@ -230,6 +109,8 @@ j, k, ctrl+d, ctrl+u, g and G move through the chat; `/` finds words, n and N go
         self._grades: dict[str, bool | None] = {}
         self._costs: Mapping[str, str] = {}
         self._moving = False
+        self._kept: tuple[Widget, int] | None = None
+        """What stays at a row of the screen while others are mounted."""
         self._marker = Static("", markup=False, classes="earlier")
         self._marker.display = False
         self._later = Static("", markup=False, classes="later")
@@ -237,6 +118,8 @@ j, k, ctrl+d, ctrl+u, g and G move through the chat; `/` finds words, n and N go
         self._find_bar = FindBar()
         self._words = ""
         self._found_words = FoundWords()
+        self.elsewhere: Sequence[TurnRecord] = ()
+        """The turns that are on other branches."""
         self._welcome = Static(WELCOME, markup=False, classes="welcome")
 
     def compose(self) -> ComposeResult:
@@ -293,24 +176,32 @@ j, k, ctrl+d, ctrl+u, g and G move through the chat; `/` finds words, n and N go
 
     async def show_turn(self, turn_id: str) -> None:
         """Scroll to a turn and focus it; a turn that the chat does not have changes nothing."""
+        await self._with_turn(turn_id, self._bring_to_top)
+
+    async def _with_turn(self, turn_id: str, use: Callable[[TurnView], object]) -> None:
+        """Mount a turn, and call a function with it after the next refresh."""
         ids = [record.turn_id for record in self._records]
         if turn_id not in ids:
             return
         index = ids.index(turn_id)
         if not self._window.first <= index < self._window.end:
             if self._moving:  # the last jump has not come to rest
-                self.call_after_refresh(self.show_turn, turn_id)
+                self.call_after_refresh(self._with_turn, turn_id, use)
                 return
             await self._move_to(window_around(index, len(ids)))
         views = [turn for turn in self.turns if turn.record and turn.record.turn_id == turn_id]
         if views:
-            self.call_after_refresh(self._bring_to_top, views[0], views[0])
+            self.call_after_refresh(use, views[0])
 
-    def _bring_to_top(self, view: TurnView, part: Widget) -> None:
-        self.release_anchor()
+    def _bring_to_top(self, view: TurnView) -> None:
         view.focus(scroll_visible=False)
+        self._bring_to(view, self.content_region.y)
+
+    def _bring_to(self, part: Widget, place: int) -> None:
+        """Bring the top of a widget to a row of the screen."""
+        self.release_anchor()
         self._moving = True
-        self._keep_in_place(part, self.content_region.y)
+        self._keep_in_place(part, place)
 
     async def add(self, view: TurnView) -> None:
         """Show a new turn at the bottom, and remove the oldest if there are too many."""
@@ -416,48 +307,84 @@ j, k, ctrl+d, ctrl+u, g and G move through the chat; `/` finds words, n and N go
             self.scroll_end(animate=False)
             self.call_after_refresh(self._anchor_to_end)
 
+    @property
+    def finding(self) -> bool:
+        return bool(self._find_bar.display)
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        return bool(self._words) if action == "found" else super().check_action(action, parameters)
+
     def action_find(self) -> None:
         self._find_bar.open()
 
+    def end_find(self) -> Widget | None:
+        """Close the line and remove the marks; return the turn that was found last."""
+        self._find_bar.display = False
+        self._find_bar.show_result("")
+        self._words = ""
+        self.refresh_bindings()
+        return self._found_words.clear()
+
     async def on_find_bar_sought(self, sought: FindBar.Sought) -> None:
         """Go to the first turn with the words, from the first one in view."""
-        self._words = sought.words
-        await self._go_to_found(0)
-
-    def on_find_bar_closed(self) -> None:
         self._found_words.clear()
-        self._words = ""
-        if self.turns:
-            self.turns[self._turn_in_view() - self._window.first].focus(scroll_visible=False)
+        self._words = sought.words
+        await self.find(0)
 
     async def action_found(self, step: int) -> None:
-        if self._words:
-            await self._go_to_found(step)
+        """Go to the next (1) or the earlier (-1) place with the words."""
+        if place := self._found_words.step(step):
+            self._show_result()
+            self._bring_into_view(*place)
+        else:
+            await self.find(step)
 
-    async def _go_to_found(self, step: int) -> None:
+    async def find(self, step: int) -> None:
+        """Go to the next (1) or the earlier (-1) turn with the words; with 0, not past this one."""
+        index = choose_match(find_turns(self._records, self._words), self._turn_in_view(), step)
+        self.refresh_bindings()
+        if index is not None:
+            mark = partial(self._mark_found, words=self._words, at_end=step < 0)
+            await self._with_turn(self._records[index].turn_id, mark)
+            return
+        others = find_turns(self.elsewhere, self._words)
+        self._find_bar.show_result("not found" if self._words and not others else "")
+        if others:
+            self.post_message(self.FoundElsewhere(self.elsewhere[others[-1]].turn_id))
+
+    def _show_result(self) -> None:
         matches = find_turns(self._records, self._words)
-        index = choose_match(matches, self._turn_in_view(), step)
-        if index is None:
-            self._found_words.clear()
-            self._find_bar.show_result("not found" if self._words else "")
-            return
-        place = f"{matches.index(index) + 1} of {units.count_text(len(matches), 'turn')}"
-        self._find_bar.show_result(f"{place} · n next, N before")
-        await self.show_turn(self._records[index].turn_id)
-        self._mark_found(self._records[index].turn_id, self._words)
+        ids, turn_id = [self._records[m].turn_id for m in matches], self._found_words.turn_id
+        at = ids.index(turn_id) + 1 if turn_id in ids else 0
+        parts = [f"{at} of {units.count_text(len(ids), 'turn')}", self._found_words.place_text]
+        more = len(find_turns(self.elsewhere, self._words))
+        parts.append(f"{more} on other branches" if more else "")
+        self._find_bar.show_result(" · ".join(part for part in parts if part))
 
-    def _mark_found(self, turn_id: str, words: str, checks: int = _LATE_CHECKS) -> None:
-        """Mark the words in a turn, and bring them into view; both may be mounted later."""
-        if words != self._words:
+    def _mark_found(
+        self, view: TurnView, *, words: str, at_end: bool, checks: int = _LATE_CHECKS
+    ) -> None:
+        """Focus a turn, mark the words in it, which may be mounted later, and scroll to them."""
+        if words != self._words or not view.is_mounted:
             return
-        view = next((t for t in self.turns if t.record and t.record.turn_id == turn_id), None)
-        first = self._found_words.mark(view, words) if view is not None else None
-        if view is not None and first is not None:
-            if first.region.bottom > self.content_region.bottom:
-                self._bring_to_top(view, first)
+        if checks == _LATE_CHECKS:
+            view.focus(scroll_visible=False)
+        if place := self._found_words.mark(view, words, at_end=at_end):
+            self.call_after_refresh(self._bring_into_view, *place)
         elif checks > 1:
-            again = partial(self._mark_found, turn_id, words, checks - 1)
+            again = partial(self._mark_found, view, words=words, at_end=at_end, checks=checks - 1)
             self.set_timer(_LATE_CHECK_SECONDS, again)
+        else:
+            self._bring_to(view, self.content_region.y)  # they are where the text was cut
+        self._show_result()
+
+    def _bring_into_view(self, part: Widget, line: int) -> None:
+        """Scroll so that a line of a widget is seen, if it is not."""
+        view = self.content_region
+        y = part.content_region.y + line
+        if not view.y <= y < view.bottom - self._find_bar.size.height:
+            top = part.content_region.y - part.region.y
+            self._bring_to(part, view.y + view.height // 3 - line - top)
 
     def _turn_in_view(self) -> int:
         turns = [turn for turn in self.turns if turn.record is not None]
@@ -505,6 +432,10 @@ j, k, ctrl+d, ctrl+u, g and G move through the chat; `/` finds words, n and N go
 
         Markdown reaches its height over several layouts, so the position is corrected repeatedly.
         """
+        if corrections == _SCROLL_CORRECTIONS:
+            self._kept = (view, place)
+        elif self._kept != (view, place):
+            return  # another turn is to be seen meanwhile
         if view.is_mounted and view.region.y != place:
             y = self.scroll_y + view.region.y - place
             self.scroll_to(y=y, animate=False, force=True, immediate=True)
@@ -520,6 +451,8 @@ j, k, ctrl+d, ctrl+u, g and G move through the chat; `/` finds words, n and N go
     ) -> None:
         """Correct the position for a while, until the reader scrolls or more turns are mounted."""
         if self._moving or not view.is_mounted or self.scroll_y != scroll_y:
+            return
+        if self._kept != (view, place):
             return
         if view.region.y != place:
             self._moving = True

@@ -72,7 +72,8 @@ class TurnQueue:
         self.route = route
         self.services: Services | None = None
         self.on_ended: Callable[[], object] = lambda: None
-        self.conversation = new_chat()
+        is_chosen = route != Route(config.policy, config.model)
+        self.conversation = new_chat(route=route if is_chosen else None)
         self._waiting: deque[TurnView] = deque()
         self._answering: TurnView | None = None
         self._progress = TurnProgress()
@@ -268,13 +269,16 @@ class TurnQueue:
         if view.asking.continues is not None and record.answer.strip():
             await self._transcript.remove_turn(view.asking.continues)
         self.show_branches(self.conversation.replaced())
-        if was_away and self.conversation.chat.head is None:
-            start(self._screen, self._save_chat, "head")
+        chat, is_first = self.conversation.chat, len(self.conversation.records) == 1
+        if (was_away and chat.head is None) or (is_first and chat.route_policy is not None):
+            start(self._screen, self.save_chat, "chat")
         self._panel.show_record(record)
         self._panel.show_chat(self.conversation.records)
 
     def show_branches(self, replaced: Collection[str] = ()) -> None:
         """Mark the turns that have several branches, and show what each of them cost."""
+        away = self.conversation.replaced()
+        self._transcript.elsewhere = [r for r in self.conversation.records if r.turn_id in away]
         self._transcript.mark(
             replaced=replaced,
             branches=self.conversation.places(),
@@ -287,8 +291,8 @@ class TurnQueue:
             if turn.record is not None and turn.record.turn_id == begun.turn_id:
                 turn.display = shown
 
-    async def _save_chat(self) -> None:
-        """Store which branch is current; a failure is the writer's to report."""
+    async def save_chat(self) -> None:
+        """Store the branch and the route of the chat; a failure is the writer's to report."""
         if self.services is not None:
             chats, chat = self.services.chats, self.conversation.named
             with suppress(EtuiError):

@@ -13,19 +13,17 @@ from textual.containers import Container
 from textual.screen import Screen
 
 from etui import units
-from etui.config.config import Config
+from etui.config.config import LEAST_PANEL_COLUMNS, Config
 from etui.errors import EtuiError
 from etui.log.records import ChatRecord
-from etui.runtime.routes import Route
+from etui.runtime.routes import Route, with_route
 from etui.text import sanitize
 from etui.tui._work import faults_shown, in_thread, notify_error, place_notices, start, warn
-from etui.tui.ascii import copy_text
 from etui.tui.chat._composer import Composer
 from etui.tui.chat._conversation import (
     Asking,
     Conversation,
     continuation_route,
-    new_chat,
     refuse_continuation,
 )
 from etui.tui.chat._prompt import Prompt
@@ -33,7 +31,13 @@ from etui.tui.chat._title_row import TitleRow
 from etui.tui.chat._transcript import Transcript
 from etui.tui.chat._turn_queue import TurnQueue
 from etui.tui.chat._turn_view import TurnAction, TurnView
-from etui.tui.commands import Command, build_commands
+from etui.tui.commands import (
+    Command,
+    CopyRequested,
+    RouteRequested,
+    SettingChosen,
+    build_commands,
+)
 from etui.tui.modals import TextModal
 from etui.tui.pacing import QUIET, USUAL
 from etui.tui.power.feed import PowerFeed
@@ -48,6 +52,9 @@ if TYPE_CHECKING:
     from etui.tui.chat._chat_list import ChatsLeft, ExportFormat
 
 
+_MOST_PANEL_PERCENT = 60  # Of the screen, so that the answers stay readable
+
+
 class ChatScreen(SettledLayout):
     """The transcript, the power panel and the prompt."""
 
@@ -56,6 +63,7 @@ class ChatScreen(SettledLayout):
         Binding("escape", "stop", "Stop", id="chat.stop"),
         Binding("ctrl+n", "new_chat", "New", id="chat.new", priority=True),
         Binding("ctrl+o", "chats", "Chats", id="chat.chats", priority=True),
+        Binding("ctrl+f", "find", "Find", id="chat.find", priority=True),
         Binding("ctrl+g", "toggle_net", "Gross or net", id="chat.net", show=False, priority=True),
         Binding("shift+tab", "choose_turn", "Answers", id="chat.answers", key_display="⇧tab"),
         Binding("ctrl+t", "toggle_thinking", "Thinking", id="chat.thought", show=False),
@@ -67,6 +75,10 @@ class ChatScreen(SettledLayout):
                 key_display="["),
         Binding("right_square_bracket", "zoom(1)", "More time", id="power.more", show=False,
                 key_display="]"),
+        Binding("left_curly_bracket", "widen(4)", "Wider panel", id="power.wider", show=False,
+                key_display="{"),
+        Binding("right_curly_bracket", "widen(-4)", "Narrower panel", id="power.narrower",
+                show=False, key_display="}"),
         Binding("pageup", "page(-1)", "Scroll up", id="chat.up", show=False, priority=True),
         Binding("pagedown", "page(1)", "Scroll down", id="chat.down", show=False, priority=True),
     ]  # fmt: skip
@@ -76,6 +88,7 @@ class ChatScreen(SettledLayout):
     def __init__(self, config: Config, route: Route, power: PowerFeed | None = None) -> None:
         super().__init__()
         self._config = config
+        self._default_route = route  # Of chats without one of their own
         self._transcript = Transcript()
         self._panel = PowerPanel(power or PowerFeed())
         self._prompt = Prompt()
@@ -89,6 +102,8 @@ class ChatScreen(SettledLayout):
     def on_mount(self) -> None:
         """Show the route, start the redraw timer, and keep notices off what is read or typed."""
         self.queue.start()
+        if (columns := self._config.panel_columns) is not None:
+            self._set_panel_columns(columns)
         self.screen_layout_refresh_signal.subscribe(self, self._place_notices, immediate=True)
 
     def _place_notices(self, _screen: Screen[object]) -> None:
@@ -108,14 +123,36 @@ class ChatScreen(SettledLayout):
             records = await in_thread(lambda: services.chats.turns(chat.chat_id))
             sent = self.queue.take_back()
             await self._take_chat(Conversation(chat, tuple(records)))
+            await self._restore_route(services)
             for asking in sent:
                 await self.queue.ask(asking)
         self.queue.attach(services)
         self._composer.refresh()
 
     def take_route(self, route: Route) -> None:
+        """Answer the next questions by this route, and keep it with the chat."""
         self.queue.take_route(route)
         self._composer.refresh()
+        conversation = self.queue.conversation
+        chat = with_route(conversation.chat, route)
+        self.queue.conversation = replace(conversation, chat=chat)
+        if conversation.records:
+            start(self, self.queue.save_chat, "chat")
+
+    async def _restore_route(self, services: Services) -> None:
+        """Use and keep the route of the chat that was opened; say once what of it is gone."""
+        conversation, route = self.queue.conversation, self._default_route
+        if (chosen := conversation.route) is not None:
+            route, gone = await in_thread(lambda: services.restore_route(chosen))
+            if gone:
+                warn(self, f"{gone} of this chat is gone", f"{route.description} answers")
+            chat = with_route(conversation.named, route)
+            self.queue.conversation = replace(conversation, chat=chat)
+            await in_thread(lambda: services.chats.save(chat))
+        if route != self.queue.route:
+            self.queue.take_route(route)
+            self._composer.refresh()
+            self.post_message(RouteRequested(route, restored=True))
 
     def on_text_area_changed(self) -> None:
         self.queue.note_typing()
@@ -151,6 +188,7 @@ class ChatScreen(SettledLayout):
         return build_commands(
             ("chat: new", "Start a chat without the answers so far", self.action_new_chat),
             ("chat: open …", "Search, resume, rename and delete chats", self.action_chats),
+            ("chat: find …", "Words in this chat", self.action_find),
             ("chat: rename", "Give this chat another name", self.action_rename),
             ("chat: system prompt", "Edit what the model reads first", self.action_system_prompt),
             ("chat: withdraw the last question", "Take a waiting question out of the queue",
@@ -168,6 +206,8 @@ class ChatScreen(SettledLayout):
             ("energy: gross or net", "Include idle power, or subtract it", self.action_toggle_net),
             ("power: show more time", span, partial(self.action_zoom, 1)),
             ("power: show less time", span, partial(self.action_zoom, -1)),
+            ("power: wider panel", "Kept for later", partial(self.action_widen, 4)),
+            ("power: narrower panel", "Kept for later", partial(self.action_widen, -4)),
             ("power: pause or go on", "Stop the graph where it is", self._panel.action_pause),
             ("energy: quiet mode", "Redraw less often, to use less power",
              self.action_toggle_quiet),
@@ -193,8 +233,10 @@ class ChatScreen(SettledLayout):
         await self._step_branch(None if record is None else record.turn_id, request.step)
 
     def action_stop(self) -> None:
-        """Return from an answer to the prompt; from there, end the edit or stop the answer."""
-        if isinstance(self.focused, TurnView | PowerPanel):
+        """End what was begun last: a search, the focus on an answer, an edit, the answer."""
+        if self._transcript.finding:
+            (self._transcript.end_find() or self._prompt).focus(scroll_visible=False)
+        elif isinstance(self.focused, TurnView | PowerPanel):
             self._prompt.focus()
         elif self._prompt.editing is not None and not self.queue.busy:
             self._prompt.end_edit()
@@ -207,6 +249,21 @@ class ChatScreen(SettledLayout):
                 self.focused is self._prompt and not self._prompt.text and bool(self.queue.waiting)
             )
         return super().check_action(action, parameters)
+
+    def action_find(self) -> None:
+        self._transcript.action_find()
+
+    async def on_transcript_found_elsewhere(self, found: Transcript.FoundElsewhere) -> None:
+        """Show the branch that has the words."""
+        if self._check_idle():
+            await self._switch_branch(found.turn_id)
+            self.notify("found on another branch: < and > go back")
+            await self._transcript.find(0)
+
+    def on_screen_suspend(self) -> None:
+        if self.app.current_mode != self.app.DEFAULT_MODE and self._transcript.finding:
+            self._transcript.end_find()
+            self._prompt.focus()
 
     def action_withdraw(self) -> None:
         if waiting := self.queue.waiting:
@@ -230,6 +287,19 @@ class ChatScreen(SettledLayout):
     def action_zoom(self, steps: int) -> None:
         self._panel.zoom(steps)
 
+    def action_widen(self, columns: int) -> None:
+        """Make the panel wider, or narrower, and keep that."""
+        before = self._panel.outer_size.width
+        most = self.size.width * _MOST_PANEL_PERCENT // 100
+        width = min(max(before + columns, LEAST_PANEL_COLUMNS), most)
+        if before and width >= LEAST_PANEL_COLUMNS:  # it is shown
+            self._set_panel_columns(width)
+            self.post_message(SettingChosen("panel_columns", width))
+
+    def _set_panel_columns(self, columns: int) -> None:
+        self._panel.styles.width = columns
+        self._panel.styles.max_width = f"{_MOST_PANEL_PERCENT}%"
+
     def act_on_last(self, action: TurnAction) -> None:
         answered = [turn for turn in self._transcript.turns if turn.record is not None]
         if answered:
@@ -249,7 +319,7 @@ class ChatScreen(SettledLayout):
     async def action_new_chat(self) -> None:
         """Start a chat without the answers so far; keep the system prompt."""
         if self._check_idle():
-            await self._take_chat(new_chat(self.queue.conversation.chat.system))
+            await self._take_chat(self.queue.conversation.successor())
 
     @work(exclusive=True, group="chats")
     async def action_chats(self) -> None:
@@ -374,7 +444,7 @@ class ChatScreen(SettledLayout):
             ):
                 await self._switch_branch(left.branch)
         elif current_id in left.deleted and self._check_idle():
-            await self._take_chat(new_chat(self.queue.conversation.chat.system))
+            await self._take_chat(self.queue.conversation.successor())
 
     async def resume(self, chat: ChatRecord) -> None:
         if self.queue.services is None or not self._check_idle():
@@ -385,9 +455,11 @@ class ChatScreen(SettledLayout):
             ids = [record.turn_id for record in records]
             self._transcript.mark(grades=await in_thread(lambda: chats.grades(ids)))
             await self._take_chat(Conversation(chat, tuple(records)))
+            await self._restore_route(self.queue.services)
 
     async def _take_chat(self, conversation: Conversation) -> None:
         self.queue.conversation = conversation
+        self._transcript.end_find()
         records = conversation.records
         self._panel.show_chat(records)
         self._prompt.remember([record.query for record in records])
@@ -419,12 +491,7 @@ class ChatScreen(SettledLayout):
             case "withdraw":
                 self._withdraw(view)
             case "copy" if record is not None and record.answer.strip():
-                start(
-                    self,
-                    partial(self._copy_text, "the answer", record.answer),
-                    "copy",
-                    exclusive=True,
-                )
+                self.post_message(CopyRequested("the answer", record.answer))
             case "details" if record is not None:
                 from etui.tui.chat._details import DetailsModal  # not needed for the first paint
 
@@ -457,10 +524,7 @@ class ChatScreen(SettledLayout):
         number, count, block = found
         facts = [block.language, units.count_text(len(block.code.splitlines()), "line")]
         what = f"code block {number} of {count} ({', '.join(filter(None, facts))})"
-        start(self, partial(self._copy_text, sanitize(what), block.code), "copy", exclusive=True)
-
-    async def _copy_text(self, what: str, text: str) -> None:
-        self.notify(await copy_text(self.app, what, text), markup=False)
+        self.post_message(CopyRequested(what, block.code))
 
     async def _grade_answer(self, view: TurnView, turn_id: str, good: bool) -> None:
         """Store what the user says of an answer; the same again takes it back."""

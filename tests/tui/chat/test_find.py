@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from textual.pilot import Pilot
 from textual.widgets import Input
 
-from etui.tui.chat._transcript import FindBar, Transcript, choose_match, find_spans, find_turns
+from etui.tui.chat._find import FindBar, choose_match, find_spans, find_turns
+from etui.tui.chat._transcript import Transcript
 from etui.tui.chat._turn_view import TurnView
 from etui.tui.start import EtuiApp
 from tests.tui.fakes import House, turn_record, until
-from tests.tui.screen import running, turns
+from tests.tui.screen import Terminal, running, turns
 
 SIZE = (80, 24)
 RECORDS = [
@@ -81,6 +82,89 @@ async def test_words_are_found_in_turns_that_are_not_mounted(house: House) -> No
         await term.press("/", "escape")
         await term.until(lambda: not term.app.screen.query_one(FindBar).display)
         await term.until(lambda: focused_turn(term.app) == "turn-of-log-3")
+        assert marked(term) == []
+
+
+def marked(term: Terminal) -> list[str]:
+    """The texts on the screen that are drawn as found."""
+    theme = term.app.theme_variables
+    found = []
+    for strip in term.app.screen._compositor.render_strips():
+        for segment in strip:
+            style = segment.style
+            is_current = style is not None and style.bgcolor is not None and (
+                style.bgcolor.triplet is not None
+                and style.bgcolor.triplet.hex.upper() == theme["accent"].upper()
+            )  # fmt: skip
+            if is_current or (style is not None and style.reverse):
+                found.append(segment.text)
+    return [text for text in found if text.strip().casefold() == "needle"]
+
+
+LONG = "\n\n".join(
+    f"Paragraph {n} says something." + (" A **needle** is here." if n in (2, 60) else "")
+    for n in range(80)
+)
+
+
+async def test_ctrl_f_finds_from_the_prompt_each_place_of_a_long_answer_and_esc_ends_it(
+    house: House,
+) -> None:
+    async with running(house, SIZE) as term:
+        transcript = await long_chat(term.pilot, term.app)
+        records = [*RECORDS[4:29], turn_record(70, answer=LONG), *RECORDS[40:]]
+        await transcript.show(records)
+        await term.press("escape", "ctrl+f")
+        await term.until(lambda: isinstance(term.app.focused, Input))
+        await term.press(*"a needle is", "enter")
+        await term.until(lambda: focused_turn(term.app) == "turn-of-log-70")
+        await term.sees("Paragraph 2 says")
+        await term.sees("1 of 1 turn · 1 of 2 in it")
+        await term.press("enter")
+        await term.sees("Paragraph 60 says", "2 of 2 in it")
+        await term.press("ctrl+f", *"needle", "enter")
+        await term.until(lambda: focused_turn(term.app) == "turn-of-log-70")
+        await term.press("N")
+        await term.sees("Paragraph 60 says", "2 of 2 in it")
+        await term.until(lambda: marked(term))
+        await term.press("escape")
+        await term.until(lambda: not term.app.screen.query_one(FindBar).display)
+        assert focused_turn(term.app) == "turn-of-log-70"
+        await term.until(lambda: not marked(term))
+        assert not transcript.check_action("found", (1,))
+
+
+async def test_a_search_is_gone_with_the_screen_and_with_the_chat(house: House) -> None:
+    async with running(house, SIZE) as term:
+        await long_chat(term.pilot, term.app)
+        bar = term.app.screen.query_one(FindBar)
+        await term.press("ctrl+f", *"needle", "enter")
+        await term.until(lambda: marked(term))
+        await term.press("f3")
+        await term.until(lambda: not bar.display)
+        await term.press("f2")
+        await term.until(lambda: term.app.focused is term.prompt)
+        assert marked(term) == []
+        await term.press("ctrl+f", *"needle", "enter")
+        await term.until(lambda: bar.display)
+        await term.press("ctrl+n")
+        await term.until(lambda: not bar.display)
+
+
+async def test_words_of_another_branch_are_found_there(house: House) -> None:
+    first = turn_record(1)
+    old = turn_record(2, answer="An old needle.", parent_id=first.turn_id)
+    new = turn_record(3, answer="A new answer.", parent_id=first.turn_id)
+    house.chats.keep("Branches", [first, old, new])
+    async with running(house, SIZE) as term:
+        await term.app._chat.resume(house.chats.kept["chat-1"][0])
+        await term.sees("A new answer.")
+        await term.press("ctrl+f", *"needle", "enter")
+        await term.sees("An old needle.")
+        await term.until(lambda: marked(term))
+        await term.told("another branch")
+        await term.press("escape", "escape", "ctrl+f", *"answer", "enter")
+        await term.sees("1 on other branches")
 
 
 async def test_a_jump_waits_for_the_one_before_it(house: House) -> None:

@@ -191,7 +191,7 @@ async def test_a_model_named_like_markup_is_shown_as_it_is_called(house: House) 
         await term.sees("model: [red]x[/nope]", "found file, 1 MB [/]")
         await term.until(lambda: "policy:" not in term.drawn)
         await term.press("down", "enter")
-        await term.until(lambda: "you → [red]x[/nope]" in term.panel)
+        await term.until(lambda: "[red]x[/nope] (pinned)" in term.panel)
 
 
 def test_every_key_of_the_chat_is_documented() -> None:

@@ -29,8 +29,7 @@ def test_a_narrow_row_keeps_the_route_to_the_last() -> None:
     assert title_line(FACTS, 78).startswith("Python chat · balanced → ")
     assert title_line(FACTS, 78).endswith("ctx 1.2k/8.2k    hour 19 %")
     long = replace(FACTS, chat="A chat whose name is a whole question that somebody asked")
-    assert title_line(long, 78).startswith("A chat whose name is")
-    assert "… · balanced → 1.5b " in title_line(long, 78)
+    assert title_line(long, 78).startswith("A chat whose na… · balanced → qwen2.5-coder-1.5b ")
     assert title_line(long, 78).endswith("ctx 1.2k/8.2k    hour 19 %")
     assert title_line(FACTS, 42) == "Python chat · balanced → 1.5b" + " " * 13
     assert title_line(FACTS, 15) == "balanced → 1.5b"
@@ -43,9 +42,20 @@ def test_what_is_unknown_is_left_out() -> None:
     assert "ctx" not in title_line(replace(FACTS, context_limit=None), 118)
 
 
-def test_a_chosen_model_and_an_arm_are_named() -> None:
-    assert "you → big-7b" in title_line(TitleFacts(route=Route("frugal", model="big-7b")), 60)
-    assert "frugal (think)" in title_line(TitleFacts(route=Route("frugal", arm="think")), 60)
+def test_a_pinned_model_and_arm_are_named() -> None:
+    assert "big-7b (pinned)" in title_line(TitleFacts(route=Route("frugal", model="big-7b")), 60)
+    arm = replace(FACTS, route=Route("frugal", arm="think"))
+    assert "frugal ▸ think (pinned) → qwen2.5-coder-1.5b [F7]" in title_line(arm, 130)
+
+
+@given(st.integers(31, 200), st.text(max_size=90), st.sampled_from(["", "hour 19 %"]))
+def test_no_name_of_a_chat_hides_what_is_pinned(width: int, chat: str, budget: str) -> None:
+    for route, shown in (
+        (Route("frugal", arm="think"), "frugal ▸ think (pinned)"),
+        (Route("frugal", model="qwen2.5-coder-1.5b"), "1.5b (pinned)"),
+    ):
+        facts = replace(FACTS, chat=chat, route=route, budget=budget, short_budget=budget)
+        assert shown in title_line(facts, width)
 
 
 @given(st.integers(1, 200), st.text(max_size=50), st.text("abc-1.5b[]", max_size=30))

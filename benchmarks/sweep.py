@@ -12,8 +12,7 @@ baseline, effects of axes, interactions) whose stated interval contains the trut
 of all stated intervals. ``false`` is the share of sweeps with a claim of the wrong sign; on the
 ``flat`` machine every claim is false, and so is every choice but the baseline. ``saved`` is the
 mean share of the full grid's simulated time that dropping saves, ``half`` the share of sweeps in
-which it is at least half. ``stated`` is the full grid's time as the halved sweep states it,
-relative to the true one.
+which it is at least half.
 """
 
 from __future__ import annotations
@@ -76,7 +75,6 @@ class Outcome:
             dropping; infinite for one that is too slow.
         is_baseline: Whether the baseline was chosen.
         seconds, full_seconds: Simulated seconds.
-        predicted_full_seconds: Those of the full grid as the halved sweep states them.
         stated: Its intervals.
     """
 
@@ -86,7 +84,6 @@ class Outcome:
     is_baseline: bool
     seconds: float
     full_seconds: float
-    predicted_full_seconds: float
     stated: tuple[Stated, ...]
 
     @property
@@ -112,7 +109,6 @@ class Summary:
     moved: float
     saved: float
     half: float
-    predicted: float
 
     @property
     def missed(self) -> tuple[str, ...]:
@@ -143,7 +139,6 @@ def simulate(kind: str, number: int, seed: int, goal: Goal) -> Outcome:
         is_baseline=result.best == result.baseline,
         seconds=rigs[0].now_s,
         full_seconds=rigs[1].now_s,
-        predicted_full_seconds=result.full_grid_seconds or math.nan,
         stated=tuple(list_stated(result, {s.key: cost for s, cost in machine.costs.items()})),
     )
 
@@ -236,7 +231,6 @@ def summarize(kind: str, outcomes: Sequence[Outcome]) -> Summary:
         moved=fmean(not one.is_baseline for one in outcomes),
         saved=fmean(one.saved for one in outcomes),
         half=fmean(one.saved >= AIMS["saved"] for one in outcomes),
-        predicted=fmean(one.predicted_full_seconds / one.full_seconds for one in outcomes),
     )
 
 
@@ -275,13 +269,11 @@ def format_summaries(summaries: Sequence[Summary]) -> list[str]:
         "false",
         "saved",
         "half",
-        "stated",
     )
     lines = [f"{'machine':<12}" + "".join(f"{head:>11}" for head in heads)]
     for one in summaries:
         shares = (
             one.close, one.full_close, None, one.hold, one.any_hold, one.false, one.saved, one.half,
-            one.predicted,
         )  # fmt: skip
         cells = ["-" if share is None else f"{100 * share:.1f} %" for share in shares]
         cells[2] = str(one.claims)

@@ -51,10 +51,7 @@ def print_plan(asked: SweepConfig, config: Config, *, as_json: bool, as_line: bo
         )
     for note in plan["notes"]:
         click.echo(f"note: {note}", err=True)
-    click.echo(
-        f"about {seconds_text(plan['seconds'])} (an estimate before anything is measured; "
-        f"{seconds_text(plan['full_grid_seconds'])} if no setting were dropped)"
-    )
+    click.echo(f"about {seconds_text(plan['seconds'])} (an estimate before anything is measured)")
     return ExitCode.DONE
 
 

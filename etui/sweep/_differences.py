@@ -21,8 +21,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
+import numpy as np
+
+from etui.stats.arrays import Floats
 from etui.stats.block_design import BlockMeans, fit_block_design
 from etui.stats.distributions import t_quantile
 from etui.stats.small_samples import MeanEstimate, count_freedom, estimate_means
@@ -30,9 +33,6 @@ from etui.stats.tests import SIGNIFICANCE, Interval, holm
 from etui.sweep.blocks import Block, Figure
 from etui.sweep.config import AXES, AxisName, Setting, Value
 from etui.sweep.result import AxisEffect, DetectionFloor, Difference, Interaction
-
-if TYPE_CHECKING:
-    from etui.stats.arrays import Floats
 
 FIGURES: Mapping[str, Figure] = {
     "joules": lambda visit: visit.joules,
@@ -72,8 +72,6 @@ def read_logs(blocks: Sequence[Block], keys: Sequence[str], figure: Figure) -> F
 
     A visit that was disturbed, or whose figure is unmeasured or not above 0, is NaN.
     """
-    import numpy as np
-
     place = {key: at for at, key in enumerate(keys)}
     logs = np.full((len(blocks), len(keys), 2), np.nan)
     for row, block in enumerate(blocks):
@@ -86,8 +84,6 @@ def read_logs(blocks: Sequence[Block], keys: Sequence[str], figure: Figure) -> F
 
 def read_mean_logs(blocks: Sequence[Block], keys: Sequence[str], figure: Figure) -> Floats:
     """Average the logs of the copies that are there: shape (blocks, settings), NaN without any."""
-    import numpy as np
-
     logs = read_logs(blocks, keys, figure)
     there = np.isfinite(logs)
     count = there.sum(axis=-1)
@@ -99,8 +95,6 @@ def estimate_columns(
     columns: Mapping[K, Floats], seed: int, least: int = 1
 ) -> dict[K, MeanEstimate]:
     """Estimate the mean of each column that has enough values, which are not NaN."""
-    import numpy as np
-
     known = {key: column[np.isfinite(column)] for key, column in columns.items()}
     found = {key: column for key, column in known.items() if len(column) >= least}
     return dict(zip(found, estimate_means(list(found.values()), seed), strict=True))
@@ -253,8 +247,6 @@ def compare_in_race(
     seed: int = 0,
 ) -> dict[str, LogDifference]:
     """Compare as :func:`compare_with_baseline`, by blocks in which not all settings are."""
-    import numpy as np
-
     fitted = fit_setting_means(blocks, keys, figure)
     if fitted is None:
         return {}
@@ -291,8 +283,6 @@ def estimate_race_costs(
     A setting that was dropped after two blocks has next to no spread of its own. So its figure is
     the baseline's in all blocks times the ratio of both, and their errors are added in quadrature.
     """
-    import numpy as np
-
     found = estimate_costs(blocks, keys[:1], figure, seed)
     fitted = fit_setting_means(blocks, keys, figure)
     if fitted is None:
@@ -409,8 +399,6 @@ def _fit_effects(
     noise: Repeatability,
 ) -> dict[Column, LogDifference]:
     """Fit effects to the settings' log costs."""
-    import numpy as np
-
     if fitted is None:
         return {}
     keys, means = fitted

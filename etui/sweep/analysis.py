@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
+import numpy as np
+
 from etui.energy.scopes import weakest
 from etui.energy.types import Kind
 from etui.stats.bootstrap import compute_interval, resample_means
@@ -38,7 +40,6 @@ from etui.sweep.config import SweepDesign
 from etui.sweep.race import (
     RaceProgress,
     choose_best,
-    estimate_full_grid_seconds,
     follow,
     plan_next,
     rank_all,
@@ -162,7 +163,6 @@ def analyse(
             )
         ),
         seconds=math.fsum(block.seconds for block in blocks),
-        full_grid_seconds=estimate_full_grid_seconds(design, blocks),
         kind=_find_weakest_kind(blocks),
     )
     return replace(result, best=choose_claimed(result)) if result.is_complete else result
@@ -244,8 +244,6 @@ def _compare_answers(pairs: Sequence[tuple[bool, bool]], seed: int) -> Interval:
     Without a question that only one got right, resamples have no spread. The ends are then those of
     Wilson's interval for the share of such questions: so many that are unseen may exist.
     """
-    import numpy as np
-
     changes = np.array([[float(own) - float(other)] for own, other in pairs])
     found = compute_interval(
         changes, resample_means(changes, seed), lambda means: means[:, 0] * 100

@@ -1,4 +1,4 @@
-"""The result of a sweep for programs: ``result.json`` with its conditions, the energy record."""
+"""The result of a sweep for programs: ``result.json`` and the energy record."""
 
 from __future__ import annotations
 
@@ -41,7 +41,6 @@ from etui.text import one_line
 VERSION = 1
 """Version of the document; keys may be added without a new one."""
 
-_CONFIDENCE_PERCENT = 95
 _COVERS = (
     "the error of the meter, added up over all visits; the intervals of the results cover the "
     "differences between the blocks"
@@ -57,9 +56,11 @@ def build_document(
     known is None, never 0.
 
     Args:
-        blocks: Its blocks, for the conditions; none leaves those unknown that only they have.
+        blocks: Its blocks, for the temperature.
     """
     design = config.design
+    read = (visit.temperature_celsius for block in blocks for visit in block.visits)
+    celsius = [value for value in read if value is not None]
     return {
         "version": VERSION,
         "id": config.id,
@@ -102,7 +103,6 @@ def build_document(
         "blocks": result.blocks,
         "visits": result.visits,
         "seconds": _encode(result.seconds),
-        "full_grid_seconds": _encode(result.full_grid_seconds),
         "repeated": list(result.repeated),
         "notes": list(result.notes),
         "axes": {axis.name: list(axis.values) for axis in config.axes},
@@ -126,7 +126,7 @@ def build_document(
         },
         "cap": config.cap,
         "channels": list(config.channels),
-        "conditions": build_conditions(config, result, blocks),
+        "hottest_celsius": max(celsius, default=None),
         "command": build_command(config),
         "provenance": dict(config.provenance),
     }
@@ -179,69 +179,6 @@ def build_command(config: SweepConfig) -> str:
     return one_line(shlex.join([*words, "--seed", str(design.seed)]))
 
 
-def build_conditions(
-    config: SweepConfig, result: SweepResult, blocks: Sequence[Block] = ()
-) -> dict[str, Any]:
-    """Build the conditions of all settings together as a JSON document; what is unknown is None.
-
-    They are the eleven conditions that a handbook of energy per token asks for: hardware, model
-    version, precision, prompt length, output length, batch, utilisation, framework, PUE, method and
-    uncertainty. The energy record has them for each setting.
-    """
-    seen, visits = config.provenance, [visit for block in blocks for visit in block.visits]
-    celsius = [v.temperature_celsius for v in visits if v.temperature_celsius is not None]
-    prompts = [visit.prefill.tokens for visit in visits]
-    return {
-        "hardware": {
-            "machine": seen.get("machine"),
-            "system": seen.get("system"),
-            "cpus": seen.get("cpus"),
-            "channels": list(config.channels),
-            "power_limit_watts": _list_limits(visits),
-        },
-        "model_version": {"model": config.model, "sha256": config.model_sha256},
-        "precision": {
-            "weights": _text(_find_recorded(config, "weights", config.model)),
-            "kv_type": _list_values(config, "kv_type"),
-        },
-        "prompt_tokens": sum(prompts) / len(prompts) if prompts else None,
-        "output_tokens": config.output_tokens,
-        "batch": {
-            "sequences": 1 if config.arm is None else None,  # an arm may have votes
-            "batch_tokens": _list_values(config, "batch_tokens"),
-        },
-        "utilisation": {
-            "questions_at_a_time": 1,
-            "visits": len(visits) or None,
-            "shared_visits": sum(visit.shared for visit in visits) if visits else None,
-            "repeated_blocks": len(result.repeated),
-        },
-        "framework": {
-            "etui": seen.get("etui"),
-            "llama_cpp_python": seen.get("llama_cpp_python"),
-            "python": seen.get("python"),
-        },
-        "pue": float(seen.get("pue", 1.0)),
-        "method": {
-            "kind": result.kind,
-            "joules": "gross",
-            "sample_hz": seen.get("sample_hz"),
-            "window_seconds": config.window_s,
-            "cool_down_seconds": config.cool_down_s,
-            "cool_down_celsius": config.cool_down_celsius,
-            "hottest_celsius": max(celsius, default=None),
-            "paired_blocks": result.blocks,
-        },
-        "uncertainty": {
-            "confidence_percent": _CONFIDENCE_PERCENT,
-            "detection_floor_percent": None
-            if result.floor is None
-            else result.floor.joules_percent,
-            "meter_percent": _compute_meter_percent(visits),
-        },
-    }
-
-
 def _list_limits(visits: Iterable[Visit]) -> list[float]:
     return sorted({v.power_limit_watts for v in visits if v.power_limit_watts is not None})
 
@@ -250,26 +187,6 @@ def _find_recorded(config: SweepConfig, name: str, key: str) -> Any:
     """Return a value of the axes in use before the sweep, or of the weights; None if unknown."""
     recorded = config.provenance.get(name)
     return recorded.get(key) if isinstance(recorded, dict) else None
-
-
-def _list_values(config: SweepConfig, axis: AxisName) -> list[Value] | None:
-    """List the values of an axis over all settings, else the one in use; None if unknown."""
-    values = dict.fromkeys(setting.get(axis) for setting in config.design.settings)
-    found = [value for value in values if value is not None]
-    in_use = _find_recorded(config, "in_use", axis)
-    return found or (None if in_use is None else [in_use])
-
-
-def _compute_meter_percent(visits: Sequence[Visit]) -> float | None:
-    """Return the mean half width of the meter's joules in per cent; None if unmeasured."""
-    shares = []
-    for visit in visits:
-        halves = (visit.prefill.uncertainty, visit.decode.uncertainty)
-        joules = visit.joules
-        if joules is None or joules <= 0 or halves[0] is None or halves[1] is None:
-            continue
-        shares.append(100 * (halves[0] + halves[1]) / joules)
-    return sum(shares) / len(shares) if shares else None
 
 
 def build_energy_record(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Literal
+from typing import Any, Literal
 
 from markupsafe import Markup
 
@@ -17,7 +17,7 @@ from etui.plots.figure import ARM_COLOURS, NO_FIGURE, RULE, SOFT, Figure, Panel,
 from etui.stats.tests import Interval
 from etui.sweep.blocks import Block, VisitPower
 from etui.sweep.config import SweepConfig
-from etui.sweep.document import build_command, build_conditions
+from etui.sweep.document import build_command, build_energy_record
 from etui.sweep.result import Difference, SettingResult, SweepResult
 from etui.sweep.verdict import (
     DASH,
@@ -141,11 +141,20 @@ def render_report(
         power=draw_power(result, power),
         headings=[heading for heading, _ in _list_columns(result)],
         rows=build_rows(result),
-        conditions=build_tree(build_conditions(config, result, blocks)),
+        conditions=build_tree(_list_conditions(config, result, blocks)),
         command=build_command(config),
         config=build_tree(to_document(config)),
         estimate=result.kind == units.ESTIMATE,
     )
+
+
+def _list_conditions(
+    config: SweepConfig, result: SweepResult, blocks: Sequence[Block]
+) -> dict[str, Any]:
+    """List the conditions of the baseline, as the energy record has them for each setting."""
+    measured = build_energy_record(config, result, blocks).measurements[:1]
+    found = to_document(measured[0]) if measured else {}
+    return {name: value for name, value in found.items() if name not in ("results", "missing")}
 
 
 def find_role(result: SweepResult, one: SettingResult) -> Role:

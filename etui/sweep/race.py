@@ -314,51 +314,6 @@ def estimate_seconds_left(progress: RaceProgress, visit_seconds: float) -> float
     return visits * (_mean_visit(latest) or _mean_visit(progress.blocks) or visit_seconds)
 
 
-def estimate_full_grid_seconds(
-    design: SweepDesign, blocks: Sequence[Block], visit_seconds: float | None = None
-) -> float | None:
-    """Estimate the seconds of the same sweep if no setting were dropped before the last round.
-
-    Floor and confirmation are the same in both. A visit of the race counts as long as one of its
-    first round, in which all settings were visited. The time of discarded attempts counts as it
-    was, so that it is in both durations; the longer sweep would have had more of it.
-
-    Args:
-        visit_seconds: Seconds of a visit; used for stages without a block.
-
-    Returns:
-        Seconds; None if neither blocks nor an argument say how long a visit takes.
-    """
-    progress = follow(design, blocks)
-    floors, races, confirms = (
-        [block for block in blocks if block.stage == stage]
-        for stage in ("floor", "race", "confirm")
-    )
-    race = _mean_visit(races[:_ROUND_BLOCKS]) or visit_seconds or _mean_visit(blocks)
-    if race is None:
-        return None
-    others = len(design.settings) - 1
-    finalists = (len(progress.remaining) - 1) if progress.is_race_over else min(others, FINALISTS)
-    confirm_blocks = design.confirm_blocks if finalists else 0
-    return math.fsum(
-        (
-            2 * design.floor_blocks * (_mean_visit(floors) or race),
-            _ROUND_BLOCKS * design.race_rounds * (others + 2) * race,
-            confirm_blocks * (finalists + 2) * (_mean_visit(confirms) or race),
-            *(_sum_discarded(measured) for measured in (floors, races, confirms)),
-        )
-    )
-
-
-def _sum_discarded(blocks: Sequence[Block]) -> float:
-    """Estimate the seconds of the discarded attempts of one stage, waits included."""
-    mean = _mean_visit(blocks)
-    if mean is None or all(block.repeated for block in blocks):
-        return 0.0  # the mean contains them already
-    repeated = [block for block in blocks if block.repeated]
-    return math.fsum(max(0.0, block.seconds - len(block.visits) * mean) for block in repeated)
-
-
 def _mean_visit(blocks: Sequence[Block]) -> float | None:
     """Return the mean seconds of a visit; None without any.
 

@@ -162,8 +162,6 @@ class SweepResult:
     repeated: tuple[str, ...]  # Why blocks were repeated, one line each
     notes: tuple[str, ...]  # A rounded cap, throttling, an estimate instead of a meter
     seconds: float  # Duration so far
-    full_grid_seconds: float | None
-    """Predicted duration of the same sweep without dropping settings."""
     kind: str | None = None
     """How the energy was determined, the weakest kind of all visits; None if unmeasured."""
 

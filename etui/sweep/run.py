@@ -58,7 +58,6 @@ from etui.sweep.race import (
     RaceProgress,
     advance,
     count_blocks_left,
-    estimate_full_grid_seconds,
     estimate_seconds_left,
     follow,
     guess_visit_seconds,
@@ -560,7 +559,6 @@ def describe_plan(asked: SweepConfig, config: Config) -> dict[str, Any]:
     plan = make_plan(asked, config, load_catalogue(config), "", datetime.now())
     sweep, design = plan.config, plan.config.design
     visit = guess_visit_seconds(sweep.window_s, sweep.cool_down_s)
-    full = estimate_full_grid_seconds(design, (), visit)
     return {
         "model": sweep.model,
         "policy": sweep.policy,
@@ -581,7 +579,6 @@ def describe_plan(asked: SweepConfig, config: Config) -> dict[str, Any]:
         "answers": sweep.questions * len(set(group_by_numbers(design.settings).values())),
         "notes": list(sweep.notes),
         "seconds": round(estimate_seconds_left(follow(design, ()), visit), 1),
-        "full_grid_seconds": None if full is None else round(full, 1),
     }
 
 

@@ -241,23 +241,11 @@ def floor_sentence(result: SweepResult) -> str:
 
 
 def time_sentence(result: SweepResult) -> str:
-    """Format how long the sweep took, and the time saved by dropping settings."""
+    """Format how long the sweep took."""
     visits = units.count_text(result.visits, "visit")
     blocks = units.count_text(result.blocks, "block")
     text = f"{units.seconds_text(result.seconds)} for {blocks} with {visits}"
-    if not result.is_complete:
-        text += " so far"
-    full = result.full_grid_seconds
-    dropped = any(one.dropped_after is not None for one in result.settings)
-    if full is None or full <= 0 or not dropped:
-        return f"{text}."
-    text += f"; {units.seconds_text(full)} predicted without dropping settings"
-    saved = 1 - result.seconds / full
-    if saved <= 0:
-        text += ", so dropping saved no time"
-    elif result.is_complete:
-        text += f", so dropping saved about {units.percent_text(saved)}"
-    return f"{text}."
+    return f"{text}." if result.is_complete else f"{text} so far."
 
 
 def format_verdict(result: SweepResult) -> str:

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 
 def outcome(excess=0.0, is_baseline=False, seconds=40.0, stated=()):
-    return Outcome(20, excess, 0.0, is_baseline, seconds, 100.0, 100.0, tuple(stated))
+    return Outcome(20, excess, 0.0, is_baseline, seconds, 100.0, tuple(stated))
 
 
 def test_a_claim_is_false_if_its_sign_is_wrong_or_there_is_no_difference():
@@ -58,7 +58,7 @@ def test_a_summary_counts_choices_claims_and_time():
     right, wrong = Stated(-18.0, -20.0, -16.0, True), Stated(-15.0, -20.0, -16.0, True)
     found = summarize("caps", [outcome(0.01, stated=[right] * 3), outcome(0.05, stated=[wrong])])
     assert (found.close, found.claims, found.hold, found.false) == (0.5, 4, 0.75, 0)
-    assert (found.saved, found.half, found.predicted) == (0.6, 1.0, 1.0)
+    assert (found.saved, found.half) == (0.6, 1.0)
     assert found.missed == ("close", "hold")
     assert "missed: close, hold" in format_summaries([found])[1]
 

@@ -16,7 +16,6 @@ from etui.sweep.config import Goal, SweepDesign
 from etui.sweep.document import build_energy_record
 from etui.sweep.race import (
     choose_best,
-    estimate_full_grid_seconds,
     estimate_seconds_left,
     follow,
     measure_blocks,
@@ -51,7 +50,6 @@ def everything(design: SweepDesign, blocks: list[Any]) -> dict[str, Any]:
         "drops": list_drops(design, blocks),
         "remaining": [one.key for one in list_remaining(design, blocks)],
         "next": next_block(design, blocks),
-        "full grid": estimate_full_grid_seconds(design, blocks),
         "left": estimate_seconds_left(follow(design, blocks), 12.5),
     }
 

@@ -129,7 +129,6 @@ def make_result(*settings: SettingResult, best: str | None = None, **fields: Any
         repeated=(),
         notes=(),
         seconds=1100.0,
-        full_grid_seconds=3120.0,
         kind="counter",
     )
     return replace(result, **fields)
@@ -308,7 +307,6 @@ def sixteen_settings() -> Sweep:
         repeated=("block 6: another process used 38 % of the CPU (cc1plus)",),
         notes=("the package was throttled by heat during 3 visits of threads=8",),
         seconds=1872.0,
-        full_grid_seconds=5240.0,
     )
     return make_sweep(result)
 
@@ -319,7 +317,6 @@ def two_settings() -> Sweep:
         setting_result("threads=1", 10.1, 4.4, -18.0, 4.0, frontier=True),
         blocks=12,
         visits=28,
-        full_grid_seconds=None,
     )
     return make_sweep(result, suite=None, questions=0)
 
@@ -343,7 +340,7 @@ def not_begun() -> Sweep:
     result = make_result(
         *rows, is_complete=False, floor=None, blocks=0, visits=0, seconds=0.0, kind=None
     )
-    return make_sweep(replace(result, best=None, full_grid_seconds=None))
+    return make_sweep(replace(result, best=None))
 
 
 def unmeasured() -> Sweep:
@@ -400,7 +397,6 @@ def sixty_settings() -> Sweep:
         blocks=18,
         visits=600,
         seconds=9000.0,
-        full_grid_seconds=30000.0,
     )
     return make_sweep(result, suite=None, questions=0)
 

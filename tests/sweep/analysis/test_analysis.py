@@ -114,12 +114,7 @@ def test_a_running_sweep_shows_the_race_until_two_blocks_confirm():
 
 def test_no_block_no_figures():
     result = analyse(SweepDesign(THREADS), [])
-    assert (result.best, result.floor, result.blocks, result.full_grid_seconds) == (
-        None,
-        None,
-        0,
-        None,
-    )
+    assert (result.best, result.floor, result.blocks) == (None, None, 0)
     assert result.notes == ()
     assert [effect.joules for effect in result.effects] == [None, None, None]
     assert all(one.joules is None and one.joules_difference is None for one in result.settings)

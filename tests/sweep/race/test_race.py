@@ -17,7 +17,6 @@ from etui.sweep.blocks import Block, Failure, PhaseCost, Visit
 from etui.sweep.config import Goal, Setting, SweepDesign
 from etui.sweep.race import (
     choose_best,
-    estimate_full_grid_seconds,
     estimate_seconds_left,
     follow,
     measure_blocks,
@@ -407,32 +406,6 @@ def test_halving_saves_half_of_the_full_grid(kind):
 
 
 # ---- durations
-
-
-def test_the_duration_of_the_full_grid_is_that_of_a_sweep_without_dropping():
-    for seed in range(5):
-        machine = MACHINES["joint"](random.Random(seed))
-        planned, blocks, rig = run_sweep(machine, LITTLE, seed)
-        _, _, full = run_sweep(machine, LITTLE, seed, halving=False)
-        estimated = estimate_full_grid_seconds(planned, blocks)
-        assert estimated == pytest.approx(full.now_s, rel=0.1)
-        assert estimated > 1.5 * rig.now_s
-
-
-def test_waits_for_a_busy_machine_count_once_for_the_full_grid():
-    planned, blocks, _ = run_sweep(given_machine([(10, 1)] * 6), LITTLE)
-    wait = 10_000.0
-    slow = replace(blocks[4], repeated=("busy",), seconds=blocks[4].seconds + wait)
-    with_wait = estimate_full_grid_seconds(planned, [*blocks[:4], slow, *blocks[5:]])
-    without = estimate_full_grid_seconds(planned, blocks)
-    assert with_wait - wait == pytest.approx(without, rel=0.1)
-
-
-def test_nothing_is_known_of_the_full_grid_without_blocks():
-    planned = SweepDesign(given_machine([(10, 1)] * 4).settings)
-    assert estimate_full_grid_seconds(planned, ()) is None
-    visits = 4 * 2 + 10 * 5 + 8 * 5
-    assert estimate_full_grid_seconds(planned, (), 6.0) == pytest.approx(6.0 * visits)
 
 
 def test_the_estimate_of_the_seconds_left_ends_at_zero_and_follows_the_blocks():

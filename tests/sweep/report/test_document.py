@@ -62,7 +62,6 @@ def test_missing_is_null() -> None:
     empty = document_of(results.not_begun)
     assert empty["floor"] is None
     assert empty["best"] is None
-    assert empty["conditions"]["prompt_tokens"] is None
 
 
 def test_a_figure_that_is_no_number_is_null() -> None:
@@ -83,23 +82,13 @@ def test_numpy_numbers_are_plain() -> None:
     assert type(document["settings"][1]["joules"]["value"]) is float
 
 
-def test_all_eleven_conditions_are_there() -> None:
-    document = document_of(results.sixteen_settings)
-    conditions = document["conditions"]
-    assert len(conditions) == 11
-    assert conditions["prompt_tokens"] == 180.0
-    assert conditions["hardware"]["machine"] == results.PROVENANCE["machine"]
-    assert conditions["precision"]["kv_type"] == ["f16", "q8_0"]
-    assert conditions["method"]["kind"] == "counter"
-    assert conditions["uncertainty"]["meter_percent"] == pytest.approx(3.0)
-    assert conditions["utilisation"]["repeated_blocks"] == 1
-    assert conditions["method"]["sample_hz"] == 20.0
-    assert conditions["output_tokens"] == 128
-    assert conditions["batch"]["sequences"] == 1
-    sweep = results.sixteen_settings()
-    voting = replace(sweep.config, policy="mine", arm="votes")
-    record = build_document(voting, sweep.result, sweep.blocks)["conditions"]
-    assert record["batch"]["sequences"] is None  # an arm may have votes
+def test_the_hottest_temperature_is_that_of_all_visits() -> None:
+    sweep = results.two_settings()
+    first = sweep.blocks[0].visits[0]
+    visits = tuple(replace(first, temperature_celsius=one) for one in (61.0, 64.5, None))
+    blocks = (replace(sweep.blocks[0], visits=visits),)
+    assert build_document(sweep.config, sweep.result, blocks)["hottest_celsius"] == 64.5
+    assert build_document(sweep.config, sweep.result)["hottest_celsius"] is None
 
 
 def test_power_limits_are_those_that_were_read_back() -> None:
@@ -107,8 +96,8 @@ def test_power_limits_are_those_that_were_read_back() -> None:
     first = sweep.blocks[0].visits[0]
     visits = tuple(replace(first, power_limit_watts=limit) for limit in (250.0, 150.0, 250.0))
     blocks = (replace(sweep.blocks[0], visits=visits),)
-    record = build_document(sweep.config, sweep.result, blocks)["conditions"]
-    assert record["hardware"]["power_limit_watts"] == [150.0, 250.0]
+    record = build_energy_record(sweep.config, sweep.result, blocks)
+    assert record.measurements[0].hardware.power_limit_watts == (150.0, 250.0)
 
 
 def test_the_command_repeats_the_sweep() -> None:

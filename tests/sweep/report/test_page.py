@@ -108,7 +108,6 @@ def test_every_section_of_a_full_sweep() -> None:
     assert "repeated: block 6: another process used 38 %" in shown
     assert "kv_type=q8_0 against f16" in shown
     assert "25.3 % [23.3, 27.3] more joules than threads=4" in shown
-    assert "dropping saved about 64 %" in shown
     assert "--axis threads=8,4,2,1" in shown
     assert "rapl:package-0, rapl:dram-0" in shown
     assert "<dt>pue</dt><dd>1.0</dd>" in text

@@ -1,6 +1,6 @@
 """Points over the mixture of the hull on a ladder of simulated arms, by router.
 
-Run ``python -m benchmarks.ladder --outcomes FILE --data DIR [--blend] [--json]`` with a table of
+Run ``python -m benchmarks.ladder --outcomes FILE --data DIR [--json]`` with a table of
 two real arms. The simulated arms answer the same questions. Their chance of a right answer is an
 item-response curve over a difficulty of two parts: what the text explains, which is taken from
 held-out predictions for the two real arms (the shared part and the difference of the two), and a
@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from etui.learning.cross_fit import ALL_ROUTERS, ROUTERS, cross_fit
+from etui.learning.cross_fit import cross_fit
 from etui.learning.graded import Graded
 from etui.learning.judge import against_mixture, list_hull_places
 from etui.learning.outcomes import read_table, read_texts
@@ -138,7 +138,6 @@ def main() -> None:
     parser.add_argument("--costs", default=",".join(map(str, COSTS)), help="or `hull`")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--hide-subjects", action="store_true")
-    parser.add_argument("--blend", action="store_true", help="also fit blend, which takes minutes")
     parser.add_argument("--write", type=Path, help="write the simulated table here, and end")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     options = parser.parse_args()
@@ -157,7 +156,6 @@ def main() -> None:
         costs = [float(part) for part in options.costs.split(",")]
     routers = cross_fit(
         table,
-        routers=ALL_ROUTERS if options.blend else ROUTERS,
         hide_subjects=options.hide_subjects,
         seed=options.seed,
     )

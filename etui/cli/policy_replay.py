@@ -232,7 +232,6 @@ _STATED_COSTS = (
 )
 @path_option("--svg", metavar="FILE", help="Draw accuracy against cost into FILE.")
 @flag("--hide-subjects", help="Judge routers by the words of a question only, as in a chat.")
-@flag("--blend", help="Also fit the router blend, which takes minutes.")
 @json_option
 def replay(
     names: Sequence[str],
@@ -246,7 +245,6 @@ def replay(
     as_fitted: bool,
     svg: Path | None,
     hide_subjects: bool,
-    blend: bool,
     as_json: bool,
 ) -> None:
     """Evaluate a policy on existing answers, without running a model.
@@ -266,10 +264,9 @@ def replay(
         raise UsageError(f"{' and '.join(sources)} exclude each other", "pass only one of them")
     policies, folders = split_names(names, runs, config)
     if not outcomes and not folders:
-        if costs or svg or data or as_fitted or hide_subjects or blend:
+        if costs or svg or data or as_fitted or hide_subjects:
             raise UsageError(
-                "--costs, --data, --svg, --as-fitted, --hide-subjects and --blend need --outcomes "
-                "or --runs",
+                "--costs, --data, --svg, --as-fitted and --hide-subjects need --outcomes or --runs",
                 "add one of these, or leave the options out",
             )
         _replay_log(policies or [config.policy], config, catalogue, as_json=as_json)
@@ -286,26 +283,23 @@ def replay(
     if as_fitted and not loaded:
         raise UsageError("--as-fitted needs a policy", "name the policy whose fit to use")
     heads = {policy.name: _load_heads(policy, config) for policy in loaded if as_fitted}
-    if loaded and (hide_subjects or blend):
+    if loaded and hide_subjects:
         raise UsageError(
-            "--hide-subjects and --blend are for the routers of a replay without a policy",
-            "leave out the policy, or these options: a policy never sees a subject",
+            "--hide-subjects is for the routers of a replay without a policy",
+            "leave out the policy, or this option: a policy never sees a subject",
         )
     if hide_subjects and not table.graded.questions:
         raise UsageError(
             "--hide-subjects needs the texts of the questions", "pass their folder with --data"
         )
-    from etui.learning.cross_fit import ALL_ROUTERS, ROUTERS, cross_fit
+    from etui.learning.cross_fit import cross_fit
     from etui.learning.judge import judge
     from etui.learning.policy_replay import replay_policy
 
     show = _ignore if as_json else _show_progress
     routers = {}
     if not loaded:
-        chosen = ALL_ROUTERS if blend else ROUTERS
-        routers = cross_fit(
-            table.graded, routers=chosen, hide_subjects=hide_subjects, seed=seed, say=show
-        )
+        routers = cross_fit(table.graded, hide_subjects=hide_subjects, seed=seed, say=show)
     label = "measured joules of the runs, mean" if table.unit else "stated cost"
     routed = [
         replay_policy(

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from etui.learning.features import LEAF, LEAST_P, MIXED_SPREAD, VALUE_STEPS, WORD_ZERO
 from etui.learning.regressions import (
     Scale,
@@ -26,10 +28,10 @@ from etui.learning.regressions import (
     logits,
 )
 from etui.routing.question_text import BUCKETS
+from etui.stats.arrays import Flags, Floats, Whole
 
 if TYPE_CHECKING:
     from etui.learning.fitted_file import JointPart
-    from etui.stats.arrays import Flags, Floats, Whole
 
 
 _PRIOR = (1.0, 0.5, 0.0, 0.1)
@@ -126,7 +128,6 @@ def fit_calibration(p: Floats, expected: Floats, y: Floats, heavy: Floats) -> Ca
         y: Answers, right or wrong, same shape.
         heavy: Weight of each answer, same shape.
     """
-    import numpy as np
     from scipy.special import expit
 
     mean, rest = _split(_limited_logits(p))
@@ -185,8 +186,6 @@ def _limited_logits(p: Floats) -> Floats:
 
 def _expit(z: Floats) -> Floats:
     """Compute 1 / (1 + exp(-z)) without overflow, and without scipy: a decision needs it."""
-    import numpy as np
-
     return np.asarray(np.exp(-np.logaddexp(0.0, -z)))
 
 
@@ -229,8 +228,6 @@ class Ridge:
 
     def predict(self, columns: QuestionColumns) -> Floats:
         """Predict the mean over the arms and each arm's deviation, (questions, arms + 1)."""
-        import numpy as np
-
         return np.asarray(_stack(columns, self.scale) @ self.weights) + self.start
 
 
@@ -271,7 +268,6 @@ def fit_joint(
         weights: How much each label counts, (questions, arms), 0 for an unknown one; None counts
             all of them.
     """
-    import numpy as np
     from sklearn.decomposition import TruncatedSVD
     from sklearn.ensemble import ExtraTreesRegressor
 
@@ -332,7 +328,6 @@ def fit_joint(
 
 def _fit_ridge(columns: QuestionColumns, target: Floats, row_weights: Floats) -> Ridge:
     """Fit the linear part by conjugate gradients, all targets together."""
-    import numpy as np
     from scipy import sparse
 
     scale = fit_scale(columns.features, np.ones(len(target), dtype=bool))
@@ -361,8 +356,6 @@ def _fit_ridge(columns: QuestionColumns, target: Floats, row_weights: Floats) ->
 
 def _to_probabilities(raw: Floats) -> Floats:
     """Convert a difficulty and stretched deviations (..., arms + 1) to probabilities by arm."""
-    import numpy as np
-
     return np.asarray(np.clip(raw[..., :1] + raw[..., 1:] / STRETCH, 0.0, 1.0))
 
 
@@ -376,16 +369,12 @@ def _stack(columns: QuestionColumns, scale: Scale) -> Any:
 
 def _split_targets(y: Floats) -> Floats:
     """Split answers into the mean over the arms and the deviations from it."""
-    import numpy as np
-
     mean = y.mean(axis=1, keepdims=True)
     return np.column_stack([mean, y - mean])
 
 
 def _fill(y: Floats, heavy: Floats, expected: Floats) -> Floats:
     """Draw labels that count less than 1 towards what the bands let expect."""
-    import numpy as np
-
     sure = np.clip(heavy, 0.0, 1.0)
     return sure * y + (1 - sure) * expected
 
@@ -394,16 +383,12 @@ def _fit_rates(
     y: Floats, shares: Sequence[Floats], heavy: Floats
 ) -> tuple[tuple[Floats, ...], Floats]:
     """Compute the rates of the bands, and of all questions."""
-    import numpy as np
-
     overall = np.asarray(compute_smoothed_rate(y, heavy))
     return tuple(compute_soft_rates(y, each, heavy)[0] for each in shares), overall
 
 
 def _expect(shares: Sequence[Floats], rates: Sequence[Floats], overall: Floats) -> Floats:
     """Compute the expected rates, (ways, questions, arms); the overall ones without bands."""
-    import numpy as np
-
     return np.stack([expect_rates(*each, overall) for each in zip(shares, rates, strict=True)])
 
 
@@ -411,8 +396,6 @@ def _build_dense(
     columns: QuestionColumns, directions: Floats, expected: Floats, linear: Floats
 ) -> Floats:
     """Build the columns of the forest."""
-    import numpy as np
-
     rates = [part for ease in logits(expected) for part in (ease, ease[:, 1:] - ease[:, :1])]
     return np.column_stack(
         [
@@ -428,8 +411,6 @@ class JointPredictor:
     """Predicts with the joint model of a fitted file, one question at a time."""
 
     def __init__(self, part: JointPart) -> None:
-        import numpy as np
-
         self.arms = part.arms
         self._part, self._rank, width = part, part.components, len(part.arms) + 1
         self._words = part.words.unpack().reshape(BUCKETS, -1)
@@ -463,8 +444,6 @@ class JointPredictor:
         self, features: Sequence[float], words: Mapping[int, float], bands: Mapping[str, float]
     ) -> dict[str, float]:
         """Predict p of a right answer by arm."""
-        import numpy as np
-
         part, count = self._part, len(self.arms)
         columns = self._build_columns(features, words, bands)
         total = self._walk(columns) / (len(part.roots) * VALUE_STEPS)
@@ -476,8 +455,6 @@ class JointPredictor:
 
     def mix(self, joint: Mapping[str, float], own: Mapping[str, float]) -> dict[str, float]:
         """Mix p of the joint model with p of the arms' own regressions, by arm."""
-        import numpy as np
-
         p, others = (np.asarray([[each[arm] for arm in self.arms]]) for each in (joint, own))
         return self._name(self._mix.apply(p, others))
 
@@ -488,8 +465,6 @@ class JointPredictor:
         self, features: Sequence[float], words: Mapping[int, float], bands: Mapping[str, float]
     ) -> Any:
         """Build the columns of the forest, in the single precision that the trees were grown on."""
-        import numpy as np
-
         part, count = self._part, len(self.arms)
         # In steps, and so exact: the sum does not depend on the order of the words.
         amounts = np.rint(_ONE * np.fromiter(words.values(), np.float64)).astype(np.int64)
@@ -510,8 +485,6 @@ class JointPredictor:
 
     def _walk(self, columns: Any) -> Whole:
         """Sum the leaves that a question reaches in all trees, in steps."""
-        import numpy as np
-
         node = self._roots
         while self._inner[node].any():
             near = columns[self._column[node]] <= self._threshold[node]

@@ -6,15 +6,14 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
+
+import numpy as np
 
 from etui.learning.fitted_file import AgreementHead, ConfidenceCurve, Quality, Share
 from etui.learning.graded import ArmFacts, Graded
+from etui.stats.arrays import Flags, Floats, Whole
 from etui.stats.tests import wilson_low
-
-if TYPE_CHECKING:
-    from etui.stats.arrays import Flags, Floats, Whole
-
 
 MOST_PAIRED_ARMS = 6
 """Number of arms above which a fit without a policy leaves out the agreement of each two."""
@@ -45,8 +44,6 @@ def find_agreed(graded: Graded, arms: Sequence[str]) -> Agreed:
 
     A single arm agrees with itself where all of its votes are for one answer.
     """
-    import numpy as np
-
     columns = [graded.arms.index(arm) for arm in arms]
     agree: Flags
     if len(columns) == 1:
@@ -77,8 +74,6 @@ def choose_agreements(
 
 def fit_agreement(graded: Graded, arms: tuple[str, ...], folds: Whole) -> AgreementHead | None:
     """Fit one set of arms; None if it is not known for any question whether they agree."""
-    import numpy as np
-
     columns = [graded.arms.index(arm) for arm in arms]
     if graded.weights is not None:  # labels that are known for certain, as for a curve
         certain: Flags = np.asarray((graded.weights[:, columns] >= 1).all(axis=1), dtype=bool)
@@ -140,8 +135,6 @@ def calibration_error(p: Floats, right: Flags, weights: Floats | None = None) ->
     (Naeini et al., AAAI 2015, with bins of equal size instead of equal width: predictions cluster,
     and an empty bin carries no information.)
     """
-    import numpy as np
-
     if not len(p):
         return 0.0
     heavy = np.ones(len(p)) if weights is None else weights
@@ -168,8 +161,6 @@ def compute_quality(p: Floats, right: Flags, weights: Floats | None = None) -> Q
     Labels of weight 0 are left out. A label of which only a probability is known is in two rows,
     which all scores count by their weights.
     """
-    import numpy as np
-
     weights = np.ones(len(p)) if weights is None else weights
     known = weights > 0
     p, right, weights = p[known], right[known], weights[known]
@@ -202,8 +193,6 @@ def fit_curve(
         raw: The value of each answer, NaN if it has none.
         folds: Fold of each answer, for the cross-validated calibration error.
     """
-    import numpy as np
-
     known = np.isfinite(raw)
     raw, right, folds = raw[known], right[known], folds[known]
     if len(raw) < LEAST or right.all() or not right.any():
@@ -221,7 +210,6 @@ def fit_curve(
 
 def evaluate_curve_array(curve: ConfidenceCurve, raw: Floats) -> Floats:
     """Evaluate a curve at many values, like ``predictor.evaluate_curve``; NaN gives NaN."""
-    import numpy as np
     from scipy.special import expit
 
     if curve.kind == "platt":
@@ -239,7 +227,6 @@ def _fit(
     probability. For the regression an artificial right answer at the lower end and a wrong one at
     the upper end keep p away from 0 and 1.
     """
-    import numpy as np
     from sklearn.isotonic import IsotonicRegression
     from sklearn.linear_model import LogisticRegression
 

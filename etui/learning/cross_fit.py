@@ -2,8 +2,6 @@
 
 * ``subject``: the shrunken rate of the question's subject, by arm;
 * ``logistic``: a logistic regression for each arm on light features, subject and hashed tf-idf;
-* ``blend``: the mean of ``logistic``, of extremely randomised trees and of gradient-boosted trees
-  on light features, subject rates and the leading components of the words, for each arm;
 * ``joint``: one model of all arms (:mod:`etui.learning._joint`), the one that decides live.
 
 Where subjects are unknown or hidden, the probabilities of the shipped classifier of fields take
@@ -14,7 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from etui.learning._joint import QuestionColumns, fit_joint, fit_mix, is_mixed
 from etui.learning.features import predict_fields
@@ -31,20 +31,15 @@ from etui.learning.regressions import (
     fit_linear,
     fit_scale,
     has_enough,
-    logits,
     number_bands,
 )
-
-if TYPE_CHECKING:
-    from etui.stats.arrays import Flags, Floats
+from etui.stats.arrays import Flags, Floats
 
 ROUTERS = ("subject", "logistic", "joint")
 """The routers of a replay."""
-ALL_ROUTERS = ("subject", "logistic", "blend", "joint")
 FOLDS = 5
-COMPONENTS = 50
 TREES = 200
-"""Trees of ``joint`` and of ``blend``: twice those of a fitted file, to judge with less noise."""
+"""Trees of ``joint``: twice those of a fitted file, to judge with less noise."""
 
 
 def compute_shares(graded: Graded, *, hide_subjects: bool = False) -> Floats:
@@ -53,8 +48,6 @@ def compute_shares(graded: Graded, *, hide_subjects: bool = False) -> Floats:
     The bands are the subjects, of which a question has one; without them, the fields that the
     shipped classifier predicts from the words.
     """
-    import numpy as np
-
     names, number = number_bands(graded.subjects)
     if graded.questions and (hide_subjects or len(names) < 2):
         return predict_fields(graded.questions)
@@ -81,15 +74,13 @@ def cross_fit(
     Returns:
         Router -> probabilities, shape (questions, arms), the best last.
     """
-    import numpy as np
-
     folds = assign_folds(graded, FOLDS, seed)
     shares = compute_shares(graded, hide_subjects=hide_subjects)
     corpus = build_corpus(graded.questions, len(graded))
     ways: tuple[Floats, ...] = (shares,)
     if "joint" in routers and not corpus.empty and not hide_subjects:
         ways = (shares, predict_fields(graded.questions))
-    names = [name for name in ALL_ROUTERS if name in routers]
+    names = [name for name in ROUTERS if name in routers]
     if corpus.empty:
         names = ["subject"]
     found = {name: np.empty(graded.correct.shape) for name in names}
@@ -106,7 +97,7 @@ def cross_fit(
             part = _Fold(graded, corpus, ways, used, held, seed)
             for name in names:
                 if name != "subject":
-                    found[name][held] = part.predict(name)
+                    found[name][held] = part.logistic if name == "logistic" else part.joint()
     return found
 
 
@@ -126,15 +117,7 @@ class _Fold:
         self._corpus, self._ways, self._shares = corpus, ways, ways[0]
         self._words = compute_tf_idf(corpus.counts, compute_idf(corpus.counts, used))
 
-    def predict(self, router: str) -> Floats:
-        """Predict p of the held-out questions, shape (questions, arms)."""
-        if router == "logistic":
-            return self._logistic
-        if router == "joint":
-            return self._predict_jointly()
-        return self._blend()
-
-    def _predict_jointly(self) -> Floats:
+    def joint(self) -> Floats:
         """Predict by the model of all arms; with few questions, also by the regressions."""
         graded, used, held = self._graded, self._used, self._held
         columns = QuestionColumns(self._corpus.features, self._words, self._ways)
@@ -148,21 +131,13 @@ class _Fold:
             trees=TREES,
         )
         if fit is None:
-            return self._logistic
+            return self.logistic
         p, questions = fit.predict(columns.take(held)), int(used.sum())
         if not is_mixed(questions):
             return p
         # The mean differences of the held-out questions are predictions, too: no answer is in them.
-        mix = fit_mix(p, self._logistic, questions)
-        return p if mix is None else mix.apply(p, self._logistic)
-
-    def _blend(self) -> Floats:
-        import numpy as np
-
-        members = [
-            np.mean([one, *self.trees(arm)], axis=0) for arm, one in enumerate(self._logistic.T)
-        ]
-        return np.column_stack(members)
+        mix = fit_mix(p, self.logistic, questions)
+        return p if mix is None else mix.apply(p, self.logistic)
 
     @cached_property
     def _columns(self) -> Any:
@@ -173,75 +148,14 @@ class _Fold:
         return sparse.hstack(parts).tocsr()
 
     @cached_property
-    def _dense(self) -> Floats:
-        import numpy as np
-        from sklearn.decomposition import TruncatedSVD
-
-        components = min(COMPONENTS, int(self._used.sum()) - 1, self._words.shape[1] - 1)
-        svd = TruncatedSVD(components, random_state=self._seed).fit(self._words[self._used])
-        return np.column_stack(
-            [self._corpus.features, svd.transform(self._words), self._compute_rates()]
-        )
-
-    @cached_property
-    def _logistic(self) -> Floats:
-        import numpy as np
-
-        return np.column_stack([self.logistic(arm) for arm in range(len(self._graded.arms))])
-
-    def logistic(self, arm: int) -> Floats:
-        """Predict p of the held-out questions by the logistic regression of an arm."""
-        right = self._graded.correct[:, arm]
-        strength = self._strength if has_enough(right[self._used]) else None
-        linear = fit_linear(self._columns[self._used], right[self._used], strength)
-        return linear.probability(self._columns[self._held])
-
-    def trees(self, arm: int) -> list[Floats]:
-        """Predict p of the held-out questions by both kinds of trees.
-
-        The result is empty if there are too few answers.
-        """
-        from sklearn.ensemble import ExtraTreesClassifier, HistGradientBoostingClassifier
-
-        right = self._graded.correct[self._used, arm]
-        if not has_enough(right):
-            return []
-        members: list[Any] = [
-            ExtraTreesClassifier(
-                TREES, min_samples_leaf=10, max_features=0.3, n_jobs=-1, random_state=self._seed
-            ),
-            HistGradientBoostingClassifier(
-                max_iter=100,
-                learning_rate=0.05,
-                max_leaf_nodes=8,
-                min_samples_leaf=60,
-                l2_regularization=5.0,
-                early_stopping=False,
-                random_state=self._seed,
-            ),
-        ]
-        inside, outside = self._dense[self._used], self._dense[self._held]
-        for member in members:
-            member.fit(inside, right)
-        members[0].set_params(n_jobs=1)  # several threads would sum the trees in varying order
-        return [member.predict_proba(outside)[:, 1] for member in members]
-
-    def _compute_rates(self) -> Floats:
-        """Compute logits of the subjects' rates, for used questions from the other inner folds."""
-        import numpy as np
-
-        def of(part: Flags) -> Floats:
-            correct = self._graded.correct[part]
-            rates, overall = compute_soft_rates(correct, self._shares[part], np.ones(correct.shape))
-            return logits(expect_rates(self._shares, rates, overall))
-
-        found = of(self._used)
-        inner = assign_folds(self._graded, FOLDS, self._seed + 1)
-        for fold in range(int(inner.max()) + 1):
-            held = self._used & (inner == fold)
-            found[held] = of(self._used & (inner != fold))[held]
-        # Differences between arms show where one of them is better; trees rarely find them alone.
-        return np.column_stack([found, found - found[:, :1]]) if found.shape[1] > 1 else found
+    def logistic(self) -> Floats:
+        """The probability that each arm is right by its own logistic regression."""
+        used, found = self._used, []
+        for right in self._graded.correct[used].T:
+            strength = self._strength if has_enough(right) else None
+            linear = fit_linear(self._columns[used], right, strength)
+            found.append(linear.probability(self._columns[self._held]))
+        return np.column_stack(found)
 
     @cached_property
     def _strength(self) -> float:
@@ -249,7 +163,6 @@ class _Fold:
 
         All arms share it: a router compares them, and unequal shrinkage would look like a gain.
         """
-        import numpy as np
         from sklearn.metrics import log_loss
 
         groups = same_questions(self._graded)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import chain
 
+import numpy as np
+
 from etui.learning.judge import Document
 from etui.plots.figure import ARM_COLOURS, Figure, Panel, Point
 
@@ -116,7 +118,5 @@ def _cut(name: str) -> str:
 
 
 def _interpolate(corners: Sequence[tuple[float, float]], xs: Sequence[float]) -> list[float]:
-    import numpy as np
-
     costs, accuracies = zip(*corners, strict=True)
     return [float(np.interp(x, costs, accuracies)) for x in xs]

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from etui.errors import UsageError
 from etui.learning._joint import (
     STRETCH,
@@ -55,11 +57,11 @@ from etui.learning.regressions import (
     export_logistic,
     fit_linear,
 )
+from etui.stats.arrays import Floats, Whole
 from etui.units import count_text
 
 if TYPE_CHECKING:
     from etui.learning.graded import Graded
-    from etui.stats.arrays import Floats, Whole
 
 
 LEAST_QUESTIONS = 20
@@ -102,8 +104,6 @@ def fit_accuracy(
     Raises:
         UsageError: There are fewer than ``LEAST_QUESTIONS`` questions.
     """
-    import numpy as np
-
     if graded.question_count < LEAST_QUESTIONS:
         raise UsageError(
             f"{count_text(graded.question_count, 'graded question')}: too few to fit anything",
@@ -176,8 +176,6 @@ def _join_labels(graded: Graded) -> tuple[Floats, Floats | None]:
     A probable label is in two rows of its question, right and wrong, with weights that differ from
     arm to arm. The joint model weighs whole rows, so each row gets the probability in their place.
     """
-    import numpy as np
-
     correct = graded.correct.astype(np.float64)
     if graded.weights is None:
         return correct, None
@@ -201,8 +199,6 @@ def _cross_predict(
     graded: Graded, corpus: Corpus, folds: Whole, strengths: Sequence[float | None], seed: int
 ) -> Floats:
     """Predict each arm on every question, with fits that exclude the question."""
-    import numpy as np
-
     p = np.empty(graded.correct.shape)
     for fold in range(int(folds.max()) + 1):
         held = folds == fold
@@ -258,8 +254,6 @@ def _fit_arm_head(
 
 def _count_by_band(graded: Graded, design: Design, heavy: Floats) -> Floats:
     """Sum the weights of an arm's labels in each band of the design."""
-    import numpy as np
-
     if design.source == "fields":
         return np.asarray(np.round(design.shares.T @ heavy))
     total = dict.fromkeys(design.bands, 0.0)
@@ -360,8 +354,6 @@ def export_joint(
     Args:
         fit: The joint model, with one way to divide questions into bands.
     """
-    import numpy as np
-
     (rates,) = fit.rates
     count = len(FEATURE_NAMES)
     scale = fit.ridge.scale
@@ -404,8 +396,6 @@ def _flatten(trees: Sequence[Any]) -> tuple[list[int], Floats, Floats, Floats, F
 
     sklearn numbers nodes in that order, so the left child of a node is the next one.
     """
-    import numpy as np
-
     roots, columns, thresholds, children, values = [], [], [], [], []
     start = rows = 0
     total = sum(tree.node_count for tree in trees)
@@ -436,8 +426,6 @@ def _flatten(trees: Sequence[Any]) -> tuple[list[int], Floats, Floats, Floats, F
 
 def _count_steps(weights: Floats) -> tuple[float, Floats]:
     """Return the size of a 16-bit step, and weights in such steps."""
-    import numpy as np
-
     step = float(np.abs(weights).max(initial=0.0)) / 32_000 or 1.0
     return step, np.round(weights / step)
 

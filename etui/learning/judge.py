@@ -8,6 +8,8 @@ from itertools import pairwise
 from math import sqrt
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from etui.learning.confidence import calibration_error
 from etui.learning.policy_replay import Routed
 from etui.learning.router_curve import (
@@ -24,13 +26,13 @@ from etui.learning.router_curve import (
     gain_curve,
     oracle_curve,
 )
+from etui.stats.arrays import Flags, Floats
 from etui.stats.bootstrap import compute_interval, resample_means
 from etui.stats.frontier import Point, cheapest_correct, hull, mixture_accuracies, mixture_costs
 from etui.stats.tests import Interval, mcnemar, wilson
 
 if TYPE_CHECKING:
     from etui.learning.graded import Graded
-    from etui.stats.arrays import Flags, Floats
 
 
 TARGETS = (0.5, 0.8, 0.95)
@@ -120,8 +122,6 @@ def _judge_arm(table: ReplayTable, column: int) -> Document:
 
 
 def _judge_oracle(table: ReplayTable, ends: Ends) -> Document:
-    import numpy as np
-
     graded, cost = table.graded, table.cost
     choices = cheapest_correct(graded.correct, cost)
     rows = np.arange(len(graded))
@@ -177,8 +177,6 @@ def against_mixture(
     Args:
         choices: For each router or policy, whether each question was right, and its cost.
     """
-    import numpy as np
-
     arms = len(graded.arms)
     choice_columns = [part for right, spent in choices for part in (right, spent)]
     stacked = [cost, graded.correct, *choice_columns]
@@ -196,7 +194,6 @@ def _compare_choice(
     columns: Floats, replicates: Floats, arms: int, column: int, tests: dict[str, Document]
 ) -> Document:
     """Compare the choices with accuracy in ``column`` and cost in ``column + 1``."""
-    import numpy as np
 
     def mixed(means: Any) -> Any:
         return mixture_accuracies(means[:, :arms], means[:, arms : 2 * arms], means[:, column + 1])
@@ -240,15 +237,11 @@ def _compare_with_arms(right: Flags, graded: Graded) -> dict[str, Document]:
 
 
 def _compute_shares(graded: Graded, choices: Any) -> dict[str, float]:
-    import numpy as np
-
     counts = np.bincount(choices, minlength=len(graded.arms)) / max(1, len(choices))
     return {name: float(counts[column]) for column, name in enumerate(graded.arms)}
 
 
 def _judge_router(p: Floats, table: ReplayTable, ends: Ends, seed: int) -> Document:
-    import numpy as np
-
     graded, cost = table.graded, table.cost
     expected = cost.mean(axis=0)
     curve = compute_curve(p, expected, graded.correct, cost)
@@ -278,8 +271,6 @@ def _judge_router(p: Floats, table: ReplayTable, ends: Ends, seed: int) -> Docum
 
 def _compute_call_curve(p: Floats, table: ReplayTable, ends: Ends) -> tuple[RouterCurve, Ends]:
     """Compute the curve over the share of calls that the strong one of two arms gets."""
-    import numpy as np
-
     calls = np.zeros(table.cost.shape)
     calls[:, ends.strong] = 1.0
     curve = compute_curve(p, calls.mean(axis=0), table.graded.correct, calls)
@@ -301,8 +292,6 @@ def _judge_energy(
     p: Floats, curve: RouterCurve, table: ReplayTable, ends: Ends, seed: int
 ) -> Document:
     """Judge a router over cost: at fixed budgets, and at the corners and middles of the hull."""
-    import numpy as np
-
     x, pgr = gain_curve(curve, ends)
     names, cost = table.graded.arms, table.cost
     places = list_hull_places(

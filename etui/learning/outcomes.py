@@ -16,17 +16,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from etui.datasets.mmlu import parse_subject, read_files
 from etui.datasets.question_files import read_questions
 from etui.datasets.questions import Question
 from etui.errors import InvalidFile, Problem, UsageError
 from etui.learning.graded import Graded
 from etui.routing.question_text import QuestionText
+from etui.stats.arrays import Flags, Floats
 from etui.text import sanitize, suggest
 
 if TYPE_CHECKING:
     from etui.datasets.questions import Question
-    from etui.stats.arrays import Flags, Floats
 
 
 Texts = Mapping[tuple[str, int], "Question"]
@@ -53,8 +55,6 @@ def drop_questions(graded: Graded, others: Iterable[Question]) -> Graded:
 
     The options are not compared: a question with its options in another order is the same one.
     """
-    import numpy as np
-
     known = {(question.subject, _normalise(question.text)) for question in others}
     keep = [
         (subject, _normalise(question.stem)) not in known
@@ -106,8 +106,6 @@ class OutcomeTable:
 
     def keep_complete(self) -> tuple[OutcomeTable, int]:
         """Keep the questions that every arm answered; also returns how many were left out."""
-        import numpy as np
-
         heavy = self.graded.weights
         if heavy is None:
             return self, 0
@@ -127,8 +125,6 @@ def read_table(path: Path, texts: Texts | None = None, *, complete: bool = False
         InvalidFile: The file is not a table of outcomes, or has questions that are not in
             ``texts``; with the line of each problem.
     """
-    import numpy as np
-
     raw = _read_bytes(path)
     rows = _parse_rows(raw, str(path))
     layout = _parse_header([sanitize(name.strip()) for name in rows[0][1]], str(path))
@@ -180,8 +176,6 @@ def build_graded(
     texts: Texts | None,
 ) -> Graded:
     """Build a table of outcomes."""
-    import numpy as np
-
     return Graded(
         tuple(arms),
         tuple(subject for subject, _ in keys),

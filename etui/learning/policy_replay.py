@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from etui.arm import Arm
 from etui.chat import Query
 from etui.errors import UsageError
@@ -28,12 +30,12 @@ from etui.routing.decision import (
 )
 from etui.routing.policy import CascadePlan, Objective, Policy, drop_places, list_agreements
 from etui.routing.question_text import format_question
+from etui.stats.arrays import Flags, Floats, Whole
 from etui.turn.attempt import ArmAttempt
 from etui.turn.cascade import advance, find_best, is_sure, settle
 
 if TYPE_CHECKING:
     from etui.learning.graded import Graded
-    from etui.stats.arrays import Flags, Floats, Whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,8 +246,6 @@ def replay_policy(
             that is not in the table.
         EtuiError: A rule finds no arm.
     """
-    import numpy as np
-
     if not graded.questions:
         raise UsageError(
             "a policy needs the texts of the questions, and they are missing",

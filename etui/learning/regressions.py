@@ -6,14 +6,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from etui.learning.features import FEATURE_NAMES, compute_features, load_classifier, predict_fields
 from etui.learning.fitted_file import Logistic, Sparse
 from etui.learning.graded import assign_folds
 from etui.routing.question_text import BUCKETS, QuestionText, count_terms
+from etui.stats.arrays import Flags, Floats, Whole
 
 if TYPE_CHECKING:
     from etui.learning.graded import Graded
-    from etui.stats.arrays import Flags, Floats, Whole
 
 
 FOLDS = 5
@@ -46,7 +48,6 @@ class Design:
 
 def build_design(graded: Graded, corpus: Corpus, used: Flags, seed: int = 0) -> Design:
     """Build the columns of all questions from the used ones alone."""
-    import numpy as np
     from scipy import sparse
 
     idf = compute_idf(corpus.counts, used)
@@ -121,8 +122,6 @@ def export_logistic(linear: Linear, scale: Scale, *, band: bool) -> Logistic:
     Args:
         band: Whether its first column is the logit of the band's rate.
     """
-    import numpy as np
-
     weights = linear.weights
     band_weight = float(weights[0]) if band else 0.0
     others = weights[1:] if band else weights
@@ -139,8 +138,6 @@ def export_logistic(linear: Linear, scale: Scale, *, band: bool) -> Logistic:
 
 def build_sparse(values: Floats) -> Sparse:
     """Round values and keep those that are not zero."""
-    import numpy as np
-
     rounded = np.round(values, DIGITS)
     at = np.flatnonzero(rounded)
     return Sparse(at=tuple(int(i) for i in at), value=tuple(float(v) for v in rounded[at]))
@@ -166,7 +163,6 @@ class Linear:
 
     def probability(self, columns: Any) -> Floats:
         """Compute p of each row."""
-        import numpy as np
         from scipy.special import expit
 
         return np.asarray(expit(np.asarray(columns @ self.weights).ravel() + self.intercept))
@@ -186,8 +182,6 @@ class Scale:
 
 def fit_scale(dense: Floats, used: Flags) -> Scale:
     """Compute the scale from the rows used; a constant column becomes 0."""
-    import numpy as np
-
     inside = dense[used]
     spread = inside.std(axis=0)
     factor = np.divide(DENSE_SCALE, spread, out=np.zeros_like(spread), where=spread > 1e-9)
@@ -205,8 +199,6 @@ def cross_predict(
     columns: Any, right: Flags, strength: float | None, folds: Whole, weights: Floats
 ) -> Floats:
     """Predict each answer by a regression that was fitted on the other folds."""
-    import numpy as np
-
     p = np.empty(len(right))
     for fold in range(int(folds.max()) + 1):
         held = folds == fold
@@ -219,7 +211,6 @@ def choose_strength(
     columns: Any, right: Flags, groups: Any, seed: int, weights: Floats
 ) -> float | None:
     """Choose the strength with the lowest log loss over three folds; None if data is too scarce."""
-    import numpy as np
     from sklearn.metrics import log_loss
 
     if not has_enough(right, weights):
@@ -244,7 +235,6 @@ def fit_linear(
     The result is the smoothed rate if ``c`` is None, or if all answers were right or all wrong.
     Answers of weight 0 have no influence.
     """
-    import numpy as np
     from sklearn.linear_model import LogisticRegression
 
     if weights is None:
@@ -265,8 +255,6 @@ PRIOR_WEIGHT = 10.0
 
 def number_bands(subjects: Sequence[str]) -> tuple[list[str], Whole]:
     """Return the sorted names of the bands, and the index of each question's band."""
-    import numpy as np
-
     names = sorted(set(subjects))
     index = {name: at for at, name in enumerate(names)}
     return names, np.fromiter((index[s] for s in subjects), np.int64, len(subjects))
@@ -274,8 +262,6 @@ def number_bands(subjects: Sequence[str]) -> tuple[list[str], Whole]:
 
 def _compute_shrunken_rates(graded: Graded, band: Whole, bands: int, used: Flags) -> Floats:
     """Compute (s + m*p0) / (n + m) for each band and arm."""
-    import numpy as np
-
     inside, heavy, at = graded.correct[used], graded.label_weights[used], band[used]
     right, total = np.zeros((2, bands, inside.shape[1]))
     np.add.at(right, at, inside * heavy)
@@ -292,16 +278,12 @@ def compute_soft_rates(
     Args:
         shares: Probability of each band, shape (questions, bands).
     """
-    import numpy as np
-
     m, overall = PRIOR_WEIGHT, np.asarray(compute_smoothed_rate(correct, heavy))
     return (shares.T @ (heavy * correct) + m * overall) / (shares.T @ heavy + m), overall
 
 
 def expect_rates(shares: Floats, rates: Floats, overall: Floats) -> Floats:
     """Compute the expected rate of each question, (questions, arms); overall without bands."""
-    import numpy as np
-
     if not shares.shape[1]:
         return np.repeat(overall[None, :], len(shares), axis=0)
     return np.asarray(shares @ rates)
@@ -309,8 +291,6 @@ def expect_rates(shares: Floats, rates: Floats, overall: Floats) -> Floats:
 
 def logits(p: Floats, least: float = 1e-4) -> Floats:
     """Compute ln(p / (1-p)), with p kept some way from 0 and 1."""
-    import numpy as np
-
     inside = np.clip(p, least, 1 - least)
     return np.asarray(np.log(inside / (1 - inside)))
 
@@ -341,7 +321,6 @@ class Corpus:
 
 def build_corpus(questions: Sequence[QuestionText], rows: int) -> Corpus:
     """Build the matrices of the questions; all zero for ``rows`` questions without text."""
-    import numpy as np
     from scipy import sparse
 
     if not questions:
@@ -362,8 +341,6 @@ def build_corpus(questions: Sequence[QuestionText], rows: int) -> Corpus:
 
 def compute_idf(counts: Any, used: Flags) -> Floats:
     """Compute ln((1 + n) / (1 + n with the bucket)) + 1 over the questions used."""
-    import numpy as np
-
     inside = counts[used]
     with_bucket = np.asarray((inside > 0).sum(axis=0)).ravel()
     return np.asarray(np.log((1 + inside.shape[0]) / (1 + with_bucket)) + 1.0)
@@ -371,7 +348,6 @@ def compute_idf(counts: Any, used: Flags) -> Floats:
 
 def compute_tf_idf(counts: Any, idf: Floats) -> Any:
     """Compute ``question_words.tf_idf`` of every row, sparse."""
-    import numpy as np
     from scipy import sparse
 
     matrix = counts.copy()
@@ -388,7 +364,6 @@ def _compute_centroids(words: Any, band: Whole, used: Flags) -> tuple[Whole, Flo
 
     A centroid keeps its ``CENTROID_WORDS`` heaviest buckets.
     """
-    import numpy as np
     from scipy import sparse
 
     present, at = np.unique(band[used], return_inverse=True)
@@ -405,8 +380,6 @@ def _compute_centroids(words: Any, band: Whole, used: Flags) -> tuple[Whole, Flo
 
 def _compute_band_shares(words: Any, centroids: Floats) -> Floats:
     """Compute the probability of each band for each question, shape (questions, bands)."""
-    import numpy as np
-
     cosine = np.asarray(words @ centroids.T) * SHARPNESS
     cosine -= cosine.max(axis=1, keepdims=True)
     raised = np.exp(cosine)

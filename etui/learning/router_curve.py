@@ -6,13 +6,13 @@ Shapes: ``correct`` and ``cost`` are (questions, arms), ``chosen`` is (questions
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
+
+from etui.stats.arrays import Flags, Floats, Whole
 from etui.stats.bootstrap import PLAIN_REPLICATES, compute_replicates, multinomial_draw, percentiles
 from etui.stats.tests import Interval
-
-if TYPE_CHECKING:
-    from etui.stats.arrays import Flags, Floats, Whole
 
 PARTS = 250
 """Number of points on the curve of a router over three or more arms."""
@@ -88,15 +88,11 @@ def oracle_curve(correct: Flags, cost: Floats) -> RouterCurve:
 
     The oracle is the router whose p is the outcome itself; its area is an upper bound for APGR.
     """
-    import numpy as np
-
     return compute_curve(correct.astype(np.float64), cost.mean(axis=0), correct, cost)
 
 
 def choices_at(p: Floats, expected: Floats, price: float) -> Whole:
     """Choose the arm of each question at a price; the cheaper one if two are equal."""
-    import numpy as np
-
     order = np.argsort(expected, kind="stable")
     best = p[:, order[0]] - price * expected[order[0]]
     chosen = np.full(len(p), order[0])
@@ -109,8 +105,6 @@ def choices_at(p: Floats, expected: Floats, price: float) -> Whole:
 
 def choose_within(p: Floats, curve: RouterCurve, expected: Floats, budget: float) -> Whole:
     """Choose the arm of each question at the lowest price whose mean cost is within a budget."""
-    import numpy as np
-
     within = np.flatnonzero(curve.cost <= budget * (1 + 1e-9))
     price = float(curve.price[within[-1]]) if len(within) else float("inf")
     return choices_at(p, expected, min(price, 1e300))
@@ -119,8 +113,6 @@ def choose_within(p: Floats, curve: RouterCurve, expected: Floats, budget: float
 def _compute_two_arm_curve(
     p: Floats, expected: Floats, correct: Flags, cost: Floats
 ) -> RouterCurve:
-    import numpy as np
-
     cheap, costly = np.argsort(expected, kind="stable")
     extra = max(float(expected[costly] - expected[cheap]), 1e-300)
     price = (p[:, costly] - p[:, cheap]) / extra
@@ -139,8 +131,6 @@ def _compute_two_arm_curve(
 def _compute_many_arm_curve(
     p: Floats, expected: Floats, correct: Flags, cost: Floats
 ) -> RouterCurve:
-    import numpy as np
-
     crossings = []
     arms = p.shape[1]
     for one in range(arms):
@@ -177,8 +167,6 @@ def gain_curve(curve: RouterCurve, ends: Ends) -> tuple[Floats, Floats]:
     that the strong one gets. PGR = (accuracy - weak's) / (strong's - weak's). (Ong et al.,
     RouteLLM, 2024.)
     """
-    import numpy as np
-
     x = (curve.cost - ends.low) / (ends.high - ends.low)
     pgr = (curve.accuracy - ends.weak_accuracy) / ends.gain
     inside = (x > 0) & (x < 1)
@@ -190,8 +178,6 @@ def apgr(x: Floats, pgr: Floats) -> float:
 
     RouteLLM uses ten thresholds instead; its figure for random routing is then below 0.5.
     """
-    import numpy as np
-
     return float(np.trapezoid(pgr, x))
 
 
@@ -211,8 +197,6 @@ def apgr_interval(
     Args:
         score: Score of each question; the highest go to the strong arm first, shape (questions,).
     """
-    import numpy as np
-
     order = np.argsort(-score, kind="stable")
     at = np.empty(len(score), dtype=np.int64)
     at[order] = np.arange(len(score)) * bins // len(score)
@@ -228,8 +212,6 @@ def apgr_interval(
 
 def _compute_areas(counts: Any) -> Any:
     """Compute APGR of counts, shape (k, bins, loses/equal/gains); infinite without a gain."""
-    import numpy as np
-
     share = counts.sum(axis=2)
     share = share / share.sum(axis=1, keepdims=True)
     gain = np.cumsum(counts[:, :, 2] - counts[:, :, 0], axis=1).astype(np.float64)
@@ -242,23 +224,17 @@ def _compute_areas(counts: Any) -> Any:
 
 def cost_for(x: Floats, pgr: Floats, target: float) -> float | None:
     """Compute CPT: the least normalised cost at which PGR reaches ``target``; None if never."""
-    import numpy as np
-
     reached = np.flatnonzero(pgr >= target - 1e-12)
     return float(x[reached[0]]) if len(reached) else None
 
 
 def accuracy_at(curve: RouterCurve, cost: float) -> float:
     """Interpolate the accuracy of a curve at a cost, linearly between its points."""
-    import numpy as np
-
     return float(np.interp(cost, curve.cost, curve.accuracy))
 
 
 def cost_at(curve: RouterCurve, accuracy: float) -> float | None:
     """Compute the least cost at which a curve reaches an accuracy; None if it never does."""
-    import numpy as np
-
     reached = np.flatnonzero(curve.accuracy >= accuracy - 1e-12)
     if not len(reached):
         return None

@@ -67,7 +67,6 @@ def test_a_router_over_outcomes(outcomes, tmp_path):
     assert all(word in drawing for word in ("oracle", "weak", "strong", "random mixture"))
     plain = run("replay", "--outcomes", file, *COSTS).stdout
     assert "subject" in plain
-    assert "blend" not in plain
     assert "without --data" in plain
 
 

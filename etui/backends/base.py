@@ -10,10 +10,19 @@ from typing import TYPE_CHECKING, Protocol
 
 from etui.arm import Arm, TokenCost
 from etui.chat import DEFAULT_OUTPUT, Message, OutputOptions, Picture
-from etui.events import Answer, Event, Finished, Prefilled, Status, Thought
+from etui.events import (
+    Answer,
+    Event,
+    Finished,
+    Prefilled,
+    Residence,
+    SharedBatch,
+    Status,
+    Thought,
+    Unloaded,
+)
 
 if TYPE_CHECKING:
-    from etui.events import Residence, SharedBatch, Unloaded
     from etui.models.spec import ModelSpec
 
 

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from etui.backends.base import AnswerRequest, AnswerSoFar, Cancel
 from etui.config.config import Config
@@ -24,16 +23,11 @@ from etui.engine.batching.admission import (
     estimate_need,
 )
 from etui.engine.batching.shared_session import AnswerCancelled, SharedSession
+from etui.engine.llama_session import LlamaSession
+from etui.engine.step_clock import Step
 from etui.errors import EngineFailed, InvalidRequest, ModelUnavailable
-from etui.events import Event, Finished, Residence, Unloaded
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from etui.engine.llama_session import LlamaSession
-    from etui.engine.step_clock import Step
-    from etui.events import SharedBatch
-    from etui.models.spec import ModelSpec
+from etui.events import Event, Finished, Residence, SharedBatch, Unloaded
+from etui.models.spec import ModelSpec
 
 CLOSE_SECONDS = 60.0
 """Longest wait of ``close`` for cancelled answers; one takes the time of a batch, or of a load."""

@@ -17,19 +17,17 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from etui.backends import wire
-from etui.backends.base import Cancel, LongStep
+from etui.backends.base import AnswerRequest, Cancel, LongStep
 from etui.backends.wire import WireError, decode, encode
+from etui.config.config import Config
 from etui.errors import EngineFailed
 from etui.events import BatchShare, Event, Loaded, Residence, SharedBatch, Unloaded
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from etui.backends.base import AnswerRequest
-    from etui.config.config import Config
     from etui.models.spec import ModelSpec
 
 _log = logging.getLogger("etui.engine")

@@ -19,6 +19,7 @@ from typing import Any, get_args
 
 from etui import errors
 from etui.chat import Infill, Message, OutputOptions, Picture, TextsToEmbed
+from etui.config.backend_spec import BackendSpec
 from etui.config.config import Config
 from etui.errors import EtuiError
 from etui.events import BatchShare, Event, SharedBatch
@@ -183,7 +184,6 @@ def _from_plain(value: Any) -> Any:
 def _classes() -> Mapping[str, Any]:
     from etui.arm import Arm, EarlyExit, Sampling, SamplingFrom, TokenCost, VoteStop
     from etui.backends.base import AnswerRequest
-    from etui.config.backend_spec import BackendSpec
     from etui.models.spec import (
         Adapter,
         HubSource,

@@ -25,13 +25,12 @@ from etui import __version__
 from etui.backends import wire
 from etui.backends.base import Cancel
 from etui.backends.wire import WireError, decode, encode
+from etui.config.config import Config
 from etui.errors import EngineFailed, EtuiError
-from etui.events import Answer, Batch, Prefilled, Thought, TokenLogprob, ToolCall
+from etui.events import Answer, Batch, Event, Prefilled, Thought, TokenLogprob, ToolCall
 
 if TYPE_CHECKING:
     from etui.backends.local import LocalBackend
-    from etui.config.config import Config
-    from etui.events import Event
 
 HEARTBEAT_SECONDS = 0.5
 """Interval of the heartbeat, which is also the longest time a token is held back."""

@@ -6,17 +6,15 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+
+import numpy as np
 
 from etui.bench.sample import Sample
 from etui.datasets.mmlu import GROUPS, find_group
+from etui.stats.arrays import Floats
 from etui.stats.bootstrap import percentiles, resample_sums
 from etui.stats.frontier import cheapest_correct
 from etui.stats.tests import Interval, wilson
-
-if TYPE_CHECKING:
-    from etui.bench.sample import Sample
-    from etui.stats.arrays import Floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +32,6 @@ def oracle(samples: Mapping[str, Sequence[Sample]]) -> Oracle | None:
 
     Returns None with only one arm or without a common question.
     """
-    import numpy as np
-
     answers = [
         {(sample.subject, sample.row): sample for sample in inside} for inside in samples.values()
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from etui.arm import (
     VOTE_TEMPERATURE,
@@ -18,10 +18,9 @@ from etui.arm import (
 from etui.bench.formats import Format
 from etui.codec import from_document, to_document
 from etui.errors import UsageError
-
-if TYPE_CHECKING:
-    from etui.routing.decision import Decision
-    from etui.routing.policy import Available, Policy
+from etui.routing.decide import decide_arm
+from etui.routing.decision import Decision
+from etui.routing.policy import Available, Policy, build_availability_test, choose_served_arm
 
 ANSWER_TOKENS = 64
 """Most answer tokens for a question with options, without the thinking."""
@@ -89,8 +88,6 @@ def choose_policy_arms(
     policy: Policy, names: Sequence[str], available: Available, overrides: ArmOverrides
 ) -> dict[str, Arm]:
     """Choose arms of a policy by name, on models that are available."""
-    from etui.routing.decide import decide_arm
-
     chosen = [decide_arm(policy, name, available=available).arm for name in dict.fromkeys(names)]
     arms = {arm.name: apply_overrides(close_sampling(arm), overrides) for arm in chosen}
     _check_effect(arms.values(), overrides)
@@ -99,8 +96,6 @@ def choose_policy_arms(
 
 def list_policy_arms(policy: Policy, available: Available) -> dict[str, Arm]:
     """Return every arm of a policy that a model on this machine can serve."""
-    from etui.routing.policy import build_availability_test, choose_served_arm
-
     is_available = build_availability_test(available)
     found = (choose_served_arm(plan, is_available) for plan in policy.arms.values())
     return {arm.name: close_sampling(arm) for arm in found if arm is not None}

@@ -6,24 +6,25 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from etui import units
 from etui.bench.accuracy import compute_macro_weights
 from etui.bench.config import RunConfig, differences
 from etui.bench.cost import CostFigure, add_half_widths, build_figure
+from etui.bench.folder import find_run, read_run
 from etui.bench.machines import group_equal, list_machines
 from etui.bench.sample import Sample
 from etui.bench.summary import explain_unpooled, group_by_system
 from etui.codec import to_document
+from etui.config.config import Config
 from etui.datasets.mmlu import find_group
 from etui.errors import UsageError
 from etui.stats.bootstrap import percentiles, resample_sums
 from etui.stats.frontier import Point, hull, mixture_accuracy
 from etui.stats.tests import Interval, mcnemar, wilson
-
-if TYPE_CHECKING:
-    from etui.config.config import Config
 
 _MUST_AGREE = {
     "suite": "suite",
@@ -335,8 +336,6 @@ def compare_with_mixtures(systems: Sequence[System]) -> list[AgainstMixture]:
         One comparison for each system that costs at least as much as the cheapest of the others;
         empty with fewer than three systems, or if the energy of one is unknown.
     """
-    import numpy as np
-
     samples = [sample for system in systems for sample in system.samples]
     if len(systems) < 3 or any(sample.joules is None for sample in samples):
         return []
@@ -393,8 +392,6 @@ def read_systems(texts: Sequence[str], config: Config) -> tuple[list[list[System
         UsageError: A run has no such arm, or no answers.
         EtuiError: A folder is not a run.
     """
-    from etui.bench.folder import find_run, read_run
-
     found: list[list[System]] = []
     named: list[tuple[str, str]] = []
     notes: list[str] = []

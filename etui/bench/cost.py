@@ -6,7 +6,9 @@ import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from etui import units
 from etui.bench.config import RunConfig
@@ -20,11 +22,9 @@ from etui.energy.energy_record import (
 )
 from etui.energy.scopes import weakest
 from etui.energy.types import Kind
+from etui.stats.arrays import Floats
 from etui.stats.bootstrap import percentiles, ratio, resample_sums
-
-if TYPE_CHECKING:
-    from etui.stats.arrays import Floats
-
+from etui.stats.distributions import t_p_value, t_quantile
 
 _BINS_PER_OCTAVE = 16
 _SHORTEST_SECONDS = 1e-9
@@ -35,8 +35,6 @@ Bins = tuple[tuple[int, int], ...]
 
 def compute_distribution(values: Iterable[float]) -> Distribution | None:
     """Compute mean and percentiles, interpolated between ranks; None without values."""
-    import numpy as np
-
     array = np.asarray(list(values), dtype=np.float64)
     if not array.size:
         return None
@@ -290,10 +288,6 @@ def compute_drift(samples: Sequence[Sample], figure: str) -> Drift | None:
         The drift, with an interval at 97.5 %; None with fewer than ``LEAST_ANSWERS``, or if the
         lengths of the answers cannot be separated from their order.
     """
-    import numpy as np
-
-    from etui.stats.distributions import t_p_value, t_quantile
-
     rows = [sample for sample in samples if (getattr(sample, figure) or 0.0) > 0]
     if len(rows) < LEAST_ANSWERS:
         return None
@@ -346,8 +340,6 @@ def _build_early(number: int, sample: Sample, samples: Sequence[Sample]) -> Earl
 
 def _compare_with_others(sample: Sample, samples: Sequence[Sample]) -> float | None:
     """Return the joules of an answer in per cent of those fitted to the others, or None."""
-    import numpy as np
-
     others = [one for one in samples if one is not sample and (one.joules or 0.0) > 0]
     if sample.joules is None or len(others) < LEAST_ANSWERS:
         return None
@@ -363,16 +355,12 @@ def _compare_with_others(sample: Sample, samples: Sequence[Sample]) -> float | N
 
 def _build_columns(samples: Sequence[Sample]) -> Floats:
     """Build the columns 1, computed and output tokens, without those that do not vary."""
-    import numpy as np
-
     lengths = _list_lengths(samples)
     return np.column_stack([np.ones(len(samples)), lengths[:, _find_varied(lengths)]])
 
 
 def _build_row(sample: Sample, samples: Sequence[Sample]) -> Floats | None:
     """Build a row for the columns of other samples; None if it has a length they say nothing of."""
-    import numpy as np
-
     lengths, own = _list_lengths(samples), _list_lengths([sample])[0]
     varied = _find_varied(lengths)
     if not np.allclose(own[~varied], lengths[0, ~varied]):
@@ -382,8 +370,6 @@ def _build_row(sample: Sample, samples: Sequence[Sample]) -> Floats | None:
 
 def _list_lengths(samples: Sequence[Sample]) -> Floats:
     """List computed and output tokens; shape (answers, 2)."""
-    import numpy as np
-
     return np.asarray(
         [(one.tokens.computed + one.prefix_tokens, one.tokens.output) for one in samples],
         dtype=np.float64,
@@ -396,8 +382,6 @@ def _find_varied(lengths: Floats) -> Any:
 
 def _fit(columns: Floats, costs: Floats) -> Floats:
     """Fit costs by least squares; shape (answers,), all above 0."""
-    import numpy as np
-
     coefficients = np.linalg.lstsq(columns, costs, rcond=None)[0]
     return np.maximum(columns @ coefficients, _SMALLEST_SHARE * float(costs.mean()))
 

@@ -19,16 +19,14 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import numpy as np
+
+from etui.bench.config import RunConfig
+from etui.bench.sample import Sample
 from etui.codec import DocumentError, from_document
 from etui.errors import InvalidFile, Problem, UsageError
-
-if TYPE_CHECKING:
-    from etui.bench.config import RunConfig
-    from etui.bench.sample import Sample
-    from etui.stats.arrays import Floats, Whole
-
+from etui.stats.arrays import Floats, Whole
 
 COLUMNS = ("subject", "row", "difficulty", "models")
 DIFFICULTY = "difficulty.csv"
@@ -226,8 +224,6 @@ def build_difficulty(models: Sequence[ModelOutcomes]) -> str:
     Raises:
         UsageError: The answers are to questions of different data; the message names them.
     """
-    import numpy as np
-
     known = [model for model in models if model.data_sha256 is not None]
     for model in known[1:]:
         if model.data_sha256 != known[0].data_sha256:
@@ -283,8 +279,6 @@ def average_outcomes(outcomes: Floats, strata: Whole) -> Floats:
         Expected accuracy in [0, 1], shape (questions,). A question without answers has that of its
         subject, or of all questions.
     """
-    import numpy as np
-
     answered = ~np.isnan(outcomes)
     counts = answered.sum(axis=1)
     grand = float(outcomes[answered].mean())
@@ -304,8 +298,6 @@ def _estimate_shrinkage(
     rest: Floats, effects: Floats, own: Floats, answered: Whole, counts: Whole
 ) -> float:
     """Estimate the variance of one answer over that of the questions of a subject."""
-    import numpy as np
-
     several = counts > 1
     if several.sum() < 10:
         return _DEFAULT_SHRINKAGE

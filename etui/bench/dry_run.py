@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from etui.arm import Arm
 from etui.bench._tokens import SubjectPrompts, build_subject_prompts
@@ -14,17 +14,21 @@ from etui.bench.formats import build_query
 from etui.bench.plan import RunPlan
 from etui.bench.precision import describe_expectation, predict_questions
 from etui.chat import Message
+from etui.config.config import Config
 from etui.datasets.questions import Question
+from etui.engine.chat_prompt import ModelText
+from etui.engine.library import Library
 from etui.engine.sequence_cache import common_prefix
-
-if TYPE_CHECKING:
-    from etui.config.config import Config
-    from etui.engine.library import Library
-    from etui.engine.session import Session
-    from etui.engine.template_process import TemplateProcess
-    from etui.models.catalogue import Catalogue
-    from etui.models.spec import ModelSpec
-
+from etui.engine.session import Session
+from etui.engine.session_loader import describe_model, open_template
+from etui.engine.template_process import TemplateProcess
+from etui.engine.trial import try_model
+from etui.models.catalogue import Catalogue
+from etui.models.gguf import check_usable
+from etui.models.spec import ModelSpec
+from etui.reasoning.answer_plan import answer_prompt, plan_answer
+from etui.reasoning.prompts import ANSWER_MARKER, with_letter_instruction
+from etui.runtime.model_resolution import find_model_file
 
 Key = tuple[str, int]
 """Subject and row of a question."""
@@ -100,10 +104,6 @@ def _open_vocabularies(
 ) -> Iterator[tuple[str, _Vocabulary]]:
     """Yield the vocabulary of each model while it is open."""
     from etui.engine.library import Library
-    from etui.engine.template_process import TemplateProcess
-    from etui.engine.trial import try_model
-    from etui.models.gguf import check_usable
-    from etui.runtime.model_resolution import find_model_file
 
     with (
         closing(Library(config.log_dir, config.engines_dir)) as library,
@@ -129,9 +129,7 @@ class _Vocabulary:
         context_tokens: int,
         templates: TemplateProcess,
     ) -> None:
-        from etui.engine.chat_prompt import ModelText
         from etui.engine.model import Model
-        from etui.engine.session_loader import describe_model, open_template
 
         self._model = Model(library, path, vocabulary_only=True)
         self.facts = describe_model(self._model, spec, context_tokens)
@@ -215,9 +213,6 @@ class _Vocabulary:
         return self._text.tokenize(text, bos=True, special=False)
 
     def _build_prompt(self, plan: RunPlan, arm: Arm, question: Question) -> list[int]:
-        from etui.reasoning.answer_plan import answer_prompt, plan_answer
-        from etui.reasoning.prompts import ANSWER_MARKER, with_letter_instruction
-
         messages = _build_messages(plan, question)
         session = cast("Session", self._text)
         if arm.readout == "choices":

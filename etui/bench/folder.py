@@ -7,10 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from etui.bench.config import RunConfig, parse_run_config
 from etui.bench.sample import Sample, parse_sample
+from etui.config.config import Config
 from etui.errors import InvalidFile
 from etui.measure.folder import (
     CONFIG,
@@ -22,9 +23,6 @@ from etui.measure.folder import (
     read_lines,
     wrong_folder_error,
 )
-
-if TYPE_CHECKING:
-    from etui.config.config import Config
 
 
 def runs_dir(config: Config) -> Path:

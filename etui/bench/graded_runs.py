@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
+
+from etui.bench.config import RunConfig
+from etui.bench.folder import Recorded, read_run
+from etui.bench.results import load_texts
+from etui.bench.sample import Sample
+from etui.bench.summary import drop_unpooled
+from etui.config.config import Config
 from etui.errors import UsageError
 from etui.learning.graded import ArmFacts, Graded
-from etui.learning.outcomes import build_graded
-
-if TYPE_CHECKING:
-    from etui.bench.config import RunConfig
-    from etui.bench.folder import Recorded
-    from etui.bench.sample import Sample
-    from etui.config.config import Config
-    from etui.learning.outcomes import Texts
+from etui.learning.outcomes import Texts, build_graded
 
 Answers = Mapping[tuple[str, int], "Sample"]
 
@@ -45,9 +46,6 @@ def read_runs(folders: Sequence[Path], config: Config, data: Path | None = None)
         UsageError: A folder is not a run, the runs use different data, or share no question.
         InvalidFile: A file cannot be read.
     """
-    from etui.bench.folder import read_run
-    from etui.bench.results import load_texts
-
     recorded = [read_run(folder) for folder in folders]
     first = recorded[0].config
     notes: list[str] = []
@@ -100,8 +98,6 @@ def read_runs(folders: Sequence[Path], config: Config, data: Path | None = None)
 
 
 def _group_by_arm(run: Recorded) -> dict[str, dict[tuple[str, int], Sample]]:
-    from etui.bench.summary import drop_unpooled
-
     found: dict[str, dict[tuple[str, int], Sample]] = {}
     for sample in drop_unpooled(run.samples, run.config):
         if sample.status != "error":
@@ -132,8 +128,6 @@ def _build_table(
     version: int,
     texts: Texts | None,
 ) -> Graded:
-    import numpy as np
-
     chosen = [versions[version] for versions in arms.values()]
     rows = [[answers[key] for answers in chosen] for key in keys]
 

@@ -12,15 +12,12 @@ import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from etui.bench.config import BenchMachine, RunConfig
 from etui.bench.sample import Sample
 from etui.energy.scopes import family
-
-if TYPE_CHECKING:
-    from etui.energy.types import Channel
-
+from etui.energy.types import Channel
 
 UNNAMED_GPUS = frozenset({"NVIDIA GPU", "AMD GPU", "Intel GPU", "Apple GPU"})
 """Labels of GPUs of which the model is unknown."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from etui.bench.config import BenchMachine, RunConfig, plan_differences
 from etui.bench.difficulty import DIFFICULTY
@@ -20,14 +20,12 @@ from etui.bench.machines import is_comparison, list_machines
 from etui.bench.results import write_results
 from etui.bench.run import answer_record, run_record
 from etui.bench.sample import Sample
+from etui.bench.summary import Summary
+from etui.config.config import Config
 from etui.errors import EtuiError, InvalidFile, Stopped, UsageError
+from etui.log.writer import TurnWriter
 from etui.measure.folder import LOCK, check_new
 from etui.units import count_text, energy_text
-
-if TYPE_CHECKING:
-    from etui.bench.summary import Summary
-    from etui.config.config import Config
-    from etui.log.writer import TurnWriter
 
 _MOST_DIFFERENCES = 12
 _FOLLOWING = frozenset({"sizes", "drawn"})

@@ -11,13 +11,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from etui.bench.compare import Comparison, System, compare, list_differences, list_obstacles
 from etui.bench.config import RunConfig, parse_run_config
 from etui.bench.cost import Cost, add_half_widths, build_figure, compute_cost
 from etui.bench.folder import read_run
+from etui.bench.sample import Sample
 from etui.bench.summary import group_by_system
+from etui.config.config import Config
 from etui.config.machine import machine_name
 from etui.curves.operating_curve import OperatingCurve, PhaseCurve, Speed
 from etui.curves.operating_curve import list_differences as list_changes
@@ -26,18 +30,14 @@ from etui.engine.offload import needs
 from etui.errors import EtuiError, UsageError
 from etui.log.filters import TurnFilter
 from etui.log.past_answers import read_speed
+from etui.log.queries import LogReader
 from etui.models.files import content_sha256, may_be_content, model_path
 from etui.models.gguf import check_gguf
+from etui.models.spec import ModelSpec
 from etui.runtime.measure_memory import find_curve_here
 from etui.stats.bootstrap import ratio, resample_sums
 from etui.stats.small_samples import estimate_means
 from etui.stats.tests import Interval, holm, wilson
-
-if TYPE_CHECKING:
-    from etui.bench.sample import Sample
-    from etui.config.config import Config
-    from etui.log.queries import LogReader
-    from etui.models.spec import ModelSpec
 
 _RUNS_SQL = "SELECT folder, config FROM runs ORDER BY status <> 'complete', created_at DESC"
 _ASKED = (
@@ -188,8 +188,6 @@ def _compare_curves(
     one: OperatingCurve, two: OperatingCurve, notes: list[str]
 ) -> Iterator[Contrast]:
     """Compare two curves at the measured turns of the same tokens."""
-    import numpy as np
-
     names = f"the curves of {one.model} and {two.model}"
     if changed := "; ".join(list_changes(two.conditions, one.conditions)):
         notes.append(f"{names} were measured under other conditions: {changed}")

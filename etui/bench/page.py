@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
@@ -15,6 +15,7 @@ from etui import units
 from etui.bench.accuracy import OUTCOMES, RightShare, classify_outcome
 from etui.bench.config import RunConfig
 from etui.bench.cost import Cost, CostFigure
+from etui.bench.figures import draw_accuracy_joules, draw_power
 from etui.bench.precision import describe_precision
 from etui.bench.sample import Sample
 from etui.bench.summary import Summary, group_by_system
@@ -35,11 +36,10 @@ from etui.datasets.mmlu import GROUPS, find_group
 from etui.datasets.questions import Question
 from etui.extras import has_extra
 from etui.measure.page import ConfigNode, build_tree, embed_json, render_template
+from etui.plots import figure as plots
+from etui.plots.figure import NO_FIGURE
 from etui.stats.tests import Interval
 from etui.text import sanitize, shorten
-
-if TYPE_CHECKING:
-    from etui.plots import figure as plots
 
 _MOST_CHARACTERS = 4000
 _MOST_LINES = 80
@@ -86,8 +86,6 @@ def render_page(
 
     ``texts``: (subject, row) -> question; None if the texts are not available.
     """
-    from etui.bench.figures import draw_accuracy_joules, draw_power
-
     grouped = group_by_system(samples, run)
     subjects = _list_subjects(summary)
     return render_template(
@@ -128,8 +126,6 @@ def render_page(
 
 
 def _render(draw: Callable[[], plots.Figure | None], name: str) -> Markup | None:
-    from etui.plots.figure import NO_FIGURE
-
     if not has_extra("figures"):
         return NO_FIGURE
     figure = draw()

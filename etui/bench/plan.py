@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from etui.arm import Arm, Reasoning, Speculate
 from etui.bench.accuracy import CHANCE
@@ -31,15 +31,16 @@ from etui.bench.formats import (
     list_examples,
 )
 from etui.bench.grading import find_rule
+from etui.config.config import Config
 from etui.datasets.questions import Question, Suite, draw, match_subjects
 from etui.datasets.suites import is_named_suite, load_suite
 from etui.errors import InvalidFile, UsageError
+from etui.models.catalogue import Catalogue
+from etui.models.spec import STARTER
+from etui.routing.library import compile_text, find_policy
+from etui.routing.policy import Policy, drop_places
+from etui.runtime.model_resolution import catalogue_name, check_draft_option
 from etui.units import count_text
-
-if TYPE_CHECKING:
-    from etui.config.config import Config
-    from etui.models.catalogue import Catalogue
-    from etui.routing.policy import Policy
 
 Say = Callable[[str], None]
 _NO_OVERRIDES = ArmOverrides()
@@ -110,9 +111,6 @@ def check_request(ask: RunRequest) -> None:
 
 def list_models(ask: RunRequest, config: Config, catalogue: Catalogue) -> list[str]:
     """Return the names of the requested models, the default one without a request."""
-    from etui.models.spec import STARTER
-    from etui.runtime.model_resolution import catalogue_name
-
     if ask.policy or ask.arms:
         return []
     requested = ask.models or ((config.model or STARTER),)
@@ -156,17 +154,12 @@ def _choose_arms(
 
 def compile_policy(text: NamedText, catalogue: Catalogue) -> Policy:
     """Compile the policy of a run."""
-    from etui.routing.library import compile_text
-    from etui.routing.policy import drop_places
-
     # The joules of unlike machines are not pooled, so a run is of this machine alone.
     return drop_places(compile_text(text.text, text.name, catalogue.models))
 
 
 def _speculate(arms: Mapping[str, Arm], ask: RunRequest, catalogue: Catalogue) -> dict[str, Arm]:
     """Set the speculation that the options state, and the seed of all arms."""
-    from etui.runtime.model_resolution import check_draft_option
-
     made = speculate_arms(arms, ask.speculates)
     if "draft" in ask.speculates:
         check_draft_option(made.values(), catalogue)
@@ -181,8 +174,6 @@ def _set_seed(arms: Mapping[str, Arm], seed: int | None) -> dict[str, Arm]:
 
 
 def _read_policy(name: str, config: Config) -> NamedText:
-    from etui.routing.library import find_policy
-
     place = find_policy(name, config)
     try:
         return NamedText(place.name, place.path.read_text(encoding="utf-8"))

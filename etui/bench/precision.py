@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
+
+import numpy as np
 
 from etui import units
+from etui.stats.arrays import Floats, Whole
 from etui.stats.confidence_sequence import (
     PrefixMean,
     SequenceInterval,
@@ -16,10 +19,6 @@ from etui.stats.confidence_sequence import (
     fixed_sample,
     questions_needed,
 )
-
-if TYPE_CHECKING:
-    from etui.stats.arrays import Floats, Whole
-
 
 Key = tuple[str, int]
 """Subject and row of a question."""
@@ -116,8 +115,6 @@ def build_population(
         difficulty: Question -> difficulty. A question without one has the mean of its subject, or
             of all.
     """
-    import numpy as np
-
     keys = [(subject, row) for subject, rows in questions.items() for row in rows]
     sizes = dict.fromkeys(questions, 0)
     for subject, _ in keys:
@@ -145,8 +142,6 @@ def check_interim(
     target: Target = "accuracy",
 ) -> InterimCheck:
     """Compute what is known of one target."""
-    import numpy as np
-
     strata: Whole = np.array([population.strata[subject] for subject, _ in asked])
     numbers: Floats = np.array(values, dtype=np.float64)
     covariates = None

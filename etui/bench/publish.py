@@ -15,17 +15,19 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from etui import __version__
 from etui.arm import Arm
 from etui.atomic import write_text
 from etui.bench.arms import ArmOverrides, build_arms, parse_arm, speculate_arms, to_json
 from etui.bench.config import RunConfig
-from etui.bench.difficulty import DIFFICULTY
+from etui.bench.difficulty import DIFFICULTY, DifficultyTable
+from etui.bench.figures import write_figures
 from etui.bench.folder import PER_SUBJECT, SAMPLES, SUMMARY, Recorded
 from etui.bench.formats import FORMATS
 from etui.bench.machines import GPU_SCOPES, list_scopes
+from etui.bench.results import result_files
 from etui.bench.sample import Sample
 from etui.bench.summary import Summary
 from etui.bench.summary_text import markdown, suite_name
@@ -34,10 +36,6 @@ from etui.datasets.suites import is_named_suite
 from etui.energy.scopes import family
 from etui.errors import EtuiError, InvalidFile, UsageError
 from etui.measure.page import render_text
-
-if TYPE_CHECKING:
-    from etui.bench.difficulty import DifficultyTable
-
 
 T = TypeVar("T")
 POLICY_FILE = "policy.yaml"
@@ -374,8 +372,6 @@ def _build_files(
     recorded: Recorded, summary: Summary, licence: str, difficulty: DifficultyTable | None
 ) -> dict[str, str]:
     """Build the files of a public folder: name -> text, the checksums last."""
-    from etui.bench.results import result_files
-
     config, samples = recorded.config, recorded.samples
     results = result_files(config, samples, summary)
     numbers = number_gpus(config)
@@ -440,8 +436,6 @@ def read_sums(text: str) -> dict[str, str]:
 
 
 def _draw_figures(config: RunConfig, samples: Sequence[Sample]) -> dict[str, str]:
-    from etui.bench.figures import write_figures
-
     with TemporaryDirectory(prefix="etui-figures-") as folder:
         return {
             f"{_FIGURES}/{path.name}": path.read_text(encoding="utf-8")

@@ -5,23 +5,21 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from etui.bench.config import RunConfig
 from etui.bench.energy_record import build_energy_record
 from etui.bench.folder import MARKDOWN, PER_SUBJECT, REPORT, SUMMARY, RunFolder
+from etui.bench.page import Texts, render_page
 from etui.bench.precision import RunPrecision
 from etui.bench.sample import Sample
 from etui.bench.summary import Summary, summarise, summary_document
 from etui.bench.summary_text import markdown, per_subject_csv
 from etui.codec import from_document, to_document
-from etui.datasets.mmlu import FILE_NAME, read_labels
+from etui.config.config import Config
+from etui.datasets.mmlu import FILE_NAME, read_labels, suite_dir
+from etui.datasets.suites import SAMPLE, is_named_suite
 from etui.energy.energy_record import RECORD_FILE
 from etui.errors import EtuiError
-
-if TYPE_CHECKING:
-    from etui.bench.page import Texts
-    from etui.config.config import Config
 
 
 def load_texts(run: RunConfig, config: Config, data: Path | None = None) -> Texts | None:
@@ -83,9 +81,6 @@ def load_labels(
 
 
 def _find_data(run: RunConfig, config: Config) -> Path | None:
-    from etui.datasets.mmlu import suite_dir
-    from etui.datasets.suites import SAMPLE, is_named_suite
-
     if run.data_path is not None:
         return Path(run.data_path)
     if run.suite == SAMPLE or not is_named_suite(run.suite):
@@ -121,8 +116,6 @@ def result_files(
     Returns:
         File name -> text.
     """
-    from etui.bench.page import render_page
-
     return {
         SUMMARY: _to_json(summary_document(summary)),
         PER_SUBJECT: per_subject_csv(summary),

@@ -12,10 +12,11 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 from threading import Event
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from etui.arm import Arm
 from etui.backends.base import Cancel
+from etui.backends.local import LocalBackend
 from etui.bench.config import RunConfig, differences, plan_differences
 from etui.bench.cost import find_weakest_kind
 from etui.bench.difficulty import DIFFICULTY
@@ -35,18 +36,15 @@ from etui.bench.schedule import Piece, build_schedule, open_precision
 from etui.bench.scoring import Answered, QuestionAnswerer, ScoringArm, SubjectWork
 from etui.bench.setup import build_run_config, finish_load, load_models
 from etui.bench.summary import Summary, may_pool, summary_document
+from etui.bench.turns import Decide, TurnArm, decide_always, decide_by_policy
 from etui.errors import EtuiError, Stopped, UsageError
 from etui.log.records import AnswerRecord, RunRecord
+from etui.log.writer import TurnWriter
 from etui.measure.folder import check_new
 from etui.measure.run import NO_LIMITS, Ending, RunLimits, measure_cells, work_between_blocks
+from etui.runtime.runtime import Runtime
 from etui.text import utc_now
 from etui.turn.interfaces import Meter
-
-if TYPE_CHECKING:
-    from etui.backends.local import LocalBackend
-    from etui.log.writer import TurnWriter
-    from etui.runtime.runtime import Runtime
-
 
 Note = Callable[[str, SubjectWork, Iterator[Answered]], Iterator[Answered]]
 
@@ -531,8 +529,6 @@ class BenchRunner:
 
     def build_systems(self, plan: RunPlan) -> dict[str, QuestionAnswerer]:
         """Build the systems of a plan by name: its arms, or its policy."""
-        from etui.bench.turns import Decide, TurnArm, decide_always, decide_by_policy
-
         runtime, stopped, reuse = self.runtime, self.stopped.is_set, plan.config.prefix_reuse
 
         def answer_in_turns(decide: Decide) -> TurnArm:

@@ -11,7 +11,6 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
-from typing import TYPE_CHECKING
 
 from etui.bench.config import BenchPrecision, RunConfig, choose_block_size, cut_subjects
 from etui.bench.plan import RunPlan
@@ -30,9 +29,6 @@ from etui.bench.sample import Sample
 from etui.datasets.questions import order_balanced
 from etui.measure.run import shuffle_grouped
 from etui.stats.confidence_sequence import LEAST_QUESTIONS, METHOD, fixed_sample
-
-if TYPE_CHECKING:
-    from etui.bench.plan import RunPlan
 
 
 @dataclass(frozen=True, slots=True)

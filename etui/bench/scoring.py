@@ -20,6 +20,7 @@ from etui.bench._tokens import (
 from etui.bench.formats import Format
 from etui.bench.sample import Sample
 from etui.datasets.questions import Question
+from etui.energy.scopes import weakest
 from etui.energy.types import Energy, EnergyOf
 from etui.engine.llama_session import LlamaSession
 from etui.engine.session import Session, TokenSequence
@@ -424,8 +425,6 @@ def split_charges(
     uncertainty is split like the joules, because the parts of one reading have the same error.
     Without a shared prefix, it and its energy are None.
     """
-    from etui.energy.scopes import weakest
-
     whole = max(1, sum(tokens))
     joules = split_by_tokens(group.joules, tokens) if group.joules is not None else None
     even = 1 / shared.questions if shared is not None else 0.0

@@ -5,27 +5,24 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
+from etui.backends.local import LocalBackend
 from etui.bench._tokens import single_letters
 from etui.bench.arms import to_json
 from etui.bench.config import BenchModel, RunConfig
 from etui.bench.machines import name_devices, read_gpu_driver
 from etui.bench.plan import RunPlan
 from etui.bench.scoring import SubjectWork, build_prompts, most_questions
+from etui.config.config import Config
 from etui.config.machine import machine_name
+from etui.energy.recorder import Recorder
 from etui.engine.library import describe_llama_cpp
+from etui.engine.llama_session import LlamaSession
 from etui.events import Loaded, Residence
 from etui.models.gguf import check_gguf
 from etui.runtime.provenance import provenance
 from etui.text import utc_now
-
-if TYPE_CHECKING:
-    from etui.backends.local import LocalBackend
-    from etui.config.config import Config
-    from etui.energy.recorder import Recorder
-    from etui.engine.llama_session import LlamaSession
-    from etui.turn.interfaces import ResolvedModel
+from etui.turn.interfaces import ResolvedModel
 
 ServeModel = Callable[[str], "ResolvedModel"]
 """Finds the file of a model by its name."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from etui.arm import Arm
 from etui.backends.base import Cancel
+from etui.backends.local import LocalBackend
 from etui.bench.arms import close_decision
 from etui.bench.cost import compute_distribution, count_gaps
 from etui.bench.formats import FORMATS, Format, build_query, messages_sha
@@ -22,18 +24,13 @@ from etui.measure.run import StopRequested
 from etui.multiple_choice import parse_options
 from etui.reasoning.extraction import extract
 from etui.routing.decision import Decision
-from etui.runtime.decide import Choice
+from etui.routing.policy import Policy
+from etui.runtime.decide import Choice, collect_knowledge, decide_query
+from etui.runtime.runtime import Runtime
 from etui.turn.events import TurnFinished
 from etui.turn.interfaces import Unlogged
 from etui.turn.record import Tokens, TurnRecord
 from etui.turn.token_times import TokenTimes
-
-if TYPE_CHECKING:
-    from etui.arm import Arm
-    from etui.backends.local import LocalBackend
-    from etui.routing.policy import Policy
-    from etui.runtime.runtime import Runtime
-
 
 Decide = Callable[[Query], Choice]
 """Chooses the arm or the cascade for a question."""
@@ -226,7 +223,6 @@ def decide_by_policy(policy: Policy, runtime: Runtime[Any]) -> Decide:
     are read once, so that answers of the run do not change the routing of later questions. Hourly
     and daily budgets do not apply: they limit what a person uses.
     """
-    from etui.runtime.decide import collect_knowledge, decide_query
     from etui.runtime.host import read_host
 
     knowledge = collect_knowledge(policy, runtime)

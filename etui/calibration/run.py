@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from etui.calibration.grid import (
     CurveVisit,
@@ -21,6 +20,7 @@ from etui.calibration.grid import (
 )
 from etui.calibration.measure import MeasuredPoint, TurnTimer, warm_up
 from etui.codec import from_document, to_document
+from etui.config.config import Config
 from etui.curves.fit import TooFewPoints, compute_error, fit_curve
 from etui.curves.operating_curve import Conditions, OperatingCurve, Speed
 from etui.energy.discovery import open_recorder
@@ -31,17 +31,14 @@ from etui.engine.session import Session
 from etui.errors import EtuiError, Stopped
 from etui.events import Loaded
 from etui.log.curve_lookup import build_curve_record
+from etui.log.writer import TurnWriter
 from etui.measure.progress import Progress, Watch
 from etui.measure.run import measure_cells
+from etui.models.spec import ModelSpec
 from etui.runtime.provenance import conditions
 from etui.turn.build_record import build_load_record
 from etui.turn.interfaces import Meter
 from etui.units import count_text, seconds_text
-
-if TYPE_CHECKING:
-    from etui.config.config import Config
-    from etui.log.writer import TurnWriter
-    from etui.models.spec import ModelSpec
 
 _SEED = 0
 _METER_WARM_UP_S = 1.2

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from threading import Event
-from typing import TYPE_CHECKING
 
+from etui.backends.local import LocalBackend
 from etui.bench.config import RunConfig, plan_differences
 from etui.bench.folder import RUN, RunFolder, new_run_id, runs_dir
 from etui.bench.machines import add_machines, assign_keys, is_comparison, join_machines, undo_join
@@ -32,6 +32,7 @@ from etui.bench.setup import build_run_config
 from etui.cluster.drive import ClusterLoop, RunNode
 from etui.cluster.messages import Opening
 from etui.cluster.open_nodes import DEFAULT_PATIENCE, NodeDriver, Patience, read_versions
+from etui.cluster.ray_carrier import RayCarrier
 from etui.cluster.tally import (
     CLUSTER,
     Losses,
@@ -43,11 +44,7 @@ from etui.cluster.tally import (
 from etui.errors import EtuiError, Stopped, UsageError
 from etui.measure.folder import check_new
 from etui.measure.run import NO_LIMITS, Ending, RunLimits
-
-if TYPE_CHECKING:
-    from etui.backends.local import LocalBackend
-    from etui.cluster.ray_carrier import RayCarrier
-    from etui.runtime.runtime import Runtime
+from etui.runtime.runtime import Runtime
 
 _SHOWN_DIFFERENCES = 6
 _SHOWN_CHARACTERS = 40

@@ -6,7 +6,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from etui.bench.config import RunConfig
 from etui.bench.machines import MachineShare, is_comparison, name_system, split_system
@@ -25,14 +25,11 @@ from etui.cluster.messages import (
     Wasted,
 )
 from etui.cluster.open_nodes import TICK_SECONDS, NodeDriver
+from etui.cluster.ray_carrier import ClusterNode
 from etui.cluster.tally import Losses, NodeTally
 from etui.errors import EtuiError, Stopped, UsageError
+from etui.measure.run import Ending
 from etui.units import count_text, seconds_text
-
-if TYPE_CHECKING:
-    from etui.cluster.ray_carrier import ClusterNode
-    from etui.measure.run import Ending
-
 
 Key = tuple[str, str, int]
 """System, subject and row of a question."""

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-if TYPE_CHECKING:
-    from etui.bench.config import RunConfig
-    from etui.bench.sample import Sample
-    from etui.bench.schedule import Piece
+from etui.bench.config import RunConfig
+from etui.bench.sample import Sample
+from etui.bench.schedule import Piece
 
 Method = Literal["describe", "open", "answer", "command"]
 """What a node can be asked to do; see :class:`etui.cluster.node.NodeActor`."""

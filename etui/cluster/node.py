@@ -18,8 +18,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Event
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
+from etui.arm import Arm
+from etui.backends.local import LocalBackend
 from etui.bench.config import RunConfig
 from etui.bench.plan import RunPlan, restore_plan
 from etui.bench.progress import RunProgress
@@ -42,14 +44,13 @@ from etui.cluster.open_nodes import read_versions, refuse_other_hash
 from etui.config.config import load_config, make_home
 from etui.errors import EtuiError, format_internal_error
 from etui.measure.run import StopRequested
+from etui.models.download import Progress
+from etui.models.files import has_file
+from etui.models.spec import ModelSpec
+from etui.runtime.model_resolution import find_model_file
+from etui.runtime.runtime import Runtime, open_runtime
+from etui.turn.interfaces import Meter
 from etui.units import percent_text
-
-if TYPE_CHECKING:
-    from etui.backends.local import LocalBackend
-    from etui.models.download import Progress
-    from etui.models.spec import ModelSpec
-    from etui.runtime.runtime import Runtime
-    from etui.turn.interfaces import Meter
 
 T = TypeVar("T")
 
@@ -277,8 +278,6 @@ class NodeMachine:
             UsageError: The data or a model are others than the driver's.
             EtuiError: They cannot be had.
         """
-        from etui.runtime.runtime import open_runtime
-
         asked = opening.config
         # Only the arms of a run decide, as in a run on one machine.
         config = replace(load_config(), loop_guard=False)
@@ -321,10 +320,7 @@ def _bring(
     spec: ModelSpec, runtime: Runtime[LocalBackend], sha256: str | None, say: Callable[[str], None]
 ) -> None:
     """Pull a model that is missing here, and compare its hash with the driver's."""
-    from etui.arm import Arm
     from etui.models.download import pull
-    from etui.models.files import has_file
-    from etui.runtime.model_resolution import find_model_file
 
     if spec.backend is not None:
         return

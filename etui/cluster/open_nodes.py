@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from etui import __version__
+from etui.bench.config import RunConfig
 from etui.cluster.messages import (
     Command,
     Died,
@@ -29,7 +30,6 @@ from etui.runtime.provenance import package_version
 from etui.units import count_text, seconds_text
 
 if TYPE_CHECKING:
-    from etui.bench.config import RunConfig
     from etui.cluster.ray_carrier import ClusterNode, RayCarrier
 
 T = TypeVar("T")

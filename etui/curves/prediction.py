@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Literal
 from etui import units
 from etui.engine.offload import needs
 from etui.models.cache_size import cache_size
+from etui.models.gguf import Gguf
 from etui.models.recommend import Fit, estimate_need_bytes, find_fit
+from etui.models.spec import ModelSpec
 
 if TYPE_CHECKING:
     from etui.curves.operating_curve import OperatingCurve, Speed
-    from etui.models.gguf import Gguf
-    from etui.models.spec import ModelSpec
 
 CONTEXT_TOKENS = 512
 """Context in which a token is priced: a question with a short answer."""

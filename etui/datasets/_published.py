@@ -12,19 +12,17 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import msgspec
 
+from etui.config.config import Config
 from etui.datasets.mmlu import hold_copy, report_tenths, suite_dir
 from etui.datasets.question_files import SUFFIXES
 from etui.datasets.questions import Grading, Split
 from etui.datasets.records import read_content, require_pyarrow
 from etui.errors import DownloadFailed, InvalidFile, UsageError
 from etui.units import bytes_text
-
-if TYPE_CHECKING:
-    from etui.config.config import Config
 
 
 @dataclass(frozen=True, slots=True)

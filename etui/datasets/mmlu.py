@@ -12,16 +12,11 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
 
-from etui.config.config import make_home
+from etui.config.config import Config, make_home
 from etui.datasets.questions import hash_files
 from etui.errors import DownloadFailed, InvalidFile, UsageError
 from etui.units import bytes_text
-
-if TYPE_CHECKING:
-    from etui.config.config import Config
-
 
 Download = Callable[[Path, Callable[[int], None]], Path]
 """(Folder for the partial file, callback for the bytes received) -> path of the archive."""

@@ -16,6 +16,7 @@ from etui.datasets.records import (
     decode_text,
     parse_number,
     read_jsonl_questions,
+    read_parquet_questions,
     show_value,
 )
 from etui.errors import InvalidFile, Problem
@@ -217,8 +218,6 @@ def read_questions(raw: bytes, file: str, subject: str) -> list[Question]:
     if suffix in (".jsonl", ".ndjson", ".json"):
         return read_jsonl_questions(raw, file, subject)
     if suffix == ".parquet":
-        from etui.datasets.records import read_parquet_questions
-
         return read_parquet_questions(raw, file, subject)
     return read_csv_questions(raw, file, subject)
 

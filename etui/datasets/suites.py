@@ -5,10 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
-from etui.datasets._published import PUBLISHED, PublishedSuite
-from etui.datasets.mmlu import HUB_REPO, KNOWN, SUBJECT_GROUPS, Files, parse_subject, read_files
+from etui.config.config import Config
+from etui.datasets._published import PUBLISHED, PublishedSuite, load_published_files, read_local
+from etui.datasets.mmlu import (
+    HUB_REPO,
+    KNOWN,
+    SUBJECT_GROUPS,
+    Files,
+    load_mmlu_files,
+    parse_subject,
+    read_files,
+)
 from etui.datasets.question_files import find_grading, read_questions
 from etui.datasets.questions import (
     SPLITS,
@@ -22,9 +31,6 @@ from etui.datasets.questions import (
 from etui.datasets.records import read_content
 from etui.errors import InvalidFile, UsageError
 from etui.text import did_you_mean
-
-if TYPE_CHECKING:
-    from etui.config.config import Config
 
 MMLU = "mmlu"
 SAMPLE = "sample"
@@ -72,8 +78,6 @@ def load_suite(
         UsageError: A file is Parquet, and pyarrow is not installed.
     """
     if name == MMLU:
-        from etui.datasets.mmlu import load_mmlu_files
-
         files = read_files(data, ("dev", split)) if data else load_mmlu_files(config, split, say)
         return _check_mmlu(_build_suite(MMLU, split, files))
     if name in PUBLISHED:
@@ -142,8 +146,6 @@ def _load_published(
     say: Callable[[str], None],
 ) -> Suite:
     """Load a suite of one file per split; a notice says what differs from the published one."""
-    from etui.datasets._published import load_published_files, read_local
-
     if split not in suite.splits:
         known = " or ".join(name for name in SPLITS if name in suite.splits)
         raise UsageError(f"{suite.title} has no {split} split", f"use --split {known}")

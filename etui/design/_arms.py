@@ -5,20 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
+
+import numpy as np
 
 from etui.bench.accuracy import OUTCOMES, classify_outcome, compute_accuracy
 from etui.bench.cost import Cost, add_half_widths, compute_cost
+from etui.bench.sample import Sample
 from etui.design._paired import Layout, Paired, Strategy
 from etui.energy.types import Kind
+from etui.stats.arrays import Floats
 from etui.stats.bootstrap import percentiles, ratio, resample_sums
 from etui.stats.distributions import t_quantile
 from etui.stats.frontier import hull
 from etui.stats.tests import CONFIDENCE, Interval, estimate_paired_mean, holm, mcnemar
-
-if TYPE_CHECKING:
-    from etui.bench.sample import Sample
-    from etui.stats.arrays import Floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,8 +274,6 @@ class Resampled:
 
 def resample(paired: Paired, seed: int) -> Resampled:
     """Draw the questions of every subject again, with the answers of all arms together."""
-    import numpy as np
-
     measured = paired.measured[:, None]
     correct = paired.correct
     stacked = np.stack(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+
+import numpy as np
 
 from etui.bench.cost import find_weakest_kind
+from etui.calibration.measure import MeasuredPoint
 from etui.curves.fit import (
     ContextTerm,
     TooFewPoints,
@@ -17,9 +19,6 @@ from etui.curves.fit import (
 from etui.curves.operating_curve import PhaseCurve, mape
 from etui.design._paired import Layout
 from etui.stats.small_samples import estimate_means
-
-if TYPE_CHECKING:
-    from etui.calibration.measure import MeasuredPoint
 
 CONTEXTS = (1024, 4096)
 """Contexts, in tokens, at which the share of the nonlinear part is stated."""
@@ -128,8 +127,6 @@ def _compute_curve(role: str, model: str, points: Sequence[MeasuredPoint], seed:
 
 
 def _compute_means(points: Sequence[MeasuredPoint], seed: int) -> tuple[LengthMean, ...]:
-    import numpy as np
-
     by_length: dict[tuple[int, int], list[MeasuredPoint]] = {}
     for one in points:
         key = one.point.computed_tokens, one.point.output_tokens

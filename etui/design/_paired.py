@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from etui.bench.config import RunConfig
-    from etui.bench.sample import Sample
-    from etui.stats.arrays import Flags, Floats
+import numpy as np
 
+from etui.bench.config import RunConfig
+from etui.bench.sample import Sample
+from etui.stats.arrays import Flags, Floats
 
 DIRECT = "direct"
 
@@ -151,8 +151,6 @@ def pair_samples(
         samples: Answers of the run, in any order.
         kept: Questions to use; None is all.
     """
-    import numpy as np
-
     answers: dict[str, dict[Key, Sample]] = {one.arm: {} for one in layout.strategies}
     for sample in samples:
         if sample.arm in answers:
@@ -180,8 +178,6 @@ def pair_samples(
 
 
 def _read(samples: Sequence[Sequence[Sample]], read: Callable[[Sample], float | None]) -> Floats:
-    import numpy as np
-
     rows = [[read(sample) for sample in inside] for inside in samples]
     found = [[np.nan if value is None else float(value) for value in row] for row in rows]
     count = len(samples[0]) if samples else 0

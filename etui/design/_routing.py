@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+
+import numpy as np
 
 from etui.design._arms import (
     compute_difference,
@@ -22,12 +23,10 @@ from etui.learning.cross_fit import FOLDS, cross_fit
 from etui.learning.graded import Graded, assign_folds
 from etui.learning.judge import against_mixture
 from etui.learning.outcomes import build_graded
+from etui.stats.arrays import Floats, Whole
 from etui.stats.bootstrap import resample_sums
 from etui.stats.frontier import cheapest_correct
 from etui.stats.tests import Interval
-
-if TYPE_CHECKING:
-    from etui.stats.arrays import Floats, Whole
 
 LEAST_QUESTIONS = 40
 """Fewest questions to replay a router on: a fold then learns from 32."""
@@ -71,8 +70,6 @@ class Replay:
 
 def replay_routers(paired: Paired, seed: int) -> Replay:
     """Replay the ways to choose an arm over the questions of which every arm has joules."""
-    import numpy as np
-
     reference = paired.layout.reference
     count = int(paired.measured.sum())
     why_not = ""
@@ -113,15 +110,11 @@ def replay_routers(paired: Paired, seed: int) -> Replay:
 
 
 def _one_hot(chosen: Whole, arms: int) -> Floats:
-    import numpy as np
-
     return np.asarray(np.eye(arms)[chosen])
 
 
 def _band_by_length(graded: Graded, lengths: Floats) -> Graded:
     """Return the questions with bands of prompt length in place of subjects."""
-    import numpy as np
-
     edges = np.quantile(lengths, np.linspace(0, 1, _BANDS + 1)[1:-1])
     bands = tuple(f"length {band}" for band in np.searchsorted(edges, lengths).tolist())
     return replace(graded, subjects=bands, rows=tuple(range(len(graded))))
@@ -129,8 +122,6 @@ def _band_by_length(graded: Graded, lengths: Floats) -> Graded:
 
 def _route(graded: Graded, joules: Floats, at: int, seed: int) -> Floats:
     """Choose the cheapest arm that is predicted to be as accurate as the reference."""
-    import numpy as np
-
     probabilities = cross_fit(graded, routers=("subject",), seed=seed)["subject"]
     enough = probabilities >= probabilities[:, [at]]
     folds = assign_folds(graded, FOLDS, seed)  # those of the probabilities
@@ -143,8 +134,6 @@ def _route(graded: Graded, joules: Floats, at: int, seed: int) -> Floats:
 
 def _fit_mixtures(graded: Graded, joules: Floats, at: int, seed: int) -> Floats:
     """Return the shares of the cheapest mixture that is as accurate, from the other folds."""
-    import numpy as np
-
     folds = assign_folds(graded, FOLDS, seed)
     weights = np.zeros(joules.shape)
     for fold in range(int(folds.max()) + 1):
@@ -166,8 +155,6 @@ def find_cheapest_mixture(cost: Floats, accuracy: Floats, at: int) -> Floats:
     Returns:
         Share of each arm, shape (arms,); they sum to 1.
     """
-    import numpy as np
-
     target, arms = accuracy[at], len(cost)
     best, least = np.eye(arms)[at], float(cost[at])
     for one in range(arms):
@@ -186,8 +173,6 @@ def find_cheapest_mixture(cost: Floats, accuracy: Floats, at: int) -> Floats:
 def _judge(
     name: str, weights: Floats, graded: Graded, joules: Floats, at: int, seed: int, sensor: float
 ) -> RoutedFigures:
-    import numpy as np
-
     count = len(graded)
     right, spent = (weights * graded.correct).sum(axis=1), (weights * joules).sum(axis=1)
     base_right, base_spent = graded.correct[:, at].astype(float), joules[:, at]

@@ -6,24 +6,21 @@ import csv
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from etui import units
+from etui.bench.config import RunConfig
 from etui.bench.cost import Cost, CostFigure, compute_costs_over_time, compute_percentiles
+from etui.bench.sample import Sample
 from etui.bench.summary import group_by_system
 from etui.bench.summary_text import DASH, interval_text, joules_text
+from etui.curves.fit import Share
 from etui.design._arms import Against, ArmFigures, Multiple, find_multiple
 from etui.design._curves import LengthMean, ModelCurve
 from etui.design._paired import Layout
 from etui.design._routing import BY_LENGTH, BY_SUBJECT, FRUGAL, MIXTURE, ORACLE
 from etui.design.analysis import DesignAnalysis, PartAnalysis, multiple_text, points_text
+from etui.energy.energy_record import Distribution
 from etui.stats.tests import Interval
-
-if TYPE_CHECKING:
-    from etui.bench.config import RunConfig
-    from etui.bench.sample import Sample
-    from etui.curves.fit import Share
-    from etui.energy.energy_record import Distribution
 
 _ROUNDING = 1e-9
 """Share of a mean below which its interval is rounding: an arm that always uses up its budget."""

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from etui import units
+from etui.bench.config import RunConfig
 from etui.bench.cost import find_weakest_kind
 from etui.bench.machines import group_equal
+from etui.bench.sample import Sample
+from etui.calibration.measure import MeasuredPoint
 from etui.design._arms import (
     Against,
     ArmFigures,
@@ -22,12 +25,6 @@ from etui.design._curves import ModelCurve, compute_curves
 from etui.design._paired import Key, Layout, Paired, build_layout, pair_samples
 from etui.design._routing import Replay, replay_routers
 from etui.stats.tests import SIGNIFICANCE, Interval, count_questions_needed
-
-if TYPE_CHECKING:
-    from etui.bench.config import RunConfig
-    from etui.bench.sample import Sample
-    from etui.calibration.measure import MeasuredPoint
-
 
 UNDECIDED = "undecided"
 UNKNOWN = "unknown"

@@ -11,11 +11,12 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from etui.arm import Arm
 from etui.bench.config import RunConfig
 from etui.bench.folder import CURVES
+from etui.bench.plan import RunPlan
 from etui.bench.run import BetweenBlocks
 from etui.bench.sample import Sample
 from etui.bench.setup import finish_load
@@ -29,11 +30,8 @@ from etui.errors import EtuiError, Stopped, UsageError
 from etui.log.curve_lookup import build_curve_record
 from etui.measure.folder import append_line, read_lines
 from etui.runtime.provenance import conditions
-
-if TYPE_CHECKING:
-    from etui.bench.plan import RunPlan
-    from etui.runtime.runtime import Runtime
-    from etui.turn.interfaces import ResolvedModel
+from etui.runtime.runtime import Runtime
+from etui.turn.interfaces import ResolvedModel
 
 
 def read_curve_points(

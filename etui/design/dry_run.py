@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from etui.arm import Arm
 from etui.bench.arms import parse_arm
 from etui.bench.config import RunConfig, parse_run_config
 from etui.bench.dry_run import count_prompts
+from etui.bench.plan import RunPlan
 from etui.bench.run import collect_done_rows
 from etui.bench.sample import Sample
 from etui.bench.schedule import build_schedule
@@ -35,15 +36,12 @@ from etui.errors import LogUnavailable
 from etui.log.curve_lookup import find_curve
 from etui.log.past_answers import read_past_answers, read_run_documents
 from etui.log.queries import LogReader
+from etui.models.spec import ModelSpec
 from etui.runtime.model_resolution import find_model_file
 from etui.runtime.provenance import conditions
+from etui.runtime.runtime import Runtime
 from etui.text import format_table
 from etui.units import count_text, energy_text, seconds_text, significant
-
-if TYPE_CHECKING:
-    from etui.bench.plan import RunPlan
-    from etui.models.spec import ModelSpec
-    from etui.runtime.runtime import Runtime
 
 _THIS_RUN = "this run"
 Key = tuple[str, int]

@@ -6,11 +6,13 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from etui.bench.config import BenchPart, NamedText
+from etui.bench.config import BenchPart, NamedText, RunConfig
 from etui.bench.formats import list_examples
 from etui.bench.plan import RunPlan, RunRequest, make_design_plan
+from etui.bench.run import BetweenBlocks
+from etui.bench.sample import Sample
 from etui.design.curve_visits import SHARE, build_curve_visits
 from etui.design.dry_run import PlanPrice, price_plan
 from etui.design.load import (
@@ -22,16 +24,10 @@ from etui.design.load import (
     resolve_design,
 )
 from etui.design.price import count_questions_within
+from etui.design.schema import DesignFile
 from etui.errors import UsageError
-from etui.yaml.load import read_text
-
-if TYPE_CHECKING:
-    from etui.bench.config import RunConfig
-    from etui.bench.run import BetweenBlocks
-    from etui.bench.sample import Sample
-    from etui.design.schema import DesignFile
-    from etui.runtime.runtime import Runtime
-    from etui.yaml.load import Located
+from etui.runtime.runtime import Runtime
+from etui.yaml.load import Located, read_text
 
 
 def plan_design(

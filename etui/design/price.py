@@ -16,7 +16,7 @@ from typing import Literal
 from etui.arm import Arm
 from etui.bench.cost import find_weakest_kind
 from etui.curves.operating_curve import OperatingCurve
-from etui.stats.distributions import t_quantile
+from etui.stats.distributions import fit_non_negative, t_quantile
 
 Source = Literal["answers", "curve", "none"]
 """Measured answers of the same arm, the operating curve of its model, or nothing."""
@@ -472,8 +472,6 @@ def _fit(pairs: Sequence[tuple[MeasuredAnswer, float]]) -> tuple[float, float]:
     """Fit costs to a constant and both kinds of tokens; return the cost of a token of each kind."""
     if len(pairs) < 2 * 3:
         return 0.0, 0.0
-    from etui.stats.distributions import fit_non_negative
-
     rows = [(1.0, answer.computed_tokens, float(answer.output_tokens)) for answer, _ in pairs]
     _, prompt, output = fit_non_negative(rows, [cost for _, cost in pairs])
     return prompt, output

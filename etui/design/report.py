@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from markupsafe import Markup
 
 from etui import __version__, units
 from etui.atomic import write_text
+from etui.bench.config import RunConfig
 from etui.bench.folder import Recorded, read_run
 from etui.bench.page import build_config_tree
 from etui.bench.summary_text import interval_text, joules_text
@@ -25,15 +28,11 @@ from etui.design._tables import (
 )
 from etui.design.analysis import DesignAnalysis, PartAnalysis, analyse
 from etui.design.curve_visits import read_curve_points
+from etui.design.load import design_of_run
 from etui.errors import EtuiError, InvalidFile
 from etui.measure.page import render_template, render_text
+from etui.plots.figure import Figure
 from etui.text import format_markdown_table, one_line, sanitize
-
-if TYPE_CHECKING:
-    from markupsafe import Markup
-
-    from etui.bench.config import RunConfig
-    from etui.plots.figure import Figure
 
 PAGE = "report.html"
 FIGURES = "figures"
@@ -94,8 +93,6 @@ def _analyse(recorded: Recorded) -> tuple[DesignAnalysis, str]:
 
 def _read_design(config: RunConfig) -> tuple[Mapping[str, str] | None, str]:
     """Return the roles and the title; a design of another etui still has its arms' models."""
-    from etui.design.load import design_of_run
-
     if config.design is None:
         return None, config.run_id
     try:

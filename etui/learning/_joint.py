@@ -14,11 +14,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from etui.learning.features import LEAF, LEAST_P, MIXED_SPREAD, VALUE_STEPS, WORD_ZERO
+from etui.learning.fitted_file import JointPart
 from etui.learning.regressions import (
     Scale,
     compute_smoothed_rate,
@@ -29,10 +30,6 @@ from etui.learning.regressions import (
 )
 from etui.routing.question_text import BUCKETS
 from etui.stats.arrays import Flags, Floats, Whole
-
-if TYPE_CHECKING:
-    from etui.learning.fitted_file import JointPart
-
 
 _PRIOR = (1.0, 0.5, 0.0, 0.1)
 """The weights without any evidence: of the forest's mean and differences, and of the bands'."""

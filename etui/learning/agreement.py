@@ -25,12 +25,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from etui.routing.question_text import QuestionText
-    from etui.stats.arrays import Flags, Floats
-
+from etui.learning.features import compute_features, predict_fields
+from etui.learning.regressions import fit_scale
+from etui.routing.question_text import QuestionText
+from etui.stats.arrays import Flags, Floats
 
 REPEATS = 15
 PENALTY = 0.1
@@ -79,9 +79,6 @@ def average_models(
 def _build_columns(questions: Sequence[QuestionText]) -> Floats:
     """Build the light features, scaled, and the probabilities of the fields, of mean 0."""
     import numpy as np
-
-    from etui.learning.features import compute_features, predict_fields
-    from etui.learning.regressions import fit_scale
 
     light = np.asarray([compute_features(question) for question in questions])
     scaled = fit_scale(light, np.ones(len(light), dtype=bool)).apply(light)

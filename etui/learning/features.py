@@ -21,7 +21,6 @@ from zlib import crc32
 from etui.routing.question_text import DIGIT, WORD, QuestionText
 
 if TYPE_CHECKING:
-    from etui.routing.question_text import QuestionText
     from etui.stats.arrays import Floats
 
 

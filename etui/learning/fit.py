@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import combinations
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -59,10 +59,6 @@ from etui.learning.regressions import (
 )
 from etui.stats.arrays import Floats, Whole
 from etui.units import count_text
-
-if TYPE_CHECKING:
-    from etui.learning.graded import Graded
-
 
 LEAST_QUESTIONS = 20
 

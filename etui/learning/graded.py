@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from etui.routing.question_text import QuestionText
-
-if TYPE_CHECKING:
-    from etui.stats.arrays import Flags, Floats, Whole
+from etui.stats.arrays import Flags, Floats, Whole
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import sqrt
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from etui.learning.confidence import calibration_error
+from etui.learning.graded import Graded
 from etui.learning.policy_replay import Routed
 from etui.learning.router_curve import (
     Ends,
@@ -30,10 +31,6 @@ from etui.stats.arrays import Flags, Floats
 from etui.stats.bootstrap import compute_interval, resample_means
 from etui.stats.frontier import Point, cheapest_correct, hull, mixture_accuracies, mixture_costs
 from etui.stats.tests import Interval, mcnemar, wilson
-
-if TYPE_CHECKING:
-    from etui.learning.graded import Graded
-
 
 TARGETS = (0.5, 0.8, 0.95)
 BUDGETS = (0.25, 0.5, 0.75)

@@ -12,10 +12,12 @@ from etui.learning.agreement import (
     AUDIT_WEIGHT,
     PREDICTED_WEIGHT,
     AgreementModel,
+    average_models,
     build_scale,
     estimate_agreement,
 )
 from etui.learning.graded import ArmFacts, Graded
+from etui.learning.regressions import has_enough
 from etui.log.labels import LabelledTurn
 from etui.routing.question_text import QuestionText, split_question
 
@@ -85,9 +87,6 @@ def model_questions(
         A model for each question; None with fewer than 100 audits, or ten of either result.
     """
     import numpy as np
-
-    from etui.learning.agreement import average_models
-    from etui.learning.regressions import has_enough
 
     flags = np.asarray(agrees, dtype=bool)
     if not has_enough(flags):

@@ -11,13 +11,13 @@ from etui import units
 from etui.arm import Arm, Reasoning, Speculate
 from etui.chat import Message, Query
 from etui.errors import EtuiError
+from etui.routing.decision import Decision, Predictor
 from etui.routing.text_measures import count_history_tokens
 from etui.text import sanitize
 from etui.turn.text import about_joules
 
 if TYPE_CHECKING:
     from etui.log.records import LoggedQuestion
-    from etui.routing.decision import Decision, Predictor
 
 
 TurnsDocument = dict[str, Any]

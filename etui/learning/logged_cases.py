@@ -11,20 +11,18 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from etui.chat import Query
 from etui.errors import EtuiError
 from etui.learning.log_replay import iter_queries
+from etui.log.filters import TurnFilter
+from etui.log.labels import read_grades, read_named_arms
+from etui.log.queries import LogReader
+from etui.log.records import LoggedQuestion
 from etui.routing.decide import decide
 from etui.routing.policy import Policy
 from etui.turn.record import REPLACES
-
-if TYPE_CHECKING:
-    from etui.log.filters import TurnFilter
-    from etui.log.queries import LogReader
-    from etui.log.records import LoggedQuestion
-
 
 _COMPARED_CHARACTERS = 1000
 _WORD = re.compile(r"\w+")
@@ -167,8 +165,6 @@ def read_logged_cases(
     Raises:
         LogUnavailable: The log cannot be read.
     """
-    from etui.log.labels import read_grades, read_named_arms
-
     # All turns are read, so that a chat has its history; only those of the filter become cases.
     turns = list(log.questions(report=report))
     wanted = {turn.turn_id for turn in turns}

@@ -14,7 +14,6 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -26,10 +25,6 @@ from etui.learning.graded import Graded
 from etui.routing.question_text import QuestionText
 from etui.stats.arrays import Flags, Floats
 from etui.text import sanitize, suggest
-
-if TYPE_CHECKING:
-    from etui.datasets.questions import Question
-
 
 Texts = Mapping[tuple[str, int], "Question"]
 """(subject, row) -> the question."""

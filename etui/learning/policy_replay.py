@@ -10,13 +10,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from etui.arm import Arm
 from etui.chat import Query
 from etui.errors import UsageError
+from etui.learning.fit import LEAST_QUESTIONS, fit_accuracy
+from etui.learning.fitted_file import Provenance
+from etui.learning.graded import Graded, assign_folds
 from etui.learning.predictor import AccuracyPredictor
 from etui.routing.decide import decide
 from etui.routing.decision import (
@@ -33,9 +35,6 @@ from etui.routing.question_text import format_question
 from etui.stats.arrays import Flags, Floats, Whole
 from etui.turn.attempt import ArmAttempt
 from etui.turn.cascade import advance, find_best, is_sure, settle
-
-if TYPE_CHECKING:
-    from etui.learning.graded import Graded
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,10 +294,6 @@ def _folds(
     policy: Policy, graded: Graded, seed: int, say: Callable[[str], None]
 ) -> Iterator[tuple[Sequence[int], AccuracyPredictor | None]]:
     """Yield the rows of each fold, with heads fitted on the others; one fold without heads."""
-    from etui.learning.fit import LEAST_QUESTIONS, fit_accuracy
-    from etui.learning.fitted_file import Provenance
-    from etui.learning.graded import assign_folds
-
     needs_heads = any(isinstance(rule.then, CascadePlan | Objective) for rule in policy.rules)
     if not needs_heads or len(graded) < 2 * LEAST_QUESTIONS:
         yield range(len(graded)), None

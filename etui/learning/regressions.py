@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from etui.learning.features import FEATURE_NAMES, compute_features, load_classifier, predict_fields
 from etui.learning.fitted_file import Logistic, Sparse
-from etui.learning.graded import assign_folds
+from etui.learning.graded import Graded, assign_folds
 from etui.routing.question_text import BUCKETS, QuestionText, count_terms
 from etui.stats.arrays import Flags, Floats, Whole
-
-if TYPE_CHECKING:
-    from etui.learning.graded import Graded
-
 
 FOLDS = 5
 

@@ -11,14 +11,13 @@ Genet. Mol. Biol. 3, 2004); degrees of freedom follow Satterthwaite (Biometrics 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+import numpy as np
+
+from etui.stats.arrays import Floats
 from etui.stats.distributions import t_p_value, t_quantile
 from etui.stats.small_samples import MeanEstimate
 from etui.stats.tests import CONFIDENCE
-
-if TYPE_CHECKING:
-    from etui.stats.arrays import Floats
 
 _LEAST_FREEDOM = 2
 """Fewest degrees of freedom of all residuals for an interval."""
@@ -80,8 +79,6 @@ def fit_block_design(values: Floats) -> BlockMeans | None:
         values: Shape (blocks, treatments, copies), NaN where one is missing; the first treatment is
             the reference.
     """
-    import numpy as np
-
     # Every treatment needs a block with the reference.
     values = values[np.isfinite(values[:, 0]).any(axis=1)]
     measured = np.flatnonzero(np.isfinite(values).any(axis=(0, 2)))
@@ -117,8 +114,6 @@ def _moderate(
     residuals: Floats, counts: Floats, covariance: Floats
 ) -> tuple[Floats | None, Floats]:
     """Estimate the variance of one value of each treatment, and its degrees of freedom."""
-    import numpy as np
-
     sizes = counts.sum(axis=1)
     # Leverage of a value: 1/n of its block, and the variance of its treatment's mean less the
     # block's mean of them.

@@ -17,15 +17,14 @@ intervals are the central 95 % of the replicates (percentile method).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+import numpy as np
+
+from etui.stats.arrays import Floats, Whole
 from etui.stats.tests import CONFIDENCE, Interval
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from etui.stats.arrays import Floats, Whole
 
 Draw = Callable[[int], Any]
 """Takes a number of resamples, returns their weights, shape (resamples, questions or kinds)."""
@@ -48,8 +47,6 @@ def compute_replicates(
         chunk: Largest number drawn at once. Equal seeds give equal figures only with equal
             chunks: sums of other lengths may be rounded differently.
     """
-    import numpy as np
-
     return np.concatenate(
         [figure(draw(min(chunk, replicates - start))) for start in range(0, replicates, chunk)]
     )
@@ -68,8 +65,6 @@ def resample_sums(
     Returns:
         Shape (replicates, columns).
     """
-    import numpy as np
-
     values = np.asarray(columns, dtype=np.float64)
     generator = np.random.default_rng(seed)
     sums = np.zeros((replicates, values.shape[1]))
@@ -94,8 +89,6 @@ def resample_means(columns: Floats, seed: int, replicates: int = PLAIN_REPLICATE
     Returns:
         Shape (replicates, columns).
     """
-    import numpy as np
-
     generator = np.random.default_rng(seed)
     kinds, counts = np.unique(columns, axis=0, return_counts=True)
     if len(kinds) <= _MOST_KINDS:
@@ -132,8 +125,6 @@ def percentiles(
         method: ``linear`` interpolates between two ranks, and gives None if either of them is
             infinite; ``nearest`` takes the nearest rank.
     """
-    import numpy as np
-
     tail = (1 - CONFIDENCE) / 2 * 100
     with np.errstate(invalid="ignore"):  # interpolation between two infinities
         low, high = np.percentile(replicates, [tail, 100 - tail], method=method)
@@ -145,8 +136,6 @@ def percentiles(
 
 def ratio(above: Floats, below: Floats) -> Floats:
     """Divide elementwise; the result is infinite where the divisor is not above 0."""
-    import numpy as np
-
     return np.divide(above, below, out=np.full_like(above, np.inf), where=below > 0)
 
 
@@ -158,7 +147,6 @@ def multinomial_draw(generator: np.random.Generator, counts: Whole) -> Draw:
 
 def _make_rescaled_draw(generator: np.random.Generator, size: int) -> Draw:
     """Return a draw of weights for one stratum: size - 1 draws, scaled up to size (at least 2)."""
-    import numpy as np
 
     def draw(rows: int) -> Floats:
         picks = generator.integers(0, size, size=(rows, size - 1))
@@ -171,10 +159,6 @@ def _make_rescaled_draw(generator: np.random.Generator, size: int) -> Draw:
 
 def _make_poisson_draw(generator: np.random.Generator, size: int) -> Draw:
     """Return a draw of independent Poisson(1) weights in single precision."""
-    import math
-
-    import numpy as np
-
     # The inverse of the distribution in 2^16 steps, so a weight is one lookup. Less than 2^-16 of
     # the distribution is at 12 and above.
     distribution = np.cumsum([math.exp(-1) / math.factorial(k) for k in range(12)])

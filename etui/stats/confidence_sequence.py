@@ -31,13 +31,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
+
+from etui.stats.arrays import Floats, Whole
 from etui.stats.distributions import find_root, log_normal_tail, normal_tail
 from etui.stats.tests import CONFIDENCE
-
-if TYPE_CHECKING:
-    from etui.stats.arrays import Floats, Whole
 
 METHOD = "linear-boundary confidence sequence"
 """Name of the method, for reports."""
@@ -178,7 +178,6 @@ def build_covariates(difficulty: Floats) -> Floats:
     Returns:
         Shape (questions, 3), each column with mean 0; a constant difficulty gives zeros.
     """
-    import numpy as np
 
     def standardise(column: Floats) -> Floats:
         centred = column - column.mean()
@@ -253,8 +252,6 @@ def _count_for(variance: float, total: int, half_width: float, quantile: float) 
 
 def _regress(inside: Floats, columns: Floats, means: Floats) -> tuple[Floats, float]:
     """Fit coefficients within strata."""
-    import numpy as np
-
     products = columns.T @ columns
     products[np.diag_indices_from(products)] *= 1 + _RIDGE
     products[np.diag_indices_from(products)] += 1e-9
@@ -267,8 +264,6 @@ def _pool_single(strata: Whole) -> tuple[Whole, Whole]:
 
     A single one that is left over joins the smallest other stratum.
     """
-    import numpy as np
-
     sizes = np.bincount(strata)
     alone = sizes[strata] == 1
     if not alone.any():
@@ -283,16 +278,12 @@ def _pool_single(strata: Whole) -> tuple[Whole, Whole]:
 
 def _compute_variance(inside: Floats, groups: Whole, sizes: Whole) -> float:
     """Average the variances of the strata by their numbers of questions."""
-    import numpy as np
-
     scale = sizes / np.maximum(sizes - 1, 1)
     return float((scale[groups] * inside**2).mean())
 
 
 def _centre(values: Floats, groups: Whole, sizes: Whole) -> tuple[Any, Floats]:
     """Return the mean of all rows, and each row less the mean of its stratum."""
-    import numpy as np
-
     divisor = np.maximum(sizes, 1)
     if values.ndim == 1:
         means = np.bincount(groups, values, len(sizes)) / divisor

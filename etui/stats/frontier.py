@@ -12,10 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import combinations, pairwise
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
-if TYPE_CHECKING:
-    from etui.stats.arrays import Flags, Floats, Whole
+import numpy as np
+
+from etui.stats.arrays import Flags, Floats, Whole
 
 Point = tuple[float, float]
 """Cost (joules per question), accuracy."""
@@ -74,8 +75,6 @@ def mixture_accuracies(cost: Floats, accuracy: Floats, at: Floats) -> Floats:
     Returns:
         Shape (resamples,). Below the cheapest arm, where there is no mixture, its accuracy.
     """
-    import numpy as np
-
     at = np.maximum(at, cost.min(axis=1))
     best = np.where(cost <= at[:, None] + _SLACK, accuracy, -np.inf).max(axis=1)
     for one, other in combinations(range(cost.shape[1]), 2):
@@ -100,8 +99,6 @@ def mixture_costs(cost: Floats, accuracy: Floats, at: Floats) -> Floats:
     Returns:
         Shape (resamples,); infinite where no mixture is as accurate.
     """
-    import numpy as np
-
     best = np.where(accuracy >= at[:, None] - _SLACK, cost, np.inf).min(axis=1)
     for one, other in combinations(range(cost.shape[1]), 2):
         rise = accuracy[:, other] - accuracy[:, one]
@@ -122,8 +119,6 @@ def cheapest_correct(correct: Flags, cost: Floats) -> Whole:
     Returns:
         Column of the arm, shape (questions,); the first among equals.
     """
-    import numpy as np
-
     order = np.argsort(cost, axis=1, kind="stable")
     sorted_right = np.take_along_axis(correct, order, axis=1)
     first = np.where(sorted_right.any(axis=1), sorted_right.argmax(axis=1), 0)

@@ -22,13 +22,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
+
+from etui.stats.arrays import Floats, Whole
 from etui.stats.distributions import t_p_value, t_quantile
 from etui.stats.tests import CONFIDENCE
-
-if TYPE_CHECKING:
-    from etui.stats.arrays import Floats, Whole
 
 REPLICATES = 2000
 """Resamples; half of them are mirror images of the others."""
@@ -75,8 +75,6 @@ def estimate_means(samples: Sequence[Floats], seed: int) -> list[MeanEstimate]:
     Samples of equal size share their resamples. The result does not depend on the order of the
     values, and the negated values give exactly the negated result.
     """
-    import numpy as np
-
     found: list[MeanEstimate | None] = [None] * len(samples)
     for size in sorted({len(sample) for sample in samples}):
         members = [at for at, sample in enumerate(samples) if len(sample) == size]
@@ -88,8 +86,6 @@ def estimate_means(samples: Sequence[Floats], seed: int) -> list[MeanEstimate]:
 
 def _estimate_sorted(values: Floats, seed: int) -> list[MeanEstimate]:
     """Estimate the means of samples of one size, each in ascending order, (samples, values)."""
-    import numpy as np
-
     size = values.shape[1]
     if size == 1:
         return [MeanEstimate(float(one), None, None, None, None, 1, None) for one in values[:, 0]]
@@ -113,8 +109,6 @@ def _estimate_sorted(values: Floats, seed: int) -> list[MeanEstimate]:
 
 def _trim(ordered: Any) -> tuple[Any, Any]:
     """Return trimmed means and their standard errors, of values ordered along the last axis."""
-    import numpy as np
-
     size = ordered.shape[-1]
     cut = count_trimmed(size)
     kept = ordered[..., cut : size - cut]
@@ -132,8 +126,6 @@ def _bootstrap_quantiles(values: Floats, means: Floats, errors: Floats, seed: in
 
     Resamples of an ordered sample by ordered ranks are ordered, so that nothing is sorted.
     """
-    import numpy as np
-
     ranks = _draw_ranks(values.shape[1], seed)
     found = np.zeros(len(values))
     for at, (sample, mean, error) in enumerate(zip(values, means, errors, strict=True)):
@@ -149,8 +141,6 @@ def _draw_ranks(size: int, seed: int) -> Whole:
 
     Every resample comes with its mirror image, so that negated values have the same quantiles.
     """
-    import numpy as np
-
     generator = np.random.default_rng([seed, size])
     drawn = np.sort(generator.integers(0, size, size=(REPLICATES // 2, size)), axis=1)
     return np.concatenate([drawn, size - 1 - drawn[:, ::-1]])

@@ -5,19 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
 
 from etui.bench.formats import FORMATS
 from etui.bench.scoring import ScoringArm, SubjectWork
 from etui.datasets.questions import Suite, draw
+from etui.engine.llama_session import LlamaSession
 from etui.sweep.analysis import analyse
 from etui.sweep.blocks import Block, SettingAnswer, SettingFailed
 from etui.sweep.config import AxisName, Setting, SweepConfig, SweepDesign, Value
 from etui.sweep.race import rank_all
 from etui.sweep.result import SweepResult
-
-if TYPE_CHECKING:
-    from etui.engine.llama_session import LlamaSession
 
 NUMERIC_AXES: frozenset[AxisName] = frozenset(
     {"model", "kv_type", "flash_attention", "gpu_layers", "cpu_moe", "split", "batch_tokens"}

@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from etui.arm import Arm, Speculate
+from etui.config.config import Config
+from etui.energy.power_limits.limit import PowerLimit
 from etui.engine.library import Device, choose_threads, default_threads, usable_cpus
 from etui.engine.offload import Needs, choose_placement, fit_placement, needs, usable_bytes
 from etui.engine.placement_speeds import PlacementSpeeds
@@ -23,8 +25,10 @@ from etui.engine.session_loader import (
 )
 from etui.engine.thread_count import choose_thread_limits
 from etui.errors import EtuiError, UsageError
+from etui.models.catalogue import Catalogue
 from etui.models.files import find_draft_problem, model_path
 from etui.models.gguf import Gguf, check_usable
+from etui.models.spec import FlashAttention, KvType, ModelSpec, SplitMode
 from etui.routing.library import load_policy
 from etui.routing.policy import build_unavailable_error, choose_served_arm
 from etui.runtime.model_resolution import (
@@ -35,12 +39,6 @@ from etui.runtime.model_resolution import (
 )
 from etui.sweep.config import PLAIN_WORK, AxisName, Setting, Value, WorkShape
 from etui.text import did_you_mean
-
-if TYPE_CHECKING:
-    from etui.config.config import Config
-    from etui.energy.power_limits.limit import PowerLimit
-    from etui.models.catalogue import Catalogue
-    from etui.models.spec import FlashAttention, KvType, ModelSpec, SplitMode
 
 DRAFTERS: tuple[Speculate, ...] = ("lookup", "draft", "mtp")
 """Methods of speculation that draft."""

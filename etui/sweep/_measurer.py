@@ -11,9 +11,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
+from etui.config.config import Config
 from etui.energy.devices import Heat, HeatSensors, describe_throttling
+from etui.energy.power_limits.limit import AppliedLimit
 from etui.energy.recorder import Recorder, read_suspended_ns
 from etui.energy.scopes import family
 from etui.energy.sharing import CpuUse, GpuShare, OwnProcesses, others_use, read_cpu_seconds
@@ -31,6 +33,7 @@ from etui.errors import (
     UsageError,
 )
 from etui.events import Loaded
+from etui.models.spec import ModelSpec
 from etui.runtime.host import read_battery
 from etui.sweep._accuracy import QuestionSet, measure_answers
 from etui.sweep._machine import Configured
@@ -49,11 +52,6 @@ from etui.sweep.workload import (
 )
 from etui.turn.interfaces import Meter
 from etui.units import percent_text, seconds_text, watts_text
-
-if TYPE_CHECKING:
-    from etui.config.config import Config
-    from etui.energy.power_limits.limit import AppliedLimit
-    from etui.models.spec import ModelSpec
 
 MOST_OTHERS = 0.05
 """Share of all CPUs, or of a GPU, that other programs may use during a visit."""

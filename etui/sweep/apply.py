@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
+from etui.config.config import Config
 from etui.config.machine import machine_name
+from etui.energy.power_limits.limits import PowerLimits, open_power_limits
 from etui.engine.library import choose_threads
 from etui.errors import EtuiError, ExitCode
 from etui.models.files import content_sha256, read_entries
-from etui.models.spec import TUNED_KEYS, PowerAdvice, TunedKey, TunedSettings, TunedValue
+from etui.models.spec import TUNED_KEYS, ModelSpec, PowerAdvice, TunedKey, TunedSettings, TunedValue
 from etui.models.tuned import check_use, load_tuned, read_entry_values, remove_tuned, save_tuned
+from etui.sweep.config import AxisName, Goal, SweepConfig, Value
 from etui.sweep.result import (
     SettingResult,
     SweepResult,
@@ -21,13 +23,6 @@ from etui.sweep.result import (
 )
 from etui.sweep.verdict import format_verdict, short_name
 from etui.text import utc_now
-
-if TYPE_CHECKING:
-    from etui.config.config import Config
-    from etui.energy.power_limits.limits import PowerLimits
-    from etui.models.spec import ModelSpec
-    from etui.sweep.config import AxisName, Goal, SweepConfig, Value
-
 
 _AXES: Mapping[AxisName, TunedKey] = {
     "threads": "threads",
@@ -280,8 +275,6 @@ def _advise_power_limit(
     limit = dict(best.values).get("power_limit")
     if limit is None or limit == dict(base.values).get("power_limit"):
         return None
-    from etui.energy.power_limits.limits import open_power_limits
-
     watts = float(limit)
     in_use = sweep_config.provenance.get("in_use") or {}
     with open_power_limits(config) as limits:

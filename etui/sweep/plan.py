@@ -4,26 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from etui.config.config import Config
+from etui.energy.power_limits.limit import PowerLimit
+from etui.energy.power_limits.limits import open_power_limits
 from etui.errors import UsageError
+from etui.models.catalogue import Catalogue
+from etui.runtime.host import read_battery
+from etui.runtime.provenance import provenance
+from etui.sweep._accuracy import QuestionSet, draw_questions
 from etui.sweep._axes import build_grid, check_axes, choose_default_axes
 from etui.sweep._axes import parse_axes as parse_axes
-from etui.sweep._machine import Baseline, find_baseline, read_machine_facts
+from etui.sweep._machine import Baseline, MachineFacts, find_baseline, read_machine_facts
 from etui.sweep._measurer import LEAST_WINDOW_S
-from etui.sweep.config import CapMode, SweepConfig
+from etui.sweep.config import Axis, CapMode, SweepConfig
 from etui.sweep.workload import Workload, load_workload
-
-if TYPE_CHECKING:
-    from datetime import datetime
-
-    from etui.config.config import Config
-    from etui.energy.power_limits.limit import PowerLimit
-    from etui.models.catalogue import Catalogue
-    from etui.sweep._accuracy import QuestionSet
-    from etui.sweep._machine import MachineFacts
-    from etui.sweep.config import Axis
 
 QUESTIONS = 100
 """Questions of a suite, unless a user gives a number."""
@@ -65,8 +63,6 @@ def make_plan(
         _check_cap(asked.axes, asked.cap)
     limits: Sequence[PowerLimit] = ()
     if asked.cap is not None:
-        from etui.energy.power_limits.limits import open_power_limits
-
         with open_power_limits(config) as opened:  # reading needs no privileges
             limits = opened.read()
     facts = read_machine_facts(config, baseline, catalogue, limits=limits)
@@ -128,9 +124,6 @@ def _describe_conditions(
     config: Config, axes: Sequence[Axis], facts: MachineFacts
 ) -> dict[str, Any]:
     """Collect versions, the machine, and the settings in use, which a resumed sweep must find."""
-    from etui.runtime.host import read_battery
-    from etui.runtime.provenance import provenance
-
     _, discharging = read_battery(config.sysfs_dir / "class" / "power_supply")
     swept = (value for axis in axes if axis.name == "model" for value in axis.values)
     models = (facts.models.get(str(name)) for name in (facts.model, *swept))
@@ -148,7 +141,6 @@ def _load_questions(
     if asked.suite is None:
         return None
     from etui.datasets.suites import load_suite
-    from etui.sweep._accuracy import draw_questions
 
     data = None if asked.data is None else Path(asked.data)
     suite = load_suite(asked.suite, "test", data, config, say)

@@ -14,12 +14,14 @@ from dataclasses import InitVar, dataclass, field, fields, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from etui.codec import to_document
+from etui.config.config import Config
 from etui.energy.energy_record import RECORD_FILE
 from etui.errors import EtuiError, LogUnavailable, Stopped, UsageError
 from etui.log.records import SweepRecord, SweepSettingRecord
+from etui.log.writer import TurnWriter
 from etui.measure.folder import check_new
 from etui.measure.progress import Progress, Watch
 from etui.models.catalogue import load_catalogue
@@ -30,6 +32,7 @@ from etui.sweep._accuracy import (
     group_by_numbers,
     list_asked,
 )
+from etui.sweep._measurer import LocalMeasurer
 from etui.sweep.blocks import (
     Block,
     BlockPlan,
@@ -39,6 +42,7 @@ from etui.sweep.blocks import (
     VisitPower,
 )
 from etui.sweep.config import SweepConfig
+from etui.sweep.document import build_document, build_energy_record
 from etui.sweep.folder import (
     CONFIG,
     REPORT,
@@ -53,6 +57,7 @@ from etui.sweep.folder import (
     read_sweep,
     sweeps_dir,
 )
+from etui.sweep.page import render_report
 from etui.sweep.plan import SweepPlan, make_plan
 from etui.sweep.race import (
     RaceProgress,
@@ -66,13 +71,8 @@ from etui.sweep.race import (
 )
 from etui.sweep.result import Difference, SettingResult, SweepResult
 from etui.sweep.verdict import floor_limit_text, format_verdict
+from etui.sweep.workbench import LocalWorkbench
 from etui.units import count_text, seconds_text
-
-if TYPE_CHECKING:
-    from etui.config.config import Config
-    from etui.log.writer import TurnWriter
-    from etui.sweep._measurer import LocalMeasurer
-    from etui.sweep.workbench import LocalWorkbench
 
 _CONDITIONS = {
     "model_sha256": "the model file",
@@ -419,9 +419,6 @@ class SweepRun:
         return analyse_measured(self._config, self._progress.blocks, self._answers)
 
     def _finish(self, why: str) -> SweepOutcome:
-        from etui.sweep.document import build_document, build_energy_record
-        from etui.sweep.page import render_report
-
         config, blocks, result = self._config, self._progress.blocks, self._analyse()
         documents = {
             RESULT: build_document(config, result, blocks),

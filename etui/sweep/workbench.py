@@ -8,9 +8,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from etui.arm import Arm
+from etui.config.config import Config
 from etui.energy.discovery import open_recorder
 from etui.energy.idle import refuse_busy
 from etui.energy.power_limits.hold import LimitHold
@@ -19,7 +20,9 @@ from etui.energy.power_limits.limits import PowerLimits, open_power_limits
 from etui.energy.recorder import Recorder
 from etui.errors import EtuiError
 from etui.events import Loaded
+from etui.log.writer import TurnWriter
 from etui.models.catalogue import load_catalogue
+from etui.models.spec import ModelSpec
 from etui.sweep._machine import MachineFacts, configure
 from etui.sweep._measurer import (
     MOST_OTHERS,
@@ -35,11 +38,6 @@ from etui.sweep.config import CapMode, SweepConfig
 from etui.sweep.folder import RECORDING
 from etui.sweep.plan import SweepPlan
 from etui.turn.build_record import build_load_record
-
-if TYPE_CHECKING:
-    from etui.config.config import Config
-    from etui.log.writer import TurnWriter
-    from etui.models.spec import ModelSpec
 
 R = TypeVar("R")
 _METER_WARM_UP_S = 1.2

@@ -13,13 +13,13 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from itertools import cycle
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from etui.arm import Sampling
 from etui.atomic import write_text
 from etui.chat import Message
+from etui.config.config import Config
 from etui.datasets.records import (
     MOST_PROBLEMS,
     BadRecord,
@@ -30,6 +30,8 @@ from etui.datasets.records import (
 )
 from etui.engine.session import Session
 from etui.errors import ContextOverflow, EtuiError, InvalidFile, Problem, UsageError
+from etui.log.filters import TurnFilter
+from etui.log.queries import LogReader
 from etui.reasoning.prompts import (
     ANSWER_MARKER,
     ThinkingStyle,
@@ -42,11 +44,6 @@ from etui.reasoning.prompts import (
 from etui.sweep.config import WorkShape
 from etui.text import did_you_mean
 from etui.units import count_text
-
-if TYPE_CHECKING:
-    from etui.config.config import Config
-    from etui.log.queries import LogReader
-
 
 LOG = "log"
 _OUTPUT_TOKENS = {"chat": 48, "code": 112, "long": 48, "letters": 0, LOG: 96}
@@ -221,8 +218,6 @@ def _read_log(config: Config, output_tokens: int, until: datetime | None) -> tup
 
     Each is taken alone, with the system message of its chat but without the messages before it.
     """
-    from etui.log.queries import LogReader
-
     with LogReader(config) as log:
         items: dict[tuple[str | None, str], WorkItem] = {}
         for key, answer in _iter_answered(log, until):
@@ -244,8 +239,6 @@ def _iter_answered(
     log: LogReader, until: datetime | None
 ) -> Iterator[tuple[tuple[str | None, str], str]]:
     """Yield system message, question and answer of complete turns, newest first."""
-    from etui.log.filters import TurnFilter
-
     wanted = TurnFilter(status="complete", until=until)
     for offset in range(0, _MOST_LOOKED_AT, _PAGE):
         page = log.list_turns(wanted, limit=_PAGE, offset=offset)

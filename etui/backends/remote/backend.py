@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from etui.backends.base import AnswerRequest, Cancel
 from etui.backends.remote._answer import RemoteAnswer, Requests, Signal
@@ -21,10 +21,8 @@ from etui.backends.remote.probe import RemoteStatus, count_running, probe
 from etui.config.backend_spec import BackendSpec, find_key_problem, read_key
 from etui.errors import EtuiError, InvalidRequest, ModelUnavailable, RemoteFailed
 from etui.events import Event
+from etui.models.spec import ModelSpec
 from etui.units import seconds_text
-
-if TYPE_CHECKING:
-    from etui.models.spec import ModelSpec
 
 CircuitState = Literal["closed", "open", "half-open"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -102,8 +103,6 @@ async def count_running(client: RemoteClient, kind: BackendKind, seconds: float)
 
 
 async def _count_slots(client: RemoteClient, seconds: float) -> int | None:
-    import json
-
     try:
         text, _ = await client.fetch_text("//slots", seconds=seconds)
         slots = read_list(json.loads(text))

@@ -47,10 +47,9 @@ from etui.bench.sample import Sample
 from etui.bench.scoring import QuestionAnswerer
 from etui.bench.setup import build_run_config
 from etui.cluster.bench_cluster import ClusterBench, ClusterOutcome
-from etui.cluster.connect import open_ray
+from etui.cluster.connect import ClusterAddress, build_environment, open_ray, parse_address
 from etui.cluster.node import OPENER as MACHINE
 from etui.cluster.ray_carrier import RayCarrier
-from etui.cluster.settings import ClusterAddress, build_environment, parse_address
 from etui.config.config import Config, load_config, make_home
 from etui.models.catalogue import load_catalogue
 from etui.runtime.runtime import open_runtime

@@ -28,7 +28,7 @@ import click
 import msgspec
 
 from etui.cli.main import cli
-from etui.design.schema import json_schema as build_design_schema
+from etui.design.load import json_schema as build_design_schema
 from etui.energy.energy_record import RECORD_VERSION, EnergyRecord
 from etui.routing.schema.policy_file import json_schema as build_policy_schema
 

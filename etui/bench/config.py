@@ -248,7 +248,7 @@ class RunConfig:
     merged: tuple[str, ...] | None = None
     """Ids of the runs that were merged into this one; None for a run that answered itself."""
     grading: str | None = None
-    """Rule that graded generated answers, as ``name@version`` (:mod:`etui.bench.grading`);
+    """Rule that graded generated answers, as ``name@version`` (:mod:`etui.bench.formats`);
     None is the letter of an option."""
 
     @property

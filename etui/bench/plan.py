@@ -28,9 +28,9 @@ from etui.bench.formats import (
     choose_default_format,
     count_examples,
     default_answer_tokens,
+    find_rule,
     list_examples,
 )
-from etui.bench.grading import find_rule
 from etui.config.config import Config
 from etui.datasets.questions import Question, Suite, draw, match_subjects
 from etui.datasets.suites import is_named_suite, load_suite

@@ -1,24 +1,57 @@
-"""Result files of a run, and the data that they need besides the answers."""
+"""Result files of a run, its energy record, and the data that they need besides the answers."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from etui.bench.config import RunConfig
-from etui.bench.energy_record import build_energy_record
+from etui.bench.config import BenchMachine, BenchModel, RunConfig
+from etui.bench.cost import (
+    Cost,
+    CostFigure,
+    CostOverTime,
+    compute_cost,
+    compute_distribution,
+    compute_percentiles,
+)
 from etui.bench.folder import MARKDOWN, PER_SUBJECT, REPORT, SUMMARY, RunFolder
+from etui.bench.formats import FORMATS
+from etui.bench.machines import list_machines
 from etui.bench.page import Texts, render_page
 from etui.bench.precision import RunPrecision
 from etui.bench.sample import Sample
-from etui.bench.summary import Summary, summarise, summary_document
+from etui.bench.summary import Summary, group_samples, summarise, summary_document
 from etui.bench.summary_text import markdown, per_subject_csv
 from etui.codec import from_document, to_document
 from etui.config.config import Config
 from etui.datasets.mmlu import FILE_NAME, read_labels, suite_dir
 from etui.datasets.suites import SAMPLE, is_named_suite
-from etui.energy.energy_record import RECORD_FILE
+from etui.energy.energy_record import (
+    NO_SWEEP,
+    RECORD_FILE,
+    RECORD_VERSION,
+    BatchSizes,
+    EnergyRecord,
+    Hardware,
+    Measurement,
+    Method,
+    Precision,
+    RecordChannel,
+    RecordFigure,
+    RecordModel,
+    Results,
+    Source,
+    Utilisation,
+    build_figure,
+    build_sensor_floor,
+    build_uncertainty,
+    describe_framework,
+    explain_missing,
+    explain_no_floor,
+    list_functional_units,
+)
 from etui.errors import EtuiError
 
 
@@ -146,3 +179,230 @@ def write_results(
 
 def _to_json(value: object) -> str:
     return json.dumps(to_document(value), indent=2, ensure_ascii=False) + "\n"
+
+
+_COVERS = (
+    "the error of the meter; the intervals of joules per token, question and right answer also "
+    "cover the choice of questions"
+)
+_OLD = "the run was measured by an earlier version of etui"
+
+
+def build_energy_record(
+    config: RunConfig, samples: Sequence[Sample], summary: Summary
+) -> EnergyRecord:
+    """Build the energy record of a run."""
+    machines = list_machines(config)
+    measurements = []
+    for name, rows in group_samples(samples, config).items():
+        for machine in machines:
+            key = machine.key or None
+            inside = [row for row in rows if len(machines) == 1 or row.machine == key]
+            if not inside:
+                continue
+            arm = summary.arms[name]
+            cost = arm.energy if len(machines) == 1 else compute_cost(inside, config.seed)
+            course = next((one for one in arm.courses if one.machine == key), None)
+            measurements.append(_build_measurement(name, config, machine, inside, cost, course))
+    workload = (
+        f"{config.suite} {config.split}, {config.shots}-shot "
+        f"{config.format}@{config.format_version}"
+    )
+    source = Source("bench", config.run_id, config.started_at, workload)
+    return EnergyRecord(RECORD_VERSION, source, tuple(measurements))
+
+
+def _build_measurement(
+    name: str,
+    config: RunConfig,
+    machine: BenchMachine,
+    samples: Sequence[Sample],
+    cost: Cost | None,
+    course: CostOverTime | None,
+) -> Measurement:
+    pue = float(machine.energy.get("pue", 1.0))
+    idle = machine.idle.get("watts") if machine.idle is not None else None
+    results = _build_results(samples, cost, course, pue, idle)
+    half_width, joules, kind = (
+        (None, None, None) if cost is None else (cost.uncertainty, cost.joules, cost.kind)
+    )
+    # The models of a system: that of an arm, or all of a policy.
+    wanted = None if config.routed else config.arms.get(name, {}).get("model")
+    models = [model for model in machine.models if model.name == wanted] or machine.models
+    form = FORMATS.get(config.format)
+    together = 1 if form is not None and form.generates else config.group_questions
+    arms = list(config.arms.values()) if config.routed else [config.arms.get(name, {})]
+    tokens = {model.batch_tokens for model in models} - {0}
+    measured = [sample for sample in samples if sample.joules is not None]
+    coverages = [one.coverage for one in measured if one.coverage is not None]
+    shared = [one.shared for one in measured if one.shared is not None]
+    attribution = "exclusive" if together == 1 else "tokens"
+    measurement = Measurement(
+        name=name,
+        machine_key=machine.key,
+        hardware=Hardware(
+            machine=machine.name or None,
+            memory_bytes=machine.memory_bytes or None,
+            threads=machine.threads,
+            channels=_build_channels(machine.energy),
+            power_limit_watts=(),
+        ),
+        models=tuple(_build_model(model) for model in models),
+        prompt_tokens=compute_distribution(one.tokens.prompt for one in samples),
+        output_tokens=compute_distribution(one.tokens.output for one in samples),
+        batch=BatchSizes(
+            sequences=max(map(_count_sequences, arms), default=1),
+            batch_tokens=max(tokens, default=None),
+            questions_together=together,
+        ),
+        utilisation=Utilisation(
+            questions_at_a_time=together,
+            is_shared=any(shared) if shared else None,
+            shared_share=sum(shared) / len(shared) if shared else None,
+            attribution=None if any(model.backend for model in models) else attribution,
+        ),
+        framework=describe_framework(machine.versions),
+        pue=pue,
+        method=Method(
+            kind=kind,
+            joules="gross",
+            loads="excluded",
+            sample_hz=machine.energy.get("sample_hz"),
+            idle_watts=idle,
+            unmeasured=tuple(machine.energy.get("unmeasured") or ()),
+            coverage=min(coverages, default=None),
+            window_seconds=None,
+            cool_down_seconds=None,
+            paired_blocks=None,
+        ),
+        uncertainty=build_uncertainty(half_width, joules, _COVERS),
+        detection_floor=build_sensor_floor(half_width, joules, kind),
+        functional_units=list_functional_units(results),
+        results=results,
+    )
+    return explain_missing(measurement, _list_reasons(cost, measurement))
+
+
+def _build_results(
+    samples: Sequence[Sample],
+    cost: Cost | None,
+    course: CostOverTime | None,
+    pue: float,
+    idle: float | None,
+) -> Results:
+    measured = [one for one in samples if one.joules is not None] if cost else samples
+    seconds = sum(one.seconds for one in measured)
+    joules = None if cost is None else cost.joules
+
+    def figure(read: Callable[[Cost], CostFigure | None]) -> RecordFigure | None:
+        found = None if cost is None else read(cost)
+        if found is None:
+            return None
+        return build_figure(found.value, pue, found.low, found.high, found.sensor)
+
+    return Results(
+        questions=len(measured),
+        correct=sum(one.correct for one in measured),
+        computed_tokens=sum(one.tokens.computed + one.prefix_tokens for one in measured),
+        output_tokens=sum(one.tokens.output for one in measured),
+        seconds=seconds,
+        it_joules=joules,
+        facility_joules=None if joules is None else joules * pue,
+        net_joules=None if joules is None or idle is None else joules - idle * seconds,
+        prefill_joules=cost.prefill_joules if cost else None,
+        decode_joules=cost.decode_joules if cost else None,
+        mean_watts=cost.mean_watts.value if cost and cost.mean_watts else None,
+        peak_watts=None,
+        joules_per_output_token=figure(lambda cost: cost.per_output_token),
+        joules_per_decoded_token=figure(lambda cost: cost.per_decoded_token),
+        joules_per_computed_token=figure(lambda cost: cost.per_computed_token),
+        joules_per_question=figure(lambda cost: cost.per_question),
+        joules_per_correct=figure(lambda cost: cost.per_correct),
+        percentiles=compute_percentiles(samples),
+        steady_state=course.steady_state if course else None,
+        early_answers=course.early_answers if course else (),
+    )
+
+
+def _build_channels(energy: Mapping[str, Any]) -> tuple[RecordChannel, ...]:
+    devices: Mapping[str, Any] = energy.get("devices") or {}
+    channels: Mapping[str, str] = energy.get("channels") or {}
+    found = [(id_, kind, devices.get(id_, {})) for id_, kind in channels.items()]
+    return tuple(
+        RecordChannel(id_, kind, device.get("label"), device.get("limit_watts"))
+        for id_, kind, device in found
+    )
+
+
+def _build_model(model: BenchModel) -> RecordModel:
+    return RecordModel(
+        name=model.name,
+        sha256=model.sha256,
+        file_bytes=model.file_bytes or None,
+        gpu_layers=None if model.backend else model.gpu_layers,
+        precision=Precision(
+            weights=model.quantisation,
+            kv_type=model.kv_type or None,
+            flash_attention=model.flash_attention or None,
+        ),
+        backend=model.backend or "",
+    )
+
+
+def _count_sequences(arm: Mapping[str, Any]) -> int:
+    """Count the sequences that an arm decodes at the same time."""
+    if arm.get("reasoning") != "vote":
+        return 1
+    return min(int(arm.get("votes", 1)), int(arm.get("batch", 1)))
+
+
+def _list_reasons(cost: Cost | None, measurement: Measurement) -> dict[str, str]:
+    unmeasured = "the energy is unmeasured"
+
+    def unless(why: str) -> str:
+        """Return a reason that counts only where the energy is measured."""
+        return unmeasured if cost is None else why
+
+    results, state = measurement.results, measurement.results.steady_state
+    remote = any(model.backend for model in measurement.models)
+    model = "it is served by a remote backend" if remote else _OLD
+    nothing = "nothing was generated"
+    no_output = _OLD if results.output_tokens else nothing
+    no_gaps = "no answer has two tokens with known times" if results.output_tokens else nothing
+    joules = "" if cost is None else cost.kind
+    return {
+        "": _OLD,
+        "hardware.channels[].label": "the channel has no name of a device",
+        "hardware.channels[].limit_watts": "the device states no power limit",
+        "models": model,
+        "batch.batch_tokens": model,
+        "utilisation.is_shared": unless(_OLD),
+        "utilisation.shared_share": unless(_OLD),
+        "utilisation.attribution": "a remote backend may answer others at the same time",
+        "method.kind": unmeasured,
+        "method.coverage": unless(_OLD),
+        "method.idle_watts": "no idle baseline was measured; see etui power idle",
+        **NO_SWEEP,
+        "uncertainty": unless("the half width of an answer is unknown"),
+        "detection_floor": explain_no_floor(cost.uncertainty if cost else None, joules or None),
+        "detection_floor.percent": "no joules to divide by",
+        "results": unless("nothing to divide by, or an unknown half width"),
+        "results.joules_per_correct": unless("no answer is right"),
+        "results.joules_per_output_token": unless(no_output),
+        "results.joules_per_decoded_token": unless(no_output),
+        "results.joules_per_correct.high": "another sample of questions might have no right answer",
+        "results.net_joules": unless("no idle baseline was measured"),
+        "results.peak_watts": "a run keeps joules and seconds of each answer, not its peak",
+        "results.prefill_joules": unless("a question has no phases"),
+        "results.decode_joules": unless("a question has no phases"),
+        "results.percentiles.joules_per_question": unmeasured,
+        "results.percentiles.joules_per_output_token": unless(no_output),
+        "results.percentiles.ttft_seconds": no_output,
+        "results.percentiles.inter_token_seconds": no_gaps,
+        "results.steady_state.is_steady": state.why if state else _OLD,
+        "results.steady_state": "fewer answers than the test needs, or unmeasured",
+        "results.early_answers[].percent_of_usual": "too few other answers to compare with",
+        "results.early_answers[].joules": "unmeasured",
+        "results.early_answers[].joules_per_output_token": "unmeasured, or nothing was generated",
+        "results.early_answers[].joules_per_token": "unmeasured",
+    }

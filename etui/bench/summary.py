@@ -26,7 +26,7 @@ from etui.bench.cost import (
     compute_costs_over_time,
     compute_percentiles,
 )
-from etui.bench.grading import grades_numbers
+from etui.bench.formats import grades_numbers
 from etui.bench.machines import explain_difference, group_equal, is_comparison
 from etui.bench.precision import RunPrecision
 from etui.bench.sample import Sample

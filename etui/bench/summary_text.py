@@ -11,7 +11,7 @@ from etui import units
 from etui.bench.accuracy import RightShare, SystemAccuracy
 from etui.bench.config import RunConfig
 from etui.bench.cost import CostFigure, CostOverTime
-from etui.bench.grading import grades_numbers
+from etui.bench.formats import grades_numbers
 from etui.bench.precision import describe_precision
 from etui.bench.summary import ArmSummary, MachineSummary, Summary
 from etui.datasets.mmlu import GROUPS, find_group

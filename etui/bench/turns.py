@@ -12,8 +12,15 @@ from etui.backends.base import Cancel
 from etui.backends.local import LocalBackend
 from etui.bench.arms import close_decision
 from etui.bench.cost import compute_distribution, count_gaps
-from etui.bench.formats import FORMATS, Format, build_query, messages_sha
-from etui.bench.grading import GradingRule, find_rule, grade
+from etui.bench.formats import (
+    FORMATS,
+    Format,
+    GradingRule,
+    build_query,
+    find_rule,
+    grade,
+    messages_sha,
+)
 from etui.bench.sample import Sample, SampleStatus
 from etui.bench.scoring import SubjectWork
 from etui.chat import Message, Query

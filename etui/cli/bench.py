@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from etui.bench.plan import RunPlan, RunRequest
     from etui.bench.run import BenchRunner, RunOutcome
     from etui.config.config import Config
-    from etui.design.dry_run import PlanPrice
+    from etui.design.plan import PlanPrice
     from etui.measure.run import RunLimits
     from etui.models.catalogue import Catalogue
 
@@ -253,8 +253,7 @@ def _build_design_request(ctx: click.Context, options: dict[str, Any]) -> RunReq
 
 
 def _print_price(price: PlanPrice, plan: RunPlan, limits: RunLimits, as_json: bool) -> None:
-    from etui.design.dry_run import build_price_document, format_price
-    from etui.design.plan import count_within
+    from etui.design.plan import build_price_document, count_within, format_price
 
     within = count_within(price, plan, limits.seconds)
     print_result(build_price_document(price, within), format_price(price, within), as_json)

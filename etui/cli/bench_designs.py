@@ -51,7 +51,7 @@ def show(name: str) -> None:
 @designs.command("schema")
 def schema() -> None:
     """Print the JSON Schema of designs, for editors."""
-    from etui.design.schema import json_schema
+    from etui.design.load import json_schema
 
     print_json(json_schema())
 

@@ -47,8 +47,7 @@ def open_carrier(address: str) -> Iterator[RayCarrier]:
     Raises:
         UsageError: Ray is missing, or nothing like it is at the address.
     """
-    from etui.cluster.connect import open_ray
-    from etui.cluster.settings import parse_address
+    from etui.cluster.connect import open_ray, parse_address
 
     with open_ray(parse_address(address)) as ray:
         from etui.cluster.ray_carrier import RayCarrier

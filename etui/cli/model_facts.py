@@ -22,7 +22,7 @@ from etui.units import (
 )
 
 if TYPE_CHECKING:
-    from etui.backends.remote.probe import RemoteStatus
+    from etui.backends.remote.backend import RemoteStatus
     from etui.config.backend_spec import BackendSpec
     from etui.config.config import Config
     from etui.curves.prediction import DecodeForecast, MachineFacts, Prediction

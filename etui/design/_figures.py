@@ -9,10 +9,9 @@ from typing import Any, Literal
 from etui import units
 from etui.curves.operating_curve import PhaseCurve
 from etui.design._arms import Against, excludes
-from etui.design._curves import CONTEXTS, ModelCurve, predict_phase
 from etui.design._paired import Layout, Strategy
 from etui.design._routing import BY_SUBJECT, FRUGAL
-from etui.design.analysis import PartAnalysis, points_text
+from etui.design.analysis import CONTEXTS, ModelCurve, PartAnalysis, points_text, predict_phase
 from etui.plots.figure import ARM_COLOURS, INK, SOFT, Figure, Panel, Point
 from etui.stats.tests import SIGNIFICANCE, Interval
 

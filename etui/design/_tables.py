@@ -15,10 +15,16 @@ from etui.bench.summary import group_by_system
 from etui.bench.summary_text import DASH, interval_text, joules_text
 from etui.curves.fit import Share
 from etui.design._arms import Against, ArmFigures, Multiple, find_multiple
-from etui.design._curves import LengthMean, ModelCurve
 from etui.design._paired import Layout
 from etui.design._routing import BY_LENGTH, BY_SUBJECT, FRUGAL, MIXTURE, ORACLE
-from etui.design.analysis import DesignAnalysis, PartAnalysis, multiple_text, points_text
+from etui.design.analysis import (
+    DesignAnalysis,
+    LengthMean,
+    ModelCurve,
+    PartAnalysis,
+    multiple_text,
+    points_text,
+)
 from etui.energy.energy_record import Distribution
 from etui.stats.tests import Interval
 

@@ -27,6 +27,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from etui.learning.features import compute_features, predict_fields
 from etui.learning.regressions import fit_scale
 from etui.routing.question_text import QuestionText
@@ -50,8 +52,6 @@ def average_models(
     Args:
         scale: Models of questions from easy to hard, by falling agreement.
     """
-    import numpy as np
-
     columns = _build_columns(questions)
     draws = np.random.default_rng(0)
     start = _fit_difficulty(
@@ -78,8 +78,6 @@ def average_models(
 
 def _build_columns(questions: Sequence[QuestionText]) -> Floats:
     """Build the light features, scaled, and the probabilities of the fields, of mean 0."""
-    import numpy as np
-
     light = np.asarray([compute_features(question) for question in questions])
     scaled = fit_scale(light, np.ones(len(light), dtype=bool)).apply(light)
     columns = np.column_stack([scaled, predict_fields(questions)])
@@ -87,8 +85,6 @@ def _build_columns(questions: Sequence[QuestionText]) -> Floats:
 
 
 def _list_difficulties(scale: Sequence[AgreementModel]) -> Floats:
-    import numpy as np
-
     return np.asarray(SCALE_START + SCALE_STEP * np.arange(len(scale)))
 
 
@@ -96,7 +92,6 @@ def _fit_difficulty(
     columns: Floats, agrees: Flags, counts: Floats, scale: Sequence[AgreementModel], start: Floats
 ) -> Floats:
     """Fit intercept and weights of the difficulty, by penalised likelihood of the agreement."""
-    import numpy as np
     from scipy.optimize import minimize
 
     grid = _list_difficulties(scale)

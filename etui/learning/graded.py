@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+import numpy as np
+
 from etui.routing.question_text import QuestionText
 from etui.stats.arrays import Flags, Floats, Whole
 
@@ -59,8 +61,6 @@ class Graded:
     @property
     def label_weights(self) -> Floats:
         """The weights of all labels, ones where none are given."""
-        import numpy as np
-
         return np.ones(self.correct.shape) if self.weights is None else self.weights
 
     def list_certainties(self) -> Iterator[tuple[Literal["margin", "confidence"], Floats]]:
@@ -106,8 +106,6 @@ def same_questions(graded: Graded) -> Whole:
 
     Questions without text are identified by subject and row.
     """
-    import numpy as np
-
     keys = (
         [" ".join(question.whole.casefold().split()) for question in graded.questions]
         if graded.questions
@@ -122,8 +120,6 @@ def assign_folds(graded: Graded, count: int = 5, seed: int = 0) -> Whole:
     Args:
         count: Number of folds; at most the number of different questions.
     """
-    import numpy as np
-
     groups = same_questions(graded)
     different = int(groups.max()) + 1 if len(groups) else 0
     count = max(1, min(count, different))

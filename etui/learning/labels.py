@@ -7,6 +7,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import numpy as np
+
 from etui.learning.agreement import (
     AUDIT_ACCURACY,
     AUDIT_WEIGHT,
@@ -86,8 +88,6 @@ def model_questions(
     Returns:
         A model for each question; None with fewer than 100 audits, or ten of either result.
     """
-    import numpy as np
-
     flags = np.asarray(agrees, dtype=bool)
     if not has_enough(flags):
         return None
@@ -102,8 +102,6 @@ def build_label_table(
     A question with an uncertain label has two rows: the arm is right with p of the label's weight
     in the first, and wrong with the rest in the second.
     """
-    import numpy as np
-
     arms = tuple(dict.fromkeys(arm for each in questions for arm in each.labels))
     column = {arm: at for at, arm in enumerate(arms)}
     kept: list[tuple[int, bool]] = []
@@ -135,8 +133,6 @@ def join_tables(first: Graded, second: Graded) -> Graded:
     The facts of the first table are kept where both have some; joules are left out. Questions
     without texts in one of the tables have none in the joined one.
     """
-    import numpy as np
-
     arms = tuple(dict.fromkeys((*first.arms, *second.arms)))
 
     def spread(columns: Any, table: Graded, empty: Any) -> Any:

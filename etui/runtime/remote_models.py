@@ -20,8 +20,7 @@ from etui.turn.interfaces import Meter, ResolvedModel
 
 if TYPE_CHECKING:
     from etui.arm import Arm, TokenCost
-    from etui.backends.remote.backend import RemoteBackend
-    from etui.backends.remote.probe import RemoteStatus
+    from etui.backends.remote.backend import RemoteBackend, RemoteStatus
     from etui.config.config import Config
     from etui.models.catalogue import Catalogue
     from etui.models.spec import ModelSpec
@@ -187,7 +186,7 @@ class BackendReport:
     Attributes:
         name, url, kind: As in config.yaml.
         reachable, key_accepted, latency_seconds, server, detected: As in
-            :class:`etui.backends.remote.probe.RemoteStatus`.
+            :class:`etui.backends.remote.backend.RemoteStatus`.
     """
 
     name: str

@@ -14,14 +14,15 @@ import pytest
 from etui.bench._tokens import PromptEnding, TokenizedPrompt
 from etui.bench.formats import (
     FORMATS,
+    RULES,
     PromptText,
     build_query,
     completion_text,
     ending_weight,
+    grade,
     prompt_text,
     sha16,
 )
-from etui.bench.grading import RULES, grade
 from etui.bench.scoring import Scored
 from etui.datasets.question_files import read_questions
 from etui.datasets.questions import ALL_LETTERS, Question

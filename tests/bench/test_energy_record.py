@@ -8,7 +8,7 @@ import pytest
 
 from etui.bench.config import BenchMachine
 from etui.bench.cost import count_gaps
-from etui.bench.energy_record import build_energy_record
+from etui.bench.results import build_energy_record
 from etui.bench.summary import summarise
 from tests.bench import synthetic
 from tests.fixtures.records import check_record

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from etui.bench.formats import (
     FORMATS,
+    RULES,
     build_query,
     chat_messages,
     check_suite,
@@ -16,12 +17,14 @@ from etui.bench.formats import (
     count_examples,
     default_answer_tokens,
     ending_weight,
+    find_rule,
+    grade,
+    grades_numbers,
     list_examples,
     messages_sha,
     prompt_text,
     sha16,
 )
-from etui.bench.grading import RULES, find_rule, grade, grades_numbers
 from etui.chat import DEFAULT_OUTPUT
 from etui.datasets.questions import Question, Suite
 from etui.errors import UsageError

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from etui.cluster.settings import ClusterAddress, build_environment
+from etui.cluster.connect import ClusterAddress, build_environment
 
 ROOT = Path(__file__).parent.parent.parent
 TOKEN = "ab" * 32

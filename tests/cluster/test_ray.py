@@ -18,12 +18,11 @@ from etui.bench.plan import RunRequest, make_plan, restore_plan
 from etui.bench.run import BenchRunner
 from etui.cluster import connect
 from etui.cluster.bench_cluster import ClusterBench
-from etui.cluster.connect import open_ray
+from etui.cluster.connect import open_ray, parse_address
 from etui.cluster.messages import Command
 from etui.cluster.node import OPENER as MACHINE
 from etui.cluster.open_nodes import NodeDriver, Patience
 from etui.cluster.ray_carrier import RayCarrier
-from etui.cluster.settings import parse_address
 from etui.errors import UsageError
 from etui.measure.run import RunLimits
 from etui.models.catalogue import load_catalogue

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from etui.cluster.connect import ClusterAddress, build_environment, has_token, parse_address
 from etui.cluster.open_nodes import (
     Patience,
     build_patience,
@@ -13,7 +14,6 @@ from etui.cluster.open_nodes import (
     refuse_other_hash,
     refuse_other_versions,
 )
-from etui.cluster.settings import ClusterAddress, build_environment, has_token, parse_address
 from etui.errors import UsageError
 
 

@@ -11,8 +11,7 @@ from typing import Any
 from benchmarks.loops import end_loop, end_reasoned, read_real, read_reasoned, split_words
 from etui import units
 from etui.arm import EarlyExit, TokenCost, VoteStop
-from etui.bench.formats import FORMATS
-from etui.bench.grading import RULES, grade
+from etui.bench.formats import FORMATS, RULES, grade
 from etui.datasets.questions import Question
 from etui.multiple_choice import parse_options
 from etui.reasoning.cot import JoulesSpent, ProbedAnswer, check_confidence, check_gain, check_joules

@@ -30,11 +30,11 @@ from etui.bench.cost import (
     pool_gaps,
 )
 from etui.bench.difficulty import average_outcomes, build_difficulty, collect_models
-from etui.bench.energy_record import build_energy_record
 from etui.bench.folder import Recorded, read_run
 from etui.bench.lm_eval import lm_eval_document
 from etui.bench.merge import merge_runs
 from etui.bench.precision import build_population, check_interim, predict_questions
+from etui.bench.results import build_energy_record
 from etui.bench.sample import Sample
 from etui.bench.schedule import choose_first_check, choose_next_check
 from etui.bench.summary import group_by_system, summarise

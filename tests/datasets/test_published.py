@@ -13,16 +13,16 @@ from typing import Any
 import pytest
 
 from etui.datasets import suites
-from etui.datasets._published import (
+from etui.datasets.mmlu import suite_dir
+from etui.datasets.question_files import read_questions
+from etui.datasets.questions import SPLITS, hash_questions
+from etui.datasets.suites import (
     PUBLISHED,
     PublishedSuite,
     build_url,
     load_published_files,
+    load_suite,
 )
-from etui.datasets.mmlu import suite_dir
-from etui.datasets.question_files import read_questions
-from etui.datasets.questions import SPLITS, hash_questions
-from etui.datasets.suites import load_suite
 from etui.errors import DownloadFailed, EtuiError, InvalidFile, UsageError
 
 GSM8K = PUBLISHED["gsm8k"]

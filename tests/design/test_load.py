@@ -21,13 +21,13 @@ from etui.design.load import (
     design_of_run,
     designs_dir,
     find_design,
+    json_schema,
     list_arm_names,
     list_designs,
     parse_design,
     read_curve_grid,
 )
 from etui.design.plan import _widen
-from etui.design.schema import json_schema
 from etui.errors import InvalidFile, ModelUnavailable, UsageError
 from etui.models.catalogue import load_catalogue
 from etui.yaml.load import read_text

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from etui.arm import Arm
 from etui.curves.operating_curve import Conditions, OperatingCurve, PhaseCurve, Speed
-from etui.design.dry_run import PlanPrice, format_price
+from etui.design.plan import PlanPrice, format_price
 from etui.design.price import (
     Amount,
     ArmEvidence,

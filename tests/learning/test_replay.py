@@ -15,10 +15,8 @@ from etui.cli.policy_replay import replay_lines
 from etui.errors import UsageError
 from etui.learning.fit import fit_accuracy
 from etui.learning.graded import Graded
-from etui.learning.judge import ReplayTable, judge, list_hull_places
-from etui.learning.policy_replay import replay_policy
-from etui.learning.predictor import AccuracyPredictor
-from etui.learning.router_curve import (
+from etui.learning.judge import (
+    ReplayTable,
     accuracy_at,
     apgr,
     apgr_interval,
@@ -28,8 +26,12 @@ from etui.learning.router_curve import (
     cost_for,
     find_ends,
     gain_curve,
+    judge,
+    list_hull_places,
     oracle_curve,
 )
+from etui.learning.policy_replay import replay_policy
+from etui.learning.predictor import AccuracyPredictor
 from etui.routing.library import compile_text
 from etui.stats.frontier import cheapest_correct
 from tests.learning import made

@@ -7,7 +7,7 @@ from itertools import combinations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.plots._label_places import Box, Label, find_distance, place_labels
+from etui.plots.figure import Box, Label, find_distance, place_labels
 
 FRAME = Box(0, 0, 900, 600)
 POINTS = st.lists(

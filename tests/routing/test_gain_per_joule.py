@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from etui.arm import Arm
 from etui.chat import Query
-from etui.learning.router_curve import choices_at
+from etui.learning.judge import choices_at
 from etui.routing.objective import weigh
 from etui.routing.policy import ArmPlan, Objective
 from etui.stats.frontier import hull

@@ -28,8 +28,9 @@ class Owner:
 
         One of another PID namespace (container) cannot be seen; only a lock says that it runs.
         """
+        is_date = self.process_start.endswith(" s")  # else a boot is needed to know the process
         return (
-            self.boot_id == read_boot_id(proc)
+            (is_date or self.boot_id == read_boot_id(proc))
             and self.pid_namespace == read_pid_namespace(proc)
             and bool(self.process_start)
             and read_process_start(self.pid, proc) == self.process_start

@@ -229,11 +229,12 @@ def _read_left(file: BinaryIO) -> Row | None:
             break  # the last line, which was cut off
     if not row:
         return None if silent_s < _NEW_S else row
-    seconds = seconds_text((row["energy_end_ns"] - row["energy_start_ns"]) / 1e9)
-    known = f"its joules are those of its first {seconds}, at least"
-    if row["energy_joules"] is None:
-        known = "its joules are unknown"
-    row["error"] = f"etui was killed while it answered; {known}"
+    with suppress(KeyError, TypeError):  # a row of another version, which the log may refuse
+        seconds = seconds_text((row["energy_end_ns"] - row["energy_start_ns"]) / 1e9)
+        known = f"its joules are those of its first {seconds}, at least"
+        if row["energy_joules"] is None:
+            known = "its joules are unknown"
+        row["error"] = f"etui was killed while it answered; {known}"
     return row
 
 

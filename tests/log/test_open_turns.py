@@ -20,7 +20,7 @@ from etui.log.open_turns import OpenTurns, _join, _note_progress, open_dir, take
 from etui.log.queries import LogReader, TurnFilter
 from etui.log.records import build_row
 from etui.log.writer import TurnWriter
-from etui.owner import find_owner
+from etui.owner import Owner, find_owner, read_process_start
 from etui.turn.record import INTERRUPTED, TurnRecord
 from tests.fixtures.turns import ENERGY, TURN, UNMEASURED
 from tests.turn.scripted import Meter10W
@@ -211,6 +211,25 @@ def test_a_cut_line_and_a_row_of_another_version(config):
     assert [turn.turn_id for turn in read_turns(config)] == [make_turn(1).turn_id]
     assert "blue" in (config.log_dir / "unreadable-turns.jsonl").read_text()
     assert list(open_dir(config).iterdir()) == [empty]
+
+
+def test_a_row_without_its_times_ends_no_command(config):
+    with TurnWriter(config):
+        pass
+    leave(config, make_turn(1, status=INTERRUPTED))
+    (path,) = open_dir(config).iterdir()
+    document = json.loads(path.read_text())
+    del document["row"]["energy_start_ns"]
+    path.write_text(json.dumps(document) + "\n")
+    assert len(read_turns(config)) <= 1
+    assert list(open_dir(config).iterdir()) == []
+
+
+def test_a_process_whose_start_is_a_date_lives_when_the_clock_is_set(tmp_path):
+    """Without /proc, on Windows and macOS, the time of the boot follows from the clock."""
+    me = Owner(os.getpid(), read_process_start(os.getpid(), tmp_path), "boot at 1 min", "", "")
+    assert me.is_alive(tmp_path)
+    assert not replace(me, process_start="1.00 s").is_alive(tmp_path)
 
 
 def test_a_full_disk_costs_the_note_and_not_the_turn(config, monkeypatch):

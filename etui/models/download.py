@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+from etui.config.config import Config, make_home
 from etui.errors import DownloadFailed, EtuiError, ModelUnavailable
 from etui.models.files import (
     FileRecord,
@@ -33,9 +34,6 @@ from etui.models.spec import (
     UrlSource,
     WheelsSource,
 )
-
-if TYPE_CHECKING:
-    from etui.config.config import Config
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +71,8 @@ def pull(spec: ModelSpec, config: Config, progress: Report | None = None) -> Pat
     report = progress or _ignore_progress
     if (path := _find_verified(spec, config)) is not None:
         return path
+    if config.models_dir.is_relative_to(config.home):
+        make_home(config)
     store = config.models_dir / ".pull"
     try:
         store.mkdir(parents=True, exist_ok=True)

@@ -174,5 +174,5 @@ def save_recommended(config: Config, name: str) -> None:
         found = json.loads(path.read_text(encoding="utf-8"))
         kept = found if isinstance(found, dict) else {}
     with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_text(path, json.dumps({**kept, machine_name(): name}) + "\n")

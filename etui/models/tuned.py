@@ -206,7 +206,7 @@ def _write(config: Config, every: Sequence[TunedSettings]) -> None:
     document = {"tuned": [_build_document(one) for one in every]}
     text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
     try:
-        config.home.mkdir(parents=True, exist_ok=True)
+        config.home.mkdir(mode=0o700, parents=True, exist_ok=True)
         if every:
             write_text(config.tuned_file, text, errors="replace")
         else:

@@ -44,7 +44,7 @@ class CatalogueUpdate:
 
     def accept(self, config: Config) -> None:
         """Use it from now on; the file has the bytes whose hash was shown."""
-        config.home.mkdir(parents=True, exist_ok=True)
+        config.home.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_bytes(config.catalogue_file, self.content)
 
 

@@ -96,7 +96,7 @@ def keep_prediction(spec: ModelSpec, config: Config, forecast: DecodeForecast) -
     kept = KeptPrediction(spec.name, machine_name(), utc_now(), spec.file_bytes, forecast)
     path = predictions_file(config)
     with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(to_document(kept)) + "\n")
 

@@ -430,7 +430,7 @@ class UserModels:
 
         path = self._config.models_file.resolve()  # it may be a link to where the user keeps it
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             with FileLock(self._config.home / ".models.yaml.lock"):
                 text = path.read_bytes().decode("utf-8-sig") if path.exists() else _NEW_FILE
                 changed = change(text)

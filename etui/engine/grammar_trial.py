@@ -44,7 +44,7 @@ SIMPLER = "use a simpler schema: fewer optional parts in patterns, smaller numbe
 
 _MEMORY_BYTES = 512_000_000
 _TOO_LONG = f"it ran for more than {SECONDS:g} s"
-_KNOWN = 2_048
+_KNOWN, _MOST_CHARACTERS = 2_048, 200
 _WALKS, _WALKED_TOKENS = 2, 16
 _MAIN = (
     "import sys; sys.path.insert(0, sys.argv.pop(1)); "
@@ -151,7 +151,7 @@ def _find_fault_of_schema(schema: str) -> str:
     try:
         grammar = LLMatcher.grammar_from_json_schema(schema)
     except ValueError as error:
-        return str(error)
+        return format_fault(str(error))
     return format_fault(LLMatcher.validate_grammar(grammar, limits=make_limits()))
 
 
@@ -178,7 +178,7 @@ def _walk(grammar: str) -> str:
 
 def format_fault(error: str) -> str:
     """Write an error of llguidance in one line; empty if there is none."""
-    return " ".join(error.removesuffix("<non-verbose/>").split())
+    return " ".join(error.removesuffix("<non-verbose/>").split())[:_MOST_CHARACTERS]
 
 
 def _answer(request: Mapping[str, Any]) -> tuple[str, str]:
@@ -186,7 +186,7 @@ def _answer(request: Mapping[str, Any]) -> tuple[str, str]:
         return _walk(request["grammar"]), ""
     for pattern in request["patterns"]:
         if fault := _find_fault_of_schema(json.dumps({"type": "string", "pattern": pattern})):
-            return fault, pattern
+            return fault, pattern[:_MOST_CHARACTERS]
     return _find_fault_of_schema(request["schema"]), ""
 
 

@@ -97,3 +97,12 @@ def test_a_process_that_was_killed_is_started_again() -> None:
     process._process.kill()
     process._process.wait()
     assert GrammarTrial().find_fault(schema=schema, patterns=[]) == ("", "")
+
+
+def test_what_is_remembered_of_a_fault_is_short() -> None:
+    pattern = "(" + "a" * 60_000
+    fault, named = GrammarTrial().find_fault(schema='{"type": "string"}', patterns=[pattern])
+    assert fault
+    assert pattern.startswith(named)
+    assert 0 < len(named) <= 200
+    assert len(fault) <= 1_000

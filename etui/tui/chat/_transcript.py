@@ -358,7 +358,7 @@ or n goes on, N goes back, Esc ends it. Words that only another branch has are s
         at = ids.index(turn_id) + 1 if turn_id in ids else 0
         parts = [f"{at} of {units.count_text(len(ids), 'turn')}", self._found_words.place_text]
         more = len(find_turns(self.elsewhere, self._words))
-        parts.append(f"{more} on other branches" if more else "")
+        parts += [f"{more} on other branches" if more else "", "n N"]
         self._find_bar.show_result(" · ".join(part for part in parts if part))
 
     def _mark_found(

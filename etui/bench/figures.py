@@ -64,7 +64,7 @@ def draw_accuracy_joules(summary: Summary) -> Figure | None:
             label=sanitize(name),
             angle=292 if name in summary.hull[:-1] else 45,
             note=f"{sanitize(name)}: {units.accuracy_text(micro.value)} ({interval_text(micro)}), "
-            f"{joules_text(joules, cost.kind)} per question",
+            f"{units.marked(joules_text(joules, cost.kind))} per question",
         )
     shown = list(points.values())
     best = summary.oracle

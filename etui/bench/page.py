@@ -22,6 +22,7 @@ from etui.bench.summary import Summary, group_by_system
 from etui.bench.summary_text import (
     TEXTS,
     build_cost_over_time_rows,
+    describe_answer,
     describe_chance,
     ends,
     half_width,
@@ -91,7 +92,8 @@ def render_page(
     return render_template(
         "etui.bench",
         script="report.js",
-        title=protocol(summary),
+        title=describe_answer(summary),
+        protocol=protocol(summary),
         summary=summary,
         run=run,
         arms=[(at % 8, name, arm) for at, (name, arm) in enumerate(summary.arms.items())],
@@ -190,12 +192,14 @@ def _find_cheapest(
     figure, kind = figures[name], costs[name].kind
     shown = kind if kind == units.ESTIMATE else None
     half = half_width(figure)
-    spread = "" if half is None else f"± {units.significant(half, 2)} J, "
+    parts = [] if half is None else [f"± {units.significant(half, 2)} J"]
     if figure.low is not None and figure.high is not None and is_lopsided(figure):
         low, high = (units.significant(end, 2) for end in (figure.low, figure.high))
-        spread = f"{low}-{high} J, "
+        parts = [f"{low}-{high} J"]
     text = units.energy_text(figure.value, None, shown)
-    return label, text, f"{name + ', ' if several else ''}{spread}{kind}"
+    # The mark of an estimate is enough: the page says once what it means.
+    parts = [*([name] if several else []), *parts, *([kind] if kind and not shown else [])]
+    return label, text, ", ".join(parts)
 
 
 def describe_mixture(summary: Summary) -> str:

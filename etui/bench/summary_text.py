@@ -140,6 +140,23 @@ def guess_verdict(arm: ArmSummary, chance: float) -> str:
     return f"{found} guessing ({units.accuracy_text(chance)})"
 
 
+def describe_answer(summary: Summary) -> str:
+    """Answer what a run asked, in one sentence, by its most accurate system.
+
+    ``qwen: 61.2 % right, better than guessing (25 %), at 3.1 J/question``
+    """
+    if not summary.arms:
+        return "no question answered"
+    name, arm = max(summary.arms.items(), key=lambda item: item[1].accuracy.micro.value)
+    verdict = guess_verdict(arm, summary.chance)
+    energy = arm.energy
+    parts = [f"{sanitize(name)}: {units.accuracy_text(arm.accuracy.micro.value)} right", verdict]
+    if energy is not None:
+        cost = units.per_text(energy.per_question.value, "question", energy.kind)
+        parts.append(f"at {units.marked(cost)}")
+    return ", ".join(part for part in parts if part)
+
+
 def missing_energy_text(arm: ArmSummary) -> str:
     """Say why a system has no joules: unmeasured, or given only by machine."""
     by_machine = any(machine.energy for machine in (arm.machines or {}).values())

@@ -19,10 +19,9 @@ from etui.extras import require_extra
 if TYPE_CHECKING:
     from etui.bench.plan import RunPlan, RunRequest
     from etui.bench.run import BenchRunner, RunOutcome
-    from etui.config.config import Config
     from etui.design.plan import PlanPrice
     from etui.measure.run import RunLimits
-    from etui.models.catalogue import Catalogue
+    from etui.runtime.runtime import Runtime
 
 
 _COMMANDS = {
@@ -183,7 +182,7 @@ def _plan_run(
     if plan.suite.notice:
         say(plan.suite.notice)
     if options["dry_run"]:
-        _print_token_counts(plan, config, catalogue, as_json=options["as_json"])
+        _print_token_counts(plan, runner.runtime, limits, as_json=options["as_json"])
     return plan
 
 
@@ -350,21 +349,32 @@ def _add_precision(plan: RunPlan, options: dict[str, Any], say: Callable[[str], 
 
 
 def _print_token_counts(
-    plan: RunPlan, config: Config, catalogue: Catalogue, *, as_json: bool
+    plan: RunPlan, runtime: Runtime[Any], limits: RunLimits, *, as_json: bool
 ) -> None:
     from etui.bench.dry_run import (
         count_tokens,
         describe_expected_questions,
         format_expected_questions,
     )
+    from etui.design.plan import build_price_document, count_within, format_price, price_plan
 
-    counts = count_tokens(plan, config, catalogue)
+    counts = count_tokens(plan, runtime.config, runtime.catalogue)
+    price = price_plan(plan, runtime, {})
+    within = None if plan.config.routed else count_within(price, plan, limits.seconds)
+    counts["price"] = build_price_document(price, within)
     lines = [
         f"{model}: {count['computed']:,} tokens to compute for {counts['questions']:,} "
         f"questions ({count['prefix']:,} of them for worked examples, once per subject); "
         f"{count['whole']:,} without reuse"
         for model, count in counts["models"].items()
     ]
+    if plan.config.routed:
+        lines.append("each arm of the policy, as if it answered every question:")
+    if price.left.unknown:
+        lines.append(f"joules and seconds of {', '.join(price.left.unknown)} are unknown: first "
+                     "answers here, or etui calibrate MODEL, show them")  # fmt: skip
+    else:
+        lines += format_price(price, within)
     if plan.config.precision is not None:
         counts["precision"] = describe_expected_questions(plan)
         lines.insert(0, format_expected_questions(plan))

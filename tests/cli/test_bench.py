@@ -182,6 +182,8 @@ def test_a_dry_run_counts_and_computes_nothing(models, etui_home):
     counts = document["models"]["smollm2-135m"]
     assert document["questions"] == 6
     assert 0 < counts["prefix"] < counts["computed"] < counts["whole"]
+    (arm,) = document["price"]["left"]["arms"]
+    assert (arm["questions"], arm["joules"]) == (6, None)
     assert not (etui_home / "runs").exists()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -10,11 +11,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from etui import units
 from etui.config.config import Config
-from etui.errors import EtuiError, format_internal_error
+from etui.errors import EtuiError, ExitCode, format_internal_error
 from etui.text import sanitize
 from etui.tui.services import Services
 
@@ -127,7 +128,7 @@ class JobProgress:
     text: str
     done: float = 0.0
     total: float | None = None
-    subject: str = ""  # The model that `details` are about
+    subject: str = ""  # The model, or the folder of the run, that `details` are about
     details: tuple[str, ...] = ()  # The progress in full, for the card of that model
 
 
@@ -144,6 +145,18 @@ class JobEnded:
     question_details: str = ""
     options: tuple[str, ...] = ()  # Options of the command of the next step
     model: str = ""  # The entry of the model that was pulled
+
+
+def ask_etui(config: Config, arguments: Sequence[str], stopped: Stopped) -> Any:
+    """Run a command of etui for an answer in JSON that is not a measurement."""
+    output: list[bytes] = []
+    was_stopped: list[bool] = []
+    end = run_command(config, arguments, output.append, stopped, lambda: was_stopped.append(True))
+    if was_stopped and end.code != ExitCode.DONE:
+        raise JobStopped("stopped; nothing was changed")
+    if end.code != ExitCode.DONE:
+        raise EtuiError(end.what or f"etui {arguments[0]} ended with code {end.code}", end.fix)
+    return json.loads(b"".join(output))
 
 
 JobFact = JobProgress | JobEnded

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -57,6 +57,7 @@ from etui.tui.services import OpenServices, Services
 from etui.tui.themes import THEMES
 
 if TYPE_CHECKING:
+    from etui.tui.job_bar import JobList
     from etui.tui.server_screen import ServerScreen
 
 MODE_BINDINGS: list[BindingType] = [
@@ -195,19 +196,24 @@ class EtuiApp(App[None]):
 
                 return PoliciesScreen(self._config, lambda: self._route)
             case "runs":
-                from etui.bench.folder import runs_dir
-                from etui.tui.runs_screen import RunsScreen
+                from etui.tui.runs.screen import RunsScreen
 
-                return RunsScreen(runs_dir(self._config))
+                return RunsScreen(self._config, lambda: self.backend, self._app_jobs)
             case "models":
                 from etui.tui.models.screen import ModelsScreen
 
-                return ModelsScreen(self._config, lambda: self.backend)
+                return ModelsScreen(self._config, lambda: self.backend, self._app_jobs)
             case "power":
                 from etui.tui.power.screen import PowerScreen
 
                 return PowerScreen(self._config, self.power)
         return self._chat
+
+    @cached_property
+    def _app_jobs(self) -> JobList:
+        from etui.tui.job_bar import JobList
+
+        return JobList()
 
     def _begin_with_theme(self, name: str) -> None:
         """Take a theme before the first paint; a later change parses all styles a second time."""

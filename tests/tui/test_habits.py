@@ -113,7 +113,7 @@ async def test_a_fault_in_the_worker_of_a_screen_is_a_notice(
 
     monkeypatch.setattr(LogReader, "totals", broken)
     monkeypatch.setattr("etui.tui.history.screen.read_days", broken)
-    monkeypatch.setattr("etui.tui.runs_screen.list_runs", broken)
+    monkeypatch.setattr("etui.tui.runs.screen.list_runs", broken)
     async with running(house) as term:
         await visit(term.pilot, term.app, mode)
         await term.told("internal error: ZeroDivisionError")

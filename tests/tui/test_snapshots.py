@@ -24,16 +24,16 @@ from etui.log.writer import TurnWriter
 from etui.tui.chat import _turn_queue as answering
 from etui.tui.chat.screen import ChatScreen
 from etui.tui.history.screen import HistoryScreen
+from etui.tui.job_bar import AppJob, JobBar
+from etui.tui.measurements import SweepState, sweep_progress
 from etui.tui.models import _cards as card_reader
-from etui.tui.models._job_bar import JobBar
-from etui.tui.models._jobs import SweepState, sweep_progress
 from etui.tui.models.first_run import FirstRunScreen
 from etui.tui.models.screen import ModelsScreen
 from etui.tui.pacing import Pace
 from etui.tui.policies.screen import PoliciesScreen
 from etui.tui.power.feed import Stage
 from etui.tui.power.panel import PowerPanel
-from etui.tui.runs_screen import RunsScreen
+from etui.tui.runs.screen import RunsScreen
 from etui.tui.server_screen import ServerScreen
 from etui.tui.start import EtuiApp
 from etui.turn.record import Tokens
@@ -226,7 +226,9 @@ async def test_a_sweep_on_the_models_screen(house: House, same_host: None) -> No
     async with opened(house, NARROW) as pilot:
         screen = await switched(pilot, "f6", ModelsScreen)
         await until(pilot, lambda: MODEL in _words(screen))
-        screen.query_one(JobBar).post(sweep_progress(state))
+        bar = screen.query_one(JobBar)
+        bar._jobs.begin(AppJob("sweeping", lambda: None, sweep_progress(state)))
+        bar.post(sweep_progress(state))
         await until(pilot, lambda: "Sweep running" in _words(screen))
         await settled(pilot)
         matches(pilot.app, "models-sweep")  # type: ignore[arg-type]

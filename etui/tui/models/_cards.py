@@ -70,30 +70,9 @@ from etui.runtime.keep_warm import (
 from etui.runtime.measure_memory import gigabytes_to_bytes, limit_without_gpus
 from etui.sweep.folder import REPORT, RESULT, sweeps_dir
 from etui.tui._work import in_thread
+from etui.tui.measurements import SweepResult
 from etui.tui.services import Services
 from etui.turn.record import LoadRecord, UnloadRecord
-
-
-@dataclass(frozen=True, slots=True)
-class SweepResult:
-    """The part of a sweep's ``result.json``, and of its last line, that is shown."""
-
-    id: str
-    created: str  # When it began, ISO 8601
-    model: str
-    verdict: str  # Its result in one sentence
-    is_complete: bool
-    baseline: str
-    best: str | None
-    is_best_claimed: bool = True
-    folder: str = ""
-    has_report: bool = False  # Whether there is a report to open in a browser
-
-    @property
-    def is_better(self) -> bool:
-        """Whether it found a setting that beats the one in use then beyond doubt."""
-        is_another = self.best not in (None, self.baseline)
-        return self.is_complete and is_another and self.is_best_claimed
 
 
 class SweepResults:

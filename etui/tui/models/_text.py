@@ -28,7 +28,8 @@ from etui.runtime.keep_warm import (
 )
 from etui.sweep.folder import REPORT
 from etui.text import local_time, sanitize
-from etui.tui.models._cards import Cards, ModelCard, SweepResult
+from etui.tui.measurements import SweepResult
+from etui.tui.models._cards import Cards, ModelCard
 from etui.tui.widgets.tables import TableColumn
 from etui.turn.record import LoadRecord, UnloadRecord
 

@@ -25,10 +25,10 @@ from etui.runtime.decide import save_fallback_model
 from etui.text import sanitize
 from etui.tui import jobs
 from etui.tui._work import faults_shown, notice_text, notify_error
+from etui.tui.job_bar import JobBar
 from etui.tui.jobs import JobEnded
 from etui.tui.models._cards import CardReader, Cards, ModelCard
 from etui.tui.models._hub_search import ask_hub
-from etui.tui.models._job_bar import JobBar
 from etui.tui.models._model_list import ModelDetailsModal, ModelList
 from etui.tui.models._text import (
     CHOOSER_COLUMNS,

@@ -19,18 +19,15 @@ from etui.text import sanitize
 from etui.tui import jobs
 from etui.tui._work import faults_shown, notify_error, warn
 from etui.tui.commands import Command, build_commands
-from etui.tui.jobs import JobEnded, Running
+from etui.tui.job_bar import JobBar, JobList
+from etui.tui.measurements import (
+    apply_sweep,
+    revert_tuned,
+    start_calibration,
+    start_sweep,
+)
 from etui.tui.models._cards import CardReader, Cards, ModelCard
 from etui.tui.models._hub_search import ask_hub
-from etui.tui.models._job_bar import JobBar
-from etui.tui.models._jobs import (
-    QUICK_OPTION,
-    Measurement,
-    apply_sweep,
-    plan_calibration,
-    plan_sweep,
-    revert_tuned,
-)
 from etui.tui.models._model_list import ModelDetailsModal, ModelList
 from etui.tui.models._text import (
     COLUMNS,
@@ -113,7 +110,9 @@ the words. ★ is the model that suits this machine, ≈ an estimate. `Esc` stop
 was downloaded or measured is kept, and the same key resumes it.
 """
 
-    def __init__(self, config: Config, backend: Callable[[], Services | None]) -> None:
+    def __init__(
+        self, config: Config, backend: Callable[[], Services | None], app_jobs: JobList
+    ) -> None:
         super().__init__()
         self._config = config
         self._backend = backend
@@ -124,7 +123,7 @@ was downloaded or measured is kept, and the same key resumes it.
         self._problem = ""
         self._pulled = ""  # A new model to go to, once it is in the list
         self._list = ModelList(COLUMNS)
-        self._job = JobBar(backend, config.log_dir)
+        self._job = JobBar(backend, config.log_dir, jobs=app_jobs)
 
     def compose(self) -> ComposeResult:
         with Vertical():
@@ -186,32 +185,11 @@ was downloaded or measured is kept, and the same key resumes it.
 
     def action_calibrate(self, quick: bool = False) -> None:
         if card := self._require_file():
-            name = card.spec.name
-            self._job.start(
-                f"checking that the machine is idle, to calibrate {name} …",
-                partial(plan_calibration, name, card.curve, quick=quick),
-                partial(self._measure, "calibrating", name, (QUICK_OPTION,) if quick else ()),
-            )
+            start_calibration(self._job, self._config, card.spec.name, card.curve, quick=quick)
 
     def action_sweep(self) -> None:
         if card := self._require_file():
-            name = card.spec.name
-            self._job.start(
-                f"planning a sweep of {name} …",
-                partial(plan_sweep, self._config, name),
-                partial(self._measure, "sweeping", name, ()),
-            )
-
-    def _measure(self, what: str, name: str, options: tuple[str, ...], ended: JobEnded) -> None:
-        """Measure what was confirmed; a refusal is asked about, and then forced."""
-        chosen = (*options, *ended.options)
-
-        def measure(job: Running) -> JobEnded:
-            measurement = Measurement(self._config, name, chosen, job)
-            return measurement.sweep() if what == "sweeping" else measurement.calibrate()
-
-        next_step = partial(self._measure, what, name, chosen)
-        self._job.start(f"{what} {name} …", measure, next_step, metered=True)
+            start_sweep(self._job, self._config, card.spec.name)
 
     def action_apply_sweep(self) -> None:
         if card := self._list.current:

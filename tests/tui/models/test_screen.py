@@ -17,10 +17,10 @@ from etui.log.writer import TurnWriter
 from etui.models.catalogue import load_catalogue
 from etui.models.found import FoundModel
 from etui.models.spec import ModelSpec
+from etui.tui import measurements as measuring
+from etui.tui.job_bar import JobJoules, format_job
 from etui.tui.jobs import JobProgress
-from etui.tui.models import _jobs as measuring
 from etui.tui.models._cards import CardReader, Cards, ModelCard
-from etui.tui.models._job_bar import JobJoules, format_job
 from etui.tui.models._text import fact_lines
 from tests.contract.tiny_model import write_tiny_model
 from tests.fixtures.turns import TURN

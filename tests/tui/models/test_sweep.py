@@ -19,12 +19,12 @@ from etui.errors import EtuiError
 from etui.models.catalogue import load_catalogue
 from etui.models.spec import TunedSettings
 from etui.models.tuned import load_tuned, save_tuned
-from etui.tui.modals import ConfirmModal
-from etui.tui.models._cards import SweepResults
-from etui.tui.models._jobs import (
+from etui.tui.measurements import (
     SweepState,
     sweep_progress,
 )
+from etui.tui.modals import ConfirmModal
+from etui.tui.models._cards import SweepResults
 from etui.tui.models._text import wrap_facts
 from tests.tui.fakes import MODEL, House
 from tests.tui.models_app import (

@@ -6,6 +6,7 @@ import json
 import webbrowser
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,11 @@ from textual.widgets import DataTable, Static
 
 from etui.bench.summary import summarise
 from etui.codec import to_document
-from etui.tui.runs_screen import (
-    COLUMNS,
-    RunsScreen,
-    list_runs,
-    run_texts,
-    sort_runs,
-)
+from etui.config.config import load_config
+from etui.tui.job_bar import JobList
+from etui.tui.runs import _entries
+from etui.tui.runs._entries import COLUMNS, RunEntry, run_texts, sort_runs
+from etui.tui.runs.screen import RunsScreen
 from etui.tui.start import EtuiApp
 from tests.bench import synthetic
 from tests.tui.fakes import until
@@ -37,7 +36,8 @@ class RunsApp(App[None]):
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
-        self.runs = RunsScreen(folder)
+        config = replace(load_config(), home=folder.parent)
+        self.runs = RunsScreen(config, lambda: None, JobList())
         self.pilot: Pilot[None]
 
     def on_mount(self) -> None:
@@ -75,6 +75,10 @@ async def at_runs(
         yield app
 
 
+def list_runs(folder: Path) -> list[RunEntry]:
+    return _entries.list_runs(folder, folder.parent / "sweeps")
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A finished run, one without a summary, one whose summary is cut off, and a stray folder."""
@@ -83,8 +87,9 @@ def folder(tmp_path: Path) -> Path:
     rows = synthetic.samples(made)
     done = synthetic.write(runs / "done", made, rows)
     (done / "summary.json").write_text(json.dumps(to_document(summarise(rows, made))))
-    synthetic.write(runs / "going", made, rows[:5])
-    cut = synthetic.write(runs / "cut", made, rows)
+    earlier = replace(made, started_at="2025-12-31T12:00:00+00:00")
+    synthetic.write(runs / "going", earlier, rows[:5])
+    cut = synthetic.write(runs / "cut", earlier, rows)
     (cut / "summary.json").write_text('{"arms": {')
     (runs / "stray").mkdir()
     return runs
@@ -93,10 +98,12 @@ def folder(tmp_path: Path) -> Path:
 async def test_runs_are_listed_filtered_and_drawn_with_a_letter_an_arm(folder: Path) -> None:
     async with at_runs(folder) as app:
         rows = [app.row(number) for number in range(3)]
-        assert rows[0].startswith("done | mmlu letters 5-shot, 4 arms | 114 | ")
-        assert "%" in rows[0]
-        assert any("going | not finished" in row for row in rows)
-        assert any("cut | summary.json cannot be read" in row for row in rows)
+        done = next(row for row in rows if "| mmlu, 4 arms | small, large | 114 | " in row)
+        assert done.startswith("01 Jan ")
+        assert "| 25.0 % | " in done
+        assert "| better than guessing | " in done
+        assert any("not finished: no summary yet" in row for row in rows)
+        assert any("summary.json cannot be read" in row for row in rows)
         await app.until(lambda: "vote-5" in app.picture)
         for arm in synthetic.ARMS:
             assert arm in app.picture
@@ -104,7 +111,7 @@ async def test_runs_are_listed_filtered_and_drawn_with_a_letter_an_arm(folder: P
         await app.until(lambda: "vote-5" not in app.picture)
         await app.pilot.press("slash", *"not finished", "enter")
         await app.listed(1)
-        assert "going" in app.row(0)
+        assert "not finished" in app.row(0)
         assert app.table.has_focus
         await app.pilot.press("escape")
         await app.listed(3)
@@ -194,12 +201,11 @@ async def test_columns_fit_the_width_and_an_arrow_shows_the_order(folder: Path) 
         def headings() -> list[str]:
             return [str(column.label) for column in app.table.columns.values()]
 
-        assert {"RUN", "BEST", "J/QUESTION", "MODEL"} <= set(headings())
-        await app.pilot.press("s")
-        assert headings()[0] == "RUN ▲"
-        assert app.row(0).startswith("cut | ")
+        assert {"SUITE", "RIGHT", "J/Q", "MODEL", "VERDICT"} <= set(headings())
+        await app.pilot.press("s", "s")
+        assert headings()[1] == "SUITE ▲"
         await app.pilot.press("j", "j", "g", "G")
         assert app.table.cursor_row == 2
         await app.pilot.resize_terminal(40, 20)
         await app.until(lambda: len(headings()) < 5)
-        assert headings()[0] == "RUN ▲"
+        assert headings()[:2] == ["SUITE ▲", "QUESTIONS"]

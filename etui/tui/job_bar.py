@@ -1,10 +1,11 @@
-"""The line of the running job: what it does, its joules so far, and a bar."""
+"""The jobs of the app, and the line of the running one: what it does, its joules, and a bar."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,11 +68,44 @@ def format_job(progress: JobProgress, joules: float | None, kind: str | None, wi
     return next((form for form in forms if count_cells(form) <= width), forms[-1])
 
 
+@dataclass(eq=False, slots=True)
+class AppJob:
+    """A job of the app, while it runs and after."""
+
+    name: str
+    stop: Callable[[], object]
+    progress: JobProgress
+    kind: str = ""  # What it measures: run, sweep or calibration; empty for other jobs
+    subject: str = ""  # The model that is measured
+    joules: JobJoules | None = None  # Those of a measurement
+    began: datetime = field(default_factory=lambda: datetime.now().astimezone())
+    outcome: str = ""  # How it ended; empty while it runs
+
+
+class JobList:
+    """The jobs of the app: one runs at a time, and each screen with a bar shows and stops it."""
+
+    def __init__(self) -> None:
+        self.running: AppJob | None = None
+        self.measurements: list[AppJob] = []
+        """Those of this session, in the order of their starts."""
+
+    def begin(self, job: AppJob) -> None:
+        self.running = job
+        if job.kind:
+            self.measurements.append(job)
+
+    def end(self, outcome: str) -> None:
+        if self.running is not None:
+            self.running.outcome, self.running = outcome, None
+
+
 class JobBar(Vertical):
-    """Runs one job at a time in a thread and shows how far it is.
+    """Runs a job in a thread unless one of the app runs, and shows how far that is.
 
     Args:
         quiet: Whether errors are left to the screen, which has room for all of their text.
+        jobs: The jobs of the app; None for a bar whose jobs no other screen shows.
     """
 
     class Changed(Message):
@@ -84,27 +118,32 @@ class JobBar(Vertical):
         ended: JobEnded
 
     def __init__(
-        self, backend: Callable[[], Services | None], log_dir: Path, *, quiet: bool = False
+        self,
+        backend: Callable[[], Services | None],
+        log_dir: Path,
+        *,
+        quiet: bool = False,
+        jobs: JobList | None = None,
     ) -> None:
         super().__init__(id="job")
         self._quiet = quiet
         self._backend = backend
         self._log_dir = log_dir
-        self._name = ""
+        self._jobs = jobs or JobList()
+        self._last: AppJob | None = None  # The job that was shown last
         self._next_step: NextStep = _do_nothing
-        self._progress = JobProgress("")
-        self._joules: JobJoules | None = None
         self._shows_job = False  # instead of the text of the screen
         self._bar = ProgressBar(show_eta=False, id="job-bar")
         self._status = Static("", markup=False, classes="status")
 
     @property
     def is_running(self) -> bool:
-        return bool(self._name)
+        return self._jobs.running is not None
 
-    def lines_for(self, model: str) -> tuple[str, ...]:
-        """Return the progress of the running job in full if it is about this model."""
-        return self._progress.details if self._progress.subject == model else ()
+    def lines_for(self, subject: str) -> tuple[str, ...]:
+        """Return the progress of the running job in full if it is about this model or folder."""
+        job = self._jobs.running
+        return job.progress.details if job is not None and job.progress.subject == subject else ()
 
     def compose(self) -> ComposeResult:
         yield self._status
@@ -112,7 +151,7 @@ class JobBar(Vertical):
 
     def on_mount(self) -> None:
         self._bar.display = False
-        self.set_interval(_TICK_SECONDS, self._read_joules)
+        self.set_interval(_TICK_SECONDS, self._follow)
 
     def show_idle(self, text: str) -> None:
         if not self._shows_job:
@@ -120,29 +159,46 @@ class JobBar(Vertical):
 
     def show_outcome(self, text: str) -> None:
         """Show how the last job ended, or what a key found, until the next job starts."""
-        if not self._name:
+        if not self.is_running:
             self._shows_job = True
             self._status.update(sanitize(text))
 
     def start(
-        self, text: str, job: Job, next_step: NextStep = _do_nothing, *, metered: bool = False
+        self,
+        text: str,
+        job: Job,
+        next_step: NextStep = _do_nothing,
+        *,
+        kind: str = "",
+        subject: str = "",
     ) -> None:
-        """Start a job unless one is running."""
-        services = self._backend()
+        """Start a job unless one is running.
+
+        Args:
+            kind: What it measures, which is metered and listed; empty for other jobs.
+            subject: The model that is measured.
+        """
+        services, running = self._backend(), self._jobs.running
         if services is None:
             self.notify("etui is still starting: try again in a moment", severity="warning")
-        elif self._name:
-            what = f"{self._name.removesuffix(' …')} is still running"
+        elif running is not None:
+            what = f"{running.name.removesuffix(' …')} is still running"
             self.notify(notice_text(what, "Esc stops it"), severity="warning", markup=False)
         else:
-            self._name, self._next_step, self._shows_job = text, next_step, True
-            self._joules = JobJoules(services.meter, time.monotonic_ns()) if metered else None
-            self._progress = JobProgress(text)
+            joules = JobJoules(services.meter, time.monotonic_ns()) if kind else None
+            own = AppJob(text, self._cancel, JobProgress(text), kind, subject, joules)
+            self._jobs.begin(own)
+            self._last, self._next_step, self._shows_job = own, next_step, True
             self._status.update(sanitize(text))
             self.post_message(self.Changed())
             self._run(services, job)
 
     def stop(self) -> None:
+        """Stop the running job, whichever screen began it."""
+        if self._jobs.running is not None:
+            self._jobs.running.stop()
+
+    def _cancel(self) -> None:
         self.workers.cancel_group(self, "job")
 
     def post(self, fact: JobFact) -> None:
@@ -159,28 +215,41 @@ class JobBar(Vertical):
         if isinstance(fact, JobEnded):
             self._end(fact)
             return
-        before, self._progress = self._progress, fact
-        self._show_progress()
+        job = self._jobs.running
+        if job is None:
+            return
+        before, job.progress = job.progress, fact
+        self._show_progress(job)
         if (before.subject, before.details) != (fact.subject, fact.details):
             self.post_message(self.Changed())
 
-    def _read_joules(self) -> None:
-        if self._joules is not None and self._name:
-            self._joules.read(time.monotonic_ns())
-            self._show_progress()
+    def _follow(self) -> None:
+        """Show the joules of the running job, and the jobs of other screens."""
+        job, last = self._jobs.running, self._last
+        if job is not None:
+            if job.joules is not None:
+                job.joules.read(time.monotonic_ns())
+            self._shows_job = True
+            self._show_progress(job)
+        elif last is not None:
+            self._bar.display = False
+            self._status.update(sanitize(last.outcome))
+        if job is not last:
+            self._last = job
+            self.post_message(self.Changed())
 
-    def _show_progress(self) -> None:
-        counted = self._joules
+    def _show_progress(self, job: AppJob) -> None:
+        counted, progress = job.joules, job.progress
         joules, kind = (None, None) if counted is None else (counted.joules, counted.kind)
-        self._status.update(
-            sanitize(format_job(self._progress, joules, kind, self._status.size.width))
-        )
-        self._bar.display = self._progress.total is not None
-        self._bar.update(total=self._progress.total, progress=self._progress.done)
+        self._status.update(sanitize(format_job(progress, joules, kind, self._status.size.width)))
+        self._bar.display = progress.total is not None
+        self._bar.update(total=progress.total, progress=progress.done)
 
     def _end(self, ended: JobEnded) -> None:
         next_step = self._next_step
-        self._name, self._progress, self._joules = "", JobProgress(""), None
+        said = f"{ended.said}: {ended.fix}" if ended.fix else ended.said
+        self._jobs.end(f"✗ {ended.what}" if ended.what else said)
+        self._last = None
         self._bar.display = False
         if ended.question:
             self._status.update(sanitize(ended.what or ended.said))
@@ -190,8 +259,7 @@ class JobBar(Vertical):
             if not self._quiet:
                 notify_error(self, ended.what, ended.fix)
         else:
-            text = f"{ended.said}: {ended.fix}" if ended.fix else ended.said
-            self._status.update(sanitize(text))
+            self._status.update(sanitize(said))
         self.post_message(self.Ended(ended))
 
     @work(exclusive=True, group="question")

@@ -1,4 +1,4 @@
-"""Sweeps and calibrations from the app: ask, run etui's command in a process, read its lines.
+"""Runs, sweeps and calibrations from the app: ask, run etui's command in a process, read its lines.
 
 The app cannot measure by itself: drawing costs energy, and its engine process holds models. All
 models are unloaded and questions are refused while a command measures, but only after the user
@@ -8,9 +8,12 @@ said yes.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from etui import units
 from etui.calibration.grid import QUICK, Grid, expected_seconds, list_visits
@@ -19,6 +22,7 @@ from etui.config.config import Config
 from etui.curves.operating_curve import OperatingCurve, Speed
 from etui.energy.idle import BUSY_SHARE
 from etui.errors import EtuiError, ExitCode
+from etui.tui.bench_job import NewRun, RunState, plan_run, read_verdict
 from etui.tui.jobs import (
     STOP_SECONDS,
     CommandEnd,
@@ -26,16 +30,19 @@ from etui.tui.jobs import (
     JobProgress,
     JobStopped,
     Running,
-    Stopped,
+    ask_etui,
     run_command,
 )
-from etui.tui.models._cards import SweepResult
 
 if TYPE_CHECKING:
-    pass
+    from etui.tui.job_bar import JobBar
 
 T = TypeVar("T")
+MeasuredKind = Literal["run", "sweep", "calibration"]
 QUICK_OPTION = "--quick"
+_DOING: Mapping[MeasuredKind, str] = {
+    "run": "running", "sweep": "sweeping", "calibration": "calibrating"
+}  # fmt: skip
 _LOOK_SECONDS = 1.0  # How long to watch the CPUs before a calibration
 _SWEEP_STOP_SECONDS = 60.0
 """How long a stopped sweep may take: it writes its result, and restores a power limit."""
@@ -48,6 +55,28 @@ _STAGES = {
 }
 
 _KEPT_DROPS = 3  # Newest dropped settings to show
+
+
+@dataclass(frozen=True, slots=True)
+class SweepResult:
+    """The part of a sweep's ``result.json``, and of its last line, that is shown."""
+
+    id: str
+    created: str  # When it began, ISO 8601
+    model: str
+    verdict: str  # Its result in one sentence
+    is_complete: bool
+    baseline: str
+    best: str | None
+    is_best_claimed: bool = True
+    folder: str = ""
+    has_report: bool = False  # Whether there is a report to open in a browser
+
+    @property
+    def is_better(self) -> bool:
+        """Whether it found a setting that beats the one in use then beyond doubt."""
+        is_another = self.best not in (None, self.baseline)
+        return self.is_complete and is_another and self.is_best_claimed
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +157,7 @@ def _parse(kind: type[T], line: bytes) -> T | None:
 def plan_sweep(config: Config, name: str, job: Running) -> JobEnded:
     """Plan a sweep of a model, and ask whether to measure it."""
     try:
-        answer = _ask_sweep(config, ("--dry-run", "--json", name), job.stopped)
+        answer = ask_etui(config, ("sweep", "--dry-run", "--json", name), job.stopped)
         plan = from_document(PlannedSweep, answer, extra="ignore")
     except ValueError as error:
         raise EtuiError(f"the plan of the sweep cannot be read: {error}") from error
@@ -140,29 +169,17 @@ def plan_sweep(config: Config, name: str, job: Running) -> JobEnded:
 
 
 def apply_sweep(config: Config, name: str, folder: str, job: Running) -> JobEnded:
+    """Use the best setting of a sweep from now on."""
     try:
-        answer = _ask_sweep(config, ("--apply", folder, "--json"), job.stopped)
+        answer = ask_etui(config, ("sweep", "--apply", folder, "--json"), job.stopped)
         applied, why = answer["applied"], str(answer["why"])
     except (ValueError, KeyError, TypeError) as error:
         raise EtuiError(f"the answer of etui sweep cannot be read: {error}") from error
     return JobEnded(why if applied is None else f"applied to {name}: {why}")
 
 
-def _ask_sweep(config: Config, arguments: Sequence[str], stopped: Stopped) -> Any:
-    """Run ``etui sweep`` for an answer in JSON that is not a measurement."""
-    output: list[bytes] = []
-    was_stopped: list[bool] = []
-    end = run_command(
-        config, ("sweep", *arguments), output.append, stopped, lambda: was_stopped.append(True)
-    )
-    if was_stopped and end.code != ExitCode.DONE:
-        raise JobStopped("stopped; nothing was changed")
-    if end.code != ExitCode.DONE:
-        raise EtuiError(end.what or f"etui sweep ended with exit code {end.code}", end.fix)
-    return json.loads(b"".join(output))
-
-
 def revert_tuned(config: Config, name: str, _job: Running) -> JobEnded:
+    """Use the settings of models.yaml again."""
     from etui.models.tuned import remove_tuned
 
     if remove_tuned(config, name) is None:
@@ -236,12 +253,61 @@ def _describe_plan(plan: PlannedSweep) -> list[str]:
     ]
 
 
+def start_calibration(
+    bar: JobBar, config: Config, name: str, curve: OperatingCurve | None = None, *,
+    quick: bool = False
+) -> None:  # fmt: skip
+    """Plan a calibration of a model, and measure it once it is confirmed."""
+    options = (QUICK_OPTION,) if quick else ()
+    plan = partial(plan_calibration, name, curve, quick=quick)
+    measure = partial(_start_confirmed, bar, config, "calibration", name, options)
+    bar.start(f"checking that the machine is idle, to calibrate {name} …", plan, measure)
+
+
+def start_sweep(bar: JobBar, config: Config, name: str) -> None:
+    """Plan a sweep of a model, and measure it once it is confirmed."""
+    measure = partial(_start_confirmed, bar, config, "sweep", name, ())
+    bar.start(f"planning a sweep of {name} …", partial(plan_sweep, config, name), measure)
+
+
+def start_run(bar: JobBar, config: Config, new: NewRun) -> None:
+    """Price a run, and start it once it is confirmed."""
+    measure = partial(_start_confirmed, bar, config, "run", new.title, new.options)
+    bar.start(f"pricing {new.title} …", partial(plan_run, config, new), measure)
+
+
+def resume_run(bar: JobBar, config: Config, title: str, folder: Path) -> None:
+    """Answer what is left of a run."""
+    _start_confirmed(bar, config, "run", title, ("--resume", str(folder)), JobEnded())
+
+
+def _start_confirmed(
+    bar: JobBar, config: Config, kind: MeasuredKind, name: str, options: tuple[str, ...],
+    ended: JobEnded,
+) -> None:  # fmt: skip
+    """Measure what was confirmed; a refusal is asked about, and then forced."""
+    chosen = (*options, *ended.options)
+
+    def measure(job: Running) -> JobEnded:
+        measurement = Measurement(config, name, chosen, job)
+        match kind:
+            case "run":
+                return measurement.run(Path(chosen[-1]))
+            case "sweep":
+                return measurement.sweep()
+            case "calibration":
+                return measurement.calibrate()
+
+    forced = partial(_start_confirmed, bar, config, kind, name, chosen)
+    bar.start(f"{_DOING[kind]} {name} …", measure, forced, kind=kind, subject=name)
+
+
 @dataclass(slots=True)
 class Measurement:
     """A command that measures while the app rests; its progress is posted."""
 
     config: Config
-    name: str  # The model
+    name: str  # The model, or the suite and what answers it
     options: Sequence[str]
     job: Running
     was_stopped: bool = field(default=False, init=False)
@@ -269,6 +335,28 @@ class Measurement:
         return self._end_early(
             end, verdict is not None, "press s to resume", "Small differences will not be seen."
         )
+
+    def run(self, folder: Path) -> JobEnded:
+        """Answer the questions of a run, new or stopped; its answers are in its folder."""
+        from etui.bench.folder import read_run
+        from etui.measure.folder import CONFIG
+
+        state = RunState(self.name, str(folder))
+        if (folder / CONFIG).exists():
+            state = state.begun(read_run(folder))
+
+        def see(line: bytes) -> JobProgress | None:
+            nonlocal state
+            if not state.answers:
+                state = replace(state.begun(read_run(folder)), done=0, right=0)
+            before, state = state, state.after(line, time.monotonic())
+            return state.progress if state is not before else None
+
+        begin = replace(state.progress, text=f"running {self.name} … loading the model")
+        end = self._run("run", ("bench", "--jsonl", "--quiet"), begin, see)
+        if end.code == ExitCode.DONE and not self.was_stopped:
+            return JobEnded(f"{self.name}: {read_verdict(folder)}")
+        return self._end_early(end, False, "press m to continue it", "")
 
     def calibrate(self) -> JobEnded:
         """Measure the operating curve; at return it is in the log."""

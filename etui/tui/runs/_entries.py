@@ -210,7 +210,9 @@ def run_texts(run: RunEntry) -> dict[str, str]:
         return texts
     arms = len(summary.arms)
     texts["suite"] = summary.suite if arms == 1 else f"{summary.suite}, {arms} arms"
-    texts["questions"] = f"{summary.questions:,}{'' if summary.complete else ' (stopped)'}"
+    answered = 0 if arm is None else arm.accuracy.questions
+    stopped = "" if summary.complete else f"{answered:,} of "
+    texts["questions"] = f"{stopped}{summary.questions:,}"
     if arm is not None:
         kind = arm.energy.kind if arm.energy is not None else None
         shown = kind if kind == units.ESTIMATE else None

@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     from etui.config.schema import ToolsEntry
 
 
-LEAST_PANEL_COLUMNS = 46  # Fewer columns cut the rows of its channels
-
-
 def load_config(environ: Mapping[str, str] = os.environ) -> Config:
     """Load the Config from the environment and ``config.yaml``.
 

@@ -9,8 +9,10 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from etui.config.backend_spec import BackendKind, BackendSpec, find_url_problem, is_exposed
-from etui.config.config import LEAST_PANEL_COLUMNS
 from etui.yaml.load import Strict, refuse
+
+LEAST_PANEL_COLUMNS = 46
+"""Fewer columns cut the rows of the panel's channels."""
 
 _LEAST_HZ = 0.001
 """A reading every quarter of an hour; the period of a slower one need not fit into an integer."""

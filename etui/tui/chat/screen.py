@@ -13,7 +13,8 @@ from textual.containers import Container
 from textual.screen import Screen
 
 from etui import units
-from etui.config.config import LEAST_PANEL_COLUMNS, Config
+from etui.config.config import Config
+from etui.config.schema import LEAST_PANEL_COLUMNS
 from etui.errors import EtuiError
 from etui.log.records import ChatRecord
 from etui.runtime.routes import Route, with_route

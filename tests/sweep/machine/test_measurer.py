@@ -72,7 +72,8 @@ def test_a_visit_measures_what_the_answers_cost(machine):
         joules = [QUIET.watts(*batch) * QUIET.seconds(*batch) for batch in batches]
         assert phase.joules == pytest.approx(sum(joules) / 3, rel=0.03)
         assert phase.seconds == pytest.approx(sum(seconds) / 3, rel=0.01)
-        assert phase.uncertainty < 0.1 * phase.joules
+        # The decode lasts about as long as the counter takes to refresh.
+        assert phase.uncertainty < 0.2 * phase.joules
     assert visit.prefill.tokens == sum(prompts) / 3
     assert visit.decode.tokens == sum(output - 1 for output in outputs) / 3
     assert (visit.setting, visit.copy, visit.answers) == (BASELINE.key, 0, 3)

@@ -12,6 +12,7 @@ from etui.log.model_usage import ModelUsage, Spent, Use
 from etui.text import count_cells, fit_cells, format_table, local_time, one_line, sanitize
 from etui.turn.record import CUT, DRAFTS_STOPPED, LoadRecord, UnloadRecord
 from etui.turn.text import (
+    bound_text,
     cache_lines,
     kind_of_hop,
     saved_text,
@@ -86,7 +87,7 @@ def _format_turn_row(turn: TurnSummary) -> tuple[str, ...]:
         one_line(turn.rule or "-"),
         f"{turn.tokens_output:,}",
         units.seconds_text(turn.seconds_total),
-        _format_energy(turn),
+        bound_text(_format_energy(turn), turn.status),
         _format_per_token(turn.joules_per_token, turn.tokens_output, turn.kind),
         mark + one_line(turn.query),
     )
@@ -342,6 +343,7 @@ def _list_energy(turn: TurnRecord) -> list[tuple[str, str]]:
         return units.short_energy_text(joules, e.kind)
 
     gross = units.marked(units.energy_text(e.joules, e.uncertainty, e.kind, spread=True))
+    gross = bound_text(gross, turn.status)
     facts = [("energy", gross)]
     if e.joules is not None:
         net = "no idle baseline"

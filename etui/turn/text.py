@@ -14,6 +14,7 @@ from etui.turn.events import HopEnded, RoundStarted
 from etui.turn.record import (
     CONTINUES,
     DRAFTS_STOPPED,
+    INTERRUPTED,
     CacheRecord,
     HopRecord,
     ToolCallRecord,
@@ -98,6 +99,12 @@ def _name_shared(energy: TurnEnergy) -> str:
     if "estimate" not in families:
         return "GPU"
     return "CPU" if families == {"estimate"} else "GPU or CPU"
+
+
+def bound_text(joules: str, status: str) -> str:
+    """Say that the joules of a turn whose process was killed are a bound: ``at least 5 J``."""
+    is_bound = status == INTERRUPTED and units.UNMEASURED not in joules
+    return f"at least {joules}" if is_bound else joules
 
 
 def ending_text(record: TurnRecord) -> str:
@@ -328,7 +335,8 @@ def energy_line(record: TurnRecord) -> str:
     if energy.joules is None:
         parts.append(f"energy {units.UNMEASURED}")
     else:
-        parts.append(units.energy_text(energy.joules, energy.uncertainty, energy.kind, spread=True))
+        text = units.energy_text(energy.joules, energy.uncertainty, energy.kind, spread=True)
+        parts.append(bound_text(text, record.status))
         if energy.joules_per_token is not None:
             parts.append(units.short_per_token_text(energy.joules_per_token, energy.kind))
         if energy.mean_watts is not None:
@@ -393,6 +401,7 @@ def price_facts(record: TurnRecord) -> list[str]:
     """
     energy = record.energy
     joules = units.spread_energy_text(energy.joules, energy.uncertainty, energy.kind)
+    joules = bound_text(joules, record.status)
     ending = ending_text(record)
     if record.ended in _LOOPS and record.status == "complete":
         ending = "■ ended: it repeats itself"

@@ -19,9 +19,11 @@ from etui.log.daily_energy import read_daily_energy, sum_parts
 from etui.log.open_turns import OpenTurns, _join, _note_progress, open_dir, take_left
 from etui.log.queries import LogReader, TurnFilter
 from etui.log.records import build_row
+from etui.log.text import _list_energy, format_turns
 from etui.log.writer import TurnWriter
 from etui.owner import Owner, find_owner, read_process_start
 from etui.turn.record import INTERRUPTED, TurnRecord
+from etui.turn.text import energy_line, price_facts
 from tests.fixtures.turns import ENERGY, TURN, UNMEASURED
 from tests.turn.scripted import Meter10W
 
@@ -130,6 +132,21 @@ def test_sums_have_the_bound_and_count_what_is_unknown(config):
     assert (total.turns, total.joules, total.unmeasured_turns) == (3, 7.0, 1)
     assert (day.turns, day.joules, day.unmeasured) == (3, 7.0, 1)
     assert of_status.turn_id == make_turn(3).turn_id
+
+
+def test_joules_that_are_a_bound_are_shown_as_one(config):
+    turn = make_turn(1, status=INTERRUPTED, energy=replace(ENERGY, flags=("lower-bound",)))
+    with TurnWriter(config) as writer:
+        writer.save_turn(turn)
+        writer.save_turn(make_turn(2, status=INTERRUPTED, energy=UNMEASURED))
+    with LogReader(config) as log:
+        rows = format_turns(log.list_turns(TurnFilter()), None)
+    assert sum("unmeasured" in row for row in rows) == 1
+    assert sum("at least" in row for row in rows) == 1
+    assert "at least" in energy_line(turn)
+    assert "at least" in price_facts(turn)[0]
+    assert "at least" in dict(_list_energy(turn))["energy"]
+    assert "at least" not in energy_line(replace(turn, status="complete"))
 
 
 def test_a_turn_that_is_stored_leaves_nothing(config):

@@ -34,6 +34,7 @@ from etui.tui.commands import ChatRequested, Command, build_commands
 from etui.tui.history._detail import DayBars, DetailView, read_days, read_detail
 from etui.tui.widgets.key_footer import KeyFooter
 from etui.tui.widgets.tables import FittedTable, TableColumn
+from etui.turn.text import bound_text
 
 T = TypeVar("T")
 
@@ -105,7 +106,7 @@ def turn_texts(turn: TurnSummary) -> dict[str, str]:
     return {
         "time": local_time(turn.created_at)[5:16],
         "question": mark + one_line(turn.query),
-        "joules": units.short_energy_text(turn.joules, kind),
+        "joules": bound_text(units.short_energy_text(turn.joules, kind), turn.status),
         "per_token": _NOTHING if not turn.tokens_output else per_token,
         "tokens": f"{turn.tokens_output:,}" if turn.tokens_output else _NOTHING,
         "seconds": units.seconds_text(turn.seconds_total),

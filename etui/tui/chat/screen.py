@@ -14,7 +14,6 @@ from textual.screen import Screen
 
 from etui import units
 from etui.config.config import Config
-from etui.config.schema import LEAST_PANEL_COLUMNS
 from etui.errors import EtuiError
 from etui.log.records import ChatRecord
 from etui.runtime.routes import Route, with_route
@@ -290,6 +289,8 @@ class ChatScreen(SettledLayout):
 
     def action_widen(self, columns: int) -> None:
         """Make the panel wider, or narrower, and keep that."""
+        from etui.config.schema import LEAST_PANEL_COLUMNS  # pydantic is not for the first paint
+
         before = self._panel.outer_size.width
         most = self.size.width * _MOST_PANEL_PERCENT // 100
         width = min(max(before + columns, LEAST_PANEL_COLUMNS), most)

@@ -6,16 +6,19 @@ Titles sort by noun: ``model: …``, ``policy: …``, ``chat: …``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 from textual.app import App
+from textual.binding import Binding
 from textual.command import DiscoveryHit, Hit, Hits, Provider
+from textual.content import Content
 from textual.markup import escape
 from textual.message import Message
 from textual.screen import Screen
+from textual.widget import Widget
 
 from etui.log.records import ChatRecord
 from etui.runtime.routes import Route
@@ -101,30 +104,80 @@ class OffersCommands(Protocol):
         """Return the commands for the palette."""
 
 
-def list_commands(app: App[Any], screen: Screen[Any]) -> Iterator[Command]:
-    """Yield the commands of the app and of a screen."""
-    for offering in (app, screen):
-        if isinstance(offering, OffersCommands):
-            yield from offering.commands()
+def list_commands(*nodes: App[Any] | Screen[Any]) -> list[Command]:
+    """List the commands of screens and the app, those of each sorted by their titles."""
+    return [
+        command
+        for node in nodes
+        if isinstance(node, OffersCommands)
+        for command in sorted(node.commands(), key=lambda command: command.title.casefold())
+    ]
+
+
+def list_keys(app: App[Any], screen: Screen[Any]) -> dict[str, str]:
+    """Return the keys of the actions of a screen, its parts and the app, as they are shown."""
+    bindings = [active.binding for active in screen.active_bindings.values()]
+    parts = {type(widget): widget for widget in screen.query(Widget) if widget.focusable}
+    for node in (*parts.values(), app):
+        bindings += [binding for _key, binding in node._bindings]
+    keys: dict[str, str] = {}
+    for binding in bindings:
+        if binding.id is not None:
+            keys.setdefault(binding.action.removeprefix("screen."), _show_key(app, binding))
+    return keys
+
+
+def _show_key(app: App[Any], binding: Binding) -> str:
+    if own := app._keymap.get(binding.id or ""):
+        binding = binding.with_key(own.split(",")[0])
+    return app.get_key_display(binding)
+
+
+def name_action(run: Callable[[], Any]) -> str:
+    """Name what a command runs as a binding does: ``zoom(1)`` for ``partial(action_zoom, 1)``."""
+    call, values = (run.func, run.args) if isinstance(run, partial) else (run, ())
+    name = getattr(call, "__name__", "").removeprefix("action_")
+    return f"{name}({', '.join(map(repr, values))})" if values else name
+
+
+def with_key(title: str | Content, command: Command, keys: Mapping[str, str]) -> Content:
+    """Return the title of a command with the key that runs it, if there is one."""
+    shown = Content(title) if isinstance(title, str) else title
+    key = keys.get(name_action(command.run), "")
+    return Content.assemble(shown, (f"  {key}", "bold dim")) if key else shown
 
 
 class EtuiCommands(Provider):
-    """Palette provider for the commands of the app and of the active screen."""
+    """Palette provider for the commands of the active screen and of the app, with their keys."""
 
     async def discover(self) -> Hits:
-        commands = list_commands(self.app, self.screen)
-        for command in sorted(commands, key=lambda command: command.title):
-            yield DiscoveryHit(escape(command.title), command.run, command.title,
-                               escape(command.help_text))  # fmt: skip
+        from etui.tui.help import name_part
+
+        keys = list_keys(self.app, self.screen)
+        for node in (self.screen, self.app):
+            heading = f"{name_part(node)}\n"
+            for command in list_commands(node):
+                shown = Content.assemble((heading, "dim"), with_key(command.title, command, keys))
+                heading = ""
+                yield DiscoveryHit(shown, command.run, command.title, escape(command.help_text))
 
     async def search(self, query: str) -> Hits:
-        matcher = self.matcher(query)
-        for command in list_commands(self.app, self.screen):
-            if (score := matcher.match(command.title)) > 0:
+        """Yield the commands whose titles match, and then those whose help texts do."""
+        matcher, keys = self.matcher(query), list_keys(self.app, self.screen)
+        words = query.casefold().split()
+        for command in (*list_commands(self.screen), *list_commands(self.app)):
+            score = matcher.match(command.title)
+            if score <= 0 and all(word in command.help_text.casefold() for word in words):
+                score = _LEAST_SCORE
+            if score > 0:
                 # The highlighter parses markup, and its offsets do not fit escaped text.
-                marked = "[" not in command.title
-                title = matcher.highlight(command.title) if marked else escape(command.title)
-                yield Hit(score, title, command.run, command.title, escape(command.help_text))
+                plain = score == _LEAST_SCORE or "[" in command.title
+                title = command.title if plain else matcher.highlight(command.title)
+                shown = with_key(title, command, keys)
+                yield Hit(score, shown, command.run, command.title, escape(command.help_text))
+
+
+_LEAST_SCORE = 1e-6  # Less than the title of any command has that matches
 
 
 def route_commands(

@@ -110,8 +110,9 @@ def note_for(choices: Sequence[RouteChoice], shown: Sequence[RouteChoice]) -> st
 
 
 def filter_choices(choices: Sequence[RouteChoice], words: str) -> list[RouteChoice]:
-    """Return the choices that contain every word, in kind, name or details."""
-    return [one for one in choices if has_words(f"{one.kind} {one.name} {one.details}", words)]
+    """Return the choices that contain every word; those with all of them in the name come first."""
+    found = [one for one in choices if has_words(f"{one.kind} {one.name} {one.details}", words)]
+    return sorted(found, key=lambda one: not has_words(f"{one.kind} {one.name}", words))
 
 
 def format_choices(choices: Sequence[RouteChoice], route: Route) -> list[str]:

@@ -7,7 +7,7 @@ import gc
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from importlib import import_module
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from textual import work
-from textual.app import App, SystemCommand
+from textual.app import App
 from textual.binding import Binding, BindingType
 from textual.css.stylesheet import Stylesheet
 from textual.events import Event, Key, Paste
@@ -116,8 +116,6 @@ def choose_interrupt(now: float, armed_at: float | None, *, answering: bool) -> 
 
 LEAVE_SECONDS = 5.0  # Longest wait on exit for the running answer to be stopped and saved
 NOTICE_SECONDS = 12.0  # How long a notice of the start is shown
-_REPLACED_COMMANDS = frozenset({"Keys", "Quit", "Theme"})
-"""Titles of Textual's commands that etui offers itself."""
 
 
 def stamp_folder(folder: Path) -> int | None:
@@ -135,7 +133,7 @@ class EtuiApp(App[None]):
     CSS_PATH = Path(__file__).with_name("etui.tcss")
     DEFAULT_MODE = "chat"
     PAUSE_GC_ON_SCROLL = True
-    COMMANDS = App.COMMANDS | {EtuiCommands}
+    COMMANDS = {EtuiCommands}  # noqa: RUF012
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide")]  # noqa: RUF012 as Textual has it
     VERTICAL_BREAKPOINTS = [(0, "-low"), (16, "-high")]  # noqa: RUF012
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -144,6 +142,8 @@ class EtuiApp(App[None]):
         Binding("ctrl+p", "command_palette", "Menu", id="app.commands", priority=True),
         Binding("f7", "route", "Model", id="app.route"),
         *MODE_BINDINGS,
+        # Where nothing of the screen is open that Esc would close.
+        Binding("escape", "switch_mode('chat')", "Chat", id="app.back", show=False),
         Binding("ctrl+c", "copy_or_quit", "Copy, stop, quit", id="app.copy_or_quit", show=False,
                 priority=True),
         # No priority: in a text that is edited it undoes. The prompt binds it once more.
@@ -308,6 +308,7 @@ class EtuiApp(App[None]):
             ("route: choose …", "Policy, arm or model, with what each costs", self.action_route),
             ("help", "Keys of this screen, and the energy words", self.action_toggle_help),
             ("theme: choose …", "Other colours", self.action_change_theme),
+            ("screenshot", "Save this screen as an SVG picture", self.action_screenshot_soon),
             ("quit", "Stop the running answer, save it and leave", self.action_quit),
         )
         if self._driver is not None and self._driver.can_suspend:
@@ -325,18 +326,16 @@ class EtuiApp(App[None]):
         if self.backend is not None:
             yield from route_commands(self.backend, self._route, self._take_route)
 
-    def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
-        """Yield Textual's commands, without those that :meth:`commands` has."""
-        for command in super().get_system_commands(screen):
-            if command.title not in _REPLACED_COMMANDS:
-                yield command
-
     def _take_route(self, route: Route) -> None:
         self._route = route
         self._chat.take_route(route)
         if self.screen is not self._chat and isinstance(self.screen, ShowsRoute):
             self.screen.take_route(route)
         self.notify(sanitize(f"next questions: {route.description}"), markup=False)
+
+    def action_screenshot_soon(self) -> None:
+        """Save a picture of the screen, once the palette is closed."""
+        self.set_timer(0.1, self.deliver_screenshot)
 
     def action_route(self) -> None:
         from etui.tui.route_screen import RouteScreen

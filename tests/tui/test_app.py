@@ -29,12 +29,12 @@ from tests.tui.screen import WIDE, answered, ask, notices, running, turns
 
 async def test_the_palette_has_each_action_once_and_chooses_policy_and_model(house: House) -> None:
     async with running(house) as term:
-        titles = [command.title for command in list_commands(term.app, term.app.screen)]
-        titles += [command.title for command in term.app.get_system_commands(term.app.screen)]
+        titles = [command.title for command in list_commands(term.app.screen, term.app)]
         assert len({title.casefold() for title in titles}) == len(titles)
         assert all(len(title) <= 40 for title in titles)
         assert {"help", "quit", "theme: choose …", "route: choose …"} <= set(titles)
         assert not {"Keys", "Quit", "Theme"} & set(titles)
+        assert "screenshot" in titles
         assert "suspend" not in titles, "a headless driver cannot"
         commands = {command.title: command for command in term.app.commands()}
         assert {"policy: balanced", "policy: best", "policy: frugal"} <= set(commands)

@@ -14,7 +14,7 @@ from textual.widgets import Footer
 
 from etui.log.queries import LogReader
 from etui.tui.ascii import to_ascii
-from etui.tui.commands import OffersCommands
+from etui.tui.commands import OffersCommands, list_commands, list_keys, with_key
 from etui.tui.help import HelpScreen, find_owners, find_unknown_keys, list_key_names
 from etui.tui.start import MODE_BINDINGS, EtuiApp
 from etui.tui.themes import DARK, LIGHT
@@ -85,6 +85,71 @@ def test_every_key_has_a_name_and_the_documents_have_it() -> None:
                 assert binding.id, f"{owner.__name__}: {binding.key}"
     said = "".join(path.read_text(encoding="utf-8") for path in DOCS.glob("*.md"))
     assert [name for name in sorted(list_key_names()) if f"`{name}`" not in said] == []
+
+
+SAVED = {"Save", "Send", "Price it"}  # Ctrl+S takes what was typed
+
+
+def test_function_and_control_keys_mean_one_thing_everywhere() -> None:
+    meanings: dict[str, set[str]] = {}
+    for owner in find_owners():
+        if owner is not TextBox:
+            for binding in vars(owner)["BINDINGS"]:
+                for key in binding.key.split(","):
+                    if re.fullmatch(r"f\d+|ctrl\+[a-z]", key) and binding.description != "Close":
+                        meanings.setdefault(key, set()).add(binding.description)
+    assert {key: said for key, said in meanings.items() if len(said) > 1} == {
+        "ctrl+s": SAVED,
+        "ctrl+c": {"Copy, stop, quit", "Quit"},  # `etui power top` has nothing to copy or stop
+    }
+
+
+@pytest.mark.parametrize("width", [80, 120, 200])
+async def test_escape_leads_to_the_chat_and_every_footer_has_chat_and_power(
+    house: House, width: int
+) -> None:
+    async with running(house, (width, 24)) as term:
+        for mode in KEYS:
+            await visit(term.pilot, term.app, mode)
+            for name, key in (("Chat", "f2"), ("Power", "f10"), ("Help", "f1")):
+                if mode != name.casefold():
+                    await term.until(
+                        lambda key=key, name=name: f"{key} {name}" in term.drawn.split("\n")[-1]
+                    )
+            await term.press("escape")
+            await term.until(lambda: term.app.current_mode == "chat")
+
+
+async def test_escape_first_closes_what_is_open_on_a_screen(house: House) -> None:
+    async with running(house) as term:
+        for mode, opened in (("history", "slash"), ("runs", "slash"), ("history", "t")):
+            await visit(term.pilot, term.app, mode)
+            await term.press(opened)
+            await term.press("escape")
+            assert term.app.current_mode == mode
+            await term.press("escape")
+            await term.until(lambda: term.app.current_mode == "chat")
+
+
+async def test_the_palette_groups_by_screen_names_keys_and_finds_words_of_a_help(
+    house: House,
+) -> None:
+    house.config = replace(house.config, keymap={"chat.new": "f11"})
+    async with running(house, (120, 50)) as term:
+        keys = list_keys(term.app, term.app.screen)
+        shown = {
+            one.title: with_key(one.title, one, keys).plain
+            for one in list_commands(term.app.screen, term.app)
+        }
+        assert shown["chat: new"] == "chat: new  f11"
+        assert shown["chat: open …"] == "chat: open …  ^o"
+        assert shown["screen: power"] == "screen: power  f10"
+        assert shown["route: choose …"] == "route: choose …  f7"
+        await term.press("ctrl+p")
+        await term.sees("Chat", "answer: continue")
+        await term.press(*"read first")
+        await term.sees("chat: system prompt  f9")
+        await term.until(lambda: "answer: copy" not in term.drawn)
 
 
 def test_names_that_no_key_has_are_found() -> None:

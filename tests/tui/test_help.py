@@ -43,7 +43,8 @@ async def test_the_keys_are_those_that_work_now_as_they_are_bound(house: House) 
         await term.until(lambda: "Answer" in groups(term))
         await term.press("ctrl+o")
         await term.until(lambda: "Chats" in groups(term))
-        assert "Rename" in groups(term)["Chats"]
+        assert groups(term)["Selected chat"]["Rename"] == "r"
+        assert "Search" in groups(term)["Chats"]
         assert "Help" in groups(term)["Everywhere"]
         assert "History" not in groups(term)["Everywhere"], "F3 does not work over a window"
 

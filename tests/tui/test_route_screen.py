@@ -98,6 +98,7 @@ async def test_a_policy_that_was_added_on_disk_is_in_the_palette(house: House) -
         ("ARM", ["quick", "think"]),
         ("model 98", [MODEL]),
         ("nothing", []),
+        ("smollm", [MODEL, "quick"]),  # the name of a model before a text that has it
     ],
 )
 def test_every_word_has_to_be_there(words: str, names: list[str]) -> None:

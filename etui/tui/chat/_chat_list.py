@@ -115,7 +115,7 @@ def name_chat(runner: TurnService, turns: Sequence[TurnRecord], policy: str) -> 
             record = event.record
     title = title_from_answer(record.answer) if record is not None else ""
     if record is None or not title:
-        raise EtuiError(f"{model} found no title", "name the chat yourself with F2")
+        raise EtuiError(f"{model} found no title", "name the chat yourself with r")
     energy = record.energy
     joules = units.marked(units.energy_text(energy.joules, energy.uncertainty, energy.kind))
     load = energy.phases.get("load")
@@ -201,16 +201,25 @@ class ChatsLeft:
     """Id of a turn of the chat to resume, whose branch is shown; None for the current one."""
 
 
+class ChatList(RowList):
+    """The chats; its keys are letters, which the search takes as text."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("r", "screen.rename", "Rename", id="chats.rename"),
+        Binding("d,delete", "screen.delete", "Delete", id="chats.delete", key_display="d"),
+        Binding("e", "screen.export('markdown')", "Markdown", id="chats.markdown"),
+        Binding("E", "screen.export('json')", "JSON", id="chats.json"),
+        Binding("t", "screen.name", "Name it", id="chats.name"),
+    ]
+
+    HELP = "## Selected chat"
+
+
 class ChatsScreen(BoxModal[ChatsLeft]):
     """All chats in the log, most recently used first."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "leave", "Close", id="chats.close"),
-        Binding("f2", "rename", "Rename", id="chats.rename"),
-        Binding("f3", "export('markdown')", "Markdown", id="chats.markdown"),
-        Binding("f4", "export('json')", "JSON", id="chats.json"),
-        Binding("f5", "name", "Name it", id="chats.name"),
-        Binding("f8", "delete", "Delete", id="chats.delete"),
         Binding("slash", "search", "Search", id="chats.search", key_display="/"),
         Binding("right,l", "unfold(True)", "Branches", id="chats.unfold", show=False),
         Binding("left,h", "unfold(False)", "Fold", id="chats.fold", show=False),
@@ -221,10 +230,9 @@ class ChatsScreen(BoxModal[ChatsLeft]):
 ## Chats
 
 `/` searches names, questions and answers; Enter resumes the selected chat. Right shows the branches
-of a chat (`●` is the current one), Left hides them, Enter resumes the chat at a branch. F2 renames
-it, F5 lets the smallest model name it (`name_chats: true` in config.yaml) and says for how many
-joules, F3 and F4 write it to a file,
-F8 deletes it with its turns.
+of a chat (`●` is the current one), Left hides them, Enter resumes the chat at a branch. `r` renames
+it, `t` lets the smallest model find a title (`name_chats: true` in config.yaml) and says for how
+many joules, `e` and `E` write it to a file, `d` deletes it with its turns.
 """
 
     def __init__(self, config: Config, log: LoggedChats, runner: TurnService) -> None:
@@ -237,7 +245,7 @@ F8 deletes it with its turns.
         self._lines: list[tuple[ChatSummary, BranchRow | None]] = []
         self._branches: dict[str, tuple[BranchRow, ...]] = {}
         self._search = Input(placeholder="/ searches names and texts", compact=True)
-        self._list = RowList(markup=False)
+        self._list = ChatList(markup=False)
         self._note = Static("reading the log …", markup=False, classes="help")
 
     def compose_box(self) -> ComposeResult:

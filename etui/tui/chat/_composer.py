@@ -283,7 +283,7 @@ class Composer:
             if problem and problem != self._problem:  # once, and not for each slash
                 notify_error(self._screen, problem, "fix the file; the other prompts work")
             self._problem = problem
-            commands = list(list_commands(self._screen.app, self._screen))
+            commands = list_commands(self._screen, self._screen.app)
             self._entries = build_entries(commands, self._library.prompts)
         self._prompt.menu.offer(match_entries(text, self._entries))
 

@@ -84,8 +84,10 @@ or n goes on, N goes back, Esc ends it. Words that only another branch has are s
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("j", "lines(1)", "Line down", id="transcript.line_down", show=False),
         Binding("k", "lines(-1)", "Line up", id="transcript.line_up", show=False),
-        Binding("ctrl+d", "half_page(1)", "Half page down", id="transcript.half_down", show=False),
-        Binding("ctrl+u", "half_page(-1)", "Half page up", id="transcript.half_up", show=False),
+        Binding(
+            "ctrl+d", "half_page(1)", "Half a page down", id="transcript.half_down", show=False
+        ),
+        Binding("ctrl+u", "half_page(-1)", "Half a page up", id="transcript.half_up", show=False),
         Binding("g", "first", "First turn", id="transcript.first", show=False),
         Binding("G", "last", "Last turn", id="transcript.last", show=False),
         Binding("slash", "find", "Find", id="transcript.find", key_display="/", show=False),

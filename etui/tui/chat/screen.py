@@ -171,8 +171,6 @@ class ChatScreen(SettledLayout):
 
     def commands(self) -> list[Command]:
         """Return the commands of this screen; those on an answer act on the last one."""
-        before = partial(self.call_later, self.step_at_last_fork, -1)
-        after = partial(self.call_later, self.step_at_last_fork, 1)
         actions: tuple[tuple[TurnAction, str, str], ...] = (
             ("copy", "copy", "Copy the last answer"),
             ("continue", "continue", "Go on with the last answer, if it was cut off"),
@@ -199,9 +197,11 @@ class ChatScreen(SettledLayout):
             ("export: this chat as JSON", "Write a file with all figures",
              partial(self.action_export, "json")),
             ("answer: stop", "Stop the running answer, and keep its text", self.action_stop),
-            ("answer: branch before", "Show the branch before this one at its last fork", before),
-            ("answer: branch after", "Show the branch after this one at its last fork", after),
-            *((f"answer: {name}", text, partial(self.act_on_last, action))
+            ("answer: branch before", "Show the branch before this one at its last fork",
+             partial(self.action_branch, -1)),
+            ("answer: branch after", "Show the branch after this one at its last fork",
+             partial(self.action_branch, 1)),
+            *((f"answer: {name}", text, partial(self.action_request, action))
               for action, name, text in actions),
             ("energy: gross or net", "Include idle power, or subtract it", self.action_toggle_net),
             ("power: show more time", span, partial(self.action_zoom, 1)),
@@ -302,7 +302,8 @@ class ChatScreen(SettledLayout):
         self._panel.styles.width = columns
         self._panel.styles.max_width = f"{_MOST_PANEL_PERCENT}%"
 
-    def act_on_last(self, action: TurnAction) -> None:
+    def action_request(self, action: TurnAction) -> None:
+        """Carry out an action on the last answer."""
         answered = [turn for turn in self._transcript.turns if turn.record is not None]
         if answered:
             self._act_on(answered[-1], action)
@@ -401,7 +402,7 @@ class ChatScreen(SettledLayout):
             path = await in_thread(lambda: export_chat(self._config, chat, records, form))
             self.notify(sanitize(f"written to {path}"), markup=False)
 
-    async def step_at_last_fork(self, step: int) -> None:
+    async def action_branch(self, step: int) -> None:
         """Show another branch at the last turn that has several."""
         conversation = self.queue.conversation
         places = conversation.places()

@@ -326,6 +326,9 @@ as JSON lines to `exports` in ETUI_HOME, `E` as CSV.
         else:
             self._find_chat(turn.chat_id, turn.turn_id)
 
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        return action != "back" or self._search.display or self._totals_by is not None
+
     def action_back(self) -> None:
         if self._search.display:
             self._search.value = ""

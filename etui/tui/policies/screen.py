@@ -91,10 +91,10 @@ class PoliciesScreen(Screen[None]):
     AUTO_FOCUS = "#shelf"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+s", "save", "Save", id="policies.save"),
-        Binding("ctrl+t", "ask", "Explain", id="policies.explain"),
+        Binding("ctrl+e", "ask", "Explain", id="policies.explain", priority=True),
         Binding("ctrl+r", "replay", "Replay", id="policies.replay"),
-        Binding("ctrl+g", "compare('saved')", "Diff", id="policies.diff"),
-        Binding("ctrl+o", "use", "Use", id="policies.use"),
+        Binding("ctrl+b", "compare('saved')", "Diff", id="policies.diff"),
+        Binding("ctrl+l", "use", "Use", id="policies.use"),
         Binding("f8", "next_fault", "Next fault", id="policies.next_fault"),
         Binding("ctrl+f", "find", "Find", id="policies.find", priority=True),
         Binding("slash", "filter", "Filter", id="policies.filter", show=False),
@@ -109,9 +109,9 @@ Right takes one, `ctrl+space` shows the next), and the line below the text expla
 the cursor. Problems are listed below it: `F8` goes to the next one, Enter on one takes its
 suggestion or goes to its line. `ctrl+f` finds, then `n` and `N`.
 
-`ctrl+t` shows which arm would answer a question under the text as it is now; `ctrl+r` replays the
-questions of the log; `ctrl+g` shows the differences from the saved file. `ctrl+s` saves (a shipped
-policy as your own copy), `ctrl+o` uses the policy for the next questions. In the list `n` creates a
+`ctrl+e` shows which arm would answer a question under the text as it is now; `ctrl+r` replays the
+questions of the log; `ctrl+b` shows the differences from the saved file. `ctrl+s` saves (a shipped
+policy as your own copy), `ctrl+l` uses the policy for the next questions. In the list `n` creates a
 policy, `d` deletes one of yours, `/` filters. Esc goes back to the list. Unsaved text is kept until
 you open another policy or exit etui; both ask first.
 """

@@ -131,7 +131,7 @@ in a browser.
             case "stop":
                 return is_running and not self._filter.display
             case "back":
-                return self._filter.display or not is_running
+                return self._filter.display
             case "continue":
                 return run is not None and run.can_continue and not is_running
         return True
@@ -197,10 +197,9 @@ in a browser.
         self._filter.focus()
 
     def action_back(self) -> None:
-        if self._filter.display:
-            self._filter.value = ""
-            self._filter.display = False
-            self._table.focus()
+        self._filter.value = ""
+        self._filter.display = False
+        self._table.focus()
 
     def on_input_changed(self, changed: Input.Changed) -> None:
         self._list()

@@ -13,7 +13,8 @@ from textual.widgets import Footer
 from textual.widgets._footer import FooterKey
 
 HELP_ACTION = "toggle_help"
-"""Action of the key that lists all keys: it is shown whatever else has no room."""
+PINNED_ACTIONS = (HELP_ACTION, "switch_mode('chat')", "switch_mode('power')")
+"""Actions of the keys that are shown whatever else has no room, the most important first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,21 +38,20 @@ def choose_labels(labels: Sequence[KeyLabel], width: int) -> tuple[KeyLabel, ...
     """Choose the keys that fit whole into ``width`` columns, in their order.
 
     The first that does not fit ends the row: no key is shown while a more important one is not.
-    Only the key of the help is shown in any case, because it leads to all others.
+    The keys of the help, the chat and the power come before all others.
     """
     room = width + 1  # the last key needs no separator
-    helps = (label for label in labels if label.action == HELP_ACTION and label.cells <= room)
-    pinned = next(helps, None)
-    room -= pinned.cells if pinned is not None else 0
+    pinned = sorted(
+        (label for label in labels if label.action in PINNED_ACTIONS),
+        key=lambda label: PINNED_ACTIONS.index(label.action),
+    )
     chosen: list[KeyLabel] = []
-    for label in labels:
-        if label is pinned:
-            continue
+    for label in (*pinned, *(label for label in labels if label not in pinned)):
         if label.cells > room:
             break
         room -= label.cells
         chosen.append(label)
-    return tuple(label for label in labels if label is pinned or label in chosen)
+    return tuple(label for label in labels if label in chosen)
 
 
 class KeyFooter(Footer):

@@ -87,10 +87,10 @@ async def test_a_turn_of_another_branch_is_opened_on_its_branch(house: House) ->
         await open_forked(term.pilot, house)
         chat(term.app).open_chat(house.chats.kept["chat-1"][0], "turn-of-log-1")
         await term.until(lambda: questions(term.app) == ["First?", "Second?", "Third?"])
-        chat(term.app).call_later(chat(term.app).step_at_last_fork, 1)
+        chat(term.app).call_later(chat(term.app).action_branch, 1)
         await term.until(lambda: questions(term.app) == ["First?", "Other?"])
         await term.until(lambda: term.app.focused is term.turns[1])
-        chat(term.app).call_later(chat(term.app).step_at_last_fork, 1)
+        chat(term.app).call_later(chat(term.app).action_branch, 1)
         await term.told("no branch after")
 
 

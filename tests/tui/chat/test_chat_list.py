@@ -57,9 +57,10 @@ async def open_list(term: Terminal, count: int) -> None:
 
 
 async def choose(term: Terminal, word: str) -> None:
-    """Search for a chat so that it is the only one in the list."""
+    """Search for a chat so that it is the only one in the list, and go to it."""
     await term.press("slash", *word)
     await term.until(lambda: len(rows(term)) == 1)
+    await term.press("down")
 
 
 async def test_chats_are_listed_with_turns_and_joules_and_found_by_words(stocked: House) -> None:
@@ -99,7 +100,7 @@ async def test_a_chat_is_resumed_with_its_turns_its_history_and_its_questions(
         assert query.history[-1] == Message("assistant", "Answer 3.")
         await open_list(term, 3)
         await choose(term, "Primes")
-        await term.press("f8")
+        await term.press("d")
         await term.at(ConfirmModal)
         await term.press("y")
         await term.until(lambda: "chat-b" not in stocked.chats.kept)
@@ -113,7 +114,7 @@ async def test_a_chat_is_resumed_with_its_turns_its_history_and_its_questions(
 async def test_a_chat_is_renamed_and_deleted_only_after_a_yes(stocked: House) -> None:
     async with at_chats(stocked) as term:
         await choose(term, "Primes")
-        await term.press("f2")
+        await term.press("r")
         await term.at(TextModal)
         area = term.app.screen.query_one(TextArea)
         await term.until(lambda: area.has_focus and area.selected_text == "Primes")
@@ -123,7 +124,7 @@ async def test_a_chat_is_renamed_and_deleted_only_after_a_yes(stocked: House) ->
         await term.until(lambda: rows(term) and "  All Primes" in rows(term)[0])
         for answer in ("enter", "y"):
             assert "chat-b" in stocked.chats.kept
-            await term.press("f8")
+            await term.press("d")
             await term.at(ConfirmModal)
             await term.press(answer)
             await term.at(ChatsScreen)
@@ -134,7 +135,7 @@ async def test_a_chat_is_exported(stocked: House) -> None:
     folder = stocked.config.home / "exports"
     async with at_chats(stocked) as term:
         await choose(term, "Primes")
-        for key, ending in (("f3", "md"), ("f4", "json")):
+        for key, ending in (("e", "md"), ("E", "json")):
             await term.press(key)
             await term.told(str(folder / f"primes-b.{ending}"))
         if os.name == "posix":
@@ -147,7 +148,7 @@ async def test_a_chat_is_exported(stocked: House) -> None:
         assert len(list(folder.iterdir())) == 2
         shutil.rmtree(folder)
         folder.write_text("in the way")
-        await term.press("f3")
+        await term.press("e")
         await term.told("cannot write")
         assert term.app.is_running
 
@@ -222,23 +223,23 @@ async def test_a_chat_unfolds_to_its_branches_and_is_resumed_at_one(stocked: Hou
 
 async def test_the_smallest_model_names_a_chat_and_its_joules_are_shown(stocked: House) -> None:
     async with at_chats(stocked) as term:
-        await term.press("f5")
+        await term.press("t")
         await term.told("a title by a model costs joules, so it is off")
         assert stocked.runner.asked == []
     stocked.config = replace(stocked.config, name_chats=True)
     async with at_chats(stocked) as term:
-        await term.press("f5")
+        await term.press("t")
         await term.told("the chat has no turn yet")
         stocked.runner.pieces = ('"', '"')
-        await term.press("j", "f5")
+        await term.press("j", "t")
         await term.told("found no title")
         stocked.runner.smallest = None
-        await term.press("f5")
+        await term.press("t")
         await term.told("no model is on this machine")
         assert stocked.chats.kept["chat-b"][0].name == "Primes"
         stocked.runner.smallest = "smollm2-135m"
         stocked.runner.pieces = ('"Title: ', "Large ", 'oceans."')
-        await term.press("G", "f5")
+        await term.press("G", "t")
         await term.until(lambda: stocked.chats.kept["chat-a"][0].name == "Large oceans")
         await term.told("Large oceans · named by smollm2-135m for ")
         assert " J" in notices(term.app)

@@ -105,7 +105,7 @@ async def test_errors_are_saved_only_when_asked_and_never_used(config: Config) -
         await app.asked("the text has 1 error", "y")
         await app.until(lambda: any("has errors" in line for line in app.shelf_lines()))
         assert "driect" in file.read_text()
-        await app.press("ctrl+o")
+        await app.press("ctrl+l")
         await app.notes("cannot be used")
         assert not [wish for wish in app.wishes if isinstance(wish, RouteRequested)]
 

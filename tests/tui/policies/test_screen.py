@@ -57,7 +57,7 @@ async def test_faults_and_warnings_stand_at_their_lines_and_space_goes_there(
 async def test_a_question_is_explained_by_the_text_that_is_not_saved(config: Config) -> None:
     put_models(config, "smollm2-135m")
     async with editing(config) as app:
-        await app.press("ctrl+t", *"why")
+        await app.press("ctrl+e", *"why")
         await app.until(lambda: "everything-else" in app.answer)
         assert "arm quick" in app.answer
         assert "no long" in app.answer
@@ -87,7 +87,7 @@ async def test_the_title_tells_the_age_of_the_fit_and_what_is_amiss(config: Conf
     async with editing(config) as app:
         await app.until(lambda: "yours · fit" in app.drawn())
         assert " days ago" in app.drawn()
-        await app.press("ctrl+t", *"why")
+        await app.press("ctrl+e", *"why")
         await app.until(lambda: "fit of 2026-01-01, " in app.answer)
         assert "not fitted: careful" in app.answer
     keep_fit(config, "gone")
@@ -96,7 +96,7 @@ async def test_the_title_tells_the_age_of_the_fit_and_what_is_amiss(config: Conf
     (config.policies_dir / f"mine{FITTED_ENDING}").write_text("{", encoding="utf-8")
     async with editing(config) as app:
         await app.until(lambda: "its fit is damaged" in app.drawn())
-        await app.press("ctrl+t", *"why")
+        await app.press("ctrl+e", *"why")
         await app.until(lambda: "is not valid JSON, or truncated" in app.answer)
 
 
@@ -130,10 +130,10 @@ async def test_a_replay_tells_what_would_move_before_anything_is_saved(config: C
 async def test_a_diff_shows_values_answers_and_lines(config: Config) -> None:
     keep(config, "frugal", OWN)
     async with editing(config, None, "frugal") as app:
-        await app.press("ctrl+g")
+        await app.press("ctrl+b")
         await app.until(lambda: "no differences" in app.answer)
         app.type_over("use: quick", "use: careful # dearer")
-        await app.press("ctrl+g")
+        await app.press("ctrl+b")
         await app.until(lambda: "~ rules.everything-else.use: quick -> careful" in app.answer)
         assert "1 of 1 questions are answered differently" in app.answer
         assert "+ use: careful # dearer" in app.answer
@@ -169,7 +169,7 @@ async def test_a_narrow_terminal_shows_one_side_at_a_time(
         assert "version: 1" in app.drawn()
         app.type_over("direct", "driect")
         await app.says("✗ 1 error")
-        await app.press("ctrl+t")
+        await app.press("ctrl+e")
         await app.until(lambda: app.screen.query_one("#question").has_focus)
         await app.press("x")
         await app.until(lambda: "1 error" in app.answer)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Role = Literal["system", "user", "assistant", "tool"]
@@ -125,6 +125,12 @@ class Query:
     pictures: tuple[Picture, ...] = ()  # Those whose marks its messages have
     history_tokens: int | None = None
     """Estimated tokens of ``history``, where they are known without reading it again."""
+    takes_own_system: bool = False
+    """Whether the system prompt is that of the model that answers (``OwnSettings``)."""
+
+    def answered_by(self, own_system: str | None) -> Query:
+        """Return the query for a model with this system prompt of its own; None for none."""
+        return replace(self, system=own_system) if self.takes_own_system else self
 
     def messages(self) -> tuple[Message, ...]:
         """Return the whole conversation, ready for a chat template."""

@@ -368,7 +368,12 @@ class _Question:
         from etui.prompts.attachments import join, list_pictures
 
         shown = list_pictures(attachments)
-        return Query(join(self.text, attachments), system=self.system, pictures=shown)
+        return Query(
+            join(self.text, attachments),
+            self.system,
+            pictures=shown,
+            takes_own_system=self.system is None,
+        )
 
 
 def _print_document(event: TurnEvent) -> None:

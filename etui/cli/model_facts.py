@@ -417,6 +417,9 @@ def format_facts(
         lines.append(("draft depth", count_text(spec.draft_tokens, "token")))
     if facts.sampling is not None:
         lines.append(("sampling", f"{_sampling_text(facts.sampling)} ({facts.sampling_from})"))
+    if spec.own is not None:
+        prompt = "; a system prompt" if spec.own.system else ""
+        lines.append(("your settings", f"sampling {_sampling_text(spec.own.sampling)}{prompt}"))
     if gguf is None or needs is None:
         lines += [("source", source) for source in row.sources]
     else:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import atexit
 import concurrent.futures.thread  # noqa: F401 - see below
+import json
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -41,6 +42,7 @@ from etui.log.records import (
 )
 from etui.log.spool import UnsavedRow
 from etui.text import title_from_question
+from etui.turn.record import OWN_SYSTEM, SAVED_PROMPT
 from etui.units import count_text
 
 UNSTORABLE = (
@@ -100,13 +102,21 @@ class Store:
     def _ensure_chat(self, turn: Row) -> None:
         """Create the chat of a turn, named after the question, if it does not exist.
 
-        A turn must never be refused because its chat is missing.
+        A turn must never be refused because its chat is missing. A system prompt of its model or of
+        a saved prompt is not that of the chat.
         """
+        settings = json.loads(turn.get("settings") or "{}")
+        of_turn = settings.get(OWN_SYSTEM) or settings.get(SAVED_PROMPT)
         name = title_from_question(str(turn.get("query", "")))
         self._connection.execute(
             "INSERT INTO chats (chat_id, created_at, name, system) VALUES (?, ?, ?, ?) "
             "ON CONFLICT (chat_id) DO NOTHING",
-            (turn["chat_id"], turn.get("created_at", ""), name, turn.get("system")),
+            (
+                turn["chat_id"],
+                turn.get("created_at", ""),
+                name,
+                None if of_turn else turn.get("system"),
+            ),
         )
 
 

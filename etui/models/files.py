@@ -65,6 +65,9 @@ def read_entries(config: Config) -> dict[str, ModelSpec]:
                 models[path.stem] = build_found_spec(path)
     for file in files:
         check_names(file, models, config.backends)
+        for name, entry in file.located.model.settings.items():
+            if name in models:  # it may have been removed since
+                models[name] = replace(models[name], own=entry.settings())
     _check_fallbacks(config, models)
     return models
 

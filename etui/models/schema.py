@@ -27,6 +27,7 @@ from etui.models.spec import (
     ModelSampling,
     ModelSpec,
     Origin,
+    OwnSettings,
     PathSource,
     PowerAdvice,
     Source,
@@ -316,11 +317,23 @@ class ModelEntry(Strict):
         return ModelSpec(**values)
 
 
+class OwnSettingsEntry(Strict):
+    """What the user sets for a model, whoever wrote its entry."""
+
+    system: Annotated[str, Field(min_length=1)] | None = None
+    sampling: SamplingEntry = SamplingEntry()
+
+    def settings(self) -> OwnSettings:
+        """Convert the entry."""
+        return OwnSettings(self.system, self.sampling.sampling())
+
+
 class ModelsFile(Strict):
     """A whole models.yaml."""
 
     released: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\d$")] = ""
-    models: dict[str, ModelEntry]
+    models: dict[str, ModelEntry] = Field(default_factory=dict)
+    settings: dict[str, OwnSettingsEntry] = Field(default_factory=dict)
 
     @field_validator("models")
     @classmethod

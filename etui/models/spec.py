@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 from urllib.parse import urlsplit
@@ -181,6 +181,16 @@ class TunedBy:
 
 
 @dataclass(frozen=True, slots=True)
+class OwnSettings:
+    """What the user set for a model beside its entry (``settings`` of models.yaml)."""
+
+    system: str | None = None
+    """System prompt of its chats that have none, in the app and `etui ask`; None for none."""
+    sampling: ModelSampling = field(default_factory=ModelSampling)
+    """Values that come before those of its entry and its file."""
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSpec:
     """One entry of models.yaml.
 
@@ -222,6 +232,7 @@ class ModelSpec:
     """Strings that end an answer, in addition to the end tokens of the vocabulary."""
     sampling: ModelSampling | None = None
     """How the model asks to be sampled; None leaves it to the metadata of its file."""
+    own: OwnSettings | None = None  # What the user set for it; None for nothing
     origin: Origin = "shipped"
     """``shipped``, ``updated`` (a newer catalogue), ``user`` (ETUI_HOME/models.yaml) or ``found``
     (a GGUF file that no entry names)."""

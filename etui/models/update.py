@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from etui.config.config import Config
 
 _MOST_BYTES = 1 << 20
-_SAME = {"origin", "tuned"}  # Fields that say nothing of the model
+_SAME = {"origin", "tuned", "own"}  # Fields that say nothing of the model
 
 
 @dataclass(frozen=True, slots=True)

@@ -177,8 +177,9 @@ def count_prompt(query: Query, arm: Arm, runtime: Runtime[Any], counter: TokenCo
     from etui.models.files import model_path
 
     tools = "" if query.options.tool_choice == "none" else query.options.tools
-    messages = query.messages()
     spec = runtime.catalogue.models.get(arm.model)
+    own = None if spec is None else spec.own
+    messages = query.answered_by(None if own is None else own.system).messages()
     if spec is not None and spec.backend is None:
         path = model_path(spec, runtime.config)
         think_tokens = 0 if arm.reasoning == "direct" else arm.think_tokens

@@ -293,12 +293,14 @@ def sample_as_asked(
 
     Args:
         spec: The entry of its model. A ``sampling:`` of its own, even an empty one, is all that the
-            model asks for.
+            model asks for; what the user set beside it comes first.
         read_file: Reads what the file asks for; called only if it is needed.
     """
     if not has_open_sampling(arm):
         return arm
     tags = bool(spec.think_close)
+    if spec.own is not None:
+        arm = resolve_sampling(arm, spec.own.sampling, "models.yaml", tags=tags)
     if spec.sampling is not None:
         return resolve_sampling(arm, spec.sampling, "models.yaml", tags=tags)
     return resolve_sampling(arm, read_file(), "gguf", tags=tags)

@@ -10,7 +10,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -30,6 +30,7 @@ from etui.models.spec import (
     UrlSource,
     is_secure,
 )
+from etui.runtime.models_file import edit_models_file
 from etui.text import one_line
 from etui.units import bytes_text, count_text, parameters_text
 
@@ -195,7 +196,9 @@ class UserModels:
             spec = replace(new.spec, sha256=recorded_sha256(new.spec, self._config))
             sampling, basis = self._find_sampling(new, gguf)
             lines = list(_entry_lines(replace(new, spec=spec), gguf, sampling, basis))
-            self._write(lambda text: insert_entry(text, "models", spec.name, lines))
+            edit_models_file(
+                self._config, lambda text: insert_entry(text, "models", spec.name, lines)
+            )
         return path
 
     def remove(self, spec: ModelSpec, *, dry_run: bool = False) -> Removed:
@@ -251,7 +254,7 @@ class UserModels:
                 f"cannot remove {path}: {error.strerror or error}", "make its folder writable"
             ) from error
         if spec.origin == "user":
-            self._write(lambda text: remove_entry(text, "models", spec.name))
+            edit_models_file(self._config, lambda text: remove_entry(text, "models", spec.name))
         return removed
 
     def _list_users(self, name: str, path: Path) -> list[str]:
@@ -420,28 +423,6 @@ class UserModels:
                 return found, f"generation_config.json of {repo}"
         return None, "etui's defaults, assumed: nothing says how it is to be sampled"
 
-    def _write(self, change: Callable[[str], str]) -> None:
-        """Change models.yaml; another etui that changes it too waits."""
-        from filelock import FileLock
-
-        from etui.atomic import write_text
-        from etui.models.schema import ModelsFile
-        from etui.yaml.load import parse_yaml
-
-        path = self._config.models_file.resolve()  # it may be a link to where the user keeps it
-        try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with FileLock(self._config.home / ".models.yaml.lock"):
-                text = path.read_bytes().decode("utf-8-sig") if path.exists() else _NEW_FILE
-                changed = change(text)
-                parse_yaml(changed, ModelsFile, file=str(path))  # never a file that etui refuses
-                write_text(path, changed, like=path if path.exists() else None)
-        except OSError as error:
-            raise EtuiError(
-                f"cannot write {path}: {error.strerror or error}",
-                "make it writable and run the command again: the file of the model is kept",
-            ) from error
-
 
 def parse_adapter(text: str) -> Adapter:
     """Parse ``FILE`` or ``FILE:SCALE``, and read the header of the file.
@@ -495,9 +476,6 @@ def find_repository(text: str) -> Repository | None:
 
     found = parse_reference(text, hub_host() if "://" in text else "")
     return read_repository(found.repo, found.revision) if isinstance(found, HubReference) else None
-
-
-_NEW_FILE = "# Your models. An entry here replaces a shipped one of the same name.\n"
 
 
 def _count_freed(path: Path) -> int:

@@ -551,6 +551,9 @@ INTERRUPTED = "interrupted"
 NAMES = "names"
 """Setting of a turn that only gave a chat its title, with the id of that chat."""
 
+OWN_SYSTEM = "own_system"
+"""Setting of a turn whose system prompt is the one that the user set for its model."""
+
 REPLACES = "replaces"
 """Setting of a turn with the id of the turn it replaces, after an edit or a repetition."""
 

@@ -197,6 +197,8 @@ class Turn:
         try:
             model = self._resolved = self.machine.resolve(self._asked)
             self._arm = model.arm or self._asked
+            own = model.spec.own
+            self._query = self._query.answered_by(None if own is None else own.system)
             if model.meter is not None:
                 self._meter = model.meter
                 budget.check_every_ns = _REMOTE_CHECK_EVERY_NS

@@ -125,9 +125,13 @@ def test_records_of_every_kind_are_saved(config):
 def test_a_turn_of_an_unknown_chat_makes_the_chat(config, make_turn):
     with TurnWriter(config) as log:
         log.save_turn(make_turn(1, chat_id="c1", query="  Why\nis the sky blue? " + "x" * 99))
+        for number, key in ((2, "own_system"), (3, "prompt")):
+            turn = make_turn(number, chat_id=f"c{number}", settings={key: "x"})
+            log.save_turn(replace(turn, system="of this turn alone"))
     with LogReader(config) as reader:
         chat = reader.get_chat("c1")
         assert chat.name == "Why is the sky blue?…"
+        assert [reader.get_chat(chat_id).system for chat_id in ("c2", "c3")] == [None, None]
     with TurnWriter(config) as log:
         log.save_chat(ChatRecord("c1", "2026", "Sky", "Be brief."))
     with LogReader(config) as reader:

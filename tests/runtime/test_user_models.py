@@ -199,9 +199,14 @@ def test_two_new_models_of_one_call_have_two_names(config, hub, tmp_path):
 def test_a_pull_that_ended_before_its_entry_is_finished(config, hub, monkeypatch):
     models = open_user_models(config)
     new = models.find(REPO)
-    monkeypatch.setattr(models, "_write", lambda _: (_ for _ in ()).throw(EtuiError("full")))
-    with pytest.raises(EtuiError, match="full"):
-        models.add(new)
+
+    def fail(*_: object) -> None:
+        raise EtuiError("full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("etui.runtime.user_models.edit_models_file", fail)
+        with pytest.raises(EtuiError, match="full"):
+            models.add(new)
     assert load_catalogue(config).models["tiny-q8_0"].origin == "found"
     hub.asked.clear()
     assert pull(config).origin == "user"

@@ -115,11 +115,11 @@ EVENTS = [
 ]
 
 
-def turn(answerer, meter=None, saved=None, query=None, decision=DECISION, settings=None):
+def turn(answerer, meter=None, saved=None, query=None, decision=DECISION, settings=None, spec=SPEC):
     return run_turn(
         query or Query("2+2?"),
         decision,
-        serve=serve_one_model(SPEC, Path("m.gguf")),
+        serve=serve_one_model(spec, Path("m.gguf")),
         answerer=answerer,
         meter=meter or Meter10W(),
         writer=saved if saved is not None else Saved(),

@@ -23,16 +23,18 @@ from etui.events import (
 )
 from etui.log.records import build_row, parse_turn
 from etui.log.text import format_turn
+from etui.models.spec import OwnSettings
 from etui.routing.decision import TurnBudget
 from etui.text import SEPARATOR
 from etui.turn.events import Decided, TurnFinished
-from etui.turn.record import LoopRecord
+from etui.turn.record import OWN_SYSTEM, LoopRecord
 from etui.turn.text import drafts_text, energy_line, price_facts, shared_text
 from tests.fixtures.turns import TURN
 from tests.turn.scripted import (
     DECISION,
     EVENTS,
     LOADED,
+    SPEC,
     Meter10W,
     S,
     Saved,
@@ -422,6 +424,20 @@ def test_the_request_holds_the_whole_conversation():
     roles = [message.role for message in answerer.request.messages]
     assert roles == ["system", "user", "assistant", "user"]
     assert answerer.request.chat_id == "chat-1"
+
+
+@pytest.mark.parametrize(("takes", "asked", "used"), [
+    (True, None, "Be a pirate."), (False, None, None), (False, "Be brief.", "Be brief."),
+])  # fmt: skip
+def test_the_system_prompt_of_the_model_is_used_where_there_is_none(takes, asked, used):
+    answerer, saved = Scripted([finished()]), Saved()
+    spec = replace(SPEC, own=OwnSettings("Be a pirate."))
+    query = Query("2+2?", asked, takes_own_system=takes)
+    list(turn(answerer, query=query, spec=spec, saved=saved))
+    texts = [each.content for each in answerer.request.messages if each.role == "system"]
+    assert texts == [used] * (used is not None)
+    assert saved.turns[0].system == used
+    assert (OWN_SYSTEM in saved.turns[0].settings) == takes
 
 
 def test_the_json_document_has_every_part_of_the_contract():

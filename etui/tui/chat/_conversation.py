@@ -115,12 +115,14 @@ class Conversation:
         parent = tree.leaf(self.chat.head)
         if place is not None and place in tree.parents:
             parent = tree.parents[place]
+        system = asking.system or self.chat.system
         query = Query(
             asking.text,
-            asking.system or self.chat.system,
+            system,
             _build_messages(self._path(tree, parent)),
             self.chat.chat_id,
             parent_id=parent,
+            takes_own_system=system is None,
         )
         begun = self.find(asking.continues)
         if begun is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 
@@ -213,6 +214,13 @@ def fact_lines(
     yield from (f"adapter   {adapter}" for adapter in spec.adapters)
     if spec.mmproj is not None:
         yield f"pictures  read by {spec.mmproj.name}"
+    if spec.own is not None:
+        values = {
+            key: value for key, value in asdict(spec.own.sampling).items() if value is not None
+        }
+        words = [f"{key} {value:g}" for key, value in values.items() if key != "thinking"]
+        words += ["a system prompt"] if spec.own.system else []
+        yield f"yours     {', '.join(words)} (e changes them)"
     if spec.draft is not None or spec.speculate is not None:
         drafter = f", drafts from {spec.draft}" if spec.draft is not None else ""
         yield f"speculate {spec.speculate or 'off'}{drafter}"

@@ -92,6 +92,7 @@ class ModelsScreen(Screen[None]):
         Binding("a", "apply_sweep", "Apply", id="models.apply"),
         Binding("R", "revert", "Revert", id="models.revert"),
         Binding("v", "verify", "Verify", id="models.verify"),
+        Binding("e", "own_settings", "Settings", id="models.settings"),
         Binding("r", "read", "Read again", id="models.read", show=False),
     ]
 
@@ -105,9 +106,10 @@ where it is; `l` loads it into memory and `u` unloads it, `v` checks the sha256 
 models are unloaded during a calibration, and questions are refused. `s` sweeps the settings of the
 model, to find those that cost the fewest joules; it says what it measures and how long it takes
 before it begins. `a` applies the best setting of the model's newest sweep, and `R` goes back to
-models.yaml. `Enter` shows everything about a model, `/` finds, and Enter there searches the hub for
-the words. ★ is the model that suits this machine, ≈ an estimate. `Esc` stops the running job: what
-was downloaded or measured is kept, and the same key resumes it.
+models.yaml. `e` sets a system prompt and the sampling. `Enter` shows everything about a model, `/`
+finds, and Enter there searches the hub for the words. ★ is the model that suits this machine, ≈ an
+estimate. `Esc` stops the running job: what was downloaded or measured is kept, and the same key
+resumes it.
 """
 
     def __init__(
@@ -157,6 +159,8 @@ was downloaded or measured is kept, and the same key resumes it.
             ("models: apply sweep", "Use the best setting of its newest sweep",
              self.action_apply_sweep),
             ("models: revert", "Use the settings of models.yaml again", self.action_revert),
+            ("models: settings …", "Its system prompt and sampling on this machine",
+             self.action_own_settings),
             ("models: verify", "Check the sha256 of the whole file", self.action_verify),
             ("models: stop", "Stop the running job; its progress is kept", self.action_stop),
             ("models: read again", "Read the folder again", self.action_read),
@@ -170,6 +174,17 @@ was downloaded or measured is kept, and the same key resumes it.
         elif card is not None:
             pull = partial(jobs.pull, card.spec.name, card.forecast)
             self._job.start(f"pulling {card.spec.name} …", pull)
+
+    @work(exclusive=True, group="settings")
+    async def action_own_settings(self) -> None:
+        """Ask for the system prompt and the sampling of the model, and write them."""
+        from etui.tui.models._own_settings import edit_own_settings
+
+        card = self._list.current
+        if card is not None and card.found is None:
+            with faults_shown(self):
+                if await edit_own_settings(self.app, self._config, card.spec):
+                    self.action_read()
 
     def action_verify(self) -> None:
         if card := self._require_file():

@@ -16,11 +16,12 @@ from etui.log.curve_lookup import build_curve_record
 from etui.log.writer import TurnWriter
 from etui.models.catalogue import load_catalogue
 from etui.models.found import FoundModel
-from etui.models.spec import ModelSpec
+from etui.models.spec import ModelSampling, ModelSpec, OwnSettings
 from etui.tui import measurements as measuring
 from etui.tui.job_bar import JobJoules, format_job
 from etui.tui.jobs import JobProgress
 from etui.tui.models._cards import CardReader, Cards, ModelCard
+from etui.tui.models._own_settings import OwnSettingsModal
 from etui.tui.models._text import fact_lines
 from tests.contract.tiny_model import write_tiny_model
 from tests.fixtures.turns import TURN
@@ -117,6 +118,27 @@ async def test_every_entry_is_there_with_what_it_needs_and_its_curve(house: Hous
         details = " ".join(shown(term).split())
         for fact in ("spent 12.34 ± 0.41 J", "for answers", "answers 1,", "last used 2026-11-2"):
             assert fact in details
+
+
+async def test_the_system_prompt_and_the_sampling_of_a_model_are_set(house: House) -> None:
+    async with at_models(house, (80, 24)) as term:
+        await term.until(lambda: row(term) != [])
+        await term.press("e")
+        modal = await term.at(OwnSettingsModal)
+        name = modal._title.removeprefix("Settings of ")
+        await term.sees("system prompt", "temperature", "presence_penalty")
+        await term.press(*"Be brief.", "tab", *"0.2")
+        await term.press("ctrl+s")
+        await term.told(f"{name}: its next answers use these settings")
+        own = load_catalogue(house.config).get(name).own
+        assert own == OwnSettings("Be brief.", ModelSampling(temperature=0.2))
+        await term.press("e")
+        modal = await term.at(OwnSettingsModal)
+        await term.until(lambda: modal._system.text == "Be brief.")
+        await term.press("tab", "9", "ctrl+s")
+        await term.told("temperature")
+        await term.until(lambda: not isinstance(term.app.screen, OwnSettingsModal))
+        assert load_catalogue(house.config).get(name).own == own
 
 
 def test_the_facts_name_the_draft_model() -> None:

@@ -207,7 +207,7 @@ class Config:
 
 
 def shipped_dir() -> Path:
-    """Find the folder with the shipped ``models.yaml``, ``policies/`` and ``designs/``."""
+    """Find the folder with the shipped ``models.yaml``, policies, prompts and designs."""
     package = Path(__file__).parents[1]
     inside = package / "shipped"
     return inside if inside.is_dir() else package.parent

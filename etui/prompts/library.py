@@ -1,4 +1,4 @@
-"""Read the saved prompts of the user: one YAML file each, in ``prompts/`` of ETUI_HOME."""
+"""Read the saved prompts, one YAML file each: the shipped ones, and ``prompts/`` of ETUI_HOME."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from etui.config.config import Config
-from etui.errors import InvalidFile, Problem, UsageError
+from etui.atomic import write_text
+from etui.config.config import Config, shipped_dir
+from etui.errors import EtuiError, InvalidFile, Problem, UsageError
 from etui.text import did_you_mean
 
 MOST_PATHS = 50
@@ -120,7 +121,10 @@ def prompts_dir(config: Config) -> Path:
 
 
 def load_prompts(config: Config) -> PromptLibrary:
-    """Read every saved prompt; a file that cannot be used is named in ``problems``."""
+    """Read every saved prompt; a file that cannot be used is named in ``problems``.
+
+    Those of the user replace shipped ones of the same name.
+    """
     prompts: dict[str, SavedPrompt] = {}
     problems: list[Problem] = []
     for path in _list_files(prompts_dir(config)):
@@ -134,7 +138,51 @@ def load_prompts(config: Config) -> PromptLibrary:
             problems.append(Problem(str(path), 1, 1, message))
         else:
             prompts[prompt.name] = prompt
+    for path in _list_files(shipped_dir() / "prompts"):
+        if path.stem not in prompts:
+            prompts[path.stem] = load_prompt(path)
     return PromptLibrary(dict(sorted(prompts.items())), tuple(problems))
+
+
+def save_prompt(config: Config, name: str, text: str) -> Path:
+    """Write a prompt of the user, so that ``load_prompt`` reads the same text from it.
+
+    Raises:
+        UsageError: The name cannot be one or is that of another prompt of the user, or the text has
+            double braces that are no variable.
+        EtuiError: The file cannot be written.
+    """
+    from etui.prompts.schema import NAME_PATTERN
+
+    path = prompts_dir(config) / f"{name}.yaml"
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise UsageError(f"{name!r} is no name for a prompt", "use letters, digits, - and _")
+    if path.exists():
+        raise UsageError(
+            f"there is a prompt {name!r} already", f"choose another name, or edit {path}"
+        )
+    if bad := find_bad_variables(text):
+        fix = "use letters, digits and _ in double braces, or take them out"
+        raise UsageError(f"{{{{{bad[0]}}}}} is no variable of a prompt", fix)
+    text = text.strip().encode(errors="replace").decode()
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_text(path, f"text: {_as_yaml(text)}\n", private=True)
+    except OSError as error:
+        raise EtuiError(
+            f"cannot write {path}: {error.strerror or error}", "make its folder writable"
+        ) from error
+    return path
+
+
+def _as_yaml(text: str) -> str:
+    """Write a stripped text as YAML that is pleasant to edit, where its characters allow that."""
+    import yaml
+
+    lines = text.split("\n")
+    if not all(line.isprintable() and line == line.rstrip() for line in lines):
+        return str(yaml.safe_dump(text, default_style='"', width=1_000_000)).strip()
+    return "|-\n" + "\n".join(f"  {line}" if line else "" for line in lines)
 
 
 def load_prompt(path: Path) -> SavedPrompt:

@@ -53,6 +53,7 @@ class TextModal(BoxModal[str]):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+s", "take", "Save", id="text.take", priority=True),
+        Binding("enter", "take_line", "Save", id="text.line", show=False, priority=True),
         Binding("escape", "leave", "Cancel", id="text.leave", priority=True),
     ]
 
@@ -77,6 +78,12 @@ class TextModal(BoxModal[str]):
         # A second change may be queued behind the line break: dismiss only once.
         if self._one_line and self.is_current and "\n" in changed.text_area.text:
             self.dismiss(changed.text_area.text.replace("\n", " ").strip())
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        return action != "take_line" or self._one_line
+
+    def action_take_line(self) -> None:
+        self.action_take()
 
     def action_take(self) -> None:
         self.dismiss(self._area.text.strip())

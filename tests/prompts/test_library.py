@@ -5,12 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from etui.config.config import Config
 from etui.errors import InvalidFile, UsageError
-from etui.prompts.library import fill, find_bad_variables, find_prompt, find_variables, load_prompts
+from etui.prompts.library import (
+    fill,
+    find_bad_variables,
+    find_prompt,
+    find_variables,
+    load_prompt,
+    load_prompts,
+    save_prompt,
+)
+
+SHIPPED = {"explain", "review", "summarise"}
 
 
 @pytest.fixture
@@ -33,15 +43,45 @@ def test_a_prompt_has_its_text_system_arm_and_variables(config: Config, folder: 
     assert filled.arm == "think"
 
 
-def test_without_the_folder_there_are_no_prompts(config: Config) -> None:
-    assert load_prompts(config).prompts == {}
+def test_three_prompts_are_shipped_and_one_of_the_user_replaces_its_namesake(
+    config: Config, folder: Path
+) -> None:
+    shipped = load_prompts(config)
+    assert set(shipped.prompts) == SHIPPED
+    assert not shipped.problems
+    assert all(not prompt.variables for prompt in shipped.prompts.values())
+    (folder / "review.yaml").write_text("text: mine\n")
+    assert find_prompt("review", config).text == "mine"
+    assert set(load_prompts(config).prompts) == SHIPPED
+
+
+@given(st.text(min_size=1))
+def test_a_saved_text_is_read_back(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
+    home = tmp_path_factory.mktemp("home")
+    config = Config(home=home, models_dir=home)
+    assume(text.strip() and not find_bad_variables(text))
+    assert load_prompt(save_prompt(config, "x", text)).text == text.strip()
+
+
+def test_a_prompt_is_not_saved_over_another_nor_with_a_bad_name(config: Config) -> None:
+    save_prompt(config, "x", "text")
+    with pytest.raises(UsageError, match="already"):
+        save_prompt(config, "x", "text")
+    with pytest.raises(UsageError, match="is no name"):
+        save_prompt(config, "../x", "text")
+    with pytest.raises(UsageError, match="is no variable"):
+        save_prompt(config, "y", "{{1}}")
+
+
+def test_without_the_folder_there_are_only_those_of_etui(config: Config) -> None:
+    assert set(load_prompts(config).prompts) == SHIPPED
     with pytest.raises(UsageError, match="no prompt 'x'"):
         find_prompt("x", config)
 
 
 def test_a_name_in_the_file_comes_before_that_of_the_file(config: Config, folder: Path) -> None:
     (folder / "1 odd file.yaml").write_text("name: tidy\ntext: x\n")
-    assert list(load_prompts(config).prompts) == ["tidy"]
+    assert set(load_prompts(config).prompts) == {"tidy", *SHIPPED}
 
 
 @pytest.mark.parametrize(
@@ -66,7 +106,7 @@ def test_a_broken_file_is_named_with_its_line_and_leaves_the_others(
     (folder / "bad.yaml").write_text(text)
     (folder / "good.yaml").write_text("text: hi\n")
     library = load_prompts(config)
-    assert list(library.prompts) == ["good"]
+    assert set(library.prompts) == {"good", *SHIPPED}
     problem = library.problems[0]
     assert problem.file.endswith("bad.yaml")
     assert problem.line in (line, line - 1)

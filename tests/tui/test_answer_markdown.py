@@ -15,6 +15,7 @@ from textual.content import Content
 import etui.tui.start
 from etui.tui.chat._batches import LIVE_LINES, TextBatch
 from etui.tui.chat._conversation import Asking
+from etui.tui.chat._formulas import write_formula
 from etui.tui.chat._markdown import (
     AnswerMarkdown,
     CodeBlock,
@@ -50,24 +51,70 @@ async def screen_of(text: str, width: int, expected: str) -> str:
 @pytest.mark.parametrize(
     ("source", "shown"),
     [
-        (r"so \[ a_1 * b * c \] holds", r"so \[ a_1 * b * c \] holds"),
-        (r"and \(x_1*y*z\), done", r"and \(x_1*y*z\), done"),
-        ("\\[\nx\n= y\n- z\n\\]", r"\[ x = y - z \]"),
-        ("text\n\\[ \\frac{a}{b} \\]\nmore", r"\[ \frac{a}{b} \]"),
+        (r"so \[ a_1 * b * c \] holds", "so a₁ * b * c holds"),
+        (r"and \(x_1*y*z\), done", "and x₁*y*z, done"),
+        ("\\[\nx\n= y\n- z\n\\]", "x = y - z"),
+        ("text\n\\[ \\frac{a}{b} \\]\nmore", "a/b"),
+        ("$$\nE = mc^2\n$$\nis known", "E = mc²"),
+        (r"inline $$\alpha$$ and $\beta_1$, too", "inline α and β₁, too"),
+        ("it costs $5_000 and $6_000 here", "it costs $5_000 and $6_000 here"),
+        ("from $HOME_DIR to ${x}_1", "from $HOME_DIR to ${x}_1"),
         (r"a lone \[ stays", r"a lone \[ stays"),
+        (r"\(\unknown{x} * y * z\) stays", r"\(\unknown{x} * y * z\) stays"),
         (r"a \* star", "a * star"),
     ],
 )
-async def test_a_formula_keeps_its_backslashes(source: str, shown: str) -> None:
+async def test_a_simple_formula_is_unicode_and_others_stay(source: str, shown: str) -> None:
     await screen_of(source, 60, shown)
 
 
-def test_brackets_inside_code_are_no_formula() -> None:
-    (paragraph,) = [t for t in build_markdown_parser().parse("`\\[ x`") if t.type == "inline"]
-    assert [child.type for child in paragraph.children or ()] == ["code_inline"]
+@pytest.mark.parametrize("code", [r"`\[ x`", r"`\(x^2\)`", "`$x^2$`"])
+def test_code_has_no_formulas(code: str) -> None:
+    (paragraph,) = [t for t in build_markdown_parser().parse(code) if t.type == "inline"]
+    (child,) = paragraph.children or ()
+    assert (child.type, child.content) == ("code_inline", code.strip("`"))
+    (fence,) = build_markdown_parser().parse(f"```\n{code}\n```")
+    assert fence.content == f"{code}\n"
 
 
-@given(st.text(alphabet="\\[]()ab \n*_`-=>1.", max_size=60))
+@pytest.mark.parametrize(
+    ("formula", "shown"),
+    [
+        (r"x = \frac{-b \pm \sqrt{b^2 - 4ac}}{2a}", "x = (-b ± √(b² - 4ac))/(2a)"),
+        (r"\sum_{i=1}^{n} x_i^2 \leq \infty", "∑ᵢ₌₁ⁿ xᵢ² ≤ ∞"),
+        (r"\left( \frac{1}{2} \right)^{n+1} \cdot \alpha_{ij}", "(1/2)ⁿ⁺¹ · αᵢⱼ"),
+        (r"\frac{1}{2}x + \frac{1}{ab}", "(1/2)x + 1/(ab)"),
+        (r"\frac ab\frac cd", "(a/b)(c/d)"),
+        (r"F = G\frac{m_1 m_2}{r^2}", "F = G((m₁ m₂)/r²)"),
+        (r"\frac{\text{distance}}{\text{time}} \approx 5\%", "distance/time ≈ 5%"),
+        (r"\begin{aligned} a &= b \\ c &= d \end{aligned}", "a = b\nc = d"),
+        (r"\lim_{x \to 0} \log_2 x", "lim_(x → 0) log₂ x"),
+        (r"e^{-x^2/2} + 90^\circ + \sqrt[3]{8}", "e^(-x²/2) + 90° + ∛8"),
+        (r"\mathbb{R}^n \to \hat{y} \neq 0", "ℝⁿ → y\u0302 ≠ 0"),
+        (r"\begin{pmatrix} 1 & 2 \end{pmatrix}", None),
+        (r"\hat{xy}", None),
+        ("a_{", None),
+        ("x}", None),
+        ("a\x02b", None),
+        ("{" * 40 + "}" * 40, None),
+    ],
+)
+def test_formulas_are_written_in_unicode(formula: str, shown: str | None) -> None:
+    assert write_formula(formula) == shown
+
+
+PARTS = [*r"\{}^_&~ .,'()[]1x2y+-=!$"]
+PARTS += [r"\frac", r"\sqrt", r"\left", r"\text", r"\alpha", r"\\", r"\begin{aligned}"]
+PARTS += [r"\nope", r"\hat", r"\{", r"\_"]
+
+
+@given(st.lists(st.sampled_from(PARTS), max_size=30))
+def test_no_formula_ends_the_answer_or_keeps_a_sign_of_its_own(parts: list[str]) -> None:
+    shown = write_formula("".join(parts))
+    assert shown is None or not set(shown) & set("\x02\x03\v")
+
+
+@given(st.text(alphabet="\\[]()ab \n*_`-=>1.$^", max_size=60))
 def test_any_text_can_be_parsed(text: str) -> None:
     assert build_markdown_parser().parse(text) is not None
 

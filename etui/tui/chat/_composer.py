@@ -112,6 +112,8 @@ def forecast_line(
         return escape(SEPARATOR.join([*parts, sanitize(error.what)]))
     except Exception as error:  # noqa: BLE001 - a forecast that fails must not end the app
         return escape(SEPARATOR.join([*parts, f"no forecast: {type(error).__name__}"]))
+    if asking.pictures and not forecast.picture_tokens:
+        parts.append(sanitize(f"{forecast.model} cannot see pictures"))
     parts.append(units.short_tokens_text(forecast.tokens, exact=forecast.exact))
     if not forecast.fits and forecast.context_tokens is not None:
         parts.append(f"context {units.short_count_text(forecast.context_tokens)}: too long")

@@ -160,6 +160,21 @@ class Conversation:
             for number, turn_id in enumerate(siblings, 1)
         }
 
+    def answers(self, turn_id: str) -> tuple[TurnRecord, ...]:
+        """Return the answers to the question of a turn at its place, oldest first."""
+        asked = self.find(turn_id)
+        tree = self.tree
+        beside = tree.place(turn_id).siblings if turn_id in tree.parents else ()
+        found = (self.find(each) for each in beside)
+        return tuple(
+            each
+            for each in found
+            if each is not None
+            and asked is not None
+            and each.query == asked.query
+            and each.answer.strip()
+        )
+
     def beside(self, turn_id: str, step: int) -> str | None:
         """Return the turn some branches before (-1) or after (1) a turn; None at the ends."""
         tree = self.tree

@@ -1,7 +1,8 @@
-"""Markdown of an answer: framed code that wraps, formulas as they were written, HTML as text."""
+"""Markdown of an answer: framed code that wraps, simple formulas as Unicode, HTML as text."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -28,6 +29,7 @@ from textual.widgets._markdown import (
 
 from etui.text import sanitize
 from etui.tui.chat._batches import CONTINUED
+from etui.tui.chat._formulas import write_formula
 from etui.tui.widgets.lines import BlankBox
 
 W = TypeVar("W", bound=Widget)
@@ -121,12 +123,14 @@ COPY_HINT = "y copy"
 _FRAME_CELLS = 6
 """Cells of the upper border that a title cannot have: two corners and the spaces beside them."""
 
-_MATH = {"\\[": "\\]", "\\(": "\\)"}
-_MATH_ENDS = frozenset(_MATH.values())
+_MATH = {"\\[": "\\]", "\\(": "\\)", "$$": "$$"}
+_MATH_ENDS = frozenset(("\\]", "\\)"))
+_DOLLARS = re.compile(r"\$(?! )([^$\n]*[\\^_][^$\n]*)(?<! )\$(?!\d)")
+"""A formula between single dollars, as Pandoc reads it; one without a sign of LaTeX is money."""
 
 
 def build_markdown_parser() -> MarkdownIt:
-    r"""Build a parser that shows raw HTML as text and keeps formulas: ``\[ a_1 * b_1 \]``."""
+    r"""Build a parser that shows raw HTML as text, and formulas (``\[ a_1 \]``) as Unicode."""
     parser = MarkdownIt("gfm-like", {"html": False})
     parser.inline.ruler.before("escape", "formula", _read_formula)
     parser.block.ruler.before(
@@ -136,26 +140,37 @@ def build_markdown_parser() -> MarkdownIt:
 
 
 def _read_formula(state: StateInline, silent: bool) -> bool:
-    """Keep a formula between brackets or parentheses with backslashes; a lone one stays too."""
+    """Read a formula: as Unicode if it is simple, else as it was written; a lone sign stays too."""
     sign = state.src[state.pos : state.pos + 2]
+    shown = None
     if sign in _MATH:
         end = state.src.find(_MATH[sign], state.pos + 2, state.posMax)
+        if end < 0 and sign == "$$":
+            return False
         stop = end + 2 if end >= 0 else state.pos + 2
+        shown = write_formula(state.src[state.pos + 2 : end]) if end >= 0 else None
     elif sign in _MATH_ENDS:
         stop = state.pos + 2
+    elif found := _DOLLARS.match(state.src, state.pos, state.posMax):
+        stop, shown = found.end(), write_formula(found[1])
     else:
         return False
     if not silent:
-        state.pending += state.src[state.pos : stop]
+        state.pending += shown or state.src[state.pos : stop]
     state.pos = stop
     return True
 
 
 def _read_formula_block(state: StateBlock, start: int, end: int, silent: bool) -> bool:
     r"""Read ``\[`` to ``\]`` as one paragraph: a line of it may look like a list or a heading."""
-    if state.is_code_block(start) or not _line(state, start).startswith("\\["):
+    sign = _line(state, start)[:2]
+    if state.is_code_block(start) or sign not in ("\\[", "$$"):
         return False
-    last = next((line for line in range(start, end) if "\\]" in _line(state, line)), None)
+    close = _MATH[sign]
+    last = next(
+        (line for line in range(start, end) if close in _line(state, line)[2 * (line == start) :]),
+        None,
+    )
     if last is None:
         return False
     if silent:

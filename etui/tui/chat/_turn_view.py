@@ -54,6 +54,8 @@ TurnAction = Literal[
     "withdraw",
     "good",
     "bad",
+    "compare",
+    "prompt",
 ]
 
 
@@ -81,6 +83,8 @@ class TurnView(BlankBox, Vertical, can_focus=True):
         Binding("i", "request('details')", "Details", id="turn.details"),
         Binding("m", "request('continue')", "Continue", id="turn.continue"),
         Binding("e", "request('edit')", "Edit", id="turn.edit"),
+        Binding("s", "request('compare')", "Side by side", id="turn.compare"),
+        Binding("p", "request('prompt')", "Save as prompt", id="turn.prompt", show=False),
         Binding("v", "request('good')", "Good", id="turn.good", show=False),
         Binding("x", "request('bad')", "Bad", id="turn.bad", show=False),
         Binding("minus", "request('smaller')", "Ask smaller", id="turn.smaller", key_display="-"),
@@ -100,10 +104,11 @@ class TurnView(BlankBox, Vertical, can_focus=True):
     HELP = """\
 ## Answer
 
-`c` copies the answer, `e` puts the question back into the prompt to edit and send again. `-` and
-`+` ask it again with the next smaller or larger arm, and show both costs. The new answer replaces
-the earlier one, and the turns after it, in the history that the model reads. `v` says that it is
-good and `x` that it is bad, for `etui policy fit --log`; the same key again takes it back.
+`c` copies the answer, `e` puts the question back into the prompt to edit and send again, `p` saves
+it as a prompt for `/`. `-` and `+` ask it again with the next smaller or larger arm, and `s` shows
+two of its answers side by side, to keep one. The new answer replaces the earlier one, and the turns
+after it, in the history that the model reads. `v` says that it is good and `x` that it is bad, for
+`etui policy fit --log`; the same key again takes it back.
 """
 
     @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
@@ -181,6 +182,8 @@ class ChatScreen(SettledLayout):
             ("edit", "edit the question", "Change the last question and send it again"),
             ("smaller", "ask again, smaller", "Ask the next smaller arm, and compare the costs"),
             ("larger", "ask again, larger", "Ask the next larger arm, and compare the costs"),
+            ("compare", "side by side", "Two answers of the last question; keep one"),
+            ("prompt", "save the question as a prompt", "Ask it again by /NAME, in any chat"),
         )
         span = "The graph covers 30 s, 2 min, 10 min or 1 h"
         return build_commands(
@@ -512,6 +515,10 @@ class ChatScreen(SettledLayout):
                     "grade",
                     exclusive=True,
                 )
+            case "compare" if record is not None:
+                start(self, partial(self._compare, record.turn_id), "compare", exclusive=True)
+            case "prompt" if record is not None:
+                start(self, partial(self._save_prompt, record), "prompt", exclusive=True)
             case "continue" if record is not None:
                 start(self, partial(self._continue_answer, record), "again", exclusive=True)
             case _ if view.ended or view.queued:
@@ -528,6 +535,37 @@ class ChatScreen(SettledLayout):
         facts = [block.language, units.count_text(len(block.code.splitlines()), "line")]
         what = f"code block {number} of {count} ({', '.join(filter(None, facts))})"
         self.post_message(CopyRequested(what, block.code))
+
+    async def _compare(self, turn_id: str) -> None:
+        """Show two answers of a question side by side, and continue with the one that is kept."""
+        from etui.tui.chat._comparison import ComparisonScreen  # not needed for the first paint
+
+        answers = self.queue.conversation.answers(turn_id)
+        if len(answers) < 2:
+            warn(self, "there is one answer: - or + asks another arm, then s compares")
+            return
+        kept = await self.app.push_screen_wait(ComparisonScreen(answers, turn_id))
+        if kept in {each.turn_id for each in self.queue.conversation.current}:
+            await self._transcript.show_turn(str(kept))
+        elif kept is not None and self._check_idle():
+            await self._switch_branch(kept)
+
+    async def _save_prompt(self, record: TurnRecord) -> None:
+        from etui.prompts.library import save_prompt
+
+        words = re.findall(r"[a-z0-9]+", record.query.casefold())
+        name = await self.app.push_screen_wait(
+            TextModal(
+                "Save the question as a prompt",
+                "-".join(words[:3]),
+                "Its name after the slash. Enter saves; {{word}} in its file asks for a value.",
+                one_line=True,
+            )
+        )
+        if name:
+            with faults_shown(self):
+                path = await in_thread(lambda: save_prompt(self._config, name, record.query))
+                self.notify(sanitize(f"/{name} asks it again · {path}"), markup=False)
 
     async def _grade_answer(self, view: TurnView, turn_id: str, good: bool) -> None:
         """Store what the user says of an answer; the same again takes it back."""

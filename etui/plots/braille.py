@@ -27,6 +27,8 @@ PHASE_INKS: dict[str, Ink] = {
     "A": "answer",
 }
 
+PHASE_WORDS = {"L": "load", "P": "read", "T": "think", "A": "write"}
+
 _LEFT, _RIGHT = (0x40, 0x04, 0x02, 0x01), (0x80, 0x20, 0x10, 0x08)
 """Bits of the dots of a cell, lowest first."""
 
@@ -107,7 +109,8 @@ def draw_graph(
     """Draw a graph as ``height`` rows of runs, each ``width`` cells wide.
 
     Args:
-        height: Rows, with the axis of time and the letters of the phases.
+        height: Rows, with the axis of time and the words of the phases.
+        letters: Whether a word below the axis names each phase, cut to the cells of the phase.
     """
     gutter = gutter_width(graph) if axes else 0
     plot_width = max(0, width - gutter)
@@ -125,9 +128,15 @@ def draw_graph(
             line = time_axis(plot_width, 2 * graph.buckets.seconds, graph.end_word)
             rows.append([(" " * (gutter - 1) + "└" + line, "axis")])
     if letters and height > 3:
-        runs: list[Run] = [("".join(run), PHASE_INKS[phase]) for phase, run in groupby(phases)]
+        runs: list[Run] = [_name_phase(len(list(run)), phase) for phase, run in groupby(phases)]
         rows.append([(" " * gutter, "axis"), *runs] if gutter else runs)
     return rows[:height]
+
+
+def _name_phase(cells: int, phase: str) -> Run:
+    """Write the word of a phase, and a line to its end: ``write─────``, ``wr``."""
+    word = PHASE_WORDS.get(phase, "")
+    return (word.ljust(cells, "─" if word else " ")[:cells], PHASE_INKS[phase])
 
 
 def axis_labels(graph: Graph, height: int) -> list[str]:

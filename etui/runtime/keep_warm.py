@@ -19,7 +19,15 @@ from etui.energy.sources.estimate import CHANNEL_ID
 from etui.log.gaps import LoadCost, Use, compute_gaps, read_load_cost, read_uses
 from etui.text import local_time
 from etui.turn.record import UnloadRecord
-from etui.units import ESTIMATE, UNKNOWN, energy_text, seconds_text, significant, watts_text
+from etui.units import (
+    ESTIMATE,
+    UNKNOWN,
+    energy_text,
+    seconds_text,
+    short_watts_text,
+    significant,
+    watts_text,
+)
 
 if TYPE_CHECKING:
     from etui.config.config import Config
@@ -76,7 +84,7 @@ def unload_text(unload: UnloadRecord) -> str:
     """Describe the power around an unload: ``45.0 W before, 10.1 W after: back to cold``."""
     found = build_cool_down(unload)
     parts = [
-        f"{watts_text(watts.value)} {when}"
+        f"{short_watts_text(watts.value, unload.kind)} {when}"
         for watts, when in ((found.before, "before"), (found.after, "after"))
         if watts is not None
     ]

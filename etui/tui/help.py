@@ -1,4 +1,4 @@
-"""The help of a screen on one page: the keys that work there now, and the energy words."""
+"""The help of a screen on one page: the keys that work there now, and the words on it."""
 
 from __future__ import annotations
 
@@ -62,17 +62,23 @@ def find_unknown_keys(keymap: Mapping[str, str], names: Iterable[str]) -> list[t
 
 
 WORDS: tuple[tuple[str, str], ...] = (
+    ("policy", "file of rules that choose an arm for each question"),
+    ("arm", "a model with a way to answer: directly, after thinking, by votes"),
+    ("ctx", "tokens of the chat that the model reads, of the most that it can"),
+    ("≈", "estimated without a hardware reading, or predicted"),
+    ("±", "half the width of the range that holds the true value"),
     ("J", "joules: watts × seconds; 3.6 kJ are 1 Wh"),
     ("J/tok", "gross joules of an answer, prompt included, per output token, thinking included"),
     ("tok/s", "tokens decoded per second, without the prompt, whose time is the TTFT"),
     ("TTFT", "time to first token: from sending the question to the first word"),
     ("load", "reading the model into memory, before its first answer"),
-    ("prefill", "reading the question and the chat so far"),
-    ("decode", "writing the thinking and the answer, token by token"),
+    ("prefill", "read: the model reads the question and the chat so far"),
+    ("decode", "think and write: the model writes token by token"),
     ("gross", "everything the hardware drew, idle power included"),
     ("net", "gross less the idle power, which is measured while etui rests"),
-    ("≈", "computed without a hardware reading, or predicted"),
-    ("±", "half the width of the range that holds the true value"),
+    ("audit", "a second answer by a larger model, to see whether the first was right"),
+    ("calibrate", "measure the joules of prompts and answers of many lengths"),
+    ("sweep", "try settings of a model, and find the one with the fewest joules"),
     ("counter", "read from an energy counter of the hardware"),
     ("integrated", "hardware power readings, added up over time"),
     ("unmeasured", "nothing could be read: never counted as 0"),
@@ -121,16 +127,16 @@ def name_part(node: DOMNode) -> str:
     return heading or (name.removesuffix("Screen") if name.endswith("Screen") else "This window")
 
 
-def format_pairs(pairs: Sequence[tuple[str, str]], indent: int = 2) -> str:
+def format_pairs(pairs: Sequence[tuple[str, str]], indent: int = 2, least: int = 0) -> str:
     """Format words with their meanings, the meanings in one column."""
-    wide = max((cell_len(word) for word, _meaning in pairs), default=0)
+    wide = max([least, *(cell_len(word) for word, _meaning in pairs)])
     return "\n".join(
         f"{' ' * indent}{word}{' ' * (wide - cell_len(word))}  {meaning}" for word, meaning in pairs
     )
 
 
 class HelpScreen(PageModal):
-    """One page: the keys of the screen below, and the energy words."""
+    """One page: the keys of the screen below, and the words on it."""
 
     AUTO_FOCUS = "#help-page"
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -150,9 +156,11 @@ class HelpScreen(PageModal):
             with Vertical(classes="keys"):
                 for group in self._groups:
                     yield Static(sanitize(group.title), markup=False, classes="title")
-                    yield Static(sanitize(format_pairs(group.keys)), markup=False, classes="group")
+                    yield Static(
+                        sanitize(format_pairs(group.keys, 2, 8)), markup=False, classes="group"
+                    )
             with Vertical(classes="words"):
-                yield Static("Energy words", markup=False, classes="title")
+                yield Static("Words", markup=False, classes="title")
                 for word, meaning in WORDS:
                     with Horizontal(classes="word"):
                         yield Static(word, markup=False, classes="name")

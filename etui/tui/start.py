@@ -306,7 +306,7 @@ class EtuiApp(App[None]):
             yield Command(f"screen: {mode}", description, partial(self.switch_mode, mode))
         yield from build_commands(
             ("route: choose …", "Policy, arm or model, with what each costs", self.action_route),
-            ("help", "Keys of this screen, and the energy words", self.action_toggle_help),
+            ("help", "Keys of this screen, and the words on it", self.action_toggle_help),
             ("theme: choose …", "Other colours", self.action_change_theme),
             ("screenshot", "Save this screen as an SVG picture", self.action_screenshot_soon),
             ("quit", "Stop the running answer, save it and leave", self.action_quit),

@@ -21,7 +21,11 @@ DARK = Theme(
     surface="#191F24",
     panel="#222A31",
     dark=True,
-    variables={"block-cursor-background": "#2B4453", "block-cursor-foreground": "#F2F5F7"},
+    variables={
+        "block-cursor-background": "#2B4453",
+        "block-cursor-foreground": "#F2F5F7",
+        "scrollbar-background": "#191F24",
+    },
 )
 
 LIGHT = Theme(
@@ -37,7 +41,11 @@ LIGHT = Theme(
     surface="#EDEAE2",
     panel="#E2DED3",
     dark=False,
-    variables={"block-cursor-background": "#C3DBE6", "block-cursor-foreground": "#11181C"},
+    variables={
+        "block-cursor-background": "#C3DBE6",
+        "block-cursor-foreground": "#11181C",
+        "scrollbar-background": "#EDEAE2",
+    },
 )
 
 THEMES = (DARK, LIGHT)

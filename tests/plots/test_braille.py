@@ -119,11 +119,13 @@ def test_only_the_top_near_the_limit_is_red() -> None:
     assert all(ink == "plain" for row in calm for _, ink in row), "no limit, no red"
 
 
-def test_a_phase_is_a_colour_and_a_letter() -> None:
+def test_a_phase_is_a_colour_and_a_word() -> None:
     shown = graph(*[5.0] * 8, phases="L PPTTA ", limit_watts=10.0)
     rows = draw_graph(shown, 4, 5, axes=False)
-    assert rows[-1] == [("L", "load"), ("P", "prefill"), ("T", "thinking"), ("A", "answer")]
+    assert rows[-1] == [("l", "load"), ("r", "prefill"), ("t", "thinking"), ("w", "answer")]
     assert [ink for _, ink in rows[3]] == ["load", "prefill", "thinking", "answer"]
+    wide = draw_graph(graph(*[5.0] * 20, phases="A" * 20), 12, 5, axes=False)
+    assert wide[-1] == [("  ", "plain"), ("write─────", "answer")]
 
 
 def test_without_unicode_the_graph_is_still_one() -> None:

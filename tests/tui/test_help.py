@@ -1,4 +1,4 @@
-"""F1: one page with the keys that work on this screen, and the energy words."""
+"""F1: one page with the keys that work on this screen, and the words on it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ async def test_f1_shows_keys_and_energy_words_on_one_page_over_the_chat(house: H
         before = term.app.screen.query_one("Transcript").size
         await term.press("f1")
         await term.at(HelpScreen)
-        await term.sees("Send", "Everywhere", "Energy words", *(word for word, _ in WORDS))
+        await term.sees("Send", "Everywhere", "Words", *(word for word, _ in WORDS))
         assert term.app.screen.query_one("#help-page", VerticalScroll).max_scroll_y == 0
         assert term.app.screen_stack[0].query_one("Transcript").size == before
         await term.press("f1")

@@ -49,6 +49,7 @@ def list_details(record: TurnRecord) -> list[Fact]:
 
 def _list_energy(record: TurnRecord) -> Iterator[Fact]:
     energy = record.energy
+    yield "failed", one_line(record.error or "")
     if energy.joules is None:
         yield "energy", f"{units.UNMEASURED}: nothing could be read; `etui doctor` shows why"
     else:
@@ -61,6 +62,7 @@ def _list_energy(record: TurnRecord) -> Iterator[Fact]:
         source = _SOURCES.get(energy.kind or "", "")
         yield "energy", SEPARATOR.join(part for part in (f"{gross}, idle included", source) if part)
         yield "net", _format_net(record)
+        yield "others", shared_text(energy) if energy.shared else "counts no other program"
         parts = [f"{units.short_watts_text(energy.mean_watts, energy.kind)} mean"]
         if energy.peak_watts is not None:
             parts.append(f"{units.short_watts_text(energy.peak_watts, energy.kind)} peak")
@@ -73,8 +75,6 @@ def _list_energy(record: TurnRecord) -> Iterator[Fact]:
         yield "recomputed", f"{units.tok_text(int(again))} {why}"
     if record.seconds.ttft is not None:
         yield "first token", f"after {units.seconds_text(record.seconds.ttft)}"
-    others = "counts no other program" if energy.joules is not None else ""
-    yield "others", shared_text(energy) if energy.shared else others
     yield "channels", _format_channels(record)
 
 
@@ -89,7 +89,7 @@ def _format_net(record: TurnRecord) -> str:
         if record.tokens.output:
             per_token = energy.net_joules / record.tokens.output
             net += f", {units.short_per_token_text(per_token, energy.kind)}"
-    return f"{net}, without {units.short_watts_text(energy.idle_watts, energy.kind)} idle"
+    return f"{net}, without the {units.short_watts_text(energy.idle_watts, energy.kind)} of idling"
 
 
 def _format_phases(record: TurnRecord) -> list[str]:
@@ -103,7 +103,7 @@ def _format_phases(record: TurnRecord) -> list[str]:
         rows.append(("load", load, units.seconds_text(seconds.load), "not in the price"))
     rows.append(
         (
-            "prefill",
+            "read",
             _joules(record, energy.phases.get("prefill")),
             units.seconds_text(seconds.prefill),
             f"{units.tok_text(tokens.prompt)}{cached}",
@@ -115,11 +115,11 @@ def _format_phases(record: TurnRecord) -> list[str]:
         rows.append(("pictures", joules, units.seconds_text(seen.seconds), facts))
     answer = decode
     if tokens.thinking:
-        rows.append(("thinking", _joules(record, thinking), "", units.tok_text(tokens.thinking)))
+        rows.append(("think", _joules(record, thinking), "", units.tok_text(tokens.thinking)))
         answer = None if decode is None or thinking is None else max(0.0, decode - thinking)
     rows.append(
         (
-            "answer",
+            "write",
             _joules(record, answer),
             units.seconds_text(seconds.decode) + (" with thinking" if tokens.thinking else ""),
             units.tok_text(tokens.output - tokens.thinking),

@@ -65,8 +65,12 @@ _LATE_CHECKS, _LATE_CHECK_SECONDS = 20, 0.05
 WELCOME = """\
 Ask something. Every answer shows what it cost in joules.
 
-A policy chooses the model for each question; F7 changes the policy or the model.
-Esc stops an answer and keeps its text. Ctrl+O lists earlier chats. F1 shows all keys."""
+A policy chooses the model for each question.
+
+F7      another policy or model
+Esc     stop an answer; its text stays
+Ctrl+O  earlier chats
+F1      all keys, and what the words mean"""
 
 
 class Transcript(BlankBox, VerticalScroll, can_focus=False):

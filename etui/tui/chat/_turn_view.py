@@ -188,6 +188,7 @@ after it, in the history that the model reads. `v` says that it is good and `x` 
                     await self._fold_away(hop, hop.answer)
             await self._show_record(self.record)
             if self.record.error:
+                self.add_class("-failed")
                 _show(self._error, f"✗ {sanitize(self.record.error)}")
 
     def on_resize(self, event: events.Resize) -> None:
@@ -380,6 +381,7 @@ after it, in the history that the model reads. `v` says that it is good and `x` 
 
     def show_error(self, error: EtuiError) -> None:
         fix = f"\n→ {sanitize(error.fix)}" if error.fix else ""
+        self.add_class("-failed")
         _show(self._error, f"✗ {sanitize(error.what)}{fix}")
 
     def action_toggle_thinking(self) -> None:

@@ -285,7 +285,7 @@ class ChatScreen(SettledLayout):
 
     def action_toggle_net(self) -> None:
         net = self._panel.toggle_net()
-        self.notify("net: idle power is subtracted" if net else "gross: idle power is included")
+        self.notify("net: without idle power" if net else "gross: idle power included")
 
     def action_zoom(self, steps: int) -> None:
         self._panel.zoom(steps)

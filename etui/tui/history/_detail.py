@@ -39,7 +39,7 @@ def read_days(log: LogReader, turns: TurnFilter) -> dict[date, EnergySum]:
     """
     if turns != TurnFilter():
         found = {date.fromisoformat(each.key): each for each in log.totals("day", turns)}
-        sums = {day: _sum_total(total) for day, total in found.items()}
+        sums = {day: sum_total(total) for day, total in found.items()}
     else:
         newest = log.select("SELECT date(max(created_at), 'localtime') AS day FROM turns")[0]["day"]
         if newest is None:
@@ -54,7 +54,7 @@ def read_days(log: LogReader, turns: TurnFilter) -> dict[date, EnergySum]:
     return {day: sums.get(day, EnergySum()) for day in days}
 
 
-def _sum_total(total: Total) -> EnergySum:
+def sum_total(total: Total) -> EnergySum:
     known = [part for part in (total.joules, total.estimated_joules) if part is not None]
     estimated = total.estimated_joules is not None
     return EnergySum(total.turns, sum(known) if known else None, estimated, total.unmeasured_turns)
@@ -194,15 +194,19 @@ def turn_phases(turn: TurnRecord, values: int) -> str:
     return "P" * prefill + "T" * thinking + "A" * (values - prefill - thinking)
 
 
+_FIRST = ("model", "tokens", "seconds", "energy")  # Of the facts; ids come last
+_MOST_NAME = 12  # Cells of the names of facts; a longer one moves its text
+
+
 def _detail_lines(detail: Detail, width: int) -> list[str]:
     """Format the turn in full, each fact indented after its name."""
     facts = list_facts(detail.turn, detail.loads, detail.unloads)
-    name_width = max(len(name) for name, _ in facts) + 2
-    lines = []
+    facts = [fact for fact in facts if fact[1] != "-"]
+    facts.sort(key=lambda fact: (fact[0] in ("turn", "chat")) - (fact[0] in _FIRST))
+    name_width = min(_MOST_NAME, max(len(name) for name, _ in facts))
+    lines, indent = [], " " * (name_width + 1)
     for name, text in facts:
-        lines += wrap(f"{name:<{name_width}}{text}", width, subsequent_indent=" " * name_width) or [
-            name
-        ]
+        lines += wrap(f"{name:<{name_width}} {text}", width, subsequent_indent=indent) or [name]
     for title, text in list_texts(detail.turn):
         lines += ["", f"{title}:", text]
     return lines

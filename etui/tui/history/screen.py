@@ -28,10 +28,18 @@ from etui.log.queries import LogReader, TurnSummary
 from etui.log.totals import Total
 from etui.plots.terminal import bar
 from etui.runtime.provenance import read_weights
-from etui.text import count_cells, cut_name, fit_cells, local_time, one_line, sanitize
+from etui.text import (
+    count_cells,
+    cut_name,
+    fit_cells,
+    format_table,
+    local_time,
+    one_line,
+    sanitize,
+)
 from etui.tui._work import faults_shown, in_thread, warn
 from etui.tui.commands import ChatRequested, Command, build_commands
-from etui.tui.history._detail import DayBars, DetailView, read_days, read_detail
+from etui.tui.history._detail import DayBars, DetailView, read_days, read_detail, sum_total
 from etui.tui.widgets.key_footer import KeyFooter
 from etui.tui.widgets.tables import FittedTable, TableColumn
 from etui.turn.text import bound_text
@@ -149,39 +157,38 @@ def totals_lines(by: TotalsBy, totals: Sequence[Total], width: int) -> list[str]
     if not totals:
         return ["no turns to total"]
     names = [one_line(total.key) or "(none)" for total in totals]
-    amounts = [_amount_text(total, short=width < _SHORT_BELOW) for total in totals]
+    cells = [_amount_cells(total, short=width < _SHORT_BELOW) for total in totals]
+    amounts = format_table(cells, align=">>><")
     name_width = min(_MOST_NAME, max(count_cells(name) for name in names), width // 3)
     room = width - name_width - max(count_cells(text) for text in amounts) - 4
     drawn = max(0, min(_MOST_BAR, room))
-    highest = max((_total_joules(total) or 0.0) for total in totals)
-    lines = [f"joules by {by}", ""]
-    for name, total, amount in zip(names, totals, amounts, strict=True):
+    sums = [sum_total(total).joules or 0.0 for total in totals]
+    lines = [
+        fit_cells(f"joules by {by}, all days: answers only, without loads and idling", width),
+        "",
+    ]
+    for name, joules, amount in zip(names, sums, amounts, strict=True):
         label = cut_name(fit_cells(name, 2 * name_width), name_width)
         label += " " * (name_width - count_cells(label))
-        length = bar(_total_joules(total), highest, drawn)
+        length = bar(joules, max(sums), drawn)
         lines.append(fit_cells(f"{label}  {length:<{drawn}}  {amount}", width))
     return lines
 
 
-_SHORT_BELOW = 110  # Width in cells below which totals have no watt-hours and no ±
+_SHORT_BELOW = 110  # Width in cells below which totals have no watt-hours
 
 
-def _total_joules(total: Total) -> float | None:
-    known = [part for part in (total.joules, total.estimated_joules) if part is not None]
-    return sum(known) if known else None
-
-
-def _amount_text(total: Total, *, short: bool) -> str:
-    read = units.total_text(total.joules, total.uncertainty, total.kind)
-    guessed = units.total_text(total.estimated_joules, None, units.ESTIMATE)
-    if short:
-        read = units.short_energy_text(total.joules)
-        guessed = units.short_energy_text(total.estimated_joules, units.ESTIMATE)
-    known = ((total.joules, read), (total.estimated_joules, guessed))
-    parts = [text for joules, text in known if joules is not None]
-    if total.unmeasured_turns:
-        parts.append(f"{total.unmeasured_turns:,} unmeasured")
-    return f"{' and '.join(parts)} · {units.count_text(total.turns, 'turn')}"
+def _amount_cells(total: Total, *, short: bool) -> tuple[str, str, str, str]:
+    """Format joules, watt-hours, turns, and turns without joules."""
+    known = [
+        units.short_energy_text(joules, kind)
+        for joules, kind in ((total.joules, None), (total.estimated_joules, units.ESTIMATE))
+        if joules is not None
+    ]
+    found = sum_total(total)
+    hours = "" if short or not known else units.watt_hours_text(found.joules, found.kind)
+    missing = f"{total.unmeasured_turns:,} unmeasured" if total.unmeasured_turns else ""
+    return " and ".join(known), hours, units.count_text(total.turns, "turn"), missing
 
 
 def export_turns(
@@ -227,10 +234,10 @@ class HistoryScreen(Screen[None]):
     HELP = """\
 ## History
 
-Every turn of the log; Enter opens its chat there. `/` searches questions and answers, `s` sorts by
-the next column (or click a heading), `r` reverses the order. The bars are the joules of the same
-turns by day (`b` hides them), `t` shows their totals by model, by rule and by day. `e` exports them
-as JSON lines to `exports` in ETUI_HOME, `E` as CSV.
+Every turn of the log (■ ended early, ✗ failed); Enter opens its chat there. `/` searches questions
+and answers, `s` sorts by the next column (or click a heading), `r` reverses the order. The bars are
+the joules of the same turns by day (`b` hides them), `t` shows their totals by model, by rule and
+by day. `e` exports them as JSON lines to `exports` in ETUI_HOME, `E` as CSV.
 """
 
     def __init__(self, config: Config) -> None:
@@ -304,6 +311,7 @@ as JSON lines to `exports` in ETUI_HOME, `E` as CSV.
         """Cycle through totals by model, rule and day, then back to the turns."""
         groupings: list[TotalsBy | None] = [None, *TOTALS_BY]
         self._totals_by = groupings[(groupings.index(self._totals_by) + 1) % len(groupings)]
+        self.refresh_bindings()
         switcher = self.query_one("#views", ContentSwitcher)
         switcher.current = "both" if self._totals_by is None else "totals"
         if self._totals_by is None:
@@ -327,7 +335,9 @@ as JSON lines to `exports` in ETUI_HOME, `E` as CSV.
             self._find_chat(turn.chat_id, turn.turn_id)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        return action != "back" or self._search.display or self._totals_by is not None
+        if self._totals_by is not None:
+            return action not in ("sort", "reverse", "open_chat")
+        return action != "back" or self._search.display
 
     def action_back(self) -> None:
         if self._search.display:

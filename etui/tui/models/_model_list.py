@@ -63,6 +63,7 @@ class ModelDetailsModal(PageModal):
     def _lines(self, width: int) -> Iterator[str]:
         yield from fact_lines(self._card, self._cards, resident=self._resident)
         if self._card.has_file:
+            yield ""
             yield from (f"source    {source}" for source in describe_sources(self._card.spec))
         yield ""
         yield from curve_lines(self._card, width, _PLOT_HEIGHT)

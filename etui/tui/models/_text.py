@@ -34,11 +34,9 @@ from etui.tui.models._cards import Cards, ModelCard
 from etui.tui.widgets.tables import TableColumn
 from etui.turn.record import LoadRecord, UnloadRecord
 
-UNCALIBRATED = "uncalibrated"
-
 _STATES = {
     "absent": "not on disk",
-    "unchecked": "unchecked",
+    "unchecked": "unverified",
     "refused": "refused",
     "checked": "on disk",
 }
@@ -47,13 +45,13 @@ _SOURCES = {"calibration": "measured", "log": "from the log"}
 
 COLUMNS = (
     TableColumn("name", "MODEL", 0, most=40, least=22, sorts=False),
-    TableColumn("state", "WHERE", 3, most=20, sorts=False),
+    TableColumn("state", "STATE", 3, most=20, sorts=False),
     TableColumn("size", "SIZE", 1, most=10, right=True, sorts=False),
     TableColumn("fits", "FITS", 2, most=10, sorts=False),
-    TableColumn("speed", "TOK/S", 4, most=10, right=True, sorts=False),
-    TableColumn("joules", "J/TOKEN", 5, most=10, right=True, sorts=False),
-    TableColumn("good_for", "GOOD FOR", 6, most=60, least=16, sorts=False),
-    TableColumn("curve", "CURVE", 7, most=40, least=12, sorts=False),
+    TableColumn("speed", "TOK/S", 5, most=10, right=True, sorts=False),
+    TableColumn("joules", "J/TOKEN", 6, most=10, right=True, sorts=False),
+    TableColumn("good_for", "GOOD FOR", 4, most=60, least=16, sorts=False),
+    TableColumn("curve", "CALIBRATED", 7, most=40, least=12, sorts=False),
 )
 
 CHOOSER_COLUMNS = tuple(c for c in COLUMNS if c.key not in ("state", "curve"))
@@ -114,11 +112,11 @@ def state_text(card: ModelCard, *, resident: bool) -> str:
 
 
 def curve_cell(curve: OperatingCurve | None, now: datetime | None = None) -> str:
-    """Describe how well the cost of tokens is known: ``R² 0.991 measured, 3 d ago``."""
+    """Describe what the cost of tokens is known by: ``measured 3 d ago, R² 0.991``."""
     if curve is None:
-        return UNCALIBRATED
+        return "no"
     source = _SOURCES.get(curve.source, curve.source)
-    return f"R² {r2_text(curve.decode.r2)} {source}, {age_text(curve.created_at, now)}"
+    return f"{source} {age_text(curve.created_at, now)}, R² {r2_text(curve.decode.r2)}"
 
 
 _LEAST_PLOT = 24
@@ -173,7 +171,7 @@ def fact_lines(
             else "→ put a valid file there"
         )
         yield ""
-    yield f"where     {state_text(card, resident=resident)}"
+    yield f"state     {state_text(card, resident=resident)}"
     if card.found is not None:
         problem = card.found.problem
         yield (
@@ -269,16 +267,16 @@ def wrap_facts(lines: Iterable[str], width: int) -> Iterator[str]:
 def curve_lines(card: ModelCard, width: int, height: int) -> Iterator[str]:
     curve = card.curve
     if curve is None:
-        yield f"Operating curve: {UNCALIBRATED}"
+        yield "Joules by token count: not calibrated"
         yield ""
         yield (
             "c measures what its tokens cost here (a few minutes),"
             if card.has_file
             else ("Pull it with p; then c measures what its tokens cost here,")
         )
-        yield "C measures a rougher curve in less time."
+        yield "C measures it more roughly in less time."
         return
-    yield f"Operating curve, {points_text(curve)}, {age_text(curve.created_at)}"
+    yield f"Joules by token count, {points_text(curve)}, {age_text(curve.created_at)}"
     yield curve.conditions.machine
     yield from draw_curve(curve, max(_LEAST_PLOT, width - _PLOT_MARGIN), height)
     shown_kind = curve.kind if curve.kind == "estimate" else None
@@ -318,15 +316,15 @@ def _sweep_lines(card: ModelCard, sweep: SweepResult) -> Iterator[str]:
 
 def _idle_lines(idle: ModelIdle) -> Iterator[str]:
     """Yield the cost of keeping a model warm, and whether the machine went back to cold."""
-    yield f"warm      {load_text(idle)} to load"
+    yield f"loading   {load_text(idle)}"
     if idle.loaded_watts is not None or idle.cold_watts is not None:
         loaded = power_text(idle.loaded_watts, idle.loaded_kind)
         yield f"          idle {loaded}, cold {power_text(idle.cold_watts, idle.cold_kind)}"
     if idle.choice.break_even is not None:
         yield f"          break-even {break_even_text(idle)}"
-    yield f"          kept: {keep_text(idle)}"
+    yield f"in memory {keep_text(idle)}"
     if idle.last_unload is not None:
-        yield f"unloaded  {unload_text(idle.last_unload)}"
+        yield f"unloaded  idle {unload_text(idle.last_unload)}"
 
 
 def _usage_lines(card: ModelCard) -> Iterator[str]:
@@ -335,7 +333,7 @@ def _usage_lines(card: ModelCard) -> Iterator[str]:
     if usage is None:
         yield "used      never here"
         return
-    yield f"spent     {format_spent(usage.total)} for {', '.join(usage.uses)}"
+    yield f"spent     {', '.join(usage.uses)}: {format_spent(usage.total)}"
     failed = format_failed(usage.uses.get("answers", Spent()))
     yield f"answers   {usage.answers:,}{failed}{_per_token_text(card)}"
     yield f"last used {local_time(usage.last_used)[:16]}"

@@ -45,7 +45,9 @@ class AnalysisPane(Vertical):
         self._explain_timer: Timer | None = None
         self._about: About = ""
         self._lines: Lines = partial(wrap, _INTRODUCTION)
-        self.question = Input(placeholder="type a question to explain", id="question", compact=True)
+        self.question = Input(
+            placeholder="a question: which arm would answer it?", id="question", compact=True
+        )
         self.answer = VerticalScroll(id="answer", can_focus=True)
         self._title = Static("", markup=False, classes="title")
         self._body = Static("", markup=False)

@@ -44,7 +44,7 @@ def entry_line(entry: PolicyEntry, in_use: bool) -> Content:
 def title_line(opened: PolicyOpened, *, changed: bool, in_use: bool, fit: FitRead) -> Content:
     """Describe the edited policy: ``mine · not saved · in use · yours · fit 12 days ago``."""
     place = opened.place
-    owner = "shipped, saved as your own copy" if place.origin == "shipped" else "yours"
+    owner = "shipped; saving makes your own copy" if place.origin == "shipped" else "yours"
     if place.origin == "file":
         owner = one_line(str(place.path))
     return Content.assemble(

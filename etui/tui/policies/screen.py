@@ -94,7 +94,7 @@ class PoliciesScreen(Screen[None]):
         Binding("ctrl+e", "ask", "Explain", id="policies.explain", priority=True),
         Binding("ctrl+r", "replay", "Replay", id="policies.replay"),
         Binding("ctrl+b", "compare('saved')", "Diff", id="policies.diff"),
-        Binding("ctrl+l", "use", "Use", id="policies.use"),
+        Binding("ctrl+l", "use", "Use opened", id="policies.use"),
         Binding("f8", "next_fault", "Next fault", id="policies.next_fault"),
         Binding("ctrl+f", "find", "Find", id="policies.find", priority=True),
         Binding("slash", "filter", "Filter", id="policies.filter", show=False),

@@ -115,7 +115,7 @@ driver reports, `*` marks a channel that is not in the total.
             return Strip.blank(width, self.rich_style)
         is_current = self._has_cursor and at // self._row_height == self._cursor
         back = Style()
-        if is_current and (self.has_focus or len(self._rows) > 1):
+        if is_current and len(self._rows) > 1:
             # Only the background: the colours of a row have a meaning.
             back = Style(bgcolor=self.get_component_rich_style("channel-table--cursor").bgcolor)
         segments = [

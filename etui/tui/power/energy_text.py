@@ -11,7 +11,7 @@ from rich.cells import cell_len, set_cell_size
 
 from etui import units
 from etui.log.daily_energy import EnergySum
-from etui.plots.braille import PHASE_INKS, sparkline
+from etui.plots.braille import PHASE_INKS, PHASE_WORDS, sparkline
 from etui.plots.terminal import bar, meter
 from etui.text import SEPARATOR
 from etui.turn.record import TurnRecord
@@ -25,8 +25,7 @@ if TYPE_CHECKING:
 Run = tuple[str, str]  # Characters, and the name of what they show
 
 
-PHASE_WORDS = {"P": "read", "T": "think", "A": "write"}
-PHASE_LETTERS = "".join(PHASE_WORDS)
+PHASE_LETTERS = "PTA"
 
 _WIDE_GAP, _GAP = "      ", "  "
 
@@ -250,8 +249,8 @@ def short_model(name: str) -> str:
 def _fit(parts: list[str], facts: StatusFacts, width: int) -> str | None:
     def joined(model: str, spark: int) -> str:
         joules, per_token, watts, _, budget = parts
-        graph = f" {sparkline(facts.history, facts.top_watts, spark)}" if spark and watts else ""
-        shown = (joules, per_token, watts + graph, model, budget)
+        graph = sparkline(facts.history, facts.top_watts, spark) if spark and watts else ""
+        shown = (joules, per_token, f"{watts} {graph.lstrip()}".strip(), model, budget)
         return SEPARATOR.join(text for text in shown if text)
 
     model = parts[3]

@@ -95,7 +95,7 @@ _MOST_LOADED, _LEAST_MODELS = 3, 4
 """Models in memory that are named, and least rows for the bars of the week's models."""
 
 _USUAL_ZOOM = 1
-_LOADED = "LOADED  "
+_LOADED = "MODELS  "
 _USUAL_LINES = 5  # Four of the table of joules, one of the models in memory
 _GRAPH_NS, _TABLE_NS = 500_000_000, 1_000_000_000
 """Time between two drawings of the graph and of the numbers: faster ones cannot be read."""
@@ -119,10 +119,10 @@ class PowerPanel(VerticalScroll):
 ## Power
 
 Watts now, on a scale from 0 to the power limit; the dotted line is the idle power. Colours and
-letters show the phase: L load, P prefill, T thinking, A answer. `[` and `]` show less or more time,
-`p` pauses. The joules of an answer do not include loading the model. *Gross* includes idle power,
-*net* subtracts it. `*` marks a channel that is not in the total. *Today* and *week* are all joules
-that etui spent; `s` shows what today's went into: answers, titles of chats, loads of models,
+words show the phase: load the model, read the prompt, think, write. `[` and `]` show less or more
+time, `p` pauses. The joules of an answer do not include loading the model. *Gross* includes idle
+power, *net* subtracts it. `*` marks a channel that is not in the total. *Today* and *week* are all
+joules that etui spent; `s` shows what today's went into: answers, titles of chats, loads of models,
 audits, and idling with a model in memory (measured when it is unloaded).
 """
 
@@ -336,7 +336,7 @@ audits, and idling with a model in memory (measured when it is unloaded).
 
             bars = model_bars(spending.daily, None, width)[:rows]
         self._by_model.display = bool(bars)
-        self._by_model.set_text("\n".join(["BY MODEL, this week", *bars]))
+        self._by_model.set_text("\n".join(["JOULES BY MODEL, this week", *bars]))
 
     def _draw_now(self) -> None:
         self._graph_due_ns = self._table_due_ns = 0
@@ -378,7 +378,9 @@ audits, and idling with a model in memory (measured when it is unloaded).
         quiet = f"{SEPARATOR}quiet mode" if self._pace is QUIET else ""
         share = self._feed.vitals.app_share
         if share is not None:
-            self._app.set_text(f"this screen: {units.percent_text(share)} of one core{quiet}")
+            self._app.set_text(
+                f"the app itself takes {units.percent_text(share)} of one core{quiet}"
+            )
         self._show_shared()
 
     def _show_shared(self) -> None:
@@ -396,9 +398,11 @@ audits, and idling with a model in memory (measured when it is unloaded).
 
     def _show_answer(self) -> None:
         answer, width = self._answer, max(1, self._facts.content_size.width)
-        heading = "THIS ANSWER" if answer.running or answer.energy is None else "LAST ANSWER"
+        heading = "THIS ANSWER" if answer.running else "LAST ANSWER"
         if answer.energy is not None:
-            heading += f"  {'net' if self._net else 'gross'}"
+            heading += ", without idle" if self._net else ", idle included"
+        elif not answer.running:
+            heading = "NO ANSWER YET"
         badge = f"{units.ABOUT} estimated" if answer.is_estimate else answer.kind or ""
         self._answer_heading.show(heading, badge)
         self._facts.set_text(facts_line(answer, width, net=self._net) or "–")
@@ -424,7 +428,7 @@ audits, and idling with a model in memory (measured when it is unloaded).
             rows += [("today", EnergySum()), ("week", EnergySum())]
         lines = sum_lines("SPENT", [(*row, "") for row in rows], width)
         missing = max(found.unmeasured for _, found in rows)
-        lines += [f"{missing:,} without joules, not in it"] if missing else []
+        lines += [f"{missing:,} unmeasured, not counted"] if missing else []
         lines += wrap(self._problem, width)
         self._spent.set_text("\n".join(lines))
         for period, line in self._budget_lines.items():

@@ -154,8 +154,9 @@ def choose_layout(width: int, height: int, rows: int, focused: Part, left: Part)
     row_height = max(1, min(_MOST_ROW, (room - spent - room // 4) // rows))
     channels = min(rows * row_height, room - spent - _LEAST_GRAPH)
     graph = room - spent - channels
-    if graph > _MOST_GRAPH:
-        spent, graph = spent + graph - _MOST_GRAPH, _MOST_GRAPH
+    most = max(_MOST_GRAPH, height // 3)
+    if graph > most:
+        spent, graph = spent + graph - most, most
     return ScreenLayout(graph, row_height, channels, spent, parts)
 
 
@@ -164,7 +165,7 @@ NOT_OPEN = "opening the meter …"
 _READ_AGAIN_SECONDS = 20.0
 _LONG_TITLE_FROM = 90
 _TITLES: dict[Part, str] = {
-    "models": f"Joules by model, {DAYS_SHOWN} days",
+    "models": f"All joules, {DAYS_SHOWN} days",
     "days": "Joules and peaks by day",
     "money": "Spent",
 }
@@ -189,8 +190,9 @@ class SpentPart(VerticalScroll, can_focus=True):
     HELP = """\
 ## What was spent
 
-Joules of answers and of loads of models, by model, by day with the highest watts of its answers,
-and in all; money where `price_per_kwh` is set. An answer without joules is counted and not added.
+Joules of answers, titles, loads, audits and idling, by model, by day with the highest watts of its
+answers, and in all; money where `price_per_kwh` is set. An answer without joules is counted and not
+added.
 """
     COMPONENT_CLASSES: ClassVar[set[str]] = {"spent-part--bar"}
 
@@ -361,11 +363,14 @@ holds the picture. Below it every channel, then joules by model and by day, and 
             return NOT_OPEN if newest_ns is None else NOTHING_READ
         hour = ZOOM_SECONDS[-1]
         whole = self._feed.history.buckets(row.key, time.monotonic_ns(), hour, 2)
-        parts = [f"{long_name(row)}  {units.watts_of_text(row.watts, row.limit_watts, row.kind)}"]
+        now = units.UNMEASURED
+        if row.watts is not None:
+            now = units.of_limit_text(row.watts, row.limit_watts, row.kind)
+        parts = [f"{long_name(row)}  {now}"]
         if whole.highest is not None:
             when = "" if self.app.size.width < _LONG_TITLE_FROM else " in the last hour"
             parts.append(f"peak {units.short_watts_text(whole.highest, row.kind)}{when}")
-        parts.append(f"[ ] {span}")
+        parts.append(f"{span}, keys [ and ]")
         if self._window.is_held:
             parts.append("paused")
         return sanitize(SEPARATOR.join(parts))

@@ -41,7 +41,7 @@ def read_spent(config: Config, today: date) -> Spent:
 
 DAYS_SHOWN = 30  # Days with a bar, and the time over which models are compared
 NO_TURN = "no answer in the log yet: ask one in `etui`, or with `etui ask`"
-NO_PRICE = "set price_per_kwh for money"
+NO_PRICE = "set price_per_kwh to see the cost"
 _LEAST_BAR, _MOST_NAME = 6, 20
 _TRENDS_FROM = 60  # Width from which a model has its joules by day
 
@@ -124,7 +124,7 @@ def money_lines(spent: Spent, width: int) -> list[str]:
     lines = sum_lines("", rows, width)
     missing = sum_by_period(spent.daily, spent.today)["year"].unmeasured
     if missing:
-        lines.append(f"{missing:,} without joules, not in these sums")
+        lines.append(f"{missing:,} unmeasured, not counted")
     if factors is None or factors.price_per_kwh is None:
         lines.append(NO_PRICE)
     return lines
@@ -149,7 +149,7 @@ def _bar_lines(rows: Sequence[tuple[str, EnergySum, str]], width: int) -> list[s
     names = max(len(name) for name, _, _ in rows)
     if width < min(names, _MOST_NAME) + numbers + remarks + 3 + _LEAST_BAR:
         remarks = 0
-    names = min(names, max(8, (width - numbers - remarks) // 2))
+    names = min(names, max(8, width - numbers - remarks - 3 - _LEAST_BAR))
     room = max(0, width - names - numbers - remarks - 2 - (2 if remarks else 0))
     most = max((found.joules or 0.0 for _, found, _ in rows), default=0.0)
     lines = []

@@ -27,14 +27,14 @@ def test_each_number_names_its_source() -> None:
         shown["energy"]
         == "12.5 ± 0.5 J (counter), 0.500 J/token, idle included · a hardware counter"
     )
-    assert shown["net"] == "10.0 J, 0.400 J/tok, without 5.00 W idle"
+    assert shown["net"] == "10.0 J, 0.400 J/tok, without the 5.00 W of idling"
     assert shown["power"] == "25.0 W mean, 30.0 W peak, 100 % recorded"
     assert shown["first token"] == "after 0.10 s"
     assert shown["others"] == "counts no other program"
     assert shown["model"] == ("balanced › quick (direct) › smollm2-135m · no rule matched")
     assert [line.split() for line in shown["phases"].split("\n")] == [
-        ["prefill", "2.50", "J", "0.10", "s", "12", "tok"],
-        ["answer", "10.0", "J", "0.40", "s", "25", "tok"],
+        ["read", "2.50", "J", "0.10", "s", "12", "tok"],
+        ["write", "10.0", "J", "0.40", "s", "25", "tok"],
     ]
 
 
@@ -72,8 +72,8 @@ def test_the_thinking_is_a_phase_of_its_own() -> None:
     record = with_energy(thinking_joules=4.0)
     record = replace(record, tokens=replace(record.tokens, thinking=10))
     rows = [line.split() for line in facts(record)["phases"].split("\n")]
-    assert rows[1] == ["thinking", "4.00", "J", "10", "tok"]
-    assert rows[2][:4] == ["answer", "6.00", "J", "0.40"]
+    assert rows[1] == ["think", "4.00", "J", "10", "tok"]
+    assert rows[2][:4] == ["write", "6.00", "J", "0.40"]
 
 
 def test_the_forecast_stands_beside_what_it_took() -> None:

@@ -87,7 +87,7 @@ def total(key: str, joules: float | None, estimated: float | None = None, n: int
 def test_every_total_is_one_row(joules: list[float], width: int) -> None:
     totals = [total(f"qwen2.5-coder-{n}.5b", each, n=1_000) for n, each in enumerate(joules)]
     head, _, *rows = totals_lines("model", totals, width)
-    assert head == "joules by model"
+    assert head.startswith("joules by model")
     assert len(rows) == len(joules)
     assert all(count_cells(row) <= width for row in rows)
     if width >= 60:

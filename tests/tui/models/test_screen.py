@@ -111,12 +111,13 @@ async def test_every_entry_is_there_with_what_it_needs_and_its_curve(house: Hous
         assert not joules.startswith("≈")
         assert "tiny demo" in good_for
         assert "needs 415 MB, " in " ".join(shown(term).split())
-        assert curve.startswith("R² 0.980 measured, ")
-        assert row(term, "qwen3-8b")[-1] == "uncalibrated"
+        assert curve.startswith("measured ")
+        assert curve.endswith("R² 0.980")
+        assert row(term, "qwen3-8b")[-1] == "no"
         await term.until(lambda: "output tokens" in shown(term))
         assert "turns off the grid: 4 % mean error" in shown(term)
         details = " ".join(shown(term).split())
-        for fact in ("spent 12.34 ± 0.41 J", "for answers", "answers 1,", "last used 2026-11-2"):
+        for fact in ("spent answers: 12.34 ± 0.41 J", "answers 1,", "last used 2026-11-2"):
             assert fact in details
 
 
@@ -232,8 +233,8 @@ async def test_the_cost_of_keeping_warm_and_the_way_back_to_cold_are_shown(here:
         here.runner.cooled += 1  # the screen notices by itself
         await term.until(lambda: "after the last unload: back to cold" in shown(term))
         await term.until(lambda: "break-even 8.57 s (7.83-9.31 s)" in shown(term))
-        assert "kept: always" in shown(term)
-        assert "unloaded  45.2 W before, 10.1 W after: back to cold" in shown(term)
+        assert "in memory always" in shown(term)
+        assert "unloaded  idle 45.2 W before, 10.1 W after: back to cold" in shown(term)
 
 
 @pytest.mark.parametrize("key", ["c", "C"])

@@ -223,7 +223,7 @@ def test_money_needs_a_price_and_says_where_to_set_it() -> None:
     assert lines[0].split() == ["J", "Wh", "answers", "cost"]
     assert lines[1].split() == ["today", "≈3,600", "≈1.0", "7", "<", "0.01", "EUR"]
     assert lines[2].split() == ["answers", "≈3,600", "≈1.0", "7"]
-    assert "1 without joules" in lines[6]
+    assert "1 unmeasured" in lines[6]
     assert money_lines(spent(factors), 34)[1].split() == ["today", "≈3,600", "<", "0.01", "EUR"]
     prices = {period: price for period, _, price in list_money(spent(factors))}
     assert prices["day"] == pytest.approx(0.00036)

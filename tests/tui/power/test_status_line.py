@@ -23,7 +23,7 @@ def test_the_line_of_80_columns_has_everything() -> None:
 
 def test_the_model_is_cut_before_it_is_left_out() -> None:
     facts = StatusFacts("≈42 J", "", "18 W", (), 18.0, "a-model-with-a-long-name")
-    assert status_line(facts, 40) == "≈42 J · 18 W      · a-model-with-a-long…"
+    assert status_line(facts, 36) == "≈42 J · 18 W · a-model-with-a-long-…"
 
 
 @given(st.integers(0, 100), st.text("abc1.5b-大", max_size=40))

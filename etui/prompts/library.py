@@ -153,6 +153,7 @@ def save_prompt(config: Config, name: str, text: str) -> Path:
         EtuiError: The file cannot be written.
     """
     from etui.prompts.schema import NAME_PATTERN
+    from etui.yaml.edit import format_text
 
     path = prompts_dir(config) / f"{name}.yaml"
     if not re.fullmatch(NAME_PATTERN, name):
@@ -167,22 +168,12 @@ def save_prompt(config: Config, name: str, text: str) -> Path:
     text = text.strip().encode(errors="replace").decode()
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_text(path, f"text: {_as_yaml(text)}\n", private=True)
+        write_text(path, f"text: {format_text(text)}\n", private=True)
     except OSError as error:
         raise EtuiError(
             f"cannot write {path}: {error.strerror or error}", "make its folder writable"
         ) from error
     return path
-
-
-def _as_yaml(text: str) -> str:
-    """Write a stripped text as YAML that is pleasant to edit, where its characters allow that."""
-    import yaml
-
-    lines = text.split("\n")
-    if not all(line.isprintable() and line == line.rstrip() for line in lines):
-        return str(yaml.safe_dump(text, default_style='"', width=1_000_000)).strip()
-    return "|-\n" + "\n".join(f"  {line}" if line else "" for line in lines)
 
 
 def load_prompt(path: Path) -> SavedPrompt:

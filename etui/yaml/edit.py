@@ -120,6 +120,19 @@ def remove_entry(text: str, section: str, key: str) -> str:
     return _checked(changed, expected, f"{key} cannot be taken out of", "")
 
 
+def format_text(text: str) -> str:
+    """Write a stripped text as a value: a block that is pleasant to edit, where that is possible.
+
+    A key stands before it, at the begin of a line.
+    """
+    import yaml
+
+    lines = text.split("\n")
+    if not all(line.isprintable() and line == line.rstrip() for line in lines):
+        return str(yaml.safe_dump(text, default_style='"', width=1_000_000)).strip()
+    return "|-\n" + "\n".join(f"  {line}" if line else "" for line in lines)
+
+
 def _find(text: str, section: str) -> tuple[yaml.Node, yaml.CollectionNode] | None:
     """Find the nodes of a key at the top of the file, and of its value."""
     import yaml

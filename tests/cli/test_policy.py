@@ -65,7 +65,7 @@ def test_explain_before_any_model_is_here(cli):
         "everything-else",
         "quick",
     )
-    assert document["predicted"] == {"joules": None, "accuracy": None}
+    assert document["predicted"] == {"joules": None, "range": None, "accuracy": None}
     assert document["models"][-1] == {"model": "smollm2-135m", "on_disk": False}
     assert [rule["matched"] for rule in document["rules"]] == [False, False, False, False, True]
     assert all({"name", "holds", "value", "boundary"} <= set(s) for s in document["signals"])

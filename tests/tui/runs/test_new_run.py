@@ -111,6 +111,7 @@ async def choose(term: Terminal, **values: Any) -> None:
     """Open the dialog and take it with these values of its fields."""
     await term.press("n")
     await term.at(NewRunModal)
+    await term.until(lambda: term.app.screen.query("#who"))
     for name, value in values.items():
         field = term.app.screen.query_one(f"#{name}")
         assert isinstance(field, Select | Input)

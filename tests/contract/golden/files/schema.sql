@@ -4,6 +4,7 @@
 -- migration etui m021_tool_loops
 -- migration etui m022_pictures
 -- migration etui m023_newest_turns
+-- migration etui m024_chat_routes
 CREATE INDEX audits_by_model ON audits (model, created_at, model_sha256);
 CREATE INDEX audits_by_time ON audits (created_at, joules, load_joules, kind);
 CREATE INDEX audits_by_turn ON audits (turn_id);
@@ -54,7 +55,7 @@ CREATE INDEX unloads_by_turn ON unloads (turn_id);
 -- _sqlite_migrations
 CREATE TABLE answers ( id INTEGER PRIMARY KEY, run_id TEXT NOT NULL REFERENCES runs (run_id) ON DELETE CASCADE, arm TEXT NOT NULL, subject TEXT NOT NULL, row INTEGER NOT NULL, answer TEXT NOT NULL, choice TEXT, correct INTEGER NOT NULL, letter_mass REAL, status TEXT NOT NULL, tokens_computed INTEGER NOT NULL, tokens_cached INTEGER NOT NULL, tokens_thinking INTEGER NOT NULL, tokens_output INTEGER NOT NULL, joules REAL, uncertainty REAL, kind TEXT, seconds REAL NOT NULL, logprobs TEXT, UNIQUE (run_id, arm, subject, row));
 CREATE TABLE audits ( id INTEGER PRIMARY KEY, audit_id TEXT NOT NULL UNIQUE, turn_id TEXT NOT NULL REFERENCES turns (turn_id) ON DELETE CASCADE, created_at TEXT NOT NULL, policy TEXT NOT NULL, arm TEXT NOT NULL, model TEXT NOT NULL, model_sha256 TEXT, audited_arm TEXT NOT NULL, audited_model TEXT NOT NULL, status TEXT NOT NULL, answer TEXT NOT NULL, agrees INTEGER, why TEXT NOT NULL, tokens_output INTEGER NOT NULL, seconds REAL NOT NULL, joules REAL, uncertainty REAL, kind TEXT, load_joules REAL);
-CREATE TABLE chats ( id INTEGER PRIMARY KEY, chat_id TEXT NOT NULL UNIQUE, created_at TEXT NOT NULL, name TEXT NOT NULL, system TEXT, head TEXT, last_at TEXT);
+CREATE TABLE chats ( id INTEGER PRIMARY KEY, chat_id TEXT NOT NULL UNIQUE, created_at TEXT NOT NULL, name TEXT NOT NULL, system TEXT, head TEXT, last_at TEXT, route_policy TEXT, route_model TEXT, route_arm TEXT);
 CREATE TABLE curves ( id INTEGER PRIMARY KEY, curve_id TEXT NOT NULL UNIQUE, created_at TEXT NOT NULL, model TEXT NOT NULL, model_sha256 TEXT, machine TEXT NOT NULL, build TEXT NOT NULL, power_limit_watts REAL, kind TEXT, source TEXT NOT NULL, n INTEGER NOT NULL, r2_prefill REAL, r2_decode REAL, coefficients TEXT NOT NULL, residuals TEXT NOT NULL, settings TEXT NOT NULL DEFAULT '{}');
 CREATE TABLE grades ( id INTEGER PRIMARY KEY, turn_id TEXT NOT NULL UNIQUE REFERENCES turns (turn_id) ON DELETE CASCADE, created_at TEXT NOT NULL, good INTEGER NOT NULL);
 CREATE TABLE loads ( id INTEGER PRIMARY KEY, load_id TEXT NOT NULL UNIQUE, created_at TEXT NOT NULL, model TEXT NOT NULL, model_sha256 TEXT, turn_id TEXT, seconds REAL NOT NULL, joules REAL, uncertainty REAL, kind TEXT, gpu_layers INTEGER NOT NULL, size_bytes INTEGER NOT NULL);

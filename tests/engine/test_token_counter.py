@@ -97,17 +97,19 @@ def test_a_text_that_fits_no_context_is_not_counted(counter, model):
 
 
 def test_a_process_that_dies_is_unknown_and_leaves_nothing_behind(counter, model):
+    others = set(psutil.Process().children())  # such as the one that tries grammars
     assert counter.count(model, "x")
-    (child,) = psutil.Process().children()
+    (child,) = set(psutil.Process().children()) - others
     child.kill()
     assert counter.count(model, "y") is None
     counter.close()
     assert counter.count(model, "x" * 1000) is None
     assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
-    assert psutil.Process().children() == []
+    assert set(psutil.Process().children()) <= others
 
 
 def test_closing_ends_a_count_in_another_thread(counter, model):
+    others = set(psutil.Process().children())
     counts: list[int | None] = []
     threads = [
         threading.Thread(target=lambda n=n: counts.append(counter.count(model, f"{n} ab" * 9000)))
@@ -120,7 +122,7 @@ def test_closing_ends_a_count_in_another_thread(counter, model):
         thread.join(60)
     assert len(counts) == 3
     counter.close()
-    assert psutil.Process().children() == []
+    assert set(psutil.Process().children()) <= others
 
 
 def test_texts_become_tokens_and_tokens_texts(counter, model):

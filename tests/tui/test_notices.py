@@ -107,7 +107,7 @@ async def test_costs_that_are_compared_stay_free(house: House) -> None:
         await term.press("shift+tab", "plus")
         await term.answered(2)
         row = term.turns[-1].query_one(".energy-row")
-        await term.until(lambda: "was " in term.text(1, "energy"))
+        await term.until(lambda: "× the " in term.text(1, "energy"))
         app.notify(LONG, timeout=600)
         await term.until(lambda: toasts(app))
         await term.until(lambda: all(not one.overlaps(row.region) for one in toasts(app)))

@@ -36,9 +36,9 @@ from etui.turn.record import LoadRecord, UnloadRecord
 
 _STATES = {
     "absent": "not on disk",
-    "unchecked": "unverified",
+    "unchecked": "on disk",
     "refused": "refused",
-    "checked": "on disk",
+    "checked": "on disk, verified",
 }
 
 _SOURCES = {"calibration": "measured", "log": "from the log"}

@@ -182,6 +182,11 @@ def spread_energy_text(
     return f"{text} ±{half}" if half.strip("0.,") else text
 
 
+def about_joules(joules: float | None) -> str:
+    """Format estimated joules without the kind: ``≈21 J``, ``unmeasured``."""
+    return short_energy_text(joules, ESTIMATE)
+
+
 def marked(text: str) -> str:
     """Drop the word behind an estimate, which its ``≈`` marks already: ``≈12 ± 4 J``."""
     return text.removesuffix(f" ({ESTIMATE})")
@@ -567,9 +572,7 @@ def significant(value: float, digits: int) -> str:
 
 def number_text(value: float) -> str:
     """Format a number as it was written, but never with an exponent: ``0.8``, ``1,040``."""
-    if value == round(value):
-        return plain(value, 0)
-    return plain(value, 0) if abs(value) >= 1e6 else f"{value:.6g}"
+    return plain(value, 0) if value == round(value) or abs(value) >= 1e6 else f"{value:.6g}"
 
 
 def with_uncertainty(value: float, uncertainty: float) -> str:

@@ -124,7 +124,7 @@ def headline(summary: Summary) -> str:
         label = f", {name}" if len(arms) > 1 else ""
         lines.append(f"{protocol(summary)}{label}: {_arm_line(arm)}")
         if verdict := guess_verdict(arm, summary.chance):
-            lines.append(f"  {verdict}")
+            lines.append(f"  {verdict} ({units.accuracy_text(summary.chance)})")
         lines += [f"  {_machine_line(key, one)}" for key, one in (arm.machines or {}).items()]
     if summary.precision is not None:
         lines += describe_precision(summary.precision)
@@ -137,7 +137,13 @@ def guess_verdict(arm: ArmSummary, chance: float) -> str:
         return ""
     low, high = ends(arm.accuracy.micro)
     found = "better than" if low > chance else "worse than" if high < chance else "no better than"
-    return f"{found} guessing ({units.accuracy_text(chance)})"
+    return f"{found} guessing"
+
+
+def find_best(summary: Summary) -> tuple[str, ArmSummary] | None:
+    """Find the system with the most right answers, and its name; None without one."""
+    arms = summary.arms.items()
+    return max(arms, key=lambda item: item[1].accuracy.micro.value, default=None)
 
 
 def describe_answer(summary: Summary) -> str:
@@ -145,10 +151,13 @@ def describe_answer(summary: Summary) -> str:
 
     ``qwen: 61.2 % right, better than guessing (25 %), at 3.1 J/question``
     """
-    if not summary.arms:
+    best = find_best(summary)
+    if best is None:
         return "no question answered"
-    name, arm = max(summary.arms.items(), key=lambda item: item[1].accuracy.micro.value)
+    name, arm = best
     verdict = guess_verdict(arm, summary.chance)
+    if verdict:
+        verdict += f" ({units.accuracy_text(summary.chance)})"
     energy = arm.energy
     parts = [f"{sanitize(name)}: {units.accuracy_text(arm.accuracy.micro.value)} right", verdict]
     if energy is not None:

@@ -244,14 +244,17 @@ class SequenceCache:
         sequence.known = known
         self.checkpoints.mark_turn(sequence)
         self.live[sequence.id] = sequence
-        if sequence.pending >= IDLE_SHARE * self._idle_cells():
+        if self._saves_idle and sequence.pending >= IDLE_SHARE * self._idle_cells():
             self._save_idle()
         return sequence
 
+    @property
+    def _saves_idle(self) -> bool:
+        """Whether each token pays for the cells of closed sequences, and these can come back."""
+        return self.several_clients and self._on_cpu and self.keeper is not None
+
     def _save_idle(self, most: int = 0, keep: LlamaSequence | None = None) -> None:
-        """Evict closed sequences other than ``keep`` where each token pays for their cells."""
-        if not (self.several_clients and self._on_cpu and self.keeper is not None):
-            return
+        """Evict closed sequences other than ``keep``, so that few of their cells are left."""
         while self._idle_cells(keep) > most and self.evict(keep):
             pass
 
@@ -414,8 +417,8 @@ class SequenceCache:
             self._release(sequence, keep=False)
         elif len(self.closed) > self._limit:
             self.evict()
-        # Now, because no request waits for a first token yet.
-        self._save_idle(IDLE_CELLS, sequence)
+        if self._saves_idle:  # now, because no request waits for a first token yet
+            self._save_idle(IDLE_CELLS, sequence)
 
     def add_computed(self, sequence: LlamaSequence, count: int) -> None:
         """Note that the next queued tokens of a sequence were computed."""

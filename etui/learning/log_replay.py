@@ -14,7 +14,6 @@ from etui.errors import EtuiError
 from etui.routing.decision import Decision, Predictor
 from etui.routing.text_measures import count_history_tokens
 from etui.text import sanitize
-from etui.turn.text import about_joules
 
 if TYPE_CHECKING:
     from etui.log.records import LoggedQuestion
@@ -108,8 +107,9 @@ def _joules_lines(joules: dict[str, Any]) -> Iterator[str]:
         return
     before, after = joules["predicted_before"] or 0.0, joules["predicted_after"] or 0.0
     yield (
-        f"predicted, without loads: {about_joules(before)} before, "
-        f"{about_joules(after)} after, over {units.count_text(joules['predicted_turns'], 'turn')}"
+        f"predicted, without loads: {units.about_joules(before)} before, "
+        f"{units.about_joules(after)} after, over "
+        f"{units.count_text(joules['predicted_turns'], 'turn')}"
     )
 
 

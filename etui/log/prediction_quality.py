@@ -135,8 +135,11 @@ def compute_accuracy(key: str, outcomes: Sequence[PredictionOutcome]) -> Predict
     predicted = [one.predicted_joules or 0.0 for one in outcomes]
     measured = [one.measured_joules or 0.0 for one in outcomes]
     factors = [max(p / m, m / p) for p, m in zip(predicted, measured, strict=True) if p and m]
-    ranges = [(one.predicted_range, m) for one, m in zip(outcomes, measured, strict=True)]
-    held = [ends[0] <= value <= ends[1] for ends, value in ranges if ends is not None]
+    held = [
+        one.predicted_range[0] <= m <= one.predicted_range[1]
+        for one, m in zip(outcomes, measured, strict=True)
+        if one.predicted_range is not None
+    ]
     return PredictionAccuracy(
         key,
         len(outcomes),

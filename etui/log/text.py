@@ -113,9 +113,7 @@ def format_totals(by: str, totals: Sequence[Total], factors: Factors | None = No
             f"{total.turns:,}",
             f"{total.output_tokens:,}",
             units.total_text(total.joules, total.uncertainty, total.kind),
-            "-"
-            if total.estimated_joules is None
-            else units.short_energy_text(total.estimated_joules, units.ESTIMATE),
+            "-" if total.estimated_joules is None else units.about_joules(total.estimated_joules),
             _format_per_token(
                 total.joules_per_token,
                 total.output_tokens,
@@ -201,7 +199,7 @@ def format_spent(spent: Spent) -> str:
     if spent.joules is not None:
         parts.append(units.total_text(spent.joules, spent.uncertainty, spent.kind))
     if spent.estimated_joules is not None:
-        parts.append(units.short_energy_text(spent.estimated_joules, units.ESTIMATE))
+        parts.append(units.about_joules(spent.estimated_joules))
     if not parts:
         return units.UNMEASURED
     missing = f"; {spent.unmeasured:,} unmeasured" if spent.unmeasured else ""
@@ -370,7 +368,7 @@ def _list_energy(turn: TurnRecord) -> list[tuple[str, str]]:
             facts.append(("  thinking", short(e.thinking_joules)))
     facts += [(f"  {one_line(channel)}", short(joules)) for channel, joules in e.channels.items()]
     if turn.predicted_joules is not None:
-        facts.append(("predicted", units.short_energy_text(turn.predicted_joules, units.ESTIMATE)))
+        facts.append(("predicted", units.about_joules(turn.predicted_joules)))
     if e.unmeasured:
         facts.append(("unmeasured", one_line(describe_unread(e.unmeasured))))
     if e.flags:

@@ -63,6 +63,10 @@ class PredictedAgreement:
     """The highest probability that the fit gives an agreed answer, at any margins."""
 
 
+UNCALIBRATED = "uncalibrated"
+"""How the source of a prediction begins that rests on the last answers, and not on a curve."""
+
+
 @dataclass(frozen=True, slots=True)
 class PredictedJoules:
     """Predicted gross joules of an arm on a query, by phase."""
@@ -92,6 +96,11 @@ class PredictedJoules:
             assert self.whole is not None
             return self.whole
         return self.prefill + self.decode
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether it rests on more than the speed of the last answers."""
+        return not self.source.startswith(UNCALIBRATED)
 
     @property
     def total(self) -> float:

@@ -18,7 +18,7 @@ from statistics import fmean, linear_regression, quantiles
 
 from etui.arm import Arm
 from etui.curves.operating_curve import OperatingCurve, Speed, format_source
-from etui.routing.decision import PredictedJoules
+from etui.routing.decision import UNCALIBRATED, PredictedJoules
 from etui.routing.text_measures import TextFacts
 from etui.units import significant
 
@@ -371,11 +371,11 @@ def _predict_by_speed(
     output = _limit_output(speed, tokens, past)
     if rate and watts is not None:
         decode = max(output - 1, 0.0) / rate * watts
-        source = f"uncalibrated: {significant(rate, 2)} tok/s at {significant(watts, 2)} W"
+        source = f"{UNCALIBRATED}: {significant(rate, 2)} tok/s at {significant(watts, 2)} W"
     elif output <= 1:
         decode = 0.0  # the first output token is drawn at the end of the prefill
         speed_text = f"{significant(prefill_rate, 2)} tok/s at {significant(prefill_watts, 2)} W"
-        source = f"uncalibrated: prefill {speed_text}, {_say_no_decode(output, past)}"
+        source = f"{UNCALIBRATED}: prefill {speed_text}, {_say_no_decode(output, past)}"
     else:
         return None
     if arm.reasoning == "vote":

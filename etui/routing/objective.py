@@ -144,7 +144,7 @@ def _find_failure(
         return "its joules are unknown"
     most = objective.joules_at_most
     if most is not None and joules is not None and joules.total > most:
-        return f"{_about(joules.total)} exceeds the limit of {most:g} J"
+        return f"{units.about_joules(joules.total)} exceeds the limit of {most:g} J"
     slowest = objective.seconds_at_most
     if slowest is not None:
         if seconds is None:
@@ -217,9 +217,9 @@ def _format_reason(
     """
     name, joules, accuracy = name_of(winner), winner.joules, winner.accuracy
     floor = objective.accuracy_at_least
-    facts = [_about(joules.total)] if joules is not None else []
+    facts = [units.about_joules(joules.total)] if joules is not None else []
     if kept and runner_up is not None and margin is not None:
-        saved = f"would save {_about(-margin)}" if margin < 0 else "would save nothing"
+        saved = f"would save {units.about_joules(-margin)}" if margin < 0 else "would save nothing"
         text = f"{name} is kept because {winner.arm.model} is in memory"
         facts.append(f"{name_of(runner_up)} {saved}")
         return f"{text} ({', '.join(facts)}){_format_prior_note(accuracy)}"
@@ -239,7 +239,7 @@ def _format_reason(
         if floor is not None:
             text += f" with accuracy >= {floor:g}"
         if runner_up is not None and margin is not None:
-            facts.append(f"{name_of(runner_up)} would take {_about(margin)} more")
+            facts.append(f"{name_of(runner_up)} would take {units.about_joules(margin)} more")
         elif len(objective.arms) > 1:
             facts.append("no other arm qualifies")
         elif name != winner.arm.name:
@@ -247,11 +247,6 @@ def _format_reason(
     if facts:
         text += f" ({', '.join(facts)})"
     return text + _format_prior_note(accuracy)
-
-
-def _about(joules: float) -> str:
-    """Format predicted joules, rounded as everywhere else: ``≈21 J``."""
-    return units.short_energy_text(joules, units.ESTIMATE)
 
 
 def _name_candidate(candidate: Candidate, spread: Collection[str]) -> str:

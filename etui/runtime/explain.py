@@ -10,7 +10,7 @@ from etui.errors import ModelUnavailable
 from etui.routing.policy import THIS_MACHINE
 from etui.runtime.fit_health import build_fit_document, format_fit
 from etui.text import sanitize
-from etui.units import energy_text, marked, number_text, short_energy_text
+from etui.units import about_joules, energy_text, marked, number_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -92,10 +92,6 @@ def _format_place(document: Explanation) -> str:
     return f" ({machine}, not available)" if machine else " (not on this machine)"
 
 
-def _about(joules: float) -> str:
-    return short_energy_text(joules, "estimate")
-
-
 def find_machine(document: Explanation) -> str | None:
     """Return the name of the backend that would answer; None for this machine."""
     for candidate in document["candidates"]:
@@ -150,7 +146,7 @@ def _format_candidate(candidate: dict[str, Any], document: Explanation) -> tuple
         phases = (joules["load"], joules["prefill"], joules["decode"])
         spent = [
             marked(energy_text(joules["total"], spread, "estimate", spread=True)),
-            *("unknown" if part is None else _about(part) for part in phases),
+            *("unknown" if part is None else about_joules(part) for part in phases),
         ]
     right = ("unknown", "")
     if accuracy is not None and accuracy["n"] == 0:
@@ -196,12 +192,12 @@ def _format_prediction(document: Explanation) -> str:
     predicted, margin = document["predicted"], document["margin_joules"]
     known = []
     if predicted["joules"] is not None:
-        known.append(_about(predicted["joules"]))
+        known.append(about_joules(predicted["joules"]))
     if predicted["accuracy"] is not None:
         known.append(f"accuracy {predicted['accuracy']:.2f}")
     if margin is not None:
         more = "more" if margin >= 0 else "less"
-        known.append(f"the next candidate would take {_about(abs(margin))} {more}")
+        known.append(f"the next candidate would take {about_joules(abs(margin))} {more}")
     if known:
         return ", ".join(known)
     if document["cascade"] is not None and any(c["joules"] for c in document["candidates"]):

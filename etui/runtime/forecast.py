@@ -14,7 +14,7 @@ from etui.routing.text_measures import estimate_tokens
 if TYPE_CHECKING:
     from etui.engine.token_counter import TokenCounter
     from etui.models.spec import ModelSpec
-    from etui.routing.decision import Predictor
+    from etui.routing.decision import PredictedJoules
     from etui.runtime.decide import Choice
     from etui.runtime.runtime import Runtime
 
@@ -47,17 +47,7 @@ class ArmForecast:
 
     arm: str
     model: str
-    joules: float | None
-    """Predicted joules, a load included; None if nothing is known about the model here."""
-    uncertainty: float | None = None  # Half width in joules; None if unknown
-    source: str = ""
-    range: tuple[float, float] | None = None  # Joules of the answer, see PredictedJoules
-    load: float = 0.0  # Joules to load the model first; 0.0 if it is in memory
-
-    @property
-    def calibrated(self) -> bool:
-        """Whether the joules are those of a curve of the model, not of its last answers."""
-        return not self.source.startswith("uncalibrated")
+    predicted: PredictedJoules | None  # None if nothing is known about the model here
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +101,10 @@ def forecast_choice(
     predictor = choice.predictor or LogPredictor(
         runtime.config, runtime.catalogue, resident, log=runtime.log_cache
     )
-    arms = tuple(_forecast_arm(each, query, predictor) for each in list_arms(choice)[:MOST_ARMS])
+    arms = tuple(
+        ArmForecast(each.name, each.model, predictor.joules(each, query))
+        for each in list_arms(choice)[:MOST_ARMS]
+    )
     counts = tuple(count_tokens(part, arm.model, runtime, counter) for part in parts)
     seen = estimate_pictures(query, runtime.catalogue.models.get(arm.model))
     context_tokens = runtime.model_files.find_context_tokens(arm.model, runtime.catalogue)
@@ -189,14 +182,3 @@ def count_prompt(query: Query, arm: Arm, runtime: Runtime[Any], counter: TokenCo
             return count + estimate_pictures(query, spec)
     texts = [tools, *(text for each in messages for text in (each.content, each.tool_calls))]
     return sum(map(estimate_tokens, texts))
-
-
-def _forecast_arm(arm: Arm, query: Query, predictor: Predictor) -> ArmForecast:
-    joules = predictor.joules(arm, query)
-    if joules is None:
-        return ArmForecast(arm.name, arm.model, None)
-    return ArmForecast(
-        *(arm.name, arm.model, joules.total, joules.uncertainty, joules.source),
-        range=joules.range,
-        load=joules.load,
-    )

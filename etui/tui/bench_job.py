@@ -113,10 +113,6 @@ def plan_run(config: Config, new: NewRun, job: Running) -> JobEnded:
     )
 
 
-def _format_price(joules: float) -> str:
-    return units.short_energy_text(joules, units.ESTIMATE)
-
-
 def _describe_run(asked: int, arms: Sequence[ArmPrice], resident: Sequence[str]) -> list[str]:
     """Describe what a run costs, how precise it is, and what it takes from the user."""
     joules = [arm.total_joules.value for arm in arms if arm.total_joules is not None]
@@ -125,7 +121,7 @@ def _describe_run(asked: int, arms: Sequence[ArmPrice], resident: Sequence[str])
     if joules and seconds and len(joules) == len(seconds) == len(arms):
         cost, duration = (
             " to ".join(dict.fromkeys(form(value) for value in (min(values), max(values))))
-            for values, form in ((joules, _format_price), (seconds, units.seconds_text))
+            for values, form in ((joules, units.about_joules), (seconds, units.seconds_text))
         )
         origin = ", ".join(dict.fromkeys(arm.origin for arm in arms))
         by = ", by the arms that the policy chooses" if len(arms) > 1 else ""

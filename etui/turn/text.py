@@ -47,7 +47,7 @@ def why_line(decision: Decision) -> str:
     if decision.predicted_range is not None and decision.cascade is None:
         parts.append(f"forecast {units.joules_between_text(*decision.predicted_range)}")
     elif decision.predicted_joules is not None and decision.cascade is None:
-        parts.append(f"forecast {about_joules(decision.predicted_joules)}")
+        parts.append(f"forecast {units.about_joules(decision.predicted_joules)}")
     return SEPARATOR.join(part for part in parts if part)
 
 
@@ -63,11 +63,6 @@ def route_parts(
     named = None if reason.startswith(NO_RULE_MATCHED) else rule
     chosen_by = [part for part in (policy, named) if part]
     return [" › ".join([*chosen_by, way, model]), reason]
-
-
-def about_joules(joules: float) -> str:
-    """Format estimated joules without the kind: ``≈21 J``."""
-    return units.short_energy_text(joules, units.ESTIMATE)
 
 
 def hop_line(hop: HopEnded) -> str:
@@ -205,7 +200,7 @@ def round_line(event: RoundStarted) -> str:
     if event.predicted_joules is None:
         predicted = "its cost cannot be predicted yet"
     else:
-        predicted = f"forecast {about_joules(event.predicted_joules)}"
+        predicted = f"forecast {units.about_joules(event.predicted_joules)}"
     spent = units.short_energy_text(event.spent_joules, event.kind)
     if event.most_joules is not None and event.spent_joules is not None:
         spent += f" of {units.energy_text(event.most_joules)}"
@@ -241,7 +236,7 @@ def tool_tree(record: TurnRecord) -> list[tuple[str, str]]:
         if hop.load_joules:
             parts.append(f"load {joules(hop.load_joules)}")
         if (expected := predicted.pop(number, None)) is not None:
-            parts.append(f"forecast {about_joules(expected)}")
+            parts.append(f"forecast {units.about_joules(expected)}")
         rows.append((f"  round {number}", one_line(SEPARATOR.join(parts))))
         if hop is last_of[number]:
             here = [each for each in tools.calls if each.round == number]
@@ -275,7 +270,7 @@ def speculation_text(speculation: Drafts, kind: str | None) -> str:
     parts = [f"drafted {speculation.drafted:,}", f"accepted {speculation.accepted:,} ({share})"]
     each = speculation.joules_per_accepted_token
     if each is not None:
-        joules = about_joules(each) if kind == units.ESTIMATE else units.energy_text(each)
+        joules = units.about_joules(each) if kind == units.ESTIMATE else units.energy_text(each)
         parts.append(f"{joules} per accepted token")
     return ", ".join(parts)
 
@@ -321,7 +316,7 @@ def saved_text(record: TurnRecord) -> str:
         return ""
     if loop.saved_joules is None:
         return f" (saved up to {units.tokens_text(loop.saved_tokens)})"
-    return f" (saved up to {about_joules(loop.saved_joules)})"
+    return f" (saved up to {units.about_joules(loop.saved_joules)})"
 
 
 def energy_line(record: TurnRecord) -> str:
@@ -369,7 +364,7 @@ def cache_text(cache: CacheRecord) -> str:
     if saved is None:
         return text
     verb = "saved" if saved >= 0 else "at a loss of"
-    return f"{text}, {verb} {about_joules(abs(saved))}"
+    return f"{text}, {verb} {units.about_joules(abs(saved))}"
 
 
 def cache_lines(cache: CacheRecord) -> list[str]:
@@ -386,7 +381,7 @@ def cache_lines(cache: CacheRecord) -> list[str]:
     if cache.keep_seconds:
         lines.append(f"saving caches took {units.seconds_text(cache.keep_seconds)}")
     if (cache.restore_seconds or cache.keep_seconds) and cache.cost_joules is not None:
-        lines.append(f"both cost {about_joules(cache.cost_joules)}, which is taken off")
+        lines.append(f"both cost {units.about_joules(cache.cost_joules)}, which is taken off")
     return [line for line in lines if line]
 
 

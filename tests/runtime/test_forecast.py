@@ -66,7 +66,9 @@ def test_tokens_are_counted_by_the_model_and_the_room_leaves_an_answer(
     assert found.most_tokens is not None
     assert found.room_tokens < found.most_tokens < found.context_tokens
     assert found.fits
-    assert found.arms[0].joules is None, "nothing is known on a fresh machine, and nothing invented"
+    assert found.arms[0].predicted is None, (
+        "nothing is known on a fresh machine, and nothing invented"
+    )
 
 
 def test_a_question_longer_than_the_context_does_not_fit(
@@ -108,8 +110,11 @@ def test_every_arm_that_may_answer_is_forecast_with_the_predictor_of_the_decisio
 
         known = Choice(choice.decision, Known())  # type: ignore[arg-type]
         found = forecast_choice(query, known, ["Why?"], runtime, counter)
-    assert [(arm.arm, arm.joules) for arm in found.arms] == [("quick", 6.0), ("think", 41.0)]
-    assert found.arms[0].source == "operating curve"
+    assert [(arm.arm, arm.predicted.total) for arm in found.arms] == [
+        ("quick", 6.0),
+        ("think", 41.0),
+    ]
+    assert found.arms[0].predicted.source == "operating curve"
 
 
 def test_the_header_of_a_model_is_read_once_and_not_for_each_key(

@@ -26,7 +26,7 @@ from etui.log.totals import Total
 from etui.models.download import Progress, Report
 from etui.models.files import Verified
 from etui.models.found import FoundModel
-from etui.routing.decision import Decision, SignalValue
+from etui.routing.decision import Decision, PredictedJoules, SignalValue
 from etui.runtime.forecast import ArmForecast, Forecast, TokenCount
 from etui.runtime.routes import Route, RouteChoice
 from etui.runtime.search_models import SearchResult
@@ -230,7 +230,11 @@ class FakeRunner:
         counts = tuple(TokenCount(len(part.split()), self.exact) for part in parts)
         tokens = sum(count.tokens for count in counts)
         arms = tuple(
-            ArmForecast(arm, MODEL, None if factor is None else tokens * factor)
+            ArmForecast(
+                arm,
+                MODEL,
+                None if factor is None else PredictedJoules(0.0, 0.0, tokens * factor),
+            )
             for arm, factor in self.forecast_arms
         )
         context = self.context_tokens

@@ -404,7 +404,7 @@ def _row(chat: ChatSummary) -> tuple[str, str, str, str]:
     elif total.joules is not None:
         joules = units.energy_text(total.joules)
     else:
-        joules = units.short_energy_text(total.estimated_joules, units.ESTIMATE)
+        joules = units.about_joules(total.estimated_joules)
     return local_time(chat.last_at)[:16], turns, joules, _name(chat)
 
 

@@ -30,8 +30,9 @@ from etui.prompts.attachments import (
     list_pictures,
 )
 from etui.prompts.library import PromptLibrary, SavedPrompt, complete_path, load_prompts
+from etui.routing.decision import PredictedJoules
 from etui.routing.text_measures import estimate_tokens
-from etui.runtime.forecast import ArmForecast, Forecast
+from etui.runtime.forecast import Forecast
 from etui.runtime.routes import Route
 from etui.text import SEPARATOR, sanitize
 from etui.tui._work import notify_error, start
@@ -118,22 +119,21 @@ def forecast_line(
     if not forecast.fits and forecast.context_tokens is not None:
         parts.append(f"context {units.short_count_text(forecast.context_tokens)}: too long")
         return escape(SEPARATOR.join(parts))
-    known = [arm for arm in forecast.arms if arm.joules is not None]
-    for arm in known:
-        joules = _format_arm(arm)
-        parts.append(joules if len(known) == 1 else f"{sanitize(arm.arm)} {joules}")
-    if known and not any(arm.calibrated for arm in known):
+    known = [(arm.arm, arm.predicted) for arm in forecast.arms if arm.predicted is not None]
+    for name, predicted in known:
+        joules = _format_predicted(predicted)
+        parts.append(joules if len(known) == 1 else f"{sanitize(name)} {joules}")
+    if known and not any(predicted.calibrated for _, predicted in known):
         parts.append("not calibrated")
     return escape(SEPARATOR.join(parts))
 
 
-def _format_arm(arm: ArmForecast) -> str:
+def _format_predicted(predicted: PredictedJoules) -> str:
     """Format ``≈8-60 J``, or ``≈8-60 J + ≈12 J load`` if the model is not in memory."""
-    if arm.range is None:
-        return units.short_energy_text(arm.joules, units.ESTIMATE)
-    text = units.joules_between_text(*arm.range)
-    load = units.short_energy_text(arm.load, units.ESTIMATE)
-    return f"{text} + {load} load" if arm.load else text
+    if predicted.range is None:
+        return units.about_joules(predicted.total)
+    text = units.joules_between_text(*predicted.range)
+    return f"{text} + {units.about_joules(predicted.load)} load" if predicted.load else text
 
 
 _PARTS: tuple[tuple[Part, str], ...] = (

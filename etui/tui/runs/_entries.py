@@ -11,7 +11,7 @@ from typing import Any
 
 from etui import units
 from etui.bench.summary import ArmSummary, Summary
-from etui.bench.summary_text import ends, guess_verdict, headline, interval_text
+from etui.bench.summary_text import ends, find_best, guess_verdict, headline, interval_text
 from etui.codec import from_document
 from etui.errors import EtuiError
 from etui.plots.terminal import ArmPoint
@@ -52,7 +52,7 @@ class RunEntry:
         arm = self.best
         if self.summary is None or arm is None:
             return self.why
-        return guess_verdict(arm, self.summary.chance).partition(" (")[0]
+        return guess_verdict(arm, self.summary.chance)
 
     @property
     def headline(self) -> str:
@@ -83,7 +83,8 @@ class RunEntry:
     @property
     def best(self) -> ArmSummary | None:
         """The arm with the most right answers; None without a summary or an arm."""
-        return max(self._arms.values(), key=lambda arm: arm.accuracy.micro.value, default=None)
+        best = None if self.summary is None else find_best(self.summary)
+        return None if best is None else best[1]
 
     @property
     def figures(self) -> dict[str, float | None]:

@@ -1,4 +1,4 @@
-"""The process that left a file behind: known again by more than an id that is used anew."""
+"""The process that left a file behind: known again by more than an id, which another may get."""
 
 from __future__ import annotations
 

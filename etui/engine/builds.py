@@ -252,7 +252,8 @@ class Builds:
 
     def _write(self, name: str, document: Mapping[str, object]) -> None:
         if self._dir is not None:
-            self._dir.mkdir(parents=True, exist_ok=True)
+            self._dir.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # the user's home
+            self._dir.mkdir(exist_ok=True)
             atomic.write_text(self._dir / name, json.dumps(document, indent=1) + "\n")
 
 

@@ -41,7 +41,7 @@ _IN_DAY = (
 )
 _ESTIMATED = f"coalesce(max(joules IS NOT NULL AND kind IS '{Kind.ESTIMATE}'), 0) AS estimated"
 _TITLE_DAYS = 8
-"""Days, up to the last one, whose titles are told from answers: the wide rows must be read."""
+"""Days, up to the last one, whose titles are kept apart from answers: that reads wide rows."""
 _TITLES_SQL = f"""
     SELECT turns.id FROM {_DAYS} turns INDEXED BY turns_history ON {_IN_DAY}
     WHERE chat_id IS NULL AND rule IS NULL AND json_extract(settings, '$.{NAMES}') IS NOT NULL

@@ -123,7 +123,7 @@ def remove_entry(text: str, section: str, key: str) -> str:
 def format_text(text: str) -> str:
     """Write a stripped text as a value: a block that is pleasant to edit, where that is possible.
 
-    A key stands before it, at the begin of a line.
+    It is for a key at the begin of a line.
     """
     import yaml
 

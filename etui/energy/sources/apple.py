@@ -83,7 +83,7 @@ class AppleSource(BaseSource):
     ) -> float | None:
         """Return the joules of a part when its main counter last moved.
 
-        A CPU that stands still while its Neural Engine moves is not a CPU of 0 W.
+        A CPU whose counter does not move while that of its Neural Engine does is not one of 0 W.
         """
         lead, total = counters.get(scope, (0.0, 0.0))
         if not lead:

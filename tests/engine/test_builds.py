@@ -174,10 +174,10 @@ def test_the_chosen_one_comes_first_and_a_refused_one_last(tmp_path: Path) -> No
 def test_a_choice_as_the_first_file_of_the_home_leaves_it_private(tmp_path: Path) -> None:
     before = os.umask(0o022)
     try:
-        choose(tmp_path / "home", COMPILED, wanted="native")
+        choose(tmp_path / "new", COMPILED, wanted="native")
     finally:
         os.umask(before)
-    assert (tmp_path / "home").stat().st_mode & 0o777 == 0o700
+    assert (tmp_path / "new").stat().st_mode & 0o777 == 0o700
 
 
 def test_a_build_that_was_not_chosen_is_never_loaded(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from etui.energy.types import Channel, ChannelPower, Energy, Kind
 from etui.events import Answer, Finished, Loaded, Prefilled
 from etui.log.chat_queries import ChatSummary
 from etui.log.records import ChatRecord
-from etui.routing.decision import Decision
+from etui.routing.decision import Decision, PredictedJoules
 from etui.runtime.forecast import ArmForecast, Forecast, TokenCount
 from etui.runtime.routes import Route
 from etui.tui.services import ListedModel, Services, SpendingTotals, Vitals
@@ -80,6 +80,8 @@ class FakeRunner:
         route: Route,
         replaces: str | None = None,
         prompt: str | None = None,
+        *,
+        tools: bool = False,
     ) -> Iterator[TurnEvent]:
         """A fence that never closes."""
         self._cancelled.clear()
@@ -113,7 +115,11 @@ class FakeRunner:
     def forecast(self, query: Query, route: Route, parts: Sequence[str]) -> Forecast:
         """One joule; tokens are words."""
         counts = tuple(TokenCount(len(part.split()), exact=True) for part in parts)
-        return Forecast(counts, (ArmForecast("fake", MODEL, 1.0),), MODEL)
+        return Forecast(
+            counts,
+            (ArmForecast("fake", MODEL, PredictedJoules(0.0, None, None, whole=1.0)),),
+            MODEL,
+        )
 
     def count_tokens(self, text: str, model: str) -> int:
         """Words."""
@@ -196,7 +202,8 @@ def main() -> None:
     config = load_config()
     make_home(config)
     meter = FakeMeter(channels)
-    backend = Services(FakeRunner(meter), meter, FakeShelf(), FakeChats(), ("balanced",))
+    services: Any = Services  # The fakes have what the chat calls, no more
+    backend = services(FakeRunner(meter), meter, FakeShelf(), FakeChats(), ("balanced",))
     EtuiApp(config, Route("balanced", MODEL), lambda _config: backend).run()
 
 

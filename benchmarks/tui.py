@@ -256,13 +256,15 @@ def _wait_for_turns(path: Path, turns: int) -> None:
 
 
 def _ask(home: Path) -> None:
-    """One answer of the command line."""
-    subprocess.run(
+    """One answer of the command line; exit status 4 says that a repetition was cut."""
+    ended = subprocess.run(
         [sys.executable, "-m", "etui", "ask", "--model", STARTER, "--quiet", QUESTION],
         env={**os.environ, "ETUI_HOME": str(home), "ETUI_MODELS": str(load_config().models_dir)},
-        check=True,
+        check=False,
         capture_output=True,
     )
+    if ended.returncode not in (0, 4):
+        raise SystemExit(ended.stderr.decode())
 
 
 def panel(options: argparse.Namespace) -> Result:

@@ -320,6 +320,8 @@ audits, and idling with a model in memory (measured when it is unloaded).
         self._show_models()
 
     def _adopt_plan(self) -> None:
+        if not self.size.height:  # Before its first size a plan would only be drawn to be undone
+            return
         width = max(1, self._facts.content_size.width)
         texts = (self._spent, self._model, self._shared, *self._budget_lines.values())
         lines = sum(count_rows(str(each.content), width) for each in texts if each.display)

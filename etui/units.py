@@ -320,7 +320,8 @@ def price_text(price: float | None, currency: str = "") -> str:
     """Format money to the cent: ``1.23 EUR``, ``< 0.01 EUR``; None is unknown."""
     if not is_known(price):
         return UNKNOWN
-    number = "< 0.01" if 0 < price < 0.005 else f"{price:,.2f}" if price else "0"
+    small = "< 0.01" if price > 0 else "> -0.01"
+    number = "0" if not price else small if abs(price) < 0.005 else f"{price:,.2f}"
     return f"{number} {currency}".strip()
 
 

@@ -223,6 +223,8 @@ def test_carbon_and_price_by_the_users_factors():
     assert units.price_text(0.009, "EUR") == "0.01 EUR"
     assert units.price_text(1234.5, "EUR") == "1,234.50 EUR"
     assert units.price_text(0.0, "EUR") == "0 EUR"
+    assert units.price_text(-1.5, "EUR") == "-1.50 EUR"
+    assert units.price_text(-0.001, "EUR") == "> -0.01 EUR"
     assert units.cost_text(1234.5, None, "EUR") == "1,234 g CO2e"
     assert units.cost_text(None, None) == ""
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -37,6 +38,8 @@ from etui.bench.scoring import Answered, QuestionAnswerer, ScoringArm, SubjectWo
 from etui.bench.setup import build_run_config, finish_load, load_models
 from etui.bench.summary import Summary, may_pool, summary_document
 from etui.bench.turns import Decide, TurnArm, decide_always, decide_by_policy
+from etui.energy.tariff import Tariff, compute_cost
+from etui.energy.tariff_files import read_tariff
 from etui.errors import EtuiError, Stopped, UsageError
 from etui.log.records import AnswerRecord, RunRecord
 from etui.log.writer import TurnWriter
@@ -184,6 +187,7 @@ class SampleWriter:
         show: Called with the samples after they are written.
         joules: Joules of earlier answers if the run is resumed.
         share: The machine's share of a run of several; None for a run of one machine.
+        tariff: Prices the answers; None leaves the cost out.
     """
 
     def __init__(
@@ -193,7 +197,9 @@ class SampleWriter:
         show: Callable[[Sequence[Sample]], None],
         joules: float = 0.0,
         share: MachineShare | None = None,
+        tariff: Tariff | None = None,
     ) -> None:
+        self._tariff = tariff
         self._folder = folder
         self._meter = meter
         self._show = show
@@ -234,7 +240,7 @@ class SampleWriter:
             return
         try:
             self._meter.settle(answered.end_ns)
-            samples = answered.samples(self._meter.energy)
+            samples = [self._price(sample) for sample in answered.samples(self._meter.energy)]
             if self._share is not None:
                 samples = [self._share.place(sample) for sample in samples]
             self._folder.add_samples(samples)
@@ -242,6 +248,15 @@ class SampleWriter:
             self._show(samples)
         except BaseException as error:  # noqa: BLE001 - raised in the caller's thread
             self._failure = error
+
+    def _price(self, sample: Sample) -> Sample:
+        if self._tariff is None or sample.joules is None:
+            return sample
+        end_s = time.time()
+        rate_at = self._tariff.rate
+        return replace(
+            sample, cost=compute_cost(sample.joules, end_s - sample.seconds, end_s, rate_at)
+        )
 
 
 def read_answers(folder: Path) -> tuple[Sample, ...]:
@@ -477,7 +492,8 @@ class BenchRunner:
                 self.progress.see(new)
 
             spent = math.fsum(s.joules for s in before if s.joules is not None)
-            sink = SampleWriter(folder, self.runtime.meter, see, spent, share)
+            tariff = read_tariff(self.runtime.config)
+            sink = SampleWriter(folder, self.runtime.meter, see, spent, share, tariff)
             limit = limits.start(self.stopped.is_set)
 
             def check(joules: float) -> Ending | None:

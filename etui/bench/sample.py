@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from etui.codec import from_document, to_document
+from etui.energy.tariff import Cost
 from etui.turn.record import SpeculationRecord, Tokens
 
 SampleStatus = Literal["answered", "no_answer", "truncated", "error"]
 _OPTIONAL = (
     *("speculation", "machine", "decode_seconds", "ttft_seconds", "inter_token_seconds"),
-    *("inter_token_bins", "coverage", "shared", "strict"),
+    *("inter_token_bins", "coverage", "shared", "strict", "cost"),
 )
 """Fields that a line leaves out where they are None, so that older lines keep their form."""
 
@@ -72,6 +73,8 @@ class Sample:
     strict: bool | None = None
     """Whether the answer is right by the stricter reading of the grading rule (of GSM8K: after
     ``####``); None if the rule has none."""
+    cost: Cost | None = None
+    """What its joules cost at the price of its time; None without a tariff, or unmeasured."""
 
     @property
     def key(self) -> tuple[str, str, int]:

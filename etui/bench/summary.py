@@ -31,6 +31,7 @@ from etui.bench.machines import explain_difference, group_equal, is_comparison
 from etui.bench.precision import RunPrecision
 from etui.bench.sample import Sample
 from etui.codec import to_document
+from etui.energy import tariff
 from etui.energy.energy_record import RecordPercentiles
 from etui.stats.frontier import hull
 from etui.turn.speculation import sum_speculation
@@ -215,6 +216,8 @@ class Summary:
     grading: str | None = None  # As in `RunConfig`; None is the letter of an option
     precision: RunPrecision | None = None
     """What the confidence sequences know; None if no precision was asked for."""
+    cost: tariff.Cost | None = None
+    """What all answers cost, each at the price of its time; None without a tariff."""
 
     @property
     def kinds(self) -> set[str | None]:
@@ -248,6 +251,7 @@ def summarise(
             name: replace(arm, machines=summarise_machines(measured[name], run))
             for name, arm in arms.items()
         }
+    costs = [sample.cost for sample in samples if sample.cost is not None]
     points = {
         name: (arm.energy.per_question.value, arm.accuracy.micro.value)
         for name, arm in arms.items()
@@ -280,6 +284,7 @@ def summarise(
         warnings=_warnings(arms, run, samples, questions),
         grading=run.grading,
         precision=precision,
+        cost=sum(costs, tariff.Cost()) if costs else None,
     )
 
 
@@ -290,7 +295,8 @@ def summary_document(summary: Summary) -> dict[str, Any]:
     form.
     """
     document: dict[str, Any] = to_document(summary)
-    for name in ("grading", "precision"):
+    document["cost"] = None if summary.cost is None else summary.cost.to_json()
+    for name in ("grading", "precision", "cost"):
         if document[name] is None:
             del document[name]
     for arm in document["arms"].values():

@@ -128,7 +128,15 @@ def headline(summary: Summary) -> str:
         lines += [f"  {_machine_line(key, one)}" for key, one in (arm.machines or {}).items()]
     if summary.precision is not None:
         lines += describe_precision(summary.precision)
+    if cost := describe_run_cost(summary):
+        lines.append(cost)
     return "\n".join(lines)
+
+
+def describe_run_cost(summary: Summary) -> str:
+    """Say what the answers of a run cost together; empty without a tariff."""
+    text = "" if summary.cost is None else summary.cost.text()
+    return f"the answers cost {text}, each at the price of its time" if text else ""
 
 
 def guess_verdict(arm: ArmSummary, chance: float) -> str:
@@ -333,5 +341,6 @@ TEXTS = {
     "missing_energy": missing_energy_text,
     "precision": describe_precision,
     "protocol": protocol,
+    "run_cost": describe_run_cost,
 }
 """Texts that the templates of the report use, by name."""

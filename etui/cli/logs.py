@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,13 +18,12 @@ from etui.errors import UsageError
 from etui.units import count_text
 
 if TYPE_CHECKING:
-    from etui.energy.documents import Factors
+    from etui.energy.tariff import Cost
     from etui.log.filters import TurnFilter
     from etui.log.queries import LogReader
-    from etui.log.totals import Total
 
 _SORTS = ("time", "joules", "joules-per-token", "seconds", "tokens", "model", "rule")
-_GROUPS = ("all", "model", "rule", "policy", "status", "day", "chat", "key")
+_GROUPS = ("all", "model", "rule", "policy", "status", "day", "hour", "chat", "key")
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 _FILTERS = (
@@ -139,11 +138,14 @@ def show(turn_id: str, as_json: bool) -> None:
 
     The first characters of its id are enough, if no other id begins with them.
     """
+    from etui.config.config import load_config
     from etui.log.export import build_turn_document
     from etui.log.labels import read_audits, read_grades
+    from etui.log.prices import read_prices
     from etui.log.text import format_audit, format_grade, format_turn
 
     with _open_log() as log:
+        prices = read_prices(log, load_config())
         turn = log.get_turn(turn_id)
         loads = log.loads(turn_id=turn.turn_id)
         unloads = log.unloads(turn_id=turn.turn_id)
@@ -154,9 +156,9 @@ def show(turn_id: str, as_json: bool) -> None:
             "grade": None if good is None else format_grade(good),
             "audits": audits,
         }
-        print_json(build_turn_document(turn, _read_weights()) | labels)
+        print_json(build_turn_document(turn, _read_weights(), prices) | labels)
         return
-    lines = format_turn(turn, loads, unloads)
+    lines = format_turn(turn, loads, unloads, prices)
     lines += [f"grade: {format_grade(good)}"] if good is not None else []
     click.echo("\n".join([*lines, *map(format_audit, audits)]))
 
@@ -221,22 +223,24 @@ def loads(limit: int, as_json: bool) -> None:
 @_add_filter_options
 @json_option
 def totals(by: str, as_json: bool, **chosen: str | None) -> None:
-    """Sum joules, tokens and seconds per model, rule, day, chat or key.
+    """Sum joules, tokens and seconds per model, rule, day, hour, chat or key.
 
-    Carbon and cost are included if config.yaml sets factors for them.
+    Carbon and cost are included if config.yaml states prices or carbon: each turn at the price of
+    its time.
     """
     from etui.config.config import load_config
-    from etui.energy.documents import read_factors
+    from etui.log.prices import read_prices, sum_costs
     from etui.log.text import format_totals
 
-    factors = read_factors(load_config())
     with _open_log() as log:
-        sums = log.totals(by, _build_filter(chosen))
+        prices, turn_filter = read_prices(log, load_config()), _build_filter(chosen)
+        sums = log.totals(by, turn_filter)
+        costs = None if prices is None else sum_costs(log, prices, by, turn_filter)
         if as_json:
-            rows = [to_document(total) | _compute_costs(total, factors) for total in sums]
+            rows = [to_document(total) | _build_costs(total.key, costs) for total in sums]
             print_json({"by": by, "totals": rows})
         elif sums:
-            click.echo("\n".join(format_totals(by, sums, factors)))
+            click.echo("\n".join(format_totals(by, sums, costs)))
         else:
             _report_empty(log, filtered=any(chosen.values()))
 
@@ -257,8 +261,10 @@ def export(form: str, search: str | None, **chosen: str | None) -> None:
 
     --chat ID chooses the chat.
     """
+    from etui.config.config import load_config
     from etui.log import export as writing
     from etui.log.filters import TurnFilter
+    from etui.log.prices import read_prices
     from etui.turn.text import energy_line
 
     chat_id = chosen.get("chat")
@@ -266,11 +272,12 @@ def export(form: str, search: str | None, **chosen: str | None) -> None:
         raise UsageError(f"--format {form} exports one chat", "choose it with --chat ID")
     turn_filter = _build_filter(chosen, search=search)
     with _open_log() as log:
+        prices = read_prices(log, load_config())
         if chat_id is not None and form in ("markdown", "json"):
             chat, turns = log.get_chat(chat_id), list(log.turns(turn_filter))
             is_whole = turn_filter == TurnFilter(chat_id=chat_id)
             if form == "json":
-                print_json(writing.build_chat_document(chat, turns, _read_weights()))
+                print_json(writing.build_chat_document(chat, turns, _read_weights(), prices))
             else:
                 # A filter leaves turns out, so what is left is no tree.
                 form_of = writing.format_branch if is_whole else writing.format_chat
@@ -280,9 +287,9 @@ def export(form: str, search: str | None, **chosen: str | None) -> None:
             with count_progress("exporting turns", shown=not sys.stdout.isatty()) as report:
                 turns_found = log.turns(turn_filter, report=report)
                 if form == "csv":
-                    writing.write_csv(turns_found, data_stream())
+                    writing.write_csv(turns_found, data_stream(), prices)
                 else:
-                    writing.write_json_lines(turns_found, data_stream(), _read_weights())
+                    writing.write_json_lines(turns_found, data_stream(), _read_weights(), prices)
         if not log.count_turns(turn_filter):
             _report_empty(log, filtered=any(chosen.values()) or search is not None)
 
@@ -331,17 +338,14 @@ def path() -> None:
         click.echo("it is created with the first answer", err=True)
 
 
-def _compute_costs(total: Total, factors: Factors | None) -> dict[str, dict[str, Any] | None]:
-    """Return carbon and cost of a total by the user's factors, readings and estimates apart."""
-    from etui.energy.documents import build_cost_document, compute_cost
-
-    if factors is None:
+def _build_costs(
+    key: str, costs: Mapping[tuple[str, bool], Cost] | None
+) -> dict[str, dict[str, Any] | None]:
+    """Build the documents of the costs of a total, readings and estimates apart."""
+    if costs is None:
         return {}
-    sums = {"cost": total.joules, "estimated_cost": total.estimated_joules}
-    costs = {name: compute_cost(joules, factors) for name, joules in sums.items()}
-    return {
-        name: None if cost is None else build_cost_document(cost) for name, cost in costs.items()
-    }
+    found = {"cost": costs.get((key, False)), "estimated_cost": costs.get((key, True))}
+    return {name: None if cost is None else cost.to_json() for name, cost in found.items()}
 
 
 def _read_weights() -> dict[str, str]:

@@ -393,9 +393,11 @@ def _print_interval(recorder: Recorder, start_ns: int, end_ns: int, as_json: boo
 
 def _build_document(recorder: Recorder, start_ns: int, end_ns: int) -> dict[str, Any]:
     from etui.config.config import load_config
-    from etui.energy.documents import power_document, read_factors
+    from etui.energy.documents import power_document
+    from etui.energy.tariff_files import read_tariff
 
-    return power_document(recorder, start_ns, end_ns, read_factors(load_config()))
+    tariff = read_tariff(load_config())
+    return power_document(recorder, start_ns, end_ns, None if tariff is None else tariff.rate)
 
 
 def _print_lines(recorder: Recorder, seconds: float | None, interval: float) -> int:
@@ -451,7 +453,8 @@ def _format_power(document: dict[str, Any]) -> Iterator[str]:
 
         yield f"{describe_unread(energy['unmeasured'])} (see `etui doctor`)"
     if cost := document.get("cost"):
-        yield _format_cost(cost)
+        text = cost_text(cost.get("grams_co2e"), cost.get("price"), cost.get("currency", ""))
+        yield f"by your tariff: {text or 'no price known for this time'}"
 
 
 def _format_calibration(fitted: Calibration) -> Iterator[str]:
@@ -477,8 +480,3 @@ def _format_row(channel: dict[str, Any]) -> tuple[str, ...]:
         percent_text(channel["coverage"]),
         ", ".join(notes),
     )
-
-
-def _format_cost(cost: dict[str, Any]) -> str:
-    text = cost_text(cost.get("grams_co2e"), cost.get("price"), cost.get("currency", ""))
-    return f"by your factors: {text}"

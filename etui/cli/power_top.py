@@ -56,7 +56,7 @@ def top(once: bool, as_json: bool, as_lines: bool, interval: float) -> int:
 
     The screen of F10: watts over the last hour, use, clocks, temperature and limit of every
     channel, etui's watts and those of others, joules by model and by day, and money where
-    price_per_kwh is set. No model is loaded. q or Ctrl-C leaves it.
+    config.yaml states prices. No model is loaded. q or Ctrl-C leaves it.
 
     Prints one table where the output is no terminal.
     """
@@ -224,12 +224,13 @@ def _build_spent(spent: Spent) -> dict[str, Any]:
     from etui.log.daily_energy import sum_by_day, sum_by_model, sum_by_part
     from etui.tui.power.spent_text import DAYS_SHOWN, list_money
 
-    currency = spent.factors.currency if spent.factors is not None else ""
     periods: dict[str, Any] = {}
-    for period, found, price in list_money(spent):
+    for period, found, cost in list_money(spent):
         periods[period] = found.to_json()
-        if price is not None:
-            periods[period] |= {"price": price, "currency": currency}
+        if cost is not None:
+            periods[period] |= {
+                name: value for name, value in cost.to_json().items() if name != "kilowatt_hours"
+            }
     parts = sum_by_part(spent.daily, spent.today)
     return {
         "periods": periods,

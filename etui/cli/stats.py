@@ -31,6 +31,7 @@ from etui.units import (
 
 if TYPE_CHECKING:
     from etui.config.config import Config
+    from etui.energy.tariff import Cost
     from etui.learning.labels import LogLabels
     from etui.log.daily_energy import EnergySum, Part
     from etui.log.prediction_quality import Drift, PredictionAccuracy, ShadowSummary
@@ -63,6 +64,7 @@ class _Stats:
     checks: Sequence[PredictionCheck]
     today: EnergySum
     parts: Mapping[Part, EnergySum]  # What the joules of today were spent on
+    cost: Cost | None  # Of today; None without a tariff
 
 
 @click.command()
@@ -139,6 +141,7 @@ def _read_stats(config: Config, days: int) -> _Stats:
         parse_outcomes,
         summarise_shadows,
     )
+    from etui.log.prices import read_prices, sum_daily_costs
     from etui.log.queries import LogReader
     from etui.log.totals import sum_caches
     from etui.models.catalogue import load_catalogue
@@ -151,7 +154,10 @@ def _read_stats(config: Config, days: int) -> _Stats:
         drifts = _measure_drifts(log)
         caches = sum_caches(log, since)
         checks = tuple(check_predictions(log, config, load_catalogue(config)))
-        today, parts = read_day(log, date.today())
+        day = date.today()
+        today, parts = read_day(log, day)
+        prices = read_prices(log, config)
+        costs = {} if prices is None else sum_daily_costs(log, prices, day, day)
     return _Stats(
         days,
         len(found),
@@ -163,6 +169,7 @@ def _read_stats(config: Config, days: int) -> _Stats:
         checks,
         today,
         parts,
+        costs.get(day),
     )
 
 
@@ -185,7 +192,8 @@ def _build_document(found: _Stats) -> dict[str, Any]:
         "days": found.days,
         "turns": found.turns,
         "today": found.today.to_json()
-        | {"parts": {part: each.to_json() for part, each in found.parts.items()}},
+        | {"parts": {part: each.to_json() for part, each in found.parts.items()}}
+        | ({} if found.cost is None else {"cost": found.cost.to_json()}),
         "models": found.by_model,
         "arms": found.by_arm,
         "shadows": found.shadows,
@@ -214,6 +222,8 @@ def _format_today(found: _Stats) -> str:
         return "today: nothing yet"
     parts = ", ".join(f"{part} {joules(each)}" for part, each in found.parts.items())
     text = f"today: {joules(found.today)} ({parts})"
+    if found.cost is not None and (cost := found.cost.text()):
+        text += f", {cost}"
     missing = found.today.unmeasured
     return f"{text}; {missing:,} without joules, not in it" if missing else text
 

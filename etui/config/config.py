@@ -12,7 +12,7 @@ from etui.config.backend_spec import BackendSpec
 from etui.errors import EtuiError
 
 if TYPE_CHECKING:
-    from etui.config.schema import ToolsEntry
+    from etui.config.schema import TariffEntry, ToolsEntry
 
 
 def load_config(environ: Mapping[str, str] = os.environ) -> Config:
@@ -134,6 +134,8 @@ class Config:
     price_per_kwh: float | None = None
     """Price of a kilowatt-hour in ``currency``; None shows no cost."""
     currency: str = ""
+    tariff: TariffEntry | None = None
+    """Prices and carbon by time, which go before the two above (:mod:`etui.energy.tariff`)."""
     pue: float = 1.0
     """Power usage effectiveness of the place, at least 1; joules are not multiplied by it."""
     theme: str = "etui-dark"  # Theme of the app: `etui-dark`, `etui-light`, or one of Textual's

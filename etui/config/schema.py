@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from etui.config.backend_spec import BackendKind, BackendSpec, find_url_problem, is_exposed
+from etui.config.week_prices import parse_week
 from etui.yaml.load import Strict, refuse
 
 LEAST_PANEL_COLUMNS = 46
@@ -20,6 +21,7 @@ Watts = Annotated[float, Field(ge=0, le=10_000)]
 Threads = Annotated[int, Field(ge=1, le=1024)]
 Wait = Annotated[float, Field(gt=0, le=86_400)]
 Seconds = Annotated[float, Field(ge=1, le=10_000_000)]
+Price = Annotated[float, Field(ge=-1_000_000_000, le=1_000_000_000, allow_inf_nan=False)]
 Alias = Annotated[str, Field(min_length=1, max_length=200)]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _SERVER = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,19}")
@@ -122,6 +124,59 @@ class ToolsEntry(Strict):
         return servers
 
 
+def _check_zone(zone: str | None) -> None:
+    from zoneinfo import ZoneInfo
+
+    try:
+        if zone is not None:
+            ZoneInfo(zone)
+    except (ValueError, OSError, LookupError):  # ZoneInfoNotFoundError is a KeyError
+        refuse(f"{zone!r} is no time zone: write one such as Europe/Berlin or UTC", "zone")
+
+
+class SeriesEntry(Strict):
+    """A CSV file of prices or of carbon intensities; only ``file`` is required."""
+
+    file: Annotated[str, Field(min_length=1, max_length=4_000)]
+    column: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    unit: Annotated[str, Field(min_length=1, max_length=40)] | None = None
+    zone: str | None = None
+    surcharge: Price = 0.0
+
+    @model_validator(mode="after")
+    def _check(self) -> SeriesEntry:
+        _check_zone(self.zone)
+        return self
+
+
+class TariffEntry(Strict):
+    """Prices by time, or files of prices and of carbon."""
+
+    zone: str | None = None
+    times: Mapping[str, Price] = Field(default_factory=dict)
+    prices: SeriesEntry | None = None
+    carbon: SeriesEntry | None = None
+
+    @field_validator("prices", "carbon", mode="before")
+    @classmethod
+    def _accept_path(cls, value: object) -> object:
+        return {"file": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _check(self) -> TariffEntry:
+        _check_zone(self.zone)
+        if self.times and self.prices is not None:
+            refuse("state either times or a file of prices, not both", "prices")
+        if self.carbon is not None and self.carbon.surcharge:
+            refuse("a surcharge is added to prices, not to carbon", "carbon", "surcharge")
+        try:
+            parse_week(self.times)
+        except ValueError as error:
+            key, why = error.args
+            refuse(f"{key!r}: {why}", "times", key)
+        return self
+
+
 class Settings(Strict):
     """The keys of ``config.yaml``; all are optional."""
 
@@ -205,7 +260,12 @@ class Settings(Strict):
         le=1_000_000_000,
         description="Price of a kilowatt-hour; without it no cost is shown.",
     )
-    currency: str = Field("", max_length=8, description="Currency of price_per_kwh.")
+    currency: str = Field("", max_length=8, description="Currency of the prices.")
+    tariff: TariffEntry | None = Field(
+        None,
+        description="Prices by weekday and time, or CSV files of day-ahead prices and of carbon; "
+        "price_per_kwh holds at all times that `times` leaves out.",
+    )
     pue: float = Field(
         1.0,
         ge=1,
@@ -276,6 +336,13 @@ class Settings(Strict):
             refuse(
                 "keep_warm_seconds is the earlier name of keep_warm: pass only one of them",
                 "keep_warm_seconds",
+            )
+        tariff = self.tariff
+        if tariff is not None and tariff.prices is not None and self.price_per_kwh is not None:
+            refuse(
+                "price_per_kwh has no effect beside tariff.prices: a time that the file leaves out "
+                "has no known price",
+                "price_per_kwh",
             )
         idle, limit = self.cpu_idle_watts, self.cpu_limit_watts
         if idle is not None and limit is not None and limit <= idle:

@@ -1,17 +1,16 @@
 """The meter's values for other programs: JSON, carbon and cost, Prometheus metrics.
 
-The key names are part of the contract. Carbon and cost are energy times the factors that the user
-states, and no others.
+The key names are part of the contract. Carbon and cost follow from the user's tariff alone.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from etui.config.config import Config
+from etui.energy.tariff import RateAt, price_energy
 from etui.energy.types import ChannelEnergy
 from etui.extras import require_extra
 
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from etui.energy.recorder import Recorder
 
 _LABELS = ["channel", "scope", "kind", "in_total"]
-JOULES_PER_KWH = 3_600_000.0
 
 
 def energy_document(
@@ -49,62 +47,12 @@ def energy_document(
     }
 
 
-@dataclass(frozen=True, slots=True)
-class Factors:
-    """Factors for one kilowatt-hour; None where the user states none."""
-
-    carbon_g_per_kwh: float | None = None  # Grams of CO2 equivalent
-    price_per_kwh: float | None = None  # Price in `currency`
-    currency: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class CarbonCost:
-    """Carbon and cost of an energy; None where the user states no factor."""
-
-    kilowatt_hours: float
-    grams_co2e: float | None
-    price: float | None
-    currency: str
-
-
-def read_factors(config: Config) -> Factors | None:
-    """Return the factors in the config; None when it states none."""
-    if config.carbon_g_per_kwh is None and config.price_per_kwh is None:
-        return None
-    return Factors(config.carbon_g_per_kwh, config.price_per_kwh, config.currency)
-
-
-def compute_cost(joules: float | None, factors: Factors) -> CarbonCost | None:
-    """Return the carbon and cost of an energy; None when it was not measured."""
-    if joules is None:
-        return None
-    energy = joules / JOULES_PER_KWH
-    carbon, price = factors.carbon_g_per_kwh, factors.price_per_kwh
-    return CarbonCost(
-        energy,
-        None if carbon is None else energy * carbon,
-        None if price is None else energy * price,
-        factors.currency,
-    )
-
-
-def build_cost_document(cost: CarbonCost) -> dict[str, Any]:
-    """Build the JSON document of a cost; what follows from no stated factor is left out."""
-    found: dict[str, Any] = {"kilowatt_hours": cost.kilowatt_hours}
-    if cost.grams_co2e is not None:
-        found["grams_co2e"] = cost.grams_co2e
-    if cost.price is not None:
-        found |= {"price": cost.price, "currency": cost.currency}
-    return found
-
-
 def power_document(
-    recorder: Recorder, start_ns: int, end_ns: int, factors: Factors | None = None
+    recorder: Recorder, start_ns: int, end_ns: int, rate_at: RateAt | None = None
 ) -> dict[str, Any]:
     """Build a document of ``etui power --json``: the total, and every channel with its details.
 
-    ``cost`` is in it if the user states a factor.
+    ``cost`` is in it if there is a tariff, of which ``rate_at`` is the rate; the interval ends now.
     """
     energy = recorder.energy(start_ns, end_ns)
     parts = {part.id: part for part in (*energy.channels, *energy.cross_checks)}
@@ -127,8 +75,11 @@ def power_document(
             for row in recorder.latest()
         ],
     }
-    cost = compute_cost(energy.joules, factors) if factors else None
-    return document if cost is None else document | {"cost": build_cost_document(cost)}
+    now_s = time.time()
+    if rate_at is not None:
+        cost = price_energy(energy, now_s - energy.seconds, now_s, rate_at)
+        document |= {} if cost is None else {"cost": cost.to_json()}
+    return document
 
 
 def _build_part(part: ChannelEnergy | None) -> dict[str, Any]:

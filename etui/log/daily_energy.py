@@ -16,6 +16,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from etui.energy.types import Kind
+from etui.log.totals import SPAN, START
 from etui.text import format_utc
 from etui.turn.record import NAMES
 
@@ -84,12 +85,12 @@ _AUDITS_SQL = f"""
         count(load_joules) > 0 THEN total(joules) + total(load_joules) END AS joules
     FROM {_DAYS} audits ON {_IN_DAY} GROUP BY 1, 2
 """
-_IDLE_SQL = f"""
-    SELECT day, model, 0 AS items, 0 AS unmeasured, NULL AS peak_watts, 1 AS estimated,
-        sum(extra_watts * max(0, 86400 * (julianday(unloaded_at) - julianday(loaded_at)) - (
+_IDLE_SPANS = f"""
+    SELECT day, model, loaded_at, unloaded_at, extra_watts * max(0,
+        86400 * (julianday(unloaded_at) - julianday(loaded_at)) - (
             SELECT total(seconds_total) FROM turns INDEXED BY turns_history
             WHERE turns.created_at BETWEEN loaded_at AND unloaded_at
-        ))) AS joules
+        )) AS joules
     FROM (
         SELECT day.key AS day, model, created_at AS unloaded_at,
             max(0, idle_before_watts - idle_cold_watts) AS extra_watts, (
@@ -97,8 +98,32 @@ _IDLE_SQL = f"""
                     AND loads.created_at <= unloads.created_at ORDER BY 1 DESC LIMIT 1
             ) AS loaded_at
         FROM {_DAYS} unloads ON {_IN_DAY}
-    ) WHERE loaded_at IS NOT NULL AND extra_watts IS NOT NULL GROUP BY 1, 2
+    ) WHERE loaded_at IS NOT NULL AND extra_watts IS NOT NULL
 """
+_IDLE_SQL = f"""
+    SELECT day, model, 0 AS items, 0 AS unmeasured, NULL AS peak_watts, 1 AS estimated,
+        sum(joules) AS joules
+    FROM ({_IDLE_SPANS}) GROUP BY 1, 2
+"""
+SPANS_SQL = f"""
+    WITH day AS MATERIALIZED (SELECT key, value FROM json_each(?)),
+    spans AS (
+        SELECT day.key AS day, {START} AS start_s, seconds_total AS seconds, energy_joules AS joules
+        FROM day CROSS JOIN turns INDEXED BY turns_history ON {_IN_DAY}
+        UNION ALL
+        SELECT day.key, {START}, seconds, joules FROM day CROSS JOIN loads ON {_IN_DAY}
+        UNION ALL
+        SELECT day.key, {START}, seconds, coalesce(joules + load_joules, joules, load_joules)
+        FROM day CROSS JOIN audits ON {_IN_DAY}
+        UNION ALL
+        SELECT day, CAST(strftime('%s', loaded_at) AS INTEGER),
+            86400 * (julianday(unloaded_at) - julianday(loaded_at)), joules
+        FROM ({_IDLE_SPANS.replace(_DAYS, "day CROSS JOIN")})
+    )
+    SELECT day, {SPAN}, sum(joules) AS joules FROM spans
+    WHERE joules IS NOT NULL GROUP BY 1, 2, 3
+"""
+"""The joules of everything above by day and time, to price them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +206,12 @@ def period_start(day: date, period: Period) -> date:
             return day.replace(day=1)
         case "year":
             return day.replace(month=1, day=1)
+
+
+def list_days(today: date, period: Period) -> list[date]:
+    """List the days of the period that ``today`` is in, up to and with it."""
+    first = period_start(today, period)
+    return [first + timedelta(days=n) for n in range((today - first).days + 1)]
 
 
 def read_daily_energy(

@@ -36,6 +36,7 @@ NAMES = (
     "m022_pictures",
     "m023_newest_turns",
     "m024_chat_routes",
+    "m025_rates",
 )
 """Every migration of this version, in order; a released one never changes. The first creates the
 schema of 0.1 (``schema.sql``) under the name of the last step before it: a log that has gone

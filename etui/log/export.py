@@ -34,6 +34,7 @@ from etui.energy.energy_record import (
     explain_no_floor,
     list_functional_units,
 )
+from etui.log.prices import Prices
 from etui.log.records import ChatRecord, build_row
 from etui.text import close_fence, sanitize
 from etui.turn.chat_tree import current_branch
@@ -222,37 +223,51 @@ def _list_reasons(turn: TurnRecord) -> dict[str, str]:
 
 
 def build_turn_document(
-    turn: TurnRecord, weights: Mapping[str, str] = NO_WEIGHTS
+    turn: TurnRecord, weights: Mapping[str, str] = NO_WEIGHTS, prices: Prices | None = None
 ) -> dict[str, Any]:
     """Build the document of ``etui ask --json``, with system prompt, trace and energy record.
 
     Args:
         weights: Hash of a model -> quantisation of its weights.
+        prices: Add what the turn cost; None leaves that out.
     """
-    return turn.to_json() | {
+    document = turn.to_json() | {
         "system": turn.system,
         "trace": turn.trace,
         "energy_record": to_document(build_energy_record(turn, weights)),
     }
+    if prices is None:
+        return document
+    cost = prices.of_turn(turn)
+    return document | {"cost": None if cost is None else cost.to_json()}
 
 
 def write_json_lines(
-    turns: Iterable[TurnRecord], file: TextIO, weights: Mapping[str, str] = NO_WEIGHTS
+    turns: Iterable[TurnRecord],
+    file: TextIO,
+    weights: Mapping[str, str] = NO_WEIGHTS,
+    prices: Prices | None = None,
 ) -> None:
     """Write each turn as one line of JSON, see :func:`build_turn_document`."""
     encode = json.JSONEncoder(ensure_ascii=False).encode
     for turn in turns:
-        file.write(encode(build_turn_document(turn, weights)) + "\n")
+        file.write(encode(build_turn_document(turn, weights, prices)) + "\n")
 
 
-def write_csv(turns: Iterable[TurnRecord], file: TextIO) -> None:
+def write_csv(turns: Iterable[TurnRecord], file: TextIO, prices: Prices | None = None) -> None:
     """Write each turn as a row with the columns of the table ``turns``; unknown values are empty.
 
-    Lists and objects are JSON text. Open the file with ``newline=""``.
+    With prices, four columns with its cost follow. Lists and objects are JSON text. Open the file
+    with ``newline=""``.
     """
     writer = None
     for turn in turns:
         row = build_row(turn)
+        if prices is not None:
+            cost = prices.of_turn(turn)
+            found = {} if cost is None else cost.to_json()
+            names = ("kilowatt_hours", "price", "currency", "grams_co2e")
+            row |= {f"cost_{name}": found.get(name) for name in names}
         if writer is None:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(row)
@@ -260,7 +275,10 @@ def write_csv(turns: Iterable[TurnRecord], file: TextIO) -> None:
 
 
 def build_chat_document(
-    chat: ChatRecord, turns: Iterable[TurnRecord], weights: Mapping[str, str] = NO_WEIGHTS
+    chat: ChatRecord,
+    turns: Iterable[TurnRecord],
+    weights: Mapping[str, str] = NO_WEIGHTS,
+    prices: Prices | None = None,
 ) -> dict[str, Any]:
     """Build one JSON document of a chat and its turns, see :func:`build_turn_document`."""
     return {
@@ -268,7 +286,7 @@ def build_chat_document(
         "created_at": chat.created_at,
         "name": chat.name,
         "system": chat.system,
-        "turns": [build_turn_document(turn, weights) for turn in turns],
+        "turns": [build_turn_document(turn, weights, prices) for turn in turns],
     }
 
 

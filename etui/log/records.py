@@ -259,6 +259,16 @@ class SweepSettingRecord:
     frontier: bool
 
 
+@dataclass(frozen=True, slots=True)
+class RateRecord:
+    """Price and carbon of a kilowatt-hour in the quarter hour from ``start_s``, once noted."""
+
+    start_s: int
+    price: float | None
+    carbon: float | None
+    currency: str
+
+
 Record = (
     TurnRecord
     | LoadRecord
@@ -271,6 +281,7 @@ Record = (
     | SweepSettingRecord
     | GradeRecord
     | AuditRecord
+    | RateRecord
 )
 
 Row = dict[str, Any]
@@ -288,6 +299,7 @@ _TABLES: dict[type, tuple[str, tuple[str, ...]]] = {
     SweepSettingRecord: ("sweep_settings", ("sweep_id", "setting")),
     GradeRecord: ("grades", ("turn_id",)),
     AuditRecord: ("audits", ("audit_id",)),
+    RateRecord: ("rates", ("start_s",)),
 }
 """Record -> its table, and the columns that identify it there."""
 KEYS = dict(_TABLES.values())

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from etui import units
-from etui.energy.documents import compute_cost
 from etui.energy.scopes import describe_unread
 from etui.log.model_usage import ModelUsage, Spent, Use
 from etui.text import count_cells, fit_cells, format_table, local_time, one_line, sanitize
@@ -23,7 +22,8 @@ from etui.turn.text import (
 )
 
 if TYPE_CHECKING:
-    from etui.energy.documents import Factors
+    from etui.energy.tariff import Cost
+    from etui.log.prices import Prices
     from etui.log.queries import TurnSummary
     from etui.log.records import AuditRecord
     from etui.log.totals import Total
@@ -102,10 +102,12 @@ def _format_energy(record: TurnSummary | LoadRecord | UnloadRecord) -> str:
     return units.marked(units.energy_text(record.joules, record.uncertainty, record.kind))
 
 
-def format_totals(by: str, totals: Sequence[Total], factors: Factors | None = None) -> list[str]:
+def format_totals(
+    by: str, totals: Sequence[Total], costs: Mapping[tuple[str, bool], Cost] | None = None
+) -> list[str]:
     """Format totals as a table with separate columns for hardware readings and estimates.
 
-    With the user's factors, the last column has the carbon and cost of both.
+    With costs (:func:`etui.log.prices.sum_costs`), the last column has those of both.
     """
     rows = [
         (
@@ -120,30 +122,33 @@ def format_totals(by: str, totals: Sequence[Total], factors: Factors | None = No
                 total.kind if total.joules is not None else units.ESTIMATE,
             ),
             f"{total.unmeasured_turns:,}",
-            *([_format_cost(total, factors)] if factors else []),
+            *([] if costs is None else [_format_cost(total, costs)]),
         )
         for total in totals
     ]
-    head = (by.upper(), *_TOTALS_HEAD, *(["BY YOUR FACTORS"] if factors else []))
+    head = (by.upper(), *_TOTALS_HEAD, *([] if costs is None else ["COST"]))
     return format_table(rows, header=head, measure=count_cells)
 
 
-def _format_cost(total: Total, factors: Factors) -> str:
+def _format_cost(total: Total, costs: Mapping[tuple[str, bool], Cost]) -> str:
     """Format carbon and cost of a total; estimates are marked, and never added to readings."""
     parts = []
-    for joules, mark in ((total.joules, ""), (total.estimated_joules, units.ABOUT)):
-        cost = compute_cost(joules, factors)
+    for estimated, mark in ((False, ""), (True, units.ABOUT)):
+        cost = costs.get((total.key, estimated))
         if cost is not None:
-            text = units.cost_text(cost.grams_co2e, cost.price, cost.currency)
-            parts.append(text if text.startswith("<") else f"{mark}{text}")
+            text = cost.text() or units.UNKNOWN
+            parts.append(text if text.startswith(("<", units.UNKNOWN)) else f"{mark}{text}")
     return " and ".join(parts) or units.UNMEASURED
 
 
 def format_turn(
-    turn: TurnRecord, loads: Sequence[LoadRecord], unloads: Sequence[UnloadRecord] = ()
+    turn: TurnRecord,
+    loads: Sequence[LoadRecord],
+    unloads: Sequence[UnloadRecord] = (),
+    prices: Prices | None = None,
 ) -> list[str]:
     """Format one turn in full: route, tokens, seconds, energy by phase, then its texts."""
-    facts = list_facts(turn, loads, unloads)
+    facts = list_facts(turn, loads, unloads, prices)
     width = max(len(name) for name, _ in facts)
     lines = [f"{name:<{width}}  {text}" for name, text in facts]
     for title, text in list_texts(turn):
@@ -152,7 +157,10 @@ def format_turn(
 
 
 def list_facts(
-    turn: TurnRecord, loads: Sequence[LoadRecord], unloads: Sequence[UnloadRecord] = ()
+    turn: TurnRecord,
+    loads: Sequence[LoadRecord],
+    unloads: Sequence[UnloadRecord] = (),
+    prices: Prices | None = None,
 ) -> list[tuple[str, str]]:
     """List the facts of a turn as pairs of name and text, one line each."""
     facts = [
@@ -171,6 +179,7 @@ def list_facts(
         *([("cache", "; ".join(cache_lines(turn.cache)))] if turn.cache is not None else []),
         ("seconds", _format_seconds(turn)),
         *_list_energy(turn),
+        *([] if prices is None else prices.facts(turn)),
         *_list_speculation(turn),
         *(("unload", _format_residence(unload)) for unload in unloads),
         *(("load", _format_residence(load)) for load in loads),

@@ -1,4 +1,4 @@
-"""Sum joules per model, rule, day or chat, with readings and estimates apart.
+"""Sum joules per model, rule, day, hour or chat, with readings and estimates apart.
 
 A turn with hops was answered by several models, so a sum per model takes its hops apart and charges
 each to the model that answered it. The sums over all models are those over all turns.
@@ -66,6 +66,7 @@ _GROUPS = {
     "status": "status",
     "policy": "coalesce(policy, '')",
     "day": "date(created_at, 'localtime')",
+    "hour": "strftime('%Y-%m-%d %H:00', created_at, 'localtime')",
     "chat": "chat_id",
     "key": "client_key",
 }
@@ -84,8 +85,8 @@ class Total:
     """The joules, tokens and seconds of a group of turns."""
 
     key: str
-    """The model, rule, day (local, ``2026-11-24``), chat or name of a client's key; empty for turns
-    without one."""
+    """The model, rule, day (local, ``2026-11-24``), hour (``2026-11-24 13:00``), chat or name of a
+    client's key; empty for turns without one."""
     turns: int  # All turns of the group; a turn that several models answered counts for each
     joules: float | None  # Sum over the turns with a hardware reading; None when there is none
     uncertainty: float | None
@@ -105,15 +106,9 @@ def totals_sql(by: str, where: Clause) -> tuple[str, tuple[str, ...]]:
     Raises:
         KeyError: ``by`` is not in :data:`GROUPS`.
     """
-    # Without a named index, SQLite groups along a narrow one and looks up every wide row.
-    where = replace(where, index=where.index or COVERING_INDEX)
-    if by == "model":
-        source, values = _parts_by_model(where)
-    elif by == "key":
-        source, values = _parts_by_key(where)
-    else:
-        source, values = where.sql, where.values
-    order = "key DESC" if by == "day" else "coalesce(joules, estimated_joules, -1) DESC, key"
+    source, values = _build_source(by, where)
+    is_time = by in ("day", "hour")
+    order = "key DESC" if is_time else "coalesce(joules, estimated_joules, -1) DESC, key"
     return (
         f"""
         SELECT {_GROUPS[by]} AS key,
@@ -131,6 +126,41 @@ def totals_sql(by: str, where: Clause) -> tuple[str, tuple[str, ...]]:
         """,
         values,
     )
+
+
+def spans_sql(by: str, where: Clause) -> tuple[str, tuple[str, ...]]:
+    """Build the statement for the joules of each group by time, to price them.
+
+    Turns that lie in one quarter hour are summed, with its begin as ``start_s`` and no ``seconds``.
+    """
+    source, values = _build_source(by, where)
+    return (
+        f"""
+        SELECT key, estimated, sum(joules) AS joules, {SPAN}
+        FROM (
+            SELECT {_GROUPS[by]} AS key, energy_kind IS '{Kind.ESTIMATE}' AS estimated,
+                energy_joules AS joules, seconds_total AS seconds, {START} AS start_s {source}
+        ) WHERE joules IS NOT NULL GROUP BY 1, 2, 4, 5
+        """,
+        values,
+    )
+
+
+START = "CAST(strftime('%s', created_at) AS INTEGER)"
+_IS_SHORT = "start_s / 900 = CAST(start_s + seconds AS INTEGER) / 900"
+SPAN = (
+    f"CASE WHEN {_IS_SHORT} THEN start_s / 900 * 900 ELSE start_s END AS start_s, "
+    f"CASE WHEN {_IS_SHORT} THEN 0.0 ELSE seconds END AS seconds"
+)
+"""Two columns: times within one quarter hour become one, so that there are few rows to price."""
+
+
+def _build_source(by: str, where: Clause) -> tuple[str, tuple[str, ...]]:
+    # Without a named index, SQLite groups along a narrow one and looks up every wide row.
+    where = replace(where, index=where.index or COVERING_INDEX)
+    if by == "model":
+        return _parts_by_model(where)
+    return _parts_by_key(where) if by == "key" else (where.sql, where.values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,8 +207,8 @@ def sum_caches(log: LogReader, moment: datetime) -> list[CacheTotal]:
     return [CacheTotal(*row) for row in rows]
 
 
-_SUMMED = "energy_joules, energy_uncertainty, energy_kind, tokens_output, seconds_total"
-"""The columns that totals sum."""
+_SUMMED = "energy_joules, energy_uncertainty, energy_kind, tokens_output, seconds_total, created_at"
+"""The columns that totals sum and price."""
 
 
 def _parts_by_key(where: Clause) -> tuple[str, tuple[str, ...]]:
@@ -216,16 +246,17 @@ def _parts_by_model(where: Clause) -> tuple[str, tuple[str, ...]]:
             UNION ALL
             SELECT model, CASE WHEN count(joules) = count(*) THEN sum(joules) END,
                 CASE WHEN count(joules) = count(*) THEN sum(uncertainty) END, kind,
-                sum(tokens), sum(seconds)
+                sum(tokens), sum(seconds), created_at
             FROM (
-                SELECT turn.turn AS turn, turn.energy_kind AS kind,
+                SELECT turn.turn AS turn, turn.energy_kind AS kind, turn.created_at,
                     json_extract(hop.value, '$.model') AS model,
                     CASE WHEN turn.known THEN json_extract(hop.value, '$.joules') END AS joules,
                     json_extract(hop.value, '$.uncertainty') AS uncertainty,
                     json_extract(hop.value, '$.tokens.output') AS tokens,
                     json_extract(hop.value, '$.seconds') AS seconds
                 FROM (
-                    SELECT id AS turn, energy_joules IS NOT NULL AS known, energy_kind, hops
+                    SELECT id AS turn, energy_joules IS NOT NULL AS known, energy_kind, hops,
+                        created_at
                     {hopped.sql}
                 ) AS turn, json_each(turn.hops) AS hop
             ) GROUP BY turn, model

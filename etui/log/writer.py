@@ -20,7 +20,7 @@ from queue import Empty, SimpleQueue
 from typing import NamedTuple
 
 from etui.config.config import Config
-from etui.errors import LogUnavailable
+from etui.errors import InvalidFile, LogUnavailable
 from etui.log import spool as unsaved
 from etui.log.database import (
     BUSY_SECONDS,
@@ -33,6 +33,8 @@ from etui.log.open_turns import OpenTurns, take_left
 from etui.log.records import (
     KEYS,
     AnswerRecord,
+    AuditRecord,
+    RateRecord,
     Record,
     Row,
     SweepRecord,
@@ -42,7 +44,7 @@ from etui.log.records import (
 )
 from etui.log.spool import UnsavedRow
 from etui.text import title_from_question
-from etui.turn.record import OWN_SYSTEM, SAVED_PROMPT
+from etui.turn.record import OWN_SYSTEM, SAVED_PROMPT, LoadRecord, TurnRecord, UnloadRecord
 from etui.units import count_text
 
 UNSTORABLE = (
@@ -62,6 +64,13 @@ _PRUNE_CURVES = """
     )
 """
 """Leaves the newest curves that were fitted to the log: there is one after every 20 turns."""
+
+
+_KEEP_RATES = (
+    "currency = iif(price IS NULL, excluded.currency, currency), "
+    "price = coalesce(price, excluded.price), carbon = coalesce(carbon, excluded.carbon)"
+)
+"""What was known once stays as it is."""
 
 
 class Store:
@@ -90,6 +99,8 @@ class Store:
         names = ", ".join(row)
         places = ", ".join("?" * len(row))
         updates = ", ".join(f"{name} = excluded.{name}" for name in row if name not in keys)
+        if table == "rates":
+            updates = _KEEP_RATES
         action = f"DO UPDATE SET {updates}" if overwrite and updates else "DO NOTHING"
         sql = f"INSERT INTO {table} ({names}) VALUES ({places}) ON CONFLICT ({', '.join(keys)}) "
         try:
@@ -178,6 +189,7 @@ class TurnWriter:
         """Whether a record waits of which no flush has raised that."""
         self._said = ""
         """What was reported of the present trouble."""
+        self._noted: RateRecord | None = None
         self._connection: sqlite3.Connection | None = None
         self._identity: FileIdentity | None = None
         self._wal: FileIdentity | None = None
@@ -208,6 +220,25 @@ class TurnWriter:
         A run comes before its answers, and a turn before its grade and its audits.
         """
         self._enqueue(UnsavedRow(choose_table(record), build_row(record)))
+        self._note_rates(record)
+
+    def _note_rates(self, record: Record) -> None:
+        """Note what a kilowatt-hour costs while something is spent, as it is known now."""
+        from etui.energy.tariff_files import read_tariff
+        from etui.log.prices import list_rates
+
+        if isinstance(record, TurnRecord):
+            seconds = record.seconds.total
+        elif isinstance(record, LoadRecord | UnloadRecord | AuditRecord):
+            seconds = record.seconds
+        else:
+            return
+        with suppress(InvalidFile):  # the commands that show costs report it
+            tariff = read_tariff(self._config)
+            for rate in [] if tariff is None else list_rates(tariff, record.created_at, seconds):
+                if rate != self._noted:
+                    self._enqueue(UnsavedRow(choose_table(rate), build_row(rate)))
+                self._noted = rate
 
     save_turn = save_load = save_unload = save_chat = save
     save_run = save_curve = save_audit = save_grade = save

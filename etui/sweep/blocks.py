@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from etui.energy.tariff import Cost
 from etui.errors import EtuiError
 from etui.sweep.config import Goal, Setting
 
@@ -107,6 +108,8 @@ class Block:
     repeated: tuple[str, ...] = ()  # Why earlier attempts at this block were discarded
     seconds: float = 0.0
     """Duration of the block with loads, warm-up, cool-down and discarded attempts."""
+    cost: Cost | None = None
+    """What its answers cost at the price of its time; None without a tariff, or unmeasured."""
 
 
 @dataclass(frozen=True, slots=True)

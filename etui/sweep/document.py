@@ -31,6 +31,7 @@ from etui.energy.energy_record import (
     explain_missing,
     list_functional_units,
 )
+from etui.energy.tariff import Cost
 from etui.stats.tests import Interval
 from etui.sweep.blocks import Block, PhaseCost, Visit
 from etui.sweep.config import AxisName, SweepConfig, Value
@@ -58,7 +59,7 @@ def build_document(
     Args:
         blocks: Its blocks, for the temperature.
     """
-    design = config.design
+    design, cost = config.design, sum_cost(blocks)
     read = (visit.temperature_celsius for block in blocks for visit in block.visits)
     celsius = [value for value in read if value is not None]
     return {
@@ -125,11 +126,18 @@ def build_document(
             "cool_down_celsius": _encode(config.cool_down_celsius),
         },
         "cap": config.cap,
+        **({} if cost is None else {"cost": cost.to_json()}),
         "channels": list(config.channels),
         "hottest_celsius": max(celsius, default=None),
         "command": build_command(config),
         "provenance": dict(config.provenance),
     }
+
+
+def sum_cost(blocks: Sequence[Block]) -> Cost | None:
+    """Sum what the answers of blocks cost; None without a tariff."""
+    costs = [block.cost for block in blocks if block.cost is not None]
+    return sum(costs, Cost()) if costs else None
 
 
 def _encode(value: Any) -> Any:

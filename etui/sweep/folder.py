@@ -205,7 +205,10 @@ class SweepFolder(Folder):
 
     def add_block(self, block: Block) -> None:
         """Append a complete block and flush it to the disk; errors as in :meth:`Folder.append`."""
-        self.append(BLOCKS, [to_document(block)])
+        document = to_document(block)
+        if block.cost is None:
+            del document["cost"]
+        self.append(BLOCKS, [document])
 
     def add_answers(self, answers: Iterable[SettingAnswer]) -> None:
         """Append answers to questions; errors as in :meth:`Folder.append`."""

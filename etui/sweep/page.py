@@ -17,7 +17,7 @@ from etui.plots.figure import ARM_COLOURS, NO_FIGURE, RULE, SOFT, Figure, Panel,
 from etui.stats.tests import Interval
 from etui.sweep.blocks import Block, VisitPower
 from etui.sweep.config import SweepConfig
-from etui.sweep.document import build_command, build_energy_record
+from etui.sweep.document import build_command, build_energy_record, sum_cost
 from etui.sweep.result import Difference, SettingResult, SweepResult
 from etui.sweep.verdict import (
     DASH,
@@ -133,7 +133,7 @@ def render_report(
             if one.joules is not None or one.seconds is not None
         ],
         floor=floor_sentence(result),
-        duration=time_sentence(result),
+        duration=f"{time_sentence(result)}{_cost_sentence(blocks)}",
         drops=[
             (names[one.setting], describe_drop(one), one.drop_reason or DASH)
             for one in list_dropped(result)
@@ -146,6 +146,12 @@ def render_report(
         config=build_tree(to_document(config)),
         estimate=result.kind == units.ESTIMATE,
     )
+
+
+def _cost_sentence(blocks: Sequence[Block]) -> str:
+    cost = sum_cost(blocks)
+    text = "" if cost is None else cost.text()
+    return f" The answers cost {text}, each block at the price of its time." if text else ""
 
 
 def _list_conditions(

@@ -19,6 +19,8 @@ from typing import Any
 from etui.codec import to_document
 from etui.config.config import Config
 from etui.energy.energy_record import RECORD_FILE
+from etui.energy.tariff import Tariff, compute_cost
+from etui.energy.tariff_files import read_tariff
 from etui.errors import EtuiError, LogUnavailable, Stopped, UsageError
 from etui.log.records import SweepRecord, SweepSettingRecord
 from etui.log.writer import TurnWriter
@@ -181,6 +183,7 @@ class SweepRunner:
         with bench.open_measurer(plan, recorded.config, folder.path) as measurer:
             run = SweepRun(folder, recorded, measurer, self.watch, self.log)
             run.note_open = partial(bench.note_open, recorded.config)
+            run.tariff = read_tariff(self.config)
             return run.measure()
 
     def _plan(self, asked: SweepConfig, sweep_id: str, started: datetime) -> SweepPlan:
@@ -221,6 +224,16 @@ class SweepRunner:
         return None
 
 
+def estimate_rest(recorded: RecordedSweep) -> float:
+    """Estimate the seconds of what a sweep has left to measure, without its questions."""
+    return _estimate_left(recorded.config, follow(recorded.config.design, recorded.blocks))
+
+
+def _estimate_left(config: SweepConfig, progress: RaceProgress) -> float:
+    guess = guess_visit_seconds(config.window_s, config.cool_down_s)
+    return 0.0 if plan_next(progress) is None else estimate_seconds_left(progress, guess)
+
+
 @dataclass(slots=True)
 class SweepRun:
     """One sweep that is measured by this process, with what was measured before an interruption."""
@@ -233,6 +246,7 @@ class SweepRun:
     sleep: Callable[[float], object] = time.sleep  # Waits before a block is begun again
     note_open: Callable[[Iterator[Any]], Iterator[Any]] = iter
     """Returns the same blocks or answers, with a note of what is being measured."""
+    tariff: Tariff | None = None  # Prices the blocks; None leaves their cost out
     _config: SweepConfig = field(init=False)
     _progress: RaceProgress = field(init=False)
     _answers: list[SettingAnswer] = field(init=False)
@@ -287,9 +301,7 @@ class SweepRun:
 
     @property
     def _seconds_left(self) -> float:
-        guess = guess_visit_seconds(self._config.window_s, self._config.cool_down_s)
-        is_over = plan_next(self._progress) is None
-        return 0.0 if is_over else estimate_seconds_left(self._progress, guess)
+        return _estimate_left(self._config, self._progress)
 
     def _begin(self) -> None:
         config, keys = self._config, [setting.key for setting in self._config.design.settings]
@@ -333,6 +345,11 @@ class SweepRun:
 
     def _keep(self, block: Block) -> None:
         drops = len(self._progress.drops)
+        joules = _sum_joules([block])
+        if self.tariff is not None and joules is not None:
+            end_s = time.time()
+            cost = compute_cost(joules, end_s - block.seconds, end_s, self.tariff.rate)
+            block = replace(block, cost=cost)
         self.folder.add_block(block)
         self._progress = progress = advance(self._progress, block)
         power = [self._watts[visit.setting, visit.copy] for visit in block.visits]

@@ -21,7 +21,10 @@ from etui.bench.run import (
 from etui.bench.sample import Sample
 from etui.bench.schedule import build_schedule
 from etui.bench.scoring import SubjectWork
+from etui.bench.summary import summarise, summary_document
+from etui.bench.summary_text import headline, markdown
 from etui.config.config import Config
+from etui.energy.tariff import Rate, Tariff
 from etui.energy.types import Energy, Kind
 from etui.errors import EtuiError, Stopped, UsageError
 from etui.measure.run import RunLimits, StopRequested
@@ -109,6 +112,33 @@ def go(folder: RunFolder, plan: RunPlan, contenders, samples=(), config=None, **
     finally:
         sink.close()
     return ending, shown
+
+
+def test_each_answer_has_the_price_of_its_time_and_keeps_it(plan, tmp_path):
+    config = run_config(plan, "a")
+    prices = iter([0.1, -0.2, 0.3])
+    tariff = Tariff(Rate(None, 100.0, "EUR"))
+    first = Answerer("a").give(next(iter(plan.drawn.values()))[0])
+    with RunFolder.start(tmp_path / "run", config) as folder:
+        shown: list[Sample] = []
+        sink = SampleWriter(folder, Meter(), shown.extend, tariff=tariff)
+        sink.put(first)
+        sink.close()
+    [sample] = read_run(tmp_path / "run").samples
+    assert sample.cost is not None
+    assert sample.cost.grams_co2e == pytest.approx(100 * sample.joules / 3.6e6)
+    costs = [Rate(price, None, "EUR").of(3.6e6) for price in prices]
+    samples = [replace(sample, row=n, cost=cost) for n, cost in enumerate(costs)]
+    summary = summarise(samples, config)
+    assert summary.cost is not None
+    assert summary.cost.price == pytest.approx(0.2)
+    line = "the answers cost 0.20 EUR, each at the price of its time"
+    assert line in headline(summary)
+    assert f"- {line}" in markdown(summary, config)
+    assert summary_document(summary)["cost"]["price"] == pytest.approx(0.2)
+    bare = summarise([replace(sample, cost=None)], config)
+    assert "cost" not in summary_document(bare)
+    assert "price of its time" not in headline(bare) + markdown(bare, config)
 
 
 def test_every_contender_answers_the_same_questions_subject_by_subject(plan, tmp_path):

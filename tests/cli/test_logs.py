@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from datetime import datetime, timedelta, timezone
@@ -275,7 +276,7 @@ def test_points_in_time():
 def test_totals_cost_what_the_stated_factors_say_and_nothing_without(etui_home, cli):
     [bare] = cli.json("logs", "totals", "--by", "all", "--json")["totals"]
     assert "cost" not in bare
-    assert "FACTORS" not in cli.out("logs", "totals")
+    assert "COST" not in cli.out("logs", "totals")
     (etui_home / "config.yaml").write_text("price_per_kwh: 0.30\ncurrency: EUR\n")
     [total] = cli.json("logs", "totals", "--by", "all", "--json")["totals"]
     assert total["cost"]["price"] == pytest.approx(0.3 * total["joules"] / 3.6e6)
@@ -284,8 +285,26 @@ def test_totals_cost_what_the_stated_factors_say_and_nothing_without(etui_home, 
     estimated = total["estimated_cost"]["kilowatt_hours"]
     assert estimated == pytest.approx(total["estimated_joules"] / 3.6e6)
     head, row = cli.out("logs", "totals", "--by", "all").splitlines()
-    assert head.endswith("BY YOUR FACTORS")
+    assert head.endswith(" COST")
     assert row.endswith(" < 0.01 EUR")
+
+
+@pytest.mark.usefixtures("filled")
+def test_hours_are_totals_too_and_a_turn_has_its_cost(etui_home, cli):
+    (etui_home / "config.yaml").write_text("price_per_kwh: 0.30\ncurrency: EUR\n")
+    hours = cli.json("logs", "totals", "--by", "hour", "--json")["totals"]
+    assert hours == sorted(hours, key=lambda total: total["key"], reverse=True)
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:00", total["key"]) for total in hours)
+    lines = [json.loads(line) for line in cli.out("logs", "export").splitlines()]
+    known = [line["cost"]["price"] for line in lines if line["energy"]["joules"] is not None]
+    priced = [total[name] for total in hours for name in ("cost", "estimated_cost")]
+    assert sum(known) == pytest.approx(sum(cost["price"] for cost in priced if cost))
+    measured = next(line["turn_id"] for line in lines if line["energy"]["joules"] is not None)
+    assert "EUR/kWh), by the tariff of today" in cli.out("logs", "show", measured)
+    assert "tariff" not in cli.out("logs", "show", "last"), "its joules are not known"
+    head, *rows = cli.out("logs", "export", "--format", "csv").splitlines()
+    assert head.endswith("cost_kilowatt_hours,cost_price,cost_currency,cost_grams_co2e")
+    assert len(rows) >= len(known)
 
 
 def test_show_has_the_repetition_that_was_cut(save, make_turn, cli):

@@ -68,7 +68,9 @@ def test_every_key_reaches_the_config(etui_home: Path) -> None:
         "aliases": {"gpt-4o": "balanced", "claude-*": "best"},
         "tool_permissions": {"calculate": "allow", "web__*": "deny"},
     }
-    assert {*values, "keep_warm_seconds", "backends", "tools"} == set(Settings.model_fields)
+    assert {*values, "keep_warm_seconds", "backends", "tools", "tariff"} == set(
+        Settings.model_fields
+    )
     write(
         etui_home,
         "policy: frugal\nmodel: smollm2-135m\nthreads: 2\ncontext_tokens: 2048\n"

@@ -14,7 +14,6 @@ import pytest
 from benchmarks.attribution import CurveMeter, Schedule
 from etui.arm import TokenCost
 from etui.energy.diagnosis import TraceWriter, replay
-from etui.energy.documents import Factors, compute_cost
 from etui.energy.energy_record import compute_sensor_floor
 from etui.energy.idle import compute_baseline
 from etui.energy.recorder import Recorder
@@ -27,6 +26,7 @@ from etui.energy.sharing import (
     others_use,
 )
 from etui.energy.sources.estimate import fit_range
+from etui.energy.tariff import Rate
 from etui.energy.types import Channel, Energy, Kind, Reading
 from etui.turn.shared_meter import BatchCost, find_batch_cost, split_by_weights, weigh_requests
 from tests.contract.numbers import check_numbers
@@ -293,7 +293,7 @@ def test_small_formulas() -> None:
         {
             "fit": fit_range(readings),
             "floor": {kind: compute_sensor_floor(0.031, kind) for kind in kinds},
-            "carbon": [compute_cost(joules, Factors(345.0, 1.4)) for joules in (0.0, 3.2, 7e6)],
+            "carbon": [Rate(1.4, 345.0).of(joules).to_json() for joules in (0.0, 3.2, 7e6)],
         },
     )
 

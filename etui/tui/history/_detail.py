@@ -12,8 +12,10 @@ from textual.containers import Vertical
 from textual.widgets import Static
 
 from etui import units
+from etui.config.config import Config
 from etui.log.daily_energy import EnergySum, read_daily_energy, sum_by_day
 from etui.log.filters import TurnFilter
+from etui.log.prices import Prices, read_prices
 from etui.log.queries import LogReader
 from etui.log.text import list_facts, list_texts
 from etui.log.totals import Total
@@ -121,12 +123,14 @@ class Detail:
     turn: TurnRecord
     loads: Sequence[LoadRecord]
     unloads: Sequence[UnloadRecord]
+    prices: Prices | None = None
 
 
-def read_detail(log: LogReader, turn_id: str) -> Detail:
+def read_detail(log: LogReader, turn_id: str, config: Config) -> Detail:
     """Read one turn in full."""
     turn = log.get_turn(turn_id)
-    return Detail(turn, log.loads(None, turn.turn_id), log.unloads(None, turn.turn_id))
+    prices = read_prices(log, config, strict=False)
+    return Detail(turn, log.loads(None, turn.turn_id), log.unloads(None, turn.turn_id), prices)
 
 
 class DetailView(Vertical):
@@ -200,7 +204,7 @@ _MOST_NAME = 12  # Cells of the names of facts; a longer one moves its text
 
 def _detail_lines(detail: Detail, width: int) -> list[str]:
     """Format the turn in full, each fact indented after its name."""
-    facts = list_facts(detail.turn, detail.loads, detail.unloads)
+    facts = list_facts(detail.turn, detail.loads, detail.unloads, detail.prices)
     facts = [fact for fact in facts if fact[1] != "-"]
     facts.sort(key=lambda fact: (fact[0] in ("turn", "chat")) - (fact[0] in _FIRST))
     name_width = min(_MOST_NAME, max(len(name) for name, _ in facts))

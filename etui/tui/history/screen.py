@@ -429,7 +429,8 @@ by day. `e` exports them as JSON lines to `exports` in ETUI_HOME, `E` as CSV.
     @work(exclusive=True, group="history-detail", exit_on_error=False)
     async def _read_detail(self, turn_id: str) -> None:
         with faults_shown(self):
-            self._detail.show(await self._read_log(lambda log: read_detail(log, turn_id)))
+            read = partial(read_detail, turn_id=turn_id, config=self._config)
+            self._detail.show(await self._read_log(read))
 
     @work(exclusive=True, group="history-totals", exit_on_error=False)
     async def _read_totals(self, by: TotalsBy) -> None:

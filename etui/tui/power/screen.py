@@ -191,8 +191,8 @@ class SpentPart(VerticalScroll, can_focus=True):
 ## What was spent
 
 Joules of answers, titles, loads, audits and idling, by model, by day with the highest watts of its
-answers, and in all; money where `price_per_kwh` is set. An answer without joules is counted and not
-added.
+answers, and in all; money where `price_per_kwh` or a `tariff` is set. An answer without joules is
+counted and not added.
 """
     COMPONENT_CLASSES: ClassVar[set[str]] = {"spent-part--bar"}
 
@@ -234,7 +234,7 @@ class PowerScreen(Screen[None]):
 
 Watts of the channel under the cursor over the time of the graph; `[` and `]` change that time, `p`
 holds the picture. Below it every channel, then joules by model and by day, and money where
-`price_per_kwh` is set. `tab` moves between the parts, `j` and `k` within one.
+`price_per_kwh` or a `tariff` is set. `tab` moves between the parts, `j` and `k` within one.
 """
 
     def __init__(

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 
 from etui import units
 from etui.config.config import Config
-from etui.energy.documents import Factors, compute_cost, read_factors
+from etui.energy.tariff import Cost
 from etui.log.daily_energy import (
     PERIODS,
     DailyEnergy,
     EnergySum,
     Period,
     first_day_shown,
+    list_days,
     read_daily_energy,
     sum_by_day,
     sum_by_model,
     sum_by_part,
     sum_by_period,
 )
+from etui.log.prices import read_prices, sum_daily_costs
 from etui.log.queries import LogReader
 from etui.plots.braille import sparkline
 from etui.plots.terminal import bar
@@ -35,13 +37,16 @@ def read_spent(config: Config, today: date) -> Spent:
         LogUnavailable: The log cannot be read.
     """
     with LogReader(config) as log:
-        daily = read_daily_energy(log, first_day_shown(today, DAYS_SHOWN), today)
-    return Spent(daily, today, read_factors(config))
+        first = first_day_shown(today, DAYS_SHOWN)
+        daily = read_daily_energy(log, first, today)
+        prices = read_prices(log, config, strict=False)
+        costs = None if prices is None else sum_daily_costs(log, prices, first, today)
+    return Spent(daily, today, costs, NO_PRICE if prices is None else prices.problem)
 
 
 DAYS_SHOWN = 30  # Days with a bar, and the time over which models are compared
 NO_TURN = "no answer in the log yet: ask one in `etui`, or with `etui ask`"
-NO_PRICE = "set price_per_kwh to see the cost"
+NO_PRICE = "set price_per_kwh or a tariff to see the cost"
 _LEAST_BAR, _MOST_NAME = 6, 20
 _TRENDS_FROM = 60  # Width from which a model has its joules by day
 
@@ -59,8 +64,9 @@ class Spent:
 
     daily: DailyEnergy  # Sums by day and model, up to today
     today: date  # The local day
-    factors: Factors | None = None
-    """The user's price and emissions of a kilowatt-hour; None where none is stated."""
+    costs: Mapping[date, Cost] | None = None
+    """What each day cost, at the price of its time; None where no price is stated."""
+    no_price: str = NO_PRICE  # Why there are no costs, with what to do; empty if there are
     problem: str = ""  # Why the log cannot be read, with what to do; empty if it can
 
     @property
@@ -113,32 +119,37 @@ def money_lines(spent: Spent, width: int) -> list[str]:
     """Return a table of what today, its parts, and longer periods took and cost."""
     if spent.problem:
         return [spent.problem]
-    factors, rows = spent.factors, []
+    rows = []
     parts = sum_by_part(spent.daily, spent.today)
-    currency = "" if factors is None else factors.currency
-    for period, found, price in list_money(spent):
-        money = "" if price is None else units.price_text(price, currency)
-        rows.append((_WORDS[period], found, money))
+    money = list_money(spent)
+    for period, found, cost in money:
+        price = None if cost is None else cost.price
+        text = "" if cost is None or price is None else units.price_text(price, cost.currency)
+        rows.append((_WORDS[period], found, text))
         if period == "day":
             rows += [(f"  {part}", each, "") for part, each in parts.items()]
     lines = sum_lines("", rows, width)
     missing = sum_by_period(spent.daily, spent.today)["year"].unmeasured
     if missing:
         lines.append(f"{missing:,} unmeasured, not counted")
-    if factors is None or factors.price_per_kwh is None:
-        lines.append(NO_PRICE)
+    _, _, year = money[-1]
+    if year is not None and year.price is not None and year.unpriced_kwh:
+        share = units.percent_text(year.unpriced_kwh / year.kilowatt_hours)
+        lines.append(f"no price known for {share} of the year")
+    if spent.no_price:
+        lines.append(spent.no_price)
     return lines
 
 
-def list_money(spent: Spent) -> list[tuple[Period, EnergySum, float | None]]:
-    """Return the sums of every period, each with its price; None without joules or a price."""
-    sums = sum_by_period(spent.daily, spent.today)
-    return [(period, sums[period], _price(sums[period], spent.factors)) for period in PERIODS]
-
-
-def _price(found: EnergySum, factors: Factors | None) -> float | None:
-    cost = compute_cost(found.joules, factors) if factors is not None else None
-    return None if cost is None else cost.price
+def list_money(spent: Spent) -> list[tuple[Period, EnergySum, Cost | None]]:
+    """Return the sums of every period, each with its cost; None without joules or a tariff."""
+    sums, costs = sum_by_period(spent.daily, spent.today), spent.costs
+    found: list[tuple[Period, EnergySum, Cost | None]] = []
+    for period in PERIODS:
+        days = () if costs is None else list_days(spent.today, period)
+        parts = [costs[day] for day in days if costs is not None and day in costs]
+        found.append((period, sums[period], sum(parts, Cost()) if parts else None))
+    return found
 
 
 def _bar_lines(rows: Sequence[tuple[str, EnergySum, str]], width: int) -> list[str]:

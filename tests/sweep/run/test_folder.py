@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.config.config import Config
+from etui.energy.tariff import Rate
 from etui.errors import InvalidFile, UsageError
 from etui.sweep.blocks import SettingAnswer, VisitPower
+from etui.sweep.document import sum_cost
 from etui.sweep.folder import (
     SweepFolder,
     find_sweep,
@@ -47,6 +50,22 @@ def test_what_is_written_is_read(folder: Path) -> None:
     assert read.answers == tuple(ANSWERS)
     assert read.power == (POWER,)
     assert not read.is_finished
+
+
+def test_the_cost_of_blocks_is_kept_and_summed(tmp_path: Path) -> None:
+    costs = (None, Rate(0.3, None, "EUR").of(3.6e6), Rate(-0.1, 50.0, "EUR").of(3.6e6))
+    blocks = [replace(make_block(n), cost=cost) for n, cost in enumerate(costs)]
+    with SweepFolder.start(tmp_path / "sweep", CONFIG) as sweep:
+        for block in blocks:
+            sweep.add_block(block)
+    lines = (tmp_path / "sweep" / "blocks.jsonl").read_text().splitlines()
+    assert ['"cost"' in line for line in lines] == [False, True, True]
+    read = read_sweep(tmp_path / "sweep")
+    assert list(read.blocks) == blocks
+    cost = sum_cost(read.blocks)
+    assert cost is not None
+    assert cost.price == pytest.approx(0.2)
+    assert sum_cost(read.blocks[:1]) is None
 
 
 def test_a_sweep_goes_on_where_it_was_left(folder: Path) -> None:

@@ -16,6 +16,7 @@ import pytest
 from etui.atomic import write_text
 from etui.config.config import Config
 from etui.energy.power_limits.limit import LimitFiles
+from etui.energy.tariff import Rate, Tariff
 from etui.errors import EtuiError, ModelUnavailable, Stopped, UsageError
 from etui.sweep._accuracy import analyse_measured, group_answers
 from etui.sweep._axes import parse_axes
@@ -395,6 +396,14 @@ def test_a_sweep_ends_with_its_best_setting_in_every_place(place: Path) -> None:
     assert best.joules_percent == pytest.approx(-50, abs=2)
     measured = [(v.block, v.setting, v.copy) for v in read.power]
     assert measured == [(b.number, v.setting, v.copy) for b in read.blocks for v in b.visits]
+
+
+def test_a_sweep_says_what_its_answers_cost(place: Path) -> None:
+    outcome = run(place, tariff=Tariff(Rate(1e6, None, "EUR")))
+    joules = sum((v.joules or 0.0) * v.answers for b in outcome.blocks for v in b.visits)
+    cost = json.loads((place / "result.json").read_text())["cost"]
+    assert cost["price"] == pytest.approx(joules / 3.6)
+    assert "each block at the price of its time" in (place / "report.html").read_text()
 
 
 def test_progress_is_shown_block_by_block(place: Path) -> None:

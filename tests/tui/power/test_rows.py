@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import date, timedelta
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.energy.devices import ChannelState, DeviceVitals
-from etui.energy.documents import Factors
+from etui.energy.tariff import Rate
 from etui.energy.types import Channel, ChannelPower, Kind
 from etui.log.daily_energy import DailyEnergy, EnergySum, ModelDay
 from etui.plots.power_history import Buckets
@@ -187,7 +188,7 @@ def test_eleven_rows_are_all_seen_at_120_by_36() -> None:
     assert choose_layout(40, 10, 11, "channels", "days").graph_height == 0
 
 
-def spent(factors: Factors | None = None, **changes: float) -> Spent:
+def spent(rate: Rate | None = None) -> Spent:
     days = tuple(TODAY - timedelta(days=n) for n in reversed(range(40)))
     parts = (
         ModelDay(TODAY, "qwen3-4b", EnergySum(2, 3000.0, False, 0, 231.0)),
@@ -195,7 +196,10 @@ def spent(factors: Factors | None = None, **changes: float) -> Spent:
         ModelDay(TODAY - timedelta(days=2), "small", EnergySum(1, None, False, 1)),
         ModelDay(days[0], "old", EnergySum(1, 9e6)),
     )
-    return Spent(DailyEnergy(days, parts), TODAY, factors)
+    if rate is None:
+        return Spent(DailyEnergy(days, parts), TODAY)
+    costs = {TODAY: rate.of(3600.0), days[0]: rate.of(9e6)}
+    return Spent(DailyEnergy(days, parts), TODAY, costs, "")
 
 
 def test_bars_by_model_are_those_of_the_days_that_are_shown() -> None:
@@ -217,17 +221,26 @@ def test_bars_by_day_have_the_peak_and_no_zero_for_the_unknown() -> None:
 
 def test_money_needs_a_price_and_says_where_to_set_it() -> None:
     assert NO_PRICE in money_lines(spent(), 50)
-    factors = Factors(None, 0.36, "EUR")
-    lines = money_lines(spent(factors), 50)
+    rate = Rate(0.36, None, "EUR")
+    lines = money_lines(spent(rate), 50)
     assert NO_PRICE not in lines
     assert lines[0].split() == ["J", "Wh", "answers", "cost"]
     assert lines[1].split() == ["today", "≈3,600", "≈1.0", "7", "<", "0.01", "EUR"]
     assert lines[2].split() == ["answers", "≈3,600", "≈1.0", "7"]
     assert "1 unmeasured" in lines[6]
-    assert money_lines(spent(factors), 34)[1].split() == ["today", "≈3,600", "<", "0.01", "EUR"]
-    prices = {period: price for period, _, price in list_money(spent(factors))}
+    assert money_lines(spent(rate), 34)[1].split() == ["today", "≈3,600", "<", "0.01", "EUR"]
+    prices = {period: cost and cost.price for period, _, cost in list_money(spent(rate))}
     assert prices["day"] == pytest.approx(0.00036)
     assert prices["year"] == pytest.approx(0.90036)
+
+
+def test_what_has_no_known_price_and_a_broken_tariff_are_said() -> None:
+    some = spent(Rate(0.36, None, "EUR"))
+    assert some.costs is not None
+    part = replace(some, costs={**some.costs, TODAY - timedelta(days=1): Rate().of(9e6)})
+    assert "no price known for 50 % of the year" in money_lines(part, 60)
+    broken = replace(spent(), no_price="prices.csv:3:2: not a number; write one")
+    assert money_lines(broken, 60)[-1] == "prices.csv:3:2: not a number; write one"
 
 
 def test_an_empty_or_broken_log_says_what_to_do() -> None:

@@ -5,6 +5,7 @@
 -- migration etui m022_pictures
 -- migration etui m023_newest_turns
 -- migration etui m024_chat_routes
+-- migration etui m025_rates
 CREATE INDEX audits_by_model ON audits (model, created_at, model_sha256);
 CREATE INDEX audits_by_time ON audits (created_at, joules, load_joules, kind);
 CREATE INDEX audits_by_turn ON audits (turn_id);
@@ -59,6 +60,7 @@ CREATE TABLE chats ( id INTEGER PRIMARY KEY, chat_id TEXT NOT NULL UNIQUE, creat
 CREATE TABLE curves ( id INTEGER PRIMARY KEY, curve_id TEXT NOT NULL UNIQUE, created_at TEXT NOT NULL, model TEXT NOT NULL, model_sha256 TEXT, machine TEXT NOT NULL, build TEXT NOT NULL, power_limit_watts REAL, kind TEXT, source TEXT NOT NULL, n INTEGER NOT NULL, r2_prefill REAL, r2_decode REAL, coefficients TEXT NOT NULL, residuals TEXT NOT NULL, settings TEXT NOT NULL DEFAULT '{}');
 CREATE TABLE grades ( id INTEGER PRIMARY KEY, turn_id TEXT NOT NULL UNIQUE REFERENCES turns (turn_id) ON DELETE CASCADE, created_at TEXT NOT NULL, good INTEGER NOT NULL);
 CREATE TABLE loads ( id INTEGER PRIMARY KEY, load_id TEXT NOT NULL UNIQUE, created_at TEXT NOT NULL, model TEXT NOT NULL, model_sha256 TEXT, turn_id TEXT, seconds REAL NOT NULL, joules REAL, uncertainty REAL, kind TEXT, gpu_layers INTEGER NOT NULL, size_bytes INTEGER NOT NULL);
+CREATE TABLE rates ( start_s INTEGER PRIMARY KEY, price REAL, carbon REAL, currency TEXT NOT NULL);
 CREATE TABLE runs ( id INTEGER PRIMARY KEY, run_id TEXT NOT NULL UNIQUE, created_at TEXT NOT NULL, finished_at TEXT, status TEXT NOT NULL, folder TEXT NOT NULL, suite TEXT NOT NULL, format TEXT NOT NULL, shots INTEGER NOT NULL, seed INTEGER NOT NULL, data_sha256 TEXT, config_sha256 TEXT, questions INTEGER NOT NULL, correct INTEGER NOT NULL, joules REAL, uncertainty REAL, kind TEXT, seconds REAL NOT NULL, arms TEXT NOT NULL, config TEXT NOT NULL, summary TEXT NOT NULL);
 CREATE TABLE sweep_settings ( id INTEGER PRIMARY KEY, sweep_id TEXT NOT NULL REFERENCES sweeps (sweep_id) ON DELETE CASCADE, setting TEXT NOT NULL, axes TEXT NOT NULL, stage TEXT NOT NULL, blocks INTEGER NOT NULL, joules REAL, joules_low REAL, joules_high REAL, seconds REAL, seconds_low REAL, seconds_high REAL, joules_percent REAL, joules_percent_low REAL, joules_percent_high REAL, joules_claimed INTEGER NOT NULL, seconds_percent REAL, seconds_percent_low REAL, seconds_percent_high REAL, seconds_claimed INTEGER NOT NULL, accuracy REAL, accuracy_low REAL, accuracy_high REAL, accuracy_points REAL, accuracy_points_low REAL, accuracy_points_high REAL, dropped_after INTEGER, reason TEXT NOT NULL, frontier INTEGER NOT NULL, UNIQUE (sweep_id, setting));
 CREATE TABLE sweeps ( id INTEGER PRIMARY KEY, sweep_id TEXT NOT NULL UNIQUE, created_at TEXT NOT NULL, folder TEXT NOT NULL, model TEXT NOT NULL, model_sha256 TEXT, machine TEXT NOT NULL, goal TEXT NOT NULL, within_percent REAL, baseline TEXT NOT NULL, best TEXT, verdict TEXT NOT NULL, floor_joules_percent REAL, floor_seconds_percent REAL, blocks INTEGER NOT NULL, visits INTEGER NOT NULL, joules REAL, kind TEXT, seconds REAL NOT NULL, complete INTEGER NOT NULL);

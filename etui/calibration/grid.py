@@ -43,6 +43,11 @@ class Grid:
         """Measurements that a curve is fitted to."""
         return len(self.computed) * len(self.output) * self.repeats
 
+    @property
+    def least_seconds(self) -> float:
+        """Time of the measurements at least, where no phase takes longer than its window."""
+        return self.points * (2 * self.window_s + self.cool_down_s + _SETTLE_S)
+
     def __str__(self) -> str:
         return f"{_join_lengths(self.computed)}x{_join_lengths(self.output)}"
 

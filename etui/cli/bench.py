@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +14,14 @@ import click
 from etui.cli.bench_options import SECTIONS, bench_options, format_option, list_given
 from etui.cli.lazy_group import LazyGroup
 from etui.cli.output import open_watch, print_json, print_lines, print_result, stop_signals
+from etui.cli.when import wait_for_price
 from etui.errors import ExitCode, Stopped, UsageError
 from etui.extras import require_extra
 
 if TYPE_CHECKING:
     from etui.bench.plan import RunPlan, RunRequest
     from etui.bench.run import BenchRunner, RunOutcome
+    from etui.config.config import Config
     from etui.design.plan import PlanPrice
     from etui.measure.run import RunLimits
     from etui.runtime.runtime import Runtime
@@ -45,7 +48,7 @@ _WHY = {
 _ALLOWED = frozenset(
     {
         "design", "models", "data", "limit", "per_subject", "subjects", "seed", "part",
-        "out", "fail_under", "max_joules", "max_hours", "dry_run", "pilot",
+        "out", "fail_under", "max_joules", "max_hours", "dry_run", "pilot", "when", "by",
         "as_json", "as_lines", "quiet",
     }
 )  # fmt: skip
@@ -127,6 +130,8 @@ def _run_bench(ctx: click.Context, options: dict[str, Any]) -> int:
     make_home(config)
     stopped, hours = Event(), options["max_hours"]
     limits = RunLimits(options["max_joules"], None if hours is None else 3600 * hours)
+    estimate = partial(_estimate_run, ctx, config, options, limits)
+    wait_for_price(options, config, estimate, dry_run=options["dry_run"])
     with (
         stop_signals(stopped) as on_stop,
         open_watch(jsonl=options["as_lines"], texts=not options["quiet"]) as watch,
@@ -159,6 +164,33 @@ def _run_bench(ctx: click.Context, options: dict[str, Any]) -> int:
             progress.say("writing the report of the design")
             write_design_report(outcome.folder, outcome.folder)
     return _print_outcome(outcome, options)
+
+
+def _estimate_run(
+    ctx: click.Context, config: Config, options: dict[str, Any], limits: RunLimits
+) -> tuple[float | None, float | None]:
+    """Estimate the seconds and joules of what is to be answered; None where they are not known."""
+    from etui.bench.folder import find_run, read_run
+    from etui.bench.plan import restore_plan
+    from etui.bench.progress import RunProgress
+    from etui.bench.run import BenchRunner
+    from etui.design.plan import price_plan, price_rest
+    from etui.runtime.runtime import open_runtime
+
+    with open_runtime(config) as runtime:
+        if options["resume"] is None:
+            runner = BenchRunner(runtime, RunProgress(), Event())
+            plan = _plan_run(ctx, runner, {**options, "dry_run": False, "pilot": None}, limits)
+            price = None if plan.config.routed else price_plan(plan, runtime, {})
+        else:
+            run = read_run(find_run(options["resume"], config))
+            plan = restore_plan(run.config, config, runtime.catalogue)
+            routed = run.config.routed
+            price = None if routed else price_rest(plan, runtime, run.config, run.samples)
+    seconds = None if price is None else price.left.total_seconds
+    if limits.seconds is not None:
+        seconds = limits.seconds if seconds is None else min(seconds, limits.seconds)
+    return seconds, None if price is None else price.left.total_joules
 
 
 def _plan_run(
@@ -274,7 +306,7 @@ def _resume(runner: BenchRunner, options: dict[str, Any], limits: RunLimits) -> 
 
 def _check_resume_options(ctx: click.Context) -> None:
     allowed = {
-        "resume", "fail_under", "max_joules", "max_hours", "dry_run",
+        "resume", "fail_under", "max_joules", "max_hours", "dry_run", "when", "by",
         "as_json", "as_lines", "quiet", "cluster", "node_timeout",
     }  # fmt: skip
     extra = [name for name in list_given(ctx) if name not in allowed]

@@ -17,6 +17,7 @@ from etui.cli.param_types import (
     path_option,
     text_option,
 )
+from etui.cli.when import when_options
 
 if TYPE_CHECKING:
     from etui.bench.config import BenchPart
@@ -256,6 +257,7 @@ _OPTIONS: tuple[Option, ...] = (
         metavar="N",
         help="Measure N questions of every arm first, so that --dry-run knows joules and seconds.",
     ),
+    when_options,
     # many machines
     text_option(
         "--cluster",

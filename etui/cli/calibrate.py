@@ -12,6 +12,7 @@ import click
 from etui.cli.cluster import calibrate_on_cluster, cluster_option
 from etui.cli.output import json_option, load_models, print_event, stop_signals
 from etui.cli.param_types import TEXT, FiniteNumber, WholeNumber, flag, text_option
+from etui.cli.when import wait_for_price, when_options
 from etui.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ Form = Literal["text", "json", "jsonl"]
 @flag("--force", help="Measure even if other programs use the machine.")
 @flag("--fresh", help="Discard an interrupted calibration and start over.")
 @flag("--from-log", help="Fit to the turns in the log instead of measuring.")
+@when_options
 @cluster_option
 @json_option
 @flag("--jsonl", help="Print a JSON line per measured length, and the curve last.")
@@ -64,6 +66,8 @@ def calibrate(
     force: bool,
     fresh: bool,
     from_log: bool,
+    when: str | None,
+    by: str | None,
     cluster: str | None,
     as_json: bool,
     jsonl: bool,
@@ -85,7 +89,7 @@ def calibrate(
     from etui.config.config import load_config, make_home
     from etui.log.writer import TurnWriter
 
-    measuring = (grid, repeats, window, quick or None, force or None, fresh or None)
+    measuring = (grid, repeats, window, quick or None, force or None, fresh or None, when)
     if from_log and any(option is not None for option in measuring):
         raise UsageError("--from-log measures nothing", "remove the measuring options")
     if as_json and jsonl:
@@ -95,6 +99,7 @@ def calibrate(
     config = load_config()
     make_home(config)
     lengths = _build_grid(grid, repeats, window, quick)
+    wait_for_price({"when": when, "by": by}, config, lambda: (lengths.least_seconds, None))
     if cluster is not None:
         return calibrate_on_cluster(ctx, config)
     form: Form = "json" if as_json else "jsonl" if jsonl else "text"

@@ -20,6 +20,7 @@ from etui.cli.sweep_text import (
     print_sweep,
     print_sweeps,
 )
+from etui.cli.when import wait_for_price, when_options
 from etui.errors import EtuiError, ExitCode, Stopped, UsageError
 from etui.units import count_text, watts_text
 
@@ -86,7 +87,7 @@ _MODES = {
     "apply": ("it applies the result of a finished sweep", {"goal", "within", "as_json"}),
     "resume": (
         "a sweep continues with the settings it was started with",
-        {"apply", "force", "as_json", "jsonl"},
+        {"apply", "force", "as_json", "jsonl", "when", "by"},
     ),
     "revert": ("it measures nothing", {"as_json"}),
     "show": ("it measures nothing", {"as_json"}),
@@ -296,6 +297,7 @@ def build_request(options: dict[str, Any]) -> SweepConfig:
 @flag("--force", help="Measure even if other programs use the machine.")
 @flag("--fresh", help="Start over instead of resuming an interrupted sweep.")
 @flag("--dry-run", help="Print settings, blocks and the expected time; measure nothing.")
+@when_options
 @cluster_option
 @flag("--json", "as_json", help="Print the result as one JSON document.")
 @flag("--jsonl", help="Print a JSON line per block, and the result last.")
@@ -359,6 +361,9 @@ def _run(ctx: click.Context, options: dict[str, Any]) -> int:
     from etui.config.config import load_config
 
     config = load_config()
+    if mode in ("measure", "resume"):
+        estimate = partial(_estimate_sweep, mode, options, config)
+        wait_for_price(options, config, estimate, dry_run=options["dry_run"])
     if options["cluster"] is not None:
         from etui.config.config import make_home
 
@@ -375,6 +380,18 @@ def _run(ctx: click.Context, options: dict[str, Any]) -> int:
     if mode == "revert":
         return _revert(options["revert"], config, as_json=options["as_json"])
     return _measure(mode, options, config)
+
+
+def _estimate_sweep(
+    mode: str, options: dict[str, Any], config: Config
+) -> tuple[float | None, float | None]:
+    """Estimate the seconds of what is to be measured; the joules are not known."""
+    from etui.sweep.folder import find_sweep, read_sweep
+    from etui.sweep.run import describe_plan, estimate_rest
+
+    if mode == "resume":
+        return estimate_rest(read_sweep(find_sweep(options["resume"], config))), None
+    return float(describe_plan(build_request(options), config)["seconds"]), None
 
 
 def _measure(mode: str, options: dict[str, Any], config: Config) -> int:

@@ -311,7 +311,8 @@ def _compile_audit(file: PolicyFile) -> AuditPlan | None:
     if audit == "off":
         return None
     day, reserve = audit.joules.day, audit.joules.reserve
-    return AuditPlan(audit.share, audit.arm, day, day / 2 if reserve is None else reserve)
+    reserve = day / 2 if reserve is None else reserve
+    return AuditPlan(audit.share, audit.arm, day, reserve, audit.when)
 
 
 def _compile_cascade(cascade: CascadeEntry) -> CascadePlan:

@@ -143,6 +143,8 @@ class AuditPlan:
     arm: str  # Name of the arm that answers them as well
     joules_per_day: float  # The most that all audits of a day and the loads for them may take
     reserve_joules: float  # What must be left of it for a load that was never measured
+    when: Literal["cheap", "clean"] | None = None
+    """Wait for the cheapest or cleanest time of a day; None begins as soon as nothing runs."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import closing, suppress
@@ -19,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 from etui.backends.base import Cancel
 from etui.chat import OutputOptions
+from etui.energy.tariff import find_window
+from etui.energy.tariff_files import read_tariff
 from etui.errors import EtuiError
 from etui.log.records import AuditRecord
 from etui.multiple_choice import parse_options
@@ -101,6 +104,12 @@ MOST_TRIES = 3
 """How often an audit that a question has ended is begun again."""
 
 LEAVE_SECONDS = 10.0
+
+MOST_WAIT_SECONDS = 900.0
+"""How often an audit that waits for a cheap or clean time looks whether it has come."""
+
+USUAL_SECONDS = 60.0
+"""Length of the time that is looked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,8 +216,35 @@ class Auditor:
         with self._changed:
             if pause != self._pauses:
                 return
-        while self._work_on_next():
+        while self._is_time(pause) and self._work_on_next():
             pass
+
+    def _is_time(self, pause: int) -> bool:
+        """Return whether the next audit may begin now; later looks again by itself."""
+        with self._changed:
+            job = self._jobs[0] if self._jobs else None
+        seconds = 0.0 if job is None else self._find_wait(job.record.policy or "")
+        if seconds > 0:
+            self._call_later(min(seconds, MOST_WAIT_SECONDS), lambda: self._work(pause))
+        return seconds <= 0
+
+    def _find_wait(self, policy: str) -> float:
+        """Return the seconds until the time that a policy wants its audits to begin at.
+
+        0 where no price is known: an audit is rather made than lost with the process.
+        """
+        with suppress(EtuiError):
+            plan = self._runtime.load_policy(policy).audit
+            if plan is None or plan.when is None:
+                return 0.0
+            tariff, now_s = read_tariff(self._runtime.config), time.time()
+            known_s = None if tariff is None else tariff.known_until(plan.when, now_s)
+            if tariff is None or known_s is None:
+                return 0.0
+            until_s = min(known_s, now_s + 86_400)
+            window = find_window(tariff.rate, plan.when, USUAL_SECONDS, now_s, until_s)
+            return 0.0 if window is None else window.start_s - now_s
+        return 0.0
 
     def _work_on_next(self) -> bool:
         """Run the next audit; return whether another one may follow."""

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from etui.backends.base import AnswerRequest, Cancel
 from etui.chat import Message, OutputOptions, Query
 from etui.config.config import Config
+from etui.config.schema import TariffEntry
 from etui.errors import ModelUnavailable
 from etui.events import Event, Loaded, Residence, Unloaded
 from etui.log.labels import read_audits
@@ -200,6 +202,32 @@ def test_a_turn_is_audited_in_idle_time_with_joules_of_its_own(
     first, second = (messages for _, messages in machine.engine.asked)
     assert [message.content for message in second] == [message.content for message in first]
     assert second[0].content == "Be brief."
+
+
+def test_audits_wait_for_the_cheap_hour_of_the_tariff(
+    here: Config, open_machine: Callable[[str], Machine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = datetime(2026, 11, 24, 12, 50, tzinfo=UTC).timestamp()
+    monkeypatch.setattr("etui.runtime.auditor.time.time", lambda: now)
+    dear, cheap = (
+        replace(here, price_per_kwh=0.3, tariff=TariffEntry(zone="UTC", times={"13:00-14:00": at}))
+        for at in (1.0, 0.1)
+    )
+    open_machine("{share: 1, arm: large, joules: {day: 2000}, when: cheap}")
+    for config, waits in ((here, []), (dear, []), (cheap, [600.0])):
+        with closing(Machine(config)) as machine:
+            before = len(machine.audits())
+            machine.ask()
+            machine.ring()
+            assert [seconds for seconds, _ in machine.timers] == waits
+            assert len(machine.audits()) - before == (not waits)
+    with closing(Machine(cheap)) as machine:
+        machine.ask()
+        machine.ring()
+        now += 600
+        machine.ring()
+        assert machine.timers == []
+        assert len(machine.audits()) == 3
 
 
 def test_another_answer_differs_and_a_long_one_is_not_compared(

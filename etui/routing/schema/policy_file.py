@@ -126,6 +126,11 @@ class AuditEntry(Strict):
     )
     arm: Name = Field(description="The arm that answers the drawn turns as well.")
     joules: AuditJoulesEntry = Field(description="What the audits of a day may spend.")
+    when: Literal["cheap", "clean"] | None = Field(
+        None,
+        description="Wait for the time of the next 24 hours at which electricity is cheapest, or "
+        "has the least carbon, by the tariff of config.yaml.",
+    )
 
     @field_validator("share")
     @classmethod

@@ -100,7 +100,7 @@ def predict_gain(graded: Graded, questions: tuple[QuestionText, ...], seed: int)
     from etui.arm import Arm
     from etui.chat import Query
 
-    heads = AccuracyPredictor(fit_accuracy(graded, ORIGIN, seed=seed, assess=False))
+    heads = AccuracyPredictor(fit_accuracy(graded, ORIGIN, seed=seed))
     arms = [Arm(name=name, model="any") for name in graded.arms]
     gains = []
     for question in questions:
@@ -249,7 +249,7 @@ def simulate_file(
     Raises:
         SystemExit: There are no texts, or not two arms.
     """
-    from benchmarks.ladder import simulate as simulate_ladder
+    from benchmarks.ladder import make_ladder
     from etui.learning.outcomes import read_table, read_texts
 
     if data is None:
@@ -258,7 +258,7 @@ def simulate_file(
         raise SystemExit(f"--seeds is at least 1, not {seeds}")
     graded = read_table(path, read_texts(data, "test"), complete=True).graded
     if ladder is not None:
-        graded, _ = simulate_ladder(graded, [float(part) for part in ladder.split(",")], 0)
+        graded = make_ladder(graded, [float(part) for part in ladder.split(",")], 0)
     if len(graded.arms) != 2:
         raise SystemExit(f"--audits needs two arms, not {len(graded.arms)}; the audit arm is last")
     runs = [simulate(graded, share=share, seed=seed) for seed in range(seeds)]

@@ -31,7 +31,6 @@ from etui.learning.fitted_file import (
     ArmHead,
     Bands,
     FittedModel,
-    Logistic,
     Provenance,
     Quality,
     Rate,
@@ -139,14 +138,12 @@ def fitted_model(arms: Iterable[str]) -> FittedModel:
         return Sparse(at=at, value=tuple(draw.uniform(-0.3, 0.3) for _ in at))
 
     def head() -> ArmHead:
-        weights = tuple(draw.uniform(-0.1, 0.1) for _ in FEATURE_NAMES)
         return ArmHead(
             model=None,
             reasoning=None,
             n=3000,
             rate=0.6,
             rates={f"band-{n}": Rate(p=0.6, n=50) for n in range(57)},
-            logistic=Logistic(intercept=0.5, features=weights, band=0.5, words=sparse(1500)),
             quality=Quality(brier=0.2, brier_rate=0.24, ece=0.02, auc=0.7),
         )
 

@@ -139,7 +139,6 @@ def _build_document(path: Path, model: FittedModel, notes: Sequence[str]) -> dic
             name: {
                 **head.model_dump(include={"model", "reasoning", "n", "rate"}),
                 "bands": len(head.rates),
-                "c": head.logistic.c,
                 **head.quality.model_dump(),
                 "curves": [
                     curve.model_dump(include={"of", "kind", "n", "ece"}) for curve in head.curves

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from etui.learning.features import LEAF, LEAST_P, MIXED_SPREAD, VALUE_STEPS, WORD_ZERO
+from etui.learning.features import LEAF, LEAST_P, VALUE_STEPS, WORD_ZERO
 from etui.learning.fitted_file import JointPart
 from etui.learning.regressions import (
     Scale,
@@ -31,7 +31,7 @@ from etui.learning.regressions import (
 from etui.routing.question_text import BUCKETS
 from etui.stats.arrays import Flags, Floats, Whole
 
-_PRIOR = (1.0, 0.5, 0.0, 0.1)
+_PRIOR = (1.0, 0.4, 0.0, 0.3)
 """The weights without any evidence: of the forest's mean and differences, and of the bands'."""
 
 _PRIOR_STRENGTH = 50.0
@@ -40,9 +40,6 @@ _OFFSET_STRENGTH = 30.0
 
 _ONE = 65_535
 """Integer for a tf-idf of 1."""
-
-_MOST_MIXED = 0.7
-_NONE_MIXED = 3_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,43 +66,6 @@ class Calibration:
         band_mean, band_rest = _split(bands)
         z = self.slope * mean + self.spread * rest + self.offset
         return _expit(z + self.band_mean * band_mean + self.band_spread * band_rest)
-
-
-@dataclass(frozen=True, slots=True)
-class RegressionMix:
-    """Share of the arms' own regressions in the differences between the arms."""
-
-    share: float  # Share of the regressions, from 0 to 1; the rest is the joint model's
-    offset: Floats  # Constant of each arm, which keeps its mean difference as it was, (arms,)
-
-    def apply(self, p: Floats, own: Floats) -> Floats:
-        """Mix probabilities of the joint model with those of the regressions, (questions, arms)."""
-        mean, rest = _split(_limited_logits(p))
-        others = _split(_limited_logits(own))[1]
-        mixed = (1 - self.share) * rest + self.share * MIXED_SPREAD * others
-        return _expit(mean + mixed + self.offset)
-
-
-def is_mixed(questions: int) -> bool:
-    """Return whether the regressions have a share in a fit of so many questions."""
-    return questions < _NONE_MIXED
-
-
-def fit_mix(p: Floats, own: Floats, questions: int) -> RegressionMix | None:
-    """Fit the mix; None of many questions, or of one arm.
-
-    A forest needs more answers than a regression to tell more from the same words. So the share of
-    the regressions falls from 0.7 to none at 3,000 questions.
-
-    Args:
-        p: The joint model's probabilities of questions that it was not fitted on.
-        own: Those of the regressions, same shape.
-    """
-    if not is_mixed(questions) or p.shape[1] < 2:
-        return None
-    share = _MOST_MIXED * (1 - questions / _NONE_MIXED)
-    rest, others = (_split(_limited_logits(each))[1].mean(axis=0) for each in (p, own))
-    return RegressionMix(share, share * (rest - MIXED_SPREAD * others))
 
 
 def fit_calibration(p: Floats, expected: Floats, y: Floats, heavy: Floats) -> Calibration:
@@ -433,9 +393,6 @@ class JointPredictor:
             part.band_spread,
             np.asarray(part.offset),
         )
-        self.is_mixed = part.mixed > 0
-        """Whether the arms' own regressions have a share in the predictions."""
-        self._mix = RegressionMix(part.mixed, np.asarray(part.mixed_offset))
 
     def predict(
         self, features: Sequence[float], words: Mapping[int, float], bands: Mapping[str, float]
@@ -448,14 +405,7 @@ class JointPredictor:
         first = len(features) + self._rank
         most = math.log((1 - LEAST_P) / LEAST_P)
         held = np.clip(columns[first : first + count].astype(np.float64), -most, most)
-        return self._name(self._calibration.combine(forest[None], held[None]))
-
-    def mix(self, joint: Mapping[str, float], own: Mapping[str, float]) -> dict[str, float]:
-        """Mix p of the joint model with p of the arms' own regressions, by arm."""
-        p, others = (np.asarray([[each[arm] for arm in self.arms]]) for each in (joint, own))
-        return self._name(self._mix.apply(p, others))
-
-    def _name(self, p: Floats) -> dict[str, float]:
+        p = self._calibration.combine(forest[None], held[None])
         return dict(zip(self.arms, p[0].tolist(), strict=True))
 
     def _build_columns(

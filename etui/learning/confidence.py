@@ -150,6 +150,8 @@ def compute_auc(p: Floats, right: Flags, weights: Floats | None = None) -> float
     """Compute the area under the ROC curve; None if all answers were right, or all wrong."""
     from sklearn.metrics import roc_auc_score
 
+    if weights is not None:
+        p, right, weights = p[weights > 0], right[weights > 0], weights[weights > 0]
     if not len(right) or bool(right.all()) or not bool(right.any()):
         return None
     return float(roc_auc_score(right, p, sample_weight=weights))

@@ -136,9 +136,6 @@ VALUE_STEPS = 8192.0
 LEAST_P = 0.01
 """How far p is kept away from 0 and 1 before it is calibrated: no forest knows more than that."""
 
-MIXED_SPREAD = 0.5
-"""Factor of the differences that regressions predict: each is fitted alone, so they are noisier."""
-
 _NEGATION = re.compile(r"\b(?:not|except|least|never|false)\b", re.I)
 _STATEMENTS = re.compile(r"\bstatement\s+(?:\d+|[ivx]+)\b|(?:^|\s)\(?I{1,3}[.)]\s", re.I)
 _BLANK = re.compile(r"_{2,}")

@@ -14,10 +14,7 @@ from etui.learning._joint import (
     STRETCH,
     JointFit,
     QuestionColumns,
-    RegressionMix,
     fit_joint,
-    fit_mix,
-    is_mixed,
 )
 from etui.learning.confidence import (
     choose_agreements,
@@ -34,14 +31,13 @@ from etui.learning.fitted_file import (
     ConfidenceCurve,
     FittedModel,
     JointPart,
-    Logistic,
     NeedHead,
     Provenance,
-    Quality,
     Rate,
     pack,
 )
 from etui.learning.graded import ArmFacts, Graded, assign_folds, same_questions
+from etui.learning.predictor import compute_both
 from etui.learning.regressions import (
     DIGITS,
     FOLDS,
@@ -51,11 +47,7 @@ from etui.learning.regressions import (
     build_corpus,
     build_design,
     build_sparse,
-    choose_strength,
     compute_smoothed_rate,
-    cross_predict,
-    export_logistic,
-    fit_linear,
 )
 from etui.stats.arrays import Floats, Whole
 from etui.units import count_text
@@ -86,16 +78,12 @@ def fit_accuracy(
     provenance: Provenance,
     *,
     seed: int = 0,
-    assess: bool = True,
     agreements: Sequence[tuple[str, ...]] | None = None,
-    jointly: bool = True,
 ) -> FittedModel:
     """Fit the model of a table of graded answers.
 
     Args:
-        assess: Whether to measure the quality by five folds; a fit inside a fold skips this.
         agreements: Sets of arms whose agreement is fitted; None fits each two arms.
-        jointly: Whether to fit the model of all arms together, too.
 
     Raises:
         UsageError: There are fewer than ``LEAST_QUESTIONS`` questions.
@@ -105,32 +93,14 @@ def fit_accuracy(
             f"{count_text(graded.question_count, 'graded question')}: too few to fit anything",
             f"provide at least {LEAST_QUESTIONS}; a useful prediction needs a few hundred",
         )
-    everything = np.ones(len(graded), dtype=bool)
-    groups = same_questions(graded)
     corpus = build_corpus(graded.questions, len(graded))
-    design = build_design(graded, corpus, everything, seed)
-    strengths = [
-        choose_strength(
-            _build_arm_columns(design, at),
-            graded.correct[:, at],
-            groups,
-            seed,
-            graded.label_weights[:, at],
-        )
-        for at in range(len(graded.arms))
-    ]
+    design = build_design(graded, corpus, seed)
     folds = assign_folds(graded, FOLDS, seed)
-    joint = _fit_jointly(graded, corpus, design, seed) if jointly else None
-    mix = None
-    crossed = None if joint is None else joint.left_out
-    if assess and crossed is None:
-        crossed = _cross_predict(graded, corpus, folds, strengths, seed)
-    elif crossed is not None and is_mixed(questions := int(groups.max()) + 1):
-        own = _cross_predict(graded, corpus, folds, strengths, seed)
-        mix = fit_mix(crossed, own, questions)
-        crossed = crossed if mix is None else mix.apply(crossed, own)
+    joint = _fit_jointly(graded, corpus, design, seed)
+    # Either way each question is predicted by folds without it.
+    crossed = 1 / (1 + np.exp(-design.band_logits)) if joint is None else joint.left_out
     arms = {
-        name: _fit_arm_head(graded, at, design, strengths[at], folds, crossed)
+        name: _fit_arm_head(graded, at, design, folds, crossed[:, at])
         for at, name in enumerate(graded.arms)
     }
     together = [
@@ -151,8 +121,8 @@ def fit_accuracy(
             sharpness=SHARPNESS,
         ),
         arms=arms,
-        joint=None if joint is None else export_joint(joint, graded.arms, design.bands, mix),
-        needs=_fit_needs(graded, design, groups, folds if assess else None, seed),
+        joint=None if joint is None else export_joint(joint, graded.arms, design.bands),
+        needs=tuple(_fit_need(graded, pair, crossed) for pair in find_pairs(graded)),
         provenance=provenance,
         agreements=tuple(head for head in together if head is not None),
     )
@@ -184,55 +154,18 @@ def _join_labels(graded: Graded) -> tuple[Floats, Floats | None]:
     return p[groups], np.minimum(total, 1.0)[groups]
 
 
-def _build_arm_columns(design: Design, arm: int) -> Any:
-    """Build the columns of one arm's head: the logit of its band's rate, features and words."""
-    from scipy import sparse
-
-    return sparse.hstack([sparse.csr_matrix(design.band_logits[:, [arm]]), design.columns]).tocsr()
-
-
-def _cross_predict(
-    graded: Graded, corpus: Corpus, folds: Whole, strengths: Sequence[float | None], seed: int
-) -> Floats:
-    """Predict each arm on every question, with fits that exclude the question."""
-    p = np.empty(graded.correct.shape)
-    for fold in range(int(folds.max()) + 1):
-        held = folds == fold
-        design = build_design(graded, corpus, ~held, seed)
-        for at, strength in enumerate(strengths):
-            if strength is None:
-                p[held, at] = 1 / (1 + np.exp(-design.band_logits[held, at]))
-                continue
-            columns = _build_arm_columns(design, at)
-            right, heavy = (each[~held, at] for each in (graded.correct, graded.label_weights))
-            linear = fit_linear(columns[~held], right, strength, heavy)
-            p[held, at] = linear.probability(columns[held])
-    return p
-
-
 def _fit_arm_head(
     graded: Graded,
     at: int,
     design: Design,
-    strength: float | None,
     folds: Whole,
-    crossed: Floats | None,
+    crossed: Floats,
 ) -> ArmHead:
     right = graded.correct[:, at]
     facts = graded.facts.get(graded.arms[at], ArmFacts())
     heavy = graded.label_weights[:, at]
     rate = float(compute_smoothed_rate(right, heavy))
     counts = _count_by_band(graded, design, heavy)
-    if strength is None:
-        logistic = Logistic(intercept=0.0, features=(0.0,) * len(FEATURE_NAMES), band=1.0)
-    else:
-        linear = fit_linear(_build_arm_columns(design, at), right, strength, heavy)
-        logistic = export_logistic(linear, design.scale, band=True)
-    quality = (
-        compute_quality(crossed[:, at], right, heavy)
-        if crossed is not None
-        else Quality(brier=rate * (1 - rate), brier_rate=rate * (1 - rate), ece=0.0, auc=None)
-    )
     return ArmHead(
         model=facts.model,
         reasoning=facts.reasoning,
@@ -242,8 +175,7 @@ def _fit_arm_head(
             name: Rate(p=float(design.rates[band, at]), n=int(counts[band]))
             for band, name in enumerate(design.bands)
         },
-        logistic=logistic,
-        quality=quality,
+        quality=compute_quality(crossed, right, heavy),
         curves=_fit_curves(graded, at, folds),
     )
 
@@ -305,46 +237,31 @@ def find_pairs(graded: Graded) -> list[Pair]:
     return found
 
 
-def _fit_needs(
-    graded: Graded, design: Design, groups: Whole, folds: Whole | None, seed: int
-) -> tuple[NeedHead, ...]:
-    """Fit the head of each pair; without folds its quality is not measured."""
-    heads = []
-    for need, base, other in find_pairs(graded):
-        first, second = graded.correct[:, base], graded.correct[:, other]
-        # A question counts for both arms as its less certain label does.
-        heavy = graded.label_weights[:, [base, other]].min(axis=1)
-        parts = []
-        for target in (second & ~first, first & ~second):
-            strength = choose_strength(design.columns, target, groups, seed, heavy)
-            linear = fit_linear(design.columns, target, strength, heavy)
-            parts.append((target, strength, export_logistic(linear, design.scale, band=False)))
-        gained, strength, head = parts[0]
-        auc = None
-        if folds is not None and strength is not None:
-            # The idf of the words is that of all questions, which leaks no answers.
-            p = cross_predict(design.columns, gained, strength, folds, heavy)
-            auc = compute_auc(p, gained, heavy)
-        heads.append(
-            NeedHead(
-                need=need,
-                base=graded.arms[base],
-                other=graded.arms[other],
-                gained=head,
-                lost=parts[1][2],
-                n=max(1, round(float(heavy.sum()))),
-                auc=auc,
-            )
-        )
-    return tuple(heads)
+def _fit_need(graded: Graded, pair: Pair, crossed: Floats) -> NeedHead:
+    """Fit how far both arms of a pair are right together, beyond what is predicted of each."""
+    need, *columns = pair
+    right, p = graded.correct[:, columns], crossed[:, columns]
+    # A question counts for both arms as its less certain label does.
+    heavy = graded.label_weights[:, columns].min(axis=1)
+    most = (heavy * np.sqrt((p * (1 - p)).prod(axis=1))).sum()
+    rest = (heavy * (right - p).prod(axis=1)).sum()
+    together = float(np.clip(rest / most, -1, 1)) if most > 0 else 0.0
+    gained = [other - compute_both(base, other, together) for base, other in p.tolist()]
+    base, other = columns
+    return NeedHead(
+        need=need,
+        base=graded.arms[base],
+        other=graded.arms[other],
+        together=round(together, DIGITS),
+        n=max(1, round(float(heavy.sum()))),
+        auc=compute_auc(np.asarray(gained), right[:, 1] & ~right[:, 0], heavy),
+    )
 
 
 _DIGITS = 7
 
 
-def export_joint(
-    fit: JointFit, arms: Sequence[str], bands: Sequence[str], mix: RegressionMix | None = None
-) -> JointPart:
+def export_joint(fit: JointFit, arms: Sequence[str], bands: Sequence[str]) -> JointPart:
     """Convert a fit to a part of the file.
 
     Args:
@@ -382,8 +299,6 @@ def export_joint(
         band_mean=round(fit.calibration.band_mean, _DIGITS),
         band_spread=round(fit.calibration.band_spread, _DIGITS),
         offset=_row(fit.calibration.offset),
-        mixed=0.0 if mix is None else round(mix.share, _DIGITS),
-        mixed_offset=() if mix is None else _row(mix.offset),
     )
 
 

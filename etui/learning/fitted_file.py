@@ -18,9 +18,9 @@ from etui.errors import InvalidFile, Problem
 from etui.learning.features import FEATURE_NAMES, LEAF, load_classifier
 from etui.routing.question_text import BUCKETS
 
-FITTED_VERSION: Final = 2
-READABLE_VERSIONS = (1, 2)
-"""Version 1 has no joint model and no fields."""
+FITTED_VERSION: Final = 3
+READABLE_VERSIONS = (1, 2, 3)
+"""Version 1 has no joint model and no fields; 1 and 2 have regressions, which are ignored."""
 MOST_BYTES = 20_000_000
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -29,7 +29,7 @@ Row = tuple[Number, ...]
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
 
 class Packed(_Part):
@@ -111,9 +111,6 @@ class JointPart(_Part):
     band_mean: Number
     band_spread: Number
     offset: Row  # Constant of each arm
-    mixed: Number = Field(0.0, ge=0, le=1)
-    """Share of the arms' own regressions in the differences between the logits."""
-    mixed_offset: Row = ()  # Constant of each arm with that share; empty without
 
     @model_validator(mode="after")
     def _check_shapes(self) -> Self:
@@ -126,7 +123,6 @@ class JointPart(_Part):
             (self.band_weights, len(self.bands)),
             (self.slope, arms),
             (self.offset, arms),
-            (self.mixed_offset, arms if self.mixed else 0),
         ]
         rows = [*self.features, *self.band_weights]
         if any(len(values) != count for values, count in lengths) or any(
@@ -179,24 +175,6 @@ class Sparse(_Part):
     def _check_lengths(self) -> Self:
         if len(self.at) != len(self.value):
             raise ValueError(f"{len(self.at)} buckets and {len(self.value)} values")
-        return self
-
-
-class Logistic(_Part):
-    """ln(p / (1-p)) = intercept + features . x + band * band logit + words . tf-idf."""
-
-    intercept: Number  # Intercept for the raw features
-    features: tuple[Number, ...]  # One weight for each of `FEATURE_NAMES`
-    band: Number = 0.0  # Weight of the logit of the shrunken rate of the question's band
-    words: Sparse = Sparse(at=(), value=())  # Weights of the buckets
-    c: Number | None = None
-    """Inverse strength of the L2 penalty, chosen by cross-validation; None if there were too few
-    answers to fit more than their rate."""
-
-    @model_validator(mode="after")
-    def _check_features(self) -> Self:
-        if len(self.features) != len(FEATURE_NAMES):
-            raise ValueError(f"{len(self.features)} weights for {len(FEATURE_NAMES)} features")
         return self
 
 
@@ -253,7 +231,6 @@ class ArmHead(_Part):
     n: int = Field(ge=1)
     rate: Probability
     rates: dict[str, Rate]  # Band -> shrunken rate
-    logistic: Logistic  # Predicts the probability of a right answer from the question alone
     quality: Quality
     curves: tuple[ConfidenceCurve, ...] = ()
     """Predict the probability that an answer is right from its confidence."""
@@ -297,11 +274,12 @@ class NeedHead(_Part):
     """``reasoning`` compares two reasoning methods of one model, ``larger_model`` two models."""
     base: str
     other: str
-    gained: Logistic  # Predicts the probability that only the other arm is right
-    lost: Logistic  # Predicts the probability that only the base arm is right
+    together: Number = Field(0.0, ge=-1, le=1)
+    """Correlation of both arms being right, beyond what is predicted of the question."""
     n: int = Field(ge=1)  # Number of questions that both answered
     auc: Probability | None
-    """Cross-validated area under the ROC curve of ``gained``; None if it cannot be measured."""
+    """Cross-validated area under the ROC curve of the probability that only the other arm is right;
+    None if it cannot be measured."""
 
 
 class Bands(_Part):
@@ -330,7 +308,7 @@ class Provenance(_Part):
 class FittedModel(_Part):
     """The content of a fitted file."""
 
-    version: Literal[1, 2]
+    version: Literal[1, 2, 3]
     features: tuple[str, ...]
     idf: tuple[Number, ...]
     bands: Bands
@@ -350,6 +328,8 @@ class FittedModel(_Part):
             raise ValueError("its fields are those of another etui")
         if self.joint is not None and set(self.joint.arms) != set(self.arms):
             raise ValueError("its joint model has other arms")
+        if not {arm for need in self.needs for arm in (need.base, need.other)} <= set(self.arms):
+            raise ValueError("its pairs have other arms")
         return self
 
 

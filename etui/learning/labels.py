@@ -19,10 +19,10 @@ from etui.learning.agreement import (
     estimate_agreement,
 )
 from etui.learning.graded import ArmFacts, Graded
-from etui.learning.regressions import has_enough
 from etui.log.labels import LabelledTurn
 from etui.routing.question_text import QuestionText, split_question
 
+_LEAST_AUDITS = 100
 GRADE_WEIGHT = 1.0
 """Weight of what the user says of an answer."""
 
@@ -89,7 +89,7 @@ def model_questions(
         A model for each question; None with fewer than 100 audits, or ten of either result.
     """
     flags = np.asarray(agrees, dtype=bool)
-    if not has_enough(flags):
+    if len(flags) < _LEAST_AUDITS or min(flags.sum(), (~flags).sum()) < _LEAST_AUDITS / 10:
         return None
     return average_models(questions, flags, build_scale(model))
 

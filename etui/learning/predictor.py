@@ -1,8 +1,7 @@
 """Predict the accuracy of arms with fitted heads: before an answer, and after it.
 
 A prediction takes less than a millisecond for a question: features, field and words, then
-the joint model of all arms at once. In a fit of few questions a regression for each arm has a share
-in it; a fit of very few, or of an older etui, has nothing else.
+the joint model of all arms at once; a fit of very few questions has rates alone.
 """
 
 from __future__ import annotations
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
         ArmHead,
         ConfidenceCurve,
         FittedModel,
-        Logistic,
     )
     from etui.routing.policy import Policy
     from etui.yaml.named_files import NamedFile
@@ -75,7 +73,6 @@ class AccuracyPredictor:
         for band, centroid in model.bands.centroids.items():
             for bucket, value in zip(centroid.at, centroid.value, strict=True):
                 self._by_bucket.setdefault(bucket, []).append((band, value))
-        self._words: dict[int, dict[int, float]] = {}
         self._joint = None
         if model.joint is not None:
             from etui.learning._joint import JointPredictor
@@ -83,7 +80,7 @@ class AccuracyPredictor:
             self._joint = JointPredictor(model.joint)
         self._fields = load_classifier() if model.bands.source == "fields" else None
         self._last: tuple[str, QuestionInputs] | None = None
-        self._last_joint: tuple[QuestionInputs, dict[str, float]] | None = None
+        self._last_p: tuple[QuestionInputs, dict[str, float]] | None = None
 
     def accuracy(self, arm: Arm, query: Query, confidence: float) -> PredictedAccuracy | None:
         """Predict how likely the arm is right; None if this arm with this model was not fitted.
@@ -95,9 +92,7 @@ class AccuracyPredictor:
         if head is None:
             return None
         inputs = self.prepare_inputs(query.text)
-        p = self._predict_jointly(inputs).get(arm.name)
-        if p is None:
-            p = self._predict_alone(head, inputs)
+        p = self._predict_all(inputs)[arm.name]
         n = _count_band_answers(head, inputs.bands)
         low = wilson_low(max(0.0, p - head.quality.ece), n, confidence)
         return PredictedAccuracy(p, low, confidence, head.n, "fitted")
@@ -132,18 +127,14 @@ class AccuracyPredictor:
 
     def needs(self, query: Query) -> tuple[Need, ...]:
         """Predict the benefit of the larger arm for each fitted pair of arms."""
-        inputs = self.prepare_inputs(query.text)
-        return tuple(
-            Need(
-                head.need,
-                head.base,
-                head.other,
-                self._predict(head.gained, inputs, 0.0),
-                self._predict(head.lost, inputs, 0.0),
-                head.n,
-            )
-            for head in self.model.needs
-        )
+        p = self._predict_all(self.prepare_inputs(query.text))
+        found = []
+        for head in self.model.needs:
+            base, other = p[head.base], p[head.other]
+            both = compute_both(base, other, head.together)
+            need = Need(head.need, head.base, head.other, other - both, base - both, head.n)
+            found.append(need)
+        return tuple(found)
 
     def prepare_inputs(self, text: str) -> QuestionInputs:
         """Compute the inputs of the heads for a question; the last result is cached."""
@@ -157,22 +148,21 @@ class AccuracyPredictor:
         bands = self._predict_bands(question, words)
         return QuestionInputs(compute_features(question), words, bands)
 
-    def _predict_jointly(self, inputs: QuestionInputs) -> dict[str, float]:
-        """Predict p of all arms by their joint model; the last result is cached."""
-        if self._joint is None:
-            return {}
-        if self._last_joint is None or self._last_joint[0] is not inputs:
-            found = self._joint.predict(inputs.features, inputs.words, inputs.bands)
-            if self._joint.is_mixed:
-                heads = self.model.arms
-                own = {name: self._predict_alone(heads[name], inputs) for name in found}
-                found = self._joint.mix(found, own)
-            self._last_joint = (inputs, found)
-        return self._last_joint[1]
+    def _predict_all(self, inputs: QuestionInputs) -> dict[str, float]:
+        """Predict p of all arms, by their joint model or else by the rates of the bands.
 
-    def _predict_alone(self, head: ArmHead, inputs: QuestionInputs) -> float:
-        """Predict p of one arm by its own regression."""
-        return self._predict(head.logistic, inputs, _compute_band_logit(head, inputs.bands))
+        The last result is cached.
+        """
+        if self._last_p is None or self._last_p[0] is not inputs:
+            if self._joint is not None:
+                found = self._joint.predict(inputs.features, inputs.words, inputs.bands)
+            else:
+                found = {
+                    name: sigmoid(_compute_band_logit(head, inputs.bands))
+                    for name, head in self.model.arms.items()
+                }
+            self._last_p = (inputs, found)
+        return self._last_p[1]
 
     def _predict_bands(self, question: QuestionText, words: dict[int, float]) -> dict[str, float]:
         if self._fields is not None:
@@ -187,16 +177,6 @@ class AccuracyPredictor:
     def _find_head(self, arm: Arm) -> ArmHead | None:
         head = self.model.arms.get(arm.name)
         return None if head is None or head.model not in (None, arm.model) else head
-
-    def _predict(self, logistic: Logistic, inputs: QuestionInputs, band_logit: float) -> float:
-        weights = self._words.get(id(logistic))
-        if weights is None:
-            weights = dict(zip(logistic.words.at, logistic.words.value, strict=True))
-            self._words[id(logistic)] = weights
-        z = logistic.intercept + logistic.band * band_logit
-        z += sum(w * x for w, x in zip(logistic.features, inputs.features, strict=True))
-        z += sum(weights.get(bucket, 0.0) * value for bucket, value in inputs.words.items())
-        return sigmoid(z)
 
 
 def get_fitted_path(policy: Policy | NamedFile, config: Config) -> Path:
@@ -257,6 +237,13 @@ def evaluate_curve(curve: ConfidenceCurve, value: float) -> float:
         return curve.p[-1]
     x0, x1, p0, p1 = curve.x[at - 1], curve.x[at], curve.p[at - 1], curve.p[at]
     return p0 + (p1 - p0) * (value - x0) / (x1 - x0)
+
+
+def compute_both(first: float, second: float, together: float) -> float:
+    """Compute the probability that both arms are right, from that of each and a correlation."""
+    spread = math.sqrt(first * (1 - first) * second * (1 - second))
+    both = first * second + together * spread
+    return min(max(both, first + second - 1, 0.0), first, second)
 
 
 def sigmoid(z: float) -> float:

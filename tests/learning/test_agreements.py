@@ -202,7 +202,7 @@ def answered() -> Graded:
 
 def fit_step(graded: Graded) -> AccuracyPredictor:
     """Fit the step alone: the confidences of single answers stay as they are."""
-    model = fit_accuracy(graded, ORIGIN, assess=False, agreements=[("small", "middle")])
+    model = fit_accuracy(graded, ORIGIN, agreements=[("small", "middle")])
     arms = {name: arm.model_copy(update={"curves": ()}) for name, arm in model.arms.items()}
     return AccuracyPredictor(model.model_copy(update={"arms": arms}))
 

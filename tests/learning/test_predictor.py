@@ -18,7 +18,7 @@ from etui.learning.confidence import calibration_error, evaluate_curve_array, fi
 from etui.learning.fit import find_pairs, fit_accuracy
 from etui.learning.fitted_file import format_fitted, load_fitted, parse_fitted
 from etui.learning.graded import ArmFacts, assign_folds, same_questions
-from etui.learning.predictor import AccuracyPredictor, evaluate_curve
+from etui.learning.predictor import AccuracyPredictor, compute_both, evaluate_curve
 from etui.routing.question_text import QuestionText, format_question
 from etui.stats.tests import wilson_low
 from tests.learning import made
@@ -111,6 +111,26 @@ def test_needs_tell_reasoning_and_size_apart():
     assert needs["larger_model"].n == 400
 
 
+def test_needs_are_as_frequent_as_they_are_predicted(heads):
+    new = made.graded(600, seed=9)
+    weak, strong = new.correct.T
+    needs = [heads.needs(Query(format_question(question)))[0] for question in new.questions]
+    gained, lost = (
+        np.array([getattr(need, name) for need in needs]) for name in ("gained", "lost")
+    )
+    assert gained.mean() == pytest.approx((strong & ~weak).mean(), abs=0.06)
+    assert lost.mean() == pytest.approx((weak & ~strong).mean(), abs=0.06)
+    hard = np.array(["=" in question.stem for question in new.questions])
+    assert gained[hard].mean() > gained[~hard].mean() + 0.2
+
+
+@given(st.floats(0, 1), st.floats(0, 1), st.floats(-1, 1))
+def test_both_arms_are_right_as_often_as_is_possible(first, second, together):
+    both = compute_both(first, second, together)
+    assert max(0.0, first + second - 1) - 1e-12 <= both <= min(first, second) + 1e-12
+    assert compute_both(first, second, 0.0) == pytest.approx(first * second, abs=1e-9)
+
+
 def test_sizes_decide_which_model_is_larger():
     table = made.graded(60)
     facts = {"weak": ArmFacts("a", "direct", 90), "strong": ArmFacts("b", "direct", 20)}
@@ -122,7 +142,7 @@ def test_sizes_decide_which_model_is_larger():
 def test_few_answers_or_no_texts_give_the_rate_alone():
     table = made.graded(40)
     model = fit_accuracy(table, ORIGIN)
-    assert model.arms["weak"].logistic.c is None
+    assert model.joint is None
     assert model.arms["weak"].curves[0].kind == "platt"
     silent = fit_accuracy(replace(made.graded(200), questions=()), ORIGIN)
     for each, within in ((model, 0.2), (silent, 0.02)):
@@ -204,12 +224,13 @@ def _without(document, key):
         (lambda text: text[: len(text) // 2], "is not valid JSON"),
         (lambda text: "[]", "is not a fitted model"),
         (lambda text: json.dumps(_without(json.loads(text), "arms")), "is not a fitted model"),
-        (lambda text: text.replace('"version":2', '"version":7'), "has version 7"),
+        (lambda text: text.replace('"version":3', '"version":7'), "has version 7"),
         (lambda text: text.replace('"has_equals"', '"has_equal"'), "its features differ"),
         (lambda text: text.replace('"idf":[', '"idf":[1,'), "2049 word buckets"),
         (lambda text: text.replace('"rate":', '"rate":1'), "arms."),
         (lambda text: text.replace('"sharpness":20.0', '"sharpness":NaN'), "sharpness"),
         (lambda text: text.replace('"sharpness"', '"sharp"'), "bands"),
+        (lambda text: text.replace('"base":"weak"', '"base":"none"'), "its pairs have other arms"),
     ],
 )
 def test_a_damaged_file_is_said(fitted, change, said, tmp_path):

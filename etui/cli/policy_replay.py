@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from etui.learning.predictor import AccuracyPredictor
     from etui.models.catalogue import Catalogue
     from etui.routing.policy import Policy
+    from etui.stats.arrays import Floats
 
 
 def replay_lines(document: Document) -> Iterator[str]:
@@ -91,22 +93,31 @@ def _format_routers(document: Document) -> Iterator[str]:
     if document["apgr"] is None:
         yield f"no arm is more accurate than the cheapest, {weak}: a router cannot gain anything"
         return
-    random, oracle = document["random"], document["oracle"]["apgr"]
-    rows = [("random", "0.500", "", *map(_share_text, _costs(random)), "")]
+    rows = [
+        (name, f"{known['apgr']:.3f}", *[""] * 3, *map(_share_text, _costs(known)), "")
+        for name, known in (
+            ("random", document["random"]),
+            ("mixture of the hull", document["mixture"]),
+        )
+    ]
     for name, router in document["routers"].items():
-        low, high = router.get("apgr_interval") or (None, None)
+        (low, high), gain = router["apgr_interval"], router["over_mixture"]
         rows.append(
             (
                 name,
                 f"{router['apgr']:.3f}",
-                "" if low is None or high is None else f"{low:.3f}..{high:.3f}",
+                _range_text(low, high, ".3f"),
+                f"{gain['value']:+z.3f}",
+                _range_text(gain["low"], gain["high"], "+z.3f"),
                 *map(_share_text, _costs(router)),
                 _calibration_text(list(router["ece"].values())),
             )
         )
-    rows.append(("oracle", f"{oracle:.3f}", *[""] * 5))
+    rows.append(("oracle", f"{document['oracle']['apgr']:.3f}", *[""] * 7))
     yield from table_lines(
-        ("ROUTER", "APGR", "95 %", "CPT50", "CPT80", "CPT95", "ECE"), rows, align="<>"
+        ("ROUTER", "APGR", "95 %", "OVER MIXTURE", "95 %", "CPT50", "CPT80", "CPT95", "ECE"),
+        rows,
+        align="<>",
     )
     two = len(document["arms"]) == 2
     what = f"share of questions that go to {strong}" if two else "normalised cost"
@@ -114,6 +125,11 @@ def _format_routers(document: Document) -> Iterator[str]:
         f"PGR from {weak} (0) to {strong} (1); CPT: least {what} "
         "to reach it; no question is in its own training fold"
     )
+    yield f"random: between {weak} and {strong}; a router pays off by what it is over the mixture"
+
+
+def _range_text(low: float | None, high: float | None, form: str) -> str:
+    return "" if low is None or high is None else f"{low:{form}}..{high:{form}}"
 
 
 def _costs(router: Document) -> tuple[float | None, ...]:
@@ -214,8 +230,11 @@ _STATED_COSTS = (
 @policies_argument
 @outcomes_option
 @text_option(
-    "--costs", metavar="ARM=N,...", help="Cost of a question on each arm, if the table has none."
+    "--costs",
+    metavar="ARM=N,...",
+    help="Cost of a question on each arm, if the table has none; default=N for the others.",
 )
+@text_option("--arms", metavar="ARM,...", help="Judge routers over these arms only.")
 @runs_option
 @flag("--log", "of_log", help="Replay the questions of the log (default).")
 @data_option
@@ -237,6 +256,7 @@ def replay(
     names: Sequence[str],
     outcomes: Path | None,
     costs: str | None,
+    arms: str | None,
     runs: Sequence[str],
     of_log: bool,
     data: Path | None,
@@ -264,9 +284,10 @@ def replay(
         raise UsageError(f"{' and '.join(sources)} exclude each other", "pass only one of them")
     policies, folders = split_names(names, runs, config)
     if not outcomes and not folders:
-        if costs or svg or data or as_fitted or hide_subjects:
+        if costs or arms or svg or data or as_fitted or hide_subjects:
             raise UsageError(
-                "--costs, --data, --svg, --as-fitted and --hide-subjects need --outcomes or --runs",
+                "--costs, --arms, --data, --svg, --as-fitted and --hide-subjects need --outcomes "
+                "or --runs",
                 "add one of these, or leave the options out",
             )
         _replay_log(policies or [config.policy], config, catalogue, as_json=as_json)
@@ -276,18 +297,20 @@ def replay(
     if svg is not None:
         require_extra("figures", "--svg")
         require_writable(svg, _SVG_FIX)
+    if loaded and (arms or hide_subjects):
+        raise UsageError(
+            "--arms and --hide-subjects are for the routers of a replay without a policy",
+            "leave out the policy, or the option: a policy has its own arms and never sees a "
+            "subject",
+        )
+    choose = partial(_choose_arms, policies=loaded, chosen=arms)
     if outcomes is not None:
-        table, notes = _read_outcomes(outcomes, costs, data, split, loaded)
+        table, notes = _read_outcomes(outcomes, costs, data, split, choose)
     else:
-        table, notes = _read_runs(folders, costs, data, config, loaded)
+        table, notes = _read_runs(folders, costs, data, config, choose)
     if as_fitted and not loaded:
         raise UsageError("--as-fitted needs a policy", "name the policy whose fit to use")
     heads = {policy.name: _load_heads(policy, config) for policy in loaded if as_fitted}
-    if loaded and hide_subjects:
-        raise UsageError(
-            "--hide-subjects is for the routers of a replay without a policy",
-            "leave out the policy, or this option: a policy never sees a subject",
-        )
     if hide_subjects and not table.graded.questions:
         raise UsageError(
             "--hide-subjects needs the texts of the questions", "pass their folder with --data"
@@ -323,15 +346,18 @@ def replay(
     print_result(document, replay_lines(document), as_json)
 
 
+_ChooseArms = Callable[[Sequence[str]], "tuple[Sequence[str], list[str]]"]
+
+
 def _read_outcomes(
-    path: Path, costs: str | None, data: Path | None, split: str, policies: Sequence[Policy]
+    path: Path, costs: str | None, data: Path | None, split: str, choose: _ChooseArms
 ) -> tuple[ReplayTable, list[str]]:
     from etui.learning.judge import ReplayTable
     from etui.learning.outcomes import read_table, read_texts
 
     texts = read_texts(data, split) if data is not None else None
     found = read_table(path, texts)
-    judged, notes = _choose_arms(found.graded.arms, policies)
+    judged, notes = choose(found.graded.arms)
     table, left_out = found.of_arms(judged).keep_complete()
     graded = table.graded
     if len(graded.arms) < 2:
@@ -341,15 +367,13 @@ def _read_outcomes(
             f"no question of {path} was answered by every arm",
             "leave out the arms with few answers",
         )
-    cost = table.cost
     notes.append(_STATED_COSTS)
-    if costs is not None:
-        if cost is not None:
-            notes.append("--costs replaces the costs of the table")
-        cost = _state_costs(costs, found.graded.arms, graded)
-    elif cost is None:
+    if costs is None and table.cost is None:
         example = ",".join(f"{arm}={10**at}" for at, arm in enumerate(graded.arms))
         raise UsageError("a table of outcomes has no costs", f"pass them: --costs {example}")
+    if costs is not None and table.cost is not None:
+        notes.append("--costs replaces the costs of the table for the arms that it names")
+    cost = _state_costs(costs, found.graded.arms, graded, table.cost)
     if left_out:
         notes.append(f"left out: {left_out:,} questions that not every arm answered")
     if texts is None:
@@ -362,13 +386,13 @@ def _read_runs(
     costs: str | None,
     data: Path | None,
     config: Config,
-    policies: Sequence[Policy],
+    choose: _ChooseArms,
 ) -> tuple[ReplayTable, list[str]]:
     from etui.bench.graded_runs import read_runs
     from etui.learning.judge import ReplayTable
 
     found = read_runs(folders, config, data)
-    judged, left = _choose_arms(found.graded.arms, policies)
+    judged, left = choose(found.graded.arms)
     graded = found.graded.of_arms(judged)
     repeats = None if found.repeats is None else found.repeats.of_arms(judged)
     notes = [*found.notes, *left]
@@ -379,7 +403,7 @@ def _read_runs(
         votes = [name for name, facts in graded.facts.items() if facts.reasoning == "vote"]
         if votes:
             notes.append(f"every vote of {', '.join(votes)} has to be in its stated cost")
-        stated = _state_costs(costs, found.graded.arms, graded)
+        stated = _state_costs(costs, found.graded.arms, graded, graded.joules)
         return ReplayTable(graded, stated, repeats=repeats), notes
     if graded.joules is None:
         raise UsageError(
@@ -388,23 +412,40 @@ def _read_runs(
     return ReplayTable(graded, graded.joules, "J", found.kinds, repeats), notes
 
 
-def _state_costs(costs: str, named: Sequence[str], graded: Graded) -> Any:
-    """Return the stated cost of every question on every judged arm; ``named`` are all arms."""
+def _state_costs(
+    costs: str | None, named: Sequence[str], graded: Graded, own: Floats | None
+) -> Floats:
+    """Return the cost of every question on every judged arm: stated, else that of its answer.
+
+    Args:
+        named: All arms of the answers.
+        own: Costs of the answers, (questions, arms); None if they have none.
+    """
     import numpy as np
 
-    from etui.learning.outcomes import read_costs
+    from etui.learning.outcomes import COSTS_FIX, read_costs
 
-    stated = read_costs(costs, named)
-    return np.tile(np.asarray([stated[name] for name in graded.arms]), (len(graded), 1))
+    stated = {} if costs is None else read_costs(costs, named, graded.arms)
+    missing = [arm for arm in graded.arms if arm not in stated]
+    if own is None and missing:
+        raise UsageError(f"--costs: no cost for {', '.join(missing)}", COSTS_FIX)
+    found = np.empty(graded.correct.shape) if own is None else own.copy()
+    for arm, cost in stated.items():
+        found[:, graded.arms.index(arm)] = cost
+    return found
 
 
 def _choose_arms(
-    arms: Sequence[str], policies: Sequence[Policy]
+    arms: Sequence[str], policies: Sequence[Policy], chosen: str | None
 ) -> tuple[Sequence[str], list[str]]:
-    """Choose the arms to judge: those of the policies, else all; also returns notes.
+    """Choose the arms to judge: those named, those of the policies, else all; also returns notes.
 
     A policy is compared with a mixture of its own arms: others would be a choice that it lacks.
     """
+    if chosen is not None:
+        from etui.learning.outcomes import read_arms
+
+        return read_arms(chosen, arms), []
     own = [arm for arm in arms if any(arm in policy.arms for policy in policies)]
     if len(own) < 2:
         return arms, []

@@ -45,7 +45,8 @@ def _draw_lines(panel: Panel, document: Document) -> None:
         return
     curve = document["routers"][best]["curve"]
     xs, ys = [x for x, _ in curve], [100 * y for _, y in curve]
-    label = f"router {best}, APGR {document['apgr']:.3f}"
+    mixture = document["mixture"]["apgr"]
+    label = f"router {best}, APGR {document['apgr']:.3f} (mixture {mixture:.3f})"
     panel.band(xs, _interpolate(corners, xs), ys, _ROUTER)
     panel.line(xs, ys, _ROUTER, label=label)
 

@@ -19,10 +19,7 @@ from etui.learning.graded import Graded
 from etui.learning.policy_replay import Routed
 from etui.stats.arrays import Flags, Floats, Whole
 from etui.stats.bootstrap import (
-    PLAIN_REPLICATES,
     compute_interval,
-    compute_replicates,
-    multinomial_draw,
     percentiles,
     resample_means,
 )
@@ -31,6 +28,9 @@ from etui.stats.tests import Interval, mcnemar, wilson
 
 PARTS = 250
 """Number of points on the curve of a router over three or more arms."""
+AREA_POINTS = 60
+"""Number of points on the curve of a resample."""
+AREA_REPLICATES = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,45 +196,69 @@ def apgr(x: Floats, pgr: Floats) -> float:
     return float(np.trapezoid(pgr, x))
 
 
-def apgr_interval(
-    score: Floats,
-    weak: Flags,
-    strong: Flags,
-    seed: int,
-    replicates: int = PLAIN_REPLICATES,
-    bins: int = 200,
-) -> Interval:
-    """Compute APGR of two arms of fixed cost, with a bootstrap interval over the questions.
+@dataclass(frozen=True, slots=True)
+class AreaIntervals:
+    """APGR of a router, and how much larger it is than that of the mixture of the hull."""
 
-    Questions are sorted by score once and grouped in ``bins`` of neighbours, in which their order
-    is ignored: the area changes by less than 1e-3.
+    apgr: Interval
+    over_mixture: Interval
+
+
+def compute_area_intervals(
+    p: Floats, correct: Flags, cost: Floats, seed: int, replicates: int = AREA_REPLICATES
+) -> AreaIntervals:
+    """Compute APGR of a router over any number of arms, with bootstrap intervals over questions.
+
+    A resample changes the accuracies and costs of the arms, of their mixtures and of the router;
+    which arms are weak and strong stays. It has ``AREA_POINTS`` prices, and its ends are moved by
+    what the area under so few of them differs from that under all.
+    """
+    ends, expected = find_ends(correct, cost), cost.mean(axis=0)
+    curve = compute_curve(p, expected, correct, cost)
+    near = np.unique(np.linspace(0, len(curve.price) - 1, AREA_POINTS).round().astype(int))
+    chosen = [choices_at(p, expected, min(float(curve.price[at]), 1e300)) for at in near]
+    rows, arms = np.arange(len(p)), p.shape[1]
+    parts = [each[rows, column] for each in (cost, correct) for column in chosen]
+    columns = np.column_stack([cost, correct, *parts]).astype(np.float64)
+
+    def compute_areas(means: Floats) -> tuple[Floats, Floats]:
+        costs, right = means[:, :arms], means[:, arms : 2 * arms]
+        spent, found = np.split(means[:, 2 * arms :], 2, axis=1)
+        corners = np.sort(costs, axis=1)
+        mixed = np.column_stack([mixture_accuracies(costs, right, at) for at in corners.T])
+        weak, strong = (np.stack([costs, right])[:, :, [at]] for at in (ends.weak, ends.strong))
+        return (
+            _compute_area(np.stack([spent, found]), weak, strong),
+            _compute_area(np.stack([corners, mixed]), weak, strong),
+        )
+
+    (value, mixture) = (float(area[0]) for area in compute_areas(columns.mean(axis=0)[None, :]))
+    drawn, mixed = compute_areas(resample_means(columns, seed, replicates))
+    exact = apgr(*gain_curve(curve, ends))
+
+    def build(exact: float, near: float, drawn: Floats) -> Interval:
+        return Interval(exact, *percentiles(drawn + (exact - near), "nearest"), "bootstrap")
+
+    without_gain = np.full_like(drawn, np.inf)
+    over = np.subtract(drawn, mixed, out=without_gain, where=np.isfinite(drawn))
+    return AreaIntervals(build(exact, value, drawn), build(exact - mixture, value - mixture, over))
+
+
+def _compute_area(points: Floats, weak: Floats, strong: Floats) -> Floats:
+    """Compute APGR of many curves; infinite where the strong arm has no gain.
 
     Args:
-        score: Score of each question; the highest go to the strong arm first, shape (questions,).
+        points: Costs and accuracies, (2, curves, points), the costs ascending.
+        weak, strong: Those of both arms, (2, curves, 1).
     """
-    order = np.argsort(-score, kind="stable")
-    at = np.empty(len(score), dtype=np.int64)
-    at[order] = np.arange(len(score)) * bins // len(score)
-    kind = (strong.astype(np.int64) - weak.astype(np.int64)) + 1
-    counts = np.bincount(at * 3 + kind, minlength=3 * bins)
-    draw = multinomial_draw(np.random.default_rng(seed), counts)
-    areas = compute_replicates(
-        draw, lambda drawn: _compute_areas(drawn.reshape(-1, bins, 3)), replicates
-    )
-    value = float(_compute_areas(counts.reshape(1, bins, 3))[0])
-    return Interval(value, *percentiles(areas, "nearest"), "bootstrap")
-
-
-def _compute_areas(counts: Any) -> Any:
-    """Compute APGR of counts, shape (k, bins, loses/equal/gains); infinite without a gain."""
-    share = counts.sum(axis=2)
-    share = share / share.sum(axis=1, keepdims=True)
-    gain = np.cumsum(counts[:, :, 2] - counts[:, :, 0], axis=1).astype(np.float64)
-    total = gain[:, -1:]
-    pgr = np.divide(gain, total, out=np.zeros_like(gain), where=total > 0)
-    before = np.concatenate([np.zeros((len(pgr), 1)), pgr[:, :-1]], axis=1)
-    area = (share * (before + pgr) / 2).sum(axis=1)
-    return np.where(total[:, 0] > 0, area, np.inf)  # no gain, no area
+    width, gain = strong - weak
+    x = (points[0] - weak[0]) / width
+    pgr = np.divide(points[1] - weak[1], gain, out=np.zeros_like(x), where=gain > 0)
+    pgr = np.where(x <= 0, 0.0, np.where(x >= 1, 1.0, pgr))
+    ends = ((0, 0), (1, 1))
+    x, pgr = (np.pad(each, ends, constant_values=(0, 1)) for each in (np.clip(x, 0, 1), pgr))
+    area = np.trapezoid(pgr, x)
+    return np.asarray(np.where(gain[:, 0] > 0, area, np.inf))
 
 
 def cost_for(x: Floats, pgr: Floats, target: float) -> float | None:
@@ -271,7 +295,8 @@ The figures at the top are those of the best ``router``. A difference or a savin
 and the ends of its 95 % interval, ``low`` and ``high``: None for an infinite end. ``saved`` is None
 if no mixture is as accurate, ``cost_per_correct`` without a right answer, ``reproducible`` without
 a second run. A router has only ``apgr``, ``ece`` and its ``curve`` if no arm gains over the
-cheapest; the keys of ``cost_at_pgr`` are percent of the gain.
+cheapest; the keys of ``cost_at_pgr`` are percent of the gain. ``random`` mixes the weak arm with
+the strong one, ``mixture`` is that of the hull, ``over_mixture`` the APGR above the mixture's.
 """
 
 
@@ -320,10 +345,12 @@ def judge(
             for column in hull(points)
         ],
         "random": {"apgr": 0.5, "cpt50": 0.5, "cpt80": 0.8, "cpt95": 0.95},
+        "mixture": _judge_mixture(table),
         "oracle": _judge_oracle(table, ends),
         "router": best,
         "apgr": best_router.get("apgr"),
         "apgr_interval": best_router.get("apgr_interval"),
+        "over_mixture": best_router.get("over_mixture"),
         "cpt50": best_router.get("cpt50"),
         "cpt80": best_router.get("cpt80"),
         "cpt95": best_router.get("cpt95"),
@@ -478,14 +505,18 @@ def _judge_router(p: Floats, table: ReplayTable, ends: Ends, seed: int) -> Docum
     points = [[float(c), accuracy_at(curve, float(c))] for c in grid]
     if ends.gain <= 0:
         return {"apgr": None, "ece": ece, "curve": points}
+    counted = _count_calls(table.cost)
+    ends_counted = find_ends(graded.correct, counted)
     x, pgr = gain_curve(
-        *(_compute_call_curve(p, table, ends) if p.shape[1] == 2 else (curve, ends))
+        compute_curve(p, counted.mean(axis=0), graded.correct, counted), ends_counted
     )
+    found = compute_area_intervals(p, graded.correct, counted, seed)
     half, most, nearly_all = (cost_for(x, pgr, target) for target in TARGETS)
     return {
-        "apgr": apgr(x, pgr),
+        "apgr": found.apgr.value,
         "ece": ece,
-        "apgr_interval": _compute_area_interval(p, table, ends, seed),
+        "apgr_interval": [found.apgr.low, found.apgr.high],
+        "over_mixture": _build_spread(found.over_mixture),
         "cpt50": half,
         "cpt80": most,
         "cpt95": nearly_all,
@@ -494,23 +525,25 @@ def _judge_router(p: Floats, table: ReplayTable, ends: Ends, seed: int) -> Docum
     }
 
 
-def _compute_call_curve(p: Floats, table: ReplayTable, ends: Ends) -> tuple[RouterCurve, Ends]:
-    """Compute the curve over the share of calls that the strong one of two arms gets."""
-    calls = np.zeros(table.cost.shape)
-    calls[:, ends.strong] = 1.0
-    curve = compute_curve(p, calls.mean(axis=0), table.graded.correct, calls)
-    return curve, Ends(ends.weak, ends.strong, 0.0, 1.0, ends.weak_accuracy, ends.strong_accuracy)
+def _count_calls(cost: Floats) -> Floats:
+    """Return what APGR counts: of two arms the calls of the costlier one, of more the cost."""
+    if cost.shape[1] != 2:
+        return cost
+    costly = np.argsort(cost.mean(axis=0), kind="stable")[1]
+    return np.asarray(np.tile(np.arange(2) == costly, (len(cost), 1)), dtype=np.float64)
 
 
-def _compute_area_interval(
-    p: Floats, table: ReplayTable, ends: Ends, seed: int
-) -> list[float | None] | None:
-    if p.shape[1] != 2:
+def _judge_mixture(table: ReplayTable) -> Document | None:
+    """Judge the mixture of the hull as a router; None if no arm gains over the cheapest."""
+    correct, cost = table.graded.correct, _count_calls(table.cost)
+    ends = find_ends(correct, cost)
+    if ends.gain <= 0:
         return None
-    right = table.graded.correct
-    score = p[:, ends.strong] - p[:, ends.weak]
-    found = apgr_interval(score, right[:, ends.weak], right[:, ends.strong], seed)
-    return [found.low, found.high]
+    points = dict(enumerate(zip(cost.mean(0).tolist(), correct.mean(0).tolist(), strict=True)))
+    corners = np.asarray([points[column] for column in hull(points)])
+    x, pgr = gain_curve(RouterCurve(corners[:, 0], corners[:, 1], np.zeros(len(corners))), ends)
+    line = RouterCurve(x, pgr, np.zeros(len(x)))
+    return {"apgr": apgr(x, pgr), **{f"cpt{round(100 * t)}": cost_at(line, t) for t in TARGETS}}
 
 
 def _judge_energy(

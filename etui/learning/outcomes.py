@@ -65,7 +65,11 @@ def _normalise(text: str) -> str:
 _MAX_PROBLEMS = 10
 _MAX_BYTES = 200_000_000
 _LARGEST_COST = 1e12
-_COSTS_FIX = "write --costs {example}: a number above 0 for each arm, joules or any other unit"
+COSTS_FIX = (
+    "write --costs ARM=NUMBER,...: a number above 0 for each arm, joules or any other unit; "
+    "default=NUMBER is for all others"
+)
+_DEFAULT = "default"
 _UNKNOWN_FIX = (
     "pass the --split of MMLU that the rows count in, and the folder of its files to --data"
 )
@@ -317,44 +321,64 @@ def _describe_unknown(key: tuple[str, int], last: Mapping[str, int]) -> str:
     return f"the data has no subject {subject[:60]!r}" + (f"; {hint}" if hint else "")
 
 
-def read_costs(text: str, arms: Sequence[str]) -> dict[str, float]:
-    """Parse ``ARM=NUMBER,...`` into the cost of every arm, in the order of ``arms``.
+def read_costs(text: str, arms: Sequence[str], judged: Sequence[str]) -> dict[str, float]:
+    """Parse ``ARM=NUMBER,...`` into costs of the judged arms, without those it does not name.
+
+    ``default=NUMBER`` is the cost of all arms without one, unless an arm has this name.
 
     Raises:
-        UsageError: An arm is unknown or has no cost, or a cost is not a number above 0.
+        UsageError: An arm is unknown, or a cost is not a number above 0.
     """
-    fix = _COSTS_FIX.format(
-        example=",".join(f"{arm}={10**index}" for index, arm in enumerate(arms[:3]))
-    )
     costs: dict[str, float] = {}
-    for part in _split_costs(text, arms):
+    for part in _split(text, arms):
         name, equals, value = (piece.strip() for piece in part.rpartition("="))
         if not equals or not name:
-            raise UsageError(f"--costs: {part.strip()[:60]!r} is not ARM=NUMBER", fix)
-        if name not in arms:
-            hint = suggest(name, arms) or f"the arms are: {', '.join(arms)}"
-            raise UsageError(f"--costs: the outcomes have no arm {name[:60]!r}", hint)
+            raise UsageError(f"--costs: {part.strip()[:60]!r} is not ARM=NUMBER", COSTS_FIX)
+        if name not in (*arms, _DEFAULT):
+            raise _build_unknown("--costs", name, arms)
         if name in costs:
-            raise UsageError(f"--costs: {name} is named twice", fix)
+            raise UsageError(f"--costs: {name} is named twice", COSTS_FIX)
         try:
             cost = float(value)
         except ValueError:
-            raise UsageError(f"--costs: {value[:20]!r} of {name} is not a number", fix) from None
+            message = f"--costs: {value[:20]!r} of {name} is not a number"
+            raise UsageError(message, COSTS_FIX) from None
         if not 0 < cost <= _LARGEST_COST:  # false for nan too
             limits = f"above 0 and at most {_LARGEST_COST:g}"
-            raise UsageError(f"--costs: {value[:20]} of {name} is not {limits}", fix)
+            raise UsageError(f"--costs: {value[:20]} of {name} is not {limits}", COSTS_FIX)
         costs[name] = cost
-    missing = [arm for arm in arms if arm not in costs]
-    if missing:
-        raise UsageError(f"--costs: no cost for {', '.join(missing)}", fix)
-    return {arm: costs[arm] for arm in arms}
+    default = (
+        {} if _DEFAULT in arms or _DEFAULT not in costs else dict.fromkeys(judged, costs[_DEFAULT])
+    )
+    return default | {arm: costs[arm] for arm in judged if arm in costs}
 
 
-def _split_costs(text: str, arms: Sequence[str]) -> list[str]:
-    """Split ``ARM=NUMBER,...`` at commas, of which the name of an arm may have some too."""
+def read_arms(text: str, arms: Sequence[str]) -> list[str]:
+    """Parse ``ARM,ARM,...``, at least two, into arms of a table in its order.
+
+    Raises:
+        UsageError: An arm is unknown, or there are fewer than two.
+    """
+    named = [name.strip() for name in _split(text, arms)]
+    for name in named:
+        if name not in arms:
+            raise _build_unknown("--arms", name, arms)
+    if len(set(named)) < 2:
+        raise UsageError("--arms: a router needs two arms to choose from", "name two or more arms")
+    return [arm for arm in arms if arm in named]
+
+
+def _build_unknown(option: str, name: str, arms: Sequence[str]) -> UsageError:
+    hint = suggest(name, arms) or f"the arms are: {', '.join(arms)}"
+    return UsageError(f"{option}: the outcomes have no arm {name[:60]!r}", hint)
+
+
+def _split(text: str, arms: Sequence[str]) -> list[str]:
+    """Split at commas, of which the name of an arm may have some too."""
     parts: list[str] = []
     for piece in text.split(","):
-        if parts and "=" not in parts[-1] and any(arm.startswith(parts[-1]) for arm in arms):
+        name = piece.rpartition("=")[0] or piece
+        if parts and any(arm.startswith(f"{parts[-1]},{name}") for arm in arms):
             parts[-1] += f",{piece}"
         else:
             parts.append(piece.lstrip())

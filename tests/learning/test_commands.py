@@ -61,7 +61,7 @@ def test_a_router_over_outcomes(outcomes, tmp_path):
     assert {"apgr", "cpt50", "cpt80", "hull", "oracle", "n"} <= set(document)
     assert document["n"] == 300
     assert document["apgr"] > 0.6
-    assert list(document["routers"]) == ["subject", "logistic", "joint"]
+    assert list(document["routers"]) == ["subject", "joint"]
     drawing = svg.read_text(encoding="utf-8")
     assert drawing.startswith("<?xml")
     assert all(word in drawing for word in ("oracle", "weak", "strong", "random mixture"))
@@ -86,11 +86,29 @@ def test_a_table_with_empty_cells_and_its_own_costs(outcomes, tmp_path):
     other = json.loads(run("replay", "--outcomes", file, *COSTS, "--json").stdout)
     assert other["arms"]["strong"]["cost"] == 10
     assert any("replaces the costs" in note for note in other["notes"])
+    some = run("replay", "--outcomes", file, "--costs", "strong=10", "--json").stdout
+    assert json.loads(some)["arms"]["weak"]["cost"] == pytest.approx(2, abs=0.02)
+    every = run("replay", "--outcomes", file, "--costs", "strong=10,default=3", "--json").stdout
+    assert json.loads(every)["arms"]["weak"]["cost"] == 3
     target = tmp_path / "out.json"
     given = ("--outcomes", file, "--data", outcomes[1], "--output", target, "--json")
     fitted = json.loads(run("fit", *given).stdout)
     assert fitted["arms"]["strong"]["n"] == 299
     assert fitted["arms"]["weak"]["n"] == 300
+
+
+def test_routers_are_judged_over_the_arms_that_are_named(outcomes, tmp_path):
+    head, *lines = outcomes[0].read_text(encoding="utf-8").splitlines()
+    rows = [f"{line},{at % 2}" for at, line in enumerate(lines)]
+    file = tmp_path / "three.csv"
+    file.write_text("\n".join([f"{head},coin", *rows]), encoding="utf-8")
+    given = ("replay", "--outcomes", file, "--costs", "weak=1,default=10", "--json")
+    assert list(json.loads(run(*given).stdout)["arms"]) == ["weak", "strong", "coin"]
+    document = json.loads(run(*given, "--arms", "strong,weak").stdout)
+    assert list(document["arms"]) == ["weak", "strong"]
+    low, high = document["apgr_interval"]
+    assert low < document["apgr"] < high
+    assert document["over_mixture"]["value"] == pytest.approx(document["apgr"] - 0.5)
 
 
 def test_stated_costs_name_the_arms_that_vote(outcomes, tmp_path):
@@ -176,6 +194,9 @@ def test_a_shipped_policy_is_fitted_into_the_users_folder(outcomes, config):
         (("replay", "nosuch", "--outcomes", "{file}", *COSTS), "unknown policy"),
         (("replay", "balanced", "--outcomes", "{file}", *COSTS, "--data", "{data}"), "none of the"),
         (("replay", "--costs", "a=1"), "need --outcomes"),
+        (("replay", "--arms", "a,b"), "need --outcomes"),
+        (("replay", "--outcomes", "{file}", *COSTS, "--arms", "weak,x"), "no arm 'x'"),
+        (("replay", "balanced", "--outcomes", "{file}", "--arms", "weak,strong"), "without a pol"),
         (("replay", "--runs", "nosuch"), "there is no run"),
     ],
 )

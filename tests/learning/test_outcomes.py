@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.errors import EtuiError, InvalidFile, UsageError
-from etui.learning.outcomes import drop_questions, read_costs, read_table, read_texts
+from etui.learning.outcomes import drop_questions, read_arms, read_costs, read_table, read_texts
 from tests.learning import made
 
 
@@ -73,16 +73,33 @@ def test_any_bytes_give_a_table_or_a_located_error(tmp_path, raw):
 
 
 def test_costs_are_read_in_the_order_of_the_arms():
-    assert read_costs("b=10, a=1.5", ["a", "b"]) == {"a": 1.5, "b": 10.0}
+    assert read_costs("b=10, a=1.5", ["a", "b"], ["a", "b"]) == {"a": 1.5, "b": 10.0}
     arms = ('phi "mini", 3.8B', "mixtral=8x7b", "模型")  # with the signs of the option
-    costs = read_costs('phi "mini", 3.8B=2, mixtral=8x7b=20,模型=3', arms)
+    costs = read_costs('phi "mini", 3.8B=2, mixtral=8x7b=20,模型=3', arms, arms)
     assert costs == dict(zip(arms, (2.0, 20.0, 3.0), strict=True))
+
+
+def test_costs_may_name_some_arms_and_a_default():
+    arms = ("a", "b", "c")
+    assert read_costs("b=2", arms, arms) == {"b": 2.0}
+    assert read_costs("b=2,default=7", arms, ("a", "b")) == {"a": 7.0, "b": 2.0}
+    assert read_costs("a=1", arms, ("b", "c")) == {}, "a cost of an arm that is not judged"
+    named = ("a", "default")
+    assert read_costs("default=7", named, named) == {"default": 7.0}, "an arm of this name"
+
+
+def test_arms_are_chosen_in_the_order_of_the_table():
+    arms = ("a", "b, c", "b", "d")
+    assert read_arms("d, a", arms) == ["a", "d"]
+    assert read_arms("d,b, c", arms) == ["b, c", "d"]
+    for text, said in (("a,x", "no arm 'x'"), ("a", "needs two"), ("a,a", "needs two")):
+        with pytest.raises(UsageError, match=said):
+            read_arms(text, arms)
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("a=1", "no cost for b"),
         ("a=1,b=0", "0 of b is not above 0"),
         ("a=1,b=-3", "-3 of b is not above 0"),
         ("a=1,b=inf", "inf of b is not above 0"),
@@ -97,7 +114,7 @@ def test_costs_are_read_in_the_order_of_the_arms():
 )
 def test_wrong_costs_are_refused(text, said):
     with pytest.raises(UsageError) as raised:
-        read_costs(text, ["a", "b"])
+        read_costs(text, ["a", "b"], ["a", "b"])
     assert said in raised.value.what
     assert raised.value.fix
 

@@ -19,8 +19,8 @@ from etui.learning.judge import (
     ReplayTable,
     accuracy_at,
     apgr,
-    apgr_interval,
     choices_at,
+    compute_area_intervals,
     compute_curve,
     cost_at,
     cost_for,
@@ -95,17 +95,51 @@ def test_a_router_over_three_arms_takes_each_where_it_pays():
     assert ends.gain == pytest.approx(2 / 3)
 
 
-def test_the_interval_of_apgr_contains_it():
-    generator = np.random.default_rng(3)
-    gain = generator.random(2000)
-    weak, strong = generator.random(2000) < 0.5, generator.random(2000) < 0.5 + gain / 2
-    found = apgr_interval(gain, weak, strong, seed=0, replicates=2000)
-    correct = np.column_stack([weak, strong])
-    exact = area(np.column_stack([0 * gain, gain]), correct, np.tile(FIXED, (2000, 1)))
-    assert found.value == pytest.approx(exact, abs=2e-3)
-    assert found.low < exact < found.high
-    again = apgr_interval(generator.random(2000), weak, strong, seed=0, replicates=2000)
-    assert again.low < 0.5 < again.high
+@pytest.mark.parametrize("arms", [2, 4, 9])
+def test_the_interval_of_apgr_contains_it_with_any_number_of_arms(arms):
+    draw = np.random.default_rng(3)
+    count, hard = 2000, draw.random((2000, 1))
+    chance = np.clip(0.3 + 0.6 * np.linspace(0, 1, arms) - 0.4 * hard, 0, 1)
+    correct, costs = draw.random((count, arms)) < chance, 2.0 ** np.arange(arms)
+    cost = np.tile(costs, (count, 1))
+    for p, pays in ((chance + 0.3 * correct, True), (draw.random((count, arms)), False)):
+        found = compute_area_intervals(p, correct, cost, seed=0)
+        assert found.apgr.value == pytest.approx(area(p, correct, cost))
+        assert found.apgr.low < found.apgr.value < found.apgr.high
+        # Against the mixture what all arms share cancels out.
+        assert found.over_mixture.low < found.over_mixture.value < found.over_mixture.high
+        assert (found.over_mixture.low > 0) is pays
+    if arms == 2:  # the mixture of two arms is a random choice between them
+        assert found.apgr.value - found.over_mixture.value == pytest.approx(0.5)
+
+
+def test_the_interval_of_apgr_is_as_wide_as_new_questions_vary_it():
+    """Of 100 tables, the intervals of about 95 contain what a hundred times the questions give."""
+    costs = np.array([1.0, 3.0, 8.0, 30.0])
+
+    def draw_table(seed, count):
+        draw = np.random.default_rng(seed)
+        ease = draw.normal(0, 1, (count, 1))
+        chance = 1 / (1 + np.exp(-(ease + np.array([0.1, 0.7, 1.5, 2.2]))))
+        p = 1 / (1 + np.exp(-(0.7 * ease + np.array([0.1, 0.6, 1.3, 1.9]))))
+        return p, draw.random(chance.shape) < chance, np.tile(costs, (count, 1))
+
+    p, correct, cost = draw_table(1000, 60_000)
+    truth = area(p, correct, cost)
+    mixture = judge(
+        ReplayTable(
+            Graded(tuple("abcd"), ("s",) * 60_000, tuple(range(60_000)), (), correct), cost
+        ),
+        {},
+    )["mixture"]["apgr"]
+    inside = np.zeros(2)
+    for seed in range(60):
+        found = compute_area_intervals(*draw_table(seed, 600), seed=0, replicates=300)
+        for at, (interval, true) in enumerate(
+            ((found.apgr, truth), (found.over_mixture, truth - mixture))
+        ):
+            inside[at] += interval.low <= true <= interval.high
+    assert (inside >= 51).all()
 
 
 # the hull
@@ -156,7 +190,16 @@ def test_the_document_has_a_row_for_each_place_with_its_gain():
     assert rows[1]["saved"]["value"] > 0.1
     # The arm below the hull is not compared with, but a router may use it.
     assert sum(row["shares"]["arm1"] for row in rows) > 0
+    assert document["mixture"]["apgr"] > 0.6, "a random mixture passes through the third arm"
+    router = document["routers"]["knowing"]
+    assert router["apgr"] - document["mixture"]["apgr"] == pytest.approx(
+        router["over_mixture"]["value"], abs=1e-6
+    )
+    assert document["over_mixture"]["low"] > 0
+    low, high = document["apgr_interval"]
+    assert low < document["apgr"] < high
     text = "\n".join(replay_lines(document))
+    assert "mixture of the hull" in text
     assert "arm0..arm2" in text
     assert "50% of the way" in text
 

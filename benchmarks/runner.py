@@ -50,6 +50,7 @@ NAMES = (
     "tui",
     "turn_pool",
     "votes",
+    "wall",
     "windows",
 )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import random
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -104,6 +105,12 @@ class TurnTimer:
         decode = self._decode(sequence, drawn, length)
         self._meter.settle(decode.intervals[-1][1])
         return self._build_point(visit, prefill, decode)
+
+    def repeat(self, length: Length, stop: threading.Event) -> None:
+        """Run turns of a length, unmeasured, until an event is set."""
+        while not stop.is_set():
+            sequence, drawn = self._prefill(length)
+            self._decode(sequence, drawn, length)
 
     def _make_prompt(self, tokens: int) -> list[int]:
         """Make a prompt of exactly this length, tokenized as a question is."""

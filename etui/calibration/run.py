@@ -141,7 +141,7 @@ class ModelCalibration:
                 consequence="the curve will be too high",
             )
             now = conditions(config, recorder.selection.summed, spec)
-            with _in_memory(spec, self.path, config, recorder, self.writer) as (session, layers):
+            with load_session(spec, self.path, config, recorder, self.writer) as (session, layers):
                 use_baseline(recorder, load_baselines(config), spec.name)
                 grid = fit_into_context(self.grid, session.facts.context_tokens)
                 order = list_visits(grid, _SEED)
@@ -277,7 +277,7 @@ def fit_measured(
 
 
 @contextmanager
-def _in_memory(
+def load_session(
     spec: ModelSpec, path: Path, config: Config, recorder: Recorder, writer: TurnWriter
 ) -> Iterator[tuple[Session, int]]:
     """Load the model and save its load, with its joules, to the log."""

@@ -105,7 +105,7 @@ def calibrate(
     form: Form = "json" if as_json else "jsonl" if jsonl else "text"
     with TurnWriter(config) as writer:
         writer.ready()
-        spec, path = _find_model(model, config)
+        spec, path = find_model(model, config)
         if from_log:
             curve = _fit_log(spec, config, writer)
             _print_curve(curve, form, "complete")
@@ -157,7 +157,7 @@ def _build_grid(text: str | None, repeats: int | None, window: float | None, qui
     return found
 
 
-def _find_model(name: str, config: Config) -> tuple[ModelSpec, Path]:
+def find_model(name: str, config: Config) -> tuple[ModelSpec, Path]:
     """Find the model, by its name in the log and with the hash of its file, and the file."""
     from etui.arm import Arm
     from etui.runtime.model_resolution import catalogue_name, find_model_file

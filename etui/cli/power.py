@@ -16,6 +16,7 @@ import click
 from etui.cli.output import json_option, load_models, print_json_line, print_result
 from etui.cli.param_types import FiniteNumber, WholeNumber, flag, text_option
 from etui.cli.power_top import top
+from etui.cli.power_wall import calibrate_wall
 from etui.cli.serve import check_hosts, keys_option
 from etui.cli.streams import control_stream
 from etui.errors import EtuiError, ExitCode, UsageError
@@ -140,15 +141,21 @@ def power(
     """
     if ctx.invoked_subcommand is not None:
         return None
+    from etui.config.config import load_config
+    from etui.energy.wall_model import save_checks
+
     if as_json and as_lines:
         raise UsageError("--json and --jsonl cannot be combined", "pass only one of them")
     live = sys.stdout.isatty() and seconds is None and not as_json
     with _open_recorder() as recorder:
         if as_lines:
-            return _print_lines(recorder, seconds, interval)
-        if live:
-            return _watch(recorder, interval)
-        _print_interval(recorder, *_measure(recorder, seconds or 2.0), as_json)
+            _print_lines(recorder, seconds, interval)
+        elif live:
+            _watch(recorder, interval)
+        else:
+            _print_interval(recorder, *_measure(recorder, seconds or 2.0), as_json)
+        if drift := save_checks(load_config(), recorder, time.monotonic_ns()):
+            click.echo(drift, err=True)
     return ExitCode.DONE
 
 
@@ -400,7 +407,7 @@ def _build_document(recorder: Recorder, start_ns: int, end_ns: int) -> dict[str,
     return power_document(recorder, start_ns, end_ns, None if tariff is None else tariff.rate)
 
 
-def _print_lines(recorder: Recorder, seconds: float | None, interval: float) -> int:
+def _print_lines(recorder: Recorder, seconds: float | None, interval: float) -> None:
     """Print a JSON line per interval; intervals have no gaps, so their joules sum to the whole."""
     time.sleep(_WARM_UP_S)
     begin_ns = start_ns = time.monotonic_ns()
@@ -413,10 +420,9 @@ def _print_lines(recorder: Recorder, seconds: float | None, interval: float) -> 
             document = _build_document(recorder, start_ns, end_ns)
             print_json_line(document)
             start_ns = end_ns
-    return ExitCode.DONE
 
 
-def _watch(recorder: Recorder, interval: float) -> int:
+def _watch(recorder: Recorder, interval: float) -> None:
     """Print a table and repaint it in place until Ctrl-C."""
     time.sleep(_WARM_UP_S)
     begin_ns = time.monotonic_ns()
@@ -431,20 +437,25 @@ def _watch(recorder: Recorder, interval: float) -> int:
                 click.echo(f"\x1b[{drawn}F\x1b[J", file=control_stream(), nl=False)
             click.echo("\n".join(lines))
             drawn = len(lines)
-    return ExitCode.DONE
 
 
 power.add_command(serve)
 power.add_command(top)
+power.add_command(calibrate_wall)
 
 
 def _format_power(document: dict[str, Any]) -> Iterator[str]:
     """Format a power document as lines of text: every channel, then the total."""
+    from etui.energy.types import WallEnergy
+    from etui.energy.wall_model import wall_text
+
     rows = [_format_row(channel) for channel in document["channels"]]
     yield from format_table(rows, header=_HEAD)
     energy = document["energy"]
     total = energy_text(energy["joules"], energy["uncertainty"], energy["kind"], spread=True)
     yield f"total over {seconds_text(document['seconds'])}: {total}"
+    if wall := energy.get("wall"):
+        yield f"at the wall: {wall_text(WallEnergy(**{k: wall[k] for k in wall if k != 'kind'}))}"
     mean = watts_text(energy["mean_watts"], energy["kind"])
     peak = watts_text(energy["peak_watts"], energy["kind"])
     yield f"mean {mean}, peak {peak}, coverage {percent_text(energy['coverage'])}"

@@ -27,6 +27,7 @@ from etui.units import (
     short_energy_text,
     significant,
     times_text,
+    total_text,
 )
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from etui.log.daily_energy import EnergySum, Part
     from etui.log.prediction_quality import Drift, PredictionAccuracy, ShadowSummary
     from etui.log.records import AuditRecord
-    from etui.log.totals import CacheTotal
+    from etui.log.totals import CacheTotal, WallTotal
     from etui.runtime.idle_replay import IdleReplay, ModelReplay, ReplayedTime
     from etui.runtime.pull_predictions import Compared, PredictionCheck
     from etui.runtime.replay import FitChange
@@ -61,6 +62,7 @@ class _Stats:
     shadows: Sequence[ShadowSummary]
     curves: Sequence[Drift]
     caches: Sequence[CacheTotal]
+    wall: WallTotal | None
     checks: Sequence[PredictionCheck]
     today: EnergySum
     parts: Mapping[Part, EnergySum]  # What the joules of today were spent on
@@ -143,7 +145,7 @@ def _read_stats(config: Config, days: int) -> _Stats:
     )
     from etui.log.prices import read_prices, sum_daily_costs
     from etui.log.queries import LogReader
-    from etui.log.totals import sum_caches
+    from etui.log.totals import sum_caches, sum_wall
     from etui.models.catalogue import load_catalogue
     from etui.runtime.pull_predictions import check_predictions
 
@@ -153,6 +155,7 @@ def _read_stats(config: Config, days: int) -> _Stats:
         found = parse_outcomes(log.select(outcomes_sql(where), where.values))
         drifts = _measure_drifts(log)
         caches = sum_caches(log, since)
+        wall = sum_wall(log, since)
         checks = tuple(check_predictions(log, config, load_catalogue(config)))
         day = date.today()
         today, parts = read_day(log, day)
@@ -166,6 +169,7 @@ def _read_stats(config: Config, days: int) -> _Stats:
         summarise_shadows(found),
         drifts,
         caches,
+        wall,
         checks,
         today,
         parts,
@@ -210,6 +214,7 @@ def _build_document(found: _Stats) -> dict[str, Any]:
             for drift in found.curves
         ],
         "caches": [to_document(total) | {"net_joules": total.net_joules} for total in found.caches],
+        **({"wall": found.wall} if found.wall is not None else {}),
         "predictions": found.checks,
     }
 
@@ -250,6 +255,9 @@ def _format_stats(found: _Stats) -> Iterator[str]:
         yield _format_curve(drift)
     for total in found.caches:
         yield _format_cache(total)
+    if (wall := found.wall) is not None:
+        joules = total_text(wall.joules, wall.uncertainty, "model")
+        yield f"at the wall: {joules} for {count_text(wall.turns, 'turn')} with a calibration"
     if found.checks:
         yield from _format_checks(found.checks)
 

@@ -22,6 +22,7 @@ from etui.energy.sources.nvml import NvmlSource
 from etui.energy.sources.rapl import RaplSource
 from etui.energy.sources.sysfs import graphics_cards
 from etui.energy.types import BaseSource, Channel, ChannelProbe, PowerSource
+from etui.energy.wall_model import find_wall
 from etui.units import count_text
 
 
@@ -76,7 +77,7 @@ def find_sources(config: Config, clock: Callable[[], int] = time.monotonic_ns) -
 def open_recorder(config: Config, clock: Callable[[], int] = time.monotonic_ns) -> Recorder:
     """Open a recorder of every readable power channel of this machine, without starting it.
 
-    It uses the saved cold idle baseline, if that fits the channels.
+    It uses the saved cold idle baseline and the calibration of the wall, if they fit the channels.
     """
     found = find_sources(config, clock)
     recorder = Recorder(
@@ -87,6 +88,7 @@ def open_recorder(config: Config, clock: Callable[[], int] = time.monotonic_ns) 
         estimate=config.estimate,
     )
     use_baseline(recorder, load_baselines(config))
+    recorder.wall_model = find_wall(config, [c.id for c in recorder.selection.summed])
     return recorder
 
 

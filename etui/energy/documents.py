@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from etui.energy.tariff import RateAt, price_energy
-from etui.energy.types import ChannelEnergy
+from etui.energy.types import ChannelEnergy, Kind
 from etui.extras import require_extra
 
 if TYPE_CHECKING:
@@ -27,11 +28,12 @@ def energy_document(
 ) -> dict[str, Any]:
     """Return the ``energy`` object of ``etui ask --json`` for an Energy, or the energy of a turn.
 
-    Both have the same names. The keys that only a turn has follow the watts.
+    Both have the same names. The keys that only a turn has follow the watts; ``wall`` is there with
+    a calibration of the wall.
     """
     before = ("joules", "uncertainty", "net_joules", "idle_watts", "kind", "coverage")
     document = {name: getattr(energy, name) for name in (*before, "mean_watts", "peak_watts")}
-    channels = energy.channels
+    channels, wall = energy.channels, energy.wall
     return document | {
         "kind": None if energy.kind is None else str(energy.kind),
         **of_turn,
@@ -42,6 +44,7 @@ def energy_document(
         "flags": list(energy.flags),
         "shared": energy.shared,
         "own_joules": energy.own_joules,
+        **({"wall": asdict(wall) | {"kind": Kind.MODEL.value}} if wall is not None else {}),
         "start_ns": energy.start_ns,
         "end_ns": energy.end_ns,
     }

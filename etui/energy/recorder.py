@@ -7,8 +7,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from etui.energy._recordings.channel import ChannelRecording, CrossCheck
 from etui.energy.sampler import PowerSampler
@@ -27,6 +28,9 @@ from etui.energy.types import (
     sum_known,
 )
 from etui.errors import UsageError
+
+if TYPE_CHECKING:
+    from etui.energy.wall_model import WallCalibration
 
 _QUICK_PERIOD_S = 0.005
 """A counter refreshed this often is read once more at each mark."""
@@ -88,6 +92,7 @@ class Recorder:
         self._quick = tuple(source for source in self.sources if _is_quick(source))
         self._idle: dict[str, float] = {}
         self.set_idle(None)
+        self.wall_model: WallCalibration | None = None  # Predicts joules at the wall
         self.taps: list[Callable[[Mapping[str, Reading]], None]] = []
         """Functions that are called with all readings, such as the writer of a trace."""
 
@@ -188,7 +193,7 @@ class Recorder:
         seconds = (end_ns - start_ns) / 1e9
         shared, own_joules = self._divide(summed, baseline, start_ns, end_ns)
         flags = [flag for part in summed for flag in part.flags] + ["shared"] * shared
-        return Energy(
+        energy = Energy(
             start_ns=start_ns,
             end_ns=end_ns,
             joules=joules,
@@ -204,6 +209,8 @@ class Recorder:
             flags=tuple(dict.fromkeys(flags)),
             own_joules=own_joules,
         )
+        wall = None if missing or self.wall_model is None else self.wall_model.predict(energy)
+        return energy if wall is None else replace(energy, wall=wall)
 
     def joules_of(self, spans: Sequence[tuple[int, int]]) -> list[float | None]:
         """Compute the joules of many intervals (ns), as :meth:`energy` does, in little time.

@@ -1,8 +1,8 @@
 """Which scopes overlap: a total sums disjoint scopes only.
 
-Scopes form a tree: the whole machine (``psys``, ``battery``, ``system``) above ``package:N`` (above
-its cores and its NPU), ``dram:N``, ``gpu:ID`` and ``module:ID`` (a GPU together with its CPU, as on
-Grace Hopper).
+Scopes form a tree: the whole machine (``wall``, ``psys``, ``battery``, ``system``) above
+``package:N`` (above its cores and its NPU), ``dram:N``, ``gpu:ID`` and ``module:ID`` (a GPU with
+its CPU, as on Grace Hopper).
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from etui.energy.types import Channel, Kind
 from etui.errors import EtuiError
 
-COVERING = ("psys", "battery", "system")
+WALL = "wall"
+"""Scope of a meter at the wall, with the losses of the power supply."""
+COVERING = ("psys", "battery", "system", WALL)
 """Scopes of the whole machine, the finest first; they are never added to other scopes."""
 _CPU_PARTS = ("core", "uncore", "npu")
 _ORDER = tuple(Kind)
@@ -107,8 +109,9 @@ def require_disjoint(channels: Sequence[Channel]) -> None:
 def select_disjoint(channels: Sequence[Channel], estimate: str = "auto") -> Selection:
     """Select the channels that a total sums.
 
-    Covering scopes are cross-checks; one of them is the total only when nothing finer can be read.
-    An estimate is summed when there is no hardware channel at all, or when ``estimate`` is
+    Covering scopes are cross-checks; one of them is the total only when nothing finer can be read,
+    and a wall meter, which may be far away and slow, only where there is no estimate either. An
+    estimate is summed when there is no hardware channel at all, or when ``estimate`` is
     ``always`` (and not ``never``) and no hardware channel covers the same hardware. Of channels
     that overlap, a whole is summed before its parts, then the one of the better kind.
     """
@@ -123,12 +126,14 @@ def select_disjoint(channels: Sequence[Channel], estimate: str = "auto") -> Sele
     for channel in sorted(fine, key=lambda channel: _rank(channel, scopes)):
         if not any(overlaps(channel, taken) for taken in summed):
             summed.append(channel)
-    if not summed and covering:
+    if not summed and covering and covering[0].scope != WALL:
         summed.append(covering[0])
     if estimate == "always" or (estimate == "auto" and not summed):
         for guess in guesses:
             if not any(overlaps(guess, taken) for taken in summed):
                 summed.append(guess)
+    if not summed and covering:
+        summed.append(covering[0])
     require_disjoint(summed)
     cross_checks = tuple(c for c in channels if c not in summed)
     return Selection(tuple(c for c in channels if c in summed), cross_checks)

@@ -224,6 +224,16 @@ class ChannelEnergy:
 
 
 @dataclass(frozen=True, slots=True)
+class WallEnergy:
+    """Joules at the wall that a calibration predicts from inner joules; their kind is `model`."""
+
+    joules: float
+    uncertainty: float  # Half width in joules at 95 %: of the fit, its meter and the inner joules
+    calibration: str  # Id of the calibration
+    extrapolated: bool = False  # Whether the power was outside of the calibrated range
+
+
+@dataclass(frozen=True, slots=True)
 class Energy:
     """Energy of an interval: the sum over disjoint scopes, with its uncertainty."""
 
@@ -247,6 +257,8 @@ class Energy:
     """Joules of etui's own processes, where others used a GPU or the CPUs of an estimate: energy
     above idle times etui's share of SM or CPU time; None if nothing was shared, or if the driver
     does not report the use of a shared GPU by process."""
+    wall: WallEnergy | None = None
+    """Predicted joules at the wall, beside the measured ones; None without a calibration."""
 
     @property
     def seconds(self) -> float:

@@ -37,6 +37,7 @@ NAMES = (
     "m023_newest_turns",
     "m024_chat_routes",
     "m025_rates",
+    "m026_wall_joules",
 )
 """Every migration of this version, in order; a released one never changes. The first creates the
 schema of 0.1 (``schema.sql``) under the name of the last step before it: a log that has gone

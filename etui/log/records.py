@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
+from etui.energy.types import WallEnergy
 from etui.text import cut_middle
 from etui.turn.record import (
     CUT,
@@ -320,9 +321,12 @@ _TURN = _name_columns(
 )
 _TOKENS = _name_columns(Tokens, "tokens_")
 _SECONDS = _name_columns(Seconds, "seconds_")
-_ENERGY = _name_columns(TurnEnergy, "energy_", "phases", "shared", "attribution", *_ENERGY_LISTS)
+_ENERGY = _name_columns(
+    TurnEnergy, "energy_", "phases", "shared", "attribution", "wall", *_ENERGY_LISTS
+)
 _PHASES = tuple((name, f"energy_phases_{name}") for name in ("load", "prefill", "decode"))
 _ATTRIBUTION = _name_columns(Attribution, "energy_attribution_")
+_WALL = _name_columns(WallEnergy, "energy_wall_")
 _SPECULATION = _name_columns(SpeculationRecord, "speculation_")
 _CLIENT = _name_columns(ClientRecord, "client_")
 _DERIVED = ("joules_per_accepted_token", "joules_per_accepted_token_uncertainty")
@@ -389,6 +393,7 @@ def parse_turn(row: ReadRow) -> TurnRecord:
             flags=tuple(flags),
             shared=bool(row["energy_shared"]),
             attribution=_parse_part(Attribution, row, _ATTRIBUTION),
+            wall=_parse_wall(row),
         ),
         votes=tuple(VoteRecord(**vote) for vote in read["votes"]),
         probes=tuple(ProbeRecord(**probe) for probe in read["probes"]),
@@ -435,6 +440,11 @@ def _parse_part(kind: type[R], row: ReadRow, columns: Sequence[tuple[str, str]])
     return kind(**{name: row[column] for name, column in columns})
 
 
+def _parse_wall(row: ReadRow) -> WallEnergy | None:
+    wall = _parse_part(WallEnergy, row, _WALL)
+    return wall and replace(wall, extrapolated=bool(wall.extrapolated))
+
+
 def parse_record(kind: type[R], row: ReadRow) -> R:
     """Parse a row of chats, loads, unloads or audits."""
     found = {name: row[name] for name in kind.__dataclass_fields__}  # type: ignore[attr-defined]
@@ -469,6 +479,7 @@ def _flatten_turn(record: TurnRecord) -> Row:
         **{column: speculation.get(name) for name, column in _SPECULATION},
         **{f"speculation_{name}": speculation.get(name) for name in _DERIVED},
         **_flatten(energy.attribution, _ATTRIBUTION),
+        **_flatten(energy.wall, _WALL),
         **_flatten(record.client, _CLIENT),
         "loop": document["loop"] or {},
         "cache": document["cache"] or {},

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from etui import units
 from etui.energy.scopes import describe_unread
+from etui.energy.wall_model import wall_text
 from etui.log.model_usage import ModelUsage, Spent, Use
 from etui.text import count_cells, fit_cells, format_table, local_time, one_line, sanitize
 from etui.turn.record import CUT, DRAFTS_STOPPED, LoadRecord, UnloadRecord
@@ -359,6 +360,8 @@ def _list_energy(turn: TurnRecord) -> list[tuple[str, str]]:
             text = units.marked(units.net_text(e.net_joules, None, estimated))
             net = f"net {text} (idle {units.short_watts_text(e.idle_watts, e.kind)})"
         facts = [("energy", f"{gross}, {net}")]
+        if e.wall is not None:
+            facts.append(("at the wall", wall_text(e.wall)))
         if e.kind == units.ESTIMATE:
             facts.append(("kind", "estimate: no hardware reading"))
         per_token = _format_per_token(e.joules_per_token, turn.tokens.output, e.kind)

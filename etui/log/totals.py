@@ -207,6 +207,28 @@ def sum_caches(log: LogReader, moment: datetime) -> list[CacheTotal]:
     return [CacheTotal(*row) for row in rows]
 
 
+@dataclass(frozen=True, slots=True)
+class WallTotal:
+    """The predicted joules at the wall of the turns that have any."""
+
+    turns: int
+    joules: float
+    uncertainty: float  # Sum of the half widths, as in :class:`Total`
+
+
+def sum_wall(log: LogReader, moment: datetime) -> WallTotal | None:
+    """Sum the joules at the wall since an aware time; None without any."""
+    rows = log.select(
+        """
+        SELECT count(*), total(energy_wall_joules), total(energy_wall_uncertainty)
+        FROM turns INDEXED BY turns_at_the_wall
+        WHERE energy_wall_joules IS NOT NULL AND created_at >= ?
+        """,
+        (format_utc(moment),),
+    )
+    return next((WallTotal(*row) for row in rows if row[0]), None)
+
+
 _SUMMED = "energy_joules, energy_uncertainty, energy_kind, tokens_output, seconds_total, created_at"
 """The columns that totals sum and price."""
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from etui.config.config import Config
 from etui.energy.power_limits.limit import PowerLimit
 from etui.energy.types import ChannelProbe
+from etui.energy.wall_model import describe_wall_drift
 from etui.engine.library import REMOTE_BACKEND
 from etui.errors import EtuiError
 from etui.runtime.engine_status import GPU_BUILDS
@@ -224,7 +225,7 @@ def diagnose(config: Config) -> Diagnosis:
     from etui.models.tuned import describe_use
     from etui.runtime.provenance import provenance
 
-    problems: list[str] = []
+    problems = list(filter(None, [describe_wall_drift(config)]))
     found = find_sources(config)
     for source in found.sources:
         source.close()

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from etui.backends.base import Cancel, ModelHost
 from etui.chat import Query
 from etui.config.config import Config, read_defaults, shipped_dir
-from etui.errors import LogUnavailable
+from etui.energy.wall_model import save_checks
+from etui.errors import EtuiError, LogUnavailable
 from etui.models.catalogue import Catalogue, load_catalogue
 from etui.runtime.caches import FileCache, LogCache
 from etui.runtime.log_predictor import NeighbourMemory
@@ -355,6 +356,8 @@ class Runtime(Generic[B]):
                 if "remote_meters" in opened:
                     self.remote_meters.close()
                 if "recorder" in opened:
+                    with suppress(EtuiError):  # only the checks of the wall meter are lost
+                        save_checks(self.config, self.recorder, self.clock_ns())
                     self.recorder.close()
 
     def __enter__(self) -> Runtime[B]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 
 from etui.energy.scopes import weakest
-from etui.energy.types import ChannelEnergy, Energy, EnergyOf
+from etui.energy.types import ChannelEnergy, Energy, EnergyOf, WallEnergy
 from etui.events import Batch, Finished
 from etui.turn.interfaces import Meter, PartMeter
 from etui.turn.record import (
@@ -267,6 +267,20 @@ def sum_energies(parts: Sequence[Energy]) -> Energy:
         unmeasured=_unique(part.unmeasured for part in parts),
         flags=_unique(part.flags for part in parts),
         own_joules=own,
+        wall=_sum_wall([part.wall for part in parts]),
+    )
+
+
+def _sum_wall(parts: Sequence[WallEnergy | None]) -> WallEnergy | None:
+    """Sum joules at the wall; None if any is unknown, half widths as in :func:`energy_over`."""
+    known = [part for part in parts if part is not None]
+    if len(known) < len(parts):
+        return None
+    return WallEnergy(
+        math.fsum(part.joules for part in known),
+        math.fsum(part.uncertainty for part in known),
+        "+".join(dict.fromkeys(part.calibration for part in known)),
+        any(part.extrapolated for part in known),
     )
 
 
@@ -437,6 +451,7 @@ def _energy(
         own_joules=whole.own_joules,
         start_ns=whole.start_ns,
         end_ns=whole.end_ns,
+        wall=whole.wall,
     )
 
 

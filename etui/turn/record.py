@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from etui.codec import to_document
 from etui.energy.documents import energy_document
+from etui.energy.types import WallEnergy
 from etui.units import decode_speed
 
 
@@ -205,6 +206,7 @@ class TurnEnergy:
     shared: bool = False
     own_joules: float | None = None
     attribution: Attribution | None = None
+    wall: WallEnergy | None = None  # Predicted joules at the wall, beside the measured ones
 
 
 def attribution_document(energy: TurnEnergy) -> dict[str, Any]:

@@ -106,6 +106,12 @@ def take_share(machine: Energy, joules: float, share: float, of_time: float) -> 
         channels=tuple(_scale_channel(channel, share) for channel in machine.channels),
         cross_checks=(),
         own_joules=scale(machine.own_joules, share),
+        wall=machine.wall
+        and replace(
+            machine.wall,
+            joules=machine.wall.joules * share,
+            uncertainty=machine.wall.uncertainty * share,
+        ),
     )
 
 

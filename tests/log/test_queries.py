@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from etui.config.config import Config
+from etui.energy.types import WallEnergy
 from etui.log.chat_queries import find_branch, list_chat_turns, list_chats
 from etui.log.database import open_for_reading, open_for_writing
 from etui.log.filters import (
@@ -25,7 +26,8 @@ from etui.log.filters import (
 )
 from etui.log.queries import LogReader, UnknownId
 from etui.log.records import ChatRecord, LoggedQuestion
-from etui.log.totals import GROUPS, sum_caches, totals_sql
+from etui.log.text import list_facts
+from etui.log.totals import GROUPS, WallTotal, sum_caches, sum_wall, totals_sql
 from etui.log.writer import TurnWriter
 from etui.turn.record import CacheRecord, HopRecord, Tokens, TurnRecord
 
@@ -494,3 +496,27 @@ def test_caches_are_summed_by_the_tier_they_came_from(config, make_turn):
     assert (disk.tier, disk.turns, disk.tokens, disk.unknown_turns) == ("disk", 2, 1600, 1)
     assert (disk.saved_joules, disk.cost_joules) == (20.0, 10.0)
     assert memory.net_joules == 15.0
+
+
+def test_joules_at_the_wall_are_kept_shown_and_summed(config, make_turn):
+    with LogReader(config) as log:
+        assert sum_wall(log, datetime(2000, 1, 1, tzinfo=UTC)) is None
+    plain, beyond = make_turn(1, joules=10.0), make_turn(2, joules=20.0)
+    wall = WallEnergy(31.5, 2.0, "1a2b3c4d", extrapolated=True)
+    beyond = replace(beyond, energy=replace(beyond.energy, wall=wall))
+    with TurnWriter(config) as writer:
+        writer.save_turn(plain)
+        writer.save_turn(beyond)
+    with LogReader(config) as log:
+        assert log.get_turn(plain.turn_id).energy.wall is None
+        assert log.get_turn(beyond.turn_id).energy == beyond.energy
+        moment = datetime(2000, 1, 1, tzinfo=UTC)
+        assert sum_wall(log, moment) == WallTotal(1, 31.5, 2.0)
+        assert sum_wall(log, datetime(2100, 1, 1, tzinfo=UTC)) is None
+    shown = dict(list_facts(beyond, []))
+    assert "at the wall" not in dict(list_facts(plain, []))
+    assert shown["at the wall"] == (
+        "32 ± 2 J (model), calibration 1a2b3c4d, beyond the calibrated range"
+    )
+    assert beyond.to_json()["energy"]["wall"]["kind"] == "model"
+    assert "wall" not in plain.to_json()["energy"]

@@ -12,6 +12,7 @@ from textual.widgets import Static
 
 from etui import units
 from etui.energy.scopes import describe_unread
+from etui.energy.wall_model import wall_text
 from etui.text import SEPARATOR, count_cells, format_table, one_line, sanitize
 from etui.tui.modals import BoxModal
 from etui.turn.record import TurnRecord
@@ -61,6 +62,7 @@ def _list_energy(record: TurnRecord) -> Iterator[Fact]:
             gross += f", {units.marked(each)}"
         source = _SOURCES.get(energy.kind or "", "")
         yield "energy", SEPARATOR.join(part for part in (f"{gross}, idle included", source) if part)
+        yield "at the wall", "" if energy.wall is None else wall_text(energy.wall)
         yield "net", _format_net(record)
         yield "others", shared_text(energy) if energy.shared else "counts no other program"
         parts = [f"{units.short_watts_text(energy.mean_watts, energy.kind)} mean"]

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
+from textwrap import wrap
 
 from etui import units
 from etui.config.config import Config
 from etui.energy.tariff import Cost
+from etui.energy.wall_model import describe_wall_drift
 from etui.log.daily_energy import (
     PERIODS,
     DailyEnergy,
@@ -41,7 +43,8 @@ def read_spent(config: Config, today: date) -> Spent:
         daily = read_daily_energy(log, first, today)
         prices = read_prices(log, config, strict=False)
         costs = None if prices is None else sum_daily_costs(log, prices, first, today)
-    return Spent(daily, today, costs, NO_PRICE if prices is None else prices.problem)
+    no_price = NO_PRICE if prices is None else prices.problem
+    return Spent(daily, today, costs, no_price, wall_drift=describe_wall_drift(config))
 
 
 DAYS_SHOWN = 30  # Days with a bar, and the time over which models are compared
@@ -68,6 +71,7 @@ class Spent:
     """What each day cost, at the price of its time; None where no price is stated."""
     no_price: str = NO_PRICE  # Why there are no costs, with what to do; empty if there are
     problem: str = ""  # Why the log cannot be read, with what to do; empty if it can
+    wall_drift: str = ""  # Why the calibration of the wall no longer holds; empty while it does
 
     @property
     def first_day(self) -> date | None:
@@ -138,7 +142,7 @@ def money_lines(spent: Spent, width: int) -> list[str]:
         lines.append(f"no price known for {share} of the year")
     if spent.no_price:
         lines.append(spent.no_price)
-    return lines
+    return lines + wrap(spent.wall_drift, width)
 
 
 def list_money(spent: Spent) -> list[tuple[Period, EnergySum, Cost | None]]:

@@ -1,16 +1,18 @@
-"""A bench run on one node of Ray against the same loop without Ray, and a run with a kill.
+"""A bench run on 1, 2 and 4 nodes of this machine: its time and its joules against one node.
 
-The engine only waits, 50 ms a question, so that the difference is the cost of the carrier: texts,
-processes, the driver. Both sides write the same run folder and the log. The time is that from the
-begin of the run to its last answer; starting Ray and the nodes is shown apart.
+The nodes answer the sample suite with a real model, and share the power meter. ``of the meter``
+divides the joules of all answers by what the meter of this process read from the first question to
+the last answer: 1 if nothing is charged twice and nothing is lost; the time without any node at
+work (the first start, hand-overs) is missing in it.
 
-With ``--kill``, two nodes of one CPU answer the sample suite with a real model, and one of their
-processes is killed by SIGKILL in the middle: the accuracies must be those of a run without Ray,
-with no answer lost or doubled.
+With ``--overhead``, one node whose engine only waits, 50 ms a question, against the same loop
+without Ray: the cost of the carrier. With ``--kill``, one of two nodes is killed by SIGKILL in the
+middle: the accuracies must be those of a run without Ray, with no answer lost or doubled.
 
 Everything listens on 127.0.0.1 only.
 
-    python -m benchmarks.cluster [--questions 1000] [--seconds 0.05] [--rounds 1] [--json]
+    python -m benchmarks.cluster [--processes 1,2,4] [--questions 60] [--rounds 1] [--json]
+    python -m benchmarks.cluster --overhead [--questions 1000] [--seconds 0.05] [--json]
     python -m benchmarks.cluster --kill [--json]
 """
 
@@ -23,7 +25,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -46,16 +48,15 @@ from etui.bench.run import BenchRunner, RunOutcome
 from etui.bench.sample import Sample
 from etui.bench.scoring import QuestionAnswerer
 from etui.bench.setup import build_run_config
-from etui.cluster.bench_cluster import ClusterBench, ClusterOutcome
-from etui.cluster.connect import ClusterAddress, build_environment, open_ray, parse_address
+from etui.cluster.bench_cluster import ClusterBench
+from etui.cluster.connect import open_ray
 from etui.cluster.node import OPENER as MACHINE
 from etui.cluster.ray_carrier import RayCarrier
+from etui.cluster.tally import Losses
 from etui.config.config import Config, load_config, make_home
 from etui.models.catalogue import load_catalogue
-from etui.runtime.runtime import open_runtime
+from etui.runtime.runtime import Runtime, open_runtime
 
-TOKEN = "ab" * 32
-STORE_BYTES = 80 << 20
 KILL_AFTER = 20
 
 
@@ -86,6 +87,9 @@ class Watch:
     def begin(self, config: RunConfig, folder: Path, samples: Sequence[Sample]) -> None:
         """Start the time."""
         self.began = time.monotonic()
+
+    def expect(self, questions: int) -> None:
+        """Ignore how many questions a precision needs."""
 
     def see(self, samples: Sequence[Sample]) -> None:
         """Take the time of answers."""
@@ -125,47 +129,22 @@ class _Recorder(SteadyMeter):
 
 
 @contextmanager
-def start_nodes(count: int, seconds: float, home: Path) -> Iterator[ClusterAddress]:
-    """Start raylets of one CPU on loopback, and end all of their processes.
+def start_nodes(count: int, seconds: float = 0.0) -> Iterator[Any]:
+    """Start Ray with some nodes on this machine, whose engines wait if they are fakes.
 
     Raises:
         Skipped: Ray is not installed.
     """
     if importlib.util.find_spec("ray") is None:
         raise Skipped("Ray is not installed: extra `cluster`")
-    import psutil
-
+    before = dict(os.environ)
     here = str(Path(__file__).parent.parent)
     path = os.pathsep.join([here, *filter(None, [os.environ.get("PYTHONPATH")])])
-    before = dict(os.environ)
-    os.environ.update(build_environment(ClusterAddress("127.0.0.1", 1), {}, home))
-    os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=TOKEN, PYTHONPATH=path)
-    os.environ.update({SECONDS: str(seconds), "RAY_worker_niceness": "0"})
-    known = {child.pid for child in psutil.Process().children(recursive=True)}
-    cluster: Any = None
+    os.environ.update({SECONDS: str(seconds), "PYTHONPATH": path})
     try:
-        from ray.cluster_utils import Cluster
-
-        options = {
-            "num_cpus": 1,
-            "num_gpus": 0,
-            "node_ip_address": "127.0.0.1",
-            "object_store_memory": STORE_BYTES,
-        }
-        head = {**options, "include_dashboard": False}
-        cluster = Cluster(initialize_head=True, head_node_args=head)
-        for _ in range(count - 1):
-            cluster.add_node(**options)
-        address = parse_address(cluster.address)
-        assert address is not None
-        yield address
+        with open_ray(count) as ray:
+            yield ray
     finally:
-        with suppress(Exception):
-            cluster.shutdown()
-        for child in psutil.Process().children(recursive=True):
-            if child.pid not in known:
-                with suppress(psutil.Error):
-                    child.kill()
         os.environ.clear()
         os.environ.update(before)
 
@@ -188,15 +167,77 @@ def run_plain(plan: RunPlan, config: Config, out: Path, seconds: float) -> Watch
 
 
 def run_carried(
-    plan: RunPlan, config: Config, out: Path, address: ClusterAddress, opener: str, watch: Watch
-) -> ClusterOutcome:
+    ray: Any, plan: RunPlan, runtime: Runtime[Any], out: Path, opener: str, watch: Watch
+) -> tuple[RunOutcome, Losses]:
     """Run the same plan over Ray."""
-    with open_ray(address) as ray, open_runtime(config) as runtime:
-        carrier = RayCarrier(ray, opener)
-        try:
-            return ClusterBench(runtime, watch, Event(), carrier).start(plan, out)
-        finally:
-            carrier.close()
+    carrier = RayCarrier(ray, opener)
+    try:
+        bench = ClusterBench(runtime, watch, Event(), carrier=carrier)
+        return bench.start(plan, out), bench.losses
+    finally:
+        carrier.close()
+
+
+def measure_processes(counts: Sequence[int], questions: int, rounds: int) -> dict[str, Any]:
+    """Measure a run on some numbers of nodes, in turn.
+
+    Raises:
+        Skipped: Ray or the model is not there.
+    """
+    with TemporaryDirectory() as place, _open_home(Path(place)) as config:
+        request = RunRequest("sample", models=(MODEL,), limit=questions)
+        plan = make_plan(request, config, load_catalogue(config))
+        found: dict[int, list[dict[str, float]]] = {count: [] for count in counts}
+        for number in range(rounds):
+            for count in counts if number % 2 == 0 else reversed(counts):
+                watch = Watch()
+                with start_nodes(count) as ray, open_runtime(config) as runtime:
+                    meter = runtime.meter
+                    out = Path(place) / f"run-{number}-{count}"
+                    run, losses = run_carried(ray, plan, runtime, out, MACHINE, watch)
+                    whole = meter.energy(round(watch.began * 1e9), round(watch.ended * 1e9))
+                joules = sum(sample.joules or 0.0 for sample in run.samples)
+                found[count].append(
+                    {
+                        "seconds": watch.seconds,
+                        "joules": joules,
+                        "wasted_joules": losses.reported_joules,
+                        "of_the_meter": (joules + losses.reported_joules) / (whole.joules or 0.0),
+                    }
+                )
+        first = found[counts[0]]
+    return {
+        "questions": plan.questions,
+        "processes": {
+            str(count): [
+                {
+                    **each,
+                    "seconds_of_first": each["seconds"] / one["seconds"],
+                    "joules_of_first": each["joules"] / one["joules"],
+                }
+                for each, one in zip(rows, first, strict=True)
+            ]
+            for count, rows in found.items()
+        },
+    }
+
+
+@contextmanager
+def _open_home(folder: Path) -> Iterator[Config]:
+    """Make a home with the starter model, here and for the nodes."""
+    from benchmarks.sides import starter
+
+    model = starter()
+    config = replace(load_config(), home=folder / "home", models_dir=model.parent, loop_guard=False)
+    make_home(config)
+    names = {"ETUI_HOME": str(config.home), "ETUI_MODELS": str(model.parent)}
+    before = dict(os.environ)
+    os.environ.update(names)
+    try:
+        yield config
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def measure_overhead(questions: int, seconds: float, rounds: int) -> dict[str, Any]:
@@ -209,13 +250,14 @@ def measure_overhead(questions: int, seconds: float, rounds: int) -> dict[str, A
         plan = make_plan(request, config, load_catalogue(config))
         number = iter(range(10_000))
         began = time.monotonic()
-        with start_nodes(1, seconds, folder) as address:
+        with start_nodes(1, seconds) as ray:
             started = time.monotonic() - began
 
             def carried() -> float:
                 watch = Watch()
                 out = folder / f"run-{next(number)}"
-                run_carried(plan, config, out, address, OPENER, watch)
+                with open_runtime(config) as runtime:
+                    run_carried(ray, plan, runtime, out, OPENER, watch)
                 assert len(read_run(out).samples) == questions
                 return watch.seconds
 
@@ -243,16 +285,8 @@ def measure_kill() -> dict[str, Any]:
     """
     import psutil
 
-    from benchmarks.sides import starter
-
-    model = starter()
-    with TemporaryDirectory() as place:
+    with TemporaryDirectory() as place, _open_home(Path(place)) as config:
         folder = Path(place)
-        config = replace(
-            load_config(), home=folder / "home", models_dir=model.parent, loop_guard=False
-        )
-        make_home(config)
-        os.environ["ETUI_HOME"], os.environ["ETUI_MODELS"] = str(config.home), str(model.parent)
         plan = make_plan(RunRequest("sample", models=(MODEL,)), config, load_catalogue(config))
         with open_runtime(config) as runtime:
             alone: RunOutcome = BenchRunner(runtime, Watch(), Event()).start(plan, folder / "alone")
@@ -268,11 +302,11 @@ def measure_kill() -> dict[str, Any]:
                         return
 
         watch = Watch(kill)
-        with start_nodes(2, 0.0, folder) as address:
-            found = run_carried(plan, config, folder / "killed", address, MACHINE, watch)
-        keys = [sample.key for sample in found.run.samples]
+        with start_nodes(2) as ray, open_runtime(config) as runtime:
+            run, losses = run_carried(ray, plan, runtime, folder / "killed", MACHINE, watch)
+        keys = [sample.key for sample in run.samples]
         expected = {sample.key for sample in alone.samples}
-        same = [arm.accuracy for arm in found.run.summary.arms.values()] == [
+        same = [arm.accuracy for arm in run.summary.arms.values()] == [
             arm.accuracy for arm in alone.summary.arms.values()
         ]
     return {
@@ -281,11 +315,11 @@ def measure_kill() -> dict[str, Any]:
         "lost": len(expected - set(keys)),
         "doubled": len(keys) - len(set(keys)),
         "same_accuracy": same,
-        "machines": len(found.run.config.machines or ()),
-        "lost_tries": found.losses.lost_tries,
-        "lost_questions": found.losses.lost_questions,
-        "wasted_joules": found.losses.wasted_joules,
-        "estimated_joules": found.losses.estimated_joules,
+        "machines": len(run.config.machines or ()),
+        "lost_tries": losses.lost_tries,
+        "lost_questions": losses.lost_questions,
+        "wasted_joules": losses.wasted_joules,
+        "estimated_joules": losses.estimated_joules,
         "alone_seconds": sum(sample.seconds for sample in alone.samples),
         "seconds": watch.seconds,
         "notes": [line for line in watch.lines if "node" in line],
@@ -302,20 +336,31 @@ def quick() -> Iterator[Figure]:
 def main() -> None:
     """Run the benchmark and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--questions", type=int, default=1000, help="number of questions")
+    parser.add_argument("--processes", default="1,2,4", help="numbers of nodes, the first is 1")
+    parser.add_argument("--questions", type=int, help="number of questions")
     parser.add_argument("--seconds", type=float, default=0.05, help="time of a question")
     parser.add_argument("--rounds", type=int, default=1, help="rounds of both sides")
+    parser.add_argument("--overhead", action="store_true", help="measure the cost of the carrier")
     parser.add_argument("--kill", action="store_true", help="kill a node of a run instead")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     options = parser.parse_args()
-    found = (
-        measure_kill()
-        if options.kill
-        else measure_overhead(options.questions, options.seconds, options.rounds)
-    )
+    if options.kill:
+        found = measure_kill()
+    elif options.overhead:
+        found = measure_overhead(options.questions or 1000, options.seconds, options.rounds)
+    else:
+        counts = [int(each) for each in options.processes.split(",")]
+        found = measure_processes(counts, options.questions or 60, options.rounds)
     if options.json:
         print(json.dumps(found, indent=2))
         return
+    for count, rows in found.pop("processes", {}).items():
+        for each in rows:
+            print(
+                f"{count} nodes: {each['seconds']:.1f} s ({each['seconds_of_first']:.2f}x), "
+                f"{each['joules']:.0f} J ({each['joules_of_first']:.2f}x), "
+                f"{each['of_the_meter']:.3f} of the meter"
+            )
     for name, value in found.items():
         if isinstance(value, list) and value and isinstance(value[0], str):
             print(*(f"  {line}" for line in value), sep="\n")

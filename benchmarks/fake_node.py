@@ -14,7 +14,7 @@ from threading import Event
 from etui.bench.config import BenchModel, RunConfig
 from etui.bench.sample import Sample
 from etui.bench.scoring import SubjectWork
-from etui.cluster.messages import Opening, Task
+from etui.cluster.messages import CurvePoint, Opening, Task
 from etui.energy.types import Energy, EnergyOf, Kind
 from etui.turn.record import Tokens
 
@@ -106,6 +106,7 @@ class FakeMachine:
 
     seconds: float = field(default_factory=lambda: float(os.environ.get(SECONDS, "0.05")))
     meter: SteadyMeter = field(default_factory=SteadyMeter)
+    host: str = "fake"
 
     def open(self, opening: Opening, say: Callable[[str], None]) -> RunConfig:
         """Load nothing."""
@@ -116,6 +117,9 @@ class FakeMachine:
         for row in task.piece.rows:
             if row not in task.done:
                 yield wait_for(task.piece.system, task.piece.subject, row, self.seconds)
+
+    def measure_curves(self, task: Task, emit: Callable[[CurvePoint], None]) -> None:
+        """Measure none."""
 
     def allow(self) -> None:
         """Ignore it."""

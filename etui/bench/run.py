@@ -33,7 +33,7 @@ from etui.bench.plan import RunPlan, check_sources, restore_difficulty
 from etui.bench.progress import RunProgress
 from etui.bench.results import write_results
 from etui.bench.sample import Sample
-from etui.bench.schedule import Piece, build_schedule, open_precision
+from etui.bench.schedule import Piece, PrecisionSchedule, build_schedule, open_precision
 from etui.bench.scoring import Answered, QuestionAnswerer, ScoringArm, SubjectWork
 from etui.bench.setup import build_run_config, finish_load, load_models
 from etui.bench.summary import Summary, may_pool, summary_document
@@ -167,8 +167,10 @@ class BetweenBlocks(Protocol):
     def joules(self) -> float:
         """Joules that it has used so far, those before a resume included."""
 
-    def begin(self, config: RunConfig, folder: Path, samples: Sequence[Sample]) -> None:
-        """Begin a run, or resume it after ``samples``."""
+    def begin(
+        self, config: RunConfig, folder: Path, samples: Sequence[Sample], machine: str | None
+    ) -> None:
+        """Begin a run, or resume it after ``samples``; ``machine``: this one's key in the run."""
 
     def work(self, ended: Callable[[], bool]) -> None:
         """Work between two blocks, unless the run has ended."""
@@ -375,6 +377,35 @@ class RunOutcome:
 
 
 @dataclass(slots=True)
+class Answering:
+    """A run whose questions are being answered."""
+
+    plan: RunPlan
+    config: RunConfig
+    folder: RunFolder
+    before: Sequence[Sample]  # Its answers so far
+    log: RunLog
+    progress: RunProgress
+    precise: PrecisionSchedule | None = None  # None for a run that does not stop at a precision
+
+    def open_precision(self, wait: Callable[[], None] = lambda: None) -> None:
+        """Open the schedule of a run that stops at a precision.
+
+        ``wait``: waits until all answers given so far are written.
+        """
+        self.precise = open_precision(self.plan, self.config, wait, self.progress)
+        if self.precise is not None:
+            self.precise.add(self.before)
+
+    def see(self, new: Sequence[Sample]) -> None:
+        """Take answers that are on the disk; they are not kept in memory."""
+        if self.precise is not None:
+            self.precise.add(new)
+        self.log.add(new)
+        self.progress.see(new)
+
+
+@dataclass(slots=True)
 class BenchRunner:
     """Runs plans on this machine."""
 
@@ -386,6 +417,8 @@ class BenchRunner:
     cancel: Cancel = field(default_factory=Cancel)  # Ends the running answer
     build_between_blocks: Callable[[RunPlan], BetweenBlocks | None] = lambda plan: None
     """Builds what a plan does between its blocks."""
+    meter: Meter | None = None  # Measures turns in place of this machine's recorder
+    _share: MachineShare | None = None  # This machine's part of a run of several
 
     def start(self, plan: RunPlan, out: Path | None, limits: RunLimits = NO_LIMITS) -> RunOutcome:
         """Run a plan in a new folder; None creates one in the folder of all runs.
@@ -419,34 +452,32 @@ class BenchRunner:
         """
         opened, recorded = RunFolder.resume(folder)
         with opened:
-            before, share = recorded.config, None
+            before = recorded.config
             refuse_merged(before)
             plan = restore_difficulty(plan_again(undo_join(before)), before, folder / DIFFICULTY)
-            now = self.configure(plan, before.run_id)
-            config = before
-            if before.machines is None:
-                refuse_changes(before, now)
-            else:
-                config, share = self._join(before, now, opened)
-            return self._run(plan, config, opened, recorded.samples, limits, share)
+            config = self._continue(plan, before)
+            if config != before:
+                opened.add_machines(config)
+            return self._run(plan, config, opened, recorded.samples, limits)
 
-    def _join(
-        self, before: RunConfig, now: RunConfig, folder: RunFolder
-    ) -> tuple[RunConfig, MachineShare]:
-        """Resume a run of several machines on this one, which may be new to it."""
+    def _continue(self, plan: RunPlan, before: RunConfig) -> RunConfig:
+        """Load the models of a run that resumes here, where it may be one of several machines."""
+        now = self.configure(plan, before.run_id)
+        if before.machines is None:
+            refuse_changes(before, now)
+            return before
         refuse_other_plan(before, now)
-        machine = assign_keys(before.machines or (), {"here": now})["here"]
+        machine = assign_keys(before.machines, {"here": now})["here"]
         compare = is_comparison(before)
         config = add_machines(before, [machine])
         if config != before and compare:
-            keys = ", ".join(each.key for each in before.machines or ())
+            keys = ", ".join(each.key for each in before.machines)
             raise UsageError(
                 f"run {before.run_id} compares {keys}, and this machine is none of them",
                 "resume it on one of them, or with --cluster",
             )
-        if config != before:
-            folder.add_machines(config)
-        return config, MachineShare(machine.key, compare)
+        self._share = MachineShare(machine.key, compare)
+        return config
 
     def configure(self, plan: RunPlan, run_id: str) -> RunConfig:
         """Load the models of a plan and describe the run on this machine.
@@ -474,59 +505,57 @@ class BenchRunner:
         folder: RunFolder,
         before: Sequence[Sample],
         limits: RunLimits,
-        share: MachineShare | None = None,
     ) -> RunOutcome:
-        systems = self.build_systems(plan)
-        between = self.build_between_blocks(plan)
-        if between is not None:
-            between.begin(config, folder.path, before)
-        self.progress.begin(config, folder.path, before)
         with log_run(self.runtime.writer, config, folder.path, before) as log:
-            precise = open_precision(plan, config, lambda: sink.wait(), self.progress)
-
-            def see(new: Sequence[Sample]) -> None:
-                # Not kept in memory: they are on disk, and a long run stays small.
-                if precise is not None:
-                    precise.add(new)
-                log.add(new)
-                self.progress.see(new)
-
-            spent = math.fsum(s.joules for s in before if s.joules is not None)
-            tariff = read_tariff(self.runtime.config)
-            sink = SampleWriter(folder, self.runtime.meter, see, spent, share, tariff)
-            limit = limits.start(self.stopped.is_set)
-
-            def check(joules: float) -> Ending | None:
-                return limit(joules + (0.0 if between is None else between.joules))
-
-            try:
-                if precise is None:
-                    schedule = build_schedule(plan, systems)
-                else:
-                    precise.add(before)
-                    schedule = precise.pieces(systems)
-                if between is not None:
-                    work = partial(between.work, lambda: check(sink.joules) is not None)
-                    schedule = work_between_blocks(schedule, lambda piece: piece.block, work)
-                own = before if share is None else share.select(before)
-                done = collect_done_rows(config if share is None else undo_join(config), own)
-                note = partial(self._note_open, plan, config, sink)
-                ending = answer_all(plan, schedule, systems, done, sink, check, note)
-            finally:
-                sink.close()
+            answering = Answering(plan, config, folder, before, log, self.progress)
+            ending = self._answer(answering, limits.start(self.stopped.is_set))
             samples = read_answers(folder.path)
+            precise = answering.precise
             precision = precise.report if precise is not None else None
             if ending == "complete" and precision and precision.questions < config.questions:
                 ending = "precise"
-            if ending == "complete" and share is not None and share.compare:
+            if ending == "complete" and is_comparison(config):
                 asked = config.questions * len(config.contenders)
                 ending = ending if len(samples) == asked else "stopped"  # others have some left
             log.conclude(ending)
-            if between is not None:
-                between.finish()
             self.progress.say("writing the report")
             log.summary = write_results(folder, config, samples, self.runtime.config, precision)
         return RunOutcome(ending, folder.path, config, samples, log.summary)
+
+    def _answer(self, run: Answering, limit: Callable[[float], Ending | None]) -> Ending:
+        """Answer what is left of a run on this machine."""
+        plan, config, before, share = run.plan, run.config, run.before, self._share
+        systems = self.build_systems(plan)
+        between = self.build_between_blocks(plan)
+        if between is not None:
+            machine = None if share is None else share.machine
+            between.begin(config, run.folder.path, before, machine)
+        self.progress.begin(config, run.folder.path, before)
+        spent = math.fsum(s.joules for s in before if s.joules is not None)
+        tariff = read_tariff(self.runtime.config)
+        sink = SampleWriter(run.folder, self.runtime.meter, run.see, spent, share, tariff)
+        run.open_precision(sink.wait)
+
+        def check(joules: float) -> Ending | None:
+            return limit(joules + (0.0 if between is None else between.joules))
+
+        try:
+            if run.precise is None:
+                schedule = build_schedule(plan, systems)
+            else:
+                schedule = run.precise.pieces(systems)
+            if between is not None:
+                work = partial(between.work, lambda: check(sink.joules) is not None)
+                schedule = work_between_blocks(schedule, lambda piece: piece.block, work)
+            own = before if share is None else share.select(before)
+            done = collect_done_rows(config if share is None else undo_join(config), own)
+            note = partial(self._note_open, plan, config, sink)
+            ending = answer_all(plan, schedule, systems, done, sink, check, note)
+        finally:
+            sink.close()
+        if between is not None:
+            between.finish()
+        return ending
 
     def _note_open(
         self,
@@ -548,7 +577,7 @@ class BenchRunner:
         runtime, stopped, reuse = self.runtime, self.stopped.is_set, plan.config.prefix_reuse
 
         def answer_in_turns(decide: Decide) -> TurnArm:
-            return TurnArm(decide, runtime, plan.format, reuse, stopped, self.cancel)
+            return TurnArm(decide, runtime, plan.format, reuse, stopped, self.cancel, self.meter)
 
         def open_session(arm: Arm) -> Any:
             served = runtime.resolve(arm)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from random import Random
 
 from etui.bench.config import BenchPrecision, RunConfig, choose_block_size, cut_subjects
@@ -171,6 +172,10 @@ class PrecisionSchedule:
 
     def pieces(self, systems: Iterable[str]) -> Iterator[Piece]:
         """Yield the pieces of the run in the order in which they are answered."""
+        return chain.from_iterable(self.blocks(systems))
+
+    def blocks(self, systems: Iterable[str]) -> Iterator[Iterable[Piece]]:
+        """Yield the pieces up to the next check, which is made before the next ones are chosen."""
         names = tuple(systems)
         table = self.plan.difficulty
         rows = {
@@ -183,7 +188,7 @@ class PrecisionSchedule:
         start, asked = 0, min(len(order), choose_first_check(population.sizes, half_width))
         while True:
             block = len(self._checks)
-            yield from build_blocks(self.plan, names, order[start:asked], asked - start, block)
+            yield build_blocks(self.plan, names, order[start:asked], asked - start, block)
             self.wait()
             worst = self._check(population, order[:asked], names)
             self.notice(self._build_report(), asked if worst is None else worst.needed)

@@ -35,7 +35,7 @@ from etui.routing.policy import Policy
 from etui.runtime.decide import Choice, collect_knowledge, decide_query
 from etui.runtime.runtime import Runtime
 from etui.turn.events import TurnFinished
-from etui.turn.interfaces import Unlogged
+from etui.turn.interfaces import Meter, Unlogged
 from etui.turn.record import Tokens, TurnRecord
 from etui.turn.token_times import TokenTimes
 
@@ -69,6 +69,7 @@ class TurnArm:
     reuse: bool = True  # Whether the questions of a subject share its worked examples in the cache
     cancelled: Callable[[], bool] = lambda: False  # Whether the user wants to stop
     cancel: Cancel = field(default_factory=Cancel)  # Ends the running answer
+    meter: Meter | None = None  # Measures in place of this machine's recorder
 
     def answer(self, work: SubjectWork) -> Iterator[TurnAnswered]:
         """Answer the questions of a subject that are not done, one after the other.
@@ -109,7 +110,9 @@ class TurnArm:
         error: str | None = None
         try:
             with closing(
-                self.runtime.turn(query, choice, self.cancel, writer=Unlogged()).run()
+                self.runtime.turn(
+                    query, choice, self.cancel, meter=self.meter, writer=Unlogged()
+                ).run()
             ) as events:
                 for event in events:
                     times.add(event)

@@ -261,9 +261,9 @@ _OPTIONS: tuple[Option, ...] = (
     # many machines
     text_option(
         "--cluster",
-        metavar="ADDRESS|local",
+        metavar="ADDRESS|local[:N]",
         help="Answer on the nodes of a Ray cluster: HOST:PORT of its head, or 'local' to start "
-        "Ray on this machine alone.",
+        "one of N nodes on this machine (default: 1).",
     ),
     click.option(
         "--compare/--shard",

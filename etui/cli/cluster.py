@@ -33,7 +33,7 @@ Document = dict[str, Any]
 cluster_option = text_option(
     "--cluster",
     metavar="ADDRESS|local",
-    help="Measure every node of a Ray cluster: HOST:PORT of its head, or 'local'.",
+    help="Measure every machine of a Ray cluster: HOST:PORT of its head, or 'local'.",
 )
 _OURS = frozenset({"cluster", "as_json", "jsonl", "out"})
 """Parameters that the nodes do not get."""
@@ -60,32 +60,19 @@ def open_carrier(address: str) -> Iterator[RayCarrier]:
 
 
 def check_cluster_options(options: dict[str, Any]) -> None:
-    """Refuse options of ``etui bench`` that need a cluster, and those that a cluster cannot keep.
+    """Refuse options of ``etui bench`` that need a cluster.
 
     Raises:
         UsageError: They have no effect.
     """
-    if options["cluster"] is None:
-        for name, given in (
-            ("--compare" if options["compare"] else "--shard", options["compare"] is not None),
-            ("--node-timeout", options["node_timeout"] is not None),
-        ):
-            if given:
-                raise UsageError(
-                    f"{name} has no effect without --cluster", "add --cluster ADDRESS, or remove it"
-                )
-    elif options["precision"] is not None:
-        raise UsageError(
-            "--precision cannot be used with --cluster: a stop at a width looks at the answers "
-            "of one machine",
-            "measure the precision on one machine, or set --limit",
-        )
-    elif options["design"] is not None:
-        raise UsageError(
-            "--design cannot be used with --cluster: the curves of a design are measured "
-            "between its blocks, on the machine that answers them",
-            "run a part of the design on each machine with --part, and join them: etui bench merge",
-        )
+    for name, given in (
+        ("--compare" if options["compare"] else "--shard", options["compare"] is not None),
+        ("--node-timeout", options["node_timeout"] is not None),
+    ):
+        if given and options["cluster"] is None:
+            raise UsageError(
+                f"{name} has no effect without --cluster", "add --cluster ADDRESS, or remove it"
+            )
 
 
 def bench_on_cluster(
@@ -108,18 +95,24 @@ def bench_on_cluster(
     folder = find_run(options["resume"], config) if plan is None else None
     with open_carrier(options["cluster"]) as carrier:
         runner.on_stop(lambda: None)  # the first Ctrl-C lets the nodes end their questions
-        patience = build_patience(options["node_timeout"])
-        bench = ClusterBench(runtime, runner.progress, runner.stopped, carrier, patience)
+        bench = ClusterBench(
+            runtime,
+            runner.progress,
+            runner.stopped,
+            carrier=carrier,
+            patience=build_patience(options["node_timeout"]),
+            compare=bool(options["compare"]),
+        )
         if plan is not None:
-            outcome = bench.start(plan, options["out"], limits, compare=bool(options["compare"]))
+            outcome = bench.start(plan, options["out"], limits)
         else:
             assert folder is not None
             outcome = bench.resume(
                 folder, lambda run: restore_plan(run, config, runtime.catalogue), limits
             )
-    if (wasted := outcome.losses.text()) and not options["quiet"]:
+    if (wasted := bench.losses.text()) and not options["quiet"]:
         click.echo(wasted, err=options["as_json"] or options["as_lines"])
-    return outcome.run
+    return outcome
 
 
 def calibrate_on_cluster(ctx: click.Context, config: Config) -> int:

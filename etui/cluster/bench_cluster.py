@@ -7,30 +7,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
-from pathlib import Path
-from threading import Event
+from dataclasses import dataclass, field, replace
 
-from etui.backends.local import LocalBackend
 from etui.bench.config import RunConfig, plan_differences
-from etui.bench.folder import RUN, RunFolder, new_run_id, runs_dir
-from etui.bench.machines import add_machines, assign_keys, is_comparison, join_machines, undo_join
+from etui.bench.machines import add_machines, assign_keys, is_comparison, join_machines, join_words
 from etui.bench.plan import RunPlan
-from etui.bench.progress import RunProgress
-from etui.bench.results import write_results
-from etui.bench.run import (
-    RunOutcome,
-    log_run,
-    read_answers,
-    refuse_merged,
-    refuse_other_plan,
-)
+from etui.bench.run import Answering, BenchRunner, refuse_other_plan
 from etui.bench.sample import Sample
 from etui.bench.schedule import build_schedule
 from etui.bench.setup import build_run_config
+from etui.calibration.measure import MeasuredPoint
 from etui.cluster.drive import ClusterLoop, RunNode
-from etui.cluster.messages import Opening
+from etui.cluster.host import HostShare
+from etui.cluster.messages import CurvePoint, Opening
 from etui.cluster.open_nodes import DEFAULT_PATIENCE, NodeDriver, Patience, read_versions
 from etui.cluster.ray_carrier import RayCarrier
 from etui.cluster.tally import (
@@ -41,135 +30,121 @@ from etui.cluster.tally import (
     sum_losses,
     write_document,
 )
+from etui.design.curve_visits import append_curve_point, read_curve_points
 from etui.errors import EtuiError, Stopped, UsageError
-from etui.measure.folder import check_new
-from etui.measure.run import NO_LIMITS, Ending, RunLimits
-from etui.runtime.runtime import Runtime
+from etui.measure.run import Ending
 
 _SHOWN_DIFFERENCES = 6
 _SHOWN_CHARACTERS = 40
 
 
-@dataclass(frozen=True, slots=True)
-class ClusterOutcome:
-    """How a run on a cluster ended."""
+@dataclass(slots=True, kw_only=True)
+class ClusterBench(BenchRunner):
+    """Runs one plan on the nodes of a cluster.
 
-    run: RunOutcome
-    losses: Losses  # Joules without an answer that counts, since the start of the run
+    Of its own machine it uses the folders, the hashes of the models, and the log; it answers
+    nothing.
+    """
 
-
-@dataclass(slots=True)
-class ClusterBench:
-    """Runs one plan on the nodes of a cluster."""
-
-    runtime: Runtime[LocalBackend]
-    """This machine: its folders, its models' hashes, its log. It answers nothing."""
-    progress: RunProgress  # Shows the progress
-    stopped: Event  # Set when the user wants to stop
     carrier: RayCarrier
     patience: Patience = DEFAULT_PATIENCE  # Limits of silence
     now: Callable[[], float] = time.monotonic  # Monotonic clock in seconds
+    compare: bool = False  # Whether every node answers all questions, instead of sharing them
+    tallies: dict[str, NodeTally] = field(default_factory=dict)
+    """Key of the machine -> what it did, since the start of the run."""
     _driver: NodeDriver = field(init=False)
+    _openings: dict[str, Opening] = field(default_factory=dict)
+    _nodes: dict[str, RunNode] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._driver = NodeDriver(
             self.carrier, self.progress.say, self.stopped.is_set, self.patience, self.now
         )
 
-    def start(
-        self,
-        plan: RunPlan,
-        out: Path | None,
-        limits: RunLimits = NO_LIMITS,
-        *,
-        compare: bool = False,
-    ) -> ClusterOutcome:
-        """Run a plan in a new folder.
+    @property
+    def losses(self) -> Losses:
+        """Joules without an answer that counts, since the start of the run."""
+        return sum_losses(self.tallies.values())
 
-        Args:
-            out: The run folder; None creates one in the folder of all runs.
-            limits: Stop once these are reached.
-            compare: Whether every node answers all questions, instead of sharing them.
+    def configure(self, plan: RunPlan, run_id: str) -> RunConfig:
+        """Start the nodes, compare them, and have them load data and models.
 
         Raises:
             UsageError: The nodes do not fit together, or the plan cannot be compared.
-            EtuiError: The run cannot start, or did not finish; its answers are kept.
+            EtuiError: No node is ready.
         """
-        if compare and plan.policy is not None:
-            raise UsageError(
-                "--compare cannot be used with a policy that chooses the arms",
-                "select arms with --arms, or let the nodes share the questions: --shard",
-            )
-        if out is not None:
-            check_new(out, RUN)
-        run_id = new_run_id(plan.suite.name, plan.format.name, plan.systems, datetime.now())
-        opening, configs = self._open(plan, run_id)
+        for given, what, fix in (
+            (plan.policy, "a policy that chooses the arms", "select arms with --arms"),
+            (plan.config.design, "--design, which compares its arms", "use --part on each machine"),
+            (plan.config.precision, "--precision: equal answers differ by 0", "set --limit"),
+        ):
+            if self.compare and given is not None:
+                raise UsageError(
+                    f"--compare cannot be used with {what}",
+                    f"{fix}, or let the nodes share the questions: --shard",
+                )
+        asked, configs = self._open(plan, run_id)
         keys = {name: f"m{at}" for at, name in enumerate(configs, 1)}
+        self._list_nodes(keys, configs)
         found = {keys[name]: config for name, config in configs.items()}
-        config = join_machines(opening.config, found, compare=compare)
-        nodes = self._list_nodes(keys, configs)
-        place = out or runs_dir(self.runtime.config) / run_id
-        with RunFolder.start(place, config) as folder:
-            return self._run(plan, config, folder, (), limits, opening, nodes)
+        return join_machines(asked, found, compare=self.compare)
 
-    def resume(
-        self,
-        folder: Path,
-        plan_again: Callable[[RunConfig], RunPlan],
-        limits: RunLimits = NO_LIMITS,
-    ) -> ClusterOutcome:
-        """Resume a run that was started on a cluster, on the nodes that are there now.
+    def _continue(self, plan: RunPlan, before: RunConfig) -> RunConfig:
+        """Continue a run that was started on a cluster, on the nodes that are there now."""
+        if before.machines is None:
+            raise UsageError(
+                f"run {before.run_id} was started on one machine",
+                "resume it there, without --cluster",
+            )
+        self.compare = is_comparison(before)
+        _, configs = self._open(plan, before.run_id)
+        for each in configs.values():
+            refuse_other_plan(before, each)
+        assigned = assign_keys(before.machines, configs)
+        config = before
+        if not self.compare:
+            config = add_machines(before, list(assigned.values()))
+        known = {machine.key for machine in config.machines or ()}
+        keys = {name: machine.key for name, machine in assigned.items() if machine.key in known}
+        if not keys:
+            raise UsageError(
+                f"run {before.run_id} compares {', '.join(sorted(known))}, and no node of this "
+                "cluster is one of them",
+                "resume it on one of them",
+            )
+        self._list_nodes(keys, configs)
+        return config
 
-        Args:
-            plan_again: Builds the plan of a run from its configuration.
-            limits: Stop once these are reached; joules used before count, time does not.
-
-        Raises:
-            UsageError: It was started on one machine, with other data, models or programs, or was
-                merged.
-            EtuiError: The run cannot resume, or did not finish; its answers are kept.
-        """
-        reopened, recorded = RunFolder.resume(folder)
-        with reopened:
-            before = recorded.config
-            refuse_merged(before)
-            if before.machines is None:
-                raise UsageError(
-                    f"run {before.run_id} was started on one machine",
-                    "resume it there, without --cluster",
-                )
-            plan = plan_again(undo_join(before))
-            opening, configs = self._open(plan, before.run_id)
-            for each in configs.values():
-                refuse_other_plan(before, each)
-            assigned = assign_keys(before.machines, configs)
-            config = before
-            if not is_comparison(before):
-                config = add_machines(before, list(assigned.values()))
-            known = {machine.key for machine in config.machines or ()}
-            keys = {name: machine.key for name, machine in assigned.items() if machine.key in known}
-            if not keys:
-                raise UsageError(
-                    f"run {before.run_id} compares {', '.join(sorted(known))}, and no node of this "
-                    "cluster is one of them",
-                    "resume it on one of them",
-                )
-            if config != before:
-                reopened.add_machines(config)
-            nodes = self._list_nodes(keys, configs)
-            return self._run(plan, config, reopened, recorded.samples, limits, opening, nodes)
-
-    def _open(self, plan: RunPlan, run_id: str) -> tuple[Opening, dict[str, RunConfig]]:
-        """Start the nodes, compare them, and have them load data and models."""
+    def _open(self, plan: RunPlan, run_id: str) -> tuple[RunConfig, dict[str, RunConfig]]:
+        """Return the configuration of the run as it is planned here, and on each node."""
         runtime = self.runtime
         self._driver.start()
         self._refuse_stopped()
         asked = build_run_config(plan, run_id, (), runtime.config, runtime.recorder, None)
         opening = Opening(asked, self._known_hashes(plan))
-        configs = self._driver.open(opening)
+        if self.compare:
+            self._driver.keep_one_per_host()
+        points: dict[str, tuple[MeasuredPoint, ...]] | None = {} if plan.config.design else None
+        self._openings = dict.fromkeys(self._driver.nodes, replace(opening, points=points))
+        for names in self._driver.group_by_host():
+            if len(names) > 1:
+                self._share_host(names, opening)
+        configs = self._driver.open(self._openings)
         self._refuse_stopped()
         _refuse_other_plans(configs)
-        return opening, configs
+        return asked, configs
+
+    def _share_host(self, names: Sequence[str], opening: Opening) -> None:
+        """Have nodes divide the joules of their host; no curve could be told apart there."""
+        self.progress.say(
+            f"{join_words(names)} are on one host: they share its meter, and each is charged its "
+            "part of the joules"
+        )
+        nodes = [self._driver.nodes[name] for name in names]
+        ledger = self.carrier.open_ledger([node.id for node in nodes])
+        for number, (name, node) in enumerate(zip(names, nodes, strict=True)):
+            share = HostShare(ledger, number, max(1, int(node.cpus)))
+            self._openings[name] = replace(opening, host=share)
 
     def _refuse_stopped(self) -> None:
         if self.stopped.is_set():
@@ -188,71 +163,66 @@ class ClusterBench:
             if spec.backend is None
         }
 
-    def _list_nodes(
-        self, keys: Mapping[str, str], configs: Mapping[str, RunConfig]
-    ) -> list[RunNode]:
-        return [
-            RunNode(key, name, self._driver.nodes[name], configs[name].versions, NodeTally())
-            for name, key in keys.items()
-        ]
+    def _list_nodes(self, keys: Mapping[str, str], configs: Mapping[str, RunConfig]) -> None:
+        self._nodes = {}
+        for name, key in keys.items():
+            self._nodes[name] = RunNode(
+                key, name, self._driver.nodes[name], configs[name].versions, self._openings[name]
+            )
+            self.progress.say(f"{key} is {name}: {configs[name].machine.get('name', '')}")
 
-    def _run(
-        self,
-        plan: RunPlan,
-        config: RunConfig,
-        folder: RunFolder,
-        before: Sequence[Sample],
-        limits: RunLimits,
-        opening: Opening,
-        nodes: Sequence[RunNode],
-    ) -> ClusterOutcome:
-        machines = {machine.key: machine for machine in config.machines or ()}
-        tallies = {key: NodeTally() for key in machines} | read_tallies(folder.path, before)
+    def _answer(self, run: Answering, limit: Callable[[float], Ending | None]) -> Ending:
+        """Answer what is left of a run on the nodes."""
+        config, folder, before = run.config, run.folder, run.before
+        nodes = list(self._nodes.values())
+        self.tallies = {machine.key: NodeTally() for machine in config.machines or ()}
+        self.tallies |= read_tallies(folder.path, before)
         for node in nodes:
-            node.tally = tallies[node.key]
-            self.progress.say(f"{node.key} is {node.name}: {machines[node.key].name}")
+            node.tally = self.tallies[node.key]
+            if node.opening.points is not None:
+                points = read_curve_points(folder.path, {node.key})
+                node.opening = replace(node.opening, points=points)
         self.progress.begin(config, folder.path, before)
+        run.open_precision()
         running = [node.key for node in nodes]
         kept: object = None
 
         def keep() -> None:
-            folder.write(CLUSTER, write_document(tallies, read_versions()["Ray"], running))
+            document = write_document(self.tallies, read_versions()["Ray"], running)
+            folder.write(CLUSTER, document)
 
-        with log_run(self.runtime.writer, config, folder.path, before) as log:
+        def write(new: Sequence[Sample]) -> None:
+            folder.add_samples(new)  # on the disk before anyone sees them
+            run.see(new)
 
-            def write(new: Sequence[Sample]) -> None:
-                folder.add_samples(new)  # on the disk before anyone sees them
-                log.add(new)
-                self.progress.see(new)
+        def keep_point(machine: str, found: CurvePoint) -> None:
+            append_curve_point(folder.path, found.model, machine, found.point)
 
-            pieces = tuple(build_schedule(plan, undo_join(config).contenders))
-            loop = ClusterLoop(self._driver, nodes, opening, config, pieces, before, write)
-            limit = limits.start(self.stopped.is_set)
-
-            def check(joules: float) -> Ending | None:
-                nonlocal kept
-                lost = {key: (tally.deaths, tally.losses) for key, tally in tallies.items()}
-                if lost != kept:  # what was wasted survives a crash of this process
-                    keep()
-                    kept = lost
-                return limit(joules + sum_losses(tallies.values()).reported_joules)
-
-            try:
-                ending = loop.run(check)
-                samples = read_answers(folder.path)
-                running = []
-            except EtuiError as error:
-                running = []
-                if isinstance(error, Stopped):
-                    error.fix = error.fix or f"resume with: etui bench --resume {folder.path}"
-                raise
-            finally:
+        def check(joules: float) -> Ending | None:
+            nonlocal kept
+            lost = {key: (tally.deaths, tally.losses) for key, tally in self.tallies.items()}
+            if lost != kept:  # what was wasted survives a crash of this process
                 keep()
-            log.conclude(ending)
-            self.progress.say("writing the report")
-            log.summary = write_results(folder, config, samples, self.runtime.config)
-        outcome = RunOutcome(ending, folder.path, config, samples, log.summary)
-        return ClusterOutcome(outcome, sum_losses(tallies.values()))
+                kept = lost
+            return limit(joules + self.losses.reported_joules)
+
+        loop = ClusterLoop(self._driver, nodes, config, before, write, keep_point)
+        if run.precise is not None:
+            blocks = run.precise.blocks(config.contenders)
+        else:
+            blocks = iter([build_schedule(run.plan, config.contenders)])
+        try:
+            ending = loop.run(blocks, check)
+            self._driver.finish([node.name for node in nodes if node.stage == "idle"])
+            running.clear()
+        except EtuiError as error:
+            running.clear()
+            if isinstance(error, Stopped):
+                error.fix = error.fix or f"resume with: etui bench --resume {folder.path}"
+            raise
+        finally:
+            keep()
+        return ending
 
 
 def _refuse_other_plans(configs: Mapping[str, RunConfig]) -> None:

@@ -11,6 +11,7 @@ import importlib
 import json
 import logging
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -22,18 +23,21 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from ipaddress import ip_address
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from etui.engine.cpu_limits import cpu_affinity
 from etui.errors import EtuiError, UsageError
 from etui.extras import require_extra
 from etui.units import seconds_text
 
-LOCAL = "local"
 LOOPBACK = "127.0.0.1"
 _DEFAULT_PORT = 6379
+_LOCAL = re.compile(r"local(?::([1-9]|1[0-6]))?")
+_ADDRESS = re.compile(r"(\[(?P<ip>[^\[\]\s/]+)\]|(?P<name>[^\[\]\s/:]+))(:(?P<port>[0-9]{0,5}))?")
 _DOCS = "see docs/studies.md"
 
 USAGE_STATS = "RAY_USAGE_STATS_ENABLED"
@@ -60,40 +64,32 @@ class ClusterAddress:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-def parse_address(text: str) -> ClusterAddress | None:
-    """Parse what ``--cluster`` was given: HOST, HOST:PORT or ``local``, which is None.
+def parse_address(text: str) -> ClusterAddress | int:
+    """Parse what ``--cluster`` was given: HOST, HOST:PORT, ``local`` or ``local:N``.
+
+    Returns:
+        The address of the head, or the number of nodes to start on this machine.
 
     Raises:
         UsageError: It is none of these.
     """
     given = text.strip()
-    if given == LOCAL:
-        return None
+    if found := _LOCAL.fullmatch(given):
+        return int(found[1] or 1)
     if "://" in given:
         raise UsageError(
             f"--cluster {given} is a URL",
             f"give the head's HOST:PORT, as `ray start --head` prints it (port {_DEFAULT_PORT})",
         )
-    if given.startswith("["):
-        host, closed, rest = given[1:].partition("]")
-        port_text = rest.removeprefix(":")
-        good = bool(closed) and (not rest or rest.startswith(":"))
-    else:
-        host, _, port_text = given.partition(":")
-        good = True
-    port = _parse_port(port_text) if port_text else _DEFAULT_PORT
-    if not host or not good or port is None or any(char.isspace() or char == "/" for char in host):
+    found = _ADDRESS.fullmatch(given)
+    port = int(found["port"] or _DEFAULT_PORT) if found else 0
+    if found is None or not 0 < port < 65536:
         raise UsageError(
             f"--cluster {given!r} is not an address",
-            "give HOST:PORT of the cluster's head, or 'local'",
+            "give HOST:PORT of the cluster's head, 'local', or 'local:N' for N nodes here",
         )
+    host = found["name"] or found["ip"]
     return ClusterAddress(LOOPBACK if _is_loopback(host) else host, port)
-
-
-def _parse_port(text: str) -> int | None:
-    if not text.isascii() or not text.isdigit() or len(text) > 5:
-        return None
-    return int(text) if 0 < int(text) < 65536 else None
 
 
 def _is_loopback(host: str) -> bool:
@@ -106,12 +102,12 @@ def _is_loopback(host: str) -> bool:
 
 
 def build_environment(
-    address: ClusterAddress | None, environ: Mapping[str, str], home: Path
+    address: ClusterAddress | int, environ: Mapping[str, str], home: Path
 ) -> dict[str, str]:
     """Build the variables to set before Ray is imported.
 
     Args:
-        address: The head; None starts Ray on this machine.
+        address: The head, or the number of nodes to start on this machine.
         home: The user's home folder, which may hold a token of Ray.
 
     Returns:
@@ -126,12 +122,12 @@ def build_environment(
         "RAY_DEDUP_LOGS": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     }
-    if address is None:
+    if isinstance(address, int):
         return {
             **found,
             ON_NETWORK: "0",
             AUTH_MODE: "token",
-            AUTH_TOKEN: secrets.token_hex(32),
+            AUTH_TOKEN: _make_token(),
             "RAY_worker_niceness": "0",  # a measured process competes like any other
         }
     if address.is_loopback:
@@ -144,6 +140,12 @@ def build_environment(
             f"here; {_DOCS}",
         )
     return found
+
+
+@cache
+def _make_token() -> str:
+    """Make the token of clusters of this process; Ray reads it once."""
+    return secrets.token_hex(32)
 
 
 def has_token(environ: Mapping[str, str], home: Path) -> bool:
@@ -183,7 +185,7 @@ def make_folder() -> Iterator[str]:
             "set RAY_TMPDIR to a folder with a short path that can be written",
         ) from error
     try:
-        yield str(Path(folder) / "ray")  # Ray lets every user write to its own folder
+        yield folder  # Ray lets every user write to its own folder inside
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -281,11 +283,12 @@ _FOUND = "nodes:"
 
 
 @contextmanager
-def open_ray(address: ClusterAddress | None) -> Iterator[Any]:
+def open_ray(address: ClusterAddress | int) -> Iterator[Any]:
     """Connect to a cluster for the time of the body.
 
     Args:
-        address: Its head; None starts Ray on this machine, with one node, and stops it at the end.
+        address: Its head; a number starts a cluster of that many nodes on this machine, with its
+            CPUs divided among them, and stops it at the end.
 
     Yields:
         The module ``ray``, connected.
@@ -296,39 +299,60 @@ def open_ray(address: ClusterAddress | None) -> Iterator[Any]:
     require_extra("cluster", "--cluster")
     changes = build_environment(address, os.environ, Path.home())
     with ExitStack() as stack:
+        if isinstance(address, int):
+            changes["RAY_TMPDIR"] = stack.enter_context(make_folder())
         stack.enter_context(_set_variables(changes))
-        if address is not None:
+        if not isinstance(address, int):
             _dial(address)
             _probe(address)
         import ray
 
-        options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
-        if address is None:
-            options |= {
-                "address": "local",
-                "include_dashboard": False,
-                "object_store_memory": _STORE_BYTES,
-                "_node_ip_address": LOOPBACK,
-                "_temp_dir": stack.enter_context(make_folder()),
-            }
-        else:
-            options |= {"address": str(address), **_on_loopback(address)}
-        with end_processes(ray):
-            _connect(ray, address, options)
-            with keep_stdout_clean():
-                yield ray
+        stack.enter_context(end_processes(ray))
+        _connect(ray, address, stack)
+        with keep_stdout_clean():
+            yield ray
 
 
-def _connect(ray: Any, address: ClusterAddress | None, options: Mapping[str, Any]) -> None:
+def _connect(ray: Any, address: ClusterAddress | int, stack: ExitStack) -> None:
     try:
         with hold_signals():
-            ray.init(**options)
+            head = _start_nodes(ray, address, stack) if isinstance(address, int) else address
+            ray.init(
+                address=str(head),
+                log_to_driver=False,
+                logging_level=logging.CRITICAL,
+                **_on_loopback(head),
+            )
     except Exception as error:
+        what = f"connect to Ray at {address}"
         raise EtuiError(
-            f"cannot {'start Ray' if address is None else f'connect to Ray at {address}'}: "
-            f"{_last_line(str(error))}",
-            "see docs/studies.md",
+            f"cannot {'start Ray' if isinstance(address, int) else what}: {_last_line(str(error))}",
+            _DOCS,
         ) from error
+
+
+def _start_nodes(ray: Any, count: int, stack: ExitStack) -> ClusterAddress:
+    """Start the nodes of a cluster on this machine.
+
+    ``ray start`` cannot: it takes 127.0.0.1 for the address of the machine in its network, or
+    refuses a second node.
+    """
+    from ray.cluster_utils import Cluster
+
+    logging.getLogger("ray").setLevel(logging.CRITICAL)
+    options = {
+        "num_cpus": max(1, len(cpu_affinity()) // count),
+        "node_ip_address": LOOPBACK,
+        "object_store_memory": _STORE_BYTES,
+    }
+    cluster = Cluster()
+    stack.callback(cluster.shutdown)
+    stack.callback(ray.shutdown)  # before the nodes
+    cluster.add_node(**options, include_dashboard=False)
+    for _ in range(count - 1):
+        cluster.add_node(**options)
+    host, _, port = cluster.address.rpartition(":")
+    return ClusterAddress(host, int(port))
 
 
 def _on_loopback(address: ClusterAddress) -> dict[str, str]:
@@ -342,7 +366,9 @@ def _dial(address: ClusterAddress) -> None:
     except OSError as error:
         raise UsageError(
             f"nothing answers at {address}: {error.strerror or error}",
-            f"start Ray on the head: ray start --head --node-ip-address={address.host} "
+            "--cluster local, or local:N for N nodes, starts Ray on this machine"
+            if address.is_loopback
+            else f"start Ray on the head: ray start --head --node-ip-address={address.host} "
             f"--port={address.port}",
         ) from error
 

@@ -1,4 +1,4 @@
-"""What travels between the driver of a run and its nodes, once both have the same versions.
+"""What travels between the driver of a run and its nodes, pickled by Ray.
 
 The versions are compared first: a plain dict, which every etui can read.
 """
@@ -7,16 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from etui.bench.config import RunConfig
 from etui.bench.sample import Sample
 from etui.bench.schedule import Piece
+from etui.calibration.measure import MeasuredPoint
 
-Method = Literal["describe", "open", "answer", "command"]
+if TYPE_CHECKING:
+    from etui.cluster.host import HostShare
+
+Method = Literal["describe", "open", "answer", "finish", "command"]
 """What a node can be asked to do; see :class:`etui.cluster.node.NodeActor`."""
 Versions = dict[str, str | None]
-"""Program -> version, as :func:`etui.cluster.open_nodes.read_versions` reads them."""
+"""Program -> version, as :func:`etui.cluster.open_nodes.read_versions` reads them; a node adds its
+``host`` (:func:`etui.cluster.host.read_host_id`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +31,10 @@ class Opening:
     config: RunConfig  # The configuration as the driver plans it, without models
     models: Mapping[str, str | None]
     """Model -> sha256 of its file; None where the driver does not know it."""
+    host: HostShare | None = None  # Set on a node that shares its host, and so the meter
+    points: Mapping[str, tuple[MeasuredPoint, ...]] | None = None
+    """Model -> points of its curve that this machine has measured; None measures no curves."""
+    seconds: float = 0.0  # Of the answers of this machine so far, of which curves take a share
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +43,7 @@ class Task:
 
     piece: Piece  # With all rows, so that the groups that are computed together stay the same
     done: tuple[int, ...] = ()  # Rows of it that are already answered
+    opening: Opening | None = None  # What a process opens that was restarted meanwhile
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +73,15 @@ class Answers:
     """Questions that the node answered together, with their joules."""
 
     samples: tuple[Sample, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CurvePoint:
+    """A point of the operating curve of a model on this node."""
+
+    model: str
+    point: MeasuredPoint
+    joules: float  # Of all its repeats
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +128,13 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Died:
-    """The process of the node has died, or could not start."""
+    """The process of the node has died, or could not start; Ray restarts it if the node lives."""
 
     why: str  # As Ray reports it, in one line
+    gone: bool = False  # Whether Ray does not restart it
 
 
-Message = Versions | Note | Opened | Answers | Wasted | Line | NodeResult | Failed | Ended | Died
+Message = (
+    Versions | Note | Opened | Answers | CurvePoint | Wasted | Line | NodeResult | Failed
+    | Ended | Died
+)  # fmt: skip

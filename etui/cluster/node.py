@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from queue import SimpleQueue
@@ -22,17 +22,20 @@ from typing import Any, TypeVar
 
 from etui.arm import Arm
 from etui.backends.local import LocalBackend
-from etui.bench.config import RunConfig
+from etui.bench.config import BenchModel, RunConfig
 from etui.bench.plan import RunPlan, restore_plan
 from etui.bench.progress import RunProgress
 from etui.bench.run import BenchRunner, build_work
 from etui.bench.scoring import Answered, QuestionAnswerer
+from etui.cluster.host import HostMeter, read_host_id
 from etui.cluster.messages import (
     Answers,
     Command,
+    CurvePoint,
     Failed,
     Line,
     Message,
+    Method,
     NodeResult,
     Note,
     Opened,
@@ -42,6 +45,8 @@ from etui.cluster.messages import (
 )
 from etui.cluster.open_nodes import read_versions, refuse_other_hash
 from etui.config.config import load_config, make_home
+from etui.design.curve_visits import CurveVisits, build_curve_visits
+from etui.engine.library import choose_threads
 from etui.errors import EtuiError, format_internal_error
 from etui.measure.run import StopRequested
 from etui.models.download import Progress
@@ -69,25 +74,23 @@ class NodeActor:
 
     Args:
         opener: As :data:`OPENER`; a test has its own.
-        opening: The run to open before the first answer, in the place of a process that died.
     """
 
-    def __init__(self, opener: str = OPENER, opening: Opening | None = None) -> None:
+    def __init__(self, opener: str = OPENER) -> None:
         module, _, name = opener.partition(":")
         self._machine: NodeMachine = getattr(importlib.import_module(module), name)()
         self._command = NodeCommand()
-        self._opening = opening
+        self._is_open = False
         self._engine = ThreadPoolExecutor(1, "etui-engine")  # its parts belong to one thread
         self._lock = threading.Lock()
         self._current = 0
         self._stopped = 0
 
-    def call(self, number: int, method: str, request: Any = None) -> Iterator[Message]:
+    def call(self, number: int, method: Method, request: Any = None) -> Iterator[Message]:
         """Do what a driver asks, and yield what comes of it.
 
         Args:
-            number: Number of the request, from 1.
-            method: A :data:`etui.cluster.messages.Method`.
+            number: Number of the request of this process, from 1; a restart goes on.
         """
         with self._lock:
             self._current = number
@@ -97,11 +100,15 @@ class NodeActor:
         try:
             match method:
                 case "describe":
-                    yield read_versions()
+                    yield {**read_versions(), "host": self._machine.host}
                 case "open":
                     yield from self._open(request)
                 case "answer":
-                    yield from self._answer(request)
+                    share = request.opening.host
+                    with nullcontext() if share is None else share.work():
+                        yield from self._answer(request)
+                case "finish":
+                    yield from _stream(self._engine, self._machine.finish)
                 case "command":
                     yield from self._command.run(request)
         except EtuiError as error:
@@ -126,24 +133,29 @@ class NodeActor:
             emit(Opened(self._machine.open(opening, lambda text: emit(Note(text)))))
 
         yield from _stream(self._engine, load)
+        self._is_open = True
 
     def _answer(self, task: Task) -> Iterator[Message]:
         """Answer a piece; the meter is waited for here while the engine computes the next group."""
-        if self._opening is not None:
-            yield from self._open(self._opening)
-            self._opening = None
+        assert task.opening is not None
+        if not self._is_open:  # Ray started this process in the place of one that died
+            yield from self._open(task.opening)
         start_ns = time.monotonic_ns()
         counted: list[float | None] = []
 
-        def compute(emit: Callable[[Answered], None]) -> None:
+        def compute(emit: Callable[[Answered | CurvePoint], None]) -> None:
             for answered in self._machine.answer(task):
                 emit(answered)
+            self._machine.measure_curves(task, emit)
 
         meter = self._machine.meter
         try:
-            for answered in _stream(self._engine, compute):
-                meter.settle(answered.end_ns)
-                samples = answered.samples(meter.energy)
+            for found in _stream(self._engine, compute):
+                if isinstance(found, CurvePoint):
+                    yield found
+                    continue
+                meter.settle(found.end_ns)
+                samples = found.samples(meter.energy)
                 counted += [sample.joules for sample in samples]
                 yield Answers(tuple(samples))
         except StopRequested:
@@ -259,17 +271,20 @@ def _read_files(folder: Path) -> dict[str, str]:
 class NodeMachine:
     """This machine: its own folders, meter, engine, models and data."""
 
+    host: str = field(default_factory=read_host_id)
     _stopped: Event = field(default_factory=Event)
     _cancels: list[Callable[[], None]] = field(default_factory=list)
-    _runtime: Runtime[LocalBackend] | None = None
+    _meter: Meter | None = None
     _plan: RunPlan | None = None
     _systems: dict[str, QuestionAnswerer] = field(default_factory=dict)
+    _curves: CurveVisits | None = None
+    _models: tuple[BenchModel, ...] = ()
 
     @property
     def meter(self) -> Meter:
-        """The power meter, started; only after :meth:`open`."""
-        assert self._runtime is not None
-        return self._runtime.meter
+        """The power meter, started, or this node's part of it; only after :meth:`open`."""
+        assert self._meter is not None
+        return self._meter
 
     def open(self, opening: Opening, say: Callable[[str], None]) -> RunConfig:
         """Load the questions and the models of a run; return its configuration here.
@@ -281,8 +296,11 @@ class NodeMachine:
         asked = opening.config
         # Only the arms of a run decide, as in a run on one machine.
         config = replace(load_config(), loop_guard=False)
+        if opening.host is not None:
+            threads = choose_threads(config.threads, config.sysfs_dir)
+            config = replace(config, threads=min(threads, opening.host.cpus))
         make_home(config)
-        self._runtime = runtime = open_runtime(config)
+        runtime = open_runtime(config)
         plan = restore_plan(asked, config, runtime.catalogue)
         refuse_other_hash(f"the data of {asked.suite}", plan.suite.sha256, asked.data_sha256)
         for name in plan.models:
@@ -290,7 +308,13 @@ class NodeMachine:
         progress = RunProgress(lambda found: say(found.text))
         runner = BenchRunner(runtime, progress, self._stopped, self._cancels.append)
         found = runner.configure(plan, asked.run_id)
-        self._plan, self._systems = plan, runner.build_systems(plan)
+        self._plan, self._models = plan, found.models
+        self._meter = runtime.meter
+        if opening.host is not None:
+            self._meter = runner.meter = HostMeter(runtime.meter, opening.host)
+        self._systems = runner.build_systems(plan)
+        if opening.points is not None:
+            self._curves = build_curve_visits(plan, runtime, say)
         return found
 
     def answer(self, task: Task) -> Iterator[Answered]:
@@ -300,10 +324,26 @@ class NodeMachine:
             StopRequested: :meth:`stop` was called; the current question is discarded.
             EtuiError: The engine failed.
         """
-        if self._plan is None:
+        if self._plan is None or task.opening is None:
             raise EtuiError("nothing is open on this node", "this is a bug in etui")
         work = build_work(self._plan, task.piece, set(task.done))
         yield from self._systems[task.piece.system].answer(work)
+
+    def measure_curves(self, task: Task, emit: Callable[[CurvePoint], None]) -> None:
+        """Measure as many points of the curves of a design as are due by now."""
+        curves, opening = self._curves, task.opening
+        if curves is None or opening is None:
+            return
+        if curves.keep is None:
+            curves.begin_after(self._models, opening.points or {}, opening.seconds)
+        curves.keep = lambda *found: emit(CurvePoint(*found))
+        curves.work(self._stopped.is_set)
+
+    def finish(self, emit: Callable[[Message], None]) -> None:
+        """Fit the curves that were measured, and save them to the log of this machine."""
+        if self._curves is not None and self._curves.keep is not None:
+            self._curves.say = lambda text: emit(Note(text))
+            self._curves.finish()
 
     def allow(self) -> None:
         """Take back an earlier :meth:`stop`, at the start of a request."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import re
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
@@ -158,6 +158,7 @@ class NodeDriver:
     now: Callable[[], float] = time.monotonic  # Monotonic clock in seconds
     nodes: dict[str, ClusterNode] = field(default_factory=dict, init=False)
     """The nodes that are ready, by their names."""
+    _hosts: dict[str, str | None] = field(default_factory=dict, init=False)
 
     def start(self) -> None:
         """Start the process of every node and compare its versions with those of this machine.
@@ -173,17 +174,32 @@ class NodeDriver:
         self.say(f"starting {count_text(len(self.nodes), 'node')}: {', '.join(self.nodes)}")
         for node in self.nodes.values():
             self.carrier.start(node)
-        replies = self._ask(self.nodes, "describe", None, self.patience.ready)
+        replies = self._ask(dict.fromkeys(self.nodes), "describe", self.patience.ready)
         for name, reply in replies.items():
             if any(word in reply.lost for word in _NO_IMPORT):
                 raise UsageError(
                     f"node {name} cannot import etui: {reply.lost}",
                     "install the same etui there, into the Python that started Ray",
                 )
-        versions = self._keep_ready(replies, dict)
-        refuse_other_versions(versions, read_versions())
+        described = self._keep_ready(replies, dict)
+        refuse_other_versions(described, read_versions())
+        self._hosts = {name: each["host"] for name, each in described.items()}
 
-    def open(self, opening: Opening) -> dict[str, RunConfig]:
+    def group_by_host(self) -> list[list[str]]:
+        """Return the names of the nodes, those of one host together."""
+        groups: dict[str | None, list[str]] = {}
+        for name in self.nodes:
+            groups.setdefault(self._hosts[name], []).append(name)
+        return list(groups.values())
+
+    def keep_one_per_host(self) -> None:
+        """End all but the first node of each host, where their joules cannot be told apart."""
+        for first, *others in self.group_by_host():
+            for name in others:
+                self.say(f"node {name} is left out: it shares the meter of {first}, on one host")
+                self.carrier.end(self.nodes.pop(name).id)
+
+    def open(self, openings: Mapping[str, Opening]) -> dict[str, RunConfig]:
         """Have every node load its questions and models.
 
         Returns:
@@ -192,8 +208,12 @@ class NodeDriver:
         Raises:
             EtuiError: A node has another model or other data, or no node is ready.
         """
-        replies = self._ask(self.nodes, "open", opening, self.patience.opening)
+        replies = self._ask(openings, "open", self.patience.opening)
         return {name: opened.config for name, opened in self._keep_ready(replies, Opened).items()}
+
+    def finish(self, names: Sequence[str]) -> None:
+        """Have nodes save the curves that they measured."""
+        self._ask(dict.fromkeys(names), "finish", self.patience.opening)
 
     def run(
         self,
@@ -214,6 +234,7 @@ class NodeDriver:
             EtuiError: No node is ready.
         """
         self.start()
+        self.keep_one_per_host()
         results: dict[str, NodeResult] = {}
         for command in commands:
             left = [
@@ -222,21 +243,22 @@ class NodeDriver:
                 if name not in results or results[name].exit_code == ExitCode.DONE
             ]
             show = hear if command is commands[-1] else lambda name, line: None
-            for name, reply in self._ask(left, "command", command, COMMAND_SECONDS, show).items():
+            asked = dict.fromkeys(left, command)
+            for name, reply in self._ask(asked, "command", COMMAND_SECONDS, show).items():
                 results[name] = _read_result(reply)
         return results
 
     def _ask(
         self,
-        names: Collection[str],
+        requests: Mapping[str, object],
         method: Method,
-        request: object,
         silence_seconds: float,
         hear: Callable[[str, str], None] = lambda name, line: None,
     ) -> dict[str, _Reply]:
-        """Ask nodes the same thing and wait until each has answered, failed, died or been silent.
+        """Ask nodes something and wait until each has answered, failed, died or been silent.
 
         Args:
+            requests: Name of the node -> what it is asked.
             silence_seconds: How long a node may be silent.
             hear: Called with the name of the node and each line that a command prints there.
         """
@@ -244,7 +266,7 @@ class NodeDriver:
         stopping_seconds = COMMAND_STOP_SECONDS if command else self.patience.stopping
         replies: dict[str, _Reply] = {}
         waiting: dict[str, str] = {}
-        for name in names:
+        for name, request in requests.items():
             self.carrier.call(self.nodes[name].id, method, request)
             waiting[self.nodes[name].id] = name
             replies[name] = _Reply(self.now())

@@ -1,10 +1,10 @@
 """Carry messages over Ray: one actor on each node, which holds all its CPUs and GPUs.
 
-A call streams its messages back as they come, so that what a node has said before it dies is not
-lost. Ray restarts and retries nothing. Its own retries were tried on pieces of five questions: a
-process that died in the third one was replaced without a word, all three were asked again, and the
-joules of the first try appeared nowhere. When a node went, its actor found no other free CPU, and
-its stream never ended.
+Ray pickles the messages, keeps an actor on its node, and restarts it where its process dies. A call
+streams its messages back as they come, so that what a node has said before it dies is not lost. A
+call itself is not retried by Ray (``max_task_retries``): that would ask the whole piece again and
+tell the driver nothing, so that the joules of the first try appeared nowhere. The driver asks what
+is left of it instead.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from etui.cluster.messages import Died, Ended, Message, Method, Opening
+from etui.cluster.host import Change, HostLedger, Ledger
+from etui.cluster.messages import Died, Ended, Message, Method
 from etui.cluster.node import OPENER, NodeActor
+from etui.errors import EtuiError
 
-_LABEL = "ray.io/node-id"
 _MOST_REASON = 200
+_LEDGER_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,36 @@ class ClusterNode:
     host: str
     cpus: float
     gpus: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class RayLedger(Ledger):
+    """The ledger of a host, reached from any node of it and from the driver."""
+
+    actor: Any
+
+    def begin(self, number: int, cpus: int) -> None:
+        """See :class:`Ledger`."""
+        _get(self.actor.begin.remote(number, cpus))
+
+    def end(self, number: int) -> None:
+        """See :class:`Ledger`."""
+        self.actor.end.remote(number)  # nothing waits for it
+
+    def read(self, first: int) -> tuple[int, Sequence[Change]]:
+        """See :class:`Ledger`."""
+        found: tuple[int, Sequence[Change]] = _get(self.actor.read.remote(first))
+        return found
+
+
+def _get(reference: Any) -> Any:
+    import ray
+
+    try:
+        return ray.get(reference, timeout=_LEDGER_SECONDS)
+    except ray.exceptions.RayError as error:
+        what = f"who works on this host is unknown, and so the node's part of the joules: {error}"
+        raise EtuiError(what, "start the node again, and resume the run") from error
 
 
 class RayCarrier:
@@ -61,23 +93,25 @@ class RayCarrier:
             if node["Alive"] and node["Resources"].get("CPU", 0) >= 1
         ]
 
-    def start(self, node: ClusterNode, opening: Opening | None = None) -> None:
-        """Start the process of a node in place of an earlier one; return at once.
-
-        It waits while other work of Ray holds the node.
-
-        Args:
-            opening: The run that it opens before its first answer.
-        """
-        self.end(node.id)
+    def start(self, node: ClusterNode) -> None:
+        """Start the process of a node, and return at once; it waits for other work of Ray there."""
         self._numbers[node.id] = 0
         self._actors[node.id] = self._actor_class.options(
             num_cpus=node.cpus,
             num_gpus=node.gpus,
-            label_selector={_LABEL: node.id},
-            max_restarts=0,
+            scheduling_strategy=self._pin(node.id),
+            max_restarts=-1,  # the driver ends a node that dies again and again
             max_task_retries=0,
-        ).remote(self._opener, opening)
+        ).remote(self._opener)
+
+    def open_ledger(self, nodes: Sequence[str]) -> RayLedger:
+        """Start the ledger of the host of some nodes: on that of this process, if it is one."""
+        here = self._ray.get_runtime_context().get_node_id()
+        node = here if here in nodes else nodes[0]
+        options = {"num_cpus": 0, "scheduling_strategy": self._pin(node)}
+        ledger = RayLedger(self._ray.remote(HostLedger).options(**options).remote())
+        self._actors[f"ledger {node}"] = ledger.actor
+        return ledger
 
     def call(self, node: str, method: Method, request: object = None) -> None:
         """Ask a node to do something; it does one thing at a time."""
@@ -109,7 +143,7 @@ class RayCarrier:
             actor.stop.options(concurrency_group="control").remote(self._numbers[node])
 
     def end(self, node: str) -> None:
-        """Kill the process of a node."""
+        """Kill the process of a node for good."""
         actor = self._actors.pop(node, None)
         self._streams = {stream: each for stream, each in self._streams.items() if each != node}
         if actor is not None:
@@ -120,6 +154,11 @@ class RayCarrier:
         for node in list(self._actors):
             self.end(node)
 
+    def _pin(self, node: str) -> Any:
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        return NodeAffinitySchedulingStrategy(node, soft=False)
+
     def _read(self, stream: Any) -> Message:
         found: Message
         try:
@@ -128,7 +167,10 @@ class RayCarrier:
         except StopIteration:
             found = Ended()
         except self._ray.exceptions.RayError as error:
-            found = Died(_explain(error))
+            restarts = isinstance(error, self._ray.exceptions.ActorUnavailableError)
+            node = self._streams[stream]
+            gone = not restarts or node not in {each.id for each in self.list_nodes()}
+            found = Died(_explain(error), gone)
         del self._streams[stream]
         return found
 

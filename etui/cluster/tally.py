@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from etui.bench.sample import Sample
+from etui.cluster.messages import Wasted
 from etui.codec import from_document, to_document
 from etui.energy.scopes import weakest
 from etui.energy.types import Kind
@@ -43,19 +44,12 @@ class Losses:
     """The weakest way in which a part of them was measured; None without any."""
 
     @classmethod
-    def measure(
-        cls,
-        joules: float | None,
-        uncertainty: float | None,
-        kind: str | None,
-        *,
-        doubled: int = 0,
-        tries: int = 0,
-    ) -> Losses:
+    def measure(cls, spent: Sample | Wasted, *, doubled: int = 0, tries: int = 0) -> Losses:
         """Build the loss that the meter of a living node measured, or could not measure."""
-        if joules is None:
+        if spent.joules is None:
             return cls(doubled, tries, unmeasured_tries=1)
-        return cls(doubled, tries, joules, uncertainty or 0.0, reported_kind=kind)
+        width = spent.uncertainty or 0.0
+        return cls(doubled, tries, spent.joules, width, reported_kind=spent.kind)
 
     @classmethod
     def estimate(cls, questions: int, mean_joules: float | None) -> Losses:
@@ -128,7 +122,7 @@ class NodeTally:
     answers: int = 0
     joules: float | None = 0.0  # Their joules; None once one is unmeasured
     seconds: float = 0.0
-    deaths: int = 0  # How often its process died or failed
+    deaths: int = 0  # How often its process died while it was ready
     given_up: str = ""  # Why it was given up; empty if it was not
     losses: Losses = field(default_factory=Losses)  # What it spent without an answer that counts
 

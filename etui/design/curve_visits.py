@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from etui.arm import Arm
-from etui.bench.config import RunConfig
+from etui.bench.config import BenchModel, RunConfig
 from etui.bench.folder import CURVES
 from etui.bench.plan import RunPlan
-from etui.bench.run import BetweenBlocks
 from etui.bench.sample import Sample
 from etui.bench.setup import finish_load
 from etui.calibration.grid import CurveVisit, Grid, fit_into_context, list_visits
@@ -127,7 +126,7 @@ def spent_on(points: Sequence[MeasuredPoint], grid: Grid) -> tuple[float, float]
 
 def build_curve_visits(
     plan: RunPlan, runtime: Runtime[Any], say: Callable[[str], None]
-) -> BetweenBlocks | None:
+) -> CurveVisits | None:
     """Build what a plan measures between its blocks: the curves of its design, or nothing."""
     grid = read_curve_grid(plan.config.design) if plan.config.design is not None else None
     return None if grid is None else CurveVisits(plan, grid, runtime, say)
@@ -153,24 +152,43 @@ class CurveVisits:
     say: Callable[[str], None]  # Shows a line about the current step
     clock: Callable[[], int] = time.monotonic_ns
     """Monotonic clock in nanoseconds, the same as the meter's."""
+    keep: Callable[[str, MeasuredPoint, float], object] | None = None
+    """Takes the model, a new point and its joules; None appends the point to the run's folder."""
     joules: float = 0.0  # Joules of the visits so far
-    _folder: Path = Path()
     _models: dict[str, _ModelVisits] = field(default_factory=dict)
     _begun: float = 0.0
     _answered: float = 0.0
     _visited: float = 0.0
     _visited_now: float = 0.0
 
-    def begin(self, config: RunConfig, folder: Path, samples: Sequence[Sample]) -> None:
+    def begin(
+        self,
+        config: RunConfig,
+        folder: Path,
+        samples: Sequence[Sample],
+        machine: str | None = None,
+    ) -> None:
         """Begin a run, or resume it after ``samples`` and the points in its folder."""
-        self._folder = folder
+        self.keep = self.keep or (
+            lambda model, point, joules: append_curve_point(folder, model, machine, point)
+        )
+        seconds = math.fsum(sample.seconds for sample in samples if sample.machine == machine)
+        known = read_curve_points(folder, None if machine is None else {machine})
+        self.begin_after(config.models, known, seconds)
+
+    def begin_after(
+        self,
+        models: Sequence[BenchModel],
+        known: Mapping[str, Sequence[MeasuredPoint]],
+        answer_seconds: float,
+    ) -> None:
+        """Begin after some points of the models, and the time of the answers so far."""
         self._begun = self._now
-        self._answered = math.fsum(sample.seconds for sample in samples)
+        self._answered = answer_seconds
         if not self.runtime.meter.selection.summed:
             self.say("no operating curves: nothing can be measured on this machine")
             return
-        known = read_curve_points(folder)
-        for model in config.models:
+        for model in models:
             if model.backend is not None:
                 self.say(f"no operating curve of {model.name}: it runs on {model.backend}")
                 continue
@@ -231,9 +249,11 @@ class CurveVisits:
         timer = TurnTimer(session, self.runtime.meter, one.grid.window_s, seed, self.clock)
         point = timer.measure(visit)
         self._visited_now += self._now - start
-        self.joules += spent_on([point], one.grid)[1]
+        joules = spent_on([point], one.grid)[1]
+        self.joules += joules
         one.points.append(point)
-        append_curve_point(self._folder, model, None, point)
+        assert self.keep is not None
+        self.keep(model, point, joules)
 
     def _fit(self, model: str, one: _ModelVisits) -> None:
         points = one.points

@@ -19,16 +19,6 @@ from etui.log.queries import LogReader
     [
         (("bench", "--suite", "sample", "--compare"), "--compare has no effect without", 2),
         (("bench", "--suite", "sample", "--shard"), "--shard has no effect without", 2),
-        (
-            ("bench", "--design", "seed", "--cluster", "local"),
-            "--design cannot be used with --cluster: the curves",
-            2,
-        ),
-        (
-            ("bench", "--suite", "sample", "--precision", "3", "--cluster", "local"),
-            "--precision cannot be used with --cluster: a stop",
-            2,
-        ),
         (("bench", "--suite", "sample", "--node-timeout", "5"), "--node-timeout has no effect", 2),
         (("bench", "--suite", "sample", "--cluster", "ray://x:1"), "is a URL", 2),
         (("bench", "--suite", "sample", "--cluster", "a b"), "not an address", 2),

@@ -1,7 +1,8 @@
 """A carrier without a cluster: nodes of this process, a clock that only moves in ``wait``.
 
 Each node follows a script, one action a tick: ``say`` (its next message), ``wait`` (nothing),
-``die`` (its process), ``gone`` (the node with it). After its script it always says.
+``die`` (its process, which Ray starts again), ``gone`` (the node with it). After its script it
+always says.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 
+from etui.cluster.host import HostLedger
 from etui.cluster.messages import Died, Ended, Message
 from etui.cluster.node import NodeActor
 from etui.cluster.ray_carrier import ClusterNode
@@ -28,9 +30,9 @@ class InlineExecutor(Executor):
         return future
 
 
-def make_actor(machine, opening=None, engine=None):
+def make_actor(machine, engine=None):
     """An actor on a given machine, and without a thread unless one is given."""
-    actor = NodeActor("tests.cluster.fake_node:FakeNode", opening)
+    actor = NodeActor("tests.cluster.fake_node:FakeNode")
     actor._machine = machine
     actor._engine = engine or InlineExecutor()
     return actor
@@ -43,6 +45,7 @@ class Script:
     node: ClusterNode
     actions: list[str] = field(default_factory=list)
     behaviour: Behaviour = field(default_factory=Behaviour)
+    host: str = ""
     ready: bool = True
     alive: bool = True
     actor: NodeActor | None = None
@@ -66,11 +69,14 @@ class FakeCarrier:
     def list_nodes(self):
         return [script.node for script in self.scripts.values() if script.alive]
 
-    def start(self, node, opening=None):
+    def start(self, node):
         script = self.scripts[node.id]
-        script.actor = make_actor(FakeNode(script.behaviour), opening)
+        script.actor = make_actor(FakeNode(script.behaviour, host=script.host or node.id))
         script.stream = None
         script.starts += 1
+
+    def open_ledger(self, nodes):
+        return HostLedger()
 
     def call(self, node, method, request=None):
         script = self.scripts[node]
@@ -92,8 +98,10 @@ class FakeCarrier:
             return None
         if action in ("die", "gone"):
             script.stream = script.actor = None
-            script.alive = action == "die"
-            return Died(f"it {action}")
+            script.alive = action != "gone"
+            if action == "die":  # Ray starts it again
+                self.start(script.node)
+            return Died(f"it {action}", not script.alive)
         assert script.stream is not None
         said = next(script.stream, Ended())
         if isinstance(said, Ended):

@@ -9,12 +9,17 @@ from __future__ import annotations
 import json
 import os
 import time
+import uuid
 from dataclasses import dataclass, field, replace
 from threading import Event
 
 from etui.bench.config import BenchModel
 from etui.bench.sample import Sample
+from etui.calibration.measure import MeasuredPoint
+from etui.cluster.host import HostMeter
+from etui.cluster.messages import CurvePoint
 from etui.cluster.open_nodes import refuse_other_hash
+from etui.curves.fit import TurnPoint
 from etui.energy.types import Energy, Kind
 from etui.errors import EtuiError, UsageError
 from etui.measure.run import StopRequested
@@ -92,6 +97,8 @@ class FakeNode:
     behaviour: Behaviour = field(default_factory=read_behaviour)
     meter: WattMeter = field(default_factory=WattMeter)
     stopped: Event = field(default_factory=Event)
+    host: str = field(default_factory=lambda: str(uuid.uuid4()))
+    finished: int = 0
 
     def open(self, opening, say):
         if self.behaviour.open_error is not None:
@@ -101,6 +108,8 @@ class FakeNode:
             f"the data of {asked.suite}", self.behaviour.data_sha256, asked.data_sha256
         )
         say("loading")
+        if opening.host is not None:
+            self.meter = HostMeter(WattMeter(), opening.host)
         models = []
         for name in opening.models:
             refuse_other_hash(name, self.behaviour.sha256, opening.models[name])
@@ -127,6 +136,15 @@ class FakeNode:
             if self.stopped.is_set():
                 raise StopRequested
             yield FakeAnswered(piece.system, piece.subject, row, start_ns, time.monotonic_ns())
+
+    def measure_curves(self, task, emit):
+        if task.opening.points is not None:
+            turn = TurnPoint(32, 0, 8, 1.5, 2.5, 0.1, None, 0.25, 0.5)
+            for model in task.opening.models:
+                emit(CurvePoint(model, MeasuredPoint(False, turn, Kind.COUNTER, False), 4.0))
+
+    def finish(self, emit):
+        self.finished += 1
 
     def allow(self):
         self.stopped.clear()

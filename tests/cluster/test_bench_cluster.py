@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import dataclass, field, replace
 from threading import Event
+from types import SimpleNamespace
 
 import pytest
 
-from etui.bench.folder import RunFolder, read_run
+from etui.bench.config import NamedText
+from etui.bench.folder import CURVES, RunFolder, read_run
 from etui.bench.machines import (
     assign_keys,
     is_comparison,
@@ -16,11 +19,9 @@ from etui.bench.machines import (
     split_system,
     undo_join,
 )
-from etui.bench.plan import RunPlan, RunRequest, make_plan, restore_plan
+from etui.bench.plan import RunPlan, RunRequest, add_precision, make_plan, restore_plan
 from etui.bench.run import BenchRunner, run_record
-from etui.bench.schedule import Piece
 from etui.cluster.bench_cluster import ClusterBench
-from etui.cluster.drive import split_pieces
 from etui.cluster.open_nodes import Patience, name_nodes
 from etui.cluster.ray_carrier import ClusterNode
 from etui.cluster.tally import CLUSTER, Losses
@@ -30,7 +31,7 @@ from etui.models.catalogue import load_catalogue
 from etui.runtime.runtime import open_runtime
 from tests.bench import synthetic
 from tests.cluster.fake_carrier import FakeCarrier, make_script
-from tests.cluster.fake_node import SHA256, Behaviour, FakeAnswered, make_model
+from tests.cluster.fake_node import SHA256, WATTS, Behaviour, FakeAnswered, make_model
 
 PATIENCE = Patience(ready=60, opening=60, first=60, least=60, factor=20, stopping=2)
 MODEL = "gemma-3-270m"
@@ -50,6 +51,9 @@ class Audience:
     def see(self, samples):
         self.seen += samples
 
+    def expect(self, questions):
+        self.lines.append(f"about {questions}")
+
 
 @pytest.fixture
 def plan(questions_csv, config, monkeypatch) -> RunPlan:
@@ -61,19 +65,35 @@ def plan(questions_csv, config, monkeypatch) -> RunPlan:
 
 
 @dataclass
+class On:
+    """A bench on a cluster; returns how a run ended, with its losses."""
+
+    bench: ClusterBench
+
+    def start(self, *args):
+        return SimpleNamespace(run=self.bench.start(*args), losses=self.bench.losses)
+
+    def resume(self, *args):
+        return SimpleNamespace(run=self.bench.resume(*args), losses=self.bench.losses)
+
+
+@dataclass
 class Bench:
     runtime: object
     config: object
     progress: Audience = field(default_factory=Audience)
     stopped: Event = field(default_factory=Event)
 
-    def on(self, *scripts) -> ClusterBench:
+    def on(self, *scripts, compare=False) -> On:
         # Every command closes the log at its end, so each opens this machine anew.
         self.runtime = open_runtime(self.config)
         carrier = FakeCarrier(scripts)
-        return ClusterBench(
-            self.runtime, self.progress, self.stopped, carrier, PATIENCE, carrier.now
-        )
+        return On(
+            ClusterBench(
+                self.runtime, self.progress, self.stopped,
+                carrier=carrier, patience=PATIENCE, now=carrier.now, compare=compare,
+            )
+        )  # fmt: skip
 
     def plan_again(self, run):
         return restore_plan(run, self.config, load_catalogue(self.config))
@@ -122,7 +142,7 @@ def test_the_samples_and_the_summary_are_those_of_one_node(plan, bench, tmp_path
 def test_nodes_are_compared_as_systems(plan, bench, tmp_path):
     out = tmp_path / "run"
     slow = make_script("slow", behaviour=Behaviour(memory_bytes=1 << 30))
-    found = bench.on(make_script("quick"), slow).start(plan, out, compare=True)
+    found = bench.on(make_script("quick"), slow, compare=True).start(plan, out)
     recorded = read_run(out)
     assert recorded.config.contenders == (f"{MODEL}@m1", f"{MODEL}@m2")
     assert len(recorded.samples) == 12
@@ -230,7 +250,7 @@ def test_a_comparison_resumes_only_on_its_machines(plan, bench, local, tmp_path)
     slow = make_script("slow", "say", "gone", behaviour=Behaviour(memory_bytes=1 << 30))
     quick = make_script("quick", "say", "say", "gone")
     with pytest.raises(Stopped):
-        bench.on(quick, slow).start(plan, out, compare=True)
+        bench.on(quick, slow, compare=True).start(plan, out)
     with pytest.raises(UsageError, match="compares m1, m2, and this machine is none of them"):
         local(out, memory_bytes=4 << 30)
     with pytest.raises(UsageError, match="no node of this cluster is one of them"):
@@ -402,7 +422,7 @@ def test_a_stop_does_not_wait_for_a_node_that_loads_for_long(plan, bench, tmp_pa
     with pytest.raises(EtuiError):
         found.start(plan, tmp_path / "run")
     assert script.stops == 1
-    assert found.now() < PATIENCE.stopping + 1
+    assert found.bench.now() < PATIENCE.stopping + 1
 
 
 def test_joules_stop_a_run_that_resumes(plan, bench, tmp_path):
@@ -415,9 +435,9 @@ def test_joules_stop_a_run_that_resumes(plan, bench, tmp_path):
 
 
 def test_a_policy_cannot_be_compared(plan, bench, tmp_path):
-    routed = replace(plan, policy=object())
+    routed = replace(plan, policy=SimpleNamespace(name="mine"))
     with pytest.raises(UsageError, match="--compare cannot be used with a policy"):
-        bench.on(make_script("a")).start(routed, tmp_path / "run", compare=True)
+        bench.on(make_script("a"), compare=True).start(routed, tmp_path / "run")
 
 
 def test_machines_are_named_by_their_hosts():
@@ -449,12 +469,56 @@ def test_machines_of_a_continuation_get_their_keys_back():
     }  # fmt: skip
 
 
-def test_pieces_of_a_comparison_are_bound_to_their_machine():
-    plan = synthetic.config(arms=("direct",))
-    piece = Piece("direct", "s", (0, 1), 3)
-    shared = join_machines(plan, {"x": plan, "y": plan}, compare=False)
-    assert split_pieces([piece], shared) == {None: [piece]}
-    compared = join_machines(plan, {"x": plan, "y": plan}, compare=True)
-    assert split_pieces([piece], compared) == {
-        name: [replace(piece, system=f"direct@{name}")] for name in ("x", "y")
-    }
+def read_joules(folder):
+    return [(sample.machine, sample.joules) for sample in read_run(folder).samples]
+
+
+def test_nodes_of_one_host_are_charged_its_joules_once(plan, bench, tmp_path):
+    began = time.monotonic()
+    behaviour = Behaviour(seconds=0.02)
+    scripts = [make_script(name, host="one", behaviour=behaviour) for name in ("a", "b")]
+    bench.on(*scripts).start(plan, tmp_path / "run")
+    whole = WATTS * (time.monotonic() - began)
+    found = read_joules(tmp_path / "run")
+    assert {machine for machine, _ in found} == {"m1", "m2"}
+    assert sum(joules for _, joules in found) <= whole
+    assert any(
+        "a and b are on one host: they share its meter" in line for line in bench.progress.lines
+    )
+
+
+def test_machines_that_share_a_meter_are_not_compared(plan, bench, tmp_path):
+    scripts = [make_script("a", host="one"), make_script("b", host="one"), make_script("c")]
+    found = bench.on(*scripts, compare=True).start(plan, tmp_path / "run")
+    assert found.run.config.contenders == (f"{MODEL}@m1", f"{MODEL}@m2")
+    assert "node b is left out: it shares the meter of a, on one host" in bench.progress.lines
+
+
+def test_a_run_on_nodes_stops_at_a_precision_and_resumes(bench, tmp_path, config, monkeypatch):
+    monkeypatch.setattr(ClusterBench, "_known_hashes", lambda self, plan: {MODEL: SHA256})
+    questions = tmp_path / "many.csv"
+    questions.write_text("".join(f"Q{n}?,a,b,c,d,A,s{n % 3}\n" for n in range(600)))
+    request = RunRequest(str(questions), shots=0, models=(MODEL,))
+    plan = add_precision(make_plan(request, config, load_catalogue(config)), 4.0)
+    whole = bench.on(make_script("a"), make_script("b")).start(plan, tmp_path / "whole")
+    assert whole.run.ending == "precise"
+    out = tmp_path / "cut"
+    with pytest.raises(Stopped):
+        bench.on(make_script("a", *["say"] * 30, "gone")).start(plan, out)
+    again = bench.on(make_script("a"), make_script("b", "say", "die")).resume(out, bench.plan_again)
+    assert again.run.ending == "precise"
+    assert keys(out) == keys(tmp_path / "whole")
+    assert again.run.summary.precision == whole.run.summary.precision
+    assert 30 < len(keys(out)) < 600
+
+
+def test_the_curves_of_a_design_are_measured_on_the_nodes(plan, bench, tmp_path):
+    text = "version: 1\n"
+    designed = plan.change(design=NamedText("mine", text))
+    out = tmp_path / "run"
+    alone, shared = make_script("a"), [make_script(name, host="one") for name in ("b", "c")]
+    bench.on(alone, *shared).start(designed, out)
+    assert {sample.machine for sample in read_run(out).samples} == {"m1", "m2"}
+    lines = [json.loads(line) for line in (out / CURVES).read_text().splitlines()]
+    assert {line["machine"] for line in lines} == {"m1"}  # the others share a meter
+    assert alone.actor._machine.finished == 1

@@ -10,16 +10,17 @@ from etui.bench.schedule import Piece
 from etui.cluster.drive import PieceBoard
 
 
-def board(*sizes, machine=None):
-    pieces = [Piece("a", f"s{at}", tuple(range(size)), 0) for at, size in enumerate(sizes)]
-    return PieceBoard({machine: pieces})
+def board(*sizes, system="a"):
+    found = PieceBoard(compare="@" in system)
+    found.ask(Piece(system, f"s{at}", tuple(range(size)), 0) for at, size in enumerate(sizes))
+    return found
 
 
 def test_a_piece_that_is_lost_is_asked_again_without_its_answered_rows():
     found = board(3, 1)
     taken = found.take("x")
     assert (taken.piece.subject, taken.done) == ("s0", ())
-    assert found.add("x", [("a", "s0", 1)]) == [True]
+    assert found.add([("a", "s0", 1)]) == [True]
     assert found.lose("x") == ("x",)
     again = found.take("y")
     assert (again.piece.subject, again.done) == ("s0", (1,))
@@ -29,32 +30,47 @@ def test_a_piece_that_is_lost_is_asked_again_without_its_answered_rows():
 def test_a_late_answer_counts_once():
     found = board(2)
     found.take("slow")
-    assert found.give_back("slow") == 2
-    assert found.give_back("slow") == 0
-    found.take("quick")
-    assert found.add("slow", [("a", "s0", 0)]) == [True]
-    assert found.add("quick", [("a", "s0", 0)]) == [False]
-    assert not found.is_answered_by_others("slow")
-    assert found.add("quick", [("a", "s0", 1)]) == [True]
-    assert found.is_answered_by_others("slow")
+    assert found.take("quick") is None
+    assert found.take("quick", ["slow"]).piece.subject == "s0"
+    assert found.take("third", ["slow"]) is None  # one other machine is enough
+    assert found.add([("a", "s0", 0)]) == [True]
+    assert found.add([("a", "s0", 0)]) == [False]
+    assert found.in_flight("slow") == found.in_flight("quick") == (("a", "s0", 1),)
+    assert found.add([("a", "s0", 1)]) == [True]
     assert not found.left
     found.finish("slow")
     found.finish("quick")
     assert found.take("slow") is None
 
 
+def test_a_piece_of_two_machines_waits_again_once_both_have_left_it():
+    found = board(1)
+    found.take("slow")
+    found.take("quick", ["slow"])
+    assert found.lose("quick") == ("quick",)
+    assert found.take("quick") is None
+    found.finish("slow")
+    assert found.take("quick") is not None
+
+
 def test_a_piece_of_one_machine_is_for_no_other():
-    found = board(1, machine="x")
+    found = board(1, system="a@x")
     assert found.take("y") is None
-    assert not found.can_continue(["y"])
-    assert found.can_continue(["x"])
     assert found.take("x") is not None
-    assert found.can_continue(["x"])
+    assert found.take("y", ["x"]) is None
+
+
+def test_answered_questions_do_not_wait():
+    found = PieceBoard([("a", "s0", 0), ("a", "s1", 0)])
+    found.ask([Piece("a", "s0", (0, 1), 0), Piece("a", "s1", (0,), 0)])
+    assert found.left == 1
+    assert found.take("x").done == (0,)
+    assert found.take("y") is None
 
 
 def test_an_answer_that_nobody_asked_for_does_not_count():
     found = board(1)
-    assert found.add("x", [("a", "s9", 0)]) == [False]
+    assert found.add([("a", "s9", 0)]) == [False]
     assert found.left == 1
 
 
@@ -65,7 +81,7 @@ def test_losses_of_a_piece_name_their_machines():
         assert found.lose(machine) == tuple(expected)
     assert found.lose("x") == ()
     found.take("x")
-    found.add("x", [("a", "s0", 0)])
+    found.add([("a", "s0", 0)])
     assert found.lose("x") == ()  # it died after its last answer
 
 
@@ -79,7 +95,7 @@ def test_a_machine_has_one_piece_at_a_time():
 ACTIONS = st.lists(
     st.tuples(
         st.sampled_from(["x", "y", "z"]),
-        st.sampled_from(["take", "answer", "answer", "answer", "finish", "lose", "give_back"]),
+        st.sampled_from(["take", "backup", "answer", "answer", "answer", "finish", "lose"]),
     ),
     max_size=80,
 )
@@ -91,29 +107,27 @@ def test_no_key_is_lost_or_doubled(sizes, actions):
     held: dict[str, list[tuple]] = {}
     counted: list[tuple] = []
     for machine, action in actions:
-        if action == "take" and machine not in held:
-            taken = found.take(machine)
+        if action in ("take", "backup") and machine not in held:
+            taken = found.take(machine, list(held) if action == "backup" else ())
             if taken is not None:
                 rows = [row for row in taken.piece.rows if row not in taken.done]
                 held[machine] = [("a", taken.piece.subject, row) for row in rows]
         elif action == "answer" and held.get(machine):
             key = held[machine].pop(0)
-            counted += [key] if found.add(machine, [key]) == [True] else []
+            counted += [key] if found.add([key]) == [True] else []
         elif action == "finish":
             found.finish(machine)
             held.pop(machine, None)
         elif action == "lose":
             found.lose(machine)
             held.pop(machine, None)
-        elif action == "give_back":
-            found.give_back(machine)
     for machine in held:
         found.lose(machine)
     while (taken := found.take("last")) is not None:  # whatever happened, the rest can be answered
         for row in taken.piece.rows:
             if row not in taken.done:
                 key = ("a", taken.piece.subject, row)
-                counted += [key] if found.add("last", [key]) == [True] else []
+                counted += [key] if found.add([key]) == [True] else []
         found.finish("last")
     assert not found.left
     assert sorted(counted) == sorted(

@@ -17,10 +17,12 @@ from etui.cluster.tally import Losses, NodeTally, sum_losses
 from etui.errors import EtuiError, Stopped, UsageError
 from tests.bench import synthetic
 from tests.cluster.fake_carrier import FakeCarrier, make_script
-from tests.cluster.fake_node import Behaviour, make_sample
+from tests.cluster.fake_node import SHA256, Behaviour, make_sample
 
 PATIENCE = Patience(ready=5, opening=5, first=5, least=5, factor=2, stopping=2)
 CONFIG = synthetic.config(arms=("a",))
+OPENING = Opening(CONFIG, {})
+CURVES = Opening(CONFIG, {"m": SHA256}, points={})
 
 
 @dataclass
@@ -32,20 +34,31 @@ class Loop:
     written: list = field(default_factory=list)
     said: list[str] = field(default_factory=list)
     tallies: dict[str, NodeTally] = field(default_factory=dict)
+    opening: Opening = OPENING
+    points: list = field(default_factory=list)
+    nodes: list[RunNode] = field(default_factory=list)
 
-    def run(self, check=lambda joules: None, before=()):
-        nodes = []
+    def run(self, check=lambda joules: None, before=(), blocks=None):
+        nodes = self.nodes = []
         for script in self.carrier.scripts.values():
             self.carrier.start(script.node)
+            script.actor._is_open = True
             name = script.node.host
             self.tallies[name] = NodeTally()
-            nodes.append(RunNode(name, name, script.node, CONFIG.versions, self.tallies[name]))
+            nodes.append(
+                RunNode(name, name, script.node, CONFIG.versions, self.opening, self.tallies[name])
+            )
         pieces = [Piece("a", f"s{at}", tuple(range(size)), 0) for at, size in enumerate(self.sizes)]
         driver = NodeDriver(self.carrier, self.said.append, patience=PATIENCE, now=self.carrier.now)
         loop = ClusterLoop(
-            driver, nodes, Opening(CONFIG, {}), CONFIG, pieces, before, self.written.extend
+            driver,
+            nodes,
+            CONFIG,
+            before,
+            self.written.extend,
+            lambda *each: self.points.append(each),
         )
-        return loop.run(check)
+        return loop.run(blocks or [pieces], check)
 
     @property
     def keys(self):
@@ -72,7 +85,7 @@ def test_a_node_that_dies_gives_its_questions_back_and_comes_back():
     loop = Loop(FakeCarrier([x, make_script("y")]), (4, 4, 4, 4))
     assert loop.run() == "complete"
     assert sorted(loop.keys) == loop.expected()
-    assert x.starts == 2
+    assert x.starts == 2  # by Ray
     assert "node x died, 2 questions given back: it die" in loop.said
     assert (loop.losses.lost_tries, loop.losses.lost_questions) == (1, 1)
     assert loop.losses.estimated_joules is not None
@@ -90,13 +103,25 @@ def test_a_node_that_is_gone_is_not_started_again():
 
 
 def test_a_node_that_dies_again_and_again_is_given_up():
-    x = make_script("x", *["die"] * 10)
+    x = make_script("x", *["die", "say", "say"] * 10)  # a note, it is open, and dies again
     y = make_script("y", *["wait"] * 15)
     loop = Loop(FakeCarrier([x, y]), (2, 2))
     assert loop.run() == "complete"
-    assert x.starts == 3
     assert "3 times in a row" in loop.tallies["x"].given_up
+    assert loop.tallies["x"].deaths == 3
     assert {sample.machine for sample in loop.written} == {"y"}
+
+
+def test_one_death_is_counted_once():
+    # Ray answers calls to a process that it has not started again yet with errors of their own.
+    x = make_script("x", "say", *["die"] * 4)
+    loop = Loop(FakeCarrier([x, make_script("y", *["wait"] * 12)]))
+    assert loop.run() == "complete"
+    assert sorted(loop.keys) == loop.expected()
+    assert (loop.tallies["x"].deaths, loop.losses.lost_tries) == (1, 1)
+    assert sum("node x died" in text for text in loop.said) == 1
+    assert not loop.tallies["x"].given_up
+    assert {sample.machine for sample in loop.written} == {"x", "y"}
 
 
 def test_a_silent_node_gives_back_and_its_late_answers_count_once():
@@ -165,10 +190,10 @@ def test_a_node_that_cannot_open_again_is_given_up():
     loop = Loop(carrier)
     start = carrier.start
 
-    def start_broken(node, opening=None):
+    def start_broken(node):
         if node.host == "x" and x.starts:
             x.behaviour = Behaviour(open_error="no room")
-        start(node, opening)
+        start(node)
 
     carrier.start = start_broken
     assert loop.run() == "complete"
@@ -226,3 +251,26 @@ def test_every_question_is_counted_once_whatever_happens(scripts, sizes):
     assert counted == len(loop.keys)
     deaths = sum(tally.deaths for tally in loop.tallies.values())
     assert loop.losses.lost_tries <= deaths + len(nodes)  # one that never replied did not die
+
+
+def test_the_next_block_is_asked_once_the_last_one_is_answered():
+    loop = Loop(FakeCarrier([make_script("x"), make_script("y", "die")]))
+    asked = []
+
+    def blocks():
+        for at in range(3):
+            asked.append(len(loop.keys))
+            yield [Piece("a", f"s{at}-{part}", (0, 1), at) for part in range(2)]
+
+    assert loop.run(blocks=blocks()) == "complete"
+    assert asked == [0, 4, 8]
+    assert len(set(loop.keys)) == 12
+
+
+def test_points_of_curves_are_kept_with_their_machine_and_not_measured_again():
+    loop = Loop(FakeCarrier([make_script("x", "say", "say")]), (1, 1), opening=CURVES)
+    assert loop.run() == "complete"
+    assert [(machine, found.model) for machine, found in loop.points] == [("x", "m")] * 2
+    (node,) = loop.nodes
+    assert [len(points) for points in node.opening.points.values()] == [2]
+    assert loop.losses == Losses()

@@ -33,8 +33,8 @@ from tests.bench import synthetic
 from tests.cluster.fake_carrier import FakeCarrier, make_actor, make_script
 from tests.cluster.fake_node import OPENER, Behaviour, FakeNode
 
-TASK = Task(Piece("a", "s", (0, 1, 2), 0), (1,))
 OPENING = Opening(synthetic.config(), {"small": None})
+TASK = Task(Piece("a", "s", (0, 1, 2), 0), (1,), OPENING)
 
 
 @pytest.fixture
@@ -44,11 +44,14 @@ def engine():
 
 
 def ask(method, request=None, machine=None, **changes):
-    return list(make_actor(machine or FakeNode(Behaviour(**changes))).call(1, method, request))
+    actor = make_actor(machine or FakeNode(Behaviour(**changes)))
+    if method == "answer":
+        assert [type(each) for each in actor.call(0, "open", OPENING)] == [Note, Opened]
+    return list(actor.call(1, method, request))
 
 
 def test_a_node_describes_itself_opens_and_answers():
-    assert ask("describe") == [read_versions()]
+    assert ask("describe", machine=FakeNode(host="h")) == [{**read_versions(), "host": "h"}]
     note, opened = ask("open", OPENING)
     assert note == Note("loading")
     assert isinstance(opened, Opened)
@@ -57,7 +60,7 @@ def test_a_node_describes_itself_opens_and_answers():
 
 
 def test_a_new_process_opens_the_run_before_its_first_answer():
-    actor = make_actor(FakeNode(Behaviour()), OPENING)
+    actor = make_actor(FakeNode(Behaviour()))
     kinds = [[type(each) for each in actor.call(at, "answer", TASK)] for at in (1, 2)]
     assert kinds == [[Note, Opened, Answers, Answers], [Answers, Answers]]
 
@@ -86,7 +89,9 @@ class Gate(FakeNode):
 
 def test_an_answer_is_sent_before_the_next_is_computed_and_a_stop_measures_the_rest(engine):
     machine = Gate(Behaviour())
-    messages = make_actor(machine, engine=engine).call(1, "answer", TASK)
+    actor = make_actor(machine, engine=engine)
+    list(actor.call(1, "open", OPENING))
+    messages = actor.call(2, "answer", TASK)
     assert isinstance(next(messages), Answers)
     assert machine.reached.wait(30)
     machine.stop()
@@ -110,6 +115,7 @@ def test_unmeasured_waste_is_unknown():
 
 def test_a_stop_is_for_one_request_only():
     actor = NodeActor(OPENER)
+    list(actor.call(0, "open", OPENING))
     actor.stop(1)  # it may come before the request that it is for
     assert [type(each) for each in actor.call(1, "answer", TASK)] == [Wasted]
     actor.stop(1)  # it may come after it, too
@@ -125,7 +131,8 @@ def test_the_engine_stays_on_one_thread(engine):
             yield from super().answer(task)
 
     actor = make_actor(Noting(Behaviour()), engine=engine)
-    for number in (1, 2, 3):
+    list(actor.call(1, "open", OPENING))
+    for number in (2, 3, 4):
         list(actor.call(number, "answer", TASK))
     assert len(seen) == 1
     assert threading.get_ident() not in seen

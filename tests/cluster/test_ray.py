@@ -9,6 +9,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 from threading import Event
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -79,16 +80,20 @@ def run(address, config, monkeypatch):
         with open_ray(address) as ray:
             carrier = RayCarrier(ray, opener)
             bench = ClusterBench(
-                open_runtime(config), audience, stopped or Event(), carrier, PATIENCE
-            )
+                open_runtime(config), audience, stopped or Event(),
+                carrier=carrier, patience=PATIENCE,
+            )  # fmt: skip
             try:
                 if resume:
-                    return audience, bench.resume(
-                        folder, lambda run: restore_plan(run, config, catalogue), limits
-                    )
+                    again = lambda run: restore_plan(run, config, catalogue)  # noqa: E731
+                    found = bench.resume(folder, again, limits)
+                    return audience, SimpleNamespace(run=found, losses=bench.losses)
                 request = RunRequest("sample", models=(changes.pop("model", MODEL),), **changes)
                 plan = make_plan(request, config, catalogue)
-                return audience, bench.start(plan, folder, limits)
+                found = bench.start(plan, folder, limits)
+                return audience, SimpleNamespace(
+                    run=found, losses=bench.losses, tallies=bench.tallies
+                )
             finally:
                 carrier.close()
 
@@ -126,6 +131,27 @@ def test_a_killed_worker_loses_and_doubles_nothing(run, tmp_path, capsys):
     }
     assert any("died" in line and "given back" in line for line in audience.lines)
     assert capsys.readouterr().out == ""  # where a program reads JSON
+
+
+def test_the_death_of_a_node_is_counted_once(run, cluster, tmp_path):
+    # Its process ends with it, and Ray takes the node for alive for some seconds more.
+    added = cluster.add_node(
+        num_cpus=1, num_gpus=0, node_ip_address="127.0.0.1", object_store_memory=80 << 20
+    )
+    killed = []
+
+    def kill(count):
+        if count >= 20 and not killed:
+            killed.append(added)
+            cluster.remove_node(added, allow_graceful=False)
+
+    audience, found = run(tmp_path / "run", kill)
+    assert found.run.ending == "complete"
+    assert len(set(keys(tmp_path / "run"))) == len(keys(tmp_path / "run")) == 60
+    deaths = [tally.deaths for tally in found.tallies.values()]
+    assert sorted(deaths) == [0, 0, 1]
+    assert found.losses.lost_tries <= 1
+    assert sum(" died" in line for line in audience.lines) == 1
 
 
 def test_a_stopped_run_resumes(run, tmp_path):
@@ -237,12 +263,13 @@ def test_a_real_model_gives_the_same_answers_after_a_kill(
             killed.append(worker.pid)
             worker.send_signal(signal.SIGKILL)
 
-    _, found = run(tmp_path / "killed", kill, opener=MACHINE, model="smollm2-135m", **asked)
+    audience, found = run(tmp_path / "killed", kill, opener=MACHINE, model="smollm2-135m", **asked)
     assert killed
     assert keys(tmp_path / "killed") == keys(tmp_path / "alone")
     assert [arm.accuracy for arm in found.run.summary.arms.values()] == [
         arm.accuracy for arm in alone.summary.arms.values()
     ]
     assert found.losses.lost_tries == 1
+    assert any("are on one host" in line for line in audience.lines)
     first = read_run(tmp_path / "killed").config.models[0]
     assert first.sha256 == alone.config.models[0].sha256

@@ -54,8 +54,8 @@ def test_the_folder_of_ray_is_private_and_removed(tmp_path, monkeypatch):
     place.mkdir()
     monkeypatch.setenv("RAY_TMPDIR", str(place))
     with suppress(KeyboardInterrupt), make_folder() as folder:
-        os.mkdir(folder)
-        os.chmod(folder, 0o777)  # as Ray does
+        os.mkdir(f"{folder}/ray")
+        os.chmod(f"{folder}/ray", 0o777)  # as Ray does
         (above,) = place.iterdir()
         assert above.stat().st_mode & 0o077 == 0
         raise KeyboardInterrupt

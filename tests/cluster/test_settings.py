@@ -20,7 +20,6 @@ from etui.errors import UsageError
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("local", None),
         ("127.0.0.1:6379", ("127.0.0.1", 6379)),
         ("localhost:99", ("127.0.0.1", 99)),
         ("[::1]:7000", ("127.0.0.1", 7000)),
@@ -32,10 +31,14 @@ from etui.errors import UsageError
 )
 def test_addresses(text, expected):
     found = parse_address(text)
-    assert (found and (found.host, found.port)) == expected
-    if found is not None:
-        assert found.is_loopback == (found.host == "127.0.0.1")
-        assert parse_address(str(found)) == found
+    assert (found.host, found.port) == expected
+    assert found.is_loopback == (found.host == "127.0.0.1")
+    assert parse_address(str(found)) == found
+
+
+def test_nodes_of_this_machine():
+    assert [parse_address(text) for text in ("local", "local:1", " local:16 ")] == [1, 1, 16]
+    assert parse_address("local:6379") == ClusterAddress("local", 6379)
 
 
 @pytest.mark.parametrize(
@@ -61,7 +64,7 @@ def test_any_text_is_an_address_or_a_usage_error(text):
         found = parse_address(text)
     except UsageError:
         return
-    assert found is None or 0 < found.port < 65536
+    assert isinstance(found, int) or 0 < found.port < 65536
 
 
 def test_beyond_this_machine_a_token_is_required(tmp_path):
@@ -85,11 +88,13 @@ def test_a_token_may_be_in_a_file(tmp_path):
 
 
 def test_on_this_machine_all_stays_on_loopback(tmp_path):
-    local = build_environment(None, {}, tmp_path)
+    local = build_environment(1, {}, tmp_path)
     assert local["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] == "0"
     assert local["RAY_USAGE_STATS_ENABLED"] == "0"
     assert local["RAY_AUTH_MODE"] == "token"  # other users of this machine stay out
-    assert local["RAY_AUTH_TOKEN"] != build_environment(None, {}, tmp_path)["RAY_AUTH_TOKEN"]
+    assert len(local["RAY_AUTH_TOKEN"]) == 64
+    # Ray reads it once in the life of a process.
+    assert local["RAY_AUTH_TOKEN"] == build_environment(2, {}, tmp_path)["RAY_AUTH_TOKEN"]
     near = build_environment(ClusterAddress("127.0.0.1", 6379), {}, tmp_path)
     assert near["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] == "0"
     assert "RAY_AUTH_MODE" not in near  # that of the cluster

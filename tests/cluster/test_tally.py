@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from etui.cluster.messages import Wasted
 from etui.cluster.tally import Losses
 
 FEW = st.integers(0, 5)
@@ -13,10 +14,10 @@ JOULES = st.floats(0, 1e6)
 LOSSES = st.builds(
     Losses, FEW, FEW, JOULES, JOULES, FEW, FEW, FEW, st.one_of(st.none(), JOULES)
 )  # fmt: skip
-LATE = Losses.measure(2.0, 0.1, "counter", doubled=1)
-EARLY = Losses.measure(3.0, 0.5, "counter", tries=1)
-GUESSED = Losses.measure(1.0, 0.5, "estimate", tries=1)
-BLIND = Losses.measure(None, None, None, tries=1)
+LATE = Losses.measure(Wasted(2.0, 0.1, "counter"), doubled=1)
+EARLY = Losses.measure(Wasted(3.0, 0.5, "counter"), tries=1)
+GUESSED = Losses.measure(Wasted(1.0, 0.5, "estimate"), tries=1)
+BLIND = Losses.measure(Wasted(None, None), tries=1)
 
 
 @pytest.mark.parametrize(

@@ -46,8 +46,9 @@ _GRAMS = {"kg": 1000.0, "lb": 453.592, "lbs": 453.592, "g": 1.0}
 _OFFSET_HOURS = {"UTC": 0, "GMT": 0, "WET": 0, "WEST": 1, "BST": 1, "CET": 1, "CEST": 2, "EET": 2,
                  "EEST": 3}  # fmt: skip
 _ABBREVIATION = re.compile(r"\s*\(?\b([A-Z]{3,4})\)?$")
-_FORMS = ("%d.%m.%Y %H:%M", "%d.%m.%Y %H:%M:%S", "%d/%m/%Y %H:%M", "%d/%m/%Y %H:%M:%S",
-          "%Y/%m/%d %H:%M", "%Y/%m/%d %H:%M:%S")  # fmt: skip
+_DAY_FIRST = re.compile(
+    r"(\d{1,2})[./](\d{1,2})[./](\d{4}) (\d{1,2}):(\d{2})(?::(\d{2}))?", re.ASCII
+)
 
 
 def read_tariff(config: Config) -> Tariff | None:
@@ -286,31 +287,32 @@ class _NoSuchTimeError(ValueError):
     """A time that its zone does not have."""
 
 
+@lru_cache(maxsize=2)  # the end of a row is the begin of the next one
 def _parse_time(text: str, zone: tzinfo | None) -> tuple[int, int]:
     """Parse a time into seconds since 1970: two, which differ where a local time comes twice."""
-    if re.fullmatch(r"\d{10}|\d{13}", text, re.ASCII):
+    if text.isdecimal() and text.isascii() and len(text) in (10, 13):
         return int(text[:10]), int(text[:10])
-    offset = _ABBREVIATION.search(text)
+    offset = _ABBREVIATION.search(text) if text[-1:] in ")TC" else None
     if offset is not None and offset[1] in _OFFSET_HOURS:
         text = text[: offset.start()]
         zone = timezone(timedelta(hours=_OFFSET_HOURS[offset[1]]))
     moment = _parse_form(text)
+    if zone is UTC and moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    if moment.tzinfo is not None:
+        return int(moment.timestamp()), int(moment.timestamp())
     folds = [moment.replace(fold=fold) for fold in (0, 1)]
-    if moment.tzinfo is None and zone is not None:
+    if zone is not None:
         folds = [each.replace(tzinfo=zone) for each in folds]
     first, second = (int(each.timestamp()) for each in folds)
-    if moment.tzinfo is None and datetime.fromtimestamp(first, zone).replace(tzinfo=None) != moment:
+    if datetime.fromtimestamp(first, zone).replace(tzinfo=None) != moment:
         raise _NoSuchTimeError(f"{text} does not exist there: the clocks go forward")
     return first, second
 
 
 def _parse_form(text: str) -> datetime:
-    try:
-        return datetime.fromisoformat(text)
-    except ValueError:
-        for form in _FORMS:
-            try:
-                return datetime.strptime(text, form)
-            except ValueError:
-                continue
-        raise
+    found = _DAY_FIRST.fullmatch(text)
+    if found is None:
+        return datetime.fromisoformat(text.replace("/", "-"))
+    day, month, year, hour, minute, second = (int(part or 0) for part in found.groups())
+    return datetime(year, month, day, hour, minute, second)

@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from typing import Any
 
 from benchmarks.figures import Figure, median_of
 from etui.arm import TokenCost
@@ -394,7 +395,7 @@ def main() -> None:
     options = parser.parse_args()
     began = time.perf_counter()
     found = list(play(options.schedules))
-    result = {
+    result: dict[str, Any] = {
         "schedules": len(found),
         "turns": sum(each.turns for each in found),
         "largest_residual": {

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, cast
 
 from benchmarks.figures import Figure
 from benchmarks.sides import make_session
@@ -108,7 +108,7 @@ def lengths(grid: Grid, count: int, seed: int) -> list[Length]:
 def simulated(load: GpuLoad, sensor: Sensor, grid: Grid, count: int, seed: int) -> dict[str, Any]:
     gpu = SimulatedGpu(load, sensor, seed)
     gpu.rest(1.5)
-    session = SimulatedSession(gpu)
+    session = cast(Session, SimulatedSession(gpu))
     bench = TurnTimer(session, gpu, grid.window_s, clock=gpu.clock)
     curve, held_out = calibrate(bench, grid, gpu.rest, NOWHERE)
     turns = []

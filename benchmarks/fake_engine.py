@@ -226,7 +226,7 @@ class InstantResidency:
 
 def run_worker(models: type[InstantResidency]) -> None:
     """Run the worker on standard input and output, with these models in place of real ones."""
-    residency.Residency = models  # type: ignore[assignment, misc]
+    residency.Residency = models  # type: ignore[assignment]
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     replies = os.dup(sys.stdout.fileno())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())

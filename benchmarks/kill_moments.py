@@ -287,7 +287,7 @@ def measure_cost(turns: int = 500) -> float:
         for number in range(turns):
             record = replace(TURN, turn_id=f"{number:012x}")
             begin_s = time.perf_counter()
-            opened.begin(record, lambda record=record: record)  # type: ignore[misc]
+            opened.begin(record, lambda record=record: record)
             taken.append(1e6 * (time.perf_counter() - begin_s))
             opened.forget(record.turn_id)
         return statistics.median(taken)

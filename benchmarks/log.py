@@ -84,7 +84,7 @@ def made_turn(number: int, draw: random.Random, words: list[str]) -> TurnRecord:
             uncertainty=joules and joules * 0.05,
             net_joules=joules and joules * 0.7,
             idle_watts=20.0,
-            kind=joules and "counter",
+            kind=None if joules is None else "counter",
             coverage=1.0,
             mean_watts=80.0,
             peak_watts=120.0,

@@ -234,7 +234,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer windows, shorter timing")
     options = parser.parse_args()
     config = load_config()
-    document = {
+    document: dict[str, Any] = {
         "recorder_percent_of_one_core": recorder_costs(3 if options.quick else 15, config),
         "query": query_seconds(),
         "errors": error_table(1 if options.quick else 4, 20 if options.quick else 60),

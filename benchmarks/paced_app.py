@@ -17,12 +17,16 @@ from etui.runtime import runtime as opening
 from etui.tui.start import run_app
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from etui.config.config import Config
 
 ENGINE, POLICY = "paced_engine", "long"
 
 
-def open_process_runtime(config: Config) -> opening.Runtime[ProcessBackend]:
+def open_process_runtime(
+    config: Config, report_log: Callable[[str], None] | None = None
+) -> opening.Runtime[ProcessBackend]:
     """Open etui with the engine in its child process."""
     return opening.Runtime(config, lambda own: ProcessBackend(own, worker=ENGINE))
 

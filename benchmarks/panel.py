@@ -10,6 +10,7 @@ import math
 import sys
 import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, cast
 
 from textual.app import App, ComposeResult
 
@@ -19,6 +20,9 @@ from etui.tui.pacing import USUAL
 from etui.tui.power.feed import PowerFeed, Stage
 from etui.tui.power.panel import PowerPanel
 from etui.tui.services import Vitals
+
+if TYPE_CHECKING:
+    from etui.tui.open_services import LiveMeter
 
 HOUR_NS = 3_600_000_000_000
 
@@ -75,7 +79,7 @@ class PanelApp(App[None]):
 
     def tick(self) -> None:
         """Draw as the chat does at each of its ticks."""
-        self.panel.show_power(self.meter, Stage.ANSWERING)
+        self.panel.show_power(cast("LiveMeter", self.meter), Stage.ANSWERING)
 
 
 async def measure_panel(channels: int, seconds: float) -> float:

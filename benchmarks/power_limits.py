@@ -248,7 +248,8 @@ def main() -> int:
     parser.add_argument("--watts", type=float, nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.child:
-        change_limits(given.child, *given.watts, given.seed)
+        low, high = given.watts
+        change_limits(given.child, low, high, given.seed)
     kinds = given.device or ["rapl", "amdgpu", "nvml"]
     found = {}
     for kind in kinds:

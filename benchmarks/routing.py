@@ -12,7 +12,7 @@ import random
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import cycle
@@ -40,7 +40,12 @@ from etui.learning.predictor import AccuracyPredictor
 from etui.log.writer import TurnWriter
 from etui.models.catalogue import load_catalogue
 from etui.routing.decide import decide
-from etui.routing.decision import PredictedAccuracy, PredictedJoules
+from etui.routing.decision import (
+    PredictedAccuracy,
+    PredictedAgreement,
+    PredictedJoules,
+    RawConfidence,
+)
 from etui.routing.joules import ArmKey, LoggedModelFacts, PastOutput, predict_joules
 from etui.routing.library import load_policy
 from etui.routing.policy import Policy
@@ -154,7 +159,12 @@ def fitted_model(arms: Iterable[str]) -> FittedModel:
         bands=Bands(centroids={f"band-{n}": sparse(300) for n in range(57)}, sharpness=10.0),
         arms={arm: head() for arm in arms},
         provenance=Provenance(
-            fitted_at="2026", source=("drawn",), data_sha256="0", n=3000, etui="benchmark"
+            fitted_at="2026",
+            source=("drawn",),
+            data_sha256="0",
+            n=3000,
+            excluded=0,
+            etui="benchmark",
         ),
     )
 
@@ -220,6 +230,14 @@ class Stated:
         self._count += 1
         again = replace(query, text=f"{query.text} {self._count // len(ARMS)}")
         return self._heads.accuracy(arm, again, confidence)
+
+    def duration(self, arm: Arm, query: Query) -> float | None:
+        return None
+
+    def agreement(
+        self, arms: Sequence[Arm], raw: Sequence[RawConfidence] = ()
+    ) -> PredictedAgreement | None:
+        return None
 
     def calibrated(self, arm: Arm, confidence: float | None, margin: float | None) -> float | None:
         return confidence

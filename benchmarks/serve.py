@@ -165,7 +165,7 @@ def measure_clients(
             requests = [ask_room(first + i) for i in range(clients)]
             seconds, answers = ask_together(server, requests, CLIENT_TOKENS)
             tokens: int = sum(answer.tokens for answer in answers)
-            return tokens / seconds
+            return float(tokens / seconds)
 
         return all_clients
 

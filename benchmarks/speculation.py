@@ -156,10 +156,11 @@ class Result:
 def quick() -> Iterator[Figure]:
     """The starter: a list that goes on as it began, and prose; a few short pairs each."""
     with ignored_ends(), opened(starter(), default_threads()) as session:
-        for name, question, method in (
+        cases: tuple[tuple[str, str, Speculate], ...] = (
             ("a repeated list, auto", "Repeat: " + "red, green, blue, white; " * 12, "auto"),
             ("prose, auto", PROSE, "auto"),
-        ):
+        )
+        for name, question, method in cases:
             prompt = prompt_of(session, question)
             ask(session, prompt, 8, method)
             pairs = pairs_of(session, prompt, 64, method, 5)
@@ -216,7 +217,8 @@ def measure(
         if "copy" in parts and (name == COPIER or COPIER not in there):
             with opened(path, chosen.threads) as session:
                 prompt = prompt_of(session, COPY)
-                for method, rounds in (("lookup", chosen.rounds), ("auto", 1)):
+                copied: tuple[tuple[Speculate, int], ...] = (("lookup", chosen.rounds), ("auto", 1))
+                for method, rounds in copied:
                     results.append(
                         result_of(
                             session, f"copy, {method}, {name}", prompt, COPY_TOKENS, method, rounds
@@ -240,7 +242,8 @@ def measure(
             if "draft" in parts and name == COPIER and SMALL in there:
                 add_draft(session, there[SMALL])
                 prompt = prompt_of(session, PROSE)
-                for method in ("draft", "auto"):
+                drafted: tuple[Speculate, ...] = ("draft", "auto")
+                for method in drafted:
                     label = f"prose, {method} with {SMALL}, {name}"
                     results.append(
                         result_of(session, label, prompt, chosen.tokens, method, chosen.rounds)

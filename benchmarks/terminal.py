@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, cast
 
 import pexpect
 
@@ -43,7 +44,7 @@ class Terminal:
         self._seen = bytearray()
         self._more = threading.Condition()
         self.started = time.perf_counter()
-        self._app = pexpect.spawn(
+        self._app = cast(Any, pexpect).spawn(
             command[0], command[1:], env=environment, dimensions=size, cwd=str(home)
         )
         self._app.delaybeforesend = None

@@ -10,7 +10,7 @@ from typing import Literal
 
 Reasoning = Literal["direct", "cot", "vote"]
 Style = Literal["auto", "plain", "draft", "native"]
-Readout = Literal["text", "choices"]
+Readout = Literal["text", "choices", "letter"]
 StopRuleName = Literal["all", "lead", "flip", "adaptive", "unanimous"]
 VoteWeight = Literal["none", "probability"]
 ContextOverflow = Literal["truncate_thought", "drop_history", "fail"]
@@ -113,7 +113,8 @@ class Arm:
     """How the model is prompted to think; ``auto`` is ``native`` for a model with think tags, else
     ``plain``."""
     readout: Readout = "text"
-    """``text`` decodes the answer, ``choices`` reads the option letters' logits."""
+    """``text`` decodes the answer, ``choices`` reads the option letters' logits in its place, and
+    ``letter`` reads them behind the decoded answer, of every vote too."""
     sampling: Sampling = Sampling()
     early_exit: EarlyExit | None = None  # When `cot` stops before its budget; None disables it
     exchange: float | None = None

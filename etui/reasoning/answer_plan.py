@@ -12,6 +12,7 @@ from etui.arm import Arm
 from etui.chat import DEFAULT_OUTPUT, Message
 from etui.engine.session import Session
 from etui.errors import ContextOverflow, InvalidRequest
+from etui.reasoning.choice_readout import LetterBehind, plan_letter
 from etui.reasoning.context_fit import (
     LIKELY_ANSWER_TOKENS,
     SMALLEST_ANSWER_TOKENS,
@@ -51,6 +52,7 @@ class AnswerPlan:
     thinking: Thinking | None = None  # Texts that make the model think; None answers directly
     think_tokens: int = 0  # Maximum number of thinking tokens
     hand_over: tuple[int, ...] = ()  # Tokens of `thinking.hand_over`
+    letter: LetterBehind | None = None  # Read behind the answer; None leaves it to its text
     guard: Callable[[], LoopGuard | None] = lambda: None
     """Builds the guard that ends the thinking or the answer if it repeats itself; None has none."""
     text: str = ""  # The text so far of an answer that goes on; empty for a new one
@@ -70,13 +72,18 @@ def plan_answer(
     """
     start_ns, facts = time.monotonic_ns(), session.facts
     guard = partial(build_guard, arm, messages[-1].content)
+    letter = None
+    if arm.readout == "letter" and not output.is_formed:
+        letter = plan_letter(session, messages[-1].content)
+    behind = 0 if letter is None else letter.most_tokens
     if arm.reasoning == "direct" or (arm.reasoning == "vote" and not arm.think_tokens):
-        prompt, text, gap, unfinished = _go_on(messages, arm, session, output)
+        prompt, text, gap, unfinished = _go_on(messages, arm, session, output, behind)
         return AnswerPlan(
             prompt,
-            min(arm.max_tokens, facts.context_tokens - len(prompt.tokens)),
+            min(arm.max_tokens, facts.context_tokens - behind - len(prompt.tokens)),
             output,
             () if output.raw else answer_ends(facts, native=False, call_lead=output.call_lead),
+            letter=letter,
             guard=guard,
             text=text,
             gap=gap,
@@ -95,15 +102,15 @@ def plan_answer(
             return direct_prompt(rendered, facts, output.call_lead)
         return open_thinking(rendered, thinking)
 
-    least = len(hand_over) + min(arm.max_tokens, SMALLEST_ANSWER_TOKENS)
-    whole = len(hand_over) + arm.think_tokens + arm.max_tokens
+    least = len(hand_over) + min(arm.max_tokens, SMALLEST_ANSWER_TOKENS) + behind
+    whole = len(hand_over) + arm.think_tokens + arm.max_tokens + behind
     asked = with_instruction(messages, thinking.style)
     prompt = fit(asked, render, session, Reserve(least, whole, arm.context_overflow))
-    room = facts.context_tokens - len(prompt.tokens) - len(hand_over)
+    room = facts.context_tokens - len(prompt.tokens) - len(hand_over) - behind
     budget = thinking_budget(arm, room)
     limit = min(arm.max_tokens, room - budget)
     return AnswerPlan(
-        prompt, limit, output, ends, thinking, budget, hand_over, guard, start_ns=start_ns
+        prompt, limit, output, ends, thinking, budget, hand_over, letter, guard, start_ns=start_ns
     )
 
 
@@ -122,11 +129,11 @@ def thinking_budget(arm: Arm, room: int) -> int:
 
 
 def _go_on(
-    messages: Sequence[Message], arm: Arm, session: Session, output: Output
+    messages: Sequence[Message], arm: Arm, session: Session, output: Output, behind: int
 ) -> tuple[FittedPrompt, str, str, bytes]:
     """Build the prompt, with the very tokens of the answer that goes on if the engine has them."""
     if not output.continues or messages[-1].role != "assistant":
-        return answer_prompt(messages, arm, session, output), "", "", b""
+        return answer_prompt(messages, arm, session, output, behind), "", "", b""
     text = messages[-1].content
     recalled = session.recall(output.continues)
     found = None if recalled is None else split_tail(recalled.tail, text)
@@ -162,9 +169,15 @@ def split_tail(tail: bytes, text: str) -> tuple[str, str, bytes] | None:
 
 
 def answer_prompt(
-    messages: Sequence[Message], arm: Arm, session: Session, output: Output = PLAIN
+    messages: Sequence[Message],
+    arm: Arm,
+    session: Session,
+    output: Output = PLAIN,
+    behind: int = 0,
 ) -> FittedPrompt:
     """Build the prompt of an answer without thinking, fitted into the context.
+
+    ``behind``: tokens that are computed behind the answer.
 
     Raises:
         ContextOverflow: The question alone does not fit into the context.
@@ -178,8 +191,9 @@ def answer_prompt(
         continues = kept[-1].role == "assistant"
         return rendered if continues else direct_prompt(rendered, session.facts, output.call_lead)
 
-    least = min(arm.max_tokens, SMALLEST_ANSWER_TOKENS)
-    return fit(messages, render, session, Reserve(least, arm.max_tokens, arm.context_overflow))
+    least = min(arm.max_tokens, SMALLEST_ANSWER_TOKENS) + behind
+    reserve = Reserve(least, arm.max_tokens + behind, arm.context_overflow)
+    return fit(messages, render, session, reserve)
 
 
 def _raw_prompt(text: str, output: Output, session: Session, most: int) -> FittedPrompt:

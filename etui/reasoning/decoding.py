@@ -33,6 +33,7 @@ from etui.events import (
     Verified,
 )
 from etui.reasoning.answer_plan import AnswerPlan
+from etui.reasoning.choice_readout import LetterReading
 from etui.reasoning.loop_guard import LoopGuard, Repetition, keep_first_round
 from etui.units import count_text
 
@@ -155,6 +156,7 @@ class Decoded:
     repetition: Repetition | None = None  # The loop that ended it; None if none did
     whole: str = ""  # The text with all rounds of the loop; empty without a loop
     saved_tokens: int = 0  # Tokens that a loop left unused of the run's limit
+    letter: LetterReading | None = None  # The option read behind it; None if none was
 
     @property
     def kept_tokens(self) -> int:
@@ -418,6 +420,7 @@ def build_finished(
         thinking_tokens=thinking_tokens,
         output_tokens=thinking_tokens + (reply.tokens if reply else 0),
         confidence=mean_probability(reply),
+        margin=reply.letter.margin if reply is not None and reply.letter is not None else None,
         stop=(reply.stop or "") if reply and reply.stop in opened.plan.output.stop else "",
     )
 
@@ -431,7 +434,8 @@ def describe_ending(reply: Decoded, arm: Arm) -> tuple[Status, str]:
             return "budget", f"{BUDGET} ended the answer after {reply.tokens} tokens"
         case Ending.LIMIT:
             limit = "max tokens" if reply.tokens >= arm.max_tokens else "the context"
-            return "truncated", f"{limit} cut off the answer after {reply.tokens} tokens"
+            status: Status = "truncated" if reply.letter is None else "complete"
+            return status, f"{limit} cut off the answer after {reply.tokens} tokens"
         case Ending.STUCK:
             return "truncated", "the form of the answer allows no further token of this model"
         case Ending.REPEATS if reply.repetition is not None:
@@ -454,7 +458,12 @@ def describe_loops(thought: Decoded | None, reply: Decoded | None) -> Ended:
 
 
 def mean_probability(run: Decoded | None) -> float | None:
-    """Compute the geometric mean of the tokens' probabilities, 0..1; None without tokens."""
+    """Compute the geometric mean of the tokens' probabilities, 0..1; None without tokens.
+
+    Where a letter was read behind the answer, it is the probability of that letter.
+    """
+    if run is not None and run.letter is not None:
+        return run.letter.best[1]
     if run is None or run.logprob_sum is None:
         return None
     return math.exp(run.logprob_sum / run.kept_tokens)

@@ -51,6 +51,16 @@ class Output:
     """
     note: str = ""  # Why the answer has another form than its arm states, for `Finished.why`
 
+    @property
+    def is_formed(self) -> bool:
+        """Whether anything but free text about options is asked for."""
+        return (
+            bool(self.grammar or self.tool_format or self.continues)
+            or self.top_logprobs is not None
+            or self.raw
+            or self.number
+        )
+
 
 PLAIN = Output()
 """Text as the model writes it."""

@@ -232,6 +232,7 @@ class _ParallelAnswers(ABC):
             return False
         most = self._plan.think_tokens + len(self._plan.hand_over) + 1
         most += min(self._plan.answer_tokens, LIKELY_ANSWER_TOKENS)
+        most += 0 if self._plan.letter is None else self._plan.letter.most_tokens
         promised = sum(max(0, most - self._computed(each.run)) for each in self.live)
         return self._session.free_tokens - promised >= most
 
@@ -262,7 +263,7 @@ class _ParallelAnswers(ABC):
             events = each.run.take(sampled, step.end_ns)
             each.keep_logprobs(events)
             for event in events:
-                if not isinstance(event, TokenLogprob):
+                if isinstance(event, Thought | Answer):
                     new[type(event)] += event.tokens
         self.end_ns = step.end_ns
         for kind, tokens in new.items():

@@ -9,12 +9,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from etui.engine.session import Sampled, Session, TokenSequence
-from etui.events import Answer, Thought, TokenLogprob
+from etui.events import Answer, Probe, Thought, TokenLogprob
 from etui.reasoning.answer_plan import AnswerPlan
+from etui.reasoning.choice_readout import LETTER_LEAD, LetterReading, read_letters
 from etui.reasoning.decoding import Decoded, Ending, Run, TokenLog
 from etui.reasoning.tool_events import ChannelStream, opening_tags
 
-Part = Thought | Answer | TokenLogprob
+Part = Thought | Answer | TokenLogprob | Probe
 """An event of a run."""
 
 
@@ -39,6 +40,8 @@ class ThinkingRun:
         self._thought: Run | None = None
         self._reply: Run | None = None
         self._call_tags: tuple[str, ...] = ()
+        self._reads_letter = False
+        self._letter: LetterReading | None = None
         self.last_ns = 0
         if plan.thinking is None:
             self._reply = self._build_reply(plan.answer_tokens, plan.text + plan.gap)
@@ -58,7 +61,11 @@ class ThinkingRun:
 
     @property
     def done(self) -> bool:
-        """Whether thinking and answer have ended."""
+        """Whether thinking and answer have ended, and the letter behind them is read."""
+        return self._answered and not self._reads_letter
+
+    @property
+    def _answered(self) -> bool:
         return self._reply is not None and self._reply.ending is not None
 
     @property
@@ -69,7 +76,8 @@ class ThinkingRun:
     @property
     def tokens(self) -> int:
         """Number of thinking and answer tokens so far."""
-        return self.thinking_tokens + (self._reply.tokens if self._reply else 0)
+        reply = self._reply.tokens if self._reply else 0
+        return self.thinking_tokens + reply + (self._letter is not None)
 
     @property
     def thought(self) -> Decoded | None:
@@ -86,11 +94,33 @@ class ThinkingRun:
         if self._reply is None or not begun or not self.done:
             return None
         decoded = self._reply.decoded()
-        return replace(decoded, text=self._adopted) if self._adopted else decoded
+        if self._adopted:
+            decoded = replace(decoded, text=self._adopted)
+        if self._letter is None:
+            return decoded
+        return replace(
+            decoded,
+            text=f"{decoded.text}{self._letter_text}",
+            tokens=decoded.tokens + 1,
+            first_ns=decoded.first_ns or self.last_ns,
+            last_ns=self.last_ns,
+            letter=self._letter,
+        )
+
+    @property
+    def _letter_text(self) -> str:
+        return "" if self._letter is None else f"{LETTER_LEAD} {self._letter.best[0]}"
 
     def take(self, sampled: Sampled, at_ns: int) -> list[Part]:
         """Take the token that a step drew for the sequence and return the new text as events."""
         self.last_ns = at_ns
+        if self._reads_letter:
+            return self._read_letter(at_ns)
+        events = self._take(sampled, at_ns)
+        self._ask_for_letter()
+        return events
+
+    def _take(self, sampled: Sampled, at_ns: int) -> list[Part]:
         thought, reply = self._thought, self._reply
         if thought is not None and thought.ending is None:
             return self._take_thought(thought, sampled, at_ns)
@@ -127,15 +157,18 @@ class ThinkingRun:
             text = self.cut(Ending.BUDGET, self._plan.thinking.hand_over)
             return [Thought(at_ns, text, 0)] if text else []
         reserved = self._thought is not None and self._thought.decoded().ending is Ending.BUDGET
-        if reserved or self._reply is None or self._reply.tokens == 0:
+        if reserved or self._reply is None or self._reply.tokens == 0 or self._answered:
             return []
-        return self._end_reply(self._reply, Ending.BUDGET, at_ns)
+        events = self._end_reply(self._reply, Ending.BUDGET, at_ns)
+        self._ask_for_letter()
+        return events
 
     def cancel(self, at_ns: int) -> list[Part]:
         """End the run because the user stopped it, and return the text that was held back."""
         if self._thought is not None and self._thought.ending is None:
             text = self._thought.end(Ending.CANCELLED)
             return [Thought(at_ns, text, 0)] if text else []
+        self._reads_letter = False
         if self._reply is None or self._reply.tokens == 0:
             self._reply = None  # it was not started
             return []
@@ -144,6 +177,22 @@ class ThinkingRun:
     def _end_reply(self, reply: Run, ending: Ending, at_ns: int) -> list[Part]:
         text = reply.end(ending)
         return [Answer(at_ns, text, 0), *reply.logprobs(text)] if text else []
+
+    def _ask_for_letter(self) -> None:
+        if self._plan.letter is not None and self._answered and not self._reads_letter:
+            self._session.extend(self.sequence, self._plan.letter.lead)
+            self._reads_letter = True
+
+    def _read_letter(self, at_ns: int) -> list[Part]:
+        """Read the letter in place of the token that the step drew."""
+        assert self._plan.letter is not None
+        letter = read_letters(self._session, self.sequence, self._plan.letter.tokens)
+        self._letter, self._reads_letter = letter, False
+        lead = len(self._plan.letter.lead)
+        return [
+            Probe(at_ns, self.thinking_tokens, letter.probabilities, lead),
+            Answer(at_ns, self._letter_text, 1),
+        ]
 
     def _take_thought(self, thought: Run, sampled: Sampled, at_ns: int) -> list[Part]:
         before = thought.tokens
@@ -200,6 +249,8 @@ class ThinkingRun:
         if self._plan.output.grammar is not None:
             self._session.constrain(self.sequence, self._plan.output.grammar)
         room = self._session.facts.context_tokens - len(self.sequence.tokens)
+        if self._plan.letter is not None:
+            room -= self._plan.letter.most_tokens
         return self._build_reply(min(self._plan.answer_tokens, room), opening)
 
     def _build_reply(self, limit: int, opening: str) -> Run:

@@ -236,6 +236,7 @@ def _build_settings(ended: Ended, chosen: LiveAttempt) -> dict[str, Any]:
         "margin": chosen.end.margin,
         "probability": chosen.probability,
         "votes": arm.votes if arm.reasoning == "vote" else 0,
+        **({"readout": arm.readout} if arm.readout != "text" else {}),
         "style": arm.style,
         "loop_guard": bool(arm.loop_guard),
         "temperature": sampling.temperature,

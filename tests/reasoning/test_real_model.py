@@ -10,6 +10,7 @@ from etui.arm import Arm, EarlyExit, Sampling, VoteStop
 from etui.chat import Message
 from etui.events import Answer, Prefilled, Probe, Thought, Vote
 from etui.reasoning.answer import answer
+from etui.reasoning.choice_readout import split_letter
 from tests.reasoning.scripted import GO_ON
 
 QUESTION = (Message("user", "Which planet is known as the red one?\nA) Venus\nB) Mars\nC) Saturn"),)
@@ -69,6 +70,21 @@ def test_the_letters_are_read_and_sum_to_one(make_session):
     assert end.output_tokens == 0
     assert end.answer[0] == max(probe.probabilities, key=lambda letter: letter[1])[0]
     assert end.confidence == pytest.approx(max(p for _, p in probe.probabilities))
+
+
+@pytest.mark.parametrize("arm", [Arm("direct", "starter", max_tokens=5), COT, VOTE])
+def test_every_way_of_answering_ends_on_a_letter_if_asked(make_session, arm):
+    session = make_session(context_tokens=512)
+    plain = list(answer(QUESTION, arm, make_session(context_tokens=512), GO_ON))[-1]
+    events = list(answer(QUESTION, replace(arm, readout="letter"), session, GO_ON))
+    end, votes = events[-1], [each for each in events if isinstance(each, Vote)]
+    for text in [end.answer, *(vote.answer for vote in votes)]:
+        assert split_letter(text)[1] in ("A", "B", "C")
+    assert split_letter(end.answer)[0] == plain.answer or votes
+    drawn = len(votes) or 1
+    assert end.output_tokens == plain.output_tokens + drawn
+    assert end.end_ns >= end.thinking_end_ns
+    assert session.free_sequences == 8
 
 
 def test_the_same_seed_votes_the_same_way(make_session):

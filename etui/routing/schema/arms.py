@@ -62,9 +62,19 @@ ONLY_OF = {
     "batch": ("vote",),
     "stop": ("vote",),
     "weight": ("vote",),
-    "readout": ("direct",),
 }
 """Keys that have an effect only with these reasoning methods."""
+
+
+def check_effect(entry: Strict, reasoning: str) -> None:
+    """Refuse keys that have no effect with a reasoning method."""
+    given = {key: ways for key, ways in ONLY_OF.items() if getattr(entry, key, None) is not None}
+    if getattr(entry, "readout", None) == "choices":
+        given["readout"] = ("direct",)
+    for key, ways in given.items():
+        if reasoning not in ways:
+            use = " or ".join(ways)
+            refuse(f"{key} has no effect with reasoning: {reasoning}; use {use}", key)
 
 
 class ArmEntry(Strict):
@@ -91,10 +101,10 @@ class ArmEntry(Strict):
         description="How thinking is requested (cot, vote): native uses the model's own think "
         "tags, plain and draft ask in words; auto is native if the model has tags, else plain.",
     )
-    readout: Literal["text", "choices"] | None = Field(
+    readout: Literal["text", "choices", "letter"] | None = Field(
         None,
         description="choices takes the option letter with the highest probability and decodes "
-        "nothing (direct); default text.",
+        "nothing (direct); letter takes it behind the decoded answer; default text.",
     )
     early_exit: EarlyExitEntry | None = Field(
         None, description="Ends thinking once its answer is stable (cot)."
@@ -179,12 +189,7 @@ class ArmEntry(Strict):
 
     @model_validator(mode="after")
     def _check_keys(self) -> Self:
-        for key, ways in ONLY_OF.items():
-            if getattr(self, key) is None:
-                continue
-            if self.reasoning not in ways:
-                use = " or ".join(ways)
-                refuse(f"{key} has no effect with reasoning: {self.reasoning}; use {use}", key)
+        check_effect(self, self.reasoning)
         if self.reasoning == "cot" and self.think_tokens == 0:
             refuse("think_tokens: 0 means no thinking; use reasoning: direct", "think_tokens")
         if self.reasoning == "vote" and self.votes != 1 and self.temperature == 0:

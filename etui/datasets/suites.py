@@ -356,6 +356,9 @@ def _load_published(
         files = read_local(suite, part, data)
     else:
         files = load_published_files(suite, part, config, say)
+    shipped = Path(__file__).with_name(f"{suite.name}_examples.jsonl")
+    if "dev" not in files and shipped.is_file():
+        files["dev"] = (str(shipped), shipped.read_bytes())
     questions = _read_published(suite, *files[part])
     examples = _read_published(suite, *files["dev"]) if "dev" in files and part != "dev" else []
     return Suite(

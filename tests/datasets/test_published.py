@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from etui.bench.arms import ArmOverrides
+from etui.bench.plan import RunRequest, make_plan
 from etui.datasets import suites
 from etui.datasets.mmlu import suite_dir
 from etui.datasets.question_files import read_questions
@@ -24,6 +26,7 @@ from etui.datasets.suites import (
     load_suite,
 )
 from etui.errors import DownloadFailed, EtuiError, InvalidFile, UsageError
+from etui.models.catalogue import load_catalogue
 
 GSM8K = PUBLISHED["gsm8k"]
 
@@ -88,8 +91,18 @@ def test_a_folder_gives_the_questions_and_the_worked_examples(tmp_path, config):
     assert [one.solution for one in suite.examples["gsm8k"]] == ["Add."] * 2
     assert "3 questions instead of 1319" in suite.notice
     assert load_suite("gsm8k", "dev", place, config).examples == {}
-    alone = load_suite("gsm8k", "test", place / "test.jsonl", config)  # a file is the split alone
-    assert (alone.sizes, alone.examples) == ({"gsm8k": 3}, {})
+
+
+def test_gsm8k_without_its_training_split_has_the_first_five_of_it(tmp_path, config):
+    place = lay_out(tmp_path / "data", test=sums(3))
+    for data in (place, place / "test.jsonl"):  # a file is the split alone
+        alone = load_suite("gsm8k", "test", data, config)
+        assert alone.sizes == {"gsm8k": 3}
+        assert [one.answer for one in alone.examples["gsm8k"]] == ["72", "10", "5", "42", "624"]
+        for overrides in (ArmOverrides(), ArmOverrides(max_tokens=99)):
+            ask = RunRequest("gsm8k", data=str(data), overrides=overrides)
+            plan = make_plan(ask, config, load_catalogue(config))
+            assert (plan.format.name, plan.config.shots) == ("gsm8k", 5)
 
 
 def test_the_hubs_own_files_are_read(tmp_path, config):

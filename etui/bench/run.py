@@ -44,7 +44,14 @@ from etui.errors import EtuiError, Stopped, UsageError
 from etui.log.records import AnswerRecord, RunRecord
 from etui.log.writer import TurnWriter
 from etui.measure.folder import check_new
-from etui.measure.run import NO_LIMITS, Ending, RunLimits, measure_cells, work_between_blocks
+from etui.measure.run import (
+    NO_LIMITS,
+    Ending,
+    RunLimits,
+    WholeBlocks,
+    measure_cells,
+    work_between_blocks,
+)
 from etui.runtime.runtime import Runtime
 from etui.text import utc_now
 from etui.turn.interfaces import Meter
@@ -386,6 +393,7 @@ class Answering:
     before: Sequence[Sample]  # Its answers so far
     log: RunLog
     progress: RunProgress
+    blocks: WholeBlocks
     precise: PrecisionSchedule | None = None  # None for a run that does not stop at a precision
 
     def open_precision(self, wait: Callable[[], None] = lambda: None) -> None:
@@ -507,7 +515,8 @@ class BenchRunner:
         limits: RunLimits,
     ) -> RunOutcome:
         with log_run(self.runtime.writer, config, folder.path, before) as log:
-            answering = Answering(plan, config, folder, before, log, self.progress)
+            blocks = WholeBlocks(limits.seconds)
+            answering = Answering(plan, config, folder, before, log, self.progress, blocks)
             ending = self._answer(answering, limits.start(self.stopped.is_set))
             samples = read_answers(folder.path)
             precise = answering.precise
@@ -537,7 +546,8 @@ class BenchRunner:
         run.open_precision(sink.wait)
 
         def check(joules: float) -> Ending | None:
-            return limit(joules + (0.0 if between is None else between.joules))
+            ending = limit(joules + (0.0 if between is None else between.joules))
+            return ending or ("time" if run.blocks.over else None)
 
         try:
             if run.precise is None:
@@ -547,6 +557,8 @@ class BenchRunner:
             if between is not None:
                 work = partial(between.work, lambda: check(sink.joules) is not None)
                 schedule = work_between_blocks(schedule, lambda piece: piece.block, work)
+            if config.order == "balanced":
+                schedule = run.blocks.follow(schedule, lambda piece: piece.block)
             own = before if share is None else share.select(before)
             done = collect_done_rows(config if share is None else undo_join(config), own)
             note = partial(self._note_open, plan, config, sink)

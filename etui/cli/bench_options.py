@@ -245,7 +245,7 @@ _OPTIONS: tuple[Option, ...] = (
         "--max-hours",
         type=FiniteNumber(0, 10_000, open_low=True),
         metavar="H",
-        help="Stop after this many hours; exit with code 3.",
+        help="Stop after this many hours, a study with whole blocks; exit with code 3.",
     ),
     flag(
         "--dry-run",

@@ -8,8 +8,9 @@ drift of the machine favours none of them.
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from random import Random
 from typing import Literal, TypeVar
@@ -70,6 +71,33 @@ class RunLimits:
 
 
 NO_LIMITS = RunLimits()
+
+
+@dataclass(slots=True)
+class WholeBlocks:
+    """Ends an experiment before a block that would not end within its time.
+
+    Cells of a block are compared with each other, so those of a block that is cut are lost.
+    """
+
+    seconds: float | None  # Most seconds of the experiment; None is no limit
+    now: Callable[[], float] = time.monotonic
+    over: bool = False  # Whether the block that is about to begin would be cut
+    _lengths: deque[float] = field(default_factory=lambda: deque(maxlen=5))
+
+    def follow(self, cells: Iterable[C], block_of: Callable[[C], int]) -> Iterator[C]:
+        """Yield cells, and look before each block whether it has the time of the last ones."""
+        begun = self.now()
+        block, start = None, begun
+        for cell in cells:
+            if block_of(cell) != block:
+                at = self.now()
+                if block is not None:
+                    self._lengths.append(at - start)
+                block, start = block_of(cell), at
+                longest = max(self._lengths, default=0.0)
+                self.over = self.seconds is not None and at - begun + longest > self.seconds
+            yield cell
 
 
 def measure_cells(

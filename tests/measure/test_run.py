@@ -11,6 +11,7 @@ from etui.measure.run import (
     Disturbed,
     RunLimits,
     StopRequested,
+    WholeBlocks,
     measure_cells,
     measure_undisturbed,
     shuffle_grouped,
@@ -26,6 +27,35 @@ def test_work_follows_each_block_before_the_next_cell_is_asked_for():
     assert log == ["a0", "b0", "work", "a1", "b1", "work", "a4", "b4", "work"]
     assert list(work_between_blocks([], lambda cell: cell, log.clear)) == []
     assert log != []
+
+
+@pytest.mark.parametrize(
+    ("seconds", "ended", "cells"),
+    [(None, "complete", 12), (40.0, "complete", 12), (39.9, "time", 9), (12.0, "time", 3)],
+)
+def test_no_block_begins_that_would_be_cut(seconds, ended, cells):
+    now, kept = [0.0], []
+    blocks = WholeBlocks(seconds, lambda: now[0])
+
+    def measure(cell):
+        now[0] += 10 / 3
+        return [cell]
+
+    plan = blocks.follow(range(12), lambda cell: cell // 3)
+    ending = measure_cells(plan, measure, kept.append, lambda: "time" if blocks.over else None)
+    assert (ending, len(kept)) == (ended, cells)
+
+
+def test_blocks_that_are_done_before_a_resume_say_nothing_of_the_next():
+    now = [0.0]
+    blocks = WholeBlocks(15.0, lambda: now[0])
+    seen = []
+    for cell in blocks.follow(range(8), lambda cell: cell):
+        if blocks.over:
+            break
+        seen.append(cell)
+        now[0] += 0.0 if cell < 5 else 10.0
+    assert seen == [0, 1, 2, 3, 4, 5]
 
 
 def test_each_result_is_kept_before_the_next_is_measured():

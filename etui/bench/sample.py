@@ -13,7 +13,7 @@ from etui.turn.record import SpeculationRecord, Tokens
 SampleStatus = Literal["answered", "no_answer", "truncated", "error"]
 _OPTIONAL = (
     *("speculation", "machine", "decode_seconds", "ttft_seconds", "inter_token_seconds"),
-    *("inter_token_bins", "coverage", "shared", "strict", "cost"),
+    *("inter_token_bins", "coverage", "shared", "strict", "cost", "stated"),
 )
 """Fields that a line leaves out where they are None, so that older lines keep their form."""
 
@@ -75,6 +75,9 @@ class Sample:
     ``####``); None if the rule has none."""
     cost: Cost | None = None
     """What its joules cost at the price of its time; None without a tariff, or unmeasured."""
+    stated: str | None = None
+    """The letter that the free text states, whatever letter was read behind it; empty if it states
+    none, None if no letter was read behind it."""
 
     @property
     def key(self) -> tuple[str, str, int]:

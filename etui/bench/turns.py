@@ -29,7 +29,9 @@ from etui.energy.types import EnergyOf
 from etui.errors import ContextOverflow, EngineFailed
 from etui.measure.run import StopRequested
 from etui.multiple_choice import parse_options
+from etui.reasoning.choice_readout import split_letter
 from etui.reasoning.extraction import extract
+from etui.reasoning.vote_count import tally
 from etui.routing.decision import Decision
 from etui.routing.policy import Policy
 from etui.runtime.decide import Choice, collect_knowledge, decide_query
@@ -150,10 +152,10 @@ def build_sample(
         rule: Reads the answer; None reads the option that is stated last.
         gaps: Seconds between its tokens; None if unknown.
     """
-    text = record.answer
+    text, stated = record.answer, None
     if rule is None:
         right, strict = question.answer, None
-        choice = _read_option(record, question, messages[-1].content)
+        choice, stated = _read_option(record, question, messages[-1].content)
     else:
         graded = grade(rule, text, question)
         right, choice, strict = graded.answer, graded.choice, graded.strict
@@ -205,6 +207,7 @@ def build_sample(
         coverage=None if energy.joules is None else energy.coverage,
         shared=None if energy.joules is None else energy.shared,
         strict=strict,
+        stated=stated,
     )
 
 
@@ -213,11 +216,28 @@ def _describe_gaps(gaps: Sequence[float] | None) -> dict[str, float] | None:
     return None if found is None else {"p50": found.p50, "p90": found.p90, "p95": found.p95}
 
 
-def _read_option(record: TurnRecord, question: Question, asked: str) -> str | None:
-    """Return the letter of the option that an answer states last; None without one."""
+def _read_option(
+    record: TurnRecord, question: Question, asked: str
+) -> tuple[str | None, str | None]:
+    """Return the letter of an answer, None without one, and what its free text alone states.
+
+    The second is as ``Sample.stated``. Of a vote it is the majority of what the votes state.
+    """
     options = parse_options(asked)
-    found = extract(record.answer, asked, options, truncated=record.status == "truncated")
-    return found.key if found.key in question.letters else None
+
+    def state(text: str) -> str | None:
+        key = extract(text, asked, options, truncated=record.status == "truncated").key
+        return key if key in question.letters else None
+
+    if record.settings.get("readout") != "letter":
+        return state(record.answer), None
+    counted = [vote for vote in record.votes if vote.status not in ("uncounted", "abandoned")]
+    if counted:
+        said = tally([(state(split_letter(vote.answer)[0]), 1.0) for vote in counted]).key
+        return state(record.answer), said or ""
+    free, letter = split_letter(record.answer)
+    stated = state(free)
+    return letter or stated, stated or ""
 
 
 def decide_always(arm: Arm) -> Decide:

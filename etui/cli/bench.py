@@ -157,8 +157,7 @@ def _run_bench(ctx: click.Context, options: dict[str, Any]) -> int:
         else:
             outcome = _resume(runner, options, limits)
         if outcome.config.design is not None:
-            for extra in ("figures", "learn"):
-                require_extra(extra, "the answers are kept; the report of the design")
+            require_extra("figures", "the answers are kept; the report of the design")
             from etui.design.report import write_design_report
 
             progress.say("writing the report of the design")
@@ -224,8 +223,7 @@ def _plan_design(
     """Plan a run of a design, which also measures its curves; or price it, after a pilot."""
     from etui.design.plan import connect_curves, plan_design, plan_pilot, price_new_run
 
-    for extra in ("figures", "learn"):
-        require_extra(extra, "the report of a design")
+    require_extra("figures", "the report of a design")
     say, dry_run, pilot = runner.progress.say, options["dry_run"], options["pilot"]
     design, plan = plan_design(request, runner.runtime, say)
     if not dry_run or pilot is not None:

@@ -226,6 +226,41 @@ def excludes(interval: Interval | None, neutral: float) -> int:
     return 0
 
 
+@dataclass(frozen=True, slots=True)
+class Readout:
+    """What the letter behind the answers of an arm is worth, on the same answers."""
+
+    strategy: Strategy
+    read: Interval  # Accuracy by the letter that was read behind the answer
+    stated: Interval  # Accuracy by the letter that its free text states
+    silent: float  # Share of the questions of which the free text states none
+    difference: Interval  # The first accuracy minus the second
+    p_holm: float  # P-value of McNemar's exact test, adjusted for all arms
+
+
+def compare_readouts(paired: Paired, seed: int) -> tuple[Readout, ...]:
+    """Compare the letter behind the answers with their free text, for every arm that has both."""
+    found, p_values = [], []
+    for at, one in enumerate(paired.layout.strategies):
+        samples = paired.column(one)
+        if not samples or all(sample.stated is None for sample in samples):
+            continue
+        right = paired.correct[:, at]
+        stated = np.array([float(sample.stated == sample.answer) for sample in samples])
+        changes = right - stated
+        drawn = resample_sums(changes[:, None], paired.subjects, seed)[:, 0]
+        read, own = (compute_mean_interval(v.tolist(), paired.subjects, seed)
+                     for v in (right, stated))  # fmt: skip
+        assert read is not None
+        assert own is not None
+        difference, _, _ = compute_difference(changes, drawn / len(samples))
+        silent = sum(not sample.stated for sample in samples) / len(samples)
+        found.append(Readout(one, read, own, silent, difference, 1.0))
+        p_values.append(mcnemar(int((changes < 0).sum()), int((changes > 0).sum())))
+    adjusted = zip(found, holm(p_values), strict=True) if found else ()
+    return tuple(replace(one, p_holm=p) for one, p in adjusted)
+
+
 Against = Literal["direct", "large"]
 """The direct answer of the same model, or that of the largest model."""
 
@@ -242,18 +277,15 @@ class Multiple:
     deviation: float  # Standard deviation of the difference of a question
     p_value: float  # Two-sided p-value of McNemar's exact test
     p_holm: float  # The p-value adjusted for all arms of the model against this base
-    accuracy: Interval | None
-    """Accuracy of the arm over that of the base; None if the base is never right."""
     joules: Interval | None  # Joules over those of the base; None if one of them is unmeasured
     per_correct: Interval | None  # Joules per right answer over those of the base
     per_additional: Interval | None
     """Joules for each right answer that the arm has beyond the base; the upper end is None if it
     may have none. None if it has none."""
     seconds: Interval | None  # Time over that of the base
-    tokens: Interval | None  # Output tokens over those of the base; None if the base generates none
 
 
-RIGHT, SECONDS, TOKENS, JOULES, RIGHT_MEASURED = range(5)
+RIGHT, SECONDS, JOULES, RIGHT_MEASURED = range(4)
 """Columns of :class:`Resampled`; the last two are over the measured questions only."""
 
 
@@ -280,7 +312,6 @@ def resample(paired: Paired, seed: int) -> Resampled:
         [
             correct,
             paired.values(lambda sample: sample.seconds),
-            paired.values(lambda sample: sample.tokens.output),
             np.where(measured, np.nan_to_num(paired.joules), 0.0),
             np.where(measured, correct, 0.0),
         ],
@@ -393,12 +424,10 @@ def _compute_multiple(
         deviation=deviation,
         p_value=p_value,
         p_holm=p_value,
-        accuracy=over(RIGHT),
         joules=joules,
         per_correct=per_correct,
         per_additional=per_additional,
         seconds=over(SECONDS),
-        tokens=over(TOKENS),
     )
 
 

@@ -8,37 +8,29 @@ from typing import Any, Literal
 
 from etui import units
 from etui.curves.operating_curve import PhaseCurve
-from etui.design._arms import Against, excludes
 from etui.design._paired import Layout, Strategy
-from etui.design._routing import BY_SUBJECT, FRUGAL
-from etui.design.analysis import CONTEXTS, ModelCurve, PartAnalysis, points_text, predict_phase
-from etui.plots.figure import ARM_COLOURS, INK, SOFT, Figure, Panel, Point
-from etui.stats.tests import SIGNIFICANCE, Interval
+from etui.design.analysis import CONTEXTS, DesignAnalysis, ModelCurve, predict_phase
+from etui.plots.figure import ARM_COLOURS, SOFT, Figure, Panel, Point
 
 _SHAPES = {"direct": "o", "cot": "s", "vote": "^"}
 _WAYS = {"direct": "direct", "cot": "chain of thought", "vote": "vote"}
-_ROUTERS = {FRUGAL: "frugal oracle", BY_SUBJECT: "router by subject"}
 _STEPS = 60
 _LEAST = 20
 """A lower end below the value over this is drawn there: a logarithmic axis has no 0."""
 
 
-def draw_figures(part: PartAnalysis, chance: float) -> dict[str, Figure]:
-    """Draw every figure for which a part has data.
+def draw_figures(run: DesignAnalysis, chance: float) -> dict[str, Figure]:
+    """Draw every figure for which a run has data.
 
     Args:
         chance: Share of right answers by guessing.
 
     Returns:
-        ``accuracy_joules``, ``joules_per_correct``, ``multiples``, ``multiples_large`` and
-        ``operating_curves``, as far as there are any, in this order.
+        ``accuracy_joules`` and ``operating_curves``, as far as there are any, in this order.
     """
     figures = {
-        "accuracy_joules": _draw_plane(part, chance),
-        "joules_per_correct": _draw_per_correct(part),
-        "multiples": _draw_multiples(part, "direct"),
-        "multiples_large": _draw_multiples(part, "large"),
-        "operating_curves": _draw_curves(part),
+        "accuracy_joules": _draw_plane(run, chance),
+        "operating_curves": _draw_curves(run),
     }
     return {name: figure for name, figure in figures.items() if figure is not None}
 
@@ -83,11 +75,11 @@ def _add_keys(panel: Panel, layout: Layout, strategies: Sequence[Strategy]) -> N
     )  # fmt: skip
 
 
-def _draw_plane(part: PartAnalysis, chance: float) -> Figure | None:
+def _draw_plane(run: DesignAnalysis, chance: float) -> Figure | None:
     """Draw accuracy over joules; None if an arm is unmeasured or costs nothing."""
-    layout = part.paired.layout
+    layout = run.paired.layout
     points = []
-    for one in part.arms:
+    for one in run.arms:
         if one.energy is None or one.energy.per_question.value <= 0:
             return None
         cost, accuracy = one.energy.per_question, one.accuracy
@@ -101,7 +93,7 @@ def _draw_plane(part: PartAnalysis, chance: float) -> Figure | None:
                 colour=_colour(layout, one.strategy.role),
                 label=one.strategy.way,
                 note=f"{one.strategy.label}: {units.accuracy_text(accuracy.value)}, "
-                f"{units.energy_text(cost.value, None, part.kind)}",
+                f"{units.energy_text(cost.value, None, run.kind)}",
                 shape=_shape(one.strategy),
             )
         )  # fmt: skip
@@ -114,125 +106,23 @@ def _draw_plane(part: PartAnalysis, chance: float) -> Figure | None:
         panel.log("x")
     panel.points(points)
     corners = sorted(
-        (point.x, point.y) for point, one in zip(points, part.arms, strict=True) if one.on_hull
+        (point.x, point.y) for point, one in zip(points, run.arms, strict=True) if one.on_hull
     )
     if len(corners) > 1:
         panel.mix(corners)
-    panel.points(
-        [
-            Point(one.joules_per_question, 100 * one.accuracy, colour=INK, filled=False, shape="D",
-                  label=_ROUTERS[one.name])
-            for one in part.replay.routed
-            if one.name in _ROUTERS
-        ]
-    )  # fmt: skip
     panel.guide(y=100 * chance, text="guessing")
-    panel.name_axes(f"joules per question{_estimate(part.kind)}", "accuracy, %")
-    _add_keys(panel, layout, [one.strategy for one in part.arms])
+    panel.name_axes(f"joules per question{_estimate(run.kind)}", "accuracy, %")
+    _add_keys(panel, layout, [one.strategy for one in run.arms])
     return figure
 
 
-def _draw_per_correct(part: PartAnalysis) -> Figure | None:
-    """Draw the joules per right answer of every arm; None if no arm has any."""
-    rows = [
-        (one.strategy, one.energy.per_correct)
-        for one in part.arms
-        if one.energy is not None
-        and one.energy.per_correct is not None
-        and one.energy.per_correct.value > 0
-    ]
-    if not rows:
-        return None
-    points = [
-        Point(
-            figure.value,
-            y,
-            x_ends=(_low(figure.value, figure.low), figure.high),
-            colour=_colour(part.paired.layout, strategy.role),
-            note=f"{strategy.label}: {units.energy_text(figure.value, None, part.kind)}",
-            shape=_shape(strategy),
-        )
-        for y, (strategy, figure) in enumerate(rows)
-    ]
-    figure = Figure(5.4, 0.8 + 0.2 * len(rows))
-    (panel,) = figure.panels
-    panel.log("x")
-    panel.name_rows([strategy.label for strategy, _ in rows])
-    panel.points(points)
-    _draw_open_ends(panel, points)
-    panel.name_axes(f"joules per right answer{_estimate(part.kind)}", "")
-    return figure
-
-
-def _draw_open_ends(panel: Panel, points: Sequence[Point]) -> None:
-    """Continue intervals without an upper end to the edge, with an arrow.
-
-    An interval that ended at its value would claim that the value is the most it can be.
-    """
-    for point in points:
-        if point.x_ends[1] is None:
-            panel.axes.annotate(
-                "", xy=(1, point.y), xycoords=("axes fraction", "data"), xytext=(point.x, point.y),
-                textcoords="data", arrowprops={"arrowstyle": "->", "color": point.colour},
-            )  # fmt: skip
-
-
-def _draw_multiples(part: PartAnalysis, against: Against) -> Figure | None:
-    """Draw accuracy and joules of every arm against a direct answer; None if there are none.
-
-    A filled mark is a claim, after correction for the other arms of the model.
-    """
-    chosen = [one for one in part.multiples if one.against == against]
-    if not chosen:
-        return None
-    has_joules = any(one.joules is not None for one in chosen)
-    figure = Figure(5.4, (1 + has_joules) * (0.7 + 0.2 * len(chosen)), rows=1 + has_joules)
-    names = [one.strategy.label for one in chosen]
-    gains, *costs = figure.panels
-    gains.name_rows(names)
-    gains.guide(x=0.0)
-    for panel in costs:
-        panel.log("x")
-        panel.name_rows(names)
-        panel.guide(x=1.0)
-    for y, one in enumerate(chosen):
-        colour, shape = _colour(part.paired.layout, one.strategy.role), _shape(one.strategy)
-        claimed = excludes(one.difference, 0.0) != 0 and one.p_holm < SIGNIFICANCE
-        low, high = (None if end is None else 100 * end
-                     for end in (one.difference.low, one.difference.high))  # fmt: skip
-        gains.points(
-            [Point(100 * one.difference.value, y, x_ends=(low, high), colour=colour, shape=shape,
-                   filled=claimed, note=f"{one.strategy.label}: {points_text(one.difference)}")]
-        )  # fmt: skip
-        if one.joules is not None and one.joules.value > 0:
-            ratio = _place_ratio(one.joules, y, colour, shape, one.strategy.label)
-            costs[0].points([ratio])
-            _draw_open_ends(costs[0], [ratio])
-    gains.name_axes("accuracy, points", "")
-    for panel in costs:
-        panel.name_axes("joules, multiple", "")
-    return figure
-
-
-def _place_ratio(ratio: Interval, y: float, colour: str, shape: str, name: str) -> Point:
-    return Point(
-        ratio.value,
-        y,
-        x_ends=(_low(ratio.value, ratio.low), ratio.high),
-        colour=colour,
-        note=f"{name}: {units.multiple_text(ratio.value, ratio.low, ratio.high)}",
-        shape=shape,
-        filled=excludes(ratio, 1.0) != 0,
-    )
-
-
-def _draw_curves(part: PartAnalysis) -> Figure | None:
+def _draw_curves(run: DesignAnalysis) -> Figure | None:
     """Draw joules per token over input and output, and joules over the same; None without a fit.
 
     The solid line is the fit with the band of a single turn, the dashed one leaves out the terms of
     the context; lengths beyond the measured ones are shaded.
     """
-    fitted = [one for one in part.curves if one.prefill is not None and one.decode is not None]
+    fitted = [one for one in run.curves if one.prefill is not None and one.decode is not None]
     if not fitted:
         return None
     estimate = _estimate(
@@ -254,7 +144,7 @@ def _draw_curves(part: PartAnalysis) -> Figure | None:
     for panel, (title, y_label, x_label, part_, fixed) in zip(figure.panels, named, strict=True):
         axis: _Axis = "computed" if x_label == "input tokens" else "output"
         ends = [
-            _draw_series(panel, curve, part_, axis, fixed, _colour(part.paired.layout, curve.role))
+            _draw_series(panel, curve, part_, axis, fixed, _colour(run.paired.layout, curve.role))
             for curve in fitted
         ]
         panel.log("x")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -115,7 +115,6 @@ class Paired:
     """The answers of each arm, in the order of the questions."""
     questions_dropped: int  # Questions that some arm has not answered
     answers_dropped: int  # Answers to them, which no paired figure uses
-    silent: tuple[Strategy, ...]  # Arms of the run without any answer
     correct: Floats  # 1 for a right answer and 0 for any other, shape (questions, arms)
     joules: Floats  # Joules of each answer, same shape; NaN if unmeasured
     metered: tuple[bool, ...]  # Whether each arm has joules of any question
@@ -142,14 +141,10 @@ class Paired:
         return _read(self.samples, read)
 
 
-def pair_samples(
-    layout: Layout, samples: Sequence[Sample], kept: Collection[Key] | None = None
-) -> Paired:
+def pair_samples(layout: Layout, samples: Sequence[Sample]) -> Paired:
     """Keep the questions that every arm answered; a failed answer counts as one that is not right.
 
-    Args:
-        samples: Answers of the run, in any order.
-        kept: Questions to use; None is all.
+    ``samples``: answers of the run, in any order.
     """
     answers: dict[str, dict[Key, Sample]] = {one.arm: {} for one in layout.strategies}
     for sample in samples:
@@ -157,7 +152,7 @@ def pair_samples(
             answers[sample.arm].setdefault((sample.subject, sample.row), sample)
     held = [set(answers[one.arm]) for one in layout.strategies]
     asked, common = set[Key]().union(*held), set.intersection(*held) if held else set[Key]()
-    used = sorted(common if kept is None else common & set(kept))
+    used = sorted(common)
     total = sum(len(inside) for inside in answers.values())
     chosen = tuple(tuple(answers[one.arm][key] for key in used) for one in layout.strategies)
     joules = _read(chosen, lambda sample: sample.joules)
@@ -169,7 +164,6 @@ def pair_samples(
         samples=chosen,
         questions_dropped=len(asked) - len(common),
         answers_dropped=total - len(common) * len(layout.strategies),
-        silent=tuple(one for one in layout.strategies if not answers[one.arm]),
         correct=_read(chosen, lambda sample: float(sample.correct)),
         joules=joules,
         metered=tuple(bool(one) for one in metered),

@@ -8,37 +8,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from etui import units
-from etui.bench.config import RunConfig
-from etui.bench.cost import Cost, CostFigure, compute_costs_over_time, compute_percentiles
-from etui.bench.sample import Sample
-from etui.bench.summary import group_by_system
+from etui.bench.cost import Cost, CostFigure
 from etui.bench.summary_text import DASH, interval_text, joules_text
 from etui.curves.fit import Share
-from etui.design._arms import Against, ArmFigures, Multiple, find_multiple
-from etui.design._paired import Layout
-from etui.design._routing import BY_LENGTH, BY_SUBJECT, FRUGAL, MIXTURE, ORACLE
-from etui.design.analysis import (
-    DesignAnalysis,
-    LengthMean,
-    ModelCurve,
-    PartAnalysis,
-    multiple_text,
-    points_text,
-)
-from etui.energy.energy_record import Distribution
+from etui.design._arms import ArmFigures, Multiple, find_multiple
+from etui.design._verdict import Shares, each_text, multiple_text, points_text
+from etui.design.analysis import DesignAnalysis, LengthMean, ModelCurve
 from etui.stats.tests import Interval
 
 _ROUNDING = 1e-9
 """Share of a mean below which its interval is rounding: an arm that always uses up its budget."""
-
-
-_ROUTER_NAMES = {
-    ORACLE: "the oracle",
-    FRUGAL: "the frugal oracle",
-    MIXTURE: "the best random mixture of arms",
-    BY_SUBJECT: "a router by subject",
-    BY_LENGTH: "a router by prompt length",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,17 +29,17 @@ class Table:
     colours: tuple[int, ...] = ()  # Number of the colour of each row; empty without colours
 
 
-def tabulate_arms(part: PartAnalysis) -> Table:
+def tabulate_arms(run: DesignAnalysis) -> Table:
     """Tabulate the figures of every arm; a column without any figure is left out."""
-    kind = part.kind
+    kind = run.kind
     mark = f" ({kind})" if kind == units.ESTIMATE else ""
     header = (
         "arm", "accuracy", f"J/token{mark}", f"J/question{mark}", f"J/correct{mark}",
         "output tokens", "time", "first token", "no answer",
     )  # fmt: skip
-    rows = [_list_arm(one, kind) for one in part.arms]
-    roles = list(part.paired.layout.roles)
-    colours = tuple(roles.index(one.strategy.role) % 8 for one in part.arms)
+    rows = [_list_arm(one, kind) for one in run.arms]
+    roles = list(run.paired.layout.roles)
+    colours = tuple(roles.index(one.strategy.role) % 8 for one in run.arms)
     return replace(_drop_columns(header, rows, 2), colours=colours)
 
 
@@ -114,66 +93,60 @@ def _half(figure: Interval) -> float | None:
     return half if half > _ROUNDING * abs(figure.value) else 0.0
 
 
-def tabulate_multiples(part: PartAnalysis, against: Against) -> Table | None:
-    """Tabulate every arm against a direct answer; None without any."""
-    chosen = [one for one in part.multiples if one.against == against]
-    if not chosen:
+def tabulate_multiples(run: DesignAnalysis) -> Table | None:
+    """Tabulate every arm against the direct answers; None without any."""
+    if not run.multiples:
         return None
     header = (
         "arm", "against", "accuracy", "test", "joules", "J/correct",
         "J per additional right answer", "time",
     )  # fmt: skip
-    rows = [_list_multiple(one, part.kind) for one in chosen]
-    return _drop_columns(header, rows, 0)
+    shares = Shares(run.arms)
+    return _drop_columns(header, [_list_multiple(m, shares, run.kind) for m in run.multiples], 2)
 
 
-def _list_multiple(one: Multiple, kind: str | None) -> tuple[str, ...]:
+def _list_multiple(one: Multiple, shares: Shares, kind: str | None) -> tuple[str, ...]:
+    alike, additional = shares.are_alike(one), one.per_additional
+
     def times(figure: Interval | None) -> str:
         return DASH if figure is None else multiple_text(figure)
 
     return (
         one.strategy.label,
         one.base.label,
-        points_text(one.difference),
-        units.p_value_text(one.p_holm),
+        points_text(one.difference) if alike else "not compared",
+        units.p_value_text(one.p_holm) if alike else DASH,
         times(one.joules),
-        times(one.per_correct),
-        _each_text(one.per_additional, kind),
+        times(one.per_correct) if alike else DASH,
+        each_text(additional, kind) if alike and additional is not None else DASH,
         times(one.seconds),
     )
 
 
-def tabulate_routers(part: PartAnalysis) -> Table | None:
-    """Tabulate what routers would have reached; None if nothing was replayed."""
-    if not part.replay.routed:
-        return None
-    labels = {one.arm: one.label for one in part.paired.layout.strategies}
-    rows = []
-    for one in part.replay.routed:
-        top = sorted(one.shares.items(), key=lambda item: (-item[1], item[0]))[:3]
-        used = ", ".join(f"{labels[arm]} {units.percent_text(share)}" for arm, share in top)
-        rows.append(
-            (
-                _ROUTER_NAMES[one.name],
-                units.accuracy_text(one.accuracy),
-                units.energy_text(one.joules_per_question, None, _mark(part.kind)),
-                points_text(one.difference),
-                _percent_text(one.saved.value, one.saved.low, one.saved.high, signed=True),
-                DASH if one.lead is None else points_text(one.lead),
-                used,
-            )
+def tabulate_readouts(run: DesignAnalysis) -> Table | None:
+    """Tabulate what the letter behind the answers is worth; None if none was read."""
+    rows = [
+        (
+            one.strategy.label,
+            *(f"{units.accuracy_text(each.value)} ({interval_text(each)})"
+              for each in (one.read, one.stated)),
+            units.percent_text(one.silent),
+            points_text(one.difference),
+            units.p_value_text(one.p_holm),
         )
+        for one in run.readouts
+    ]  # fmt: skip
     header = (
-        "chosen by", "accuracy", "J/question", "accuracy against it", "joules saved",
-        "against a mixture", "mostly used",
+        "arm", "letter behind the answer", "letter stated in the text", "none stated",
+        "difference", "test",
     )  # fmt: skip
-    return Table(header, tuple(rows))
+    return Table(header, tuple(rows)) if rows else None
 
 
-def tabulate_curves(part: PartAnalysis) -> Table | None:
+def tabulate_curves(run: DesignAnalysis) -> Table | None:
     """Tabulate the fitted curves and their nonlinear parts; None without a fit."""
     rows = []
-    for curve in part.curves:
+    for curve in run.curves:
         for name, phase in (("prefill", curve.prefill), ("decode", curve.decode)):
             if phase is None:
                 continue
@@ -199,91 +172,26 @@ def tabulate_curves(part: PartAnalysis) -> Table | None:
 
 def _share_text(share: Share) -> str:
     """Format the share of the context with its interval."""
-    text = _percent_text(share.value, share.low, share.high)
+    ends = (None if end is None else 100 * end for end in (share.low, share.high))
+    text = units.change_text(100 * share.value, *ends, signed=False)
     return text if share.measured else f"{text} (extrapolated)"
-
-
-def _percent_text(
-    value: float, low: float | None, high: float | None, *, signed: bool = False
-) -> str:
-    ends = (None if end is None else 100 * end for end in (low, high))
-    return units.change_text(100 * value, *ends, signed=signed)
-
-
-def _each_text(figure: Interval | None, kind: str | None) -> str:
-    """Format joules for each additional right answer; the upper end may be open."""
-    if figure is None:
-        return DASH
-    shown = _mark(kind)
-    if figure.low is not None and figure.high is not None:
-        return units.energy_range_text(figure.value, figure.low, figure.high, shown)
-    text = units.energy_text(figure.value, None, shown)
-    if figure.low is None:
-        return text
-    bare = text.removesuffix(f" ({units.ESTIMATE})")
-    return f"{bare}, at least {units.energy_text(figure.low, None, shown)}"
 
 
 def _mark(kind: str | None) -> str | None:
     return kind if kind == units.ESTIMATE else None
 
 
-def tabulate_spread(config: RunConfig, samples: Sequence[Sample], layout: Layout) -> Table | None:
-    """Tabulate percentiles and steadiness of every arm; None if nothing is known of any.
-
-    Joules are left out if the machines of the run are not equal.
-    """
-    grouped = group_by_system(samples, config)
-    courses = compute_costs_over_time(samples, config)
-    words = {True: "yes", False: "no", None: "not enough answers"}
-    rows = []
-    for strategy in layout.strategies:
-        own = grouped.get(strategy.arm, [])
-        kind = units.ESTIMATE if any(one.kind == units.ESTIMATE for one in own) else None
-        found = compute_percentiles(own)
-        states = [words[one.steady_state.is_steady] for one in courses.get(strategy.arm, ())]
-        rows.append(
-            (
-                strategy.label,
-                _joules_texts(found.joules_per_question, kind),
-                _joules_texts(found.joules_per_output_token, kind),
-                _seconds_texts(found.ttft_seconds),
-                _seconds_texts(found.inter_token_seconds),
-                ", ".join(dict.fromkeys(states)) or DASH,
-            )
-        )
-    mark = f" ({units.ESTIMATE})" if any(one.kind == units.ESTIMATE for one in samples) else ""
-    named = (f"J/question{mark}", f"J/token{mark}", "first token", "between tokens")
-    header = ("arm", *(f"{name}, p50 / p90 / p95" for name in named), "steady")
-    table = _drop_columns(header, rows, 1)
-    return table if len(table.header) > 1 else None
-
-
-def _joules_texts(found: Distribution | None, kind: str | None) -> str:
-    if found is None:
-        return DASH
-    texts = [units.energy_text(each, None, kind) for each in (found.p50, found.p90, found.p95)]
-    return " / ".join(text.removesuffix(f" ({units.ESTIMATE})") for text in texts)
-
-
-def _seconds_texts(found: Distribution | None) -> str:
-    if found is None:
-        return DASH
-    return " / ".join(units.seconds_text(each) for each in (found.p50, found.p90, found.p95))
-
-
 Cell = str | int | float | None
 
 
-def csv_files(analysis: DesignAnalysis) -> dict[str, str]:
+def csv_files(runs: Sequence[DesignAnalysis]) -> dict[str, str]:
     """Format ``table.csv`` and ``curves.csv``, with full figures.
 
     An empty cell is an unknown figure or an open end of an interval.
     """
-    parts = analysis.parts
     return {
-        "table.csv": _format(_TABLE, (row for part in parts for row in _list_arms(part))),
-        "curves.csv": _format(_CURVES, (row for part in parts for row in _list_curves(part))),
+        "table.csv": _format(_TABLE, (row for run in runs for row in _list_arms(run))),
+        "curves.csv": _format(_CURVES, (row for run in runs for row in _list_curves(run))),
     }
 
 
@@ -296,6 +204,7 @@ _TABLE = (
     "energy_kind", "measured_questions", *_spread("joules_per_output_token"),
     *_spread("joules_per_question"), *_spread("joules_per_correct"), *_spread("output_tokens"),
     *_spread("seconds"), *_spread("ttft_seconds"), "no_answer", "on_hull",
+    *_spread("stated_accuracy"), "none_stated",
     *(
         column
         for against in ("direct", "large")
@@ -312,21 +221,26 @@ _CURVES = (
 )  # fmt: skip
 
 
-def _list_arms(part: PartAnalysis) -> Iterable[Sequence[Cell]]:
-    for one in part.arms:
+def _list_arms(run: DesignAnalysis) -> Iterable[Sequence[Cell]]:
+    for one in run.arms:
         strategy, energy = one.strategy, one.energy
-        found = [find_multiple(part.multiples, strategy, which) for which in ("direct", "large")]
+        found = [find_multiple(run.multiples, strategy, which) for which in ("direct", "large")]
         yield (
-            part.machine, strategy.arm, strategy.role, strategy.model, strategy.reasoning,
+            run.machine, strategy.arm, strategy.role, strategy.model, strategy.reasoning,
             one.questions, *_ends(one.accuracy),
             None if energy is None else energy.kind,
             0 if energy is None else energy.questions,
             *_list_energy(energy),
             *_ends(one.output_tokens), *_ends(one.seconds), *_ends(one.ttft_seconds),
-            one.lost, _flag(one, part),
+            one.lost, _flag(one, run), *_list_readout(one, run),
             *(cell for m in found for cell in _list_multiple_cells(m)),
             *(None if m is None else m.p_holm for m in found),
         )  # fmt: skip
+
+
+def _list_readout(one: ArmFigures, run: DesignAnalysis) -> Iterable[Cell]:
+    found = next((each for each in run.readouts if each.strategy == one.strategy), None)
+    return (None,) * 4 if found is None else (*_ends(found.stated), found.silent)
 
 
 def _list_energy(energy: Cost | None) -> Iterable[Cell]:
@@ -342,16 +256,16 @@ def _list_multiple_cells(one: Multiple | None) -> Iterable[Cell]:
     return (*_ends(one.difference), *_ends(one.joules), *_ends(one.per_additional))
 
 
-def _flag(one: ArmFigures, part: PartAnalysis) -> Cell:
-    known = any(arm.on_hull for arm in part.arms)
+def _flag(one: ArmFigures, run: DesignAnalysis) -> Cell:
+    known = any(arm.on_hull for arm in run.arms)
     return int(one.on_hull) if known else None
 
 
-def _list_curves(part: PartAnalysis) -> Iterable[Sequence[Cell]]:
-    for curve in part.curves:
+def _list_curves(run: DesignAnalysis) -> Iterable[Sequence[Cell]]:
+    for curve in run.curves:
         for mean in curve.means:
             yield (
-                part.machine, curve.role, curve.model, curve.kind, mean.computed, mean.output,
+                run.machine, curve.role, curve.model, curve.kind, mean.computed, mean.output,
                 mean.repeats, *mean.prefill, *mean.decode, *mean.total,
                 mean.total[0] / mean.output, *_predict(curve, mean), int(mean.shared),
             )  # fmt: skip

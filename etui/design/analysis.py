@@ -13,6 +13,7 @@ from etui.bench.config import RunConfig
 from etui.bench.cost import find_weakest_kind
 from etui.bench.machines import group_equal
 from etui.bench.sample import Sample
+from etui.bench.summary import drop_unpooled, may_pool
 from etui.calibration.measure import MeasuredPoint
 from etui.curves.fit import (
     ContextTerm,
@@ -23,18 +24,17 @@ from etui.curves.fit import (
 )
 from etui.curves.operating_curve import PhaseCurve, mape
 from etui.design._arms import (
-    Against,
     ArmFigures,
     Multiple,
+    Readout,
+    compare_readouts,
     compute_arm_figures,
     compute_multiples,
-    excludes,
     resample,
 )
-from etui.design._paired import Key, Layout, Paired, build_layout, pair_samples
-from etui.design._routing import Replay, replay_routers
+from etui.design._paired import Layout, Paired, build_layout, pair_samples
+from etui.design._verdict import Statement, judge, write_headline
 from etui.stats.small_samples import estimate_means
-from etui.stats.tests import SIGNIFICANCE, Interval, count_questions_needed
 
 CONTEXTS = (1024, 4096)
 """Contexts, in tokens, at which the share of the nonlinear part is stated."""
@@ -170,106 +170,6 @@ def _compute_means(points: Sequence[MeasuredPoint], seed: int) -> tuple[LengthMe
     )
 
 
-UNDECIDED = "undecided"
-UNKNOWN = "unknown"
-
-_POINTS = 0.03
-"""The difference, as a share, for which the needed number of questions is stated."""
-
-
-def points_text(figure: Interval) -> str:
-    """Format a difference of shares as points: ``+4.1 points [-2.0, 10.1]``."""
-    ends = (None if end is None else 100 * end for end in (figure.low, figure.high))
-    return units.points_change_text(100 * figure.value, *ends)
-
-
-def multiple_text(figure: Interval) -> str:
-    """Format a ratio with its interval: ``6.1x [5.2, 7.3]``."""
-    return units.multiple_text(figure.value, figure.low, figure.high)
-
-
-@dataclass(frozen=True, slots=True)
-class Statement:
-    """What thinking, or a smaller model, buys: one sentence about one comparison."""
-
-    subject: str  # Role of the model
-    outcome: str  # `more right`, `fewer right`, `undecided` or `unknown`
-    text: str
-    of_thinking: bool  # Whether it is about thinking
-
-
-def judge(layout: Layout, multiples: Sequence[Multiple]) -> tuple[Statement, ...]:
-    """Say for every model what its best thinking arm buys, and what it is against the largest.
-
-    An outcome other than ``undecided`` needs an interval without 0 and a p-value below 0.05 after
-    Holm's correction for the arms of the model. The best arm is the most accurate one.
-    """
-    found = []
-    for role in layout.roles:
-        if any(one.thinks for one in layout.of_role(role)):
-            inside = _list_multiples(multiples, "direct", role)
-            found.append(_judge_best(role, [m for m in inside if m.strategy.thinks], layout))
-    against_large = {role: _list_multiples(multiples, "large", role) for role in layout.roles}
-    found += [_judge_best(role, inside) for role, inside in against_large.items() if inside]
-    return tuple(found)
-
-
-def _list_multiples(multiples: Sequence[Multiple], against: Against, role: str) -> list[Multiple]:
-    return [m for m in multiples if m.against == against and m.strategy.role == role]
-
-
-def _judge_best(role: str, inside: Sequence[Multiple], layout: Layout | None = None) -> Statement:
-    """Judge the best of some arms; with a layout, that thinking is judged."""
-    if not inside and layout is not None:
-        why = (
-            "no arm of it answers directly"
-            if layout.direct_of(role) is None
-            else "no question has been answered by every arm"
-        )
-        text = f"What thinking buys with {role} is unknown: {why}."
-        return Statement(role, UNKNOWN, text, of_thinking=True)
-    best = max(inside, key=lambda one: one.difference.value)
-    side = excludes(best.difference, 0.0) if best.p_holm < SIGNIFICANCE else 0
-    outcome = {1: "more right", -1: "fewer right"}.get(side, UNDECIDED)
-    finding = outcome if side else "no difference shown"
-    cost = (
-        "; joules are unmeasured"
-        if best.joules is None
-        else f", at {multiple_text(best.joules)} the joules"
-    )
-    text = (
-        f"{best.strategy.label} is at {points_text(best.difference)} against {best.base.label} "
-        f"({finding}){cost}."
-    )
-    if not side:
-        needed = count_questions_needed(best.deviation, _POINTS, len(inside))
-        if needed > best.questions:
-            text += f" About {needed:,} questions would show a difference of 3 points."
-    return Statement(role, outcome, text, of_thinking=layout is not None)
-
-
-_HEADLINES = {
-    "more right": "gets more right with",
-    "fewer right": "gets fewer right with",
-    UNDECIDED: "is undecided with",
-    UNKNOWN: "is not judged with",
-}
-
-
-def write_headline(statements: Sequence[Statement]) -> str:
-    """Write the finding on thinking in one sentence, without its full stop."""
-    roles: dict[str, list[str]] = {}
-    for one in statements:
-        if one.of_thinking:
-            roles.setdefault(one.outcome, []).append(one.subject)
-    parts = [
-        f"{words} {' and '.join(roles[outcome])}"
-        for outcome, words in _HEADLINES.items()
-        if outcome in roles
-    ]
-    return f"Thinking {', and '.join(parts)}" if parts else "No arm of this run thinks"
-
-
 _PAPER = (
     "No figure repeats one of arXiv 2603.20224, whose numbers are not public: models, card and "
     "prompts differ from the paper's (an L40S, read by NVML), and its second suite, MT-Bench, is "
@@ -355,136 +255,89 @@ def _votes(arm: Mapping[str, Any]) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class MachineGroup:
-    """Equal machines."""
-
-    name: str  # Name of the machine, with their number if there are several
-    keys: tuple[str, ...]
-    questions: frozenset[Key]  # Questions of which every answer comes from one of them
-
-
-def group_machines(config: RunConfig, samples: Sequence[Sample]) -> tuple[MachineGroup, ...]:
-    """Group the machines of a run; empty if all joules may be pooled."""
-    groups = group_equal(config.machines or ())
-    if len(groups) < 2:
-        return ()
-    of_key = {machine.key: at for at, group in enumerate(groups) for machine in group}
-    answered: dict[Key, set[int | None]] = {}
-    for sample in samples:
-        seen = answered.setdefault((sample.subject, sample.row), set())
-        seen.add(None if sample.machine is None else of_key.get(sample.machine))
-    return tuple(
-        MachineGroup(
-            f"{len(group)} x {group[0].name}" if len(group) > 1 else group[0].name,
-            tuple(machine.key for machine in group),
-            frozenset(key for key, seen in answered.items() if seen == {at}),
-        )
-        for at, group in enumerate(groups)
-    )
-
-
-Points = Mapping[str, Sequence["MeasuredPoint"]]
-"""Model -> measured points of its operating curve."""
-
-ReadPoints = Callable[[Collection[str] | None], Points]
-"""Takes the keys of machines, or None for all, and returns their points."""
-
-
-@dataclass(frozen=True, slots=True)
-class PartAnalysis:
-    """The figures of equal machines, or those of all machines without joules."""
-
-    machine: str  # Name of the machines; empty if the run has only one kind
-    paired: Paired
-    kind: str | None  # The weakest kind of the joules; None if unmeasured
-    arms: tuple[ArmFigures, ...]  # Figures of every arm; empty without a paired question
-    multiples: tuple[Multiple, ...]  # The arms against the direct answers
-    replay: Replay  # What a router would have saved
-    curves: tuple[ModelCurve, ...]  # Operating curves, smallest model first
-    headline: str  # The finding on thinking, in one sentence
-    statements: tuple[Statement, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class DesignAnalysis:
     """The analysis of a run."""
 
     config: RunConfig
     layout: Layout
-    parts: tuple[PartAnalysis, ...]
-    """The figures of the run. If its machines are not equal, the first part has the accuracy of all
-    of them, and one part for each kind of machine follows."""
+    paired: Paired
+    kind: str | None  # The weakest kind of the joules; None if unmeasured
+    arms: tuple[ArmFigures, ...]  # Figures of every arm; empty without a paired question
+    multiples: tuple[Multiple, ...]  # The arms against the direct answers
+    readouts: tuple[Readout, ...]  # What the letter behind the answers is worth
+    curves: tuple[ModelCurve, ...]  # Operating curves, smallest model first
+    headline: str  # The answer in one sentence
+    statements: tuple[Statement, ...]
     limits: tuple[str, ...]  # What the figures do not cover
-
-    @property
-    def main(self) -> PartAnalysis:
-        """The part with every question."""
-        return self.parts[0]
+    machine: str = ""  # Names of the machines; empty for all of them
 
     @property
     def is_complete(self) -> bool:
         """Whether every arm answered every question of the plan."""
-        return len(self.main.paired) == self.config.questions
+        return len(self.paired) == self.config.questions
+
+
+def analyse_kinds(
+    config: RunConfig,
+    samples: Sequence[Sample],
+    read_points: Callable[[Collection[str] | None], Mapping[str, Sequence[MeasuredPoint]]],
+    roles: Mapping[str, str] | None = None,
+) -> tuple[DesignAnalysis, ...]:
+    """Analyse a run, and after it each kind of its machines, if they are unlike.
+
+    Args:
+        read_points: Takes keys of machines, or None for all, and returns their points.
+    """
+    found = [analyse(config, samples, read_points(None), roles)]
+    for group in () if may_pool(samples, config) else group_equal(config.machines or ()):
+        keys = [machine.key for machine in group]
+        own = analyse(config, [s for s in samples if s.machine in keys], read_points(keys), roles)
+        name = f"{len(group)} x {group[0].name}" if len(group) > 1 else group[0].name
+        found.append(replace(own, machine=name))
+    return tuple(found)
 
 
 def analyse(
     config: RunConfig,
     samples: Sequence[Sample],
-    read_points: ReadPoints,
+    points: Mapping[str, Sequence[MeasuredPoint]],
     roles: Mapping[str, str] | None = None,
 ) -> DesignAnalysis:
     """Analyse a run; the order of the samples does not matter.
 
+    Joules of unlike machines are left out, and so are their curves: one that answered other
+    questions, or measured other lengths, would pass for an arm that costs less.
+
     Args:
         samples: Its answers, complete or not.
-        read_points: Returns the points of its operating curves.
+        points: Model -> measured points of its operating curve.
         roles: Role -> model of the design, smallest first; None names the roles by the models.
     """
-    layout = build_layout(config, roles)
-    groups = group_machines(config, samples)
-    if not groups:
-        part = _analyse_part(config, layout, samples, read_points(None))
-        limits = list_limits(config, part.paired, part.kind, part.curves)
-        if part.replay.why_not:
-            limits = (*limits, f"No router was replayed: {part.replay.why_not}.")
-        return DesignAnalysis(config, layout, (part,), limits)
-    bare = [sample.without_joules() for sample in samples]
-    pooled = _analyse_part(config, layout, bare, {}, "all machines, accuracy only")
-    parts = tuple(
-        _analyse_part(config, layout, samples, read_points(group.keys), group.name, group.questions)
-        for group in groups
-    )
-    kinds = [part.kind for part in parts if part.kind is not None]
-    curves = [curve for part in parts for curve in part.curves]
-    limits = list_limits(config, pooled.paired, find_weakest_kind(kinds), curves)
-    note = (
-        f"The run has {len(groups)} kinds of machines; joules are pooled only over equal ones, and "
-        "a question counts only if one kind gave all its answers."
-    )
-    return DesignAnalysis(config, layout, (pooled, *parts), (note, *limits))
-
-
-def _analyse_part(
-    config: RunConfig,
-    layout: Layout,
-    samples: Sequence[Sample],
-    points: Points,
-    machine: str = "",
-    kept: Collection[Key] | None = None,
-) -> PartAnalysis:
-    paired = pair_samples(layout, samples, kept)
-    seed = config.seed
+    layout, seed = build_layout(config, roles), config.seed
+    alike = may_pool(samples, config)
+    paired = pair_samples(layout, drop_unpooled(samples, config))
     kind = find_weakest_kind([s.kind for inside in paired.samples for s in inside if s.joules])
+    arms = compute_arm_figures(paired, seed)
     multiples = compute_multiples(resample(paired, seed)) if len(paired) else ()
-    statements = judge(layout, multiples)
-    return PartAnalysis(
-        machine=machine,
+    curves = compute_curves(layout, points if alike else {}, seed)
+    statements = judge(layout, arms, multiples, kind)
+    limits = list_limits(config, paired, kind, curves)
+    if not alike:
+        limits = (
+            "The run has unlike machines, whose joules are not pooled: a question has joules only "
+            "if one kind of them gave all its answers.",
+            *limits,
+        )
+    return DesignAnalysis(
+        config=config,
+        layout=layout,
         paired=paired,
         kind=kind,
-        arms=compute_arm_figures(paired, seed),
+        arms=arms,
         multiples=multiples,
-        replay=replay_routers(paired, seed),
-        curves=compute_curves(layout, points, seed),
+        readouts=compare_readouts(paired, seed),
+        curves=curves,
         headline=write_headline(statements),
         statements=statements,
+        limits=limits,
     )

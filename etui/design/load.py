@@ -17,7 +17,7 @@ from etui.bench.formats import FORMATS
 from etui.calibration.grid import Grid
 from etui.config.config import Config, shipped_dir
 from etui.errors import InvalidFile, ModelUnavailable, Problem, UsageError
-from etui.routing.schema.arms import ONLY_OF, EarlyExitEntry, ModelName, Name, StopEntry
+from etui.routing.schema.arms import EarlyExitEntry, ModelName, Name, StopEntry, check_effect
 from etui.text import did_you_mean
 from etui.yaml.load import Located, Strict, parse_yaml, refuse
 from etui.yaml.named_files import NamedFile, find_named_file, list_named_files
@@ -81,10 +81,11 @@ class DesignArmEntry(Strict):
     early_exit: EarlyExitEntry | None = Field(
         None, description="Ends thinking once its answer is stable (cot)."
     )
-    readout: Literal["text", "choices"] | None = Field(
-        None,
-        description="choices takes the option letter with the highest probability and decodes "
-        "nothing (direct); default text.",
+    readout: Literal["text", "choices", "letter"] = Field(
+        "letter",
+        description="letter takes the option letter with the highest probability behind the "
+        "decoded answer, in every arm alike; choices decodes nothing before it (direct); text "
+        "looks for a letter in the decoded answer.",
     )
     temperature: float | None = Field(
         None, ge=0, le=5, description="0 takes the most probable token; default 0, for vote 0.7."
@@ -97,10 +98,7 @@ class DesignArmEntry(Strict):
 
     @model_validator(mode="after")
     def _check_keys(self) -> Self:
-        for key, ways in ONLY_OF.items():
-            if getattr(self, key, None) is not None and self.reasoning not in ways:
-                use = " or ".join(ways)
-                refuse(f"{key} has no effect with reasoning: {self.reasoning}; use {use}", key)
+        check_effect(self, self.reasoning)
         for key in LISTED:
             value = getattr(self, key)
             if isinstance(value, tuple):

@@ -254,7 +254,8 @@ def count_most_output(arm: Arm, *, generates: bool = True) -> int:
     if not generates or (arm.reasoning == "direct" and arm.readout == "choices"):
         return 0
     thinking = arm.think_tokens if arm.reasoning != "direct" else 0
-    return (thinking + arm.max_tokens) * (arm.votes if arm.reasoning == "vote" else 1)
+    each = thinking + arm.max_tokens + (arm.readout == "letter")
+    return each * (arm.votes if arm.reasoning == "vote" else 1)
 
 
 def price_arm(

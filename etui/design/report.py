@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-from markupsafe import Markup
 
 from etui import __version__, units
 from etui.atomic import write_text
 from etui.bench.config import RunConfig
-from etui.bench.folder import Recorded, read_run
+from etui.bench.folder import read_run
 from etui.bench.page import build_config_tree
-from etui.bench.summary_text import interval_text, joules_text
 from etui.codec import DocumentError
 from etui.design._figures import draw_figures, get_colour
 from etui.design._tables import (
@@ -23,10 +20,9 @@ from etui.design._tables import (
     tabulate_arms,
     tabulate_curves,
     tabulate_multiples,
-    tabulate_routers,
-    tabulate_spread,
+    tabulate_readouts,
 )
-from etui.design.analysis import DesignAnalysis, PartAnalysis, analyse
+from etui.design.analysis import DesignAnalysis, analyse_kinds
 from etui.design.curve_visits import read_curve_points
 from etui.design.load import design_of_run
 from etui.errors import EtuiError, InvalidFile
@@ -55,22 +51,31 @@ def write_design_report(folder: Path, to: Path, *, figures: bool = True) -> list
         EtuiError: The report cannot be written.
     """
     recorded = read_run(folder)
-    analysis, title = _analyse(recorded)
-    extras = tabulate_spread(recorded.config, recorded.samples, analysis.layout)
-    chance = 0.25 if analysis.config.chance is None else analysis.config.chance
-    drawn = [draw_figures(part, chance) for part in analysis.parts]
+    config = recorded.config
+    roles, title = _read_design(config)
+    runs = analyse_kinds(
+        config, recorded.samples, lambda keys: read_curve_points(recorded.folder, keys), roles
+    )
+    chance = 0.25 if config.chance is None else config.chance
+    drawn = [draw_figures(run, chance) for run in runs]
     written: list[Path] = []
     saved: list[Path] = []
     try:
         to.mkdir(parents=True, exist_ok=True)
         if figures:
-            saved = _save_figures(to / FIGURES, drawn)
-        values = _build_values(analysis, drawn, title, extras)
+            (to / FIGURES).mkdir(exist_ok=True)
+            saved = [
+                path
+                for number, part in enumerate(drawn)
+                for name, figure in part.items()
+                for path in figure.save(to / FIGURES / f"{name}{_number(number)}")
+            ]
+        values = _build_values(runs, drawn, title)
         # Neither has the texts of questions.
         texts = {
             PAGE: render_template("etui.design", style="design.css", **values),
             "report.md": _render_markdown(values, [path.name for path in saved]),
-            **csv_files(analysis),
+            **csv_files(runs),
         }
         for name, text in texts.items():
             write_text(to / name, text, errors="surrogatepass")
@@ -81,14 +86,6 @@ def write_design_report(folder: Path, to: Path, *, figures: bool = True) -> list
             "choose a writable folder",
         ) from error
     return [*written, *saved]
-
-
-def _analyse(recorded: Recorded) -> tuple[DesignAnalysis, str]:
-    """Analyse a run; return the analysis and the title of the design."""
-    config, folder = recorded.config, recorded.folder
-    roles, title = _read_design(config)
-    found = analyse(config, recorded.samples, lambda keys: read_curve_points(folder, keys), roles)
-    return found, title
 
 
 def _read_design(config: RunConfig) -> tuple[Mapping[str, str] | None, str]:
@@ -102,22 +99,23 @@ def _read_design(config: RunConfig) -> tuple[Mapping[str, str] | None, str]:
     return design.models, design.title
 
 
-def _save_figures(folder: Path, parts: list[dict[str, Figure]]) -> list[Path]:
-    """Save the figures; those of the second and further parts end in ``_2`` and so on."""
-    folder.mkdir(parents=True, exist_ok=True)
-    return [
-        path
-        for number, figures in enumerate(parts, 1)
-        for name, figure in figures.items()
-        for path in figure.save(folder / (name if number == 1 else f"{name}_{number}"))
-    ]
+_ALT = {
+    "accuracy_joules": "Accuracy against joules per question",
+    "operating_curves": "Joules per token and joules over lengths",
+}
+
+
+def _number(part: int) -> str:
+    """Return the end of the names of the figures of a part: ``_2`` for the second."""
+    return f"_{part + 1}" if part else ""
 
 
 def _build_values(
-    analysis: DesignAnalysis, drawn: list[dict[str, Figure]], title: str, extras: Table | None
+    runs: Sequence[DesignAnalysis], drawn: Sequence[Mapping[str, Figure]], title: str
 ) -> dict[str, Any]:
     """Build what the templates of the page and of the Markdown use."""
-    config, main, layout = analysis.config, analysis.main, analysis.layout
+    main = runs[0]
+    config, layout = main.config, main.layout
     colours = {role: f"arm-{get_colour(layout, role)}" for role in layout.roles}
     arms = len(layout.strategies)
     return {
@@ -125,97 +123,36 @@ def _build_values(
         "design": config.design.name if config.design is not None else "",
         "started": config.started_at[:10],
         "run_id": config.run_id,
-        "headline": main.headline,
         "questions": units.count_text(len(main.paired), "question"),
         "planned": f"{config.questions:,}",
         "suite": f"{config.suite}, {config.split} split",
         "answered_by": f"answered by all {arms:,} arms" if arms > 1 else "answered by its arm",
         "models": [(colours[role], role, model) for role, model in layout.roles.items()],
-        "is_complete": analysis.is_complete,
-        "findings": _list_findings(main),
+        "is_complete": main.is_complete,
         "parts": [
-            _build_part(part, figures, "" if at == 0 else f"_{at + 1}")
-            for at, (part, figures) in enumerate(zip(analysis.parts, drawn, strict=True))
+            _build_part(run, figures, _number(number))
+            for number, (run, figures) in enumerate(zip(runs, drawn, strict=True))
         ],
-        "extras": extras,
-        "limits": analysis.limits,
+        "limits": main.limits,
         "config": build_config_tree(config),
     }
 
 
-_OUTCOMES = {"more right": "good", "fewer right": "bad"}
-
-_ALT = {
-    "accuracy_joules": "Accuracy against joules per question",
-    "joules_per_correct": "Joules per right answer",
-    "multiples": "Multiples against the direct answer of the same model",
-    "multiples_large": "Multiples against the direct answer of the largest model",
-    "operating_curves": "Joules per token and joules over lengths",
-}
-
-
-def _build_part(part: PartAnalysis, figures: Mapping[str, Figure], suffix: str) -> dict[str, Any]:
-    charts: dict[str, Markup] = {name: one.svg(_ALT[name]) for name, one in figures.items()}
-    direct, large = tabulate_multiples(part, "direct"), tabulate_multiples(part, "large")
+def _build_part(
+    analysis: DesignAnalysis, drawn: Mapping[str, Figure], suffix: str
+) -> dict[str, Any]:
     return {
-        "machine": sanitize(part.machine),
+        "machine": sanitize(analysis.machine),
         "suffix": suffix,
-        "is_empty": not part.arms,
-        "statements": [
-            (one.outcome, _OUTCOMES.get(one.outcome, "open"), one.text) for one in part.statements
-        ],
-        "arms": tabulate_arms(part) if part.arms else None,
-        "charts": charts,
-        "direct": direct,
-        "large": large,
-        "multiples": [
-            (_ALT[name], charts[name], table)
-            for name, table in (("multiples", direct), ("multiples_large", large))
-            if name in charts
-        ],
-        "has_curves": bool(part.curves),
-        "curve_errors": [(one.model, one.error) for one in part.curves if one.error],
-        "curve_table": tabulate_curves(part),
-        "routers": tabulate_routers(part),
+        "headline": analysis.headline,
+        "statements": [one.text for one in analysis.statements],
+        "arms": tabulate_arms(analysis) if analysis.arms else None,
+        "charts": {name: figure.svg(_ALT[name]) for name, figure in drawn.items()},
+        "readouts": tabulate_readouts(analysis),
+        "multiples": tabulate_multiples(analysis),
+        "curve_errors": [(one.model, one.error) for one in analysis.curves if one.error],
+        "curve_table": tabulate_curves(analysis),
     }
-
-
-def _list_findings(part: PartAnalysis) -> list[tuple[str, str, str]]:
-    """List label, figure and note of the key figures: the best and the cheapest arm, questions."""
-    if not part.arms:
-        return []
-    top = max(part.arms, key=lambda one: one.accuracy.value)
-    found: list[tuple[str, str, str]] = [
-        (
-            "Most accurate",
-            units.accuracy_text(top.accuracy.value),
-            f"{top.strategy.label}, 95 % CI {interval_text(top.accuracy)}",
-        )
-    ]
-    kind = part.kind if part.kind == units.ESTIMATE else None
-    priced = [
-        (one.strategy.label, one.energy.per_correct)
-        for one in part.arms
-        if one.energy is not None and one.energy.per_correct is not None
-    ]
-    if priced:
-        label, cheapest = min(priced, key=lambda pair: pair[1].value)
-        found.append(
-            ("Cheapest right answer", units.energy_text(cheapest.value, None, kind),
-             f"{label}, {joules_text(cheapest, None)}")
-        )  # fmt: skip
-        label, highest = max(priced, key=lambda pair: pair[1].value)
-        found.append(
-            ("Most expensive one", units.energy_text(highest.value, None, kind),
-             f"{label}, {units.multiple_text(highest.value / cheapest.value)} the cheapest")
-        )  # fmt: skip
-    else:
-        found.append(("Energy", units.UNMEASURED, "no readable power channel"))
-    count = len(part.paired)
-    dropped = part.paired.questions_dropped
-    note = f"{units.count_text(dropped, 'question')} left out" if dropped else "all paired"
-    found.append(("Questions", f"{count:,}", note))
-    return found
 
 
 def _render_markdown(values: Mapping[str, Any], drawn: Collection[str]) -> str:

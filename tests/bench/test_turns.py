@@ -17,7 +17,7 @@ from etui.config.config import Config
 from etui.datasets.questions import Question
 from etui.energy.types import Energy, Kind
 from etui.errors import ContextOverflow, EngineFailed
-from etui.events import Answer, Finished, Prefilled
+from etui.events import Answer, Finished, Prefilled, Vote
 from etui.measure.run import StopRequested
 from etui.models.spec import ModelSpec
 from etui.routing.decision import Agreement, Cascade, Decision
@@ -104,10 +104,10 @@ SOLVED = [
 TEN = Question("law", 0, "Which?", tuple(f"option {x}" for x in "abcdefghij"), "J")
 
 
-def arm(answerer, **options) -> TurnArm:
+def arm(answerer, arm_=ARM, **options) -> TurnArm:
     config = Config(home=Path("/nowhere"), models_dir=Path("/nowhere"))
     return TurnArm(
-        lambda query: Choice(Decision(ARM, None, "rule-1", "because")),
+        lambda query: Choice(Decision(arm_, None, "rule-1", "because")),
         Machine(config, lambda _: answerer, lambda _: Meter()),
         **options,
     )
@@ -134,6 +134,35 @@ def answered(answerer, questions=QUESTIONS[:1], examples=(), done=(), **options)
 def test_the_answer_stated_last_counts(text, status, choice, graded):
     (sample,) = answered(Answerer(text, status=status))
     assert (sample.choice, sample.status, sample.correct) == (choice, graded, choice == "B")
+
+
+class Voter(Answerer):
+    """Draws a vote for each text, and answers with the first one."""
+
+    def answer(self, request, cancel=None):
+        *events, end = super().answer(request, cancel)
+        yield from events
+        for at, text in enumerate((end.answer, *self.texts)):
+            yield Vote(12 * S, at, text, "", 3, 1.0)
+        yield end
+
+
+@pytest.mark.parametrize(
+    ("answerer", "choice", "stated"),
+    [
+        (Answerer("The answer is C.\nFinal answer: B"), "B", "C"),
+        (Answerer("To find the\nFinal answer: B"), "B", ""),
+        (Answerer("Final answer: B"), "B", ""),
+        (Answerer("B"), "B", "B"),  # its letter could not be read
+        (Voter("A\nFinal answer: B", "C\nFinal answer: B", "C\nFinal answer: C"), "B", "C"),
+    ],
+)
+def test_a_letter_behind_the_text_counts_and_the_text_is_kept_beside_it(answerer, choice, stated):
+    behind = replace(ARM, readout="letter", reasoning="vote" if type(answerer) is Voter else "cot")
+    (sample,) = answered(answerer, arm_=behind)
+    assert (sample.choice, sample.stated, sample.status) == (choice, stated, "answered")
+    assert parse_sample(json.loads(json.dumps(sample.to_json()))) == sample
+    assert answered(Answerer("B"))[0].stated is None
 
 
 def test_a_turn_is_accounted_as_any_other():

@@ -98,7 +98,7 @@ def test_a_pilot_prices_what_nothing_is_known_of(models, design, etui):
     assert first["left"]["joules"] is None
     assert first["left"]["unknown"] == ["small-direct", "small-cot-4", "small-cot-8"]
     assert all(arm["prompt_tokens"] > 40 for arm in first["left"]["arms"])
-    assert first["left"]["arms"][2]["most_output_tokens"] == 10
+    assert first["left"]["arms"][2]["most_output_tokens"] == 11
     done = etui(*ask, "--pilot", "2", "--max-hours", "1000", models=models)
     document = json.loads(done.stdout)
     assert document["questions_within"] == 8
@@ -146,7 +146,7 @@ def test_designs_are_listed_and_shown(etui, etui_home, models, tmp_path):
     listed = {row["name"]: row for row in json.loads(done.stdout)["designs"]}
     assert list(listed) == ["bad", "mine", "quick", "seed"]
     assert listed["seed"]["questions"]["suite"] == "mmlu"
-    assert len(listed["seed"]["arms"]) == 16
+    assert len(listed["seed"]["arms"]) == 10
     assert listed["mine"]["models"] == {"small": {"serves": None, "missing": ["smollm2-135m"]}}
     shown = etui("bench", "designs", "show", "seed").stdout
     assert shown == (shipped_dir() / "designs" / "seed.yaml").read_text()

@@ -12,7 +12,7 @@ from etui.bench.config import RunConfig
 from etui.bench.machines import describe_machine
 from etui.bench.sample import Sample
 from etui.curves.operating_curve import Conditions, OperatingCurve, PhaseCurve, Speed
-from etui.design.analysis import DesignAnalysis, analyse
+from etui.design.analysis import DesignAnalysis, analyse, analyse_kinds
 from etui.design.price import (
     ArmEvidence,
     MeasuredAnswer,
@@ -37,26 +37,25 @@ FEW = {
 }
 
 
-def figures(analysis: DesignAnalysis) -> list[dict[str, Any]]:
-    """The figures of every part: arms, multiples, routers and curves."""
+def figures(*runs: DesignAnalysis) -> list[dict[str, Any]]:
+    """The figures of every part of a run: arms, multiples and curves."""
     return [
         {
-            "machine": part.machine,
-            "questions": len(part.paired),
-            "kind": part.kind,
-            "arms": part.arms,
-            "multiples": part.multiples,
-            "routed": part.replay.routed,
-            "curves": part.curves,
-            "lengths": [curve.means for curve in part.curves],
+            "machine": found.machine,
+            "questions": len(found.paired),
+            "kind": found.kind,
+            "arms": found.arms,
+            "multiples": found.multiples,
+            "curves": found.curves,
+            "lengths": [curve.means for curve in found.curves],
             "fitted": [
                 (curve.joules(mean.computed, mean.output),
                  curve.joules(mean.computed, mean.output, bend=False))
-                for curve in part.curves
+                for curve in found.curves
                 for mean in curve.means
             ],
         }
-        for part in analysis.parts
+        for found in runs
     ]  # fmt: skip
 
 
@@ -64,7 +63,7 @@ def figures(analysis: DesignAnalysis) -> list[dict[str, Any]]:
 def test_the_figures_of_a_small_run(kind: str | None) -> None:
     run = synthetic.config(FEW, 1)
     rows = synthetic.samples(run, FEW, kind=kind)
-    found = analyse(run, rows, lambda keys: CURVES, synthetic.ROLES)
+    found = analyse(run, rows, CURVES, synthetic.ROLES)
     check_numbers(f"design-{kind}", figures(found))
 
 
@@ -78,13 +77,15 @@ def test_the_figures_of_two_machines() -> None:
         replace(row, machine=f"m{at // len(FEW) % 2}")
         for at, row in enumerate(synthetic.samples(run, FEW, kind="counter"))
     ]
-    found = analyse(replace(run, machines=machines), rows, lambda keys: {}, synthetic.ROLES)
-    check_numbers("design-machines", figures(found))
+    run = replace(run, machines=machines)
+    check_numbers(
+        "design-machines", figures(*analyse_kinds(run, rows, lambda keys: {}, synthetic.ROLES))
+    )
 
 
 def test_the_figures_of_the_shipped_design() -> None:
     run = synthetic.config(per_subject=1)
-    found = analyse(run, synthetic.samples(run), lambda keys: CURVES, synthetic.ROLES)
+    found = analyse(run, synthetic.samples(run), CURVES, synthetic.ROLES)
     check_numbers("design-seed", figures(found))
 
 

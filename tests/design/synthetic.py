@@ -116,11 +116,14 @@ def samples(
     seed: int = 0,
     kind: str | None = "estimate",
     gains: Mapping[str, float] | None = None,
+    stated: float | None = None,
 ) -> list[Sample]:
     """Answers of every arm; correlated by the question, as those of models are.
 
     Args:
         gains: Group -> what every thinking arm gains there, beyond its truth.
+        stated: Share of the answers whose text states their letter, the others none; None if no
+            letter was read behind the text.
     """
     truths = seed_truths() if truths is None else truths
     draw = random.Random(seed)
@@ -131,7 +134,10 @@ def samples(
             luck = draw.random()
             for name in run.arms:
                 found.append(_sample(draw, name, truths[name], subject, row, luck, kind, gain))
-    return found
+    if stated is None:
+        return found
+    said = random.Random(seed)
+    return [replace(one, stated=one.choice if said.random() < stated else "") for one in found]
 
 
 def _sample(draw, name, truth, subject, row, luck, kind, gain) -> Sample:

@@ -465,7 +465,8 @@ def _format_power(document: dict[str, Any]) -> Iterator[str]:
         yield f"{describe_unread(energy['unmeasured'])} (see `etui doctor`)"
     if cost := document.get("cost"):
         text = cost_text(cost.get("grams_co2e"), cost.get("price"), cost.get("currency", ""))
-        yield f"by your tariff: {text or 'no price known for this time'}"
+        wall = ", at the wall" if text and "joules_of" in cost else ""
+        yield f"by your tariff: {text or 'no price known for this time'}{wall}"
 
 
 def _format_calibration(fitted: Calibration) -> Iterator[str]:

@@ -140,7 +140,7 @@ def price_energy(energy: Any, start_s: float, end_s: float, rate_at: RateAt) -> 
 
     None if it was not measured.
     """
-    wall = getattr(energy, "wall", None)
+    wall = energy.wall
     joules = energy.joules if wall is None else wall.joules
     if joules is None:
         return None

@@ -16,7 +16,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from etui.energy.types import Kind
-from etui.log.totals import SPAN, START
+from etui.log.filters import AT_WALL, SPAN, START
 from etui.text import format_utc
 from etui.turn.record import NAMES
 
@@ -108,20 +108,26 @@ _IDLE_SQL = f"""
 SPANS_SQL = f"""
     WITH day AS MATERIALIZED (SELECT key, value FROM json_each(?)),
     spans AS (
-        SELECT day.key AS day, {START} AS start_s, seconds_total AS seconds, energy_joules AS joules
-        FROM day CROSS JOIN turns INDEXED BY turns_history ON {_IN_DAY}
+        SELECT day.key AS day, {START} AS start_s, seconds_total AS seconds,
+            energy_joules AS joules, 0 AS wall
+        FROM day CROSS JOIN turns INDEXED BY turns_history
+            ON {_IN_DAY} AND +turns.id NOT IN ({AT_WALL})
         UNION ALL
-        SELECT day.key, {START}, seconds, joules FROM day CROSS JOIN loads ON {_IN_DAY}
+        SELECT day.key, {START}, seconds_total, energy_wall_joules, 1
+        FROM day CROSS JOIN turns INDEXED BY turns_at_the_wall
+            ON {_IN_DAY} AND energy_wall_joules IS NOT NULL
         UNION ALL
-        SELECT day.key, {START}, seconds, coalesce(joules + load_joules, joules, load_joules)
+        SELECT day.key, {START}, seconds, joules, 0 FROM day CROSS JOIN loads ON {_IN_DAY}
+        UNION ALL
+        SELECT day.key, {START}, seconds, coalesce(joules + load_joules, joules, load_joules), 0
         FROM day CROSS JOIN audits ON {_IN_DAY}
         UNION ALL
         SELECT day, CAST(strftime('%s', loaded_at) AS INTEGER),
-            86400 * (julianday(unloaded_at) - julianday(loaded_at)), joules
+            86400 * (julianday(unloaded_at) - julianday(loaded_at)), joules, 0
         FROM ({_IDLE_SPANS.replace(_DAYS, "day CROSS JOIN")})
     )
-    SELECT day, {SPAN}, sum(joules) AS joules FROM spans
-    WHERE joules IS NOT NULL GROUP BY 1, 2, 3
+    SELECT day, {SPAN}, wall, sum(joules) AS joules FROM spans
+    WHERE joules IS NOT NULL GROUP BY 1, 2, 3, 4
 """
 """The joules of everything above by day and time, to price them."""
 

@@ -82,6 +82,15 @@ CLIENT_INDEX = "turns_by_key"
 """The index of the turns that clients of ``etui serve`` asked for."""
 OF_CLIENTS = "client_key IS NOT NULL"
 """The condition of the turns in it."""
+AT_WALL = "SELECT id FROM turns INDEXED BY turns_at_the_wall WHERE energy_wall_joules IS NOT NULL"
+"""The turns with joules at the wall."""
+START = "CAST(strftime('%s', created_at) AS INTEGER)"
+_IS_SHORT = "start_s / 900 = CAST(start_s + seconds AS INTEGER) / 900"
+SPAN = (
+    f"CASE WHEN {_IS_SHORT} THEN start_s / 900 * 900 ELSE start_s END AS start_s, "
+    f"CASE WHEN {_IS_SHORT} THEN 0.0 ELSE seconds END AS seconds"
+)
+"""Two columns: times within one quarter hour become one, so that there are few rows to price."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -143,5 +143,5 @@ def sum_daily_costs(
 
 def _price_span(row: ReadRow, prices: Prices) -> Cost:
     """Price the joules of one time, or of many short ones within one quarter hour."""
-    start_s, joules = row["start_s"], row["joules"]
-    return compute_cost(joules, start_s, start_s + row["seconds"], prices.rate)
+    start_s, joules, wall = row["start_s"], row["joules"], bool(row["wall"])
+    return compute_cost(joules, start_s, start_s + row["seconds"], prices.rate, wall=wall)

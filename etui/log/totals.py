@@ -13,7 +13,15 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from etui.energy.types import Kind
-from etui.log.filters import CLIENT_INDEX, COVERING_INDEX, OF_CLIENTS, Clause
+from etui.log.filters import (
+    AT_WALL,
+    CLIENT_INDEX,
+    COVERING_INDEX,
+    OF_CLIENTS,
+    SPAN,
+    START,
+    Clause,
+)
 from etui.text import format_utc
 
 if TYPE_CHECKING:
@@ -106,7 +114,7 @@ def totals_sql(by: str, where: Clause) -> tuple[str, tuple[str, ...]]:
     Raises:
         KeyError: ``by`` is not in :data:`GROUPS`.
     """
-    source, values = _build_source(by, where)
+    source, values, _ = _build_source(by, where, "energy_joules")
     is_time = by in ("day", "hour")
     order = "key DESC" if is_time else "coalesce(joules, estimated_joules, -1) DESC, key"
     return (
@@ -131,36 +139,39 @@ def totals_sql(by: str, where: Clause) -> tuple[str, tuple[str, ...]]:
 def spans_sql(by: str, where: Clause) -> tuple[str, tuple[str, ...]]:
     """Build the statement for the joules of each group by time, to price them.
 
-    Turns that lie in one quarter hour are summed, with its begin as ``start_s`` and no ``seconds``.
+    They are those at the ``wall`` where a calibration predicted them. Turns that lie in one quarter
+    hour are summed, with its begin as ``start_s`` and no ``seconds``.
     """
-    source, values = _build_source(by, where)
+    parts: list[str] = []
+    values: tuple[str, ...] = ()
+    for wall, joules in enumerate(("energy_joules", "energy_wall_joules")):
+        inside = f"+id {'' if wall else 'NOT '}IN ({AT_WALL})"
+        only = replace(where, conditions=(*where.conditions, inside))
+        source, found, column = _build_source(by, only, joules)
+        values += found
+        parts.append(
+            f"SELECT {_GROUPS[by]} AS key, energy_kind IS '{Kind.ESTIMATE}' AS estimated, "
+            f"{column} AS joules, seconds_total AS seconds, {START} AS start_s, {wall} AS wall "
+            f"{source}"
+        )
     return (
         f"""
-        SELECT key, estimated, sum(joules) AS joules, {SPAN}
-        FROM (
-            SELECT {_GROUPS[by]} AS key, energy_kind IS '{Kind.ESTIMATE}' AS estimated,
-                energy_joules AS joules, seconds_total AS seconds, {START} AS start_s {source}
-        ) WHERE joules IS NOT NULL GROUP BY 1, 2, 4, 5
+        SELECT key, estimated, wall, sum(joules) AS joules, {SPAN}
+        FROM ({" UNION ALL ".join(parts)}) WHERE joules IS NOT NULL GROUP BY 1, 2, 3, 5, 6
         """,
         values,
     )
 
 
-START = "CAST(strftime('%s', created_at) AS INTEGER)"
-_IS_SHORT = "start_s / 900 = CAST(start_s + seconds AS INTEGER) / 900"
-SPAN = (
-    f"CASE WHEN {_IS_SHORT} THEN start_s / 900 * 900 ELSE start_s END AS start_s, "
-    f"CASE WHEN {_IS_SHORT} THEN 0.0 ELSE seconds END AS seconds"
-)
-"""Two columns: times within one quarter hour become one, so that there are few rows to price."""
-
-
-def _build_source(by: str, where: Clause) -> tuple[str, tuple[str, ...]]:
+def _build_source(by: str, where: Clause, joules: str) -> tuple[str, tuple[str, ...], str]:
+    """Build ``FROM``, its values, and the name that the column ``joules`` has there."""
     # Without a named index, SQLite groups along a narrow one and looks up every wide row.
     where = replace(where, index=where.index or COVERING_INDEX)
     if by == "model":
-        return _parts_by_model(where)
-    return _parts_by_key(where) if by == "key" else (where.sql, where.values)
+        return *_parts_by_model(where, joules), "energy_joules"
+    if by == "key" and where.index != CLIENT_INDEX:
+        return *_parts_by_key(where, joules), "energy_joules"
+    return where.sql, where.values, joules
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,30 +240,33 @@ def sum_wall(log: LogReader, moment: datetime) -> WallTotal | None:
     return next((WallTotal(*row) for row in rows if row[0]), None)
 
 
-_SUMMED = "energy_joules, energy_uncertainty, energy_kind, tokens_output, seconds_total, created_at"
-"""The columns that totals sum and price."""
+def _list_summed(joules: str) -> str:
+    """List the columns that totals sum and price."""
+    return (
+        f"{joules} AS energy_joules, energy_uncertainty, energy_kind, tokens_output, "
+        "seconds_total, created_at"
+    )
 
 
-def _parts_by_key(where: Clause) -> tuple[str, tuple[str, ...]]:
+def _parts_by_key(where: Clause, joules: str) -> tuple[str, tuple[str, ...]]:
     """Build ``FROM`` with the turns and their keys, as :func:`_parts_by_model` does for models."""
-    if where.index == CLIENT_INDEX:
-        return where.sql, where.values
+    summed = _list_summed(joules)
     of_clients = f"SELECT id FROM turns INDEXED BY {CLIENT_INDEX} WHERE {OF_CLIENTS}"
     asked = replace(where, conditions=(*where.conditions, OF_CLIENTS), index=CLIENT_INDEX)
     others = replace(where, conditions=(*where.conditions, f"+id NOT IN ({of_clients})"))
     return (
         f"""
         FROM (
-            SELECT client_key, {_SUMMED} {asked.sql}
+            SELECT client_key, {summed} {asked.sql}
             UNION ALL
-            SELECT '' AS client_key, {_SUMMED} {others.sql}
+            SELECT '' AS client_key, {summed} {others.sql}
         )
         """,
         where.values * 2,
     )
 
 
-def _parts_by_model(where: Clause) -> tuple[str, tuple[str, ...]]:
+def _parts_by_model(where: Clause, joules: str) -> tuple[str, tuple[str, ...]]:
     """Build ``FROM`` with one row per turn and model, with the columns that totals sum.
 
     The conditions select turns, so they apply to whole turns and not to their hops.
@@ -261,10 +275,11 @@ def _parts_by_model(where: Clause) -> tuple[str, tuple[str, ...]]:
     with_hops = f"SELECT id FROM turns INDEXED BY {_HOPS_INDEX} WHERE {_HAS_HOPS}"
     plain = replace(where, conditions=(*where.conditions, f"+id NOT IN ({with_hops})"))
     hopped = replace(where, conditions=(*where.conditions, _HAS_HOPS), index=_HOPS_INDEX)
+    share = "" if joules == "energy_joules" else " * turn.whole / nullif(turn.parts, 0)"
     return (
         f"""
         FROM (
-            SELECT model, {_SUMMED} {plain.sql}
+            SELECT model, {_list_summed(joules)} {plain.sql}
             UNION ALL
             SELECT model, CASE WHEN count(joules) = count(*) THEN sum(joules) END,
                 CASE WHEN count(joules) = count(*) THEN sum(uncertainty) END, kind,
@@ -272,13 +287,14 @@ def _parts_by_model(where: Clause) -> tuple[str, tuple[str, ...]]:
             FROM (
                 SELECT turn.turn AS turn, turn.energy_kind AS kind, turn.created_at,
                     json_extract(hop.value, '$.model') AS model,
-                    CASE WHEN turn.known THEN json_extract(hop.value, '$.joules') END AS joules,
+                    CASE WHEN turn.known
+                        THEN json_extract(hop.value, '$.joules'){share} END AS joules,
                     json_extract(hop.value, '$.uncertainty') AS uncertainty,
                     json_extract(hop.value, '$.tokens.output') AS tokens,
                     json_extract(hop.value, '$.seconds') AS seconds
                 FROM (
                     SELECT id AS turn, energy_joules IS NOT NULL AS known, energy_kind, hops,
-                        created_at
+                        created_at, {joules} AS whole, energy_joules AS parts
                     {hopped.sql}
                 ) AS turn, json_each(turn.hops) AS hop
             ) GROUP BY turn, model

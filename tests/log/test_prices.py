@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from etui.config.config import load_config
 from etui.energy.tariff import SLOT_S, Rate, Tariff
+from etui.energy.types import WallEnergy
 from etui.errors import InvalidFile
 from etui.log.daily_energy import read_daily_energy, sum_by_day
 from etui.log.filters import TurnFilter
@@ -34,8 +35,20 @@ tariff:
 """
 
 
-def turn(number: int, when: datetime, joules: float | None, seconds: float = 10.0, **changes):
-    energy = replace(TURN.energy, joules=joules, kind=None if joules is None else "counter")
+def turn(
+    number: int,
+    when: datetime,
+    joules: float | None,
+    seconds: float = 10.0,
+    wall: float | None = None,
+    **changes,
+):
+    energy = replace(
+        TURN.energy,
+        joules=joules,
+        kind=None if joules is None else "counter",
+        wall=None if wall is None else WallEnergy(wall, 1.0, "c1"),
+    )
     return replace(
         TURN,
         turn_id=f"t{number}",
@@ -147,6 +160,7 @@ def test_a_broken_file_of_prices_loses_no_turn_and_is_reported(etui_home):
             st.floats(0, 5000),
             st.sampled_from(["a", "b"]),
             st.booleans(),
+            st.booleans(),
         ),
         max_size=12,
     )
@@ -156,10 +170,17 @@ def test_totals_are_the_sums_of_their_turns(fill, tmp_path_factory, found):
     week = tuple(float(at % 7) - 1 if at % 11 else None for at in range(672))
     prices = Prices(Tariff(Rate(None, None, "EUR"), ZoneInfo("Europe/Berlin"), week))
     turns = [
-        turn(n, start + timedelta(seconds=at), joules, seconds, model=model,
-             hops=(hop("c", 1.0), hop(model, 2.0)) if has_hops and joules is not None else ())
-        for n, (at, joules, seconds, model, has_hops) in enumerate(found)
-    ]  # fmt: skip
+        turn(
+            n,
+            start + timedelta(seconds=at),
+            joules,
+            seconds,
+            wall=1.25 * joules if at_wall and joules is not None else None,
+            model=model,
+            hops=(hop("c", 1.0), hop(model, 2.0)) if has_hops and joules is not None else (),
+        )
+        for n, (at, joules, seconds, model, has_hops, at_wall) in enumerate(found)
+    ]
     home = tmp_path_factory.mktemp("home")
     config = replace(load_config(os.environ), home=home)
     save(config, *turns)
@@ -190,6 +211,26 @@ def test_totals_are_the_sums_of_their_turns(fill, tmp_path_factory, found):
         assert sum(c.price or 0.0 for c in daily.values()) == pytest.approx(
             expected, rel=1e-3, abs=1e-6
         )
+
+
+def test_joules_at_the_wall_are_priced_where_they_are_known(etui_home):
+    config = state(etui_home, "price_per_kwh: 1\ncurrency: EUR\n")
+    cascade = turn(1, NOON, 3.6e6, wall=7.2e6, model="a", hops=(hop("c", 0.9e6), hop("a", 2.7e6)))
+    save(config, cascade, turn(2, NOON, 3.6e6, model="b"))
+    with LogReader(config) as log:
+        prices = read_prices(log, config)
+        assert prices is not None
+        assert prices.facts(cascade) == [("cost", "2.0 EUR, at the wall (1 EUR/kWh)")]
+        costs = sum_costs(log, prices, "model")
+        shown = {name: (cost.price, cost.wall) for (name, _), cost in costs.items()}
+        assert shown == {"a": (1.5, True), "c": (0.5, True), "b": (1.0, False)}
+        for by in ("all", "key", "day"):
+            [cost] = sum_costs(log, prices, by).values()
+            assert (cost.price, cost.wall) == (pytest.approx(3.0), None)
+        assert cost.text() == "3.00 EUR, partly at the wall"
+        assert cost.to_json()["joules_of"] == "wall and inner channels"
+        daily = sum_daily_costs(log, prices, NOON.date(), NOON.date(), UTC)
+        assert daily[NOON.date()].price == pytest.approx(3.0)
 
 
 def test_days_price_loads_and_audits_as_well(etui_home):

@@ -54,10 +54,7 @@ Form = Literal["text", "json", "jsonl"]
 @cluster_option
 @json_option
 @flag("--jsonl", help="Print a JSON line per measured length, and the curve last.")
-@click.pass_context
 def calibrate(
-    ctx: click.Context,
-    /,
     model: str,
     grid: str | None,
     repeats: int | None,
@@ -99,21 +96,25 @@ def calibrate(
     config = load_config()
     make_home(config)
     lengths = _build_grid(grid, repeats, window, quick)
+    form: Form = "json" if as_json else "jsonl" if jsonl else "text"
     wait_for_price({"when": when, "by": by}, config, lambda: (lengths.least_seconds, None))
     if cluster is not None:
-        return calibrate_on_cluster(ctx, config)
-    form: Form = "json" if as_json else "jsonl" if jsonl else "text"
+        from etui.cluster.messages import Measurement
+
+        return calibrate_on_cluster(
+            cluster, Measurement(model, lengths, force, fresh), form, config
+        )
     with TurnWriter(config) as writer:
         writer.ready()
         spec, path = find_model(model, config)
         if from_log:
             curve = _fit_log(spec, config, writer)
-            _print_curve(curve, form, "complete")
+            print_curve(curve, form, "complete")
             return ExitCode.DONE
         with stop_signals(), open_watch(jsonl=jsonl, texts=not jsonl) as watch:
             calibration = ModelCalibration(spec, path, config, lengths, writer, watch, force, fresh)
             curve, complete = calibration.measure()
-    _print_curve(curve, form, "complete" if complete else "stopped")
+    print_curve(curve, form, "complete" if complete else "stopped")
     if note := _describe_better(curve, config):
         click.echo(note, err=True)
     if not complete:
@@ -181,7 +182,8 @@ def _fit_log(spec: ModelSpec, config: Config, writer: TurnWriter) -> OperatingCu
     return curve
 
 
-def _print_curve(curve: OperatingCurve, form: Form, status: str) -> None:
+def print_curve(curve: OperatingCurve, form: str, status: str, node: str = "") -> None:
+    """Print a curve as ``text``, ``json`` or ``jsonl``, with the node that measured it, if any."""
     from etui.curves.text import doubt_text, fit_lines, points_text
     from etui.log.curve_lookup import curve_document
 
@@ -189,10 +191,12 @@ def _print_curve(curve: OperatingCurve, form: Form, status: str) -> None:
         click.echo(json.dumps({"status": status, **curve_document(curve)}, indent=2))
         return
     if form == "jsonl":
-        print_event("curve", status=status, **curve_document(curve))
+        whose = {"node": node} if node else {}
+        print_event("curve", **whose, status=status, **curve_document(curve))
         return
-    click.echo(f"{curve.model} on {curve.conditions.machine}, {points_text(curve)}")
+    before = f"{node}: " if node else ""
+    click.echo(f"{before}{curve.model} on {curve.conditions.machine}, {points_text(curve)}")
     for line in fit_lines(curve):
         click.echo(line)
     if doubt := doubt_text(curve):
-        click.echo(doubt, err=True)
+        click.echo(f"{before}{doubt}", err=True)

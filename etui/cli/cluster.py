@@ -1,42 +1,40 @@
 """``--cluster`` of ``etui bench``, ``etui calibrate`` and ``etui sweep``.
 
-The nodes of a bench run answer questions. Those of a calibration or a sweep run the command on
-themselves and print lines of JSON, and what they measured is collected here.
+The nodes of a bench run answer questions. Those of a calibration or a sweep measure themselves, and
+what they measured is collected here.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from etui.cli.output import print_json, print_json_line, stop_signals
+from etui.cli.output import open_watch, print_event, print_json, stop_signals
 from etui.cli.param_types import text_option
 from etui.errors import EtuiError, ExitCode, Stopped, UsageError
-from etui.units import seconds_text
 
 if TYPE_CHECKING:
     from etui.bench.plan import RunPlan
     from etui.bench.run import BenchRunner, RunOutcome
-    from etui.cluster.messages import NodeResult
+    from etui.cluster.messages import Failed, Measured, Measurement
     from etui.cluster.ray_carrier import RayCarrier
     from etui.config.config import Config
+    from etui.curves.operating_curve import OperatingCurve
+    from etui.measure.progress import Progress
     from etui.measure.run import RunLimits
-
-Document = dict[str, Any]
+    from etui.sweep.config import SweepConfig
 
 cluster_option = text_option(
     "--cluster",
     metavar="ADDRESS|local",
     help="Measure every machine of a Ray cluster: HOST:PORT of its head, or 'local'.",
 )
-_OURS = frozenset({"cluster", "as_json", "jsonl", "out"})
-"""Parameters that the nodes do not get."""
 _AGAIN = "run the same command again to resume"
 
 
@@ -115,235 +113,169 @@ def bench_on_cluster(
     return outcome
 
 
-def calibrate_on_cluster(ctx: click.Context, config: Config) -> int:
-    """Calibrate a model on every node, and save the curves to the log of this machine too.
+def calibrate_on_cluster(address: str, asked: Measurement, form: str, config: Config) -> int:
+    """Calibrate a model on every machine, and save the curves to the log of this one too.
+
+    Args:
+        form: ``text``, ``json`` or ``jsonl``.
 
     Raises:
         Stopped: It was interrupted; the same command resumes.
         EtuiError: A node could not measure; the curves of the others are saved.
     """
-    results, stopped = _run_on_nodes(ctx, collect=False)
-    curves = _read_documents(results, "curve")
-    _save_curves(curves, config)
-    if ctx.params["as_json"]:
-        print_json({"curves": [{"node": name, **each} for name, each in curves.items()]})
-    elif not ctx.params["jsonl"]:
-        for name, document in curves.items():
-            _print_curve(name, document)
+    from etui.cli.calibrate import print_curve
+    from etui.cluster.messages import Measured
+    from etui.log.curve_lookup import curve_document
+
+    results, stopped = _measure_on_nodes(address, asked, jsonl=form == "jsonl")
+    curves = {
+        name: (result.curve, "complete" if result.complete else "stopped")
+        for name, result in results.items()
+        if isinstance(result, Measured) and result.curve is not None
+    }
+    _save_curves([curve for curve, _ in curves.values()], config)
+    if form == "json":
+        print_json(
+            {
+                "curves": [
+                    {"node": name, "status": status, **curve_document(curve)}
+                    for name, (curve, status) in curves.items()
+                ]
+            }
+        )
+    else:
+        for name, (curve, status) in curves.items():
+            print_curve(curve, form, status, name)
     _refuse_failed(results, stopped)
     return ExitCode.DONE
 
 
-def sweep_on_cluster(ctx: click.Context, config: Config) -> int:
-    """Sweep on every node, and keep a copy of each sweep in the folder of all sweeps here.
+def sweep_on_cluster(options: dict[str, Any], asked: SweepConfig, config: Config) -> int:
+    """Sweep on every machine, and keep a copy of each sweep in the folder of all sweeps here.
 
     Raises:
         UsageError: An option is for one machine only.
         Stopped: A sweep was interrupted; the same command resumes.
         EtuiError: A node could not measure; the results of the others are kept.
     """
-    for name, fix in (
-        ("apply", "apply the result on its machine: etui sweep --apply last"),
-        ("dry_run", "a plan depends on the machine: run --dry-run there"),
+    from etui.cli.sweep_text import print_result
+    from etui.cluster.messages import Failed, Measurement
+    from etui.sweep.document import build_document
+    from etui.sweep.folder import read_sweep
+    from etui.sweep.run import analyse_folder
+
+    for name, given, fix in (
+        ("--apply", options["apply"] is not None, "apply it on its machine: etui sweep --apply"),
+        ("--dry-run", options["dry_run"], "a plan depends on the machine: run --dry-run there"),
     ):
-        if ctx.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT:
-            raise UsageError(f"--{name.replace('_', '-')} cannot be used with --cluster", fix)
-    if ctx.params["cap"] == "user":
+        if given:
+            raise UsageError(f"{name} cannot be used with --cluster", fix)
+    if asked.cap == "user":
         raise UsageError(
             "--cap user asks a person at the machine, and a node has none",
             "use --cap set, where etui may set power limits",
         )
-    results, stopped = _run_on_nodes(ctx, collect=True)
-    folders = {
-        name: _keep_sweep(name, result, ctx.params["out"], config)
-        for name, result in results.items()
-        if result.files
-    }
-    if ctx.params["as_json"]:
-        documents = _read_documents(results, "result")
-        print_json({"sweeps": [{"node": name, **each} for name, each in documents.items()]})
-    elif not ctx.params["jsonl"]:
-        _print_sweeps(folders)
-    for name, folder in folders.items():
+    asked = replace(  # the same files must be there on every node
+        asked,
+        policy=asked.policy and _make_absolute(asked.policy),
+        workload=_make_absolute(asked.workload),
+        suite=asked.suite and _make_absolute(asked.suite),
+    )
+    request = Measurement(asked.model, asked, options["force"], options["fresh"])
+    results, stopped = _measure_on_nodes(options["cluster"], request, jsonl=options["jsonl"])
+    documents = []
+    for name, result in results.items():
+        if isinstance(result, Failed):
+            continue
+        folder = _keep_sweep(name, result, options["out"], config)
+        recorded = read_sweep(folder)
+        found = analyse_folder(recorded)
+        documents.append({"node": name, **build_document(recorded.config, found, recorded.blocks)})
+        if options["jsonl"]:
+            print_event("result", **documents[-1])
+        elif not options["as_json"]:
+            click.echo(f"{name}:")
+            print_result(found)
         click.echo(f"{name}: {folder}", err=True)
+    if options["as_json"]:
+        print_json({"sweeps": documents})
     _refuse_failed(results, stopped)
     return ExitCode.DONE
 
 
-def build_words(ctx: click.Context, leave_out: Collection[str] = _OURS) -> tuple[str, ...]:
-    """Build the command line of a node from the options that were given here.
-
-    Paths of files become absolute; the same file must be there on every node.
-    """
-    words: list[str] = []
-    arguments: list[str] = []
-    for param in ctx.command.params:
-        assert param.name is not None
-        value = ctx.params.get(param.name)
-        source = ctx.get_parameter_source(param.name)
-        if param.name in leave_out or source is click.core.ParameterSource.DEFAULT:
-            continue
-        for each in value if isinstance(value, tuple | list) else (value,):
-            if isinstance(param, click.Argument):
-                arguments.append(_make_absolute(each))
-            elif isinstance(each, bool):
-                words.append(max(param.opts if each else param.secondary_opts, key=len))
-            else:
-                words.append(f"{max(param.opts, key=len)}={_make_absolute(each)}")
-    return (*words, *(["--", *arguments] if arguments else []))
-
-
-def _make_absolute(value: object) -> str:
-    text = str(value)
+def _make_absolute(value: str) -> str:
     with suppress(OSError, ValueError):
-        if Path(text).exists() and ("/" in text or Path(text).is_file()):
-            return str(Path(text).absolute())
-    return text
+        if Path(value).exists() and ("/" in value or Path(value).is_file()):
+            return str(Path(value).absolute())
+    return value
 
 
-def _run_on_nodes(ctx: click.Context, *, collect: bool) -> tuple[dict[str, NodeResult], bool]:
-    """Run the command of this process on every node, after pulling its model there.
-
-    Args:
-        collect: Whether the folder that it writes is sent back.
-
-    Returns:
-        Name of the node -> how the command ended; and whether the user stopped it.
-    """
-    from etui.cluster.messages import Command
+def _measure_on_nodes(
+    address: str, request: Measurement, *, jsonl: bool
+) -> tuple[dict[str, Measured | Failed], bool]:
+    """Have nodes measure; return what came of it by their names, and whether the user stopped."""
     from etui.cluster.open_nodes import NodeDriver
 
-    command = Command((str(ctx.command.name), "--jsonl", *build_words(ctx)), collect)
-    model = ctx.params["model"]
-    pulls = [] if model is None else [Command(("models", "pull", str(model)))]
-    show = _print_line if ctx.params["jsonl"] else _show_line
     stopped = Event()
     with (
         stop_signals(stopped, lambda: None),
-        open_carrier(ctx.params["cluster"]) as carrier,
+        open_watch(jsonl=jsonl, texts=not jsonl) as watch,
+        open_carrier(address) as carrier,
     ):
+
+        def hear(name: str, step: Progress) -> None:
+            fields = {"node": name, **step.fields} if step.fields else step.fields
+            watch(replace(step, text=step.text and f"{name}: {step.text}", fields=fields))
+
         nodes = NodeDriver(carrier, lambda text: click.echo(text, err=True), stopped.is_set)
-        return nodes.run([*pulls, command], show), stopped.is_set()
+        return nodes.measure(request, hear), stopped.is_set()
 
 
-def _read_documents(results: Mapping[str, NodeResult], event: str) -> dict[str, Document]:
-    """Read the last line of an event that each node printed; nodes without one are left out."""
-    found = {}
-    for name, result in results.items():
-        for document in map(_parse_line, result.lines):
-            if document.pop("event", None) == event:
-                found[name] = document
-    return found
-
-
-def _parse_line(line: str) -> Document:
-    """Read a line of JSON that a command printed; empty if it is no object."""
-    with suppress(ValueError):
-        document = json.loads(line)
-        if isinstance(document, dict):
-            return document
-    return {}
-
-
-def _print_line(name: str, line: str) -> None:
-    if document := _parse_line(line):
-        print_json_line({"node": name, **document})
-
-
-def _show_line(name: str, line: str) -> None:
-    document = _parse_line(line)
-    seconds = document.get("seconds_left")
-    left = "" if seconds is None else f", about {seconds_text(seconds)} left"
-    match document.get("event"):
-        case "note":
-            text = str(document.get("text"))
-        case "measured":
-            text = f"{document.get('done')} of {document.get('points')}{left}"
-        case "block":
-            text = (
-                f"block {document.get('block')}, {document.get('remaining')} settings "
-                f"left, best {document.get('best')}{left}"
-            )
-        case "dropped":
-            text = f"dropped {document.get('setting')}"
-        case _:
-            return
-    click.echo(f"{name}: {text}", err=True)
-
-
-def _refuse_failed(results: Mapping[str, NodeResult], stopped: bool) -> None:
+def _refuse_failed(results: Mapping[str, Measured | Failed], stopped: bool) -> None:
     """Raise what went wrong on nodes, after everything else was shown.
 
     Raises:
-        Stopped: A command was interrupted; what it measured is kept on its node.
-        EtuiError: A command failed.
+        Stopped: A measurement was interrupted; what was measured is kept on its node.
+        EtuiError: A measurement failed.
     """
-    unfinished = {
-        name: result for name, result in results.items() if result.exit_code != ExitCode.DONE
-    }
-    failed = [
-        f"node {name}: {_last_error(result.errors)}"
-        for name, result in unfinished.items()
-        if result.exit_code != ExitCode.PARTIAL
+    from etui.cluster.messages import Failed
+
+    errors = [
+        f"node {name}: {each.what} {each.fix}".strip()
+        for name, each in results.items()
+        if isinstance(each, Failed) and each.exit_code != ExitCode.PARTIAL
     ]
-    if failed and not stopped:
-        raise EtuiError("; ".join(failed), _AGAIN)
+    if errors and not stopped:
+        raise EtuiError("; ".join(errors), _AGAIN)
+    unfinished = [n for n, each in results.items() if isinstance(each, Failed) or not each.complete]
     if unfinished:
         raise Stopped(f"stopped on {', '.join(unfinished)} before the end", _AGAIN)
 
 
-def _last_error(text: str) -> str:
-    lines = [line.strip().removeprefix("etui: ") for line in text.splitlines() if line.strip()]
-    return " ".join(lines[-2:]) if lines else "it failed without a message"
-
-
-def _save_curves(curves: Mapping[str, Document], config: Config) -> None:
+def _save_curves(curves: Iterable[OperatingCurve], config: Config) -> None:
     """Save the curves to the log here; a node of this machine has saved its own already."""
-    from etui.codec import from_document
+    from etui.log.curve_lookup import build_curve_record
     from etui.log.queries import LogReader
-    from etui.log.records import CurveRecord
     from etui.log.writer import TurnWriter
 
     with TurnWriter(config) as writer:
         writer.ready()
         with LogReader(config) as log:
             known = {curve.curve_id for curve in log.curves(None)}
-        for curve in curves.values():
-            record = from_document(CurveRecord, curve, extra="ignore")
-            if record.curve_id not in known:
-                writer.save_curve(record)
+        for curve in curves:
+            if curve.curve_id not in known:
+                writer.save_curve(build_curve_record(curve))
 
 
-def _print_curve(name: str, document: Document) -> None:
-    from etui.curves.text import doubt_text, fit_lines, points_text
-    from etui.log.curve_lookup import parse_curve
-
-    curve = parse_curve(
-        {
-            key: json.dumps(value) if isinstance(value, dict) else value
-            for key, value in document.items()
-        }
-    )
-    if curve is not None:
-        click.echo(f"{name}: {curve.model} on {curve.conditions.machine}, {points_text(curve)}")
-        for line in fit_lines(curve):
-            click.echo(f"  {line}")
-        if doubt := doubt_text(curve):
-            click.echo(f"{name}: {doubt}", err=True)
-
-
-def _keep_sweep(name: str, result: NodeResult, out: Path | None, config: Config) -> Path:
+def _keep_sweep(name: str, result: Measured, out: Path | None, config: Config) -> Path:
     """Write the files of a node's sweep: into OUT/NODE, or into the folder of all sweeps."""
     from etui.atomic import write_bytes
     from etui.sweep.folder import sweeps_dir
 
-    begun = _read_documents({name: result}, "begun").get(name, {})
-    there = Path(str(begun.get("folder") or name)).name
-    folder = out / name if out is not None else sweeps_dir(config) / there
+    folder = out / name if out is not None else sweeps_dir(config) / Path(result.folder).name
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for file, text in result.files.items():
-            content = text.encode("utf-8", "surrogateescape")
+        for file, content in result.files.items():
             path = folder / Path(file).name  # a node names files, never other folders
             if not path.is_file() or path.read_bytes() != content:
                 write_bytes(path, content)
@@ -352,13 +284,3 @@ def _keep_sweep(name: str, result: NodeResult, out: Path | None, config: Config)
             f"cannot write {folder}: {error.strerror or error}", "use another folder with --out"
         ) from error
     return folder
-
-
-def _print_sweeps(folders: Mapping[str, Path]) -> None:
-    from etui.cli.sweep_text import print_result
-    from etui.sweep.folder import read_sweep
-    from etui.sweep.run import analyse_folder
-
-    for name, folder in folders.items():
-        click.echo(f"{name}:")
-        print_result(analyse_folder(read_sweep(folder)))

@@ -367,10 +367,8 @@ def _run(ctx: click.Context, options: dict[str, Any]) -> int:
     if options["cluster"] is not None:
         from etui.config.config import make_home
 
-        if mode == "measure" and not options["dry_run"]:
-            build_request(options)  # report options that contradict each other here
         make_home(config)
-        return sweep_on_cluster(ctx, config)
+        return sweep_on_cluster(options, build_request(options), config)
     if mode == "list":
         return print_sweeps(config, as_json=options["as_json"])
     if mode == "show":

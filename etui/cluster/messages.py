@@ -12,12 +12,16 @@ from typing import TYPE_CHECKING, Literal
 from etui.bench.config import RunConfig
 from etui.bench.sample import Sample
 from etui.bench.schedule import Piece
+from etui.calibration.grid import Grid
 from etui.calibration.measure import MeasuredPoint
+from etui.curves.operating_curve import OperatingCurve
+from etui.measure.progress import Progress
+from etui.sweep.config import SweepConfig
 
 if TYPE_CHECKING:
     from etui.cluster.host import HostShare
 
-Method = Literal["describe", "open", "answer", "finish", "command"]
+Method = Literal["describe", "open", "answer", "finish", "measure"]
 """What a node can be asked to do; see :class:`etui.cluster.node.NodeActor`."""
 Versions = dict[str, str | None]
 """Program -> version, as :func:`etui.cluster.open_nodes.read_versions` reads them; a node adds its
@@ -47,11 +51,23 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
-class Command:
-    """An etui command that a node runs."""
+class Measurement:
+    """A calibration or a sweep that a node makes of itself."""
 
-    words: tuple[str, ...]  # The command line behind `etui`
-    collect: bool = False  # Whether the files of the folder that it writes are sent back
+    model: str | None  # The model, which is pulled if it is missing; None for the arm of a policy
+    asked: Grid | SweepConfig  # Lengths of a calibration, or what a sweep compares
+    force: bool  # Measure even if other programs use the machine
+    fresh: bool  # Start over, instead of resuming an interrupted one
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What came of it; the node has it in its own log and folders too."""
+
+    complete: bool  # False if it was interrupted
+    curve: OperatingCurve | None = None  # Of a calibration
+    folder: str = ""  # Name of the folder of a sweep
+    files: Mapping[str, bytes] = field(default_factory=dict)  # The files in it
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,24 +111,6 @@ class Wasted:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
-    """A line that a command of the node printed on its standard output."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class NodeResult:
-    """How a command ended on a node."""
-
-    exit_code: int | None  # None if the node died, was silent, or could not run it
-    errors: str  # The end of its standard error, or why there is no exit code
-    files: Mapping[str, str] = field(default_factory=dict)
-    """Name -> text of the files that it wrote for the driver."""
-    lines: tuple[str, ...] = ()  # What it printed; the driver collects them
-
-
-@dataclass(frozen=True, slots=True)
 class Failed:
     """An error of the node, which has survived it; fields as of :class:`etui.errors.EtuiError`."""
 
@@ -135,6 +133,15 @@ class Died:
 
 
 Message = (
-    Versions | Note | Opened | Answers | CurvePoint | Wasted | Line | NodeResult | Failed
-    | Ended | Died
-)  # fmt: skip
+    Versions
+    | Note
+    | Progress
+    | Opened
+    | Answers
+    | CurvePoint
+    | Wasted
+    | Measured
+    | Failed
+    | Ended
+    | Died
+)

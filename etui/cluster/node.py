@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import importlib
-import json
-import os
-import signal
-import subprocess
-import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Event
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from etui.arm import Arm
 from etui.backends.local import LocalBackend
@@ -27,16 +22,17 @@ from etui.bench.plan import RunPlan, restore_plan
 from etui.bench.progress import RunProgress
 from etui.bench.run import BenchRunner, build_work
 from etui.bench.scoring import Answered, QuestionAnswerer
+from etui.calibration.grid import Grid
+from etui.calibration.run import ModelCalibration
 from etui.cluster.host import HostMeter, read_host_id
 from etui.cluster.messages import (
     Answers,
-    Command,
     CurvePoint,
     Failed,
-    Line,
+    Measured,
+    Measurement,
     Message,
     Method,
-    NodeResult,
     Note,
     Opened,
     Opening,
@@ -46,14 +42,18 @@ from etui.cluster.messages import (
 from etui.cluster.open_nodes import read_versions, refuse_other_hash
 from etui.config.config import load_config, make_home
 from etui.design.curve_visits import CurveVisits, build_curve_visits
+from etui.energy.power_limits.limit import CapRequest
 from etui.engine.library import choose_threads
-from etui.errors import EtuiError, format_internal_error
+from etui.errors import EtuiError, ExitCode, UsageError, format_internal_error
+from etui.measure.progress import Progress
 from etui.measure.run import StopRequested
-from etui.models.download import Progress
+from etui.models.download import Progress as PullProgress
 from etui.models.files import has_file
 from etui.models.spec import ModelSpec
-from etui.runtime.model_resolution import find_model_file
+from etui.runtime.model_resolution import catalogue_name, find_model_file
 from etui.runtime.runtime import Runtime, open_runtime
+from etui.sweep.run import SweepRunner
+from etui.sweep.workbench import open_workbench
 from etui.turn.interfaces import Meter
 from etui.units import percent_text
 
@@ -61,7 +61,6 @@ T = TypeVar("T")
 
 OPENER = "etui.cluster.node:NodeMachine"
 """What opens a machine: module and name."""
-_ERROR_LINES = 20
 _MOST_FILE_BYTES = 32 << 20
 _STEP = 0.05
 """Share of a pull between two notes of its progress."""
@@ -79,7 +78,6 @@ class NodeActor:
     def __init__(self, opener: str = OPENER) -> None:
         module, _, name = opener.partition(":")
         self._machine: NodeMachine = getattr(importlib.import_module(module), name)()
-        self._command = NodeCommand()
         self._is_open = False
         self._engine = ThreadPoolExecutor(1, "etui-engine")  # its parts belong to one thread
         self._lock = threading.Lock()
@@ -96,7 +94,7 @@ class NodeActor:
             self._current = number
             self._machine.allow()
             if self._stopped >= number:
-                self._end_current()
+                self._machine.stop()
         try:
             match method:
                 case "describe":
@@ -109,10 +107,12 @@ class NodeActor:
                         yield from self._answer(request)
                 case "finish":
                     yield from _stream(self._engine, self._machine.finish)
-                case "command":
-                    yield from self._command.run(request)
+                case "measure":
+                    yield from _stream(self._engine, partial(self._machine.measure, request))
         except EtuiError as error:
             yield Failed(error.what, error.fix, error.exit_code)
+        except KeyboardInterrupt:
+            yield Failed("stopped", "", ExitCode.PARTIAL)
         except Exception as error:  # noqa: BLE001 - the driver names it; this node can go on
             what = format_internal_error(error)
             yield Failed(what, "see the log of this node", EtuiError.exit_code)
@@ -122,11 +122,7 @@ class NodeActor:
         with self._lock:
             self._stopped = max(self._stopped, number)
             if number == self._current:
-                self._end_current()
-
-    def _end_current(self) -> None:
-        self._machine.stop()
-        self._command.stop()
+                self._machine.stop()
 
     def _open(self, opening: Opening) -> Iterator[Message]:
         def load(emit: Callable[[Message], None]) -> None:
@@ -191,80 +187,18 @@ def _measure_waste(meter: Meter, start_ns: int, counted: list[float | None]) -> 
     return Wasted(max(0.0, energy.joules - sum(known)), energy.uncertainty, kind)
 
 
-@dataclass(slots=True)
-class NodeCommand:
-    """The command that runs on this node, if there is one."""
-
-    _process: subprocess.Popen[str] | None = None
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def run(self, command: Command) -> Iterator[Message]:
-        """Run a command and yield the lines that it prints, and how it ended."""
-        errors: deque[str] = deque(maxlen=_ERROR_LINES)
-        folder: Path | None = None
-        process = subprocess.Popen(
-            [sys.executable, "-m", "etui.cluster.command_child", *command.words],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            encoding="utf-8",
-            errors="replace",
-            env={**os.environ, "NO_COLOR": "1"},
-        )
-        with self._lock:
-            self._process = process
-        assert process.stdin is not None
-        assert process.stdout is not None
-        assert process.stderr is not None
-        reader = threading.Thread(target=errors.extend, args=(process.stderr,), daemon=True)
-        reader.start()
-        try:
-            for line in process.stdout:
-                folder = _find_folder(line) or folder
-                yield Line(line.rstrip("\n"))
-            code = process.wait()
-            reader.join()
-            files = _read_files(folder) if command.collect and folder is not None else {}
-            yield NodeResult(code, "".join(errors), files)
-        finally:
-            with self._lock:
-                self._process = None
-            with suppress(OSError):
-                process.stdin.close()
-
-    def stop(self) -> None:
-        """Interrupt the command, as Ctrl-C does; it keeps what it measured.
-
-        Windows cannot send that to another process: there the command sees its input end.
-        """
-        with self._lock:
-            if self._process is None:
-                return
-            if sys.platform == "win32":
-                assert self._process.stdin is not None
-                self._process.stdin.close()
-            else:
-                self._process.send_signal(signal.SIGINT)
-
-
-def _find_folder(line: str) -> Path | None:
-    """Find the folder that a command says it writes to, in its line ``begun``."""
-    with suppress(ValueError, TypeError, AttributeError):
-        document = json.loads(line)
-        if document.get("event") == "begun" and isinstance(document.get("folder"), str):
-            return Path(document["folder"])
-    return None
-
-
-def _read_files(folder: Path) -> dict[str, str]:
-    """Read the text files of a folder; hidden ones and very large ones are left out."""
+def _read_files(folder: Path) -> dict[str, bytes]:
+    """Read the files of a folder; hidden ones and very large ones are left out."""
     return {
-        path.name: path.read_bytes().decode("utf-8", "surrogateescape")
+        path.name: path.read_bytes()
         for path in sorted(folder.iterdir())
         if not path.name.startswith(".") and path.is_file()
         if path.stat().st_size <= _MOST_FILE_BYTES
     }
+
+
+def _refuse_asking(request: CapRequest) -> NoReturn:
+    raise UsageError("a node has no person who could set a power limit", "use --cap set")
 
 
 @dataclass(slots=True)
@@ -345,6 +279,47 @@ class NodeMachine:
             self._curves.say = lambda text: emit(Note(text))
             self._curves.finish()
 
+    def measure(self, request: Measurement, emit: Callable[[Message], None]) -> None:
+        """Calibrate a model or sweep its settings, as the commands do on one machine.
+
+        Raises:
+            KeyboardInterrupt: It was stopped before anything was kept.
+            EtuiError: It cannot start, or has failed; what was measured is kept here.
+        """
+
+        def watch(progress: Progress) -> None:
+            emit(progress)
+            if self._stopped.is_set():
+                raise KeyboardInterrupt  # as Ctrl-C does in the commands
+
+        def note(text: str) -> None:
+            watch(Progress(text, fields={"text": text}))
+
+        config = load_config()
+        make_home(config)
+        with open_runtime(config) as runtime:
+            name = request.model and catalogue_name(request.model, config, runtime.catalogue)
+            if name:
+                _bring(runtime.catalogue.get(name), runtime, None, note)
+            runtime.writer.ready()
+            if isinstance(request.asked, Grid):
+                spec, path = find_model_file(Arm("direct", name or ""), config, runtime.catalogue)
+                curve, complete = ModelCalibration(
+                    spec, path, config, request.asked, runtime.writer, watch,
+                    request.force, request.fresh,
+                ).measure()  # fmt: skip
+                emit(Measured(complete, curve))
+                return
+            open_bench = partial(
+                open_workbench, config, runtime.writer, note, _refuse_asking, force=request.force
+            )
+            runner = SweepRunner(config, watch, runtime.writer, open_bench)
+            outcome = runner.start(request.asked, fresh=request.fresh)
+            if request.asked.cap is not None and config.power_limits_file.exists():
+                note("the power limit is not as it was found: etui says so at its next start here")
+            place = outcome.folder
+            emit(Measured(not outcome.why_stopped, None, place.name, _read_files(place)))
+
     def allow(self) -> None:
         """Take back an earlier :meth:`stop`, at the start of a request."""
         self._stopped.clear()
@@ -367,7 +342,7 @@ def _bring(
     config = runtime.config
     said = 0.0
 
-    def report(progress: Progress) -> None:
+    def report(progress: PullProgress) -> None:
         """Say how far the pull is, every few percent, so that the node is not silent."""
         nonlocal said
         if progress.step == "failed":

@@ -1,4 +1,4 @@
-"""Drive the nodes of a cluster together: start and compare them, open a run, run a command."""
+"""Drive the nodes of a cluster together: start and compare them, open a run, measure."""
 
 from __future__ import annotations
 
@@ -6,26 +6,26 @@ import platform
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 from etui import __version__
 from etui.bench.config import RunConfig
 from etui.cluster.messages import (
-    Command,
     Died,
     Ended,
     Failed,
-    Line,
+    Measured,
+    Measurement,
     Message,
     Method,
-    NodeResult,
     Note,
     Opened,
     Opening,
     Versions,
 )
-from etui.errors import EtuiError, ExitCode, UsageError
+from etui.errors import EtuiError, UsageError
+from etui.measure.progress import Progress
 from etui.runtime.provenance import package_version
 from etui.units import count_text, seconds_text
 
@@ -34,10 +34,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 TICK_SECONDS = 0.25
-COMMAND_SECONDS = 3600.0
-"""How long a command may print nothing: a block of a sweep takes minutes."""
-COMMAND_STOP_SECONDS = 60.0
-"""How long a command may take to end after Ctrl-C: it restores caps, and writes what it has."""
+MEASURE_SECONDS = 3600.0
+"""How long a calibration or a sweep may say nothing: a block of a sweep takes minutes."""
+MEASURE_STOP_SECONDS = 60.0
+"""How long it may take to end after Ctrl-C: it restores caps, and writes what it has."""
 _SHOWN_HASH = 12
 _NOT_IN_NAMES = re.compile(r"[^a-z0-9_-]+")
 _NO_IMPORT = ("ModuleNotFoundError", "ImportError", "failed to be imported")
@@ -215,19 +215,13 @@ class NodeDriver:
         """Have nodes save the curves that they measured."""
         self._ask(dict.fromkeys(names), "finish", self.patience.opening)
 
-    def run(
-        self,
-        commands: Sequence[Command],
-        hear: Callable[[str, str], None] = lambda name, line: None,
-    ) -> dict[str, NodeResult]:
-        """Start all nodes and run commands one after the other on each; a failure ends a node's.
+    def measure(
+        self, request: Measurement, hear: Callable[[str, Progress], None]
+    ) -> dict[str, Measured | Failed]:
+        """Start all nodes and have one of each host calibrate or sweep.
 
         Args:
-            commands: The commands; only what the last one printed is returned.
-            hear: Called with the name of the node and each line that the last one prints.
-
-        Returns:
-            Name of the node -> how its last command ended.
+            hear: Called with the name of the node and each step.
 
         Raises:
             UsageError: A node has other versions.
@@ -235,35 +229,31 @@ class NodeDriver:
         """
         self.start()
         self.keep_one_per_host()
-        results: dict[str, NodeResult] = {}
-        for command in commands:
-            left = [
-                name
-                for name in self.nodes
-                if name not in results or results[name].exit_code == ExitCode.DONE
-            ]
-            show = hear if command is commands[-1] else lambda name, line: None
-            asked = dict.fromkeys(left, command)
-            for name, reply in self._ask(asked, "command", COMMAND_SECONDS, show).items():
-                results[name] = _read_result(reply)
-        return results
+        requests = dict.fromkeys(self.nodes, request)
+        return {
+            name: next(
+                (each for each in reply.messages if isinstance(each, Measured | Failed)),
+                Failed(reply.lost or "it said nothing", "", EtuiError.exit_code),
+            )
+            for name, reply in self._ask(requests, "measure", MEASURE_SECONDS, hear).items()
+        }
 
     def _ask(
         self,
         requests: Mapping[str, object],
         method: Method,
         silence_seconds: float,
-        hear: Callable[[str, str], None] = lambda name, line: None,
+        hear: Callable[[str, Progress], None] = lambda name, progress: None,
     ) -> dict[str, _Reply]:
         """Ask nodes something and wait until each has answered, failed, died or been silent.
 
         Args:
             requests: Name of the node -> what it is asked.
             silence_seconds: How long a node may be silent.
-            hear: Called with the name of the node and each line that a command prints there.
+            hear: Called with the name of the node and each step of what it measures.
         """
-        command = method == "command"
-        stopping_seconds = COMMAND_STOP_SECONDS if command else self.patience.stopping
+        measure = method == "measure"
+        stopping_seconds = MEASURE_STOP_SECONDS if measure else self.patience.stopping
         replies: dict[str, _Reply] = {}
         waiting: dict[str, str] = {}
         for name, request in requests.items():
@@ -284,6 +274,8 @@ class NodeDriver:
                 match message:
                     case Note(text):
                         self.say(f"{name}: {text}")
+                    case Progress():
+                        hear(name, message)
                     case Ended():
                         del waiting[node_id]
                     case Died(why):
@@ -291,8 +283,6 @@ class NodeDriver:
                         replies[name].lost = why
                     case _:
                         replies[name].messages.append(message)
-                        if isinstance(message, Line):
-                            hear(name, message.text)
             for node_id, name in list(waiting.items()):
                 if self.now() - replies[name].heard > silence_seconds:
                     del waiting[node_id]
@@ -339,14 +329,3 @@ class NodeDriver:
         for reason in reasons:
             self.say(f"{reason}: the run goes on without it, with {count_text(len(ready), 'node')}")
         return ready
-
-
-def _read_result(reply: _Reply) -> NodeResult:
-    lines = tuple(message.text for message in reply.messages if isinstance(message, Line))
-    reason = reply.lost or "it said nothing"
-    for message in reply.messages:
-        if isinstance(message, NodeResult):
-            return replace(message, lines=lines)
-        if isinstance(message, Failed):
-            reason = message.what
-    return NodeResult(None, reason, lines=lines)

@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import Event
 
 import pytest
 
 from etui.bench.schedule import Piece
+from etui.calibration.grid import Grid
 from etui.cluster.messages import (
     Answers,
-    Command,
     Failed,
-    Line,
-    NodeResult,
+    Measured,
+    Measurement,
     Note,
     Opened,
     Opening,
     Task,
     Wasted,
 )
-from etui.cluster.node import NodeActor, NodeCommand, _find_folder, _read_files
+from etui.cluster.node import NodeActor, _read_files
 from etui.cluster.open_nodes import NodeDriver, Patience, read_versions
 from etui.energy.types import Energy
 from etui.errors import EtuiError
+from etui.measure.progress import Progress
 from tests.bench import synthetic
 from tests.cluster.fake_carrier import FakeCarrier, make_actor, make_script
 from tests.cluster.fake_node import OPENER, Behaviour, FakeNode
@@ -138,69 +136,56 @@ def test_the_engine_stays_on_one_thread(engine):
     assert threading.get_ident() not in seen
 
 
-def test_a_command_says_its_lines_and_its_exit_code():
-    *lines, end = NodeCommand().run(Command(("models", "list", "--json")))
-    assert isinstance(end, NodeResult)
-    assert end.exit_code == 0
-    assert json.loads("\n".join(line.text for line in lines if isinstance(line, Line)))
+MEASUREMENT = Measurement("small", Grid(), force=True, fresh=False)
 
 
-def test_the_end_of_a_node_ends_its_command():
-    # The command waits for its input for ever; the pipe of a node that was killed is closed.
-    words = ("etui.cluster.command_child", "power", "--seconds", "600", "--jsonl")
-    process = subprocess.Popen(
-        [sys.executable, "-m", *words],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        process.stdout.readline()
-        process.stdin.close()
-        process.wait(60)
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
+def test_a_node_measures_itself_step_by_step():
+    step, done = ask("measure", MEASUREMENT)
+    assert (step, done) == (Progress("1 of 2", 1, 2), Measured(True, folder="small"))
 
 
-def test_a_command_is_interrupted():
-    command = NodeCommand()
-    command.stop()  # nothing runs
+def test_a_stop_interrupts_a_measurement_as_ctrl_c_does(engine):
+    actor = make_actor(FakeNode(), engine=engine)
     found = []
-    for message in command.run(Command(("power", "--seconds", "600", "--jsonl"))):
+    for message in actor.call(1, "measure", replace(MEASUREMENT, fresh=True)):  # has no end
         found.append(message)
-        if len(found) == 1:
-            command.stop()
-    assert isinstance(found[-1], NodeResult)
-    assert len(found) > 1
-
-
-def test_the_folder_of_a_command_is_in_its_first_line(tmp_path):
-    line = json.dumps({"event": "begun", "folder": str(tmp_path)})
-    assert _find_folder(line) == tmp_path
-    for other in ("", "[]", "{", '{"event": "begun"}', '{"event": "block", "folder": "x"}'):
-        assert _find_folder(other) is None
+        actor.stop(1)
+    assert found[-1] == Failed("stopped", "", 3)
 
 
 def test_files_are_sent_as_they_are(tmp_path):
     (tmp_path / "blocks.jsonl").write_bytes(b"\xff\n")
     (tmp_path / ".lock").write_text("")
     (tmp_path / "more").mkdir()
-    found = _read_files(tmp_path)
-    assert {name: text.encode("utf-8", "surrogateescape") for name, text in found.items()} == {
-        "blocks.jsonl": b"\xff\n"
-    }
+    assert _read_files(tmp_path) == {"blocks.jsonl": b"\xff\n"}
 
 
-def test_a_node_that_fails_runs_no_further_command():
-    heard = []
-    carrier = FakeCarrier([make_script("a")])
+def test_one_node_of_each_host_measures():
+    heard, steps = [], []
+    scripts = [make_script("a", host="one"), make_script("b", host="one"), make_script("c")]
+    carrier = FakeCarrier(scripts)
     nodes = NodeDriver(carrier, heard.append, lambda: False, Patience(), carrier.now)
-    commands = [Command(("nonsense",)), Command(("models", "list", "--json"))]
-    found = nodes.run(commands, lambda machine, line: heard.append(line))
-    assert found["a"].exit_code == 2
-    assert "nonsense" in found["a"].errors
-    assert heard == ["starting 1 node: a"]
+    found = nodes.measure(MEASUREMENT, lambda *each: steps.append(each))
+    assert found == dict.fromkeys(("a", "c"), Measured(True, folder="small"))
+    assert steps == [(name, Progress("1 of 2", 1, 2)) for name in ("a", "c")]
+    assert "node b is left out: it shares the meter of a, on one host" in heard
     with pytest.raises(EtuiError, match="no node with a CPU"):
-        NodeDriver(FakeCarrier([]), heard.append, lambda: False, Patience()).run(commands)
+        NodeDriver(FakeCarrier([]), heard.append, lambda: False, Patience()).measure(
+            MEASUREMENT, print
+        )
+
+
+def test_a_node_that_says_nothing_has_failed():
+    carrier = FakeCarrier([make_script("a"), make_script("b")])
+    nodes = NodeDriver(carrier, print, lambda: False, Patience(), carrier.now)
+    call = carrier.call
+
+    def lose(node, method, request=None):
+        call(node, method, request)
+        if method == "measure" and node == "id-b":
+            carrier.scripts[node].ready = False
+
+    carrier.call = lose
+    found = nodes.measure(MEASUREMENT, lambda *each: None)
+    assert found["a"].complete
+    assert found["b"] == Failed("was silent for 1 h 00 min", "", 1)

@@ -17,10 +17,11 @@ import pytest
 from etui.bench.folder import read_run
 from etui.bench.plan import RunRequest, make_plan, restore_plan
 from etui.bench.run import BenchRunner
+from etui.calibration.grid import QUICK, parse_grid
 from etui.cluster import connect
 from etui.cluster.bench_cluster import ClusterBench
 from etui.cluster.connect import open_ray, parse_address
-from etui.cluster.messages import Command
+from etui.cluster.messages import Measurement
 from etui.cluster.node import OPENER as MACHINE
 from etui.cluster.open_nodes import NodeDriver, Patience
 from etui.cluster.ray_carrier import RayCarrier
@@ -227,16 +228,20 @@ def test_nothing_at_an_address_is_said_at_once():
     assert time.monotonic() - begun < 5
 
 
-def test_a_command_runs_on_each_node(address):
+def test_one_of_the_nodes_of_a_host_calibrates(address, starter_model):
+    heard, steps = [], []
+    asked = Measurement(starter_model.stem, parse_grid("16,32x4,8", QUICK), force=True, fresh=True)
     with open_ray(address) as ray:
-        carrier = RayCarrier(ray, OPENER)
+        carrier = RayCarrier(ray)
         try:
-            nodes = NodeDriver(carrier, lambda text: None, lambda: False, PATIENCE)
-            found = nodes.run([Command(("--version",)), Command(("nonsense",))])
+            nodes = NodeDriver(carrier, heard.append, lambda: False, PATIENCE)
+            (found,) = nodes.measure(asked, lambda name, step: steps.append(step.text)).values()
         finally:
             carrier.close()
-    assert [result.exit_code for result in found.values()] == [2, 2]
-    assert all("nonsense" in result.errors for result in found.values())
+    assert found.complete, found
+    assert found.curve.model == starter_model.stem
+    assert sum("is left out" in line for line in heard) == 1
+    assert any("points" in text for text in steps)
 
 
 def test_a_real_model_gives_the_same_answers_after_a_kill(

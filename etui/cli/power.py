@@ -21,7 +21,7 @@ from etui.cli.serve import check_hosts, keys_option
 from etui.cli.streams import control_stream
 from etui.errors import EtuiError, ExitCode, UsageError
 from etui.extras import require_extra
-from etui.text import format_table
+from etui.text import format_table, one_line
 from etui.units import cost_text, energy_text, percent_text, seconds_text, watts_text
 
 if TYPE_CHECKING:
@@ -481,6 +481,8 @@ def _format_row(channel: dict[str, Any]) -> tuple[str, ...]:
     kind = channel["kind"]
     notes = [] if channel["in_total"] else ["cross-check"]
     notes += [flag for flag in channel["flags"] if flag != "extrapolated"]
+    wall = channel["wall"] or {}
+    notes += [one_line(wall["problem"])] if wall.get("problem") else []
     period = channel["period_seconds"]
     return (
         channel["id"],

@@ -1,11 +1,13 @@
-"""Description of a remote backend: a server on this or another machine that answers over HTTP."""
+"""Descriptions of what etui asks over HTTP: remote backends, and wall meters."""
 
 from __future__ import annotations
 
 import ipaddress
 import re
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -86,3 +88,49 @@ def find_key_problem(variable: str | None, environ: Mapping[str, str]) -> str:
     if not key:
         return f"the environment variable {variable} with its key is not set"
     return f"the key in the environment variable {variable} has characters that no key has"
+
+
+WallMeterType = Literal["shelly", "shelly-gen1", "tasmota", "home-assistant", "url"]
+EnergyUnit = Literal["W", "kW", "Wh", "kWh", "J"]
+
+
+@dataclass(frozen=True, slots=True)
+class WallMeterSpec:
+    """One entry of ``wall_meters`` in config.yaml: a plug that supplies the whole machine."""
+
+    name: str  # Its name, which follows ``wall:`` in the id of its channel
+    type: WallMeterType  # Its interface; ``shelly`` is Gen2 and later
+    url: str  # Base URL of the device, or of the document for ``url``
+    output: int = 0  # Number of the output that the machine is plugged into, from 0
+    entity: str = ""  # Entity of Home Assistant
+    path: str = ""  # Path of the number in the document of a ``url``, with dots
+    unit: EnergyUnit = "W"  # Unit of that number
+    user: str = "admin"  # Name that goes with a password
+    key_env: str | None = None  # Environment variable with its password or token
+    key_file: str | None = None  # File with it, which no other user can read
+    plain_key: bool = False  # Whether the key may be sent over `http://` beyond this machine
+    accuracy_percent: float = 1.0  # What its maker states, in per cent of the reading
+    limit_watts: float | None = None  # The most that the machine can draw, if over 4 kW
+
+    @property
+    def sends_key(self) -> bool:
+        """Whether requests contain the key itself: Shelly Gen2 proves by a digest that it has it.
+
+        https://shelly-api-docs.shelly.cloud/gen2/General/Authentication
+        """
+        return bool(self.key_env or self.key_file) and self.type != "shelly"
+
+
+def read_wall_key(spec: WallMeterSpec, environ: Mapping[str, str]) -> tuple[str | None, str]:
+    """Return the password or token of a wall meter, and why it cannot be used; empty if it can."""
+    if spec.key_file is None:
+        return read_key(spec.key_env, environ), find_key_problem(spec.key_env, environ)
+    path = Path(spec.key_file).expanduser()
+    try:
+        with path.open("rb") as file:
+            if stat.S_IMODE(path.stat().st_mode) & (stat.S_IRWXG | stat.S_IRWXO):
+                return None, f"other users can read {path}: chmod 600 {path}"
+            key = file.read(4096).decode().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        return None, f"{path} cannot be read: {getattr(error, 'strerror', None) or 'not text'}"
+    return key, "" if _KEY.fullmatch(key) else f"{path} has no key, or one with odd characters"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from etui.config.backend_spec import BackendSpec
+from etui.config.backend_spec import BackendSpec, WallMeterSpec
 from etui.errors import EtuiError
 
 if TYPE_CHECKING:
@@ -50,6 +50,9 @@ def apply_settings(config: Config) -> Config:
     if "backends" in changes:
         entries = settings.backends.items()
         changes["backends"] = {name: entry.spec(name) for name, entry in entries}
+    if "wall_meters" in changes:
+        meters = settings.wall_meters.items()
+        changes["wall_meters"] = {name: entry.spec(name) for name, entry in meters}
     return replace(config, **changes)
 
 
@@ -148,6 +151,8 @@ class Config:
     keymap: Mapping[str, str] = field(default_factory=dict)
     """Binding id -> keys, to rebind keys of the app."""
     backends: Mapping[str, BackendSpec] = field(default_factory=dict)
+    wall_meters: Mapping[str, WallMeterSpec] = field(default_factory=dict)
+    """Plugs and sensors that measure the whole machine at the wall."""
     aliases: Mapping[str, str] = field(default_factory=dict)
     """Name that clients of ``etui serve`` use -> the policy, arm or model that answers; a ``*`` in
     it stands for any text."""

@@ -8,7 +8,15 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from etui.config.backend_spec import BackendKind, BackendSpec, find_url_problem, is_exposed
+from etui.config.backend_spec import (
+    BackendKind,
+    BackendSpec,
+    EnergyUnit,
+    WallMeterSpec,
+    WallMeterType,
+    find_url_problem,
+    is_exposed,
+)
 from etui.config.week_prices import parse_week
 from etui.yaml.load import Strict, refuse
 
@@ -26,6 +34,7 @@ Alias = Annotated[str, Field(min_length=1, max_length=200)]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _SERVER = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,19}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,126}")
+_ENTITY = re.compile(r"sensor\.[a-z0-9_]{1,200}")
 
 
 class BackendEntry(Strict):
@@ -76,6 +85,58 @@ class BackendEntry(Strict):
         if self.meter is not None:
             values["meter"] = self.meter.rstrip("/")
         return BackendSpec(**values)
+
+
+class WallMeterEntry(Strict):
+    """A plug or sensor at the wall; ``type`` and ``url`` are required."""
+
+    type: WallMeterType
+    url: Annotated[str, Field(min_length=1, max_length=2_000)]
+    output: Annotated[int, Field(ge=0, le=63)] = 0
+    entity: str = ""
+    path: Annotated[str, Field(max_length=400)] = ""
+    unit: EnergyUnit | None = None
+    user: Annotated[str, Field(min_length=1, max_length=100)] = "admin"
+    key_env: str | None = None
+    key_file: Annotated[str, Field(min_length=1, max_length=4_000)] | None = None
+    plain_key: bool = False
+    accuracy_percent: Annotated[float, Field(ge=0, le=50)] = 1.0
+    limit_watts: Annotated[float, Field(gt=0, le=1_000_000)] | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> WallMeterEntry:
+        is_url, is_home = self.type == "url", self.type == "home-assistant"
+        problem = find_url_problem(self.url.partition("?")[0] if is_url else self.url)
+        if problem is not None or "#" in self.url:
+            refuse(f"url: {problem or 'must not contain #'}", "url")
+        if is_url != bool(self.path) or is_url != (self.unit is not None):
+            refuse(
+                "path and unit belong to type: url, which needs both (path: data.power, unit: W)"
+            )
+        if is_home != bool(self.entity):
+            refuse("entity belongs to type: home-assistant, which needs it (entity: sensor.desk)")
+        if is_home and not _ENTITY.fullmatch(self.entity):
+            refuse("entity: must be the id of a sensor, such as sensor.desk_power", "entity")
+        if self.key_env and self.key_file:
+            refuse("pass only one of key_env and key_file", "key_file")
+        if self.key_env is not None and not _VARIABLE.fullmatch(self.key_env):
+            # The value is not shown: it may be the key itself.
+            refuse("key_env names an environment variable, not the key", "key_env")
+        if is_home and not (self.key_env or self.key_file):
+            refuse("a sensor of Home Assistant needs a token: set key_env or key_file")
+        if self.spec("").sends_key and not self.plain_key and is_exposed(self.url):
+            refuse(
+                "the key would be sent unencrypted over http://; use https://, or set "
+                "plain_key: true if you trust the network",
+                "key_env" if self.key_env else "key_file",
+            )
+        return self
+
+    def spec(self, name: str) -> WallMeterSpec:
+        """Convert the entry."""
+        url = self.url if self.type == "url" else self.url.rstrip("/")
+        values = {**self.model_dump(), "name": name, "url": url}
+        return WallMeterSpec(**{**values, "unit": self.unit or "W"})
 
 
 class ToolServerEntry(Strict):
@@ -309,6 +370,12 @@ class Settings(Strict):
         "answers; * stands for any text: gpt-4o: balanced, claude-*: best.",
     )
 
+    wall_meters: Mapping[str, WallMeterEntry] = Field(
+        default_factory=dict,
+        description="Name -> plug or sensor that measures the whole machine at the wall: a "
+        "cross-check of the meter, never a part of a total.",
+    )
+
     tools: ToolsEntry | None = Field(
         None,
         description="Tools that a model may call: MCP servers, the folder of read_file, and the "
@@ -327,6 +394,20 @@ class Settings(Strict):
             if not _NAME.fullmatch(name):
                 refuse(f"{name!r} cannot name a backend: letters, digits, '.', '_' and '-'", name)
         return backends
+
+    @field_validator("wall_meters")
+    @classmethod
+    def _check_wall_meters(
+        cls, meters: Mapping[str, WallMeterEntry]
+    ) -> Mapping[str, WallMeterEntry]:
+        seen: dict[tuple[object, ...], str] = {}
+        for name, entry in meters.items():
+            if not _SERVER.fullmatch(name):
+                refuse(f"{name!r} cannot name a meter: up to 20 letters, digits and '-'", name)
+            place = (entry.url.rstrip("/").lower(), entry.output, entry.entity, entry.path)
+            if (other := seen.setdefault(place, name)) != name:
+                refuse(f"{name} reads the same output as {other}; remove one of them", name)
+        return meters
 
     @model_validator(mode="after")
     def _check(self) -> Settings:

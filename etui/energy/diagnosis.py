@@ -19,6 +19,7 @@ from typing import IO, Any
 
 from etui.codec import from_document, to_document
 from etui.energy.recorder import Recorder
+from etui.energy.scopes import WALL
 from etui.energy.types import BaseSource, Channel, ChannelEnergy, Energy, Kind, Reading
 from etui.errors import InvalidFile
 
@@ -45,8 +46,9 @@ class TraceWriter:
         """
         try:
             for channel_id, reading in () if self.error is not None else readings.items():
+                fields = to_document(reading).items()
                 found = {
-                    key: value for key, value in to_document(reading).items() if value is not None
+                    k: value for k, value in fields if value is not None and value is not False
                 }
                 self._line({"id": channel_id, **found})
                 self.readings += 1
@@ -179,7 +181,7 @@ def run_selftest(recorder: Recorder, start_ns: int, end_ns: int) -> tuple[Check,
     for channel in recorder.channels:
         parts = (*energy.channels, *energy.cross_checks)
         checks.append(_check_coverage(channel.id, {part.id: part for part in parts}))
-        if channel.kind is Kind.COUNTER:
+        if channel.kind is Kind.COUNTER and channel.scope != WALL:  # too slow for a short test
             checks.append(_check_agreement(recorder, channel.id, energy))
             period = recorder.period_s(channel.id)
             said = (

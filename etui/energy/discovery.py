@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from etui.config.config import Config
 from etui.energy.idle import load_baselines, use_baseline
@@ -24,6 +25,9 @@ from etui.energy.sources.sysfs import graphics_cards
 from etui.energy.types import BaseSource, Channel, ChannelProbe, PowerSource
 from etui.energy.wall_model import find_wall
 from etui.units import count_text
+
+if TYPE_CHECKING:
+    from etui.energy.sources.wall import WallSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +61,14 @@ def find_sources(config: Config, clock: Callable[[], int] = time.monotonic_ns) -
     unreadable = [
         s for source in hardware if source is not amdsmi for s in source.unreadable_scopes
     ]
-    unmeasured = _unmeasured(channels, unreadable, config.estimate)
-    sources = [source for source in hardware if source.channels]
+    walls = _open_wall_meters(config, clock)
+    unmeasured = _unmeasured(
+        # Alone, a wall meter is the total only where no estimate is wanted.
+        [*channels, *(wall.channel for wall in walls if config.estimate == "never")],
+        unreadable,
+        config.estimate,
+    )
+    sources: list[PowerSource] = [source for source in hardware if source.channels]
     for source in hardware:
         if source not in sources:
             source.close()
@@ -67,11 +77,20 @@ def find_sources(config: Config, clock: Callable[[], int] = time.monotonic_ns) -
         estimate = EstimateSource(config.cpu_idle_watts, config.cpu_limit_watts, clock=clock)
         sources.append(estimate)
         probes += estimate.probe()
+    sources += walls
     if nvml.channels:
         sources.append(GpuWatch(nvml, clock))
     if sources:
         sources.append(CpuWatch(clock, attribute=is_estimated))
     return FoundSources(tuple(sources), unmeasured, tuple(probes))
+
+
+def _open_wall_meters(config: Config, clock: Callable[[], int]) -> list[WallSource]:
+    if not config.wall_meters:
+        return []
+    from etui.energy.sources.wall import WallSource
+
+    return [WallSource(spec, clock) for spec in config.wall_meters.values()]
 
 
 def open_recorder(config: Config, clock: Callable[[], int] = time.monotonic_ns) -> Recorder:

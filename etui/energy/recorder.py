@@ -7,13 +7,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Self
 
 from etui.energy._recordings.channel import ChannelRecording, CrossCheck
+from etui.energy._recordings.wall import WallLag, WallRecording
 from etui.energy.sampler import PowerSampler
-from etui.energy.scopes import Selection, select_disjoint, weakest
+from etui.energy.scopes import WALL, Selection, select_disjoint, weakest
 from etui.energy.sharing import CpuWatch, GpuWatch
 from etui.energy.types import (
     Channel,
@@ -38,6 +39,9 @@ SETTLE_S = 0.4
 SETTLE_OF_AVERAGE = 0.6
 """Longest wait for an interval to settle, seconds; a running average of A s adds 0.6 A to it."""
 _LONGEST_SETTLE_S = 2.5  # Where a model's counter is refreshed once a second or so
+DISAGREES = "disagrees"
+_COMPARED = 0.99
+"""A wall meter with a gap is not compared."""
 _PEAK_BINS = 600
 _PEAK_SLICE_NS = 250_000_000
 
@@ -81,8 +85,11 @@ class Recorder:
         self.selection: Selection = select_disjoint(self.channels, estimate)
         crowd = max(1.0, len(self.channels) / 8)  # bounds the memory on a machine with 64 GPUs
         keep = int(max(keep_seconds / crowd, min(keep_seconds, 600.0)) * hz)
-        self._traces = {
-            c.id: ChannelRecording(c, keep=keep, interval_s=1 / hz) for c in self.channels
+        self.wall_channels = tuple(c for c in self.channels if c.scope == WALL)
+        self._walls = {c.id: WallRecording(c, keep=keep // 4 + 1) for c in self.wall_channels}
+        self._traces: dict[str, ChannelRecording | WallRecording] = {
+            c.id: self._walls.get(c.id) or ChannelRecording(c, keep=keep, interval_s=1 / hz)
+            for c in self.channels
         }
         self._lock = threading.Condition()
         self._sampler = PowerSampler(
@@ -184,6 +191,7 @@ class Recorder:
             peak = self._find_peak(summed, start_ns, end_ns)
             baseline = self._idle
         unmeasured = tuple(dict.fromkeys((*self.unmeasured, *missing)))
+        checks = _compare_walls(checks, [] if missing else summed)
         if not summed:
             return Energy(
                 start_ns, end_ns, None, None, None, 0.0,
@@ -193,6 +201,9 @@ class Recorder:
         seconds = (end_ns - start_ns) / 1e9
         shared, own_joules = self._divide(summed, baseline, start_ns, end_ns)
         flags = [flag for part in summed for flag in part.flags] + ["shared"] * shared
+        flags += [
+            DISAGREES for part in checks if part.id in self._walls and DISAGREES in part.flags
+        ]
         energy = Energy(
             start_ns=start_ns,
             end_ns=end_ns,
@@ -217,23 +228,8 @@ class Recorder:
 
         None where nothing was measured.
         """
-        import numpy as np
-
-        if not spans:
-            return []
-        starts, ends = np.array(spans, dtype=np.int64).T
         with self._lock:
-            found = [self._traces[c.id].joules_of(starts, ends) for c in self.selection.summed]
-        if not found:
-            return [None] * len(spans)
-        rows = np.array(found)
-        missing = np.isnan(rows)
-        total = np.where(missing, 0.0, rows).sum(axis=0)
-        nothing = missing.all(axis=0)
-        return [
-            None if none else joules
-            for joules, none in zip(total.tolist(), nothing.tolist(), strict=True)
-        ]
+            return self._sum_joules(spans)
 
     def latest(self) -> tuple[ChannelPower, ...]:
         """Return the newest power of every channel, those of the total first."""
@@ -246,6 +242,7 @@ class Recorder:
                     watts=self._traces[channel.id].watts_now(now_ns),
                     joules_since_start=self._traces[channel.id].joules_since_first(now_ns),
                     in_total=channel in self.selection.summed,
+                    problem=self._explain_wall(channel.id, now_ns),
                 )
                 for channel in (*self.selection.summed, *self.selection.cross_checks)
             )
@@ -324,6 +321,35 @@ class Recorder:
         with self._lock:
             return self._traces[channel_id].period_s
 
+    def wall_lag(self, channel_id: str) -> WallLag:
+        """Return how late a wall meter is; its energies are those of intervals shifted by that."""
+        return self._walls[channel_id].lag
+
+    def wall_wait_s(self, channel_id: str) -> float:
+        """Return the time after which a wall meter's energy of a past interval is final."""
+        with self._lock:
+            return self._walls[channel_id].wait_s
+
+    def wall_state(self, channel_id: str) -> WallState | None:
+        """Return what is known of a wall meter; None for any other channel."""
+        wall, now_ns = self._walls.get(channel_id), self._clock()
+        if wall is None:
+            return None
+        with self._lock:
+            steps, age_s = wall.resolution, wall.age_s(now_ns)
+            return WallState(self._explain_wall(channel_id, now_ns), age_s, *steps, wall.lag)
+
+    def _explain_wall(self, channel_id: str, now_ns: int) -> str:
+        """Say why a wall meter gives no watts now; empty if it does, or is no wall meter."""
+        wall = self._walls.get(channel_id)
+        if wall is None or wall.watts_now(now_ns) is not None:
+            return ""
+        owner = next(source for source in self.sources if wall.channel in source.channels)
+        problem, age_s = getattr(owner, "problem", ""), wall.age_s(now_ns)
+        if problem or age_s is None:
+            return str(problem)
+        return f"its reading has not changed for {age_s:.0f} s"
+
     @property
     def nbytes(self) -> int:
         """Bytes of memory that the record takes."""
@@ -333,11 +359,34 @@ class Recorder:
         now_ns = self._clock()
         with self._lock:
             for channel in source.channels:
+                wall = self._walls.get(channel.id)
+                if wall is not None and channel.id not in readings:
+                    continue  # a trace has few readings of it between those of other channels
                 reading = readings.get(channel.id) or Reading(now_ns, None)
                 self._traces[channel.id].observe(reading)
+                if wall is not None and channel not in self.selection.summed:
+                    wall.learn_lag(now_ns, self._sum_joules)
             self._lock.notify_all()
         for tap in self.taps:
             tap(readings)
+
+    def _sum_joules(self, spans: Sequence[tuple[int, int]]) -> list[float | None]:
+        import numpy as np
+
+        if not spans:
+            return []
+        starts, ends = np.array(spans, dtype=np.int64).T
+        found = [self._traces[c.id].joules_of(starts, ends) for c in self.selection.summed]
+        if not found:
+            return [None] * len(spans)
+        rows = np.array(found)
+        missing = np.isnan(rows)
+        total = np.where(missing, 0.0, rows).sum(axis=0)
+        nothing = missing.all(axis=0)
+        return [
+            None if none else joules
+            for joules, none in zip(total.tolist(), nothing.tolist(), strict=True)
+        ]
 
     def _interrupt(self, source: PowerSource) -> None:
         """Note that the machine was suspended since the last readings of a source."""
@@ -408,6 +457,37 @@ class Recorder:
             known = known and share.own is not None
             own += max(part.joules - idle, 0.0) * (share.own or 0.0)
         return shared, own if shared and known else None
+
+
+@dataclass(frozen=True, slots=True)
+class WallState:
+    """What is known of a wall meter now; None where it is not known yet."""
+
+    problem: str  # Why it gives no reading; empty if it gives one
+    age_s: float | None  # Seconds since its reading last changed
+    step_watts: float | None  # The smallest steps of its readings: their resolution
+    step_joules: float | None
+    lag: WallLag
+
+
+def _compare_walls(
+    checks: tuple[ChannelEnergy, ...], inner: Sequence[ChannelEnergy]
+) -> tuple[ChannelEnergy, ...]:
+    """Flag the wall meters that give less than the channels inside, by more than both half widths.
+
+    What covers a part of the machine cannot take more than all of it.
+    """
+    joules = math.fsum(part.joules for part in inner)
+    half = combine([part.half_widths for part in inner])
+    return tuple(
+        replace(part, flags=(*part.flags, DISAGREES))
+        if part.id.startswith(f"{WALL}:")
+        and part.coverage > _COMPARED
+        and joules - half > part.joules + part.uncertainty
+        and DISAGREES not in part.flags
+        else part
+        for part in checks
+    )
 
 
 def _is_quick(source: PowerSource) -> bool:

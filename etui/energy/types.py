@@ -37,7 +37,7 @@ class Channel:
     """One part of the machine whose energy can be read or estimated."""
 
     id: str  # Unique; begins with the scope (`gpu:GPU-1a2b`, `package:0`, `estimate:cpu`)
-    scope: str  # The hardware that it covers (`gpu:GPU-1a2b`, `package:0`, `dram:0`, `psys`)
+    scope: str  # The hardware that it covers (`gpu:GPU-1a2b`, `package:0`, `psys`, `wall`)
     kind: Kind
     parent: str | None = None  # Scope that covers this one, None at the top
     limit_watts: float | None = None  # Power limit, the top of the fixed scale; None if unknown
@@ -63,6 +63,7 @@ class Reading:
     """That timestamp on the monotonic clock. The meter detects whether it is the time of the
     refresh, which is useful, or of the call, which is not."""
     half_ns: int = 0  # The values were taken at most this long before or after `t_ns`
+    restarted: bool = False  # Whether the counter may have missed energy since the last reading
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +249,7 @@ class Energy:
     peak_watts: float | None = None
     channels: tuple[ChannelEnergy, ...] = ()
     cross_checks: tuple[ChannelEnergy, ...] = ()
-    """Covering channels that are not in the sum (psys, battery)."""
+    """Covering channels that are not in the sum (psys, battery, wall)."""
     unmeasured: tuple[str, ...] = ()  # Scopes of this machine without a reading
     flags: tuple[str, ...] = field(default=())
     """Qualifications of the result (``coarse``, ``lag``, ``aliased``, ``gap``, ``extrapolated``,
@@ -291,3 +292,4 @@ class ChannelPower:
     watts: float | None
     joules_since_start: float | None
     in_total: bool
+    problem: str = ""  # Why a wall meter gives no reading

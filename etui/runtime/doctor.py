@@ -221,6 +221,7 @@ class Diagnosis:
 def diagnose(config: Config) -> Diagnosis:
     """Check everything; a failed check becomes a problem, never an exception."""
     from etui.energy.discovery import find_sources
+    from etui.energy.sources.wall import check_wall_meters
     from etui.models.catalogue import Catalogue, load_catalogue
     from etui.models.tuned import describe_use
     from etui.runtime.provenance import provenance
@@ -241,7 +242,7 @@ def diagnose(config: Config) -> Diagnosis:
     return Diagnosis(
         versions={name: facts[name] for name in _VERSIONS},
         offload=check_offload(config),
-        channels=found.probes,
+        channels=(*found.probes, *check_wall_meters(config.wall_meters)),
         unmeasured=found.unmeasured,
         models=tuple(_check_models(config, catalogue)),
         folders=(

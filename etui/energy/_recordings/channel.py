@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 GRID_JOULES = 2.0**-20
 """Energies are multiples of this (about a microjoule), so that sums of parts are exact in floating
 point: multiples of a power of two add without rounding up to 2**33 J."""
-_PLAUSIBLE_WATTS = {"gpu": 2000.0, "module": 4000.0, "package": 1500.0, "dram": 500.0}
+_PLAUSIBLE_WATTS = {
+    "gpu": 2000.0, "module": 4000.0, "package": 1500.0, "dram": 500.0, "wall": 4000.0,
+}  # fmt: skip
 _PLAUSIBLE_ANYWHERE_WATTS = 3000.0
 """Largest believed power of a channel without a stated limit, by family of scopes."""
 _LEAST_LIMIT_WATTS = 1000.0

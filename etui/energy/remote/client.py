@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import threading
 import time
@@ -14,6 +13,7 @@ from msgspec import Meta
 
 from etui.codec import from_document
 from etui.config.backend_spec import is_exposed
+from etui.energy.json_client import JsonClient, NoAnswer
 from etui.energy.remote.clock import PROBES, ClockReading, read_probe
 from etui.energy.types import ChannelEnergy, Energy, Kind
 from etui.errors import EtuiError
@@ -43,9 +43,6 @@ MOST_WATTS = 1e6
 _MOST_NAMES = 256
 _FLAG = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 _ID = re.compile(r"[\w][\w:.\-/ +]{0,95}")
-BODY_LIMIT_BYTES = 256 * 1024
-"""A longer answer is refused: a document of 64 GPUs has 20 KB."""
-_CONNECT_SECONDS = 2.0
 _READ_SECONDS = 5.0
 """Longest wait for a byte; ``/meter/energy`` waits about a second until the energy is final."""
 _WHOLE_SECONDS = 10.0
@@ -87,7 +84,7 @@ class MeterClient:
         self._plain_key = plain_key
         self._transport = transport
         self._clock_ns = clock_ns
-        self._client: httpx2.Client | None = None
+        self._client: JsonClient | None = None
         self._lock = threading.RLock()
 
     def read_clock(self, count: int = PROBES) -> ClockReading:
@@ -131,60 +128,31 @@ class MeterClient:
 
     def _get(self, path: str, query: Mapping[str, str | int]) -> tuple[int, int, Any]:
         """Send a request; return when it was sent and answered, and its document."""
-        import httpx2
-
         with self._lock:
             try:
-                client = self._open()
-                sent_ns = self._clock_ns()
-                with client.stream("GET", self._base + path, params=dict(query)) as response:
-                    received_ns = self._clock_ns()
-                    body = self._read(response)
-                    status = response.status_code
-            except (httpx2.HTTPError, httpx2.InvalidURL, UnicodeError, OSError) as error:
+                answer = self._open().get(self._base + path, query)
+                if answer.status != 200:
+                    raise _build_refusal(self.url, answer.status)
+                return answer.sent_ns, answer.received_ns, answer.parse()
+            except NoAnswer as error:
+                if error.invalid:
+                    what = f"the answer of {self.url}{path} {error}"
+                    raise MeterFailed("meter-invalid", what) from error
                 raise MeterFailed(
                     "meter-unreachable",
-                    f"the meter at {self.url} cannot be reached: {type(error).__name__}",
+                    f"the meter at {self.url} cannot be reached: {error}",
                     "check that `etui power serve` runs there, and the `meter:` of the backend",
                 ) from error
-        if status != 200:
-            raise _build_refusal(self.url, status)
-        try:
-            return sent_ns, received_ns, json.loads(body, parse_constant=_refuse_constant)
-        except (ValueError, RecursionError) as error:
-            raise MeterFailed("meter-invalid", f"the answer of {self.url}{path} is no JSON") from (
-                error
-            )
 
-    def _read(self, response: httpx2.Response) -> bytes:
-        """Read a body up to the limit, as it was sent: nothing is decompressed."""
-        if response.headers.get("content-encoding", "identity") != "identity":
-            raise MeterFailed("meter-invalid", f"the answer of {self.url} is compressed")
-        body = bytearray()
-        end_ns = self._clock_ns() + int(_WHOLE_SECONDS * 1e9)
-        for chunk in response.iter_raw():
-            body += chunk
-            if len(body) > BODY_LIMIT_BYTES:
-                raise MeterFailed("meter-invalid", f"the answer of {self.url} is too long")
-            if self._clock_ns() > end_ns:
-                raise MeterFailed("meter-unreachable", f"the answer of {self.url} takes too long")
-        return bytes(body)
-
-    def _open(self) -> httpx2.Client:
-        import httpx2
-
+    def _open(self) -> JsonClient:
         if self._client is None:
             self._check_key()
-            headers = {"Accept": "application/json", "Accept-Encoding": "identity"}
-            if self._key:
-                headers["Authorization"] = f"Bearer {self._key}"
-            self._client = httpx2.Client(
-                headers=headers,
-                timeout=httpx2.Timeout(_READ_SECONDS, connect=_CONNECT_SECONDS),
-                limits=httpx2.Limits(max_connections=1, keepalive_expiry=60.0),
-                follow_redirects=False,
-                trust_env=False,
+            self._client = JsonClient(
+                {"Authorization": f"Bearer {self._key}"} if self._key else {},
+                read_seconds=_READ_SECONDS,
+                whole_seconds=_WHOLE_SECONDS,
                 transport=self._transport,
+                clock_ns=self._clock_ns,
             )
         return self._client
 
@@ -218,10 +186,6 @@ def _hide_password(url: str) -> str:
     scheme, mark, after = url.partition("://")
     host, slash, path = after.partition("/")
     return scheme + mark + host.rpartition("@")[2] + slash + path
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is no JSON number")
 
 
 Watts = Annotated[float, Meta(ge=0, le=MOST_WATTS)]

@@ -90,7 +90,8 @@ def build_rows(states: Sequence[ChannelState]) -> tuple[Row, ...]:
 
 def name_channels(states: Sequence[ChannelState]) -> list[str]:
     """Name every channel in few letters: ``GPU0``, ``CPU``, ``RAM``; numbered where several."""
-    words = {"gpu": "GPU", "package": "CPU", "estimate": "CPU", "dram": "RAM", "psys": "machine"}
+    words = {"gpu": "GPU", "package": "CPU", "estimate": "CPU", "dram": "RAM", "psys": "machine",
+             "wall": "wall"}  # fmt: skip
     kinds = [words.get(family(s.power.channel.scope), "") for s in states]
     names = []
     for at, (state, kind) in enumerate(zip(states, kinds, strict=True)):

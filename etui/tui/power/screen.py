@@ -228,13 +228,15 @@ class PowerScreen(Screen[None]):
         Binding("shift+tab", "next_part(-1)", "Part before", id="top.previous", show=False,
                 priority=True),
         Binding("r", "read", "Read again", id="top.read", show=False),
+        Binding("w", "wall_meter", "Wall meter", id="top.wall", show=False),
     ]  # fmt: skip
     HELP = """\
 ## Power
 
 Watts of the channel under the cursor over the time of the graph; `[` and `]` change that time, `p`
 holds the picture. Below it every channel, then joules by model and by day, and money where
-`price_per_kwh` or a `tariff` is set. `tab` moves between the parts, `j` and `k` within one.
+`price_per_kwh` or a `tariff` is set. `tab` moves between the parts, `j` and `k` within one. `w` sets up a plug
+that measures the whole machine at the wall.
 """
 
     def __init__(
@@ -277,6 +279,7 @@ holds the picture. Below it every channel, then joules by model and by day, and 
         return build_commands(
             ("power: pause", "Hold the picture, or go on", self.action_pause),
             ("power: read again", "Read the log again", self.action_read),
+            ("power: wall meter …", "Set up a plug with a meter", self.action_wall_meter),
         )  # fmt: skip
 
     def on_mount(self) -> None:
@@ -318,6 +321,11 @@ holds the picture. Below it every channel, then joules by model and by day, and 
             self._part = focused.part
         elif isinstance(focused, ChannelTable):
             self._part = "channels"
+
+    def action_wall_meter(self) -> None:
+        from etui.tui.power._wall_dialog import WallMeterModal
+
+        self.app.push_screen(WallMeterModal(self._config))
 
     @property
     def layout_now(self) -> ScreenLayout:
@@ -366,6 +374,8 @@ holds the picture. Below it every channel, then joules by model and by day, and 
         now = units.UNMEASURED
         if row.watts is not None:
             now = units.of_limit_text(row.watts, row.limit_watts, row.kind)
+        elif row.state is not None and row.state.power.problem:
+            now = f"{now} ({row.state.power.problem})"
         parts = [f"{long_name(row)}  {now}"]
         if whole.highest is not None:
             when = "" if self.app.size.width < _LONG_TITLE_FROM else " in the last hour"

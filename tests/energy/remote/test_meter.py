@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.energy.remote.client import BODY_LIMIT_BYTES, MeterFailed
+from etui.energy.json_client import BODY_LIMIT_BYTES
+from etui.energy.remote.client import MeterFailed
 from etui.energy.remote.meter import UnmeasuredMeter
 from etui.energy.types import Energy, Kind
 from etui.errors import UsageError

@@ -72,7 +72,7 @@ class Plug:
             url += "/reading?of=desk"
         if self.key is not None:
             values["key_env"] = "PLUG_KEY"
-        return WallMeterSpec("desk", self.type, url, **{**values, **changes})
+        return WallMeterSpec(**{"name": "desk", "type": self.type, "url": url, **values, **changes})
 
     def source(self, **changes: Any) -> WallSource:
         """Return a source that asks this plug without a network."""

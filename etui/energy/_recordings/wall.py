@@ -38,7 +38,7 @@ _SHOWN_NS = 3_000_000_000
 _HOLD_NS = 1_000_000_000
 _AROUND_S = 2.0
 """Time by which power and counter of a device may be apart."""
-_AGREE = 0.05
+_AGREE, _WHOLE = 0.05, 0.99
 _SLOW_S = 2.0
 """A power that is refreshed more rarely may be a sample, and not a mean."""
 _LONGEST_LAG_S = 10.0
@@ -161,6 +161,11 @@ class _Track:
             max(half, 0.0),
         )
 
+    def knows(self, start_ns: int, end_ns: int) -> bool:
+        """Return whether the energy of an interval up to the last knot is known."""
+        end_ns = min(end_ns, self.knots[-1].t_ns)
+        return self.at(end_ns).known_ns - self.at(start_ns).known_ns >= 0.999 * (end_ns - start_ns)
+
     def _bound_watts(self, upper: int, mean: float) -> tuple[float, float]:
         """Return the power around the stretch that ends at a knot, from the readings there."""
         low = high = mean
@@ -181,10 +186,7 @@ class _Track:
 
 
 class WallRecording:
-    """The record of a wall meter: ``keep`` readings. Its interface is that of a ChannelRecording.
-
-    ``problem`` of the source, and not a missing record, says why there is no reading.
-    """
+    """The record of a wall meter: ``keep`` readings, with the methods of a ChannelRecording."""
 
     def __init__(self, channel: Channel, *, keep: int) -> None:
         self.channel = channel
@@ -311,9 +313,9 @@ class WallRecording:
             doubt = max(joules - high * span_s - tolerance, 0.0)
             if doubt:
                 low, high = 0.0, _UNKNOWN_WATTS
-        if not self._lost:
+        if not self._lost and not self._power.knots:
             self._widen(joules / max(span_s, 0.1))
-        self._lost |= t_ns < self._distrust_until_ns
+        self._lost |= last.t_ns < self._distrust_until_ns
         lost = self._lost or joules > self._plausible_watts * (span_s + 2 * width_ns / 1e9 + 1)
         track.append(
             t_ns,
@@ -329,8 +331,7 @@ class WallRecording:
         """Distrust a counter that was restarted: what was on its way then may be missing."""
         if lost:
             self._lost = True
-            late_s = self.lag.seconds + self.lag.half_seconds
-            self._distrust_until_ns = t_ns + int(late_s * 1e9)
+            self._distrust_until_ns = t_ns + int(self.wait_s * 1e9)
 
     def _widen(self, watts: float) -> None:
         low, high = self._extremes
@@ -358,7 +359,7 @@ class WallRecording:
     @property
     def wait_s(self) -> float:
         """Time after which an interval that has ended no longer changes."""
-        return self.lag.seconds + self.lag.half_seconds + (self.period_s or 0.0)
+        return self.lag.seconds + self._late_s
 
     @property
     def recorded_since_ns(self) -> int | None:
@@ -392,12 +393,15 @@ class WallRecording:
         best, *others = sorted(found, key=lambda part: (-round(part.coverage, 1), part.uncertainty))
         for other in others:
             apart = abs(best.joules - other.joules)
-            near = best.uncertainty + other.uncertainty + _AGREE * best.joules
-            near -= 2 * late_joules  # both are as late
-            if min(best.coverage, other.coverage) > 0.99 and apart > near:
-                halves = best.half_widths.widen(apart + other.uncertainty)
-                flags = (*best.flags, "disagrees")
-                return replace(best, uncertainty=halves.total, half_widths=halves, flags=flags)
+            near = best.uncertainty + _AGREE * best.joules
+            if min(best.coverage, other.coverage) <= _WHOLE or apart <= near:
+                continue
+            # Which of the two is right is not known: the half width covers both.
+            halves = best.half_widths.widen(apart + min(best.uncertainty, other.uncertainty))
+            flags = best.flags
+            if apart > near + other.uncertainty - 2 * late_joules:  # both are as late
+                flags = (*flags, "disagrees")
+            return replace(best, uncertainty=halves.total, half_widths=halves, flags=flags)
         return best
 
     def joules_of(
@@ -530,10 +534,16 @@ class WallRecording:
 
     def _bound_lag(self, start_ns: int, end_ns: int) -> float:
         """Bound what the unknown part of the lag is worth, joules."""
-        late_ns = int(self.lag.half_seconds * 1e9)
+        late_ns = int(self._late_s * 1e9)
         ends = (t_ns + int(self.lag.seconds * 1e9) for t_ns in (start_ns, end_ns))
         spans = [(t_ns - late_ns, t_ns + late_ns) for t_ns in ends]
-        return self._find_swing(*spans) * self.lag.half_seconds
+        return self._find_swing(*spans) * self._late_s
+
+    @property
+    def _late_s(self) -> float:
+        """Half width of the lag: a power is the mean of a refresh, and is held for another one."""
+        period_s = _LONGEST_LAG_S if self.period_s is None else self.period_s
+        return self.lag.half_seconds + (1 if self.lag.learned else 2) * period_s
 
     def _measure(
         self, track: _Track, start_ns: int, end_ns: int, late_joules: float
@@ -560,7 +570,7 @@ class WallRecording:
         covered = min(max((last.covered_ns - first.covered_ns) / 1e9 / span_s, 0.0), 1.0)
         flags = ["coarse"] if span_s < 4 * (track.period_s or 0.0) else []
         flags += ["gap"] if covered < 0.999 else []
-        final_ns = last_ns + int(self.lag.half_seconds * 1e9)
+        final_ns = last_ns + int(self._late_s * 1e9)
         flags += ["extrapolated"] if final_ns > track.knots[-1].t_ns else []
         slopes = self._tracks[-1].slopes(first_ns, last_ns)
         return ChannelEnergy(
@@ -576,10 +586,10 @@ class WallRecording:
         )
 
     def _find_swing(self, *spans: tuple[int, int]) -> float:
-        """Return how far the power changed in some times; ever, where one is not over."""
+        """Return how far the power changed in some times; ever, where one is not on record."""
         low, high = self._extremes
-        if all(end <= self.last_read_ns for _, end in spans):
-            track = self._tracks[-1]
+        track = self._tracks[-1]
+        if all(end <= self.last_read_ns and track.knows(start, end) for start, end in spans):
             found = [slopes for start, end in spans if (slopes := track.slopes(start, end))]
             if found:
                 low, high = min(s[0] for s in found), max(s[1] for s in found)

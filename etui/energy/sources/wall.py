@@ -322,7 +322,7 @@ def _parse_home_assistant(document: Any, spec: WallMeterSpec) -> WallSample:
     stamp_us = None
     refreshed = state.get("last_reported") or state.get("last_updated")
     with suppress(ValueError, TypeError, OverflowError):
-        stamp_us = int(datetime.fromisoformat(refreshed).timestamp() * 1e6)
+        stamp_us = int(datetime.fromisoformat(str(refreshed)).timestamp() * 1e6)
     return _build_sample(_read_number(float(value), "state"), unit, stamp_us)
 
 

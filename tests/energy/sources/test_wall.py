@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from etui.config.backend_spec import WallMeterSpec, read_wall_key
@@ -97,7 +97,7 @@ def test_a_plug_without_faults_says_much_about_steady_power(name: str) -> None:
     latency_s=st.floats(0.0, 1.0),
     stopped_s=st.floats(10.0, 100.0),
 )
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 def test_any_power_is_within_the_half_width(
     watts: list[float], refresh_s: float, lag_s: float, step_joules: float, step_watts: float,
     latency_s: float, stopped_s: float,

@@ -68,7 +68,7 @@ def test_every_key_reaches_the_config(etui_home: Path) -> None:
         "aliases": {"gpt-4o": "balanced", "claude-*": "best"},
         "tool_permissions": {"calculate": "allow", "web__*": "deny"},
     }
-    assert {*values, "keep_warm_seconds", "backends", "tools", "tariff"} == set(
+    assert {*values, "keep_warm_seconds", "backends", "tools", "tariff", "wall_meters"} == set(
         Settings.model_fields
     )
     write(

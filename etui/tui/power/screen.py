@@ -235,8 +235,8 @@ class PowerScreen(Screen[None]):
 
 Watts of the channel under the cursor over the time of the graph; `[` and `]` change that time, `p`
 holds the picture. Below it every channel, then joules by model and by day, and money where
-`price_per_kwh` or a `tariff` is set. `tab` moves between the parts, `j` and `k` within one. `w` sets up a plug
-that measures the whole machine at the wall.
+`price_per_kwh` or a `tariff` is set. `tab` moves between the parts, `j` and `k` within one. `w`
+sets up a plug that measures the whole machine at the wall.
 """
 
     def __init__(

@@ -12,12 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.wall import calibrate, summarize
-from etui.calibration.wall import Load, fit_lag, list_cpu_loads, run_load
+from etui.calibration.measure import TurnTimer
+from etui.calibration.wall import Load, fit_lag, list_cpu_loads, list_model_loads, run_load
 from etui.energy.types import Kind
 from etui.energy.wall_model import find_wall, load_wall, save_checks, save_wall
 from etui.errors import EtuiError
 from etui.turn.accounting import sum_energies
 from etui.turn.shared_meter import take_share
+from tests.support.engine_session import SimulatedSession
+from tests.support.gpu import GpuLoad, SimulatedGpu
 from tests.support.wall_machine import Machine, Plug, Supply
 
 LOADS = {
@@ -245,6 +248,22 @@ def test_a_load_runs_during_the_body_and_ends_with_it():
     with run_load(list_cpu_loads(2)[2]):
         assert threading.active_count() == before + 1
     assert threading.active_count() == before
+
+
+def test_a_model_decodes_and_prefills_until_it_is_stopped():
+    gpu = SimulatedGpu(GpuLoad())
+    session = SimulatedSession(gpu)
+    timer = TurnTimer(session, gpu, 0.0, clock=gpu.clock)
+    loads = list_model_loads(timer, session.facts.context_tokens, gpu_threads=2)
+    assert [load.name for load in loads] == ["decode", "prefill", "prefill and 2 threads"]
+    for load in loads[:2]:
+        before = gpu.clock()
+        with run_load(load):
+            while gpu.clock() == before:
+                pass
+        ended = gpu.clock()
+        assert ended > before
+        assert gpu.clock() == ended
 
 
 def test_what_a_worker_raises_is_raised():

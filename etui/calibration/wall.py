@@ -181,7 +181,8 @@ def find_meter(recorder: Recorder, name: str | None = None) -> Channel:
     if not found:
         known = f"; there are {', '.join(c.id for c in meters)}" if meters else ""
         what = f"there is no wall meter {name!r}{known}" if name else "there is no wall meter"
-        raise EtuiError(what, "add the plug to config.yaml; `etui doctor` shows whether it answers")
+        fix = "add the plug to `wall_meters` in config.yaml; `etui doctor` shows whether it answers"
+        raise EtuiError(what, fix)
     if not recorder.selection.summed or found[0] in recorder.selection.summed:
         raise EtuiError(
             "there are no channels inside the machine to fit to the wall meter",

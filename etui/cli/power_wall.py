@@ -200,7 +200,7 @@ def format_wall(found: WallCalibration) -> Iterator[str]:
         f"without a watt inside: {watts_text(base[0], uncertainty=base[1])} at the wall (memory, "
         "fans, board and the supply's own loss; extrapolated below idle)"
     )
-    per_watt = f"{significant(slope[0], 3)} ± {significant(slope[1], 1)} W"
+    per_watt = f"{slope[0]:.3f} ± {slope[1]:.3f} W"
     yield f"each further watt inside: {per_watt} at the wall"
     yield (
         f"meter: steps of {significant(found.resolution_watts, 2)} W, read every "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import threading
 from dataclasses import replace
+from datetime import date
 
 import numpy as np
 import pytest
@@ -15,8 +16,17 @@ from benchmarks.wall import calibrate, summarize
 from etui.calibration.measure import TurnTimer
 from etui.calibration.wall import Load, fit_lag, list_cpu_loads, list_model_loads, run_load
 from etui.energy.types import Kind
-from etui.energy.wall_model import find_wall, load_wall, save_checks, save_wall
+from etui.energy.wall_model import (
+    describe_wall_drift,
+    find_wall,
+    load_wall,
+    save_checks,
+    save_wall,
+)
 from etui.errors import EtuiError
+from etui.log.daily_energy import DailyEnergy
+from etui.runtime.doctor import diagnose
+from etui.tui.power.spent_text import Spent, money_lines
 from etui.turn.accounting import sum_energies
 from etui.turn.shared_meter import take_share
 from tests.support.engine_session import SimulatedSession
@@ -223,6 +233,11 @@ def test_a_drift_beyond_the_uncertainty_asks_for_a_new_calibration(
     text = save_checks(config, machine.recorder, machine.clock())
     assert len(load_wall(config)[-1].checks) == 3
     assert ("run `etui power calibrate-wall` again" in text) is drifts
+    assert describe_wall_drift(config) == text
+    problems = diagnose(config).problems
+    assert (text in problems) is drifts
+    shown = " ".join(money_lines(Spent(DailyEnergy(), date(2026, 1, 1), wall_drift=text), 60))
+    assert text in shown
 
 
 def test_too_short_a_record_is_no_check(calibrated, config):

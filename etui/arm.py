@@ -134,6 +134,10 @@ class Arm:
     """Whether an answer that repeats itself is ended; None leaves it to the setting of config.yaml,
     and without one it is not."""
 
+    def __hash__(self) -> int:
+        """Hash the fields that tell arms apart: all of them take longer than a prediction."""
+        return hash((self.name, self.model, self.reasoning, self.max_tokens))
+
 
 @dataclass(frozen=True, slots=True)
 class TokenCost:

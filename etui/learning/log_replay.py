@@ -215,14 +215,24 @@ def _replay_turn(
             after = before  # keep the token budget of the turn, or it would look like a change
     except EtuiError as error:
         why = error.what.splitlines()[0]
-    joules, right = {}, {}
-    for arm in {before, *([] if after is None else [after, *together])}:
+
+    def predict(arm: Arm) -> tuple[float | None, float | None]:
         energy = predictor.joules(arm, query)
-        accuracy = predictor.accuracy(arm, query, _CONFIDENCE) if arm in (before, after) else None
-        joules[arm] = None if energy is None else energy.answer
-        right[arm] = None if accuracy is None else accuracy.p
-    asked = [] if after is None else [joules[arm] for arm in (after, *together)]
-    known = [each for each in asked if each is not None]
+        accuracy = predictor.accuracy(arm, query, _CONFIDENCE)
+        return (
+            None if energy is None else energy.answer,
+            None if accuracy is None else accuracy.p,
+        )
+
+    joules_before, right_before = joules_after, right_after = predict(before)
+    if after is None:
+        joules_after = right_after = None
+    elif after is not before:
+        joules_after, right_after = predict(after)
+    for arm in together:
+        energy = predictor.joules(arm, query)
+        if joules_after is not None:
+            joules_after = None if energy is None else joules_after + energy.answer
     return TurnReplay(
         turn.turn_id,
         turn.query,
@@ -230,11 +240,11 @@ def _replay_turn(
         None if after is None else _arm_and_model(after),
         turn.joules,
         turn.kind,
-        joules[before],
-        sum(known) if known and len(known) == len(asked) else None,
+        joules_before,
+        joules_after,
         why,
-        right[before],
-        None if after is None else right[after],
+        right_before,
+        right_after,
         cascade,
     )
 

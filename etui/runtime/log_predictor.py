@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from etui.arm import Arm
 from etui.chat import Query
@@ -178,6 +178,7 @@ class LogPredictor:
         self._heads: tuple[AccuracyModels | None] | None = None
         self._facts: dict[str, LoggedModelFacts | None] = {}
         self._text: tuple[Query, TextFacts] | None = None
+        self._predicted: dict[tuple[Any, ...], Any] = {}
 
     def joules(self, arm: Arm, query: Query) -> PredictedJoules | None:
         """Predict the joules of an arm; None if nothing is known about its model."""
@@ -196,7 +197,15 @@ class LogPredictor:
         spec = self._catalogue.models.get(arm.model)
         # It needs no load if it is in memory, or another machine's to load.
         resident = arm.model == self._resident or (spec is not None and spec.backend is not None)
-        return predict(arm, self._text[1], facts, resident=resident)
+        # A replay of the log asks many times for prompts of the same length, which is all that the
+        # joules depend on.
+        text = self._text[1]
+        options = arm.readout == "choices" and text.measure("options") > 0
+        key = (predict, arm, text.chat_tokens, options)
+        if key not in self._predicted:
+            self._predicted[key] = predict(arm, text, facts, resident=resident)
+        found: _T | None = self._predicted[key]
+        return found
 
     def accuracy(self, arm: Arm, query: Query, confidence: float) -> PredictedAccuracy | None:
         """Predict the probability that an arm is right; None without a fit.

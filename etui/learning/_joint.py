@@ -149,6 +149,9 @@ def _expit(z: Floats) -> Floats:
 COMPONENTS = 50
 TREES = 100
 LEAST_IN_LEAF = 15
+TREE_ROWS = 12_000
+"""Most questions of a tree; each draws its own of more. Time and file then hardly grow with them.
+"""
 FEATURE_SHARE = 0.4
 """Share of the columns that a split chooses from."""
 LEAST_ROWS = 100
@@ -260,10 +263,13 @@ def fit_joint(
     forests = []
     for fold in range(count):
         held, others = folds == fold, folds != fold
+        is_large = int(others.sum()) > TREE_ROWS
         forest = ExtraTreesRegressor(
             -(-trees // count),
             min_samples_leaf=LEAST_IN_LEAF,
             max_features=FEATURE_SHARE,
+            bootstrap=is_large,
+            max_samples=TREE_ROWS if is_large else None,
             random_state=seed + fold,
             n_jobs=-1,
         ).fit(dense[others], target[others], sample_weight=row_weights[others])

@@ -135,7 +135,8 @@ def headline(summary: Summary) -> str:
 
 def describe_run_cost(summary: Summary) -> str:
     """Say what the answers of a run cost together; empty without a tariff."""
-    text = "" if summary.cost is None else summary.cost.text()
+    about = units.ESTIMATE in summary.kinds
+    text = "" if summary.cost is None else summary.cost.text(about=about)
     return f"the answers cost {text}, each at the price of its time" if text else ""
 
 

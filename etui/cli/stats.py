@@ -227,7 +227,7 @@ def _format_today(found: _Stats) -> str:
         return "today: nothing yet"
     parts = ", ".join(f"{part} {joules(each)}" for part, each in found.parts.items())
     text = f"today: {joules(found.today)} ({parts})"
-    if found.cost is not None and (cost := found.cost.text()):
+    if found.cost is not None and (cost := found.cost.text(about=found.today.estimated)):
         text += f", {cost}"
     missing = found.today.unmeasured
     return f"{text}; {missing:,} without joules, not in it" if missing else text

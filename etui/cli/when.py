@@ -25,7 +25,7 @@ Estimate = Callable[[], tuple[float | None, float | None]]
 """Returns the expected seconds and joules of a run; None where they are not known."""
 _AHEAD = re.compile(r"(\d{1,4})\s*(m|h|d)")
 _CLOCK = re.compile(r"(\d{1,2}):(\d{2})")
-_STEPS = {"m": "minutes", "h": "hours", "d": "days"}
+_STEPS = {"m": 60, "h": 3600, "d": 86_400}
 _ASSUMED_SECONDS = 3600.0
 _LOOK_SECONDS = 60.0
 """Longest sleep: the clock may be set, or the machine may have slept, meanwhile."""
@@ -92,8 +92,8 @@ def parse_by(text: str, now: datetime) -> float:
     word = text.strip().lower()
     ahead, clock = _AHEAD.fullmatch(word), _CLOCK.fullmatch(word)
     try:
-        if ahead:
-            moment = now + timedelta(**{_STEPS[ahead[2]]: int(ahead[1])})
+        if ahead:  # of real time, also when the clocks change meanwhile
+            moment = datetime.fromtimestamp(now.timestamp() + int(ahead[1]) * _STEPS[ahead[2]])
         elif clock:
             moment = now.replace(hour=int(clock[1]), minute=int(clock[2]), second=0, microsecond=0)
             moment += timedelta(days=moment <= now)

@@ -14,7 +14,7 @@ from itertools import accumulate
 from typing import Any, Literal
 
 from etui.config.week_prices import SLOTS_PER_DAY
-from etui.units import number_text, price_text, significant
+from etui.units import ABOUT, number_text, price_text, significant
 
 SLOT_S = 900
 """Seconds of the time in which a rate does not change."""
@@ -104,17 +104,19 @@ class Cost:
             found["joules_of"] = "wall" if self.wall else "wall and inner channels"
         return found
 
-    def text(self, *, fine: bool = False) -> str:
+    def text(self, *, fine: bool = False, about: bool = False) -> str:
         """Format emissions and price: ``1.2 g CO2e, 0.03 EUR``; empty if neither is known.
 
-        ``fine`` shows the price of one answer, which is far below a cent, with two digits.
+        ``fine`` shows the price of one answer, which is far below a cent, with two digits;
+        ``about`` marks both, where the joules are only estimated.
         """
-        parts = []
+        parts, mark = [], ABOUT if about else ""
         if self.grams_co2e is not None:
-            parts.append(f"{significant(self.grams_co2e, 3)} g CO2e")
+            parts.append(f"{mark}{significant(self.grams_co2e, 3)} g CO2e")
         if self.price is not None:
             number = f"{significant(self.price, 2)} {self.currency}".strip()
-            parts.append(number if fine else price_text(self.price, self.currency))
+            text = number if fine else price_text(self.price, self.currency)
+            parts.append(text if text[0] in "<>" else f"{mark}{text}")
             if self.unpriced_kwh:
                 share = self.unpriced_kwh / self.kilowatt_hours
                 parts.append(f"no price known for {100 * share:.2g} % of it")

@@ -23,6 +23,7 @@ from etui.log.filters import TurnFilter, build_clause
 from etui.log.records import RateRecord, ReadRow
 from etui.log.totals import spans_sql
 from etui.text import format_utc
+from etui.units import ESTIMATE
 
 if TYPE_CHECKING:
     from etui.config.config import Config
@@ -55,11 +56,6 @@ class Prices:
         stated = tariff.flat.price is not None or bool(tariff.week) or tariff.prices is not None
         return stated or any(rate.price is not None for rate in self.noted.values())
 
-    @property
-    def currency(self) -> str:
-        """The currency of today."""
-        return self.tariff.flat.currency
-
     def rate(self, second: int) -> Rate:
         """Return the rate of the quarter hour that begins at a time."""
         noted = self.noted.get(second)
@@ -84,7 +80,7 @@ class Prices:
             return [("cost", self.problem)]
         if cost is None or (cost.price is None and cost.grams_co2e is None and not self.has_prices):
             return []
-        text = cost.text(fine=True)
+        text = cost.text(fine=True, about=turn.energy.kind == ESTIMATE)
         priced = cost.kilowatt_hours - cost.unpriced_kwh
         if cost.price is None and self.has_prices:
             text = f"{text}, no price known" if text else "no price known for this time"

@@ -134,11 +134,10 @@ def format_totals(
 def _format_cost(total: Total, costs: Mapping[tuple[str, bool], Cost]) -> str:
     """Format carbon and cost of a total; estimates are marked, and never added to readings."""
     parts = []
-    for estimated, mark in ((False, ""), (True, units.ABOUT)):
+    for estimated in (False, True):
         cost = costs.get((total.key, estimated))
         if cost is not None:
-            text = cost.text() or units.UNKNOWN
-            parts.append(text if text.startswith(("<", units.UNKNOWN)) else f"{mark}{text}")
+            parts.append(cost.text(about=estimated) or units.UNKNOWN)
     return " and ".join(parts) or units.UNMEASURED
 
 

@@ -133,7 +133,7 @@ def render_report(
             if one.joules is not None or one.seconds is not None
         ],
         floor=floor_sentence(result),
-        duration=f"{time_sentence(result)}{_cost_sentence(blocks)}",
+        duration=f"{time_sentence(result)}{_cost_sentence(blocks, result.kind)}",
         drops=[
             (names[one.setting], describe_drop(one), one.drop_reason or DASH)
             for one in list_dropped(result)
@@ -148,9 +148,9 @@ def render_report(
     )
 
 
-def _cost_sentence(blocks: Sequence[Block]) -> str:
+def _cost_sentence(blocks: Sequence[Block], kind: str | None) -> str:
     cost = sum_cost(blocks)
-    text = "" if cost is None else cost.text()
+    text = "" if cost is None else cost.text(about=kind == units.ESTIMATE)
     return f" The answers cost {text}, each block at the price of its time." if text else ""
 
 

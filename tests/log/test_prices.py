@@ -20,6 +20,7 @@ from etui.log.filters import TurnFilter
 from etui.log.prices import Prices, list_rates, read_prices, sum_costs, sum_daily_costs
 from etui.log.queries import LogReader
 from etui.log.records import AuditRecord
+from etui.log.text import format_totals
 from etui.log.writer import TurnWriter
 from etui.text import format_utc
 from etui.turn.record import LoadRecord
@@ -102,6 +103,19 @@ def test_a_changed_tariff_changes_no_cost_of_before(etui_home):
         prices = read_prices(log, config)
         assert prices is not None
         assert prices.facts(before)[0][1].startswith("0.20 EUR"), "noted once, however often saved"
+
+
+def test_the_cost_of_an_estimate_is_marked_as_one(etui_home):
+    config = state(etui_home, "price_per_kwh: 0.25\ncarbon_g_per_kwh: 100\ncurrency: EUR\n")
+    one = turn(1, NOON, 3.6e6)
+    one = replace(one, energy=replace(one.energy, kind="estimate"))
+    save(config, one)
+    with LogReader(config) as log:
+        prices = read_prices(log, config)
+        assert prices is not None
+        assert prices.facts(one) == [("cost", "≈100 g CO2e, ≈0.25 EUR (0.25 EUR/kWh)")]
+        [total] = log.totals()
+        assert "≈100 g CO2e, ≈0.25 EUR" in format_totals("all", [total], sum_costs(log, prices))[1]
 
 
 def test_turns_from_before_any_tariff_are_priced_by_that_of_today_and_it_is_said(etui_home):

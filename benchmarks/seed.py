@@ -51,6 +51,7 @@ def write(run: Path, to: Path) -> None:
     shutil.rmtree(to, ignore_errors=True)
     with RunFolder.start(to, config) as folder:
         folder.add_samples(samples)
+    (to / ".lock").unlink(missing_ok=True)
     if (run / CURVES).is_file():
         shutil.copyfile(run / CURVES, to / CURVES)
     summary = summarise(samples, config)

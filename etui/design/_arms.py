@@ -246,13 +246,10 @@ def compare_readouts(paired: Paired, seed: int) -> tuple[Readout, ...]:
         if not samples or all(sample.stated is None for sample in samples):
             continue
         right = paired.correct[:, at]
-        stated = np.array([float(sample.stated == sample.answer) for sample in samples])
-        changes = right - stated
+        changes = right - np.array([float(one.stated == one.answer) for one in samples])
         drawn = resample_sums(changes[:, None], paired.subjects, seed)[:, 0]
-        read, own = (compute_mean_interval(v.tolist(), paired.subjects, seed)
-                     for v in (right, stated))  # fmt: skip
-        assert read is not None
-        assert own is not None
+        by_text = [replace(one, correct=one.stated == one.answer) for one in samples]
+        read, own = (compute_accuracy(each, seed).micro for each in (samples, by_text))
         difference, _, _ = compute_difference(changes, drawn / len(samples))
         silent = sum(not sample.stated for sample in samples) / len(samples)
         found.append(Readout(one, read, own, silent, difference, 1.0))

@@ -57,7 +57,9 @@ class Statement:
     """``gain``, ``loss``, ``no difference``, ``not compared`` or ``unknown``; of a comparison of
     models ``models``."""
     text: str  # The sentence
-    brief: str  # Its finding, as a clause of the headline
+    brief: str  # Its finding, as a clause of the headline; of `no difference` its subject
+    most: float = 0.0  # Of `no difference`: the largest one that the intervals allow, in points
+    joules: float | None = None  # Of `no difference`: multiple of the joules of a direct answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +174,8 @@ def _judge_way(
         f"{title} shows no difference above {most:.0f} points: its best arm, {way}, is at "
         f"{gained}{cost}.{more}{refused}"
     )
-    return Statement("no difference", text, f"{name} shows no difference above {most:.0f} points")
+    joules = None if best.joules is None else best.joules.value
+    return Statement("no difference", text, name, most, joules)
 
 
 def _bound(inside: Iterable[Multiple]) -> float:
@@ -229,8 +232,7 @@ def _fill(words: str, role: str, group: Sequence[Multiple]) -> str:
     elif len(known) == 1:
         times = multiple_text(known[0])
     else:
-        values = [one.value for one in known]
-        times = f"{units.multiple_text(min(values))} to {units.multiple_text(max(values))}"
+        times = _range_text([one.value for one in known])
     ways = join_words([one.strategy.way for one in group])
     return words.format(arms=f"{role} {ways}", times=times, most=f"{_bound(group):.0f}")
 
@@ -239,5 +241,21 @@ def write_headline(statements: Sequence[Statement]) -> str:
     """Write the answer in one sentence, without its full stop."""
     if not any(one.outcome != "models" for one in statements):
         statements = [Statement("", "", "no arm of this run thinks"), *statements]
-    text = "; ".join(one.brief for one in statements)
+    level = [one for one in statements if one.outcome == "no difference"]
+    rest = [one for one in statements if one not in level]
+    clauses = [one.brief for one in sorted(rest, key=lambda one: one.outcome != "gain")]
+    if level:
+        verb = "show" if len(level) > 1 else "shows"
+        most = f"{max(one.most for one in level):.0f}"
+        known = [one.joules for one in level if one.joules is not None]
+        times = f" for {_range_text(known)} the joules of a direct answer" if known else ""
+        names = join_words([one.brief for one in level])
+        at = sum(one.outcome == "gain" for one in statements)
+        clauses.insert(at, f"{names} {verb} no difference above {most} points{times}")
+    text = "; ".join(clauses)
     return text[:1].upper() + text[1:]
+
+
+def _range_text(multiples: Sequence[float]) -> str:
+    low, high = (units.multiple_text(end) for end in (min(multiples), max(multiples)))
+    return low if low == high else f"{low} to {high}"

@@ -127,6 +127,20 @@ def test_the_larger_model_wins_where_the_smaller_one_takes_more_joules_for_nothi
     assert "small direct" not in said.brief
 
 
+def test_what_shows_no_difference_is_one_clause_behind_the_gains() -> None:
+    found = [against(COT, SMALL, (12, 2, 22), 1.7), against(VOTE, SMALL, (3, -5, 9), 3.0, 0.5)]
+    found.append(against(SMALL, LARGE, (-8, -20, 4), 0.4, 0.8))
+    both = [found[1], replace(found[0], p_holm=0.5), found[2]]
+    assert write_headline(judge(LAYOUT, FIGURES, both, "counter")).startswith(
+        "Thinking with small and voting with small show no difference above 22 points for 1.7x to "
+        "3.0x the joules of a direct answer; large direct shows no difference above 20 points"
+    )
+    assert write_headline(judge(LAYOUT, FIGURES, found, "counter")).startswith(
+        "Thinking with small gets more right (CoT 64: +12.0 points [2.0, 22.0] for 1.7x [1.5, 1.9] "
+        "the joules of small direct); voting with small shows no difference above 9 points for 3.0x"
+    )
+
+
 def test_arms_that_leave_more_questions_open_are_not_compared() -> None:
     found = [against(COT, SMALL, (12, 2, 22), 1.7), against(VOTE, SMALL, (3, -5, 9), 3.0, 0.5)]
     shares = figures({"small-direct": 0.32, "small-cot-64": 0.01, "small-vote-3": 0.30})
@@ -173,6 +187,7 @@ def test_few_questions_show_no_difference_and_say_how_many_are_needed() -> None:
     found = analyse(run, rows, {}, roles)
     (thinking,) = found.statements
     assert found.headline.startswith("Thinking with small shows no difference above ")
+    assert found.headline.endswith(" the joules of a direct answer")
     assert "questions would show a difference of 3 points." in thinking.text
 
 

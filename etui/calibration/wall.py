@@ -17,8 +17,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
-from statistics import median
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -48,6 +46,8 @@ _WINDOW_S = 10.0
 _WINDOW_PERIODS = 4
 _IDLE_S = 6.0
 _LOOK_S = 5.0
+_UNKNOWN_PERIOD_S, _UNKNOWN_STEP_WATTS = 10.0, 1.0
+"""Of a meter whose reading has hardly changed yet: rather too long than too short."""
 _LONGEST_RESPONSE_S = 150.0
 _TIME_CONSTANTS = 6.0
 """Time constants of the meter after which 0.25 % of a step are left."""
@@ -197,6 +197,9 @@ def find_meter(recorder: Recorder, name: str | None = None) -> Channel:
 class WallRun:
     """Holds the loads of a calibration and measures them.
 
+    The recorder learns how late the energy of a meter is; how long a load must be held also depends
+    on the time constant, and its steady readings need no energy.
+
     Args:
         loads: The first is idle; the one with the most workers shows the meter's lag.
         hold: Runs a load during a ``with``.
@@ -234,17 +237,12 @@ class WallRun:
             found = self._measure_rounds(rounds, response, random.Random(seed))
         finally:
             self._recorder.taps.remove(self._see)
-        return fit_wall(found, response, self._resolution(), self._recorder, self._meter)
+        return fit_wall(found, response, self._recorder, self._meter)
 
     def _see(self, readings: Mapping[str, Reading]) -> None:
         reading = readings.get(self._meter.id)
         if reading is not None and reading.watts is not None:
             self._seen.append((reading.t_ns, reading.watts))
-
-    def _resolution(self) -> float:
-        """Return the smallest difference of two readings, watts."""
-        values = sorted({watts for _, watts in self._seen})
-        return min((b - a for a, b in pairwise(values) if b - a > 1e-6), default=1.0)
 
     def _learn_response(self) -> Response:
         """Learn how late the meter is, by a step from idle to the fullest load."""
@@ -284,20 +282,15 @@ class WallRun:
         times = np.array([at for at, _ in curve])
         inner = np.array([np.nan if watts is None else watts for _, watts in curve])
         seen = list(self._seen)
-        if np.isnan(inner).any() or len(seen) < 2 or seen[-1][0] < start_ns:
-            return Response(0.0, 0.0, self._find_period([]), 0.0)
-        at = np.searchsorted([t for t, _ in seen], times, side="right") - 1
-        wall = np.array([w for _, w in seen])[np.maximum(at, 0)]
-        period_s = self._find_period(
-            [t for (t, w), (_, before) in zip(seen[1:], seen, strict=False) if w != before]
+        period_s = min(
+            self._recorder.period_s(self._meter.id) or _UNKNOWN_PERIOD_S, _LONGEST_DELAY_S
         )
+        if np.isnan(inner).any() or len(seen) < 2 or seen[-1][0] < start_ns:
+            return Response(0.0, 0.0, period_s, 0.0)
+        at = np.searchsorted([t for t, _ in seen], times, side="right") - 1
+        wall = np.array([watts for _, watts in seen])[np.maximum(at, 0)]
         delay_s, constant_s, explained = fit_lag(inner, wall, _GRID_S)
         return Response(delay_s, constant_s, period_s, explained)
-
-    def _find_period(self, changes: Sequence[int]) -> float:
-        gaps = [(b - a) / 1e9 for a, b in pairwise(changes)]
-        usual = self._meter.period_s or 2.0
-        return min(max(median(gaps), 1 / self._recorder.hz), 15.0) if len(gaps) > 2 else usual
 
     def _measure_rounds(
         self, rounds: int, response: Response, order: random.Random
@@ -398,7 +391,6 @@ def fit_lag(inner: Floats, wall: Floats, step_s: float) -> tuple[float, float, f
 def fit_wall(
     rounds: Sequence[Sequence[WallLevel]],
     response: Response,
-    resolution_watts: float,
     recorder: Recorder,
     meter: Channel,
 ) -> WallCalibration:
@@ -409,6 +401,8 @@ def fit_wall(
     """
     import numpy as np
 
+    state = recorder.wall_state(meter.id)
+    resolution_watts = (state and state.step_watts) or _UNKNOWN_STEP_WATTS
     levels = _average_levels([level for each in rounds for level in each])
     inner = [level.inner_watts for level in levels]
     wall = [level.wall_watts for level in levels]
@@ -421,7 +415,7 @@ def fit_wall(
             "end other programs, load a model that uses the GPU with --model, or use a meter with "
             "finer digits",
         )
-    step = max(resolution_watts / math.sqrt(12), 1e-6)
+    step = resolution_watts / math.sqrt(12)
     curved = span >= _CURVED_STEPS * step and len(levels) >= 5
     by_gpu = max(gpu) - min(gpu) >= max(5.0, 10 * step) and len(levels) >= 5 + curved
 

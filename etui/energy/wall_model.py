@@ -209,20 +209,12 @@ class WallCalibration:
         """
         if end_ns - start_ns < self.least_check_ns:
             return None
-        lag_ns = int(self.lag_s * 1e9)
         inner = recorder.energy(start_ns, end_ns)
-        later = recorder.energy(start_ns + lag_ns, end_ns + lag_ns)
-        meter = next((part for part in later.cross_checks if part.id == self.meter), None)
+        meter = next((part for part in inner.cross_checks if part.id == self.meter), None)
         found = self.predict(inner)
         if meter is None or found is None or min(meter.coverage, inner.coverage) < _LEAST_COVERAGE:
             return None
-        step_ns = max(int(self.settle_s * 1e9), 1)
-        ends = [
-            recorder.energy(at - step_ns, at).mean_watts or 0.0
-            for at in (start_ns + step_ns, end_ns)
-        ]
-        late = self._slope * abs(ends[1] - ends[0]) * (self.lag_s + self.period_s)
-        half = math.hypot(found.uncertainty, meter.uncertainty) + late
+        half = math.hypot(found.uncertainty, meter.uncertainty)
         return WallCheck(time.time(), inner.seconds, meter.joules, found.joules, half)
 
     def describe_drift(self) -> str:
@@ -298,7 +290,9 @@ def save_checks(config: Config, recorder: Recorder, now_ns: int) -> str:
     model, begin_ns = recorder.wall_model, recorder.recorded_since_ns
     if model is None or begin_ns is None:
         return ""
-    end_ns = now_ns - int((model.lag_s + model.period_s) * 1e9)
+    if model.meter not in {channel.id for channel in recorder.wall_channels}:
+        return model.describe_drift()
+    end_ns = now_ns - int(recorder.wall_wait_s(model.meter) * 1e9)
     length_ns = int(min(max((end_ns - begin_ns) / _CHECKS_OFF, model.least_check_ns), _CHECK_NS))
     starts = range(end_ns - length_ns, begin_ns - 1, -length_ns)[:_CHECKS_OFF]
     found = [model.check(recorder, start_ns, start_ns + length_ns) for start_ns in starts]

@@ -94,7 +94,7 @@ class Machine:
         self.has_gpu = any(gpu for _, gpu in self.loads.values())
         self.meter = Channel(
             "wall:plug", "wall", Kind.INTEGRATED,
-            period_s=self.plug.period_s, relative_error=self.plug.relative_error,
+            period_s=2.5, relative_error=self.plug.relative_error,
         )  # fmt: skip
         self.recorder = Recorder(
             [_Inside(self), _Wall(self)], hz=HZ, clock=self.clock, sleep=self.sleep,

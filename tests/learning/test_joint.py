@@ -147,6 +147,22 @@ def test_the_exported_model_predicts_as_the_fit(arms):
     assert np.abs(found - exact).max() < 0.02
 
 
+def test_trees_of_a_large_fit_draw_a_part_of_the_questions(monkeypatch):
+    graded = table(2, 600)
+    columns, _ = columns_of(graded)
+
+    def fit() -> tuple[int, np.ndarray]:
+        found = fit_joint(graded.correct, columns, assign_folds(graded), trees=20)
+        trees = [tree.tree_ for forest in found.forests for tree in forest.estimators_]
+        return sum(tree.node_count for tree in trees), found.left_out
+
+    nodes, p = fit()
+    monkeypatch.setattr("etui.learning._joint.TREE_ROWS", 150)
+    fewer, other = fit()
+    assert fewer < 0.6 * nodes
+    assert np.corrcoef(p.ravel(), other.ravel())[0, 1] > 0.9
+
+
 @settings(max_examples=6)
 @given(st.integers(0, 2**16), st.integers(1, 4), st.integers(2, 6))
 def test_the_export_of_any_forest_walks_as_sklearn_does(seed, arms, trees):

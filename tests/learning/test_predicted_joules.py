@@ -7,12 +7,15 @@ from dataclasses import replace
 
 import pytest
 
+from etui.arm import Arm
+from etui.chat import Query
 from etui.cli.main import run
 from etui.errors import ExitCode
 from etui.log.records import AuditRecord
 from etui.log.writer import TurnWriter
 from etui.models.catalogue import load_catalogue
 from etui.models.files import model_path
+from etui.runtime.log_predictor import LogPredictor
 from etui.turn.record import Seconds, Tokens
 
 SMALL, LARGE = "smollm2-135m", "gemma-3-270m"
@@ -89,6 +92,16 @@ def test_joules_are_predicted_from_one_token_answers_and_from_audits(day, capsys
     assert joules["predicted_after"] == pytest.approx(3 * measured, rel=0.02)
     assert run(["policy", "replay", "day"]) == ExitCode.DONE
     assert "no data about the models" not in capsys.readouterr().out
+
+
+def test_prompts_of_one_length_are_predicted_alike(day, config):
+    predictor = LogPredictor(config, load_catalogue(config), resident=SMALL)
+    arm = Arm("small", SMALL, max_tokens=32)
+    texts = ("x" * 400, "y" * 400, "x" * 800)
+    one, same, longer = (predictor.joules(arm, Query(text)).total for text in texts)
+    assert one == same < longer
+    other = predictor.joules(replace(arm, name="large", model=LARGE), Query("x" * 400))
+    assert other.total == pytest.approx(3 * one, rel=0.05)
 
 
 def test_the_phases_of_an_audit_are_unknown_and_not_0(day, capsys):

@@ -26,11 +26,12 @@ from dataclasses import asdict, dataclass, replace
 from statistics import fmean
 
 from benchmarks.figures import Figure
+from etui.stats.differences import Difference
 from etui.sweep.analysis import analyse
 from etui.sweep.blocks import Block
 from etui.sweep.config import AxisName, Goal, Measure, SweepDesign, Value
 from etui.sweep.race import choose_best, measure_blocks
-from etui.sweep.result import Difference, SweepResult
+from etui.sweep.result import SweepResult
 from tests.support.sweep_rig import MACHINES, SimulatedMachine, SimulatedRig, TrueCost, draw_noise
 
 FLAT = "flat"

@@ -27,12 +27,18 @@ import numpy as np
 
 from etui.stats.arrays import Floats
 from etui.stats.block_design import BlockMeans, fit_block_design
-from etui.stats.distributions import t_quantile
+from etui.stats.differences import (
+    LARGEST_LOG,
+    Difference,
+    LogDifference,
+    compute_floor,
+    to_percent_or_none,
+)
 from etui.stats.small_samples import MeanEstimate, count_freedom, estimate_means
-from etui.stats.tests import SIGNIFICANCE, Interval, holm
+from etui.stats.tests import Interval
 from etui.sweep.blocks import Block, Figure
 from etui.sweep.config import AXES, AxisName, Setting, Value
-from etui.sweep.result import AxisEffect, DetectionFloor, Difference, Interaction
+from etui.sweep.result import AxisEffect, DetectionFloor, Interaction
 
 FIGURES: Mapping[str, Figure] = {
     "joules": lambda visit: visit.joules,
@@ -59,9 +65,6 @@ Name = tuple[str, str | Column]
 
 K = TypeVar("K")
 
-_LARGEST_LOG = 500.0
-"""Log of the largest factor: 1e217."""
-_POWER = 0.8
 _BASELINE_COPIES = 2
 """Visits of the baseline in a block, whose mean is the reference of all differences."""
 _ESTIMABLE = 1e-8
@@ -100,18 +103,9 @@ def estimate_columns(
     return dict(zip(found, estimate_means(list(found.values()), seed), strict=True))
 
 
-def to_percent(log_ratio: float) -> float:
-    """Turn a log ratio into percent of the reference."""
-    return 100 * math.expm1(min(log_ratio, _LARGEST_LOG))
-
-
-def _to_percent(log_ratio: float | None) -> float | None:
-    return None if log_ratio is None else to_percent(log_ratio)
-
-
 def _factor(log: float) -> float:
     """Return e to the power of a log, which is finite for the interval of two wild visits too."""
-    return math.exp(min(log, _LARGEST_LOG))
+    return math.exp(min(log, LARGEST_LOG))
 
 
 def _to_factor(log: float | None) -> float | None:
@@ -133,10 +127,8 @@ class Repeatability:
     def floor(self, variance_factor: float, freedom: float) -> float | None:
         """Return the smallest log ratio that an estimate can show; None if the noise is unknown.
 
-        A two-sided test at 5 % finds a true difference of this size with 80 % probability:
-        ``(t(0.975) + t(0.8)) s sqrt(v)`` (Lachin, Controlled Clinical Trials 2, 1981, with t in
-        place of the normal quantiles, as the noise is estimated). It is at least the difference
-        that the A/A comparison itself has found.
+        It is that of :func:`compute_floor`, and at least the difference that the A/A comparison
+        itself has found.
 
         Args:
             variance_factor: Variance of the estimate in variances of one visit. For a setting
@@ -146,8 +138,8 @@ class Repeatability:
         if self.deviation is None or self.difference is None:
             return None
         known = min(freedom, float(count_freedom(self.blocks)))
-        quantiles = t_quantile(SIGNIFICANCE / 2, known) + t_quantile(1 - _POWER, known)
-        return max(quantiles * self.deviation * math.sqrt(variance_factor), abs(self.difference))
+        floor = compute_floor(self.deviation * math.sqrt(variance_factor), known)
+        return max(floor, abs(self.difference))
 
     def floor_of_blocks(self, blocks: int) -> float | None:
         """Return the smallest log ratio to the baseline that some blocks, at least 2, can show."""
@@ -176,47 +168,13 @@ def build_floor(noise: Mapping[str, Repeatability], claim_blocks: int) -> Detect
     if not seconds.blocks:
         return None
     return DetectionFloor(
-        joules_percent=_to_percent(joules.floor_of_blocks(claim_blocks)),
-        seconds_percent=_to_percent(seconds.floor_of_blocks(claim_blocks)),
-        measured_joules_percent=_to_percent(joules.difference),
-        measured_seconds_percent=_to_percent(seconds.difference),
+        joules_percent=to_percent_or_none(joules.floor_of_blocks(claim_blocks)),
+        seconds_percent=to_percent_or_none(seconds.floor_of_blocks(claim_blocks)),
+        measured_joules_percent=to_percent_or_none(joules.difference),
+        measured_seconds_percent=to_percent_or_none(seconds.difference),
         blocks=seconds.blocks,
         claim_blocks=claim_blocks,
     )
-
-
-@dataclass(frozen=True, slots=True)
-class LogDifference:
-    """A log ratio to a reference that is not yet judged."""
-
-    estimate: MeanEstimate  # The log ratio with its interval
-    floor: float | None  # Smallest log ratio that is claimed; None if it is unknown
-
-
-def judge(differences: Mapping[Name, LogDifference]) -> dict[Name, Difference]:
-    """Adjust the p-values of a family by Holm, and decide what is claimed.
-
-    A difference is claimed if its adjusted p-value is below 0.05, its interval excludes 0, and it
-    is not below the detection floor. So a family of equal settings has a false claim in at most
-    5 % of sweeps.
-    """
-    tested = {key: one.estimate.p for key, one in differences.items() if one.estimate.p is not None}
-    adjusted = dict(zip(tested, holm(list(tested.values())), strict=True))
-    judged = {}
-    for key, one in differences.items():
-        estimate, p = one.estimate, adjusted.get(key)
-        low, high = estimate.low, estimate.high
-        excludes_zero = low is not None and high is not None and (low > 0 or high < 0)
-        is_shown = one.floor is not None and abs(estimate.mean) >= one.floor
-        judged[key] = Difference(
-            percent=to_percent(estimate.mean),
-            low=_to_percent(low),
-            high=_to_percent(high),
-            p=p,
-            blocks=estimate.values,
-            is_claimed=p is not None and p < SIGNIFICANCE and excludes_zero and is_shown,
-        )
-    return judged
 
 
 def compare_with_baseline(

@@ -14,11 +14,11 @@ import numpy as np
 from etui.energy.scopes import weakest
 from etui.energy.types import Kind
 from etui.stats.bootstrap import compute_interval, resample_means
+from etui.stats.differences import Difference, LogDifference, judge, to_percent
 from etui.stats.tests import SIGNIFICANCE, Interval, holm, mcnemar, wilson
 from etui.sweep._differences import (
     COMPARED,
     FIGURES,
-    LogDifference,
     Name,
     Repeatability,
     add_meter_uncertainty,
@@ -30,10 +30,8 @@ from etui.sweep._differences import (
     estimate_costs,
     estimate_effects,
     estimate_race_costs,
-    judge,
     measure_repeatability,
     read_mean_logs,
-    to_percent,
 )
 from etui.sweep.blocks import Block, Figure, Visit
 from etui.sweep.config import SweepDesign
@@ -44,14 +42,7 @@ from etui.sweep.race import (
     plan_next,
     rank_all,
 )
-from etui.sweep.result import (
-    Accuracy,
-    DetectionFloor,
-    Difference,
-    SettingResult,
-    SweepResult,
-    choose_claimed,
-)
+from etui.sweep.result import Accuracy, DetectionFloor, SettingResult, SweepResult, choose_claimed
 from etui.units import accuracy_text, change_text, count_text
 
 Answers = Mapping[str, Sequence[bool]]

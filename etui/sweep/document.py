@@ -32,10 +32,11 @@ from etui.energy.energy_record import (
     list_functional_units,
 )
 from etui.energy.tariff import Cost
+from etui.stats.differences import Difference
 from etui.stats.tests import Interval
 from etui.sweep.blocks import Block, PhaseCost, Visit
 from etui.sweep.config import AxisName, SweepConfig, Value
-from etui.sweep.result import Difference, SettingResult, SweepResult, is_best_claimed
+from etui.sweep.result import SettingResult, SweepResult, is_best_claimed
 from etui.sweep.verdict import format_verdict, list_dropped
 from etui.text import one_line
 

@@ -14,11 +14,12 @@ from etui.codec import to_document
 from etui.extras import has_extra
 from etui.measure.page import build_tree, render_template
 from etui.plots.figure import ARM_COLOURS, NO_FIGURE, RULE, SOFT, Figure, Panel, Point
+from etui.stats.differences import Difference
 from etui.stats.tests import Interval
 from etui.sweep.blocks import Block, VisitPower
 from etui.sweep.config import SweepConfig
 from etui.sweep.document import build_command, build_energy_record, sum_cost
-from etui.sweep.result import Difference, SettingResult, SweepResult
+from etui.sweep.result import SettingResult, SweepResult
 from etui.sweep.verdict import (
     DASH,
     accuracy_change_text,

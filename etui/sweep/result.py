@@ -7,27 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from etui.stats.differences import Difference
 from etui.stats.tests import SIGNIFICANCE, Interval
 from etui.sweep.config import AxisName, Goal, Value
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """A relative difference to a reference, from visits of the same blocks."""
-
-    percent: float  # Mean difference; -18 is 18 % less than the reference
-    low: float | None  # Ends of the interval at 95 %; None with one block
-    high: float | None
-    p: float | None  # P-value, adjusted by Holm over the family; None without one
-    blocks: int
-    is_claimed: bool
-    """Whether the difference is beyond noise (p below 0.05, an interval without 0) and not below
-    the detection floor."""
-
-    @property
-    def is_saving(self) -> bool:
-        """Whether it is claimed to be less than the reference."""
-        return self.is_claimed and self.percent < 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ from etui.log.writer import TurnWriter
 from etui.measure.folder import check_new
 from etui.measure.progress import Progress, Watch
 from etui.models.catalogue import load_catalogue
+from etui.stats.differences import Difference
 from etui.stats.tests import Interval
 from etui.sweep._accuracy import (
     analyse_measured,
@@ -71,7 +72,7 @@ from etui.sweep.race import (
     measure_blocks,
     plan_next,
 )
-from etui.sweep.result import Difference, SettingResult, SweepResult
+from etui.sweep.result import SettingResult, SweepResult
 from etui.sweep.verdict import floor_limit_text, format_verdict
 from etui.sweep.workbench import LocalWorkbench
 from etui.units import count_text, seconds_text

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 
 from etui import text as tables
 from etui import units
+from etui.stats.differences import Difference
 from etui.stats.tests import Interval
 from etui.sweep.config import AxisName, Goal, Value
 from etui.sweep.result import (
     Accuracy,
     AxisEffect,
     DetectionFloor,
-    Difference,
     SettingResult,
     SweepResult,
     find_claimed_change,
@@ -333,7 +333,7 @@ def _describe(result: SweepResult, one: SettingResult, *, says_unmeasured: bool 
         elif change is not None and change.is_claimed:
             claims.append(_claim(what, change.percent, change.low, change.high, result.kind))
         else:
-            open_.append(_describe_no_difference(what, change, _find_floor(result, what)))
+            open_.append(no_difference_text(what, change, _find_floor(result, what)))
     if accuracy is None:
         unmeasured.append(ACCURACY)
     elif accuracy.is_claimed and (points := accuracy.difference_points) is not None:
@@ -377,7 +377,7 @@ def _claim(
     return f"{verb} {text} of the {what}"
 
 
-def _describe_no_difference(what: str, change: Difference | None, smallest: float | None) -> str:
+def no_difference_text(what: str, change: Difference | None, smallest: float | None) -> str:
     """Format that no difference was shown, with what can be ruled out.
 
     An interval that goes beyond the floor is stated in full: the floor would promise too much.

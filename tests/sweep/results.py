@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from etui.stats.differences import Difference
 from etui.stats.tests import Interval
 from etui.sweep.blocks import Block, PhaseCost, Stage, Visit, VisitPower
 from etui.sweep.config import Axis, Goal, Setting, SweepConfig, SweepDesign, Value
@@ -15,7 +16,6 @@ from etui.sweep.result import (
     Accuracy,
     AxisEffect,
     DetectionFloor,
-    Difference,
     Interaction,
     SettingResult,
     SweepResult,

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from etui.stats.differences import Difference
 from etui.stats.tests import Interval
 from etui.sweep.analysis import Candidate, _list_candidates, analyse, find_frontier
 from etui.sweep.apply import choose_setting as choose_applied
@@ -18,7 +19,6 @@ from etui.sweep.config import Goal, SweepDesign
 from etui.sweep.race import choose_best
 from etui.sweep.result import (
     Accuracy,
-    Difference,
     SettingResult,
     SweepResult,
     find_claimed_change,

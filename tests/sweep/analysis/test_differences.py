@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from etui.stats.differences import judge
 from etui.sweep._differences import (
     COMPARED,
     FIGURES,
@@ -18,7 +19,6 @@ from etui.sweep._differences import (
     build_floor,
     compare_with_baseline,
     fit_setting_means,
-    judge,
     measure_repeatability,
 )
 from etui.sweep.analysis import analyse

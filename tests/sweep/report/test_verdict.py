@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etui import units
+from etui.stats.differences import Difference
 from etui.stats.tests import Interval
 from etui.sweep.config import Goal
-from etui.sweep.result import DetectionFloor, Difference, SettingResult, SweepResult
+from etui.sweep.result import DetectionFloor, SettingResult, SweepResult
 from etui.sweep.verdict import format_table, format_verdict
 from etui.text import count_cells
 from tests.sweep import results

@@ -38,6 +38,7 @@ NAMES = (
     "meter",
     "newcomer",
     "power_limits",
+    "power_run",
     "precision",
     "probes",
     "replay",

@@ -15,14 +15,16 @@ import click
 
 from etui.cli.output import json_option, load_models, print_json_line, print_result
 from etui.cli.param_types import FiniteNumber, WholeNumber, flag, text_option
+from etui.cli.power_compare import compare
+from etui.cli.power_run import run
+from etui.cli.power_table import format_power
 from etui.cli.power_top import top
 from etui.cli.power_wall import calibrate_wall
 from etui.cli.serve import check_hosts, keys_option
 from etui.cli.streams import control_stream
 from etui.errors import EtuiError, ExitCode, UsageError
 from etui.extras import require_extra
-from etui.text import format_table, one_line
-from etui.units import cost_text, energy_text, percent_text, seconds_text, watts_text
+from etui.units import watts_text
 
 if TYPE_CHECKING:
     from etui.config.config import Config
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
     from etui.energy.sources.estimate import Calibration
 
 
-_HEAD = ("channel", "now", "mean", "energy", "since start", "period", "coverage", "notes")
 _PORT = 9911
 
 
@@ -288,7 +289,7 @@ def _read_use_and_watts(recorder: Recorder, seconds: float) -> Iterator[tuple[fl
     "--seconds", type=Seconds, metavar="N", default=10.0, help="Duration in seconds (10)."
 )
 def record(file: Path, seconds: float) -> int:
-    """Write every reading to FILE, for a bug report or for `etui power replay`."""
+    """Write every reading to FILE, for `power replay` or a bug report."""
     from etui.energy.diagnosis import TraceWriter
 
     try:
@@ -297,7 +298,7 @@ def record(file: Path, seconds: float) -> int:
         what = f"cannot write {file}: {error.strerror or error}"
         raise EtuiError(what, "name a new file in a writable folder") from error
     try:
-        with out, closing(_open_recorder()) as recorder:
+        with out, closing(_open_recorder(doubled=True)) as recorder:
             writer = TraceWriter(out, recorder.channels, recorder.unmeasured)
             recorder.taps.append(writer.write)
             recorder.start()
@@ -366,11 +367,11 @@ def export(prometheus: bool, listen: str | None, seconds: float | None) -> int:
     return ExitCode.DONE
 
 
-def _open_recorder() -> Recorder:
+def _open_recorder(*, doubled: bool = False) -> Recorder:
     from etui.config.config import load_config
     from etui.energy.discovery import open_recorder
 
-    return open_recorder(load_config())
+    return open_recorder(load_config(), doubled=doubled)
 
 
 @contextmanager
@@ -395,7 +396,7 @@ def _measure(recorder: Recorder, seconds: float) -> tuple[int, int]:
 
 def _print_interval(recorder: Recorder, start_ns: int, end_ns: int, as_json: bool) -> None:
     document = _build_document(recorder, start_ns, end_ns)
-    print_result(document, _format_power(document), as_json)
+    print_result(document, format_power(document), as_json)
 
 
 def _build_document(recorder: Recorder, start_ns: int, end_ns: int) -> dict[str, Any]:
@@ -432,41 +433,15 @@ def _watch(recorder: Recorder, interval: float) -> None:
             time.sleep(interval)
             end_ns = time.monotonic_ns()
             recorder.settle(end_ns)
-            lines = list(_format_power(_build_document(recorder, begin_ns, end_ns)))
+            lines = list(format_power(_build_document(recorder, begin_ns, end_ns)))
             if drawn:
                 click.echo(f"\x1b[{drawn}F\x1b[J", file=control_stream(), nl=False)
             click.echo("\n".join(lines))
             drawn = len(lines)
 
 
-power.add_command(serve)
-power.add_command(top)
-power.add_command(calibrate_wall)
-
-
-def _format_power(document: dict[str, Any]) -> Iterator[str]:
-    """Format a power document as lines of text: every channel, then the total."""
-    from etui.energy.types import WallEnergy
-    from etui.energy.wall_model import wall_text
-
-    rows = [_format_row(channel) for channel in document["channels"]]
-    yield from format_table(rows, header=_HEAD)
-    energy = document["energy"]
-    total = energy_text(energy["joules"], energy["uncertainty"], energy["kind"], spread=True)
-    yield f"total over {seconds_text(document['seconds'])}: {total}"
-    if wall := energy.get("wall"):
-        yield f"at the wall: {wall_text(WallEnergy(**{k: wall[k] for k in wall if k != 'kind'}))}"
-    mean = watts_text(energy["mean_watts"], energy["kind"])
-    peak = watts_text(energy["peak_watts"], energy["kind"])
-    yield f"mean {mean}, peak {peak}, coverage {percent_text(energy['coverage'])}"
-    if energy["unmeasured"]:
-        from etui.energy.scopes import describe_unread
-
-        yield f"{describe_unread(energy['unmeasured'])} (see `etui doctor`)"
-    if cost := document.get("cost"):
-        text = cost_text(cost.get("grams_co2e"), cost.get("price"), cost.get("currency", ""))
-        wall = ", at the wall" if text and "joules_of" in cost else ""
-        yield f"by your tariff: {text or 'no price known for this time'}{wall}"
+for command in (calibrate_wall, compare, run, serve, top):
+    power.add_command(command)
 
 
 def _format_calibration(fitted: Calibration) -> Iterator[str]:
@@ -475,22 +450,3 @@ def _format_calibration(fitted: Calibration) -> Iterator[str]:
     yield f"cpu_limit_watts: {fitted.limit_watts:.1f}"
     band = f"±{100 * fitted.band:.0f} %"
     yield f"# fitted to {fitted.points} readings, {band} (2 standard deviations)"
-
-
-def _format_row(channel: dict[str, Any]) -> tuple[str, ...]:
-    kind = channel["kind"]
-    notes = [] if channel["in_total"] else ["cross-check"]
-    notes += [flag for flag in channel["flags"] if flag != "extrapolated"]
-    wall = channel["wall"] or {}
-    notes += [one_line(wall["problem"])] if wall.get("problem") else []
-    period = channel["period_seconds"]
-    return (
-        channel["id"],
-        watts_text(channel["watts"], kind),
-        watts_text(channel.get("mean_watts"), kind),
-        energy_text(channel["joules"], channel["uncertainty"], kind),
-        energy_text(channel["joules_since_start"], None, kind),
-        seconds_text(period) if period else "-",
-        percent_text(channel["coverage"]),
-        ", ".join(notes),
-    )

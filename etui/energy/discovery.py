@@ -22,12 +22,15 @@ from etui.energy.sources.hwmon import AmdSmiSource, HwmonSource
 from etui.energy.sources.nvml import NvmlSource
 from etui.energy.sources.rapl import RaplSource
 from etui.energy.sources.sysfs import graphics_cards
-from etui.energy.types import BaseSource, Channel, ChannelProbe, PowerSource
+from etui.energy.types import BaseSource, Channel, ChannelProbe, Kind, PowerSource
 from etui.energy.wall_model import find_wall
 from etui.units import count_text
 
 if TYPE_CHECKING:
     from etui.energy.sources.wall import WallSource
+
+_RARE_HZ, _INTEGRATED_HZ = 5.0, 10.0
+"""Readings per second where they cost much: of counters, and of power that is integrated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +42,19 @@ class FoundSources:
     probes: tuple[ChannelProbe, ...]
 
 
-def find_sources(config: Config, clock: Callable[[], int] = time.monotonic_ns) -> FoundSources:
-    """Open every source, and the watches on the GPUs and CPUs; the caller closes them."""
+def find_sources(
+    config: Config,
+    clock: Callable[[], int] = time.monotonic_ns,
+    *,
+    attribute: bool = True,
+    doubled: bool = False,
+) -> FoundSources:
+    """Open every source, and the watches on the GPUs and CPUs; the caller closes them.
+
+    Args:
+        attribute: Whether to record etui's part of the CPUs, where their power is an estimate.
+        doubled: Whether to open hwmon for GPUs that amdsmi reads too, to compare both.
+    """
     nvml = NvmlSource(clock)
     amdsmi = AmdSmiSource(config.sysfs_dir, clock)
     gpus = [p.id.partition(":")[2] for p in nvml.probes if family(p.id) in ("gpu", "module")]
@@ -50,7 +64,7 @@ def find_sources(config: Config, clock: Callable[[], int] = time.monotonic_ns) -
         EmiSource(clock),
         BoardSource(config.sysfs_dir, clock, *gpus[:1]),
         amdsmi,
-        HwmonSource(config.sysfs_dir, clock, without=[c.scope for c in amdsmi.channels]),
+        HwmonSource(config.sysfs_dir, clock, [c.scope for c in amdsmi.channels], doubled=doubled),
         AppleSource(clock),
         BatterySource(config.sysfs_dir, clock),
     ]
@@ -81,7 +95,7 @@ def find_sources(config: Config, clock: Callable[[], int] = time.monotonic_ns) -
     if nvml.channels:
         sources.append(GpuWatch(nvml, clock))
     if sources:
-        sources.append(CpuWatch(clock, attribute=is_estimated))
+        sources.append(CpuWatch(clock, attribute=attribute and is_estimated))
     return FoundSources(tuple(sources), unmeasured, tuple(probes))
 
 
@@ -93,17 +107,35 @@ def _open_wall_meters(config: Config, clock: Callable[[], int]) -> list[WallSour
     return [WallSource(spec, clock) for spec in config.wall_meters.values()]
 
 
-def open_recorder(config: Config, clock: Callable[[], int] = time.monotonic_ns) -> Recorder:
+def open_recorder(
+    config: Config,
+    clock: Callable[[], int] = time.monotonic_ns,
+    *,
+    light: bool = False,
+    doubled: bool = False,
+    keep_seconds: float = 3600.0,
+) -> Recorder:
     """Open a recorder of every readable power channel of this machine, without starting it.
 
     It uses the saved cold idle baseline and the calibration of the wall, if they fit the channels.
+
+    Args:
+        light: Whether to read rarely, as joules of a command need no more; 20 readings a second of
+            a counter show its peaks better, and its joules no better.
+        doubled: As in :func:`find_sources`.
+        keep_seconds: How long readings are kept.
     """
-    found = find_sources(config, clock)
+    found = find_sources(config, clock, attribute=not light, doubled=doubled)
+    hz = config.sample_hz
+    if light:
+        kinds = {channel.kind for source in found.sources for channel in source.channels}
+        hz = min(hz, _RARE_HZ if kinds <= {Kind.COUNTER, Kind.ESTIMATE} else _INTEGRATED_HZ)
     recorder = Recorder(
         found.sources,
-        hz=config.sample_hz,
+        hz=hz,
         clock=clock,
         unmeasured=found.unmeasured,
+        keep_seconds=keep_seconds,
         estimate=config.estimate,
     )
     use_baseline(recorder, load_baselines(config))

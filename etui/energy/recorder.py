@@ -15,7 +15,7 @@ from etui.energy._recordings.channel import ChannelRecording, CrossCheck
 from etui.energy._recordings.wall import WallLag, WallRecording
 from etui.energy.sampler import PowerSampler
 from etui.energy.scopes import WALL, Selection, select_disjoint, weakest
-from etui.energy.sharing import CpuWatch, GpuWatch
+from etui.energy.sharing import CpuWatch, GpuShare, GpuWatch, divide
 from etui.energy.types import (
     Channel,
     ChannelEnergy,
@@ -31,7 +31,13 @@ from etui.energy.types import (
 from etui.errors import UsageError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from etui.energy.wall_model import WallCalibration
+
+    Floats = NDArray[np.float64]
+    Whole = NDArray[np.int64]
 
 _QUICK_PERIOD_S = 0.005
 """A counter refreshed this often is read once more at each mark."""
@@ -230,6 +236,25 @@ class Recorder:
         """
         with self._lock:
             return self._sum_joules(spans)
+
+    def joules_of_channel(
+        self, channel_id: str, starts: Whole, ends: Whole, *, by_power: bool = False
+    ) -> Floats:
+        """Compute the joules of a channel in many intervals (ns); NaN where it was not recorded.
+
+        ``by_power`` takes its power readings, where it has a counter too.
+        """
+        with self._lock:
+            trace = self._traces[channel_id]
+            if isinstance(trace, WallRecording):
+                return trace.joules_of(starts, ends)
+            return trace.joules_of(starts, ends, by_power=by_power)
+
+    def list_doubled(self) -> list[str]:
+        """List the channels with a counter and power readings, which can be compared."""
+        with self._lock:
+            traces = self._traces.items()
+            return [id_ for id_, t in traces if isinstance(t, ChannelRecording) and t.has_both]
 
     def latest(self) -> tuple[ChannelPower, ...]:
         """Return the newest power of every channel, those of the total first."""
@@ -439,24 +464,12 @@ class Recorder:
         start_ns: int,
         end_ns: int,
     ) -> tuple[bool, float | None]:
-        """Return whether a part of the sum was shared, and the joules that are etui's own.
-
-        Of a shared channel these are etui's part of the joules above idle. They are None if nothing
-        was shared, or if etui's part of a shared channel is unknown.
-        """
-        shared, known, own, seconds = False, True, 0.0, (end_ns - start_ns) / 1e9
-        for part in summed:
+        def share_of(part: ChannelEnergy) -> GpuShare | None:
             watch = self.cpu_watch if part.kind is Kind.ESTIMATE else self.watch
             scope = self._traces[part.id].channel.scope
-            share = watch.share(scope, start_ns, end_ns) if watch is not None else None
-            if share is None or not share.shared:
-                own += part.joules
-                continue
-            shared = True
-            idle = idle_watts.get(part.id, 0.0) * seconds
-            known = known and share.own is not None
-            own += max(part.joules - idle, 0.0) * (share.own or 0.0)
-        return shared, own if shared and known else None
+            return watch.share(scope, start_ns, end_ns) if watch is not None else None
+
+        return divide(summed, share_of, idle_watts, (end_ns - start_ns) / 1e9)
 
 
 @dataclass(frozen=True, slots=True)

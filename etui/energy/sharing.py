@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from etui.energy.sources.nvml import NvmlSource
-from etui.energy.types import BaseSource, Reading
+from etui.energy.types import BaseSource, ChannelEnergy, Reading
 
 _GPU_EVERY_NS = 500_000_000
 _REACH_NS = 700_000_000
@@ -157,6 +157,33 @@ class DeviceVitals:
     process, and if no program uses a GPU."""
 
 
+def divide(
+    parts: Iterable[ChannelEnergy],
+    share_of: Callable[[ChannelEnergy], GpuShare | None],
+    idle_watts: Mapping[str, float],
+    seconds: float,
+) -> tuple[bool, float | None]:
+    """Return whether a part of a sum was shared, and the joules that are own.
+
+    Of a shared channel these are the own part of the joules above idle. They are None if nothing
+    was shared, or if the own part of a shared channel is unknown.
+
+    Args:
+        share_of: Returns the use of a channel; None if it is not recorded.
+    """
+    shared, known, own = False, True, 0.0
+    for part in parts:
+        share = share_of(part)
+        if share is None or not share.shared:
+            own += part.joules
+            continue
+        shared = True
+        known = known and share.own is not None
+        idle = idle_watts.get(part.id, 0.0) * seconds
+        own += max(part.joules - idle, 0.0) * (share.own or 0.0)
+    return shared, own if shared and known else None
+
+
 class GpuWatch(BaseSource):
     """A source without channels: it only records the use and state of the GPUs."""
 
@@ -169,7 +196,7 @@ class GpuWatch(BaseSource):
     ) -> None:
         super().__init__(clock)
         self._nvml = nvml
-        self._is_own = is_own or _is_own_process
+        self._is_own = is_own or is_own_process
         self._owners: dict[int, bool] = {}
         self._proc = proc
         self._uses: deque[GpuUse] = deque(maxlen=_GPU_LOOKS)
@@ -255,7 +282,7 @@ class GpuWatch(BaseSource):
         )
 
 
-def _is_own_process(pid: int) -> bool:
+def is_own_process(pid: int) -> bool:
     """Return whether a process is this one or its descendant: the engine may run in a child."""
     import psutil
 

@@ -191,6 +191,7 @@ METER = (
     ),
     Case("record", ("power", "record", "trace.jsonl", "--seconds", "0.6"), "none"),
     Case("power-replay", ("power", "replay", "trace.jsonl", "--json")),
+    Case("power-compare", ("power", "compare", "trace.jsonl", "--json")),
     Case("power-calibrate", ("power", "calibrate", "--seconds", "4.4", "--json")),
 )
 """The meter alone."""

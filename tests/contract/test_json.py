@@ -21,6 +21,7 @@ WITHOUT_CASE: Mapping[str, str] = {
     "engine status --json": "its builds are those of the machine; tests/cli/test_engine.py has it",
     "models search --json": "it asks a hub; tests/cli/test_models_pull.py has it",
     "power calibrate-wall --json": "it needs a wall meter; tests/cli/test_power_wall.py has it",
+    "power run --json": "standard output is the command's; tests/cli/test_power_run.py has it",
     "power top --jsonl": "it runs until Ctrl-C; tests/cli/test_power_top.py has its lines",
     "serve --jsonl": "it runs until a signal; tests/cli/test_serve_status.py has its lines",
 }

@@ -155,17 +155,19 @@ class ChannelRecording:
         return _snap(self._track.at(t_ns).joules)
 
     def joules_of(
-        self, starts: np.ndarray[Any, Any], ends: np.ndarray[Any, Any]
+        self, starts: np.ndarray[Any, Any], ends: np.ndarray[Any, Any], *, by_power: bool = False
     ) -> np.ndarray[Any, Any]:
         """Compute the joules of many intervals, as :meth:`energy` does; times in ns, int64.
 
-        NaN where no part of an interval was recorded.
+        NaN where no part of an interval was recorded. ``by_power`` takes the power readings of a
+        channel that has a counter too.
         """
         import numpy as np
 
-        if not (len(self.counter) or len(self.power)):
+        track = self.power if by_power else self._track
+        if not len(track):
             return np.full(len(starts), np.nan)
-        joules, known = self._track.totals(np.concatenate((starts, ends)))
+        joules, known = track.totals(np.concatenate((starts, ends)))
         joules = np.round(joules / GRID_JOULES) * GRID_JOULES
         count = len(starts)
         found: np.ndarray[Any, Any] = joules[count:] - joules[:count]
@@ -257,6 +259,11 @@ class ChannelRecording:
         if min(last.known_ns - first.known_ns, seen) < 0.99 * (end_ns - start_ns):
             return None
         return CrossCheck(last.joules - first.joules, joules)
+
+    @property
+    def has_both(self) -> bool:
+        """Whether it has a counter, and power readings too."""
+        return self._by_counter and len(self.power) > 1
 
     @property
     def nbytes(self) -> int:

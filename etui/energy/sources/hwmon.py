@@ -44,15 +44,23 @@ _NO_POWER = "no power reading (the GPU may be asleep, or another die of the card
 
 
 class HwmonSource(BaseSource):
-    """GPUs below ``<sysfs>/class/hwmon``, except scopes that another source reads."""
+    """GPUs below ``<sysfs>/class/hwmon``.
+
+    Args:
+        without: Scopes that another source reads.
+        doubled: Whether to read them here too, as channels of other names.
+    """
 
     def __init__(
         self,
         sysfs_dir: Path,
         clock: Callable[[], int] = time.monotonic_ns,
         without: Collection[str] = (),
+        *,
+        doubled: bool = False,
     ) -> None:
         super().__init__(clock)
+        self._without, self._doubled = without, doubled
         self._files: dict[str, tuple[Path | None, Path | None]] = {}
         """Channel id -> files of its counter and its power."""
         self._apus: dict[str, Path] = {}
@@ -60,7 +68,7 @@ class HwmonSource(BaseSource):
         for folder in entries(sysfs_dir / "class" / "hwmon"):
             driver = text_or(folder / "name")
             if driver in _DRIVERS:
-                self._open(folder, driver, without)
+                self._open(folder, driver)
 
     def read_channel(self, channel: Channel) -> Reading:
         """Read counter and power of a device."""
@@ -73,12 +81,12 @@ class HwmonSource(BaseSource):
             watts = npu if channel.scope == _NPU else whole
         return self.date(begin_ns, joules, watts)
 
-    def _open(self, folder: Path, driver: str, without: Collection[str]) -> None:
+    def _open(self, folder: Path, driver: str) -> None:
         device = folder / "device"
         scope = f"gpu:{read_address(device) or folder.name}"
         if driver == "amdgpu" and is_apu(device, [folder]):
             scope = _WHOLE
-        if scope in without:
+        if scope in self._without and not self._doubled:
             return
         energy, no_energy = _find_readable(folder, _list_counters(folder))
         power, no_power = _find_readable(folder, _POWER_FILES)
@@ -87,7 +95,7 @@ class HwmonSource(BaseSource):
             return
         label, is_whole = _DRIVERS[driver], scope == _WHOLE
         channel = Channel(
-            id=f"{scope}/hwmon" if is_whole else scope,
+            id=f"{scope}/hwmon" if is_whole or scope in self._without else scope,
             scope=scope,
             kind=Kind.COUNTER if energy else Kind.INTEGRATED,
             limit_watts=read_positive(folder / "power1_cap")

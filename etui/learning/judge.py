@@ -287,6 +287,7 @@ def cost_at(curve: RouterCurve, accuracy: float) -> float | None:
 TARGETS = (0.5, 0.8, 0.95)
 BUDGETS = (0.25, 0.5, 0.75)
 _CURVE_POINTS = 101
+_OF_BEST = ("apgr", "apgr_interval", "over_mixture", "cpt50", "cpt80", "cpt95", "energy")
 
 Document = dict[str, Any]
 """A replay as plain JSON values, or a part of it.
@@ -348,13 +349,7 @@ def judge(
         "mixture": _judge_mixture(table),
         "oracle": _judge_oracle(table, ends),
         "router": best,
-        "apgr": best_router.get("apgr"),
-        "apgr_interval": best_router.get("apgr_interval"),
-        "over_mixture": best_router.get("over_mixture"),
-        "cpt50": best_router.get("cpt50"),
-        "cpt80": best_router.get("cpt80"),
-        "cpt95": best_router.get("cpt95"),
-        "energy": best_router.get("energy"),
+        **{key: best_router.get(key) for key in _OF_BEST},
         "routers": judged,
         "policies": {routed.name: _judge_policy(routed, table, seed) for routed in policies},
     }

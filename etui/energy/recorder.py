@@ -92,7 +92,9 @@ class Recorder:
         crowd = max(1.0, len(self.channels) / 8)  # bounds the memory on a machine with 64 GPUs
         keep = int(max(keep_seconds / crowd, min(keep_seconds, 600.0)) * hz)
         self.wall_channels = tuple(c for c in self.channels if c.scope == WALL)
-        self._walls = {c.id: WallRecording(c, keep=keep // 4 + 1) for c in self.wall_channels}
+        self._walls = {
+            c.id: WallRecording(c, keep=max(keep // 5, 3600)) for c in self.wall_channels
+        }
         self._traces: dict[str, ChannelRecording | WallRecording] = {
             c.id: self._walls.get(c.id) or ChannelRecording(c, keep=keep, interval_s=1 / hz)
             for c in self.channels

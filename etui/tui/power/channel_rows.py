@@ -97,6 +97,8 @@ def name_channels(states: Sequence[ChannelState]) -> list[str]:
     for at, (state, kind) in enumerate(zip(states, kinds, strict=True)):
         if not kind:
             names.append(one_line(state.power.channel.scope))
+        elif kind == "wall" and kinds.count(kind) > 1:
+            names.append(one_line(state.power.channel.id.partition(":")[2]))
         elif kind == "GPU" or kinds.count(kind) > 1:
             names.append(f"{kind}{kinds[:at].count(kind)}")
         else:

@@ -7,10 +7,12 @@ from dataclasses import replace
 import httpx2
 
 from etui.config.config import Config, apply_settings
+from etui.energy.devices import join_states
 from etui.energy.recorder import Recorder
 from etui.energy.sources.wall import WallSource
 from etui.tui.open_services import LiveMeter
 from etui.tui.power._wall_dialog import WallMeterModal
+from etui.tui.power.channel_rows import name_channels
 from etui.tui.power.screen import PowerScreen, PowerTopApp
 from tests.support.plugs import PLUGS, SECOND, Plug, serve_plug
 from tests.tui.fakes import FakeMeter, until
@@ -73,3 +75,10 @@ async def test_the_app_lives_with_every_plug_that_is_faulty(config: Config) -> N
             await pilot.press("j", "j", "tab", "r")
             assert isinstance(app.screen, PowerScreen)
     assert app.fault is None
+
+
+def test_several_wall_meters_have_their_own_names() -> None:
+    with_names = [Recorder([Plug().source(name=name) for name in names]) for names in
+                  (("desk",), ("desk", "rack"))]  # fmt: skip
+    found = [name_channels(join_states(each.latest(), (), {})) for each in with_names]
+    assert found == [["wall"], ["desk", "rack"]]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta, tzinfo
 from itertools import pairwise
@@ -17,9 +18,10 @@ from typing import TYPE_CHECKING
 
 from etui.energy.tariff import SLOT_S, Cost, Rate, Tariff, compute_cost, price_energy
 from etui.energy.tariff_files import read_tariff
-from etui.errors import InvalidFile
+from etui.errors import InvalidFile, LogUnavailable
 from etui.log.daily_energy import SPANS_SQL, day_start
 from etui.log.filters import TurnFilter, build_clause
+from etui.log.queries import LogReader
 from etui.log.records import RateRecord, ReadRow
 from etui.log.totals import spans_sql
 from etui.text import format_utc
@@ -27,7 +29,6 @@ from etui.units import ESTIMATE
 
 if TYPE_CHECKING:
     from etui.config.config import Config
-    from etui.log.queries import LogReader
     from etui.turn.record import TurnRecord
 
 
@@ -108,6 +109,14 @@ def read_prices(log: LogReader, config: Config, *, strict: bool = True) -> Price
         return None
     noted = {row[0]: Rate(*row[1:]) for row in rows}
     return Prices(noted=noted) if tariff is None else Prices(tariff, noted)
+
+
+def read_cost_facts(config: Config, turn: TurnRecord) -> list[tuple[str, str]]:
+    """Read what a turn of the log cost, as :meth:`Prices.facts`; none if it cannot be read."""
+    with suppress(LogUnavailable), LogReader(config) as log:
+        prices = read_prices(log, config, strict=False)
+        return [] if prices is None else prices.facts(turn)
+    return []
 
 
 def sum_costs(

@@ -17,7 +17,14 @@ from etui.energy.types import WallEnergy
 from etui.errors import InvalidFile
 from etui.log.daily_energy import read_daily_energy, sum_by_day
 from etui.log.filters import TurnFilter
-from etui.log.prices import Prices, list_rates, read_prices, sum_costs, sum_daily_costs
+from etui.log.prices import (
+    Prices,
+    list_rates,
+    read_cost_facts,
+    read_prices,
+    sum_costs,
+    sum_daily_costs,
+)
 from etui.log.queries import LogReader
 from etui.log.records import AuditRecord
 from etui.log.text import format_totals
@@ -83,6 +90,7 @@ def test_a_turn_across_the_hour_has_both_prices(etui_home):
         assert cost is not None
         assert cost.price == pytest.approx(0.2)
         assert prices.facts(whole) == [("cost", "0.20 EUR (0.2 EUR/kWh)")]
+        assert read_cost_facts(config, whole) == prices.facts(whole)
         assert sum_costs(log, prices)["all", False].price == pytest.approx(0.2)
         assert prices.of_turn(turn(2, NOON, None)) is None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 from textual.app import ComposeResult
@@ -191,9 +191,9 @@ class DetailsModal(BoxModal[None]):
         Binding("escape,i,q,enter", "leave", "Close", id="details.leave", key_display="esc"),
     ]
 
-    def __init__(self, record: TurnRecord) -> None:
+    def __init__(self, record: TurnRecord, costs: Sequence[Fact] = ()) -> None:
         super().__init__("Where the numbers come from")
-        self._facts = list_details(record)
+        self._facts = [*list_details(record), *costs]
 
     def compose_box(self) -> ComposeResult:
         with VerticalScroll(classes="facts"):

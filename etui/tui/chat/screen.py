@@ -490,6 +490,15 @@ class ChatScreen(SettledLayout):
         self.queue.withdraw(view)
         self.notify("question withdrawn: ↑ in the prompt brings it back")
 
+    async def _show_details(self, record: TurnRecord) -> None:
+        # Neither is needed for the first paint.
+        from etui.log.prices import read_cost_facts
+        from etui.tui.chat._details import DetailsModal
+
+        with faults_shown(self):
+            costs = await in_thread(lambda: read_cost_facts(self._config, record))
+            self.app.push_screen(DetailsModal(record, costs))
+
     def _act_on(self, view: TurnView, action: TurnAction) -> None:
         """Carry out an action on an answer, or say that there is none yet."""
         record = view.record
@@ -499,9 +508,7 @@ class ChatScreen(SettledLayout):
             case "copy" if record is not None and record.answer.strip():
                 self.post_message(CopyRequested("the answer", record.answer))
             case "details" if record is not None:
-                from etui.tui.chat._details import DetailsModal  # not needed for the first paint
-
-                self.app.push_screen(DetailsModal(record))
+                start(self, partial(self._show_details, record), "details", exclusive=True)
             case "code":
                 self._copy_code(view)
             case "edit" if view.ended or record is not None:

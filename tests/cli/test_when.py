@@ -75,6 +75,16 @@ def test_it_waits_for_the_cheapest_hour_and_says_what_that_saves(etui_home, caps
     ]
 
 
+def test_a_terminal_counts_the_minutes_down_on_one_line(etui_home, capsys, monkeypatch):
+    write_prices(etui_home, {20: 20.0, 21: 10.0})
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    wait(Clock(), 1800)
+    shown = [part.strip() for part in capsys.readouterr().err.split("\r") if "begins" in part]
+    assert shown[0] == "begins at 21:00, in 53 min 00 s"
+    assert shown[-1] == "begins at 21:00, in 1 min 00 s"
+    assert len(shown) == 53
+
+
 def test_a_resumed_run_begins_at_once_when_it_is_the_time(etui_home, capsys):
     write_prices(etui_home, {at: {20: 40.0}.get(at, 240.0) for at in range(18, 36)})
     clock = Clock()

@@ -86,6 +86,13 @@ def test_the_lag_of_the_meter_is_learned(delay_s, constant_s):
     assert delay_s + 5 * constant_s <= made.settle_s <= 2 * delay_s + 9 * constant_s + 3
 
 
+def test_a_meter_that_is_refreshed_rarely_gets_longer_loads():
+    made = Machine(LOADS, plug=Plug(0.1, 10.0, noise=0.002)).calibrate(rounds=3)
+    assert made.period_s == pytest.approx(10.0, abs=0.5)
+    assert made.settle_s > 10
+    assert made.window_s == pytest.approx(40.0, abs=2.0)
+
+
 @given(st.floats(0.0, 6.0), st.floats(0.2, 8.0))
 def test_a_lag_is_found_in_clean_readings(delay_s, constant_s):
     inner = np.where(np.arange(240) < 20, 10.0, 60.0)

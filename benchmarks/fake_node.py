@@ -108,9 +108,9 @@ class FakeMachine:
     meter: SteadyMeter = field(default_factory=SteadyMeter)
     host: str = "fake"
 
-    def open(self, opening: Opening, say: Callable[[str], None]) -> RunConfig:
+    def open(self, opening: Opening, emit: Callable[[RunConfig], None]) -> None:
         """Load nothing."""
-        return describe_fake(opening.config, opening.models)
+        emit(describe_fake(opening.config, opening.models))
 
     def answer(self, task: Task) -> Iterator[WaitedAnswer]:
         """Answer a piece."""

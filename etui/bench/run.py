@@ -307,15 +307,19 @@ def refuse_other_plan(before: RunConfig, now: RunConfig) -> None:
 
 
 def _refuse_differences(run_id: str, found: Mapping[str, tuple[Any, Any]]) -> None:
-    if not found:
-        return
-    changes = "; ".join(
-        f"{path} was {_format_value(one)} and is now {_format_value(other)}"
+    if found:
+        changes = join_differences(found, "{path} was {one} and is now {other}")
+        raise UsageError(
+            f"run {run_id} was started with different settings: {changes}",
+            "restore them, or start a new run",
+        )
+
+
+def join_differences(found: Mapping[str, tuple[Any, Any]], form: str) -> str:
+    """Join the first differences of two configurations, each in a form with its path and values."""
+    return "; ".join(
+        form.format(path=path, one=_format_value(one), other=_format_value(other))
         for path, (one, other) in list(found.items())[:6]
-    )
-    raise UsageError(
-        f"run {run_id} was started with different settings: {changes}",
-        "restore them, or start a new run",
     )
 
 

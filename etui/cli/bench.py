@@ -221,7 +221,8 @@ def _plan_design(
     request: RunRequest, runner: BenchRunner, options: dict[str, Any], limits: RunLimits
 ) -> RunPlan:
     """Plan a run of a design, which also measures its curves; or price it, after a pilot."""
-    from etui.design.plan import connect_curves, plan_design, plan_pilot, price_new_run
+    from etui.design.curve_visits import build_curve_visits
+    from etui.design.plan import plan_design, plan_pilot, price_new_run
 
     require_extra("figures", "the report of a design")
     say, dry_run, pilot = runner.progress.say, options["dry_run"], options["pilot"]
@@ -232,7 +233,7 @@ def _plan_design(
     if not dry_run:
         if plan.suite.notice:
             say(plan.suite.notice)
-        runner.build_between_blocks = connect_curves(runner.runtime, say)
+        runner.build_between_blocks = partial(build_curve_visits, runtime=runner.runtime, say=say)
         return plan
     if pilot is not None:
         outcome = runner.start(plan_pilot(plan, pilot), None)
@@ -291,10 +292,10 @@ def _print_price(price: PlanPrice, plan: RunPlan, limits: RunLimits, as_json: bo
 def _resume(runner: BenchRunner, options: dict[str, Any], limits: RunLimits) -> RunOutcome:
     from etui.bench.folder import find_run
     from etui.bench.plan import restore_plan
-    from etui.design.plan import connect_curves
+    from etui.design.curve_visits import build_curve_visits
 
-    runtime = runner.runtime
-    runner.build_between_blocks = connect_curves(runtime, runner.progress.say)
+    runtime, say = runner.runtime, runner.progress.say
+    runner.build_between_blocks = partial(build_curve_visits, runtime=runtime, say=say)
     return runner.resume(
         find_run(options["resume"], runtime.config),
         lambda run: restore_plan(run, runtime.config, runtime.catalogue),

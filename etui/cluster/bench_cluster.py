@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from etui.bench.config import RunConfig, plan_differences
 from etui.bench.machines import add_machines, assign_keys, is_comparison, join_machines, join_words
 from etui.bench.plan import RunPlan
-from etui.bench.run import Answering, BenchRunner, refuse_other_plan
+from etui.bench.run import Answering, BenchRunner, join_differences, refuse_other_plan
 from etui.bench.sample import Sample
 from etui.bench.schedule import build_schedule
 from etui.bench.setup import build_run_config
@@ -33,9 +33,6 @@ from etui.cluster.tally import (
 from etui.design.curve_visits import append_curve_point, read_curve_points
 from etui.errors import EtuiError, Stopped, UsageError
 from etui.measure.run import Ending
-
-_SHOWN_DIFFERENCES = 6
-_SHOWN_CHARACTERS = 40
 
 
 @dataclass(slots=True, kw_only=True)
@@ -229,17 +226,10 @@ def _refuse_other_plans(configs: Mapping[str, RunConfig]) -> None:
     """Refuse nodes that would not answer the same questions with the same models."""
     (first, plan), *others = configs.items()
     for name, config in others:
-        found = plan_differences(plan, config)
-        if found:
-            what = "; ".join(
-                f"{path} is {_shorten(one)} on {first} and {_shorten(other)} on {name}"
-                for path, (one, other) in list(found.items())[:_SHOWN_DIFFERENCES]
+        if found := plan_differences(plan, config):
+            what = join_differences(
+                found, f"{{path}} is {{one}} on {first} and {{other}} on {name}"
             )
             raise UsageError(
                 f"the nodes differ: {what}", "put the same models, data and settings on every node"
             )
-
-
-def _shorten(value: object) -> str:
-    text = str(value)
-    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."

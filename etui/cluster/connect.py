@@ -13,12 +13,10 @@ import logging
 import os
 import re
 import secrets
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -26,6 +24,7 @@ from dataclasses import dataclass
 from functools import cache
 from ipaddress import ip_address
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import FrameType
 from typing import Any
 
@@ -162,12 +161,9 @@ def has_token(environ: Mapping[str, str], home: Path) -> bool:
 
 _GRACE_SECONDS = 3.0
 
-_PRINTS = "_worker_logs_enabled"
 
-
-@contextmanager
-def make_folder() -> Iterator[str]:
-    """Make a folder for the files of a Ray that is started here, and remove it at the end.
+def make_folder() -> TemporaryDirectory[str]:
+    """Make a folder for the files of a Ray that is started here, which is removed at the end.
 
     Ray removes none, and leaves the address of the last cluster in its usual folder, where it would
     replace that of a cluster of the user. The path is short, as those of sockets in it are limited
@@ -177,17 +173,13 @@ def make_folder() -> Iterator[str]:
         EtuiError: There is no place for it.
     """
     above = os.environ.get("RAY_TMPDIR") or ("/tmp" if os.name == "posix" else None)
-    try:
-        folder = tempfile.mkdtemp(prefix="etui-ray-", dir=above)
+    try:  # Ray lets every user write to its own folder inside
+        return TemporaryDirectory(prefix="etui-ray-", dir=above, ignore_cleanup_errors=True)
     except OSError as error:
         raise EtuiError(
             f"cannot make a folder for Ray in {above}: {error.strerror or error}",
             "set RAY_TMPDIR to a folder with a short path that can be written",
         ) from error
-    try:
-        yield folder  # Ray lets every user write to its own folder inside
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
@@ -251,22 +243,6 @@ def hold_signals() -> Iterator[None]:
         ours(signal.SIGINT, None)
 
 
-@contextmanager
-def keep_stdout_clean() -> Iterator[None]:
-    """Keep a thread of Ray from printing the deaths of workers into our standard output.
-
-    The driver says them with the name of the node. Ray has no public switch: ``log_to_driver`` and
-    the level of its logger leave these lines.
-    """
-    worker = importlib.import_module("ray._private.worker")
-    before = getattr(worker, _PRINTS, True)
-    setattr(worker, _PRINTS, False)
-    try:
-        yield
-    finally:
-        setattr(worker, _PRINTS, before)
-
-
 _DIAL_SECONDS = 3.0
 _PROBE_SECONDS = 15.0
 _STORE_BYTES = 80 << 20
@@ -309,8 +285,10 @@ def open_ray(address: ClusterAddress | int) -> Iterator[Any]:
 
         stack.enter_context(end_processes(ray))
         _connect(ray, address, stack)
-        with keep_stdout_clean():
-            yield ray
+        # The driver says with the name of the node that a worker died. Ray has no public switch:
+        # `log_to_driver` and the level of its logger leave these lines, on standard output.
+        vars(importlib.import_module("ray._private.worker"))["_worker_logs_enabled"] = False
+        yield ray
 
 
 def _connect(ray: Any, address: ClusterAddress | int, stack: ExitStack) -> None:

@@ -23,8 +23,6 @@ from etui.cluster.messages import (
     Ended,
     Failed,
     Message,
-    Note,
-    Opened,
     Opening,
     Task,
     Wasted,
@@ -33,6 +31,7 @@ from etui.cluster.open_nodes import TICK_SECONDS, NodeDriver
 from etui.cluster.ray_carrier import ClusterNode
 from etui.cluster.tally import Losses, NodeTally
 from etui.errors import EtuiError, Stopped, UsageError
+from etui.measure.progress import Progress
 from etui.measure.run import Ending
 from etui.units import count_text, seconds_text
 
@@ -272,11 +271,11 @@ class ClusterLoop:
         if node.is_open or not isinstance(message, Died):
             node.heard = self._now()
         match message:
-            case Note(text):
-                self._say(f"{node.name}: {text}")
-            case Opened(config):
+            case Progress():
+                self._say(f"{node.name}: {message.text}")
+            case RunConfig():
                 node.is_open = True
-                if config.versions != node.versions:
+                if message.versions != node.versions:
                     self._give_up(node, "came back with other versions")
             case Answers() | Wasted() | CurvePoint():
                 self._count(node, message)
@@ -365,6 +364,8 @@ class ClusterLoop:
             self._give_up(node, f"failed {node.failures} times in a row: {why}")
 
     def _give_up(self, node: RunNode, why: str) -> None:
+        if node.stage == "gone":
+            return
         self._board.finish(node.key)
         node.stage = "gone"
         node.tally.given_up = why

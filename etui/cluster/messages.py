@@ -71,20 +71,6 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True)
-class Note:
-    """A line about what the node does now."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """The node is ready."""
-
-    config: RunConfig  # Its own configuration of the run
-
-
-@dataclass(frozen=True, slots=True)
 class Answers:
     """Questions that the node answered together, with their joules."""
 
@@ -134,9 +120,8 @@ class Died:
 
 Message = (
     Versions
-    | Note
-    | Progress
-    | Opened
+    | Progress  # A step, or a line about what the node does now
+    | RunConfig  # The node is open: its own configuration of the run
     | Answers
     | CurvePoint
     | Wasted

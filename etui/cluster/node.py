@@ -17,7 +17,7 @@ from typing import Any, NoReturn, TypeVar
 
 from etui.arm import Arm
 from etui.backends.local import LocalBackend
-from etui.bench.config import BenchModel, RunConfig
+from etui.bench.config import BenchModel
 from etui.bench.plan import RunPlan, restore_plan
 from etui.bench.progress import RunProgress
 from etui.bench.run import BenchRunner, build_work
@@ -33,8 +33,6 @@ from etui.cluster.messages import (
     Measurement,
     Message,
     Method,
-    Note,
-    Opened,
     Opening,
     Task,
     Wasted,
@@ -125,10 +123,7 @@ class NodeActor:
                 self._machine.stop()
 
     def _open(self, opening: Opening) -> Iterator[Message]:
-        def load(emit: Callable[[Message], None]) -> None:
-            emit(Opened(self._machine.open(opening, lambda text: emit(Note(text)))))
-
-        yield from _stream(self._engine, load)
+        yield from _stream(self._engine, partial(self._machine.open, opening))
         self._is_open = True
 
     def _answer(self, task: Task) -> Iterator[Message]:
@@ -220,13 +215,17 @@ class NodeMachine:
         assert self._meter is not None
         return self._meter
 
-    def open(self, opening: Opening, say: Callable[[str], None]) -> RunConfig:
-        """Load the questions and the models of a run; return its configuration here.
+    def open(self, opening: Opening, emit: Callable[[Message], None]) -> None:
+        """Load the questions and the models of a run; emit its configuration here at the end.
 
         Raises:
             UsageError: The data or a model are others than the driver's.
             EtuiError: They cannot be had.
         """
+
+        def say(text: str) -> None:
+            emit(Progress(text))
+
         asked = opening.config
         # Only the arms of a run decide, as in a run on one machine.
         config = replace(load_config(), loop_guard=False)
@@ -239,8 +238,7 @@ class NodeMachine:
         refuse_other_hash(f"the data of {asked.suite}", plan.suite.sha256, asked.data_sha256)
         for name in plan.models:
             _bring(runtime.catalogue.get(name), runtime, opening.models.get(name), say)
-        progress = RunProgress(lambda found: say(found.text))
-        runner = BenchRunner(runtime, progress, self._stopped, self._cancels.append)
+        runner = BenchRunner(runtime, RunProgress(emit), self._stopped, self._cancels.append)
         found = runner.configure(plan, asked.run_id)
         self._plan, self._models = plan, found.models
         self._meter = runtime.meter
@@ -249,7 +247,7 @@ class NodeMachine:
         self._systems = runner.build_systems(plan)
         if opening.points is not None:
             self._curves = build_curve_visits(plan, runtime, say)
-        return found
+        emit(found)
 
     def answer(self, task: Task) -> Iterator[Answered]:
         """Answer a piece.
@@ -276,7 +274,7 @@ class NodeMachine:
     def finish(self, emit: Callable[[Message], None]) -> None:
         """Fit the curves that were measured, and save them to the log of this machine."""
         if self._curves is not None and self._curves.keep is not None:
-            self._curves.say = lambda text: emit(Note(text))
+            self._curves.say = lambda text: emit(Progress(text))
             self._curves.finish()
 
     def measure(self, request: Measurement, emit: Callable[[Message], None]) -> None:

@@ -19,8 +19,6 @@ from etui.cluster.messages import (
     Measurement,
     Message,
     Method,
-    Note,
-    Opened,
     Opening,
     Versions,
 )
@@ -138,15 +136,6 @@ def name_nodes(nodes: Sequence[ClusterNode]) -> dict[str, ClusterNode]:
 
 
 @dataclass(slots=True)
-class _Reply:
-    """What a node says to one request."""
-
-    heard: float  # When it said something last
-    messages: list[Message] = field(default_factory=list)
-    lost: str = ""  # Why it did not come to its end; empty if it did
-
-
-@dataclass(slots=True)
 class NodeDriver:
     """Starts the nodes of a cluster, asks all of them the same thing, and waits for them."""
 
@@ -167,21 +156,20 @@ class NodeDriver:
             UsageError: A node has other versions, or no etui.
             EtuiError: No node is ready.
         """
-        found = self.carrier.list_nodes()
-        if not found:
+        self.nodes = name_nodes(self.carrier.list_nodes())
+        if not self.nodes:
             raise EtuiError("the cluster has no node with a CPU", "start one: ray start --address")
-        self.nodes = name_nodes(found)
         self.say(f"starting {count_text(len(self.nodes), 'node')}: {', '.join(self.nodes)}")
         for node in self.nodes.values():
             self.carrier.start(node)
-        replies = self._ask(dict.fromkeys(self.nodes), "describe", self.patience.ready)
-        for name, reply in replies.items():
-            if any(word in reply.lost for word in _NO_IMPORT):
+        found = self._ask(dict.fromkeys(self.nodes), "describe", self.patience.ready)
+        for name, reply in found.items():
+            if isinstance(reply, Died) and any(word in reply.why for word in _NO_IMPORT):
                 raise UsageError(
-                    f"node {name} cannot import etui: {reply.lost}",
+                    f"node {name} cannot import etui: {reply.why}",
                     "install the same etui there, into the Python that started Ray",
                 )
-        described = self._keep_ready(replies, dict)
+        described = self._keep_ready(found, dict)
         refuse_other_versions(described, read_versions())
         self._hosts = {name: each["host"] for name, each in described.items()}
 
@@ -208,8 +196,7 @@ class NodeDriver:
         Raises:
             EtuiError: A node has another model or other data, or no node is ready.
         """
-        replies = self._ask(openings, "open", self.patience.opening)
-        return {name: opened.config for name, opened in self._keep_ready(replies, Opened).items()}
+        return self._keep_ready(self._ask(openings, "open", self.patience.opening), RunConfig)
 
     def finish(self, names: Sequence[str]) -> None:
         """Have nodes save the curves that they measured."""
@@ -229,13 +216,11 @@ class NodeDriver:
         """
         self.start()
         self.keep_one_per_host()
-        requests = dict.fromkeys(self.nodes, request)
+        found = self._ask(dict.fromkeys(self.nodes, request), "measure", MEASURE_SECONDS, hear)
         return {
-            name: next(
-                (each for each in reply.messages if isinstance(each, Measured | Failed)),
-                Failed(reply.lost or "it said nothing", "", EtuiError.exit_code),
-            )
-            for name, reply in self._ask(requests, "measure", MEASURE_SECONDS, hear).items()
+            name: Failed(reply.why, "", EtuiError.exit_code) if isinstance(reply, Died) else reply
+            for name, reply in found.items()
+            if isinstance(reply, Measured | Failed | Died)
         }
 
     def _ask(
@@ -243,84 +228,81 @@ class NodeDriver:
         requests: Mapping[str, object],
         method: Method,
         silence_seconds: float,
-        hear: Callable[[str, Progress], None] = lambda name, progress: None,
-    ) -> dict[str, _Reply]:
+        hear: Callable[[str, Progress], None] | None = None,
+    ) -> dict[str, Message]:
         """Ask nodes something and wait until each has answered, failed, died or been silent.
 
         Args:
             requests: Name of the node -> what it is asked.
             silence_seconds: How long a node may be silent.
-            hear: Called with the name of the node and each step of what it measures.
+            hear: Called with the name of the node and each step; None says its text.
+
+        Returns:
+            Name of the node -> what it said last, or why it did not come to its end.
         """
         measure = method == "measure"
         stopping_seconds = MEASURE_STOP_SECONDS if measure else self.patience.stopping
-        replies: dict[str, _Reply] = {}
-        waiting: dict[str, str] = {}
-        for name, request in requests.items():
-            self.carrier.call(self.nodes[name].id, method, request)
-            waiting[self.nodes[name].id] = name
-            replies[name] = _Reply(self.now())
+        replies: dict[str, Message] = {}
+        names = {self.nodes[name].id: name for name in requests}
+        heard = dict.fromkeys(names, self.now())
+        for node_id, name in names.items():
+            replies[name] = Died("said nothing")
+            self.carrier.call(node_id, method, requests[name])
         until: float | None = None
-        while waiting:
+        while heard:
             if self.stopped() and until is None:
                 until = self.now() + stopping_seconds
-                for node_id in waiting:
+                for node_id in heard:
                     self.carrier.stop(node_id)
             for node_id, message in self.carrier.wait(TICK_SECONDS):
-                if node_id not in waiting:
+                if node_id not in heard:
                     continue
-                name = waiting[node_id]
-                replies[name].heard = self.now()
+                heard[node_id] = self.now()
                 match message:
-                    case Note(text):
-                        self.say(f"{name}: {text}")
+                    case Progress() if hear is not None:
+                        hear(names[node_id], message)
                     case Progress():
-                        hear(name, message)
+                        self.say(f"{names[node_id]}: {message.text}")
                     case Ended():
-                        del waiting[node_id]
-                    case Died(why):
-                        del waiting[node_id]
-                        replies[name].lost = why
+                        del heard[node_id]
                     case _:
-                        replies[name].messages.append(message)
-            for node_id, name in list(waiting.items()):
-                if self.now() - replies[name].heard > silence_seconds:
-                    del waiting[node_id]
-                    replies[name].lost = f"was silent for {seconds_text(silence_seconds)}"
+                        replies[names[node_id]] = message
+                        if isinstance(message, Died):
+                            del heard[node_id]
+            for node_id, at in list(heard.items()):
+                if self.now() - at > silence_seconds:
+                    why = f"was silent for {seconds_text(silence_seconds)}"
                 elif until is not None and self.now() > until:
-                    del waiting[node_id]
-                    replies[name].lost = f"did not stop within {seconds_text(stopping_seconds)}"
+                    why = f"did not stop within {seconds_text(stopping_seconds)}"
+                else:
+                    continue
+                del heard[node_id]
+                replies[names[node_id]] = Died(why)
         return replies
 
-    def _keep_ready(self, replies: Mapping[str, _Reply], kind: type[T]) -> dict[str, T]:
+    def _keep_ready(self, replies: Mapping[str, Message], kind: type[T]) -> dict[str, T]:
         """Return what the nodes said that are ready; end the others, and name them.
 
         Raises:
             UsageError: A node reported wrong usage: another model, other data.
             EtuiError: A node reported another error, or none is ready.
         """
-        failed = {
-            name: message
-            for name, reply in replies.items()
-            for message in reply.messages
-            if isinstance(message, Failed)
-        }
+        failed = {name: each for name, each in replies.items() if isinstance(each, Failed)}
         if failed:
             wrong = any(each.exit_code == UsageError.exit_code for each in failed.values())
             raise (UsageError if wrong else EtuiError)(
                 "; ".join(f"node {name}: {each.what}" for name, each in failed.items()),
                 next(iter(failed.values())).fix,
             )
-        ready: dict[str, T] = {
-            name: message
-            for name, reply in replies.items()
-            for message in reply.messages
-            if isinstance(message, kind)
-        }
+        ready: dict[str, T] = {}
+        for name, each in replies.items():
+            if isinstance(each, kind):
+                ready[name] = each
         reasons = []
-        for name in [name for name in replies if name not in ready]:
-            reasons.append(f"node {name} {replies[name].lost or 'said nothing'}")
-            self.carrier.end(self.nodes.pop(name).id)
+        for name, reply in replies.items():
+            if isinstance(reply, Died):
+                reasons.append(f"node {name} {reply.why}")
+                self.carrier.end(self.nodes.pop(name).id)
         if not ready:
             raise EtuiError(
                 f"no node of the cluster is ready: {'; '.join(reasons)}",

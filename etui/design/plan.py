@@ -14,14 +14,14 @@ from etui.bench.config import BenchPart, NamedText, RunConfig, parse_run_config
 from etui.bench.dry_run import count_prompts
 from etui.bench.formats import list_examples
 from etui.bench.plan import RunPlan, RunRequest, make_design_plan
-from etui.bench.run import BetweenBlocks, collect_done_rows
+from etui.bench.run import collect_done_rows
 from etui.bench.sample import Sample
 from etui.bench.schedule import build_schedule
 from etui.calibration.grid import expected_seconds, list_visits
 from etui.codec import DocumentError, to_document
 from etui.config.machine import machine_name
 from etui.curves.operating_curve import OperatingCurve, Speed
-from etui.design.curve_visits import SHARE, build_curve_visits
+from etui.design.curve_visits import SHARE
 from etui.design.load import (
     Design,
     DesignFile,
@@ -478,13 +478,6 @@ def _locate(error: UsageError, located: Located[DesignFile]) -> UsageError:
             place = f"{located.file}:{mark.line}:{mark.column}"
             return UsageError(f"{place}: {error.what}", error.fix)
     return error
-
-
-def connect_curves(
-    runtime: Runtime[Any], say: Callable[[str], None]
-) -> Callable[[RunPlan], BetweenBlocks | None]:
-    """Return what builds the side work of a plan: the curves of its design, if it has any."""
-    return lambda plan: build_curve_visits(plan, runtime, say)
 
 
 def plan_pilot(plan: RunPlan, questions: int) -> RunPlan:

@@ -101,14 +101,14 @@ class FakeNode:
     host: str = field(default_factory=lambda: str(uuid.uuid4()))
     finished: int = 0
 
-    def open(self, opening, say):
+    def open(self, opening, emit):
         if self.behaviour.open_error is not None:
             raise EtuiError(self.behaviour.open_error, "fix it there")
         asked = opening.config
         refuse_other_hash(
             f"the data of {asked.suite}", self.behaviour.data_sha256, asked.data_sha256
         )
-        say("loading")
+        emit(Progress("loading"))
         if opening.host is not None:
             self.meter = HostMeter(WattMeter(), opening.host)
         models = []
@@ -116,12 +116,13 @@ class FakeNode:
             refuse_other_hash(name, self.behaviour.sha256, opening.models[name])
             models.append(make_model(name, self.behaviour.sha256))
         machine = {"name": "A processor", "memory_bytes": self.behaviour.memory_bytes}
-        return replace(
+        found = replace(
             asked,
             models=tuple(models),
             machine=machine,
             energy={"channels": {"package:0": "counter"}},
         )
+        emit(found)
 
     def answer(self, task):
         piece = task.piece

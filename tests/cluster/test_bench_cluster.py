@@ -388,7 +388,7 @@ def test_a_hash_unknown_here_is_compared_between_nodes(plan, bench, tmp_path, mo
     monkeypatch.setattr(ClusterBench, "_known_hashes", lambda self, plan: {MODEL: None})
     other = make_script("b", behaviour=Behaviour(sha256="cd" * 32))
     with pytest.raises(
-        UsageError, match=r"nodes differ: models.gemma-3-270m is abab.* on a and cdcd.* on b"
+        UsageError, match=r'nodes differ: models.gemma-3-270m is "abab.* on a and "cdcd.* on b'
     ):
         bench.on(make_script("a"), other).start(plan, tmp_path / "run")
 

@@ -9,6 +9,7 @@ from threading import Event
 
 import pytest
 
+from etui.bench.config import RunConfig
 from etui.bench.schedule import Piece
 from etui.calibration.grid import Grid
 from etui.cluster.messages import (
@@ -16,8 +17,6 @@ from etui.cluster.messages import (
     Failed,
     Measured,
     Measurement,
-    Note,
-    Opened,
     Opening,
     Task,
     Wasted,
@@ -44,15 +43,15 @@ def engine():
 def ask(method, request=None, machine=None, **changes):
     actor = make_actor(machine or FakeNode(Behaviour(**changes)))
     if method == "answer":
-        assert [type(each) for each in actor.call(0, "open", OPENING)] == [Note, Opened]
+        assert [type(each) for each in actor.call(0, "open", OPENING)] == [Progress, RunConfig]
     return list(actor.call(1, method, request))
 
 
 def test_a_node_describes_itself_opens_and_answers():
     assert ask("describe", machine=FakeNode(host="h")) == [{**read_versions(), "host": "h"}]
     note, opened = ask("open", OPENING)
-    assert note == Note("loading")
-    assert isinstance(opened, Opened)
+    assert note == Progress("loading")
+    assert isinstance(opened, RunConfig)
     answers = ask("answer", TASK)
     assert [sample.row for each in answers for sample in each.samples] == [0, 2]
 
@@ -60,7 +59,7 @@ def test_a_node_describes_itself_opens_and_answers():
 def test_a_new_process_opens_the_run_before_its_first_answer():
     actor = make_actor(FakeNode(Behaviour()))
     kinds = [[type(each) for each in actor.call(at, "answer", TASK)] for at in (1, 2)]
-    assert kinds == [[Note, Opened, Answers, Answers], [Answers, Answers]]
+    assert kinds == [[Progress, RunConfig, Answers, Answers], [Answers, Answers]]
 
 
 def test_errors_are_messages():

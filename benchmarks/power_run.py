@@ -55,14 +55,14 @@ class SimulatedMachine:
         self._burst_watts, self._burst_left_s = 0.0, self._draw.expovariate(1 / _BURSTS_EVERY_S)
         self.clock = FakeClock()
         self._write()
-        self.recorder = Recorder([RaplSource(folder, self.clock)], hz=5.0, clock=self.clock)
+        self.recorder = Recorder([RaplSource(folder, self.clock)], hz=2.0, clock=self.clock)
         self.recorder.sample_now()
         self.pass_time(1.0, 0.0)
 
     def pass_time(self, seconds: float, watts: float) -> None:
-        """Let time pass with a power above idle, and sample it five times a second."""
+        """Let time pass with a power above idle, and sample it twice a second."""
         while seconds > 1e-9:
-            step_s = min(0.2, seconds)
+            step_s = min(0.5, seconds)
             self.clock.advance(step_s)
             used = (IDLE_WATTS + watts) * step_s * (1 + 0.01 * self._warmth)
             used += self._draw_burst(step_s)
@@ -225,7 +225,7 @@ def main() -> None:
         equal = [simulate(seed, pairs, 0.0) for seed in seeds]
         apart = [simulate(seed + 1_000_000, pairs, chosen.difference) for seed in seeds]
         found = summarize(equal, apart)
-    print(json.dumps(found, indent=2))
+    print(json.dumps(found, indent=2), flush=True)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from etui.units import count_text
 if TYPE_CHECKING:
     from etui.energy.sources.wall import WallSource
 
-_RARE_HZ, _INTEGRATED_HZ = 5.0, 10.0
+_RARE_HZ, _INTEGRATED_HZ = 2.0, 5.0
 """Readings per second where they cost much: of counters, and of power that is integrated."""
 
 
@@ -46,13 +46,13 @@ def find_sources(
     config: Config,
     clock: Callable[[], int] = time.monotonic_ns,
     *,
-    attribute: bool = True,
+    watch_cpus: bool = True,
     doubled: bool = False,
 ) -> FoundSources:
     """Open every source, and the watches on the GPUs and CPUs; the caller closes them.
 
     Args:
-        attribute: Whether to record etui's part of the CPUs, where their power is an estimate.
+        watch_cpus: Whether to record the use of the CPUs.
         doubled: Whether to open hwmon for GPUs that amdsmi reads too, to compare both.
     """
     nvml = NvmlSource(clock)
@@ -94,8 +94,8 @@ def find_sources(
     sources += walls
     if nvml.channels:
         sources.append(GpuWatch(nvml, clock))
-    if sources:
-        sources.append(CpuWatch(clock, attribute=attribute and is_estimated))
+    if sources and watch_cpus:
+        sources.append(CpuWatch(clock, attribute=is_estimated))
     return FoundSources(tuple(sources), unmeasured, tuple(probes))
 
 
@@ -120,12 +120,12 @@ def open_recorder(
     It uses the saved cold idle baseline and the calibration of the wall, if they fit the channels.
 
     Args:
-        light: Whether to read rarely, as joules of a command need no more; 20 readings a second of
-            a counter show its peaks better, and its joules no better.
+        light: Whether to read rarely and not to watch the CPUs: more readings of a counter show
+            its peaks better, and its joules no better.
         doubled: As in :func:`find_sources`.
         keep_seconds: How long readings are kept.
     """
-    found = find_sources(config, clock, attribute=not light, doubled=doubled)
+    found = find_sources(config, clock, watch_cpus=not light, doubled=doubled)
     hz = config.sample_hz
     if light:
         kinds = {channel.kind for source in found.sources for channel in source.channels}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from textwrap import wrap
 from typing import TYPE_CHECKING, Any, Literal
 
 from etui.cli.output import table_lines
@@ -15,7 +14,6 @@ from etui.units import (
     UNKNOWN,
     bytes_text,
     count_text,
-    parameters_text,
     seconds_text,
     significant,
     tokens_text,
@@ -33,11 +31,9 @@ if TYPE_CHECKING:
     from etui.models.catalogue import Catalogue
     from etui.models.gguf import Gguf
     from etui.models.recommend import Fit
-    from etui.models.repository import Repository
     from etui.models.spec import ModelSampling, ModelSpec
     from etui.models.tuned import TunedUse
     from etui.models.update import CatalogueUpdate
-    from etui.runtime.search_models import PricedRepository, SearchResult
 
 _SHOWN = 8
 
@@ -48,7 +44,7 @@ STATES = {
     "checked": "yes",
     "remote": "remote",
 }
-_PREDICTED = ("FITS", "TOK/S", "J/TOKEN")
+PREDICTED = ("FITS", "TOK/S", "J/TOKEN")
 _LEAST_GOOD_FOR = 12  # Cells of a column that is cut
 _GROUPS_GB = (1, 2, 4, 8, 16, 32)
 """Memory by which ``list`` groups the models."""
@@ -374,6 +370,7 @@ def format_facts(
 ) -> Iterator[str]:
     """Yield the lines of ``info`` for a model of this machine."""
     from etui.log.text import list_usage
+    from etui.models.spec import describe_sources
     from etui.models.tuned import describe_use
 
     spec, gguf, needs, state = facts.spec, facts.gguf, facts.needs, STATES[row.state]
@@ -421,7 +418,7 @@ def format_facts(
         prompt = "; a system prompt" if spec.own.system else ""
         lines.append(("your settings", f"sampling {_sampling_text(spec.own.sampling)}{prompt}"))
     if gguf is None or needs is None:
-        lines += [("source", source) for source in row.sources]
+        lines += [("source", source) for source in describe_sources(spec)]
     else:
         template = gguf.chat_template
         lines += [
@@ -438,7 +435,7 @@ def format_facts(
     lines += [(f"{_FACTS.get(fact, fact)} from", page) for fact, page in spec.fact_sources]
     if facts.tuned is not None:
         lines += zip(("tuned", *[""] * 99), describe_use(facts.tuned), strict=False)
-    yield from _align(lines)
+    yield from align(lines)
 
 
 def format_remote_facts(
@@ -470,7 +467,7 @@ def format_remote_facts(
     ]
     if facts.format.thought is not None:
         lines.append(("thinking", _tags_text(facts.format.thought)))
-    yield from _align(lines)
+    yield from align(lines)
 
 
 def _format_entry(spec: ModelSpec) -> Iterator[tuple[str, str]]:
@@ -490,39 +487,12 @@ def format_update(update: CatalogueUpdate) -> Iterator[str]:
     yield f"catalogue of {update.released}: {counts}; sha256 {update.sha256}"
 
 
-def format_repository(
-    repository: Repository, priced: SearchResult, width: int | None
-) -> Iterator[str]:
-    """Yield the facts of a repository of the hub, and what each quantisation costs here."""
-    facts = [
-        repository.architecture,
-        parameters_text(repository.parameters) if repository.parameters else "",
-        f"trained for {tokens_text(repository.context_tokens)}"
-        if repository.context_tokens
-        else "",
-    ]
-    downloads = repository.downloads
-    yield from _align([
-        ("repository", repository.name),
-        ("licence", repository.licence or "not stated"),
-        ("downloads", f"{downloads:,} in 30 days" if downloads is not None else UNKNOWN),
-        *([("gated", "its terms have to be accepted first")] if repository.gated else []),
-        *([("model", ", ".join(fact for fact in facts if fact))] if any(facts) else []),
-        *(("beside", f"{file.name}: reads pictures or sound (`mmproj` of an entry)")
-          for file in repository.projectors),
-        *(("beside", f"{file.name}: drafts tokens") for file in repository.drafts),
-    ])  # fmt: skip
-    yield ""
-    yield from _format_quantisations(priced.repositories[0], width)
-    yield from _format_basis(priced, width)
-
-
 def format_models(rows: Sequence[ModelRow], width: int | None) -> list[str]:
     """Format a head and a line for each model, in at most so many cells; None for any number."""
-    head = ["NAME", "SIZE", "ON DISK", *_PREDICTED]
+    head = ["NAME", "SIZE", "ON DISK", *PREDICTED]
     cells = [
         [row.name, bytes_text(row.bytes), STATES[row.state],
-         *(["–"] * 3 if row.expected is None else _predicted_cells(row.fit, row.expected))]
+         *(["–"] * 3 if row.expected is None else predicted_cells(row.fit, row.expected))]
         for row in rows
     ]  # fmt: skip
     if width is None:
@@ -538,27 +508,16 @@ def format_models(rows: Sequence[ModelRow], width: int | None) -> list[str]:
             return table_lines([*head, "GOOD FOR"], texts)
         if room >= -len("  "):
             break
-    return _cut(lines, width)
+    return cut(lines, width)
 
 
-def _cut(lines: Sequence[str], width: int | None) -> list[str]:
+def cut(lines: Sequence[str], width: int | None) -> list[str]:
+    """Cut lines to so many cells; None leaves them."""
     return [line if width is None else fit_cells(line, width) for line in lines]
 
 
-def _narrow(
-    head: Sequence[str], cells: Sequence[Sequence[str]], width: int | None, spare: Sequence[str]
-) -> list[str]:
-    """Format a table, without as many of the ``spare`` columns as it takes to fit."""
-    lines: list[str] = []
-    for count in range(len(spare) + 1):
-        at = [at for at, title in enumerate(head) if title not in spare[:count]]
-        lines = table_lines([head[i] for i in at], [[line[i] for i in at] for line in cells])
-        if width is None or max(map(count_cells, lines)) <= width:
-            break
-    return _cut(lines, width)
-
-
-def _predicted_cells(fit: Fit, forecast: DecodeForecast) -> list[str]:
+def predicted_cells(fit: Fit, forecast: DecodeForecast) -> list[str]:
+    """Format the cells below :data:`PREDICTED`."""
     from etui.curves.prediction import value_cell
 
     return [
@@ -566,88 +525,6 @@ def _predicted_cells(fit: Fit, forecast: DecodeForecast) -> list[str]:
         value_cell(forecast.tokens_per_second, forecast.speed_share),
         value_cell(forecast.joules_per_token, forecast.joules_share),
     ]
-
-
-def format_search(found: SearchResult, width: int | None) -> Iterator[str]:
-    """Yield what a search found: the quantisations of each repository, then what is here."""
-    for repository in found.repositories:
-        yield join_lines(repository.name)
-        yield from fold(", ".join(_list_repository_facts(repository)), width, "  ")
-        yield from _format_quantisations(repository, width)
-    if found.local:
-        yield "here or in the catalogue:"
-        cells = [
-            [model.name, bytes_text(model.size_bytes), "yes" if model.on_disk else "no",
-             *_predicted_cells(model.prediction.fit, model.prediction.forecast)]
-            for model in found.local
-        ]  # fmt: skip
-        head = ["NAME", "SIZE", "ON DISK", *_PREDICTED]
-        yield from _narrow(head, cells, width, ("SIZE", "ON DISK"))
-        yield ""
-    yield from _format_basis(found, width)
-
-
-def _format_quantisations(repository: PricedRepository, width: int | None) -> Iterator[str]:
-    """Yield a line for each quantisation, and why its facts are not known."""
-    if repository.problem:
-        yield from fold(repository.problem, width, "  ")
-    head = ["  QUANTISATION", "SIZE", "MEMORY", *_PREDICTED, ""]
-    cells = [
-        [f"{'*' if each.is_default else ' '} {each.label}", bytes_text(each.size_bytes),
-         bytes_text(each.prediction.need_bytes),
-         *_predicted_cells(each.prediction.fit, each.prediction.forecast),
-         f"lacks {each.missing[0]}" if each.missing else "on disk" if each.on_disk else ""]
-        for each in repository.quantisations
-    ]  # fmt: skip
-    if cells:
-        yield from _narrow(head, cells, width, ("SIZE",))
-    yield ""
-
-
-def _list_repository_facts(repository: PricedRepository) -> Iterator[str]:
-    if repository.parameters:
-        active = repository.active_parameters or 0
-        share = 0 < active < repository.parameters
-        more = f", {parameters_text(active).split()[0]} active" if share else ""
-        yield f"{parameters_text(repository.parameters)}{more}"
-    yield f"licence {repository.licence or 'not stated'}"
-    downloads = repository.downloads
-    yield f"{downloads:,} downloads in 30 days" if downloads is not None else "downloads unknown"
-    if repository.gated:
-        yield "gated"
-
-
-def _format_basis(found: SearchResult, width: int | None) -> Iterator[str]:
-    """Yield what the memory, the speeds and the joules rest on, each once."""
-    from etui.curves.prediction import joules_basis, speed_basis
-
-    shown = [each.prediction for one in found.repositories for each in one.quantisations]
-    shown += [model.prediction for model in found.local]
-    if not shown:
-        return
-    contexts = {each.context_tokens for each in found.repositories}
-    if contexts:
-        rough = [each.name for each in found.repositories if not each.has_header]
-        texts = f"MEMORY: with a context of {tokens_text(max(contexts))}"
-        texts += f"; a rough estimate of {', '.join(rough)}" if rough else ""
-        yield from fold(texts, width)
-    for title, bases in (
-        ("TOK/S", [speed_basis(one.forecast, found.machine, on_gpu=one.fit == "gpu")
-                   for one in shown]),
-        ("J/TOKEN", [joules_basis(one.forecast, found.machine) for one in shown]),
-    ):  # fmt: skip
-        yield from fold(f"{title}, of decode: {'; '.join(dict.fromkeys(bases))}", width)
-
-
-def fold(text: str, width: int | None, indent: str = "") -> Iterator[str]:
-    """Yield a text in lines of at most so many cells; None yields it as one line."""
-    if width is None:
-        yield indent + join_lines(text)
-    else:
-        yield from wrap(
-            join_lines(text), width, initial_indent=indent, subsequent_indent=indent,
-            break_on_hyphens=False,
-        )  # fmt: skip
 
 
 def format_backends(found: Sequence[RemoteStatus], catalogue: Catalogue) -> Iterator[str]:
@@ -677,7 +554,8 @@ def _list_names(names: Sequence[str]) -> str:
     return f"{shown} and {more:,} more" if more > 0 else shown
 
 
-def _align(lines: Sequence[tuple[str, str]]) -> Iterator[str]:
+def align(lines: Sequence[tuple[str, str]]) -> Iterator[str]:
+    """Yield labels with their texts, the texts in one column."""
     width = max(len(label) for label, _ in lines)
     for label, text in lines:
         yield f"{label:{width}}  {join_lines(text)}"

@@ -66,7 +66,8 @@ def list_(found: bool, as_json: bool) -> None:
     --found lists what Ollama, LM Studio, llama.cpp and the cache of the Hugging Face hub keep on
     this machine. `etui models pull` uses one of them in place; nothing of theirs is changed.
     """
-    from etui.cli.model_facts import build_model_row, fold, format_backends, format_models
+    from etui.cli.model_facts import build_model_row, format_backends, format_models
+    from etui.cli.model_search_text import fold
     from etui.log.model_usage import build_document, read_model_usage
     from etui.log.queries import LogReader
     from etui.log.text import format_usage
@@ -168,9 +169,9 @@ def info(name: str, as_json: bool) -> None:
         build_model_row,
         format_facts,
         format_remote_facts,
-        format_repository,
         read_model_facts,
     )
+    from etui.cli.model_search_text import format_repository
     from etui.log.model_usage import build_document, read_model_usage
     from etui.log.queries import LogReader
     from etui.runtime.measure_memory import predict_entry, read_machine
@@ -234,7 +235,7 @@ def search(
     Without the hub, shows what matches in the catalogue and on this machine. HF_ENDPOINT names
     another hub.
     """
-    from etui.cli.model_facts import format_search
+    from etui.cli.model_search_text import format_search
     from etui.config.config import load_config
     from etui.runtime.search_models import search_models
 

@@ -354,7 +354,7 @@ def joules_basis(forecast: DecodeForecast, machine: MachineFacts) -> str:
     """Write what the joules of a decoded token rest on, or why they are unknown."""
     match forecast.joules_source:
         case "":
-            return "no reading to predict it from"
+            return "no hardware reading to predict it from"
         case "curve":
             return "measured by its curve"
         case "log":
@@ -367,7 +367,7 @@ def joules_basis(forecast: DecodeForecast, machine: MachineFacts) -> str:
 
 def unmeasured_text(machine: MachineFacts) -> str:
     """Write why the speed of the memory is unknown."""
-    return f"not measured yet{': the machine was busy' if machine.memory_busy else ''}"
+    return f"not measured yet{' (the machine was busy)' if machine.memory_busy else ''}"
 
 
 def _value_text(value: float, unit: str, share: float | None) -> str:

@@ -281,8 +281,8 @@ def describe_sources(spec: ModelSpec) -> Iterator[str]:
         if isinstance(source, WheelsSource):
             count = len(source.parts)
             wheels = f"{count} wheels" if count > 1 else f"wheel {source.parts[0].requirement}"
-            text = f"{wheels} of the Python package index"
-            text += f", mirror of {hub}" if hub is not None else ""
+            mirror = f"mirror of {hub}: " if hub is not None else ""
+            text = f"{mirror}{wheels} from PyPI"
         has_hash = spec.sha256 is not None or isinstance(source, HubSource)
         is_pulled = not isinstance(source, PathSource)
         yield f"{text}, sha256 checked" if has_hash and is_pulled else text

@@ -231,7 +231,7 @@ def test_info_says_what_a_token_is_expected_to_cost(config, tiny, cli):
     unknown = "unknown tok/s: the speed of the memory is not measured yet"
     assert unknown in cli.out("models", "info", "tiny")
     save_memory_speed(config, MemorySpeed(machine_name(), 2, 1e6, busy=True))
-    assert f"{unknown}: the machine was busy" in cli.out("models", "info", "tiny")
+    assert f"{unknown} (the machine was busy)" in cli.out("models", "info", "tiny")
     save_memory_speed(config, MemorySpeed(machine_name(), 2, (len(tiny) / 0.8 + 2e8) * 20.0))
     assert "tok/s ± 50 %: estimated from memory bandwidth" in cli.out("models", "info", "tiny")
     found = cli.json("models", "info", "tiny", "--json")["expected"]

@@ -200,7 +200,7 @@ def test_the_text_of_an_unknown_speed_says_why() -> None:
     nothing = DecodeForecast()
     busy = MachineFacts(memory_busy=True)
     assert speed_text(nothing, busy, on_gpu=False).endswith(
-        "not measured yet: the machine was busy"
+        "not measured yet (the machine was busy)"
     )
     assert speed_text(nothing, busy, on_gpu=True).endswith("no model was measured on this GPU yet")
     assert joules_text(nothing, busy).startswith("unknown J per decoded token")

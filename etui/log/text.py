@@ -6,20 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from etui import units
-from etui.energy.scopes import describe_unread
-from etui.energy.wall_model import wall_text
 from etui.log.model_usage import ModelUsage, Spent, Use
-from etui.text import count_cells, fit_cells, format_table, local_time, one_line, sanitize
-from etui.turn.record import CUT, DRAFTS_STOPPED, LoadRecord, UnloadRecord
+from etui.text import count_cells, fit_cells, format_table, local_time, one_line
+from etui.turn.facts import list_facts, list_texts, residence_size_text
+from etui.turn.record import LoadRecord, UnloadRecord
 from etui.turn.text import (
     bound_text,
-    cache_lines,
-    kind_of_hop,
-    saved_text,
-    shared_text,
-    speculation_text,
-    tool_tree,
-    undrafted,
 )
 
 if TYPE_CHECKING:
@@ -28,7 +20,7 @@ if TYPE_CHECKING:
     from etui.log.queries import TurnSummary
     from etui.log.records import AuditRecord
     from etui.log.totals import Total
-    from etui.turn.record import Attribution, ClientRecord, HopRecord, TurnRecord
+    from etui.turn.record import TurnRecord
 
 
 def format_grade(good: bool) -> str:
@@ -147,59 +139,14 @@ def format_turn(
     unloads: Sequence[UnloadRecord] = (),
     prices: Prices | None = None,
 ) -> list[str]:
-    """Format one turn in full: route, tokens, seconds, energy by phase, then its texts."""
-    facts = list_facts(turn, loads, unloads, prices)
+    """Format one turn in full: energy by phase, model, reason, ids, then its texts."""
+    facts = list_facts(turn, loads, unloads, () if prices is None else prices.facts(turn))
     width = max(len(name) for name, _ in facts)
-    lines = [f"{name:<{width}}  {text}" for name, text in facts]
+    indent = "\n" + " " * (width + 2)
+    lines = [f"{name:<{width}}  {text}".replace("\n", indent) for name, text in facts]
     for title, text in list_texts(turn):
         lines += ["", f"{title}:", *(f"  {line}" for line in text.split("\n"))]
     return lines
-
-
-def list_facts(
-    turn: TurnRecord,
-    loads: Sequence[LoadRecord],
-    unloads: Sequence[UnloadRecord] = (),
-    prices: Prices | None = None,
-) -> list[tuple[str, str]]:
-    """List the facts of a turn as pairs of name and text, one line each."""
-    facts = [
-        ("turn", turn.turn_id),
-        ("time", local_time(turn.created_at)),
-        ("chat", turn.chat_id or "-"),
-        *([("client", _format_client(turn.client))] if turn.client is not None else []),
-        ("status", turn.status + (f": {one_line(turn.error)}" if turn.error else "")),
-        ("model", one_line(turn.model)),
-        ("arm", f"{one_line(turn.arm)} ({turn.reasoning})"),
-        ("route", " › ".join(one_line(part) for part in (turn.policy, turn.rule) if part) or "-"),
-        *([("ended", _format_ended(turn))] if turn.ended else []),
-        ("why", one_line(turn.why) or "-"),
-        *([("cut", _format_cut(turn.settings[CUT]))] if turn.settings.get(CUT) else []),
-        ("tokens", _format_tokens(turn)),
-        *([("cache", "; ".join(cache_lines(turn.cache)))] if turn.cache is not None else []),
-        ("seconds", _format_seconds(turn)),
-        *_list_energy(turn),
-        *([] if prices is None else prices.facts(turn)),
-        *_list_speculation(turn),
-        *(("unload", _format_residence(unload)) for unload in unloads),
-        *(("load", _format_residence(load)) for load in loads),
-    ]
-    if turn.confidence is not None:
-        facts.append(("confidence", units.percent_text(turn.confidence)))
-    facts += tool_tree(turn) or [
-        (f"hop {number}", _format_hop(hop, turn)) for number, hop in enumerate(turn.hops, start=1)
-    ]
-    for vote in turn.votes:
-        spent = [units.tokens_text(vote.tokens)]
-        if vote.joules is not None:
-            spent.append(units.short_energy_text(vote.joules, turn.energy.kind))
-        facts.append((f"vote {vote.index + 1}", f"{one_line(vote.answer)} ({', '.join(spent)})"))
-    for probe in turn.probes:
-        likeliest = max(probe.probabilities.items(), key=lambda item: item[1], default=None)
-        if likeliest is not None:
-            answer, share = one_line(likeliest[0]), units.percent_text(likeliest[1])
-            facts.append((f"probe at {probe.thinking_tokens}", f"{answer} ({share})"))
-    return facts
 
 
 def format_spent(spent: Spent) -> str:
@@ -255,179 +202,6 @@ def list_usage(
             yield "of it by", f"{name}: {format_spent(part.total)}"
 
 
-def list_texts(turn: TurnRecord) -> list[tuple[str, str]]:
-    """List the texts of a turn as pairs of title and text; empty ones are omitted."""
-    texts = (
-        ("system prompt", turn.system),
-        ("question", turn.query),
-        ("thinking", turn.thinking),
-        ("answer", turn.answer),
-        ("tool calls", turn.tool_calls),
-        ("thinking with its repetition", turn.loop.raw_thinking if turn.loop else ""),
-        ("answer with its repetition", turn.loop.raw_answer if turn.loop else ""),
-    )
-    return [(title, sanitize(text)) for title, text in texts if text]
-
-
-def _format_client(client: ClientRecord) -> str:
-    parts = [
-        f"key {client.key}" if client.key else "no key",
-        client.endpoint,
-        f"request {client.request_id}" if client.request_id else "",
-        f"{units.seconds_text(client.queue_seconds)} in the queue",
-    ]
-    return ", ".join(one_line(part) for part in parts if part)
-
-
-def _format_attribution(found: Attribution, turn: TurnRecord) -> str:
-    """Say how the joules were separated from those of others, with the error of the method."""
-    if found.method == "none":
-        return "others used the machine, and the part of this turn is not known"
-    kind = units.ESTIMATE if turn.energy.kind == units.ESTIMATE else None
-    share = "an unknown share" if found.share is None else units.percent_text(found.share)
-    batches = units.count_text(found.batches, "batch", "batches")
-    text = (
-        f"{share} of {units.short_energy_text(found.batch_joules, kind)} in {batches} "
-        f"of {found.mean_requests:.1f} requests, by "
-        + ("Shapley values" if found.method == "shapley" else "tokens")
-    )
-    if found.spread is not None:
-        text += f" ({units.short_energy_text(found.spread, kind)} from the share by tokens)"
-    return text
-
-
-def _format_ended(turn: TurnRecord) -> str:
-    """Say why the answer or its thinking ended, if a repetition ended it."""
-    return one_line(f"{turn.settings.get('ended') or turn.ended}{saved_text(turn)}")
-
-
-def _format_cut(cut: Mapping[str, int]) -> str:
-    """Say which texts the log has in part: ``question of 7.8 MB``."""
-    named = {"query": "question", "system": "system prompt"}
-    texts = (f"{named.get(name, name)} of {units.bytes_text(size)}" for name, size in cut.items())
-    return f"{', '.join(texts)}: the log keeps begin and end"
-
-
-def _format_hop(hop: HopRecord, turn: TurnRecord) -> str:
-    kind = kind_of_hop(hop, turn.energy)
-    parts = [
-        f"{one_line(hop.arm)} ({hop.reasoning}) on {one_line(hop.model)}",
-        one_line(hop.why),
-        one_line(hop.answer) or "no answer",
-        units.tokens_text(hop.tokens.output),
-        f"{hop.tokens.cached:,} of {hop.tokens.prompt:,} prompt tokens cached",
-        units.short_energy_text(hop.joules, kind),
-    ]
-    if hop.speculation is not None:
-        parts.append(speculation_text(hop.speculation, turn.energy.kind))
-    if hop.load_joules:
-        parts.append(f"load {units.short_energy_text(hop.load_joules, kind)}")
-    return ("✓ " if hop.taken else "") + "; ".join(parts)
-
-
-def _format_tokens(turn: TurnRecord) -> str:
-    t = turn.tokens
-    return (
-        f"{t.prompt:,} prompt ({t.cached:,} cached, {t.computed:,} computed), "
-        f"{t.output:,} output ({t.thinking:,} thinking), "
-        f"{units.speed_text(turn.tokens_per_second)}"
-    )
-
-
-def _format_seconds(turn: TurnRecord) -> str:
-    s = turn.seconds
-    named = (("total", s.total), ("prefill", s.prefill), ("decode", s.decode))
-    parts = [f"{units.seconds_text(seconds)} {name}" for name, seconds in named]
-    if s.ttft is not None:
-        parts.append(f"first token after {units.seconds_text(s.ttft)}")
-    return ", ".join(parts)
-
-
-def _list_energy(turn: TurnRecord) -> list[tuple[str, str]]:
-    e = turn.energy
-
-    def short(joules: float | None) -> str:
-        return units.short_energy_text(joules, e.kind)
-
-    gross = units.marked(units.energy_text(e.joules, e.uncertainty, e.kind, spread=True))
-    gross = bound_text(gross, turn.status)
-    facts = [("energy", gross)]
-    if e.joules is not None:
-        net = "no idle baseline"
-        if e.net_joules is not None:  # the gross joules before them have the kind
-            estimated = units.ESTIMATE if e.kind == units.ESTIMATE else None
-            text = units.marked(units.net_text(e.net_joules, None, estimated))
-            net = f"net {text} (idle {units.short_watts_text(e.idle_watts, e.kind)})"
-        facts = [("energy", f"{gross}, {net}")]
-        if e.wall is not None:
-            facts.append(("at the wall", wall_text(e.wall)))
-        if e.kind == units.ESTIMATE:
-            facts.append(("kind", "estimate: no hardware reading"))
-        per_token = _format_per_token(e.joules_per_token, turn.tokens.output, e.kind)
-        facts.append(("per token", per_token))
-        watts = f"{units.short_watts_text(e.mean_watts, e.kind)} mean"
-        if e.peak_watts is not None:
-            watts += f", {units.short_watts_text(e.peak_watts, e.kind)} peak"
-        facts.append(("power", f"{watts}, {units.percent_text(e.coverage)} recorded"))
-        if e.shared:
-            facts.append(("shared", shared_text(e)))
-        if e.attribution is not None and e.attribution.method != "exclusive":
-            facts.append(("attribution", _format_attribution(e.attribution, turn)))
-        phases = ("prefill", "image", "decode") if turn.pictures else ("prefill", "decode")
-        facts += [(f"  {name}", short(e.phases.get(name))) for name in phases]
-        if e.thinking_joules is not None and turn.tokens.thinking:
-            facts.append(("  thinking", short(e.thinking_joules)))
-    facts += [(f"  {one_line(channel)}", short(joules)) for channel, joules in e.channels.items()]
-    if turn.predicted_joules is not None:
-        facts.append(("predicted", units.about_joules(turn.predicted_joules)))
-    if e.unmeasured:
-        facts.append(("unmeasured", one_line(describe_unread(e.unmeasured))))
-    if e.flags:
-        facts.append(("flags", ", ".join(e.flags)))
-    return facts
-
-
-def _list_speculation(turn: TurnRecord) -> list[tuple[str, str]]:
-    s, kind = turn.speculation, turn.energy.kind
-    if s is None:
-        idle = undrafted(turn)
-        return [("speculation", f"{idle}: nothing drafted")] if idle else []
-    counts = f"drafted {s.drafted:,}, accepted {s.accepted:,}"
-    share = units.percent_text(s.accepted / s.drafted)
-    batches = units.count_text(s.batches, "batch", "batches")
-    facts = [("speculation", f"{s.method}: {counts} ({share}) in {batches}")]
-    if stopped := turn.settings.get(DRAFTS_STOPPED):
-        facts.append(("drafts stopped", one_line(str(stopped))))
-    joules = [("verify", s.verify_joules, s.verify_uncertainty)]
-    if s.draft_seconds:  # a lookup takes no model
-        joules.append(("draft", s.draft_joules, s.draft_uncertainty))
-    joules.append(("waste", s.waste_joules, s.waste_uncertainty))
-    facts += [
-        (f"  {name}", units.marked(units.energy_text(value, half, kind, spread=True)))
-        for name, value, half in joules
-    ]
-    each, half = s.joules_per_accepted_token, s.joules_per_accepted_token_uncertainty
-    if each is not None:
-        facts.append(
-            ("  per accepted", units.marked(units.per_token_text(each, kind, half, spread=True))),
-        )
-    return facts
-
-
-def _format_size(record: LoadRecord | UnloadRecord) -> str:
-    if isinstance(record, LoadRecord):
-        return units.bytes_text(record.size_bytes)
-    return f"{units.ABOUT}{units.bytes_text(record.freed_bytes)}"
-
-
-def _format_residence(record: LoadRecord | UnloadRecord) -> str:
-    freed = "" if isinstance(record, LoadRecord) else " freed"
-    return (
-        f"{one_line(record.model)}, {_format_size(record)}{freed}, "
-        f"{units.seconds_text(record.seconds)}, {_format_energy(record)}; not in the turn's energy"
-    )
-
-
 _REASONS = {
     "room": "memory needed",
     "idle": "idle timeout",
@@ -459,7 +233,7 @@ def _format_load_row(record: LoadRecord | UnloadRecord) -> tuple[str, ...]:
         local_time(record.created_at),
         what,
         one_line(record.model),
-        _format_size(record),
+        residence_size_text(record),
         units.seconds_text(record.seconds),
         _format_energy(record),
         one_line(reason if record.turn_id is None else f"turn {record.turn_id[:8]}"),

@@ -81,13 +81,13 @@ def shared_text(energy: TurnEnergy) -> str:
 
     The share of etui follows, if it is known: ``(etui's own ≈9.9 J)``.
     """
-    shared = f"counts other programs on the {_name_shared(energy)}"
+    shared = f"counts other programs on the {name_shared(energy)}"
     if energy.own_joules is None:
         return shared
     return f"{shared} (etui's own {units.short_energy_text(energy.own_joules, energy.kind)})"
 
 
-def _name_shared(energy: TurnEnergy) -> str:
+def name_shared(energy: TurnEnergy) -> str:
     """Name what can be shared: the CPU of an estimate, the GPUs, or both."""
     names = [channel.rpartition("/")[2] for channel in energy.channels]  # after a backend's name
     families = {family(name) for name in names}

@@ -104,10 +104,10 @@ def test_show_writes_no_net_below_zero_and_marks_the_idle_power_of_an_estimate(
     estimate = replace(turn.energy, kind="estimate", channels={"estimate:cpu": 12.34})
     save(replace(turn, energy=below), replace(make_turn(2), energy=estimate))
     shown = " ".join(cli.out("logs", "show", turn.turn_id).split())
-    assert "12.34 ± 0.41 J (counter), net not above idle (idle 18.0 W)" in shown
+    assert "net not above idle, without the 18.0 W of idling" in shown
     shown = " ".join(cli.out("logs", "show", make_turn(2).turn_id).split())
-    assert "net ≈8.5 J (idle ≈3.2 W)" in shown
-    assert "shared counts other programs on the CPU (etui's own ≈9.9 J)" in shown
+    assert "net ≈8.5 J, ≈0.42 J/tok, without the ≈3.2 W of idling" in shown
+    assert "others ≈9.9 J of it is etui's, the rest other programs on the CPU" in shown
 
 
 def test_show_has_phases_tokens_route_and_load(config, save, make_turn, cli):
@@ -121,16 +121,17 @@ def test_show_has_phases_tokens_route_and_load(config, save, make_turn, cli):
         log.save_unload(UnloadRecord("u", "2026", *unloaded))
     shown = " ".join(cli.out("logs", "show", "aaaa").split())
     for fact in (
-        "route balanced › math-thinks",
-        "40 prompt (30 cached, 10 computed), 20 output (8 thinking), 36.0 tok/s",
-        "energy 12.34 ± 0.41 J (counter), net 8.50 J (idle 3.20 W)",
-        "counts other programs on the GPU (etui's own 9.87 J)",
-        "prefill 2.34 J",
-        "decode 10.0 J",
-        "thinking 4.00 J",
+        "chosen by balanced, rule math-thinks",
+        "40 tok, 30 cached",
+        "energy 12.34 ± 0.41 J (counter), 0.600 J/token, idle included · a hardware counter",
+        "net 8.50 J, 0.425 J/tok, without the 3.20 W of idling",
+        "9.87 J of it is etui's, the rest other programs on the GPU",
+        "read 2.34 J",
+        "write 6.00 J",
+        "think 4.00 J",
         "unload big, ≈5.00 GB freed, 0.25 s, 5 ± 1 J (counter); not in the turn's",
         "load m, 100 MB, 1.50 s, 30 ± 1 J (counter); not in the turn's energy",
-        "unmeasured CPU package: not readable",
+        "CPU package: not readable",
         "flags coarse",
         "vote 1 A (5 tokens)",
         "question: What is a joule?",

@@ -26,9 +26,9 @@ from etui.log.filters import (
 )
 from etui.log.queries import LogReader, UnknownId
 from etui.log.records import ChatRecord, LoggedQuestion
-from etui.log.text import list_facts
 from etui.log.totals import GROUPS, WallTotal, sum_caches, sum_wall, totals_sql
 from etui.log.writer import TurnWriter
+from etui.turn.facts import list_facts
 from etui.turn.record import CacheRecord, HopRecord, Tokens, TurnRecord
 
 MakeTurn = Callable[..., TurnRecord]

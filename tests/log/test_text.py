@@ -10,8 +10,9 @@ from dataclasses import replace
 import pytest
 
 from etui.log.export import write_csv, write_json_lines
-from etui.log.text import format_totals, format_turns, list_facts
+from etui.log.text import format_totals, format_turns
 from etui.tui.history.screen import turn_texts
+from etui.turn.facts import list_facts
 from etui.turn.record import Tokens
 from etui.turn.text import energy_line
 from tests.fixtures.turns import SPECULATION
@@ -23,14 +24,14 @@ def drafted(make_turn):
 
 
 def test_the_facts_of_a_turn_tell_verify_draft_and_waste_apart(drafted):
-    facts = dict(list_facts(drafted, []))
+    facts = dict(list_facts(drafted))
     assert facts["speculation"] == "lookup+draft: drafted 12, accepted 9 (75 %) in 3 batches"
     assert facts["  verify"] == "6.0 ± 0.3 J (counter)"
     assert facts["  draft"] == "1.5 ± 0.2 J (counter)"
     assert facts["  waste"] == "1.20 ± 0.06 J (counter)"
     assert facts["  per accepted"] == "0.700 ± 0.049 J/token"
     lookup = replace(SPECULATION, method="lookup", draft_seconds=0.0, draft_joules=0.0)
-    facts = dict(list_facts(replace(drafted, speculation=lookup), []))
+    facts = dict(list_facts(replace(drafted, speculation=lookup)))
     assert "  draft" not in facts
     assert "  verify" in facts
 
@@ -42,7 +43,7 @@ def test_unmeasured_speculation_is_written_so(make_turn):
         for what in ("joules", "uncertainty")
     }
     turn = make_turn(joules=None, speculation=replace(SPECULATION, **nothing))
-    facts = dict(list_facts(turn, []))
+    facts = dict(list_facts(turn))
     assert facts["  verify"] == facts["  draft"] == facts["  waste"] == "unmeasured"
     assert "  per accepted" not in facts
 
@@ -50,7 +51,7 @@ def test_unmeasured_speculation_is_written_so(make_turn):
 @pytest.mark.parametrize("asked", ["lookup", "draft", "auto"])
 def test_a_turn_that_drafted_nothing_says_so(make_turn, asked):
     turn = make_turn(settings={"speculate": asked})
-    assert dict(list_facts(turn, []))["speculation"] == f"{asked}: nothing drafted"
+    assert dict(list_facts(turn))["speculation"] == f"{asked}: nothing drafted"
     assert ("nothing drafted" in energy_line(turn)) == (asked != "auto")
 
 
@@ -66,7 +67,7 @@ def test_a_turn_that_drafted_nothing_says_so(make_turn, asked):
 )
 def test_where_nothing_could_be_drafted_nothing_is_said(make_turn, changes):
     turn = make_turn(**{"settings": {"speculate": "lookup"}, **changes})
-    assert "speculation" not in dict(list_facts(turn, []))
+    assert "speculation" not in dict(list_facts(turn))
     assert "drafted" not in energy_line(turn)
 
 
@@ -98,7 +99,7 @@ def test_a_turn_without_tokens_has_no_joules_per_token(make_turn, fill, output, 
     head, row = format_turns([summary], None)
     at = head.index("PER TOKEN")
     assert row[at:].startswith(shown)
-    assert dict(list_facts(turn, []))["per token"].startswith(shown)
+    assert (shown in dict(list_facts(turn))["energy"]) == bool(output)
     assert turn_texts(summary)["per_token"] == ("–" if not output else "0.500 J")
     [total] = log.totals("model")
     assert shown in format_totals("model", [total])[-1]

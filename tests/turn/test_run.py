@@ -96,7 +96,7 @@ def test_pictures_are_a_phase_of_their_own_and_the_phases_are_the_turn():
     assert record.seconds.total == without.seconds.total
     assert record.seconds.prefill == pytest.approx(without.seconds.prefill - 0.3)
     assert record.to_json()["pictures"]["joules"] == pytest.approx(3)
-    assert "image" in str(format_turn(record, []))
+    assert "pictures" in str(format_turn(record, []))
     assert without.pictures is None
     assert "image" not in without.energy.phases
     assert parse_turn(build_row(record)).pictures == record.pictures
@@ -280,22 +280,27 @@ class SharedGpu(Meter10W):
 
 
 @pytest.mark.parametrize(
-    ("own_joules", "said"),
+    ("own_joules", "said", "listed"),
     [
-        (12.0, "counts other programs on the GPU (etui's own 12.0 J)"),
-        (None, "counts other programs on the GPU"),
+        (
+            12.0,
+            "counts other programs on the GPU (etui's own 12.0 J)",
+            "12.0 J of it is etui's, the rest other programs on the GPU",
+        ),
+        (None, "counts other programs on the GPU", "other programs on the GPU are in it"),
     ],
 )
-def test_a_shared_gpu_is_told_and_its_gross_joules_stay(own_joules, said):
+def test_a_shared_gpu_is_told_and_its_gross_joules_stay(own_joules, said, listed):
     own = record_of(WHOLE)
     told = own.to_json()["energy"]
     assert (told["shared"], told["own_joules"]) == (False, None)
-    assert "shared" not in energy_line(own) + "\n".join(format_turn(own, []))
+    assert "other programs on" not in energy_line(own) + "\n".join(format_turn(own, []))
     record = record_of(WHOLE, meter=SharedGpu(own_joules))
     told = record.to_json()["energy"]
     assert (told["shared"], told["own_joules"], told["joules"]) == (True, own_joules, 50)
     assert said in energy_line(record).split(SEPARATOR)
-    assert f"shared {said}" in [" ".join(line.split()) for line in format_turn(record, [])]
+    shown = " ".join(" ".join(format_turn(record, [])).split())
+    assert f"others {listed}" in shown
 
 
 @pytest.mark.parametrize(

@@ -17,16 +17,15 @@ from etui.log.daily_energy import EnergySum, read_daily_energy, sum_by_day
 from etui.log.filters import TurnFilter
 from etui.log.prices import Prices, read_prices
 from etui.log.queries import LogReader
-from etui.log.text import list_facts, list_texts
 from etui.log.totals import Total
 from etui.plots.braille import Graph
 from etui.plots.power_history import Buckets
 from etui.plots.terminal import bar_rows
 from etui.tui.widgets.power_graph import PowerGraph
+from etui.turn.facts import list_facts, list_texts
 from etui.turn.record import LoadRecord, TurnRecord, UnloadRecord
 
-_BAR_CELLS = 2
-_STEP_CELLS = _BAR_CELLS + 1  # Cells from one bar to the next
+_LEAST_STEP, _MOST_STEP = 3, 13  # Cells from one bar to the next; a gap of one is in them
 _ROWS = 3
 _HEIGHT_FROM = 20  # Rows of the screen from which the bars leave enough of them to the table
 
@@ -62,35 +61,37 @@ def sum_total(total: Total) -> EnergySum:
     return EnergySum(total.turns, sum(known) if known else None, estimated, total.unmeasured_turns)
 
 
-def day_bar_lines(sums: Mapping[date, EnergySum], width: int) -> list[str]:
+def day_bar_lines(sums: Mapping[date, EnergySum], width: int, what: str = "") -> list[str]:
     """Draw one bar for each of the last days, on a scale from 0 to the highest one.
 
     Returns:
-        The sum and the highest day, the rows of the bars, and the dates below them.
+        The sum (with ``what`` is in it) and the highest day, the rows of the bars, and the dates
+        below them.
     """
-    days = list(sums.items())[-max(0, width // _STEP_CELLS) :] if width >= _STEP_CELLS else []
+    days = list(sums.items())[-max(0, width // _LEAST_STEP) :] if width >= _LEAST_STEP else []
     known = [(found.joules, day) for day, found in days if found.joules is not None]
     if not known:
         return []
     highest, highest_day = max(known)
     kind = units.ESTIMATE if any(found.estimated for _, found in days) else None
     head = f"{units.short_energy_text(sum(joules for joules, _ in known), kind)} in "
-    head += units.count_text(len(days), "day")
+    head += f"{units.count_text(len(days), 'day')}{what}"
+    step = max(_LEAST_STEP, min(_MOST_STEP, width // len(days)))
     if len(known) > 1:
         head += f" · most {units.short_energy_text(highest, kind)} on {highest_day:%m-%d}"
     joules = [found.joules or None for _, found in days]
-    columns = [each for each in joules for each in (*[each] * _BAR_CELLS, None)]
+    columns = [each for each in joules for each in (*[each] * (step - 1), None)]
     rows = bar_rows(columns, highest or 1.0, len(columns), _ROWS)
-    return [head, *rows, _date_line([day for day, _ in days])]
+    return [head, *rows, _date_line([day for day, _ in days], step)]
 
 
-def _date_line(days: Sequence[date]) -> str:
+def _date_line(days: Sequence[date], step: int) -> str:
     """Write a date at the start of its bar wherever the one before it leaves room."""
     line = ""
     for number, day in enumerate(days):
-        start, text = number * _STEP_CELLS, f"{day:%m-%d}"
-        fits = start + len(text) <= len(days) * _STEP_CELLS or not line
-        if fits and (not line or start >= len(line) + _STEP_CELLS):
+        start, text = number * step, f"{day:%m-%d}"
+        fits = start + len(text) <= len(days) * step or not line
+        if fits and (not line or start > len(line)):
             line = line.ljust(start) + text
     return line
 
@@ -101,17 +102,19 @@ class DayBars(Static):
     def __init__(self) -> None:
         super().__init__("", markup=False, id="days")
         self._sums: Mapping[date, EnergySum] = {}
+        self._what = ""
         self.folded = False
         self.display = False
 
-    def show(self, sums: Mapping[date, EnergySum]) -> None:
-        self._sums = sums
+    def show(self, sums: Mapping[date, EnergySum], what: str = "") -> None:
+        """Show these days; ``what`` says what is in their joules."""
+        self._sums, self._what = sums, what
         self.draw()
 
     def draw(self) -> None:
         width = self.app.size.width - 2
         low = self.app.size.height < _HEIGHT_FROM
-        lines = [] if self.folded or low else day_bar_lines(self._sums, width)
+        lines = [] if self.folded or low else day_bar_lines(self._sums, width, self._what)
         self.display = bool(lines)
         self.update("\n".join(lines))
 
@@ -198,19 +201,23 @@ def turn_phases(turn: TurnRecord, values: int) -> str:
     return "P" * prefill + "T" * thinking + "A" * (values - prefill - thinking)
 
 
-_FIRST = ("model", "tokens", "seconds", "energy")  # Of the facts; ids come last
 _MOST_NAME = 12  # Cells of the names of facts; a longer one moves its text
 
 
 def _detail_lines(detail: Detail, width: int) -> list[str]:
     """Format the turn in full, each fact indented after its name."""
-    facts = list_facts(detail.turn, detail.loads, detail.unloads, detail.prices)
-    facts = [fact for fact in facts if fact[1] != "-"]
-    facts.sort(key=lambda fact: (fact[0] in ("turn", "chat")) - (fact[0] in _FIRST))
+    costs = () if detail.prices is None else detail.prices.facts(detail.turn)
+    facts = list_facts(detail.turn, detail.loads, detail.unloads, costs)
     name_width = min(_MOST_NAME, max(len(name) for name, _ in facts))
     lines, indent = [], " " * (name_width + 1)
     for name, text in facts:
-        lines += wrap(f"{name:<{name_width}} {text}", width, subsequent_indent=indent) or [name]
+        first, *others = text.split("\n")
+        if not others:
+            lines += wrap(f"{name:<{name_width}} {first}", width, subsequent_indent=indent)
+            continue
+        lines.append(name)  # a table or a list has the whole width
+        for line in (first, *others):
+            lines += wrap(f"  {line}", width, subsequent_indent=indent)
     for title, text in list_texts(detail.turn):
         lines += ["", f"{title}:", text]
     return lines

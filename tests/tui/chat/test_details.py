@@ -5,15 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from etui.tui.chat._details import NO_BASELINE, DetailsModal, list_details
+from etui.tui.chat._details import DetailsModal
 from etui.tui.chat._turn_text import hop_line
+from etui.turn.facts import NO_BASELINE, list_facts
 from etui.turn.record import HopRecord, TurnRecord
 from tests.tui.fakes import House, turn_record
 from tests.tui.screen import running
 
 
 def facts(record: TurnRecord) -> dict[str, str]:
-    return dict(list_details(record))
+    return dict(list_facts(record))
 
 
 def with_energy(**changes: Any) -> TurnRecord:
@@ -28,13 +29,14 @@ def test_each_number_names_its_source() -> None:
         == "12.5 ± 0.5 J (counter), 0.500 J/token, idle included · a hardware counter"
     )
     assert shown["net"] == "10.0 J, 0.400 J/tok, without the 5.00 W of idling"
-    assert shown["power"] == "25.0 W mean, 30.0 W peak, 100 % recorded"
+    assert shown["power"] == "25.0 W mean, 30.0 W peak in 0.50 s"
     assert shown["first token"] == "after 0.10 s"
-    assert shown["others"] == "counts no other program"
-    assert shown["model"] == ("balanced › quick (direct) › smollm2-135m · no rule matched")
+    assert shown["others"] == "no other program is in it"
+    assert shown["arm"] == "quick (direct: answers at once)"
+    assert shown["chosen by"] == "balanced: no rule matched, so its default arm"
     assert [line.split() for line in shown["phases"].split("\n")] == [
         ["read", "2.50", "J", "0.10", "s", "12", "tok"],
-        ["write", "10.0", "J", "0.40", "s", "25", "tok"],
+        ["write", "10.0", "J", "0.40", "s", "25", "tok,", "60", "tok/s"],
     ]
 
 
@@ -45,11 +47,11 @@ def test_an_estimate_says_what_it_counts() -> None:
             channels={"estimate:cpu": 12.5}, unmeasured=("package:0",),
         )
     )  # fmt: skip
-    assert "no hardware reading" in shown["energy"]
+    assert "no reading" in shown["energy"]
     assert shown["energy"].count("estimate") == 1
     assert shown["net"] == NO_BASELINE
-    assert shown["others"] == "counts other programs on the CPU (etui's own ≈3.0 J)"
-    assert shown["channels"] == "estimate:cpu ≈12 J, CPU package: not readable"
+    assert shown["others"] == "≈3.0 J of it is etui's, the rest other programs on the CPU"
+    assert shown["sensors"] == "CPU package: not readable"
     assert not any("(estimate)" in text for text in shown.values())
 
 
@@ -90,9 +92,10 @@ def test_each_hop_of_a_cascade_is_a_line() -> None:
     )  # fmt: skip
     last = replace(hop, arm="think", taken=True, joules=10.0, why="90 % sure")
     shown = facts(replace(record, hops=(hop, last)))
-    assert shown["hop 1"] == "quick › tiny[1] · 41 % sure · 2.50 J"
+    assert shown["hop 1"].startswith("quick (direct) on tiny[1]; 41 % sure; ")
+    assert shown["hop 1"].endswith("; 2.50 J")
     assert hop_line(replace(hop, kind="estimate")).endswith(" · 41 % sure · ≈2.5 J")
-    assert shown["hop 2"] == "✓ think › tiny[1] · 90 % sure · 10.0 J"
+    assert shown["hop 2"].startswith("✓ think (direct) on tiny[1]; 90 % sure; ")
 
 
 async def test_i_opens_the_page_for_any_turn_and_closes_it(house: House) -> None:
@@ -120,7 +123,7 @@ def test_what_is_not_at_a_glance_is_here() -> None:
     record = turn_record(1, why="rest: no rule matched · tiny answers instead")
     record = replace(record, predicted_joules=445.0, trace={"notices": ["the hour is spent"]})
     shown = facts(record)
-    assert "tiny answers instead" in shown["model"]
+    assert "tiny answers instead" in shown["chosen by"]
     assert shown["forecast"].startswith("≈44")
     assert shown["forecast"].endswith(" · it took 12.5 J, 0.028×")
     assert shown["notice"] == "the hour is spent"

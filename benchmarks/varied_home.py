@@ -22,7 +22,7 @@ from typing import Any
 from etui.config.config import Config
 from etui.log.records import AuditRecord, ChatRecord, GradeRecord
 from etui.log.writer import TurnWriter
-from etui.text import format_utc
+from etui.text import fit_cells, format_utc
 from etui.turn.record import (
     CONTINUES,
     NAMES,
@@ -148,7 +148,7 @@ def _write_day(writing: _Writing, morning: datetime, latest: datetime, back: int
             if again and parent:
                 turn = replace(turn, settings=dict.fromkeys(turn.settings, parent))
             if chat not in writing.rows:
-                chat = replace(chat, name=turn.query[:60])
+                chat = replace(chat, name=fit_cells(turn.query, 60))
                 writing.rows.append(chat)
             writing.rows.append(turn)
             parent = turn.turn_id
@@ -289,7 +289,7 @@ def _make_turn(
     channel = "estimate:cpu" if kind == "estimate" else "gpu:GPU-1"
     energy = TurnEnergy(
         joules=joules, uncertainty=joules * (0.35 if kind == "estimate" else 0.01),
-        net_joules=joules * 0.6, idle_watts=5.2, kind=kind, coverage=1.0,
+        net_joules=max(joules / 10, joules - 5.2 * total), idle_watts=5.2, kind=kind, coverage=1.0,
         mean_watts=joules / total, peak_watts=joules / total * 1.3,
         joules_per_token=joules / output,
         phases={"load": 0.0, "prefill": read, "decode": written},

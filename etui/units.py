@@ -348,11 +348,10 @@ def watts_of_text(watts: float | None, limit_watts: float | None, kind: str | No
 
 
 def of_limit_text(watts: float, limit_watts: float | None, kind: str | None = None) -> str:
-    """Format a power and its limit in few characters: ``231 of 350 W``, ``≈18 of 65 W``."""
+    """Format a power and its limit in few characters: ``231 W, max 350``, ``≈18 W, max 65``."""
     mark = ABOUT if kind == ESTIMATE else ""
-    if not limit_watts:
-        return f"{mark}{axis_text(watts)} W"
-    return f"{mark}{axis_text(watts)} of {axis_text(limit_watts)} W"
+    limit = f", max {axis_text(limit_watts)}" if limit_watts else ""
+    return f"{mark}{axis_text(watts)} W{limit}"
 
 
 def whole_percent_text(share: float) -> str:

@@ -42,8 +42,14 @@ _TICK_CELLS = 12
 """Least cells between two marks of the time axis."""
 
 _STEPS_SECONDS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 21600, 86400)
-_LEGEND: tuple[Run, ...] = (("█", "own"), (" etui ", "axis"), ("█", "others"),
-                            (" others and idle", "axis"))  # fmt: skip
+_LEGEND: tuple[tuple[Ink, str], ...] = (
+    ("own", "etui"),
+    ("others", "other programs and idle"),
+    *((PHASE_INKS[phase], word) for phase, word in PHASE_WORDS.items()),
+    ("limit", "near the limit"),
+    ("plain", "no answer"),
+)
+"""What an ink means, in words below the graph."""
 _IDLE_LINE, _IDLE_WORD = "┄", " idle "
 
 
@@ -109,8 +115,8 @@ def draw_graph(
     """Draw a graph as ``height`` rows of runs, each ``width`` cells wide.
 
     Args:
-        height: Rows, with the axis of time and the words of the phases.
-        letters: Whether a word below the axis names each phase, cut to the cells of the phase.
+        height: Rows, with the axis of time and the words below it.
+        letters: Whether words below the axis name each phase, and each colour without a word.
     """
     gutter = gutter_width(graph) if axes else 0
     plot_width = max(0, width - gutter)
@@ -128,15 +134,39 @@ def draw_graph(
             line = time_axis(plot_width, 2 * graph.buckets.seconds, graph.end_word)
             rows.append([(" " * (gutter - 1) + "└" + line, "axis")])
     if letters and height > 3:
-        runs: list[Run] = [_name_phase(len(list(run)), phase) for phase, run in groupby(phases)]
+        used = {ink for row in rows for text, ink in row if text.strip()}
+        runs = _add_legend([_name_phase(len(list(run)), at) for at, run in groupby(phases)], used)
         rows.append([(" " * gutter, "axis"), *runs] if gutter else runs)
     return rows[:height]
 
 
 def _name_phase(cells: int, phase: str) -> Run:
-    """Write the word of a phase, and a line to its end: ``write─────``, ``wr``."""
+    """Write the word of a phase, and a line to its end: ``write─────``; nothing of a cut word."""
     word = PHASE_WORDS.get(phase, "")
-    return (word.ljust(cells, "─" if word else " ")[:cells], PHASE_INKS[phase])
+    if len(word) > cells:
+        word = ""
+    return (word.ljust(cells, "─" if word else " "), PHASE_INKS[phase])
+
+
+def _add_legend(runs: list[Run], used: set[Ink]) -> list[Run]:
+    """Name the colours that have no word, where the row is empty: ``█ load █ near the limit``."""
+    named = {ink for text, ink in runs if text.strip()}
+    legend = [(ink, word) for ink, word in _LEGEND if ink in used - named]
+    if [ink for ink, _ in legend] == ["plain"] and not named:
+        return runs  # one colour
+    row, inks = "".join(text for text, _ in runs), [ink for text, ink in runs for _ in text]
+    while legend:
+        added: list[Run] = [
+            each for ink, word in legend for each in (("█", ink), (f" {word} ", "axis"))
+        ]
+        text = "".join(part for part, _ in added)
+        at = row.find(" " * (len(text) + 1)) + 1
+        if at > 0:
+            row = row[:at] + text + row[at + len(text) :]
+            inks[at : at + len(text)] = [ink for part, ink in added for _ in part]
+            break
+        legend.pop()
+    return _group(row, inks)
 
 
 def axis_labels(graph: Graph, height: int) -> list[str]:
@@ -194,10 +224,12 @@ def _draw_plot(graph: Graph, width: int, height: int, phases: str) -> Iterator[l
             inks = ["idle" if c == " " else ink for c, ink in zip(row, inks, strict=True)]
             row = _add_idle_line(row)
         inks = [_stack_ink(own, height - 1 - y, ink) for own, ink in zip(stack, inks, strict=True)]
-        if y == 0 and any(own is not None for own in stack):
-            row, inks = _add_legend(row, inks)
-        pairs = groupby(zip(row, inks, strict=True), key=lambda pair: pair[1])
-        yield [("".join(c for c, _ in run), ink) for ink, run in pairs]
+        yield _group(row, inks)
+
+
+def _group(row: str, inks: Sequence[Ink]) -> list[Run]:
+    pairs = groupby(zip(row, inks, strict=True), key=lambda pair: pair[1])
+    return [("".join(c for c, _ in run), ink) for ink, run in pairs]
 
 
 def _stack_dots(graph: Graph, width: int, height: int) -> list[int | None]:
@@ -219,17 +251,6 @@ def _stack_ink(own: int | None, rows_below: int, ink: Ink) -> Ink:
     if own is None or ink in ("idle", "limit"):
         return ink
     return "own" if own - _LEVELS * rows_below >= _LEVELS // 2 else "others"
-
-
-def _add_legend(row: str, inks: list[Ink]) -> tuple[str, list[Ink]]:
-    """Write what both inks are over the last empty cells of a row, or at its left end."""
-    text = "".join(part for part, _ in _LEGEND)
-    if len(row) < len(text):
-        return row, inks
-    at = max(0, row.rfind(" " * (len(text) + 1)))
-    end = at + len(text)
-    legend: list[Ink] = [ink for part, ink in _LEGEND for _ in part]
-    return row[:at] + text + row[end:], [*inks[:at], *legend, *inks[end:]]
 
 
 def _add_idle_line(row: str) -> str:

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from etui import units
 
-_LABELS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+LABELS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _GUTTER = 8
 """Cells to the left of the axis of a plane, for its numbers."""
 
@@ -101,12 +101,12 @@ def plane_lines(
     height: int,
     kind: str | None = None,
 ) -> list[str]:
-    """Draw the plane with its axes, bars for both intervals, and a legend of the letters.
+    """Draw the plane with its axes, a letter for each arm, and bars for both of its intervals.
 
     Args:
         hull: Arms on the upper hull, cheapest first; dots between them show their mixtures.
         width: Columns of the plane, with axis and numbers.
-        height: Rows of the plane, with axis and numbers, without the legend.
+        height: Rows of the plane, with axis and numbers.
         kind: How the joules were determined.
     """
     if not arms:
@@ -135,7 +135,7 @@ def plane_lines(
             cells[at][x] = "─"
         for y in range(row(point.high), row(point.low) + 1):
             cells[y][column(point.joules)] = "│"
-    for label, point in zip(_LABELS, arms.values(), strict=False):
+    for label, point in zip(LABELS, arms.values(), strict=False):
         cells[row(point.accuracy)][column(point.joules)] = label
     lines = [_add_axis(line, y, rows, top, bottom) for y, line in enumerate(cells)]
     middle = (columns - 1) // 2
@@ -149,7 +149,7 @@ def plane_lines(
     if len(labels) + len(end) + 2 > columns:
         labels = "0"
     lines.append(" " * (_GUTTER + 1) + labels + end.rjust(columns - len(labels)))
-    return lines + _format_legend(arms, kind)
+    return lines
 
 
 def _add_axis(line: list[str], y: int, rows: int, top: float, bottom: float) -> str:
@@ -158,16 +158,6 @@ def _add_axis(line: list[str], y: int, rows: int, top: float, bottom: float) -> 
     if y in (0, rows - 1) or (y == (rows - 1) // 2 and rows >= _ROWS_WITH_MIDDLE):
         label = units.accuracy_text(top - (top - bottom) * y / (rows - 1))
     return f"{label:>{_GUTTER - 1}} {'┤' if label else '│'}{''.join(line)}"
-
-
-def _format_legend(arms: Mapping[str, ArmPoint], kind: str | None) -> list[str]:
-    lines = []
-    for label, (name, point) in zip(_LABELS, arms.items(), strict=False):
-        accuracy = units.accuracy_text(point.accuracy)
-        interval = units.points_text(point.low, point.high)
-        joules = units.per_text(point.joules, "question", kind)
-        lines.append(f"{label} {name}: {accuracy} ({interval}), {joules}")
-    return lines
 
 
 def bar(value: float | None, highest: float, width: int) -> str:

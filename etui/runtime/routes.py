@@ -292,7 +292,8 @@ def list_route_choices(config: Config, route: Route) -> tuple[RouteChoice, ...]:
         for each, plan in policy.arms.items() if name == route.policy else ():
             arm = served[each]
             model = plan.models[0] if arm is None else arm.model
-            text, joules = f"{model}, {plan.arm.reasoning}", costs.get(model)
+            most = f"at most {plan.arm.max_tokens:,} tokens"
+            text, joules = f"{model}, {plan.arm.reasoning}, {most}", costs.get(model)
             way = Route(name, arm=each)
             arms.append(RouteChoice("arm", each, way, arm is not None, joules, text))
     models = [

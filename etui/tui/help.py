@@ -63,19 +63,26 @@ def find_unknown_keys(keymap: Mapping[str, str], names: Iterable[str]) -> list[t
 
 WORDS: tuple[tuple[str, str], ...] = (
     ("policy", "file of rules that choose an arm for each question"),
-    ("arm", "a model with a way to answer: directly, after thinking, by votes"),
-    ("ctx", "tokens of the chat that the model reads, of the most that it can"),
+    (
+        "arm",
+        "a model with a way to answer: direct; cot, which thinks first; vote, the most frequent "
+        "of several answers",
+    ),
+    ("context", "the part of its most tokens that the chat takes in the model"),
     ("≈", "estimated without a hardware reading, or predicted"),
     ("±", "half the width of the range that holds the true value"),
     ("J", "joules: watts × seconds; 3.6 kJ are 1 Wh"),
     ("J/tok", "gross joules of an answer, prompt included, per output token, thinking included"),
     ("tok/s", "tokens decoded per second, without the prompt, whose time is the TTFT"),
     ("TTFT", "time to first token: from sending the question to the first word"),
+    ("forecast", "joules predicted before the answer, from those measured before"),
     ("load", "reading the model into memory, before its first answer"),
+    ("idle", "what the machine draws while it does nothing, with a model in memory or without"),
+    ("etui", "in watts: the models and the app, apart from other programs"),
     ("prefill", "read: the model reads the question and the chat so far"),
     ("decode", "think and write: the model writes token by token"),
     ("gross", "everything the hardware drew, idle power included"),
-    ("net", "gross less the idle power, which is measured while etui rests"),
+    ("net", "gross less idle power × seconds; idle is measured while nothing answers"),
     ("audit", "a second answer by a larger model, to see whether the first was right"),
     ("calibrate", "measure the joules of prompts and answers of many lengths"),
     ("sweep", "try settings of a model, and find the one with the fewest joules"),
@@ -113,7 +120,7 @@ def list_key_groups(screen: Screen[Any]) -> list[KeyGroup]:
         bindings = [b for b in _own_bindings(widget) if b.id is not None]
         if widget.focusable and bindings and type(widget) not in shown:
             shown.add(type(widget))
-            listed.append((f"{name_part(widget)} (when selected)", bindings))
+            listed.append((f"{name_part(widget)} (click it first)", bindings))
     listed.append((name_part(app), groups.get(app, [])))
     return [KeyGroup(title, pairs) for title, keys in listed if (pairs := _pair_keys(app, keys))]
 
@@ -141,8 +148,8 @@ class HelpScreen(PageModal):
     AUTO_FOCUS = "#help-page"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,q,enter", "leave", "Close", id="help.close", key_display="esc"),
-        Binding("j", "move(1)", "Down", id="help.down", show=False),
-        Binding("k", "move(-1)", "Up", id="help.up", show=False),
+        Binding("j", "move(1)", "Down", id="help.down"),
+        Binding("k", "move(-1)", "Up", id="help.up"),
         Binding("g", "jump(-1)", "Top", id="help.top", show=False),
         Binding("G", "jump(1)", "End", id="help.end", show=False),
     ]

@@ -20,9 +20,13 @@ from etui.tui._work import in_thread, notice_text
 from etui.tui.modals import BoxModal
 from etui.tui.widgets.tables import has_words
 
-HELP_LINE = "type to filter · ↑ ↓ select · Enter uses it for the next questions"
+HELP_LINE = (
+    "An arm is a model with a way to answer: direct, cot (thinks first), vote (several answers)\n"
+    "type to filter · ↑ ↓ select · Enter uses it for the next questions"
+)
 NO_MODEL = "no model on this machine: F6 pulls one"
 _NOT_HERE = "not on this machine"
+_OTHER_ROWS = 10  # Of the box, beside the list
 
 
 class RouteScreen(BoxModal[Route]):
@@ -40,7 +44,7 @@ class RouteScreen(BoxModal[Route]):
     HELP = "## Policy, arm or model"
 
     def __init__(self, route: Route, read: Callable[[Route], Sequence[RouteChoice]]) -> None:
-        super().__init__("What answers next (predicted J/token)")
+        super().__init__("What answers next")
         self._route = route
         self._read = read
         self._choices: Sequence[RouteChoice] = ()
@@ -57,6 +61,11 @@ class RouteScreen(BoxModal[Route]):
 
     def on_mount(self) -> None:
         self._load()
+
+    def on_resize(self) -> None:
+        """Give the list the rows that the rest leaves: in CSS the box counts all of its rows."""
+        rows = int(0.96 * self.size.height) - _OTHER_ROWS
+        self._list.styles.max_height = rows if rows >= _OTHER_ROWS else None
 
     @work(exclusive=True, group="routes")
     async def _load(self) -> None:
@@ -117,17 +126,18 @@ def filter_choices(choices: Sequence[RouteChoice], words: str) -> list[RouteChoi
 
 def format_choices(choices: Sequence[RouteChoice], route: Route) -> list[str]:
     """Format one line per choice: the one in use, its kind, name, cost, and what else to know."""
+    has_costs = any(choice.joules_per_token is not None for choice in choices)
     rows = [
         (
             "●" if choice.route == route else " ",
             choice.kind,
-            sanitize(choice.name),
-            format_cost(choice),
+            sanitize(f"{route.policy} ▸ {choice.name}" if choice.kind == "arm" else choice.name),
+            *([format_cost(choice)] if has_costs else []),
             sanitize(choice.details if choice.here else f"{_NOT_HERE} · {choice.details}"),
         )
         for choice in choices
     ]
-    return format_table(rows, align="<<<><", measure=cell_len)
+    return format_table(rows, align="<<<><" if has_costs else "<<<<", measure=cell_len)
 
 
 def format_cost(choice: RouteChoice) -> str:

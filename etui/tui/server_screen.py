@@ -29,7 +29,7 @@ _STOP_SECONDS = 30.0
 """How long a stopped server may take: it ends running answers and saves every turn."""
 
 _REFUSAL = "the server answers other programs"
-_NOT_RUNNING = "not running"
+_NOT_RUNNING = "not running; when it runs, only programs on this machine reach it"
 _GROUP = "server"
 _NOTICE_SECONDS = 12.0
 _LABEL_WIDTH = 10
@@ -118,7 +118,9 @@ app are unloaded meanwhile, and questions in the chat are refused.
     ]
 
     def __init__(self, config: Config, backend: Callable[[], Services | None]) -> None:
-        super().__init__("Server: answers programs that speak the protocol of OpenAI or Anthropic")
+        super().__init__(
+            "Server: your models, for programs that speak the API of OpenAI or Anthropic"
+        )
         self._config = config
         self._backend = backend
         self.runs = False

@@ -19,9 +19,10 @@ from etui.log.daily_energy import read_daily_energy, sum_parts
 from etui.log.open_turns import OpenTurns, _join, _note_progress, open_dir, take_left
 from etui.log.queries import LogReader, TurnFilter
 from etui.log.records import build_row
-from etui.log.text import _list_energy, format_turns
+from etui.log.text import format_turns
 from etui.log.writer import TurnWriter
 from etui.owner import Owner, find_owner, read_process_start
+from etui.turn.facts import list_facts
 from etui.turn.record import INTERRUPTED, TurnRecord
 from etui.turn.text import energy_line, price_facts
 from tests.fixtures.turns import ENERGY, TURN, UNMEASURED
@@ -145,7 +146,7 @@ def test_joules_that_are_a_bound_are_shown_as_one(config):
     assert sum("at least" in row for row in rows) == 1
     assert "at least" in energy_line(turn)
     assert "at least" in price_facts(turn)[0]
-    assert "at least" in dict(_list_energy(turn))["energy"]
+    assert "at least" in dict(list_facts(turn))["energy"]
     assert "at least" not in energy_line(replace(turn, status="complete"))
 
 

@@ -122,10 +122,26 @@ def test_only_the_top_near_the_limit_is_red() -> None:
 def test_a_phase_is_a_colour_and_a_word() -> None:
     shown = graph(*[5.0] * 8, phases="L PPTTA ", limit_watts=10.0)
     rows = draw_graph(shown, 4, 5, axes=False)
-    assert rows[-1] == [("l", "load"), ("r", "prefill"), ("t", "thinking"), ("w", "answer")]
+    assert rows[-1] == [(" ", "load"), (" ", "prefill"), (" ", "thinking"), (" ", "answer")], (
+        "no word fits, and no part of one is written"
+    )
     assert [ink for _, ink in rows[3]] == ["load", "prefill", "thinking", "answer"]
     wide = draw_graph(graph(*[5.0] * 20, phases="A" * 20), 12, 5, axes=False)
     assert wide[-1] == [("  ", "plain"), ("write─────", "answer")]
+
+
+def test_a_colour_without_room_for_its_word_is_named_at_the_side() -> None:
+    watts = [None] * 80 + [5.0] * 4 + [9.9] * 4
+    shown = graph(*watts, phases=" " * 80 + "LL" + " " * 6, limit_watts=10.0)
+    row = draw_graph(shown, 44, 8, axes=False)[-1]
+    text = "".join(part for part, _ in row)
+    assert text.startswith(" █ load █ near the limit █ no answer")
+    assert [ink for part, ink in row if part == "█"] == ["load", "limit", "plain"]
+    assert len(text) == 44
+    calm = draw_graph(graph(*[5.0] * 80, limit_watts=10.0), 40, 8, axes=False)
+    assert "".join(part for part, _ in calm[-1]).strip() == "", "one colour needs no name"
+    own = draw_graph(graph(*[5.0] * 20, own=(2.0,) * 20), 60, 8, axes=False)[-1]
+    assert "█ etui █ other programs and idle" in "".join(part for part, _ in own)
 
 
 def test_without_unicode_the_graph_is_still_one() -> None:
@@ -137,8 +153,6 @@ def test_own_watts_stand_below_those_of_others_in_an_ink_of_their_own() -> None:
     own = (20.0,) * 40 + (None,) * 20 + (60.0,) * 20
     shown = graph(*watts, phases="A" * 80, limit_watts=160.0, own=own)
     rows = draw_graph(shown, 40, 8, axes=False, letters=False)
-    text = ["".join(part for part, _ in row) for row in rows]
-    assert "█ etui █ others and idle" in text[0]
     low, high = rows[7], rows[5]
     assert low == [("⣿" * 20, "own"), ("⣿" * 10, "answer"), ("⣿" * 10, "own")]
     assert high == [("⣿" * 20, "others"), ("⣿" * 10, "answer"), ("⣿" * 10, "own")]

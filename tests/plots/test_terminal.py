@@ -29,14 +29,10 @@ def points(draw: st.DrawFn) -> ArmPoint:
 
 @given(st.dictionaries(st.text("abc", min_size=1), points(), min_size=1, max_size=8),
        st.integers(0, 200), st.integers(0, 60))  # fmt: skip
-def test_every_arm_has_a_line_in_the_legend_and_nothing_leaves_the_plane(
-    arms: dict[str, ArmPoint], width: int, height: int
-) -> None:
+def test_nothing_leaves_the_plane(arms: dict[str, ArmPoint], width: int, height: int) -> None:
     order = sorted(arms, key=lambda name: arms[name].joules)
     lines = plane_lines(arms, order, width, height)
-    plane, legend = lines[: -len(arms)], lines[-len(arms) :]
-    assert {len(line) for line in plane[:-2]} == {max(8, width - 9) + 9}
-    assert [line.split(" ", 1)[1].split(":")[0] for line in legend] == list(arms)
+    assert {len(line) for line in lines[:-2]} == {max(8, width - 9) + 9}
 
 
 def test_a_better_and_dearer_arm_stands_above_and_to_the_right() -> None:

@@ -179,7 +179,7 @@ async def test_the_history(house: House) -> None:
     async with opened(house, WIDE) as pilot:
         screen = await switched(pilot, "f3", HistoryScreen)
         await until(pilot, lambda: screen.query_one(DataTable).row_count == 3)
-        await until(pilot, lambda: "prefill" in _words(screen))
+        await until(pilot, lambda: "first token" in _words(screen))
         await until(pilot, lambda: screen.query_one("#days").display)
         await settled(pilot)
         matches(pilot.app, "history")  # type: ignore[arg-type]

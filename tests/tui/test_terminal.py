@@ -172,7 +172,7 @@ def test_every_screen_is_a_key_away_and_a_model_comes_and_goes(
     app = spawn("--model", "smollm2-135m")
     app.expect(LOADED)
     for key, words in (
-        (F3, "no turns in the log yet"),
+        (F3, "no answers in the log yet"),
         (F5, "No bench run yet"),
         (F6, "in memory"),
     ):

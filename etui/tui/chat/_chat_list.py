@@ -207,9 +207,9 @@ class ChatList(RowList):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("r", "screen.rename", "Rename", id="chats.rename"),
         Binding("d,delete", "screen.delete", "Delete", id="chats.delete", key_display="d"),
-        Binding("e", "screen.export('markdown')", "Markdown", id="chats.markdown"),
-        Binding("E", "screen.export('json')", "JSON", id="chats.json"),
-        Binding("t", "screen.name", "Name it", id="chats.name"),
+        Binding("e", "screen.export('markdown')", "Save as Markdown", id="chats.markdown"),
+        Binding("E", "screen.export('json')", "Save as JSON", id="chats.json"),
+        Binding("t", "screen.name", "Let a model name it", id="chats.name"),
     ]
 
     HELP = "## Selected chat"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
 from textual.containers import Horizontal
 from textual.content import Content
 from textual.message import Message
@@ -91,7 +93,7 @@ class FoundWords:
     def place_text(self) -> str:
         """Which of the places in the turn is current; empty for the only one."""
         count = len(self._places)
-        return f"{self._at + 1} of {count} in it" if count > 1 else ""
+        return f"place {self._at + 1} of {count}" if count > 1 else ""
 
     def mark(self, view: TurnView, words: str, *, at_end: bool) -> Place | None:
         """Mark the words in a turn, and choose the first place, or the last one; None for none.
@@ -159,6 +161,11 @@ def _is_text(static: Static) -> bool:
 class FindBar(Horizontal):
     """One line to type what to find; hidden until it is asked for."""
 
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "screen.stop", "Close", id="find.close"),
+    ]
+    HELP = "## Find"
+
     @dataclass
     class Sought(Message):
         """Words were entered."""
@@ -167,12 +174,12 @@ class FindBar(Horizontal):
 
     def __init__(self) -> None:
         super().__init__(classes="find")
-        self._input = Input(placeholder="find in this chat", compact=True)
+        self._input = Input(placeholder="words in this chat", compact=True)
         self._result = Static("", markup=False, classes="found")
         self.display = False
 
     def compose(self) -> ComposeResult:
-        yield Static("/", markup=False, classes="sign")
+        yield Static("Find", markup=False, classes="sign")
         yield self._input
         yield self._result
 

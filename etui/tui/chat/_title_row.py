@@ -9,7 +9,6 @@ from textual import events
 from textual.widgets import Static
 
 from etui import units
-from etui.plots.terminal import meter
 from etui.runtime.routes import Route
 from etui.text import SEPARATOR, sanitize
 from etui.tui.power.energy_text import short_model
@@ -17,7 +16,6 @@ from etui.tui.power.energy_text import short_model
 NEW_CHAT = "new chat"
 _GAP = "    "
 _PINNED = " (pinned)"
-_BAR_CELLS = 8
 TITLE_BUDGET_CELLS = 34  # Cells of the budget with its bar
 _LEAST_NAME, _ENOUGH_NAME = 8, 16
 """Cells of a name that is cut, at least; the second of one beside the route in full."""
@@ -44,21 +42,23 @@ def title_line(facts: TitleFacts, width: int) -> str:
     chat is cut, then the meters go; the route, and whether it is pinned, stay to the last.
     """
     full, short = _route_text(facts), _short(facts)
+    by_rules = facts.route is not None and not facts.route.model and not facts.route.arm
+    word = "policy " if by_rules else ""
     chat = " ".join(sanitize(facts.chat).split()) or NEW_CHAT
-    plain = _context_text(facts, bar=False)
+    used, limit = _context_texts(facts)
     rights = [
         _GAP.join(part for part in parts if part)
         for parts in (
-            (_context_text(facts, bar=True), facts.budget),
-            (plain, facts.budget),
-            (plain, facts.short_budget),
-            (plain,),
+            (f"{used}{limit}", facts.budget),
+            (used, facts.budget),
+            (used, facts.short_budget),
+            (used,),
             (),
         )
     ]
     whole = cell_len(chat)
     for right, tries in (
-        *((right, ((f"{full} [F7]", whole), (full, whole))) for right in rights[:3]),
+        *((right, ((f"{word}{full} [F7]", whole), (full, whole))) for right in rights[:3]),
         *((right, ((full, _ENOUGH_NAME), (short, _LEAST_NAME))) for right in rights[2:]),
     ):
         for route, least in tries:
@@ -94,13 +94,12 @@ def _policy_text(route: Route) -> str:
     return f"{route.policy} ▸ {route.arm}{_PINNED}" if route.arm else route.policy
 
 
-def _context_text(facts: TitleFacts, *, bar: bool) -> str:
+def _context_texts(facts: TitleFacts) -> tuple[str, str]:
+    """Return ``context 5 %``, and `` of 8.2k tok``."""
     if facts.context_tokens is None or not facts.context_limit:
-        return ""
-    used = units.short_count_text(facts.context_tokens)
-    text = f"{used}/{units.short_count_text(facts.context_limit)}"
-    share = facts.context_tokens / facts.context_limit
-    return f"ctx {meter(share, _BAR_CELLS)} {text}" if bar else f"ctx {text}"
+        return "", ""
+    share = units.percent_text(facts.context_tokens / facts.context_limit)
+    return f"context {share}", f" of {units.short_count_text(facts.context_limit)} tok"
 
 
 class TitleRow(Static):

@@ -13,7 +13,7 @@ from textual.containers import VerticalScroll
 from textual.geometry import Size
 from textual.message import Message
 from textual.widget import Widget
-from textual.widgets import Static
+from textual.widgets import Input, Static
 
 from etui import units
 from etui.tui.chat._find import FindBar, FoundWords, choose_match, find_turns
@@ -95,7 +95,7 @@ or n goes on, N goes back, Esc ends it. Words that only another branch has are s
         Binding("g", "first", "First turn", id="transcript.first", show=False),
         Binding("G", "last", "Last turn", id="transcript.last", show=False),
         Binding("slash", "find", "Find", id="transcript.find", key_display="/", show=False),
-        Binding("n,enter", "found(1)", "Next", id="transcript.found_next", key_display="n"),
+        Binding("n,enter", "found(1)", "Next found", id="transcript.found_next", key_display="n"),
         Binding("N,shift+enter", "found(-1)", "Before", id="transcript.found_before",
                 key_display="N"),
     ]  # fmt: skip
@@ -321,11 +321,22 @@ or n goes on, N goes back, Esc ends it. Words that only another branch has are s
         return bool(self._words) if action == "found" else super().check_action(action, parameters)
 
     def action_find(self) -> None:
+        at_end = self.is_vertical_scroll_end
+        self.add_class("-finding")
         self._find_bar.open()
+        if at_end:
+            self.call_after_refresh(self.scroll_end, animate=False)
+
+    def on_input_changed(self, changed: Input.Changed) -> None:
+        """Count the turns with the words that are typed."""
+        words = changed.value.strip()
+        count = units.count_text(len(find_turns(self._records, words)), "answer")
+        self._find_bar.show_result(f"in {count} · Enter goes there" if words else "")
 
     def end_find(self) -> Widget | None:
         """Close the line and remove the marks; return the turn that was found last."""
         self._find_bar.display = False
+        self.remove_class("-finding")
         self._find_bar.show_result("")
         self._words = ""
         self.refresh_bindings()
@@ -362,9 +373,9 @@ or n goes on, N goes back, Esc ends it. Words that only another branch has are s
         matches = find_turns(self._records, self._words)
         ids, turn_id = [self._records[m].turn_id for m in matches], self._found_words.turn_id
         at = ids.index(turn_id) + 1 if turn_id in ids else 0
-        parts = [f"{at} of {units.count_text(len(ids), 'turn')}", self._found_words.place_text]
+        parts = [f"answer {at} of {len(ids)}", self._found_words.place_text]
         more = len(find_turns(self.elsewhere, self._words))
-        parts += [f"{more} on other branches" if more else "", "n N"]
+        parts += [f"{more} on other branches" if more else "", "n next, N before"]
         self._find_bar.show_result(" · ".join(part for part in parts if part))
 
     def _mark_found(

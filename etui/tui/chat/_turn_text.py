@@ -16,15 +16,15 @@ from etui.turn.text import route_parts
 
 
 def compare_costs(before: TurnRecord, after: TurnRecord) -> str:
-    """Format what another answer to the question cost: ``3.7× the ≈3.0 J of quick``.
+    """Format what another answer to the question cost: ``3.7× the ≈3.0 J before``.
 
     The ratio, of the joules of now to those, is left out where the two cannot be compared.
     """
     first, second = before.energy, after.energy
-    cost, arm = units.short_energy_text(first.joules, first.kind), sanitize(before.arm)
+    cost = f"{units.short_energy_text(first.joules, first.kind)} before"
     if not first.joules or second.joules is None or first.kind != second.kind:
-        return f"instead of {arm}, {cost}"
-    return f"{units.times_text(second.joules / first.joules)} the {cost} of {arm}"
+        return cost
+    return f"{units.times_text(second.joules / first.joules)} the {cost}"
 
 
 def build_notes(records: Sequence[TurnRecord]) -> dict[str, str]:
@@ -60,7 +60,7 @@ def answer_parts(record: TurnRecord, by_id: Mapping[str, TurnRecord]) -> tuple[T
 
 
 def format_parts(parts: Sequence[TurnRecord]) -> str:
-    """Format ``both parts ≈53 J, 640 tok``; empty for an answer of one part."""
+    """Format ``continued: in all ≈53 J, 640 tok``; empty for an answer of one part."""
     if len(parts) < 2:
         return ""
     joules = [part.energy.joules for part in parts]
@@ -69,8 +69,7 @@ def format_parts(parts: Sequence[TurnRecord]) -> str:
     total = sum(known) if len(known) == len(parts) else None
     text = units.short_energy_text(total, units.ESTIMATE if estimated else None)
     tokens = units.tok_text(sum(part.tokens.output for part in parts))
-    which = "both" if len(parts) == 2 else f"all {len(parts)}"
-    return f"{which} parts {text}, {tokens}"
+    return f"continued: in all {text}, {tokens}"
 
 
 def full_why(decision: Decision) -> str:

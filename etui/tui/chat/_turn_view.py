@@ -78,17 +78,18 @@ class TurnView(BlankBox, Vertical, can_focus=True):
 
     FOCUS_ON_CLICK = False
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("c", "request('copy')", "Copy answer", id="turn.copy"),
+        Binding("escape", "screen.stop", "Back", id="turn.back"),
+        Binding("c", "request('copy')", "Copy", id="turn.copy"),
         Binding("y", "request('code')", "Copy code", id="turn.code"),
         Binding("i", "request('details')", "Details", id="turn.details"),
         Binding("m", "request('continue')", "Continue", id="turn.continue"),
         Binding("e", "request('edit')", "Edit", id="turn.edit"),
-        Binding("s", "request('compare')", "Side by side", id="turn.compare"),
+        Binding("s", "request('compare')", "Compare", id="turn.compare"),
         Binding("p", "request('prompt')", "Save as prompt", id="turn.prompt", show=False),
         Binding("v", "request('good')", "Good", id="turn.good", show=False),
         Binding("x", "request('bad')", "Bad", id="turn.bad", show=False),
-        Binding("minus", "request('smaller')", "Ask smaller", id="turn.smaller", key_display="-"),
-        Binding("plus,equals_sign", "request('larger')", "Ask larger", id="turn.larger",
+        Binding("minus", "request('smaller')", "Smaller model", id="turn.smaller", key_display="-"),
+        Binding("plus,equals_sign", "request('larger')", "Larger model", id="turn.larger",
                 key_display="+"),
         Binding("t", "toggle_thinking", "Thinking", id="turn.thought"),
         Binding("less_than_sign", "branch(-1)", "Branch before", id="turn.branch_before",

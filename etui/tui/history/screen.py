@@ -57,7 +57,12 @@ _DAYS_AFTER_SECONDS = 0.4
 
 _READ_AGAIN = "press F3 to read again"
 TotalsBy = Literal["model", "rule", "day"]
-TOTALS_BY: tuple[TotalsBy, ...] = ("model", "rule", "day")
+TOTALS_BY: dict[TotalsBy, str] = {
+    "model": "; a cascade counts for each of its models",
+    "rule": "; rest: no rule matched, (none): no policy",
+    "day": "",
+}
+"""What there are totals by, each with what to know of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +85,7 @@ COLUMNS = (
     TableColumn("per_token", "PER TOKEN", 4, 14, right=True),
     TableColumn("tokens", "TOKENS", 5, 9, right=True),
     TableColumn("seconds", "SECONDS", 6, 10, right=True),
-    TableColumn("model", "MODEL", 2, 24, least=10, enough=12, middle=True),
+    TableColumn("model", "MODEL", 2, 24, least=10, enough=18, middle=True),
     TableColumn("rule", "RULE", 7, 24, least=10),
 )
 """Enough for question, joules and model on 40 columns, and for all on a wide terminal."""
@@ -127,18 +132,19 @@ _MOST_BAR, _MOST_NAME = 40, 28
 
 
 def status_text(
-    query: HistoryQuery, read: int, total: int, totals_by: TotalsBy | None, page: int
+    query: HistoryQuery, read: int, total: int, page: int, *, totals: bool = False
 ) -> str:
-    """Describe the listed turns: ``1,204 turns with "joule", by joules, most first``."""
+    """Describe the listed turns: ``1,204 answers with "joule", by joules, most first``."""
     words = f' with "{query.search}"' if query.search else ""
-    text = f"{units.count_text(total, 'turn')}{words}"
-    if totals_by is not None:
-        return f"{text}, totals by {totals_by}"
+    text = f"{units.count_text(total, 'answer')}{words}"
+    if totals:
+        return f"{text}, totals without loads and idling"
     if total == 0:
-        return "no turns" + (words or " in the log yet")
+        return "no answers" + (words or " in the log yet")
     first = _FIRST[query.sort][query.descending]
-    more = f"; {read:,} read, more as you scroll" if page <= read < total else ""
-    return f"{text}, by {query.sort.value.replace('-', ' ')}, {first} first{more}"
+    more = f" · {read:,} listed, more as you scroll" if page <= read < total else ""
+    by = query.sort.value.replace("-", " ")
+    return f"{text}, by {by}, {first} first · ■ ended early  ✗ failed{more}"
 
 
 _FIRST = {
@@ -155,7 +161,7 @@ _FIRST = {
 def totals_lines(by: TotalsBy, totals: Sequence[Total], width: int) -> list[str]:
     """Draw a row for each group: its bar of joules, readings and estimates in words, its turns."""
     if not totals:
-        return ["no turns to total"]
+        return ["no answers to total"]
     names = [one_line(total.key) or "(none)" for total in totals]
     cells = [_amount_cells(total, short=width < _SHORT_BELOW) for total in totals]
     amounts = format_table(cells, align=">>><")
@@ -163,10 +169,7 @@ def totals_lines(by: TotalsBy, totals: Sequence[Total], width: int) -> list[str]
     room = width - name_width - max(count_cells(text) for text in amounts) - 4
     drawn = max(0, min(_MOST_BAR, room))
     sums = [sum_total(total).joules or 0.0 for total in totals]
-    lines = [
-        fit_cells(f"joules by {by}, all days: answers only, without loads and idling", width),
-        "",
-    ]
+    lines = [fit_cells(f"Joules of answers by {by}{TOTALS_BY[by]}", width), ""]
     for name, joules, amount in zip(names, sums, amounts, strict=True):
         label = cut_name(fit_cells(name, 2 * name_width), name_width)
         label += " " * (name_width - count_cells(label))
@@ -188,7 +191,7 @@ def _amount_cells(total: Total, *, short: bool) -> tuple[str, str, str, str]:
     found = sum_total(total)
     hours = "" if short or not known else units.watt_hours_text(found.joules, found.kind)
     missing = f"{total.unmeasured_turns:,} unmeasured" if total.unmeasured_turns else ""
-    return " and ".join(known), hours, units.count_text(total.turns, "turn"), missing
+    return " and ".join(known), hours, units.count_text(total.turns, "answer"), missing
 
 
 def export_turns(
@@ -215,6 +218,14 @@ def export_turns(
     return path, count
 
 
+class TurnTable(FittedTable[TurnSummary]):
+    """One row per turn."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "screen.open_chat", "Open chat", id="history.open"),
+    ]
+
+
 class HistoryScreen(Screen[None]):
     """A table of turns next to the turn under the cursor, or the totals instead of both."""
 
@@ -225,7 +236,6 @@ class HistoryScreen(Screen[None]):
         Binding("r", "reverse", "Reverse", id="history.reverse"),
         Binding("t", "totals", "Totals", id="history.totals"),
         Binding("b", "fold_days", "Days", id="history.days", show=False),
-        Binding("enter", "open_chat", "Open chat", id="history.open"),
         Binding("e", "export('jsonl')", "Export", id="history.export"),
         Binding("E", "export('csv')", "Export as CSV", id="history.export_csv", show=False),
         Binding("escape", "back", "Back", id="history.back", show=False),
@@ -247,10 +257,10 @@ by day. `e` exports them as JSON lines to `exports` in ETUI_HOME, `E` as CSV.
         self._turn_query = HistoryQuery()
         self._total = 0
         self._reading = False
-        self._totals_by: TotalsBy | None = None
+        self._shows_totals = False
         self._days_timer: Timer | None = None
         self._days = DayBars()
-        self._table = FittedTable[TurnSummary](COLUMNS, turn_texts, id="turns")
+        self._table = TurnTable(COLUMNS, turn_texts, id="turns")
         self._search = Input(placeholder="words in the question or the answer", id="search")
         self._detail = DetailView()
         self._totals_text = Static("", markup=False)
@@ -308,18 +318,15 @@ by day. `e` exports them as JSON lines to `exports` in ETUI_HOME, `E` as CSV.
         self._start_again()
 
     def action_totals(self) -> None:
-        """Cycle through totals by model, rule and day, then back to the turns."""
-        groupings: list[TotalsBy | None] = [None, *TOTALS_BY]
-        self._totals_by = groupings[(groupings.index(self._totals_by) + 1) % len(groupings)]
+        """Show the totals by model, rule and day, or the turns again."""
+        self._shows_totals = not self._shows_totals
         self.refresh_bindings()
-        switcher = self.query_one("#views", ContentSwitcher)
-        switcher.current = "both" if self._totals_by is None else "totals"
-        if self._totals_by is None:
-            self._table.focus()
-            self._show_status()
-        else:
-            self.query_one("#totals").focus()
-            self._read_totals(self._totals_by)
+        view = "totals" if self._shows_totals else "both"
+        self.query_one("#views", ContentSwitcher).current = view
+        (self.query_one("#totals") if self._shows_totals else self._table).focus()
+        self._show_status()
+        if self._shows_totals:
+            self._read_totals()
 
     def action_fold_days(self) -> None:
         self._days.folded = not self._days.folded
@@ -335,8 +342,8 @@ by day. `e` exports them as JSON lines to `exports` in ETUI_HOME, `E` as CSV.
             self._find_chat(turn.chat_id, turn.turn_id)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        if self._totals_by is not None:
-            return action not in ("sort", "reverse", "open_chat")
+        if self._shows_totals:
+            return action not in ("sort", "reverse")
         return action != "back" or self._search.display
 
     def action_back(self) -> None:
@@ -344,8 +351,7 @@ by day. `e` exports them as JSON lines to `exports` in ETUI_HOME, `E` as CSV.
             self._search.value = ""
             self._search.display = False
             self._table.focus()
-        elif self._totals_by is not None:
-            self._totals_by = TOTALS_BY[-1]
+        elif self._shows_totals:
             self.action_totals()
 
     def on_input_changed(self, changed: Input.Changed) -> None:
@@ -355,7 +361,7 @@ by day. `e` exports them as JSON lines to `exports` in ETUI_HOME, `E` as CSV.
             self._start_again()
 
     def on_input_submitted(self) -> None:
-        (self._table if self._totals_by is None else self.query_one("#totals")).focus()
+        (self.query_one("#totals") if self._shows_totals else self._table).focus()
 
     def on_resize(self) -> None:
         self._days.draw()
@@ -390,8 +396,8 @@ by day. `e` exports them as JSON lines to `exports` in ETUI_HOME, `E` as CSV.
         if self._days_timer is not None:
             self._days_timer.stop()
         self._days_timer = self.set_timer(_DAYS_AFTER_SECONDS, self._read_days)
-        if self._totals_by is not None:
-            self._read_totals(self._totals_by)
+        if self._shows_totals:
+            self._read_totals()
 
     def _read(self, offset: int) -> None:
         if not self._reading:
@@ -401,7 +407,7 @@ by day. `e` exports them as JSON lines to `exports` in ETUI_HOME, `E` as CSV.
     def _show_status(self) -> None:
         read = len(self._table.records)
         self._status.update(
-            status_text(self._turn_query, read, self._total, self._totals_by, PAGE_TURNS)
+            status_text(self._turn_query, read, self._total, PAGE_TURNS, totals=self._shows_totals)
         )
 
     @work(exclusive=True, group="history-page", exit_on_error=False)
@@ -433,13 +439,15 @@ by day. `e` exports them as JSON lines to `exports` in ETUI_HOME, `E` as CSV.
             self._detail.show(await self._read_log(read))
 
     @work(exclusive=True, group="history-totals", exit_on_error=False)
-    async def _read_totals(self, by: TotalsBy) -> None:
+    async def _read_totals(self) -> None:
         turns = self._turn_query.turns
         with faults_shown(self):
-            totals = await self._read_log(lambda log: log.totals(by, turns))
-            width = max(20, self.size.width - 4)
-            self._totals_text.update("\n".join(totals_lines(by, totals, width)))
-            self._show_status()
+            found = await self._read_log(
+                lambda log: {by: log.totals(by, turns) for by in TOTALS_BY}
+            )
+            width = max(20, self.size.width - 5)
+            tables = ["\n".join(totals_lines(by, each, width)) for by, each in found.items()]
+            self._totals_text.update("\n\n".join(tables))
 
     @work(exclusive=True, group="history-days", exit_on_error=False)
     async def _read_days(self) -> None:
@@ -451,7 +459,8 @@ by day. `e` exports them as JSON lines to `exports` in ETUI_HOME, `E` as CSV.
                 return read_days(log, turns)
 
         with faults_shown(self):
-            self._days.show(await in_thread(read, _READ_AGAIN))
+            what = "" if turns != TurnFilter() else ", loads and idling included"
+            self._days.show(await in_thread(read, _READ_AGAIN), what)
 
     @work(exclusive=True, group="history-chat", exit_on_error=False)
     async def _find_chat(self, chat_id: str, turn_id: str) -> None:

@@ -41,7 +41,7 @@ _REPOSITORIES = (
 _QUANTISATIONS = (
     TableColumn("label", "QUANTISATION", 0, most=40, least=12, sorts=False),
     TableColumn("size", "SIZE", 1, most=10, right=True, sorts=False),
-    TableColumn("fits", "FITS", 2, most=10, sorts=False),
+    TableColumn("fits", "FITS IN", 2, most=10, sorts=False),
     TableColumn("speed", "TOK/S", 3, most=14, right=True, sorts=False),
     TableColumn("joules", "J/TOKEN", 4, most=14, right=True, sorts=False),
     TableColumn("note", "", 5, most=40, least=8, sorts=False),

@@ -47,7 +47,7 @@ COLUMNS = (
     TableColumn("name", "MODEL", 0, most=40, least=22, sorts=False),
     TableColumn("state", "STATE", 3, most=20, sorts=False),
     TableColumn("size", "SIZE", 1, most=10, right=True, sorts=False),
-    TableColumn("fits", "FITS", 2, most=10, sorts=False),
+    TableColumn("fits", "FITS IN", 2, most=10, sorts=False),
     TableColumn("speed", "TOK/S", 5, most=10, right=True, sorts=False),
     TableColumn("joules", "J/TOKEN", 6, most=10, right=True, sorts=False),
     TableColumn("good_for", "GOOD FOR", 4, most=60, least=16, sorts=False),
@@ -193,15 +193,14 @@ def fact_lines(
             f"{units.bytes_text(cards.gpu_bytes)} on the GPU with the most free"
         )
     if gguf is not None and card.need is not None:
-        yield f"network   {gguf.architecture}, {gguf.parameters / 1e6:,.0f} M parameters"
+        yield f"network   {gguf.architecture}, {units.count_text(gguf.layers, 'layer')}"
         if gguf.experts:
             active = f"{gguf.active_parameters / 1e6:,.0f} M active"
             yield f"          {active}: {gguf.experts_used} of {gguf.experts} experts"
-        yield f"          {units.count_text(gguf.layers, 'layer')}, {gguf.quantisation}"
         trained = units.tokens_text(gguf.context_tokens)
-        yield f"context   {spec.context:,} used, trained for {trained}"
+        yield f"context   at most {spec.context:,} tokens here, trained for {trained}"
         yield f"KV cache  {units.bytes_text(card.need.kv_bytes)} when full ({spec.kv_type})"
-        yield f"template  {'yes' if gguf.chat_template else 'none: plain text'}"
+        yield f"chats     {'template in the file' if gguf.chat_template else 'plain text'}"
     form = choose_format(spec, gguf.chat_template if gguf is not None else None)
     if form.thought is not None:
         yield f"thinking  {form.thought.open.strip()} … {form.thought.close}"
@@ -267,14 +266,11 @@ def wrap_facts(lines: Iterable[str], width: int) -> Iterator[str]:
 def curve_lines(card: ModelCard, width: int, height: int) -> Iterator[str]:
     curve = card.curve
     if curve is None:
-        yield "Joules by token count: not calibrated"
-        yield ""
-        yield (
-            "c measures what its tokens cost here (a few minutes),"
-            if card.has_file
-            else ("Pull it with p; then c measures what its tokens cost here,")
-        )
-        yield "C measures it more roughly in less time."
+        yield "Joules by token count: not calibrated. Keys of F6:"
+        yield "" if card.has_file else "p  pulls the file first"
+        yield "c  calibrates: measures what a token costs (minutes)"
+        yield "C  does it more roughly, in less time"
+        yield "s  sweeps: finds its settings of fewest joules"
         return
     yield f"Joules by token count, {points_text(curve)}, {age_text(curve.created_at)}"
     yield curve.conditions.machine
@@ -316,15 +312,17 @@ def _sweep_lines(card: ModelCard, sweep: SweepResult) -> Iterator[str]:
 
 def _idle_lines(idle: ModelIdle) -> Iterator[str]:
     """Yield the cost of keeping a model warm, and whether the machine went back to cold."""
-    yield f"loading   {load_text(idle)}"
+    if idle.load is not None:
+        yield f"loading   {load_text(idle)}"
     if idle.loaded_watts is not None or idle.cold_watts is not None:
         loaded = power_text(idle.loaded_watts, idle.loaded_kind)
-        yield f"          idle {loaded}, cold {power_text(idle.cold_watts, idle.cold_kind)}"
+        cold = power_text(idle.cold_watts, idle.cold_kind)
+        yield f"idling    {loaded} with it in memory, {cold} without (cold)"
     if idle.choice.break_even is not None:
         yield f"          break-even {break_even_text(idle)}"
-    yield f"in memory {keep_text(idle)}"
+    yield f"kept      in memory after an answer: {keep_text(idle)}"
     if idle.last_unload is not None:
-        yield f"unloaded  idle {unload_text(idle.last_unload)}"
+        yield f"unloaded  idling {unload_text(idle.last_unload)}"
 
 
 def _usage_lines(card: ModelCard) -> Iterator[str]:
@@ -333,10 +331,10 @@ def _usage_lines(card: ModelCard) -> Iterator[str]:
     if usage is None:
         yield "used      never here"
         return
-    yield f"spent     {', '.join(usage.uses)}: {format_spent(usage.total)}"
+    yield f"spent     for {' and '.join(usage.uses)}: {format_spent(usage.total)}"
     failed = format_failed(usage.uses.get("answers", Spent()))
     yield f"answers   {usage.answers:,}{failed}{_per_token_text(card)}"
-    yield f"last used {local_time(usage.last_used)[:16]}"
+    yield f"used      last on {local_time(usage.last_used)[:16]}"
 
 
 def _per_token_text(card: ModelCard) -> str:

@@ -199,7 +199,9 @@ that is missing.
         self._list.show(cards, (), cursor)
         self._title.update(describe_start(cards))
         self._advice.update(sanitize(describe_advice(cards)))
-        self._job.show_idle(f"enter details · / find, also on the hub · {describe_memory(cards)}")
+        self._job.show_idle(
+            f"enter details · / find, also on Hugging Face · {describe_memory(cards)}"
+        )
         self._show_current()
 
     def _finish(self, name: str) -> None:
@@ -231,9 +233,7 @@ that is missing.
     def _lines(self, card: ModelCard) -> Iterator[str]:
         yield from choice_lines(card, self._cards)
         yield ""
-        yield "Other ways, then press r:"
-        yield f"          etui models pull {card.spec.name}"
-        yield f"          any GGUF file in {self._config.models_dir}"
+        yield f"Instead of p: a GGUF file of your own in {self._config.models_dir}, then r"
 
 
 def describe_start(cards: Cards) -> str:
@@ -296,7 +296,8 @@ def describe_advice(cards: Cards) -> str:
     if card is None:
         fits = any(card.spec.recommend and card.fit == "memory" for card in cards.models)
         if fits and cards.machine.memory_bytes_per_second is None:
-            return f"No recommendation: the memory is {unmeasured_text(cards.machine)}."
+            why = f"the speed of the memory is {unmeasured_text(cards.machine)}"
+            return f"No recommendation: {why}; r tries again."
         return f"No model that answers well fits here; {STARTER} is a tiny demo."
     on_gpu = card.fit == "gpu"
     free = units.bytes_text(cards.gpu_bytes if on_gpu else cards.ram_bytes)

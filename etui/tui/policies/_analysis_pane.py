@@ -26,8 +26,9 @@ _EXPLAIN_AFTER_SECONDS = 0.2  # Delay from the last key to the decision about th
 _NARROWEST = 20
 _GROUP = "policy-analysis"
 _INTRODUCTION = """\
-Type a question to see which arm would answer it under the policy as it is now. A replay shows which
-questions of the log would move to another arm, and their joules, before you save."""
+Type a question to see which arm (a model with a way to answer: direct, cot: thinks first, vote)
+would answer it under the text as it is now. A replay shows which questions of the history would
+move to another arm, and their joules. Both before you save; Use switches the chat to a policy."""
 _TITLES: dict[About, str] = {
     "": "",
     "explain": "which arm would answer",
@@ -46,7 +47,7 @@ class AnalysisPane(Vertical):
         self._about: About = ""
         self._lines: Lines = partial(wrap, _INTRODUCTION)
         self.question = Input(
-            placeholder="a question: which arm would answer it?", id="question", compact=True
+            placeholder="a question: which model would answer?", id="question", compact=True
         )
         self.answer = VerticalScroll(id="answer", can_focus=True)
         self._title = Static("", markup=False, classes="title")

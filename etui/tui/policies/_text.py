@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from textwrap import wrap
+from textwrap import fill, wrap
 
 from textual.content import Content
 
@@ -23,21 +23,23 @@ from etui.text import one_line, sanitize
 from etui.tui.policies._tasks import CasesVerdict, CheckVerdict, FitRead, PolicyEntry, PolicyOpened
 
 _MUTED = "$foreground 60%"
+_LIST_CELLS = 43  # Least width of a description in the list
 """Not $text-muted, which is computed against a background: these texts have none of their own."""
 
 
-def entry_line(entry: PolicyEntry, in_use: bool) -> Content:
+def entry_line(entry: PolicyEntry, in_use: bool, width: int) -> Content:
     """Format a policy of the list: name, owner and whether it is in use, then its description."""
     owner = "shipped" if entry.place.origin == "shipped" else "yours"
     if entry.place.hides:
         owner += ", replaces the shipped one"
-    detail = "has errors" if entry.description is None else one_line(entry.description)
+    described = "has errors" if entry.description is None else one_line(entry.description)
+    detail = fill(described, max(_LIST_CELLS, width), initial_indent="  ", subsequent_indent="  ")
     return Content.assemble(
         ("● " if in_use else "  ", "$text-success"),
         (one_line(entry.place.name), "bold"),
         ("  in use" if in_use else "", "$text-success"),
         (f"  {owner}\n", _MUTED),
-        (f"  {detail}", "$text-error" if entry.description is None else _MUTED),
+        (detail, "$text-error" if entry.description is None else _MUTED),
     )
 
 
@@ -108,11 +110,9 @@ def _cases_parts(cases: CasesVerdict | None) -> list[tuple[str, str]]:
 
 
 def _size_text(policy: Policy) -> str:
-    counts = (
-        (policy.rules, "rule"), (policy.arms, "arm"), (policy.signals, "signal"),
-        (policy.probes, "probe"),
-    )  # fmt: skip
-    return ", ".join(units.count_text(len(things), noun) for things, noun in counts)
+    rules, arms = (units.count_text(len(things), noun)
+                   for things, noun in ((policy.rules, "rule"), (policy.arms, "arm")))  # fmt: skip
+    return f"{rules} choose between {arms} (a model with a way to answer)"
 
 
 def explained_lines(document: Explanation, width: int) -> list[str]:

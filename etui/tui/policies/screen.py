@@ -44,7 +44,7 @@ class PolicyList(RowList):
         Binding("enter", "select", "Open", id="policies.open"),
         Binding("n", "screen.new", "New", id="policies.new"),
         Binding("d,delete", "screen.delete", "Delete", id="policies.delete", key_display="d"),
-        Binding("u", "screen.use", "Use", id="policies.use_this"),
+        Binding("u", "screen.use", "Use selected", id="policies.use_this"),
     ]
 
     def __init__(self) -> None:
@@ -63,6 +63,9 @@ class PolicyList(RowList):
         self._words = words
         self._draw()
 
+    def on_resize(self) -> None:
+        self._draw()
+
     def _draw(self) -> None:
         current = self.under_cursor
         self._policies = tuple(
@@ -70,7 +73,9 @@ class PolicyList(RowList):
             for entry in self._all
             if has_words(f"{entry.named} {entry.description or ''}", self._words)
         )
-        self.set_options([entry_line(one, one.named == self._used) for one in self._policies])
+        width = self.scrollable_content_region.width - 1
+        lines = [entry_line(one, one.named == self._used, width) for one in self._policies]
+        self.set_options(lines)
         self.put_cursor(current.named if current is not None else "")
 
     def put_cursor(self, named: str) -> None:
@@ -91,10 +96,10 @@ class PoliciesScreen(Screen[None]):
     AUTO_FOCUS = "#shelf"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+s", "save", "Save", id="policies.save"),
-        Binding("ctrl+e", "ask", "Explain", id="policies.explain", priority=True),
-        Binding("ctrl+r", "replay", "Replay", id="policies.replay"),
+        Binding("ctrl+e", "ask", "Try a question", id="policies.explain", priority=True),
+        Binding("ctrl+r", "replay", "Replay history", id="policies.replay"),
         Binding("ctrl+b", "compare('saved')", "Diff", id="policies.diff"),
-        Binding("ctrl+l", "use", "Use opened", id="policies.use"),
+        Binding("ctrl+l", "use", "Use edited", id="policies.use"),
         Binding("f8", "next_fault", "Next fault", id="policies.next_fault"),
         Binding("ctrl+f", "find", "Find", id="policies.find", priority=True),
         Binding("slash", "filter", "Filter", id="policies.filter", show=False),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from etui import units
@@ -29,6 +29,7 @@ Run = tuple[str, Ink]
 MISSING = "–"  # A value that no driver reports
 _LEAST_SPARK = 3
 _STACK_CELLS = 12
+_BUSY = " busy"
 _ROOMY = 60  # Width from which columns have a fixed width; below it they are as wide as their texts
 _OWN, _OTHERS, _IDLE, _UNKNOWN = "█", "▒", "░", "┄"
 
@@ -118,6 +119,13 @@ def choose_columns(rows: Sequence[Row], width: int) -> list[tuple[Column, int]]:
         if cells + 1 <= left:
             chosen[column.title] = (column, cells)
             left -= cells + 1
+    if "use" in chosen and width < _ROOMY and left >= 2 * len(_BUSY):  # without a heading
+        column, cells = chosen["use"]
+        text = column.text
+        busy = replace(
+            column, text=lambda row: f"{text(row)}{_BUSY}".replace(MISSING + _BUSY, MISSING)
+        )
+        chosen["use"] = (busy, cells + len(_BUSY))
     order = [column.title for column in (*_COLUMNS, *_NARROW_COLUMNS)]
     return sorted(chosen.values(), key=lambda one: order.index(one[0].title))
 

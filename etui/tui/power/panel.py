@@ -22,7 +22,7 @@ from etui.energy.devices import (
     total_limit_watts,
     total_watts,
 )
-from etui.log.daily_energy import EnergySum, sum_by_part, sum_by_period
+from etui.log.daily_energy import EnergySum, sum_by_period
 from etui.plots.braille import Graph
 from etui.plots.power_history import TOTAL
 from etui.text import SEPARATOR, fit_cells, sanitize
@@ -94,8 +94,10 @@ NO_MODEL = "no model in memory"
 _MOST_LOADED, _LEAST_MODELS = 3, 4
 """Models in memory that are named, and least rows for the bars of the week's models."""
 
+_WORDS_FROM = 70  # Cells of the status line from which its numbers have a word
+
 _USUAL_ZOOM = 1
-_LOADED = "MODELS  "
+_LOADED = "IN MEMORY  "
 _USUAL_LINES = 5  # Four of the table of joules, one of the models in memory
 _GRAPH_NS, _TABLE_NS = 500_000_000, 1_000_000_000
 """Time between two drawings of the graph and of the numbers: faster ones cannot be read."""
@@ -121,9 +123,9 @@ class PowerPanel(VerticalScroll):
 Watts now, on a scale from 0 to the power limit; the dotted line is the idle power. Colours and
 words show the phase: load the model, read the prompt, think, write. `[` and `]` show less or more
 time, `p` pauses. The joules of an answer do not include loading the model. *Gross* includes idle
-power, *net* subtracts it. `*` marks a channel that is not in the total. *Today* and *week* are all
-joules that etui spent; `s` shows what today's went into: answers, titles of chats, loads of models,
-audits, and idling with a model in memory (measured when it is unloaded).
+power, *net* subtracts it. `*` marks a channel that is not in the total. *+ idle* are all joules
+that etui spent, today and since Monday; `s` shows what today's went into: answers, titles of chats,
+loads of models, audits, and idling with a model in memory (measured when it is unloaded).
 """
 
     def __init__(self, feed: PowerFeed) -> None:
@@ -338,7 +340,7 @@ audits, and idling with a model in memory (measured when it is unloaded).
 
             bars = model_bars(spending.daily, None, width)[:rows]
         self._by_model.display = bool(bars)
-        self._by_model.set_text("\n".join(["JOULES BY MODEL, this week", *bars]))
+        self._by_model.set_text("\n".join(["JOULES BY MODEL, since Mon + idle", *bars]))
 
     def _draw_now(self) -> None:
         self._graph_due_ns = self._table_due_ns = 0
@@ -357,6 +359,17 @@ audits, and idling with a model in memory (measured when it is unloaded).
             rows = tuple(row for row in build_rows(self._window.states()) if row.state is not None)
             self._table.styles.height = -(-len(rows) // self._plan.columns)
             self._table.show(rows, self._window, columns=self._plan.columns)
+            self._show_power_heading()
+
+    def _show_power_heading(self) -> None:
+        """Write the watts that the table below has."""
+        states = self._window.states()
+        watts = total_watts([state.power for state in states])
+        now = "" if self._feed.history.newest_ns is None else units.UNMEASURED
+        if watts is not None:
+            now = units.of_limit_text(watts, total_limit_watts(states), total_kind(states))
+        span = self._window.span_text if states else ""
+        self._power_heading.show(f"POWER  {now}", "paused" if self._window.is_held else span)
 
     def _draw_graph(self) -> None:
         states = self._window.states()
@@ -369,20 +382,12 @@ audits, and idling with a model in memory (measured when it is unloaded).
         limit = total_limit_watts(states)
         buckets = self._window.buckets(TOTAL, self._graph.values)
         self._graph.show(Graph(buckets, limit, total_idle_watts(states)))
-        watts = total_watts(powers)
-        now = units.UNMEASURED if read else ""
-        if watts is not None:
-            now = units.of_limit_text(watts, limit, total_kind(states))
-        span = self._window.span_text if powers else ""
-        self._power_heading.show(f"POWER  {now}", "paused" if self._window.is_held else span)
 
     def _show_app(self) -> None:
         quiet = f"{SEPARATOR}quiet mode" if self._pace is QUIET else ""
         share = self._feed.vitals.app_share
         if share is not None:
-            self._app.set_text(
-                f"the app itself takes {units.percent_text(share)} of one core{quiet}"
-            )
+            self._app.set_text(f"this screen takes {units.percent_text(share)} of one core{quiet}")
         self._show_shared()
 
     def _show_shared(self) -> None:
@@ -407,7 +412,8 @@ audits, and idling with a model in memory (measured when it is unloaded).
             heading = "NO ANSWER YET"
         badge = f"{units.ABOUT} estimated" if answer.is_estimate else answer.kind or ""
         self._answer_heading.show(heading, badge)
-        self._facts.set_text(facts_line(answer, width, net=self._net) or "–")
+        unknown = "its joules will be shown here" if answer.energy is None else "–"
+        self._facts.set_text(facts_line(answer, width, net=self._net) or unknown)
         runs = phase_line(answer, width)
         bars = Content.assemble(*((text, _PHASE_STYLES.get(ink, "")) for text, ink in runs))
         if str(bars) != str(self._bars.content):
@@ -422,12 +428,14 @@ audits, and idling with a model in memory (measured when it is unloaded).
         daily, today = (None, None) if spending is None else (spending.daily, spending.today)
         if daily is not None and today is not None:
             sums = sum_by_period(daily, today)
-            parts = sum_by_part(daily, today) if self._shows_parts else {}
-            rows.append(("today", sums["day"]))
-            rows += [(f"  {part}", found) for part, found in parts.items()]
-            rows.append(("week", sums["week"]))
+            rows.append(("today + idle", sums["day"]))
+            if self._shows_parts:
+                from etui.tui.power.spent_text import part_rows  # not needed for the first paint
+
+                rows += part_rows(daily, today)
+            rows.append(("since Mon + idle", sums["week"]))
         elif not self._problem:
-            rows += [("today", EnergySum()), ("week", EnergySum())]
+            rows += [("today + idle", EnergySum()), ("since Mon + idle", EnergySum())]
         lines = sum_lines("SPENT", [(*row, "") for row in rows], width)
         missing = max(found.unmeasured for _, found in rows)
         lines += [f"{missing:,} unmeasured, not counted"] if missing else []
@@ -447,7 +455,7 @@ audits, and idling with a model in memory (measured when it is unloaded).
         width = (self._facts.content_size.width or 80) - len(_LOADED)
         held = [f"loading {self._loading} …"] if self._loading else []
         held += [f"{name} {detail}" for name, detail in reversed(self._residents.items())]
-        shown = [fit_cells(sanitize(text), width) for text in held or [NO_MODEL]][:_MOST_LOADED]
+        shown = [fit_cells(sanitize(text), width) for text in held or ["none"]][:_MOST_LOADED]
         if len(held) > len(shown):
             shown.append(f"and {len(held) - len(shown)} more")
         self._model.set_text(_LOADED + f"\n{' ' * len(_LOADED)}".join(shown))
@@ -464,10 +472,12 @@ audits, and idling with a model in memory (measured when it is unloaded).
         history = self._feed.history.buckets(TOTAL, now_ns, 1.0, 24).means
         top = total_limit_watts(states) or max((w for w in history if w is not None), default=1.0)
         budget = tightest_budget(self.budgets)
+        last, now = ("answer ", "now ") if width >= _WORDS_FROM else ("", "")
+        joules = self._answer.joules_word(net=self._net)
         facts = StatusFacts(
-            joules=self._answer.joules_word(net=self._net),
+            joules=f"{last}{joules}" if joules else "",
             per_token=self._answer.per_token_text(net=self._net),
-            watts="" if not states else units.short_watts_text(watts, total_kind(states)),
+            watts=now + units.short_watts_text(watts, total_kind(states)) if states else "",
             history=history,
             top_watts=top or 1.0,
             model=sanitize(f"loading {self._loading}" if self._loading else self.answering)

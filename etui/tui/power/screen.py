@@ -39,7 +39,7 @@ from etui.tui.power.spent_text import (
     DAYS_SHOWN,
     Spent,
     day_lines,
-    model_lines,
+    model_and_answer_lines,
     money_lines,
     read_spent,
 )
@@ -73,9 +73,7 @@ class PowerTopApp(App[None]):
         self._feed = PowerFeed()
         self._vitals_ns = -_VITALS_NS
         self.fault: BaseException | None = None
-        self._screen = PowerScreen(
-            config, self._feed, interval_seconds=interval_seconds, letters=False
-        )
+        self._screen = PowerScreen(config, self._feed, interval_seconds=interval_seconds)
 
     def on_mount(self) -> None:
         self.set_keymap(dict(self._config.keymap))
@@ -165,13 +163,13 @@ NOT_OPEN = "opening the meter …"
 _READ_AGAIN_SECONDS = 20.0
 _LONG_TITLE_FROM = 90
 _TITLES: dict[Part, str] = {
-    "models": f"All joules, {DAYS_SHOWN} days",
-    "days": "Joules and peaks by day",
-    "money": "Spent",
+    "models": f"Joules by model, {DAYS_SHOWN} days",
+    "days": "Joules, peak W by day",
+    "money": "Spent, all uses",
 }
 _HINTS: dict[Part, str] = {"models": " (tab: days)", "days": " (tab: models)"}
 _LINES: dict[Part, Callable[[Spent, int], list[str]]] = {
-    "models": model_lines,
+    "models": model_and_answer_lines,
     "days": day_lines,
     "money": money_lines,
 }
@@ -245,7 +243,6 @@ sets up a plug that measures the whole machine at the wall.
         feed: PowerFeed,
         *,
         interval_seconds: float = 1.0,
-        letters: bool = True,
     ) -> None:
         super().__init__()
         self._config = config
@@ -257,7 +254,7 @@ sets up a plug that measures the whole machine at the wall.
         self._rows: tuple[Row, ...] = ()
         self._spent: Spent | None = None
         self._title = Line("", classes="title")
-        self._graph = PowerGraph(letters=letters, id="power-graph")
+        self._graph = PowerGraph(id="power-graph")
         self._columns = Line("", classes="columns")
         self._table = ChannelTable()
         self._spent_parts = [SpentPart(part) for part in PARTS[1:]]
@@ -376,11 +373,11 @@ sets up a plug that measures the whole machine at the wall.
             now = units.of_limit_text(row.watts, row.limit_watts, row.kind)
         elif row.state is not None and row.state.power.problem:
             now = f"{now} ({row.state.power.problem})"
-        parts = [f"{long_name(row)}  {now}"]
+        parts, is_long = [f"{long_name(row)}  {now}"], self.app.size.width >= _LONG_TITLE_FROM
         if whole.highest is not None:
-            when = "" if self.app.size.width < _LONG_TITLE_FROM else " in the last hour"
+            when = " in the last hour" if is_long else ""
             parts.append(f"peak {units.short_watts_text(whole.highest, row.kind)}{when}")
-        parts.append(f"{span}, keys [ and ]")
+        parts.append(f"{span} ([ ] change it)" if is_long else span)
         if self._window.is_held:
             parts.append("paused")
         return sanitize(SEPARATOR.join(parts))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime, time, timedelta
+from itertools import dropwhile
 from textwrap import wrap
 
 from etui import units
@@ -24,11 +25,12 @@ from etui.log.daily_energy import (
     sum_by_part,
     sum_by_period,
 )
+from etui.log.filters import Sort, TurnFilter
 from etui.log.prices import read_prices, sum_daily_costs
-from etui.log.queries import LogReader
+from etui.log.queries import LogReader, TurnSummary
 from etui.plots.braille import sparkline
 from etui.plots.terminal import bar
-from etui.text import cut_name, one_line
+from etui.text import count_cells, cut_name, fit_cells, format_table, one_line
 from etui.tui.power.energy_text import sum_lines
 
 
@@ -38,27 +40,28 @@ def read_spent(config: Config, today: date) -> Spent:
     Raises:
         LogUnavailable: The log cannot be read.
     """
+    since = today - timedelta(days=DAYS_SHOWN - 1)
     with LogReader(config) as log:
         first = first_day_shown(today, DAYS_SHOWN)
         daily = read_daily_energy(log, first, today)
         prices = read_prices(log, config, strict=False)
         costs = None if prices is None else sum_daily_costs(log, prices, first, today)
+        most, _ = log.list_page(
+            TurnFilter(since=datetime.combine(since, time()).astimezone()),
+            sort=Sort.JOULES, descending=True, limit=_MOST_ANSWERS, offset=0,
+        )  # fmt: skip
     no_price = NO_PRICE if prices is None else prices.problem
-    return Spent(daily, today, costs, no_price, wall_drift=describe_wall_drift(config))
+    return Spent(daily, today, costs, no_price, most, wall_drift=describe_wall_drift(config))
 
 
 DAYS_SHOWN = 30  # Days with a bar, and the time over which models are compared
 NO_TURN = "no answer in the log yet: ask one in `etui`, or with `etui ask`"
 NO_PRICE = "set price_per_kwh or a tariff to see the cost"
-_LEAST_BAR, _MOST_NAME = 6, 20
+_LEAST_BAR, _MOST_NAME, _MOST_ANSWERS = 6, 20, 20
 _TRENDS_FROM = 60  # Width from which a model has its joules by day
 
-_WORDS: dict[Period, str] = {
-    "day": "today",
-    "week": "week",
-    "month": "month",
-    "year": "year",
-}
+_DAY_PARTS = {"titles": "chat titles", "idle": "idle, loaded"}
+"""What a part of a day is called, where its name is not enough."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +73,7 @@ class Spent:
     costs: Mapping[date, Cost] | None = None
     """What each day cost, at the price of its time; None where no price is stated."""
     no_price: str = NO_PRICE  # Why there are no costs, with what to do; empty if there are
+    most: Sequence[TurnSummary] = ()  # The answers of the last days with the most joules
     problem: str = ""  # Why the log cannot be read, with what to do; empty if it can
     wall_drift: str = ""  # Why the calibration of the wall no longer holds; empty while it does
 
@@ -90,12 +94,32 @@ def model_lines(spent: Spent, width: int) -> list[str]:
     return bars or [spent.empty_text or f"no answer in the last {DAYS_SHOWN} days"]
 
 
+def model_and_answer_lines(spent: Spent, width: int) -> list[str]:
+    """Return the bars per model, and below them the answers of the last days that took most."""
+    most = [(_turn_joules(turn), one_line(turn.query)) for turn in spent.most if turn.joules]
+    rows = [
+        fit_cells(row, width - 1) for row in format_table(most, align="><", measure=count_cells)
+    ]
+    lines = model_lines(spent, width)
+    if _has_trends(spent.daily, width):
+        lines.append("dots: joules of each day")
+    return [*lines, "", "answers with the most joules", *rows] if rows else lines
+
+
+def _has_trends(daily: DailyEnergy, width: int) -> bool:
+    return width >= _TRENDS_FROM and len(daily.days) >= DAYS_SHOWN
+
+
+def _turn_joules(turn: TurnSummary) -> str:
+    return units.short_energy_text(turn.joules, turn.kind if turn.kind == units.ESTIMATE else None)
+
+
 def model_bars(daily: DailyEnergy, since: date | None, width: int) -> list[str]:
     """Return a bar per model from a day on (None: all days); none without an entry.
 
     Where there is room, its joules by day follow as a small graph.
     """
-    rows, trends = [], width >= _TRENDS_FROM and len(daily.days) >= DAYS_SHOWN
+    rows, trends = [], _has_trends(daily, width)
     for model, found in sum_by_model(daily, since):
         remark = _count(found)
         if trends:
@@ -108,30 +132,32 @@ def model_bars(daily: DailyEnergy, since: date | None, width: int) -> list[str]:
 
 
 def day_lines(spent: Spent, width: int) -> list[str]:
-    """Return a bar per day on which something was spent, with the peak watts, the newest first."""
+    """Return a bar per day since the first one, with the peak watts, the newest first."""
     if spent.empty_text:
         return [spent.empty_text]
-    rows = [
-        (_day_text(day, spent.today), found, _peak(found))
-        for day, found in reversed(sum_by_day(spent.daily, DAYS_SHOWN))
-        if found != EnergySum()
-    ]
+    days = list(dropwhile(_is_empty, sum_by_day(spent.daily, DAYS_SHOWN)))
+    rows = [(_day_text(day, spent.today), found, _peak(found)) for day, found in reversed(days)]
     return _bar_lines(rows, width) if rows else [f"nothing in the last {DAYS_SHOWN} days"]
+
+
+def _is_empty(of_day: tuple[date, EnergySum]) -> bool:
+    return of_day[1] == EnergySum()
 
 
 def money_lines(spent: Spent, width: int) -> list[str]:
     """Return a table of what today, its parts, and longer periods took and cost."""
     if spent.problem:
         return [spent.problem]
+    names = {"day": "today", "week": "since Mon", "month": f"{spent.today:%B}",
+             "year": f"{spent.today:%Y}"}  # fmt: skip
     rows = []
-    parts = sum_by_part(spent.daily, spent.today)
     money = list_money(spent)
     for period, found, cost in money:
         price = None if cost is None else cost.price
         text = "" if cost is None or price is None else units.price_text(price, cost.currency)
-        rows.append((_WORDS[period], found, text))
+        rows.append((names[period], found, text))
         if period == "day":
-            rows += [(f"  {part}", each, "") for part, each in parts.items()]
+            rows += [(name, each, "") for name, each in part_rows(spent.daily, spent.today)]
     lines = sum_lines("", rows, width)
     missing = sum_by_period(spent.daily, spent.today)["year"].unmeasured
     if missing:
@@ -143,6 +169,12 @@ def money_lines(spent: Spent, width: int) -> list[str]:
     if spent.no_price:
         lines.append(spent.no_price)
     return lines + wrap(spent.wall_drift, width)
+
+
+def part_rows(daily: DailyEnergy, day: date) -> list[tuple[str, EnergySum]]:
+    """Name what the joules of a day went into, each with its sum."""
+    parts = sum_by_part(daily, day).items()
+    return [(f"  {_DAY_PARTS.get(part, part)}", found) for part, found in parts]
 
 
 def list_money(spent: Spent) -> list[tuple[Period, EnergySum, Cost | None]]:

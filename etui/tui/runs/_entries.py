@@ -6,17 +6,26 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from etui import units
+from etui.bench.precision import describe_precision
 from etui.bench.summary import ArmSummary, Summary
-from etui.bench.summary_text import ends, find_best, guess_verdict, headline, interval_text
+from etui.bench.summary_text import (
+    count_lost,
+    ends,
+    find_best,
+    guess_verdict,
+    interval_text,
+    suite_name,
+)
 from etui.codec import from_document
 from etui.errors import EtuiError
-from etui.plots.terminal import ArmPoint
+from etui.plots.terminal import LABELS, ArmPoint
 from etui.sweep.folder import RESULT
-from etui.text import one_line
+from etui.text import format_table, one_line
 from etui.tui.job_bar import AppJob
 from etui.tui.measurements import SweepResult
 from etui.tui.widgets.tables import TableColumn
@@ -53,11 +62,6 @@ class RunEntry:
         if self.summary is None or arm is None:
             return self.why
         return guess_verdict(arm, self.summary.chance)
-
-    @property
-    def headline(self) -> str:
-        """The results, one line for each arm."""
-        return self.why if self.summary is None else headline(self.summary)
 
     @property
     def kind(self) -> str | None:
@@ -172,7 +176,10 @@ def _read_run(folder: Path) -> RunEntry:
     try:
         document = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
         run = replace(run, summary=from_document(Summary, document, extra="ignore"))
-        _ = run.headline, run.points  # so that a damaged summary fails here, not while drawing
+        _ = (
+            arm_lines(run, 80),
+            run.points,
+        )  # so that a damaged summary fails here, not while drawing
     except FileNotFoundError:
         return replace(run, why="not finished: no summary yet")
     except (OSError, ValueError, KeyError) as error:
@@ -181,16 +188,16 @@ def _read_run(folder: Path) -> RunEntry:
 
 
 COLUMNS = (
-    TableColumn("when", "WHEN", 6, 12),
+    TableColumn("when", "WHEN", 1, 12),
     TableColumn("suite", "SUITE", 0, 24, least=7),
-    TableColumn("model", "MODEL", 4, 28, least=10),
-    TableColumn("questions", "QUESTIONS", 1, 20, right=True),
+    TableColumn("model", "MODEL", 6, 28, least=10),
+    TableColumn("questions", "QUESTIONS", 4, 20, right=True),
     TableColumn("best", "RIGHT", 2, 9, right=True),
-    TableColumn("interval", "95 %", 7, 12, right=True),
-    TableColumn("chance", "CHANCE", 8, 9, right=True),
-    TableColumn("joules", "J/Q", 3, 14, right=True),
+    TableColumn("interval", "95 % RANGE", 7, 12, right=True),
+    TableColumn("chance", "GUESSING", 8, 9, right=True),
+    TableColumn("joules", "J/QUESTION", 3, 14, right=True),
     TableColumn("verdict", "VERDICT", 5, 60, least=20, enough=23),
-    TableColumn("per_token", "J/TOKEN", 9, 14, right=True),
+    TableColumn("per_token", "J/OUT TOKEN", 9, 14, right=True),
     TableColumn("run", "NAME", 10, 40, least=12),
 )
 """Accuracy, joules and verdict are those of the arm with the most right answers."""
@@ -210,7 +217,7 @@ def run_texts(run: RunEntry) -> dict[str, str]:
     if summary is None:
         return texts
     arms = len(summary.arms)
-    texts["suite"] = summary.suite if arms == 1 else f"{summary.suite}, {arms} arms"
+    texts["suite"] = summary.suite if arms == 1 else f"{summary.suite}, best of {arms} arms"
     answered = 0 if arm is None else arm.accuracy.questions
     stopped = "" if summary.complete else f"{answered:,} of "
     texts["questions"] = f"{stopped}{summary.questions:,}"
@@ -224,6 +231,36 @@ def run_texts(run: RunEntry) -> dict[str, str]:
         if figures["per_token"] is not None:
             texts["per_token"] = units.short_energy_text(figures["per_token"], shown)
     return texts
+
+
+def arm_lines(run: RunEntry, width: int) -> list[str]:
+    """Format one row for each arm below a heading, with its letter in the plot.
+
+    What has no room is left out from the right.
+    """
+    if run.summary is None:
+        return [run.why]
+    summary = run.summary
+    head: tuple[str, ...] = ("", "ARM", "RIGHT", "VERDICT", "J/QUESTION", "95 % RANGE",
+                             "J/RIGHT ANSWER", "UNANSWERED")  # fmt: skip
+    rows: list[tuple[str, ...]] = []
+    for label, (name, arm) in zip_longest(LABELS[: len(summary.arms)], summary.arms.items()):
+        cost, right, lost = arm.energy, arm.accuracy.micro, count_lost(arm.accuracy)
+        kind = None if cost is None or cost.kind != units.ESTIMATE else cost.kind
+        costs = [None] * 2 if cost is None else [cost.per_question, cost.per_correct]
+        each, correct = (units.short_energy_text(c.value if c else None, kind) for c in costs)
+        rows.append((label or "", one_line(name), units.accuracy_text(right.value),
+                     guess_verdict(arm, summary.chance), each, interval_text(right), correct,
+                     f"{lost:,}" if lost else ""))  # fmt: skip
+    lines = format_table(rows, header=head, align="<<><>>>>")
+    while max(map(len, lines)) > width and len(head) > 3:
+        head, rows = head[:-1], [row[:-1] for row in rows]
+        lines = format_table(rows, header=head, align="<<><>>>>"[: len(head)])
+    chance = f", guessing gets {units.accuracy_text(summary.chance)}" if summary.chance else ""
+    shots = f", {summary.shots} worked examples in each prompt" if summary.shots else ""
+    count = units.count_text(summary.questions, "question")
+    precision = [] if summary.precision is None else describe_precision(summary.precision)
+    return [f"{suite_name(summary)}: {count}{chance}{shots}", "", *lines, *precision]
 
 
 def sort_runs(runs: Sequence[RunEntry], key: str, descending: bool) -> list[RunEntry]:

@@ -10,7 +10,7 @@ from typing import ClassVar
 from textual import work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Horizontal, VerticalScroll
+from textual.containers import VerticalScroll
 from textual.screen import Screen
 from textual.widgets import DataTable, Input, Static
 
@@ -29,11 +29,13 @@ from etui.tui.runs._entries import (
     COLUMNS,
     READ_AGAIN,
     RunEntry,
+    arm_lines,
     list_runs,
     run_texts,
     sort_runs,
 )
 from etui.tui.runs._new_run import ChosenRun, NewRunModal
+from etui.tui.runs._questions import QuestionsScreen, read_questions
 from etui.tui.services import Services
 from etui.tui.widgets.key_footer import KeyFooter
 from etui.tui.widgets.tables import FittedTable, has_words
@@ -45,11 +47,19 @@ It says what that costs and how long it takes before it begins. In a shell:
     etui bench --suite sample --model smollm2-135m"""
 
 _PLANE_HEIGHT = 14
-_STACKED_BELOW = 170  # Cells of a screen whose table is above the run under the cursor
+_HOW_TO_READ = "│ ─  95 % ranges    ····  what a mixture of two arms reaches"
+
+
+class RunTable(FittedTable[RunEntry]):
+    """One row per run."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "screen.questions", "Questions", id="runs.questions"),
+    ]
 
 
 class RunsScreen(Screen[None]):
-    """A table of runs next to the run under the cursor."""
+    """A table of runs above the run under the cursor."""
 
     AUTO_FOCUS = "DataTable"
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -66,14 +76,15 @@ class RunsScreen(Screen[None]):
     HELP = """\
 ## Runs
 
-The runs of `etui bench`, with the accuracy and the joules of their best arm, the accuracy of
-guessing, J/Q (joules per question) and a verdict; sweeps, and the calibrations of this session.
+The runs of `etui bench`, with the accuracy and the joules of their best arm (the one with the most
+right answers), the accuracy of guessing and a verdict; sweeps, and the calibrations of this
+session. Enter shows each question of a run, its answer and its joules.
 `n` starts one: it says what it costs and how long it takes before it begins. All models are
 unloaded while it runs, and questions in the chat are refused. `Esc` stops it, and `m` continues
 the run under the cursor. `s` sorts by the next column (or click a heading), `/` filters. Each arm
 is a letter at its joules per question and its accuracy, with bars for both 95 % intervals; dots
-between arms show what a random mixture of the two would reach. `o` or Enter opens the HTML report
-in a browser.
+between arms show what a random mixture of the two would reach. `o` opens the HTML report in a
+browser.
 """
 
     def __init__(
@@ -84,7 +95,7 @@ in a browser.
         self._backend = backend
         self._jobs = app_jobs
         self._is_read = False  # before, "no runs" would be a guess
-        self._table = FittedTable[RunEntry](COLUMNS, run_texts, id="runs")
+        self._table = RunTable(COLUMNS, run_texts, id="runs")
         self._runs: Sequence[RunEntry] = ()
         self._sort_key: str | None = None
         self._descending = True
@@ -94,10 +105,9 @@ in a browser.
 
     def compose(self) -> ComposeResult:
         yield self._filter
-        with Horizontal():
-            yield self._table
-            with VerticalScroll(id="run-detail", can_focus=True):
-                yield self._picture
+        yield self._table
+        with VerticalScroll(id="run-detail", can_focus=True):
+            yield self._picture
         yield self._job
         yield KeyFooter()
 
@@ -121,7 +131,6 @@ in a browser.
         self.action_read()
 
     def on_resize(self) -> None:
-        self.set_class(self.size.width < _STACKED_BELOW, "-stacked")
         self.call_after_refresh(self._show_current)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
@@ -175,6 +184,18 @@ in a browser.
         self.refresh_bindings()
         self.action_read()
 
+    @work(exclusive=True, group="questions", exit_on_error=False)
+    async def action_questions(self) -> None:
+        """Show the questions of a run; of a sweep or a calibration what else there is."""
+        run = self._table.current
+        if run is None or run.folder is None or not run.is_run:
+            self.action_open_report()
+            return
+        folder = run.folder
+        with faults_shown(self):
+            asked = await in_thread(lambda: read_questions(folder, self._config), READ_AGAIN)
+            self.app.push_screen(QuestionsScreen(asked))
+
     def action_open_report(self) -> None:
         run = self._table.current
         if run is None:
@@ -212,7 +233,7 @@ in a browser.
         self._sort_by(selected.column_key.value)
 
     def on_data_table_row_selected(self) -> None:
-        self.action_open_report()
+        self.action_questions()
 
     def on_data_table_row_highlighted(self) -> None:
         self._show_current()
@@ -269,10 +290,10 @@ in a browser.
         lines = [run.name, ""]
         if run.folder is not None and (going := self._job.lines_for(str(run.folder))):
             lines += [*going, ""]
-        lines += run.headline.splitlines()
+        width = max(24, self._picture.size.width)
+        lines += arm_lines(run, width)
         if run.summary is not None:
-            width = max(24, self._picture.size.width)
             lines += ["", *plane_lines(run.points, run.summary.hull, width, _PLANE_HEIGHT,
-                                       run.kind)]  # fmt: skip
+                                       run.kind), _HOW_TO_READ]  # fmt: skip
             lines += ["", *(f"! {warning}" for warning in run.summary.warnings)]
         self._picture.update(sanitize("\n".join(lines)))

@@ -19,7 +19,7 @@ EMPTY = Graph(Buckets(1.0, (), (), ""))
 
 
 class PowerGraph(Widget):
-    """A graph of watts over time: axes, idle line, and the phases as colours and letters."""
+    """A graph of watts over time: axes, idle line, and the phases as colours and words."""
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {
         "power-graph--plain",
@@ -37,13 +37,9 @@ class PowerGraph(Widget):
     def __init__(
         self,
         *,
-        axes: bool = True,
-        letters: bool = True,
         id: str | None = None,  # noqa: A002 as Textual has it
-        classes: str | None = None,
     ) -> None:
-        super().__init__(id=id, classes=classes)
-        self._axes, self._letters = axes, letters
+        super().__init__(id=id)
         self._graph = EMPTY
         self._drawn: tuple[tuple[int, int], list[list[Run]]] | None = None
 
@@ -54,8 +50,7 @@ class PowerGraph(Widget):
     @property
     def values(self) -> int:
         """Number of values that fit: two a cell, right of the axis."""
-        gutter = gutter_width(self._graph) if self._axes else 0
-        return max(2, 2 * (self.size.width - gutter))
+        return max(2, 2 * (self.size.width - gutter_width(self._graph)))
 
     def show(self, graph: Graph) -> None:
         if graph != self._graph:
@@ -66,8 +61,7 @@ class PowerGraph(Widget):
     def render_line(self, y: int) -> Strip:
         size = (self.size.width, self.size.height)
         if self._drawn is None or self._drawn[0] != size:
-            rows = draw_graph(self._graph, *size, axes=self._axes, letters=self._letters)
-            self._drawn = (size, rows)
+            self._drawn = (size, draw_graph(self._graph, *size))
         rows = self._drawn[1]
         if y >= len(rows):
             return Strip.blank(size[0], self.rich_style)

@@ -63,6 +63,7 @@ class RowTable(DataTable[_Cell]):
 PADDING_CELLS = 2  # Cells that a table adds to each column, one on each side
 _DOWN, _UP = "▼", "▲"
 _ARROW_CELLS = 2
+_NOTHING = ("", "–")  # A column with nothing else is left out
 _MOST_SHARE = 0.35  # Of the width, for one column before the others have theirs
 
 
@@ -201,8 +202,13 @@ class FittedTable(RowTable[Text], Generic[R]):
             self._draw(fitted, self.cursor_row)
 
     def _fit(self) -> Fitted:
-        needed = measure_columns(self._all_columns, self._texts)
-        return fit_columns(self._all_columns, needed, self.size.width - self._margin)
+        columns = [
+            column
+            for column in self._all_columns
+            if not self._texts or any(row[column.key] not in _NOTHING for row in self._texts)
+        ]
+        needed = measure_columns(columns, self._texts)
+        return fit_columns(columns, needed, self.size.width - self._margin)
 
     def _draw(self, fitted: Fitted, row: int) -> None:
         self._fitted = fitted

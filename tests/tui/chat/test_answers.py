@@ -39,7 +39,7 @@ async def test_asking_again_shows_both_costs_and_dims_what_was_replaced(house: H
         assert (query.text, route) == ("Second?", THINK)
         assert [m.content for m in query.history if m.role == "user"] == ["First?"]
         assert house.runner.saved[2].settings[REPLACES] == house.runner.saved[1].turn_id
-        await term.until(lambda: re.search(r"[\d.]+× the [\d.]+ J of quick",
+        await term.until(lambda: re.search(r"[\d.]+× the [\d.]+ J before",
                                            term.text(2, "energy")))  # fmt: skip
         await term.until(lambda: term.turns[1].has_class("-replaced"))
         assert not term.turns[0].has_class("-replaced")

@@ -73,12 +73,12 @@ async def test_the_context_meter_shows_the_branch_that_is_shown(house: House) ->
     house.chats.keep("Forked", [first, turn(1, 2090, first.turn_id), turn(2, 190, first.turn_id)])
     async with running(house) as term:
         await open_forked(term.pilot, house)
-        await term.sees(" 200/")
+        await term.sees("context 2.4 %")
         term.turns[1].focus()
         await term.press("less_than_sign")
-        await term.sees(" 2.1k/")
+        await term.sees("context 26 %")
         await term.press("greater_than_sign")
-        await term.sees(" 200/")
+        await term.sees("context 2.4 %")
 
 
 async def test_a_turn_of_another_branch_is_opened_on_its_branch(house: House) -> None:
@@ -121,7 +121,7 @@ async def test_a_re_asked_turn_is_a_branch_at_once(house: House) -> None:
         await term.press("shift+tab", "plus")
         await term.answered(2)
         await term.until(lambda: "< 2/2 >" in term.text(1, "energy"))
-        await term.until(lambda: " of quick" in term.text(1, "energy"))
+        await term.until(lambda: " before" in term.text(1, "energy"))
         term.turns[1].focus()
         await term.press("less_than_sign")
         await term.until(lambda: len(term.turns) == 1)
@@ -148,7 +148,7 @@ async def test_an_answer_that_was_stopped_goes_on_as_one(house: House) -> None:
         await term.until(lambda: len(term.turns) == 1 and not chat(term.app).queue.busy)
         assert term.source(0) == f"{first.answer} It lies on the Seine."
         assert second.settings[CONTINUES] == first.turn_id
-        assert " · both parts " in term.text(0, "energy")
+        assert " · continued: in all " in term.text(0, "energy")
         history = (
             chat(term.app).queue.conversation.query(term.turns[0].asking.__class__("Next?")).history
         )
@@ -169,13 +169,13 @@ def test_the_parts_of_an_answer_add_up_and_a_circle_ends() -> None:
     third = turn_record(2, settings={CONTINUES: second.turn_id})
     by_id = {record.turn_id: record for record in (first, second, third)}
     assert answer_parts(third, by_id) == (first, second, third)
-    assert format_parts([first, second]) == "both parts 25.0 J, 50 tok"
+    assert format_parts([first, second]) == "continued: in all 25.0 J, 50 tok"
     assert format_parts([first]) == ""
     again = replace(second, query=first.query, settings={REPLACES: first.turn_id})
     assert list(build_notes([first, second])) == [second.turn_id]
-    assert build_notes([first, again])[again.turn_id].endswith("12.5 J of quick")
+    assert build_notes([first, again])[again.turn_id].endswith("12.5 J before")
     assert build_notes([first, replace(again, query="Edited?")]) == {}
     unmeasured = replace(first, energy=replace(first.energy, joules=None))
-    assert format_parts([unmeasured, second]) == "both parts unmeasured, 50 tok"
+    assert format_parts([unmeasured, second]) == "continued: in all unmeasured, 50 tok"
     loop = turn_record(0, settings={CONTINUES: third.turn_id})
     assert answer_parts(loop, {**by_id, loop.turn_id: loop})[-1] is loop

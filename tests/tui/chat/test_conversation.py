@@ -198,11 +198,11 @@ def test_the_cost_of_the_answer_before_is_one_fact() -> None:
     before = turn_record(0)
     energy = replace(before.energy, joules=25.0)
     after = turn_record(1, arm="think", energy=energy)
-    assert compare_costs(before, after) == "2.0× the 12.5 J of quick"
+    assert compare_costs(before, after) == "2.0× the 12.5 J before"
 
 
 def test_an_unmeasured_cost_is_not_compared() -> None:
     before = turn_record(0)
     after = turn_record(1, energy=replace(before.energy, joules=None, kind=None))
-    assert compare_costs(before, after) == "instead of quick, 12.5 J"
-    assert compare_costs(after, before).endswith(", unmeasured")
+    assert compare_costs(before, after) == "12.5 J before"
+    assert compare_costs(after, before) == "unmeasured before"

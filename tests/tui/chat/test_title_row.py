@@ -21,23 +21,24 @@ FACTS = TitleFacts(
 
 def test_a_wide_row_has_everything() -> None:
     line = title_line(FACTS, 118)
-    assert line.startswith("Python chat · balanced → qwen2.5-coder-1.5b [F7] ")
-    assert line.endswith("ctx █░░░░░░░ 1.2k/8.2k    hour ██░░░░░░ 19 % of 20.0 kJ")
+    assert line.startswith("Python chat · policy balanced → qwen2.5-coder-1.5b [F7] ")
+    assert line.endswith("context 15 % of 8.2k tok    hour ██░░░░░░ 19 % of 20.0 kJ")
 
 
 def test_a_narrow_row_keeps_the_route_to_the_last() -> None:
     assert title_line(FACTS, 78).startswith("Python chat · balanced → ")
-    assert title_line(FACTS, 78).endswith("ctx 1.2k/8.2k    hour 19 %")
+    assert title_line(FACTS, 78).endswith("context 15 %    hour 19 %")
     long = replace(FACTS, chat="A chat whose name is a whole question that somebody asked")
-    assert title_line(long, 78).startswith("A chat whose na… · balanced → qwen2.5-coder-1.5b ")
-    assert title_line(long, 78).endswith("ctx 1.2k/8.2k    hour 19 %")
-    assert title_line(FACTS, 42) == "Python chat · balanced → 1.5b" + " " * 13
+    assert title_line(long, 78).startswith("A chat whose nam… · balanced → qwen2.5-coder-1.5b ")
+    assert title_line(long, 78).endswith("context 15 %    hour 19 %")
+    assert title_line(FACTS, 42) == "Python… · balanced → 1.5b" + " " * 5 + "context 15 %"
+    assert title_line(FACTS, 36) == "Python chat · balanced → 1.5b" + " " * 7
     assert title_line(FACTS, 15) == "balanced → 1.5b"
 
 
 def test_what_is_unknown_is_left_out() -> None:
     line = title_line(TitleFacts(route=Route("frugal")), 60)
-    assert line.split("  ")[0] == "new chat · frugal [F7]"
+    assert line.split("  ")[0] == "new chat · policy frugal [F7]"
     assert "ctx" not in line
     assert "ctx" not in title_line(replace(FACTS, context_limit=None), 118)
 
@@ -71,10 +72,10 @@ async def test_the_row_follows_the_chat(house: House) -> None:
     )
     async with running(house) as term:
         title = term.app.screen.query_one(TitleRow)
-        await term.until(lambda: f"new chat · balanced → {MODEL}" in str(title.content))
+        await term.until(lambda: f"new chat · policy balanced → {MODEL}" in str(title.content))
         await term.answer("What is the capital of France?")
         await term.until(lambda: "What is the capital" in str(title.content))
-        await term.until(lambda: "18/8.2k" in str(title.content))
+        await term.until(lambda: "context 0.2 %" in str(title.content))
         await term.press("ctrl+n")
         await term.until(lambda: "new chat" in str(title.content))
         assert "ctx" not in str(title.content)

@@ -87,11 +87,11 @@ def total(key: str, joules: float | None, estimated: float | None = None, n: int
 def test_every_total_is_one_row(joules: list[float], width: int) -> None:
     totals = [total(f"qwen2.5-coder-{n}.5b", each, n=1_000) for n, each in enumerate(joules)]
     head, _, *rows = totals_lines("model", totals, width)
-    assert head.startswith("joules by model")
+    assert head.startswith("Joules of answers by model")
     assert len(rows) == len(joules)
     assert all(count_cells(row) <= width for row in rows)
     if width >= 60:
-        assert all("1,000 turns" in row for row in rows)
+        assert all("1,000 answers" in row for row in rows)
 
 
 def sums(made: dict[date, float | None]) -> dict[date, EnergySum]:
@@ -123,11 +123,15 @@ def test_the_bars_say_their_sum_and_the_highest_day() -> None:
     made = sums(dict(zip(days, (None, 1000.0, 500.0), strict=True)))
     head, *rows, dates = day_bar_lines(made, 60)
     assert head == "1,500 J in 3 days · most 1,000 J on 11-23"
-    assert rows[0][3:5] == "██"  # the highest day reaches the top
-    assert rows[0][6:8].strip() == ""
-    assert rows[1][6:8].strip() != ""
-    assert [row[0:2].strip() for row in rows] == [""] * 3  # unmeasured
-    assert dates.startswith("11-22")
+    assert rows[0][13:25] == "█" * 12  # the highest day reaches the top
+    assert rows[0][26:38].strip() == ""
+    assert rows[1][26:38].strip() != ""
+    assert [row[0:12].strip() for row in rows] == [""] * 3  # unmeasured
+    assert dates.split() == ["11-22", "11-23", "11-24"]
+    many = {DAY + timedelta(days=n): 5.0 for n in range(30)}
+    assert day_bar_lines(sums(many), 60, ", loads included")[0].startswith(
+        "100 J in 20 days, loads"
+    )
     assert day_bar_lines(sums({DAY: None}), 60) == []
 
 

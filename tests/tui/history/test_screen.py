@@ -122,7 +122,7 @@ async def test_the_turn_under_the_cursor_is_told_in_full(config: Config) -> None
     made = turn(1, 5.0, answer="[b]bold[/b] \x1b[31mred", chat_id=None)
     async with at_history(config, made, size=(160, 60)) as app:
         await app.until(lambda: "math-thinks" in app.shown)
-        assert "prefill" in app.shown
+        assert "  read  " in app.shown
         assert "[b]bold[/b]" in app.shown
         assert "\x1b" not in app.shown
         await app.pilot.press("enter")
@@ -143,18 +143,19 @@ async def test_totals_tell_readings_and_estimates_apart(config: Config) -> None:
     other = replace(turn(3, 1.0, model="other"), energy=guess)
     async with at_history(config, turn(1, 5.0), turn(2, None), other) as app:
         await app.pilot.press("t")
-        await app.until(lambda: "joules by model" in app.shown)
+        await app.until(lambda: "Joules of answers by model" in app.shown)
         bars = [line for line in app.shown.splitlines() if line.startswith("other")]
-        assert ["≈" in line and "(estimate)" not in line for line in bars] == [True]
+        assert ["≈" in line and "(estimate)" not in line for line in bars] == [True] * 2
         assert "1 unmeasured" in app.shown
-        for way in ("rule", "day"):
-            await app.pilot.press("t")
-            await app.until(lambda way=way: f"joules by {way}" in app.shown)
+        assert "Joules of answers by rule" in app.shown
+        assert "Joules of answers by day" in app.shown
+        await app.pilot.press("t")
+        await app.until(lambda: app.table.has_focus)
 
 
 async def test_an_empty_log_and_one_that_is_none_are_told(config: Config) -> None:
     async with at_history(config) as app:
-        await app.until(lambda: "no turns in the log yet" in app.shown)
+        await app.until(lambda: "no answers in the log yet" in app.shown)
     config.database.write_bytes(b"this is no database, and long enough to be read as one" * 40)
     app = HistoryApp(config)
     async with app.run_test(size=(100, 24)) as app.pilot:

@@ -51,7 +51,7 @@ def test_an_entry_without_a_file_is_predicted_from_the_memory() -> None:
         "expected  ≈7.4 tok/s ± 50 %: estimated from memory bandwidth (20.0 GB/s)",
         "          ≈2.4 J per decoded token ± 64 %: at the power limit (18 W)",
     ]
-    for busy, why in ((True, ": the machine was busy"), (False, "")):
+    for busy, why in ((True, " (the machine was busy)"), (False, "")):
         machine = MachineFacts(None, 18.0, memory_busy=busy, ram_bytes=16 * GB)
         unknown = add_forecast(card_of(), machine)
         assert next(forecast_lines(unknown, machine)) == (
@@ -65,7 +65,7 @@ def test_a_gpu_without_a_reading_is_unknown_and_says_why() -> None:
     assert (speed_cell(card.forecast), joules_cell(card.forecast)) == ("–", "–")
     assert list(forecast_lines(card, MACHINE)) == [
         "expected  unknown tok/s: no model was measured on this GPU yet",
-        "          unknown J per decoded token: no reading to predict it from",
+        "          unknown J per decoded token: no hardware reading to predict it from",
     ]
 
 
@@ -120,7 +120,8 @@ def test_the_advice_names_what_suits_or_says_that_nothing_does() -> None:
     )
     unmeasured = Cards((card,), machine=MachineFacts(memory_busy=True))
     assert describe_advice(unmeasured) == (
-        "No recommendation: the memory is not measured yet: the machine was busy."
+        "No recommendation: the speed of the memory is not measured yet (the machine was busy); "
+        "r tries again."
     )
     assert describe_advice(Cards((card,), recommended="good", prebuilt=True)).splitlines()[2:] == [
         "`etui engine build` may make answers faster."

@@ -56,7 +56,7 @@ def test_the_parts_fit_wherever_they_can(height: int, channels: int, lines: int)
 
 
 WORDS = (
-    "CPU ", "50/350 W", "61 °C", "40/48 GB", "SPENT", "19 % of", "MODELS", "├", "last 2 min",
+    "CPU ", "50/350 W", "61 °C", "40/48 GB", "SPENT", "19 % of", "IN MEMORY", "├", "last 2 min",
     "J/tok", "read ", "write ", "answers",
 )  # fmt: skip
 
@@ -66,7 +66,7 @@ async def test_eight_gpus_are_seen_without_scrolling_and_a_resize_leaves_no_stal
 ) -> None:
     async with running(server, (200, 60)) as term:
         panel = term.app.screen.query_one(PowerPanel)
-        await term.until(lambda: f"MODELS  {MODEL}" in term.panel and "87 %" in term.panel)
+        await term.until(lambda: f"IN MEMORY  {MODEL}" in term.panel and "87 %" in term.panel)
         await term.answer("What is the capital of France?")
         await term.until(lambda: term.turns[0].ended)
         assert panel.size.width >= 70

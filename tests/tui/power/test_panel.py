@@ -20,12 +20,12 @@ from tests.tui.screen import running
 async def test_the_panel_shows_watts_joules_kind_and_the_resident_model(house: House) -> None:
     house.chats.today = SpendingTotals(budgets=(BudgetState("hour", 20_000.0, 12_300.0),))
     async with running(house) as term:
-        await term.until(lambda: "POWER  50 of 100 W" in term.panel)
+        await term.until(lambda: "POWER  50 W, max 100" in term.panel)
         await term.until(lambda: "GPU0" in term.panel)
-        await term.until(lambda: f"MODELS  {MODEL} 98.4 MB" in term.panel)
+        await term.until(lambda: f"IN MEMORY  {MODEL} 98.4 MB" in term.panel)
         await term.until(lambda: "62 % of 20.0 kJ" in term.panel)
         assert [line.split()[1:] for line in term.panel.splitlines() if line.startswith("today")]
-        await term.until(lambda: "the app itself takes 2.1 % of one core" in term.panel)
+        await term.until(lambda: "this screen takes 2.1 % of one core" in term.panel)
         assert "balanced" in term.panel
         await term.answer("What is the capital of France?")
         await term.until(lambda: re.search(r"chat +[\d.]+ +[\d.]+ +1\n", term.panel))

@@ -214,9 +214,10 @@ def test_bars_by_day_have_the_peak_and_no_zero_for_the_unknown() -> None:
     lines = day_lines(spent(), 60)
     assert lines[0].startswith("today")
     assert "≈3,600 J  ≈230 W" in lines[0]
-    assert "unmeasured" in lines[1]
+    assert lines[1].split()[-1] == "–", "a day without anything, between two with something"
+    assert "unmeasured" in lines[2]
     assert " 0 J" not in "\n".join(lines)
-    assert len(lines) == 2, "days on which nothing was spent are left out"
+    assert len(lines) == 3, "days before the first are left out"
 
 
 def test_money_needs_a_price_and_says_where_to_set_it() -> None:

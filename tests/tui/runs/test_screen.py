@@ -14,13 +14,15 @@ import pytest
 from textual.app import App
 from textual.pilot import Pilot
 from textual.widgets import DataTable, Static
+from textual.widgets._footer import FooterKey
 
 from etui.bench.summary import summarise
 from etui.codec import to_document
 from etui.config.config import load_config
 from etui.tui.job_bar import JobList
 from etui.tui.runs import _entries
-from etui.tui.runs._entries import COLUMNS, RunEntry, run_texts, sort_runs
+from etui.tui.runs._entries import COLUMNS, RunEntry, arm_lines, run_texts, sort_runs
+from etui.tui.runs._questions import QuestionsScreen, question_texts, read_questions
 from etui.tui.runs.screen import RunsScreen
 from etui.tui.start import EtuiApp
 from tests.bench import synthetic
@@ -36,8 +38,8 @@ class RunsApp(App[None]):
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
-        config = replace(load_config(), home=folder.parent)
-        self.runs = RunsScreen(config, lambda: None, JobList())
+        self.config = replace(load_config(), home=folder.parent)
+        self.runs = RunsScreen(self.config, lambda: None, JobList())
         self.pilot: Pilot[None]
 
     def on_mount(self) -> None:
@@ -98,7 +100,7 @@ def folder(tmp_path: Path) -> Path:
 async def test_runs_are_listed_filtered_and_drawn_with_a_letter_an_arm(folder: Path) -> None:
     async with at_runs(folder) as app:
         rows = [app.row(number) for number in range(3)]
-        done = next(row for row in rows if "| mmlu, 4 arms | small, large | 114 | " in row)
+        done = next(row for row in rows if "| mmlu, best of 4 arms | small, large | 114 | " in row)
         assert done.startswith("01 Jan ")
         assert "| 25.0 % | " in done
         assert "| better than guessing | " in done
@@ -139,7 +141,7 @@ async def test_a_report_is_opened_and_a_missing_one_told(
         (folder / "done" / "report.html").write_text("<p>a page</p>")
         await app.pilot.press("o")
         await app.until(lambda: "no browser found" in app.told())
-        await app.pilot.press("enter")
+        await app.pilot.press("o")
         await app.until(lambda: len(seen) == 2)
         assert seen[0] == (folder / "done" / "report.html").absolute().as_uri()
 
@@ -201,11 +203,45 @@ async def test_columns_fit_the_width_and_an_arrow_shows_the_order(folder: Path) 
         def headings() -> list[str]:
             return [str(column.label) for column in app.table.columns.values()]
 
-        assert {"SUITE", "RIGHT", "J/Q", "MODEL", "VERDICT"} <= set(headings())
+        assert {"SUITE", "RIGHT", "J/QUESTION", "MODEL", "VERDICT"} <= set(headings())
         await app.pilot.press("s", "s")
         assert headings()[1] == "SUITE ▲"
         await app.pilot.press("j", "j", "g", "G")
         assert app.table.cursor_row == 2
         await app.pilot.resize_terminal(40, 20)
         await app.until(lambda: len(headings()) < 5)
-        assert headings()[:2] == ["SUITE ▲", "QUESTIONS"]
+        assert headings()[:3] == ["WHEN", "SUITE ▲", "RIGHT"]
+
+
+@pytest.mark.parametrize("width", [80, 120, 200])
+async def test_enter_shows_each_question_of_a_run_and_is_said_at_every_width(
+    folder: Path, width: int
+) -> None:
+    async with at_runs(folder, size=(width, 40)) as app:
+        labels = [key.description for key in app.runs.query(FooterKey)]
+        assert labels[0] == "Questions"
+        await app.pilot.press("enter")
+        await app.until(lambda: isinstance(app.screen, QuestionsScreen))
+        table = app.screen.query_one(DataTable)
+        await app.until(lambda: table.row_count == 4 * 114)
+        asked = read_questions(folder / "done", app.config)
+        texts = [question_texts(each) for each in asked]
+        assert {text["right"] for text in texts} == {"✓", "✗"}
+        assert all(("right is" in text["answer"]) == (text["right"] == "✗") for text in texts)
+        await app.pilot.press("down")
+        detail = app.screen.query_one("#question-text Static", Static)
+        await app.until(lambda: asked[1].sample.subject in str(detail.content))
+        await app.pilot.press("escape")
+        await app.until(lambda: not isinstance(app.screen, QuestionsScreen))
+
+
+def test_every_arm_has_a_row_and_narrow_tables_leave_out_the_last_columns(folder: Path) -> None:
+    (run,) = [run for run in list_runs(folder) if run.name == "done"]
+    wide, narrow = arm_lines(run, 160), arm_lines(run, 50)
+    assert wide[0] == "MMLU: 114 questions, guessing gets 25.0 %, 5 worked examples in each prompt"
+    for arm in synthetic.ARMS:
+        (line,) = [line for line in wide if f" {arm} " in line]
+        assert " J" in line
+        assert any(f" {arm} " in line for line in narrow)
+    assert any("better than guessing" in line for line in wide)
+    assert max(map(len, narrow[1:])) <= 50

@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 
 _GAP_NS = 5_000_000_000
 """Reads further apart than this leave a gap."""
-_STALE_PERIODS, _STALE_S, _UNKNOWN_STALE_S = 6, (10.0, 300.0), 30.0
-"""A value that did not change for six usual times, within these bounds, is stale."""
+_STALE_PERIODS, _STALE_LONGEST, _STALE_S, _UNKNOWN_STALE_S = 2.5, 1.5, (5.0, 300.0), 30.0
+"""A value that did not change for 2.5 usual times, and 1.5 times the longest of the last ones, is
+stale; within bounds."""
 _UNKNOWN_WATTS = 1e9
 """Upper bound of a power that no reading bounds."""
 _UNLEARNED_WATTS = 1.0
@@ -255,6 +256,7 @@ class WallRecording:
             interval_s = (t_ns - self._changed_ns) / 1e9
             if stale:
                 track.append(t_ns, None)
+                track.intervals_s.append(min(interval_s, 2e-9 * self._stale_ns))
             else:
                 if before_ns > last_ns:
                     self._hold(before_ns, held)
@@ -393,13 +395,13 @@ class WallRecording:
         best, *others = sorted(found, key=lambda part: (-round(part.coverage, 1), part.uncertainty))
         for other in others:
             apart = abs(best.joules - other.joules)
-            near = best.uncertainty + _AGREE * best.joules
+            near = best.uncertainty
             if min(best.coverage, other.coverage) <= _WHOLE or apart <= near:
                 continue
             # Which of the two is right is not known: the half width covers both.
-            halves = best.half_widths.widen(apart + min(best.uncertainty, other.uncertainty))
+            halves = best.half_widths.widen(apart + other.uncertainty)
             flags = best.flags
-            if apart > near + other.uncertainty - 2 * late_joules:  # both are as late
+            if apart > near + other.uncertainty + _AGREE * best.joules - 2 * late_joules:
                 flags = (*flags, "disagrees")
             return replace(best, uncertainty=halves.total, half_widths=halves, flags=flags)
         return best
@@ -500,10 +502,13 @@ class WallRecording:
 
     @property
     def _stale_ns(self) -> int:
-        period_s, (least_s, most_s) = self.period_s, _STALE_S
-        if period_s is None:
+        """Longest time without a change in which the meter is believed to be alive."""
+        intervals = sorted(self._power.intervals_s or self._counter.intervals_s)
+        if not intervals:
             return int(_UNKNOWN_STALE_S * 1e9)
-        return int(min(max(_STALE_PERIODS * period_s, least_s), most_s) * 1e9)
+        usual_s, most_s = intervals[len(intervals) // 2], intervals[-1]
+        longest_s = max(_STALE_PERIODS * usual_s, _STALE_LONGEST * most_s)
+        return int(min(max(longest_s, _STALE_S[0]), _STALE_S[1]) * 1e9)
 
     def _at(self, track: _Track, t_ns: int) -> _Point:
         """Return the totals at a time; behind the last knot, as far as the meter is alive."""
@@ -512,8 +517,9 @@ class WallRecording:
             return track.at(t_ns)
         read_ns = self._raw_ns if track is self._counter else self._power_ns
         holds = not self._failed and read_ns == self.last_read_ns
-        alive_ns = min(read_ns, self._changed_ns + self._stale_ns)
-        end_ns = min(t_ns, alive_ns + holds * _HOLD_NS)
+        is_stale = self.last_read_ns - self._changed_ns > self._stale_ns
+        alive_ns = self._changed_ns if is_stale else read_ns
+        end_ns = min(t_ns, alive_ns + (holds and not is_stale) * _HOLD_NS)
         slopes = track.slopes(last.t_ns - 1, last.t_ns)
         if end_ns <= last.t_ns or slopes is None or (track is self._counter and self._gapped):
             return _Point(last.joules, last.known_ns, last.covered_ns, last.doubt, 0.0)

@@ -293,7 +293,6 @@ class Resampled:
     paired: Paired
     totals: Floats  # Shape (arms, columns)
     drawn: Floats  # Shape (resamples, arms, columns)
-    seed: int
 
     def sums(self, strategy: Strategy, column: int) -> tuple[float, Floats]:
         """Return a sum of an arm, and that of each resample."""
@@ -316,7 +315,7 @@ def resample(paired: Paired, seed: int) -> Resampled:
     )
     count, arms, columns = stacked.shape
     drawn = resample_sums(stacked.reshape(count, -1), paired.subjects, seed)
-    return Resampled(paired, stacked.sum(axis=0), drawn.reshape(-1, arms, columns), seed)
+    return Resampled(paired, stacked.sum(axis=0), drawn.reshape(-1, arms, columns))
 
 
 def compute_multiples(resampled: Resampled) -> tuple[Multiple, ...]:
@@ -341,35 +340,6 @@ def find_multiple(
 ) -> Multiple | None:
     """Return the comparison of an arm; None if there is none."""
     return next((m for m in multiples if m.strategy == strategy and m.against == against), None)
-
-
-def compute_additional_cost(
-    paired: Paired, strategy: Strategy, base: Strategy, rows: Sequence[int], seed: int
-) -> Interval | None:
-    """Compute the joules for each right answer that an arm has beyond a direct answer.
-
-    Args:
-        rows: Questions to look at.
-
-    Returns:
-        The upper end is None if there may be no additional right answer; None if there is none, or
-        if an arm is unmeasured.
-    """
-    if not _are_metered(paired, strategy, base):
-        return None
-    measured = paired.measured
-    used = [row for row in rows if measured[row]]
-    columns = [paired.index(strategy), paired.index(base)]
-    joules = paired.joules[used][:, columns]
-    correct = paired.correct[used][:, columns]
-    changes = [(j[0] - j[1], c[0] - c[1]) for j, c in zip(joules, correct, strict=True)]
-    spent = math.fsum(change[0] for change in changes)
-    gained = math.fsum(change[1] for change in changes)
-    if gained <= 0:
-        return None
-    sums = resample_sums(changes, [paired.subjects[row] for row in used], seed)
-    low, high = percentiles(ratio(sums[:, 0], sums[:, 1]))
-    return Interval(spent / gained, low, high, "bootstrap")
 
 
 def _list_pairs(layout: Layout) -> Iterator[tuple[Strategy, Strategy, Against]]:
@@ -409,9 +379,14 @@ def _compute_multiple(
                 spent[0] * theirs[0], base_spent[0] * ours[0],
                 spent[1] * theirs[1], base_spent[1] * ours[1], count, sensor,
             )  # fmt: skip
-        per_additional = compute_additional_cost(
-            paired, strategy, base, range(count), resampled.seed
-        )
+        more = ours[0] - theirs[0]
+        if more > 0:
+            # Sums of weights that are equal may differ by their rounding.
+            drawn = ours[1] - theirs[1]
+            drawn = np.where(drawn > 1e-9, drawn, 0.0)
+            low, high = percentiles(ratio(spent[1] - base_spent[1], drawn))
+            each = (spent[0] - base_spent[0]) / more
+            per_additional = Interval(each, low, high, "bootstrap")
     return Multiple(
         strategy=strategy,
         base=base,

@@ -11,7 +11,6 @@ from etui import __version__, units
 from etui.atomic import write_text
 from etui.bench.config import RunConfig
 from etui.bench.folder import read_run
-from etui.bench.page import build_config_tree
 from etui.codec import DocumentError
 from etui.design._figures import draw_figures, get_colour
 from etui.design._tables import (
@@ -134,7 +133,6 @@ def _build_values(
             for number, (run, figures) in enumerate(zip(runs, drawn, strict=True))
         ],
         "limits": main.limits,
-        "config": build_config_tree(config),
     }
 
 

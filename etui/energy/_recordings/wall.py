@@ -2,9 +2,7 @@
 
 Such a meter gives power (the mean of its last refresh), a counter, or both. Each of them is a track
 of knots: the times at which its value changed, for only a change shows that the meter is alive.
-Energy is linear between two knots; inside a stretch of T seconds with J joules and power from p to
-q, the energy x seconds after its begin is at most min(q x, J - p (T - x)) and at least
-max(p x, J - q (T - x)). The track with the smaller uncertainty counts.
+The track with the smaller uncertainty counts.
 
 A value that no longer changes, a failed read and a counter that lost energy are gaps. How late the
 meter is, is learned by comparing its power with that of the channels inside the machine; until
@@ -14,14 +12,13 @@ then it may be up to ten seconds, so that only steady power gives a small uncert
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from etui.energy._recordings.channel import GRID_JOULES, CrossCheck, find_plausible_watts
+from etui.energy._recordings.knots import UNKNOWN_WATTS, KnotPoint, KnotTrack
 from etui.energy.types import Channel, ChannelEnergy, HalfWidths, Kind, Phase, Reading
 
 if TYPE_CHECKING:
@@ -32,8 +29,6 @@ _GAP_NS = 5_000_000_000
 _STALE_PERIODS, _STALE_LONGEST, _STALE_S, _UNKNOWN_STALE_S = 2.5, 1.5, (5.0, 300.0), 30.0
 """A value that did not change for 2.5 usual times, and 1.5 times the longest of the last ones, is
 stale; within bounds."""
-_UNKNOWN_WATTS = 1e9
-"""Upper bound of a power that no reading bounds."""
 _UNLEARNED_WATTS = 1.0
 _SHOWN_NS = 3_000_000_000
 _HOLD_NS = 1_000_000_000
@@ -59,133 +54,6 @@ class WallLag:
     learned: bool = False
 
 
-class _Knot(NamedTuple):
-    """A time with the totals up to it, and the power since the knot before it."""
-
-    t_ns: int
-    half_ns: int = 0  # Half width of `t_ns`
-    joules: float = 0.0
-    known_ns: int = 0
-    covered_ns: int = 0
-    doubt: float = 0.0  # Half width of `joules` that no end of an interval has, joules
-    low: float = 0.0
-    high: float = _UNKNOWN_WATTS
-
-
-class _Point(NamedTuple):
-    """The totals at a time; ``half`` is what an interval that ends there is unsure of, joules."""
-
-    joules: float
-    known_ns: float
-    covered_ns: float
-    doubt: float
-    half: float
-
-
-class _Track:
-    """Knots of a counter, or of power readings; at most ``keep`` to twice as many."""
-
-    def __init__(self, keep: int) -> None:
-        self._keep = keep
-        self.knots: list[_Knot] = []
-        self.intervals_s: deque[float] = deque(maxlen=25)
-        """Times between the newest changes of the value."""
-        self.step = math.inf  # Smallest difference of two values: the resolution
-
-    @property
-    def period_s(self) -> float | None:
-        known = sorted(self.intervals_s)
-        return known[len(known) // 2] if len(known) >= 3 else None
-
-    def learn_step(self, *differences: float) -> None:
-        self.step = min([self.step, *(abs(d) for d in differences if abs(d) > 1e-6)])
-
-    def append(
-        self,
-        t_ns: int,
-        joules: float | None,
-        half_ns: int = 0,
-        *,
-        covered: bool = True,
-        doubt: float = 0.0,
-        low: float = 0.0,
-        high: float = _UNKNOWN_WATTS,
-    ) -> None:
-        """Add a knot; None where the energy since the last one is not known."""
-        if not self.knots:
-            self.knots.append(_Knot(t_ns, half_ns))
-            return
-        last = self.knots[-1]
-        t_ns = max(t_ns, last.t_ns + 1)
-        span = t_ns - last.t_ns
-        known = joules is not None
-        self.knots.append(
-            _Knot(
-                t_ns,
-                half_ns,
-                last.joules + (joules or 0.0),
-                last.known_ns + span * known,
-                last.covered_ns + span * (known and covered),
-                last.doubt + doubt,
-                low,
-                high,
-            )
-        )
-        if len(self.knots) > 2 * self._keep:
-            del self.knots[: self._keep]
-
-    def find(self, t_ns: int) -> int:
-        """Count the knots up to a time."""
-        return bisect_right(self.knots, t_ns, key=_get_time)
-
-    def at(self, t_ns: int) -> _Point:
-        """Return the totals at a time up to the last knot."""
-        upper = self.find(t_ns)
-        if upper in (0, len(self.knots)):
-            knot = self.knots[0 if upper == 0 else -1]
-            return _Point(knot.joules, knot.known_ns, knot.covered_ns, knot.doubt, 0.0)
-        a, b = self.knots[upper - 1], self.knots[upper]
-        span, done = (b.t_ns - a.t_ns) / 1e9, (t_ns - a.t_ns) / 1e9
-        share, joules = done / span, b.joules - a.joules
-        half = 0.0
-        if b.known_ns > a.known_ns:
-            low, high = self._bound_watts(upper, joules / span)
-            most = min(high * done, joules - low * (span - done))
-            least = max(low * done, joules - high * (span - done))
-            half = max(most - share * joules, share * joules - least)
-            half += min(high * max(a.half_ns, b.half_ns) / 1e9, joules)
-        return _Point(
-            a.joules + share * joules,
-            a.known_ns + share * (b.known_ns - a.known_ns),
-            a.covered_ns + share * (b.covered_ns - a.covered_ns),
-            a.doubt + share * (b.doubt - a.doubt),
-            max(half, 0.0),
-        )
-
-    def knows(self, start_ns: int, end_ns: int) -> bool:
-        """Return whether the energy of an interval up to the last knot is known."""
-        end_ns = min(end_ns, self.knots[-1].t_ns)
-        return self.at(end_ns).known_ns - self.at(start_ns).known_ns >= 0.999 * (end_ns - start_ns)
-
-    def _bound_watts(self, upper: int, mean: float) -> tuple[float, float]:
-        """Return the power around the stretch that ends at a knot, from the readings there."""
-        low = high = mean
-        for a, b in pairwise(self.knots[max(upper - 2, 0) : upper + 2]):
-            if b.known_ns > a.known_ns:
-                low, high = min(low, b.low), max(high, b.high)
-        return low, high
-
-    def slopes(self, start_ns: int, end_ns: int) -> tuple[float, float] | None:
-        """Return the smallest and largest mean watts of the stretches that touch an interval."""
-        low, high = max(self.find(start_ns) - 1, 0), self.find(end_ns) + 1
-        found = [
-            (b.joules - a.joules) / (b.t_ns - a.t_ns) * 1e9
-            for a, b in zip(self.knots[low:high], self.knots[low + 1 : high], strict=False)
-            if b.known_ns > a.known_ns
-        ]
-        return (min(found), max(found)) if found else None
-
-
 class WallRecording:
     """The record of a wall meter: ``keep`` readings, with the methods of a ChannelRecording."""
 
@@ -195,7 +63,7 @@ class WallRecording:
         self.last_read_ns = 0
         self.lag = WallLag()
         self._plausible_watts = find_plausible_watts(channel)
-        self._counter, self._power = _Track(keep), _Track(keep)
+        self._counter, self._power = KnotTrack(keep), KnotTrack(keep)
         self._failed = False
         self._lost = False  # Whether the counter may have lost energy since its last knot
         self._gapped = False  # Whether reads failed since the counter's last knot
@@ -305,7 +173,7 @@ class WallRecording:
         track, last = self._counter, self._counter.knots[-1]
         since_ns = last.t_ns - int(_AROUND_S * 1e9)
         watts = [each for at_ns, each in self._recent if at_ns >= since_ns]
-        low, high, doubt = 0.0, _UNKNOWN_WATTS, 0.0
+        low, high, doubt = 0.0, UNKNOWN_WATTS, 0.0
         if watts and not self._gapped:
             low, high = min(watts), max(watts)
             sides_s = (width_ns + last.half_ns) / 1e9
@@ -314,7 +182,7 @@ class WallRecording:
             self._lost |= low * span_s > joules + tolerance
             doubt = max(joules - high * span_s - tolerance, 0.0)
             if doubt:
-                low, high = 0.0, _UNKNOWN_WATTS
+                low, high = 0.0, UNKNOWN_WATTS
         if not self._lost and not self._power.knots:
             self._widen(joules / max(span_s, 0.1))
         self._lost |= last.t_ns < self._distrust_until_ns
@@ -496,7 +364,7 @@ class WallRecording:
             self.lag = found
 
     @property
-    def _tracks(self) -> list[_Track]:
+    def _tracks(self) -> list[KnotTrack]:
         """The tracks with an interval: counter, power."""
         return [track for track in (self._counter, self._power) if len(track.knots) > 1]
 
@@ -510,7 +378,7 @@ class WallRecording:
         longest_s = max(_STALE_PERIODS * usual_s, _STALE_LONGEST * most_s)
         return int(min(max(longest_s, _STALE_S[0]), _STALE_S[1]) * 1e9)
 
-    def _at(self, track: _Track, t_ns: int) -> _Point:
+    def _at(self, track: KnotTrack, t_ns: int) -> KnotPoint:
         """Return the totals at a time; behind the last knot, as far as the meter is alive."""
         last = track.knots[-1]
         if t_ns <= last.t_ns:
@@ -522,7 +390,7 @@ class WallRecording:
         end_ns = min(t_ns, alive_ns + (holds and not is_stale) * _HOLD_NS)
         slopes = track.slopes(last.t_ns - 1, last.t_ns)
         if end_ns <= last.t_ns or slopes is None or (track is self._counter and self._gapped):
-            return _Point(last.joules, last.known_ns, last.covered_ns, last.doubt, 0.0)
+            return KnotPoint(last.joules, last.known_ns, last.covered_ns, last.doubt, 0.0)
         watts, reach_ns = slopes[1], end_ns - last.t_ns
         swing = self._find_swing((last.t_ns - reach_ns, last.t_ns))
         if self._power.knots:  # the newest reading says more than the last stretch
@@ -530,7 +398,7 @@ class WallRecording:
             swing = max(swing, abs(watts - slopes[1]))
         else:
             swing = max(swing, watts)
-        return _Point(
+        return KnotPoint(
             last.joules + watts * reach_ns / 1e9,
             last.known_ns + reach_ns,
             last.covered_ns + reach_ns,
@@ -552,7 +420,7 @@ class WallRecording:
         return self.lag.half_seconds + (1 if self.lag.learned else 2) * period_s
 
     def _measure(
-        self, track: _Track, start_ns: int, end_ns: int, late_joules: float
+        self, track: KnotTrack, start_ns: int, end_ns: int, late_joules: float
     ) -> ChannelEnergy | None:
         lag_ns = int(self.lag.seconds * 1e9)
         first_ns, last_ns = start_ns + lag_ns, end_ns + lag_ns
@@ -600,10 +468,6 @@ class WallRecording:
             if found:
                 low, high = min(s[0] for s in found), max(s[1] for s in found)
         return high - low if self._power.knots else high  # a counter hides what is in a tick
-
-
-def _get_time(knot: _Knot) -> int:
-    return knot.t_ns
 
 
 def _plain(value: float | None) -> float | None:

@@ -354,7 +354,7 @@ def joules_basis(forecast: DecodeForecast, machine: MachineFacts) -> str:
     """Write what the joules of a decoded token rest on, or why they are unknown."""
     match forecast.joules_source:
         case "":
-            return "no hardware reading to predict it from"
+            return "no power meter to predict it from"
         case "curve":
             return "measured by its curve"
         case "log":

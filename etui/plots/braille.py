@@ -45,9 +45,10 @@ _STEPS_SECONDS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200,
 _LEGEND: tuple[tuple[Ink, str], ...] = (
     ("own", "etui"),
     ("others", "other programs and idle"),
-    *((PHASE_INKS[phase], word) for phase, word in PHASE_WORDS.items()),
-    ("limit", "near the limit"),
-    ("plain", "no answer"),
+    ("load", "loading"),
+    *((PHASE_INKS[phase], PHASE_WORDS[phase]) for phase in "PTA"),
+    ("limit", "near the max"),
+    ("plain", "other work"),
 )
 """What an ink means, in words below the graph."""
 _IDLE_LINE, _IDLE_WORD = "┄", " idle "

@@ -42,7 +42,7 @@ _SOURCES = {
     "integrated": "hardware power readings, integrated over time",
     "model": "the vendor's power model",
     "battery": "the battery's readings",
-    units.ESTIMATE: "estimated from CPU time and a configured power range, no reading",
+    units.ESTIMATE: "estimated from CPU time and a configured power range, no meter",
 }
 """How an energy was obtained, by its kind."""
 

@@ -135,7 +135,7 @@ def test_a_colour_without_room_for_its_word_is_named_at_the_side() -> None:
     shown = graph(*watts, phases=" " * 80 + "LL" + " " * 6, limit_watts=10.0)
     row = draw_graph(shown, 44, 8, axes=False)[-1]
     text = "".join(part for part, _ in row)
-    assert text.startswith(" █ load █ near the limit █ no answer")
+    assert text.startswith(" █ loading █ near the max █ other work")
     assert [ink for part, ink in row if part == "█"] == ["load", "limit", "plain"]
     assert len(text) == 44
     calm = draw_graph(graph(*[5.0] * 80, limit_watts=10.0), 40, 8, axes=False)

@@ -331,7 +331,7 @@ or n goes on, N goes back, Esc ends it. Words that only another branch has are s
         """Count the turns with the words that are typed."""
         words = changed.value.strip()
         count = units.count_text(len(find_turns(self._records, words)), "answer")
-        self._find_bar.show_result(f"in {count} · Enter goes there" if words else "")
+        self._find_bar.show_result(f"in {count} · Enter: the first, n next" if words else "")
 
     def end_find(self) -> Widget | None:
         """Close the line and remove the marks; return the turn that was found last."""

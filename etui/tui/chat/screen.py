@@ -200,9 +200,9 @@ class ChatScreen(SettledLayout):
             ("export: this chat as JSON", "Write a file with all figures",
              partial(self.action_export, "json")),
             ("answer: stop", "Stop the running answer, and keep its text", self.action_stop),
-            ("answer: branch before", "Where a question was edited: the chat with the text before",
+            ("answer: branch before", "Where a question was edited: its version before this one",
              partial(self.action_branch, -1)),
-            ("answer: branch after", "Where a question was edited: the chat with the text after",
+            ("answer: branch after", "Where a question was edited: its next version",
              partial(self.action_branch, 1)),
             *((f"answer: {name}", text, partial(self.action_request, action))
               for action, name, text in actions),

@@ -266,7 +266,7 @@ def wrap_facts(lines: Iterable[str], width: int) -> Iterator[str]:
 def curve_lines(card: ModelCard, width: int, height: int) -> Iterator[str]:
     curve = card.curve
     if curve is None:
-        yield "Joules by token count: not calibrated. Keys of F6:"
+        yield "Joules by token count: not calibrated. On F6 (Models):"
         yield "" if card.has_file else "p  pulls the file first"
         yield "c  calibrates: measures what a token costs (minutes)"
         yield "C  does it more roughly, in less time"

@@ -91,7 +91,7 @@ class ModelsScreen(Screen[None]):
         Binding("s", "sweep", "Sweep", id="models.sweep"),
         Binding("a", "apply_sweep", "Apply", id="models.apply"),
         Binding("R", "revert", "Revert", id="models.revert"),
-        Binding("v", "verify", "Verify", id="models.verify"),
+        Binding("v", "verify", "Check file", id="models.verify"),
         Binding("e", "own_settings", "Settings", id="models.settings"),
         Binding("r", "read", "Read again", id="models.read", show=False),
     ]

@@ -26,9 +26,10 @@ _EXPLAIN_AFTER_SECONDS = 0.2  # Delay from the last key to the decision about th
 _NARROWEST = 20
 _GROUP = "policy-analysis"
 _INTRODUCTION = """\
-Type a question to see which arm (a model with a way to answer: direct, cot: thinks first, vote)
-would answer it under the text as it is now. A replay shows which questions of the history would
-move to another arm, and their joules. Both before you save; Use switches the chat to a policy."""
+Type a question to see which arm (a model with a way to answer: direct; cot, which thinks first;
+vote, the most frequent of several answers) would answer it under the text as it is now. A replay
+estimates which questions of the history would move to another arm, and their joules. Both work
+before you save; Use switches the chat to a policy."""
 _TITLES: dict[About, str] = {
     "": "",
     "explain": "which arm would answer",

@@ -47,7 +47,7 @@ def test_an_estimate_says_what_it_counts() -> None:
             channels={"estimate:cpu": 12.5}, unmeasured=("package:0",),
         )
     )  # fmt: skip
-    assert "no reading" in shown["energy"]
+    assert "no meter" in shown["energy"]
     assert shown["energy"].count("estimate") == 1
     assert shown["net"] == NO_BASELINE
     assert shown["others"] == "≈3.0 J of it is etui's, the rest other programs on the CPU"

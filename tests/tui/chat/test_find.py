@@ -117,7 +117,7 @@ async def test_ctrl_f_finds_from_the_prompt_each_place_of_a_long_answer_and_esc_
         await term.press("escape", "ctrl+f")
         await term.until(lambda: isinstance(term.app.focused, Input))
         await term.press(*"a needle")
-        await term.sees("in 1 answer · Enter goes there")
+        await term.sees("in 1 answer · Enter: the first, n next")
         await term.press(*" is", "enter")
         await term.until(lambda: focused_turn(term.app) == "turn-of-log-70")
         await term.sees("Paragraph 2 says")

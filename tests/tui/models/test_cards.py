@@ -65,7 +65,7 @@ def test_a_gpu_without_a_reading_is_unknown_and_says_why() -> None:
     assert (speed_cell(card.forecast), joules_cell(card.forecast)) == ("–", "–")
     assert list(forecast_lines(card, MACHINE)) == [
         "expected  unknown tok/s: no model was measured on this GPU yet",
-        "          unknown J per decoded token: no hardware reading to predict it from",
+        "          unknown J per decoded token: no power meter to predict it from",
     ]
 
 

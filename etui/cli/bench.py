@@ -49,6 +49,7 @@ _ALLOWED = frozenset(
     {
         "design", "models", "data", "limit", "per_subject", "subjects", "seed", "part",
         "out", "fail_under", "max_joules", "max_hours", "dry_run", "pilot", "when", "by",
+        "cluster", "compare", "node_timeout",
         "as_json", "as_lines", "quiet",
     }
 )  # fmt: skip

@@ -11,6 +11,7 @@ import pytest
 from etui.calibration.grid import QUICK
 from etui.cli import cluster as cluster_command
 from etui.cluster.messages import Failed, Measured, Measurement
+from etui.errors import Stopped
 from etui.log.queries import LogReader
 from etui.measure.progress import Progress
 from etui.sweep.folder import SweepFolder
@@ -59,6 +60,27 @@ def test_a_dry_run_needs_no_cluster(cli, starter_model, monkeypatch):
         "bench", "--suite", "sample", "-m", "smollm2-135m", "--cluster", "192.0.2.1:1", "--dry-run"
     ).out
     assert "tokens to compute" in out
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--design", "quick", "--node-timeout", "60"),
+        ("--suite", "sample", "-m", "smollm2-135m", "--precision", "5"),
+    ],
+)
+def test_designs_and_precisions_reach_the_nodes(cli, starter_model, monkeypatch, words):
+    monkeypatch.setenv("ETUI_MODELS", str(starter_model.parent))
+    plans = []
+
+    def reach(runner, options, limits, plan):
+        plans.append(plan)
+        raise Stopped("reached")
+
+    monkeypatch.setattr(cluster_command, "bench_on_cluster", reach)
+    cli.err("bench", *words, "--cluster", "local", code=3)
+    (plan,) = plans
+    assert plan.config.design or plan.config.precision
 
 
 class FakeCluster:

@@ -328,54 +328,6 @@ def _format_value(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-@dataclass(slots=True)
-class RunLog:
-    """Keeps the log up to date with a run."""
-
-    writer: TurnWriter
-    config: RunConfig
-    folder: Path
-    status: str = "running"  # As in :func:`run_record`
-    summary: Summary | None = None  # None before the run has one
-
-    def add(self, samples: Sequence[Sample]) -> None:
-        """Write the rows of answers."""
-        self.writer.save_answers([answer_record(self.config.run_id, each) for each in samples])
-
-    def conclude(self, ending: Ending) -> None:
-        """Note how the run ended; its row is written when the log is closed."""
-        self.status = "complete" if ending in ("complete", "precise") else "stopped"
-
-    def save(self) -> None:
-        """Write the row of the run, by the answers in its folder."""
-        samples = read_run(self.folder).samples
-        record = run_record(self.config, self.folder, samples, self.status, self.summary)
-        self.writer.save_run(record)
-
-
-@contextmanager
-def log_run(
-    writer: TurnWriter, config: RunConfig, folder: Path, before: Sequence[Sample]
-) -> Iterator[RunLog]:
-    """Log a run and its earlier answers for the time of the body, and close the log.
-
-    A run that an error ends is logged as stopped if the user stopped it, else as an error.
-    """
-    log = RunLog(writer, config, folder)
-    log.save()
-    log.add(before)
-    log.status = "error"
-    try:
-        yield log
-    except (KeyboardInterrupt, Stopped):
-        log.status = "stopped"
-        raise
-    finally:
-        with suppress(EtuiError):  # all is in the folder, and a log error was reported
-            log.save()
-            writer.close()
-
-
 @dataclass(frozen=True, slots=True)
 class RunOutcome:
     """How a run ended."""
@@ -389,16 +341,37 @@ class RunOutcome:
 
 @dataclass(slots=True)
 class Answering:
-    """A run whose questions are being answered."""
+    """A run whose questions are being answered, and its rows in the log."""
 
     plan: RunPlan
     config: RunConfig
     folder: RunFolder
     before: Sequence[Sample]  # Its answers so far
-    log: RunLog
+    writer: TurnWriter
     progress: RunProgress
     blocks: WholeBlocks
     precise: PrecisionSchedule | None = None  # None for a run that does not stop at a precision
+    status: str = "running"  # As in :func:`run_record`
+    summary: Summary | None = None  # None before the run has one
+
+    @contextmanager
+    def log(self) -> Iterator[None]:
+        """Log the run and its earlier answers for the time of the body, and close the log.
+
+        A run that an error ends is logged as stopped if the user stopped it, else as an error.
+        """
+        self._save()
+        self._add(self.before)
+        self.status = "error"
+        try:
+            yield
+        except (KeyboardInterrupt, Stopped):
+            self.status = "stopped"
+            raise
+        finally:
+            with suppress(EtuiError):  # all is in the folder, and a log error was reported
+                self._save()
+                self.writer.close()
 
     def open_precision(self, wait: Callable[[], None] = lambda: None) -> None:
         """Open the schedule of a run that stops at a precision.
@@ -413,8 +386,17 @@ class Answering:
         """Take answers that are on the disk; they are not kept in memory."""
         if self.precise is not None:
             self.precise.add(new)
-        self.log.add(new)
+        self._add(new)
         self.progress.see(new)
+
+    def _add(self, samples: Sequence[Sample]) -> None:
+        self.writer.save_answers([answer_record(self.config.run_id, each) for each in samples])
+
+    def _save(self) -> None:
+        """Write the row of the run, by the answers in its folder."""
+        place = self.folder.path
+        samples = read_run(place).samples
+        self.writer.save_run(run_record(self.config, place, samples, self.status, self.summary))
 
 
 @dataclass(slots=True)
@@ -518,22 +500,21 @@ class BenchRunner:
         before: Sequence[Sample],
         limits: RunLimits,
     ) -> RunOutcome:
-        with log_run(self.runtime.writer, config, folder.path, before) as log:
-            blocks = WholeBlocks(limits.seconds)
-            answering = Answering(plan, config, folder, before, log, self.progress, blocks)
-            ending = self._answer(answering, limits.start(self.stopped.is_set))
+        blocks = WholeBlocks(limits.seconds)
+        run = Answering(plan, config, folder, before, self.runtime.writer, self.progress, blocks)
+        with run.log():
+            ending = self._answer(run, limits.start(self.stopped.is_set))
             samples = read_answers(folder.path)
-            precise = answering.precise
-            precision = precise.report if precise is not None else None
+            precision = run.precise.report if run.precise is not None else None
             if ending == "complete" and precision and precision.questions < config.questions:
                 ending = "precise"
             if ending == "complete" and is_comparison(config):
                 asked = config.questions * len(config.contenders)
                 ending = ending if len(samples) == asked else "stopped"  # others have some left
-            log.conclude(ending)
+            run.status = "complete" if ending in ("complete", "precise") else "stopped"
             self.progress.say("writing the report")
-            log.summary = write_results(folder, config, samples, self.runtime.config, precision)
-        return RunOutcome(ending, folder.path, config, samples, log.summary)
+            run.summary = write_results(folder, config, samples, self.runtime.config, precision)
+        return RunOutcome(ending, folder.path, config, samples, run.summary)
 
     def _answer(self, run: Answering, limit: Callable[[float], Ending | None]) -> Ending:
         """Answer what is left of a run on this machine."""

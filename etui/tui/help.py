@@ -68,7 +68,7 @@ WORDS: tuple[tuple[str, str], ...] = (
         "a model with a way to answer: direct; cot, which thinks first; vote, the most frequent "
         "of several answers",
     ),
-    ("context", "the part of its most tokens that the chat takes in the model"),
+    ("context", "how much of the model's context window this chat fills"),
     ("≈", "estimated without a hardware reading, or predicted"),
     ("±", "half the width of the range that holds the true value"),
     ("J", "joules: watts × seconds; 3.6 kJ are 1 Wh"),

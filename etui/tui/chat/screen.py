@@ -68,7 +68,7 @@ class ChatScreen(SettledLayout):
         Binding("ctrl+g", "toggle_net", "Gross or net", id="chat.net", show=False, priority=True),
         Binding("shift+tab", "choose_turn", "Select", id="chat.answers", key_display="⇧tab"),
         Binding("ctrl+t", "toggle_thinking", "Show thinking", id="chat.thought", show=False),
-        Binding("f12", "toggle_quiet", "Draw less often", id="chat.quiet", show=False),
+        Binding("f12", "toggle_quiet", "Refresh less often", id="chat.quiet", show=False),
         Binding("f9", "system_prompt", "System prompt", id="chat.system", show=False),
         Binding("delete", "withdraw", "Withdraw", id="chat.withdraw", key_display="del",
                 priority=True),

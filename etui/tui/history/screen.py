@@ -58,7 +58,7 @@ _DAYS_AFTER_SECONDS = 0.4
 _READ_AGAIN = "press F3 to read again"
 TotalsBy = Literal["model", "rule", "day"]
 TOTALS_BY: dict[TotalsBy, str] = {
-    "model": "; a cascade counts for each of its models",
+    "model": "; an answer by two models counts for both",
     "rule": "; rest: no rule matched, (none): no policy",
     "day": "",
 }

@@ -60,7 +60,7 @@ NO_PRICE = "set price_per_kwh or a tariff to see the cost"
 _LEAST_BAR, _MOST_NAME, _MOST_ANSWERS = 6, 20, 20
 _TRENDS_FROM = 60  # Width from which a model has its joules by day
 
-_DAY_PARTS = {"titles": "chat titles", "idle": "idle, loaded"}
+_DAY_PARTS = {"titles": "chat titles", "idle": "model waits"}
 """What a part of a day is called, where its name is not enough."""
 
 

@@ -47,7 +47,7 @@ It says what that costs and how long it takes before it begins. In a shell:
     etui bench --suite sample --model smollm2-135m"""
 
 _PLANE_HEIGHT = 14
-_HOW_TO_READ = "│ ─  95 % ranges    ····  what a mixture of two arms reaches"
+_RANGES, _MIXTURES = "│ ─  95 % ranges", "    ····  what a mixture of two arms reaches"
 
 
 class RunTable(FittedTable[RunEntry]):
@@ -293,7 +293,8 @@ browser.
         width = max(24, self._picture.size.width)
         lines += arm_lines(run, width)
         if run.summary is not None:
-            lines += ["", *plane_lines(run.points, run.summary.hull, width, _PLANE_HEIGHT,
-                                       run.kind), _HOW_TO_READ]  # fmt: skip
+            hull = run.summary.hull
+            lines += ["", *plane_lines(run.points, hull, width, _PLANE_HEIGHT, run.kind)]
+            lines.append(_RANGES + (_MIXTURES if len(hull) > 1 else ""))
             lines += ["", *(f"! {warning}" for warning in run.summary.warnings)]
         self._picture.update(sanitize("\n".join(lines)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from etui.cli.cluster import calibrate_on_cluster, cluster_option
-from etui.cli.output import json_option, load_models, print_event, stop_signals
+from etui.cli.output import json_option, load_models, stop_signals
 from etui.cli.param_types import TEXT, FiniteNumber, WholeNumber, flag, text_option
 from etui.cli.when import wait_for_price, when_options
 from etui.errors import ExitCode, UsageError
@@ -82,6 +81,7 @@ def calibrate(
     etui calibrate qwen2.5-coder-1.5b --cluster desk:6379
     """  # noqa: D301
     from etui.calibration.run import ModelCalibration
+    from etui.cli.curves import print_curve
     from etui.cli.output import open_watch
     from etui.config.config import load_config, make_home
     from etui.log.writer import TurnWriter
@@ -180,23 +180,3 @@ def _fit_log(spec: ModelSpec, config: Config, writer: TurnWriter) -> OperatingCu
         curve = fit_logged_turns(turns, spec.name, spec.sha256, now)
     writer.save_curve(build_curve_record(curve))
     return curve
-
-
-def print_curve(curve: OperatingCurve, form: str, status: str, node: str = "") -> None:
-    """Print a curve as ``text``, ``json`` or ``jsonl``, with the node that measured it, if any."""
-    from etui.curves.text import doubt_text, fit_lines, points_text
-    from etui.log.curve_lookup import curve_document
-
-    if form == "json":
-        click.echo(json.dumps({"status": status, **curve_document(curve)}, indent=2))
-        return
-    if form == "jsonl":
-        whose = {"node": node} if node else {}
-        print_event("curve", **whose, status=status, **curve_document(curve))
-        return
-    before = f"{node}: " if node else ""
-    click.echo(f"{before}{curve.model} on {curve.conditions.machine}, {points_text(curve)}")
-    for line in fit_lines(curve):
-        click.echo(line)
-    if doubt := doubt_text(curve):
-        click.echo(f"{before}{doubt}", err=True)

@@ -123,7 +123,7 @@ def calibrate_on_cluster(address: str, asked: Measurement, form: str, config: Co
         Stopped: It was interrupted; the same command resumes.
         EtuiError: A node could not measure; the curves of the others are saved.
     """
-    from etui.cli.calibrate import print_curve
+    from etui.cli.curves import print_curve
     from etui.cluster.messages import Measured
     from etui.log.curve_lookup import curve_document
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from etui.cli.output import json_option, print_result, write_output
+from etui.cli.output import json_option, print_event, print_json, print_result, write_output
 from etui.cli.param_types import TEXT
 from etui.curves.text import compute_drawn_lines
 from etui.errors import EtuiError, ExitCode
@@ -19,6 +19,26 @@ from etui.plots.figure import ARM_COLOURS, Figure, Panel, Point
 if TYPE_CHECKING:
     from etui.config.config import Config
     from etui.curves.operating_curve import Conditions, OperatingCurve
+
+
+def print_curve(curve: OperatingCurve, form: str, status: str, node: str = "") -> None:
+    """Print a curve as ``text``, ``json`` or ``jsonl``, with the node that measured it, if any."""
+    from etui.curves.text import doubt_text, fit_lines, points_text
+    from etui.log.curve_lookup import curve_document
+
+    if form == "json":
+        print_json({"status": status, **curve_document(curve)})
+        return
+    if form == "jsonl":
+        whose = {"node": node} if node else {}
+        print_event("curve", **whose, status=status, **curve_document(curve))
+        return
+    before = f"{node}: " if node else ""
+    click.echo(f"{before}{curve.model} on {curve.conditions.machine}, {points_text(curve)}")
+    for line in fit_lines(curve):
+        click.echo(line)
+    if doubt := doubt_text(curve):
+        click.echo(f"{before}{doubt}", err=True)
 
 
 def figure_svg(curves: Sequence[OperatingCurve]) -> str:

@@ -30,7 +30,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Event
-from typing import Any
+from typing import Any, cast
 
 from benchmarks.fake_node import (
     MODEL,
@@ -44,6 +44,7 @@ from benchmarks.figures import Figure, Skipped, in_turn, median_of
 from etui.bench.config import RunConfig
 from etui.bench.folder import read_run
 from etui.bench.plan import RunPlan, RunRequest, make_plan
+from etui.bench.progress import RunProgress
 from etui.bench.run import BenchRunner, RunOutcome
 from etui.bench.sample import Sample
 from etui.bench.scoring import QuestionAnswerer
@@ -172,7 +173,7 @@ def run_carried(
     """Run the same plan over Ray."""
     carrier = RayCarrier(ray, opener)
     try:
-        bench = ClusterBench(runtime, watch, Event(), carrier=carrier)
+        bench = ClusterBench(runtime, cast(RunProgress, watch), Event(), carrier=carrier)
         return bench.start(plan, out), bench.losses
     finally:
         carrier.close()
@@ -289,7 +290,9 @@ def measure_kill() -> dict[str, Any]:
         folder = Path(place)
         plan = make_plan(RunRequest("sample", models=(MODEL,)), config, load_catalogue(config))
         with open_runtime(config) as runtime:
-            alone: RunOutcome = BenchRunner(runtime, Watch(), Event()).start(plan, folder / "alone")
+            alone: RunOutcome = BenchRunner(runtime, cast(RunProgress, Watch()), Event()).start(
+                plan, folder / "alone"
+            )
         killed: list[int] = []
 
         def kill(count: int) -> None:

@@ -203,6 +203,14 @@ class Tariff:
             carbon = self.carbon.at(second)
         return Rate(price, carbon, self.flat.currency)
 
+    def known_rates(self, start_s: float, seconds: float) -> Iterator[tuple[int, Rate]]:
+        """Yield the begin and the rate of each quarter hour of which something is known."""
+        first = int(start_s // SLOT_S) * SLOT_S
+        for slot in range(first, int(start_s + seconds) + 1, SLOT_S):
+            rate = self.rate(slot)
+            if (rate.price, rate.carbon) != (None, None):
+                yield slot, rate
+
     def known_until(self, goal: Goal, now_s: float) -> float | None:
         """Return until when values are known; None if the same one holds at all times."""
         series = self.prices if goal == "cheap" else self.carbon

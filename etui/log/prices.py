@@ -9,7 +9,7 @@ later.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta, tzinfo
@@ -22,7 +22,7 @@ from etui.errors import InvalidFile, LogUnavailable
 from etui.log.daily_energy import SPANS_SQL, day_start
 from etui.log.filters import TurnFilter, build_clause
 from etui.log.queries import LogReader
-from etui.log.records import RateRecord, ReadRow
+from etui.log.records import ReadRow
 from etui.log.totals import spans_sql
 from etui.text import format_utc
 from etui.units import ESTIMATE
@@ -30,16 +30,6 @@ from etui.units import ESTIMATE
 if TYPE_CHECKING:
     from etui.config.config import Config
     from etui.turn.record import TurnRecord
-
-
-def list_rates(tariff: Tariff, created_at: str, seconds: float) -> Iterator[RateRecord]:
-    """Yield the known rates of the quarter hours of something that begins at ``created_at``."""
-    start_s = datetime.fromisoformat(created_at).timestamp()
-    first = int(start_s // SLOT_S) * SLOT_S
-    for slot in range(first, int(start_s + seconds) + 1, SLOT_S):
-        rate = tariff.rate(slot)
-        if (rate.price, rate.carbon) != (None, None):
-            yield RateRecord(slot, rate.price, rate.carbon, rate.currency)
 
 
 @dataclass(frozen=True, slots=True)

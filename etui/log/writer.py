@@ -15,6 +15,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import NamedTuple
@@ -225,7 +226,6 @@ class TurnWriter:
     def _note_rates(self, record: Record) -> None:
         """Note what a kilowatt-hour costs while something is spent, as it is known now."""
         from etui.energy.tariff_files import read_tariff
-        from etui.log.prices import list_rates
 
         if isinstance(record, TurnRecord):
             seconds = record.seconds.total
@@ -235,10 +235,14 @@ class TurnWriter:
             return
         with suppress(InvalidFile):  # the commands that show costs report it
             tariff = read_tariff(self._config)
-            for rate in [] if tariff is None else list_rates(tariff, record.created_at, seconds):
-                if rate != self._noted:
-                    self._enqueue(UnsavedRow(choose_table(rate), build_row(rate)))
-                self._noted = rate
+            if tariff is None:
+                return
+            start_s = datetime.fromisoformat(record.created_at).timestamp()
+            for slot, rate in tariff.known_rates(start_s, seconds):
+                noted = RateRecord(slot, rate.price, rate.carbon, rate.currency)
+                if noted != self._noted:
+                    self._enqueue(UnsavedRow(choose_table(noted), build_row(noted)))
+                self._noted = noted
 
     save_turn = save_load = save_unload = save_chat = save
     save_run = save_curve = save_audit = save_grade = save

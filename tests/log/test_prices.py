@@ -19,7 +19,6 @@ from etui.log.daily_energy import read_daily_energy, sum_by_day
 from etui.log.filters import TurnFilter
 from etui.log.prices import (
     Prices,
-    list_rates,
     read_cost_facts,
     read_prices,
     sum_costs,
@@ -276,7 +275,7 @@ def test_days_price_loads_and_audits_as_well(etui_home):
 
 def test_rates_are_noted_for_every_quarter_hour_of_a_long_turn():
     tariff = Tariff(Rate(1.0, None, "EUR"))
-    found = list(list_rates(tariff, format_utc(NOON), 3600))
-    assert [rate.start_s % SLOT_S for rate in found] == [0] * 5
-    assert found[0].start_s <= NOON.timestamp() < found[1].start_s
-    assert list(list_rates(Tariff(Rate()), format_utc(NOON), 60)) == []
+    found = [slot for slot, _ in tariff.known_rates(NOON.timestamp(), 3600)]
+    assert [slot % SLOT_S for slot in found] == [0] * 5
+    assert found[0] <= NOON.timestamp() < found[1]
+    assert list(Tariff(Rate()).known_rates(NOON.timestamp(), 60)) == []

@@ -53,7 +53,7 @@ class WallMeterModal(BoxModal[None]):
     """Dialog that reads a meter live and saves it in config.yaml."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("ctrl+t", "test", "Read it", id="wall.test", priority=True),
+        Binding("ctrl+y", "test", "Read it", id="wall.test", priority=True),
         Binding("ctrl+s", "take", "Save", id="wall.take", priority=True),
         Binding("escape", "leave", "Cancel", id="wall.leave", priority=True),
     ]

@@ -34,10 +34,10 @@ async def test_a_meter_is_read_live_and_saved_with_the_comments_kept(config: Con
             modal = app.screen
             assert isinstance(modal, WallMeterModal)
             await pilot.press(*"desk", "tab", *url.replace("127.0.0.1", "127.0.0.2"))
-            await pilot.press("ctrl+t")
+            await pilot.press("ctrl+y")
             modal._inputs["url"].value = url
             await pilot.pause()
-            await pilot.press("ctrl+t")
+            await pilot.press("ctrl+y")
             await until(pilot, lambda: "100 W" in state(modal))
             await pilot.press("ctrl+s")
             await until(pilot, lambda: isinstance(app.screen, PowerScreen))

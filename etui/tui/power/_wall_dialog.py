@@ -24,7 +24,7 @@ from etui.units import energy_text, seconds_text, significant, watts_text
 from etui.yaml.edit import insert_entry, remove_entry
 
 _READ_SECONDS = 1.0
-_HINT = "Ctrl+T reads it, and shows its watts"
+_HINT = "Ctrl+Y reads it, and shows its watts"
 _HELP = (
     "A plug or sensor that supplies the whole machine. A password or token stays in an environment "
     "variable or a file of your own; here is its name."
@@ -184,7 +184,7 @@ def describe_reading(recorder: Recorder) -> str:
         return row.problem or "no reading yet"
     parts = [watts_text(row.watts, None)]
     if row.joules_since_start:
-        parts.append(f"{energy_text(row.joules_since_start, None, None)} since Ctrl+T")
+        parts.append(f"{energy_text(row.joules_since_start, None, None)} since Ctrl+Y")
     if state.age_s is not None:
         parts.append(f"changed {seconds_text(state.age_s)} ago")
     if period := recorder.period_s(row.channel.id):

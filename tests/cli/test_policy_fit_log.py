@@ -244,10 +244,10 @@ def test_a_fit_of_other_arms_and_models_is_told(fitted, config, cli):
         (lambda text: "[]", "is not a fitted model"),
         (lambda text: "{}", "is not a fitted model"),
         (
-            lambda text: text.replace('"version":2', '"version":3'),
-            "has version 3 of a newer etui, this etui reads 2; update etui, or",
+            lambda text: text.replace('"version":3', '"version":4'),
+            "has version 4 of a newer etui, this etui reads 3; update etui, or",
         ),
-        (lambda text: text.replace('"version":2', '"version":null'), "has version null, this etui"),
+        (lambda text: text.replace('"version":3', '"version":null'), "has version null, this etui"),
         (
             lambda text: text.replace('"n":60', '"n":"many"'),
             "arms.quick.n: Input should be a valid integer",

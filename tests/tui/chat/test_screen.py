@@ -140,7 +140,7 @@ async def test_an_error_is_a_notice_with_its_fix_and_the_chat_goes_on(house: Hou
         await term.ask("Anyone?")
         await term.until(lambda: term.turns and term.text(0, "error"))
         assert term.text(0, "error") == "✗ the engine died: [/oops]\n→ ask again; it starts anew"
-        assert "no model" in term.panel
+        assert "IN MEMORY  none" in term.panel
         await term.told("ask again; it starts anew")
         house.runner.error = ZeroDivisionError("by zero")  # type: ignore[assignment]
         for _ in range(3):
@@ -156,7 +156,7 @@ async def test_a_model_that_cannot_be_loaded_ahead_is_said(house: House) -> None
     house.runner.load_error = ModelUnavailable("smollm2-135m is damaged", "pull it again")
     async with running(house) as term:
         await term.told("pull it again")
-        assert "no model" in term.panel
+        assert "IN MEMORY  none" in term.panel
 
 
 async def test_a_question_typed_before_the_model_is_there_is_answered_after(house: House) -> None:
@@ -235,4 +235,4 @@ async def test_a_model_given_up_between_answers_leaves_the_panel(house: House) -
     async with running(house) as term:
         await term.until(lambda: "98.4 MB" in term.panel)
         house.runner.on_unloaded(MODEL)
-        await term.until(lambda: "no model" in term.panel)
+        await term.until(lambda: "IN MEMORY  none" in term.panel)

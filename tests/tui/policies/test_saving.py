@@ -157,7 +157,7 @@ async def test_a_new_policy_begins_with_a_template_or_blank(config: Config) -> N
         app.screen.query_one(Input).value = "zebra"
         await app.press("up", "up", "up", "up", "up", "enter")
         await app.until(lambda: "long-questions" in app.pane.text)
-        await app.says("1 probe")
+        await app.says("choose between")
         assert "warning" not in app.verdict
         shelf = app.policies._policy_list
         await app.until(lambda: shelf.under_cursor and shelf.under_cursor.named == "zebra")
@@ -246,7 +246,7 @@ async def test_the_verdict_counts_the_cases(config: Config) -> None:
     cases = keep(config, "mine", OWN).with_name("mine.cases.jsonl")
     cases.write_text('{"query": "Why?", "arm": "quick"}\n{"query": "Who?", "arm": "quick"}\n')
     async with editing(config, None) as app:
-        await app.says("1 probe, 2 cases pass")
+        await app.says(", 2 cases pass")
         cases.write_text('{"query": "Why?", "arm": "quick"}\n{"query": "Who?", "arm": "careful"}\n')
         app.type_over("Few joules.", "Fewer joules.")
         await app.press("ctrl+s")

@@ -37,6 +37,7 @@ from etui.units import (
 )
 
 if TYPE_CHECKING:
+    from etui.config.config import Config
     from etui.energy.command import CommandRun, Foreground
     from etui.energy.recorder import Recorder
     from etui.energy.tariff import RateAt
@@ -124,7 +125,7 @@ def run(
             except CommandFailed as error:
                 results.exit_code, results.stopped = error.exit_code, f"cannot run {error}"
         if any(results.runs) or as_json:
-            _write_report(results, recorder, output, as_json)
+            _write_report(results, recorder, config, output, as_json)
         else:
             click.echo(f"etui: {results.stopped}", err=True)
     return results.exit_code
@@ -156,13 +157,17 @@ def _make_runs(
         CommandFailed: A command cannot be started.
     """
     from etui.energy.command import OF_SIGNAL, measure_command
-    from etui.measure.commands import plan_pairs
 
     repeat, warm_up = counts
     names = [_name(words) for words in results.commands]
     several = len(names) > 1 or repeat + warm_up > 1
     rounds: list[tuple[int, ...]] = [tuple(range(len(names)))] * warm_up
-    rounds += [(0,)] * repeat if len(names) == 1 else plan_pairs(repeat, random.Random())
+    if len(names) == 1:
+        rounds += [(0,)] * repeat
+    else:
+        from etui.measure.commands import plan_pairs  # loads the statistics
+
+        rounds += plan_pairs(repeat, random.Random())
     for number, order in enumerate(rounds):
         made: dict[int, CommandRun] = {}
         for at in order:
@@ -193,18 +198,20 @@ def _name(words: Sequence[str]) -> str:
 
 
 def _write_report(
-    results: _Results, recorder: Recorder, output: Path | None, as_json: bool
+    results: _Results, recorder: Recorder, config: Config, output: Path | None, as_json: bool
 ) -> None:
     """Write the report of the runs; to standard error, as the output is the command's."""
-    from etui.config.config import load_config
-    from etui.energy.tariff_files import read_tariff
-    from etui.measure.commands import Cost, compare_pairs
-
     is_one = len(results.runs) == 1 and len(results.runs[0]) == 1 and not results.stopped
-    tariff = read_tariff(load_config()) if is_one else None
+    tariff = None
+    if is_one and config.has_rates:
+        from etui.energy.tariff_files import read_tariff
+
+        tariff = read_tariff(config)
     build = partial(_build_run, recorder=recorder, rate_at=None if tariff is None else tariff.rate)
     comparison = None
     if len(results.runs) == 2:
+        from etui.measure.commands import Cost, compare_pairs
+
         costs = [[Cost(r.energy.joules, r.energy.seconds) for r in runs] for runs in results.runs]
         comparison = compare_pairs(list(zip(*costs, strict=True)))
     if as_json:

@@ -153,14 +153,15 @@ def _read_watts(config: Config) -> float | None:
 
 def describe(window: Window, goal: Goal, joules: float | None, now_s: float) -> list[str]:
     """Say when the run begins, what a kilowatt-hour costs then, and what the wait saves."""
+    from etui.energy.tariff import JOULES_PER_KWH
+
     length = seconds_text(window.end_s - window.start_s)
     then, now = window.rate.text(goal), window.now.text(goal)
     if window.start_s <= now_s:
         return [f"now is the {goal}est time for about {length}: {then}"]
     start, end = (format_moment(at, now_s) for at in (window.start_s, window.end_s))
     lines = [f"the {goal}est time for about {length} is {start} until {end}: {then}, now {now}"]
-    kwh = 3.6e6 if joules is None else joules
-    saved = window.saved(goal, kwh)
+    saved = window.saved(goal, JOULES_PER_KWH if joules is None else joules)
     if saved is not None:
         of = "a kilowatt-hour" if joules is None else f"an estimated {energy_text(joules)}"
         lines.append(f"it saves about {_format_saved(saved, goal, window.rate)} of {of}")

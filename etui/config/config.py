@@ -163,6 +163,11 @@ class Config:
     parallel: int = 1  # Number of answers of one model that the engine computes at a time
 
     @property
+    def has_rates(self) -> bool:
+        """Whether prices or carbon are stated, so that there is a tariff."""
+        return (self.price_per_kwh, self.carbon_g_per_kwh, self.tariff) != (None, None, None)
+
+    @property
     def database(self) -> Path:
         """The SQLite log."""
         return self.home / "etui.db"

@@ -22,6 +22,11 @@ JOULES_PER_KWH = 3_600_000.0
 Goal = Literal["cheap", "clean"]
 
 
+def slot_start(second: float) -> int:
+    """Return when the quarter hour of a time begins."""
+    return int(second // SLOT_S) * SLOT_S
+
+
 @dataclass(frozen=True, slots=True)
 class Rate:
     """Price and emissions of a kilowatt-hour; None where they are not known."""
@@ -151,7 +156,7 @@ def price_energy(energy: Any, start_s: float, end_s: float, rate_at: RateAt) -> 
 
 def _split(start_s: float, end_s: float) -> Iterator[tuple[int, float]]:
     """Yield the quarter hours of a time, each with its share of it."""
-    slot = int(start_s // SLOT_S) * SLOT_S
+    slot = slot_start(start_s)
     if end_s <= slot + SLOT_S or end_s <= start_s:
         yield slot, 1.0
         return
@@ -205,8 +210,7 @@ class Tariff:
 
     def known_rates(self, start_s: float, seconds: float) -> Iterator[tuple[int, Rate]]:
         """Yield the begin and the rate of each quarter hour of which something is known."""
-        first = int(start_s // SLOT_S) * SLOT_S
-        for slot in range(first, int(start_s + seconds) + 1, SLOT_S):
+        for slot in range(slot_start(start_s), int(start_s + seconds) + 1, SLOT_S):
             rate = self.rate(slot)
             if (rate.price, rate.carbon) != (None, None):
                 yield slot, rate
@@ -242,7 +246,7 @@ def find_window(
     Times of which a part has no known value are left out; None if nothing else is left. The mean of
     values that hold piece by piece is least where a time begins or ends with a piece.
     """
-    first = int(now_s // SLOT_S) * SLOT_S
+    first = slot_start(now_s)
     slots = range(first, int(max(until_s, now_s + seconds)) + 2 * SLOT_S, SLOT_S)
     values = [rate_at(slot).value(goal) for slot in slots]
     sums = [0.0, *accumulate(value or 0.0 for value in values)]

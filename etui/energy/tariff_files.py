@@ -57,10 +57,12 @@ def read_tariff(config: Config) -> Tariff | None:
     Raises:
         InvalidFile: A file of it cannot be read.
     """
+    if not config.has_rates:
+        return None
     spec = config.tariff
     flat = Rate(config.price_per_kwh, config.carbon_g_per_kwh, config.currency)
     if spec is None:
-        return None if flat.price is None and flat.carbon is None else Tariff(flat)
+        return Tariff(flat)
     zone = None if spec.zone is None else ZoneInfo(spec.zone)
     prices = carbon = None
     if spec.prices is not None:

@@ -16,7 +16,7 @@ from datetime import date, datetime, timedelta, tzinfo
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from etui.energy.tariff import SLOT_S, Cost, Rate, Tariff, compute_cost, price_energy
+from etui.energy.tariff import Cost, Rate, Tariff, compute_cost, price_energy, slot_start
 from etui.energy.tariff_files import read_tariff
 from etui.errors import InvalidFile, LogUnavailable
 from etui.log.daily_energy import SPANS_SQL, day_start
@@ -78,7 +78,7 @@ class Prices:
         elif cost.price is not None and priced > 0:
             text += f" ({Rate(cost.price / priced, None, cost.currency).text('cheap')})"
         start_s = datetime.fromisoformat(turn.created_at).timestamp()
-        is_noted = int(start_s // SLOT_S) * SLOT_S in self.noted
+        is_noted = slot_start(start_s) in self.noted
         return [("cost", text if is_noted else f"{text}, by the tariff of today")]
 
 

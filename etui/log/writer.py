@@ -225,6 +225,8 @@ class TurnWriter:
 
     def _note_rates(self, record: Record) -> None:
         """Note what a kilowatt-hour costs while something is spent, as it is known now."""
+        if not self._config.has_rates:
+            return
         from etui.energy.tariff_files import read_tariff
 
         if isinstance(record, TurnRecord):

@@ -20,8 +20,6 @@ from typing import TYPE_CHECKING, Any
 
 from etui.backends.base import Cancel
 from etui.chat import OutputOptions
-from etui.energy.tariff import find_window
-from etui.energy.tariff_files import read_tariff
 from etui.errors import EtuiError
 from etui.log.records import AuditRecord
 from etui.multiple_choice import parse_options
@@ -237,6 +235,9 @@ class Auditor:
             plan = self._runtime.load_policy(policy).audit
             if plan is None or plan.when is None:
                 return 0.0
+            from etui.energy.tariff import find_window  # not needed for most policies
+            from etui.energy.tariff_files import read_tariff
+
             tariff, now_s = read_tariff(self._runtime.config), time.time()
             known_s = None if tariff is None else tariff.known_until(plan.when, now_s)
             if tariff is None or known_s is None:

@@ -132,7 +132,7 @@ class ClusterBench(BenchRunner):
         return asked, configs
 
     def _share_host(self, names: Sequence[str], opening: Opening) -> None:
-        """Have nodes divide the joules of their host; no curve could be told apart there."""
+        """Have nodes divide the joules of their host; no curve could be separated there."""
         self.progress.say(
             f"{join_words(names)} are on one host: they share its meter, and each is charged its "
             "part of the joules"

@@ -181,7 +181,7 @@ class NodeDriver:
         return list(groups.values())
 
     def keep_one_per_host(self) -> None:
-        """End all but the first node of each host, where their joules cannot be told apart."""
+        """End all but the first node of each host, where their joules cannot be separated."""
         for first, *others in self.group_by_host():
             for name in others:
                 self.say(f"node {name} is left out: it shares the meter of {first}, on one host")

@@ -310,7 +310,7 @@ def _apply_split(api: Any, params: Any, split: Split) -> Any:
 def _keep_experts_in_ram(api: Any, blocks: int) -> Any:
     """Build the overrides for the experts of the first blocks; None without any.
 
-    One pattern for all of them: llama.cpp compiles each anew for every tensor.
+    One pattern for all of them: llama.cpp compiles each again for every tensor.
     """
     if not blocks:
         return None

@@ -28,7 +28,7 @@ _NEXT = {
 _LARGEST_BOUND = 10**15
 _MOST_VALUES = 64
 """Most values into which lists without repetition are written, and most alternatives or first items
-that are written anew: what is written grows faster than what was sent."""
+that are written again: what is written grows faster than what was sent."""
 
 _MOST_TRIED = 4_096
 
@@ -83,7 +83,7 @@ def _rewrite_conditions(own: dict[str, Any], parts: list[Any]) -> None:
 def _rewrite_one_of(own: dict[str, Any], parts: list[Any]) -> None:
     """Let no text match two of the alternatives, unless these are descriptions of objects.
 
-    Those are told apart by a property in most schemas, and read as ``anyOf``.
+    Those are distinguished by a property in most schemas, and read as ``anyOf``.
     """
     given = own.get("oneOf")
     if not isinstance(given, list) or len(given) > _MOST_VALUES:

@@ -180,7 +180,7 @@ def _find_files(
     folder: Path, program: Program, name: Callable[[Path], str]
 ) -> Iterator[FoundModel]:
     for path in _walk(folder):
-        # The first file of a split model stands for all.
+        # The first file of a split model names all of them.
         if path.suffix == ".gguf" and path == list_part_paths(path)[0]:
             blob = path.resolve().name
             sha256 = blob if re.fullmatch(r"[0-9a-f]{64}", blob) else None

@@ -129,7 +129,7 @@ class Gguf:
     metadata: Mapping[str, Scalar | Array]
     tensors: tuple[Tensor, ...]
     stated_parameters: int = 0
-    """Number of weights that someone states of a file whose tensors are not listed; 0: nobody."""
+    """Number of weights that is stated of a file whose tensors are not listed; 0: none is."""
 
     @property
     def architecture(self) -> str:
@@ -211,7 +211,7 @@ class Gguf:
         if not experts:
             row = layers * (self.number("embedding_length_per_layer_input") or 0)
             return 1 - min(0.9, row * _LOOKED_UP_TOKENS / (self.parameters or math.inf))
-        # Nobody states the weights: attention of four square matrices and the embeddings.
+        # The weights are not stated: attention of four square matrices and the embeddings.
         others = max(0, self.parameters - experts) or width * (4 * layers * width + _USUAL_TOKENS)
         return (experts - self._count_idle(experts) + others) / (experts + others)
 

@@ -54,7 +54,7 @@ def list_model_ids(
     """List what clients may name: policies with their arms, models, aliases; only what can answer.
 
     A policy with errors is left out, as are arms and models without a file on this machine. An
-    alias has the facts of what it stands for.
+    alias has the facts of what it names.
     """
     runtime.reload_catalogue()
     models = {model.id: model for model in _iter_models(runtime, residents)}
@@ -67,7 +67,7 @@ def list_model_ids(
 
 
 def find_alias(name: str, aliases: Collection[str]) -> str | None:
-    """Return the alias that stands for a name: itself, else the first with ``*``; None for none."""
+    """Return the alias of a name: itself, else the first with ``*``; None for none."""
     if name in aliases:
         return name
     for alias in aliases:  # of what `fnmatch` knows only `*` is special
@@ -109,7 +109,7 @@ def check_names(runtime: Runtime[Any], model: str | None, policy: str | None) ->
 
 
 def list_wrong_aliases(runtime: Runtime[Any]) -> Iterator[EtuiError]:
-    """Yield what is wrong with each alias that stands for nothing, or for an arm of no use."""
+    """Yield what is wrong with each alias of nothing, or for an arm of no use."""
     for alias in runtime.config.aliases:
         try:
             _parse_alias(alias, runtime)

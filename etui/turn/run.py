@@ -76,7 +76,7 @@ class Turn:
         decision: The arm that answers, or the cascade, its budget and its fallbacks.
         predictor: Predicts joules and calibrates confidences; None does neither, so that a cascade
             uses raw confidences.
-        cancel: Ends the turn; None makes a token that nobody else has.
+        cancel: Ends the turn; None makes a token of its own.
         origin: Id of the turn, the client that asked for it, further settings; None makes an id.
 
     Attributes:

@@ -70,7 +70,7 @@ class RequestSession:
         sequences: Its open sequences by id.
         wanted: What it wants stepped, while it waits for a batch or is in one.
         result: What the batch gave; an exception is raised in its thread.
-        gate: Made anew and acquired when it waits; whoever has its result releases it.
+        gate: Made and acquired each time it waits; whoever has its result releases it.
         prefilled: Whether it has drawn a token: what it computes from then on is decoding.
         changes: Changes of the thread counts, and reused caches, that its answer has not reported.
     """

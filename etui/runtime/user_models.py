@@ -172,7 +172,7 @@ class UserModels:
         """Pull a model, and write its entry to models.yaml if it has none.
 
         Args:
-            forecast: What it takes here as it was shown to the user, which is kept to compare it with
+            forecast: What it takes here as it was shown to the user, to compare it with
                 its answers later; None predicts it.
 
         Raises:

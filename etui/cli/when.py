@@ -6,7 +6,9 @@ import re
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import datetime, timedelta
+from threading import Event
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -27,8 +29,9 @@ _AHEAD = re.compile(r"(\d{1,4})\s*(m|h|d)")
 _CLOCK = re.compile(r"(\d{1,2}):(\d{2})")
 _STEPS = {"m": 60, "h": 3600, "d": 86_400}
 _ASSUMED_SECONDS = 3600.0
-_LOOK_SECONDS = 60.0
-"""Longest sleep: the clock may be set, or the machine may have slept, meanwhile."""
+_LOOK_SECONDS = 1.0
+"""Longest sleep: the clock may be set, or the machine may have slept, meanwhile; and a signal that
+comes just before a sleep does not end it."""
 
 
 def when_options(command: _Command) -> _Command:
@@ -72,15 +75,13 @@ def wait_for_price(
         return
     by = None if options["by"] is None else parse_by(options["by"], datetime.fromtimestamp(now()))
     window, joules = _choose(goal, by, config, estimate, now())
-    try:
-        with stop_signals():
-            print_lines(describe(window, goal, joules, now()), err=True)
-            if not dry_run:
-                _wait_until(window.start_s, now, sleep)
-    except KeyboardInterrupt:
-        raise Stopped(
-            "stopped while waiting: nothing was begun", "run the same command again"
-        ) from None
+    stopped = Event()
+    # A flag, since an exception raised by a signal is lost where Python frees an object.
+    with suppress(KeyboardInterrupt), stop_signals(stopped, lambda: None):
+        print_lines(describe(window, goal, joules, now()), err=True)
+        if dry_run or _wait_until(window.start_s, now, sleep, stopped):
+            return
+    raise Stopped("stopped while waiting: nothing was begun", "run the same command again")
 
 
 def parse_by(text: str, now: datetime) -> float:
@@ -182,13 +183,19 @@ def format_moment(at_s: float, now_s: float) -> str:
     return f"{at:%H:%M}" if not days else f"{at:%a %H:%M}" if days < 7 else f"{at:%Y-%m-%d %H:%M}"
 
 
-def _wait_until(start_s: float, now: Callable[[], float], sleep: Callable[[float], object]) -> None:
-    """Sleep until a time of the clock; in a terminal the minutes that are left are shown."""
+def _wait_until(
+    start_s: float, now: Callable[[], float], sleep: Callable[[float], object], stopped: Event
+) -> bool:
+    """Sleep until a time of the clock, and return whether it has come before ``stopped``.
+
+    In a terminal the time that is left is shown.
+    """
     shown = sys.stderr.isatty()
-    while (left := start_s - now()) > 0:
+    while (left := start_s - now()) > 0 and not stopped.is_set():
         if shown:
             text = f"begins at {format_moment(start_s, now())}, in {seconds_text(left)}"
             click.echo(f"\r{text:<60}", nl=False, err=True)
         sleep(min(left, _LOOK_SECONDS))
     if shown:
         click.echo(f"\r{'':<60}\r", nl=False, err=True)
+    return not stopped.is_set()

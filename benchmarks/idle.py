@@ -10,6 +10,8 @@ Four ratios for each kind and machine: of the joules of a day (cold idle power, 
 the median and the worst day; and of the joules above cold idle, which no time can save, the median
 day and all days together, whose best fixed time is one for all. ``T*`` and ``first`` are the
 joules above cold idle of all days under T*, and of ``auto`` without anything learned before.
+``--json`` also has those of a day under ``auto`` against a model that is unloaded after each
+answer, and against one that stays in memory.
 """
 
 from __future__ import annotations
@@ -20,13 +22,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from statistics import median
 
-from benchmarks.figures import Figure
+from benchmarks.figures import Figure, median_of
 from etui.energy.keep_warm import Measured
 from etui.runtime.idle_replay import IdleCost, IdleReplay, choose_times, replay_gaps
 from tests.support.idle_days import DAYS, draw_gaps, flatten
 
 AIM = 1.1
 COLD_WATTS = 10.0
+OTHERS = ("unload after each answer", "never unload")
 
 MACHINES: Mapping[str, tuple[float, float]] = {
     "60 J, 35 W": (60.0, 35.0),
@@ -48,6 +51,8 @@ class Compared:
     extra_all: float
     t_star: float
     first: float
+    against: Mapping[str, Figure]
+    """Other way -> joules above cold idle of a day under ``auto`` : under it."""
 
     @property
     def passed(self) -> bool:
@@ -65,6 +70,7 @@ def compare(
     )
     day: list[float] = []
     extra: list[float] = []
+    others: dict[str, list[float]] = {name: [] for name in OTHERS}
     sums: dict[str, float] = dict.fromkeys(("auto", "best fixed", "T*", "first"), 0.0)
     for seed in range(seeds):
         drawn = draw_gaps(DAYS[kind], learn + days, seed)
@@ -78,6 +84,9 @@ def compare(
                 auto, best = found.get("auto"), found.get("best fixed")
                 day.append(auto.joules.value / best.joules.value)
                 extra.append(auto.extra.value / best.extra.value)
+                unloaded, kept = len(one) * load, found.get("never").extra.value
+                for name, joules in zip(OTHERS, (unloaded, kept), strict=True):
+                    others[name].append(auto.extra.value / joules)
             at += len(one)
         whole = replay_gaps(gaps, cost, chosen=chosen)
         for name in ("auto", "best fixed", "T*"):
@@ -90,6 +99,7 @@ def compare(
         max(day),
         median(extra),
         *(sums[name] / best_sum for name in ("auto", "T*", "first")),
+        {name: median_of(f"auto : {name}", ratios) for name, ratios in others.items()},
     )
 
 

@@ -245,7 +245,8 @@ def run_lm_eval(
         rows.setdefault(subject, []).append(row)
     tasks = {}
     for subject, wanted in rows.items():
-        docs = [mmlu_doc(suite.questions[subject][row]) for row in wanted]
+        questions = {question.row: question for question in suite.questions[subject]}
+        docs = [mmlu_doc(questions[row]) for row in wanted]
         shown = [mmlu_doc(example) for example in suite.examples[subject]]
         task = build_task(f"mmlu/default/mmlu_{subject}.yaml", docs, shown)
         task.set_config("num_fewshot", shots)

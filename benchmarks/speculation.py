@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from benchmarks.figures import Figure, in_turn, ratio_of
+from benchmarks.figures import Figure, in_turn, median_interval, ratio_of
 from benchmarks.sides import TimedSession, ignored_ends, make_session, starter
 from etui.arm import Sampling, Speculate
 from etui.chat import Message
@@ -134,6 +134,7 @@ class Result:
         tokens: Tokens of an answer.
         off_tokens_per_second, tokens_per_second: Medians.
         speedup: Median over the pairs of the two speeds.
+        low, high: Its interval; None with one pair.
         drafted, accepted, batches: Of the last answer with speculation.
         rounds: Number of pairs.
         diverged: Pairs of which the texts part.
@@ -145,6 +146,8 @@ class Result:
     off_tokens_per_second: float
     tokens_per_second: float
     speedup: float
+    low: float | None
+    high: float | None
     drafted: int
     accepted: int
     batches: int
@@ -315,12 +318,16 @@ def result_of(
         if own.tokens != off.tokens
     ]
     last = pairs[-1][0]
+    speedups = [off.token_seconds / own.token_seconds for own, off in pairs]
+    low, high = median_interval(speedups)
     return Result(
         name=name,
         tokens=len(last.tokens),
         off_tokens_per_second=1 / statistics.median(off.token_seconds for _, off in pairs),
         tokens_per_second=1 / statistics.median(own.token_seconds for own, _ in pairs),
-        speedup=statistics.median(off.token_seconds / own.token_seconds for own, off in pairs),
+        speedup=statistics.median(speedups),
+        low=low,
+        high=high,
         drafted=sum(batch.drafted for batch in last.verified),
         accepted=sum(batch.accepted for batch in last.verified),
         batches=len(last.verified),

@@ -14,7 +14,7 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
 PAGES = {name: f"{name.lower()}.md" for name in ("CONTRIBUTING", "CHANGELOG", "SECURITY")}
-PICTURES = "data/outcomes"
+PICTURES = ("data/outcomes", "data/results")
 _PIPED_CODE = re.compile(r"`([^`\n]*\\\|[^`\n]*)`")
 _LINK = re.compile(r"\[([^\]]+)\]\(([^)#\s]*)(#[^)\s]*)?\)")
 
@@ -24,9 +24,10 @@ def on_files(files: Files, config: Any) -> Files:
     for name, page in PAGES.items():
         text = (ROOT / f"{name}.md").read_text(encoding="utf-8")
         files.append(File.generated(config, page, content=text))
-    for picture in (ROOT / PICTURES).glob("*.svg"):
-        name = f"{PICTURES}/{picture.name}"
-        files.append(File.generated(config, name, abs_src_path=str(picture)))
+    for folder in PICTURES:
+        for picture in (ROOT / folder).glob("*.svg"):
+            name = f"{folder}/{picture.name}"
+            files.append(File.generated(config, name, abs_src_path=str(picture)))
     return files
 
 

@@ -70,7 +70,7 @@ def test_the_first_page_leads_to_every_other_one():
     linked = set(re.findall(r"\]\(([\w-]+\.md)", first.read_text(encoding="utf-8")))
     pages = {path.name for path in (CHECKOUT / "docs").glob("*.md")}
     assert pages - {"index.md"} == linked
-    assert len(pages - {"cli.md"}) <= 20
+    assert len(pages - {"cli.md"}) <= 21
 
 
 def list_pages(nav: Iterable[object]) -> Iterator[str]:

@@ -180,8 +180,7 @@ def run_bench(
         command += ["--suite", suite, *(["--data", str(data)] if data else [])]
         command += ["--format", "letters", "--model", model, "--limit", str(questions)]
         command += ["--shots", str(shots), "--seed", str(seed), "--out", str(run)]
-    models = str(load_config().models_dir)
-    env = {**os.environ, "ETUI_HOME": str(folder / "home"), "ETUI_MODELS": models}
+    env = {**os.environ, "ETUI_HOME": str(folder / "home")}
     subprocess.run(command, env=env, check=True, stdout=subprocess.DEVNULL)
     return list(read_run(run).samples)
 
@@ -263,12 +262,14 @@ def run_lm_eval(
         # With a name of a backend it would load a tokenizer from the hub.
         api.tokenizer, api.tokenizer_backend = vocabulary, "remote"
         api.tokenized_requests = True
-        found = evaluate(
-            CachingLM(api, str(cache)),
-            {"tasks": tasks, "groups": {}, "group_map": {}},
-            bootstrap_iters=0,
-            log_samples=True,
-        )
+        cached = CachingLM(api, str(cache))
+        with closing(cached.dbdict):
+            found = evaluate(
+                lm=cached,
+                task_dict={"tasks": tasks, "groups": {}, "group_map": {}},
+                bootstrap_iters=0,
+                log_samples=True,
+            )
         assert found is not None
         return {
             (subject, rows[subject][logged["doc_id"]]): _read_logged(logged, vocabulary, most)
@@ -356,6 +357,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if chosen.suite == MMLU and not data:
         sys.exit("ETUI_MMLU names no folder of MMLU's files")
     os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1")  # read by lm-eval's imports
+    os.environ["ETUI_MODELS"] = str(load_config().models_dir)  # both sides have a home of their own
     with tempfile.TemporaryDirectory() as own:
         settings = f"{chosen.model}-{chosen.questions}-{chosen.shots}-{chosen.seed}"
         found = run_sides(

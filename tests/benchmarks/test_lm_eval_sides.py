@@ -122,7 +122,7 @@ def test_lm_eval_chooses_the_letters_of_the_bench(
     folder = tmp_path / "sides"
     found = run_sides(starter_model.stem, str(questions), None, 5, 2, 0, folder)
     assert found.questions == found.prompts_equal == 5
-    assert found.largest_nats < 0.1
+    assert found.largest_nats < 0.2
     assert {one.kind for one in found.unequal} <= {"tie"}
     # Both sides keep their answers, so nothing is asked a second time.
     kept = (folder / "bench" / "samples.jsonl").read_bytes()

@@ -98,7 +98,9 @@ def compare(
         median(day),
         max(day),
         median(extra),
-        *(sums[name] / best_sum for name in ("auto", "T*", "first")),
+        sums["auto"] / best_sum,
+        sums["T*"] / best_sum,
+        sums["first"] / best_sum,
         {name: median_of(f"auto : {name}", ratios) for name, ratios in others.items()},
     )
 

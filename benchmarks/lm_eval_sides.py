@@ -304,7 +304,7 @@ def format_compared(model: str, found: Compared, shots: int) -> Iterator[str]:
     yield f"{model}, {found.questions} questions, {shots} worked examples; intervals at 95 %"
     yield (
         f"the same letter: {found.equal}, {percent(found.share)} "
-        f"(at least {AIM:.0%} wanted: {reached})"
+        f"(at least {100 * AIM:.0f} % wanted: {reached})"
     )
     yield f"right: etui bench {percent(found.bench_right)}, lm-eval {percent(found.lm_eval_right)}"
     yield (

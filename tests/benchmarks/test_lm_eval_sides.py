@@ -109,6 +109,7 @@ def questions(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow  # it starts two servers, a bench and lm-eval
 def test_lm_eval_chooses_the_letters_of_the_bench(
     questions: Path, starter_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -139,7 +139,7 @@ def test_the_most_votes_are_compared_with_the_longest_chain():
     _, text = describe_votes(rows)
     assert "m: 7 votes take 5.0 [4.0, 6.0] times the joules of a direct answer" in text
     assert "(large-cot-192)" in text
-    assert "**Voting pays here**: +30.0 points [" in text
+    assert "**Voting pays here**: +30.0 [+15.9, +42.0] points against the chain" in text
 
 
 def test_other_shares_without_an_answer_are_not_compared():
@@ -204,7 +204,6 @@ def test_a_run_is_taken_drawn_and_written(tmp_path: Path, monkeypatch: pytest.Mo
         main(["--take", f"sweep={tmp_path / 'speculation.json'}"])
 
 
-@pytest.mark.slow
 def test_the_page_in_the_repository_is_what_its_data_say():
     pytest.importorskip("sklearn")
     assert main(["--check"]) == 0

@@ -327,7 +327,7 @@ def take_keep_warm(document: Document) -> Changes:
     about = (
         "Simulated days of six kinds of users on machines of stated costs (joules of a load, watts "
         f"of a model in memory): joules above cold idle under `keep_warm: auto`, medians of {days} "
-        "days or more with intervals at 90 %."
+        "days or more with intervals at 90 %, against the way that is named."
     )
     return Changes(about, "change of the joules above cold idle, %", tuple(rows))
 

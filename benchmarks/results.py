@@ -338,7 +338,7 @@ def take_sweep(document: Document) -> Changes:
         Change(one["setting"], group, change["percent"], change["low"], change["high"])
         for one in document["settings"]
         for group in ("joules", "seconds")
-        if (change := one[f"{group}_difference"]) is not None
+        if (change := one[f"{group}_difference"]) and change["percent"] is not None
     ]
     ended = "" if document["is_complete"] else ", stopped before its end"
     about = (

@@ -330,11 +330,14 @@ def run_sides(
         data: The folder of MMLU's files; None for a file.
         folder: What both sides have answered already is in it, and will be.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    home = folder / "home"
+    home.mkdir(parents=True, exist_ok=True)
+    # No prompt comes a second time, so that caches of them would only be written.
+    (home / "config.yaml").write_text("cache: off\n", encoding="utf-8")
     samples = run_bench(model, suite, data, questions, shots, seed, folder)
     loaded = load_suite(suite, "test", data, load_config())
     # One answer at a time: other sequences in a batch change the last digits of a letter.
-    with etui_server(folder / "home", model, "--parallel", "1") as server:
+    with etui_server(home, model, "--parallel", "1") as server:
         keys = [(sample.subject, sample.row) for sample in samples]
         asked = run_lm_eval(server, loaded, keys, shots, folder / "lm_eval.db")
     return compare(samples, asked, shots)

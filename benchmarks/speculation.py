@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks.figures import Figure, in_turn, median_interval, ratio_of
@@ -27,6 +28,7 @@ from benchmarks.sides import TimedSession, ignored_ends, make_session, starter
 from etui.arm import Sampling, Speculate
 from etui.chat import Message
 from etui.config.config import load_config
+from etui.config.machine import machine_name
 from etui.engine.context import Context
 from etui.engine.library import Library, default_threads
 from etui.engine.model import Model
@@ -192,7 +194,8 @@ def main() -> None:
         raise SystemExit(1)
     results, rows = measure(there, chosen)
     if chosen.json:
-        print(json.dumps({"results": [asdict(result) for result in results], "rows": rows}))
+        about = {"date": datetime.now(UTC).date().isoformat(), "machine": machine_name()}
+        print(json.dumps({**about, "results": [asdict(one) for one in results], "rows": rows}))
         return
     for result in results:
         gap = "" if result.logit_gap is None else f", logit gap {result.logit_gap:.3f}"
@@ -220,12 +223,11 @@ def measure(
         if "copy" in parts and (name == COPIER or COPIER not in there):
             with opened(path, chosen.threads) as session:
                 prompt = prompt_of(session, COPY)
-                copied: tuple[tuple[Speculate, int], ...] = (("lookup", chosen.rounds), ("auto", 1))
-                for method, rounds in copied:
+                copied: tuple[Speculate, ...] = ("lookup", "auto")
+                for method in copied:
+                    label = f"copy, {method}, {name}"
                     results.append(
-                        result_of(
-                            session, f"copy, {method}, {name}", prompt, COPY_TOKENS, method, rounds
-                        )
+                        result_of(session, label, prompt, COPY_TOKENS, method, chosen.rounds)
                     )
         with ignored_ends(), opened(path, chosen.threads) as session:
             if "prose" in parts:

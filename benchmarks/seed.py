@@ -15,6 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from etui import units
 from etui.bench.config import parse_run_config
 from etui.bench.folder import CURVES, RunFolder, read_run
 from etui.bench.publish import ENERGY_RECORD, redact_config, redact_sample
@@ -24,7 +25,6 @@ from etui.bench.summary import summarise
 from etui.design.analysis import DesignAnalysis, analyse
 from etui.design.load import design_of_run
 from etui.design.report import write_design_report
-from etui.units import seconds_text
 
 _LARGE = ("inter_token_bins", "inter_token_seconds")
 """Fields that no figure of a design needs."""
@@ -67,6 +67,9 @@ def describe(found: DesignAnalysis, seconds: float) -> str:
     """Write the folder's README."""
     layout = found.layout
     arms = len(layout.strategies)
+    lost = [one.lost / one.questions for one in found.arms]
+    silent = " to ".join(units.percent_text(end) for end in dict.fromkeys((min(lost), max(lost))))
+    said = "\n".join(f"- {one.text}" for one in found.statements)
     models = ", ".join(f"{role}: {model}" for role, model in layout.roles.items())
     choice = " ".join(f"--model {role}={shlex.quote(name)}" for role, name in layout.roles.items())
     return f"""\
@@ -76,8 +79,12 @@ def describe(found: DesignAnalysis, seconds: float) -> str:
 
 **{found.headline}.**
 
-{len(found.paired):,} questions of MMLU, answered by all {arms} arms by one readout; {models};
-{seconds_text(seconds)} of answers; joules: {found.kind or "unmeasured"}.
+{len(found.paired):,} questions of MMLU, answered by all {arms} arms by one readout, so that {silent} of the questions
+have no answer; {models}; {units.seconds_text(seconds)} of answers on {found.config.started_at[:10]}
+({found.config.machine.get("name", units.UNKNOWN)}); joules: {found.kind or "unmeasured"}.
+
+{said}
+
 [report.md](report.md) has the tables, the figures and the limits.
 
 The run; the report, from the data here; and this folder, from a run:

@@ -4,46 +4,48 @@
     python -m benchmarks.results --check              exit code 1: the page is not what the data say
     python -m benchmarks.results --take sweep=FILE    takes the output of a run into data/results
 
-Routing is replayed over ``data/outcomes``, votes are read from ``data/seed``: no run is needed. The
-others are changes against a way without the feature. ``--take`` keeps of the run's JSON only these
-changes and what they are about, in ``data/results/NAME.json``:
+Routing is replayed over ``data/outcomes``, votes are judged from the answers in ``data/seed``: no
+run is needed. The next three are changes against a way without the feature. ``--take`` keeps of the
+run's JSON only these changes and what they are about, in ``data/results/NAME.json``:
 
     speculation   python -m benchmarks.speculation --only copy,prose --rounds 5 --json
     keep_warm     python -m benchmarks.idle --json
     sweep         etui sweep MODEL --json
 
-Until a run of speculation is taken, its rows are those of the newest line of the history that has
-them. A question without data says so on the page.
+Comparisons with lm-eval are the files ``data/results/lm_eval-*.json``, each the output of ``python
+-m benchmarks.lm_eval_sides MODEL --json``. A question without data says so on the page.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import json
-import math
-import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from benchmarks.history import FILE, read
+from benchmarks.lm_eval_sides import KINDS
+from etui.bench.machines import join_words
 from etui.errors import EtuiError
 from etui.plots.figure import ARM_COLOURS, Figure, Point
-from etui.stats.tests import Interval
+
+if TYPE_CHECKING:
+    from etui.design.analysis import DesignAnalysis
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "results.md"
 FOLDER = ROOT / "data" / "results"
 OUTCOMES = ROOT / "data" / "outcomes" / "four_models_val.csv"
-SEED = ROOT / "data" / "seed" / "table.csv"
+SEED = ROOT / "data" / "seed"
 ARMS = ("qwen2.5-coder-0.5b", "qwen2.5-coder-1.5b")
 """The two arms that answered every question of ``OUTCOMES``."""
 NO_ANSWER_SHARE = 0.02
 """Arms are not compared in accuracy if their shares without an answer differ by more."""
+NO_DATA = "*There are no data of this question in the repository yet.*"
 
 Document: TypeAlias = Mapping[str, Any]
 
@@ -54,6 +56,7 @@ class Finding:
 
     lines: tuple[str, ...]  # Sentences for the page
     draw: Callable[[], str] | None = None  # Returns its figure as SVG; None without data
+    picture: str | None = None  # Path from the page of a figure that another command draws
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +68,12 @@ class Change:
     percent: float  # Less than 0 is less
     low: float | None
     high: float | None
+    is_claimed: bool = True  # False: the run itself claims no difference here
 
     @property
     def side(self) -> int:
         """-1 if it is less and 1 if it is more, beyond its interval; else 0."""
-        if self.low is None or self.high is None:
+        if not self.is_claimed or self.low is None or self.high is None:
             return 0
         return -1 if self.high < 0 else 1 if self.low > 0 else 0
 
@@ -109,161 +113,140 @@ def describe_routing(document: Document) -> Iterator[str]:
         f"{name} ({100 * arm['accuracy']:.1f} % right for {arm['cost']:.1f} J)"
         for name, arm in document["arms"].items()
     )
-    yield f"{document['n']:,} questions of MMLU (val) were answered by {arms}; joules: estimate."
+    yield (
+        f"{document['n']:,} questions of MMLU (val) were answered by {arms}; guessing is right on "
+        "25 %; joules: estimate."
+    )
     if document["apgr"] is None:
         yield "No arm is more accurate than the cheapest, so routing cannot pay here."
         return
     over = document["over_mixture"]
-    found = Interval(over["value"], over["low"], over["high"], None)
     yield (
-        f"**{_judge_gain(found, 'Routing')}**: a router that knows the subject of a question has "
-        f"an APGR of {document['apgr']:.3f}, a random choice between the two arms "
-        f"{document['mixture']['apgr']:.3f}; it gains {_format_ends(found, '+z.3f')}."
+        f"**{_judge_gain(over, 'Routing')}**: a router that knows the subject of a question, "
+        f"fitted on other questions, reaches {document['apgr']:.3f} of the larger model's gain, in "
+        "the mean over all shares of the questions that may go to it (APGR); a random choice "
+        f"reaches {document['mixture']['apgr']:.3f}. The difference is "
+        f"{_format_spread(over, '+z.3f')}."
     )
     middle = next(each for each in document["energy"]["at_hull"] if each["kind"] == "middle")
-    gain = {key: 100 * value for key, value in middle["difference"].items() if value is not None}
-    points = Interval(gain["value"], gain.get("low"), gain.get("high"), None)
+    points = _format_spread(middle["difference"], "+z.1f", 100)
+    saved = middle["saved"]
+    fewer = "" if saved is None else (
+        f" It takes {_format_spread(saved, 'z.0f', 100)} % fewer joules than a random choice that "
+        "is right as often."
+    )  # fmt: skip
     yield (
         f"At {middle['cost']:.1f} J a question it is right on {100 * middle['accuracy']:.1f} %, "
-        f"{_format_ends(points, '+z.1f')} points against a random choice for the same joules."
+        f"{points} points against a random choice for the same joules.{fewer}"
     )
 
 
 def find_votes() -> Finding:
-    """Read what votes and thinking cost and bring from the table of the seed design."""
-    with SEED.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    rows = [row for row in rows if row["machine"] == rows[0]["machine"]]
-    return Finding(tuple(describe_votes(rows)), partial(draw_votes, rows))
+    """Compare the arms of the seed design with votes with mixtures of those without."""
+    from etui.bench.folder import read_run
+    from etui.design.analysis import analyse
+    from etui.design.load import design_of_run
+
+    recorded = read_run(SEED)
+    roles = design_of_run(recorded.config).models
+    found = analyse(recorded.config, recorded.samples, {}, roles)
+    lines = tuple(describe_votes(found, compare_votes(found)))
+    return Finding(lines, picture="../data/seed/figures/accuracy_joules.svg")
 
 
-def describe_votes(rows: Sequence[Mapping[str, str]]) -> Iterator[str]:
-    """Compare the most votes of each model with its longest single chain of thought."""
-    kinds = ", ".join(sorted({row["energy_kind"] for row in rows if row["energy_kind"]}))
+def compare_votes(found: DesignAnalysis) -> dict[str, Document]:
+    """Compare each arm with votes with the best mixture of the others for no more joules.
+
+    Returns:
+        Label of the arm -> its comparison, as in the document of a replay. Only questions of which
+        every arm has joules count.
+    """
+    from etui.learning.graded import Graded
+    from etui.learning.judge import against_mixture
+
+    paired = found.paired
+    correct, joules = paired.correct[paired.measured] > 0, paired.joules[paired.measured]
+    arms = paired.layout.strategies
+    votes = [at for at, one in enumerate(arms) if one.reasoning == "vote"]
+    others = [at for at in range(len(arms)) if at not in votes]
+    keys = [key for key, kept in zip(paired.keys, paired.measured.tolist(), strict=True) if kept]
+    if not (votes and others and keys):
+        return {}
+    graded = Graded(
+        tuple(arms[at].label for at in others),
+        tuple(subject for subject, _ in keys),
+        tuple(row for _, row in keys),
+        (),
+        correct[:, others],
+    )
+    chosen = [(correct[:, at], joules[:, at]) for at in votes]
+    compared = against_mixture(chosen, graded, joules[:, others], found.config.seed)
+    return {arms[at].label: one for at, one in zip(votes, compared, strict=True)}
+
+
+def describe_votes(found: DesignAnalysis, gains: Mapping[str, Document]) -> Iterator[str]:
+    """Say whether votes are worth their joules, and what each arm with votes gains."""
+    shares = [one.lost / one.questions for one in found.arms]
+    if not gains or not shares:
+        yield NO_DATA
+        return
+    config = found.config
+    models = join_words([f"{model} ({role})" for role, model in found.layout.roles.items()])
+    ends = dict.fromkeys(f"{100 * end:.1f}" for end in (min(shares), max(shares)))
     yield (
-        f"{rows[0]['questions']} questions of MMLU were answered by every arm of the seed design; "
-        f"joules: {kinds or 'unmeasured'}."
+        f"{len(found.paired)} questions of MMLU ({config.split}) were answered by all "
+        f"{len(found.arms)} arms of the seed design with {models}, on {config.started_at[:10]} "
+        f"({config.machine.get('name', 'unknown machine')}). {' to '.join(ends)} % of the "
+        f"questions have no answer; joules: {found.kind or 'unmeasured'}."
     )
-    for role in dict.fromkeys(row["role"] for row in rows):
-        own = [row for row in rows if row["role"] == role]
-        votes, chains = (
-            [row for row in own if row["reasoning"] == kind] for kind in ("vote", "cot")
-        )
-        if votes and chains:
-            yield _compare_votes(max(votes, key=_find_size), max(chains, key=_find_size))
-
-
-def _compare_votes(vote: Mapping[str, str], chain: Mapping[str, str]) -> str:
-    count = _find_size(vote)
-    joules = [_read(row, "joules_multiple_against_direct") for row in (vote, chain)]
-    costs = [
-        "unmeasured joules" if each is None else f"{_format_ends(each, '.1f')} times the joules"
-        for each in joules
-    ]
-    head = (
-        f"{vote['model']}: {count} votes take {costs[0]} of a direct answer, one chain of thought "
-        f"({chain['arm']}) {costs[1]}"
+    if max(shares) - min(shares) > NO_ANSWER_SHARE + 1e-12:
+        yield "The arms are not compared, since these shares differ by more than two points."
+        return
+    sides = {name: _find_side(one["difference"]) for name, one in gains.items()}
+    above = [name for name, side in sides.items() if side > 0]
+    below = sum(side < 0 for side in sides.values())
+    head = "No votes are shown to pay here"
+    if above:
+        head = f"Votes pay here with {join_words(above)}"
+    elif below == len(sides):
+        head = "Votes do not pay here"
+    yield (
+        f"**{head}**: against the best random choice between the arms without votes for no more "
+        f"joules, {len(above)} of {len(sides)} arms with votes get more right and {below} fewer; "
+        f"of {len(sides) - len(above) - below} no difference is shown (intervals at 95 % for each "
+        "arm)."
     )
-    shares = [int(row["no_answer"]) / int(row["questions"]) for row in (vote, chain)]
-    if abs(shares[0] - shares[1]) > NO_ANSWER_SHARE:
-        return (
-            f"{head}. Their accuracy is not compared: {100 * shares[0]:.1f} and "
-            f"{100 * shares[1]:.1f} % of the questions have no answer."
-        )
-    accuracies = [_read(row, "accuracy") for row in (vote, chain)]
-    assert accuracies[0] is not None
-    assert accuracies[1] is not None
-    gain = subtract(accuracies[0], accuracies[1])
-    points = Interval(
-        100 * gain.value,
-        None if gain.low is None else 100 * gain.low,
-        None if gain.high is None else 100 * gain.high,
-        None,
-    )
-    return (
-        f"{head}. **{_judge_gain(gain, 'Voting')}**: {_format_ends(points, '+z.1f')} points "
-        "against the chain (interval of unpaired shares, wider than a paired one)."
+    yield "\n".join(
+        f"- {name}: {100 * one['accuracy']:.1f} % right for {one['cost']:.1f} J a question, "
+        f"{_format_spread(one['difference'], '+z.1f', 100)} points"
+        for name, one in gains.items()
     )
 
 
-def subtract(one: Interval, other: Interval) -> Interval:
-    """Subtract two shares; the interval follows from theirs (Newcombe, Stat. Med. 17, 1998)."""
-    if None in (one.low, one.high, other.low, other.high):
-        return Interval(one.value - other.value, None, None, None)
-    assert one.low is not None
-    assert one.high is not None
-    assert other.low is not None
-    assert other.high is not None
-    value = one.value - other.value
-    down = math.hypot(one.value - one.low, other.high - other.value)
-    up = math.hypot(one.high - one.value, other.value - other.low)
-    return Interval(value, value - down, value + up, None)
+def _find_side(spread: Document) -> int:
+    """Return 1 or -1 if a difference is above or below 0 beyond its interval, else 0."""
+    low, high = spread["low"], spread["high"]
+    return 1 if low is not None and low > 0 else -1 if high is not None and high < 0 else 0
 
 
-def _judge_gain(gain: Interval, what: str) -> str:
-    if gain.low is None or gain.high is None:
-        return f"{what} has no interval here"
-    if gain.low > 0:
-        return f"{what} pays here"
-    return f"{what} does not pay here" if gain.high <= 0 else f"Whether {what.lower()} pays is open"
+def _judge_gain(gain: Document, what: str) -> str:
+    side = _find_side(gain)
+    if not side:
+        return f"Whether {what.lower()} pays is open"
+    return f"{what} pays here" if side > 0 else f"{what} does not pay here"
 
 
-def _format_ends(figure: Interval, form: str) -> str:
-    text = f"{figure.value:{form}}"
-    if figure.low is None or figure.high is None:
+def _format_spread(spread: Document, form: str, scale: float = 1.0) -> str:
+    """Format a value and its interval, as far as both ends are known."""
+    text = f"{scale * spread['value']:{form}}"
+    if spread["low"] is None or spread["high"] is None:
         return text
-    return f"{text} [{figure.low:{form}}, {figure.high:{form}}]"
-
-
-def _find_size(row: Mapping[str, str]) -> int:
-    """Return the votes or the budget of an arm, the number at the end of its name."""
-    found = re.search(r"(\d+)$", row["arm"])
-    return int(found[1]) if found else 0
-
-
-def _read(row: Mapping[str, str], name: str) -> Interval | None:
-    values = [row.get(f"{name}{end}") or None for end in ("", "_low", "_high")]
-    value, low, high = (None if each is None else float(each) for each in values)
-    return None if value is None else Interval(value, low, high, None)
-
-
-def draw_votes(rows: Sequence[Mapping[str, str]]) -> str:
-    """Draw accuracy against joules: direct answers, chains and votes, a line for each."""
-    figure = Figure(7.2, 4.6)
-    (panel,) = figure.panels
-    for at, role in enumerate(dict.fromkeys(row["role"] for row in rows)):
-        colour = ARM_COLOURS[at % len(ARM_COLOURS)]
-        for kind, shape in (("direct", "s"), ("cot", "^"), ("vote", "o")):
-            own = [r for r in rows if r["role"] == role and r["reasoning"] == kind]
-            own = sorted((r for r in own if r["joules_per_question"]), key=_find_size)
-            points = [_mark_arm(row, colour, shape, filled=kind != "cot") for row in own]
-            if points:
-                panel.points(points, f"{role}, {kind}")
-                panel.line([p.x for p in points], [p.y for p in points], colour, dashed=True)
-    panel.log()
-    panel.name_axes("joules per question", "right answers, %", f"{rows[0]['questions']} questions")
-    panel.legend(loc="lower right")
-    return figure.document()
-
-
-def _mark_arm(row: Mapping[str, str], colour: str, shape: str, *, filled: bool) -> Point:
-    accuracy = _read(row, "accuracy")
-    assert accuracy is not None
-    low, high = (None if end is None else 100 * end for end in (accuracy.low, accuracy.high))
-    size = _find_size(row)
-    return Point(
-        float(row["joules_per_question"]),
-        100 * accuracy.value,
-        y_ends=(low, high),
-        colour=colour,
-        label=str(size) if size else "",
-        shape=shape,
-        filled=filled,
-    )
+    return f"{text} [{scale * spread['low']:{form}}, {scale * spread['high']:{form}}]"
 
 
 def take_speculation(document: Document) -> Changes:
     """Take the output of ``python -m benchmarks.speculation --json``."""
+    results = document["results"]
     rows = [
         Change(
             one["name"],
@@ -272,42 +255,21 @@ def take_speculation(document: Document) -> Changes:
             None if one["high"] is None else 100 * (1 / one["high"] - 1),
             None if one["low"] is None else 100 * (1 / one["low"] - 1),
         )
-        for one in document["results"]
+        for one in results
     ]
-    pairs = min(one["rounds"] for one in document["results"])
+    pairs, diverged = sum(one["rounds"] for one in results), sum(one["diverged"] for one in results)
     about = (
-        "Each case is answered with speculation and without it by turns, the same tokens; "
-        f"medians of {pairs} pairs or more, with intervals at 90 % (the range of fewer than five)."
+        "Each case is answered with speculation and without it by turns, greedy "
+        f"({document['date']}, {document['machine']}): the time of a token after the first one, "
+        f"medians of {min(one['rounds'] for one in results)} pairs or more with intervals at 90 % "
+        "(of fewer than five pairs their range). "
+    )
+    about += (
+        f"The two texts of {diverged} of {pairs} pairs part at a tie of two tokens."
+        if diverged
+        else f"The two texts of each of the {pairs} pairs are equal."
     )
     return Changes(about, "change of the seconds a token, %", tuple(rows))
-
-
-def read_history() -> Changes | None:
-    """Read speculation of the newest line of the history that has it; None without one."""
-    for record in reversed(read(FILE)):
-        found = {
-            name.removeprefix("speculation/"): figure
-            for name, figure in record.figures.items()
-            if name.startswith("speculation/seconds a token, ")
-        }
-        if found:
-            rows = [
-                Change(
-                    name.removeprefix("seconds a token, ").removesuffix(" : off"),
-                    "time",
-                    100 * (figure.value - 1),
-                    None if figure.low is None else 100 * (figure.low - 1),
-                    None if figure.high is None else 100 * (figure.high - 1),
-                )
-                for name, figure in found.items()
-            ]
-            about = (
-                f"The quick form of the benchmark ({record.date[:10]}, starter model, "
-                f"{min(figure.n for figure in found.values())} pairs of 64 tokens, "
-                f"{record.machine.cpu}): medians with intervals at 90 %."
-            )
-            return Changes(about, "change of the seconds a token, %", tuple(rows))
-    return None
 
 
 def take_keep_warm(document: Document) -> Changes:
@@ -335,17 +297,26 @@ def take_keep_warm(document: Document) -> Changes:
 def take_sweep(document: Document) -> Changes:
     """Take the document of a sweep (``result.json``, or ``etui sweep --json``)."""
     rows = [
-        Change(one["setting"], group, change["percent"], change["low"], change["high"])
+        Change(
+            one["setting"],
+            group,
+            change["percent"],
+            change["low"],
+            change["high"],
+            change["is_claimed"],
+        )
         for one in document["settings"]
         for group in ("joules", "seconds")
         if (change := one[f"{group}_difference"]) and change["percent"] is not None
     ]
+    machine = document["provenance"].get("machine", "unknown machine")
     ended = "" if document["is_complete"] else ", stopped before its end"
     about = (
-        f"A sweep of {document['model']}{ended}: {document['blocks']} blocks, "
-        f"{document['visits']} visits; joules: {document['kind'] or 'unmeasured'}; "
-        f"against `{document['baseline']}`, with intervals at 95 %. "
-        f"The sweep's own verdict: {document['verdict']}"
+        f"A sweep of {document['model']}{ended} ({document['created'][:10]}, {machine}): "
+        f"{document['blocks']} blocks, {document['visits']} visits; "
+        f"joules: {document['kind'] or 'unmeasured'}; against `{document['baseline']}`, with "
+        "intervals at 95 % for each setting. Less and more are what the sweep claims beyond its "
+        f"noise; its verdict: {document['verdict']}."
     )
     return Changes(about, "change against the settings in use, %", tuple(rows))
 
@@ -362,7 +333,7 @@ def read_changes(name: str) -> Changes | None:
     """Read the changes of ``data/results``; None if no run was taken."""
     file = FOLDER / f"{name}.json"
     if not file.is_file():
-        return read_history() if name == "speculation" else None
+        return None
     document = json.loads(file.read_text(encoding="utf-8"))
     rows = tuple(Change(**row) for row in document["rows"])
     return Changes(document["about"], document["axis"], rows)
@@ -372,7 +343,7 @@ def find_changes(name: str) -> Finding:
     """Describe and draw the changes of one feature."""
     found = read_changes(name)
     if found is None or not found.rows:
-        return Finding(("*There are no data of this question in the repository yet.*",))
+        return Finding((NO_DATA,))
     return Finding((found.about, *describe_changes(found.rows)), partial(draw_changes, found))
 
 
@@ -381,16 +352,13 @@ def describe_changes(rows: Sequence[Change]) -> Iterator[str]:
     for group in dict.fromkeys(row.group for row in rows):
         own = [row for row in rows if row.group == group]
         less, more = (sum(row.side == side for row in own) for side in (-1, 1))
-        best, worst = min(own, key=_read_percent), max(own, key=_read_percent)
+        ordered = sorted(own, key=attrgetter("percent"))
         yield (
             f"**{group.capitalize()}**: less in {less} of {len(own)} cases, more in {more}, no "
             f"difference shown in {len(own) - less - more}; "
-            f"from {best.format()} ({best.case}) to {worst.format()} ({worst.case})."
+            f"from {ordered[0].format()} ({ordered[0].case}) to {ordered[-1].format()} "
+            f"({ordered[-1].case})."
         )
-
-
-def _read_percent(row: Change) -> float:
-    return row.percent
 
 
 def draw_changes(found: Changes) -> str:
@@ -417,13 +385,38 @@ def draw_changes(found: Changes) -> str:
             ],
             group,
         )
-    panel.name_axes(found.axis, "", "filled: beyond its interval")
+    panel.name_axes(found.axis, "", "filled: a difference is shown")
     if len(groups) > 1:
         panel.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=len(groups), borderpad=0)
     return figure.document()
 
 
-QUESTIONS: Mapping[str, tuple[str, Callable[[], Finding]]] = {
+def find_lm_eval() -> Finding:
+    """Read the comparisons of the answers of etui with those of lm-eval."""
+    files = sorted(FOLDER.glob("lm_eval-*.json"))
+    documents = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    return Finding(tuple(describe_sides(one) for one in documents) or (NO_DATA,))
+
+
+def describe_sides(document: Document) -> str:
+    """Say how many answers are equal, and of what kind the others are."""
+    share, bench, other = (
+        f"{_format_spread(document[name], '.1f', 100)} %"
+        for name in ("share", "bench_right", "lm_eval_right")
+    )
+    kinds = [f"{count} x {KINDS[kind]}" for kind, count in document["kinds"].items()]
+    apart = document["questions"] - document["equal"]
+    return (
+        f"{document['model']}, {document['questions']} questions of MMLU, {document['shots']} "
+        f"worked examples: **the same letter in {document['equal']}**, {share}; right: "
+        f"`etui bench` {bench}, lm-eval {other}. The log-probability of a letter differs by "
+        f"{document['median_nats']:.4f} nats in the median, {document['largest_nats']:.3f} at most."
+        + (f" The other {apart}: {'; '.join(kinds)}." if kinds else "")
+    )
+
+
+QUESTIONS: Mapping
+[str, tuple[str, Callable[[], Finding]]] = {
     "routing": ("accuracy against joules of two arms and a router", find_routing),
     "votes": ("accuracy against joules of direct answers, thinking and votes", find_votes),
     **{
@@ -434,6 +427,7 @@ QUESTIONS: Mapping[str, tuple[str, Callable[[], Finding]]] = {
             "sweep": "change of joules and time by the settings of a sweep",
         }.items()
     },
+    "lm_eval": ("", find_lm_eval),
 }
 """Question -> what its figure shows, and how it is answered from the data."""
 
@@ -442,8 +436,11 @@ def fill_page(page: str, findings: Mapping[str, Finding]) -> str:
     """Put the findings between the two marks of each question."""
     for name, finding in findings.items():
         lines = [*finding.lines]
+        picture = finding.picture
         if finding.draw is not None:
-            lines.append(f"![{QUESTIONS[name][0]}](../data/results/{name}.svg)")
+            picture = f"../data/results/{name}.svg"
+        if picture is not None:
+            lines.append(f"![{QUESTIONS[name][0]}]({picture})")
         begin, end = f"<!-- {name}: python -m benchmarks.results -->", f"<!-- end of {name} -->"
         if begin not in page or end not in page:
             raise SystemExit(f"{PAGE.name} has no marks of {name}")

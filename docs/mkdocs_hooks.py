@@ -14,7 +14,7 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
 PAGES = {name: f"{name.lower()}.md" for name in ("CONTRIBUTING", "CHANGELOG", "SECURITY")}
-PICTURES = ("data/outcomes", "data/results")
+PICTURES = ("data/outcomes", "data/results", "data/seed/figures")
 _PIPED_CODE = re.compile(r"`([^`\n]*\\\|[^`\n]*)`")
 _LINK = re.compile(r"\[([^\]]+)\]\(([^)#\s]*)(#[^)\s]*)?\)")
 

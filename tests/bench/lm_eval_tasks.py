@@ -13,7 +13,9 @@ from etui.datasets.questions import Question
 REASON = "lm_eval is not installed: pip install -c constraints.txt -e '.[dev]'"
 
 
-def build_task(yaml: str, docs: Sequence[Mapping[str, Any]], shown: Sequence[Mapping[str, Any]]):
+def build_task(
+    yaml: str, docs: Sequence[Mapping[str, Any]], shown: Sequence[Mapping[str, Any]]
+) -> Any:
     """Build the task of one of lm-eval's YAML files over documents of ours.
 
     Args:

@@ -57,7 +57,7 @@ def write_architecture(path: Path, kind: str, width: int = WIDTH) -> Path:
         "attention.layer_norm_rms_epsilon": 1e-5,
         "vocab_size": len(vocabulary),
     }
-    metadata = {"general.architecture": arch, "general.name": f"tiny {kind}"}
+    metadata: Keys = {"general.architecture": arch, "general.name": f"tiny {kind}"}
     metadata |= {f"{arch}.{key}": value for key, value in keys.items()}
     _write(path, metadata | _tokenizer(vocabulary), tensors)
     return path

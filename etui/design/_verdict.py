@@ -190,7 +190,7 @@ _RESULTS = {
     (-1, 1): (_WINS, "wins against {arms} (fewer right for {times} its joules)"),
     (-1, 0): (_WINS, "wins against {arms} (fewer right for {times} its joules)"),
     (-1, -1): (_TRADES, "gets more right than {arms} (at {times} its joules)"),
-    (0, 1): (_WINS, "wins against {arms} ({times} its joules, no difference above {most} points)"),
+    (0, 1): (_WINS, "wins against {arms} ({times} its joules for at most {more} points more)"),
     (0, 0): (_OPEN, "shows no difference above {most} points from {arms} (at {times} its joules)"),
     (0, -1): (_OPEN, "shows no difference above {most} points from the cheaper {arms} "
                      "(at {times} its joules)"),
@@ -234,7 +234,10 @@ def _fill(words: str, role: str, group: Sequence[Multiple]) -> str:
     else:
         times = _range_text([one.value for one in known])
     ways = join_words([one.strategy.way for one in group])
-    return words.format(arms=f"{role} {ways}", times=times, most=f"{_bound(group):.0f}")
+    more = max(100 * max(one.difference.high or 0.0, 0.0) for one in group)
+    return words.format(
+        arms=f"{role} {ways}", times=times, most=f"{_bound(group):.0f}", more=f"{more:.0f}"
+    )
 
 
 def write_headline(statements: Sequence[Statement]) -> str:

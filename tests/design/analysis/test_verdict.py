@@ -118,10 +118,10 @@ def test_the_larger_model_wins_where_the_smaller_one_takes_more_joules_for_nothi
         "counter",
     )[-1:]
     assert said.text == (
-        "Large direct wins against small vote 3 (2.3x [2.1, 2.5] its joules, no difference above "
-        "22 points); it gets more right than small CoT 64 (at 0.60x [0.54, 0.66] its joules); it "
-        "shows no difference above 20 points from the cheaper small direct (at 0.40x [0.36, 0.44] "
-        "its joules)."
+        "Large direct wins against small vote 3 (2.3x [2.1, 2.5] its joules for at most 3 points "
+        "more); it gets more right than small CoT 64 (at 0.60x [0.54, 0.66] its joules); it shows "
+        "no difference above 20 points from the cheaper small direct (at 0.40x [0.36, 0.44] its "
+        "joules)."
     )
     assert said.brief.startswith("large direct wins against small vote 3")
     assert "small direct" not in said.brief

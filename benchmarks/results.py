@@ -415,8 +415,7 @@ def describe_sides(document: Document) -> str:
     )
 
 
-QUESTIONS: Mapping
-[str, tuple[str, Callable[[], Finding]]] = {
+QUESTIONS: Mapping[str, tuple[str, Callable[[], Finding]]] = {
     "routing": ("accuracy against joules of two arms and a router", find_routing),
     "votes": ("accuracy against joules of direct answers, thinking and votes", find_votes),
     **{

@@ -79,8 +79,9 @@ def describe(found: DesignAnalysis, seconds: float) -> str:
 
 **{found.headline}.**
 
-{len(found.paired):,} questions of MMLU, answered by all {arms} arms by one readout, so that {silent} of the questions
-have no answer; {models}; {units.seconds_text(seconds)} of answers on {found.config.started_at[:10]}
+{len(found.paired):,} questions of MMLU, answered by all {arms} arms by one readout, so that
+{silent} of the questions have no answer; {models};
+{units.seconds_text(seconds)} of answers on {found.config.started_at[:10]}
 ({found.config.machine.get("name", units.UNKNOWN)}); joules: {found.kind or "unmeasured"}.
 
 {said}

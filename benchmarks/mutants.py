@@ -233,7 +233,8 @@ class PackageTests:
         environment = {"HYPOTHESIS_PROFILE": "default"} | os.environ
         environment["PYTHONPATH"] = str(self.root)
         environment["PYTHONDONTWRITEBYTECODE"] = "1"  # two mutants may have one size and time
-        for name in ("ETUI_REDRAW", "PYTEST_ADDOPTS"):  # options of the run around this one
+        # Options of the run around this one.
+        for name in ("ETUI_COVERAGE", "ETUI_REDRAW", "PYTEST_ADDOPTS"):
             environment.pop(name, None)
         if models.is_dir():
             environment.setdefault("ETUI_TEST_MODELS", str(models))

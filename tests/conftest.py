@@ -5,11 +5,18 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-from etui.config.config import Config, load_config
+from tests.support.marks import Marks
+
+if TYPE_CHECKING:
+    from etui.config.config import Config
+
+# Before anything of etui is imported.
+MARKS = Marks("etui") if os.environ.get("ETUI_COVERAGE") else None
 
 # OpenBLAS has other kernels, and so other last digits, on each processor; a fitted forest turns
 # them into another answer. With one kernel, frozen numbers are equal on every x86-64 since 2013.
@@ -58,6 +65,11 @@ def pytest_configure(config: pytest.Config) -> None:
         os.sched_setaffinity(0, {cpus[int(worker) % len(cpus)]})
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if MARKS is not None:
+        MARKS.save(session.config.rootpath)
+
+
 @pytest.fixture(autouse=True)
 def etui_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A fresh ETUI_HOME, an empty models folder and an empty sysfs for each test."""
@@ -76,6 +88,8 @@ def etui_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def config(etui_home: Path) -> Config:
     """The Config of the test's own folders."""
+    from etui.config.config import load_config
+
     return load_config()
 
 
@@ -85,6 +99,7 @@ def starter_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     Pulled there once if need be; tests that use it are skipped where it cannot be had.
     """
+    from etui.config.config import Config
     from etui.errors import EtuiError
     from etui.models.catalogue import load_catalogue
     from etui.models.download import pull
@@ -112,6 +127,7 @@ def tiny_starter(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     For tests that need a model of llama.cpp, and not what a model of language says.
     """
+    from etui.config.config import Config
     from etui.models.catalogue import load_catalogue
     from etui.models.files import FileRecord, write_record
     from etui.models.spec import STARTER

@@ -66,7 +66,7 @@ def test_a_seed_draws_the_same_mutants(tmp_path: Path) -> None:
 def test_a_mutant_is_killed_or_survives_and_the_file_is_restored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PYTEST_ADDOPTS", "--cov=etui --cov-fail-under=94")  # as CI sets it
+    monkeypatch.setenv("PYTEST_ADDOPTS", "--no-such-option")  # of the run around it
     (tmp_path / "mod.py").write_text("def f(x):\n    return x + 1\n")
     (tmp_path / "test_a.py").write_text("import mod\ndef test_f():\n    assert mod.f(0) == 1\n")
     tests = PackageTests(tmp_path, ["test_a.py"])

@@ -123,15 +123,14 @@ class Foreground:
         try:
             if sys.platform == "win32":
                 return _run_on_windows(words)
-            child = self._start(words)
+            with self._lock:  # a signal that comes meanwhile waits for the command
+                self._child = child = self._start(words)
+                if self._unsent:
+                    os.kill(child, self._unsent)
         except OSError as error:
             what = f"{words[0]}: {error.strerror or error}"
             missing = isinstance(error, FileNotFoundError)
             raise CommandFailed(what, NOT_FOUND if missing else NOT_EXECUTABLE) from error
-        with self._lock:
-            self._child = child
-            if self._unsent:
-                os.kill(child, self._unsent)
         try:
             return self._wait()
         finally:

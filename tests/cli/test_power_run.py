@@ -13,6 +13,7 @@ import struct
 import subprocess
 import sys
 import termios
+import threading
 from contextlib import suppress
 
 import pytest
@@ -30,7 +31,7 @@ from tests.support.power_curves import constant
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 
 COUNTS = """
-import os, signal, sys
+import os, select, signal, sys
 seen = []
 for name in ("INT", "TERM", "HUP", "USR1", "WINCH", "CONT"):
     signal.signal(getattr(signal, "SIG" + name), lambda number, frame: report(number))
@@ -38,8 +39,8 @@ def report(number):
     seen.append(number)
     print(signal.Signals(number).name, flush=True)
 print("ready", flush=True)
-for line in sys.stdin:
-    if line.strip() == "end":
+while True:  # a signal that comes just before a read does not end it
+    if select.select([0], [], [], 0.05)[0] and os.read(0, 99).strip() in (b"end", b""):
         break
 print("seen", len(seen), flush=True)
 sys.exit(7)
@@ -319,6 +320,27 @@ def test_signals_are_as_before_after_the_foreground():
     with Foreground() as foreground:
         assert foreground.run(["true"]) == 0
     assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
+
+
+def test_a_signal_that_comes_while_the_command_starts_reaches_it(monkeypatch):
+    start, wait_signal, taken = Foreground._start, commands._wait_signal, threading.Event()
+
+    def start_late(foreground, words):
+        child = start(foreground, words)
+        signal.pthread_kill(foreground._relay.ident, signal.SIGUSR2)
+        assert taken.wait(60)
+        return child
+
+    def take(watched):
+        found = wait_signal(watched)
+        taken.set()
+        return found
+
+    monkeypatch.setattr(Foreground, "_start", start_late)
+    monkeypatch.setattr(commands, "_wait_signal", take)
+    monkeypatch.setattr(commands, "is_own_process", lambda pid: False)
+    with Foreground() as foreground:
+        assert foreground.run(["sleep", "5"]) == 128 + signal.SIGUSR2
 
 
 def test_nothing_to_compare_is_said(here):

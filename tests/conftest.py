@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -63,6 +64,28 @@ def pytest_configure(config: pytest.Config) -> None:
     if worker and sys.platform == "linux":
         cpus = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {cpus[int(worker) % len(cpus)]})
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give a file to one worker, and so all files that need the scenarios of the contract."""
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "played" if file in SHARE_SCENARIOS else file
+
+    return Scheduling(config, log)
+
+
+SHARE_SCENARIOS = {"tests/contract/test_files.py", "tests/contract/test_json.py"}
+
+
+def pytest_collection_finish() -> None:
+    """Leave what is there by now out of later collections of garbage: it stays to the end."""
+    gc.freeze()
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -6,7 +6,8 @@ both and never a traceback (except with ``--debug``).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -47,6 +48,19 @@ class EtuiError(Exception):
 
     def __str__(self) -> str:
         return f"{self.what}\n{self.fix}" if self.fix else self.what
+
+
+HOME_FIX = "make the folder writable, or set ETUI_HOME to one that is"
+
+
+@contextmanager
+def writing(path: object, fix: str) -> Iterator[None]:
+    """Raise an error of writing in the body as an EtuiError that names the path."""
+    try:
+        yield
+    except (OSError, UnicodeEncodeError) as error:  # a lone surrogate cannot be encoded
+        reason = getattr(error, "strerror", None) or error
+        raise EtuiError(f"cannot write {path}: {reason}", fix) from error
 
 
 class UsageError(EtuiError):

@@ -28,7 +28,7 @@ from etui.energy.idle import load_baselines, refuse_busy, use_baseline
 from etui.energy.recorder import Recorder
 from etui.engine.residency import Residency
 from etui.engine.session import Session
-from etui.errors import EtuiError, Stopped
+from etui.errors import EtuiError, Stopped, writing
 from etui.events import Loaded
 from etui.log.curve_lookup import build_curve_record
 from etui.log.writer import TurnWriter
@@ -87,12 +87,9 @@ class PointsFile:
     def write(self, points: Sequence[MeasuredPoint]) -> None:
         """Replace the file by these points."""
         lines = [self._head, *(json.dumps(to_document(point)) for point in points)]
-        try:
+        with writing(self.path, "make the folder writable, or set ETUI_HOME"):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        except OSError as error:
-            what = f"cannot write {self.path}: {error.strerror or error}"
-            raise EtuiError(what, "make the folder writable, or set ETUI_HOME") from error
 
     def add(self, point: MeasuredPoint) -> None:
         """Append a point; ignore a full disk, which only prevents a later resume."""

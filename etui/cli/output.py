@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import sys
 import time
@@ -104,14 +103,12 @@ def write_output(
         EtuiError: The file cannot be written.
     """
     from etui.atomic import write_text
-    from etui.errors import EtuiError
+    from etui.errors import writing
 
-    try:
+    with writing(path, fix):
         if make_folder:
             path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, text, errors=errors)
-    except OSError as error:
-        raise EtuiError(f"cannot write {path}: {error.strerror or error}", fix) from error
 
 
 def print_problems(checked: CheckedPolicy) -> None:
@@ -133,6 +130,8 @@ def table_lines(
 def find_width() -> int | None:
     """Return the cells of a line in a terminal; None where lines can have any length."""
     if sys.stdout.isatty() or os.environ.get("COLUMNS"):
+        import shutil  # which loads compressors
+
         return shutil.get_terminal_size().columns
     return None
 

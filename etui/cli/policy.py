@@ -29,7 +29,7 @@ from etui.cli.policy_fit import fit
 from etui.cli.policy_replay import replay
 from etui.cli.policy_test import build_problem, test
 from etui.cli.streams import data_stream
-from etui.errors import EtuiError, ExitCode, Problem, UsageError
+from etui.errors import EtuiError, ExitCode, Problem, UsageError, writing
 from etui.text import sanitize
 from etui.units import count_text
 
@@ -119,19 +119,15 @@ def _write(path: Path, found: LoggedCases) -> None:
     import json
 
     text = "".join(json.dumps(case.document(), ensure_ascii=False) + "\n" for case in found.cases)
-    try:
-        with open(path, "xb", opener=partial(os.open, mode=0o600)) as file:
-            try:
-                file.write(text.encode("utf-8", "replace"))
-                file.flush()
-            except BaseException:
-                with suppress(OSError):
-                    path.unlink()
-                raise
-    except OSError as error:
-        raise EtuiError(
-            f"cannot write {path}: {error.strerror or error}", "choose another file with -o"
-        ) from error
+    private = partial(os.open, mode=0o600)
+    with writing(path, "choose another file with -o"), open(path, "xb", opener=private) as file:
+        try:
+            file.write(text.encode("utf-8", "replace"))
+            file.flush()
+        except BaseException:
+            with suppress(OSError):
+                path.unlink()
+            raise
 
 
 def _report(found: LoggedCases, output: Path | None) -> None:

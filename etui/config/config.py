@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from etui.config.backend_spec import BackendSpec, WallMeterSpec
-from etui.errors import EtuiError
+from etui.errors import HOME_FIX, EtuiError
 
 if TYPE_CHECKING:
     from etui.config.schema import TariffEntry, ToolsEntry
@@ -231,11 +231,10 @@ def make_home(config: Config) -> None:
     EtuiError if they cannot be created or written.
     """
     what = f"cannot write to ETUI_HOME {config.home}"
-    fix = "make the folder writable, or set ETUI_HOME to one that is"
     try:
         config.home.mkdir(mode=0o700, parents=True, exist_ok=True)
         config.log_dir.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
-        raise EtuiError(f"{what}: {error.strerror or error}", fix) from error
+        raise EtuiError(f"{what}: {error.strerror or error}", HOME_FIX) from error
     if not os.access(config.home, os.W_OK | os.X_OK):
-        raise EtuiError(what, fix)
+        raise EtuiError(what, HOME_FIX)

@@ -25,7 +25,7 @@ from etui.calibration.run import fit_measured
 from etui.codec import from_document, to_document
 from etui.curves.fit import TooFewPoints
 from etui.design.load import read_curve_grid
-from etui.errors import EtuiError, Stopped, UsageError
+from etui.errors import Stopped, UsageError, writing
 from etui.log.curve_lookup import build_curve_record
 from etui.measure.folder import append_line, read_lines
 from etui.runtime.provenance import conditions
@@ -61,13 +61,8 @@ def append_curve_point(folder: Path, model: str, machine: str | None, point: Mea
     """
     path = folder / CURVES
     document = {"model": model, "machine": machine, **to_document(point)}
-    try:
+    with writing(path, "make room or make the folder writable, and resume the run"):
         append_line(path, document)
-    except OSError as error:
-        raise EtuiError(
-            f"cannot write {path}: {error.strerror or error}",
-            "make room or make the folder writable, and resume the run",
-        ) from error
 
 
 def _parse_point(document: Mapping[str, Any]) -> tuple[str, str | None, MeasuredPoint]:

@@ -21,7 +21,6 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import stdev
 from typing import Literal
 
 from etui.atomic import write_text
@@ -30,7 +29,7 @@ from etui.config.config import Config, make_home
 from etui.energy.keep_warm import Measured
 from etui.energy.recorder import Recorder
 from etui.energy.types import Energy, combine
-from etui.errors import EtuiError
+from etui.errors import HOME_FIX, EtuiError, writing
 from etui.units import watts_text
 
 BUSY_SHARE = 0.2
@@ -153,12 +152,8 @@ def save_baselines(config: Config, baselines: Baselines) -> None:
     """Save the baselines; EtuiError if the file cannot be written."""
     make_home(config)
     path = baseline_file(config)
-    try:
+    with writing(path, HOME_FIX):
         write_text(path, json.dumps(to_document(baselines), indent=2) + "\n")
-    except OSError as error:
-        what = f"cannot write {path}: {error.strerror or error}"
-        fix = "make the folder writable, or set ETUI_HOME to one that is"
-        raise EtuiError(what, fix) from error
 
 
 def measure_baseline(
@@ -233,6 +228,8 @@ def _build_idle(recorder: Recorder, energy: Energy) -> IdleBaseline | None:
     parts = [part.half_widths for part in energy.channels if part.id not in stated]
     uncertainty = 0.0
     if parts and energy.seconds:
+        from statistics import stdev  # not for the start of a meter
+
         count = len(slices)
         spread = _T_OF_SLICES * stdev(slices) / math.sqrt(count) if count > 1 else 0.0
         uncertainty = math.hypot(combine(parts) / energy.seconds, spread)

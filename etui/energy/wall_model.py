@@ -27,7 +27,7 @@ from etui.config.config import Config, make_home
 from etui.config.machine import machine_name
 from etui.energy.scopes import family
 from etui.energy.types import ChannelEnergy, Energy, Kind, WallEnergy, combine
-from etui.errors import EtuiError
+from etui.errors import HOME_FIX, writing
 from etui.units import energy_text
 
 if TYPE_CHECKING:
@@ -261,9 +261,9 @@ def load_wall(config: Config) -> tuple[WallCalibration, ...]:
 
 def find_wall(config: Config, channels: Collection[str] | None = None) -> WallCalibration | None:
     """Find the newest calibration of this machine, with exactly these inner channels if given."""
-    machine = machine_name()
     for found in reversed(load_wall(config)):
-        if found.machine == machine and (channels is None or set(channels) == set(found.channels)):
+        fits = channels is None or set(channels) == set(found.channels)
+        if fits and found.machine == machine_name():
             return found
     return None
 
@@ -274,11 +274,8 @@ def save_wall(config: Config, added: WallCalibration) -> None:
     kept = sorted([*kept, added], key=lambda each: each.created_at)
     path = wall_file(config)
     make_home(config)
-    try:
+    with writing(path, HOME_FIX):
         write_text(path, json.dumps(to_document(kept), indent=2) + "\n")
-    except OSError as error:
-        what = f"cannot write {path}: {error.strerror or error}"
-        raise EtuiError(what, "make the folder writable, or set ETUI_HOME") from error
 
 
 def save_checks(config: Config, recorder: Recorder, now_ns: int) -> str:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from etui.atomic import write_text
 from etui.codec import from_document, to_document
 from etui.config.machine import machine_name
-from etui.errors import EtuiError, ExitCode
+from etui.errors import HOME_FIX, EtuiError, ExitCode, writing
 from etui.text import utc_now
 
 if TYPE_CHECKING:
@@ -165,13 +165,9 @@ def save_memory_speed(config: Config, speed: MemorySpeed) -> None:
     """
     path = memory_speed_file(config)
     speeds = _load_all(config) | {speed.machine: speed}
-    try:
+    with writing(path, HOME_FIX):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, json.dumps([to_document(each) for each in speeds.values()]) + "\n")
-    except OSError as error:
-        what = f"cannot write {path}: {error.strerror or error}"
-        fix = "make the folder writable, or set ETUI_HOME to one that is"
-        raise EtuiError(what, fix) from error
 
 
 def main(arguments: Sequence[str]) -> int:

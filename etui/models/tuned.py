@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from etui.atomic import write_text
 from etui.codec import to_document
 from etui.config.machine import machine_name
-from etui.errors import EtuiError, InvalidFile
+from etui.errors import HOME_FIX, InvalidFile, writing
 from etui.models.files import content_sha256
 from etui.models.spec import TUNED_KEYS, ModelSpec, TunedBy, TunedKey, TunedSettings, TunedValue
 
@@ -205,17 +205,12 @@ def _write(config: Config, every: Sequence[TunedSettings]) -> None:
     """Write the file, or remove it with the last settings: without it nothing is read."""
     document = {"tuned": [_build_document(one) for one in every]}
     text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
-    try:
+    with writing(config.tuned_file, HOME_FIX):
         config.home.mkdir(mode=0o700, parents=True, exist_ok=True)
         if every:
             write_text(config.tuned_file, text, errors="replace")
         else:
             config.tuned_file.unlink(missing_ok=True)
-    except OSError as error:
-        raise EtuiError(
-            f"cannot write {config.tuned_file}: {error.strerror or error}",
-            "make the folder writable, or set ETUI_HOME to one that is",
-        ) from error
 
 
 def _build_document(settings: TunedSettings) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from etui.atomic import write_text
 from etui.config.config import Config, shipped_dir
-from etui.errors import EtuiError, InvalidFile, Problem, UsageError
+from etui.errors import InvalidFile, Problem, UsageError, writing
 from etui.text import did_you_mean
 
 MOST_PATHS = 50
@@ -166,13 +166,9 @@ def save_prompt(config: Config, name: str, text: str) -> Path:
         fix = "use letters, digits and _ in double braces, or take them out"
         raise UsageError(f"{{{{{bad[0]}}}}} is no variable of a prompt", fix)
     text = text.strip().encode(errors="replace").decode()
-    try:
+    with writing(path, "make its folder writable"):
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_text(path, f"text: {format_text(text)}\n", private=True)
-    except OSError as error:
-        raise EtuiError(
-            f"cannot write {path}: {error.strerror or error}", "make its folder writable"
-        ) from error
     return path
 
 

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING
 
 from etui.atomic import write_text
 from etui.config.config import Config, shipped_dir
-from etui.errors import EtuiError, InvalidFile, Problem, UsageError
+from etui.errors import EtuiError, InvalidFile, Problem, UsageError, writing
 from etui.routing.policy import Policy
 from etui.yaml.named_files import NamedFile, find_named_file, list_named_files
 
 if TYPE_CHECKING:
     from etui.routing.schema.policy_file import PolicyFile
+
+_FIX = "make the folder writable, or free up disk space"
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,12 +196,10 @@ def make_folder(config: Config) -> None:
     from etui.routing.schema.policy_file import json_schema
 
     make_home(config)
-    try:
+    with writing(config.policies_dir, _FIX):
         config.policies_dir.mkdir(exist_ok=True)
         schema = json.dumps(json_schema(), indent=2) + "\n"
         (config.policies_dir / "policy.schema.json").write_text(schema, encoding="utf-8")
-    except OSError as error:
-        raise unwritable(config.policies_dir, error) from error
 
 
 def create(name: str, text: str, config: Config) -> Path:
@@ -212,16 +212,15 @@ def create(name: str, text: str, config: Config) -> Path:
     check_name(name)
     target = get_own_path(name, config)
     make_folder(config)
-    try:
-        with target.open("x", encoding="utf-8", newline="") as file:
-            file.write(text)
-    except FileExistsError:
-        raise UsageError(
-            f"policy {name!r} already exists: {target}",
-            f"change it with `etui policy edit {name}`, or choose another name",
-        ) from None
-    except OSError as error:
-        raise unwritable(target, error) from error
+    with writing(target, _FIX):
+        try:
+            with target.open("x", encoding="utf-8", newline="") as file:
+                file.write(text)
+        except FileExistsError:
+            raise UsageError(
+                f"policy {name!r} already exists: {target}",
+                f"change it with `etui policy edit {name}`, or choose another name",
+            ) from None
     return target
 
 
@@ -231,7 +230,7 @@ def write_draft(target: Path, text: str) -> Path:
     Raises:
         EtuiError: The draft cannot be written.
     """
-    try:
+    with writing(target, _FIX):
         handle, name = tempfile.mkstemp(
             prefix=f"{target.stem}-draft-", suffix=".yml", dir=target.parent
         )
@@ -239,8 +238,6 @@ def write_draft(target: Path, text: str) -> Path:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-    except (OSError, ValueError) as error:  # ValueError: a lone surrogate cannot be encoded
-        raise unwritable(target, error) from error
     return Path(name)
 
 
@@ -250,10 +247,8 @@ def replace_text(target: Path, text: str, like: Path) -> None:
     Raises:
         EtuiError: The file cannot be written; it is unchanged.
     """
-    try:
+    with writing(target, _FIX):
         write_text(target, text, like=like)
-    except (OSError, ValueError) as error:  # ValueError: a lone surrogate cannot be encoded
-        raise unwritable(target, error) from error
 
 
 def read_content(path: Path) -> bytes | None:
@@ -301,14 +296,5 @@ def remove(place: NamedFile) -> None:
             f"policy {place.name!r} is not in your policy folder",
             "only your own policies can be deleted",
         )
-    try:
+    with writing(place.path, _FIX):
         place.path.unlink(missing_ok=True)
-    except OSError as error:
-        raise unwritable(place.path, error) from error
-
-
-def unwritable(path: Path, error: OSError | ValueError) -> EtuiError:
-    """Build the error for a file that cannot be written."""
-    reason = getattr(error, "strerror", None) or error
-    fix = "make the folder writable, or free up disk space"
-    return EtuiError(f"cannot write {path}: {reason}", fix)

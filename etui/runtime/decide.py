@@ -16,12 +16,7 @@ from typing import TYPE_CHECKING, Any
 from etui.arm import OPEN_SAMPLING, Arm
 from etui.atomic import write_text
 from etui.chat import Query
-from etui.errors import (
-    BudgetSpent,
-    EtuiError,
-    ModelUnavailable,
-    UsageError,
-)
+from etui.errors import HOME_FIX, BudgetSpent, ModelUnavailable, UsageError, writing
 from etui.routing.decision import Decision, PeriodBudget
 from etui.runtime.model_resolution import (
     catalogue_name,
@@ -70,14 +65,9 @@ def save_fallback_model(config: Config, model: str) -> None:
         EtuiError: The file cannot be written.
     """
     path = fallback_model_file(config)
-    try:
+    with writing(path, HOME_FIX):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, json.dumps({"model": model}) + "\n")
-    except OSError as error:
-        what = f"cannot write {path}: {error.strerror or error}"
-        raise EtuiError(
-            what, "make the folder writable, or set ETUI_HOME to one that is"
-        ) from error
 
 
 Confirm = Callable[[str], bool]

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from etui.config.config import Config, make_home
 from etui.engine.builds import BINDINGS, Build, Builds
-from etui.errors import EngineFailed, EtuiError
+from etui.errors import EngineFailed, EtuiError, writing
 from etui.models.wheels import find_pip
 
 Report = Callable[[str, float | None], None]
@@ -30,6 +30,7 @@ Report = Callable[[str, float | None], None]
 
 _STEP = re.compile(r"\[\s*(\d+)/(\d+)\]")
 _ERROR = re.compile(r"\berror: (?!subprocess)|CMake Error|fatal error|Could not find a version")
+_ROOM = "free space, or set ETUI_HOME"
 _MOST_ERRORS, _MOST_CHARACTERS = 2, 300
 
 
@@ -116,7 +117,7 @@ def build(recipe: Recipe, config: Config, report: Report) -> Iterator[Build]:
     new = engines / f".{recipe.name}.new"
     shutil.rmtree(new, ignore_errors=True)
     try:
-        with _explain_unwritable(engines):
+        with writing(engines, _ROOM):
             new.mkdir(parents=True)
             variables, command = describe_call(recipe, new / "packages")
             _compile(command, variables, config.log_dir / "engine-build.log", report)
@@ -124,7 +125,7 @@ def build(recipe: Recipe, config: Config, report: Report) -> Iterator[Build]:
             made = _probe(recipe.name, new, engines)
         yield made
         facts = {"bindings": metadata.version(BINDINGS), "features": made.features}
-        with _explain_unwritable(engines):
+        with writing(engines, _ROOM):
             (new / "build.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
             _replace(engines / recipe.name, new, engines / f".{recipe.name}.old")
     finally:
@@ -156,16 +157,6 @@ def _replace(target: Path, new: Path, old: Path) -> None:
             old.rename(target)
         raise
     shutil.rmtree(old, ignore_errors=True)
-
-
-@contextmanager
-def _explain_unwritable(engines: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise EtuiError(
-            f"cannot write to {engines}: {error.strerror or error}", "free space, or set ETUI_HOME"
-        ) from error
 
 
 def _compile(

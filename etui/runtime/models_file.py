@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from etui.errors import EtuiError
+from etui.errors import writing
 
 if TYPE_CHECKING:
     from etui.config.config import Config
@@ -28,18 +28,13 @@ def edit_models_file(config: Config, change: Callable[[str], str]) -> None:
     from etui.yaml.load import parse_yaml
 
     path = config.models_file.resolve()  # it may be a link to where the user keeps it
-    try:
+    with writing(path, "make it writable and run the command again: the file of the model is kept"):
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with FileLock(config.home / ".models.yaml.lock"):
             text = path.read_bytes().decode("utf-8-sig") if path.exists() else _NEW_FILE
             changed = change(text)
             parse_yaml(changed, ModelsFile, file=str(path))  # never a file that etui refuses
             write_text(path, changed, like=path if path.exists() else None)
-    except OSError as error:
-        raise EtuiError(
-            f"cannot write {path}: {error.strerror or error}",
-            "make it writable and run the command again: the file of the model is kept",
-        ) from error
 
 
 def set_own_settings(

@@ -46,7 +46,7 @@ def test_an_output_file_is_replaced_whole_or_not_at_all(tmp_path):
     path = tmp_path / "new" / "out.txt"
     write_output(path, "one\n", "choose another", make_folder=True)
     assert path.read_text() == "one\n"
-    with pytest.raises(UnicodeEncodeError):
+    with pytest.raises(EtuiError, match="surrogates"):
         write_output(path, "\ud800", "choose another")
     write_output(path, "\ud800", "choose another", errors="replace")
     assert path.read_text() == "?"

@@ -38,7 +38,7 @@ from etui.energy.power_limits.limit import (
     judge_applied,
 )
 from etui.energy.power_limits.limits import PowerLimits, open_power_limits
-from etui.errors import EtuiError, UsageError, format_internal_error
+from etui.errors import EtuiError, UsageError, format_internal_error, writing
 from etui.owner import PROC, read_boot_id
 from etui.text import sanitize
 from etui.units import limit_text
@@ -268,13 +268,10 @@ class LimitHold:
                 self._say(
                     f"only the next start of etui would restore them if it is killed: {error}"
                 )
-        try:
+        with writing(
+            self._path, "power limits can only be changed where etui can note how to restore them"
+        ):
             write_journal(self._path, journal)
-        except OSError as error:
-            raise EtuiError(
-                f"cannot write {self._path}: {error.strerror or error}",
-                "power limits can only be changed where etui can note how to restore them",
-            ) from error
         self._entries = entries
 
     def _reread(self, outcome: Outcome) -> Outcome:

@@ -20,7 +20,7 @@ from etui import units
 from etui.atomic import write_text
 from etui.chat import OutputOptions, Query
 from etui.config.config import Config
-from etui.errors import EtuiError
+from etui.errors import EtuiError, writing
 from etui.events import Answer
 from etui.log.export import build_chat_document, format_branch
 from etui.log.records import ChatRecord
@@ -59,15 +59,10 @@ def export_chat(
         document = build_chat_document(chat, turns, read_weights(config))
         text = json.dumps(document, ensure_ascii=False, indent=2) + "\n"
     path = config.home / "exports" / f"{build_file_name(chat)}.{_ENDINGS[form]}"
-    try:
+    with writing(path, "free space on that disk, or make the folder writable"):
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         # A lone surrogate cannot be encoded, and must not prevent the export of the chat.
         write_text(path, text, errors="replace", private=True)
-    except OSError as error:
-        raise EtuiError(
-            f"cannot write {path}: {error.strerror or error}",
-            "free space on that disk, or make the folder writable",
-        ) from error
     return path
 
 

@@ -39,6 +39,10 @@ def difference_text(difference: float) -> str:
     return "0.0" if text in ("+0.0", "-0.0") else text
 
 
+MULTIPLE_ABOVE_PERCENT = 300.0
+"""A change above it is written as a multiple: ``20.4x [19.6, 21.2]``, not ``+1,937 % [...]``."""
+
+
 def change_text(
     percent: float | None,
     low: float | None = None,
@@ -50,10 +54,14 @@ def change_text(
 
     All are in per cent; the interval is omitted unless both ends are known. It decides the digits:
     half of it keeps one significant digit, and an end that is not 0 is not rounded to 0. Without an
-    interval the difference keeps one decimal below 10 %.
+    interval the difference keeps one decimal below 10 %. A share or a floor is not ``signed``,
+    and is in per cent at any size.
     """
     if not is_known(percent):
         return UNKNOWN
+    if signed and percent > MULTIPLE_ABOVE_PERCENT:
+        ratios = (None if end is None else 1 + end / 100 for end in (low, high))
+        return multiple_text(1 + percent / 100, *ratios)
     sign = "+" if signed and percent > 0 else ""
     if not is_known(low) or not is_known(high):
         size = abs(percent)
@@ -65,6 +73,15 @@ def change_text(
     if decimals and all(end.endswith(zeros) for end in ends):
         figure, *ends = (plain(value, 0) for value in (percent, low, high))
     return f"{_sign_of(sign, figure)} % [{', '.join(ends)}]"
+
+
+def size_text(percent: float, low: float | None = None, high: float | None = None) -> str:
+    """Format a change whose direction the sentence says: ``18 % [16, 20]`` less; ``20.4x``."""
+    if percent > MULTIPLE_ABOVE_PERCENT:
+        return change_text(percent, low, high)
+    if percent < 0:
+        low, high = (None if end is None else -end for end in (high, low))
+    return change_text(abs(percent), low, high, signed=False)
 
 
 def points_change_text(
@@ -306,13 +323,26 @@ def limit_text(watts: float | None) -> str:
     return "unknown" if watts is None else f"{round(watts, 3):,.10g} W"
 
 
-def cost_text(grams_co2e: float | None, price: float | None, currency: str = "") -> str:
-    """Format emissions and the price of electricity: ``1.2 g CO2e, < 0.01 EUR``."""
-    parts = []
+def cost_text(
+    grams_co2e: float | None,
+    price: float | None,
+    currency: str = "",
+    *,
+    fine: bool = False,
+    about: bool = False,
+) -> str:
+    """Format emissions and the price of electricity: ``1.2 g CO2e, < 0.01 EUR``.
+
+    ``fine`` shows the price of one answer, which is far below a cent, with two digits; ``about``
+    marks both as estimated.
+    """
+    parts, mark = [], ABOUT if about else ""
     if is_known(grams_co2e):
-        parts.append(f"{significant(grams_co2e, 3)} g CO2e")
+        parts.append(f"{mark}{significant(grams_co2e, 3)} g CO2e")
     if is_known(price):
-        parts.append(price_text(price, currency))
+        money = f"{significant(price, 2)} {currency}".strip()
+        text = money if fine else price_text(price, currency)
+        parts.append(text if text[0] in "<>" else f"{mark}{text}")
     return ", ".join(parts)
 
 
@@ -509,16 +539,28 @@ def _measured(
     return f"{ABOUT if estimate else ''}{number} {prefix}{unit}{suffix}"
 
 
-def seconds_text(seconds: float | None) -> str:
-    """Format a duration: ``4 ms``, ``0.21 s``, ``12.3 s``, ``3 min 05 s``, ``2 h 05 min``."""
+_SECONDS_FROM, _MINUTE_FROM = 0.0095, 59.95
+
+
+def seconds_text(seconds: float | None, uncertainty: float | None = None) -> str:
+    """Format a duration: ``4 ms``, ``0.21 s``, ``12.3 s``, ``3 min 05 s``, ``2 h 05 min``.
+
+    With its half width ``4.20 ± 0.04 s``; from a minute on ``3 min 05 s ± 12.0 s``.
+    """
     if not is_known(seconds):
         return UNKNOWN
+    if is_spread(uncertainty):
+        most = max(abs(seconds), uncertainty)
+        if most >= _MINUTE_FROM:
+            return f"{seconds_text(seconds)} ± {seconds_text(uncertainty)}"
+        step, unit = (1e-3, "ms") if most < _SECONDS_FROM else (1.0, "s")
+        return f"{with_uncertainty(seconds / step, uncertainty / step)} {unit}"
     sign, size = ("-", -seconds) if seconds < 0 else ("", seconds)
     if size == 0:
         return "0 s"
-    if size < 0.0095:
+    if size < _SECONDS_FROM:
         return f"{sign}{significant(size * 1e3, 2)} ms"
-    if size < 59.95:
+    if size < _MINUTE_FROM:
         return f"{sign}{significant(size, 2 if size < 0.995 else 3)} s"
     whole = round(size)
     if whole < 3600:
@@ -528,11 +570,6 @@ def seconds_text(seconds: float | None) -> str:
         return f"{sign}{minutes // 60} h {minutes % 60:02d} min"
     hours = round(size / 3600)
     return f"{sign}{hours // 24} d {hours % 24} h"
-
-
-def offset_text(offset_ns: int, error_ns: int) -> str:
-    """Format the offset of another clock and its bound: ``7 h 00 min ± 0.21 ms``."""
-    return f"{seconds_text(offset_ns / 1e9)} ± {seconds_text(error_ns / 1e9)}"
 
 
 def age_text(seconds: float) -> str:

@@ -48,6 +48,8 @@ def test_net_joules_are_never_written_below_zero(value, width, kind):
         ((0.0, 0.0, "counter"), "0 J (counter)"),
         ((-3.21, 0.5, "counter"), "-3.2 ± 0.5 J (counter)"),
         ((-0.001, 0.5, "counter"), "0.0 ± 0.5 J (counter)"),
+        ((0.8412, 0.4902, None), "0.84 ± 0.49 J"),
+        ((7.82, 80.2, None), "8 ± 80 J"),
         ((None, 0.5, "counter"), "unmeasured"),
         ((math.nan, 0.5, "counter"), "unmeasured"),
         ((1.5, math.inf, None), "1.50 J"),
@@ -189,9 +191,21 @@ def test_seconds_text(seconds, text):
     assert units.seconds_text(seconds) == text
 
 
-def test_offset_text():
-    assert units.offset_text(-7 * 3600 * 10**9, 210_000) == "-7 h 00 min ± 0.21 ms"
-    assert units.offset_text(0, 0) == "0 s ± 0 s"
+@pytest.mark.parametrize(
+    ("seconds", "half", "text"),
+    [
+        (4.2, 0.04, "4.20 ± 0.04 s"),
+        (0.84, 0.49, "0.84 ± 0.49 s"),
+        (0.0042, 0.0003, "4.2 ± 0.3 ms"),
+        (2.0, 0.0, "2.00 s"),
+        (2.0, None, "2.00 s"),
+        (185.0, 12.0, "3 min 05 s ± 12.0 s"),
+        (0.84, 80.0, "0.84 s ± 1 min 20 s"),
+        (-25_200.0, 0.00021, "-7 h 00 min ± 0.21 ms"),
+    ],
+)
+def test_the_half_width_of_a_duration(seconds, half, text):
+    assert units.seconds_text(seconds, half) == text
 
 
 def test_rates_counts_sizes_and_shares():
@@ -252,6 +266,17 @@ def test_multiples_keep_the_digits_of_their_interval():
     assert units.multiple_text(6.1, 5.2, None) == "6.1x"
     assert units.multiple_text(0.0, 0.0, 0.0) == "0.0x [0.0, 0.0]"
     assert units.multiple_text(None) == "unknown"
+
+
+def test_a_change_above_300_percent_is_a_multiple():
+    assert units.change_text(1937.2, 1862.0, 2016.3) == "20.4x [19.6, 21.2]"
+    assert units.size_text(1937.2, 1862.0, 2016.3) == "20.4x [19.6, 21.2]"
+    assert units.change_text(400.0) == "5.0x"
+    assert units.change_text(300.0, 290.0, 310.0) == "+300 % [290, 310]"
+    assert units.size_text(300.0, 290.0, 310.0) == "300 % [290, 310]"
+    assert units.size_text(-18.2, -20.1, -16.4) == "18 % [16, 20]"
+    assert units.size_text(-18.2) == "18 %"
+    assert units.change_text(450.0, signed=False) == "450 %", "a floor is no multiple"
 
 
 def test_p_values_are_never_zero():

@@ -543,10 +543,6 @@ def _energy_line(energy: EnergyDifference | None) -> str:
         for joules, own in zip((energy.first, energy.second), energy.kinds, strict=True)
     )
     change = energy.difference
-    if change.low is None or change.high is None:
-        half = None
-    else:
-        half = max(change.value - change.low, change.high - change.value)
     times = "" if energy.ratio is None else f", {units.significant(energy.ratio, 2)} times as much"
-    shown = units.per_text(change.value, "question", kind, half, spread=True)
+    shown = units.per_text(change.value, "question", kind, change.half_width, spread=True)
     return f"{first} -> {second}: difference {shown}{times}"

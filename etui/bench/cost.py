@@ -108,6 +108,13 @@ class CostFigure:
     low: float | None  # The 95 % interval of sensor and sampling; None if an end is unknown
     high: float | None
 
+    @property
+    def half_width(self) -> float | None:
+        """The larger half of the interval; None if an end is unknown."""
+        if self.low is None or self.high is None:
+            return None
+        return max(self.value - self.low, self.high - self.value)
+
 
 @dataclass(frozen=True, slots=True)
 class Cost:

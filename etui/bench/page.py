@@ -25,7 +25,6 @@ from etui.bench.summary_text import (
     describe_answer,
     describe_chance,
     ends,
-    half_width,
     interval_text,
     is_lopsided,
     joules_text,
@@ -191,7 +190,7 @@ def _find_cheapest(
     name = min(figures, key=lambda name: figures[name].value)
     figure, kind = figures[name], costs[name].kind
     shown = kind if kind == units.ESTIMATE else None
-    half = half_width(figure)
+    half = figure.half_width
     parts = [] if half is None else [f"± {units.significant(half, 2)} J"]
     if figure.low is not None and figure.high is not None and is_lopsided(figure):
         low, high = (units.significant(end, 2) for end in (figure.low, figure.high))

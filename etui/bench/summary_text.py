@@ -223,7 +223,7 @@ def joules_text(figure: CostFigure | None, kind: str | None) -> str:
     low, high = figure.low, figure.high
     if low is not None and high is not None and is_lopsided(figure):
         return units.energy_range_text(figure.value, low, high, shown)
-    return units.energy_text(figure.value, half_width(figure), shown, spread=True)
+    return units.energy_text(figure.value, figure.half_width, shown, spread=True)
 
 
 def is_lopsided(figure: CostFigure) -> bool:
@@ -232,13 +232,6 @@ def is_lopsided(figure: CostFigure) -> bool:
     if low is None or high is None or low <= 0:
         return False
     return high - value > 1.6 * (value - low)
-
-
-def half_width(figure: CostFigure) -> float | None:
-    """Return the larger half of an interval; None if an end is unknown."""
-    if figure.low is None or figure.high is None:
-        return None
-    return max(figure.value - figure.low, figure.high - figure.value)
 
 
 def count_lost(accuracy: SystemAccuracy) -> int:

@@ -161,14 +161,13 @@ def _format_power_limits(diagnosis: Diagnosis) -> Iterator[str]:
 
 
 def _format_meters(diagnosis: Diagnosis) -> Iterator[str]:
-    from etui.units import offset_text
-
     if diagnosis.meters:
         yield "meters of backends"
     for meter in diagnosis.meters:
         state = join_lines(meter.problem)
         if meter.offset_ns is not None and meter.error_ns is not None:
-            clock = f"clock offset {offset_text(meter.offset_ns, meter.error_ns)}"
+            offset = seconds_text(meter.offset_ns / 1e9, meter.error_ns / 1e9)
+            clock = f"clock offset {offset}"
             state = ", ".join(filter(None, (clock, " and ".join(meter.kinds), state)))
         where = f" at {meter.url}" if meter.url else ""
         yield f"  {_mark(not meter.problem)} {meter.backend}{where}: {state}"

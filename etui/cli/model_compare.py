@@ -80,10 +80,7 @@ def _list_figures(model: ModelFigures) -> Iterator[tuple[str, str]]:
 def _joules_text(found: Interval | CostFigure | None, unit: str, kind: str | None) -> str:
     if found is None:
         return units.UNMEASURED
-    half = None
-    if found.low is not None and found.high is not None:
-        half = max(found.value - found.low, found.high - found.value)
-    return units.per_text(found.value, unit, kind, half, spread=True)
+    return units.per_text(found.value, unit, kind, found.half_width, spread=True)
 
 
 def _per_kilojoule(value: float) -> str:

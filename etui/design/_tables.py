@@ -80,17 +80,13 @@ def _mean_text(figure: Interval) -> str:
 
 
 def _seconds_text(figure: Interval) -> str:
-    half = _half(figure)
-    text = units.seconds_text(figure.value)
-    return text if not half else f"{text} ± {units.seconds_text(half)}"
+    return units.seconds_text(figure.value, _half(figure))
 
 
 def _half(figure: Interval) -> float | None:
     """Return the larger half of an interval; 0 where it is only the rounding of equal values."""
-    if figure.low is None or figure.high is None:
-        return None
-    half = max(figure.value - figure.low, figure.high - figure.value)
-    return half if half > _ROUNDING * abs(figure.value) else 0.0
+    half = figure.half_width
+    return 0.0 if half is not None and half <= _ROUNDING * abs(figure.value) else half
 
 
 def tabulate_multiples(run: DesignAnalysis) -> Table | None:

@@ -14,7 +14,7 @@ from itertools import accumulate
 from typing import Any, Literal
 
 from etui.config.week_prices import SLOTS_PER_DAY
-from etui.units import ABOUT, number_text, price_text, significant
+from etui.units import cost_text, number_text
 
 SLOT_S = 900
 """Seconds of the time in which a rate does not change."""
@@ -115,16 +115,11 @@ class Cost:
         ``fine`` shows the price of one answer, which is far below a cent, with two digits;
         ``about`` marks both, where the joules are only estimated.
         """
-        parts, mark = [], ABOUT if about else ""
-        if self.grams_co2e is not None:
-            parts.append(f"{mark}{significant(self.grams_co2e, 3)} g CO2e")
-        if self.price is not None:
-            number = f"{significant(self.price, 2)} {self.currency}".strip()
-            text = number if fine else price_text(self.price, self.currency)
-            parts.append(text if text[0] in "<>" else f"{mark}{text}")
-            if self.unpriced_kwh:
-                share = self.unpriced_kwh / self.kilowatt_hours
-                parts.append(f"no price known for {100 * share:.2g} % of it")
+        text = cost_text(self.grams_co2e, self.price, self.currency, fine=fine, about=about)
+        parts = [text] if text else []
+        if self.price is not None and self.unpriced_kwh:
+            share = self.unpriced_kwh / self.kilowatt_hours
+            parts.append(f"no price known for {100 * share:.2g} % of it")
         if parts and self.wall is not False:
             parts.append("at the wall" if self.wall else "partly at the wall")
         return ", ".join(parts)

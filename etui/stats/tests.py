@@ -40,6 +40,13 @@ class Interval:
     high: float | None
     method: str | None  # `wilson`, `bootstrap` or `student`; None without an interval
 
+    @property
+    def half_width(self) -> float | None:
+        """The larger half of the interval; None if an end is unknown."""
+        if self.low is None or self.high is None:
+            return None
+        return max(self.value - self.low, self.high - self.value)
+
 
 def wilson(successes: int, trials: int) -> Interval:
     """Compute a share of successes and its score interval (Wilson, JASA 22, 1927)."""

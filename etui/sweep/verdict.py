@@ -29,10 +29,8 @@ DASH = "–"
 
 _WHOLE_PERCENT = 100.0
 """Per cent; no saving is larger."""
-_ESTIMATE = f" ({units.ESTIMATE})"
 _VERBS = {JOULES: ("saves", "costs"), TIME: ("saves", "costs"), ACCURACY: ("costs", "gains")}
 """Figure -> what less and more of it is called."""
-_MINUTE = 60.0
 _WIDTH, _SENTENCE_WIDTH = 120, 100
 _MOST_NOTES, _MOST_DROPS = 8, 16
 """Notes, and dropped settings with their reasons, that are printed."""
@@ -80,7 +78,7 @@ def name_effect(effect: AxisEffect) -> str:
 
 def mark_estimate(result: SweepResult) -> str:
     """Return what headings of joules say about their kind: `` (estimate)``, or nothing."""
-    return _ESTIMATE if result.kind == units.ESTIMATE else ""
+    return f" ({units.ESTIMATE})" if result.kind == units.ESTIMATE else ""
 
 
 def joules_text(figure: Interval | None, kind: str | None) -> str:
@@ -90,32 +88,15 @@ def joules_text(figure: Interval | None, kind: str | None) -> str:
     """
     if figure is None:
         return units.UNMEASURED
-    half = _half_width(figure)
     shown = kind if kind == units.ESTIMATE else None
-    if half is not None and half > figure.value / 2:
-        # Digits by such an uncertainty would leave nothing of the value.
-        text = units.energy_text(figure.value, None, shown).removesuffix(_ESTIMATE)
-        return f"{text} ± {units.energy_text(half)}"
-    return units.energy_text(figure.value, half, shown, spread=True).removesuffix(_ESTIMATE)
+    return units.marked(units.energy_text(figure.value, figure.half_width, shown, spread=True))
 
 
 def spread_seconds_text(figure: Interval | None) -> str:
     """Format the seconds of an answer with their interval: ``4.20 ± 0.04 s``."""
     if figure is None:
         return units.UNMEASURED
-    half = _half_width(figure)
-    if half is None or half <= 0:
-        return units.seconds_text(figure.value)
-    if figure.value >= _MINUTE or half > figure.value / 2:
-        return f"{units.seconds_text(figure.value)} ± {units.seconds_text(half)}"
-    return f"{units.with_uncertainty(figure.value, half)} s"
-
-
-def _half_width(figure: Interval) -> float | None:
-    """Return the larger half of an interval; None if an end is unknown."""
-    if figure.low is None or figure.high is None:
-        return None
-    return max(figure.value - figure.low, figure.high - figure.value)
+    return units.seconds_text(figure.value, figure.half_width)
 
 
 def difference_text(difference: Difference | None) -> str:
@@ -366,15 +347,16 @@ def _claim(
     what: str, value: float, low: float | None, high: float | None, kind: str | None = None
 ) -> str:
     """Write a claimed change as a saving or a loss: ``saves 18 % [16, 20] of the joules``."""
-    if value < 0:
-        low, high = (None if end is None else -end for end in (high, low))
     verb = _VERBS[what][value >= 0]
     if what == ACCURACY:
+        if value < 0:
+            low, high = (None if end is None else -end for end in (high, low))
         return f"{verb} {units.points_change_text(abs(value), low, high, signed=False)} of accuracy"
-    text = units.change_text(abs(value), low, high, signed=False)
+    text = units.size_text(value, low, high)
+    text += f" the {what}" if value > units.MULTIPLE_ABOVE_PERCENT else f" of the {what}"
     if what == JOULES and kind == units.ESTIMATE:
-        return f"{verb} {units.ABOUT}{text} of the joules ({units.ESTIMATE})"
-    return f"{verb} {text} of the {what}"
+        return f"{verb} {units.ABOUT}{text} ({units.ESTIMATE})"
+    return f"{verb} {text}"
 
 
 def no_difference_text(what: str, change: Difference | None, smallest: float | None) -> str:
@@ -387,7 +369,8 @@ def no_difference_text(what: str, change: Difference | None, smallest: float | N
     if smallest is not None and max(abs(change.low), abs(change.high)) <= smallest:
         bound = units.change_text(smallest, signed=False)
         return f"no difference in {what} above {bound} could be shown"
-    _, _, ends = units.change_text(change.percent, change.low, change.high).partition(" [")
+    text = units.change_text(change.percent, change.low, change.high, signed=False)
+    _, _, ends = text.partition(" [")
     return f"no difference in {what} could be shown (interval [{ends} %)"
 
 

@@ -15,7 +15,7 @@ from etui.stats.differences import Difference
 from etui.stats.tests import Interval
 from etui.sweep.config import Goal
 from etui.sweep.result import DetectionFloor, SettingResult, SweepResult
-from etui.sweep.verdict import format_table, format_verdict
+from etui.sweep.verdict import format_table, format_verdict, no_difference_text
 from etui.text import count_cells
 from tests.sweep import results
 from tests.sweep.results import accuracy, make_result, setting_result
@@ -178,12 +178,25 @@ def test_a_floor_that_shows_nothing() -> None:
     )
 
 
-def test_a_figure_smaller_than_its_uncertainty_keeps_its_digits() -> None:
-    one = replace(better(), joules=Interval(7.82, -70.0, 88.0, "bootstrap"))
-    text = "\n".join(format_table(make_result(BASE, one)))
-    assert "7.82 J ± 80.2 J" in text
+@pytest.mark.parametrize(
+    ("joules", "text"),
+    [((0.8412, 0.36, 1.3314), "0.84 ± 0.49 J"), ((7.82, -70.0, 88.0), "8 ± 80 J")],
+)
+def test_a_figure_below_twice_its_uncertainty_has_the_digits_of_it(joules, text) -> None:
+    one = replace(better(), joules=Interval(*joules, "bootstrap"))
+    assert f" {text} " in "\n".join(format_table(make_result(BASE, one)))
     guessed = "\n".join(format_table(make_result(BASE, one, kind="estimate")))
-    assert "≈7.8 J ± 80.2 J" in guessed
+    assert f" ≈{text} " in guessed
+
+
+def test_a_change_above_300_percent_is_a_multiple() -> None:
+    far = Difference(1937.2, 1862.0, 2016.3, 0.001, 8, True)
+    one = replace(setting_result("threads=1", 250.0, 3.7, 1937.2, -12.0), joules_difference=far)
+    result = make_result(BASE, one, goal=Goal("time"), kind="estimate")
+    assert "costs ≈20.4x [19.6, 21.2] the joules (estimate)" in format_verdict(result)
+    assert " 20.4x [19.6, 21.2] " in "\n".join(format_table(result))
+    open_ = replace(far, percent=400.0, low=-20.0, high=3000.0, is_claimed=False)
+    assert no_difference_text("joules", open_, 5.0).endswith("(interval [-20, 3,000] %)")
 
 
 def test_unmeasured_and_unfinished_sweeps() -> None:
@@ -253,8 +266,8 @@ def test_only_claims_are_facts(
         r"(?:saves|costs|gains) .*?(?=,(?: and)?(?: it)? no |,(?: and)? accuracy|;|$)", text
     )
     found = " ".join(facts)
-    claimed_joules = "of the joules" in found
-    claimed_time = "of the time" in found
+    claimed_joules = "the joules" in found
+    claimed_time = "the time" in found
     assert not claimed_joules or joules.is_claimed
     assert not claimed_time or seconds.is_claimed
     if best == "threads=1":
@@ -368,17 +381,13 @@ def test_numbers_are_written_by_units(joules, seconds, change, kind) -> None:
     text = "\n".join(format_table(result))
     half = max(joules.value - joules.low, joules.high - joules.value)
     shown = "estimate" if kind == "estimate" else None
-    if half > joules.value / 2:
-        energy = units.energy_text(joules.value, None, shown)
-        assert f"± {units.energy_text(half)}" in text
-    else:
-        energy = units.energy_text(joules.value, half, shown, spread=True)
+    energy = units.energy_text(joules.value, half, shown, spread=True)
     assert energy.removesuffix(" (estimate)") in text
     assert units.seconds_text(seconds.value) in text
     assert units.change_text(change.percent, change.low, change.high) in text
 
 
-@given(finite, st.floats(0, 50), st.floats(0, 50))
+@given(st.floats(-90, 300), st.floats(0, 50), st.floats(0, 50))
 def test_changes_keep_what_they_say(percent: float, down: float, up: float) -> None:
     low, high = percent - down, percent + up
     text = units.change_text(percent, low, high)

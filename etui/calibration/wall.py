@@ -22,6 +22,7 @@ from uuid import uuid4
 
 from etui.calibration.grid import Length
 from etui.config.machine import machine_name
+from etui.energy.lags import correlate
 from etui.energy.recorder import Recorder
 from etui.energy.scopes import WALL, family, weakest
 from etui.energy.types import Channel, Reading
@@ -29,7 +30,7 @@ from etui.energy.wall_model import WallCalibration, WallLevel, split_watts, wall
 from etui.errors import EtuiError
 from etui.measure.progress import Progress, Watch
 from etui.stats.distributions import t_quantile
-from etui.units import count_text, seconds_text
+from etui.units import count_text, seconds_text, watts_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -367,11 +368,7 @@ def fit_lag(inner: Floats, wall: Floats, step_s: float) -> tuple[float, float, f
     """
     import numpy as np
 
-    spread = wall - wall.mean()
-    whole = float(spread @ spread)
     best = (0.0, 0.0, 0.0)
-    if whole <= 0:
-        return best
     for constant_s in (0.0, *np.geomspace(0.1, 30.0, 30)):
         keep = math.exp(-step_s / constant_s) if constant_s else 0.0
         late, state = np.empty(len(inner)), float(inner[0])
@@ -380,11 +377,9 @@ def fit_lag(inner: Floats, wall: Floats, step_s: float) -> tuple[float, float, f
             late[index] = state
         for shift in range(min(int(_LONGEST_DELAY_S / step_s), len(inner) - 2)):
             moved = np.concatenate((np.full(shift, late[0]), late[: len(late) - shift]))
-            moved -= moved.mean()
-            size = float(moved @ moved)
-            across = float(moved @ spread)
-            if size > 0 and across > 0 and across * across / size / whole > best[2]:
-                best = (shift * step_s, float(constant_s), across * across / size / whole)
+            follows = correlate(moved, wall) or 0.0
+            if follows > 0 and follows**2 > best[2]:
+                best = (shift * step_s, float(constant_s), follows**2)
     return best
 
 
@@ -469,8 +464,8 @@ def fit_wall(
     slope, half = made.slope_error
     if slope <= 0 or half > _WORST_SLOPE * slope:
         raise EtuiError(
-            f"the loss of the power supply is not determined: {slope:.2f} ± {half:.2f} W at the "
-            "wall per watt inside",
+            "the loss of the power supply is not determined: "
+            f"{watts_text(slope, uncertainty=half)} at the wall per watt inside",
             "end other programs, measure more --rounds, or use a meter with finer digits",
         )
     return made

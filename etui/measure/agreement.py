@@ -13,6 +13,7 @@ from itertools import combinations
 
 import numpy as np
 
+from etui.energy.lags import correlate
 from etui.energy.recorder import Recorder
 from etui.energy.scopes import WALL, family, select_disjoint
 from etui.energy.types import Channel, Kind
@@ -132,7 +133,7 @@ def compare_channels(
     lag_s, correlation = None, None
     for lag in lags.tolist():
         second = _read_watts(recorder, pair.second, marks + int(lag * 1e9), (start_ns, end_ns))
-        found = _correlate(first, second)
+        found = correlate(first, second, _LEAST_SLICES)
         if found is not None and (correlation is None or found > correlation):
             lag_s, correlation = lag, found
     if correlation is None or correlation < _CLEAR:
@@ -187,12 +188,3 @@ def _read_watts(
     if within is not None:
         total[(marks[:-1] < within[0]) | (marks[1:] > within[1])] = np.nan
     return total
-
-
-def _correlate(first: Floats, second: Floats) -> float | None:
-    known = np.isfinite(first) & np.isfinite(second)
-    if known.sum() < _LEAST_SLICES:
-        return None
-    a, b = first[known], second[known]
-    spread = float(a.std() * b.std())
-    return float(np.cov(a, b, bias=True)[0, 1] / spread) if spread > 0 else None

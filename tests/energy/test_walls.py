@@ -60,6 +60,16 @@ def test_the_lag_is_learned_from_the_channels_inside(lag_s: float) -> None:
     assert abs(wall.joules - plug.joules(100, 180)) <= wall.uncertainty <= 0.1 * wall.joules
 
 
+def test_a_regular_load_is_not_taken_for_its_opposite() -> None:
+    """Half a period off, it falls where the meter rises: as clear a line, but a falling one."""
+    plug = Plug(curve=steps([(8, 60.0), (8, 240.0)] * 20), lag_s=3.0)
+    recorder, _ = watch(plug)
+    lag = recorder.wall_lag("wall:desk")
+    assert lag.learned
+    assert lag.half_seconds < 3.0
+    assert abs(lag.seconds - 3.0) <= lag.half_seconds
+
+
 def test_a_wall_meter_is_never_in_a_total_beside_others() -> None:
     wall = Channel("wall:desk", WALL, Kind.COUNTER)
     gpu, guess = (

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from etui.energy._recordings.channel import GRID_JOULES, CrossCheck, find_plausible_watts
 from etui.energy._recordings.knots import UNKNOWN_WATTS, KnotPoint, KnotTrack
+from etui.energy.lags import correlate
 from etui.energy.types import Channel, ChannelEnergy, HalfWidths, Kind, Phase, Reading
 
 if TYPE_CHECKING:
@@ -319,8 +320,8 @@ class WallRecording:
     ) -> None:
         """Learn how late the meter is from the joules of the channels inside, every ten seconds.
 
-        The lag is where a straight line through the watts inside explains those at the wall best;
-        the half width comes from all lags that explain them nearly as well.
+        The lag is where a rising line through the watts inside explains those at the wall best; the
+        half width comes from all lags that explain them nearly as well.
         """
         import numpy as np
 
@@ -346,15 +347,14 @@ class WallRecording:
         times = np.array([knot.t_ns for knot in track.knots]) - start_ns
         totals = np.array([knot.joules for knot in track.knots])
         lags = np.arange(0.0, _LAGS_S, _LAG_STEP_S)
-        centred, misfits = inside - inside.mean(), []
+        follows = []
         for lag in lags:
             marks = np.append(grid, grid[-1] + int(_SLICE_S * 1e9)) - start_ns + lag * 1e9
             wall = np.diff(np.interp(marks, times, totals)) / _SLICE_S
-            rest = wall - wall.mean()
-            gain = float(rest @ centred) / float(centred @ centred)
-            misfits.append(float(((rest - gain * centred) ** 2).sum()) / float(rest @ rest or 1.0))
-        least = min(misfits)
-        good = lags[np.array(misfits) <= max(_NEARLY * least, least + 0.005)]
+            follows.append(max(correlate(inside, wall) or 0.0, 0.0))
+        misfits = 1 - np.array(follows) ** 2
+        least = float(misfits.min())
+        good = lags[misfits <= max(_NEARLY * least, least + 0.005)]
         if least > 1 - _LEAST_FIT or good[-1] >= lags[-1]:
             return
         half = float(good[-1] - good[0]) / 2 + _LAG_STEP_S + (track.period_s or 0.0) / 2

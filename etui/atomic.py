@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import stat
 import sys
 import time
@@ -81,6 +80,8 @@ def write_parts(
                 file.flush()
                 os.fsync(file.fileno())
         if like is not None:
+            import shutil  # which loads compressors
+
             shutil.copymode(like, pending)
         _replace(pending, path)
     except BaseException as error:

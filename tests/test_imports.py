@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 SLOW = (
     *("textual", "llama_cpp", "pynvml", "msgspec", "pydantic", "sqlite_utils", "numpy", "yaml"),
     *("huggingface_hub", "jinja2", "psutil", "platformdirs"),
@@ -53,3 +55,28 @@ def test_the_name_of_a_shipped_model_is_checked_before_the_app_without_parsing_t
         "_check_names(Config(Path('/nowhere'), Path('/nowhere')), None, 'smollm2-135m')"
     )
     assert loaded(statement, ("pydantic", "yaml", "etui.models.catalogue")) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="`true`")
+def test_a_measured_command_starts_with_the_meter_alone(etui_home):
+    """Each import delays the command, and is CPU time beside that of a short one."""
+    suspects = (
+        "etui.cli.power_top", "etui.cli.power_check", "etui.cli.power_calibrate",
+        "etui.cli.power_serve", "etui.cli.serve", "etui.sweep.verdict", "etui.measure.commands",
+        "etui.energy.tariff", "statistics", "random", "bz2", "lzma", "msgspec", "pydantic", "yaml",
+        "sqlite3", "rich", "asyncio",
+    )  # fmt: skip
+    statement = "from etui.cli.main import run\nassert run(['power', 'run', '--', 'true']) == 0"
+    assert loaded(statement, suspects) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the library's name on Linux")
+def test_the_bindings_of_a_driver_that_is_not_there_are_not_loaded():
+    statement = (
+        "import ctypes\n"
+        "def refuse(*args, **options): raise OSError\n"
+        "ctypes.CDLL = refuse\n"
+        "from etui.energy.sources.nvml import NvmlSource\n"
+        "assert 'not found' in NvmlSource().failure"
+    )
+    assert loaded(statement, ("pynvml",)) == []

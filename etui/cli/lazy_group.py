@@ -10,9 +10,10 @@ import click
 
 
 class LazyGroup(click.Group):
-    """A group of commands that are each in the module of its name below a place."""
+    """A group of commands that are each in the module of its name below a place, or in another."""
 
     commands_of: ClassVar[Mapping[str, str]] = {}  # Command -> its line in the help
+    modules_of: ClassVar[Mapping[str, str]] = {}  # Command -> its module, where that is another
     place: ClassVar[str] = "etui.cli."  # Begin of the names of the modules
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -23,7 +24,8 @@ class LazyGroup(click.Group):
         """Import a command; None for an unknown name."""
         if cmd_name not in self.commands_of:
             return None
-        command: Any = getattr(importlib.import_module(f"{self.place}{cmd_name}"), cmd_name)
+        module = importlib.import_module(self.place + self.modules_of.get(cmd_name, cmd_name))
+        command: Any = getattr(module, cmd_name.replace("-", "_"))
         assert isinstance(command, click.Command)
         return command
 

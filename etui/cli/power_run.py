@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import shlex
 import signal
 import time
@@ -28,12 +27,16 @@ from etui.cli.power_table import format_power
 from etui.errors import EtuiError, UsageError
 from etui.text import one_line
 from etui.units import (
+    ABOUT,
+    ESTIMATE,
+    MULTIPLE_ABOVE_PERCENT,
     UNMEASURED,
     change_text,
     count_text,
     energy_text,
     percent_text,
     seconds_text,
+    size_text,
 )
 
 if TYPE_CHECKING:
@@ -165,6 +168,8 @@ def _make_runs(
     if len(names) == 1:
         rounds += [(0,)] * repeat
     else:
+        import random
+
         from etui.measure.commands import plan_pairs  # loads the statistics
 
         rounds += plan_pairs(repeat, random.Random())
@@ -302,7 +307,7 @@ def _format_runs(results: _Results, comparison: Comparison | None) -> Iterator[s
                 str(sum(one.shared for one in runs) or "–"),
             )
         )
-    mark = " (estimate)" if kind == "estimate" else ""
+    mark = " (estimate)" if kind == ESTIMATE else ""
     head = ("command", "runs", f"joules{mark}", "above idle", "time", "shared")
     yield from table_lines(head, rows)
     if comparison is not None:
@@ -324,22 +329,23 @@ def _format_comparison(
         ("joules", comparison.joules, comparison.joules_floor_percent),
         ("time", comparison.seconds, comparison.seconds_floor_percent),
     ]
-    claims, open_ = [], []
+    multiples, sizes, open_ = [], [], []
     for what, change, floor in found:
         if change is None:
             open_.append(f"{what} {UNMEASURED}")
         elif change.is_claimed:
-            low, high = change.low, change.high
-            less = change.percent < 0
-            if less and low is not None and high is not None:
-                low, high = -high, -low
-            size = change_text(abs(change.percent), low, high, signed=False)
-            word = "more" if not less else "fewer" if what == "joules" else "less"
-            about = "≈" if what == "joules" and kind == "estimate" else ""
-            claims.append(f"{about}{size} {word} {what}")
+            about = ABOUT if what == "joules" and kind == ESTIMATE else ""
+            size = about + size_text(change.percent, change.low, change.high)
+            less = "fewer" if what == "joules" else "less"
+            if change.percent > MULTIPLE_ABOVE_PERCENT:
+                multiples.append(f"{size} the {what}")
+            else:
+                sizes.append(f"{size} {less if change.percent < 0 else 'more'} {what}")
         else:
             open_.append(no_difference_text(what, change, floor))
-    parts = [f"{second} takes {' and '.join(claims)} than {first}"] if claims else []
+    links = (multiples, "of"), (sizes, "than")
+    claims = [f"{' and '.join(texts)} {link} {first}" for texts, link in links if texts]
+    parts = [f"{second} takes {' and '.join(claims)}"] if claims else []
     yield "; ".join([*parts, *open_])
     floors = [f"{change_text(p, signed=False)} in {what}" for what, _, p in found if p is not None]
     pairs = count_text(comparison.pairs, "pair")

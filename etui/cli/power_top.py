@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from etui.cli.output import print_json_line, print_result, stop_signals
-from etui.cli.param_types import FiniteNumber, flag
+from etui.cli.param_types import flag
+from etui.cli.power import Seconds, until_stopped
 from etui.errors import EtuiError, ExitCode, UsageError
 from etui.text import format_table, utc_now
 from etui.units import UNMEASURED, watts_text
@@ -46,7 +47,7 @@ class TopReading:
 @click.option(
     "-n",
     "--interval",
-    type=FiniteNumber(0.1, 86_400),
+    type=Seconds,
     metavar="N",
     default=1.0,
     help="Seconds between two updates (1).",
@@ -71,13 +72,11 @@ def top(once: bool, as_json: bool, as_lines: bool, interval: float) -> int:
     with open_recorder(config) as recorder:
         if not given and sys.stdout.isatty() and sys.stdin.isatty():
             return _show_screen(config, recorder, interval)
-        try:
+        with until_stopped():
             if as_lines:
                 _print_lines(config, recorder, interval)
             else:
                 _print_reading(config, recorder, as_json)
-        except KeyboardInterrupt:  # the usual way out of a live view
-            click.echo(err=True)
     return ExitCode.DONE
 
 

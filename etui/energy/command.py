@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import signal
 import sys
 import threading
@@ -148,6 +147,8 @@ class Foreground:
         except OSError as error:
             if error.errno != errno.ENOEXEC:
                 raise
+            import shutil  # which loads compressors
+
             script = shutil.which(words[0]) or words[0]
             return spawn(["/bin/sh", script, *words[1:]])  # it has no #!; shells do the same
 

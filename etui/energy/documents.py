@@ -11,7 +11,6 @@ from dataclasses import asdict
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from etui.energy.tariff import RateAt, price_energy
 from etui.energy.types import ChannelEnergy, Kind
 from etui.extras import require_extra
 
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
     from etui.energy.recorder import Recorder, WallState
+    from etui.energy.tariff import RateAt
 
 _LABELS = ["channel", "scope", "kind", "in_total"]
 
@@ -79,8 +79,10 @@ def power_document(
             for row in recorder.latest()
         ],
     }
-    now_s = time.time()
     if rate_at is not None:
+        from etui.energy.tariff import price_energy
+
+        now_s = time.time()
         cost = price_energy(energy, now_s - energy.seconds, now_s, rate_at)
         document |= {} if cost is None else {"cost": cost.to_json()}
     return document

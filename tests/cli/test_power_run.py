@@ -18,10 +18,12 @@ from contextlib import suppress
 
 import pytest
 
-from etui.cli.power_run import _make_runs, _Results
+from etui.cli.power_run import _format_comparison, _make_runs, _Results
 from etui.energy import command as commands
 from etui.energy.command import Foreground, measure_command
 from etui.energy.recorder import Recorder
+from etui.measure.commands import Comparison
+from etui.stats.differences import Difference
 from tests.cli.conftest import check
 from tests.support.command import run_here
 from tests.support.devices import SENSORS, FakeClock, FakeDevice
@@ -253,6 +255,29 @@ def test_the_difference_is_a_sentence(here):
     assert "less time than sleep 0.2" in done.stderr or "no difference in time" in done.stderr
     assert "2 pairs in random order" in done.stderr
     assert done.stdout == ""
+
+
+FAR = Difference(1937.2, 1862.0, 2016.3, 0.001, 10, True)
+NEAR = Difference(12.1, 11.2, 13.3, 0.001, 10, True)
+FEWER = Difference(-71.2, -72.4, -70.1, 0.001, 10, True)
+
+
+@pytest.mark.parametrize(
+    ("joules", "seconds", "text"),
+    [
+        (
+            FAR,
+            NEAR,
+            "b takes ≈20.4x [19.6, 21.2] the joules of a and 12 % [11, 13] more time than a",
+        ),
+        (FAR, FAR, "b takes ≈20.4x [19.6, 21.2] the joules and 20.4x [19.6, 21.2] the time of a"),
+        (FEWER, NEAR, "b takes ≈71 % [70, 72] fewer joules and 12 % [11, 13] more time than a"),
+        (None, FAR, "b takes 20.4x [19.6, 21.2] the time of a; joules unmeasured"),
+    ],
+)
+def test_a_difference_above_300_percent_is_a_multiple(joules, seconds, text):
+    comparison = Comparison(10, joules, seconds, None, None)
+    assert list(_format_comparison(("a", "b"), comparison, "estimate")) == [text]
 
 
 @pytest.mark.parametrize("text", ["", "'open"])

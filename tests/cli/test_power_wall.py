@@ -22,7 +22,7 @@ def machine(monkeypatch, etui_home):
     monkeypatch.setattr("etui.energy.discovery.open_recorder", lambda config: machine.recorder)
     monkeypatch.setattr(machine.recorder, "start", lambda: None)
     monkeypatch.setattr(machine.recorder, "close", lambda: None)
-    monkeypatch.setattr("etui.cli.power_wall._WARM_UP_S", 0.0)
+    monkeypatch.setattr("etui.cli.power_calibrate._WALL_WARM_UP_S", 0.0)
     monkeypatch.setattr("etui.energy.idle.refuse_busy", lambda *args, **facts: None)
     run = partial(WallRun, hold=machine.hold, clock=machine.clock, sleep=machine.sleep)
     monkeypatch.setattr("etui.calibration.wall.WallRun", run)

@@ -8,6 +8,7 @@ average power (185). Where fields are missing, ``nvmlDeviceGetTotalEnergyConsump
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -67,6 +68,9 @@ class NvmlSource(BaseSource):
             self._nvml: Any = library or _import()
         except ImportError:
             self._nvml, self.failure = None, "the package nvidia-ml-py is not installed"
+            return
+        except OSError:
+            self._nvml, self.failure = None, "nvml shared library not found"
             return
         try:
             self._nvml.nvmlInit()
@@ -259,6 +263,11 @@ def _to_monotonic(stamp_us: int | None, wall_ns: int, now_ns: int) -> int | None
 
 
 def _import() -> ModuleType:
+    """Import pynvml; without a driver raise OSError instead of reading its 8,000 lines."""
+    if sys.platform == "linux" and "pynvml" not in sys.modules:
+        import ctypes
+
+        ctypes.CDLL("libnvidia-ml.so.1")
     import pynvml
 
     module: ModuleType = pynvml

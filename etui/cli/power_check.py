@@ -1,10 +1,11 @@
-"""``etui power compare``: how far the channels of this machine agree, as a table for a report."""
+"""``etui power selftest``, ``record``, ``replay`` and ``compare``: is the meter right here?"""
 
 from __future__ import annotations
 
 import platform
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,23 +13,80 @@ import click
 
 from etui import __version__
 from etui.cli.output import json_option, print_result, table_lines
-from etui.cli.param_types import FiniteNumber
-from etui.errors import ExitCode
-from etui.units import change_text, seconds_text, significant, watts_text
+from etui.cli.power import Seconds, measure, open_meter, print_interval, until_stopped
+from etui.errors import ExitCode, writing
+from etui.units import change_text, seconds_text, watts_text
 
 if TYPE_CHECKING:
     from etui.energy.recorder import Recorder
     from etui.measure.agreement import Agreement
 
-_SECONDS = 60.0
 _UNKNOWN = "–"
+
+
+@click.command()
+@click.option("--seconds", type=Seconds, metavar="N", default=5.0, help="Duration in seconds (5).")
+@json_option
+def selftest(seconds: float, as_json: bool) -> int:
+    """Check the meter on this machine; exit with code 4 if a check fails.
+
+    Compares each counter with its integrated power, looks for gaps, and checks that the parts sum
+    to the whole. The checks are more conclusive on a busy machine than on an idle one.
+    """
+    from etui.energy.diagnosis import any_failed, run_selftest
+
+    with open_meter() as recorder:
+        start_ns, end_ns = measure(recorder, seconds)
+        checks = run_selftest(recorder, start_ns, end_ns)
+    failed, marks = any_failed(checks), {True: "✓", False: "✗", None: "-"}
+    lines = (f"{marks[c.passed]} {c.name:<11} {c.channel or 'total'}: {c.detail}" for c in checks)
+    print_result({"passed": not failed, "checks": checks}, lines, as_json)
+    return ExitCode.GATE if failed else ExitCode.DONE
+
+
+@click.command()
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.option(
+    "--seconds", type=Seconds, metavar="N", default=10.0, help="Duration in seconds (10)."
+)
+def record(file: Path, seconds: float) -> int:
+    """Write every reading to FILE, for `power replay` or a bug report."""
+    from etui.energy.diagnosis import TraceWriter
+
+    with writing(file, "name a new file in a writable folder"):
+        out = file.open("x", encoding="utf-8")
+    lost = writing(file, "free some space, or name a file on another disk")
+    with lost, out, closing(open_meter(doubled=True)) as recorder:
+        writer = TraceWriter(out, recorder.channels, recorder.unmeasured)
+        recorder.taps.append(writer.write)
+        recorder.start()
+        with until_stopped():
+            time.sleep(seconds)
+        recorder.stop()
+        if writer.error is not None:
+            raise writer.error
+    click.echo(
+        f"{writer.readings} readings of {len(recorder.channels)} channels in {file}", err=True
+    )
+    return ExitCode.DONE
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@json_option
+def replay(file: Path, as_json: bool) -> int:
+    """Compute the energy of the readings in FILE, as if they were live."""
+    from etui.energy import diagnosis
+
+    print_interval(*diagnosis.replay(file), as_json)
+    return ExitCode.DONE
 
 
 @click.command()
 @click.argument("file", required=False, type=click.Path(path_type=Path))
 @click.option(
     "--seconds",
-    type=FiniteNumber(0.1, 86_400),
+    type=Seconds,
     metavar="N",
     help="Duration in seconds (60); Ctrl-C ends it earlier, with the result so far.",
 )
@@ -43,23 +101,13 @@ def compare(file: Path | None, seconds: float | None, as_json: bool) -> int:
 
     With FILE, compares the readings that `etui power record FILE` has written, here or elsewhere.
     """
-    from etui.config.config import load_config
-    from etui.energy.diagnosis import replay
-    from etui.energy.discovery import open_recorder
+    from etui.energy import diagnosis
 
     if file is not None:
-        recorder, start_ns, end_ns = replay(file)
-        document = _build_document(recorder, start_ns, end_ns, None)
+        document = _build_document(*diagnosis.replay(file), None)
     else:
-        with open_recorder(load_config(), doubled=True) as recorder:
-            recorder.settle(time.monotonic_ns())
-            start_ns = time.monotonic_ns()
-            try:
-                time.sleep(_SECONDS if seconds is None else seconds)
-            except KeyboardInterrupt:  # the usual way to end it early
-                click.echo(err=True)
-            end_ns = time.monotonic_ns()
-            recorder.settle(end_ns)
+        with open_meter(doubled=True) as recorder:
+            start_ns, end_ns = measure(recorder, 60.0 if seconds is None else seconds)
             system = f"{platform.system()} {platform.release()} {platform.machine()}"
             document = _build_document(recorder, start_ns, end_ns, system)
     print_result(document, _format(document), as_json)
@@ -119,10 +167,8 @@ def _format_row(one: Agreement) -> tuple[str, ...]:
     second = f"{one.second}{' *' if one.second_covers_more else ''}"
     if one.first_watts is None or one.bias_watts is None:
         return (one.first, second, *[_UNKNOWN] * 5)
-    bias = f"{one.bias_watts:+.3g}"
-    if one.bias_half_watts is not None:
-        bias += f" ± {significant(one.bias_half_watts, 2)}"
-    bias += " W"
+    bias = "+" if one.bias_watts > 0 else ""
+    bias += watts_text(one.bias_watts, uncertainty=one.bias_half_watts)
     if one.bias_percent is not None:
         bias += f" ({change_text(one.bias_percent)})"
     line = _UNKNOWN

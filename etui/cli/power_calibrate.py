@@ -1,11 +1,11 @@
-"""``etui power calibrate-wall``: fit what the machine draws at the wall to its inner channels."""
+"""``etui power idle``, ``calibrate`` and ``calibrate-wall``: measure what the figures rest on."""
 
 from __future__ import annotations
 
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,22 +14,139 @@ import click
 from etui.cli.output import (
     json_option,
     load_context,
+    load_models,
     open_watch,
     print_result,
     stop_signals,
     write_output,
 )
 from etui.cli.param_types import WholeNumber, flag, text_option
-from etui.errors import ExitCode
+from etui.cli.power import WARM_UP_S, Seconds, open_meter
+from etui.errors import EtuiError, ExitCode
 from etui.extras import require_extra
 from etui.text import format_table
 from etui.units import percent_text, seconds_text, significant, watts_text
 
 if TYPE_CHECKING:
+    from etui.config.config import Config
+    from etui.energy.recorder import Recorder
+    from etui.energy.sources.estimate import Calibration
     from etui.energy.wall_model import WallCalibration
 
-_WARM_UP_S = 1.2
+_AFTER_LOAD_S = 2.0
+"""A GPU keeps its clocks high for a moment after the last copy."""
+_WALL_WARM_UP_S = 1.2
 _BAND_POINTS = 60
+
+
+@click.command()
+@text_option("--model", metavar="NAME", help="Load this model first, and save its own baseline.")
+@click.option("--seconds", type=Seconds, metavar="N", default=5.0, help="Duration in seconds (5).")
+@flag("--force", help="Measure even if other programs use the machine.")
+@json_option
+def idle(model: str | None, seconds: float, force: bool, as_json: bool) -> int:
+    """Measure the idle power of the machine, the baseline of net joules.
+
+    Net joules are gross joules minus idle power times duration. Without --model, the baseline is
+    that of a machine with no model in memory; a loaded model draws more, and its answers use its
+    own baseline if there is one. Run nothing else during the measurement: a busy machine is
+    refused.
+    """
+    from etui.config.config import load_config
+    from etui.energy.idle import load_baselines, measure_baseline, save_baselines
+
+    config = load_config()
+    with open_meter() as recorder, _in_memory(model, config) as name:
+        time.sleep(WARM_UP_S if name is None else _AFTER_LOAD_S)
+        found = measure_baseline(recorder, seconds, force=force)
+        kinds = {channel.id: channel.kind.value for channel in recorder.channels}
+    if found is None:
+        raise EtuiError("nothing can be measured on this machine", "see `etui doctor`")
+    save_baselines(config, load_baselines(config).with_idle(found, name))
+    document = {"model": name, "watts": found.watts, "seconds": found.seconds}
+    lines = (f"{id_}  {watts_text(watts, kinds[id_])}" for id_, watts in found.watts.items())
+    print_result(document | {"steady": found.steady}, lines, as_json)
+    if not found.steady:
+        click.echo("the machine was not idle: other programs ran; measure again", err=True)
+    return ExitCode.DONE
+
+
+@contextmanager
+def _in_memory(model: str | None, config: Config) -> Iterator[str | None]:
+    """Keep a model in memory during the body; yield its name in the log, None without a model."""
+    if model is None:
+        yield None
+        return
+    from etui.backends.local import LocalBackend
+    from etui.models.files import require
+    from etui.runtime.model_resolution import catalogue_name
+
+    catalogue = load_models(config)
+    spec = catalogue.get(catalogue_name(model, config, catalogue))
+    with closing(LocalBackend(config, trials=True)) as engine:
+        list(engine.load(spec, require(spec, config)))  # the load runs while its events are read
+        yield spec.name
+
+
+@click.command()
+@click.option(
+    "--seconds", type=Seconds, metavar="N", default=30.0, help="Duration in seconds (30)."
+)
+@json_option
+def calibrate(seconds: float, as_json: bool) -> int:
+    """Fit the CPU power estimate to real readings of the CPU package.
+
+    Keep the machine idle for the first half of the time and busy for the second. Put the two
+    printed lines into config.yaml; they are used when the counter cannot be read (for example,
+    without root).
+    """
+    from etui.energy.sources.estimate import fit_range
+
+    with open_meter() as recorder:
+        readings = list(_read_use_and_watts(recorder, seconds))
+    if not readings:
+        what = "no counter of the CPU package can be read, so there is nothing to calibrate with"
+        raise EtuiError(what, "`etui doctor` shows the command that makes it readable")
+    fitted = fit_range(readings)
+    if fitted is None or not fitted.trustworthy:
+        what = "the readings do not span enough of the CPU's range"
+        raise EtuiError(what, "keep the machine idle for one half and busy for the other")
+    document = {
+        "cpu_idle_watts": fitted.idle_watts,
+        "cpu_limit_watts": fitted.limit_watts,
+        "band": fitted.band,
+        "points": fitted.points,
+    }
+    print_result(document, _format_calibration(fitted), as_json)
+    return ExitCode.DONE
+
+
+def _read_use_and_watts(recorder: Recorder, seconds: float) -> Iterator[tuple[float, float]]:
+    """Yield (utilisation, watts of all packages) every half second; nothing without a package."""
+    import psutil
+
+    packages = {c.id for c in recorder.selection.summed if c.scope.startswith("package:")}
+    if not packages:
+        return
+    time.sleep(WARM_UP_S)
+    psutil.cpu_percent()
+    start_ns = begin_ns = time.monotonic_ns()
+    while (start_ns - begin_ns) / 1e9 < seconds:
+        time.sleep(0.5)
+        use, end_ns = psutil.cpu_percent() / 100, time.monotonic_ns()
+        recorder.settle(end_ns)
+        parts = [p for p in recorder.energy(start_ns, end_ns).channels if p.id in packages]
+        if len(parts) == len(packages):
+            yield use, sum(part.mean_watts for part in parts)
+        start_ns = end_ns
+
+
+def _format_calibration(fitted: Calibration) -> Iterator[str]:
+    """Format a fitted range as lines of config.yaml."""
+    yield f"cpu_idle_watts: {fitted.idle_watts:.1f}"
+    yield f"cpu_limit_watts: {fitted.limit_watts:.1f}"
+    band = f"±{100 * fitted.band:.0f} %"
+    yield f"# fitted to {fitted.points} readings, {band} (2 standard deviations)"
 
 
 @click.command("calibrate-wall")
@@ -139,7 +256,7 @@ def _measure(
         def note(text: str) -> None:
             watch(Progress(text))
 
-        time.sleep(_WARM_UP_S)
+        time.sleep(_WALL_WARM_UP_S)
         refuse_busy(
             recorder, force=force, note=note, consequence="the ± of the calibration will be wider"
         )
@@ -200,7 +317,7 @@ def format_wall(found: WallCalibration) -> Iterator[str]:
         f"without a watt inside: {watts_text(base[0], uncertainty=base[1])} at the wall (memory, "
         "fans, board and the supply's own loss; extrapolated below idle)"
     )
-    per_watt = f"{slope[0]:.3f} ± {slope[1]:.3f} W"
+    per_watt = watts_text(slope[0], uncertainty=slope[1])
     yield f"each further watt inside: {per_watt} at the wall"
     yield (
         f"meter: steps of {significant(found.resolution_watts, 2)} W, read every "

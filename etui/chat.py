@@ -34,7 +34,7 @@ class Picture:
 
     @property
     def mark(self) -> str:
-        """The text that stands for the picture in a message, and in the log."""
+        """The placeholder of the picture in a message, and in the log."""
         return f"[picture {self.sha256[:16]}]"
 
 

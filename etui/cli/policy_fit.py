@@ -234,7 +234,7 @@ def list_uniform_notes(graded: Graded) -> Iterator[str]:
         right = graded.correct[graded.label_weights[:, at] > 0, at]
         if len(right) and right.all() == right.any():
             word, answers = "right" if right.all() else "wrong", count_text(len(right), "answer")
-            yield f"every answer of {arm} is {word} ({answers}): no question stands out"
+            yield f"every answer of {arm} is {word} ({answers}): no question differs"
 
 
 def list_agreement_notes(
@@ -312,7 +312,7 @@ def _add_log(answers: _Answers | None, policy: Policy | None, config: Config) ->
         if pair.agreed in (0, pair.compared):
             verb = "agrees" if pair.agreed else "differs"
             audits = count_text(pair.compared, "audit")
-            notes.append(f"every audit of {pair.arm} {verb} ({audits}): no question stands out")
+            notes.append(f"every audit of {pair.arm} {verb} ({audits}): no question differs")
     if answers is None:
         return _Answers(found.table(), ("log",), (), found.sha256, notes)
     joined = sha256(f"{answers.sha256} {found.sha256}".encode()).hexdigest()

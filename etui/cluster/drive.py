@@ -341,7 +341,7 @@ class ClusterLoop:
     def _count_lost(self, node: RunNode) -> None:
         """Count what a dead node was answering: at most as many as it answers together."""
         unanswered = len(self._board.in_flight(node.key))
-        # What others have answered meanwhile it was answering too, in vain.
+        # What others have answered meanwhile it was answering too, for nothing.
         if unanswered or node.was_silent:
             joules, count = self._means.get(node.system, (0.0, 0))
             questions = min(node.group, max(1, unanswered))

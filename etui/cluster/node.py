@@ -83,7 +83,7 @@ class NodeActor:
         self._stopped = 0
 
     def call(self, number: int, method: Method, request: Any = None) -> Iterator[Message]:
-        """Do what a driver asks, and yield what comes of it.
+        """Do what a driver asks, and yield its messages.
 
         Args:
             number: Number of the request of this process, from 1; a restart goes on.

@@ -155,7 +155,7 @@ class Config:
     """Plugs and sensors that measure the whole machine at the wall."""
     aliases: Mapping[str, str] = field(default_factory=dict)
     """Name that clients of ``etui serve`` use -> the policy, arm or model that answers; a ``*`` in
-    it stands for any text."""
+    it matches any text."""
     tools: ToolsEntry | None = None
     """Tools that a model may call, and the limits of a question; None for those of etui itself."""
     tool_permissions: Mapping[str, Literal["allow", "ask", "deny"]] = field(default_factory=dict)

@@ -367,7 +367,7 @@ class Settings(Strict):
     aliases: Mapping[Alias, Alias] = Field(
         default_factory=dict,
         description="Name that clients of etui serve ask for -> the policy, arm or model that "
-        "answers; * stands for any text: gpt-4o: balanced, claude-*: best.",
+        "answers; * matches any text: gpt-4o: balanced, claude-*: best.",
     )
 
     wall_meters: Mapping[str, WallMeterEntry] = Field(

@@ -351,7 +351,7 @@ def joules_text(forecast: DecodeForecast, machine: MachineFacts) -> str:
 
 
 def joules_basis(forecast: DecodeForecast, machine: MachineFacts) -> str:
-    """Write what the joules of a decoded token rest on, or why they are unknown."""
+    """Write what the joules of a decoded token are based on, or why they are unknown."""
     match forecast.joules_source:
         case "":
             return "no power meter to predict it from"

@@ -186,7 +186,7 @@ def list_limits(
     names = names or [str(config.machine.get("name") or config.machine.get("cpu") or units.UNKNOWN)]
     found = [f"Machine: {', '.join(dict.fromkeys(names))}. Other hardware has other multiples."]
     if count and kind is None:
-        found.append("Joules are unmeasured, so that nothing is said about cost.")
+        found.append("Joules are unmeasured, so there is no result about cost.")
     elif count and kind == units.ESTIMATE:
         found.append(
             "Joules are estimates (utilisation times a stated power range), not readings of a "

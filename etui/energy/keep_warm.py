@@ -136,7 +136,7 @@ def choose_keep_warm(
 
 
 def find_cheapest_time(gaps: Sequence[float], load_joules: float, extra_watts: float) -> float:
-    """Find the time with the least mean joules over recent gaps, which stand for similar ones.
+    """Find the time with the least mean joules over recent gaps, as an estimate for later ones.
 
     Later gaps weigh more. The result is finite: a time beyond all gaps costs no more than never.
 

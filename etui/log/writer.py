@@ -209,7 +209,7 @@ class TurnWriter:
         atexit.register(self._close_at_exit)
 
     def report_to(self, report: Callable[[str], None]) -> None:
-        """Report to another function from now on, and to it what is said of records that wait."""
+        """Report to another function from now on, and to it the messages on records that wait."""
         self._report = report
         trouble = self._trouble
         if trouble is not None:

@@ -45,7 +45,7 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def is_secure(url: str) -> bool:
-    """Return whether a URL is https, or of this machine: nobody between can exchange its file."""
+    """Return whether a URL is https, or of this machine: its file cannot be replaced on the way."""
     parts = urlsplit(url)
     return parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _LOOPBACK)
 

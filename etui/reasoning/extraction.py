@@ -43,7 +43,7 @@ _ASKS_FOR_MEASURE = re.compile(
 _SEVERAL = re.compile(
     r"=[^=\n]{0,40}(?:\b(?:or|oder)\b|±|(?:,|\b(?:and|und)\b)\s*(?:[a-z]\s*=\s*)?[-−]?\d[\d./]*\s*$)"
 )
-"""Several solutions: a single number would stand for the last of them."""
+"""Several solutions: a single number would be the last of them."""
 _EMPHASIS = re.compile(r"\*{2,3}|(?<![\s\d)])\*|\*(?![\s\d(])|[_`]")
 _SPACES = re.compile(r"[^\S\n]+")
 _ALGEBRA = re.compile(r"(?=.*[\^+*/=-])(?:[\d\s^+*/=().,√π-]|(?<![A-Za-z])[A-Za-z](?![A-Za-z]))+")

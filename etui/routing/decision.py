@@ -64,7 +64,7 @@ class PredictedAgreement:
 
 
 UNCALIBRATED = "uncalibrated"
-"""How the source of a prediction begins that rests on the last answers, and not on a curve."""
+"""How the source of a prediction begins that is based on the last answers, and not on a curve."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ class PredictedJoules:
 
     @property
     def calibrated(self) -> bool:
-        """Whether it rests on more than the speed of the last answers."""
+        """Whether it is based on more than the speed of the last answers."""
         return not self.source.startswith(UNCALIBRATED)
 
     @property

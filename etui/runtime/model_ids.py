@@ -122,7 +122,7 @@ def _parse_alias(alias: str, runtime: Runtime[Any]) -> Overrides:
     try:
         return _parse_name(target, runtime)
     except InvalidRequest as error:
-        what = f"the alias {alias!r} of config.yaml stands for {target!r}: {error.what}"
+        what = f"the alias {alias!r} of config.yaml means {target!r}: {error.what}"
         raise InvalidRequest(what, error.fix, param="model") from error
 
 

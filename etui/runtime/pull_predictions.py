@@ -72,7 +72,7 @@ class PredictionCheck:
     predicted_at: str | None
     """ISO 8601; None for one that is made now, from everything but its own measurements, because
     none was kept."""
-    source: Source  # What the predicted speed rests on
+    source: Source  # What the predicted speed is based on
     like: str  # The model from which it was scaled; empty for none
     energy_kind: str | None  # ``estimate`` if its joules are only that
     tokens_per_second: Compared

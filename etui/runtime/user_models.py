@@ -1,7 +1,7 @@
 """Add models that models.yaml does not name, and take models off this machine.
 
 A new one comes from a repository of the hub, an address, a file on this machine, or the store of
-another program. What its entry says is read from its header; what is assumed is said in a comment.
+another program. What its entry says is read from its header; what is assumed is named in a comment.
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ def take_known(
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Return the parameters of a request that etui uses, and the names of those it ignores.
 
-    A null is as good as none. A parameter that nobody knows is ignored and named, as is one that
+    A null is as good as none. An unknown parameter is ignored and named, as is one that
     changes no answer: clients add fields of their own.
 
     Raises:

@@ -140,7 +140,7 @@ def _write_piece(piece: bytes) -> str | list[int]:
 
 
 def _build_props(model: str, context: ServerContext, client: ClientRecord) -> dict[str, Any]:
-    """Build what is known of a model; of the folders of this machine nothing is said."""
+    """Build what is known of a model, without the folders of this machine."""
     from etui.models.gguf import check_gguf
 
     arm, spec, path = find_model(model, context, client)

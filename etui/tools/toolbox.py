@@ -137,7 +137,7 @@ class Toolbox:
         if permission == "deny":
             return "the settings forbid it"
         if self.ask is None:
-            return "nobody can be asked, and the settings do not allow it"
+            return "there is no terminal to ask at, and the settings do not allow it"
         said = self.ask(tool, arguments)
         if said == "chat":
             self._in_chat.add((chat_id, tool))

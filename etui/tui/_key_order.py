@@ -3,7 +3,7 @@
 Textual gives every key to the widget with the focus at once, and runs a binding only after its key
 has bubbled from there to the app. Of F7, a word and Enter in one packet, the prompt would get the
 word and send it before the list of F7 opens. So a key waits here while an earlier one, that is not
-a character for a text, is on its way. A message behind each key tells when it has been handled.
+a character for a text, is on its way. A message behind each key shows when it has been handled.
 """
 
 from __future__ import annotations

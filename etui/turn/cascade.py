@@ -197,7 +197,7 @@ def _is_sure(step: Agreement, odds: PredictedAgreement | None, given: Sequence[A
 def draw_until_one_differs(cascade: Cascade | None, arm: Arm) -> Arm:
     """Return the arm; of a step of votes, one that stops at the first vote that differs.
 
-    The other votes can no longer all agree, so they would be spent in vain.
+    The other votes can no longer all agree, so they would change nothing.
     """
     step = cascade.find_agreement(arm.name) if cascade is not None else None
     if step is None or len(step.arms) > 1:

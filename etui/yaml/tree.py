@@ -289,7 +289,7 @@ _PLAIN = {
     "did not find expected '-' indicator": "no `-` as above: check its indentation",
     "did not find expected <document start>": "this line is no `key: value`: check its indentation",
     "mapping values are not allowed in this context": (
-        "no `key: value` can stand here: check the indentation and the line above, "
+        "no `key: value` is allowed here: check the indentation and the line above, "
         "or quote a text with `: ` in it"
     ),
     "could not find expected ':'": "a `:` is missing after the key",

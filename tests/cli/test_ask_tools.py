@@ -80,7 +80,7 @@ def test_without_a_terminal_nobody_is_asked(config, etui):
         printed = etui("ask", "--tools", "6 * 7?")
         _, second = model.bodies("/v1/chat/completions")
     assert printed.stdout == "I cannot.\n"
-    assert "nobody can be asked" in second["messages"][-1]["content"]
+    assert "there is no terminal to ask at" in second["messages"][-1]["content"]
     assert "refused" in printed.stderr
 
 

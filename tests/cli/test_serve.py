@@ -85,6 +85,6 @@ def test_an_alias_of_nothing_is_named_at_the_start(starter_model, config, monkey
         run(["serve", "--port", str(taken.getsockname()[1]), "--model", "smollm2-135m"])
     *warnings, _, _ = capsys.readouterr().err.splitlines()
     first, second = warnings
-    assert "the alias 'claude-*' of config.yaml stands for 'smolm2-135m': no policy" in first
+    assert "the alias 'claude-*' of config.yaml means 'smolm2-135m': no policy" in first
     assert "smollm2-135m" in first.split("called")[1]
-    assert "the alias 'o3' of config.yaml stands for 'balanced/nope'" in second
+    assert "the alias 'o3' of config.yaml means 'balanced/nope'" in second

@@ -215,7 +215,7 @@ def test_answers_that_are_all_right_are_noted(tmp_path):
     file.write_text(f"subject,row,weak,strong\n{rows}", encoding="utf-8")
     given = ("fit", "--outcomes", file, "--output", tmp_path / "out.json", "--json")
     notes = json.loads(run(*given).stdout)["notes"]
-    assert "every answer of weak is right (30 answers): no question stands out" in notes
+    assert "every answer of weak is right (30 answers): no question differs" in notes
     assert not any("strong" in note for note in notes)
     _, data = made.write(tmp_path, 30)  # rows of another split name the option
     error = refused("replay", "--outcomes", file, *COSTS, "--data", data)

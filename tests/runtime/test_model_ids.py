@@ -130,7 +130,7 @@ def test_an_alias_stands_for_a_policy_an_arm_or_a_model(
         return
     with pytest.raises(InvalidRequest) as caught:
         parse_model_id(text, runtime)
-    assert ("the alias 'lost' of config.yaml stands for 'nowhere'" in str(caught.value)) == (
+    assert ("the alias 'lost' of config.yaml means 'nowhere'" in str(caught.value)) == (
         text == "lost"
     )
 

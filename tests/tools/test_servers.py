@@ -280,7 +280,7 @@ def test_a_permission_that_cannot_be_written_holds_until_the_end(etui_home):
 def test_without_anyone_to_ask_only_what_is_allowed_runs(etui_home):
     box = Toolbox(load("tool_permissions: {}\n"))
     box.open()
-    assert "nobody can be asked" in box.refuse("calculate", "{}", None)
+    assert "there is no terminal to ask at" in box.refuse("calculate", "{}", None)
     box = Toolbox(load("tool_permissions: {'calc*': allow}\n"))
     box.open()
     assert box.refuse("calculate", "{}", None) == ""

@@ -34,7 +34,7 @@ _EDGES_AFTER = 2
 _FIT_EDGES = 4
 """Edges before a mark between which the power is taken as level."""
 _HISTORY_EDGES = 32
-"""Edges before a mark whose ticks tell the levels of the phases."""
+"""Edges before a mark whose ticks give the levels of the phases."""
 _SIGMAS = 2.5
 """Half width of a fitted mark in standard deviations, which are themselves estimated."""
 _JITTER_TICKS = 20

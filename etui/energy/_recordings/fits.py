@@ -88,7 +88,7 @@ def fit_steps(
         edges: Edges around them in order of time, at least two.
         phases: Names of the phases before, between and after the marks; an empty one is like no
             other.
-        at: Index of the mark whose fit comes first; those before it only tell the phases.
+        at: Index of the mark whose fit comes first; those before it only give the phases.
     """
     import numpy as np
 

@@ -39,7 +39,7 @@ _WINDOW_S = 0.025
 _MOST_REPAIRS = 1000
 _MOST_TOGETHER = 8
 _HISTORY_NS = 4_000_000_000
-"""Time before a mark whose readings tell the levels of the phases."""
+"""Time before a mark whose readings give the levels of the phases."""
 _BEAT_NS = 30_000_000_000
 _BEATS = 3
 _BEAT_SHARE = 0.1

@@ -187,7 +187,7 @@ class LimitHold:
             except BaseException as error:
                 if not outcomes:
                     raise
-                interrupted = error  # a signal that came meanwhile: what was done is said first
+                interrupted = error  # a signal that came meanwhile: what was done is reported first
             if may_ask and self._ask is not None and self._entries:
                 outcomes = [self._reread(outcome) for outcome in outcomes]
                 self._forget_finished(outcomes)

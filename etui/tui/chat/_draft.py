@@ -56,7 +56,7 @@ def build_draft(
 
 
 def restore(question: str, first: int) -> tuple[str, dict[str, Attachment], dict[str, Attachment]]:
-    """Take a question that was sent apart, to stand in the prompt again.
+    """Take a question that was sent apart, to put it into the prompt again.
 
     Args:
         first: Number of the next paste.

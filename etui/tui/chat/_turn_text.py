@@ -1,4 +1,4 @@
-"""Say why a model answers before it does, and what stands out once it has answered.
+"""Say why a model answers before it does, and what is unusual once it has answered.
 
 The details of an answer have the whole reason.
 """
@@ -73,7 +73,7 @@ def format_parts(parts: Sequence[TurnRecord]) -> str:
 
 
 def full_why(decision: Decision) -> str:
-    """Format the route, its reason and the notices; the forecast stood at the prompt."""
+    """Format the route, its reason and the notices; the forecast was at the prompt."""
     arm = decision.arm
     parts = route_parts(
         decision.policy, decision.rule, arm.name, arm.reasoning, arm.model, decision.why

@@ -303,7 +303,7 @@ def compare(subject: Subject, other: Path) -> list[str]:
 
 
 def _load_cases(policy: Policy, config: Config) -> tuple[PolicyProbe, ...]:
-    """Load the cases of a policy; none if they have faults, which the check tells."""
+    """Load the cases of a policy; none if they have faults, which the check reports."""
     from etui.routing.probes import load_cases
 
     try:

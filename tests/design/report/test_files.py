@@ -172,7 +172,7 @@ def test_one_model_alone(tmp_path: Path) -> None:
 def test_unmeasured_joules_leave_accuracy(tmp_path: Path) -> None:
     folder = build(tmp_path, FEW, kind=None, figures=True)
     text, page = read(folder, "report.md"), read(folder, "report.html")
-    assert "Joules are unmeasured, so that nothing is said about cost." in text
+    assert "Joules are unmeasured, so there is no result about cost." in text
     assert "J/question" not in text.split("## Limits")[0].split("| arm |")[1].split("\n")[0]
     assert "unmeasured" in page
     assert not list((folder / "figures").iterdir())

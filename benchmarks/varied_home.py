@@ -22,7 +22,7 @@ from typing import Any
 from etui.config.config import Config
 from etui.log.records import AuditRecord, ChatRecord, GradeRecord
 from etui.log.writer import TurnWriter
-from etui.text import fit_cells, format_utc
+from etui.text import format_utc, title_from_question
 from etui.turn.record import (
     CONTINUES,
     NAMES,
@@ -148,7 +148,7 @@ def _write_day(writing: _Writing, morning: datetime, latest: datetime, back: int
             if again and parent:
                 turn = replace(turn, settings=dict.fromkeys(turn.settings, parent))
             if chat not in writing.rows:
-                chat = replace(chat, name=fit_cells(turn.query, 60))
+                chat = replace(chat, name=title_from_question(turn.query))
                 writing.rows.append(chat)
             writing.rows.append(turn)
             parent = turn.turn_id

@@ -378,10 +378,10 @@ def watts_of_text(watts: float | None, limit_watts: float | None, kind: str | No
 
 
 def of_limit_text(watts: float, limit_watts: float | None, kind: str | None = None) -> str:
-    """Format a power and its limit in few characters: ``231 W, max 350``, ``≈18 W, max 65``."""
+    """Format a power and its limit: ``231 of at most 350 W``, ``≈18 of at most 65 W``."""
     mark = ABOUT if kind == ESTIMATE else ""
-    limit = f", max {axis_text(limit_watts)}" if limit_watts else ""
-    return f"{mark}{axis_text(watts)} W{limit}"
+    limit = f" of at most {axis_text(limit_watts)}" if limit_watts else ""
+    return f"{mark}{axis_text(watts)}{limit} W"
 
 
 def whole_percent_text(share: float) -> str:

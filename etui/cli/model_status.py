@@ -127,7 +127,7 @@ def print_status(document: dict[str, Any], known: Sequence[ModelIdle]) -> None:
 def _list_notes(device: dict[str, Any] | None, known: Sequence[ModelIdle]) -> Iterator[str]:
     if device is not None:
         since = "; a model was loaded since" if device["loaded_since"] else ""
-        yield f"after the last unload: {device['last_unload']['text']}{since}"
+        yield f"idle power after the last unload: {device['last_unload']['text']}{since}"
     for idle in known:
         if idle.setting == "auto":
             yield f"{join_lines(idle.model)}: {idle.choice.why}"

@@ -518,8 +518,8 @@ def status(as_json: bool) -> None:
 
     Shows the joules of a load, the idle power with the model in memory and without, the break-even
     time T* (joules of a load divided by the difference of the two), how long keep_warm keeps the
-    model, and whether the machine went back to cold after its last unload. Which models are in
-    memory now is only known to the running app.
+    model, and whether the idle power after its last unload was that without a model. Which models
+    are in memory now is only known to the running app.
     """
     from etui.cli.model_status import print_status, read_status
     from etui.log.queries import LogReader

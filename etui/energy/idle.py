@@ -361,13 +361,14 @@ class CoolDown:
 
 
 def describe_cool_down(found: CoolDown) -> str:
-    """Describe the state: ``back to cold``, ``still 9.0 ± 0.4 W above cold``, ``not known``."""
+    """Compare it: ``as without a model``, ``still 9.0 ± 0.4 W more than …``, ``not known``."""
     above = found.above_cold
     if above is None:
         return "not known"
     if found.state == "cold":
-        return "back to cold"
-    return f"still {watts_text(above.value, uncertainty=above.uncertainty)} above cold"
+        return "as without a model"
+    more = watts_text(above.value, uncertainty=above.uncertainty)
+    return f"still {more} more than without a model"
 
 
 def choose_before_interval(rested_ns: int | None, unload_ns: int) -> tuple[int, int] | None:

@@ -27,7 +27,7 @@ PHASE_INKS: dict[str, Ink] = {
     "A": "answer",
 }
 
-PHASE_WORDS = {"L": "load", "P": "read", "T": "think", "A": "write"}
+PHASE_WORDS = {"L": "loading", "P": "read", "T": "think", "A": "write"}
 
 _LEFT, _RIGHT = (0x40, 0x04, 0x02, 0x01), (0x80, 0x20, 0x10, 0x08)
 """Bits of the dots of a cell, lowest first."""
@@ -45,8 +45,7 @@ _STEPS_SECONDS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200,
 _LEGEND: tuple[tuple[Ink, str], ...] = (
     ("own", "etui"),
     ("others", "other programs and idle"),
-    ("load", "loading"),
-    *((PHASE_INKS[phase], PHASE_WORDS[phase]) for phase in "PTA"),
+    *((PHASE_INKS[phase], word) for phase, word in PHASE_WORDS.items()),
     ("limit", "near the max"),
     ("plain", "other work"),
 )
@@ -125,8 +124,10 @@ def draw_graph(
     plot_height = max(1, height - below)
     phases = _cell_phases(graph.buckets.phases, plot_width)
     rows = list(_draw_plot(graph, plot_width, plot_height, phases))
+    used = {ink for row in rows for text, ink in row if text.strip()}
     if axes:
-        labels = axis_labels(graph, plot_height)
+        named = any(_IDLE_WORD in text for row in rows for text, _ in row)
+        labels = axis_labels(graph, plot_height, idle=named)
         rows = [
             [(f"{label:>{gutter - 1}}" + ("┤" if label else "│"), "axis"), *row]
             for label, row in zip(labels, rows, strict=True)
@@ -135,18 +136,18 @@ def draw_graph(
             line = time_axis(plot_width, 2 * graph.buckets.seconds, graph.end_word)
             rows.append([(" " * (gutter - 1) + "└" + line, "axis")])
     if letters and height > 3:
-        used = {ink for row in rows for text, ink in row if text.strip()}
-        runs = _add_legend([_name_phase(len(list(run)), at) for at, run in groupby(phases)], used)
+        words = [_name_phase(len(list(run)), phase, used) for phase, run in groupby(phases)]
+        runs = _add_legend(words, used)
         rows.append([(" " * gutter, "axis"), *runs] if gutter else runs)
     return rows[:height]
 
 
-def _name_phase(cells: int, phase: str) -> Run:
+def _name_phase(cells: int, phase: str, used: set[Ink]) -> Run:
     """Write the word of a phase, and a line to its end: ``write─────``; nothing of a cut word."""
-    word = PHASE_WORDS.get(phase, "")
-    if len(word) > cells:
+    word, ink = PHASE_WORDS.get(phase, ""), PHASE_INKS[phase]
+    if len(word) >= cells:
         word = ""
-    return (word.ljust(cells, "─" if word else " "), PHASE_INKS[phase])
+    return (word.ljust(cells, "─" if word else " "), "axis" if word and ink not in used else ink)
 
 
 def _add_legend(runs: list[Run], used: set[Ink]) -> list[Run]:
@@ -170,21 +171,22 @@ def _add_legend(runs: list[Run], used: set[Ink]) -> list[Run]:
     return _group(row, inks)
 
 
-def axis_labels(graph: Graph, height: int) -> list[str]:
+def axis_labels(graph: Graph, height: int, *, idle: bool = True) -> list[str]:
     """Return the number beside each of ``height`` rows, from the top; most are empty.
 
-    The top of the scale, its half where there is room, and the idle watts in their own row.
+    The top of the scale, its half where there is room, and with ``idle`` the idle watts in their
+    own row: a number whose line is hidden would have no name.
     """
     labels = [""] * height
     labels[0] = units.axis_text(graph.top_watts)
     if height >= _LEAST_HEIGHT_FOR_HALF:
         labels[height // 2] = units.axis_text(graph.top_watts / 2)
-    idle = idle_row(graph.idle_watts, graph.top_watts, height)
-    if idle is not None and idle > 0:
-        for near in (idle - 1, idle + 1):
+    at = idle_row(graph.idle_watts, graph.top_watts, height) if idle else None
+    if at is not None and at > 0:
+        for near in (at - 1, at + 1):
             if 0 < near < height:
                 labels[near] = ""
-        labels[idle] = units.axis_text(graph.idle_watts or 0.0)
+        labels[at] = units.axis_text(graph.idle_watts or 0.0)
     return labels
 
 
@@ -248,17 +250,17 @@ def _stack_dots(graph: Graph, width: int, height: int) -> list[int | None]:
 
 
 def _stack_ink(own: int | None, rows_below: int, ink: Ink) -> Ink:
-    """Return the ink of a cell where etui's own dots stand below the others'."""
+    """Return the ink of a cell where etui's own dots are below the others'."""
     if own is None or ink in ("idle", "limit"):
         return ink
     return "own" if own - _LEVELS * rows_below >= _LEVELS // 2 else "others"
 
 
 def _add_idle_line(row: str) -> str:
-    """Draw the idle line where a row is empty, and its name in the last place with room."""
+    """Draw the idle line where a row is empty, if its name has room: in the last such place."""
     at = row.rfind(" " * (len(_IDLE_WORD) + 2))
     line = row.replace(" ", _IDLE_LINE)
-    return line if at < 0 else line[: at + 1] + _IDLE_WORD + line[at + 1 + len(_IDLE_WORD) :]
+    return row if at < 0 else line[: at + 1] + _IDLE_WORD + line[at + 1 + len(_IDLE_WORD) :]
 
 
 def _near_limit(

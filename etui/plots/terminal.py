@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from math import ceil, floor
 
 from etui import units
 
@@ -113,8 +114,8 @@ def plane_lines(
         return ["no arm has both an accuracy and joules"]
     columns, rows = max(8, width - _GUTTER - 1), max(4, height - 2)
     right = 1.08 * max(point.joules_ends[1] for point in arms.values()) or 1.0
-    bottom = max(0.0, min(point.low for point in arms.values()) - 0.02)
-    top = min(1.0, max(point.high for point in arms.values()) + 0.02)
+    bottom = max(0.0, floor(20 * min(point.low for point in arms.values()) - 0.4) / 20)
+    top = min(1.0, ceil(20 * max(point.high for point in arms.values()) + 0.4) / 20)
 
     def column(joules: float) -> int:
         return min(columns - 1, round(joules / right * (columns - 1)))
@@ -143,7 +144,7 @@ def plane_lines(
     for x in (0, middle, columns - 1):
         axis[x] = "┴"
     lines.append(" " * _GUTTER + "└" + "".join(axis))
-    end = units.per_text(right, "question", kind)
+    end = units.marked(units.per_text(right, "question", kind))
     half = units.energy_text(right * middle / (columns - 1), None, None)
     labels = "0".ljust(max(1, middle - len(half) // 2)) + half
     if len(labels) + len(end) + 2 > columns:

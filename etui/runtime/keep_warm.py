@@ -81,16 +81,16 @@ def keep_text(idle: ModelIdle) -> str:
 
 
 def unload_text(unload: UnloadRecord) -> str:
-    """Describe the power around an unload: ``45.0 W before, 10.1 W after: back to cold``."""
+    """Describe the power around an unload: ``45.0 W before, 10.1 W after: as without a model``."""
     found = build_cool_down(unload)
     parts = [
         f"{short_watts_text(watts.value, unload.kind)} {when}"
-        for watts, when in ((found.before, "before"), (found.after, "after"))
+        for watts, when in ((found.before, "idle before"), (found.after, "after"))
         if watts is not None
     ]
     state = describe_cool_down(found)
     if found.state == "unknown":
-        state = f"back to cold: {state}"
+        state = f"idle power without a model {state}"
     return f"{', '.join(parts)}: {state}" if parts else state
 
 

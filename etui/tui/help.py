@@ -83,7 +83,7 @@ WORDS: tuple[tuple[str, str], ...] = (
     ("decode", "think and write: the model writes token by token"),
     ("gross", "everything the hardware drew, idle power included"),
     ("net", "gross less idle power × seconds; idle is measured while nothing answers"),
-    ("audit", "a second answer by a larger model, to see whether the first was right"),
+    ("audit", "answer check: a second answer by a larger model, to see whether the first is right"),
     ("calibrate", "measure the joules of prompts and answers of many lengths"),
     ("sweep", "try settings of a model, and find the one with the fewest joules"),
     ("counter", "read from an energy counter of the hardware"),
@@ -120,7 +120,7 @@ def list_key_groups(screen: Screen[Any]) -> list[KeyGroup]:
         bindings = [b for b in _own_bindings(widget) if b.id is not None]
         if widget.focusable and bindings and type(widget) not in shown:
             shown.add(type(widget))
-            listed.append((f"{name_part(widget)} (click it first)", bindings))
+            listed.append((f"{name_part(widget)} (click or tab to it first)", bindings))
     listed.append((name_part(app), groups.get(app, [])))
     return [KeyGroup(title, pairs) for title, keys in listed if (pairs := _pair_keys(app, keys))]
 

@@ -25,8 +25,8 @@ HELP_LINE = (
     "type to filter · ↑ ↓ select · Enter uses it for the next questions"
 )
 NO_MODEL = "no model on this machine: F6 pulls one"
-_NOT_HERE = "not on this machine"
-_OTHER_ROWS = 10  # Of the box, beside the list
+_NOT_HERE = "not on disk: F6 pulls it"
+_OTHER_ROWS = 12  # Of the box, beside the list
 
 
 class RouteScreen(BoxModal[Route]):
@@ -35,6 +35,7 @@ class RouteScreen(BoxModal[Route]):
     AUTO_FOCUS = "Input"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,f7", "leave", "Close", id="route.close", key_display="esc"),
+        Binding("f6", "models", "Models", id="route.models"),
         Binding("down", "move(1)", "Next", id="route.down", show=False),
         Binding("up", "move(-1)", "Previous", id="route.up", show=False),
         Binding("pagedown", "move(8)", "Further down", id="route.page_down", show=False),
@@ -85,6 +86,10 @@ class RouteScreen(BoxModal[Route]):
     def on_option_list_option_selected(self, selected: OptionList.OptionSelected) -> None:
         self._choose(selected.option_index)
 
+    def action_models(self) -> None:
+        self.dismiss(None)
+        self.app.switch_mode("models")
+
     def action_move(self, lines: int) -> None:
         if self._shown:
             at = (self._list.highlighted or 0) + lines
@@ -97,9 +102,9 @@ class RouteScreen(BoxModal[Route]):
         if choice.here:
             self.dismiss(choice.route)
         elif choice.kind == "model":
-            self._note.update(sanitize(f"{choice.name} is {_NOT_HERE}: F6 can pull it"))
+            self._note.update(sanitize(f"{choice.name} is {_NOT_HERE}"))
         else:
-            self._note.update(sanitize(f"{choice.name} has no model on this machine: F6 pulls one"))
+            self._note.update(sanitize(f"{choice.name} has no model on disk: F6 pulls one"))
 
     def _show(self) -> None:
         self._shown = filter_choices(self._choices, self._filter.value)

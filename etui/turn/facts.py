@@ -89,6 +89,11 @@ def _short(turn: TurnRecord, joules: float | None) -> str:
     return units.short_energy_text(joules, turn.energy.kind)
 
 
+def _per_token(turn: TurnRecord, joules: float | None) -> str:
+    about = units.ABOUT if turn.energy.kind == units.ESTIMATE else ""
+    return about + units.short_per_token_text(joules, turn.energy.kind)
+
+
 def _list_energy(turn: TurnRecord) -> Iterator[Fact]:
     energy = turn.energy
     yield "failed", one_line(turn.error or "")
@@ -98,12 +103,12 @@ def _list_energy(turn: TurnRecord) -> Iterator[Fact]:
         gross = units.energy_text(energy.joules, energy.uncertainty, energy.kind, spread=True)
         price = [bound_text(units.marked(gross), turn.status)]
         if turn.tokens.output:
-            price.append(units.marked(units.per_token_text(energy.joules_per_token, energy.kind)))
+            price.append(_per_token(turn, energy.joules_per_token))
         parts = [", ".join([*price, "idle included"]), _SOURCES.get(energy.kind or "", "")]
         yield "energy", SEPARATOR.join(part for part in parts if part)
         yield "at the wall", "" if energy.wall is None else wall_text(energy.wall)
         yield "net", _format_net(turn)
-        yield "others", _format_others(turn)
+        yield "etui's part", _format_own(turn)
         if energy.attribution is not None and energy.attribution.method != "exclusive":
             yield "attribution", _format_attribution(energy.attribution, turn)
         watts = f"{units.short_watts_text(energy.mean_watts, energy.kind)} mean"
@@ -112,6 +117,8 @@ def _list_energy(turn: TurnRecord) -> Iterator[Fact]:
         seen = "" if energy.coverage == 1 else f"; read {units.percent_text(energy.coverage)} of it"
         yield "power", f"{watts} in {units.seconds_text(turn.seconds.total)}{seen}"
     yield "phases", "\n".join(_format_phases(turn))
+    if (speed := turn.tokens_per_second) is not None:
+        yield "speed", units.short_rate_text(speed)
     if turn.cache is not None:
         yield "cache", "\n".join(cache_lines(turn.cache))
     if again := turn.settings.get("recomputed_tokens"):
@@ -126,14 +133,15 @@ def _list_energy(turn: TurnRecord) -> Iterator[Fact]:
     yield "flags", ", ".join(energy.flags)
 
 
-def _format_others(turn: TurnRecord) -> str:
+def _format_own(turn: TurnRecord) -> str:
     energy = turn.energy
     if not energy.shared:
-        return "no other program is in it"
+        return "all: no other program is in it"
     where = f"other programs on the {name_shared(energy)}"
     if energy.own_joules is None:
-        return f"{where} are in it"
-    return f"{_short(turn, energy.own_joules)} of it is etui's, the rest {where}"
+        return f"not known: {where} are in it"
+    idle = "" if energy.idle_watts is None else "idle power and "
+    return f"{_short(turn, energy.own_joules)}, the rest is {idle}{where}"
 
 
 def _format_net(turn: TurnRecord) -> str:
@@ -145,9 +153,7 @@ def _format_net(turn: TurnRecord) -> str:
     else:
         net = _short(turn, energy.net_joules)
         if turn.tokens.output:
-            per_token = energy.net_joules / turn.tokens.output
-            about = units.ABOUT if energy.kind == units.ESTIMATE else ""
-            net += f", {about}{units.short_per_token_text(per_token, energy.kind)}"
+            net += f", {_per_token(turn, energy.net_joules / turn.tokens.output)}"
     return f"{net}, without the {units.short_watts_text(energy.idle_watts, energy.kind)} of idling"
 
 
@@ -171,8 +177,6 @@ def _format_phases(turn: TurnRecord) -> list[str]:
         answer = None if answer is None or thinking is None else max(0.0, answer - thinking)
     writing = units.seconds_text(seconds.decode) + (" with thinking" if tokens.thinking else "")
     written = units.tok_text(tokens.output - tokens.thinking)
-    if (speed := turn.tokens_per_second) is not None:
-        written += f", {units.short_rate_text(speed)}"
     rows.append(("write", answer, writing, written))
     table = [(name, _short(turn, joules), *others) for name, joules, *others in rows]
     return [line.rstrip() for line in format_table(table, measure=count_cells)]

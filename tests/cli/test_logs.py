@@ -107,7 +107,7 @@ def test_show_writes_no_net_below_zero_and_marks_the_idle_power_of_an_estimate(
     assert "net not above idle, without the 18.0 W of idling" in shown
     shown = " ".join(cli.out("logs", "show", make_turn(2).turn_id).split())
     assert "net ≈8.5 J, ≈0.42 J/tok, without the ≈3.2 W of idling" in shown
-    assert "others ≈9.9 J of it is etui's, the rest other programs on the CPU" in shown
+    assert "etui's part ≈9.9 J, the rest is idle power and other programs on the CPU" in shown
 
 
 def test_show_has_phases_tokens_route_and_load(config, save, make_turn, cli):
@@ -123,9 +123,9 @@ def test_show_has_phases_tokens_route_and_load(config, save, make_turn, cli):
     for fact in (
         "chosen by balanced, rule math-thinks",
         "40 tok, 30 cached",
-        "energy 12.34 ± 0.41 J (counter), 0.600 J/token, idle included · a hardware counter",
+        "energy 12.34 ± 0.41 J (counter), 0.600 J/tok, idle included · a hardware counter",
         "net 8.50 J, 0.425 J/tok, without the 3.20 W of idling",
-        "9.87 J of it is etui's, the rest other programs on the GPU",
+        "9.87 J, the rest is idle power and other programs on the GPU",
         "read 2.34 J",
         "write 6.00 J",
         "think 4.00 J",

@@ -42,7 +42,7 @@ def test_all_numbers_and_the_time_that_follows(config, cli):
     assert model["keep_seconds"] == model["auto_seconds"] == model["break_even_seconds"]
     assert (model["gaps"], model["auto_basis"]) == (3, "break_even")
     last = model["last_unload"]
-    assert (last["state"], last["text"]) == ("cold", "back to cold")
+    assert (last["state"], last["text"]) == ("cold", "as without a model")
     assert last["before_watts"] == {"value": 45.2, "uncertainty": 0.3}
     assert last["above_cold_watts"]["value"] == pytest.approx(0.1)
     assert document["device"] == {"last_unload": last, "loaded_since": False}
@@ -50,15 +50,17 @@ def test_all_numbers_and_the_time_that_follows(config, cli):
     assert "300 ± 26 J (counter), 2.00 s" in out
     assert "45.0 ± 0.4 W" in out
     assert "auto: 8.57 s" in out
-    assert "45.2 W before, 10.1 W after: back to cold" in out
-    assert "after the last unload: back to cold" in err
+    assert "45.2 W idle before, 10.1 W after: as without a model" in out
+    assert "after the last unload: as without a model" in err
 
 
 def test_a_machine_that_stays_warm_is_named(config, cli):
     write_residence(config, NOON, cold=False)
     document = status(cli)
     assert document["device"]["last_unload"]["state"] == "above"
-    assert document["device"]["last_unload"]["text"] == "still 9.00 ± 0.28 W above cold"
+    assert (
+        document["device"]["last_unload"]["text"] == "still 9.00 ± 0.28 W more than without a model"
+    )
     (model,) = document["models"]
     assert (model["keep_warm"], model["keep_seconds"]) == ("always", None)
     assert (model["break_even_seconds"], model["auto_basis"]) == (None, "unknown")

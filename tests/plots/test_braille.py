@@ -130,6 +130,15 @@ def test_a_phase_is_a_colour_and_a_word() -> None:
     assert wide[-1] == [("  ", "plain"), ("write─────", "answer")]
 
 
+def test_a_number_without_its_line_and_a_word_without_its_colour_are_left_out() -> None:
+    full = draw_graph(graph(*[9.0] * 80, limit_watts=10.0, idle_watts=4.0), 40, 9)
+    assert [row[0][0].strip() for row in full[:7]] == ["10┤", "│", "│", "5┤", "│", "│", "│"]
+    stacked = graph(*[9.0] * 80, phases="L" * 16 + "A" * 64, own=(2.0,) * 80)
+    *_, words = draw_graph(stacked, 60, 9, axes=False)
+    assert "load" not in "".join(text for text, _ in words[:2])
+    assert [ink for text, ink in words if "write" in text] == ["axis"]
+
+
 def test_a_colour_without_room_for_its_word_is_named_at_the_side() -> None:
     watts = [None] * 80 + [5.0] * 4 + [9.9] * 4
     shown = graph(*watts, phases=" " * 80 + "LL" + " " * 6, limit_watts=10.0)

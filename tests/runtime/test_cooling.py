@@ -182,7 +182,7 @@ def test_the_process_ends_with_its_last_model_and_the_gpu_is_cold_again(here: Co
     assert found.after.value == pytest.approx(10, rel=0.02)
     assert found.cold.value == pytest.approx(10, rel=0.02)
     assert abs(found.before.value - 45) <= (found.before.uncertainty or 0)
-    assert describe_cool_down(found) == "back to cold"
+    assert describe_cool_down(found) == "as without a model"
 
 
 def test_a_context_that_stays_on_the_gpu_is_noticed(here: Config) -> None:
@@ -200,7 +200,7 @@ def test_a_context_that_stays_on_the_gpu_is_noticed(here: Config) -> None:
     assert found.above_cold.value == pytest.approx(9, rel=0.03)
     assert found.state == "above"
     assert describe_cool_down(found).startswith("still 9.0")
-    assert describe_cool_down(found).endswith("W above cold")
+    assert describe_cool_down(found).endswith("W more than without a model")
 
 
 def test_a_question_in_between_leaves_the_power_unknown(here: Config) -> None:

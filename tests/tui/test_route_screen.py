@@ -47,11 +47,15 @@ async def test_what_is_chosen_in_the_list_answers_the_next_question(house: House
         await term.told("next questions: policy frugal")
         await open_list(term)
         assert "from ≈0.40 J/token" in term.drawn
-        assert "not on this machine" in term.drawn
+        assert "not on disk: F6 pulls it" in term.drawn
         await term.press(*"8b")
         await term.until(lambda: "qwen3-4b" not in term.drawn)
         await term.press("enter")
-        await term.sees("F6 can pull it")
+        await term.sees("qwen3-8b is not on disk: F6 pulls it")
+        await term.press("f6")
+        await term.until(lambda: term.app.current_mode == "models")
+        await term.press("f2")
+        await open_list(term)
         assert isinstance(term.app.screen, RouteScreen)
         await term.press("escape")
         await term.until(lambda: not isinstance(term.app.screen, RouteScreen))

@@ -285,9 +285,13 @@ class SharedGpu(Meter10W):
         (
             12.0,
             "counts other programs on the GPU (etui's own 12.0 J)",
-            "12.0 J of it is etui's, the rest other programs on the GPU",
+            "12.0 J, the rest is idle power and other programs on the GPU",
         ),
-        (None, "counts other programs on the GPU", "other programs on the GPU are in it"),
+        (
+            None,
+            "counts other programs on the GPU",
+            "not known: other programs on the GPU are in it",
+        ),
     ],
 )
 def test_a_shared_gpu_is_told_and_its_gross_joules_stay(own_joules, said, listed):
@@ -300,7 +304,7 @@ def test_a_shared_gpu_is_told_and_its_gross_joules_stay(own_joules, said, listed
     assert (told["shared"], told["own_joules"], told["joules"]) == (True, own_joules, 50)
     assert said in energy_line(record).split(SEPARATOR)
     shown = " ".join(" ".join(format_turn(record, [])).split())
-    assert f"others {listed}" in shown
+    assert f"etui's part {listed}" in shown
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,14 @@ from etui.log.export import build_chat_document, format_branch
 from etui.log.records import ChatRecord
 from etui.runtime.provenance import read_weights
 from etui.runtime.routes import Route
-from etui.text import local_time, sanitize, shorten, title_from_answer, title_from_question
+from etui.text import (
+    format_table,
+    local_time,
+    sanitize,
+    shorten,
+    title_from_answer,
+    title_from_question,
+)
 from etui.tui._work import faults_shown, in_thread, warn
 from etui.tui.modals import BoxModal, TextModal, confirm
 from etui.tui.widgets.tables import RowList
@@ -240,11 +247,13 @@ many joules, `e` and `E` write it to a file, `d` deletes it with its turns.
         self._lines: list[tuple[ChatSummary, BranchRow | None]] = []
         self._branches: dict[str, tuple[BranchRow, ...]] = {}
         self._search = Input(placeholder="/ searches names and texts", compact=True)
+        self._head = Static("", markup=False, classes="title")
         self._list = ChatList(markup=False)
         self._note = Static("reading the log …", markup=False, classes="help")
 
     def compose_box(self) -> ComposeResult:
         yield self._search
+        yield self._head
         yield self._list
         yield self._note
 
@@ -310,7 +319,9 @@ many joules, `e` and `E` write it to a file, `d` deletes it with its turns.
         at = self._list.highlighted
         width = self._list.scrollable_content_region.width or self.size.width
         self._lines, texts = [], list[str]()
-        for chat, text in zip(self._shown, format_rows(self._shown, width), strict=True):
+        head, *lines = format_rows(self._shown, width)
+        self._head.update(head)
+        for chat, text in zip(self._shown, lines, strict=True):
             rows = self._branches.get(chat.chat.chat_id, ())
             self._lines += [(chat, None), *((chat, row) for row in rows)]
             texts += [text, *(sanitize(row.text) for row in rows)]
@@ -393,7 +404,7 @@ many joules, `e` and `E` write it to a file, `d` deletes it with its turns.
 def _row(chat: ChatSummary) -> tuple[str, str, str, str]:
     """Format when a chat was last used, its turns, its joules and its name."""
     total = chat.total
-    turns = units.count_text(total.turns if total else 0, "turn")
+    turns = f"{total.turns if total else 0:,}"
     if total is None:
         joules = "–"
     elif total.joules is not None:
@@ -404,13 +415,10 @@ def _row(chat: ChatSummary) -> tuple[str, str, str, str]:
 
 
 def format_rows(chats: Sequence[ChatSummary], width: int) -> list[str]:
-    """Format one line per chat, with right-aligned numbers; a narrow one has joules and name."""
-    rows = [_row(chat) for chat in chats]
-    if width < _NARROW_COLUMNS:
-        joules = max((len(row[2]) for row in rows), default=0)
-        return [f"{row[2]:>{joules}}  {row[3]}" for row in rows]
-    turns, joules = (max((len(row[i]) for row in rows), default=0) for i in (1, 2))
-    return [f"{r[0]}  {r[1]:>{turns}}  {r[2]:>{joules}}  {r[3]}" for r in rows]
+    """Format a heading and one line per chat; a narrow one has joules and name."""
+    rows, first = [_row(chat) for chat in chats], 0 if width >= _NARROW_COLUMNS else 2
+    header = ("LAST USED", "TURNS", "JOULES", "NAME")[first:]
+    return format_table([row[first:] for row in rows], header=header, align="<>><"[first:])
 
 
 def _name(chat: ChatSummary) -> str:

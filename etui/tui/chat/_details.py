@@ -10,7 +10,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Vertical, VerticalScroll
 from textual.widgets import Static
 
-from etui.text import sanitize
+from etui.text import sanitize, title_from_question
 from etui.tui.modals import BoxModal
 from etui.turn.facts import ID_FACTS, Fact, list_facts
 from etui.turn.record import TurnRecord
@@ -24,7 +24,7 @@ class DetailsModal(BoxModal[None]):
     ]
 
     def __init__(self, record: TurnRecord, costs: Sequence[Fact] = ()) -> None:
-        super().__init__("Where the numbers come from")
+        super().__init__("Where the numbers come from", title_from_question(record.query))
         facts = list_facts(record, costs=costs)
         self._facts = [fact for fact in facts if fact[0] not in ID_FACTS]
 

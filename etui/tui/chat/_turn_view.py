@@ -84,7 +84,7 @@ class TurnView(BlankBox, Vertical, can_focus=True):
         Binding("i", "request('details')", "Details", id="turn.details"),
         Binding("m", "request('continue')", "Continue", id="turn.continue"),
         Binding("e", "request('edit')", "Edit", id="turn.edit"),
-        Binding("s", "request('compare')", "Compare", id="turn.compare"),
+        Binding("s", "request('compare')", "Compare two", id="turn.compare"),
         Binding("p", "request('prompt')", "Save as prompt", id="turn.prompt", show=False),
         Binding("v", "request('good')", "Good", id="turn.good", show=False),
         Binding("x", "request('bad')", "Bad", id="turn.bad", show=False),
@@ -320,7 +320,7 @@ after it, in the history that the model reads. `v` says that it is good and `x` 
     def show_marks(
         self, *, replaced: bool, place: tuple[int, int] | None, good: bool | None, costs: str
     ) -> None:
-        """Show what is said of the turn.
+        """Show the notes on the turn.
 
         Args:
             replaced: Whether another answer has replaced this one.
@@ -341,7 +341,7 @@ after it, in the history that the model reads. `v` says that it is good and `x` 
         return [self._energy] if any(mark.startswith("was ") for mark in self._marks) else []
 
     def _show_price(self) -> None:
-        """Show one row: what the answer cost, and after its end what is said of it."""
+        """Show one row: what the answer cost, and after its end the notes on it."""
         if (record := self.record) is None:
             return
         joules, *facts = price_facts(record)

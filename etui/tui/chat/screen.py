@@ -182,7 +182,7 @@ class ChatScreen(SettledLayout):
             ("edit", "edit the question", "Change the last question and send it again"),
             ("smaller", "ask again, smaller", "By the next smaller model or way to answer"),
             ("larger", "ask again, larger", "By the next larger model or way to answer"),
-            ("compare", "side by side", "Two answers of the last question; keep one"),
+            ("compare", "compare two", "Two answers of the last question side by side; keep one"),
             ("prompt", "save the question as a prompt", "Ask it again by /NAME, in any chat"),
         )
         span = "The graph covers 30 s, 2 min, 10 min or 1 h"
@@ -200,9 +200,9 @@ class ChatScreen(SettledLayout):
             ("export: this chat as JSON", "Write a file with all figures",
              partial(self.action_export, "json")),
             ("answer: stop", "Stop the running answer, and keep its text", self.action_stop),
-            ("answer: branch before", "Where a question was edited: its version before this one",
+            ("branch: previous", "The version of an edited question before this one",
              partial(self.action_branch, -1)),
-            ("answer: branch after", "Where a question was edited: its next version",
+            ("branch: next", "The version of an edited question after this one",
              partial(self.action_branch, 1)),
             *((f"answer: {name}", text, partial(self.action_request, action))
               for action, name, text in actions),

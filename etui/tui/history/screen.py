@@ -184,14 +184,15 @@ _SHORT_BELOW = 110  # Width in cells below which totals have no watt-hours
 def _amount_cells(total: Total, *, short: bool) -> tuple[str, str, str, str]:
     """Format joules, watt-hours, turns, and turns without joules."""
     known = [
-        units.short_energy_text(joules, kind)
+        f"{units.cell_text(joules, kind)} J"
         for joules, kind in ((total.joules, None), (total.estimated_joules, units.ESTIMATE))
         if joules is not None
     ]
     found = sum_total(total)
-    hours = "" if short or not known else units.watt_hours_text(found.joules, found.kind)
+    hours = (found.joules or 0.0) / units.JOULES_PER_WATT_HOUR
+    hours_text = "" if short or not known else f"{units.cell_text(hours, found.kind)} Wh"
     missing = f"{total.unmeasured_turns:,} unmeasured" if total.unmeasured_turns else ""
-    return " and ".join(known), hours, units.count_text(total.turns, "answer"), missing
+    return " and ".join(known), hours_text, units.count_text(total.turns, "answer"), missing
 
 
 def export_turns(
@@ -238,7 +239,7 @@ class HistoryScreen(Screen[None]):
         Binding("b", "fold_days", "Days", id="history.days", show=False),
         Binding("e", "export('jsonl')", "Export", id="history.export"),
         Binding("E", "export('csv')", "Export as CSV", id="history.export_csv", show=False),
-        Binding("escape", "back", "Back", id="history.back", show=False),
+        Binding("escape", "back", "Back", id="history.back"),
     ]
 
     HELP = """\

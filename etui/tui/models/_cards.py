@@ -176,12 +176,12 @@ class ModelCard:
 class Cards:
     """All models, and the free memory of the machine in bytes; None if unknown.
 
-    ``gpu_bytes`` is None for a GPU that this build of llama.cpp cannot use. ``cool_down`` says
-    whether the machine went back to cold after the last unload; empty without one. ``problem`` is
-    why no settings of sweeps are used; empty if they are. ``machine`` is what the predictions of
-    models that were never loaded rest on, ``recommended`` the model to begin with (None where no
-    measurement speaks for one yet, or none fits), and ``prebuilt`` whether llama.cpp is the
-    ready-made one, which a build for this machine may outrun.
+    ``gpu_bytes`` is None for a GPU that this build of llama.cpp cannot use. ``cool_down``
+    compares the idle power after the last unload; empty without one. ``problem`` is why no settings
+    of sweeps are used; empty if they are. ``machine`` is what predictions of models that were never
+    loaded are based on, ``recommended`` the model to begin with (None where no measurement speaks
+    for one yet, or none fits), and ``prebuilt`` whether llama.cpp is the ready-made one, which a
+    build for this machine may outrun.
     """
 
     models: tuple[ModelCard, ...]

@@ -18,6 +18,7 @@ from etui.tui.modals import PageModal
 from etui.tui.models._cards import Cards, ModelCard
 from etui.tui.models._text import curve_lines, fact_lines, model_texts, wrap_facts
 from etui.tui.widgets.key_footer import KeyFooter
+from etui.tui.widgets.lines import TitledLines
 from etui.tui.widgets.tables import FittedTable, TableColumn, has_words
 
 _PLOT_HEIGHT = 10
@@ -40,7 +41,7 @@ class ModelDetailsModal(PageModal):
         self._card = card
         self._cards = cards
         self._resident = resident
-        self._text = Static("", markup=False)
+        self._text = TitledLines(classes="facts")
 
     def compose(self) -> ComposeResult:
         with self.page:
@@ -58,7 +59,7 @@ class ModelDetailsModal(PageModal):
     def _draw(self) -> None:
         width = self._text.size.width
         lines = wrap_facts(self._lines(width), width)
-        self._text.update(sanitize("\n".join(lines)))
+        self._text.set_text(sanitize("\n".join(lines)))
 
     def _lines(self, width: int) -> Iterator[str]:
         yield from fact_lines(self._card, self._cards, resident=self._resident)
@@ -66,7 +67,8 @@ class ModelDetailsModal(PageModal):
             yield ""
             yield from (f"source    {source}" for source in describe_sources(self._card.spec))
         yield ""
-        yield from curve_lines(self._card, width, _PLOT_HEIGHT)
+        hint = "Joules by token count: not calibrated; c on the Models screen (F6) does it"
+        yield from curve_lines(self._card, width, _PLOT_HEIGHT) if self._card.curve else [hint]
 
 
 class ModelTable(FittedTable[ModelCard]):

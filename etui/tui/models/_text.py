@@ -258,17 +258,19 @@ def wrap_facts(lines: Iterable[str], width: int) -> Iterator[str]:
         if not is_fact or len(line) <= width or width < _LEAST_WRAPPED:
             yield line
             continue
-        first, *others = textwrap.wrap(text, width - _LABEL, break_on_hyphens=False)
-        yield label + first
-        yield from (" " * _LABEL + part for part in others)
+        if text.startswith("/"):  # a path is divided between two folders
+            text = text.replace("/", "/ ")
+        for part in textwrap.wrap(text, width - _LABEL, break_on_hyphens=False):
+            yield label + (part.replace("/ ", "/") if text.startswith("/ ") else part)
+            label = " " * _LABEL
 
 
 def curve_lines(card: ModelCard, width: int, height: int) -> Iterator[str]:
     curve = card.curve
     if curve is None:
-        yield "Joules by token count: not calibrated. On F6 (Models):"
+        yield "Joules by token count: not calibrated"
         yield "" if card.has_file else "p  pulls the file first"
-        yield "c  calibrates: measures what a token costs (minutes)"
+        yield "c  calibrates: token costs, for forecasts (minutes)"
         yield "C  does it more roughly, in less time"
         yield "s  sweeps: finds its settings of fewest joules"
         return
@@ -311,7 +313,7 @@ def _sweep_lines(card: ModelCard, sweep: SweepResult) -> Iterator[str]:
 
 
 def _idle_lines(idle: ModelIdle) -> Iterator[str]:
-    """Yield the cost of keeping a model warm, and whether the machine went back to cold."""
+    """Yield the cost of keeping a model warm, and the idle power after its last unload."""
     if idle.load is not None:
         yield f"loading   {load_text(idle)}"
     if idle.loaded_watts is not None or idle.cold_watts is not None:
@@ -322,7 +324,7 @@ def _idle_lines(idle: ModelIdle) -> Iterator[str]:
         yield f"          break-even {break_even_text(idle)}"
     yield f"kept      in memory after an answer: {keep_text(idle)}"
     if idle.last_unload is not None:
-        yield f"unloaded  idling {unload_text(idle.last_unload)}"
+        yield f"unload    {unload_text(idle.last_unload)}"
 
 
 def _usage_lines(card: ModelCard) -> Iterator[str]:
@@ -345,7 +347,7 @@ def _per_token_text(card: ModelCard) -> str:
     is_estimate = total.joules is None and total.estimated_joules is not None
     kind = units.ESTIMATE if is_estimate else None
     text = units.marked(units.per_text(total.joules_per_token, "output token", kind))
-    return f", {text} with the prompts"
+    return f", {text}, prompts included"
 
 
 def _format_load(load: LoadRecord | UnloadRecord) -> str:

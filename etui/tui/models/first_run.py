@@ -51,7 +51,7 @@ class FirstRunScreen(Screen[bool]):
         Binding("escape", "stop", "Stop", id="first_run.stop"),
         Binding("escape", "show_all", "Show all", id="first_run.show_all"),
         Binding("p", "pull", "Pull", id="first_run.pull"),
-        Binding("r", "look_again", "Look again", id="first_run.look_again"),
+        Binding("r", "look_again", "Check again", id="first_run.look_again"),
     ]
 
     HELP = """\
@@ -63,7 +63,7 @@ is an estimate; Enter says from what) and what it is good for. ★ is the recomm
 chat model that fits and writes at least 10 tokens/s. There is none before the speed of the memory
 was measured while no other program ran. `p` pulls the model under the cursor, `Esc` stops and keeps
 the part so far, `/` finds, and Enter there searches the hub for the words. Models that other
-programs have on this machine come first: `p` uses one where it is. `r` looks again after you have
+programs have on this machine come first: `p` uses one where it is. `r` checks again after you have
 added a file or pulled a model in another terminal. The model answers wherever a policy names one
 that is missing.
 """
@@ -183,7 +183,7 @@ that is missing.
     @work(exclusive=True, group="models-read", exit_on_error=False)
     async def _read_cards(self) -> None:
         with faults_shown(self):
-            async for cards in self._reader.read_all("press r to look again"):
+            async for cards in self._reader.read_all("press r to check again"):
                 self._show_cards(cards)
 
     def _show_cards(self, cards: Cards) -> None:
@@ -249,7 +249,7 @@ _FIT_ORDER: tuple[Fit, ...] = ("gpu", "memory", "unknown", "too large")
 
 
 def sort_choices(cards: Cards) -> tuple[ModelCard, ...]:
-    """Sort what is offered: the recommended model, then what is here already, then the others.
+    """Sort what is offered: the model to begin with, then what is here already, then the others.
 
     Within both come first those that fit and are fast enough, from large to small, then the slower
     ones from small to large, those of which it is unknown, and at last those that are too large.
@@ -260,7 +260,7 @@ def sort_choices(cards: Cards) -> tuple[ModelCard, ...]:
         is_broken = card.found is not None and bool(card.found.problem)
         is_slow = (card.forecast.tokens_per_second or math.inf) < LEAST_TOKENS_PER_SECOND
         return (
-            card.spec.name != cards.recommended,
+            card.spec.name != (cards.recommended or STARTER),
             is_broken,
             card.found is None,
             _FIT_ORDER.index("memory" if fit == "gpu" else fit),
@@ -297,7 +297,7 @@ def describe_advice(cards: Cards) -> str:
         fits = any(card.spec.recommend and card.fit == "memory" for card in cards.models)
         if fits and cards.machine.memory_bytes_per_second is None:
             why = f"the speed of the memory is {unmeasured_text(cards.machine)}"
-            return f"No recommendation: {why}; r tries again."
+            return f"No recommendation: {why}; r checks again."
         return f"No model that answers well fits here; {STARTER} is a tiny demo."
     on_gpu = card.fit == "gpu"
     free = units.bytes_text(cards.gpu_bytes if on_gpu else cards.ram_bytes)

@@ -11,7 +11,6 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.screen import Screen
-from textual.widgets import Static
 
 from etui import units
 from etui.config.config import Config
@@ -38,6 +37,7 @@ from etui.tui.models._text import (
 )
 from etui.tui.services import Services
 from etui.tui.widgets.key_footer import KeyFooter
+from etui.tui.widgets.lines import TitledLines
 
 _PLOT_HEIGHT = 10
 
@@ -47,8 +47,8 @@ class ModelDetail(Horizontal):
 
     def __init__(self) -> None:
         super().__init__(id="model-detail")
-        self._facts = Static("", markup=False)
-        self._curve = Static("", markup=False)
+        self._facts = TitledLines(classes="facts")
+        self._curve = TitledLines(classes="facts")
 
     def compose(self) -> ComposeResult:
         with VerticalScroll(id="model-facts", can_focus=True):
@@ -62,15 +62,15 @@ class ModelDetail(Horizontal):
         pane = self._curve if has_curve_pane else self._facts
         curve = list(curve_lines(card, pane.size.width, _PLOT_HEIGHT))
         if has_curve_pane:
-            self._curve.update(sanitize("\n".join(curve)))
+            self._curve.set_text(sanitize("\n".join(curve)))
         else:
             facts += ["", *curve]
-        self._facts.update(sanitize("\n".join(wrap_facts(facts, self._facts.size.width))))
+        self._facts.set_text(sanitize("\n".join(wrap_facts(facts, self._facts.size.width))))
 
     def clear(self, why: str) -> None:
         """Show why no model is left in the list."""
-        self._facts.update(why)
-        self._curve.update("")
+        self._facts.set_text(why)
+        self._curve.set_text("")
 
 
 _POLL_SECONDS = 1.0  # Interval between checks of which models are in memory, in seconds
@@ -285,7 +285,7 @@ resumes it.
         cooled = "" if self._residents else cards.cool_down
         self._job.show_idle(
             f"{units.bytes_text(cards.ram_bytes)} of memory free · "
-            f"{f'after the last unload: {cooled} · ' if cooled else ''}"
+            f"{f'idle power after the last unload: {cooled} · ' if cooled else ''}"
             # The folder may be long, and a narrow screen cuts the end off.
             f"models in {self._config.models_dir}"
         )

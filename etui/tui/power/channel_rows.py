@@ -143,7 +143,8 @@ def spark_width(rows: Sequence[Row], width: int) -> int:
 
 def header_text(rows: Sequence[Row], width: int, span: str) -> str:
     """Return the titles above the columns; ``span`` is the time that the graphs show, in words."""
-    text = "".ljust(_name_width(rows, width) + 1) + span.ljust(spark_width(rows, width))
+    text = "".ljust(_name_width(rows, width) + 1)
+    text += (span if len(rows) > 1 else "").ljust(spark_width(rows, width))
     text += "".join(f" {column.title:>{cells}}" for column, cells in choose_columns(rows, width))
     if _stack_width(width):
         text += f"  {_OWN} etui {_OTHERS} others {_IDLE} idle"
@@ -162,9 +163,8 @@ def row_lines(
     """
     cells = spark_width(rows, width)
     top = row_top(row, buckets)
-    graph = braille_rows(
-        buckets.means[-2 * cells :], spark_top(row, buckets, height), cells, height
-    )
+    watts = buckets.means[-2 * cells :] if len(rows) > 1 else ()  # one is in the graph above
+    graph = braille_rows(watts, spark_top(row, buckets, height), cells, height)
     ink: Ink = "limit" if is_near_limit(row) else "spark"
     room = _name_width(rows, width)
     first: list[Run] = [

@@ -293,7 +293,8 @@ def sum_lines(title: str, rows: Sequence[tuple[str, EnergySum, str]], width: int
         if found.joules is not None and found.joules < 0:  # net joules
             joules, wh = "≤ idle", "–"
         table.append((name, joules, wh, f"{found.turns:,}" if found.turns else "–", money))
-    cells = [max(cell_len(row[at]) for row in table) + 2 * (at > 0) for at in range(len(table[0]))]
+    gaps = [0, *(2 * bool(title) for title in table[0][1:])]
+    cells = [max(cell_len(row[at]) for row in table) + gap for at, gap in enumerate(gaps)]
     kept, left = set(), width
     for at in (0, 1, 4, 2, 3):  # by importance
         left -= cells[at]

@@ -118,14 +118,14 @@ class PowerPanel(VerticalScroll):
         Binding("s", "parts", "What today went into", id="power.parts"),
     ]
     HELP = """\
-## Power
+## Power panel
 
 Watts now, on a scale from 0 to the power limit; the dotted line is the idle power. Colours and
 words show the phase: load the model, read the prompt, think, write. `[` and `]` show less or more
 time, `p` pauses. The joules of an answer do not include loading the model. *Gross* includes idle
-power, *net* subtracts it. `*` marks a channel that is not in the total. *+ idle* are all joules
+power, *net* subtracts it. `*` marks a channel that is not in the total. *In all* are the joules
 that etui spent, today and since Monday; `s` shows what today's went into: answers, titles of chats,
-loads of models, audits, and idling with a model in memory (measured when it is unloaded).
+loads, answer checks (audits), and idling with a model in memory (measured when it is unloaded).
 """
 
     def __init__(self, feed: PowerFeed) -> None:
@@ -340,7 +340,7 @@ loads of models, audits, and idling with a model in memory (measured when it is 
 
             bars = model_bars(spending.daily, None, width)[:rows]
         self._by_model.display = bool(bars)
-        self._by_model.set_text("\n".join(["JOULES BY MODEL, since Mon + idle", *bars]))
+        self._by_model.set_text("\n".join(["JOULES BY MODEL, since Mon in all", *bars]))
 
     def _draw_now(self) -> None:
         self._graph_due_ns = self._table_due_ns = 0
@@ -424,18 +424,19 @@ loads of models, audits, and idling with a model in memory (measured when it is 
 
     def _show_totals(self) -> None:
         width, spending = max(1, self._facts.content_size.width), self._spending
-        rows = [("chat net" if self._net else "chat", sum_chat(self._records, net=self._net))]
+        chat = "chat, net" if self._net else "chat answers"
+        rows = [(chat, sum_chat(self._records, net=self._net))]
         daily, today = (None, None) if spending is None else (spending.daily, spending.today)
         if daily is not None and today is not None:
             sums = sum_by_period(daily, today)
-            rows.append(("today + idle", sums["day"]))
+            rows.append(("today in all", sums["day"]))
             if self._shows_parts:
                 from etui.tui.power.spent_text import part_rows  # not needed for the first paint
 
                 rows += part_rows(daily, today)
-            rows.append(("since Mon + idle", sums["week"]))
+            rows.append(("since Mon in all", sums["week"]))
         elif not self._problem:
-            rows += [("today + idle", EnergySum()), ("since Mon + idle", EnergySum())]
+            rows += [("today in all", EnergySum()), ("since Mon in all", EnergySum())]
         lines = sum_lines("SPENT", [(*row, "") for row in rows], width)
         missing = max(found.unmeasured for _, found in rows)
         lines += [f"{missing:,} unmeasured, not counted"] if missing else []

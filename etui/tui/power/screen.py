@@ -124,7 +124,7 @@ _WIDE = 112
 _FIXED_LINES = 4  # The title, the titles of the columns, those of the parts, and the footer
 _LEAST_GRAPH, _MOST_GRAPH = 5, 10
 _LEAST_SPENT, _MOST_SPENT = 5, 16
-_MOST_ROW = 2
+_MOST_ROW = 2  # Lines of a channel; the only one has its graph above
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +149,7 @@ def choose_layout(width: int, height: int, rows: int, focused: Part, left: Part)
     room = height - _FIXED_LINES
     spent = max(_LEAST_SPENT, min(_MOST_SPENT, room // 3))
     rows = max(1, rows)
-    row_height = max(1, min(_MOST_ROW, (room - spent - room // 4) // rows))
+    row_height = max(1, min(_MOST_ROW if rows > 1 else 1, (room - spent - room // 4) // rows))
     channels = min(rows * row_height, room - spent - _LEAST_GRAPH)
     graph = room - spent - channels
     most = max(_MOST_GRAPH, height // 3)
@@ -165,7 +165,7 @@ _LONG_TITLE_FROM = 90
 _TITLES: dict[Part, str] = {
     "models": f"Joules by model, {DAYS_SHOWN} days",
     "days": "Joules, peak W by day",
-    "money": "Spent, all uses",
+    "money": "Spent in all",
 }
 _HINTS: dict[Part, str] = {"models": " (tab: days)", "days": " (tab: models)"}
 _LINES: dict[Part, Callable[[Spent, int], list[str]]] = {
@@ -207,8 +207,7 @@ counted and not added.
         return str(self._body.content)
 
     def show(self, spent: Spent) -> None:
-        width = self.scrollable_content_region.width
-        if width:
+        if width := self._body.size.width:
             text = Text(sanitize("\n".join(_LINES[self.part](spent, width))))
             text.highlight_regex("[█▏▎▍▌▋▊▉]+", self.get_component_rich_style("spent-part--bar"))
             self._body.update(text)
@@ -376,7 +375,7 @@ sets up a plug that measures the whole machine at the wall.
         parts, is_long = [f"{long_name(row)}  {now}"], self.app.size.width >= _LONG_TITLE_FROM
         if whole.highest is not None:
             when = " in the last hour" if is_long else ""
-            parts.append(f"peak {units.short_watts_text(whole.highest, row.kind)}{when}")
+            parts.append(f"highest {units.short_watts_text(whole.highest, row.kind)}{when}")
         parts.append(f"{span} ([ ] change it)" if is_long else span)
         if self._window.is_held:
             parts.append("paused")

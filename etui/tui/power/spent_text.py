@@ -60,7 +60,7 @@ NO_PRICE = "set price_per_kwh or a tariff to see the cost"
 _LEAST_BAR, _MOST_NAME, _MOST_ANSWERS = 6, 20, 20
 _TRENDS_FROM = 60  # Width from which a model has its joules by day
 
-_DAY_PARTS = {"titles": "chat titles", "idle": "model waits"}
+_DAY_PARTS = {"titles": "chat titles", "audits": "answer checks", "idle": "model idling"}
 """What a part of a day is called, where its name is not enough."""
 
 
@@ -208,9 +208,9 @@ def _bar_lines(rows: Sequence[tuple[str, EnergySum, str]], width: int) -> list[s
 
 
 def _joules_text(found: EnergySum) -> str:
-    if found.joules is None and not found.unmeasured:
-        return "–"
-    return units.short_energy_text(found.joules, found.kind)
+    if found.joules is None:
+        return units.UNMEASURED if found.unmeasured else "–"
+    return f"{units.cell_text(found.joules, found.kind)} J"
 
 
 def _count(found: EnergySum) -> str:

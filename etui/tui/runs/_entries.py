@@ -181,7 +181,7 @@ def _read_run(folder: Path) -> RunEntry:
             run.points,
         )  # so that a damaged summary fails here, not while drawing
     except FileNotFoundError:
-        return replace(run, why="not finished: no summary yet")
+        return replace(run, why="not finished")
     except (OSError, ValueError, KeyError) as error:
         return replace(run, summary=None, why=f"summary.json cannot be read: {error}")
     return run
@@ -216,8 +216,8 @@ def run_texts(run: RunEntry) -> dict[str, str]:
     }
     if summary is None:
         return texts
-    arms = len(summary.arms)
-    texts["suite"] = summary.suite if arms == 1 else f"{summary.suite}, best of {arms} arms"
+    if (best := find_best(summary)) is not None and len(summary.arms) > 1:
+        texts["verdict"] = one_line(f"{run.verdict} ({best[0]})")
     answered = 0 if arm is None else arm.accuracy.questions
     stopped = "" if summary.complete else f"{answered:,} of "
     texts["questions"] = f"{stopped}{summary.questions:,}"
@@ -242,7 +242,7 @@ def arm_lines(run: RunEntry, width: int) -> list[str]:
         return [run.why]
     summary = run.summary
     head: tuple[str, ...] = ("", "ARM", "RIGHT", "VERDICT", "J/QUESTION", "95 % RANGE",
-                             "J/RIGHT ANSWER", "UNANSWERED")  # fmt: skip
+                             "J/RIGHT ANSWER", "NO ANSWER (WRONG)")  # fmt: skip
     rows: list[tuple[str, ...]] = []
     for label, (name, arm) in zip_longest(LABELS[: len(summary.arms)], summary.arms.items()):
         cost, right, lost = arm.energy, arm.accuracy.micro, count_lost(arm.accuracy)
@@ -251,7 +251,7 @@ def arm_lines(run: RunEntry, width: int) -> list[str]:
         each, correct = (units.short_energy_text(c.value if c else None, kind) for c in costs)
         rows.append((label or "", one_line(name), units.accuracy_text(right.value),
                      guess_verdict(arm, summary.chance), each, interval_text(right), correct,
-                     f"{lost:,}" if lost else ""))  # fmt: skip
+                     f"{lost:,}"))  # fmt: skip
     lines = format_table(rows, header=head, align="<<><>>>>")
     while max(map(len, lines)) > width and len(head) > 3:
         head, rows = head[:-1], [row[:-1] for row in rows]

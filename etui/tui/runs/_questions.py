@@ -21,9 +21,9 @@ from etui.bench.sample import Sample
 from etui.config.config import Config
 from etui.datasets.mmlu import suite_dir
 from etui.datasets.questions import Question
-from etui.datasets.suites import SAMPLE, is_named_suite, load_suite
+from etui.datasets.suites import SAMPLE, is_named_suite, load_suite, suite_title
 from etui.errors import EtuiError
-from etui.text import one_line, sanitize
+from etui.text import SEPARATOR, local_time, one_line, sanitize
 from etui.tui.widgets.key_footer import KeyFooter
 from etui.tui.widgets.tables import FittedTable, TableColumn
 
@@ -34,10 +34,11 @@ class AskedQuestion:
 
     sample: Sample
     question: Question | None
+    suite: str
 
 
-def read_questions(folder: Path, config: Config) -> list[AskedQuestion]:
-    """Read the answers of a run in their order, with the questions if they are here.
+def read_questions(folder: Path, config: Config) -> tuple[str, list[AskedQuestion]]:
+    """Read a title of a run, and its answers in their order, with the questions if they are here.
 
     Raises:
         EtuiError: The run cannot be read.
@@ -47,7 +48,11 @@ def read_questions(folder: Path, config: Config) -> list[AskedQuestion]:
     with suppress(EtuiError):
         suite = _read_suite(run.config, config)
     found = {(q.subject, q.row): q for rows in suite.values() for q in rows}
-    return [AskedQuestion(each, found.get((each.subject, each.row))) for each in run.samples]
+    name, arms = run.config.suite, run.config.arms.items()
+    began = local_time(run.config.started_at)[:16]
+    title = [f"{suite_title(name)} {began}", *(f"{a}: {arm['model']}" for a, arm in arms)]
+    asked = [AskedQuestion(s, found.get((s.subject, s.row)), name) for s in run.samples]
+    return one_line(SEPARATOR.join(title)), asked
 
 
 def _read_suite(run: RunConfig, config: Config) -> Mapping[str, Sequence[Question]]:
@@ -82,7 +87,7 @@ def question_texts(asked: AskedQuestion) -> dict[str, str]:
         "arm": one_line(sample.arm),
         "answer": one_line(answer if sample.correct else f"{answer}, right is {sample.answer}"),
         "joules": units.short_energy_text(sample.joules, kind if kind == units.ESTIMATE else None),
-        "seconds": units.seconds_text(sample.seconds),
+        "seconds": f"{sample.seconds:,.2f} s",
     }
 
 
@@ -91,7 +96,7 @@ def question_lines(asked: AskedQuestion) -> list[str]:
     sample, question = asked.sample, asked.question
     lines = [f"{sample.subject} {sample.row}", ""]
     if question is None:
-        lines.append("the text of the question is not on this machine")
+        lines.append(f"questions not on this machine; `etui bench --suite {asked.suite}` gets them")
     else:
         lines += [question.text, ""]
         for letter, choice in zip(question.letters, question.choices, strict=True):
@@ -109,13 +114,15 @@ class QuestionsScreen(ModalScreen[None]):
     ]  # fmt: skip
     HELP = "## Questions"
 
-    def __init__(self, asked: Sequence[AskedQuestion]) -> None:
+    def __init__(self, title: str, asked: Sequence[AskedQuestion]) -> None:
         super().__init__()
+        self._title = Static(sanitize(title), markup=False, classes="title")
         self._asked = asked
         self._table = FittedTable[AskedQuestion](COLUMNS, question_texts, id="questions")
         self._text = Static("", markup=False)
 
     def compose(self) -> ComposeResult:
+        yield self._title
         yield self._table
         with VerticalScroll(id="question-text", can_focus=True):
             yield self._text

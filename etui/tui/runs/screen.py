@@ -18,7 +18,7 @@ from etui.bench.folder import runs_dir
 from etui.config.config import Config
 from etui.plots.terminal import plane_lines
 from etui.sweep.folder import sweeps_dir
-from etui.text import sanitize
+from etui.text import SEPARATOR, sanitize
 from etui.tui._work import faults_shown, in_thread, warn
 from etui.tui.bench_job import RUN_TITLE
 from etui.tui.commands import Command, build_commands
@@ -46,7 +46,7 @@ It says what that costs and how long it takes before it begins. In a shell:
 
     etui bench --suite sample --model smollm2-135m"""
 
-_PLANE_HEIGHT = 14
+_PLANE_HEIGHT = 15
 _RANGES, _MIXTURES = "│ ─  95 % ranges", "    ····  what a mixture of two arms reaches"
 
 
@@ -193,8 +193,8 @@ browser.
             return
         folder = run.folder
         with faults_shown(self):
-            asked = await in_thread(lambda: read_questions(folder, self._config), READ_AGAIN)
-            self.app.push_screen(QuestionsScreen(asked))
+            found = await in_thread(lambda: read_questions(folder, self._config), READ_AGAIN)
+            self.app.push_screen(QuestionsScreen(*found))
 
     def action_open_report(self) -> None:
         run = self._table.current
@@ -287,7 +287,7 @@ browser.
                 self._picture.update(_NO_RUNS)
             return
         self.refresh_bindings()
-        lines = [run.name, ""]
+        lines = [SEPARATOR.join([run.name, *run.models]), ""]
         if run.folder is not None and (going := self._job.lines_for(str(run.folder))):
             lines += [*going, ""]
         width = max(24, self._picture.size.width)

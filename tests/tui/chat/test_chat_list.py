@@ -65,10 +65,11 @@ async def choose(term: Terminal, word: str) -> None:
 
 async def test_chats_are_listed_with_turns_and_joules_and_found_by_words(stocked: House) -> None:
     async with at_chats(stocked) as term:
-        assert [row.split(maxsplit=2)[2].strip() for row in rows(term)] == [
-            "0 turns       –  Empty",
-            "2 turns  25.0 J  Primes",
-            "1 turn  12.5 J  Oceans [/]",
+        await term.sees("LAST USED         TURNS  JOULES  NAME")
+        assert [row.split(maxsplit=2)[2] for row in rows(term)] == [
+            "0       –  Empty",
+            "2  25.0 J  Primes",
+            "1  12.5 J  Oceans [/]",
         ]
         listed = term.app.screen.query_one(OptionList)
         for key, row in (("G", 2), ("k", 1), ("g", 0), ("j", 1), ("ctrl+d", 2), ("ctrl+u", 0)):
@@ -91,7 +92,7 @@ async def test_a_chat_is_resumed_with_its_turns_its_history_and_its_questions(
         await term.press("enter")
         await term.at(ChatScreen)
         await term.until(lambda: len(term.turns) == 2 and term.source(1) == "Answer 3.")
-        assert re.search(r"chat +25\.0 +0\.00694 +2\n", term.panel)
+        assert re.search(r"chat answers +25\.0 +0\.00694 +2\n", term.panel)
         await term.press("up")
         await term.until(lambda: term.prompt.text == "Question 3?")
         await term.answer("And now?")

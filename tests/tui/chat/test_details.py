@@ -25,18 +25,18 @@ def with_energy(**changes: Any) -> TurnRecord:
 def test_each_number_names_its_source() -> None:
     shown = facts(turn_record(1))
     assert (
-        shown["energy"]
-        == "12.5 ± 0.5 J (counter), 0.500 J/token, idle included · a hardware counter"
+        shown["energy"] == "12.5 ± 0.5 J (counter), 0.500 J/tok, idle included · a hardware counter"
     )
     assert shown["net"] == "10.0 J, 0.400 J/tok, without the 5.00 W of idling"
     assert shown["power"] == "25.0 W mean, 30.0 W peak in 0.50 s"
     assert shown["first token"] == "after 0.10 s"
-    assert shown["others"] == "no other program is in it"
+    assert shown["etui's part"] == "all: no other program is in it"
+    assert shown["speed"] == "60 tok/s"
     assert shown["arm"] == "quick (direct: answers at once)"
     assert shown["chosen by"] == "balanced: no rule matched, so its default arm"
     assert [line.split() for line in shown["phases"].split("\n")] == [
         ["read", "2.50", "J", "0.10", "s", "12", "tok"],
-        ["write", "10.0", "J", "0.40", "s", "25", "tok,", "60", "tok/s"],
+        ["write", "10.0", "J", "0.40", "s", "25", "tok"],
     ]
 
 
@@ -50,7 +50,7 @@ def test_an_estimate_says_what_it_counts() -> None:
     assert "no meter" in shown["energy"]
     assert shown["energy"].count("estimate") == 1
     assert shown["net"] == NO_BASELINE
-    assert shown["others"] == "≈3.0 J of it is etui's, the rest other programs on the CPU"
+    assert shown["etui's part"] == "≈3.0 J, the rest is idle power and other programs on the CPU"
     assert shown["sensors"] == "CPU package: not readable"
     assert not any("(estimate)" in text for text in shown.values())
 
@@ -66,7 +66,7 @@ def test_nothing_measured_shows_no_joules() -> None:
     shown = facts(with_energy(joules=None, phases={}))
     assert shown["energy"].startswith("unmeasured")
     assert "net" not in shown
-    assert "others" not in shown
+    assert "etui's part" not in shown
     assert " 0 J" not in " ".join(shown.values())
 
 

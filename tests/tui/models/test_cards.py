@@ -22,6 +22,7 @@ from etui.tui.models._text import (
     joules_cell,
     model_texts,
     speed_cell,
+    wrap_facts,
 )
 from etui.tui.models.first_run import describe_advice, describe_memory, suggest_other_source
 from tests.log.test_curve_rows import CURVE
@@ -121,7 +122,7 @@ def test_the_advice_names_what_suits_or_says_that_nothing_does() -> None:
     unmeasured = Cards((card,), machine=MachineFacts(memory_busy=True))
     assert describe_advice(unmeasured) == (
         "No recommendation: the speed of the memory is not measured yet (the machine was busy); "
-        "r tries again."
+        "r checks again."
     )
     assert describe_advice(Cards((card,), recommended="good", prebuilt=True)).splitlines()[2:] == [
         "`etui engine build` may make answers faster."
@@ -150,6 +151,11 @@ def test_another_source_is_suggested_only_for_models_of_the_hub() -> None:
     assert suggest_other_source("local", cards) == ""
     large = replace(near, prediction=Prediction(fit="too large"))
     assert suggest_other_source("far", Cards((far, large))) == ""
+
+
+def test_a_path_is_divided_between_two_folders() -> None:
+    first, second = wrap_facts(["          /home/me/etui/models/smollm2-135m.gguf"], 40)
+    assert (first.strip(), second.strip()) == ("/home/me/etui/models/", "smollm2-135m.gguf")
 
 
 def test_failures_are_apart_from_the_answers() -> None:

@@ -232,10 +232,10 @@ async def test_the_cost_of_keeping_warm_and_the_way_back_to_cold_are_shown(here:
         write_residence(here.config, 1_795_000_000.0, MODEL, sha256=spec.sha256)
         here.runner.held.clear()
         here.runner.cooled += 1  # the screen notices by itself
-        await term.until(lambda: "after the last unload: back to cold" in shown(term))
+        await term.until(lambda: "after the last unload: as without a model" in shown(term))
         await term.until(lambda: "break-even 8.57 s (7.83-9.31 s)" in shown(term))
         assert "in memory after an answer: always" in shown(term)
-        assert "unloaded  idling 45.2 W before, 10.1 W after: back to cold" in shown(term)
+        assert "unload    45.2 W idle before, 10.1 W after: as without a model" in shown(term)
 
 
 @pytest.mark.parametrize("key", ["c", "C"])

@@ -20,7 +20,7 @@ from tests.tui.screen import running
 async def test_the_panel_shows_watts_joules_kind_and_the_resident_model(house: House) -> None:
     house.chats.today = SpendingTotals(budgets=(BudgetState("hour", 20_000.0, 12_300.0),))
     async with running(house) as term:
-        await term.until(lambda: "POWER  50 W, max 100" in term.panel)
+        await term.until(lambda: "POWER  50 of at most 100 W" in term.panel)
         await term.until(lambda: "GPU0" in term.panel)
         await term.until(lambda: f"IN MEMORY  {MODEL} 98.4 MB" in term.panel)
         await term.until(lambda: "62 % of 20.0 kJ" in term.panel)
@@ -28,7 +28,7 @@ async def test_the_panel_shows_watts_joules_kind_and_the_resident_model(house: H
         await term.until(lambda: "this screen takes 2.1 % of one core" in term.panel)
         assert "balanced" in term.panel
         await term.answer("What is the capital of France?")
-        await term.until(lambda: re.search(r"chat +[\d.]+ +[\d.]+ +1\n", term.panel))
+        await term.until(lambda: re.search(r"chat answers +[\d.]+ +[\d.]+ +1\n", term.panel))
         assert "LAST ANSWER, idle included" in term.panel
         assert "counter" in term.panel
         assert "J/tok" in term.panel
@@ -43,7 +43,7 @@ async def test_nothing_measured_is_said_so_and_never_zero(house: House) -> None:
         assert "energy unmeasured" in term.text(0, "energy")
         assert " 0 J" not in term.panel
         assert " 0 W" not in term.panel
-        await term.until(lambda: re.search(r"chat +– +– +1\n", term.panel))
+        await term.until(lambda: re.search(r"chat answers +– +– +1\n", term.panel))
 
 
 async def test_a_narrow_terminal_has_one_line_with_the_joules(house: House) -> None:

@@ -277,6 +277,7 @@ def test_an_estimate_is_named_once() -> None:
     assert long_name(row) == "CPU, estimated 5-18 W"
     line = "".join(text for text, _ in row_lines(row, FLAT, [row], 60, 1)[0])
     assert "etui ≈2 W" in line
+    assert "⣿" not in line, "the graph above has it"
 
 
 @given(st.integers(10, 200))

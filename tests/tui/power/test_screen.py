@@ -74,7 +74,7 @@ async def test_f10_shows_channels_and_what_was_spent(house: House) -> None:
         await term.sees("Total", "GPU0", "GPU7", "CPU", "RAM", "50/350 W")
         assert "1,234 J" in part(term, "days").text
         assert "< 0.01 EUR" in part(term, "money").text
-        assert "peak 500 W in the last hour" in title(term)
+        assert "highest 500 W in the last hour" in title(term)
         for size in ((80, 24), (200, 60), (120, 36)):
             await term.pilot.resize_terminal(*size)
             lines = part(term, "days").query_one(Static)

@@ -81,7 +81,7 @@ async def test_the_panel_of_a_mixed_day_does_not_scroll(
             await term.until(lambda size=size: term.app.screen.size == size)
             await term.until(lambda: panel.max_scroll_y == 0)
         await term.pilot.resize_terminal(200, 50)
-        await term.sees("JOULES BY MODEL, since Mon + idle", "smollm2-135m")
+        await term.sees("JOULES BY MODEL, since Mon in all", "smollm2-135m")
 
 
 def test_a_home_of_today_ends_today(config: Config) -> None:

@@ -100,11 +100,11 @@ def folder(tmp_path: Path) -> Path:
 async def test_runs_are_listed_filtered_and_drawn_with_a_letter_an_arm(folder: Path) -> None:
     async with at_runs(folder) as app:
         rows = [app.row(number) for number in range(3)]
-        done = next(row for row in rows if "| mmlu, best of 4 arms | small, large | 114 | " in row)
+        done = next(row for row in rows if "| mmlu | small, large | 114 | " in row)
         assert done.startswith("01 Jan ")
         assert "| 25.0 % | " in done
-        assert "| better than guessing | " in done
-        assert any("not finished: no summary yet" in row for row in rows)
+        assert "| better than guessing (" in done
+        assert any("| not finished" in row for row in rows)
         assert any("summary.json cannot be read" in row for row in rows)
         await app.until(lambda: "vote-5" in app.picture)
         for arm in synthetic.ARMS:
@@ -224,7 +224,9 @@ async def test_enter_shows_each_question_of_a_run_and_is_said_at_every_width(
         await app.until(lambda: isinstance(app.screen, QuestionsScreen))
         table = app.screen.query_one(DataTable)
         await app.until(lambda: table.row_count == 4 * 114)
-        asked = read_questions(folder / "done", app.config)
+        title, asked = read_questions(folder / "done", app.config)
+        assert title.startswith("MMLU 2026-01-01 ")
+        assert title.endswith("direct: small · think: small · vote-5: small · large: large")
         texts = [question_texts(each) for each in asked]
         assert {text["right"] for text in texts} == {"✓", "✗"}
         assert all(("right is" in text["answer"]) == (text["right"] == "✗") for text in texts)

@@ -6,6 +6,7 @@ intervals of 10,000 resamples. ``policy by rules`` decides every question by its
 before a replay and are not counted as one. With ``--turns`` a log of so many turns is replayed
 under ``balanced``, of which one model is on disk: ``log`` is the replay alone, ``log, command`` the
 whole of ``etui policy replay --log balanced --json``, and ``log, command, user`` its user CPU time.
+Figures named ``CPU`` are the CPU seconds of this process, which other programs hardly change.
 """
 
 from __future__ import annotations
@@ -190,6 +191,23 @@ def main() -> None:
     parser.add_argument("--turns", type=int, help="also replay a log of so many turns")
     parser.add_argument("--home", type=Path, help="keep that log here, or reuse it")
     options = parser.parse_args()
+    report: dict[str, float] = {}
+
+    def note(what: str, value: float) -> None:
+        report[what] = value
+        if not options.json:
+            unit = "" if ", M" in what or ", m" in what[-4:] else " s"
+            print(f"{what:32}{value:>10.3f}{unit}", flush=True)
+
+    def timed(what: str, work: Callable[[], Any]) -> Any:
+        """Note the duration of one call and its CPU time; return what it gave."""
+        wall, cpu, found = seconds_and_cpu(work)
+        note(what, wall)
+        note(f"{what}, CPU", cpu)
+        return found
+
+    if not options.json:
+        print(f"{options.questions:,} questions x {options.arms} arms")
     table = made(options.questions, options.arms)
     stated = np.tile(2.0 ** np.arange(options.arms), (options.questions, 1))
     measured = stated * np.random.default_rng(1).lognormal(0, 0.3, stated.shape)
@@ -199,55 +217,44 @@ def main() -> None:
         0,
         1,
     )
-    report: dict[str, float] = {}
     judge(
         ReplayTable(table.take(np.arange(options.questions) < 100), stated[:100]), {"made": p[:100]}
     )
-    report["judge, stated costs"], _ = seconds(
-        lambda: judge(ReplayTable(table, stated), {"made": p})
-    )
-    report["judge, measured joules"], _ = seconds(
-        lambda: judge(ReplayTable(table, measured, "J", ("counter",)), {"made": p})
-    )
+    timed("judge, stated costs", lambda: judge(ReplayTable(table, stated), {"made": p}))
+    joules = ReplayTable(table, measured, "J", ("counter",))
+    timed("judge, measured joules", lambda: judge(joules, {"made": p}))
     policy = rules(table.arms)
-    report["policy by rules"], _ = seconds(
-        lambda: replay_policy(policy, table, stated, label="stated")
-    )
+    timed("policy by rules", lambda: replay_policy(policy, table, stated, label="stated"))
     if options.fit:
         origin = Provenance(
             fitted_at="", source=(), data_sha256="", n=len(table), excluded=0, etui=""
         )
-        report["fit"], report["fit, CPU"], model = seconds_and_cpu(
-            lambda: fit_accuracy(table, origin)
-        )
-        report["cross-fit"], report["cross-fit, CPU"], _ = seconds_and_cpu(lambda: cross_fit(table))
+        model = timed("fit", lambda: fit_accuracy(table, origin))
+        timed("cross-fit", lambda: cross_fit(table))
         text = format_fitted(model)
-        report["fitted file, MB"] = len(text) / 1e6
+        note("fitted file, MB", len(text) / 1e6)
         loads = [
             seconds_and_cpu(lambda: AccuracyPredictor(parse_fitted(text, "benchmark")))
             for _ in range(9)
         ]
-        report["load of it, ms"] = 1e3 * statistics.median(wall for wall, *_ in loads)
-        report["load of it, CPU, ms"] = 1e3 * statistics.median(cpu for _, cpu, _ in loads)
+        note("load of it, ms", 1e3 * statistics.median(wall for wall, *_ in loads))
+        note("load of it, CPU, ms", 1e3 * statistics.median(cpu for _, cpu, _ in loads))
         heads = AccuracyPredictor(model)
         queries = [Query(format_question(question)) for question in table.questions[:300]]
         arms = [Arm(name, "m") for name in table.arms]
         spent, _ = seconds(lambda: [heads.accuracy(a, q, 0.9) for q in queries for a in arms])
-        report["prediction over all arms, ms"] = 1e3 * spent / len(queries)
+        note("prediction over all arms, ms", 1e3 * spent / len(queries))
     if options.turns:
         with tempfile.TemporaryDirectory() as folder:
             config = made_log(options.home or Path(folder), options.turns)
-            report["log"], count = seconds(lambda: replay_balanced(config))
+            count = timed("log", lambda: replay_balanced(config))
             assert count == options.turns
-            report |= replay_command(config)
+            for what, value in replay_command(config).items():
+                note(what, value)
     if options.json:
         print(
             json.dumps({"questions": options.questions, "arms": options.arms, **report}, indent=2)
         )
-        return
-    print(f"{options.questions:,} questions x {options.arms} arms")
-    for what, value in report.items():
-        print(f"{what:32}{value:>10.3f}{'' if ', M' in what or ', m' in what[-4:] else ' s'}")
 
 
 if __name__ == "__main__":

@@ -86,7 +86,7 @@ def bench_on_cluster(
     from etui.bench.folder import find_run
     from etui.bench.plan import restore_plan
     from etui.cluster.bench_cluster import ClusterBench
-    from etui.cluster.open_nodes import build_patience
+    from etui.cluster.open_nodes import NodeDriver, build_patience
 
     runtime = runner.runtime
     config = runtime.config
@@ -97,8 +97,12 @@ def bench_on_cluster(
             runtime,
             runner.progress,
             runner.stopped,
-            carrier=carrier,
-            patience=build_patience(options["node_timeout"]),
+            driver=NodeDriver(
+                carrier,
+                runner.progress.say,
+                runner.stopped.is_set,
+                build_patience(options["node_timeout"]),
+            ),
             compare=bool(options["compare"]),
         )
         if plan is not None:

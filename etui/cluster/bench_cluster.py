@@ -5,7 +5,6 @@ This process writes the run folder, the log and the reports; the nodes only answ
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -20,8 +19,7 @@ from etui.calibration.measure import MeasuredPoint
 from etui.cluster.drive import ClusterLoop, RunNode
 from etui.cluster.host import HostShare
 from etui.cluster.messages import CurvePoint, Opening
-from etui.cluster.open_nodes import DEFAULT_PATIENCE, NodeDriver, Patience, read_versions
-from etui.cluster.ray_carrier import RayCarrier
+from etui.cluster.open_nodes import NodeDriver, read_versions
 from etui.cluster.tally import (
     CLUSTER,
     Losses,
@@ -43,20 +41,12 @@ class ClusterBench(BenchRunner):
     nothing.
     """
 
-    carrier: RayCarrier
-    patience: Patience = DEFAULT_PATIENCE  # Limits of silence
-    now: Callable[[], float] = time.monotonic  # Monotonic clock in seconds
+    driver: NodeDriver
     compare: bool = False  # Whether every node answers all questions, instead of sharing them
     tallies: dict[str, NodeTally] = field(default_factory=dict)
     """Key of the machine -> what it did, since the start of the run."""
-    _driver: NodeDriver = field(init=False)
     _openings: dict[str, Opening] = field(default_factory=dict)
     _nodes: dict[str, RunNode] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self._driver = NodeDriver(
-            self.carrier, self.progress.say, self.stopped.is_set, self.patience, self.now
-        )
 
     @property
     def losses(self) -> Losses:
@@ -115,18 +105,18 @@ class ClusterBench(BenchRunner):
     def _open(self, plan: RunPlan, run_id: str) -> tuple[RunConfig, dict[str, RunConfig]]:
         """Return the configuration of the run as it is planned here, and on each node."""
         runtime = self.runtime
-        self._driver.start()
+        self.driver.start()
         self._refuse_stopped()
         asked = build_run_config(plan, run_id, (), runtime.config, runtime.recorder, None)
         opening = Opening(asked, self._known_hashes(plan))
         if self.compare:
-            self._driver.keep_one_per_host()
+            self.driver.keep_one_per_host()
         points: dict[str, tuple[MeasuredPoint, ...]] | None = {} if plan.config.design else None
-        self._openings = dict.fromkeys(self._driver.nodes, replace(opening, points=points))
-        for names in self._driver.group_by_host():
+        self._openings = dict.fromkeys(self.driver.nodes, replace(opening, points=points))
+        for names in self.driver.group_by_host():
             if len(names) > 1:
                 self._share_host(names, opening)
-        configs = self._driver.open(self._openings)
+        configs = self.driver.open(self._openings)
         self._refuse_stopped()
         _refuse_other_plans(configs)
         return asked, configs
@@ -137,8 +127,8 @@ class ClusterBench(BenchRunner):
             f"{join_words(names)} are on one host: they share its meter, and each is charged its "
             "part of the joules"
         )
-        nodes = [self._driver.nodes[name] for name in names]
-        ledger = self.carrier.open_ledger([node.id for node in nodes])
+        nodes = [self.driver.nodes[name] for name in names]
+        ledger = self.driver.carrier.open_ledger([node.id for node in nodes])
         for number, (name, node) in enumerate(zip(names, nodes, strict=True)):
             share = HostShare(ledger, number, max(1, int(node.cpus)))
             self._openings[name] = replace(opening, host=share)
@@ -164,7 +154,7 @@ class ClusterBench(BenchRunner):
         self._nodes = {}
         for name, key in keys.items():
             self._nodes[name] = RunNode(
-                key, name, self._driver.nodes[name], configs[name].versions, self._openings[name]
+                key, name, self.driver.nodes[name], configs[name].versions, self._openings[name]
             )
             self.progress.say(f"{key} is {name}: {configs[name].machine.get('name', '')}")
 
@@ -173,12 +163,13 @@ class ClusterBench(BenchRunner):
         config, folder, before = run.config, run.folder, run.before
         nodes = list(self._nodes.values())
         self.tallies = {machine.key: NodeTally() for machine in config.machines or ()}
-        self.tallies |= read_tallies(folder.path, before)
+        self.tallies |= read_tallies(folder.path)
         for node in nodes:
             node.tally = self.tallies[node.key]
             if node.opening.points is not None:
                 points = read_curve_points(folder.path, {node.key})
-                node.opening = replace(node.opening, points=points)
+                seconds = sum(each.seconds for each in before if each.machine == node.key)
+                node.opening = replace(node.opening, points=points, seconds=seconds)
         self.progress.begin(config, folder.path, before)
         run.open_precision()
         running = [node.key for node in nodes]
@@ -203,14 +194,14 @@ class ClusterBench(BenchRunner):
                 kept = lost
             return limit(joules + self.losses.reported_joules)
 
-        loop = ClusterLoop(self._driver, nodes, config, before, write, keep_point)
+        loop = ClusterLoop(self.driver, nodes, config, before, write, keep_point)
         if run.precise is not None:
             blocks = run.precise.blocks(config.contenders)
         else:
             blocks = iter([build_schedule(run.plan, config.contenders)])
         try:
             ending = loop.run(blocks, check)
-            self._driver.finish([node.name for node in nodes if node.stage == "idle"])
+            self.driver.finish([node.name for node in nodes if node.stage == "idle"])
             running.clear()
         except EtuiError as error:
             running.clear()

@@ -22,12 +22,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
-from ipaddress import ip_address
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import FrameType
 from typing import Any
 
+from etui.config.backend_spec import is_loopback
 from etui.engine.cpu_limits import cpu_affinity
 from etui.errors import EtuiError, UsageError
 from etui.extras import require_extra
@@ -88,16 +88,7 @@ def parse_address(text: str) -> ClusterAddress | int:
             "give HOST:PORT of the cluster's head, 'local', or 'local:N' for N nodes here",
         )
     host = found["name"] or found["ip"]
-    return ClusterAddress(LOOPBACK if _is_loopback(host) else host, port)
-
-
-def _is_loopback(host: str) -> bool:
-    if host.lower() == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
+    return ClusterAddress(LOOPBACK if is_loopback(host) else host, port)
 
 
 def build_environment(

@@ -7,7 +7,8 @@ answer to a question counts, and which joules gave none.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Literal
@@ -194,6 +195,7 @@ class ClusterLoop:
         self._compare = is_comparison(config)
         self._write = write
         self._keep_point = keep_point
+        self._heard: deque[tuple[str, Message]] = deque()
         self._joules = 0.0
         answered = {(config.contender(each.arm), each.subject, each.row) for each in before}
         self._board = PieceBoard(answered, compare=self._compare)
@@ -240,10 +242,12 @@ class ClusterLoop:
             self._stop_overtaken()
         return None
 
-    def _hear(self) -> list[tuple[RunNode, Message]]:
-        heard = self._carrier.wait(TICK_SECONDS)
-        known = [(self._nodes[at], message) for at, message in heard if at in self._nodes]
-        return [(node, message) for node, message in known if node.stage != "gone"]
+    def _hear(self) -> Iterator[tuple[RunNode, Message]]:
+        """Yield what nodes say; what is left when an error ends the run is kept for its end."""
+        self._heard = self._heard or deque(self._carrier.wait(TICK_SECONDS))
+        while self._heard:
+            at, message = self._heard.popleft()
+            yield self._nodes[at], message
 
     def _in(self, *stages: Stage) -> list[RunNode]:
         return [node for node in self._nodes.values() if node.stage in stages]
@@ -259,8 +263,7 @@ class ClusterLoop:
                 if self._compare:
                     system = split_system(node.system)[0]
                     task = replace(task, piece=replace(task.piece, system=system))
-                opening = replace(node.opening, seconds=node.tally.seconds)
-                self._carrier.call(node.node.id, "answer", replace(task, opening=opening))
+                self._carrier.call(node.node.id, "answer", replace(task, opening=node.opening))
 
     def _take(self, node: RunNode, message: Message) -> None:
         if node.stage == "silent" and not isinstance(message, Failed | Died | Ended):
@@ -274,6 +277,8 @@ class ClusterLoop:
             case Progress():
                 self._say(f"{node.name}: {message.text}")
             case RunConfig():
+                if node.is_open:  # it died while it waited for a piece
+                    node.tally.deaths += 1
                 node.is_open = True
                 if message.versions != node.versions:
                     self._give_up(node, "came back with other versions")
@@ -321,10 +326,11 @@ class ClusterLoop:
             self._write(new)
         for sample, first in zip(samples, firsts, strict=True):
             if first:
-                node.tally.add(sample)
                 self._add(sample)
             else:
                 node.tally.losses += Losses.measure(sample, doubled=1)
+        seconds = node.opening.seconds + sum(sample.seconds for sample in new)
+        node.opening = replace(node.opening, seconds=seconds)
 
     def _add(self, sample: Sample) -> None:
         if sample.joules is not None:
@@ -337,6 +343,7 @@ class ClusterLoop:
         node.is_open = False
         node.tally.deaths += 1
         self._count_lost(node)
+        self._leave_host(node)
 
     def _count_lost(self, node: RunNode) -> None:
         """Count what a dead node was answering: at most as many as it answers together."""
@@ -371,8 +378,13 @@ class ClusterLoop:
         node.tally.given_up = why
         self._say(f"node {node.name} {why}; the others go on")
         self._carrier.end(node.node.id)
+        self._leave_host(node)
+
+    def _leave_host(self, node: RunNode) -> None:
+        """Have the others of its host pay for all that is used there, until it works again."""
         if share := node.opening.host:
-            share.ledger.end(share.number)
+            with suppress(EtuiError):  # the ledger may be lost with it
+                share.ledger.end(share.number)
 
     def _limit_silence(self, node: RunNode) -> float:
         if not node.is_open:

@@ -14,14 +14,16 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any
 
 from etui.energy.remote.clock import read_boot_id
 from etui.energy.types import Energy, Phase
+from etui.errors import EtuiError
 from etui.events import BatchShare, SharedBatch
 from etui.turn.interfaces import Meter
 from etui.turn.shared_meter import BatchLedger, SharedMeter
 
+_LEDGER_SECONDS = 10.0
 Change = tuple[int, Mapping[int, int]]
 """A time on the host's monotonic clock, and number -> CPUs of the nodes that work from then on."""
 
@@ -34,23 +36,7 @@ def read_host_id() -> str:
     return f"{platform.node()} {uuid.getnode():x}"  # a system without such an id
 
 
-class Ledger(Protocol):
-    """What a node asks of :class:`HostLedger`, over Ray.
-
-    Every method raises :class:`EtuiError` if the ledger is lost.
-    """
-
-    def begin(self, number: int, cpus: int) -> None:
-        """Note that a node works from now on; it does so only once this has returned."""
-
-    def end(self, number: int) -> None:
-        """Note that a node works no longer, or has died."""
-
-    def read(self, first: int) -> tuple[int, Sequence[Change]]:
-        """Return the time now, and all changes until now but the first ones."""
-
-
-class HostLedger(Ledger):
+class HostLedger:
     """Notes which nodes of a host work; an actor on that host.
 
     It dates the changes itself, so that all those before a time are known once that time has come.
@@ -61,15 +47,15 @@ class HostLedger(Ledger):
         self._changes: list[Change] = [(clock(), {})]
 
     def begin(self, number: int, cpus: int) -> None:
-        """See :class:`Ledger`."""
+        """Note that a node works from now on; it does so only once this has returned."""
         self._change({**self._changes[-1][1], number: cpus})
 
     def end(self, number: int) -> None:
-        """See :class:`Ledger`."""
+        """Note that a node works no longer, or has died."""
         self._change({key: cpus for key, cpus in self._changes[-1][1].items() if key != number})
 
     def read(self, first: int) -> tuple[int, Sequence[Change]]:
-        """See :class:`Ledger`."""
+        """Return the time now, and all changes until now but the first ones."""
         return self._clock(), self._changes[first:]
 
     def _change(self, working: Mapping[int, int]) -> None:
@@ -78,10 +64,39 @@ class HostLedger(Ledger):
 
 
 @dataclass(frozen=True, slots=True)
+class RayLedger:
+    """A :class:`HostLedger` in another process, whose methods raise EtuiError if it is lost."""
+
+    actor: Any
+
+    def begin(self, number: int, cpus: int) -> None:
+        """See :class:`HostLedger`."""
+        self._get(self.actor.begin.remote(number, cpus))
+
+    def end(self, number: int) -> None:
+        """See :class:`HostLedger`."""
+        self._get(self.actor.end.remote(number))
+
+    def read(self, first: int) -> tuple[int, Sequence[Change]]:
+        """See :class:`HostLedger`."""
+        found: tuple[int, Sequence[Change]] = self._get(self.actor.read.remote(first))
+        return found
+
+    def _get(self, reference: Any) -> Any:
+        import ray
+
+        try:
+            return ray.get(reference, timeout=_LEDGER_SECONDS)
+        except ray.exceptions.RayError as error:
+            what = f"it is unknown which nodes of this host work, and so their joules: {error}"
+            raise EtuiError(what, "start the node again, and resume the run") from error
+
+
+@dataclass(frozen=True, slots=True)
 class HostShare:
     """A node's part of its host."""
 
-    ledger: Ledger
+    ledger: HostLedger | RayLedger
     number: int  # Number of the node in the ledger
     cpus: int  # Most threads of its llama.cpp, and its weight in the division
 

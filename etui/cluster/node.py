@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -100,9 +100,7 @@ class NodeActor:
                 case "open":
                     yield from self._open(request)
                 case "answer":
-                    share = request.opening.host
-                    with nullcontext() if share is None else share.work():
-                        yield from self._answer(request)
+                    yield from self._answer(request)
                 case "finish":
                     yield from _stream(self._engine, self._machine.finish)
                 case "measure":
@@ -129,15 +127,20 @@ class NodeActor:
     def _answer(self, task: Task) -> Iterator[Message]:
         """Answer a piece; the meter is waited for here while the engine computes the next group."""
         assert task.opening is not None
+        share = task.opening.host
+        work: Callable[[], AbstractContextManager[None]]
+        work = nullcontext if share is None else share.work
         if not self._is_open:  # Ray started this process in the place of one that died
-            yield from self._open(task.opening)
+            with work():
+                yield from self._open(task.opening)
         start_ns = time.monotonic_ns()
         counted: list[float | None] = []
 
         def compute(emit: Callable[[Answered | CurvePoint], None]) -> None:
-            for answered in self._machine.answer(task):
-                emit(answered)
-            self._machine.measure_curves(task, emit)
+            with work():  # and no longer: others of the host pay while the meter is waited for
+                for answered in self._machine.answer(task):
+                    emit(answered)
+                self._machine.measure_curves(task, emit)
 
         meter = self._machine.meter
         try:

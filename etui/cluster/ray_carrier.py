@@ -14,13 +14,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from etui.cluster.host import Change, HostLedger, Ledger
+from etui.cluster.host import HostLedger, RayLedger
 from etui.cluster.messages import Died, Ended, Message, Method
 from etui.cluster.node import OPENER, NodeActor
-from etui.errors import EtuiError
 
 _MOST_REASON = 200
-_LEDGER_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,36 +29,6 @@ class ClusterNode:
     host: str
     cpus: float
     gpus: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class RayLedger(Ledger):
-    """The ledger of a host, reached from any node of it and from the driver."""
-
-    actor: Any
-
-    def begin(self, number: int, cpus: int) -> None:
-        """See :class:`Ledger`."""
-        _get(self.actor.begin.remote(number, cpus))
-
-    def end(self, number: int) -> None:
-        """See :class:`Ledger`."""
-        self.actor.end.remote(number)  # nothing waits for it
-
-    def read(self, first: int) -> tuple[int, Sequence[Change]]:
-        """See :class:`Ledger`."""
-        found: tuple[int, Sequence[Change]] = _get(self.actor.read.remote(first))
-        return found
-
-
-def _get(reference: Any) -> Any:
-    import ray
-
-    try:
-        return ray.get(reference, timeout=_LEDGER_SECONDS)
-    except ray.exceptions.RayError as error:
-        what = f"who works on this host is unknown, and so the node's part of the joules: {error}"
-        raise EtuiError(what, "start the node again, and resume the run") from error
 
 
 class RayCarrier:

@@ -1,4 +1,4 @@
-"""What each machine of a run did, and what it wasted: the file ``cluster.json``.
+"""Deaths and wasted joules of each machine of a run: the file ``cluster.json``.
 
 Joules without an answer that counts are measured if the node lived, and estimated if it died.
 """
@@ -117,21 +117,11 @@ class Losses:
 
 @dataclass(slots=True)
 class NodeTally:
-    """What a machine did in a run, over all of its parts."""
+    """Deaths and losses of a machine in a run, over all of its parts; samples have its answers."""
 
-    answers: int = 0
-    joules: float | None = 0.0  # Their joules; None once one is unmeasured
-    seconds: float = 0.0
     deaths: int = 0  # How often its process died while it was ready
     given_up: str = ""  # Why it was given up; empty if it was not
     losses: Losses = field(default_factory=Losses)  # What it spent without an answer that counts
-
-    def add(self, sample: Sample) -> None:
-        """Add an answer that counts."""
-        self.answers += 1
-        self.seconds += sample.seconds
-        known = self.joules is not None and sample.joules is not None
-        self.joules = (self.joules or 0.0) + (sample.joules or 0.0) if known else None
 
 
 def write_document(
@@ -167,18 +157,8 @@ def sum_losses(tallies: Iterable[NodeTally]) -> Losses:
     return sum((tally.losses for tally in tallies), Losses())
 
 
-def read_tallies(folder: Path, samples: Iterable[Sample]) -> dict[str, NodeTally]:
-    """Read what the machines of a run did before it is resumed.
-
-    Answers are counted in the samples, which are complete after a crash too, and hold those of a
-    part without a cluster. Losses come from the document; without a valid one there are none.
-
-    Args:
-        samples: All answers of the run.
-
-    Returns:
-        Key of the machine -> what it did.
-    """
+def read_tallies(folder: Path) -> dict[str, NodeTally]:
+    """Read the tallies of a run before it is resumed, by machine; none without a valid file."""
     tallies: dict[str, NodeTally] = {}
     with suppress(OSError, ValueError, LookupError, TypeError, RecursionError):
         document: Any = json.loads((folder / CLUSTER).read_text(encoding="utf-8"))
@@ -189,7 +169,4 @@ def read_tallies(folder: Path, samples: Iterable[Sample]) -> dict[str, NodeTally
             if key in document.get("running", ()):
                 losses += crashed
             tallies[key] = NodeTally(deaths=deaths, losses=losses)
-    for sample in samples:
-        if sample.machine is not None:
-            tallies.setdefault(sample.machine, NodeTally()).add(sample)
     return tallies

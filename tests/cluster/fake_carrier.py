@@ -38,6 +38,22 @@ def make_actor(machine, engine=None):
     return actor
 
 
+class NotingLedger(HostLedger):
+    """A ledger that notes what it is asked."""
+
+    def __init__(self, noted):
+        super().__init__()
+        self.noted = noted
+
+    def begin(self, number, cpus):
+        self.noted.append("begin")
+        super().begin(number, cpus)
+
+    def end(self, number):
+        self.noted.append("end")
+        super().end(number)
+
+
 @dataclass
 class Script:
     """What a node does, tick by tick, while it is asked to answer."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from hypothesis import given
@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 
 from etui.bench.schedule import Piece
 from etui.cluster.drive import ClusterLoop, RunNode
+from etui.cluster.host import HostShare
 from etui.cluster.messages import Opening
 from etui.cluster.open_nodes import NodeDriver, Patience
 from etui.cluster.tally import Losses, NodeTally, sum_losses
 from etui.errors import EtuiError, Stopped, UsageError
 from tests.bench import synthetic
-from tests.cluster.fake_carrier import FakeCarrier, make_script
+from tests.cluster.fake_carrier import FakeCarrier, NotingLedger, make_script
 from tests.cluster.fake_node import SHA256, Behaviour, make_sample
 
 PATIENCE = Patience(ready=5, opening=5, first=5, least=5, factor=2, stopping=2)
@@ -247,8 +248,6 @@ def test_every_question_is_counted_once_whatever_happens(scripts, sizes):
     elif isinstance(failed, Stopped):
         left = len(loop.expected()) - len(loop.keys)
         assert f"the {left} questions left" in failed.what
-    counted = sum(tally.answers for tally in loop.tallies.values())
-    assert counted == len(loop.keys)
     deaths = sum(tally.deaths for tally in loop.tallies.values())
     assert loop.losses.lost_tries <= deaths + len(nodes)  # one that never replied did not die
 
@@ -274,3 +273,37 @@ def test_points_of_curves_are_kept_with_their_machine_and_not_measured_again():
     (node,) = loop.nodes
     assert [len(points) for points in node.opening.points.values()] == [2]
     assert loop.losses == Losses()
+
+
+def test_a_node_that_died_pays_no_joules_of_its_host():
+    noted = []
+    opening = replace(OPENING, host=HostShare(NotingLedger(noted), 0, 1))
+    loop = Loop(FakeCarrier([make_script("x", "say", "die")]), (2,), opening=opening)
+    assert loop.run() == "complete"
+    piece = ["begin", "end"]
+    assert noted == [*piece, "end", *piece, *piece]  # its death, opening again, the rest
+
+
+def test_a_death_between_two_pieces_is_counted_and_loses_nothing():
+    x = make_script("x")
+    carrier = FakeCarrier([x])
+    call = carrier.call
+
+    def restart(node, method, request=None):
+        if x.calls == 1:
+            carrier.start(x.node)  # by Ray, before the second piece
+        call(node, method, request)
+
+    carrier.call = restart
+    loop = Loop(carrier, (2, 2))
+    assert loop.run() == "complete"
+    assert sorted(loop.keys) == loop.expected()
+    assert (loop.tallies["x"].deaths, loop.losses) == (1, Losses())
+
+
+def test_answers_that_come_with_an_error_are_kept():
+    wrong = Behaviour(answer_error="the prompt is too long", answer_exit_code=2)
+    loop = Loop(FakeCarrier([make_script("x", behaviour=wrong), make_script("y")]), (3, 3))
+    with pytest.raises(UsageError):
+        loop.run()
+    assert loop.keys == [("s1", row) for row in range(3)]

@@ -12,6 +12,7 @@ import pytest
 from etui.bench.config import RunConfig
 from etui.bench.schedule import Piece
 from etui.calibration.grid import Grid
+from etui.cluster.host import HostShare
 from etui.cluster.messages import (
     Answers,
     Failed,
@@ -27,7 +28,7 @@ from etui.energy.types import Energy
 from etui.errors import EtuiError
 from etui.measure.progress import Progress
 from tests.bench import synthetic
-from tests.cluster.fake_carrier import FakeCarrier, make_actor, make_script
+from tests.cluster.fake_carrier import FakeCarrier, NotingLedger, make_actor, make_script
 from tests.cluster.fake_node import OPENER, Behaviour, FakeNode
 
 OPENING = Opening(synthetic.config(), {"small": None})
@@ -188,3 +189,14 @@ def test_a_node_that_says_nothing_has_failed():
     found = nodes.measure(MEASUREMENT, lambda *each: None)
     assert found["a"].complete
     assert found["b"] == Failed("was silent for 1 h 00 min", "", 1)
+
+
+def test_a_node_pays_for_its_host_only_while_it_computes():
+    noted = []
+    machine = FakeNode()
+    machine.meter.settle = lambda end_ns: noted.append("settle")
+    actor = make_actor(machine)
+    list(actor.call(1, "open", OPENING))
+    host = HostShare(NotingLedger(noted), 0, 1)
+    list(actor.call(2, "answer", replace(TASK, opening=replace(OPENING, host=host))))
+    assert noted == ["begin", "end", "settle", "settle"]

@@ -80,10 +80,9 @@ def run(address, config, monkeypatch):
         catalogue = load_catalogue(config)
         with open_ray(address) as ray:
             carrier = RayCarrier(ray, opener)
-            bench = ClusterBench(
-                open_runtime(config), audience, stopped or Event(),
-                carrier=carrier, patience=PATIENCE,
-            )  # fmt: skip
+            ended = stopped or Event()
+            driver = NodeDriver(carrier, audience.say, ended.is_set, PATIENCE)
+            bench = ClusterBench(open_runtime(config), audience, ended, driver=driver)
             try:
                 if resume:
                     again = lambda run: restore_plan(run, config, catalogue)  # noqa: E731

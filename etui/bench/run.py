@@ -249,7 +249,8 @@ class SampleWriter:
             return
         try:
             self._meter.settle(answered.end_ns)
-            samples = [self._price(sample) for sample in answered.samples(self._meter.energy)]
+            samples = answered.samples(self._meter.energy)
+            samples = [price_sample(sample, self._tariff) for sample in samples]
             if self._share is not None:
                 samples = [self._share.place(sample) for sample in samples]
             self._folder.add_samples(samples)
@@ -258,14 +259,14 @@ class SampleWriter:
         except BaseException as error:  # noqa: BLE001 - raised in the caller's thread
             self._failure = error
 
-    def _price(self, sample: Sample) -> Sample:
-        if self._tariff is None or sample.joules is None:
-            return sample
-        end_s = time.time()
-        rate_at = self._tariff.rate
-        return replace(
-            sample, cost=compute_cost(sample.joules, end_s - sample.seconds, end_s, rate_at)
-        )
+
+def price_sample(sample: Sample, tariff: Tariff | None) -> Sample:
+    """Return an answer that has just ended with its cost; as it is if that is unknown."""
+    if tariff is None or sample.joules is None:
+        return sample
+    end_s = time.time()
+    cost = compute_cost(sample.joules, end_s - sample.seconds, end_s, tariff.rate)
+    return replace(sample, cost=cost)
 
 
 def read_answers(folder: Path) -> tuple[Sample, ...]:

@@ -20,7 +20,7 @@ from etui.backends.local import LocalBackend
 from etui.bench.config import BenchModel
 from etui.bench.plan import RunPlan, restore_plan
 from etui.bench.progress import RunProgress
-from etui.bench.run import BenchRunner, build_work
+from etui.bench.run import BenchRunner, build_work, price_sample
 from etui.bench.scoring import Answered, QuestionAnswerer
 from etui.calibration.grid import Grid
 from etui.calibration.run import ModelCalibration
@@ -41,6 +41,8 @@ from etui.cluster.open_nodes import read_versions, refuse_other_hash
 from etui.config.config import load_config, make_home
 from etui.design.curve_visits import CurveVisits, build_curve_visits
 from etui.energy.power_limits.limit import CapRequest
+from etui.energy.tariff import Tariff
+from etui.energy.tariff_files import read_tariff
 from etui.engine.library import choose_threads
 from etui.errors import EtuiError, ExitCode, UsageError, format_internal_error
 from etui.measure.progress import Progress
@@ -150,6 +152,7 @@ class NodeActor:
                     continue
                 meter.settle(found.end_ns)
                 samples = found.samples(meter.energy)
+                samples = [price_sample(sample, self._machine.tariff) for sample in samples]
                 counted += [sample.joules for sample in samples]
                 yield Answers(tuple(samples))
         except StopRequested:
@@ -204,6 +207,7 @@ class NodeMachine:
     """This machine: its own folders, meter, engine, models and data."""
 
     host: str = field(default_factory=read_host_id)
+    tariff: Tariff | None = None  # Prices the answers
     _stopped: Event = field(default_factory=Event)
     _cancels: list[Callable[[], None]] = field(default_factory=list)
     _meter: Meter | None = None
@@ -236,6 +240,7 @@ class NodeMachine:
             threads = choose_threads(config.threads, config.sysfs_dir)
             config = replace(config, threads=min(threads, opening.host.cpus))
         make_home(config)
+        self.tariff = read_tariff(config)
         runtime = open_runtime(config)
         plan = restore_plan(asked, config, runtime.catalogue)
         refuse_other_hash(f"the data of {asked.suite}", plan.suite.sha256, asked.data_sha256)

@@ -100,6 +100,7 @@ class FakeNode:
     stopped: Event = field(default_factory=Event)
     host: str = field(default_factory=lambda: str(uuid.uuid4()))
     finished: int = 0
+    tariff: object = None
 
     def open(self, opening, emit):
         if self.behaviour.open_error is not None:

@@ -24,6 +24,7 @@ from etui.cluster.messages import (
 )
 from etui.cluster.node import NodeActor, _read_files
 from etui.cluster.open_nodes import NodeDriver, Patience, read_versions
+from etui.energy.tariff import Rate, Tariff
 from etui.energy.types import Energy
 from etui.errors import EtuiError
 from etui.measure.progress import Progress
@@ -200,3 +201,10 @@ def test_a_node_pays_for_its_host_only_while_it_computes():
     host = HostShare(NotingLedger(noted), 0, 1)
     list(actor.call(2, "answer", replace(TASK, opening=replace(OPENING, host=host))))
     assert noted == ["begin", "end", "settle", "settle"]
+
+
+def test_a_node_prices_its_answers_by_its_own_tariff():
+    tariff = Tariff(Rate(0.36, None, "EUR"))
+    answer, _ = ask("answer", TASK, FakeNode(Behaviour(seconds=0.01), tariff=tariff))
+    (sample,) = answer.samples
+    assert sample.cost.price == pytest.approx(1e-7 * sample.joules, abs=0)

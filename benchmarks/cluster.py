@@ -2,18 +2,25 @@
 
 The nodes answer the sample suite with a real model, and share the power meter. ``of the meter``
 divides the joules of all answers by what the meter of this process read from the first question to
-the last answer: 1 if nothing is charged twice and nothing is lost; the time without any node at
-work (the first start, hand-overs) is missing in it.
+the last answer: 1 if nothing is charged twice and nothing is lost. The time without any node at
+work (the first call, hand-overs of a single node) is missing in the joules of the answers, so it is
+somewhat below 1. A round runs each number of nodes once, every other round in the opposite order;
+no round is begun that would not end within ``--minutes``.
+
+With ``--kill``, one of two nodes is killed by SIGKILL in the middle of a piece: no answer may be
+lost, doubled or another than that of a run without Ray, its death must be counted once, and its
+joules named as unknown, with an estimate. The exit code is 1 if any of this fails.
 
 With ``--overhead``, one node whose engine only waits, 50 ms a question, against the same loop
-without Ray: the cost of the carrier. With ``--kill``, one of two nodes is killed by SIGKILL in the
-middle: the accuracies must be those of a run without Ray, with no answer lost or doubled.
+without Ray: the cost of the carrier.
 
 Everything listens on 127.0.0.1 only.
 
-    python -m benchmarks.cluster [--processes 1,2,4] [--questions 60] [--rounds 1] [--json]
-    python -m benchmarks.cluster --overhead [--questions 1000] [--seconds 0.05] [--json]
-    python -m benchmarks.cluster --kill [--json]
+    python -m benchmarks.cluster [--processes 1,2,4] [--questions 60] [--rounds 5] [--minutes 9]
+    python -m benchmarks.cluster --kill [--questions 60]
+    python -m benchmarks.cluster --overhead [--questions 1000] [--seconds 0.05] [--rounds 1]
+
+Each with ``--json``.
 """
 
 from __future__ import annotations
@@ -22,11 +29,12 @@ import argparse
 import importlib.util
 import json
 import os
-import signal
+import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Event
@@ -52,13 +60,12 @@ from etui.bench.setup import build_run_config
 from etui.cluster.bench_cluster import ClusterBench
 from etui.cluster.connect import open_ray
 from etui.cluster.node import OPENER as MACHINE
+from etui.cluster.open_nodes import NodeDriver
 from etui.cluster.ray_carrier import RayCarrier
-from etui.cluster.tally import Losses
 from etui.config.config import Config, load_config, make_home
 from etui.models.catalogue import load_catalogue
 from etui.runtime.runtime import Runtime, open_runtime
-
-KILL_AFTER = 20
+from etui.units import count_text
 
 
 @dataclass(slots=True)
@@ -66,20 +73,20 @@ class Watch:
     """An audience that takes the time, and can act after some answers.
 
     Attributes:
-        began, ended: Monotonic seconds of the begin of the run and of its last answer.
-        act: Called with the number of answers so far.
+        act: Called with new answers.
+        began_ns, ended_ns: Monotonic time of the begin of the run and of its last answer.
     """
 
-    act: Callable[[int], None] = lambda count: None
-    began: float = 0.0
-    ended: float = 0.0
+    act: Callable[[Sequence[Sample]], None] = lambda samples: None
+    began_ns: int = 0
+    ended_ns: int = 0
     count: int = 0
     lines: list[str] = field(default_factory=list)
 
     @property
     def seconds(self) -> float:
         """Seconds of the answers."""
-        return self.ended - self.began
+        return (self.ended_ns - self.began_ns) / 1e9
 
     def say(self, text: str) -> None:
         """Keep a line."""
@@ -87,16 +94,16 @@ class Watch:
 
     def begin(self, config: RunConfig, folder: Path, samples: Sequence[Sample]) -> None:
         """Start the time."""
-        self.began = time.monotonic()
+        self.began_ns = time.monotonic_ns()
 
     def expect(self, questions: int) -> None:
         """Ignore how many questions a precision needs."""
 
     def see(self, samples: Sequence[Sample]) -> None:
         """Take the time of answers."""
-        self.ended = time.monotonic()
+        self.ended_ns = time.monotonic_ns()
         self.count += len(samples)
-        self.act(self.count)
+        self.act(samples)
 
 
 class PlainRunner(BenchRunner):
@@ -138,13 +145,18 @@ def start_nodes(count: int, seconds: float = 0.0) -> Iterator[Any]:
     """
     if importlib.util.find_spec("ray") is None:
         raise Skipped("Ray is not installed: extra `cluster`")
-    before = dict(os.environ)
     here = str(Path(__file__).parent.parent)
     path = os.pathsep.join([here, *filter(None, [os.environ.get("PYTHONPATH")])])
-    os.environ.update({SECONDS: str(seconds), "PYTHONPATH": path})
+    with _set_variables({SECONDS: str(seconds), "PYTHONPATH": path}), open_ray(count) as ray:
+        yield ray
+
+
+@contextmanager
+def _set_variables(changes: dict[str, str]) -> Iterator[None]:
+    before = dict(os.environ)
+    os.environ.update(changes)
     try:
-        with open_ray(count) as ray:
-            yield ray
+        yield
     finally:
         os.environ.clear()
         os.environ.update(before)
@@ -169,58 +181,93 @@ def run_plain(plan: RunPlan, config: Config, out: Path, seconds: float) -> Watch
 
 def run_carried(
     ray: Any, plan: RunPlan, runtime: Runtime[Any], out: Path, opener: str, watch: Watch
-) -> tuple[RunOutcome, Losses]:
+) -> tuple[RunOutcome, ClusterBench]:
     """Run the same plan over Ray."""
     carrier = RayCarrier(ray, opener)
     try:
-        bench = ClusterBench(runtime, cast(RunProgress, watch), Event(), carrier=carrier)
-        return bench.start(plan, out), bench.losses
+        driver = NodeDriver(carrier, watch.say)
+        bench = ClusterBench(runtime, cast(RunProgress, watch), Event(), driver=driver)
+        return bench.start(plan, out), bench
     finally:
         carrier.close()
 
 
-def measure_processes(counts: Sequence[int], questions: int, rounds: int) -> dict[str, Any]:
-    """Measure a run on some numbers of nodes, in turn.
+@dataclass(frozen=True, slots=True)
+class NodesRun:
+    """A run on some nodes.
+
+    Attributes:
+        seconds: From the first question to the last answer.
+        joules: Of all answers, and of what gave none.
+        meter_joules: What the meter of the driver read in these seconds.
+    """
+
+    seconds: float
+    joules: float
+    meter_joules: float
+
+
+def measure_processes(
+    counts: Sequence[int], questions: int, rounds: int, minutes: float
+) -> dict[int, list[NodesRun]]:
+    """Measure a run on some numbers of nodes, in turn; return those of each number.
 
     Raises:
-        Skipped: Ray or the model is not there.
+        Skipped: Ray, the model or a power meter is not there.
     """
+    found: dict[int, list[NodesRun]] = {count: [] for count in counts}
+    began = time.monotonic()
+    longest = 0.0
     with TemporaryDirectory() as place, _open_home(Path(place)) as config:
-        request = RunRequest("sample", models=(MODEL,), limit=questions)
-        plan = make_plan(request, config, load_catalogue(config))
-        found: dict[int, list[dict[str, float]]] = {count: [] for count in counts}
+        plan = _plan_sample(config, questions)
         for number in range(rounds):
+            start = time.monotonic()
+            if start - began + longest > 60 * minutes:
+                break
             for count in counts if number % 2 == 0 else reversed(counts):
-                watch = Watch()
-                with start_nodes(count) as ray, open_runtime(config) as runtime:
-                    meter = runtime.meter
-                    out = Path(place) / f"run-{number}-{count}"
-                    run, losses = run_carried(ray, plan, runtime, out, MACHINE, watch)
-                    whole = meter.energy(round(watch.began * 1e9), round(watch.ended * 1e9))
-                joules = sum(sample.joules or 0.0 for sample in run.samples)
-                found[count].append(
-                    {
-                        "seconds": watch.seconds,
-                        "joules": joules,
-                        "wasted_joules": losses.reported_joules,
-                        "of_the_meter": (joules + losses.reported_joules) / (whole.joules or 0.0),
-                    }
-                )
-        first = found[counts[0]]
-    return {
-        "questions": plan.questions,
-        "processes": {
-            str(count): [
-                {
-                    **each,
-                    "seconds_of_first": each["seconds"] / one["seconds"],
-                    "joules_of_first": each["joules"] / one["joules"],
-                }
-                for each, one in zip(rows, first, strict=True)
-            ]
-            for count, rows in found.items()
-        },
-    }
+                out = Path(place) / f"run-{number}-{count}"
+                found[count].append(_run_nodes(count, plan, config, out))
+            longest = max(longest, time.monotonic() - start)
+            print(f"round {number + 1}: {time.monotonic() - start:.0f} s", file=sys.stderr)
+    return found
+
+
+def _plan_sample(config: Config, questions: int | None) -> RunPlan:
+    request = RunRequest("sample", models=(MODEL,), limit=questions)
+    return make_plan(request, config, load_catalogue(config))
+
+
+def _run_nodes(count: int, plan: RunPlan, config: Config, out: Path) -> NodesRun:
+    watch = Watch()
+    with start_nodes(count) as ray, open_runtime(config) as runtime:
+        meter = runtime.meter
+        run, bench = run_carried(ray, plan, runtime, out, MACHINE, watch)
+        meter.settle(watch.ended_ns)
+        whole = meter.energy(watch.began_ns, watch.ended_ns).joules
+    joules = [sample.joules for sample in run.samples if sample.joules is not None]
+    if whole is None or len(joules) < len(run.samples):
+        raise Skipped("no power meter: the joules of an answer are unknown")
+    return NodesRun(watch.seconds, sum(joules) + bench.losses.reported_joules, whole)
+
+
+def compare_processes(found: dict[int, list[NodesRun]]) -> Iterator[Figure]:
+    """Compare the runs of each number of nodes with those of the first one in the same round."""
+    first, *others = found
+    ones, base = found[first], count_text(first, "node")
+    yield median_of(f"{base}, time", [one.seconds for one in ones], "s", "absolute")
+    yield median_of(f"{base}, joules", [one.joules for one in ones], "J", "absolute")
+    for count in others:
+        pairs = list(zip(found[count], ones, strict=True))
+        for what, name in (
+            ("time", "seconds"),
+            ("joules of the answers", "joules"),
+            ("joules of the meter", "meter_joules"),
+        ):
+            ratios = [getattr(run, name) / getattr(one, name) for run, one in pairs]
+            yield median_of(f"{count} nodes, {what} : {base}", ratios)
+    for count, runs in found.items():
+        parts = [run.joules / run.meter_joules for run in runs]
+        yield median_of(f"{count_text(count, 'node')}, joules of the answers : meter", parts)
 
 
 @contextmanager
@@ -231,14 +278,8 @@ def _open_home(folder: Path) -> Iterator[Config]:
     model = starter()
     config = replace(load_config(), home=folder / "home", models_dir=model.parent, loop_guard=False)
     make_home(config)
-    names = {"ETUI_HOME": str(config.home), "ETUI_MODELS": str(model.parent)}
-    before = dict(os.environ)
-    os.environ.update(names)
-    try:
+    with _set_variables({"ETUI_HOME": str(config.home), "ETUI_MODELS": str(model.parent)}):
         yield config
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
 
 
 def measure_overhead(questions: int, seconds: float, rounds: int) -> dict[str, Any]:
@@ -278,55 +319,104 @@ def measure_overhead(questions: int, seconds: float, rounds: int) -> dict[str, A
     }
 
 
-def measure_kill() -> dict[str, Any]:
+@dataclass(slots=True)
+class Killer:
+    """Kills the process of a node once a third of the questions are answered.
+
+    It waits until the node that answered last has questions of its piece left, so that a death
+    loses one; the other is between two answers nearly always.
+
+    Attributes:
+        asked: Subject -> questions; a piece is a subject.
+        killed: Process id of what was killed; None so far.
+    """
+
+    asked: Counter[str]
+    killed: int | None = None
+    answered: Counter[str] = field(default_factory=Counter)
+
+    def __call__(self, samples: Sequence[Sample]) -> None:
+        """Take new answers."""
+        self.answered.update(sample.subject for sample in samples)
+        due = 3 * self.answered.total() >= self.asked.total()
+        subject = samples[-1].subject
+        if due and self.killed is None and self.answered[subject] < self.asked[subject]:
+            self.killed = kill_node()
+
+
+def kill_node() -> int | None:
+    """Kill the process of one node by SIGKILL; return its id, or None if there is none."""
+    import psutil
+
+    for child in psutil.Process().children(recursive=True):
+        try:
+            words = child.cmdline()
+            if words and words[0].startswith("ray::NodeActor"):
+                child.kill()
+                return int(child.pid)
+        except (psutil.Error, ProcessLookupError):  # it has ended since it was listed
+            continue
+    return None
+
+
+def measure_kill(questions: int | None) -> dict[str, Any]:
     """Kill one of two nodes in the middle of a run with a real model, and compare with a plain run.
+
+    Returns:
+        What came of it; ``failures`` is empty if nothing was lost, doubled, changed or hidden.
 
     Raises:
         Skipped: Ray or the model is not there.
     """
-    import psutil
-
     with TemporaryDirectory() as place, _open_home(Path(place)) as config:
         folder = Path(place)
-        plan = make_plan(RunRequest("sample", models=(MODEL,)), config, load_catalogue(config))
+        plan = _plan_sample(config, questions)
         with open_runtime(config) as runtime:
             alone: RunOutcome = BenchRunner(runtime, cast(RunProgress, Watch()), Event()).start(
                 plan, folder / "alone"
             )
-        killed: list[int] = []
-
-        def kill(count: int) -> None:
-            if count >= KILL_AFTER and not killed:
-                for child in psutil.Process().children(recursive=True):
-                    words = child.cmdline()
-                    if words and words[0].startswith("ray::NodeActor"):
-                        child.send_signal(signal.SIGKILL)
-                        killed.append(child.pid)
-                        return
-
-        watch = Watch(kill)
+        killer = Killer(Counter({subject: len(drawn) for subject, drawn in plan.drawn.items()}))
+        watch = Watch(killer)
         with start_nodes(2) as ray, open_runtime(config) as runtime:
-            run, losses = run_carried(ray, plan, runtime, folder / "killed", MACHINE, watch)
-        keys = [sample.key for sample in run.samples]
-        expected = {sample.key for sample in alone.samples}
-        same = [arm.accuracy for arm in run.summary.arms.values()] == [
-            arm.accuracy for arm in alone.summary.arms.values()
-        ]
-    return {
+            run, bench = run_carried(ray, plan, runtime, folder / "killed", MACHINE, watch)
+        recorded = read_run(folder / "killed").samples  # what is on the disk
+    expected = {sample.key: sample.choice for sample in alone.samples}
+    given = Counter(sample.key for sample in recorded)
+    losses = bench.losses
+    found = {
         "questions": len(expected),
-        "killed": len(killed),
-        "lost": len(expected - set(keys)),
-        "doubled": len(keys) - len(set(keys)),
-        "same_accuracy": same,
+        "killed": killer.killed,
         "machines": len(run.config.machines or ()),
+        "lost": len(expected.keys() - given.keys()),
+        "doubled": given.total() - len(given),
+        "changed": sum(sample.choice != expected.get(sample.key) for sample in recorded),
+        "deaths": sum(tally.deaths for tally in bench.tallies.values()),
         "lost_tries": losses.lost_tries,
         "lost_questions": losses.lost_questions,
         "wasted_joules": losses.wasted_joules,
         "estimated_joules": losses.estimated_joules,
-        "alone_seconds": sum(sample.seconds for sample in alone.samples),
-        "seconds": watch.seconds,
-        "notes": [line for line in watch.lines if "node" in line],
+        "said": losses.text(),
+        "notes": [line for line in watch.lines if line.startswith("node ")],
     }
+    return {**found, "failures": list(find_failures(found))}
+
+
+def find_failures(found: dict[str, Any]) -> Iterator[str]:
+    """Name what a run with a killed node got wrong."""
+    if found["killed"] is None:
+        yield "no process of a node was found to be killed, so nothing was shown"
+        return
+    for what in ("lost", "doubled", "changed"):
+        if found[what]:
+            yield f"of {found['questions']} answers {found[what]} were {what}"
+    if found["deaths"] != 1:
+        yield f"one death was counted {found['deaths']} times"
+    if not found["lost_tries"]:
+        yield "the killed process had just ended its piece and lost nothing: run it again"
+    elif found["wasted_joules"] is not None or found["estimated_joules"] is None:
+        yield "the joules that the killed process spent are not unknown with an estimate"
+    elif "died or hung" not in found["said"]:
+        yield "the joules that the killed process spent are not named at the end"
 
 
 def quick() -> Iterator[Figure]:
@@ -336,42 +426,73 @@ def quick() -> Iterator[Figure]:
     yield Figure("start of a node", found["start_seconds"], "s", "absolute")
 
 
-def main() -> None:
+def print_processes(found: dict[int, list[NodesRun]], questions: int, *, as_json: bool) -> None:
+    """Print the runs and the medians over the rounds."""
+    figures = list(compare_processes(found))
+    rounds = len(next(iter(found.values())))
+    if as_json:
+        document = {
+            "questions": questions,
+            "rounds": rounds,
+            "processes": {count: [asdict(run) for run in found[count]] for count in found},
+            "figures": [asdict(figure) for figure in figures],
+        }
+        print(json.dumps(document, indent=2))
+        return
+    for count, runs in found.items():
+        for run in runs:
+            nodes, part = count_text(count, "node"), run.joules / run.meter_joules
+            print(
+                f"{nodes}: {run.seconds:.1f} s, {run.joules:.0f} J in the answers, "
+                f"{run.meter_joules:.0f} J by the meter ({part:.3f})"
+            )
+    print(f"medians of {rounds} rounds of {questions} questions, with 90 % intervals:")
+    for figure in figures:
+        low, high = figure.low, figure.high
+        width = "" if low is None or high is None else f"  [{low:.3f}, {high:.3f}]"
+        print(f"  {figure.name:44} {figure.value:.3f} {figure.unit}{width}")
+
+
+def main() -> int:
     """Run the benchmark and print the figures."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--processes", default="1,2,4", help="numbers of nodes, the first is 1")
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--processes", default="1,2,4", help="numbers of nodes; the first is 1")
     parser.add_argument("--questions", type=int, help="number of questions")
     parser.add_argument("--seconds", type=float, default=0.05, help="time of a question")
-    parser.add_argument("--rounds", type=int, default=1, help="rounds of both sides")
+    parser.add_argument("--rounds", type=int, help="rounds of all sides")
+    parser.add_argument("--minutes", type=float, default=9.0, help="most minutes of all rounds")
     parser.add_argument("--overhead", action="store_true", help="measure the cost of the carrier")
     parser.add_argument("--kill", action="store_true", help="kill a node of a run instead")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     options = parser.parse_args()
-    if options.kill:
-        found = measure_kill()
-    elif options.overhead:
-        found = measure_overhead(options.questions or 1000, options.seconds, options.rounds)
-    else:
-        counts = [int(each) for each in options.processes.split(",")]
-        found = measure_processes(counts, options.questions or 60, options.rounds)
+    try:
+        if options.kill:
+            found = measure_kill(options.questions)
+        elif options.overhead:
+            rounds = options.rounds or 1
+            found = measure_overhead(options.questions or 1000, options.seconds, rounds)
+        else:
+            counts = [int(each) for each in options.processes.split(",")]
+            questions = options.questions or 60
+            runs = measure_processes(counts, questions, options.rounds or 5, options.minutes)
+            print_processes(runs, questions, as_json=options.json)
+            return 0
+    except Skipped as skipped:
+        print(f"skipped: {skipped}", file=sys.stderr)
+        return 1
+    failures = found.get("failures", [])
     if options.json:
         print(json.dumps(found, indent=2))
-        return
-    for count, rows in found.pop("processes", {}).items():
-        for each in rows:
-            print(
-                f"{count} nodes: {each['seconds']:.1f} s ({each['seconds_of_first']:.2f}x), "
-                f"{each['joules']:.0f} J ({each['joules_of_first']:.2f}x), "
-                f"{each['of_the_meter']:.3f} of the meter"
-            )
+        return int(bool(failures))
     for name, value in found.items():
-        if isinstance(value, list) and value and isinstance(value[0], str):
-            print(*(f"  {line}" for line in value), sep="\n")
-        elif isinstance(value, list):
+        if not isinstance(value, list):
+            print(f"{name}: {value}")
+        elif all(isinstance(each, float) for each in value):
             print(f"{name}: {', '.join(f'{each:.2f}' for each in value)}")
         else:
-            print(f"{name}: {value}")
+            print(f"{name}:", *(f"  {line}" for line in value), sep="\n")
+    return int(bool(failures))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -107,6 +107,7 @@ class FakeMachine:
     seconds: float = field(default_factory=lambda: float(os.environ.get(SECONDS, "0.05")))
     meter: SteadyMeter = field(default_factory=SteadyMeter)
     host: str = "fake"
+    tariff: None = None
 
     def open(self, opening: Opening, emit: Callable[[RunConfig], None]) -> None:
         """Load nothing."""
@@ -120,6 +121,9 @@ class FakeMachine:
 
     def measure_curves(self, task: Task, emit: Callable[[CurvePoint], None]) -> None:
         """Measure none."""
+
+    def finish(self, emit: Callable[[object], None]) -> None:
+        """Save nothing: no curve was measured."""
 
     def allow(self) -> None:
         """Ignore it."""

@@ -80,7 +80,10 @@ def binomial_two_sided(successes: int, trials: int) -> float:
     few = min(successes, trials - successes)
     if 2 * few == trials:
         return 1.0
-    below = sum(math.comb(trials, count) for count in range(few + 1))
+    term = below = 1
+    for count in range(1, few + 1):  # each coefficient from the last one, still exact
+        term = term * (trials - count + 1) // count
+        below += term
     return min(1.0, float(2 * below / 2**trials)) if trials < 1000 else _divide(2 * below, trials)
 
 

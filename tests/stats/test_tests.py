@@ -178,3 +178,10 @@ def test_holm_by_hand() -> None:
 def test_counts_of_numpy_give_the_p_value_of_whole_numbers(few: int, trials: int) -> None:
     counted = mcnemar(np.int64(few), np.int64(trials - few))  # type: ignore[arg-type]
     assert 0 < counted == mcnemar(few, trials - few) < 1
+
+
+def test_the_p_value_of_many_questions_is_computed_at_once() -> None:
+    # A sum of binomial coefficients that are each computed alone takes minutes here.
+    few, trials = 29_700, 60_000
+    height = (trials - 2 * few - 1) / math.sqrt(trials)
+    assert mcnemar(few, trials - few) == pytest.approx(math.erfc(height / math.sqrt(2)), rel=1e-3)

@@ -1,11 +1,11 @@
 """A bench run on 1, 2 and 4 nodes of this machine: its time and its joules against one node.
 
-The nodes answer the sample suite with a real model, and share the power meter. ``of the meter``
-divides the joules of all answers by what the meter of this process read from the first question to
-the last answer: 1 if nothing is charged twice and nothing is lost. The time without any node at
-work (the first call, hand-overs of a single node) is missing in the joules of the answers, so it is
-somewhat below 1. A round runs each number of nodes once, every other round in the opposite order;
-no round is begun that would not end within ``--minutes``.
+The nodes answer the sample suite with a real model, and share the power meter. ``: meter`` divides
+the joules of all answers by what the meter of this process read from the first question to the last
+answer, in which the time without any node at work (the first call, hand-overs of a single node) is
+no answer's. ``while any computed`` leaves that out: 1 if nothing is charged twice or lost, but for
+the milliseconds between two pieces. A round runs each number of nodes once, every other round in
+the opposite order; no round is begun that would not end within ``--minutes``.
 
 With ``--kill``, one of two nodes is killed by SIGKILL in the middle of a piece: no answer may be
 lost, doubled or another than that of a run without Ray, its death must be counted once, and its
@@ -35,6 +35,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Event
@@ -59,6 +60,7 @@ from etui.bench.scoring import QuestionAnswerer
 from etui.bench.setup import build_run_config
 from etui.cluster.bench_cluster import ClusterBench
 from etui.cluster.connect import open_ray
+from etui.cluster.host import RayLedger
 from etui.cluster.node import OPENER as MACHINE
 from etui.cluster.open_nodes import NodeDriver
 from etui.cluster.ray_carrier import RayCarrier
@@ -75,6 +77,7 @@ class Watch:
     Attributes:
         act: Called with new answers.
         began_ns, ended_ns: Monotonic time of the begin of the run and of its last answer.
+        spans: Those in which some node of a shared host computed, monotonic ns.
     """
 
     act: Callable[[Sequence[Sample]], None] = lambda samples: None
@@ -82,6 +85,7 @@ class Watch:
     ended_ns: int = 0
     count: int = 0
     lines: list[str] = field(default_factory=list)
+    spans: list[tuple[int, int]] = field(default_factory=list)
 
     @property
     def seconds(self) -> float:
@@ -179,15 +183,36 @@ def run_plain(plan: RunPlan, config: Config, out: Path, seconds: float) -> Watch
     return watch
 
 
+class LedgerCarrier(RayCarrier):
+    """A carrier that keeps when nodes of this host computed."""
+
+    ledger: RayLedger | None = None
+
+    def open_ledger(self, nodes: Sequence[str]) -> RayLedger:
+        """Start the ledger."""
+        self.ledger = super().open_ledger(nodes)
+        return self.ledger
+
+    def read_spans(self) -> list[tuple[int, int]]:
+        """Return the spans in which some node computed; empty without a shared host."""
+        if self.ledger is None:
+            return []
+        now_ns, changes = self.ledger.read(0)
+        times = pairwise([*changes, (now_ns, {})])
+        return [(start_ns, end_ns) for (start_ns, working), (end_ns, _) in times if working]
+
+
 def run_carried(
     ray: Any, plan: RunPlan, runtime: Runtime[Any], out: Path, opener: str, watch: Watch
 ) -> tuple[RunOutcome, ClusterBench]:
     """Run the same plan over Ray."""
-    carrier = RayCarrier(ray, opener)
+    carrier = LedgerCarrier(ray, opener)
     try:
         driver = NodeDriver(carrier, watch.say)
         bench = ClusterBench(runtime, cast(RunProgress, watch), Event(), driver=driver)
-        return bench.start(plan, out), bench
+        outcome = bench.start(plan, out)
+        watch.spans = carrier.read_spans()
+        return outcome, bench
     finally:
         carrier.close()
 
@@ -200,11 +225,13 @@ class NodesRun:
         seconds: From the first question to the last answer.
         joules: Of all answers, and of what gave none.
         meter_joules: What the meter of the driver read in these seconds.
+        computing_joules: The same, while any node computed; None for a node alone on its host.
     """
 
     seconds: float
     joules: float
     meter_joules: float
+    computing_joules: float | None = None
 
 
 def measure_processes(
@@ -244,10 +271,12 @@ def _run_nodes(count: int, plan: RunPlan, config: Config, out: Path) -> NodesRun
         run, bench = run_carried(ray, plan, runtime, out, MACHINE, watch)
         meter.settle(watch.ended_ns)
         whole = meter.energy(watch.began_ns, watch.ended_ns).joules
+        parts = [meter.energy(*span).joules or 0.0 for span in watch.spans]
     joules = [sample.joules for sample in run.samples if sample.joules is not None]
     if whole is None or len(joules) < len(run.samples):
         raise Skipped("no power meter: the joules of an answer are unknown")
-    return NodesRun(watch.seconds, sum(joules) + bench.losses.reported_joules, whole)
+    spent = sum(joules) + bench.losses.reported_joules
+    return NodesRun(watch.seconds, spent, whole, sum(parts) if parts else None)
 
 
 def compare_processes(found: dict[int, list[NodesRun]]) -> Iterator[Figure]:
@@ -268,6 +297,9 @@ def compare_processes(found: dict[int, list[NodesRun]]) -> Iterator[Figure]:
     for count, runs in found.items():
         parts = [run.joules / run.meter_joules for run in runs]
         yield median_of(f"{count_text(count, 'node')}, joules of the answers : meter", parts)
+        shared = [run.joules / run.computing_joules for run in runs if run.computing_joules]
+        if shared:
+            yield median_of(f"{count} nodes, answers : meter while any computed", shared)
 
 
 @contextmanager

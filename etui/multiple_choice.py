@@ -27,8 +27,9 @@ class Option:
 def parse_options(text: str) -> tuple[Option, ...]:
     """Parse the options ``A) ...``, ``(A) ...``, ``A. ...``, ``A: ...`` of a question, in order.
 
-    The options are the longest run of the letters A, B, C, ...; of equally long runs the last, so
-    that solved examples before the question do not count. The text of an option ends at the next
+    The options are the longest run of the letters A, B, C, ... in one form, so that brackets within
+    an option are no labels; of equally long runs the last, so that solved examples before the
+    question do not count. The text of an option ends at the next
     label, that of the last option at the end of its line. Of a text longer than
     :data:`MOST_CHARACTERS` the whole lines at its end are read.
 
@@ -40,13 +41,16 @@ def parse_options(text: str) -> tuple[Option, ...]:
     if _LABEL_END.search(text) is None:  # most questions have no label, and this is quick to see
         return ()
     best: list[re.Match[str]] = []
-    run: list[re.Match[str]] = []
+    runs: dict[tuple[int | None, bool], list[re.Match[str]]] = {}
     for found in _LABEL.finditer(text):
         letter = _letter(found)
+        form = found.lastindex, letter in found[0]
+        run = runs.get(form, [])
         if len(run) < len(ascii_uppercase) and letter == ascii_uppercase[len(run)]:
             run.append(found)
         else:
             run = [found] if letter == "A" else []
+        runs[form] = run
         if len(run) >= len(best):
             best = list(run)
     if len(best) < 2:

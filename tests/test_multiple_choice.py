@@ -29,6 +29,12 @@ def test_ways_to_write_options(text):
     assert parse_options(text) == EXPECTED
 
 
+def test_a_bracket_within_an_option_is_no_label():
+    found = parse_options("What is modelled?\nA. p(y|x, w)\nB. p(y, x)\nC. p(w|x, w)\nD. None")
+    assert [option.text for option in found] == ["p(y|x, w)", "p(y, x)", "p(w|x, w)", "None"]
+    assert parse_options("Which? (A) f (a) is 1 (B) two words (C) three")[1:] == EXPECTED[1:]
+
+
 @pytest.mark.parametrize("text", ["", "A) alone", "B) two\nC) three", "Plan A: go. Plan B: stay."])
 def test_what_has_no_options(text):
     assert parse_options(text) == ()

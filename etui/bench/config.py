@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from etui.codec import DocumentError, from_document, to_document
 from etui.datasets.questions import order_balanced
+from etui.measure.folder import compare_documents
 
 BLOCK = 8
 """Default number of questions of a block."""
@@ -354,33 +355,16 @@ def parse_run_config(document: object) -> RunConfig:
 
 def differences(one: RunConfig, other: RunConfig) -> dict[str, tuple[Any, Any]]:
     """Return path -> both values for all settings that differ and affect the results."""
-    found: dict[str, tuple[Any, Any]] = {}
     first, second = (_drop_descriptions(run.to_json()) for run in (one, other))
-    for name in [*first, *(name for name in second if name not in first)]:
-        if name not in _WITHOUT_EFFECT:
-            _compare(name, first.get(name), second.get(name), found)
-    return found
+    for name in _WITHOUT_EFFECT:
+        first.pop(name, None)
+        second.pop(name, None)
+    return compare_documents(first, second)
 
 
 def plan_differences(one: RunConfig, other: RunConfig) -> dict[str, tuple[Any, Any]]:
     """Return path -> both values for all settings in which two runs of one plan must agree."""
-    found: dict[str, tuple[Any, Any]] = {}
-    _compare("", one._plan_document(), other._plan_document(), found)
-    return {path.removeprefix("."): values for path, values in found.items()}
-
-
-def _compare(path: str, one: Any, other: Any, found: dict[str, tuple[Any, Any]]) -> None:
-    if isinstance(one, dict) and isinstance(other, dict):
-        if list(one) != list(other) and sorted(one) == sorted(other):
-            found[f"{path} (order)"] = (list(one), list(other))
-        for key in [*one, *(key for key in other if key not in one)]:
-            _compare(f"{path}.{key}", one.get(key), other.get(key), found)
-    elif _normalise(one) != _normalise(other):
-        found[path] = (one, other)
-
-
-def _normalise(value: Any) -> Any:
-    return json.loads(json.dumps(value))
+    return compare_documents(one._plan_document(), other._plan_document())
 
 
 def _canonical(document: Mapping[str, Any]) -> str:

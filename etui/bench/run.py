@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -43,7 +42,7 @@ from etui.energy.tariff_files import read_tariff
 from etui.errors import EtuiError, Stopped, UsageError
 from etui.log.records import AnswerRecord, RunRecord
 from etui.log.writer import TurnWriter
-from etui.measure.folder import check_new
+from etui.measure.folder import check_new, join_differences
 from etui.measure.run import (
     NO_LIMITS,
     Ending,
@@ -309,24 +308,10 @@ def refuse_other_plan(before: RunConfig, now: RunConfig) -> None:
 
 def _refuse_differences(run_id: str, found: Mapping[str, tuple[Any, Any]]) -> None:
     if found:
-        changes = join_differences(found, "{path} was {one} and is now {other}")
         raise UsageError(
-            f"run {run_id} was started with different settings: {changes}",
+            f"run {run_id} was started with different settings: {join_differences(found)}",
             "restore them, or start a new run",
         )
-
-
-def join_differences(found: Mapping[str, tuple[Any, Any]], form: str) -> str:
-    """Join the first differences of two configurations, each in a form with its path and values."""
-    return "; ".join(
-        form.format(path=path, one=_format_value(one), other=_format_value(other))
-        for path, (one, other) in list(found.items())[:6]
-    )
-
-
-def _format_value(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 @dataclass(frozen=True, slots=True)

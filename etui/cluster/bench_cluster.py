@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from etui.bench.config import RunConfig, plan_differences
 from etui.bench.machines import add_machines, assign_keys, is_comparison, join_machines, join_words
 from etui.bench.plan import RunPlan
-from etui.bench.run import Answering, BenchRunner, join_differences, refuse_other_plan
+from etui.bench.run import Answering, BenchRunner, refuse_other_plan
 from etui.bench.sample import Sample
 from etui.bench.schedule import build_schedule
 from etui.bench.setup import build_run_config
@@ -30,6 +30,7 @@ from etui.cluster.tally import (
 )
 from etui.design.curve_visits import append_curve_point, read_curve_points
 from etui.errors import EtuiError, Stopped, UsageError
+from etui.measure.folder import join_differences
 from etui.measure.run import Ending
 
 

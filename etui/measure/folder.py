@@ -340,3 +340,37 @@ def _append_whole(file: IO[bytes], data: bytes) -> None:
         with suppress(OSError):  # else the partial line is dropped by the next reader
             file.truncate(before)
         raise
+
+
+def compare_documents(
+    one: Mapping[str, Any], other: Mapping[str, Any]
+) -> dict[str, tuple[Any, Any]]:
+    """Return path -> both values, where two documents differ."""
+    found: dict[str, tuple[Any, Any]] = {}
+    _compare("", one, other, found)
+    return {path.removeprefix("."): values for path, values in found.items()}
+
+
+def _compare(path: str, one: Any, other: Any, found: dict[str, tuple[Any, Any]]) -> None:
+    if isinstance(one, dict) and isinstance(other, dict):
+        if list(one) != list(other) and sorted(one) == sorted(other):
+            found[f"{path} (order)"] = (list(one), list(other))
+        for key in [*one, *(key for key in other if key not in one)]:
+            _compare(f"{path}.{key}", one.get(key), other.get(key), found)
+    elif json.loads(json.dumps(one)) != json.loads(json.dumps(other)):
+        found[path] = (one, other)
+
+
+def join_differences(
+    found: Mapping[str, tuple[Any, Any]], form: str = "{path} was {one} and is now {other}"
+) -> str:
+    """Join the first differences of two documents, each in a form with its path and values."""
+    return "; ".join(
+        form.format(path=path, one=_format_value(one), other=_format_value(other))
+        for path, (one, other) in list(found.items())[:6]
+    )
+
+
+def _format_value(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 60 else f"{text[:57]}..."

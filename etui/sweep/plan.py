@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from etui.config.config import Config
 from etui.energy.power_limits.limit import PowerLimit
 from etui.energy.power_limits.limits import open_power_limits
 from etui.errors import UsageError
+from etui.measure.folder import compare_documents, join_differences
 from etui.models.catalogue import Catalogue
 from etui.runtime.host import read_battery
 from etui.runtime.provenance import provenance
@@ -152,3 +153,39 @@ def _load_questions(
     if suite.notice:
         say(suite.notice)
     return draw_questions(suite, asked.design.seed, asked.questions or QUESTIONS)
+
+
+_CONDITIONS = ("model_sha256", "workload_sha256", "suite_sha256", "channels")
+"""Fields that are found on the machine and not asked for."""
+_PROVENANCE = (
+    "machine", "system", "cpus", "etui", "llama_cpp_python", "python", "context_tokens",
+    "sample_hz", "power_source", "in_use",
+)  # fmt: skip
+"""What of the provenance changes what is measured."""
+_OF_THIS_SWEEP = ("id", "created", "provenance", "notes", *_CONDITIONS)
+
+
+def asks_for_the_same(one: SweepConfig, other: SweepConfig) -> bool:
+    """Return whether both sweeps measure the same in the same way, on whatever machine."""
+    names = [f.name for f in fields(SweepConfig) if f.name not in _OF_THIS_SWEEP]
+    return all(getattr(one, name) == getattr(other, name) for name in names)
+
+
+def list_changes(before: SweepConfig, now: SweepConfig) -> str:
+    """List the conditions that have changed; empty if none has."""
+
+    def list_conditions(sweep: SweepConfig) -> dict[str, Any]:
+        found = {name: getattr(sweep, name) for name in _CONDITIONS}
+        found |= {name: sweep.provenance.get(name) for name in _PROVENANCE}
+        return found | {"settings": [one.key for one in sweep.design.settings]}
+
+    return join_differences(compare_documents(list_conditions(before), list_conditions(now)))
+
+
+def refuse_changes(before: SweepConfig, now: SweepConfig) -> None:
+    """Refuse to resume a sweep under other conditions."""
+    if changes := list_changes(before, now):
+        raise UsageError(
+            f"sweep {before.id} was started under other conditions: {changes}",
+            "restore them, or start a new sweep",
+        )

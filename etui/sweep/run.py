@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
-from dataclasses import InitVar, dataclass, field, fields, replace
+from dataclasses import InitVar, dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -61,7 +61,13 @@ from etui.sweep.folder import (
     sweeps_dir,
 )
 from etui.sweep.page import render_report
-from etui.sweep.plan import SweepPlan, make_plan
+from etui.sweep.plan import (
+    SweepPlan,
+    asks_for_the_same,
+    list_changes,
+    make_plan,
+    refuse_changes,
+)
 from etui.sweep.race import (
     RaceProgress,
     advance,
@@ -76,31 +82,6 @@ from etui.sweep.result import SettingResult, SweepResult
 from etui.sweep.verdict import floor_limit_text, format_verdict
 from etui.sweep.workbench import LocalWorkbench
 from etui.units import count_text, seconds_text
-
-_CONDITIONS = {
-    "model_sha256": "the model file",
-    "workload_sha256": "the texts of the workload",
-    "suite_sha256": "the questions of the suite",
-    "channels": "the power channels",
-}
-"""Field -> what it is; these are found on the machine and not asked for."""
-
-_PROVENANCE = {
-    "machine": "the machine",
-    "system": "the system",
-    "cpus": "the number of CPUs",
-    "etui": "the version of etui",
-    "llama_cpp_python": "the version of llama-cpp-python",
-    "python": "the version of Python",
-    "context_tokens": "context_tokens",
-    "sample_hz": "sample_hz",
-    "power_source": "the source of power",
-    "in_use": "the settings in use",
-}
-"""Key of the provenance -> what it is; the others do not change what is measured."""
-
-_OF_THIS_SWEEP = ("id", "created", "provenance", "notes", *_CONDITIONS)
-_SHOWN_CHANGES = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,8 +198,8 @@ class SweepRunner:
             if not changes:
                 return place
             text = (
-                f"{place.name} is unfinished, but was measured under other conditions: "
-                f"{'; '.join(changes[:_SHOWN_CHANGES])}; this is a new sweep"
+                f"{place.name} is unfinished, but was measured under other conditions: {changes}; "
+                "this is a new sweep"
             )
             self.watch(_note(text))
             return None
@@ -518,55 +499,6 @@ def _build_row(sweep_id: str, one: SettingResult) -> SweepSettingRecord:
 
 def _note(text: str) -> Progress:
     return Progress(text, fields={"text": text})
-
-
-def asks_for_the_same(one: SweepConfig, other: SweepConfig) -> bool:
-    """Return whether both sweeps measure the same in the same way, on whatever machine."""
-    names = [f.name for f in fields(SweepConfig) if f.name not in _OF_THIS_SWEEP]
-    return all(getattr(one, name) == getattr(other, name) for name in names)
-
-
-def list_changes(before: SweepConfig, now: SweepConfig) -> tuple[str, ...]:
-    """List the conditions that have changed, each in a few words; empty if none has."""
-    pairs = [
-        (what, getattr(before, name), getattr(now, name)) for name, what in _CONDITIONS.items()
-    ]
-    for key, what in _PROVENANCE.items():
-        one, other = before.provenance.get(key), now.provenance.get(key)
-        if isinstance(one, dict) and isinstance(other, dict):
-            keys = dict.fromkeys((*one, *other))
-            pairs += [(f"{inner} of {what}", one.get(inner), other.get(inner)) for inner in keys]
-        else:
-            pairs.append((what, one, other))
-    changes = [
-        f"{what} was {_describe(one)} and is now {_describe(other)}"
-        for what, one, other in pairs
-        if one != other
-    ]
-    if before.design.settings != now.design.settings:
-        one, other = before.design.settings[0].key, now.design.settings[0].key
-        if one != other:
-            changes.append(f"the baseline was {one} and is now {other}")
-        else:
-            changes.append("the settings of the same axes are others now")
-    return tuple(changes)
-
-
-def _describe(value: object) -> str:
-    quoted = json.dumps(value, ensure_ascii=False, default=str)
-    text = value if isinstance(value, str) else quoted
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def refuse_changes(before: SweepConfig, now: SweepConfig) -> None:
-    """Refuse to resume a sweep under other conditions."""
-    changes = list_changes(before, now)
-    if changes:
-        raise UsageError(
-            f"sweep {before.id} was started under other conditions: "
-            f"{'; '.join(changes[:_SHOWN_CHANGES])}",
-            "restore them, or start a new sweep",
-        )
 
 
 def describe_plan(asked: SweepConfig, config: Config) -> dict[str, Any]:

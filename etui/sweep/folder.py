@@ -106,7 +106,6 @@ def read_sweep(folder: Path) -> RecordedSweep:
             f"{folder} was changed outside etui: {found}",
             "its figures can no longer be relied on; start a new sweep",
         )
-    _check_blocks(folder / BLOCKS, blocks.values, config)
     answers = _read_lines(folder / ANSWERS, SettingAnswer)
     power = _read_lines(folder / POWER, VisitPower)
     sizes = {
@@ -172,20 +171,6 @@ def _read_lines(path: Path, kind: type[T]) -> FileLines[T]:
         "a line of this etui",
         "the file was changed outside etui, or written by another version; start a new sweep",
     )
-
-
-def _check_blocks(path: Path, blocks: Iterable[Block], config: SweepConfig) -> None:
-    """Refuse blocks that cannot belong to the sweep."""
-    known = {setting.key for setting in config.design.settings}
-    for number, block in enumerate(blocks):
-        names = {visit.setting for visit in block.visits}
-        names |= {failure.setting for failure in block.failures}
-        strange = sorted(names - known)
-        if block.number != number or strange:
-            what = f"setting {strange[0]!r}" if strange else f"number {block.number}"
-            raise InvalidFile(
-                f"{path}:{number + 1}: a block of another sweep ({what})", "start a new sweep"
-            )
 
 
 class SweepFolder(Folder):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from etui.config.config import Config
 from etui.energy.tariff import Rate
-from etui.errors import InvalidFile, UsageError
+from etui.errors import EtuiError, InvalidFile, UsageError
 from etui.sweep.blocks import SettingAnswer, VisitPower
 from etui.sweep.document import sum_cost
 from etui.sweep.folder import (
@@ -22,6 +22,7 @@ from etui.sweep.folder import (
     read_sweep,
     sweeps_dir,
 )
+from etui.sweep.race import follow
 from tests.sweep.values import CONFIG, ONE, make_block
 
 ANSWERS = [
@@ -134,8 +135,9 @@ def test_a_block_of_another_sweep_is_refused(folder: Path) -> None:
     sweep, _ = SweepFolder.resume(folder)
     with sweep:
         sweep.add_block(make_block(5))
-    with pytest.raises(InvalidFile, match="a block of another sweep"):
-        read_sweep(folder)
+    recorded = read_sweep(folder)
+    with pytest.raises(EtuiError, match="does not belong to this sweep"):
+        follow(recorded.config.design, recorded.blocks)
 
 
 def test_a_configuration_that_was_edited_is_refused(folder: Path) -> None:

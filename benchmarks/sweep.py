@@ -1,6 +1,8 @@
 """Whether a sweep finds the best setting of simulated machines, and what its claims are worth.
 
     python -m benchmarks.sweep [--sweeps 200] [--seed 0] [--goal joules] [--within 10] [--json]
+    python -m benchmarks.sweep --contended [--sweeps 50]       simulated, beside a busy process
+    python -m benchmarks.sweep --beside smollm2-135m [--sweeps 1]     real, beside a busy process
 
 Each sweep runs on a machine of its own, with drawn costs of every setting and drawn noise: noisy
 visits, a machine that warms up and wanders, outliers that are not noticed, disturbances that are,
@@ -13,6 +15,11 @@ of all stated intervals. ``false`` is the share of sweeps with a claim of the wr
 ``flat`` machine every claim is false, and so is every choice but the baseline. ``saved`` is the
 mean share of the full grid's simulated time that dropping saves, ``half`` the share of sweeps in
 which it is at least half.
+
+Beside a busy process, threads wait for each other: a sweep has to end within 15 min with what it
+knows, and to claim nothing that is false. ``--beside`` sweeps a model with its default axes while
+another process spins, in an environment without OpenMP's settings of that wait. What is true is
+not known there; a claim that another sweep contradicts is counted.
 """
 
 from __future__ import annotations
@@ -20,19 +27,36 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import random
+import subprocess
+import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from statistics import fmean
+from tempfile import TemporaryDirectory
+from typing import Any
 
 from benchmarks.figures import Figure
+from etui.errors import Stopped
 from etui.stats.differences import Difference
 from etui.sweep.analysis import analyse
 from etui.sweep.blocks import Block
-from etui.sweep.config import AxisName, Goal, Measure, SweepDesign, Value
+from etui.sweep.config import BUSY_S, AxisName, Goal, Measure, SweepDesign, Value
 from etui.sweep.race import choose_best, measure_blocks
 from etui.sweep.result import SweepResult
-from tests.support.sweep_rig import MACHINES, SimulatedMachine, SimulatedRig, TrueCost, draw_noise
+from tests.support.sweep_rig import (
+    MACHINES,
+    SimulatedMachine,
+    SimulatedRig,
+    TrueCost,
+    draw_contended_machine,
+    draw_contention,
+    draw_noise,
+)
 
 FLAT = "flat"
 CLOSE = 0.02
@@ -142,6 +166,102 @@ def simulate(kind: str, number: int, seed: int, goal: Goal) -> Outcome:
         full_seconds=rigs[1].now_s,
         stated=tuple(list_stated(result, {s.key: cost for s, cost in machine.costs.items()})),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Contended:
+    """A sweep beside a busy process."""
+
+    seconds: float
+    result: SweepResult
+    false: tuple[Stated, ...]  # Claims that are false
+
+
+def simulate_contended(number: int, seed: int = 0) -> Contended:
+    """Run a sweep on a drawn machine beside a busy process, until it ends or its time is over."""
+    rng = random.Random(f"{seed} {number} contended")
+    machine = draw_contended_machine(rng)
+    rig = SimulatedRig(machine, draw_contention(rng), number)
+    design = SweepDesign(machine.settings, seed=number).shorten()
+    blocks: list[Block] = []
+
+    def check(*_: object) -> None:
+        if rig.now_s > BUSY_S:
+            raise Stopped("the time is over")
+
+    with suppress(Stopped):
+        measured = measure_blocks(design, rig, (), clock=rig.clock, sleep=rig.sleep, on_visit=check)
+        for block in measured:
+            blocks.append(block)
+    result = analyse(design, blocks)
+    stated = list_stated(result, {s.key: cost for s, cost in machine.costs.items()})
+    return Contended(rig.now_s, result, tuple(one for one in stated if one.is_false))
+
+
+def measure_beside(model: str, seed: int) -> tuple[float, int, dict[str, Any], str]:
+    """Sweep a model beside a process that spins: seconds, exit code, document and table."""
+    unset = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME")
+    env = {name: value for name, value in os.environ.items() if name not in unset}
+
+    def sweep(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "etui", "sweep", *words]
+        return subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=False)
+
+    with (
+        TemporaryDirectory() as folder,
+        subprocess.Popen([sys.executable, "-c", "while True: pass"], env=env) as other,
+    ):
+        place = str(Path(folder) / "sweep")
+        try:
+            start_s = time.monotonic()
+            ended = sweep(model, "--force", "--json", "--seed", str(seed), "--out", place)
+            seconds = time.monotonic() - start_s
+        finally:
+            other.kill()
+        table = sweep("--show", place).stdout
+    return seconds, ended.returncode, json.loads(ended.stdout or "{}"), table
+
+
+def list_claims(document: Mapping[str, Any]) -> dict[tuple[str, str], float]:
+    """List what a result claims: setting and figure -> difference to the baseline, percent."""
+    return {
+        (f"{one['setting']} against {document['baseline']}", figure): change["percent"]
+        for one in document.get("settings", ())
+        for figure in ("joules", "seconds")
+        if (change := one[f"{figure}_difference"]) is not None and change["is_claimed"]
+    }
+
+
+def print_beside(model: str, sweeps: int, seed: int) -> None:
+    """Sweep a model beside a busy process, and print what each sweep ends with."""
+    found: dict[tuple[str, str], list[float]] = {}
+    for number in range(sweeps):
+        seconds, code, document, table = measure_beside(model, seed + number)
+        late = "" if seconds <= 900 else "  missed: 15 min"
+        print(f"{seconds / 60:.1f} min, exit code {code}{late}\n{table}")
+        for claim, percent in list_claims(document).items():
+            found.setdefault(claim, []).append(percent)
+            print(f"  claimed: {claim[0]}: {percent:+.1f} % {claim[1]}")
+    against = [claim for claim, values in found.items() if min(values) < 0 < max(values)]
+    print(f"{len(against)} claims that sweeps contradict each other in: {against}")
+
+
+def print_contended(sweeps: int, seed: int) -> None:
+    """Simulate sweeps beside a busy process, and print how they end."""
+    outcomes = [simulate_contended(number, seed) for number in range(sweeps)]
+    longest = max(one.seconds for one in outcomes)
+    changes = [
+        change
+        for one in outcomes
+        for setting in one.result.settings
+        for change in (setting.joules_difference, setting.seconds_difference)
+    ]
+    print(f"{sweeps} simulated sweeps beside a busy process, seed {seed}")
+    print(f"with a false claim: {sum(bool(one.false) for one in outcomes)}")
+    print(f"longest: {longest / 60:.1f} min")
+    print(f"complete: {sum(one.result.is_complete for one in outcomes)}")
+    print(f"claims against the baseline: {sum(c is not None and c.is_claimed for c in changes)}")
+    print(f"floor of joules above 100 %: {sum(one.result.is_blind for one in outcomes)}")
 
 
 def measure(design: SweepDesign, rig: SimulatedRig) -> list[Block]:
@@ -286,14 +406,23 @@ def format_summaries(summaries: Sequence[Summary]) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--sweeps", type=int, default=200, help="sweeps of each kind of machine")
+    parser.add_argument("--sweeps", type=int, help="sweeps of each kind of machine")
     parser.add_argument("--seed", type=int, default=0, help="seed of the machines and the noise")
     measures: tuple[Measure, ...] = ("joules", "time", "joules*time")
     parser.add_argument("--goal", choices=measures, default="joules", help="what is minimized")
     parser.add_argument("--within", type=float, help="limit of the time, percent of the fastest")
     parser.add_argument("--kinds", nargs="+", choices=list(MACHINES), default=list(MACHINES))
     parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.add_argument("--contended", action="store_true", help="simulate a busy process")
+    parser.add_argument("--beside", metavar="MODEL", help="sweep it beside a busy process")
     chosen = parser.parse_args()
+    if chosen.beside is not None:
+        print_beside(chosen.beside, chosen.sweeps or 1, chosen.seed)
+        return
+    chosen.sweeps = chosen.sweeps or (50 if chosen.contended else 200)
+    if chosen.contended:
+        print_contended(chosen.sweeps, chosen.seed)
+        return
     goal = Goal(chosen.goal, chosen.within)
     summaries = [
         summarize(

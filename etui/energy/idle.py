@@ -257,11 +257,11 @@ def find_other_use(
 
 def refuse_busy(
     recorder: Recorder, *, force: bool, note: Callable[[str], object], consequence: str
-) -> None:
+) -> bool:
     """Refuse a busy machine by an EtuiError: its other joules would be counted as the model's.
 
     It looks for a second, in which etui itself must be idle. With ``force`` it only notes what
-    runs, and the consequence (``the curve will be too high``).
+    runs, and the consequence (``the curve will be too high``), and returns whether anything does.
     """
     import psutil
 
@@ -274,6 +274,7 @@ def refuse_busy(
         raise _build_refusal(what)
     if what:
         note(f"the machine is not idle: {what}; {consequence}")
+    return bool(what)
 
 
 def _build_refusal(what: str) -> EtuiError:

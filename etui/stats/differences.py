@@ -59,26 +59,28 @@ class LogDifference:
     floor: float | None  # Smallest log ratio that is claimed; None if it is unknown
 
 
-def compute_floor(error: float, freedom: float) -> float:
-    """Compute the smallest difference that a two-sided test at 5 % finds with 80 % probability.
+def compute_floor(error: float, freedom: float, level: float = SIGNIFICANCE) -> float:
+    """Compute the smallest difference that a two-sided test finds with 80 % probability.
 
-    ``(t(0.975) + t(0.8)) s`` (Lachin, Controlled Clinical Trials 2, 1981, with t in place of the
-    normal quantiles, as the noise is estimated).
+    At 5 % it is ``(t(0.975) + t(0.8)) s`` (Lachin, Controlled Clinical Trials 2, 1981, with t in
+    place of the normal quantiles, as the noise is estimated).
 
     Args:
         error: Standard error of the difference.
         freedom: Degrees of freedom of that error.
     """
-    quantiles = t_quantile(SIGNIFICANCE / 2, freedom) + t_quantile(1 - _POWER, freedom)
+    quantiles = t_quantile(level / 2, freedom) + t_quantile(1 - _POWER, freedom)
     return quantiles * error
 
 
-def judge(differences: Mapping[K, LogDifference]) -> dict[K, Difference]:
+def judge(
+    differences: Mapping[K, LogDifference], level: float = SIGNIFICANCE
+) -> dict[K, Difference]:
     """Adjust the p-values of a family by Holm, and decide what is claimed.
 
-    A difference is claimed if its adjusted p-value is below 0.05, its interval excludes 0, and it
-    is not below the detection floor. So a family of equal settings has a false claim in at most
-    5 % of sweeps.
+    A difference is claimed if its adjusted p-value is below the level, its interval excludes 0, and
+    it is not below the detection floor. So a family of equal settings has a false claim in at most
+    that share of sweeps.
     """
     tested = {key: one.estimate.p for key, one in differences.items() if one.estimate.p is not None}
     adjusted = dict(zip(tested, holm(list(tested.values())), strict=True))
@@ -94,6 +96,6 @@ def judge(differences: Mapping[K, LogDifference]) -> dict[K, Difference]:
             high=to_percent_or_none(high),
             p=p,
             blocks=estimate.values,
-            is_claimed=p is not None and p < SIGNIFICANCE and excludes_zero and is_shown,
+            is_claimed=p is not None and p < level and excludes_zero and is_shown,
         )
     return judged

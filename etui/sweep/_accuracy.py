@@ -13,7 +13,7 @@ from etui.engine.llama_session import LlamaSession
 from etui.sweep.analysis import analyse
 from etui.sweep.blocks import Block, SettingAnswer, SettingFailed
 from etui.sweep.config import AxisName, Setting, SweepConfig, SweepDesign, Value
-from etui.sweep.race import rank_all
+from etui.sweep.race import follow, rank_all
 from etui.sweep.result import SweepResult
 
 NUMERIC_AXES: frozenset[AxisName] = frozenset(
@@ -165,12 +165,11 @@ def choose_answering(
     Args:
         answered: Keys of settings that have answered all questions already; they come first.
     """
-    baseline, *_ = design.settings
+    baseline = follow(design, blocks).baseline
     ranks = {key: rank for rank, key in enumerate(rank_all(design, blocks))}
 
     def order(setting: Setting) -> tuple[bool, bool, int]:
-        is_baseline = setting.key == baseline.key
-        return not is_baseline, setting.key not in answered, ranks[setting.key]
+        return setting.key != baseline, setting.key not in answered, ranks[setting.key]
 
     able = [setting for setting in design.settings if setting.key in ranks]
     return group_by_numbers(sorted(able, key=order))

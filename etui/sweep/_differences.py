@@ -35,7 +35,7 @@ from etui.stats.differences import (
     to_percent_or_none,
 )
 from etui.stats.small_samples import MeanEstimate, count_freedom, estimate_means
-from etui.stats.tests import Interval
+from etui.stats.tests import SIGNIFICANCE, Interval
 from etui.sweep.blocks import Block, Figure
 from etui.sweep.config import AXES, AxisName, Setting, Value
 from etui.sweep.result import AxisEffect, DetectionFloor, Interaction
@@ -94,12 +94,10 @@ def read_mean_logs(blocks: Sequence[Block], keys: Sequence[str], figure: Figure)
     return np.asarray(np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0))
 
 
-def estimate_columns(
-    columns: Mapping[K, Floats], seed: int, least: int = 1
-) -> dict[K, MeanEstimate]:
-    """Estimate the mean of each column that has enough values, which are not NaN."""
+def estimate_columns(columns: Mapping[K, Floats], seed: int) -> dict[K, MeanEstimate]:
+    """Estimate the mean of each column that has values, which are not NaN."""
     known = {key: column[np.isfinite(column)] for key, column in columns.items()}
-    found = {key: column for key, column in known.items() if len(column) >= least}
+    found = {key: column for key, column in known.items() if len(column)}
     return dict(zip(found, estimate_means(list(found.values()), seed), strict=True))
 
 
@@ -123,6 +121,7 @@ class Repeatability:
     block."""
     p: float | None = None  # P-value of that difference; None with fewer than two blocks
     blocks: int = 0  # Number of blocks with both copies
+    level: float = SIGNIFICANCE  # Of the tests whose floor is asked for
 
     def floor(self, variance_factor: float, freedom: float) -> float | None:
         """Return the smallest log ratio that an estimate can show; None if the noise is unknown.
@@ -138,7 +137,7 @@ class Repeatability:
         if self.deviation is None or self.difference is None:
             return None
         known = min(freedom, float(count_freedom(self.blocks)))
-        floor = compute_floor(self.deviation * math.sqrt(variance_factor), known)
+        floor = compute_floor(self.deviation * math.sqrt(variance_factor), known, self.level)
         return max(floor, abs(self.difference))
 
     def floor_of_blocks(self, blocks: int) -> float | None:

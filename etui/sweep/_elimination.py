@@ -339,7 +339,7 @@ class Standings:
 
     def describe_rank(self, setting: str, best: str) -> str:
         """Write why a setting is not among the finalists, though it is not worse beyond doubt."""
-        text = f"not among the best {FINALISTS} after the race"
+        text = f"not among the {FINALISTS} finalists of the race"
         slower = self.seconds.compare(setting, self.fastest)
         if slower is not None and slower.log_ratio > self.most_slower:
             return f"{text}: {self._describe_slower(slower)}"

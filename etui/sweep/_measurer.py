@@ -6,10 +6,11 @@ or a gap in the record.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
@@ -24,6 +25,7 @@ from etui.energy.types import Channel, Kind
 from etui.engine.llama_session import LlamaSession
 from etui.engine.residency import Residency
 from etui.engine.session import Session
+from etui.engine.thread_count import ThreadLimits
 from etui.errors import (
     ContextOverflow,
     EngineFailed,
@@ -33,12 +35,13 @@ from etui.errors import (
     UsageError,
 )
 from etui.events import Loaded
+from etui.measure.run import Disturbed
 from etui.models.spec import ModelSpec
 from etui.runtime.host import read_battery
 from etui.sweep._accuracy import QuestionSet, measure_answers
 from etui.sweep._machine import Configured
-from etui.sweep._work_timer import WorkCost, WorkTimer, compute_cost
-from etui.sweep.blocks import SettingAnswer, SettingFailed, Visit, VisitPower
+from etui.sweep._work_timer import Overdue, WorkCost, WorkTimer, compute_cost
+from etui.sweep.blocks import Collapsed, SettingAnswer, SettingFailed, Visit, VisitPower
 from etui.sweep.config import PLAIN_WORK, Setting, SweepConfig, WorkShape
 from etui.sweep.workload import (
     AnswerScript,
@@ -70,6 +73,8 @@ _AVERAGES = 4.0
 _LEAST_OTHERS_S = 0.1
 """CPU seconds of others below which their share is noise: CPU time is counted in ticks."""
 _SUSPENDED_NS = 100_000_000
+_COLLAPSE = 3
+"""How many times as long as one thread several threads may take beside other programs."""
 _EQUAL_WATTS = 0.5
 """Two readings of a power limit are equal within this."""
 _POLL_S = 1.0
@@ -332,13 +337,17 @@ class LocalMeasurer:
     most_others: float = MOST_OTHERS  # Share that other programs may use; 1 takes every visit
     most_cool_down_s: float = MOST_COOL_DOWN_S  # Longest wait for a temperature
     _began_on_battery: bool = False
+    _last: MachineState | None = None  # Before the last visit that was measured, or at the start
+    _single_ns: dict[Path, tuple[float, float]] = field(default_factory=dict)
+    """File of a model -> what the warm-up and all jobs take with one thread, beside others."""
     _scripts: tuple[AnswerScript, ...] | None = None
     _configured: dict[str, Configured] = field(default_factory=dict)
     _jobs: dict[tuple[str, Path], tuple[tuple[Job, ...], str]] = field(default_factory=dict)
 
     def __enter__(self) -> Self:
         watch = self.devices.watch
-        self._began_on_battery = bool(watch.is_on_battery())
+        self._last = watch.read()
+        self._began_on_battery = bool(self._last.on_battery)
         if self._began_on_battery:
             self.note("the machine runs on its battery: power management may differ on mains")
         if self.config.cool_down_celsius is not None and watch.read_celsius() is None:
@@ -352,7 +361,9 @@ class LocalMeasurer:
     def session_for(self, setting: Setting) -> LlamaSession:
         """Load the model of a setting, to measure its accuracy."""
         with self._failing(setting):
-            return self.devices.loader.load(self._configure(setting))
+            session = self.devices.loader.load(self._configure(setting))
+            _follow_load(session)
+            return session
 
     def measure_answers(
         self, settings: Sequence[Setting], answers: Sequence[SettingAnswer]
@@ -387,10 +398,11 @@ class LocalMeasurer:
             )
             if isinstance(session, LlamaSession):
                 session.threads.begin_answer()
-            timer.warm_up(jobs)
+            most_ns = self._warm_up(session, configured, timer, jobs)
             notes += [other_tokens, self._cool_down()]
-            before = self._read_state()
-            work = timer.measure(jobs)
+            before = self._last = self._read_state()
+            with self._limiting(timer, most_ns):
+                work = timer.measure(jobs)
             after = self._read_state()
             notes += [_describe_threads(session), *describe_state(before, after)]
         start_ns, end_ns = work.intervals[0][0], work.intervals[-1][1]
@@ -421,6 +433,42 @@ class LocalMeasurer:
             notes=tuple(dict.fromkeys(note for note in notes if note)),
         )
 
+    def _warm_up(
+        self, session: Session, setting: Configured, timer: WorkTimer, jobs: Sequence[Job]
+    ) -> float:
+        """Warm up, and return the most nanoseconds that the visit may take.
+
+        The threads of llama.cpp meet at barriers. When another program takes the core of one, all
+        wait for it, and several threads can take hundreds of times as long as one. How long one
+        takes is measured only beside other programs; without them a visit has all the time.
+        """
+        last, now = self._last, self.devices.watch.read()
+        is_busy = last is not None and find_disturbance(last, now, (), None)
+        if not is_busy or not isinstance(session, LlamaSession) or session.threads.limits.most < 2:
+            timer.warm_up(jobs)
+            return math.inf
+        if setting.path not in self._single_ns:
+            limits = session.threads.limits
+            session.threads.set_limits(ThreadLimits(1, 1, adapt=False))
+            self._single_ns[setting.path] = timer.warm_up(jobs)
+            session.threads.set_limits(limits)
+        single_ns, all_ns = self._single_ns[setting.path]
+        with self._limiting(timer, _COLLAPSE * single_ns):
+            timer.warm_up(jobs)
+        return 4e9 * self.config.window_s + 2 * _COLLAPSE * all_ns
+
+    @contextmanager
+    def _limiting(self, timer: WorkTimer, most_ns: float) -> Iterator[None]:
+        """Give up work that takes longer: a visit is repeated, or with ``--force`` left out."""
+        timer.deadline_ns = timer.clock() + most_ns
+        try:
+            yield
+        except Overdue:
+            why = f"beside other programs its threads take over {_COLLAPSE} times as long as one"
+            if self.most_others < 1:
+                raise Disturbed(why) from None
+            raise Collapsed(why, "end the other programs, or use one thread") from None
+
     @contextmanager
     def _failing(self, setting: Setting) -> Iterator[None]:
         """Unload the model after an error: sequences may be left open in it."""
@@ -430,6 +478,8 @@ class LocalMeasurer:
             yield
         except BaseException as error:
             self.devices.loader.unload()
+            if isinstance(error, Collapsed):
+                raise
             if isinstance(error, MemoryError):
                 raise failed("out of memory", "close other programs") from error
             if isinstance(error, ContextOverflow):
@@ -459,6 +509,7 @@ class LocalMeasurer:
                 key = f"{work.workload.sha256} {model} {work.shape}"
                 recorded = None if path is None else load_recorded(path, key, len(items))
                 if recorded is None:
+                    _follow_load(session)
                     recorded = record_answers(session, items, work.shape)
                     if path is not None:
                         save_recorded(path, key, recorded)
@@ -505,6 +556,13 @@ class LocalMeasurer:
                 "connect the machine to mains power, then resume the sweep",
             )
         return state
+
+
+def _follow_load(session: Session) -> None:
+    """Let the threads follow the load of the machine, until the next visit sets its own."""
+    if isinstance(session, LlamaSession):
+        limits = session.threads.limits
+        session.threads.set_limits(replace(limits, adapt=not session.options.offload_kv))
 
 
 def _describe_gap(cost: WorkCost) -> str:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from etui.arm import Speculate
 from etui.energy.scopes import weakest
 from etui.energy.types import Energy, Kind
-from etui.engine.session import Session, TokenSequence
+from etui.engine.session import Session, Step, TokenSequence
 from etui.events import Verified
 from etui.sweep.blocks import PhaseCost, SettingFailed
 from etui.sweep.workload import GREEDY, Job
@@ -23,6 +23,10 @@ from etui.turn.interfaces import Meter
 
 _WARM_UP_PROMPT, _WARM_UP_OUTPUT = 128, 8
 """Tokens of the warm-up: enough to wake the threads, raise the clocks and touch the weights."""
+
+
+class Overdue(Exception):
+    """Work that takes longer than it may; sequences may be left open."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,18 +87,30 @@ class WorkTimer:
     speculate: Speculate = "off"
     """Where drafted tokens come from; sequences decoded in parallel have none."""
     clock: Callable[[], int] = time.monotonic_ns
+    deadline_ns: float = math.inf  # When a step that ends later raises Overdue
 
     def __post_init__(self) -> None:
         if self.sequences > 1:
             self.speculate = "off"
 
-    def warm_up(self, jobs: Sequence[Job]) -> None:
-        """Compute the beginning of a job, which is not measured."""
+    def warm_up(self, jobs: Sequence[Job]) -> tuple[float, float]:
+        """Compute the beginning of a job, which is not measured.
+
+        Returns:
+            What it took, and what all jobs, once each, would take so: nanoseconds.
+        """
         job = max(jobs, key=lambda each: len(each.output))
         short = Job(job.prompt[:_WARM_UP_PROMPT], job.output[:_WARM_UP_OUTPUT])
+        start_ns = self.clock()
         group = self._open(short, self._prefill(short)[0])
+        middle_ns = self.clock()
         self._decode_once(group, short)
+        end_ns = self.clock()
         self._close(group)
+        prompts = sum(len(each.prompt) for each in jobs) / len(short.prompt)
+        outputs = sum(len(each.output) for each in jobs) / max(len(short.output), 1)
+        all_ns = prompts * (middle_ns - start_ns) + outputs * (end_ns - middle_ns)
+        return end_ns - start_ns, all_ns
 
     def measure(self, jobs: Sequence[Job]) -> TimedWork:
         """Run all jobs until the windows of both phases are full."""
@@ -166,7 +182,7 @@ class WorkTimer:
         sequence = self.session.open(job.prompt, GREEDY, job.output)
         computed = 0
         while True:
-            step = self.session.step([sequence])
+            step = self._step([sequence])
             computed += sum(step.computed.values())
             if step.sampled:
                 return sequence, computed
@@ -186,7 +202,7 @@ class WorkTimer:
                 raise SettingFailed(f"no speculation: {refused}")
         left = (len(job.output) - 1) * len(group)
         while left > 0:
-            step = self.session.step(group)
+            step = self._step(group)
             left -= len(step.sampled)
             verified += step.verified
         if self.speculate != "off":
@@ -205,6 +221,12 @@ class WorkTimer:
                 return False
             self.session.extend(each, job.output[:1])
         return True
+
+    def _step(self, group: Sequence[TokenSequence]) -> Step:
+        step = self.session.step(group)
+        if self.clock() > self.deadline_ns:
+            raise Overdue
+        return step
 
     def _close(self, group: Sequence[TokenSequence]) -> None:
         for sequence in group:

@@ -6,7 +6,6 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -26,14 +25,12 @@ from etui.sweep._differences import (
     build_floor,
     compare_in_race,
     compare_with_baseline,
-    estimate_columns,
     estimate_costs,
     estimate_effects,
     estimate_race_costs,
     measure_repeatability,
-    read_mean_logs,
 )
-from etui.sweep.blocks import Block, Figure, Visit
+from etui.sweep.blocks import Block, Visit
 from etui.sweep.config import SweepDesign
 from etui.sweep.race import (
     RaceProgress,
@@ -42,14 +39,12 @@ from etui.sweep.race import (
     plan_next,
     rank_all,
 )
-from etui.sweep.result import Accuracy, DetectionFloor, SettingResult, SweepResult, choose_claimed
+from etui.sweep.result import Accuracy, SettingResult, SweepResult, choose_claimed
 from etui.units import accuracy_text, change_text, count_text
 
 Answers = Mapping[str, Sequence[bool]]
 """Key of a setting -> whether its answer to each question of the suite is correct, in one order."""
 
-_ALMOST_NOTHING = -99.999_999
-"""Least difference in per cent whose logarithm is taken."""
 _LEAST_CONFIRMED = 2
 """Fewest confirming blocks from which the figures are theirs: one block has no interval."""
 _LONGEST_LIST = 4
@@ -93,32 +88,36 @@ def analyse(
         EtuiError: The blocks are not of this design, or the baseline cannot run or be measured.
     """
     progress = follow(design, blocks)
-    keys = [setting.key for setting in design.settings]
+    compared = progress.compared
+    ordered = progress.design.settings  # another baseline comes first, if that in use collapsed
+    keys = [setting.key for setting in ordered]
     baseline, seed = progress.baseline, design.seed
+    race_level, level = design.levels
     noise = {
-        name: measure_repeatability(blocks, baseline, FIGURES[name], seed) for name in COMPARED
+        name: replace(measure_repeatability(compared, baseline, FIGURES[name], seed), level=level)
+        for name in COMPARED
     }
     accuracy = compare_accuracies(keys, answers or {}, measured_as or {}, seed)
-    before = [block for block in blocks if block.stage != "confirm"]
-    race = _estimate_stage("race", blocks, keys, noise, seed)
-    confirm = _estimate_stage("confirm", blocks, keys, noise, seed)
+    before = [block for block in compared if block.stage != "confirm"]
+    race = _estimate_stage("race", compared, keys, noise, seed)
+    confirm = _estimate_stage("confirm", compared, keys, noise, seed)
     stages = {key: confirm if confirm.count(key) >= _LEAST_CONFIRMED else race for key in keys}
     own_race, own_confirm = (
         {name: one for name, one in stage.differences.items() if stages[str(name[1])] is stage}
         for stage in (race, confirm)
     )
-    floor = build_floor(noise, _count_claim_blocks(progress))
-    own_race |= estimate_effects(design.settings, before, noise)
-    judged = _keep_to_floor(judge(own_race) | judge(own_confirm), floor)
-    effects, interactions = build_effects(design.settings, judged)
+    claim_blocks = _count_claim_blocks(progress)
+    least = {name: one.floor_of_blocks(claim_blocks) or 0.0 for name, one in noise.items()}
+    own_race |= estimate_effects(ordered, before, noise)
+    judged = judge(_raise_floors(own_race, least), race_level)
+    judged |= judge(_raise_floors(own_confirm, least), level)
+    effects, interactions = build_effects(ordered, judged)
     kept = progress.remaining
     others = _list_best_of_kinds(rank_all(design, blocks), accuracy) if accuracy else []
     candidates = _list_candidates(
         [*kept, *(key for key in others if key not in kept)], judged, accuracy
     )
     frontier = find_frontier(candidates) if progress.count("race") else ()
-    by_joules = sorted(frontier, key=lambda key: candidates[key][0] or 0.0)
-    indistinct = _find_indistinct(by_joules, stages[baseline].blocks, FIGURES["joules"], seed)
     drops = {drop.setting: drop for drop in progress.drops}
     settings = [
         SettingResult(
@@ -134,28 +133,26 @@ def analyse(
             drop_reason=drops[key].reason if key in drops else "",
             is_on_frontier=key in frontier,
         )
-        for key, setting in zip(keys, design.settings, strict=True)
+        for key, setting in zip(keys, ordered, strict=True)
     ]
     result = SweepResult(
         baseline=baseline,
         best=choose_best(design, blocks),
         goal=design.goal,
         is_complete=plan_next(progress) is None,
-        floor=floor,
+        floor=build_floor(noise, claim_blocks),
         settings=(settings[0], *sorted(settings[1:], key=_sort_by_joules)),
         effects=effects,
         interactions=interactions,
         blocks=len(blocks),
         visits=sum(len(block.visits) for block in blocks),
         repeated=tuple(line for block in blocks for line in block.repeated),
-        notes=tuple(
-            _list_notes(
-                blocks, noise, accuracy, indistinct, [key for key in frontier if key not in kept]
-            )
-        ),
+        notes=tuple(_list_notes(blocks, noise, accuracy, [k for k in frontier if k not in kept])),
         seconds=math.fsum(block.seconds for block in blocks),
         kind=_find_weakest_kind(blocks),
     )
+    if result.is_blind:
+        return replace(result, best=None)
     return replace(result, best=choose_claimed(result)) if result.is_complete else result
 
 
@@ -248,23 +245,14 @@ def _compare_answers(pairs: Sequence[tuple[bool, bool]], seed: int) -> Interval:
     )
 
 
-def _keep_to_floor(
-    differences: Mapping[Name, Difference], floor: DetectionFloor | None
-) -> dict[Name, Difference]:
-    """Withdraw claims below the floor that is stated.
-
-    Every difference has a floor by its own blocks. That of an effect of many blocks can be lower
-    than the stated one, which is promised to hold for all claims.
-    """
-    least: dict[str, float | None] = {}
-    if floor is not None:
-        least = {"joules": floor.joules_percent, "seconds": floor.seconds_percent}
-    found = dict(differences)
-    for name, one in differences.items():
-        size = abs(math.log1p(max(one.percent, _ALMOST_NOTHING) / 100))
-        if size < math.log1p((least.get(name[0]) or 0.0) / 100):
-            found[name] = replace(one, is_claimed=False)
-    return found
+def _raise_floors(
+    differences: Mapping[Name, LogDifference], least: Mapping[str, float]
+) -> dict[Name, LogDifference]:
+    """Raise floors to the stated one: that of an effect of many blocks can be lower."""
+    return {
+        name: one if one.floor is None else replace(one, floor=max(one.floor, least[name[0]]))
+        for name, one in differences.items()
+    }
 
 
 def _count_claim_blocks(progress: RaceProgress) -> int:
@@ -354,31 +342,10 @@ def _list_candidates(
     return found
 
 
-def _find_indistinct(
-    keys: Sequence[str], blocks: Sequence[Block], figure: Figure, seed: int
-) -> tuple[tuple[str, str], ...]:
-    """Find neighbours on the frontier whose figure is the same within noise.
-
-    Args:
-        keys: Keys of the settings on the frontier, in ascending order of the figure.
-
-    Returns:
-        Pairs of neighbours whose 95 % interval contains 0; none with one block.
-    """
-    logs = read_mean_logs(blocks, keys, figure)
-    columns = {pair: logs[:, at + 1] - logs[:, at] for at, pair in enumerate(pairwise(keys))}
-    return tuple(
-        pair
-        for pair, one in estimate_columns(columns, seed, least=2).items()
-        if one.low is not None and one.high is not None and one.low <= 0 <= one.high
-    )
-
-
 def _list_notes(
     blocks: Sequence[Block],
     noise: Mapping[str, Repeatability],
     accuracy: Mapping[str, Accuracy],
-    indistinct: Sequence[tuple[str, str]],
     dropped: Sequence[str],
 ) -> Iterator[str]:
     """List what a reader of the figures should know, the most important first."""
@@ -396,11 +363,6 @@ def _list_notes(
     for note, count in shares.items():
         if count:
             yield f"{note} (in {count} of {count_text(len(visits), 'visit')})"
-    failures = {failure.setting: failure.why for block in blocks for failure in block.failures}
-    for setting, why in failures.items():
-        yield f"{setting} could not run: {why}"
-    for one, other in indistinct:
-        yield f"the joules of {one} and {other} are the same within noise"
     for key in dropped:
         yield (
             f"{key} is on the frontier as the best of its accuracy; it was dropped, so its joules "

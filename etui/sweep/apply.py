@@ -194,10 +194,16 @@ def describe_goal(goal: Goal) -> str:
 
 def _check_sweep(config: Config, sweep_config: SweepConfig, result: SweepResult) -> ModelSpec:
     """Check that a sweep can be applied here; return the entry of its model."""
-    if not result.is_complete or result.best is None:
+    if not result.is_complete or (result.best is None and not result.is_blind):
         raise EtuiError(
             f"the sweep {sweep_config.id} is not finished, so it claims nothing yet",
             f"finish it with: etui sweep --resume {sweep_config.id}",
+        )
+    in_use = sweep_config.design.settings[0].key
+    if result.baseline != in_use:
+        raise EtuiError(
+            f"nothing was compared with {in_use}: its threads waited for other programs",
+            "run the sweep again while no other program runs",
         )
     machine = sweep_config.provenance.get("machine")
     if machine != machine_name():
@@ -233,6 +239,8 @@ def _nothing(result: SweepResult, goal: Goal, best: Best) -> NothingToApply:
     base = result.settings[0]
     ranked = result.find(result.best) or base
     what = f"no setting beats the one in use by {describe_goal(goal)}, so nothing was changed"
+    if replace(result, goal=goal).is_blind:
+        what = "no saving could be shown: the detection floor is above 100 %; nothing was changed"
     if best.better_model is not None:
         what += f"; {_describe_model(best.better_model, goal)}"
     elif goal == result.goal and ranked is not base:

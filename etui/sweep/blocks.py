@@ -140,6 +140,10 @@ class SettingFailed(EtuiError):
     """A setting that this machine cannot run; the sweep goes on without it."""
 
 
+class Collapsed(SettingFailed):
+    """A setting whose threads wait for each other, because other programs have taken a core."""
+
+
 class SettingMeasurer(Protocol):
     """Measures settings: this machine, or a simulated one."""
 
@@ -156,6 +160,7 @@ class SettingMeasurer(Protocol):
 
         Raises:
             SettingFailed: This machine cannot run the setting.
+            Disturbed: The measurement was given up; it can be repeated.
             Stopped: The sweep cannot go on now (the battery discharges); it can be resumed.
             EtuiError: The engine or the meter failed.
         """

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
+
+from etui.stats.tests import SIGNIFICANCE
 
 Value = str | int | float
 
@@ -34,6 +36,11 @@ CapMode = Literal["user", "set"]
 Measure = Literal["joules", "time", "joules*time"]
 
 COOL_DOWN_S = 0.5
+BUSY_S = 780.0
+"""Most seconds of a sweep beside other programs: with the last visit it ends within 15 min."""
+_BUSY_ROUNDS, _BUSY_CONFIRM_BLOCKS = 1, 6
+"""Most rounds, which claim nothing there, and blocks to confirm."""
+_BUSY_LEVEL = 0.005
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +104,25 @@ class SweepDesign:
     """Most rounds of the race; a round is two blocks, in one order and its reverse."""
     confirm_blocks: int = 8  # Blocks of the baseline and the finalists, after the race
     halving: bool = True  # Whether settings that are worse beyond doubt are dropped after a round
+    is_busy: bool = False  # Whether other programs ran, so that less is measured and claimed
+
+    @property
+    def levels(self) -> tuple[float, float]:
+        """Adjusted p-values below which the race, and the confirmation, claim a difference.
+
+        The race pools the noise of all settings. Beside other programs several threads can be many
+        times as noisy as one, so there it claims nothing.
+        """
+        return (0.0, _BUSY_LEVEL) if self.is_busy else (SIGNIFICANCE, SIGNIFICANCE)
+
+    def shorten(self) -> SweepDesign:
+        """Shorten a sweep beside other programs, so that its figures are confirmed in time."""
+        return replace(
+            self,
+            race_rounds=min(self.race_rounds, _BUSY_ROUNDS),
+            confirm_blocks=min(self.confirm_blocks, _BUSY_CONFIRM_BLOCKS),
+            is_busy=True,
+        )
 
 
 @dataclass(frozen=True, slots=True)

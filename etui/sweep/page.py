@@ -19,7 +19,7 @@ from etui.stats.tests import Interval
 from etui.sweep.blocks import Block, VisitPower
 from etui.sweep.config import SweepConfig
 from etui.sweep.document import build_command, build_energy_record, sum_cost
-from etui.sweep.result import SettingResult, SweepResult
+from etui.sweep.result import SettingResult, SweepResult, list_effects
 from etui.sweep.verdict import (
     DASH,
     accuracy_change_text,
@@ -46,10 +46,10 @@ Role = Literal["best", "baseline", "frontier", "kept", "dropped"]
 
 _ROLES: dict[Role, tuple[str, str]] = {
     "best": ("best by the goal", ARM_COLOURS[0]),
-    "baseline": ("in use before (baseline)", ARM_COLOURS[1]),
+    "baseline": ("baseline", ARM_COLOURS[1]),
     "frontier": ("on the frontier", ARM_COLOURS[2]),
     "kept": ("kept, not on the frontier", ARM_COLOURS[7]),
-    "dropped": ("dropped or could not run", SOFT),
+    "dropped": ("dropped or left out", SOFT),
 }
 """Role -> its name in a legend, and its colour; the most important first."""
 
@@ -130,8 +130,7 @@ def render_report(
         has_accuracy=result.has_accuracy,
         effects=[
             (name_effect(one), _build_change(one.joules), _build_change(one.seconds))
-            for one in result.effects
-            if one.joules is not None or one.seconds is not None
+            for one in list_effects(result)
         ],
         floor=floor_sentence(result),
         duration=f"{time_sentence(result)}{_cost_sentence(blocks, result.kind)}",

@@ -3,7 +3,8 @@
 Blocks come in pairs, the second in the reverse order of the first. Every setting that is left is
 visited once in a block, the baseline twice.
 
-- ``floor``: the baseline against itself.
+- ``floor``: the baseline against itself. If its threads collapse beside other programs, the
+  setting nearest to it with the fewest threads becomes the baseline.
 - ``race``: rounds of two blocks. After a round, settings that are worse beyond doubt, or cannot be
   better by much, are dropped (:mod:`etui.sweep._elimination`), so the effort goes to the others.
   The race ends after its last round, or as soon as no more are left than can be confirmed.
@@ -21,7 +22,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial, reduce
-from itertools import takewhile
+from itertools import zip_longest
 
 from etui.errors import EtuiError
 from etui.measure.run import WAIT_S, Disturbed, measure_undisturbed
@@ -29,6 +30,7 @@ from etui.sweep._elimination import FINALISTS, MISTAKE, Standings, pair_logs
 from etui.sweep.blocks import (
     Block,
     BlockPlan,
+    Collapsed,
     Failure,
     SettingFailed,
     SettingMeasurer,
@@ -66,6 +68,7 @@ class RaceProgress:
     """
     drops: tuple[Drop, ...] = ()  # In the order in which they were dropped
     is_race_over: bool = False  # Whether the finalists are chosen
+    first: int = 0  # Number of the first block with this baseline
 
     @property
     def able(self) -> tuple[str, ...]:
@@ -79,13 +82,18 @@ class RaceProgress:
         """Key of the baseline."""
         return self.remaining[0]
 
+    @property
+    def compared(self) -> tuple[Block, ...]:
+        """The blocks with this baseline."""
+        return self.blocks[self.first :]
+
     def count(self, stage: Stage) -> int:
-        """Count the blocks of a stage."""
-        return sum(block.stage == stage for block in self.blocks)
+        """Count the blocks of a stage with this baseline."""
+        return sum(block.stage == stage for block in self.compared)
 
     def standings(self, remaining: Sequence[str] = (), blocks: Sequence[Block] = ()) -> Standings:
         """Read the figures of all settings: by default of those left, from all blocks."""
-        goal, blocks = self.design.goal, blocks or self.blocks
+        goal, blocks = self.design.goal, blocks or self.compared
         costs = pair_logs(blocks, lambda visit: visit.cost(goal))
         seconds = pair_logs(blocks, lambda visit: visit.seconds)
         return Standings(goal, self.able, tuple(remaining or self.remaining), costs, seconds)
@@ -145,10 +153,7 @@ def advance(progress: RaceProgress, block: Block) -> RaceProgress:
     _check(plan_next(progress), block)
     failed = {failure.setting: failure.why for failure in block.failures}
     if progress.baseline in failed:
-        raise EtuiError(
-            f"the baseline {progress.baseline} cannot run: {failed[progress.baseline]}",
-            "choose other settings with --axis, or fix those in use",
-        )
+        progress = _replace_baseline(progress, block, failed[progress.baseline])
     after = replace(progress, blocks=(*progress.blocks, block)).drop(failed)
     if block.stage == "floor" and after.count("floor") == after.design.floor_blocks:
         _check_baseline(after.standings())
@@ -157,6 +162,29 @@ def advance(progress: RaceProgress, block: Block) -> RaceProgress:
     if len(after.remaining) == 1:
         return replace(after, is_race_over=True)
     return after if after.count("race") % _ROUND_BLOCKS else _judge(after)
+
+
+def _replace_baseline(progress: RaceProgress, block: Block, why: str) -> RaceProgress:
+    """Make the setting with the fewest threads, and else most like the baseline, the new one."""
+    baseline, *others = progress.design.settings
+
+    def count_threads(one: Setting) -> int:
+        return sum(int(value) for axis, value in one.values if axis.endswith("threads"))
+
+    fewer = [one for one in others if count_threads(one) < count_threads(baseline)]
+    if block.stage != "floor" or not fewer:
+        raise EtuiError(
+            f"the baseline {baseline.key} cannot run: {why}",
+            "choose other settings with --axis, such as fewer threads, or fix those in use",
+        )
+    calm = min(fewer, key=lambda one: (count_threads(one), len({*one.values} - {*baseline.values})))
+    settings = (calm, *(one for one in progress.design.settings if one != calm))
+    return replace(
+        progress,
+        design=replace(progress.design, settings=settings),
+        remaining=tuple(one.key for one in settings),
+        first=block.number + 1,
+    )
 
 
 def _judge(progress: RaceProgress) -> RaceProgress:
@@ -209,16 +237,11 @@ def _check(plan: BlockPlan | None, block: Block) -> None:
     planned = {setting for setting, _ in plan.order}
     if unknown := sorted(failed - planned):
         raise EtuiError(f"block {block.number} was not to measure {unknown[0]}", fix)
-    if visited == expected:
-        return
-    pairs = zip(visited, expected, strict=False)
-    same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
-    key, copy = (expected if same < len(expected) else visited)[same]
-    name = f"{key} (again)" if copy else key
-    what = f"visit {same + 1} is not that of {name}"
-    if same >= len(expected):
-        what = f"it has a visit of {name} too many"
-    raise EtuiError(f"block {block.number} does not belong to this sweep: {what}", fix)
+    if visited != expected:
+        pairs = enumerate(zip_longest(visited, expected), start=1)
+        at = next(at for at, (own, other) in pairs if own != other)
+        what = f"its visit {at} is not the planned one"
+        raise EtuiError(f"block {block.number} does not belong to this sweep: {what}", fix)
 
 
 def choose_best(design: SweepDesign, blocks: Sequence[Block]) -> str | None:
@@ -245,7 +268,7 @@ def choose_best(design: SweepDesign, blocks: Sequence[Block]) -> str | None:
     is_confirmed = progress.count("confirm") >= 2
     judged = standings
     if is_confirmed:
-        confirming = [block for block in blocks if block.stage != "race"]
+        confirming = [block for block in progress.compared if block.stage != "race"]
         judged = progress.standings(blocks=confirming)
     rivals = len(progress.remaining if is_confirmed else design.settings) - 1
     rounds = 1 if is_confirmed else design.race_rounds
@@ -287,14 +310,17 @@ def guess_visit_seconds(window_s: float, cool_down_s: float) -> float:
     return 2 * window_s + cool_down_s + OVERHEAD_S
 
 
-def estimate_seconds_left(progress: RaceProgress, visit_seconds: float) -> float:
+def estimate_seconds_left(
+    progress: RaceProgress, visit_seconds: float, running: Sequence[float] = ()
+) -> float:
     """Estimate the seconds that a sweep still takes.
 
     How many settings will be dropped is not known: half of them after each round is assumed.
 
     Args:
-        visit_seconds: Seconds of a visit, with load, warm-up and cool-down; used until blocks have
+        visit_seconds: Seconds of a visit, with load, warm-up and cool-down; used until visits have
             shown how long one takes.
+        running: Seconds of the visits that the running block has so far.
     """
     design, others = progress.design, len(progress.remaining) - 1
     visits = 2 * max(0, design.floor_blocks - progress.count("floor"))
@@ -310,18 +336,19 @@ def estimate_seconds_left(progress: RaceProgress, visit_seconds: float) -> float
         visits += max(0, design.confirm_blocks - confirmed) * (min(others, FINALISTS) + 2)
     # The latest blocks: settings that were dropped may have been slower.
     stage = "confirm" if confirmed else "race"
-    latest = [block for block in progress.blocks if block.stage == stage][-2:]
-    return visits * (_mean_visit(latest) or _mean_visit(progress.blocks) or visit_seconds)
+    latest = [block for block in progress.compared if block.stage == stage][-2:]
+    pace = _mean_visit(latest, running) or _mean_visit(progress.compared) or visit_seconds
+    return max(0, visits - len(running)) * pace
 
 
-def _mean_visit(blocks: Sequence[Block]) -> float | None:
-    """Return the mean seconds of a visit; None without any.
+def _mean_visit(blocks: Sequence[Block], running: Sequence[float] = ()) -> float | None:
+    """Return the mean seconds of a visit, those of the running block included; None without any.
 
     Blocks that were repeated count only if there are no others: their seconds contain the waits.
     """
     for chosen in ([block for block in blocks if not block.repeated], blocks):
-        seconds = math.fsum(block.seconds for block in chosen)
-        visits = sum(len(block.visits) for block in chosen)
+        seconds = math.fsum([*running, *(block.seconds for block in chosen)])
+        visits = len(running) + sum(len(block.visits) for block in chosen)
         if visits and seconds:
             return seconds / visits
     return None
@@ -388,11 +415,15 @@ def _visit_all(
         try:
             visit = measurer.visit(settings[key], copy)
         except SettingFailed as failed:
-            if key == baseline:
+            if key == baseline and not isinstance(failed, Collapsed):
                 what = f"the baseline {key} cannot run: {failed.what}"
                 raise EtuiError(what, failed.fix) from failed
-            failures[key] = Failure(key, failed.what)
-            on_visit(plan, at, failures[key])
+            on_visit(plan, at, failure := Failure(key, failed.what))
+            if key == baseline and plan.stage != "floor":
+                raise Disturbed(f"{key}: {failed.what}") from failed
+            failures[key] = failure
+            if key == baseline:
+                return []
             continue
         on_visit(plan, at, visit)
         if visit.disturbed:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from etui.stats.differences import Difference
 from etui.stats.tests import SIGNIFICANCE, Interval
 from etui.sweep.config import AxisName, Goal, Value
+
+WHOLE_PERCENT = 100.0
+"""Per cent; no saving is larger."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,10 +132,11 @@ class DetectionFloor:
 class SweepResult:
     """The result of a sweep, or of the blocks so far."""
 
-    baseline: str  # Key of the setting in use before the sweep
+    baseline: str
+    """Key of the setting in use before the sweep, or of the calmest one where that collapsed."""
     best: str | None
     """Key of the best setting by the goal: a claimed improvement if there is one, else the best by
-    rank, or the baseline; None before the first race."""
+    rank, or the baseline; None before the first race, or if no saving can be shown at all."""
     goal: Goal
     is_complete: bool
     floor: DetectionFloor | None  # None before its blocks are measured
@@ -146,6 +150,15 @@ class SweepResult:
     seconds: float  # Duration so far
     kind: str | None = None
     """How the energy was determined, the weakest kind of all visits; None if unmeasured."""
+
+    @property
+    def is_blind(self) -> bool:
+        """Whether no saving can be shown in the goal's figure, as its floor is above 100 %."""
+        if self.floor is None:
+            return False
+        floors = self.floor.joules_percent, self.floor.seconds_percent
+        percent = floors[self.goal.measure == "time"]
+        return percent is not None and percent > WHOLE_PERCENT
 
     @property
     def has_accuracy(self) -> bool:
@@ -163,11 +176,34 @@ class SweepResult:
         return own is not None and accuracy.measured_as == own.measured_as
 
 
+def list_effects(result: SweepResult) -> list[AxisEffect]:
+    """List the claimed effects of axes, which the race has shown.
+
+    A figure is left out if the setting that differs in this value alone went the other way later.
+    """
+    base = {*result.settings[0].values}
+    alone = {frozenset({*one.values} - base): one for one in result.settings}
+
+    def keep(own: Difference | None, direct: Difference | None) -> Difference | None:
+        if own is None or not own.is_claimed:
+            return None
+        return None if direct is not None and own.percent * direct.percent < 0 else own
+
+    shown = []
+    for effect in result.effects:
+        one = alone.get(frozenset({(effect.axis, effect.value)}), result.settings[0])
+        joules = keep(effect.joules, one.joules_difference)
+        seconds = keep(effect.seconds, one.seconds_difference)
+        if joules is not None or seconds is not None:
+            shown.append(replace(effect, joules=joules, seconds=seconds))
+    return shown
+
+
 def choose_claimed(result: SweepResult) -> str | None:
     """Choose the best setting of a finished sweep: a claimed improvement, where there is one.
 
-    The race ranks by other tests than those of the claims. Without this, "nothing beats the current
-    setting" could be printed above a table with a claimed saving.
+    The race ranks by other tests than those of the claims. Without this, "nothing beats the
+    baseline" could be printed above a table with a claimed saving.
     """
     if result.best is None or is_best_claimed(result):
         return result.best

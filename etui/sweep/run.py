@@ -44,7 +44,7 @@ from etui.sweep.blocks import (
     Visit,
     VisitPower,
 )
-from etui.sweep.config import SweepConfig
+from etui.sweep.config import BUSY_S, SweepConfig
 from etui.sweep.document import build_document, build_energy_record
 from etui.sweep.folder import (
     CONFIG,
@@ -79,9 +79,14 @@ from etui.sweep.race import (
     plan_next,
 )
 from etui.sweep.result import SettingResult, SweepResult
-from etui.sweep.verdict import floor_limit_text, format_verdict
+from etui.sweep.verdict import floor_sentence, format_verdict
 from etui.sweep.workbench import LocalWorkbench
 from etui.units import count_text, seconds_text
+
+_BUSY_NOTE = (
+    f"beside other programs the sweep ends after {seconds_text(BUSY_S)} with what it knows, and "
+    "claims only what fresh blocks confirm"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,10 +135,12 @@ class SweepRunner:
                     "nothing can be measured on this machine",
                     "see `etui doctor`, or compare the time alone: --goal time",
                 )
+            if bench.check_idle():
+                notes = (*config.notes, _BUSY_NOTE)
+                config = replace(config, design=config.design.shorten(), notes=notes)
             found = None if fresh else self._find_unfinished(config, out)
             if found is not None:
                 return self._resume(found, bench)
-            bench.check_idle()
             place = out or sweeps_dir(self.config) / config.id
             with SweepFolder.start(place, config) as folder:
                 return self._measure(plan, folder, read_sweep(place), bench)
@@ -145,8 +152,11 @@ class SweepRunner:
             UsageError: The machine, the model or the programs are others than at its start.
             EtuiError: The sweep cannot go on, or has failed; what was measured is kept.
         """
-        read_sweep(place)  # report an error before anything is opened
+        recorded = read_sweep(place)  # report an error before anything is opened
+        is_measured = plan_next(follow(recorded.config.design, recorded.blocks)) is None
         with self.open_workbench() as bench:
+            if not is_measured:
+                bench.check_idle()
             return self._resume(place, bench)
 
     def _resume(self, place: Path, bench: LocalWorkbench) -> SweepOutcome:
@@ -155,8 +165,6 @@ class SweepRunner:
             before = recorded.config
             plan = self._plan(before, before.id, datetime.fromisoformat(before.created))
             refuse_changes(before, replace(plan.config, channels=tuple(bench.channels)))
-            if plan_next(follow(before.design, recorded.blocks)) is not None:
-                bench.check_idle()
             return self._measure(replace(plan, config=before), folder, recorded, bench)
 
     def _measure(
@@ -166,6 +174,8 @@ class SweepRunner:
             run = SweepRun(folder, recorded, measurer, self.watch, self.log)
             run.note_open = partial(bench.note_open, recorded.config)
             run.tariff = read_tariff(self.config)
+            if recorded.config.design.is_busy:
+                run.most_s = BUSY_S
             return run.measure()
 
     def _plan(self, asked: SweepConfig, sweep_id: str, started: datetime) -> SweepPlan:
@@ -211,9 +221,11 @@ def estimate_rest(recorded: RecordedSweep) -> float:
     return _estimate_left(recorded.config, follow(recorded.config.design, recorded.blocks))
 
 
-def _estimate_left(config: SweepConfig, progress: RaceProgress) -> float:
+def _estimate_left(
+    config: SweepConfig, progress: RaceProgress, running: Sequence[float] = ()
+) -> float:
     guess = guess_visit_seconds(config.window_s, config.cool_down_s)
-    return 0.0 if plan_next(progress) is None else estimate_seconds_left(progress, guess)
+    return 0.0 if plan_next(progress) is None else estimate_seconds_left(progress, guess, running)
 
 
 @dataclass(slots=True)
@@ -226,6 +238,8 @@ class SweepRun:
     watch: Watch
     log: TurnWriter
     sleep: Callable[[float], object] = time.sleep  # Waits before a block is begun again
+    clock: Callable[[], float] = time.monotonic
+    most_s: float = math.inf  # After how many seconds it stops with what it knows
     note_open: Callable[[Iterator[Any]], Iterator[Any]] = iter
     """Returns the same blocks or answers, with a note of what is being measured."""
     tariff: Tariff | None = None  # Prices the blocks; None leaves their cost out
@@ -236,6 +250,9 @@ class SweepRun:
     _best: str | None = None  # of the blocks of this process
     _watts: dict[tuple[str, int], VisitPower] = field(default_factory=dict)  # of this block
     _notes: set[str] = field(default_factory=set)
+    _start_s: float = 0.0
+    _last_s: float = 0.0  # When the last visit ended
+    _running: list[float] = field(default_factory=list)  # Seconds of the running block's visits
 
     def __post_init__(self, recorded: RecordedSweep) -> None:
         self._config = recorded.config
@@ -252,12 +269,14 @@ class SweepRun:
             EtuiError: The engine, the meter or the disk failed; the folder has what was measured.
         """
         why = ""
+        self._start_s = self._last_s = self.clock()
         self._begin()
         try:
             blocks = measure_blocks(
                 self._config.design,
                 self.measurer,
                 self._progress.blocks,
+                clock=self.clock,
                 sleep=self.sleep,
                 on_visit=self._see_visit,
             )
@@ -283,7 +302,8 @@ class SweepRun:
 
     @property
     def _seconds_left(self) -> float:
-        return _estimate_left(self._config, self._progress)
+        left = _estimate_left(self._config, self._progress, self._running)
+        return min(left, max(0.0, self._start_s + self.most_s - self.clock()))
 
     def _begin(self) -> None:
         config, keys = self._config, [setting.key for setting in self._config.design.settings]
@@ -294,7 +314,7 @@ class SweepRun:
             "folder": str(self.folder.path),
             "model": config.model,
             "settings": keys,
-            "baseline": keys[0],
+            "baseline": self._progress.baseline,
             "blocks": done,
             "blocks_left": count_blocks_left(self._progress),
             "seconds_left": round(left, 1),
@@ -320,13 +340,18 @@ class SweepRun:
                 number = plan.number + 1
                 text = f"block {number} is measured again: {visit.setting}: {visit.disturbed}"
                 self.watch(_note(text))
+        now_s = self.clock()
+        self._running = [*(self._running if at else ()), now_s - self._last_s]
+        self._last_s = now_s
+        if now_s - self._start_s > self.most_s:
+            raise Stopped(f"the {seconds_text(self.most_s)} beside other programs are over")
         measured = len(self._progress.blocks)
         total = measured + count_blocks_left(self._progress)
         text = self._format_step(f", visit {at + 1} of {len(plan.order)}")
         self.watch(Progress(text, measured + (at + 1) / len(plan.order), total))
 
     def _keep(self, block: Block) -> None:
-        drops = len(self._progress.drops)
+        drops, baseline = len(self._progress.drops), self._progress.baseline
         joules = _sum_joules([block])
         if self.tariff is not None and joules is not None:
             end_s = time.time()
@@ -334,6 +359,7 @@ class SweepRun:
             block = replace(block, cost=cost)
         self.folder.add_block(block)
         self._progress = progress = advance(self._progress, block)
+        self._running, self._last_s = [], self.clock()
         power = [self._watts[visit.setting, visit.copy] for visit in block.visits]
         self._watts.clear()
         self.folder.add_power(power)
@@ -342,6 +368,8 @@ class SweepRun:
             text = f"dropped {drop.setting} after block {drop.block + 1}: {drop.reason}"
             fields: dict[str, object] = {"setting": drop.setting, "reason": drop.reason}
             self.watch(Progress(text, event="dropped", fields=fields))
+        if progress.baseline != baseline:
+            self._note_once(f"the baseline is {progress.baseline} instead of {baseline}")
         result = self._analyse()
         self._best = result.best
         if block.stage == "floor":
@@ -384,7 +412,7 @@ class SweepRun:
         """Show the detection floor, once all of its blocks are measured."""
         is_measured = self._progress.count("floor") == self._config.design.floor_blocks
         if is_measured and result.floor is not None:
-            self.watch(_note(floor_limit_text(result.floor)))
+            self.watch(_note(floor_sentence(result)))
 
     def _note_once(self, text: str) -> None:
         if text not in self._notes:

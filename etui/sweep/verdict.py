@@ -11,12 +11,14 @@ from etui.stats.differences import Difference
 from etui.stats.tests import Interval
 from etui.sweep.config import AxisName, Goal, Value
 from etui.sweep.result import (
+    WHOLE_PERCENT,
     Accuracy,
     AxisEffect,
     DetectionFloor,
     SettingResult,
     SweepResult,
     find_claimed_change,
+    list_effects,
 )
 from etui.text import one_line
 
@@ -27,8 +29,6 @@ JOULES, TIME, ACCURACY = "joules", "time", "accuracy"
 DASH = "–"
 """Placeholder for a figure that does not exist."""
 
-_WHOLE_PERCENT = 100.0
-"""Per cent; no saving is larger."""
 _VERBS = {JOULES: ("saves", "costs"), TIME: ("saves", "costs"), ACCURACY: ("costs", "gains")}
 """Figure -> what less and more of it is called."""
 _WIDTH, _SENTENCE_WIDTH = 120, 100
@@ -148,25 +148,25 @@ def state_text(result: SweepResult, one: SettingResult) -> str:
     if one.dropped_after is not None:
         words.append(f"dropped after {one.dropped_after + 1}")
     elif one.drop_reason:
-        words.append("could not run")
+        words.append("left out")
     return ", ".join(words)
 
 
 def list_dropped(result: SweepResult) -> list[SettingResult]:
-    """List the settings that could not run, then those that were dropped, the first ones first."""
+    """List the settings that were left out, then those that were dropped, the first ones first."""
     dropped = [one for one in result.settings if not one.is_kept]
     when = {one.setting: -1 if one.dropped_after is None else one.dropped_after for one in dropped}
     return sorted(dropped, key=lambda one: (when[one.setting], one.setting))
 
 
 def describe_drop(one: SettingResult) -> str:
-    """Write when a setting was dropped: ``after block 7``, or that it ``could not run``."""
-    return "could not run" if one.dropped_after is None else f"after block {one.dropped_after + 1}"
+    """Write when a setting was dropped: ``after block 7``, or that it was ``left out``."""
+    return "left out" if one.dropped_after is None else f"after block {one.dropped_after + 1}"
 
 
 def floor_text(percent: float) -> str:
     """Format a detection floor: ``1.3 %``; ``above 100 %`` if nothing at all can be shown."""
-    return "above 100 %" if percent > _WHOLE_PERCENT else units.change_text(percent, signed=False)
+    return "above 100 %" if percent > WHOLE_PERCENT else units.change_text(percent, signed=False)
 
 
 def list_floors(floor: DetectionFloor) -> list[tuple[str, float]]:
@@ -175,34 +175,13 @@ def list_floors(floor: DetectionFloor) -> list[tuple[str, float]]:
     return [(what, percent) for what, percent in floors if percent is not None]
 
 
-def _split_floor(floor: DetectionFloor) -> tuple[dict[str, str], list[str]]:
-    """Return the floors as texts, and the figures in which nothing can be shown."""
-    hidden = [what for what, percent in list_floors(floor) if percent > _WHOLE_PERCENT]
-    shown = {what: floor_text(p) for what, p in list_floors(floor) if what not in hidden}
-    return shown, hidden
-
-
-def floor_limit_text(floor: DetectionFloor) -> str:
-    """Format the smallest difference that a sweep can show, before it is compared with any."""
-    shown, hidden = _split_floor(floor)
-    parts = []
-    if shown:
-        below = " and ".join(f"{text} of the {what}" for what, text in shown.items())
-        parts.append(f"differences below {below} cannot be shown")
-    if hidden:
-        names = " and ".join(f"the {what}" for what in hidden)
-        parts.append(f"no difference of {names} can be shown")
-    if not parts:
-        return "the detection floor is unknown: the baseline was not measured"
-    return f"{', and '.join(parts)} with {units.count_text(floor.claim_blocks, 'block')}"
-
-
 def floor_sentence(result: SweepResult) -> str:
-    """Format the detection floor in a sentence or two."""
+    """Format the smallest difference that can be shown, before it is compared with any."""
     floor = result.floor
     if floor is None:
         return "Detection floor: not measured yet."
-    shown, hidden = _split_floor(floor)
+    hidden = [what for what, percent in list_floors(floor) if percent > WHOLE_PERCENT]
+    shown = {what: floor_text(p) for what, p in list_floors(floor) if what not in hidden}
     if not shown and not hidden:
         return "Detection floor: unmeasured, so no difference is claimed."
     text = f"Detection floor: with {units.count_text(floor.claim_blocks, 'block')}"
@@ -238,10 +217,10 @@ def format_verdict(result: SweepResult) -> str:
     base, best = result.find(result.baseline), result.find(result.best)
     measured = units.count_text(result.blocks, "block")
     begun = "" if result.is_complete else f"unfinished after {measured}: "
-    if base is None or best is None:
-        text = "nothing has been compared yet" if begun else "nothing could be compared"
-    elif best is base:
+    if base is not None and (best is base or result.is_blind):
         text = _keep(result, base)
+    elif base is None or best is None:
+        text = "nothing has been compared yet" if begun else "nothing could be compared"
     else:
         among = _limit_text(result.goal)
         text = f"{among}{short_name(best.values, base.values)} {_describe(result, best)}"
@@ -264,7 +243,7 @@ def _find_floor(result: SweepResult, what: str) -> float | None:
 
 
 def _keep(result: SweepResult, base: SettingResult) -> str:
-    """Write that nothing beats the setting in use, and what saves time at the same joules."""
+    """Write that nothing beats the baseline, or can be shown to, and what saves time alone."""
     goal = result.goal.measure
     name, among = name_values(base.values), _limit_text(result.goal)
     is_measured = any(one.joules is not None for one in result.settings)
@@ -274,15 +253,16 @@ def _keep(result: SweepResult, base: SettingResult) -> str:
         description = _describe(result, faster, says_unmeasured=is_measured)
         also = f"; {short_name(faster.values, base.values)} {description}"
     if goal != TIME and not is_measured:
-        return f"joules are unmeasured, so no setting can beat the current one ({name}){also}"
-    beaten = "none beats the current one" if among else "nothing beats the current setting"
+        return f"joules are unmeasured, so no setting can beat the baseline ({name}){also}"
+    if result.is_blind:
+        named = goal.replace("*", " times ")
+        return f"no saving of {named} could be shown, as the detection floor is above 100 %{also}"
+    beaten = "none beats the baseline" if among else "nothing beats the baseline"
     smallest = _find_floor(result, goal)
     if goal == "joules*time":
         limit = "no saving of joules times seconds could be shown"
     elif smallest is None:
         limit = f"no saving of {goal} could be shown"
-    elif smallest > _WHOLE_PERCENT:
-        limit = f"no saving of {goal} could be shown, as the detection floor is above 100 %"
     else:
         limit = f"no saving of {goal} above {floor_text(smallest)} could be shown"
     return f"{among}{beaten} ({name}); {limit}{also}"
@@ -366,7 +346,8 @@ def no_difference_text(what: str, change: Difference | None, smallest: float | N
     """
     if change is None or change.low is None or change.high is None:
         return f"no difference in {what} could be shown"
-    if smallest is not None and max(abs(change.low), abs(change.high)) <= smallest:
+    widest = max(abs(change.low), abs(change.high))
+    if smallest is not None and widest <= smallest <= WHOLE_PERCENT:
         bound = units.change_text(smallest, signed=False)
         return f"no difference in {what} above {bound} could be shown"
     text = units.change_text(change.percent, change.low, change.high, signed=False)
@@ -532,8 +513,7 @@ def _fits(lines: Sequence[str], width: int) -> bool:
 
 
 def _format_effects(result: SweepResult, width: int) -> list[str]:
-    shown = [one for one in result.effects if one.joules is not None or one.seconds is not None]
-    if not shown:
+    if not (shown := list_effects(result)):
         return []
     heading = "effect of an axis, over the others"
     names = [name_effect(one) for one in shown]

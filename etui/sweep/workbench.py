@@ -67,9 +67,9 @@ class LocalWorkbench:
         """Least seconds of a phase that this meter resolves."""
         return choose_window_s(self.recorder.selection.summed)
 
-    def check_idle(self) -> None:
-        """Refuse a machine at work, because its joules would be counted as the model's."""
-        refuse_busy(
+    def check_idle(self) -> bool:
+        """Refuse a machine at work, or return with ``force`` whether it is at work."""
+        return refuse_busy(
             self.recorder,
             force=self.force,
             note=self.note,

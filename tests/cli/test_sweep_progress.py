@@ -14,37 +14,8 @@ from etui.cli.sweep import ask_for_limit, check_terminal, format_request
 from etui.energy.power_limits.limit import CapRequest
 from etui.errors import Stopped, UsageError
 from etui.measure.progress import Progress
-from etui.sweep.result import DetectionFloor
-from etui.sweep.verdict import floor_limit_text
 
 REQUEST = CapRequest("gpu:1", "GPU 0", 200.0, 250.0, "sudo nvidia-smi -pl 200")
-
-
-@pytest.mark.parametrize(
-    ("floor", "text"),
-    [
-        (
-            DetectionFloor(1.3, 0.62, 0.1, 0.0, 4, 8),
-            "differences below 1.3 % of the joules and 0.6 % of the time cannot be shown with "
-            "8 blocks",
-        ),
-        (
-            DetectionFloor(None, 0.6, None, 0.0, 4, 8),
-            "differences below 0.6 % of the time cannot be shown with 8 blocks",
-        ),
-        (
-            DetectionFloor(101.8, 88.0, 0.1, 0.0, 4, 2),
-            "differences below 88 % of the time cannot be shown, and no difference of the joules "
-            "can be shown with 2 blocks",
-        ),
-        (
-            DetectionFloor(None, None, None, None, 4, 8),
-            "the detection floor is unknown: the baseline was not measured",
-        ),
-    ],
-)
-def test_the_detection_floor_as_a_sentence(floor, text):
-    assert floor_limit_text(floor) == text
 
 
 def test_json_lines_are_those_with_fields(capsys):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 
-from etui.sweep.blocks import PhaseCost, SettingFailed, Visit
+from etui.sweep.blocks import Collapsed, PhaseCost, SettingFailed, Visit
 from etui.sweep.config import Goal, Setting, Value
 
 PROMPT_TOKENS = 256
@@ -152,6 +152,27 @@ def draw_flat_machine(rng: random.Random) -> SimulatedMachine:
     return _with_baseline("flat", costs, _setting(threads=4, kv_type="f16"))
 
 
+def draw_contended_machine(rng: random.Random) -> SimulatedMachine:
+    """Draw two CPUs of which a process takes one: threads x kv_type x speculate, 8 settings.
+
+    Half of these machines are flat. The threads of the others take 1 to 3 times as long as one; a
+    visit in which they take longer counts as a collapse (``SimulatedNoise.collapses``).
+    """
+    is_flat = rng.random() < 0.5
+
+    def factor(low: float, high: float) -> float:
+        return 1.0 if is_flat else math.exp(rng.uniform(math.log(low), math.log(high)))
+
+    watts, seconds = rng.uniform(8, 40), rng.uniform(0.3, 2.0)
+    factors = {2: factor(1.0, 3.0), "q8_0": factor(0.9, 1.2), "lookup": factor(0.5, 1.1)}
+    costs = {}
+    for threads, kv_type, speculate in product((2, 1), ("f16", "q8_0"), ("off", "lookup")):
+        taken = seconds * math.prod(factors.get(v, 1.0) for v in (threads, kv_type, speculate))
+        setting = _setting(threads=threads, kv_type=kv_type, speculate=speculate)
+        costs[setting] = TrueCost(watts * taken / 5, taken / 5, watts * 0.8 * taken, 0.8 * taken)
+    return SimulatedMachine("contended", costs)
+
+
 MACHINES: Mapping[str, Callable[[random.Random], SimulatedMachine]] = {
     "threads": draw_threads_machine,
     "caps": draw_caps_machine,
@@ -270,6 +291,8 @@ class SimulatedNoise:
     outliers: float = 0.01  # Probability that a visit is slower by 5 to 40 % without being noticed
     disturbances: float = 0.003  # Probability that a visit is noticed to be disturbed
     quantum: float = 0.1  # Joules of one step of the meter, over a whole visit
+    collapses: float = 0.0  # Probability that several threads collapse in a visit
+    erratic: float = 0.0  # Standard deviation of the log of several threads that did not
 
 
 QUIET = SimulatedNoise(0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 1.0, 0.0, 0.0, 0.0)
@@ -289,6 +312,20 @@ def draw_noise(rng: random.Random) -> SimulatedNoise:
         outliers=rng.uniform(0.0, 0.02),
         disturbances=rng.uniform(0.0, 0.005),
         quantum=rng.choice((0.001, 0.1, 0.5)),
+    )
+
+
+def draw_contention(rng: random.Random) -> SimulatedNoise:
+    """Draw the noise beside a busy process, whose own use of the machine wanders."""
+    return SimulatedNoise(
+        joules=rng.uniform(0.02, 0.2),
+        seconds=rng.uniform(0.01, 0.1),
+        wander=rng.uniform(0.0, 0.1),
+        wander_s=rng.uniform(30.0, 600.0),
+        outliers=rng.uniform(0.0, 0.1),
+        disturbances=0.0,
+        collapses=rng.choice((0.0, 0.1, 0.5, 0.95)),
+        erratic=rng.uniform(0.05, 0.5),
     )
 
 
@@ -325,17 +362,24 @@ class SimulatedRig:
         """Measure a setting; the clock goes on as long as it takes.
 
         Raises:
-            SettingFailed: The setting is one of ``failing``.
+            SettingFailed: The setting is one of ``failing``, or its threads collapse.
         """
         if setting.key in self.failing:
             raise SettingFailed(self.failing[setting.key])
         truth, noise, rng = self.machine.costs[setting], self.noise, self._rng
         self.now_s += self.overhead_s
+        is_parallel = int(setting.get("threads") or 1) > 1
+        if is_parallel and noise.collapses and rng.random() < noise.collapses:
+            self.now_s += 3 * truth.seconds
+            raise Collapsed("its threads wait for each other")
         start_s = self.now_s
         drift = self._drift()
         uneven = math.exp(noise.uneven * random.Random(f"{self.seed} {setting.key}").gauss(0, 1))
         slower = drift + rng.gauss(0, noise.seconds * uneven)
         costlier = slower + drift + rng.gauss(0, noise.joules * uneven)
+        if is_parallel and noise.erratic:
+            slower += (erratic := rng.gauss(0, noise.erratic))
+            costlier += erratic
         if rng.random() < noise.outliers:
             outlier = math.log1p(rng.uniform(0.05, 0.4))
             slower, costlier = slower + outlier, costlier + outlier

@@ -97,7 +97,7 @@ class FakeWorkbench:
         price: Joules of a setting.
         channels: Power channels.
         window_s: What the meter resolves.
-        busy: Raises an error if the machine is at work.
+        busy: Returns whether the machine is at work, or raises an error.
         before, change: As in :class:`FakeRig`.
         opened: How often it was opened to measure.
     """
@@ -105,7 +105,7 @@ class FakeWorkbench:
     price: Callable[[Setting], float]
     channels: tuple[str, ...] = ("gpu:1",)
     window_s: float = 2.0
-    busy: Callable[[], None] = lambda: None
+    busy: Callable[[], bool | None] = lambda: False
     before: Callable[[int], object] = lambda number: None
     change: Callable[[int, Visit], Visit] = lambda number, visit: visit
     opened: int = 0
@@ -117,8 +117,8 @@ class FakeWorkbench:
         bench: Any = SimpleNamespace(recorder=Meter10W(), writer=self.log)
         return LocalWorkbench.note_open(bench, config, items)
 
-    def check_idle(self) -> None:
-        self.busy()
+    def check_idle(self) -> bool:
+        return bool(self.busy())
 
     @contextmanager
     def open_measurer(self, plan: SweepPlan, config: SweepConfig, place: Path) -> Iterator[FakeRig]:

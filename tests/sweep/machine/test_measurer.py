@@ -21,7 +21,10 @@ from etui.energy.recorder import Recorder
 from etui.energy.sharing import CpuUse, GpuShare
 from etui.energy.sources.estimate import EstimateSource
 from etui.energy.sources.nvml import NvmlSource
+from etui.engine.thread_control import ThreadControl
+from etui.engine.thread_count import ThreadLimits
 from etui.errors import EngineFailed, EtuiError, ModelUnavailable, Stopped, UsageError
+from etui.measure.run import Disturbed
 from etui.models.catalogue import load_catalogue
 from etui.models.spec import STARTER
 from etui.sweep._measurer import (
@@ -35,7 +38,7 @@ from etui.sweep._measurer import (
     describe_state,
     find_disturbance,
 )
-from etui.sweep.blocks import SettingFailed
+from etui.sweep.blocks import Collapsed, SettingFailed
 from etui.sweep.config import PLAIN_WORK, Setting, SweepConfig, WorkShape
 from etui.sweep.workbench import CapControl
 from etui.sweep.workload import WorkItem, Workload, hash_items
@@ -49,6 +52,7 @@ from tests.sweep.simulated_rig import (
     QUIET,
     Machine,
     Runnable,
+    WatchedSession,
     question,
     write,
 )
@@ -232,6 +236,100 @@ def test_other_programs_disturb_a_visit(machine):
 
     machine.during = during
     assert "other programs used" in rig.visit(BASELINE, 0).disturbed
+
+
+class ThreadedSession(WatchedSession):
+    """A session whose threads are counted, as those of llama.cpp."""
+
+    options = SimpleNamespace(offload_kv=False)
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.threads = ThreadControl(ThreadLimits(2, 2, adapt=False))
+
+
+@dataclass
+class Contended(Machine):
+    """A machine on which several threads take ``times`` as long as one, from a decode step on."""
+
+    times: int = 50
+    others: float = 0.5  # CPU seconds of another program per second
+    calm_steps: int = 0  # Decode steps before several threads collapse
+    slow_steps: int = 0
+
+    def load(self, setting):
+        self.loads.append(setting.spec.name)
+        if self.opened is None:
+            self.opened = ThreadedSession(self.gpu, **self.session)
+            self.opened.gpu = self
+        self.opened.threads.set_limits(ThreadLimits(2, 2, adapt=False))
+        return self.opened
+
+    def work(self, context, tokens):
+        before_ns = self.gpu.clock()
+        collapses = self.opened.threads.decode_threads > 1 and not self.opened.threads.adapts
+        self.calm_steps -= collapses
+        times = self.times if collapses and self.calm_steps < 0 else 1
+        self.slow_steps += times > 1
+        for _ in range(times):
+            super().work(context, tokens)
+        self.others_seconds += self.others * (self.gpu.clock() - before_ns) / 1e9
+
+
+@pytest.fixture
+def contended(config, tmp_path, monkeypatch):
+    monkeypatch.setattr("etui.sweep._measurer.LlamaSession", ThreadedSession)
+    return Contended(tmp_path / "sysfs", config)
+
+
+def test_threads_that_wait_for_each_other_are_found_within_a_few_steps(contended):
+    with contended.rig(most_others=1.0) as rig:
+        with pytest.raises(Collapsed, match="its threads take over 3 times as long as one"):
+            rig.visit(BASELINE, 0)
+        assert contended.slow_steps <= 2
+        assert contended.opened is None  # sequences may have been left open
+        contended.times = 1
+        assert rig.visit(BASELINE, 0).disturbed == ""
+
+
+def test_threads_that_wait_in_the_second_visit_alone_are_found_too(contended):
+    contended.times = 1
+    with contended.rig(most_others=1.0) as rig:
+        assert rig.visit(BASELINE, 0).disturbed == ""
+        contended.times = 50
+        with pytest.raises(Collapsed):
+            rig.visit(BASELINE, 1)
+    assert contended.slow_steps <= 2
+
+
+def test_threads_that_collapse_within_a_visit_are_given_up_in_time(contended):
+    contended.calm_steps = 60
+    with contended.rig(most_others=1.0) as rig:
+        before_s = contended.gpu.clock.seconds
+        with pytest.raises(Collapsed):
+            rig.visit(BASELINE, 0)
+        assert contended.slow_steps > 1
+        assert contended.gpu.clock.seconds - before_s < 60
+
+
+def test_a_collapse_of_a_sweep_that_is_not_forced_disturbs_its_block(contended):
+    with contended.rig() as rig, pytest.raises(Disturbed, match="over 3 times as long as one"):
+        rig.visit(BASELINE, 0)
+
+
+def test_slow_threads_are_measured_where_no_other_program_runs(contended):
+    contended.others, contended.times = 0.0, 4
+    with contended.rig() as rig:
+        assert rig.visit(BASELINE, 0).disturbed == ""
+
+
+def test_threads_that_are_only_slower_are_measured(contended):
+    contended.times = 2
+    with contended.rig(most_others=1.0) as rig:
+        slow = rig.visit(BASELINE, 0)
+        contended.times = 1
+        quick = rig.visit(BASELINE, 0)
+    assert slow.decode.seconds == pytest.approx(2 * quick.decode.seconds, rel=0.05)
 
 
 def test_a_forced_sweep_takes_visits_with_other_programs(machine):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from etui.errors import EtuiError, Stopped
 from etui.measure.run import ATTEMPTS
 from etui.sweep._elimination import FINALISTS
-from etui.sweep.blocks import Block, Failure, PhaseCost, Visit
+from etui.sweep.blocks import Block, Collapsed, Failure, PhaseCost, Visit
 from etui.sweep.config import Goal, Setting, SweepDesign
 from etui.sweep.race import (
     choose_best,
@@ -252,7 +252,7 @@ def test_blocks_of_another_design_are_refused():
     planned, blocks = sweep(machine_of([10.0, 5.0, 8.0]))
     with pytest.raises(EtuiError, match=r"block 0 \(floor\) does not belong to this sweep"):
         next_block(replace(planned, seed=1, floor_blocks=0), blocks)
-    with pytest.raises(EtuiError, match=r"block 4 does not belong to this sweep: visit \d"):
+    with pytest.raises(EtuiError, match=r"block 4 does not belong to this sweep: its visit \d"):
         next_block(replace(planned, settings=threads(4)), blocks)
     with pytest.raises(EtuiError, match=r"block 1 \(floor\) does not belong"):
         next_block(planned, blocks[1:])
@@ -265,7 +265,7 @@ def test_a_block_with_a_visit_too_many_or_an_unknown_failure_is_refused():
     plan = next_block(planned, ())
     block = measured(plan)
     more = replace(block, visits=(*block.visits, block.visits[0]))
-    with pytest.raises(EtuiError, match="too many"):
+    with pytest.raises(EtuiError, match="its visit 3 is not"):
         next_block(planned, [more])
     with pytest.raises(EtuiError, match="was not to measure threads=2"):
         next_block(planned, [replace(block, failures=(Failure("threads=2", "no"),))])
@@ -440,7 +440,7 @@ def test_the_reason_of_a_setting_that_is_cheap_but_slow_is_its_time():
             given_machine(costs), noise, seed, goal=Goal("joules", within_percent=10)
         )
         reasons += [d.reason for d in list_drops(planned, blocks) if d.setting == "threads=3"]
-    late = [reason for reason in reasons if reason.startswith("not among the best 3")]
+    late = [reason for reason in reasons if reason.startswith("not among the 3")]
     assert late
     assert all(reason.endswith("slower than threads=2, 10 % is allowed") for reason in late)
 
@@ -532,6 +532,93 @@ def test_a_baseline_that_fails_is_an_error_with_its_reason():
     script = Script(simulated(failing={"threads=1": "out of memory"}))
     with pytest.raises(EtuiError, match="the baseline threads=1 cannot run: out of memory"):
         next(script.measure())
+
+
+WIDE = tuple(
+    Setting((("threads", n), ("kv_type", kv)))
+    for n, kv in ((4, "f16"), (4, "q8_0"), (2, "f16"), (1, "q8_0"), (1, "f16"))
+)
+
+
+def measure_collapsing(design, collapses, **options):
+    """Measure a design on a machine where a visit collapses if ``collapses(key, visit)``."""
+    machine = SimulatedMachine("given", {s: TrueCost(1.0, 0.5, 8.0, 2.0) for s in design.settings})
+    rig, count = SimulatedRig(machine, QUIET), 0
+
+    class Collapsing:
+        def visit(self, setting, copy):
+            nonlocal count
+            count += 1
+            if collapses(setting.key, count):
+                raise Collapsed("its threads wait for each other")
+            return rig.visit(setting, copy)
+
+    blocks = []
+    measured = measure_blocks(design, Collapsing(), (), clock=rig.clock, sleep=rig.sleep, **options)
+    return blocks, lambda: collect(measured, blocks)
+
+
+@pytest.mark.parametrize("first", [1, 2, 4, 5, 8])
+def test_a_baseline_that_collapses_gives_its_place_to_the_calmest_setting(first):
+    design = SweepDesign(WIDE, floor_blocks=4, race_rounds=1, confirm_blocks=2)
+    blocks, measure = measure_collapsing(
+        design, lambda key, count: "threads=4" in key and count >= first
+    )
+    measure()
+    before = (first - 1) // 2  # whole blocks of the floor
+    empty, *floor = blocks[before : before + 5]
+    assert (empty.stage, empty.visits) == ("floor", ())
+    assert empty.failures == (Failure(WIDE[0].key, "its threads wait for each other"),)
+    calm = "threads=1 kv_type=f16"  # as few threads as possible, and else like the baseline
+    for one, other in (floor[:2], floor[2:]):
+        assert order(other) == order(one)[::-1]
+    assert {key for block in floor for key, _ in order(block)} == {calm}
+    progress = follow(design, blocks)
+    assert progress.baseline == progress.able[0] == calm
+    assert progress.count("floor") == 4
+    assert [drop.setting for drop in progress.drops[:2]] == [WIDE[0].key, WIDE[1].key]
+    assert WIDE[1].key not in progress.able
+    assert all(key != WIDE[1].key for block in blocks for key, _ in order(block))
+    assert choose_best(design, blocks) == calm
+    assert next_block(design, blocks) is None
+
+
+def test_a_baseline_that_collapses_without_a_calmer_setting_ends_the_sweep():
+    design = SweepDesign(tuple(reversed(WIDE)), floor_blocks=2)
+    blocks, measure = measure_collapsing(design, lambda key, count: True)
+    with pytest.raises(EtuiError, match="the baseline threads=1 kv_type=f16 cannot run") as error:
+        measure()
+    assert "fewer threads" in error.value.fix
+    assert not blocks
+
+
+def test_a_baseline_that_collapses_later_disturbs_its_block():
+    design = SweepDesign(WIDE, floor_blocks=2, race_rounds=1, confirm_blocks=2)
+    base = WIDE[0].key
+    blocks, measure = measure_collapsing(design, lambda key, count: key == base and 4 < count < 9)
+    measure()
+    assert set(blocks[2].repeated) == {f"{base}: its threads wait for each other"}
+    assert follow(design, blocks).baseline == base
+    seen = []
+    blocks, measure = measure_collapsing(
+        design,
+        lambda key, count: key == base and count > 4,
+        on_visit=lambda plan, at, visit: seen.append(visit),
+    )
+    with pytest.raises(Stopped, match="in all of 5 attempts"):
+        measure()
+    assert len(blocks) == 2
+    # Each attempt is seen, so that the time of the sweep can end between them.
+    assert sum(isinstance(one, Failure) for one in seen) == 5
+
+
+def test_the_estimate_moves_with_every_visit_of_the_running_block():
+    progress = follow(SweepDesign(WIDE, floor_blocks=2), ())
+    guessed = estimate_seconds_left(progress, 5.0)
+    visits = guessed / 5.0
+    assert estimate_seconds_left(progress, 5.0, [60.0]) == pytest.approx((visits - 1) * 60.0)
+    assert estimate_seconds_left(progress, 5.0, [60.0, 20.0]) == pytest.approx((visits - 2) * 40.0)
+    assert estimate_seconds_left(progress, 5.0, [9.0] * 1000) == 0
 
 
 @pytest.mark.parametrize("number", [0, 3, 5, 9])

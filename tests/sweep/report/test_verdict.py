@@ -35,7 +35,7 @@ SAVES = "threads=1 saves 18 % [16, 20] of the joules"
 COSTS = "costs 4 % [3, 5] of the time"
 KEPT = better(measured=accuracy(0.1, 0.5, key="threads=1"))
 WORSE = setting_result("threads=1", 14.0, 4.4, 14.0, 4.0)
-NOTHING = "Nothing beats the current setting (threads=2); "
+NOTHING = "Nothing beats the baseline (threads=2); "
 WITHIN = "Of the settings at most 5 % slower than the fastest, "
 
 
@@ -123,7 +123,7 @@ def open_time(percent: float, low: float, high: float, one: SettingResult) -> Se
         (
             better(),
             {"goal": Goal("joules", 5.0), "best": "threads=2"},
-            f"{WITHIN}none beats the current one (threads=2); no saving of joules above 1.3 % "
+            f"{WITHIN}none beats the baseline (threads=2); no saving of joules above 1.3 % "
             "could be shown",
         ),
         (
@@ -162,10 +162,21 @@ def test_only_values_that_change_are_named() -> None:
 def test_a_floor_that_shows_nothing() -> None:
     floor = DetectionFloor(6606.4, 0.9, -3.6, 0.1, 8, 2)
     worse = setting_result("threads=1", 14.0, 4.4, 14.0, 4.0, claimed=False)
-    result = make_result(BASE, worse, best="threads=2", floor=floor)
-    assert format_verdict(result).endswith(
-        "no saving of joules could be shown, as the detection floor is above 100 %"
+    result = replace(make_result(BASE, worse, floor=floor), best=None)
+    hidden = "o saving of joules could be shown, as the detection floor is above 100 %"
+    assert format_verdict(result) == f"N{hidden}"
+    faster = setting_result("threads=1", 14.0, 2.4, 17.0, -41.0, claimed=False)
+    quick = replace(make_result(BASE, faster, floor=floor), best=None)
+    saving = format_verdict(quick)
+    assert saving == (
+        f"N{hidden}; threads=1 saves 41 % [40, 42] of the time, and no difference in joules could "
+        "be shown (interval [15, 19] %); accuracy was not measured"
     )
+    unfinished = format_verdict(replace(quick, is_complete=False))
+    assert unfinished.startswith(f"Unfinished after 14 blocks: n{hidden}; threads")
+    for text in (saving, *format_table(quick)):
+        assert "best" not in text
+        assert "eats" not in text
     joined = " ".join(" ".join(format_table(result)).split())
     assert (
         "differences from 0.9 % in time can be shown, and no saving of joules: its floor is above "
@@ -202,7 +213,7 @@ def test_a_change_above_300_percent_is_a_multiple() -> None:
 def test_unmeasured_and_unfinished_sweeps() -> None:
     result = results.unmeasured().result
     assert format_verdict(result) == (
-        "Joules are unmeasured, so no setting can beat the current one (threads=2); threads=4 "
+        "Joules are unmeasured, so no setting can beat the baseline (threads=2); threads=4 "
         "saves 19 % [18, 20] of the time; accuracy was not measured"
     )
     fastest = replace(result, goal=Goal("time"), best="threads=4")
@@ -210,7 +221,7 @@ def test_unmeasured_and_unfinished_sweeps() -> None:
         "threads=4 saves 19 % [18, 20] of the time; joules and accuracy were not measured"
     )
     assert format_verdict(results.incomplete().result) == (
-        "Unfinished after 6 blocks: nothing beats the current setting (threads=2); no saving of "
+        "Unfinished after 6 blocks: nothing beats the baseline (threads=2); no saving of "
         "joules above 1.3 % could be shown"
     )
     assert format_verdict(results.not_begun().result) == (
@@ -312,7 +323,7 @@ def test_the_sections_of_a_long_sweep() -> None:
     lines = format_table(sweep.result)
     text = "\n".join(lines)
     assert re.search(r"^4 +f16 +lookup +9.40 ± 0.19 J +-24 % \[-26, -22\].* best$", text, re.M)
-    assert re.search(r"^kv_type=q8_0 against f16 .*\(\+0.8 % \[-0.1, 1.7\]\)$", text, re.M)
+    assert re.search(r"^kv_type=q8_0 against f16 +\+3 % \[2, 4\] +–$", text, re.M)
     assert "dropped threads=2 kv_type=q8_0 speculate=off after block 6: 25.3 %" in text
     assert "31 min 12 s for 18 blocks with 164 visits." in text
     assert "repeated: block 6: another process used 38 % of the CPU (cc1plus)" in text
@@ -396,6 +407,22 @@ def test_changes_keep_what_they_say(percent: float, down: float, up: float) -> N
     for end, value in zip(ends, (low, high), strict=True):
         assert abs(end - value) <= max(0.5, abs(high - low) / 4) + 1e-9
         assert (end == 0) == (abs(value) < 0.005) or abs(value) < 0.006
+
+
+@pytest.mark.parametrize("percent", [17.0, -0.5, -18.0])
+def test_an_effect_that_the_table_contradicts_is_not_shown(percent: float) -> None:
+    """The table has the confirming blocks, and the effects have those of the race."""
+    result = results.sixteen_settings().result
+    wide = Difference(percent, percent - 30, percent + 30, 0.4, 8, False)
+    settings = tuple(
+        replace(one, joules_difference=wide)
+        if one.setting == "threads=4 kv_type=f16 speculate=off"
+        else one
+        for one in result.settings
+    )
+    text = "\n".join(format_table(replace(result, settings=settings)))
+    shown = "–" if percent > 0 else r"-16.2 % \[-17.1, -15.3\]"
+    assert re.search(rf"^threads=4 against 8 +{shown} +\+4.1 % \[3.3, 4.9\]$", text, re.M)
 
 
 def test_effects_that_are_not_known_yet_are_left_out() -> None:

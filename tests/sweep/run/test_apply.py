@@ -28,7 +28,7 @@ from etui.sweep.apply import (
 )
 from etui.sweep.config import Goal, Setting, SweepConfig, Value
 from etui.sweep.document import build_document
-from etui.sweep.result import SettingResult, SweepResult
+from etui.sweep.result import DetectionFloor, SettingResult, SweepResult
 from etui.sweep.verdict import format_verdict
 from tests.sweep.results import difference, make_config, make_result, setting_result
 
@@ -63,6 +63,25 @@ def described(result: SweepResult, **changes: Any) -> SweepConfig:
 BASE = setting(threads=THREADS, kv_type="f16")
 SAVES = setting(-18.0, 4.0, threads=THREADS + 1, kv_type="q8_0")
 FASTER = setting(9.0, -12.0, threads=THREADS + 2, kv_type="f16")
+
+
+def test_a_baseline_that_replaced_the_setting_in_use_is_not_applied(config: Config) -> None:
+    result = sweep(BASE, SAVES, FASTER)
+    asked = described(result)
+    settings = asked.design.settings
+    in_use = replace(asked.design, settings=(settings[2], *settings[:2]))
+    with pytest.raises(EtuiError, match=f"nothing was compared with {FASTER.setting}"):
+        apply_best(config, replace(asked, design=in_use), result, JOULES)
+    assert not load_tuned(config)
+
+
+def test_a_floor_that_shows_no_saving_of_joules_leaves_the_time_to_apply(config: Config) -> None:
+    floor = DetectionFloor(6606.4, 0.9, -3.6, 0.1, 8, 2)
+    open_ = replace(FASTER, joules_difference=difference(9.0, 1.0, claimed=False))
+    result = replace(sweep(BASE, open_, floor=floor), best=None)
+    with pytest.raises(NothingToApply, match="no saving could be shown: the detection floor"):
+        apply_best(config, described(result), result, JOULES)
+    assert apply_best(config, described(result), result, TIME).values["threads"] == THREADS + 2
 
 
 def test_the_best_setting_is_used_from_then_on_and_reverted(config: Config) -> None:

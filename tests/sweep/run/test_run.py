@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -20,8 +22,8 @@ from etui.energy.tariff import Rate, Tariff
 from etui.errors import EtuiError, ModelUnavailable, Stopped, UsageError
 from etui.sweep._accuracy import analyse_measured, group_answers
 from etui.sweep._axes import parse_axes
-from etui.sweep.blocks import SettingAnswer, Visit
-from etui.sweep.config import Goal, Setting, SweepConfig, SweepDesign
+from etui.sweep.blocks import Collapsed, SettingAnswer, Visit
+from etui.sweep.config import BUSY_S, Goal, Setting, SweepConfig, SweepDesign
 from etui.sweep.folder import SweepFolder, list_sweeps, read_sweep
 from etui.sweep.plan import asks_for_the_same, list_changes
 from etui.sweep.run import (
@@ -31,6 +33,7 @@ from etui.sweep.run import (
     analyse_folder,
     describe_plan,
 )
+from etui.sweep.verdict import format_verdict
 from tests.contract.tiny_model import write_tiny_model
 from tests.fixtures.records import check_document
 from tests.support.power_limits import write_package
@@ -407,7 +410,7 @@ def test_progress_is_shown_block_by_block(place: Path) -> None:
     assert first.text.endswith(f"in {place}; Ctrl-C stops")
     kinds = [one.event for one in audience.seen if one.fields]
     assert kinds[:4] == ["begun", "block", "note", "block"]
-    assert audience.of("note")[0].startswith("differences below ")
+    assert audience.of("note")[0].startswith("Detection floor: with ")
     blocks = audience.of("block")
     assert [one["stage"] for one in blocks[:3]] == ["floor", "floor", "race"]
     left = [one["blocks_left"] for one in blocks]
@@ -452,7 +455,7 @@ def test_ctrl_c_keeps_the_blocks_and_a_resumed_sweep_ends_alike(place: Path, cut
     assert begun["blocks"] == kept
     assert f"({kept} block" in again.seen[0].text
     assert "already measured), about" in again.seen[0].text
-    assert sum(text.startswith("differences below") for text in again.of("note")) == 1
+    assert sum(text.startswith("Detection floor: with") for text in again.of("note")) == 1
     assert second.result.best == BEST
     orders = [
         [[(v.setting, v.copy) for v in block.visits] for block in read_sweep(folder).blocks[:kept]]
@@ -520,6 +523,100 @@ def test_a_busy_machine_repeats_the_block_and_says_so(place: Path) -> None:
     assert measured == [
         (b.number, v.setting, v.copy, v.start_ns) for b in read.blocks for v in b.visits
     ]
+
+
+@dataclass
+class Clock:
+    """A clock that a rig moves on."""
+
+    now_s: float = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def test_a_sweep_beside_other_programs_ends_in_time_with_what_it_knows(place: Path) -> None:
+    clock, audience = Clock(), Audience()
+
+    def pass_time(number: int) -> None:
+        clock.now_s += 20.0
+
+    outcome = run(place, FakeRig(JOULES, pass_time), audience, clock=clock, most_s=450.0)
+    assert outcome.why_stopped == "the 7 min 30 s beside other programs are over"
+    assert 450.0 < clock.now_s <= 470.0
+    assert not outcome.result.is_complete
+    assert outcome.blocks
+    assert (place / "report.html").is_file()
+    texts = [one.text for one in audience.seen if ", visit " in one.text]
+    left = [one.text.partition("about ")[2].partition(" left")[0] for one in audience.seen]
+    assert len({text for text in left if text}) > len(texts) / 2
+    whole = run(place, FakeRig(JOULES), clock=clock)
+    assert whole.result.is_complete
+
+
+def test_a_busy_machine_gets_a_shorter_sweep_that_resumes(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits: list[float] = []
+    measure = SweepRun.measure
+
+    def look(self: SweepRun) -> SweepOutcome:
+        limits.append(self.most_s)
+        return measure(self)
+
+    monkeypatch.setattr(SweepRun, "measure", look)
+    asked = replace(ASKED, design=replace(ASKED.design, race_rounds=5, confirm_blocks=8))
+    machine.bench.busy = lambda: True
+    machine.bench.before = raise_at(10, KeyboardInterrupt)
+    first = machine.runner.start(asked)
+    design = first.config.design
+    assert (design.race_rounds, design.confirm_blocks, design.is_busy) == (1, 6, True)
+    assert first.config.notes[-1].startswith("beside other programs the sweep ends after 13 min")
+    machine.bench.before = lambda number: None
+    assert machine.runner.start(asked).folder == first.folder
+    machine.bench.busy = lambda: False
+    assert machine.runner.start(asked).config.design == replace(
+        asked.design, settings=design.settings
+    )
+    assert limits == [BUSY_S, BUSY_S, math.inf]
+
+
+THREADS = tuple(
+    Setting((("threads", n), ("kv_type", kv)))
+    for n, kv in itertools.product((2, 1), ("f16", "q8_0"))
+)
+
+
+@dataclass
+class CollapsingRig(FakeRig):
+    """More than one thread collapses."""
+
+    def visit(self, setting: Setting, copy: int) -> Visit:
+        if setting.get("threads") != 1:
+            raise Collapsed("its threads wait for each other")
+        return FakeRig.visit(self, setting, copy)
+
+
+def test_the_calmest_setting_is_the_baseline_if_that_in_use_collapses(place: Path) -> None:
+    audience, log = Audience(), Log()
+    rig = CollapsingRig({setting.key: 10.0 for setting in THREADS})
+    outcome = run(place, rig, audience, log, settings=THREADS)
+    in_use, calm = "threads=2 kv_type=f16", "threads=1 kv_type=f16"
+    result = outcome.result
+    assert result.is_complete
+    assert result.baseline == result.best == result.settings[0].setting == calm
+    why = "its threads wait for each other"
+    reasons = {one.setting: one.drop_reason for one in result.settings}
+    assert reasons[in_use] == reasons["threads=2 kv_type=q8_0"] == why
+    visited = {visit.setting for block in outcome.blocks for visit in block.visits}
+    assert visited == {calm, "threads=1 kv_type=q8_0"}
+    assert f"the baseline is {calm} instead of {in_use}" in audience.of("note")
+    assert format_verdict(result).startswith(f"Nothing beats the baseline ({calm})")
+    assert log.sweep is not None
+    assert log.sweep.baseline == calm
+    assert "<svg" in (place / "report.html").read_text()
+    assert analyse_folder(read_sweep(place)) == result
+    assert run(place, rig).result == result
 
 
 def test_a_note_of_many_visits_is_shown_once(place: Path) -> None:

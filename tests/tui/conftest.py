@@ -2,20 +2,57 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
 
 import psutil
 import pytest
+from textual._context import active_app
+from textual.app import ScreenStackError
 
 from etui.config.config import Config
 from tests.tui.fakes import DEADLINE_SECONDS, FakeChats, FakeMeter, FakeRunner, FakeShelf, House
+
+_STEP_SECONDS = 0.004
+_BUSY_SECONDS = 0.001
+"""CPU time of one step from which on the app works."""
+
+
+async def rest(min_sleep: float = 0.0, max_sleep: float = 1.0) -> None:
+    """Wait until the app rests and has drawn what was to be drawn.
+
+    Textual waits 20 ms, longer than a frame, twice for each key.
+    """
+    limit = time.monotonic() + max_sleep
+    while time.monotonic() < limit:
+        spent = time.process_time()
+        await asyncio.sleep(_STEP_SECONDS)
+        if time.process_time() - spent >= _BUSY_SECONDS:
+            continue
+        try:
+            screen = active_app.get().screen
+        except (LookupError, ScreenStackError):
+            return
+        if not screen._update_timer._active.is_set():
+            return
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_app() -> Iterator[None]:
+    """End animations at once, and wait for the app by ``rest``."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("textual.constants.TEXTUAL_ANIMATIONS", "none")
+        patch.setattr("textual.app.wait_for_idle", rest)
+        patch.setattr("textual.pilot.wait_for_idle", rest)
+        yield
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -10,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from textual.app import ScreenStackError
 from textual.css.query import NoMatches
 from textual.pilot import Pilot, WaitForScreenTimeout
 
@@ -71,11 +73,14 @@ async def until(pilot: Pilot[Any], predicate: Callable[[], object]) -> None:
 
     waited = 0.0
     while not holds():
+        assert pilot.app._exception is None, pilot.app._exception
         assert waited < DEADLINE_SECONDS, "what was waited for never came"
         start = time.monotonic()
-        with suppress(WaitForScreenTimeout):  # Textual gives the app 30 s of the clock on the wall
-            await pilot.pause(0.01)
+        await asyncio.sleep(0.01)
         waited += min(time.monotonic() - start, _LONGEST_STEP_SECONDS)
+    if waited:
+        with suppress(WaitForScreenTimeout, ScreenStackError):
+            await pilot.pause(0)  # what came with it is handled and drawn too
 
 
 @dataclass

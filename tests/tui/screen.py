@@ -58,10 +58,12 @@ async def ask(pilot: Pilot[Any], question: str) -> None:
 
 
 async def answered(pilot: Pilot[Any], house: House, count: int) -> None:
-    """Wait until ``count`` answers are saved and shown."""
+    """Wait until ``count`` answers are saved and shown, and their turns are over."""
+    app: Any = pilot.app
 
     def shown() -> bool:
-        done = [turn for turn in turns(pilot.app) if turn.record is not None]  # type: ignore[arg-type]
+        current = app._chat.queue._answering
+        done = [one for one in turns(app) if one.record is not None and one is not current]
         return len(house.runner.saved) >= count and len(done) >= min(count, MOST_TURNS)
 
     await until(pilot, shown)

@@ -118,6 +118,7 @@ async def settled(pilot: Pilot[Any]) -> None:
 async def opened(house: House, size: tuple[int, int]) -> AsyncIterator[Pilot[Any]]:
     """The app with its backend there and its model loaded."""
     app = house.app()
+    app.animation_level = "full"  # as it is drawn for users
     async with app.run_test(size=size) as pilot:
         await until(pilot, lambda: app.backend is not None)
         await until(pilot, lambda: "98.4 MB" in panel_text(app))

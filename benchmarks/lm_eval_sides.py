@@ -196,7 +196,6 @@ class Vocabulary:
 
     def __init__(self, server: Server) -> None:
         self._server = server
-        self._connection = server.connect()
         self._known: dict[str, list[int]] = {}
 
     def encode(self, text: str) -> list[int]:
@@ -211,15 +210,13 @@ class Vocabulary:
         found = self._send("GET", f"/props?model={self._server.model}")
         return int(found["default_generation_settings"]["n_ctx"])
 
-    def close(self) -> None:
-        """Close the connection."""
-        self._connection.close()
-
     def _send(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         raw = None if body is None else json.dumps({"model": self._server.model, **body})
-        self._connection.request(method, path, raw, {"Content-Type": "application/json"})
-        response = self._connection.getresponse()
-        text = response.read()
+        # One for each request: the server closes what is silent while lm-eval asks.
+        with closing(self._server.connect()) as connection:
+            connection.request(method, path, raw, {"Content-Type": "application/json"})
+            response = connection.getresponse()
+            text = response.read()
         if response.status != 200:
             raise RuntimeError(f"{path}: status {response.status}: {text[:2000]!r}")
         return json.loads(text)
@@ -250,32 +247,32 @@ def run_lm_eval(
         task = build_task(f"mmlu/default/mmlu_{subject}.yaml", docs, shown)
         task.set_config("num_fewshot", shots)
         tasks[subject] = task
-    with closing(Vocabulary(server)) as vocabulary:
-        most = vocabulary.find_context_tokens()
-        api = LocalCompletionsAPI(
-            base_url=f"http://127.0.0.1:{server.port}/v1/completions",
-            model=server.model,
-            tokenizer_backend="None",
-            max_length=most,
-            max_retries=1,
+    vocabulary = Vocabulary(server)
+    most = vocabulary.find_context_tokens()
+    api = LocalCompletionsAPI(
+        base_url=f"http://127.0.0.1:{server.port}/v1/completions",
+        model=server.model,
+        tokenizer_backend="None",
+        max_length=most,
+        max_retries=1,
+    )
+    # With a name of a backend it would load a tokenizer from the hub.
+    api.tokenizer, api.tokenizer_backend = vocabulary, "remote"
+    api.tokenized_requests = True
+    cached = CachingLM(api, str(cache))
+    with closing(cached.dbdict):
+        found = evaluate(
+            lm=cached,
+            task_dict={"tasks": tasks, "groups": {}, "group_map": {}},
+            bootstrap_iters=0,
+            log_samples=True,
         )
-        # With a name of a backend it would load a tokenizer from the hub.
-        api.tokenizer, api.tokenizer_backend = vocabulary, "remote"
-        api.tokenized_requests = True
-        cached = CachingLM(api, str(cache))
-        with closing(cached.dbdict):
-            found = evaluate(
-                lm=cached,
-                task_dict={"tasks": tasks, "groups": {}, "group_map": {}},
-                bootstrap_iters=0,
-                log_samples=True,
-            )
-        assert found is not None
-        return {
-            (subject, rows[subject][logged["doc_id"]]): _read_logged(logged, vocabulary, most)
-            for subject, all_logged in found["samples"].items()
-            for logged in all_logged
-        }
+    assert found is not None
+    return {
+        (subject, rows[subject][logged["doc_id"]]): _read_logged(logged, vocabulary, most)
+        for subject, all_logged in found["samples"].items()
+        for logged in all_logged
+    }
 
 
 def _read_logged(logged: Mapping[str, Any], vocabulary: Vocabulary, most: int) -> Asked:

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from importlib import import_module
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
-from benchmarks.lm_eval_sides import KINDS, Asked, compare, find_kind, format_compared, run_sides
+from benchmarks.http_sides import Server
+from benchmarks.lm_eval_sides import (
+    KINDS,
+    Asked,
+    Vocabulary,
+    compare,
+    find_kind,
+    format_compared,
+    run_sides,
+)
 from etui.bench.sample import Sample
 from etui.turn.record import Tokens
 
@@ -82,6 +94,37 @@ def test_a_difference_is_of_the_first_kind_that_fits(own, other, kind):
 
 def test_equal_letters_are_chosen_alike():
     assert Asked({"A": -1.0, "B": -1.0}, SHA, 1, 1).letter == "A"
+
+
+class Closing(BaseHTTPRequestHandler):
+    """Answers one request of a connection, and ends it without a word, as after a long pause."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        size = int(self.headers["Content-Length"])
+        text = json.loads(self.rfile.read(size))["content"]
+        answer = json.dumps({"tokens": [len(text)]}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+        self.close_connection = True
+
+    def log_message(self, *_: object) -> None:
+        """Write nothing."""
+
+
+def test_a_connection_that_the_server_has_ended_is_opened_again():
+    with HTTPServer(("127.0.0.1", 0), Closing) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            vocabulary = Vocabulary(Server(server.server_port, "m", 0))
+            assert [vocabulary.encode(text) for text in ("a", "bc", "a")] == [[1], [2], [1]]
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 QUESTIONS = """\

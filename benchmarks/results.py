@@ -301,8 +301,8 @@ def take_sweep(document: Document) -> Changes:
             one["setting"],
             group,
             change["percent"],
-            change["low"],
-            change["high"],
+            change["low_percent"],
+            change["high_percent"],
             change["is_claimed"],
         )
         for one in document["settings"]
@@ -316,7 +316,7 @@ def take_sweep(document: Document) -> Changes:
         f"{document['blocks']} blocks, {document['visits']} visits; "
         f"joules: {document['kind'] or 'unmeasured'}; against `{document['baseline']}`, with "
         "intervals at 95 % for each setting. Less and more are what the sweep claims beyond its "
-        f"noise; its verdict: {document['verdict']}."
+        f"noise; its verdict: {document['verdict']}. Its notes: {'; '.join(document['notes'])}."
     )
     return Changes(about, "change against the settings in use, %", tuple(rows))
 

@@ -43,7 +43,8 @@ SPECULATION = {
         | {"diverged": 1},
     ],
 }  # fmt: skip
-DIFFERENCE = {"percent": -18.0, "low": -20.0, "high": -16.0, "p": 0.01, "is_claimed": True}
+DIFFERENCE = {"percent": -18.0, "low_percent": -20.0, "high_percent": -16.0, "is_claimed": True}
+UNKNOWN_ENDS = {"low_percent": None, "high_percent": None}
 SWEEP = {
     "model": "m",
     "is_complete": False,
@@ -54,12 +55,13 @@ SWEEP = {
     "kind": "estimate",
     "baseline": "threads=2",
     "verdict": "threads=1 costs fewer joules",
+    "notes": ["joules are an estimate"],
     "settings": [
         {"setting": "threads=2", "joules_difference": None, "seconds_difference": None},
         {
             "setting": "threads=1",
             "joules_difference": DIFFERENCE,
-            "seconds_difference": DIFFERENCE | {"percent": 30.0, "low": None, "high": None},
+            "seconds_difference": DIFFERENCE | {"percent": 30.0} | UNKNOWN_ENDS,
         },
         {
             "setting": "kv_type=q8_0",
@@ -120,6 +122,7 @@ def test_a_sweep_gives_a_change_of_joules_and_one_of_time_for_each_setting():
         ("kv_type=q8_0", "joules", -18.0),
     ]
     assert "stopped before its end (2026-11-30, A CPU" in found.about
+    assert found.about.endswith("Its notes: joules are an estimate.")
     joules, seconds = describe_changes(found.rows)
     # The sweep claims one of two changes, though both intervals are below 0.
     assert joules.startswith(

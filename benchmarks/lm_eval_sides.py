@@ -99,6 +99,7 @@ class Compared:
     prompts_equal: int
     median_nats: float  # Of the differences of a letter's log-probability, without signs
     largest_nats: float
+    near: int  # Questions of which no letter is more than `TIE_NATS` apart
     unequal: tuple[Unequal, ...]
 
     @property
@@ -116,10 +117,10 @@ def compare(samples: Sequence[Sample], asked: Mapping[Key, Asked], shots: int) -
     """
     pairs = [(sample, asked[sample.subject, sample.row]) for sample in samples]
     apart = [
-        abs(value - other.logprobs[letter])
+        [abs(value - other.logprobs[letter]) for letter, value in (sample.logprobs or {}).items()]
         for sample, other in pairs
-        for letter, value in (sample.logprobs or {}).items()
     ]
+    every = [one for inside in apart for one in inside]
     unequal = [
         Unequal(
             sample.subject,
@@ -140,8 +141,9 @@ def compare(samples: Sequence[Sample], asked: Mapping[Key, Asked], shots: int) -
         bench_right=wilson(sum(sample.correct for sample, _ in pairs), len(pairs)),
         lm_eval_right=wilson(sum(s.answer == other.letter for s, other in pairs), len(pairs)),
         prompts_equal=sum(s.prompt_sha256 == other.prompt_sha for s, other in pairs),
-        median_nats=median(apart),
-        largest_nats=max(apart),
+        median_nats=median(every),
+        largest_nats=max(every),
+        near=sum(max(inside, default=0.0) <= TIE_NATS for inside in apart),
         unequal=tuple(unequal),
     )
 
@@ -306,7 +308,8 @@ def format_compared(model: str, found: Compared, shots: int) -> Iterator[str]:
     yield f"right: etui bench {percent(found.bench_right)}, lm-eval {percent(found.lm_eval_right)}"
     yield (
         f"log-probability of a letter: {found.median_nats:.4f} nats apart in the median, "
-        f"{found.largest_nats:.3f} at most; equal prompts: {found.prompts_equal}"
+        f"{found.largest_nats:.3f} at most, within {TIE_NATS} in {found.near} questions; "
+        f"equal prompts: {found.prompts_equal}"
     )
     for kind, count in found.kinds.items():
         yield f"{count} x {kind}: {KINDS[kind]}"

@@ -28,7 +28,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from benchmarks.lm_eval_sides import KINDS
+from benchmarks.lm_eval_sides import KINDS, TIE_NATS
 from etui.bench.machines import join_words
 from etui.errors import EtuiError
 from etui.plots.figure import ARM_COLOURS, Figure, Point
@@ -409,9 +409,9 @@ def describe_sides(document: Document) -> str:
     return (
         f"{document['model']}, {document['questions']} questions of MMLU, {document['shots']} "
         f"worked examples: **the same letter in {document['equal']}**, {share}; right: "
-        f"`etui bench` {bench}, lm-eval {other}. The log-probability of a letter differs by "
-        f"{document['median_nats']:.4f} nats in the median, {document['largest_nats']:.3f} at most."
-        + (f" The other {apart}: {'; '.join(kinds)}." if kinds else "")
+        f"`etui bench` {bench}, lm-eval {other}. The log-probabilities of all letters "
+        f"are within {TIE_NATS} nats in {document['near']}, and {document['largest_nats']:.2f} "
+        "nats apart at most." + (f" The other {apart}: {'; '.join(kinds)}." if kinds else "")
     )
 
 

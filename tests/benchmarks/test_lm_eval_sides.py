@@ -65,7 +65,7 @@ def test_equal_letters_are_counted_and_others_listed():
     assert (found.questions, found.equal, found.prompts_equal) == (4, 3, 4)
     assert found.share.value == 0.75
     assert (found.bench_right.value, found.lm_eval_right.value) == (1.0, 0.75)
-    assert found.largest_nats == 2.0
+    assert (found.largest_nats, found.near) == (2.0, 3)
     (one,) = found.unequal
     assert (one.row, one.bench, one.lm_eval, one.kind) == (3, "B", "A", "tie")
     assert one.gap_nats == pytest.approx(0.02)

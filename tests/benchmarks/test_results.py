@@ -90,6 +90,7 @@ SIDES = {
     "lm_eval_right": {"value": 0.405, "low": 0.34, "high": 0.474},
     "median_nats": 0.0012,
     "largest_nats": 0.05,
+    "near": 199,
     "kinds": {"tie": 2},
 }
 
@@ -196,6 +197,7 @@ def test_equal_answers_and_the_kinds_of_others_are_said():
     text = describe_sides(SIDES)
     assert "**the same letter in 198**, 99.0 [96.4, 99.7] %" in text
     assert "`etui bench` 40.0 [33.0, 47.0] %, lm-eval 40.5 [34.0, 47.4] %" in text
+    assert "within 0.1 nats in 199, and 0.05 nats apart at most" in text
     assert "The other 2: 2 x the two best letters are within 0.1 nats" in text
     assert "The other" not in describe_sides(SIDES | {"kinds": {}})
 

@@ -85,9 +85,10 @@ class Conversation:
     @property
     def context_tokens(self) -> int | None:
         """Tokens of the current branch that the next question follows; None before an answer."""
-        if not self.current:
+        answered = [record for record in self.current if record.answer.strip()]
+        if not answered:
             return None
-        counts = self.current[-1].tokens
+        counts = next((hop for hop in answered[-1].hops if hop.taken), answered[-1]).tokens
         return counts.prompt + counts.output - counts.thinking
 
     def find(self, turn_id: str | None) -> TurnRecord | None:

@@ -26,8 +26,8 @@ from etui.tui.chat._transcript import (
     latest_window,
 )
 from etui.tui.chat._turn_text import compare_costs
-from etui.turn.record import TurnRecord
-from tests.tui.fakes import turn_record
+from etui.turn.record import HopRecord, Tokens, TurnRecord
+from tests.tui.fakes import MODEL, turn_record
 
 
 def chain(*records: TurnRecord) -> tuple[TurnRecord, ...]:
@@ -86,6 +86,20 @@ def test_a_turn_without_an_answer_replaces_nothing() -> None:
     chat = replace(new_chat(), records=records).with_record(failed)
     assert numbers(chat.current) == [0, 1]
     assert chat.query(Asking("?")).parent_id == "turn-of-log-1"
+
+
+def test_the_context_is_that_of_the_last_answer_and_of_the_arm_that_gave_it() -> None:
+    first = turn_record(0, tokens=Tokens(300, 0, 300, 4, 14))
+    failed = turn_record(1, answer="", status="error", tokens=Tokens(0, 0, 0, 0, 0))
+    chat = replace(new_chat(), records=chain(first, failed))
+    assert chat.context_tokens == 310
+    assert replace(chat, records=(failed,)).context_tokens is None
+    quick, large = (
+        HopRecord(arm, MODEL, None, "direct", "Paris.", "complete", None, None, None, taken, taken,
+                  Tokens(prompt, 0, prompt, 0, 7), 1.0, None, 0.0, 0.1, "")
+        for arm, prompt, taken in (("quick", 90, False), ("large", 150, True))
+    )  # fmt: skip
+    assert replace(chat, records=(replace(first, hops=(quick, large)),)).context_tokens == 157
 
 
 def test_a_continued_answer_takes_the_place_of_its_beginning(forked: Conversation) -> None:

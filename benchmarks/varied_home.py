@@ -136,14 +136,17 @@ def _write_day(writing: _Writing, morning: datetime, latest: datetime, back: int
     for number in range(chats or (back == 0)):
         chat = ChatRecord(writing.next_id("chat-"), format_utc(when), "")
         turns = make_day(draw, writing.kind) if (back, number) == (0, chats - 1) else None
-        parent = None
+        parent, said = None, 0
         for turn in turns or _some_turns(draw, writing.kind, draw.randint(1, 9)):
             when = min(when + step * draw.uniform(0.2, 1.4), latest)
             _swap(writing, turn.model, when)
             turn = replace(
                 turn, turn_id=writing.next_id("turn-"), created_at=format_utc(when),
                 chat_id=chat.chat_id, parent_id=parent,
+                tokens=replace(turn.tokens, prompt=turn.tokens.prompt + said, cached=said),
             )  # fmt: skip
+            if turn.answer:
+                said += len(turn.query) // 3 + turn.tokens.output - turn.tokens.thinking
             again = turn.settings.get(REPLACES) or turn.settings.get(CONTINUES)
             if again and parent:
                 turn = replace(turn, settings=dict.fromkeys(turn.settings, parent))
@@ -286,16 +289,17 @@ def _make_turn(
     read, written = 0.15 * per_token * prompt, per_token * output * draw.uniform(0.8, 1.3)
     joules = read + written
     total = prefill + decode
+    net = max(joules / 10, joules - 5.2 * total)
     channel = "estimate:cpu" if kind == "estimate" else "gpu:GPU-1"
     energy = TurnEnergy(
         joules=joules, uncertainty=joules * (0.35 if kind == "estimate" else 0.01),
-        net_joules=max(joules / 10, joules - 5.2 * total), idle_watts=5.2, kind=kind, coverage=1.0,
+        net_joules=net, idle_watts=5.2, kind=kind, coverage=1.0,
         mean_watts=joules / total, peak_watts=joules / total * 1.3,
         joules_per_token=joules / output,
         phases={"load": 0.0, "prefill": read, "decode": written},
         thinking_joules=written * thinking / output if thinking else None,
         channels={channel: joules}, unmeasured=(), flags=(), start_ns=0, end_ns=int(total * 1e9),
-        own_joules=joules * 0.7,
+        own_joules=net * 0.7,
     )  # fmt: skip
     watts = tuple(joules / total * draw.uniform(0.7, 1.3) for _ in range(40))
     return TurnRecord(

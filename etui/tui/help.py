@@ -187,7 +187,8 @@ def _pair_keys(app: App[Any], bindings: Iterable[Binding]) -> tuple[tuple[str, s
         if not binding.description:
             continue
         shown = app.get_key_display(binding)
-        displays = keys.setdefault((binding.action, binding.description), [])
+        what = binding.tooltip or binding.description
+        displays = keys.setdefault((binding.action, what), [])
         if shown not in displays:
             displays.append(shown)
     return tuple((" ".join(shown), description) for (_, description), shown in keys.items())

@@ -36,6 +36,7 @@ async def test_the_keys_are_those_that_work_now_as_they_are_bound(house: House) 
         said = " ".join(text for keys in groups(term).values() for text in keys)
         assert "Delete word" not in said, "those of text fields are left out"
         assert groups(term)["Chat"]["New"] == "^b"
+        assert groups(term)["Chat"]["Select an answer, last first"] == "⇧tab"
         assert "Answer (click or tab to it first)" not in groups(term)
         await term.answer("one")
         assert groups(term)["Answer (click or tab to it first)"]["Copy"] == "c"

@@ -60,7 +60,7 @@ def answer_parts(record: TurnRecord, by_id: Mapping[str, TurnRecord]) -> tuple[T
 
 
 def format_parts(parts: Sequence[TurnRecord]) -> str:
-    """Format ``continued: in all ≈53 J, 640 tok``; empty for an answer of one part."""
+    """Format ``continued (whole: ≈53 J, 640 tok)``; empty for an answer of one part."""
     if len(parts) < 2:
         return ""
     joules = [part.energy.joules for part in parts]
@@ -69,7 +69,7 @@ def format_parts(parts: Sequence[TurnRecord]) -> str:
     total = sum(known) if len(known) == len(parts) else None
     text = units.short_energy_text(total, units.ESTIMATE if estimated else None)
     tokens = units.tok_text(sum(part.tokens.output for part in parts))
-    return f"continued: in all {text}, {tokens}"
+    return f"continued (whole: {text}, {tokens})"
 
 
 def full_why(decision: Decision) -> str:

@@ -123,7 +123,7 @@ class PowerPanel(VerticalScroll):
 Watts now, on a scale from 0 to the power limit; the dotted line is the idle power. Colours and
 words show the phase: load the model, read the prompt, think, write. `[` and `]` show less or more
 time, `p` pauses. The joules of an answer do not include loading the model. *Gross* includes idle
-power, *net* subtracts it. `*` marks a channel that is not in the total. *In all* are the joules
+power, *net* subtracts it. `*` marks a channel that is not in the total. *+idling*: all joules
 that etui spent, today and since Monday; `s` shows what today's went into: answers, titles of chats,
 loads, answer checks (audits), and idling with a model in memory (measured when it is unloaded).
 """
@@ -340,7 +340,7 @@ loads, answer checks (audits), and idling with a model in memory (measured when 
 
             bars = model_bars(spending.daily, None, width)[:rows]
         self._by_model.display = bool(bars)
-        self._by_model.set_text("\n".join(["JOULES BY MODEL, since Mon in all", *bars]))
+        self._by_model.set_text("\n".join(["JOULES BY MODEL, since Mon+idling", *bars]))
 
     def _draw_now(self) -> None:
         self._graph_due_ns = self._table_due_ns = 0
@@ -429,14 +429,14 @@ loads, answer checks (audits), and idling with a model in memory (measured when 
         daily, today = (None, None) if spending is None else (spending.daily, spending.today)
         if daily is not None and today is not None:
             sums = sum_by_period(daily, today)
-            rows.append(("today in all", sums["day"]))
+            rows.append(("today+idling", sums["day"]))
             if self._shows_parts:
                 from etui.tui.power.spent_text import part_rows  # not needed for the first paint
 
                 rows += part_rows(daily, today)
-            rows.append(("since Mon in all", sums["week"]))
+            rows.append(("since Mon+idling", sums["week"]))
         elif not self._problem:
-            rows += [("today in all", EnergySum()), ("since Mon in all", EnergySum())]
+            rows += [("today+idling", EnergySum()), ("since Mon+idling", EnergySum())]
         lines = sum_lines("SPENT", [(*row, "") for row in rows], width)
         missing = max(found.unmeasured for _, found in rows)
         lines += [f"{missing:,} unmeasured, not counted"] if missing else []

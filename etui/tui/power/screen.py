@@ -164,7 +164,7 @@ _READ_AGAIN_SECONDS = 20.0
 _LONG_TITLE_FROM = 90
 _TITLES: dict[Part, str] = {
     "models": f"Joules by model, {DAYS_SHOWN} days",
-    "days": "Joules, peak W by day",
+    "days": "Joules, answers' peak W",
     "money": "Spent in all",
 }
 _HINTS: dict[Part, str] = {"models": " (tab: days)", "days": " (tab: models)"}
@@ -372,7 +372,7 @@ sets up a plug that measures the whole machine at the wall.
             now = units.of_limit_text(row.watts, row.limit_watts, row.kind)
         elif row.state is not None and row.state.power.problem:
             now = f"{now} ({row.state.power.problem})"
-        parts, is_long = [f"{long_name(row)}  {now}"], self.app.size.width >= _LONG_TITLE_FROM
+        parts, is_long = [long_name(row), now], self.app.size.width >= _LONG_TITLE_FROM
         if whole.highest is not None:
             when = " in the last hour" if is_long else ""
             parts.append(f"highest {units.short_watts_text(whole.highest, row.kind)}{when}")

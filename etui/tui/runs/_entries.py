@@ -241,7 +241,7 @@ def arm_lines(run: RunEntry, width: int) -> list[str]:
     if run.summary is None:
         return [run.why]
     summary = run.summary
-    head: tuple[str, ...] = ("", "ARM", "RIGHT", "VERDICT", "J/QUESTION", "95 % RANGE",
+    head: tuple[str, ...] = ("", "ARM", "RIGHT", "95 % RANGE", "VERDICT", "J/QUESTION",
                              "J/RIGHT ANSWER", "NO ANSWER (WRONG)")  # fmt: skip
     rows: list[tuple[str, ...]] = []
     for label, (name, arm) in zip_longest(LABELS[: len(summary.arms)], summary.arms.items()):
@@ -250,12 +250,12 @@ def arm_lines(run: RunEntry, width: int) -> list[str]:
         costs = [None] * 2 if cost is None else [cost.per_question, cost.per_correct]
         each, correct = (units.short_energy_text(c.value if c else None, kind) for c in costs)
         rows.append((label or "", one_line(name), units.accuracy_text(right.value),
-                     guess_verdict(arm, summary.chance), each, interval_text(right), correct,
+                     interval_text(right), guess_verdict(arm, summary.chance), each, correct,
                      f"{lost:,}"))  # fmt: skip
-    lines = format_table(rows, header=head, align="<<><>>>>")
+    lines = format_table(rows, header=head, align="<<>><>>>")
     while max(map(len, lines)) > width and len(head) > 3:
         head, rows = head[:-1], [row[:-1] for row in rows]
-        lines = format_table(rows, header=head, align="<<><>>>>"[: len(head)])
+        lines = format_table(rows, header=head, align="<<>><>>>"[: len(head)])
     chance = f", guessing gets {units.accuracy_text(summary.chance)}" if summary.chance else ""
     shots = f", {summary.shots} worked examples in each prompt" if summary.shots else ""
     count = units.count_text(summary.questions, "question")

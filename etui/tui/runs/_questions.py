@@ -102,7 +102,8 @@ def question_lines(asked: AskedQuestion) -> list[str]:
         for letter, choice in zip(question.letters, question.choices, strict=True):
             mark = "✓" if letter == sample.answer else "✗" if letter == sample.choice else " "
             lines.append(f"{mark} {letter}  {choice}")
-    return [*lines, "", sample.text.strip() or sample.error or "only the letters were compared"]
+    chosen = ": the most probable option is the answer" if sample.logprobs else ""
+    return [*lines, "", sample.text.strip() or sample.error or f"nothing was written{chosen}"]
 
 
 class QuestionsScreen(ModalScreen[None]):

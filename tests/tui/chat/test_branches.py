@@ -148,7 +148,7 @@ async def test_an_answer_that_was_stopped_goes_on_as_one(house: House) -> None:
         await term.until(lambda: len(term.turns) == 1 and not chat(term.app).queue.busy)
         assert term.source(0) == f"{first.answer} It lies on the Seine."
         assert second.settings[CONTINUES] == first.turn_id
-        assert " · continued: in all " in term.text(0, "energy")
+        assert " · continued (whole: " in term.text(0, "energy")
         history = (
             chat(term.app).queue.conversation.query(term.turns[0].asking.__class__("Next?")).history
         )
@@ -169,13 +169,13 @@ def test_the_parts_of_an_answer_add_up_and_a_circle_ends() -> None:
     third = turn_record(2, settings={CONTINUES: second.turn_id})
     by_id = {record.turn_id: record for record in (first, second, third)}
     assert answer_parts(third, by_id) == (first, second, third)
-    assert format_parts([first, second]) == "continued: in all 25.0 J, 50 tok"
+    assert format_parts([first, second]) == "continued (whole: 25.0 J, 50 tok)"
     assert format_parts([first]) == ""
     again = replace(second, query=first.query, settings={REPLACES: first.turn_id})
     assert list(build_notes([first, second])) == [second.turn_id]
     assert build_notes([first, again])[again.turn_id].endswith("12.5 J before")
     assert build_notes([first, replace(again, query="Edited?")]) == {}
     unmeasured = replace(first, energy=replace(first.energy, joules=None))
-    assert format_parts([unmeasured, second]) == "continued: in all unmeasured, 50 tok"
+    assert format_parts([unmeasured, second]) == "continued (whole: unmeasured, 50 tok)"
     loop = turn_record(0, settings={CONTINUES: third.turn_id})
     assert answer_parts(loop, {**by_id, loop.turn_id: loop})[-1] is loop

@@ -75,6 +75,7 @@ async def test_f10_shows_channels_and_what_was_spent(house: House) -> None:
         assert "1,234 J" in part(term, "days").text
         assert "< 0.01 EUR" in part(term, "money").text
         assert "highest 500 W in the last hour" in title(term)
+        assert "  " not in title(term)
         for size in ((80, 24), (200, 60), (120, 36)):
             await term.pilot.resize_terminal(*size)
             lines = part(term, "days").query_one(Static)

@@ -58,7 +58,7 @@ async def test_the_panel_shows_the_parts_of_today_on_demand(
 ) -> None:
     house.chats.today = spending
     async with running(house) as term:
-        await term.until(lambda: "\ntoday " in term.panel and "\nsince Mon " in term.panel)
+        await term.until(lambda: "\nsince Mon+idling " in term.panel)
         assert "\n  loads" not in term.panel
         panel = term.app.screen.query_one("PowerPanel")
         panel.focus()
@@ -75,13 +75,13 @@ async def test_the_panel_of_a_mixed_day_does_not_scroll(
     house.chats.today = spending
     async with running(house) as term:
         panel = term.app.screen.query_one("PowerPanel")
-        await term.until(lambda: "\ntoday " in term.panel)
+        await term.until(lambda: "\ntoday+idling " in term.panel)
         for size in ((120, 36), (200, 50), (110, 30)):
             await term.pilot.resize_terminal(*size)
             await term.until(lambda size=size: term.app.screen.size == size)
             await term.until(lambda: panel.max_scroll_y == 0)
         await term.pilot.resize_terminal(200, 50)
-        await term.sees("JOULES BY MODEL, since Mon in all", "smollm2-135m")
+        await term.sees("JOULES BY MODEL, since Mon+idling", "smollm2-135m")
 
 
 def test_a_home_of_today_ends_today(config: Config) -> None:

@@ -22,7 +22,12 @@ from etui.config.config import load_config
 from etui.tui.job_bar import JobList
 from etui.tui.runs import _entries
 from etui.tui.runs._entries import COLUMNS, RunEntry, arm_lines, run_texts, sort_runs
-from etui.tui.runs._questions import QuestionsScreen, question_texts, read_questions
+from etui.tui.runs._questions import (
+    QuestionsScreen,
+    question_lines,
+    question_texts,
+    read_questions,
+)
 from etui.tui.runs.screen import RunsScreen
 from etui.tui.start import EtuiApp
 from tests.bench import synthetic
@@ -233,6 +238,10 @@ async def test_enter_shows_each_question_of_a_run_and_is_said_at_every_width(
         await app.pilot.press("down")
         detail = app.screen.query_one("#question-text Static", Static)
         await app.until(lambda: asked[1].sample.subject in str(detail.content))
+        letters = next(each for each in asked if each.sample.logprobs)
+        assert question_lines(letters)[-1].endswith(": the most probable option is the answer")
+        unread = replace(letters, sample=replace(letters.sample, logprobs=None))
+        assert question_lines(unread)[-1] == "nothing was written"
         await app.pilot.press("escape")
         await app.until(lambda: not isinstance(app.screen, QuestionsScreen))
 
@@ -241,6 +250,7 @@ def test_every_arm_has_a_row_and_narrow_tables_leave_out_the_last_columns(folder
     (run,) = [run for run in list_runs(folder) if run.name == "done"]
     wide, narrow = arm_lines(run, 160), arm_lines(run, 50)
     assert wide[0] == "MMLU: 114 questions, guessing gets 25.0 %, 5 worked examples in each prompt"
+    assert " ".join(wide[2].split()).startswith("ARM RIGHT 95 % RANGE VERDICT J/QUESTION ")
     for arm in synthetic.ARMS:
         (line,) = [line for line in wide if f" {arm} " in line]
         assert " J" in line

@@ -1,9 +1,9 @@
 """Make ``data/seed`` from a run of the seed design: its answers without texts, and its report.
 
-    python -m benchmarks.seed RUN [--to data/seed]
+    python -m benchmarks.seed RUN [--to data/seed] [--note TEXT]
 
 The folder is a run folder, so that one command makes every table, figure and sentence of it again:
-``etui bench report data/seed``. What was in it before is removed.
+``etui bench report data/seed``. A note says how the run was made. What was in it before is removed.
 """
 
 from __future__ import annotations
@@ -34,12 +34,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("--to", type=Path, default=Path("data/seed"))
+    parser.add_argument("--note", default="", help="a sentence on how the run was made")
     options = parser.parse_args(argv)
-    write(options.run, options.to)
+    write(options.run, options.to, options.note)
     return 0
 
 
-def write(run: Path, to: Path) -> None:
+def write(run: Path, to: Path, note: str = "") -> None:
     """Write the folder of a run; a folder of something else is never removed."""
     recorded = read_run(run)
     if to.exists() and not (to / "README.md").is_file():
@@ -60,10 +61,10 @@ def write(run: Path, to: Path) -> None:
     write_design_report(to, to)
     found = analyse(config, samples, {}, design_of_run(config).models)
     seconds = sum(sample.seconds for sample in samples)
-    (to / "README.md").write_text(describe(found, seconds), encoding="utf-8")
+    (to / "README.md").write_text(describe(found, seconds, note), encoding="utf-8")
 
 
-def describe(found: DesignAnalysis, seconds: float) -> str:
+def describe(found: DesignAnalysis, seconds: float, note: str) -> str:
     """Write the folder's README."""
     layout = found.layout
     arms = len(layout.strategies)
@@ -82,7 +83,7 @@ def describe(found: DesignAnalysis, seconds: float) -> str:
 {len(found.paired):,} questions of MMLU, answered by all {arms} arms by one readout, so that
 {silent} of the questions have no answer; {models};
 {units.seconds_text(seconds)} of answers on {found.config.started_at[:10]}
-({found.config.machine.get("name", units.UNKNOWN)}); joules: {found.kind or "unmeasured"}.
+({found.config.machine.get("name", units.UNKNOWN)}); joules: {found.kind or "unmeasured"}.{note and " " + note}
 
 {said}
 

@@ -28,6 +28,7 @@ SMALL = (
     "--shots",
     "1",
 )
+WHOLE = ("--suite", "sample", "--shots", "1")  # Takes the tiny model some seconds
 
 
 def run(home, *args, models=None, code=0):
@@ -136,7 +137,7 @@ def test_a_full_disk_costs_neither_the_library_nor_the_reader_an_answer(
 def test_ctrl_c_ends_a_run_that_can_go_on(models, etui_home, tmp_path):
     out = tmp_path / "stopped"
     process = subprocess.Popen(
-        [sys.executable, "-m", "etui", "bench", *SMALL, "--out", str(out), "--jsonl"],
+        [sys.executable, "-m", "etui", "bench", *WHOLE, "--out", str(out), "--jsonl"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env={**os.environ, "ETUI_MODELS": str(models)},
@@ -147,8 +148,7 @@ def test_ctrl_c_ends_a_run_that_can_go_on(models, etui_home, tmp_path):
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 3, errors
     assert f"--resume {out}" in errors
-    count = len(read_run(out).samples)
-    assert 1 <= count < 6
+    assert read_run(out).samples
     assert json.loads((out / "summary.json").read_text())["complete"] is False
 
 

@@ -70,6 +70,7 @@ def describe(found: DesignAnalysis, seconds: float, note: str) -> str:
     arms = len(layout.strategies)
     lost = [one.lost / one.questions for one in found.arms]
     silent = " to ".join(units.percent_text(end) for end in dict.fromkeys((min(lost), max(lost))))
+    added = note and f" {note}"
     said = "\n".join(f"- {one.text}" for one in found.statements)
     models = ", ".join(f"{role}: {model}" for role, model in layout.roles.items())
     choice = " ".join(f"--model {role}={shlex.quote(name)}" for role, name in layout.roles.items())
@@ -83,7 +84,7 @@ def describe(found: DesignAnalysis, seconds: float, note: str) -> str:
 {len(found.paired):,} questions of MMLU, answered by all {arms} arms by one readout, so that
 {silent} of the questions have no answer; {models};
 {units.seconds_text(seconds)} of answers on {found.config.started_at[:10]}
-({found.config.machine.get("name", units.UNKNOWN)}); joules: {found.kind or "unmeasured"}.{note and " " + note}
+({found.config.machine.get("name", units.UNKNOWN)}); joules: {found.kind or "unmeasured"}.{added}
 
 {said}
 

@@ -22,7 +22,7 @@ from etui.bench.run import answer_record, run_record
 from etui.bench.sample import Sample
 from etui.bench.summary import Summary
 from etui.config.config import Config
-from etui.errors import EtuiError, InvalidFile, Stopped, UsageError
+from etui.errors import EtuiError, InvalidFile, Stopped, UsageError, writing
 from etui.log.writer import TurnWriter
 from etui.measure.folder import LOCK, check_new
 from etui.units import count_text, energy_text
@@ -243,20 +243,17 @@ def _make_whole(to: Path) -> Iterator[Path]:
     place is two levels deep, where no list of runs finds it.
     """
     try:
-        to.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix=f".{to.name[:40]}.", dir=to.parent) as above:
-            place = Path(above) / "run"
-            yield place
-            if to.is_dir():
-                (to / LOCK).unlink(missing_ok=True)
-                to.rmdir()
-            os.replace(place, to)
+        with writing(to, "use another folder with --out"):
+            to.parent.mkdir(parents=True, exist_ok=True)
+            with TemporaryDirectory(prefix=f".{to.name[:40]}.", dir=to.parent) as above:
+                place = Path(above) / "run"
+                yield place
+                if to.is_dir():
+                    (to / LOCK).unlink(missing_ok=True)
+                    to.rmdir()
+                os.replace(place, to)
     except Stopped as error:
         raise EtuiError(f"the disk of {to} is full", "free some space, and merge again") from error
-    except OSError as error:
-        raise EtuiError(
-            f"cannot write {to}: {error.strerror or error}", "use another folder with --out"
-        ) from error
 
 
 def _read_difficulty(merged: MergedRun) -> str:

@@ -17,7 +17,7 @@ import click
 
 from etui.cli.output import open_watch, print_event, print_json, stop_signals
 from etui.cli.param_types import text_option
-from etui.errors import EtuiError, ExitCode, Stopped, UsageError
+from etui.errors import EtuiError, ExitCode, Stopped, UsageError, writing
 
 if TYPE_CHECKING:
     from etui.bench.plan import RunPlan
@@ -277,14 +277,10 @@ def _keep_sweep(name: str, result: Measured, out: Path | None, config: Config) -
     from etui.sweep.folder import sweeps_dir
 
     folder = out / name if out is not None else sweeps_dir(config) / Path(result.folder).name
-    try:
+    with writing(folder, "use another folder with --out"):
         folder.mkdir(parents=True, exist_ok=True)
         for file, content in result.files.items():
             path = folder / Path(file).name  # a node names files, never other folders
             if not path.is_file() or path.read_bytes() != content:
                 write_bytes(path, content)
-    except OSError as error:
-        raise EtuiError(
-            f"cannot write {folder}: {error.strerror or error}", "use another folder with --out"
-        ) from error
     return folder

@@ -207,4 +207,4 @@ def test_a_node_prices_its_answers_by_its_own_tariff():
     tariff = Tariff(Rate(0.36, None, "EUR"))
     answer, _ = ask("answer", TASK, FakeNode(Behaviour(seconds=0.01), tariff=tariff))
     (sample,) = answer.samples
-    assert sample.cost.price == pytest.approx(1e-7 * sample.joules, abs=0)
+    assert sample.cost.price == pytest.approx(1e-7 * sample.joules)

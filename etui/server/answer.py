@@ -68,17 +68,17 @@ class AnswerForm(ABC):
         self.created = int(time.time())
         self.turn_id = ""
 
-    @abstractmethod
     def write(self, delta: Delta) -> bytes:
-        """Return the frames of a part of the answer, in a stream."""
+        """Return the frames of a part of the answer; none where nothing is streamed."""
+        return b""
 
-    @abstractmethod
     def end(self, record: TurnRecord) -> bytes:
-        """Return the last frames of a stream, with the joules."""
+        """Return the last frames of a stream, with the joules; none where nothing is streamed."""
+        return b""
 
-    @abstractmethod
     def fail(self, error: ApiError) -> bytes:
         """Return the last frames of a stream that has failed."""
+        return frame(error.document())
 
     @abstractmethod
     def whole(self, record: TurnRecord) -> Mapping[str, Any]:
@@ -100,6 +100,12 @@ class AnswerForm(ABC):
     def convert(self, error: EtuiError) -> ApiError:
         """Return the error of a turn in the words of the API, and of this dialect."""
         return to_api_error(error)
+
+
+def frame(document: Mapping[str, Any], kind: str = "") -> bytes:
+    """Return a document as one server-sent event, with the name of its kind if it has one."""
+    name = f"event: {kind}\n".encode() if kind else b""
+    return name + b"data: " + encode(document) + b"\n\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,11 +170,10 @@ class TurnResponse(Response):
             self._turns = [replace(turn, settings=settings) for turn in self._turns]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Run the turn and send its answer; end the turn if the client leaves meanwhile.
+        """Run the turn and send its answer; end the turn if the client leaves.
 
-        Raises:
-            ApiError: The turn failed before the first byte.
-            ClientDisconnect: The client has left, or is not waited for any more.
+        ApiError if the turn failed before the first byte, ClientDisconnect if the client has left
+        or is not waited for any more.
         """
         try:
             stream = _TurnStream(self._context, self._turns, speaks=self._streamed)
@@ -232,11 +237,7 @@ class TurnResponse(Response):
             stream.note_sent()
 
     def _find_failure(self, event: PoolEvent) -> ApiError | None:
-        """Return the error with which an event ends its turn; None if it does not.
-
-        The client has left already if it stopped the turn, so a stopped one was ended by the
-        server.
-        """
+        """Return the error with which an event ends its turn; None if it does not."""
         if isinstance(event, TurnFailed):
             return self._form.convert(event.error)
         if isinstance(event, TurnFinished) and event.record.status == "stopped":
@@ -258,13 +259,9 @@ class _ReaderStalled(Exception):
 class _TurnStream:
     """Runs the turns of a response and gives their events to one client.
 
-    Several turns begin as the pool has room for them, so that they do not fill its queue.
-
-    Args:
-        speaks: Whether the client is sent something while nothing happens.
-
-    Raises:
-        EtuiError: The turn is not accepted: too many requests wait already.
+    Several turns begin as the pool has room for them, so that they do not fill its queue. With
+    ``speaks`` the client is sent something while nothing happens. EtuiError if the turn is not
+    accepted.
     """
 
     def __init__(
@@ -302,13 +299,9 @@ class _TurnStream:
         self._running += 1
 
     async def batches(self) -> AsyncIterator[Sequence[tuple[int, PoolEvent]]]:
-        """Yield the events that have come since the last time, until all turns have ended.
+        """Yield the events since the last time, each with the number of its turn.
 
-        Each event has the number of its turn.
-        An empty batch means that there were none, and that something has to be sent.
-
-        Raises:
-            ClientDisconnect: The client has left.
+        An empty batch means that something has to be sent. ClientDisconnect if the client has left.
         """
         while not self._ended:
             events = self._drain()
@@ -327,11 +320,9 @@ class _TurnStream:
 
     @property
     def is_silent(self) -> bool:
-        """Whether the client has been sent nothing for too long."""
         return self._speaks and self._loop.time() >= self._due
 
     def note_sent(self) -> None:
-        """Note that the client was sent something."""
         self._due = self._loop.time() + self._settings.keep_alive_seconds
 
     async def wait_for_leaving(self, receive: Receive) -> None:

@@ -62,12 +62,9 @@ class BodyBudget:
         self.limiter = CapacityLimiter(_MOST_READ)
 
     def make_room(self, body: IncomingBody, size: int) -> int:
-        """Return what of a size is counted, once there is room for it.
+        """Return what of a size is counted, once there is room for it; else ApiError (503).
 
         Bodies that have stalled are given up for it.
-
-        Raises:
-            ApiError: There is no room, status 503.
         """
         counted = max(0, size - LARGE_BYTES)
         while counted > body.counted:
@@ -136,9 +133,8 @@ class IncomingBody:
     async def read(self) -> bytearray:
         """Receive all of it, once.
 
-        Raises:
-            ApiError: It is too large (413) or too slow (408), or there is no memory for it (503).
-            ClientDisconnect: The client has left.
+        ApiError if it is too large (413) or too slow (408), or there is no memory for it (503);
+        ClientDisconnect if the client has left.
         """
         self._budget.make_room(self, self._declared_bytes)
         while not self._complete:
@@ -216,10 +212,7 @@ class IncomingBody:
         self._budget.release(self)
 
     async def leave(self, error: ApiError) -> None:
-        """Read on for a moment if it was refused, so that the client gets the response of that.
-
-        It would get a reset of its connection instead.
-        """
+        """Read on for a moment if it was refused: the client would get a reset otherwise."""
         if error.status not in (413, 503):
             return
         self.release()

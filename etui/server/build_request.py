@@ -6,13 +6,15 @@ import base64
 import hashlib
 import json
 import math
+import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from etui.chat import Infill, Message, OutputOptions, Picture, Query
 from etui.errors import EtuiError, UsageError
 from etui.prompts.pictures import MOST_PICTURES, read_picture
+from etui.reasoning.output import COUNT, STOPS, TOP_LOGPROBS
 from etui.runtime.overrides import Overrides
 from etui.runtime.turn_request import TurnRequest
 from etui.server.chat_request import (
@@ -20,17 +22,25 @@ from etui.server.chat_request import (
     CompletionBody,
     InfillBody,
     ResponseFormat,
+    SampledBody,
     ToolChoice,
 )
-from etui.server.errors import invalid, quote, to_api_error, unsupported
-from etui.server.validation import dump_schema, list_unknown, refuse_more, validate
+from etui.server.errors import (
+    ApiError,
+    invalid,
+    quote,
+    rename_param,
+    to_api_error,
+    unsupported,
+)
+from etui.server.validation import Body, dump_schema, list_unknown, refuse_more, validate
 
 if TYPE_CHECKING:
-    from etui.server.chat_request import MessageItem, SampledBody
-    from etui.server.context import ServerContext, ServerSettings
+    from etui.server.chat_request import MessageItem
+    from etui.server.context import ServerContext
     from etui.turn.record import ClientRecord
 
-B = TypeVar("B", bound="SampledBody")
+B = TypeVar("B", bound=Body)
 
 _TOOL_KEYS = {"name", "description", "parameters"}
 _PICTURE_PARTS = ("image_url", "input_image")
@@ -43,6 +53,9 @@ _MOST_TOKENS = 2**20
 """Largest limit of tokens that is passed on; each model cuts it to its context."""
 
 _MOST_PROMPT_TOKENS = 2**18
+_MOST_PROMPTS = 128  # Of one completion
+_MOST_MESSAGES = 2048  # Of a conversation
+_MOST_STOP_CHARACTERS = 256
 _MOST_BIASES = 1024
 _MOST_METADATA = 16
 _LARGEST_TOKEN = 2**22
@@ -79,16 +92,13 @@ _ALIASES = {
 """Parameters of other servers that are here under another name."""
 
 
-def take_known(
+def _take_known(
     body: Mapping[str, Any], known: Collection[str]
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Return the parameters of a request that etui uses, and the names of those it ignores.
 
-    A null is as good as none. An unknown parameter is ignored and named, as is one that
-    changes no answer: clients add fields of their own.
-
-    Raises:
-        ApiError: A parameter would change the answer, and is not supported; status 400.
+    A null is as good as none. An unknown parameter is ignored, as is one that changes no answer:
+    clients add fields of their own. ApiError (400) for one that would change the answer.
     """
     used: dict[str, Any] = {}
     ignored = []
@@ -111,47 +121,63 @@ def take_known(
     return used, tuple(ignored)
 
 
-def parse_chat(document: Mapping[str, Any]) -> tuple[ChatBody, tuple[str, ...]]:
-    """Parse the body of a chat completion; return it with the names of fields that are ignored.
+def parse(kind: type[B], document: Mapping[str, Any]) -> tuple[B, tuple[str, ...]]:
+    """Parse the body of a request; return it with the names of the fields that are ignored.
 
-    Raises:
-        ApiError: It is not valid, or asks for what etui does not support; status 400.
+    ApiError, status 400, if it is not valid, or asks for what etui does not support.
     """
-    return _parse(ChatBody, document)
-
-
-def parse_completion(document: Mapping[str, Any]) -> tuple[CompletionBody, tuple[str, ...]]:
-    """Parse the body of a completion; raises as :func:`parse_chat`."""
-    return _parse(CompletionBody, document)
-
-
-def parse_infill(document: Mapping[str, Any]) -> tuple[InfillBody, tuple[str, ...]]:
-    """Parse the body of llama.cpp's request to fill in the middle; raises as :func:`parse_chat`."""
-    return _parse(InfillBody, document)
-
-
-def _parse(kind: type[B], document: Mapping[str, Any]) -> tuple[B, tuple[str, ...]]:
-    used, ignored = take_known(document, kind.model_fields)
+    used, ignored = _take_known(document, kind.model_fields)
     body = validate(kind, used)
-    return body, (*ignored, *list_unknown(body), *_read_metadata(body.metadata)[1])
+    more = _read_metadata(body.metadata)[1] if isinstance(body, SampledBody) else ()
+    return body, (*ignored, *list_unknown(body), *more)
+
+
+@dataclass(slots=True)
+class Rewrite:
+    """A request of another dialect, rewritten as one for a chat completion."""
+
+    chat: dict[str, Any] = field(default_factory=dict)  # The body of the chat completion
+    ignored: list[str] = field(default_factory=list)  # What of the request has no effect
+    origins: list[str] = field(default_factory=list)
+    """Where each message comes from (``instructions``, ``input``, ``input[2]``)."""
+    renamed: ClassVar[Sequence[tuple[str, str]]] = ()
+    """Patterns of begins of parameters of chat completions, and their names here."""
+
+    def rename(self, param: str) -> str:
+        """Return the name here of a parameter of chat completions."""
+        found = re.match(r"messages\[(\d+)\]", param)
+        if found and int(found[1]) < len(self.origins):
+            return self.origins[int(found[1])]
+        for pattern, name in self.renamed:
+            if found := re.match(pattern, param):
+                return found.expand(name) + param[found.end() :]
+        return param
+
+    def build(self, context: ServerContext, client: ClientRecord) -> tuple[TurnRequest, bool]:
+        """Build the turn, and whether its answer is streamed; errors name parameters as here."""
+        try:
+            body, more = parse(ChatBody, self.chat)
+            turn = build_chat_turn(body, context, client)
+        except ApiError as error:
+            raise rename_param(error, self.rename) from None
+        self.ignored += more
+        return turn, body.stream
 
 
 def build_chat_turn(body: ChatBody, context: ServerContext, client: ClientRecord) -> TurnRequest:
     """Build the turn of a chat completion.
 
-    Raises:
-        ApiError: A value is out of its bounds (400), or the model is unknown (404).
+    ApiError if a value is out of its bounds (400), or the model is unknown (404).
     """
-    settings = context.settings
-    query = _read_conversation(body.messages, settings.max_messages)
-    options = _read_options(body, settings)
+    query = _read_conversation(body.messages)
+    options = _read_options(body)
     top = body.top_logprobs
     if top is not None:
-        refuse_more(top, settings.max_top_logprobs, "top_logprobs", "alternatives")
+        refuse_more(top, TOP_LOGPROBS, "top_logprobs", "alternatives")
         if top and not body.logprobs:
             raise invalid("top_logprobs needs `logprobs: true`", "top_logprobs")
-    tools, choice = _read_tools(body, settings)
-    schema = _read_format(body.response_format, settings.max_schema_bytes)
+    tools, choice = _read_tools(body)
+    schema = _read_format(body.response_format)
     if tools and choice not in ("none", "auto"):
         schema = ""  # the answer is calls alone
     options = replace(
@@ -175,27 +201,26 @@ def build_chat_turn(body: ChatBody, context: ServerContext, client: ClientRecord
 def build_completion_turns(
     body: CompletionBody, context: ServerContext, client: ClientRecord
 ) -> list[TurnRequest]:
-    """Build the turns of a completion, one for each prompt; raises as :func:`build_chat_turn`."""
-    settings = context.settings
+    """Build the turns of a completion, one for each prompt; raises as for a chat."""
     count = body.best_of or body.n
-    refuse_more(count, settings.max_n, "best_of" if body.best_of else "n", "answers")
+    refuse_more(count, COUNT, "best_of" if body.best_of else "n", "answers")
     if count < body.n:
         raise invalid("best_of: at least as many answers as `n` are needed", "best_of")
     if count > body.n and body.stream:
         raise invalid("best_of: the best is known at the end only; leave out `stream`", "best_of")
     if body.logprobs is not None:
-        refuse_more(body.logprobs, settings.max_top_logprobs, "logprobs", "alternatives")
+        refuse_more(body.logprobs, TOP_LOGPROBS, "logprobs", "alternatives")
     if body.max_tokens == 0 and count > 1:
         raise invalid("n: an answer without tokens is there once", "n")
     ranked = 0 if count > body.n else None  # by their log-probabilities
     options = replace(
-        _read_options(body, settings),
+        _read_options(body),
         raw=True,
         count=count,
         top_logprobs=ranked if body.logprobs is None else body.logprobs,
     )
     turns = []
-    for text, tokens in _read_prompts(body.prompt, settings.max_prompts):
+    for text, tokens in _read_prompts(body.prompt):
         own = replace(options, prompt_tokens=tokens)
         if body.suffix:
             if tokens or body.echo:
@@ -215,7 +240,7 @@ def build_infill_turn(
         raise unsupported("n", "n: this endpoint writes one text; use /v1/completions with suffix")
     files = tuple((file.filename, file.text) for file in body.input_extra)
     infill = Infill(body.input_prefix, body.input_suffix, body.prompt, files)
-    options = replace(_read_options(body, context.settings), raw=True, infill=infill)
+    options = replace(_read_options(body), raw=True, infill=infill)
     text = body.input_prefix or body.input_suffix or "(an empty text)"
     return _build_raw_turn(body, text, options, context, client)
 
@@ -259,11 +284,7 @@ def _build_turn(
 
 
 def parse_model(text: str, context: ServerContext) -> Overrides:
-    """Return the policy, arm or model that the id of a request names.
-
-    Raises:
-        ApiError: There is none, status 404, with the nearest names.
-    """
+    """Return the policy, arm or model that an id names; ApiError (404) with the nearest names."""
     if text in DEFAULT_MODELS:
         return Overrides(model=context.settings.model, policy=context.settings.policy)
     try:
@@ -276,14 +297,11 @@ def parse_model(text: str, context: ServerContext) -> Overrides:
         raise to_api_error(error) from error
 
 
-def _read_conversation(items: Sequence[MessageItem], most: int) -> Query:
-    """Read the messages of a request.
-
-    All system and developer messages are gathered in one at the beginning, since most chat
-    templates accept only that.
-    """
-    if len(items) > most:
-        raise invalid(f"messages: at most {most} are accepted; got {len(items)}", "messages")
+def _read_conversation(items: Sequence[MessageItem]) -> Query:
+    """Read the messages; system ones are gathered at the beginning, as most templates want it."""
+    if len(items) > _MOST_MESSAGES:
+        text = f"messages: at most {_MOST_MESSAGES} are accepted; got {len(items)}"
+        raise invalid(text, "messages")
     called: set[str] = set()
     pictures: dict[str, Picture] = {}
     messages = [
@@ -331,8 +349,7 @@ def _read_message(
 def join_text(content: Any, param: str, pictures: dict[str, Picture] | None = None) -> str:
     """Return a text, or the joined text parts of a list; nothing is ever fetched.
 
-    Args:
-        pictures: Takes the pictures of the list, by their marks; None refuses them.
+    ``pictures`` takes those of the list, by their marks; None refuses them.
     """
     if isinstance(content, str):
         return content
@@ -358,7 +375,6 @@ def join_text(content: Any, param: str, pictures: dict[str, Picture] | None = No
 
 
 def _take_picture(url: Any, place: str, pictures: dict[str, Picture]) -> str:
-    """Read a picture from a data URL, and return its mark."""
     if isinstance(url, dict):
         url = url.get("url")
     head, comma, encoded = url.partition(",") if isinstance(url, str) else ("", "", "")
@@ -382,10 +398,10 @@ def _take_picture(url: Any, place: str, pictures: dict[str, Picture]) -> str:
     return picture.mark
 
 
-def _read_options(body: SampledBody, settings: ServerSettings) -> OutputOptions:
-    refuse_more(body.n, settings.max_n, "n", "answers")
-    refuse_more(len(body.stop), settings.max_stop, "stop", "stop strings")
-    most = settings.max_stop_characters
+def _read_options(body: SampledBody) -> OutputOptions:
+    refuse_more(body.n, COUNT, "n", "answers")
+    refuse_more(len(body.stop), STOPS, "stop", "stop strings")
+    most = _MOST_STOP_CHARACTERS
     for index, text in enumerate(body.stop):
         if not text or len(text) > most:
             param = f"stop[{index}]"
@@ -430,22 +446,20 @@ def _read_metadata(given: Any) -> tuple[tuple[tuple[str, str], ...], tuple[str, 
     return tuple(sorted(kept)), tuple(f"metadata.{key}" for key in given if key not in names)
 
 
-def _read_format(form: ResponseFormat | None, limit_bytes: int) -> str:
-    """Return the JSON schema of a response format as text; empty for any text."""
+def _read_format(form: ResponseFormat | None) -> str:
     if form is None or form.type == "text":
         return ""
     if form.schema_ is not None:
-        return dump_schema(form.schema_, limit_bytes, "response_format.schema")
+        return dump_schema(form.schema_, "response_format.schema")
     if form.type == "json_object":
         return '{"type":"object"}'
     param = "response_format.json_schema.schema"
     if form.json_schema is None or form.json_schema.schema_ is None:
         raise invalid(f"{param} is missing", param)
-    return dump_schema(form.json_schema.schema_, limit_bytes, param)
+    return dump_schema(form.json_schema.schema_, param)
 
 
-def _read_tools(body: ChatBody, settings: ServerSettings) -> tuple[str, str]:
-    """Return the tools as JSON text, and the choice among them."""
+def _read_tools(body: ChatBody) -> tuple[str, str]:
     names = [tool.function.name for tool in body.tools or ()]
     for index, name in enumerate(names):
         if name in names[:index]:
@@ -461,7 +475,7 @@ def _read_tools(body: ChatBody, settings: ServerSettings) -> tuple[str, str]:
         }
         for tool in body.tools or ()
     ]
-    return dump_schema(listed, settings.max_schema_bytes, "tools"), choice
+    return dump_schema(listed, "tools"), choice
 
 
 def _read_tool_choice(choice: Any, names: list[str]) -> str:
@@ -498,11 +512,11 @@ def _read_effort(body: ChatBody) -> str | None:
     return effort
 
 
-def _read_prompts(prompt: Any, most: int) -> list[tuple[str, tuple[int, ...]]]:
+def _read_prompts(prompt: Any) -> list[tuple[str, tuple[int, ...]]]:
     """Return the text of each prompt and its token ids, if these were sent."""
     several = isinstance(prompt, list) and prompt and isinstance(prompt[0], str | list)
     prompts = prompt if several else [prompt]
-    refuse_more(len(prompts), most, "prompt", "prompts")
+    refuse_more(len(prompts), _MOST_PROMPTS, "prompt", "prompts")
     return [
         _read_prompt(each, f"prompt[{index}]" if len(prompts) > 1 else "prompt")
         for index, each in enumerate(prompts)

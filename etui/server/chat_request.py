@@ -122,10 +122,15 @@ class TemplateOptions(Body):
     enable_thinking: bool | None = None
 
 
-class SampledBody(Body):
-    """What the bodies of chats and of raw prompts have in common."""
+class OfModel(Body):
+    """A body that names a model."""
 
     model: Annotated[str, Field(max_length=256)] = ""
+
+
+class SampledBody(OfModel):
+    """What the bodies of chats and of raw prompts have in common."""
+
     stream: bool = False
     stream_options: StreamOptions | None = None
     temperature: Temperature | None = None

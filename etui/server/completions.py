@@ -1,22 +1,28 @@
-"""The dialects ``POST /v1/completions`` and llama.cpp's ``POST /infill``: prompts as they are."""
+"""The dialects that answer with choices, ``/v1/chat/completions`` and ``/v1/completions``.
+
+``/infill`` of llama.cpp is here too: its prompts have no template either.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
-from etui.server.answer import AnswerForm, Asked
+from etui import __version__
+from etui.server.answer import AnswerForm, Asked, frame
 from etui.server.build_request import (
+    build_chat_turn,
     build_completion_turns,
     build_infill_turn,
-    parse_completion,
-    parse_infill,
+    parse,
 )
-from etui.server.chat import ChoicesForm, frame
+from etui.server.chat_request import ChatBody, CompletionBody, InfillBody
 from etui.server.documents import (
     completion_logprobs,
     energy_comment,
+    logprob_document,
     token_text,
     tokens_of_answer,
     turn_documents,
@@ -24,20 +30,26 @@ from etui.server.documents import (
 from etui.turn.record import Seconds, Tokens
 
 if TYPE_CHECKING:
-    from etui.events import TokenLogprob
+    from etui.events import TokenLogprob, ToolCall
     from etui.runtime.turn_request import TurnRequest
-    from etui.server.chat_request import CompletionBody
+    from etui.server.chat_request import SampledBody
     from etui.server.context import ServerContext
     from etui.server.deltas import Delta, WholeAnswer
-    from etui.server.errors import ApiError
     from etui.turn.record import ClientRecord, TurnRecord
+
+
+def read_chat(document: dict[str, Any], context: ServerContext, client: ClientRecord) -> Asked:
+    """Read a request for a chat completion."""
+    body, ignored = parse(ChatBody, document)
+    turn = build_chat_turn(body, context, client)
+    return Asked(turn, ChatForm(turn, body), body.stream, ignored)
 
 
 def read_completion(
     document: dict[str, Any], context: ServerContext, client: ClientRecord
 ) -> Asked:
     """Read a request for completions of one or several raw prompts."""
-    body, ignored = parse_completion(document)
+    body, ignored = parse(CompletionBody, document)
     turns = build_completion_turns(body, context, client)
     forms = [CompletionForm(turn, body, index * body.n) for index, turn in enumerate(turns)]
     forms[0].family = forms
@@ -47,19 +59,129 @@ def read_completion(
 
 def read_infill(document: dict[str, Any], context: ServerContext, client: ClientRecord) -> Asked:
     """Read a request to fill in the middle of a text."""
-    body, ignored = parse_infill(document)
+    body, ignored = parse(InfillBody, document)
     turn = build_infill_turn(body, context, client)
     return Asked(turn, InfillForm(turn), body.stream, ignored)
 
 
+class ChoicesForm(AnswerForm):
+    """An answer as choices, in chunks if it is streamed."""
+
+    prefix: str  # Start of the response's id, before the id of the turn
+    kind: str  # Its `object`
+    chunk_kind: str
+
+    def __init__(self, request: TurnRequest, body: SampledBody) -> None:
+        super().__init__(request)
+        options = body.stream_options
+        self._include_usage = options is not None and options.include_usage
+
+    def whole(self, record: TurnRecord) -> Mapping[str, Any]:
+        """Build the whole response."""
+        return {
+            **self._head(self.kind),
+            "model": record.model,
+            "choices": self.list_choices(record),
+            **turn_documents(record),
+        }
+
+    def list_choices(self, record: TurnRecord) -> list[dict[str, Any]]:
+        """Build the choices of a turn."""
+        return [self._build_choice(answer) for answer in self.reader.list_answers(record)]
+
+    def end(self, record: TurnRecord) -> bytes:
+        """Return the chunk of the usage if it was asked for, the joules, and the end."""
+        usage = b""
+        if self._include_usage:
+            documents = {"choices": [], **turn_documents(record)}
+            usage = frame({**self._head(self.chunk_kind), **documents})
+        return usage + energy_comment(record) + b"data: [DONE]\n\n"
+
+    def _build_choice(self, answer: WholeAnswer) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def _write_chunk(self, index: int, part: Mapping[str, Any], finish: str | None = None) -> bytes:
+        choice = {"index": index, "logprobs": None, **part, "finish_reason": finish}
+        usage = {"usage": None} if self._include_usage else {}
+        return frame({**self._head(self.chunk_kind), "choices": [choice], **usage})
+
+    def _head(self, kind: str) -> dict[str, Any]:
+        return {
+            "id": self.prefix + self.turn_id,
+            "object": kind,
+            "created": self.created,
+            "model": self.reader.model,
+            "system_fingerprint": f"etui-{__version__}",
+        }
+
+
+class ChatForm(ChoicesForm):
+    """The responses of one chat completion."""
+
+    prefix, kind, chunk_kind = "chatcmpl-", "chat.completion", "chat.completion.chunk"
+
+    def __init__(self, request: TurnRequest, body: SampledBody) -> None:
+        super().__init__(request, body)
+        self._opened: set[int] = set()
+
+    def write(self, delta: Delta) -> bytes:
+        """Return the chunks of a part of the answer."""
+        opening = b""
+        if delta.index not in self._opened:
+            self._opened.add(delta.index)
+            first = {"role": "assistant", "content": ""}
+            opening = self._write_chunk(delta.index, {"delta": first})
+        parts: dict[str, Any] = {}
+        if delta.content:
+            parts["content"] = delta.content
+        if delta.thinking:
+            parts["reasoning_content"] = delta.thinking
+        if delta.tool is not None:
+            parts["tool_calls"] = [_tool_delta(delta.tool)]
+        if not parts and not delta.logprobs and delta.finish is None:
+            return opening
+        logprobs = self._build_logprobs(delta.logprobs) if delta.logprobs else None
+        part = {"delta": parts, "logprobs": logprobs}
+        return opening + self._write_chunk(delta.index, part, delta.finish)
+
+    def _build_choice(self, answer: WholeAnswer) -> dict[str, Any]:
+        return {
+            "index": answer.index,
+            "message": _build_message(answer),
+            "logprobs": self._build_logprobs(answer.logprobs),
+            "finish_reason": answer.finish,
+        }
+
+    def _build_logprobs(self, logprobs: Sequence[TokenLogprob]) -> dict[str, Any] | None:
+        if not self.reader.with_logprobs:
+            return None
+        return {"content": [logprob_document(each) for each in logprobs], "refusal": None}
+
+
+def _build_message(answer: WholeAnswer) -> dict[str, Any]:
+    calls = json.loads(answer.tool_calls) if answer.tool_calls else None
+    content = None if calls and not answer.text else answer.text
+    return {
+        "role": "assistant",
+        "content": content,
+        "refusal": None,
+        **({"reasoning_content": answer.thinking} if answer.thinking else {}),
+        **({"tool_calls": calls} if calls else {}),
+    }
+
+
+def _tool_delta(call: ToolCall) -> dict[str, Any]:
+    function: dict[str, Any] = {"arguments": call.arguments}
+    if not call.name:
+        return {"index": call.index, "function": function}
+    function = {"name": call.name, **function}
+    return {"index": call.index, "id": call.call_id, "type": "function", "function": function}
+
+
 class CompletionForm(ChoicesForm):
-    """The responses of one completion.
+    """The responses of one completion; ``first`` is the number of its first choice among all.
 
-    Args:
-        first: Number of its first choice, among those of all prompts.
-
-    Attributes:
-        family: The forms of all prompts of the request, in the first of them.
+    ``family`` of the first form has the forms of all prompts of the request.
     """
 
     prefix, kind, chunk_kind = "cmpl-", "text_completion", "text_completion"
@@ -124,7 +246,6 @@ class CompletionForm(ChoicesForm):
         }
 
     def _read_echo(self) -> tuple[str, Sequence[TokenLogprob]]:
-        """Return the text of the prompt, and its tokens if log-probabilities are asked for."""
         tokens, text = self.reader.prompt, self._prompt or ""
         if self._has_ids:
             text = b"".join(bytes(token.piece) for token in tokens).decode("utf-8", "replace")
@@ -177,10 +298,6 @@ class InfillForm(AnswerForm):
     def end(self, record: TurnRecord) -> bytes:
         """Return the joules, and the last frame, which has no text of its own."""
         return energy_comment(record) + frame({**self._describe(record), "content": ""})
-
-    def fail(self, error: ApiError) -> bytes:
-        """Return the error, after which the stream ends."""
-        return frame(error.document())
 
     def whole(self, record: TurnRecord) -> Mapping[str, Any]:
         """Build the whole response."""

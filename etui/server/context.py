@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from etui.runtime.overrides import Overrides
     from etui.runtime.runtime import Runtime
     from etui.runtime.turn_pool import TurnPool
-    from etui.server.counters import TurnCounters
+    from etui.server.metrics import TurnCounters
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8420
@@ -25,7 +25,6 @@ class ServerSettings:
         policy, model: What answers requests for the model ``default``, or for none; None of
             both is the policy of config.yaml.
         header_seconds, body_seconds: Longest time for the headers and for the body to arrive.
-        max_n, max_stop, max_top_logprobs: Bounds of these parameters.
     """
 
     host: str = DEFAULT_HOST  # Address that it is bound to
@@ -54,13 +53,6 @@ class ServerSettings:
     grace_seconds: float = 10.0
     """How long running answers may go on after the server was asked to stop."""
     event_limit: int = 4096  # Most events that wait for one client
-    max_n: int = 8
-    max_stop: int = 32
-    max_top_logprobs: int = 20
-    max_prompts: int = 128  # Most prompts of one completion
-    max_messages: int = 2048  # Most messages of a conversation
-    max_stop_characters: int = 256  # Longest stop string
-    max_schema_bytes: int = 256 * 2**10  # Largest JSON schema, and largest list of tools
     max_connections: int = 512  # Most connections at a time
 
     def sees_all(self, key: str) -> bool:
@@ -69,7 +61,7 @@ class ServerSettings:
 
 
 def _open_counters() -> TurnCounters:
-    from etui.server.counters import TurnCounters
+    from etui.server.metrics import TurnCounters
 
     return TurnCounters()
 

@@ -45,11 +45,7 @@ def finish_reason(status: str, tool_calls: str = "") -> str:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """A part of an answer.
-
-    Attributes:
-        content, thinking: Text to append.
-    """
+    """A part of an answer: ``content`` and ``thinking`` are text to append."""
 
     index: int = 0  # Number of the answer, if several are asked for
     content: str = ""
@@ -188,7 +184,6 @@ class DeltaReader:
         yield Delta(vote.index, finish=finish)
 
     def _complete(self, end: Finished) -> Iterator[Delta]:
-        """End the answer, after the text that was held back within it."""
         if end.status in ("stopped", "error") or self._finished:
             return
         shown = self._content.lstrip()  # the text of the end has no blanks around it
@@ -227,7 +222,6 @@ class DeltaReader:
         yield Delta(finish=finish_reason(record.status, record.tool_calls))
 
     def _forget(self) -> None:
-        """Forget the answer of a hop that another one replaces."""
         self._held = []
         self.prompt = ()
         self._content = self._pending = ""
@@ -240,7 +234,6 @@ class DeltaReader:
 
 
 def _read_calls(tool_calls: str, answer: int = 0) -> Iterator[Delta]:
-    """Yield the tool calls of an answer as parts, each in one piece."""
     for index, call in enumerate(json.loads(tool_calls) if tool_calls else ()):
         function = call["function"]
         tool = ToolCall(0, index, call["id"], function["name"], function["arguments"])
@@ -248,10 +241,7 @@ def _read_calls(tool_calls: str, answer: int = 0) -> Iterator[Delta]:
 
 
 def may_be_replaced(decision: Decision, question: str) -> bool:
-    """Return whether another answer may follow and replace the first one.
-
-    Even the last arm of a cascade may be replaced, by an earlier one that is more likely right.
-    """
+    """Return whether another answer may replace the first one, even an earlier one the last."""
     if decision.cascade is not None:
         return True
     asks_again = decision.fallbacks.no_answer == "ask_constrained"

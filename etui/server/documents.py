@@ -38,10 +38,7 @@ def turn_documents(record: TurnRecord) -> dict[str, Any]:
 
 
 def usage_document(record: TurnRecord) -> dict[str, Any]:
-    """Build ``usage``: tokens of the accepted answer, and the joules of the whole turn.
-
-    With ``n`` > 1 or votes, the output tokens of all answers count.
-    """
+    """Build ``usage``: tokens of the accepted answer (with ``n``, of all), joules of the turn."""
     tokens = tokens_of_answer(record)
     return {
         "prompt_tokens": tokens.prompt,
@@ -119,12 +116,7 @@ def headers_of(
     record: TurnRecord | None = None,
     prefilled: Prefilled | None = None,
 ) -> dict[str, str]:
-    """Build the headers of a response; what is not known has none, and unmeasured joules are null.
-
-    Args:
-        record: The record of the turn, for a response that is sent as a whole.
-        prefilled: How the prompt was computed, and what of it was left out.
-    """
+    """Build the headers of a response; what is not known has none, unmeasured joules are null."""
     headers: dict[str, str] = {}
     if decision is not None:
         headers["x-etui-route"] = _header_text(decision.rule or decision.policy or "model")
@@ -143,10 +135,7 @@ def headers_of(
 
 
 def ignored_headers(names: Iterable[str]) -> dict[str, str]:
-    """Build the header that names fields which were accepted without an effect; none without any.
-
-    A name that was given several times is there once; of very many the first ones are named.
-    """
+    """Build the header with the fields that had no effect: each once, of many the first."""
     text = ", ".join(quote(name) for name in dict.fromkeys(names))
     return {"x-etui-ignored": _header_text(text, 1_000)} if text else {}
 
@@ -199,10 +188,7 @@ def encode(document: Mapping[str, Any]) -> bytes:
 
 
 def encode_large(document: Mapping[str, Any]) -> bytes:
-    """Encode a document of very many numbers; call it on a thread of its own.
-
-    ``json`` takes ten times as long for them, in which no other thread runs.
-    """
+    """Encode very many numbers, for which ``json`` would hold up all other threads."""
     import msgspec
 
     return msgspec.json.encode(document)

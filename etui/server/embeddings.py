@@ -18,11 +18,12 @@ from etui.chat import OutputOptions, Query, TextsToEmbed
 from etui.events import Embedded
 from etui.runtime.turn_request import TurnRequest
 from etui.server.answer import AnswerForm, Asked
-from etui.server.build_request import parse_model, take_known
+from etui.server.build_request import parse, parse_model
+from etui.server.chat_request import OfModel
 from etui.server.deltas import Delta, DeltaReader
 from etui.server.documents import encode_large, turn_documents
 from etui.server.errors import invalid, unsupported
-from etui.server.validation import Body, refuse_more, validate
+from etui.server.validation import refuse_more
 from etui.units import count_text
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from etui.runtime.overrides import Overrides
     from etui.runtime.turn_request import PoolEvent
     from etui.server.context import ServerContext
-    from etui.server.errors import ApiError
     from etui.turn.record import ClientRecord, TurnRecord
 
 _MOST_TEXTS = 2048
@@ -41,19 +41,17 @@ _MOST_TOKENS = 2**18
 Dimensions = Annotated[int, Field(ge=1, le=2**16)]
 
 
-class EmbeddingBody(Body):
+class EmbeddingBody(OfModel):
     """The body of a request for embeddings."""
 
-    model: Annotated[str, Field(max_length=256)] = ""
     input: Any
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: Dimensions | None = None
 
 
-class RerankBody(Body):
+class RerankBody(OfModel):
     """The body of a request to rank documents, of Jina's and of Cohere's clients."""
 
-    model: Annotated[str, Field(max_length=256)] = ""
     query: Annotated[str, Field(min_length=1)]
     documents: Annotated[list[Any], Field(min_length=1, fail_fast=True)]
     top_n: Annotated[int, Field(ge=1)] | None = None
@@ -64,16 +62,14 @@ def read_embeddings(
     document: dict[str, Any], context: ServerContext, client: ClientRecord
 ) -> Asked:
     """Read a request for embeddings."""
-    used, ignored = take_known(document, EmbeddingBody.model_fields)
-    body = validate(EmbeddingBody, used)
+    body, ignored = parse(EmbeddingBody, document)
     turn = build_vector_turn(body.model, TextsToEmbed(read_texts(body.input)), context, client)
     return Asked(turn, EmbeddingsForm(turn, body), False, ignored)
 
 
 def read_rerank(document: dict[str, Any], context: ServerContext, client: ClientRecord) -> Asked:
     """Read a request to rank documents."""
-    used, ignored = take_known(document, RerankBody.model_fields)
-    body = validate(RerankBody, used)
+    body, ignored = parse(RerankBody, document)
     refuse_more(len(body.documents), _MOST_TEXTS, "documents", "documents")
     texts = tuple(_read_document(each, at) for at, each in enumerate(body.documents))
     turn = build_vector_turn(body.model, TextsToEmbed(texts, body.query), context, client)
@@ -85,8 +81,7 @@ def build_vector_turn(
 ) -> TurnRequest:
     """Build the turn of a request for vectors; the log gets the number of texts, not the texts.
 
-    Raises:
-        ApiError: The id names no model of this machine; status 400 or 404.
+    ApiError (400 or 404) if the id names no model of this machine.
     """
     overrides = replace(
         _choose_model(model, context),
@@ -116,11 +111,7 @@ def _choose_model(text: str, context: ServerContext) -> Overrides:
 
 
 def read_texts(given: Any, param: str = "input") -> tuple[str | tuple[int, ...], ...]:
-    """Read what is to be embedded: a text or a list of token ids, or a list of either.
-
-    Raises:
-        ApiError: It is something else, empty, or too much; status 400.
-    """
+    """Read a text or a list of token ids, or a list of either; ApiError (400) for anything else."""
     single = isinstance(given, str) or (
         isinstance(given, list) and bool(given) and not isinstance(given[0], str | list)
     )
@@ -170,8 +161,7 @@ class VectorReader(DeltaReader):
     def stack(self, dimensions: int | None = None) -> NDArray[np.float32]:
         """Return the vectors as rows, cut to their first numbers and made of length 1 again.
 
-        Raises:
-            ApiError: They have fewer numbers; status 400.
+        ApiError (400) if they have fewer numbers.
         """
         import numpy as np
 
@@ -214,18 +204,6 @@ class VectorForm(AnswerForm):
     async def encode_whole(self, record: TurnRecord) -> bytes:
         """Return the bytes of the response, written on a thread: others do not wait for it."""
         return await asyncio.to_thread(lambda: encode_large(self.whole(record)))
-
-    def write(self, delta: Delta) -> bytes:
-        """Return nothing: there is no stream."""
-        return b""
-
-    def end(self, record: TurnRecord) -> bytes:
-        """Return nothing."""
-        return b""
-
-    def fail(self, error: ApiError) -> bytes:
-        """Return nothing."""
-        return b""
 
 
 class EmbeddingsForm(VectorForm):
@@ -297,5 +275,4 @@ class RerankForm(VectorForm):
 
 
 def _squash(score: float) -> float:
-    """Return the logistic function of a score, without an overflow."""
     return 0.5 * (1 + math.tanh(score / 2))

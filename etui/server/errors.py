@@ -69,11 +69,9 @@ _OVERLOADED = frozenset({"queue_full", "shutting_down", "too_many_connections", 
 
 
 class ApiError(Exception):
-    """A response with an error.
+    """A response with an error, whose message has no paths or tracebacks.
 
-    Args:
-        message: What is wrong and how to fix it; without paths or tracebacks.
-        param: The field of the request that is wrong; None if it is none.
+    ``param`` is the field of the request that is wrong; None if it is none.
     """
 
     def __init__(

@@ -41,12 +41,7 @@ _EXPOSED = (
 
 
 class Guard:
-    """Refuse requests that are not for this server, not welcome, or too large.
-
-    Args:
-        app: The application behind it.
-        settings: Whom the server answers, and its limits; ``port`` is the port it is bound to.
-    """
+    """Refuse requests that are not for this server, not welcome, or too large."""
 
     def __init__(self, app: ASGIApp, settings: ServerSettings) -> None:
         self._app = app
@@ -117,7 +112,6 @@ class Guard:
             raise refuse(400, "a header is repeated")
 
     def _check_key(self, path: str, headers: Headers) -> str:
-        """Return the name of the key; an empty one if the server has no keys."""
         keys = self._settings.keys
         if not keys or path in OPEN_PATHS:
             return ""
@@ -157,7 +151,6 @@ class Guard:
     async def _refuse(
         self, error: Exception, scope: Scope, body: IncomingBody, response: _Response
     ) -> None:
-        """Send an error, if the response has not begun."""
         if response.started or body.disconnected:
             return
         if isinstance(error, ApiError):
@@ -165,7 +158,6 @@ class Guard:
         await error_response(error, scope)({"type": "http"}, body.receive, response.send)
 
     async def _answer_preflight(self, headers: Headers, response: _Response) -> None:
-        """Answer a browser that asks whether a page may send a request."""
         if "origin" not in headers:
             raise refuse(405, "OPTIONS is for web pages only", "method_not_allowed")
         if headers.get("origin") not in self._origins:
@@ -211,10 +203,7 @@ def allowed_hosts(settings: ServerSettings) -> frozenset[str]:
 
 
 def find_key(given: str, keys: Mapping[str, str]) -> str | None:
-    """Return the name of a key; None if it is none of the server's.
-
-    Every key is compared, each in a time that does not depend on where they differ.
-    """
+    """Return the name of a key, else None; each is compared in a time that tells nothing of it."""
     found = None
     for name, key in keys.items():
         if is_secret(given, key):

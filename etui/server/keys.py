@@ -31,11 +31,7 @@ class ClientKeys(NamedTuple):
 
 
 def read_keys(file: Path | None, environment: Mapping[str, str]) -> ClientKeys:
-    """Read the keys of the server.
-
-    Args:
-        file: File with one ``name: key`` or ``name: key admin`` a line; None for none.
-        environment: The environment, whose ``ETUI_API_KEY`` is the key ``default``.
+    """Read the keys of the server from a file, and the key ``default`` from ``ETUI_API_KEY``.
 
     Raises:
         InvalidFile: A line is not valid.
@@ -60,15 +56,9 @@ def read_keys(file: Path | None, environment: Mapping[str, str]) -> ClientKeys:
 
 
 def parse_keys(text: str, file: str) -> ClientKeys:
-    """Parse a file of keys: one ``name: key`` a line, ``#`` begins a comment.
+    """Parse one ``name: key`` a line; a key followed by ``admin`` sees the figures of all keys.
 
-    A key followed by ``admin`` sees the figures of all keys.
-
-    Args:
-        file: Its path, for messages.
-
-    Raises:
-        InvalidFile: A line is not valid; the message does not quote it.
+    InvalidFile if a line is not valid; the message does not quote it.
     """
     keys: dict[str, str] = {}
     admins = set()

@@ -87,11 +87,7 @@ class MeterSource:
         }
 
     def check_interval(self, start_ns: int, end_ns: int, boot_id: str | None) -> None:
-        """Check that an interval is one of this boot, not in the future, and on record.
-
-        Raises:
-            ApiError: It is not.
-        """
+        """ApiError if an interval is not one of this boot, in the future, or not on record."""
         if boot_id is not None and boot_id != self.boot_id:
             text = f"this machine was restarted; its boot_id is {self.boot_id} now"
             raise ApiError(409, text, "boot_changed", "boot_id")
@@ -106,10 +102,9 @@ class MeterSource:
             raise ApiError(410, text, "no_longer_recorded", "start_ns")
 
     def measure(self, start_ns: int, end_ns: int, points: int | None = None) -> dict[str, Any]:
-        """Wait until an interval has settled, and build its document; blocks for up to a second.
+        """Wait up to a second until an interval has settled, and build its document.
 
-        Args:
-            points: Number of equal slices whose mean watts are added; None adds none.
+        With ``points`` it has the mean watts of so many equal slices.
         """
         settled = self.recorder.settle(end_ns)
         energy = self.recorder.energy(start_ns, end_ns)
@@ -199,7 +194,6 @@ def _read_parameters(request: Request) -> dict[str, str]:
 
 
 def _read_whole(values: dict[str, str], name: str, most: int) -> int:
-    """Read a whole number from 0 to ``most``."""
     text = values.get(name)
     if text is None:
         raise invalid(f"{name} is missing; times are those of /meter/clock", name)

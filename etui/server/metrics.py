@@ -1,31 +1,116 @@
-"""``GET /metrics``: the meter and the turns of the server as Prometheus metrics."""
+"""``GET /metrics``: the meter and the turns of the server as Prometheus metrics.
+
+The counts of the turns that a server has run only ever rise.
+"""
 
 from __future__ import annotations
 
 import threading
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from functools import cache
+from copy import deepcopy
+from dataclasses import dataclass, field
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 from starlette.routing import Route
 
-from etui.errors import EtuiError
-from etui.runtime.turn_request import EnergyBooks
+from etui.errors import BudgetSpent, EtuiError, QueueFull
+from etui.runtime.turn_request import EnergyBooks, TurnFailed
 from etui.server.answer import client_of
 from etui.server.errors import DO_NOT_RETRY, ApiError
+from etui.turn.events import TurnFinished
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
     from starlette.requests import Request
 
     from etui.energy.recorder import Recorder
-    from etui.runtime.turn_request import PoolStatus
+    from etui.runtime.turn_pool import TurnPool
+    from etui.runtime.turn_request import PooledTurn, PoolEvent, PoolStatus, TurnRequest
     from etui.server.context import ServerContext
-    from etui.server.counters import Counts
+    from etui.turn.record import TurnRecord
 
 _CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+@dataclass(slots=True)
+class Counts:
+    """What has ended of one key, or of all."""
+
+    requests: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Turns by (endpoint, status)."""
+    tokens: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Tokens by (model, kind); a kind is ``prompt`` (computed), ``cached``, ``thinking`` or
+    ``answer``."""
+    joules: defaultdict[str, float] = field(default_factory=partial(defaultdict, float))
+    """Measured joules of turns, by model."""
+    queued: int = 0  # Turns that have waited and begun
+    queue_seconds: float = 0.0  # Their waits together
+
+    def add(self, endpoint: str, record: TurnRecord | str) -> None:
+        """Add a turn that has ended, or the status of one that has no record."""
+        if isinstance(record, str):
+            self.requests[endpoint, record] += 1
+            return
+        self.requests[endpoint, record.status] += 1
+        parts = [(hop.model, hop.tokens, hop.joules) for hop in record.hops]
+        for model, tokens, joules in parts or [(record.model, record.tokens, record.energy.joules)]:
+            self.tokens[model, "prompt"] += tokens.computed
+            self.tokens[model, "cached"] += tokens.cached
+            self.tokens[model, "thinking"] += tokens.thinking
+            self.tokens[model, "answer"] += max(tokens.output - tokens.thinking, 0)
+            if joules is not None:
+                self.joules[model] += joules
+        if record.client is not None:
+            self.queued += 1
+            self.queue_seconds += max(record.client.queue_seconds, 0.0)
+
+
+class TurnCounters:
+    """Counts turns as they end, of all keys and of each; safe from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._all = Counts()
+        self._of: defaultdict[str, Counts] = defaultdict(Counts)
+
+    def read(self, key: str | None) -> Counts:
+        """Return a copy of the counts of a key; None for all keys together."""
+        with self._lock:
+            return deepcopy(self._all if key is None else self._of[key])
+
+    def submit(
+        self, pool: TurnPool, request: TurnRequest, on_event: Callable[[PoolEvent], None]
+    ) -> PooledTurn:
+        """Queue a turn, and count it when it ends, or when it is not even queued."""
+        endpoint = request.client.endpoint if request.client is not None else ""
+        key = request.key
+        counted = False
+
+        def count(event: PoolEvent) -> None:
+            nonlocal counted
+            if isinstance(event, TurnFinished):
+                counted = True
+                self._add(key, endpoint, event.record)
+            elif isinstance(event, TurnFailed) and not counted:
+                self._add(key, endpoint, "error")
+            on_event(event)
+
+        try:
+            return pool.submit(request, count)
+        except EtuiError as error:
+            full, spent = isinstance(error, QueueFull), isinstance(error, BudgetSpent)
+            refusal = "queue_full" if full else "budget_spent" if spent else "refused"
+            self._add(key, endpoint, refusal)
+            raise
+
+    def _add(self, key: str, endpoint: str, record: TurnRecord | str) -> None:
+        with self._lock:
+            for counts in (self._all, self._of[key]):
+                counts.add(endpoint, record)
 
 
 class _ServerCollector:
@@ -132,11 +217,9 @@ def _build_load_metrics(status: PoolStatus) -> Iterator[Any]:
 def build_routes(
     open_recorder: Callable[[], Recorder], context: ServerContext | None = None
 ) -> list[Route]:
-    """Build the route ``/metrics``; a key that is no admin's gets the turns of its own.
+    """Build the route ``/metrics``; a key that is no admin's sees the turns of its own.
 
-    Args:
-        open_recorder: Returns the meter, started, the same one each time.
-        context: The server whose turns are shown too; None without one.
+    ``open_recorder`` returns the meter, started, the same one each time.
     """
 
     @cache

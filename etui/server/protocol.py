@@ -31,9 +31,7 @@ Each takes a file descriptor until its client has read the answer.
 
 
 class LimitedProtocol(H11Protocol):
-    """A connection that is cut if the headers of a request take too long to arrive.
-
-    So is one that still sends the body of a request after its answer.
+    """A connection that is cut if headers take too long to arrive, or a body that was answered.
 
     uvicorn waits for the rest of them forever, so that a few slow clients could hold every
     connection.
@@ -88,11 +86,7 @@ class LimitedProtocol(H11Protocol):
         self._send_error(ApiError(400, msg))
 
     def _send_error(self, error: ApiError) -> None:
-        """Send an error and the end, and read on for a moment.
-
-        A socket that is closed with unread data resets the connection, and the client may lose the
-        answer.
-        """
+        """Send an error and the end, and read on: unread data would reset the connection."""
         if self.transport.is_closing() or self._left_bytes is not None:
             return
         if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):

@@ -1,24 +1,28 @@
-"""The dialect ``POST /v1/responses``: the same turns as chat completions; nothing is stored."""
+"""The dialect ``POST /v1/responses``: the same turns as chat completions; nothing is stored.
+
+Its requests are rewritten as llama-server does: instructions are the system message, items are
+messages, and the flat form of a tool becomes the nested one. What refers to an earlier response is
+refused. What has no effect here is left out and named: tools that another server would run, and
+items of their calls.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from etui.server.answer import AnswerForm, Asked
-from etui.server.build_request import build_chat_turn, parse_chat
+from etui.server.answer import AnswerForm, Asked, frame
+from etui.server.build_request import Rewrite, join_text
 from etui.server.documents import (
-    encode,
     energy_comment,
     energy_document_of,
     logprob_document,
     tokens_of_answer,
     turn_documents,
 )
-from etui.server.errors import ApiError, rename_param
-from etui.server.responses_request import parse_response_request
+from etui.server.errors import ApiError, invalid, rename_param, unsupported
 
 if TYPE_CHECKING:
     from etui.errors import EtuiError
@@ -26,7 +30,6 @@ if TYPE_CHECKING:
     from etui.runtime.turn_request import TurnRequest
     from etui.server.context import ServerContext
     from etui.server.deltas import Delta, WholeAnswer
-    from etui.server.responses_request import ResponseRequest
     from etui.turn.record import ClientRecord, TurnRecord
 
 StreamEvent = dict[str, Any]
@@ -34,17 +37,273 @@ StreamEvent = dict[str, Any]
 _STATUS = {"complete": "completed", "truncated": "incomplete", "budget": "incomplete"}
 """By the status of a turn; one that was stopped or failed is ``failed``."""
 
+_ROLES = ("user", "assistant", "system", "developer")
+_FORMATS = ("text", "json_object", "json_schema")
+
+_SAME = ("model", "temperature", "top_p", "parallel_tool_calls", "metadata", "stream")
+"""Parameters that chat completions name and mean alike."""
+
+_MAPPED = (
+    *("include", "input", "instructions", "max_output_tokens", "reasoning", "text"),
+    *("tool_choice", "tools", "top_logprobs", "truncation"),
+)
+"""Parameters that chat completions name or write in another way."""
+
+_STORED = {
+    "conversation": "send the whole conversation as `input`",
+    "previous_response_id": "send the whole conversation as `input`",
+    "prompt": "send its text as `input`",
+}
+"""Parameters that refer to what is stored elsewhere, with what to do instead."""
+
+_KNOWN = frozenset((*_SAME, *_MAPPED, *_STORED))
+
+_INCLUDES = ("reasoning.encrypted_content", "message.output_text.logprobs")
+"""Thinking is sent as plain text, so a client that wants it back later has it."""
+
+_TOOL_KEYS = ("name", "description", "parameters", "strict")
+
+_REPEATED = (
+    *("instructions", "temperature", "top_p", "user", "max_output_tokens", "max_tool_calls"),
+    *("prompt_cache_key", "safety_identifier"),
+)
+"""Parameters that a response repeats as they were sent."""
+
 
 def read_response(document: dict[str, Any], context: ServerContext, client: ClientRecord) -> Asked:
     """Read a request for a response."""
     asked = parse_response_request(document)
-    try:
-        body, ignored = parse_chat(asked.chat)
-        turn = build_chat_turn(body, context, client)
-    except ApiError as error:
-        raise rename_param(error, asked.rename) from None
-    left_out = (*asked.ignored, *ignored)
-    return Asked(turn, ResponsesForm(turn, body.model, asked), body.stream, left_out)
+    turn, streamed = asked.build(context, client)
+    form = ResponsesForm(turn, asked.chat.get("model", ""), asked)
+    return Asked(turn, form, streamed, asked.ignored)
+
+
+@dataclass(slots=True)
+class ResponseRequest(Rewrite):
+    """A request for a response."""
+
+    echo: dict[str, Any] = field(default_factory=dict)
+    """What the response repeats of it; null is what the arm decided."""
+    renamed: ClassVar[Sequence[tuple[str, str]]] = (
+        (r"messages(\[.*)?$", "input"),
+        (r"response_format\.json_schema", "text.format"),
+        (r"response_format", "text.format"),
+        (r"(tools\[\d+\])\.function", r"\1"),
+        (r"max_(completion_)?tokens$", "max_output_tokens"),
+        (r"reasoning_effort$", "reasoning.effort"),
+        (r"logprobs$", "top_logprobs"),
+    )
+
+
+def parse_response_request(body: Mapping[str, Any]) -> ResponseRequest:
+    """Rewrite a request for a response; ApiError (400) if it is not valid, or not supported.
+
+    Values that both have alike are passed on unchecked: the parser of chat completions checks them.
+    """
+    asked = ResponseRequest()
+    ignored = asked.ignored
+    for name, fix in _STORED.items():
+        if body.get(name) is not None:
+            what = f"`{name}` is not supported: responses are not stored here"
+            raise unsupported(name, f"{what}; {fix}")
+    ignored += [name for name in body if name not in _KNOWN and body[name] not in (None, False)]
+    _Messages(asked).read(body.get("instructions"), body.get("input"))
+    asked.chat |= {name: body[name] for name in _SAME if body.get(name) is not None}
+    if body.get("max_output_tokens") is not None:
+        asked.chat["max_completion_tokens"] = body["max_output_tokens"]
+    effort = _read_object(body, "reasoning", ("effort", "summary"), ignored).get("effort")
+    if effort is not None:
+        asked.chat["reasoning_effort"] = effort
+    text_format = _read_text_format(body, ignored)
+    if (kind := text_format["type"]) != "text":
+        inner = {key: value for key, value in text_format.items() if key != "type"}
+        schema = {"json_schema": inner} if kind == "json_schema" else {}
+        asked.chat["response_format"] = {"type": kind, **schema}
+    tools, choice = _read_tools(body, ignored), body.get("tool_choice")
+    if isinstance(choice, Mapping) and choice.get("type") == "allowed_tools":
+        tools, choice = _allow(tools, choice)
+    if tools:
+        asked.chat["tools"] = [_build_chat_tool(tool) for tool in tools]
+    if choice is not None:
+        asked.chat["tool_choice"] = _build_chat_choice(choice)
+    asked.chat |= _read_logprobs(body, ignored)
+    asked.echo = {
+        **{name: body.get(name) for name in _REPEATED},
+        "metadata": body.get("metadata") or {},
+        "parallel_tool_calls": body.get("parallel_tool_calls") is not False,
+        "tool_choice": "auto" if choice is None else choice,
+        "tools": [dict(tool) for tool in tools],
+        "background": False,
+        "previous_response_id": None,
+        "reasoning": {"effort": effort, "summary": None},
+        "service_tier": "default",
+        "store": False,
+        "text": {"format": dict(text_format), "verbosity": "medium"},
+        "top_logprobs": body.get("top_logprobs"),
+        "truncation": "disabled",
+    }
+    return asked
+
+
+class _Messages:
+    def __init__(self, asked: ResponseRequest) -> None:
+        self._asked = asked
+        self._called: set[str] = set()
+        self._messages: list[dict[str, Any]] = []
+        asked.chat["messages"] = self._messages
+
+    def read(self, instructions: object, items: object) -> None:
+        if not isinstance(items, str) and not (isinstance(items, list) and items):
+            raise invalid("`input` must be a text or a list of items; add the question", "input")
+        if instructions is not None:
+            if not isinstance(instructions, str):
+                text = "`instructions` must be a text; put items into `input`"
+                raise invalid(text, "instructions")
+            self._add("instructions", role="system", content=instructions)
+        if isinstance(items, str):
+            self._add("input", role="user", content=items)
+            return
+        for index, item in enumerate(items):
+            self._read_item(item, f"input[{index}]")
+
+    def _add(self, at: str, **message: object) -> None:
+        self._messages.append(message)
+        self._asked.origins.append(at)
+
+    def _open_assistant(self, at: str) -> dict[str, Any]:
+        """Return the assistant's message at the end, of which an item may be a part."""
+        if not self._messages or self._messages[-1]["role"] != "assistant":
+            self._add(at, role="assistant", content=None)
+        return self._messages[-1]
+
+    def _read_item(self, item: object, at: str) -> None:
+        if not isinstance(item, Mapping):
+            raise invalid(f"`{at}` must be an object; see docs/serve.md", at)
+        match item.get("type", "message"):
+            case "message":
+                self._read_message(item, at)
+            case "function_call":
+                call_id = _require_text(item, "call_id", at)
+                function = {key: _require_text(item, key, at) for key in ("name", "arguments")}
+                self._called.add(call_id)
+                call = {"id": call_id, "type": "function", "function": function}
+                self._open_assistant(at).setdefault("tool_calls", []).append(call)
+            case "function_call_output":
+                content = join_text(item.get("output"), f"{at}.output")
+                call_id = _require_text(item, "call_id", at)
+                if call_id not in self._called:  # that of a call which was left out
+                    self._asked.ignored.append(f"{at}:function_call_output")
+                    return
+                self._add(at, role="tool", tool_call_id=call_id, content=content)
+            case "reasoning":
+                pass  # chat templates leave earlier thinking out as well
+            case "item_reference":
+                what = f"`{at}` refers to a stored item, and nothing is stored here"
+                raise unsupported(at, f"{what}; send the item itself")
+            case other:  # calls of tools that another server runs, and their results
+                self._asked.ignored.append(f"{at}:{other}")
+
+    def _read_message(self, item: Mapping[str, Any], at: str) -> None:
+        role = item.get("role")
+        if role not in _ROLES:
+            what = f"`{at}.role` must be one of {', '.join(_ROLES)}; choose one of them"
+            raise invalid(what, f"{at}.role")
+        content = item.get("content")
+        if role == "user" and isinstance(content, list) and any(map(_is_picture, content)):
+            self._add(at, role=role, content=content)
+            return
+        text = join_text(content, f"{at}.content")
+        if role != "assistant":
+            self._add(at, role=role, content=text)
+            return
+        message = self._open_assistant(at)
+        message["content"] = (message["content"] or "") + text
+
+
+def _is_picture(part: object) -> bool:
+    return isinstance(part, Mapping) and part.get("type") == "input_image"
+
+
+def _require_text(item: Mapping[str, Any], key: str, at: str) -> str:
+    value = item.get(key)
+    if not isinstance(value, str):
+        raise invalid(f"`{at}.{key}` must be a text; add `{key}`", f"{at}.{key}")
+    return value
+
+
+def _read_object(
+    body: Mapping[str, Any], name: str, keys: Sequence[str], ignored: list[str]
+) -> Mapping[str, Any]:
+    value = body.get(name)
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise invalid(f"`{name}` must be an object; see docs/serve.md", name)
+    ignored += [f"{name}.{key}" for key in value if key not in keys and value[key] is not None]
+    return value
+
+
+def _read_text_format(body: Mapping[str, Any], ignored: list[str]) -> Mapping[str, Any]:
+    given = _read_object(body, "text", ("format",), ignored).get("format")
+    if given is None:
+        return {"type": "text"}
+    if not isinstance(given, Mapping) or given.get("type") not in _FORMATS:
+        what = "`text.format.type` must be `text`, `json_object` or `json_schema`"
+        raise invalid(f"{what}; choose one of them", "text.format")
+    return given
+
+
+def _read_tools(body: Mapping[str, Any], ignored: list[str]) -> Sequence[Mapping[str, Any]]:
+    """Return the functions among the tools; others, such as a search of the web, do not run."""
+    tools = body.get("tools")
+    if tools is None:
+        return ()
+    if not isinstance(tools, list):
+        raise invalid("`tools` must be a list; see docs/serve.md", "tools")
+    functions = []
+    for index, tool in enumerate(tools):
+        if not isinstance(tool, Mapping):
+            raise invalid(f"`tools[{index}]` must be an object; see docs/serve.md", "tools")
+        kind, name = tool.get("type"), tool.get("name")
+        if kind == "function":
+            functions.append(tool)
+        else:
+            ignored.append(f"tools[{index}]:{kind}" + (f":{name}" if name else ""))
+    return functions
+
+
+def _allow(
+    tools: Sequence[Mapping[str, Any]], choice: Mapping[str, Any]
+) -> tuple[Sequence[Mapping[str, Any]], object]:
+    listed = choice.get("tools")
+    names = [each.get("name") for each in listed or () if isinstance(each, Mapping)]
+    kept = [tool for tool in tools if tool.get("name") in names]
+    return kept, choice.get("mode", "auto") if kept else "auto"
+
+
+def _build_chat_tool(tool: Mapping[str, Any]) -> dict[str, Any]:
+    function = {key: tool[key] for key in _TOOL_KEYS if tool.get(key) is not None}
+    return {"type": "function", "function": function}
+
+
+def _build_chat_choice(choice: object) -> object:
+    if isinstance(choice, str):
+        return choice
+    if isinstance(choice, Mapping) and choice.get("type") == "function":
+        return {"type": "function", "function": {"name": choice.get("name")}}
+    what = "`tool_choice` must be auto, none, required, or {type: function, name: NAME}"
+    raise invalid(f"{what}; choose one of them", "tool_choice")
+
+
+def _read_logprobs(body: Mapping[str, Any], ignored: list[str]) -> dict[str, Any]:
+    include = body.get("include") or []
+    if not isinstance(include, list):
+        raise invalid("`include` must be a list; see docs/serve.md", "include")
+    ignored += [f"include:{name}" for name in include if name not in _INCLUDES]
+    top = body.get("top_logprobs")
+    if top is None and "message.output_text.logprobs" not in include:
+        return {}
+    return {"logprobs": True} | ({} if top is None else {"top_logprobs": top})
 
 
 @dataclass(slots=True)
@@ -71,7 +330,7 @@ class Item:
         }
 
     def document(self, status: str) -> dict[str, Any]:
-        """Build the item; the content of a message is still empty while it is in progress."""
+        """Build the item; a message has no content while it is in progress."""
         head = {"id": self.item_id, "type": self.kind}
         if self.kind == "function_call":
             call = {"call_id": self.call_id, "name": self.name, "arguments": self.text}
@@ -104,10 +363,6 @@ class ResponseEvents:
 
     At most one item is open at a time: thinking, then text, then each call of a tool. An event
     opens the item that it belongs to, and closes the one before.
-
-    Args:
-        created_at: When the response was created, seconds since 1970.
-        echo: What the response repeats of its request.
     """
 
     def __init__(self, turn_id: str, created_at: int, model: str, echo: Mapping[str, Any]) -> None:
@@ -205,7 +460,6 @@ class ResponseEvents:
         yield self._event("response.output_item.added", output_index=index, item=document)
 
     def _close(self, status: str = "completed") -> Iterator[StreamEvent]:
-        """Yield the events that end the open item; none without one."""
         item, self._open = self._open, None
         if item is None:
             return
@@ -239,10 +493,7 @@ class ResponseEvents:
 def build_ended(
     started: Mapping[str, Any], record: TurnRecord, output: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """Build a response that has ended from the one in progress.
-
-    Its usage has the tokens of the accepted answer, and the joules of the whole turn.
-    """
+    """Build a response that has ended: tokens of the accepted answer, joules of the whole turn."""
     status, completed_at = _STATUS.get(record.status, "failed"), None
     if status == "completed":
         completed_at = started["created_at"] + round(record.seconds.total)
@@ -319,8 +570,4 @@ class ResponsesForm(AnswerForm):
 
 
 def _frames(events: Iterable[StreamEvent]) -> bytes:
-    """Return events as server-sent events, each with its type as its name."""
-    return b"".join(
-        b"event: " + event["type"].encode() + b"\ndata: " + encode(event) + b"\n\n"
-        for event in events
-    )
+    return b"".join(frame(event, event["type"]) for event in events)

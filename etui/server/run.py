@@ -55,17 +55,13 @@ def share_heap() -> None:
 
 
 def open_sockets(settings: ServerSettings) -> tuple[list[socket.socket], ServerSettings]:
-    """Open the sockets to listen on.
+    """Open the sockets to listen on; return them, and the settings with the port that was chosen.
 
     On the loopback address the server listens at ``::1`` too: clients that connect to ``localhost``
     may try it first, and a program of another user could listen there.
 
-    Returns:
-        The sockets, and the settings with the port that was chosen for port 0.
-
-    Raises:
-        UsageError: The address is not of this machine alone and there is no key.
-        EtuiError: The address cannot be listened on.
+    UsageError if other machines can reach the address and there is no key, EtuiError if it cannot
+    be listened on.
     """
     if settings.unix is not None:
         return [_open_unix(settings.unix)], settings
@@ -103,8 +99,7 @@ def format_root(settings: ServerSettings) -> str:
 class GuardedServer(uvicorn.Server):
     """uvicorn's server behind the guard, which a signal ends as after success.
 
-    Args:
-        settings: Whom it answers, and its limits; its port is the one that is bound.
+    The port of ``settings`` is the one that is bound.
     """
 
     def __init__(
@@ -167,11 +162,7 @@ class GuardedServer(uvicorn.Server):
 
 
 class GracefulServer(GuardedServer):
-    """A server of turns, which ends running answers within a time and then closes the pool.
-
-    Args:
-        context: The server; its port is the one that is bound.
-    """
+    """A server of turns, which ends running answers within a time and then closes the pool."""
 
     def __init__(
         self, context: ServerContext, on_started: Callable[[], None] = lambda: None
@@ -259,7 +250,6 @@ def _format_host(host: str) -> str:
 
 
 def _open_unix(path: str) -> socket.socket:
-    """Open a unix socket that only its owner can use; one that no server listens on is replaced."""
     if not hasattr(socket, "AF_UNIX"):
         raise UsageError("this system has no unix sockets", "use --host and --port")
     _remove_stale(path)

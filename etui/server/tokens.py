@@ -21,10 +21,11 @@ from etui.chat import Query
 from etui.errors import EtuiError
 from etui.runtime.turn_request import TurnRequest
 from etui.server.answer import client_of
-from etui.server.build_request import parse_model, take_known
+from etui.server.build_request import parse, parse_model
+from etui.server.chat_request import OfModel
 from etui.server.documents import encode_large, ignored_headers
 from etui.server.errors import invalid, to_api_error, unsupported
-from etui.server.validation import Body, read_json, refuse_more, validate
+from etui.server.validation import read_json, refuse_more
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -38,11 +39,7 @@ _MOST_BYTES = 2**20
 """Largest text: each byte can be a token, and each token an object of the response."""
 
 
-class _OfModel(Body):
-    model: Annotated[str, Field(max_length=256)] = ""
-
-
-class TokenizeBody(_OfModel):
+class TokenizeBody(OfModel):
     """The body of ``/tokenize``."""
 
     content: str
@@ -51,7 +48,7 @@ class TokenizeBody(_OfModel):
     with_pieces: bool = False
 
 
-class DetokenizeBody(_OfModel):
+class DetokenizeBody(OfModel):
     """The body of ``/detokenize``."""
 
     tokens: Annotated[
@@ -59,7 +56,7 @@ class DetokenizeBody(_OfModel):
     ]
 
 
-B = TypeVar("B", bound=_OfModel)
+B = TypeVar("B", bound=OfModel)
 
 
 def build_routes(context: ServerContext) -> list[Route]:
@@ -68,9 +65,8 @@ def build_routes(context: ServerContext) -> list[Route]:
 
     def build_route(path: str, kind: type[B], work: Callable[[B, Path], dict[str, Any]]) -> Route:
         async def answer(request: Request) -> Response:
-            used, ignored = take_known(await read_json(request), kind.model_fields)
-            client = client_of(request)
-            body = await request.state.body.call(validate, kind, used)
+            document, client = await read_json(request), client_of(request)
+            body, ignored = await request.state.body.call(parse, kind, document)
 
             def run() -> bytes:
                 return encode_large(work(body, find_model(body.model, context, client)[2]))
@@ -114,11 +110,7 @@ def build_routes(context: ServerContext) -> list[Route]:
 def find_model(
     text: str, context: ServerContext, client: ClientRecord
 ) -> tuple[Arm, ModelSpec, Path]:
-    """Find the file of the model that an id names; of a policy that which it chooses now.
-
-    Raises:
-        ApiError: There is no such id, or its model has no file on this machine.
-    """
+    """Find the file of the model that an id names, or that a policy chooses now; else ApiError."""
     turn = TurnRequest(Query("?"), parse_model(text, context), client)
     runtime = context.runtime
     try:
@@ -140,7 +132,6 @@ def _write_piece(piece: bytes) -> str | list[int]:
 
 
 def _build_props(model: str, context: ServerContext, client: ClientRecord) -> dict[str, Any]:
-    """Build what is known of a model, without the folders of this machine."""
     from etui.models.gguf import check_gguf
 
     arm, spec, path = find_model(model, context, client)

@@ -31,6 +31,7 @@ MOST_KEYS = 10_000
 MOST_SCHEMA_DEPTH = 32
 """Most levels of a JSON schema: grammars are built from it by recursion."""
 
+_MOST_SCHEMA_BYTES = 256 * 2**10  # And of a list of tools
 _MOST_DIGITS = 20
 _MOST_INPUT = 80
 
@@ -43,11 +44,7 @@ M = TypeVar("M", bound=BaseModel)
 
 
 async def read_json(request: Request) -> dict[str, Any]:
-    """Read the body of a request, which has to be a JSON object.
-
-    Raises:
-        ApiError: See :func:`parse_object` and :meth:`etui.server.bodies.IncomingBody.read`.
-    """
+    """Read the body of a request, a JSON object; ApiError if it is none, or cannot be received."""
     body: IncomingBody = request.state.body
     document, size = await body.call(_parse_measured, await body.read())
     body.grow(size)
@@ -65,10 +62,8 @@ def _parse_measured(body: bytearray) -> tuple[dict[str, Any], int]:
 def parse_object(body: bytes | bytearray) -> dict[str, Any]:
     """Parse a JSON object.
 
-    Raises:
-        ApiError: It is not valid JSON in UTF-8, no object, has a key twice, a number that is not
-            finite or has too many digits, half a surrogate pair, too many values, or is nested
-            too deeply.
+    ApiError if it is not valid JSON in UTF-8, no object, has a key twice, a number that is not
+    finite or has too many digits, half a surrogate pair, too many values, or is nested too deeply.
     """
     _check_values(body)
     too_deep = invalid(f"the body is nested more than {MOST_DEPTH} levels deep")
@@ -182,11 +177,7 @@ class Lenient(BaseModel):
 
 
 def validate(kind: type[M], document: dict[str, Any]) -> M:
-    """Validate a request.
-
-    Raises:
-        ApiError: It is not valid, status 400; ``param`` is the path of the first wrong field.
-    """
+    """Validate a request; ApiError (400) with the path of the first wrong field as ``param``."""
     try:
         return kind.model_validate(document)
     except ValidationError as error:
@@ -220,7 +211,6 @@ def list_unknown(body: BaseModel, path: str = "") -> Iterator[str]:
 
 
 def _format_path(path: Sequence[str | int]) -> str:
-    """Format the path of a field: ``messages[0].content``."""
     text = ""
     for part in path:
         if isinstance(part, int):
@@ -230,14 +220,11 @@ def _format_path(path: Sequence[str | int]) -> str:
     return text
 
 
-def dump_schema(schema: object, limit_bytes: int, param: str) -> str:
+def dump_schema(schema: object, param: str) -> str:
     """Return a JSON schema, or a list of tools with schemas, as JSON text.
 
-    Args:
-        param: Its field, for errors.
-
-    Raises:
-        ApiError: It is too large or too deep, or refers to another document; status 400.
+    ApiError (400) if it is too large or too deep, or refers to another document; ``param`` is its
+    field.
     """
     for depth, level in enumerate(_iter_levels(schema)):
         if depth >= MOST_SCHEMA_DEPTH and any(isinstance(value, dict | list) for value in level):
@@ -247,8 +234,8 @@ def dump_schema(schema: object, limit_bytes: int, param: str) -> str:
             if isinstance(reference, str) and not reference.startswith("#"):
                 raise invalid(f"{param}: $ref may only refer to the schema itself (#/…)", param)
     text = json.dumps(schema, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    if len(text.encode()) > limit_bytes:
-        raise invalid(f"{param} has more than {limit_bytes} bytes", param)
+    if len(text.encode()) > _MOST_SCHEMA_BYTES:
+        raise invalid(f"{param} has more than {_MOST_SCHEMA_BYTES} bytes", param)
     return text
 
 

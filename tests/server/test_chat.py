@@ -33,9 +33,10 @@ from etui.runtime.runtime import open_process_runtime
 from etui.runtime.turn_request import TurnRequest
 from etui.server.build_request import (
     build_chat_turn,
-    parse_chat,
+    parse,
     parse_model,
 )
+from etui.server.chat_request import ChatBody
 from etui.server.context import ServerContext, ServerSettings
 from etui.server.deltas import finish_reason
 from etui.server.documents import (
@@ -381,7 +382,7 @@ def context(config: Config) -> Iterator[ServerContext]:
 
 
 def build(context: ServerContext, messages: Any = QUESTION, **fields: Any) -> TurnRequest:
-    body, _ = parse_chat({"model": "etui", "messages": messages, **fields})
+    body, _ = parse(ChatBody, {"model": "etui", "messages": messages, **fields})
     return build_chat_turn(body, context, ClientRecord("/x", "laptop", "r"))
 
 
@@ -526,8 +527,8 @@ def test_sampling_of_llama_server_is_kept(context: ServerContext) -> None:
 
 
 def test_fields_within_others_are_ignored_and_named() -> None:
-    body, ignored = parse_chat(
-        {
+    body, ignored = parse(
+        ChatBody, {
             "messages": QUESTION, "typical_p": 0.9, "metadata": {"team": "a", "tags": [1]},
             "stream_options": {"include_usage": True, "include_obfuscation": False},
             "chat_template_kwargs": {"tokenize": True}, "store": None,
@@ -553,7 +554,7 @@ def test_fields_within_others_are_ignored_and_named() -> None:
 )
 def test_what_would_change_the_answer_says_what_to_do(field: dict[str, Any], fix: str) -> None:
     with pytest.raises(ApiError, match=fix) as found:
-        parse_chat({"messages": QUESTION, **field})
+        parse(ChatBody, {"messages": QUESTION, **field})
     assert (found.value.param, found.value.code) == (*field, "unsupported_parameter")
 
 

@@ -27,7 +27,7 @@ from etui.errors import (
 )
 from etui.events import Answer, Event, Prefilled, Prefilling, ToolCall
 from etui.server.errors import ApiError
-from etui.server.messages_request import parse_messages_request
+from etui.server.messages import parse_messages_request
 from tests.server.fakes import (
     DEADLINE_SECONDS,
     FakePool,

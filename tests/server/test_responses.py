@@ -25,8 +25,13 @@ from etui.errors import ContextOverflow, EngineFailed
 from etui.events import Answer, TokenLogprob, ToolCall
 from etui.server.deltas import Delta, WholeAnswer
 from etui.server.errors import ApiError
-from etui.server.responses import ResponseEvents, StreamEvent, build_items
-from etui.server.responses_request import ResponseRequest, parse_response_request
+from etui.server.responses import (
+    ResponseEvents,
+    ResponseRequest,
+    StreamEvent,
+    build_items,
+    parse_response_request,
+)
 from etui.turn.record import TurnRecord
 from tests.fixtures.turns import TURN
 from tests.server.fakes import (

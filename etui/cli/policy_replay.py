@@ -315,9 +315,8 @@ def replay(
         raise UsageError(
             "--hide-subjects needs the texts of the questions", "pass their folder with --data"
         )
-    from etui.learning.cross_fit import cross_fit
     from etui.learning.judge import judge
-    from etui.learning.policy_replay import replay_policy
+    from etui.learning.policy_replay import cross_fit, replay_policy
 
     show = _ignore if as_json else _show_progress
     routers = {}

@@ -73,10 +73,7 @@ class BackendSpec:
 
 
 def read_key(variable: str | None, environ: Mapping[str, str]) -> str | None:
-    """Return the key in an environment variable; None for no variable.
-
-    A line break behind it, as of a file, is not a part of it.
-    """
+    """Return the stripped key in an environment variable; None for no variable."""
     return None if variable is None else environ.get(variable, "").strip()
 
 

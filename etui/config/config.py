@@ -16,10 +16,7 @@ if TYPE_CHECKING:
 
 
 def load_config(environ: Mapping[str, str] = os.environ) -> Config:
-    """Load the Config from the environment and ``config.yaml``.
-
-    InvalidFile if that file has an unknown key or an invalid value.
-    """
+    """Load the Config from environment and ``config.yaml``; InvalidFile if that is not valid."""
     return apply_settings(find_folders(environ))
 
 
@@ -59,11 +56,7 @@ def apply_settings(config: Config) -> Config:
 def edit_settings(config: Config, edit: Callable[[str], str], by_hand: str) -> None:
     """Change the text of ``config.yaml`` by a function of :mod:`etui.yaml.edit`.
 
-    Args:
-        by_hand: The line that the user can write there where it cannot be written.
-
-    Raises:
-        EtuiError: The file cannot be read or written, or its style does not allow the change.
+    EtuiError with the line to write ``by_hand`` if its style or the disk does not allow it.
     """
     from etui.atomic import write_text
     from etui.yaml.tree import YamlError
@@ -96,70 +89,41 @@ def _find_home(environ: Mapping[str, str]) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """Folders and settings, from the environment and ``config.yaml``.
-
-    Attributes:
-        cpu_idle_watts, cpu_limit_watts: Range of the CPU power estimate on a machine without
-            power readings; None uses a documented default for the number of cores.
-    """
+    """Folders, and the settings that :class:`etui.config.schema.Settings` describes."""
 
     home: Path  # Folder for config, data and logs (`ETUI_HOME`, else the platform's data folder)
     models_dir: Path  # Folder for model files (`ETUI_MODELS`, else `models` in home)
     sysfs_dir: Path = Path("/sys")  # Root of every sysfs read (`ETUI_SYSFS`, else `/sys`)
     policy: str = "balanced"  # Policy that routes when none is named
     model: str | None = None
-    """Model that answers every question without a policy; None leaves it to the policy."""
-    threads: int | None = None
-    """Number of llama.cpp threads; None (``auto``) uses at most the number of physical cores, and
-    fewer while other processes use them."""
+    threads: int | None = None  # None is `auto`
     context_tokens: int | None = None
-    """Upper limit on a context in tokens, to save memory; None uses the model's."""
     keep_warm: float | Literal["auto", "always"] = "always"
-    """How long the app keeps a model in memory after its last answer, in seconds; ``always`` keeps
-    it until another model needs the memory, ``auto`` until idling has cost more joules than loading
-    it again (:mod:`etui.energy.keep_warm`)."""
+    """Seconds, or as :mod:`etui.energy.keep_warm` says."""
     loop_guard: bool = True
-    """Whether an answer that repeats itself is ended, unless its arm decides."""
     name_chats: bool = False
-    """Whether the smallest model may name chats in their list, which costs joules each time."""
     cache: Literal["on", "off"] = "on"
-    """Whether KV caches of chats that have left the context are kept in memory and on disk."""
     cache_disk_gb: float = 2.0
-    """The most gigabytes of them on disk, at most a tenth of what is free; 0 keeps none there."""
-    sample_hz: float = 20.0  # Readings per second of every power channel
+    sample_hz: float = 20.0
     cpu_idle_watts: float | None = None
     cpu_limit_watts: float | None = None
     estimate: str = "auto"
-    """``auto`` estimates only if nothing can be measured, ``always`` adds the estimate to the
-    measured channels, ``never`` leaves the energy unmeasured."""
     carbon_g_per_kwh: float | None = None
-    """Grams of CO2 equivalent per kilowatt-hour; None shows no carbon."""
     price_per_kwh: float | None = None
-    """Price of a kilowatt-hour in ``currency``; None shows no cost."""
     currency: str = ""
     tariff: TariffEntry | None = None
-    """Prices and carbon by time, which go before the two above (:mod:`etui.energy.tariff`)."""
+    """Goes before the two prices above (:mod:`etui.energy.tariff`)."""
     pue: float = 1.0
-    """Power usage effectiveness of the place, at least 1; joules are not multiplied by it."""
-    theme: str = "etui-dark"  # Theme of the app: `etui-dark`, `etui-light`, or one of Textual's
+    theme: str = "etui-dark"
     panel_columns: int | None = None
-    """Width of the panel beside the chat; None leaves it to the width of the terminal."""
-    quiet: bool = False  # Whether the app starts in quiet mode, which redraws less often
+    quiet: bool = False
     ascii: Literal["auto", "always", "never"] = "auto"
-    """``auto`` draws with ASCII if the locale cannot show Unicode; ``always`` and ``never``
-    override that."""
     keymap: Mapping[str, str] = field(default_factory=dict)
-    """Binding id -> keys, to rebind keys of the app."""
     backends: Mapping[str, BackendSpec] = field(default_factory=dict)
     wall_meters: Mapping[str, WallMeterSpec] = field(default_factory=dict)
-    """Plugs and sensors that measure the whole machine at the wall."""
     aliases: Mapping[str, str] = field(default_factory=dict)
-    """Name that clients of ``etui serve`` use -> the policy, arm or model that answers; a ``*`` in
-    it matches any text."""
     tools: ToolsEntry | None = None
-    """Tools that a model may call, and the limits of a question; None for those of etui itself."""
     tool_permissions: Mapping[str, Literal["allow", "ask", "deny"]] = field(default_factory=dict)
-    """Name or pattern of a tool -> whether it may run; others ask before each call."""
     parallel: int = 1  # Number of answers of one model that the engine computes at a time
 
     @property
@@ -226,10 +190,7 @@ def shipped_dir() -> Path:
 
 
 def make_home(config: Config) -> None:
-    """Create the folders etui writes to, for this user alone.
-
-    EtuiError if they cannot be created or written.
-    """
+    """Create the folders etui writes to, for this user alone; else EtuiError."""
     what = f"cannot write to ETUI_HOME {config.home}"
     try:
         config.home.mkdir(mode=0o700, parents=True, exist_ok=True)

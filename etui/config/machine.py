@@ -15,8 +15,7 @@ _CPUINFO = Path("/proc/cpuinfo")
 def machine_name() -> str:
     """Describe the machine as far as joules depend on it: ``AMD EPYC, 2 CPUs, Linux x86_64``.
 
-    GPUs are not part of it: they are identified by their power channels, whose ids contain their
-    serial number.
+    GPUs are identified by their power channels, whose ids contain their serial number.
     """
     system = f"{platform.system()} {platform.machine()}"
     return f"{processor_name()}, {os.cpu_count()} CPUs, {system}"

@@ -17,11 +17,7 @@ def parse_week(times: Mapping[str, float]) -> tuple[float | None, ...]:
     """Parse ``mo-fr 22:00-06:00: 0.18`` and the like into the prices of a week.
 
     A range that ends no later than it begins runs into the next day, and belongs to the day on
-    which it begins.
-
-    Raises:
-        ValueError: A key cannot be read, or two of them state a price for the same time; the first
-            argument is that key, the second says why.
+    which it begins. ValueError with the key that cannot be read, or states a price again, and why.
     """
     week: list[float | None] = [None] * (7 * SLOTS_PER_DAY)
     stated: dict[int, str] = {}

@@ -329,7 +329,7 @@ class _Admission:
         reader = shared.read_only(self.request.owner, self.request.pictures)
         if options.prompt_tokens:
             return list(options.prompt_tokens)
-        output = Output(raw=options.raw, infill=options.infill)
+        output = Output(options)
         return answer_prompt(messages, self.request.arm, reader, output).tokens
 
 

@@ -13,10 +13,9 @@ from etui.engine.session import Sampled, Session
 from etui.errors import UsageError
 from etui.events import Answer, Event, Probe
 from etui.multiple_choice import Option, parse_options
-from etui.reasoning.answer_plan import AnswerPlan, plan_answer
+from etui.reasoning.answer_plan import LIKELY_ANSWER_TOKENS, AnswerPlan, Reserve, fit, plan_answer
 from etui.reasoning.choice_readout import LetterTokens, format_option, letter_tokens, read_letters
-from etui.reasoning.context_fit import LIKELY_ANSWER_TOKENS, Reserve, fit
-from etui.reasoning.cot import JoulesSpent, Prober, Regulator
+from etui.reasoning.cot import JoulesSpent, Prober, Regulator, ThinkingRun
 from etui.reasoning.decoding import (
     BUDGET,
     Control,
@@ -33,7 +32,6 @@ from etui.reasoning.decoding import (
 from etui.reasoning.output import Output, adapt_arm, build_output, resolve_biases
 from etui.reasoning.parallel_answers import draw_answers
 from etui.reasoning.prompts import ANSWER_MARKER, direct_prompt, with_letter_instruction
-from etui.reasoning.thinking_run import ThinkingRun
 from etui.reasoning.tool_events import separate_calls
 from etui.units import percent_text
 
@@ -49,21 +47,13 @@ def answer(
     price: TokenCost | None = None,
     options: OutputOptions = DEFAULT_OUTPUT,
 ) -> Iterator[Event]:
-    """Answer the last message of a conversation.
+    """Yield the events of the answer to the last message; the last one is ``Finished``.
 
-    Args:
-        control: Polled between tokens and between prefill batches.
-        price: Energy cost of tokens, which limits the thinking; None if unknown.
-        options: What is asked of the form of the answer. An arm that cannot keep to it answers
-            directly, and ``Finished.why`` says so.
+    ``price``, the cost of tokens, limits the thinking. An arm that cannot keep to the form that the
+    options ask for answers directly, and ``Finished.why`` says so.
 
-    Returns:
-        The events of the answer; the last is ``Finished``.
-
-    Raises:
-        ContextOverflow: The question alone does not fit into the context.
-        InvalidRequest: The model cannot answer in the form asked for.
-        UsageError: The reasoning method of the arm is unknown.
+    ContextOverflow if the question alone does not fit, InvalidRequest if the model cannot answer in
+    that form, UsageError for an unknown reasoning method.
     """
     arm, note = adapt_arm(arm, options, session.facts, messages)
     output = build_output(options, arm, session.facts, messages)
@@ -93,11 +83,7 @@ def _answer_once(
     price: TokenCost | None,
     output: Output,
 ) -> Iterator[Event]:
-    """Think within ``arm.think_tokens`` if the arm thinks, then answer within ``arm.max_tokens``.
-
-    Thinking ends before its budget is used up if ``arm.early_exit``, ``arm.max_joules`` or
-    ``arm.exchange`` require it (:mod:`etui.reasoning.cot`).
-    """
+    """Think within its budget if the arm thinks, then answer within ``arm.max_tokens``."""
     plan = plan_answer(messages, arm, session, output)
 
     def decode(opened: Opened, first: Sampled) -> Iterator[Event]:
@@ -120,7 +106,8 @@ def _build_regulator(
         len(plan.prompt.tokens) - opened.sequence.cached,
         min(plan.answer_tokens, LIKELY_ANSWER_TOKENS),
     )
-    prober = Prober(session, opened.sequence, question, plan.thinking, number=plan.output.number)
+    number = plan.output.options.number
+    prober = Prober(session, opened.sequence, question, plan.thinking, number=number)
     return Regulator(arm, plan, spending, prober)
 
 
@@ -133,7 +120,6 @@ def _decode(
     control: Control,
     regulator: Regulator | None,
 ) -> Iterator[Event]:
-    """Decode the thinking and the answer, with one event per token."""
     sequence = opened.sequence
     sampled: tuple[Sampled, ...] = (first,)
     at_ns = opened.end_ns
@@ -143,7 +129,7 @@ def _decode(
             session.rollback(sequence, 1)  # the drawn token would be thinking, or one too many
         sampled = ()
     # Drafted tokens have no row of logits of their own.
-    logged = plan.output.top_logprobs is not None
+    logged = plan.output.options.top_logprobs is not None
     refused = "" if logged else start_speculation(session, sequence, arm)
     run = ThinkingRun(session, sequence, plan)
     if plan.gap:
@@ -200,10 +186,7 @@ def _explain_cut(thought: Decoded | None, budget: int, arm: Arm) -> str:
 def _choose_option(
     messages: Sequence[Message], arm: Arm, session: Session, control: Control, output: Output
 ) -> Iterator[Event]:
-    """Answer a multiple choice right after prefill, by the softmax over the option letters.
-
-    Without options, or if a letter is not a single token, the answer is decoded as text.
-    """
+    """Answer a multiple choice right after prefill, by the softmax over the option letters."""
     start_ns = time.monotonic_ns()
     options = parse_options(messages[-1].content)
     tokens = letter_tokens(session, options) if options else None

@@ -88,13 +88,11 @@ def asks_for_time(question: str) -> bool:
 
 
 def date_key(text: str, question: str) -> str | None:
-    """Return the key of the first date in a text: ``1776-07-04``, ``1776-07`` or ``1776``.
+    """Return the key of the first date, ``1776-07-04``, ``1776-07`` or ``1776``; None without one.
 
     The most exact date counts, and only its year if a year is asked for. A date such as 3/4/2020
-    could be March or April, so it is kept as it is written; 25/12/2020 is in December.
-
-    Returns:
-        The key; None without a date. Years before Christ are negative.
+    could be March or April, so it is kept as it is written; 25/12/2020 is in December. Years before
+    Christ are negative.
     """
     text = text[:_LONGEST_DATED]
     aside = re.sub(r",\s*[a-z][^,]*,", " ", text)  # ", which began in 1939,"
@@ -232,13 +230,10 @@ def asks_yes_or_no(question: str) -> bool:
 
 
 def yes_or_no(text: str, question: str) -> str | None:
-    """Return ``yes`` or ``no``, from the word that the answer begins with or comes to.
+    """Return the verdict that the answer begins with or comes to; None if the text does not decide.
 
     An answer in other words counts only if it repeats all words of the question: with a negation
     that the question lacks it is ``no``, without one ``yes``.
-
-    Returns:
-        The key; None if the text does not decide.
     """
     text = text[:_LONGEST]
     first = _SENTENCE_END.split(_FILLER.sub("", text.strip()), maxsplit=1)[0]
@@ -365,21 +360,12 @@ _NUMBER_WORDS = re.compile(
 
 
 def number_key(text: str, question: str, stated_at: list[int], *, cut: bool = False) -> str | None:
-    """Return the key of the number that an answer comes to.
+    """Return the key of the number that an answer comes to; None without a number.
 
-    It is the number stated as the answer, or that at its beginning, or that of its last sentence:
-    after the last ``=``, or in the dimension that is asked for, or else the last one, outside of
-    parentheses. Numbers after ``not`` do not count.
-
-    Args:
-        text: The answer without markup and LaTeX.
-        question: The question, which shows the unit of a bare number.
-        stated_at: Where the text states an answer (behind ``the answer is``), in order.
-        cut: Whether the text was cut off. Quantities of another dimension and numbers of the
-            question are then on the way to the answer.
-
-    Returns:
-        The key; None without a number.
+    It is the number stated as the answer (at ``stated_at``), or that at its beginning, or that of
+    its last sentence: after the last ``=``, or in the dimension that is asked for, or else the last
+    one, outside of parentheses. Numbers after ``not`` do not count. In a text that was ``cut`` off,
+    quantities of another dimension and numbers of the question are on the way to the answer.
     """
     asked, percentage = unit_asked_for(question)
     count = asked is None and not percentage and _COUNT.search(question) is not None
@@ -429,7 +415,6 @@ def _piece_key(
     *,
     first: bool = False,
 ) -> str | None:
-    """Return the key of the number that a sentence comes to; None if it has none."""
     piece = _REASON.sub("", piece) or piece
     after = re.split(r"[=≈]|\bequals\b", piece)[-1]
     whole = compute(after.strip().rstrip(".} "))
@@ -534,7 +519,6 @@ def _begins_with_answer(text: str) -> bool:
 
 
 def _words_key(text: str, asked: Unit | None, percentage: bool) -> str | None:
-    """Return the key of the last number in words: ``forty-two``, ``a dozen``."""
     found = [match[0] for match in _NUMBER_WORDS.finditer(text)]
     values = [value for words in found if (value := _read_words(words)) is not None]
     if not values:

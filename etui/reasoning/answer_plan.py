@@ -4,24 +4,16 @@ from __future__ import annotations
 
 import codecs
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
 from etui.arm import Arm
-from etui.chat import DEFAULT_OUTPUT, Message
+from etui.arm import ContextOverflow as OverflowRule
+from etui.chat import DEFAULT_OUTPUT, Infill, Message
 from etui.engine.session import Session
 from etui.errors import ContextOverflow, InvalidRequest
 from etui.reasoning.choice_readout import LetterBehind, plan_letter
-from etui.reasoning.context_fit import (
-    LIKELY_ANSWER_TOKENS,
-    SMALLEST_ANSWER_TOKENS,
-    FittedPrompt,
-    Reserve,
-    count_least_tokens,
-    fit,
-)
-from etui.reasoning.infill import build_infill
 from etui.reasoning.loop_guard import LoopGuard, build_guard
 from etui.reasoning.output import PLAIN, Output, check_continuation
 from etui.reasoning.prompts import (
@@ -33,6 +25,120 @@ from etui.reasoning.prompts import (
     open_thinking,
     with_instruction,
 )
+
+SMALLEST_ANSWER_TOKENS = 16
+"""Minimum room for an answer; a prompt that leaves less does not fit."""
+
+MOST_TOKEN_CHARACTERS = 64
+"""Characters of a token that no prompt has on average, were it of spaces alone."""
+
+LIKELY_ANSWER_TOKENS = 64
+"""Maximum reserve of room or joules for an answer: few answers use their whole budget."""
+
+
+@dataclass(frozen=True, slots=True)
+class FittedPrompt:
+    """A prompt that fits: its tokens, and the number of oldest messages dropped for that."""
+
+    tokens: list[int]
+    dropped_messages: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reserve:
+    """Tokens of the context reserved for the thinking and the answer."""
+
+    least: int  # Minimum for a usable answer
+    whole: int  # Sum of the arm's budgets
+    overflow: OverflowRule = "truncate_thought"
+    """What is cut if not everything fits (``Arm.context_overflow``)."""
+
+    def choose(self, is_shortest: bool) -> int:
+        """Return what has to stay free; ``is_shortest`` if no turn is left to drop."""
+        least = self.overflow == "truncate_thought" or (
+            self.overflow == "drop_history" and is_shortest
+        )
+        return self.least if least else self.whole
+
+
+def fit(
+    messages: Sequence[Message],
+    render: Callable[[Sequence[Message]], str],
+    session: Session,
+    reserve: Reserve,
+) -> FittedPrompt:
+    """Drop the oldest turns until the prompt and the reserve fit; else ContextOverflow.
+
+    What has to fit depends on ``reserve.overflow``: the least reserve with ``truncate_thought``;
+    with ``drop_history`` the whole reserve as long as there are turns to drop, then the least one;
+    with ``fail`` the whole reserve, and nothing is dropped.
+    """
+    context_tokens = session.facts.context_tokens
+
+    def attempt(kept: Sequence[Message]) -> tuple[list[int], ContextOverflow | None]:
+        is_shortest = reserve.overflow != "fail" and without_oldest(kept) is None
+        free = reserve.choose(is_shortest)
+        count = count_least_tokens(sum(map(_count_characters, kept)))
+        tokens = []
+        if count <= context_tokens:
+            tokens = session.tokenize(render(kept), bos=True)
+            count = len(tokens)
+        fits = count + free <= context_tokens
+        return tokens, None if fits else ContextOverflow(count, context_tokens, free)
+
+    tokens, fault = attempt(tuple(messages))
+    if fault is None:
+        return FittedPrompt(tokens, 0)
+    shorter = list(_shorten(messages)) if reserve.overflow != "fail" else []
+    if shorter:
+        tokens, fault = attempt(shorter[-1])
+    if fault is not None:
+        raise fault
+    # Each is shorter than the one before it, so the first that fits is found by halving: a client
+    # may send thousands of turns.
+    low, high = 0, len(shorter) - 1
+    while low < high:
+        middle = (low + high) // 2
+        tried, fault = attempt(shorter[middle])
+        if fault is None:
+            tokens, high = tried, middle
+        else:
+            low = middle + 1
+    return FittedPrompt(tokens, len(messages) - len(shorter[high]))
+
+
+def count_least_tokens(characters: int) -> int:
+    """Count the tokens that a text has at least, without reading megabytes of it."""
+    return characters // MOST_TOKEN_CHARACTERS
+
+
+def _count_characters(message: Message) -> int:
+    return len(message.content) + len(message.tool_calls)
+
+
+def _shorten(messages: Sequence[Message]) -> Iterator[Sequence[Message]]:
+    kept = without_oldest(messages)
+    while kept is not None:
+        yield kept
+        kept = without_oldest(kept)
+
+
+def without_oldest(messages: Sequence[Message]) -> tuple[Message, ...] | None:
+    """Drop the oldest turn of a conversation; None if only the last one is left.
+
+    A turn is a question and everything up to the next one; the system prompt is always kept. So are
+    the calls and results of tools after the last question, which mean nothing without each other.
+    """
+    first = 1 if messages and messages[0].role == "system" else 0
+    questions = [i for i, message in enumerate(messages) if message.role == "user"]
+    last = questions[-1] if questions else len(messages) - 1
+    if last <= first:
+        return None
+    end = first + 1
+    while end < last and messages[end].role != "user":
+        end += 1
+    return (*messages[:first], *messages[end:])
+
 
 _COMPARED_CHARACTERS = 48
 """Characters at the end of an answer by which its tokens are recognised."""
@@ -66,9 +172,8 @@ def plan_answer(
 ) -> AnswerPlan:
     """Plan the answer of an arm to the last message, with or without thinking.
 
-    Raises:
-        ContextOverflow: The question alone does not fit into the context.
-        InvalidRequest: The chat template has no place for the tools.
+    ContextOverflow if the question alone does not fit, InvalidRequest without a place for the
+    tools.
     """
     start_ns, facts = time.monotonic_ns(), session.facts
     guard = partial(build_guard, arm, messages[-1].content)
@@ -82,7 +187,9 @@ def plan_answer(
             prompt,
             min(arm.max_tokens, facts.context_tokens - behind - len(prompt.tokens)),
             output,
-            () if output.raw else answer_ends(facts, native=False, call_lead=output.call_lead),
+            answer_ends(facts, native=False, call_lead=output.call_lead)
+            if not output.options.raw
+            else (),
             letter=letter,
             guard=guard,
             text=text,
@@ -115,12 +222,9 @@ def plan_answer(
 
 
 def thinking_budget(arm: Arm, room: int) -> int:
-    """Compute the thinking budget: the arm's, or what the context leaves besides the answer.
+    """Compute the thinking budget: the arm's, or what the answer leaves of the ``room`` for both.
 
     The answer's reserve shrinks to the smallest useful answer before the thinking shrinks to 0.
-
-    Args:
-        room: Tokens of the context after the prompt and the hand-over.
     """
     with_whole_answer = room - arm.max_tokens
     with_short_answer = room - min(arm.max_tokens, SMALLEST_ANSWER_TOKENS)
@@ -132,10 +236,10 @@ def _go_on(
     messages: Sequence[Message], arm: Arm, session: Session, output: Output, behind: int
 ) -> tuple[FittedPrompt, str, str, bytes]:
     """Build the prompt, with the very tokens of the answer that goes on if the engine has them."""
-    if not output.continues or messages[-1].role != "assistant":
+    if not output.options.continues or messages[-1].role != "assistant":
         return answer_prompt(messages, arm, session, output, behind), "", "", b""
     text = messages[-1].content
-    recalled = session.recall(output.continues)
+    recalled = session.recall(output.options.continues)
     found = None if recalled is None else split_tail(recalled.tail, text)
     if recalled is not None and found is not None:
         least = min(arm.max_tokens, SMALLEST_ANSWER_TOKENS)
@@ -148,13 +252,9 @@ def _go_on(
 def split_tail(tail: bytes, text: str) -> tuple[str, str, bytes] | None:
     """Find where a text ends in the bytes of the tokens that end with it.
 
-    Args:
-        text: The text so far, as it was recorded: stripped, and with U+FFFD for a character that
-            was cut.
-
-    Returns:
-        The text without that mark, the white space behind it, and the bytes of the cut character;
-        None if the tokens are not those of the text.
+    The text is as it was recorded: stripped, and with U+FFFD for a character that was cut. Returns
+    it without that mark, the white space behind it, and the bytes of the cut character; None if the
+    tokens are not those of the text.
     """
     for kept in (text.rstrip(), text.rstrip().removesuffix("\ufffd")):
         end = kept[-_COMPARED_CHARACTERS:].encode(errors="replace")
@@ -177,13 +277,9 @@ def answer_prompt(
 ) -> FittedPrompt:
     """Build the prompt of an answer without thinking, fitted into the context.
 
-    ``behind``: tokens that are computed behind the answer.
-
-    Raises:
-        ContextOverflow: The question alone does not fit into the context.
-        InvalidRequest: The chat template has no place for the tools.
+    ``behind`` tokens are computed behind the answer. Raises as :func:`plan_answer`.
     """
-    if output.raw:
+    if output.options.raw:
         return _raw_prompt(messages[-1].content, output, session, arm.max_tokens)
 
     def render(kept: Sequence[Message]) -> str:
@@ -199,15 +295,14 @@ def answer_prompt(
 def _raw_prompt(text: str, output: Output, session: Session, most: int) -> FittedPrompt:
     """Build the prompt of a raw completion, from which nothing can be left out.
 
-    Special tokens in its text are read, as llama-server does: the whole prompt is the client's, so
-    there is no template that it could break out of, and prompts to fill in the middle need them.
+    Special tokens in its text are read, as llama-server does: the whole prompt is the client's.
     """
     context_tokens, least = session.facts.context_tokens, min(most, SMALLEST_ANSWER_TOKENS)
-    if output.infill is not None:
+    if output.options.infill is not None:
         room = min(most, LIKELY_ANSWER_TOKENS)
-        return FittedPrompt(build_infill(output.infill, session, room), 0)
+        return FittedPrompt(build_infill(output.options.infill, session, room), 0)
     count = count_least_tokens(len(text))
-    found = list(output.prompt_tokens)
+    found = list(output.options.prompt_tokens)
     if not found and count <= context_tokens:
         # Private characters replace special tokens in rendered texts; a raw text is not rendered,
         # so its own private characters are read as they are.
@@ -219,3 +314,48 @@ def _raw_prompt(text: str, output: Output, session: Session, most: int) -> Fitte
     if count > context_tokens or len(found) + least > context_tokens:
         raise ContextOverflow(count, context_tokens, least)
     return FittedPrompt(found, 0)
+
+
+WINDOW_TOKENS = 2048
+"""Most tokens around the gap, three quarters of them before it."""
+
+_PROJECT, _FILE, _NO_NAME = "myproject\n", "filename\n", "tmp"
+_SNIPPET = "\n\n--- snippet ---\n\n"
+
+
+def build_infill(infill: Infill, session: Session, answer_tokens: int) -> list[int]:
+    """Build the tokens of a prompt; InvalidRequest if the model was not trained for that.
+
+    ``answer_tokens`` are kept free for what the model writes.
+    """
+    facts, fill = session.facts, session.facts.fill
+    if fill is None:
+        raise InvalidRequest(
+            f"{facts.name} has no tokens to fill in the middle of a text",
+            "choose a model that has them, such as qwen2.5-coder, or send the prompt without it",
+            "suffix",
+        )
+
+    def read(text: str) -> list[int]:
+        return session.tokenize(text, special=False) if text else []
+
+    room = facts.context_tokens - answer_tokens - 4  # the tokens around the texts
+    window = max(0, min(WINDOW_TOKENS, room))
+    begin = session.tokenize(infill.prompt) if infill.prompt else []
+    before, behind = 3 * (window // 4), max(0, window // 4 - 2 - len(begin))
+    prefix = read(infill.prefix[-before * MOST_TOKEN_CHARACTERS :])[-before:] if before else []
+    suffix = read(infill.suffix[: behind * MOST_TOKEN_CHARACTERS])[:behind]
+    tokens = [*session.tokenize("", bos=True), fill.prefix, *prefix, *begin]
+    tokens += [fill.suffix, *suffix, fill.middle]
+    if infill.files is None:
+        return tokens
+    others: list[int] = [] if fill.project is None else [fill.project, *read(_PROJECT)]
+    for name, text in infill.files:
+        kept = text[: facts.context_tokens * MOST_TOKEN_CHARACTERS]
+        if fill.file is None:
+            others += read(_SNIPPET) + read(kept)
+        else:
+            others += [fill.file, *read(f"{name or _NO_NAME}\n"), *read(kept)]
+    if fill.file is not None:
+        others += [fill.file, *read(_FILE)]
+    return others[max(0, len(others) - max(0, room - len(tokens))) :] + tokens

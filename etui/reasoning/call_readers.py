@@ -28,9 +28,8 @@ class NoCallError(Exception):
 class CallReader(ABC):
     """Reads the body of one call, behind its tag.
 
-    Arguments are passed on as they come, once the name is known. What is no JSON is passed on as
-    JSON once a whole argument is there. No reader checks more of the arguments than where they end:
-    whether they are what the tool expects is for its caller to find out.
+    Arguments are passed on as they come, once the name is known; what is no JSON is, as JSON, once
+    a whole argument is there. No reader checks more of the arguments than where they end.
 
     Attributes:
         state: ``done`` behind the end of the call, ``bad`` after what is no call.
@@ -70,7 +69,6 @@ class CallReader(ABC):
         """Take characters, and yield the arguments that the last one added; return the last."""
 
     def _read_until(self, end: str, added: str = "") -> Generator[str, str, str]:
-        """Read up to a text, which is left out."""
         text = ""
         while not text.endswith(end):
             text += yield added
@@ -135,7 +133,6 @@ class ObjectReader(CallReader):
         return char
 
     def _read_quoted(self, key: str) -> Generator[str, str, str]:
-        """Read a text of JSON behind its opening quote; return it with its quotes."""
         text, escaped = '"', False
         while True:
             self.rest = text if key in _ARGUMENTS else ""
@@ -199,7 +196,6 @@ def _read_text(quoted: str) -> str | None:
 
 
 def _read_nested(char: str, pass_on: Callable[[str], str] = str) -> Generator[str, str, str]:
-    """Pass on an object or a list of JSON from its first character to its last."""
     depth, quoted, escaped = 1, False, False
     while True:
         char = yield pass_on(char)
@@ -246,8 +242,7 @@ ParameterTypes = Mapping[str, Mapping[str, tuple[str, ...]]]
 class MarkupReader(CallReader):
     """Reads a function with parameters as elements: ``<function=name><parameter=key>value``.
 
-    Args:
-        types: Types of the parameters of each tool, by which a value is a text or JSON.
+    A value is a text or JSON by the types of the parameters.
     """
 
     def __init__(self, types: ParameterTypes) -> None:

@@ -72,10 +72,7 @@ def split_letter(answer: str) -> tuple[str, str | None]:
 
 
 def letter_tokens(session: Session, options: Sequence[Option]) -> LetterTokens | None:
-    """Find the tokens ``A`` and `` A`` of each letter; None if a letter is not a single token.
-
-    Both forms count: which one a model writes after a colon depends on its vocabulary.
-    """
+    """Find the tokens ``A`` and `` A`` of each letter; None if a letter is not a single token."""
     found: dict[str, tuple[int, ...]] = {}
     for option in options:
         forms = [session.tokenize(f"{space}{option.letter}", special=False) for space in (" ", "")]

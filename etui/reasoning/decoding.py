@@ -57,10 +57,6 @@ class TokenLog:
 
     Text is held back while it may begin a stop string, and a character until all its bytes are
     there. Tokens of a stop string are never shown, so they are never reported.
-
-    Args:
-        session: The session, whose logits are read right after each step.
-        index: Number of the answer, if several are drawn.
     """
 
     def __init__(
@@ -168,13 +164,8 @@ class Run:
     """The drawn tokens of one sequence: their text, their count, and when to stop.
 
     The caller steps the session and passes each drawn token in, so that many sequences can be
-    decoded in one batch.
-
-    Args:
-        opening: Text to start with, decoded after the stop string of the thinking.
-        logs_end: Whether the token that ends the answer is logged, as clients need that count the
-            tokens behind an echoed prompt.
-        stream: Decodes the tokens; None looks for the stop strings anywhere.
+    decoded in one batch. The text starts with ``opening``. With ``logs_end`` the token that ends
+    the answer is logged, for clients that count the tokens behind an echoed prompt.
     """
 
     def __init__(
@@ -273,11 +264,7 @@ class Run:
 
 
 def start_speculation(session: Session, sequence: TokenSequence, arm: Arm) -> str:
-    """Let the arm's speculation begin on a sequence after its prefill.
-
-    Returns:
-        Why the method that the arm names cannot be used; empty for ``auto``, which may use none.
-    """
+    """Let the arm's speculation begin after the prefill; return why it cannot, but for ``auto``."""
     if arm.speculate == "off":
         return ""
     refused = session.speculate(sequence, arm.speculate)
@@ -320,7 +307,8 @@ def run_prompt(
     tokens = plan.prompt.tokens
     total = len(tokens)
     queued = tokens[-1:] if to_fork and total > 1 else []
-    scores = PromptScores(tokens, plan.output.top_logprobs or 0) if plan.output.echo else None
+    options = plan.output.options
+    scores = PromptScores(tokens, options.top_logprobs or 0) if options.echo else None
     sequence = session.open(tokens[: total - len(queued)], arm.sampling, scores=scores)
     keep = False
     try:
@@ -369,7 +357,6 @@ def _explain_loss(session: Session, sequence: TokenSequence) -> str:
 def _prefill(
     plan: AnswerPlan, session: Session, sequence: TokenSequence, control: Control
 ) -> Generator[Prefilling, None, Opened]:
-    """Compute the queued tokens batch by batch, unless cancelled between batches."""
     total = len(sequence.tokens)
     while not control.cancelled():
         step = session.step([sequence])
@@ -395,7 +382,7 @@ def build_finished(
     if thought is not None:
         followed = reply.first_ns if reply is not None else None
         thinking_end_ns = followed or thought.last_ns or opened.end_ns
-    cached = opened.sequence.cached
+    cached, output = opened.sequence.cached, opened.plan.output
     computed = len(opened.plan.prompt.tokens) - cached
     if opened.first is None:
         computed = max(0, len(opened.sequence.tokens) - opened.sequence.pending - cached)
@@ -407,7 +394,7 @@ def build_finished(
         end_ns=max([opened.end_ns, *lasts]),
         first_token_ns=firsts[0] if firsts else None,
         status=status,
-        why="; ".join(part for part in (opened.plan.output.note, why) if part),
+        why="; ".join(part for part in (output.note, why) if part),
         answer=reply.text.strip() if reply else "",
         thinking=thought.text.strip() if thought else "",
         ended=describe_loops(thought, reply),
@@ -421,7 +408,7 @@ def build_finished(
         output_tokens=thinking_tokens + (reply.tokens if reply else 0),
         confidence=mean_probability(reply),
         margin=reply.letter.margin if reply is not None and reply.letter is not None else None,
-        stop=(reply.stop or "") if reply and reply.stop in opened.plan.output.stop else "",
+        stop=(reply.stop or "") if reply and reply.stop in output.options.stop else "",
     )
 
 
@@ -458,10 +445,7 @@ def describe_loops(thought: Decoded | None, reply: Decoded | None) -> Ended:
 
 
 def mean_probability(run: Decoded | None) -> float | None:
-    """Compute the geometric mean of the tokens' probabilities, 0..1; None without tokens.
-
-    Where a letter was read behind the answer, it is the probability of that letter.
-    """
+    """Compute the geometric mean of the tokens' probabilities, or that of the letter behind."""
     if run is not None and run.letter is not None:
         return run.letter.best[1]
     if run is None or run.logprob_sum is None:

@@ -69,11 +69,9 @@ def extract(
     truncated: bool = False,
     number: bool = False,
 ) -> Extracted:
-    """Extract the answer to a question from a text.
+    """Extract the answer to a question from a text without thinking.
 
-    Args:
-        text: The answer as the model wrote it, without the thinking.
-        number: Whether the answer is known to be a number: it is the last one, without a unit.
+    With ``number`` it is the last number, without a unit.
     """
     if number:
         from etui.reasoning.quantity import last_number_value
@@ -152,7 +150,6 @@ def _statement(text: str) -> str:
 
 
 def _number(text: str, question: str, *, cut: bool) -> str | None:
-    """Find the number stated; ``cut`` ignores one at the end, which may be incomplete."""
     from etui.reasoning.answer_key import number_key
 
     if cut:

@@ -118,11 +118,7 @@ def build_guard(arm: Arm, question: str) -> LoopGuard | None:
 
 
 class LoopGuard:
-    """Follow the tokens of one run of text, one by one and in order.
-
-    Attributes:
-        found: The loop; None until then. Tokens after it are ignored.
-    """
+    """Follow the tokens of one run of text, one by one and in order, until a loop is found."""
 
     def __init__(self, asked: float = 1.0) -> None:
         self._asked = asked

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from etui.arm import Arm
-from etui.chat import Infill, Message, OutputOptions
+from etui.chat import DEFAULT_OUTPUT, Message, OutputOptions
 from etui.engine.chat_formats import ToolFormat
 from etui.engine.grammar import (
     CALL_LEAD,
@@ -29,7 +29,7 @@ BIASES = 1024
 class Output:
     """What the answer has to keep to."""
 
-    stop: tuple[str, ...] = ()  # Strings that end the answer, in addition to those of the model
+    options: OutputOptions = DEFAULT_OUTPUT  # As the client asks
     grammar: OutputGrammar | None = None  # Grammar of the answer; None for any text
     tools: str = ""  # Tools in the prompt, a JSON array in the OpenAI form; empty for none
     tool_format: ToolFormat = ""  # How calls are read out of the text; empty reads none
@@ -38,27 +38,16 @@ class Output:
     if the model writes it, None where there are no such messages."""
     tool_names: tuple[str, ...] = ()
     most_calls: int = 128
-    top_logprobs: int | None = None
-    """Alternatives that are reported with each token of the answer; None reports no log-
-    probabilities."""
-    raw: bool = False  # The last message is the prompt as it is
-    prompt_tokens: tuple[int, ...] = ()  # Token ids of a raw prompt; empty tokenizes the text
-    infill: Infill | None = None  # The gap that a raw prompt asks to fill
-    echo: bool = False  # Whether the tokens of the prompt are reported
-    number: bool = False
-    continues: str = ""
-    """Name of the answer that goes on, if the engine still has its tokens; empty for a new answer.
-    """
     note: str = ""  # Why the answer has another form than its arm states, for `Finished.why`
 
     @property
     def is_formed(self) -> bool:
         """Whether anything but free text about options is asked for."""
         return (
-            bool(self.grammar or self.tool_format or self.continues)
-            or self.top_logprobs is not None
-            or self.raw
-            or self.number
+            bool(self.grammar or self.tool_format or self.options.continues)
+            or self.options.top_logprobs is not None
+            or self.options.raw
+            or self.options.number
         )
 
 
@@ -67,11 +56,7 @@ PLAIN = Output()
 
 
 def check_options(options: OutputOptions) -> None:
-    """Check what can be checked without a model.
-
-    Raises:
-        InvalidRequest: A value is out of its bounds, or two options cannot be kept together.
-    """
+    """InvalidRequest if a value is out of its bounds, or two options exclude each other."""
     if len(options.stop) > STOPS or any(not 0 < len(each) <= 256 for each in options.stop):
         raise InvalidRequest(f"stop is not 1 to {STOPS} texts of 1 to 256 characters", "", "stop")
     if not 1 <= options.count <= COUNT:
@@ -98,29 +83,16 @@ def check_options(options: OutputOptions) -> None:
 def build_output(
     options: OutputOptions, arm: Arm, facts: ModelFacts, messages: Sequence[Message]
 ) -> Output:
-    """Work out the form of an answer for one model.
+    """Work out the form of an answer for a model and the arm of :func:`adapt_arm`.
 
-    Args:
-        arm: The arm that answers, as :func:`adapt_arm` returns it.
-
-    Raises:
-        InvalidRequest: The model cannot keep to it.
+    InvalidRequest if the model cannot keep to it.
     """
     check_options(options)
     continues = messages[-1].role == "assistant" and not options.raw
     if continues and not options.continues:
         check_continuation(options, facts)
     lead = arm.reasoning == "cot" and arm.think_tokens > 0
-    output = Output(
-        options.stop,
-        top_logprobs=options.top_logprobs,
-        raw=options.raw,
-        prompt_tokens=options.prompt_tokens,
-        infill=options.infill,
-        echo=options.echo,
-        number=options.number,
-        continues=options.continues,
-    )
+    output = Output(options)
     if options.prompt_tokens:
         _check_tokens(options.prompt_tokens, facts, "prompt")
     biased = [each for each, _ in options.logit_bias if isinstance(each, int)]
@@ -173,11 +145,7 @@ def _with_tools(output: Output, options: OutputOptions, facts: ModelFacts, *, le
 
 
 def check_continuation(options: OutputOptions, facts: ModelFacts) -> None:
-    """Check that the begin of an answer can be given to a model as text.
-
-    Raises:
-        InvalidRequest: The model always thinks first, or something else is asked of the answer.
-    """
+    """InvalidRequest if the begin of an answer cannot be given to a model as text."""
     if facts.format.always_thinks:
         raise InvalidRequest(
             f"{facts.name} always thinks, so the begin of its answer cannot be given",

@@ -27,8 +27,8 @@ from etui.events import (
     VoteStatus,
 )
 from etui.multiple_choice import parse_options
-from etui.reasoning.answer_plan import plan_answer
-from etui.reasoning.context_fit import LIKELY_ANSWER_TOKENS
+from etui.reasoning.answer_plan import LIKELY_ANSWER_TOKENS, plan_answer
+from etui.reasoning.cot import ThinkingRun
 from etui.reasoning.decoding import (
     BUDGET,
     Control,
@@ -43,7 +43,6 @@ from etui.reasoning.decoding import (
 )
 from etui.reasoning.extraction import extract
 from etui.reasoning.output import Output
-from etui.reasoning.thinking_run import ThinkingRun
 from etui.reasoning.tool_events import read_calls
 from etui.reasoning.vote_count import Poll
 from etui.units import count_text
@@ -59,8 +58,7 @@ def draw_answers(
 ) -> Iterator[Event]:
     """Draw several answers after one prefill, each with the arm's seed plus its number.
 
-    Args:
-        count: Number of answers, none of which is counted; 1 draws and counts the arm's votes.
+    A ``count`` of 1 draws and counts the arm's votes; else none is counted.
     """
     plan = plan_answer(messages, arm, session, output)
 
@@ -78,15 +76,12 @@ def draw_answers(
 
 @dataclass(slots=True)
 class _ParallelAnswer:
-    """An answer that is being decoded."""
-
     index: int  # Its number, from 0; its seed is the arm's plus this
     run: ThinkingRun
     logprobs: list[TokenLogprob] = field(default_factory=list)
     """Log-probabilities of its tokens, if the client asks for them."""
 
     def keep_logprobs(self, events: Iterable[Event]) -> None:
-        """Keep the log-probabilities among events of its run."""
         self.logprobs += [event for event in events if isinstance(event, TokenLogprob)]
 
     def build_vote(self, t_ns: int) -> Vote:
@@ -139,7 +134,6 @@ class _ParallelAnswers(ABC):
         self._first_ns: int | None = None
 
     def run(self, control: Control) -> Iterator[Event]:
-        """Decode the answers until all have ended, or the user or a budget ends them."""
         try:
             while True:
                 if control.cancelled():
@@ -179,7 +173,7 @@ class _ParallelAnswers(ABC):
 
     @abstractmethod
     def wants_another(self) -> bool:
-        """Decide whether to begin another answer in addition to the running ones."""
+        """Return whether one more answer is to begin."""
 
     @abstractmethod
     def count(self, each: _ParallelAnswer) -> Iterator[Event]:
@@ -198,12 +192,10 @@ class _ParallelAnswers(ABC):
         """Build the final event without the times and tokens of all answers."""
 
     def remove(self, each: _ParallelAnswer) -> None:
-        """Take an answer out of the batch, and free its cache."""
         self.live.remove(each)
         self._session.close(each.run.sequence, keep=False)
 
     def break_off(self, each: _ParallelAnswer) -> None:
-        """End an answer that is being decoded."""
         self.broken_off += 1
         each.keep_logprobs(each.run.cancel(self.end_ns))
         self.remove(each)
@@ -300,7 +292,7 @@ class _Several(_ParallelAnswers):
         vote = each.build_vote(self.end_ns)
         vote = replace(
             vote,
-            answer=text if self.opened.plan.output.raw else text.strip(),
+            answer=text if self.opened.plan.output.options.raw else text.strip(),
             thinking="\n\n".join(filter(None, (vote.thinking, thought.strip()))),
             tool_calls=calls,
             weight=weight,
@@ -349,7 +341,7 @@ class _Election(_ParallelAnswers):
     def __init__(self, arm: Arm, session: Session, opened: Opened, question: str) -> None:
         super().__init__(arm, session, opened, arm.votes)
         self._question = question
-        self._number = opened.plan.output.number
+        self._number = opened.plan.output.options.number
         self._options = () if self._number else parse_options(question)
         self._poll = Poll(arm)
         self._looped = 0

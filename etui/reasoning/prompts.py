@@ -62,9 +62,8 @@ def build_thinking(
 ) -> Thinking:
     """Build the texts that open, end and cut the thinking of a model in a style.
 
-    Args:
-        call_lead: Where calls are messages of their own, the begin of the header of one, or an
-            empty text if the model writes it; None for an answer that calls no tool so.
+    Where calls are messages of their own, ``call_lead`` begins the header of one, or is empty if
+    the model writes it.
     """
     thought = facts.format.thought
     if style == "native" and thought is not None:

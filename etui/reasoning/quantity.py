@@ -36,11 +36,8 @@ def normal_number(text: str) -> str | None:
 
     A fraction is kept (``3/4``): it may not be meant as a quotient. Commas or points are
     thousands separators if three digits follow each of them and there are at least two (for commas,
-    one is enough); in all other cases the last one is the decimal sign.
-
-    Returns:
-        The number in its normal form; None if it is not a number, or one of more than a hundred
-        digits.
+    one is enough); in all other cases the last one is the decimal sign. None if it is no number, or
+    one of more than a hundred digits.
     """
     bare = re.sub(rf"[\s{_SPACES}'’_$€£]", "", text).replace("−", "-").replace("–", "-")
     bare = bare.removeprefix("+")
@@ -86,10 +83,7 @@ _VALUE = re.compile(r"-?[$0-9.,]*[0-9](?:[eE][-+]?[0-9]{1,3}(?![0-9]))?")
 
 
 def find_last_number(text: str) -> str | None:
-    """Return the last number of a text (``flexible-extract``), as it is written there.
-
-    The pattern also matches runs of points and commas without a digit; they are then the result.
-    """
+    """Return the last number of a text as it is written there (``flexible-extract``)."""
     *_, last = (None, *_LAST.finditer(text))
     return None if last is None else last[0]
 
@@ -103,10 +97,7 @@ def find_stated_number(text: str) -> str | None:
 def strip_number(text: str) -> str | None:
     """Remove what ``exact_match`` ignores: commas, dollars, all up to ``####``, a point at the end.
 
-    Numbers are equal for lm-eval if the results are equal texts: ``18.00`` is not ``18``.
-
-    Returns:
-        The rest; None if it has no digit.
+    Equal texts are equal numbers for lm-eval: ``18.00`` is not ``18``. None without a digit.
     """
     for pattern in _IGNORED:
         text = pattern.sub("", text)
@@ -114,13 +105,9 @@ def strip_number(text: str) -> str | None:
 
 
 def last_number_value(text: str) -> str | None:
-    """Return the value of the last number of a text: ``$1,234.50`` -> ``1234.5``.
+    """Return the last number of a text in its normal form: ``$1,234.50`` -> ``1234.5``.
 
-    Unlike :func:`strip_number` it writes equal numbers as equal texts, so votes are counted by it,
-    and it reads exponents: ``1.5e3`` -> ``1500``.
-
-    Returns:
-        The number in its normal form; None without one.
+    Unlike :func:`strip_number` it reads exponents, ``1.5e3`` -> ``1500``, and votes count by it.
     """
     *_, last = (None, *_VALUE.finditer(text.replace("\u2212", "-")))
     bare = strip_number(last[0]) if last is not None else None
@@ -193,9 +180,7 @@ def plain_math(text: str) -> str:
 def compute(text: str) -> Fraction | float | None:
     """Compute an expression of numbers: ``60/1.5``, ``3*10^8``, ``√(2)/2``, ``2π``.
 
-    Returns:
-        The value, exact unless a root or π makes it a float; None if the text is not an expression
-        of numbers, or has no finite value of reasonable size.
+    Exact unless a root or π makes it a float; None without a finite value of reasonable size.
     """
     if len(text) > 100 or not _EXPRESSION.fullmatch(text):
         return None
@@ -449,11 +434,7 @@ def _find_unit(name: str) -> Unit | None:
 
 
 def number_value(text: str) -> Fraction | None:
-    """Read a number as :func:`normal_number` of number answers does; a fraction is a quotient.
-
-    Returns:
-        The exact value; None if it is not a number.
-    """
+    """Read a number exactly, a fraction as a quotient; None if it is not a number."""
     # Three digits after "0," are not a group of thousands.
     normal = normal_number(re.sub(r"^(\s*[-−–+]?\s*0),(?=\d+$)", r"\1.", text.strip()))
     if normal is None:
@@ -465,13 +446,10 @@ def number_value(text: str) -> Fraction | None:
 
 
 def unit_asked_for(question: str) -> tuple[Unit | None, bool]:
-    """Find the unit of a bare number in the answer, from the question.
+    """Find the unit of a bare number in the answer, and whether a percentage is asked for.
 
     It is the unit that is asked for (``in km/h``, ``how many minutes``); for a speed, that of the
     distance and the time in the question; else the only unit in the question.
-
-    Returns:
-        The unit, None if the question does not settle it; and whether a percentage is asked for.
     """
     text = spell_units(question)
     if re.search(r"\b(?:what|which|how many|as a|wie viel)\s+(?:percent|%|Prozent)", text, re.I):

@@ -8,7 +8,7 @@ import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from etui.engine.chat_formats import ToolFormat
 from etui.engine.grammar import read_tools, read_types
@@ -31,31 +31,8 @@ from etui.reasoning.output import Output
 _ID_CHARACTERS = 9  # templates of Mistral refuse ids of another length
 
 
-@dataclass(frozen=True, slots=True)
-class CallPart:
-    """A part of a call: its first one has the name, the others text of the arguments."""
-
-    index: int
-    call_id: str
-    name: str
-    arguments: str
-
-
-@dataclass(frozen=True, slots=True)
-class ThoughtPart:
-    """A part of a thought that is no part of the answer."""
-
-    text: str
-
-
-@dataclass(slots=True)
-class _Call:
-    call_id: str
-    name: str
-    arguments: str = ""
-
-
-Part = str | CallPart | ThoughtPart
+Part = str | Thought | ToolCall
+"""Text of the answer, or a thought or a part of a call, both without a time yet."""
 
 
 def create_call_id() -> str:
@@ -64,20 +41,16 @@ def create_call_id() -> str:
 
 
 class CallParser(ABC):
-    """Incremental parser of one answer.
+    """Incremental parser of one answer; after ``most`` calls further ones are left out.
 
-    Args:
-        most: Most calls; further ones are left out.
-
-    Attributes:
-        thinking: Whether the last text was a thought.
+    ``thinking`` says whether the last text was a thought.
     """
 
     def __init__(self, most: int = 128, create_id: Callable[[], str] = create_call_id) -> None:
         self.thinking = False
         self._most = most
         self._create_id = create_id
-        self._calls: list[_Call] = []
+        self._calls: list[dict[str, Any]] = []  # in the OpenAI form
 
     @abstractmethod
     def push(self, text: str) -> list[Part]:
@@ -89,39 +62,30 @@ class CallParser(ABC):
 
     def document(self) -> str:
         """Return the calls as a JSON array in the OpenAI form; empty without any."""
-        if not self._calls:
-            return ""
-        return json.dumps(
-            [
-                {
-                    "id": call.call_id,
-                    "type": "function",
-                    "function": {"name": call.name, "arguments": call.arguments},
-                }
-                for call in self._calls
-            ],
-            ensure_ascii=False,
-        )
+        return json.dumps(self._calls, ensure_ascii=False) if self._calls else ""
 
     def _name_call(self, name: str, parts: list[Part]) -> None:
-        self._calls.append(_Call(self._create_id(), name))
+        function = {"name": name, "arguments": ""}
+        call = {"id": self._create_id(), "type": "function", "function": function}
+        self._calls.append(call)
         self._emit(name, "", parts)
 
     def _add_arguments(self, arguments: str, parts: list[Part]) -> None:
-        self._calls[-1].arguments += arguments
+        self._calls[-1]["function"]["arguments"] += arguments
         self._emit("", arguments, parts)
 
     def _complete_call(self, parts: list[Part]) -> None:
         """Give a call without arguments an empty object, and leave out what is too many."""
-        if not self._calls[-1].arguments.strip(SPACE):
-            self._calls[-1].arguments = ""
+        function = self._calls[-1]["function"]
+        if not function["arguments"].strip(SPACE):
+            function["arguments"] = ""
             self._add_arguments("{}", parts)
         del self._calls[self._most :]
 
     def _emit(self, name: str, arguments: str, parts: list[Part]) -> None:
         index = len(self._calls) - 1
         if index < self._most:
-            parts.append(CallPart(index, self._calls[-1].call_id, name, arguments))
+            parts.append(ToolCall(0, index, self._calls[-1]["id"], name, arguments))
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,10 +133,8 @@ def opening_tags(tool_format: ToolFormat) -> tuple[str, ...]:
 class ToolCallParser(CallParser):
     """Parser of calls that are parts of the answer's text, most of them between tags.
 
-    Args:
-        names: Names of the tools. Where a call has no tags, an object with another name is text.
-        most: Most calls; further ones are left out.
-        types: Types of their parameters, for a format that does not show them.
+    Where a call has no tags, an object without one of the ``names`` of tools is text. ``types`` are
+    those of parameters, for a format that does not show them.
     """
 
     def __init__(
@@ -291,7 +253,6 @@ class ToolCallParser(CallParser):
 
     @staticmethod
     def _find_end(text: str, tags: Collection[str]) -> str:
-        """Return the tag with which a text ends; empty if it ends with none."""
         return next((tag for tag in tags if text.endswith(tag)), "")
 
     def _separates(self, sure: str) -> bool:
@@ -342,7 +303,6 @@ class ToolCallParser(CallParser):
             self._fall_back(reader.raw, parts)
 
     def _add(self, arguments: str, parts: list[Part]) -> None:
-        """Pass on the arguments, after the name if it was not yet."""
         reader = self._reader
         if reader.started and not self._named and self._accepts():
             self._named = True
@@ -458,7 +418,6 @@ class ChannelParser(CallParser):
         return _join(parts)
 
     def _take_header(self, parts: list[Part]) -> bool:
-        """Read a header up to its end; return whether there may be more to read."""
         header, end, rest = self._held.partition(_HEADER_END)
         if not end:
             if _may_be_header(header):
@@ -479,7 +438,6 @@ class ChannelParser(CallParser):
         return True
 
     def _take_body(self, parts: list[Part]) -> bool:
-        """Read a body up to its end; return whether there may be more to read."""
         found = first_stop(self._held, _BODY_ENDS)
         if found is None:
             keep = held_back(self._held, _BODY_ENDS)
@@ -500,7 +458,7 @@ class ChannelParser(CallParser):
             self._add_arguments(text, parts)
             return
         self._written.add(self._body)
-        parts.append(ThoughtPart(text) if self._body == "thought" else text)
+        parts.append(Thought(0, text, 0) if self._body == "thought" else text)
 
     def _end_body(self, parts: list[Part]) -> None:
         if self._body == "call":
@@ -511,12 +469,8 @@ class ChannelParser(CallParser):
 class ChannelStream(TextStream):
     """A stream of messages with headers (harmony): the stop strings of a client end its answer.
 
-    They are neither looked for in headers nor in thoughts and calls.
-
-    Args:
-        stops: Stop strings of the client.
-        always: Those of the model, which count in every body.
-        lead: Text before the first token, which is not returned.
+    They are neither looked for in headers nor in thoughts and calls; those of the model
+    (``always``) are. The text ``lead`` before the first token is not returned.
     """
 
     def __init__(self, stops: Sequence[str], always: Sequence[str], lead: str) -> None:
@@ -576,7 +530,6 @@ def _may_be_header(text: str) -> bool:
 
 
 def _join(parts: list[Part]) -> list[Part]:
-    """Join neighbouring parts of one text, or of the arguments of one call."""
     joined: list[Part] = []
     for part in parts:
         last = joined[-1] if joined else None
@@ -585,12 +538,10 @@ def _join(parts: list[Part]) -> list[Part]:
                 joined[-1] = last + part
             elif part:
                 joined.append(part)
-        elif isinstance(part, ThoughtPart):
+        elif isinstance(part, Thought):
             joined.append(part)
-        elif isinstance(last, CallPart) and last.index == part.index and not part.name:
-            joined[-1] = CallPart(
-                last.index, last.call_id, last.name, last.arguments + part.arguments
-            )
+        elif isinstance(last, ToolCall) and last.index == part.index and not part.name:
+            joined[-1] = replace(last, arguments=last.arguments + part.arguments)
         else:
             joined.append(part)
     return joined
@@ -616,7 +567,7 @@ def separate_calls(events: Iterable[Event], output: Output) -> Iterator[Event]:
         elif isinstance(event, Finished):
             thinking, parts = False, parser.finish()
         text = "".join(part for part in parts if isinstance(part, str))
-        more = "".join(part.text for part in parts if isinstance(part, ThoughtPart))
+        more = "".join(part.text for part in parts if isinstance(part, Thought))
         shown, thought = shown + text, thought + more
         if more or (tokens and thinking):
             thought_tokens += tokens
@@ -625,8 +576,8 @@ def separate_calls(events: Iterable[Event], output: Output) -> Iterator[Event]:
         if text or tokens:
             yield Answer(at_ns, text, tokens)
         for part in parts:
-            if isinstance(part, CallPart):
-                yield ToolCall(at_ns, part.index, part.call_id, part.name, part.arguments)
+            if isinstance(part, ToolCall):
+                yield replace(part, t_ns=at_ns)
         if isinstance(event, Finished):
             if output.call_lead is not None:  # headers are no part of the answer
                 event = replace(event, answer=shown.strip())
@@ -649,7 +600,7 @@ def read_calls(text: str, output: Output) -> tuple[str, str, str]:
         return text, "", ""
     parser = create_parser(output)
     parts = [*parser.push(text), *parser.finish()]
-    thought = "".join(part.text for part in parts if isinstance(part, ThoughtPart))
+    thought = "".join(part.text for part in parts if isinstance(part, Thought))
     return "".join(part for part in parts if isinstance(part, str)), parser.document(), thought
 
 

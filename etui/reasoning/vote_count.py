@@ -66,11 +66,7 @@ def tally(votes: Sequence[Cast]) -> VoteTally:
 
 
 def verdict(state: VoteTally, left: int, stop: VoteStop) -> Verdict:
-    """Decide whether to stop drawing votes.
-
-    Args:
-        left: Number of remaining votes, each with a weight of at most 1.
-    """
+    """Decide whether to stop drawing votes; each of those ``left`` has a weight of at most 1."""
     if left <= 0:
         return Verdict(True, "all")
     if stop.rule == "unanimous":
@@ -99,14 +95,10 @@ def flip_probability(leader: float, second: float, left: int) -> float:
     """Compute the probability that ``left`` more votes cost the leader its lead; a tie counts.
 
     Each remaining vote goes to one of the two leading answers; the leader's share of them has a
-    Beta(1, 1) prior, so that its votes j among the remaining r are beta-binomial:
+    Beta(1, 1) prior, so that its votes j among the remaining r are beta-binomial, for a and b <= a
+    votes of both:
 
         P = sum over j = 0..r with a + j <= b + r - j of C(r, j) B(a+1+j, b+1+r-j) / B(a+1, b+1)
-
-    Args:
-        leader: Votes a of the leading answer (or its weight in units of a vote).
-        second: Votes b <= a of the second answer.
-        left: Number r of remaining votes.
     """
     before = _log_beta(leader + 1.0, second + 1.0)
     lost = [
@@ -138,11 +130,7 @@ def _log_beta(a: float, b: float) -> float:
 
 
 class Poll:
-    """The votes of one question.
-
-    Attributes:
-        counted: Votes that count, in the order of their numbers.
-    """
+    """The votes of one question; those that count are in the order of their numbers."""
 
     def __init__(self, arm: Arm) -> None:
         self._votes = arm.votes

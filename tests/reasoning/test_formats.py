@@ -17,7 +17,7 @@ from etui.engine.chat_formats import ChatFormat, recognise
 from etui.engine.session import Sampled
 from etui.events import Answer, Finished, Prefilled, Thought, ToolCall, Vote
 from etui.reasoning.answer import answer
-from etui.reasoning.tool_events import ChannelParser, ThoughtPart, ToolCallParser, opening_tags
+from etui.reasoning.tool_events import ChannelParser, ToolCallParser, opening_tags
 from tests.engine.templates import TEMPLATES
 from tests.reasoning.scripted import (
     END,
@@ -267,7 +267,7 @@ def test_channels_are_read_however_they_are_cut(written, thought, shown, calls, 
     places = [0, *sorted({cut % (len(written) + 1) for cut in cuts}), len(written)]
     parts = [part for a, b in pairwise(places) for part in parser.push(written[a:b])]
     parts += parser.finish()
-    assert "".join(part.text for part in parts if isinstance(part, ThoughtPart)) == thought
+    assert "".join(part.text for part in parts if isinstance(part, Thought)) == thought
     assert "".join(part for part in parts if isinstance(part, str)) == shown
     found = [each["function"] for each in json.loads(parser.document() or "[]")]
     assert [(each["name"], each["arguments"]) for each in found] == calls

@@ -11,7 +11,7 @@ from etui.chat import Infill, Message, OutputOptions
 from etui.engine.session import FillTokens
 from etui.errors import InvalidRequest
 from etui.reasoning.answer import answer
-from etui.reasoning.infill import WINDOW_TOKENS, build_infill
+from etui.reasoning.answer_plan import WINDOW_TOKENS, build_infill
 from tests.reasoning.scripted import GO_ON, FakeSession, plain_facts
 
 FILL = FillTokens(0xE000, 0xE001, 0xE002, 0xE003, 0xE004)

@@ -11,7 +11,7 @@ from etui.chat import Message, OutputOptions
 from etui.errors import ContextOverflow
 from etui.events import Finished, Prefilled
 from etui.reasoning.answer import answer
-from etui.reasoning.context_fit import without_oldest
+from etui.reasoning.answer_plan import without_oldest
 from tests.reasoning.scripted import GO_ON, script
 
 HISTORY = (

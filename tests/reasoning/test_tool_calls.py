@@ -9,7 +9,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from etui.reasoning.tool_events import CallPart, ToolCallParser
+from etui.events import ToolCall
+from etui.reasoning.tool_events import ToolCallParser
 
 TAGS = ("<tool_call>", "</tool_call>", "[TOOL_CALLS]", "<|python_tag|>")
 GET = '{"name": "get", "arguments": {"city": "Rome", "days": [1, 2]}}'
@@ -29,7 +30,7 @@ def parse(text, tool_format="hermes", cuts=(), names=("get", "set"), **options):
     shown = "".join(part for part in parts if isinstance(part, str))
     calls: dict[int, list[str]] = {}
     for part in parts:
-        if isinstance(part, CallPart):
+        if isinstance(part, ToolCall):
             if part.index not in calls:
                 assert part.name, "the name comes first"
                 calls[part.index] = [part.name, ""]
@@ -181,8 +182,8 @@ def test_calls_beyond_the_most_are_left_out():
 def test_arguments_are_passed_on_before_they_end():
     parser = ToolCallParser("hermes", create_id=lambda: "x")
     assert parser.push('<tool_call>{"name": "get", "arg') == []
-    assert parser.push('uments": {"a"') == [CallPart(0, "x", "get", '{"a"')]
-    assert parser.push(": 1") == [CallPart(0, "x", "", ": 1")]
+    assert parser.push('uments": {"a"') == [ToolCall(0, 0, "x", "get", '{"a"')]
+    assert parser.push(": 1") == [ToolCall(0, 0, "x", "", ": 1")]
 
 
 def test_a_json_answer_is_not_held_back_to_its_end():

@@ -25,25 +25,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from etui.learning.agreement import (
-    AUDIT_ACCURACY,
-    SAME_MISTAKE,
-    AgreementModel,
-    compute_bias,
-    estimate_agreement,
-)
-from etui.learning.cross_fit import FOLDS, cross_fit
 from etui.learning.fit import fit_accuracy
 from etui.learning.fitted_file import Provenance
 from etui.learning.graded import Graded, assign_folds
 from etui.learning.labels import (
+    AUDIT_ACCURACY,
+    SAME_MISTAKE,
+    AgreementModel,
     LabelledQuestion,
     build_label_table,
+    compute_bias,
+    estimate_agreement,
     label_audit,
     model_questions,
 )
+from etui.learning.policy_replay import FOLDS, cross_fit
 from etui.learning.predictor import AccuracyPredictor
-from etui.routing.question_text import QuestionText, format_question
+from etui.routing.text_measures import QuestionText, format_question
 
 if TYPE_CHECKING:
     from etui.stats.arrays import Flags, Floats

@@ -20,10 +20,10 @@ from pathlib import Path
 
 import numpy as np
 
-from etui.learning.cross_fit import cross_fit
 from etui.learning.graded import Graded
 from etui.learning.judge import against_mixture, choose_within, compute_curve, list_hull_places
 from etui.learning.outcomes import read_table, read_texts
+from etui.learning.policy_replay import cross_fit
 
 LADDER = "0.533=1,0.653=3,0.779=8,0.867=30"
 COSTS = (4.0, 8.2, 15.3, 22.3)

@@ -33,13 +33,12 @@ from etui.arm import Arm
 from etui.chat import Query
 from etui.cli.output import format_json
 from etui.config.config import Config
-from etui.learning.cross_fit import cross_fit
 from etui.learning.fit import fit_accuracy
 from etui.learning.fitted_file import Provenance, format_fitted, parse_fitted
 from etui.learning.graded import Graded
 from etui.learning.judge import ReplayTable, judge
 from etui.learning.log_replay import build_turns_document
-from etui.learning.policy_replay import replay_policy
+from etui.learning.policy_replay import cross_fit, replay_policy
 from etui.learning.predictor import AccuracyPredictor
 from etui.log.queries import LogReader
 from etui.models.catalogue import load_catalogue
@@ -47,7 +46,7 @@ from etui.models.spec import STARTER
 from etui.routing.decide import decide
 from etui.routing.library import check_text, load_policy
 from etui.routing.policy import Policy
-from etui.routing.question_text import QuestionText, format_question
+from etui.routing.text_measures import QuestionText, format_question
 from etui.runtime.replay import replay_log
 from etui.runtime.runtime import open_runtime
 from etui.yaml.named_files import NamedFile

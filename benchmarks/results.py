@@ -95,10 +95,10 @@ class Changes:
 
 def find_routing() -> Finding:
     """Replay two arms over their graded answers, with the joules of each answer."""
-    from etui.learning.cross_fit import cross_fit
     from etui.learning.figure import replay_svg
     from etui.learning.judge import ReplayTable, judge
     from etui.learning.outcomes import read_table
+    from etui.learning.policy_replay import cross_fit
 
     table, _ = read_table(OUTCOMES).of_arms(ARMS).keep_complete()
     assert table.cost is not None

@@ -49,9 +49,8 @@ from etui.routing.decision import (
 from etui.routing.joules import ArmKey, LoggedModelFacts, PastOutput, predict_joules
 from etui.routing.library import load_policy
 from etui.routing.policy import Policy
-from etui.routing.question_text import BUCKETS
 from etui.routing.signals import HostState
-from etui.routing.text_measures import TextFacts
+from etui.routing.text_measures import BUCKETS, TextFacts
 from etui.runtime.caches import LogCache
 from etui.runtime.log_predictor import NeighbourMemory, read_neighbours
 

@@ -17,7 +17,7 @@ from etui.bench.formats import FORMATS
 from etui.calibration.grid import Grid
 from etui.config.config import Config, shipped_dir
 from etui.errors import InvalidFile, ModelUnavailable, Problem, UsageError
-from etui.routing.schema.arms import EarlyExitEntry, ModelName, Name, StopEntry, check_effect
+from etui.routing.schema.rules import EarlyExitEntry, ModelName, Name, StopEntry, check_effect
 from etui.text import did_you_mean
 from etui.yaml.load import Located, Strict, parse_yaml, refuse
 from etui.yaml.named_files import NamedFile, find_named_file, list_named_files

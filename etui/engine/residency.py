@@ -22,9 +22,8 @@ from etui.engine.session_loader import (
 from etui.engine.trial import try_model
 from etui.errors import EngineFailed, ModelUnavailable
 from etui.events import Loaded, Residence, Unloaded, UnloadReason
-from etui.models.adapters import check_adapters
+from etui.models.adapters import check_adapters, read_projector
 from etui.models.gguf import Gguf, check_usable
-from etui.models.projector import read_projector
 
 if TYPE_CHECKING:
     from etui.config.config import Config

@@ -28,7 +28,7 @@ from etui.learning.regressions import (
     fit_scale,
     logits,
 )
-from etui.routing.question_text import BUCKETS
+from etui.routing.text_measures import BUCKETS
 from etui.stats.arrays import Flags, Floats, Whole
 
 _PRIOR = (1.0, 0.4, 0.0, 0.3)
@@ -46,8 +46,7 @@ _ONE = 65_535
 class Calibration:
     """Weights of the parts of a question's logits; a part is the mean over the arms, or the rest.
 
-    Attributes:
-        band_mean, band_spread: The same of the expected rates of the bands.
+    ``band_mean`` and ``band_spread`` weigh the same of the expected rates of the bands.
     """
 
     slope: Floats  # Weight of the forest's mean, for each arm, (arms,)
@@ -77,13 +76,9 @@ def fit_calibration(p: Floats, expected: Floats, y: Floats, heavy: Floats) -> Ca
     forest sees as columns and blurs, have a part in both.
 
     An arm's mean difference from the others is free, so a small weight of the differences leaves
-    the arms' accuracies as they are.
-
-    Args:
-        p: The forest's probabilities of questions that its trees did not see, (questions, arms).
-        expected: Expected rates of the bands, from other questions, same shape.
-        y: Answers, right or wrong, same shape.
-        heavy: Weight of each answer, same shape.
+    the arms' accuracies as they are. All arguments are (questions, arms): the forest's ``p`` on
+    questions that its trees did not see, the rates ``expected`` from other questions, answers and
+    their weights.
     """
     from scipy.special import expit
 
@@ -132,7 +127,6 @@ def fit_calibration(p: Floats, expected: Floats, y: Floats, heavy: Floats) -> Ca
 
 
 def _split(z: Floats) -> tuple[Floats, Floats]:
-    """Split logits into their mean over the arms, (questions, 1), and the differences from it."""
     mean = z.mean(axis=1, keepdims=True)
     return mean, z - mean
 
@@ -223,10 +217,7 @@ def fit_joint(
 ) -> JointFit | None:
     """Fit the joint model; None if there are too few questions, or no words.
 
-    Args:
-        columns: The questions; with at least one way to divide them, which may have no bands.
-        weights: How much each label counts, (questions, arms), 0 for an unknown one; None counts
-            all of them.
+    ``weights`` say how much each label counts, (questions, arms); 0 for an unknown one.
     """
     from sklearn.decomposition import TruncatedSVD
     from sklearn.ensemble import ExtraTreesRegressor
@@ -290,7 +281,6 @@ def fit_joint(
 
 
 def _fit_ridge(columns: QuestionColumns, target: Floats, row_weights: Floats) -> Ridge:
-    """Fit the linear part by conjugate gradients, all targets together."""
     from scipy import sparse
 
     scale = fit_scale(columns.features, np.ones(len(target), dtype=bool))
@@ -331,7 +321,6 @@ def _stack(columns: QuestionColumns, scale: Scale) -> Any:
 
 
 def _split_targets(y: Floats) -> Floats:
-    """Split answers into the mean over the arms and the deviations from it."""
     mean = y.mean(axis=1, keepdims=True)
     return np.column_stack([mean, y - mean])
 
@@ -345,7 +334,6 @@ def _fill(y: Floats, heavy: Floats, expected: Floats) -> Floats:
 def _fit_rates(
     y: Floats, shares: Sequence[Floats], heavy: Floats
 ) -> tuple[tuple[Floats, ...], Floats]:
-    """Compute the rates of the bands, and of all questions."""
     overall = np.asarray(compute_smoothed_rate(y, heavy))
     return tuple(compute_soft_rates(y, each, heavy)[0] for each in shares), overall
 
@@ -358,7 +346,6 @@ def _expect(shares: Sequence[Floats], rates: Sequence[Floats], overall: Floats) 
 def _build_dense(
     columns: QuestionColumns, directions: Floats, expected: Floats, linear: Floats
 ) -> Floats:
-    """Build the columns of the forest."""
     rates = [part for ease in logits(expected) for part in (ease, ease[:, 1:] - ease[:, :1])]
     return np.column_stack(
         [
@@ -437,7 +424,6 @@ class JointPredictor:
         return np.concatenate(parts).astype(np.float32)
 
     def _walk(self, columns: Any) -> Whole:
-        """Sum the leaves that a question reaches in all trees, in steps."""
         node = self._roots
         while self._inner[node].any():
             near = columns[self._column[node]] <= self._threshold[node]

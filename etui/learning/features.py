@@ -18,7 +18,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING
 from zlib import crc32
 
-from etui.routing.question_text import DIGIT, WORD, QuestionText
+from etui.routing.text_measures import DIGIT, WORD, QuestionText
 
 if TYPE_CHECKING:
     from etui.stats.arrays import Floats
@@ -54,8 +54,7 @@ def count_field_terms(question: QuestionText) -> dict[int, int]:
 class FieldClassifier:
     """Tells the field of a question: linear over hashed words and their first letters.
 
-    Trained on the dev and val questions of MMLU by ``docs/generate.py``; ``mmlu_fields.md`` has its
-    licence and how good it is.
+    ``mmlu_fields.md`` says what it is trained on, its licence and how good it is.
     """
 
     names: tuple[str, ...]
@@ -88,11 +87,7 @@ class FieldClassifier:
 
 
 def parse_classifier(raw: bytes) -> FieldClassifier:
-    """Parse the bytes of a classifier file: a line of JSON, the idf bytes, the weight bytes.
-
-    Raises:
-        ValueError: The bytes are not such a file.
-    """
+    """Parse a line of JSON, the idf bytes, the weight bytes; ValueError for anything else."""
     line, _, body = raw.partition(b"\n")
     head = json.loads(line)
     names = tuple(head["names"])

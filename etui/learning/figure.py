@@ -52,7 +52,6 @@ def _draw_lines(panel: Panel, document: Document) -> None:
 
 
 def _list_marks(document: Document) -> list[Point]:
-    """List the policies and the oracle."""
     policies = [
         Point(
             policy["cost"],
@@ -82,10 +81,7 @@ def _list_arms(document: Document) -> list[Point]:
 
 
 def _list_gains(document: Document) -> list[Point]:
-    """List the gains over the mixture at the corners and middles of the hull, with intervals.
-
-    At the cheapest corner only one arm answers, so the gain there has no interval and no mark.
-    """
+    """List the gains over the mixture at the corners and middles of the hull, with intervals."""
     energy = document["energy"]
     return [
         _mark_gain(place)
@@ -114,7 +110,6 @@ def _mark_gain(place: Document) -> Point:
 
 
 def _cut(name: str) -> str:
-    """Cut a long name, so that its label finds a place."""
     return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
 
 

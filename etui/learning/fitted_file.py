@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from etui.errors import InvalidFile, Problem
 from etui.learning.features import FEATURE_NAMES, LEAF, load_classifier
-from etui.routing.question_text import BUCKETS
+from etui.routing.text_measures import BUCKETS
 
 FITTED_VERSION: Final = 3
 READABLE_VERSIONS = (1, 2, 3)
@@ -50,11 +50,7 @@ class Packed(_Part):
         return len(self.unpack())
 
     def unpack(self) -> Any:
-        """Return the numbers as an array.
-
-        Raises:
-            ValueError: The text is not base64 of such numbers.
-        """
+        """Return the numbers as an array; ValueError if the text is not base64 of such numbers."""
         import numpy as np
 
         try:
@@ -220,11 +216,7 @@ class ConfidenceCurve(_Part):
 
 
 class ArmHead(_Part):
-    """The fit of one arm.
-
-    Attributes:
-        n, rate: Number of graded answers, and the share that was right.
-    """
+    """The fit of one arm: ``n`` graded answers, of which the share ``rate`` was right."""
 
     model: str | None  # The model that answered; None if the outcomes do not name it
     reasoning: str | None  # The reasoning method; None if the outcomes do not name it
@@ -334,11 +326,7 @@ class FittedModel(_Part):
 
 
 def parse_fitted(text: str, file: str) -> FittedModel:
-    """Parse the text of a fitted file.
-
-    Raises:
-        InvalidFile: The text is not a fitted model, damaged, or of another etui version.
-    """
+    """Parse the text of a fitted file; InvalidFile if it is damaged, or of another etui version."""
     try:
         return FittedModel.model_validate_json(text)
     except ValidationError as error:
@@ -346,7 +334,6 @@ def parse_fitted(text: str, file: str) -> FittedModel:
 
 
 def _explain(error: ValidationError, text: str, file: str) -> InvalidFile:
-    """Build the error of a text that is no fitted model of this etui, which is read once more."""
     if not text.strip():
         return _invalid(file, "is empty")
     try:
@@ -367,11 +354,7 @@ def _explain(error: ValidationError, text: str, file: str) -> InvalidFile:
 
 
 def load_fitted(path: Path) -> FittedModel:
-    """Load a fitted file.
-
-    Raises:
-        InvalidFile: The file cannot be read, is damaged, or of another etui version.
-    """
+    """Load a fitted file; InvalidFile if it cannot be read, is damaged, or of another version."""
     try:
         if path.stat().st_size > MOST_BYTES:
             raise _invalid(str(path), "is larger than any fitted model")
@@ -388,6 +371,5 @@ def format_fitted(model: FittedModel) -> str:
 
 
 def _invalid(file: str, message: str, first: str = "") -> InvalidFile:
-    """Return the error; its fix begins with ``first``."""
     fix = f"{first}run `etui policy fit` again, or delete the file"
     return InvalidFile.of([Problem(file, 0, 0, message)], fix)

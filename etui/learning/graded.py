@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from etui.routing.question_text import QuestionText
+from etui.routing.text_measures import QuestionText
 from etui.stats.arrays import Flags, Floats, Whole
 
 
@@ -95,17 +95,13 @@ class Graded:
         )
 
     def _map(self, change: Callable[[Any], Any]) -> dict[str, Any]:
-        """Change every array of the shape (questions, arms)."""
         names = ("correct", "joules", "confidence", "margin", "weights", "answers")
         arrays = ((name, getattr(self, name)) for name in names)
         return {name: None if values is None else change(values) for name, values in arrays}
 
 
 def same_questions(graded: Graded) -> Whole:
-    """Assign a number to each question; duplicates (ignoring case and spaces) share a number.
-
-    Questions without text are identified by subject and row.
-    """
+    """Assign a number to each question, by its words or subject and row; duplicates share one."""
     keys = (
         [" ".join(question.whole.casefold().split()) for question in graded.questions]
         if graded.questions
@@ -115,11 +111,7 @@ def same_questions(graded: Graded) -> Whole:
 
 
 def assign_folds(graded: Graded, count: int = 5, seed: int = 0) -> Whole:
-    """Assign each question to a fold at random: folds of even size, duplicates in the same fold.
-
-    Args:
-        count: Number of folds; at most the number of different questions.
-    """
+    """Assign each question to a fold at random: folds of even size, duplicates in the same fold."""
     groups = same_questions(graded)
     different = int(groups.max()) + 1 if len(groups) else 0
     count = max(1, min(count, different))

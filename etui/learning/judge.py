@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from etui.learning.confidence import calibration_error
+from etui.learning.fit import calibration_error
 from etui.learning.graded import Graded
 from etui.learning.policy_replay import Routed
 from etui.stats.arrays import Flags, Floats, Whole
@@ -44,12 +44,9 @@ class RouterCurve:
 
 @dataclass(frozen=True, slots=True)
 class Ends:
-    """The two arms between which a router's gain is counted.
+    """The arms between which a router's gain is counted: the cheapest, and the best of the others.
 
-    Attributes:
-        weak, strong: Columns of the cheapest arm, and of the most accurate among the other
-            arms.
-        low, high: Their mean costs.
+    ``weak`` and ``strong`` are their columns, ``low`` and ``high`` their mean costs.
     """
 
     weak: int
@@ -87,9 +84,6 @@ def compute_curve(p: Floats, expected: Floats, correct: Flags, cost: Floats) -> 
     For two arms the curve has every point: one for each question that changes sides, with those of
     equal score together. For more arms it has ``PARTS`` prices, spread over those at which choices
     change.
-
-    Args:
-        p: Predicted probability of a right answer, shape (questions, arms).
     """
     return (
         _compute_two_arm_curve(p, expected, correct, cost)
@@ -99,10 +93,7 @@ def compute_curve(p: Floats, expected: Floats, correct: Flags, cost: Floats) -> 
 
 
 def oracle_curve(correct: Flags, cost: Floats) -> RouterCurve:
-    """Compute the curve of the oracle argmax(correct - price * expected cost) over all prices.
-
-    The oracle is the router whose p is the outcome itself; its area is an upper bound for APGR.
-    """
+    """Compute the curve of the router whose p is the outcome itself: an upper bound for APGR."""
     return compute_curve(correct.astype(np.float64), cost.mean(axis=0), correct, cost)
 
 
@@ -209,9 +200,8 @@ def compute_area_intervals(
 ) -> AreaIntervals:
     """Compute APGR of a router over any number of arms, with bootstrap intervals over questions.
 
-    A resample changes the accuracies and costs of the arms, of their mixtures and of the router;
-    which arms are weak and strong stays. It has ``AREA_POINTS`` prices, and its ends are moved by
-    what the area under so few of them differs from that under all.
+    Which arms are weak and strong stays. A resample has ``AREA_POINTS`` prices, and its ends are
+    moved by what the area under so few of them differs from that under all.
     """
     ends, expected = find_ends(correct, cost), cost.mean(axis=0)
     curve = compute_curve(p, expected, correct, cost)
@@ -247,9 +237,7 @@ def compute_area_intervals(
 def _compute_area(points: Floats, weak: Floats, strong: Floats) -> Floats:
     """Compute APGR of many curves; infinite where the strong arm has no gain.
 
-    Args:
-        points: Costs and accuracies, (2, curves, points), the costs ascending.
-        weak, strong: Those of both arms, (2, curves, 1).
+    ``points`` are costs and accuracies, (2, curves, points), those of an arm (2, curves, 1).
     """
     width, gain = strong - weak
     x = (points[0] - weak[0]) / width
@@ -319,12 +307,7 @@ def judge(
     policies: Sequence[Routed] = (),
     seed: int = 0,
 ) -> Document:
-    """Build the document of a replay, of plain JSON values.
-
-    Args:
-        routers: Router -> cross-fitted probability that each arm is right, shape (questions, arms);
-            the last router is the best.
-    """
+    """Build the document of a replay, of plain JSON values, by each router's cross-fitted p."""
     graded, cost = table.graded, table.cost
     ends = find_ends(graded.correct, cost)
     judged = {name: _judge_router(p, table, ends, seed) for name, p in routers.items()}
@@ -402,10 +385,7 @@ class HullPlace:
 
 
 def list_hull_places(costs: Sequence[float], accuracies: Sequence[float]) -> list[HullPlace]:
-    """List the corners of the hull and the geometric middles between neighbours, cheapest first.
-
-    The arithmetic middle would lie next to the expensive corner where costs differ by a factor.
-    """
+    """List the corners of the hull and the geometric middles between neighbours, cheapest first."""
     points: dict[int, Point] = dict(enumerate(zip(costs, accuracies, strict=True)))
     corners = hull(points)
     places = [HullPlace("corner", (column,), points[column][0]) for column in corners[:1]]
@@ -419,11 +399,7 @@ def list_hull_places(costs: Sequence[float], accuracies: Sequence[float]) -> lis
 def against_mixture(
     choices: Sequence[tuple[Flags, Floats]], graded: Graded, cost: Floats, seed: int
 ) -> list[Document]:
-    """Compare choices with the best random mixtures of the arms of equal cost and accuracy.
-
-    Args:
-        choices: For each router or policy, whether each question was right, and its cost.
-    """
+    """Compare choices, right or wrong, and their costs with the best random mixtures of arms."""
     arms = len(graded.arms)
     choice_columns = [part for right, spent in choices for part in (right, spent)]
     stacked = [cost, graded.correct, *choice_columns]
@@ -467,12 +443,10 @@ def _compare_choice(
 
 
 def _build_spread(interval: Interval) -> Document:
-    """Convert an interval to JSON values; all intervals of a replay use the same method."""
     return {"value": interval.value, "low": interval.low, "high": interval.high}
 
 
 def _compare_with_arms(right: Flags, graded: Graded) -> dict[str, Document]:
-    """Compare with each single arm: questions only one of them got right, and the p-value."""
     return {
         name: {
             "only_this": (gained := int((right & ~other).sum())),
@@ -529,7 +503,6 @@ def _count_calls(cost: Floats) -> Floats:
 
 
 def _judge_mixture(table: ReplayTable) -> Document | None:
-    """Judge the mixture of the hull as a router; None if no arm gains over the cheapest."""
     correct, cost = table.graded.correct, _count_calls(table.cost)
     ends = find_ends(correct, cost)
     if ends.gain <= 0:
@@ -544,7 +517,6 @@ def _judge_mixture(table: ReplayTable) -> Document | None:
 def _judge_energy(
     p: Floats, curve: RouterCurve, table: ReplayTable, ends: Ends, seed: int
 ) -> Document:
-    """Judge a router over cost: at fixed budgets, and at the corners and middles of the hull."""
     x, pgr = gain_curve(curve, ends)
     names, cost = table.graded.arms, table.cost
     places = list_hull_places(

@@ -140,8 +140,7 @@ def iter_queries(turns: Iterable[LoggedQuestion]) -> Iterator[tuple[LoggedQuesti
 class _ReplayedChat:
     """The turns of one chat so far, which may have branches.
 
-    Only a turn that leaves the branch of the turn before it has its history collected again, and
-    its tokens counted: a long chat would need the square of its length otherwise.
+    Only a turn that leaves the branch before it has its history collected, and counted, again.
     """
 
     def __init__(self) -> None:
@@ -163,7 +162,6 @@ class _ReplayedChat:
         return self._messages
 
     def add(self, turn: LoggedQuestion) -> None:
-        """Add a turn, after whose history was read."""
         messages: tuple[Message, ...] = ()
         if turn.answer:
             messages = Message("user", turn.query), Message("assistant", turn.answer)
@@ -250,7 +248,7 @@ def _replay_turn(
 
 
 def _list_asked_too(decision: Decision) -> tuple[Arm, ...]:
-    """List the arms that answer in any case besides the first: those that have to agree with it."""
+    """List the arms that have to agree with the first: they answer in any case."""
     if decision.cascade is None:
         return ()
     step = decision.cascade.find_agreement(decision.arm.name)
@@ -265,8 +263,7 @@ def _arm_and_model(arm: Arm) -> tuple[str, str]:
 def build_turns_document(policy: str, replayed: list[TurnReplay]) -> TurnsDocument:
     """Build the document of a replay of the log, of plain JSON values.
 
-    Predicted joules are summed over the turns with both predictions, measured joules over all
-    turns that have them. Accuracies are means.
+    Predicted joules are summed over the turns with both predictions; accuracies are means.
     """
     joules = [(each.predicted_before, each.predicted_after) for each in replayed]
     both = [(one, other) for one, other in joules if one is not None and other is not None]
@@ -304,11 +301,7 @@ def build_turns_document(policy: str, replayed: list[TurnReplay]) -> TurnsDocume
 def count_moves(
     replayed: Sequence[TurnReplay], name: Callable[[tuple[str, str]], str]
 ) -> list[tuple[str, str, int]]:
-    """Count the turns that another arm answers, by both arms, most first.
-
-    Returns:
-        The name before, the name after, and the number of turns.
-    """
+    """Count the turns that another arm answers: name before, name after and number, most first."""
     moves = Counter(
         (name(turn.before), name(turn.after))
         for turn in replayed

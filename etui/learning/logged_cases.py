@@ -34,9 +34,8 @@ _SHARED = 6
 class NearDuplicates:
     """The texts of one kind that were kept so far.
 
-    Args:
-        threshold: Jaccard index from which two texts are nearly the same, above 0 and at most 1.
-        frequencies: How often each trigram occurs, about: it decides only how fast a text is found.
+    Two are nearly the same from a Jaccard index of ``threshold``. How often trigrams occur decides
+    only how fast a text is found.
     """
 
     def __init__(self, threshold: float, frequencies: Counter[str]) -> None:
@@ -100,12 +99,7 @@ Route = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class LoggedCase:
-    """A logged question and what is expected for it.
-
-    Attributes:
-        arm, not_arm: The arm that the user corrected the decision to, or found bad; None
-            otherwise.
-    """
+    """A logged question, with the arm that the user corrected it to, or found bad."""
 
     turn_id: str  # The newest turn that asked it
     query: Query  # The question, with its chat only if the decision depends on it
@@ -158,12 +152,8 @@ def read_logged_cases(
 ) -> LoggedCases:
     """Make cases of the distinct questions of the log, spread over rules and arms.
 
-    Args:
-        policy: The policy, which decides as :func:`etui.routing.probes.run_probes` does.
-        report: Called now and then with the number of turns read and the number of all.
-
-    Raises:
-        LogUnavailable: The log cannot be read.
+    The policy decides as :func:`etui.routing.probes.run_probes` does; ``report`` gets the number of
+    turns read and of all. LogUnavailable if the log cannot be read.
     """
     # All turns are read, so that a chat has its history; only those of the filter become cases.
     turns = list(log.questions(report=report))
@@ -184,8 +174,6 @@ def read_logged_cases(
 
 @dataclass(frozen=True, slots=True)
 class _UserLabels:
-    """What the user said of turns."""
-
     turns: Mapping[str, LoggedQuestion]
     grades: Mapping[str, bool]  # Whether an answer was good, by id of its turn
     named: Collection[str]  # Ids of the turns whose arm was named
@@ -197,7 +185,6 @@ def _find_cases(
     policy: Policy,
     user: _UserLabels,
 ) -> tuple[list[LoggedCase], int]:
-    """Decide every question; return the newest turn of each, newest first, and what is left out."""
     newest: dict[tuple[str, Route], LoggedCase] = {}
     left_out = 0
     for turn, query in iter_queries(turns):
@@ -273,15 +260,13 @@ def _find_correction(
 
 
 def _normalize_question(text: str) -> str:
-    """Return a question without case and spacing, to compare it."""
     return " ".join(text.casefold().split())
 
 
 def spread_cases(cases: Iterable[LoggedCase], limit: int) -> list[LoggedCase]:
-    """Choose cases, spread over rules and arms.
+    """Choose cases: corrected ones, then one of each pair of rule and arm in turn, newest first.
 
-    Corrected ones come first, then one of each pair of rule and arm in turn, the newest of each
-    first; a near-duplicate of a chosen one with the same expectation is left out.
+    A near-duplicate of a chosen one with the same expectation is left out.
     """
     order = list(cases)
     queues: dict[Route, list[tuple[int, LoggedCase]]] = {}

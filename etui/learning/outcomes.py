@@ -22,7 +22,7 @@ from etui.datasets.question_files import read_questions
 from etui.datasets.questions import Question
 from etui.errors import InvalidFile, Problem, UsageError
 from etui.learning.graded import Graded
-from etui.routing.question_text import QuestionText
+from etui.routing.text_measures import QuestionText
 from etui.stats.arrays import Flags, Floats
 from etui.text import sanitize, suggest
 
@@ -33,9 +33,7 @@ Texts = Mapping[tuple[str, int], "Question"]
 def read_texts(data: Path, split: str) -> dict[tuple[str, int], Question]:
     """Read the questions of one split; subjects of MMLU may be missing.
 
-    Raises:
-        UsageError: ``data`` does not exist.
-        InvalidFile: It has no such files, or one that cannot be read.
+    UsageError if ``data`` does not exist, InvalidFile if it has no such files.
     """
     texts: dict[tuple[str, int], Question] = {}
     for name, raw in read_files(data, (split,)).items():
@@ -46,10 +44,7 @@ def read_texts(data: Path, split: str) -> dict[tuple[str, int], Question]:
 
 
 def drop_questions(graded: Graded, others: Iterable[Question]) -> Graded:
-    """Drop the questions whose text occurs in one of the others of the same subject.
-
-    The options are not compared: a question with its options in another order is the same one.
-    """
+    """Drop the questions whose text, options aside, is one of the others of the same subject."""
     known = {(question.subject, _normalise(question.text)) for question in others}
     keep = [
         (subject, _normalise(question.stem)) not in known
@@ -115,14 +110,9 @@ class OutcomeTable:
 
 
 def read_table(path: Path, texts: Texts | None = None, *, complete: bool = False) -> OutcomeTable:
-    """Read a table of outcomes, in which cells may be empty, and the costs in it.
+    """Read a table of outcomes, in which cells may be empty (unless ``complete``), and its costs.
 
-    Args:
-        complete: Whether to refuse empty cells.
-
-    Raises:
-        InvalidFile: The file is not a table of outcomes, or has questions that are not in
-            ``texts``; with the line of each problem.
+    InvalidFile with the line of each problem, such as a question that is not in ``texts``.
     """
     raw = _read_bytes(path)
     rows = _parse_rows(raw, str(path))
@@ -201,7 +191,6 @@ def _read_bytes(path: Path) -> bytes:
 
 
 def _parse_rows(raw: bytes, file: str) -> list[tuple[int, list[str]]]:
-    """Parse the CSV rows, each with the number of its last line; empty lines are skipped."""
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -229,7 +218,6 @@ class _Layout:
 
 
 def _parse_header(header: Sequence[str], file: str) -> _Layout:
-    """Find the columns of the arms, after subject and row, and those of their costs."""
     fault = None
     if tuple(header[:2]) != ("subject", "row"):
         missing = [name for name in ("subject", "row") if name not in header]
@@ -267,7 +255,6 @@ def _parse_header(header: Sequence[str], file: str) -> _Layout:
 def _parse_row(
     fields: Sequence[str], layout: _Layout, *, empty: bool
 ) -> tuple[tuple[str, int], list[int | None], list[float]]:
-    """Parse a row into its question, its outcomes and its costs."""
     if len(fields) != len(layout.header):
         raise ValueError(f"has {len(fields)} columns, the first line has {len(layout.header)}")
     cells = [field.strip() for field in fields]
@@ -306,7 +293,6 @@ class _UnknownQuestion(ValueError):
 
 
 def _find_last_rows(texts: Texts) -> dict[str, int]:
-    """Return the last row of each subject."""
     last: dict[str, int] = {}
     for subject, row in texts:
         last[subject] = max(row, last.get(subject, -1))
@@ -322,12 +308,9 @@ def _describe_unknown(key: tuple[str, int], last: Mapping[str, int]) -> str:
 
 
 def read_costs(text: str, arms: Sequence[str], judged: Sequence[str]) -> dict[str, float]:
-    """Parse ``ARM=NUMBER,...`` into costs of the judged arms, without those it does not name.
+    """Parse ``ARM=NUMBER,...`` into costs of the judged arms; UsageError if one is not valid.
 
     ``default=NUMBER`` is the cost of all arms without one, unless an arm has this name.
-
-    Raises:
-        UsageError: An arm is unknown, or a cost is not a number above 0.
     """
     costs: dict[str, float] = {}
     for part in _split(text, arms):
@@ -354,11 +337,7 @@ def read_costs(text: str, arms: Sequence[str], judged: Sequence[str]) -> dict[st
 
 
 def read_arms(text: str, arms: Sequence[str]) -> list[str]:
-    """Parse ``ARM,ARM,...``, at least two, into arms of a table in its order.
-
-    Raises:
-        UsageError: An arm is unknown, or there are fewer than two.
-    """
+    """Parse ``ARM,ARM,...`` into two or more arms of a table in its order; else UsageError."""
     named = [name.strip() for name in _split(text, arms)]
     for name in named:
         if name not in arms:

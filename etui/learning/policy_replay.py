@@ -16,10 +16,20 @@ import numpy as np
 from etui.arm import Arm
 from etui.chat import Query
 from etui.errors import UsageError
-from etui.learning.fit import LEAST_QUESTIONS, fit_accuracy
+from etui.learning._joint import QuestionColumns, fit_joint
+from etui.learning.features import predict_fields
+from etui.learning.fit import LEAST_QUESTIONS, fit_accuracy, one_thread
 from etui.learning.fitted_file import Provenance
 from etui.learning.graded import Graded, assign_folds
 from etui.learning.predictor import AccuracyPredictor
+from etui.learning.regressions import (
+    build_corpus,
+    compute_idf,
+    compute_soft_rates,
+    compute_tf_idf,
+    expect_rates,
+    number_bands,
+)
 from etui.routing.decide import decide
 from etui.routing.decision import (
     Cascade,
@@ -31,7 +41,7 @@ from etui.routing.decision import (
     RawConfidence,
 )
 from etui.routing.policy import CascadePlan, Objective, Policy, drop_places, list_agreements
-from etui.routing.question_text import format_question
+from etui.routing.text_measures import format_question
 from etui.stats.arrays import Flags, Floats, Whole
 from etui.turn.attempt import ArmAttempt
 from etui.turn.cascade import advance, find_best, is_sure, settle
@@ -138,7 +148,6 @@ def _read_key(graded: Graded, row: int, column: int) -> str | None:
 
 
 def _lacks_letter(graded: Graded, row: int, column: int) -> bool:
-    """Return whether a multiple choice is known to be without an answer."""
     options = bool(graded.questions) and bool(graded.questions[row].options)
     return options and graded.answers is not None and int(graded.answers[row, column]) < 0
 
@@ -234,16 +243,12 @@ def replay_policy(
     seed: int = 0,
     say: Callable[[str], None] = lambda text: None,
 ) -> Routed:
-    """Replay a policy over every question of a table.
+    """Replay a policy over every question of a table, which must have texts.
 
-    Args:
-        graded: The answers; the questions must have texts.
-        heads: Heads fitted on other questions; None fits heads on the folds of these questions.
+    Without heads that were fitted on other questions, they are fitted on the folds of these.
 
-    Raises:
-        UsageError: The questions have no texts, the policy has none of the arms, or chooses one
-            that is not in the table.
-        EtuiError: A rule finds no arm.
+    UsageError without texts, without arms of the policy, or for an arm that is not in the table;
+    EtuiError if a rule finds no arm.
     """
     if not graded.questions:
         raise UsageError(
@@ -293,7 +298,6 @@ def replay_policy(
 def _folds(
     policy: Policy, graded: Graded, seed: int, say: Callable[[str], None]
 ) -> Iterator[tuple[Sequence[int], AccuracyPredictor | None]]:
-    """Yield the rows of each fold, with heads fitted on the others; one fold without heads."""
     needs_heads = any(isinstance(rule.then, CascadePlan | Objective) for rule in policy.rules)
     if not needs_heads or len(graded) < 2 * LEAST_QUESTIONS:
         yield range(len(graded)), None
@@ -319,3 +323,67 @@ def _check_arms(policy: Policy, graded: Graded) -> None:
         f"policy {policy.name!r} has none of the arms of the answers: {', '.join(graded.arms)}",
         f"its arms: {', '.join(policy.arms)}; the names must match",
     )
+
+
+ROUTERS = ("subject", "joint")
+"""The routers of a replay."""
+FOLDS = 5
+TREES = 200
+"""Trees of ``joint``: twice those of a fitted file, to judge with less noise."""
+
+
+def compute_shares(graded: Graded, *, hide_subjects: bool = False) -> Floats:
+    """Compute the share that each question has of each band, shape (questions, bands).
+
+    The bands are the subjects or, without them, the fields that the shipped classifier predicts.
+    """
+    names, number = number_bands(graded.subjects)
+    if graded.questions and (hide_subjects or len(names) < 2):
+        return predict_fields(graded.questions)
+    if hide_subjects:
+        return np.ones((len(graded), 1))
+    return np.asarray(number[:, None] == np.arange(len(names)), dtype=np.float64)
+
+
+@one_thread()
+def cross_fit(
+    graded: Graded,
+    *,
+    routers: Sequence[str] = ROUTERS,
+    hide_subjects: bool = False,
+    seed: int = 0,
+    say: Callable[[str], None] = lambda text: None,
+) -> dict[str, Floats]:
+    """Compute the probability that each arm is right, (questions, arms), by each router, best last.
+
+    With ``hide_subjects`` only the words of a question are used, as in a chat; without texts only
+    the router ``subject`` is fitted.
+    """
+    folds = assign_folds(graded, FOLDS, seed)
+    shares = compute_shares(graded, hide_subjects=hide_subjects)
+    corpus = build_corpus(graded.questions, len(graded))
+    ways: tuple[Floats, ...] = (shares,)
+    if "joint" in routers and not corpus.empty and not hide_subjects:
+        ways = (shares, predict_fields(graded.questions))
+    names = [name for name in ROUTERS if name in routers]
+    if corpus.empty:
+        names = ["subject"]
+    found = {name: np.empty(graded.correct.shape) for name in names}
+    inner = assign_folds(graded, FOLDS, seed + 1)
+    count = int(folds.max()) + 1
+    for fold in range(count):
+        say(f"fold {fold + 1} of {count}")
+        held, used = folds == fold, folds != fold
+        correct, weights = graded.correct[used], graded.label_weights[used]
+        rates, overall = compute_soft_rates(correct, shares[used], weights)
+        expected = expect_rates(shares[held], rates, overall)
+        if "subject" in found:
+            found["subject"][held] = expected
+        if "joint" in found:
+            words = compute_tf_idf(corpus.counts, compute_idf(corpus.counts, used))
+            columns = QuestionColumns(corpus.features, words, ways)
+            fit = fit_joint(
+                correct, columns.take(used), inner[used], weights=weights, seed=seed, trees=TREES
+            )
+            found["joint"][held] = expected if fit is None else fit.predict(columns.take(held))
+    return found

@@ -20,7 +20,7 @@ from etui.learning.features import (
     load_classifier,
 )
 from etui.routing.decision import PredictedAccuracy, PredictedAgreement, RawConfidence
-from etui.routing.question_text import QuestionText, count_terms, split_question, tf_idf
+from etui.routing.text_measures import QuestionText, count_terms, split_question, tf_idf
 from etui.stats.tests import compute_capital, wilson_low
 
 if TYPE_CHECKING:
@@ -85,8 +85,8 @@ class AccuracyPredictor:
     def accuracy(self, arm: Arm, query: Query, confidence: float) -> PredictedAccuracy | None:
         """Predict how likely the arm is right; None if this arm with this model was not fitted.
 
-        The lower bound is the one-sided Wilson bound over the answers of the predicted bands, after
-        the cross-validated calibration error is subtracted from p.
+        The one-sided Wilson bound is over the answers of the predicted bands, after the calibration
+        error is subtracted from p.
         """
         head = self._find_head(arm)
         if head is None:
@@ -149,10 +149,7 @@ class AccuracyPredictor:
         return QuestionInputs(compute_features(question), words, bands)
 
     def _predict_all(self, inputs: QuestionInputs) -> dict[str, float]:
-        """Predict p of all arms, by their joint model or else by the rates of the bands.
-
-        The last result is cached.
-        """
+        """Predict p of all arms, by their joint model or else by the rates of the bands."""
         if self._last_p is None or self._last_p[0] is not inputs:
             if self._joint is not None:
                 found = self._joint.predict(inputs.features, inputs.words, inputs.bands)
@@ -180,10 +177,7 @@ class AccuracyPredictor:
 
 
 def get_fitted_path(policy: Policy | NamedFile, config: Config) -> Path:
-    """Return the path of a policy's fitted file.
-
-    It is next to the policy, or in ETUI_HOME/policies for a shipped policy.
-    """
+    """Return the path of a fitted file: beside the policy, or in the user's folder if shipped."""
     from etui.config.config import shipped_dir
 
     shipped = policy.path.parent == shipped_dir() / "policies"
@@ -192,11 +186,7 @@ def get_fitted_path(policy: Policy | NamedFile, config: Config) -> Path:
 
 
 def load_accuracy(policy: Policy, config: Config) -> AccuracyPredictor | None:
-    """Load the fitted heads of a policy; None if nothing was fitted.
-
-    Raises:
-        InvalidFile: The file is damaged, or of another etui version.
-    """
+    """Load the fitted heads; None if nothing was fitted, InvalidFile if the file is damaged."""
     path = get_fitted_path(policy, config)
     if not path.is_file():
         return None
@@ -206,7 +196,6 @@ def load_accuracy(policy: Policy, config: Config) -> AccuracyPredictor | None:
 
 
 def _calibrate_agreed(head: AgreementHead, raw: Sequence[RawConfidence]) -> float:
-    """Compute the probability of an agreed answer by its curve, else the share of all."""
     if head.curve is None or len(raw) != len(head.arms):
         return head.agreed.p
     values = [margin if head.curve.of == "margin" else confidence for confidence, margin in raw]
@@ -217,10 +206,7 @@ def _calibrate_agreed(head: AgreementHead, raw: Sequence[RawConfidence]) -> floa
 
 
 def compute_ceiling(head: AgreementHead) -> float:
-    """Compute the highest probability of an agreed answer, whatever its margins, from 0 to 1.
-
-    Answers without margins have the share of all, so it is never below that.
-    """
+    """Compute the highest probability of an agreed answer, whatever its margins, if any."""
     if head.curve is None:
         return head.agreed.p
     return max(head.agreed.p, *(evaluate_curve(head.curve, end) for end in (0.0, 1.0)))
@@ -265,7 +251,6 @@ def softmax(values: dict[str, float], sharpness: float) -> dict[str, float]:
 
 
 def _compute_band_logit(head: ArmHead, bands: dict[str, float]) -> float:
-    """Compute the expected logit of the shrunken rate over the predicted bands."""
     overall = logit(head.rate)
     if not bands:
         return overall
@@ -294,11 +279,7 @@ NEWEST = 200
 
 @dataclass(frozen=True, slots=True)
 class ArmHealth:
-    """The fit of one arm against the labels since then.
-
-    Attributes:
-        predicted, observed: Mean predicted accuracy, and mean of the labels; None without any.
-    """
+    """The fit of one arm against the labels since then; means are None without any label."""
 
     arm: str
     labels: int  # Number of labels since the fit
@@ -311,12 +292,7 @@ class ArmHealth:
 
 
 def judge_arm(arm: str, rate: float, pairs: Sequence[tuple[float, float]]) -> ArmHealth:
-    """Judge the fit of an arm.
-
-    Args:
-        rate: Its overall rate, which is what it would predict without a fit.
-        pairs: (predicted, label) since the fit, oldest first; both in [0, 1].
-    """
+    """Judge the fit of an arm against its rate, by (predicted, label) in [0, 1], oldest first."""
     if not pairs:
         return ArmHealth(arm, 0, None, None, None, set_aside=False, drifted=False)
     excess = [(p - y) ** 2 - (rate - y) ** 2 for p, y in pairs]

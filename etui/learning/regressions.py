@@ -11,7 +11,7 @@ import numpy as np
 from etui.learning.features import FEATURE_NAMES, compute_features, load_classifier, predict_fields
 from etui.learning.fitted_file import Sparse
 from etui.learning.graded import Graded, assign_folds
-from etui.routing.question_text import BUCKETS, QuestionText, count_terms
+from etui.routing.text_measures import BUCKETS, QuestionText, count_terms
 from etui.stats.arrays import Flags, Floats, Whole
 
 FOLDS = 5
@@ -132,11 +132,7 @@ def number_bands(subjects: Sequence[str]) -> tuple[list[str], Whole]:
 def compute_soft_rates(
     correct: Flags | Floats, shares: Floats, heavy: Floats
 ) -> tuple[Floats, Floats]:
-    """Compute the shrunken rates of bands of which each question has a share.
-
-    Args:
-        shares: Probability of each band, shape (questions, bands).
-    """
+    """Compute the shrunken rates of bands, of which each question has a share, and of all."""
     m, overall = PRIOR_WEIGHT, np.asarray(compute_smoothed_rate(correct, heavy))
     return (shares.T @ (heavy * correct) + m * overall) / (shares.T @ heavy + m), overall
 
@@ -219,10 +215,7 @@ def compute_tf_idf(counts: Any, idf: Floats) -> Any:
 
 
 def _compute_centroids(words: Any, band: Whole, used: Flags) -> tuple[Whole, Floats]:
-    """Compute the numbers of the bands used and their centroids (bands, buckets), of length 1.
-
-    A centroid keeps its ``CENTROID_WORDS`` heaviest buckets.
-    """
+    """Compute the bands used, and their centroids of length 1 with ``CENTROID_WORDS`` buckets."""
     from scipy import sparse
 
     present, at = np.unique(band[used], return_inverse=True)
@@ -238,7 +231,6 @@ def _compute_centroids(words: Any, band: Whole, used: Flags) -> tuple[Whole, Flo
 
 
 def _compute_band_shares(words: Any, centroids: Floats) -> Floats:
-    """Compute the probability of each band for each question, shape (questions, bands)."""
     cosine = np.asarray(words @ centroids.T) * SHARPNESS
     cosine -= cosine.max(axis=1, keepdims=True)
     raised = np.exp(cosine)

@@ -1,8 +1,9 @@
-"""LoRA adapters of models: check by their headers that they belong to a model."""
+"""Files beside a model, checked by their headers: LoRA adapters, and projectors for pictures."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 
 from etui.errors import ModelUnavailable
@@ -14,11 +15,7 @@ _FACTORS = (".lora_a", ".lora_b")
 
 
 def check_adapters(spec: ModelSpec, gguf: Gguf) -> None:
-    """Check by the headers that the adapters belong to a model, before llama.cpp loads them.
-
-    Raises:
-        ModelUnavailable: One is missing, damaged, no LoRA adapter, or of another base model.
-    """
+    """Check by their headers that the adapters belong to a model; else ModelUnavailable."""
     for adapter in spec.adapters:
         found = read_adapter(adapter.path, spec.name)
         if fault := _find_fault(found, gguf):
@@ -36,11 +33,7 @@ def size_adapters(spec: ModelSpec) -> int:
 
 
 def read_adapter(path: Path, model: str) -> Gguf:
-    """Read the header of an adapter of a model.
-
-    Raises:
-        ModelUnavailable: It is missing, or no complete GGUF.
-    """
+    """Read the header of an adapter; ModelUnavailable if it is missing, or no complete GGUF."""
     if not path.is_file():
         raise ModelUnavailable(
             f"the adapter of {model} is missing: {path}",
@@ -82,7 +75,6 @@ def _find_fault(adapter: Gguf, base: Gguf) -> str:
 
 
 def _find_pair_fault(name: str, pair: dict[str, Tensor], weight: Tensor | None) -> str:
-    """Find why two factors cannot change a tensor of the model; empty if they can."""
     shown = f"{name!r:.80}"
     if len(pair) < 2:
         return f"has only one of the two factors of {shown}"
@@ -103,3 +95,49 @@ def _find_pair_fault(name: str, pair: dict[str, Tensor], weight: Tensor | None) 
 
 def _shape(tensor: Tensor) -> tuple[int, ...]:
     return (*tensor.shape, 1, 1, 1, 1)[:4]
+
+
+_MOST_PARTS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Projector:
+    """What the header of a projector says of the size of pictures."""
+
+    kind: str  # ``clip.projector_type``
+    image_size: int  # Pixels of each side of what is encoded at once
+    patch_size: int
+    merge: int  # Patches of each side that become one token
+    longest_edge: int  # Of the copy that is encoded in parts; 0 encodes each picture whole
+
+    def estimate_tokens(self, width: int, height: int) -> int:
+        """Estimate the tokens of a picture, with those of the texts around its parts."""
+        side = self.image_size // max(1, self.patch_size * self.merge)
+        each = max(1, side * side)
+        if not self.longest_edge:
+            return each
+        scale = self.longest_edge / max(width, height, 1)
+        parts = [
+            max(1, math.ceil(edge * scale / max(1, self.image_size))) for edge in (width, height)
+        ]
+        count = min(_MOST_PARTS, parts[0] * parts[1])
+        return (each + 6) * (count + 1)
+
+
+def read_projector(path: Path, model: str) -> Projector:
+    """Read the header of a projector; ModelUnavailable if it is damaged, or reads no pictures."""
+    fix = f"fix the `mmproj` of {model} in models.yaml"
+    if not path.is_file():
+        raise ModelUnavailable(f"the projector of {model} is missing: {path}", fix)
+    try:
+        gguf = check_gguf(path)
+    except ModelUnavailable as error:
+        raise ModelUnavailable(f"the projector {error.what}", fix) from error
+    found = gguf.metadata
+    if gguf.architecture != "clip" or not found.get("clip.has_vision_encoder"):
+        raise ModelUnavailable(f"{path.name} is no projector that reads pictures", fix)
+    kind = found.get("clip.projector_type") or found.get("clip.vision.projector_type") or ""
+    names = ("image_size", "patch_size", "projector.scale_factor", "preproc_image_size")
+    numbers = [found.get(f"clip.vision.{name}") for name in names]
+    image, patch, merge, edge = (each if isinstance(each, int) else 0 for each in numbers)
+    return Projector(str(kind), image, patch, merge or (4 if kind == "gemma3" else 1), edge)

@@ -114,7 +114,6 @@ def _find_windowed(gguf: Gguf, layers: int) -> list[bool]:
 
 
 def _find_recurrent(gguf: Gguf, kv_heads: Sequence[int]) -> list[bool]:
-    """Find the layers that keep a state and not the tokens."""
     if not _count_state_numbers(gguf, 1):
         return [False] * len(kv_heads)
     feed_forward = gguf.per_layer("feed_forward_length")

@@ -35,9 +35,7 @@ class Catalogue:
     def get(self, name: str) -> ModelSpec:
         """Return the entry with a name, or a model for the path of a GGUF file.
 
-        Raises:
-            UsageError: No entry has the name (the nearest names are suggested), or the file has
-                the name of another model.
+        UsageError with the nearest names, or if the file has the name of another model.
         """
         if name in self.models:
             return self.models[name]
@@ -46,7 +44,7 @@ class Catalogue:
         if (known := self.find_hub_model(name)) is not None:
             return known
         if "/" in name and not Path(name).exists():
-            from etui.models.references import parse_reference
+            from etui.models.repository import parse_reference
 
             fix = (
                 f"add it with: etui models pull {name}"
@@ -59,12 +57,8 @@ class Catalogue:
         raise UsageError(f"no model is called {name!r}", fix)
 
     def find_hub_model(self, text: str) -> ModelSpec | None:
-        """Find the only entry of a repository, or of one quantisation of it (``OWNER/REPO:Q8_0``).
-
-        None without one, without asking the hub.
-        """
-        from etui.models.references import HubReference, parse_reference
-        from etui.models.repository import find_label
+        """Find the only entry of ``OWNER/REPO`` or ``OWNER/REPO:Q8_0``, without asking the hub."""
+        from etui.models.repository import HubReference, find_label, parse_reference
 
         wanted = parse_reference(text) if "/" in text else None
         if not isinstance(wanted, HubReference):
@@ -94,11 +88,7 @@ class Catalogue:
 
 
 def load_catalogue(config: Config) -> Catalogue:
-    """Load the entries of all models, with the values that sweeps chose on this machine.
-
-    Raises:
-        InvalidFile: An entry of ``models.yaml`` is not valid; the message says where and why.
-    """
+    """Load all entries, with what sweeps chose on this machine; InvalidFile if one is not valid."""
     entries = read_entries(config)
     if not config.tuned_file.exists():
         return Catalogue(entries)

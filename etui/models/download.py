@@ -56,16 +56,11 @@ def pull(spec: ModelSpec, config: Config, progress: Report | None = None) -> Pat
     """Download and verify the model's file; return at once if it is already on disk.
 
     Partial downloads are kept in ``.pull`` in the models folder until the file is complete, so that
-    a later call resumes them. Two pulls of the same model run one after the other.
+    a later call resumes them, also after an exception that ``progress`` raises. Two pulls of the
+    same model run one after the other.
 
-    Args:
-        progress: Called during the work, from the calling thread; an exception it raises ends the
-            pull and keeps the partial download.
-
-    Raises:
-        DownloadFailed: Every source failed; ``what`` gives the reason for each.
-        ModelUnavailable: A remote backend serves the model, so there is no file.
-        EtuiError: The models folder cannot be written.
+    DownloadFailed with the reason of each source, ModelUnavailable if a remote backend serves the
+    model, EtuiError if the folder cannot be written.
     """
     refuse_remote(spec)
     report = progress or _ignore_progress
@@ -153,7 +148,6 @@ def _pull(spec: ModelSpec, config: Config, folder: Path, report: Report) -> Path
 
 
 def _choose_fix(spec: ModelSpec, errors: Sequence[EtuiError]) -> str:
-    """Choose what helps: the first error that says so, the connection if one of them lost it."""
     fixes = [error.fix for error in errors if isinstance(error, DownloadFailed) and error.fix]
     if fixes:
         return fixes[0]
@@ -176,7 +170,6 @@ class _WrongFile(DownloadFailed):
 def _pull_from(
     source: Source, spec: ModelSpec, config: Config, folder: Path, report: Report
 ) -> Path:
-    """Get the file from one source, verify it and move it into place."""
     expected = expected_sha256(spec, config)
     if isinstance(source, PathSource):
         return _use_in_place(source, spec, expected, config, report)
@@ -234,12 +227,10 @@ class _Transfer:
     total_bytes: int | None = None
 
     def report_bytes(self, done: int) -> None:
-        """Report how many bytes of the current file are here."""
         total = self.total_bytes or self.spec.file_bytes
         self.report(Progress(self.spec.name, "download", self.note, self.done_bytes + done, total))
 
     def report_hashed(self, done: int) -> None:
-        """Report how many bytes of all files are checked."""
         total = self.total_bytes or self.spec.file_bytes
         self.report(Progress(self.spec.name, "verify", self.note, done, total))
 
@@ -249,11 +240,7 @@ class _Transfer:
     def get_files(
         self, source: HubSource, expected: str | None, own: Path
     ) -> tuple[tuple[Path, ...], tuple[str | None, ...]]:
-        """Download every file of a model from the hub.
-
-        Returns:
-            The partial files, and the hub's hash of each.
-        """
+        """Download every file of a model from the hub; return them and the hub's hashes."""
         from etui.models.hub import fetch, look_up
 
         self.report_bytes(_sum_parts(own))
@@ -277,7 +264,6 @@ class _Transfer:
         return tuple(partials), tuple(file.sha256 for file in files)
 
     def get_url(self, source: UrlSource, own: Path) -> tuple[Path, ...]:
-        """Download a file from any host."""
         from etui.models.hub import fetch_url, look_up_url
 
         self.report_bytes(_sum_parts(own))

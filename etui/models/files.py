@@ -27,11 +27,7 @@ if TYPE_CHECKING:
 
 
 def read_shipped(config: Config) -> list[ModelsRead]:
-    """Read the shipped entries, and those of a newer catalogue that the user accepted.
-
-    Raises:
-        InvalidFile: One of the files is not valid.
-    """
+    """Read the shipped entries, and a newer catalogue that the user accepted; or InvalidFile."""
     from etui.models.schema import read_models
 
     own = shipped_dir() / "models.yaml"
@@ -54,8 +50,7 @@ def _read_own(path: Path, _mtime_ns: int) -> ModelsRead:
 def read_entries(config: Config) -> dict[str, ModelSpec]:
     """Read every entry: shipped ones, replaced by the user's of that name, then found files.
 
-    Raises:
-        InvalidFile: An entry of ``models.yaml`` is not valid; the message says where and why.
+    InvalidFile if one is not valid; the message says where and why.
     """
     from etui.models.schema import check_names, read_models  # pydantic: 100 ms
 
@@ -83,7 +78,6 @@ def read_entries(config: Config) -> dict[str, ModelSpec]:
 
 
 def _check_fallbacks(config: Config, models: Mapping[str, ModelSpec]) -> None:
-    """Check the models that answer while a backend cannot, with their positions in config.yaml."""
     wrong = [
         (backend.name, place, name)
         for backend in config.backends.values()
@@ -129,10 +123,7 @@ VOCABULARY_PADDING = 512
 def find_draft_problem(
     spec: ModelSpec, draft: str, config: Config, catalogue: Catalogue
 ) -> str | None:
-    """Find by the headers why a draft model cannot be used; None if they show no reason.
-
-    The engine checks every token when it loads both.
-    """
+    """Find by the headers why a draft model cannot be used; None if they show no reason."""
     drafter = model_path(catalogue.get(draft), config)
     if not drafter.is_file():
         return f"{draft} is not on this machine"
@@ -155,9 +146,7 @@ _CHUNK_BYTES = 4 << 20
 class FileRecord:
     """State of a file when it was last hashed; stored as ``<name>.gguf.json`` next to the models.
 
-    Attributes:
-        size_bytes, mtime_ns: Its size and modification time at that moment; of a split model, the
-            size of all its files and the newest time.
+    Of a split model it has the size of all files and the newest time.
     """
 
     path: str
@@ -194,11 +183,7 @@ class FileRecord:
 
 
 def read_state(path: Path) -> tuple[int, int]:
-    """Read the size and modification time of a model file, with all files of a split model.
-
-    Raises:
-        OSError: A file is missing.
-    """
+    """Read size and modification time of a model file with its parts; OSError without one."""
     stats = [part.stat() for part in list_part_paths(path)]
     return sum(stat.st_size for stat in stats), max(stat.st_mtime_ns for stat in stats)
 
@@ -218,10 +203,7 @@ def read_record(name: str, models_dir: Path) -> FileRecord | None:
 
 
 def write_record(name: str, models_dir: Path, record: FileRecord) -> None:
-    """Write the record atomically; if the folder is read-only, the file is just hashed again.
-
-    The folder may be missing, where all models are used in place.
-    """
+    """Write the record atomically; if the folder is read-only, the file is just hashed again."""
     with suppress(OSError):
         models_dir.mkdir(parents=True, exist_ok=True)
         write_text(record_path(name, models_dir), json.dumps(to_document(record), indent=1) + "\n")
@@ -252,11 +234,7 @@ def hash_files(
 
 
 def check_space(folder: Path, needed_bytes: int) -> None:
-    """Check that ``needed_bytes`` more fit into ``folder``.
-
-    Raises:
-        DownloadFailed: The disk has less free space.
-    """
+    """DownloadFailed if ``needed_bytes`` more do not fit into ``folder``."""
     from etui.units import bytes_text
 
     free = shutil.disk_usage(folder).free
@@ -273,8 +251,7 @@ def list_catalogue_files(
 ) -> Iterator[Path]:
     """List the files and folders from which the entries of all models are read.
 
-    Args:
-        tuned: Names of models with settings that a sweep chose: those hold for one file only.
+    Settings that sweeps chose, for the models in ``tuned``, hold for one file only.
     """
     yield from (shipped_dir() / "models.yaml", config.models_file, config.models_dir)
     yield from (config.catalogue_file, config.tuned_file)
@@ -293,11 +270,7 @@ entry's."""
 
 
 def refuse_remote(spec: ModelSpec) -> None:
-    """Refuse a model that has no file on this machine.
-
-    Raises:
-        ModelUnavailable: A remote backend serves it.
-    """
+    """ModelUnavailable for a model of a remote backend: it has no file on this machine."""
     if spec.backend is not None:
         raise ModelUnavailable(
             f"{spec.name} has no file on this machine: the backend {spec.backend} serves it",
@@ -306,10 +279,7 @@ def refuse_remote(spec: ModelSpec) -> None:
 
 
 def file_state(spec: ModelSpec, config: Config) -> FileState:
-    """Return whether the model's file is on disk, and whether it is the right one.
-
-    A remote model is ``absent``, even if a file has its name.
-    """
+    """Return whether the model's file is on disk and the right one; a remote one is ``absent``."""
     if spec.backend is not None:
         return "absent"
     size = file_size(model_path(spec, config))
@@ -324,10 +294,7 @@ def file_state(spec: ModelSpec, config: Config) -> FileState:
 
 
 def file_size(path: Path) -> int | None:
-    """Return the size of a model file in bytes, of a split model that of the files that are there.
-
-    None if there is no such file.
-    """
+    """Return the size of a model file in bytes with the parts that are there; None without one."""
     try:
         parts = [part for part in list_part_paths(path) if part == path or part.is_file()]
         return sum(part.stat().st_size for part in parts) if path.is_file() else None
@@ -336,11 +303,7 @@ def file_size(path: Path) -> int | None:
 
 
 def find_file_problem(spec: ModelSpec, config: Config) -> str:
-    """Find why the model's file or an adapter cannot be used, from sizes, records and headers.
-
-    Returns:
-        The reason in one line; empty without a file, or if nothing speaks against it.
-    """
+    """Find why the file or an adapter cannot be used, by records and headers; empty if it can."""
     state = file_state(spec, config)
     path = model_path(spec, config)
     if state == "absent" or (state == "checked" and is_known_good(spec)):
@@ -358,10 +321,7 @@ def is_known_good(spec: ModelSpec) -> bool:
 
 
 def model_path(spec: ModelSpec, config: Config) -> Path:
-    """Return where the model's file is or belongs: in the models folder, or at its ``path:``.
-
-    Of a split model it is the first file.
-    """
+    """Return where the first file of a model is or belongs: its ``path:``, or the models folder."""
     target = config.models_dir / target_names(spec)[0]
     paths = [source.path for source in spec.sources if isinstance(source, PathSource)]
     if not paths:
@@ -404,10 +364,7 @@ def require(spec: ModelSpec, config: Config) -> Path:
     """Return the path of the model's file, once it is safe to load in llama.cpp.
 
     Hashing a gigabyte takes a second, so a file that was hashed before and still has the same size
-    and modification time is trusted; any other file is verified in full.
-
-    Raises:
-        ModelUnavailable: The file is missing, not a complete GGUF, or has another sha256.
+    and modification time is trusted; any other file is verified in full, as by :func:`verify`.
     """
     refuse_remote(spec)
     path = model_path(spec, config)
@@ -422,12 +379,8 @@ def verify(
 ) -> Verified:
     """Check the header and hash the whole file and its adapters, regardless of their records.
 
-    Args:
-        report: Called with the bytes hashed so far.
-
-    Raises:
-        ModelUnavailable: The file is missing, not a complete GGUF, or has another sha256; or an
-            adapter cannot be used.
+    ModelUnavailable if the file is missing, not a complete GGUF, or has another sha256, or an
+    adapter cannot be used.
     """
     refuse_remote(spec)
     path = model_path(spec, config)
@@ -472,8 +425,7 @@ def recorded_sha256(spec: ModelSpec, config: Config) -> str | None:
 def content_sha256(spec: ModelSpec, config: Config) -> str | None:
     """Return the hash of what answers: the model's file, its adapters and their scales.
 
-    Nothing is read but the records of earlier hashing; None if one of them is missing. Without
-    adapters it is the hash of the file. A spec that was found has it already.
+    Only records of earlier hashing are read; None if one of them is missing.
     """
     own = spec.sha256 or recorded_sha256(spec, config)
     if own is None or all(each.sha256 for each in spec.adapters):
@@ -484,11 +436,9 @@ def content_sha256(spec: ModelSpec, config: Config) -> str | None:
 
 
 def may_be_content(sha256: str | None, spec: ModelSpec, found: str | None) -> bool:
-    """Return whether a record with the hash ``found`` is of a model.
+    """Return whether a record with the hash ``found`` is of a model with that content.
 
-    Args:
-        sha256: The model's ``content_sha256``; where it is None, a record is taken to be of the
-            same file, but never of the same adapters.
+    Where the model's is None, it is taken to be of the same file, but never of the same adapters.
     """
     return not spec.adapters if sha256 is None else found == sha256
 
@@ -496,14 +446,8 @@ def may_be_content(sha256: str | None, spec: ModelSpec, found: str | None) -> bo
 def hash_adapters(spec: ModelSpec, path: Path, config: Config) -> ModelSpec:
     """Return a model with the hashes of its adapters, and the hash of all that answers.
 
-    One that was hashed before and still has the same size and modification time is not read.
-
-    Args:
-        spec: The model with the hash of its file, if that is recorded.
-        path: Its file, which is hashed if that is not.
-
-    Raises:
-        ModelUnavailable: An adapter is missing, or no complete GGUF.
+    What was hashed before and still has the same size and time is not read. ModelUnavailable if an
+    adapter is missing, or no complete GGUF.
     """
     if not spec.adapters:
         return spec

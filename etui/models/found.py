@@ -95,11 +95,7 @@ class Stores:
         return cls(tuple(dict.fromkeys(found)))
 
     def find(self, read: Callable[[Path], Gguf] = check_usable) -> tuple[FoundModel, ...]:
-        """Find all models, by program and name; a file that two names lead to is listed twice.
-
-        Args:
-            read: Reads a header, perhaps from a cache; raises as ``check_usable`` does.
-        """
+        """Find all models by program and name; ``read`` reads a header, perhaps from a cache."""
         found: list[FoundModel] = []
         for program, folder in self.folders:
             if folder.is_dir():
@@ -119,7 +115,6 @@ def is_found_name(text: str) -> bool:
 
 
 def _studio_folder(home: Path) -> list[Path]:
-    """Return the folder that LM Studio's settings name."""
     settings = _read_json(home / ".lmstudio" / "settings.json")
     folder = settings.get("downloadsFolder")
     return [Path(folder)] if isinstance(folder, str) and folder else []
@@ -188,7 +183,6 @@ def _find_files(
 
 
 def _add_facts(model: FoundModel, read: Callable[[Path], Gguf]) -> FoundModel:
-    """Add the size of a model and the facts of its header, or why it cannot be used."""
     path, size = model.path, file_size(model.path)
     try:
         gguf = read(path)
@@ -208,11 +202,7 @@ def _add_facts(model: FoundModel, read: Callable[[Path], Gguf]) -> FoundModel:
 
 
 def read_sampling(document: Mapping[str, Any], names: Mapping[str, str]) -> ModelSampling | None:
-    """Read recommended sampling values; those that etui does not allow are left out.
-
-    Args:
-        names: Name in ModelSampling -> key of the document.
-    """
+    """Read the sampling values that etui allows, by their names in ModelSampling and there."""
     from etui.models.gguf import is_sampling_value
 
     values: dict[str, Any] = {

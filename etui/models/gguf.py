@@ -74,10 +74,7 @@ _ENDING = ".gguf"
 
 
 def list_parts(name: str) -> tuple[str, ...]:
-    """List the names of all files of a split model by one of them; of another file, its name.
-
-    llama.cpp finds the others by the name of the first (``-00001-of-00003.gguf``).
-    """
+    """List the names of all files of a split model by one of them; of another file, its name."""
     match = _PART.search(name.removesuffix(_ENDING))
     if match is None or not 1 < int(match["count"]) <= _MOST_PARTS or not name.endswith(_ENDING):
         return (name,)
@@ -219,7 +216,6 @@ class Gguf:
         return whole - whole * self.experts_used // self.experts if self.experts else 0
 
     def _list_experts(self) -> Iterator[tuple[int, Tensor]]:
-        """Yield the block of each tensor of experts, and the tensor."""
         for tensor in self.tensors if self.experts else ():
             if match := _EXPERTS_OF_BLOCK.match(tensor.name):
                 yield int(match[1]), tensor
@@ -275,8 +271,8 @@ class Gguf:
     def sampling(self) -> ModelSampling | None:
         """How the model asks to be sampled (``general.sampling.*``, as llama.cpp reads it).
 
-        Keys of samplers that etui does not have (mirostat, xtc, the order of the chain) and
-        values outside their range are ignored. None without any value.
+        Samplers that etui does not have and values outside their range are ignored; None without
+        any.
         """
         values: dict[str, Any] = {
             name: value
@@ -289,12 +285,7 @@ class Gguf:
         return ModelSampling(**values) if values else None
 
     def find_fault(self) -> str:
-        """Find a value with which llama.cpp aborts the process or no model works.
-
-        Returns:
-            Why the model cannot run, after its name: ``is ...``, ``has ...``; empty if nothing
-            speaks against it.
-        """
+        """Find a value with which llama.cpp aborts or no model works: ``is ...``, ``has ...``."""
         if self.architecture == "clip":
             return "reads pictures or sound for another model (mmproj): it cannot answer by itself"
         if (kind := self._get_text("general.type")) in _NO_MODELS:
@@ -418,10 +409,9 @@ _U64 = struct.Struct("<Q")
 
 
 def check_usable(path: Path) -> Gguf:
-    """Read a GGUF header and check that llama.cpp can load the file without aborting.
+    """Read a header and check that llama.cpp can load the file without aborting.
 
-    Raises:
-        ModelUnavailable: As in :func:`check_gguf`, or the header describes no model that can run.
+    ModelUnavailable as in :func:`check_gguf`, or if it describes no model that can run.
     """
     gguf = check_gguf(path)
     if gguf.metadata.get("general.type") == "adapter":
@@ -437,9 +427,7 @@ def check_usable(path: Path) -> Gguf:
 def check_gguf(path: Path) -> Gguf:
     """Read a GGUF header and check that the file contains all the data of its tensors.
 
-    Raises:
-        ModelUnavailable: The file is missing, not a GGUF, of an unsupported version, damaged or
-            truncated.
+    ModelUnavailable if it is missing, not a GGUF, of an unsupported version, damaged or truncated.
     """
     gguf = _read_header(path)
     count = gguf.metadata.get("split.count")
@@ -466,7 +454,6 @@ def _read_header(path: Path) -> Gguf:
 
 
 def _join_parts(first: Gguf, count: int) -> Gguf:
-    """Add the tensors and the sizes of the other files of a split model to those of its first."""
     path, paths = first.path, list_part_paths(first.path)
     if len(paths) != count:
         named = f"and has to be named NAME-00001-of-{count:05}.gguf"
@@ -488,11 +475,7 @@ def _join_parts(first: Gguf, count: int) -> Gguf:
 
 
 def parse(path: Path, data: bytes | mmap.mmap, size: int) -> Gguf:
-    """Parse the header in ``data``, a file of ``size`` bytes; ``path`` is for messages.
-
-    Raises:
-        ModelUnavailable: As in :func:`check_gguf`.
-    """
+    """Parse the header in ``data``, a file of ``size`` bytes; raises as :func:`check_gguf`."""
     try:
         return _parse(path, _Cursor(data), size)
     except _ImplausibleError as error:
@@ -506,14 +489,8 @@ def parse(path: Path, data: bytes | mmap.mmap, size: int) -> Gguf:
 def parse_start(path: Path, data: bytes, size: int) -> tuple[Gguf, int] | None:
     """Parse the metadata of a file of ``size`` bytes as far as ``data``, its start, has them.
 
-    Writers put the facts of the network before the vocabulary, which is most of a header.
-
-    Returns:
-        The header without its tensors, and the bytes that its facts take; None if they go on
-        behind ``data``.
-
-    Raises:
-        ModelUnavailable: It is not a GGUF, of an unsupported version, or damaged.
+    Writers put the facts of the network before the vocabulary, which is most of a header. Returns
+    the header without its tensors, and the bytes of its facts; None if they go on behind ``data``.
     """
     if not data.startswith(_MAGIC):
         raise _refuse(path, _describe_start(data, size))
@@ -535,7 +512,6 @@ def parse_start(path: Path, data: bytes, size: int) -> tuple[Gguf, int] | None:
 
 
 def _is_described(metadata: Mapping[str, Scalar | Array]) -> bool:
-    """Return whether the keys of the architecture came already."""
     return f"{metadata.get('general.architecture')}.block_count" in metadata
 
 
@@ -579,7 +555,6 @@ _Row = tuple[str, tuple[int, ...], int, int]
 
 
 def _locate_tensors(rows: list[_Row], data_start: int, alignment: int) -> tuple[Tensor, ...]:
-    """Build the tensors with absolute offsets."""
     expected: int | None = 0
     placed: list[Tensor] = []
     for name, shape, kind, offset in rows:
@@ -624,7 +599,6 @@ class _Cursor:
         self._strings = 0
 
     def scalar(self, layout: struct.Struct) -> int | float:
-        """Read one number."""
         if layout.size > self.size - self.at:
             raise _EndError("a number is cut off")
         value: int | float = layout.unpack_from(self.data, self.at)[0]
@@ -632,29 +606,24 @@ class _Cursor:
         return value
 
     def u32(self) -> int:
-        """Read an unsigned 32-bit integer."""
         return int(self.scalar(_U32))
 
     def plausible(self, what: str, most: int) -> int:
-        """Read a 64-bit count of ``what``; refuse one above ``most``."""
         number = int(self.scalar(_U64))
         if number > most:
             raise _ImplausibleError(f"it claims {number} {what}")
         return number
 
     def count(self, what: str, most: int, least_bytes: int) -> int:
-        """Read a 64-bit count of ``what``, each of at least ``least_bytes``."""
         number = self.plausible(what, most)
         self.check_room(what, number, least_bytes)
         return number
 
     def check_room(self, what: str, number: int, least_bytes: int) -> None:
-        """Check that ``number`` of ``what`` fit into the data that is left."""
         if number * least_bytes > self.size - self.at:
             raise _EndError(f"it claims {number} {what}")
 
     def string(self) -> str:
-        """Read a string."""
         length = self.count("bytes in one string", _MOST_STRING, 1)
         self._keep(length)
         raw = self.data[self.at : self.at + length]
@@ -662,7 +631,6 @@ class _Cursor:
         return bytes(raw).decode("utf-8", "replace")
 
     def value(self, kind: int) -> Scalar | Array:
-        """Read a metadata value of a type."""
         if kind == STRING:
             return self.string()
         if kind == ARRAY:
@@ -673,7 +641,6 @@ class _Cursor:
         return bool(number) if kind == BOOL else number
 
     def array(self) -> Array:
-        """Read a metadata array; strings and long arrays are skipped, and only counted."""
         kind = self.u32()
         count = self.plausible("elements in one array", _MOST_ELEMENTS)
         if kind == STRING:
@@ -691,7 +658,6 @@ class _Cursor:
         return Array(count, None)
 
     def tensor(self) -> _Row:
-        """Read one row of the tensor table."""
         name = self.string()
         dimensions = self.u32()
         if dimensions > 4:

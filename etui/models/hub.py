@@ -90,11 +90,7 @@ def _ignore(_: str) -> None:
 
 
 def read_repository(repo: str, revision: str = "") -> Repository:
-    """Read what a repository of the hub offers.
-
-    Raises:
-        DownloadFailed: There is no such repository, it is gated, or the hub cannot be asked.
-    """
+    """Read what a repository offers; DownloadFailed if there is none, it is gated, or offline."""
     from huggingface_hub import HfApi
 
     _send_no_telemetry()
@@ -108,13 +104,7 @@ def read_repository(repo: str, revision: str = "") -> Repository:
 
 
 def search_repositories(words: str, most: int) -> tuple[Repository, ...]:
-    """Search the hub for repositories with GGUF files, the most downloaded first.
-
-    Their files have no sizes: :func:`read_repository` gives those.
-
-    Raises:
-        DownloadFailed: The hub cannot be asked.
-    """
+    """Search for repositories with GGUF files, whose sizes are not given, most downloaded first."""
     from huggingface_hub import constants, get_session
     from huggingface_hub.hf_api import ModelInfo
     from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
@@ -206,13 +196,8 @@ def read_json(repo: str, file: str) -> dict[str, Any] | None:
 def read_start(repository: Repository, file: RemoteFile) -> tuple[Gguf, bytes] | None:
     """Read the facts of a model from the start of its file, of which no more is downloaded.
 
-    Returns:
-        Its header without the tensors, and the bytes from which :func:`parse_start` reads it again;
-        None if they are not among the first megabytes.
-
-    Raises:
-        DownloadFailed: The hub refuses the file, or cannot be asked.
-        ModelUnavailable: It is no GGUF file.
+    Returns its header without the tensors, and the bytes from which :func:`parse_start` reads it
+    again; None if they are not among the first megabytes. ModelUnavailable if it is no GGUF file.
     """
     from huggingface_hub import get_session, hf_hub_url
     from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
@@ -249,13 +234,9 @@ def read_start(repository: Repository, file: RemoteFile) -> tuple[Gguf, bytes] |
 
 
 def look_up(source: HubSource, file: str = "") -> HubFile:
-    """Read the metadata of a file from the hub, without downloading it.
+    """Read the metadata of a file, or of another one beside it, without downloading it.
 
-    Args:
-        file: Another file of the same repository, a part of a split model.
-
-    Raises:
-        DownloadFailed: There is no such file, no connection, or no sha256 for it.
+    DownloadFailed if there is no such file, no connection, or no sha256 for it.
     """
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
@@ -277,8 +258,7 @@ def look_up(source: HubSource, file: str = "") -> HubFile:
 def look_up_url(url: str) -> HubFile:
     """Read the size and the version of a file of any host, without downloading it.
 
-    Raises:
-        DownloadFailed: There is no such file, it is a web page, or the address is not secure.
+    DownloadFailed if there is no such file, it is a web page, or the address is not secure.
     """
     from huggingface_hub import get_session
     from huggingface_hub.utils import hf_raise_for_status
@@ -315,16 +295,13 @@ def fetch(
     """Download a file of the hub, resuming an earlier attempt.
 
     Args:
-        file: Its metadata from :func:`look_up`; the partial file is named by the sha256.
-        folder: Folder of the partial file, which stays after an interruption.
+        file: Its metadata from :func:`look_up`; the partial file in ``folder`` is named by it.
         report: Called with the bytes downloaded so far.
         pause_seconds: Wait between a broken connection and the next try.
         waiting: Called with the reason when the hub asks to wait.
         name: Another file of the same repository, a part of a split model.
 
-    Raises:
-        DownloadFailed: The hub refuses the file, or the connection failed several times in a row
-            without any new byte.
+    DownloadFailed if the hub refuses the file, or several tries in a row bring no new byte.
     """
     from huggingface_hub import hf_hub_url
     from huggingface_hub.utils import build_hf_headers
@@ -346,8 +323,7 @@ def fetch_url(
 ) -> Path:
     """Download a file from any URL, without the keys of the hub, as :func:`fetch` does.
 
-    Raises:
-        DownloadFailed: As :func:`fetch`, or the address leads to one that is not secure.
+    DownloadFailed also if the address leads to one that is not secure.
     """
     return _Download(_Request(url, url), file, report, waiting).run(folder, pause_seconds)
 
@@ -404,7 +380,6 @@ class _Download:
                 time.sleep(pause_seconds)
 
     def _wait(self, failure: Exception, out: IO[bytes]) -> None:
-        """Wait as long as the server asks for; ``report`` can end it."""
         seconds = _asked_seconds(failure)
         if seconds > _MOST_WAIT_SECONDS:
             raise _explain(failure, self.request) from failure
@@ -466,7 +441,6 @@ def _ask(call: Callable[[], T], request: _Request) -> T:
 
 
 def _explain(error: Exception, request: _Request) -> DownloadFailed:
-    """Say in a sentence why a server refuses, and what helps."""
     from huggingface_hub import constants, errors, get_token
 
     repo, shown, status = request.repo, request.shown, _status_of(error)
@@ -586,14 +560,12 @@ def _is_sha256(text: str) -> bool:
 
 
 def _whole(value: object) -> int | None:
-    """Return a size or count as a number; None for anything else."""
     if isinstance(value, str) and value.isdecimal():
         value = int(value)
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
 
 
 def _object(value: Any) -> Any:
-    """Return what has keys; an empty object for anything else that a card may say."""
     return value if hasattr(value, "get") else {}
 
 
@@ -607,6 +579,5 @@ def _empty(out: IO[bytes]) -> None:
 
 
 def _first_line(error: Exception) -> str:
-    """Return the first line of an error message; those of the hub are pages long."""
     lines = str(error).strip().splitlines()
     return lines[0][:300] if lines else type(error).__name__

@@ -59,8 +59,7 @@ class MemorySpeed:
     def replaces(self, kept: MemorySpeed | None) -> bool:
         """Whether it is to be kept instead of another measurement of the same machine.
 
-        One at rest replaces any other that was not, and a slower one: nothing makes a memory
-        faster than it is. Of two on a busy machine the newer says how busy it is.
+        Nothing makes a memory faster than it is. Of two on a busy machine the newer is kept.
         """
         if kept is None or (self.busy and kept.busy):
             return True
@@ -70,11 +69,7 @@ class MemorySpeed:
 
 
 def measure_memory_speed(threads: int) -> MemorySpeed:
-    """Measure how fast so many threads read memory together.
-
-    Raises:
-        EtuiError: numpy is missing, or there is too little free memory.
-    """
+    """Measure how fast so many threads read memory together; EtuiError with too little of it."""
     for name in _ONE_THREAD:  # before numpy starts its own threads
         os.environ[name] = "1"
     try:
@@ -140,15 +135,11 @@ def memory_speed_file(config: Config) -> Path:
 
 
 def load_memory_speed(config: Config) -> MemorySpeed | None:
-    """Load the measurement of this machine.
-
-    None without one, or where the file is damaged: it is measured again then.
-    """
+    """Load the measurement of this machine; None without one, or from a damaged file."""
     return _load_all(config).get(machine_name())
 
 
 def _load_all(config: Config) -> dict[str, MemorySpeed]:
-    """Load the measurements of all machines that share the folder, by machine."""
     try:
         document = json.loads(memory_speed_file(config).read_text(encoding="utf-8"))
         speeds = from_document(list[MemorySpeed], document, extra="ignore")
@@ -158,11 +149,7 @@ def _load_all(config: Config) -> dict[str, MemorySpeed]:
 
 
 def save_memory_speed(config: Config, speed: MemorySpeed) -> None:
-    """Keep a measurement, in place of that of the same machine.
-
-    Raises:
-        EtuiError: The file cannot be written.
-    """
+    """Keep a measurement, in place of that of the same machine."""
     path = memory_speed_file(config)
     speeds = _load_all(config) | {speed.machine: speed}
     with writing(path, HOME_FIX):

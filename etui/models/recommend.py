@@ -57,14 +57,7 @@ class Candidate:
 
 
 def estimate_need_bytes(spec: ModelSpec, context_tokens: int | None = None) -> int | None:
-    """Estimate the memory of a model from its entry, before its header can be read.
-
-    Args:
-        context_tokens: Upper limit on its context; None uses the entry's.
-
-    Returns:
-        Weights, KV cache of the whole context and compute buffers; None for an unknown size.
-    """
+    """Estimate the memory of a model with its context from its entry; None for an unknown size."""
     if spec.file_bytes is None:
         return None
     tokens = min(spec.context, context_tokens or spec.context)
@@ -81,13 +74,9 @@ def find_fit(
     gpu_bytes: float | None,
     spare_share: float = _SPARE_SHARE,
 ) -> Fit:
-    """Find where a model fits as a whole.
+    """Find where a model fits as a whole, leaving a share of the memory that is free.
 
-    Args:
-        need_bytes: Memory it needs; None if unknown.
-        memory_bytes: Free memory of the machine; None if unknown.
-        gpu_bytes: Free memory of the GPU; None without one that can be used.
-        spare_share: Share of the free memory that has to be left.
+    Unknown memory is None, and so is that of a GPU that cannot be used.
     """
     if need_bytes is None:
         return "unknown"
@@ -108,16 +97,10 @@ def recommend_model(
     """Recommend the largest model that fits with its context and is fast enough to be read along.
 
     Where none is fast enough it is the fastest one that fits. A GPU counts as fast enough unless
-    its speed is known to be too low; in memory a model of unknown speed is not recommended.
-
-    Args:
-        memory_bytes: Free memory of the machine; None if unknown.
-        gpu_bytes: Free memory of the GPU; None without one that can be used.
-        kept: What was recommended before. It stays while it fits and is about fast enough, unless
-            another is clearly larger and would be fast and fit with room to spare.
-
-    Returns:
-        The name; None if no model that may be recommended fits, or no speed is known.
+    its speed is known to be too low; in memory a model of unknown speed is not recommended. What
+    was recommended before is ``kept`` while it fits and is about fast enough, unless another is
+    clearly larger and would be fast and fit with room to spare. None if no model fits, or no speed
+    is known.
     """
     models = [candidate for candidate in candidates if candidate.recommend]
 

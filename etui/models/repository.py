@@ -1,4 +1,4 @@
-"""What a repository of the hub offers: its quantisations, their files, and the files beside them.
+"""What a user can name to pull, and what a repository of the hub offers.
 
 Names are all that a hub says of quantisations, so they are read as llama.cpp and Ollama read them.
 """
@@ -8,12 +8,90 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import PurePosixPath
-from typing import Literal
+from pathlib import Path, PurePosixPath
+from typing import Literal, TypeAlias
+from urllib.parse import unquote, urlsplit
 
 from etui.errors import ModelUnavailable, UsageError
 from etui.models.gguf import drop_part, list_parts
+from etui.models.spec import PathSource, UrlSource, is_secure
 from etui.text import did_you_mean
+
+_HOSTS = ("huggingface.co", "hf.co", "www.huggingface.co")
+_SHORT = re.compile(r"(?:https?://)?(?:www\.)?(?:hf\.co|huggingface\.co)/|hf:(?://)?")
+_NAME = r"[A-Za-z0-9][\w.-]*"
+_REPOSITORY = re.compile(
+    rf"(?P<repo>{_NAME}/{_NAME}?)(?:@(?P<revision>[\w.-]+))?(?::(?P<label>[^:\s]+))?"
+)
+_IN_REPOSITORY = re.compile(
+    rf"(?P<repo>{_NAME}/{_NAME})/"
+    r"(?:(?:resolve|blob|raw|tree)/(?P<revision>[^/]+)(?:/(?P<file>.+))?|(?P<plain>.+\.gguf))"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class HubReference:
+    """A repository of the hub, and what to take from it."""
+
+    repo: str
+    label: str = ""  # A quantisation or a file name; empty takes the usual quantisation
+    revision: str = ""  # Empty is the newest
+
+
+Reference: TypeAlias = HubReference | UrlSource | PathSource
+
+
+def parse_reference(text: str, hub_host: str = "huggingface.co") -> Reference | None:
+    """Read a reference; None for a text that can only be the name of a model.
+
+    ``hf.co/OWNER/REPO[:QUANT]``, ``OWNER/REPO[@REVISION][:QUANT]``, ``OWNER/REPO/FILE.gguf``, the
+    address of a repository or a file, or the path of a file. UsageError if the address is not
+    secure, or holds a password. The hub in use may be on another host than that of Hugging Face.
+    """
+    if "://" in text:
+        return _parse_address(text, hub_host)
+    path = Path(text).expanduser()
+    is_path = text.startswith(("/", "./", "../", "~", "\\")) or path.is_absolute()
+    is_file = text.endswith(".gguf") and (path.is_file() or text.count("/") == 1)
+    if is_path or is_file:
+        return PathSource(path.absolute())
+    return _parse_repository(_SHORT.sub("", text, count=1))
+
+
+def _parse_address(text: str, hub_host: str) -> Reference:
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https", "hf") or not parts.netloc:
+        raise UsageError(f"{text!r} is no https address", "write https://HOST/PATH")
+    if parts.username or parts.password:
+        raise UsageError(
+            f"the address of {parts.hostname} holds a password, which would be kept in models.yaml",
+            "download the file yourself and pull its path",
+        )
+    if parts.scheme == "hf" or parts.hostname in (*_HOSTS, hub_host):
+        inner = unquote(f"{parts.netloc}{parts.path}" if parts.scheme == "hf" else parts.path)
+        if (found := _parse_repository(inner.strip("/"))) is None:
+            raise UsageError(
+                f"{text!r} is not the address of a model",
+                "copy that of a repository, or of a file in it",
+            )
+        return found
+    if not is_secure(text):
+        raise UsageError(
+            f"{text!r} is not secure: the file could be exchanged on the way",
+            "use its https address",
+        )
+    return UrlSource(text)
+
+
+def _parse_repository(text: str) -> HubReference | None:
+    if match := _IN_REPOSITORY.fullmatch(text):
+        revision = match["revision"] or ""
+        file = match["file"] or match["plain"] or ""
+        return HubReference(match["repo"], file, "" if revision == "main" else revision)
+    if match := _REPOSITORY.fullmatch(text):
+        return HubReference(match["repo"], match["label"] or "", match["revision"] or "")
+    return None
+
 
 _LABEL = re.compile(
     r"(?:^|[-._ ])((?:UD-)?(?:I?Q\d(?:_[0-9KSMLXN]{1,3})*|TQ[12]_0|MXFP4(?:_MOE)?|NVFP4"
@@ -92,10 +170,8 @@ class Repository:
         """Choose a quantisation by its label or file name; without one, as llama.cpp does.
 
         That is Q4_K_M, else Q8_0, else the smallest of at least 4 bits, else the largest.
-
-        Raises:
-            UsageError: There is no such quantisation, or several files have its label.
-            ModelUnavailable: The repository has no model file, or lacks a part of the chosen one.
+        UsageError if there is none or several have the label, ModelUnavailable if it is not
+        complete.
         """
         if not self.quantisations:
             found = (
@@ -164,10 +240,7 @@ class Repository:
 
 
 def find_label(name: str) -> str:
-    """Find the quantisation in the name of a file or of its folder; empty without one.
-
-    Labels are in upper case, and ``fp16`` is ``F16``.
-    """
+    """Find the quantisation in the name of a file or its folder, in upper case; else empty."""
     path = PurePosixPath(name)
     stem = path.name.removesuffix(".gguf")
     for text in (drop_part(stem), path.parent.name):
@@ -187,7 +260,6 @@ def find_role(name: str) -> Role:
 
 
 def _group_files(files: Iterable[RemoteFile]) -> tuple[Quantisation, ...]:
-    """Group model files to quantisations, in the order of their names."""
     named = {file.name: file for file in files}
     found: dict[tuple[str, ...], Quantisation] = {}
     for name in sorted(named):
@@ -203,10 +275,7 @@ def _group_files(files: Iterable[RemoteFile]) -> tuple[Quantisation, ...]:
 def split_roles(
     files: Iterable[RemoteFile],
 ) -> tuple[tuple[Quantisation, ...], tuple[RemoteFile, ...], tuple[RemoteFile, ...]]:
-    """Split the GGUF files of a repository into quantisations, projectors and drafts.
-
-    In a repository that has only drafts, they are the models.
-    """
+    """Split GGUF files into quantisations, projectors and drafts, which may be the only models."""
     found: dict[Role, list[RemoteFile]] = {}
     for file in sorted(files, key=lambda file: file.name):
         if file.name.endswith(_ENDING):

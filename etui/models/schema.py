@@ -286,11 +286,7 @@ class ModelEntry(Strict):
         return self
 
     def spec(self, name: str, folder: Path, origin: Origin) -> ModelSpec:
-        """Convert the entry to a ModelSpec.
-
-        Args:
-            folder: Folder of the file, where relative paths start.
-        """
+        """Convert the entry; relative paths start at the folder of the file."""
         same = type(self).model_fields.keys() & ModelSpec.__dataclass_fields__.keys()
         values = {
             **{key: getattr(self, key) for key in same},
@@ -362,12 +358,7 @@ class ModelsRead:
 
 
 def read_models(path: Path, origin: Origin) -> ModelsRead:
-    """Read the entries of a models.yaml.
-
-    Raises:
-        InvalidFile: The file cannot be read or an entry is not valid; the message says where and
-            why.
-    """
+    """Read the entries of a models.yaml; InvalidFile says where and why one is not valid."""
     located = load_yaml(path, ModelsFile)
     entries = located.model.models.items()
     return ModelsRead(
@@ -378,15 +369,9 @@ def read_models(path: Path, origin: Origin) -> ModelsRead:
 def check_names(
     read: ModelsRead, models: Mapping[str, ModelSpec], backends: Collection[str]
 ) -> None:
-    """Check the backends and models that the entries of a file name.
+    """Check the backends, models and drafts that the entries of a file name; else InvalidFile.
 
-    Args:
-        models: Every model by name, those of other files and found ones included.
-        backends: Names of the backends of config.yaml.
-
-    Raises:
-        InvalidFile: A backend, a model of the same weights or a draft does not exist, or cannot be
-            one.
+    ``models`` has every model by name, those of other files and found ones included.
     """
     problems = [
         read.located.problem(("models", spec.name, key), f"{key}: {fault}")
@@ -401,7 +386,6 @@ def check_names(
 def _find_name_faults(
     spec: ModelSpec, models: Mapping[str, ModelSpec], backends: Collection[str]
 ) -> Iterator[tuple[str, str]]:
-    """Yield keys of an entry whose names cannot be used, and why."""
 
     def unknown(name: str) -> str:
         return f"unknown model {name!r}{did_you_mean(name, models, listed=0)}"
@@ -487,11 +471,7 @@ class TunedFile(Strict):
 
 
 def read_tuned(path: Path) -> tuple[TunedSettings, ...]:
-    """Read a tuned.json.
-
-    Raises:
-        InvalidFile: It cannot be read, or is not valid; the message says where and why.
-    """
+    """Read a tuned.json; InvalidFile says where and why it is not valid."""
     try:
         located = load_yaml(path, TunedFile)  # JSON is YAML, and errors name the line
     except InvalidFile as error:

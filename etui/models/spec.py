@@ -109,12 +109,7 @@ class Adapter:
 
 @dataclass(frozen=True, slots=True)
 class ModelSampling:
-    """How a model asks to be sampled; None leaves a value to the defaults.
-
-    Attributes:
-        temperature, top_p, top_k, min_p, repeat_penalty, repeat_last_n, presence_penalty: As in
-            :class:`etui.arm.Sampling`.
-    """
+    """How a model asks to be sampled, as in :class:`etui.arm.Sampling`; None leaves a default."""
 
     temperature: float | None = None
     top_p: float | None = None

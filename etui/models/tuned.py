@@ -39,11 +39,7 @@ class TunedUse:
 
 
 def load_tuned(config: Config) -> tuple[TunedSettings, ...]:
-    """Read the tuned settings of all models and machines; none without a file.
-
-    Raises:
-        InvalidFile: The file is damaged; the message says where and why.
-    """
+    """Read the tuned settings of all models and machines; none without a file, or InvalidFile."""
     if not config.tuned_file.exists():
         return ()
     from etui.models.schema import read_tuned  # pydantic takes 100 ms to import
@@ -54,9 +50,7 @@ def load_tuned(config: Config) -> tuple[TunedSettings, ...]:
 def save_tuned(config: Config, settings: TunedSettings) -> None:
     """Save the tuned settings of a model on a machine, in place of earlier ones.
 
-    Raises:
-        InvalidFile: The file is damaged, and is left as it is.
-        EtuiError: The file cannot be written.
+    InvalidFile if the file is damaged, and is left as it is.
     """
     kept = [one for one in load_tuned(config) if not _concerns(one, settings)]
     _write(config, [*kept, settings])
@@ -65,9 +59,7 @@ def save_tuned(config: Config, settings: TunedSettings) -> None:
 def remove_tuned(config: Config, model: str) -> TunedSettings | None:
     """Remove the tuned settings of a model on this machine; return them, None without any.
 
-    Raises:
-        InvalidFile: The file is damaged, and is left as it is.
-        EtuiError: The file cannot be written.
+    InvalidFile if the file is damaged, and is left as it is.
     """
     every, machine = load_tuned(config), machine_name()
     removed = [one for one in every if one.model == model and one.machine == machine]
@@ -93,13 +85,9 @@ def read_entry_values(spec: ModelSpec, config: Config) -> dict[TunedKey, TunedVa
 def apply_tuned(
     models: Mapping[str, ModelSpec], config: Config
 ) -> tuple[Mapping[str, ModelSpec], Mapping[str, TunedUse], str]:
-    """Apply the tuned settings of this machine to the entries of the models.
+    """Apply the tuned settings of this machine; nothing of a damaged file.
 
-    Nothing is applied from a damaged file, but the models can still be used.
-
-    Returns:
-        The entries by name, what is used of the settings of those that have any, and why the file
-        cannot be read (empty if it can).
+    Returns the entries, what is used of their settings, and why the file cannot be read, if so.
     """
     try:
         every = load_tuned(config)
@@ -151,10 +139,7 @@ def describe_values(values: Mapping[TunedKey, TunedValue]) -> str:
 
 
 def describe_use(use: TunedUse) -> tuple[str, ...]:
-    """Describe in a line each what a sweep chose, what of it is used, and what to do.
-
-    The first line is what is used now, the second what it saves.
-    """
+    """Describe what of a choice is used now, then what it saves, then what to do, a line each."""
     settings, day = use.settings, use.settings.created[:10]
     if use.why_not:
         state = f"not used ({describe_values(settings.values)}): {use.why_not}"
@@ -180,12 +165,10 @@ def _find_file(key: TunedKey) -> str:
 
 
 def _concerns(one: TunedSettings, other: TunedSettings) -> bool:
-    """Return whether two settings are of one model on one machine."""
     return (one.model, one.machine) == (other.model, other.machine)
 
 
 def _as_fields(values: Mapping[TunedKey, TunedValue]) -> dict[str, Any]:
-    """Convert values to fields of a ModelSpec."""
     fields: dict[str, Any] = {str(key): value for key, value in values.items()}
     if values.get("split") == "none":
         fields["tensor_split"] = ()  # there is nothing to share
@@ -193,7 +176,6 @@ def _as_fields(values: Mapping[TunedKey, TunedValue]) -> dict[str, Any]:
 
 
 def _find_conflict(spec: ModelSpec) -> str:
-    """Return why a combination of tuned and edited values cannot be used; empty if it can."""
     if spec.flash_attention == "off" and spec.kv_type != "f16":
         return f"kv_type {spec.kv_type} needs flash attention, which models.yaml turns off"
     if spec.speculate == "draft" and spec.draft is None:

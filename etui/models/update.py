@@ -49,17 +49,10 @@ class CatalogueUpdate:
 
 
 def read_update(source: str, sha256: str, config: Config) -> CatalogueUpdate:
-    """Read the catalogue of a release, without using it yet.
+    """Read the catalogue of a release, a path or https address, without using it yet.
 
-    Args:
-        source: Its path or its https address.
-        sha256: The hash that it must have; empty accepts any.
-
-    Raises:
-        UsageError: It cannot be read, has another hash, is not newer than what is in use, or has
-            an entry that a catalogue must not have.
-        InvalidFile: It is not a valid catalogue; the message says where and why.
-        DownloadFailed: Its address cannot be read.
+    UsageError if it has another hash than the one given, is not newer than what is in use, or has
+    an entry that a catalogue must not have; InvalidFile if it is not valid.
     """
     content = _read(source)
     digest = hashlib.sha256(content).hexdigest()

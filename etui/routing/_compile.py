@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal
 
 from etui.arm import (
     OPEN_SAMPLING,
@@ -34,9 +34,8 @@ from etui.routing.policy import (
     find_settings,
     list_places,
 )
-from etui.routing.schema.arms import ArmEntry
 from etui.routing.schema.policy_file import CaseEntry, PeriodBudgetEntry, PolicyFile, ProbeEntry
-from etui.routing.schema.rules import DEFAULT_CONFIDENCE, CascadeEntry, RuleEntry, Tree
+from etui.routing.schema.rules import DEFAULT_CONFIDENCE, ArmEntry, CascadeEntry, RuleEntry, Tree
 from etui.routing.schema.signals import MetadataEntry, NearestEntry, SignalEntry
 from etui.routing.signals import (
     All,
@@ -71,9 +70,7 @@ if TYPE_CHECKING:
 def compile_policy(located: Located[PolicyFile], name: str, models: Collection[str] = ()) -> Policy:
     """Compile the policy that a file describes; the file must have passed ``check_policy``.
 
-    Args:
-        models: Models of models.yaml by name, whose settings apply to arms that do not say; mere
-            names have no settings.
+    Settings of ``models`` apply to arms that do not say; mere names have none.
     """
     file = located.model
     return Policy(
@@ -89,7 +86,12 @@ def compile_policy(located: Located[PolicyFile], name: str, models: Collection[s
             for signal in _compile_signal(name, file.signals[name], file.models)
         },
         rules=tuple(
-            Rule(rule.name, rule.priority, compile_condition(rule.when), _compile_end(rule))
+            Rule(
+                rule.name,
+                rule.priority,
+                None if rule.when is None else compile_condition(rule.when),
+                _compile_end(rule),
+            )
             for rule in sort_rules(file.rules)
         ),
         probes=tuple(
@@ -105,11 +107,7 @@ def compile_policy(located: Located[PolicyFile], name: str, models: Collection[s
 
 
 def compile_regex(text: str) -> Any:
-    """Compile a regular expression whose matching can be given a timeout.
-
-    Raises:
-        ValueError: The text is not a valid regular expression; the message says why and where.
-    """
+    """Compile a pattern whose matching can be given a timeout; ValueError with why and where."""
     import regex
 
     try:
@@ -125,10 +123,7 @@ def compile_regex(text: str) -> Any:
 
 
 def find_literal_prefix(pattern: str) -> str:
-    """Return a literal prefix of every match of a pattern; it may be empty.
-
-    The result is empty for patterns with alternatives, flags or groups of the ``(?`` kind.
-    """
+    """Return a literal prefix of every match; empty with alternatives, flags and ``(?`` groups."""
     if "|" in pattern or "(?" in pattern:
         return ""
     plain = re.match(r"[A-Za-z0-9 _]*", pattern)
@@ -165,7 +160,6 @@ def _compile_test(entry: SignalEntry, roles: Mapping[str, tuple[str, ...]]) -> B
 
 
 def _compile_metadata_test(entry: MetadataEntry) -> Word:
-    """Compile what a value of the metadata has to be; a pattern and ``exists`` give ``yes``."""
     if entry.equals is not None:
         return Word(entry.equals, frozenset({entry.equals}))
     if entry.one_of is not None:
@@ -284,7 +278,6 @@ def order_signals(signals: Mapping[str, SignalEntry]) -> list[str]:
 
 
 def _compile_end(rule: RuleEntry) -> str | CascadePlan | Objective:
-    """Compile what a rule leads to: the name of an arm, a cascade, or an objective."""
     if rule.use is not None:
         return rule.use
     if rule.cascade is not None:
@@ -346,18 +339,8 @@ def _compile_budgets(file: PolicyFile) -> dict[str, Any]:
     }
 
 
-@overload
-def compile_condition(condition: str | Tree) -> Condition: ...
-
-
-@overload
-def compile_condition(condition: str | Tree | None) -> Condition | None: ...
-
-
-def compile_condition(condition: str | Tree | None) -> Condition | None:
-    """Compile a condition of the file; None, which always holds, stays None."""
-    if condition is None:
-        return None
+def compile_condition(condition: str | Tree) -> Condition:
+    """Compile a condition of the file."""
     if isinstance(condition, str):
         return Holds(condition)
     if condition.all is not None:
@@ -397,7 +380,6 @@ def _compile_arm(
 
 
 def _choose_speculation(entry: ArmEntry, settings: ModelSpec | None) -> Speculate:
-    """Choose that of the arm, else that of the model; votes are never speculated."""
     if entry.speculate is not None or entry.reasoning == "vote" or settings is None:
         return entry.speculate or "off"
     return settings.speculate or "off"

@@ -6,16 +6,13 @@ A policy with errors cannot be used; warnings point out probable mistakes.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING
 
 from etui.errors import Problem
-from etui.routing._check_rules import (
-    check_rules,
-    iter_agreements,
-    iter_condition_names,
-    list_models,
-)
 from etui.routing._compile import (
+    compile_condition,
     compile_regex,
     map_condition_names,
     order_signals,
@@ -24,7 +21,8 @@ from etui.routing._compile import (
 from etui.routing.decision import EFFORTS
 from etui.routing.policy import Place, find_settings, find_weights, list_places
 from etui.routing.schema.policy_file import PolicyFile
-from etui.routing.signals import REGEX_SECONDS
+from etui.routing.schema.rules import AgreeEntry, CascadeEntry, RuleEntry, Tree
+from etui.routing.signals import REGEX_SECONDS, All, AnyOf, Condition, Holds, Not, iter_signal_names
 from etui.routing.text_measures import LANGUAGES
 from etui.text import did_you_mean
 from etui.yaml.load import Located
@@ -139,12 +137,10 @@ def _find_misfits(
 
 
 def _list_weights(file: PolicyFile, arm: str, models: Collection[str]) -> frozenset[str]:
-    """List the models that may answer for an arm, entries of the same weights as one."""
     return frozenset(find_weights(models, name) for name in list_models(file, arm))
 
 
 def _find_unused(located: Located[PolicyFile]) -> Iterator[Problem]:
-    """Yield the signals, arms and roles that nothing refers to."""
     file = located.model
     named = {part for entry in file.signals.values() for part in entry.score or ()}
     named.update(name for rule in file.rules for _, name in iter_condition_names(rule.when))
@@ -169,7 +165,6 @@ def _find_unserved(
     is_available: Callable[[str], bool] | None,
     models: Collection[str] = (),
 ) -> Iterator[Problem]:
-    """Yield the arms without a model on this machine; nothing if it is unknown."""
     if is_available is None:
         return
     file = located.model
@@ -223,7 +218,6 @@ def _list_differences(models: Collection[str], one: Place, other: Place) -> Iter
 
 
 def _find_undrafted(located: Located[PolicyFile], models: Collection[str]) -> Iterator[Problem]:
-    """Yield the arms that ask for a draft model on a model without one."""
     file = located.model
     for arm, entry in file.arms.items():
         if entry.speculate != "draft":
@@ -239,10 +233,7 @@ def _find_undrafted(located: Located[PolicyFile], models: Collection[str]) -> It
 
 
 def _find_unlike_votes(located: Located[PolicyFile]) -> Iterator[Problem]:
-    """Yield the steps of votes that stop by another rule in a bench than in the cascade.
-
-    Votes of a step end at the first that differs, those of a bench by the stop rule of the arm.
-    """
+    """Yield the steps of votes, which end at the first that differs, if a bench stops otherwise."""
     for loc, _, step in iter_agreements(located.model):
         arm = located.model.arms[step.agree[0]]
         stop = arm.stop.rule if arm.stop is not None else "flip"
@@ -256,7 +247,6 @@ def _find_unlike_votes(located: Located[PolicyFile]) -> Iterator[Problem]:
 
 
 def _find_idle_audit(located: Located[PolicyFile]) -> Iterator[Problem]:
-    """Yield an audit whose arm answers every turn itself: nothing is left to audit."""
     file = located.model
     answering = {arm for rule in file.rules for _, arm in rule.ends()}
     if file.audit != "off" and answering == {file.audit.arm}:
@@ -267,7 +257,7 @@ def _find_idle_audit(located: Located[PolicyFile]) -> Iterator[Problem]:
 
 
 def _iter_other_arms(file: PolicyFile) -> Iterator[tuple[tuple[str | int, ...], str]]:
-    """Yield the arms that are named outside of rules, as (path, name)."""
+    """Yield the arms that are named outside of rules, with their paths."""
     if file.budgets is not None and file.budgets.degrade_to is not None:
         yield ("budgets", "degrade_to"), file.budgets.degrade_to
     if file.fallbacks is not None and file.fallbacks.load_failed is not None:
@@ -285,7 +275,6 @@ _SLOWING = ("a" * 3000, "1" * 3000, " " * 3000, "ab " * 1000, "a" * 3000 + "!", 
 
 
 def _find_slow_patterns(located: Located[PolicyFile]) -> Iterator[Problem]:
-    """Yield the patterns that take too long on some text."""
     for loc, regex in _iter_patterns(located.model):
         pattern = compile_regex(regex)
         for text in _SLOWING:
@@ -301,7 +290,6 @@ def _find_slow_patterns(located: Located[PolicyFile]) -> Iterator[Problem]:
 
 
 def _iter_patterns(file: PolicyFile) -> Iterator[tuple[Loc, str]]:
-    """Yield the regular expressions of signals and their places."""
     for name, entry in file.signals.items():
         if entry.regex is not None:
             yield ("signals", name, "regex"), entry.regex
@@ -388,3 +376,222 @@ def _check_signals(located: Located[PolicyFile]) -> Iterator[Problem]:
             yield located.problem(loc, "this pattern takes too long even on an empty text")
         except ValueError as error:
             yield located.problem(loc, str(error))
+
+
+_TABLE_SIGNALS = 8
+"""Most signals of a condition whose truth table is searched (256 rows)."""
+
+Key = tuple[object, ...]
+
+
+def never_holds(condition: Condition) -> bool:
+    """Check whether a condition of at most ``_TABLE_SIGNALS`` signals contradicts itself."""
+    names = sorted(set(iter_signal_names(condition)))
+    if len(names) > _TABLE_SIGNALS or not _negates(condition):
+        return False
+    return not any(
+        condition.holds(dict(zip(names, truth, strict=True)).__getitem__)
+        for truth in product((True, False), repeat=len(names))
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """A condition in two forms, for comparison with others."""
+
+    needs: frozenset[Key]  # Parts that must all hold
+    takes: frozenset[Key]  # Parts of which any one is enough
+
+    @classmethod
+    def of(cls, condition: Condition) -> Form:
+        """Build the form of a condition."""
+        return cls(_parts(condition, All), _parts(condition, AnyOf))
+
+    def covers(self, later: Form) -> bool:
+        """Check whether this condition holds wherever ``later`` does, as far as the form shows it.
+
+        ``a`` covers ``{all: [a, b]}``; ``{any: [a, b]}`` covers ``a``; equal conditions cover each
+        other. Implications that need more reasoning are not detected.
+        """
+        return (
+            self.needs <= later.needs
+            or not self.takes.isdisjoint(later.needs)
+            or later.takes <= self.takes
+        )
+
+
+def _parts(condition: Condition, kind: type[All] | type[AnyOf]) -> frozenset[Key]:
+    """Return the parts of an ``all`` (or ``any``), flattened; else the condition itself."""
+    if isinstance(condition, kind):
+        return frozenset().union(*(_parts(part, kind) for part in condition.parts))
+    return frozenset({_key(condition)})
+
+
+def _key(condition: Condition) -> Key:
+    """Return a key that is equal for conditions that differ only in the order of their parts."""
+    match condition:
+        case Holds(name):
+            return ("signal", name)
+        case Not(part):
+            return ("not", _key(part))
+        case All(parts) | AnyOf(parts):
+            if len(parts) == 1:
+                return _key(parts[0])
+            return (type(condition).__name__, _parts(condition, type(condition)))
+
+
+def _negates(condition: Condition) -> bool:
+    match condition:
+        case Holds():
+            return False
+        case Not():
+            return True
+        case All(parts) | AnyOf(parts):
+            return any(map(_negates, parts))
+
+
+def list_models(file: PolicyFile, arm: str) -> tuple[str, ...]:
+    """List the models that an arm names, those of its role or the one."""
+    asked = file.arms[arm].model
+    return file.models.get(asked, (asked,))
+
+
+def iter_condition_names(condition: str | Tree | None) -> Iterator[tuple[Loc, str]]:
+    """Yield the signals of a condition and their places in it."""
+    if isinstance(condition, str):
+        yield (), condition
+    elif condition is not None:
+        parts = [
+            ((key, index), part)
+            for key in ("all", "any")
+            for index, part in enumerate(getattr(condition, key) or ())
+        ]
+        for place, part in (*parts, (("not",), condition.negated)):
+            for below, name in iter_condition_names(part):
+                yield (*place, *below), name
+
+
+def iter_agreements(file: PolicyFile) -> Iterator[tuple[Loc, CascadeEntry, AgreeEntry]]:
+    """Yield the steps of several answers in the cascades, each with the place of its arms."""
+    for index, rule in enumerate(file.rules):
+        if rule.cascade is not None:
+            for at, step in enumerate(rule.cascade.arms):
+                if not isinstance(step, str):
+                    yield ("rules", index, "cascade", "arms", at, "agree"), rule.cascade, step
+
+
+def check_rules(located: Located[PolicyFile]) -> Iterator[Problem]:
+    """Yield every error of the rules, names that refer to nothing excepted."""
+    file = located.model
+    signals = map_condition_names(file.signals)
+    first: dict[str, int] = {}
+    for index, rule in enumerate(file.rules):
+        loc: Loc = ("rules", index)
+        if rule.name in first:
+            line = located.where(("rules", first[rule.name])).line
+            message = f"duplicate rule '{rule.name}'; the first is on line {line}"
+            yield located.problem((*loc, "name"), message)
+        first.setdefault(rule.name, index)
+        for below, name in iter_condition_names(rule.when):
+            if name in file.signals and name not in signals:
+                bands = ", ".join(f"{name}.{band}" for band in file.signals[name].bands or ())
+                message = f"signal '{name}' has bands; name one: {bands}"
+                yield located.problem((*loc, "when", *below), message)
+        yield from _check_repeated(located, loc, rule)
+    for place, _, step in iter_agreements(file):
+        yield from _check_agreement(located, place, step.agree)
+    yield from _check_order(located)
+
+
+def _check_repeated(located: Located[PolicyFile], loc: Loc, rule: RuleEntry) -> Iterator[Problem]:
+    seen: dict[str, object] = {}  # Arm -> the step that named it last
+    for path, arm in rule.cascade.places() if rule.cascade is not None else ():
+        if arm in seen:
+            why = _ALONE if seen[arm] == path[1] else "the cascade would loop"
+            yield located.problem((*loc, "cascade", *path), f"arm '{arm}' is listed twice: {why}")
+        seen[arm] = path[1]
+    arms = rule.arms or ()
+    for at, arm in enumerate(arms):
+        if arm in arms[:at]:
+            message = f"arm '{arm}' is listed twice among the candidates"
+            yield located.problem((*loc, "arms", at), message)
+
+
+_ALONE = (
+    "an arm always agrees with itself; name two arms, or one with `reasoning: vote` and two votes "
+    "or more"
+)
+
+
+def _check_agreement(
+    located: Located[PolicyFile], loc: Loc, agree: tuple[str, ...]
+) -> Iterator[Problem]:
+    arms = located.model.arms
+    if len(agree) == 1:
+        entry = arms.get(agree[0])
+        if entry is not None and (entry.reasoning != "vote" or entry.votes == 1):
+            yield located.problem(loc, f"only '{agree[0]}' answers: {_ALONE}")
+        return
+    first: dict[str, str] = {}
+    for at, name in enumerate(agree):
+        entry = arms.get(name)
+        if entry is None:
+            continue
+        other = first.setdefault(entry.model_dump_json(exclude=_SAME_ANSWER), name)
+        if other != name:
+            message = f"'{other}' and '{name}' are the same arm: {_ALONE}"
+            yield located.problem((*loc, at), message)
+
+
+_SAME_ANSWER = {"max_tokens", "max_joules", "speculate", "loop_guard"}
+"""Keys in which two arms may differ and still give the same answer."""
+
+
+def _check_order(located: Located[PolicyFile]) -> Iterator[Problem]:
+    """Yield rules that can never be reached, and a missing rule for the remaining questions."""
+    file = located.model
+    rules = file.rules
+    place = {id(rule): index for index, rule in enumerate(rules)}
+    ordered = sort_rules(rules)
+
+    def served_by(rule: RuleEntry) -> set[str]:
+        arms = [arm for _, arm in rule.ends() if arm in file.arms]
+        return {model for arm in arms for model in list_models(file, arm)}
+
+    conditions = [None if rule.when is None else compile_condition(rule.when) for rule in ordered]
+    forms = [None if condition is None else Form.of(condition) for condition in conditions]
+    served = [served_by(rule) for rule in ordered]
+
+    def make_problem(rule: RuleEntry, message: str) -> Problem:
+        return located.problem(("rules", place[id(rule)]), message)
+
+    for number, (rule, condition, form) in enumerate(zip(ordered, conditions, forms, strict=True)):
+        if condition is not None and never_holds(condition):
+            yield make_problem(
+                rule, f"rule '{rule.name}' can never match: its condition contradicts itself"
+            )
+            continue
+        for place_before, before in enumerate(ordered[:number]):
+            if before.objective is not None and before.otherwise is None:
+                continue  # it falls through if no candidate qualifies
+            earlier = forms[place_before]
+            # A rule whose arms have no model here falls through, so a later one with other models
+            # is reached on some machines; after a rule without a condition it is still an error.
+            if earlier is None or (
+                form is not None and earlier.covers(form) and served[number] <= served[place_before]
+            ):
+                line = located.where(("rules", place[id(before)])).line
+                matched = "every question" if earlier is None else "every question it would match"
+                yield make_problem(
+                    rule,
+                    f"rule '{rule.name}' is never reached: '{before.name}' (line {line}) takes "
+                    f"{matched} before it",
+                )
+                break
+    last = ordered[-1]
+    if all(rule.when is not None for rule in rules):
+        yield make_problem(
+            last,
+            f"no rule takes the remaining questions: '{last.name}' is tried last and has a `when`; "
+            "end with a rule without `when`",
+        )

@@ -38,7 +38,7 @@ from etui.routing.policy import (
     list_served_places,
 )
 from etui.routing.signals import HostState, Situation, first_failed, reasons_for
-from etui.routing.similarity import Neighbours
+from etui.routing.similarity import EarlierQuestions
 from etui.routing.text_measures import TextFacts
 from etui.text import SEPARATOR, suggest
 from etui.units import percent_text
@@ -51,7 +51,7 @@ def decide(
     available: Available,
     host: HostState | None = None,
     predictor: Predictor | None = None,
-    neighbours: Neighbours | None = None,
+    neighbours: EarlierQuestions | None = None,
     every_signal: bool = False,
 ) -> Decision:
     """Choose the arm that answers a query.
@@ -60,13 +60,8 @@ def decide(
     but cannot be carried out (no model of it is on this machine, no candidate qualifies) falls
     through to the next one, and the trace records why.
 
-    Args:
-        neighbours: Earlier questions, for ``nearest`` signals; None for no earlier questions.
-
-    Raises:
-        ModelUnavailable: No model of any matching rule is on this machine; the fix names one to
-            pull.
-        EtuiError: A rule needs a prediction that was not fitted; the fix says how to fit it.
+    ModelUnavailable if no model of any matching rule is on this machine, EtuiError if a rule needs
+    a prediction that was not fitted; the fix says what to pull or how to fit it.
     """
     state = host or HostState()
     situation = Situation(policy.signals, TextFacts(query), state, neighbours)
@@ -113,9 +108,7 @@ def decide_arm(
 ) -> Decision:
     """Build the decision for an arm requested by name; the policy's budgets apply to it too.
 
-    Raises:
-        UsageError: The policy has no such arm.
-        ModelUnavailable: None of its models is on this machine.
+    UsageError if the policy has no such arm, ModelUnavailable without a model on this machine.
     """
     if name not in policy.arms:
         raise UsageError(
@@ -166,10 +159,7 @@ def cheapest_arm(
     The choice is the arm that ``budgets: {degrade_to: ARM}`` names; else the one expected to take
     the fewest joules on this query; else, without predictions, the arm for a failed load, the last
     rule's ``otherwise`` or arm, or the first arm of the file. Arms without an available model are
-    skipped. Of the places of an arm, the one expected to take the fewest joules answers.
-
-    Raises:
-        ModelUnavailable: No arm has a model on this machine.
+    skipped; ModelUnavailable if all are. Of the places of an arm, the cheapest one answers.
     """
     is_available = build_availability_test(available)
     places = {
@@ -204,11 +194,7 @@ def replace_by_cheapest(
     available: Callable[[str], bool],
     why: str,
 ) -> Decision:
-    """Replace the arm of a decision by the cheapest one, with a notice.
-
-    Raises:
-        ModelUnavailable: As in :func:`cheapest_arm`.
-    """
+    """Replace the arm of a decision by the cheapest one, with a notice; as :func:`cheapest_arm`."""
     arm = cheapest_arm(policy, query, predictor, available)
     joules = predictor.joules(arm, query)
     instead = f" instead of {decision.arm.name}" if decision.arm.name != arm.name else ""
@@ -226,7 +212,6 @@ def replace_by_cheapest(
 
 
 def _choose_cheapest(arms: Sequence[Arm], query: Query, predictor: Predictor | None) -> Arm | None:
-    """Return the arm expected to take the fewest joules; None if those of all are unknown."""
     if predictor is None:
         return None
     known = [
@@ -237,7 +222,7 @@ def _choose_cheapest(arms: Sequence[Arm], query: Query, predictor: Predictor | N
     return arms[min(known)[1]] if known else None
 
 
-LookAhead = Callable[[Policy], tuple[Predictor | None, Neighbours | None]]
+LookAhead = Callable[[Policy], tuple[Predictor | None, EarlierQuestions | None]]
 """A function from a policy to the predictions and the earlier questions that it uses."""
 
 
@@ -251,12 +236,9 @@ def add_shadow(
     load: Callable[[str], Policy],
     look_ahead: LookAhead | None = None,
 ) -> Decision:
-    """Add the decision of the policy's shadow; a policy without a shadow leaves it unchanged.
+    """Add the decision of the policy's shadow, if it has one.
 
     A shadow that cannot decide records why and never stops the turn.
-
-    Args:
-        look_ahead: Provides the shadow's predictions and earlier questions; None provides none.
     """
     if policy.shadow is None:
         return decision
@@ -282,8 +264,6 @@ def add_shadow(
 
 @dataclass(frozen=True, slots=True)
 class _FallsThrough:
-    """A rule that cannot be carried out on this machine, so the next rule is tried."""
-
     why: str
     unserved: tuple[ArmPlan, ...] = ()  # Arms of the rule without a model on this machine
 
@@ -299,7 +279,6 @@ class _Resolver:
     resident: str | None = None  # The model in memory
 
     def resolve(self, rule: Rule) -> Decision | _FallsThrough:
-        """Resolve what a matching rule leads to; the ``why`` adds to the rule's condition."""
         if isinstance(rule.then, str):
             return self.resolve_arm(rule.then)
         if isinstance(rule.then, CascadePlan):
@@ -307,7 +286,6 @@ class _Resolver:
         return self._resolve_objective(rule.name, rule.then)
 
     def complete(self, end: Decision, **trace: Any) -> Decision:
-        """Add what the policy says of every turn, and the trace, to what a rule leads to."""
         planned = self.policy.fallbacks
         load_failed = None if planned.load_failed is None else self._serve(planned.load_failed)
         arms = end.cascade.arms if end.cascade is not None else (end.arm,)
@@ -321,7 +299,6 @@ class _Resolver:
         )
 
     def _list_other_models(self, arm: Arm) -> tuple[str, ...]:
-        """List the models of the other places of an arm that are available."""
         plan = self.policy.arms[arm.name]
         if not plan.places:
             return ()
@@ -334,12 +311,7 @@ class _Resolver:
     def resolve_arm(
         self, name: str, why: str = "", unfit: str = "", **known: Any
     ) -> Decision | _FallsThrough:
-        """Resolve one arm.
-
-        Args:
-            why: Why this one; a substitute for its model is added.
-            unfit: Why the rule falls through as well, where the arm has no model.
-        """
+        """Resolve one arm; ``unfit`` says why its rule falls through as well, without a model."""
         plan = self.policy.arms[name]
         arm = self._serve(name)
         if arm is None:
@@ -392,10 +364,7 @@ class _Resolver:
     def _keep_agreements(
         self, agreements: Sequence[Agreement], ready: Sequence[Arm]
     ) -> tuple[tuple[Agreement, ...], list[str]]:
-        """Return the steps that can be carried out here, and why each other one cannot.
-
-        The arms of a step that cannot are tried one after the other, like any arm of the cascade.
-        """
+        """Return the steps that can be carried out here, and why others are single arms."""
         kept: list[Agreement] = []
         why: list[str] = []
         if len(ready) == 1:
@@ -461,8 +430,7 @@ def _find_in_vain(
 ) -> tuple[Agreement, ...]:
     """Return the steps that need not be asked, since the fit never accepts what they agree on.
 
-    Every question then goes on to the next arm anyway. Where a limit may forbid that arm, the
-    answers of the step are what is left, so all of its arms are asked.
+    Where a limit may forbid the next arm, their answers are what is left.
     """
     if plan.max_joules is not None or plan.max_hops < arms:
         return ()
@@ -470,7 +438,6 @@ def _find_in_vain(
 
 
 def _describe_in_vain(step: Agreement) -> str:
-    """Describe why a step is not asked: ``a and b are not asked: ...``."""
     assert step.odds is not None
     most, required = f"{100 * step.odds.at_most:.1f} %", f"{100 * step.accept_at:g} %"
     if len(step.arms) == 1:

@@ -32,8 +32,7 @@ class Predictor(Protocol):
     ) -> PredictedAgreement | None:
         """Predict how likely an answer is right that the arms agree on; None without a fit.
 
-        Args:
-            raw: Confidence and margin of the answer of each; empty before they are known.
+        ``raw`` has the confidence and margin of the answer of each, once they are known.
         """
 
 
@@ -43,11 +42,7 @@ RawConfidence = tuple[float | None, float | None]
 
 @dataclass(frozen=True, slots=True)
 class PredictedAgreement:
-    """How likely arms are right that give the same answer, and where they do not.
-
-    Attributes:
-        low, high: Interval at 95 % of the share of all agreed answers that is right.
-    """
+    """How likely arms are right that give the same answer, and where they do not."""
 
     agreed: float
     """Probability that an agreed answer is right, by the margins of the answers if they are known.
@@ -151,10 +146,9 @@ class Agreement:
 
     @property
     def is_in_vain(self) -> bool:
-        """Whether that is certain: it follows from enough answers, not from a lack of them.
+        """Whether that is certain: it follows from enough answers, which are known.
 
-        The answers have to be known, and the whole interval of the share that is right has to be
-        below what is required. Of a fit of few answers, more of them may say something else.
+        The whole interval of the share that is right has to be below what is required.
         """
         odds = self.odds
         return (
@@ -285,10 +279,7 @@ NO_RULE_MATCHED = "no rule matched"
 
 
 class Deferred(Sequence[T], Generic[T]):
-    """A sequence that is built when it is first read.
-
-    Formatting a trace takes longer than the decision itself, and most traces are never read.
-    """
+    """A sequence that is built when it is first read: most traces never are."""
 
     def __init__(self, make: Callable[[], tuple[T, ...]]) -> None:
         self._make = make

@@ -24,11 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One value that differs between two files.
-
-    Attributes:
-        before, after: The values as in JSON; None if a file does not have the key.
-    """
+    """One value that differs between two files, as in JSON; None if a file lacks the key."""
 
     path: str  # Keys that lead to it, joined by dots (`arms.quick.max_tokens`)
     before: Any
@@ -37,10 +33,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class OtherAnswer:
-    """A question that two policies send to different arms or models.
-
-    A policy that could not decide has the reason, in words, in place of its decision.
-    """
+    """A question that goes to different arms or models, or is undecided for the reason given."""
 
     query: Query
     before: Decision | str
@@ -57,10 +50,7 @@ class DifferingCase:
 
 
 def find_changes(before: PolicyFile, after: PolicyFile) -> tuple[Change, ...]:
-    """Return every value that differs between two files, in the order of the first.
-
-    Rules are compared by name; ``rules.order`` changes when they are tried in another order.
-    """
+    """Return every value that differs, in the order of the first file; rules go by their names."""
     return tuple(_changes("", _comparable(before), _comparable(after)))
 
 
@@ -70,10 +60,7 @@ def find_other_answers(
     questions: Iterable[tuple[Query, HostState]],
     available: Available,
 ) -> tuple[OtherAnswer, ...]:
-    """Return the questions for which the arm, or a setting of the arm, differs.
-
-    No fitted accuracy or calibration is used, so an objective takes its ``otherwise``.
-    """
+    """Return the questions whose arm, or a setting of it, differs without fit and calibration."""
     found = []
     for query, host in questions:
         one = _try_decide(query, before, available, host)
@@ -86,10 +73,7 @@ def find_other_answers(
 def find_differing_cases(
     before: Policy, after: Policy, cases: Iterable[PolicyProbe]
 ) -> tuple[DifferingCase, ...]:
-    """Run cases under two policies and return those with another arm, setting or verdict.
-
-    A rule, an arm or a signal that a policy does not have is an expectation that it does not meet.
-    """
+    """Run cases under two policies and return those with another arm, setting or verdict."""
     asked = tuple(cases)
     pairs = zip(asked, run_probes(before, asked), run_probes(after, asked), strict=True)
     return tuple(
@@ -169,11 +153,7 @@ def diff_lines(
 
 
 def case_lines(differing: Sequence[DifferingCase], count: int) -> Iterator[str]:
-    """Yield a line for all cases, then for each that is decided differently; none without cases.
-
-    Args:
-        count: How many cases were run.
-    """
+    """Yield a line for all cases that were run, then for each that is decided differently."""
     if not count:
         return
     worse = sum(bool(each.after.failures) and not each.before.failures for each in differing)
@@ -228,10 +208,7 @@ def _change_text(change: Change) -> str:
 
 
 def _differing_settings(before: Decision | str, after: Decision | str) -> list[str]:
-    """Return the settings that differ; none unless name, model and reasoning are equal.
-
-    These three are in the line anyway, so no further setting is needed to distinguish the arms.
-    """
+    """Return the settings that differ; none unless name, model and reasoning are equal."""
     if isinstance(before, str) or isinstance(after, str):
         return []
     one, other = asdict(before.arm), asdict(after.arm)

@@ -83,11 +83,7 @@ class PastOutput:
 
 @dataclass(frozen=True, slots=True)
 class LoggedModelFacts:
-    """Logged facts about one model on this machine; an unknown fact is None, never 0.
-
-    Attributes:
-        load_joules, load_seconds: Means of its last loads.
-    """
+    """Logged facts about one model on this machine; an unknown fact is None, never 0."""
 
     curve: OperatingCurve | None = None
     speed: Speed | None = None
@@ -118,11 +114,7 @@ class ExpectedTokens:
 def predict_joules(
     arm: Arm, text: TextFacts, facts: LoggedModelFacts, *, resident: bool, cached_tokens: int = 0
 ) -> PredictedJoules | None:
-    """Predict the joules an arm spends on a query; None without data about its model.
-
-    Args:
-        resident: Whether the model is in memory; its load costs nothing then.
-    """
+    """Predict the joules an arm spends on a query; None without data about its model."""
     tokens = predict_tokens(arm, text, facts, cached_tokens)
     predicted = _predict_answer(arm, tokens, facts)
     if predicted is None:
@@ -143,7 +135,6 @@ def predict_joules(
 def _predict_answer(
     arm: Arm, tokens: ExpectedTokens, facts: LoggedModelFacts
 ) -> PredictedJoules | None:
-    """Predict an answer of known length without the load; None without a curve and a speed."""
     speculated = facts.speculated.get(arm.speculate)
     past = _get_past(arm, facts)
     predicted: PredictedJoules | None = None
@@ -189,7 +180,6 @@ def predict_tokens(
 
 
 def _predict_votes(arm: Arm) -> float:
-    """Estimate the votes an arm draws; 1 for an arm that does not vote."""
     if arm.reasoning != "vote":
         return 1.0
     return float(arm.votes) if arm.stop.rule == "all" else max(1.0, _VOTE_SHARE * arm.votes)
@@ -256,9 +246,7 @@ def average_audits(audits: Sequence[MeasuredAudit]) -> PastAudits:
 def fit_line(points: Sequence[tuple[float | None, float]]) -> tuple[Line, float] | None:
     """Fit values by prompt tokens, or take their mean where the tokens do not explain them.
 
-    Returns:
-        The line, and the standard deviation of the values around it; None with fewer than
-        ``LEAST_AUDITS`` points.
+    Returns the line and the deviation around it; None with fewer than ``LEAST_AUDITS`` points.
     """
     if len(points) < LEAST_AUDITS:
         return None
@@ -323,9 +311,9 @@ def _predict_output(arm: Arm, text: TextFacts, facts: LoggedModelFacts) -> float
 
 
 def _bound_output(arm: Arm, text: TextFacts, facts: LoggedModelFacts) -> tuple[float, float]:
-    """Return the output tokens that four of five answers of an arm lie between.
+    """Return the output tokens that four of five answers lie between, by earlier lengths.
 
-    The lengths of earlier answers tell, and as long as they are fewer than five, assumed ones too.
+    While they are fewer than five, assumed lengths count too.
     """
     if arm.readout == "choices" and text.measure("options"):
         return 0.0, 0.0
@@ -393,8 +381,7 @@ def _predict_by_speed(
 def _limit_output(speed: Speed, tokens: ExpectedTokens, past: PastOutput | None) -> float:
     """Return the output tokens to predict; 1 for a model that has never decoded any but the first.
 
-    No rate of the decode is known of it then. If enough turns of the same arm had one token each,
-    it is assumed that the next one has one too, without the prior of an arm without turns.
+    No rate of the decode is known of it. It is assumed if enough turns of the arm had one each.
     """
     if speed.decode_tokens_per_second or past is None or past.turns < PRIOR_TURNS:
         return tokens.output
@@ -412,8 +399,7 @@ def _adjust_for_votes(
 ) -> tuple[float, str]:
     """Replace the decode joules of a vote by those measured per token in earlier votes.
 
-    Votes of one batch share each read of the weights, so a curve measured on single answers
-    overestimates them. Without earlier votes the estimate stays, and the source says so.
+    Votes share each read of the weights, so a curve of single answers overestimates them.
     """
     if past is None or past.decode_joules_per_token is None:
         return decode, f"{source}, votes one by one"

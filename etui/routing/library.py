@@ -61,21 +61,15 @@ def policy_names(config: Config) -> tuple[str, ...]:
 
 
 def find_policy(name: str, config: Config) -> NamedFile:
-    """Find a policy by name; a name that ends in ``.yaml`` or contains a slash is a path.
-
-    Raises:
-        UsageError: There is no policy of that name.
-    """
+    """Find a policy by name, or by a path (with ``.yaml`` or a slash); UsageError without one."""
     shipped = shipped_dir() / "policies"
     return find_named_file(name, shipped, config.policies_dir, "policy", "policies")
 
 
 def load_policy(name: str, config: Config, models: Collection[str]) -> Policy:
-    """Load a policy by name or path, check it and compile it.
+    """Load, check and compile a policy by name or path.
 
-    Raises:
-        UsageError: There is no policy of that name.
-        InvalidFile: The file has errors; ``problems`` holds every one.
+    UsageError without one, InvalidFile with every error of its file.
     """
     checked = check_place(find_policy(name, config), models, policies=policy_names(config))
     if checked.policy is None:
@@ -93,11 +87,9 @@ def check_place(
     fit: FitFacts | None = None,
     thorough: bool = False,
 ) -> CheckedPolicy:
-    """Check a policy, and compile it if it has no errors.
+    """Check the file of a policy, or its unsaved text, and compile it if it has no errors.
 
-    Args:
-        text: The text of the policy if it is not saved; None reads its file.
-        thorough: Also try every pattern on texts made to slow it down.
+    ``thorough`` also tries every pattern on texts made to slow it down.
     """
     from etui.routing._compile import compile_policy
     from etui.routing.check import check_policy
@@ -131,11 +123,7 @@ def check_text(
 
 
 def compile_text(text: str, name: str, models: Collection[str]) -> Policy:
-    """Compile the text of a policy that is not read from a file, such as that of a run.
-
-    Raises:
-        InvalidFile: The text has errors; ``problems`` holds every one.
-    """
+    """Compile the text of a policy, such as that of a run; InvalidFile with every error."""
     checked = check_text(text, NamedFile(name, Path(f"{name}.yaml"), "file"), models)
     if checked.policy is None:
         raise InvalidFile.of(checked.errors, f"fix the policy {name} and check it again")
@@ -150,11 +138,7 @@ class ChangedOnDisk(EtuiError):
 
 
 def read_text(path: Path) -> str:
-    """Read a whole text file, and keep its line endings.
-
-    Raises:
-        InvalidFile: The file cannot be read, or is not UTF-8.
-    """
+    """Read a whole UTF-8 file, and keep its line endings; InvalidFile if it cannot be read."""
     try:
         return path.read_bytes().decode("utf-8")
     except (OSError, ValueError) as error:  # UnicodeDecodeError, and a NUL in a name
@@ -165,11 +149,7 @@ def read_text(path: Path) -> str:
 
 
 def check_name(name: str) -> None:
-    """Check that a name is valid for a policy.
-
-    Raises:
-        UsageError: The name is empty, a path, or has a file extension.
-    """
+    """UsageError if a name is not valid for a policy: empty, a path, or with an extension."""
     if not _NAME.match(name) or name.endswith((".yaml", ".yml")):
         raise UsageError(
             f"{name!r} is not a valid policy name", "use letters, digits, '.', '_' and '-'"
@@ -187,11 +167,7 @@ def choose_file_to_edit(place: NamedFile, config: Config) -> Path:
 
 
 def make_folder(config: Config) -> None:
-    """Create the folder of the user's policies, with the JSON Schema that text editors use.
-
-    Raises:
-        EtuiError: The folder cannot be written.
-    """
+    """Create the folder of the user's policies, with the JSON Schema that text editors use."""
     from etui.config.config import make_home
     from etui.routing.schema.policy_file import json_schema
 
@@ -203,12 +179,7 @@ def make_folder(config: Config) -> None:
 
 
 def create(name: str, text: str, config: Config) -> Path:
-    """Create a new policy of the user and return its file.
-
-    Raises:
-        UsageError: The name is not valid, or a policy of that name exists.
-        EtuiError: The file cannot be written.
-    """
+    """Create a policy of the user and return its file; UsageError if the name is bad or taken."""
     check_name(name)
     target = get_own_path(name, config)
     make_folder(config)
@@ -225,11 +196,7 @@ def create(name: str, text: str, config: Config) -> Path:
 
 
 def write_draft(target: Path, text: str) -> Path:
-    """Write a text to a new draft file in the folder of the target, and return its path.
-
-    Raises:
-        EtuiError: The draft cannot be written.
-    """
+    """Write a text to a new draft file in the folder of the target, and return its path."""
     with writing(target, _FIX):
         handle, name = tempfile.mkstemp(
             prefix=f"{target.stem}-draft-", suffix=".yml", dir=target.parent
@@ -242,21 +209,13 @@ def write_draft(target: Path, text: str) -> Path:
 
 
 def replace_text(target: Path, text: str, like: Path) -> None:
-    """Write a policy atomically, with the permissions of ``like``.
-
-    Raises:
-        EtuiError: The file cannot be written; it is unchanged.
-    """
+    """Write a policy atomically, with the permissions of ``like``; EtuiError if it cannot be."""
     with writing(target, _FIX):
         write_text(target, text, like=like)
 
 
 def read_content(path: Path) -> bytes | None:
-    """Read the bytes of a file; None if it does not exist.
-
-    Raises:
-        EtuiError: The file cannot be read.
-    """
+    """Read the bytes of a file; None if it does not exist."""
     try:
         return path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
@@ -268,14 +227,9 @@ def read_content(path: Path) -> bytes | None:
 
 
 def save(target: Path, text: str, before: bytes | None, like: Path) -> bytes:
-    """Write a policy unchanged and atomically, unless the file changed since it was read.
+    """Write a policy atomically; ChangedOnDisk if its content is not ``before``.
 
-    Args:
-        target: The file; a symbolic link is followed and kept.
-
-    Raises:
-        ChangedOnDisk: The content of the file is not ``before``.
-        EtuiError: The file cannot be written; it is unchanged.
+    A symbolic link is followed and kept.
     """
     target = Path(os.path.realpath(target))
     if read_content(target) != before:
@@ -285,12 +239,7 @@ def save(target: Path, text: str, before: bytes | None, like: Path) -> bytes:
 
 
 def remove(place: NamedFile) -> None:
-    """Delete a policy of the user.
-
-    Raises:
-        UsageError: The policy is not one of the user's own.
-        EtuiError: The file cannot be deleted.
-    """
+    """Delete a policy; UsageError if it is not one of the user's own."""
     if place.origin != "user":
         raise UsageError(
             f"policy {place.name!r} is not in your policy folder",

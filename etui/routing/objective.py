@@ -51,11 +51,7 @@ def weigh(
     predictor: Predictor | None,
     resident: str | None,
 ) -> ObjectiveResult:
-    """Choose the candidate that meets an objective best on this query.
-
-    Args:
-        resident: The model in memory; None if there is none, or it is unknown.
-    """
+    """Choose the candidate that meets an objective best; ``resident`` is the model in memory."""
     able: list[Candidate] = []
     absent: list[Candidate] = []
     spread: set[str] = set()
@@ -120,7 +116,6 @@ def _build_candidate(
 def _predict_accuracy(
     objective: Objective, arm: Arm, query: Query, predictor: Predictor | None
 ) -> PredictedAccuracy | None:
-    """Predict the fitted accuracy; fall back to the unmeasured prior that the rule states."""
     known = predictor.accuracy(arm, query, objective.confidence) if predictor is not None else None
     prior = objective.prior.get(arm.name)
     if prior is not None and (known is None or known.n == 0):
@@ -134,7 +129,6 @@ def _find_failure(
     accuracy: PredictedAccuracy | None,
     seconds: float | None,
 ) -> str | None:
-    """Describe the first requirement that a candidate misses; None if it qualifies."""
     floor = objective.accuracy_at_least
     if accuracy is None and _needs_accuracy(objective):
         return "no accuracy was fitted"
@@ -159,7 +153,6 @@ def _needs_accuracy(objective: Objective) -> bool:
 
 
 def _needs_joules(objective: Objective) -> bool:
-    """Check whether the choice depends on joules; a bound on seconds is checked separately."""
     bound = objective.joules_at_most is not None or objective.exchange is not None
     return bound or objective.goal == "joules"
 
@@ -169,7 +162,6 @@ def _joules_or_inf(candidate: Candidate) -> float:
 
 
 def _build_rank_key(objective: Objective) -> Callable[[Candidate], tuple[float, float]]:
-    """Build the sort key that orders qualified candidates, best first."""
 
     def likely_wrong(candidate: Candidate) -> float:
         return -candidate.accuracy.p if candidate.accuracy is not None else 0.0
@@ -211,10 +203,7 @@ def _format_reason(
     *,
     kept: bool,
 ) -> str:
-    """Format why the winner was chosen.
-
-    Example: ``quick is the cheapest arm with accuracy >= 0.62 (≈21 J, no other arm qualifies)``.
-    """
+    """Format: ``quick is the cheapest arm with accuracy >= 0.62 (no other arm qualifies)``."""
     name, joules, accuracy = name_of(winner), winner.joules, winner.accuracy
     floor = objective.accuracy_at_least
     facts = [units.about_joules(joules.total)] if joules is not None else []
@@ -250,7 +239,6 @@ def _format_reason(
 
 
 def _name_candidate(candidate: Candidate, spread: Collection[str]) -> str:
-    """Return ``quick``, or ``quick on desk`` for an arm that several machines serve."""
     name = candidate.arm.name
     return f"{name} on {candidate.backend or THIS_MACHINE}" if name in spread else name
 
@@ -269,7 +257,6 @@ def _format_none_qualifies(candidates: tuple[Candidate, ...]) -> str:
 
 
 def _find_unfitted(objective: Objective, able: list[Candidate]) -> str | None:
-    """Return the prediction that the objective needs but no available candidate has."""
     if able and _needs_accuracy(objective) and all(c.accuracy is None for c in able):
         return "accuracy"
     if not able or any(c.joules is not None for c in able):

@@ -81,29 +81,19 @@ class CascadePlan:
 class Objective:
     """The goal by which a rule chooses among its candidates, and the bounds they must meet.
 
-    Attributes:
-        joules_at_most, seconds_at_most: Limits on the predicted turn, its load included.
+    Its fields are those of ``ObjectiveEntry``, in the schema of policies.
     """
 
     goal: Literal["joules", "accuracy"]
-    """``joules`` takes the cheapest candidate that qualifies, ``accuracy`` the one most likely to
-    be right."""
     arms: tuple[str, ...]  # Names of the candidates, in the order of the file
     accuracy_at_least: float | None = None
-    """Minimum for the lower bound of the probability of being right."""
     confidence: float = 0.9  # One-sided confidence of that bound, 0..1
     joules_at_most: float | None = None
     seconds_at_most: float | None = None
     exchange: float | None = None
-    """Joules that a percentage point of accuracy is worth, for the goal ``accuracy``; None takes
-    the most accurate candidate at any cost."""
     switch_margin_joules: float = 0.0
-    """The model in memory is kept unless another saves more than this."""
     otherwise: str | None = None
-    """Arm used if no candidate qualifies, or nothing was fitted; None falls through or raises an
-    error."""
     prior: Mapping[str, float] = field(default_factory=dict)
-    """Probability of being right by arm, used where nothing was fitted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,12 +139,7 @@ class AuditPlan:
 
 @dataclass(frozen=True, slots=True)
 class PolicyProbe:
-    """A question and the decision expected for it.
-
-    Attributes:
-        rule, not_rule, arm, not_arm: The rule and arm that must, and must not, be chosen; None
-            expects nothing.
-    """
+    """A question and the rule and arm that must, and must not, be chosen; None expects nothing."""
 
     query: str
     rule: str | None
@@ -228,10 +213,7 @@ def list_priors(policy: Policy) -> dict[str, float]:
 
 
 def drop_places(policy: Policy) -> Policy:
-    """Return a policy whose arms have only the models that its file names.
-
-    Places are a matter of a machine: a replay of recorded answers has none.
-    """
+    """Return a policy with the models of its file alone: a replay is of no machine."""
     return replace(policy, arms={name: _drop_unstated(plan) for name, plan in policy.arms.items()})
 
 
@@ -296,9 +278,6 @@ def list_places(models: Sequence[str], known: Collection[str]) -> tuple[Place, .
     """List the places of the models of a role, in order; other places of a model follow it.
 
     Places that the role itself names keep their order; others follow the last of the same weights.
-
-    Args:
-        known: Models of models.yaml by name, or only their names, which have no other places.
     """
     others: defaultdict[str, list[Place]] = defaultdict(list)
     if isinstance(known, Mapping):
@@ -335,8 +314,7 @@ def choose_served_arm(plan: ArmPlan, is_available: Callable[[str], bool]) -> Arm
 def list_served_places(plan: ArmPlan, is_available: Callable[[str], bool]) -> tuple[Arm, ...]:
     """Return the arm at every available place of the weights that it would use, in order.
 
-    Empty if no model is available. Other models of the arm have other weights, and with them
-    another accuracy: they are only used if this one is nowhere available.
+    Other models of the arm have another accuracy: they are used if this one is nowhere available.
     """
     first = choose_served_arm(plan, is_available)
     if first is None:
@@ -414,8 +392,7 @@ def build_unavailable_error(policy: str, unserved: Sequence[ArmPlan]) -> ModelUn
 def add_fallback_model(policy: Policy, model: str, is_available: Callable[[str], bool]) -> Policy:
     """Return the policy with a model as the last one of every direct arm that has no model.
 
-    Arms that think are left alone: their rules fall through to the next one where no model trained
-    to think is there. The policy stays as it is if the model itself is missing.
+    Arms that think are left alone: their rules fall through where no model trained to think is.
     """
     if not is_available(model):
         return policy

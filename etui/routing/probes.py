@@ -43,12 +43,9 @@ _MOST_RULES = 3
 def run_probes(
     policy: Policy, probes: Iterable[PolicyProbe] | None = None
 ) -> tuple[ProbeOutcome, ...]:
-    """Run probes as if all models were available and nothing were fitted or calibrated.
+    """Run probes, those of the policy or others, with all models and without any fit.
 
     The result is therefore the same on every machine; an objective takes its ``otherwise``.
-
-    Args:
-        probes: Probes or cases; None runs the probes of the policy file.
     """
     chosen = policy.probes if probes is None else probes
     return tuple(_run_probe(probe, policy) for probe in chosen)
@@ -99,10 +96,8 @@ def format_expectation(probe: PolicyProbe) -> str:
 
 
 def explain_failure(outcome: ProbeOutcome, policy: Policy) -> tuple[str, ...]:
-    """Explain why a probe failed, one line each.
+    """Explain why a probe failed: the rule that decided and why, then why others did not.
 
-    The first line is the rule that decided and why; the others say of each rule that was expected
-    to, or that leads to the expected arm, which condition failed first or which rule came before.
     Empty if the policy could not decide: the failure itself says why.
     """
     decision = outcome.decision
@@ -134,10 +129,6 @@ class Coverage:
 
     Arms are those that a rule leads to without a fit: an arm that only predictions, a budget, a
     fallback or an effort chooses is not counted.
-
-    Attributes:
-        rules, arms: Names, in the order of the policy.
-        missed_rules, missed_arms: Those of them that no question reached.
     """
 
     rules: tuple[str, ...]
@@ -176,11 +167,7 @@ MAX_BYTES = 50_000_000
 
 
 def _list_cases_paths(policy_path: Path, config: Config) -> tuple[Path, ...]:
-    """List the cases files of a policy that exist.
-
-    It is the one next to the policy, and for a shipped policy also that of the user in
-    ETUI_HOME/policies.
-    """
+    """List the files next to the policy and, for a shipped policy, in ETUI_HOME/policies."""
     name = policy_path.stem + CASES_ENDING
     folders = [policy_path.parent]
     if policy_path.parent == shipped_dir() / "policies":
@@ -189,11 +176,7 @@ def _list_cases_paths(policy_path: Path, config: Config) -> tuple[Path, ...]:
 
 
 def load_cases(policy: Policy, config: Config) -> tuple[PolicyProbe, ...]:
-    """Load the cases of a policy; none if it has no cases file.
-
-    Raises:
-        InvalidFile: A file has errors; ``problems`` holds every one.
-    """
+    """Load the cases of a policy; InvalidFile with every error of its files."""
     cases: list[PolicyProbe] = []
     problems: list[Problem] = []
     for path in _list_cases_paths(policy.path, config):
@@ -207,15 +190,10 @@ def load_cases(policy: Policy, config: Config) -> tuple[PolicyProbe, ...]:
 
 
 def parse_cases(text: str, policy: Policy, *, file: str) -> tuple[PolicyProbe, ...]:
-    """Parse the text of a cases file.
+    """Parse a cases file, one JSON object a line; InvalidFile with every error and its place.
 
-    Args:
-        text: One JSON object a line; blank lines are skipped. An empty file has no cases: a shell
-            makes one for `etui policy cases NAME --from-log >> NAME.cases.jsonl`.
-
-    Raises:
-        InvalidFile: A line is not a case, or names what the policy does not have; ``problems``
-            holds every one with its line and column.
+    An empty file has no cases: a shell makes one for
+    `etui policy cases NAME --from-log >> NAME.cases.jsonl`.
     """
     names: Mapping[str, Iterable[str]] = {
         "rule": [rule.name for rule in policy.rules],
@@ -283,7 +261,6 @@ def _refuse_constant(name: str) -> Any:
 def _check_names(
     entry: CaseEntry, names: Mapping[str, Iterable[str]], line: str, file: str
 ) -> Iterator[Problem]:
-    """Yield the rules, arms and signals that the policy does not have."""
     asked = [
         *((("rule",), "rule", entry.rule), (("not_rule",), "rule", entry.not_rule)),
         *((("arm",), "arm", entry.arm), (("not_arm",), "arm", entry.not_arm)),
@@ -325,7 +302,6 @@ def measure_coverage(policy: Policy, outcomes: Iterable[ProbeOutcome]) -> Covera
 
 
 def _iter_arms_without_fit(rule: Rule) -> Iterator[str]:
-    """Yield the arms a rule may lead to where nothing was fitted or calibrated."""
     match rule.then:
         case CascadePlan(arms):
             yield from arms

@@ -13,7 +13,7 @@ from itertools import islice
 from typing import Any
 
 from etui.routing.decision import SignalValue
-from etui.routing.similarity import NeighbourQuery, Neighbours, smoothed_share
+from etui.routing.similarity import EarlierQuestions, NeighbourQuery, smoothed_share
 from etui.routing.text_measures import TextFacts
 
 
@@ -151,12 +151,7 @@ class HostState:
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """A range of numbers; an end that is None is open.
-
-    Attributes:
-        at_least, above: Lower end, inclusive and exclusive.
-        at_most, below: Upper end, inclusive and exclusive.
-    """
+    """A range of numbers; an end that is None is open."""
 
     at_least: float | None = None
     above: float | None = None
@@ -242,17 +237,14 @@ Found = str | Callable[[], str]
 
 
 class Situation(Mapping[str, SignalValue]):
-    """One query, the machine, and the signals of a policy; each is evaluated when first needed.
-
-    It is a mapping from the names of the signals to their values, in the order of the policy.
-    """
+    """One query, the machine, and the signals of a policy, by name and evaluated when needed."""
 
     def __init__(
         self,
         signals: Mapping[str, Signal],
         text: TextFacts,
         host: HostState,
-        neighbours: Neighbours | None = None,
+        neighbours: EarlierQuestions | None = None,
     ) -> None:
         self.text = text
         self.host = host
@@ -285,7 +277,6 @@ class Situation(Mapping[str, SignalValue]):
         return REGEX_SECONDS - (cpu - self._regex_cpu_start)
 
     def _evaluate(self, name: str) -> bool:
-        """Evaluate a signal, after the parts of its score."""
         signal = self._signals[name]
         if signal.parts:
             self._evaluate_parts(signal)
@@ -367,8 +358,7 @@ def see_keywords(words: Sequence[Keyword]) -> See:
 def see_pattern(compiled: Any, start: str = "") -> See:
     """Count the matches of a regular expression, up to ``MATCHES_COUNTED``; None if it takes long.
 
-    Args:
-        start: A literal prefix of every match; checking for it is 20 times faster than a search.
+    Checking for ``start``, a literal prefix of every match, is 20 times faster than a search.
     """
 
     def see(situation: Situation) -> tuple[Value, Found]:
@@ -389,7 +379,6 @@ def _count_matches(matches: Iterator[object]) -> int:
 def _search(
     situation: Situation, run: Callable[[float], Any], read: Callable[[Any], Value]
 ) -> tuple[Value, Found]:
-    """Run a pattern within the time that is left; None if it takes too long."""
     allowed = min(REGEX_SECONDS, situation.count_regex_seconds_left())
     if allowed <= 0:
         return None, "not tried: earlier patterns took too long"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from etui.routing.question_text import BUCKETS, count_terms, split_question
+from etui.routing.text_measures import BUCKETS, count_terms, split_question
 
 if TYPE_CHECKING:
     from etui.stats.arrays import Floats, Whole
@@ -17,11 +17,7 @@ _LOOKED_AT = 4000
 
 
 class EarlierQuestion(NamedTuple):
-    """An earlier question.
-
-    A named tuple, because every decision after a turn makes 2,000: a frozen dataclass takes six
-    times as long.
-    """
+    """An earlier question: a named tuple, since every decision after a turn makes 2,000."""
 
     text: str
     arm: str
@@ -51,10 +47,7 @@ class SimilarityIndex:
         self._values = values[order].astype(np.float32)
 
     def nearest(self, text: str, k: int) -> list[int]:
-        """Return the indexes of the k most similar texts, best first, ties in order of the texts.
-
-        Texts that share no word with ``text`` are left out.
-        """
+        """Return the indexes of the k most similar texts that share a word, best first."""
         import numpy as np
 
         scores = np.zeros(self._size, dtype=np.float32)
@@ -70,11 +63,7 @@ class SimilarityIndex:
 
 
 class EarlierQuestions:
-    """Earlier questions by similarity (implements ``Neighbours``); indexed on first use.
-
-    Args:
-        log: Turns that were answered, newest first.
-    """
+    """Earlier questions by similarity, those of the log newest first; indexed on first use."""
 
     def __init__(
         self,
@@ -112,8 +101,7 @@ def _is_counted(asked: NeighbourQuery, row: EarlierQuestion) -> bool:
 def weigh_terms(text: str) -> tuple[Whole, Floats]:
     """Return the buckets of the words of a text, ascending, and 1 + ln(count) of each.
 
-    Results are kept, because splitting a question takes 0.1 ms: an index of 2,000 new questions
-    takes 0.2 s, one of known questions a few milliseconds.
+    Results are kept: an index of 2,000 new questions takes 0.2 s, of known ones milliseconds.
     """
     import numpy as np
 
@@ -149,13 +137,6 @@ class NeighbourTally:
     n: int  # Number of nearest questions: at most k, each shares a word with the question
     base: float  # Share of counted questions in the whole table
     size: int  # Number of questions in the whole table
-
-
-class Neighbours(Protocol):
-    """Earlier questions by similarity."""
-
-    def tally(self, asked: NeighbourQuery, text: str) -> NeighbourTally | None:
-        """Count among the nearest earlier questions; None if there are no earlier questions."""
 
 
 def smoothed_share(tally: NeighbourTally) -> float:

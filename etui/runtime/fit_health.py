@@ -19,7 +19,7 @@ from etui.learning.predictor import NEWEST, AccuracyPredictor, ArmHealth, comput
 from etui.routing.decision import Agreement, PredictedAccuracy, PredictedAgreement, RawConfidence
 from etui.routing.library import FitFacts
 from etui.routing.policy import CascadePlan, choose_served_arm, find_weights, list_priors
-from etui.routing.question_text import format_question
+from etui.routing.text_measures import format_question
 from etui.runtime.caches import read_log
 from etui.stats.tests import wilson_low
 from etui.units import count_text, percent_text

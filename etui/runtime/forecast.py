@@ -151,7 +151,7 @@ def estimate_pictures(query: Query, spec: ModelSpec | None) -> int:
     """
     if not query.pictures or spec is None or spec.mmproj is None:
         return 0
-    from etui.models.projector import read_projector
+    from etui.models.adapters import read_projector
 
     try:
         projector = read_projector(spec.mmproj, spec.name)

@@ -41,8 +41,7 @@ if TYPE_CHECKING:
     from etui.models.download import Report
     from etui.models.found import FoundModel, Stores
     from etui.models.gguf import Gguf
-    from etui.models.references import HubReference
-    from etui.models.repository import Repository
+    from etui.models.repository import HubReference, Repository
 
 MOST_CONTEXT_TOKENS = 8192
 """Context of a new entry, where the model was trained for more: a whole one may need gigabytes."""
@@ -116,7 +115,7 @@ class UserModels:
         """
         from etui.models.found import is_found_name
         from etui.models.hub import hub_host
-        from etui.models.references import parse_reference
+        from etui.models.repository import parse_reference
 
         if text in self._catalogue:
             return NewModel(self._catalogue.models[text], is_known=True)
@@ -472,7 +471,7 @@ def find_repository(text: str) -> Repository | None:
         DownloadFailed: There is no such repository, or the hub cannot be asked.
     """
     from etui.models.hub import hub_host, read_repository
-    from etui.models.references import HubReference, parse_reference
+    from etui.models.repository import HubReference, parse_reference
 
     found = parse_reference(text, hub_host() if "://" in text else "")
     return read_repository(found.repo, found.revision) if isinstance(found, HubReference) else None

@@ -21,15 +21,9 @@ _STEP = "  "
 
 
 def insert_entry(text: str, section: str, key: str, lines: Sequence[str]) -> str:
-    """Return a file with an entry more at the end of a mapping of it, if it has none of that name.
+    """Add an entry, a block of YAML from column 0, to a mapping at the top of a file, if missing.
 
-    Args:
-        section: Key of the mapping, at the top of the file; it may be missing.
-        key: Key of the entry.
-        lines: The entry as a block of YAML, with comments, from column 0.
-
-    Raises:
-        EtuiError: The style of the file does not allow it.
+    EtuiError if the style of the file does not allow it.
     """
     before_data = _read(text)
     if key in (before_data.get(section) or {}):
@@ -71,11 +65,7 @@ def insert_entry(text: str, section: str, key: str, lines: Sequence[str]) -> str
 
 
 def set_value(text: str, key: str, value: str | int) -> str:
-    """Return a file whose key at its top has this value; a missing key is added at the end.
-
-    Raises:
-        EtuiError: The style of the file does not allow it.
-    """
+    """Set a key at the top of a file, or add it at the end; EtuiError if its style forbids it."""
     is_plain = re.fullmatch(r"[\w-]+", str(value)) and parse_tree(str(value), key).data == value
     written = str(value) if is_plain else json.dumps(value, ensure_ascii=False)
     found = _find(text, key)
@@ -92,11 +82,7 @@ def set_value(text: str, key: str, value: str | int) -> str:
 
 
 def remove_entry(text: str, section: str, key: str) -> str:
-    """Return a file without an entry of a mapping of it.
-
-    Raises:
-        EtuiError: The style of the file does not allow it.
-    """
+    """Remove an entry of a mapping of a file; EtuiError if its style does not allow it."""
     found = _find(text, section)
     entries = found[1].value if found is not None and isinstance(found[1].value, list) else []
     node = next((pair for pair in entries if pair[0].value == key), None)
@@ -134,7 +120,6 @@ def format_text(text: str) -> str:
 
 
 def _find(text: str, section: str) -> tuple[yaml.Node, yaml.CollectionNode] | None:
-    """Find the nodes of a key at the top of the file, and of its value."""
     import yaml
 
     # The parser in Python: its positions count characters, those of libyaml can count bytes.
@@ -153,7 +138,6 @@ def _content_end(pair: tuple[Any, Any]) -> int:
 
 
 def _line_end(text: str, at: int) -> int:
-    """Return the index after the line break that ends the line."""
     if at and text[at - 1] == "\n":
         at -= 1  # a block of text ends behind its line break
     found = text.find("\n", at)

@@ -60,9 +60,8 @@ class Located(Generic[M]):
 def load_yaml(path: Path, schema: type[M], *, max_bytes: int = MAX_BYTES) -> Located[M]:
     """Load a YAML file into a model.
 
-    Raises:
-        InvalidFile: The file cannot be read, is larger than ``max_bytes``, is not UTF-8 or YAML, or
-            does not fit the schema.
+    InvalidFile if it cannot be read, is larger than ``max_bytes``, is not UTF-8 or YAML, or does
+    not fit the schema.
     """
     return parse_yaml(read_text(path, max_bytes=max_bytes), schema, file=str(path))
 
@@ -202,7 +201,6 @@ _LENGTH = {
 
 
 def _format_key(root: Node, loc: Loc) -> str:
-    """Format ``key: `` for the key of the value; an empty text for a list item."""
     node, name = root, ""
     for part in loc:
         child = node.children.get(part)
@@ -257,7 +255,6 @@ def _format_value(value: Any) -> str:
 
 
 def _find_keys(schema: type[BaseModel], loc: Loc) -> set[str]:
-    """Find the keys that the schema allows at a path."""
     types: list[Any] = [schema]
     for part in loc:
         inner = [below for one in types for below in _iterate_below(one, part)]

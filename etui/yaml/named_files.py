@@ -35,10 +35,7 @@ def list_named_files(shipped: Path, own: Path) -> tuple[NamedFile, ...]:
 
 
 def find_named_file(name: str, shipped: Path, own: Path, what: str, plural: str) -> NamedFile:
-    """Find a file by name; a name that ends in ``.yaml`` or contains a slash is a path.
-
-    UsageError if there is no file of that name; ``what`` and ``plural`` say what it is.
-    """
+    """Find a file by name, or by a path (with ``.yaml`` or a slash); UsageError without one."""
     if name.endswith(_ENDINGS) or "/" in name or "\\" in name:
         path = Path(name).expanduser()
         return NamedFile(path.stem, path, "file")

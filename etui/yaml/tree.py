@@ -71,9 +71,8 @@ class YamlError(Exception):
 def parse_tree(text: str, file: str) -> Node:
     """Parse one YAML document into a tree; an empty document becomes an empty mapping.
 
-    Raises:
-        YamlError: The text is not YAML, or uses what is refused: tabs as indentation, duplicate
-            keys, tags, merge keys, several documents, too deep nesting, too many values.
+    YamlError if it is not YAML, or uses what is refused: tabs as indentation, duplicate keys, tags,
+    merge keys, several documents, too deep nesting, too many values.
     """
     import yaml
 
@@ -122,7 +121,6 @@ class _Builder:
         self._documents = 0
 
     def take(self, event: yaml.Event) -> None:
-        """Add one parser event to the tree."""
         import yaml
 
         assert event.start_mark is not None
@@ -235,7 +233,6 @@ class _Builder:
 
 
 def _parse_plain(text: str) -> Any:
-    """Parse a plain (unquoted) scalar by the core schema of YAML 1.2."""
     if _NULL.match(text):
         return None
     if _BOOL.match(text):

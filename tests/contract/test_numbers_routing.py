@@ -23,15 +23,19 @@ from etui.energy.keep_warm import (
     compute_gap_joules,
     find_cheapest_time,
 )
-from etui.learning.agreement import build_scale, compute_bias, estimate_agreement
-from etui.learning.confidence import calibration_error, compute_auc, compute_quality, find_agreed
-from etui.learning.cross_fit import cross_fit
 from etui.learning.features import compute_features, predict_fields
-from etui.learning.fit import fit_accuracy
+from etui.learning.fit import (
+    calibration_error,
+    compute_auc,
+    compute_quality,
+    find_agreed,
+    fit_accuracy,
+)
 from etui.learning.fitted_file import FittedModel, Provenance, format_fitted, parse_fitted
 from etui.learning.graded import assign_folds
 from etui.learning.judge import ReplayTable, judge
-from etui.learning.policy_replay import replay_policy
+from etui.learning.labels import build_scale, compute_bias, estimate_agreement
+from etui.learning.policy_replay import cross_fit, replay_policy
 from etui.learning.predictor import AccuracyPredictor, judge_arm
 from etui.models.catalogue import load_catalogue
 from etui.multiple_choice import parse_options
@@ -52,10 +56,9 @@ from etui.routing.joules import (
 from etui.routing.library import check_text, load_policy
 from etui.routing.policy import Policy
 from etui.routing.probes import run_probes
-from etui.routing.question_text import QuestionText, format_question
 from etui.routing.signals import HostState
 from etui.routing.similarity import NeighbourTally, SimilarityIndex, smoothed_share
-from etui.routing.text_measures import MEASURES, TextFacts
+from etui.routing.text_measures import MEASURES, QuestionText, TextFacts, format_question
 from etui.runtime.auditor import is_drawn
 from etui.runtime.idle_replay import IdleCost, choose_times, find_best_fixed, replay_gaps
 from etui.stats.tests import wilson_low

@@ -18,7 +18,7 @@ from etui.config.config import Config
 from etui.engine.pictures import _KEPT, has_pictures, is_of_picture
 from etui.errors import InvalidRequest, ModelUnavailable
 from etui.events import Event, Finished, PictureEncoded, Prefilled
-from etui.models.projector import read_projector
+from etui.models.adapters import read_projector
 from etui.models.spec import ModelSpec
 from etui.prompts.pictures import read_picture
 from tests.support.tiny_projector import IMAGE, TOKENS, Kind, make_jpeg, write_png, write_projector

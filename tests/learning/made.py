@@ -10,7 +10,7 @@ import numpy as np
 
 from etui.learning.fitted_file import Provenance
 from etui.learning.graded import ArmFacts, Graded
-from etui.routing.question_text import QuestionText
+from etui.routing.text_measures import QuestionText
 
 WORDS = {
     "algebra": ["equation", "matrix", "ring", "group", "polynomial", "root", "field", "solve"],

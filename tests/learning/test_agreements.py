@@ -12,8 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.arm import Arm
-from etui.learning.confidence import find_agreed, fit_agreement
-from etui.learning.fit import fit_accuracy
+from etui.learning.fit import find_agreed, fit_accuracy, fit_agreement
 from etui.learning.fitted_file import (
     AgreementHead,
     ConfidenceCurve,
@@ -26,7 +25,7 @@ from etui.learning.graded import ArmFacts, Graded
 from etui.learning.policy_replay import replay_policy
 from etui.learning.predictor import AccuracyPredictor, compute_ceiling
 from etui.routing.library import compile_text
-from etui.routing.question_text import QuestionText
+from etui.routing.text_measures import QuestionText
 from tests.learning.made import ORIGIN
 from tests.learning.test_commands import call, run
 

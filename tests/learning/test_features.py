@@ -21,7 +21,7 @@ from etui.learning.features import (
     parse_classifier,
     predict_fields,
 )
-from etui.routing.question_text import (
+from etui.routing.text_measures import (
     BUCKETS,
     QuestionText,
     count_terms,

@@ -21,13 +21,13 @@ from etui.learning._joint import (
     fit_calibration,
     fit_joint,
 )
-from etui.learning.cross_fit import compute_shares, cross_fit
 from etui.learning.fit import export_joint, fit_accuracy
 from etui.learning.fitted_file import JointPart, format_fitted, parse_fitted
 from etui.learning.graded import ArmFacts, Graded, assign_folds
+from etui.learning.policy_replay import compute_shares, cross_fit
 from etui.learning.predictor import AccuracyPredictor
 from etui.learning.regressions import build_corpus, compute_idf, compute_tf_idf
-from etui.routing.question_text import BUCKETS, format_question
+from etui.routing.text_measures import BUCKETS, format_question
 from tests.learning import made
 from tests.learning.made import ORIGIN
 

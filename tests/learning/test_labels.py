@@ -11,20 +11,22 @@ from hypothesis import strategies as st
 
 from etui.arm import Arm
 from etui.chat import Query
-from etui.learning.agreement import build_scale, compute_bias, estimate_agreement
 from etui.learning.fit import fit_accuracy
 from etui.learning.graded import Graded
 from etui.learning.labels import (
     Label,
     LabelledQuestion,
     build_label_table,
+    build_scale,
+    compute_bias,
+    estimate_agreement,
     join_tables,
     label_audit,
     label_grade,
     model_questions,
 )
 from etui.learning.predictor import AccuracyPredictor
-from etui.routing.question_text import split_question
+from etui.routing.text_measures import split_question
 from tests.learning.made import ORIGIN
 
 SHARE = st.floats(0.05, 0.95)

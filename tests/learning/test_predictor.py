@@ -14,12 +14,17 @@ from hypothesis import strategies as st
 from etui.arm import Arm
 from etui.chat import Query
 from etui.errors import InvalidFile, UsageError
-from etui.learning.confidence import calibration_error, evaluate_curve_array, fit_curve
-from etui.learning.fit import find_pairs, fit_accuracy
+from etui.learning.fit import (
+    calibration_error,
+    evaluate_curve_array,
+    find_pairs,
+    fit_accuracy,
+    fit_curve,
+)
 from etui.learning.fitted_file import format_fitted, load_fitted, parse_fitted
 from etui.learning.graded import ArmFacts, assign_folds, same_questions
 from etui.learning.predictor import AccuracyPredictor, compute_both, evaluate_curve
-from etui.routing.question_text import QuestionText, format_question
+from etui.routing.text_measures import QuestionText, format_question
 from etui.stats.tests import wilson_low
 from tests.learning import made
 from tests.learning.made import ORIGIN

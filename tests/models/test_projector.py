@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from etui.chat import Picture, Query
 from etui.config.config import Config
 from etui.errors import InvalidFile, ModelUnavailable
-from etui.models.adapters import size_adapters
+from etui.models.adapters import Projector, read_projector, size_adapters
 from etui.models.catalogue import load_catalogue
-from etui.models.projector import Projector, read_projector
 from etui.models.spec import ModelSpec
 from etui.routing.text_measures import PICTURE_TOKENS, TextFacts
 from etui.runtime.forecast import estimate_pictures

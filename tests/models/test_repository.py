@@ -5,8 +5,14 @@ from __future__ import annotations
 import pytest
 
 from etui.errors import ModelUnavailable, UsageError
-from etui.models.references import HubReference, parse_reference
-from etui.models.repository import RemoteFile, Repository, find_label, split_roles
+from etui.models.repository import (
+    HubReference,
+    RemoteFile,
+    Repository,
+    find_label,
+    parse_reference,
+    split_roles,
+)
 from etui.models.spec import PathSource, UrlSource
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from etui.chat import Query
 from etui.routing.policy import Policy
 from etui.routing.signals import HostState, Situation
-from etui.routing.similarity import Neighbours
+from etui.routing.similarity import EarlierQuestions
 from etui.routing.text_measures import TextFacts
 
 
@@ -14,7 +14,7 @@ def see_signals(
     policy: Policy,
     *,
     host: HostState | None = None,
-    neighbours: Neighbours | None = None,
+    neighbours: EarlierQuestions | None = None,
 ) -> Situation:
     """Name -> signal; each is looked at when it is read."""
     return Situation(policy.signals, TextFacts(query), host or HostState(), neighbours)

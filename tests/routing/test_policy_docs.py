@@ -16,7 +16,6 @@ from etui.config.config import Config
 from etui.models.catalogue import load_catalogue
 from etui.routing.library import check_text
 from etui.routing.probes import run_probes
-from etui.routing.schema.arms import ArmEntry
 from etui.routing.schema.policy_file import (
     BudgetsEntry,
     FallbacksEntry,
@@ -24,7 +23,13 @@ from etui.routing.schema.policy_file import (
     ProbeEntry,
     TurnBudgetEntry,
 )
-from etui.routing.schema.rules import AccuracyFloor, CascadeEntry, ObjectiveEntry, RuleEntry
+from etui.routing.schema.rules import (
+    AccuracyFloor,
+    ArmEntry,
+    CascadeEntry,
+    ObjectiveEntry,
+    RuleEntry,
+)
 from etui.routing.schema.signals import MetadataEntry, NearestEntry
 from etui.routing.signals import HostState
 from etui.routing.text_measures import MEASURES, TEXT_LIMIT

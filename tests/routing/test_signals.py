@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etui.chat import Query
-from etui.routing._check_rules import Form, never_holds
 from etui.routing._compile import find_literal_prefix
+from etui.routing.check import Form, never_holds
 from etui.routing.decide import decide
 from etui.routing.decision import Deferred, SignalValue
 from etui.routing.policy import Policy

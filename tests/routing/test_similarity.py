@@ -22,7 +22,6 @@ from etui.log.writer import TurnWriter
 from etui.routing import similarity
 from etui.routing.decide import decide
 from etui.routing.policy import Policy
-from etui.routing.question_text import BUCKETS, count_terms, split_question, tf_idf
 from etui.routing.similarity import (
     EarlierQuestion,
     EarlierQuestions,
@@ -31,6 +30,7 @@ from etui.routing.similarity import (
     SimilarityIndex,
     smoothed_share,
 )
+from etui.routing.text_measures import BUCKETS, count_terms, split_question, tf_idf
 from etui.runtime import log_predictor as similar_questions
 from etui.runtime.log_predictor import NeighbourMemory, read_neighbours
 from tests.routing.conftest import Make

@@ -19,7 +19,7 @@ from etui.learning.predictor import AccuracyPredictor, judge_arm
 from etui.models.spec import ModelSpec
 from etui.routing.library import compile_text
 from etui.routing.policy import Policy
-from etui.routing.question_text import split_question
+from etui.routing.text_measures import split_question
 from etui.runtime.fit_health import (
     ChangedArm,
     FitHealth,

@@ -20,8 +20,7 @@ from pydantic import (
 )
 
 from etui.routing.decision import EFFORTS, OnContextOverflow, OnNoAnswer, WhenSpent
-from etui.routing.schema.arms import ArmEntry, Joules, ModelName, Name
-from etui.routing.schema.rules import RuleEntry
+from etui.routing.schema.rules import ArmEntry, Joules, ModelName, Name, RuleEntry
 from etui.routing.schema.signals import MetadataText, SignalEntry
 from etui.yaml.load import Strict, refuse
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
-from etui.routing.schema.arms import ModelName, Name
+from etui.routing.schema.rules import ModelName, Name
 from etui.routing.text_measures import MEASURES
 from etui.yaml.load import Strict, refuse
 
@@ -30,11 +30,7 @@ class Bounds(Strict):
         return {end: value for end in ends if (value := getattr(self, end)) is not None}
 
     def check_ends(self, *, wraps: bool = False) -> None:
-        """Refuse two lower ends, two upper ends, and an empty range.
-
-        Args:
-            wraps: Whether a lower end above the upper one is allowed (hours over midnight).
-        """
+        """Refuse two lower ends, two upper ends, and an empty range, unless it wraps (hours)."""
         ends = self.given()
         for one, other in (("at_least", "above"), ("at_most", "below")):
             if one in ends and other in ends:

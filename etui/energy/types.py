@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from itertools import pairwise
 from typing import Literal, Protocol, runtime_checkable
 
 Phase = Literal["idle", "prefill", "decode", "shared", ""]
@@ -46,9 +47,7 @@ class Channel:
     average_s: float = 0.0  # Seconds over which a power reading is averaged; 0 if it is instant
     period_s: float | None = None  # Expected seconds between two refreshes; None: it is learned
     relative_error: float = 0.0  # Relative half width of the reading itself (0.4 for an estimate)
-    idle_watts: float | None = (
-        None  # Idle power that an estimate's formula states; None: measure it
-    )
+    idle_watts: float | None = None  # Stated idle power of an estimate; None: measure it
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +93,10 @@ class PowerSource(Protocol):
         """Release the driver."""
 
 
+ReadValues = Callable[[], tuple[float | None, float | None]]
+"""Reads the joules of a counter and the watts of a channel; None for what it does not give."""
+
+
 class BaseSource:
     """A source that finds its channels when it is opened, and reads them one after the other."""
 
@@ -101,6 +104,7 @@ class BaseSource:
         self.clock = clock
         self.channels: list[Channel] = []  # Channels that gave a reading
         self.probes: list[ChannelProbe] = []
+        self._readers: dict[str, ReadValues] = {}
         self._usual_ns: dict[str, int] = {}
 
     @property
@@ -108,10 +112,14 @@ class BaseSource:
         """Scopes that exist and cannot be read."""
         return [probe.id for probe in self.probes if probe.found and not probe.readable]
 
-    def add(self, channel: Channel, remark: str = "", fix: str = "") -> None:
-        """Add a channel that can be read."""
+    def add(
+        self, channel: Channel, remark: str = "", fix: str = "", *, read: ReadValues | None = None
+    ) -> None:
+        """Add a channel that can be read; without ``read`` the source overrides a method."""
         self.channels.append(channel)
         self.probes.append(ChannelProbe(channel.id, True, True, remark, fix))
+        if read is not None:
+            self._readers[channel.id] = read
 
     def refuse(self, name: str, why: str, fix: str = "", *, found: bool = True) -> None:
         """Report what cannot be read."""
@@ -127,7 +135,8 @@ class BaseSource:
 
     def read_channel(self, channel: Channel) -> Reading:
         """Read one channel."""
-        raise NotImplementedError
+        begin_ns = self.clock()
+        return self.date(begin_ns, *self._readers[channel.id]())
 
     def _read_quickly(self, channel: Channel) -> Reading:
         """Read a channel, and once more where the driver or a busy CPU held the call up.
@@ -182,12 +191,9 @@ class HalfWidths:
 
 def sum_known(values: Iterable[float | None]) -> float | None:
     """Sum values; None if there is none, or if one is unknown."""
-    total: float | None = None
-    for value in values:
-        if value is None:
-            return None
-        total = value if total is None else total + value
-    return total
+    found = list(values)
+    known = [value for value in found if value is not None]
+    return math.fsum(known) if known and len(known) == len(found) else None
 
 
 def combine(parts: Sequence[HalfWidths]) -> float:
@@ -206,22 +212,17 @@ def combine(parts: Sequence[HalfWidths]) -> float:
 
 @dataclass(frozen=True, slots=True)
 class ChannelEnergy:
-    """Energy of one channel over an interval.
-
-    ``uncertainty`` is a half width in joules at 95 %; ``coverage`` the share of the interval that
-    was recorded (0..1); ``flags`` qualify the result (``coarse``, ``lag``, ``gap``);
-    ``half_widths`` are the parts of ``uncertainty``.
-    """
+    """Energy of one channel over an interval."""
 
     id: str
     kind: Kind
     joules: float
-    uncertainty: float
-    coverage: float
+    uncertainty: float  # Half width in joules at 95 %
+    coverage: float  # Share of the interval that was recorded, 0..1
     mean_watts: float
     peak_watts: float | None = None
-    flags: tuple[str, ...] = ()
-    half_widths: HalfWidths = field(default_factory=HalfWidths)
+    flags: tuple[str, ...] = ()  # Qualifications of the result (`coarse`, `lag`, `gap`)
+    half_widths: HalfWidths = field(default_factory=HalfWidths)  # The parts of `uncertainty`
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,10 +241,10 @@ class Energy:
 
     start_ns: int
     end_ns: int
-    joules: float | None  # Gross energy, joules; None, and never 0, when nothing was measured
-    uncertainty: float | None  # Half width in joules at 95 %; None when `joules` is None
-    kind: Kind | None  # The weakest kind in the sum; None when nothing was measured
-    coverage: float  # Share of the interval that was recorded, the smallest of the channels (0..1)
+    joules: float | None = None  # Gross energy; None, and never 0, when nothing was measured
+    uncertainty: float | None = None  # Half width in joules at 95 %; None when `joules` is None
+    kind: Kind | None = None  # The weakest kind in the sum; None when nothing was measured
+    coverage: float = 0.0  # Share of the interval that was recorded, least of the channels (0..1)
     idle_watts: float | None = None  # Idle power of the summed channels, None without a baseline
     mean_watts: float | None = None
     peak_watts: float | None = None
@@ -281,6 +282,14 @@ class Energy:
 
 EnergyOf = Callable[[int, int], Energy]
 """Function that returns the energy of an interval: start and end on the monotonic clock, in ns."""
+
+
+def slice_interval(start_ns: int, end_ns: int, points: int) -> list[tuple[int, int]]:
+    """Cut an interval into equal parts; none of one without length."""
+    if end_ns <= start_ns or points < 1:
+        return []
+    marks = [start_ns + (end_ns - start_ns) * i // points for i in range(points + 1)]
+    return list(pairwise(marks))
 
 
 @dataclass(frozen=True, slots=True)

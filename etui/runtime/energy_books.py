@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from etui.energy.scopes import weakest
-from etui.energy.types import Energy, Kind
+from etui.energy.types import Energy, Kind, sum_known
 from etui.errors import EnergyBudgetSpent, LogUnavailable
 from etui.runtime.turn_request import EnergyBooks
 from etui.text import format_utc
@@ -123,7 +123,8 @@ class EnergyBookkeeper:
                 return
             self._closed = self._sum(t_ns, None)
             if t_ns - self._anchor_ns >= _ANCHOR_NS:
-                self._half_width = _add(self._half_width, self._measure_anchored(t_ns).uncertainty)
+                anchored = self._measure_anchored(t_ns)
+                self._half_width = sum_known((self._half_width, anchored.uncertainty))
                 self._anchor_ns = t_ns
             self._closed_ns = t_ns
             self._pending = [
@@ -147,7 +148,7 @@ class EnergyBookkeeper:
             now_ns = max(now_ns, self._closed_ns)
             sums = self._sum(now_ns, ongoing)
             anchored = self._measure_anchored(now_ns)
-            half_width = _add(self._half_width, anchored.uncertainty)
+            half_width = sum_known((self._half_width, anchored.uncertainty))
             kinds = [*self._kinds]
         loads, idle, audits = (sums.pop(owner) for owner in (_LOADS, _IDLE, AUDITS))
         turns = _total(list(sums.values()))
@@ -195,7 +196,7 @@ class EnergyBookkeeper:
         sums = dict(self._closed)
         joules = measure_spans(self._meter, [(part.start_ns, part.end_ns) for part in parts])
         for part, each in zip(parts, joules, strict=True):
-            sums[part.owner] = _add(sums.get(part.owner, 0.0), each)
+            sums[part.owner] = sum_known((sums.get(part.owner, 0.0), each))
         return sums
 
     def _iter_parts(self, until_ns: int, ongoing: Ongoing | None) -> Iterator[_Work]:
@@ -385,10 +386,6 @@ def find_wait(spent: list[tuple[float, float]], limit: float, now: float) -> flo
         if left < limit:
             return max(0.0, at + HOUR_SECONDS - now)
     return HOUR_SECONDS
-
-
-def _add(sum_: float | None, joules: float | None) -> float | None:
-    return None if sum_ is None or joules is None else sum_ + joules
 
 
 def _total(parts: list[float | None]) -> float | None:

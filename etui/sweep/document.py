@@ -32,6 +32,7 @@ from etui.energy.energy_record import (
     list_functional_units,
 )
 from etui.energy.tariff import Cost
+from etui.energy.types import sum_known
 from etui.stats.differences import Difference
 from etui.stats.tests import Interval
 from etui.sweep.blocks import Block, PhaseCost, Visit
@@ -233,7 +234,7 @@ def _build_measurement(
     answers = sum(visit.answers for visit in visits)
     prefill = _sum_phase([(visit.prefill, visit.answers) for visit in visits])
     decode = _sum_phase([(visit.decode, visit.answers) for visit in visits])
-    joules = _add(prefill.joules, decode.joules)
+    joules = sum_known((prefill.joules, decode.joules))
     pue = float(seen.get("pue", 1.0))
     results = _build_results(one, answers, prefill, decode, pue)
     floor = None if result.floor is None else result.floor.joules_percent
@@ -296,7 +297,7 @@ def _build_measurement(
             paired_blocks=one.blocks,
         ),
         uncertainty=build_uncertainty(
-            _add(prefill.uncertainty, decode.uncertainty), joules, _COVERS
+            sum_known((prefill.uncertainty, decode.uncertainty)), joules, _COVERS
         ),
         detection_floor=None if floor is None else RecordFloor("a/a", floor, None),
         functional_units=list_functional_units(results),
@@ -308,7 +309,7 @@ def _build_measurement(
 def _build_results(
     one: SettingResult, answers: int, prefill: PhaseCost, decode: PhaseCost, pue: float
 ) -> Results:
-    joules, seconds = _add(prefill.joules, decode.joules), prefill.seconds + decode.seconds
+    joules, seconds = sum_known((prefill.joules, decode.joules)), prefill.seconds + decode.seconds
 
     def figure(interval: Interval | None) -> RecordFigure | None:
         if interval is None:
@@ -354,10 +355,6 @@ def _sum_phase(parts: Sequence[tuple[PhaseCost, int]]) -> PhaseCost:
         uncertainty=total([(phase.uncertainty, count) for phase, count in parts]),
         seconds=sum(phase.seconds * count for phase, count in parts),
     )
-
-
-def _add(one: float | None, other: float | None) -> float | None:
-    return None if one is None or other is None else one + other
 
 
 def _int(value: object) -> int | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 
 from etui.energy.scopes import weakest
-from etui.energy.types import ChannelEnergy, Energy, EnergyOf, WallEnergy
+from etui.energy.types import ChannelEnergy, Energy, EnergyOf, WallEnergy, sum_known
 from etui.events import Batch, Finished
 from etui.turn.interfaces import Meter, PartMeter
 from etui.turn.record import (
@@ -243,21 +243,21 @@ def sum_energies(parts: Sequence[Energy]) -> Energy:
     if len(parts) == 1:
         return parts[0]
     seconds = math.fsum(part.seconds for part in parts)
-    joules = sum_of_known([part.joules for part in parts])
+    joules = sum_known([part.joules for part in parts])
     kinds = [part.kind for part in parts if part.kind is not None]
     peaks = [part.peak_watts for part in parts if part.peak_watts is not None]
-    idle = sum_of_known(
+    idle = sum_known(
         [p.idle_watts * p.seconds if p.idle_watts is not None else None for p in parts]
     )
     measured = joules is not None
     own = None
     if any(part.shared for part in parts):
-        own = sum_of_known([part.own_joules if part.shared else part.joules for part in parts])
+        own = sum_known([part.own_joules if part.shared else part.joules for part in parts])
     return Energy(
         start_ns=parts[0].start_ns,
         end_ns=parts[-1].end_ns,
         joules=joules,
-        uncertainty=sum_of_known([part.uncertainty for part in parts]) if measured else None,
+        uncertainty=sum_known([part.uncertainty for part in parts]) if measured else None,
         kind=weakest(kinds) if measured else None,
         coverage=math.fsum(p.coverage * p.seconds for p in parts) / seconds if measured else 0.0,
         idle_watts=idle / seconds if idle is not None else None,
@@ -287,12 +287,6 @@ def _sum_wall(parts: Sequence[WallEnergy | None]) -> WallEnergy | None:
 def sum_seconds(intervals: Iterable[TimeInterval]) -> float:
     """Sum the lengths of intervals, in seconds."""
     return math.fsum(interval.seconds for interval in intervals)
-
-
-def sum_of_known(values: Sequence[float | None]) -> float | None:
-    """Sum values; None if one of them is None, or there are none."""
-    known = [value for value in values if value is not None]
-    return math.fsum(known) if known and len(known) == len(values) else None
 
 
 def _unique(lists: Iterable[Iterable[str]]) -> tuple[str, ...]:
@@ -355,12 +349,12 @@ def measure_tool_loop(
     whole = TimeInterval(begin_ns, end_ns)
     rest = subtract(whole, [*moves, *work])
     idle = energy_over(rest, of).joules
-    loads = sum_of_known([0.0, *(of(i.start_ns, i.end_ns).joules for i in moves)])
+    loads = sum_known([0.0, *(of(i.start_ns, i.end_ns).joules for i in moves)])
     total = of(whole.start_ns, whole.end_ns)
     joules, uncertainty = total.joules, total.uncertainty
     nothing = None if idle is None else 0.0
     if any(leg.meter is not None and leg.meter is not meter for leg in legs):
-        joules, uncertainty = sum_of_known([energy.joules, idle, loads]), None
+        joules, uncertainty = sum_known([energy.joules, idle, loads]), None
     calls = tuple(
         replace(each, joules=of(each.start_ns, each.end_ns).joules if each.seconds else nothing)
         for each in found.calls
@@ -438,12 +432,12 @@ def _energy(
         peak_watts=whole.peak_watts,
         joules_per_token=joules_per_token(whole.joules, tokens.output),
         phases={
-            "load": sum_of_known(loads) if loads else nothing,
-            "prefill": sum_of_known(prefills),
-            **({"image": sum_of_known(pictures)} if pictures else {}),
-            "decode": sum_of_known(decodes),
+            "load": sum_known(loads) if loads else nothing,
+            "prefill": sum_known(prefills),
+            **({"image": sum_known(pictures)} if pictures else {}),
+            "decode": sum_known(decodes),
         },
-        thinking_joules=sum_of_known(thoughts) if tokens.thinking else nothing,
+        thinking_joules=sum_known(thoughts) if tokens.thinking else nothing,
         channels={channel.id: channel.joules for channel in whole.channels},
         unmeasured=whole.unmeasured,
         flags=whole.flags,

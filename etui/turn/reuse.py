@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from etui.turn.accounting import LegSpans, energy_over, sum_of_known
+from etui.energy.types import sum_known
+from etui.turn.accounting import LegSpans, energy_over
 from etui.turn.attempt import LiveAttempt
 from etui.turn.record import CacheRecord
 
@@ -37,9 +38,9 @@ def account_reuse(attempts: Sequence[LiveAttempt], spans: Sequence[LegSpans]) ->
         size_bytes=sum(part.size_bytes for part in parts),
         restore_seconds=sum(part.restore_seconds for part in parts),
         keep_seconds=sum(part.keep_seconds for part in parts),
-        saved_joules=sum_of_known([part.saved_joules for part in reused]) if reused else 0.0,
-        saved_uncertainty=sum_of_known([part.saved_uncertainty for part in reused]),
-        cost_joules=sum_of_known([part.cost_joules for part in parts]),
+        saved_joules=sum_known([part.saved_joules for part in reused]) if reused else 0.0,
+        saved_uncertainty=sum_known([part.saved_uncertainty for part in reused]),
+        cost_joules=sum_known([part.cost_joules for part in parts]),
         source=most.source,
     )
 
@@ -71,6 +72,6 @@ def _account_attempt(attempt: LiveAttempt, spans: LegSpans) -> CacheRecord | Non
         keep_seconds=keep_seconds,
         saved_joules=saved,
         saved_uncertainty=uncertainty,
-        cost_joules=sum_of_known(costs),
+        cost_joules=sum_known(costs),
         source="" if price is None else price.source,
     )

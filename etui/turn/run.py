@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from etui.arm import Arm
 from etui.backends.base import AnswerRequest, Cancel
 from etui.chat import Query
-from etui.energy.types import EnergyOf, Phase
+from etui.energy.types import EnergyOf, Phase, sum_known
 from etui.errors import EngineFailed, EtuiError, ModelUnavailable
 from etui.events import Event, Finished, Loaded, PictureEncoded, Prefilled, Status, Unloaded
 from etui.reasoning.decoding import BUDGET
@@ -25,7 +25,6 @@ from etui.turn.accounting import (
     energy_over,
     machine_of,
     settle_meters,
-    sum_of_known,
 )
 from etui.turn.attempt import (
     AnswerAccumulator,
@@ -360,7 +359,7 @@ class Turn:
             self._attempts,
             status,
             error,
-            predicted if self._predictor is None else sum_of_known(self._predicted),
+            predicted if self._predictor is None else sum_known(self._predicted),
             {**self.machine.settings, **self._origin.settings},
             read_settings=dict if self._resolved is None else self._resolved.read_settings,
         )
@@ -411,7 +410,7 @@ class Turn:
             return _SpentBefore()
         spans = compute_spans([attempt.leg for attempt in self._attempts])
         return _SpentBefore(
-            sum_of_known([attempt.joules for attempt in self._attempts]),
+            sum_known([attempt.joules for attempt in self._attempts]),
             sum(attempt.end.output_tokens for attempt in self._attempts),
             sum(each.seconds for each in spans),
         )
@@ -424,7 +423,7 @@ class Turn:
             for attempt, leg in zip(self._attempts[1:], legs[1:], strict=True)
             for cut in leg.excluded
         ]
-        return sum_of_known([work, *loads])
+        return sum_known([work, *loads])
 
     def _find_status(self) -> Status:
         last = self._attempts[-1]

@@ -11,9 +11,9 @@ from itertools import pairwise
 from typing import Protocol, runtime_checkable
 
 from etui.arm import TokenCost
-from etui.energy.types import ChannelEnergy, Energy, Phase
+from etui.energy.types import ChannelEnergy, Energy, Phase, sum_known
 from etui.events import BatchShare, SharedBatch
-from etui.turn.accounting import TimeInterval, sum_energies, sum_of_known
+from etui.turn.accounting import TimeInterval, sum_energies
 from etui.turn.interfaces import Meter
 from etui.turn.record import Attribution
 
@@ -426,7 +426,7 @@ class SharedMeter:
         if whole.joules is None:
             return replace(whole, start_ns=start_ns, end_ns=end_ns, idle_watts=None)
         seconds = (end_ns - start_ns) / 1e9
-        idle = sum_of_known([scale(run.idle_watts, run.seconds) for run in runs])
+        idle = sum_known([scale(run.idle_watts, run.seconds) for run in runs])
         return replace(
             whole,
             start_ns=start_ns,
@@ -448,7 +448,7 @@ class SharedMeter:
         found: list[float | None] = []
         for shares in counts:
             own = [scale(next(joules), share) for share in shares]
-            found.append(sum_of_known(own) if own else 0.0)
+            found.append(sum_known(own) if own else 0.0)
         return found
 
     def power_curve(
@@ -485,7 +485,7 @@ class SharedMeter:
         requests = sum(part.group.batches * part.requests for part in parts)
         joules = self._measure(parts)
         began_ns = parts[0].group.start_ns if self._began_ns is None else self._began_ns
-        whole = None if self._is_forgotten(began_ns) else sum_of_known(joules)
+        whole = None if self._is_forgotten(began_ns) else sum_known(joules)
         known = [(part, each) for part, each in zip(parts, joules, strict=True) if each]
         share = spread = None
         if whole is not None:
@@ -573,7 +573,7 @@ class SharedMeter:
             ends, measure_spans(self._meter, [cuts[index] for index in ends]), strict=True
         ):
             joules[index] = each
-        whole = sum_of_known(joules)
+        whole = sum_known(joules)
         if whole is None:
             return replace(machine, joules=None, uncertainty=None, kind=None, channels=())
         own = math.fsum(

@@ -16,9 +16,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from etui.energy.types import Energy, EnergyOf
+from etui.energy.types import Energy, EnergyOf, sum_known
 from etui.events import Verified
-from etui.turn.accounting import TimeInterval, energy_over, sum_of_known, sum_seconds
+from etui.turn.accounting import TimeInterval, energy_over, sum_seconds
 from etui.turn.record import SpeculationRecord
 
 WINDOW_NS = 100_000_000
@@ -119,7 +119,7 @@ def sum_speculation(records: Iterable[SpeculationRecord | None]) -> SpeculationR
     names = [f.name for f in fields(SpeculationRecord) if f.name != "method"]
     values = {name: [getattr(record, name) for record in known] for name in names}
     sums: dict[str, Any] = {
-        name: sum(each) if isinstance(each[0], int) else sum_of_known(each)
+        name: sum(each) if isinstance(each[0], int) else sum_known(each)
         for name, each in values.items()
     }
     methods = dict.fromkeys(m for record in known for m in record.method.split("+"))
@@ -231,10 +231,10 @@ def _find_spread(part: float, joules: float, times: _Times) -> float:
 
 def _sum(parts: Iterable[_Part]) -> _Part:
     found = list(parts)
-    joules = sum_of_known([part.joules for part in found])
+    joules = sum_known([part.joules for part in found])
     if joules is None:
         return _Part(None, None)
-    return _Part(joules, sum_of_known([part.uncertainty for part in found]))
+    return _Part(joules, sum_known([part.uncertainty for part in found]))
 
 
 def _limit(part: _Part, whole: _Part, taken: float | None, times: _Times | None = None) -> _Part:

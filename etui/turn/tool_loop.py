@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from etui.chat import Message, Query
+from etui.energy.types import sum_known
 from etui.errors import ContextOverflow
 from etui.text import one_line, sanitize
-from etui.turn.accounting import TimeInterval, sum_of_known
+from etui.turn.accounting import TimeInterval
 from etui.turn.cascade import choose_hop
 from etui.turn.events import RoundStarted, ToolEnded, ToolStarted, TurnFinished
 from etui.turn.record import ToolCallRecord, ToolLoopRecord, ToolStatus
@@ -134,7 +135,7 @@ class ToolLoop:
                 if predicted is None:  # nothing is known of its model but the round before
                     before = self._ended[-2 if overflows else -1]  # one that overflows costs little
                     joules = [each.joules for each in before.attempts]
-                    predicted = sum_of_known(joules)
+                    predicted = sum_known(joules)
                 if self._is_spent(predicted):
                     break
                 wait = TimeInterval(start_ns, max(start_ns, self._machine.clock_ns()))
@@ -303,7 +304,7 @@ class ToolLoop:
         here = self._machine.meter.energy(start_ns, self._machine.clock_ns()).joules
         attempts = (each for ended in self._ended for each in ended.attempts)
         elsewhere = [each.joules for each in attempts if each.meter is not self._machine.meter]
-        return sum_of_known([here, *elsewhere])
+        return sum_known([here, *elsewhere])
 
     def _find_left(self) -> float | None:
         """Return the joules that are left; None without a limit, or if nothing is measured."""
@@ -374,7 +375,7 @@ class ToolLoop:
             created_at=first.created_at,
             attempts=attempts,
             status=status,
-            predicted_joules=sum_of_known([each.predicted_joules for each in self._ended]),
+            predicted_joules=sum_known([each.predicted_joules for each in self._ended]),
             tools=ToolLoopRecord(
                 tuple(self._calls),
                 self._tools.most_calls,

@@ -15,12 +15,10 @@ from etui.energy.scopes import family, select_disjoint
 from etui.energy.sharing import CpuWatch, GpuWatch
 from etui.energy.sources.apple import AppleSource
 from etui.energy.sources.battery import BatterySource
-from etui.energy.sources.boards import BoardSource
-from etui.energy.sources.emi import EmiSource
 from etui.energy.sources.estimate import EstimateSource
-from etui.energy.sources.hwmon import AmdSmiSource, HwmonSource
+from etui.energy.sources.hwmon import AmdSmiSource, BoardSource, HwmonSource
 from etui.energy.sources.nvml import NvmlSource
-from etui.energy.sources.rapl import RaplSource
+from etui.energy.sources.rapl import EmiSource, RaplSource
 from etui.energy.sources.sysfs import graphics_cards
 from etui.energy.types import BaseSource, Channel, ChannelProbe, Kind, PowerSource
 from etui.energy.wall_model import find_wall
@@ -51,9 +49,7 @@ def find_sources(
 ) -> FoundSources:
     """Open every source, and the watches on the GPUs and CPUs; the caller closes them.
 
-    Args:
-        watch_cpus: Whether to record the use of the CPUs.
-        doubled: Whether to open hwmon for GPUs that amdsmi reads too, to compare both.
+    ``doubled`` opens hwmon for GPUs that amdsmi reads too, to compare both.
     """
     nvml = NvmlSource(clock)
     amdsmi = AmdSmiSource(config.sysfs_dir, clock)
@@ -75,7 +71,11 @@ def find_sources(
     unreadable = [
         s for source in hardware if source is not amdsmi for s in source.unreadable_scopes
     ]
-    walls = _open_wall_meters(config, clock)
+    walls: list[WallSource] = []
+    if config.wall_meters:
+        from etui.energy.sources.wall import WallSource
+
+        walls = [WallSource(spec, clock) for spec in config.wall_meters.values()]
     unmeasured = _unmeasured(
         # Alone, a wall meter is the total only where no estimate is wanted.
         [*channels, *(wall.channel for wall in walls if config.estimate == "never")],
@@ -99,14 +99,6 @@ def find_sources(
     return FoundSources(tuple(sources), unmeasured, tuple(probes))
 
 
-def _open_wall_meters(config: Config, clock: Callable[[], int]) -> list[WallSource]:
-    if not config.wall_meters:
-        return []
-    from etui.energy.sources.wall import WallSource
-
-    return [WallSource(spec, clock) for spec in config.wall_meters.values()]
-
-
 def open_recorder(
     config: Config,
     clock: Callable[[], int] = time.monotonic_ns,
@@ -118,12 +110,8 @@ def open_recorder(
     """Open a recorder of every readable power channel of this machine, without starting it.
 
     It uses the saved cold idle baseline and the calibration of the wall, if they fit the channels.
-
-    Args:
-        light: Whether to read rarely and not to watch the CPUs: more readings of a counter show
-            its peaks better, and its joules no better.
-        doubled: As in :func:`find_sources`.
-        keep_seconds: How long readings are kept.
+    If ``light``, it reads rarely and does not watch the CPUs: more readings of a counter show its
+    peaks better, and its joules no better. ``doubled`` is as in :func:`find_sources`.
     """
     found = find_sources(config, clock, watch_cpus=not light, doubled=doubled)
     hz = config.sample_hz

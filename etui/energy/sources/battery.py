@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from etui.energy.sources.sysfs import entries, int_or_none, text_or
-from etui.energy.types import BaseSource, Channel, Kind, Reading, sum_known
+from etui.energy.types import BaseSource, Channel, Kind, sum_known
 
 _CHANNEL = Channel(
     id="battery",
@@ -34,18 +34,15 @@ class BatterySource(BaseSource):
             if text_or(folder / "type") == "Battery" and text_or(folder / "scope") != "Device"
         ]
         if self._watts() is not None:
-            self.add(_CHANNEL)
+            self.add(_CHANNEL, read=lambda: (None, self._watts()))
         elif self._batteries:
             states = {text_or(folder / "status", "unknown").lower() for folder in self._batteries}
             state = " and ".join(sorted(states))
             why = f"the battery is {state}; its power is known only while it discharges"
             self.refuse("battery", why, "unplug the machine")
 
-    def read_channel(self, channel: Channel) -> Reading:
-        """Read the power drawn from all batteries; an empty reading while one of them charges."""
-        return Reading(self.clock(), None, self._watts())
-
     def _watts(self) -> float | None:
+        """Read the power drawn from all batteries; None while one of them charges."""
         states = [text_or(folder / "status") for folder in self._batteries]
         if "Discharging" not in states or "Charging" in states:
             return None

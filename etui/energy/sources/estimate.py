@@ -24,28 +24,25 @@ _LEAST_POINTS = 8
 def default_range_watts(cores: int) -> tuple[float, float]:
     """Return the idle and limit watts of a CPU with its memory where the config states none.
 
-    Idle is 4 W plus 0.5 W per logical core, the limit 10 W plus 4 W per logical core: 12 and 74 W
-    for 16 logical cores. This is a default, not a measurement.
+    12 and 74 W for 16 logical cores. This is a default, not a measurement.
     """
     return 4 + 0.5 * cores, 10 + 4.0 * cores
 
 
 class EstimateSource(BaseSource):
-    """Utilisation of all cores, turned into watts of a stated range, else of the default one.
-
-    ``band`` is the relative half width of the estimate.
-    """
+    """Utilisation of all cores, turned into watts of a stated range, else of the default one."""
 
     def __init__(
         self,
         idle_watts: float | None = None,
         limit_watts: float | None = None,
         *,
-        band: float = BAND,
         clock: Callable[[], int] = time.monotonic_ns,
         utilisation: Callable[[], tuple[float, float]] | None = None,
     ) -> None:
-        idle, limit = default_range_watts(_count_cores())
+        import psutil
+
+        idle, limit = default_range_watts(psutil.cpu_count(logical=True) or 1)
         self._idle = idle if idle_watts is None else idle_watts
         self._limit = max(limit if limit_watts is None else limit_watts, self._idle)
         super().__init__(clock)
@@ -59,7 +56,7 @@ class EstimateSource(BaseSource):
             limit_watts=self._limit,
             label=f"CPU, estimated {self._idle:g}-{self._limit:g} W",
             period_s=0.001,
-            relative_error=band,
+            relative_error=BAND,
             idle_watts=self._idle,
         )
         why, fix = "", ""
@@ -89,12 +86,6 @@ class EstimateSource(BaseSource):
         return Reading(now_ns, self._joules, watts)
 
 
-def _count_cores() -> int:
-    import psutil
-
-    return psutil.cpu_count(logical=True) or 1
-
-
 @dataclass(frozen=True, slots=True)
 class Calibration:
     """A fitted range."""
@@ -118,20 +109,17 @@ def fit_range(readings: Sequence[tuple[float, float]]) -> Calibration | None:
     None when there are fewer than two different utilisations, or when power does not rise with
     utilisation.
     """
-    count = len(readings)
-    if count < 2:
+    from statistics import StatisticsError, fmean, linear_regression
+
+    uses, watts = [x for x, _ in readings], [y for _, y in readings]
+    try:
+        slope, start = linear_regression(uses, watts)
+    except StatisticsError:
         return None
-    mean_x = sum(x for x, _ in readings) / count
-    mean_y = sum(y for _, y in readings) / count
-    spread = sum((x - mean_x) ** 2 for x, _ in readings)
-    if spread <= 0 or mean_y <= 0:
+    mean = fmean(watts)
+    if mean <= 0 or slope <= 0:
         return None
-    slope = sum((x - mean_x) * (y - mean_y) for x, y in readings) / spread
-    if slope <= 0:
-        return None
-    idle = max(mean_y - slope * mean_x, 0.0)
-    limit = mean_y + slope * (1 - mean_x)
+    idle, limit = max(start, 0.0), start + slope
     squares = sum((y - idle - (limit - idle) * x) ** 2 for x, y in readings)
-    band = 2 * (squares / max(count - 2, 1)) ** 0.5 / mean_y
-    uses = [x for x, _ in readings]
-    return Calibration(idle, limit, band, max(uses) - min(uses), count)
+    band = 2 * (squares / max(len(uses) - 2, 1)) ** 0.5 / mean
+    return Calibration(idle, limit, band, max(uses) - min(uses), len(uses))

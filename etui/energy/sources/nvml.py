@@ -62,8 +62,7 @@ class NvmlSource(BaseSource):
         self._wall = wall
         self._gpus: list[NvmlGpu] = []
         self._open = False
-        self.failure = ""
-        """The error of NVML when it could not start; empty when it runs."""
+        self.failure = ""  # The error of NVML when it could not start
         try:
             self._nvml: Any = library or _import()
         except ImportError:
@@ -163,8 +162,7 @@ class NvmlSource(BaseSource):
             try:
                 handle = self._nvml.nvmlDeviceGetHandleByIndex(index)
             except self._nvml.NVMLError as error:
-                why, fix = _format_error(error), "check the GPU with nvidia-smi"
-                self.refuse(f"gpu:{index}", why, fix)
+                self.refuse(f"gpu:{index}", _format_error(error), "check the GPU with nvidia-smi")
                 continue
             self._open_gpu(index, handle)
 

@@ -1,18 +1,27 @@
-"""CPU packages and memory through the powercap tree (Intel RAPL, also AMD since Zen).
+"""CPU packages and memory, by RAPL (Intel, also AMD since Zen): powercap on Linux, EMI on Windows.
 
-Only ``package-N`` and ``dram`` are summed; ``psys`` covers the whole platform and is a cross-check;
-``core`` and ``uncore`` are parts of the package and are never read. The same zone can appear under
-the MSR and the MMIO interface, and dies of one package can mirror one counter; each is used once.
+Of powercap only ``package-N`` and ``dram`` are summed; ``psys`` covers the whole platform and is a
+cross-check; ``core`` and ``uncore`` are parts of the package and are never read. The same zone can
+appear under the MSR and the MMIO interface, and dies of one package can mirror one counter; each is
+used once.
+
+Drivers of the Energy Meter Interface give cumulative counters in picowatt-hours by IOCTLs, on
+Windows 11 with channels named ``RAPL_Package0_PKG``, ``..._DRAM`` and the parts of a package, which
+are never read. Format: emi.h of the Windows SDK.
 """
 
 from __future__ import annotations
 
+import ctypes
 import re
+import struct
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from etui.energy.sources.sysfs import (
     SysfsError,
@@ -23,12 +32,24 @@ from etui.energy.sources.sysfs import (
     read_positive,
     text_or,
 )
-from etui.energy.types import BaseSource, Channel, Kind, Reading
+from etui.energy.types import BaseSource, Channel, Kind
 
 _ZONE = re.compile(r"(?P<control>intel-rapl(?:-mmio)?):(?P<path>\d+(?::\d+)*)$")
 _PACKAGE = re.compile(r"package-(?P<package>\d+)(?:-die-(?P<die>\d+))?$")
 _PERIOD_S = 0.001
 """RAPL counters are refreshed about every millisecond (Intel SDM vol. 3B, section 15.10)."""
+VERSION, METADATA_SIZE, METADATA, MEASUREMENT = (0x224000 + 4 * number for number in range(4))
+"""The IOCTLs of EMI."""
+EmiDevice = Callable[[int, int], bytes]
+"""Sends an IOCTL to a device (code, most bytes of its answer); OSError if that fails."""
+
+_EMI_NAME = re.compile(r"RAPL_Package(\d+)_(PKG|DRAM)", re.IGNORECASE)
+_PICOWATT_HOUR = 3.6e-9  # Joules
+_EMI_VERSION = 2  # Of 1, a device has a single rail of a board, and never a package
+_EMI_HEADER = struct.Struct("<66xH")  # Number of channels, after the maker's names
+_EMI_CHANNEL = struct.Struct("<IH")  # Unit, and size of the name that follows
+_EMI_MEASURED = struct.Struct("<Q8x")  # Energy, before the time of some clock in 100 ns
+_MOST_BYTES = 1 << 14
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,19 +66,17 @@ class Zone:
         """The file with the cumulative counter, microjoules."""
         return self.folder / "energy_uj"
 
+    def read(self) -> tuple[float | None, None]:
+        """Read the counter, joules."""
+        return read_micro(self.counter), None
+
 
 class RaplSource(BaseSource):
     """RAPL zones below ``<sysfs>/class/powercap``."""
 
     def __init__(self, sysfs_dir: Path, clock: Callable[[], int] = time.monotonic_ns) -> None:
         super().__init__(clock)
-        self._counters: dict[str, Path] = {}
         self._open_zones(sysfs_dir / "class" / "powercap")
-
-    def read_channel(self, channel: Channel) -> Reading:
-        """Read a counter in joules."""
-        begin_ns = self.clock()
-        return self.date(begin_ns, read_micro(self._counters[channel.id]))
 
     def _open_zones(self, root: Path) -> None:
         zones = find_zones(root)
@@ -89,8 +108,7 @@ class RaplSource(BaseSource):
                 self.refuse(zone.scope, why)
             elif not now or seen.get(package) != now:  # else a die that mirrors the same counter
                 seen[package] = now
-                self._counters[zone.scope] = zone.counter
-                self.add(_make_channel(zone))
+                self.add(_make_channel(zone), read=zone.read)
 
     def _refuse_zone(self, zone: Zone, error: SysfsError) -> None:
         why, fix = f"{zone.counter}: {error.why}", ""
@@ -178,3 +196,84 @@ def _make_channel(zone: Zone) -> Channel:
         range_joules=zone.range_joules,
         period_s=_PERIOD_S,
     )
+
+
+class EmiSource(BaseSource):
+    """The packages and memory whose energy a device of EMI counts, each once."""
+
+    def __init__(
+        self,
+        clock: Callable[[], int] = time.monotonic_ns,
+        devices: Sequence[EmiDevice] | None = None,
+    ) -> None:
+        super().__init__(clock)
+        for device in _open_devices() if devices is None else devices:
+            try:
+                self._open(device)
+            except (OSError, struct.error, UnicodeDecodeError) as error:
+                why = f"an energy meter of Windows cannot be read: {error or type(error).__name__}"
+                self.refuse("emi", why, "run etui as administrator")
+
+    def _open(self, device: EmiDevice) -> None:
+        (version,) = struct.unpack("<H", device(VERSION, 2))
+        if version < _EMI_VERSION:
+            return
+        (size,) = struct.unpack("<I", device(METADATA_SIZE, 4))
+        metadata = device(METADATA, size)
+        (count,) = _EMI_HEADER.unpack_from(metadata)
+        at = _EMI_HEADER.size
+        for number in range(count):
+            unit, size = _EMI_CHANNEL.unpack_from(metadata, at)
+            at += _EMI_CHANNEL.size + size
+            match = _EMI_NAME.fullmatch(metadata[at - size : at].decode("utf-16-le").rstrip("\0"))
+            if match is None or unit:  # 0 is the picowatt-hour, the only unit there is
+                continue
+            memory = match[2].upper() == "DRAM"
+            scope = f"{'dram' if memory else 'package'}:{match[1]}"
+            if scope not in self._readers:  # else a die, which mirrors the counter of its package
+                label = f"{'memory' if memory else 'CPU package'} {match[1]}"
+                channel = Channel(scope, scope, Kind.COUNTER, label=label)
+                self.add(channel, read=partial(_read_counter, device, number))
+
+
+def _read_counter(device: EmiDevice, number: int) -> tuple[float | None, None]:
+    try:
+        measured = device(MEASUREMENT, _MOST_BYTES)
+        (count,) = _EMI_MEASURED.unpack_from(measured, number * _EMI_MEASURED.size)
+    except (OSError, struct.error):
+        return None, None
+    return count * _PICOWATT_HOUR, None
+
+
+def _open_devices() -> list[EmiDevice]:
+    """Open every device of EMI; they stay open for the life of the process."""
+    if sys.platform != "win32":
+        return []
+    windows, manager = ctypes.WinDLL("kernel32", use_last_error=True), ctypes.WinDLL("cfgmgr32")
+    word, pointer = ctypes.c_ulong, ctypes.c_void_p
+    windows.CreateFileW.restype = pointer
+    windows.DeviceIoControl.argtypes = [
+        pointer, word, pointer, word, pointer, word, pointer, pointer,
+    ]  # fmt: skip
+    guid = struct.pack("<IHH8B", 0x45BD8344, 0x7ED6, 0x49CF, *bytes.fromhex("A440C276C933B053"))
+    length = word()
+    manager.CM_Get_Device_Interface_List_SizeW(ctypes.byref(length), guid, None, 0)
+    paths = ctypes.create_unicode_buffer(max(length.value, 1))
+    manager.CM_Get_Device_Interface_ListW(guid, None, paths, length, 0)
+    return [_open_device(windows, path) for path in "".join(paths[:]).split("\0") if path]
+
+
+def _open_device(windows: Any, path: str) -> EmiDevice:
+    # To read, shared with all others, an existing one.
+    device = windows.CreateFileW(path, 0x80000000, 3, None, 3, 0, None)
+
+    def control(code: int, size: int) -> bytes:
+        answer, length = ctypes.create_string_buffer(size), ctypes.c_ulong()
+        if not windows.DeviceIoControl(
+            device, code, None, 0, answer, size, ctypes.byref(length), None
+        ):
+            failure = getattr(ctypes, "get_last_error", int)()
+            raise OSError(f"Windows error {failure} of {path}")
+        return answer.raw[: length.value]
+
+    return control

@@ -147,11 +147,12 @@ class WallSource:
     def _ask(self, begin_ns: int) -> Reading:
         spec = self.spec
         client = self._client = self._client or self._open()
-        answer = client.get(spec.url + _find_path(spec), self._query)
+        path, parse = _TYPES[spec.type]
+        answer = client.get(spec.url + path.format(quote(spec.entity, safe="._")), self._query)
         end_ns = self._clock()
         if answer.status != 200:
             raise _refuse_status(answer.status, spec)
-        sample = _PARSERS[spec.type](answer.parse(), spec)
+        sample = parse(answer.parse(), spec)
         half_ns = (end_ns - begin_ns) // 2
         t_ns, before = begin_ns + half_ns, self._last
         self._last = t_ns, sample
@@ -228,12 +229,6 @@ def check_wall_meters(
 
     with ThreadPoolExecutor(min(len(meters), 16)) as pool:
         return tuple(pool.map(check, meters.values()))
-
-
-def _find_path(spec: WallMeterSpec) -> str:
-    entity = quote(spec.entity, safe="._")
-    paths = {"shelly": "/rpc/Shelly.GetStatus", "shelly-gen1": "/status", "tasmota": "/cm"}
-    return f"/api/states/{entity}" if spec.type == "home-assistant" else paths.get(spec.type, "")
 
 
 def _refuse_status(status: int, spec: WallMeterSpec) -> NoData:
@@ -346,13 +341,14 @@ def _build_sample(number: float, unit: object, stamp_us: int | None = None) -> W
     raise NoData("its unit is none of W, kW, Wh and kWh", "choose a sensor of power or energy")
 
 
-_PARSERS: dict[str, Callable[[Any, WallMeterSpec], WallSample]] = {
-    "shelly": _parse_shelly,
-    "shelly-gen1": _parse_gen1,
-    "tasmota": _parse_tasmota,
-    "home-assistant": _parse_home_assistant,
-    "url": _parse_url,
+_TYPES: dict[str, tuple[str, Callable[[Any, WallMeterSpec], WallSample]]] = {
+    "shelly": ("/rpc/Shelly.GetStatus", _parse_shelly),
+    "shelly-gen1": ("/status", _parse_gen1),
+    "tasmota": ("/cm", _parse_tasmota),
+    "home-assistant": ("/api/states/{}", _parse_home_assistant),
+    "url": ("", _parse_url),
 }
+"""Type of a meter -> the path to ask for, with the entity, and what reads the answer."""
 
 
 def _expect_object(value: Any, what: str) -> dict[str, Any]:

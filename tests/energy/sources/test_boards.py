@@ -10,7 +10,7 @@ import pytest
 from etui.energy.discovery import find_sources, open_recorder
 from etui.energy.recorder import Recorder
 from etui.energy.sources import nvml
-from etui.energy.sources.boards import BoardSource
+from etui.energy.sources.hwmon import BoardSource
 from etui.energy.types import BaseSource, Channel, Kind, Reading
 from tests.support.devices import FakeClock
 from tests.support.play import sample

@@ -8,8 +8,8 @@ import struct
 import pytest
 
 from etui.energy.recorder import Recorder
-from etui.energy.sources import emi
-from etui.energy.sources.emi import EmiSource
+from etui.energy.sources import rapl as emi
+from etui.energy.sources.rapl import EmiSource
 from etui.energy.types import Kind
 from tests.support.devices import FakeClock
 from tests.support.play import sample

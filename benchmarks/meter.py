@@ -28,7 +28,7 @@ from etui.energy.discovery import open_recorder
 from etui.energy.recorder import Recorder
 from etui.energy.types import Channel, ChannelProbe, Kind, PowerSource, Reading
 from tests.support.devices import SENSORS, FakeClock, FakeDevice, Sensor
-from tests.support.play import EnergyWindow, record, windows
+from tests.support.play import EnergyWindow, count_bytes, record, windows
 from tests.support.power_curves import CURVES, bursts
 from tests.support.turns import PREFILL_SECONDS, PlayedTurn, TurnLoad, play_turns
 
@@ -131,7 +131,7 @@ def query_seconds() -> dict[str, float]:
             recorder.energy(clock.at(start), clock.at(start + length))
             times.append(time.perf_counter() - begin)
         found[f"energy() over {name}"] = median(times)
-    found["megabytes of an hour"] = recorder.nbytes / 1e6
+    found["megabytes of an hour"] = count_bytes(recorder) / 1e6
     return found
 
 

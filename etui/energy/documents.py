@@ -17,7 +17,7 @@ from etui.extras import require_extra
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
-    from etui.energy.recorder import Recorder, WallState
+    from etui.energy.recorder import Recorder
     from etui.energy.tariff import RateAt
 
 _LABELS = ["channel", "scope", "kind", "in_total"]
@@ -73,7 +73,7 @@ def power_document(
                 "watts": row.watts,
                 "joules_since_start": row.joules_since_start,
                 "period_seconds": recorder.period_s(row.channel.id),
-                "wall": _build_wall(recorder.wall_state(row.channel.id)),
+                "wall": asdict(wall) if (wall := recorder.wall_state(row.channel.id)) else None,
                 **_build_part(parts.get(row.channel.id)),
             }
             for row in recorder.latest()
@@ -86,20 +86,6 @@ def power_document(
         cost = price_energy(energy, now_s - energy.seconds, now_s, rate_at)
         document |= {} if cost is None else {"cost": cost.to_json()}
     return document
-
-
-def _build_wall(state: WallState | None) -> dict[str, Any] | None:
-    """Build what is known of a wall meter; None for any other channel."""
-    if state is None:
-        return None
-    return {
-        "problem": state.problem or None,
-        "age_seconds": state.age_s,
-        "step_watts": state.step_watts,
-        "step_joules": state.step_joules,
-        "lag_seconds": state.lag.seconds if state.lag.learned else None,
-        "lag_half_seconds": state.lag.half_seconds,
-    }
 
 
 def _build_part(part: ChannelEnergy | None) -> dict[str, Any]:

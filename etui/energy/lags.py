@@ -16,10 +16,8 @@ def correlate(first: Values, second: Values, least: int = 2) -> float | None:
 
     Its square is the share of the variance that a line explains. A meter rises with the power, so a
     negative correlation is no lag, however much it explains: a load that comes and goes regularly
-    has one half a period off the lag.
-
-    Returns:
-        None with fewer than ``least`` finite pairs, or where one series does not vary.
+    has one half a period off the lag. None with fewer than ``least`` finite pairs, or where one
+    series does not vary.
     """
     import numpy as np
 

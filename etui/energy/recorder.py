@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import TYPE_CHECKING, Self
 
 from etui.energy._recordings.channel import ChannelRecording, CrossCheck
@@ -26,6 +25,7 @@ from etui.energy.types import (
     PowerSource,
     Reading,
     combine,
+    slice_interval,
     sum_known,
 )
 from etui.errors import UsageError
@@ -57,12 +57,8 @@ class Recorder:
 
     ``energy(a, b)`` is a pure function of what was recorded, and additive: the energies of adjacent
     intervals sum exactly to that of the whole. Sources that record who uses the GPUs and the CPUs
-    (:mod:`etui.energy.sharing`) divide shared joules.
-
-    Args:
-        hz: Readings per second.
-        unmeasured: Scopes of this machine that no source can read.
-        estimate: ``auto``, ``always`` or ``never``, as in the Config.
+    (:mod:`etui.energy.sharing`) divide shared joules. ``unmeasured`` are the scopes of this machine
+    that no source can read; ``estimate`` is that of the Config.
     """
 
     def __init__(
@@ -174,7 +170,10 @@ class Recorder:
         if timeout_s is None:
             late = [c.average_s for c in self.selection.summed if c.kind is not Kind.COUNTER]
             timeout_s = SETTLE_S + SETTLE_OF_AVERAGE * max(late, default=0.0)
-            timeout_s = max(timeout_s, min(2 * self._longest_batch_s(), _LONGEST_SETTLE_S))
+            # Between refreshes of a vendor's model may be seconds.
+            models = [c.id for c in self.selection.summed if c.kind is Kind.MODEL]
+            batch_s = max((self.period_s(id_) or 0.0 for id_ in models), default=0.0)
+            timeout_s = max(timeout_s, min(2 * batch_s, _LONGEST_SETTLE_S))
         limit_ns = self._clock() + int(timeout_s * 1e9)
         self._sampler.hurry(limit_ns)
         with self._lock:
@@ -188,8 +187,7 @@ class Recorder:
     def energy(self, start_ns: int, end_ns: int) -> Energy:
         """Compute the energy of an interval of the monotonic clock.
 
-        Raises:
-            UsageError: The interval ends before it starts.
+        UsageError if it ends before it starts.
         """
         if end_ns < start_ns:
             raise UsageError("an interval cannot end before it starts", "swap start_ns and end_ns")
@@ -202,12 +200,14 @@ class Recorder:
         checks = _compare_walls(checks, [] if missing else summed)
         if not summed:
             return Energy(
-                start_ns, end_ns, None, None, None, 0.0,
+                start_ns, end_ns,
                 cross_checks=checks, unmeasured=unmeasured, flags=("unmeasured",),
             )  # fmt: skip
         joules = math.fsum(part.joules for part in summed)
         seconds = (end_ns - start_ns) / 1e9
-        shared, own_joules = self._divide(summed, baseline, start_ns, end_ns)
+        shared, own_joules = divide(
+            summed, lambda part: self._find_share(part, start_ns, end_ns), baseline, seconds
+        )
         flags = [flag for part in summed for flag in part.flags] + ["shared"] * shared
         flags += [
             DISAGREES for part in checks if part.id in self._walls and DISAGREES in part.flags
@@ -297,10 +297,7 @@ class Recorder:
 
         The products of watts and slice length sum to the energy.
         """
-        if end_ns <= start_ns or points < 1:
-            return []
-        marks = [start_ns + (end_ns - start_ns) * i // points for i in range(points + 1)]
-        spans = list(pairwise(marks))
+        spans = slice_interval(start_ns, end_ns, points)
         return [
             (
                 (start + end) // 2,
@@ -363,8 +360,11 @@ class Recorder:
         if wall is None:
             return None
         with self._lock:
-            steps, age_s = wall.resolution, wall.age_s(now_ns)
-            return WallState(self._explain_wall(channel_id, now_ns), age_s, *steps, wall.lag)
+            lag = wall.lag
+            return WallState(
+                self._explain_wall(channel_id, now_ns) or None, wall.age_s(now_ns),
+                *wall.resolution, lag.seconds if lag.learned else None, lag.half_seconds,
+            )  # fmt: skip
 
     def _explain_wall(self, channel_id: str, now_ns: int) -> str:
         """Say why a wall meter gives no watts now; empty if it does, or is no wall meter."""
@@ -376,11 +376,6 @@ class Recorder:
         if problem or age_s is None:
             return str(problem)
         return f"its reading has not changed for {age_s:.0f} s"
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of memory that the record takes."""
-        return sum(trace.nbytes for trace in self._traces.values())
 
     def _ingest(self, source: PowerSource, readings: Mapping[str, Reading]) -> None:
         now_ns = self._clock()
@@ -400,19 +395,14 @@ class Recorder:
     def _sum_joules(self, spans: Sequence[tuple[int, int]]) -> list[float | None]:
         import numpy as np
 
-        if not spans:
-            return []
-        starts, ends = np.array(spans, dtype=np.int64).T
-        found = [self._traces[c.id].joules_of(starts, ends) for c in self.selection.summed]
-        if not found:
+        if not spans or not self.selection.summed:
             return [None] * len(spans)
-        rows = np.array(found)
-        missing = np.isnan(rows)
-        total = np.where(missing, 0.0, rows).sum(axis=0)
-        nothing = missing.all(axis=0)
+        starts, ends = np.array(spans, dtype=np.int64).T
+        rows = np.array([self._traces[c.id].joules_of(starts, ends) for c in self.selection.summed])
+        nothing = np.isnan(rows).all(axis=0)
         return [
             None if none else joules
-            for joules, none in zip(total.tolist(), nothing.tolist(), strict=True)
+            for joules, none in zip(np.nansum(rows, axis=0).tolist(), nothing.tolist(), strict=True)
         ]
 
     def _interrupt(self, source: PowerSource) -> None:
@@ -421,12 +411,6 @@ class Recorder:
         with self._lock:
             for channel in source.channels:
                 self._traces[channel.id].interrupt(now_ns)
-
-    def _longest_batch_s(self) -> float:
-        """Return the longest time between refreshes of a vendor's model, which may be seconds."""
-        models = [c.id for c in self.selection.summed if c.kind is Kind.MODEL]
-        with self._lock:
-            return max((self._traces[id_].period_s or 0.0 for id_ in models), default=0.0)
 
     def _settled(self, end_ns: int) -> bool:
         now_ns = self._clock()
@@ -459,30 +443,22 @@ class Recorder:
         rows = [self._traces[part.id].slice_watts(start_ns, end_ns, slice_ns) for part in summed]
         return float(max(sum(rows)))  # type: ignore[arg-type]
 
-    def _divide(
-        self,
-        summed: Sequence[ChannelEnergy],
-        idle_watts: Mapping[str, float],
-        start_ns: int,
-        end_ns: int,
-    ) -> tuple[bool, float | None]:
-        def share_of(part: ChannelEnergy) -> GpuShare | None:
-            watch = self.cpu_watch if part.kind is Kind.ESTIMATE else self.watch
-            scope = self._traces[part.id].channel.scope
-            return watch.share(scope, start_ns, end_ns) if watch is not None else None
-
-        return divide(summed, share_of, idle_watts, (end_ns - start_ns) / 1e9)
+    def _find_share(self, part: ChannelEnergy, start_ns: int, end_ns: int) -> GpuShare | None:
+        watch = self.cpu_watch if part.kind is Kind.ESTIMATE else self.watch
+        scope = self._traces[part.id].channel.scope
+        return watch.share(scope, start_ns, end_ns) if watch is not None else None
 
 
 @dataclass(frozen=True, slots=True)
 class WallState:
     """What is known of a wall meter now; None where it is not known yet."""
 
-    problem: str  # Why it gives no reading; empty if it gives one
-    age_s: float | None  # Seconds since its reading last changed
+    problem: str | None  # Why it gives no reading; None if it gives one
+    age_seconds: float | None  # Since its reading last changed
     step_watts: float | None  # The smallest steps of its readings: their resolution
     step_joules: float | None
-    lag: WallLag
+    lag_seconds: float | None
+    lag_half_seconds: float
 
 
 def _compare_walls(

@@ -40,13 +40,9 @@ class PowerSampler:
 
     A read that stalls delays no other source, and its own source continues as soon as the read
     returns. The pause between two reads depends on the CPU time of reads, never on how long a
-    driver made them wait.
-
-    Args:
-        ingest: Called with each source's readings, by one thread at a time.
-        suspended: Time that the machine was suspended, nanoseconds; only differences count.
-        interrupt: Called before the first reading of a source after a suspend.
-        cpu_clock: CPU time of the calling thread, nanoseconds.
+    driver made them wait. Only one thread at a time hands readings to ``ingest``; ``interrupt`` is
+    called before the first reading of a source after the machine was ``suspended`` (nanoseconds so
+    far, of which only differences count).
     """
 
     def __init__(

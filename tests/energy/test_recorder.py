@@ -15,7 +15,7 @@ from etui.energy.energy_record import compute_sensor_floor, explain_no_floor
 from etui.energy.recorder import Recorder
 from etui.energy.types import BaseSource, Channel, HalfWidths, Kind, Reading, combine
 from tests.support.devices import SENSORS, FakeClock, FakeDevice, Sensor
-from tests.support.play import record, sample
+from tests.support.play import count_bytes, record, sample
 from tests.support.power_curves import CURVES, constant, steps
 
 
@@ -245,7 +245,7 @@ def test_memory_stays_flat():
     sizes = []
     for _ in range(12):
         sample(recorder, clock, 30, random.Random(1))
-        sizes.append(recorder.nbytes)
+        sizes.append(count_bytes(recorder))
     assert sizes[-1] == sizes[3]
     recent = recorder.energy(clock.now_ns - 20_000_000_000, clock.now_ns - 1_000_000_000)
     assert recent.joules == pytest.approx(1900, rel=0.01)

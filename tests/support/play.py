@@ -118,3 +118,9 @@ def live_windows(
         begin_s, end_s = ((t_ns - clock.start_ns) / 1e9 for t_ns in (start_ns, end_ns))
         found.append(EnergyWindow(energy, curve.between(begin_s, end_s)))
     return found
+
+
+def count_bytes(recorder: Recorder) -> int:
+    """Memory of the rows that a recorder keeps of its counters and powers."""
+    rows = [part._rows for t in recorder._traces.values() for part in (t.counter, t.power)]
+    return sum(int(array.nbytes) for each in rows for array in each._arrays)

@@ -152,7 +152,7 @@ class ChannelRecording:
 
     def joules_at(self, t_ns: int) -> float:
         """Return the energy up to a time, on the grid; only differences are meaningful."""
-        return _snap(self._track.at(t_ns).joules)
+        return snap(self._track.at(t_ns).joules)
 
     def joules_of(
         self, starts: np.ndarray[Any, Any], ends: np.ndarray[Any, Any], *, by_power: bool = False
@@ -204,7 +204,7 @@ class ChannelRecording:
             known = around[1].known_ns - around[0].known_ns
         if known <= 0:
             return None
-        joules = _snap(last.joules) - _snap(first.joules)
+        joules = snap(last.joules) - snap(first.joules)
         if span == 0:
             return ChannelEnergy(self.channel.id, self._choose_kind(start_ns), 0.0, 0.0, 1.0, 0.0)
         covered = min(max((last.covered_ns - first.covered_ns) / span, 0.0), 1.0)
@@ -266,11 +266,6 @@ class ChannelRecording:
         return self._by_counter and len(self.power) > 1
 
     @property
-    def nbytes(self) -> int:
-        """Bytes of memory in use."""
-        return self.counter.nbytes + self.power.nbytes
-
-    @property
     def _by_counter(self) -> bool:
         return len(self.counter) > 1
 
@@ -320,7 +315,6 @@ class ChannelRecording:
         return HalfWidths(shared, own, stated, unknown)
 
     def _power_half_width(self, start_ns: int, end_ns: int) -> float:
-        """Return the half width of integrated power over an interval, joules."""
         ends = self.power.at(start_ns).systematic + self.power.at(end_ns).systematic
         return ends + math.hypot(
             self.power.sampling_half_width(start_ns, end_ns),
@@ -333,25 +327,18 @@ class ChannelRecording:
     def _collect_flags(
         self, start_ns: int, end_ns: int, covered: float, *, disagrees: bool, aliased: bool
     ) -> tuple[str, ...]:
-        flags = []
-        period = self.period_s
-        if period is not None and (end_ns - start_ns) / 1e9 < _COARSE_TICKS * period:
-            flags.append("coarse")
-        if self.channel.average_s and not self._by_counter:
-            flags.append("lag")
-        if aliased:
-            flags.append("aliased")
-        if covered < 0.999 or self._find_breaks(start_ns, end_ns):
-            flags.append("gap")
-        if self._by_counter:
-            edge = self.counter.last_ns or 0
-            if end_ns > edge:
-                flags.append("extrapolated")
-            if disagrees:
-                flags.append("disagrees")
-        elif self._has_counter and self.channel.kind is Kind.COUNTER:
-            flags.append("no-counter")
-        return tuple(flags)
+        period, span_s = self.period_s, (end_ns - start_ns) / 1e9
+        counted = self._by_counter
+        flags = {
+            "coarse": period is not None and span_s < _COARSE_TICKS * period,
+            "lag": bool(self.channel.average_s) and not counted,
+            "aliased": aliased,
+            "gap": covered < 0.999 or bool(self._find_breaks(start_ns, end_ns)),
+            "extrapolated": counted and end_ns > (self.counter.last_ns or 0),
+            "disagrees": counted and disagrees,
+            "no-counter": not counted and self._has_counter and self.channel.kind is Kind.COUNTER,
+        }
+        return tuple(flag for flag, holds in flags.items() if holds)
 
     def _find_disagreement(
         self, start_ns: int, end_ns: int, first: Point, last: Point, half: float
@@ -371,5 +358,6 @@ class ChannelRecording:
         return gap + apart
 
 
-def _snap(joules: float) -> float:
+def snap(joules: float) -> float:
+    """Round to the grid."""
     return round(joules / GRID_JOULES) * GRID_JOULES

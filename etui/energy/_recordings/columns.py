@@ -97,10 +97,6 @@ class Columns(Generic[Row]):
         """Count the rows whose first field is at most ``value``."""
         return int(self._arrays[0][: self._end].searchsorted(value, side="right"))
 
-    @property
-    def nbytes(self) -> int:
-        return sum(int(array.nbytes) for array in self._arrays)
-
     def _make_room(self) -> None:
         size = len(self._arrays[0])
         full = 2 * self._keep
@@ -148,11 +144,6 @@ class Recording(ABC, Generic[Row]):
         """Time before which the record was dropped; None if all of it is kept."""
         return self.first_ns if self._rows.dropped else None
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of memory in use."""
-        return self._rows.nbytes
-
     def curve(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
         """Return times in nanoseconds and joules up to them: views, valid until the next read."""
         return self._rows.column("t_ns"), self._rows.column("joules")
@@ -165,7 +156,7 @@ class Recording(ABC, Generic[Row]):
         if phase == "shared":
             self._keep_mark(Mark(t_ns))
             return
-        at = bisect_left(self._marks, t_ns, key=_get_time)
+        at = bisect_left(self._marks, t_ns, key=lambda mark: mark.t_ns)
         near = [i for i in (at - 1, at) if 0 <= i < len(self._marks)]
         same = [i for i in near if abs(self._marks[i].t_ns - t_ns) <= _SAME_NS]
         if same:
@@ -205,7 +196,3 @@ class Recording(ABC, Generic[Row]):
 
     @abstractmethod
     def _place_marks(self) -> None: ...
-
-
-def _get_time(mark: Mark) -> int:
-    return mark.t_ns

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from etui.energy._recordings.columns import Point, Recording
 from etui.energy._recordings.edges import DriverClock, Edge, EdgeClock, count_joules
-from etui.energy._recordings.fits import EdgeSample, fit_steps
+from etui.energy._recordings.fits import fit_steps
 from etui.energy._recordings.power import PowerRecording
 
 if TYPE_CHECKING:
@@ -65,11 +65,8 @@ class Knot(NamedTuple):
 class CounterRecording(Recording[Knot]):
     """The record of one counter; it was last read at ``_read_ns``, and last moved at ``last_ns``.
 
-    Args:
-        gap_s: Reads further apart than this leave a gap in the coverage.
-        max_watts: Largest plausible power.
-        power: Readings of the same channel, used where the counter gives no information.
-        range_joules: Value at which the counter wraps to 0; None if it never does.
+    Reads further apart than ``gap_s`` leave a gap in the coverage. The power readings of the same
+    channel are used where the counter gives no information.
     """
 
     def __init__(
@@ -114,12 +111,9 @@ class CounterRecording(Recording[Knot]):
         added: bool = False,
         half_ns: int = 0,
     ) -> None:
-        """Add a reading; None, NaN, infinite and negative values are failed reads.
+        """Add a reading, within ``half_ns`` of a time; ``added`` at a mark, close to another one.
 
-        Args:
-            updated_ns: The driver's time of the refresh; None if unknown.
-            added: Whether the read was added at a mark, close to another read.
-            half_ns: The value was read within this of ``t_ns``.
+        None, NaN, infinite and negative values are failed reads.
         """
         if joules is None or not math.isfinite(joules) or joules < 0:
             self._gap = True
@@ -206,7 +200,7 @@ class CounterRecording(Recording[Knot]):
         high = min(self._rows.search(end_ns) + 1, len(self._rows))
         if high - low < 2:
             return None
-        watts = self._tick_watts(low, high)
+        watts = self._find_ticks(low, high)[1]
         return (float(watts.min()), float(watts.max())) if len(watts) else None
 
     @property
@@ -225,10 +219,6 @@ class CounterRecording(Recording[Knot]):
         joules = self._rows.column("joules")[low:high][regular]
         watts: np.ndarray[Any, Any] = (joules[1:] - joules[:-1]) / (times[1:] - times[:-1]) * 1e9
         return times, watts
-
-    def _tick_watts(self, low: int, high: int) -> np.ndarray[Any, Any]:
-        """Return the mean watts of the ticks of :meth:`_find_ticks`."""
-        return self._find_ticks(low, high)[1]
 
     def _locate_edge(
         self, before_ns: int, since_ns: int, now_ns: int, updated_ns: int | None
@@ -272,10 +262,10 @@ class CounterRecording(Recording[Knot]):
             phases.insert(at, phases[at])
         uneven_s = self._estimate_jitter(upper)
         edges = [
-            EdgeSample(
-                seconds=(knot.t_ns - a.t_ns) / 1e9,
-                joules=knot.joules - a.joules,
-                sigma_s=math.hypot(knot.half_ns / 1e9 / math.sqrt(3), uneven_s),
+            (
+                (knot.t_ns - a.t_ns) / 1e9,
+                knot.joules - a.joules,
+                math.hypot(knot.half_ns / 1e9 / math.sqrt(3), uneven_s),
             )
             for knot in knots
         ]
@@ -398,7 +388,7 @@ class CounterRecording(Recording[Knot]):
         """Return the mean watts of the last tick."""
         if len(self._rows) < 2:
             return 0.0
-        watts = self._tick_watts(len(self._rows) - 2, len(self._rows))
+        watts = self._find_ticks(len(self._rows) - 2, len(self._rows))[1]
         return float(watts[-1]) if len(watts) else 0.0
 
     def _spread(self, start_ns: int, end_ns: int) -> float:
@@ -444,6 +434,6 @@ class CounterRecording(Recording[Knot]):
         low, high = max(upper - 6, 0), min(upper + 6, len(self._rows))
         if high - low < 4:
             return 0.0
-        watts = self._tick_watts(low, high)
+        watts = self._find_ticks(low, high)[1]
         steps = watts[1:] - watts[:-1]
         return math.sqrt(float((steps * steps).mean()) / 2) if len(steps) else 0.0

@@ -30,12 +30,8 @@ def count_joules(
     """Return the joules between two readings of a cumulative counter; 0 if it stood still.
 
     A counter that exceeds its range restarts at 0 once. None where it restarted for another reason,
-    or jumped: the energy in between is not known.
-
-    Args:
-        seconds: Longest time in which the energy was spent (one refresh more than between reads).
-        range_joules: Value at which the counter wraps to 0; None if it never does.
-        max_watts: Largest plausible power.
+    or jumped: the energy in between is not known. It was spent in ``seconds`` at most, one refresh
+    more than between the reads.
     """
     most = max_watts * max(seconds, 0.0)
     if range_joules is not None and most > range_joules:
@@ -96,12 +92,9 @@ class EdgeClock:
     ) -> Edge:
         """Locate the edge between two reads that differ.
 
-        Args:
-            before_ns: Begin of the read of the old value.
-            now_ns: End of the read of the new value.
-            stood_still: A read since the last edge found the counter unchanged, so that the reads
-                are dense enough to resolve single refreshes.
-            since_ns: Begin of the read of the new value; None if it took no time.
+        The read of the old value began at ``before_ns``; that of the new one began at ``since_ns``
+        (None if it took no time) and ended at ``now_ns``. If the counter ``stood_still`` at a read
+        since the last edge, the reads are dense enough to resolve single refreshes.
         """
         low, high = float(before_ns), float(now_ns)
         self._learn((low + high) / 2, (high - low) / 2, stood_still)

@@ -37,40 +37,20 @@ _LEAST_NOISE_WATTS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class EdgeSample:
-    """An edge of a counter: seconds and joules from any origin, and the error of its time."""
-
-    seconds: float
-    joules: float  # Energy up to it
-    sigma_s: float  # Standard deviation of `seconds`
-
-
-@dataclass(frozen=True, slots=True)
 class MarkFit:
-    """The fit at one mark.
-
-    Attributes:
-        own_joules, shared_joules: Standard deviations of ``joules`` by what they come from: the
-            times of the edges, which are each channel's own, and what the power did, which all
-            channels under one load have in common.
-    """
+    """The fit at one mark, with the standard deviations of its joules by what they come from."""
 
     joules: float  # Energy up to it, from the origin of the edges
-    own_joules: float
-    shared_joules: float
+    own_joules: float  # From the times of the edges, which are each channel's own
+    shared_joules: float  # From what the power did, as all channels under one load do
     step_watts: float  # Level after it minus level before it
     misfit_joules: float
     """Energy of its tick that the levels do not explain, and that may be before or after it."""
 
-    @property
-    def sigma_joules(self) -> float:
-        """Standard deviation of ``joules``."""
-        return math.hypot(self.own_joules, self.shared_joules)
-
 
 def fit_steps(
     marks_s: Sequence[float],
-    edges: Sequence[EdgeSample],
+    edges: Sequence[tuple[float, float, float]],
     phases: Sequence[str] = (),
     at: int = 0,
 ) -> tuple[MarkFit, ...]:
@@ -85,16 +65,15 @@ def fit_steps(
 
     Args:
         marks_s: Times of the marks in seconds, in order, at least one.
-        edges: Edges around them in order of time, at least two.
-        phases: Names of the phases before, between and after the marks; an empty one is like no
-            other.
+        edges: Edges around them in order of time, at least two: seconds, joules up to it from any
+            origin, and the standard deviation of the seconds.
+        phases: Those before, between and after the marks; an empty one is like no other.
         at: Index of the mark whose fit comes first; those before it only give the phases.
     """
     import numpy as np
 
     count = len(marks_s) + 1
-    times = np.array([edge.seconds for edge in edges])
-    joules = np.array([edge.joules for edge in edges])
+    times, joules, sigma_s = np.array(edges).T
     names = tuple(phases) or ("",) * count
     marks = np.array(marks_s) + [_LATE_S.get(name, 0.0) for name in names[1:]]
     marks = np.maximum.accumulate(marks)
@@ -116,7 +95,7 @@ def fit_steps(
     wandered -= np.interp(origin, times, wandered)
     together = np.minimum.outer(abs(wandered), abs(wandered))
     together *= np.multiply.outer(wandered, wandered) > 0
-    sigma_s = np.maximum([edge.sigma_s for edge in edges], _LEAST_EDGE_S)
+    sigma_s = np.maximum(sigma_s, _LEAST_EDGE_S)
     level = marks.searchsorted(times, side="right")
     slowly = np.minimum(np.append(watts, watts[-1]), np.insert(watts, 0, watts[0]))
     across = np.diff(np.eye(count), axis=0)
@@ -232,15 +211,8 @@ def fit_levels(
     A reading is the mean of the time before it, and up to a refresh old. Dated to the middle of
     that time, it follows a step at m along a ramp centred at m: the averaging time, blurred by the
     age. The readings are then linear in the levels, and the energy of the levels replaces that of
-    the readings.
-
-    Args:
-        marks_s: Times of the marks in seconds, in order, at least one.
-        times_s: Times of the readings, each dated to the middle of what it averages.
-        watts: The readings, at least one.
-        average_s: Time that a reading averages; 0 if it is instant.
-        refresh_s: Time between two refreshes, which is the spread of a reading's age.
-        phases: Names of the phases before, between and after the marks, as of :func:`fit_steps`.
+    the readings. Marks and phases are as of :func:`fit_steps`; the readings are dated to the middle
+    of what they average, for ``average_s`` (0 if they are instant).
     """
     import numpy as np
 

@@ -110,13 +110,10 @@ class _Repair:
 
 
 class PowerRecording(Recording[Sample]):
-    """The record of one channel's power readings.
+    """The record of one channel's power readings, each dated to the middle of what it averages.
 
-    Args:
-        gap_s: Readings further apart than this leave a gap; up to four times that, a gap is bridged
-            by a straight line, beyond it the energy is not known.
-        average_s: Seconds over which a reading is averaged; the reading is dated to its middle.
-        period_s: Expected time between two refreshes.
+    Readings further apart than ``gap_s`` leave a gap; up to four times that, a gap is bridged by a
+    straight line, beyond it the energy is not known.
     """
 
     def __init__(

@@ -2,7 +2,9 @@
 
 Such a meter gives power (the mean of its last refresh), a counter, or both. Each of them is a track
 of knots: the times at which its value changed, for only a change shows that the meter is alive.
-The track with the smaller uncertainty counts.
+The track with the smaller uncertainty counts. Energy is linear between two knots. In a stretch of T
+seconds with J joules and power from p to q, the energy x seconds after its begin is at most
+min(q x, J - p (T - x)) and at least max(p x, J - q (T - x)).
 
 A value that no longer changes, a failed read and a counter that lost energy are gaps. How late the
 meter is, is learned by comparing its power with that of the channels inside the machine; until
@@ -12,19 +14,22 @@ then it may be up to ten seconds, so that only steady power gives a small uncert
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from etui.energy._recordings.channel import GRID_JOULES, CrossCheck, find_plausible_watts
-from etui.energy._recordings.knots import UNKNOWN_WATTS, KnotPoint, KnotTrack
+from etui.energy._recordings.channel import GRID_JOULES, CrossCheck, find_plausible_watts, snap
 from etui.energy.lags import correlate
 from etui.energy.types import Channel, ChannelEnergy, HalfWidths, Kind, Phase, Reading
 
 if TYPE_CHECKING:
     import numpy as np
 
+_UNKNOWN_WATTS = 1e9
+"""Upper bound of a power that no reading bounds."""
 _GAP_NS = 5_000_000_000
 """Reads further apart than this leave a gap."""
 _STALE_PERIODS, _STALE_LONGEST, _STALE_S, _UNKNOWN_STALE_S = 2.5, 1.5, (5.0, 300.0), 30.0
@@ -44,6 +49,133 @@ _LAG_STEP_S, _SLICE_S = 0.25, 0.5
 _LEARN_NS, _LEARN_SPAN_S, _LEARN_LEAST_S = 10_000_000_000, 180.0, 60.0
 _LEAST_SWING, _LEAST_FIT, _NEARLY = 0.05, 0.8, 1.3
 """Swing of the power that shows a lag (of its mean), least R², and residuals of as good a fit."""
+
+
+class Knot(NamedTuple):
+    """A time with the totals up to it, and the power since the knot before it."""
+
+    t_ns: int
+    half_ns: int = 0  # Half width of `t_ns`
+    joules: float = 0.0
+    known_ns: int = 0
+    covered_ns: int = 0
+    doubt: float = 0.0  # Half width of `joules` that no end of an interval has, joules
+    low: float = 0.0
+    high: float = _UNKNOWN_WATTS
+
+
+class KnotPoint(NamedTuple):
+    """The totals at a time; ``half`` is what an interval that ends there is unsure of, joules."""
+
+    joules: float
+    known_ns: float
+    covered_ns: float
+    doubt: float
+    half: float
+
+
+class KnotTrack:
+    """Knots of a counter, or of power readings; at most ``keep`` to twice as many."""
+
+    def __init__(self, keep: int) -> None:
+        self._keep = keep
+        self.knots: list[Knot] = []
+        self.intervals_s: deque[float] = deque(maxlen=25)
+        """Times between the newest changes of the value."""
+        self.step = math.inf  # Smallest difference of two values: the resolution
+
+    @property
+    def period_s(self) -> float | None:
+        known = sorted(self.intervals_s)
+        return known[len(known) // 2] if len(known) >= 3 else None
+
+    def learn_step(self, *differences: float) -> None:
+        self.step = min([self.step, *(abs(d) for d in differences if abs(d) > 1e-6)])
+
+    def append(
+        self,
+        t_ns: int,
+        joules: float | None,
+        half_ns: int = 0,
+        *,
+        covered: bool = True,
+        doubt: float = 0.0,
+        low: float = 0.0,
+        high: float = _UNKNOWN_WATTS,
+    ) -> None:
+        """Add a knot; None where the energy since the last one is not known."""
+        if not self.knots:
+            self.knots.append(Knot(t_ns, half_ns))
+            return
+        last = self.knots[-1]
+        t_ns = max(t_ns, last.t_ns + 1)
+        span = t_ns - last.t_ns
+        known = joules is not None
+        self.knots.append(
+            Knot(
+                t_ns,
+                half_ns,
+                last.joules + (joules or 0.0),
+                last.known_ns + span * known,
+                last.covered_ns + span * (known and covered),
+                last.doubt + doubt,
+                low,
+                high,
+            )
+        )
+        if len(self.knots) > 2 * self._keep:
+            del self.knots[: self._keep]
+
+    def find(self, t_ns: int) -> int:
+        """Count the knots up to a time."""
+        return bisect_right(self.knots, t_ns, key=lambda knot: knot.t_ns)
+
+    def at(self, t_ns: int) -> KnotPoint:
+        """Return the totals at a time up to the last knot."""
+        upper = self.find(t_ns)
+        if upper in (0, len(self.knots)):
+            knot = self.knots[0 if upper == 0 else -1]
+            return KnotPoint(knot.joules, knot.known_ns, knot.covered_ns, knot.doubt, 0.0)
+        a, b = self.knots[upper - 1], self.knots[upper]
+        span, done = (b.t_ns - a.t_ns) / 1e9, (t_ns - a.t_ns) / 1e9
+        share, joules = done / span, b.joules - a.joules
+        half = 0.0
+        if b.known_ns > a.known_ns:
+            low, high = self._bound_watts(upper, joules / span)
+            most = min(high * done, joules - low * (span - done))
+            least = max(low * done, joules - high * (span - done))
+            half = max(most - share * joules, share * joules - least)
+            half += min(high * max(a.half_ns, b.half_ns) / 1e9, joules)
+        return KnotPoint(
+            a.joules + share * joules,
+            a.known_ns + share * (b.known_ns - a.known_ns),
+            a.covered_ns + share * (b.covered_ns - a.covered_ns),
+            a.doubt + share * (b.doubt - a.doubt),
+            max(half, 0.0),
+        )
+
+    def knows(self, start_ns: int, end_ns: int) -> bool:
+        """Return whether the energy of an interval up to the last knot is known."""
+        end_ns = min(end_ns, self.knots[-1].t_ns)
+        return self.at(end_ns).known_ns - self.at(start_ns).known_ns >= 0.999 * (end_ns - start_ns)
+
+    def _bound_watts(self, upper: int, mean: float) -> tuple[float, float]:
+        """Return the power around the stretch that ends at a knot, from the readings there."""
+        low = high = mean
+        for a, b in pairwise(self.knots[max(upper - 2, 0) : upper + 2]):
+            if b.known_ns > a.known_ns:
+                low, high = min(low, b.low), max(high, b.high)
+        return low, high
+
+    def slopes(self, start_ns: int, end_ns: int) -> tuple[float, float] | None:
+        """Return the smallest and largest mean watts of the stretches that touch an interval."""
+        low, high = max(self.find(start_ns) - 1, 0), self.find(end_ns) + 1
+        found = [
+            (b.joules - a.joules) / (b.t_ns - a.t_ns) * 1e9
+            for a, b in zip(self.knots[low:high], self.knots[low + 1 : high], strict=False)
+            if b.known_ns > a.known_ns
+        ]
+        return (min(found), max(found)) if found else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +306,7 @@ class WallRecording:
         track, last = self._counter, self._counter.knots[-1]
         since_ns = last.t_ns - int(_AROUND_S * 1e9)
         watts = [each for at_ns, each in self._recent if at_ns >= since_ns]
-        low, high, doubt = 0.0, UNKNOWN_WATTS, 0.0
+        low, high, doubt = 0.0, _UNKNOWN_WATTS, 0.0
         if watts and not self._gapped:
             low, high = min(watts), max(watts)
             sides_s = (width_ns + last.half_ns) / 1e9
@@ -183,7 +315,7 @@ class WallRecording:
             self._lost |= low * span_s > joules + tolerance
             doubt = max(joules - high * span_s - tolerance, 0.0)
             if doubt:
-                low, high = 0.0, UNKNOWN_WATTS
+                low, high = 0.0, _UNKNOWN_WATTS
         if not self._lost and not self._power.knots:
             self._widen(joules / max(span_s, 0.1))
         self._lost |= last.t_ns < self._distrust_until_ns
@@ -236,11 +368,6 @@ class WallRecording:
     def recorded_since_ns(self) -> int | None:
         """Time of the oldest knot that is kept; None without one."""
         return min((track.knots[0].t_ns for track in self._tracks), default=None)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of memory in use, about."""
-        return 320 * sum(len(track.knots) for track in self._tracks)
 
     def settled(self, end_ns: int, now_ns: int) -> bool:
         """Return True: waiting until a meter at the wall has settled takes too long."""
@@ -297,7 +424,7 @@ class WallRecording:
     def joules_since_first(self, now_ns: int) -> float | None:
         """Return the known energy since the first reading; None without a record."""
         track = next(iter(reversed(self._tracks)), None)
-        return None if track is None else _snap(self._at(track, now_ns).joules)
+        return None if track is None else snap(self._at(track, now_ns).joules)
 
     def watts_now(self, now_ns: int) -> float | None:
         """Return the newest power; None when it is not known now, or is stale."""
@@ -429,7 +556,7 @@ class WallRecording:
         known_s = (last.known_ns - first.known_ns) / 1e9
         if known_s <= 0 or first_ns < track.knots[0].t_ns - 1e9 * span_s:
             return None
-        joules = _snap(last.joules) - _snap(first.joules)
+        joules = snap(last.joules) - snap(first.joules)
         shared = first.half + last.half + late_joules
         unknown = GRID_JOULES + last.doubt - first.doubt
         is_counter = track is self._counter
@@ -472,7 +599,3 @@ class WallRecording:
 
 def _plain(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) and value >= 0 else None
-
-
-def _snap(joules: float) -> float:
-    return round(joules / GRID_JOULES) * GRID_JOULES

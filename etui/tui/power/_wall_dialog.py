@@ -185,8 +185,8 @@ def describe_reading(recorder: Recorder) -> str:
     parts = [watts_text(row.watts, None)]
     if row.joules_since_start:
         parts.append(f"{energy_text(row.joules_since_start, None, None)} since Ctrl+Y")
-    if state.age_s is not None:
-        parts.append(f"changed {seconds_text(state.age_s)} ago")
+    if state.age_seconds is not None:
+        parts.append(f"changed {seconds_text(state.age_seconds)} ago")
     if period := recorder.period_s(row.channel.id):
         parts.append(f"every {seconds_text(period)}")
     if state.step_watts is not None:

@@ -295,11 +295,7 @@ class Zeusd:
         return found
 
     def set_power_limit(self, number: int, watts: float) -> None:
-        """Set a limit, and wait until the driver has taken it.
-
-        Raises:
-            WriteRefused: zeusd or the driver refused, or nothing answered.
-        """
+        """Set a limit, and wait until the driver has taken it; WriteRefused if it has not."""
         query = {"gpu_ids": number, "power_limit_mw": round(watts * 1e3), "block": "true"}
         try:
             self._request("POST", f"/gpu/set_power_limit?{urlencode(query)}")

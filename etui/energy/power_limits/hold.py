@@ -92,8 +92,7 @@ class LimitHold:
     def __enter__(self) -> Self:
         """Take the lock of the journal.
 
-        Raises:
-            EtuiError: Another etui holds limits, or those of an earlier sweep are not restored.
+        EtuiError if another etui holds limits, or those of an earlier sweep are not restored.
         """
         make_home(self._config)
         with ExitStack() as stack:
@@ -128,16 +127,13 @@ class LimitHold:
         """Set a limit, and read it back.
 
         The limit found at the beginning of the hold brings back all that was found, RAPL's
-        ``short_term`` included.
-
-        Raises:
-            UsageError: There is no such device, or the limit is outside of its range.
-            EtuiError: The journal cannot be written. After either, nothing was touched.
+        ``short_term`` included. UsageError if there is no such device, or the limit is outside of
+        its range; EtuiError if the journal cannot be written. After either, nothing was touched.
         """
         self._limits.check(scope, watts)
         device, before = self._limits.device(scope), self._limits.read_one(scope)
         if self._ask is None and before.setter == "user":
-            command = device.format_command(device.plan(watts))
+            command = device.format_command(dict.fromkeys(device.read_knobs(), watts))
             failure = f"refused: permission denied; as a user: {command}"
             return judge_applied(watts, before, before, device.unit_watts, failure=failure)
         changes = self._plan(device, watts)
@@ -152,7 +148,7 @@ class LimitHold:
                 for knob, value in changes.items():
                     device.write(knob, value)
             except WriteRefused as refused:
-                failure, may_follow = f"refused: {refused.why}", refused.may_follow
+                failure, may_follow = f"refused: {refused}", refused.may_follow
         after = self._limits.read_one(scope)
         if not may_follow:
             self._settle(device)
@@ -211,7 +207,7 @@ class LimitHold:
         main = next(iter(found.values()))
         if main is not None and abs(main - watts) <= EXACT_WATTS and len(known) == len(found):
             return known
-        return device.plan(watts)
+        return dict.fromkeys(found, watts)
 
     def _begin(self, device: LimitDevice, changes: Mapping[str, float]) -> None:
         """Write to the journal that values are about to change; EtuiError if that fails."""
@@ -410,12 +406,8 @@ def decide(
 
     A value that is neither the one found nor the one read back after the last change was set by
     somebody else and is left. While a change was in progress any value may be etui's own (rounded
-    by the driver), and so may one that cannot be read.
-
-    Args:
-        now_watts: The value now; None if it cannot be read.
-        rebooted: Whether the machine was started again since, which sets limits to their defaults.
-        default_watts: The value after a reboot; None if unknown.
+    by the driver), and so may one that cannot be read (None). A machine that was ``rebooted`` since
+    has set limits to their defaults, if these are known.
     """
     if now_watts is None:
         return "restore"
@@ -457,7 +449,7 @@ def _restore_entry(limits: PowerLimits, entry: JournalEntry, *, rebooted: bool) 
     try:
         device.write(entry.knob, entry.found_watts)
     except WriteRefused as refused:
-        why = refused.why
+        why = str(refused)
     after = device.read_knobs()[entry.knob]
     if after is not None and abs(after - entry.found_watts) <= max(device.unit_watts, EXACT_WATTS):
         return Outcome(entry, "as_found" if decision == "as_found" else "restored", after)

@@ -79,12 +79,7 @@ def write_journal(path: Path, journal: Journal) -> None:
 
 
 def read_journal(path: Path) -> Journal:
-    """Read the journal.
-
-    Raises:
-        DamagedJournal: It is not a journal of this version.
-        OSError: It cannot be read.
-    """
+    """Read the journal; OSError if that fails, DamagedJournal if it is none of this version."""
     try:
         journal = from_document(Journal, json.loads(path.read_bytes()), extra="ignore")
     except (ValueError, RecursionError, DocumentError) as error:
@@ -120,10 +115,8 @@ def guard(config: Config) -> Iterator[None]:
     """Have a process beside this one that restores what is in the journal if this one is killed.
 
     It is in a session of its own, so that a kill of the group, Ctrl-C and the end of the terminal
-    do not reach it. No other process has its pipe, because etui forks none.
-
-    Raises:
-        OSError: It cannot be started.
+    do not reach it. No other process has its pipe, because etui forks none. OSError if it cannot
+    be started.
     """
     import subprocess
 
@@ -151,10 +144,8 @@ def lock_journal(config: Config) -> Iterator[None]:
     """Hold the lock of the journal, and that of the limits of this machine.
 
     The limits are one for all users and all ``ETUI_HOME``, so a lock in a folder does not do.
-
-    Raises:
-        JournalBusy: Another process, or another hold of this one, has one of them.
-        OSError: The lock file cannot be opened.
+    JournalBusy if another process, or another hold of this one, has one of them; OSError if the
+    lock file cannot be opened.
     """
     from filelock import FileLock, Timeout
 

@@ -74,14 +74,12 @@ class CapRequest:
 class WriteRefused(Exception):
     """A limit that could not be written, and why in a few words.
 
-    Args:
-        denied: Whether a permission is missing.
-        may_follow: Whether the limit may still be set later (no answer came in time).
+    It is ``denied`` if a permission is missing, and ``may_follow`` if it may still be set later (no
+    answer came in time).
     """
 
     def __init__(self, why: str, *, denied: bool = False, may_follow: bool = False) -> None:
         super().__init__(why)
-        self.why = why
         self.denied = denied
         self.may_follow = may_follow
 
@@ -104,10 +102,6 @@ class LimitDevice(ABC):
     @abstractmethod
     def read_knobs(self) -> Mapping[str, float | None]:
         """Read the values that :meth:`write` sets, the main one first, in watts."""
-
-    def plan(self, watts: float) -> Mapping[str, float]:
-        """Return knob -> watts for a limit: the same for all knobs."""
-        return dict.fromkeys(self.read_knobs(), watts)
 
     @abstractmethod
     def write(self, knob: str, watts: float) -> None:
@@ -154,8 +148,7 @@ def format_range(limit: PowerLimit) -> str:
 def check_range(limit: PowerLimit, watts: float) -> None:
     """Check that a device, as read when it was opened, can have a limit.
 
-    Raises:
-        UsageError: It is not a power, or outside of the range that the driver states.
+    UsageError if it is not a power, or outside of the range that the driver states.
     """
     low, high = limit.min_watts, limit.max_watts
     is_power = math.isfinite(watts) and watts > 0
@@ -181,10 +174,8 @@ def judge_applied(
 ) -> AppliedLimit:
     """Judge the result of a request.
 
-    Args:
-        unit_watts: Resolution of the driver; a difference up to it is no news.
-        failure: Why the limit could not be written; empty if it was.
-        lower_because: What enforces less than the limit, if the device knows.
+    A difference up to ``unit_watts``, the resolution of the driver, is no news. ``failure`` says
+    why the limit could not be written, ``lower_because`` what enforces less, if that is known.
     """
     notes = [failure] if failure else []
     is_refused = bool(failure)
@@ -218,16 +209,10 @@ class LimitFiles:
 
     def can_write(self, path: Path) -> bool:
         """Return whether this process may write a file."""
-        if os.access in os.supports_effective_ids:
-            return os.access(path, os.W_OK, effective_ids=True)
-        return os.access(path, os.W_OK)
+        return os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
 
     def write(self, path: Path, microwatts: int) -> None:
-        """Write a number in one call, as sysfs needs it.
-
-        Raises:
-            WriteRefused: The kernel refused; ``denied`` if a permission is missing.
-        """
+        """Write a number in one call, as sysfs needs it; WriteRefused if the kernel refused."""
         try:
             handle = os.open(path, os.O_WRONLY | os.O_TRUNC)
             try:

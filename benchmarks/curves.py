@@ -24,7 +24,7 @@ from typing import Any, cast
 
 from benchmarks.figures import Figure
 from benchmarks.sides import make_session
-from etui.calibration.grid import QUICK, Grid, Length, list_visits
+from etui.calibration.grid import QUICK, CurveVisit, Grid, list_visits
 from etui.calibration.measure import GREEDY, TurnTimer, warm_up
 from etui.config.config import load_config
 from etui.curves.fit import compute_error, fit_curve
@@ -53,7 +53,7 @@ SHOWN = ("counter 100 ms", "power, instant 20 ms", "power, 25 % duty")
 class Turn:
     """A turn of a length off the grid: what the curve says, and what was spent, joules."""
 
-    length: Length
+    length: CurveVisit
     said: float
     measured: float
     truth: float | None
@@ -63,7 +63,7 @@ def calibrate(
     bench: TurnTimer, grid: Grid, rest: Callable[[float], None], here: Conditions
 ) -> tuple[OperatingCurve, float | None]:
     """The curve, and its error on the lengths between those of the grid."""
-    warm_up(bench, [Length(grid.computed[0], grid.output[0])])
+    warm_up(bench, [CurveVisit(grid.computed[0], grid.output[0])])
     points = []
     for visit in list_visits(grid, seed=0):
         rest(grid.cool_down_s)
@@ -75,7 +75,7 @@ def calibrate(
     return curve, compute_error(curve, off)
 
 
-def turn(session: Session, length: Length, clock: Callable[[], int]) -> tuple[int, int]:
+def turn(session: Session, length: CurveVisit, clock: Callable[[], int]) -> tuple[int, int]:
     """One turn as it is asked: open, prefill, decode; its interval."""
     rng = random.Random(repr(length))
     words = " ".join(rng.choices(("and", "of", "the", "in", "to", "a"), k=length.computed + 8))
@@ -93,15 +93,15 @@ def turn(session: Session, length: Length, clock: Callable[[], int]) -> tuple[in
     return start_ns, end_ns
 
 
-def lengths(grid: Grid, count: int, seed: int) -> list[Length]:
+def lengths(grid: Grid, count: int, seed: int) -> list[CurveVisit]:
     """Random lengths inside of the grid's, none of them on it."""
     rng = random.Random(seed)
-    found: list[Length] = []
+    found: list[CurveVisit] = []
     while len(found) < count:
         computed = rng.randint(grid.computed[0], grid.computed[-1])
         output = rng.randint(grid.output[0], grid.output[-1])
         if computed not in grid.computed and output not in grid.output:
-            found.append(Length(computed, output))
+            found.append(CurveVisit(computed, output))
     return found
 
 

@@ -18,13 +18,6 @@ _SETTLE_S = 0.2
 """Seconds per visit to wait for the meter and to tokenize."""
 
 
-class Length(NamedTuple):
-    """Prompt tokens to compute and output tokens."""
-
-    computed: int
-    output: int
-
-
 @dataclass(frozen=True, slots=True)
 class Grid:
     """Prompt and output lengths, measured in every combination."""
@@ -49,29 +42,26 @@ class Grid:
         return self.points * (2 * self.window_s + self.cool_down_s + _SETTLE_S)
 
     def __str__(self) -> str:
-        return f"{_join_lengths(self.computed)}x{_join_lengths(self.output)}"
+        return "x".join(",".join(map(str, lengths)) for lengths in (self.computed, self.output))
 
 
 QUICK = Grid((32, 128, 384), (8, 32, 96), repeats=2, window_s=0.5, cool_down_s=0.3)
 """A grid for a rough curve within a minute or two."""
 
 
-@dataclass(frozen=True, slots=True)
-class CurveVisit:
-    """One measurement of one length; a held-out one tests the fit and is not part of it."""
+class CurveVisit(NamedTuple):
+    """One measurement of a turn; a held-out one tests the fit and is not part of it."""
 
-    length: Length
+    computed: int  # Prompt tokens to compute
+    output: int
     held_out: bool = False
 
 
 def parse_grid(text: str, base: Grid) -> Grid:
     """Parse ``32,128,512x16,64``: prompt lengths, and output lengths after the ``x``.
 
-    Args:
-        base: Grid with the other settings.
-
-    Raises:
-        UsageError: The text is not a grid, or the grid is too small to fit a curve to.
+    The other settings are those of ``base``. UsageError if the text is not a grid, or the grid is
+    too small to fit a curve to.
     """
     found = _GRID.fullmatch(text.replace(" ", ""))
     if found is None:
@@ -94,11 +84,7 @@ def parse_grid(text: str, base: Grid) -> Grid:
 
 
 def fit_into_context(grid: Grid, context_tokens: int) -> Grid:
-    """Return the grid without the lengths that do not fit into a context.
-
-    Raises:
-        UsageError: Too few lengths fit.
-    """
+    """Return the grid without the lengths that do not fit into a context; UsageError if few fit."""
     output = tuple(n for n in grid.output if n <= context_tokens // 2)
     room = context_tokens - max(output, default=0)
     computed = tuple(n for n in grid.computed if n <= room)
@@ -116,13 +102,13 @@ def list_visits(grid: Grid, seed: int) -> tuple[CurveVisit, ...]:
     The order is random, so that a machine that warms up or slows down does not distort the curve.
     """
     on_grid = [
-        CurveVisit(Length(computed, output))
+        CurveVisit(computed, output)
         for computed in grid.computed
         for output in grid.output
         for _ in range(grid.repeats)
     ]
     off_grid = [
-        CurveVisit(Length(computed, output), held_out=True)
+        CurveVisit(computed, output, held_out=True)
         for computed in between(grid.computed)
         for output in between(grid.output)
     ]
@@ -144,8 +130,8 @@ def expected_seconds(left: Sequence[CurveVisit], grid: Grid, speed: Speed) -> fl
     if not prefill or not decode:
         return None
     return math.fsum(
-        max(grid.window_s, visit.length.computed / prefill)
-        + max(grid.window_s, visit.length.output / decode)
+        max(grid.window_s, visit.computed / prefill)
+        + max(grid.window_s, visit.output / decode)
         + grid.cool_down_s
         + _SETTLE_S
         for visit in left
@@ -157,19 +143,9 @@ def seconds_left(
 ) -> float | None:
     """Predict the remaining seconds, scaled by how long the visits so far took.
 
-    Args:
-        begun: Number of visits that were done at the start.
-        done: Number of visits that are done now.
-        elapsed_s: Seconds since the start.
-        speed: Tokens per second of the model.
-
-    Returns:
-        The remaining seconds; None while the speed is not known.
+    None while the speed is not known. Of the visits, ``begun`` were done at the start and ``done``
+    are now, after ``elapsed_s``.
     """
     left = expected_seconds(order[done:], grid, speed)
     behind = expected_seconds(order[begun:done], grid, speed)
     return left * elapsed_s / behind if left is not None and behind else left
-
-
-def _join_lengths(lengths: Sequence[int]) -> str:
-    return ",".join(map(str, lengths))

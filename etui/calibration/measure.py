@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from etui.arm import Sampling
-from etui.calibration.grid import CurveVisit, Length
+from etui.calibration.grid import CurveVisit
 from etui.curves.fit import TurnPoint, compute_speed
 from etui.curves.operating_curve import Speed
 from etui.energy.types import Energy, Kind
@@ -43,8 +43,8 @@ class MeasuredPoint:
     @property
     def visit(self) -> CurveVisit:
         """The visit that it is the result of."""
-        length = Length(self.point.computed_tokens, self.point.output_tokens)
-        return CurveVisit(length, self.held_out)
+        point = self.point
+        return CurveVisit(point.computed_tokens, point.output_tokens, self.held_out)
 
 
 @dataclass(slots=True)
@@ -60,13 +60,10 @@ class _Window:
 
 
 class TurnTimer:
-    """A loaded model and a meter that measures its turns.
+    """A loaded model, which nothing else may use meanwhile, and a running meter of its turns.
 
-    Args:
-        session: The model; nothing else may use it meanwhile.
-        meter: A running recorder.
-        window_s: Seconds that a phase lasts at least; it is repeated back to back until then.
-        seed: Seed of the prompts, which are words in random order: no two share a prefix.
+    A phase is repeated back to back until it has lasted ``window_s``. Prompts are words in random
+    order, by the seed: no two share a prefix.
     """
 
     def __init__(
@@ -86,27 +83,22 @@ class TurnTimer:
         self._filler = session.tokenize(_FILLER)[:1]
 
     def measure(self, visit: CurveVisit) -> MeasuredPoint:
-        """Measure one length.
-
-        Raises:
-            EtuiError: Nothing can be measured on this machine, or the engine failed.
-        """
-        length = visit.length
+        """Measure one length; EtuiError if nothing can be measured, or the engine failed."""
         start_ns = self._mark()
         prefill = _Window([])
         while True:
-            sequence, drawn = self._prefill(length)
+            sequence, drawn = self._prefill(visit)
             prefill.runs += 1
             prefill.intervals = [(start_ns, self._clock())]
             if prefill.seconds >= self._window_s:
                 break
             self._session.close(sequence, keep=False)
         self._meter.mark(prefill.intervals[-1][1])
-        decode = self._decode(sequence, drawn, length)
+        decode = self._decode(sequence, drawn, visit)
         self._meter.settle(decode.intervals[-1][1])
         return self._build_point(visit, prefill, decode)
 
-    def repeat(self, length: Length, stop: threading.Event) -> None:
+    def repeat(self, length: CurveVisit, stop: threading.Event) -> None:
         """Run turns of a length, unmeasured, until an event is set."""
         while not stop.is_set():
             sequence, drawn = self._prefill(length)
@@ -117,14 +109,14 @@ class TurnTimer:
         words = self._random.choices(self._words, k=tokens + 8)
         return self._session.tokenize(" ".join(words), bos=True)[:tokens]
 
-    def _prefill(self, length: Length) -> tuple[TokenSequence, Sampled]:
+    def _prefill(self, length: CurveVisit) -> tuple[TokenSequence, Sampled]:
         sequence = self._session.open(self._make_prompt(length.computed), GREEDY)
         while True:
             step = self._session.step([sequence])
             if step.sampled:
                 return sequence, step.sampled[0]
 
-    def _decode(self, sequence: TokenSequence, drawn: Sampled, length: Length) -> _Window:
+    def _decode(self, sequence: TokenSequence, drawn: Sampled, length: CurveVisit) -> _Window:
         """Decode after the prompt repeatedly, in one interval while the model can be rolled back.
 
         A model that cannot be rolled back is prefilled again, outside the intervals.
@@ -155,7 +147,7 @@ class TurnTimer:
         self._meter.mark(now_ns)
         return now_ns
 
-    def _roll_back(self, sequence: TokenSequence, length: Length) -> bool:
+    def _roll_back(self, sequence: TokenSequence, length: CurveVisit) -> bool:
         count = len(sequence.tokens) - length.computed
         return self._session.rollback(sequence, count) and not sequence.pending
 
@@ -165,42 +157,35 @@ class TurnTimer:
             self._session.extend(sequence, self._filler)
 
     def _build_point(self, visit: CurveVisit, prefill: _Window, decode: _Window) -> MeasuredPoint:
-        parts = [
+        energies = [
             [self._meter.energy(*interval) for interval in window.intervals]
             for window in (prefill, decode)
         ]
-        per_run = [
-            _divide_by_runs(part, window.runs)
-            for part, window in zip(parts, (prefill, decode), strict=True)
-        ]
-        energies = [energy for part in parts for energy in part]
-        length = visit.length
-        return MeasuredPoint(
-            visit.held_out,
-            TurnPoint(
-                computed_tokens=length.computed,
-                cached_tokens=0,
-                output_tokens=length.output,
-                prefill_joules=per_run[0][0],
-                decode_joules=per_run[1][0],
-                prefill_uncertainty=per_run[0][1],
-                decode_uncertainty=per_run[1][1],
-                prefill_seconds=prefill.seconds / prefill.runs,
-                decode_seconds=decode.seconds / decode.runs,
-            ),
-            energies[0].kind,
-            any(energy.shared for energy in energies),
+        prefill_joules, prefill_half = _divide_by_runs(energies[0], prefill.runs)
+        decode_joules, decode_half = _divide_by_runs(energies[1], decode.runs)
+        point = TurnPoint(
+            computed_tokens=visit.computed,
+            cached_tokens=0,
+            output_tokens=visit.output,
+            prefill_joules=prefill_joules,
+            decode_joules=decode_joules,
+            prefill_uncertainty=prefill_half,
+            decode_uncertainty=decode_half,
+            prefill_seconds=prefill.seconds / prefill.runs,
+            decode_seconds=decode.seconds / decode.runs,
         )
+        shared = any(energy.shared for part in energies for energy in part)
+        return MeasuredPoint(visit.held_out, point, energies[0][0].kind, shared)
 
 
-def warm_up(timer: TurnTimer, lengths: Sequence[Length]) -> Speed:
+def warm_up(timer: TurnTimer, lengths: Sequence[CurveVisit]) -> Speed:
     """Run turns that are not recorded, to load the weights into memory and raise the clocks.
 
     Returns the speed of the last turn, to predict the remaining time.
     """
     speed = Speed()
     for length in lengths:
-        speed = compute_speed([timer.measure(CurveVisit(length)).point])
+        speed = compute_speed([timer.measure(length).point])
     return speed
 
 

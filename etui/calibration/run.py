@@ -12,7 +12,6 @@ from pathlib import Path
 from etui.calibration.grid import (
     CurveVisit,
     Grid,
-    Length,
     expected_seconds,
     fit_into_context,
     list_visits,
@@ -22,7 +21,7 @@ from etui.calibration.measure import MeasuredPoint, TurnTimer, warm_up
 from etui.codec import from_document, to_document
 from etui.config.config import Config
 from etui.curves.fit import TooFewPoints, compute_error, fit_curve
-from etui.curves.operating_curve import Conditions, OperatingCurve, Speed
+from etui.curves.operating_curve import Conditions, OperatingCurve
 from etui.energy.discovery import open_recorder
 from etui.energy.idle import load_baselines, refuse_busy, use_baseline
 from etui.energy.recorder import Recorder
@@ -52,18 +51,12 @@ class PointsFile:
     """
 
     def __init__(
-        self,
-        config: Config,
-        model: str,
-        sha256: str | None,
-        grid: Grid,
-        conditions: Conditions,
+        self, config: Config, model: str, sha256: str | None, grid: Grid, conditions: Conditions
     ) -> None:
         self.model = model
         self.path: Path = config.home / "calibrations" / f"{model}.jsonl"
-        self._head = json.dumps(
-            to_document({"sha256": sha256, "grid": grid, "conditions": conditions})
-        )
+        head = {"sha256": sha256, "grid": grid, "conditions": conditions}
+        self._head = json.dumps(to_document(head))
 
     def read(self, order: Sequence[CurveVisit]) -> list[MeasuredPoint]:
         """Read the points of the first visits of ``order``; empty where the file does not match."""
@@ -116,27 +109,18 @@ class ModelCalibration:
     fresh: bool = False  # Discard an interrupted calibration and start over
 
     def measure(self) -> tuple[OperatingCurve, bool]:
-        """Measure and save the curve.
+        """Measure and save the curve; return it, and whether every length was measured.
 
-        Returns:
-            The curve, and whether every length was measured; an interrupt keeps the points so far.
-
-        Raises:
-            EtuiError: Nothing can be measured on this machine, or other programs use it.
-            Stopped: It was interrupted before there were enough points.
-            UsageError: Too little of the grid fits into the context.
+        An interrupt keeps the points so far, and is Stopped before there are enough. EtuiError if
+        nothing can be measured on this machine, other programs use it, or the grid does not fit.
         """
         spec, config = self.spec, self.config
         with open_recorder(config) as recorder:
             time.sleep(_METER_WARM_UP_S)
             if not recorder.selection.summed:
                 raise EtuiError("nothing can be measured on this machine", "see `etui doctor`")
-            refuse_busy(
-                recorder,
-                force=self.force,
-                note=self._note,
-                consequence="the curve will be too high",
-            )
+            consequence = "the curve will be too high"
+            refuse_busy(recorder, force=self.force, note=self._note, consequence=consequence)
             now = conditions(config, recorder.selection.summed, spec)
             with load_session(spec, self.path, config, recorder, self.writer) as (session, layers):
                 use_baseline(recorder, load_baselines(config), spec.name)
@@ -151,9 +135,8 @@ class ModelCalibration:
             file.remove()
         self.writer.save_curve(build_curve_record(curve))
         if shared := sum(point.shared for point in done):
-            self._note(
-                f"other processes used a GPU or the CPUs during {shared} of {len(done)} points"
-            )
+            text = f"other processes used a GPU or the CPUs during {shared} of {len(done)} points"
+            self._note(text)
         return curve, complete
 
     def _note(self, text: str) -> None:
@@ -172,67 +155,46 @@ def visit_all(
     """Measure the remaining visits and append them to ``done``; return False after Ctrl-C."""
     if len(done) == len(order):
         return True
-    timer = TurnTimer(session, meter, grid.window_s, seed=_SEED + len(done))
+    before, points = len(done), count_text(len(order), "point")
+    timer = TurnTimer(session, meter, grid.window_s, seed=_SEED + before)
 
     def measure(visit: CurveVisit) -> Iterator[MeasuredPoint]:
         time.sleep(grid.cool_down_s)
         yield timer.measure(visit)
 
+    def describe() -> Progress:
+        count, elapsed = len(done), time.monotonic() - began
+        left = seconds_left(order, before, count, elapsed, grid, speed)
+        coming = order[count] if count < len(order) else None
+        fields = {
+            "model": file.model,
+            "done": count,
+            "points": len(order),
+            "seconds_left": None if left is None else round(left, 1),
+            "next": coming and {"prompt_tokens": coming.computed, "output_tokens": coming.output},
+        }
+        text = f"{file.model}: {count} of {points}, about {seconds_text(left)} left"
+        return Progress(text, count, len(order), "measured", fields)
+
     def keep(point: MeasuredPoint) -> None:
         done.append(point)
         file.add(point)
-        watch(report.describe(len(done)))
+        watch(describe())
 
     try:
-        middle = Length(grid.computed[len(grid.computed) // 2], grid.output[len(grid.output) // 2])
-        speed = warm_up(timer, [Length(grid.computed[0], grid.output[0]), middle])
-        report = _Report(file.model, order, grid, speed, len(done), time.monotonic())
-        watch(report.begin())
-        measure_cells(order[len(done) :], measure, keep, lambda: None)
+        middle = CurveVisit(
+            grid.computed[len(grid.computed) // 2], grid.output[len(grid.output) // 2]
+        )
+        speed = warm_up(timer, [CurveVisit(grid.computed[0], grid.output[0]), middle])
+        began = time.monotonic()
+        expected = seconds_text(expected_seconds(order[before:], grid, speed))
+        known = f" ({before} already measured)" if before else ""
+        text = f"{file.model}: {points}{known}, about {expected}; Ctrl-C stops"
+        watch(replace(describe(), text=text, total=None, event="begun"))
+        measure_cells(order[before:], measure, keep, lambda: None)
     except KeyboardInterrupt:
         return False
     return True
-
-
-@dataclass(frozen=True, slots=True)
-class _Report:
-    """Describes how far a calibration is."""
-
-    model: str
-    order: Sequence[CurveVisit]
-    grid: Grid
-    speed: Speed
-    before: int  # Points measured before it began
-    began: float  # Monotonic clock, in seconds
-
-    def begin(self) -> Progress:
-        """Describe what is measured."""
-        expected = expected_seconds(self.order[self.before :], self.grid, self.speed)
-        known = f" ({self.before} already measured)" if self.before else ""
-        points = count_text(len(self.order), "point")
-        text = f"{self.model}: {points}{known}, about {seconds_text(expected)}; Ctrl-C stops"
-        return replace(self.describe(self.before), text=text, total=None, event="begun")
-
-    def describe(self, done: int) -> Progress:
-        """Describe the progress after ``done`` points."""
-        elapsed = time.monotonic() - self.began
-        left = seconds_left(self.order, self.before, done, elapsed, self.grid, self.speed)
-        coming = self.order[done].length if done < len(self.order) else None
-        lengths = coming and {"prompt_tokens": coming.computed, "output_tokens": coming.output}
-        points = count_text(len(self.order), "point")
-        return Progress(
-            f"{self.model}: {done} of {points}, about {seconds_text(left)} left",
-            done,
-            len(self.order),
-            "measured",
-            {
-                "model": self.model,
-                "done": done,
-                "points": len(self.order),
-                "seconds_left": None if left is None else round(left, 1),
-                "next": lengths,
-            },
-        )
 
 
 def fit_measured(
@@ -245,24 +207,16 @@ def fit_measured(
 ) -> OperatingCurve:
     """Fit a curve to the points on the grid, and compute its error on those off the grid.
 
-    Args:
-        idle_watts: Idle power in watts; None if unknown.
-        layers: Number of layers on a GPU.
-
-    Raises:
-        Stopped: The calibration was stopped before there were enough points.
+    Stopped if the calibration was not complete, and stopped before there were enough points.
+    ``layers`` are those on a GPU.
     """
     on_grid = [measured.point for measured in done if not measured.visit.held_out]
     off_grid = [measured.point for measured in done if measured.visit.held_out]
     kinds = [measured.kind for measured in done if measured.kind is not None]
     try:
+        kind = str(kinds[-1]) if kinds else None
         curve = fit_curve(
-            on_grid,
-            spec.name,
-            spec.sha256,
-            measured_under,
-            kind=str(kinds[-1]) if kinds else None,
-            source="calibration",
+            on_grid, spec.name, spec.sha256, measured_under, kind=kind, source="calibration"
         )
     except TooFewPoints as error:
         if complete:

@@ -20,7 +20,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from etui.calibration.grid import Length
+from etui.calibration.grid import CurveVisit
 from etui.config.machine import machine_name
 from etui.energy.lags import correlate
 from etui.energy.recorder import Recorder
@@ -131,11 +131,10 @@ def _compute(duty: float, stop: threading.Event) -> None:
 def list_model_loads(timer: TurnTimer, context_tokens: int, gpu_threads: int) -> list[Load]:
     """List loads of a model: decode, prefill, and beside ``gpu_threads`` of the CPU if it is not 0.
 
-    Args:
-        timer: Runs its turns, with windows of no length.
+    The timer runs its turns, with windows of no length.
     """
-    decode = partial(timer.repeat, Length(8, 32))
-    prefill = partial(timer.repeat, Length(min(256, context_tokens // 2), 2))
+    decode = partial(timer.repeat, CurveVisit(8, 32))
+    prefill = partial(timer.repeat, CurveVisit(min(256, context_tokens // 2), 2))
     loads = [Load("decode", (decode,)), Load("prefill", (prefill,))]
     if gpu_threads:
         both = _build_cpu_load(gpu_threads)
@@ -199,12 +198,8 @@ class WallRun:
     """Holds the loads of a calibration and measures them.
 
     The recorder learns how late the energy of a meter is; how long a load must be held also depends
-    on the time constant, and its steady readings need no energy.
-
-    Args:
-        loads: The first is idle; the one with the most workers shows the meter's lag.
-        hold: Runs a load during a ``with``.
-        sleep: Waits for seconds of ``clock``.
+    on the time constant, and its steady readings need no energy. The first load is idle; the one
+    with the most workers shows the meter's lag.
     """
 
     def __init__(
@@ -228,13 +223,12 @@ class WallRun:
         try:
             response = self._learn_response()
             left = expected_seconds(len(self._loads), rounds, response)
-            self._watch(
-                Progress(
-                    f"the meter settles within {seconds_text(response.settle_s)}; "
-                    f"{count_text(rounds, 'round')} of {count_text(len(self._loads), 'load')} take "
-                    f"about {seconds_text(left)}; Ctrl-C stops and keeps nothing"
-                )
+            text = (
+                f"the meter settles within {seconds_text(response.settle_s)}; "
+                f"{count_text(rounds, 'round')} of {count_text(len(self._loads), 'load')} take "
+                f"about {seconds_text(left)}; Ctrl-C stops and keeps nothing"
             )
+            self._watch(Progress(text))
             found = self._measure_rounds(rounds, response, random.Random(seed))
         finally:
             self._recorder.taps.remove(self._see)
@@ -262,9 +256,8 @@ class WallRun:
                     return found
                 if seconds >= _LONGEST_RESPONSE_S:
                     break
-                self._watch(
-                    Progress("learning how late the wall meter is", seconds, _LONGEST_RESPONSE_S)
-                )
+                text = "learning how late the wall meter is"
+                self._watch(Progress(text, seconds, _LONGEST_RESPONSE_S))
         what = f"has not settled within {seconds_text(_LONGEST_RESPONSE_S)}"
         if not known:
             what = "does not follow the load of this machine"
@@ -360,11 +353,8 @@ class WallRun:
 def fit_lag(inner: Floats, wall: Floats, step_s: float) -> tuple[float, float, float]:
     """Fit a delay and a time constant, with which the inner power explains the readings best.
 
-    Args:
-        inner, wall: Watts at the same times, ``step_s`` apart.
-
-    Returns:
-        Delay and time constant in seconds, and the share of the variance that they explain.
+    ``inner`` and ``wall`` are watts at the same times, ``step_s`` apart. Returns delay and time
+    constant in seconds, and the share of the variance that they explain.
     """
     import numpy as np
 
@@ -391,8 +381,7 @@ def fit_wall(
 ) -> WallCalibration:
     """Fit the wall watts to the inner watts of all rounds.
 
-    Raises:
-        EtuiError: The loads span too little, or the slope is not determined.
+    EtuiError if the loads span too little, or the slope is not determined.
     """
     import numpy as np
 

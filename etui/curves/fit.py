@@ -10,9 +10,9 @@ from uuid import uuid4
 
 from etui.curves.operating_curve import (
     Conditions,
+    FittedPoint,
     OperatingCurve,
     PhaseCurve,
-    Residual,
     Source,
     Speed,
     looked_back,
@@ -44,20 +44,10 @@ _SHARPEST = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
-class TurnPoint:
-    """Measured joules and tokens of one turn, by phase.
+class TurnPoint(FittedPoint):
+    """Measured joules and tokens of one turn, by phase; None where not known."""
 
-    Attributes:
-        prefill_uncertainty, decode_uncertainty: Half widths in joules; None where not known.
-        prefill_seconds, decode_seconds: Durations; None where not known.
-    """
-
-    computed_tokens: int
-    cached_tokens: int
-    output_tokens: int
-    prefill_joules: float
-    decode_joules: float
-    prefill_uncertainty: float | None = None
+    prefill_uncertainty: float | None = None  # Half widths in joules
     decode_uncertainty: float | None = None
     prefill_seconds: float | None = None
     decode_seconds: float | None = None
@@ -119,13 +109,9 @@ def fit_phase(points: Sequence[PhasePoint], phase: str, *, bend: str = "always")
 
     Source: Lawson and Hanson 1974, (`fit_non_negative`). A point is weighted by its
     uncertainty combined with 2 % of its joules; all have equal weight if one has no uncertainty.
-
-    Args:
-        bend: ``always`` fits the term of the context; ``if earned`` only if the corrected Akaike
-            criterion (Hurvich and Tsai 1989) is lower with it.
-
-    Raises:
-        TooFewPoints: There are fewer than ``LEAST_POINTS``, or all have the same length.
+    The term of the context (``bend``) is fitted ``always``, or only ``if earned``: if the corrected
+    Akaike criterion (Hurvich and Tsai 1989) is lower with it. TooFewPoints if there are fewer than
+    ``LEAST_POINTS``, or all have the same length.
     """
     import numpy as np
 
@@ -270,7 +256,7 @@ def fit_curve(
         meter_share=meter_share(points),
         speed=compute_speed(points),
         points=tuple(
-            Residual(
+            FittedPoint(
                 p.computed_tokens,
                 p.cached_tokens,
                 p.output_tokens,
@@ -320,11 +306,7 @@ _TAIL = 0.025
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """A share of joules with its interval at 95 %; from 0 to 1, since no joules are negative.
-
-    Attributes:
-        low, high: Ends of the interval.
-    """
+    """A share of joules with its interval at 95 %; from 0 to 1, since no joules are negative."""
 
     context: int
     value: float
@@ -335,17 +317,13 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class ContextTerm:
-    """The term of the context of one phase.
-
-    Attributes:
-        low, high: Ends of its interval at 95 %.
-    """
+    """The term of the context of one phase."""
 
     phase: Phase  # `prefill` or `decode`
     points: int
     longest: float  # Longest measured context in tokens
     joules: float  # Additional joules per token for each token it looks back on
-    low: float
+    low: float  # Ends of its interval at 95 %
     high: float
     p: float  # Two-sided p-value of 0
     shares: tuple[Share, ...]
@@ -363,9 +341,8 @@ def estimate_context_term(
     covariance is the one that holds for unequal spreads (HC3: MacKinnon and White, Journal of
     Econometrics 29, 1985).
 
-    Returns:
-        None with fewer than ``LEAST_POINTS`` points, or if their lengths do not separate the term
-        from the joules per token.
+    None with fewer than ``LEAST_POINTS`` points, or if their lengths do not separate the term from
+    the joules per token.
     """
     import numpy as np
 

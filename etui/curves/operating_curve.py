@@ -41,12 +41,7 @@ _PLACEMENT = {
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """Everything besides the model that joules per token depend on.
-
-    Attributes:
-        kv_type, flash_attention: Type of the KV cache and of the attention, as configured; None
-            if unknown.
-    """
+    """Everything besides the model that joules per token depend on; what is unknown is None."""
 
     machine: str  # Processor, number of CPUs and system, for people
     build: str  # Version of the engine
@@ -56,10 +51,9 @@ class Conditions:
     """Sum of the limits of those channels; None if one has none."""
     prefill_threads: int | None = None
     """Most threads of prefill, where they differ from ``threads``."""
-    kv_type: str | None = None
+    kv_type: str | None = None  # These three as configured
     flash_attention: str | None = None
-    batch_tokens: str | None = None
-    """Most tokens of a batch, as configured: a number or ``auto``; None if unknown."""
+    batch_tokens: str | None = None  # Most tokens of a batch: a number or `auto`
     tuned: tuple[tuple[str, str], ...] = ()
     """Settings of the model that a sweep chose, and their values; the others are those of
     models.yaml."""
@@ -191,7 +185,7 @@ class PredictedCurveJoules:
 
 
 @dataclass(frozen=True, slots=True)
-class Residual:
+class FittedPoint:
     """One fitted point: its tokens and the measured joules of both phases."""
 
     computed_tokens: int
@@ -240,7 +234,7 @@ class OperatingCurve:
     held_out_mape: float | None = None
     """Mean absolute relative error on points off the grid that were not fitted; None without such
     points."""
-    points: tuple[Residual, ...] = ()  # The fitted points, for a figure
+    points: tuple[FittedPoint, ...] = ()  # The fitted points, for a figure
     gpu_layers: int | None = None  # Number of layers on a GPU; None where not known
 
     @property
@@ -251,10 +245,8 @@ class OperatingCurve:
     def joules(self, computed: float, cached: float, output: float) -> PredictedCurveJoules:
         """Predict the gross joules of a turn, without loading the model.
 
-        Args:
-            computed: Prompt tokens to compute.
-            cached: Tokens of the context before them, reused from the KV cache.
-            output: Output tokens, of thinking and answer.
+        Of the prompt tokens, ``computed`` are computed, and ``cached`` before them are reused from
+        the KV cache. The output is thinking and answer.
         """
         prefill = self.prefill.joules(cached, computed)
         decode = self.decode.joules(cached + computed, output - 1)

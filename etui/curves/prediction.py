@@ -156,11 +156,8 @@ def predict(
 ) -> Prediction:
     """Predict a model of this machine, or one that could be pulled.
 
-    Args:
-        gguf: Its header, or the start of it; None leaves it to the entry.
-        curve: Its newest curve of this machine.
-        past: As in :func:`forecast_decode`.
-        most_context: Upper limit on its context in tokens; None for none.
+    Without the start of its file, ``gguf``, the entry decides. ``curve`` is its newest one of this
+    machine, ``past`` the speed of its last turns, and ``most_context`` a limit on its context.
     """
     if spec.backend is not None:
         return Prediction()
@@ -191,10 +188,8 @@ def measured_from(
 ) -> MeasuredModel | None:
     """Return the model as its curve on a machine, or else its answers there, measured it.
 
-    Args:
-        past: Speed of its answers while nothing else ran, see
-            :func:`etui.log.past_answers.read_quiet_speed`.
-        on_gpu: Where its weights were in those answers.
+    ``past`` is the speed of its answers while nothing else ran
+    (:func:`etui.log.past_answers.read_quiet_speed`), with its weights ``on_gpu`` or not.
     """
     own = None
     if curve is not None and curve.conditions.machine == machine:
@@ -223,12 +218,10 @@ def forecast_decode(
 ) -> DecodeForecast:
     """Predict the decode of a model.
 
-    Its own curve comes first, then its last turns in the log, then the models that were measured in
-    the same kind of memory, then the speed of the memory with the power limit. Nothing is guessed
-    for a GPU on which nothing was measured.
-
-    Args:
-        past: Speed of its last turns here, see :func:`etui.log.past_answers.read_speed`.
+    Its own curve comes first, then its last turns in the log, ``past``
+    (:func:`etui.log.past_answers.read_speed`), then the models that were measured in the same kind
+    of memory, then the speed of the memory with the power limit. Nothing is guessed for a GPU on
+    which nothing was measured.
     """
     there = [one for one in machine.measured if one.on_gpu == on_gpu and one.work.read_bytes > 0]
     like = _find_nearest(work, there)
@@ -313,25 +306,27 @@ def _predict_prefill(
     return None if speed is None else speed * like.work.parameters / work.parameters
 
 
+_OWN_BASIS: dict[Source, str] = {
+    "curve": "measured by its curve",
+    "log": "decode of its last turns here",
+}
+
+
 def speed_text(forecast: DecodeForecast, machine: MachineFacts, *, on_gpu: bool) -> str:
     """Write the tokens per second with their ± and basis, or why they are unknown."""
     basis = speed_basis(forecast, machine, on_gpu=on_gpu)
-    if forecast.tokens_per_second is None:
-        return f"unknown tok/s: {basis}"
-    return f"{_value_text(forecast.tokens_per_second, 'tok/s', forecast.speed_share)}: {basis}"
+    return _figure_text(forecast.tokens_per_second, "tok/s", forecast.speed_share, basis)
 
 
 def speed_basis(forecast: DecodeForecast, machine: MachineFacts, *, on_gpu: bool) -> str:
     """Write what the tokens per second rest on, or why they are unknown."""
     match forecast.speed_source:
+        case "curve" | "log" as own:
+            return _OWN_BASIS[own]
         case "":
             if on_gpu:
                 return "no model was measured on this GPU yet"
             return f"the speed of the memory is {unmeasured_text(machine)}"
-        case "curve":
-            return "measured by its curve"
-        case "log":
-            return "decode of its last turns here"
         case "other model":
             return f"scaled by size from {forecast.like}"
         case "other models":
@@ -345,20 +340,16 @@ def speed_basis(forecast: DecodeForecast, machine: MachineFacts, *, on_gpu: bool
 def joules_text(forecast: DecodeForecast, machine: MachineFacts) -> str:
     """Write the joules of a decoded token with their ± and basis, or why they are unknown."""
     unit, basis = "J per decoded token", joules_basis(forecast, machine)
-    if forecast.joules_per_token is None:
-        return f"unknown {unit}: {basis}"
-    return f"{_value_text(forecast.joules_per_token, unit, forecast.joules_share)}: {basis}"
+    return _figure_text(forecast.joules_per_token, unit, forecast.joules_share, basis)
 
 
 def joules_basis(forecast: DecodeForecast, machine: MachineFacts) -> str:
     """Write what the joules of a decoded token are based on, or why they are unknown."""
     match forecast.joules_source:
+        case "curve" | "log" as own:
+            return _OWN_BASIS[own]
         case "":
             return "no power meter to predict it from"
-        case "curve":
-            return "measured by its curve"
-        case "log":
-            return "decode of its last turns here"
         case "other model":
             return f"with the watts of {forecast.like}"
         case _:
@@ -370,10 +361,13 @@ def unmeasured_text(machine: MachineFacts) -> str:
     return f"not measured yet{' (the machine was busy)' if machine.memory_busy else ''}"
 
 
-def _value_text(value: float, unit: str, share: float | None) -> str:
-    if share is None:
-        return f"{units.significant(value, 2)} {unit}"
-    return f"{units.ABOUT}{units.significant(value, 2)} {unit} ± {100 * share:.0f} %"
+def _figure_text(value: float | None, unit: str, share: float | None, basis: str) -> str:
+    if value is None:
+        return f"unknown {unit}: {basis}"
+    text = f"{units.significant(value, 2)} {unit}"
+    if share is not None:
+        text = f"{units.ABOUT}{text} ± {100 * share:.0f} %"
+    return f"{text}: {basis}"
 
 
 def value_cell(value: float | None, share: float | None) -> str:

@@ -151,9 +151,8 @@ def r2_text(r2: float | None) -> str:
 
 def points_text(curve: OperatingCurve) -> str:
     """Format the number of fitted points: ``12 points``, or ``12 turns of the log``."""
-    noun = "turn of the log" if curve.source == "log" else "point"
-    plural = "turns of the log" if curve.source == "log" else "points"
-    return count_text(curve.n, noun, plural)
+    nouns = ("turn of the log", "turns of the log") if curve.source == "log" else ("point", None)
+    return count_text(curve.n, *nouns)
 
 
 def _format_row(name: str, phase: PhaseCurve, tokens: str, kind: str | None) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from etui.bench.model_comparison import compare_models
 from etui.bench.run import run_record
 from etui.cli.model_compare import build_document, format_comparison
 from etui.config.machine import machine_name
-from etui.curves.operating_curve import Residual
+from etui.curves.operating_curve import FittedPoint
 from etui.errors import UsageError
 from etui.log.curve_lookup import build_curve_record
 from etui.log.queries import LogReader
@@ -31,10 +31,10 @@ RUN = synthetic.config(arms=("direct", "large"), per_subject=4)
 ROWS = synthetic.samples(RUN)
 
 
-def points(factor: float, spread: float = 0.0) -> tuple[Residual, ...]:
+def points(factor: float, spread: float = 0.0) -> tuple[FittedPoint, ...]:
     draw = random.Random(1)
     return tuple(
-        Residual(computed, 0, output, 0.02 * computed * each, 0.4 * output * each)
+        FittedPoint(computed, 0, output, 0.02 * computed * each, 0.4 * output * each)
         for computed in (32, 128, 512)
         for output in (16, 64, 192)
         for each in [factor * draw.lognormvariate(0, spread)]

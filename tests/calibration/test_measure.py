@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from etui.calibration.grid import (
     CurveVisit,
     Grid,
-    Length,
     between,
     expected_seconds,
     fit_into_context,
@@ -39,7 +38,7 @@ def bench(gpu, window_s=GRID.window_s, **session):
 
 def calibrated(gpu, grid=GRID):
     made = bench(gpu, grid.window_s)
-    warm_up(made, [Length(64, 16)])
+    warm_up(made, [CurveVisit(64, 16)])
     points = []
     for visit in list_visits(grid, seed=0):
         gpu.rest(grid.cool_down_s)
@@ -82,7 +81,7 @@ def test_turns_off_the_grid_are_predicted_within_ten_percent(seed):
 
 def test_a_point_is_what_one_turn_of_that_length_took():
     gpu = SimulatedGpu(replace(GpuLoad(), noise=0.0, warm_share=0.0))
-    point = bench(gpu).measure(CurveVisit(Length(256, 32))).point
+    point = bench(gpu).measure(CurveVisit(256, 32)).point
     load = gpu.load
     prefill = load.watts(0, 256) * load.seconds(0, 256)
     decode = sum(load.watts(c, 1) * load.seconds(c, 1) for c in range(256, 256 + 31))
@@ -98,17 +97,17 @@ def test_a_machine_that_tells_nothing_is_no_bench():
     session = SimulatedSession(gpu)
     gpu.recorder.selection = replace(gpu.recorder.selection, summed=())
     with pytest.raises(EtuiError, match="nothing can be measured"):
-        TurnTimer(session, gpu, 0.1, clock=gpu.clock).measure(CurveVisit(Length(8, 4)))
+        TurnTimer(session, gpu, 0.1, clock=gpu.clock).measure(CurveVisit(8, 4))
 
 
 def test_every_length_is_visited_as_often_as_asked_and_those_between_once():
     order = list_visits(Grid((10, 40), (8, 32, 128), repeats=2), seed=1)
-    assert sorted(v.length for v in order if not v.held_out) == sorted(
-        2 * [Length(c, o) for c in (10, 40) for o in (8, 32, 128)]
+    assert sorted(v[:2] for v in order if not v.held_out) == sorted(
+        2 * [(c, o) for c in (10, 40) for o in (8, 32, 128)]
     )
-    assert {v.length for v in order if v.held_out} == {Length(20, 16), Length(20, 64)}
+    assert {v[:2] for v in order if v.held_out} == {(20, 16), (20, 64)}
     assert order == list_visits(Grid((10, 40), (8, 32, 128), repeats=2), seed=1)
-    assert list(order) != sorted(order, key=lambda v: v.length)
+    assert list(order) != sorted(order, key=lambda v: v[:2])
 
 
 @given(st.lists(st.integers(1, 5000), min_size=2, max_size=8, unique=True).map(sorted))
@@ -139,7 +138,7 @@ def test_what_the_context_cannot_hold_is_left_out():
 
 def test_the_expected_time_counts_windows_rests_and_lengths():
     grid = Grid(window_s=2.0, cool_down_s=1.0)
-    left = [CurveVisit(Length(1000, 100)), CurveVisit(Length(10, 10))]
+    left = [CurveVisit(1000, 100), CurveVisit(10, 10)]
     assert expected_seconds(left, grid, Speed(100.0, 10.0)) == pytest.approx(
         (10 + 10 + 1.2) + (2 + 2 + 1.2)
     )

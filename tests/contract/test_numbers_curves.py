@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from etui.calibration.grid import Grid, Length, expected_seconds, list_visits
+from etui.calibration.grid import CurveVisit, Grid, expected_seconds, list_visits
 from etui.calibration.measure import TurnTimer, warm_up
 from etui.curves.fit import (
     PhasePoint,
@@ -107,7 +107,7 @@ def test_a_calibration_of_a_simulated_gpu() -> None:
     gpu = SimulatedGpu(GpuLoad(), seed=2)
     gpu.rest(1.5)
     timer = TurnTimer(SimulatedSession(gpu), gpu, grid.window_s, clock=gpu.clock)
-    speed = warm_up(timer, [Length(64, 16)])
+    speed = warm_up(timer, [CurveVisit(64, 16)])
     visits, measured = list_visits(grid, seed=0), []
     for visit in visits:
         gpu.rest(grid.cool_down_s)
@@ -116,7 +116,7 @@ def test_a_calibration_of_a_simulated_gpu() -> None:
     off = [m.point for m in measured if m.visit.held_out]
     curve = fit_curve(on, "m", "ab", HERE, kind="counter", source="calibration")
     found = {
-        "visits": visits,
+        "visits": [{"length": v[:2], "held_out": v.held_out} for v in visits],
         "speed": speed,
         "points": measured,
         "curve": (curve.prefill, curve.decode, curve.meter_share, curve.speed),

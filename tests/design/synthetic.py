@@ -12,7 +12,7 @@ from etui.bench.arms import to_json
 from etui.bench.config import NamedText, RunConfig
 from etui.bench.folder import RunFolder
 from etui.bench.sample import Sample
-from etui.calibration.grid import CurveVisit, Length
+from etui.calibration.grid import CurveVisit
 from etui.calibration.measure import MeasuredPoint
 from etui.curves.fit import TurnPoint
 from etui.curves.operating_curve import looked_back
@@ -191,7 +191,7 @@ def points(bend: float = 2e-4, size: float = 1.0, seed: int = 0) -> list[Measure
                     size * prefill * draw.gauss(1, 0.02), size * decode * draw.gauss(1, 0.02),
                     0.4 * size * prefill, 0.4 * size * decode, 0.01 * computed, 0.02 * steps,
                 )  # fmt: skip
-                visit = CurveVisit(Length(computed, output))
+                visit = CurveVisit(computed, output)
                 found.append(MeasuredPoint(visit.held_out, point, Kind.ESTIMATE, shared=False))
     return found
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from etui.bench.config import NamedText
 from etui.bench.folder import CURVES
-from etui.calibration.grid import CurveVisit, Grid, Length, list_visits
+from etui.calibration.grid import CurveVisit, Grid, list_visits
 from etui.calibration.measure import MeasuredPoint
 from etui.curves.fit import TurnPoint
 from etui.curves.operating_curve import Conditions
@@ -229,8 +229,7 @@ def test_a_plan_without_curves_has_no_side_work():
 @given(st.dictionaries(st.sampled_from("abc"), st.integers(0, 6), min_size=1))
 def test_the_model_that_is_furthest_behind_is_next(done):
     orders = {
-        model: [CurveVisit(Length(number + 1, 2)) for number in range(5)]
-        for model in ("a", "b", "c")
+        model: [CurveVisit(number + 1, 2) for number in range(5)] for model in ("a", "b", "c")
     }
     chosen = next_visit(orders, done)
     if chosen is None:

@@ -11,7 +11,7 @@ import pytest
 
 from etui.arm import Arm
 from etui.curves.fit import TooFewPoints
-from etui.curves.operating_curve import Conditions, OperatingCurve, PhaseCurve, Residual, Speed
+from etui.curves.operating_curve import Conditions, FittedPoint, OperatingCurve, PhaseCurve, Speed
 from etui.log.curve_lookup import (
     LEAST_TURNS,
     build_curve_record,
@@ -37,7 +37,7 @@ CURVE = OperatingCurve(
     prefill=replace(PREFILL, r2=0.99, n=12, band=0.05, mape=0.02),
     decode=replace(DECODE, r2=0.98, n=12, band=1.5, proportional=False, mape=0.03),
     meter_share=0.01, idle_watts=20.0, speed=Speed(900.0, 60.0, 80.0, 70.0), held_out_mape=0.04,
-    points=(Residual(32, 0, 16, 1.6, 6.0),), gpu_layers=31,
+    points=(FittedPoint(32, 0, 16, 1.6, 6.0),), gpu_layers=31,
 )  # fmt: skip
 
 

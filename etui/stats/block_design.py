@@ -39,14 +39,10 @@ class BlockMeans:
     freedom: Floats  # Degrees of freedom of each variance, shape (treatments,)
 
     def estimate(self, weights: Floats) -> tuple[MeanEstimate, float, float]:
-        """Estimate a contrast.
+        """Estimate a contrast by weights of the treatments, with the sum 0.
 
-        Args:
-            weights: Of the treatments, shape (treatments,), with the sum 0.
-
-        Returns:
-            The contrast with its interval (none where the values are too few), its variance in
-            variances of one value, and its degrees of freedom.
+        Returns the contrast with its interval (none where the values are too few), its variance in
+        variances of one value, and its degrees of freedom.
         """
         mean = float(weights @ self.means)
         gains = weights @ self.covariance
@@ -75,9 +71,8 @@ class BlockMeans:
 def fit_block_design(values: Floats) -> BlockMeans | None:
     """Fit the means of the treatments; None if the reference is in no block with another one.
 
-    Args:
-        values: Shape (blocks, treatments, copies), NaN where one is missing; the first treatment is
-            the reference.
+    ``values`` have the shape (blocks, treatments, copies), NaN where one is missing; the first
+    treatment is the reference.
     """
     # Every treatment needs a block with the reference.
     values = values[np.isfinite(values[:, 0]).any(axis=1)]

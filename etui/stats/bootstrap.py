@@ -1,14 +1,9 @@
 """Bootstrap over questions: intervals of sums, of means and of any figure of them.
 
-There is one loop, :func:`compute_replicates`. It draws how often each question (or each kind of
-question) counts in a resample, and computes a figure from these weights. The draws differ in what
-the questions are a sample of:
-
-- :func:`resample_sums` draws within strata, by Rao and Wu's rescaled bootstrap: the questions of a
-  bench run are drawn subject by subject, and some subjects have few questions.
-- :func:`resample_means` draws all questions together, as a plain bootstrap: a replay judges
-  policies on one sample of questions. It counts equal rows together, or weights each question by a
-  Poisson variable if nearly all rows differ.
+There is one loop, :func:`sum_weighted`. It draws how often each question (or each kind of question)
+counts in a resample. The questions of a bench run are drawn subject by subject
+(:func:`resample_sums`); a replay judges policies on one sample of questions, drawn all together
+(:func:`resample_means`).
 
 Every resample takes all columns of a question together, so ratios and differences of columns keep
 their correlation. Equal seeds and equal questions in equal order give equal figures. All
@@ -37,19 +32,14 @@ _CHUNK = 1000
 _MOST_KINDS = 800
 
 
-def compute_replicates(
-    draw: Draw, figure: Callable[[Any], Any], replicates: int, chunk: int = _CHUNK
-) -> Any:
-    """Compute a figure of every resample, in chunks that bound the memory of the weights.
+def sum_weighted(draw: Draw, values: Any, replicates: int, chunk: int) -> Any:
+    """Sum rows by the weights of resamples, in chunks that bound the memory of the weights.
 
-    Args:
-        draw: Draws the weights of a number of resamples.
-        chunk: Largest number drawn at once. Equal seeds give equal figures only with equal
-            chunks: sums of other lengths may be rounded differently.
+    Equal seeds give equal sums only with equal chunks: other lengths may be rounded differently.
+    Returns the shape (replicates, columns).
     """
-    return np.concatenate(
-        [figure(draw(min(chunk, replicates - start))) for start in range(0, replicates, chunk)]
-    )
+    starts = range(0, replicates, chunk)
+    return np.concatenate([draw(min(chunk, replicates - start)) @ values for start in starts])
 
 
 def resample_sums(
@@ -60,10 +50,7 @@ def resample_sums(
     Each stratum of n questions gives n-1 draws with replacement, each counted n/(n-1) times, which
     keeps the variance of a sum unbiased for small strata too (Rao and Wu, JASA 83, 1988; n plain
     draws make the interval of a five-question subject a fifth too narrow). Strata of one question
-    are pooled, since a single question shows no spread.
-
-    Returns:
-        Shape (replicates, columns).
+    are pooled, since a single question shows no spread. Returns the shape (replicates, columns).
     """
     values = np.asarray(columns, dtype=np.float64)
     generator = np.random.default_rng(seed)
@@ -74,7 +61,7 @@ def resample_sums(
             sums += inside.sum(axis=0)
         else:
             draw = _make_rescaled_draw(generator, len(members))
-            sums += _sum_weighted(draw, inside, replicates, _STRATUM_CHUNK)
+            sums += sum_weighted(draw, inside, replicates, _STRATUM_CHUNK)
     return sums
 
 
@@ -85,31 +72,27 @@ def resample_means(columns: Floats, seed: int, replicates: int = PLAIN_REPLICATE
     multinomial draw over a few kinds. If nearly every row is a kind of its own (measured joules),
     each gets a Poisson(1) weight instead and the sum is divided by the total weight. This equals
     the multinomial draw except for its total (Hanley and MacGibbon, 2006) and is ten times as fast.
-
-    Returns:
-        Shape (replicates, columns).
+    Returns the shape (replicates, columns).
     """
     generator = np.random.default_rng(seed)
     kinds, counts = np.unique(columns, axis=0, return_counts=True)
     if len(kinds) <= _MOST_KINDS:
         draw = multinomial_draw(generator, counts)
-        return np.asarray(_sum_weighted(draw, kinds, replicates, replicates) / len(columns))
+        return np.asarray(sum_weighted(draw, kinds, replicates, replicates) / len(columns))
     values = np.column_stack([columns, np.ones(len(columns))]).astype(np.float32)
     centre = values.mean(axis=0, dtype=np.float64)
     centre[-1] = 0.0
     values -= centre.astype(np.float32)  # single precision then applies to the spread only
     draw = _make_poisson_draw(generator, len(columns))
-    sums = _sum_weighted(draw, values, replicates, _CHUNK).astype(np.float64)
+    sums = sum_weighted(draw, values, replicates, _CHUNK).astype(np.float64)
     return np.asarray(sums[:, :-1] / sums[:, -1:] + centre[:-1])
 
 
 def compute_interval(columns: Floats, replicates: Floats, figure: Callable[[Any], Any]) -> Interval:
     """Compute a figure of column means and its interval.
 
-    Args:
-        columns: Numbers, shape (questions, columns).
-        replicates: The result of ``resample_means`` for these columns.
-        figure: Takes means, shape (k, columns), and returns the figure of each, shape (k,).
+    ``columns`` have the shape (questions, columns), ``replicates`` come from ``resample_means`` of
+    them; ``figure`` takes means, shape (k, columns), and returns the figure of each, shape (k,).
     """
     value = float(figure(columns.mean(axis=0)[None, :])[0])
     return Interval(value, *percentiles(figure(replicates), "nearest"), "bootstrap")
@@ -120,10 +103,8 @@ def percentiles(
 ) -> tuple[float | None, float | None]:
     """Return both ends of the central 95 %; an infinite end is None.
 
-    Args:
-        replicates: Shape (replicates,).
-        method: ``linear`` interpolates between two ranks, and gives None if either of them is
-            infinite; ``nearest`` takes the nearest rank.
+    ``linear`` interpolates between two ranks, and gives None if either of them is infinite;
+    ``nearest`` takes the nearest rank.
     """
     tail = (1 - CONFIDENCE) / 2 * 100
     with np.errstate(invalid="ignore"):  # interpolation between two infinities
@@ -169,11 +150,6 @@ def _make_poisson_draw(generator: np.random.Generator, size: int) -> Draw:
         return weight_of[drawn].reshape(rows, size)
 
     return draw
-
-
-def _sum_weighted(draw: Draw, values: Any, replicates: int, chunk: int) -> Any:
-    """Sum the rows of ``values`` by weight, shape (replicates, columns)."""
-    return compute_replicates(draw, lambda weights: weights @ values, replicates, chunk)
 
 
 def _pool_strata(labels: Sequence[str]) -> list[list[int]]:

@@ -108,9 +108,7 @@ class SequenceInterval:
 def crossing_probability(height: float, slope: float) -> float:
     """Compute the probability that a Brownian motion crosses height + slope (1 - t) in (0, 1].
 
-    Args:
-        height: Boundary at t = 1, above 0.
-        slope: Amount by which the boundary is higher at t = 0, not negative.
+    The height is above 0, and the slope not negative.
     """
     exponent = 2 * slope * (height + slope) + log_normal_tail(height + 2 * slope)
     return normal_tail(height) + math.exp(exponent)
@@ -136,12 +134,11 @@ def estimate_prefix_mean(
     (collapsed strata, Cochran, section 5A.12).
 
     Args:
-        values: Value of each question asked, shape (n,), at least one.
+        values: Value of each question asked, within the bounds, shape (n,), at least one.
         strata: Number of its stratum, from 0, shape (n,).
         total: Number of questions of the population, at least n.
-        bounds: Least and greatest possible value.
-        covariates: Covariates of each question asked, shape (n, k), with a mean of 0 over the
-            population (:func:`build_covariates`); None without.
+        covariates: Of each question asked, shape (n, k), with a mean of 0 over the population
+            (:func:`build_covariates`).
     """
     count = len(values)
     sizes, groups = _pool_single(strata)
@@ -170,13 +167,11 @@ def estimate_prefix_mean(
 
 
 def build_covariates(difficulty: Floats) -> Floats:
-    """Build the covariates of a population from the difficulties of its questions.
+    """Build the covariates of a population from the difficulties, shape (questions, 3).
 
     They are the difficulty, its square and its cube, standardised: a strong model is wrong only on
-    the hardest questions and a weak one right only on the easiest, which a line does not follow.
-
-    Returns:
-        Shape (questions, 3), each column with mean 0; a constant difficulty gives zeros.
+    the hardest questions and a weak one right only on the easiest, which a line does not follow. A
+    constant difficulty gives zeros.
     """
 
     def standardise(column: Floats) -> Floats:
@@ -195,11 +190,7 @@ def within_variance(values: Floats, strata: Whole) -> float:
 
 
 def compute_interval(estimate: PrefixMean, half_width: float) -> SequenceInterval:
-    """Compute the interval of the sequence that narrows to a half width.
-
-    Args:
-        half_width: Half width at which the sequence is optimal, above 0; a share.
-    """
+    """Compute the interval of the sequence that narrows to a half width, a share above 0."""
     total, count = estimate.total, estimate.questions
     if count >= total:
         return SequenceInterval(
@@ -235,10 +226,7 @@ def fixed_sample(variance: float, total: int, half_width: float) -> int:
     """Compute the smallest fixed sample whose 95 % half width is not above a given one.
 
     It is drawn proportionally by stratum without replacement, so that the half width of n questions
-    is 1.96 sqrt(variance (1/n - 1/total)).
-
-    Args:
-        variance: Variance of one question within its stratum.
+    is 1.96 sqrt(variance (1/n - 1/total)), with the variance of one question within its stratum.
     """
     return max(1, _count_for(variance, total, half_width, Z95))
 

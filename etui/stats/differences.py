@@ -62,12 +62,9 @@ class LogDifference:
 def compute_floor(error: float, freedom: float, level: float = SIGNIFICANCE) -> float:
     """Compute the smallest difference that a two-sided test finds with 80 % probability.
 
-    At 5 % it is ``(t(0.975) + t(0.8)) s`` (Lachin, Controlled Clinical Trials 2, 1981, with t in
-    place of the normal quantiles, as the noise is estimated).
-
-    Args:
-        error: Standard error of the difference.
-        freedom: Degrees of freedom of that error.
+    At 5 % it is ``(t(0.975) + t(0.8)) s`` for a standard error s with its degrees of freedom
+    (Lachin, Controlled Clinical Trials 2, 1981, with t in place of the normal quantiles, as the
+    noise is estimated).
     """
     quantiles = t_quantile(level / 2, freedom) + t_quantile(1 - _POWER, freedom)
     return quantiles * error

@@ -35,14 +35,9 @@ def t_tail(t: float, freedom: float) -> float:
 
 @lru_cache(maxsize=1024)
 def t_quantile(tail: float, freedom: float) -> float:
-    """Compute the value that Student's t exceeds with a given probability.
+    """Compute the value that Student's t exceeds with a probability, in (0, 0.5].
 
-    Args:
-        tail: Probability above the value, in (0, 0.5].
-        freedom: Degrees of freedom, at least 1; not necessarily whole.
-
-    Raises:
-        ValueError: The probability or the degrees of freedom are out of range.
+    The degrees of freedom are at least 1, and not necessarily whole; ValueError otherwise.
     """
     if not 0 < tail <= 0.5 or freedom < 1:
         raise ValueError("a quantile needs a tail in (0, 0.5] and a degree of freedom")
@@ -84,22 +79,13 @@ def binomial_two_sided(successes: int, trials: int) -> float:
     for count in range(1, few + 1):  # each coefficient from the last one, still exact
         term = term * (trials - count + 1) // count
         below += term
-    return min(1.0, float(2 * below / 2**trials)) if trials < 1000 else _divide(2 * below, trials)
-
-
-def _divide(count: int, trials: int) -> float:
-    """Divide a large whole number by a power of two without overflow."""
-    shift = max(0, count.bit_length() - 64)
-    return min(1.0, math.ldexp(float(count >> shift), shift - trials))
+    return min(1.0, float(2 * below / 2**trials))
 
 
 def find_root(function: Callable[[float], float], low: float, high: float) -> float:
     """Find where a monotonic function is 0 between two ends of different sign, to the last digit.
 
-    It narrows the range by the secant and by halves in turn.
-
-    Raises:
-        ValueError: Both ends have the same sign.
+    It narrows the range by the secant and by halves in turn. ValueError for ends of one sign.
     """
     at_low, at_high = function(low), function(high)
     if at_low * at_high > 0:

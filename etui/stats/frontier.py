@@ -11,7 +11,7 @@ cheapest arm's, where there is no mixture.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import combinations, pairwise
+from itertools import combinations
 from typing import TypeVar
 
 import numpy as np
@@ -52,28 +52,21 @@ def _is_below(left: Point, middle: Point, right: Point) -> bool:
 def mixture_accuracy(points: Mapping[_Name, Point], cost: float) -> float | None:
     """Compute the accuracy of the best random mixture at a mean cost.
 
-    Returns:
-        Above the most expensive arm of the hull, that arm's accuracy; None below the cheapest arm,
-        where there is no mixture.
+    Above the most expensive arm of the hull it is that arm's; None below the cheapest arm, where
+    there is no mixture.
     """
     corners = [points[name] for name in hull(points)]
     if not corners or cost < corners[0][0]:
         return None
-    for (x0, y0), (x1, y1) in pairwise(corners):
-        if cost <= x1:
-            return y0 + (y1 - y0) * (cost - x0) / (x1 - x0)
-    return corners[-1][1]
+    costs, accuracies = zip(*corners, strict=True)
+    return float(np.interp(cost, costs, accuracies))
 
 
 def mixture_accuracies(cost: Floats, accuracy: Floats, at: Floats) -> Floats:
     """Compute the accuracy of the best random mixture at a mean cost, for many resamples.
 
-    Args:
-        cost: Cost of each arm in each resample, shape (resamples, arms).
-        at: Cost of the mixture in each resample, shape (resamples,).
-
-    Returns:
-        Shape (resamples,). Below the cheapest arm, where there is no mixture, its accuracy.
+    The costs of the arms have the shape (resamples, arms), those of the mixture (resamples,), as
+    the result. Below the cheapest arm, where there is no mixture, it is that arm's accuracy.
     """
     at = np.maximum(at, cost.min(axis=1))
     best = np.where(cost <= at[:, None] + _SLACK, accuracy, -np.inf).max(axis=1)
@@ -93,11 +86,7 @@ def mixture_accuracies(cost: Floats, accuracy: Floats, at: Floats) -> Floats:
 def mixture_costs(cost: Floats, accuracy: Floats, at: Floats) -> Floats:
     """Compute the lowest mean cost of a random mixture with an accuracy, for many resamples.
 
-    Args:
-        cost: Cost of each arm in each resample, shape (resamples, arms).
-
-    Returns:
-        Shape (resamples,); infinite where no mixture is as accurate.
+    Shapes are those of :func:`mixture_accuracies`; infinite where no mixture is as accurate.
     """
     best = np.where(accuracy >= at[:, None] - _SLACK, cost, np.inf).min(axis=1)
     for one, other in combinations(range(cost.shape[1]), 2):
@@ -113,11 +102,8 @@ def mixture_costs(cost: Floats, accuracy: Floats, at: Floats) -> Floats:
 def cheapest_correct(correct: Flags, cost: Floats) -> Whole:
     """Pick the cheapest correct arm of each question, or the cheapest arm if none is correct.
 
-    Args:
-        cost: Cost of each answer, shape (questions, arms); infinite if unmeasured.
-
-    Returns:
-        Column of the arm, shape (questions,); the first among equals.
+    The costs have the shape (questions, arms), infinite if unmeasured; the result is the column of
+    each question, the first among equals.
     """
     order = np.argsort(cost, axis=1, kind="stable")
     sorted_right = np.take_along_axis(correct, order, axis=1)

@@ -43,18 +43,13 @@ _NO_SPREAD = 1e-12
 
 @dataclass(frozen=True, slots=True)
 class MeanEstimate:
-    """The mean of a few values.
-
-    Attributes:
-        low, high: Ends of the interval at 95 %; None with one value.
-    """
+    """The mean of a few values; of one value, the rest is None."""
 
     mean: float  # Trimmed mean from 8 values on
-    low: float | None
+    low: float | None  # Ends of the interval at 95 %
     high: float | None
-    p: float | None  # Two-sided p-value of a mean of 0; None with one value
-    deviation: float | None
-    """Standard error times the root of the number of values; None with one value."""
+    p: float | None  # Two-sided p-value of a mean of 0
+    deviation: float | None  # Standard error times the root of the number of values
     values: int
     method: str | None  # `bootstrap` or `student`; None without an interval
 

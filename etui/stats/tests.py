@@ -30,9 +30,7 @@ SIGNIFICANCE = 0.05
 class Interval:
     """A figure with its interval at 95 %.
 
-    Attributes:
-        low, high: Ends of the interval; None if an end is unknown (one question; joules per
-            correct answer if another sample might have none).
+    An unknown end is None (one question; joules per correct answer if a sample might have none).
     """
 
     value: float
@@ -52,20 +50,34 @@ def wilson(successes: int, trials: int) -> Interval:
     """Compute a share of successes and its score interval (Wilson, JASA 22, 1927)."""
     if trials < 1 or not 0 <= successes <= trials:
         raise ValueError("a share needs at least one trial, and no more successes than trials")
-    share, z = successes / trials, NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+    share = successes / trials
+    low, high = _score_ends(share, trials, NormalDist().inv_cdf((1 + CONFIDENCE) / 2))
+    low, high = 0.0 if successes == 0 else low, 1.0 if successes == trials else high
+    return Interval(share, low, high, "wilson")
+
+
+def wilson_low(p: float, n: float, confidence: float) -> float:
+    """Compute the lower end of the one-sided interval for a share of n answers; 0 for none."""
+    return min(max(_score_ends(p, n, _quantile(confidence))[0], 0.0), 1.0) if n > 0 else 0.0
+
+
+def _score_ends(share: float, trials: float, z: float) -> tuple[float, float]:
     centre = share + z * z / (2 * trials)
     half = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
-    low = 0.0 if successes == 0 else (centre - half) / (1 + z * z / trials)
-    high = 1.0 if successes == trials else (centre + half) / (1 + z * z / trials)
-    return Interval(share, low, high, "wilson")
+    whole = 1 + z * z / trials
+    return (centre - half) / whole, (centre + half) / whole
+
+
+@lru_cache(maxsize=64)
+def _quantile(confidence: float) -> float:
+    return NormalDist().inv_cdf(min(max(confidence, 1e-9), 1 - 1e-9))
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
     """Compute the exact two-sided p-value of McNemar's test (Psychometrika 12, 1947).
 
-    Returns:
-        The probability, if both were equally good, of a split at least as uneven among these
-        questions; 1 if there are none.
+    It is the probability, if both were equally good, of a split at least as uneven among these
+    questions; 1 if there are none.
     """
     discordant = only_first + only_second
     return binomial_two_sided(only_first, discordant) if discordant else 1.0
@@ -84,14 +96,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 @dataclass(frozen=True, slots=True)
 class PairedMean:
-    """A mean of paired differences.
-
-    Attributes:
-        low, high: Ends of the adjusted interval at 95 %; they contain the mean.
-    """
+    """A mean of paired differences."""
 
     value: float  # The mean, in [-1, 1]
-    low: float
+    low: float  # Ends of the adjusted interval at 95 %, which contain the mean
     high: float
     deviation: float  # Standard deviation of the differences, adjusted
     p: float  # Two-sided p-value of a mean of 0
@@ -102,15 +110,12 @@ _ADDED = 2
 
 
 def estimate_paired_mean(differences: Floats) -> PairedMean:
-    """Estimate the mean of paired differences, with an interval that holds for few questions.
+    """Estimate the mean of paired differences in [-1, 1], with an interval that holds for few.
 
     A resample of a handful of disagreements has too little spread, and none at all if all of them
     favour one side. Adding one question to each side makes the interval conservative there and
     changes nothing for many questions (Bonett and Price, Journal of Educational and Behavioral
     Statistics 37, 2012, for differences of -1, 0 and 1; here for any differences).
-
-    Args:
-        differences: Values in [-1, 1], shape (questions,), at least one.
     """
     count = len(differences) + _ADDED
     total, squares = float(differences.sum()), float((differences**2).sum())
@@ -129,11 +134,9 @@ def estimate_paired_mean(differences: Floats) -> PairedMean:
 
 
 def count_questions_needed(deviation: float, difference: float, looks: int = 1) -> int:
-    """Return how many questions show a difference with a probability of 80 %.
+    """Return how many questions show a difference, above 0, with a probability of 80 %.
 
-    Args:
-        difference: The difference to be shown, above 0.
-        looks: Number of comparisons among which the significance is divided.
+    The significance is divided among ``looks`` comparisons.
     """
     normal = NormalDist()
     quantiles = normal.inv_cdf(1 - SIGNIFICANCE / 2 / max(looks, 1)) + normal.inv_cdf(0.8)
@@ -150,10 +153,8 @@ def compute_capital(values: Iterable[float]) -> float:
     A gambler with a capital of 1 stakes a share of it on each value before it is known. If no value
     has a positive mean given those before it, the probability that the capital ever reaches
     1 / level is at most the level (Ville, 1939; Waudby-Smith and Ramdas, JRSS B 86, 2024). So one
-    may test after each value, without a number of values fixed before.
-
-    Returns:
-        The capital, at least 1; 20 or more rejects a mean of at most 0 at the level of 5 %.
+    may test after each value, without a number of values fixed before. A capital of 20 rejects a
+    mean of at most 0 at the level of 5 %.
     """
     capitals, most = [1.0] * len(STAKES), 1.0
     for value in values:
@@ -166,21 +167,3 @@ def compute_capital(values: Iterable[float]) -> float:
         ]
         most = max(most, sum(capital / len(capitals) for capital in capitals))
     return most
-
-
-def wilson_low(p: float, n: float, confidence: float) -> float:
-    """Compute the lower end of Wilson's one-sided interval for a share p of n answers.
-
-    It is 0 for no answers.
-    """
-    if n <= 0:
-        return 0.0
-    z = _quantile(confidence)
-    centre = p + z * z / (2 * n)
-    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return min(max((centre - half) / (1 + z * z / n), 0.0), 1.0)
-
-
-@lru_cache(maxsize=64)
-def _quantile(confidence: float) -> float:
-    return NormalDist().inv_cdf(min(max(confidence, 1e-9), 1 - 1e-9))

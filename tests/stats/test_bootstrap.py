@@ -13,12 +13,12 @@ from etui.stats.bootstrap import (
     PLAIN_REPLICATES,
     STRATIFIED_REPLICATES,
     compute_interval,
-    compute_replicates,
     multinomial_draw,
     percentiles,
     ratio,
     resample_means,
     resample_sums,
+    sum_weighted,
 )
 
 
@@ -168,7 +168,7 @@ def test_every_resample_holds_as_many_questions(
         asked.append(rows)
         return draw(rows)
 
-    totals = compute_replicates(counted, lambda weights: weights.sum(axis=1), replicates, chunk)
+    totals = sum_weighted(counted, np.ones(len(counts)), replicates, chunk)
     assert totals.tolist() == [sum(counts)] * replicates
     assert sum(asked) == replicates
     assert max(asked) <= chunk

@@ -17,9 +17,7 @@ def measure() -> Spent:
     the first to the end of the last. Starting the meter takes up to half a second, so that an outer
     block (of a test session) makes inner ones quick. Each block takes a moment longer than its
     body, to wait for the readings of its end; its seconds and joules are those of the body.
-
-    Raises:
-        EtuiError: config.yaml is not valid.
+    EtuiError if config.yaml is not valid.
     """
     from etui.energy.spent import Spent
 

@@ -48,11 +48,7 @@ _UNBLOCKED = ("SIGPIPE", "SIGXFSZ")  # Python ignores them; a command expects th
 
 
 class CommandFailed(Exception):
-    """A command that cannot be started.
-
-    Args:
-        exit_code: That of a shell, 126 or 127.
-    """
+    """A command that cannot be started; its exit code is that of a shell, 126 or 127."""
 
     def __init__(self, what: str, exit_code: int) -> None:
         super().__init__(what)
@@ -114,11 +110,7 @@ class Foreground:
             _adopt_descendants(False)
 
     def run(self, words: Sequence[str]) -> int:
-        """Run a command to its end; return its exit code.
-
-        Raises:
-            CommandFailed: It cannot be started.
-        """
+        """Run a command to its end; return its exit code. CommandFailed if it cannot be started."""
         try:
             if sys.platform == "win32":
                 return _run_on_windows(words)
@@ -244,11 +236,7 @@ def measure_command(
     foreground: Foreground,
     clock: Callable[[], int] = time.monotonic_ns,
 ) -> CommandRun:
-    """Run a command and take its energy.
-
-    Raises:
-        CommandFailed: It cannot be started.
-    """
+    """Run a command and take its energy; CommandFailed if it cannot be started."""
     recorder.settle(clock())
     before, _ = read_descendants_seconds()
     first = read_cpu_seconds()

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from etui.energy.scopes import family
 from etui.energy.sharing import CpuWatch, DeviceVitals, GpuWatch, sum_cpu_times
 from etui.energy.sources.nvml import NvmlSource
-from etui.energy.sources.sysfs import entries, int_or_none, read_positive, text_or
+from etui.energy.sources.sysfs import entries, int_or_none, read_micro, read_positive, text_or
 from etui.energy.types import Channel, ChannelPower, Kind, sum_known
 from etui.units import count_text, seconds_text
 
@@ -191,13 +191,13 @@ def read_gpu(sysfs_dir: Path, scope: str) -> DeviceVitals:
     sensors = next(iter(entries(device / "hwmon")), device)
     percent = int_or_none(device / "gpu_busy_percent")
     heat = int_or_none(sensors / "temp1_input")
-    clock, memory = int_or_none(sensors / "freq1_input"), int_or_none(sensors / "freq2_input")
+    clock, memory = read_micro(sensors / "freq1_input"), read_micro(sensors / "freq2_input")
     return DeviceVitals(
         scope,
         utilisation=None if percent is None else min(max(percent / 100, 0.0), 1.0),
         temperature_celsius=None if heat is None else heat / 1e3,
-        clock_mhz=None if clock is None else clock / 1e6,
-        memory_mhz=None if memory is None else memory / 1e6,
+        clock_mhz=clock,
+        memory_mhz=memory,
         limit_watts=read_positive(sensors / "power1_cap"),
         memory_used_bytes=int_or_none(device / "mem_info_vram_used"),
         memory_total_bytes=int_or_none(device / "mem_info_vram_total"),
@@ -368,13 +368,8 @@ def describe_throttling(before: Heat, after: Heat) -> str:
 
 
 def _find_inputs(sensors: Sequence[Path], drivers: Sequence[str]) -> list[Path]:
-    return [
-        path
-        for sensor in sensors
-        if text_or(sensor / "name") in drivers
-        for path in entries(sensor)
-        if path.name.startswith("temp") and path.name.endswith("_input")
-    ]
+    chosen = (sensor for sensor in sensors if text_or(sensor / "name") in drivers)
+    return [path for sensor in chosen for path in sensor.glob("temp*_input")]
 
 
 def _read_celsius(path: Path) -> float | None:

@@ -375,12 +375,9 @@ def describe_cool_down(found: CoolDown) -> str:
 def choose_before_interval(rested_ns: int | None, unload_ns: int) -> tuple[int, int] | None:
     """Choose the interval before an unload whose power is that of the idle model.
 
-    ``rested_ns`` is the end of the last answer or load. None if the model has rested for too short
-    a time.
+    None if it has rested for too short a time since the last answer or load, at ``rested_ns``.
     """
     if rested_ns is None:
         return None
-    start_ns = max(
-        rested_ns + int(_SETTLED_SECONDS * 1e9), unload_ns - int(COOL_MEASURED_SECONDS * 1e9)
-    )
-    return (start_ns, unload_ns) if unload_ns - start_ns >= _COOL_LEAST_SECONDS * 1e9 else None
+    start_ns = max(rested_ns + _ns(_SETTLED_SECONDS), unload_ns - _ns(COOL_MEASURED_SECONDS))
+    return (start_ns, unload_ns) if unload_ns - start_ns >= _ns(_COOL_LEAST_SECONDS) else None

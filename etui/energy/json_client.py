@@ -45,12 +45,8 @@ class Answer:
 class JsonClient:
     """Asks one server over one kept connection; not safe to use from several threads.
 
-    It follows no redirect, and reads no proxy or password from the environment.
-
-    Args:
-        read_seconds: Longest wait for a byte.
-        whole_seconds: Longest time of a whole answer, however slowly its bytes arrive.
-        transport: How requests are sent; None for the network.
+    It follows no redirect, and reads no proxy or password from the environment. Seconds are the
+    longest wait for a byte, and the longest time of a whole answer, however slowly it arrives.
     """
 
     def __init__(

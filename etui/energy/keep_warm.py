@@ -82,11 +82,7 @@ def compute_break_even(load_joules: Measured, extra_watts: Measured) -> BreakEve
 
     The interval of the ratio is Fieller's ("Some problems in interval estimation", 1954) for
     independent errors: all t with ``(L - t W)^2 <= u_L^2 + t^2 u_W^2``. Unknown half widths count
-    as 0.
-
-    Args:
-        load_joules: Joules of loading the model again, above 0.
-        extra_watts: Idle watts with the model in memory minus those without.
+    as 0. The load has joules above 0; the watts are those with the model less those without.
     """
     load, watts = load_joules.value, extra_watts.value
     load_error, watt_error = load_joules.uncertainty or 0.0, extra_watts.uncertainty or 0.0
@@ -139,34 +135,19 @@ def find_cheapest_time(gaps: Sequence[float], load_joules: float, extra_watts: f
     """Find the time with the least mean joules over recent gaps, as an estimate for later ones.
 
     Later gaps weigh more. The result is finite: a time beyond all gaps costs no more than never.
-
-    Args:
-        gaps: Gaps in seconds, oldest first; at least one.
-        load_joules: Joules of a load, above 0.
-        extra_watts: Extra watts of idling, above 0.
+    There is at least one gap, oldest first; joules and watts are above 0.
     """
-    recent = gaps[-RECENT_GAPS:]
-    newest = len(recent) - 1
-    weighted = sorted(
-        (gap * point, weight)
-        for gap, weight in zip(recent, _weigh(newest), strict=True)
-        for point in _POINTS
-    )
-    longer = sum(weight for _, weight in weighted)
-    shorter_joules, best_seconds, best_joules = 0.0, LEAST_SECONDS, math.inf
+    import numpy as np
+
+    recent = np.array(gaps[-RECENT_GAPS:], dtype=float)
+    weights = 0.5 ** (np.arange(len(recent))[::-1] / HALF_LIFE_GAPS)
+    lengths, weights = np.outer(recent, _POINTS).ravel(), np.repeat(weights, len(_POINTS))
+    order = np.argsort(lengths, kind="stable")
+    lengths, weights = lengths[order], weights[order]
     # The best time is the shortest or ends at a gap: any later one only adds idling.
-    for index, (gap, weight) in enumerate(weighted):
-        if gap > LEAST_SECONDS and not math.isfinite(best_joules):
-            rest = sum(weight for _, weight in weighted[index:])
-            best_joules = shorter_joules + rest * (LEAST_SECONDS * extra_watts + load_joules)
-        shorter_joules += weight * gap * extra_watts
-        longer -= weight
-        if gap > LEAST_SECONDS:
-            joules = shorter_joules + max(longer, 0.0) * (gap * extra_watts + load_joules)
-            if joules < best_joules:
-                best_seconds, best_joules = gap, joules
-    return best_seconds
-
-
-def _weigh(newest: int) -> list[float]:
-    return [0.5 ** ((newest - index) / HALF_LIFE_GAPS) for index in range(newest + 1)]
+    times = np.append(LEAST_SECONDS, lengths[lengths > LEAST_SECONDS])
+    count = lengths.searchsorted(times, side="right")
+    shorter = np.append(0.0, np.cumsum(weights * lengths))[count]
+    longer = np.maximum(weights.sum() - np.append(0.0, np.cumsum(weights))[count], 0.0)
+    joules = shorter * extra_watts + longer * (times * extra_watts + load_joules)
+    return float(times[joules.argmin()])

@@ -166,10 +166,8 @@ def divide(
     """Return whether a part of a sum was shared, and the joules that are own.
 
     Of a shared channel these are the own part of the joules above idle. They are None if nothing
-    was shared, or if the own part of a shared channel is unknown.
-
-    Args:
-        share_of: Returns the use of a channel; None if it is not recorded.
+    was shared, or if the own part of a shared channel is unknown. ``share_of`` is None if the use
+    of a channel is not recorded.
     """
     shared, known, own = False, True, 0.0
     for part in parts:
@@ -260,9 +258,8 @@ class GpuWatch(BaseSource):
         """Return whether a process can be seen, unlike one of another container."""
         import psutil
 
-        if self._proc.is_dir():
-            return (self._proc / str(pid)).exists()
-        return bool(psutil.pid_exists(pid))  # Windows has no /proc
+        here = self._proc.is_dir()  # Windows has no /proc
+        return (self._proc / str(pid)).exists() if here else bool(psutil.pid_exists(pid))
 
     def _read_state(self, scope: str, handle: Any) -> DeviceVitals:
         ask = self._nvml.ask
@@ -374,7 +371,7 @@ class CpuWatch(BaseSource):
 
     def own_share(self, start_ns: int, end_ns: int) -> float | None:
         """Return etui's share of the busy CPU time, 0..1, also where others use next to nothing."""
-        own, busy, _ = _used(self._uses, start_ns, end_ns) if self._attribute else (0.0, 0.0, 0.0)
+        own, busy, _ = _used(self._uses if self._attribute else (), start_ns, end_ns)
         return min(max(own / busy, 0.0), 1.0) if busy > 0 else None
 
     def share(self, scope: str, start_ns: int, end_ns: int) -> GpuShare:

@@ -89,8 +89,7 @@ class Spent:
     def energy(self) -> Energy:
         """All that is known: kind, watts, coverage, flags, cross-checks and what is unmeasured.
 
-        Raises:
-            RuntimeError: The block has not begun.
+        RuntimeError if the block has not begun.
         """
         if self._energy is not None:
             return self._energy

@@ -164,8 +164,7 @@ def _split(start_s: float, end_s: float) -> Iterator[tuple[int, float]]:
 class Series:
     """Values with the times for which they hold, ascending and apart; between them none is known.
 
-    Attributes:
-        starts, ends: Seconds since 1970; an end is no longer in it.
+    Times are in seconds since 1970; an end is no longer in it.
     """
 
     starts: Sequence[int]

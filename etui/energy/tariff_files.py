@@ -54,8 +54,7 @@ _DAY_FIRST = re.compile(
 def read_tariff(config: Config) -> Tariff | None:
     """Read the tariff of the config; None if it states neither prices nor carbon.
 
-    Raises:
-        InvalidFile: A file of it cannot be read.
+    InvalidFile if a file of it cannot be read.
     """
     if not config.has_rates:
         return None
@@ -103,14 +102,9 @@ def parse_series(
 ) -> tuple[Series, str]:
     """Parse a CSV text of ``what`` (``price`` or ``carbon``) into values per kilowatt-hour.
 
-    Args:
-        zone: Time zone of times without an offset, where the header names none; None is local.
-
-    Returns:
-        The values, and their currency, empty if the file does not say.
-
-    Raises:
-        InvalidFile: ``problems`` has the line, and as its column the number of the cell.
+    Times without an offset are in ``zone`` (None is local), where the header names none. Returns
+    the values and their currency, empty if the file does not say. The ``problems`` of an
+    InvalidFile have the line, and as their column the number of the cell.
     """
     return _SeriesFile(file, spec, what, zone).parse(text)
 

@@ -281,8 +281,7 @@ def save_wall(config: Config, added: WallCalibration) -> None:
 def save_checks(config: Config, recorder: Recorder, now_ns: int) -> str:
     """Compare the wall meter with the model over what was recorded, and keep the results.
 
-    Returns:
-        What to do if the calibration is outdated; empty otherwise.
+    Returns what to do if the calibration is outdated; empty otherwise.
     """
     model, begin_ns = recorder.wall_model, recorder.recorded_since_ns
     if model is None or begin_ns is None:

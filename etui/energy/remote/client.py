@@ -62,11 +62,8 @@ class MeterClient:
 
     It follows no redirect, sends its key to no other server, and reads no proxy or password from
     the environment. ``url`` is the one to show, without a password. All reads raise MeterFailed if
-    the meter cannot be asked, does not have the interval, or gives no valid answer.
-
-    Args:
-        plain_key: Whether the key may be sent over ``http://`` beyond this machine.
-        transport: How requests are sent; None for the network.
+    the meter cannot be asked, does not have the interval, or gives no valid answer. A key is sent
+    over ``http://`` beyond this machine only if it is ``plain_key``.
     """
 
     def __init__(
@@ -146,7 +143,12 @@ class MeterClient:
 
     def _open(self) -> JsonClient:
         if self._client is None:
-            self._check_key()
+            if self._key and not self._plain_key and is_exposed(self._base):
+                raise MeterFailed(
+                    "meter-refused",
+                    f"the key of {self.url} would be sent without encryption",
+                    "use https://, or set `plain_key: true` for the backend in config.yaml",
+                )
             self._client = JsonClient(
                 {"Authorization": f"Bearer {self._key}"} if self._key else {},
                 read_seconds=_READ_SECONDS,
@@ -155,15 +157,6 @@ class MeterClient:
                 clock_ns=self._clock_ns,
             )
         return self._client
-
-    def _check_key(self) -> None:
-        """Check that the key may be sent to this URL."""
-        if self._key and not self._plain_key and is_exposed(self._base):
-            raise MeterFailed(
-                "meter-refused",
-                f"the key of {self.url} would be sent without encryption",
-                "use https://, or set `plain_key: true` for the backend in config.yaml",
-            )
 
 
 def _build_refusal(url: str, status: int) -> MeterFailed:
@@ -256,8 +249,7 @@ class EnergyDocument:
 def parse_energy(document: object, start_ns: int, end_ns: int) -> tuple[Energy, str]:
     """Parse the answer of ``/meter/energy``: the energy, and the id of the boot.
 
-    Raises:
-        MeterFailed: It is not valid, or of another interval than was asked for.
+    MeterFailed if it is not valid, or of another interval than was asked for.
     """
     found = _parse(EnergyDocument, document)
     if (found.start_ns, found.end_ns) != (start_ns, end_ns):
@@ -266,9 +258,7 @@ def parse_energy(document: object, start_ns: int, end_ns: int) -> tuple[Energy, 
     unmeasured = _select_names(found.unmeasured, _ID)
     if found.joules is None or found.uncertainty is None or found.kind is None:
         flags = tuple(dict.fromkeys((*flags, "unmeasured")))
-        return Energy(
-            start_ns, end_ns, None, None, None, 0.0, unmeasured=unmeasured, flags=flags
-        ), found.boot_id
+        return Energy(start_ns, end_ns, unmeasured=unmeasured, flags=flags), found.boot_id
     # The uncertainty of a channel is at most that of the total.
     channels = tuple(
         ChannelEnergy(name, found.kind, joules, found.uncertainty, 1.0, 0.0)

@@ -19,7 +19,7 @@ from typing import Any
 
 from etui.energy.remote.client import MeterClient, MeterFailed
 from etui.energy.remote.clock import ClockReading, find_offset
-from etui.energy.types import Energy, Kind, Phase
+from etui.energy.types import Energy, Kind, Phase, slice_interval
 from etui.errors import UsageError
 
 _LOOK_SECONDS = 2.0
@@ -39,12 +39,10 @@ class RemoteMeter:
 
     Args:
         name: Name of the backend, for channels and unmeasured scopes.
-        count_running: Returns the number of requests that run at the backend, this one included;
-            None if it does not know. None asks the meter.
-        own_server: Whether the meter is that of the server that answers: what it says of other
-            processes then concerns the answer. A meter that runs by itself takes the server for
-            another process.
-        watch: Whether to look at the other machine while it answers.
+        count_running: Counts the requests that run at the backend, this one included; None if it
+            does not know. Without it the meter is asked.
+        own_server: Whether the meter is that of the server that answers: one that runs by itself
+            takes the server for another process.
     """
 
     def __init__(
@@ -122,40 +120,39 @@ class RemoteMeter:
 
         Joules are None, with the flag of :mod:`etui.energy.remote.client`, if it does not know.
         An interval that is not over has the flag ``pending``, and the joules of its first part.
-
-        Raises:
-            UsageError: The interval ends before it starts.
+        UsageError if it ends before it starts.
         """
         if end_ns < start_ns:
             raise UsageError("an interval cannot end before it starts", "swap start_ns and end_ns")
         with self._lock:
             if 0 <= self._over_ns < end_ns:
-                return self._add_seen(self._build_pending(start_ns, end_ns))
-            if start_ns == end_ns:
-                return self._add_seen(self._build_empty(start_ns))
-            known = self._known.get((start_ns, end_ns))
-            if known is None:
-                known = self._known[start_ns, end_ns] = self._ask(start_ns, end_ns)
-            return self._add_seen(known)
+                found = self._build_pending(start_ns, end_ns)
+            elif start_ns == end_ns:
+                found = self._build_empty(start_ns)
+            else:
+                if (start_ns, end_ns) not in self._known:
+                    self._known[start_ns, end_ns] = self._ask(start_ns, end_ns)
+                found = self._known[start_ns, end_ns]
+            flags = [*found.flags, *([LOAD] if self._loading else [])]
+            flags += ["shared"] if self._others else []
+            # With others on the machine, whose joules these are is not known.
+            own = None if self._others else found.own_joules
+            return replace(found, flags=tuple(dict.fromkeys(flags)), own_joules=own)
 
     def power_curve(
         self, start_ns: int, end_ns: int, points: int
     ) -> Sequence[tuple[int, float | None]]:
         """Return (middle in ns, mean watts) of equal slices; None where the meter gives none."""
-        if end_ns <= start_ns or points < 1:
-            return []
-        marks = [start_ns + (end_ns - start_ns) * i // points for i in range(points + 1)]
-        middles = [(marks[i] + marks[i + 1]) // 2 for i in range(points)]
+        spans = slice_interval(start_ns, end_ns, points)
         watts: tuple[float | None, ...] | None = None
-        with self._lock:
-            try:
-                if self._failure is None:
-                    start, end = self._shift(start_ns, end_ns)
-                    span = start_ns + start.offset_ns, end_ns + end.offset_ns
-                    watts = self._client.read_power(*span, start.boot_id, points)
-            except MeterFailed:
-                watts = None  # a meter of an older version: the graph is empty, the joules are not
-        return list(zip(middles, watts or (None,) * points, strict=True))
+        # A meter of an older version has no watts: the graph is empty, the joules are not.
+        with self._lock, suppress(MeterFailed):
+            if spans and self._failure is None:
+                start, end = self._shift(start_ns, end_ns)
+                span = start_ns + start.offset_ns, end_ns + end.offset_ns
+                watts = self._client.read_power(*span, start.boot_id, points)
+        middles = [(start_ns + end_ns) // 2 for start_ns, end_ns in spans]
+        return list(zip(middles, watts or (None,) * len(spans), strict=True))
 
     def settle(self, end_ns: int) -> bool:
         """Note that nothing follows ``end_ns``, and ask again for what could not be had.
@@ -261,20 +258,9 @@ class RemoteMeter:
         watts = max(energy.peak_watts or 0.0, energy.mean_watts or 0.0, mean)
         return replace(local, uncertainty=energy.uncertainty + watts * error_ns / 1e9)
 
-    def _add_seen(self, energy: Energy) -> Energy:
-        """Add what was seen of others: whose joules these are is not known then."""
-        flags = list(energy.flags)
-        if self._loading:
-            flags.append(LOAD)
-        if not self._others:
-            return replace(energy, flags=tuple(dict.fromkeys(flags)))
-        return replace(energy, flags=tuple(dict.fromkeys([*flags, "shared"])), own_joules=None)
-
     def _build_unknown(self, start_ns: int, end_ns: int, flag: str) -> Energy:
-        return Energy(
-            start_ns, end_ns, None, None, None, 0.0,
-            unmeasured=(self._name,), flags=("unmeasured", flag),
-        )  # fmt: skip
+        flags = ("unmeasured", flag)
+        return Energy(start_ns, end_ns, unmeasured=(self._name,), flags=flags)
 
     def _build_pending(self, start_ns: int, end_ns: int) -> Energy:
         """Return what is known of an interval that is not over, and have it looked at."""
@@ -316,16 +302,13 @@ class UnmeasuredMeter:
 
     def energy(self, start_ns: int, end_ns: int) -> Energy:
         """Return an energy without joules."""
-        return Energy(
-            start_ns, end_ns, None, None, None, 0.0, unmeasured=(self._name,), flags=self._flags
-        )
+        return Energy(start_ns, end_ns, unmeasured=(self._name,), flags=self._flags)
 
     def power_curve(
         self, start_ns: int, end_ns: int, points: int
     ) -> Sequence[tuple[int, float | None]]:
         """Return slices without watts."""
-        span_ns = end_ns - start_ns
-        return [(start_ns + span_ns * (2 * i + 1) // (2 * points), None) for i in range(points)]
+        return [((a + b) // 2, None) for a, b in slice_interval(start_ns, end_ns, points)]
 
     def mark(self, t_ns: int, phase: Phase = "") -> None:
         """Do nothing."""

@@ -99,7 +99,7 @@ def cli(
 
     Without a command, etui opens the chat.
     """
-    notices = _restore_power_limits()
+    notices = (*_restore_power_limits(), *_tighten_home())
     if ctx.invoked_subcommand is not None:
         _print_error(*(f"etui: {line}" for line in notices))
         if policy or model:
@@ -148,6 +148,17 @@ def _restore_power_limits() -> tuple[str, ...]:
         return restore_left_over(config)
     except Exception as error:  # noqa: BLE001 - no command may fail because of it
         return (f"cannot restore power limits: {format_internal_error(error)}",)
+
+
+def _tighten_home() -> tuple[str, ...]:
+    """Keep the log from other users; return what was done."""
+    from etui.config.config import find_folders
+    from etui.config.private import tighten
+
+    try:
+        return tighten(find_folders())
+    except Exception:  # noqa: BLE001 - no command may fail because of it
+        return ()
 
 
 def run(args: Sequence[str]) -> int:

@@ -37,7 +37,6 @@ from etui.design.price import (
     ArmEvidence,
     ArmPrice,
     DesignPrice,
-    MeasuredAnswer,
     Slopes,
     count_questions_within,
     fit_slopes,
@@ -46,7 +45,7 @@ from etui.design.price import (
 )
 from etui.errors import LogUnavailable, UsageError
 from etui.log.curve_lookup import find_curve
-from etui.log.past_answers import read_past_answers, read_run_documents
+from etui.log.past_answers import PastAnswer, read_past_answers, read_run_documents
 from etui.log.queries import LogReader
 from etui.models.spec import ModelSpec
 from etui.runtime.model_resolution import find_model_file
@@ -79,7 +78,7 @@ def collect_evidence(
     for sample in samples:
         if sample.arm in found and sample.status != "error":
             tokens = sample.tokens
-            answer = MeasuredAnswer(
+            answer = PastAnswer(
                 sample.joules,
                 sample.uncertainty,
                 sample.seconds,
@@ -160,17 +159,7 @@ def _add_answers(
             found[name].outputs.extend(answer.tokens_output for answer in answers)
             if measured_here and answers:
                 runs[name].add(earlier.run_id)
-                found[name].answers.extend(
-                    MeasuredAnswer(
-                        answer.joules,
-                        answer.uncertainty,
-                        answer.seconds,
-                        answer.tokens_computed,
-                        answer.tokens_output,
-                        answer.kind,
-                    )
-                    for answer in answers
-                )
+                found[name].answers.extend(answers)
 
 
 def _find_spec(name: str, runtime: Runtime[Any]) -> ModelSpec:

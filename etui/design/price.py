@@ -16,6 +16,7 @@ from typing import Literal
 from etui.arm import Arm
 from etui.bench.cost import find_weakest_kind
 from etui.curves.operating_curve import OperatingCurve
+from etui.log.past_answers import PastAnswer
 from etui.stats.distributions import fit_non_negative, t_quantile
 
 Source = Literal["answers", "curve", "none"]
@@ -62,12 +63,7 @@ class ArmPrice:
 
 @dataclass(frozen=True, slots=True)
 class DesignPrice:
-    """What the questions of a design will cost.
-
-    Attributes:
-        curve_joules, curve_seconds: Of the operating curves measured on the way; None if unknown,
-            and 0 without curves.
-    """
+    """What the questions of a design will cost."""
 
     questions: int
     arms: tuple[ArmPrice, ...]
@@ -76,7 +72,7 @@ class DesignPrice:
     seconds: Amount | None
     most_joules: float | None  # With all budgets used up; None while one is unknown
     most_seconds: float | None
-    curve_joules: float | None
+    curve_joules: float | None  # Of the curves measured on the way; 0 without, None if unknown
     curve_seconds: float | None
     unknown: tuple[str, ...]  # Arms of which the joules or the seconds are unknown
     kind: str | None = None  # Kind of the least certain joules; None where unknown
@@ -192,22 +188,10 @@ _TAIL = 0.025
 
 
 @dataclass(frozen=True, slots=True)
-class MeasuredAnswer:
-    """Cost of one measured answer; joules, uncertainty and kind are None where unmeasured."""
-
-    joules: float | None
-    uncertainty: float | None
-    seconds: float
-    computed_tokens: float
-    output_tokens: int
-    kind: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class ArmEvidence:
     """What is known of an arm before it answers."""
 
-    answers: list[MeasuredAnswer] = field(default_factory=list)
+    answers: list[PastAnswer] = field(default_factory=list)
     outputs: list[int] = field(default_factory=list)
     """Output tokens of its answers anywhere, those on other machines included."""
     curve: OperatingCurve | None = None
@@ -225,15 +209,11 @@ class Slopes:
     seconds_per_output_token: float = 0.0
 
 
-def fit_slopes(answers: Iterable[MeasuredAnswer], curve: OperatingCurve | None) -> Slopes:
+def fit_slopes(answers: Iterable[PastAnswer], curve: OperatingCurve | None) -> Slopes:
     """Find the cost of one more token: from the curve of a model, else from answers of its arms.
 
     Answers are fitted by non-negative least squares to a constant, a cost of a prompt token and one
     of an output token; with too few of them every slope is 0.
-
-    Args:
-        answers: Answers of all arms of the model.
-        curve: Its operating curve; None without one.
     """
     if curve is not None and curve.speed.prefill_tokens_per_second:
         decode = curve.speed.decode_tokens_per_second
@@ -268,13 +248,7 @@ def price_arm(
     *,
     generates: bool = True,
 ) -> ArmPrice:
-    """Price an arm.
-
-    Args:
-        prompt_tokens: Their mean prompt tokens that are computed; None if unknown.
-        slopes: Cost of a token of its model.
-        generates: Whether the format writes an answer.
-    """
+    """Price an arm; ``prompt_tokens`` is the mean of those that are computed, None if unknown."""
     most = count_most_output(arm, generates=generates)
     mean = (
         _extrapolate_answers(evidence, questions, prompt_tokens, slopes, generates=generates)
@@ -330,7 +304,6 @@ def _extrapolate_answers(
     *,
     generates: bool,
 ) -> _Mean | None:
-    """Extrapolate the arm's own answers; None with too few of them."""
     timed = evidence.answers
     if len(timed) < LEAST_ANSWERS:
         return None
@@ -338,7 +311,7 @@ def _extrapolate_answers(
     # not say which share of a subject's examples an answer without generation computed.
     shift = 0.0
     if generates and prompt_tokens is not None:
-        shift = prompt_tokens - math.fsum(one.computed_tokens for one in timed) / len(timed)
+        shift = prompt_tokens - math.fsum(one.tokens_computed for one in timed) / len(timed)
     joules = None
     if all(answer.joules is not None for answer in timed):
         spent = [answer.joules or 0.0 for answer in timed]
@@ -348,7 +321,7 @@ def _extrapolate_answers(
     return _Mean(
         "answers",
         f"{len(timed)} answers of {evidence.origin}",
-        _mean([float(answer.output_tokens) for answer in timed]),
+        _mean([float(answer.tokens_output) for answer in timed]),
         joules,
         extrapolate(
             [answer.seconds for answer in timed], questions, shift * slopes.seconds_per_prompt_token
@@ -414,7 +387,6 @@ def predict_by_curve(
 def _curve_joules(
     arm: Arm, curve: OperatingCurve, prompt_tokens: float, output: float
 ) -> tuple[float, float]:
-    """Return joules and scatter of one answer."""
     votes = arm.votes if arm.reasoning == "vote" else 1
     each = max(output / votes - 1, 0.0)
     prefill = curve.prefill.joules(0, prompt_tokens)
@@ -426,7 +398,6 @@ def _curve_joules(
 def _predict_seconds(
     arm: Arm, curve: OperatingCurve, prompt_tokens: float, outputs: Sequence[float]
 ) -> Amount | None:
-    """Predict the seconds of an answer by the speed of a curve, whose error is not known."""
     votes = arm.votes if arm.reasoning == "vote" else 1
     output = math.fsum(outputs) / len(outputs)
     whole = curve.speed.seconds(prompt_tokens, max(output - votes + 1, 0.0))
@@ -469,11 +440,11 @@ def _extend(
     return amount.value * (1 + more / outputs) if outputs else amount.value
 
 
-def _fit(pairs: Sequence[tuple[MeasuredAnswer, float]]) -> tuple[float, float]:
+def _fit(pairs: Sequence[tuple[PastAnswer, float]]) -> tuple[float, float]:
     """Fit costs to a constant and both kinds of tokens; return the cost of a token of each kind."""
     if len(pairs) < 2 * 3:
         return 0.0, 0.0
-    rows = [(1.0, answer.computed_tokens, float(answer.output_tokens)) for answer, _ in pairs]
+    rows = [(1.0, answer.tokens_computed, float(answer.tokens_output)) for answer, _ in pairs]
     _, prompt, output = fit_non_negative(rows, [cost for _, cost in pairs])
     return prompt, output
 

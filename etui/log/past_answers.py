@@ -272,9 +272,9 @@ class PastAnswer:
     joules: float | None
     uncertainty: float | None
     seconds: float
-    tokens_computed: int
+    tokens_computed: float
     tokens_output: int
-    kind: str | None
+    kind: str | None = None
 
 
 def read_run_documents(log: LogReader, suite: str) -> list[tuple[str, Mapping[str, Any]]]:

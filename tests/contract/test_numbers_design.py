@@ -15,7 +15,6 @@ from etui.curves.operating_curve import Conditions, OperatingCurve, PhaseCurve, 
 from etui.design.analysis import DesignAnalysis, analyse, analyse_kinds
 from etui.design.price import (
     ArmEvidence,
-    MeasuredAnswer,
     Slopes,
     count_most_output,
     count_questions_within,
@@ -23,6 +22,7 @@ from etui.design.price import (
     price_arm,
     price_design,
 )
+from etui.log.past_answers import PastAnswer
 from tests.contract.numbers import check_numbers
 from tests.design import synthetic
 from tests.design.synthetic import Truth
@@ -96,7 +96,7 @@ def test_the_price_of_a_design() -> None:
         meter_share=0.05, speed=Speed(100.0, 10.0),
     )  # fmt: skip
     answers = tuple(
-        MeasuredAnswer(5.0 + 0.4 * at, 0.5, 1.0 + 0.1 * at, 90.0 + 7 * at, 10 + at, "counter")
+        PastAnswer(5.0 + 0.4 * at, 0.5, 1.0 + 0.1 * at, 90.0 + 7 * at, 10 + at, "counter")
         for at in range(9)
     )
     arms = (

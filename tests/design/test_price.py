@@ -18,7 +18,6 @@ from etui.design.price import (
     ArmEvidence,
     ArmPrice,
     DesignPrice,
-    MeasuredAnswer,
     Slopes,
     add_amounts,
     count_most_output,
@@ -27,6 +26,7 @@ from etui.design.price import (
     price_arm,
     price_design,
 )
+from etui.log.past_answers import PastAnswer
 
 DIRECT = Arm("direct", "m", max_tokens=10)
 COT = Arm("cot", "m", "cot", think_tokens=30, max_tokens=10)
@@ -39,8 +39,8 @@ CURVE = OperatingCurve(
 NO_SLOPES = Slopes()
 
 
-def answer(joules=10.0, seconds=2.0, computed=100.0, output=20, uncertainty=1.0) -> MeasuredAnswer:
-    return MeasuredAnswer(joules, uncertainty, seconds, computed, output, "counter")
+def answer(joules=10.0, seconds=2.0, computed=100.0, output=20, uncertainty=1.0) -> PastAnswer:
+    return PastAnswer(joules, uncertainty, seconds, computed, output, "counter")
 
 
 def priced(

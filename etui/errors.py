@@ -54,13 +54,17 @@ HOME_FIX = "make the folder writable, or set ETUI_HOME to one that is"
 
 
 @contextmanager
-def writing(path: object, fix: str) -> Iterator[None]:
-    """Raise an error of writing in the body as an EtuiError that names the path."""
+def writing(path: object, fix: str, *, folder: object = None) -> Iterator[None]:
+    """Raise an error of writing in the body as an EtuiError that names the path.
+
+    ``folder``: where the files of the body are, if they are several; it names the one as well.
+    """
     try:
         yield
     except (OSError, UnicodeEncodeError) as error:  # a lone surrogate cannot be encoded
         reason = getattr(error, "strerror", None) or error
-        raise EtuiError(f"cannot write {path}: {reason}", fix) from error
+        place = "" if folder is None else f": {getattr(error, 'filename', None) or folder}"
+        raise EtuiError(f"cannot write {path}: {reason}{place}", fix) from error
 
 
 class UsageError(EtuiError):

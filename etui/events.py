@@ -140,11 +140,7 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class Vote:
-    """One vote of a majority vote has ended, or one of several answers that a client asked for.
-
-    Attributes:
-        ended, raw_answer, raw_thinking, saved_tokens, tool_calls: As in ``Finished``.
-    """
+    """One vote of a majority vote has ended, or one of several answers that a client asked for."""
 
     t_ns: int
     index: int  # Its number, from 0; its seed is the arm's plus this
@@ -157,7 +153,7 @@ class Vote:
     status: VoteStatus = "answered"
     """``no_answer`` ended without one, ``truncated`` was cut off before one; ``uncounted`` ended
     after the vote was decided, ``abandoned`` was dropped unfinished."""
-    ended: Ended = ""
+    ended: Ended = ""  # As in `Finished`, like the four that follow
     raw_answer: str = ""
     raw_thinking: str = ""
     saved_tokens: int = 0
@@ -193,13 +189,10 @@ class ThreadsChanged:
 
     It is also sent at the start of an answer whose counts are not those of the settings. Without
     one, the whole answer ran with the turn's setting ``threads``.
-
-    Attributes:
-        decode_threads, prefill_threads: Threads of the batches that follow.
     """
 
     t_ns: int
-    decode_threads: int
+    decode_threads: int  # Of the batches that follow
     prefill_threads: int
     why: str  # Reason, in a few words
 
@@ -231,20 +224,15 @@ class PictureEncoded:
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """One batch verified drafted tokens.
+    """One batch verified drafted tokens."""
 
-    Attributes:
-        start_ns, end_ns: Start and end of the verification batch.
-        drafted, accepted: Drafted tokens, and those of them that the model drew too.
-    """
-
-    start_ns: int
+    start_ns: int  # Of the verification
     end_ns: int
     draft_start_ns: int  # Start of the drafting; equal to `start_ns` if it took no model
     method: str  # `lookup`, `draft` or `mtp`
     rows: int  # Tokens in the batch: the last token and the drafted ones
     drafted: int
-    accepted: int
+    accepted: int  # Drafted tokens that the model drew too
     stopped: str = ""  # Why nothing more is drafted in this answer; empty if drafting goes on
 
 
@@ -252,17 +240,14 @@ class Verified:
 class Embedded:
     """One batch of texts was embedded, or ranked; they come in the order in which they were asked.
 
-    Attributes:
-        vectors: One of each text: 32-bit floats, little endian, in base64. A score is a vector of
-            one number.
-        tokens: Tokens of each text.
-        pooling: How one vector was made of those of all tokens: ``mean``, ``cls``, ``last``, or
-            ``rank`` for scores.
+    ``pooling`` says how one vector was made of those of all tokens: ``mean``, ``cls``, ``last``, or
+    ``rank`` for scores.
     """
 
     t_ns: int
     vectors: tuple[str, ...]
-    tokens: tuple[int, ...]
+    """One of each text, 32-bit floats, little endian, in base64; a score is one number."""
+    tokens: tuple[int, ...]  # Tokens of each text
     pooling: str
     is_chat_model: bool = False
     """Whether the file names no pooling: it is no embedding model, and the mean was taken."""
@@ -270,13 +255,7 @@ class Embedded:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The last event of every answer, however it ended.
-
-    Attributes:
-        thinking_tokens, output_tokens: Output counts thinking and answer.
-        raw_answer, raw_thinking: The texts with all decoded rounds; empty where nothing was
-            cut.
-    """
+    """The last event of every answer, however it ended."""
 
     start_ns: int  # Start of the answer, loading excluded
     prefill_end_ns: int  # Time of the first token (equal to `end_ns` without tokens)
@@ -295,7 +274,7 @@ class Finished:
     cached_tokens: int
     computed_tokens: int
     thinking_tokens: int
-    output_tokens: int
+    output_tokens: int  # Of thinking and answer
     confidence: float | None = None
     """Raw confidence in 0..1: the probability of the answer's letter, the geometric mean
     probability of its tokens, or the agreement of votes; None if not available."""
@@ -303,7 +282,7 @@ class Finished:
     """Lead of the first option or answer over the second, 0..1; None without two."""
     ended: Ended = ""
     """Which part was ended because it repeats itself; its text is cut after the first round."""
-    raw_answer: str = ""
+    raw_answer: str = ""  # The text with all decoded rounds; empty where nothing was cut
     raw_thinking: str = ""
     saved_tokens: int = 0  # Tokens that were not decoded because of it, up to the limits of the arm
     tool_calls: str = ""

@@ -29,11 +29,7 @@ def suite_dir(config: Config, name: str) -> Path:
 
 @contextmanager
 def hold_copy(place: Path, title: str, config: Config) -> Iterator[None]:
-    """Keep other processes from the copy of a suite while it is downloaded.
-
-    Raises:
-        DownloadFailed: It cannot be stored.
-    """
+    """Keep other processes from the copy of a suite while it is downloaded."""
     from filelock import FileLock
 
     make_home(config)
@@ -58,10 +54,6 @@ def load_mmlu_files(
 
     Args:
         download: Fetches the archive; None downloads it from the Hugging Face hub.
-
-    Raises:
-        DownloadFailed: There is no copy, and the download failed.
-        InvalidFile: The copy was modified.
     """
     place = suite_dir(config, "mmlu")
     if not place.is_dir():
@@ -155,10 +147,6 @@ def read_files(place: Path, splits: Collection[str]) -> Files:
 
     Args:
         place: A folder, or a tar or zip archive.
-
-    Raises:
-        UsageError: The path does not exist.
-        InvalidFile: It is not an archive, or a split has no files.
     """
     if not place.exists():
         raise UsageError(

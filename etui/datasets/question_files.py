@@ -63,9 +63,6 @@ def read_csv_questions(raw: bytes, file: str, subject: str) -> list[Question]:
     last ones empty. With ``question`` and ``answer`` but no letters, the answers are numbers.
     Without a header, all rows have as many options as the first one, and one more column is the
     subject; six columns are four options, and seven are four options and a subject.
-
-    Raises:
-        InvalidFile: The file has problems, each reported with its line.
     """
     reader = csv.reader(io.StringIO(decode_text(raw, file), newline=""), strict=True)
     columns: Columns | None = None
@@ -209,10 +206,6 @@ def read_questions(raw: bytes, file: str, subject: str) -> list[Question]:
     """Parse the questions of one file: JSON Lines, Parquet, or else CSV, by its suffix.
 
     All questions of a file have options, or the answers of all of them are numbers.
-
-    Raises:
-        UsageError: It is Parquet, and pyarrow is not installed.
-        InvalidFile: The file has problems, each reported with its line.
     """
     suffix = PurePath(file).suffix.lower()
     if suffix in (".jsonl", ".ndjson", ".json"):

@@ -32,11 +32,7 @@ _PARQUET_FIX = "pass the Parquet file that the hub publishes, or the questions a
 
 
 def require_pyarrow(file: str) -> Any:
-    """Import pyarrow with its Parquet module.
-
-    Raises:
-        UsageError: It is not installed.
-    """
+    """Import pyarrow with its Parquet module."""
     require_extra("suites", f"{file}, a Parquet file,", "pass the questions as JSONL with --data")
     import pyarrow.parquet
 
@@ -44,12 +40,7 @@ def require_pyarrow(file: str) -> Any:
 
 
 def read_parquet_questions(raw: bytes, file: str, subject: str) -> list[Question]:
-    """Parse the questions of a Parquet file; rows are counted as lines, from 1.
-
-    Raises:
-        UsageError: pyarrow is not installed.
-        InvalidFile: It is not Parquet, or has problems, each reported with its row.
-    """
+    """Parse the questions of a Parquet file; rows are counted as lines, from 1."""
     pyarrow = require_pyarrow(file)
     try:
         table = pyarrow.parquet.ParquetFile(io.BytesIO(raw))
@@ -96,11 +87,7 @@ _FIX = (
 
 
 def read_jsonl_questions(raw: bytes, file: str, subject: str) -> list[Question]:
-    """Parse the questions of a JSON Lines file.
-
-    Raises:
-        InvalidFile: The file has problems, each reported with its line.
-    """
+    """Parse the questions of a JSON Lines file."""
     text = decode_text(raw, file)
     if text.lstrip().startswith("["):
         raise InvalidFile.of([Problem(file, 1, 1, "is a JSON array")], "write one object per line")
@@ -116,7 +103,6 @@ def _collect_questions(
     problems: list[Problem],
     fix: str,
 ) -> list[Question]:
-    """Build the questions of records."""
     found: list[Question] = []
     first = 0
     for line, record in records:
@@ -203,11 +189,7 @@ _MOST_BYTES = 256_000_000
 
 
 def read_content(path: Path) -> bytes:
-    """Read a file of questions.
-
-    Raises:
-        InvalidFile: It cannot be read, or is far too large.
-    """
+    """Read a file of questions."""
     try:
         size = path.stat().st_size
         if size > _MOST_BYTES:
@@ -223,11 +205,7 @@ def read_content(path: Path) -> bytes:
 
 
 def decode_text(raw: bytes, file: str) -> str:
-    """Decode UTF-8, with or without a byte order mark.
-
-    Raises:
-        InvalidFile: It is not UTF-8, or contains NUL bytes.
-    """
+    """Decode UTF-8, with or without a byte order mark."""
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -259,7 +237,6 @@ class Number(str):
 
 
 def _parse_record(record: Mapping[str, object], subject: str, row: int) -> Question:
-    """Build the question of a record."""
     text, options = _find_parts(record)
     if not text:
         raise BadRecord("question is empty")
@@ -304,7 +281,6 @@ def _check_characters(question: Question) -> None:
 def _find_parts(
     record: Mapping[str, object],
 ) -> tuple[str, tuple[tuple[str, ...], tuple[str, ...] | None] | None]:
-    """Find the text, and the options with their labels; no options if the answer is a number."""
     question = record.get("question")
     if isinstance(question, Mapping):
         if not isinstance(question.get("stem"), str):
@@ -319,7 +295,6 @@ def _find_parts(
 
 
 def _parse_options(options: object) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
-    """Parse the options and their labels; None if they have no labels."""
     if isinstance(options, Mapping):
         texts, labels = options.get("text"), options.get("label")
         if not _is_list(texts) or not _is_list(labels) or len(texts) != len(labels):
@@ -397,9 +372,6 @@ def parse_number(record: Mapping[str, object]) -> tuple[str, str]:
 
     Args:
         record: Fields of a question without options; ``answer`` is a number or ends in ``#### 72``.
-
-    Raises:
-        BadRecord: The answer is missing, too long or not a number.
     """
     answer = record.get("answer")
     if answer is None:

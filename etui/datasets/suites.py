@@ -107,10 +107,6 @@ def read_local(suite: PublishedSuite, split: Split, place: Path) -> SplitFiles:
 
     Args:
         place: A file of its questions, or a folder of files named by split.
-
-    Raises:
-        UsageError: The path does not exist, or is not a file of questions.
-        InvalidFile: The folder does not contain the split, or a file cannot be read.
     """
     if place.is_file():
         if place.suffix.lower() not in SUFFIXES:
@@ -147,13 +143,7 @@ def load_published_files(
     say: Callable[[str], None] = lambda text: None,
     fetch: Fetch | None = None,
 ) -> SplitFiles:
-    """Load a split and the worked examples from ``ETUI_HOME``; download what is missing there.
-
-    Raises:
-        DownloadFailed: A file is missing, and its download failed.
-        InvalidFile: A file was modified.
-        UsageError: The files are Parquet, and pyarrow is not installed.
-    """
+    """Load a split and the worked examples from ``ETUI_HOME``; download what is missing there."""
     parts = _list_parts(split)
     for part in parts:  # before anything is downloaded
         if (name := suite.splits[part].file.name).endswith(".parquet"):
@@ -274,10 +264,9 @@ def load_suite(
             it. MMLU is a folder or an archive, others are a folder or a file.
 
     Raises:
-        UsageError: The suite, the split or the path does not exist.
+        UsageError: The suite, the split or the path does not exist, or pyarrow for Parquet.
         InvalidFile: A file has invalid content.
         DownloadFailed: The suite is not on this machine and cannot be downloaded.
-        UsageError: A file is Parquet, and pyarrow is not installed.
     """
     if name == MMLU:
         files = read_files(data, ("dev", split)) if data else load_mmlu_files(config, split, say)

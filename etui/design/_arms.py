@@ -145,15 +145,8 @@ def compute_ratio_interval(
     estimated deviation. They are widened by Student's quantile over the normal one, on the
     logarithm (Hesterberg, The American Statistician 69, 2015).
 
-    Args:
-        above: The sum that is divided.
-        below: The sum that divides.
-        drawn_above: The first sum of each resample, shape (resamples,).
-        drawn_below: The second sum of each resample, same shape.
-        sensor: Relative half width that the meter adds, in quadrature at each end.
-
-    Returns:
-        Without ends for fewer than two questions.
+    ``sensor`` is the relative half width that the meter adds, in quadrature at each end. Fewer than
+    two questions have no ends.
     """
     if below <= 0:
         return None
@@ -176,14 +169,7 @@ def compute_difference(differences: Floats, replicates: Floats) -> tuple[Interva
     """Compute a mean difference of accuracies: the wider of two intervals at each end.
 
     The bootstrap knows the strata and is too narrow for few disagreements; the adjusted interval is
-    the reverse.
-
-    Args:
-        differences: Difference of each question, in [-1, 1].
-        replicates: Mean difference of each resample.
-
-    Returns:
-        The mean with its interval, its p-value and the standard deviation of the differences.
+    the reverse. Returns the mean, its p-value and the standard deviation of the differences.
     """
     found = estimate_paired_mean(differences)
     low, high = percentiles(replicates)
@@ -369,7 +355,8 @@ def _compute_multiple(
         return compute_ratio_interval(above[0], below[0], above[1], below[1], count, sensor)
 
     joules = per_correct = per_additional = None
-    if _are_metered(paired, strategy, base) and paired.measured.any():
+    metered = paired.metered[paired.index(strategy)] and paired.metered[paired.index(base)]
+    if metered and paired.measured.any():
         sensor = _sensor_share(paired, strategy, base)
         joules = over(JOULES, sensor)
         spent, base_spent = (resampled.sums(one, JOULES) for one in (strategy, base))
@@ -401,10 +388,6 @@ def _compute_multiple(
         per_additional=per_additional,
         seconds=over(SECONDS),
     )
-
-
-def _are_metered(paired: Paired, *strategies: Strategy) -> bool:
-    return all(paired.metered[paired.index(one)] for one in strategies)
 
 
 def _sensor_share(paired: Paired, *strategies: Strategy) -> float:

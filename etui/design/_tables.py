@@ -44,7 +44,6 @@ def tabulate_arms(run: DesignAnalysis) -> Table:
 
 
 def _drop_columns(header: Sequence[str], rows: Sequence[Sequence[str]], kept: int) -> Table:
-    """Build a table without the columns that have no figure, but for the first ones."""
     used = [at for at in range(len(header)) if at < kept or any(row[at] != DASH for row in rows)]
     return Table(
         tuple(header[at] for at in used), tuple(tuple(row[at] for at in used) for row in rows)
@@ -167,7 +166,6 @@ def tabulate_curves(run: DesignAnalysis) -> Table | None:
 
 
 def _share_text(share: Share) -> str:
-    """Format the share of the context with its interval."""
     ends = (None if end is None else 100 * end for end in (share.low, share.high))
     text = units.change_text(100 * share.value, *ends, signed=False)
     return text if share.measured else f"{text} (extrapolated)"

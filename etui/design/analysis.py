@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -198,7 +197,12 @@ def list_limits(
     missing = [str(scope) for scope in config.energy.get("unmeasured", ())]
     if count and missing and kind is not None:
         found.append(f"Not in the joules: {', '.join(missing)}.")
-    wide = {int(arm.get("batch", 1)) for arm in config.arms.values() if _votes(arm) > 1} - {1}
+    votes = (
+        arm
+        for arm in config.arms.values()
+        if arm.get("reasoning") == "vote" and int(arm.get("votes", 1)) > 1
+    )
+    wide = {int(arm.get("batch", 1)) for arm in votes} - {1}
     found.append(
         f"Up to {max(wide)} votes of a question are decoded as one batch; other answers are "
         "computed one at a time."
@@ -250,10 +254,6 @@ def list_limits(
     return (*found, _PAPER)
 
 
-def _votes(arm: Mapping[str, Any]) -> int:
-    return int(arm.get("votes", 1)) if arm.get("reasoning") == "vote" else 1
-
-
 @dataclass(frozen=True, slots=True)
 class DesignAnalysis:
     """The analysis of a run."""
@@ -285,8 +285,7 @@ def analyse_kinds(
 ) -> tuple[DesignAnalysis, ...]:
     """Analyse a run, and after it each kind of its machines, if they are unlike.
 
-    Args:
-        read_points: Takes keys of machines, or None for all, and returns their points.
+    ``read_points`` takes keys of machines, or None for all, and returns their points.
     """
     found = [analyse(config, samples, read_points(None), roles)]
     for group in () if may_pool(samples, config) else group_equal(config.machines or ()):
@@ -308,10 +307,8 @@ def analyse(
     Joules of unlike machines are left out, and so are their curves: one that answered other
     questions, or measured other lengths, would pass for an arm that costs less.
 
-    Args:
-        samples: Its answers, complete or not.
-        points: Model -> measured points of its operating curve.
-        roles: Role -> model of the design, smallest first; None names the roles by the models.
+    ``points``: model -> points of its curve. ``roles``: role -> model, smallest first; None names
+    the roles by the models.
     """
     layout, seed = build_layout(config, roles), config.seed
     alike = may_pool(samples, config)

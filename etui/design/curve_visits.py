@@ -36,14 +36,9 @@ from etui.turn.interfaces import ResolvedModel
 def read_curve_points(
     folder: Path, machines: Collection[str] | None = None
 ) -> dict[str, tuple[MeasuredPoint, ...]]:
-    """Read the points that a run has measured so far.
+    """Read the points that a run has measured so far: of each model, in their order.
 
-    Args:
-        machines: Keys of the machines whose points are read; None is all.
-
-    Returns:
-        Model -> its points in the order of their measurement; empty without a file. A last line
-        that was cut off is left out.
+    ``machines``: their keys; None is all. A last line that was cut off is left out.
     """
     found: dict[str, list[MeasuredPoint]] = {}
     fix = "the file was changed outside etui; remove the line"
@@ -82,11 +77,7 @@ def next_visit(
 ) -> tuple[str, CurveVisit] | None:
     """Choose the next visit: of the model that is furthest behind, the first one that is left.
 
-    Args:
-        done: Model -> number of its visits that are done.
-
-    Returns:
-        Model and visit; None if all are done.
+    ``done``: model -> number of its visits that are done. None if all are.
     """
     left = [model for model, order in orders.items() if done.get(model, 0) < len(order)]
     if not left:

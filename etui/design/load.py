@@ -416,7 +416,6 @@ def _check_format(located: Located[DesignFile]) -> Iterator[Problem]:
 
 
 def _choose_models(located: Located[DesignFile], choice: ModelChoice) -> dict[str, str]:
-    """Choose a model for each role that an arm uses."""
     file = located.model
     for role in choice.overrides:
         if role not in file.models:

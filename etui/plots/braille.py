@@ -112,11 +112,9 @@ def gutter_width(graph: Graph) -> int:
 def draw_graph(
     graph: Graph, width: int, height: int, *, axes: bool = True, letters: bool = True
 ) -> list[list[Run]]:
-    """Draw a graph as ``height`` rows of runs, each ``width`` cells wide.
+    """Draw a graph as ``height`` rows of runs, its axis and words among them, ``width`` cells wide.
 
-    Args:
-        height: Rows, with the axis of time and the words below it.
-        letters: Whether words below the axis name each phase, and each colour without a word.
+    ``letters``: whether words below the axis name each phase, and each colour without a word.
     """
     gutter = gutter_width(graph) if axes else 0
     plot_width = max(0, width - gutter)

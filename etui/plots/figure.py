@@ -89,11 +89,7 @@ class Point:
 
 
 class Figure:
-    """One or more panels of the same width below each other.
-
-    Args:
-        width: Width in inches.
-    """
+    """One or more panels of the same width, in inches, below each other."""
 
     def __init__(self, width: float, height: float, rows: int = 1) -> None:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -109,11 +105,7 @@ class Figure:
         self._placed = False
 
     def save(self, path: Path) -> list[Path]:
-        """Write the figure as SVG and PDF beside each other.
-
-        Args:
-            path: The files without their suffix.
-        """
+        """Write the figure as SVG and PDF beside each other; ``path`` is without their suffix."""
         written = []
         for form, date in (("svg", "Date"), ("pdf", "CreationDate")):
             target = path.with_name(f"{path.name}.{form}")
@@ -378,15 +370,11 @@ class Box:
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """A label to be placed: its point, its size, and the direction that it prefers.
-
-    Attributes:
-        width, height: Size of the text.
-    """
+    """A label to be placed: its point, its size, and the direction that it prefers."""
 
     x: float
     y: float
-    width: float
+    width: float  # Of the text
     height: float
     angle: float = 270.0
     """Preferred direction from the point to the text, in degrees; 0 is to the right and 90 upwards.
@@ -436,7 +424,6 @@ def _shift_inside(box: Box, frame: Box) -> Box:
 
 
 def _cover(box: Box, taken: Sequence[Box], frame: Box) -> float:
-    """Compute how much a box covers, and how much of it is outside the frame."""
     area = (box.right - box.left) * (box.top - box.bottom)
     return sum(box.overlap(other) for other in taken) + area - box.overlap(frame)
 

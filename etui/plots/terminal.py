@@ -73,18 +73,13 @@ def plot(
 
 @dataclass(frozen=True, slots=True)
 class ArmPoint:
-    """One arm on the plane.
-
-    Attributes:
-        low, high: The 95 % interval of the accuracy.
-        joules_low, joules_high: The 95 % interval of the joules; None if it is not known.
-    """
+    """One arm on the plane."""
 
     joules: float  # Joules per question
     accuracy: float  # Share of right answers
-    low: float
+    low: float  # Ends of its 95 % interval
     high: float
-    joules_low: float | None = None
+    joules_low: float | None = None  # Ends of that of the joules; None if it is not known
     joules_high: float | None = None
 
     @property
@@ -104,11 +99,8 @@ def plane_lines(
 ) -> list[str]:
     """Draw the plane with its axes, a letter for each arm, and bars for both of its intervals.
 
-    Args:
-        hull: Arms on the upper hull, cheapest first; dots between them show their mixtures.
-        width: Columns of the plane, with axis and numbers.
-        height: Rows of the plane, with axis and numbers.
-        kind: How the joules were determined.
+    ``hull``: arms on the upper hull, cheapest first; dots between them show their mixtures.
+    ``width`` and ``height`` include the axes; ``kind`` is how the joules were determined.
     """
     if not arms:
         return ["no arm has both an accuracy and joules"]

@@ -421,7 +421,6 @@ def _refuse_size(name: str, size_bytes: int) -> UsageError:
 
 
 def _suggest_file(path: str, folder: Path | None) -> str:
-    """Suggest files of the same folder with a similar name."""
     try:
         place = (folder or Path()) / Path(path).expanduser()
         names = [each.name for each in place.parent.iterdir()][:5000]

@@ -203,7 +203,6 @@ class Toolbox:
         return read_file(self._folder, given[key])
 
     def _list(self, cancelled: Callable[[], bool]) -> dict[str, Listing]:
-        """List the servers, all at the same time."""
         if self._servers:
             from etui.extras import require_extra
 

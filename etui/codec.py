@@ -7,6 +7,7 @@ may be. msgspec is imported on the first use, so that importing this module cost
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import is_dataclass
 from typing import Any, Literal, TypeVar
@@ -49,6 +50,16 @@ def from_document(
     if extra == "refuse":
         _refuse_unknown(value, document, "$")
     return value
+
+
+def finite(number: float | None) -> float | None:
+    """Return a number that JSON can hold; None for any other, and without one."""
+    return number if number is not None and math.isfinite(number) else None
+
+
+def pick(value: object, *names: str) -> dict[str, Any]:
+    """Return some fields or properties of a value by their names, for a document."""
+    return {name: getattr(value, name) for name in names}
 
 
 def _convert_plain(value: object) -> object:

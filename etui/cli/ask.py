@@ -8,29 +8,50 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from threading import Event
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 import click
 
+from etui.backends.base import Cancel
+from etui.chat import Query
+from etui.cli.ask_text import AskText
 from etui.cli.output import print_json, stop_signals
-from etui.cli.param_types import TEXT, FiniteNumber, WholeNumber, flag, text_option
+from etui.cli.param_types import (
+    TEXT,
+    FiniteNumber,
+    WholeNumber,
+    choice_option,
+    flag,
+    number_option,
+    text_option,
+)
+from etui.config.config import Config, load_config, make_home
+from etui.engine.token_counter import TokenCounter
 from etui.errors import ExitCode, UsageError
-
-if TYPE_CHECKING:
-    from etui.backends.base import Cancel
-    from etui.chat import Query
-    from etui.config.config import Config
-    from etui.prompts.attachments import Attachment, Part
-    from etui.prompts.library import SavedPrompt
-    from etui.runtime.decide import Choice
-    from etui.runtime.overrides import Overrides
-    from etui.runtime.runtime import Runtime
-    from etui.tools.toolbox import Consent, Tool, Toolbox
-    from etui.turn.events import TurnEvent
-    from etui.turn.record import TurnRecord
-    from etui.turn.run import Turn
-    from etui.turn.tool_loop import ToolLoop
-
+from etui.prompts.attachments import (
+    Attachment,
+    Part,
+    describe_excess,
+    fit_attachments,
+    join,
+    list_pictures,
+    read_attachment,
+)
+from etui.prompts.library import SavedPrompt, find_prompt
+from etui.runtime.decide import Choice, choose
+from etui.runtime.forecast import count_tokens, forecast_choice
+from etui.runtime.host import read_host
+from etui.runtime.model_resolution import refit_curve
+from etui.runtime.overrides import Overrides
+from etui.runtime.runtime import Runtime, open_runtime
+from etui.text import one_line
+from etui.tools.toolbox import Consent, Tool, Toolbox, remember_permission
+from etui.turn.events import TurnEvent, TurnFinished
+from etui.turn.interfaces import Origin
+from etui.turn.record import SAVED_PROMPT, TurnRecord
+from etui.turn.run import Turn
+from etui.turn.text import cut_text
+from etui.turn.tool_loop import ToolLoop
 
 MAX_INPUT_BYTES = 10_000_000
 """Far more than any context holds; more is a mistake (a log file, a disk image)."""
@@ -41,53 +62,42 @@ MAX_INPUT_BYTES = 10_000_000
 @text_option("-m", "--model", metavar="NAME", help="Model that answers, without a policy.")
 @text_option("-p", "--policy", metavar="NAME|FILE", help="Policy that chooses the arm.")
 @text_option("-a", "--arm", metavar="NAME", help="Arm of the policy; its rules are skipped.")
-@click.option(
+@choice_option(
+    ["direct", "cot", "vote"],
     "-r",
     "--reasoning",
-    type=click.Choice(["direct", "cot", "vote"]),
     help="Reasoning method: direct, chain of thought, or majority vote.",
 )
-@click.option(
-    "--think-tokens",
-    type=WholeNumber(0, 100_000),
-    metavar="N",
-    help="Maximum number of thinking tokens.",
+@number_option(WholeNumber(0, 100_000), "--think-tokens", help="Maximum number of thinking tokens.")
+@number_option(
+    WholeNumber(1, 64), "--votes", help="Maximum number of votes (default: the policy's, or 7)."
 )
-@click.option(
-    "--votes",
-    type=WholeNumber(1, 64),
-    metavar="N",
-    help="Maximum number of votes (default: the policy's, or 7).",
-)
-@click.option(
+@choice_option(
+    ["all", "lead", "flip", "adaptive"],
     "--stop",
-    type=click.Choice(["all", "lead", "flip", "adaptive"]),
     help="When to stop voting: after all votes, when the remaining votes cannot change the result "
     "(lead), or when a change is unlikely (flip, the default; adaptive).",
 )
-@click.option(
-    "--style",
-    type=click.Choice(["auto", "plain", "draft", "native"]),
-    help="How the model is asked to think.",
+@choice_option(
+    ["auto", "plain", "draft", "native"], "--style", help="How the model is asked to think."
 )
-@click.option(
+@number_option(
+    WholeNumber(1, 100_000),
     "--max-tokens",
-    type=WholeNumber(1, 100_000),
-    metavar="N",
     help="Maximum number of answer tokens, thinking not included.",
 )
-@click.option(
+@number_option(
+    FiniteNumber(0, 5),
     "-t",
     "--temperature",
-    type=FiniteNumber(0, 5),
     metavar="T",
     help="Sampling temperature; 0 picks the most likely token. Default: what the model asks for, "
     "else 0, for votes 0.7.",
 )
-@click.option("--seed", type=WholeNumber(0, 2**32 - 1), metavar="N", help="Sampling seed.")
-@click.option(
+@number_option(WholeNumber(0, 2**32 - 1), "--seed", help="Sampling seed.")
+@choice_option(
+    ["off", "lookup", "draft", "mtp", "auto"],
     "--speculate",
-    type=click.Choice(["off", "lookup", "draft", "mtp", "auto"]),
     help="Where drafted tokens come from: the prompt and the answer so far (lookup), the model's "
     "draft model, its own heads (mtp), or whatever pays (auto). Default: the policy's or the "
     "model's, or off.",
@@ -105,9 +115,9 @@ MAX_INPUT_BYTES = 10_000_000
     metavar="FILE",
     help="Text file, or PNG or JPEG, that goes with the question; may be repeated.",
 )
-@click.option(
+@choice_option(
+    ["head", "tail", "ends"],
     "--part",
-    type=click.Choice(["head", "tail", "ends"]),
     help="What to keep of files that do not fit the context: their begin, their end, or both.",
 )
 @text_option(
@@ -160,10 +170,6 @@ def ask(
     With --tools the model may call what `etui tools` lists. A call is shown and asked before it
     runs, unless config.yaml allows it; without a terminal only what is allowed there runs.
     """  # noqa: D301
-    from etui.prompts.attachments import read_attachment
-    from etui.runtime.overrides import Overrides
-    from etui.turn.text import cut_text
-
     template = read_saved(saved, parse_values(values))
     if template is not None:
         prompt = "\n\n".join(text for text in (template.text, prompt) if text)
@@ -175,12 +181,9 @@ def ask(
     asked = _Question(
         question, system or None, [read_attachment(file) for file in files], part, saved
     )
-    show = _print_document
-    if not as_json:
-        from etui.cli.ask_text import AskText
-
-        show = AskText(asked.query.text, quiet=quiet).show
-    confirm = _confirm if is_terminal and sys.stderr.isatty() else None
+    show = _print_document if as_json else AskText(asked.query.text, quiet=quiet).show
+    asks = is_terminal and sys.stderr.isatty()
+    confirm = partial(click.confirm, err=True) if asks else None
     record = _answer(asked, Overrides(**overrides), show, confirm, tools=tools)
     if record.status == "stopped":
         return ExitCode.PARTIAL
@@ -190,14 +193,8 @@ def ask(
     return ExitCode.DONE
 
 
-def _confirm(question: str) -> bool:
-    return click.confirm(question, err=True)
-
-
 def ask_about_call(cancel: Cancel, tool: Tool, arguments: str) -> Consent:
     """Ask in the terminal whether a tool may run; Ctrl-C, or the end of the input, cancels."""
-    from etui.text import one_line
-
     whose = f" of the server {tool.server}" if tool.server else ""
     click.echo(f"{tool.name}{whose} is to run with {one_line(arguments)}", err=True)
     try:
@@ -225,8 +222,6 @@ def _open_tools(
     if not wanted:
         yield None
         return
-    from etui.tools.toolbox import Toolbox, remember_permission
-
     ask = partial(ask_about_call, cancel) if may_ask else None
     box = Toolbox(config, ask, partial(remember_permission, config))
     try:
@@ -246,16 +241,6 @@ def _answer(
     *,
     tools: bool,
 ) -> TurnRecord:
-    from etui.backends.base import Cancel
-    from etui.config.config import load_config, make_home
-    from etui.runtime.decide import choose
-    from etui.runtime.host import read_host
-    from etui.runtime.model_resolution import refit_curve
-    from etui.runtime.runtime import open_runtime
-    from etui.turn.events import TurnFinished
-    from etui.turn.interfaces import Origin
-    from etui.turn.record import SAVED_PROMPT
-
     config = load_config()
     make_home(config)
     stopped, cancel = Event(), Cancel()
@@ -327,14 +312,7 @@ class _Question:
 
         No tokenizer is started for texts that fit whatever they contain: no token is shorter than
         a byte.
-
-        Raises:
-            UsageError: They do not fit, and no part was asked for.
         """
-        from etui.engine.token_counter import TokenCounter
-        from etui.prompts.attachments import describe_excess, fit_attachments
-        from etui.runtime.forecast import count_tokens, forecast_choice
-
         context_tokens = runtime.model_files.find_context_tokens(
             choice.decision.arm.model, runtime.catalogue
         )
@@ -364,9 +342,6 @@ class _Question:
             return fit_attachments(self.text, self.attachments, self.part, found.room_tokens, count)
 
     def _build(self, attachments: Sequence[Attachment]) -> Query:
-        from etui.chat import Query
-        from etui.prompts.attachments import join, list_pictures
-
         shown = list_pictures(attachments)
         return Query(
             join(self.text, attachments),
@@ -378,18 +353,12 @@ class _Question:
 
 def _print_document(event: TurnEvent) -> None:
     """Print the turn as one JSON document as soon as it has ended, even if the log then fails."""
-    from etui.turn.events import TurnFinished
-
     if isinstance(event, TurnFinished):
         print_json(event.record.to_json())
 
 
 def read_question(prompt: str | None, stdin: BinaryIO | None, *, is_terminal: bool) -> str:
-    """Read the whole question: the argument, and standard input unless it is a terminal or closed.
-
-    Raises:
-        UsageError: The question is empty, or standard input is not text.
-    """
+    """Read the whole question: the argument, and what standard input has, if it is no terminal."""
     parts = [prompt or ""]
     if stdin is not None and not is_terminal:
         parts.append(_decode(stdin.read(MAX_INPUT_BYTES + 1)))
@@ -406,11 +375,7 @@ def read_question(prompt: str | None, stdin: BinaryIO | None, *, is_terminal: bo
 
 
 def parse_values(pairs: Sequence[str]) -> dict[str, str]:
-    """Parse ``VAR=VALUE`` pairs.
-
-    Raises:
-        UsageError: One has no equals sign or no name, or a name comes twice.
-    """
+    """Parse ``VAR=VALUE`` pairs."""
     values: dict[str, str] = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
@@ -423,18 +388,11 @@ def parse_values(pairs: Sequence[str]) -> dict[str, str]:
 
 
 def read_saved(name: str | None, values: Mapping[str, str]) -> SavedPrompt | None:
-    """Read a saved prompt and fill in its variables; None without a name.
-
-    Raises:
-        UsageError: There is no such prompt, or its variables and the values do not match.
-        InvalidFile: Its file cannot be used.
-    """
+    """Read a saved prompt and fill in its variables; None without a name."""
     if name is None:
         if values:
             raise UsageError("--set has no effect without --prompt", "add --prompt NAME")
         return None
-    from etui.config.config import load_config
-    from etui.prompts.library import find_prompt
 
     return find_prompt(name, load_config()).filled(values)
 

@@ -2,40 +2,34 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from threading import Event
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 
+from etui.bench.arms import ArmOverrides
+from etui.bench.folder import find_run, read_run
+from etui.bench.progress import RunProgress
 from etui.cli.bench_options import SECTIONS, bench_options, format_option, list_given
+from etui.cli.cluster import bench_on_cluster, check_cluster_options
 from etui.cli.lazy_group import LazyGroup
-from etui.cli.output import open_watch, print_json, print_lines, print_result, stop_signals
+from etui.cli.output import open_watch, print_json, print_notes, print_result, stop_signals
 from etui.cli.when import wait_for_price
+from etui.config.config import Config, load_config, make_home
 from etui.errors import ExitCode, Stopped, UsageError
 from etui.extras import require_extra
+from etui.measure.progress import Progress
+from etui.measure.run import RunLimits
+from etui.runtime.runtime import Runtime, open_runtime
 
 if TYPE_CHECKING:
     from etui.bench.plan import RunPlan, RunRequest
     from etui.bench.run import BenchRunner, RunOutcome
-    from etui.config.config import Config
     from etui.design.plan import PlanPrice
-    from etui.measure.run import RunLimits
-    from etui.runtime.runtime import Runtime
 
-
-_COMMANDS = {
-    "compare": "Compare runs, or the arms of a run, question by question.",
-    "difficulty": "Make the table of difficulties that --difficulty reads, from runs.",
-    "merge": "Join the runs of one plan: parts, other machines, other days.",
-    "publish": "Write a run as a folder for a public git repository.",
-    "report": "Write a run's page, summary and table, and figures for a paper.",
-    "designs": "List the designs of studies, and print one to copy it.",
-    "export": "Write a run's results in the form that lm-eval's viewers read.",
-}
 
 _WHY = {
     "joules": "--max-joules reached",
@@ -62,7 +56,16 @@ _UNSTATED = frozenset({"precision", "precision_of", "difficulty", "prefix_reuse"
 class BenchGroup(LazyGroup):
     """A group that runs a benchmark without a subcommand, with its options in sections."""
 
-    commands_of = _COMMANDS
+    commands_of: ClassVar = {
+        "compare": "Compare runs, or the arms of a run, question by question.",
+        "difficulty": "Make the table of difficulties that --difficulty reads, from runs.",
+        "merge": "Join the runs of one plan: parts, other machines, other days.",
+        "publish": "Write a run as a folder for a public git repository.",
+        "report": "Write a run's page, summary and table, and figures for a paper.",
+        "designs": "List the designs of studies, and print one to copy it.",
+        "export": "Write a run's results in the form that lm-eval's viewers read.",
+    }
+    modules_of: ClassVar = dict.fromkeys(commands_of.keys() - {"designs"}, "runs")
     place = "etui.cli.bench_"
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -115,13 +118,7 @@ def bench(ctx: click.Context, /, **options: Any) -> None:
 
 
 def _run_bench(ctx: click.Context, options: dict[str, Any]) -> int:
-    from etui.bench.progress import RunProgress
     from etui.bench.run import BenchRunner
-    from etui.cli.cluster import bench_on_cluster, check_cluster_options
-    from etui.config.config import load_config, make_home
-    from etui.measure.progress import Progress
-    from etui.measure.run import RunLimits
-    from etui.runtime.runtime import open_runtime
 
     if options["as_json"] and options["as_lines"]:
         raise click.UsageError("--json and --jsonl cannot be combined")
@@ -170,12 +167,9 @@ def _estimate_run(
     ctx: click.Context, config: Config, options: dict[str, Any], limits: RunLimits
 ) -> tuple[float | None, float | None]:
     """Estimate the seconds and joules of what is to be answered; None where they are not known."""
-    from etui.bench.folder import find_run, read_run
     from etui.bench.plan import restore_plan
-    from etui.bench.progress import RunProgress
     from etui.bench.run import BenchRunner
     from etui.design.plan import price_plan, price_rest
-    from etui.runtime.runtime import open_runtime
 
     with open_runtime(config) as runtime:
         if options["resume"] is None:
@@ -196,10 +190,10 @@ def _estimate_run(
 def _plan_run(
     ctx: click.Context, runner: BenchRunner, options: dict[str, Any], limits: RunLimits
 ) -> RunPlan:
-    """Plan a new run; a dry run is printed too."""
     config, catalogue, say = runner.runtime.config, runner.runtime.catalogue, runner.progress.say
     if options["design"] is not None:
-        return _plan_design(_build_design_request(ctx, options), runner, options, limits)
+        _check_design_options(ctx, options)
+        return _plan_design(_build_request(ctx, options), runner, options, limits)
 
     from etui.bench.plan import make_plan
 
@@ -210,7 +204,8 @@ def _plan_run(
         )
     if options["pilot"] is not None:
         raise UsageError("--pilot needs --design", "add --design NAME, or remove it")
-    plan = _add_precision(make_plan(_build_request(options), config, catalogue, say), options, say)
+    plan = make_plan(_build_request(ctx, options), config, catalogue, say)
+    plan = _add_precision(plan, options, say)
     if plan.suite.notice:
         say(plan.suite.notice)
     if options["dry_run"]:
@@ -246,16 +241,8 @@ def _plan_design(
     return plan
 
 
-def _build_design_request(ctx: click.Context, options: dict[str, Any]) -> RunRequest:
-    """Build the request of a design from the options.
-
-    Raises:
-        UsageError: An option sets what the design states.
-    """
-    from etui.bench.plan import RunRequest
-
-    given = list_given(ctx)
-    for name in given:
+def _check_design_options(ctx: click.Context, options: dict[str, Any]) -> None:
+    for name in list_given(ctx):
         if name not in _ALLOWED:
             flag = format_option(ctx, name)
             if name in _UNSTATED:
@@ -270,17 +257,6 @@ def _build_design_request(ctx: click.Context, options: dict[str, Any]) -> RunReq
             )
     if options["pilot"] is not None and not options["dry_run"]:
         raise UsageError("--pilot needs --dry-run", "add --dry-run, or remove it")
-    return RunRequest(
-        suite="",
-        design=options["design"],
-        models=options["models"],
-        data=options["data"],
-        limit=options["limit"],
-        per_subject=options["per_subject"],
-        subjects=options["subjects"],
-        seed=options["seed"] if "seed" in given else None,
-        part=options.get("part"),
-    )
 
 
 def _print_price(price: PlanPrice, plan: RunPlan, limits: RunLimits, as_json: bool) -> None:
@@ -291,7 +267,6 @@ def _print_price(price: PlanPrice, plan: RunPlan, limits: RunLimits, as_json: bo
 
 
 def _resume(runner: BenchRunner, options: dict[str, Any], limits: RunLimits) -> RunOutcome:
-    from etui.bench.folder import find_run
     from etui.bench.plan import restore_plan
     from etui.design.curve_visits import build_curve_visits
 
@@ -319,8 +294,6 @@ def _check_resume_options(ctx: click.Context) -> None:
 
 
 def _price_rest(runner: BenchRunner, options: dict[str, Any], limits: RunLimits) -> None:
-    """Print what the rest of a run costs."""
-    from etui.bench.folder import find_run, read_run
     from etui.bench.plan import restore_plan
     from etui.design.plan import price_rest
 
@@ -336,17 +309,18 @@ def _price_rest(runner: BenchRunner, options: dict[str, Any], limits: RunLimits)
     _print_price(price, plan, limits, options["as_json"])
 
 
-def _build_request(options: dict[str, Any]) -> RunRequest:
-    from etui.bench.arms import ArmOverrides
+def _build_request(ctx: click.Context, options: dict[str, Any]) -> RunRequest:
     from etui.bench.plan import RunRequest
 
+    is_open = options["design"] is not None and "seed" not in list_given(ctx)
     return RunRequest(
-        suite=options["suite"],
+        suite=options["suite"] or "",
+        design=options["design"],
         split=options["split"],
         data=options["data"],
         format=options["format"],
         shots=options["shots"],
-        seed=options["seed"],
+        seed=None if is_open else options["seed"],
         limit=options["limit"],
         per_subject=options["per_subject"],
         subjects=options["subjects"],
@@ -383,14 +357,10 @@ def _add_precision(plan: RunPlan, options: dict[str, Any], say: Callable[[str], 
 def _print_token_counts(
     plan: RunPlan, runtime: Runtime[Any], limits: RunLimits, *, as_json: bool
 ) -> None:
-    from etui.bench.dry_run import (
-        count_tokens,
-        describe_expected_questions,
-        format_expected_questions,
-    )
+    from etui.bench import dry_run
     from etui.design.plan import build_price_document, count_within, format_price, price_plan
 
-    counts = count_tokens(plan, runtime.config, runtime.catalogue)
+    counts = dry_run.count_tokens(plan, runtime.config, runtime.catalogue)
     price = price_plan(plan, runtime, {})
     within = None if plan.config.routed else count_within(price, plan, limits.seconds)
     counts["price"] = build_price_document(price, within)
@@ -408,16 +378,12 @@ def _print_token_counts(
     else:
         lines += format_price(price, within)
     if plan.config.precision is not None:
-        counts["precision"] = describe_expected_questions(plan)
-        lines.insert(0, format_expected_questions(plan))
-    if as_json:
-        click.echo(json.dumps(counts, indent=2))
-    else:
-        print_lines(lines)
+        counts["precision"] = dry_run.describe_expected_questions(plan)
+        lines.insert(0, dry_run.format_expected_questions(plan))
+    print_result(counts, lines, as_json)
 
 
 def _print_outcome(outcome: RunOutcome, options: dict[str, Any]) -> int:
-    """Print the result and return the exit code."""
     from etui.bench.summary import summary_document
     from etui.bench.summary_text import headline
 
@@ -427,8 +393,7 @@ def _print_outcome(outcome: RunOutcome, options: dict[str, Any]) -> int:
     elif not options["as_lines"]:
         click.echo(headline(summary))
     if not options["quiet"]:
-        for warning in summary.warnings:
-            click.echo(f"note: {warning}", err=True)
+        print_notes(summary.warnings)
         click.echo(f"report: {outcome.folder / 'report.html'}", err=True)
     if outcome.ending not in ("complete", "precise"):
         why = _WHY[outcome.ending]

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from etui.cli.output import json_option, load_context, print_json, print_result
 from etui.cli.param_types import TEXT
-
-if TYPE_CHECKING:
-    from etui.models.catalogue import Catalogue
-    from etui.yaml.named_files import NamedFile
+from etui.config.config import load_config
+from etui.errors import InvalidFile
+from etui.models.catalogue import Catalogue
+from etui.yaml.named_files import NamedFile
 
 
 @click.group(invoke_without_command=True)
@@ -41,7 +41,6 @@ def designs(ctx: click.Context, as_json: bool) -> None:
 @click.argument("name", type=TEXT, metavar="NAME|FILE")
 def show(name: str) -> None:
     """Print the YAML text of a design."""
-    from etui.config.config import load_config
     from etui.design.load import find_design
     from etui.yaml.load import read_text
 
@@ -59,7 +58,6 @@ def schema() -> None:
 def _describe(place: NamedFile, catalogue: Catalogue, is_available: Any) -> dict[str, Any]:
     """Describe a design; one that is not valid has only its errors."""
     from etui.design.load import check_design, list_arm_names
-    from etui.errors import InvalidFile
     from etui.yaml.load import read_text
 
     head = {"name": place.name, "origin": place.origin, "path": str(place.path)}

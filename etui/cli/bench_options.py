@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from functools import reduce
-from typing import TYPE_CHECKING, Any
 
 import click
 
+from etui.bench.config import BenchPart
 from etui.cli.param_types import (
     MOST_JOULES,
     FiniteNumber,
     WholeNumber,
+    choice_option,
     flag,
+    join_options,
+    number_option,
     path_option,
     text_option,
 )
 from etui.cli.when import when_options
-
-if TYPE_CHECKING:
-    from etui.bench.config import BenchPart
-
-Command = Callable[..., Any]
-Option = Callable[[Command], Command]
 
 SECTIONS = {
     "design": "Questions",
@@ -42,11 +37,11 @@ def _parse_limit(ctx: click.Context, param: click.Parameter, value: str | None) 
     if not value or not value.isascii() or not value.isdigit() or not value.strip("0"):
         shown = repr(value if len(value) <= 20 else f"{value[:20]}...")
         raise click.BadParameter(f"{shown} is not a number above 0 or 'all'", ctx, param)
-    return WholeNumber(1).convert(value, param, ctx)
+    number: int = WholeNumber(1).convert(value, param, ctx)
+    return number
 
 
 def _parse_names(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...]:
-    """Parse names separated by commas."""
     names = tuple(part.strip() for part in (value or "").split(",") if part.strip())
     if value is not None and not names:
         raise click.BadParameter("no names given", ctx, param)
@@ -57,7 +52,6 @@ def _parse_part(ctx: click.Context, param: click.Parameter, value: str | None) -
     """Parse ``K/N``, the K-th of N parts; None without a value."""
     if value is None:
         return None
-    from etui.bench.config import BenchPart
 
     found = re.fullmatch(r"([0-9]{1,4})/([0-9]{1,4})", value)
     index, count = (int(number) for number in found.groups()) if found else (0, 0)
@@ -69,7 +63,7 @@ def _parse_part(ctx: click.Context, param: click.Parameter, value: str | None) -
     return BenchPart(index - 1, count)
 
 
-_OPTIONS: tuple[Option, ...] = (
+bench_options = join_options(
     # the questions and how they are asked
     text_option(
         "--design",
@@ -87,24 +81,21 @@ _OPTIONS: tuple[Option, ...] = (
         metavar="DIR|FILE",
         help="Local copy of the suite; without it, the suite is downloaded once.",
     ),
-    click.option(
+    choice_option(
+        ["test", "val", "dev"],
         "--split",
-        type=click.Choice(["test", "val", "dev"]),
         default="test",
         show_default=True,
         help="Split of the questions: tune on val, evaluate on test.",
     ),
-    click.option(
-        "-f",
-        "--format",
-        type=click.Choice(
-            ["letters", "letters-original", "cloze", "arc", "chat", "cot", "gsm8k", "mmlu-pro"]
-        ),
+    choice_option(
+        ["letters", "letters-original", "cloze", "arc", "chat", "cot", "gsm8k", "mmlu-pro"],
+        *("-f", "--format"),
         help="Prompt format (default: that of the suite, or chat with --reasoning or arms).",
     ),
-    click.option(
+    number_option(
+        WholeNumber(0, 5),
         "--shots",
-        type=WholeNumber(0, 5),
         metavar="0..5",
         help="Number of worked examples (default: by the format).",
     ),
@@ -115,22 +106,19 @@ _OPTIONS: tuple[Option, ...] = (
         metavar="N|all",
         help="Number of questions, drawn in proportion to the sizes of the subjects.",
     ),
-    click.option(
-        "--per-subject",
-        type=WholeNumber(1),
-        metavar="N",
-        help="Number of questions drawn from each subject.",
+    number_option(
+        WholeNumber(1), "--per-subject", help="Number of questions drawn from each subject."
     ),
-    click.option(
+    number_option(
+        FiniteNumber(0, 50, open_low=True, open_high=True),
         "--precision",
-        type=FiniteNumber(0, 50, open_low=True, open_high=True),
         metavar="POINTS",
         help="Stop when each accuracy is known to ±POINTS at 95 %. With --limit, ask at most so "
         "many questions.",
     ),
-    click.option(
+    choice_option(
+        ["accuracy", "difference"],
         "--precision-of",
-        type=click.Choice(["accuracy", "difference"]),
         help="What is to be precise: each accuracy, or its difference from the first system.",
     ),
     path_option(
@@ -139,12 +127,11 @@ _OPTIONS: tuple[Option, ...] = (
         help="Difficulties of the questions (etui bench difficulty), so that fewer suffice.",
     ),
     text_option("--subjects", callback=_parse_names, metavar="S,T", help="Only these subjects."),
-    click.option(
+    number_option(
+        WholeNumber(0, 2**32 - 1),
         "--seed",
-        type=WholeNumber(0, 2**32 - 1),
         default=0,
         show_default=True,
-        metavar="N",
         help="Seed of the drawn questions, the order of the subjects, and the sampling.",
     ),
     text_option(
@@ -164,12 +151,12 @@ _OPTIONS: tuple[Option, ...] = (
         metavar="NAME",
         help="Model to measure; repeatable. With --design ROLE=NAME, the model of a role.",
     ),
-    click.option(
+    choice_option(
+        ["direct", "cot", "vote"],
         "-r",
         "--reasoning",
         "reasonings",
         multiple=True,
-        type=click.Choice(["direct", "cot", "vote"]),
         help="Reasoning method of --model; repeatable. Without it, log-probabilities are compared.",
     ),
     text_option(
@@ -182,36 +169,24 @@ _OPTIONS: tuple[Option, ...] = (
     text_option(
         "-p", "--policy", metavar="NAME|FILE", help="Policy that chooses an arm for each question."
     ),
-    click.option(
-        "--think-tokens",
-        type=WholeNumber(0, 100_000),
-        metavar="N",
-        help="Maximum number of thinking tokens.",
+    number_option(
+        WholeNumber(0, 100_000), "--think-tokens", help="Maximum number of thinking tokens."
     ),
-    click.option("--votes", type=WholeNumber(1, 64), metavar="N", help="Maximum number of votes."),
-    click.option(
-        "--stop",
-        type=click.Choice(["all", "lead", "flip", "adaptive"]),
-        help="When to stop voting.",
-    ),
-    click.option(
-        "--max-tokens",
-        type=WholeNumber(1, 100_000),
-        metavar="N",
-        help="Maximum number of answer tokens.",
-    ),
-    click.option(
+    number_option(WholeNumber(1, 64), "--votes", help="Maximum number of votes."),
+    choice_option(["all", "lead", "flip", "adaptive"], "--stop", help="When to stop voting."),
+    number_option(WholeNumber(1, 100_000), "--max-tokens", help="Maximum number of answer tokens."),
+    number_option(
+        FiniteNumber(0, 5),
         "-t",
         "--temperature",
-        type=FiniteNumber(0, 5),
         metavar="T",
         help="Sampling temperature. Default: the arm's, else 0, for votes 0.7.",
     ),
-    click.option(
+    choice_option(
+        ["off", "lookup", "draft", "mtp", "auto"],
         "--speculate",
         "speculates",
         multiple=True,
-        type=click.Choice(["off", "lookup", "draft", "mtp", "auto"]),
         help="Where drafted tokens come from; repeatable, each arm is then measured with each of "
         "them. Default: the policy's or the model's, or off.",
     ),
@@ -229,21 +204,21 @@ _OPTIONS: tuple[Option, ...] = (
     ),
     path_option("-o", "--out", metavar="DIR", help="Folder for the run."),
     text_option("--resume", metavar="RUN", help="Resume a run: its folder, its id, or 'last'."),
-    click.option(
+    number_option(
+        FiniteNumber(0, 100),
         "--fail-under",
-        type=FiniteNumber(0, 100),
         metavar="PERCENT",
         help="Exit with code 4 if the micro-averaged accuracy of any arm is lower.",
     ),
-    click.option(
+    number_option(
+        FiniteNumber(0, MOST_JOULES, open_low=True),
         "--max-joules",
-        type=FiniteNumber(0, MOST_JOULES, open_low=True),
         metavar="J",
         help="Stop once this many joules are used; exit with code 3.",
     ),
-    click.option(
+    number_option(
+        FiniteNumber(0, 10_000, open_low=True),
         "--max-hours",
-        type=FiniteNumber(0, 10_000, open_low=True),
         metavar="H",
         help="Stop after this many hours, a study with whole blocks; exit with code 3.",
     ),
@@ -251,10 +226,9 @@ _OPTIONS: tuple[Option, ...] = (
         "--dry-run",
         help="Only count the tokens that would be computed; with --design or --resume, price them.",
     ),
-    click.option(
+    number_option(
+        WholeNumber(2, 100),
         "--pilot",
-        type=WholeNumber(2, 100),
-        metavar="N",
         help="Measure N questions of every arm first, so that --dry-run knows joules and seconds.",
     ),
     when_options,
@@ -271,9 +245,9 @@ _OPTIONS: tuple[Option, ...] = (
         help="With --cluster: every node answers all questions, to compare the machines, or the "
         "nodes share the questions (default).",
     ),
-    click.option(
+    number_option(
+        FiniteNumber(0, 86_400, open_low=True),
         "--node-timeout",
-        type=FiniteNumber(0, 86_400, open_low=True),
         metavar="S",
         help="With --cluster: give the questions of a node to others once it is silent for S "
         "seconds (default: by its speed, 60 or more).",
@@ -283,11 +257,6 @@ _OPTIONS: tuple[Option, ...] = (
     flag("--jsonl", "as_lines", help="Print each answer as a line of JSON."),
     flag("-q", "--quiet", help="Do not show progress."),
 )
-
-
-def bench_options(command: Command) -> Command:
-    """Add the options of ``etui bench`` to a command; its help lists them in this order."""
-    return reduce(lambda made, option: option(made), reversed(_OPTIONS), command)
 
 
 def list_given(ctx: click.Context) -> list[str]:

@@ -8,19 +8,33 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
+from etui.arm import Arm
+from etui.calibration.grid import QUICK, Grid, parse_grid
 from etui.cli.cluster import calibrate_on_cluster, cluster_option
-from etui.cli.output import json_option, load_models, stop_signals
-from etui.cli.param_types import TEXT, FiniteNumber, WholeNumber, flag, text_option
+from etui.cli.curves import print_curve
+from etui.cli.output import json_option, load_models, open_watch, stop_signals
+from etui.cli.param_types import TEXT, FiniteNumber, WholeNumber, flag, number_option, text_option
 from etui.cli.when import wait_for_price, when_options
+from etui.config.config import Config, load_config, make_home
+from etui.curves.fit import LEAST_POINTS
+from etui.energy.discovery import open_recorder
 from etui.errors import ExitCode, UsageError
+from etui.log.curve_lookup import (
+    build_curve_record,
+    find_curve,
+    fit_logged_turns,
+    select_comparable_turns,
+)
+from etui.log.queries import LogReader
+from etui.log.writer import TurnWriter
+from etui.runtime.model_resolution import catalogue_name, find_model_file
+from etui.text import local_time
+from etui.units import percent_text
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from etui.calibration.grid import Grid
-    from etui.config.config import Config
     from etui.curves.operating_curve import OperatingCurve
-    from etui.log.writer import TurnWriter
     from etui.models.spec import ModelSpec
 
 Form = Literal["text", "json", "jsonl"]
@@ -33,15 +47,10 @@ Form = Literal["text", "json", "jsonl"]
     metavar="P,P,..xO,O,..",
     help="Prompt and output lengths in tokens, for example 32,128,512x16,64,192.",
 )
-@click.option(
-    "--repeats",
-    type=WholeNumber(1, 50),
-    metavar="N",
-    help="Number of measurements of each length.",
-)
-@click.option(
+@number_option(WholeNumber(1, 50), "--repeats", help="Number of measurements of each length.")
+@number_option(
+    FiniteNumber(0, 60),
     "--window",
-    type=FiniteNumber(0, 60),
     metavar="S",
     help="Repeat each phase back to back for at least S seconds (default 2; with --quick 0.5).",
 )
@@ -81,10 +90,6 @@ def calibrate(
     etui calibrate qwen2.5-coder-1.5b --cluster desk:6379
     """  # noqa: D301
     from etui.calibration.run import ModelCalibration
-    from etui.cli.curves import print_curve
-    from etui.cli.output import open_watch
-    from etui.config.config import load_config, make_home
-    from etui.log.writer import TurnWriter
 
     measuring = (grid, repeats, window, quick or None, force or None, fresh or None, when)
     if from_log and any(option is not None for option in measuring):
@@ -101,9 +106,9 @@ def calibrate(
     if cluster is not None:
         from etui.cluster.messages import Measurement
 
-        return calibrate_on_cluster(
-            cluster, Measurement(model, lengths, force, fresh), form, config
-        )
+        asked = Measurement(model, lengths, force, fresh)
+        calibrate_on_cluster(cluster, asked, form, config)
+        return ExitCode.DONE
     with TurnWriter(config) as writer:
         writer.ready()
         spec, path = find_model(model, config)
@@ -124,11 +129,6 @@ def calibrate(
 
 def _describe_better(curve: OperatingCurve, config: Config) -> str:
     """Say that an earlier curve stays in use because it predicts far better; empty otherwise."""
-    from etui.log.curve_lookup import find_curve
-    from etui.log.queries import LogReader
-    from etui.text import local_time
-    from etui.units import percent_text
-
     with LogReader(config) as log:
         used = find_curve(log, curve.model, curve.model_sha256, curve.conditions)
     if used is None or used.curve_id == curve.curve_id:
@@ -139,10 +139,6 @@ def _describe_better(curve: OperatingCurve, config: Config) -> str:
 
 
 def _build_grid(text: str | None, repeats: int | None, window: float | None, quick: bool) -> Grid:
-    """Build the grid of lengths to measure."""
-    from etui.calibration.grid import QUICK, Grid, parse_grid
-    from etui.curves.fit import LEAST_POINTS
-
     base = QUICK if quick else Grid()
     found = parse_grid(text, base) if text is not None else base
     found = replace(
@@ -160,18 +156,12 @@ def _build_grid(text: str | None, repeats: int | None, window: float | None, qui
 
 def find_model(name: str, config: Config) -> tuple[ModelSpec, Path]:
     """Find the model, by its name in the log and with the hash of its file, and the file."""
-    from etui.arm import Arm
-    from etui.runtime.model_resolution import catalogue_name, find_model_file
-
     catalogue = load_models(config)
     model = catalogue_name(name, config, catalogue)
     return find_model_file(Arm("direct", model), config, catalogue)
 
 
 def _fit_log(spec: ModelSpec, config: Config, writer: TurnWriter) -> OperatingCurve:
-    from etui.energy.discovery import open_recorder
-    from etui.log.curve_lookup import build_curve_record, fit_logged_turns, select_comparable_turns
-    from etui.log.queries import LogReader
     from etui.runtime.provenance import conditions
 
     with closing(open_recorder(config)) as recorder, LogReader(config) as log:

@@ -25,8 +25,7 @@ NO_CHAT = "no earlier chat in the log: this is a new one"
 @click.argument("name", type=TEXT)
 @text_option("--policy", metavar="NAME|FILE", help="Policy for the next questions.")
 @text_option("--model", metavar="NAME", help="Model that answers, instead of a policy.")
-@click.pass_context
-def chat(ctx: click.Context, name: str, policy: str | None, model: str | None) -> None:
+def chat(name: str, policy: str | None, model: str | None) -> int:
     """Open an earlier chat.
 
     NAME is its title, its id, or a beginning of either that only one chat has; `last` is the chat
@@ -36,7 +35,7 @@ def chat(ctx: click.Context, name: str, policy: str | None, model: str | None) -
     from etui.config.config import load_config
 
     config = load_config()
-    ctx.exit(open_chat(config, policy=policy, model=model, chat=_find_named(config, name)))
+    return open_chat(config, policy=policy, model=model, chat=_find_named(config, name))
 
 
 def open_chat(
@@ -51,10 +50,6 @@ def open_chat(
 
     Returns:
         The exit code.
-
-    Raises:
-        click.UsageError: There is no terminal.
-        EtuiError: No policy or model has this name.
     """
     # With --web, textual-serve runs this without a terminal and sets its own driver.
     if "TEXTUAL_DRIVER" not in os.environ and not (sys.stdin.isatty() and sys.stdout.isatty()):
@@ -87,11 +82,7 @@ def _is_shipped(model: str) -> bool:
 
 
 def find_last_chat(config: Config) -> ChatRecord | None:
-    """Return the chat that was used last; None without any.
-
-    Raises:
-        LogUnavailable: The log cannot be read.
-    """
+    """Return the chat that was used last; None without any."""
     from etui.log.chat_queries import list_chats
     from etui.log.queries import LogReader
 
@@ -101,7 +92,6 @@ def find_last_chat(config: Config) -> ChatRecord | None:
 
 
 def _find_named(config: Config, name: str) -> ChatRecord:
-    """Return the chat of a name."""
     from etui.errors import UsageError
     from etui.log.chat_queries import find_chat
     from etui.log.queries import LogReader, UnknownId

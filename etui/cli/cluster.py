@@ -15,9 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from etui.cli.output import open_watch, print_event, print_json, stop_signals
+from etui.atomic import write_bytes
+from etui.bench.folder import find_run
+from etui.cli.curves import print_curve
+from etui.cli.output import open_watch, print_event, print_json, print_lines, stop_signals
 from etui.cli.param_types import text_option
 from etui.errors import EtuiError, ExitCode, Stopped, UsageError, writing
+from etui.log.curve_lookup import build_curve_record, curve_document
+from etui.log.queries import LogReader
+from etui.log.writer import TurnWriter
+from etui.sweep.folder import read_sweep, sweeps_dir
 
 if TYPE_CHECKING:
     from etui.bench.plan import RunPlan
@@ -40,11 +47,7 @@ _AGAIN = "run the same command again to resume"
 
 @contextmanager
 def open_carrier(address: str) -> Iterator[RayCarrier]:
-    """Connect to a cluster, or start Ray on this machine, for the time of the body.
-
-    Raises:
-        UsageError: Ray is missing, or nothing like it is at the address.
-    """
+    """Connect to a cluster, or start Ray on this machine, for the time of the body."""
     from etui.cluster.connect import open_ray, parse_address
 
     with open_ray(parse_address(address)) as ray:
@@ -58,11 +61,7 @@ def open_carrier(address: str) -> Iterator[RayCarrier]:
 
 
 def check_cluster_options(options: dict[str, Any]) -> None:
-    """Refuse options of ``etui bench`` that need a cluster.
-
-    Raises:
-        UsageError: They have no effect.
-    """
+    """Refuse options of ``etui bench`` that need a cluster."""
     for name, given in (
         ("--compare" if options["compare"] else "--shard", options["compare"] is not None),
         ("--node-timeout", options["node_timeout"] is not None),
@@ -76,14 +75,7 @@ def check_cluster_options(options: dict[str, Any]) -> None:
 def bench_on_cluster(
     runner: BenchRunner, options: dict[str, Any], limits: RunLimits, plan: RunPlan | None
 ) -> RunOutcome:
-    """Run a benchmark on a cluster and show what was wasted.
-
-    Args:
-        runner: What runs it on this machine; its own engine is not used.
-        options: The options of the command line.
-        plan: The plan of a new run; None resumes one.
-    """
-    from etui.bench.folder import find_run
+    """Run a benchmark on a cluster and show what was wasted; without a plan, resume one."""
     from etui.bench.plan import restore_plan
     from etui.cluster.bench_cluster import ClusterBench
     from etui.cluster.open_nodes import NodeDriver, build_patience
@@ -117,19 +109,9 @@ def bench_on_cluster(
     return outcome
 
 
-def calibrate_on_cluster(address: str, asked: Measurement, form: str, config: Config) -> int:
-    """Calibrate a model on every machine, and save the curves to the log of this one too.
-
-    Args:
-        form: ``text``, ``json`` or ``jsonl``.
-
-    Raises:
-        Stopped: It was interrupted; the same command resumes.
-        EtuiError: A node could not measure; the curves of the others are saved.
-    """
-    from etui.cli.curves import print_curve
+def calibrate_on_cluster(address: str, asked: Measurement, form: str, config: Config) -> None:
+    """Calibrate a model on every machine, and save the curves to the log of this one too."""
     from etui.cluster.messages import Measured
-    from etui.log.curve_lookup import curve_document
 
     results, stopped = _measure_on_nodes(address, asked, jsonl=form == "jsonl")
     curves = {
@@ -151,21 +133,13 @@ def calibrate_on_cluster(address: str, asked: Measurement, form: str, config: Co
         for name, (curve, status) in curves.items():
             print_curve(curve, form, status, name)
     _refuse_failed(results, stopped)
-    return ExitCode.DONE
 
 
-def sweep_on_cluster(options: dict[str, Any], asked: SweepConfig, config: Config) -> int:
-    """Sweep on every machine, and keep a copy of each sweep in the folder of all sweeps here.
-
-    Raises:
-        UsageError: An option is for one machine only.
-        Stopped: A sweep was interrupted; the same command resumes.
-        EtuiError: A node could not measure; the results of the others are kept.
-    """
-    from etui.cli.sweep_text import print_result
+def sweep_on_cluster(options: dict[str, Any], asked: SweepConfig, config: Config) -> None:
+    """Sweep on every machine, and keep a copy of each sweep in the folder of all sweeps here."""
+    from etui.cli.sweep_text import format_result
     from etui.cluster.messages import Failed, Measurement
     from etui.sweep.document import build_document
-    from etui.sweep.folder import read_sweep
     from etui.sweep.run import analyse_folder
 
     for name, given, fix in (
@@ -199,12 +173,11 @@ def sweep_on_cluster(options: dict[str, Any], asked: SweepConfig, config: Config
             print_event("result", **documents[-1])
         elif not options["as_json"]:
             click.echo(f"{name}:")
-            print_result(found)
+            print_lines(format_result(found))
         click.echo(f"{name}: {folder}", err=True)
     if options["as_json"]:
         print_json({"sweeps": documents})
     _refuse_failed(results, stopped)
-    return ExitCode.DONE
 
 
 def _make_absolute(value: str) -> str:
@@ -236,12 +209,7 @@ def _measure_on_nodes(
 
 
 def _refuse_failed(results: Mapping[str, Measured | Failed], stopped: bool) -> None:
-    """Raise what went wrong on nodes, after everything else was shown.
-
-    Raises:
-        Stopped: A measurement was interrupted; what was measured is kept on its node.
-        EtuiError: A measurement failed.
-    """
+    """Raise what went wrong on nodes, after everything else was shown."""
     from etui.cluster.messages import Failed
 
     errors = [
@@ -258,10 +226,6 @@ def _refuse_failed(results: Mapping[str, Measured | Failed], stopped: bool) -> N
 
 def _save_curves(curves: Iterable[OperatingCurve], config: Config) -> None:
     """Save the curves to the log here; a node of this machine has saved its own already."""
-    from etui.log.curve_lookup import build_curve_record
-    from etui.log.queries import LogReader
-    from etui.log.writer import TurnWriter
-
     with TurnWriter(config) as writer:
         writer.ready()
         with LogReader(config) as log:
@@ -273,9 +237,6 @@ def _save_curves(curves: Iterable[OperatingCurve], config: Config) -> None:
 
 def _keep_sweep(name: str, result: Measured, out: Path | None, config: Config) -> Path:
     """Write the files of a node's sweep: into OUT/NODE, or into the folder of all sweeps."""
-    from etui.atomic import write_bytes
-    from etui.sweep.folder import sweeps_dir
-
     folder = out / name if out is not None else sweeps_dir(config) / Path(result.folder).name
     with writing(folder, "use another folder with --out"):
         folder.mkdir(parents=True, exist_ok=True)

@@ -5,27 +5,35 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from etui.cli.output import json_option, print_event, print_json, print_result, write_output
-from etui.cli.param_types import TEXT
-from etui.curves.text import compute_drawn_lines
-from etui.errors import EtuiError, ExitCode
+from etui.cli.param_types import TEXT, path_option
+from etui.config.config import Config, load_config
+from etui.curves.operating_curve import Conditions, OperatingCurve, list_differences
+from etui.curves.text import (
+    age_text,
+    compute_drawn_lines,
+    doubt_text,
+    draw_curve,
+    fit_lines,
+    points_text,
+    r2_text,
+)
+from etui.energy.discovery import open_recorder
+from etui.errors import EtuiError
 from etui.extras import require_extra
+from etui.log.curve_lookup import curve_document
+from etui.log.queries import LogReader
+from etui.models.catalogue import load_catalogue
 from etui.plots.figure import ARM_COLOURS, Figure, Panel, Point
-
-if TYPE_CHECKING:
-    from etui.config.config import Config
-    from etui.curves.operating_curve import Conditions, OperatingCurve
+from etui.text import format_table
+from etui.units import percent_text
 
 
 def print_curve(curve: OperatingCurve, form: str, status: str, node: str = "") -> None:
     """Print a curve as ``text``, ``json`` or ``jsonl``, with the node that measured it, if any."""
-    from etui.curves.text import doubt_text, fit_lines, points_text
-    from etui.log.curve_lookup import curve_document
-
     if form == "json":
         print_json({"status": status, **curve_document(curve)})
         return
@@ -42,11 +50,7 @@ def print_curve(curve: OperatingCurve, form: str, status: str, node: str = "") -
 
 
 def figure_svg(curves: Sequence[OperatingCurve]) -> str:
-    """Draw a panel per curve: measured turns as points, the curve as a line with its 95 % band.
-
-    Returns:
-        The SVG document; equal curves give equal documents.
-    """
+    """Draw a panel per curve: measured turns as points, the curve as a line with its 95 % band."""
     figure = Figure(6.4, 4.0 * max(len(curves), 1), rows=max(len(curves), 1))
     for curve, panel in zip(curves, figure.panels, strict=False):
         _draw_panel(panel, curve)
@@ -74,23 +78,19 @@ def _draw_panel(panel: Panel, curve: OperatingCurve) -> None:
 
 @click.command()
 @click.argument("model", type=TEXT, required=False)
-@click.option(
+@path_option(
     "--svg",
-    type=click.Path(dir_okay=False, path_type=Path),
+    dir_okay=False,
     metavar="FILE",
     help="Also draw the curves as SVG into FILE.",
 )
 @json_option
-def curves(model: str | None, svg: Path | None, as_json: bool) -> int:
+def curves(model: str | None, svg: Path | None, as_json: bool) -> None:
     """List and draw operating curves.
 
     Draws the newest curve of each model and machine: the joules of a turn over its output tokens,
     for up to three prompt lengths. Lists what has changed since the curve was measured.
     """
-    from etui.config.config import load_config
-    from etui.curves.operating_curve import list_differences
-    from etui.log.curve_lookup import curve_document
-
     if svg is not None:
         require_extra("figures", "--svg")
     config = load_config()
@@ -106,13 +106,10 @@ def curves(model: str | None, svg: Path | None, as_json: bool) -> int:
     print_result({"curves": rows}, _format_curves(found, now), as_json)
     if svg is not None and not as_json:
         click.echo(f"curves drawn in {svg}", err=True)
-    return ExitCode.DONE
 
 
 def _find_curves(config: Config, model: str | None) -> list[OperatingCurve]:
     """Return the newest curve of each model, file, machine, channels and source; at least one."""
-    from etui.log.queries import LogReader
-
     with LogReader(config) as log:
         every = log.curves(model)
     newest: dict[tuple[object, ...], OperatingCurve] = {}
@@ -129,9 +126,6 @@ def _find_curves(config: Config, model: str | None) -> list[OperatingCurve]:
 
 def _read_conditions(config: Config, models: Collection[str]) -> dict[str, Conditions]:
     """Read the conditions of each model: those of this machine, or of its backend."""
-    from etui.energy.discovery import open_recorder
-    from etui.log.queries import LogReader
-    from etui.models.catalogue import load_catalogue
     from etui.runtime.provenance import conditions, find_conditions
 
     entries = load_catalogue(config).models
@@ -145,11 +139,6 @@ def _read_conditions(config: Config, models: Collection[str]) -> dict[str, Condi
 
 
 def _format_curves(found: Sequence[OperatingCurve], now: Mapping[str, Conditions]) -> Iterator[str]:
-    from etui.curves.operating_curve import list_differences
-    from etui.curves.text import age_text, draw_curve, fit_lines, points_text, r2_text
-    from etui.text import format_table
-    from etui.units import percent_text
-
     head = ("model", "source", "n", "R² prefill", "R² decode", "off the grid", "kind", "age")
     rows = [
         (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import chain
@@ -12,16 +11,23 @@ import click
 
 from etui.cli.output import json_option, print_result, stop_signals
 from etui.cli.param_types import TEXT
-from etui.codec import to_document
+from etui.codec import finite, pick, to_document
+from etui.config.config import Config, load_config
+from etui.energy.discovery import open_recorder
+from etui.energy.power_limits.limit import describe_limit
+from etui.energy.scopes import describe_unread
 from etui.errors import EtuiError, ExitCode
+from etui.models.catalogue import load_catalogue
+from etui.models.files import require
+from etui.models.spec import STARTER
+from etui.runtime.engine_status import read_status
+from etui.runtime.gpu_verdict import Attempt, PerToken, compare_runs
 from etui.text import format_table, join_lines
 from etui.units import bytes_text, count_text, per_token_text, seconds_text, speed_text
 
 if TYPE_CHECKING:
-    from etui.config.config import Config
     from etui.runtime.doctor import Diagnosis
     from etui.runtime.gpu_run import RunResult, Timed
-    from etui.runtime.gpu_verdict import Attempt, PerToken
     from etui.runtime.remote_models import BackendReport
     from etui.runtime.try_gpu import GpuTrial
 
@@ -48,8 +54,6 @@ def doctor(model: str | None, as_json: bool) -> int:
     tokens/s, J/token and memory side by side, and says in one line what is wrong, if anything is.
     The exit code is then 1 if something is wrong.
     """
-    from etui.config.config import load_config
-
     if model is not None:
         return _try_gpu(model, as_json)
     from etui.runtime.doctor import diagnose
@@ -62,10 +66,6 @@ def doctor(model: str | None, as_json: bool) -> int:
 
 def _try_gpu(model: str, as_json: bool) -> int:
     """Try the GPU with a model; an empty name takes the smallest."""
-    from etui.config.config import load_config
-    from etui.energy.discovery import open_recorder
-    from etui.models.catalogue import load_catalogue
-    from etui.models.files import require
     from etui.runtime.try_gpu import choose_model, look_at_offload, try_gpu
 
     def report(layers: str, stage: str) -> None:
@@ -82,8 +82,6 @@ def _try_gpu(model: str, as_json: bool) -> int:
 
 def _list_hints(config: Config) -> Iterator[str]:
     """Yield how llama.cpp could be faster here; nothing where it cannot be loaded."""
-    from etui.runtime.engine_status import read_status
-
     with suppress(EtuiError):
         for hint in read_status(config).hints:
             yield f"llama.cpp: {hint}"
@@ -143,14 +141,10 @@ def _format_channels(diagnosis: Diagnosis) -> Iterator[str]:
         if probe.fix:
             yield from (f"      fix: {line}" for line in probe.fix.splitlines())
     if diagnosis.unmeasured:
-        from etui.energy.scopes import describe_unread
-
         yield f"  {describe_unread(diagnosis.unmeasured)}"
 
 
 def _format_power_limits(diagnosis: Diagnosis) -> Iterator[str]:
-    from etui.energy.power_limits.limit import describe_limit
-
     yield "power limits"
     for limit in diagnosis.power_limits:
         yield f"  {_mark(limit.setter != 'user')} {limit.scope}  {describe_limit(limit)}"
@@ -176,8 +170,6 @@ def _format_meters(diagnosis: Diagnosis) -> Iterator[str]:
 
 
 def _format_models(diagnosis: Diagnosis) -> Iterator[str]:
-    from etui.models.spec import STARTER
-
     yield "models on disk"
     for model in diagnosis.models:
         problem = f"  {join_lines(model.problem)}" if model.problem else ""
@@ -242,8 +234,6 @@ def format_trial(trial: GpuTrial) -> Iterator[str]:
 
 
 def _format_runs(trial: GpuTrial) -> list[str]:
-    from etui.runtime.gpu_verdict import compare_runs
-
     reference = _find_reference(trial)
 
     def difference(attempt: Attempt, result: RunResult) -> str:
@@ -278,7 +268,6 @@ def _format_runs(trial: GpuTrial) -> list[str]:
 
 
 def _find_reference(trial: GpuTrial) -> RunResult | None:
-    """Return the run without the GPU; None if there is none."""
     return next((a.result for a in trial.attempts if a.layers == "none"), None)
 
 
@@ -321,17 +310,14 @@ def _left(result: RunResult) -> str:
 def build_document(trial: GpuTrial) -> dict[str, Any]:
     """Build the document of ``etui doctor --try-gpu --json``."""
     reference = _find_reference(trial)
-    return {
-        "model": trial.model,
-        "offload": to_document(trial.offload),
-        "runs": [_build_run(attempt, reference) for attempt in trial.attempts],
-        "verdict": to_document(trial.verdict),
-    }
+    runs = [_build_run(attempt, reference) for attempt in trial.attempts]
+    document: dict[str, Any] = to_document({
+        **pick(trial, "model", "offload"), "runs": runs, "verdict": trial.verdict
+    })  # fmt: skip
+    return document
 
 
 def _build_run(attempt: Attempt, reference: RunResult | None) -> dict[str, Any]:
-    from etui.runtime.gpu_verdict import compare_runs
-
     result = attempt.result
     head = {
         "gpu_layers": 0 if attempt.layers == "none" else attempt.layers,
@@ -346,20 +332,19 @@ def _build_run(attempt: Attempt, reference: RunResult | None) -> dict[str, Any]:
         **head,
         "layers": result.layers,
         "layers_on_gpu": _count_placed(result),
-        "cpu_moe": result.cpu_moe,
-        "load_seconds": result.load_seconds,
+        **pick(result, "cpu_moe", "load_seconds"),
         "prefill": _build_measured(result.prefill, attempt.prefill),
         "decode": _build_measured(result.decode, attempt.decode),
         "gpu_measured": attempt.gpu_measured,
-        "device_memory": to_document(result.free),
-        "letters": [[_finite(nats) for nats in row] for row in result.letters],
+        "device_memory": result.free,
+        "letters": [[finite(nats) for nats in row] for row in result.letters],
         "answers": [answer.text for answer in result.answers],
         "difference": None
         if difference is None
         else {
-            "letters_nats": _finite(difference.letters),
-            "tokens_nats": _finite(difference.tokens),
-            "split_margin_nats": _finite(difference.split_margin),
+            "letters_nats": finite(difference.letters),
+            "tokens_nats": finite(difference.tokens),
+            "split_margin_nats": finite(difference.split_margin),
             "rounding": difference.is_rounding,
         },
     }
@@ -367,15 +352,7 @@ def _build_run(attempt: Attempt, reference: RunResult | None) -> dict[str, Any]:
 
 def _build_measured(timed: Timed, energy: PerToken) -> dict[str, Any]:
     return {
-        "tokens": timed.tokens,
-        "seconds": timed.seconds,
-        "tokens_per_second": timed.tokens_per_second,
+        **pick(timed, "tokens", "seconds", "tokens_per_second"),
         "joules_per_token": energy.joules,
-        "uncertainty": energy.uncertainty,
-        "kind": energy.kind,
+        **pick(energy, "uncertainty", "kind"),
     }
-
-
-def _finite(nats: float | None) -> float | None:
-    """Return None for what JSON has no number for."""
-    return nats if nats is not None and math.isfinite(nats) else None

@@ -5,27 +5,28 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import click
 
 from etui.cli.output import json_option, open_watch, print_result, stop_signals
-from etui.cli.param_types import TEXT, WholeNumber
+from etui.cli.param_types import TEXT, WholeNumber, join_options, number_option, text_option
+from etui.config.config import Config, load_config
+from etui.energy.discovery import open_recorder
 from etui.errors import EngineFailed, ExitCode, UsageError
+from etui.measure.progress import Progress
+from etui.models.catalogue import load_catalogue
+from etui.models.files import require
+from etui.runtime.engine_build import RECIPES, Report
+from etui.runtime.engine_build import build as compile_engine
+from etui.runtime.engine_status import EngineStatus, read_status
 from etui.text import format_table, suggest
 from etui.units import multiple_text, significant
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from etui.config.config import Config
     from etui.engine.builds import Build
     from etui.models.spec import ModelSpec
-    from etui.runtime.engine_build import Report
     from etui.runtime.engine_comparison import EngineComparison
-    from etui.runtime.engine_status import EngineStatus
-
-_Command = TypeVar("_Command", bound="Callable[..., object]")
 
 _RECIPES = {
     "native": "For the CPU, with all its instructions (default).",
@@ -35,17 +36,19 @@ _RECIPES = {
     "hip": "For AMD cards (ROCm).",
 }
 
+_recipe_options = join_options(
+    *(
+        click.option(f"--{name}", "recipe", type=TEXT, flag_value=name, help=text)
+        for name, text in _RECIPES.items()
+    )
+)
 _UNITS = {"per_second": "tok/s", "per_token": "J/tok"}
 
-_model_option = click.option(
-    "--model", type=TEXT, default="", metavar="NAME", help="Model to run (default: the smallest)."
+_model_option = text_option(
+    "--model", default="", metavar="NAME", help="Model to run (default: the smallest)."
 )
-_rounds_option = click.option(
-    "--rounds",
-    type=WholeNumber(2, 100),
-    default=5,
-    metavar="N",
-    help="Runs of each build in the comparison (5).",
+_rounds_option = number_option(
+    WholeNumber(2, 100), "--rounds", default=5, help="Runs of each build in the comparison (5)."
 )
 
 
@@ -65,9 +68,6 @@ def status(as_json: bool) -> int:
 
     The exit code is 1 if none can be loaded.
     """
-    from etui.config.config import load_config
-    from etui.runtime.engine_status import read_status
-
     found = read_status(load_config())
     builds = [asdict(build) | {"folder": str(build.folder)} for build in found.builds]
     document = {"used": found.used, "builds": builds, "hints": found.hints}
@@ -100,20 +100,12 @@ def shorten_features(features: str) -> str:
     return " ".join(kept) or "not known"
 
 
-def _recipe_options(command: _Command) -> _Command:
-    for name, text in reversed(_RECIPES.items()):
-        command = click.option(f"--{name}", "recipe", type=TEXT, flag_value=name, help=text)(
-            command
-        )
-    return command
-
-
 @engine.command()
 @_recipe_options
 @_model_option
 @_rounds_option
 @json_option
-def build(recipe: str | None, model: str, rounds: int, as_json: bool) -> int:
+def build(recipe: str | None, model: str, rounds: int, as_json: bool) -> None:
     """Compile llama.cpp for this machine, and show what it gained.
 
     This takes 2 to 20 minutes and a C++ compiler. The new build and the present one then run in
@@ -122,10 +114,7 @@ def build(recipe: str | None, model: str, rounds: int, as_json: bool) -> int:
     fails before, the present one stays, even one of the same name. `etui engine revert` goes back
     to the llama.cpp of the install.
     """
-    from etui.config.config import load_config
     from etui.engine.builds import Builds
-    from etui.runtime.engine_build import RECIPES
-    from etui.runtime.engine_build import build as compile_engine
 
     config = load_config()
     spec = _choose_model(model, config)
@@ -141,7 +130,6 @@ def build(recipe: str | None, model: str, rounds: int, as_json: bool) -> int:
             found = _compare(present or made, made, spec, config, rounds, report)
         builds.choose_for_now_on(made.name)
     print_result(found, format_comparison(found), as_json)
-    return ExitCode.DONE
 
 
 @engine.command()
@@ -150,46 +138,37 @@ def build(recipe: str | None, model: str, rounds: int, as_json: bool) -> int:
 @_model_option
 @_rounds_option
 @json_option
-def compare(old: str, new: str, model: str, rounds: int, as_json: bool) -> int:
+def compare(old: str, new: str, model: str, rounds: int, as_json: bool) -> None:
     """Run two builds in turn on the same model, and show what NEW gains over OLD."""
-    from etui.config.config import load_config
-
     config = load_config()
     first, second = (_find_build(name, config) for name in (old, new))
     with stop_signals(), _report() as report:
         found = _compare(first, second, _choose_model(model, config), config, rounds, report)
     print_result(found, format_comparison(found), as_json)
-    return ExitCode.DONE
 
 
 @engine.command()
 @click.argument("name", type=TEXT)
-def use(name: str) -> int:
+def use(name: str) -> None:
     """Use the build NAME from now on."""
-    from etui.config.config import load_config
     from etui.engine.builds import Builds
 
     config = load_config()
     Builds(config.engines_dir).choose_for_now_on(_find_build(name, config).name)
     click.echo(f"{name} is used from now on")
-    return ExitCode.DONE
 
 
 @engine.command()
-def revert() -> int:
+def revert() -> None:
     """Use the llama.cpp of the install again."""
-    from etui.config.config import load_config
     from etui.engine.builds import Builds
 
     builds = Builds(load_config().engines_dir)
     builds.choose_for_now_on("")
     click.echo(f"{builds.choose().name} is used from now on")
-    return ExitCode.DONE
 
 
 def _choose_model(name: str, config: Config) -> ModelSpec:
-    from etui.models.catalogue import load_catalogue
-    from etui.models.files import require
     from etui.runtime.try_gpu import choose_model
 
     spec = choose_model(name, config, load_catalogue(config))
@@ -198,12 +177,7 @@ def _choose_model(name: str, config: Config) -> ModelSpec:
 
 
 def _find_build(name: str, config: Config) -> Build:
-    """Find a build that can be loaded.
-
-    Raises:
-        UsageError: There is none of the name.
-        EngineFailed: It cannot be loaded.
-    """
+    """Find a build that can be loaded."""
     from etui.engine.builds import Builds
 
     builds = Builds(config.engines_dir)
@@ -220,7 +194,6 @@ def _find_build(name: str, config: Config) -> Build:
 def _compare(
     old: Build, new: Build, spec: ModelSpec, config: Config, rounds: int, report: Report
 ) -> EngineComparison:
-    from etui.energy.discovery import open_recorder
     from etui.runtime.engine_comparison import compare_builds
 
     with open_recorder(config) as meter:
@@ -229,8 +202,6 @@ def _compare(
 
 @contextmanager
 def _report() -> Iterator[Report]:
-    from etui.measure.progress import Progress
-
     with open_watch() as watch:
         yield lambda text, share: watch(Progress(text, share, None if share is None else 1.0))
 

@@ -6,79 +6,89 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 import click
 
-from etui.cli.output import count_progress, json_option, print_json
-from etui.cli.param_types import TEXT, WholeNumber, flag, text_option
+from etui.cli.output import count_progress, json_option, print_json, print_result
+from etui.cli.param_types import (
+    FC,
+    TEXT,
+    WholeNumber,
+    choice_option,
+    flag,
+    join_options,
+    number_option,
+    parse_since,
+    text_option,
+)
 from etui.cli.streams import data_stream
 from etui.codec import to_document
+from etui.config.config import load_config
+from etui.energy.tariff import Cost
 from etui.errors import UsageError
+from etui.log import export as writing
+from etui.log.chat_queries import find_branch, find_chat
+from etui.log.export import build_turn_document
+from etui.log.filters import Sort, TurnFilter
+from etui.log.labels import read_audits, read_grades
+from etui.log.prices import read_prices, sum_costs
+from etui.log.queries import LogReader
+from etui.log.records import GradeRecord
+from etui.log.text import (
+    format_audit,
+    format_grade,
+    format_loads,
+    format_totals,
+    format_turn,
+    format_turns,
+)
+from etui.log.writer import TurnWriter
+from etui.runtime.delete_chat import delete_chat
+from etui.text import format_utc, one_line
+from etui.turn.text import energy_line
 from etui.units import count_text
-
-if TYPE_CHECKING:
-    from etui.energy.tariff import Cost
-    from etui.log.filters import TurnFilter
-    from etui.log.queries import LogReader
 
 _SORTS = ("time", "joules", "joules-per-token", "seconds", "tokens", "model", "rule")
 _GROUPS = ("all", "model", "rule", "policy", "status", "day", "hour", "chat", "key")
-_Command = TypeVar("_Command", bound=Callable[..., Any])
-
-_FILTERS = (
-    ("--model", "NAME", "Only turns that this model answered."),
-    ("--rule", "NAME", "Only turns that this rule routed."),
-    ("--policy", "NAME", "Only turns that this policy routed."),
-    (
+_filter_options = join_options(
+    text_option("--model", metavar="NAME", help="Only turns that this model answered."),
+    text_option("--rule", metavar="NAME", help="Only turns that this rule routed."),
+    text_option("--policy", metavar="NAME", help="Only turns that this policy routed."),
+    text_option(
         "--status",
-        "STATUS",
-        "Only turns of this status: complete, stopped, truncated, budget, error or interrupted.",
+        metavar="STATUS",
+        help="Only turns of this status: complete, stopped, truncated, budget, error or "
+        "interrupted.",
     ),
-    ("--chat", "ID", "Only turns of this chat."),
-    ("--key", "NAME", "Only turns that a client of etui serve asked for with this key."),
-    (
+    text_option("--chat", metavar="ID", help="Only turns of this chat."),
+    text_option(
+        "--key",
+        metavar="NAME",
+        help="Only turns that a client of etui serve asked for with this key.",
+    ),
+    text_option(
         "--endpoint",
-        "PATH",
-        "Only turns that were asked for at this path, such as /v1/responses.",
+        metavar="PATH",
+        help="Only turns that were asked for at this path, such as /v1/responses.",
     ),
-    ("--since", "WHEN", "Only turns since WHEN: today, 12h, 7d, or a date or time."),
+    text_option(
+        "--since", metavar="WHEN", help="Only turns since WHEN: today, 12h, 7d, or a date or time."
+    ),
 )
-"""The options that select turns: name, metavar and help."""
 
 
-def _add_filter_options(command: _Command) -> _Command:
-    for name, metavar, help_ in reversed(_FILTERS):
-        command = text_option(name, metavar=metavar, help=help_)(command)
-    return command
+def _limit_option(help_: str) -> Callable[[FC], FC]:
+    return number_option(WholeNumber(0), "-n", "--limit", default=20, show_default=True, help=help_)
 
 
-def _add_limit_option(help_: str) -> Callable[[_Command], _Command]:
-    return click.option(
-        *("-n", "--limit"),
-        type=WholeNumber(0),
-        default=20,
-        show_default=True,
-        metavar="N",
-        help=help_,
-    )
-
-
-def _add_list_options(command: _Command) -> _Command:
-    """Add the options for the number and the order of turns."""
-    for option in (
-        flag("--reverse", help="Reverse the order: oldest, cheapest or shortest first."),
-        click.option(
-            "--sort",
-            type=click.Choice(_SORTS),
-            default="time",
-            show_default=True,
-            help="Sort the turns by this.",
-        ),
-        _add_limit_option("Maximum number of turns to show; 0 shows all."),
-    ):
-        command = option(command)
-    return command
+_list_options = join_options(
+    _limit_option("Maximum number of turns to show; 0 shows all."),
+    choice_option(
+        _SORTS, "--sort", default="time", show_default=True, help="Sort the turns by this."
+    ),
+    flag("--reverse", help="Reverse the order: oldest, cheapest or shortest first."),
+)
 
 
 class _LogsGroup(click.Group):
@@ -101,8 +111,8 @@ def logs() -> None:
 
 
 @logs.command("list")
-@_add_filter_options
-@_add_list_options
+@_filter_options
+@_list_options
 @json_option
 def list_(limit: int, sort: str, reverse: bool, as_json: bool, **chosen: str | None) -> None:
     """List turns, the latest (or most expensive, or longest) first."""
@@ -112,8 +122,8 @@ def list_(limit: int, sort: str, reverse: bool, as_json: bool, **chosen: str | N
 
 @logs.command()
 @click.argument("text", type=TEXT)
-@_add_filter_options
-@_add_list_options
+@_filter_options
+@_list_options
 @json_option
 def search(
     text: str, limit: int, sort: str, reverse: bool, as_json: bool, **chosen: str | None
@@ -138,12 +148,6 @@ def show(turn_id: str, as_json: bool) -> None:
 
     The first characters of its id are enough, if no other id begins with them.
     """
-    from etui.config.config import load_config
-    from etui.log.export import build_turn_document
-    from etui.log.labels import read_audits, read_grades
-    from etui.log.prices import read_prices
-    from etui.log.text import format_audit, format_grade, format_turn
-
     with _open_log() as log:
         prices = read_prices(log, load_config())
         turn = log.get_turn(turn_id)
@@ -173,11 +177,6 @@ def grade(turn_id: str, grade: str, as_json: bool) -> None:
     `etui policy fit --log` learns from it. A second grade replaces the first, and clear removes
     it. The first characters of the id are enough, if no other id begins with them.
     """
-    from etui.config.config import load_config
-    from etui.log.records import GradeRecord
-    from etui.log.writer import TurnWriter
-    from etui.text import format_utc, one_line
-
     with _open_log() as log:
         turn = log.get_turn(turn_id)
     if grade != "clear" and not turn.answer.strip():
@@ -188,20 +187,16 @@ def grade(turn_id: str, grade: str, as_json: bool) -> None:
         else:
             now = format_utc(datetime.now().astimezone())
             writer.save_grade(GradeRecord(turn.turn_id, now, grade == "good"))
-    if as_json:
-        print_json({"turn_id": turn.turn_id, "grade": None if grade == "clear" else grade})
-    else:
-        done = "grade removed" if grade == "clear" else grade
-        click.echo(f"{turn.turn_id[:8]}: {done} ({one_line(turn.query)[:60]})")
+    given = None if grade == "clear" else grade
+    line = f"{turn.turn_id[:8]}: {given or 'grade removed'} ({one_line(turn.query)[:60]})"
+    print_result({"turn_id": turn.turn_id, "grade": given}, [line], as_json)
 
 
 @logs.command()
-@_add_limit_option("Maximum number to show; 0 shows all.")
+@_limit_option("Maximum number to show; 0 shows all.")
 @json_option
 def loads(limit: int, as_json: bool) -> None:
     """List models loaded into and unloaded from memory, latest first."""
-    from etui.log.text import format_loads
-
     with _open_log() as log:
         loaded, unloaded = log.loads(limit or None), log.unloads(limit or None)
     if as_json:
@@ -213,14 +208,8 @@ def loads(limit: int, as_json: bool) -> None:
 
 
 @logs.command()
-@click.option(
-    "--by",
-    type=click.Choice(_GROUPS),
-    default="model",
-    show_default=True,
-    help="Group turns by this.",
-)
-@_add_filter_options
+@choice_option(_GROUPS, "--by", default="model", show_default=True, help="Group turns by this.")
+@_filter_options
 @json_option
 def totals(by: str, as_json: bool, **chosen: str | None) -> None:
     """Sum joules, tokens and seconds per model, rule, day, hour, chat or key.
@@ -228,10 +217,6 @@ def totals(by: str, as_json: bool, **chosen: str | None) -> None:
     Carbon and cost are included if config.yaml states prices or carbon: each turn at the price of
     its time.
     """
-    from etui.config.config import load_config
-    from etui.log.prices import read_prices, sum_costs
-    from etui.log.text import format_totals
-
     with _open_log() as log:
         prices, turn_filter = read_prices(log, load_config()), _build_filter(chosen)
         sums = log.totals(by, turn_filter)
@@ -246,12 +231,12 @@ def totals(by: str, as_json: bool, **chosen: str | None) -> None:
 
 
 @logs.command()
-@_add_filter_options
+@_filter_options
 @text_option("--search", metavar="TEXT", help="Only turns that contain these words.")
-@click.option(
+@choice_option(
+    ("jsonl", "csv", "markdown", "json"),
     "--format",
     "form",
-    type=click.Choice(("jsonl", "csv", "markdown", "json")),
     default="jsonl",
     show_default=True,
     help="Output format; markdown and json export one chat (--chat).",
@@ -261,12 +246,6 @@ def export(form: str, search: str | None, **chosen: str | None) -> None:
 
     --chat ID chooses the chat.
     """
-    from etui.config.config import load_config
-    from etui.log import export as writing
-    from etui.log.filters import TurnFilter
-    from etui.log.prices import read_prices
-    from etui.turn.text import energy_line
-
     chat_id = chosen.get("chat")
     if form in ("markdown", "json") and chat_id is None:
         raise UsageError(f"--format {form} exports one chat", "choose it with --chat ID")
@@ -303,13 +282,7 @@ def delete(chats: tuple[str, ...], caches: bool, yes: bool) -> None:
 
     CHAT is an id, a title, or a unique beginning of one. The joules of loads stay in the log.
     """
-    from etui.config.config import load_config
     from etui.engine.kv_folder import KvFolder
-    from etui.log.chat_queries import find_chat
-    from etui.log.queries import LogReader
-    from etui.log.writer import TurnWriter
-    from etui.runtime.delete_chat import delete_chat
-    from etui.text import one_line
 
     if caches == bool(chats):
         raise UsageError("delete either chats or --caches", "pass the title of a chat, or --caches")
@@ -330,8 +303,6 @@ def delete(chats: tuple[str, ...], caches: bool, yes: bool) -> None:
 @logs.command()
 def path() -> None:
     """Print the path of the log."""
-    from etui.config.config import load_config
-
     database = load_config().database
     click.echo(str(database))
     if not database.exists():
@@ -349,23 +320,16 @@ def _build_costs(
 
 
 def _read_weights() -> dict[str, str]:
-    from etui.config.config import load_config
     from etui.runtime.provenance import read_weights
 
     return read_weights(load_config())
 
 
 def _open_log() -> LogReader:
-    from etui.config.config import load_config
-    from etui.log.queries import LogReader
-
     return LogReader(load_config())
 
 
 def _build_filter(chosen: dict[str, str | None], search: str | None = None) -> TurnFilter:
-    from etui.cli.param_types import parse_since
-    from etui.log.filters import TurnFilter
-
     since = chosen.get("since")
     return TurnFilter(
         model=chosen.get("model"),
@@ -383,11 +347,6 @@ def _build_filter(chosen: dict[str, str | None], search: str | None = None) -> T
 def _show_list(
     log: LogReader, turn_filter: TurnFilter, limit: int, sort: str, reverse: bool, as_json: bool
 ) -> None:
-    from etui.log.chat_queries import find_branch
-    from etui.log.filters import Sort, TurnFilter
-    from etui.log.text import format_turns
-    from etui.units import count_text
-
     turns = log.list_turns(
         turn_filter, sort=Sort(sort), descending=not reverse, limit=limit or None
     )

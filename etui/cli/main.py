@@ -14,7 +14,7 @@ import click
 
 from etui import __version__
 from etui.cli.lazy_group import LazyGroup
-from etui.cli.param_types import WholeNumber, flag, text_option
+from etui.cli.param_types import WholeNumber, flag, number_option, text_option
 from etui.cli.streams import (
     is_broken_pipe,
     is_output_error,
@@ -58,11 +58,7 @@ class Root(LazyGroup):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command that the arguments name.
-
-        Raises:
-            click.UsageError: There is no such command.
-        """
+        """Find the command that the arguments name."""
         # While a shell completes a line, an unknown command has no completions and is no error.
         if args and args[0] not in _COMMANDS and not ctx.resilient_parsing:
             from etui.text import suggest
@@ -79,11 +75,8 @@ class Root(LazyGroup):
 @text_option("--model", metavar="NAME", help="Model for the chat, instead of a policy.")
 @flag("--continue", "go_on", help="Open the chat that was used last (`etui chat NAME`).")
 @flag("--web", help="Serve the chat to a browser on this machine.")
-@click.option(
-    "--web-port",
-    type=WholeNumber(1, 65535),
-    metavar="PORT",
-    help="Port for --web (default 8000).",
+@number_option(
+    WholeNumber(1, 65535), "--web-port", metavar="PORT", help="Port for --web (default 8000)."
 )
 @click.pass_context
 def cli(

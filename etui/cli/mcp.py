@@ -8,22 +8,27 @@ from functools import partial
 import click
 
 from etui.cli.output import stop_signals
-from etui.cli.param_types import WholeNumber, text_option
+from etui.cli.param_types import WholeNumber, number_option, text_option
 from etui.cli.streams import raw_streams
-from etui.errors import ExitCode, UsageError
+from etui.config.config import load_config, make_home
+from etui.energy.idle import IdleTracker
+from etui.errors import UsageError
 from etui.extras import require_extra
+from etui.runtime.model_ids import check_names
+from etui.runtime.overrides import Overrides
+from etui.runtime.runtime import open_process_runtime
+from etui.runtime.turn_pool import TurnPool
 
 
 @click.command()
 @text_option("--policy", metavar="NAME|FILE", help="Policy that answers where none is named.")
 @text_option("--model", metavar="NAME", help="Model that answers instead of a policy.")
-@click.option(
+@number_option(
+    WholeNumber(1, 65535),
     "--port",
-    type=WholeNumber(1, 65535),
-    metavar="N",
     help="Listen on this port of 127.0.0.1 (streamable HTTP, /mcp) instead of standard input.",
 )
-def mcp(policy: str | None, model: str | None, port: int | None) -> int:
+def mcp(policy: str | None, model: str | None, port: int | None) -> None:
     """Offer etui to agents as an MCP server.
 
     Its tools are ask, power_now, energy_of_interval and models. An agent starts the command and
@@ -38,12 +43,6 @@ def mcp(policy: str | None, model: str | None, port: int | None) -> int:
     require_extra("tools", "`etui mcp`")
     import anyio
 
-    from etui.config.config import load_config, make_home
-    from etui.energy.idle import IdleTracker
-    from etui.runtime.model_ids import check_names
-    from etui.runtime.overrides import Overrides
-    from etui.runtime.runtime import open_process_runtime
-    from etui.runtime.turn_pool import TurnPool
     from etui.server.mcp_tools import EtuiTools
     from etui.server.meter import MeterSource
 
@@ -65,4 +64,3 @@ def mcp(policy: str | None, model: str | None, port: int | None) -> int:
                 anyio.run(run)
         finally:
             pool.close()
-    return ExitCode.DONE

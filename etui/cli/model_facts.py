@@ -7,32 +7,44 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from etui.cli.output import table_lines
-from etui.codec import to_document
-from etui.models.recommend import FIT_TEXTS
-from etui.text import count_cells, fit_cells, join_lines
-from etui.units import (
-    UNKNOWN,
-    bytes_text,
-    count_text,
-    seconds_text,
-    significant,
-    tokens_text,
+from etui.codec import pick
+from etui.curves.prediction import (
+    DecodeForecast,
+    MachineFacts,
+    Prediction,
+    joules_text,
+    speed_text,
+    value_cell,
 )
+from etui.engine.chat_formats import ChatFormat, ThoughtForm, choose_format
+from etui.engine.offload import Needs, Placement, choose_placement, gpu_bytes, needs, ram_bytes
+from etui.engine.placement_speeds import PlacementSpeeds
+from etui.log.text import list_usage
+from etui.models.adapters import size_adapters
+from etui.models.cache_size import cache_size
+from etui.models.files import (
+    content_sha256,
+    file_size,
+    file_state,
+    find_draft_problem,
+    find_file_problem,
+    model_path,
+)
+from etui.models.gguf import Gguf, check_gguf
+from etui.models.recommend import FIT_TEXTS
+from etui.models.spec import ModelSampling, ModelSpec, describe_sources
+from etui.models.tuned import TunedUse, describe_use
+from etui.text import count_cells, fit_cells, join_lines
+from etui.units import UNKNOWN, bytes_text, count_text, seconds_text, significant, tokens_text
 
 if TYPE_CHECKING:
     from etui.backends.remote.backend import RemoteStatus
     from etui.config.backend_spec import BackendSpec
     from etui.config.config import Config
-    from etui.curves.prediction import DecodeForecast, MachineFacts, Prediction
-    from etui.engine.chat_formats import ChatFormat, ThoughtForm
     from etui.engine.library import Device
-    from etui.engine.offload import Needs, Placement
     from etui.log.model_usage import ModelUsage
     from etui.models.catalogue import Catalogue
-    from etui.models.gguf import Gguf
     from etui.models.recommend import Fit
-    from etui.models.spec import ModelSampling, ModelSpec
-    from etui.models.tuned import TunedUse
     from etui.models.update import CatalogueUpdate
 
 _SHOWN = 8
@@ -58,19 +70,19 @@ class ModelRow:
 
     name: str
     size: str
-    bytes: int | None  # Size of its file; None if it is not known before the download
-    on_disk: bool
-    state: str  # See :data:`etui.models.files.FileState`; a file that cannot be used is refused too
-    problem: str  # Why the file cannot be used; empty if it can, or if there is none
-    path: str
-    fits: bool | None  # Whether it fits here with its whole context; None if that is not known
-    origin: str
-    sources: tuple[str, ...]
+    bytes: int | None = None  # Size of its file; None if it is not known before the download
+    on_disk: bool = False
+    state: str = "remote"
+    """See :data:`etui.models.files.FileState`; a file that cannot be used is refused too."""
+    problem: str = ""  # Why the file cannot be used; empty if it can, or if there is none
+    path: str = ""
+    fits: bool | None = None  # Whether it fits here with its whole context; None if not known
+    origin: str = ""
+    sources: tuple[str, ...] = ()
     tuned_by: str | None = None
     """Id of the sweep whose settings are used; None if they are those of the entry."""
     backend: str | None = None
-    """Name of the remote backend that serves it; None for a model of this machine. The state of a
-    remote model is ``remote``."""
+    """Name of the remote backend that serves it; None for a model of this machine."""
     remote_name: str | None = None  # Its name at the backend; None for a model of this machine
     same_as: str | None = None  # The model that it is another place of; None for a model of its own
     served: bool | None = None
@@ -121,14 +133,7 @@ def build_model_row(
     prediction: Prediction,
     backends: Mapping[str, RemoteStatus] | None = None,
 ) -> ModelRow:
-    """Describe a model by its entry, the size of its file, and the check of its header.
-
-    Args:
-        prediction: What it needs and costs here.
-        backends: What the remote backends answered; None if they were not asked.
-    """
-    from etui.models.files import file_size, file_state, find_file_problem, model_path
-
+    """Describe a model by its entry, the size of its file, and the check of its header."""
     if spec.backend is not None:
         return _build_remote_row(spec, spec.backend, (backends or {}).get(spec.backend))
     path, state = model_path(spec, config), file_state(spec, config)
@@ -156,7 +161,6 @@ def build_model_row(
 
 
 def _build_remote_row(spec: ModelSpec, backend: str, status: RemoteStatus | None) -> ModelRow:
-    """Describe a model of a remote backend by its entry, and by what the backend answered."""
     from etui.runtime.remote_models import find_model_problem
 
     problem, served = "", None
@@ -169,12 +173,7 @@ def _build_remote_row(spec: ModelSpec, backend: str, status: RemoteStatus | None
     return ModelRow(
         name=spec.name,
         size=spec.size,
-        bytes=None,
-        on_disk=False,
-        state="remote",
         problem=problem,
-        path="",
-        fits=None,
         origin=spec.origin,
         sources=(f"backend {backend}",),
         backend=backend,
@@ -187,19 +186,9 @@ def _build_remote_row(spec: ModelSpec, backend: str, status: RemoteStatus | None
 
 
 def read_model_facts(spec: ModelSpec, config: Config, catalogue: Catalogue) -> ModelFacts:
-    """Read the entry of a model and, if it is on disk, the header of its file.
-
-    Raises:
-        ModelUnavailable: The file is damaged.
-    """
-    from etui.engine.chat_formats import choose_format
+    """Read the entry of a model and, if it is on disk, the header of its file."""
     from etui.engine.library import list_gpus
-    from etui.engine.offload import choose_placement, needs
-    from etui.engine.placement_speeds import PlacementSpeeds
     from etui.engine.session_loader import GPU_BATCH_TOKENS
-    from etui.models.adapters import size_adapters
-    from etui.models.files import content_sha256, find_draft_problem, model_path
-    from etui.models.gguf import check_gguf
 
     path = model_path(spec, config)
     gguf = check_gguf(path) if spec.backend is None and path.is_file() else None
@@ -244,43 +233,25 @@ def build_facts_document(facts: ModelFacts) -> dict[str, Any]:
             "switch": form.switch,
         }
     if use is not None:
-        tuned = {
-            "used": use.values,
-            "why_not": use.why_not,
-            "edited": use.edited,
-            "settings": use.settings,
-        }
+        tuned = {"used": use.values, **pick(use, "why_not", "edited", "settings")}
     return {
         "sha256": facts.sha256,
-        "context": spec.context,
-        "gpu_layers": spec.gpu_layers,
-        "cpu_moe": spec.cpu_moe,
-        "kv_type": spec.kv_type,
-        "flash_attention": spec.flash_attention,
-        "split": spec.split,
-        "main_gpu": spec.main_gpu,
-        "tensor_split": spec.tensor_split,
+        **pick(spec, "context", "gpu_layers", "cpu_moe", "kv_type", "flash_attention"),
+        **pick(spec, "split", "main_gpu", "tensor_split"),
         "thinking": thinking,
         "tool_calls": form.tools or None,
         "format_note": form.note or None,
         "stop": spec.stop,
         "gguf": _build_gguf_document(facts),
         "placement": _build_placement_document(facts),
-        "mmproj": str(facts.spec.mmproj) if facts.spec.mmproj is not None else None,
+        "mmproj": str(spec.mmproj) if spec.mmproj is not None else None,
         "adapters": [
-            {"path": str(each.path), "scale": each.scale, "sha256": each.sha256}
-            for each in facts.spec.adapters
+            {"path": str(each.path), **pick(each, "scale", "sha256")} for each in spec.adapters
         ],
-        "draft": spec.draft,
-        "speculate": spec.speculate,
-        "sampling": facts.sampling,
-        "sampling_from": facts.sampling_from,
-        "draft_problem": facts.draft_problem,
-        "threads": spec.threads,
-        "prefill_threads": spec.prefill_threads,
-        "batch_tokens": spec.batch_tokens,
-        "draft_tokens": spec.draft_tokens,
-        "tuned": to_document(tuned),
+        **pick(spec, "draft", "speculate"),
+        **pick(facts, "sampling", "sampling_from", "draft_problem"),
+        **pick(spec, "threads", "prefill_threads", "batch_tokens", "draft_tokens"),
+        "tuned": tuned,
         "fact_sources": dict(spec.fact_sources),
     }
 
@@ -289,22 +260,13 @@ def _build_gguf_document(facts: ModelFacts) -> dict[str, Any] | None:
     gguf, needs = facts.gguf, facts.needs
     if gguf is None or needs is None:
         return None
-    from etui.models.cache_size import cache_size
 
     size = cache_size(gguf, facts.spec.kv_type)
     return {
-        "name": gguf.name,
-        "architecture": gguf.architecture,
-        "parameters": gguf.parameters,
-        "active_parameters": gguf.active_parameters,
-        "active_bytes": gguf.active_bytes,
-        "experts": gguf.experts,
-        "experts_used": gguf.experts_used,
-        "quantisation": gguf.quantisation,
+        **pick(gguf, "name", "architecture", "parameters", "active_parameters", "active_bytes"),
+        **pick(gguf, "experts", "experts_used", "quantisation"),
         "context": gguf.context_tokens,
-        "layers": gguf.layers,
-        "embedding_length": gguf.embedding_length,
-        "vocabulary": gguf.vocabulary,
+        **pick(gguf, "layers", "embedding_length", "vocabulary"),
         "kv_bytes_per_token": None if size is None else size.bytes_per_token,
         "kv_bytes": needs.kv_bytes,
         "sliding_window": None if size is None else size.window_tokens or None,
@@ -316,8 +278,6 @@ def _build_gguf_document(facts: ModelFacts) -> dict[str, Any] | None:
 
 def _build_placement_document(facts: ModelFacts) -> dict[str, Any] | None:
     """Build where the model would be if it was loaded now; None without a file."""
-    from etui.engine.offload import gpu_bytes, ram_bytes
-
     need, placement = facts.needs, facts.placement
     if need is None or placement is None:
         return None
@@ -353,8 +313,6 @@ def _format_placement(facts: ModelFacts) -> Iterator[tuple[str, str]]:
 
 
 def _format_prediction(row: ModelRow, machine: MachineFacts) -> Iterator[tuple[str, str]]:
-    from etui.curves.prediction import joules_text, speed_text
-
     on_gpu = row.fit == "gpu"
     free = bytes_text(machine.gpu_bytes if on_gpu else machine.ram_bytes)
     yield "fits", f"{FIT_TEXTS[row.fit]}: needs {bytes_text(row.need_bytes)}, {free} free"
@@ -369,10 +327,6 @@ def format_facts(
     row: ModelRow, facts: ModelFacts, machine: MachineFacts, usage: Mapping[str | None, ModelUsage]
 ) -> Iterator[str]:
     """Yield the lines of ``info`` for a model of this machine."""
-    from etui.log.text import list_usage
-    from etui.models.spec import describe_sources
-    from etui.models.tuned import describe_use
-
     spec, gguf, needs, state = facts.spec, facts.gguf, facts.needs, STATES[row.state]
     lines = [
         ("model", row.name),
@@ -387,31 +341,24 @@ def format_facts(
         ("context used", tokens_text(spec.context)),
         *_format_placement(facts),
     ]
-    if (threads := spec.threads) or spec.prefill_threads:
-        prefill = spec.prefill_threads
+    form, threads, prefill = facts.format, spec.threads, spec.prefill_threads
+    if threads or prefill:
         decode = "as in config.yaml" if threads is None else str(threads)
         lines.append(("threads", decode + (f", prefill {prefill}" if prefill else "")))
-    if spec.batch_tokens:
-        lines.append(("batch", count_text(spec.batch_tokens, "token")))
-    form = facts.format
-    if form.thought is not None:
-        switch = f", switched by {form.switch}" if form.switch else ""
-        lines.append(("thinking", f"{_tags_text(form.thought)}{switch}"))
-    if form.tools:
-        lines.append(("tool calls", form.tools))
-    if form.note:
-        lines.append(("format note", form.note))
-    for adapter in spec.adapters:
-        lines.append(("adapter", f"{adapter}, {adapter.path.parent}"))
-    if spec.mmproj is not None:
-        lines.append(("pictures", f"read by {spec.mmproj}"))
-    if spec.draft:
-        problem = f" (cannot be used: {facts.draft_problem})" if facts.draft_problem else ""
-        lines.append(("draft model", spec.draft + problem))
-    if spec.speculate:
-        lines.append(("speculate", spec.speculate))
-    if spec.draft_tokens:
-        lines.append(("draft depth", count_text(spec.draft_tokens, "token")))
+    switch = f", switched by {form.switch}" if form.switch else ""
+    unusable = f" (cannot be used: {facts.draft_problem})" if facts.draft_problem else ""
+    known = [
+        ("batch", count_text(spec.batch_tokens, "token") if spec.batch_tokens else ""),
+        ("thinking", f"{_tags_text(form.thought)}{switch}" if form.thought is not None else ""),
+        ("tool calls", form.tools),
+        ("format note", form.note),
+        *(("adapter", f"{adapter}, {adapter.path.parent}") for adapter in spec.adapters),
+        ("pictures", f"read by {spec.mmproj}" if spec.mmproj is not None else ""),
+        ("draft model", f"{spec.draft}{unusable}" if spec.draft else ""),
+        ("speculate", spec.speculate),
+        ("draft depth", count_text(spec.draft_tokens, "token") if spec.draft_tokens else ""),
+    ]
+    lines += [(label, text) for label, text in known if text]
     if facts.sampling is not None:
         lines.append(("sampling", f"{_sampling_text(facts.sampling)} ({facts.sampling_from})"))
     if spec.own is not None:
@@ -446,8 +393,6 @@ def format_remote_facts(
     usage: Mapping[str | None, ModelUsage],
 ) -> Iterator[str]:
     """Yield the lines of ``info`` for a model of a remote backend."""
-    from etui.log.text import list_usage
-
     status, spec = found.get(backend.name), facts.spec
     served = {True: "yes", False: "no", None: UNKNOWN}[row.served]
     lines = [
@@ -518,8 +463,6 @@ def cut(lines: Sequence[str], width: int | None) -> list[str]:
 
 def predicted_cells(fit: Fit, forecast: DecodeForecast) -> list[str]:
     """Format the cells below :data:`PREDICTED`."""
-    from etui.curves.prediction import value_cell
-
     return [
         FIT_TEXTS[fit],
         value_cell(forecast.tokens_per_second, forecast.speed_share),
@@ -528,10 +471,7 @@ def predicted_cells(fit: Fit, forecast: DecodeForecast) -> list[str]:
 
 
 def format_backends(found: Sequence[RemoteStatus], catalogue: Catalogue) -> Iterator[str]:
-    """Yield a line for each backend: how fast it answered, what it is, and what it serves.
-
-    Names of models.yaml come first.
-    """
+    """Yield a line for each backend: how fast it answered, what it is, and what it serves."""
     for status in found:
         if not status.reachable:
             yield f"backend {status.name}: not reached: {join_lines(status.problem)}"
@@ -548,7 +488,6 @@ def format_backends(found: Sequence[RemoteStatus], catalogue: Catalogue) -> Iter
 
 
 def _list_names(names: Sequence[str]) -> str:
-    """List names, and the number of those that are left out."""
     shown = ", ".join(join_lines(name) for name in names[:_SHOWN])
     more = len(names) - _SHOWN
     return f"{shown} and {more:,} more" if more > 0 else shown

@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from etui.cli.output import print_lines, print_table
-from etui.codec import to_document
+from etui.codec import finite, pick, to_document
+from etui.config.config import Config
+from etui.energy.idle import describe_cool_down
+from etui.energy.keep_warm import Measured
+from etui.log.queries import LogReader
+from etui.models.catalogue import Catalogue
+from etui.runtime.keep_warm import (
+    ModelIdle,
+    break_even_text,
+    build_cool_down,
+    dated_unload_text,
+    find_last_cool_down,
+    keep_text,
+    load_text,
+    power_text,
+    read_all_idle,
+)
 from etui.text import join_lines
-
-if TYPE_CHECKING:
-    from etui.config.config import Config
-    from etui.energy.keep_warm import Measured
-    from etui.log.queries import LogReader
-    from etui.models.catalogue import Catalogue
-    from etui.runtime.keep_warm import ModelIdle
-    from etui.turn.record import UnloadRecord
+from etui.turn.record import UnloadRecord
 
 
 def read_status(
     log: LogReader, config: Config, catalogue: Catalogue
 ) -> tuple[dict[str, Any], Sequence[ModelIdle]]:
     """Read the status of all models of which something is known: as a document, and as values."""
-    from etui.runtime.keep_warm import find_last_cool_down, read_all_idle
-
     known = [idle for idle in read_all_idle(log, config, catalogue) if idle.is_known]
     last = find_last_cool_down(log)
     device = None
@@ -50,9 +56,9 @@ def _build_model(idle: ModelIdle) -> dict[str, Any]:
         "cold_idle_kind": idle.cold_kind,
         "extra_watts": build_figure(idle.extra_watts),
         "channels": build_channels(idle),
-        "break_even_seconds": None if even is None else drop_infinite(even.seconds),
-        "break_even_low": None if even is None else drop_infinite(even.low),
-        "break_even_high": None if even is None else drop_infinite(even.high),
+        "break_even_seconds": even and finite(even.seconds),
+        "break_even_low": even and finite(even.low),
+        "break_even_high": even and finite(even.high),
         "gaps": len(idle.gaps),
         "keep_warm": idle.setting,
         "keep_seconds": idle.keep_seconds,
@@ -64,14 +70,9 @@ def _build_model(idle: ModelIdle) -> dict[str, Any]:
 
 
 def _build_last_unload(unload: UnloadRecord) -> dict[str, Any]:
-    from etui.energy.idle import describe_cool_down
-    from etui.runtime.keep_warm import build_cool_down
-
     found = build_cool_down(unload)
     return {
-        "created_at": unload.created_at,
-        "model": unload.model,
-        "reason": unload.reason,
+        **pick(unload, "created_at", "model", "reason"),
         "before_watts": build_figure(found.before),
         "after_watts": build_figure(found.after),
         "cold_watts": build_figure(found.cold),
@@ -95,21 +96,8 @@ def build_figure(found: Measured | None) -> dict[str, float | None]:
     return document if found is None else document | to_document(found)
 
 
-def drop_infinite(value: float) -> float | None:
-    """Return a number as JSON can hold it: None if it is infinite."""
-    return value if math.isfinite(value) else None
-
-
 def print_status(document: dict[str, Any], known: Sequence[ModelIdle]) -> None:
     """Print a table of the models, and notes on standard error."""
-    from etui.runtime.keep_warm import (
-        break_even_text,
-        dated_unload_text,
-        keep_text,
-        load_text,
-        power_text,
-    )
-
     if known:
         head = ["MODEL", "LOAD", "IDLE LOADED", "IDLE COLD", "BREAK-EVEN", "KEPT", "LAST UNLOAD"]
         print_table(head, [

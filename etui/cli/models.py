@@ -9,10 +9,12 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from etui.cli import model_facts, model_tables
+from etui.cli.model_status import print_status, read_status
 from etui.cli.output import (
     find_width,
     json_option,
@@ -20,24 +22,38 @@ from etui.cli.output import (
     open_watch,
     print_json,
     print_lines,
+    print_notes,
     print_result,
     print_table,
 )
-from etui.cli.param_types import TEXT, WholeNumber, flag, text_option
+from etui.cli.param_types import TEXT, WholeNumber, flag, number_option, text_option
 from etui.cli.streams import data_stream
 from etui.codec import to_document
+from etui.config.config import Config, load_config
 from etui.errors import EtuiError, ExitCode, Stopped, UsageError
+from etui.log.model_usage import build_document, read_model_usage
+from etui.log.queries import LogReader
+from etui.log.text import format_usage
 from etui.measure.progress import Progress as Shown
 from etui.measure.progress import Watch
+from etui.models.catalogue import Catalogue
+from etui.models.download import Progress, kept_bytes
+from etui.models.files import file_size, model_path, read_record, recorded_sha256, require
+from etui.models.files import verify as verify_model
+from etui.models.found import TITLES
+from etui.models.spec import STARTER, PathSource
+from etui.models.tuned import describe_values
+from etui.runtime.user_models import (
+    NewModel,
+    Removed,
+    UserModels,
+    find_repository,
+    open_stores,
+    open_user_models,
+    parse_adapter,
+)
 from etui.text import join_lines
 from etui.units import bytes_text, seconds_text
-
-if TYPE_CHECKING:
-    from etui.config.config import Config
-    from etui.models.catalogue import Catalogue
-    from etui.models.download import Progress
-    from etui.runtime.user_models import NewModel, Removed, UserModels
-
 
 _WORDS = {"wait": "waiting", "download": "pulling", "verify": "checking"}
 
@@ -66,12 +82,6 @@ def list_(found: bool, as_json: bool) -> None:
     --found lists what Ollama, LM Studio, llama.cpp and the cache of the Hugging Face hub keep on
     this machine. `etui models pull` uses one of them in place; nothing of theirs is changed.
     """
-    from etui.cli.model_facts import build_model_row, format_backends, format_models
-    from etui.cli.model_search_text import fold
-    from etui.log.model_usage import build_document, read_model_usage
-    from etui.log.queries import LogReader
-    from etui.log.text import format_usage
-    from etui.models.tuned import describe_values
     from etui.runtime.measure_memory import predict_entry, read_machine
     from etui.runtime.remote_models import probe_backends
 
@@ -83,7 +93,9 @@ def list_(found: bool, as_json: bool) -> None:
     with LogReader(config) as log:
         machine = read_machine(log, config, catalogue)
         rows = [
-            build_model_row(spec, config, predict_entry(log, spec, config, machine), probed)
+            model_facts.build_model_row(
+                spec, config, predict_entry(log, spec, config, machine), probed
+            )
             for spec in catalogue
         ]
         usage = read_model_usage(log)
@@ -99,27 +111,22 @@ def list_(found: bool, as_json: bool) -> None:
         return
     rows.sort(key=lambda row: row.group[0])
     width = find_width()
-    first, *lines = format_models(rows, width)
+    first, *lines = model_facts.format_models(rows, width)
     click.echo(first)
     for (_, title), group in groupby(zip(rows, lines, strict=True), lambda pair: pair[0].group):
         click.echo(f"\n{title}:")
         for row, line in group:
             click.echo(line)
-            print_lines(fold(row.problem, width, "  ") if row.problem else ())
+            print_lines(model_tables.fold(row.problem, width, "  ") if row.problem else ())
             if row.tuned_by and (use := catalogue.tuned.get(row.name)):
-                print_lines(fold(f"tuned: {describe_values(use.values)}", width, "  "))
+                print_lines(model_tables.fold(f"tuned: {describe_values(use.values)}", width, "  "))
             if row.name in usage:
-                print_lines(fold(format_usage(usage[row.name]), width, "  "))
-    print_lines(format_backends(tuple(probed.values()), catalogue), err=True)
+                print_lines(model_tables.fold(format_usage(usage[row.name]), width, "  "))
+    print_lines(model_facts.format_backends(tuple(probed.values()), catalogue), err=True)
     click.echo(f"models folder {config.models_dir}; {bytes_text(free)} of memory free", err=True)
 
 
 def _list_found(catalogue: Catalogue, as_json: bool) -> None:
-    """Print the models of other programs, and where they were looked for."""
-    from etui.models.found import TITLES
-    from etui.models.spec import PathSource
-    from etui.runtime.user_models import open_stores
-
     stores = open_stores()
     models = stores.find()
     used = {
@@ -164,26 +171,17 @@ def info(name: str, as_json: bool) -> None:
     Settings that `etui sweep --apply` chose are shown with what they save, and whether they are
     used. The backend of a remote model is asked.
     """
-    from etui.cli.model_facts import (
-        build_facts_document,
-        build_model_row,
-        format_facts,
-        format_remote_facts,
-        read_model_facts,
-    )
-    from etui.cli.model_search_text import format_repository
-    from etui.log.model_usage import build_document, read_model_usage
-    from etui.log.queries import LogReader
     from etui.runtime.measure_memory import predict_entry, read_machine
     from etui.runtime.remote_models import probe_backends
     from etui.runtime.search_models import price_repository
-    from etui.runtime.user_models import find_repository
 
     config, catalogue = _load_catalogue()
     if name not in catalogue and (repository := find_repository(name)) is not None:
         priced = price_repository(repository, config)
         document = to_document(repository) | {"priced": priced.repositories[0].quantisations}
-        print_result(document, format_repository(repository, priced, find_width()), as_json)
+        print_result(
+            document, model_tables.format_repository(repository, priced, find_width()), as_json
+        )
         return
     spec = catalogue.get(name)
     with LogReader(config) as log:
@@ -192,16 +190,16 @@ def info(name: str, as_json: bool) -> None:
         usage = read_model_usage(log).get(spec.name, {})
     asked = {spec.backend: config.backends[spec.backend]} if spec.backend else {}
     found = probe_backends(replace(config, backends=asked))
-    row = build_model_row(spec, config, prediction, found)
-    facts = read_model_facts(spec, config, catalogue)
+    row = model_facts.build_model_row(spec, config, prediction, found)
+    facts = model_facts.read_model_facts(spec, config, catalogue)
     if as_json:
-        document = to_document(row) | build_facts_document(facts)
+        document = to_document(row) | model_facts.build_facts_document(facts)
         print_json(document | {"usage": build_document(usage)})
     elif spec.backend is not None:
         backend = config.backends[spec.backend]
-        print_lines(format_remote_facts(row, facts, backend, found, usage))
+        print_lines(model_facts.format_remote_facts(row, facts, backend, found, usage))
     else:
-        print_lines(format_facts(row, facts, machine, usage))
+        print_lines(model_facts.format_facts(row, facts, machine, usage))
         if facts.gguf is None:
             click.echo(f"pull it with: etui models pull {row.name}", err=True)
         if facts.tuned is not None:
@@ -210,20 +208,17 @@ def info(name: str, as_json: bool) -> None:
 
 @models.command()
 @click.argument("words", type=TEXT, metavar="WORDS...", nargs=-1, required=True)
-@click.option(
-    *("-n", "--limit"),
-    type=WholeNumber(1, 50),
+@number_option(
+    WholeNumber(1, 50),
+    "-n",
+    "--limit",
     default=5,
     show_default=True,
-    metavar="N",
     help="Most repositories, those with most downloads.",
 )
 @flag("--fits", help="Show only what fits into the free memory.")
 @json_option
-@click.pass_context
-def search(
-    ctx: click.Context, words: tuple[str, ...], limit: int, fits: bool, as_json: bool
-) -> None:
+def search(words: tuple[str, ...], limit: int, fits: bool, as_json: bool) -> int:
     """Search the Hugging Face hub, with what each model would cost here.
 
     Shown are the repositories of GGUF files that have the WORDS in their names, and of every
@@ -235,8 +230,6 @@ def search(
     Without the hub, shows what matches in the catalogue and on this machine. HF_ENDPOINT names
     another hub.
     """
-    from etui.cli.model_search_text import format_search
-    from etui.config.config import load_config
     from etui.runtime.search_models import search_models
 
     found = search_models(load_config(), " ".join(words), limit)
@@ -244,14 +237,13 @@ def search(
         found = found.only_fitting()
     if found.problem:
         click.echo(f"etui: {found.problem}\n{found.fix}", err=True)
-    print_result(found, format_search(found, find_width()), as_json)
+    print_result(found, model_tables.format_search(found, find_width()), as_json)
     if not as_json and found.repositories:
         click.echo("pull one with: etui models pull OWNER/REPO:QUANTISATION", err=True)
     elif not as_json and not found.problem:
         kind = "model that fits" if fits else "GGUF model"
         click.echo(f"the hub has no {kind} with these words in its name", err=True)
-    if found.problem:
-        ctx.exit(ExitCode.FAILED)
+    return ExitCode.FAILED if found.problem else ExitCode.DONE
 
 
 @models.command()
@@ -282,10 +274,6 @@ def pull(
 
     --adapter, which may be repeated, adds a further model: NAME with the adapters applied.
     """
-    from etui.models.files import file_size, read_record, recorded_sha256
-    from etui.models.spec import STARTER
-    from etui.runtime.user_models import open_user_models, parse_adapter
-
     config, catalogue = _load_catalogue()
     parsed = [parse_adapter(text) for text in adapters]
     if (entry_name is not None or parsed) and len(names) != 1:
@@ -336,8 +324,6 @@ def pull(
 def _pull(
     models: UserModels, new: NewModel, config: Config, names: tuple[str, ...], *, quiet: bool
 ) -> Path:
-    from etui.models.download import kept_bytes
-
     try:
         with show_progress(quiet=quiet) as progress:
             return models.add(new, progress)
@@ -361,7 +347,6 @@ def update(source: str, sha256: str | None, yes: bool, as_json: bool) -> None:
     are shown, and nothing is written before you agree. Your own entries stay in place of those.
     --json without --yes only shows.
     """
-    from etui.cli.model_facts import format_update
     from etui.models.update import read_update
 
     if yes and not sha256:
@@ -369,7 +354,7 @@ def update(source: str, sha256: str | None, yes: bool, as_json: bool) -> None:
     config, _ = _load_catalogue()
     found = read_update(source, sha256 or "", config)
     if not as_json:
-        print_lines(format_update(found))
+        print_lines(model_facts.format_update(found))
         if not sha256:
             click.echo("compare the sha256 with the one that the release states", err=True)
     accepted = yes or (not as_json and click.confirm("Use this catalogue?", err=True))
@@ -395,8 +380,6 @@ def rm(names: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
     place, that another model uses too, or that you put into the models folder, stays as it is.
     Shows how much space that frees, and which policies, arms and settings still name the models.
     """
-    from etui.runtime.user_models import open_user_models
-
     config, catalogue = _load_catalogue()
     models = open_user_models(config, catalogue)
     specs = [catalogue.get(name) for name in dict.fromkeys(names)]
@@ -429,30 +412,26 @@ def compare(names: tuple[str, ...], as_json: bool) -> None:
     95 % shows it. What was not measured is listed with the command that measures it.
     """
     from etui.bench.model_comparison import compare_models
-    from etui.cli.model_compare import build_document, format_comparison
-    from etui.log.queries import LogReader
 
     config, catalogue = _load_catalogue()
     specs = [catalogue.get(name) for name in dict.fromkeys(names)]
     with LogReader(config) as log:
         found = compare_models(specs, config, log)
-    print_result(build_document(found), format_comparison(found), as_json)
+    print_result(
+        model_tables.build_comparison(found), model_tables.format_comparison(found), as_json
+    )
     if not as_json:
-        print_lines((f"note: {join_lines(note)}" for note in found.notes), err=True)
+        print_notes(map(join_lines, found.notes))
 
 
 @models.command()
 @click.argument("names", type=TEXT, metavar="[NAME]...", nargs=-1)
 @json_option
-@click.pass_context
-def verify(ctx: click.Context, names: tuple[str, ...], as_json: bool) -> None:
+def verify(names: tuple[str, ...], as_json: bool) -> int:
     """Check the header and the sha256 of model files.
 
     Without a NAME, checks every model on disk. Files are read in full.
     """
-    from etui.models.files import model_path
-    from etui.models.files import verify as verify_model
-
     config, catalogue = _load_catalogue()
     if names:
         specs = [catalogue.get(name) for name in dict.fromkeys(names)]
@@ -483,8 +462,7 @@ def verify(ctx: click.Context, names: tuple[str, ...], as_json: bool) -> None:
         results.append({"name": spec.name, "path": location, "ok": is_good} | result)
     if as_json:
         print_json({"models": results})
-    if not all(result["ok"] for result in results):
-        ctx.exit(ExitCode.FAILED)
+    return ExitCode.DONE if all(result["ok"] for result in results) else ExitCode.FAILED
 
 
 @models.command()
@@ -495,8 +473,6 @@ def path(name: str | None, as_json: bool) -> None:
 
     Without NAME, prints the path of the models folder.
     """
-    from etui.models.files import recorded_sha256, require
-
     config, catalogue = _load_catalogue()
     if name is None:
         folder = str(config.models_dir)
@@ -521,9 +497,6 @@ def status(as_json: bool) -> None:
     model, and whether the idle power after its last unload was that without a model. Which models
     are in memory now is only known to the running app.
     """
-    from etui.cli.model_status import print_status, read_status
-    from etui.log.queries import LogReader
-
     config, catalogue = _load_catalogue()
     with LogReader(config) as log:
         document, known = read_status(log, config, catalogue)
@@ -534,8 +507,6 @@ def status(as_json: bool) -> None:
 
 
 def _load_catalogue() -> tuple[Config, Catalogue]:
-    from etui.config.config import load_config
-
     config = load_config()
     return config, load_models(config)
 

@@ -40,11 +40,7 @@ json_option = flag("--json", "as_json", help="Print one JSON document.")
 
 
 def load_context() -> tuple[Config, Catalogue, Callable[[str], bool]]:
-    """Load the settings, the models, and a function that tests whether a model is on this machine.
-
-    Raises:
-        InvalidFile: config.yaml or models.yaml is not valid.
-    """
+    """Load the settings, the models, and a function that tests whether a model is here."""
     from etui.config.config import load_config
     from etui.runtime.model_resolution import models_on_disk
 
@@ -54,11 +50,7 @@ def load_context() -> tuple[Config, Catalogue, Callable[[str], bool]]:
 
 
 def load_models(config: Config) -> Catalogue:
-    """Load the models; say on standard error why settings chosen by sweeps cannot be used.
-
-    Raises:
-        InvalidFile: models.yaml is not valid.
-    """
+    """Load the models; say on standard error why settings chosen by sweeps cannot be used."""
     from etui.models.catalogue import load_catalogue
 
     catalogue = load_catalogue(config)
@@ -68,11 +60,7 @@ def load_models(config: Config) -> Catalogue:
 
 
 def require_writable(path: Path, fix: str, *, make_folder: bool = False) -> None:
-    """Refuse an output file that cannot be written, before the work whose result it is to hold.
-
-    Raises:
-        EtuiError: It is a folder, or its folder is missing or read-only.
-    """
+    """Refuse an output file that cannot be written, before the work whose result it is to hold."""
     from etui.errors import EtuiError
 
     folder = path.absolute().parent
@@ -96,11 +84,7 @@ def write_output(
 ) -> None:
     """Write an output file as a whole, or leave what was there.
 
-    Args:
-        errors: What to do with lone surrogates, as in ``str.encode``.
-
-    Raises:
-        EtuiError: The file cannot be written.
+    ``errors``: what to do with lone surrogates, as in ``str.encode``.
     """
     from etui.atomic import write_text
     from etui.errors import writing
@@ -145,6 +129,11 @@ def print_lines(lines: Iterable[str], *, err: bool = False) -> None:
     """Print lines on standard output, or on standard error."""
     for line in lines:
         click.echo(line, err=err)
+
+
+def print_notes(notes: Iterable[str]) -> None:
+    """Print notes on standard error."""
+    print_lines((f"note: {note}" for note in notes), err=True)
 
 
 def print_result(document: Any, lines: Iterable[str], as_json: bool) -> None:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import reduce
 from typing import Any, TypeVar
 
 import click
@@ -27,23 +28,28 @@ LARGE = 1_000_000_000
 """Upper limit of counts that have no natural one; SQLite and llama.cpp can hold it."""
 
 
-class WholeNumber(click.IntRange):
+class _Number(click.ParamType[Any]):
+    """A number; a text that is too long for one is refused, so that no message repeats it."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Parse a number, which has to be finite and in range."""
+        if isinstance(value, str) and len(value) > _MOST_CHARACTERS:
+            what = f"{value[:20]!r}... ({len(value):,} characters) is too long for a number."
+            self.fail(what, param, ctx)
+        number = super().convert(value, param, ctx)
+        if math.isnan(number):  # no comparison with it is true, so the range accepts it
+            self.fail(f"{value} is not a number.", param, ctx)
+        return number
+
+
+class WholeNumber(_Number, click.IntRange):
     """A whole number from ``low`` to ``high``, both included."""
 
     def __init__(self, low: int, high: int = LARGE) -> None:
         super().__init__(low, high)
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Parse a whole number.
 
-        Raises:
-            click.BadParameter: It is not a whole number, or out of range.
-        """
-        _check_length(self, value, param, ctx)
-        return super().convert(value, param, ctx)
-
-
-class FiniteNumber(click.FloatRange):
+class FiniteNumber(_Number, click.FloatRange):
     """A number from ``low`` to ``high``, both included unless ``open_low`` or ``open_high``."""
 
     def __init__(
@@ -51,30 +57,12 @@ class FiniteNumber(click.FloatRange):
     ) -> None:
         super().__init__(low, high, min_open=open_low, max_open=open_high)
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        """Parse a number.
-
-        Raises:
-            click.BadParameter: It is not a number, not finite, or out of range.
-        """
-        _check_length(self, value, param, ctx)
-        number = super().convert(value, param, ctx)
-        if math.isnan(number):  # no comparison with it is true, so the range accepts it
-            self.fail(f"{value} is not a number.", param, ctx)
-        return number
-
 
 class Text(click.types.StringParamType):
     """Any text; bytes that are not UTF-8 (lone surrogates in Python) are refused."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Check that the value is text.
-
-        Raises:
-            click.BadParameter: It contains bytes that are not UTF-8.
-        """
+        """Check that the value is text."""
         text = super().convert(value, param, ctx)
         try:
             text.encode()
@@ -91,11 +79,30 @@ def text_option(*names: str, **facts: Any) -> Callable[[FC], FC]:
     return click.option(*names, type=TEXT, **facts)
 
 
-def path_option(*names: str, **facts: Any) -> Callable[[FC], FC]:
+def number_option(
+    type_: WholeNumber | FiniteNumber, *names: str, metavar: str | None = "N", **facts: Any
+) -> Callable[[FC], FC]:
+    """Declare an option whose value is a number."""
+    return click.option(*names, type=type_, metavar=metavar, **facts)
+
+
+def choice_option(choices: Sequence[str], *names: str, **facts: Any) -> Callable[[FC], FC]:
+    """Declare an option whose value is one of a few words."""
+    return click.option(*names, type=click.Choice(choices), **facts)
+
+
+def path_option(
+    *names: str,
+    exists: bool = False,
+    file_okay: bool = True,
+    dir_okay: bool = True,
+    **facts: Any,
+) -> Callable[[FC], FC]:
     """Declare an option whose value is the path of a file or folder."""
     from pathlib import Path  # not loaded for `etui --help`
 
-    return click.option(*names, type=click.Path(path_type=Path), **facts)
+    place = click.Path(exists=exists, file_okay=file_okay, dir_okay=dir_okay, path_type=Path)
+    return click.option(*names, type=place, **facts)
 
 
 def flag(*names: str, **facts: Any) -> Callable[[FC], FC]:
@@ -103,17 +110,9 @@ def flag(*names: str, **facts: Any) -> Callable[[FC], FC]:
     return click.option(*names, is_flag=True, **facts)
 
 
-def _check_length(
-    type_: WholeNumber | FiniteNumber,
-    value: Any,
-    param: click.Parameter | None,
-    ctx: click.Context | None,
-) -> None:
-    """Refuse text that is too long to be a number, so that no message repeats all of it."""
-    if isinstance(value, str) and len(value) > _MOST_CHARACTERS:
-        type_.fail(
-            f"{value[:20]!r}... ({len(value):,} characters) is too long for a number.", param, ctx
-        )
+def join_options(*options: Callable[[Any], Any]) -> Callable[[FC], FC]:
+    """Make one decorator of several options, which the help lists in this order."""
+    return lambda command: reduce(lambda made, option: option(made), reversed(options), command)
 
 
 def parse_since(text: str, now: datetime) -> datetime:
@@ -123,9 +122,6 @@ def parse_since(text: str, now: datetime) -> datetime:
 
     Args:
         text: User input; a date or time without a zone is in the zone of ``now``.
-
-    Raises:
-        UsageError: It is none of these.
     """
     word = text.strip().lower()
     midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)

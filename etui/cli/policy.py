@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
+import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from etui.atomic import write_text
+from etui.chat import Query
 from etui.cli.output import (
     count_progress,
     json_option,
@@ -23,23 +23,49 @@ from etui.cli.output import (
     print_result,
     table_lines,
 )
-from etui.cli.param_types import TEXT, WholeNumber, flag, path_option, text_option
+from etui.cli.param_types import (
+    TEXT,
+    WholeNumber,
+    flag,
+    number_option,
+    parse_since,
+    path_option,
+    text_option,
+)
 from etui.cli.policy_edit import diff, edit, new
 from etui.cli.policy_fit import fit
 from etui.cli.policy_replay import replay
 from etui.cli.policy_test import build_problem, test
 from etui.cli.streams import data_stream
-from etui.errors import EtuiError, ExitCode, Problem, UsageError, writing
+from etui.config.config import Config, load_config
+from etui.errors import EtuiError, ExitCode, InvalidFile, Problem, UsageError, writing
+from etui.learning.logged_cases import LoggedCases, read_logged_cases
+from etui.learning.predictor import get_fitted_path
+from etui.log.filters import TurnFilter
+from etui.log.queries import LogReader
+from etui.routing.library import (
+    CheckedPolicy,
+    check_place,
+    find_policy,
+    list_policies,
+    load_policy,
+    policy_names,
+    read_text,
+)
+from etui.runtime import explain as explaining
+from etui.runtime.fit_health import (
+    FitTrace,
+    build_fit_document,
+    format_fit,
+    list_fit_facts,
+    read_health,
+)
+from etui.runtime.runtime import open_runtime
 from etui.text import sanitize
 from etui.units import count_text
 
 if TYPE_CHECKING:
-    from etui.config.config import Config
     from etui.learning.fitted_file import FittedModel
-    from etui.learning.logged_cases import LoggedCases
-    from etui.routing.library import CheckedPolicy
-    from etui.runtime.explain import Explanation
-    from etui.runtime.fit_health import FitTrace
     from etui.yaml.named_files import NamedFile
 
 
@@ -52,12 +78,11 @@ _COUNTED = ("rule", "arm", "signal", "probe")
 @text_option(
     "--since", metavar="WHEN", help="Only questions since WHEN: today, 12h, 7d, or a date or time."
 )
-@click.option(
+@number_option(
+    WholeNumber(1, 100_000),
     "--limit",
-    type=WholeNumber(1, 100_000),
     default=200,
     show_default=True,
-    metavar="N",
     help="Maximum number of cases.",
 )
 @path_option(
@@ -76,11 +101,6 @@ def cases(name: str, from_log: bool, since: str | None, limit: int, output: Path
     The cases hold your questions as you typed them. They stay on this machine; read them before
     you give them to others.
     """
-    from etui.cli.param_types import parse_since
-    from etui.learning.logged_cases import read_logged_cases
-    from etui.log.filters import TurnFilter
-    from etui.log.queries import LogReader
-    from etui.routing.library import load_policy
     from etui.routing.probes import load_cases
 
     if not from_log:
@@ -110,24 +130,10 @@ def cases(name: str, from_log: bool, since: str | None, limit: int, output: Path
         for case in found.cases:
             print_json_line(case.document())
     else:
-        _write(output, found)
+        text = "".join(f"{json.dumps(c.document(), ensure_ascii=False)}\n" for c in found.cases)
+        with writing(output, "choose another file with -o"):
+            write_text(output, text, errors="replace", private=True)
     _report(found, output)
-
-
-def _write(path: Path, found: LoggedCases) -> None:
-    """Write a new file that only the user can read."""
-    import json
-
-    text = "".join(json.dumps(case.document(), ensure_ascii=False) + "\n" for case in found.cases)
-    private = partial(os.open, mode=0o600)
-    with writing(path, "choose another file with -o"), open(path, "xb", opener=private) as file:
-        try:
-            file.write(text.encode("utf-8", "replace"))
-            file.flush()
-        except BaseException:
-            with suppress(OSError):
-                path.unlink()
-            raise
 
 
 def _report(found: LoggedCases, output: Path | None) -> None:
@@ -164,12 +170,7 @@ def explain(
 
     No model is loaded, so this works even before a model is on this machine.
     """
-    from etui.chat import Query
     from etui.cli.ask import read_question
-    from etui.config.config import load_config
-    from etui.routing.library import load_policy
-    from etui.runtime import explain as explaining
-    from etui.runtime.runtime import open_runtime
 
     query = read_question(query, None, is_terminal=True)
     config = load_config()
@@ -180,9 +181,7 @@ def explain(
     form = _format_explanation if everything else explaining.summary_lines
     print_result(document, form(document), as_json)
     if not document["on_disk"]:
-        from etui.runtime.explain import find_machine
-
-        model, machine = document["model"], find_machine(document)
+        model, machine = document["model"], explaining.find_machine(document)
         if machine is not None:
             click.echo(f"{model} on {machine} is not available; see `etui doctor`", err=True)
         else:
@@ -200,26 +199,15 @@ def _parse_metadata(given: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
     return tuple(found.items())
 
 
-def _format_explanation(document: Explanation) -> Iterator[str]:
-    from etui.runtime.explain import (
-        CANDIDATE_HEAD,
-        RULE_HEAD,
-        SIGNAL_HEAD,
-        candidate_rows,
-        explained_facts,
-        joules_sources,
-        rule_rows,
-        signal_rows,
-    )
-
-    for label, text in explained_facts(document):
+def _format_explanation(document: explaining.Explanation) -> Iterator[str]:
+    for label, text in explaining.explained_facts(document):
         yield f"{label:<10} {text}"
-    if candidates := candidate_rows(document):
-        yield from ("", *table_lines(CANDIDATE_HEAD, candidates))
-        yield from joules_sources(document)
-    if signals := signal_rows(document):
-        yield from ("", *table_lines(SIGNAL_HEAD, signals))
-    yield from ("", *table_lines(RULE_HEAD, rule_rows(document)))
+    if candidates := explaining.candidate_rows(document):
+        yield from ("", *table_lines(explaining.CANDIDATE_HEAD, candidates))
+        yield from explaining.joules_sources(document)
+    if signals := explaining.signal_rows(document):
+        yield from ("", *table_lines(explaining.SIGNAL_HEAD, signals))
+    yield from ("", *table_lines(explaining.RULE_HEAD, explaining.rule_rows(document)))
 
 
 @click.group()
@@ -235,8 +223,6 @@ def policy() -> None:
 @json_option
 def list_(as_json: bool) -> None:
     """List the shipped policies and your own."""
-    from etui.routing.library import check_place, list_policies
-
     config, catalogue, is_on_disk = load_context()
     rows = []
     for place in list_policies(config):
@@ -261,9 +247,6 @@ def list_(as_json: bool) -> None:
 @click.argument("name", type=TEXT)
 def show(name: str) -> None:
     """Print a policy file unchanged."""
-    from etui.config.config import load_config
-    from etui.routing.library import find_policy, read_text
-
     text = read_text(find_policy(name, load_config()).path)
     click.echo(text, file=data_stream(), nl=not text.endswith("\n"))
 
@@ -282,13 +265,10 @@ def check(names: Sequence[str], as_json: bool) -> ExitCode:
     For a policy with a fit, also says how old it is, what it was fitted on, which arms it does not
     cover, and how it has done on the graded turns since. A damaged fit is an error.
     """
-    from etui.routing.library import check_place, policy_names
-    from etui.runtime.fit_health import build_fit_document, list_fit_facts, read_health
-
     config, catalogue, is_on_disk = load_context()
     policies = policy_names(config)
     results: list[tuple[CheckedPolicy, FitTrace | None]] = []
-    for place in _find_places(names, config):
+    for place in [find_policy(name, config) for name in names] or list_policies(config):
         fit, faults = _load_fit(place, config)
         result = check_place(
             place,
@@ -324,8 +304,6 @@ def schema() -> None:
 
 def _format_valid(result: CheckedPolicy, health: FitTrace | None) -> Iterator[str]:
     """Format the size of a policy without errors, and age, scope and state of its fit."""
-    from etui.runtime.fit_health import format_fit
-
     if result.errors or result.policy is None:
         return
     sizes = {name: len(getattr(result.policy, f"{name}s")) for name in _COUNTED}
@@ -335,9 +313,7 @@ def _format_valid(result: CheckedPolicy, health: FitTrace | None) -> Iterator[st
 
 def _load_fit(place: NamedFile, config: Config) -> tuple[FittedModel | None, tuple[Problem, ...]]:
     """Load the fit of a policy; None without one, and with the faults of one that is damaged."""
-    from etui.errors import InvalidFile
     from etui.learning.fitted_file import load_fitted
-    from etui.learning.predictor import get_fitted_path
 
     path = get_fitted_path(place, config)
     try:
@@ -349,7 +325,6 @@ def _load_fit(place: NamedFile, config: Config) -> tuple[FittedModel | None, tup
 
 def _add_faults_of_cases(result: CheckedPolicy, config: Config) -> CheckedPolicy:
     """Add the faults in the cases of a policy, as warnings: the policy can be used without them."""
-    from etui.errors import InvalidFile
     from etui.routing.probes import load_cases
 
     if result.policy is None:
@@ -359,12 +334,6 @@ def _add_faults_of_cases(result: CheckedPolicy, config: Config) -> CheckedPolicy
     except InvalidFile as error:
         return replace(result, warnings=(*result.warnings, *error.problems))
     return result
-
-
-def _find_places(names: Sequence[str], config: Config) -> list[NamedFile]:
-    from etui.routing.library import find_policy, list_policies
-
-    return [find_policy(name, config) for name in names] or list(list_policies(config))
 
 
 def _format_row(row: Mapping[str, Any]) -> tuple[str, str, str]:

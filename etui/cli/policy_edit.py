@@ -13,21 +13,24 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from etui.chat import Query
 from etui.cli.output import json_option, load_context, print_problems, print_result
-from etui.cli.param_types import TEXT, WholeNumber, path_option, text_option
-from etui.errors import EtuiError, ExitCode, UsageError
+from etui.cli.param_types import TEXT, WholeNumber, number_option, path_option, text_option
+from etui.codec import pick
+from etui.errors import EtuiError, ExitCode, InvalidFile, UsageError
+from etui.log.queries import LogReader
+from etui.routing import library
+from etui.routing.signals import HostState
 from etui.text import sanitize
 from etui.units import count_text
+from etui.yaml.named_files import NamedFile
 
 if TYPE_CHECKING:
-    from etui.chat import Query
     from etui.config.config import Config
     from etui.models.catalogue import Catalogue
     from etui.routing.decision import Decision
     from etui.routing.diff import DifferingCase
-    from etui.routing.library import CheckedPolicy
     from etui.routing.policy import Policy, PolicyProbe
-    from etui.routing.signals import HostState
 
 
 @click.command()
@@ -45,11 +48,11 @@ def new(name: str, origin: str) -> None:
 
     Prints the path of the new file.
     """
-    from etui.routing.library import check_name, create, find_policy, read_text
-
     config, _, _ = load_context()
-    check_name(name)
-    target = create(name, read_text(find_policy(origin, config).path), config)
+    library.check_name(name)
+    target = library.create(
+        name, library.read_text(library.find_policy(origin, config).path), config
+    )
     click.echo(target)
     click.echo(f"edit it with `etui policy edit {name}`", err=True)
 
@@ -64,41 +67,31 @@ def edit(name: str) -> ExitCode:
 
     A shipped policy is first copied into ETUI_HOME/policies; the copy replaces it.
     """
-    from etui.routing.library import (
-        check_text,
-        choose_file_to_edit,
-        find_policy,
-        make_folder,
-        policy_names,
-        read_text,
-        replace_text,
-        write_draft,
-    )
-    from etui.yaml.named_files import NamedFile
-
     config, catalogue, _ = load_context()
-    place = find_policy(name, config)
-    target = choose_file_to_edit(place, config)
+    place = library.find_policy(name, config)
+    target = library.choose_file_to_edit(place, config)
     if place.origin == "shipped":
-        make_folder(config)
-    before = read_text(place.path)
-    draft = write_draft(target, before)
+        library.make_folder(config)
+    before = library.read_text(place.path)
+    draft = library.write_draft(target, before)
     while True:
         _run_editor(draft)
-        after = read_text(draft)
+        after = library.read_text(draft)
         if after == before:
             draft.unlink()
             click.echo("nothing changed", err=True)
             return ExitCode.DONE
         draft_place = NamedFile(place.name, target, place.origin)
-        checked = check_text(after, draft_place, catalogue.models, policy_names(config))
+        checked = library.check_text(
+            after, draft_place, catalogue.models, library.policy_names(config)
+        )
         if checked.policy is not None:
             break
         print_problems(checked)
         if not (sys.stdin.isatty() and click.confirm("edit again?", default=True, err=True)):
             click.echo(f"{target} was not changed; your text is in {draft}", err=True)
             return ExitCode.USAGE
-    replace_text(target, after, place.path)
+    library.replace_text(target, after, place.path)
     draft.unlink(missing_ok=True)
     _print_warnings(checked, config)
     click.echo(target)
@@ -113,10 +106,9 @@ def edit(name: str) -> ExitCode:
     metavar="FILE",
     help="File of questions to decide with both policies, one per line.",
 )
-@click.option(
+@number_option(
+    WholeNumber(1, 1_000_000),
     "--logged",
-    type=WholeNumber(1, 1_000_000),
-    metavar="N",
     help="Decide the last N questions of the log with both policies.",
 )
 @json_option
@@ -157,7 +149,7 @@ def diff(
     document = {
         "before": str(first.place.path),
         "after": str(second.place.path),
-        "changes": [{"path": c.path, "before": c.before, "after": c.after} for c in differing],
+        "changes": [pick(change, "path", "before", "after") for change in differing],
         "questions": len(asked),
         "other_answers": [
             {
@@ -179,7 +171,6 @@ def diff(
 
 def _load_cases(policy: Policy, config: Config) -> tuple[PolicyProbe, ...]:
     """Load the cases of a policy; without them, and with a message, if they have errors."""
-    from etui.errors import InvalidFile
     from etui.routing.probes import load_cases
 
     try:
@@ -191,12 +182,8 @@ def _load_cases(policy: Policy, config: Config) -> tuple[PolicyProbe, ...]:
         return ()
 
 
-def _load_valid(name: str, config: Config, catalogue: Catalogue) -> CheckedPolicy:
-    """Check a policy that must be valid."""
-    from etui.errors import InvalidFile
-    from etui.routing.library import check_place, find_policy
-
-    checked = check_place(find_policy(name, config), catalogue.models)
+def _load_valid(name: str, config: Config, catalogue: Catalogue) -> library.CheckedPolicy:
+    checked = library.check_place(library.find_policy(name, config), catalogue.models)
     if checked.policy is None:
         raise InvalidFile.of(checked.errors, "fix the file and compare again")
     return checked
@@ -231,8 +218,7 @@ def _run_editor(path: Path) -> None:
         )
 
 
-def _print_warnings(checked: CheckedPolicy, config: Config) -> None:
-    from etui.errors import InvalidFile
+def _print_warnings(checked: library.CheckedPolicy, config: Config) -> None:
     from etui.routing.probes import load_cases, run_probes
 
     print_problems(checked)
@@ -253,11 +239,7 @@ def _print_warnings(checked: CheckedPolicy, config: Config) -> None:
 
 
 def _read_questions(path: Path | None) -> Iterator[tuple[Query, HostState]]:
-    from etui.chat import Query
-    from etui.routing.library import read_text
-    from etui.routing.signals import HostState
-
-    text = "" if path is None else read_text(path).removeprefix("\ufeff")
+    text = "" if path is None else library.read_text(path).removeprefix("\ufeff")
     lines = text.splitlines()
     yield from ((Query(line), HostState()) for line in lines if line.strip())
 
@@ -265,9 +247,6 @@ def _read_questions(path: Path | None) -> Iterator[tuple[Query, HostState]]:
 def _read_logged(config: Config, count: int | None) -> Iterator[tuple[Query, HostState]]:
     if count is None:
         return
-    from etui.chat import Query
-    from etui.log.queries import LogReader
-    from etui.routing.signals import HostState
 
     with LogReader(config) as reader:
         turns = reader.list_turns(limit=count)
@@ -276,13 +255,14 @@ def _read_logged(config: Config, count: int | None) -> Iterator[tuple[Query, Hos
 
 def _build_case(each: DifferingCase) -> dict[str, Any]:
     case = each.case
-    names = {name: getattr(case, name) for name in ("rule", "not_rule", "arm", "not_arm")}
     return {
-        "file": case.file,
-        "line": case.line,
+        **pick(case, "file", "line"),
         "id": case.id or None,
         "query": case.query,
-        "expected": {**names, "signals": dict(case.signals)},
+        "expected": {
+            **pick(case, "rule", "not_rule", "arm", "not_arm"),
+            "signals": dict(case.signals),
+        },
         **{
             side: {
                 **_build_decision(outcome.decision or "; ".join(outcome.failures)),
@@ -301,7 +281,6 @@ def _build_decision(decision: Decision | str) -> dict[str, Any]:
     return {
         "rule": decision.rule,
         "arm": decision.arm.name,
-        "model": decision.arm.model,
-        "reasoning": decision.arm.reasoning,
+        **pick(decision.arm, "model", "reasoning"),
         "cascade": [arm.name for arm in cascade.arms] if cascade is not None else None,
     }

@@ -9,35 +9,83 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from etui.cli.answer_options import (
-    data_option,
-    outcomes_option,
-    policies_argument,
-    runs_option,
-    split_names,
-    split_option,
-)
+from etui import __version__
+from etui.bench.folder import find_run, runs_dir
 from etui.cli.output import (
     json_option,
     load_context,
-    print_lines,
+    print_notes,
     print_result,
     require_writable,
     table_lines,
     write_output,
 )
-from etui.cli.param_types import WholeNumber, flag, path_option
+from etui.cli.param_types import (
+    TEXT,
+    WholeNumber,
+    choice_option,
+    flag,
+    number_option,
+    path_option,
+    text_option,
+)
+from etui.config.config import Config
 from etui.errors import UsageError
 from etui.extras import require_extra
+from etui.learning.predictor import get_fitted_path
+from etui.log.labels import read_labelled
+from etui.log.queries import LogReader
+from etui.measure.folder import CONFIG
+from etui.routing.library import load_policy
+from etui.routing.policy import Policy, list_agreements, list_priors
+from etui.runtime.fit_health import build_fit_document, list_never_accepted, measure_health
 from etui.units import count_text, percent_text
 
 if TYPE_CHECKING:
-    from etui.config.config import Config
     from etui.learning.fitted_file import AgreementHead, ConfidenceCurve, FittedModel
     from etui.learning.graded import Graded
     from etui.learning.labels import PairAgreement
     from etui.models.catalogue import Catalogue
-    from etui.routing.policy import Policy
+
+
+def split_names(
+    names: Sequence[str], runs: Sequence[str], config: Config
+) -> tuple[list[str], list[Path]]:
+    """Split arguments into names of policies and folders of runs.
+
+    With ``--runs A``, further runs may follow as plain arguments.
+    """
+    policies: list[str] = []
+    further: list[str] = []
+    for name in names:
+        places = (Path(name), runs_dir(config) / name)
+        is_run = bool(runs) and any((place / CONFIG).is_file() for place in places)
+        (further if is_run else policies).append(name)
+    return policies, [find_run(run, config) for run in (*runs, *further)]
+
+
+policies_argument = click.argument("names", type=TEXT, nargs=-1, metavar="[POLICY]")
+
+outcomes_option = path_option(
+    "--outcomes",
+    metavar="FILE",
+    help="CSV file with the columns subject,row,ARM,ARM...; 1 where the arm was right. Costs in "
+    "ARM:cost.",
+)
+
+runs_option = text_option("--runs", multiple=True, metavar="RUN", help="Bench run; repeatable.")
+
+data_option = path_option(
+    "--data", metavar="DIR", help="Folder of MMLU's files, for the texts of the questions."
+)
+
+split_option = choice_option(
+    ["test", "val", "dev"],
+    "--split",
+    default="test",
+    show_default=True,
+    help="Split of MMLU that the rows of --outcomes refer to.",
+)
 
 
 @click.command()
@@ -59,7 +107,9 @@ if TYPE_CHECKING:
 @path_option(
     "--output", metavar="FILE", help="Output file. Default: NAME.fitted.json next to the policy."
 )
-@click.option("--seed", type=WholeNumber(0, 2**32 - 1), default=0, help="Random seed of the folds.")
+@number_option(
+    WholeNumber(0, 2**32 - 1), "--seed", metavar=None, default=0, help="Random seed of the folds."
+)
 @json_option
 def fit(
     names: Sequence[str],
@@ -83,8 +133,6 @@ def fit(
     require_extra("learn", "`etui policy fit`")
     from etui.learning.fit import fit_accuracy
     from etui.learning.fitted_file import format_fitted
-    from etui.learning.predictor import get_fitted_path
-    from etui.routing.policy import list_agreements
 
     config, catalogue, _ = load_context()
     policies, folders = split_names(names, runs, config)
@@ -123,11 +171,13 @@ def fit(
     model = fit_accuracy(graded, provenance, seed=seed, agreements=agreements)
     notes += list_uniform_notes(graded)
     notes += list_agreement_notes(agreements, model)
-    notes += [] if policy is None else _list_never_accepted(policy, model)
+    if policy is not None:
+        health = build_fit_document(measure_health(model, policy, None))
+        notes += list_never_accepted(health)
     write_output(output, format_fitted(model), _OUTPUT_FIX, make_folder=True)
     print_result(_build_document(output, model, notes), _format_fit(output, model), as_json)
     if not as_json:
-        print_lines((f"note: {note}" for note in notes), err=True)
+        print_notes(notes)
 
 
 def _build_document(path: Path, model: FittedModel, notes: Sequence[str]) -> dict[str, Any]:
@@ -159,7 +209,6 @@ def _build_document(path: Path, model: FittedModel, notes: Sequence[str]) -> dic
 
 
 def _format_fit(path: Path, model: FittedModel) -> Iterator[str]:
-    """Format a fit as tables."""
     origin = model.provenance
     excluded = f", {origin.excluded} excluded that are also in test" if origin.excluded else ""
     yield f"{path}: {origin.n:,} questions of {', '.join(origin.source)}{excluded}"
@@ -256,13 +305,6 @@ def list_agreement_notes(
 _OUTPUT_FIX = "choose another file with --output"
 
 
-def _list_never_accepted(policy: Policy, model: FittedModel) -> list[str]:
-    """List the steps of several answers of a policy that its new fit never accepts."""
-    from etui.runtime.fit_health import build_fit_document, list_never_accepted, measure_health
-
-    return list_never_accepted(build_fit_document(measure_health(model, policy, None)))
-
-
 @dataclass(frozen=True, slots=True)
 class _Answers:
     """Graded answers, with their sources and suites, the SHA-256 of their data, and notes."""
@@ -279,9 +321,6 @@ def _add_log(answers: _Answers | None, policy: Policy | None, config: Config) ->
     from hashlib import sha256
 
     from etui.learning.labels import collect_labels, join_tables
-    from etui.log.labels import read_labelled
-    from etui.log.queries import LogReader
-    from etui.routing.policy import list_priors
 
     with LogReader(config) as log:
         turns = read_labelled(log)
@@ -352,7 +391,6 @@ def _say_audit_accuracy(pair: PairAgreement) -> str:
 def _read_answers(
     outcomes: Path | None, folders: Sequence[Path], data: Path | None, split: str, config: Config
 ) -> _Answers:
-    """Read the answers of a table or of runs."""
     if outcomes is not None:
         from etui.learning.outcomes import read_table, read_texts
 
@@ -377,8 +415,6 @@ def _load_policy(
     names: Sequence[str], output: Path | None, config: Config, catalogue: Catalogue
 ) -> Policy | None:
     """Load the named policy, or the default one; None if only --output was given."""
-    from etui.routing.library import load_policy
-
     if not names and output is not None:
         return None
     return load_policy(names[0] if names else config.policy, config, catalogue.models)
@@ -412,7 +448,6 @@ def _select_arms(policy: Policy, graded: Graded) -> tuple[Graded, list[str]]:
 def _build_provenance(graded: Graded, answers: _Answers, before: int) -> Any:
     from datetime import UTC, datetime
 
-    from etui import __version__
     from etui.learning.fitted_file import Provenance
 
     if not len(graded):

@@ -10,14 +10,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from etui.cli.answer_options import (
-    data_option,
-    outcomes_option,
-    policies_argument,
-    runs_option,
-    split_names,
-    split_option,
-)
 from etui.cli.output import (
     count_progress,
     json_option,
@@ -28,17 +20,29 @@ from etui.cli.output import (
     table_lines,
     write_output,
 )
-from etui.cli.param_types import WholeNumber, flag, path_option, text_option
+from etui.cli.param_types import WholeNumber, flag, number_option, path_option, text_option
+from etui.cli.policy_fit import (
+    data_option,
+    outcomes_option,
+    policies_argument,
+    runs_option,
+    split_names,
+    split_option,
+)
 from etui.cli.streams import control_stream
 from etui.errors import UsageError
 from etui.extras import require_extra
+from etui.learning.log_replay import build_turns_document, move_rows, replayed_lines
+from etui.learning.predictor import AccuracyPredictor, load_accuracy
+from etui.routing.library import load_policy
+from etui.runtime.replay import replay_log
+from etui.runtime.runtime import open_runtime
 from etui.units import significant
 
 if TYPE_CHECKING:
     from etui.config.config import Config
     from etui.learning.graded import Graded
     from etui.learning.judge import Document, ReplayTable
-    from etui.learning.predictor import AccuracyPredictor
     from etui.models.catalogue import Catalogue
     from etui.routing.policy import Policy
     from etui.stats.arrays import Floats
@@ -239,9 +243,10 @@ _STATED_COSTS = (
 @flag("--log", "of_log", help="Replay the questions of the log (default).")
 @data_option
 @split_option
-@click.option(
+@number_option(
+    WholeNumber(0, 2**32 - 1),
     "--seed",
-    type=WholeNumber(0, 2**32 - 1),
+    metavar=None,
     default=0,
     help="Random seed of folds and resampling.",
 )
@@ -275,8 +280,6 @@ def replay(
     answers that exclude the questions being judged or, with --as-fitted, taken from
     `etui policy fit`. Without POLICY, a router is fitted and judged on such folds.
     """
-    from etui.routing.library import load_policy
-
     config, catalogue, _ = load_context()
     given = {"--outcomes": outcomes is not None, "--runs": bool(runs), "--log": of_log}
     sources = [name for name, is_given in given.items() if is_given]
@@ -414,12 +417,7 @@ def _read_runs(
 def _state_costs(
     costs: str | None, named: Sequence[str], graded: Graded, own: Floats | None
 ) -> Floats:
-    """Return the cost of every question on every judged arm: stated, else that of its answer.
-
-    Args:
-        named: All arms of the answers.
-        own: Costs of the answers, (questions, arms); None if they have none.
-    """
+    """Return the cost of every question on every judged arm: stated, else that of its answer."""
     import numpy as np
 
     from etui.learning.outcomes import COSTS_FIX, read_costs
@@ -465,8 +463,6 @@ def _list_vote_notes(policies: Sequence[Policy], table: ReplayTable) -> Iterator
 
 
 def _load_heads(policy: Policy, config: Config) -> AccuracyPredictor:
-    from etui.learning.predictor import load_accuracy
-
     heads = load_accuracy(policy, config)
     fix = f"run `etui policy fit {policy.name}` on other questions, or leave --as-fitted out"
     if heads is None:
@@ -483,11 +479,6 @@ def _load_heads(policy: Policy, config: Config) -> AccuracyPredictor:
 def _replay_log(
     policies: Sequence[str], config: Config, catalogue: Catalogue, *, as_json: bool
 ) -> None:
-    from etui.learning.log_replay import build_turns_document, move_rows, replayed_lines
-    from etui.routing.library import load_policy
-    from etui.runtime.replay import replay_log
-    from etui.runtime.runtime import open_runtime
-
     if len(policies) > 1:
         raise UsageError("the log is replayed with one policy at a time", "name only one")
     policy = load_policy(policies[0], config, catalogue.models)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from etui.cli.output import json_option, load_context, print_lines, print_result
-from etui.cli.param_types import TEXT, FiniteNumber, text_option
+from etui.cli.param_types import TEXT, FiniteNumber, number_option, text_option
 from etui.errors import ExitCode, InvalidFile, Problem, UsageError
+from etui.routing.library import find_policy, list_policies, load_policy
 from etui.text import did_you_mean, sanitize
 from etui.units import count_text, percent_text
 
@@ -46,9 +47,9 @@ class _Tested:
     metavar="TAG",
     help="Run only the cases with this tag, and no probes; repeatable.",
 )
-@click.option(
+@number_option(
+    FiniteNumber(0, 100),
     "--min-coverage",
-    type=FiniteNumber(0, 100),
     metavar="PERCENT",
     help="Fail if less of the rules and arms of a policy is reached.",
 )
@@ -69,7 +70,6 @@ def test(
     The exit code is 4 if a probe or case fails or too little is covered, and 2 if a file has
     errors.
     """
-    from etui.routing.library import find_policy, list_policies, load_policy
     from etui.routing.probes import load_cases
 
     config, catalogue, _ = load_context()

@@ -7,10 +7,18 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from etui.calibration.measure import TurnTimer
+from etui.calibration.wall import (
+    WallRun,
+    expected_seconds,
+    find_meter,
+    list_cpu_loads,
+    list_model_loads,
+)
 from etui.cli.output import (
     json_option,
     load_context,
@@ -20,18 +28,24 @@ from etui.cli.output import (
     stop_signals,
     write_output,
 )
-from etui.cli.param_types import WholeNumber, flag, text_option
+from etui.cli.param_types import WholeNumber, flag, number_option, path_option, text_option
 from etui.cli.power import WARM_UP_S, Seconds, open_meter
-from etui.errors import EtuiError, ExitCode
+from etui.codec import to_document
+from etui.config.config import Config, load_config
+from etui.energy.discovery import open_recorder
+from etui.energy.idle import load_baselines, measure_baseline, refuse_busy, save_baselines
+from etui.energy.recorder import Recorder
+from etui.energy.sources.estimate import Calibration, fit_range
+from etui.energy.wall_model import WallCalibration, find_wall, load_wall, save_wall
+from etui.errors import EtuiError
 from etui.extras import require_extra
+from etui.log.writer import TurnWriter
+from etui.measure.progress import Progress
+from etui.models.files import require
+from etui.plots.figure import ARM_COLOURS, Figure, Point
+from etui.runtime.model_resolution import catalogue_name
 from etui.text import format_table
 from etui.units import percent_text, seconds_text, significant, watts_text
-
-if TYPE_CHECKING:
-    from etui.config.config import Config
-    from etui.energy.recorder import Recorder
-    from etui.energy.sources.estimate import Calibration
-    from etui.energy.wall_model import WallCalibration
 
 _AFTER_LOAD_S = 2.0
 """A GPU keeps its clocks high for a moment after the last copy."""
@@ -41,10 +55,10 @@ _BAND_POINTS = 60
 
 @click.command()
 @text_option("--model", metavar="NAME", help="Load this model first, and save its own baseline.")
-@click.option("--seconds", type=Seconds, metavar="N", default=5.0, help="Duration in seconds (5).")
+@number_option(Seconds, "--seconds", default=5.0, help="Duration in seconds (5).")
 @flag("--force", help="Measure even if other programs use the machine.")
 @json_option
-def idle(model: str | None, seconds: float, force: bool, as_json: bool) -> int:
+def idle(model: str | None, seconds: float, force: bool, as_json: bool) -> None:
     """Measure the idle power of the machine, the baseline of net joules.
 
     Net joules are gross joules minus idle power times duration. Without --model, the baseline is
@@ -52,9 +66,6 @@ def idle(model: str | None, seconds: float, force: bool, as_json: bool) -> int:
     own baseline if there is one. Run nothing else during the measurement: a busy machine is
     refused.
     """
-    from etui.config.config import load_config
-    from etui.energy.idle import load_baselines, measure_baseline, save_baselines
-
     config = load_config()
     with open_meter() as recorder, _in_memory(model, config) as name:
         time.sleep(WARM_UP_S if name is None else _AFTER_LOAD_S)
@@ -68,18 +79,14 @@ def idle(model: str | None, seconds: float, force: bool, as_json: bool) -> int:
     print_result(document | {"steady": found.steady}, lines, as_json)
     if not found.steady:
         click.echo("the machine was not idle: other programs ran; measure again", err=True)
-    return ExitCode.DONE
 
 
 @contextmanager
 def _in_memory(model: str | None, config: Config) -> Iterator[str | None]:
-    """Keep a model in memory during the body; yield its name in the log, None without a model."""
     if model is None:
         yield None
         return
     from etui.backends.local import LocalBackend
-    from etui.models.files import require
-    from etui.runtime.model_resolution import catalogue_name
 
     catalogue = load_models(config)
     spec = catalogue.get(catalogue_name(model, config, catalogue))
@@ -89,19 +96,15 @@ def _in_memory(model: str | None, config: Config) -> Iterator[str | None]:
 
 
 @click.command()
-@click.option(
-    "--seconds", type=Seconds, metavar="N", default=30.0, help="Duration in seconds (30)."
-)
+@number_option(Seconds, "--seconds", default=30.0, help="Duration in seconds (30).")
 @json_option
-def calibrate(seconds: float, as_json: bool) -> int:
+def calibrate(seconds: float, as_json: bool) -> None:
     """Fit the CPU power estimate to real readings of the CPU package.
 
     Keep the machine idle for the first half of the time and busy for the second. Put the two
     printed lines into config.yaml; they are used when the counter cannot be read (for example,
     without root).
     """
-    from etui.energy.sources.estimate import fit_range
-
     with open_meter() as recorder:
         readings = list(_read_use_and_watts(recorder, seconds))
     if not readings:
@@ -118,7 +121,6 @@ def calibrate(seconds: float, as_json: bool) -> int:
         "points": fitted.points,
     }
     print_result(document, _format_calibration(fitted), as_json)
-    return ExitCode.DONE
 
 
 def _read_use_and_watts(recorder: Recorder, seconds: float) -> Iterator[tuple[float, float]]:
@@ -142,7 +144,6 @@ def _read_use_and_watts(recorder: Recorder, seconds: float) -> Iterator[tuple[fl
 
 
 def _format_calibration(fitted: Calibration) -> Iterator[str]:
-    """Format a fitted range as lines of config.yaml."""
     yield f"cpu_idle_watts: {fitted.idle_watts:.1f}"
     yield f"cpu_limit_watts: {fitted.limit_watts:.1f}"
     band = f"±{100 * fitted.band:.0f} %"
@@ -151,16 +152,14 @@ def _format_calibration(fitted: Calibration) -> Iterator[str]:
 
 @click.command("calibrate-wall")
 @text_option("--model", metavar="NAME", help="Model whose decode and prefill are two of the loads.")
-@click.option(
-    "--rounds", type=WholeNumber(3, 20), metavar="N", default=5, help="Rounds of all loads (5)."
-)
+@number_option(WholeNumber(3, 20), "--rounds", default=5, help="Rounds of all loads (5).")
 @text_option("--meter", metavar="CHANNEL", help="The wall meter, if there are several.")
 @flag("--force", help="Measure even if other programs use the machine.")
 @flag("--dry-run", help="Say what would be measured and how long it takes; measure nothing.")
 @flag("--list", "listing", help="List the calibrations, also those that were replaced.")
-@click.option(
+@path_option(
     "--svg",
-    type=click.Path(dir_okay=False, path_type=Path),
+    dir_okay=False,
     metavar="FILE",
     help="Also draw the calibration as SVG into FILE; with --list the newest one.",
 )
@@ -174,7 +173,7 @@ def calibrate_wall(
     listing: bool,
     svg: Path | None,
     as_json: bool,
-) -> int:
+) -> None:
     """Fit the power at the wall to the channels inside the machine.
 
     Holds loads in random order (idle, one thread to all threads, decode and prefill of a model),
@@ -187,9 +186,6 @@ def calibrate_wall(
     etui power calibrate-wall --dry-run
     etui power calibrate-wall --model qwen2.5-coder-1.5b --svg wall.svg
     """  # noqa: D301
-    from etui.config.config import load_config
-    from etui.energy.wall_model import load_wall
-
     if svg is not None:
         require_extra("figures", "--svg")
     if listing:
@@ -197,38 +193,23 @@ def calibrate_wall(
         print_result({"calibrations": list(map(_build_document, found))}, _list(found), as_json)
         if svg is not None and found:
             write_output(svg, draw_wall(found[-1]), "choose a file in a writable folder")
-        return ExitCode.DONE
+        return
     made = _measure(model, rounds, meter, force, dry_run)
     if isinstance(made, dict):
         shown = made | {"seconds": f"about {seconds_text(made['seconds'])} with a usual plug"}
         lists = {name: ", ".join(each) for name, each in made.items() if isinstance(each, list)}
         print_result(made, (f"{k}: {v}" for k, v in (shown | lists).items()), as_json)
-        return ExitCode.DONE
+        return
     print_result(_build_document(made), format_wall(made), as_json)
     if svg is not None:
         write_output(svg, draw_wall(made), "choose a file in a writable folder")
-    return ExitCode.DONE
 
 
 def _measure(
     model: str | None, rounds: int, meter_id: str | None, force: bool, dry_run: bool
 ) -> WallCalibration | dict[str, Any]:
-    """Measure and save a calibration; with ``dry_run`` describe what would be measured."""
-    from etui.calibration.measure import TurnTimer
     from etui.calibration.run import load_session
-    from etui.calibration.wall import (
-        WallRun,
-        expected_seconds,
-        find_meter,
-        list_cpu_loads,
-        list_model_loads,
-    )
     from etui.cli.calibrate import find_model
-    from etui.energy.discovery import open_recorder
-    from etui.energy.idle import refuse_busy
-    from etui.energy.wall_model import find_wall, save_wall
-    from etui.log.writer import TurnWriter
-    from etui.measure.progress import Progress
 
     config, catalogue, on_disk = load_context()
     if model is None:
@@ -282,9 +263,6 @@ def _format_time(found: WallCalibration) -> str:
 
 
 def _build_document(found: WallCalibration) -> dict[str, Any]:
-    """Build the JSON document of a calibration, with what follows from its fit."""
-    from etui.codec import to_document
-
     levels = []
     for level in found.levels:
         watts, half = found.wall_watts(level.cpu_watts, level.gpu_watts)
@@ -344,8 +322,6 @@ def _list(found: Sequence[WallCalibration]) -> Iterator[str]:
 
 def draw_wall(found: WallCalibration) -> str:
     """Draw the loads as points, and the fit with its 95 % band, as an SVG document."""
-    from etui.plots.figure import ARM_COLOURS, Figure, Point
-
     figure = Figure(6.4, 4.0)
     [panel] = figure.panels
     low, high = found.levels[0], found.levels[-1]

@@ -13,7 +13,10 @@ import click
 
 from etui import __version__
 from etui.cli.output import json_option, print_result, table_lines
+from etui.cli.param_types import number_option
 from etui.cli.power import Seconds, measure, open_meter, print_interval, until_stopped
+from etui.energy import diagnosis
+from etui.energy.diagnosis import TraceWriter, any_failed, run_selftest
 from etui.errors import ExitCode, writing
 from etui.units import change_text, seconds_text, watts_text
 
@@ -25,7 +28,7 @@ _UNKNOWN = "–"
 
 
 @click.command()
-@click.option("--seconds", type=Seconds, metavar="N", default=5.0, help="Duration in seconds (5).")
+@number_option(Seconds, "--seconds", default=5.0, help="Duration in seconds (5).")
 @json_option
 def selftest(seconds: float, as_json: bool) -> int:
     """Check the meter on this machine; exit with code 4 if a check fails.
@@ -33,8 +36,6 @@ def selftest(seconds: float, as_json: bool) -> int:
     Compares each counter with its integrated power, looks for gaps, and checks that the parts sum
     to the whole. The checks are more conclusive on a busy machine than on an idle one.
     """
-    from etui.energy.diagnosis import any_failed, run_selftest
-
     with open_meter() as recorder:
         start_ns, end_ns = measure(recorder, seconds)
         checks = run_selftest(recorder, start_ns, end_ns)
@@ -46,13 +47,9 @@ def selftest(seconds: float, as_json: bool) -> int:
 
 @click.command()
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
-@click.option(
-    "--seconds", type=Seconds, metavar="N", default=10.0, help="Duration in seconds (10)."
-)
-def record(file: Path, seconds: float) -> int:
+@number_option(Seconds, "--seconds", default=10.0, help="Duration in seconds (10).")
+def record(file: Path, seconds: float) -> None:
     """Write every reading to FILE, for `power replay` or a bug report."""
-    from etui.energy.diagnosis import TraceWriter
-
     with writing(file, "name a new file in a writable folder"):
         out = file.open("x", encoding="utf-8")
     lost = writing(file, "free some space, or name a file on another disk")
@@ -68,30 +65,25 @@ def record(file: Path, seconds: float) -> int:
     click.echo(
         f"{writer.readings} readings of {len(recorder.channels)} channels in {file}", err=True
     )
-    return ExitCode.DONE
 
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @json_option
-def replay(file: Path, as_json: bool) -> int:
+def replay(file: Path, as_json: bool) -> None:
     """Compute the energy of the readings in FILE, as if they were live."""
-    from etui.energy import diagnosis
-
     print_interval(*diagnosis.replay(file), as_json)
-    return ExitCode.DONE
 
 
 @click.command()
 @click.argument("file", required=False, type=click.Path(path_type=Path))
-@click.option(
+@number_option(
+    Seconds,
     "--seconds",
-    type=Seconds,
-    metavar="N",
     help="Duration in seconds (60); Ctrl-C ends it earlier, with the result so far.",
 )
 @json_option
-def compare(file: Path | None, seconds: float | None, as_json: bool) -> int:
+def compare(file: Path | None, seconds: float | None, as_json: bool) -> None:
     """Compare channels that cover the same hardware.
 
     Bias is how much more the second one shows, scatter how much this varies from slice to slice
@@ -101,8 +93,6 @@ def compare(file: Path | None, seconds: float | None, as_json: bool) -> int:
 
     With FILE, compares the readings that `etui power record FILE` has written, here or elsewhere.
     """
-    from etui.energy import diagnosis
-
     if file is not None:
         document = _build_document(*diagnosis.replay(file), None)
     else:
@@ -111,7 +101,6 @@ def compare(file: Path | None, seconds: float | None, as_json: bool) -> int:
             system = f"{platform.system()} {platform.release()} {platform.machine()}"
             document = _build_document(recorder, start_ns, end_ns, system)
     print_result(document, _format(document), as_json)
-    return ExitCode.DONE
 
 
 def _build_document(

@@ -22,8 +22,8 @@ from etui.cli.output import (
     table_lines,
     write_output,
 )
-from etui.cli.param_types import WholeNumber, flag, path_option, text_option
-from etui.cli.power_table import format_power
+from etui.cli.param_types import WholeNumber, flag, number_option, path_option, text_option
+from etui.cli.power import format_power
 from etui.errors import EtuiError, UsageError
 from etui.text import one_line
 from etui.units import (
@@ -66,10 +66,9 @@ class _Results:
 
 @click.command(context_settings={"allow_interspersed_args": False})
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
-@click.option(
+@number_option(
+    WholeNumber(1, 100_000),
     "--repeat",
-    type=WholeNumber(1, 100_000),
-    metavar="N",
     help="Run the command N times (1), or N pairs with --against (10).",
 )
 @text_option(
@@ -77,10 +76,9 @@ class _Results:
     metavar="COMMAND",
     help="Compare with another command, quoted as one word, in pairs of random order.",
 )
-@click.option(
+@number_option(
+    WholeNumber(0, 1000),
     "--warm-up",
-    type=WholeNumber(0, 1000),
-    metavar="N",
     help="Runs of each command before, which are not counted (1 with --repeat or --against).",
 )
 @flag("--ignore-failure", help="Go on after a run that ends with another exit code than 0.")
@@ -151,14 +149,7 @@ def _make_runs(
     counts: tuple[int, int],
     ignore_failure: bool,
 ) -> None:
-    """Make all runs, until one fails or a signal asks to end.
-
-    Args:
-        counts: Runs of each command, and those before that are not counted.
-
-    Raises:
-        CommandFailed: A command cannot be started.
-    """
+    """Make all runs, until one fails or a signal asks to end."""
     from etui.energy.command import OF_SIGNAL, measure_command
 
     repeat, warm_up = counts
@@ -263,7 +254,6 @@ def _build_run(run: CommandRun, recorder: Recorder, rate_at: RateAt | None) -> d
 
 
 def _estimate(runs: Sequence[CommandRun], name: str) -> Interval | None:
-    """Estimate the mean of a figure; None if a run has none, or there is no run."""
     from etui.measure.commands import estimate_mean
 
     values = [getattr(one.energy, name) for one in runs]
@@ -274,7 +264,6 @@ def _estimate(runs: Sequence[CommandRun], name: str) -> Interval | None:
 
 
 def _format_run(run: CommandRun, document: dict[str, Any]) -> Iterator[str]:
-    """Format one run: every channel, the total, and its part of it."""
     yield from format_power(document, live=False)
     if run.energy.joules is not None and run.energy.net_joules is None:
         yield "what is above idle is unknown until `etui power idle` has measured it"
@@ -289,7 +278,6 @@ def _format_run(run: CommandRun, document: dict[str, Any]) -> Iterator[str]:
 
 
 def _format_runs(results: _Results, comparison: Comparison | None) -> Iterator[str]:
-    """Format the means of one command or two, and their difference."""
     from etui.sweep.verdict import joules_text, spread_seconds_text
 
     names, rows, kind = [_name(words) for words in results.commands], [], None

@@ -9,11 +9,14 @@ from pathlib import Path
 
 import click
 
-from etui.cli.param_types import WholeNumber, flag, text_option
+from etui.cli.param_types import WholeNumber, flag, number_option, text_option
 from etui.cli.power import Seconds, measure, open_meter, until_stopped
 from etui.cli.serve import check_hosts, keys_option
-from etui.errors import EtuiError, ExitCode, UsageError
+from etui.energy.documents import build_registry, format_metrics
+from etui.errors import EtuiError, UsageError
 from etui.extras import require_extra
+from etui.server.context import ServerSettings
+from etui.server.keys import KEY_VARIABLE, read_keys
 
 _PORT = 9911
 
@@ -25,12 +28,7 @@ _PORT = 9911
     default="127.0.0.1",
     help="Address to listen on (127.0.0.1). Any other than this machine's own needs a key.",
 )
-@click.option(
-    "--port",
-    type=WholeNumber(0, 65535),
-    metavar="N",
-    help="Port (9911); 0 takes any.",
-)
+@number_option(WholeNumber(0, 65535), "--port", help="Port (9911); 0 takes any.")
 @keys_option
 @text_option(
     "--key-env", metavar="NAME", help="Environment variable with a key, instead of ETUI_API_KEY."
@@ -47,7 +45,7 @@ def serve(
     keys: Path | None,
     key_env: str | None,
     allow_host: tuple[str, ...],
-) -> int:
+) -> None:
     """Give other machines the meter of this one, over HTTP and without a model.
 
     An etui on another machine names it as `meter:` of a backend, and measures what its answers
@@ -58,8 +56,6 @@ def serve(
     ETUI_API_KEY=$(cat key) etui power serve --host 0.0.0.0 --allow-host desk
     """  # noqa: D301
     require_extra("serve", "`etui power serve`")
-    from etui.server.context import ServerSettings
-    from etui.server.keys import KEY_VARIABLE, read_keys
     from etui.server.run import format_root, open_sockets, serve_meter
 
     check_hosts(allow_host)
@@ -87,28 +83,23 @@ def serve(
             sockets,
             lambda: click.echo(f"the meter is at {url}/meter (Ctrl-C to stop)", err=True),
         )
-    return ExitCode.DONE
 
 
 @click.command()
 @flag("--prometheus", help="Print the metrics once (the default).")
 @text_option("--listen", metavar="HOST:PORT", help="Serve the metrics at http://HOST:PORT/metrics.")
-@click.option(
-    "--seconds",
-    type=Seconds,
-    metavar="N",
-    help="Duration in seconds (default: 1, or until Ctrl-C with --listen).",
+@number_option(
+    Seconds, "--seconds", help="Duration in seconds (default: 1, or until Ctrl-C with --listen)."
 )
-def export(prometheus: bool, listen: str | None, seconds: float | None) -> int:
+def export(prometheus: bool, listen: str | None, seconds: float | None) -> None:
     """Export metrics to Prometheus and Grafana."""
     require_extra("prometheus", "`etui power export`")
-    from etui.energy.documents import build_registry, format_metrics
 
     if listen is None:
         with open_meter() as recorder:
             measure(recorder, 1.0 if seconds is None else seconds)
             click.echo(format_metrics(recorder), nl=False)
-        return ExitCode.DONE
+        return
     host, _, port = listen.rpartition(":")
     if not host or re.fullmatch("[0-9]{1,5}", port) is None or int(port) > 65_535:
         raise UsageError(f"--listen {listen!r} is not HOST:PORT", "for example 127.0.0.1:9595")
@@ -126,4 +117,3 @@ def export(prometheus: bool, listen: str | None, seconds: float | None) -> int:
             time.sleep(seconds or 1e9)
         server.shutdown()
         thread.join(1.0)
-    return ExitCode.DONE

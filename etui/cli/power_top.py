@@ -12,17 +12,20 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from etui.cli.output import print_json_line, print_result, stop_signals
-from etui.cli.param_types import flag
+from etui.cli.param_types import flag, number_option
 from etui.cli.power import Seconds, until_stopped
-from etui.errors import EtuiError, ExitCode, UsageError
+from etui.codec import pick
+from etui.config.config import Config, load_config
+from etui.energy.devices import ChannelState, DeviceReader, join_states
+from etui.energy.discovery import open_recorder
+from etui.errors import EtuiError, UsageError
+from etui.log.daily_energy import DailyEnergy, sum_by_day, sum_by_model, sum_by_part
 from etui.text import format_table, utc_now
+from etui.tui.power.channel_rows import Row, build_rows, column_texts, own_text
 from etui.units import UNMEASURED, watts_text
 
 if TYPE_CHECKING:
-    from etui.config.config import Config
-    from etui.energy.devices import ChannelState
     from etui.energy.recorder import Recorder
-    from etui.tui.power.channel_rows import Row
     from etui.tui.power.spent_text import Spent
 
 _LOOK_SECONDS = 2.0
@@ -44,15 +47,8 @@ class TopReading:
 @flag("--once", help="Print one table and exit, as in a pipe.")
 @flag("--json", "as_json", help="Print one JSON document and exit.")
 @flag("--jsonl", "as_lines", help="Print one JSON document per interval.")
-@click.option(
-    "-n",
-    "--interval",
-    type=Seconds,
-    metavar="N",
-    default=1.0,
-    help="Seconds between two updates (1).",
-)
-def top(once: bool, as_json: bool, as_lines: bool, interval: float) -> int:
+@number_option(Seconds, "-n", "--interval", default=1.0, help="Seconds between two updates (1).")
+def top(once: bool, as_json: bool, as_lines: bool, interval: float) -> None:
     """Show every power channel and what was spent, without the chat.
 
     The screen of F10: watts over the last hour, use, clocks, temperature and limit of every
@@ -61,9 +57,6 @@ def top(once: bool, as_json: bool, as_lines: bool, interval: float) -> int:
 
     Prints one table where the output is no terminal.
     """
-    from etui.config.config import load_config
-    from etui.energy.discovery import open_recorder
-
     given = [f"--{name}" for name, on in
              (("once", once), ("json", as_json), ("jsonl", as_lines)) if on]  # fmt: skip
     if len(given) > 1:
@@ -71,16 +64,16 @@ def top(once: bool, as_json: bool, as_lines: bool, interval: float) -> int:
     config = load_config()
     with open_recorder(config) as recorder:
         if not given and sys.stdout.isatty() and sys.stdin.isatty():
-            return _show_screen(config, recorder, interval)
+            _show_screen(config, recorder, interval)
+            return
         with until_stopped():
             if as_lines:
                 _print_lines(config, recorder, interval)
             else:
                 _print_reading(config, recorder, as_json)
-    return ExitCode.DONE
 
 
-def _show_screen(config: Config, recorder: Recorder, interval: float) -> int:
+def _show_screen(config: Config, recorder: Recorder, interval: float) -> None:
     from etui.tui.open_services import LiveMeter
     from etui.tui.power.screen import PowerTopApp
 
@@ -93,7 +86,6 @@ def _show_screen(config: Config, recorder: Recorder, interval: float) -> int:
             f"internal error in the screen: {type(app.fault).__name__}: {app.fault}",
             "use `etui power top --once`; `etui --debug` shows the traceback",
         ) from app.fault
-    return ExitCode.DONE
 
 
 def _print_reading(config: Config, recorder: Recorder, as_json: bool) -> None:
@@ -130,8 +122,6 @@ def _open_reader(config: Config, recorder: Recorder) -> Callable[[], TopReading]
     """Return a function that reads the channels and the log; the first reading is not used."""
     from datetime import date
 
-    from etui.energy.devices import DeviceReader, join_states
-    from etui.log.daily_energy import DailyEnergy
     from etui.tui.power.spent_text import Spent, read_spent
 
     devices = DeviceReader(recorder, config.sysfs_dir, time.monotonic_ns)
@@ -153,8 +143,6 @@ def _open_reader(config: Config, recorder: Recorder) -> Callable[[], TopReading]
 
 
 def _format_top(reading: TopReading) -> Iterator[str]:
-    """Format a table of the channels, then what was spent."""
-    from etui.tui.power.channel_rows import build_rows, column_texts, own_text
     from etui.tui.power.spent_text import DAYS_SHOWN, day_lines, model_lines, money_lines
 
     rows = build_rows(reading.states)
@@ -181,9 +169,6 @@ def _format_top(reading: TopReading) -> Iterator[str]:
 
 
 def _build_document(reading: TopReading) -> dict[str, Any]:
-    """Build the JSON document of a reading; unknown values are null."""
-    from etui.tui.power.channel_rows import build_rows
-
     rows = build_rows(reading.states)
     total = next((row for row in rows if row.state is None), rows[0] if rows else None)
     return {
@@ -201,26 +186,17 @@ def _build_channel(row: Row) -> dict[str, Any]:
     device = row.state.device
     return {
         "id": row.key,
-        "name": row.name,
-        "label": row.label,
+        **pick(row, "name", "label"),
         "kind": row.state.power.channel.kind.value,
         "in_total": row.state.power.in_total,
-        "watts": row.watts,
-        "limit_watts": row.limit_watts,
-        "idle_watts": row.idle_watts,
-        "utilisation": device.utilisation,
-        "clock_mhz": device.clock_mhz,
-        "memory_mhz": device.memory_mhz,
-        "temperature_celsius": device.temperature_celsius,
-        "memory_used_bytes": device.memory_used_bytes,
-        "memory_total_bytes": device.memory_total_bytes,
-        "own_watts": row.own_watts,
-        "others_watts": row.others_watts,
+        **pick(row, "watts", "limit_watts", "idle_watts"),
+        **pick(device, "utilisation", "clock_mhz", "memory_mhz", "temperature_celsius"),
+        **pick(device, "memory_used_bytes", "memory_total_bytes"),
+        **pick(row, "own_watts", "others_watts"),
     }
 
 
 def _build_spent(spent: Spent) -> dict[str, Any]:
-    from etui.log.daily_energy import sum_by_day, sum_by_model, sum_by_part
     from etui.tui.power.spent_text import DAYS_SHOWN, list_money
 
     periods: dict[str, Any] = {}

@@ -5,41 +5,48 @@ from __future__ import annotations
 import json
 import os
 import sys
+import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
+from importlib.resources import files
 from pathlib import Path
+from string import Template
 from threading import Event, Thread
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
 
 import click
 
+from etui.chat import Query
 from etui.cli.output import stop_signals
 from etui.cli.param_types import (
     MOST_JOULES,
     FiniteNumber,
     WholeNumber,
+    choice_option,
     flag,
+    number_option,
     path_option,
     text_option,
 )
-from etui.cli.serve_clients import read_clients
-from etui.cli.streams import data_stream
-from etui.codec import to_document
-from etui.errors import ExitCode, UsageError
+from etui.cli.streams import control_stream, data_stream
+from etui.codec import from_document, to_document
+from etui.config.config import Config, load_config, make_home
+from etui.energy.idle import IdleTracker
+from etui.errors import UsageError
 from etui.extras import require_extra
+from etui.runtime.decide import choose
+from etui.runtime.model_ids import DEFAULT_ID, check_names, list_model_ids, list_wrong_aliases
+from etui.runtime.overrides import Overrides
+from etui.runtime.runtime import open_process_runtime
 from etui.runtime.serve_facts import ServeFacts, build_facts, format_books, format_facts
+from etui.runtime.turn_pool import TurnPool
+from etui.runtime.turn_request import PoolStatus
+from etui.server.context import DEFAULT_HOST, DEFAULT_PORT, ServerContext, ServerSettings
+from etui.server.keys import read_keys
 from etui.text import one_line, sanitize
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from threading import Event
-
-    from etui.config.config import Config
-    from etui.runtime.turn_request import PoolStatus
-    from etui.server.context import ServerSettings
-
+from etui.web_origin import is_host, is_origin
 
 _BUSY_SECONDS = 0.5
 _IDLE_SECONDS = 2.0
@@ -48,6 +55,36 @@ _WATTS_NOISE = 0.03
 """Relative change of power that is not worth drawing the line again."""
 _COLUMNS = 80
 _CLEAR = "\r\x1b[K"
+
+
+@dataclass(frozen=True, slots=True)
+class ClientTemplate:
+    """The settings that let one client use the server; see ``clients.toml``."""
+
+    where: str
+    path: str
+    text: str
+    key: str
+    no_key: str = "none"
+
+    def fill(self, root: str, model: str, models: Sequence[str], *, has_keys: bool) -> str:
+        """Fill in the address of a server, what answers there by default, and all that can."""
+        return Template(self.text).substitute(
+            root=root,
+            url=f"{root}/v1",
+            model=model,
+            coder=next((name for name in models if "coder" in name), model),
+            models=json.dumps(models),
+            models_object=json.dumps({name: {"name": name} for name in models}),
+            key=self.key if has_keys else self.no_key,
+        )
+
+
+def read_clients() -> Mapping[str, ClientTemplate]:
+    """Read the templates of the clients by their names."""
+    text = (files(__package__) / "clients.toml").read_text("utf-8")
+    return {name: from_document(ClientTemplate, each) for name, each in tomllib.loads(text).items()}
+
 
 keys_option = path_option(
     "--keys",
@@ -66,21 +103,19 @@ _EVERY_ADDRESS = ("0.0.0.0", "::")
     metavar="ADDRESS",
     help="Address to listen on (127.0.0.1). Any other than this machine's own needs a key.",
 )
-@click.option("--port", type=WholeNumber(0, 65535), metavar="N", help="Port (8420); 0 takes any.")
+@number_option(WholeNumber(0, 65535), "--port", help="Port (8420); 0 takes any.")
 @text_option("--unix", metavar="PATH", help="Listen on a unix socket of yours instead of a port.")
 @text_option("--policy", metavar="NAME|FILE", help="Policy for the model names `etui`, `default`.")
 @text_option("--model", metavar="NAME", help="Model for these names, instead of a policy.")
-@click.option(
+@number_option(
+    WholeNumber(1, _MOST_PARALLEL),
     "--parallel",
-    type=WholeNumber(1, _MOST_PARALLEL),
-    metavar="N",
     default=1,
     help="Answers of one model that are computed together (1).",
 )
-@click.option(
+@number_option(
+    WholeNumber(0, 100_000),
     "--queue",
-    type=WholeNumber(0, 100_000),
-    metavar="N",
     default=32,
     help="Requests that may wait; further ones get 429 (32).",
 )
@@ -103,17 +138,17 @@ _EVERY_ADDRESS = ("0.0.0.0", "::")
     metavar="NAME",
     help="Further name of this server, such as that of a reverse proxy. Repeatable.",
 )
-@click.option(
+@number_option(
+    FiniteNumber(0, 3600),
     "--grace",
-    type=FiniteNumber(0, 3600),
     metavar="S",
     default=10.0,
     help="Seconds that running answers may take after Ctrl-C (10).",
 )
-@click.option(
+@choice_option(
+    tuple(read_clients()),
     "--for",
     "client",
-    type=click.Choice(tuple(read_clients())),
     help="Print the settings of this client, to copy, and do not serve.",
 )
 @flag("--quiet", help="Print no status line.")
@@ -134,7 +169,7 @@ def serve(
     client: str | None,
     quiet: bool,
     as_lines: bool,
-) -> int:
+) -> None:
     """Answer programs over HTTP, with the protocols of OpenAI, Anthropic and Ollama.
 
     Every answer is routed and measured like those of the chat, is in the log, and says what it
@@ -152,8 +187,6 @@ def serve(
     _check_origins(origin)
     check_hosts(allow_host)
     require_extra("serve", "`etui serve`")
-    from etui.server.context import DEFAULT_HOST, DEFAULT_PORT, ServerSettings
-    from etui.server.keys import read_keys
 
     given = read_keys(keys, os.environ)
     settings = ServerSettings(
@@ -171,18 +204,13 @@ def serve(
     limits = parse_limits(joules_per_hour, given.keys)
     if client is not None:
         _print_client(client, settings)
-        return ExitCode.DONE
+        return
     build_line = partial(_build_status_line, quiet=quiet, as_lines=as_lines)
     with stop_signals():
         _serve(settings, parallel, queue, limits, build_line)
-    return ExitCode.DONE
 
 
 def _print_client(name: str, settings: ServerSettings) -> None:
-    """Print the settings of a client for a server that is started with the same options."""
-    from etui.config.config import load_config
-    from etui.runtime.model_ids import DEFAULT_ID, check_names, list_model_ids
-    from etui.runtime.runtime import open_process_runtime
     from etui.server.run import format_root
 
     if settings.unix is not None or not settings.port:
@@ -212,9 +240,6 @@ def parse_limits(texts: Sequence[str], keys: Mapping[str, str]) -> dict[str, flo
     """Parse the joules that each key may use in an hour: ``NAME=J``, or ``J`` for all others.
 
     Without any keys, requests have the name ``""``.
-
-    Raises:
-        UsageError: A text is none of these, or there is no such key.
     """
     limits: dict[str, float] = {}
     for text in texts:
@@ -246,11 +271,6 @@ def _serve(
 ) -> None:
     import logging
 
-    from etui.config.config import load_config, make_home
-    from etui.energy.idle import IdleTracker
-    from etui.runtime.runtime import open_process_runtime
-    from etui.runtime.turn_pool import TurnPool
-    from etui.server.context import ServerContext
     from etui.server.run import format_address, open_sockets, run_server, share_heap
 
     share_heap()
@@ -288,8 +308,6 @@ def _serve(
 
 
 def _build_status_line(address: str, *, quiet: bool, as_lines: bool) -> StatusLine:
-    from etui.cli.streams import control_stream
-
     if as_lines:
         return StatusLine(sys.stdout, False, address=address, quiet=quiet, jsonl=True)
     return StatusLine(control_stream(err=True), sys.stderr.isatty(), address=address, quiet=quiet)
@@ -297,12 +315,6 @@ def _build_status_line(address: str, *, quiet: bool, as_lines: bool) -> StatusLi
 
 def _check_answering(settings: ServerSettings, config: Config) -> None:
     """Check that what answers by default can answer; warn of aliases that stand for nothing."""
-    from etui.chat import Query
-    from etui.runtime.decide import choose
-    from etui.runtime.model_ids import list_wrong_aliases
-    from etui.runtime.overrides import Overrides
-    from etui.runtime.runtime import open_process_runtime
-
     with open_process_runtime(config) as runtime:
         overrides = Overrides(model=settings.model, policy=settings.policy)
         choose(Query("Which planet is red?"), overrides, runtime, within_budgets=False)
@@ -312,8 +324,6 @@ def _check_answering(settings: ServerSettings, config: Config) -> None:
 
 
 def _check_origins(origins: Sequence[str]) -> None:
-    from etui.web_origin import is_origin
-
     for origin in origins:
         if not is_origin(origin):
             raise UsageError(
@@ -402,27 +412,19 @@ class StatusLine:
 
 
 def _count(facts: ServeFacts) -> tuple[object, ...]:
-    """Return the facts whose every change is shown."""
     ends = (facts.finished, facts.failed, facts.cancelled)
     state = (facts.residents, facts.loading, facts.accepting, facts.unsaved)
     return (facts.running, facts.queued, *ends, *state)
 
 
 def _differ(before: float | None, now: float | None) -> bool:
-    """Return whether two powers differ by more than their noise."""
     if before is None or now is None:
         return before is not now
     return abs(now - before) > _WATTS_NOISE * max(abs(before), 1.0)
 
 
 def check_hosts(names: Sequence[str]) -> None:
-    """Check the values of ``--allow-host``.
-
-    Raises:
-        UsageError: One is no host name.
-    """
-    from etui.web_origin import is_host
-
+    """Check the values of ``--allow-host``."""
     for name in names:
         if not is_host(name):
             raise UsageError(

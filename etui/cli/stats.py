@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -11,15 +11,43 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from etui.cli.model_status import build_channels, build_figure, drop_infinite
+from etui.cli.model_status import build_channels, build_figure
 from etui.cli.output import json_option, print_lines, print_result
-from etui.cli.param_types import WholeNumber, flag
-from etui.codec import to_document
-from etui.errors import EtuiError, ExitCode, UsageError
+from etui.cli.param_types import WholeNumber, flag, number_option
+from etui.cli.stats_audits import format_audits, summarise_audits
+from etui.codec import finite, pick, to_document
+from etui.config.config import Config, load_config
+from etui.curves.prediction import value_cell
+from etui.errors import UsageError
+from etui.log.curve_lookup import select_comparable_turns
+from etui.log.daily_energy import EnergySum, Part, read_day
+from etui.log.filters import TurnFilter, build_clause
+from etui.log.prediction_quality import (
+    CHAIN,
+    Drift,
+    PredictionAccuracy,
+    ShadowSummary,
+    group_accuracy,
+    measure_drift,
+    outcomes_sql,
+    parse_outcomes,
+    summarise_shadows,
+)
+from etui.log.prices import read_prices, sum_daily_costs
+from etui.log.queries import LogReader
+from etui.log.totals import CacheTotal, WallTotal, sum_caches, sum_wall
+from etui.models.catalogue import load_catalogue
+from etui.runtime.idle_replay import (
+    NOT_MEASURED,
+    IdleReplay,
+    ModelReplay,
+    ReplayedTime,
+    replay_idle_log,
+)
+from etui.runtime.pull_predictions import Compared, PredictionCheck, check_predictions
 from etui.text import format_table, join_lines, local_time
 from etui.units import (
     ABOUT,
-    ESTIMATE,
     count_text,
     energy_text,
     percent_text,
@@ -31,19 +59,8 @@ from etui.units import (
 )
 
 if TYPE_CHECKING:
-    from etui.config.config import Config
     from etui.energy.tariff import Cost
-    from etui.learning.labels import LogLabels
-    from etui.log.daily_energy import EnergySum, Part
-    from etui.log.prediction_quality import Drift, PredictionAccuracy, ShadowSummary
-    from etui.log.records import AuditRecord
-    from etui.log.totals import CacheTotal, WallTotal
-    from etui.runtime.idle_replay import IdleReplay, ModelReplay, ReplayedTime
-    from etui.runtime.pull_predictions import Compared, PredictionCheck
-    from etui.runtime.replay import FitChange
 
-
-_ENDED_EARLY = ("truncated", "stopped", "budget")
 
 _ASSUMPTIONS = (
     "the app ran from the first question to the last, and each model alone is in memory",
@@ -70,12 +87,11 @@ class _Stats:
 
 
 @click.command()
-@click.option(
+@number_option(
+    WholeNumber(1, 36_500),
     "--days",
-    type=WholeNumber(1, 36_500),
     default=30,
     show_default=True,
-    metavar="N",
     help="Only turns of the last N days.",
 )
 @flag("--idle", help="Replay idling and loads under several keep-warm times instead.")
@@ -84,7 +100,7 @@ class _Stats:
     help="Show what audits cost, and how often each arm agreed with the audit arm, instead.",
 )
 @json_option
-def stats(days: int, idle: bool, audit: bool, as_json: bool) -> int:
+def stats(days: int, idle: bool, audit: bool, as_json: bool) -> None:
     """Compare predicted with measured joules.
 
     The first line is what etui spent today. Shows per model and per arm by which factor half of the
@@ -102,13 +118,11 @@ def stats(days: int, idle: bool, audit: bool, as_json: bool) -> int:
     With --audit, sums the audits and grades, and compares the accuracy of each arm before and after
     the policy's fit.
     """
-    from etui.config.config import load_config
-
     if idle and audit:
         raise UsageError("--idle cannot be used with --audit", "pass only one of them")
     if audit:
         audits = summarise_audits(load_config(), days)
-        print_result(audits, _format_summary(audits), as_json)
+        print_result(audits, format_audits(audits), as_json)
     elif idle:
         _print_idle(load_config(), days, as_json)
     else:
@@ -116,13 +130,12 @@ def stats(days: int, idle: bool, audit: bool, as_json: bool) -> int:
         print_result(_build_document(found), _format_stats(found), as_json)
         drifted = (drift for drift in found.curves if drift.drifted)
         print_lines(map(_format_warning, drifted), err=True)
-    return ExitCode.DONE
 
 
 def _print_idle(config: Config, days: int, as_json: bool) -> None:
-    from etui.runtime.idle_replay import NOT_MEASURED
-
-    found = _read_replays(config, days)
+    since_s = time.time() - days * 86_400
+    with LogReader(config) as log:
+        found = replay_idle_log(log, config, load_catalogue(config), since_s)
     models = [_build_model(model) for model in found]
     document = {"days": days, "assumptions": _ASSUMPTIONS, "models": models}
     print_result(document, _format_replays(found, days), as_json)
@@ -135,53 +148,30 @@ def _print_idle(config: Config, days: int, as_json: bool) -> None:
 
 
 def _read_stats(config: Config, days: int) -> _Stats:
-    from etui.log.daily_energy import read_day
-    from etui.log.filters import TurnFilter, build_clause
-    from etui.log.prediction_quality import (
-        group_accuracy,
-        outcomes_sql,
-        parse_outcomes,
-        summarise_shadows,
-    )
-    from etui.log.prices import read_prices, sum_daily_costs
-    from etui.log.queries import LogReader
-    from etui.log.totals import sum_caches, sum_wall
-    from etui.models.catalogue import load_catalogue
-    from etui.runtime.pull_predictions import check_predictions
-
-    since = datetime.now(UTC) - timedelta(days=days)
+    since, day = datetime.now(UTC) - timedelta(days=days), date.today()
     where = build_clause(TurnFilter(since=since))
     with LogReader(config) as log:
         found = parse_outcomes(log.select(outcomes_sql(where), where.values))
-        drifts = _measure_drifts(log)
-        caches = sum_caches(log, since)
-        wall = sum_wall(log, since)
-        checks = tuple(check_predictions(log, config, load_catalogue(config)))
-        day = date.today()
         today, parts = read_day(log, day)
         prices = read_prices(log, config)
-        costs = {} if prices is None else sum_daily_costs(log, prices, day, day)
-    return _Stats(
-        days,
-        len(found),
-        group_accuracy(found, lambda outcome: outcome.models_text),
-        group_accuracy(found, lambda outcome: outcome.arms_text),
-        summarise_shadows(found),
-        drifts,
-        caches,
-        wall,
-        checks,
-        today,
-        parts,
-        costs.get(day),
-    )
+        return _Stats(
+            days=days,
+            turns=len(found),
+            by_model=group_accuracy(found, lambda outcome: outcome.models_text),
+            by_arm=group_accuracy(found, lambda outcome: outcome.arms_text),
+            shadows=summarise_shadows(found),
+            curves=_measure_drifts(log),
+            caches=sum_caches(log, since),
+            wall=sum_wall(log, since),
+            checks=tuple(check_predictions(log, config, load_catalogue(config))),
+            today=today,
+            parts=parts,
+            cost=None if prices is None else sum_daily_costs(log, prices, day, day).get(day),
+        )
 
 
 def _measure_drifts(log: Any) -> list[Drift]:
     """Compare the newest curve of each model file with turns made under its conditions."""
-    from etui.log.curve_lookup import select_comparable_turns
-    from etui.log.prediction_quality import measure_drift
-
     newest: dict[tuple[str, str | None], Drift] = {}
     for curve in log.curves():
         key = (curve.model, curve.model_sha256)
@@ -203,12 +193,8 @@ def _build_document(found: _Stats) -> dict[str, Any]:
         "shadows": found.shadows,
         "curves": [
             {
-                "curve_id": drift.curve.curve_id,
-                "model": drift.curve.model,
-                "source": drift.curve.source,
-                "turns": drift.turns,
-                "median_error": drift.median_error,
-                "drifted": drift.drifted,
+                **pick(drift.curve, "curve_id", "model", "source"),
+                **pick(drift, "turns", "median_error", "drifted"),
                 "fix": _format_fix(drift) if drift.drifted else "",
             }
             for drift in found.curves
@@ -234,8 +220,6 @@ def _format_today(found: _Stats) -> str:
 
 
 def _format_stats(found: _Stats) -> Iterator[str]:
-    from etui.log.prediction_quality import CHAIN
-
     yield _format_today(found)
     yield f"{count_text(found.turns, 'turn')} in the last {count_text(found.days, 'day')}"
     if found.by_model:
@@ -287,9 +271,6 @@ def _format_checks(checks: Sequence[PredictionCheck]) -> Iterator[str]:
 
 
 def _compared_cells(one: Compared, about: str) -> tuple[str, str, str]:
-    """Write the prediction with its ±, the measured value, and how far off it was."""
-    from etui.curves.prediction import value_cell
-
     measured = "unknown" if one.measured is None else about + significant(one.measured, 2)
     if one.error is None:
         return value_cell(one.predicted, one.share), measured, "unknown"
@@ -366,17 +347,6 @@ def _format_fix(drift: Drift) -> str:
     return f"{command} --from-log" if drift.curve.source == "log" else command
 
 
-def _read_replays(config: Config, days: int) -> list[ModelReplay]:
-    import time
-
-    from etui.log.queries import LogReader
-    from etui.models.catalogue import load_catalogue
-    from etui.runtime.idle_replay import replay_idle_log
-
-    with LogReader(config) as log:
-        return replay_idle_log(log, config, load_catalogue(config), time.time() - days * 86_400)
-
-
 def _format_replays(found: Sequence[ModelReplay], days: int) -> Iterator[str]:
     window = count_text(days, "day")
     if not found:
@@ -428,7 +398,6 @@ def _seconds_text(time: ReplayedTime) -> str:
 
 
 def _build_model(found: ModelReplay) -> dict[str, Any]:
-    """Build the document of one model; its ratios are those of :func:`_compute_ratios`."""
     idle, whole, even = found.idle, found.whole, found.idle.choice.break_even
     ratio, extra = (None, None) if whole is None else _compute_ratios(whole)
     return {
@@ -438,7 +407,7 @@ def _build_model(found: ModelReplay) -> dict[str, Any]:
         "extra_watts": build_figure(idle.extra_watts),
         "cold_watts": build_figure(idle.cold_watts),
         "channels": build_channels(idle),
-        "break_even_seconds": None if even is None else drop_infinite(even.seconds),
+        "break_even_seconds": even and finite(even.seconds),
         "gaps": 0 if whole is None else whole.gaps,
         "gap_seconds": 0.0 if whole is None else whole.gap_seconds,
         "times": [] if whole is None else [_build_time(time) for time in whole.times],
@@ -451,7 +420,7 @@ def _build_model(found: ModelReplay) -> dict[str, Any]:
 def _build_time(time: ReplayedTime) -> dict[str, Any]:
     return {
         "name": time.name,
-        "seconds": None if time.seconds is None else drop_infinite(time.seconds),
+        "seconds": finite(time.seconds),
         "loads": time.loads,
         "warm_seconds": time.warm_seconds,
         "joules": build_figure(time.joules),
@@ -468,239 +437,7 @@ def _build_day(date: str, replay: IdleReplay) -> dict[str, Any]:
         "gaps": replay.gaps,
         "auto_joules": build_figure(auto.joules),
         "best_fixed_joules": build_figure(best.joules),
-        "best_seconds": None if best.seconds is None else drop_infinite(best.seconds),
+        "best_seconds": finite(best.seconds),
         "ratio": ratio,
         "extra_ratio": extra,
     }
-
-
-@dataclass(frozen=True, slots=True)
-class PairSummary:
-    """How often an arm agreed with an audit arm, and the accuracy that follows.
-
-    Attributes:
-        compared, agreed: Audits that could be compared, and those that agree.
-        agreement, low, high: The share that agrees, with Wilson's interval at 95 %.
-    """
-
-    policy: str
-    arm: str
-    audit_arm: str
-    compared: int
-    agreed: int
-    agreement: float
-    low: float | None
-    high: float | None
-    accuracy_fitted: float | None  # Accuracy of the arm in the fit of now; None without a fit
-    accuracy_by_labels: float
-    """Accuracy of the arm that follows from the labels, at the audit arm's."""
-    audit_accuracy: float
-    audit_accuracy_from: str  # `grades` of its answers, `prior` of the policy, or `assumed`
-    fitted_from_log: bool  # Whether the policy's fit contains labels of the log
-
-
-@dataclass(frozen=True, slots=True)
-class AuditSummary:
-    """The audits of some days; joules exclude unmeasured ones, and are None if all are."""
-
-    days: int
-    audits: int
-    compared: int
-    agreed: int
-    unfinished: int
-    """Audits without a whole answer, which are not compared: the sum of the next four."""
-    cut_off: int  # Audits that ended at their token limit
-    stopped: int  # Audits that ended for a question, or with etui
-    out_of_joules: int  # Audits that ended because the joules of the day were spent
-    failed: int  # Audits that ended in an error
-    joules: float | None
-    load_joules: float | None
-    estimated: bool
-    unmeasured: int
-    good: int
-    bad: int
-    pairs: tuple[PairSummary, ...]
-    changes: tuple[FitChange, ...] = ()
-    """Those of routing by the last fit of each policy that contains the log."""
-
-
-def summarise_audits(config: Config, days: int, now: datetime | None = None) -> AuditSummary:
-    """Sum up the audits and grades of the last days.
-
-    Raises:
-        LogUnavailable: The log cannot be read.
-    """
-    from etui.learning.labels import collect_labels
-    from etui.log.labels import read_audits, read_labelled
-    from etui.log.queries import LogReader
-
-    since = (now or datetime.now(UTC)) - timedelta(days=days)
-    with LogReader(config) as log:
-        audits = read_audits(log, since)
-        turns = [
-            turn for turn in read_labelled(log) if datetime.fromisoformat(turn.created_at) >= since
-        ]
-    statuses = Counter(audit.status for audit in audits if audit.status != "complete")
-    pairs: list[PairSummary] = []
-    for policy in dict.fromkeys(turn.policy for turn in turns if turn.policy is not None):
-        rates, from_log, priors = _read_rates(config, policy)
-        labels = collect_labels(turns, policy, priors=priors, by_question=False)
-        pairs += _summarise_pairs(policy, labels, rates, from_log)
-    return AuditSummary(
-        days=days,
-        audits=len(audits),
-        compared=sum(audit.agrees is not None for audit in audits),
-        agreed=sum(audit.agrees is True for audit in audits),
-        unfinished=sum(statuses.values()),
-        cut_off=statuses["truncated"],
-        stopped=statuses["stopped"],
-        out_of_joules=statuses["budget"],
-        failed=sum(n for status, n in statuses.items() if status not in _ENDED_EARLY),
-        joules=_sum([audit.joules for audit in audits]),
-        load_joules=_sum([audit.load_joules for audit in audits]),
-        estimated=any(audit.kind == ESTIMATE for audit in audits),
-        unmeasured=sum(_is_unmeasured(audit) for audit in audits),
-        good=sum(turn.good is True for turn in turns),
-        bad=sum(turn.good is False for turn in turns),
-        pairs=tuple(pairs),
-        changes=_compare_fits(config, [pair.policy for pair in pairs if pair.fitted_from_log]),
-    )
-
-
-def _compare_fits(config: Config, policies: Sequence[str]) -> tuple[FitChange, ...]:
-    from etui.runtime.replay import compare_with_fit
-    from etui.runtime.runtime import open_runtime
-
-    if not policies:
-        return ()
-    with open_runtime(config) as runtime:
-        found = [compare_with_fit(policy, runtime) for policy in dict.fromkeys(policies)]
-    return tuple(change for change in found if change is not None)
-
-
-def _summarise_pairs(
-    policy: str, labels: LogLabels, rates: dict[str, float], from_log: bool
-) -> Iterator[PairSummary]:
-    from etui.stats.tests import wilson
-
-    for pair in labels.pairs:
-        share = wilson(pair.agreed, pair.compared)
-        yield PairSummary(
-            policy=policy,
-            arm=pair.arm,
-            audit_arm=pair.audit_arm,
-            compared=pair.compared,
-            agreed=pair.agreed,
-            agreement=share.value,
-            low=share.low,
-            high=share.high,
-            accuracy_fitted=rates.get(pair.arm),
-            accuracy_by_labels=pair.model.arm,
-            audit_accuracy=pair.model.audit,
-            audit_accuracy_from=pair.basis,
-            fitted_from_log=from_log,
-        )
-
-
-def _read_rates(config: Config, policy: str) -> tuple[dict[str, float], bool, dict[str, float]]:
-    """Return the fitted rate of each arm, whether the fit contains the log, and stated priors."""
-    from etui.learning.predictor import load_accuracy
-    from etui.models.catalogue import load_catalogue
-    from etui.routing.library import load_policy
-    from etui.routing.policy import list_priors
-
-    priors: dict[str, float] = {}
-    try:
-        loaded = load_policy(policy, config, load_catalogue(config).models)
-        priors = list_priors(loaded)
-        heads = load_accuracy(loaded, config)
-    except EtuiError:  # the policy was deleted, or its fit is damaged
-        return {}, False, priors
-    if heads is None:
-        return {}, False, priors
-    model = heads.model
-    rates = {name: head.rate for name, head in model.arms.items()}
-    return rates, "log" in model.provenance.source, priors
-
-
-def _format_summary(found: AuditSummary) -> Iterator[str]:
-    days = count_text(found.days, "day")
-    if not found.audits and not found.good + found.bad:
-        yield f"no audit and no grade in the last {days}"
-        return
-    kind = ESTIMATE if found.estimated else None
-    cost = energy_text(found.joules, kind=kind)
-    if found.load_joules:
-        cost += f" and {energy_text(found.load_joules, kind=kind)} of loading"
-    if found.audits:
-        yield f"{count_text(found.audits, 'audit')} in the last {days}: {cost}"
-    else:
-        yield f"no audit in the last {days}"
-    if found.unmeasured and found.joules is not None:
-        yield f"{count_text(found.unmeasured, 'audit')} unmeasured and not counted in the joules"
-    if found.unfinished:
-        yield f"{count_text(found.unfinished, 'audit')} not finished: {_format_unfinished(found)}"
-    yield f"{count_text(found.good + found.bad, 'grade')}: {found.good} good, {found.bad} bad"
-    if not found.pairs:
-        return
-    rows = [
-        (
-            pair.policy,
-            pair.arm,
-            pair.audit_arm,
-            f"{pair.agreed} of {pair.compared}",
-            f"{percent_text(pair.agreement)} [{percent_text(pair.low)}, {percent_text(pair.high)}]",
-            percent_text(pair.accuracy_fitted),
-            percent_text(pair.accuracy_by_labels),
-        )
-        for pair in found.pairs
-    ]
-    head = ("POLICY", "ARM", "AUDIT ARM", "AGREE", "SHARE", "FITTED", "BY LABELS")
-    yield from format_table(rows, header=head)
-    for change in found.changes:
-        yield from _format_change(change)
-    for policy in dict.fromkeys(pair.policy for pair in found.pairs if not pair.fitted_from_log):
-        yield f"not in the fit yet; run: etui policy fit {policy} --log"
-
-
-def _format_unfinished(found: AuditSummary) -> str:
-    counts = (
-        (found.cut_off, "cut off at the token limit"),
-        (found.stopped, "stopped for a question or at exit"),
-        (found.out_of_joules, "out of joules for the day"),
-        (found.failed, "failed"),
-    )
-    return ", ".join(f"{number} {how}" for number, how in counts if number)
-
-
-def _format_change(change: FitChange) -> Iterator[str]:
-    turns = count_text(change.turns, "turn")
-    moves = ", ".join(f"{move.before} to {move.after} {move.turns}" for move in change.moves)
-    yield (
-        f"{change.policy}, the last {turns} before the fit of {local_time(change.fitted_at)}: "
-        + (f"{change.moved} would be routed otherwise now ({moves})" if moves else "none moves")
-    )
-    if change.undecided:
-        yield f"  {change.undecided} of them have no arm now, because a model is missing"
-    if change.joules_before is not None:
-        yield (
-            f"  joules predicted for {count_text(change.compared_joules, 'turn')}: "
-            f"{energy_text(change.joules_before, kind=ESTIMATE)} as routed, "
-            f"{energy_text(change.joules_after, kind=ESTIMATE)} now"
-        )
-    if change.accuracy_before is not None:
-        yield (
-            f"  right by the fit of now: {percent_text(change.accuracy_before)} as routed, "
-            f"{percent_text(change.accuracy_after)} now"
-        )
-    yield "  as routed: by policy, fit and machine of that time; now: without machine and budgets"
-
-
-def _sum(values: Sequence[float | None]) -> float | None:
-    """Sum the known values; None if there are values and none of them is known."""
-    known = [value for value in values if value is not None]
-    return sum(known, 0.0) if known or not values else None
-
-
-def _is_unmeasured(audit: AuditRecord) -> bool:
-    return audit.joules is None or audit.load_joules is None

@@ -10,35 +10,47 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from etui.cli.bench_options import list_given
 from etui.cli.cluster import cluster_option, sweep_on_cluster
-from etui.cli.output import open_watch, print_event, print_json, print_lines, stop_signals
-from etui.cli.param_types import TEXT, FiniteNumber, WholeNumber, flag, path_option, text_option
-from etui.cli.sweep_text import (
-    apply_result,
-    print_plan,
+from etui.cli.output import (
+    open_watch,
+    print_event,
+    print_json,
+    print_lines,
     print_result,
-    print_sweep,
-    print_sweeps,
+    stop_signals,
 )
+from etui.cli.param_types import (
+    TEXT,
+    FiniteNumber,
+    WholeNumber,
+    choice_option,
+    flag,
+    number_option,
+    path_option,
+    text_option,
+)
+from etui.cli.sweep_text import apply_result, format_result, print_plan, print_sweep, print_sweeps
 from etui.cli.when import wait_for_price, when_options
-from etui.errors import EtuiError, ExitCode, Stopped, UsageError
+from etui.codec import pick
+from etui.config.config import Config, load_config, make_home
+from etui.errors import EtuiError, Stopped, UsageError
+from etui.log.writer import TurnWriter
+from etui.measure.progress import Progress
+from etui.models.catalogue import load_catalogue
+from etui.models.tuned import remove_tuned
+from etui.runtime.model_resolution import catalogue_name
+from etui.sweep.config import Goal, SweepConfig, SweepDesign
+from etui.sweep.folder import REPORT, find_sweep, read_config, read_sweep
 from etui.units import count_text, watts_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from etui.config.config import Config
     from etui.energy.power_limits.limit import CapRequest
-    from etui.sweep.config import Goal, SweepConfig
     from etui.sweep.run import SweepOutcome
 
 
 def check_terminal(*, jsonl: bool) -> None:
-    """Check that someone can be asked for a power limit: a user, or with ``jsonl`` a program.
-
-    Raises:
-        UsageError: There is no terminal to ask in.
-    """
+    """Check that someone can be asked for a power limit: a user, or with ``jsonl`` a program."""
     if not jsonl and not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise UsageError(
             "--cap user asks you to set power limits, which needs a terminal",
@@ -47,23 +59,11 @@ def check_terminal(*, jsonl: bool) -> None:
 
 
 def ask_for_limit(asked: CapRequest, *, jsonl: bool) -> None:
-    """Ask for a power limit, and return once a line of stdin says that it is set.
-
-    Raises:
-        UsageError: There is no terminal to ask in.
-        Stopped: The input ended.
-    """
+    """Ask for a power limit, and return once a line of stdin says that it is set."""
     check_terminal(jsonl=jsonl)
     if jsonl:
-        facts = {
-            "watts": asked.watts,
-            "device": asked.label,
-            "scope": asked.scope,
-            "current_watts": asked.current_watts,
-            "command": asked.command,
-            "problem": asked.problem,
-        }
-        print_event("ask_cap", **facts)
+        more = pick(asked, "scope", "current_watts", "command", "problem")
+        print_event("ask_cap", watts=asked.watts, device=asked.label, **more)
     else:
         # A whole line: a progress bar keeps an unfinished one back.
         ready = "press Enter when it is set, or Ctrl-C to stop"
@@ -97,11 +97,7 @@ _MODES = {
 
 
 def find_mode(given: set[str], applies_a_sweep: bool) -> str:
-    """Find what the options ask for: ``measure``, or the name of an option that does other work.
-
-    Raises:
-        UsageError: They contradict each other.
-    """
+    """Find what the options ask for: ``measure``, or the name of an option that does other work."""
     asked = [name for name in _MODES if (applies_a_sweep if name == "apply" else name in given)]
     if len(asked) > 1:
         raise UsageError(
@@ -134,18 +130,11 @@ def _name_option(name: str) -> str:
 
 def build_goal(options: dict[str, Any]) -> Goal:
     """Build the goal that the options ask for."""
-    from etui.sweep.config import Goal
-
     return Goal(options["goal"], options["within"])
 
 
 def build_request(options: dict[str, Any]) -> SweepConfig:
-    """Build what is asked of a new sweep.
-
-    Raises:
-        UsageError: Options are missing, or have no effect.
-    """
-    from etui.sweep.config import SweepConfig, SweepDesign
+    """Build what is asked of a new sweep."""
     from etui.sweep.plan import parse_axes
 
     if options["suite"] is None:
@@ -216,16 +205,16 @@ def build_request(options: dict[str, Any]) -> SweepConfig:
     metavar="chat|code|long|letters|log|FILE",
     help="Texts to compute: shipped ones, the latest questions of the log, or a file.",
 )
-@click.option(
+@choice_option(
+    ["joules", "time", "joules*time"],
     "--goal",
-    type=click.Choice(["joules", "time", "joules*time"]),
     default="joules",
     show_default=True,
     help="What to minimize, for one answer.",
 )
-@click.option(
+@number_option(
+    FiniteNumber(0, 1000),
     "--within",
-    type=FiniteNumber(0, 1000),
     metavar="PERCENT",
     help="With --goal joules: the best setting may be slower than the fastest by this much.",
 )
@@ -235,62 +224,52 @@ def build_request(options: dict[str, Any]) -> SweepConfig:
     help="Also measure the accuracy on these questions, of every model and quantisation.",
 )
 @text_option("--data", metavar="DIR|FILE", help="Local copy of the suite.")
-@click.option(
-    "-n",
-    "--limit",
-    type=WholeNumber(1, 100_000),
-    metavar="N",
-    help="Number of questions of --suite (default 100).",
+@number_option(
+    WholeNumber(1, 100_000), "-n", "--limit", help="Number of questions of --suite (default 100)."
 )
-@click.option(
+@choice_option(
+    ["user", "set"],
     "--cap",
-    type=click.Choice(["user", "set"]),
     help="Who sets the values of a power_limit axis: you, when asked, or etui (as root, or through "
     "zeusd). The limit found at the beginning is restored in any case.",
 )
-@click.option(
+@number_option(
+    WholeNumber(2, 1000),
     "--blocks",
-    type=WholeNumber(2, 1000),
-    metavar="N",
     help="Blocks that confirm the best settings (default 8): more show smaller differences.",
 )
-@click.option(
-    "--rounds",
-    type=WholeNumber(1, 100),
-    metavar="N",
-    help="Most rounds in which settings are dropped (default 5).",
+@number_option(
+    WholeNumber(1, 100), "--rounds", help="Most rounds in which settings are dropped (default 5)."
 )
 @flag("--no-halving", help="Keep all settings until the last round, however bad.")
-@click.option(
+@number_option(
+    FiniteNumber(0, 600, open_low=True),
     "--window",
-    type=FiniteNumber(0, 600, open_low=True),
     metavar="S",
     help="Measure each phase of a visit for at least S seconds (default: by the meter, 1 to 10).",
 )
-@click.option(
+@number_option(
+    FiniteNumber(0, 3600),
     "--cool-down",
-    type=FiniteNumber(0, 3600),
     metavar="S",
     help="Idle seconds before each visit (default 0.5).",
 )
-@click.option(
+@number_option(
+    FiniteNumber(0, 120),
     "--cool-to",
-    type=FiniteNumber(0, 120),
     metavar="CELSIUS",
     help="Before each visit, also wait until the device is no hotter than this.",
 )
-@click.option(
+@number_option(
+    WholeNumber(1, 100_000),
     "--output-tokens",
-    type=WholeNumber(1, 100_000),
-    metavar="N",
     help="Output tokens of each answer (default: by the workload).",
 )
-@click.option(
+@number_option(
+    WholeNumber(0, 2**32 - 1),
     "--seed",
-    type=WholeNumber(0, 2**32 - 1),
     default=0,
     show_default=True,
-    metavar="N",
     help="Seed of the orders and of the drawn questions.",
 )
 @path_option("-o", "--out", metavar="DIR", help="Folder for the sweep.")
@@ -340,15 +319,7 @@ def sweep(ctx: click.Context, /, **options: Any) -> None:
     etui sweep --apply last
     etui sweep --revert smollm2-135m
     """  # noqa: D301
-    ctx.exit(_run(ctx, options))
-
-
-def _run(ctx: click.Context, options: dict[str, Any]) -> int:
-    given = {
-        name.rstrip("_")
-        for name in options
-        if ctx.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
-    }
+    given = {name.rstrip("_") for name in list_given(ctx)}
     applies_a_sweep = options["apply"] not in (None, AFTER)
     mode = find_mode(given, applies_a_sweep)
     if options["as_json"] and options["jsonl"]:
@@ -358,33 +329,30 @@ def _run(ctx: click.Context, options: dict[str, Any]) -> int:
             f"--within {options['within']:g} cannot be used with --goal {options['goal']}",
             "it limits the time of the setting with the fewest joules: use --goal joules",
         )
-    from etui.config.config import load_config
 
     config = load_config()
     if mode in ("measure", "resume"):
         estimate = partial(_estimate_sweep, mode, options, config)
         wait_for_price(options, config, estimate, dry_run=options["dry_run"])
     if options["cluster"] is not None:
-        from etui.config.config import make_home
-
         make_home(config)
-        return sweep_on_cluster(options, build_request(options), config)
-    if mode == "list":
-        return print_sweeps(config, as_json=options["as_json"])
-    if mode == "show":
-        return print_sweep(options["show"], config, as_json=options["as_json"])
-    if mode == "apply":
-        return _apply_recorded(options, given, config)
-    if mode == "revert":
-        return _revert(options["revert"], config, as_json=options["as_json"])
-    return _measure(mode, options, config)
+        sweep_on_cluster(options, build_request(options), config)
+    elif mode == "list":
+        print_sweeps(config, as_json=options["as_json"])
+    elif mode == "show":
+        print_sweep(options["show"], config, as_json=options["as_json"])
+    elif mode == "apply":
+        _apply_recorded(options, given, config)
+    elif mode == "revert":
+        _revert(options["revert"], config, as_json=options["as_json"])
+    else:
+        _measure(mode, options, config)
 
 
 def _estimate_sweep(
     mode: str, options: dict[str, Any], config: Config
 ) -> tuple[float | None, float | None]:
     """Estimate the seconds of what is to be measured; the joules are not known."""
-    from etui.sweep.folder import find_sweep, read_sweep
     from etui.sweep.run import describe_plan, estimate_rest
 
     if mode == "resume":
@@ -392,11 +360,7 @@ def _estimate_sweep(
     return float(describe_plan(build_request(options), config)["seconds"]), None
 
 
-def _measure(mode: str, options: dict[str, Any], config: Config) -> int:
-    from etui.config.config import make_home
-    from etui.log.writer import TurnWriter
-    from etui.measure.progress import Progress
-    from etui.sweep.folder import find_sweep, read_config
+def _measure(mode: str, options: dict[str, Any], config: Config) -> None:
     from etui.sweep.run import SweepRunner
     from etui.sweep.workbench import open_workbench
 
@@ -408,7 +372,8 @@ def _measure(mode: str, options: dict[str, Any], config: Config) -> int:
     else:
         request = build_request(options)
         if options["dry_run"]:
-            return print_plan(request, config, as_json=options["as_json"], as_line=options["jsonl"])
+            print_plan(request, config, as_json=options["as_json"], as_line=options["jsonl"])
+            return
         cap = request.cap
         begin = partial(
             SweepRunner.start, asked=request, out=options["out"], fresh=options["fresh"]
@@ -435,27 +400,22 @@ def _measure(mode: str, options: dict[str, Any], config: Config) -> int:
             force=options["force"],
         )
         outcome = begin(SweepRunner(config, watch, writer, open_bench))
-    code = _print_outcome(outcome, options, config)
+    _print_outcome(outcome, options, config)
     if cap is not None and config.power_limits_file.exists():
         raise EtuiError(
             "the power limit is not as it was found",
             "run the command above; every start of etui says so until the limit is as found",
         )
-    return code
 
 
-def _print_outcome(outcome: SweepOutcome, options: dict[str, Any], config: Config) -> int:
-    """Print the result and return the exit code."""
+def _print_outcome(outcome: SweepOutcome, options: dict[str, Any], config: Config) -> None:
     from etui.sweep.document import build_document
-    from etui.sweep.folder import REPORT
 
     document = build_document(outcome.config, outcome.result, outcome.blocks)
-    if options["as_json"]:
-        print_json(document)
-    elif options["jsonl"]:
+    if options["jsonl"]:
         print_event("result", **document)
     else:
-        print_result(outcome.result)
+        print_result(document, format_result(outcome.result), options["as_json"])
     click.echo(f"report: {outcome.folder / REPORT}", err=True)
     if outcome.why_stopped:
         if options["apply"] is not None:
@@ -466,11 +426,9 @@ def _print_outcome(outcome: SweepOutcome, options: dict[str, Any], config: Confi
         )
     if options["apply"] is not None:
         apply_result(config, outcome.config, outcome.result, outcome.result.goal)
-    return ExitCode.DONE
 
 
-def _apply_recorded(options: dict[str, Any], given: set[str], config: Config) -> int:
-    from etui.sweep.folder import find_sweep, read_sweep
+def _apply_recorded(options: dict[str, Any], given: set[str], config: Config) -> None:
     from etui.sweep.run import analyse_folder
 
     name = options["apply"]
@@ -490,14 +448,9 @@ def _apply_recorded(options: dict[str, Any], given: set[str], config: Config) ->
     document = apply_result(config, recorded.config, result, goal)
     if options["as_json"]:
         print_json(document)
-    return ExitCode.DONE
 
 
-def _revert(model: str, config: Config, *, as_json: bool) -> int:
-    from etui.models.catalogue import load_catalogue
-    from etui.models.tuned import remove_tuned
-    from etui.runtime.model_resolution import catalogue_name
-
+def _revert(model: str, config: Config, *, as_json: bool) -> None:
     catalogue = load_catalogue(config)
     name = catalogue_name(model, config, catalogue)
     tuned = remove_tuned(config, name)
@@ -509,4 +462,3 @@ def _revert(model: str, config: Config, *, as_json: bool) -> int:
         click.echo(f"{name} has no settings of a sweep on this machine", err=True)
     else:
         click.echo(f"{name} uses the settings of models.yaml and config.yaml again", err=True)
-    return ExitCode.DONE

@@ -8,6 +8,10 @@ from typing import Any
 import click
 
 from etui.cli.output import find_width, json_option, print_result, table_lines
+from etui.config.config import load_config
+from etui.errors import ExitCode
+from etui.text import fit_cells, one_line
+from etui.tools.toolbox import Toolbox
 
 
 @click.command()
@@ -26,11 +30,6 @@ def tools(as_json: bool) -> int:
         search: {url: http://127.0.0.1:8000/mcp}
     tool_permissions: {calculate: allow, "weather__*": allow}
     """  # noqa: D301
-    from etui.config.config import load_config
-    from etui.errors import ExitCode
-    from etui.text import fit_cells, one_line
-    from etui.tools.toolbox import Toolbox
-
     config = load_config()
     box = Toolbox(config)
     try:

@@ -9,20 +9,19 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import datetime, timedelta
 from threading import Event
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 import click
 
 from etui.cli.output import print_lines, stop_signals
-from etui.cli.param_types import text_option
+from etui.cli.param_types import choice_option, join_options, text_option
+from etui.config.config import Config
+from etui.energy.tariff import JOULES_PER_KWH, Goal, Window, find_window
+from etui.energy.tariff_files import read_tariff
 from etui.errors import Stopped, UsageError
+from etui.log.queries import LogReader
 from etui.units import energy_text, price_text, seconds_text, significant
 
-if TYPE_CHECKING:
-    from etui.config.config import Config
-    from etui.energy.tariff import Goal, Rate, Window
-
-_Command = TypeVar("_Command", bound=Callable[..., Any])
 Estimate = Callable[[], tuple[float | None, float | None]]
 """Returns the expected seconds and joules of a run; None where they are not known."""
 _AHEAD = re.compile(r"(\d{1,4})\s*(m|h|d)")
@@ -34,20 +33,21 @@ _LOOK_SECONDS = 1.0
 comes just before a sleep does not end it."""
 
 
-def when_options(command: _Command) -> _Command:
-    """Add ``--when`` and ``--by``, which :func:`wait_for_price` takes from the options."""
-    command = text_option(
+when_options = join_options(
+    choice_option(
+        ["cheap", "clean"],
+        "--when",
+        help="Wait for the time at which electricity is cheapest, or has the least carbon, for as "
+        "long as the run is expected to take. Needs a tariff in config.yaml.",
+    ),
+    text_option(
         "--by",
         metavar="TIME",
         help="With --when: be done by this time (06:00, 12h, or a date and time; default: as far "
         "as prices are known).",
-    )(command)
-    return click.option(
-        "--when",
-        type=click.Choice(["cheap", "clean"]),
-        help="Wait for the time at which electricity is cheapest, or has the least carbon, for as "
-        "long as the run is expected to take. Needs a tariff in config.yaml.",
-    )(command)
+    ),
+)
+"""``--when`` and ``--by``, which :func:`wait_for_price` takes from the options."""
 
 
 def wait_for_price(
@@ -59,15 +59,7 @@ def wait_for_price(
     now: Callable[[], float] = time.time,
     sleep: Callable[[float], object] = time.sleep,
 ) -> None:
-    """Wait until it is the time to begin, if ``--when`` is given.
-
-    Args:
-        dry_run: Only say when it would begin.
-
-    Raises:
-        UsageError: No prices are known, or ``--by`` leaves no time.
-        Stopped: The user did not wait.
-    """
+    """Wait until it is the time to begin, if ``--when`` is given; a dry run only says when."""
     goal: Goal | None = options["when"]
     if goal is None:
         if options["by"] is not None:
@@ -85,11 +77,7 @@ def wait_for_price(
 
 
 def parse_by(text: str, now: datetime) -> float:
-    """Parse a local time to come, into seconds since 1970.
-
-    Raises:
-        UsageError: It is not a time, or is over.
-    """
+    """Parse a local time to come, into seconds since 1970."""
     word = text.strip().lower()
     ahead, clock = _AHEAD.fullmatch(word), _CLOCK.fullmatch(word)
     try:
@@ -113,9 +101,6 @@ def parse_by(text: str, now: datetime) -> float:
 def _choose(
     goal: Goal, by: float | None, config: Config, estimate: Estimate, now_s: float
 ) -> tuple[Window, float | None]:
-    from etui.energy.tariff import find_window
-    from etui.energy.tariff_files import read_tariff
-
     tariff, what = read_tariff(config), "prices" if goal == "cheap" else "carbon"
     known = None if tariff is None else tariff.known_until(goal, now_s)
     if tariff is None or known is None:
@@ -141,9 +126,6 @@ def _choose(
 
 
 def _read_watts(config: Config) -> float | None:
-    """Read the mean watts of the last answers; None without any."""
-    from etui.log.queries import LogReader
-
     with LogReader(config) as log:
         rows = log.select(
             "SELECT avg(energy_mean_watts) FROM (SELECT energy_mean_watts FROM turns "
@@ -154,8 +136,6 @@ def _read_watts(config: Config) -> float | None:
 
 def describe(window: Window, goal: Goal, joules: float | None, now_s: float) -> list[str]:
     """Say when the run begins, what a kilowatt-hour costs then, and what the wait saves."""
-    from etui.energy.tariff import JOULES_PER_KWH
-
     length = seconds_text(window.end_s - window.start_s)
     then, now = window.rate.text(goal), window.now.text(goal)
     if window.start_s <= now_s:
@@ -165,15 +145,13 @@ def describe(window: Window, goal: Goal, joules: float | None, now_s: float) -> 
     saved = window.saved(goal, JOULES_PER_KWH if joules is None else joules)
     if saved is not None:
         of = "a kilowatt-hour" if joules is None else f"an estimated {energy_text(joules)}"
-        lines.append(f"it saves about {_format_saved(saved, goal, window.rate)} of {of}")
+        cheap = goal == "cheap"
+        what = (
+            price_text(saved, window.rate.currency) if cheap else f"{significant(saved, 2)} g CO2e"
+        )
+        lines.append(f"it saves about {what} of {of}")
     lines.append("once begun, the run goes on when that time is over; Ctrl-C leaves now")
     return lines
-
-
-def _format_saved(saved: float, goal: Goal, rate: Rate) -> str:
-    if goal == "cheap":
-        return price_text(saved, rate.currency)
-    return f"{significant(saved, 2)} g CO2e"
 
 
 def format_moment(at_s: float, now_s: float) -> str:

@@ -20,7 +20,7 @@ from etui.bench.compare import (
     split_arm,
 )
 from etui.bench.summary import group_by_system
-from etui.cli.bench_compare import compare as command
+from etui.cli.bench_runs import compare as command
 from etui.errors import UsageError
 from tests.bench import synthetic
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from etui.bench.compare import System
 from etui.bench.lm_eval import lm_eval_document, pooled_stderr, sanitize_path
 from etui.bench.summary import group_by_system
-from etui.cli.bench_export import export as command
+from etui.cli.bench_runs import export as command
 from etui.errors import UsageError
 from tests.bench import synthetic
 

@@ -9,7 +9,7 @@ import pytest
 
 from etui.bench.model_comparison import compare_models
 from etui.bench.run import run_record
-from etui.cli.model_compare import build_document, format_comparison
+from etui.cli.model_tables import build_comparison, format_comparison
 from etui.config.machine import machine_name
 from etui.curves.operating_curve import FittedPoint
 from etui.errors import UsageError
@@ -181,7 +181,7 @@ def test_one_model_is_no_comparison(compared):
 def test_unmeasured_is_said_and_the_document_has_every_value(compared):
     rows = synthetic.samples(RUN, kind=None)
     found = compared("small", "large", curves=[curve("small", "ab" * 32, 1.0)], runs=[(RUN, rows)])
-    document = build_document(found)
+    document = build_comparison(found)
     assert document["models"][0]["cost"] is None
     assert document["models"][1]["joules_per_token"] is None
     assert [one["what"] for one in document["missing"]][:1] == ["its file is not on this machine"]

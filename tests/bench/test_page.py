@@ -22,7 +22,7 @@ from etui.bench.page import (
 )
 from etui.bench.results import load_texts
 from etui.bench.summary import summarise
-from etui.cli.bench_report import report as command
+from etui.cli.bench_runs import report as command
 from etui.config.config import Config
 from etui.datasets.mmlu import suite_dir
 from etui.datasets.questions import Question

@@ -38,7 +38,7 @@ CHAT = (*SUITE, "-m", "smollm2-135m", "-r", "direct", "-r", "cot")
 
 def plan_of(words, config):
     context = bench.make_context("bench", list(words))
-    return make_plan(_build_request(context.params), config, load_catalogue(config))
+    return make_plan(_build_request(context, context.params), config, load_catalogue(config))
 
 
 def config_of(plan):

@@ -11,7 +11,7 @@ import httpx2
 import pytest
 import yaml
 
-from etui.cli.serve_clients import read_clients
+from etui.cli.serve import read_clients
 from etui.errors import ExitCode
 from tests.server.fakes import serving
 

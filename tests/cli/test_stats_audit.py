@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import pytest
 
 from etui.cli.main import run
-from etui.cli.stats import summarise_audits
+from etui.cli.stats_audits import summarise_audits
 from etui.errors import ExitCode
 from etui.log.queries import LogReader
 from etui.log.writer import TurnWriter

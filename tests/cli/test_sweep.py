@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from etui.cli.sweep_text import print_result
+from etui.cli.output import print_lines
+from etui.cli.sweep_text import format_result
 from etui.errors import EtuiError
 from etui.sweep.blocks import SettingFailed
 from etui.sweep.folder import list_sweeps, read_sweep
@@ -264,7 +265,7 @@ def test_a_result_is_as_wide_as_the_terminal(monkeypatch, columns):
     terminal = Terminal()
     monkeypatch.setattr(sys, "stdout", terminal)
     monkeypatch.setenv("COLUMNS", str(columns))
-    print_result(result)
+    print_lines(format_result(result))
     lines = terminal.getvalue().splitlines()
     assert max(map(count_cells, lines)) <= columns
     sentence = lines[: lines.index("")]

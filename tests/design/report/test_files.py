@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from etui.bench.config import NamedText
 from etui.bench.folder import read_run
-from etui.cli.bench_report import report as command
+from etui.cli.bench_runs import report as command
 from etui.design._tables import _mean_text
 from etui.design.analysis import analyse
 from etui.design.report import write_design_report

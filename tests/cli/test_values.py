@@ -6,6 +6,7 @@ import io
 import os
 import sys
 import time
+from itertools import product
 
 import click
 import pytest
@@ -63,7 +64,7 @@ def line(case, value):
 
 def check_refused(args, capsys):
     """The value is refused with one line, before anything else happens."""
-    assert run(args) == ExitCode.USAGE
+    assert run(args) == ExitCode.USAGE, args
     out, err = capsys.readouterr()
     assert out == ""
     reasons = [line for line in err.splitlines() if line.startswith(("Error: ", "etui: "))]
@@ -86,37 +87,46 @@ def test_every_number_and_every_text_has_a_type_of_etui():
     assert len(TEXTS) > 40
 
 
-@pytest.mark.parametrize("case", NUMBERS, ids=name_of)
-def test_no_option_takes_what_is_no_number(case, capsys):
-    for value in NO_NUMBERS:
-        check_refused(line(case, value), capsys)
+def by_command(cases):
+    """One test a command, and not one an option, of which there are four hundred."""
+    found = {}
+    for case in cases:
+        found.setdefault(" ".join(("etui", *case[0])), []).append(case)
+    return pytest.mark.parametrize("cases", found.values(), ids=found)
 
 
-@pytest.mark.parametrize("case", TEXTS, ids=name_of)
-def test_no_option_takes_bytes_that_are_no_text(case, capsys):
-    for value in SURROGATES:
-        check_refused(line(case, value), capsys)
+@by_command(NUMBERS)
+def test_no_option_takes_what_is_no_number(cases, capsys):
+    for case in cases:
+        for value in NO_NUMBERS:
+            check_refused(line(case, value), capsys)
 
 
-@pytest.mark.parametrize(
-    "case",
-    [case for case in CASES if case not in NUMBERS and not getattr(case[2], "is_flag", False)],
-    ids=name_of,
+@by_command(TEXTS)
+def test_no_option_takes_bytes_that_are_no_text(cases, capsys):
+    for case in cases:
+        for value in SURROGATES:
+            check_refused(line(case, value), capsys)
+
+
+@by_command(
+    case for case in CASES if case not in NUMBERS and not getattr(case[2], "is_flag", False)
 )
-def test_no_text_is_a_fault_in_etui(case, capsys, monkeypatch):
+def test_no_text_is_a_fault_in_etui(cases, capsys, monkeypatch):
     monkeypatch.setattr(time, "sleep", lambda _: None)
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO()))
     monkeypatch.setenv("EDITOR", "true")
     # A server that takes the value begins to serve, and would not end.
     monkeypatch.setattr("etui.server.run._run", lambda *_: None)
-    for value in WORDS:
-        code = run(line(case, value))
+    for case, value in product(cases, WORDS):
+        args = line(case, value)
+        code = run(args)
         out, err = capsys.readouterr()
         # The exit codes of the command that it runs are those of a shell.
         codes = {*ExitCode, 126, 127} if case[0] == ("power", "run") else {*ExitCode}
-        assert code in codes, value
-        assert "internal error" not in err, value
-        assert "Traceback" not in out + err, value
+        assert code in codes, args
+        assert "internal error" not in err, args
+        assert "Traceback" not in out + err, args
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ def test_a_prefill_can_be_cancelled_between_batches(child, starter_model):
 
 
 def test_a_hung_child_is_killed(config, starter_model):
-    child = ProcessBackend(replace(config, threads=1), silent_seconds=2)
+    child = ProcessBackend(replace(config, threads=1))
     pids = []
 
     def stopped() -> None:
@@ -88,6 +88,7 @@ def test_a_hung_child_is_killed(config, starter_model):
             if isinstance(event, Answer) and not pids and child.pid is not None:
                 pids.append(child.pid)
                 os.kill(child.pid, signal.SIGSTOP)
+                child._silent_seconds = 2  # only now: a busy machine may hold it up for as long
 
     with pytest.raises(EngineFailed, match="did not respond for 2 s"):
         stopped()
@@ -212,7 +213,7 @@ def test_a_killed_parent_loses_no_cache(config, starter_model):
     list(child.answer(replace(request(starter_model, text), turn_id="first")))
     process = child._child.process
     process.stdin.close()  # as the kernel does
-    assert process.wait(timeout=20) == 0
+    assert process.wait(timeout=60) == 0
     assert len(list(config.kv_dir.glob("*.kv"))) == 1
     child.close()
 
@@ -224,4 +225,4 @@ def test_the_child_dies_with_its_parents_pipe(child):
     os.kill(child.pid, signal.SIGINT)  # Ctrl-C is the parent's to handle
     assert child.pid is not None
     child._child.process.stdin.close()
-    assert process.wait(timeout=10) in (0, None)
+    assert process.wait(timeout=60) in (0, None)

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 
 from etui.bench.folder import read_run
 from tests.cli.conftest import check
-from tests.support.command import run_here
+from tests.support.command import run_here, start_and_signal
 
 SMALL = (
     "--suite",
@@ -28,7 +28,6 @@ SMALL = (
     "--shots",
     "1",
 )
-WHOLE = ("--suite", "sample", "--shots", "1")  # Takes the tiny model some seconds
 
 
 def run(home, *args, models=None, code=0):
@@ -75,17 +74,15 @@ def test_a_run_leaves_its_folder_and_prints_one_document(whole):
         assert sample.kind == "estimate"
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
 def test_a_kill_in_the_middle_loses_nothing_that_was_answered(whole, models, etui_home, tmp_path):
     out = tmp_path / "killed"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "etui", "bench", *SMALL, "--out", str(out), "--jsonl", "-q"],
-        stdout=subprocess.PIPE,
-        env={**os.environ, "ETUI_MODELS": str(models)},
-        text=True,
-    )
-    first = process.stdout.readline()
-    process.kill()
-    process.communicate(timeout=60)
+    words = ("bench", *SMALL, "--out", str(out), "--jsonl", "-q")
+    with start_and_signal(
+        *words, lines=1, number=signal.SIGKILL, ETUI_MODELS=str(models)
+    ) as process:
+        first, errors = process.communicate(timeout=300)
+    assert process.returncode == -signal.SIGKILL, errors
     kept = read_run(out)
     assert json.loads(first) == json.loads(json.dumps(kept.samples[0].to_json()))
     assert not (out / "summary.json").exists()
@@ -136,19 +133,14 @@ def test_a_full_disk_costs_neither_the_library_nor_the_reader_an_answer(
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 def test_ctrl_c_ends_a_run_that_can_go_on(models, etui_home, tmp_path):
     out = tmp_path / "stopped"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "etui", "bench", *WHOLE, "--out", str(out), "--jsonl"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env={**os.environ, "ETUI_MODELS": str(models)},
-        text=True,
-    )
-    process.stdout.readline()
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=120)
+    words = ("bench", *SMALL, "--out", str(out), "--jsonl")
+    with start_and_signal(
+        *words, lines=1, number=signal.SIGINT, ETUI_MODELS=str(models)
+    ) as process:
+        _, errors = process.communicate(timeout=300)
     assert process.returncode == 3, errors
     assert f"--resume {out}" in errors
-    assert read_run(out).samples
+    assert 1 <= len(read_run(out).samples) < 6
     assert json.loads((out / "summary.json").read_text())["complete"] is False
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
+import signal
 import sys
 from collections import Counter
 
@@ -13,7 +12,7 @@ import pytest
 from etui.bench.folder import CURVES, read_run
 from etui.config.config import shipped_dir
 from etui.design.load import design_of_run
-from tests.support.command import run_here
+from tests.support.command import run_here, start_and_signal
 
 TEXT = """\
 version: 1
@@ -71,19 +70,19 @@ def test_a_run_answers_in_balanced_blocks_and_measures_curves(whole):
     assert (whole / CURVES).is_file()
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
 def test_a_kill_loses_at_most_the_question_in_flight(
     whole, models, design, etui_home, tmp_path, etui
 ):
     out = tmp_path / "killed"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "etui", "bench", "--design", str(design), "-n", "6", "-o", str(out),
-         "--jsonl", "-q"],
-        stdout=subprocess.PIPE, env={**os.environ, "ETUI_MODELS": str(models)}, text=True,
-    )  # fmt: skip
-    seen = [process.stdout.readline() for _ in range(4)]
-    process.kill()
-    process.communicate(timeout=60)
-    assert len(seen) <= len(read_run(out).samples) < 18
+    words = ("bench", "--design", str(design), "-n", "6", "-o", str(out), "--jsonl", "-q")
+    with start_and_signal(
+        *words, lines=4, number=signal.SIGKILL, ETUI_MODELS=str(models)
+    ) as process:
+        seen, errors = process.communicate(timeout=300)
+    assert process.returncode == -signal.SIGKILL, errors
+    assert len(seen.splitlines()) == 4
+    assert 4 <= len(read_run(out).samples) < 18
     priced = etui("bench", "--resume", str(out), "--dry-run", "--json", models=models)
     left = json.loads(priced.stdout)["left"]
     assert sum(arm["questions"] for arm in left["arms"]) == 18 - len(read_run(out).samples)

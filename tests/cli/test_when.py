@@ -241,7 +241,7 @@ def test_a_signal_ends_a_real_wait_without_a_traceback(etui_home):
     lines = [process.stderr.readline() for _ in range(2)]
     assert "the cheapest time for about" in lines[0], lines
     process.send_signal(signal.SIGTERM)
-    _, rest = process.communicate(timeout=20)
+    _, rest = process.communicate(timeout=60)
     assert process.returncode == ExitCode.PARTIAL
     assert "stopped while waiting: nothing was begun" in rest
     assert "Traceback" not in rest

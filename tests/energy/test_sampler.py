@@ -64,13 +64,15 @@ def test_a_thread_records_and_stops():
         start_ns, end_ns = wait_for(recorder, 0.2)
         energy = recorder.energy(start_ns, end_ns)
         latest = recorder.latest()
+        threads = recorder._sampler._threads
+        assert threads
     assert energy.joules == pytest.approx(2.0, rel=0.05)
     assert energy.kind is Kind.COUNTER
     assert latest[0].in_total
     assert latest[0].watts == pytest.approx(10, rel=0.3)
     assert source.closed
     reads = source.reads
-    assert not any(thread.name == "etui-power" and thread.is_alive() for thread in _threads())
+    assert not any(thread.is_alive() for thread in threads)
     assert source.reads == reads
 
 
@@ -105,16 +107,22 @@ def test_a_source_that_hangs_is_not_closed_and_not_read_twice_at_once():
     sampler = PowerSampler([stuck, sound], 1_000_000, time.monotonic_ns, lambda *_: None)
     stuck.gate.clear()
     sampler.start()
+    first = sampler._threads
     _until(lambda: stuck.entered and sound.reads > 1)
     sampler.stop(timeout_s=0.01)
     sampler.start()
+    second = sampler._threads
     reads = sound.reads
     _until(lambda: sound.reads > reads)
     sampler.stop(timeout_s=0.01)
+    for _, of_sound in (first, second):
+        of_sound.join(60)
     sampler.close()
     assert (stuck.closed, sound.closed) == (False, True)
     stuck.gate.set()
-    _until(lambda: not any(thread.name == "etui-power" for thread in _threads()))
+    for thread in (*first, *second):
+        thread.join(60)
+        assert not thread.is_alive()
     assert stuck.reads == 1
 
 
@@ -190,9 +198,10 @@ def gaps(source: Timed, seconds: float, **options: Any) -> list[tuple[float, flo
             return True
 
     sampler._wake = Wake()
+    before = threading.enumerate()
     sampler.start()
-    for thread in _threads():
-        if thread.name == "etui-power":
+    for thread in threading.enumerate():
+        if thread.name == "etui-power" and thread not in before:
             thread.join()
     return [(start, end - start) for start, end in pairwise(source.reads_s)]
 
@@ -253,16 +262,12 @@ def test_a_suspend_is_announced_before_the_reading_after_it():
     assert events == ["None", "suspend", "1.0"]  # a read that spans the suspend is a failed one
 
 
-def _until(condition, seconds: float = 20.0) -> None:  # type: ignore[no-untyped-def]
+def _until(condition, seconds: float = 60.0) -> None:  # type: ignore[no-untyped-def]
     limit = time.monotonic() + seconds
     pause = threading.Event()
     while not condition():
         assert time.monotonic() < limit, "it never happened"
         pause.wait(0.01)
-
-
-def _threads() -> list[threading.Thread]:
-    return threading.enumerate()
 
 
 def test_no_source_means_unmeasured_and_not_zero():

@@ -368,7 +368,7 @@ def test_a_heavy_schema_takes_little_time_and_memory(constraints, schema):
         allowed = constraint.find_allowed()
         if not allowed.size or not constraint.accept(int(random.choice(allowed))):
             break
-    assert time.process_time() - began < 5
+    assert time.process_time() - began < 20
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 * 1024
 
 

@@ -78,7 +78,7 @@ def test_a_body_of_unknown_length_is_counted_as_it_comes() -> None:
 
 def test_one_that_has_stalled_is_given_up_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bodies, "_STALLED_SECONDS", 0.0)
-    monkeypatch.setattr(bodies, "_DISCARD_SECONDS", 0.05)
+    monkeypatch.setattr(bodies, "_DISCARD_SECONDS", 0.5)
     with serving(bodies_limit_bytes=BUDGET) as server, holding(server, 2, 500 * KIB) as held:
         until_held(server, 2 * (500 - 65) * KIB)
         assert exchange(server, build(server, large(400 * KIB))).status == 200

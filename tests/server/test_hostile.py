@@ -323,7 +323,7 @@ def test_a_client_that_reads_no_answer_is_cut_off() -> None:
 
 
 def test_headers_that_never_end_are_cut_off() -> None:
-    with serving(header_seconds=0.05) as server:
+    with serving(header_seconds=0.3) as server:
         with server.connect() as slow, server.connect() as silent:
             slow.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\n")
             assert read_reply(slow).status == 400
@@ -332,7 +332,7 @@ def test_headers_that_never_end_are_cut_off() -> None:
 
 
 def test_headers_that_begin_behind_a_request_are_cut_off_too() -> None:
-    with serving(header_seconds=0.05) as server:
+    with serving(header_seconds=0.3) as server:
         first = build(server, method="GET", path="/health", headers={"Connection": None})
         with server.connect() as slow:
             slow.sendall(first + b"GET /health HTTP/1.1\r\nHost: a")
@@ -343,7 +343,7 @@ def test_headers_that_begin_behind_a_request_are_cut_off_too() -> None:
 
 
 def test_a_body_that_never_ends_is_cut_off() -> None:
-    with serving(body_seconds=0.05) as server:
+    with serving(body_seconds=0.3) as server:
         with server.connect() as slow:
             slow.sendall(build(server, b"{", headers={"Content-Length": "100"}))
             assert read_reply(slow).status == 408
@@ -383,7 +383,7 @@ def test_a_client_that_leaves_within_its_body_is_no_fault(server: Running) -> No
 
 
 def test_a_body_behind_a_refusal_does_not_hold_the_connection() -> None:
-    with serving(header_seconds=0.05) as server:
+    with serving(header_seconds=0.3) as server:
         with server.connect() as client:
             headers = {"Content-Length": "1000000", "Connection": None}
             client.sendall(build(server, b"{", path="/nowhere", headers=headers))

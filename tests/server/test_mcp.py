@@ -27,6 +27,7 @@ from etui.config.config import Config
 from etui.errors import ExitCode
 from etui.log.queries import LogReader
 from tests.server.fakes import DEADLINE_SECONDS
+from tests.support.ports import find_free_port
 
 STARTER = "smollm2-135m"
 Connect = Callable[..., AbstractAsyncContextManager[Any]]
@@ -206,8 +207,7 @@ def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
 def address(starter_model: Path, config: Config) -> Iterator[str]:
     """``etui mcp --port N`` on a free port; the address of its endpoint."""
     (config.home / "config.yaml").write_text("threads: 1\n")
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = find_free_port()
     command = [sys.executable, "-m", "etui", "mcp", "--model", STARTER, "--port", str(port)]
     environ = {**os.environ, "ETUI_MODELS": str(starter_model.parent)}
     with subprocess.Popen(command, env=environ, stderr=subprocess.DEVNULL) as process:

@@ -438,7 +438,7 @@ def test_many_texts_in_the_middle_are_joined_once() -> None:
     more = [{"role": "system", "content": "b"}] * 20_000
     began = time.process_time()
     asked = parse_messages_request({"messages": [{"role": "user", "content": "a" * 2**21}, *more]})
-    assert time.process_time() - began < 2  # copied for each text, it took half a minute
+    assert time.process_time() - began < 10  # copied for each text, it took half a minute
     assert asked.chat["messages"][0]["content"].endswith("a\nb" + "\nb" * 19_999)
 
 

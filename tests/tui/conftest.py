@@ -6,12 +6,11 @@ import asyncio
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import suppress
 
 import psutil
 import pytest
@@ -19,9 +18,11 @@ from textual._context import active_app
 from textual.app import ScreenStackError
 
 from etui.config.config import Config
+from tests.support.ports import find_free_port
 from tests.tui.fakes import DEADLINE_SECONDS, FakeChats, FakeMeter, FakeRunner, FakeShelf, House
 
 _STEP_SECONDS = 0.004
+_MOST_STEPS = 250
 _BUSY_SECONDS = 0.001
 """CPU time of one step from which on the app works."""
 
@@ -29,13 +30,14 @@ _BUSY_SECONDS = 0.001
 async def rest(min_sleep: float = 0.0, max_sleep: float = 1.0) -> None:
     """Wait until the app rests and has drawn what was to be drawn.
 
-    Textual waits 20 ms, longer than a frame, twice for each key.
+    Textual waits 20 ms, longer than a frame, twice for each key. Steps are counted and not seconds,
+    in which a busy machine may not let the app run; what is ready to run is not at rest.
     """
-    limit = time.monotonic() + max_sleep
-    while time.monotonic() < limit:
+    ready = getattr(asyncio.get_running_loop(), "_ready", ())
+    for _ in range(_MOST_STEPS):
         spent = time.process_time()
         await asyncio.sleep(_STEP_SECONDS)
-        if time.process_time() - spent >= _BUSY_SECONDS:
+        if ready or time.process_time() - spent >= _BUSY_SECONDS:
             continue
         try:
             screen = active_app.get().screen
@@ -71,9 +73,7 @@ def web_server() -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     It is ended with Ctrl-C.
     """
     pytest.importorskip("textual_serve")
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        free = int(probe.getsockname()[1])
+    free = find_free_port()
     server = subprocess.Popen(
         [sys.executable, "-m", "etui", "--web", "--web-port", str(free)],
         env={**os.environ, "PYTHONUNBUFFERED": "1"},

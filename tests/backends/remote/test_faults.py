@@ -219,8 +219,8 @@ GOOD = Script(sse(delta("4", finish="stop"), usage(3, 1)))
         (Script(sse(delta("4"))), RemoteFailed, "ended in mid-answer"),
         (Script(sse(done=True)), RemoteFailed, "ended in mid-answer"),
         (Script([]), RemoteFailed, "ended in mid-answer"),
-        (Script([STALL]), RemoteFailed, "silent for 0.2 s"),
-        (Script([*sse(delta("4"), done=False), STALL]), RemoteFailed, "silent for 0.2 s"),
+        (Script([STALL]), RemoteFailed, "silent for 0.5 s"),
+        (Script([*sse(delta("4"), done=False), STALL]), RemoteFailed, "silent for 0.5 s"),
         (Script([b"<html>"], content_type="text/html"), RemoteFailed, "text/html"),
         (Script([b"{}"], content_type="application/json"), RemoteFailed, "application/json"),
         (Script([b"data: {nonsense}\n\n"]), RemoteFailed, "not JSON"),
@@ -252,15 +252,16 @@ GOOD = Script(sse(delta("4", finish="stop"), usage(3, 1)))
 )
 def test_each_fault_is_said_and_nothing_is_sent_twice(stub, open_backend, script, error, what):
     stub.scripts[CHAT] = [script]
+    backend = open_backend(silent_seconds=0.5 if STALL in script.parts else 60.0)
     with pytest.raises(EtuiError, match=what) as caught:
-        list(open_backend(silent_seconds=0.2).answer(ask()))
+        list(backend.answer(ask()))
     assert type(caught.value) is error
     assert "desk" in caught.value.what
     assert len(stub.bodies(CHAT)) == 1
 
 
 def test_the_next_answer_comes_after_every_fault(stub, open_backend):
-    backend = open_backend(silent_seconds=0.2)
+    backend = open_backend(silent_seconds=1.0)
     for bad in (Script([b"data: {"]), Script([STALL])):
         stub.scripts[CHAT] = [bad, GOOD]
         with pytest.raises(RemoteFailed):
@@ -275,7 +276,7 @@ def test_a_missing_end_after_the_answer_is_forgiven(stub, open_backend):
         Script(sse(delta("6", finish="stop"), done=False)),
         Script([b'data: {"choices": [{"delta": {"content": "7"}, "finish_reason": "stop"}]}']),
     ]
-    backend = open_backend(silent_seconds=0.2)
+    backend = open_backend(silent_seconds=1.0)
     assert [finished(list(backend.answer(ask()))).answer for _ in range(4)] == list("4567")
 
 

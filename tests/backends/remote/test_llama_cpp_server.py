@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -24,6 +23,7 @@ from etui.events import Answer, Event, Prefilled, Thought, Vote
 from etui.models.spec import ModelSpec
 from tests.backends.asker import Asker
 from tests.backends.remote.conftest import finished
+from tests.support.ports import find_free_port
 
 pytestmark = pytest.mark.slow
 
@@ -37,10 +37,8 @@ READY_SECONDS = 120.0
 
 @pytest.fixture(scope="module")
 def server(starter_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of the server; its port is free when it is chosen."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    """The URL of the server."""
+    port = find_free_port()
     log = tmp_path_factory.mktemp("server") / "log"
     arguments = {
         "model": starter_model, "model_alias": "starter", "host": "127.0.0.1", "port": port,

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import errno
-import threading
-import time
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from etui.energy.sources.rapl import RaplSource, find_zones
 from etui.energy.sources.sysfs import graphics_cards
 from etui.energy.types import ChannelProbe, Kind
 from tests.support.devices import FakeClock
+from tests.support.play import sample
 
 Zone = Callable[..., Path]
 
@@ -170,34 +170,22 @@ def test_no_powercap_says_what_to_do(config):
     assert probe.fix
 
 
-def test_the_cpu_total_while_a_thread_advances_the_counter(powercap, etui_home):
-    """The real recorder, the real clock, the real files; 30 W, and it wraps on the way."""
+def test_the_cpu_total_while_the_counter_advances_and_wraps(powercap, etui_home):
+    """The real recorder on real files, 30 W; a clock of its own, since threads may be late."""
     start_uj, range_uj = 262_132_828_850, 262_143_328_850
     zone = powercap("intel-rapl:0", "package-0", start_uj)
-    begin_ns = time.monotonic_ns()
-    stop = threading.Event()
 
-    def advance() -> None:
-        pending = zone / "pending"
-        while not stop.wait(0.001):
-            spent = int(30e-3 * (time.monotonic_ns() - begin_ns))  # microjoules at 30 W
-            pending.write_text(f"{(start_uj + spent) % range_uj}\n")
-            pending.replace(zone / "energy_uj")
+    class Clock(FakeClock):
+        def advance(self, seconds: float) -> None:
+            super().advance(seconds)
+            spent = int(30e-3 * (self.now_ns - self.start_ns))  # microjoules at 30 W
+            (zone / "energy_uj").write_text(f"{(start_uj + spent) % range_uj}\n")
 
-    thread = threading.Thread(target=advance, daemon=True)
-    thread.start()
-    try:
-        with open_recorder(load_config()) as recorder:
-            while not recorder.settle(time.monotonic_ns() + 150_000_000, timeout_s=1.0):
-                pass
-            start_ns = time.monotonic_ns()
-            end_ns = start_ns + 400_000_000
-            while not recorder.settle(end_ns, timeout_s=1.0):
-                pass
-            energy = recorder.energy(start_ns, end_ns)
-    finally:
-        stop.set()
-        thread.join()
+    clock = Clock()
+    recorder = open_recorder(load_config(), clock)
+    sample(recorder, clock, 0.8, random.Random(1))
+    energy = recorder.energy(clock.at(0.15), clock.at(0.55))
+    recorder.close()
     assert energy.kind is Kind.COUNTER
     assert energy.unmeasured == ()
     assert energy.joules == pytest.approx(12.0, rel=0.1)

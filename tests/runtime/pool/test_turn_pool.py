@@ -506,10 +506,11 @@ def _count_ends(stage: Stage) -> tuple[int, int, int]:
 
 
 def test_threads_end_with_the_work(stage: Stage) -> None:
+    others = threading.enumerate()
     for number in range(5):
         stage.ask(f"question {number}")
     stage.pool.close(LIMIT_SECONDS)
-    threads = [each for each in threading.enumerate() if each.name.startswith("etui-")]
+    threads = [each for each in threading.enumerate() if each not in others]
     for thread in threads:
         if thread.name not in ("etui-log", "etui-open"):  # until the log is closed
             thread.join(LIMIT_SECONDS)

@@ -34,11 +34,12 @@ def test_files_stand_after_the_question_in_fenced_blocks(etui, models, etui_home
 
 
 def test_a_file_too_long_is_refused_with_both_numbers_and_a_part_of_it_is_answered(
-    etui, models, etui_home, tmp_path
+    etui, models, etui_home, tmp_path, monkeypatch
 ):
+    monkeypatch.chdir(tmp_path)  # a path takes tokens, and the test's folder has a name of its own
     long = tmp_path / "long.txt"
     long.write_text("".join(f"line {number}\n" for number in range(9000)))
-    done = etui("ask", "Why?", "-f", str(long), *MODEL, models=models, code=2)
+    done = etui("ask", "Why?", "-f", "long.txt", *MODEL, models=models, code=2)
     assert "the context of smollm2-135m holds 4,096" in done.stderr
     tokens = re.search(r"long\.txt has (\d\d),(\d{3}) tokens", done.stderr)
     assert tokens is not None
@@ -47,7 +48,7 @@ def test_a_file_too_long_is_refused_with_both_numbers_and_a_part_of_it_is_answer
     assert not (etui_home / "etui.db").exists() or row(etui_home) is None
     # A prefill of 4,000 tokens takes seconds: a smaller context shows the same.
     (etui_home / "config.yaml").write_text("context_tokens: 256\n")
-    done = etui("ask", "Why?", "-f", str(long), "--part", "ends", *MODEL, models=models)
+    done = etui("ask", "Why?", "-f", "long.txt", "--part", "ends", *MODEL, models=models)
     query = row(etui_home)["query"]
     assert "line 0\n" in query
     assert "line 8999\n" in query

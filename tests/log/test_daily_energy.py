@@ -233,7 +233,7 @@ def test_a_day_is_the_sum_of_its_parts(config):
             writer.save(record)
     busy = 2 * TURN.seconds.total + TURN.seconds.total  # three turns in this half hour
     with LogReader(config) as log:
-        day, parts = read_day(log, NOON.date())
+        day, parts = read_day(log, NOON.astimezone().date())
     assert list(parts) == ["answers", "titles", "loads", "audits", "idle"]
     assert parts["answers"] == EnergySum(2, 12.0, False, 1)
     assert parts["titles"] == EnergySum(0, 59.0), "a title is no answer"
@@ -251,4 +251,4 @@ def test_idling_costs_nothing_below_the_idle_power(config):
         writer.save(load)
         writer.save(unload(1, NOON + timedelta(minutes=1), 4.0, 5.0))
     with LogReader(config) as log:
-        assert read_day(log, NOON.date())[1]["idle"].joules == 0.0
+        assert read_day(log, NOON.astimezone().date())[1]["idle"].joules == 0.0

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from etui.backends.base import AnswerRequest
-from etui.backends.remote._client import Failure, RemoteClient, RequestFailed
+from etui.backends.remote._client import CUT_OFF, Failure, RemoteClient, RequestFailed
 from etui.backends.remote._dialects import Dialect
 from etui.backends.remote._reply import (
     Reply,
@@ -29,7 +29,6 @@ from etui.backends.remote._stream_parts import Asked, StreamPart
 from etui.chat import Message
 from etui.engine.chat_formats import choose_format
 from etui.engine.session import ModelFacts
-from etui.errors import InvalidRequest
 from etui.events import (
     Answer,
     Event,
@@ -60,8 +59,6 @@ Signal = Literal["cancel", "end thinking"]
 
 @dataclass(frozen=True, slots=True)
 class Arrived:
-    """Pieces of a request arrived."""
-
     number: int
     pieces: tuple[StreamPart, ...]
     t_ns: int
@@ -69,22 +66,13 @@ class Arrived:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """A request has ended as its server ended it."""
+    """A request has ended: as its server ended it, or by a failure."""
 
     number: int
-    t_ns: int
+    error: RequestFailed | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Broke:
-    """A request failed."""
-
-    number: int
-    failure: Failure
-    tries: int
-
-
-Inbox = Arrived | Ended | Broke | Signal
+Inbox = Arrived | Ended | Signal
 
 
 class Requests:
@@ -123,23 +111,18 @@ class Requests:
                         self._inbox.put_nowait(Arrived(number, pieces, t_ns))
                         if any(piece.last for piece in pieces):
                             break
-                self._inbox.put_nowait(Ended(number, self._clock_ns()))
+                self._inbox.put_nowait(Ended(number))
             except RequestFailed as error:
-                self._inbox.put_nowait(Broke(number, error.failure, error.tries))
-
-        def end(task: asyncio.Task[None]) -> None:
-            """Let a bug of a parser end the answer, instead of hanging it."""
-            error = None if task.cancelled() else task.exception()
-            if error is not None:
+                self._inbox.put_nowait(Ended(number, error))
+            except Exception as error:  # noqa: BLE001 - a bug of a parser must not hang the answer
                 what = f"{type(error).__name__}: {error}"
-                self._inbox.put_nowait(Broke(number, Failure("format", what, began=True), 1))
+                failed = RequestFailed(Failure("format", what, began=True))
+                self._inbox.put_nowait(Ended(number, failed))
 
         self._tasks[number] = asyncio.get_running_loop().create_task(run())
-        self._tasks[number].add_done_callback(end)
         return number
 
     def signal(self, signal: Signal) -> None:
-        """Put a signal of the user or of a budget into the queue."""
         self._inbox.put_nowait(signal)
 
     async def receive(self) -> Inbox:
@@ -156,7 +139,7 @@ class Requests:
             await self._client.fetch_text(
                 request.path, seconds=END_THINKING_SECONDS, body=request.body
             )
-        except (RequestFailed, InvalidRequest):
+        except RequestFailed:
             return False
         return True
 
@@ -168,7 +151,6 @@ class Requests:
             await asyncio.gather(task, return_exceptions=True)
 
     async def close_all(self) -> None:
-        """Close every request."""
         for number in list(self._tasks):
             await self.close(number)
 
@@ -237,11 +219,6 @@ class RemoteAnswer:
         self.server = ""
         self._spent = False
 
-    @property
-    def draws_votes(self) -> bool:
-        """Whether several answers are drawn, by :func:`etui.backends.remote._votes.run_votes`."""
-        return self.arm.reasoning == "vote" or self.options.count > 1
-
     def run(self) -> AsyncIterator[Event]:
         """Return the events of the one answer; the last is ``Finished``.
 
@@ -276,6 +253,8 @@ class RemoteAnswer:
         if wanted is not None:
             logprobs = max(logprobs or 0, wanted)
         sampling = self.arm.sampling
+        # Whether models.yaml says that it thinks.
+        can_switch = bool(self.spec.think_close) or self.spec.thinking_switch is not None
         return Asked(
             model=self.spec.remote_name or self.spec.name,
             messages=tuple(messages),
@@ -283,7 +262,7 @@ class RemoteAnswer:
             max_tokens=max(1, max_tokens),
             stops=tuple(dict.fromkeys((*self.spec.stop, *options.stop))),
             options=options,
-            thinking=thinks if can_switch(self.spec) else None,
+            thinking=thinks if can_switch else None,
             think_tokens=self.arm.think_tokens if thinks else None,
             switch=self.spec.thinking_switch,
             count=count,
@@ -291,7 +270,6 @@ class RemoteAnswer:
         )
 
     def new_reply(self, splitter: ThinkingSplitter | None = None) -> Reply:
-        """Start collecting an answer."""
         tags = ThinkingSplitter(self.spec.think_close or "", self.spec.think_open or "")
         wants = self.options.top_logprobs is not None
         return Reply(splitter or tags, with_logprobs=wants)
@@ -347,14 +325,12 @@ class RemoteAnswer:
                     if reply.finish is None and enough(reply):
                         self.outcome = "limit"
                         return
-                case Ended(t_ns=t_ns):
+                case Ended(error=error):
                     if reply.finish is None:
-                        raise RequestFailed(Failure("broken", "it ended in mid-answer", began=True))
-                    return
-                case Broke(failure=failure, tries=tries):
-                    if reply.finish is None or failure.kind == "error event":
-                        raise RequestFailed(failure, tries)
-                    return  # the answer is whole, only its end is missing
+                        raise error or RequestFailed(CUT_OFF)
+                    if error is not None and error.failure.kind == "error event":
+                        raise error
+                    return  # the answer is whole, if not its end
 
     async def _read_whole(
         self, asked: Asked, reply: Reply, enough: Callable[[Reply], bool]
@@ -440,7 +416,12 @@ class RemoteAnswer:
         if thinking_was_cut:
             limit = BUDGET if spent else "the thinking budget"
             cut = f"{limit} ended the thinking after {reply.thinking_tokens} tokens"
-            if native and self.dialect.ends_thinking and await self._end_thinking(reply):
+            if (
+                native
+                and self.dialect.ends_thinking
+                and reply.request_id
+                and await self.requests.end_thinking(reply.request_id)
+            ):
                 most = reply.thinking_tokens + BUDGET_SLACK_TOKENS
                 async for event in self._read(reply, enough):
                     yield event
@@ -463,11 +444,7 @@ class RemoteAnswer:
             status = "budget"
         yield self.finish(replies, status, reason, cut)
 
-    async def _end_thinking(self, reply: Reply) -> bool:
-        return bool(reply.request_id) and await self.requests.end_thinking(reply.request_id)
-
     def finish(self, replies: Sequence[Sequence[Reply]], status: Status, *why: str) -> Finished:
-        """Build the last event from the replies of each request, in order."""
         notes = describe_notes(replies, self.requests.retried)
         reasons = "; ".join(part for part in (*why, *notes) if part)
         return build_finished(
@@ -480,13 +457,7 @@ class RemoteAnswer:
         )
 
 
-def can_switch(spec: ModelSpec) -> bool:
-    """Return whether the thinking of a model can be switched: models.yaml says that it thinks."""
-    return bool(spec.think_close) or spec.thinking_switch is not None
-
-
 def build_facts(spec: ModelSpec) -> ModelFacts:
-    """Build the facts of a remote model that the prompts of reasoning need."""
     return ModelFacts(
         name=spec.name,
         context_tokens=spec.context,

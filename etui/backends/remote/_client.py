@@ -36,7 +36,6 @@ class RequestFailed(Exception):
 
 
 def build_error(spec: BackendSpec, failure: Failure, model: str, tries: int = 1) -> EtuiError:
-    """Build the error of a failed request."""
     name = f"the backend {spec.name}"
     again = f" ({tries} tries)" if tries > 1 else ""
     match failure.status if failure.kind == "status" else None:
@@ -53,15 +52,12 @@ def build_error(spec: BackendSpec, failure: Failure, model: str, tries: int = 1)
         case 400 | 405 | 413 | 415 | 422:
             return InvalidRequest(f"{name} refused the request: {failure.what}")
     if failure.untouched:
-        return ModelUnavailable(f"{name} cannot answer{again}: {failure.what}", _how_to_fix(spec))
+        fix = f"start the server at {spec.url}, or fix `url` of {spec.name} in config.yaml"
+        return ModelUnavailable(f"{name} cannot answer{again}: {failure.what}", fix)
     return RemoteFailed(
         f"{name} failed: {failure.what}",
         "ask again; it is not sent again by itself, because the server may have begun it",
     )
-
-
-def _how_to_fix(spec: BackendSpec) -> str:
-    return f"start the server at {spec.url}, or fix `url` of {spec.name} in config.yaml"
 
 
 FailureKind = Literal[
@@ -85,8 +81,6 @@ _NOT_BEGUN = (*_BUSY, 400, 401, 403, 404, 405, 413, 415, 422)
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a request failed."""
-
     kind: FailureKind
     what: str  # The same in words, without the name of the backend
     began: bool = False  # Whether a byte of the answer had arrived
@@ -110,6 +104,10 @@ class Failure:
         A refusal of this request alone, and a full queue, come from a backend that works.
         """
         return self.kind != "status" or (self.status or 0) >= 500
+
+
+CUT_OFF = Failure("broken", "it ended in mid-answer", began=True)
+"""Of a stream that ends without an error."""
 
 
 def find_wait(failure: Failure, tries: int, retries: int) -> float | None:
@@ -150,7 +148,6 @@ DONE = "[DONE]"
 
 
 def _fault(what: str) -> RequestFailed:
-    """Build the error of an answer that breaks its format or a bound."""
     return RequestFailed(Failure("format", what, began=True))
 
 
@@ -185,7 +182,6 @@ class LineReader:
         return list(map(_decode, whole))
 
     def finish(self) -> list[str]:
-        """Return the last line if it has no end."""
         line, self._held = bytes(self._held), bytearray()
         return [_decode(line)] if line else []
 
@@ -284,7 +280,7 @@ class RemoteClient:
         while True:
             tries += 1
             try:
-                async with self._open(request) as response:
+                async with self._send("POST", request.path, request.body) as response:
                     async for document in self._read(response, lines=request.lines):
                         yield document
                 return
@@ -295,58 +291,40 @@ class RemoteClient:
                 on_retry(error.failure)
             await self._sleep(wait)
 
-    async def fetch(
-        self, path: str, *, seconds: float, body: Mapping[str, Any] | None = None
-    ) -> tuple[dict[str, Any], Mapping[str, str]]:
-        """Get one JSON document (or post one, with ``body``), once, within a short time.
-
-        Returns:
-            The document and the headers.
+    async def fetch(self, path: str, *, seconds: float) -> dict[str, Any]:
+        """Get one JSON document, once, within a short time.
 
         Raises:
             RequestFailed: It failed.
         """
-        text, headers = await self.fetch_text(path, seconds=seconds, body=body)
-        return parse_document(text), headers
+        return parse_document(await self.fetch_text(path, seconds=seconds))
 
     async def fetch_text(
         self, path: str, *, seconds: float, body: Mapping[str, Any] | None = None
-    ) -> tuple[str, Mapping[str, str]]:
-        """Get a text; as :meth:`fetch`."""
+    ) -> str:
+        """Get a text (or post a document for it, with ``body``); as :meth:`fetch`."""
         try:
             async with asyncio.timeout(seconds):
                 method = "GET" if body is None else "POST"
                 async with self._send(method, path, body) as response:
-                    raw = await _read_bounded(response, MOST_DOCUMENT_BYTES)
-                    return raw.decode("utf-8", "replace"), response.headers
+                    raw = await _read_start(response, MOST_DOCUMENT_BYTES)
+                    if len(raw) > MOST_DOCUMENT_BYTES:
+                        raise _fault(f"the answer is longer than {MOST_DOCUMENT_BYTES:,} bytes")
+                    return raw.decode("utf-8", "replace")
         except TimeoutError:
             failure = Failure("silent", f"no answer within {seconds:g} s")
             raise RequestFailed(failure) from None
 
     def hide_key(self, text: str) -> str:
-        """Return a text of the server without the key, which an error may quote."""
         return text.replace(self._key, "…") if self._key else text
 
     async def close(self) -> None:
-        """Close every connection."""
         await self._client.aclose()
-
-    @asynccontextmanager
-    async def _open(self, request: HttpRequest) -> AsyncIterator[httpx2.Response]:
-        async with self._send("POST", request.path, request.body) as response:
-            kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
-            wanted = ("application/x-ndjson", "application/json") if request.lines else (
-                "text/event-stream",
-            )  # fmt: skip
-            if kind not in wanted:
-                raise _fault(f"the answer is {kind or 'of no type'}, not {wanted[0]}")
-            yield response
 
     @asynccontextmanager
     async def _send(
         self, method: str, path: str, body: Mapping[str, Any] | None
     ) -> AsyncIterator[httpx2.Response]:
-        """Send one request and check the status of the response."""
         import httpx2
 
         url = f"{self._root}{path[1:]}" if path.startswith("//") else f"{self._base}/{path}"
@@ -376,6 +354,10 @@ class RemoteClient:
     async def _read(
         self, response: httpx2.Response, *, lines: bool
     ) -> AsyncIterator[dict[str, Any]]:
+        kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+        wanted = ["application/x-ndjson", "application/json"] if lines else ["text/event-stream"]
+        if kind not in wanted:
+            raise _fault(f"the answer is {kind or 'of no type'}, not {wanted[0]}")
         reader, events, done = LineReader(self._most_line_bytes), EventReader(), False
 
         def parse(line: str) -> dict[str, Any] | None:
@@ -406,12 +388,13 @@ def find_root(base: str) -> str:
     return base.removesuffix("/").removesuffix("/v1")
 
 
-async def _read_bounded(response: httpx2.Response, most_bytes: int) -> bytes:
+async def _read_start(response: httpx2.Response, most_bytes: int) -> bytes:
+    """Read a body, or as much of it as shows that it is longer."""
     found = bytearray()
     async for chunk in response.aiter_raw():
         found += chunk
         if len(found) > most_bytes:
-            raise _fault(f"the answer is longer than {most_bytes:,} bytes")
+            break
     return bytes(found)
 
 
@@ -420,11 +403,7 @@ async def _describe_refusal(response: httpx2.Response) -> Failure:
     if 300 <= status < 400:
         what = f"it redirects elsewhere ({status}), which is not followed"
         return Failure("redirect", what, status=status)
-    raw = bytearray()
-    async for chunk in response.aiter_raw():
-        raw += chunk
-        if len(raw) > MOST_ERROR_BYTES:
-            break
+    raw = await _read_start(response, MOST_ERROR_BYTES)
     try:
         document = parse_document(raw.decode("utf-8", "replace"))
         said = read_error(document.get("error", document.get("detail")))

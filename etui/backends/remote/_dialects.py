@@ -95,11 +95,12 @@ class Dialect:
         return HttpRequest("chat/completions", body)
 
     def build_end_thinking(self, request_id: str) -> HttpRequest:
-        """Refuse: there is no such request in the protocol."""
-        raise InvalidRequest(f"a backend of kind {self.kind} cannot end the thinking of an answer")
+        """Build the request that ends the thinking of a running answer, where there is one."""
+        return HttpRequest(
+            "chat/completions/control", {"id": request_id, "action": "reasoning_end"}
+        )
 
     def parse(self, document: Mapping[str, Any]) -> tuple[StreamPart, ...]:
-        """Parse one chunk."""
         return parse_chunk(document)
 
     def check(self, arm: Arm) -> None:
@@ -138,7 +139,6 @@ class Dialect:
         return HttpRequest("completions", body)
 
     def _add_thinking(self, body: dict[str, Any], asked: Asked) -> None:
-        """Add the switch of the thinking, for models that have one."""
         if asked.thinking is not None:
             body["reasoning_effort"] = find_effort(asked.think_tokens if asked.thinking else 0)
 
@@ -151,11 +151,7 @@ class Ollama(Dialect):
     sampling_keys = _USUAL_KEYS
 
     def build(self, asked: Asked) -> HttpRequest:
-        """Build a chat request.
-
-        Raises:
-            InvalidRequest: Ollama has no raw prompts with a stop by tokens, and no forced tools.
-        """
+        """Build a chat request; Ollama has no raw prompts, no biases and no forced tools."""
         options = asked.options
         if options.raw:
             raise InvalidRequest(
@@ -255,8 +251,6 @@ def _arguments(value: object) -> Mapping[str, Any]:
 
 
 class LlamaServer(Dialect):
-    """llama-server of llama.cpp."""
-
     kind: BackendKind = "llama-server"
     joins_votes = True
     ends_thinking = True
@@ -266,16 +260,9 @@ class LlamaServer(Dialect):
     least_alternatives = 1  # 0 turns the probabilities of the tokens themselves off
 
     def build(self, asked: Asked) -> HttpRequest:
-        """Build a request with timings and the progress of the prompt in every chunk."""
         request = super().build(asked)
         extra = {"timings_per_token": True, "return_progress": True}
         return replace(request, body={**request.body, **extra})
-
-    def build_end_thinking(self, request_id: str) -> HttpRequest:
-        """Build the control call that ends the thinking."""
-        return HttpRequest(
-            "chat/completions/control", {"id": request_id, "action": "reasoning_end"}
-        )
 
     def parse(self, document: Mapping[str, Any]) -> tuple[StreamPart, ...]:
         """Parse one chunk, whose ``timings`` count the tokens of the prompt too."""
@@ -297,8 +284,6 @@ class LlamaServer(Dialect):
 
 
 class Vllm(Dialect):
-    """vLLM's OpenAI server."""
-
     kind: BackendKind = "vllm"
     joins_votes = True
     gives_probabilities = True
@@ -309,14 +294,12 @@ class Vllm(Dialect):
     }
 
     def build(self, asked: Asked) -> HttpRequest:
-        """Build a request whose chunks have the usage so far."""
         request = super().build(asked)
         stream = {"include_usage": True, "continuous_usage_stats": True}
         top_k = asked.sampling.top_k or -1
         return replace(request, body={**request.body, "stream_options": stream, "top_k": top_k})
 
     def check(self, arm: Arm) -> None:
-        """Accept every value that vLLM has."""
         last_n = arm.sampling.repeat_last_n
         if arm.sampling.repeat_penalty != 1.0 and last_n not in (-1, Sampling().repeat_last_n):
             raise InvalidRequest(
@@ -363,7 +346,6 @@ def find_effort(think_tokens: int | None) -> str:
 
 
 def build_message(message: Message) -> dict[str, Any]:
-    """Build a message of the OpenAI protocol."""
     document: dict[str, Any] = {"role": message.role, "content": message.content}
     if message.tool_calls:
         document["tool_calls"] = json.loads(message.tool_calls)
@@ -382,7 +364,6 @@ def _build_biases(biases: Sequence[tuple[int | str, float]]) -> dict[str, float]
 
 
 def add_tools(body: dict[str, Any], asked: Asked) -> None:
-    """Add the tools that the model may call, and which it must."""
     options = asked.options
     if not options.tools:
         return
@@ -396,6 +377,5 @@ def add_tools(body: dict[str, Any], asked: Asked) -> None:
 
 
 def choose_dialect(kind: BackendKind) -> Dialect:
-    """Return the dialect of a kind."""
     kinds = {each.kind: each for each in (LlamaServer, Vllm, Ollama, Etui)}
     return kinds.get(kind, Dialect)()

@@ -5,15 +5,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from etui.backends.remote._client import Failure
-from etui.backends.remote._stream_parts import (
-    StreamPart,
-    Timings,
-    Usage,
-)
+from etui.backends.remote._stream_parts import StreamPart, Timings, Usage
 from etui.chat import Message
 from etui.engine.special_tokens import TextStream, held_back
 from etui.events import Answer, Event, Finished, Status, Thought, TokenLogprob, ToolCall
@@ -39,7 +35,6 @@ def known_prompt(usage: Usage) -> tuple[int | None, int]:
 
 
 def describe_end(reply: Reply, outcome: str, max_tokens: int) -> tuple[Status, str]:
-    """Return the status of an answer, and the reason for it."""
     tokens = count_text(reply.answer_tokens, "token")
     if outcome == "cancelled":
         if reply.first_ns is None:
@@ -279,17 +274,14 @@ class Reply:
 
     @property
     def answer(self) -> str:
-        """The text of the answer so far."""
         return "".join(self._answer)
 
     @property
     def thinking(self) -> str:
-        """The thinking so far."""
         return "".join(self._thinking)
 
     @property
     def tokens(self) -> int:
-        """All tokens so far, by pieces."""
         return self.thinking_tokens + self.answer_tokens
 
     @property
@@ -299,7 +291,6 @@ class Reply:
 
     @property
     def tool_calls(self) -> str:
-        """The tools that it calls, as a JSON array; empty without any."""
         if not self._calls:
             return ""
         return json.dumps(
@@ -320,7 +311,6 @@ class Reply:
         return math.exp(self._logprob_sum / self._logprobs) if self._logprobs else None
 
     def take_facts(self, piece: StreamPart) -> None:
-        """Take what a piece reports of the whole request."""
         if piece.usage is not None:
             self.usage = _merge(self.usage, piece.usage)
         if piece.timings is not None:
@@ -330,7 +320,6 @@ class Reply:
         self.request_id = piece.request_id or self.request_id
 
     def take(self, piece: StreamPart, t_ns: int) -> Iterator[Event]:
-        """Take a piece that arrived at ``t_ns``, and yield its events."""
         tokens = piece.tokens
         if tokens:
             self.first_ns = self.first_ns or t_ns
@@ -424,9 +413,4 @@ class Reply:
 
 def _merge(old: Usage, new: Usage) -> Usage:
     """Return the newer numbers; a number that is missing in them keeps its older value."""
-    return Usage(
-        new.prompt_tokens if new.prompt_tokens is not None else old.prompt_tokens,
-        new.cached_tokens if new.cached_tokens is not None else old.cached_tokens,
-        new.output_tokens if new.output_tokens is not None else old.output_tokens,
-        new.thinking_tokens if new.thinking_tokens is not None else old.thinking_tokens,
-    )
+    return replace(old, **{key: each for key, each in asdict(new).items() if each is not None})

@@ -131,19 +131,13 @@ def _read_piece(token: Mapping[str, Any]) -> tuple[int, ...]:
 
 
 def _read_logprob(value: object) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        logprob = float(value)
-    except OverflowError:
-        return None
-    if math.isnan(logprob) or logprob == math.inf or logprob > 1e-3:
+    logprob = _read_number(value)
+    if logprob is None or math.isnan(logprob) or logprob == math.inf or logprob > 1e-3:
         return None  # no log-probability; servers round tiny values up to a little over 0
     return max(-1e9, min(0.0, logprob))
 
 
 def _parse_timings(chunk: Mapping[str, Any]) -> Timings | None:
-    """Parse llama-server's ``timings`` or vLLM's ``metrics``."""
     for name, key in (("timings", "predicted_ms"), ("metrics", "generation_time_ms")):
         if times := read_mapping(chunk.get(name)):
             return Timings(decode_seconds=read_seconds(times.get(key), 1000.0))
@@ -206,8 +200,6 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class HttpRequest:
-    """A POST request."""
-
     path: str  # Path below the base URL, or below its root if it begins with `//`
     body: Mapping[str, Any]  # The JSON document to send
     lines: bool = False
@@ -271,15 +263,21 @@ def read_count(value: object) -> int | None:
     return value if 0 <= value <= MOST_TOKENS else None
 
 
-def read_seconds(value: object, per_second: float = 1.0) -> float | None:
-    """Read a duration in units of which ``per_second`` are a second; None if it cannot be one."""
+def _read_number(value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
-        seconds = float(value) / per_second
+        return float(value)
     except OverflowError:
         return None
-    return seconds if math.isfinite(seconds) and seconds >= 0.0 else None
+
+
+def read_seconds(value: object, per_second: float = 1.0) -> float | None:
+    """Read a duration in units of which ``per_second`` are a second; None if it cannot be one."""
+    seconds = _read_number(value)
+    if seconds is None or not math.isfinite(seconds) or seconds < 0.0:
+        return None
+    return seconds / per_second
 
 
 def read_text(value: object) -> str:
@@ -295,12 +293,10 @@ def read_text(value: object) -> str:
 
 
 def read_mapping(value: object) -> Mapping[str, Any]:
-    """Return a JSON object; an empty one for anything else."""
     return value if isinstance(value, dict) else {}
 
 
 def read_list(value: object) -> list[Any]:
-    """Return a JSON array; an empty one for anything else."""
     return value if isinstance(value, list) else []
 
 

@@ -15,12 +15,11 @@ from etui.arm import VoteStop
 from etui.backends.remote._answer import (
     OVERRUN_TOKENS,
     Arrived,
-    Broke,
     Ended,
     RemoteAnswer,
     build_facts,
 )
-from etui.backends.remote._client import Failure, RequestFailed
+from etui.backends.remote._client import CUT_OFF, RequestFailed
 from etui.backends.remote._reply import Reply, ThinkingSplitter, describe_end
 from etui.events import Answer, Event, Status, Thought, TokenLogprob, Vote, VoteStatus
 from etui.multiple_choice import parse_options
@@ -41,16 +40,9 @@ class _Group:
     overrun: bool = False
 
 
-def run_votes(answer: RemoteAnswer) -> AsyncIterator[Event]:
-    """Draw the votes of an arm, or the answers that a client asks for, and count them.
+class Election:
+    """The votes of an arm, or the answers that a client asks for."""
 
-    Raises:
-        RequestFailed: A request failed before any vote had ended.
-    """
-    return _Election(answer).run()
-
-
-class _Election:
     def __init__(self, answer: RemoteAnswer) -> None:
         self._answer = answer
         arm = answer.arm
@@ -92,6 +84,7 @@ class _Election:
         self._status: Status = "complete"
 
     async def run(self) -> AsyncIterator[Event]:
+        """Draw and count them; RequestFailed if a request fails before any vote has ended."""
         requests = self._answer.requests
         while True:
             if self._spent and self._has_votes():
@@ -117,17 +110,14 @@ class _Election:
                 case Arrived():
                     async for event in self._take(message):
                         yield event
-                case Ended(number=number):
-                    if not any(reply.finish for reply in self._groups[number].replies):
-                        broken = Failure("broken", "it ended in mid-answer", began=True)
-                        self._failed = RequestFailed(broken)
-                    for vote in self._lose(number):
-                        yield vote
-                    await requests.close(number)
-                case Broke(number=number, failure=failure, tries=tries):
-                    if self._groups[number].open:
-                        self._failed = RequestFailed(failure, tries)
-                    for vote in self._lose(number):
+                case Ended(number=number, error=error):
+                    group = self._groups[number]
+                    if error is None and not any(reply.finish for reply in group.replies):
+                        self._failed = RequestFailed(CUT_OFF)
+                    elif error is not None and group.open:
+                        self._failed = error
+                    self._lost = self._lost or bool(group.open)
+                    for vote in self._end(number):
                         yield vote
                     await requests.close(number)
         if self._failed is not None and self._status == "complete" and not self._has_votes():
@@ -202,21 +192,20 @@ class _Election:
                     seed=arm.sampling.seed + first,
                 )
             )
-            replies = [self._new_reply() for _ in range(count)]
+            splitters = (
+                ThinkingSplitter(self._marker, thinks=True) if self._marker else None
+                for _ in range(count)
+            )
+            replies = list(map(answer.new_reply, splitters))
             self._sent.append(replies)
             self._groups[number] = _Group(first, replies, set(range(count)))
             for _ in range(count):
                 self._waiting.popleft()
 
-    def _new_reply(self) -> Reply:
-        splitter = ThinkingSplitter(self._marker, thinks=True) if self._marker else None
-        return self._answer.new_reply(splitter)
-
     def _has_votes(self) -> bool:
         return bool(self._poll.counted or self._poll.uncounted or self._answers)
 
     def _count(self, index: int, reply: Reply) -> Iterator[Event]:
-        """Count a vote that has ended."""
         yield from self._logprobs.pop(index, ())
         if not self._counts:
             status: VoteStatus = "truncated" if reply.finish == "length" else "answered"
@@ -251,7 +240,6 @@ class _Election:
             yield replace(counted, t_ns=self._answer.clock_ns())
 
     def _build_vote(self, index: int, reply: Reply, weight: float, status: VoteStatus) -> Vote:
-        """Build the event of a vote that is not counted."""
         return Vote(
             t_ns=self._answer.clock_ns(),
             index=index,
@@ -268,11 +256,6 @@ class _Election:
         for index in sorted(group.open):
             self._cut_off += 1
             yield self._build_vote(group.first + index, group.replies[index], 0.0, "abandoned")
-
-    def _lose(self, number: int) -> Iterator[Vote]:
-        """Drop the votes of a request that its server has ended."""
-        self._lost = self._lost or bool(self._groups[number].open)
-        return self._end(number)
 
     def _close(self) -> Iterator[Event]:
         """Yield the answer of the turn, and the final event."""

@@ -13,14 +13,14 @@ from collections.abc import Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from etui.backends.base import AnswerRequest, Cancel
 from etui.backends.remote._answer import RemoteAnswer, Requests, Signal
 from etui.backends.remote._client import RemoteClient, RequestFailed, build_error
 from etui.backends.remote._dialects import choose_dialect
 from etui.backends.remote._stream_parts import read_count, read_list, read_mapping, read_text
-from etui.backends.remote._votes import run_votes
+from etui.backends.remote._votes import Election
 from etui.config.backend_spec import BackendKind, BackendSpec, find_key_problem, read_key
 from etui.errors import EtuiError, InvalidRequest, ModelUnavailable, RemoteFailed
 from etui.events import Event
@@ -78,7 +78,8 @@ async def probe(
     document, latency = listed
     entries = [read_mapping(entry) for entry in read_list(document.get("data"))[:MOST_MODELS]]
     models = tuple(name for entry in entries if (name := read_text(entry.get("id"))))
-    detected = next((kind for entry in entries if (kind := _find_owner(entry))), None)
+    owners = (read_text(entry.get("owned_by")).lower() for entry in entries)
+    detected = next((_OWNERS[owner] for owner in owners if owner in _OWNERS), None)
     if detected is None and version is not None and spec.kind != "openai":
         detected = spec.kind
     problem = "" if "data" in document else "the answer of /models is not a list of models"
@@ -108,18 +109,15 @@ async def count_running(client: RemoteClient, kind: BackendKind, seconds: float)
             case "vllm":
                 return _find_running(await client.fetch_text("//metrics", seconds=seconds))
             case "etui":
-                document, _ = await client.fetch("//meter", seconds=seconds)
-                return read_count(document.get("running"))
-            case _:
-                return None
+                return read_count((await client.fetch("//meter", seconds=seconds)).get("running"))
     except RequestFailed:
-        return None
+        pass
+    return None
 
 
 async def _count_slots(client: RemoteClient, seconds: float) -> int | None:
     try:
-        text, _ = await client.fetch_text("//slots", seconds=seconds)
-        slots = read_list(json.loads(text))
+        slots = read_list(json.loads(await client.fetch_text("//slots", seconds=seconds)))
         if slots:
             return sum(read_mapping(slot).get("is_processing") is True for slot in slots)
     except (RequestFailed, ValueError, RecursionError):
@@ -127,8 +125,8 @@ async def _count_slots(client: RemoteClient, seconds: float) -> int | None:
     return _find_running(await client.fetch_text("//metrics", seconds=seconds))
 
 
-def _find_running(answer: tuple[str, Mapping[str, str]]) -> int | None:
-    found = _RUNNING.findall(answer[0])
+def _find_running(metrics: str) -> int | None:
+    found = _RUNNING.findall(metrics)
     try:
         return read_count(round(sum(float(value) for value in found))) if found else None
     except (ValueError, OverflowError):
@@ -140,7 +138,7 @@ async def _list_models(
 ) -> tuple[dict[str, Any], float] | RequestFailed:
     begin_ns = clock_ns()
     try:
-        document, _ = await client.fetch("models", seconds=seconds)
+        document = await client.fetch("models", seconds=seconds)
     except RequestFailed as error:
         return error
     return document, (clock_ns() - begin_ns) / 1e9
@@ -157,30 +155,21 @@ async def _read_version(client: RemoteClient, kind: BackendKind, seconds: float)
         return None
     path, key = places[kind]
     try:
-        document, _ = await client.fetch(path, seconds=seconds)
+        document = await client.fetch(path, seconds=seconds)
     except RequestFailed:
         return None
     found = read_text(document.get(key))[:100]
     return f"{kind} {found}" if found else None
 
 
-def _find_owner(entry: Mapping[str, Any]) -> BackendKind | None:
-    return _OWNERS.get(read_text(entry.get("owned_by")).lower())
-
-
-CircuitState = Literal["closed", "open", "half-open"]
-
-FAILURES_TO_OPEN = 3
-
-OPEN_SECONDS = 30.0
+FAILURES_TO_OPEN, OPEN_SECONDS = 3, 30.0
 
 
 class Circuit:
     """The breaker of one backend; safe from any thread.
 
-    Closed, requests go through. After :data:`FAILURES_TO_OPEN` failures in a row it is open and
-    nothing goes through, until :data:`OPEN_SECONDS` have passed: then one request is let through
-    (half-open), whose result closes or opens it again.
+    After some failures in a row it is open and nothing goes through, until some time has passed:
+    then one request is let through, whose result closes or opens it again.
     """
 
     def __init__(
@@ -196,14 +185,6 @@ class Circuit:
         self._failures = 0
         self._opened_at: float | None = None
         self._trying = False
-
-    @property
-    def state(self) -> CircuitState:
-        """The state now."""
-        with self._lock:
-            if self._opened_at is None:
-                return "closed"
-            return "half-open" if self._trying or self._left() <= 0.0 else "open"
 
     @property
     def lets_through(self) -> bool:
@@ -323,8 +304,6 @@ async def _end_tasks(last: Callable[[], Coroutine[Any, Any, None]] | None) -> No
         await last()
 
 
-BuildClient = Callable[[BackendSpec, "str | None"], RemoteClient]
-
 PROBE_SECONDS = 3.0
 
 
@@ -341,7 +320,7 @@ class RemoteBackend:
         *,
         environ: Mapping[str, str] = os.environ,
         clock_ns: Callable[[], int] = time.monotonic_ns,
-        build_client: BuildClient = RemoteClient,
+        build_client: Callable[[BackendSpec, str | None], RemoteClient] = RemoteClient,
     ) -> None:
         self.spec = spec
         self.circuit = Circuit(lambda: clock_ns() / 1e9)
@@ -370,9 +349,6 @@ class RemoteBackend:
     def answer(self, request: AnswerRequest, cancel: Cancel | None = None) -> Iterator[Event]:
         """Answer a request; closing the iterator ends the answer.
 
-        Yields:
-            The events of the answer; the last is ``Finished``.
-
         Raises:
             ModelUnavailable: The server surely has not begun it, so that a fallback can answer.
             RemoteFailed: The server failed, and may have computed something.
@@ -387,26 +363,20 @@ class RemoteBackend:
         events: queue.SimpleQueue[Event | BaseException | None] = queue.SimpleQueue()
         running = self._io.submit(self._run(request, cancel, events.put))
         running.add_done_callback(lambda _future: events.put(None))
-        reported = False
         try:
             while (event := events.get()) is not None:
                 if isinstance(event, BaseException):
-                    reported = True
                     raise self._report(request, event)
                 yield event
             if running.cancelled():
                 raise RemoteFailed(f"the backend {self.spec.name} was closed")
             running.result()  # raises a bug of this program
-            reported = True
-            if cancel.cancelled():
-                self.circuit.release()
-            else:
+            if not cancel.cancelled():
                 self.circuit.succeed()
         finally:
             running.cancel()
             cancel.listen()
-            if not reported:
-                self.circuit.release()
+            self.circuit.release()  # if nothing was reported
 
     async def _run(
         self, request: AnswerRequest, cancel: Cancel, put: Callable[[Event | BaseException], None]
@@ -420,7 +390,8 @@ class RemoteBackend:
         cancel.listen(lambda: signal("cancel"), lambda: signal("end thinking"))
         try:
             self._dialect.check(request.arm)
-            run = run_votes(answer) if answer.draws_votes else answer.run()
+            several = request.arm.reasoning == "vote" or request.options.count > 1
+            run = Election(answer).run() if several else answer.run()
             async with aclosing(run) as events:  # type: ignore[type-var]
                 async for event in events:
                     self._note(answer)  # before its last event
@@ -442,7 +413,6 @@ class RemoteBackend:
     def _report(self, request: AnswerRequest, error: BaseException) -> BaseException:
         """Tell the circuit of an error, and return the one to raise."""
         if not isinstance(error, RequestFailed):
-            self.circuit.release()
             return error
         if error.failure.counts:
             self.circuit.fail()

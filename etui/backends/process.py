@@ -24,6 +24,7 @@ from etui.backends import wire
 from etui.backends.base import AnswerRequest, Cancel, LongStep
 from etui.backends.wire import WireError, decode, encode
 from etui.config.config import Config
+from etui.engine.template_process import end_process
 from etui.errors import EngineFailed
 from etui.events import BatchShare, Event, Loaded, Residence, SharedBatch, Unloaded
 
@@ -199,12 +200,9 @@ class ChildProcess:
                 mailbox.put(message)
 
     def next(self, number: int, silent_seconds: float, stalled_seconds: float) -> Any:
-        """Return the next reply to a request, or a text that says why there is none.
+        """Return the next reply to a request (or ``HANDSHAKE``), or why there is none.
 
-        Args:
-            number: Number of the request, or ``HANDSHAKE``.
-            stalled_seconds: Longest time without any progress: of this request, or of others that
-                it waits for.
+        The progress of others that it waits for counts, too.
         """
         mailbox = self._mailboxes[number]
         was_faulty = False
@@ -259,12 +257,7 @@ class ChildProcess:
             if is_first:
                 self._failure = why
         if is_first:
-            self.process.kill()
-            self.process.wait()
-            for pipe in (self.process.stdin, self.process.stdout):
-                if pipe is not None:
-                    with suppress(OSError):
-                        pipe.close()
+            end_process(self.process)
         if threading.current_thread() is not self._reading:
             self._reading.join(READ_SECONDS)
 
@@ -374,9 +367,6 @@ class ProcessBackend:
     def answer(self, request: AnswerRequest, cancel: Cancel | None = None) -> Iterator[Event]:
         """Answer a request; closing the iterator cancels the answer.
 
-        Yields:
-            The events of the answer; the last is ``Finished``.
-
         Raises:
             EtuiError: An error of the engine, with its original class.
             EngineFailed: The process died or hung; it is restarted for the next answer.
@@ -387,27 +377,13 @@ class ProcessBackend:
     def load(
         self, model: ModelSpec, path: Path, draft: tuple[ModelSpec, Path] | None = None
     ) -> Iterator[Residence]:
-        """Load a model before a question is asked; the load runs while the iterator is read.
-
-        Yields:
-            The models unloaded for room, and the load; nothing if the model is in memory.
-
-        Raises:
-            EtuiError: As ``answer``.
-        """
+        """Load a model before a question is asked; it raises as ``answer``."""
         for event in self._ask(lambda number: wire.Load(number, model, path, draft), Cancel()):
             if isinstance(event, Residence):
                 yield event
 
     def unload(self, model: str) -> Iterator[Residence]:
-        """Unload a model between two answers.
-
-        Yields:
-            The unload; nothing if the model is not in memory.
-
-        Raises:
-            EngineFailed: As ``answer``.
-        """
+        """Unload a model between two answers; it raises as ``answer``."""
         if self.pid is None:
             return  # without a process nothing is loaded
         for event in self._ask(lambda number: wire.Unload(number, model), Cancel()):
@@ -426,7 +402,7 @@ class ProcessBackend:
     def _ask(
         self, build: Callable[[int], object], cancel: Cancel, answers: str = ""
     ) -> Iterator[Event]:
-        """Send a request and yield the events that answer it; closing the iterator cancels it."""
+        """Send a request and yield its events; closing the iterator cancels it."""
         pid, began_ns = self.pid, time.monotonic_ns()
         child = self.start()
         is_new = child.process.pid != pid

@@ -72,11 +72,7 @@ class LimitedProcess:
         return self._process.pid if self._process is not None else None
 
     def start(self) -> None:
-        """Start the process without waiting until it is ready, unless it is running.
-
-        Raises:
-            EngineFailed: It cannot be started.
-        """
+        """Start the process unless it runs, without a wait; EngineFailed if it cannot be."""
         if self._process is not None and self._process.poll() is None:
             return
         self.close()
@@ -99,14 +95,8 @@ class LimitedProcess:
         """End the process."""
         process, self._process = self._process, None
         self._works = False
-        if process is None:
-            return
-        process.kill()  # it has no state to save
-        process.wait()
-        for pipe in (process.stdin, process.stdout):
-            if pipe is not None:
-                with contextlib.suppress(OSError):
-                    pipe.close()
+        if process is not None:
+            end_process(process)
 
     def exchange(self, request: Mapping[str, Any]) -> Any:
         """Send a request, and return the reply.
@@ -151,6 +141,16 @@ class LimitedProcess:
         return f"its process was killed by {names[0] if names else f'signal {-code}'}"
 
 
+def end_process(process: subprocess.Popen[bytes]) -> None:
+    """Kill a process that has no state to save, and close its pipes."""
+    process.kill()
+    process.wait()
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            with contextlib.suppress(OSError):
+                pipe.close()
+
+
 class TemplateProcess(LimitedProcess):
     """Compile and render templates in a child process; used from one thread at a time."""
 
@@ -165,13 +165,7 @@ class TemplateProcess(LimitedProcess):
         self._compiled.clear()
 
     def compile(self, source: str) -> None:
-        """Compile a template, unless the process has compiled it already.
-
-        Raises:
-            LimitExceeded: It exceeded a limit.
-            TemplateFailed: The source is not a valid template.
-            EngineFailed: The process cannot be started.
-        """
+        """Compile a template, unless the process has done so; it raises the same as ``render``."""
         if len(source) > SOURCE_CHARACTERS:
             raise LimitExceeded(f"it has {len(source)} characters, more than {SOURCE_CHARACTERS}")
         self.start()
@@ -184,7 +178,7 @@ class TemplateProcess(LimitedProcess):
         Raises:
             LimitExceeded: It exceeded a limit.
             TemplateRaised: It called ``raise_exception``.
-            TemplateFailed: It raised another exception.
+            TemplateFailed: It is not valid, or raised another exception.
             EngineFailed: The process cannot be started.
         """
         self.compile(source)

@@ -64,6 +64,10 @@ _FILENAME = "<chat template>"
 _WIDE_FORMAT = re.compile(r"\*|\d{4,}")
 
 
+Render = Callable[[Mapping[str, Any]], Iterator[str]]
+"""Renders a template with variables, in pieces."""
+
+
 class LimitExceeded(Exception):
     """A request exceeded a limit on time, memory or text length."""
 
@@ -72,13 +76,8 @@ class TemplateRaised(Exception):
     """The template called ``raise_exception`` with this message."""
 
 
-def compile_template(source: str) -> Callable[[Mapping[str, Any]], Iterator[str]]:
-    """Compile ``source`` into a function that renders in pieces.
-
-    Raises:
-        jinja2.TemplateError: The source is not a valid template.
-        LimitExceeded: The source is too long.
-    """
+def compile_template(source: str) -> Render:
+    """Compile a source into a function that renders; jinja2.TemplateError if it is not valid."""
     if len(source) > SOURCE_CHARACTERS:
         raise LimitExceeded(f"it has {len(source)} characters, more than {SOURCE_CHARACTERS}")
     environment = _build_environment()
@@ -178,7 +177,11 @@ def _build_environment() -> ImmutableSandboxedEnvironment:
     environment.filters.update(filters, tojson=_tojson, replace=_replace)
     allowed = {name: environment.globals[name] for name in ("range", "namespace", "dict")}
     environment.globals.clear()
-    environment.globals.update(allowed, raise_exception=_raise, strftime_now=_strftime_now)
+    environment.globals.update(
+        allowed,
+        raise_exception=_raise,
+        strftime_now=lambda form: datetime.now().strftime(str(form)[:200]),
+    )
     return environment
 
 
@@ -198,58 +201,20 @@ def _raise(message: str) -> None:
     raise TemplateRaised(str(message)[:500])
 
 
-def _strftime_now(format_: str) -> str:
-    return datetime.now().strftime(str(format_)[:200])
-
-
-class Renderer:
-    """Compile and render templates for one parent.
-
-    Args:
-        seconds: CPU time of a request, after which the kernel kills this process.
-        memory_bytes: Memory that a request may take, for messages.
-    """
-
-    def __init__(
-        self, requests: IO[bytes], replies: IO[bytes], seconds: float, memory_bytes: int
-    ) -> None:
-        self._requests = requests
-        self._replies = replies
-        self._seconds = seconds
-        self._memory_bytes = memory_bytes
-        self._templates: dict[int, Callable[[Mapping[str, Any]], Iterator[str]]] = {}
-
-    def run(self) -> None:
-        """Answer requests until the parent closes the pipe."""
-        while (request := read_message(self._requests)) is not None:
-            set_timer(self._seconds)
-            try:
-                reply = {"text": self._answer(request)}
-            except LimitExceeded as error:
-                reply = {"kind": LIMIT, "message": str(error)}
-            except MemoryError:
-                reply = {"kind": LIMIT, "message": describe_memory(self._memory_bytes)}
-            except TemplateRaised as error:
-                reply = {"kind": RAISED, "message": str(error)}
-            except Exception as error:  # noqa: BLE001 - a template can raise anything
-                reply = {"kind": type(error).__name__, "message": str(error)[:500]}
-            write_message(self._replies, reply)
-            set_timer(0.0)
-
-    def _answer(self, request: Mapping[str, Any]) -> str:
-        number = request["id"]
-        if "source" in request:
-            self._templates[number] = compile_template(request["source"])
-        if "variables" not in request:
-            return ""
-        pieces: list[str] = []
-        length = 0
-        for piece in self._templates[number](request["variables"]):
-            pieces.append(piece)
-            length += len(piece)
-            if length > OUTPUT_CHARACTERS:
-                raise LimitExceeded(f"it wrote more than {OUTPUT_CHARACTERS} characters")
-        return "".join(pieces)
+def _answer(request: Mapping[str, Any], templates: dict[int, Render]) -> str:
+    number = request["id"]
+    if "source" in request:
+        templates[number] = compile_template(request["source"])
+    if "variables" not in request:
+        return ""
+    pieces: list[str] = []
+    length = 0
+    for piece in templates[number](request["variables"]):
+        pieces.append(piece)
+        length += len(piece)
+        if length > OUTPUT_CHARACTERS:
+            raise LimitExceeded(f"it wrote more than {OUTPUT_CHARACTERS} characters")
+    return "".join(pieces)
 
 
 def describe_memory(most_bytes: int) -> str:
@@ -315,7 +280,21 @@ def main() -> None:
     _build_environment()  # imports jinja2 before the limits apply
     seconds, memory_bytes = float(sys.argv[1]), int(sys.argv[2])
     limit_process(memory_bytes)
-    Renderer(sys.stdin.buffer, sys.stdout.buffer, seconds, memory_bytes).run()
+    templates: dict[int, Render] = {}
+    while (request := read_message(sys.stdin.buffer)) is not None:
+        set_timer(seconds)
+        try:
+            reply = {"text": _answer(request, templates)}
+        except LimitExceeded as error:
+            reply = {"kind": LIMIT, "message": str(error)}
+        except MemoryError:
+            reply = {"kind": LIMIT, "message": describe_memory(memory_bytes)}
+        except TemplateRaised as error:
+            reply = {"kind": RAISED, "message": str(error)}
+        except Exception as error:  # noqa: BLE001 - a template can raise anything
+            reply = {"kind": type(error).__name__, "message": str(error)[:500]}
+        write_message(sys.stdout.buffer, reply)
+        set_timer(0.0)
 
 
 if __name__ == "__main__":

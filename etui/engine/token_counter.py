@@ -1,15 +1,14 @@
 """Count the tokens of a text with a model's own tokenizer, while its engine is busy or not loaded.
 
 ``python -m etui.engine.token_counter`` loads vocabularies, never weights, in a process of its own:
-a damaged file ends only that process, no GPU is woken, and no key waits for it. On its standard
-input come lines of JSON, each with the path of a GGUF and the number of bytes that follow: a text,
-a prompt as JSON, or tokens as JSON. Each is answered by a line of JSON: the count, the tokens or
-their text; null if that is not possible.
+a damaged file ends only that process, no GPU is woken, and no key waits for it. Its messages are
+those of :mod:`etui.engine.template_sandbox`. A request has the path of a GGUF and what to do: count
+or tokenize a text, count a prompt, or join tokens. The answer is the count, the tokens or their
+text; null if that is not possible.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import subprocess
@@ -22,13 +21,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from etui.chat import Message
+from etui.engine.template_process import TemplateProcess, end_process
+from etui.engine.template_sandbox import read_message, write_message
 from etui.engine.trial import CRASH_ENVIRONMENT, forbid_core_dump
 from etui.models.spec import ModelSpec
 
 if TYPE_CHECKING:
     from etui.engine.chat_prompt import ModelText
     from etui.engine.model import Model
-    from etui.engine.template_process import TemplateProcess
 
 MOST_BYTES = 4_000_000
 """A longer text is not counted: it fits no context, and counting it takes seconds."""
@@ -51,21 +51,18 @@ class Prompt:
     tools: str = ""  # A JSON array in the OpenAI form; empty for none
     think_tokens: int = 0  # Budget of the thinking, by which some templates differ
 
-    def encode(self) -> bytes:
-        """Encode the prompt, with those facts of its model that change its text."""
-        return json.dumps(
-            {
-                "spec": {name: getattr(self.spec, name) for name in _TEXT_FACTS},
-                "messages": [asdict(message) for message in self.messages],
-                "tools": self.tools,
-                "think_tokens": self.think_tokens,
-            }
-        ).encode()
+    def to_document(self) -> dict[str, Any]:
+        """Convert the prompt to JSON, with those facts of its model that change its text."""
+        return {
+            "spec": {name: getattr(self.spec, name) for name in _TEXT_FACTS},
+            "messages": [asdict(message) for message in self.messages],
+            "tools": self.tools,
+            "think_tokens": self.think_tokens,
+        }
 
     @classmethod
-    def decode(cls, raw: bytes) -> Prompt:
-        """Decode what :meth:`encode` returns."""
-        given = json.loads(raw)
+    def from_document(cls, given: dict[str, Any]) -> Prompt:
+        """Read what :meth:`to_document` returns."""
         spec = ModelSpec(size="", sources=(), **given.pop("spec"))
         messages = tuple(Message(**message) for message in given.pop("messages"))
         return cls(spec, messages, **given)
@@ -95,14 +92,11 @@ class TokenCounter:
     def count(self, path: Path, text: str) -> int | None:
         """Count the tokens of a text, control tokens in it counted as text.
 
-        Returns:
-            The count; None if the file has no tokenizer that can be used, or the text is far too
-            long.
+        None if the file has no tokenizer that can be used, or the text is far too long.
         """
         if not text:
             return 0
-        raw = text.encode("utf-8", "surrogatepass")
-        if len(raw) > MOST_BYTES:
+        if _is_too_long(text):
             return None
         key = (path, text)
         with self._lock:
@@ -111,7 +105,7 @@ class TokenCounter:
                 return self._kept[key]
             if self._closed or path in self._failed:
                 return None
-            count = _to_count(self._ask(path, raw))
+            count: int | None = self._ask(path, text=text)
             if count is None:
                 self._failed.add(path)
             elif len(text) >= _KEPT_FROM_CHARACTERS:
@@ -123,15 +117,15 @@ class TokenCounter:
     def count_prompt(self, path: Path, prompt: Prompt) -> int | None:
         """Count the tokens of a prompt, those of its chat template included.
 
-        Returns:
-            The count; None if the file has no tokenizer that can be used, its template refuses the
-            prompt, or the texts are far too long.
+        None if the file has no tokenizer that can be used, its template refuses the prompt, or the
+        texts are far too long.
         """
-        raw = prompt.encode()
+        document = prompt.to_document()
         with self._lock:
-            if len(raw) > MOST_BYTES or self._closed or path in self._failed:
+            if _is_too_long(json.dumps(document)) or self._closed or path in self._failed:
                 return None
-            return _to_count(self._ask(path, raw, "prompt"))
+            count: int | None = self._ask(path, prompt=document)
+            return count
 
     def tokenize(
         self, path: Path, text: str, *, special: bool = True, ends: bool = False
@@ -142,11 +136,10 @@ class TokenCounter:
             special: Whether the names of control tokens in the text are read as those.
             ends: Whether to add the tokens that the model wants before and behind a whole text.
         """
-        raw = text.encode("utf-8", "surrogatepass")
-        if len(raw) > MOST_BYTES:
+        if _is_too_long(text):
             return None
         with self._lock:
-            found = self._ask(path, raw, "tokenize", special=special, ends=ends)
+            found = self._ask(path, tokenize=text, special=special, ends=ends)
         if found is None:
             return None
         return [Token(number, piece.encode("latin-1")) for number, piece in found]
@@ -154,7 +147,7 @@ class TokenCounter:
     def detokenize(self, path: Path, tokens: Sequence[int]) -> bytes | None:
         """Join the bytes of tokens; None as for :meth:`tokenize`, or if there is no such token."""
         with self._lock:
-            found = self._ask(path, json.dumps(list(tokens)).encode(), "detokenize")
+            found = self._ask(path, tokens=list(tokens))
         return None if found is None else str(found).encode("latin-1")
 
     def close(self) -> None:
@@ -167,7 +160,7 @@ class TokenCounter:
             with self._lock:  # no thread reads from it any more
                 self._drop()
 
-    def _ask(self, path: Path, raw: bytes, kind: str = "text", **more: bool) -> Any:
+    def _ask(self, path: Path, **asked: Any) -> Any:
         if self._closed:
             return None
         try:
@@ -181,24 +174,16 @@ class TokenCounter:
             )
             assert process.stdin is not None
             assert process.stdout is not None
-            request = json.dumps({"path": str(path), "bytes": len(raw), "kind": kind, **more})
-            process.stdin.write(request.encode() + b"\n" + raw)
-            process.stdin.flush()
-            return json.loads(process.stdout.readline())
-        except (OSError, ValueError):  # it has crashed, or cannot be started
+            write_message(process.stdin, {"path": str(path), **asked})
+            return read_message(process.stdout)["answer"]
+        except (OSError, ValueError, TypeError):  # it has crashed, or cannot be started
             self._drop()
             return None
 
     def _drop(self) -> None:
         process, self._process = self._process, None
-        if process is None:
-            return
-        process.kill()
-        process.wait()
-        for stream in (process.stdin, process.stdout):
-            if stream is not None:
-                with contextlib.suppress(OSError):
-                    stream.close()
+        if process is not None:
+            end_process(process)
 
 
 class _Vocabularies:
@@ -213,34 +198,32 @@ class _Vocabularies:
         self._texts: dict[Path, tuple[ModelSpec, ModelText]] = {}
         self._templates: TemplateProcess | None = None
 
-    def answer(self, request: dict[str, Any], raw: bytes) -> Any:
+    def answer(self, request: dict[str, Any]) -> Any:
         """Return the count of tokens, the tokens of a text, or the text of tokens.
 
         None if llama.cpp or the chat template refuses it, or a token does not exist. Bytes are
         written as the characters with their numbers.
         """
-        path, kind = Path(request["path"]), request.get("kind", "text")
-        if kind == "prompt":
-            return self.count_prompt(path, raw)
+        path = Path(request["path"])
+        if "prompt" in request:
+            return self._count_prompt(path, Prompt.from_document(request["prompt"]))
         model = self._open(path)
         if model is None:
             return None
-        if kind == "text":
-            return int(model.count(raw))
-        if kind == "tokenize":
-            text = raw.decode("utf-8", "surrogatepass")
-            found = model.tokenize(text, special=request["special"], ends=request["ends"])
+        if "text" in request:
+            return model.count(request["text"].encode("utf-8", "surrogatepass"))
+        if "tokenize" in request:
+            special, ends = request["special"], request["ends"]
+            found = model.tokenize(request["tokenize"], special=special, ends=ends)
             return [(token, _spell(model, token)) for token in found]
-        tokens = json.loads(raw)
+        tokens = request["tokens"]
         if not all(0 <= token < model.vocabulary for token in tokens):
             return None
         return "".join(_spell(model, token) for token in tokens)
 
-    def count_prompt(self, path: Path, raw: bytes) -> int | None:
-        """Count the tokens of a prompt; None if llama.cpp or the chat template refuses it."""
+    def _count_prompt(self, path: Path, prompt: Prompt) -> int | None:
         from etui.errors import EtuiError
 
-        prompt = Prompt.decode(raw)
         try:
             text = self._open_text(path, prompt.spec)
             if text is None:
@@ -270,7 +253,6 @@ class _Vocabularies:
     def _open_text(self, path: Path, spec: ModelSpec) -> ModelText | None:
         from etui.engine.chat_prompt import ModelText
         from etui.engine.session_loader import describe_model, open_template
-        from etui.engine.template_process import TemplateProcess
 
         model = self._open(path)
         if model is None:
@@ -289,19 +271,16 @@ def _spell(model: Model, token: int) -> str:
     return piece.decode("latin-1")
 
 
-def _to_count(found: object) -> int | None:
-    return found if isinstance(found, int) else None
+def _is_too_long(text: str) -> bool:
+    return len(text.encode("utf-8", "surrogatepass")) > MOST_BYTES
 
 
 def serve(requests: BinaryIO, replies: BinaryIO) -> None:
     """Answer requests until their end."""
     vocabularies: _Vocabularies | None = None
-    for line in requests:
-        request = json.loads(line)
-        raw = requests.read(request["bytes"])
+    while (request := read_message(requests)) is not None:
         vocabularies = vocabularies or _Vocabularies()
-        replies.write(json.dumps(vocabularies.answer(request, raw)).encode() + b"\n")
-        replies.flush()
+        write_message(replies, {"answer": vocabularies.answer(request)})
 
 
 def main() -> None:

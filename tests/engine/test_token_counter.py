@@ -16,6 +16,7 @@ import pytest
 from etui.chat import Message
 from etui.engine.library import Library
 from etui.engine.model import Model
+from etui.engine.template_sandbox import read_message, write_message
 from etui.engine.token_counter import MOST_BYTES, MOST_VOCABULARIES, Prompt, TokenCounter, serve
 from etui.models.spec import ModelSpec
 from tests.contract.tiny_model import write_tiny_model
@@ -70,14 +71,17 @@ def test_the_vocabularies_of_a_few_models_stay_in_memory(model, tmp_path, monkey
 
     monkeypatch.setattr("etui.engine.model.Model", Counted)
     names = ["a", "b", "a", "c", "b", "d", "b", "a"]
-    requests = b""
+    requests, replies = BytesIO(), BytesIO()
     for name in names:
         path = tmp_path / name
         path.write_bytes(model.read_bytes())
-        requests += json.dumps({"path": str(path), "bytes": 6}).encode() + b"\nSay A."
-    replies = BytesIO()
-    serve(BytesIO(requests), replies)
-    assert len(set(replies.getvalue().split())) == 1
+        write_message(requests, {"path": str(path), "text": "Say A."})
+    requests.seek(0)
+    serve(requests, replies)
+    replies.seek(0)
+    answers = [read_message(replies) for _ in names]
+    assert answers[0]["answer"] > 0
+    assert answers == answers[:1] * len(names)
     assert loaded == ["a", "b", "c", "d", "a"]
     assert MOST_VOCABULARIES == 3
 

@@ -20,12 +20,10 @@ from etui.arm import Sampling, Speculate
 from etui.backends.worker import Worker
 from etui.chat import Message
 from etui.engine import residency
-from etui.engine.compute_thread import ComputeThread
+from etui.engine.compute_thread import ComputeThread, StepClock
 from etui.engine.context import ContextOptions
 from etui.engine.session import ModelFacts, PromptScores, Sampled, Step, TokenSequence
-from etui.engine.step_clock import StepClock
-from etui.engine.thread_control import ThreadControl
-from etui.engine.thread_count import ThreadLimits
+from etui.engine.thread_count import ThreadControl, ThreadLimits
 from etui.events import Loaded, Residence, Unloaded, Verified
 from etui.models.spec import ModelSpec
 

@@ -46,8 +46,7 @@ from etui.engine.model import Model
 from etui.engine.session import ModelFacts
 from etui.engine.session_loader import CPU_BATCH_TOKENS
 from etui.engine.template_process import TemplateProcess
-from etui.engine.thread_control import ThreadControl
-from etui.engine.thread_count import ThreadLimits
+from etui.engine.thread_count import ThreadControl, ThreadLimits
 from etui.models.spec import STARTER
 
 PROMPT = "Once upon a time in a small village by the sea there lived"

@@ -10,17 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from etui.arm import Arm, TokenCost
 from etui.chat import DEFAULT_OUTPUT, Message, OutputOptions, Picture
-from etui.events import (
-    Answer,
-    Event,
-    Finished,
-    Prefilled,
-    Residence,
-    SharedBatch,
-    Status,
-    Thought,
-    Unloaded,
-)
+from etui.events import Answer, Event, Finished, Prefilled, Residence, Status, Thought
 
 if TYPE_CHECKING:
     from etui.models.spec import ModelSpec
@@ -197,28 +187,5 @@ class LongStep:
     """A step of one request that takes so long that others may wait for it."""
 
     name: str
-    """``text``, ``grammar`` or ``mask``, see :data:`etui.engine.step_clock.Step`; ``engine`` if its
-    process does not respond."""
+    """A :data:`etui.engine.compute_thread.Step`; ``engine`` if its process does not respond."""
     seconds: float
-
-
-class EngineProcess(ModelHost, Protocol):
-    """Answers several requests at a time, in a process of its own."""
-
-    on_batch: Callable[[SharedBatch], None] | None
-    """Called after each shared batch, before the events that follow from it; None reports none. It
-    must return fast. If the process ends while it works, a last batch has the time up to its end.
-    """
-    on_unloaded: Callable[[Unloaded], None] | None
-    """Called after an idle unload; it must not wait for an answer."""
-
-    @property
-    def pid(self) -> int | None:
-        """Id of the process; None if it is not running."""
-
-    @property
-    def long_step(self) -> LongStep | None:
-        """The step that runs for more than a second now; None if none does."""
-
-    def keep_warm(self, model: str, seconds: float | None) -> None:
-        """Set how long a model is kept after its last answer; None is without an end."""

@@ -22,9 +22,9 @@ from etui.engine.batching.admission import (
     bound_prompt,
     estimate_need,
 )
-from etui.engine.batching.shared_session import AnswerCancelled, SharedSession
+from etui.engine.batching.shared_session import AnswerCancelled, RequestSession, SharedSession
+from etui.engine.compute_thread import Step
 from etui.engine.llama_session import LlamaSession
-from etui.engine.step_clock import Step
 from etui.errors import EngineFailed, InvalidRequest, ModelUnavailable
 from etui.events import Event, Finished, Residence, SharedBatch, Unloaded
 from etui.models.spec import ModelSpec
@@ -84,9 +84,6 @@ class LocalBackend:
         Args:
             number: Number of the answer, which no other running one has; None counts. A caller that
                 numbers one answer has to number all answers of the backend.
-
-        Yields:
-            The events of the answer; the last is ``Finished``.
 
         Raises:
             ValueError: A running answer has this number.
@@ -165,13 +162,9 @@ class LocalBackend:
     def load(
         self, model: ModelSpec, path: Path, draft: tuple[ModelSpec, Path] | None = None
     ) -> Generator[Residence, None, LlamaSession]:
-        """Load a model before a question is asked; the load runs while the iterator is read.
+        """Load a model before a question is asked, while the iterator is read.
 
-        Yields:
-            The models unloaded for room, and the load; nothing if the model is in memory.
-
-        Returns:
-            The model's session, for computations without an answer.
+        It returns the model's session, for computations without an answer.
 
         Raises:
             ModelUnavailable: The model cannot be loaded.
@@ -181,11 +174,7 @@ class LocalBackend:
             return (yield from self._residency.session(model, path, draft))
 
     def describe_gpus(self) -> tuple[str, ...]:
-        """Return llama.cpp's descriptions of the GPUs that models are put on.
-
-        Raises:
-            EngineFailed: llama.cpp is missing.
-        """
+        """Describe the GPUs that models are put on, in the words of llama.cpp, which is loaded."""
         return tuple(gpu.description for gpu in self._residency.gpus())
 
     def unload(self, model: str) -> Iterator[Unloaded]:
@@ -241,11 +230,7 @@ class LocalBackend:
 
     @contextmanager
     def _alone(self, wait_seconds: float | None = None) -> Iterator[None]:
-        """Run the body when all answers before it have ended; nothing else begins meanwhile.
-
-        Raises:
-            EngineFailed: Answers still run after that time.
-        """
+        """Run the body when all answers before it have ended; nothing else begins meanwhile."""
         ticket = self._queue.enter()
         try:
             if not self._queue.await_turn(ticket, lambda running: running == 0, wait_seconds):
@@ -326,7 +311,8 @@ class _Admission:
         from etui.reasoning.output import Output
 
         options, messages = self.request.options, self.request.messages
-        reader = shared.read_only(self.request.owner, self.request.pictures)
+        # It has not joined, so that no batch waits for it.
+        reader = RequestSession(shared, owner=self.request.owner, pictures=self.request.pictures)
         if options.prompt_tokens:
             return list(options.prompt_tokens)
         output = Output(options)

@@ -15,14 +15,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from etui import errors
-from etui.chat import Infill, Message, OutputOptions, Picture, TextsToEmbed
-from etui.config.backend_spec import BackendSpec
-from etui.config.config import Config
 from etui.errors import EtuiError
-from etui.events import BatchShare, Event, SharedBatch
+from etui.events import Event
 
 
 class WireError(Exception):
@@ -182,28 +179,12 @@ def _from_plain(value: Any) -> Any:
 
 @cache
 def _classes() -> Mapping[str, Any]:
-    from etui.arm import Arm, EarlyExit, Sampling, SamplingFrom, TokenCost, VoteStop
-    from etui.backends.base import AnswerRequest
-    from etui.models.spec import (
-        Adapter,
-        HubSource,
-        ModelSampling,
-        ModelSpec,
-        PathSource,
-        TunedBy,
-        WheelPart,
-        WheelsSource,
-    )
+    """Map the names of the dataclasses that a line may hold: they are values without behaviour."""
+    from etui import arm, chat, events
+    from etui.backends import base
+    from etui.config import backend_spec, config
+    from etui.models import spec
 
-    to_child = (Ask, Load, Unload, KeepWarm, Cancel, Hurry)
-    lines = (Hello, Heartbeat, *to_child, EngineEvent, Done, Failed)
-    sources = (HubSource, PathSource, WheelPart, WheelsSource)
-    arms = (Arm, Sampling, SamplingFrom, VoteStop, EarlyExit, TokenCost)
-    options = (Message, OutputOptions, Infill, TextsToEmbed, Picture)
-    requests = (AnswerRequest, ModelSpec, ModelSampling, TunedBy, *options, Config)
-    settings = (BackendSpec, Adapter)
-    batches = (SharedBatch, BatchShare)
-    return {
-        c.__name__: c
-        for c in (*lines, *batches, *sources, *arms, *requests, *settings, *get_args(Event))
-    }
+    modules = map(vars, (arm, chat, events, base, backend_spec, config, spec))
+    found = (each for names in (*modules, globals()) for each in names.values())
+    return {each.__name__: each for each in found if isinstance(each, type) and is_dataclass(each)}

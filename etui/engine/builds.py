@@ -152,10 +152,8 @@ class Builds:
     def choose(self) -> Build:
         """Choose the build to load, without loading it; a ready-made one is probed first.
 
-        The order is: the chosen one, the compiled one, the ready-made one.
-
-        Raises:
-            EngineFailed: None may be loaded; the error says why, and how to get one.
+        The order is: the chosen one, the compiled one, the ready-made one. EngineFailed if none may
+        be loaded; the error says why, and how to get one.
         """
         found = [
             build for build in self.list() if build.kind != "built" or build.name == self.chosen
@@ -176,11 +174,7 @@ class Builds:
         raise EngineFailed(f"no llama.cpp can be loaded: {reasons}", refused[0].fix)
 
     def list(self) -> list[Build]:
-        """List the builds in the order of preference, checked but not probed.
-
-        Raises:
-            EngineFailed: llama-cpp-python is missing.
-        """
+        """List the builds by preference, checked but not probed; EngineFailed without bindings."""
         return [*self._find_compiled(), *self._find_prebuilt(), *self._find_built()]
 
     @property
@@ -189,11 +183,7 @@ class Builds:
         return str(self._read("choice.json").get("name", ""))
 
     def choose_for_now_on(self, name: str) -> None:
-        """Choose a build for every later start; an empty name leaves it to the order.
-
-        Raises:
-            OSError: The choice cannot be written.
-        """
+        """Choose a build for later starts, or leave it to the order; it may raise OSError."""
         self._write("choice.json", {"name": name})
 
     def _find_compiled(self) -> Iterator[Build]:
@@ -223,8 +213,7 @@ class Builds:
     def probe(self, build: Build) -> Build:
         """Load a build in a process of its own and compute with it once; the result is kept.
 
-        Returns:
-            The build, with its features, or with why it cannot be used here.
+        Returns the build with its features, or with why it cannot be used here.
         """
         key = hashlib.sha256(
             json.dumps([str(build.folder), *_stamps(build.folder), _describe_machine()]).encode()
@@ -259,10 +248,9 @@ class Builds:
 
 @cache
 def describe_engine(engines_dir: Path) -> str | None:
-    """Describe the engine that this process uses: version of the bindings, and which build.
+    """Describe the engine that this process uses, as version of the bindings and name of the build.
 
-    Returns:
-        ``0.3.36`` for the compiled one, ``0.3.36 (prebuilt)`` for another; None without bindings.
+    ``0.3.36`` for the compiled one, ``0.3.36 (prebuilt)`` for another; None without bindings.
     """
     try:
         version = metadata.version(BINDINGS)
@@ -276,11 +264,7 @@ def describe_engine(engines_dir: Path) -> str | None:
 
 
 def bindings_folder() -> Path:
-    """Return the folder of llama-cpp-python without importing it.
-
-    Raises:
-        EngineFailed: It is not installed.
-    """
+    """Return the folder of llama-cpp-python without importing it; EngineFailed without one."""
     spec = find_spec("llama_cpp")
     if spec is None or not spec.origin:
         raise EngineFailed(f"{BINDINGS} is not installed", read_pairs()[0].install)
@@ -292,43 +276,35 @@ def check_prebuilt(
 ) -> Build:
     """Check by version, platform and SHA-256 whether ready-made libraries may be loaded.
 
-    Args:
-        folder: Folder of the libraries, with their ``native_manifest.json``.
-        bindings: Version of llama-cpp-python.
-        platform_name: As :func:`name_platform` returns it.
-        pairs: What is allowed; without any, what etui ships.
+    Without ``pairs`` those that etui ships are allowed.
     """
     allowed = tuple(pairs) or read_pairs()
     build = Build("prebuilt", "prebuilt", folder)
+
+    def refuse(why: str, fix: str) -> Build:
+        return replace(build, refused=why, fix=fix)
+
     try:
         manifest = json.loads((folder / "native_manifest.json").read_text(encoding="utf-8"))
         commit = str(manifest["llama_cpp_commit"])
     except (OSError, ValueError, KeyError, TypeError):
-        return replace(
-            build, refused="its manifest is missing or damaged", fix=allowed[0].reinstall
-        )
+        return refuse("its manifest is missing or damaged", allowed[0].reinstall)
     build = replace(build, commit=commit)
     pair = next((one for one in allowed if (one.bindings, one.commit) == (bindings, commit)), None)
     if pair is None:
-        return replace(
-            build,
-            refused=f"llama.cpp {commit[:9]} was not checked with {BINDINGS} {bindings}",
-            fix=allowed[0].install,
-        )
+        why = f"llama.cpp {commit[:9]} was not checked with {BINDINGS} {bindings}"
+        return refuse(why, allowed[0].install)
     files = pair.files.get(platform_name)
     if files is None:
-        return replace(build, refused=f"there is no checked one for {platform_name}", fix=COMPILE)
+        return refuse(f"there is no checked one for {platform_name}", COMPILE)
     for name, sha256 in files.items():
         try:
             found = hashlib.sha256((folder / name).read_bytes()).hexdigest()
         except OSError:
-            return replace(build, refused=f"{name} is missing", fix=pair.reinstall)
+            return refuse(f"{name} is missing", pair.reinstall)
         if found != sha256:
-            return replace(
-                build,
-                refused=f"{name} is not the published file (SHA-256 {found[:12]}…)",
-                fix=pair.reinstall,
-            )
+            why = f"{name} is not the published file (SHA-256 {found[:12]}…)"
+            return refuse(why, pair.reinstall)
     return build
 
 

@@ -78,17 +78,14 @@ class ChatFormat:
         if self.switch is not None:
             found[self.switch] = think_tokens > 0
         if self.thought.efforts:
-            found["reasoning_effort"] = _choose_effort(think_tokens)
+            # By the ladder of ``etui serve``.
+            effort = "low" if think_tokens <= 128 else "medium" if think_tokens <= 256 else "high"
+            found["reasoning_effort"] = effort
         return found
 
 
 PLAIN_FORMAT = ChatFormat()
 """A model without thoughts and calls."""
-
-
-def _choose_effort(think_tokens: int) -> str:
-    """Return the effort of a budget, by the ladder of ``etui serve`` (low 128, medium 256)."""
-    return "low" if think_tokens <= 128 else "medium" if think_tokens <= 256 else "high"
 
 
 def tag_thought(open_: str, close: str) -> ThoughtForm:

@@ -48,11 +48,9 @@ class ChatTemplate:
     Args:
         process: The process that renders it; it must outlive the template.
         source: Jinja source from the GGUF; None uses ``PLAIN_TEMPLATE``.
-        bos_text, eos_text: Texts of the begin and end tokens, which templates write themselves.
 
     Raises:
         ModelUnavailable: The source is not a valid template.
-        EngineFailed: The process cannot be started.
     """
 
     def __init__(
@@ -74,11 +72,6 @@ class ChatTemplate:
         """Render a chat up to and including the assistant's header.
 
         If the template rejects a system message, its text is prepended to the first user message.
-
-        Args:
-            chat: Messages with ``role``, ``content``, and for tools ``tool_calls`` or
-                ``tool_call_id``.
-            variables: Additional variables of the template, such as ``tools``.
 
         Raises:
             ModelUnavailable: The template rejects the messages, fails, or takes too long.
@@ -155,7 +148,6 @@ class ChatPrompt:
 
         Raises:
             InvalidRequest: The template has no place for the tools, or for their calls.
-            ModelUnavailable: The template rejects the messages, fails, or takes too long.
         """
         parsed = _parse_tools(tools)
         if parsed and not self._tool_format:
@@ -300,19 +292,12 @@ class ModelText:
     def render(
         self, messages: Sequence[Message], *, think_tokens: int | None = None, tools: str = ""
     ) -> str:
-        """Render the prompt up to and including the assistant's header.
-
-        Stand-ins replace the characters of special tokens in the messages, so that only what the
-        template writes becomes one; :meth:`tokenize` puts the characters back.
-        """
+        """Render the prompt, with stand-ins that :meth:`tokenize` replaces again."""
         variables = self.facts.format.variables(think_tokens)
         return self._prompt.render(messages, variables, tools)
 
     def tokenize(self, text: str, *, bos: bool = False, special: bool = True) -> list[int]:
-        """Tokenize a text; ``bos`` prepends the begin token, once, if the model uses one.
-
-        With ``special``, the text may be a rendered one with stand-ins in it.
-        """
+        """Tokenize a text, with ``special`` a rendered one; ``bos`` prepends the begin token."""
         if not special:
             return self._model.tokenize(text, bos=bos, special=False)
         tokens = self._special.tokenize(

@@ -95,8 +95,7 @@ class Checkpoints:
     def reach(self, sequence: LlamaSequence, length: int) -> tuple[int, Checkpoint | None]:
         """Find the longest prefix, of at most ``length`` tokens, to which a sequence can go back.
 
-        Returns:
-            Its length, 0 if none is left; and the checkpoint that it needs.
+        Returns its length, 0 if none is left; and the checkpoint that it needs.
         """
         if length >= sequence.computed:
             return sequence.computed, None
@@ -114,8 +113,7 @@ class Checkpoints:
     def cut(self, sequence: LlamaSequence, length: int) -> int:
         """Remove the computed tokens behind ``length``, and those before it that are lost.
 
-        Returns:
-            The number of tokens that are still computed.
+        Returns the number of tokens that are still computed.
         """
         keep, checkpoint = self.reach(sequence, length)
         if keep < sequence.computed:
@@ -124,15 +122,11 @@ class Checkpoints:
             sequence.computed = keep
             del sequence.cells[keep:]
             sequence.epoch = -1
-        self._keep_checkpoints(sequence, sequence.checkpoints, keep)
+        sequence.checkpoints = [each for each in sequence.checkpoints if each.length <= keep]
         return keep
 
     def copy(self, source: LlamaSequence, slot: int, length: int) -> int:
-        """Share the first tokens of a sequence with an empty slot, at most ``length``.
-
-        Returns:
-            How many are shared.
-        """
+        """Share the first tokens of a sequence with an empty slot; return how many, or fewer."""
         keep, checkpoint = self.reach(source, length)
         if keep == 0:
             return 0
@@ -143,7 +137,8 @@ class Checkpoints:
 
     def inherit(self, sequence: LlamaSequence, source: LlamaSequence) -> None:
         """Share the checkpoints of the sequence from which another one has its tokens."""
-        self._keep_checkpoints(sequence, source.checkpoints, sequence.computed)
+        most = sequence.computed
+        sequence.checkpoints = [each for each in source.checkpoints if each.length <= most]
 
     def mark_turn(self, sequence: LlamaSequence) -> None:
         """Plan a checkpoint before the header of the answer, where the next turn may differ.
@@ -179,7 +174,9 @@ class Checkpoints:
         if not self.kind:
             return
         length = sequence.computed
-        due = length in sequence.marks or length - self._last(sequence) >= self._step_tokens
+        is_small = self.kind == "state" and self._part_bytes <= SHORT_STEP_BYTES
+        step = SHORT_STEP_TOKENS if is_small else max(STEP_TOKENS, 2 * self._model.sliding_window)
+        due = length in sequence.marks or length - self._last(sequence) >= step
         sequence.marks = [mark for mark in sequence.marks if mark > length]
         # While drafted tokens are in the cache, it is not that of the sequence.
         if not due or self._context.newest(sequence.slot) != length - 1:
@@ -240,17 +237,6 @@ class Checkpoints:
             return True
         context.remove(slot, 0)
         return False
-
-    def _keep_checkpoints(
-        self, sequence: LlamaSequence, checkpoints: Iterable[Checkpoint], length: int
-    ) -> None:
-        sequence.checkpoints = [each for each in checkpoints if each.length <= length]
-
-    @property
-    def _step_tokens(self) -> int:
-        if self.kind == "state" and self._part_bytes <= SHORT_STEP_BYTES:
-            return SHORT_STEP_TOKENS
-        return max(STEP_TOKENS, 2 * self._model.sliding_window)
 
     def _last(self, sequence: LlamaSequence) -> int:
         return sequence.checkpoints[-1].length if sequence.checkpoints else 0

@@ -1,15 +1,44 @@
-"""The one thread of a process in which llama.cpp loads and computes."""
+"""The one thread of a process in which llama.cpp loads and computes, and a watch over its steps."""
 
 from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import count
 from queue import SimpleQueue
-from typing import Generic, ParamSpec, TypeVar
+from typing import Generic, Literal, ParamSpec, TypeVar
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
+
+Step = Literal["text", "grammar", "mask"]
+"""Rendering or tokenizing a prompt, building a grammar, drawing a token that it allows."""
+
+
+class StepClock:
+    """Notes when steps of single requests begin and end, for a watchdog on another thread."""
+
+    def __init__(self) -> None:
+        self._began: dict[int, tuple[int, Step]] = {}
+        self._numbers = count()
+
+    @contextmanager
+    def time(self, step: Step) -> Iterator[None]:
+        """Note a step of one request for as long as the body runs."""
+        number = next(self._numbers)
+        self._began[number] = time.monotonic_ns(), step
+        try:
+            yield
+        finally:
+            del self._began[number]
+
+    def longest(self) -> tuple[Step, float] | None:
+        """Return the step that runs for longest, and its seconds; None if none runs."""
+        began = min(self._began.copy().values(), default=None)
+        return None if began is None else (began[1], (time.monotonic_ns() - began[0]) / 1e9)
 
 
 class _Call(Generic[_T]):

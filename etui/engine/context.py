@@ -5,18 +5,16 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from etui.engine.library import Library
 from etui.engine.model import Model
-from etui.engine.thread_control import ThreadControl
-from etui.engine.thread_count import ThreadLimits
+from etui.engine.thread_count import ThreadControl, ThreadLimits
 from etui.errors import EngineFailed
 from etui.models.gguf import KV_TYPES
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 DECODED = 0
 NO_ROOM = 1
@@ -156,8 +154,6 @@ class Context:
 
     def logits(self, row: int) -> NDArray[np.float32]:
         """Return the logits of batch entry ``row``, as a view that the next decode overwrites."""
-        import numpy as np
-
         pointer = self._get_logits(self.handle, row)
         if not pointer:
             raise EngineFailed(f"llama.cpp has no logits for batch entry {row}")
@@ -182,8 +178,6 @@ class Context:
         return floats.reshape(rows, width)
 
     def _read_floats(self, pointer: Any, count: int) -> NDArray[np.float32]:
-        import numpy as np
-
         if not pointer:
             raise EngineFailed("llama.cpp has no vectors of the last batch")
         raw: Any = (ctypes.c_float * count).from_address(ctypes.addressof(pointer.contents))
@@ -210,8 +204,7 @@ class Context:
     def save_state(self, sequence: int, buffer: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Copy what the cache holds of a sequence into a buffer that is large enough.
 
-        Returns:
-            The used part of the buffer; empty if llama.cpp fails.
+        Returns the used part of the buffer; empty if llama.cpp fails.
         """
         size = self.api.llama_state_seq_get_data(
             self.handle, _address(buffer), buffer.size, sequence
@@ -219,11 +212,7 @@ class Context:
         return buffer[: int(size)]
 
     def load_state(self, sequence: int, state: NDArray[np.uint8], tokens: int) -> bool:
-        """Fill an empty sequence with a saved state; False leaves it empty.
-
-        Args:
-            tokens: Number of tokens that it must have afterwards.
-        """
+        """Fill an empty sequence with a saved state of so many tokens; False leaves it empty."""
         api = self.api
         got = int(api.llama_state_seq_set_data(self.handle, _address(state), state.size, sequence))
         end = int(api.llama_memory_seq_pos_max(self._memory, sequence)) + 1
@@ -242,8 +231,6 @@ class Context:
 
     def save_part(self, sequence: int) -> NDArray[np.uint8] | None:
         """Copy the windows and the recurrent states of a sequence; None if llama.cpp fails."""
-        import numpy as np
-
         part = self.api.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY
         size = int(self.api.llama_state_seq_get_size_ext(self.handle, sequence, part))
         data: NDArray[np.uint8] = np.empty(size, dtype=np.uint8)
@@ -303,11 +290,7 @@ class DecodeBatch:
         self.size = 0
 
     def add(self, sequence: int, tokens: Sequence[int], position: int, *, with_logits: bool) -> int:
-        """Queue tokens of one sequence.
-
-        Returns:
-            The batch entry of the last token.
-        """
+        """Queue tokens of one sequence; return the batch entry of the last one."""
         start = self.size
         end = self.size = start + len(tokens)
         last = end - 1

@@ -32,8 +32,7 @@ def cpu_affinity() -> frozenset[int]:
 def count_cores(sysfs_dir: Path, cpus: Collection[int]) -> int:
     """Count the physical cores behind logical CPUs.
 
-    Without a topology in sysfs (another system, a sandbox), it is the number of physical cores of
-    the machine, at most one for each CPU.
+    Without a topology in sysfs it is the number of cores of the machine, at most one for each CPU.
     """
     cores = set()
     for cpu in cpus:
@@ -114,11 +113,8 @@ class FreeCpus:
     would not give it a CPU.
 
     Args:
-        cpus: Their numbers; None asks the system.
-        proc_dir: Where procfs is mounted.
         relatives: Returns the ids of the other processes of etui.
         read_idle_seconds: Returns the idle CPU seconds so far; None reads ``stat`` of procfs.
-        read_own_ns: Returns the CPU time of this process.
     """
 
     def __init__(
@@ -146,12 +142,8 @@ class FreeCpus:
     def look(self, now_ns: int, wanted_ns: float = 0.0) -> float | None:
         """Return the mean number of CPUs that other programs left since the last look.
 
-        Args:
-            wanted_ns: CPU time that the threads of this process needed meanwhile. Where the system
-                does not count idle time, what they did not get was taken.
-
-        Returns:
-            0 to the number of CPUs; None if the last look is too short ago.
+        None if that is too short ago. Where the system does not count idle time, what the threads
+        of this process needed (``wanted_ns``) and did not get was taken.
         """
         last = self._last
         if last is not None and now_ns - last.t_ns < LOOK_NS:

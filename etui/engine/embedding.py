@@ -9,7 +9,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TypeVar, cast
+
+import numpy as np
+from numpy.typing import NDArray
 
 from etui.chat import TextsToEmbed
 from etui.engine.context import DECODED, Context, Pooling
@@ -18,10 +21,6 @@ from etui.engine.special_tokens import SpecialTokens
 from etui.errors import ContextOverflow, EngineFailed, InvalidRequest
 from etui.events import Embedded, Event, Finished, Prefilled, Prefilling
 from etui.units import bytes_text
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 _POOLING: tuple[Pooling, ...] = ("none", "mean", "cls", "last", "rank")
 """Names of the numbers of ``pooling_type`` in a header, as llama.cpp counts them."""
@@ -53,11 +52,7 @@ class Embedder:
     """
 
     def __init__(
-        self,
-        model: Model,
-        special: SpecialTokens,
-        context_tokens: int,
-        answers: Context,
+        self, model: Model, special: SpecialTokens, context_tokens: int, answers: Context
     ) -> None:
         self._model = model
         self._special = special
@@ -69,13 +64,9 @@ class Embedder:
         stated = model.metadata(f"{arch}.pooling_type") or "0"
         number = int(stated) if stated.isdecimal() else 0
         self.pooling: Pooling = _POOLING[number] if number < len(_POOLING) else "none"
+        self.is_chat_model = self.pooling == "none"  # the file names no pooling
         self._is_causal = model.metadata(f"{arch}.attention.causal") != "false"
         self._in_parts = self._is_causal and self.pooling in ("none", "last")
-
-    @property
-    def is_chat_model(self) -> bool:
-        """Whether the file names no pooling."""
-        return self.pooling == "none"
 
     @property
     def why_no_answers(self) -> str:
@@ -203,8 +194,6 @@ class Embedder:
         self, parts: Sequence[Sequence[NDArray[np.float32]]]
     ) -> Sequence[NDArray[np.float32]]:
         """Return the vectors of a batch, of length 1, or its scores."""
-        import numpy as np
-
         found = parts[-1]
         if len(parts) > 1 and self.pooling != "last":
             found = [np.sum([vector for [vector] in parts], axis=0)]
@@ -216,12 +205,7 @@ class Embedder:
         """Compute one batch; return what llama.cpp pools, or the sums of the states of tokens.
 
         Call it in the compute thread.
-
-        Raises:
-            EngineFailed: llama.cpp failed.
         """
-        import numpy as np
-
         context = self._context
         assert context is not None
         if position == 0:  # of texts before, and of one that was not finished
@@ -263,9 +247,7 @@ class Embedder:
     ) -> Iterator[Event]:
         """Yield the vectors of some texts, and what else an answer yields.
 
-        Args:
-            cancelled: Returns whether to end; asked before each batch, and each part of a long
-                text, between which the answers of others go on.
+        Between two batches, and two parts of a long text, the answers of others go on.
 
         Raises:
             ContextOverflow, InvalidRequest: As :meth:`tokenize`.

@@ -64,7 +64,6 @@ def build_schema_grammar(
     """Build the grammar of the JSON texts that match a schema.
 
     Args:
-        text: The schema as JSON text.
         param: The part of the request that it comes from, for errors.
         lead: Allow line breaks before the JSON text, for an answer that follows thinking.
 
@@ -303,7 +302,8 @@ class _Reader:
     def _find(self, name: str) -> Any:
         target = self._document
         if name[1:2] not in ("", "/"):
-            named = [each for each in _iter_parts(target) if name[1:] in _read_anchors(each)]
+            keys = ("$anchor", "$dynamicAnchor")
+            named = [each for each in _iter_parts(target) if name[1:] in map(each.get, keys)]
             if len(named) == 1:
                 return named[0]
             raise self._refuse(f"refers to {_short(name)}, which it does not have once")
@@ -325,10 +325,6 @@ def _iter_parts(document: Any) -> Iterator[dict[str, Any]]:
     for each in document.values() if isinstance(document, dict) else document:
         if isinstance(each, dict | list):
             yield from _iter_parts(each)
-
-
-def _read_anchors(part: Mapping[str, Any]) -> tuple[Any, Any]:
-    return part.get("$anchor"), part.get("$dynamicAnchor")
 
 
 def _read_pattern(pattern: str) -> str:
@@ -381,8 +377,7 @@ class Tool:
 def read_tools(text: str) -> tuple[Tool, ...]:
     """Read the tools of a request, a JSON array in the OpenAI form.
 
-    Raises:
-        InvalidRequest: They are not in this form, or too many, too large or too deep.
+    InvalidRequest if they are not in this form, or too many, too large or too deep.
     """
     if len(text) > TOOLS_CHARACTERS:
         raise _refuse(f"the tools have {len(text)} characters, more than {TOOLS_CHARACTERS}")
@@ -424,11 +419,7 @@ def _read_tool(document: Any) -> Tool:
 
 
 def choose_tools(tools: Sequence[Tool], choice: str) -> tuple[Tool, ...]:
-    """Return the tools that a ``tool_choice`` leaves: all, or the named one.
-
-    Raises:
-        InvalidRequest: The choice is unknown, or names no tool of the request.
-    """
+    """Return the tools that a ``tool_choice`` leaves; InvalidRequest if it names none of them."""
     if choice in ("auto", "required"):
         return tuple(tools)
     kind, _, name = choice.partition(":")
@@ -454,9 +445,6 @@ def build_tool_grammar(
     """Build the grammar of an answer that calls at least one of these tools, and writes no text.
 
     Args:
-        tools: The tools, of which any may be called.
-        tool_format: How the model writes calls; not empty.
-        parallel: Whether it may call several.
         lead: Allow line breaks before the first call, for an answer that follows thinking.
         schema: JSON schema of the text that may be written instead of a call; empty for none.
         free: Allow any text before the first call, or instead of one. Only a call between tags is
@@ -498,8 +486,7 @@ def build_tool_grammar(
         body += f" ({gap}call){{0,{CALLS - 1}}}"
     if tag:
         body = f"TEXT | before {body}"
-    parts = [before, body, after]
-    body = " ".join(part for part in parts if part)
+    body = " ".join(part for part in (before, body, after) if part)
     if schema:
         rules.append(f"whole: %json {_read_schema(schema, 'response_format', trial)}")
         body = f"({body} | whole)"

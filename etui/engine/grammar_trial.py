@@ -73,11 +73,7 @@ class GrammarTrial:
     def find_fault(self, **tried: str | Sequence[str]) -> tuple[str, str]:
         """Return why what is tried cannot be kept, and its pattern that cannot; empty if it can.
 
-        Args:
-            tried: A ``schema`` and its ``patterns``, or the ``grammar`` of the whole answer.
-
-        Raises:
-            EngineFailed: The process cannot be started.
+        It is a ``schema`` and its ``patterns``, or the ``grammar`` of the whole answer.
         """
         (fault, pattern), seconds = _open_process().ask(tried, self._left_seconds)
         self._left_seconds -= seconds

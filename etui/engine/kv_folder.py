@@ -103,10 +103,7 @@ class KvFolder:
         ]
 
     def read(self, saved: SavedSequence) -> tuple[NDArray[np.uint8], Parts] | None:
-        """Read and check a state with its checkpoints.
-
-        None if the file is damaged, which deletes it, or gone.
-        """
+        """Read a state with its checkpoints; None if its file is gone, or damaged and deleted."""
         if saved.path is None:  # it made room for another one meanwhile
             return None
         try:
@@ -192,11 +189,7 @@ class KvFolder:
     def forget(self, labels: Collection[str]) -> int:
         """Delete the sequences of turns, now and in processes that still have them in memory.
 
-        Returns:
-            Number of files that were deleted.
-
-        Raises:
-            OSError: The folder cannot be written.
+        Returns the number of deleted files; OSError if the folder cannot be written.
         """
         if self.path.exists() and not self.path.is_dir():
             return 0
@@ -367,9 +360,7 @@ def _name(key: str, owner: str) -> str:
 def _read_header(file: BinaryIO) -> tuple[_Header, int]:
     """Read and check a header; return it with the offset of the state, which is read next.
 
-    Raises:
-        ValueError: It is damaged, or of another kind of file.
-        OSError: It cannot be read.
+    ValueError if it is damaged, or of another kind of file; OSError if it cannot be read.
     """
     preamble = file.read(_PREAMBLE.size)
     if len(preamble) < _PREAMBLE.size:

@@ -113,12 +113,11 @@ class SavedSequence:
         return (
             (self.key, self.owner) == (other.key, other.owner)
             and common_prefix(self.tokens, other.tokens) == len(other.tokens)
-            and (not other.whole or self._goes_back_to(len(other.tokens)))
+            and (
+                not other.whole  # or it can go back there, at the loss of a few tokens
+                or any(0 <= len(other.tokens) - each < LEAST_TOKENS for each in self.lengths)
+            )
         )
-
-    def _goes_back_to(self, length: int) -> bool:
-        """Return whether it can go back to a length, at the loss of a few tokens."""
-        return any(0 <= length - each < LEAST_TOKENS for each in self.lengths)
 
 
 class KvStore:
@@ -175,11 +174,7 @@ class KvStore:
     def find(
         self, key: str, owner: str, tokens: Sequence[int], longer_than: int
     ) -> SavedSequence | None:
-        """Find the sequence with the longest common prefix, if it is worth bringing back.
-
-        Args:
-            longer_than: Length of the prefix that needs no bringing back.
-        """
+        """Find what saves so much more than that length of a prompt that it is worth loading."""
         wanted = array("i", tokens)
         best, length = None, longer_than
         with self._lock:
@@ -274,21 +269,24 @@ class KvStore:
 class SequenceKeeper:
     """Saves sequences of one context in a store, and brings them back.
 
-    Args:
-        key: What the states of the context fit.
-        whole: Whether a sequence can only be continued with all of its tokens.
-        weight_bytes: Size of the model.
-
     Attributes:
+        store: Where they are kept.
+        key: What the states of the context fit.
         joules_per_token: Joules of a prompt token by the model's curve; None if unknown.
     """
 
     def __init__(
-        self, store: KvStore, key: str, context: Context, *, whole: bool, weight_bytes: int
+        self,
+        store: KvStore,
+        key: str,
+        context: Context,
+        *,
+        whole: bool,  # a sequence can only be continued with all of its tokens
+        weight_bytes: int,
     ) -> None:
         self.joules_per_token: float | None = None
-        self._store = store
-        self._key = key
+        self.store = store
+        self.key = key
         self._context = context
         self._whole = whole
         self._weight_bytes = weight_bytes
@@ -301,15 +299,15 @@ class SequenceKeeper:
         began_ns = time.monotonic_ns()
         kept = array("i", tokens)
         size = self._context.state_bytes(slot)
-        buffer = self._store.take_buffer(self._key, owner, kept, size)
+        buffer = self.store.take_buffer(self.key, owner, kept, size)
         state = self._context.save_state(slot, buffer)
         per_token = self.joules_per_token or _JOULES_PER_WEIGHT_BYTE * self._weight_bytes
-        self._store.add_keep_ns(time.monotonic_ns() - began_ns)
+        self.store.add_keep_ns(time.monotonic_ns() - began_ns)
         if not state.size:
             return
-        self._store.put(
+        self.store.put(
             SavedSequence(
-                self._key,
+                self.key,
                 owner,
                 sequence.label,
                 kept,
@@ -324,38 +322,24 @@ class SequenceKeeper:
             )
         )
 
-    def find(self, tokens: Sequence[int], owner: str, longer_than: int) -> SavedSequence | None:
-        """Find what saves more of a prompt than the context does."""
-        return self._store.find(self._key, owner, tokens, longer_than)
-
-    def find_label(self, label: str, owner: str) -> SavedSequence | None:
-        """Find the sequence of a turn."""
-        return self._store.find_label(self._key, owner, label)
-
     def bring_back(
         self, saved: SavedSequence, slot: int, make_room: Callable[[], bool]
     ) -> tuple[Reused, Parts] | None:
         """Load a state into an empty slot; return where it came from, with its checkpoints.
 
-        None if that failed, and the slot is still empty.
-
-        Args:
-            make_room: Evicts something from the context; False if there is nothing left.
+        None if that failed, and the slot is still empty; ``make_room`` evicts something from the
+        context, False if there is nothing left.
         """
         start_ns = time.monotonic_ns()
         tier: Tier = "disk" if saved.state is None else "memory"
         # It is read again after each eviction, which may have taken the memory of the state.
-        while (loaded := self._store.load(saved)) is not None:
+        while (loaded := self.store.load(saved)) is not None:
             state, parts = loaded
             if self._context.load_state(slot, state, len(saved.tokens)):
                 end_ns = time.monotonic_ns()
                 count, size = len(saved.tokens), saved.size_bytes
                 return Reused(start_ns, end_ns, tier, count, size, 0.0), parts
             if not make_room():
-                self._store.drop(saved)
+                self.store.drop(saved)
                 break
         return None
-
-    def take_keep_seconds(self) -> float:
-        """Return the seconds spent on saving since the last call."""
-        return self._store.take_keep_seconds()

@@ -84,9 +84,6 @@ class Library:
     calls it until ``close``, so an open Library is kept even if nothing else refers to it; close it
     after every model is freed.
 
-    Args:
-        engines_dir: Folder of the builds of ``etui engine``; None knows the installed ones alone.
-
     Attributes:
         compute: The thread in which its models are loaded, computed with and freed.
 
@@ -194,14 +191,6 @@ class Library:
             with suppress(OSError):  # closing flushes once more
                 file.close()
 
-    @property
-    def offloads(self) -> bool:
-        """Whether llama.cpp has a GPU to use; a build with a GPU backend that sees none has not.
-
-        llama.cpp's own answer is also true for a build that could use another machine's (RPC).
-        """
-        return bool(self.gpus())
-
     def gpu_backends(self) -> tuple[str, ...]:
         """Return the backends of this build beside the CPU's (``CUDA``), with or without a device.
 
@@ -299,17 +288,13 @@ def library_folder(engines_dir: Path) -> Path | None:
 def built_for_gpu(folder: Path | None) -> bool:
     """Check by file names whether llama.cpp's libraries include a GPU backend.
 
-    ``Library.offloads`` is exact, but loads all libraries: the app leaves that to its child
-    process.
+    ``Library.gpus`` is exact, but loads all libraries: the app leaves that to its child process.
     """
     return bool(name_gpu_backends((), folder))
 
 
 def name_gpu_backends(registered: Iterable[str], folder: Path | None) -> tuple[str, ...]:
-    """Name the GPU backends of a build by ggml's registry and by the files of its libraries.
-
-    That for other machines comes last.
-    """
+    """Name the GPU backends of a build, by ggml's registry and its files; RPC comes last."""
     found = {_REGISTERED.get(name, name) for name in registered if name not in _CPU_BACKENDS}
     if folder is not None and folder.is_dir():
         files = {path.name for path in folder.iterdir()}
@@ -327,10 +312,10 @@ def usable_cpus() -> int:
 
 
 def default_threads(sysfs_dir: Path = Path("/sys")) -> int:
-    """Return the most threads that ``threads: auto`` uses.
+    """Return the most threads that ``threads: auto`` uses; more slow decoding down.
 
     That is the number of physical cores this process may run on, or the CPU quota of its control
-    group if that is lower: more threads slow decoding down.
+    group if that is lower.
     """
     cores = count_cores(sysfs_dir, cpu_affinity())
     quota = read_cpu_quota(sysfs_dir)

@@ -7,19 +7,21 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from etui.arm import Sampling, Speculate
 from etui.engine.chat_prompt import ChatTemplate, ModelText
-from etui.engine.compute_thread import ComputeThread
-from etui.engine.constraint import Constraint, Constraints
-from etui.engine.context import DECODED, NO_ROOM, Context, ContextOptions
+from etui.engine.compute_thread import StepClock
+from etui.engine.context import DECODED, NO_ROOM, Context
 from etui.engine.embedding import Embedder
 from etui.engine.kv_store import KvStore, SequenceKeeper
 from etui.engine.model import Model
 from etui.engine.pictures import PictureReader, has_pictures, is_of_picture
 from etui.engine.placement_speeds import DecodeClock
-from etui.engine.sampler import Script
+from etui.engine.sampler import Constraint, Constraints, Script
 from etui.engine.sequence_cache import LlamaSequence, SequenceCache
 from etui.engine.session import (
     NO_TOKEN,
@@ -35,14 +37,8 @@ from etui.engine.session import (
 from etui.engine.speculation.batch_cost import CPU_CURVE, GPU_CURVE, BatchCost
 from etui.engine.speculation.draft_verifier import DraftVerifier, refuse_speculation
 from etui.engine.speculation.speculator import Speculator
-from etui.engine.step_clock import StepClock
-from etui.engine.thread_control import ThreadControl
 from etui.errors import CacheFull, ContextOverflow, EngineFailed
 from etui.events import PictureEncoded, TokenLogprob, Verified
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 SHORT_QUEUE = 16
 """Queues up to this length are computed before prompts: those of a hand-over, or of a probe."""
@@ -71,7 +67,7 @@ def plan_batch(
     decoding: bool = False,
     turn: Turn = "mixed",
 ) -> BatchPlan:
-    """Plan one batch: single tokens first, then longer queues, up to the size of a batch.
+    """Plan one batch: single tokens first, then longer queues; those that have to wait are missing.
 
     Prompts are computed one after another: in turn, all of them would end when the last one does.
 
@@ -84,9 +80,6 @@ def plan_batch(
             sets no limit and keeps the given order.
         decoding: Whether a sequence that is not among them decodes, too.
         turn: Whose turn it is if there is a limit, and both single tokens and prompts wait.
-
-    Returns:
-        Sequences and numbers of tokens; those that have to wait are missing.
     """
     plan = [(sequence, 1) for sequence in sequences if sequence.pending == 1][:room]
     longer = [sequence for sequence in sequences if sequence.pending > 1]
@@ -114,11 +107,14 @@ class LlamaSession(ModelText):
     Closed sequences stay in the cache as prefix donors until their slot or their cells are needed.
 
     Attributes:
+        options: Settings of the context, on which results depend in addition to the model.
+        compute: The thread that computes its batches.
+        cache: The context, whose hidden states a head that drafts reads.
+        threads: The thread counts, which may follow the load of the machine.
+        vocabulary: The model as a vocabulary, with which that of a draft model must agree.
         drafts: The drafts of the sequences, and who makes them.
         embedder: Computes vectors with the same weights.
         pictures: Reads pictures; None without a projector.
-        decode_clock: The batches of one token.
-        steps: The steps that run now.
         planned: Number of tokens in the last batch by sequence id, even if the batch failed.
     """
 
@@ -135,7 +131,11 @@ class LlamaSession(ModelText):
         self.planned: Mapping[int, int] = {}
         self.decode_clock = DecodeClock()
         self.steps = StepClock()
-        self._context = context
+        self.options = context.options
+        self.compute = context.compute
+        self.cache = self._context = context
+        self.threads = context.threads
+        self.vocabulary = model
         self._constraints = Constraints(context.api, model)
         self._exps: NDArray[np.float32] | None = None  # of a whole vocabulary, made once
         self._takes_turns = False  # prompts and single tokens, instead of mixed batches
@@ -147,43 +147,14 @@ class LlamaSession(ModelText):
             facts.context_tokens,
             refuse_speculation(model),
         )
+        self.speculator = self.drafts.speculator
         self.embedder = Embedder(model, self._special, facts.context_tokens, context)
         self._sequences = SequenceCache(context, model, facts.context_tokens, self.drafts.drop)
         self.facts = replace(facts, cache_limit=self._sequences.checkpoints.reason)
 
     @property
-    def options(self) -> ContextOptions:
-        """Settings of the context, on which results depend in addition to the model."""
-        return self._context.options
-
-    @property
-    def compute(self) -> ComputeThread:
-        """The thread that computes its batches."""
-        return self._context.compute
-
-    @property
-    def cache(self) -> Context:
-        """The context, whose hidden states a head that drafts reads."""
-        return self._context
-
-    @property
-    def threads(self) -> ThreadControl:
-        """The thread counts, which may follow the load of the machine."""
-        return self._context.threads
-
-    @property
-    def speculator(self) -> Speculator:
-        """The drafters, and how many tokens they draft."""
-        return self.drafts.speculator
-
-    @property
-    def vocabulary(self) -> Model:
-        """The model as a vocabulary, with which that of a draft model must agree."""
-        return self._model
-
-    @property
     def free_tokens(self) -> int:
-        """Cells not held by open sequences; shared prefixes count once."""
+        """Cells that no open sequence holds; shared prefixes count once."""
         return self._sequences.free_tokens
 
     @property
@@ -216,9 +187,6 @@ class LlamaSession(ModelText):
         """Open a sequence, reusing the longest common token prefix in the cache.
 
         Args:
-            tokens: Its first tokens, at least one.
-            script: Tokens to draw one after another, whatever the logits say; None draws freely.
-            scores: Filled in with the log-probabilities of its tokens; None computes none.
             owner: Whose it is: it reuses nothing of other owners.
             label: Name under which ``recall`` finds it and its forks; empty for none.
 
@@ -279,9 +247,7 @@ class LlamaSession(ModelText):
 
         Args:
             wanted: The sequences, and whether each draws.
-            prompt_limit: Maximum number of prompt tokens in the batch while another sequence
-                decodes; prompts are then computed in the order in which they were opened. None sets
-                no limit and keeps the given order.
+            prompt_limit: As in :func:`plan_batch`.
         """
         return self.compute.run(self._step_mixed, wanted, prompt_limit)
 
@@ -294,7 +260,8 @@ class LlamaSession(ModelText):
         sampled = [self._draw(s) for s in ready if draws[s.id]]
         rest = [s for s, _ in own if s not in ready]
         rest = [s for s in rest if not self._sequences.waits(s, draws)]
-        shown = next((each for each in rest if self._shows_next(each)), None)
+        pictured = (each for each in rest if each.has_pictures and each.pending)
+        shown = next((s for s in pictured if is_of_picture(s.tokens[s.computed])), None)
         plan = self._plan(rest, prompt_limit, decoding=bool(ready)) if shown is None else []
         if shown is not None and self.pictures is not None:
             plan = [(shown, self.pictures.count(shown.tokens[shown.computed]))]
@@ -344,7 +311,7 @@ class LlamaSession(ModelText):
             if length > self.facts.context_tokens:
                 raise ContextOverflow(length, self.facts.context_tokens, 0)
             if sequence.computed == length:
-                self._sequences.requeue_last(sequence)
+                self._sequences.checkpoints.cut(sequence, length - 1)  # for its logits
         turn: Turn = "mixed"
         if self._takes_turns:
             turn = "prompts" if self._prompts_ns < PROMPT_TURN_NS else "tokens"
@@ -364,11 +331,6 @@ class LlamaSession(ModelText):
                 spare -= plan[index][1] - 1
         return plan
 
-    def _shows_next(self, sequence: LlamaSequence) -> bool:
-        """Return whether the next queued token begins a picture."""
-        queued = sequence.has_pictures and sequence.pending > 0
-        return queued and is_of_picture(sequence.tokens[sequence.computed])
-
     def encode(
         self,
         sequence: TokenSequence,
@@ -377,11 +339,7 @@ class LlamaSession(ModelText):
     ) -> Iterator[PictureEncoded]:
         """Encode the pictures among the queued tokens, part by part, unless ``cancelled``.
 
-        Args:
-            run: Runs the encoding of so many tokens in the compute thread, and books its time.
-
-        Raises:
-            EngineFailed: llama.cpp failed.
+        ``run`` runs the encoding of so many tokens in the compute thread, and books its time.
         """
         own, reader = self._sequences.find(sequence), self.pictures
         assert reader is not None
@@ -424,10 +382,7 @@ class LlamaSession(ModelText):
         raise CacheFull(self._context.capacity, len(self._sequences.live))
 
     def _decode(self, plan: BatchPlan, *, may_wait: bool) -> BatchPlan:
-        """Decode the plan, or as much as fits after every closed sequence was evicted.
-
-        Returns:
-            What was computed.
+        """Decode the plan, or as much as fits after every closed sequence was evicted; return that.
 
         Raises:
             CacheFull: There is no room for a single token.
@@ -509,8 +464,6 @@ class LlamaSession(ModelText):
 
     def _log_sum(self, logits: NDArray[np.float32]) -> float:
         """Return the log of the sum of exp(logits)."""
-        import numpy as np
-
         most = logits.max()  # subtracted, so that nothing overflows
         self._exps = np.subtract(logits, most, out=self._exps)
         np.exp(self._exps, out=self._exps)
@@ -538,8 +491,6 @@ class LlamaSession(ModelText):
     def _find_likely(
         self, logits: NDArray[np.float32], count: int, log_sum: float
     ) -> tuple[LikelyToken, ...]:
-        import numpy as np
-
         count = min(count, len(logits))
         likely = np.argpartition(logits, -count)[-count:]
         likely = likely[np.lexsort((likely, -logits[likely]))]  # of equal ones the lower number
@@ -613,12 +564,9 @@ class LlamaSession(ModelText):
         Args:
             key: What saved states fit: model, build and settings.
         """
+        whole = bool(self._sequences.checkpoints.kind)
         self._sequences.keeper = SequenceKeeper(
-            store,
-            key,
-            self._context,
-            whole=self._sequences.whole_only,
-            weight_bytes=self._model.size_bytes,
+            store, key, self._context, whole=whole, weight_bytes=self._model.size_bytes
         )
 
     def set_price(self, joules_per_prompt_token: float) -> None:

@@ -118,10 +118,7 @@ class Model:
     def add_adapters(self, adapters: Sequence[Adapter]) -> None:
         """Load LoRA adapters, before any context is made: each makes its graphs larger.
 
-        They are freed with the model.
-
-        Raises:
-            ModelUnavailable: llama.cpp rejected one.
+        They are freed with the model. ModelUnavailable if llama.cpp rejected one.
         """
         for adapter in adapters:
             self.library.forget_errors()
@@ -138,10 +135,9 @@ class Model:
     def tokenize(
         self, text: str, *, bos: bool = False, special: bool = True, ends: bool = False
     ) -> list[int]:
-        """Tokenize a text.
+        """Tokenize a text, with the begin token if ``bos`` and the model uses one.
 
         Args:
-            bos: Prepend the begin token if the model uses one and the text has none.
             special: Parse ``<|im_start|>`` and similar as control tokens, not as text.
             ends: Add the tokens that the model wants before and behind a whole text.
         """

@@ -99,9 +99,6 @@ def choose_sequences(size: CacheSize | None, parallel: int) -> int:
     """Choose how many sequences a context has: the votes of one batch, a probe, and prefix donors.
 
     Windows and recurrent states take memory for each of them, used or not.
-
-    Args:
-        parallel: Number of answers that are computed at a time.
     """
     count = SEQUENCES
     if size is not None and size.window_bytes:
@@ -178,12 +175,8 @@ def usable_bytes(
 ) -> int:
     """Compute how much of the free memory of all GPUs together a model can use.
 
-    With shares, the GPU with the least free memory for its share limits the total.
-
-    Args:
-        split: ``none`` (all on ``main_gpu``), ``layer`` or ``row``.
-        main_gpu: Index of the GPU used with ``none``.
-        shares: Share of each GPU, in any unit; GPUs without one get nothing. Empty: by free memory.
+    With shares, in any unit, the GPU with the least free memory for its share limits the total, and
+    those without one get nothing.
     """
     if split == "none":
         return free_bytes[main_gpu] if main_gpu < len(free_bytes) else 0
@@ -298,10 +291,7 @@ def split_layers(need: Needs, placement: Placement, free_bytes: Sequence[int]) -
     """Divide the layers on several GPUs so that each gets bytes in proportion to its free memory.
 
     llama.cpp divides them by their number, as if each were as large as any other; with experts in
-    RAM the first ones are far smaller.
-
-    Returns:
-        The layers of each GPU, as ``tensor_split`` takes them; empty to leave it to llama.cpp.
+    RAM the first ones are far smaller. Empty leaves it to llama.cpp.
     """
     blocks = min(placement.gpu_layers - 1, need.layers)
     if placement.cpu_moe <= need.layers - blocks or len(free_bytes) < 2 or not sum(free_bytes):

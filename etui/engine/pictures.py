@@ -15,14 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from etui.chat import Picture
 from etui.engine.session import NO_TOKEN
 from etui.errors import EngineFailed, InvalidRequest, ModelUnavailable
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from etui.engine.context import Context
     from etui.engine.library import Library
     from etui.engine.model import Model
@@ -67,9 +67,6 @@ class PictureReader:
 
     Everything but ``tokenize`` runs in the compute thread, or between two batches.
 
-    Args:
-        threads: Threads that encode.
-
     Raises:
         ModelUnavailable: llama.cpp rejected the projector, or cannot use it with this model.
     """
@@ -112,8 +109,7 @@ class PictureReader:
     def tokenize(self, picture: Picture, owner: str) -> list[int]:
         """Return the tokens; safe beside a running batch, in one thread at a time.
 
-        Raises:
-            InvalidRequest: llama.cpp cannot read it.
+        InvalidRequest if llama.cpp cannot read the picture.
         """
         key = owner, picture.sha256
         known = self._known.pop(key, None)
@@ -151,13 +147,7 @@ class PictureReader:
         return len(self._find(token).tokens)
 
     def encode(self, token: int) -> int:
-        """Encode the part that begins with a token; return the number of its tokens.
-
-        Raises:
-            EngineFailed: llama.cpp failed.
-        """
-        import numpy as np
-
+        """Encode the part that begins with a token; return its length. EngineFailed if it fails."""
         part = self._find(token)
         code = self._mtmd.mtmd_encode_chunk(self._handle, part.chunk)
         found = self._mtmd.mtmd_get_output_embd(self._handle) if code == 0 else None

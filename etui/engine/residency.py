@@ -57,10 +57,7 @@ class Residency:
     llama.cpp is imported when the first model is loaded.
 
     Args:
-        clock: Monotonic clock in seconds.
-        trials: Load a file that etui does not know in a process of its own first; for processes
-            that must survive a crash of llama.cpp.
-        parent: Process id of the etui for which this process computes; None if it does all itself.
+        trials: As in :class:`SessionLoader`; for processes that must survive a crash of llama.cpp.
         store: Keeps the KV caches of chats that have left the context; None computes them again.
     """
 
@@ -94,10 +91,6 @@ class Residency:
         memory without the draft model is loaded again with it; one that has it keeps it. Other
         threads and another depth of drafts are set without a load.
 
-        Yields:
-            An event for each model unloaded for room, then one for the load; none if the model
-            was in memory.
-
         Raises:
             ModelUnavailable: The file is no usable model, or llama.cpp rejected it.
             EngineFailed: llama.cpp is missing, or memory ran out.
@@ -121,17 +114,15 @@ class Residency:
             yield unloaded
             start_ns = time.monotonic_ns()
         session, placement = self._loader.load(spec, path, gguf, need)
-        layers = placement.gpu_layers
         if self._store is not None:
             session.keep_in(self._store, self._loader.state_key(spec, path, session))
         bytes_ = need.total_bytes
         if draft is not None:
-            bytes_ += self._loader.add_draft(spec, draft, session, layers)
-        draft_path = None if draft is None else draft[1]
+            bytes_ += self._loader.add_draft(spec, draft, session, placement.gpu_layers)
         self._residents[spec.name] = _Resident(
             session,
             session_key(spec, path),
-            draft_path,
+            None if draft is None else draft[1],
             spec.sha256,
             bytes_,
             gguf,
@@ -139,7 +130,7 @@ class Residency:
             self._clock(),
         )
         end_ns = time.monotonic_ns()
-        cpu_moe = placement.cpu_moe
+        layers, cpu_moe = placement.gpu_layers, placement.cpu_moe
         yield Loaded(spec.name, start_ns, end_ns, layers, gguf.size_bytes, cpu_moe)
         return session
 
@@ -166,22 +157,20 @@ class Residency:
         self._loader.note_speed(resident.gguf, resident.placement, resident.session)
 
     def gpus(self) -> tuple[Device, ...]:
-        """Return the GPUs that models are put on, with their currently free memory.
-
-        Raises:
-            EngineFailed: llama.cpp is missing.
-        """
+        """Return the GPUs that models are put on, and their free memory; it loads llama.cpp."""
         return self._loader.library.gpus()
 
     @property
     def gpu_layers_placed(self) -> int | None:
         """Layers of the last load that llama.cpp put on a GPU; None if its log does not say."""
-        return self._loader.gpu_layers_placed
+        library = self._loader.opened
+        return None if library is None else library.gpu_layers_placed
 
     @property
     def cpu_moe_placed(self) -> int | None:
         """Blocks of the last load whose experts llama.cpp kept in RAM; None before one."""
-        return self._loader.cpu_moe_placed
+        library = self._loader.opened
+        return None if library is None else library.cpu_moe_placed
 
     def keep_warm(self, name: str, seconds: float | None) -> None:
         """Set how long a model, in memory or not, is kept after its last answer.
@@ -216,13 +205,9 @@ class Residency:
             resident.session.forget()
 
     def unload(self, name: str) -> Iterator[Unloaded]:
-        """Unload a model at the user's request.
+        """Unload a model at the user's request; yield nothing if it is not in memory.
 
-        Yields:
-            The unload; nothing if the model is not in memory.
-
-        Raises:
-            EngineFailed: An answer uses it.
+        EngineFailed while an answer uses it.
         """
         if name in self._residents:
             yield self._unload(name, "asked")

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 
 from etui.arm import Sampling
 from etui.engine.checkpoints import Checkpoint, Checkpoints
-from etui.engine.constraint import Constraint
-from etui.engine.sampler import Sampler, Script
+from etui.engine.sampler import Constraint, Sampler, Script
 from etui.errors import EngineFailed
 from etui.events import Reused, Verified
 
@@ -109,9 +108,6 @@ class SequenceCache:
     A sequence starts only from tokens of its own owner: the time to the first token would show
     another owner what somebody asked.
 
-    Args:
-        drop_draft: Called with a sequence before its cells are shared.
-
     Attributes:
         live: The open sequences by id.
         closed: The closed ones, from which new ones may start, the least recently used first.
@@ -128,7 +124,7 @@ class SequenceCache:
         context: Context,
         model: Model,
         context_tokens: int,
-        drop_draft: Callable[[LlamaSequence], object],
+        drop_draft: Callable[[LlamaSequence], object],  # before the cells of one are shared
     ) -> None:
         self._context = context
         self._context_tokens = context_tokens
@@ -143,11 +139,6 @@ class SequenceCache:
         self.next_cell = 0
         self.keeper: SequenceKeeper | None = None
         self._next_id = 0
-
-    @property
-    def whole_only(self) -> bool:
-        """Whether sequences cannot simply be cut: see :mod:`etui.engine.checkpoints`."""
-        return bool(self.checkpoints.kind)
 
     @property
     def free_tokens(self) -> int:
@@ -167,11 +158,7 @@ class SequenceCache:
         return len(held)
 
     def find(self, sequence: TokenSequence) -> LlamaSequence:
-        """Find an open sequence.
-
-        Raises:
-            ValueError: It is closed.
-        """
+        """Find an open sequence; ValueError if it is closed."""
         own = self.live.get(sequence.id)
         if own is None:
             raise ValueError(f"sequence {sequence.id} is closed")
@@ -184,7 +171,7 @@ class SequenceCache:
                 return donor
         if not label or self.keeper is None:
             return None
-        saved = self.keeper.find_label(label, owner)
+        saved = self.keeper.store.find_label(self.keeper.key, owner, label)
         return None if saved is None else self._bring_back(saved)
 
     def serve_several_clients(self, limit: int) -> None:
@@ -202,16 +189,13 @@ class SequenceCache:
     ) -> LlamaSequence:
         """Open a sequence, reusing the longest common token prefix of the same owner.
 
-        With ``scores`` it reuses nothing.
-
-        Raises:
-            EngineFailed: The context has no sequence left.
+        With ``scores`` it reuses nothing. EngineFailed if the context has no sequence left.
         """
         donor, length, takes_over = None, 0, False
         if scores is None:
             donor, length, takes_over = self.choose_donor(tokens, owner)
         if self.keeper is not None and scores is None:
-            saved = self.keeper.find(tokens, owner, length)
+            saved = self.keeper.store.find(self.keeper.key, owner, tokens, length)
             if saved is not None and self._bring_back(saved) is not None:
                 donor, length, takes_over = self.choose_donor(tokens, owner)
         known = self._longest_known(tokens, owner) if scores is None else 0
@@ -233,9 +217,7 @@ class SequenceCache:
                 self.closed.remove(donor)
                 self.closed.append(donor)
         if donor is not None:
-            sequence.computed = sequence.cached = length
-            sequence.cells = donor.cells[:length]
-            self.checkpoints.inherit(sequence, donor)
+            self._share(donor, sequence, length)
         if self.keeper is not None:
             self._report_reuse(sequence, donor)
         sequence.scores = scores
@@ -291,7 +273,7 @@ class SequenceCache:
     def _report_reuse(self, sequence: LlamaSequence, donor: LlamaSequence | None) -> None:
         """Note where the first tokens of a new sequence come from, and what keeping them took."""
         assert self.keeper is not None
-        keep_seconds = self.keeper.take_keep_seconds()
+        keep_seconds = self.keeper.store.take_keep_seconds()
         reused = None if donor is None else donor.reused
         if donor is not None and reused is not None:
             donor.reused = None
@@ -319,11 +301,8 @@ class SequenceCache:
         At least one token is left to compute, because its logits are needed. A closed donor is
         taken over and its tokens behind the prefix are dropped, unless several clients use the
         session and it has so many that its own chat would miss them: then it is copied, as an open
-        one is.
-
-        Returns:
-            The donor, None without one or without a slot for a copy; the length of the prefix; and
-            whether the donor is taken over.
+        one is. Returns the donor, None without one or without a slot for a copy; the length of the
+        prefix; and whether the donor is taken over.
         """
         donor, length = None, 0
         for each in (*self.live.values(), *self.closed):
@@ -363,9 +342,6 @@ class SequenceCache:
         """Return whether a sequence still waits for a prefix; copy the prefix when it is there.
 
         It waits no longer than its leader is stepped with it, and then takes what there is.
-
-        Args:
-            stepped: Ids of the sequences of this step.
         """
         if sequence.following is None:
             return False
@@ -379,18 +355,17 @@ class SequenceCache:
         if length > sequence.computed and (is_live or leader in self.closed):
             if sequence.computed:
                 self._context.remove(sequence.slot, 0)
-            length = self.checkpoints.copy(leader, sequence.slot, length)
-            sequence.computed = sequence.cached = length
-            sequence.cells = leader.cells[:length]
-            self.checkpoints.inherit(sequence, leader)
+            self._share(leader, sequence, self.checkpoints.copy(leader, sequence.slot, length))
         return False
 
-    def fork(self, parent: LlamaSequence, sampling: Sampling) -> LlamaSequence:
-        """Fork a sequence: computed tokens are shared, queued tokens and a script are copied.
+    def _share(self, source: LlamaSequence, target: LlamaSequence, length: int) -> None:
+        """Note that the first computed tokens of a sequence are those of another one."""
+        target.computed = target.cached = length
+        target.cells = source.cells[:length]
+        self.checkpoints.inherit(target, source)
 
-        Raises:
-            EngineFailed: The context has no sequence left.
-        """
+    def fork(self, parent: LlamaSequence, sampling: Sampling) -> LlamaSequence:
+        """Fork a sequence: share what is computed, copy the rest; EngineFailed without a slot."""
         child = self._create(
             self._take_slot(), list(parent.tokens), sampling, parent.owner, parent.label
         )
@@ -398,10 +373,8 @@ class SequenceCache:
         child.constraint = parent.constraint.clone() if parent.constraint else None
         if parent.computed:
             self._context.copy(parent.slot, child.slot)
-        child.computed = child.cached = parent.computed
-        child.cells = list(parent.cells)
+        self._share(parent, child, parent.computed)
         child.row, child.epoch = parent.row, parent.epoch
-        self.checkpoints.inherit(child, parent)
         self.live[child.id] = child
         return child
 
@@ -433,10 +406,6 @@ class SequenceCache:
             return False
         self.checkpoints.cut(sequence, keep)
         return True
-
-    def requeue_last(self, sequence: LlamaSequence) -> None:
-        """Queue the last token again, so that a batch computes its logits."""
-        self.checkpoints.cut(sequence, len(sequence.tokens) - 1)
 
     def evict(self, keep: LlamaSequence | None = None) -> bool:
         """Evict a closed sequence other than ``keep``; False if there is none.
@@ -483,7 +452,7 @@ class SequenceCache:
     def _is_covered(self, sequence: LlamaSequence) -> bool:
         """Return whether another sequence of its owner has all of its tokens."""
         count = len(sequence.tokens)
-        return not self.whole_only and any(
+        return not self.checkpoints.kind and any(
             each.owner == sequence.owner
             and each.computed >= count
             and common_prefix(each.tokens, sequence.tokens) == count

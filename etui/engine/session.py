@@ -225,10 +225,7 @@ class Session(Protocol):
         """Let steps of this sequence alone verify drafted tokens; what it draws is unchanged.
 
         A step still draws one token; tokens that a batch has verified are drawn by the next steps,
-        which compute nothing.
-
-        Returns:
-            Why there will be no speculation; empty if there will be.
+        which compute nothing. Returns why there will be no speculation; empty if there will be.
         """
 
     def settle(self, sequence: TokenSequence) -> tuple[Verified, ...]:

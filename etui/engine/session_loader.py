@@ -29,12 +29,10 @@ from etui.engine.offload import (
 from etui.engine.pictures import PictureReader
 from etui.engine.placement_speeds import PlacementSpeeds
 from etui.engine.session import ModelFacts
-from etui.engine.speculation import eagle
 from etui.engine.speculation.draft_model import DraftModel, check_same_vocabulary
-from etui.engine.speculation.mtp import MtpDrafter, load_heads
+from etui.engine.speculation.heads import EAGLE, MtpDrafter, load_eagle, load_heads
 from etui.engine.template_process import TemplateProcess
-from etui.engine.thread_control import ThreadControl
-from etui.engine.thread_count import choose_thread_limits
+from etui.engine.thread_count import ThreadControl, choose_thread_limits
 from etui.engine.trial import try_model
 from etui.errors import EngineFailed, EtuiError, ModelUnavailable
 from etui.models.adapters import size_adapters
@@ -140,11 +138,7 @@ def describe_model(
 
 
 def open_template(templates: TemplateProcess, model: Model, name: str) -> ChatTemplate:
-    """Open the chat template of a model.
-
-    Raises:
-        ModelUnavailable: It is not a valid template.
-    """
+    """Open the chat template of a model; ModelUnavailable if it is not a valid one."""
     source = model.metadata("tokenizer.chat_template")
     return ChatTemplate(templates, name, source, model.bos_text, model.eos_text)
 
@@ -163,7 +157,7 @@ class SessionLoader:
     Attributes:
         trials: Whether a file that etui does not know is loaded in a process of its own first.
         templates: The process that renders chat templates.
-        speeds: How fast mixtures of experts decoded here, by what was on the GPUs.
+        opened: llama.cpp; None before the first load.
     """
 
     def __init__(self, config: Config, *, trials: bool, parent: int | None = None) -> None:
@@ -171,8 +165,8 @@ class SessionLoader:
         self._config = config
         self._parent = parent
         self.trials = trials
-        self.speeds = PlacementSpeeds(config)
-        self._library: Library | None = None
+        self._speeds = PlacementSpeeds(config)
+        self.opened: Library | None = None
 
     @property
     def library(self) -> Library:
@@ -181,32 +175,22 @@ class SessionLoader:
         Raises:
             EngineFailed: It is missing.
         """
-        if self._library is None:
-            self._library = Library(self._config.log_dir, self._config.engines_dir)
-        return self._library
+        if self.opened is None:
+            self.opened = Library(self._config.log_dir, self._config.engines_dir)
+        return self.opened
 
     def note_speed(self, gguf: Gguf, placement: Placement, session: LlamaSession) -> None:
         """Keep how fast a mixture of experts decoded, where there was a choice of its placement."""
         speed = session.decode_clock.best_tokens_per_second
         if speed and gguf.experts and (gpus := self.library.gpus()):
-            self.speeds.add(gguf, gpus, placement, speed)
-
-    @property
-    def cpu_moe_placed(self) -> int | None:
-        """Blocks of the last load whose experts llama.cpp kept in RAM; None before one."""
-        return self._library.cpu_moe_placed if self._library is not None else None
-
-    @property
-    def gpu_layers_placed(self) -> int | None:
-        """Layers of the last load that llama.cpp put on a GPU; None if its log does not say."""
-        return self._library.gpu_layers_placed if self._library is not None else None
+            self._speeds.add(gguf, gpus, placement, speed)
 
     def close(self) -> None:
         """End the processes; every model must be freed before."""
         self.templates.close()
-        if self._library is not None:
-            self._library.close()
-            self._library = None
+        if self.opened is not None:
+            self.opened.close()
+            self.opened = None
 
     def state_key(self, spec: ModelSpec, path: Path, session: LlamaSession) -> str:
         """Return a hash of all that a saved KV cache of a session depends on.
@@ -230,15 +214,12 @@ class SessionLoader:
 
     def estimate(self, spec: ModelSpec, gguf: Gguf) -> Needs:
         """Estimate the memory that a model needs with its settings."""
-        context_tokens = choose_context_tokens(self._config, spec, gguf)
-        batch_tokens = spec.batch_tokens or GPU_BATCH_TOKENS
-        parallel = self._config.parallel
         return needs(
             gguf,
-            context_tokens,
+            choose_context_tokens(self._config, spec, gguf),
             spec.kv_type,
-            batch_tokens,
-            parallel=parallel,
+            spec.batch_tokens or GPU_BATCH_TOKENS,
+            parallel=self._config.parallel,
             adapter_bytes=size_adapters(spec),
         )
 
@@ -251,7 +232,7 @@ class SessionLoader:
             ModelUnavailable: llama.cpp rejected the file.
             EngineFailed: Memory ran out.
         """
-        if gguf.architecture == eagle.ARCHITECTURE:
+        if gguf.architecture == EAGLE:
             raise ModelUnavailable(
                 f"{path.name} is an EAGLE-3 head, which drafts for another model",
                 "name it as `draft` of that model in models.yaml, and ask that one",
@@ -262,7 +243,7 @@ class SessionLoader:
         self, spec: ModelSpec, path: Path, gguf: Gguf, need: Needs
     ) -> tuple[LlamaSession, Placement]:
         gpus = self.library.gpus()
-        speeds = self.speeds.read(gguf, gpus) if need.expert_bytes and gpus else ()
+        speeds = self._speeds.read(gguf, gpus) if need.expert_bytes and gpus else ()
         placement = choose_placement(gpus, spec, need, speeds)
         while True:
             split = self._choose_split(spec, need, placement, gpus)
@@ -320,7 +301,7 @@ class SessionLoader:
         options = replace(session.options, sequences=1, donors=0, verify_rows=1, full_window=True)
         try:
             gguf = check_usable(path)
-            is_head = gguf.architecture == eagle.ARCHITECTURE
+            is_head = gguf.architecture == EAGLE
             if self.trials and not is_head:  # it cannot be computed without its model
                 try_model(own, path, self._config)
             need = needs(gguf, options.context_tokens, spec.kv_type, options.batch_tokens)
@@ -333,7 +314,7 @@ class SessionLoader:
         try:
             check_same_vocabulary(session.vocabulary, spec.name, model, own.name)
             if is_head:
-                head = eagle.load_eagle(self.library, model, session.vocabulary, session.cache)
+                head = load_eagle(self.library, model, session.vocabulary, session.cache)
                 if isinstance(head, str):
                     raise EngineFailed(head)
                 return head, need.total_bytes

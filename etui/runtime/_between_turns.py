@@ -22,7 +22,7 @@ from etui.turn.build_record import build_load_record, build_unload_record
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from etui.backends.base import EngineProcess
+    from etui.backends.process import ProcessBackend
     from etui.config.config import Config
     from etui.energy.idle import IdleTracker
     from etui.energy.keep_warm import Measured
@@ -150,7 +150,7 @@ class BetweenTurns:
 
     def __init__(
         self,
-        runtime: Runtime[EngineProcess],
+        runtime: Runtime[ProcessBackend],
         idle_tracker: IdleTracker,
         call_later: CallLater = start_timer,
     ) -> None:

@@ -10,7 +10,6 @@ from contextlib import closing, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
-from etui.backends.base import EngineProcess
 from etui.errors import EtuiError, LogUnavailable, QueueFull, Stopped, format_internal_error
 from etui.events import Finished, Loaded, Residence, Unloaded
 from etui.runtime._between_turns import BetweenTurns, CallLater, start_timer
@@ -34,6 +33,7 @@ from etui.turn.events import HopStarted, RoundStarted, TurnFinished
 from etui.units import count_text
 
 if TYPE_CHECKING:
+    from etui.backends.process import ProcessBackend
     from etui.chat import Query
     from etui.energy.idle import IdleTracker
     from etui.runtime.decide import Choice
@@ -92,7 +92,7 @@ class TurnPool:
 
     def __init__(
         self,
-        runtime: Runtime[EngineProcess],
+        runtime: Runtime[ProcessBackend],
         *,
         parallel: int = 1,
         queue_limit: int = 32,
@@ -476,7 +476,7 @@ class _LogRefresh:
 
     def __init__(
         self,
-        runtime: Runtime[EngineProcess],
+        runtime: Runtime[ProcessBackend],
         between: BetweenTurns,
         jobs: BackgroundJobs,
         call_later: CallLater,

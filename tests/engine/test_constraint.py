@@ -10,7 +10,8 @@ import pytest
 from jsonschema import validate
 
 from etui.arm import Sampling
-from etui.engine import constraint, grammar_trial
+from etui.engine import grammar_trial
+from etui.engine import sampler as constraint
 from etui.engine.batching.shared_session import SharedSession
 from etui.engine.grammar import build_schema_grammar
 from etui.engine.llama_session import LlamaSession

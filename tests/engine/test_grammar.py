@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from jsonschema import Draft7Validator, Draft202012Validator, FormatChecker
 
 from benchmarks.schemas import compare
-from etui.engine.constraint import Constraints
 from etui.engine.grammar import build_schema_grammar
 from etui.engine.model import Model
+from etui.engine.sampler import Constraints
 from etui.engine.session import OutputGrammar
 from etui.errors import InvalidRequest
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from etui.engine import grammar_trial
-from etui.engine.constraint import Constraints
 from etui.engine.grammar import Tool, build_schema_grammar, build_tool_grammar
 from etui.engine.grammar_trial import GrammarTrial
 from etui.engine.model import Model
+from etui.engine.sampler import Constraints
 from etui.engine.template_process import LimitedProcess
 from etui.errors import InvalidRequest
 from tests.support.hostile_schemas import REFUSED, SCHEMAS

@@ -249,7 +249,7 @@ def test_a_chat_comes_back_after_a_restart(tmp_path: Path):
     session = _session(KvStore(lambda _held: 1 << 20, KvFolder(tmp_path, 1 << 30)))
     _answer(session, chat(1), label="turn")
     session.free()
-    session._sequences.keeper._store.spill(60)
+    session._sequences.keeper.store.spill(60)
     again = _session(KvStore(lambda _held: 1 << 20, KvFolder(tmp_path, 1 << 30)))
     assert _answer(again, [*chat(1), 65])[1:] == ("disk", 100)
 
@@ -258,7 +258,7 @@ def test_an_answer_is_recalled_after_a_restart(tmp_path: Path):
     session = _session(KvStore(lambda _held: 1 << 20, KvFolder(tmp_path, 1 << 30)))
     drawn, _, _ = _answer(session, chat(1), label="turn", owner="anna")
     session.free()
-    session._sequences.keeper._store.spill(60)
+    session._sequences.keeper.store.spill(60)
     again = _session(KvStore(lambda _held: 1 << 20, KvFolder(tmp_path, 1 << 30)))
     assert again.recall("turn", "bert") is None
     found = again.recall("turn", "anna")
@@ -370,7 +370,7 @@ def test_answers_are_those_of_a_session_without_tiers(
             if session is not None:
                 keeper = session._sequences.keeper
                 session.free()
-                keeper._store.spill(60)
+                keeper.store.spill(60)
             session, context = make_session(sequences=3)
             if several:
                 session.share_among_clients()

@@ -22,8 +22,7 @@ from etui.engine.context import DECODED, Context
 from etui.engine.cpu_limits import FreeCpus
 from etui.engine.library import Library
 from etui.engine.model import Model
-from etui.engine.thread_control import ThreadControl
-from etui.engine.thread_count import ThreadLimits
+from etui.engine.thread_count import ThreadControl, ThreadLimits
 from etui.events import Event, Finished, ThreadsChanged
 from etui.models.spec import ModelSpec
 from tests.engine.conftest import OPTIONS

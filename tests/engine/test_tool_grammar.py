@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from etui.engine.chat_formats import ToolFormat
 from etui.engine.chat_prompt import is_deep
-from etui.engine.constraint import Constraints
 from etui.engine.grammar import build_tool_grammar, choose_tools, read_tools
 from etui.engine.model import Model
+from etui.engine.sampler import Constraints
 from etui.errors import InvalidRequest
 
 GET = {

@@ -93,24 +93,23 @@ class Ticket:
 
 
 class AdmissionQueue:
-    """Let requests begin one after another; safe from any thread."""
+    """Let requests begin one after another; safe from any thread.
+
+    Attributes:
+        running: Number of tickets that have begun and not left.
+    """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()  # a signal may cancel while its thread holds it
         self._queued: deque[Ticket] = deque()
-        self._running = 0
+        self.running = 0
         self._version = 0  # of what decides who begins
-
-    @property
-    def running(self) -> int:
-        """Number of tickets that have begun and not left."""
-        return self._running
 
     @property
     def idle(self) -> bool:
         """Whether nothing has begun and nothing waits."""
         with self._changed:
-            return not self._running and not self._queued
+            return not self.running and not self._queued
 
     def enter(self) -> Ticket:
         """Take the last place."""
@@ -128,14 +127,9 @@ class AdmissionQueue:
     ) -> bool:
         """Wait at the first place until ``ready`` is true; the ticket keeps that place.
 
-        Args:
-            ready: Decides from the number of running tickets, which cannot grow meanwhile. It is
-                asked again whenever one of them leaves and after ``ask_again``, and never while the
-                queue is locked.
-            wait_seconds: Longest wait; None waits as long as it takes.
-
-        Returns:
-            Whether it is its turn; False if it was cancelled, or waited for too long.
+        ``ready`` decides from the number of running tickets, which cannot grow meanwhile. It is
+        asked again whenever one of them leaves and after ``ask_again``, and never while the queue
+        is locked. Returns whether it is its turn; False if it was cancelled, or waited too long.
         """
         seen = -1
         end_seconds = None if wait_seconds is None else time.monotonic() + wait_seconds
@@ -149,7 +143,7 @@ class AdmissionQueue:
                         return False
                 if ticket.cancelled:
                     return False
-                seen, running = self._version, self._running
+                seen, running = self._version, self.running
             if ready(running):
                 return not ticket.cancelled
 
@@ -159,7 +153,7 @@ class AdmissionQueue:
             assert self._queued[0] is ticket
             self._queued.popleft()
             ticket.state = "running"
-            self._running += 1
+            self.running += 1
             self.ask_again()
 
     def leave(self, ticket: Ticket) -> None:
@@ -168,7 +162,7 @@ class AdmissionQueue:
             if ticket.state == "queued":
                 self._queued.remove(ticket)
             elif ticket.state == "running":
-                self._running -= 1
+                self.running -= 1
             ticket.state = "done"
             self.ask_again()
 

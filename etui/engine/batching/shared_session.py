@@ -24,7 +24,6 @@ from etui.engine.llama_session import LlamaSession
 from etui.engine.sequence_cache import LlamaSequence, common_prefix
 from etui.engine.session import (
     LikelyToken,
-    ModelFacts,
     OutputGrammar,
     PromptScores,
     RecalledSequence,
@@ -67,7 +66,6 @@ class RequestSession:
         owner: Owner of its sequences, which reuse nothing of other owners.
         reservation: What it may need, which the others leave free; the upper bound of its prompt is
             corrected when it opens it.
-        sequences: Its open sequences by id.
         wanted: What it wants stepped, while it waits for a batch or is in one.
         result: What the batch gave; an exception is raised in its thread.
         gate: Made and acquired each time it waits; whoever has its result releases it.
@@ -87,7 +85,7 @@ class RequestSession:
         self.number = number
         self.owner = owner
         self.reservation = reservation
-        self.sequences: dict[int, LlamaSequence] = {}
+        self.sequences: dict[int, LlamaSequence] = {}  # open ones, by id
         self.wanted: Sequence[tuple[LlamaSequence, bool]] = ()
         self.result: Step | BaseException | None = None
         self.gate = threading.Lock()
@@ -97,15 +95,11 @@ class RequestSession:
         self.changes: list[ThreadsChanged | Reused] = []
         self._shared = shared
         self._session = shared.session
+        self.facts = shared.session.facts
         self._label = label
         self._has_begun = False
         self._pictures = {picture.mark: picture for picture in pictures}
         self._held = False
-
-    @property
-    def facts(self) -> ModelFacts:
-        """Properties of the model."""
-        return self._session.facts
 
     @property
     def free_tokens(self) -> int:
@@ -157,11 +151,7 @@ class RequestSession:
     def encode(
         self, sequence: TokenSequence, cancelled: Callable[[], bool]
     ) -> Iterator[PictureEncoded]:
-        """Encode the pictures of the queued tokens, each between two batches of the others.
-
-        Raises:
-            EngineFailed: llama.cpp failed.
-        """
+        """Encode the pictures of the queued tokens, each part between two batches of the others."""
         run = partial(self._shared.compute, self)
         return self._session.encode(self._find(sequence), cancelled, run)
 
@@ -247,12 +237,7 @@ class RequestSession:
         raise result
 
     def embed(self, asked: TextsToEmbed, cancelled: Callable[[], bool]) -> Iterator[Event]:
-        """Embed or rank texts, in batches of their own between those of the answers.
-
-        Raises:
-            ContextOverflow, InvalidRequest: A text cannot be embedded as it is.
-            EngineFailed: llama.cpp failed, or there is not enough memory.
-        """
+        """Embed or rank texts, as the embedder, in batches between those of the answers."""
         with self._shared.use(self) as session:
             session.threads.begin_answer()
             self.changes += session.threads.take_changes()
@@ -344,11 +329,7 @@ def split_step(step: Step, requests: Sequence[RequestSession]) -> list[Step]:
 def build_shares(
     tokens: Mapping[int, int], requests: Sequence[RequestSession]
 ) -> tuple[BatchShare, ...]:
-    """Build the share of each request with tokens in a batch.
-
-    Args:
-        requests: The requests in the batch; ``prefilled`` as before it.
-    """
+    """Build the share of each request with tokens in a batch; ``prefilled`` is as before it."""
     shares = []
     for request in requests:
         count = sum(tokens.get(sequence.id, 0) for sequence, _ in request.wanted)
@@ -362,15 +343,13 @@ class SharedSession:
     """Let several requests use one session at a time, each through a session of its own.
 
     A request joins and leaves between two batches. ``on_batch`` gets every batch, failed ones
-    included; they follow one another without a gap from the moment when the first request joins to
-    the moment when the last one leaves.
+    included, before the events that follow from it; they follow one another without a gap from the
+    moment when the first request joins to the moment when the last one leaves.
 
     Two locks: that of the session is held during a batch and during any other use of it; that of
     the requests is held for moments only, so that a cancel never waits for a batch.
 
     Args:
-        on_batch: Is called after each batch, before the events that follow from it; None reports
-            none.
         prompt_limit: Maximum number of prompt tokens in a batch while others decode; None for a
             session that one request uses at a time.
         on_begin: Called when the prompt of a request is known: the room may have grown.
@@ -378,7 +357,6 @@ class SharedSession:
     Attributes:
         session: The session; render and tokenize may be used during a batch, nothing else.
         capacity: Cells and sequences of the whole session.
-        text_lock: Held while a text is rendered or tokenized.
     """
 
     def __init__(
@@ -393,7 +371,7 @@ class SharedSession:
         self.session = session
         self.capacity = session.free_tokens, session.free_sequences
         self.on_begin = on_begin
-        self.text_lock = threading.Lock()
+        self.text_lock = threading.Lock()  # held while a text is rendered or tokenized
         self._model = model_name
         self._on_batch = on_batch
         self._prompt_limit = prompt_limit
@@ -405,11 +383,6 @@ class SharedSession:
         self._visits = 0  # uses of the session by others, which the next batch waits for
         self._running = False
         self._tiled_ns = 0  # end of the reported time
-
-    @property
-    def running(self) -> int:
-        """Number of requests that have joined and not left."""
-        return len(self.requests)
 
     @property
     def requests(self) -> tuple[RequestSession, ...]:
@@ -438,10 +411,6 @@ class SharedSession:
                 self._tiled_ns = time.monotonic_ns()
             self._requests.append(request)
         return request
-
-    def read_only(self, owner: str, pictures: Sequence[Picture] = ()) -> RequestSession:
-        """Return a session that only renders and tokenizes; it has not joined, so none waits."""
-        return RequestSession(self, owner=owner, pictures=pictures)
 
     def remove(self, request: RequestSession) -> None:
         """Remove a request without open sequences; repeatable."""

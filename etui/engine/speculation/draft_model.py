@@ -24,7 +24,7 @@ def check_same_vocabulary(model: Model, name: str, draft: Model, draft_name: str
 
     Raises:
         ModelUnavailable: The kind of tokenizer, the number of tokens, the begin and end tokens, or
-            the text of a token differ; the message names both models.
+            the text of a token differ.
     """
     shared = min(model.vocabulary, draft.vocabulary)
     difference = ""

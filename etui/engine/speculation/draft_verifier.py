@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from etui.arm import Speculate
-from etui.engine.speculation.mtp import MtpDrafter
-from etui.engine.speculation.speculator import Speculator
-from etui.engine.speculation.verify import Verification
+from etui.engine.speculation.heads import MtpDrafter
+from etui.engine.speculation.speculator import Speculator, Verification
 
 if TYPE_CHECKING:
     from etui.engine.context import Context
@@ -25,8 +24,6 @@ class DraftVerifier:
     """Verifies the drafts of one session, one at a time, each in a batch of its own.
 
     Args:
-        speculator: The drafters, and how many tokens they draft.
-        context_tokens: Most tokens of a sequence.
         refusal: Why drafts cannot be verified; empty if they can.
 
     Attributes:
@@ -114,8 +111,7 @@ class DraftVerifier:
     def judge(self, sequence: LlamaSequence, token: int, cell: int, *, ends: bool) -> bool:
         """Compare a drawn token with the drafted one; if they agree, it is computed already.
 
-        Returns:
-            Whether they agree and the answer goes on, so that the cell is used.
+        Returns whether they agree and the answer goes on, so that the cell is used.
         """
         assert self._verifying is not None
         verifying, verification = self._verifying
@@ -161,6 +157,4 @@ def refuse_speculation(model: Model) -> str:
     A cache that keeps only windows can take them back: a batch takes the cells that were outside
     the window before it, and the tokens that stay end at the earliest where it began.
     """
-    if model.recurrent:
-        return "a recurrent model cannot take back a part of its state"
-    return ""
+    return "a recurrent model cannot take back a part of its state" if model.recurrent else ""

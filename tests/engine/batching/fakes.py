@@ -13,8 +13,7 @@ from etui.chat import Message
 from etui.engine.batching.shared_session import RequestSession
 from etui.engine.context import DECODED, NO_ROOM
 from etui.engine.llama_session import LlamaSession
-from etui.engine.thread_control import ThreadControl
-from etui.engine.thread_count import ThreadLimits
+from etui.engine.thread_count import ThreadControl, ThreadLimits
 from etui.events import Event, Finished
 from etui.reasoning.answer import answer
 from tests.engine.speculation.fakes import FakeContext, make_fake_session

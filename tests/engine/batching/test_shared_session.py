@@ -147,7 +147,7 @@ def test_any_schedule_gives_each_answer_what_it_says_alone(requests, faults):
         )
         assert counted == len(context.computed)
     assert_tiled(batches)
-    assert shared.running == 0
+    assert len(shared.requests) == 0
     assert shared.session.free_tokens == context.capacity
     assert shared.session.free_sequences == 16
 
@@ -395,7 +395,7 @@ def test_a_request_that_cannot_close_its_sequences_leaves_all_the_same(monkeypat
         broken.setattr(shared.session, "close", fail)
         with pytest.raises(EngineFailed):
             leaving.leave()
-    assert shared.running == 1
+    assert len(shared.requests) == 1
     assert staying.step([sequence]).sampled  # it waits for nobody
     staying.leave()
 

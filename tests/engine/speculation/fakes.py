@@ -83,7 +83,7 @@ class FakeBatch:
 class FakeContext:
     """A cache of tokens by slot and position; rows with no logits asked for have none."""
 
-    api = None
+    api = threads = None
     compute = ComputeThread()  # of all fakes, as of all models of a process
 
     def __init__(self, options: ContextOptions, vocabulary: int, logits: Logits) -> None:

@@ -17,9 +17,9 @@ from etui.engine.speculation.speculator import (
     Credit,
     Speculation,
     Speculator,
+    Verification,
     choose_depth,
 )
-from etui.engine.speculation.verify import Verification
 
 CPU = BatchCost(CPU_CURVE, learns=False)
 GPU = BatchCost(GPU_CURVE, learns=False)

@@ -19,8 +19,8 @@ from etui.engine.context import DECODED, Context
 from etui.engine.library import Library
 from etui.engine.model import Model
 from etui.engine.residency import Residency
-from etui.engine.speculation import eagle
-from etui.engine.speculation.mtp import MtpDrafter
+from etui.engine.speculation import heads as llama_heads
+from etui.engine.speculation.heads import MtpDrafter
 from etui.errors import ModelUnavailable
 from etui.events import Finished, Verified
 from etui.models.spec import ModelSpec
@@ -50,7 +50,7 @@ def opened(
     """A context of the starter, and the head that follows it."""
     cache = Context(library, model, OPTIONS)
     head = Model(library, written[0])
-    drafter = eagle.load_eagle(library, head, model, cache)
+    drafter = llama_heads.load_eagle(library, head, model, cache)
     assert isinstance(drafter, MtpDrafter)
     drafter.start()
     yield cache, drafter
@@ -111,7 +111,7 @@ def test_it_computes_what_the_paper_says(opened, written, model):
     heads, weights = drafter._heads, written[1]
     tokens = model.tokenize(TEXT, bos=False)
     compute(cache, tokens, 0)
-    features = heads._inputs.read(len(tokens))
+    features = heads._read_inputs(len(tokens))
     width = model.width
     assert features.shape == (len(tokens), 3 * width)
     again = [at for at, token in enumerate(tokens) if token == tokens[5]]
@@ -178,7 +178,7 @@ def reason(library: Library, model: Model, written: tuple[Path, Weights]) -> str
     """Why the head cannot be used."""
     head, cache = Model(library, written[0]), Context(library, model, OPTIONS)
     try:
-        refused = eagle.load_eagle(library, head, model, cache)
+        refused = llama_heads.load_eagle(library, head, model, cache)
     finally:
         head.free()
         cache.free()
@@ -194,7 +194,7 @@ def test_a_head_for_another_model_is_refused(library, model, written, monkeypatc
 
 
 def test_a_build_without_the_functions_says_so(library, model, written, monkeypatch):
-    monkeypatch.setattr(eagle, "_GET_INPUTS", ("llama_no_such_function",))
+    monkeypatch.setattr(llama_heads, "_GET_INPUTS", ("llama_no_such_function", "", ""))
     assert "this build of llama.cpp does not give" in reason(library, model, written)
 
 

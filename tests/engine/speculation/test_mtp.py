@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from etui.arm import Sampling
 from etui.engine.context import Context, ContextOptions, DecodeBatch
-from etui.engine.speculation import mtp
-from etui.engine.speculation.mtp import LlamaHeads, MtpDrafter, load_heads
+from etui.engine.speculation import heads as llama_heads
+from etui.engine.speculation.heads import LlamaHeads, MtpDrafter, load_heads
 from etui.errors import EngineFailed
 from tests.engine.speculation.fakes import FakeContext, make_fake_session
 
@@ -227,12 +227,12 @@ def test_heads_are_opened_only_if_file_and_build_have_them(monkeypatch):
             assert options == {"drafts": True, "heads": True}
             made.append(args[2])
 
-    monkeypatch.setattr(mtp, "Context", Opened)
+    monkeypatch.setattr(llama_heads, "Context", Opened)
     monkeypatch.setattr("llama_cpp.llama_cpp_ext.llama_set_embeddings_nextn", lambda *_: None)
     having = SimpleNamespace(heads=1, width=WIDTH)
     assert isinstance(load_heads(None, having, target), MtpDrafter)  # type: ignore[arg-type]
     assert made == [replace(options, sequences=1, donors=0, verify_rows=1)]
-    monkeypatch.setattr(mtp, "_FUNCTIONS", ("llama_no_such_function",))
+    monkeypatch.setattr(llama_heads, "_FUNCTIONS", ("llama_no_such_function",))
     assert load_heads(None, having, target) is None  # type: ignore[arg-type]
 
 

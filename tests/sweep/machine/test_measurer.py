@@ -21,8 +21,7 @@ from etui.energy.recorder import Recorder
 from etui.energy.sharing import CpuUse, GpuShare
 from etui.energy.sources.estimate import EstimateSource
 from etui.energy.sources.nvml import NvmlSource
-from etui.engine.thread_control import ThreadControl
-from etui.engine.thread_count import ThreadLimits
+from etui.engine.thread_count import ThreadControl, ThreadLimits
 from etui.errors import EngineFailed, EtuiError, ModelUnavailable, Stopped, UsageError
 from etui.measure.run import Disturbed
 from etui.models.catalogue import load_catalogue

@@ -105,13 +105,7 @@ def state_lines(facts: ServeFacts | None, progress: str) -> list[tuple[str, str]
 class ServerScreen(BoxModal[None]):
     """Dialog with the address of the server, its requests and its joules."""
 
-    HELP = """\
-## Server
-
-`etui serve` answers programs that speak the protocol of OpenAI or Anthropic: editors, agents,
-scripts. `s` starts or stops it, `Esc` closes this dialog and leaves it running. The models of the
-app are unloaded meanwhile, and questions in the chat are refused.
-"""
+    HELP = "## Server"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("s", "switch", "Start or stop", id="server.switch"),
         Binding("escape,enter", "leave", "Close", id="server.leave", key_display="esc"),

@@ -228,14 +228,7 @@ class ChatsScreen(BoxModal[ChatsLeft]):
         Binding("down", "app.focus_next", "List", id="chats.list", show=False),
     ]
 
-    HELP = """\
-## Chats
-
-`/` searches names, questions and answers; Enter resumes the selected chat. Right shows the branches
-of a chat (`●` is the current one), Left hides them, Enter resumes the chat at a branch. `r` renames
-it, `t` lets the smallest model find a title (`name_chats: true` in config.yaml) and says for how
-many joules, `e` and `E` write it to a file, `d` deletes it with its turns.
-"""
+    HELP = "## Chats"
 
     def __init__(self, config: Config, log: LoggedChats, runner: TurnService) -> None:
         super().__init__("Chats")

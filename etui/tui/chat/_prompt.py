@@ -201,16 +201,7 @@ class Prompt(TextBox):
         Binding("ctrl+z", "app.suspend_process", "Suspend", id="app.suspend", show=False),
     ]
 
-    HELP = """\
-## Question
-
-Enter sends; Shift+Enter or Ctrl+J inserts a line break. Up on the first line brings
-back earlier questions. A question asked while an answer runs waits for its turn.
-
-`/` lists the commands and the saved prompts: Enter runs one, Tab completes it. A question that
-begins with a slash needs two. `@` attaches a text file: `@notes.md`, `@"my notes.md"`. The frame
-shows the tokens of the question and the joules that its arm, or each that may answer, would take.
-"""
+    HELP = "## Question"
 
     @dataclass
     class Sent(Message):

@@ -76,14 +76,7 @@ F1      all keys, and what the words mean"""
 class Transcript(BlankBox, VerticalScroll, can_focus=False):
     """Scrolling list of turns; only a window of a long chat is mounted."""
 
-    HELP = """\
-## Chat
-
-Each answer ends with its price: joules, joules per token, tokens, tokens per second. `≈` marks an
-estimate, computed without a hardware reading. `i` on an answer shows where each number comes from.
-j, k, ctrl+d, ctrl+u, g and G move through the chat. Ctrl+F, here also `/`, finds words in it: Enter
-or n goes on, N goes back, Esc ends it. Words that only another branch has are shown there.
-"""
+    HELP = "## Chat"
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("j", "lines(1)", "Line down", id="transcript.line_down", show=False),

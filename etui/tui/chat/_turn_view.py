@@ -102,15 +102,7 @@ class TurnView(BlankBox, Vertical, can_focus=True):
         Binding("down", "app.focus_next", "Later", id="turn.down", show=False),
     ]  # fmt: skip
 
-    HELP = """\
-## Answer
-
-`c` copies the answer, `e` puts the question back into the prompt to edit and send again, `p` saves
-it as a prompt for `/`. `-` and `+` ask it again with the next smaller or larger arm, and `s` shows
-two of its answers side by side, to keep one. The new answer replaces the earlier one, and the turns
-after it, in the history that the model reads. `v` says that it is good and `x` that it is bad, for
-`etui policy fit --log`; the same key again takes it back.
-"""
+    HELP = "## Answer"
 
     @dataclass
     class ActionRequested(Message):

@@ -242,14 +242,7 @@ class HistoryScreen(Screen[None]):
         Binding("escape", "back", "Back", id="history.back"),
     ]
 
-    HELP = """\
-## History
-
-Every turn of the log (■ ended early, ✗ failed); Enter opens its chat there. `/` searches questions
-and answers, `s` sorts by the next column (or click a heading), `r` reverses the order. The bars are
-the joules of the same turns by day (`b` hides them), `t` shows their totals by model, by rule and
-by day. `e` exports them as JSON lines to `exports` in ETUI_HOME, `E` as CSV.
-"""
+    HELP = "## History"
 
     def __init__(self, config: Config) -> None:
         super().__init__()

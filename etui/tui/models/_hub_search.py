@@ -80,15 +80,7 @@ class HubSearchScreen(Screen["PricedQuantisation | None"]):
         Binding("slash", "words", "Other words", id="hub.words", key_display="/"),
     ]
 
-    HELP = """\
-## Search of the hub
-
-The repositories of the Hugging Face hub that have GGUF files and the words above, the most
-downloaded first. Below them is each quantisation of the one under the cursor: its size, where it
-fits with its context, and the tokens/s and J per decoded token to expect here, with ± and from what
-they are predicted. `Enter` goes to the quantisations and there asks before it pulls one, `/` goes
-to the words, and `Esc` goes back. A new search ends the one before.
-"""
+    HELP = "## Search of the hub"
 
     def __init__(
         self, words: str, search: Callable[[str, int], SearchResult], on_disk: tuple[str, ...]

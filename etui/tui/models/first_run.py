@@ -54,19 +54,7 @@ class FirstRunScreen(Screen[bool]):
         Binding("r", "look_again", "Check again", id="first_run.look_again"),
     ]
 
-    HELP = """\
-## First run
-
-etui runs models on this machine, from GGUF files. The list shows every model that etui knows: its
-size, where it fits with its whole context, the tokens/s and J per decoded token to expect here (≈
-is an estimate; Enter says from what) and what it is good for. ★ is the recommended one: the largest
-chat model that fits and writes at least 10 tokens/s. There is none before the speed of the memory
-was measured while no other program ran. `p` pulls the model under the cursor, `Esc` stops and keeps
-the part so far, `/` finds, and Enter there searches the hub for the words. Models that other
-programs have on this machine come first: `p` uses one where it is. `r` checks again after you have
-added a file or pulled a model in another terminal. The model answers wherever a policy names one
-that is missing.
-"""
+    HELP = "## First run"
 
     def __init__(self, services: Services, config: Config) -> None:
         super().__init__()

@@ -96,21 +96,7 @@ class ModelsScreen(Screen[None]):
         Binding("r", "read", "Read again", id="models.read", show=False),
     ]
 
-    HELP = """\
-## Models
-
-The entries of models.yaml, the files of the models folder, and the models of Ollama, LM Studio,
-llama.cpp and the hub's cache. `p` pulls the model under the cursor, or uses one of another program
-where it is; `l` loads it into memory and `u` unloads it, `v` checks the sha256 of the whole file.
-`c` measures what its tokens cost on this machine, `C` does so in less time and less precisely; all
-models are unloaded during a calibration, and questions are refused. `s` sweeps the settings of the
-model, to find those that cost the fewest joules; it says what it measures and how long it takes
-before it begins. `a` applies the best setting of the model's newest sweep, and `R` goes back to
-models.yaml. `e` sets a system prompt and the sampling. `Enter` shows everything about a model, `/`
-finds, and Enter there searches the hub for the words. ★ is the model that suits this machine, ≈ an
-estimate. `Esc` stops the running job: what was downloaded or measured is kept, and the same key
-resumes it.
-"""
+    HELP = "## Models"
 
     def __init__(
         self, config: Config, backend: Callable[[], Services | None], app_jobs: JobList

@@ -106,20 +106,7 @@ class PoliciesScreen(Screen[None]):
         Binding("escape", "back", "List", id="policies.back", priority=True),
     ]
 
-    HELP = """\
-## Policies
-
-Enter opens a policy. Names, keys and values are completed behind the cursor as you type (Tab or
-Right takes one, `ctrl+space` shows the next), and the line below the text explains the key under
-the cursor. Problems are listed below it: `F8` goes to the next one, Enter on one takes its
-suggestion or goes to its line. `ctrl+f` finds, then `n` and `N`.
-
-`ctrl+e` shows which arm would answer a question under the text as it is now; `ctrl+r` replays the
-questions of the log; `ctrl+b` shows the differences from the saved file. `ctrl+s` saves (a shipped
-policy as your own copy), `ctrl+l` uses the policy for the next questions. In the list `n` creates a
-policy, `d` deletes one of yours, `/` filters. Esc goes back to the list. Unsaved text is kept until
-you open another policy or exit etui; both ask first.
-"""
+    HELP = "## Policies"
 
     def __init__(self, config: Config, route: Callable[[], Route]) -> None:
         super().__init__()

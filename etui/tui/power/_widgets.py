@@ -29,13 +29,7 @@ class ChannelTable(ScrollView, can_focus=True):
         Binding("home,g", "move_to(0)", "First channel", id="top.first", show=False),
         Binding("end,G", "move_to(-1)", "Last channel", id="top.last", show=False),
     ]
-    HELP = """\
-## Channels
-
-One row a channel: its watts over the time of the graph, now and of its limit, how busy its device
-is, and whose watts they are. The graph shows the channel under the cursor. `–` is a value that no
-driver reports, `*` marks a channel that is not in the total.
-"""
+    HELP = "## Channels"
     COMPONENT_CLASSES: ClassVar[set[str]] = {
         "channel-table--text",
         "channel-table--muted",

@@ -117,16 +117,7 @@ class PowerPanel(VerticalScroll):
         Binding("p,space", "pause", "Pause the graph", id="power.pause"),
         Binding("s", "parts", "What today went into", id="power.parts"),
     ]
-    HELP = """\
-## Power panel
-
-Watts now, on a scale from 0 to the power limit; the dotted line is the idle power. Colours and
-words show the phase: load the model, read the prompt, think, write. `[` and `]` show less or more
-time, `p` pauses. The joules of an answer do not include loading the model. *Gross* includes idle
-power, *net* subtracts it. `*` marks a channel that is not in the total. *+idling*: all joules
-that etui spent, today and since Monday; `s` shows what today's went into: answers, titles of chats,
-loads, answer checks (audits), and idling with a model in memory (measured when it is unloaded).
-"""
+    HELP = "## Power panel"
 
     def __init__(self, feed: PowerFeed) -> None:
         super().__init__()

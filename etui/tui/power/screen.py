@@ -185,13 +185,7 @@ class SpentPart(VerticalScroll, can_focus=True):
         Binding("G", "scroll_end", "Last line", id="top.scroll_last", show=False),
     ]
 
-    HELP = """\
-## What was spent
-
-Joules of answers, titles, loads, audits and idling, by model, by day with the highest watts of its
-answers, and in all; money where `price_per_kwh` or a `tariff` is set. An answer without joules is
-counted and not added.
-"""
+    HELP = "## What was spent"
     COMPONENT_CLASSES: ClassVar[set[str]] = {"spent-part--bar"}
 
     def __init__(self, part: Part) -> None:
@@ -227,14 +221,7 @@ class PowerScreen(Screen[None]):
         Binding("r", "read", "Read again", id="top.read", show=False),
         Binding("w", "wall_meter", "Wall meter", id="top.wall", show=False),
     ]  # fmt: skip
-    HELP = """\
-## Power
-
-Watts of the channel under the cursor over the time of the graph; `[` and `]` change that time, `p`
-holds the picture. Below it every channel, then joules by model and by day, and money where
-`price_per_kwh` or a `tariff` is set. `tab` moves between the parts, `j` and `k` within one. `w`
-sets up a plug that measures the whole machine at the wall.
-"""
+    HELP = "## Power"
 
     def __init__(
         self,

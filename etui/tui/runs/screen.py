@@ -73,19 +73,7 @@ class RunsScreen(Screen[None]):
         Binding("escape", "back", "Back", id="runs.back", show=False),
     ]
 
-    HELP = """\
-## Runs
-
-The runs of `etui bench`, with the accuracy and the joules of their best arm (the one with the most
-right answers), the accuracy of guessing and a verdict; sweeps, and the calibrations of this
-session. Enter shows each question of a run, its answer and its joules.
-`n` starts one: it says what it costs and how long it takes before it begins. All models are
-unloaded while it runs, and questions in the chat are refused. `Esc` stops it, and `m` continues
-the run under the cursor. `s` sorts by the next column (or click a heading), `/` filters. Each arm
-is a letter at its joules per question and its accuracy, with bars for both 95 % intervals; dots
-between arms show what a random mixture of the two would reach. `o` opens the HTML report in a
-browser.
-"""
+    HELP = "## Runs"
 
     def __init__(
         self, config: Config, backend: Callable[[], Services | None], app_jobs: JobList

@@ -46,7 +46,6 @@ class KeyOrder:
         self._timer: Timer | None = None
 
     async def take(self, event: Key | Paste) -> None:
-        """Pass a key or a paste on, now or after those before it."""
         self._waiting.append(event)
         await self._release()
 

@@ -22,14 +22,7 @@ _NOTICE_ROWS = 2  # Rows of a short notice
 
 
 async def in_thread(job: Callable[[], T], fix: str = "try again, or run `etui doctor`") -> T:
-    """Run a job in a thread and return its result.
-
-    Args:
-        fix: What to do after a fault that etui does not know.
-
-    Raises:
-        EtuiError: Any fault of the job.
-    """
+    """Run a job in a thread; any fault is an EtuiError, an unknown one with this ``fix``."""
     try:
         return await asyncio.to_thread(job)
     except EtuiError:
@@ -48,12 +41,7 @@ def start(
     *,
     exclusive: bool = False,
 ) -> None:
-    """Run a coroutine beside the screen.
-
-    Args:
-        job: Makes it. One that is cancelled before its start would never be awaited.
-        exclusive: Whether it ends those of its group.
-    """
+    """Run a coroutine, made by ``job``: one cancelled before its start is never awaited."""
     _worker: Worker[object] = node.run_worker(
         job, group=group, exclusive=exclusive, exit_on_error=False
     )
@@ -90,12 +78,8 @@ def warn(node: App[Any] | Widget, what: str, fix: str = "") -> None:
 def choose_gap(height: int, taken: Sequence[tuple[int, int]], first: int = 1) -> tuple[int, int]:
     """Choose rows for notices: the first gap with room for one, or else the largest.
 
-    Args:
-        taken: First row and row after the last one of what they may not cover.
-        first: First row that they may cover.
-
-    Returns:
-        The first row and their number, at least 1.
+    Returns the first row and their number. ``taken`` has the first row of what is not to be
+    covered, and the row after its last.
     """
     gaps, top = [], first
     for start, end in sorted(taken):

@@ -1,8 +1,4 @@
-"""ASCII output for terminals that cannot show Unicode, with every character as wide as before.
-
-The layout stays the same: only the text written to the terminal is translated, so widgets need no
-special case.
-"""
+"""The terminal: ASCII in place of Unicode of the same width, clipboard tools, signals."""
 
 from __future__ import annotations
 
@@ -16,14 +12,19 @@ import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rich.cells import cell_len
 from textual.app import App
+from textual.binding import Binding
+from textual.screen import SystemModalScreen
 
+from etui.config.config import Config
 from etui.errors import EtuiError, ExitCode
 from etui.text import SEPARATOR
+from etui.tui.themes import THEMES
 
 if TYPE_CHECKING:
     from textual.driver import Driver
@@ -35,54 +36,36 @@ MOST_OSC52_BYTES = 74_994
 _SECONDS = 3.0  # Longest wait for a tool; one that waits for a display would never end
 
 
-@dataclass(frozen=True, slots=True)
-class CopyTool:
-    """A program that copies what it reads from standard input."""
-
-    name: str
-    command: tuple[str, ...]
-
-
-_TMUX = CopyTool("tmux", ("tmux", "load-buffer", "-w", "-"))
-
-_LOCAL = (
-    ("", CopyTool("pbcopy", ("pbcopy",))),
-    ("WAYLAND_DISPLAY", CopyTool("wl-copy", ("wl-copy",))),
-    ("DISPLAY", CopyTool("xclip", ("xclip", "-selection", "clipboard", "-in"))),
-    ("DISPLAY", CopyTool("xsel", ("xsel", "--clipboard", "--input"))),
-)
-"""The variable that a display sets, and the tool for it; only macOS has the first."""
+_COMMANDS = {
+    "tmux": ("tmux", "load-buffer", "-w", "-"),
+    "pbcopy": ("pbcopy",),
+    "wl-copy": ("wl-copy",),
+    "xclip": ("xclip", "-selection", "clipboard", "-in"),
+    "xsel": ("xsel", "--clipboard", "--input"),
+}
+_LOCAL = {"pbcopy": "", "wl-copy": "WAYLAND_DISPLAY", "xclip": "DISPLAY", "xsel": "DISPLAY"}
+"""Tool -> the variable that its display sets; only macOS has the first."""
 
 
 def find_copy_tools(
     environ: Mapping[str, str], which: Callable[[str], str | None] = shutil.which
-) -> tuple[CopyTool, ...]:
-    """Find tmux, if etui runs in it, and the first local clipboard tool that can work here."""
-    tools = [_TMUX] if environ.get("TMUX") and which("tmux") else []
-    for variable, tool in _LOCAL:
-        if (not variable or environ.get(variable)) and which(tool.name):
-            return (*tools, tool)
-    return tuple(tools)
+) -> dict[str, tuple[str, ...]]:
+    """Find the commands that copy their input: of tmux, if etui runs in it, and a local one."""
+    names = ["tmux"] if environ.get("TMUX") and which("tmux") else []
+    local = (n for n, needed in _LOCAL.items() if (not needed or environ.get(needed)) and which(n))
+    return {name: _COMMANDS[name] for name in (*names, *islice(local, 1))}
 
 
-@dataclass(frozen=True, slots=True)
-class Copied:
-    """What a tool did; ``problem`` is empty if it copied the text."""
-
-    tool: str
-    problem: str = ""
+def run_copy_tools(tools: Mapping[str, Sequence[str]], text: str) -> dict[str, str]:
+    """Give the text to each tool, and wait; return by tool what went wrong, empty for nothing."""
+    return {name: _run(command, text) for name, command in tools.items()}
 
 
-def run_copy_tools(tools: Sequence[CopyTool], text: str) -> list[Copied]:
-    """Give the text to each tool; waits for them, so it belongs in a thread."""
-    return [Copied(tool.name, _run(tool, text)) for tool in tools]
-
-
-def _run(tool: CopyTool, text: str) -> str:
+def _run(command: Sequence[str], text: str) -> str:
     try:
         # xclip and wl-copy stay in the background to serve the text: they get no pipe of ours.
         subprocess.run(
-            tool.command,
+            command,
             input=text.encode(),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -99,14 +82,14 @@ def _run(tool: CopyTool, text: str) -> str:
     return ""
 
 
-def describe_copy(what: str, text: str, copied: Sequence[Copied]) -> str:
+def describe_copy(what: str, text: str, problems: Mapping[str, str]) -> str:
     """Say what was copied and how: ``copied the answer · by tmux, xclip and the terminal``.
 
     Whether the terminal takes a text by OSC 52 cannot be known.
     """
-    done = [result.tool for result in copied if not result.problem]
+    done = [tool for tool, problem in problems.items() if not problem]
     parts = [f"copied {what}", f"by {', '.join([*done, 'the terminal (OSC 52)'])}"]
-    parts += [f"{result.tool} failed: {result.problem}" for result in copied if result.problem]
+    parts += [f"{tool} failed: {problem}" for tool, problem in problems.items() if problem]
     if not done and len(text.encode()) > MOST_OSC52_BYTES:
         parts.append("the terminal may refuse a text this long")
     return SEPARATOR.join(parts)
@@ -117,9 +100,8 @@ async def copy_by_tools(app: App[Any], what: str, text: str) -> str:
 
     In a browser there is none: the tools would copy on the server's machine.
     """
-    tools = () if app.is_web else find_copy_tools(os.environ)
-    copied = await asyncio.to_thread(run_copy_tools, tools, text)
-    return describe_copy(what, text, copied)
+    tools = {} if app.is_web else find_copy_tools(os.environ)
+    return describe_copy(what, text, await asyncio.to_thread(run_copy_tools, tools, text))
 
 
 def leave_on_terminate(leave: Callable[[], object]) -> None:
@@ -193,12 +175,9 @@ def name_key(shown: str) -> str:
 
 
 def shows_unicode(environ: Mapping[str, str], encoding: str) -> bool:
-    """Return whether the terminal is declared to accept UTF-8.
+    """Return whether the terminal is declared to accept UTF-8, and Python writes it.
 
-    Args:
-        environ: ``LC_ALL``, else ``LC_CTYPE``, else ``LANG`` names the locale. Python itself sets
-            ``LC_CTYPE`` to a UTF-8 one if the locale is C, so ``LANG`` takes precedence over that.
-        encoding: Encoding in which Python writes to the terminal.
+    Python itself sets ``LC_CTYPE`` to a UTF-8 one if the locale is C: ``LANG`` comes first then.
     """
     if not encoding.lower().replace("-", "").startswith("utf"):
         return False
@@ -233,3 +212,35 @@ def choose_driver(choice: AsciiChoice) -> type[Driver] | None:
             super().write(to_ascii(data))
 
     return AsciiDriver
+
+
+class TerminalApp(App[None]):
+    """An app with etui's styles and help, whose caller reports the fault that ended it."""
+
+    CSS_PATH = Path(__file__).with_name("etui.tcss")
+
+    def __init__(self, config: Config) -> None:
+        driver = choose_driver(config.ascii)
+        super().__init__(driver_class=driver)
+        self._draws_ascii = driver is not None
+        self._config = config
+        self.fault: BaseException | None = None
+        for theme in THEMES:
+            self.register_theme(theme)
+
+    def get_key_display(self, binding: Binding) -> str:
+        shown = super().get_key_display(binding)
+        return name_key(shown) if self._draws_ascii else shown
+
+    def action_toggle_help(self) -> None:
+        from etui.tui.help import HelpScreen, list_key_groups
+
+        if isinstance(self.screen, HelpScreen):
+            self.screen.dismiss()
+        elif not isinstance(self.screen, SystemModalScreen):  # the palette has no keys of etui
+            self.push_screen(HelpScreen(list_key_groups(self.screen)))
+
+    def _fatal_error(self) -> None:
+        # Replaces Textual's traceback, which a restored terminal would not show.
+        self.fault = self.fault or sys.exc_info()[1]
+        self._close_messages_no_wait()

@@ -51,13 +51,6 @@ class SettingChosen(Message):
 
 
 @dataclass
-class PoliciesListed(Message):
-    """Report of the policies that exist now, by name."""
-
-    names: tuple[str, ...]
-
-
-@dataclass
 class ChatRequested(Message):
     """Request to show a chat at one of its turns."""
 
@@ -72,14 +65,6 @@ class Unsaved(Message):
     what: str  # Name of the unsaved text; empty if there is none
     keep: Callable[[], object] = field(default=lambda: None, compare=False)
     """Saves the text without prompting, on SIGTERM or a lost terminal, in any thread."""
-
-
-@runtime_checkable
-class ShowsRoute(Protocol):
-    """A screen that shows the route of the next questions."""
-
-    def take_route(self, route: Route) -> None:
-        """Use this route for the next questions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +169,7 @@ def route_commands(
     backend: Services, route: Route, take: Callable[[Route], object]
 ) -> Iterator[Command]:
     """Yield one command per policy and per model that may answer the next questions."""
-    for policy in backend.policies:
+    for policy in backend.policies():
         yield Command(
             f"policy: {sanitize(policy)}",
             f"Let {sanitize(policy)} choose the model for the next questions",

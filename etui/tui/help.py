@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from importlib import import_module
 from inspect import getmembers, isclass
 from pkgutil import walk_packages
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 from rich.cells import cell_len
 from textual.app import App, ComposeResult
@@ -19,7 +18,7 @@ from textual.widget import Widget
 from textual.widgets import Static
 
 from etui.config.config import Config
-from etui.text import find_nearest, format_suggestion, sanitize
+from etui.text import sanitize, suggest
 from etui.tui.modals import PageModal
 from etui.tui.widgets.key_footer import KeyFooter
 
@@ -47,18 +46,11 @@ def list_key_names() -> frozenset[str]:
 
 def find_keymap_faults(config: Config) -> Iterator[tuple[str, str]]:
     """Yield the error and its fix for each name in the user's keymap that no key has."""
-    for name, near in find_unknown_keys(config.keymap, list_key_names()):
-        hint = format_suggestion([near] if near else [], quoted=False)
-        fix = hint or "docs/chat.md lists all key names;"
-        yield f"unknown key name {name!r}", f"{fix} fix `keymap` in {config.config_file}"
-
-
-def find_unknown_keys(keymap: Mapping[str, str], names: Iterable[str]) -> list[tuple[str, str]]:
-    """List the names in ``keymap`` that no key has, each with the nearest one or an empty text."""
-    known = sorted(names)
-    return [
-        (name, next(iter(find_nearest(name, known)), "")) for name in keymap if name not in known
-    ]
+    known = sorted(list_key_names())
+    for name in config.keymap:
+        if name not in known:
+            fix = suggest(name, known, quoted=False) or "docs/chat.md lists all key names;"
+            yield f"unknown key name {name!r}", f"{fix} fix `keymap` in {config.config_file}"
 
 
 WORDS: tuple[tuple[str, str], ...] = (
@@ -93,12 +85,8 @@ WORDS: tuple[tuple[str, str], ...] = (
 """Word -> meaning, in the order in which a reader meets them."""
 
 
-@dataclass(frozen=True, slots=True)
-class KeyGroup:
-    """Keys of one part of a screen."""
-
-    title: str
-    keys: tuple[tuple[str, str], ...]  # Keys as they are shown, each with what it does
+KeyGroup: TypeAlias = tuple[str, tuple[tuple[str, str], ...]]
+"""The name of a part of a screen, and its keys as they are shown, each with what it does."""
 
 
 def list_key_groups(screen: Screen[Any]) -> list[KeyGroup]:
@@ -117,12 +105,12 @@ def list_key_groups(screen: Screen[Any]) -> list[KeyGroup]:
     listed = [(name_part(node), groups[node]) for node in groups if node is not app]
     shown = {type(node) for node in groups}
     for widget in screen.query(Widget):
-        bindings = [b for b in _own_bindings(widget) if b.id is not None]
+        bindings = [b for _key, b in widget._bindings if b.id is not None]
         if widget.focusable and bindings and type(widget) not in shown:
             shown.add(type(widget))
             listed.append((f"{name_part(widget)} (click or tab to it first)", bindings))
     listed.append((name_part(app), groups.get(app, [])))
-    return [KeyGroup(title, pairs) for title, keys in listed if (pairs := _pair_keys(app, keys))]
+    return [(title, pairs) for title, keys in listed if (pairs := _pair_keys(app, keys))]
 
 
 def name_part(node: DOMNode) -> str:
@@ -134,11 +122,11 @@ def name_part(node: DOMNode) -> str:
     return heading or (name.removesuffix("Screen") if name.endswith("Screen") else "This window")
 
 
-def format_pairs(pairs: Sequence[tuple[str, str]], indent: int = 2, least: int = 0) -> str:
+def format_pairs(pairs: Sequence[tuple[str, str]]) -> str:
     """Format words with their meanings, the meanings in one column."""
-    wide = max([least, *(cell_len(word) for word, _meaning in pairs)])
+    wide = max([8, *(cell_len(word) for word, _meaning in pairs)])
     return "\n".join(
-        f"{' ' * indent}{word}{' ' * (wide - cell_len(word))}  {meaning}" for word, meaning in pairs
+        f"  {word}{' ' * (wide - cell_len(word))}  {meaning}" for word, meaning in pairs
     )
 
 
@@ -147,7 +135,7 @@ class HelpScreen(PageModal):
 
     AUTO_FOCUS = "#help-page"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape,q,enter", "leave", "Close", id="help.close", key_display="esc"),
+        Binding("escape,q,enter", "dismiss", "Close", id="help.close", key_display="esc"),
         Binding("j", "move(1)", "Down", id="help.down"),
         Binding("k", "move(-1)", "Up", id="help.up"),
         Binding("g", "jump(-1)", "Top", id="help.top", show=False),
@@ -161,11 +149,9 @@ class HelpScreen(PageModal):
     def compose(self) -> ComposeResult:
         with self.page, Horizontal(classes="columns"):
             with Vertical(classes="keys"):
-                for group in self._groups:
-                    yield Static(sanitize(group.title), markup=False, classes="title")
-                    yield Static(
-                        sanitize(format_pairs(group.keys, 2, 8)), markup=False, classes="group"
-                    )
+                for title, keys in self._groups:
+                    yield Static(sanitize(title), markup=False, classes="title")
+                    yield Static(sanitize(format_pairs(keys)), markup=False, classes="group")
             with Vertical(classes="words"):
                 yield Static("Words", markup=False, classes="title")
                 for word, meaning in WORDS:
@@ -173,11 +159,6 @@ class HelpScreen(PageModal):
                         yield Static(word, markup=False, classes="name")
                         yield Static(meaning, markup=False, classes="meaning")
         yield KeyFooter()
-
-
-def _own_bindings(widget: Widget) -> Iterable[Binding]:
-    """Return the bindings of a widget, one for each key, as the keymap has them."""
-    return [binding for _key, binding in widget._bindings]
 
 
 def _pair_keys(app: App[Any], bindings: Iterable[Binding]) -> tuple[tuple[str, str], ...]:

@@ -1,4 +1,4 @@
-"""Long jobs on models (pull, check, load, unload), in threads that only post facts."""
+"""The long jobs of the app, in threads that only post facts, and the line of the running one."""
 
 from __future__ import annotations
 
@@ -9,19 +9,30 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from textual import work
+from textual.containers import Vertical
+from textual.message import Message
+from textual.widgets import ProgressBar, Static
+from textual.worker import get_current_worker
 
 from etui import units
 from etui.config.config import Config
 from etui.errors import EtuiError, ExitCode, format_internal_error
-from etui.text import sanitize
+from etui.text import count_cells, sanitize
+from etui.tui._work import notify_error, warn
+from etui.tui.modals import confirm
 from etui.tui.services import Services
 
 if TYPE_CHECKING:
     from etui.curves.prediction import DecodeForecast
+    from etui.events import Loaded, Unloaded
     from etui.models.download import Progress, Report
+    from etui.tui.open_services import LiveMeter
 
 
 _POLL_SECONDS = 0.1  # Interval between checks for a request to stop
@@ -37,11 +48,6 @@ class CommandEnd:
     code: int
     what: str
     fix: str
-
-    @property
-    def may_force(self) -> bool:
-        """Whether the command refused, and would go on with ``--force``."""
-        return "--force" in self.fix
 
 
 def command(*arguments: str) -> list[str]:
@@ -59,11 +65,8 @@ def run_command(
 ) -> CommandEnd:
     """Run a command of etui with the folders of this one; its process has ended at return.
 
-    Args:
-        on_line: Called with each line of stdout, up to a stop and after it.
-        stopped: Returns whether to stop: the process gets SIGTERM.
-        on_stop: Called once before it is stopped, in another thread.
-        stop_seconds: How long a stopped process may take before it is killed.
+    It is stopped by SIGTERM once ``stopped`` returns True, after ``on_stop`` was called in another
+    thread, and killed ``stop_seconds`` later. ``on_line`` takes each line of stdout.
     """
     import tempfile  # not needed for the first paint
 
@@ -187,11 +190,7 @@ def run_job(job: Callable[[], JobEnded], post: Post, log_dir: Path) -> None:
 
 
 def pull(name: str, forecast: DecodeForecast, job: Running) -> JobEnded:
-    """Download the model of an entry or a reference, resuming a pull that was stopped.
-
-    Args:
-        forecast: What the screen shows of it, to compare its answers with later.
-    """
+    """Download the model of an entry or a reference, resuming a pull that was stopped."""
     report = _build_report(job, "the download was stopped", "press p to resume it")
     model = job.services.shelf.pull(name, report, forecast)
     return JobEnded(f"{model} is downloaded and verified", model=model)
@@ -217,8 +216,7 @@ def load(name: str, job: Running) -> JobEnded:
     loaded = job.services.runner.load(name)
     if loaded is None:
         return JobEnded(f"{name} is already in memory")
-    seconds = units.seconds_text((loaded.end_ns - loaded.start_ns) / 1e9)
-    return JobEnded(f"loaded {name} in {seconds}")
+    return JobEnded(f"loaded {name} in {_duration_text(loaded)}")
 
 
 def unload(name: str, job: Running) -> JobEnded:
@@ -226,8 +224,11 @@ def unload(name: str, job: Running) -> JobEnded:
     unloaded = job.services.runner.unload(name)
     if unloaded is None:
         return JobEnded(f"{name} is not in memory")
-    seconds = units.seconds_text((unloaded.end_ns - unloaded.start_ns) / 1e9)
-    return JobEnded(f"unloaded {name} in {seconds}")
+    return JobEnded(f"unloaded {name} in {_duration_text(unloaded)}")
+
+
+def _duration_text(event: Loaded | Unloaded) -> str:
+    return units.seconds_text((event.end_ns - event.start_ns) / 1e9)
 
 
 def _progress_line(progress: Progress) -> str:
@@ -260,3 +261,217 @@ def _build_report(job: Running, what: str, fix: str) -> Report:
             job.post(JobProgress(text, progress.done_bytes, progress.total_bytes))
 
     return report
+
+
+_TICK_SECONDS = 1.0  # Interval between two readings of the joules of a job, in seconds
+Job = Callable[[Running], JobEnded]
+NextStep = Callable[[JobEnded], object]
+
+
+@dataclass(eq=False, slots=True)
+class AppJob:
+    """A job of the app, while it runs and after; a measurement has a meter."""
+
+    name: str
+    stop: Callable[[], object]
+    progress: JobProgress
+    kind: str = ""  # What it measures: run, sweep or calibration; empty for other jobs
+    subject: str = ""  # The model that is measured
+    meter: LiveMeter | None = None
+    until_ns: int = 0  # Monotonic time until which its joules are counted
+    joules: float | None = None  # Gross joules of the machine meanwhile
+    joules_kind: str | None = None
+    began: datetime = field(default_factory=lambda: datetime.now().astimezone())
+    outcome: str = ""  # How it ended; empty while it runs
+
+    def count(self, now_ns: int) -> None:
+        """Add the joules since the last call: a meter does not remember a job of hours."""
+        if self.meter is None:
+            return
+        energy = self.meter.energy(self.until_ns, now_ns)
+        if energy.joules is not None:
+            self.until_ns = now_ns
+            self.joules = (self.joules or 0.0) + energy.joules
+            self.joules_kind = None if energy.kind is None else str(energy.kind)
+
+    def line(self, width: int) -> str:
+        """Write its line; in few cells what it does is left out first, the numbers stay."""
+        text, spent = self.progress.text, ""
+        if self.joules is not None:
+            spent = f" · {units.short_energy_text(self.joules, self.joules_kind)} so far"
+        what, _, numbers = text.partition(" … ")
+        forms = [f"{text}{spent} (Esc stops)", f"{text}{spent}"]
+        if what and numbers:
+            forms += [f"{numbers}{spent}", f"{numbers}{spent.removesuffix(' so far')}"]
+        return next((form for form in forms if count_cells(form) <= width), forms[-1])
+
+
+class JobList:
+    """The jobs of the app: one runs at a time, and each screen with a bar shows and stops it."""
+
+    def __init__(self) -> None:
+        self.running: AppJob | None = None
+        self.measurements: list[AppJob] = []
+        """Those of this session, in the order of their starts."""
+
+    def begin(self, job: AppJob) -> None:
+        self.running = job
+        if job.kind:
+            self.measurements.append(job)
+
+    def end(self, outcome: str) -> None:
+        if self.running is not None:
+            self.running.outcome, self.running = outcome, None
+
+
+class JobBar(Vertical):
+    """Runs a job in a thread unless one of the app runs, and shows how far that is.
+
+    A ``quiet`` one leaves errors to the screen, which has room for all of their text.
+    """
+
+    class Changed(Message):
+        """A job began, or there is news of it for the card of its model."""
+
+    @dataclass
+    class Ended(Message):
+        """A job ended, and what it changed can be read again."""
+
+        ended: JobEnded
+
+    def __init__(
+        self,
+        backend: Callable[[], Services | None],
+        log_dir: Path,
+        *,
+        quiet: bool = False,
+        jobs: JobList | None = None,
+    ) -> None:
+        self._bar = ProgressBar(show_eta=False, id="job-bar")
+        self._bar.display = False
+        self._status = Static("", markup=False, classes="status")
+        super().__init__(self._status, self._bar, id="job")
+        self._quiet = quiet
+        self._backend = backend
+        self._log_dir = log_dir
+        self._jobs = jobs or JobList()
+        self._last: AppJob | None = None  # The job that was shown last
+        self._next_step: NextStep = lambda _ended: None
+        self._shows_job = False  # instead of the text of the screen
+
+    @property
+    def is_running(self) -> bool:
+        return self._jobs.running is not None
+
+    def lines_for(self, subject: str) -> tuple[str, ...]:
+        """Return the progress of the running job in full if it is about this model or folder."""
+        job = self._jobs.running
+        return job.progress.details if job is not None and job.progress.subject == subject else ()
+
+    def on_mount(self) -> None:
+        self.set_interval(_TICK_SECONDS, self._follow)
+
+    def show_idle(self, text: str) -> None:
+        if not self._shows_job:
+            self._status.update(sanitize(text))
+
+    def show_outcome(self, text: str) -> None:
+        """Show how the last job ended, or what a key found, until the next job starts."""
+        if not self.is_running:
+            self._shows_job = True
+            self._status.update(sanitize(text))
+
+    def start(
+        self,
+        text: str,
+        job: Job,
+        next_step: NextStep = lambda _ended: None,
+        *,
+        kind: str = "",
+        subject: str = "",
+    ) -> None:
+        """Start a job unless one is running; one of a ``kind`` is metered and listed."""
+        services, running = self._backend(), self._jobs.running
+        if services is None:
+            self.notify("etui is still starting: try again in a moment", severity="warning")
+        elif running is not None:
+            warn(self, f"{running.name.removesuffix(' …')} is still running", "Esc stops it")
+        else:
+            meter, now_ns = services.meter if kind else None, time.monotonic_ns()
+            own = AppJob(text, self._cancel, JobProgress(text), kind, subject, meter, now_ns)
+            self._jobs.begin(own)
+            self._last, self._next_step, self._shows_job = own, next_step, True
+            self._status.update(sanitize(text))
+            self.post_message(self.Changed())
+            self._run(services, job)
+
+    def stop(self) -> None:
+        if self._jobs.running is not None:
+            self._jobs.running.stop()
+
+    def _cancel(self) -> None:
+        self.workers.cancel_group(self, "job")
+
+    def post(self, fact: JobFact) -> None:
+        """Take a fact of a job; safe from any thread."""
+        self.call_later(self._take, fact)
+
+    @work(thread=True, exclusive=True, group="job", exit_on_error=False)
+    def _run(self, services: Services, job: Job) -> None:
+        worker = get_current_worker()
+        running = Running(services, self.post, lambda: worker.is_cancelled)
+        run_job(lambda: job(running), self.post, self._log_dir)
+
+    def _take(self, fact: JobFact) -> None:
+        if isinstance(fact, JobEnded):
+            self._end(fact)
+            return
+        job = self._jobs.running
+        if job is None:
+            return
+        before, job.progress = job.progress, fact
+        self._show_progress(job)
+        if (before.subject, before.details) != (fact.subject, fact.details):
+            self.post_message(self.Changed())
+
+    def _follow(self) -> None:
+        job, last = self._jobs.running, self._last
+        if job is not None:
+            job.count(time.monotonic_ns())
+            self._shows_job = True
+            self._show_progress(job)
+        elif last is not None:
+            self._bar.display = False
+            self._status.update(sanitize(last.outcome))
+        if job is not last:
+            self._last = job
+            self.post_message(self.Changed())
+
+    def _show_progress(self, job: AppJob) -> None:
+        self._status.update(sanitize(job.line(self._status.size.width)))
+        self._bar.display = job.progress.total is not None
+        self._bar.update(total=job.progress.total, progress=job.progress.done)
+
+    def _end(self, ended: JobEnded) -> None:
+        next_step = self._next_step
+        said = f"{ended.said}: {ended.fix}" if ended.fix else ended.said
+        self._jobs.end(f"✗ {ended.what}" if ended.what else said)
+        self._last = None
+        self._bar.display = False
+        if ended.question:
+            self._status.update(sanitize(ended.what or ended.said))
+            self._ask(ended, next_step)
+        elif ended.what:
+            self._status.update("" if self._quiet else sanitize(f"✗ {ended.what}"))
+            if not self._quiet:
+                notify_error(self, ended.what, ended.fix)
+        else:
+            self._status.update(sanitize(said))
+        self.post_message(self.Ended(ended))
+
+    @work(exclusive=True, group="question")
+    async def _ask(self, ended: JobEnded, next_step: NextStep) -> None:
+        if await confirm(self, ended.question, ended.question_details):
+            next_step(ended)
+        else:
+            self._status.update("nothing was measured")

@@ -8,9 +8,11 @@ said yes.
 from __future__ import annotations
 
 import json
+import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
@@ -20,24 +22,15 @@ from etui.calibration.grid import QUICK, Grid, expected_seconds, list_visits
 from etui.codec import from_document
 from etui.config.config import Config
 from etui.curves.operating_curve import OperatingCurve, Speed
+from etui.design.price import ArmPrice
 from etui.energy.idle import BUSY_SHARE
 from etui.errors import EtuiError, ExitCode
-from etui.tui.bench_job import NewRun, RunState, plan_run, read_verdict
-from etui.tui.jobs import (
-    STOP_SECONDS,
-    CommandEnd,
-    JobEnded,
-    JobProgress,
-    JobStopped,
-    Running,
-    ask_etui,
-    run_command,
-)
+from etui.tui import jobs
 
 if TYPE_CHECKING:
-    from etui.tui.job_bar import JobBar
+    from etui.bench.folder import Recorded
 
-T = TypeVar("T")
+State = TypeVar("State", "RunState", "SweepState", "CalibrationState")
 MeasuredKind = Literal["run", "sweep", "calibration"]
 QUICK_OPTION = "--quick"
 _DOING: Mapping[MeasuredKind, str] = {
@@ -55,6 +48,142 @@ _STAGES = {
 }
 
 _KEPT_DROPS = 3  # Newest dropped settings to show
+
+
+@dataclass(frozen=True, slots=True)
+class NewRun:
+    """What to measure: questions of a suite for a model or a policy, or a model alone."""
+
+    suite: str
+    system: str
+    questions: int
+    by: Literal["model", "policy"] = "model"
+    kind: MeasuredKind = "run"  # Suite and questions count for a run only
+
+    @property
+    def title(self) -> str:
+        return f"{self.suite} on {self.system}"
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        system = f"--{self.by}", self.system
+        return "--suite", self.suite, *system, "--limit", str(self.questions)
+
+
+@dataclass(frozen=True, slots=True)
+class RunState:
+    """How far a run is, by the lines of ``etui bench --jsonl``: one for each answer."""
+
+    title: str
+    folder: str
+    answers: int = 0  # Of the finished run; 0 before it began
+    done: int = 0
+    right: int = 0
+    new: int = 0  # Answers of this process
+    began: float | None = None  # When the first of them was complete, monotonic seconds
+    now: float = 0.0  # When the last one was
+
+    def begun(self, run: Recorded) -> RunState:
+        total = run.config.questions * len(run.config.contenders)
+        right = sum(sample.correct for sample in run.samples)
+        return replace(self, answers=total, done=len(run.samples), right=right)
+
+    def after(self, line: bytes, now: float | None = None) -> RunState:
+        """Return the state after a line; a line that the app does not know changes nothing."""
+        from etui.bench.folder import read_run
+
+        now = time.monotonic() if now is None else now
+        try:
+            right = json.loads(line)["correct"]
+        except (ValueError, KeyError, TypeError):
+            return self
+        state = self
+        if not self.answers:
+            state = replace(self.begun(read_run(Path(self.folder))), done=0, right=0)
+        return replace(
+            state, done=state.done + 1, right=state.right + bool(right), new=state.new + 1,
+            began=now if state.began is None else state.began, now=now,
+        )  # fmt: skip
+
+    @property
+    def progress(self) -> jobs.JobProgress:
+        numbers = f"{self.done:,} of {self.answers:,}"
+        details = ["Running: Esc stops it, questions in the chat are refused"]
+        details.append(f"answers   {numbers}")
+        if self.done:
+            right = f"{units.accuracy_text(self.right / self.done)} right"
+            numbers += f" · {right}"
+            details.append(f"so far    {right}")
+        if self.began is not None and self.new > 1 and self.now > self.began:
+            each = (self.now - self.began) / (self.new - 1)
+            left = f"about {units.seconds_text(each * (self.answers - self.done))} left"
+            numbers += f" · {left}"
+            details.append(f"time      {left}")
+        return jobs.JobProgress(
+            f"running {self.title} … {numbers}", self.done, self.answers or None, self.folder,
+            tuple(details),
+        )  # fmt: skip
+
+
+def plan_run(config: Config, new: NewRun, job: jobs.Running) -> jobs.JobEnded:
+    """Price a run, and ask whether to start it; its folder is chosen now."""
+    from etui.bench.folder import new_run_id, runs_dir
+
+    try:
+        command = ("bench", "--dry-run", "--json", "--quiet", *new.options)
+        answer = jobs.ask_etui(config, command, job.stopped)
+        arms = from_document(list[ArmPrice], answer["price"]["left"]["arms"], extra="ignore")
+        run_id = new_run_id(new.suite, answer["format"], [new.system], datetime.now())
+        asked = int(answer["questions"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise EtuiError(f"the plan of the run cannot be read: {error}") from error
+    return jobs.JobEnded(
+        f"a run of {new.title} is planned",
+        question=f"Run {units.count_text(asked, 'question')} of {new.title}?",
+        question_details="\n".join(_describe_run(asked, arms, job.services.runner.residents())),
+        options=("--out", str(runs_dir(config) / run_id)),
+    )
+
+
+def _describe_run(asked: int, arms: Sequence[ArmPrice], resident: Sequence[str]) -> list[str]:
+    """Describe what a run costs, how precise it is, and what it takes from the user."""
+    joules = [arm.total_joules.value for arm in arms if arm.total_joules is not None]
+    seconds = [arm.total_seconds.value for arm in arms if arm.total_seconds is not None]
+    lines = []
+    if joules and seconds and len(joules) == len(seconds) == len(arms):
+        cost, duration = (
+            " to ".join(dict.fromkeys(form(value) for value in (min(values), max(values))))
+            for values, form in ((joules, units.about_joules), (seconds, units.seconds_text))
+        )
+        origin = ", ".join(dict.fromkeys(arm.origin for arm in arms))
+        by = ", by the arms that the policy chooses" if len(arms) > 1 else ""
+        lines.append(f"Costs {cost} and takes about {duration}{by} (from {origin}).")
+    else:
+        unknown = ", ".join(arm.arm for arm in arms if arm.joules is None or arm.seconds is None)
+        lines.append(
+            f"Joules and time are not known before ({unknown} has no answers or curve here): they "
+            "are shown from the first answers on."
+        )
+    unloaded = f" Unloads {', '.join(resident)}." if resident else ""
+    return [
+        *lines,
+        f"An accuracy near 50 % will be known to ± {98 / math.sqrt(asked):.0f} points.",
+        f"Questions in the chat are refused until it ends.{unloaded}",
+        "Esc stops it; its answers are kept, and m continues it.",
+    ]
+
+
+def read_verdict(folder: Path) -> str:
+    """Read the result of a finished run in one sentence."""
+    from etui.bench.folder import SUMMARY
+    from etui.bench.summary import Summary
+    from etui.bench.summary_text import describe_answer
+
+    try:
+        document = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+        return describe_answer(from_document(Summary, document, extra="ignore"))
+    except (OSError, ValueError) as error:
+        raise EtuiError(f"the summary of the run cannot be read: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +235,7 @@ class SweepState:
     text: str = ""  # The last note
     done: int = 0  # Answers of the suite that are there
     answers: int = 0  # All of them; 0 outside that part
+    result: SweepResult | None = None  # That of the last line
 
     def after(self, line: bytes) -> SweepState:
         """Return the state after a line; a line that the app does not know changes nothing."""
@@ -119,19 +249,52 @@ class SweepState:
                     known = {"dropped": [*self.dropped, (setting, reason)][-_KEPT_DROPS:]}
                 case {"event": "note", "text": text}:
                     known = {"text": text}
-                case _:
-                    return self
+                case other:
+                    return replace(self, result=from_document(SweepResult, other, extra="ignore"))
             found = from_document(SweepState, {**known, "model": self.model}, extra="ignore")
         except ValueError:
             return self
         names = known.keys() & SweepState.__dataclass_fields__.keys() - {"model"}
         return replace(self, **{name: getattr(found, name) for name in names})
 
+    @property
+    def progress(self) -> jobs.JobProgress:
+        lines = ["Sweep running: Esc stops it, questions are refused"]
+        lines.append(f"stage     {_STAGES.get(self.stage, self.stage) or 'preparing'}")
+        total = self.block + self.blocks_left
+        left = "" if self.seconds_left is None else f"about {units.seconds_text(self.seconds_left)}"
+        if self.settings:
+            remaining = len(self.settings) if self.remaining is None else self.remaining
+            lines.append(f"blocks    {self.block} of about {total}")
+            lines.append(f"settings  {remaining} of {len(self.settings)} left")
+        if self.answers:
+            lines.append(f"answers   {self.done} of {self.answers}")
+        if self.best is not None:
+            lines.append(f"best      {self.best} so far")
+        if left and not self.answers:
+            lines.append(f"time      {left} left")
+        lines += [f"dropped   {setting}: {reason}" for setting, reason in self.dropped]
+        if self.text:
+            lines.append(f"note      {self.text}")
+        if not self.settings:
+            text = f"sweeping {self.model} … preparing"
+            return jobs.JobProgress(text, subject=self.model, details=tuple(lines))
+        if self.answers:
+            done, whole = self.done, self.answers
+            text = f"answer {done} of {whole}"
+        else:
+            done, whole = self.block, total
+            text = f"block {done} of about {total}{f', {left} left' if left else ''}"
+        return jobs.JobProgress(
+            f"sweeping {self.model} … {text}", done, whole, self.model, tuple(lines)
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class CalibrationState:
-    """The last line of ``etui calibrate --jsonl``: its progress, or the curve at its end."""
+    """How far a calibration is, by the lines of ``etui calibrate --jsonl``."""
 
+    model: str
     event: str = ""
     done: int = 0
     points: int = 0
@@ -143,48 +306,67 @@ class CalibrationState:
 
     def after(self, line: bytes) -> CalibrationState:
         """Return the state after a line; a line that the app does not know changes nothing."""
-        found = _parse(CalibrationState, line)
-        return self if found is None or found.event not in ("begun", "measured", "curve") else found
+        try:
+            match json.loads(line):
+                case {"event": "begun" | "measured" | "curve" as event} as fields:
+                    known = {**fields, "model": self.model}
+                    found = from_document(CalibrationState, known, extra="ignore")
+                case _:
+                    return self
+        except ValueError:
+            return self
+        if event != "curve":
+            return found
+        return replace(self, status=found.status, n=found.n, r2_decode=found.r2_decode)
+
+    @property
+    def progress(self) -> jobs.JobProgress:
+        left = "" if self.seconds_left is None else f"about {units.seconds_text(self.seconds_left)}"
+        text = f"calibrating {self.model} … {self.done} of {self.points}"
+        details = ["Calibration running: Esc stops it, questions are refused"]
+        if self.next is not None:
+            details.append(
+                f"measuring {units.count_text(self.next.get('prompt_tokens', 0), 'prompt token')}, "
+                f"{units.count_text(self.next.get('output_tokens', 0), 'output token')}"
+            )
+        details.append(f"points    {self.done} of {self.points}")
+        if left:
+            text += f", {left} left"
+            details.append(f"time      {left} left")
+        return jobs.JobProgress(text, self.done, self.points, self.model, tuple(details))
 
 
-def _parse(kind: type[T], line: bytes) -> T | None:
-    try:
-        return from_document(kind, json.loads(line), extra="ignore")
-    except ValueError:
-        return None
-
-
-def plan_sweep(config: Config, name: str, job: Running) -> JobEnded:
+def plan_sweep(config: Config, name: str, job: jobs.Running) -> jobs.JobEnded:
     """Plan a sweep of a model, and ask whether to measure it."""
     try:
-        answer = ask_etui(config, ("sweep", "--dry-run", "--json", name), job.stopped)
+        answer = jobs.ask_etui(config, ("sweep", "--dry-run", "--json", name), job.stopped)
         plan = from_document(PlannedSweep, answer, extra="ignore")
     except ValueError as error:
         raise EtuiError(f"the plan of the sweep cannot be read: {error}") from error
-    return JobEnded(
+    return jobs.JobEnded(
         f"a sweep of {name} is planned",
         question=f"Sweep {name}: which settings cost the fewest joules here?",
         question_details="\n".join(_describe_plan(plan)),
     )
 
 
-def apply_sweep(config: Config, name: str, folder: str, job: Running) -> JobEnded:
+def apply_sweep(config: Config, name: str, folder: str, job: jobs.Running) -> jobs.JobEnded:
     """Use the best setting of a sweep from now on."""
     try:
-        answer = ask_etui(config, ("sweep", "--apply", folder, "--json"), job.stopped)
+        answer = jobs.ask_etui(config, ("sweep", "--apply", folder, "--json"), job.stopped)
         applied, why = answer["applied"], str(answer["why"])
     except (ValueError, KeyError, TypeError) as error:
         raise EtuiError(f"the answer of etui sweep cannot be read: {error}") from error
-    return JobEnded(why if applied is None else f"applied to {name}: {why}")
+    return jobs.JobEnded(why if applied is None else f"applied to {name}: {why}")
 
 
-def revert_tuned(config: Config, name: str, _job: Running) -> JobEnded:
+def revert_tuned(config: Config, name: str, _job: jobs.Running) -> jobs.JobEnded:
     """Use the settings of models.yaml again."""
     from etui.models.tuned import remove_tuned
 
     if remove_tuned(config, name) is None:
-        return JobEnded(f"{name} has no settings of a sweep on this machine")
-    return JobEnded(f"{name} uses the settings of models.yaml again")
+        return jobs.JobEnded(f"{name} has no settings of a sweep on this machine")
+    return jobs.JobEnded(f"{name} uses the settings of models.yaml again")
 
 
 def read_cpu_share() -> float:
@@ -195,15 +377,15 @@ def read_cpu_share() -> float:
 
 
 def plan_calibration(
-    name: str, curve: OperatingCurve | None, job: Running, *, quick: bool
-) -> JobEnded:
+    name: str, curve: OperatingCurve | None, job: jobs.Running, *, quick: bool
+) -> jobs.JobEnded:
     """Describe a calibration and ask whether to measure it; nothing is unloaded before that."""
     runner = job.services.runner
     if runner.is_busy():
         raise EtuiError("an answer or a model load is running", "wait until it ends, or stop it")
     cpu_share = read_cpu_share()
     if job.stopped():
-        raise JobStopped("stopped; nothing was measured")
+        raise jobs.JobStopped("stopped; nothing was measured")
     grid = QUICK if quick else Grid()
     speed = Speed() if curve is None else curve.speed
     lines = _describe_calibration(grid, speed, tuple(runner.residents()))
@@ -214,7 +396,7 @@ def plan_calibration(
             f"! The CPUs are busy ({units.percent_text(cpu_share)}): the curve will be too high. "
             "Stop the other programs first.",
         )
-    return JobEnded(
+    return jobs.JobEnded(
         f"a calibration of {name} is planned",
         question=f"Calibrate {name}{' quickly' if quick else ''}: what do its tokens cost here?",
         question_details="\n".join(lines),
@@ -254,7 +436,7 @@ def _describe_plan(plan: PlannedSweep) -> list[str]:
 
 
 def start_calibration(
-    bar: JobBar, config: Config, name: str, curve: OperatingCurve | None = None, *,
+    bar: jobs.JobBar, config: Config, name: str, curve: OperatingCurve | None = None, *,
     quick: bool = False
 ) -> None:  # fmt: skip
     """Plan a calibration of a model, and measure it once it is confirmed."""
@@ -264,39 +446,39 @@ def start_calibration(
     bar.start(f"checking that the machine is idle, to calibrate {name} …", plan, measure)
 
 
-def start_sweep(bar: JobBar, config: Config, name: str) -> None:
+def start_sweep(bar: jobs.JobBar, config: Config, name: str) -> None:
     """Plan a sweep of a model, and measure it once it is confirmed."""
     measure = partial(_start_confirmed, bar, config, "sweep", name, ())
     bar.start(f"planning a sweep of {name} …", partial(plan_sweep, config, name), measure)
 
 
-def start_run(bar: JobBar, config: Config, new: NewRun) -> None:
+def start_run(bar: jobs.JobBar, config: Config, new: NewRun) -> None:
     """Price a run, and start it once it is confirmed."""
     measure = partial(_start_confirmed, bar, config, "run", new.title, new.options)
     bar.start(f"pricing {new.title} …", partial(plan_run, config, new), measure)
 
 
-def resume_run(bar: JobBar, config: Config, title: str, folder: Path) -> None:
+def resume_run(bar: jobs.JobBar, config: Config, title: str, folder: Path) -> None:
     """Answer what is left of a run."""
-    _start_confirmed(bar, config, "run", title, ("--resume", str(folder)), JobEnded())
+    _start_confirmed(bar, config, "run", title, ("--resume", str(folder)), jobs.JobEnded())
 
 
 def _start_confirmed(
-    bar: JobBar, config: Config, kind: MeasuredKind, name: str, options: tuple[str, ...],
-    ended: JobEnded,
+    bar: jobs.JobBar, config: Config, kind: MeasuredKind, name: str, options: tuple[str, ...],
+    ended: jobs.JobEnded,
 ) -> None:  # fmt: skip
     """Measure what was confirmed; a refusal is asked about, and then forced."""
     chosen = (*options, *ended.options)
 
-    def measure(job: Running) -> JobEnded:
-        measurement = Measurement(config, name, chosen, job)
+    def measure(job: jobs.Running) -> jobs.JobEnded:
+        measurement = Measurement(config, kind, name, chosen, job)
         match kind:
             case "run":
                 return measurement.run(Path(chosen[-1]))
             case "sweep":
                 return measurement.sweep()
             case "calibration":
-                return measurement.calibrate()
+                return measurement.calibration()
 
     forced = partial(_start_confirmed, bar, config, kind, name, chosen)
     bar.start(f"{_DOING[kind]} {name} …", measure, forced, kind=kind, subject=name)
@@ -307,36 +489,27 @@ class Measurement:
     """A command that measures while the app rests; its progress is posted."""
 
     config: Config
+    kind: MeasuredKind
     name: str  # The model, or the suite and what answers it
     options: Sequence[str]
-    job: Running
+    job: jobs.Running
     was_stopped: bool = field(default=False, init=False)
 
-    def sweep(self) -> JobEnded:
+    def sweep(self) -> jobs.JobEnded:
         """Measure a sweep; at return its result is in its folder.
 
         It never has ``--cap user``: the app could not answer when to set a power limit.
         """
-        state, verdict = SweepState(self.name), None
-
-        def see(line: bytes) -> JobProgress | None:
-            nonlocal state, verdict
-            before, state = state, state.after(line)
-            if state is not before:
-                return sweep_progress(state)
-            verdict = _parse(SweepResult, line) or verdict
-            return None
-
-        command = ("sweep", "--jsonl", self.name)
-        end = self._run("sweep", command, sweep_progress(state), see, _SWEEP_STOP_SECONDS)
-        if verdict is not None and verdict.is_complete:
-            apply = ", a applies the best setting" if verdict.is_better else ""
-            return JobEnded(f"swept {self.name}{apply}: {verdict.verdict}")
+        state, command = SweepState(self.name), ("sweep", "--jsonl", self.name)
+        state, end = self._follow(command, state, state.progress, _SWEEP_STOP_SECONDS)
+        if (found := state.result) is not None and found.is_complete:
+            apply = ", a applies the best setting" if found.is_better else ""
+            return jobs.JobEnded(f"swept {self.name}{apply}: {found.verdict}")
         return self._end_early(
-            end, verdict is not None, "press s to resume", "Small differences will not be seen."
+            end, found is not None, "press s to resume", "Small differences will not be seen."
         )
 
-    def run(self, folder: Path) -> JobEnded:
+    def run(self, folder: Path) -> jobs.JobEnded:
         """Answer the questions of a run, new or stopped; its answers are in its folder."""
         from etui.bench.folder import read_run
         from etui.measure.folder import CONFIG
@@ -344,62 +517,48 @@ class Measurement:
         state = RunState(self.name, str(folder))
         if (folder / CONFIG).exists():
             state = state.begun(read_run(folder))
-
-        def see(line: bytes) -> JobProgress | None:
-            nonlocal state
-            if not state.answers:
-                state = replace(state.begun(read_run(folder)), done=0, right=0)
-            before, state = state, state.after(line, time.monotonic())
-            return state.progress if state is not before else None
-
         begin = replace(state.progress, text=f"running {self.name} … loading the model")
-        end = self._run("run", ("bench", "--jsonl", "--quiet"), begin, see)
+        _, end = self._follow(("bench", "--jsonl", "--quiet"), state, begin)
         if end.code == ExitCode.DONE and not self.was_stopped:
-            return JobEnded(f"{self.name}: {read_verdict(folder)}")
+            return jobs.JobEnded(f"{self.name}: {read_verdict(folder)}")
         return self._end_early(end, False, "press m to continue it", "")
 
-    def calibrate(self) -> JobEnded:
+    def calibration(self) -> jobs.JobEnded:
         """Measure the operating curve; at return it is in the log."""
-        state = CalibrationState()
-
-        def see(line: bytes) -> JobProgress | None:
-            nonlocal state
-            before, state = state, state.after(line)
-            is_news = state is not before and state.event != "curve"
-            return _calibration_progress(self.name, state) if is_news else None
-
-        begin = JobProgress(f"calibrating {self.name} … loading the model")
-        end = self._run("calibration", ("calibrate", self.name, "--jsonl"), begin, see)
+        begin = jobs.JobProgress(f"calibrating {self.name} … loading the model")
+        command = ("calibrate", self.name, "--jsonl")
+        state, end = self._follow(command, CalibrationState(self.name), begin)
         if state.status == "complete":
             fit = "" if state.r2_decode is None else f", R² {state.r2_decode:.3f}"
-            return JobEnded(f"calibrated {self.name}: {state.n} points{fit}")
+            return jobs.JobEnded(f"calibrated {self.name}: {state.n} points{fit}")
         key = "C" if QUICK_OPTION in self.options else "c"
         return self._end_early(
             end, bool(state.status), f"press {key} to resume", "The curve will be too high."
         )
 
-    def _run(
+    def _follow(
         self,
-        what: str,
         arguments: Sequence[str],
-        begin: JobProgress,
-        see: Callable[[bytes], JobProgress | None],
-        stop_seconds: float = STOP_SECONDS,
-    ) -> CommandEnd:
-        what = f"{what} of {self.name}"
+        state: State,
+        begin: jobs.JobProgress,
+        stop_seconds: float = jobs.STOP_SECONDS,
+    ) -> tuple[State, jobs.CommandEnd]:
+        """Run a command, and post its state after each line; return the last one."""
+        what = f"{self.kind} of {self.name}"
 
         def read(line: bytes) -> None:
-            progress = see(line)
-            if progress is not None and not self.was_stopped:
-                self.job.post(progress)
+            nonlocal state
+            before, state = state, state.after(line)
+            if state is not before and not self.was_stopped:
+                self.job.post(state.progress)
 
         def say_stopping() -> None:
             self.was_stopped = True
-            self.job.post(JobProgress(f"stopping the {what} …", subject=begin.subject))
+            self.job.post(jobs.JobProgress(f"stopping the {what} …", subject=begin.subject))
 
         with self.job.services.runner.at_rest(f"a {what} is running") as leaving:
             self.job.post(begin)
-            return run_command(
+            end = jobs.run_command(
                 self.config,
                 (*arguments, *self.options),
                 read,
@@ -407,17 +566,18 @@ class Measurement:
                 say_stopping,
                 stop_seconds,
             )
+        return state, end
 
-    def _end_early(self, end: CommandEnd, partial: bool, resume: str, risk: str) -> JobEnded:
-        """Say how a command ended that did not complete.
+    def _end_early(
+        self, end: jobs.CommandEnd, partial: bool, resume: str, risk: str
+    ) -> jobs.JobEnded:
+        """Say how a command ended that did not complete, but may have printed a part.
 
-        Args:
-            partial: Whether it printed the result of a part.
-            risk: What a forced measurement is not good for.
+        ``risk`` is what a forced measurement is not good for.
         """
-        if end.may_force and not self.was_stopped:
+        if "--force" in end.fix and not self.was_stopped:  # it would go on with that
             question = f"{end.what}.\nMeasure anyway? {risk}"
-            return JobEnded(
+            return jobs.JobEnded(
                 what=end.what,
                 fix="stop the other programs",
                 question=question,
@@ -425,51 +585,5 @@ class Measurement:
             )
         if partial or self.was_stopped or end.code == ExitCode.PARTIAL:
             why = "" if self.was_stopped or end.code != ExitCode.PARTIAL else end.what
-            raise JobStopped(f"{why or 'stopped'}; what was measured is kept", resume)
+            raise jobs.JobStopped(f"{why or 'stopped'}; what was measured is kept", resume)
         raise EtuiError(end.what or f"the command ended with exit code {end.code}", end.fix)
-
-
-def sweep_progress(state: SweepState) -> JobProgress:
-    """Describe the progress in the status line, and in full for the card of the model."""
-    lines = ["Sweep running: Esc stops it, questions are refused"]
-    lines.append(f"stage     {_STAGES.get(state.stage, state.stage) or 'preparing'}")
-    total = state.block + state.blocks_left
-    left = "" if state.seconds_left is None else f"about {units.seconds_text(state.seconds_left)}"
-    if state.settings:
-        remaining = len(state.settings) if state.remaining is None else state.remaining
-        lines.append(f"blocks    {state.block} of about {total}")
-        lines.append(f"settings  {remaining} of {len(state.settings)} left")
-    if state.answers:
-        lines.append(f"answers   {state.done} of {state.answers}")
-    if state.best is not None:
-        lines.append(f"best      {state.best} so far")
-    if left and not state.answers:
-        lines.append(f"time      {left} left")
-    lines += [f"dropped   {setting}: {reason}" for setting, reason in state.dropped]
-    if state.text:
-        lines.append(f"note      {state.text}")
-    if not state.settings:
-        text = f"sweeping {state.model} … preparing"
-        return JobProgress(text, subject=state.model, details=tuple(lines))
-    if state.answers:
-        done, whole = state.done, state.answers
-        text = f"answer {done} of {whole}"
-    else:
-        done, whole = state.block, total
-        text = f"block {done} of about {total}{f', {left} left' if left else ''}"
-    return JobProgress(f"sweeping {state.model} … {text}", done, whole, state.model, tuple(lines))
-
-
-def _calibration_progress(name: str, state: CalibrationState) -> JobProgress:
-    left = "" if state.seconds_left is None else f"about {units.seconds_text(state.seconds_left)}"
-    text = f"calibrating {name} … {state.done} of {state.points}{f', {left} left' if left else ''}"
-    details = ["Calibration running: Esc stops it, questions are refused"]
-    if state.next is not None:
-        details.append(
-            f"measuring {units.count_text(state.next.get('prompt_tokens', 0), 'prompt token')}, "
-            f"{units.count_text(state.next.get('output_tokens', 0), 'output token')}"
-        )
-    details.append(f"points    {state.done} of {state.points}")
-    if left:
-        details.append(f"time      {left} left")
-    return JobProgress(text, state.done, state.points, name, tuple(details))

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, TypeVar
 
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Vertical, VerticalScroll
+from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.screen import ModalScreen, Screen
 from textual.widget import Widget
 from textual.widgets import Static, TextArea
@@ -19,33 +19,23 @@ T = TypeVar("T")
 
 
 class BoxModal(ModalScreen[T | None]):
-    """A box over a screen: a title, a line of help, and what a subclass adds to them."""
+    """A box over a screen: a title, a line of help, and the parts below them."""
 
-    def __init__(self, title: str, help_text: str = "") -> None:
+    def __init__(self, title: str, help_text: str = "", *parts: Widget) -> None:
         super().__init__()
-        self._title = title
-        self._help_text = help_text
+        texts = ((title, "title"), (help_text, "help"))
+        lines = [Static(sanitize(text), markup=False, classes=each) for text, each in texts if text]
+        self._box = Vertical(*lines, *parts, classes="box")
 
     def compose(self) -> ComposeResult:
-        with Vertical(classes="box"):
-            yield Static(sanitize(self._title), markup=False, classes="title")
-            if self._help_text:
-                yield Static(sanitize(self._help_text), markup=False, classes="help")
-            yield from self.compose_box()
+        yield self._box
         yield KeyFooter()
 
     def on_mount(self) -> None:
         self.screen_layout_refresh_signal.subscribe(self, self._place_notices, immediate=True)
 
     def _place_notices(self, _screen: Screen[object]) -> None:
-        place_notices(self, self.query_one(".box"), first=0)
-
-    def compose_box(self) -> ComposeResult:
-        """Yield what is below the title and the help."""
-        yield from ()
-
-    def action_leave(self) -> None:
-        self.dismiss(None)
+        place_notices(self, self._box, first=0)
 
 
 class TextModal(BoxModal[str]):
@@ -53,18 +43,15 @@ class TextModal(BoxModal[str]):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+s", "take", "Save", id="text.take", priority=True),
-        Binding("enter", "take_line", "Save", id="text.line", show=False, priority=True),
-        Binding("escape", "leave", "Cancel", id="text.leave", priority=True),
+        Binding("enter", "take(True)", "Save", id="text.line", show=False, priority=True),
+        Binding("escape", "dismiss", "Cancel", id="text.leave", priority=True),
     ]
 
     def __init__(self, title: str, text: str, help_text: str, *, one_line: bool = False) -> None:
-        super().__init__(title, help_text)
-        self._one_line = one_line
         self._area = TextArea(sanitize(text), soft_wrap=True, compact=True)
+        super().__init__(title, help_text, self._area)
+        self._one_line = one_line
         self._area.set_class(one_line, "-one-line")
-
-    def compose_box(self) -> ComposeResult:
-        yield self._area
 
     def on_mount(self) -> None:
         """Focus the text area: one line is selected, so typing replaces it; else go to its end."""
@@ -80,13 +67,21 @@ class TextModal(BoxModal[str]):
             self.dismiss(changed.text_area.text.replace("\n", " ").strip())
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        return action != "take_line" or self._one_line
+        return parameters != (True,) or self._one_line
 
-    def action_take_line(self) -> None:
-        self.action_take()
-
-    def action_take(self) -> None:
+    def action_take(self, line: bool = False) -> None:
         self.dismiss(self._area.text.strip())
+
+
+def labelled(label: str, field: Widget, classes: str, row_id: str | None = None) -> Horizontal:
+    """Build a row of a dialog: a label and its field."""
+    name = Static(label, markup=False, classes="name")
+    return Horizontal(name, field, classes=classes, id=row_id)
+
+
+def details_box(text: str) -> VerticalScroll:
+    """Build a part of a dialog with a text that scrolls."""
+    return VerticalScroll(Static(sanitize(text), markup=False), classes="details")
 
 
 class ConfirmModal(BoxModal[bool]):
@@ -98,14 +93,9 @@ class ConfirmModal(BoxModal[bool]):
     ]
 
     def __init__(self, question: str, details: str = "") -> None:
-        super().__init__(question)
-        self._details = details
-
-    def compose_box(self) -> ComposeResult:
-        if self._details:
-            with VerticalScroll(classes="details"):
-                yield Static(sanitize(self._details), markup=False)
-        yield Static("y yes · n no", markup=False, classes="help")
+        parts = [details_box(details)] if details else []
+        keys = Static("y yes · n no", markup=False, classes="help")
+        super().__init__(question, "", *parts, keys)
 
     def action_answer(self, yes: bool) -> None:
         self.dismiss(yes)
@@ -118,15 +108,19 @@ async def confirm(node: App[Any] | Widget, question: str, details: str = "") -> 
     return bool(answer)
 
 
+async def ask_line(node: Widget, title: str, text: str, help_text: str) -> str | None:
+    """Ask for one line, from a worker; None if it was cancelled."""
+    modal = TextModal(title, text, help_text, one_line=True)
+    answer: str | None = await node.app.push_screen_wait(modal)
+    return answer
+
+
 class PageModal(ModalScreen[None]):
     """A page over a screen that scrolls; a subclass names the keys and lays ``page`` out."""
 
     def __init__(self, page_id: str) -> None:
         super().__init__()
         self.page = VerticalScroll(id=page_id)
-
-    def action_leave(self) -> None:
-        self.dismiss(None)
 
     def action_move(self, rows: int) -> None:
         self.page.scroll_relative(y=rows, animate=False)

@@ -78,11 +78,7 @@ class InstalledModels:
         ]
 
     def pull(self, name: str, report: Report, forecast: DecodeForecast) -> str:
-        """Download and verify a model; an exception in ``report`` stops it, the part is kept.
-
-        Returns:
-            The name of its entry, which a reference gets only now.
-        """
+        """Download and verify a model; return its entry. An exception in ``report`` stops it."""
         from etui.runtime.user_models import open_user_models
 
         models = open_user_models(self._config)
@@ -127,10 +123,7 @@ _MAX_CHATS = 500
 
 
 class LoggedChats:
-    """The chats in the SQLite log. Every call may wait for the disk.
-
-    All methods raise ``EtuiError`` if the log cannot be read or written.
-    """
+    """The chats in the SQLite log; every call may wait for the disk, and raise ``EtuiError``."""
 
     def __init__(self, config: Config, reader: LogReader, writer: TurnWriter) -> None:
         self._config = config
@@ -196,16 +189,11 @@ class LoggedChats:
 
 
 def open_services(config: Config) -> Services:
-    """Open everything behind the screens; the engine's process starts with its first model.
-
-    Raises:
-        LogUnavailable: The log cannot be written.
-        InvalidFile: models.yaml or a setting cannot be used.
-    """
+    """Open everything behind the screens; the engine's process starts with its first model."""
     from etui.energy.idle import IdleTracker
     from etui.engine.library import choose_threads, usable_cpus
     from etui.log.queries import LogReader
-    from etui.routing.library import list_policies
+    from etui.routing.library import policy_names
     from etui.runtime.routes import list_route_choices, restore_route
     from etui.runtime.runtime import open_process_runtime
 
@@ -223,7 +211,7 @@ def open_services(config: Config) -> Services:
         LiveMeter(runtime.recorder, config),
         InstalledModels(config),
         LoggedChats(config, LogReader(config), runtime.writer),
-        tuple(place.name for place in list_policies(config)),
+        partial(policy_names, config),
         choose_threads(config.threads, config.sysfs_dir),
         usable_cpus(),
         partial(list_route_choices, config),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 SAMPLE_SECONDS = 0.25  # Time covered by one graph sample, however often the meter is read
 
@@ -20,25 +20,13 @@ class Pace:
     fence_flush_ns: int
     """Between two batches inside an open code fence, which is highlighted again on each append."""
 
-    @property
-    def samples(self) -> int:
-        return round(self.tick_seconds / SAMPLE_SECONDS)
-
-    def eased(self, factor: float) -> Pace:
-        """Return the pace with ``factor`` times as long between two batches."""
-        return replace(
-            self,
-            flush_ns=int(self.flush_ns * factor),
-            fence_flush_ns=int(self.fence_flush_ns * factor),
-        )
-
-    def while_typing(self) -> Pace:
-        """Return the pace slowed so that few keys arrive while something is drawn."""
-        return replace(
-            self,
-            flush_ns=max(self.flush_ns, TYPING_FLUSH_NS),
-            fence_flush_ns=max(self.fence_flush_ns, TYPING_FENCE_FLUSH_NS),
-        )
+    def eased(self, factor: float, *, typing: bool = False) -> Pace:
+        """Return the pace with longer intervals; few keys arrive while something is drawn then."""
+        flush_ns, fence_ns = int(self.flush_ns * factor), int(self.fence_flush_ns * factor)
+        if typing:
+            flush_ns = max(flush_ns, TYPING_FLUSH_NS)
+            fence_ns = max(fence_ns, TYPING_FENCE_FLUSH_NS)
+        return Pace(self.tick_seconds, flush_ns, fence_ns)
 
 
 SPARE_CORE_SHARE = 0.15
@@ -94,7 +82,6 @@ class Drawing:
         self._typed = -math.inf
 
     def decode_with(self, threads: int, cores: int) -> None:
-        """Set the limit for drawing from the number of decoding threads and cores."""
         self._most_share = drawing_share(threads, cores)
 
     def key_typed(self) -> None:
@@ -104,11 +91,7 @@ class Drawing:
         """Return whether to look for unused objects in all generations now.
 
         A full collection stops everything for 30 to 60 ms behind a long chat, so a key is not to
-        meet it.
-
-        Args:
-            middle_collections: Collections of the middle generation since the last full one.
-            busy: Whether an answer runs; what it leaves is collected once it has ended.
+        meet it; what an answer leaves is collected once it has ended.
         """
         due = BUSY_MIDDLE_COLLECTIONS_DUE if busy else MIDDLE_COLLECTIONS_DUE
         return middle_collections >= due and not self._is_typing()
@@ -124,5 +107,4 @@ class Drawing:
         self._easing = next_easing(self._easing, share, self._most_share) if busy else 1.0
 
     def pace(self) -> Pace:
-        eased = self.usual.eased(self._easing)
-        return eased.while_typing() if self._is_typing() else eased
+        return self.usual.eased(self._easing, typing=self._is_typing())

@@ -7,7 +7,6 @@ from typing import ClassVar
 
 from rich.cells import cell_len
 from textual import work
-from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
@@ -34,7 +33,7 @@ class RouteScreen(BoxModal[Route]):
 
     AUTO_FOCUS = "Input"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape,f7", "leave", "Close", id="route.close", key_display="esc"),
+        Binding("escape,f7", "dismiss", "Close", id="route.close", key_display="esc"),
         Binding("f6", "models", "Models", id="route.models"),
         Binding("down", "move(1)", "Next", id="route.down", show=False),
         Binding("up", "move(-1)", "Previous", id="route.up", show=False),
@@ -45,20 +44,15 @@ class RouteScreen(BoxModal[Route]):
     HELP = "## Policy, arm or model"
 
     def __init__(self, route: Route, read: Callable[[Route], Sequence[RouteChoice]]) -> None:
-        super().__init__("What answers next")
-        self._route = route
-        self._read = read
-        self._choices: Sequence[RouteChoice] = ()
-        self._shown: Sequence[RouteChoice] = ()
         self._filter = Input(placeholder="policy, arm or model", compact=True)
         self._list = OptionList(markup=False)
         self._list.can_focus = False  # the keys stay in the filter
         self._note = Static("reading policies and models …", markup=False, classes="help")
-
-    def compose_box(self) -> ComposeResult:
-        yield self._filter
-        yield self._list
-        yield self._note
+        super().__init__("What answers next", "", self._filter, self._list, self._note)
+        self._route = route
+        self._read = read
+        self._choices: Sequence[RouteChoice] = ()
+        self._shown: Sequence[RouteChoice] = ()
 
     def on_mount(self) -> None:
         self._load()

@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar
 
-from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.widgets import Static
 from textual.worker import get_current_worker
@@ -108,30 +107,24 @@ class ServerScreen(BoxModal[None]):
     HELP = "## Server"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("s", "switch", "Start or stop", id="server.switch"),
-        Binding("escape,enter", "leave", "Close", id="server.leave", key_display="esc"),
+        Binding("escape,enter", "dismiss", "Close", id="server.leave", key_display="esc"),
     ]
 
     def __init__(self, config: Config, backend: Callable[[], Services | None]) -> None:
-        super().__init__(
-            "Server: your models, for programs that speak the API of OpenAI or Anthropic"
-        )
+        self._lines = Static("", markup=False, classes="state")
+        self._help = Static("", markup=False, classes="help")
+        title = "Server: your models, for programs that speak the API of OpenAI or Anthropic"
+        super().__init__(title, "", self._lines, self._help)
         self._config = config
         self._backend = backend
         self.runs = False
         self._facts: ServeFacts | None = None
         self._progress = ""
-        self._lines = Static("", markup=False, classes="state")
-        self._help = Static("", markup=False, classes="help")
-
-    def compose_box(self) -> ComposeResult:
-        yield self._lines
-        yield self._help
 
     def on_mount(self) -> None:
         self._show()
 
     def start(self) -> None:
-        """Start the server unless it is running."""
         backend = self._backend()
         if backend is None:
             self.app.notify("etui is still starting: try again in a moment", severity="warning")
@@ -153,7 +146,6 @@ class ServerScreen(BoxModal[None]):
             self.start()
 
     def take(self, fact: ServerFact) -> None:
-        """Show a state of the server, or how it ended."""
         match fact:
             case ServeFacts():
                 self._facts, self._progress = fact, ""

@@ -35,8 +35,7 @@ class Vitals:
     idle_by_channel: Mapping[str, float] = field(default_factory=dict)
     """Channel id -> its idle baseline, watts; channels without one are missing."""
     app_share: float | None = None
-    """CPU time of this process since the last call, as a share of one core; None on the first call.
-    """
+    """CPU time of this process since the last call, as a share of one core; None at first."""
     devices: tuple[DeviceVitals, ...] = ()  # State of every measured device, missing values as None
 
 
@@ -67,7 +66,7 @@ class Services:
     meter: LiveMeter
     shelf: InstalledModels
     chats: LoggedChats
-    policies: tuple[str, ...]
+    policies: Callable[[], Sequence[str]]  # Lists the names of the policies
     threads: int = 1  # Number of decoding threads
     cpus: int = 2  # Logical CPUs that these threads and the screen may run on
     list_routes: Callable[[Route], Sequence[RouteChoice]] = lambda _route: ()
@@ -75,13 +74,8 @@ class Services:
     restore_route: Callable[[Route], tuple[Route, str]] = lambda route: (route, "")
     """Returns what is left of a route that was chosen before, and the names of what is gone."""
     report_log: Callable[[Callable[[str], None]], None] = lambda _report: None
-    """Sets the function to call with a text when the log cannot be written, and when it can again.
-    """
+    """Sets what to call with a text when the log cannot be written, and when it can again."""
 
 
 OpenServices = Callable[[Config], Services]
-"""Opens the services, in a thread, after the first paint.
-
-Raises:
-    EtuiError: A service cannot be opened.
-"""
+"""Opens the services, in a thread, after the first paint; may raise EtuiError."""

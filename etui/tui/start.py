@@ -5,13 +5,10 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
-import sys
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from textual import work
@@ -19,7 +16,7 @@ from textual.app import App
 from textual.binding import Binding, BindingType
 from textual.css.stylesheet import Stylesheet
 from textual.events import Event, Key, Paste
-from textual.screen import Screen, SystemModalScreen
+from textual.screen import Screen
 from textual.widgets import TextArea
 
 from etui.config.config import Config, edit_settings, make_home
@@ -29,23 +26,15 @@ from etui.runtime.routes import Route, with_route
 from etui.text import sanitize
 from etui.tui._key_order import KeyHandled, KeyOrder
 from etui.tui._work import faults_shown, in_thread, notify_error, start
-from etui.tui.ascii import (
-    choose_driver,
-    copy_by_tools,
-    leave_on_hangup,
-    leave_on_terminate,
-    name_key,
-)
+from etui.tui.ascii import TerminalApp, copy_by_tools, leave_on_hangup, leave_on_terminate
 from etui.tui.chat.screen import ChatScreen
 from etui.tui.commands import (
     ChatRequested,
     Command,
     CopyRequested,
     EtuiCommands,
-    PoliciesListed,
     RouteRequested,
     SettingChosen,
-    ShowsRoute,
     Unsaved,
     build_commands,
     route_commands,
@@ -54,10 +43,9 @@ from etui.tui.modals import ConfirmModal
 from etui.tui.pacing import MOST_MIDDLE_COLLECTIONS
 from etui.tui.power.feed import PowerFeed
 from etui.tui.services import OpenServices, Services
-from etui.tui.themes import THEMES
 
 if TYPE_CHECKING:
-    from etui.tui.job_bar import JobList
+    from etui.tui.jobs import JobList
     from etui.tui.server_screen import ServerScreen
 
 MODE_BINDINGS: list[BindingType] = [
@@ -118,19 +106,10 @@ LEAVE_SECONDS = 5.0  # Longest wait on exit for the running answer to be stopped
 NOTICE_SECONDS = 12.0  # How long a notice of the start is shown
 
 
-def stamp_folder(folder: Path) -> int | None:
-    """Return a number that changes with the names in a folder; None without the folder."""
-    try:
-        return folder.stat().st_mtime_ns
-    except OSError:
-        return None
-
-
-class EtuiApp(App[None]):
+class EtuiApp(TerminalApp):
     """App in which local language models answer and every answer shows its energy in joules."""
 
     TITLE = "etui"
-    CSS_PATH = Path(__file__).with_name("etui.tcss")
     DEFAULT_MODE = "chat"
     PAUSE_GC_ON_SCROLL = True
     COMMANDS = {EtuiCommands}  # noqa: RUF012
@@ -158,34 +137,27 @@ class EtuiApp(App[None]):
         notices: Sequence[str] = (),
         chat: ChatRecord | None = None,
     ) -> None:
-        driver = choose_driver(config.ascii)
-        super().__init__(driver_class=driver)
-        self._draws_ascii = driver is not None
+        super().__init__(config)
         self.stylesheet = CachedStylesheet(variables=self.get_css_variables())
-        for theme in THEMES:
-            self.register_theme(theme)
         if config.theme in self.available_themes:
             self._begin_with_theme(config.theme)
-        self._config = config
         self._route = route
         self._open_backend = open_backend
         self._notices = notices
         self._to_open = chat
         self.backend: Services | None = None
-        self.fault: BaseException | None = None
         self._unsaved = Unsaved("")
         self._interrupted_at: float | None = None
         self._settings_lock = asyncio.Lock()
         self._keys = KeyOrder(self, super().on_event)
-        self._policies_stamp = stamp_folder(config.policies_dir)
         self._server: ServerScreen | None = None
+        self._route_shown: Callable[[], object] = lambda: None  # By the screen of policies
         self.power = PowerFeed()
         self._chat = ChatScreen(config, route, self.power)
         for mode in _DESCRIPTIONS:
             self.add_mode(mode, partial(self._make_screen, mode))
 
     def _make_screen(self, mode: str) -> Screen[None]:
-        """Create the screen of a mode; imports are deferred until then."""
         match mode:
             case "history":
                 from etui.tui.history.screen import HistoryScreen
@@ -194,7 +166,9 @@ class EtuiApp(App[None]):
             case "policies":
                 from etui.tui.policies.screen import PoliciesScreen
 
-                return PoliciesScreen(self._config, lambda: self._route)
+                policies = PoliciesScreen(self._config, lambda: self._route)
+                self._route_shown = policies.show_use
+                return policies
             case "runs":
                 from etui.tui.runs.screen import RunsScreen
 
@@ -211,7 +185,7 @@ class EtuiApp(App[None]):
 
     @cached_property
     def _app_jobs(self) -> JobList:
-        from etui.tui.job_bar import JobList
+        from etui.tui.jobs import JobList
 
         return JobList()
 
@@ -245,7 +219,6 @@ class EtuiApp(App[None]):
         self._open()
 
     def _say_soon(self, line: str) -> None:
-        """Show a notice, from any thread."""
         self.call_later(self._say, line)
 
     def _say(self, line: str) -> None:
@@ -322,15 +295,13 @@ class EtuiApp(App[None]):
                 partial(self._open_server, start=True),
             )
         yield Command("server: status", "Its address, requests and joules", self._open_server)
-        self._list_policies()
         if self.backend is not None:
             yield from route_commands(self.backend, self._route, self._take_route)
 
     def _take_route(self, route: Route) -> None:
         self._route = route
         self._chat.take_route(route)
-        if self.screen is not self._chat and isinstance(self.screen, ShowsRoute):
-            self.screen.take_route(route)
+        self._route_shown()
         self.notify(sanitize(f"next questions: {route.description}"), markup=False)
 
     def action_screenshot_soon(self) -> None:
@@ -349,7 +320,6 @@ class EtuiApp(App[None]):
         )
 
     def _open_server(self, *, start: bool = False) -> None:
-        """Show the state of the server in a dialog, and start it if it is asked for."""
         from etui.tui.server_screen import ServerScreen
 
         if self._server is None:
@@ -363,24 +333,11 @@ class EtuiApp(App[None]):
         else:
             self.push_screen(self._server)
 
-    def _list_policies(self) -> None:
-        """Look for policy files that were added or removed since the last look."""
-        from etui.routing.library import policy_names
-
-        stamp = stamp_folder(self._config.policies_dir)
-        if self.backend is not None and stamp != self._policies_stamp:
-            self._policies_stamp = stamp
-            self.backend = replace(self.backend, policies=policy_names(self._config))
-
     def on_route_requested(self, request: RouteRequested) -> None:
         if request.restored:
             self._route = request.route
         else:
             self._take_route(request.route)
-
-    def on_policies_listed(self, listed: PoliciesListed) -> None:
-        if self.backend is not None:
-            self.backend = replace(self.backend, policies=listed.names)
 
     def on_chat_requested(self, request: ChatRequested) -> None:
         self.switch_mode("chat")
@@ -461,23 +418,6 @@ class EtuiApp(App[None]):
             return self._driver is not None and self._driver.can_suspend
         return super().check_action(action, parameters)
 
-    def get_key_display(self, binding: Binding) -> str:
-        shown = super().get_key_display(binding)
-        return name_key(shown) if self._draws_ascii else shown
-
-    def action_toggle_help(self) -> None:
-        from etui.tui.help import HelpScreen, list_key_groups
-
-        if isinstance(self.screen, HelpScreen):
-            self.screen.action_leave()
-        elif not isinstance(self.screen, SystemModalScreen):  # the palette has no keys of etui
-            self.push_screen(HelpScreen(list_key_groups(self.screen)))
-
-    def _fatal_error(self) -> None:
-        # Replaces Textual's traceback: run_app reports the error after the terminal is restored.
-        self.fault = self.fault or sys.exc_info()[1]
-        self._close_messages_no_wait()
-
 
 def run_app(
     config: Config,
@@ -487,13 +427,9 @@ def run_app(
     notices: Sequence[str] = (),
     chat: ChatRecord | None = None,
 ) -> int:
-    """Open the chat and run until the user leaves.
+    """Open a new chat, or an earlier one, and run until the user leaves.
 
-    Args:
-        chat: Earlier chat to open; None for a new one.
-
-    Raises:
-        EtuiError: etui's folders cannot be written to, or the app failed.
+    EtuiError if etui's folders cannot be written to, or the app failed.
     """
     make_home(config)
     route = Route(policy or config.policy, model or config.model)

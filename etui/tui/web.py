@@ -28,12 +28,7 @@ _LEAVE_SECONDS = 1.0  # How long Ctrl-C waits for requests in progress after the
 
 
 def serve_app(*, policy: str | None, model: str | None, port: int, go_on: bool = False) -> int:
-    """Serve the app until Ctrl-C.
-
-    Raises:
-        UsageError: textual-serve is not installed.
-        EtuiError: The port is taken.
-    """
+    """Serve the app until Ctrl-C; an EtuiError without textual-serve, or if the port is taken."""
     require_extra("web", "`etui --web`")
     from aiohttp import web
 

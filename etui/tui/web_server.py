@@ -40,12 +40,7 @@ _HEADERS = {
 
 
 class LocalServer(Server):  # type: ignore[misc] # an optional import
-    """Server of the app for one user of this machine.
-
-    Args:
-        token: First part of every path.
-        limits: Bounds of each session.
-    """
+    """Server of the app for one user of this machine; the token is the first part of every path."""
 
     def __init__(
         self, command: str, host: str, port: int, token: str, limits: Limits | None = None

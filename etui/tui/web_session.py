@@ -52,11 +52,7 @@ _CHUNK_BYTES = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a tab may ask of its app.
-
-    Args:
-        leave_seconds: Time in which the app may save its turn and end; it limits itself to less.
-    """
+    """What a tab may ask of its app."""
 
     columns: int = 1000
     rows: int = 500
@@ -66,7 +62,7 @@ class Limits:
     error_bytes: int = 16 << 10
     resident_bytes: int = 2 << 30
     check_seconds: float = 0.5
-    leave_seconds: float = 2 * LEAVE_SECONDS + 5.0
+    leave_seconds: float = 2 * LEAVE_SECONDS + 5.0  # To save its turn; the app takes less
 
 
 class Session(AppService):  # type: ignore[misc] # an optional import

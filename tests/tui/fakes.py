@@ -29,6 +29,7 @@ from etui.models.download import Progress, Report
 from etui.models.files import Verified
 from etui.models.found import FoundModel
 from etui.routing.decision import Decision, PredictedJoules, SignalValue
+from etui.routing.library import policy_names
 from etui.runtime.forecast import ArmForecast, Forecast, TokenCount
 from etui.runtime.routes import Route, RouteChoice
 from etui.runtime.search_models import SearchResult
@@ -491,13 +492,12 @@ class House:
     routes: tuple[RouteChoice, ...] = ()
 
     def app(self, kind: type[EtuiApp] = EtuiApp) -> EtuiApp:
-        policies = ("balanced", "best", "frugal")
         backend = Services(
             self.runner,
             self.meter,
             self.shelf,
             self.chats,
-            policies,
+            lambda: policy_names(self.config),
             list_routes=lambda _route: self.routes,
         )
         return kind(self.config, Route(self.config.policy), lambda _config: backend)

@@ -19,10 +19,9 @@ from etui.config.config import Config, shipped_dir
 from etui.models.catalogue import load_catalogue
 from etui.models.files import model_path
 from etui.runtime.routes import Route
-from etui.tui.commands import PoliciesListed, RouteRequested, Unsaved
+from etui.tui.commands import RouteRequested, Unsaved
 from etui.tui.modals import ConfirmModal, TextModal
-from etui.tui.policies._analysis_pane import AnalysisPane
-from etui.tui.policies._editing_pane import EditingPane
+from etui.tui.policies._panes import AnalysisPane, EditingPane
 from etui.tui.policies.screen import PoliciesScreen
 from etui.tui.start import EtuiApp
 from tests.tui.fakes import until
@@ -120,7 +119,6 @@ class PoliciesApp(App[None]):
         await self.until(lambda: self.pane.text == text and self.pane.editor.has_focus)
 
     @on(RouteRequested)
-    @on(PoliciesListed)
     @on(Unsaved)
     def keep_wish(self, wish: Message) -> None:
         self.wishes.append(wish)
@@ -136,7 +134,8 @@ class PoliciesApp(App[None]):
     @property
     def answer(self) -> str:
         """What the last inquiry came to, however it is broken into lines."""
-        return " ".join(self.policies.query_one(AnalysisPane).text.split())
+        pane = self.policies.query_one(AnalysisPane)
+        return " ".join(f"{pane._title.content}\n{pane._body.content}".split())
 
     def type_over(self, old: str, new: str) -> None:
         """Put another text in place of the first that is found."""

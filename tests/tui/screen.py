@@ -13,6 +13,7 @@ from etui.tui.chat._prompt import Prompt
 from etui.tui.chat._title_row import TitleRow
 from etui.tui.chat._transcript import MOST_TURNS, Transcript
 from etui.tui.chat._turn_view import TurnView
+from etui.tui.power._widgets import ChannelTable
 from etui.tui.power.panel import PowerPanel
 from etui.tui.start import EtuiApp
 from tests.tui.fakes import House, until
@@ -40,7 +41,16 @@ def panel_text(app: EtuiApp) -> str:
     title = app.screen.query_one(TitleRow)
     line = app.screen.query_one(".power-status", Static)
     panel = app.screen.query_one(PowerPanel)
-    return "\n".join([str(title.content), panel.text, str(line.content)])
+    return "\n".join([str(title.content), panel_lines(panel), str(line.content)])
+
+
+def panel_lines(panel: PowerPanel) -> str:
+    lines = [str(static.content) for static in panel.query(Static) if static.display]
+    return "\n".join([*lines, table_text(panel._table)])
+
+
+def table_text(table: ChannelTable) -> str:
+    return "\n".join("".join(text for text, _ in line) for line in table._draw())
 
 
 def drawn(app: EtuiApp) -> str:

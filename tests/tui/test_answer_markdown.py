@@ -15,7 +15,6 @@ from textual.content import Content
 import etui.tui.start
 from etui.tui.chat._batches import LIVE_LINES, TextBatch
 from etui.tui.chat._conversation import Asking
-from etui.tui.chat._formulas import write_formula
 from etui.tui.chat._markdown import (
     AnswerMarkdown,
     CodeBlock,
@@ -23,6 +22,7 @@ from etui.tui.chat._markdown import (
     build_markdown_parser,
     find_code_blocks,
     frame_title,
+    write_formula,
 )
 from etui.tui.chat._turn_view import TurnView
 from tests.tui.fakes import until

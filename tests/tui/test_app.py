@@ -235,7 +235,7 @@ def test_a_fault_of_the_app_is_told_without_a_traceback(
 async def test_an_earlier_chat_is_opened_at_the_start(house: House) -> None:
     house.chats.keep("Capitals", [turn_record(1), turn_record(2)])
     chat = house.chats.kept["chat-1"][0]
-    backend = Services(house.runner, house.meter, house.shelf, house.chats, ("balanced",))
+    backend = Services(house.runner, house.meter, house.shelf, house.chats, lambda: ("balanced",))
     let_go = threading.Event()
 
     def open_late(_config: object) -> Services:
@@ -257,7 +257,7 @@ async def test_an_earlier_chat_is_opened_at_the_start(house: House) -> None:
 
 async def test_what_the_writer_of_the_log_says_is_shown(house: House) -> None:
     reports: list[Callable[[str], None]] = []
-    backend = Services(house.runner, house.meter, house.shelf, house.chats, ("balanced",))
+    backend = Services(house.runner, house.meter, house.shelf, house.chats, lambda: ("balanced",))
     backend = replace(backend, report_log=reports.append)
     app = EtuiApp(house.config, Route("balanced"), lambda _config: backend)
     async with app.run_test(size=WIDE) as pilot:

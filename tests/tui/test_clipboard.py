@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from etui.tui.ascii import Copied, CopyTool, describe_copy, find_copy_tools, run_copy_tools
+from etui.tui.ascii import describe_copy, find_copy_tools, run_copy_tools
 from tests.tui.fakes import House
 from tests.tui.screen import running
 
@@ -30,15 +30,15 @@ def test_only_tools_that_can_work_here_are_used(
     environ: dict[str, str], there: set[str], found: list[str]
 ) -> None:
     tools = find_copy_tools(environ, lambda name: name if name in there else None)
-    assert [tool.name for tool in tools] == found
+    assert list(tools) == found
 
 
 def test_the_result_of_each_tool_is_said() -> None:
-    tools = [
-        CopyTool("good", (sys.executable, "-c", "import sys; assert sys.stdin.read() == 'é'")),
-        CopyTool("bad", (sys.executable, "-c", "import sys; sys.exit(3)")),
-        CopyTool("absent", ("/nowhere/tool",)),
-    ]
+    tools = {
+        "good": (sys.executable, "-c", "import sys; assert sys.stdin.read() == 'é'"),
+        "bad": (sys.executable, "-c", "import sys; sys.exit(3)"),
+        "absent": ("/nowhere/tool",),
+    }
     copied = run_copy_tools(tools, "é")
     assert describe_copy("the answer", "é", copied) == (
         "copied the answer · by good, the terminal (OSC 52) · bad failed: exit code 3 · "
@@ -48,8 +48,8 @@ def test_the_result_of_each_tool_is_said() -> None:
 
 def test_a_text_that_the_terminal_may_refuse_is_said() -> None:
     text = "x" * 80_000
-    assert describe_copy("it", text, []).endswith("the terminal may refuse a text this long")
-    assert "refuse" not in describe_copy("it", text, [Copied("xclip")])
+    assert describe_copy("it", text, {}).endswith("the terminal may refuse a text this long")
+    assert "refuse" not in describe_copy("it", text, {"xclip": ""})
 
 
 async def test_what_is_selected_is_copied_by_the_tools_too_and_that_is_said(
@@ -57,9 +57,9 @@ async def test_what_is_selected_is_copied_by_the_tools_too_and_that_is_said(
 ) -> None:
     given: list[str] = []
 
-    def run(_tools: object, text: str) -> list[Copied]:
+    def run(_tools: object, text: str) -> dict[str, str]:
         given.append(text)
-        return [Copied("tmux")]
+        return {"tmux": ""}
 
     monkeypatch.setattr("etui.tui.ascii.run_copy_tools", run)
     async with running(house) as term:

@@ -15,7 +15,7 @@ from textual.widgets import Footer
 from etui.log.queries import LogReader
 from etui.tui.ascii import to_ascii
 from etui.tui.commands import OffersCommands, list_commands, list_keys, with_key
-from etui.tui.help import HelpScreen, find_owners, find_unknown_keys, list_key_names
+from etui.tui.help import HelpScreen, find_keymap_faults, find_owners, list_key_names
 from etui.tui.start import MODE_BINDINGS, EtuiApp
 from etui.tui.themes import DARK, LIGHT
 from etui.tui.widgets.lines import TextBox
@@ -152,10 +152,13 @@ async def test_the_palette_groups_by_screen_names_keys_and_finds_words_of_a_help
         await term.until(lambda: "answer: copy" not in term.drawn)
 
 
-def test_names_that_no_key_has_are_found() -> None:
-    names = ["chat.stop", "models.pull"]
+def test_names_that_no_key_has_are_found(house: House) -> None:
     keymap = {"chat.stop": "f12", "chat.stopp": "x", "zzz": "y"}
-    assert find_unknown_keys(keymap, names) == [("chat.stopp", "chat.stop"), ("zzz", "")]
+    near, unlike = find_keymap_faults(replace(house.config, keymap=keymap))
+    assert near[0] == "unknown key name 'chat.stopp'"
+    assert near[1].startswith("did you mean chat.stop? fix `keymap` in")
+    assert unlike[0] == "unknown key name 'zzz'"
+    assert unlike[1].startswith("docs/chat.md lists all key names; fix")
 
 
 async def test_keys_are_rebound_on_every_screen_and_a_wrong_name_is_a_notice(house: House) -> None:
@@ -178,7 +181,7 @@ async def test_a_fault_in_the_worker_of_a_screen_is_a_notice(
 
     monkeypatch.setattr(LogReader, "totals", broken)
     monkeypatch.setattr("etui.tui.history.screen.read_days", broken)
-    monkeypatch.setattr("etui.tui.runs.screen.list_runs", broken)
+    monkeypatch.setattr("etui.tui.runs._entries.list_runs", broken)
     async with running(house) as term:
         await visit(term.pilot, term.app, mode)
         await term.told("internal error: ZeroDivisionError")

@@ -15,7 +15,7 @@ from tests.tui.screen import Terminal, running
 def groups(term: Terminal) -> dict[str, dict[str, str]]:
     """Title -> what each key does -> the key."""
     found = list_key_groups(term.app.screen)
-    return {group.title: {text: key for key, text in group.keys} for group in found}
+    return {title: {text: key for key, text in keys} for title, keys in found}
 
 
 async def test_f1_shows_keys_and_energy_words_on_one_page_over_the_chat(house: House) -> None:

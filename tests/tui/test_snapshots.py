@@ -26,8 +26,8 @@ from etui.log.writer import TurnWriter
 from etui.tui.chat import _turn_queue as answering
 from etui.tui.chat.screen import ChatScreen
 from etui.tui.history.screen import HistoryScreen
-from etui.tui.job_bar import AppJob, JobBar
-from etui.tui.measurements import SweepState, sweep_progress
+from etui.tui.jobs import AppJob, JobBar
+from etui.tui.measurements import SweepState
 from etui.tui.models import _cards as card_reader
 from etui.tui.models.first_run import FirstRunScreen
 from etui.tui.models.screen import ModelsScreen
@@ -233,8 +233,8 @@ async def test_a_sweep_on_the_models_screen(house: House, same_host: None) -> No
         screen = await switched(pilot, "f6", ModelsScreen)
         await until(pilot, lambda: MODEL in _words(screen))
         bar = screen.query_one(JobBar)
-        bar._jobs.begin(AppJob("sweeping", lambda: None, sweep_progress(state)))
-        bar.post(sweep_progress(state))
+        bar._jobs.begin(AppJob("sweeping", lambda: None, state.progress))
+        bar.post(state.progress)
         await until(pilot, lambda: "Sweep running" in _words(screen))
         await matches(pilot, "models-sweep")
 

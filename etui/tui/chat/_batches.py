@@ -10,26 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from etui.events import (
-    Answer,
-    Batch,
-    Embedded,
-    Finished,
-    Loaded,
-    PictureEncoded,
-    Prefilled,
-    Prefilling,
-    Probe,
-    PromptTokens,
-    Reused,
-    Thought,
-    ThreadsChanged,
-    TokenLogprob,
-    ToolCall,
-    Unloaded,
-    Verified,
-    Vote,
-)
+from etui.events import Answer, Loaded, Prefilled, Prefilling, Thought, Unloaded, Vote
 from etui.text import FenceTracker
 from etui.tui.pacing import USUAL, Pace
 from etui.turn.events import (
@@ -110,11 +91,11 @@ class TurnEnded:
     engine_lost: bool = False  # Whether the engine's process ended as well, and its models with it
 
 
-EngineFact = Loaded | Unloaded | Prefilling | Prefilled | Vote
-ToolFact = ToolStarted | ToolEnded | RoundStarted
-TurnFact = (
-    Decided | HopStarted | EngineFact | TextBatch | HopEnded | ToolFact | TurnFinished | TurnEnded
-)
+ShownEvent = (
+    Decided | HopStarted | Loaded | Unloaded | Prefilling | Prefilled | Vote | HopEnded
+    | ToolStarted | ToolEnded | RoundStarted | TurnFinished
+)  # fmt: skip
+TurnFact = ShownEvent | TextBatch | TurnEnded
 
 
 def batch_events(
@@ -125,9 +106,6 @@ def batch_events(
     """Yield the events of a turn with their text in batches; no text is lost, however it ends.
 
     Text is held for at most one more event: a token after a pause is shown at once.
-
-    Args:
-        pace: Returns how often the screen is drawn; called before each batch.
     """
     fence = FenceTracker()
     thinking: list[str] = []
@@ -157,23 +135,10 @@ def batch_events(
                     answer.append(text)
                     answer_tokens += tokens
                     fence.feed(text)
-                case (
-                    Probe()
-                    | Batch()
-                    | PictureEncoded()
-                    | Reused()
-                    | ThreadsChanged()
-                    | Finished()
-                    | Verified()
-                    | TokenLogprob()
-                    | ToolCall()
-                    | Embedded()
-                    | PromptTokens()
-                ):
-                    continue
                 case _:
-                    yield from flush()
-                    yield event
+                    if isinstance(event, ShownEvent):
+                        yield from flush()
+                        yield event
                     continue
             wait_ns = pace().fence_flush_ns if fence.inside else pace().flush_ns
             if clock_ns() - flushed_ns >= wait_ns:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from textual import work
-from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
@@ -35,9 +34,9 @@ from etui.text import (
     title_from_question,
 )
 from etui.tui._work import faults_shown, in_thread, warn
-from etui.tui.modals import BoxModal, TextModal, confirm
+from etui.tui.modals import BoxModal, ask_line, confirm
 from etui.tui.widgets.tables import RowList
-from etui.turn.chat_tree import ChatTree, tree_of
+from etui.turn.chat_tree import tree_of
 from etui.turn.events import TurnFinished
 from etui.turn.record import TurnRecord
 from etui.turn.text import energy_line
@@ -93,13 +92,9 @@ _INSTRUCTION = "Write a title of two to six words for this conversation. Only th
 
 
 def name_chat(runner: TurnService, turns: Sequence[TurnRecord], policy: str) -> tuple[str, str]:
-    """Ask the smallest model for a title; wait for a running answer first.
+    """Ask the smallest model for a title; return it and ``named by smollm2-135m for ≈2.1 J``.
 
-    Returns:
-        The title, and its cost: ``named by smollm2-135m for ≈2.1 J``.
-
-    Raises:
-        EtuiError: There is no model or nothing to name, or the model found no title.
+    Waits for a running answer. EtuiError: no model, nothing to name, or the model found no title.
     """
     model = runner.small_model()
     if model is None:
@@ -132,60 +127,25 @@ def build_title_question(turns: Sequence[TurnRecord]) -> str:
     return f"User: {question}\n\nAssistant: {answer}\n\n{_INSTRUCTION}"
 
 
-@dataclass(frozen=True, slots=True)
-class BranchRow:
-    """One branch of a chat."""
+def branch_rows(records: Sequence[TurnRecord], head: str | None) -> list[tuple[str, str]]:
+    """List the last turn and a row for each branch in the order of the tree, if there are several.
 
-    leaf: str  # Id of its last turn
-    depth: int  # Number of forks on its way, from 1
-    turns: int
-    question: str  # Title of the question that begins it
-    current: bool  # Whether it is the branch that is shown when the chat is opened
-    last: bool = False
-
-    @property
-    def text(self) -> str:
-        """The row: ``├ ● What is Rust? · 3 turns``."""
-        line = "└" if self.last else "├"
-        mark = "●" if self.current else "○"
-        indent = "  " * (self.depth - 1)
-        count = units.count_text(self.turns, "turn")
-        return f"  {line} {indent}{mark} {self.question or self.leaf} · {count}"
-
-
-def branch_rows(records: Sequence[TurnRecord], head: str | None) -> tuple[BranchRow, ...]:
-    """Return the branches of a chat in the order of its tree; empty if there is only one."""
+    A row is ``├ ● What is Rust? · 3 turns``, with ``●`` at the current one.
+    """
     tree = tree_of(records)
-    leaves = _leaves_in_order(tree)
-    if len(leaves) < 2:
-        return ()
     by_id = {record.turn_id: record for record in records}
-    current = tree.leaf(head)
+    leaves = sorted(
+        tree.leaves(), key=lambda leaf: [tree.place(each).index for each in tree.path(leaf)]
+    )
     rows = []
-    for leaf in leaves:
+    for leaf in leaves if len(leaves) > 1 else ():
         path = tree.path(leaf)
         forks = [each for each in path if len(tree.place(each).siblings) > 1]
-        question = title_from_question(by_id[forks[-1]].query)
-        rows.append(
-            BranchRow(
-                leaf, len(forks), len(path), question, leaf == current, last=leaf == leaves[-1]
-            )
-        )
-    return tuple(rows)
-
-
-def _leaves_in_order(tree: ChatTree) -> list[str]:
-    """Return the leaves from the first branch to the last, without recursion: chats are long."""
-    leaves: list[str] = []
-    waiting = list(reversed(tree.children.get(None, ())))
-    while waiting:
-        at = waiting.pop()
-        following = tree.children.get(at, ())
-        if following:
-            waiting.extend(reversed(following))
-        else:
-            leaves.append(at)
-    return leaves
+        question = title_from_question(by_id[forks[-1]].query) or leaf
+        line, mark = "└" if leaf == leaves[-1] else "├", "●" if leaf == tree.leaf(head) else "○"
+        indent, count = "  " * (len(forks) - 1), units.count_text(len(path), "turn")
+        rows.append((leaf, sanitize(f"  {line} {indent}{mark} {question} · {count}")))
+    return rows
 
 
 _NAME_CHARACTERS = 60
@@ -231,24 +191,18 @@ class ChatsScreen(BoxModal[ChatsLeft]):
     HELP = "## Chats"
 
     def __init__(self, config: Config, log: LoggedChats, runner: TurnService) -> None:
-        super().__init__("Chats")
+        self._search = Input(placeholder="/ searches names and texts", compact=True)
+        self._head = Static("", markup=False, classes="title")
+        self._list = ChatList(markup=False)
+        self._note = Static("reading the log …", markup=False, classes="help")
+        super().__init__("Chats", "", self._search, self._head, self._list, self._note)
         self._config = config
         self._log = log
         self._runner = runner
         self._left = ChatsLeft()
         self._shown: Sequence[ChatSummary] = ()
-        self._lines: list[tuple[ChatSummary, BranchRow | None]] = []
-        self._branches: dict[str, tuple[BranchRow, ...]] = {}
-        self._search = Input(placeholder="/ searches names and texts", compact=True)
-        self._head = Static("", markup=False, classes="title")
-        self._list = ChatList(markup=False)
-        self._note = Static("reading the log …", markup=False, classes="help")
-
-    def compose_box(self) -> ComposeResult:
-        yield self._search
-        yield self._head
-        yield self._list
-        yield self._note
+        self._lines: list[tuple[ChatSummary, str | None]] = []  # Chat, and last turn of a branch
+        self._branches: dict[str, list[tuple[str, str]]] = {}
 
     def on_mount(self) -> None:
         self._list.focus()
@@ -279,13 +233,11 @@ class ChatsScreen(BoxModal[ChatsLeft]):
 
     def action_resume(self) -> None:
         if (selected := self._selected()) is not None:
-            row = self._lines[self._list.highlighted or 0][1]
-            branch = None if row is None else row.leaf
+            branch = self._lines[self._list.highlighted or 0][1]
             self.dismiss(replace(self._left, resume=selected.chat, branch=branch))
 
     @work(exclusive=True, group="change")
     async def action_unfold(self, shown: bool) -> None:
-        """Show the branches of the selected chat, or hide them."""
         if (selected := self._selected()) is None:
             return
         chat = selected.chat
@@ -308,7 +260,6 @@ class ChatsScreen(BoxModal[ChatsLeft]):
             self._note.update(self._count_line())
 
     def _show_lines(self) -> None:
-        """Fill the list with the chats and the branches of those that are unfolded."""
         at = self._list.highlighted
         width = self._list.scrollable_content_region.width or self.size.width
         self._lines, texts = [], list[str]()
@@ -316,8 +267,8 @@ class ChatsScreen(BoxModal[ChatsLeft]):
         self._head.update(head)
         for chat, text in zip(self._shown, lines, strict=True):
             rows = self._branches.get(chat.chat.chat_id, ())
-            self._lines += [(chat, None), *((chat, row) for row in rows)]
-            texts += [text, *(sanitize(row.text) for row in rows)]
+            self._lines += [(chat, None), *((chat, leaf) for leaf, _ in rows)]
+            texts += [text, *(row for _, row in rows)]
         self._list.clear_options()
         self._list.add_options([Option(text) for text in texts])
         if texts:
@@ -327,12 +278,9 @@ class ChatsScreen(BoxModal[ChatsLeft]):
     async def action_rename(self) -> None:
         if (selected := self._selected()) is None:
             return
-        name = await self.app.push_screen_wait(
-            TextModal("Name of the chat", selected.chat.name, "Enter saves the name", one_line=True)
-        )
-        if not name or name == selected.chat.name:
-            return
-        await self._rename(selected.chat, name)
+        name = await ask_line(self, "Name of the chat", selected.chat.name, "Enter saves the name")
+        if name and name != selected.chat.name:
+            await self._rename(selected.chat, name)
 
     async def _rename(self, chat: ChatRecord, name: str) -> None:
         renamed = replace(chat, name=name)
@@ -395,7 +343,6 @@ class ChatsScreen(BoxModal[ChatsLeft]):
 
 
 def _row(chat: ChatSummary) -> tuple[str, str, str, str]:
-    """Format when a chat was last used, its turns, its joules and its name."""
     total = chat.total
     turns = f"{total.turns if total else 0:,}"
     if total is None:

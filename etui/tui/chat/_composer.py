@@ -8,11 +8,11 @@ from dataclasses import replace
 from functools import partial
 from typing import ClassVar
 
-from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.markup import escape
 from textual.screen import Screen
+from textual.widget import Widget
 from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
@@ -37,14 +37,16 @@ from etui.runtime.routes import Route
 from etui.text import SEPARATOR, sanitize
 from etui.tui._work import notify_error, start
 from etui.tui.chat._conversation import Asking, Conversation
-from etui.tui.chat._draft import Draft, FileReader, resolve
 from etui.tui.chat._prompt import (
+    Draft,
+    FileReader,
     MenuEntry,
     Prompt,
     build_entries,
     find_near,
     is_command,
     match_entries,
+    resolve,
     rest_of,
 )
 from etui.tui.chat._turn_queue import TurnQueue
@@ -147,14 +149,12 @@ class PartModal(BoxModal[Part]):
     """Dialog for a text that is too long: its result is the part to send, None to send nothing."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "leave", "Do not send", id="part.leave"),
+        Binding("escape", "dismiss", "Do not send", id="part.leave"),
     ]
 
     def __init__(self, what: str) -> None:
-        super().__init__(what, "Send a part of it?")
-
-    def compose_box(self) -> ComposeResult:
-        yield OptionList(*(Option(words, id=part) for part, words in _PARTS), markup=False)
+        parts = OptionList(*(Option(words, id=part) for part, words in _PARTS), markup=False)
+        super().__init__(what, "Send a part of it?", parts)
 
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
         self.dismiss(_PARTS[event.option_index][0])
@@ -165,19 +165,16 @@ class VariablesModal(BoxModal[Mapping[str, str]]):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+s", "take", "Send", id="variables.take", priority=True),
-        Binding("escape", "leave", "Cancel", id="variables.leave", priority=True),
+        Binding("escape", "dismiss", "Cancel", id="variables.leave", priority=True),
     ]
 
     def __init__(self, name: str, variables: tuple[str, ...]) -> None:
         help_text = "Enter goes on; after the last one it sends. @ attaches a file."
-        super().__init__(f"/{name}", help_text)
         self._inputs = {variable: Input(compact=True) for variable in variables}
-
-    def compose_box(self) -> ComposeResult:
-        with VerticalScroll(classes="details"):
-            for variable, field in self._inputs.items():
-                yield Static(variable, markup=False, classes="variable")
-                yield field
+        fields: list[Widget] = []
+        for variable, field in self._inputs.items():
+            fields += [Static(variable, markup=False, classes="variable"), field]
+        super().__init__(f"/{name}", help_text, VerticalScroll(*fields, classes="details"))
 
     def on_mount(self) -> None:
         next(iter(self._inputs.values())).focus()
@@ -215,7 +212,7 @@ class Composer:
         self._prompt = prompt
         self._queue = queue
         self._sending = asyncio.Lock()
-        self._forecast = LiveForecast(screen, self._show_forecast)
+        self._forecast = LiveForecast(screen, partial(setattr, prompt, "border_subtitle"))
         self._read = FileReader()
         self._problem = ""
         self._library: PromptLibrary | None = None
@@ -223,7 +220,6 @@ class Composer:
         self._seen = ("", "")
 
     def note_draft(self) -> None:
-        """Follow what is typed: the list over the prompt, and the forecast in its frame."""
         prompt = self._prompt
         seen = (prompt.text, prompt.before_cursor)
         if seen == self._seen:
@@ -235,7 +231,6 @@ class Composer:
             self.refresh()
 
     def refresh(self) -> None:
-        """Forecast the draft again: the route, the chat or the text has changed."""
         prompt, services = self._prompt, self._queue.services
         draft = prompt.draft
         if services is None or not draft.text or is_command(prompt.text):
@@ -254,9 +249,6 @@ class Composer:
             self._read,
         )
         self._forecast.want(estimate_line(draft), job)
-
-    def _show_forecast(self, line: str) -> None:
-        self._prompt.border_subtitle = line
 
     def _offer(self) -> None:
         menu, text = self._prompt.menu, self._prompt.text
@@ -308,7 +300,8 @@ class Composer:
             self._refuse_command(text)
             return
         rest = rest_of(text) if entry.prompt is not None else ""
-        prompt.clear_command()
+        prompt.menu.close()
+        prompt.text = ""
         if entry.prompt is not None:
             start(self._screen, partial(self._use_prompt, entry.prompt, rest), "saved")
         elif entry.run is not None:
@@ -386,7 +379,6 @@ class Composer:
             await self._queue.ask(asking)
 
     def _with_arm(self, asking: Asking) -> Asking:
-        """Add the arm of the saved prompt that a question of the log was made with."""
         saved = load_prompts(self._config).prompts.get(asking.prompt or "")
         if saved is None or saved.arm is None:
             return asking

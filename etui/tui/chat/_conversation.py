@@ -100,7 +100,6 @@ class Conversation:
         return replace(self, chat=chat, records=(*self.records, record))
 
     def successor(self) -> Conversation:
-        """Return a new chat with the system prompt and the route of this one."""
         return new_chat(self.chat.system, self.route)
 
     def switched(self, turn_id: str) -> Conversation:
@@ -110,7 +109,6 @@ class Conversation:
         return replace(self, chat=replace(self.chat, head=None if is_newest else turn_id))
 
     def query(self, asking: Asking) -> Query:
-        """Build the query to the engine: the question and the messages before it."""
         tree = self.tree
         place = asking.continues or asking.replaces
         parent = tree.leaf(self.chat.head)
@@ -147,7 +145,6 @@ class Conversation:
         return tuple(each for mark, each in known.items() if any(mark in text for text in texts))
 
     def replaced(self) -> frozenset[str]:
-        """Return the ids of the turns that are not on the current branch."""
         kept = {record.turn_id for record in self.current}
         return frozenset(record.turn_id for record in self.records if record.turn_id not in kept)
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
-from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal
 from textual.content import Content
-from textual.message import Message
 from textual.widget import Widget
 from textual.widgets import Collapsible, Input, Static
 
@@ -64,11 +62,7 @@ def find_spans(text: str, words: str) -> list[tuple[int, int]]:
     lower, sought = text.casefold(), words.casefold()
     if not sought or len(lower) != len(text) or len(sought) != len(words):
         return []
-    spans, at = [], lower.find(sought)
-    while at >= 0:
-        spans.append((at, at + len(sought)))
-        at = lower.find(sought, at + len(sought))
-    return spans
+    return [found.span() for found in re.finditer(re.escape(sought), lower)]
 
 
 Place = tuple[Widget, int]
@@ -122,7 +116,6 @@ class FoundWords:
         return self._show()
 
     def clear(self) -> TurnView | None:
-        """Remove the marks; return the turn that had them."""
         for static, text in self._texts.items():
             if static.is_mounted:
                 static.update(text)
@@ -166,32 +159,17 @@ class FindBar(Horizontal):
     ]
     HELP = "## Find"
 
-    @dataclass
-    class Sought(Message):
-        """Words were entered."""
-
-        words: str
-
     def __init__(self) -> None:
-        super().__init__(classes="find")
         self._input = Input(placeholder="words in this chat", compact=True)
         self._result = Static("", markup=False, classes="found")
+        sign = Static("Find", markup=False, classes="sign")
+        super().__init__(sign, self._input, self._result, classes="find")
         self.display = False
 
-    def compose(self) -> ComposeResult:
-        yield Static("Find", markup=False, classes="sign")
-        yield self._input
-        yield self._result
-
     def open(self) -> None:
-        """Show the line, with the words of the last search selected."""
         self.display = True
         self._input.focus()
         self._input.select_all()
 
     def show_result(self, result: str) -> None:
         self._result.update(result)
-
-    def on_input_submitted(self, submitted: Input.Submitted) -> None:
-        submitted.stop()
-        self.post_message(self.Sought(submitted.value.strip()))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 from rich.text import Text
@@ -14,13 +16,139 @@ from textual.strip import Strip
 from textual.widgets import OptionList
 from textual.widgets.option_list import Option
 
-from etui.prompts.attachments import Attachment, find_open_mention, write_mention
+from etui import units
+from etui.errors import EtuiError, UsageError
+from etui.prompts.attachments import (
+    Attachment,
+    find_mentions,
+    find_open_mention,
+    read_attachment,
+    split,
+    write_mention,
+)
 from etui.prompts.library import SavedPrompt
+from etui.routing.text_measures import estimate_tokens
 from etui.text import find_nearest, sanitize, unify_line_ends
 from etui.tui.chat._conversation import Asking
-from etui.tui.chat._draft import Draft, build_draft, is_large, restore, write_placeholder
 from etui.tui.commands import Command
 from etui.tui.widgets.lines import TextBox
+
+LARGE_PASTE_CHARACTERS = 2_000
+LARGE_PASTE_LINES = 30  # A longer paste is attached, and shown in the prompt as a marker
+LARGE_TEXT_CHARACTERS = 20_000  # The layout of a longer text would block the keys
+_SENT_PASTE = re.compile(r"\[paste (\d+)\]")
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A question as it is in the prompt."""
+
+    text: str  # The text, with `[paste 1]` for each long paste
+    pastes: tuple[Attachment, ...] = ()  # The long pastes that the text has
+    kept: Mapping[str, Attachment] = field(default_factory=dict)
+    """Files that an earlier question had, by the path as written; used where the file is no longer
+    there."""
+
+
+def is_large(pasted: str) -> bool:
+    return len(pasted) > LARGE_PASTE_CHARACTERS or pasted.count("\n") >= LARGE_PASTE_LINES
+
+
+def write_placeholder(paste: Attachment) -> str:
+    """Return the marker of a paste in the prompt: ``[paste 1: 120 lines, ≈1.2k tokens]``."""
+    lines = units.count_text(paste.lines, "line")
+    tokens = units.short_tokens_text(estimate_tokens(paste.text), exact=False)
+    return f"[paste {paste.name}: {lines}, {tokens}]"
+
+
+def build_draft(
+    text: str, placeholders: Mapping[str, Attachment], kept: Mapping[str, Attachment]
+) -> Draft:
+    pastes = []
+    for placeholder, paste in placeholders.items():
+        if placeholder in text:
+            text = text.replace(placeholder, f"[paste {paste.name}]")
+            pastes.append(paste)
+    return Draft(text, tuple(pastes), kept)
+
+
+def restore(question: str, first: int) -> tuple[str, dict[str, Attachment], dict[str, Attachment]]:
+    """Take a sent question apart: text for the prompt, pastes by their markers, files by path.
+
+    ``first`` is the number of the next paste.
+    """
+    text, attachments = split(question)
+    files = {each.name: each for each in attachments if not each.pasted}
+    pasted = {each.name: each for each in attachments if each.pasted}
+    placeholders: dict[str, Attachment] = {}
+
+    def put_in(found: re.Match[str]) -> str:
+        paste = pasted.get(found[1])
+        if paste is None:
+            return found[0]
+        numbered = replace(paste, name=str(first + len(placeholders)))
+        placeholder = write_placeholder(numbered)
+        placeholders[placeholder] = numbered
+        return placeholder
+
+    text = _SENT_PASTE.sub(put_in, sanitize(text))
+    if len(text) > LARGE_TEXT_CHARACTERS:
+        whole = Attachment(str(first + len(placeholders)), text, pasted=True)
+        text = write_placeholder(whole)
+        placeholders[text] = whole
+    return text, placeholders, files
+
+
+def resolve(
+    draft: Draft, read: Callable[[str], Attachment] = read_attachment
+) -> tuple[tuple[Attachment, ...], tuple[EtuiError, ...]]:
+    """Read the files of a draft: those that are mentioned, then pastes; and what cannot be read.
+
+    A word after an at sign that names no file stays text, unless it can only be meant as a path.
+    """
+    attachments: dict[str, Attachment] = {}
+    problems: list[EtuiError] = []
+    for mention in find_mentions(draft.text):
+        if mention.path in attachments:
+            continue
+        try:
+            attachments[mention.path] = read(mention.path)
+        except UsageError as error:
+            if mention.path in draft.kept:
+                attachments[mention.path] = draft.kept[mention.path]
+            elif (
+                mention.is_explicit
+                or not error.what.startswith("there is no file")
+                or error.fix.startswith("did you mean")
+            ):
+                problems.append(error)
+    return (*attachments.values(), *draft.pastes), tuple(problems)
+
+
+class FileReader:
+    """Reads attached files, and again only after they have changed; use it from one thread."""
+
+    def __init__(self) -> None:
+        self._read: dict[str, tuple[tuple[int, int], Attachment]] = {}
+
+    def __call__(self, path: str) -> Attachment:
+        state = _read_state(path)
+        known = self._read.get(path)
+        if state is not None and known is not None and known[0] == state:
+            return known[1]
+        attachment = read_attachment(path)
+        if state is not None:
+            self._read = {**dict(list(self._read.items())[-9:]), path: (state, attachment)}
+        return attachment
+
+
+def _read_state(path: str) -> tuple[int, int] | None:
+    try:
+        found = Path(path).expanduser().stat()
+    except (OSError, ValueError, RuntimeError):
+        return None
+    return found.st_mtime_ns, found.st_size
+
 
 _HELP_CHARACTERS = 60
 
@@ -40,11 +168,6 @@ class MenuEntry:
 def is_command(text: str) -> bool:
     """Return whether a text of the prompt is a command; two slashes begin a question with one."""
     return text.startswith("/") and not text.startswith("//")
-
-
-def unescape(text: str) -> str:
-    """Return the question of a text: the first of two slashes at its begin is left out."""
-    return text[1:] if text.startswith("//") else text
 
 
 def build_entries(
@@ -127,11 +250,9 @@ class PromptMenu(OptionList, can_focus=False):
     It never has the focus: the prompt moves through it with its own keys.
     """
 
-    class Picked(Message):
-        """An item was clicked."""
-
-    def __init__(self) -> None:
+    def __init__(self, pick: Callable[[], object]) -> None:
         super().__init__(markup=False, compact=True)
+        self._pick = pick  # Called when an item was clicked
         self._items: tuple[MenuEntry, ...] = ()
         self.display = False
 
@@ -172,7 +293,7 @@ class PromptMenu(OptionList, can_focus=False):
 
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
         event.stop()
-        self.post_message(self.Picked())
+        self._pick()
 
 
 def _draw_entry(item: MenuEntry, width: int) -> Text:
@@ -227,7 +348,7 @@ class Prompt(TextBox):
             compact=True,
             placeholder="Ask, or / for commands, @ for a file",
         )
-        self.menu = PromptMenu()
+        self.menu = PromptMenu(self.action_send)
         self._own = {b.id for b in self.BINDINGS if isinstance(b, Binding)}
         self._asked: list[str] = []
         self._at = 0
@@ -235,18 +356,15 @@ class Prompt(TextBox):
         self._kept = ""
         self._pastes: dict[str, Attachment] = {}
         self._files: dict[str, Attachment] = {}
-        self._edited: Asking | None = None
+        self.edited: Asking | None = None
+        """The question that is edited, or that was put back with its saved prompt; else None."""
         self.editing: str | None = None
         """Id of the turn whose question is edited; empty if not logged, None without an edit."""
 
     @property
     def draft(self) -> Draft:
-        return build_draft(unescape(self.text.strip()), self._pastes, self._files)
-
-    @property
-    def edited(self) -> Asking | None:
-        """The question that is edited, or that was put back with its saved prompt; else None."""
-        return self._edited
+        text = self.text.strip()
+        return build_draft(text[text.startswith("//") :], self._pastes, self._files)
 
     @property
     def before_cursor(self) -> str:
@@ -297,8 +415,8 @@ class Prompt(TextBox):
             self._asked.append(text)
         self._at = len(self._asked)
         self._draft = ""
-        replaces, edited = self.editing or None, self._edited
-        self._edited = None
+        replaces, edited = self.editing or None, self.edited
+        self.edited = None
         if self.editing is None:
             self.text = ""
         else:
@@ -307,7 +425,6 @@ class Prompt(TextBox):
         self.post_message(self.Sent(draft, edited, replaces))
 
     def action_complete(self) -> None:
-        """Complete the command or the path that is highlighted; else go to the next widget."""
         chosen = self.menu.chosen
         if chosen is None:
             self.screen.focus_next()
@@ -316,10 +433,6 @@ class Prompt(TextBox):
             self.move_cursor(self.document.end)
         else:
             self._take_path()
-
-    def clear_command(self) -> None:
-        self.menu.close()
-        self.text = ""
 
     def _take_path(self) -> bool:
         """Put the highlighted path in place of the typed one; return whether that changes it."""
@@ -347,14 +460,12 @@ class Prompt(TextBox):
         self.move_cursor(inserted.end_location)
 
     def action_older(self) -> None:
-        """Move the cursor up; on the first line, show the previous question."""
         if self.cursor_location[0] > 0:
             self.action_cursor_up()
         elif self._at > 0:
             self._show(self._at - 1)
 
     def action_newer(self) -> None:
-        """Move the cursor down; on the last line, show the next question."""
         if self.cursor_location[0] < self.document.line_count - 1:
             self.action_cursor_down()
         elif self._at < len(self._asked):
@@ -365,7 +476,7 @@ class Prompt(TextBox):
         if self.editing is None:
             self._kept = self.text
         self.editing = turn_id or ""
-        self._edited = asking
+        self.edited = asking
         self.border_title = "editing an earlier question: Enter sends it again, Esc cancels"
         self.text = self._restore(asking.text)
         self.move_cursor(self.document.end)
@@ -373,20 +484,18 @@ class Prompt(TextBox):
 
     def end_edit(self) -> None:
         self.editing = None
-        self._edited = None
+        self.edited = None
         self.border_title = ""
         self.text, self._kept = self._kept, ""
         self.move_cursor(self.document.end)
 
     def remember(self, questions: Iterable[str]) -> None:
-        """Add questions to the history, the newest last, after those of other chats."""
         self._asked.extend(self._restore(question) for question in questions)
         self._at = len(self._asked)
 
     def put_back(self, asking: Asking) -> None:
-        """Put a question that was not asked back into the prompt, before the current text."""
         if asking.prompt is not None and not self.text.strip():
-            self._edited = asking
+            self.edited = asking
         text = self._restore(asking.text)
         self.text = f"{text}\n{self.text}" if self.text.strip() else text
         self.move_cursor(self.document.end)
@@ -400,7 +509,7 @@ class Prompt(TextBox):
 
     def on_text_area_changed(self) -> None:
         if not self.text and self.editing is None:
-            self._edited = None  # a new question: nothing is left of the one put back
+            self.edited = None  # a new question: nothing is left of the one put back
         self.post_message(self.Drafted())
 
     def on_text_area_selection_changed(self) -> None:

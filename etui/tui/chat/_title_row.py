@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rich.cells import cell_len, set_cell_size
-from textual import events
-from textual.widgets import Static
 
 from etui import units
 from etui.runtime.routes import Route
 from etui.text import SEPARATOR, sanitize
 from etui.tui.power.energy_text import short_model
+from etui.tui.widgets.lines import Line
 
 NEW_CHAT = "new chat"
 _GAP = "    "
@@ -102,29 +101,17 @@ def _context_texts(facts: TitleFacts) -> tuple[str, str]:
     return f"context {share}", f" of {units.short_count_text(facts.context_limit)} tok"
 
 
-class TitleRow(Static):
+class TitleRow(Line):
     """The first row of the chat screen."""
 
     def __init__(self) -> None:
-        super().__init__("", markup=False, id="title-row")
-        self._facts = TitleFacts()
-
-    @property
-    def facts(self) -> TitleFacts:
-        return self._facts
+        super().__init__(classes="")
+        self.facts = TitleFacts()
 
     def show(self, facts: TitleFacts) -> None:
-        if facts != self._facts:
-            self._facts = facts
-            self._draw()
+        if facts != self.facts:
+            self.facts = facts
+            self.on_resize()
 
-    def on_mount(self) -> None:
-        self._draw()
-
-    def on_resize(self, event: events.Resize) -> None:
-        self._draw()
-
-    def _draw(self) -> None:
-        text = title_line(self._facts, self.content_size.width)
-        if text != str(self.content):
-            self.update(text, layout=False)
+    def on_resize(self) -> None:
+        self.set_text(title_line(self.facts, self.content_size.width))

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
-from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.geometry import Size
@@ -100,7 +99,6 @@ class Transcript(BlankBox, VerticalScroll, can_focus=False):
         turn_id: str
 
     def __init__(self) -> None:
-        super().__init__()
         self._records: list[TurnRecord] = []
         self._window = TurnWindow()
         self._replaced: Collection[str] = ()
@@ -114,18 +112,13 @@ class Transcript(BlankBox, VerticalScroll, can_focus=False):
         self._marker.display = False
         self._later = Static("", markup=False, classes="later")
         self._later.display = False
-        self._find_bar = FindBar()
+        self.find_bar = FindBar()
         self._words = ""
         self._found_words = FoundWords()
         self.elsewhere: Sequence[TurnRecord] = ()
         """The turns that are on other branches."""
         self._welcome = Static(WELCOME, markup=False, classes="welcome")
-
-    def compose(self) -> ComposeResult:
-        yield self._marker
-        yield self._welcome
-        yield self._later
-        yield self._find_bar
+        super().__init__(self._marker, self._welcome, self._later, self.find_bar)
 
     def _size_updated(
         self, size: Size, virtual_size: Size, container_size: Size, layout: bool = True
@@ -155,12 +148,6 @@ class Transcript(BlankBox, VerticalScroll, can_focus=False):
     @property
     def turns(self) -> list[TurnView]:
         return list(self.query_children(TurnView))
-
-    @property
-    def kept_free(self) -> list[Widget]:
-        """What notices do not cover: the line of a search, and costs that are compared."""
-        turns = self.turns[-1:]
-        return [self._find_bar, *(each for turn in turns for each in turn.compared)]
 
     async def show(self, records: Sequence[TurnRecord]) -> None:
         self._moving = True
@@ -197,13 +184,11 @@ class Transcript(BlankBox, VerticalScroll, can_focus=False):
         self._bring_to(view, self.content_region.y)
 
     def _bring_to(self, part: Widget, place: int) -> None:
-        """Bring the top of a widget to a row of the screen."""
         self.release_anchor()
         self._moving = True
         self._keep_in_place(part, place)
 
     async def add(self, view: TurnView) -> None:
-        """Show a new turn at the bottom, and remove the oldest if there are too many."""
         self._welcome.display = False
         pending = [turn for turn in self.turns if turn.record is None]
         surplus = [turn for turn in pending if turn.ended]
@@ -214,14 +199,12 @@ class Transcript(BlankBox, VerticalScroll, can_focus=False):
         self._anchor_to_end()
 
     def add_record(self, record: TurnRecord) -> None:
-        """Take over the record of the turn at the bottom, which has finished."""
         at_end = self._window.end == len(self._records)
         self._records.append(record)
         if at_end:
             self._window = TurnWindow(self._window.first, len(self._records))
 
     async def remove_turn(self, turn_id: str) -> None:
-        """Remove a turn from the screen, because another one has its text."""
         ids = [record.turn_id for record in self._records]
         if turn_id not in ids:
             return
@@ -245,9 +228,7 @@ class Transcript(BlankBox, VerticalScroll, can_focus=False):
     ) -> None:
         """Mark turns, by id; what is None stays as it is, and grades are added to those before.
 
-        Args:
-            branches: Number of the branch, from 1, and their count.
-            costs: Lines below the price.
+        A branch is its number, from 1, and their count; costs are lines below the price.
         """
         self._replaced = self._replaced if replaced is None else replaced
         self._branches = self._branches if branches is None else branches
@@ -265,7 +246,6 @@ class Transcript(BlankBox, VerticalScroll, can_focus=False):
             await self._move_to(self._window.later(len(self._records)), stay=True)
 
     async def page(self, pages: int) -> None:
-        """Scroll by a page; at an end, mount the turns beyond it."""
         if pages < 0 and self.scroll_y <= 0:
             await self.earlier()
         elif pages < 0:
@@ -275,13 +255,10 @@ class Transcript(BlankBox, VerticalScroll, can_focus=False):
         else:
             self.scroll_page_down()
 
-    async def action_lines(self, lines: int) -> None:
-        await self._scroll_by(lines)
-
     async def action_half_page(self, halves: int) -> None:
-        await self._scroll_by(halves * max(1, self.size.height // 2))
+        await self.action_lines(halves * max(1, self.size.height // 2))
 
-    async def _scroll_by(self, lines: int) -> None:
+    async def action_lines(self, lines: int) -> None:
         if lines < 0 and self.scroll_y <= 0:
             await self.earlier()
         elif lines > 0 and self.scroll_y >= self.max_scroll_y:
@@ -295,7 +272,6 @@ class Transcript(BlankBox, VerticalScroll, can_focus=False):
             await self.show_turn(self._records[0].turn_id)
 
     async def action_last(self) -> None:
-        """Focus the last turn, and follow the answer that runs."""
         window = latest_window(len(self._records))
         if self._moving and window != self._window:  # the last jump has not come to rest
             self.call_after_refresh(self.action_last)
@@ -308,7 +284,7 @@ class Transcript(BlankBox, VerticalScroll, can_focus=False):
 
     @property
     def finding(self) -> bool:
-        return bool(self._find_bar.display)
+        return bool(self.find_bar.display)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         return bool(self._words) if action == "found" else super().check_action(action, parameters)
@@ -316,29 +292,29 @@ class Transcript(BlankBox, VerticalScroll, can_focus=False):
     def action_find(self) -> None:
         at_end = self.is_vertical_scroll_end
         self.add_class("-finding")
-        self._find_bar.open()
+        self.find_bar.open()
         if at_end:
             self.call_after_refresh(self.scroll_end, animate=False)
 
     def on_input_changed(self, changed: Input.Changed) -> None:
-        """Count the turns with the words that are typed."""
         words = changed.value.strip()
         count = units.count_text(len(find_turns(self._records, words)), "answer")
-        self._find_bar.show_result(f"in {count} · Enter: the first, n next" if words else "")
+        self.find_bar.show_result(f"in {count} · Enter: the first, n next" if words else "")
 
     def end_find(self) -> Widget | None:
         """Close the line and remove the marks; return the turn that was found last."""
-        self._find_bar.display = False
+        self.find_bar.display = False
         self.remove_class("-finding")
-        self._find_bar.show_result("")
+        self.find_bar.show_result("")
         self._words = ""
         self.refresh_bindings()
         return self._found_words.clear()
 
-    async def on_find_bar_sought(self, sought: FindBar.Sought) -> None:
+    async def on_input_submitted(self, submitted: Input.Submitted) -> None:
         """Go to the first turn with the words, from the first one in view."""
+        submitted.stop()
         self._found_words.clear()
-        self._words = sought.words
+        self._words = submitted.value.strip()
         await self.find(0)
 
     async def action_found(self, step: int) -> None:
@@ -358,7 +334,7 @@ class Transcript(BlankBox, VerticalScroll, can_focus=False):
             await self._with_turn(self._records[index].turn_id, mark)
             return
         others = find_turns(self.elsewhere, self._words)
-        self._find_bar.show_result("not found" if self._words and not others else "")
+        self.find_bar.show_result("not found" if self._words and not others else "")
         if others:
             self.post_message(self.FoundElsewhere(self.elsewhere[others[-1]].turn_id))
 
@@ -369,7 +345,7 @@ class Transcript(BlankBox, VerticalScroll, can_focus=False):
         parts = [f"answer {at} of {len(ids)}", self._found_words.place_text]
         more = len(find_turns(self.elsewhere, self._words))
         parts += [f"{more} on other branches" if more else "", "n next, N before"]
-        self._find_bar.show_result(" · ".join(part for part in parts if part))
+        self.find_bar.show_result(" · ".join(part for part in parts if part))
 
     def _mark_found(
         self, view: TurnView, *, words: str, at_end: bool, checks: int = _LATE_CHECKS
@@ -392,7 +368,7 @@ class Transcript(BlankBox, VerticalScroll, can_focus=False):
         """Scroll so that a line of a widget is seen, if it is not."""
         view = self.content_region
         y = part.content_region.y + line
-        if not view.y <= y < view.bottom - self._find_bar.size.height:
+        if not view.y <= y < view.bottom - self.find_bar.size.height:
             top = part.content_region.y - part.region.y
             self._bring_to(part, view.y + view.height // 3 - line - top)
 
@@ -429,7 +405,6 @@ class Transcript(BlankBox, VerticalScroll, can_focus=False):
                 self._moving = False
 
     def _find_fixed_turn(self, window: TurnWindow) -> TurnView | None:
-        """Find a turn that stays mounted, if possible one in view."""
         kept = {record.turn_id for record in self._records[window.first : window.end]}
         views = [turn for turn in self.turns if turn.record and turn.record.turn_id in kept]
         seen = [turn for turn in views if turn.region.overlaps(self.region)]
@@ -446,9 +421,8 @@ class Transcript(BlankBox, VerticalScroll, can_focus=False):
             self._kept = (view, place)
         elif self._kept != (view, place):
             return  # another turn is to be seen meanwhile
-        if view.is_mounted and view.region.y != place:
-            y = self.scroll_y + view.region.y - place
-            self.scroll_to(y=y, animate=False, force=True, immediate=True)
+        if view.is_mounted:
+            self._scroll_into(view, place)
         repeat = view.is_mounted and corrections > 1
         if not (
             repeat and self.call_after_refresh(self._keep_in_place, view, place, corrections - 1)
@@ -456,45 +430,39 @@ class Transcript(BlankBox, VerticalScroll, can_focus=False):
             self._moving = False
             self._keep_later(view, place, self.scroll_y)
 
+    def _scroll_into(self, view: Widget, place: int) -> None:
+        if view.region.y != place:
+            y = self.scroll_y + view.region.y - place
+            self.scroll_to(y=y, animate=False, force=True, immediate=True)
+
     def _keep_later(
         self, view: Widget, place: int, scroll_y: float, checks: int = _LATE_CHECKS
     ) -> None:
         """Correct the position for a while, until the reader scrolls or more turns are mounted."""
-        if self._moving or not view.is_mounted or self.scroll_y != scroll_y:
+        is_left = self.scroll_y != scroll_y or self._kept != (view, place)
+        if self._moving or not view.is_mounted or is_left:
             return
-        if self._kept != (view, place):
-            return
-        if view.region.y != place:
-            self._moving = True
-            y = self.scroll_y + view.region.y - place
-            self.scroll_to(y=y, animate=False, force=True, immediate=True)
-            self._moving = False
+        self._moving = True
+        self._scroll_into(view, place)
+        self._moving = False
         if checks > 1:
             again = partial(self._keep_later, view, place, self.scroll_y, checks - 1)
             self.set_timer(_LATE_CHECK_SECONDS, again)
 
     async def _mount_and_remove(self, window: TurnWindow) -> None:
         records = self._records[window.first : window.end]
-        ids = {record.turn_id for record in records}
+        ids = [record.turn_id for record in records]
         shown = {turn.record.turn_id: turn for turn in self.turns if turn.record is not None}
         await self.remove_children([view for id_, view in shown.items() if id_ not in ids])
-        kept = [at for at, record in enumerate(records) if record.turn_id in shown]
-        if not kept:
-            pending = next(iter(self.turns), None)
-            await self.mount_all(
-                [TurnView.from_record(r) for r in records], before=pending or self._later
-            )
-            return
-        first, last = kept[0], kept[-1]
-        above, below = records[:first], records[last + 1 :]
-        if above:
-            await self.mount_all(
-                [TurnView.from_record(r) for r in above], before=shown[records[first].turn_id]
-            )
-        if below:
-            await self.mount_all(
-                [TurnView.from_record(r) for r in below], after=shown[records[last].turn_id]
-            )
+        kept = [at for at, turn_id in enumerate(ids) if turn_id in shown]
+        first, after = (kept[0], kept[-1] + 1) if kept else (len(records), len(records))
+        below = shown[ids[first]] if kept else next(iter(self.turns), None)
+        if above := records[:first]:
+            views = [TurnView.from_record(record) for record in above]
+            await self.mount_all(views, before=below or self._later)
+        if rest := records[after:]:
+            views = [TurnView.from_record(record) for record in rest]
+            await self.mount_all(views, after=shown[ids[after - 1]])
 
     def _update_markers(self) -> None:
         first, below = self._window.first, len(self._records) - self._window.end

@@ -26,9 +26,8 @@ from etui.tui.chat._conversation import Asking, Conversation, new_chat
 from etui.tui.chat._prompt import Prompt
 from etui.tui.chat._title_row import TITLE_BUDGET_CELLS, TitleFacts, TitleRow
 from etui.tui.chat._transcript import Transcript
-from etui.tui.chat._turn_text import build_notes
 from etui.tui.chat._turn_view import TurnView
-from etui.tui.chat.progress import TurnProgress, advance
+from etui.tui.chat.progress import TurnProgress, advance, build_notes
 from etui.tui.modals import ConfirmModal
 from etui.tui.pacing import QUIET, USUAL, Drawing, Pace
 from etui.tui.power.energy_text import budget_bar, budget_share_text, tightest_budget
@@ -110,7 +109,6 @@ class TurnQueue:
         return self._drawing.usual
 
     def attach(self, backend: Services) -> None:
-        """Use these services: load the likely model, then answer the waiting questions."""
         self.services = backend
         self._drawing.decode_with(backend.threads, backend.cpus)
         screen, panel = self._screen, self._panel
@@ -179,7 +177,6 @@ class TurnQueue:
         self._screen.refresh_bindings()
 
     def take_back(self) -> list[Asking]:
-        """Take all waiting questions out of the queue, and return them in their order."""
         views = list(self._waiting)
         self._waiting.clear()
         for view in views:
@@ -230,7 +227,7 @@ class TurnQueue:
         await self._show_fact(view, fact)
         if isinstance(fact, TextBatch) and now_ns - self._counted_ns >= self._tick_ns:
             self._show_numbers(view, now_ns)
-            self._panel.draw_due()
+            self._panel.draw(now_ns)
         # The last fact of a turn may have begun the next one: its progress is not this view's.
         if view is self._answering and self._progress.stage not in _STREAMING:
             view.show_progress(self._progress, now_ns, None)
@@ -276,7 +273,6 @@ class TurnQueue:
         self._panel.show_chat(self.conversation.records)
 
     def show_branches(self, replaced: Collection[str] = ()) -> None:
-        """Mark the turns that have several branches, and show what each of them cost."""
         away = self.conversation.replaced()
         self._transcript.elsewhere = [r for r in self.conversation.records if r.turn_id in away]
         self._transcript.mark(
@@ -286,7 +282,6 @@ class TurnQueue:
         )
 
     def _show_beginning(self, begun: TurnRecord, *, shown: bool) -> None:
-        """Hide the turn whose text goes on in another view, or show it again."""
         for turn in self._transcript.turns:
             if turn.record is not None and turn.record.turn_id == begun.turn_id:
                 turn.display = shown
@@ -306,7 +301,7 @@ class TurnQueue:
         if ended.engine_lost:
             self._panel.show_no_model()
         if ended.what:
-            view.show_error(EtuiError(ended.what, ended.fix))
+            view.show_error(ended.what, ended.fix)
             notify_error(self._screen, ended.what, ended.fix)
         begun = self.conversation.find(view.asking.continues)
         if begun is not None and (view.record is None or not view.record.answer.strip()):
@@ -352,12 +347,10 @@ class TurnQueue:
                 await in_thread(lambda: runner.count_tokens(_BLANK, model))
 
     def _confirm(self, question: str) -> bool:
-        """Ask whether to exceed a budget."""
         return bool(self._ask(partial(ConfirmModal, question)))
 
     def _ask_about_call(self, tool: Tool, arguments: str) -> Consent:
-        """Ask whether a tool may run."""
-        from etui.tui.chat._tools import CallModal  # not needed for the first paint
+        from etui.tui.chat._dialogs import CallModal  # not needed for the first paint
 
         said: Consent | None = self._ask(partial(CallModal, tool, arguments))
         return said or "no"
@@ -380,7 +373,6 @@ class TurnQueue:
             self._screen.app.push_screen(build(), answer.put)
 
     def turn_tools(self, on: bool) -> None:
-        """Offer tools to the model from the next question on, or no longer."""
         self.tools_on = on
         self._show_title()
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from textual import events
-from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.markup import escape
@@ -16,22 +15,24 @@ from textual.widgets import Collapsible, Static
 
 from etui import units
 from etui.energy.types import Energy
-from etui.errors import EtuiError
 from etui.routing.decision import Decision
 from etui.text import SEPARATOR, sanitize, shorten
+from etui.tui._work import notice_text
 from etui.tui.chat._batches import ShortFences, TextBatch
 from etui.tui.chat._conversation import Asking
-from etui.tui.chat._turn_text import full_why, hop_line, next_hop_why, notices_text
 from etui.tui.chat.progress import (
     TurnProgress,
     finished_thinking_title,
-    hint_for,
+    full_why,
+    hop_line,
+    next_hop_why,
+    notices_text,
     progress_line,
-    running_thinking_title,
 )
+from etui.tui.power.feed import Stage
 from etui.tui.widgets.lines import HINT_FROM, BlankBox, FactLine, HintedLine
 from etui.turn.events import Decided, HopEnded, HopStarted, RoundStarted, TurnFinished
-from etui.turn.record import HopRecord, ToolCallRecord, TurnRecord
+from etui.turn.record import ToolCallRecord, TurnRecord
 from etui.turn.text import can_continue, price_facts, round_line
 
 if TYPE_CHECKING:
@@ -44,19 +45,9 @@ MOST_QUESTION_LINES = 40
 MOST_LIVE_THINKING_CHARACTERS = 1_500
 
 TurnAction = Literal[
-    "smaller",
-    "larger",
-    "edit",
-    "copy",
-    "code",
-    "details",
-    "continue",
-    "withdraw",
-    "good",
-    "bad",
-    "compare",
-    "prompt",
-]
+    "smaller", "larger", "edit", "copy", "code", "details", "continue", "withdraw", "good", "bad",
+    "compare", "prompt", "before", "after",
+]  # fmt: skip
 
 
 def _build_line(content: str, name: str) -> Static:
@@ -111,15 +102,7 @@ class TurnView(BlankBox, Vertical, can_focus=True):
         view: TurnView
         action: TurnAction
 
-    @dataclass
-    class BranchWanted(Message):
-        """The branch before (-1) or after (1) this turn was requested."""
-
-        view: TurnView
-        step: int
-
     def __init__(self, asking: Asking) -> None:
-        super().__init__()
         self.asking = asking
         self.record: TurnRecord | None = None
         self.good: bool | None = None
@@ -151,24 +134,15 @@ class TurnView(BlankBox, Vertical, can_focus=True):
         self._copied_blocks = 0
         self._decision: Decision | None = None
         self._calls: list[Collapsible] = []
+        answer = self._thinking_box, self._answer, self._status, self._error, self._energy
+        super().__init__(self._withdraw, self._question, self._why, *answer)
 
     @classmethod
     def from_record(cls, record: TurnRecord) -> TurnView:
-        """Build the view of a logged turn."""
         view = cls(Asking.from_record(record))
         view.record = record
         view.ended = True
         return view
-
-    def compose(self) -> ComposeResult:
-        yield self._withdraw
-        yield self._question
-        yield self._why
-        yield self._thinking_box
-        yield self._answer
-        yield self._status
-        yield self._error
-        yield self._energy
 
     async def on_mount(self) -> None:
         if self.record is not None:
@@ -178,21 +152,20 @@ class TurnView(BlankBox, Vertical, can_focus=True):
                     await self.add_call(call, tools.kind)
             for hop in self.record.hops:
                 if not hop.taken and hop.round is None:
-                    await self._fold_away(hop, hop.answer)
+                    await self._fold(hop.answer, hop_line(hop))
             await self._show_record(self.record)
             if self.record.error:
-                self.add_class("-failed")
-                _show(self._error, f"✗ {sanitize(self.record.error)}")
+                self.show_error(self.record.error)
 
     def on_resize(self, event: events.Resize) -> None:
         """Leave a waiting question its width on a narrow terminal; the footer has the key too."""
         self._show_withdraw()
 
     def show_progress(self, progress: TurnProgress, now_ns: int, energy: Energy | None) -> None:
-        """Show what the turn is doing now, and its energy so far if that is known."""
         if self.queued:
             self._show_place("")
-        self._status.show(progress_line(progress, now_ns, energy), hint_for(progress.stage))
+        hint = "" if progress.stage in (Stage.QUEUED, Stage.DONE) else "esc stop"
+        self._status.show(progress_line(progress, now_ns, energy), hint)
 
     def show_queued(self, place: int) -> None:
         """Show that the question waits, and how many answers come before its own, from 1."""
@@ -234,17 +207,14 @@ class TurnView(BlankBox, Vertical, can_focus=True):
 
     async def end_hop(self, hop: HopEnded) -> None:
         """Fold away an answer that is not taken, dimmed, to make room for the next."""
-        if hop.taken:
-            return
-        await self._fold_away(hop, await self._take_text())
+        if not hop.taken:
+            await self._fold(await self._take_text(), hop_line(hop))
 
     async def begin_round(self, event: RoundStarted) -> None:
-        """Show what the next round costs."""
         await self._insert(Static(round_line(event), markup=False, classes="round"))
 
     async def add_call(self, call: ToolCallRecord, kind: str | None = None) -> None:
-        """Show a call that has ended, with its result and the text before it folded away."""
-        from etui.tui.chat._tools import fold_call
+        from etui.tui.chat._dialogs import fold_call
 
         if text := await self._take_text():
             await self._fold(text, "before the call")
@@ -265,9 +235,6 @@ class TurnView(BlankBox, Vertical, can_focus=True):
         await self._answer.update("")
         return text
 
-    async def _fold_away(self, hop: HopEnded | HopRecord, text: str) -> None:
-        await self._fold(text, hop_line(hop))
-
     async def _fold(self, text: str, title: str) -> None:
         shown, _ = shorten(sanitize(text), MOST_QUESTION_CHARACTERS, MOST_QUESTION_LINES)
         body = Static(shown or "no text", markup=False, classes="thought-text")
@@ -284,7 +251,8 @@ class TurnView(BlankBox, Vertical, can_focus=True):
             self._thinking_tokens += batch.thinking_tokens
             self._thinking_box.display = True
             self._thinking_body.update(sanitize(_tail(self._thinking)).strip())
-            self._thinking_box.title = running_thinking_title(self._thinking_tokens)
+            tokens = units.tokens_text(self._thinking_tokens)
+            self._thinking_box.title = f"thinking{SEPARATOR}{tokens}"
         if batch.answer:
             self._fold_thinking()
             if self._stream is None:
@@ -303,7 +271,7 @@ class TurnView(BlankBox, Vertical, can_focus=True):
         if self._decision is not None:
             self._shorten_why(self._decision.notices)
         if (tools := finished.record.tools) is not None:
-            from etui.tui.chat._tools import call_title
+            from etui.tui.chat._dialogs import call_title
 
             for box, call in zip(self._calls, tools.calls, strict=False):
                 box.title = call_title(call, tools.kind)  # with its joules
@@ -312,25 +280,13 @@ class TurnView(BlankBox, Vertical, can_focus=True):
     def show_marks(
         self, *, replaced: bool, place: tuple[int, int] | None, good: bool | None, costs: str
     ) -> None:
-        """Show the notes on the turn.
-
-        Args:
-            replaced: Whether another answer has replaced this one.
-            place: Number among its branches, from 1, and their count; None if it is the only one.
-            good: What the user says of the answer.
-            costs: Fact on the answers that this one replaces or continues.
-        """
+        """Show the notes; ``place`` is its number among its branches, and their count."""
         self.good = good
         self.set_class(replaced, "-replaced")
         branch = "" if place is None else f"< {place[0]}/{place[1]} >"
         grade = "" if good is None else f"you said {'good' if good else 'bad'}"
         self._marks = tuple(mark for mark in (branch, grade, costs) if mark)
         self._show_price()
-
-    @property
-    def compared(self) -> list[Widget]:
-        """The row with its cost and that of the answer before it; none without such."""
-        return [self._energy] if any(mark.startswith("was ") for mark in self._marks) else []
 
     def _show_price(self) -> None:
         """Show one row: what the answer cost, and after its end the notes on it."""
@@ -372,10 +328,9 @@ class TurnView(BlankBox, Vertical, can_focus=True):
             stream, self._stream = self._stream, None
             await stream.stop()
 
-    def show_error(self, error: EtuiError) -> None:
-        fix = f"\n→ {sanitize(error.fix)}" if error.fix else ""
+    def show_error(self, what: str, fix: str = "") -> None:
         self.add_class("-failed")
-        _show(self._error, f"✗ {sanitize(error.what)}{fix}")
+        _show(self._error, f"✗ {notice_text(what, fix)}")
 
     def action_toggle_thinking(self) -> None:
         self._thinking_folded = True
@@ -385,9 +340,8 @@ class TurnView(BlankBox, Vertical, can_focus=True):
         self.post_message(self.ActionRequested(self, action))
 
     def action_branch(self, step: int) -> None:
-        """Request the branch before (-1) or after (1) this turn, if there are several."""
         if any(mark.startswith("<") for mark in self._marks):
-            self.post_message(self.BranchWanted(self, step))
+            self.action_request("before" if step < 0 else "after")
 
     def on_click(self, event: events.Click) -> None:
         """Focus the turn on a click on its question; elsewhere a click selects text."""
@@ -411,7 +365,6 @@ def _tail(thinking: str) -> str:
 
 
 def _show(static: Static, content: str) -> None:
-    """Show a line, and hide an empty one; the same line again lays nothing out."""
     if str(static.content) != content:
         static.update(content)
     static.display = bool(content)

@@ -15,11 +15,10 @@ from textual.screen import Screen
 
 from etui import units
 from etui.config.config import Config
-from etui.errors import EtuiError
 from etui.log.records import ChatRecord
 from etui.runtime.routes import Route, with_route
 from etui.text import sanitize
-from etui.tui._work import faults_shown, in_thread, notify_error, place_notices, start, warn
+from etui.tui._work import faults_shown, in_thread, place_notices, start, warn
 from etui.tui.chat._composer import Composer
 from etui.tui.chat._conversation import (
     Asking,
@@ -39,7 +38,7 @@ from etui.tui.commands import (
     SettingChosen,
     build_commands,
 )
-from etui.tui.modals import TextModal
+from etui.tui.modals import TextModal, ask_line
 from etui.tui.pacing import QUIET, USUAL
 from etui.tui.power.feed import PowerFeed
 from etui.tui.power.panel import PowerPanel
@@ -102,17 +101,15 @@ class ChatScreen(SettledLayout):
         self.queue.on_ended = self._composer.refresh
 
     def on_mount(self) -> None:
-        """Show the route, start the redraw timer, and keep notices off what is read or typed."""
         self.queue.start()
         if (columns := self._config.panel_columns) is not None:
             self._set_panel_columns(columns)
         self.screen_layout_refresh_signal.subscribe(self, self._place_notices, immediate=True)
 
     def _place_notices(self, _screen: Screen[object]) -> None:
-        place_notices(self, self._prompt, *self._transcript.kept_free)
+        place_notices(self, self._prompt, self._transcript.find_bar)
 
     def attach(self, services: Services, chat: ChatRecord | None = None) -> None:
-        """Use these services for the questions, first opening an earlier chat if one is given."""
         if chat is None:
             self.queue.attach(services)
         else:
@@ -122,12 +119,7 @@ class ChatScreen(SettledLayout):
     async def _open_first(self, services: Services, chat: ChatRecord) -> None:
         """Show an earlier chat; questions that were sent meanwhile belong to it."""
         with faults_shown(self):
-            records = await in_thread(lambda: services.chats.turns(chat.chat_id))
-            sent = self.queue.take_back()
-            await self._take_chat(Conversation(chat, tuple(records)))
-            await self._restore_route(services)
-            for asking in sent:
-                await self.queue.ask(asking)
+            await self._load(services, chat)
         self.queue.attach(services)
         self._composer.refresh()
 
@@ -223,18 +215,11 @@ class ChatScreen(SettledLayout):
     def on_prompt_command_entered(self) -> None:
         self._composer.enter_command()
 
-    def on_prompt_menu_picked(self) -> None:
-        self._prompt.action_send()
-
     def on_prompt_drafted(self) -> None:
         self._composer.note_draft()
 
-    async def on_turn_view_action_requested(self, request: TurnView.ActionRequested) -> None:
+    def on_turn_view_action_requested(self, request: TurnView.ActionRequested) -> None:
         self._act_on(request.view, request.action)
-
-    async def on_turn_view_branch_wanted(self, request: TurnView.BranchWanted) -> None:
-        record = request.view.record
-        await self._step_branch(None if record is None else record.turn_id, request.step)
 
     def action_stop(self) -> None:
         """End what was begun last: a search, the focus on an answer, an edit, the answer."""
@@ -258,7 +243,6 @@ class ChatScreen(SettledLayout):
         self._transcript.action_find()
 
     async def on_transcript_found_elsewhere(self, found: Transcript.FoundElsewhere) -> None:
-        """Show the branch that has the words."""
         if self._check_idle():
             await self._switch_branch(found.turn_id)
             self.notify("found on another branch: < and > go back")
@@ -274,7 +258,6 @@ class ChatScreen(SettledLayout):
             self._withdraw(waiting[-1])
 
     def action_choose_turn(self) -> None:
-        """Focus the answer before the focused one, or the last one."""
         turns = self._transcript.turns
         before = turns[: turns.index(self.focused)] if self.focused in turns else turns
         if before:
@@ -292,7 +275,6 @@ class ChatScreen(SettledLayout):
         self._panel.zoom(steps)
 
     def action_widen(self, columns: int) -> None:
-        """Make the panel wider, or narrower, and keep that."""
         from etui.config.schema import LEAST_PANEL_COLUMNS  # pydantic is not for the first paint
 
         before = self._panel.outer_size.width
@@ -307,7 +289,6 @@ class ChatScreen(SettledLayout):
         self._panel.styles.max_width = f"{_MOST_PANEL_PERCENT}%"
 
     def action_request(self, action: TurnAction) -> None:
-        """Carry out an action on the last answer."""
         answered = [turn for turn in self._transcript.turns if turn.record is not None]
         if answered:
             self._act_on(answered[-1], action)
@@ -315,7 +296,6 @@ class ChatScreen(SettledLayout):
             warn(self, "no answer yet")
 
     def action_toggle_quiet(self) -> None:
-        """Switch between quiet mode, which redraws less often, and the usual pace."""
         quiet = self.queue.pace is not QUIET
         self.queue.take_pace(QUIET if quiet else USUAL)
         self.notify(f"quiet mode is {'on' if quiet else 'off'}")
@@ -324,7 +304,6 @@ class ChatScreen(SettledLayout):
         await self._transcript.page(pages)
 
     async def action_new_chat(self) -> None:
-        """Start a chat without the answers so far; keep the system prompt."""
         if self._check_idle():
             await self._take_chat(self.queue.conversation.successor())
 
@@ -355,15 +334,8 @@ class ChatScreen(SettledLayout):
 
     @work(exclusive=True, group="chats")
     async def action_rename(self) -> None:
-        name = await self.app.push_screen_wait(
-            TextModal(
-                "Name of the chat",
-                self.queue.conversation.name,
-                "Enter saves the name",
-                one_line=True,
-            )
-        )
-        if name:
+        before = self.queue.conversation.name
+        if name := await ask_line(self, "Name of the chat", before, "Enter saves the name"):
             await self._change(replace(self.queue.conversation.named, name=name))
 
     @work(exclusive=True, group="chats")
@@ -380,8 +352,7 @@ class ChatScreen(SettledLayout):
 
     @work(exclusive=True, group="tools")
     async def action_tools(self) -> None:
-        """List the tools, after starting their servers, and turn them on or off."""
-        from etui.tui.chat._tools import ToolsModal  # not needed for the first paint
+        from etui.tui.chat._dialogs import ToolsModal  # not needed for the first paint
 
         if self.queue.services is None or self.queue.busy:
             warn(self, "wait until the answer has ended")
@@ -407,7 +378,6 @@ class ChatScreen(SettledLayout):
             self.notify(sanitize(f"written to {path}"), markup=False)
 
     async def action_branch(self, step: int) -> None:
-        """Show another branch at the last turn that has several."""
         conversation = self.queue.conversation
         places = conversation.places()
         forks = [each.turn_id for each in conversation.current if each.turn_id in places]
@@ -454,15 +424,19 @@ class ChatScreen(SettledLayout):
             await self._take_chat(self.queue.conversation.successor())
 
     async def resume(self, chat: ChatRecord) -> None:
-        if self.queue.services is None or not self._check_idle():
-            return
-        chats = self.queue.services.chats
-        with faults_shown(self):
-            records = await in_thread(lambda: chats.turns(chat.chat_id))
-            ids = [record.turn_id for record in records]
-            self._transcript.mark(grades=await in_thread(lambda: chats.grades(ids)))
-            await self._take_chat(Conversation(chat, tuple(records)))
-            await self._restore_route(self.queue.services)
+        if (services := self.queue.services) is not None and self._check_idle():
+            with faults_shown(self):
+                await self._load(services, chat)
+
+    async def _load(self, services: Services, chat: ChatRecord) -> None:
+        records = await in_thread(lambda: services.chats.turns(chat.chat_id))
+        ids = [record.turn_id for record in records]
+        self._transcript.mark(grades=await in_thread(lambda: services.chats.grades(ids)))
+        sent = self.queue.take_back()
+        await self._take_chat(Conversation(chat, tuple(records)))
+        await self._restore_route(services)
+        for asking in sent:
+            await self.queue.ask(asking)
 
     async def _take_chat(self, conversation: Conversation) -> None:
         self.queue.conversation = conversation
@@ -491,17 +465,17 @@ class ChatScreen(SettledLayout):
         self.queue.withdraw(view)
         self.notify("question withdrawn: ↑ in the prompt brings it back")
 
+    @work(exclusive=True, group="details", exit_on_error=False)
     async def _show_details(self, record: TurnRecord) -> None:
         # Neither is needed for the first paint.
         from etui.log.prices import read_cost_facts
-        from etui.tui.chat._details import DetailsModal
+        from etui.tui.chat._dialogs import DetailsModal
 
         with faults_shown(self):
             costs = await in_thread(lambda: read_cost_facts(self._config, record))
             self.app.push_screen(DetailsModal(record, costs))
 
     def _act_on(self, view: TurnView, action: TurnAction) -> None:
-        """Carry out an action on an answer, or say that there is none yet."""
         record = view.record
         match action:
             case "withdraw":
@@ -509,26 +483,24 @@ class ChatScreen(SettledLayout):
             case "copy" if record is not None and record.answer.strip():
                 self.post_message(CopyRequested("the answer", record.answer))
             case "details" if record is not None:
-                start(self, partial(self._show_details, record), "details", exclusive=True)
+                self._show_details(record)
             case "code":
                 self._copy_code(view)
             case "edit" if view.ended or record is not None:
                 self._prompt.revise(view.asking, record.turn_id if record is not None else None)
             case "smaller" | "larger" if record is not None:
-                start(self, partial(self._ask_again, record, action), "again", exclusive=True)
+                self._ask_again(record, action)
             case "good" | "bad" if record is not None and record.answer.strip():
-                start(
-                    self,
-                    partial(self._grade_answer, view, record.turn_id, action == "good"),
-                    "grade",
-                    exclusive=True,
-                )
+                self._grade_answer(view, record.turn_id, action == "good")
             case "compare" if record is not None:
-                start(self, partial(self._compare, record.turn_id), "compare", exclusive=True)
+                self._compare(record.turn_id)
             case "prompt" if record is not None:
-                start(self, partial(self._save_prompt, record), "prompt", exclusive=True)
+                self._save_prompt(record)
             case "continue" if record is not None:
-                start(self, partial(self._continue_answer, record), "again", exclusive=True)
+                self._continue_answer(record)
+            case "before" | "after" if record is not None:
+                step = partial(self._step_branch, record.turn_id, -1 if action == "before" else 1)
+                start(self, step, "branch")
             case _ if view.ended or view.queued:
                 warn(self, "no answer yet")
             case _:
@@ -544,9 +516,10 @@ class ChatScreen(SettledLayout):
         what = f"code block {number} of {count} ({', '.join(filter(None, facts))})"
         self.post_message(CopyRequested(what, block.code))
 
+    @work(exclusive=True, group="compare", exit_on_error=False)
     async def _compare(self, turn_id: str) -> None:
         """Show two answers of a question side by side, and continue with the one that is kept."""
-        from etui.tui.chat._comparison import ComparisonScreen  # not needed for the first paint
+        from etui.tui.chat._dialogs import ComparisonScreen  # not needed for the first paint
 
         answers = self.queue.conversation.answers(turn_id)
         if len(answers) < 2:
@@ -558,23 +531,19 @@ class ChatScreen(SettledLayout):
         elif kept is not None and self._check_idle():
             await self._switch_branch(kept)
 
+    @work(exclusive=True, group="prompt", exit_on_error=False)
     async def _save_prompt(self, record: TurnRecord) -> None:
         from etui.prompts.library import save_prompt
 
         words = re.findall(r"[a-z0-9]+", record.query.casefold())
-        name = await self.app.push_screen_wait(
-            TextModal(
-                "Save the question as a prompt",
-                "-".join(words[:3]),
-                "Its name after the slash. Enter saves; {{word}} in its file asks for a value.",
-                one_line=True,
-            )
-        )
+        how = "Its name after the slash. Enter saves; {{word}} in its file asks for a value."
+        name = await ask_line(self, "Save the question as a prompt", "-".join(words[:3]), how)
         if name:
             with faults_shown(self):
                 path = await in_thread(lambda: save_prompt(self._config, name, record.query))
                 self.notify(sanitize(f"/{name} asks it again · {path}"), markup=False)
 
+    @work(exclusive=True, group="grade", exit_on_error=False)
     async def _grade_answer(self, view: TurnView, turn_id: str, good: bool) -> None:
         """Store what the user says of an answer; the same again takes it back."""
         services = self.queue.services
@@ -585,8 +554,8 @@ class ChatScreen(SettledLayout):
             await in_thread(lambda: services.chats.grade(turn_id, said))
             self._transcript.mark(grades={turn_id: said})
 
+    @work(exclusive=True, group="again", exit_on_error=False)
     async def _continue_answer(self, record: TurnRecord) -> None:
-        """Go on with an answer that was cut off, by the model that began it."""
         why_not = refuse_continuation(record)
         if why_not:
             self.notify(why_not, severity="warning")
@@ -596,22 +565,17 @@ class ChatScreen(SettledLayout):
         asking = replace(Asking.from_record(record), route=route, continues=record.turn_id)
         await self.queue.ask(asking)
 
+    @work(exclusive=True, group="again", exit_on_error=False)
     async def _ask_again(self, record: TurnRecord, direction: Direction) -> None:
-        backend = self.queue.services
-        if backend is None:
+        if (services := self.queue.services) is None:
             return
-        try:
-            route = await in_thread(
-                lambda: backend.runner.other_route(record, self.queue.route, direction)
-            )
-        except EtuiError as error:
-            notify_error(self, error.what, error.fix)
-            return
-        if route is None:
-            self.notify(
-                sanitize(f"no arm on this machine is {direction} than {record.arm}"), markup=False
-            )
-            return
-        self._prompt.focus()
-        again = replace(Asking.from_record(record), route=route, replaces=record.turn_id)
-        await self.queue.ask(again)
+        with faults_shown(self):
+            runner, before = services.runner, self.queue.route
+            route = await in_thread(lambda: runner.other_route(record, before, direction))
+            if route is None:
+                text = f"no arm on this machine is {direction} than {record.arm}"
+                self.notify(sanitize(text), markup=False)
+                return
+            self._prompt.focus()
+            again = replace(Asking.from_record(record), route=route, replaces=record.turn_id)
+            await self.queue.ask(again)

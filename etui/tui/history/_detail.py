@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import date, timedelta
 from textwrap import wrap
 
-from textual.app import ComposeResult
 from textual.containers import Vertical
 from textual.widgets import Static
 
@@ -15,15 +13,15 @@ from etui import units
 from etui.config.config import Config
 from etui.log.daily_energy import EnergySum, read_daily_energy, sum_by_day
 from etui.log.filters import TurnFilter
-from etui.log.prices import Prices, read_prices
+from etui.log.prices import read_prices
 from etui.log.queries import LogReader
 from etui.log.totals import Total
 from etui.plots.braille import Graph
 from etui.plots.power_history import Buckets
 from etui.plots.terminal import bar_rows
 from etui.tui.widgets.power_graph import PowerGraph
-from etui.turn.facts import list_facts, list_texts
-from etui.turn.record import LoadRecord, TurnRecord, UnloadRecord
+from etui.turn.facts import Fact, list_facts, list_texts
+from etui.turn.record import TurnRecord
 
 _LEAST_STEP, _MOST_STEP = 3, 13  # Cells from one bar to the next; a gap of one is in them
 _ROWS = 3
@@ -62,11 +60,9 @@ def sum_total(total: Total) -> EnergySum:
 
 
 def day_bar_lines(sums: Mapping[date, EnergySum], width: int, what: str = "") -> list[str]:
-    """Draw one bar for each of the last days, on a scale from 0 to the highest one.
+    """Draw one bar for each of the last days: a heading, the rows of the bars, and their dates.
 
-    Returns:
-        The sum (with ``what`` is in it) and the highest day, the rows of the bars, and the dates
-        below them.
+    The heading has the sum, ``what`` is in it, and the highest day.
     """
     days = list(sums.items())[-max(0, width // _LEAST_STEP) :] if width >= _LEAST_STEP else []
     known = [(found.joules, day) for day, found in days if found.joules is not None]
@@ -119,53 +115,41 @@ class DayBars(Static):
         self.update("\n".join(lines))
 
 
-@dataclass(frozen=True, slots=True)
-class Detail:
-    """One turn in full, with the models that were loaded and unloaded for it."""
-
-    turn: TurnRecord
-    loads: Sequence[LoadRecord]
-    unloads: Sequence[UnloadRecord]
-    prices: Prices | None = None
-
-
-def read_detail(log: LogReader, turn_id: str, config: Config) -> Detail:
-    """Read one turn in full."""
+def read_detail(log: LogReader, turn_id: str, config: Config) -> tuple[TurnRecord, Sequence[Fact]]:
+    """Read one turn in full, and its facts."""
     turn = log.get_turn(turn_id)
     prices = read_prices(log, config, strict=False)
-    return Detail(turn, log.loads(None, turn.turn_id), log.unloads(None, turn.turn_id), prices)
+    costs = () if prices is None else prices.facts(turn)
+    loads, unloads = log.loads(None, turn_id), log.unloads(None, turn_id)
+    return turn, list_facts(turn, loads, unloads, costs)
 
 
 class DetailView(Vertical):
     """The graph of the live panel, drawn for a turn of the past, and the text below it."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self._detail: Detail | None = None
+        self._turn: TurnRecord | None = None
+        self._facts: Sequence[Fact] = ()
         self._head = Static("", markup=False, classes="watts")
         self._graph = PowerGraph()
         self._graph.display = False
         self._lines = Static("select a turn", markup=False)
+        super().__init__(self._head, self._graph, self._lines)
 
-    def compose(self) -> ComposeResult:
-        yield self._head
-        yield self._graph
-        yield self._lines
-
-    def show(self, detail: Detail | None) -> None:
-        self._detail = detail
-        if detail is None:
+    def show(self, turn: TurnRecord | None, facts: Sequence[Fact] = ()) -> None:
+        self._turn, self._facts = turn, facts
+        if turn is None:
             self._head.update("")
             self._graph.display = False
             self._lines.update("select a turn")
             return
-        self._head.update(power_heading(detail.turn))
-        self._graph.display = any(watts is not None for watts in detail.turn.power_watts)
-        self._graph.show(turn_graph(detail.turn, max(40, 2 * self.size.width)))
-        self._lines.update("\n".join(_detail_lines(detail, max(20, self.size.width))))
+        self._head.update(power_heading(turn))
+        self._graph.display = any(watts is not None for watts in turn.power_watts)
+        self._graph.show(turn_graph(turn, max(40, 2 * self.size.width)))
+        self._lines.update("\n".join(_detail_lines(turn, facts, max(20, self.size.width))))
 
     def on_resize(self) -> None:
-        self.show(self._detail)
+        self.show(self._turn, self._facts)
 
 
 def power_heading(turn: TurnRecord) -> str:
@@ -204,10 +188,8 @@ def turn_phases(turn: TurnRecord, values: int) -> str:
 _MOST_NAME = 12  # Cells of the names of facts; a longer one moves its text
 
 
-def _detail_lines(detail: Detail, width: int) -> list[str]:
+def _detail_lines(turn: TurnRecord, facts: Sequence[Fact], width: int) -> list[str]:
     """Format the turn in full, each fact indented after its name."""
-    costs = () if detail.prices is None else detail.prices.facts(detail.turn)
-    facts = list_facts(detail.turn, detail.loads, detail.unloads, costs)
     name_width = min(_MOST_NAME, max(len(name) for name, _ in facts))
     lines, indent = [], " " * (name_width + 1)
     for name, text in facts:
@@ -218,6 +200,6 @@ def _detail_lines(detail: Detail, width: int) -> list[str]:
         lines.append(name)  # a table or a list has the whole width
         for line in (first, *others):
             lines += wrap(f"  {line}", width, subsequent_indent=indent)
-    for title, text in list_texts(detail.turn):
+    for title, text in list_texts(turn):
         lines += ["", f"{title}:", text]
     return lines

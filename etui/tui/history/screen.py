@@ -90,20 +90,10 @@ COLUMNS = (
 )
 """Enough for question, joules and model on 40 columns, and for all on a wide terminal."""
 
-SORTS = {
-    "time": Sort.TIME,
-    "joules": Sort.JOULES,
-    "per_token": Sort.JOULES_PER_TOKEN,
-    "tokens": Sort.TOKENS,
-    "seconds": Sort.SECONDS,
-    "model": Sort.MODEL,
-    "rule": Sort.RULE,
-}
+SORTS = {sort.value.replace("joules-per-token", "per_token"): sort for sort in Sort}
 """Key of a column -> how it sorts the turns."""
 
 _SORTED_COLUMNS = {sort: key for key, sort in SORTS.items()}
-
-
 _NOTHING = "–"
 
 
@@ -233,7 +223,7 @@ class HistoryScreen(Screen[None]):
     AUTO_FOCUS = "DataTable"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("slash", "search", "Search", id="history.search", key_display="/"),
-        Binding("s", "sort(1)", "Sort", id="history.sort"),
+        Binding("s", "sort", "Sort", id="history.sort"),
         Binding("r", "reverse", "Reverse", id="history.reverse"),
         Binding("t", "totals", "Totals", id="history.totals"),
         Binding("b", "fold_days", "Days", id="history.days", show=False),
@@ -256,6 +246,7 @@ class HistoryScreen(Screen[None]):
         self._days = DayBars()
         self._table = TurnTable(COLUMNS, turn_texts, id="turns")
         self._search = Input(placeholder="words in the question or the answer", id="search")
+        self._search.display = False
         self._detail = DetailView()
         self._totals_text = Static("", markup=False)
         self._status = Static("", markup=False, classes="status")
@@ -277,7 +268,7 @@ class HistoryScreen(Screen[None]):
     def commands(self) -> list[Command]:
         return build_commands(
             ("history: search", "Search questions and answers", self.action_search),
-            ("history: sort", "Sort by the next column", partial(self.action_sort, 1)),
+            ("history: sort", "Sort by the next column", self.action_sort),
             ("history: reverse", "Reverse the order", self.action_reverse),
             ("history: totals", "Show totals by model, rule or day", self.action_totals),
             ("history: days", "Show or hide the joules by day", self.action_fold_days),
@@ -287,9 +278,6 @@ class HistoryScreen(Screen[None]):
             ("export: these turns as CSV", "Write a file for a spreadsheet",
              partial(self.action_export, "csv")),
         )  # fmt: skip
-
-    def on_mount(self) -> None:
-        self._search.display = False
 
     def on_screen_resume(self) -> None:
         self._start_again()
@@ -302,17 +290,15 @@ class HistoryScreen(Screen[None]):
         self._search.display = True
         self._search.focus()
 
-    def action_sort(self, steps: int) -> None:
+    def action_sort(self) -> None:
         sorts = list(Sort)
-        next_sort = sorts[(sorts.index(self._turn_query.sort) + steps) % len(sorts)]
-        self._sort_by(next_sort)
+        self._sort_by(sorts[(sorts.index(self._turn_query.sort) + 1) % len(sorts)])
 
     def action_reverse(self) -> None:
         self._turn_query = replace(self._turn_query, descending=not self._turn_query.descending)
         self._start_again()
 
     def action_totals(self) -> None:
-        """Show the totals by model, rule and day, or the turns again."""
         self._shows_totals = not self._shows_totals
         self.refresh_bindings()
         view = "totals" if self._shows_totals else "both"
@@ -372,7 +358,6 @@ class HistoryScreen(Screen[None]):
             self._sort_by(sort)
 
     def on_data_table_row_highlighted(self, highlighted: DataTable.RowHighlighted) -> None:
-        """Show the turn under the cursor, and read the next page near the end."""
         row, turns = highlighted.cursor_row, self._table.records
         if row < len(turns):
             self._read_detail(turns[row].turn_id)
@@ -430,7 +415,7 @@ class HistoryScreen(Screen[None]):
     async def _read_detail(self, turn_id: str) -> None:
         with faults_shown(self):
             read = partial(read_detail, turn_id=turn_id, config=self._config)
-            self._detail.show(await self._read_log(read))
+            self._detail.show(*await self._read_log(read))
 
     @work(exclusive=True, group="history-totals", exit_on_error=False)
     async def _read_totals(self) -> None:

@@ -44,6 +44,7 @@ from etui.log.model_usage import ModelUsage, read_model_usage
 from etui.log.past_answers import read_quiet_speed, read_speed
 from etui.log.queries import LogReader
 from etui.log.totals import Total
+from etui.models import recommend
 from etui.models.adapters import check_adapters, size_adapters
 from etui.models.catalogue import load_catalogue
 from etui.models.download import kept_bytes
@@ -51,22 +52,12 @@ from etui.models.files import FileState, content_sha256, file_state, may_be_cont
 from etui.models.found import FoundModel
 from etui.models.gguf import Gguf, check_usable
 from etui.models.memory_speed import load_memory_speed
-from etui.models.recommend import (
-    Candidate,
-    Fit,
-    load_recommended,
-    recommend_model,
-    save_recommended,
-)
+from etui.models.recommend import Fit
 from etui.models.spec import ModelSpec, PathSource
 from etui.models.tuned import TunedUse
+from etui.runtime import keep_warm
 from etui.runtime.host import read_host
-from etui.runtime.keep_warm import (
-    ModelIdle,
-    build_cool_down,
-    find_last_cool_down,
-    read_all_idle,
-)
+from etui.runtime.keep_warm import ModelIdle
 from etui.runtime.measure_memory import gigabytes_to_bytes, limit_without_gpus
 from etui.sweep.folder import REPORT, RESULT, sweeps_dir
 from etui.tui._work import in_thread
@@ -158,40 +149,29 @@ class ModelCard:
 
     @property
     def need_bytes(self) -> int | None:
-        """Memory need in bytes; without a readable header that of its entry."""
         return self.prediction.need_bytes
 
     @property
     def fit(self) -> Fit:
-        """Where it fits as a whole."""
         return self.prediction.fit
 
     @property
     def forecast(self) -> DecodeForecast:
-        """Its tokens per second and joules per token, measured or predicted."""
         return self.prediction.forecast
 
 
 @dataclass(frozen=True, slots=True)
 class Cards:
-    """All models, and the free memory of the machine in bytes; None if unknown.
-
-    ``gpu_bytes`` is None for a GPU that this build of llama.cpp cannot use. ``cool_down``
-    compares the idle power after the last unload; empty without one. ``problem`` is why no settings
-    of sweeps are used; empty if they are. ``machine`` is what predictions of models that were never
-    loaded are based on, ``recommended`` the model to begin with (None where no measurement speaks
-    for one yet, or none fits), and ``prebuilt`` whether llama.cpp is the ready-made one, which a
-    build for this machine may outrun.
-    """
+    """All models, and what is known of the machine."""
 
     models: tuple[ModelCard, ...]
-    ram_bytes: float | None = None
-    gpu_bytes: float | None = None
-    cool_down: str = ""
-    problem: str = ""
-    machine: MachineFacts = field(default_factory=MachineFacts)
+    cool_down: str = ""  # Compares the idle power after the last unload; empty without one
+    problem: str = ""  # Why no settings of sweeps are used; empty if they are
+    machine: MachineFacts = field(default_factory=MachineFacts)  # What predictions are based on
     recommended: str | None = None
+    """The model to begin with; None where no measurement speaks for one yet, or none fits."""
     prebuilt: bool = False
+    """Whether llama.cpp is the ready-made one, which a build for this machine may outrun."""
 
     def find(self, name: str) -> ModelCard | None:
         return next((card for card in self.models if card.spec.name == name), None)
@@ -220,10 +200,10 @@ def list_measured(cards: Iterable[ModelCard], machine: str) -> tuple[MeasuredMod
     return tuple(one for one in found if one is not None)
 
 
-def build_candidates(cards: Iterable[ModelCard]) -> list[Candidate]:
+def build_candidates(cards: Iterable[ModelCard]) -> list[recommend.Candidate]:
     """Build what a recommendation looks at, for each model of this machine of a known size."""
     return [
-        Candidate(
+        recommend.Candidate(
             card.spec.name,
             card.file_bytes,
             card.need_bytes,
@@ -288,7 +268,7 @@ class CardReader:
         catalogue = load_catalogue(self._config)
         idle = {
             found.model: found
-            for found in read_all_idle(log, self._config, catalogue)
+            for found in keep_warm.read_all_idle(log, self._config, catalogue)
             if found.is_known
         }
         sweeps = self._sweeps.find_last()
@@ -303,42 +283,34 @@ class CardReader:
             for spec in catalogue
         ]
         models += self._list_found({card.path for card in models})
-        last = find_last_cool_down(log)
-        ram_bytes = gigabytes_to_bytes(host.free_memory_gb)
-        gpu_bytes = gigabytes_to_bytes(host.gpu_free_memory_gb if self._gpu else None)
+        last = keep_warm.find_last_cool_down(log)
         speed, services = load_memory_speed(self._config), self._services()
+        summed = [] if services is None else [p for p in services.meter.latest() if p.in_total]
         machine = MachineFacts(
             None if speed is None or speed.busy else speed.bytes_per_second,
-            None
-            if services is None
-            else limit_without_gpus(
-                power.channel for power in services.meter.latest() if power.in_total
-            ),
+            limit_without_gpus(power.channel for power in summed),
             list_measured(models, machine_name()),
             speed is not None and speed.busy,
-            ram_bytes,
-            gpu_bytes,
+            gigabytes_to_bytes(host.free_memory_gb),
+            gigabytes_to_bytes(host.gpu_free_memory_gb if self._gpu else None),
         )
         most_context = self._config.context_tokens
         cards = tuple(add_forecast(card, machine, most_context) for card in models)
+        cooled = None if last is None or last[1] else keep_warm.build_cool_down(last[0])
         return Cards(
             cards,
-            ram_bytes,
-            gpu_bytes,
-            "" if last is None or last[1] else describe_cool_down(build_cool_down(last[0])),
+            "" if cooled is None else describe_cool_down(cooled),
             catalogue.problem,
             machine,
-            self._recommend(cards, ram_bytes, gpu_bytes),
+            self._recommend(cards, machine),
             self._prebuilt,
         )
 
-    def _recommend(
-        self, cards: Iterable[ModelCard], ram_bytes: float | None, gpu_bytes: float | None
-    ) -> str | None:
-        kept = load_recommended(self._config)
-        name = recommend_model(build_candidates(cards), ram_bytes, gpu_bytes, kept)
+    def _recommend(self, cards: Iterable[ModelCard], machine: MachineFacts) -> str | None:
+        kept, candidates = recommend.load_recommended(self._config), build_candidates(cards)
+        name = recommend.recommend_model(candidates, machine.ram_bytes, machine.gpu_bytes, kept)
         if name not in (None, kept):
-            save_recommended(self._config, name)
+            recommend.save_recommended(self._config, name)
         return name
 
     def _card(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from etui import units
 from etui.curves.operating_curve import OperatingCurve
-from etui.curves.prediction import DecodeForecast, MachineFacts, joules_text, speed_text
+from etui.curves.prediction import MachineFacts, Prediction, joules_text, speed_text
 from etui.curves.text import age_text, doubt_text, draw_curve, kind_line, points_text, r2_text
 from etui.engine.chat_formats import choose_format
 from etui.log.model_usage import Spent
@@ -19,14 +19,7 @@ from etui.models.found import TITLES
 from etui.models.recommend import FIT_TEXTS
 from etui.models.spec import describe_sources
 from etui.models.tuned import TunedUse, describe_use
-from etui.runtime.keep_warm import (
-    ModelIdle,
-    break_even_text,
-    keep_text,
-    load_text,
-    power_text,
-    unload_text,
-)
+from etui.runtime import keep_warm
 from etui.sweep.folder import REPORT
 from etui.text import local_time, sanitize
 from etui.tui.measurements import SweepResult
@@ -63,13 +56,14 @@ RECOMMENDED = "★"
 def model_texts(card: ModelCard, cards: Cards, *, resident: bool) -> dict[str, str]:
     """Return the text of each column of one row, by key, safe for the terminal."""
     mark = f" {RECOMMENDED}" if card.spec.name == cards.recommended else ""
+    found = card.forecast
     texts = {
         "name": f"{card.spec.name}{mark}",
         "state": state_text(card, resident=resident),
         "size": units.bytes_text(card.file_bytes),
         "fits": "remote" if card.spec.backend is not None else FIT_TEXTS[card.fit],
-        "speed": speed_cell(card.forecast),
-        "joules": joules_cell(card.forecast),
+        "speed": _format_cell(found.tokens_per_second, found.speed_source),
+        "joules": _format_cell(found.joules_per_token, found.joules_source),
         "good_for": card.spec.good_for or _here_text(card),
         "curve": curve_cell(card.curve),
     }
@@ -83,17 +77,8 @@ def _here_text(card: ModelCard) -> str:
     return f"already here ({TITLES[card.found.program]}), used in place"
 
 
-def speed_cell(forecast: DecodeForecast) -> str:
-    """Format tokens per second: ``33``, ``≈18`` where they were predicted, or a dash."""
-    return _format_cell(forecast.tokens_per_second, forecast.speed_source)
-
-
-def joules_cell(forecast: DecodeForecast) -> str:
-    """Format joules per decoded token: ``0.25``, ``≈1.0`` where they were predicted, or a dash."""
-    return _format_cell(forecast.joules_per_token, forecast.joules_source)
-
-
 def _format_cell(value: float | None, source: str) -> str:
+    """Format ``33``, ``≈18`` where it was predicted, or a dash."""
     if value is None:
         return "–"
     return f"{'' if source in ('curve', 'log') else units.ABOUT}{units.significant(value, 2)}"
@@ -125,11 +110,10 @@ _LEAST_WRAPPED = 24
 _PLOT_MARGIN = 8  # Width of the axis to the left of the plot, in cells
 
 
-def forecast_lines(card: ModelCard, machine: MachineFacts) -> Iterator[str]:
-    if card.spec.backend is not None:
-        return
-    yield f"expected  {speed_text(card.forecast, machine, on_gpu=card.fit == 'gpu')}"
-    yield f"          {joules_text(card.forecast, machine)}"
+def expected_lines(found: Prediction, machine: MachineFacts) -> Iterator[str]:
+    """Yield the speed and the joules to expect."""
+    yield f"expected  {speed_text(found.forecast, machine, on_gpu=found.fit == 'gpu')}"
+    yield f"          {joules_text(found.forecast, machine)}"
 
 
 def fits_text(card: ModelCard, cards: Cards) -> str:
@@ -137,8 +121,9 @@ def fits_text(card: ModelCard, cards: Cards) -> str:
     need = card.need_bytes
     if need is None:
         return units.UNKNOWN
-    on_gpu = card.fit == "gpu"
-    free, where = (cards.gpu_bytes, " on the GPU") if on_gpu else (cards.ram_bytes, "")
+    free, where = cards.machine.ram_bytes, ""
+    if card.fit == "gpu":
+        free, where = cards.machine.gpu_bytes, " on the GPU"
     is_known = card.need is not None or card.spec.kv_bytes_per_token is not None
     about = "" if is_known else "about "
     text = f"needs {about}{units.bytes_text(need)}, {units.bytes_text(free)} free{where}"
@@ -186,11 +171,12 @@ def fact_lines(
     else:
         yield from (f"source    {source}" for source in describe_sources(spec))
     yield f"memory    {fits_text(card, cards)}"
-    yield from forecast_lines(card, cards.machine)
-    if cards.gpu_bytes is not None:
+    if spec.backend is None:
+        yield from expected_lines(card.prediction, cards.machine)
+    if cards.machine.gpu_bytes is not None:
         yield (
-            f"          free: {units.bytes_text(cards.ram_bytes)} of RAM, "
-            f"{units.bytes_text(cards.gpu_bytes)} on the GPU with the most free"
+            f"          free: {units.bytes_text(cards.machine.ram_bytes)} of RAM, "
+            f"{units.bytes_text(cards.machine.gpu_bytes)} on the GPU with the most free"
         )
     if gguf is not None and card.need is not None:
         yield f"network   {gguf.architecture}, {units.count_text(gguf.layers, 'layer')}"
@@ -243,7 +229,8 @@ def choice_lines(card: ModelCard, cards: Cards) -> Iterator[str]:
     if card.found is not None:
         here = f"{units.bytes_text(card.file_bytes)} in {TITLES[card.found.program]}"
         yield f"here      {here}, p uses it in place: nothing is copied or changed"
-    yield from forecast_lines(card, cards.machine)
+    if card.spec.backend is None:
+        yield from expected_lines(card.prediction, cards.machine)
     yield f"memory    {fits_text(card, cards)}"
     if card.kept_bytes:
         yield f"kept      {units.bytes_text(card.kept_bytes)} downloaded: p resumes"
@@ -312,19 +299,19 @@ def _sweep_lines(card: ModelCard, sweep: SweepResult) -> Iterator[str]:
         yield f"          report: {Path(sweep.folder, REPORT)}"
 
 
-def _idle_lines(idle: ModelIdle) -> Iterator[str]:
+def _idle_lines(idle: keep_warm.ModelIdle) -> Iterator[str]:
     """Yield the cost of keeping a model warm, and the idle power after its last unload."""
     if idle.load is not None:
-        yield f"loading   {load_text(idle)}"
+        yield f"loading   {keep_warm.load_text(idle)}"
     if idle.loaded_watts is not None or idle.cold_watts is not None:
-        loaded = power_text(idle.loaded_watts, idle.loaded_kind)
-        cold = power_text(idle.cold_watts, idle.cold_kind)
+        loaded = keep_warm.power_text(idle.loaded_watts, idle.loaded_kind)
+        cold = keep_warm.power_text(idle.cold_watts, idle.cold_kind)
         yield f"idling    {loaded} with it in memory, {cold} without (cold)"
     if idle.choice.break_even is not None:
-        yield f"          break-even {break_even_text(idle)}"
-    yield f"kept      in memory after an answer: {keep_text(idle)}"
+        yield f"          break-even {keep_warm.break_even_text(idle)}"
+    yield f"kept      in memory after an answer: {keep_warm.keep_text(idle)}"
     if idle.last_unload is not None:
-        yield f"unload    {unload_text(idle.last_unload)}"
+        yield f"unload    {keep_warm.unload_text(idle.last_unload)}"
 
 
 def _usage_lines(card: ModelCard) -> Iterator[str]:

@@ -5,14 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from typing import ClassVar
 
-from textual import work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical, VerticalScroll
-from textual.screen import Screen
 from textual.widgets import Static
 
 from etui import units
@@ -23,13 +20,10 @@ from etui.models.recommend import LEAST_TOKENS_PER_SECOND, Fit
 from etui.models.spec import STARTER, HubSource, WheelsSource
 from etui.runtime.decide import save_fallback_model
 from etui.text import sanitize
-from etui.tui import jobs
-from etui.tui._work import faults_shown, notice_text, notify_error
-from etui.tui.job_bar import JobBar
-from etui.tui.jobs import JobEnded
-from etui.tui.models._cards import CardReader, Cards, ModelCard
-from etui.tui.models._hub_search import ask_hub
-from etui.tui.models._model_list import ModelDetailsModal, ModelList
+from etui.tui._work import notice_text, notify_error
+from etui.tui.jobs import JobBar, JobEnded
+from etui.tui.models._cards import Cards, ModelCard
+from etui.tui.models._model_list import CardsScreen
 from etui.tui.models._text import (
     CHOOSER_COLUMNS,
     RECOMMENDED,
@@ -43,10 +37,10 @@ from etui.tui.widgets.key_footer import KeyFooter
 _FAILED = "✗"
 
 
-class FirstRunScreen(Screen[bool]):
+class FirstRunScreen(CardsScreen[bool]):
     """Lists the models with what each costs here; the result is True once one is on disk."""
 
-    AUTO_FOCUS = "ModelTable"
+    READ_AGAIN = "press r to check again"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "stop", "Stop", id="first_run.stop"),
         Binding("escape", "show_all", "Show all", id="first_run.show_all"),
@@ -57,21 +51,16 @@ class FirstRunScreen(Screen[bool]):
     HELP = "## First run"
 
     def __init__(self, services: Services, config: Config) -> None:
-        super().__init__()
+        job = JobBar(lambda: services, config.log_dir, quiet=True)
+        super().__init__(config, lambda: services, CHOOSER_COLUMNS, job)
         self._services = services
-        self._config = config
-        self._reader = CardReader(config, lambda: services)
-        self._cards = Cards(())
         self._moved = False
         self._cursor_before = ""
         self._pulling = ""
-        self._problem_text = ""
         self._title = Static("No model on this machine yet", classes="title", markup=False)
         self._advice = Static("", classes="advice", markup=False)
         self._problem = Static("", classes="problem", markup=False)
-        self._list = ModelList(CHOOSER_COLUMNS)
         self._facts = Static("", markup=False)
-        self._job = JobBar(lambda: services, config.log_dir, quiet=True)
 
     def compose(self) -> ComposeResult:
         with Vertical():
@@ -86,10 +75,7 @@ class FirstRunScreen(Screen[bool]):
 
     def on_mount(self) -> None:
         self._problem.display = False
-        self._read_cards()
-
-    def on_unmount(self) -> None:
-        self._reader.close()
+        self.action_read()
 
     def on_resize(self) -> None:
         self.call_after_refresh(self._show_current)
@@ -98,33 +84,20 @@ class FirstRunScreen(Screen[bool]):
         card = self._list.current
         if card is None or self._job.is_running:
             return
+        name = card.spec.name
         if card.spec.backend is not None:
-            what = f"{card.spec.name} runs on the backend {card.spec.backend}"
-            self._show_problem(what, "", what)
-            return
-        if card.found is not None and card.found.problem:
-            what = f"{card.spec.name} {card.found.problem}"
-            self._show_problem(what, "", what)
-            return
-        self._pull(card.spec.name, card.forecast)
-
-    @work(exclusive=True, group="hub")
-    async def on_model_list_search_asked(self, asked: ModelList.SearchAsked) -> None:
-        if wanted := await ask_hub(self, asked.words, self._services, self._cards):
-            self._pull(wanted.reference, wanted.prediction.forecast)
+            self._show_problem(f"{name} runs on the backend {card.spec.backend}")
+        elif card.found is not None and card.found.problem:
+            self._show_problem(f"{name} {card.found.problem}")
+        else:
+            self._pull(name, card.forecast)
 
     def _pull(self, name: str, forecast: DecodeForecast) -> None:
         self._pulling = name
         self._problem_text = ""
         self._problem.display = False
         self.remove_class("-problem")
-        self._job.start(f"pulling {name} …", partial(jobs.pull, name, forecast))
-
-    def action_stop(self) -> None:
-        self._job.stop()
-
-    def action_show_all(self) -> None:
-        self._list.show_all()
+        super()._pull(name, forecast)
 
     def action_look_again(self) -> None:
         if self._job.is_running:
@@ -133,14 +106,8 @@ class FirstRunScreen(Screen[bool]):
         if found:
             self._finish(found[0])
             return
-        what = f"still no model in {self._config.models_dir}"
-        self._show_problem(what, "", what)
-        self._read_cards()
-
-    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        if action == "show_all":
-            return bool(self._list.words) and not self._job.is_running
-        return self._job.is_running if action == "stop" else True
+        self._show_problem(f"still no model in {self._config.models_dir}")
+        self.action_read()
 
     def on_job_bar_changed(self) -> None:
         self.refresh_bindings()
@@ -151,28 +118,13 @@ class FirstRunScreen(Screen[bool]):
             case JobEnded(what="", stopped=False, model=model):
                 self._finish(model)
             case JobEnded(said=said, what="", fix=fix):
-                self._show_problem(said, fix, said)
-                self._read_cards()
+                self._show_problem(said, fix)
+                self.action_read()
             case JobEnded(what=what, fix=fix):
                 other = suggest_other_source(self._pulling, self._cards)
                 short = f"{_FAILED} not pulled · enter says why"
                 self._show_problem(f"{_FAILED} {what}", f"{fix}{other}", short)
-                self._read_cards()
-
-    def on_model_list_highlighted(self) -> None:
-        self._show_current()
-
-    def on_data_table_row_selected(self) -> None:
-        if card := self._list.current:
-            problem = self._problem_text
-            modal = ModelDetailsModal(card, self._cards, resident=False, problem=problem)
-            self.app.push_screen(modal)
-
-    @work(exclusive=True, group="models-read", exit_on_error=False)
-    async def _read_cards(self) -> None:
-        with faults_shown(self):
-            async for cards in self._reader.read_all("press r to check again"):
-                self._show_cards(cards)
+                self.action_read()
 
     def _show_cards(self, cards: Cards) -> None:
         """Show the models; the cursor begins on the recommended one."""
@@ -199,14 +151,13 @@ class FirstRunScreen(Screen[bool]):
             notify_error(self, error.what, error.fix)
         self.dismiss(True)
 
-    def _show_problem(self, what: str, fix: str, short: str) -> None:
-        """Show what went wrong above the facts, and in short in the line of the pull."""
+    def _show_problem(self, what: str, fix: str = "", short: str = "") -> None:
         self._problem_text = notice_text(what, fix)
         self._problem.set_class(what.startswith(_FAILED), "-error")
         self._problem.update(self._problem_text)
         self._problem.display = True
         self.add_class("-problem")
-        self._job.show_outcome(short)
+        self._job.show_outcome(short or what)
         self.query_one("#choice").scroll_home(animate=False)
 
     def _show_current(self) -> None:
@@ -288,7 +239,7 @@ def describe_advice(cards: Cards) -> str:
             return f"No recommendation: {why}; r checks again."
         return f"No model that answers well fits here; {STARTER} is a tiny demo."
     on_gpu = card.fit == "gpu"
-    free = units.bytes_text(cards.gpu_bytes if on_gpu else cards.ram_bytes)
+    free = units.bytes_text(cards.machine.gpu_bytes if on_gpu else cards.machine.ram_bytes)
     facts = [f"{units.bytes_text(card.need_bytes)} of {free} free{' on the GPU' if on_gpu else ''}"]
     if (speed := card.forecast.tokens_per_second) is not None:
         facts.append(f"about {units.significant(speed, 2)} tok/s")
@@ -307,7 +258,7 @@ def describe_advice(cards: Cards) -> str:
 
 def describe_memory(cards: Cards) -> str:
     """Write the free memory of the machine and of its GPU."""
-    text = f"{units.bytes_text(cards.ram_bytes)} of memory free"
-    if cards.gpu_bytes is None:
+    text = f"{units.bytes_text(cards.machine.ram_bytes)} of memory free"
+    if cards.machine.gpu_bytes is None:
         return f"{text} · no usable GPU"
-    return f"{text} · {units.bytes_text(cards.gpu_bytes)} free on the GPU"
+    return f"{text} · {units.bytes_text(cards.machine.gpu_bytes)} free on the GPU"

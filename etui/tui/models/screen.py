@@ -3,31 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from textual import work
-from textual.app import ComposeResult
+from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
-from textual.screen import Screen
+from textual.widgets import Input, TextArea
 
 from etui import units
 from etui.config.config import Config
+from etui.models.spec import ModelSampling, ModelSpec
 from etui.text import sanitize
 from etui.tui import jobs
-from etui.tui._work import faults_shown, notify_error, warn
+from etui.tui._work import faults_shown, in_thread, notify_error, warn
 from etui.tui.commands import Command, build_commands
-from etui.tui.job_bar import JobBar, JobList
-from etui.tui.measurements import (
-    apply_sweep,
-    revert_tuned,
-    start_calibration,
-    start_sweep,
-)
-from etui.tui.models._cards import CardReader, Cards, ModelCard
-from etui.tui.models._hub_search import ask_hub
-from etui.tui.models._model_list import ModelDetailsModal, ModelList
+from etui.tui.jobs import JobBar, JobList
+from etui.tui.measurements import apply_sweep, revert_tuned, start_calibration, start_sweep
+from etui.tui.modals import BoxModal, labelled
+from etui.tui.models._cards import Cards, ModelCard
+from etui.tui.models._model_list import CardsScreen
 from etui.tui.models._text import (
     COLUMNS,
     curve_lines,
@@ -40,21 +37,86 @@ from etui.tui.widgets.key_footer import KeyFooter
 from etui.tui.widgets.lines import TitledLines
 
 _PLOT_HEIGHT = 10
+_KEYS = ("temperature", "top_p", "top_k", "min_p", "repeat_penalty", "presence_penalty")
+
+
+class OwnSettingsModal(BoxModal[tuple[str, dict[str, float]]]):
+    """Dialog whose result is the system prompt and the sampling values that are set."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("ctrl+s", "take", "Save", id="own.take", priority=True),
+        Binding("escape", "dismiss", "Cancel", id="own.leave", priority=True),
+    ]
+
+    def __init__(self, spec: ModelSpec) -> None:
+        own = spec.own
+        set_values = asdict(own.sampling if own is not None else ModelSampling())
+        asked = asdict(spec.sampling or ModelSampling())
+        system = own.system if own is not None else None
+        self._system = TextArea(sanitize(system or ""), soft_wrap=True, compact=True)
+        self._system.placeholder = "system prompt"
+        self._inputs = {
+            key: Input(
+                _show(set_values[key]),
+                _show(asked[key]) or "as the file says",
+                type="number",
+                compact=True,
+            )
+            for key in _KEYS
+        }
+
+        rows = [labelled(key, field, "setting") for key, field in self._inputs.items()]
+        super().__init__(
+            f"Settings of {spec.name}",
+            "The prompt is for chats that have none. An empty line leaves the value to the model. "
+            "Tab goes on.",
+            VerticalScroll(self._system, *rows, classes="details"),
+        )
+
+    def on_mount(self) -> None:
+        self._system.focus()
+
+    def action_take(self) -> None:
+        """Close the dialog with the values; go to the first that is no number, if one is not."""
+        values = {}
+        for key, field in self._inputs.items():
+            try:
+                if field.value.strip():
+                    values[key] = float(field.value)
+            except ValueError:
+                field.focus()
+                return
+        self.dismiss((self._system.text.strip(), values))
+
+
+async def edit_own_settings(app: App[Any], config: Config, spec: ModelSpec) -> bool:
+    """Ask for the settings of a model and write them; return whether they were saved."""
+    from etui.runtime.models_file import set_own_settings
+
+    found = await app.push_screen_wait(OwnSettingsModal(spec))
+    if found is None:
+        return False
+    system, sampling = found
+    await in_thread(lambda: set_own_settings(config, spec.name, system, sampling))
+    app.notify(sanitize(f"{spec.name}: its next answers use these settings"), markup=False)
+    return True
+
+
+def _show(value: float | None) -> str:
+    return "" if value is None else f"{value:g}"
 
 
 class ModelDetail(Horizontal):
     """Two panes; a narrow screen hides the second, and the curve follows the facts."""
 
     def __init__(self) -> None:
-        super().__init__(id="model-detail")
         self._facts = TitledLines(classes="facts")
         self._curve = TitledLines(classes="facts")
-
-    def compose(self) -> ComposeResult:
-        with VerticalScroll(id="model-facts", can_focus=True):
-            yield self._facts
-        with VerticalScroll(id="model-curve", can_focus=True):
-            yield self._curve
+        super().__init__(
+            VerticalScroll(self._facts, id="model-facts", can_focus=True),
+            VerticalScroll(self._curve, id="model-curve", can_focus=True),
+            id="model-detail",
+        )
 
     def show(self, card: ModelCard, cards: Cards, *, resident: bool, job: Sequence[str]) -> None:
         facts = list(fact_lines(card, cards, resident=resident, running=job))
@@ -68,7 +130,6 @@ class ModelDetail(Horizontal):
         self._facts.set_text(sanitize("\n".join(wrap_facts(facts, self._facts.size.width))))
 
     def clear(self, why: str) -> None:
-        """Show why no model is left in the list."""
         self._facts.set_text(why)
         self._curve.set_text("")
 
@@ -76,10 +137,9 @@ class ModelDetail(Horizontal):
 _POLL_SECONDS = 1.0  # Interval between checks of which models are in memory, in seconds
 
 
-class ModelsScreen(Screen[None]):
+class ModelsScreen(CardsScreen[None]):
     """A table of models, and below it the model under the cursor with its curve."""
 
-    AUTO_FOCUS = "ModelTable"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "stop", "Stop", id="models.stop"),
         Binding("escape", "show_all", "Show all", id="models.show_all"),
@@ -101,17 +161,10 @@ class ModelsScreen(Screen[None]):
     def __init__(
         self, config: Config, backend: Callable[[], Services | None], app_jobs: JobList
     ) -> None:
-        super().__init__()
-        self._config = config
-        self._backend = backend
-        self._reader = CardReader(config, backend)
-        self._cards = Cards(())
-        self._residents: tuple[str, ...] = ()
+        super().__init__(config, backend, COLUMNS, JobBar(backend, config.log_dir, jobs=app_jobs))
         self._cool_downs = 0
         self._problem = ""
         self._pulled = ""  # A new model to go to, once it is in the list
-        self._list = ModelList(COLUMNS)
-        self._job = JobBar(backend, config.log_dir, jobs=app_jobs)
 
     def compose(self) -> ComposeResult:
         with Vertical():
@@ -128,9 +181,6 @@ class ModelsScreen(Screen[None]):
 
     def on_resize(self) -> None:
         self._show_current()
-
-    def on_unmount(self) -> None:
-        self._reader.close()
 
     def commands(self) -> list[Command]:
         return build_commands(
@@ -158,14 +208,10 @@ class ModelsScreen(Screen[None]):
             name = card.spec.name
             self._job.start(f"checking {name} …", partial(jobs.use_found, name, card.forecast))
         elif card is not None:
-            pull = partial(jobs.pull, card.spec.name, card.forecast)
-            self._job.start(f"pulling {card.spec.name} …", pull)
+            self._pull(card.spec.name, card.forecast)
 
     @work(exclusive=True, group="settings")
     async def action_own_settings(self) -> None:
-        """Ask for the system prompt and the sampling of the model, and write them."""
-        from etui.tui.models._own_settings import edit_own_settings
-
         card = self._list.current
         if card is not None and card.found is None:
             with faults_shown(self):
@@ -212,37 +258,12 @@ class ModelsScreen(Screen[None]):
             self._job.start(f"reverting {name} …", partial(revert_tuned, self._config, name))
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Leave out of the footer what cannot be done now, so that a narrow one has room."""
         card = self._list.current
         if action == "apply_sweep":
             return card is not None and card.can_apply
         if action == "revert":
             return card is not None and card.tuned is not None
-        if action == "stop":
-            return self._job.is_running
-        if action == "show_all":
-            return bool(self._list.words) and not self._job.is_running
-        return True
-
-    def action_stop(self) -> None:
-        self._job.stop()
-
-    def action_show_all(self) -> None:
-        self._list.show_all()
-
-    def on_model_list_highlighted(self) -> None:
-        self._show_current()
-
-    @work(exclusive=True, group="hub")
-    async def on_model_list_search_asked(self, asked: ModelList.SearchAsked) -> None:
-        if wanted := await ask_hub(self, asked.words, self._backend(), self._cards):
-            pull = partial(jobs.pull, wanted.reference, wanted.prediction.forecast)
-            self._job.start(f"pulling {wanted.reference} …", pull)
-
-    def on_data_table_row_selected(self) -> None:
-        if card := self._list.current:
-            resident = card.spec.name in self._residents
-            self.app.push_screen(ModelDetailsModal(card, self._cards, resident=resident))
+        return super().check_action(action, parameters)
 
     def on_job_bar_changed(self) -> None:
         self._show_current()
@@ -254,12 +275,6 @@ class ModelsScreen(Screen[None]):
         self._pulled = "" if self._cards.find(news.ended.model) else news.ended.model
         self.action_read()
 
-    @work(exclusive=True, group="models-read", exit_on_error=False)
-    async def action_read(self) -> None:
-        with faults_shown(self):
-            async for cards in self._reader.read_all("press r to read again"):
-                self._show_cards(cards)
-
     def _show_cards(self, cards: Cards) -> None:
         self._cards = cards
         self._residents, self._cool_downs = self._read_memory()
@@ -270,7 +285,7 @@ class ModelsScreen(Screen[None]):
         self._problem = cards.problem
         cooled = "" if self._residents else cards.cool_down
         self._job.show_idle(
-            f"{units.bytes_text(cards.ram_bytes)} of memory free · "
+            f"{units.bytes_text(cards.machine.ram_bytes)} of memory free · "
             f"{f'idle power after the last unload: {cooled} · ' if cooled else ''}"
             # The folder may be long, and a narrow screen cuts the end off.
             f"models in {self._config.models_dir}"

@@ -22,6 +22,7 @@ _MOST_CHARACTERS = 30_000  # A longer text is not completed: it is parsed again 
 _MOST_NAMED = 6  # Names that the help lists
 _DEEPEST = 8  # Longest chain of references and alternatives in the schema that is followed
 _WORD = re.compile(r"[\w.@-]*")
+_CLOSING = {"{": "}", "[": "]"}
 _TYPES = {
     "string": "text",
     "integer": "whole number",
@@ -123,7 +124,7 @@ def _find_place(text: str, row: int, column: int) -> _Place | None:
     start = column - len(_first_word(line[:column][::-1]))
     end = column + len(_first_word(line[column:]))
     has_colon = line[end:].lstrip(" ").startswith(":")
-    closing = _open_brackets(line[:start])
+    closing = "".join(_CLOSING[line[at]] for at in reversed(open_brackets(line[:start])))
     for ends in ("", closing) if closing else ("",):
         for mark in (_MARK,) if has_colon else (_MARK, f"{_MARK}: "):
             lines[row] = f"{line[:start]}{mark}{line[end:]}{ends}"
@@ -144,15 +145,15 @@ def _first_word(text: str) -> str:
     return found[0] if found else ""
 
 
-def _open_brackets(before: str) -> str:
-    """Return what closes the brackets that a line leaves open."""
-    closing = ""
-    for sign in before:
+def open_brackets(line: str) -> list[int]:
+    """Return the columns of the brackets that a line leaves open, the innermost last."""
+    columns: list[int] = []
+    for column, sign in enumerate(line):
         if sign in "{[":
-            closing = ("}" if sign == "{" else "]") + closing
-        elif sign in "}]":
-            closing = closing[1:]
-    return closing
+            columns.append(column)
+        elif sign in "}]" and columns:
+            columns.pop()
+    return columns
 
 
 def _find_mark(node: Node, path: Path) -> tuple[Path, bool] | None:
@@ -167,10 +168,7 @@ def _find_mark(node: Node, path: Path) -> tuple[Path, bool] | None:
 
 
 def _keys(place: _Place, known: Known) -> Iterator[str]:
-    node: Node | None = place.tree
-    for part in place.path:
-        node = node.children.get(part) if node is not None else None
-    taken = set(node.keys) - {place.word} if node is not None else set()
+    taken = {*_keys_at(place.tree, *place.path)} - {place.word}
     end = "" if place.has_colon else ": "
     for part_of_schema in _expand(known.schema, _find_nodes(known.schema, place.path)):
         yield from (f"{k}{end}" for k in part_of_schema.get("properties", {}) if k not in taken)
@@ -197,9 +195,10 @@ def _names(kind: str, tree: Node, known: Known) -> tuple[str, ...]:
         case "condition":
             return tuple(_conditions(tree))
         case "rule":
-            rules = _keys_or_items(tree, "rules")
-            named = [rule.data for rule in rules if isinstance(rule.data, dict)]
-            return tuple(str(rule["name"]) for rule in named if "name" in rule)
+            below = tree.children.get("rules")
+            rules = [] if below is None else [rule.data for rule in below.children.values()]
+            named = [rule for rule in rules if isinstance(rule, dict) and "name" in rule]
+            return tuple(str(rule["name"]) for rule in named)
         case "policy":
             return known.policies
         case "language":
@@ -207,12 +206,7 @@ def _names(kind: str, tree: Node, known: Known) -> tuple[str, ...]:
     return tuple(EFFORTS)
 
 
-def _keys_or_items(tree: Node, key: str) -> list[Node]:
-    below = tree.children.get(key)
-    return [] if below is None else list(below.children.values())
-
-
-def _keys_at(tree: Node, *path: str) -> tuple[str, ...]:
+def _keys_at(tree: Node, *path: str | int) -> tuple[str, ...]:
     node: Node | None = tree
     for part in path:
         node = node.children.get(part) if node is not None else None

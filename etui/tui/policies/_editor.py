@@ -18,6 +18,7 @@ from textual.widgets.text_area import LanguageDoesNotExist, TextAreaTheme
 
 from etui.errors import Problem
 from etui.text import sanitize
+from etui.tui.policies._completion import open_brackets
 from etui.tui.widgets.lines import TextBox
 
 _HIGHLIGHTED_CHARACTERS = 100_000
@@ -67,22 +68,11 @@ def indent_after(before: str) -> int:
     plain = _COMMENT.sub(lambda found: " " * len(found[0]), plain).rstrip()
     if not plain.strip():
         return spaces
-    if (bracket := _open_bracket(plain)) is not None:
-        return bracket
+    if brackets := open_brackets(plain):
+        return brackets[-1] + 1
     dashes = _DASHES.match(plain)
     level = spaces + (len(dashes[1]) if dashes else 0)
     return level + _INDENT if _OPENS.search(plain) else level
-
-
-def _open_bracket(line: str) -> int | None:
-    """Return the column after the innermost bracket that is still open; None if there is none."""
-    stack: list[int] = []
-    for column, sign in enumerate(line):
-        if sign in "{[":
-            stack.append(column + 1)
-        elif sign in "}]" and stack:
-            stack.pop()
-    return stack[-1] if stack else None
 
 
 def find_fix(text: str, problem: Problem) -> Fix | None:
@@ -121,11 +111,8 @@ def find_matches(text: str, words: str) -> list[tuple[int, int]]:
 class PolicyEditor(TextBox):
     """The text of one policy. Lines do not wrap, so that every row is a line.
 
-    What may follow a typed word is shown behind the cursor: Tab or Right takes it, Ctrl+Space shows
-    the next one.
-
-    Args:
-        complete: Returns what may follow at (line, column), from 0.
+    What may follow a typed word, by ``complete`` at (line, column), is shown behind the cursor:
+    Tab or Right takes it, Ctrl+Space shows the next one.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -173,7 +160,6 @@ class PolicyEditor(TextBox):
             self.selection = selection
 
     def mark(self, errors: Iterable[Problem], warnings: Iterable[Problem]) -> None:
-        """Put a sign next to the lines of these problems, and underline the start of each."""
         marks: dict[int, tuple[bool, set[int]]] = {}
         for is_error, problems in ((False, warnings), (True, errors)):
             for problem in problems:
@@ -184,10 +170,6 @@ class PolicyEditor(TextBox):
             self._marks = marks
             self.notify_style_update()  # drops the cached lines
             self.refresh()
-
-    def marks(self) -> dict[int, str]:
-        """Return the sign of each marked line, from 0: ``✗`` for an error, ``!`` for a warning."""
-        return {line: "✗" if is_error else "!" for line, (is_error, _) in self._marks.items()}
 
     def show_place(self, line: int, column: int) -> None:
         """Move the cursor to a position, counted from 1, and scroll to it."""

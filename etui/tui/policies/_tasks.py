@@ -13,20 +13,8 @@ from typing import TYPE_CHECKING
 
 from etui.config.config import Config, shipped_dir
 from etui.errors import EtuiError, InvalidFile, Problem, UsageError
-from etui.routing.library import (
-    ChangedOnDisk,
-    CheckedPolicy,
-    check_text,
-    choose_file_to_edit,
-    create,
-    find_policy,
-    get_own_path,
-    list_policies,
-    make_folder,
-    read_content,
-    read_text,
-    save,
-)
+from etui.routing import library
+from etui.routing.library import ChangedOnDisk, CheckedPolicy
 from etui.units import count_text
 from etui.yaml.load import MAX_BYTES
 from etui.yaml.named_files import NamedFile
@@ -63,7 +51,6 @@ class PolicyCatalogue:
     policies: tuple[PolicyEntry, ...] = ()
 
     def find(self, named: str) -> PolicyEntry | None:
-        """Return the policy that a route refers to as ``named``, if it is listed."""
         return next((entry for entry in self.policies if entry.named == named), None)
 
 
@@ -80,15 +67,12 @@ class PolicyOpened:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """The current, perhaps unsaved text of a policy, and what it is checked against.
-
-    ``fit`` is what was fitted for it; None without a fit, or until that is read.
-    """
+    """The current, perhaps unsaved text of a policy, and what it is checked against."""
 
     text: str
     place: NamedFile
     context: PolicyCatalogue
-    fit: FitFacts | None = None
+    fit: FitFacts | None = None  # What was fitted; None without a fit, or until that is read
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,26 +111,22 @@ class CheckVerdict:
 def read_policies(config: Config, active: str) -> PolicyCatalogue:
     """Read every policy with its description."""
     from etui.models.catalogue import load_catalogue
-    from etui.routing.library import check_place
 
     catalogue = load_catalogue(config)
-    places = {place.name: place for place in list_policies(config)}
+    places = {place.name: place for place in library.list_policies(config)}
     names = tuple(places)
     if active not in places:
         with suppress(UsageError):  # it was deleted meanwhile: the next question reports that
-            places[active] = find_policy(active, config)
+            places[active] = library.find_policy(active, config)
     entries = []
     for named, place in places.items():
-        policy = check_place(place, catalogue.models, policies=names).policy
+        policy = library.check_place(place, catalogue.models, policies=names).policy
         entries.append(PolicyEntry(named, place, None if policy is None else policy.description))
     return PolicyCatalogue(config, catalogue, names, tuple(entries))
 
 
 def list_files(config: Config) -> frozenset[tuple[str, int]]:
-    """Return (name, time of the last change in ns) of the user's policy files; fast enough to poll.
-
-    A folder that cannot be read has none.
-    """
+    """Return name and time of the last change (ns) of the user's policies; fast enough to poll."""
     with suppress(OSError), os.scandir(config.policies_dir) as entries:
         return frozenset(
             (entry.name, entry.stat().st_mtime_ns)
@@ -160,16 +140,16 @@ def open_policy(entry: PolicyEntry, config: Config) -> PolicyOpened:
     place = entry.place
     if place.path.is_file() and place.path.stat().st_size > MAX_BYTES:
         raise InvalidFile(f"{place.path}: larger than {MAX_BYTES:,} bytes, so it is not read")
-    text = read_text(place.path)
-    target = choose_file_to_edit(place, config)
-    before = text.encode("utf-8") if target == place.path else read_content(target)
+    text = library.read_text(place.path)
+    target = library.choose_file_to_edit(place, config)
+    before = text.encode("utf-8") if target == place.path else library.read_content(target)
     return PolicyOpened(entry.named, place, text, target, before)
 
 
 def make_policy(name: str, template: PolicyEntry | None, config: Config) -> PolicyOpened:
     """Create a policy of the user from a template or a blank file."""
     like = shipped_dir() / "policies" / "blank.yml" if template is None else template.place.path
-    path = create(name, read_text(like), config)
+    path = library.create(name, library.read_text(like), config)
     place = NamedFile(name, path, "user")
     return open_policy(PolicyEntry(name, place, None), config)
 
@@ -193,13 +173,7 @@ def check(subject: Subject) -> CheckVerdict:
 def read_fit(subject: Subject) -> FitRead:
     """Read age and state of the fit of a policy; nothing without one, or if the text has errors."""
     from etui.learning.predictor import load_accuracy
-    from etui.runtime.fit_health import (
-        build_fit_document,
-        format_briefly,
-        is_amiss,
-        list_fit_facts,
-        read_health,
-    )
+    from etui.runtime import fit_health
     from etui.runtime.model_resolution import models_on_disk
 
     context, policy = subject.context, _checked(subject).policy
@@ -210,22 +184,29 @@ def read_fit(subject: Subject) -> FitRead:
     if heads is None or policy is None:
         return FitRead()
     is_on_disk = models_on_disk(context.config, context.catalogue)
-    found = build_fit_document(read_health(context.config, policy, heads.model, is_on_disk))
-    facts = list_fit_facts(heads.model, context.catalogue.models)
-    return FitRead(format_briefly(found), is_amiss(found), facts)
+    health = fit_health.read_health(context.config, policy, heads.model, is_on_disk)
+    found = fit_health.build_fit_document(health)
+    facts = fit_health.list_fit_facts(heads.model, context.catalogue.models)
+    return FitRead(fit_health.format_briefly(found), fit_health.is_amiss(found), facts)
 
 
 def _run_cases(policy: Policy, config: Config) -> CasesVerdict | None:
-    """Run the first cases of a policy; None if it has none."""
-    from etui.routing.probes import load_cases, run_probes
+    from etui.routing.probes import run_probes
+
+    cases, faults = _load_cases(policy, config)
+    outcomes = run_probes(policy, cases[:MOST_CASES]) if cases else ()
+    failed = sum(bool(outcome.failures) for outcome in outcomes)
+    return CasesVerdict(len(outcomes), failed, faults) if outcomes or faults else None
+
+
+def _load_cases(policy: Policy, config: Config) -> tuple[tuple[PolicyProbe, ...], int]:
+    """Load the cases of a policy; none and the number of faults if their files have some."""
+    from etui.routing.probes import load_cases
 
     try:
-        cases = load_cases(policy, config)
+        return load_cases(policy, config), 0
     except InvalidFile as error:
-        return CasesVerdict(0, 0, len(error.problems))
-    outcomes = run_probes(policy, cases[:MOST_CASES])
-    failed = sum(bool(outcome.failures) for outcome in outcomes)
-    return CasesVerdict(len(outcomes), failed) if outcomes else None
+        return (), len(error.problems)
 
 
 def _checked(subject: Subject) -> CheckedPolicy:
@@ -234,7 +215,7 @@ def _checked(subject: Subject) -> CheckedPolicy:
         message = f"larger than {MAX_BYTES:,} bytes: etui would not read it"
         return CheckedPolicy(place, (Problem(str(place.path), 0, 0, message),), (), None)
     models = context.catalogue.models
-    return check_text(subject.text, place, models, context.names, subject.fit)
+    return library.check_text(subject.text, place, models, context.names, subject.fit)
 
 
 def _require_policy(subject: Subject) -> Policy:
@@ -256,11 +237,7 @@ def explain(question: str, subject: Subject) -> Explanation:
 
 
 def replay(subject: Subject) -> tuple[TurnsDocument, bool]:
-    """Replay the questions of the log under a text.
-
-    Returns:
-        The moves, and whether only the newest turns of the log were replayed.
-    """
+    """Replay the log under a text; also return whether only its newest turns were replayed."""
     from etui.learning.log_replay import build_turns_document
     from etui.runtime.replay import replay_log
     from etui.runtime.runtime import open_runtime
@@ -273,51 +250,28 @@ def replay(subject: Subject) -> tuple[TurnsDocument, bool]:
 
 def compare(subject: Subject, other: Path) -> list[str]:
     """Compare a text with a file: values, decisions and cases if both are valid, then lines."""
-    from etui.routing.diff import (
-        case_lines,
-        diff_lines,
-        find_changes,
-        find_differing_cases,
-        find_other_answers,
-        join_cases,
-        list_probe_questions,
-    )
+    from difflib import unified_diff
 
-    before = read_text(other)
+    from etui.routing import diff
+
+    before = library.read_text(other)
     if before == subject.text:
         return ["no differences"]
     lines: list[str] = []
     place = replace(subject.place, path=other)
     one, two = _checked(replace(subject, text=before, place=place)), _checked(subject)
     if one.policy and two.policy and one.file and two.file:
-        differences = find_changes(one.file, two.file)
-        questions = list_probe_questions(one.policy, two.policy)
-        answers = find_other_answers(one.policy, two.policy, questions, lambda _: True)
-        config = subject.context.config
-        cases = join_cases(*(_load_cases(policy, config) for policy in (one.policy, two.policy)))
+        policies, config = (one.policy, two.policy), subject.context.config
+        questions = diff.list_probe_questions(*policies)
+        answers = diff.find_other_answers(*policies, questions, lambda _: True)
+        cases = diff.join_cases(*(_load_cases(policy, config)[0] for policy in policies))
         cases = cases[:MOST_CASES]
-        differing = find_differing_cases(one.policy, two.policy, cases)
-        lines += diff_lines(differences, answers, len(questions))
-        lines += [*case_lines(differing, len(cases)), ""]
-    return [*lines, *_unified(before, subject.text)]
-
-
-def _load_cases(policy: Policy, config: Config) -> tuple[PolicyProbe, ...]:
-    """Load the cases of a policy; none if they have faults, which the check reports."""
-    from etui.routing.probes import load_cases
-
-    try:
-        return load_cases(policy, config)
-    except InvalidFile:
-        return ()
-
-
-def _unified(before: str, after: str) -> list[str]:
-    """Return the removed and added lines, with one line of context."""
-    from difflib import unified_diff
-
-    lines = unified_diff(before.splitlines(), after.splitlines(), n=1, lineterm="")
-    return [line for line in lines if not line.startswith(("---", "+++"))]
+        differing = diff.find_differing_cases(*policies, cases)
+        changes = diff.find_changes(one.file, two.file)
+        lines += diff.diff_lines(changes, answers, len(questions))
+        lines += [*diff.case_lines(differing, len(cases)), ""]
+    unified = unified_diff(before.splitlines(), subject.text.splitlines(), n=1, lineterm="")
+    return [*lines, *(line for line in unified if not line.startswith(("---", "+++")))]
 
 
 def count_errors(name: str, edited: PolicyOpened, context: PolicyCatalogue) -> int:
@@ -328,17 +282,13 @@ def count_errors(name: str, edited: PolicyOpened, context: PolicyCatalogue) -> i
 def write(name: str, edited: PolicyOpened, config: Config, *, over: bool = False) -> bytes:
     """Write a text to its file, and return the content of the file.
 
-    Args:
-        over: Whether to overwrite a file that has changed since it was read.
-
-    Raises:
-        ChangedOnDisk: It has changed, or it exists already.
+    ChangedOnDisk if it exists already, or has changed and is not to be written ``over``.
     """
-    if edited.target == get_own_path(name, config):
-        make_folder(config)
-    before = read_content(edited.target) if over else edited.before
+    if edited.target == library.get_own_path(name, config):
+        library.make_folder(config)
+    before = library.read_content(edited.target) if over else edited.before
     try:
-        return save(edited.target, edited.text, before, edited.place.path)
+        return library.save(edited.target, edited.text, before, edited.place.path)
     except ChangedOnDisk:
         if edited.before is None:
             raise ChangedOnDisk(f"policy {name!r} already exists") from None

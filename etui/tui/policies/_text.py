@@ -10,19 +10,11 @@ from textual.content import Content
 from etui import units
 from etui.errors import Problem
 from etui.learning.log_replay import TurnsDocument, move_rows, replayed_lines
-from etui.routing.policy import Policy
-from etui.runtime.explain import (
-    Explanation,
-    candidate_rows,
-    explained_facts,
-    joules_sources,
-    rule_rows,
-    signal_rows,
-)
+from etui.runtime import explain
 from etui.text import one_line, sanitize
 from etui.tui.policies._tasks import CasesVerdict, CheckVerdict, FitRead, PolicyEntry, PolicyOpened
 
-_MUTED = "$foreground 60%"
+MUTED = "$foreground 60%"
 _LIST_CELLS = 43  # Least width of a description in the list
 """Not $text-muted, which is computed against a background: these texts have none of their own."""
 
@@ -38,14 +30,14 @@ def entry_line(entry: PolicyEntry, in_use: bool, width: int) -> Content:
         ("● " if in_use else "  ", "$text-success"),
         (one_line(entry.place.name), "bold"),
         ("  in use" if in_use else "", "$text-success"),
-        (f"  {owner}\n", _MUTED),
-        (detail, "$text-error" if entry.description is None else _MUTED),
+        (f"  {owner}\n", MUTED),
+        (detail, "$text-error" if entry.description is None else MUTED),
     )
 
 
 def title_line(opened: PolicyOpened, *, changed: bool, in_use: bool, fit: FitRead) -> Content:
     """Describe the edited policy: ``mine · not saved · in use · yours · fit 12 days ago``."""
-    place = opened.place
+    place, colour = opened.place, "$text-warning" if fit.is_amiss else MUTED
     owner = "shipped; saving makes your own copy" if place.origin == "shipped" else "yours"
     if place.origin == "file":
         owner = one_line(str(place.path))
@@ -53,15 +45,9 @@ def title_line(opened: PolicyOpened, *, changed: bool, in_use: bool, fit: FitRea
         (one_line(place.name), "bold"),
         (" · not saved" if changed else "", "$text-warning"),
         (" · in use" if in_use else "", "$text-success"),
-        (f" · {owner}", _MUTED),
-        *_fit_parts(fit),
+        (f" · {owner}", MUTED),
+        (f" · {one_line(fit.summary)}" if fit.summary else "", colour),
     )
-
-
-def _fit_parts(fit: FitRead) -> list[tuple[str, str]]:
-    if not fit.summary:
-        return []
-    return [(f" · {one_line(fit.summary)}", "$text-warning" if fit.is_amiss else _MUTED)]
 
 
 def problem_line(problem: Problem, is_error: bool) -> Content:
@@ -76,13 +62,13 @@ def hint_line(problem: Problem | None, help_text: str) -> Content:
     if problem is not None:
         return Content.assemble((one_line(problem.message), "$text-warning"))
     name, separator, rest = one_line(help_text).partition(" · ")
-    return Content.assemble((name, "bold"), (separator + rest, _MUTED))
+    return Content.assemble((name, "bold"), (separator + rest, MUTED))
 
 
 def verdict_line(verdict: CheckVerdict | None) -> Content:
     """Format the verdict of the check: ``✓ valid: 5 rules, 4 arms``."""
     if verdict is None:
-        return Content.assemble(("… checking", _MUTED))
+        return Content.assemble(("… checking", MUTED))
     errors, policy = len(verdict.checked.errors), verdict.checked.policy
     warnings = len(verdict.warnings)
     warnings_text = f", {units.count_text(warnings, 'warning')}" if warnings else ""
@@ -91,9 +77,11 @@ def verdict_line(verdict: CheckVerdict | None) -> Content:
             (f"✗ {units.count_text(errors, 'error')}{warnings_text}", "$text-error")
         )
     colour = "$text-warning" if warnings else "$text-success"
+    rules = units.count_text(len(policy.rules), "rule")
+    arms = f"{units.count_text(len(policy.arms), 'arm')} (a model with a way to answer)"
     return Content.assemble(
         (f"✓ valid{warnings_text}", colour),
-        (f": {_size_text(policy)}", _MUTED),
+        (f": {rules} choose between {arms}", MUTED),
         *_cases_parts(verdict.cases),
     )
 
@@ -106,33 +94,23 @@ def _cases_parts(cases: CasesVerdict | None) -> list[tuple[str, str]]:
     count = units.count_text(cases.count, "case")
     if cases.failed:
         return [(f", {cases.failed} of {count} fail", "$text-warning")]
-    return [(f", {count} pass{'es' if cases.count == 1 else ''}", _MUTED)]
+    return [(f", {count} pass{'es' if cases.count == 1 else ''}", MUTED)]
 
 
-def _size_text(policy: Policy) -> str:
-    rules, arms = (units.count_text(len(things), noun)
-                   for things, noun in ((policy.rules, "rule"), (policy.arms, "arm")))  # fmt: skip
-    return f"{rules} choose between {arms} (a model with a way to answer)"
-
-
-def explained_lines(document: Explanation, width: int) -> list[str]:
+def explained_lines(document: explain.Explanation, width: int) -> list[str]:
     """Format an explanation: the decision, the candidates, the signals and the rules tried."""
-    lines = [
-        line for name, text in explained_facts(document) for line in _format_fact(name, text, width)
-    ]
-    if candidates := candidate_rows(document):
+    lines: list[str] = []
+    for name, text in explain.explained_facts(document):
+        lines += wrap(f"{name:<10} {text}", width, subsequent_indent=" " * 11) or [name]
+    if candidates := explain.candidate_rows(document):
         lines += ["", "candidates"]
         for arm, model, accuracy, _, joules, *_, outcome in candidates:
-            detail = (
-                f"{joules} J predicted, accuracy {accuracy}"
-                if joules != "unknown"
-                else f"accuracy {accuracy}"
-            )
+            predicted = f"{joules} J predicted, " if joules != "unknown" else ""
+            detail = f"{predicted}accuracy {accuracy}"
             lines += _wrap_hanging(f"{arm} on {model}: {detail}; {outcome or 'not chosen'}", width)
-        lines += [
-            line for source in joules_sources(document) for line in _wrap_hanging(source, width)
-        ]
-    if signals := signal_rows(document):
+        for source in explain.joules_sources(document):
+            lines += _wrap_hanging(source, width)
+    if signals := explain.signal_rows(document):
         lines += ["", "signals"]
         for name, value_text, value, test, distance, note in signals:
             distance_text = f", {distance} away" if distance else ""
@@ -141,7 +119,7 @@ def explained_lines(document: Explanation, width: int) -> list[str]:
                 value_text, f"{name} {value} ({test}{distance_text}){detail}", width
             )
     lines += ["", "rules tried"]
-    for name, priority, matched, failed in rule_rows(document):
+    for name, priority, matched, failed in explain.rule_rows(document):
         lines += _format_row(
             matched, f"{name} ({priority}){f': {failed}' if failed else ''}", width
         )
@@ -150,9 +128,7 @@ def explained_lines(document: Explanation, width: int) -> list[str]:
 
 def replay_lines(document: TurnsDocument, newest_only: bool, width: int) -> list[str]:
     """Format a replay: the moves between arms, joules and accuracy before and after."""
-    lines = [
-        part for line in replayed_lines(document) for part in _wrap_hanging(line, width)
-    ]  # fmt: skip
+    lines = [part for line in replayed_lines(document) for part in _wrap_hanging(line, width)]
     if newest_only:
         count = units.count_text(document["n"], "turn")
         lines += _wrap_hanging(f"only the newest {count} of the log", width)
@@ -168,18 +144,12 @@ def replay_lines(document: TurnsDocument, newest_only: bool, width: int) -> list
 
 
 def compared_lines(lines: Sequence[str], width: int) -> list[str]:
-    return [
-        part for line in lines for part in (_wrap_hanging(sanitize(line), width) or [""])
-    ]  # fmt: skip
+    return [part for line in lines for part in _wrap_hanging(sanitize(line), width)]
 
 
 def failed_lines(what: str, fix: str, width: int) -> list[str]:
     lines = [part for line in sanitize(what).splitlines() for part in _wrap_hanging(line, width)]
     return lines + (_wrap_hanging(f"→ {sanitize(fix)}", width) if fix else [])
-
-
-def _format_fact(name: str, text: str, width: int) -> list[str]:
-    return wrap(f"{name:<10} {text}", width, subsequent_indent=" " * 11) or [name]
 
 
 def _format_row(yes: str, text: str, width: int) -> list[str]:
@@ -188,5 +158,4 @@ def _format_row(yes: str, text: str, width: int) -> list[str]:
 
 def _wrap_hanging(text: str, width: int) -> list[str]:
     indent = text[: len(text) - len(text.lstrip())]
-    lines = wrap(text, width, subsequent_indent=f"{indent}  ", break_on_hyphens=False)
-    return lines or [""]
+    return wrap(text, width, subsequent_indent=f"{indent}  ", break_on_hyphens=False) or [""]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import ClassVar
@@ -11,30 +11,83 @@ from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
+from textual.content import Content
 from textual.events import DescendantFocus
 from textual.screen import Screen
 from textual.widget import Widget
-from textual.widgets import Input, OptionList
+from textual.widgets import Input, OptionList, Static
 
 from etui.config.config import Config, shipped_dir
+from etui.errors import UsageError
 from etui.routing.library import ChangedOnDisk, check_name, get_own_path, remove
 from etui.runtime.routes import Route
 from etui.text import one_line, sanitize
 from etui.tui._work import faults_shown, in_thread, notify_error, warn
-from etui.tui.commands import Command, PoliciesListed, RouteRequested, build_commands
-from etui.tui.modals import TextModal, confirm
+from etui.tui.commands import Command, RouteRequested, build_commands
+from etui.tui.modals import BoxModal, ask_line, confirm
 from etui.tui.policies import _tasks as tasks
-from etui.tui.policies._analysis_pane import AnalysisPane
-from etui.tui.policies._editing_pane import EditingPane
-from etui.tui.policies._new_policy import NewPolicyModal
+from etui.tui.policies._panes import AnalysisPane, EditingPane
 from etui.tui.policies._tasks import PolicyCatalogue, PolicyEntry, PolicyOpened, list_files
-from etui.tui.policies._text import entry_line
+from etui.tui.policies._text import MUTED, entry_line
 from etui.tui.widgets.key_footer import KeyFooter
 from etui.tui.widgets.tables import RowList, has_words
 from etui.units import count_text
 from etui.yaml.named_files import NamedFile
 
 _LOOK_SECONDS = 2.0  # How often the folder of policies is looked at while the screen is shown
+
+
+class NewPolicyModal(BoxModal[tuple[str, str | None]]):
+    """Asks for a name and a template (None for a blank file); the result is None if cancelled."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("up", "move(-1)", "Up", id="new_policy.up", show=False, priority=True),
+        Binding("down", "move(1)", "Down", id="new_policy.down", show=False, priority=True),
+        Binding("enter", "take", "Create", id="new_policy.take", priority=True),
+        Binding("escape", "dismiss", "Cancel", id="new_policy.leave", priority=True),
+    ]
+
+    def __init__(
+        self, templates: Sequence[tuple[str, str]], taken: Collection[str], like: str
+    ) -> None:
+        self._names: list[str | None] = [None, *(name for name, _ in templates)]
+        self._taken = taken
+        self._like = like
+        self._name_input = Input(placeholder="name", compact=True)
+        choices = [("blank", "two arms and two rules to fill in"), *templates]
+        self._list = OptionList(
+            *(
+                Content.assemble((sanitize(name), "bold"), (f"  {sanitize(what)}", MUTED))
+                for name, what in choices
+            ),
+            compact=True,
+        )
+        self._hint = Static(
+            "↑ ↓ choose a template · Enter creates the policy", markup=False, classes="help"
+        )
+        super().__init__("new policy", "", self._name_input, self._list, self._hint)
+
+    def on_mount(self) -> None:
+        self._list.can_focus = False
+        known = self._like in self._names
+        self._list.highlighted = self._names.index(self._like) if known else 0
+        self._name_input.focus()
+
+    def action_move(self, steps: int) -> None:
+        index = (self._list.highlighted or 0) + steps
+        self._list.highlighted = max(0, min(index, len(self._names) - 1))
+
+    def action_take(self) -> None:
+        name = self._name_input.value.strip()
+        try:
+            check_name(name)
+            if name in self._taken:
+                raise UsageError(f"policy {name!r} already exists", "choose another name")
+        except UsageError as error:
+            self._hint.update(sanitize(f"✗ {error.what}: {error.fix}"))
+            self._hint.add_class("-error")
+        else:
+            self.dismiss((name, self._names[self._list.highlighted or 0]))
 
 
 class PolicyList(RowList):
@@ -55,7 +108,6 @@ class PolicyList(RowList):
         self._words = ""
 
     def show(self, policies: Sequence[PolicyEntry], used: str | None) -> None:
-        """Show these policies and mark the used one; the cursor stays on its policy."""
         self._all, self._used = tuple(policies), used
         self._draw()
 
@@ -141,9 +193,6 @@ class PoliciesScreen(Screen[None]):
         if self.is_current and list_files(self._config) != self._seen_files:
             self._read_policies()
 
-    def take_route(self, route: Route) -> None:
-        self._show_use()
-
     def commands(self) -> list[Command]:
         return build_commands(
             ("policies: save", "Write the text to its file", self.action_save),
@@ -164,7 +213,6 @@ class PoliciesScreen(Screen[None]):
         )  # fmt: skip
 
     def action_save(self) -> None:
-        """Save the text; for a shipped policy, ask for the name of the copy."""
         opened = self._pane.opened
         if opened is not None and opened.place.origin == "shipped":
             self._save_as(opened)
@@ -273,7 +321,6 @@ class PoliciesScreen(Screen[None]):
         self._policy_list.focus()
 
     def on_option_list_option_selected(self, selected: OptionList.OptionSelected) -> None:
-        """Open the selected policy; ask before unsaved edits are lost."""
         entry = self._policy_list.under_cursor
         if entry is not None and self._is_open(entry):
             self._go(self._pane.editor, aside=False)
@@ -288,8 +335,7 @@ class PoliciesScreen(Screen[None]):
             catalogue = await in_thread(lambda: tasks.read_policies(self._config, active))
             first = self._pane.catalogue is None
             self._pane.take_catalogue(catalogue)
-            self.post_message(PoliciesListed(catalogue.names))
-            self._show_use()
+            self.show_use()
             opened = self._pane.opened
             if first:
                 self._policy_list.put_cursor(active)
@@ -321,9 +367,9 @@ class PoliciesScreen(Screen[None]):
             self._read_policies()
         else:
             self._policy_list.put_cursor(opened.named)
-        self._show_use()
+        self.show_use()
 
-    def _show_use(self) -> None:
+    def show_use(self) -> None:
         route, opened = self._route(), self._pane.opened
         used = route.policy if route.model is None else None
         if self._pane.catalogue is not None:
@@ -367,17 +413,13 @@ class PoliciesScreen(Screen[None]):
 
     @work(group="policy-files", exit_on_error=False)
     async def _change(self, job: Callable[[], Awaitable[None]]) -> None:
-        """Change files, with a question before anything is lost."""
         with faults_shown(self):
             await job()
 
     def _save_as(self, opened: PolicyOpened) -> None:
         async def save() -> None:
-            help_text = "Enter saves it; with the name of a shipped policy it replaces that one"
-            modal = TextModal(
-                "save to your policies as", opened.place.name, help_text, one_line=True
-            )
-            name = await self.app.push_screen_wait(modal)
+            how = "Enter saves it; with the name of a shipped policy it replaces that one"
+            name = await ask_line(self, "save to your policies as", opened.place.name, how)
             if name is None:
                 return
             check_name(name)

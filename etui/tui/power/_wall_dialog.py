@@ -7,9 +7,8 @@ import json
 from typing import Any, ClassVar, get_args
 
 from textual import work
-from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Horizontal, VerticalScroll
+from textual.containers import VerticalScroll
 from textual.widgets import Input, Select, Static
 
 from etui.config.backend_spec import WallMeterSpec, WallMeterType
@@ -19,7 +18,7 @@ from etui.energy.sources.wall import WallSource
 from etui.errors import EtuiError, InvalidFile
 from etui.text import SEPARATOR, one_line, sanitize
 from etui.tui._work import in_thread
-from etui.tui.modals import BoxModal
+from etui.tui.modals import BoxModal, labelled
 from etui.units import energy_text, seconds_text, significant, watts_text
 from etui.yaml.edit import insert_entry, remove_entry
 
@@ -55,12 +54,10 @@ class WallMeterModal(BoxModal[None]):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+y", "test", "Read it", id="wall.test", priority=True),
         Binding("ctrl+s", "take", "Save", id="wall.take", priority=True),
-        Binding("escape", "leave", "Cancel", id="wall.leave", priority=True),
+        Binding("escape", "dismiss", "Cancel", id="wall.leave", priority=True),
     ]
 
     def __init__(self, config: Config) -> None:
-        super().__init__("Meter at the wall", _HELP)
-        self._config = config
         self._type: Select[str] = Select(
             [(name, name) for name in get_args(WallMeterType)],
             allow_blank=False, value="shelly", compact=True,
@@ -69,19 +66,14 @@ class WallMeterModal(BoxModal[None]):
             name: Input(placeholder=text, compact=True) for name, text in _FIELDS.items()
         }
         self._state = Static(_HINT, markup=False, classes="help")
+        rows = [labelled("type", self._type, "setting")]
+        for name, field in self._inputs.items():
+            rows.append(labelled(name, field, "setting", f"field-{name}"))
+        details = VerticalScroll(*rows, classes="details")
+        super().__init__("Meter at the wall", _HELP, details, self._state)
+        self._config = config
         self._recorder: Recorder | None = None
         self._is_reading = False
-
-    def compose_box(self) -> ComposeResult:
-        with VerticalScroll(classes="details"):
-            with Horizontal(classes="setting"):
-                yield Static("type", markup=False, classes="name")
-                yield self._type
-            for name, field in self._inputs.items():
-                with Horizontal(classes="setting", id=f"field-{name}"):
-                    yield Static(name, markup=False, classes="name")
-                    yield field
-        yield self._state
 
     def on_mount(self) -> None:
         self._inputs["name"].focus()
@@ -99,7 +91,6 @@ class WallMeterModal(BoxModal[None]):
         self._stop()
 
     def action_test(self) -> None:
-        """Begin to read what the fields describe."""
         self._stop()
         try:
             spec, _ = self._build()

@@ -62,18 +62,12 @@ class ChannelTable(ScrollView, can_focus=True):
     def width(self) -> int:
         return self.scrollable_content_region.width
 
-    @property
-    def text(self) -> str:
-        return "\n".join("".join(text for text, _ in line) for line in self._draw())
-
     def show(
         self, rows: tuple[Row, ...], window: TimeWindow, row_height: int = 1, columns: int = 1
     ) -> None:
-        """Show these rows with the watts of a window of time.
+        """Show these rows, of so many lines, with the watts of a window of time.
 
-        Args:
-            row_height: Lines of a row; the graph takes all of them.
-            columns: Rows side by side, filled from top to bottom, without a cursor.
+        Columns are filled from top to bottom, without a cursor.
         """
         self._shown = (window, columns)
         room = (self.width + 1) // (_LEAST_COLUMN + 1)

@@ -8,13 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from etui import units
-from etui.energy.devices import (
-    ChannelState,
-    total_idle_watts,
-    total_kind,
-    total_limit_watts,
-    total_watts,
-)
+from etui.energy import devices
 from etui.energy.scopes import family
 from etui.energy.sharing import DeviceVitals
 from etui.plots.braille import NEAR_LIMIT_SHARE, braille_rows
@@ -53,7 +47,7 @@ class Row:
     own_watts: float | None
     others_watts: float | None
     kind: str | None  # `estimate` for an estimate
-    state: ChannelState | None = None  # The channel; None for the total
+    state: devices.ChannelState | None = None  # The channel; None for the total
     all_known: bool = True
 
 
@@ -68,7 +62,7 @@ class Column:
     below: int = 1_000  # and from which it is not
 
 
-def build_rows(states: Sequence[ChannelState]) -> tuple[Row, ...]:
+def build_rows(states: Sequence[devices.ChannelState]) -> tuple[Row, ...]:
     """Return a row per channel, after that of the total where several channels are in it."""
     rows = [
         Row(
@@ -89,7 +83,7 @@ def build_rows(states: Sequence[ChannelState]) -> tuple[Row, ...]:
     return (_build_total(states), *rows) if several else tuple(rows)
 
 
-def name_channels(states: Sequence[ChannelState]) -> list[str]:
+def name_channels(states: Sequence[devices.ChannelState]) -> list[str]:
     """Name every channel in few letters: ``GPU0``, ``CPU``, ``RAM``; numbered where several."""
     words = {"gpu": "GPU", "package": "CPU", "estimate": "CPU", "dram": "RAM", "psys": "machine",
              "wall": "wall"}  # fmt: skip
@@ -154,13 +148,7 @@ def header_text(rows: Sequence[Row], width: int, span: str) -> str:
 def row_lines(
     row: Row, buckets: Buckets, rows: Sequence[Row], width: int, height: int
 ) -> list[list[Run]]:
-    """Draw a row as ``height`` lines of runs.
-
-    Args:
-        buckets: Its watts, two values a cell of ``spark_width``.
-        rows: All rows, which have the same columns.
-        height: Lines; the texts are on the first one, the graph takes all.
-    """
+    """Draw a row as lines of runs: texts on the first one, the graph on all, two values a cell."""
     cells = spark_width(rows, width)
     top = row_top(row, buckets)
     watts = buckets.means[-2 * cells :] if len(rows) > 1 else ()  # one is in the graph above
@@ -247,7 +235,7 @@ def own_text(row: Row, room: int) -> str:
     return both if len(both) <= room else own
 
 
-def _build_total(states: Sequence[ChannelState]) -> Row:
+def _build_total(states: Sequence[devices.ChannelState]) -> Row:
     counted = [state for state in states if state.power.in_total]
 
     known = [s for s in counted if s.own_watts is not None and s.others_watts is not None]
@@ -255,12 +243,12 @@ def _build_total(states: Sequence[ChannelState]) -> Row:
         TOTAL,
         "Total",
         "",
-        total_watts([state.power for state in states]),
-        total_limit_watts(states),
-        total_idle_watts(states),
+        devices.total_watts([state.power for state in states]),
+        devices.total_limit_watts(states),
+        devices.total_idle_watts(states),
         sum(state.own_watts or 0.0 for state in known) if known else None,
         sum(state.others_watts or 0.0 for state in known) if known else None,
-        total_kind(states),
+        devices.total_kind(states),
         all_known=len(known) == len(counted),
     )
 

@@ -13,7 +13,7 @@ from etui import units
 from etui.log.daily_energy import EnergySum
 from etui.plots.braille import PHASE_INKS, PHASE_WORDS, sparkline
 from etui.plots.terminal import bar, meter
-from etui.text import SEPARATOR
+from etui.text import SEPARATOR, format_table
 from etui.turn.record import TurnRecord
 
 if TYPE_CHECKING:
@@ -127,12 +127,7 @@ def facts_line(answer: AnswerEnergy, width: int, *, net: bool) -> str:
 
 
 def phase_line(answer: AnswerEnergy, width: int) -> list[Run]:
-    """Return a bar for each phase, as long as its part: ``read ≈3 J ▌  write ≈39 J ████``.
-
-    Returns:
-        Runs of characters with ``prefill``, ``thinking``, ``answer`` or ``axis``; none where no
-        phase is known.
-    """
+    """Return a bar for each known phase as runs: ``read ≈3 J ▌  write ≈39 J ████``."""
     texts = [
         (letter, f"{PHASE_WORDS[letter]} {units.short_energy_text(joules, answer.kind)}")
         for letter, joules in sorted(
@@ -293,21 +288,14 @@ def sum_lines(title: str, rows: Sequence[tuple[str, EnergySum, str]], width: int
         if found.joules is not None and found.joules < 0:  # net joules
             joules, wh = "≤ idle", "–"
         table.append((name, joules, wh, f"{found.turns:,}" if found.turns else "–", money))
-    gaps = [0, *(2 * bool(title) for title in table[0][1:])]
-    cells = [max(cell_len(row[at]) for row in table) + gap for at, gap in enumerate(gaps)]
-    kept, left = set(), width
+    kept, left = [], width
     for at in (0, 1, 4, 2, 3):  # by importance
-        left -= cells[at]
+        gap = 2 if at and table[0][at] else 0
+        left -= max(cell_len(row[at]) for row in table) + gap
         if left >= 0:
-            kept.add(at)
-    return [
-        "".join(
-            f"{text:>{cells[at]}}" if at else f"{text:<{cells[at]}}"
-            for at, text in enumerate(row)
-            if at in kept
-        ).rstrip()
-        for row in table
-    ]
+            kept.append(at)
+    cells = [[row[at] for at in sorted(kept)] for row in table]
+    return format_table(cells, align="<>", measure=cell_len)
 
 
 def budget_text(budget: BudgetState) -> str:
@@ -317,8 +305,9 @@ def budget_text(budget: BudgetState) -> str:
         return f"at most {limit}"
     if budget.spent_joules is None:
         return SEPARATOR.join([limit, f"spent {units.UNMEASURED}"])
-    share = units.percent_text(budget.spent_joules / budget.limit_joules)
-    spent = units.total_text(budget.spent_joules, None, _kind_of(budget))
+    share = units.percent_text(spent_share(budget))
+    kind = units.ESTIMATE if budget.estimated else None
+    spent = units.total_text(budget.spent_joules, None, kind)
     return SEPARATOR.join([limit, f"{spent} spent", share])
 
 
@@ -332,9 +321,8 @@ def budget_bar(budget: BudgetState, width: int) -> str:
     limit = units.short_energy_text(budget.limit_joules)
     if budget.spent_joules is None:
         return f"{budget.period} {units.UNMEASURED} of {limit}"
-    share = budget.spent_joules / budget.limit_joules
-    about = units.ABOUT if budget.estimated else ""
-    text = f"{about}{units.whole_percent_text(share)} of {limit}"
+    share = spent_share(budget)
+    text = f"{_share_text(budget)} of {limit}"
     room = min(24, width - len(budget.period) - len(text) - 2)
     bar = f"{meter(share, room)} " if room >= 4 else ""
     return f"{budget.period} {bar}{text}"
@@ -342,12 +330,12 @@ def budget_bar(budget: BudgetState, width: int) -> str:
 
 def budget_share_text(budget: BudgetState) -> str:
     """Return ``hour 19 %``."""
+    return f"{budget.period} {_share_text(budget)}"
+
+
+def _share_text(budget: BudgetState) -> str:
     about = units.ABOUT if budget.estimated else ""
-    return f"{budget.period} {about}{units.whole_percent_text(spent_share(budget))}"
-
-
-def _kind_of(budget: BudgetState) -> str | None:
-    return units.ESTIMATE if budget.estimated else None
+    return about + units.whole_percent_text(spent_share(budget))
 
 
 def spent_share(budget: BudgetState) -> float:

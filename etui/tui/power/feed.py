@@ -46,23 +46,17 @@ def mark_stage(stage: Stage) -> str:
 
 
 class PowerFeed:
-    """The last hour of watts, and the newest reading of every channel and device.
-
-    Attributes:
-        history: Watts by channel id, and ``TOTAL``; a total with an unknown part is unknown.
-        own: Watts above idle that are etui's own, likewise; a total has the parts that are known.
-        powers: Newest power of every channel.
-        vitals: Newest state of every device.
-    """
+    """The last hour of watts, and the newest reading of every channel and device."""
 
     def __init__(self) -> None:
         self.history = PowerHistory()
+        """Watts by channel id, and ``TOTAL``; a total with an unknown part is unknown."""
         self.own = PowerHistory()
+        """Watts above idle that are etui's own; a total has the parts that are known."""
         self.powers: tuple[ChannelPower, ...] = ()
         self.vitals = Vitals()
 
     def add(self, now_ns: int, powers: Sequence[ChannelPower], phase: str = " ") -> None:
-        """Add a reading of every channel."""
         self.powers = tuple(powers)
         watts = {power.channel.id: power.watts for power in powers}
         self.history.add(now_ns, {TOTAL: total_watts(powers), **watts}, phase)
@@ -123,7 +117,6 @@ class TimeWindow:
         return self._feed.states() if self._held is None else self._held[1]
 
     def buckets(self, channel: str, count: int, *, own: bool = False) -> Buckets:
-        """Return the watts of a channel in ``count`` equal parts."""
         end_ns = self._end_ns
         history = self._feed.own if own else self._feed.history
         return history.buckets(channel, end_ns, self.seconds / count, count)

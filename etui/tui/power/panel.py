@@ -9,42 +9,21 @@ from textwrap import wrap
 from typing import TYPE_CHECKING, ClassVar
 
 from textual import events
-from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.content import Content
 from textual.widgets import Static
 
 from etui import units
-from etui.energy.devices import (
-    total_idle_watts,
-    total_kind,
-    total_limit_watts,
-    total_watts,
-)
+from etui.energy import devices
 from etui.log.daily_energy import EnergySum, sum_by_period
 from etui.plots.braille import Graph
 from etui.plots.power_history import TOTAL
 from etui.text import SEPARATOR, fit_cells, sanitize
 from etui.tui.pacing import QUIET, USUAL, Pace
+from etui.tui.power import energy_text
 from etui.tui.power._widgets import ChannelTable
 from etui.tui.power.channel_rows import build_rows, name_channels
-from etui.tui.power.energy_text import (
-    AnswerEnergy,
-    PhaseJoules,
-    RecentTokens,
-    StatusFacts,
-    answer_of_record,
-    budget_bar,
-    budget_text,
-    facts_line,
-    phase_line,
-    spent_share,
-    status_line,
-    sum_chat,
-    sum_lines,
-    tightest_budget,
-)
 from etui.tui.power.feed import PowerFeed, Stage, TimeWindow, mark_stage
 from etui.tui.services import BudgetState, SpendingTotals
 from etui.tui.widgets.lines import Heading, Line, TitledLines, count_rows
@@ -120,16 +99,15 @@ class PowerPanel(VerticalScroll):
     HELP = "## Power panel"
 
     def __init__(self, feed: PowerFeed) -> None:
-        super().__init__()
         self._feed = feed
         self._residents: dict[str, str] = {}
         self._loading = ""
         self._answering = ""
         self._pace = USUAL
         self._net = False
-        self._answer = AnswerEnergy()
-        self._recent = RecentTokens()
-        self._phases = PhaseJoules()
+        self._answer = energy_text.AnswerEnergy()
+        self._recent = energy_text.RecentTokens()
+        self._phases = energy_text.PhaseJoules()
         self._records: Sequence[TurnRecord] = ()
         self._spending: SpendingTotals | None = None
         self._problem = ""
@@ -153,21 +131,10 @@ class PowerPanel(VerticalScroll):
         self._shared = Line(classes="unmeasured")
         self._app = Line(classes="app gap")
         self.status = Line(classes="power-status")
-
-    def compose(self) -> ComposeResult:
-        yield self._answer_heading
-        yield self._facts
-        yield self._bars
-        yield self._power_heading
-        yield self._nothing
-        yield self._graph
-        yield self._table
-        yield self._spent
-        yield from self._budget_lines.values()
-        yield self._by_model
-        yield self._model
-        yield self._shared
-        yield self._app
+        answer = self._answer_heading, self._facts, self._bars
+        power = self._power_heading, self._nothing, self._graph, self._table
+        spent = self._spent, *self._budget_lines.values(), self._by_model
+        super().__init__(*answer, *power, *spent, self._model, self._shared, self._app)
 
     def on_mount(self) -> None:
         self._nothing.display = self._by_model.display = self._shared.display = False
@@ -192,13 +159,7 @@ class PowerPanel(VerticalScroll):
         """Name of the model that answers, or that answered last; else of one in memory."""
         return self._answering or next(reversed(self._residents), "")
 
-    @property
-    def text(self) -> str:
-        lines = [str(s.content) for s in self.query(Static) if s.display]
-        return "\n".join([*lines, self._table.text])
-
     def show_power(self, meter: LiveMeter, stage: Stage, *, draw: bool = True) -> None:
-        """Add the latest reading of every channel, and draw what is due."""
         now_ns = time.monotonic_ns()
         channels = len(self._feed.powers)
         self._feed.add(now_ns, meter.latest(), mark_stage(stage))
@@ -209,11 +170,7 @@ class PowerPanel(VerticalScroll):
         if len(self._feed.powers) != channels:
             self._adopt_plan()
         if draw:
-            self._draw(now_ns)
-
-    def draw_due(self) -> None:
-        """Draw what is due, along with something else that is drawn now."""
-        self._draw(time.monotonic_ns())
+            self.draw(now_ns)
 
     def show_stage(self, stage: Stage) -> None:
         """Mark a new stage in the graph, even one that ends at once."""
@@ -228,21 +185,21 @@ class PowerPanel(VerticalScroll):
         phases: dict[str, float] = {}
         if energy.joules is not None:
             phases = self._phases.look(mark_stage(progress.stage), energy.joules)
-        self._answer = AnswerEnergy(energy, tokens, speed, phases, running=True)
+        self._answer = energy_text.AnswerEnergy(energy, tokens, speed, phases, running=True)
         self._show_answer()
         return energy
 
     def show_record(self, record: TurnRecord) -> None:
         self._answering = record.model
-        self._answer = answer_of_record(record)
-        self._phases = PhaseJoules()
+        self._answer = energy_text.answer_of_record(record)
+        self._phases = energy_text.PhaseJoules()
         self._show_answer()
 
     def end_turn(self) -> None:
         """Keep what is shown of an answer that has ended, with or without a record."""
         if self._answer.running:
             self._answer = replace(self._answer, running=False)
-            self._phases = PhaseJoules()
+            self._phases = energy_text.PhaseJoules()
             self._show_answer()
 
     def show_answering(self, model: str) -> None:
@@ -254,8 +211,11 @@ class PowerPanel(VerticalScroll):
     def show_chat(self, records: Sequence[TurnRecord]) -> None:
         self._records = records
         if not self._answer.running:
-            self._answer = answer_of_record(records[-1]) if records else AnswerEnergy()
-            self._answering = records[-1].model if records else ""
+            last = records[-1] if records else None
+            self._answer = (
+                energy_text.answer_of_record(last) if last else energy_text.AnswerEnergy()
+            )
+            self._answering = last.model if last else ""
             self._show_answer()
         self._show_totals()
 
@@ -267,19 +227,16 @@ class PowerPanel(VerticalScroll):
         self._show_totals()
 
     def action_parts(self) -> None:
-        """Show what the joules of today went into, or hide it."""
         self._shows_parts = not self._shows_parts
         self._show_totals()
 
     def toggle_net(self) -> bool:
-        """Switch between gross and net joules, and return whether they are net now."""
         self._net = not self._net
         self._show_totals()
         self._show_answer()
         return self._net
 
     def zoom(self, steps: int) -> None:
-        """Show more time for positive ``steps`` and less for negative ones."""
         self._window.zoom(steps)
         self._draw_now()
 
@@ -335,10 +292,9 @@ class PowerPanel(VerticalScroll):
 
     def _draw_now(self) -> None:
         self._graph_due_ns = self._table_due_ns = 0
-        self._draw(time.monotonic_ns())
+        self.draw(time.monotonic_ns())
 
-    def _draw(self, now_ns: int) -> None:
-        """Draw the parts that are due; nothing while the panel is hidden."""
+    def draw(self, now_ns: int) -> None:
         tick_ns = int(self._pace.tick_seconds * 1e9)
         if now_ns >= self._graph_due_ns:
             self._graph_due_ns = now_ns + max(_GRAPH_NS, tick_ns)
@@ -353,12 +309,13 @@ class PowerPanel(VerticalScroll):
             self._show_power_heading()
 
     def _show_power_heading(self) -> None:
-        """Write the watts that the table below has."""
         states = self._window.states()
-        watts = total_watts([state.power for state in states])
+        watts = devices.total_watts([state.power for state in states])
         now = "" if self._feed.history.newest_ns is None else units.UNMEASURED
         if watts is not None:
-            now = units.of_limit_text(watts, total_limit_watts(states), total_kind(states))
+            now = units.of_limit_text(
+                watts, devices.total_limit_watts(states), devices.total_kind(states)
+            )
         span = self._window.span_text if states else ""
         self._power_heading.show(f"POWER  {now}", "paused" if self._window.is_held else span)
 
@@ -370,9 +327,9 @@ class PowerPanel(VerticalScroll):
         self._graph.display = bool(powers)
         if not powers:
             self._nothing.set_text(NOTHING_READ)
-        limit = total_limit_watts(states)
+        limit = devices.total_limit_watts(states)
         buckets = self._window.buckets(TOTAL, self._graph.values)
-        self._graph.show(Graph(buckets, limit, total_idle_watts(states)))
+        self._graph.show(Graph(buckets, limit, devices.total_idle_watts(states)))
 
     def _show_app(self) -> None:
         quiet = f"{SEPARATOR}quiet mode" if self._pace is QUIET else ""
@@ -404,8 +361,8 @@ class PowerPanel(VerticalScroll):
         badge = f"{units.ABOUT} estimated" if answer.is_estimate else answer.kind or ""
         self._answer_heading.show(heading, badge)
         unknown = "its joules will be shown here" if answer.energy is None else "–"
-        self._facts.set_text(facts_line(answer, width, net=self._net) or unknown)
-        runs = phase_line(answer, width)
+        self._facts.set_text(energy_text.facts_line(answer, width, net=self._net) or unknown)
+        runs = energy_text.phase_line(answer, width)
         bars = Content.assemble(*((text, _PHASE_STYLES.get(ink, "")) for text, ink in runs))
         if str(bars) != str(self._bars.content):
             grows = bool(runs) != bool(str(self._bars.content))
@@ -416,7 +373,7 @@ class PowerPanel(VerticalScroll):
     def _show_totals(self) -> None:
         width, spending = max(1, self._facts.content_size.width), self._spending
         chat = "chat, net" if self._net else "chat answers"
-        rows = [(chat, sum_chat(self._records, net=self._net))]
+        rows = [(chat, energy_text.sum_chat(self._records, net=self._net))]
         daily, today = (None, None) if spending is None else (spending.daily, spending.today)
         if daily is not None and today is not None:
             sums = sum_by_period(daily, today)
@@ -428,7 +385,7 @@ class PowerPanel(VerticalScroll):
             rows.append(("since Mon+idling", sums["week"]))
         elif not self._problem:
             rows += [("today+idling", EnergySum()), ("since Mon+idling", EnergySum())]
-        lines = sum_lines("SPENT", [(*row, "") for row in rows], width)
+        lines = energy_text.sum_lines("SPENT", [(*row, "") for row in rows], width)
         missing = max(found.unmeasured for _, found in rows)
         lines += [f"{missing:,} unmeasured, not counted"] if missing else []
         lines += wrap(self._problem, width)
@@ -437,9 +394,9 @@ class PowerPanel(VerticalScroll):
             budget = next((b for b in self.budgets if b.period == period), None)
             line.display = budget is not None
             if budget is not None:
-                bar = budget_bar(budget, width)
-                line.set_text(bar or f"{period} {budget_text(budget)}")
-                line.set_class(spent_share(budget) >= 1, "-over")
+                bar = energy_text.budget_bar(budget, width)
+                line.set_text(bar or f"{period} {energy_text.budget_text(budget)}")
+                line.set_class(energy_text.spent_share(budget) >= 1, "-over")
         self._adopt_plan()
         self._show_status()
 
@@ -459,21 +416,25 @@ class PowerPanel(VerticalScroll):
         if not width:
             return
         states = self._feed.states()
-        watts = total_watts([state.power for state in states])
+        watts = devices.total_watts([state.power for state in states])
         now_ns = self._feed.history.newest_ns or 0
         history = self._feed.history.buckets(TOTAL, now_ns, 1.0, 24).means
-        top = total_limit_watts(states) or max((w for w in history if w is not None), default=1.0)
-        budget = tightest_budget(self.budgets)
+        top = devices.total_limit_watts(states) or max(
+            (w for w in history if w is not None), default=1.0
+        )
+        budget = energy_text.tightest_budget(self.budgets)
         last, now = ("answer ", "now ") if width >= _WORDS_FROM else ("", "")
         joules = self._answer.joules_word(net=self._net)
-        facts = StatusFacts(
+        facts = energy_text.StatusFacts(
             joules=f"{last}{joules}" if joules else "",
             per_token=self._answer.per_token_text(net=self._net),
-            watts=now + units.short_watts_text(watts, total_kind(states)) if states else "",
+            watts=now + units.short_watts_text(watts, devices.total_kind(states)) if states else "",
             history=history,
             top_watts=top or 1.0,
             model=sanitize(f"loading {self._loading}" if self._loading else self.answering)
             or NO_MODEL,
-            budget="" if budget is None else units.whole_percent_text(spent_share(budget)),
+            budget=""
+            if budget is None
+            else units.whole_percent_text(energy_text.spent_share(budget)),
         )
-        self.status.set_text(status_line(facts, width))
+        self.status.set_text(energy_text.status_line(facts, width))

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from rich.text import Text
 from textual import work
-from textual.app import App, ComposeResult
+from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.screen import Screen
@@ -29,21 +27,13 @@ from etui.plots.braille import Graph
 from etui.plots.power_history import ZOOM_SECONDS
 from etui.text import SEPARATOR, sanitize
 from etui.tui._work import in_thread
-from etui.tui.ascii import choose_driver, leave_on_hangup, leave_on_terminate
+from etui.tui.ascii import TerminalApp, leave_on_hangup, leave_on_terminate
 from etui.tui.commands import Command, build_commands
 from etui.tui.pacing import SAMPLE_SECONDS
+from etui.tui.power import spent_text
 from etui.tui.power._widgets import ChannelTable
 from etui.tui.power.channel_rows import Row, build_rows, header_text, long_name
 from etui.tui.power.feed import SINCE_START, PowerFeed, TimeWindow
-from etui.tui.power.spent_text import (
-    DAYS_SHOWN,
-    Spent,
-    day_lines,
-    model_and_answer_lines,
-    money_lines,
-    read_spent,
-)
-from etui.tui.themes import THEMES
 from etui.tui.widgets.key_footer import KeyFooter
 from etui.tui.widgets.lines import Line
 from etui.tui.widgets.power_graph import PowerGraph
@@ -54,11 +44,10 @@ if TYPE_CHECKING:
 _VITALS_NS = 1_000_000_000
 
 
-class PowerTopApp(App[None]):
+class PowerTopApp(TerminalApp):
     """The power screen alone."""
 
     TITLE = "etui power"
-    CSS_PATH = Path(__file__).parents[1] / "etui.tcss"
     ENABLE_COMMAND_PALETTE = False
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("f1", "toggle_help", "Help", id="top.help", priority=True),
@@ -67,18 +56,14 @@ class PowerTopApp(App[None]):
     ]
 
     def __init__(self, config: Config, meter: LiveMeter, interval_seconds: float = 1.0) -> None:
-        super().__init__(driver_class=choose_driver(config.ascii))
-        self._config = config
+        super().__init__(config)
         self._meter = meter
         self._feed = PowerFeed()
         self._vitals_ns = -_VITALS_NS
-        self.fault: BaseException | None = None
         self._screen = PowerScreen(config, self._feed, interval_seconds=interval_seconds)
 
     def on_mount(self) -> None:
         self.set_keymap(dict(self._config.keymap))
-        for theme in THEMES:
-            self.register_theme(theme)
         if self._config.theme in self.available_themes:
             self.theme = self._config.theme
         leave_on_terminate(self.exit)
@@ -89,22 +74,8 @@ class PowerTopApp(App[None]):
         self.set_interval(SAMPLE_SECONDS, self._read)
 
     def run_until_left(self) -> None:
-        """Show the screen until the user leaves; :attr:`fault` is what ended it, if that."""
         leave_on_hangup(lambda: None)
         self.run()
-
-    def action_toggle_help(self) -> None:
-        from etui.tui.help import HelpScreen, list_key_groups
-
-        if isinstance(self.screen, HelpScreen):
-            self.screen.action_leave()
-        else:
-            self.push_screen(HelpScreen(list_key_groups(self.screen)))
-
-    def _fatal_error(self) -> None:
-        # Replaces Textual's traceback: the command reports it after the terminal is restored.
-        self.fault = self.fault or sys.exc_info()[1]
-        self._close_messages_no_wait()
 
     def _read(self) -> None:
         now_ns = time.monotonic_ns()
@@ -163,15 +134,15 @@ NOT_OPEN = "opening the meter …"
 _READ_AGAIN_SECONDS = 20.0
 _LONG_TITLE_FROM = 90
 _TITLES: dict[Part, str] = {
-    "models": f"Joules by model, {DAYS_SHOWN} days",
+    "models": f"Joules by model, {spent_text.DAYS_SHOWN} days",
     "days": "Joules, answers' peak W",
     "money": "Spent in all",
 }
 _HINTS: dict[Part, str] = {"models": " (tab: days)", "days": " (tab: models)"}
-_LINES: dict[Part, Callable[[Spent, int], list[str]]] = {
-    "models": model_and_answer_lines,
-    "days": day_lines,
-    "money": money_lines,
+_LINES: dict[Part, Callable[[spent_text.Spent, int], list[str]]] = {
+    "models": spent_text.model_and_answer_lines,
+    "days": spent_text.day_lines,
+    "money": spent_text.money_lines,
 }
 
 
@@ -189,18 +160,11 @@ class SpentPart(VerticalScroll, can_focus=True):
     COMPONENT_CLASSES: ClassVar[set[str]] = {"spent-part--bar"}
 
     def __init__(self, part: Part) -> None:
-        super().__init__(id=part, classes="part")
-        self.part = part
         self._body = Static("", markup=False)
+        super().__init__(self._body, id=part, classes="part")
+        self.part = part
 
-    def compose(self) -> ComposeResult:
-        yield self._body
-
-    @property
-    def text(self) -> str:
-        return str(self._body.content)
-
-    def show(self, spent: Spent) -> None:
+    def show(self, spent: spent_text.Spent) -> None:
         if width := self._body.size.width:
             text = Text(sanitize("\n".join(_LINES[self.part](spent, width))))
             text.highlight_regex("[█▏▎▍▌▋▊▉]+", self.get_component_rich_style("spent-part--bar"))
@@ -238,7 +202,7 @@ class PowerScreen(Screen[None]):
         self._part: Part = "channels"
         self._left: Part = "days"
         self._rows: tuple[Row, ...] = ()
-        self._spent: Spent | None = None
+        self._spent: spent_text.Spent | None = None
         self._title = Line("", classes="title")
         self._graph = PowerGraph(id="power-graph")
         self._columns = Line("", classes="columns")
@@ -310,11 +274,6 @@ class PowerScreen(Screen[None]):
 
         self.app.push_screen(WallMeterModal(self._config))
 
-    @property
-    def layout_now(self) -> ScreenLayout:
-        width, height = self.app.size
-        return choose_layout(width, height, len(self._rows), self._part, self._left)
-
     def _read_if_shown(self) -> None:
         if self.is_current:
             self.action_read()
@@ -324,10 +283,12 @@ class PowerScreen(Screen[None]):
         today = date.today()
         try:
             self._spent = await in_thread(
-                lambda: read_spent(self._config, today), "run `etui doctor`"
+                lambda: spent_text.read_spent(self._config, today), "run `etui doctor`"
             )
         except EtuiError as error:
-            self._spent = Spent(DailyEnergy(), today, problem=f"{error.what}; {error.fix}")
+            self._spent = spent_text.Spent(
+                DailyEnergy(), today, problem=f"{error.what}; {error.fix}"
+            )
         self._show_spent()
 
     def _draw(self) -> None:
@@ -335,7 +296,7 @@ class PowerScreen(Screen[None]):
             return
         if not self._window.is_held or not self._rows:
             self._rows = build_rows(self._window.states())
-        layout = self.layout_now
+        layout = choose_layout(*self.app.size, len(self._rows), self._part, self._left)
         self._take_layout(layout)
         self._table.show(self._rows, self._window, layout.row_height)
         span = self._window.span_text

@@ -12,19 +12,8 @@ from etui import units
 from etui.config.config import Config
 from etui.energy.tariff import Cost
 from etui.energy.wall_model import describe_wall_drift
-from etui.log.daily_energy import (
-    PERIODS,
-    DailyEnergy,
-    EnergySum,
-    Period,
-    first_day_shown,
-    list_days,
-    read_daily_energy,
-    sum_by_day,
-    sum_by_model,
-    sum_by_part,
-    sum_by_period,
-)
+from etui.log import daily_energy
+from etui.log.daily_energy import DailyEnergy, EnergySum
 from etui.log.filters import Sort, TurnFilter
 from etui.log.prices import read_prices, sum_daily_costs
 from etui.log.queries import LogReader, TurnSummary
@@ -35,15 +24,11 @@ from etui.tui.power.energy_text import sum_lines
 
 
 def read_spent(config: Config, today: date) -> Spent:
-    """Read the sums of this year and of the last days.
-
-    Raises:
-        LogUnavailable: The log cannot be read.
-    """
+    """Read the sums of this year and of the last days."""
     since = today - timedelta(days=DAYS_SHOWN - 1)
     with LogReader(config) as log:
-        first = first_day_shown(today, DAYS_SHOWN)
-        daily = read_daily_energy(log, first, today)
+        first = daily_energy.first_day_shown(today, DAYS_SHOWN)
+        daily = daily_energy.read_daily_energy(log, first, today)
         prices = read_prices(log, config, strict=False)
         costs = None if prices is None else sum_daily_costs(log, prices, first, today)
         most, _ = log.list_page(
@@ -96,7 +81,12 @@ def model_lines(spent: Spent, width: int) -> list[str]:
 
 def model_and_answer_lines(spent: Spent, width: int) -> list[str]:
     """Return the bars per model, and below them the answers of the last days that took most."""
-    most = [(_turn_joules(turn), one_line(turn.query)) for turn in spent.most if turn.joules]
+    found = [turn for turn in spent.most if turn.joules]
+    kinds = [turn.kind if turn.kind == units.ESTIMATE else None for turn in found]
+    most = [
+        (units.short_energy_text(turn.joules, kind), one_line(turn.query))
+        for turn, kind in zip(found, kinds, strict=True)
+    ]
     rows = [
         fit_cells(row, width - 1) for row in format_table(most, align="><", measure=count_cells)
     ]
@@ -110,21 +100,17 @@ def _has_trends(daily: DailyEnergy, width: int) -> bool:
     return width >= _TRENDS_FROM and len(daily.days) >= DAYS_SHOWN
 
 
-def _turn_joules(turn: TurnSummary) -> str:
-    return units.short_energy_text(turn.joules, turn.kind if turn.kind == units.ESTIMATE else None)
-
-
 def model_bars(daily: DailyEnergy, since: date | None, width: int) -> list[str]:
     """Return a bar per model from a day on (None: all days); none without an entry.
 
     Where there is room, its joules by day follow as a small graph.
     """
     rows, trends = [], _has_trends(daily, width)
-    for model, found in sum_by_model(daily, since):
+    for model, found in daily_energy.sum_by_model(daily, since):
         remark = _count(found)
         if trends:
             parts = DailyEnergy(daily.days, tuple(p for p in daily.parts if p.model == model))
-            days = [each.joules for _, each in sum_by_day(parts, DAYS_SHOWN)]
+            days = [each.joules for _, each in daily_energy.sum_by_day(parts, DAYS_SHOWN)]
             most = max((joules or 0.0 for joules in days), default=0.0)
             remark += f"  {sparkline(days, most or 1.0, DAYS_SHOWN // 2)}"
         rows.append((one_line(model) or "unknown", found, remark))
@@ -135,13 +121,17 @@ def day_lines(spent: Spent, width: int) -> list[str]:
     """Return a bar per day since the first one, with the peak watts, the newest first."""
     if spent.empty_text:
         return [spent.empty_text]
-    days = list(dropwhile(_is_empty, sum_by_day(spent.daily, DAYS_SHOWN)))
-    rows = [(_day_text(day, spent.today), found, _peak(found)) for day, found in reversed(days)]
+    days = list(
+        dropwhile(
+            lambda of_day: of_day[1] == EnergySum(),
+            daily_energy.sum_by_day(spent.daily, DAYS_SHOWN),
+        )
+    )
+    rows = [
+        ("today" if day == spent.today else f"{day:%a} {day.day:>2} {day:%b}", found, _peak(found))
+        for day, found in reversed(days)
+    ]
     return _bar_lines(rows, width) if rows else [f"nothing in the last {DAYS_SHOWN} days"]
-
-
-def _is_empty(of_day: tuple[date, EnergySum]) -> bool:
-    return of_day[1] == EnergySum()
 
 
 def money_lines(spent: Spent, width: int) -> list[str]:
@@ -159,7 +149,7 @@ def money_lines(spent: Spent, width: int) -> list[str]:
         if period == "day":
             rows += [(name, each, "") for name, each in part_rows(spent.daily, spent.today)]
     lines = sum_lines("", rows, width)
-    missing = sum_by_period(spent.daily, spent.today)["year"].unmeasured
+    missing = daily_energy.sum_by_period(spent.daily, spent.today)["year"].unmeasured
     if missing:
         lines.append(f"{missing:,} unmeasured, not counted")
     _, _, year = money[-1]
@@ -173,16 +163,16 @@ def money_lines(spent: Spent, width: int) -> list[str]:
 
 def part_rows(daily: DailyEnergy, day: date) -> list[tuple[str, EnergySum]]:
     """Name what the joules of a day went into, each with its sum."""
-    parts = sum_by_part(daily, day).items()
+    parts = daily_energy.sum_by_part(daily, day).items()
     return [(f"  {_DAY_PARTS.get(part, part)}", found) for part, found in parts]
 
 
-def list_money(spent: Spent) -> list[tuple[Period, EnergySum, Cost | None]]:
+def list_money(spent: Spent) -> list[tuple[daily_energy.Period, EnergySum, Cost | None]]:
     """Return the sums of every period, each with its cost; None without joules or a tariff."""
-    sums, costs = sum_by_period(spent.daily, spent.today), spent.costs
-    found: list[tuple[Period, EnergySum, Cost | None]] = []
-    for period in PERIODS:
-        days = () if costs is None else list_days(spent.today, period)
+    sums, costs = daily_energy.sum_by_period(spent.daily, spent.today), spent.costs
+    found: list[tuple[daily_energy.Period, EnergySum, Cost | None]] = []
+    for period in daily_energy.PERIODS:
+        days = () if costs is None else daily_energy.list_days(spent.today, period)
         parts = [costs[day] for day in days if costs is not None and day in costs]
         found.append((period, sums[period], sum(parts, Cost()) if parts else None))
     return found
@@ -221,7 +211,3 @@ def _peak(found: EnergySum) -> str:
     if found.peak_watts is None:
         return ""
     return units.short_watts_text(found.peak_watts, found.kind)
-
-
-def _day_text(day: date, today: date) -> str:
-    return "today" if day == today else f"{day:%a} {day.day:>2} {day:%b}"

@@ -11,22 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from etui import units
+from etui.bench import summary_text
 from etui.bench.precision import describe_precision
 from etui.bench.summary import ArmSummary, Summary
-from etui.bench.summary_text import (
-    count_lost,
-    ends,
-    find_best,
-    guess_verdict,
-    interval_text,
-    suite_name,
-)
 from etui.codec import from_document
 from etui.errors import EtuiError
 from etui.plots.terminal import LABELS, ArmPoint
 from etui.sweep.folder import RESULT
 from etui.text import format_table, one_line
-from etui.tui.job_bar import AppJob
+from etui.tui.jobs import AppJob
 from etui.tui.measurements import SweepResult
 from etui.tui.widgets.tables import TableColumn
 
@@ -61,7 +54,7 @@ class RunEntry:
         arm = self.best
         if self.summary is None or arm is None:
             return self.why
-        return guess_verdict(arm, self.summary.chance)
+        return summary_text.guess_verdict(arm, self.summary.chance)
 
     @property
     def kind(self) -> str | None:
@@ -76,7 +69,7 @@ class RunEntry:
             name: ArmPoint(
                 arm.energy.per_question.value,
                 arm.accuracy.micro.value,
-                *ends(arm.accuracy.micro),
+                *summary_text.ends(arm.accuracy.micro),
                 arm.energy.per_question.low,
                 arm.energy.per_question.high,
             )
@@ -87,7 +80,7 @@ class RunEntry:
     @property
     def best(self) -> ArmSummary | None:
         """The arm with the most right answers; None without a summary or an arm."""
-        best = None if self.summary is None else find_best(self.summary)
+        best = None if self.summary is None else summary_text.find_best(self.summary)
         return None if best is None else best[1]
 
     @property
@@ -112,11 +105,7 @@ class RunEntry:
 
 
 def list_runs(folder: Path, sweeps: Path, jobs: Iterable[AppJob] = ()) -> list[RunEntry]:
-    """List run folders, sweeps and the calibrations of this session, the newest first.
-
-    Raises:
-        EtuiError: A folder cannot be read.
-    """
+    """List run folders, sweeps and the calibrations of this session, the newest first."""
     found = [_build_job_entry(job) for job in jobs if job.kind == "calibration"]
     for place, name, read in ((folder, "config.json", _read_run), (sweeps, RESULT, _read_sweep)):
         try:
@@ -216,7 +205,7 @@ def run_texts(run: RunEntry) -> dict[str, str]:
     }
     if summary is None:
         return texts
-    if (best := find_best(summary)) is not None and len(summary.arms) > 1:
+    if (best := summary_text.find_best(summary)) is not None and len(summary.arms) > 1:
         texts["verdict"] = one_line(f"{run.verdict} ({best[0]})")
     answered = 0 if arm is None else arm.accuracy.questions
     stopped = "" if summary.complete else f"{answered:,} of "
@@ -225,7 +214,7 @@ def run_texts(run: RunEntry) -> dict[str, str]:
         kind = arm.energy.kind if arm.energy is not None else None
         shown = kind if kind == units.ESTIMATE else None
         texts["best"] = units.accuracy_text(arm.accuracy.micro.value)
-        texts["interval"] = interval_text(arm.accuracy.micro)
+        texts["interval"] = summary_text.interval_text(arm.accuracy.micro)
         texts["chance"] = units.accuracy_text(summary.chance) if summary.chance else ""
         texts["joules"] = units.short_energy_text(figures["joules"], shown)
         if figures["per_token"] is not None:
@@ -245,13 +234,14 @@ def arm_lines(run: RunEntry, width: int) -> list[str]:
                              "J/RIGHT ANSWER", "NO ANSWER (WRONG)")  # fmt: skip
     rows: list[tuple[str, ...]] = []
     for label, (name, arm) in zip_longest(LABELS[: len(summary.arms)], summary.arms.items()):
-        cost, right, lost = arm.energy, arm.accuracy.micro, count_lost(arm.accuracy)
+        cost, right, lost = arm.energy, arm.accuracy.micro, summary_text.count_lost(arm.accuracy)
         kind = None if cost is None or cost.kind != units.ESTIMATE else cost.kind
         costs = [None] * 2 if cost is None else [cost.per_question, cost.per_correct]
         each, correct = (units.short_energy_text(c.value if c else None, kind) for c in costs)
-        rows.append((label or "", one_line(name), units.accuracy_text(right.value),
-                     interval_text(right), guess_verdict(arm, summary.chance), each, correct,
-                     f"{lost:,}"))  # fmt: skip
+        interval = summary_text.interval_text(right)
+        verdict = summary_text.guess_verdict(arm, summary.chance)
+        rows.append((label or "", one_line(name), units.accuracy_text(right.value), interval,
+                     verdict, each, correct, f"{lost:,}"))  # fmt: skip
     lines = format_table(rows, header=head, align="<<>><>>>")
     while max(map(len, lines)) > width and len(head) > 3:
         head, rows = head[:-1], [row[:-1] for row in rows]
@@ -260,7 +250,7 @@ def arm_lines(run: RunEntry, width: int) -> list[str]:
     shots = f", {summary.shots} worked examples in each prompt" if summary.shots else ""
     count = units.count_text(summary.questions, "question")
     precision = [] if summary.precision is None else describe_precision(summary.precision)
-    return [f"{suite_name(summary)}: {count}{chance}{shots}", "", *lines, *precision]
+    return [f"{summary_text.suite_name(summary)}: {count}{chance}{shots}", "", *lines, *precision]
 
 
 def sort_runs(runs: Sequence[RunEntry], key: str, descending: bool) -> list[RunEntry]:

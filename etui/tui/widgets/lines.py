@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from rich.cells import cell_len
 from textual import events
-from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal
 from textual.content import Content
@@ -131,10 +130,6 @@ class FactLine(Line):
         self._facts = ""
         self.display = False
 
-    @property
-    def facts(self) -> str:
-        return self._facts
-
     def show(self, facts: str) -> None:
         if facts == self._facts:
             return
@@ -161,14 +156,10 @@ class HintedLine(Horizontal):
     """A line of facts with the keys for them at its right; hidden without facts."""
 
     def __init__(self, *, classes: str, one_row: bool = False) -> None:
-        super().__init__(classes=f"hinted {classes}-row")
         self.line = FactLine(classes=classes, one_row=one_row)
         self._hint = Line(classes="hint")
+        super().__init__(self.line, self._hint, classes=f"hinted {classes}-row")
         self.display = False
-
-    def compose(self) -> ComposeResult:
-        yield self.line
-        yield self._hint
 
     def on_resize(self, event: events.Resize) -> None:
         self.set_class(event.size.width < HINT_FROM, "-tight")

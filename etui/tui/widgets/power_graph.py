@@ -8,11 +8,10 @@ from __future__ import annotations
 from typing import ClassVar
 
 from rich.segment import Segment
-from rich.style import Style
 from textual.strip import Strip
 from textual.widget import Widget
 
-from etui.plots.braille import Graph, Ink, Run, draw_graph, gutter_width
+from etui.plots.braille import Graph, Run, draw_graph, gutter_width
 from etui.plots.power_history import Buckets
 
 EMPTY = Graph(Buckets(1.0, (), (), ""))
@@ -44,10 +43,6 @@ class PowerGraph(Widget):
         self._drawn: tuple[tuple[int, int], list[list[Run]]] | None = None
 
     @property
-    def graph(self) -> Graph:
-        return self._graph
-
-    @property
     def values(self) -> int:
         """Number of values that fit: two a cell, right of the axis."""
         return max(2, 2 * (self.size.width - gutter_width(self._graph)))
@@ -65,8 +60,6 @@ class PowerGraph(Widget):
         rows = self._drawn[1]
         if y >= len(rows):
             return Strip.blank(size[0], self.rich_style)
-        strip = Strip([Segment(text, self._style_of(ink)) for text, ink in rows[y]])
+        style = self.get_component_rich_style
+        strip = Strip([Segment(text, style(f"power-graph--{ink}")) for text, ink in rows[y]])
         return strip.adjust_cell_length(size[0], self.rich_style)
-
-    def _style_of(self, ink: Ink) -> Style:
-        return self.get_component_rich_style(f"power-graph--{ink}")

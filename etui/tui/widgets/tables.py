@@ -115,11 +115,7 @@ def fit_columns(columns: Sequence[TableColumn], needed: Mapping[str, int], width
     """Choose the columns that fit next to each other, in the order of the table.
 
     The columns are taken by rank as long as they fit; the first by rank is always shown. What is
-    left goes to the columns that may shrink, by rank.
-
-    Args:
-        needed: Width in cells that each column needs, by key.
-        width: Cells of the whole table.
+    left goes to the columns that may shrink, by rank. ``needed`` has the cells by key.
     """
     chosen: dict[str, int] = {}
     left = width

@@ -155,12 +155,12 @@ async def test_a_repetition_is_streamed_and_then_cut_with_its_reason(house: Hous
 
 
 async def test_a_turn_with_branches_shows_its_place_and_asks_for_another(house: House) -> None:
-    wanted: list[tuple[str, int]] = []
+    wanted: list[tuple[str, str]] = []
 
     class Listening(EtuiApp):
-        def on_turn_view_branch_wanted(self, message: TurnView.BranchWanted) -> None:
+        def on_turn_view_action_requested(self, message: TurnView.ActionRequested) -> None:
             assert message.view.record is not None
-            wanted.append((message.view.record.turn_id, message.step))
+            wanted.append((message.view.record.turn_id, message.action))
 
     async with running(house, kind=Listening) as term:
         await term.answer("First?", "Second?")
@@ -169,7 +169,7 @@ async def test_a_turn_with_branches_shows_its_place_and_asks_for_another(house: 
         assert "<" not in term.text(0, "energy")
         assert "< 2/3 >" in term.text(1, "energy")
         await term.press("shift+tab", "<", ">")
-        await term.until(lambda: wanted == [(second, -1), (second, 1)])
+        await term.until(lambda: wanted == [(second, "before"), (second, "after")])
         await term.press("up", ">")
         await term.pilot.pause()
         assert len(wanted) == 2, "a turn without branches has nowhere to go"

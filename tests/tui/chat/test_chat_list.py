@@ -265,8 +265,9 @@ def test_every_branch_has_one_row_and_one_is_current(roots: int, parents: list[i
     ]
     leaves = tree_of(records).leaves()
     found = branch_rows(records, None)
-    assert {row.leaf for row in found} == (set(leaves) if len(leaves) > 1 else set())
+    assert {leaf for leaf, _ in found} == (set(leaves) if len(leaves) > 1 else set())
     if found:
-        assert [row.current for row in found].count(True) == 1
-        assert [row.last for row in found] == [False] * (len(found) - 1) + [True]
-        assert all(row.depth >= 1 for row in found)
+        rows = [row for _, row in found]
+        assert sum("●" in row for row in rows) == 1
+        assert [row.startswith("  └ ") for row in rows] == [False] * (len(rows) - 1) + [True]
+        assert all(row.startswith("  ├ ") for row in rows[:-1])

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from etui.prompts.library import find_prompt
-from etui.tui.chat._comparison import AnswerColumn, ComparisonScreen, ratio_line
+from etui.tui.chat._dialogs import AnswerColumn, ComparisonScreen, ratio_line
 from tests.tui.chat.test_branches import open_forked
 from tests.tui.fakes import House, turn_record
 from tests.tui.screen import Terminal, running

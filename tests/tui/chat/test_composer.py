@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from textual import events
-from textual.widgets import Input
+from textual.widgets import Input, Static
 
 from etui.errors import EtuiError
 from etui.prompts.attachments import Attachment, join
@@ -149,7 +149,7 @@ async def test_a_file_too_long_offers_a_part(house: House, folder: Path) -> None
         assert house.runner.asked == []
         await term.press("end", "escape", "enter")
         await term.at(PartModal)
-        what = term.app.screen._title
+        what = str(term.app.screen.query_one(".title", Static).content)
         assert "long.txt has 6,0" in what
         assert "holds 2,000" in what
         await term.press("down", "down", "enter")

@@ -25,7 +25,7 @@ from etui.tui.chat._transcript import (
     TurnWindow,
     latest_window,
 )
-from etui.tui.chat._turn_text import compare_costs
+from etui.tui.chat.progress import compare_costs
 from etui.turn.record import HopRecord, Tokens, TurnRecord
 from tests.tui.fakes import MODEL, turn_record
 

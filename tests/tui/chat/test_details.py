@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from etui.tui.chat._details import DetailsModal
-from etui.tui.chat._turn_text import hop_line
+from etui.tui.chat._dialogs import DetailsModal
+from etui.tui.chat.progress import hop_line
 from etui.turn.facts import NO_BASELINE, list_facts
 from etui.turn.record import HopRecord, TurnRecord
 from tests.tui.fakes import House, turn_record

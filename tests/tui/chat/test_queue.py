@@ -114,7 +114,7 @@ async def test_numbers_and_graph_are_drawn_along_with_the_text_of_a_running_answ
         monkeypatch.setattr(
             PowerPanel, "show_turn", lambda *rest: (seen.append("numbers"), show_turn(*rest))[1]
         )
-        monkeypatch.setattr(PowerPanel, "_draw", lambda *_: seen.append("graph"))
+        monkeypatch.setattr(PowerPanel, "draw", lambda *_: seen.append("graph"))
 
         queue._counted_ns = 0
         await queue._take(TextBatch("", " more", 0, 1))

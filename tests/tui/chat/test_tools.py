@@ -12,7 +12,7 @@ from textual.widgets import Collapsible, Static
 from etui.config.config import apply_settings
 from etui.log.queries import LogReader
 from etui.runtime.routes import Route
-from etui.tui.chat._tools import CallModal, ToolsModal, format_arguments
+from etui.tui.chat._dialogs import CallModal, ToolsModal, format_arguments
 from etui.tui.chat._turn_view import TurnView
 from etui.tui.open_services import open_services
 from etui.tui.start import EtuiApp

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from etui.arm import Arm
 from etui.routing.decision import Decision, SignalValue
-from etui.tui.chat._turn_text import full_why, next_hop_why, notices_text
+from etui.tui.chat.progress import full_why, next_hop_why, notices_text
 from etui.turn.events import HopStarted
 from tests.tui.fakes import House
 from tests.tui.screen import running

@@ -16,14 +16,7 @@ from etui.tui.models._cards import (
     add_forecast,
     list_measured,
 )
-from etui.tui.models._text import (
-    fact_lines,
-    forecast_lines,
-    joules_cell,
-    model_texts,
-    speed_cell,
-    wrap_facts,
-)
+from etui.tui.models._text import expected_lines, fact_lines, model_texts, wrap_facts
 from etui.tui.models.first_run import describe_advice, describe_memory, suggest_other_source
 from tests.log.test_curve_rows import CURVE
 
@@ -44,18 +37,24 @@ def card_of(name: str = "m", size: int = 2 * GB, **changes: object) -> ModelCard
     return replace(card, **changes)  # type: ignore[arg-type]
 
 
+def cells(card: ModelCard) -> tuple[str, str]:
+    """The tokens per second and joules per token of its row."""
+    texts = model_texts(card, Cards((card,)), resident=False)
+    return texts["speed"], texts["joules"]
+
+
 def test_an_entry_without_a_file_is_predicted_from_the_memory() -> None:
     card = add_forecast(card_of(), MACHINE)
     assert card.fit == "memory"
-    assert (speed_cell(card.forecast), joules_cell(card.forecast)) == ("≈7.4", "≈2.4")
-    assert list(forecast_lines(card, MACHINE)) == [
+    assert cells(card) == ("≈7.4", "≈2.4")
+    assert list(expected_lines(card.prediction, MACHINE)) == [
         "expected  ≈7.4 tok/s ± 50 %: estimated from memory bandwidth (20.0 GB/s)",
         "          ≈2.4 J per decoded token ± 64 %: at the power limit (18 W)",
     ]
     for busy, why in ((True, " (the machine was busy)"), (False, "")):
         machine = MachineFacts(None, 18.0, memory_busy=busy, ram_bytes=16 * GB)
         unknown = add_forecast(card_of(), machine)
-        assert next(forecast_lines(unknown, machine)) == (
+        assert next(expected_lines(unknown.prediction, machine)) == (
             f"expected  unknown tok/s: the speed of the memory is not measured yet{why}"
         )
 
@@ -63,8 +62,8 @@ def test_an_entry_without_a_file_is_predicted_from_the_memory() -> None:
 def test_a_gpu_without_a_reading_is_unknown_and_says_why() -> None:
     card = add_forecast(card_of(), replace(MACHINE, gpu_bytes=24 * GB))
     assert card.fit == "gpu"
-    assert (speed_cell(card.forecast), joules_cell(card.forecast)) == ("–", "–")
-    assert list(forecast_lines(card, MACHINE)) == [
+    assert cells(card) == ("–", "–")
+    assert list(expected_lines(card.prediction, MACHINE)) == [
         "expected  unknown tok/s: no model was measured on this GPU yet",
         "          unknown J per decoded token: no power meter to predict it from",
     ]
@@ -77,10 +76,10 @@ def test_a_curve_of_this_machine_predicts_other_models_and_that_of_another_does_
     assert found == (MeasuredModel("a", ModelWork(GB, 2 * GB), 40.0, 16.0, on_gpu=False),)
     machine = replace(MACHINE, measured=found)
     own = add_forecast(measured, machine)
-    assert speed_cell(own.forecast) == "40", "measured, so not ≈"
+    assert cells(own)[0] == "40", "measured, so not ≈"
     other = add_forecast(card_of("c"), machine)
-    assert (speed_cell(other.forecast), joules_cell(other.forecast)) == ("≈21", "≈0.74")
-    assert [line.split(": ")[1] for line in forecast_lines(other, machine)] == [
+    assert cells(other) == ("≈21", "≈0.74")
+    assert [line.split(": ")[1] for line in expected_lines(other.prediction, machine)] == [
         "scaled by size from a",
         "with the watts of a",
     ]
@@ -92,7 +91,7 @@ def test_a_remote_model_is_not_predicted() -> None:
     spec = ModelSpec("far", "served by desk", (), backend="desk")
     card = ModelCard(spec, Path("far.gguf"), "absent", None)
     assert add_forecast(card, MACHINE) == card
-    assert list(forecast_lines(card, MACHINE)) == []
+    assert "expected" not in "\n".join(fact_lines(card, Cards((card,)), resident=False))
     assert model_texts(card, Cards((card,)), resident=False)["fits"] == "remote"
 
 
@@ -108,13 +107,16 @@ def test_control_characters_of_an_entry_do_not_reach_the_list() -> None:
 
 def test_the_advice_names_what_suits_or_says_that_nothing_does() -> None:
     card = add_forecast(card_of("good"), MACHINE)
-    assert describe_advice(Cards((card,), 12 * GB, recommended="good", machine=MACHINE)) == (
+    assert describe_advice(
+        Cards((card,), recommended="good", machine=replace(MACHINE, ram_bytes=12 * GB))
+    ) == (
         "★ good: 2.63 GB of 12.0 GB free, about 7.4 tok/s, about 2.4 J per decoded token here.\n"
         "Basis: the fastest of the chat models that fit; speed: estimated from memory bandwidth "
         "(20.0 GB/s); not how well they answer."
     )
     on_gpu = add_forecast(card_of("good"), replace(MACHINE, gpu_bytes=24 * GB))
-    assert describe_advice(Cards((on_gpu,), 16 * GB, 24 * GB, recommended="good")) == (
+    both = MachineFacts(ram_bytes=16 * GB, gpu_bytes=24 * GB)
+    assert describe_advice(Cards((on_gpu,), recommended="good", machine=both)) == (
         "★ good: 2.63 GB of 24.0 GB free on the GPU.\n"
         "Basis: about the largest with 10 tok/s or more of the chat models that fit; speed: "
         "no model was measured on this GPU yet; not how well they answer."
@@ -130,8 +132,11 @@ def test_the_advice_names_what_suits_or_says_that_nothing_does() -> None:
     assert describe_advice(Cards((card,), machine=MACHINE)) == (
         "No model that answers well fits here; smollm2-135m is a tiny demo."
     )
-    assert describe_memory(Cards((), 16 * GB)) == "16.0 GB of memory free · no usable GPU"
-    assert describe_memory(Cards((), 16 * GB, 8 * GB)).endswith("8.00 GB free on the GPU")
+    assert (
+        describe_memory(Cards((), machine=replace(both, gpu_bytes=None)))
+        == "16.0 GB of memory free · no usable GPU"
+    )
+    assert describe_memory(Cards((), machine=both)).endswith("24.0 GB free on the GPU")
 
 
 def test_another_source_is_suggested_only_for_models_of_the_hub() -> None:

@@ -18,8 +18,7 @@ from etui.runtime.search_models import (
 )
 from etui.tui.chat.screen import ChatScreen
 from etui.tui.modals import ConfirmModal
-from etui.tui.models._hub_search import HubSearchScreen, quantisation_texts
-from etui.tui.models._model_list import FilterInput
+from etui.tui.models._model_list import FilterInput, HubSearchScreen, quantisation_texts
 from etui.tui.models.first_run import FirstRunScreen
 from etui.tui.models.screen import ModelsScreen
 from tests.tui.fakes import DEADLINE_SECONDS, House

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from textual.widgets import DataTable, ProgressBar
+from textual.widgets import DataTable, ProgressBar, Static
 
 from etui.config.backend_spec import BackendSpec
 from etui.energy.types import Energy
@@ -18,11 +18,10 @@ from etui.models.catalogue import load_catalogue
 from etui.models.found import FoundModel
 from etui.models.spec import ModelSampling, ModelSpec, OwnSettings
 from etui.tui import measurements as measuring
-from etui.tui.job_bar import JobJoules, format_job
-from etui.tui.jobs import JobProgress
+from etui.tui.jobs import AppJob, JobProgress
 from etui.tui.models._cards import CardReader, Cards, ModelCard
-from etui.tui.models._own_settings import OwnSettingsModal
 from etui.tui.models._text import fact_lines
+from etui.tui.models.screen import OwnSettingsModal
 from tests.contract.tiny_model import write_tiny_model
 from tests.fixtures.turns import TURN
 from tests.log.idle_log import write_baselines, write_residence
@@ -125,7 +124,7 @@ async def test_the_system_prompt_and_the_sampling_of_a_model_are_set(house: Hous
         await term.until(lambda: row(term) != [])
         await term.press("e")
         modal = await term.at(OwnSettingsModal)
-        name = modal._title.removeprefix("Settings of ")
+        name = str(modal.query_one(".title", Static).content).removeprefix("Settings of ")
         await term.sees("system prompt", "temperature", "presence_penalty")
         await term.press(*"Be brief.", "tab", *"0.2")
         await term.press("ctrl+s")
@@ -336,14 +335,14 @@ def test_joules_are_added_up_and_pieces_without_a_reading_are_counted_later() ->
             return super().energy(start_ns, end_ns)
 
     meter = Meter()
-    joules = JobJoules(meter, 0)
+    job = AppJob("", lambda: None, JobProgress(""), meter=meter)
     meter.silent = True
-    joules.read(1_000_000_000)
-    assert joules.joules is None
+    job.count(1_000_000_000)
+    assert job.joules is None
     meter.silent = False
-    joules.read(3_000_000_000)
-    joules.read(4_000_000_000)
-    assert joules.joules == pytest.approx(4 * WATTS)
+    job.count(3_000_000_000)
+    job.count(4_000_000_000)
+    assert job.joules == pytest.approx(4 * WATTS)
 
 
 @pytest.mark.parametrize(
@@ -357,8 +356,9 @@ def test_joules_are_added_up_and_pieces_without_a_reading_are_counted_later() ->
 )
 def test_a_narrow_line_of_a_job_keeps_its_numbers(width: int, line: str) -> None:
     progress = JobProgress("calibrating m … 1 of 9, about 4 s left")
-    assert format_job(progress, 200.0, "estimate", width) == line
-    assert "J" not in format_job(progress, None, None, width)
+    job = AppJob("", lambda: None, progress, joules=200.0, joules_kind="estimate")
+    assert job.line(width) == line
+    assert "J" not in AppJob("", lambda: None, progress).line(width)
 
 
 async def test_a_fault_in_a_worker_is_a_notice(

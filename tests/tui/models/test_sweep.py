@@ -21,7 +21,6 @@ from etui.models.spec import TunedSettings
 from etui.models.tuned import load_tuned, save_tuned
 from etui.tui.measurements import (
     SweepState,
-    sweep_progress,
 )
 from etui.tui.modals import ConfirmModal
 from etui.tui.models._cards import SweepResults
@@ -318,9 +317,8 @@ def after(*lines: dict[str, Any]) -> SweepState:
 
 
 def test_answers_of_a_suite_are_progress_too() -> None:
-    progress = sweep_progress(
-        after(BEGUN, BLOCK, {"event": "answered", "done": 30, "answers": 200})
-    )
+    answered = {"event": "answered", "done": 30, "answers": 200}
+    progress = after(BEGUN, BLOCK, answered).progress
     assert (progress.done, progress.total) == (30, 200)
     assert "answer 30 of 200" in progress.text
     assert "answers   30 of 200" in progress.details
@@ -329,7 +327,7 @@ def test_answers_of_a_suite_are_progress_too() -> None:
 def test_only_the_newest_drops_and_notes_are_shown() -> None:
     lines = [{"event": "dropped", "setting": f"threads={n}", "reason": "worse"} for n in range(5)]
     notes = [{"event": "note", "text": f"note {n}"} for n in range(5)]
-    details = sweep_progress(after(*lines, *notes)).details
+    details = after(*lines, *notes).progress.details
     assert [line for line in details if line.startswith("dropped")] == [
         f"dropped   threads={number}: worse" for number in (2, 3, 4)
     ]

@@ -38,11 +38,13 @@ async def test_faults_and_warnings_stand_at_their_lines_and_space_goes_there(
         (told,) = app.problem_lines()
         assert told.startswith("! warning")
         assert "probe: arm quick, expected careful" in told
-        assert set(app.pane.editor.marks().values()) == {"!"}
+        assert {is_error for is_error, _ in app.pane.editor._marks.values()} == {False}
         app.type_over("reasoning: direct", "reasoning: driect")
         await app.says("✗ 1 error")
         (line,) = [n for n, text in enumerate(app.pane.text.splitlines()) if "driect" in text]
-        assert app.pane.editor.marks() == {line: "✗"}
+        assert {at: is_error for at, (is_error, _) in app.pane.editor._marks.items()} == {
+            line: True
+        }
         (told,) = app.problem_lines()
         assert told.startswith(f"✗ error {line + 1}:")
         assert "did you mean 'direct'?" in told
@@ -106,7 +108,7 @@ async def test_arms_of_another_model_than_the_fitted_one_are_marked(config: Conf
     async with editing(config) as app:
         await app.until(lambda: "with another model" in app.drawn())
         await app.until(lambda: any("fit of arm" in line for line in app.problem_lines()))
-        assert "!" in app.pane.editor.marks().values()
+        assert False in [is_error for is_error, _ in app.pane.editor._marks.values()]
 
 
 async def test_a_replay_tells_what_would_move_before_anything_is_saved(config: Config) -> None:

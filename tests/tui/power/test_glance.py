@@ -20,7 +20,7 @@ from etui.tui.services import BudgetState, SpendingTotals, Vitals
 from etui.tui.widgets.lines import FactLine, count_rows
 from etui.tui.widgets.power_graph import PowerGraph
 from tests.tui.fakes import MODEL, FakeMeter, House
-from tests.tui.screen import running
+from tests.tui.screen import running, table_text
 
 GPUS = tuple(
     Channel(f"gpu:GPU-{n}", f"gpu:GPU-{n}", Kind.COUNTER, limit_watts=350.0) for n in range(8)
@@ -75,7 +75,7 @@ async def test_eight_gpus_are_seen_without_scrolling_and_a_resize_leaves_no_stal
         def stale() -> list[str]:
             lines = [line for line in term.turns[0].query(FactLine) if line.region.height]
             return [
-                line.facts
+                line._facts
                 for line in lines
                 if line.content_size.height
                 != count_rows(str(line.content), line.content_size.width)
@@ -124,13 +124,13 @@ async def test_the_graph_zooms_and_pauses_while_the_panel_has_the_focus(server: 
         await term.until(lambda: "last 30 s" in term.panel)
         await term.press("p")
         await term.until(lambda: "paused" in term.panel)
-        frozen = panel.query_one(PowerGraph).graph
+        frozen = panel.query_one(PowerGraph)._graph
         newest = term.app.power.history.newest_ns or 0
         await term.until(lambda: (term.app.power.history.newest_ns or 0) > newest + 10**9)
-        assert panel.query_one(PowerGraph).graph == frozen, "it is recorded, and not drawn"
+        assert panel.query_one(PowerGraph)._graph == frozen, "it is recorded, and not drawn"
         await term.press("space")
         await term.until(lambda: "last 30 s" in term.panel)
-        await term.until(lambda: panel.query_one(PowerGraph).graph != frozen)
+        await term.until(lambda: panel.query_one(PowerGraph)._graph != frozen)
         await term.press("escape")
         assert isinstance(term.app.focused, Prompt)
 
@@ -178,4 +178,4 @@ async def test_an_estimate_has_one_badge(house: House) -> None:
         await term.until(lambda: "≈ estimated" in term.panel)
         assert term.panel.count("≈ estimated") == 1
         table = term.app.screen.query_one(ChannelTable)
-        await term.until(lambda: "≈50/65 W" in table.text)
+        await term.until(lambda: "≈50/65 W" in table_text(table))

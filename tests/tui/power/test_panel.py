@@ -14,7 +14,7 @@ from etui.tui.services import BudgetState, SpendingTotals
 from etui.tui.start import EtuiApp
 from etui.tui.widgets.power_graph import PowerGraph
 from tests.tui.fakes import MODEL, House
-from tests.tui.screen import running
+from tests.tui.screen import panel_lines, running
 
 
 async def test_the_panel_shows_watts_joules_kind_and_the_resident_model(house: House) -> None:
@@ -81,5 +81,5 @@ async def test_nothing_is_said_of_the_sensors_before_they_are_read() -> None:
     async with PanelApp().run_test(size=(60, 30)) as pilot:
         panel = pilot.app.query_one(PowerPanel)
         await pilot.pause()
-        assert "unmeasured" not in panel.text
-        assert "sensor" not in panel.text
+        assert "unmeasured" not in panel_lines(panel)
+        assert "sensor" not in panel_lines(panel)

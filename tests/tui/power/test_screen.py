@@ -21,7 +21,7 @@ from etui.tui.power.screen import PowerScreen, SpentPart
 from etui.tui.widgets.power_graph import PowerGraph
 from tests.fixtures.turns import TURN
 from tests.tui.fakes import House
-from tests.tui.screen import Terminal, running
+from tests.tui.screen import Terminal, running, table_text
 
 GPUS = tuple(
     Channel(f"gpu:{n}", f"gpu:{n}", Kind.COUNTER, limit_watts=350.0, label="NVIDIA L40S")
@@ -40,6 +40,10 @@ def title(term: Terminal) -> str:
 
 def part(term: Terminal, name: str) -> SpentPart:
     return term.app.screen.query_one(f"#{name}", SpentPart)
+
+
+def spent(term: Terminal, name: str) -> str:
+    return str(part(term, name).query_one(Static).content)
 
 
 @asynccontextmanager
@@ -69,11 +73,11 @@ async def test_f10_shows_channels_and_what_was_spent(house: House) -> None:
     log_turn(house)
     house.config = replace(house.config, price_per_kwh=0.36, currency="EUR")
     async with visiting(house) as term:
-        await term.until(lambda: "qwen3-4b" in part(term, "models").text)
+        await term.until(lambda: "qwen3-4b" in spent(term, "models"))
         await term.until(lambda: "500 W" in title(term))
         await term.sees("Total", "GPU0", "GPU7", "CPU", "RAM", "50/350 W")
-        assert "1,234 J" in part(term, "days").text
-        assert "< 0.01 EUR" in part(term, "money").text
+        assert "1,234 J" in spent(term, "days")
+        assert "< 0.01 EUR" in spent(term, "money")
         assert "highest 500 W in the last hour" in title(term)
         assert "  " not in title(term)
         for size in ((80, 24), (200, 60), (120, 36)):
@@ -92,11 +96,11 @@ async def test_brackets_zoom_and_p_holds_the_picture(house: House) -> None:
         graph = term.app.screen.query_one(PowerGraph)
         await term.press("p")
         await term.until(lambda: "paused" in title(term))
-        held, newest = graph.graph, term.app.power.history.newest_ns or 0
+        held, newest = graph._graph, term.app.power.history.newest_ns or 0
         await term.until(lambda: (term.app.power.history.newest_ns or 0) > newest + 2_000_000_000)
-        assert graph.graph == held
+        assert graph._graph == held
         await term.press("p")
-        await term.until(lambda: "paused" not in title(term) and graph.graph != held)
+        await term.until(lambda: "paused" not in title(term) and graph._graph != held)
 
 
 async def test_the_graph_shows_the_channel_under_the_cursor(house: House) -> None:
@@ -106,7 +110,7 @@ async def test_the_graph_shows_the_channel_under_the_cursor(house: House) -> Non
         def colours(y: int) -> list[object]:
             return [s.style.color for s in table.render_line(y) if s.style is not None]
 
-        await term.until(lambda: title(term).startswith("Total") and "GPU1" in table.text)
+        await term.until(lambda: title(term).startswith("Total") and "GPU1" in table_text(table))
         before = colours(1)
         await term.press("j")
         await term.until(lambda: title(term).startswith("GPU0 NVIDIA L40S"))
@@ -151,16 +155,16 @@ async def test_what_is_missing_or_broken_says_what_to_do(
 ) -> None:
     async with visiting(house, channels=()) as term:
         await term.until(lambda: "no power sensor can be read: `etui doctor`" in title(term))
-        await term.until(lambda: "ask one in `etui`" in part(term, "models").text)
-        assert "price_per_kwh" in part(term, "money").text
-        monkeypatch.setattr("etui.tui.power.screen.read_spent", lambda *_: 1 / 0)
+        await term.until(lambda: "ask one in `etui`" in spent(term, "models"))
+        assert "price_per_kwh" in spent(term, "money")
+        monkeypatch.setattr("etui.tui.power.spent_text.read_spent", lambda *_: 1 / 0)
         await term.press("r")
-        await term.until(lambda: "division by zero" in part(term, "days").text)
+        await term.until(lambda: "division by zero" in spent(term, "days"))
         monkeypatch.undo()
         house.config.database.write_bytes(b"not a database" * 100)
         await term.press("r")
         for name in ("models", "days", "money"):
-            await term.until(lambda name=name: "move it away" in part(term, name).text)
+            await term.until(lambda name=name: "move it away" in spent(term, name))
 
 
 def test_a_channel_that_vanishes_leaves_a_gap_and_no_zero() -> None:

@@ -21,11 +21,10 @@ from etui.codec import to_document
 from etui.design.price import Amount, ArmPrice
 from etui.errors import EtuiError
 from etui.tui import measurements
-from etui.tui.bench_job import NewRun, RunState
+from etui.tui.measurements import NewRun, RunState
 from etui.tui.modals import ConfirmModal
 from etui.tui.models.screen import ModelsScreen
-from etui.tui.runs._new_run import NewRunModal
-from etui.tui.runs.screen import RunsScreen
+from etui.tui.runs.screen import NewRunModal, RunsScreen
 from tests.bench import synthetic
 from tests.tui.fakes import MODEL, House
 from tests.tui.models_app import answer_by, dialog, no_process_left, put_damaged_file, shown

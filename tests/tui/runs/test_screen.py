@@ -19,16 +19,16 @@ from textual.widgets._footer import FooterKey
 from etui.bench.summary import summarise
 from etui.codec import to_document
 from etui.config.config import load_config
-from etui.tui.job_bar import JobList
+from etui.tui.jobs import JobList
 from etui.tui.runs import _entries
 from etui.tui.runs._entries import COLUMNS, RunEntry, arm_lines, run_texts, sort_runs
-from etui.tui.runs._questions import (
+from etui.tui.runs.screen import (
     QuestionsScreen,
+    RunsScreen,
     question_lines,
     question_texts,
     read_questions,
 )
-from etui.tui.runs.screen import RunsScreen
 from etui.tui.start import EtuiApp
 from tests.bench import synthetic
 from tests.tui.fakes import until

@@ -1,22 +1,25 @@
-"""The right half of the policies screen: the edited policy, checked while the user types."""
+"""The halves of the policies screen: analyses, and the policy checked while the user types."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import ClassVar
+from functools import partial
+from pathlib import Path
+from textwrap import wrap
+from typing import ClassVar, Literal, TypeAlias
 
 from textual import work
-from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Horizontal, Vertical
+from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.timer import Timer
 from textual.widgets import Input, OptionList, Static, TextArea
 
-from etui.errors import Problem
+from etui.errors import EtuiError, Problem
 from etui.tui._work import faults_shown, in_thread
 from etui.tui.commands import Unsaved
+from etui.tui.policies import _tasks as tasks
 from etui.tui.policies._completion import Known, complete, help_line
 from etui.tui.policies._editor import PolicyEditor, find_fix, find_matches, next_fault
 from etui.tui.policies._tasks import (
@@ -27,13 +30,38 @@ from etui.tui.policies._tasks import (
     check,
     read_fit,
 )
-from etui.tui.policies._text import hint_line, problem_line, title_line, verdict_line
+from etui.tui.policies._text import (
+    compared_lines,
+    explained_lines,
+    failed_lines,
+    hint_line,
+    problem_line,
+    replay_lines,
+    title_line,
+    verdict_line,
+)
 from etui.tui.widgets.tables import RowList
 from etui.yaml.named_files import NamedFile
 
 CHECK_AFTER_SECONDS = 0.2  # Delay from the last key to the check of the text
 _HINT_AFTER_SECONDS = 0.05  # Delay from the last key to the help on the key under the cursor
 _CHECKS = "policy-check"
+About: TypeAlias = Literal["", "explain", "replay", "compare"]
+Lines: TypeAlias = Callable[[int], Sequence[str]]  # Formats a result for a width in cells
+_EXPLAIN_AFTER_SECONDS = 0.2  # Delay from the last key to the decision about the typed question
+_NARROWEST = 20
+_GROUP = "policy-analysis"
+_INTRODUCTION = """\
+Type a question to see which arm (a model with a way to answer: direct; cot, which thinks first;
+vote, the most frequent of several answers) would answer it under the text as it is now. A replay
+estimates which questions of the history would move to another arm, and their joules. Both work
+before you save; Use switches the chat to a policy."""
+_TITLES: dict[About, str] = {
+    "": "",
+    "explain": "which arm would answer",
+    "replay": "replay of the log",
+    "compare": "differences",
+}
 
 
 class FindBar(Horizontal, can_focus=True):
@@ -47,17 +75,13 @@ class FindBar(Horizontal, can_focus=True):
     ]
 
     def __init__(self, editor: PolicyEditor) -> None:
-        super().__init__(id="find")
         self._editor = editor
         self._input = Input(placeholder="find", compact=True)
         self._count = Static("", markup=False)
+        super().__init__(self._input, self._count, id="find")
         self._places: list[tuple[int, int]] = []
         self._index = 0
         self.display = False
-
-    def compose(self) -> ComposeResult:
-        yield self._input
-        yield self._count
 
     def open(self) -> None:
         """Find the selected text, or else what was found last, from the selection on."""
@@ -78,7 +102,6 @@ class FindBar(Horizontal, can_focus=True):
         self._input.action_select_all()
 
     def action_edit(self) -> None:
-        """Close; the cursor stays at the place."""
         self.display = False
         self._editor.highlight("")
         self._editor.focus()
@@ -170,22 +193,12 @@ class Problems(RowList):
 
 
 class EditingPane(Vertical):
-    """An editor, the verdict on its text, and the list of problems.
-
-    Args:
-        on_checked: Called after each check of the text.
-
-    Attributes:
-        catalogue: All policies, and what texts are checked against; None until they are read.
-        opened: The edited policy as it was read; None if no policy is open.
-        changed: Whether the text has unsaved edits.
-    """
+    """An editor, the verdict on its text, and the list of problems."""
 
     def __init__(self, on_checked: Callable[[], object]) -> None:
-        super().__init__(id="desk")
-        self.catalogue: PolicyCatalogue | None = None
-        self.opened: PolicyOpened | None = None
-        self.changed = False
+        self.catalogue: PolicyCatalogue | None = None  # None until the policies are read
+        self.opened: PolicyOpened | None = None  # As it was read
+        self.changed = False  # Whether the text has unsaved edits
         self._on_checked = on_checked
         self._saved_text = ""
         self._in_use = False
@@ -199,14 +212,8 @@ class EditingPane(Vertical):
         self._hint = Static("", classes="hint")
         self._verdict = Static("", classes="verdict")
         self._problems = Problems(self.editor)
-
-    def compose(self) -> ComposeResult:
-        yield self._title
-        yield self.find
-        yield self.editor
-        yield self._hint
-        yield self._verdict
-        yield self._problems
+        lines = self._hint, self._verdict, self._problems
+        super().__init__(self._title, self.find, self.editor, *lines, id="desk")
 
     def on_mount(self) -> None:
         self.editor.read_only = True
@@ -224,15 +231,10 @@ class EditingPane(Vertical):
         return Subject(self.text, place, self.catalogue, self._fit.facts)
 
     def take_catalogue(self, catalogue: PolicyCatalogue) -> None:
-        """Check against these models and policies from now on."""
         self.catalogue, self._known = catalogue, None
 
     def show(self, opened: PolicyOpened | None) -> bool:
-        """Show a policy for editing; None clears the editor.
-
-        Returns:
-            Whether the text is unchanged: the editor makes mixed line endings uniform.
-        """
+        """Show a policy, or none; return False if mixed line endings of its text became uniform."""
         self.opened = opened
         self._fit = FitRead()
         self.editor.read_only = opened is None
@@ -301,7 +303,6 @@ class EditingPane(Vertical):
         return False
 
     def _handle_edit(self) -> None:
-        """Report whether the text is saved, and schedule a check after the last key."""
         changed = self.opened is not None and self.text != self._saved_text
         if changed != self.changed:
             self.changed = changed
@@ -374,3 +375,82 @@ class EditingPane(Vertical):
             self._problems.show(verdict.checked.errors, verdict.warnings)
             self._show_hint()
             self._on_checked()
+
+
+class AnalysisPane(Vertical):
+    """A field for a question, and below it the result of the last analysis."""
+
+    def __init__(self, subject: Callable[[], Subject | None]) -> None:
+        self._subject = subject
+        self._explain_timer: Timer | None = None
+        self._about: About = ""
+        self._lines: Lines = partial(wrap, _INTRODUCTION)
+        self.question = Input(
+            placeholder="a question: which model would answer?", id="question", compact=True
+        )
+        self._title = Static("", markup=False, classes="title")
+        self._body = Static("", markup=False)
+        self.answer = VerticalScroll(self._title, self._body, id="answer", can_focus=True)
+        super().__init__(self.question, self.answer, id="inquiries")
+
+    def explain(self) -> None:
+        if question := self.question.value.strip():
+            self._start(
+                "explain",
+                lambda subject: partial(explained_lines, tasks.explain(question, subject)),
+            )
+
+    def replay(self) -> None:
+
+        def task(subject: Subject) -> Lines:
+            document, newest_only = tasks.replay(subject)
+            return lambda width: replay_lines(document, newest_only, width)
+
+        self._show("replay", lambda _width: ("…",))
+        self._start("replay", task)
+
+    def compare(self, other: Path) -> None:
+        self._start(
+            "compare", lambda subject: partial(compared_lines, tasks.compare(subject, other))
+        )
+
+    def text_changed(self) -> None:
+        """Explain the question again: another text may decide differently."""
+        if self._about == "explain":
+            self.explain()
+
+    def on_resize(self) -> None:
+        self.call_after_refresh(self._write)  # the answer has its new width only then
+
+    def on_input_changed(self) -> None:
+        if self._explain_timer is not None:
+            self._explain_timer.stop()
+        if self._about == "explain":  # of a question that is no longer typed
+            self.workers.cancel_group(self, _GROUP)
+        self._explain_timer = self.set_timer(_EXPLAIN_AFTER_SECONDS, self.explain)
+
+    def on_input_submitted(self) -> None:
+        self.explain()
+
+    def _start(self, about: About, task: Callable[[Subject], Lines]) -> None:
+        if (subject := self._subject()) is not None:
+            self._run(about, task, subject)
+
+    @work(exclusive=True, group=_GROUP, exit_on_error=False)
+    async def _run(self, about: About, task: Callable[[Subject], Lines], subject: Subject) -> None:
+        try:
+            lines = await in_thread(lambda: task(subject))
+        except EtuiError as error:
+            lines = partial(failed_lines, error.what, error.fix)
+        self._show(about, lines)
+
+    def _show(self, about: About, lines: Lines) -> None:
+        if about != self._about:
+            self.answer.scroll_home(animate=False)
+        self._about, self._lines = about, lines
+        self._title.update(_TITLES[about])
+        self._write()
+
+    def _write(self) -> None:
+        width = max(_NARROWEST, self._body.size.width)
+        self._body.update("\n".join(self._lines(width)))

@@ -22,8 +22,9 @@ from etui.codec import to_document
 from etui.config.config import Config
 from etui.datasets.mmlu import find_group
 from etui.errors import UsageError
+from etui.stats.arrays import Floats
 from etui.stats.bootstrap import percentiles, resample_sums
-from etui.stats.frontier import Point, hull, mixture_accuracy
+from etui.stats.frontier import hull, mixture_accuracies
 from etui.stats.tests import Interval, mcnemar, wilson
 
 _MUST_AGREE = {
@@ -203,13 +204,10 @@ class Comparison:
 
 
 def compare(first: System, second: System) -> Comparison:
-    """Compare two systems that answered the same questions, sorted by question.
+    """Compare two systems that answered the same questions, at least one, sorted by question.
 
     The bootstrap draws pairs within each subject, which keeps the correlation of the two systems;
     its seed is the first run's. ``p_holm`` is that of a single comparison.
-
-    Raises:
-        ValueError: The questions differ, or there are none.
     """
     if first.questions != second.questions or not first.questions:
         raise ValueError("both systems need the same questions, at least one")
@@ -327,14 +325,9 @@ def compare_with_mixtures(systems: Sequence[System]) -> list[AgainstMixture]:
     """Compare every system with a random mixture of the others.
 
     The interval comes from the paired bootstrap, and every resample has its own hull. Sensor errors
-    are not included, because they move all points alike if one sensor measured them.
-
-    Args:
-        systems: Systems with the same questions, sorted by question.
-
-    Returns:
-        One comparison for each system that costs at least as much as the cheapest of the others;
-        empty with fewer than three systems, or if the energy of one is unknown.
+    are not included, because they move all points alike if one sensor measured them. Systems that
+    cost less than the cheapest of the others are left out, all with fewer than three systems, or if
+    the energy of one is unknown.
     """
     samples = [sample for system in systems for sample in system.samples]
     if len(systems) < 3 or any(sample.joules is None for sample in samples):
@@ -346,33 +339,26 @@ def compare_with_mixtures(systems: Sequence[System]) -> list[AgainstMixture]:
     ]
     subjects = [sample.subject for sample in systems[0].samples]
     sums = resample_sums(columns, subjects, systems[0].run.seed)
-    labels = [system.label for system in systems]
+    totals = np.array([[math.fsum(column) for column in zip(*columns, strict=True)]])
 
-    def place(totals: Sequence[float]) -> dict[str, Point]:
-        return {label: (totals[2 * at], totals[2 * at + 1]) for at, label in enumerate(labels)}
+    def compute_leads(sums: Floats, at: int) -> Floats:
+        """Return the lead over the mixture, or over the cheapest other system if all cost more."""
+        joules, right = sums[:, ::2], sums[:, 1::2]
+        others = np.arange(len(systems)) != at
+        mixed = mixture_accuracies(joules[:, others], right[:, others], joules[:, at])
+        return np.asarray(right[:, at] - mixed)
 
-    points = place([math.fsum(column) for column in zip(*columns, strict=True)])
-    redrawn = [place(row) for row in sums.tolist()]
+    points = [(joules, accuracy) for joules, accuracy in totals.reshape(-1, 2).tolist()]
     found = []
-    for label, (joules, accuracy) in points.items():
-        others = {name: point for name, point in points.items() if name != label}
+    for at, (joules, accuracy) in enumerate(points):
+        others = {systems[i].label: point for i, point in enumerate(points) if i != at}
         if joules < min(point[0] for point in others.values()):
             continue
-        lead = _compute_lead(points, label)
-        low, high = percentiles(np.asarray([_compute_lead(drawn, label) for drawn in redrawn]))
-        difference = Interval(lead, low, high, "bootstrap")
-        mixture = tuple(hull(others))
+        lead = float(compute_leads(totals, at)[0])
+        difference = Interval(lead, *percentiles(compute_leads(sums, at)), "bootstrap")
+        mixture, label = tuple(hull(others)), systems[at].label
         found.append(AgainstMixture(label, joules, accuracy, mixture, accuracy - lead, difference))
     return found
-
-
-def _compute_lead(points: Mapping[str, Point], label: str) -> float:
-    """Return the lead over the mixture, or over the cheapest other system if all cost more."""
-    others = {name: point for name, point in points.items() if name != label}
-    joules = max(points[label][0], min(point[0] for point in others.values()))
-    mixture = mixture_accuracy(others, joules)
-    assert mixture is not None
-    return points[label][1] - mixture
 
 
 def split_arm(text: str) -> tuple[str, str | None]:
@@ -421,9 +407,6 @@ def choose_pairs(runs: Sequence[Sequence[System]]) -> list[tuple[System, System]
 
     Every system is compared with the first one. If several runs have the same arms (more than one),
     each arm is compared with its namesake in the first run.
-
-    Raises:
-        UsageError: There is only one system.
     """
     first, *others = runs
     arms = [[system.name for system in run] for run in runs]
@@ -442,10 +425,7 @@ _LEVEL = 0.05
 
 
 def comparison_lines(one: Comparison, *, several: bool) -> list[str]:
-    """Format one comparison in a few lines, without the subjects.
-
-    ``several``: whether there are other comparisons, so that the adjusted p-value is shown.
-    """
+    """Format a comparison in a few lines, with the adjusted p-value if there are several."""
     first, second = (units.accuracy_text(share) for share in one.accuracies)
     adjusted = f", adjusted {p_text(one.p_holm)}" if several else ""
     return [

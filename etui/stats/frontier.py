@@ -1,11 +1,8 @@
 """Frontier of random mixtures of arms on the plane of cost and accuracy.
 
 Choosing between two arms at random reaches every point on the line between them. The best mixture
-at a cost is on the upper hull of the arms' points. :func:`hull` and :func:`mixture_accuracy` take
-one set of points. :func:`mixture_accuracies` and :func:`mixture_costs` take one set per resample
-and find the hull as the maximum of all lines between two arms, which numpy computes for all sets at
-once. Both give the same mixture, except for the last digits of a float and for a cost below the
-cheapest arm's, where there is no mixture.
+at a cost is on the upper hull of the arms' points: the maximum of all lines between two arms, which
+numpy computes for all resamples at once.
 """
 
 from __future__ import annotations
@@ -47,19 +44,6 @@ def _is_below(left: Point, middle: Point, right: Point) -> bool:
     """Test whether ``middle`` is on or under the line from ``left`` to ``right``."""
     rise = (right[1] - left[1]) * (middle[0] - left[0])
     return (middle[1] - left[1]) * (right[0] - left[0]) <= rise
-
-
-def mixture_accuracy(points: Mapping[_Name, Point], cost: float) -> float | None:
-    """Compute the accuracy of the best random mixture at a mean cost.
-
-    Above the most expensive arm of the hull it is that arm's; None below the cheapest arm, where
-    there is no mixture.
-    """
-    corners = [points[name] for name in hull(points)]
-    if not corners or cost < corners[0][0]:
-        return None
-    costs, accuracies = zip(*corners, strict=True)
-    return float(np.interp(cost, costs, accuracies))
 
 
 def mixture_accuracies(cost: Floats, accuracy: Floats, at: Floats) -> Floats:

@@ -43,12 +43,13 @@ from etui.datasets.questions import draw, order_balanced
 from etui.stats.bootstrap import compute_interval, resample_means, resample_sums
 from etui.stats.confidence_sequence import boundary_height, crossing_probability, fixed_sample
 from etui.stats.distributions import fit_non_negative, t_p_value, t_quantile
-from etui.stats.frontier import hull, mixture_accuracy
+from etui.stats.frontier import hull
 from etui.stats.small_samples import estimate_means
 from etui.stats.tests import count_questions_needed, estimate_paired_mean, holm, mcnemar, wilson
 from etui.turn.record import Tokens
 from tests.bench import synthetic
 from tests.contract.numbers import check_numbers
+from tests.support.mixture import mixture_accuracy
 
 OLD_RUN = Path(__file__).parent / "old_run"
 FEW = dict.fromkeys(

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.stats.frontier import hull, mixture_accuracies, mixture_accuracy, mixture_costs
+from etui.stats.frontier import hull, mixture_accuracies, mixture_costs
+from tests.support.mixture import mixture_accuracy
 
 points = st.dictionaries(
     st.text("abcdef", min_size=1, max_size=3),

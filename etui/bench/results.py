@@ -28,43 +28,14 @@ from etui.codec import from_document, to_document
 from etui.config.config import Config
 from etui.datasets.mmlu import FILE_NAME, read_labels, suite_dir
 from etui.datasets.suites import SAMPLE, is_named_suite
-from etui.energy.energy_record import (
-    NO_SWEEP,
-    RECORD_FILE,
-    RECORD_VERSION,
-    BatchSizes,
-    EnergyRecord,
-    Hardware,
-    Measurement,
-    Method,
-    Precision,
-    RecordChannel,
-    RecordFigure,
-    RecordModel,
-    Results,
-    Source,
-    Utilisation,
-    build_figure,
-    build_sensor_floor,
-    build_uncertainty,
-    describe_framework,
-    explain_missing,
-    explain_no_floor,
-    list_functional_units,
-)
+from etui.energy import energy_record as record
 from etui.errors import EtuiError
 
 
 def load_texts(run: RunConfig, config: Config, data: Path | None = None) -> Texts | None:
-    """Load the questions of a run if exactly the same files are on this machine.
+    """Load the questions of a run by subject and row, if the same files are on this machine.
 
-    Nothing is downloaded.
-
-    Args:
-        data: Current path of the data; None uses the path of the run.
-
-    Returns:
-        (subject, row) -> question; None if the files are missing or differ.
+    Nothing is downloaded. ``data`` is the current path of the data; None uses that of the run.
     """
     from etui.datasets.suites import SAMPLE, is_named_suite, load_suite
 
@@ -93,9 +64,6 @@ def load_labels(
     run: RunConfig, config: Config, redux: Path | None = None
 ) -> dict[str, dict[int, str]] | None:
     """Read the labels of MMLU-Redux from a given file, or from the data folder if it has them.
-
-    Args:
-        redux: File with the labels; None searches the data folder.
 
     Raises:
         InvalidFile: The given file contains no labels.
@@ -140,21 +108,13 @@ def result_files(
     summary: Summary,
     texts: Texts | None = None,
 ) -> dict[str, str]:
-    """Build the result files of a run folder, its energy record included.
-
-    Args:
-        samples: Answers in the order they were given; may be incomplete.
-        texts: Texts of the questions (:func:`etui.bench.results.load_texts`).
-
-    Returns:
-        File name -> text.
-    """
+    """Build the result files of a run folder, its energy record included: file name -> text."""
     return {
         SUMMARY: _to_json(summary_document(summary)),
         PER_SUBJECT: per_subject_csv(summary),
         REPORT: render_page(summary, run, samples, texts),
         MARKDOWN: markdown(summary, run),
-        RECORD_FILE: _to_json(build_energy_record(run, samples, summary)),
+        record.RECORD_FILE: _to_json(build_energy_record(run, samples, summary)),
     }
 
 
@@ -165,11 +125,7 @@ def write_results(
     settings: Config,
     precision: RunPrecision | None = None,
 ) -> Summary:
-    """Write the result files of a run into its folder, with the texts of its questions.
-
-    Raises:
-        EtuiError: A file cannot be written.
-    """
+    """Write the result files of a run into its folder, with the texts of its questions."""
     labels, texts = load_labels(config, settings), load_texts(config, settings)
     summary = summarise(samples, config, labels, precision)
     for name, text in result_files(config, samples, summary, texts).items():
@@ -190,7 +146,7 @@ _OLD = "the run was measured by an earlier version of etui"
 
 def build_energy_record(
     config: RunConfig, samples: Sequence[Sample], summary: Summary
-) -> EnergyRecord:
+) -> record.EnergyRecord:
     """Build the energy record of a run."""
     machines = list_machines(config)
     measurements = []
@@ -208,8 +164,8 @@ def build_energy_record(
         f"{config.suite} {config.split}, {config.shots}-shot "
         f"{config.format}@{config.format_version}"
     )
-    source = Source("bench", config.run_id, config.started_at, workload)
-    return EnergyRecord(RECORD_VERSION, source, tuple(measurements))
+    source = record.Source("bench", config.run_id, config.started_at, workload)
+    return record.EnergyRecord(record.RECORD_VERSION, source, tuple(measurements))
 
 
 def _build_measurement(
@@ -219,7 +175,7 @@ def _build_measurement(
     samples: Sequence[Sample],
     cost: Cost | None,
     course: CostOverTime | None,
-) -> Measurement:
+) -> record.Measurement:
     pue = float(machine.energy.get("pue", 1.0))
     idle = machine.idle.get("watts") if machine.idle is not None else None
     results = _build_results(samples, cost, course, pue, idle)
@@ -237,50 +193,44 @@ def _build_measurement(
     coverages = [one.coverage for one in measured if one.coverage is not None]
     shared = [one.shared for one in measured if one.shared is not None]
     attribution = "exclusive" if together == 1 else "tokens"
-    measurement = Measurement(
+    measurement = record.Measurement(
         name=name,
         machine_key=machine.key,
-        hardware=Hardware(
+        hardware=record.Hardware(
             machine=machine.name or None,
             memory_bytes=machine.memory_bytes or None,
             threads=machine.threads,
             channels=_build_channels(machine.energy),
-            power_limit_watts=(),
         ),
         models=tuple(_build_model(model) for model in models),
         prompt_tokens=compute_distribution(one.tokens.prompt for one in samples),
         output_tokens=compute_distribution(one.tokens.output for one in samples),
-        batch=BatchSizes(
+        batch=record.BatchSizes(
             sequences=max(map(_count_sequences, arms), default=1),
             batch_tokens=max(tokens, default=None),
             questions_together=together,
         ),
-        utilisation=Utilisation(
+        utilisation=record.Utilisation(
             questions_at_a_time=together,
             is_shared=any(shared) if shared else None,
             shared_share=sum(shared) / len(shared) if shared else None,
             attribution=None if any(model.backend for model in models) else attribution,
         ),
-        framework=describe_framework(machine.versions),
+        framework=record.describe_framework(machine.versions),
         pue=pue,
-        method=Method(
+        method=record.Method(
             kind=kind,
-            joules="gross",
-            loads="excluded",
             sample_hz=machine.energy.get("sample_hz"),
             idle_watts=idle,
             unmeasured=tuple(machine.energy.get("unmeasured") or ()),
             coverage=min(coverages, default=None),
-            window_seconds=None,
-            cool_down_seconds=None,
-            paired_blocks=None,
         ),
-        uncertainty=build_uncertainty(half_width, joules, _COVERS),
-        detection_floor=build_sensor_floor(half_width, joules, kind),
-        functional_units=list_functional_units(results),
+        uncertainty=record.build_uncertainty(half_width, joules, _COVERS),
+        detection_floor=record.build_sensor_floor(half_width, joules, kind),
+        functional_units=record.list_functional_units(results),
         results=results,
     )
-    return explain_missing(measurement, _list_reasons(cost, measurement))
+    return record.explain_missing(measurement, _list_reasons(cost, measurement))
 
 
 def _build_results(
@@ -289,18 +239,18 @@ def _build_results(
     course: CostOverTime | None,
     pue: float,
     idle: float | None,
-) -> Results:
+) -> record.Results:
     measured = [one for one in samples if one.joules is not None] if cost else samples
     seconds = sum(one.seconds for one in measured)
     joules = None if cost is None else cost.joules
 
-    def figure(read: Callable[[Cost], CostFigure | None]) -> RecordFigure | None:
+    def figure(read: Callable[[Cost], CostFigure | None]) -> record.RecordFigure | None:
         found = None if cost is None else read(cost)
         if found is None:
             return None
-        return build_figure(found.value, pue, found.low, found.high, found.sensor)
+        return record.build_figure(found.value, pue, found.low, found.high, found.sensor)
 
-    return Results(
+    return record.Results(
         questions=len(measured),
         correct=sum(one.correct for one in measured),
         computed_tokens=sum(one.tokens.computed + one.prefix_tokens for one in measured),
@@ -312,7 +262,6 @@ def _build_results(
         prefill_joules=cost.prefill_joules if cost else None,
         decode_joules=cost.decode_joules if cost else None,
         mean_watts=cost.mean_watts.value if cost and cost.mean_watts else None,
-        peak_watts=None,
         joules_per_output_token=figure(lambda cost: cost.per_output_token),
         joules_per_decoded_token=figure(lambda cost: cost.per_decoded_token),
         joules_per_computed_token=figure(lambda cost: cost.per_computed_token),
@@ -324,23 +273,23 @@ def _build_results(
     )
 
 
-def _build_channels(energy: Mapping[str, Any]) -> tuple[RecordChannel, ...]:
+def _build_channels(energy: Mapping[str, Any]) -> tuple[record.RecordChannel, ...]:
     devices: Mapping[str, Any] = energy.get("devices") or {}
     channels: Mapping[str, str] = energy.get("channels") or {}
     found = [(id_, kind, devices.get(id_, {})) for id_, kind in channels.items()]
     return tuple(
-        RecordChannel(id_, kind, device.get("label"), device.get("limit_watts"))
+        record.RecordChannel(id_, kind, device.get("label"), device.get("limit_watts"))
         for id_, kind, device in found
     )
 
 
-def _build_model(model: BenchModel) -> RecordModel:
-    return RecordModel(
+def _build_model(model: BenchModel) -> record.RecordModel:
+    return record.RecordModel(
         name=model.name,
         sha256=model.sha256,
         file_bytes=model.file_bytes or None,
         gpu_layers=None if model.backend else model.gpu_layers,
-        precision=Precision(
+        precision=record.Precision(
             weights=model.quantisation,
             kv_type=model.kv_type or None,
             flash_attention=model.flash_attention or None,
@@ -356,7 +305,7 @@ def _count_sequences(arm: Mapping[str, Any]) -> int:
     return min(int(arm.get("votes", 1)), int(arm.get("batch", 1)))
 
 
-def _list_reasons(cost: Cost | None, measurement: Measurement) -> dict[str, str]:
+def _list_reasons(cost: Cost | None, measurement: record.Measurement) -> dict[str, str]:
     unmeasured = "the energy is unmeasured"
 
     def unless(why: str) -> str:
@@ -369,7 +318,8 @@ def _list_reasons(cost: Cost | None, measurement: Measurement) -> dict[str, str]
     nothing = "nothing was generated"
     no_output = _OLD if results.output_tokens else nothing
     no_gaps = "no answer has two tokens with known times" if results.output_tokens else nothing
-    joules = "" if cost is None else cost.kind
+    kind = None if cost is None else cost.kind
+    no_floor = record.explain_no_floor(None if cost is None else cost.uncertainty, kind)
     return {
         "": _OLD,
         "hardware.channels[].label": "the channel has no name of a device",
@@ -382,9 +332,9 @@ def _list_reasons(cost: Cost | None, measurement: Measurement) -> dict[str, str]
         "method.kind": unmeasured,
         "method.coverage": unless(_OLD),
         "method.idle_watts": "no idle baseline was measured; see etui power idle",
-        **NO_SWEEP,
+        **record.NO_SWEEP,
         "uncertainty": unless("the half width of an answer is unknown"),
-        "detection_floor": explain_no_floor(cost.uncertainty if cost else None, joules or None),
+        "detection_floor": no_floor,
         "detection_floor.percent": "no joules to divide by",
         "results": unless("nothing to divide by, or an unknown half width"),
         "results.joules_per_correct": unless("no answer is right"),

@@ -47,12 +47,12 @@ class EnergyRecord:
     measurements: tuple[Measurement, ...]  # One for each system on each machine
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
     """Joules of one system on one machine, with their conditions."""
 
     name: str  # The arm, the policy, or the setting
-    machine_key: str  # Key of the machine in a run of several machines, else empty
+    machine_key: str = ""  # Key of the machine in a run of several machines, else empty
     hardware: Hardware
     models: tuple[RecordModel, ...]
     prompt_tokens: Distribution | None  # Length of the prompts, reused tokens included
@@ -82,15 +82,15 @@ class Source:
     a sweep."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Hardware:
     """The machine."""
 
     machine: str | None  # Processor, number of CPUs, system and architecture
-    memory_bytes: int | None
+    memory_bytes: int | None = None
     threads: int | None  # Threads of llama.cpp
     channels: tuple[RecordChannel, ...]  # The power channels of the total
-    power_limit_watts: tuple[float, ...]
+    power_limit_watts: tuple[float, ...] = ()
     """Power limits that were read back while measuring, ascending; empty if none was."""
 
 
@@ -99,21 +99,21 @@ class RecordChannel:
     """A power channel of the total."""
 
     id: str  # Its id, which begins with the scope
-    kind: str | None  # How its energy is determined
-    label: str | None
-    limit_watts: float | None  # Power limit of the device
+    kind: str | None = None  # How its energy is determined
+    label: str | None = None
+    limit_watts: float | None = None  # Power limit of the device
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RecordModel:
     """A model that answered."""
 
     name: str
     sha256: str | None  # Hash of its file
-    file_bytes: int | None
+    file_bytes: int | None = None
     gpu_layers: int | None
     precision: Precision
-    backend: str  # The remote backend that served it; empty for this machine
+    backend: str = ""  # The remote backend that served it; empty for this machine
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +172,7 @@ class Framework:
     python: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Method:
     """How the joules were measured.
 
@@ -181,16 +181,16 @@ class Method:
     """
 
     kind: str | None  # The weakest kind of the channels (:class:`etui.energy.types.Kind`)
-    joules: Literal["gross"]  # `gross`: the idle power is included
-    loads: Literal["excluded"]  # `excluded`: the loading of models is not included
+    joules: Literal["gross"] = "gross"  # `gross`: the idle power is included
+    loads: Literal["excluded"] = "excluded"  # `excluded`: the loading of models is not included
     sample_hz: float | None  # Readings per second of each channel
-    idle_watts: float | None
+    idle_watts: float | None = None
     """Idle power of the channels, as measured before; the base of ``net_joules``."""
-    unmeasured: tuple[str, ...] | None  # Parts of the machine without a reading
-    coverage: float | None  # Smallest share of an answer's time that was recorded, 0..1
-    window_seconds: float | None
-    cool_down_seconds: float | None
-    paired_blocks: int | None
+    unmeasured: tuple[str, ...] | None = None  # Parts of the machine without a reading
+    coverage: float | None = None  # Smallest share of an answer's time that was recorded, 0..1
+    window_seconds: float | None = None
+    cool_down_seconds: float | None = None
+    paired_blocks: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,10 +211,10 @@ class RecordFloor:
     """``sensor`` is the error of the meter alone, over all answers together; ``a/a`` comes from the
     same setting measured twice in each block, so it includes all other noise."""
     percent: float | None  # Smallest difference in per cent of the joules
-    joules: float | None  # Smallest difference of the total joules (`sensor`)
+    joules: float | None = None  # Smallest difference of the total joules (`sensor`)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Results:
     """What was measured; joules are those of the machine unless the name says ``facility``.
 
@@ -224,26 +224,26 @@ class Results:
     """
 
     questions: int  # Answers with measured joules, which all figures refer to
-    correct: int | None  # Right answers among them
+    correct: int | None = None  # Right answers among them
     computed_tokens: float | None  # Computed tokens of the prompts, shared prefixes included
     output_tokens: int | None  # Thinking and answer tokens
     seconds: float | None  # Time of the answers
     it_joules: float | None  # Gross joules of the machine
     facility_joules: float | None  # `it_joules` times the PUE
-    net_joules: float | None  # `it_joules` less idle watts times seconds
+    net_joules: float | None = None  # `it_joules` less idle watts times seconds
     prefill_joules: float | None
     decode_joules: float | None
     mean_watts: float | None
-    peak_watts: float | None
+    peak_watts: float | None = None
     joules_per_output_token: RecordFigure | None  # All joules over thinking and answer tokens
     joules_per_decoded_token: RecordFigure | None  # Joules of decoding over the same tokens
     joules_per_computed_token: RecordFigure | None  # Joules of prefill over its computed tokens
     joules_per_question: RecordFigure | None
-    joules_per_correct: RecordFigure | None
+    joules_per_correct: RecordFigure | None = None
     """Joules per right answer, those of wrong answers included."""
     percentiles: RecordPercentiles
-    steady_state: SteadyState | None  # Whether the machine worked evenly
-    early_answers: tuple[EarlyAnswer, ...]
+    steady_state: SteadyState | None = None  # Whether the machine worked evenly
+    early_answers: tuple[EarlyAnswer, ...] = ()
     """The first, second and tenth answer; empty if they are not known."""
 
 
@@ -266,10 +266,10 @@ class RecordFigure:
 class RecordPercentiles:
     """Percentiles over answers (joules, time to first token) and over all gaps between tokens."""
 
-    joules_per_question: Distribution | None
-    joules_per_output_token: Distribution | None
-    ttft_seconds: Distribution | None
-    inter_token_seconds: Distribution | None
+    joules_per_question: Distribution | None = None
+    joules_per_output_token: Distribution | None = None
+    ttft_seconds: Distribution | None = None
+    inter_token_seconds: Distribution | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,13 +59,10 @@ def build_energy_record(turn: TurnRecord, weights: Mapping[str, str] = NO_WEIGHT
     attribution = energy.attribution or Attribution("exclusive")
     measurement = Measurement(
         name=turn.arm,
-        machine_key="",
         hardware=Hardware(
             machine=settings.get("machine"),
-            memory_bytes=None,
             threads=settings.get("decode_threads") or settings.get("threads"),
-            channels=tuple(RecordChannel(name, None, None, None) for name in energy.channels),
-            power_limit_watts=(),
+            channels=tuple(RecordChannel(name) for name in energy.channels),
         ),
         models=_build_models(turn, weights),
         prompt_tokens=describe_single(turn.tokens.prompt),
@@ -85,15 +82,10 @@ def build_energy_record(turn: TurnRecord, weights: Mapping[str, str] = NO_WEIGHT
         pue=pue,
         method=Method(
             kind=energy.kind,
-            joules="gross",
-            loads="excluded",
             sample_hz=settings.get("sample_hz"),
             idle_watts=energy.idle_watts,
             unmeasured=tuple(energy.unmeasured),
             coverage=None if energy.joules is None else energy.coverage,
-            window_seconds=None,
-            cool_down_seconds=None,
-            paired_blocks=None,
         ),
         uncertainty=build_uncertainty(energy.uncertainty, energy.joules, _COVERS),
         detection_floor=build_sensor_floor(energy.uncertainty, energy.joules, energy.kind),
@@ -122,7 +114,6 @@ def _build_results(turn: TurnRecord, pue: float) -> Results:
 
     return Results(
         questions=1,
-        correct=None,
         computed_tokens=float(computed),
         output_tokens=output,
         seconds=turn.seconds.total,
@@ -137,17 +128,13 @@ def _build_results(turn: TurnRecord, pue: float) -> Results:
         joules_per_decoded_token=figure(decode, output, None),
         joules_per_computed_token=figure(prefill, computed, None),
         joules_per_question=figure(joules, 1, energy.uncertainty),
-        joules_per_correct=None,
         percentiles=RecordPercentiles(
             joules_per_question=None if joules is None else describe_single(joules),
             joules_per_output_token=describe_single(joules / output)
             if joules is not None and output
             else None,
             ttft_seconds=None if turn.seconds.ttft is None else describe_single(turn.seconds.ttft),
-            inter_token_seconds=None,
         ),
-        steady_state=None,
-        early_answers=(),
     )
 
 
@@ -160,7 +147,6 @@ def _build_models(turn: TurnRecord, weights: Mapping[str, str]) -> tuple[RecordM
         RecordModel(
             name=name,
             sha256=sha256,
-            file_bytes=None,
             gpu_layers=None,
             precision=Precision(
                 weights=weights.get(sha256) if sha256 is not None else None,

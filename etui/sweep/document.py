@@ -8,29 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from etui.energy.energy_record import (
-    RECORD_VERSION,
-    BatchSizes,
-    EnergyRecord,
-    Hardware,
-    Measurement,
-    Method,
-    Precision,
-    RecordChannel,
-    RecordFigure,
-    RecordFloor,
-    RecordModel,
-    RecordPercentiles,
-    Results,
-    Source,
-    Utilisation,
-    build_figure,
-    build_uncertainty,
-    describe_framework,
-    describe_single,
-    explain_missing,
-    list_functional_units,
-)
+from etui.energy import energy_record as record
 from etui.energy.tariff import Cost
 from etui.energy.types import sum_known
 from etui.stats.differences import Difference
@@ -41,8 +19,7 @@ from etui.sweep.result import SettingResult, SweepResult, is_best_claimed
 from etui.sweep.verdict import format_verdict, list_dropped
 from etui.text import one_line
 
-VERSION = 1
-"""Version of the document; keys may be added without a new one."""
+VERSION = 1  # Version of the document; keys may be added without a new one
 
 _COVERS = (
     "the error of the meter, added up over all visits; the intervals of the results cover the "
@@ -53,13 +30,10 @@ _COVERS = (
 def build_document(
     config: SweepConfig, result: SweepResult, blocks: Sequence[Block] = ()
 ) -> dict[str, Any]:
-    """Build the document of a sweep, finished or not.
+    """Build the document of a sweep, finished or not, with the temperature and cost of its blocks.
 
     Units are part of the names; intervals are at 95 % and have ``low`` and ``high``. What is not
     known is None, never 0.
-
-    Args:
-        blocks: Its blocks, for the temperature.
     """
     design, cost = config.design, sum_cost(blocks)
     read = (visit.temperature_celsius for block in blocks for visit in block.visits)
@@ -201,19 +175,15 @@ def _find_recorded(config: SweepConfig, name: str, key: str) -> Any:
 
 def build_energy_record(
     config: SweepConfig, result: SweepResult, blocks: Sequence[Block] = ()
-) -> EnergyRecord:
-    """Build the energy record of a sweep, finished or not: a measurement for each setting.
-
-    Args:
-        blocks: Its blocks; a setting without a visit in them has no measurement.
-    """
+) -> record.EnergyRecord:
+    """Build the energy record of a sweep: a measurement for each setting that has a visit."""
     visits: dict[str, list[Visit]] = {}
     for block in blocks:
         for visit in block.visits:
             visits.setdefault(visit.setting, []).append(visit)
-    return EnergyRecord(
-        schema_version=RECORD_VERSION,
-        source=Source(
+    return record.EnergyRecord(
+        schema_version=record.RECORD_VERSION,
+        source=record.Source(
             "sweep",
             config.id,
             config.created,
@@ -229,7 +199,7 @@ def build_energy_record(
 
 def _build_measurement(
     config: SweepConfig, result: SweepResult, one: SettingResult, visits: Sequence[Visit]
-) -> Measurement:
+) -> record.Measurement:
     seen = config.provenance
     answers = sum(visit.answers for visit in visits)
     prefill = _sum_phase([(visit.prefill, visit.answers) for visit in visits])
@@ -245,100 +215,85 @@ def _build_measurement(
         return _find_recorded(config, "in_use", axis) if found is None else found
 
     threads, model = value_of("threads"), str(value_of("model") or config.model)
-    measurement = Measurement(
+    measurement = record.Measurement(
         name=one.setting,
-        machine_key="",
-        hardware=Hardware(
+        hardware=record.Hardware(
             machine=seen.get("machine"),
-            memory_bytes=None,
             threads=_int(seen.get("threads") if _int(threads) is None else threads),
-            channels=tuple(RecordChannel(name, None, None, None) for name in config.channels),
+            channels=tuple(record.RecordChannel(name) for name in config.channels),
             power_limit_watts=tuple(_list_limits(visits)),
         ),
         models=(
-            RecordModel(
+            record.RecordModel(
                 name=model,
                 sha256=config.model_sha256 if model == config.model else None,
-                file_bytes=None,
                 gpu_layers=_int(value_of("gpu_layers")),
-                precision=Precision(
+                precision=record.Precision(
                     weights=_text(_find_recorded(config, "weights", model)),
                     kv_type=_text(value_of("kv_type")),
                     flash_attention=_text(value_of("flash_attention")),
                 ),
-                backend="",
             ),
         ),
-        prompt_tokens=describe_single(prefill.tokens / answers),
-        output_tokens=describe_single(decode.tokens / answers),
-        batch=BatchSizes(
+        prompt_tokens=record.describe_single(prefill.tokens / answers),
+        output_tokens=record.describe_single(decode.tokens / answers),
+        batch=record.BatchSizes(
             sequences=1 if config.arm is None else None,
             batch_tokens=_int(value_of("batch_tokens")),
             questions_together=1,
         ),
-        utilisation=Utilisation(
+        utilisation=record.Utilisation(
             questions_at_a_time=1,
             is_shared=any(visit.shared for visit in visits),
             shared_share=sum(visit.shared for visit in visits) / len(visits),
             attribution="exclusive",
         ),
-        framework=describe_framework(seen),
+        framework=record.describe_framework(seen),
         pue=pue,
-        method=Method(
+        method=record.Method(
             kind=result.kind,
-            joules="gross",
-            loads="excluded",
             sample_hz=seen.get("sample_hz"),
-            idle_watts=None,
-            unmeasured=None,
-            coverage=None,
             window_seconds=config.window_s,
             cool_down_seconds=config.cool_down_s,
             paired_blocks=one.blocks,
         ),
-        uncertainty=build_uncertainty(
+        uncertainty=record.build_uncertainty(
             sum_known((prefill.uncertainty, decode.uncertainty)), joules, _COVERS
         ),
-        detection_floor=None if floor is None else RecordFloor("a/a", floor, None),
-        functional_units=list_functional_units(results),
+        detection_floor=None if floor is None else record.RecordFloor("a/a", floor),
+        functional_units=record.list_functional_units(results),
         results=results,
     )
-    return explain_missing(measurement, _list_reasons(is_measured=joules is not None))
+    return record.explain_missing(measurement, _list_reasons(is_measured=joules is not None))
 
 
 def _build_results(
     one: SettingResult, answers: int, prefill: PhaseCost, decode: PhaseCost, pue: float
-) -> Results:
+) -> record.Results:
     joules, seconds = sum_known((prefill.joules, decode.joules)), prefill.seconds + decode.seconds
 
-    def figure(interval: Interval | None) -> RecordFigure | None:
+    def figure(interval: Interval | None) -> record.RecordFigure | None:
         if interval is None:
             return None
-        return build_figure(interval.value, pue, interval.low, interval.high)
+        return record.build_figure(interval.value, pue, interval.low, interval.high)
 
-    return Results(
+    return record.Results(
         questions=answers,
-        correct=None,
         computed_tokens=prefill.tokens,
         output_tokens=round(decode.tokens),
         seconds=seconds,
         it_joules=joules,
         facility_joules=None if joules is None else joules * pue,
-        net_joules=None,
         prefill_joules=prefill.joules,
         decode_joules=decode.joules,
         mean_watts=joules / seconds if joules is not None and seconds > 0 else None,
-        peak_watts=None,
-        joules_per_output_token=build_figure(joules / decode.tokens, pue)
+        joules_per_output_token=record.build_figure(joules / decode.tokens, pue)
         if joules is not None and decode.tokens
         else None,
         joules_per_decoded_token=figure(one.decode_joules_per_token),
         joules_per_computed_token=figure(one.prefill_joules_per_token),
         joules_per_question=figure(one.joules),
-        joules_per_correct=None,
-        percentiles=RecordPercentiles(None, None, None, None),
-        steady_state=None,
-        early_answers=(),
+        percentiles=record.RecordPercentiles(),
     )
 
 

@@ -24,10 +24,10 @@ from etui.arm import Arm
 from etui.backends.local import LocalBackend
 from etui.bench.formats import FORMATS
 from etui.bench.scoring import ScoringArm, SubjectWork
-from etui.bench.setup import finish_load
 from etui.config.config import load_config
 from etui.datasets.questions import Suite
 from etui.datasets.suites import load_suite
+from etui.engine.residency import finish_load
 from etui.models.catalogue import load_catalogue
 from etui.models.spec import STARTER
 from etui.runtime.model_resolution import find_model_file

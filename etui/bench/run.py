@@ -34,11 +34,12 @@ from etui.bench.results import write_results
 from etui.bench.sample import Sample
 from etui.bench.schedule import Piece, PrecisionSchedule, build_schedule, open_precision
 from etui.bench.scoring import Answered, QuestionAnswerer, ScoringArm, SubjectWork
-from etui.bench.setup import build_run_config, finish_load, load_models
+from etui.bench.setup import build_run_config, load_models
 from etui.bench.summary import Summary, may_pool, summary_document
 from etui.bench.turns import Decide, TurnArm, decide_always, decide_by_policy
 from etui.energy.tariff import Tariff, compute_cost
 from etui.energy.tariff_files import read_tariff
+from etui.engine.residency import finish_load
 from etui.errors import EtuiError, Stopped, UsageError
 from etui.log.records import AnswerRecord, RunRecord
 from etui.log.writer import TurnWriter
@@ -131,10 +132,8 @@ def answer_all(
 ) -> Ending:
     """Run the systems on the questions that they have not answered.
 
-    Args:
-        done: (system, subject) -> rows that are already answered.
-        check_limits: Takes the joules used so far; returns why the run ends now, or None.
-        note: Returns the same answers, with a note of what is being worked on.
+    ``done`` has the rows that are already answered, by system and subject; ``note`` returns the
+    same answers, with a note of what is being worked on.
     """
     pieces = (
         (piece.system, build_work(plan, piece, done.get((piece.system, piece.subject), set())))
@@ -195,7 +194,6 @@ class SampleWriter:
         show: Called with the samples after they are written.
         joules: Joules of earlier answers if the run is resumed.
         share: The machine's share of a run of several; None for a run of one machine.
-        tariff: Prices the answers; None leaves the cost out.
     """
 
     def __init__(
@@ -214,8 +212,7 @@ class SampleWriter:
         self._share = share
         self._failure: BaseException | None = None
         self._thread = ThreadPoolExecutor(1, "etui-bench")
-        self.joules = joules
-        """Joules of all written answers, those before a resume included."""
+        self.joules = joules  # Joules of all written answers, those before a resume included
 
     def put(self, answered: Answered) -> None:
         """Queue answers for writing."""
@@ -269,11 +266,7 @@ def price_sample(sample: Sample, tariff: Tariff | None) -> Sample:
 
 
 def read_answers(folder: Path) -> tuple[Sample, ...]:
-    """Read the answers of a run that ends.
-
-    Raises:
-        Stopped: It has none.
-    """
+    """Read the answers of a run that ends; Stopped if it has none."""
     samples = read_run(folder).samples
     if not samples:
         raise Stopped(
@@ -360,10 +353,7 @@ class Answering:
                 self.writer.close()
 
     def open_precision(self, wait: Callable[[], None] = lambda: None) -> None:
-        """Open the schedule of a run that stops at a precision.
-
-        ``wait``: waits until all answers given so far are written.
-        """
+        """Open the schedule of a run that stops at a precision; ``wait`` as in its class."""
         self.precise = open_precision(self.plan, self.config, wait, self.progress)
         if self.precise is not None:
             self.precise.add(self.before)
@@ -392,8 +382,7 @@ class BenchRunner:
     runtime: Runtime[LocalBackend]  # This machine, with llama.cpp in this process
     progress: RunProgress  # Shows the progress
     stopped: Event  # Set when the user wants to stop
-    on_stop: Callable[[Callable[[], None]], None] = lambda cancel: None
-    """Called, once the engine is open, with a function that ends a running answer."""
+    on_stop: Callable[[Callable[[], None]], None] = lambda cancel: None  # Takes what ends an answer
     cancel: Cancel = field(default_factory=Cancel)  # Ends the running answer
     build_between_blocks: Callable[[RunPlan], BetweenBlocks | None] = lambda plan: None
     """Builds what a plan does between its blocks."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from etui.backends.local import LocalBackend
@@ -18,14 +18,13 @@ from etui.config.machine import machine_name
 from etui.energy.recorder import Recorder
 from etui.engine.library import describe_llama_cpp
 from etui.engine.llama_session import LlamaSession
-from etui.events import Loaded, Residence
+from etui.engine.residency import finish_load
 from etui.models.gguf import check_gguf
 from etui.runtime.provenance import provenance
 from etui.text import utc_now
 from etui.turn.interfaces import ResolvedModel
 
-ServeModel = Callable[[str], "ResolvedModel"]
-"""Finds the file of a model by its name."""
+ServeModel = Callable[[str], "ResolvedModel"]  # Finds the file of a model by its name
 
 
 def load_models(
@@ -84,20 +83,6 @@ def _check_remote(served: ResolvedModel) -> BenchModel:
     )
 
 
-def finish_load(
-    loading: Generator[Residence, None, LlamaSession],
-) -> tuple[LlamaSession, Loaded | None]:
-    """Finish a load; return its session, and the load event if the model was not in memory."""
-    loaded = None
-    while True:
-        try:
-            event = next(loading)
-        except StopIteration as end:
-            return end.value, loaded
-        if isinstance(event, Loaded):
-            loaded = event
-
-
 def build_run_config(
     plan: RunPlan,
     run_id: str,
@@ -109,9 +94,7 @@ def build_run_config(
 ) -> RunConfig:
     """Complete the configuration of a plan with its models and this machine.
 
-    Args:
-        idle: Which idle baseline the recorder uses; None without one.
-        gpus: The GPUs as llama.cpp describes them.
+    ``idle`` names the idle baseline of the recorder; ``gpus`` are as llama.cpp describes them.
     """
     import psutil
 

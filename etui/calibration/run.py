@@ -25,10 +25,9 @@ from etui.curves.operating_curve import Conditions, OperatingCurve
 from etui.energy.discovery import open_recorder
 from etui.energy.idle import load_baselines, refuse_busy, use_baseline
 from etui.energy.recorder import Recorder
-from etui.engine.residency import Residency
+from etui.engine.residency import Residency, finish_load
 from etui.engine.session import Session
 from etui.errors import EtuiError, Stopped, writing
-from etui.events import Loaded
 from etui.log.curve_lookup import build_curve_record
 from etui.log.writer import TurnWriter
 from etui.measure.progress import Progress, Watch
@@ -233,15 +232,8 @@ def load_session(
 ) -> Iterator[tuple[Session, int]]:
     """Load the model and save its load, with its joules, to the log."""
     with closing(Residency(config, trials=True)) as residency:
-        loading, layers = residency.session(spec, path), 0
-        while True:
-            try:
-                event = next(loading)
-            except StopIteration as end:
-                session = end.value
-                break
-            if isinstance(event, Loaded):
-                layers = event.gpu_layers
-                recorder.settle(event.end_ns)
-                writer.save_load(build_load_record(event, spec.sha256, recorder.energy))
-        yield session, layers
+        session, loaded = finish_load(residency.session(spec, path))
+        if loaded is not None:
+            recorder.settle(loaded.end_ns)
+            writer.save_load(build_load_record(loaded, spec.sha256, recorder.energy))
+        yield session, 0 if loaded is None else loaded.gpu_layers

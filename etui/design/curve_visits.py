@@ -18,13 +18,13 @@ from etui.bench.config import BenchModel, RunConfig
 from etui.bench.folder import CURVES
 from etui.bench.plan import RunPlan
 from etui.bench.sample import Sample
-from etui.bench.setup import finish_load
 from etui.calibration.grid import CurveVisit, Grid, fit_into_context, list_visits
 from etui.calibration.measure import MeasuredPoint, TurnTimer
 from etui.calibration.run import fit_measured
 from etui.codec import from_document, to_document
 from etui.curves.fit import TooFewPoints
 from etui.design.load import read_curve_grid
+from etui.engine.residency import finish_load
 from etui.errors import Stopped, UsageError, writing
 from etui.log.curve_lookup import build_curve_record
 from etui.measure.folder import append_line, read_lines

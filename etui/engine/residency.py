@@ -35,6 +35,20 @@ SPILL_SECONDS = 3.0
 """Most time to write KV caches to disk at the end; the rest is computed again."""
 
 
+def finish_load(
+    loading: Generator[Residence, None, LlamaSession],
+) -> tuple[LlamaSession, Loaded | None]:
+    """Finish a load; return its session, and the load event if the model was not in memory."""
+    loaded = None
+    while True:
+        try:
+            event = next(loading)
+        except StopIteration as end:
+            return end.value, loaded
+        if isinstance(event, Loaded):
+            loaded = event
+
+
 @dataclass(slots=True)
 class _Resident:
     session: LlamaSession

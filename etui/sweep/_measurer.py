@@ -23,7 +23,7 @@ from etui.energy.sharing import CpuUse, GpuShare, OwnProcesses, others_use, read
 from etui.energy.sources.nvml import NvmlSource
 from etui.energy.types import Channel, Kind
 from etui.engine.llama_session import LlamaSession
-from etui.engine.residency import Residency
+from etui.engine.residency import Residency, finish_load
 from etui.engine.session import Session
 from etui.engine.thread_count import ThreadLimits
 from etui.errors import (
@@ -56,27 +56,20 @@ from etui.sweep.workload import (
 from etui.turn.interfaces import Meter
 from etui.units import percent_text, seconds_text, watts_text
 
-MOST_OTHERS = 0.05
-"""Share of all CPUs, or of a GPU, that other programs may use during a visit."""
-LEAST_COVERAGE = 0.98
-"""Share of a visit that the meter has to have recorded."""
+MOST_OTHERS = 0.05  # Share of all CPUs, or of a GPU, that other programs may use during a visit
+LEAST_COVERAGE = 0.98  # Share of a visit that the meter has to have recorded
 LEAST_WINDOW_S, MOST_WINDOW_S = 1.0, 10.0
-MOST_COOL_DOWN_S = 60.0
-"""Longest wait for a temperature, seconds."""
-POINTS = 60
-"""Slices of the watts of a visit."""
+MOST_COOL_DOWN_S = 60.0  # Longest wait for a temperature, seconds
+POINTS = 60  # Slices of the watts of a visit
 
 _REFRESHES = 20.0
 """Refreshes of a slow counter or sensor within a window: its edges are then a few percent of it."""
-_AVERAGES = 4.0
-"""Lengths of a running average within a window."""
+_AVERAGES = 4.0  # Lengths of a running average within a window
 _LEAST_OTHERS_S = 0.1
 """CPU seconds of others below which their share is noise: CPU time is counted in ticks."""
 _SUSPENDED_NS = 100_000_000
-_COLLAPSE = 3
-"""How many times as long as one thread several threads may take beside other programs."""
-_EQUAL_WATTS = 0.5
-"""Two readings of a power limit are equal within this."""
+_COLLAPSE = 3  # How many times as long as one thread several threads may take beside other programs
+_EQUAL_WATTS = 0.5  # Two readings of a power limit are equal within this
 _POLL_S = 1.0
 
 
@@ -99,8 +92,7 @@ def choose_window_s(channels: Sequence[Channel]) -> float:
 class ModelLoader:
     """Loads one model at a time: a second one in memory could take power, or slow the first down.
 
-    A setting that differs in what a session can change (threads, the depth of drafts) does not load
-    the model again.
+    What a session can change (threads, the depth of drafts) does not load the model again.
     """
 
     on_load: Callable[[ModelSpec, Loaded], object] = lambda spec, event: None
@@ -118,15 +110,10 @@ class ModelLoader:
             if name != setting.spec.name:
                 for _ in residency.unload(name):
                     pass
-        loading = residency.session(setting.spec, setting.path, setting.draft)
-        while True:
-            try:
-                event = next(loading)
-            except StopIteration as end:
-                session: LlamaSession = end.value
-                return session
-            if isinstance(event, Loaded):
-                self.on_load(setting.spec, event)
+        session, loaded = finish_load(residency.session(setting.spec, setting.path, setting.draft))
+        if loaded is not None:
+            self.on_load(setting.spec, loaded)
+        return session
 
     def unload(self) -> None:
         """Free the model."""
@@ -141,18 +128,13 @@ class CapControl:
 
     set_limit: Callable[[float], AppliedLimit] | None = None
     """Sets a limit in watts, and reads it back; None if the sweep has no such axis."""
-    read_limit: Callable[[], float | None] = lambda: None
-    """Reads the limit in force, watts; None if it cannot be read."""
+    read_limit: Callable[[], float | None] = lambda: None  # In force, watts; None if unknown
     _watts: float | None = None  # The limit set last, as requested
     _read_watts: float | None = None  # As read afterwards
     _note: str = ""
 
     def apply(self, watts: float | None) -> str:
-        """Set a limit, unless it is the one set last; None leaves it as it is.
-
-        Returns:
-            What a reader should know about it: a limit that was rounded; empty if nothing.
-        """
+        """Set a limit, unless it is the one set last, and return a note on it (rounded) or ""."""
         if watts is None or self.set_limit is None:
             return ""
         if watts != self._watts:
@@ -167,11 +149,9 @@ class CapControl:
         return self._note
 
     def check(self) -> tuple[float | None, str]:
-        """Read the limit in force.
+        """Read the limit in watts, and how it differs from the one that was set; empty if not.
 
-        Returns:
-            The limit in watts, None if unknown, and how it differs from the one that was set; empty
-            if it does not. One that differs is set again next time.
+        One that differs is set again next time.
         """
         now, held = self.read_limit(), self._read_watts
         if now is None or held is None or abs(now - held) <= _EQUAL_WATTS:
@@ -190,8 +170,7 @@ class MachineState:
     t_ns: int
     cpu: CpuUse | None = None  # CPU time so far; None if it cannot be read
     suspended_ns: int = 0  # Time that the machine has been suspended so far
-    on_battery: bool | None = None
-    """Whether a battery discharges; None if unknown, or without a battery."""
+    on_battery: bool | None = None  # Whether a battery discharges; None if unknown, or without one
     heat: Heat = field(default_factory=Heat)  # Temperatures and throttling
 
 
@@ -200,7 +179,7 @@ class MachineWatch:
 
     Args:
         own_seconds: CPU seconds of etui's own processes so far; None asks the system.
-        cpu_seconds: Busy and total CPU seconds of the machine; None asks the system.
+        cpu_seconds: Busy and total CPU seconds of the machine.
         suspended: Time that the machine has been suspended, nanoseconds.
     """
 
@@ -211,14 +190,14 @@ class MachineWatch:
         *,
         clock: Callable[[], int] = time.monotonic_ns,
         own_seconds: Callable[[], float] | None = None,
-        cpu_seconds: Callable[[], tuple[float, float]] | None = None,
+        cpu_seconds: Callable[[], tuple[float, float]] = read_cpu_seconds,
         suspended: Callable[[], int] = read_suspended_ns,
     ) -> None:
         self.clock = clock
         self._supplies = sysfs_dir / "class" / "power_supply"
         self._recorder = recorder
         self._own_seconds = own_seconds or OwnProcesses(clock).seconds
-        self._cpu_seconds = cpu_seconds or read_cpu_seconds
+        self._cpu_seconds = cpu_seconds
         self._suspended = suspended
         nvml = [source for source in recorder.sources if isinstance(source, NvmlSource)]
         self._sensors = HeatSensors(sysfs_dir, nvml[0] if nvml else None)
@@ -233,20 +212,15 @@ class MachineWatch:
             cpu = CpuUse(t_ns, self._own_seconds(), busy, total)
         except (OSError, RuntimeError):
             cpu = None
-        return MachineState(
-            t_ns, cpu, self._suspended(), self.is_on_battery(), self._sensors.read()
-        )
+        _, on_battery = read_battery(self._supplies)
+        return MachineState(t_ns, cpu, self._suspended(), on_battery, self._sensors.read())
 
-    def is_on_battery(self) -> bool | None:
-        """Return whether a battery discharges; None if unknown, or without a battery."""
-        return read_battery(self._supplies)[1]
+    def read_celsius(self, heat: Heat | None = None) -> float | None:
+        """Return the hottest sensor of the GPUs if they are measured, else of the CPUs.
 
-    def read_celsius(self) -> float | None:
-        """Read the hottest sensor of the measured device; None if unknown."""
-        return self.choose_celsius(self._sensors.read())
-
-    def choose_celsius(self, heat: Heat) -> float | None:
-        """Return the temperature of the measured device: the GPUs if they are measured."""
+        ``heat`` is an earlier reading; None reads the sensors. None if unknown.
+        """
+        heat = heat or self._sensors.read()
         return heat.gpu_celsius if self._gpus else heat.cpu_celsius
 
     def share_of_gpus(self, start_ns: int, end_ns: int) -> tuple[GpuShare, ...]:
@@ -267,10 +241,7 @@ def find_disturbance(
     """Find why a visit cannot be used; empty if it can.
 
     A GPU that others share, of which the driver does not report their part, is no reason.
-
-    Args:
-        coverage: Share of the visit that the meter recorded, 0..1; None without a meter.
-        most_others: Largest share of the CPUs or of a GPU that other programs may use.
+    ``coverage`` is the share of the visit that the meter recorded, 0..1; None without a meter.
     """
     if after.suspended_ns - before.suspended_ns > _SUSPENDED_NS:
         seconds = (after.suspended_ns - before.suspended_ns) / 1e9
@@ -323,19 +294,13 @@ class Devices:
 
 @dataclass(slots=True)
 class LocalMeasurer:
-    """This machine with its models: measures the settings of a sweep.
-
-    A context manager: it frees the model at the end. The caller keeps the recorder and the power
-    limits.
-    """
+    """This machine with its models: measures the settings of a sweep, and frees the model after."""
 
     work: SweptWork
     devices: Devices
     config: SweepConfig  # For the window of each phase, and the cool-down before it
-    note: Callable[[str], object] = lambda line: None
-    """Takes a line that a reader of the sweep should know."""
+    note: Callable[[str], object]  # Takes a line that a reader of the sweep should know
     most_others: float = MOST_OTHERS  # Share that other programs may use; 1 takes every visit
-    most_cool_down_s: float = MOST_COOL_DOWN_S  # Longest wait for a temperature
     _began_on_battery: bool = False
     _last: MachineState | None = None  # Before the last visit that was measured, or at the start
     _single_ns: dict[Path, tuple[float, float]] = field(default_factory=dict)
@@ -380,7 +345,7 @@ class LocalMeasurer:
         return VisitPower(block, visit.setting, visit.copy, visit.start_ns, visit.end_ns, watts)
 
     def visit(self, setting: Setting, copy: int) -> Visit:
-        """Measure a visit; as :meth:`etui.sweep.blocks.SettingMeasurer.visit`."""
+        """Measure a visit; as :data:`etui.sweep.blocks.MeasureVisit`."""
         scripts = self._require_scripts()
         devices = self.devices
         with self._failing(setting):
@@ -424,7 +389,7 @@ class LocalMeasurer:
             end_ns=end_ns,
             kind=None if cost.kind is None else str(cost.kind),
             mean_watts=cost.mean_watts,
-            temperature_celsius=devices.watch.choose_celsius(after.heat),
+            temperature_celsius=devices.watch.read_celsius(after.heat),
             power_limit_watts=limit_watts,
             drafted=sum(window.drafted for window in work.decodes) / work.answers,
             accepted=sum(window.accepted for window in work.decodes) / work.answers,
@@ -542,7 +507,7 @@ class LocalMeasurer:
             if celsius <= plan.cool_down_celsius:
                 break
             waited_s = (watch.clock() - start_ns) / 1e9
-            if waited_s >= self.most_cool_down_s:
+            if waited_s >= MOST_COOL_DOWN_S:
                 waited = seconds_text(waited_s)
                 return f"it was still at {celsius:.0f} °C after a cool-down of {waited}"
             sleep(_POLL_S)

@@ -11,11 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etui.bench.setup import finish_load
 from etui.config.config import Config
 from etui.datasets.suites import load_suite
 from etui.engine.context import ContextOptions
-from etui.engine.residency import Residency
+from etui.engine.residency import Residency, finish_load
 from etui.measure.run import StopRequested
 from etui.models.catalogue import load_catalogue
 from etui.models.spec import STARTER

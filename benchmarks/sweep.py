@@ -190,7 +190,9 @@ def simulate_contended(number: int, seed: int = 0) -> Contended:
             raise Stopped("the time is over")
 
     with suppress(Stopped):
-        measured = measure_blocks(design, rig, (), clock=rig.clock, sleep=rig.sleep, on_visit=check)
+        measured = measure_blocks(
+            design, rig.visit, (), clock=rig.clock, sleep=rig.sleep, on_visit=check
+        )
         for block in measured:
             blocks.append(block)
     result = analyse(design, blocks)
@@ -266,7 +268,7 @@ def print_contended(sweeps: int, seed: int) -> None:
 
 def measure(design: SweepDesign, rig: SimulatedRig) -> list[Block]:
     """Run a sweep to its end."""
-    return list(measure_blocks(design, rig, (), clock=rig.clock, sleep=rig.sleep))
+    return list(measure_blocks(design, rig.visit, (), clock=rig.clock, sleep=rig.sleep))
 
 
 def compute_excess(machine: SimulatedMachine, chosen: str | None, goal: Goal) -> float:

@@ -24,39 +24,25 @@ from etui.sweep.blocks import Block, Figure
 from etui.sweep.config import Goal
 from etui.units import change_text
 
-Cell = tuple[str, int]
-"""Key and copy of a setting."""
+Cell = tuple[str, int]  # Key and copy of a setting
 
-MISTAKE = 0.05
-"""Most probability of dropping the true best setting, over the whole race."""
+MISTAKE = 0.05  # Most probability of dropping the true best setting, over the whole race
 WORTH_PERCENT = 1.5
 """Least gain over the current best that is worth the time to prove it. A setting that beyond doubt
 gains less is dropped; except with the probability above, the choice is within as much of the true
 best."""
-FINALISTS = 3
-"""Most settings, without the baseline, that are confirmed."""
+FINALISTS = 3  # Most settings, without the baseline, that are confirmed
 
 _WORTH_LOG = math.log1p(WORTH_PERCENT / 100)
 _FENCE = 3.5
 """Robust standard deviations beyond which a residual counts as an outlier, and is cut off."""
 _LEAST_FOR_FENCE = 8
 """Fewest degrees of freedom at which the median of the residuals says what an outlier is."""
-_NORMAL_MEDIAN = 0.6745
-"""Median of the absolute value of a standard normal variable."""
-_LEAST_FOR_SLOPE = 4
-"""Fewest visits of a block from which a drift over the positions is removed."""
-_LEAST_TO_TRIM = 5
-"""Fewest blocks of which the highest and the lowest are not taken as they are."""
+_NORMAL_MEDIAN = 0.6745  # Median of the absolute value of a standard normal variable
+_LEAST_FOR_SLOPE = 4  # Fewest visits of a block from which a drift over the positions is removed
+_LEAST_TO_TRIM = 5  # Fewest blocks of which the highest and the lowest are not taken as they are
 _LEFT_OUT = 5
 """One block of so many, rounded up, is left out where a difference must hold without its worst."""
-
-
-@dataclass(frozen=True, slots=True)
-class Noise:
-    """Spread of one visit."""
-
-    variance: float  # Variance of the log of a figure
-    degrees: int  # Degrees of freedom of the estimate; 0 if nothing is known
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +55,7 @@ class PairedDifference:
     error: float
     degrees: int  # Degrees of freedom of the error
     blocks: int  # Number of common blocks
-    trimmed: float | None
-    """Mean without the blocks that speak most for a ratio above 0; None with one block."""
+    trimmed: float | None  # Without the blocks that speak most for a ratio above 0
     trimmed_error: float
     own_error: float
     """Standard error of a trimmed mean by the scatter of these blocks alone; infinite with one
@@ -91,14 +76,11 @@ class PairedDifference:
         return self.log_ratio + t_quantile(tail, self.own_degrees) * self.own_error < 0
 
     def exceeds(self, limit: float, tail: float) -> bool:
-        """Return whether the ratio is above a limit beyond doubt.
+        """Return whether the ratio is above a limit (a log ratio) beyond doubt.
 
         It must be so by more than the noise, and still be likely without its worst blocks: one
-        disturbed visit condemns no setting.
-
-        Args:
-            limit: Log ratio.
-            tail: Probability of a false yes if the ratio is just at the limit.
+        disturbed visit condemns no setting. ``tail`` is the probability of a false yes if the ratio
+        is just at the limit.
         """
         if self.trimmed is None or self.log_ratio - limit <= self.margin(tail):
             return False
@@ -115,9 +97,9 @@ class PairedDifference:
 class PairedLogs:
     """Logs of one figure by block and setting."""
 
-    blocks: tuple[Mapping[Cell, float], ...]
-    """For each block, the log of the figure of each measured visit."""
-    noise: Noise  # Spread of one visit
+    blocks: tuple[Mapping[Cell, float], ...]  # Of each measured visit, by block
+    variance: float  # Of the log of the figure of one visit
+    degrees: int  # Degrees of freedom of that estimate; 0 if nothing is known
 
     def compare(self, setting: str, reference: str) -> PairedDifference | None:
         """Compare two settings; None without a block in which both are measured.
@@ -137,13 +119,12 @@ class PairedLogs:
         n = len(differences)
         if not n:
             return None
-        weight /= n
         kept = sorted(differences)[: n - math.ceil(n / _LEFT_OUT)]
-        variance = self.noise.variance * weight
+        variance = self.variance * (weight / n)
         return PairedDifference(
             hodges_lehmann(differences),
             math.sqrt(variance / n),
-            self.noise.degrees,
+            self.degrees,
             n,
             fmean(kept) if kept else None,
             math.sqrt(variance / len(kept)) if kept else math.inf,
@@ -163,11 +144,7 @@ class PairedLogs:
 
 
 def pair_logs(blocks: Sequence[Block], figure: Figure) -> PairedLogs:
-    """Take the logs of a figure, and estimate their noise.
-
-    Args:
-        figure: What is compared. A visit without a figure above 0 is left out.
-    """
+    """Take the logs of a figure, where it is above 0, and estimate their noise."""
     logs = tuple(
         {
             (visit.setting, visit.copy): math.log(value)
@@ -176,11 +153,13 @@ def pair_logs(blocks: Sequence[Block], figure: Figure) -> PairedLogs:
         }
         for block in blocks
     )
-    return PairedLogs(logs, _estimate_noise(blocks, logs))
+    return PairedLogs(logs, *_estimate_noise(blocks, logs))
 
 
-def _estimate_noise(blocks: Sequence[Block], logs: Sequence[Mapping[Cell, float]]) -> Noise:
-    """Estimate the noise of a visit from pairs of blocks of one stage in opposite orders.
+def _estimate_noise(
+    blocks: Sequence[Block], logs: Sequence[Mapping[Cell, float]]
+) -> tuple[float, int]:
+    """Estimate the variance of a visit from pairs of blocks of one stage in opposite orders.
 
     Within a pair, the differences of the same setting between both blocks hold no setting. Their
     median (the block) and, with enough visits, their slope over the positions (the drift) are
@@ -204,10 +183,10 @@ def _estimate_noise(blocks: Sequence[Block], logs: Sequence[Mapping[Cell, float]
         residuals += [residual / math.sqrt(2) for residual in rest]
         degrees += own
     if not degrees:
-        return Noise(0.0, 0)
+        return 0.0, 0
     fence = _find_fence(residuals, degrees)
     squares = math.fsum(min(abs(residual), fence) ** 2 for residual in residuals)
-    return Noise(squares / degrees, degrees)
+    return squares / degrees, degrees
 
 
 def _estimate_own_error(values: Sequence[float]) -> tuple[float, int]:
@@ -313,10 +292,8 @@ class Standings:
 
         With a limit of the time, a setting is dropped if it is slower than allowed beyond doubt, or
         if it is costlier than one that is allowed beyond doubt. Those that may be the fastest are
-        kept, since the limit is relative to it. The baseline is always kept.
-
-        Args:
-            tail: Probability of a mistake in one comparison.
+        kept, since the limit is relative to it. The baseline is always kept. ``tail`` is the
+        probability of a mistake in one comparison.
         """
         if self.goal.within_percent is None:
             return self._find_costlier(self.rank()[0], self.remaining, tail)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 from etui.energy.tariff import Cost
 from etui.errors import EtuiError
@@ -35,9 +35,7 @@ class Visit:
     """One measurement of one setting in one block; figures are those of one answer."""
 
     setting: str
-    copy: int
-    """0; 1 for the second visit of the baseline in a block, which is compared with the first (A/A).
-    """
+    copy: int  # 1 for the second visit of the baseline in a block (A/A), else 0
     answers: int  # Answers computed during the visit
     prefill: PhaseCost
     decode: PhaseCost
@@ -93,8 +91,7 @@ class BlockPlan:
 
     number: int  # From 0, over all stages
     stage: Stage
-    order: tuple[tuple[str, int], ...]
-    """Keys and copies of the settings, in the order of the visits."""
+    order: tuple[tuple[str, int], ...]  # Keys and copies of settings, in the order of visits
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +103,8 @@ class Block:
     visits: tuple[Visit, ...]  # In the order in which they were measured
     failures: tuple[Failure, ...] = ()  # Settings that could not run; they are not planned again
     repeated: tuple[str, ...] = ()  # Why earlier attempts at this block were discarded
-    seconds: float = 0.0
-    """Duration of the block with loads, warm-up, cool-down and discarded attempts."""
-    cost: Cost | None = None
-    """What its answers cost at the price of its time; None without a tariff, or unmeasured."""
+    seconds: float = 0.0  # With loads, warm-up, cool-down and discarded attempts
+    cost: Cost | None = None  # At the price of its time; None without a tariff, or unmeasured
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,23 +139,11 @@ class Collapsed(SettingFailed):
     """A setting whose threads wait for each other, because other programs have taken a core."""
 
 
-class SettingMeasurer(Protocol):
-    """Measures settings: this machine, or a simulated one."""
+MeasureVisit = Callable[[Setting, int], Visit]
+"""Applies a setting, warms up, cools down, and measures the same tokens as for every setting once.
 
-    def visit(self, setting: Setting, copy: int) -> Visit:
-        """Apply a setting, warm up, cool down, and measure the workload once.
-
-        The same tokens are computed for every setting.
-
-        Args:
-            copy: 1 for the second visit of the baseline in a block.
-
-        Returns:
-            The measurement; ``disturbed`` says why it cannot be used.
-
-        Raises:
-            SettingFailed: This machine cannot run the setting.
-            Disturbed: The measurement was given up; it can be repeated.
-            Stopped: The sweep cannot go on now (the battery discharges); it can be resumed.
-            EtuiError: The engine or the meter failed.
-        """
+The number is the copy: 1 for the second visit of the baseline in a block. ``disturbed`` of the
+result says why it cannot be used. It raises SettingFailed if this machine cannot run the setting,
+Disturbed if the measurement was given up and can be repeated, Stopped if the sweep cannot go on now
+(the battery discharges) but can be resumed, and EtuiError if the engine or the meter failed.
+"""

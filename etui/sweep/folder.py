@@ -42,10 +42,8 @@ ANSWERS = "answers.jsonl"
 POWER = "power.jsonl"
 RESULT = "result.json"
 REPORT = "report.html"
-RECORDING = "recorded.json"
-"""The answers that every setting computes again."""
-VERSION = 1
-"""Version of the files; another one is refused."""
+RECORDING = "recorded.json"  # The answers that every setting computes again
+VERSION = 1  # Version of the files; another one is refused
 
 SWEEP = FolderKind(
     "sweep",
@@ -85,10 +83,8 @@ class RecordedSweep:
     config: SweepConfig
     blocks: tuple[Block, ...]  # Complete blocks, in order
     answers: tuple[SettingAnswer, ...]  # Answers to the questions of a suite
-    power: tuple[VisitPower, ...]
-    """Watts of the visits; those of a few may be missing after a crash."""
-    good_bytes: Mapping[str, int]
-    """Length of the complete lines of each file that grows, by its name."""
+    power: tuple[VisitPower, ...]  # Those of a few may be missing after a crash
+    good_bytes: Mapping[str, int]  # Length of the complete lines of each file
     is_finished: bool  # Whether it has a result of a complete sweep
 
 
@@ -195,10 +191,6 @@ class SweepFolder(Folder):
             del document["cost"]
         self.append(BLOCKS, [document])
 
-    def add_answers(self, answers: Iterable[SettingAnswer]) -> None:
-        """Append answers to questions; errors as in :meth:`Folder.append`."""
-        self.append(ANSWERS, map(to_document, answers))
-
-    def add_power(self, power: Iterable[VisitPower]) -> None:
-        """Append watts; errors as in :meth:`Folder.append`."""
-        self.append(POWER, map(to_document, power))
+    def add(self, name: str, lines: Iterable[SettingAnswer | VisitPower]) -> None:
+        """Append answers or watts to their file; errors as in :meth:`Folder.append`."""
+        self.append(name, map(to_document, lines))

@@ -32,8 +32,8 @@ from etui.sweep.blocks import (
     BlockPlan,
     Collapsed,
     Failure,
+    MeasureVisit,
     SettingFailed,
-    SettingMeasurer,
     Stage,
     Visit,
 )
@@ -100,8 +100,6 @@ class RaceProgress:
 
     def drop(self, reasons: dict[str, str]) -> RaceProgress:
         """Drop settings after the last block that was taken in."""
-        if not reasons:
-            return self
         number = len(self.blocks) - 1
         drops = tuple(Drop(key, number, reason) for key, reason in reasons.items())
         remaining = tuple(key for key in self.remaining if key not in reasons)
@@ -222,38 +220,33 @@ def _check_baseline(standings: Standings) -> None:
 
 def _check(plan: BlockPlan | None, block: Block) -> None:
     """Raise an error if a block is not what was planned."""
-    fix = "start a new sweep: this one was changed after it was begun"
-    if plan is None:
-        raise EtuiError(f"block {block.number} comes after the end of the sweep", fix)
-    if (block.number, block.stage) != (plan.number, plan.stage):
-        raise EtuiError(
-            f"block {block.number} ({block.stage}) does not belong to this sweep: "
-            f"block {plan.number} ({plan.stage}) comes next",
-            fix,
-        )
     failed = {failure.setting for failure in block.failures}
     visited = [(visit.setting, visit.copy) for visit in block.visits]
-    expected = [cell for cell in plan.order if cell[0] not in failed]
-    planned = {setting for setting, _ in plan.order}
-    if unknown := sorted(failed - planned):
-        raise EtuiError(f"block {block.number} was not to measure {unknown[0]}", fix)
-    if visited != expected:
+    expected = [cell for cell in plan.order if cell[0] not in failed] if plan else []
+    problem = ""
+    if plan is None:
+        problem = "comes after the end of the sweep"
+    elif (block.number, block.stage) != (plan.number, plan.stage):
+        what = f"block {plan.number} ({plan.stage}) comes next"
+        problem = f"({block.stage}) does not belong to this sweep: {what}"
+    elif unknown := sorted(failed - {setting for setting, _ in plan.order}):
+        problem = f"was not to measure {unknown[0]}"
+    elif visited != expected:
         pairs = enumerate(zip_longest(visited, expected), start=1)
         at = next(at for at, (own, other) in pairs if own != other)
-        what = f"its visit {at} is not the planned one"
-        raise EtuiError(f"block {block.number} does not belong to this sweep: {what}", fix)
+        problem = f"does not belong to this sweep: its visit {at} is not the planned one"
+    if problem:
+        fix = "start a new sweep: this one was changed after it was begun"
+        raise EtuiError(f"block {block.number} {problem}", fix)
 
 
 def choose_best(design: SweepDesign, blocks: Sequence[Block]) -> str | None:
-    """Choose the best setting by the goal among those that are left.
+    """Choose the best setting by the goal; the baseline if none that is left beats it beyond noise.
 
     The order is that of all blocks. Whether a setting beats the baseline at all is judged by the
     confirming blocks alone once there are two, because the race chose the finalists by its own.
-
-    Returns:
-        Key of the setting; the baseline if none beats it beyond noise; None before the first round
-        of the race. With a limit of the time, a baseline that is too slow is replaced by the best
-        setting that is allowed, in any case.
+    With a limit of the time, a baseline that is too slow is replaced by the best setting that is
+    allowed, in any case. None before the first round of the race.
     """
     progress = follow(design, blocks)
     if progress.count("race") < _ROUND_BLOCKS:
@@ -281,10 +274,10 @@ def choose_best(design: SweepDesign, blocks: Sequence[Block]) -> str | None:
     return baseline
 
 
-def rank_all(design: SweepDesign, blocks: Sequence[Block]) -> tuple[str, ...]:
+def rank_all(design: SweepDesign, blocks: Sequence[Block]) -> list[str]:
     """Order the settings that can run by the goal, dropped or not, the best first."""
     progress = follow(design, blocks)
-    return tuple(progress.standings(progress.able).rank())
+    return progress.standings(progress.able).rank()
 
 
 def count_blocks_left(progress: RaceProgress) -> int:
@@ -313,13 +306,11 @@ def guess_visit_seconds(window_s: float, cool_down_s: float) -> float:
 def estimate_seconds_left(
     progress: RaceProgress, visit_seconds: float, running: Sequence[float] = ()
 ) -> float:
-    """Estimate the seconds that a sweep still takes.
-
-    How many settings will be dropped is not known: half of them after each round is assumed.
+    """Estimate the seconds that a sweep still takes, if each round drops half of the settings.
 
     Args:
-        visit_seconds: Seconds of a visit, with load, warm-up and cool-down; used until visits have
-            shown how long one takes.
+        visit_seconds: Seconds of a visit, with load, warm-up and cool-down, until visits have shown
+            how long one takes.
         running: Seconds of the visits that the running block has so far.
     """
     design, others = progress.design, len(progress.remaining) - 1
@@ -360,7 +351,7 @@ OnVisit = Callable[[BlockPlan, int, Visit | Failure], object]
 
 def measure_blocks(
     design: SweepDesign,
-    measurer: SettingMeasurer,
+    measure: MeasureVisit,
     blocks: Sequence[Block],
     *,
     clock: Callable[[], float] = time.monotonic,
@@ -372,15 +363,10 @@ def measure_blocks(
 
     A block with a disturbed visit is measured again from its beginning, because the rest of it
     would be compared with visits of another time. Ctrl-C (``KeyboardInterrupt``) is not caught: it
-    loses the running block only.
-
-    Args:
-        blocks: Blocks measured before an interruption.
-        on_visit: Called after each visit, of discarded attempts too.
+    loses the running block only. ``on_visit`` sees the visits of discarded attempts too.
 
     Raises:
-        Stopped: The sweep cannot go on now, for example because the machine stays busy; it can be
-            resumed.
+        Stopped: The machine stays busy; the sweep can be resumed.
         EtuiError: The engine or the meter failed, or as :func:`follow`.
     """
     settings = {setting.key: setting for setting in design.settings}
@@ -389,7 +375,7 @@ def measure_blocks(
         start = clock()
         failures: dict[str, Failure] = {}
         visits, repeated = measure_undisturbed(
-            partial(_visit_all, plan, settings, progress.baseline, measurer, failures, on_visit),
+            partial(_visit_all, plan, settings, progress.baseline, measure, failures, on_visit),
             wait_s=wait_s,
             sleep=sleep,
         )
@@ -403,7 +389,7 @@ def _visit_all(
     plan: BlockPlan,
     settings: dict[str, Setting],
     baseline: str,
-    measurer: SettingMeasurer,
+    measure: MeasureVisit,
     failures: dict[str, Failure],
     on_visit: OnVisit,
 ) -> list[Visit]:
@@ -413,7 +399,7 @@ def _visit_all(
         if key in failures:
             continue
         try:
-            visit = measurer.visit(settings[key], copy)
+            visit = measure(settings[key], copy)
         except SettingFailed as failed:
             if key == baseline and not isinstance(failed, Collapsed):
                 what = f"the baseline {key} cannot run: {failed.what}"

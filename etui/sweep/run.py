@@ -29,6 +29,7 @@ from etui.measure.progress import Progress, Watch
 from etui.models.catalogue import load_catalogue
 from etui.stats.differences import Difference
 from etui.stats.tests import Interval
+from etui.sweep import race
 from etui.sweep._accuracy import (
     analyse_measured,
     group_answers,
@@ -47,7 +48,9 @@ from etui.sweep.blocks import (
 from etui.sweep.config import BUSY_S, SweepConfig
 from etui.sweep.document import build_document, build_energy_record
 from etui.sweep.folder import (
+    ANSWERS,
     CONFIG,
+    POWER,
     REPORT,
     RESULT,
     SWEEP,
@@ -67,16 +70,6 @@ from etui.sweep.plan import (
     list_changes,
     make_plan,
     refuse_changes,
-)
-from etui.sweep.race import (
-    RaceProgress,
-    advance,
-    count_blocks_left,
-    estimate_seconds_left,
-    follow,
-    guess_visit_seconds,
-    measure_blocks,
-    plan_next,
 )
 from etui.sweep.result import SettingResult, SweepResult
 from etui.sweep.verdict import floor_sentence, format_verdict
@@ -115,9 +108,6 @@ class SweepRunner:
     ) -> SweepOutcome:
         """Start a sweep, or resume the unfinished one that asks for the same.
 
-        Args:
-            out: Its folder; None creates one in the folder of all sweeps.
-
         Raises:
             EtuiError: The sweep cannot start, or has failed; what was measured is kept.
         """
@@ -153,7 +143,7 @@ class SweepRunner:
             EtuiError: The sweep cannot go on, or has failed; what was measured is kept.
         """
         recorded = read_sweep(place)  # report an error before anything is opened
-        is_measured = plan_next(follow(recorded.config.design, recorded.blocks)) is None
+        is_measured = race.plan_next(race.follow(recorded.config.design, recorded.blocks)) is None
         with self.open_workbench() as bench:
             if not is_measured:
                 bench.check_idle()
@@ -218,14 +208,15 @@ class SweepRunner:
 
 def estimate_rest(recorded: RecordedSweep) -> float:
     """Estimate the seconds of what a sweep has left to measure, without its questions."""
-    return _estimate_left(recorded.config, follow(recorded.config.design, recorded.blocks))
+    return _estimate_left(recorded.config, race.follow(recorded.config.design, recorded.blocks))
 
 
 def _estimate_left(
-    config: SweepConfig, progress: RaceProgress, running: Sequence[float] = ()
+    config: SweepConfig, progress: race.RaceProgress, running: Sequence[float] = ()
 ) -> float:
-    guess = guess_visit_seconds(config.window_s, config.cool_down_s)
-    return 0.0 if plan_next(progress) is None else estimate_seconds_left(progress, guess, running)
+    guess = race.guess_visit_seconds(config.window_s, config.cool_down_s)
+    done = race.plan_next(progress) is None
+    return 0.0 if done else race.estimate_seconds_left(progress, guess, running)
 
 
 @dataclass(slots=True)
@@ -244,7 +235,7 @@ class SweepRun:
     """Returns the same blocks or answers, with a note of what is being measured."""
     tariff: Tariff | None = None  # Prices the blocks; None leaves their cost out
     _config: SweepConfig = field(init=False)
-    _progress: RaceProgress = field(init=False)
+    _progress: race.RaceProgress = field(init=False)
     _answers: list[SettingAnswer] = field(init=False)
     _power: list[VisitPower] = field(init=False)
     _best: str | None = None  # of the blocks of this process
@@ -256,7 +247,7 @@ class SweepRun:
 
     def __post_init__(self, recorded: RecordedSweep) -> None:
         self._config = recorded.config
-        self._progress = follow(recorded.config.design, recorded.blocks)
+        self._progress = race.follow(recorded.config.design, recorded.blocks)
         self._answers, self._power = list(recorded.answers), list(recorded.power)
 
     def measure(self) -> SweepOutcome:
@@ -272,9 +263,9 @@ class SweepRun:
         self._start_s = self._last_s = self.clock()
         self._begin()
         try:
-            blocks = measure_blocks(
+            blocks = race.measure_blocks(
                 self._config.design,
-                self.measurer,
+                self.measurer.visit,
                 self._progress.blocks,
                 clock=self.clock,
                 sleep=self.sleep,
@@ -316,7 +307,7 @@ class SweepRun:
             "settings": keys,
             "baseline": self._progress.baseline,
             "blocks": done,
-            "blocks_left": count_blocks_left(self._progress),
+            "blocks_left": race.count_blocks_left(self._progress),
             "seconds_left": round(left, 1),
         }
         text = (
@@ -346,7 +337,7 @@ class SweepRun:
         if now_s - self._start_s > self.most_s:
             raise Stopped(f"the {seconds_text(self.most_s)} beside other programs are over")
         measured = len(self._progress.blocks)
-        total = measured + count_blocks_left(self._progress)
+        total = measured + race.count_blocks_left(self._progress)
         text = self._format_step(f", visit {at + 1} of {len(plan.order)}")
         self.watch(Progress(text, measured + (at + 1) / len(plan.order), total))
 
@@ -358,11 +349,11 @@ class SweepRun:
             cost = compute_cost(joules, end_s - block.seconds, end_s, self.tariff.rate)
             block = replace(block, cost=cost)
         self.folder.add_block(block)
-        self._progress = progress = advance(self._progress, block)
+        self._progress = progress = race.advance(self._progress, block)
         self._running, self._last_s = [], self.clock()
         power = [self._watts[visit.setting, visit.copy] for visit in block.visits]
         self._watts.clear()
-        self.folder.add_power(power)
+        self.folder.add(POWER, power)
         self._power += power
         for drop in progress.drops[drops:]:
             text = f"dropped {drop.setting} after block {drop.block + 1}: {drop.reason}"
@@ -374,7 +365,7 @@ class SweepRun:
         self._best = result.best
         if block.stage == "floor":
             self._show_floor(result)
-        done, left = len(progress.blocks), count_blocks_left(progress)
+        done, left = len(progress.blocks), race.count_blocks_left(progress)
         joules = _sum_joules(progress.blocks)
         fields = {
             "stage": block.stage,
@@ -388,16 +379,13 @@ class SweepRun:
         self.watch(Progress(self._format_step(), done, done + left, "block", fields))
 
     def _format_step(self, visit: str = "") -> str:
-        """Format the progress: ``race · block 7 of at most 14, visit 3 of 12 · about 4 min left``.
-
-        ``visit`` is the part about the visit; it is empty between blocks.
-        """
-        done, plan = len(self._progress.blocks), plan_next(self._progress)
+        """Format the progress: ``race · block 7 of at most 14, visit 3 of 12 · 4 min left``."""
+        done, plan = len(self._progress.blocks), race.plan_next(self._progress)
         if plan is None:
             step = "accuracy" if self._config.questions else "done"
             parts = [step, f"{count_text(done, 'block')} measured"]
         else:
-            total = done + count_blocks_left(self._progress)
+            total = done + race.count_blocks_left(self._progress)
             parts = [
                 "confirming" if plan.stage == "confirm" else plan.stage,
                 f"block {done + 1} of at most {total}{visit}",
@@ -428,7 +416,7 @@ class SweepRun:
         total = len(settings) * questions
         asked = self.measurer.measure_answers(settings, tuple(self._answers))
         for answer in self.note_open(asked):
-            self.folder.add_answers([answer])
+            self.folder.add(ANSWERS, [answer])
             self._answers.append(answer)
             done = len(self._answers)
             is_due = done % max(1, total // 100) == 0 or done == total
@@ -533,7 +521,7 @@ def describe_plan(asked: SweepConfig, config: Config) -> dict[str, Any]:
     """Plan a sweep and describe it as a document, without measuring anything."""
     plan = make_plan(asked, config, load_catalogue(config), "", datetime.now())
     sweep, design = plan.config, plan.config.design
-    visit = guess_visit_seconds(sweep.window_s, sweep.cool_down_s)
+    visit = race.guess_visit_seconds(sweep.window_s, sweep.cool_down_s)
     return {
         "model": sweep.model,
         "policy": sweep.policy,
@@ -553,7 +541,7 @@ def describe_plan(asked: SweepConfig, config: Config) -> dict[str, Any]:
         "questions": sweep.questions,
         "answers": sweep.questions * len(set(group_by_numbers(design.settings).values())),
         "notes": list(sweep.notes),
-        "seconds": round(estimate_seconds_left(follow(design, ()), visit), 1),
+        "seconds": round(race.estimate_seconds_left(race.follow(design, ()), visit), 1),
     }
 
 

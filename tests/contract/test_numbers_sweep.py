@@ -60,7 +60,7 @@ def test_a_simulated_machine(kind: str) -> None:
     machine, noise = MACHINES[kind](rng), draw_noise(rng)
     design = SweepDesign(machine.settings[:12], seed=4, race_rounds=3)
     rig = SimulatedRig(machine, noise, 4)
-    blocks = list(measure_blocks(design, rig, (), clock=rig.clock, sleep=rig.sleep))
+    blocks = list(measure_blocks(design, rig.visit, (), clock=rig.clock, sleep=rig.sleep))
     found = {"whole": everything(design, blocks)}
     found["begun"] = everything(design, blocks[:8])
     check_numbers(f"sweep-{kind}", found)

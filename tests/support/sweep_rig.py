@@ -331,7 +331,7 @@ def draw_contention(rng: random.Random) -> SimulatedNoise:
 
 @dataclass(slots=True)
 class SimulatedRig:
-    """Measures a simulated machine on a simulated clock, as a ``SettingMeasurer``."""
+    """Measures a simulated machine on a simulated clock, as a ``MeasureVisit``."""
 
     machine: SimulatedMachine
     noise: SimulatedNoise = field(default_factory=SimulatedNoise)  # What disturbs the visits

@@ -136,5 +136,5 @@ def run_sweep(
     """Measure a simulated machine to the end of the sweep."""
     planned = SweepDesign(machine.settings, seed=seed, **design)
     rig = SimulatedRig(machine, noise, seed, failing, frozenset(unmeasured))
-    blocks = list(measure_blocks(planned, rig, (), clock=rig.clock, sleep=rig.sleep))
+    blocks = list(measure_blocks(planned, rig.visit, (), clock=rig.clock, sleep=rig.sleep))
     return planned, blocks, rig

@@ -56,7 +56,7 @@ def simulate(kind: str) -> Iterator[tuple[SimulatedMachine, SweepResult]]:
             race_rounds=rng.choice((2, 3, 5)),
             confirm_blocks=rng.choice((4, 6, 8, 10, 12)),
         )
-        blocks = list(measure_blocks(design, rig, (), clock=rig.clock, sleep=rig.sleep))
+        blocks = list(measure_blocks(design, rig.visit, (), clock=rig.clock, sleep=rig.sleep))
         yield machine, analyse(design, blocks)
 
 

@@ -472,7 +472,7 @@ class Script:
 
     def measure(self, blocks=(), **options):
         return measure_blocks(
-            DESIGN, self, blocks, clock=self.rig.clock, sleep=self.rig.sleep, **options
+            DESIGN, self.visit, blocks, clock=self.rig.clock, sleep=self.rig.sleep, **options
         )
 
 
@@ -545,16 +545,15 @@ def measure_collapsing(design, collapses, **options):
     machine = SimulatedMachine("given", {s: TrueCost(1.0, 0.5, 8.0, 2.0) for s in design.settings})
     rig, count = SimulatedRig(machine, QUIET), 0
 
-    class Collapsing:
-        def visit(self, setting, copy):
-            nonlocal count
-            count += 1
-            if collapses(setting.key, count):
-                raise Collapsed("its threads wait for each other")
-            return rig.visit(setting, copy)
+    def visit(setting, copy):
+        nonlocal count
+        count += 1
+        if collapses(setting.key, count):
+            raise Collapsed("its threads wait for each other")
+        return rig.visit(setting, copy)
 
     blocks = []
-    measured = measure_blocks(design, Collapsing(), (), clock=rig.clock, sleep=rig.sleep, **options)
+    measured = measure_blocks(design, visit, (), clock=rig.clock, sleep=rig.sleep, **options)
     return blocks, lambda: collect(measured, blocks)
 
 

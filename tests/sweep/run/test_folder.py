@@ -13,6 +13,8 @@ from etui.energy.tariff import Rate
 from etui.errors import EtuiError, InvalidFile, UsageError
 from etui.sweep.blocks import SettingAnswer, VisitPower
 from etui.sweep.document import sum_cost
+from etui.sweep.folder import ANSWERS as ANSWERS_FILE
+from etui.sweep.folder import POWER as POWER_FILE
 from etui.sweep.folder import (
     SweepFolder,
     find_sweep,
@@ -38,9 +40,9 @@ def folder(tmp_path: Path) -> Path:
     place = tmp_path / "sweep"
     with SweepFolder.start(place, CONFIG) as sweep:
         sweep.add_block(make_block(0))
-        sweep.add_power([POWER])
+        sweep.add(POWER_FILE, [POWER])
         sweep.add_block(make_block(1))
-        sweep.add_answers(ANSWERS)
+        sweep.add(ANSWERS_FILE, ANSWERS)
     return place
 
 

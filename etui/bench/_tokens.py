@@ -84,8 +84,7 @@ def build_subject_prompts(
 ) -> SubjectPrompts:
     """Build the prompts of one subject's questions.
 
-    A prompt that does not fit into the context loses its worked examples one by one, the last
-    first.
+    A prompt that does not fit into the context loses its worked examples, the last first.
     """
     prefix: list[int] = []
     if reuse and questions:
@@ -176,10 +175,7 @@ def group_prompts(
 
     The groups depend on the prompts alone, so that a resumed run repeats the same batches. A prompt
     longer than a batch is a group of its own, so that its batches hold only its own tokens.
-
-    Args:
-        most_cells: Most cells of the cache for the own tokens of a group and all their endings;
-            None for any number.
+    ``most_cells`` bounds the cells of the cache for the own tokens and endings of a group.
     """
     group: list[TokenizedPrompt] = []
     taken = cells = 0

@@ -28,10 +28,7 @@ class Oracle:
 
 
 def oracle(samples: Mapping[str, Sequence[Sample]]) -> Oracle | None:
-    """Evaluate the oracle on the questions that all arms answered.
-
-    Returns None with only one arm or without a common question.
-    """
+    """Evaluate the oracle on the questions that all arms answered, if there are any."""
     answers = [
         {(sample.subject, sample.row): sample for sample in inside} for inside in samples.values()
     ]
@@ -56,12 +53,9 @@ def oracle(samples: Mapping[str, Sequence[Sample]]) -> Oracle | None:
     )
 
 
-CHANCE = 0.25
-"""Accuracy of guessing one of four letters, which a configuration leaves out."""
-LOW_MASS = 0.5
-"""Below this letter mass, the model prefers to write something other than a letter."""
-CLEAN = "ok"
-"""Label of MMLU-Redux for a question without errors."""
+CHANCE = 0.25  # Accuracy of guessing one of four letters, which a configuration leaves out
+LOW_MASS = 0.5  # Below this letter mass, the model prefers to write something other than a letter
+CLEAN = "ok"  # Label of MMLU-Redux for a question without errors
 OUTCOMES = ("right", "wrong", "no_answer", "truncated", "error")
 
 
@@ -122,12 +116,7 @@ class SystemAccuracy:
 def compute_accuracy(
     samples: Sequence[Sample], seed: int, labels: Mapping[str, Mapping[int, str]] | None = None
 ) -> SystemAccuracy:
-    """Compute the accuracy of one system.
-
-    Args:
-        samples: At least one sample, sorted by question.
-        labels: Subject -> row -> label of MMLU-Redux (:func:`etui.datasets.mmlu.read_labels`).
-    """
+    """Compute the accuracy of one system from its samples, at least one, sorted by question."""
     micro, macro = _compute_totals(samples, seed)
     groups = {
         group: [sample for sample in samples if find_group(sample.subject) == group]
@@ -146,7 +135,10 @@ def compute_accuracy(
         outcomes={outcome: outcomes[outcome] for outcome in OUTCOMES},
         letter_mass=_compute_letter_mass(samples),
         labelled=_compute_labelled(samples, labels) if labels else None,
-        strict=compute_strict_share(samples),
+        # Right answers by the stricter reading, if all samples have one.
+        strict=None
+        if any(sample.strict is None for sample in samples)
+        else compute_share([replace(each, correct=bool(each.strict)) for each in samples]),
     )
 
 
@@ -178,13 +170,6 @@ def compute_share(samples: Sequence[Sample]) -> RightShare:
     assert found.low is not None
     assert found.high is not None
     return RightShare(len(samples), correct, found.value, found.low, found.high)
-
-
-def compute_strict_share(samples: Sequence[Sample]) -> RightShare | None:
-    """Compute the share of right answers by the stricter reading; None if one has none."""
-    if any(sample.strict is None for sample in samples):
-        return None
-    return compute_share([replace(sample, correct=bool(sample.strict)) for sample in samples])
 
 
 def constant_letter(samples: Iterable[Sample]) -> ConstantLetter:

@@ -22,8 +22,7 @@ from etui.routing.decide import decide_arm
 from etui.routing.decision import Decision
 from etui.routing.policy import Available, Policy, build_availability_test, choose_served_arm
 
-ANSWER_TOKENS = 64
-"""Most answer tokens for a question with options, without the thinking."""
+ANSWER_TOKENS = 64  # Most answer tokens for a question with options, without the thinking
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +45,7 @@ def build_arms(
     *,
     answer_tokens: int = ANSWER_TOKENS,
 ) -> dict[str, Arm]:
-    """Build an arm for each pair of a model and a reasoning method.
-
-    ``reasonings``: reasoning methods; empty takes that of the format.
-    """
+    """Build an arm for each pair of a model and a reasoning method, or that of the format."""
     ways: Sequence[Reasoning] = reasonings or (("cot",) if format_.name == "cot" else ("direct",))
     arms: dict[str, Arm] = {}
     for model in models:
@@ -140,11 +136,7 @@ def apply_overrides(arm: Arm, overrides: ArmOverrides) -> Arm:
 
 
 def check_format(arms: Mapping[str, Arm], format_: Format) -> None:
-    """Check that a format fits the reasoning method of every arm.
-
-    Raises:
-        UsageError: An arm does not fit; the message names a format that does.
-    """
+    """Check that a format fits the reasoning method of every arm, or name one that does."""
     for arm in arms.values():
         if not format_.generates and arm.reasoning != "direct":
             raise UsageError(
@@ -192,11 +184,7 @@ def to_json(arm: Arm) -> dict[str, Any]:
 
 
 def parse_arm(document: object) -> Arm:
-    """Parse the document that :func:`to_json` returns.
-
-    Raises:
-        DocumentError: The document is not an arm.
-    """
+    """Parse the document that :func:`to_json` returns; DocumentError if it is not an arm."""
     return from_document(Arm, document)
 
 

@@ -14,8 +14,7 @@ from etui.codec import DocumentError, from_document, to_document
 from etui.datasets.questions import order_balanced
 from etui.measure.folder import compare_documents
 
-BLOCK = 8
-"""Default number of questions of a block."""
+BLOCK = 8  # Default number of questions of a block
 Order = Literal["subjects", "balanced"]
 """``subjects``: one subject after the other; ``balanced``: in blocks of all subjects, so that every
 prefix of the run is a stratified random sample."""
@@ -29,48 +28,31 @@ class BenchPart:
     count: int
 
 
-@dataclass(frozen=True, slots=True)
-class SubjectCut:
-    """Questions of a subject that one part answers in one go."""
-
-    subject: str
-    start: int  # Range of its drawn questions, as for a slice
-    stop: int
-
-
-def cut_subjects(sizes: Mapping[str, int], part: BenchPart) -> tuple[SubjectCut, ...]:
-    """Cut a plan that asks subject by subject, and return the cuts of one part.
+def cut_subjects(sizes: Mapping[str, int], part: BenchPart) -> list[tuple[str, range]]:
+    """Cut a plan that asks subject by subject; return the ranges of drawn questions of one part.
 
     A subject stays whole, so that its worked examples are computed once, unless it has more
     questions than an even share: it is then cut into the fewest ranges that are not larger. Each
     cut, the largest first, goes to the part with the fewest questions (longest processing time
-    first: Graham, Bounds on multiprocessing timing anomalies, 1969).
+    first: Graham, Bounds on multiprocessing timing anomalies, 1969). A plan with a question for
+    every part leaves none without a cut.
 
-    Args:
-        sizes: Subject -> number of drawn questions, in the order of the run.
-
-    Returns:
-        Its cuts in the order of the run; at least one if the plan has a question for every part.
+    ``sizes``: subject -> number of drawn questions, in the order of the run, that of the cuts too.
     """
     most = max(1, sum(sizes.values()) // part.count)
-    cuts = [cut for subject, size in sizes.items() for cut in _cut_evenly(subject, size, most)]
+    cuts = [(subject, cut) for subject, size in sizes.items() for cut in _cut_evenly(size, most)]
     loads = [(0, index) for index in range(part.count)]
-    taken: set[SubjectCut] = set()
-    for cut in sorted(cuts, key=lambda cut: cut.start - cut.stop):
+    taken: set[tuple[str, range]] = set()
+    for cut in sorted(cuts, key=lambda cut: -len(cut[1])):
         load, index = heapq.heappop(loads)
-        heapq.heappush(loads, (load + cut.stop - cut.start, index))
+        heapq.heappush(loads, (load + len(cut[1]), index))
         if index == part.index:
             taken.add(cut)
-    return tuple(cut for cut in cuts if cut in taken)
+    return [cut for cut in cuts if cut in taken]
 
 
 def choose_block_size(questions: int, block: int | None, part: BenchPart | None) -> int:
-    """Return the questions of a block in the balanced order; no part is left without a block.
-
-    Args:
-        block: The requested size; None is :data:`BLOCK`.
-        part: The part; None is the whole plan.
-    """
+    """Return the questions of a block in the balanced order; no part is left without a block."""
     size = block or BLOCK
     return size if part is None else max(1, min(size, questions // part.count))
 
@@ -78,12 +60,11 @@ def choose_block_size(questions: int, block: int | None, part: BenchPart | None)
 def list_part(
     sizes: Mapping[str, int], order: Order, block: int | None, seed: int, part: BenchPart | None
 ) -> dict[str, tuple[int, ...]]:
-    """List the questions that a part asks.
+    """List the questions that a part asks; None is the whole plan.
 
     Args:
         sizes: Subject -> number of drawn questions, in the order of the run.
         block: Requested questions of a block of the balanced order; None is :data:`BLOCK`.
-        part: The part; None is the whole plan.
 
     Returns:
         Subject -> indices of its drawn questions, ascending; without subjects that have none.
@@ -92,8 +73,8 @@ def list_part(
         return {subject: tuple(range(size)) for subject, size in sizes.items()}
     found: dict[str, list[int]] = {subject: [] for subject in sizes}
     if order == "subjects":
-        for cut in cut_subjects(sizes, part):
-            found[cut.subject] += range(cut.start, cut.stop)
+        for subject, cut in cut_subjects(sizes, part):
+            found[subject] += cut
     else:
         length = choose_block_size(sum(sizes.values()), block, part)
         for at, (subject, index) in enumerate(order_balanced(sizes, seed)):
@@ -102,10 +83,10 @@ def list_part(
     return {subject: tuple(sorted(indices)) for subject, indices in found.items() if indices}
 
 
-def _cut_evenly(subject: str, size: int, most: int) -> list[SubjectCut]:
+def _cut_evenly(size: int, most: int) -> list[range]:
     count = -(-size // most)
     ends = [size * at // count for at in range(count + 1)]
-    return [SubjectCut(subject, start, stop) for start, stop in pairwise(ends)]
+    return [range(start, stop) for start, stop in pairwise(ends)]
 
 
 CONFIG_VERSION = 1
@@ -140,14 +121,11 @@ class BenchModel:
     are scored as sequences; None if the format does not read letters."""
     threads: int | None = None  # Threads of its own; None for those of the run
     prefill_threads: int | None = None
-    draft_tokens: int | None = None
-    """Number of tokens to draft at a time; None chooses it at each step."""
+    draft_tokens: int | None = None  # To draft at a time; None chooses it at each step
     backend: str | None = None
     remote_name: str | None = None
-    quantisation: str | None = None
-    """Quantisation of the weights, by the header of the file; None if unknown."""
-    adapters: tuple[str, ...] | None = None
-    """File and scale of each LoRA adapter, which are part of the hash; None without any."""
+    quantisation: str | None = None  # Of the weights, by the header of the file
+    adapters: tuple[str, ...] | None = None  # File and scale of each LoRA, part of the hash
 
 
 _OPTIONAL = (
@@ -189,8 +167,7 @@ class BenchMachine:
     versions: Mapping[str, Any]  # As in :class:`RunConfig`
     energy: Mapping[str, Any]
     idle: Mapping[str, Any] | None = None
-    devices: tuple[str, ...] | None = None
-    """Models of its GPUs; None if it has none, or if they are unknown."""
+    devices: tuple[str, ...] | None = None  # Models of its GPUs; None if unknown
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,12 +178,10 @@ class RunConfig:
     started_at: str  # ISO 8601, UTC
     suite: str  # `mmlu`, `sample`, or the stem of a CSV file
     split: str  # `test`, `val` or `dev`
-    data_path: str | None
-    """Folder or file given by ``--data`` or ``--suite``; None for etui's own copy."""
+    data_path: str | None  # Folder or file given by `--data` or `--suite`; None for etui's own copy
     data_sha256: str  # Hash of the suite's files, those of the split and of the examples
     sizes: Mapping[str, int]  # Subject -> questions of the split, in file order
-    drawn: Mapping[str, int]
-    """Subject -> number of questions in the plan, in the order they are asked."""
+    drawn: Mapping[str, int]  # Subject -> questions of the plan, in the order they are asked
     format: str
     format_version: int
     shots: int  # Requested number of worked examples
@@ -214,8 +189,7 @@ class RunConfig:
     limit: int | None  # Requested number of questions; None is all
     per_subject: int | None
     subjects: tuple[str, ...] | None  # Requested subjects; None is all
-    arms: Mapping[str, Mapping[str, Any]]
-    """Arm -> its settings; all arms of the policy in a policy run."""
+    arms: Mapping[str, Mapping[str, Any]]  # Arm -> its settings; all of a policy
     policy: NamedText | None
     """The policy that decides, or that defines the arms; None if the command line defines them."""
     routed: bool

@@ -27,10 +27,8 @@ from etui.stats.bootstrap import percentiles, ratio, resample_sums
 from etui.stats.distributions import t_p_value, t_quantile
 
 _BINS_PER_OCTAVE = 16
-_SHORTEST_SECONDS = 1e-9
-"""Resolution of the clock: shorter gaps, 0 included, are counted as this."""
-Bins = tuple[tuple[int, int], ...]
-"""Number of a bin and its count, ascending."""
+_SHORTEST_SECONDS = 1e-9  # Resolution of the clock: shorter gaps, 0 included, are counted as this
+Bins = tuple[tuple[int, int], ...]  # Number of a bin and its count, ascending
 
 
 def compute_distribution(values: Iterable[float]) -> Distribution | None:
@@ -68,10 +66,7 @@ def count_gaps(gaps: Iterable[float]) -> Bins:
 
 
 def pool_gaps(parts: Iterable[Sequence[Sequence[int]]]) -> Distribution | None:
-    """Compute mean and percentiles of all gaps of several answers; None without gaps.
-
-    ``parts``: results of :func:`count_gaps`.
-    """
+    """Compute mean and percentiles of all gaps that :func:`count_gaps` counted, or None."""
     total: Counter[int] = Counter()
     for part in parts:
         for number, count in part:
@@ -131,8 +126,7 @@ class Cost:
     per_output_token: CostFigure | None
     """Joules per thinking and answer token, over the questions that generated any; None if none
     did."""
-    per_computed_token: CostFigure | None
-    """Prefill joules per computed token, shared prefixes included."""
+    per_computed_token: CostFigure | None  # Of prefill, shared prefixes included
     per_decoded_token: CostFigure | None  # Decode joules per generated token
     mean_watts: CostFigure | None  # Joules over seconds
 
@@ -189,10 +183,7 @@ def compute_cost(samples: Sequence[Sample], seed: int) -> Cost | None:
 def add_half_widths(
     widths: Sequence[float | None], subjects: Sequence[str], kinds: Collection[str | None]
 ) -> float | None:
-    """Add up half widths: linearly, and in quadrature between independent readings.
-
-    ``widths``: half width of each sample in joules; if one is None, so is the result.
-    """
+    """Add up half widths, in quadrature between independent readings; None if one is None."""
     inside: dict[str, list[float]] = {}
     for width, subject in zip(widths, subjects, strict=True):
         if width is None:
@@ -205,10 +196,7 @@ def add_half_widths(
 def build_figure(
     value: float, replicates: Floats, sensor: float | None, least: float = 0.0
 ) -> CostFigure:
-    """Combine sampling interval and sensor half width in quadrature, separately at each end.
-
-    ``least``: least that the lower end can be.
-    """
+    """Combine sampling interval and sensor half width in quadrature, down to ``least``."""
     low, high = percentiles(replicates)
     off = sensor or 0.0
     return CostFigure(
@@ -245,14 +233,10 @@ def find_weakest_kind(kinds: Iterable[str | None]) -> str | None:
     return None if found is None else found.value
 
 
-LIMIT_PERCENT = 5.0
-"""Largest drift of a steady machine."""
-LEAST_ANSWERS = 12
-"""Four in each third."""
-_TAIL = 0.0125
-"""Joules and seconds are two tests, so the interval of each is at 97.5 %."""
-_NO_NOISE = 1e-9
-"""A relative standard error below this is that of equal costs, rounded."""
+LIMIT_PERCENT = 5.0  # Largest drift of a steady machine
+LEAST_ANSWERS = 12  # Four in each third
+_TAIL = 0.0125  # Joules and seconds are two tests, so the interval of each is at 97.5 %
+_NO_NOISE = 1e-9  # A relative standard error below this is that of equal costs, rounded
 _EARLY = (1, 2, 10)
 _SMALLEST_SHARE = 0.1
 """A fitted cost below this share of the mean cost is raised to it: it would divide by about 0."""
@@ -288,12 +272,9 @@ def judge_steadiness(samples: Sequence[Sample]) -> SteadyState:
 def compute_drift(samples: Sequence[Sample], figure: str) -> Drift | None:
     """Compute the drift of a figure from the first third of the answers to the last.
 
-    Args:
-        figure: ``joules`` or ``seconds``; answers without it are left out.
-
-    Returns:
-        The drift, with an interval at 97.5 %; None with fewer than ``LEAST_ANSWERS``, or if the
-        lengths of the answers cannot be separated from their order.
+    ``figure`` is ``joules`` or ``seconds``; answers without it are left out. The interval is at
+    97.5 %. None with fewer than ``LEAST_ANSWERS``, or if the lengths of the answers cannot be
+    separated from their order.
     """
     rows = [sample for sample in samples if (getattr(sample, figure) or 0.0) > 0]
     if len(rows) < LEAST_ANSWERS:

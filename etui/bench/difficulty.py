@@ -29,8 +29,7 @@ from etui.errors import InvalidFile, Problem, UsageError
 from etui.stats.arrays import Floats, Whole
 
 COLUMNS = ("subject", "row", "difficulty", "models")
-DIFFICULTY = "difficulty.csv"
-"""Name of the copy in a run folder."""
+DIFFICULTY = "difficulty.csv"  # Name of the copy in a run folder
 _MOST_PROBLEMS = 10
 _MOST_BYTES = 100_000_000
 _DATA = "# data_sha256: "
@@ -54,8 +53,7 @@ class DifficultyTable:
     values: Mapping[tuple[str, int], float]  # (subject, row) -> expected accuracy, in [0, 1]
     models: Mapping[tuple[str, int], int]  # (subject, row) -> number of models that answered it
     data_sha256: str | None  # Hash of the data of the questions; None if it is not known
-    sources: tuple[DifficultySource, ...]
-    """Models whose answers it is made of; empty if they are not known."""
+    sources: tuple[DifficultySource, ...]  # Whose answers it is made of; empty if unknown
     text: str
 
     @property
@@ -191,8 +189,7 @@ class ModelOutcomes:
     """The graded answers of one model."""
 
     source: DifficultySource
-    outcomes: Mapping[tuple[str, int], float]
-    """(subject, row) -> 1, 0, or the mean of several answers."""
+    outcomes: Mapping[tuple[str, int], float]  # 1, 0, or the mean of several answers
     data_sha256: str | None = None  # Hash of the data of the questions; None if it is not known
 
 
@@ -215,11 +212,9 @@ def collect_models(config: RunConfig, samples: Iterable[Sample], place: str) -> 
 
 
 def build_difficulty(models: Sequence[ModelOutcomes]) -> str:
-    """Build the text of a table of difficulties.
+    """Build the text of a table of difficulties, from at least one answer.
 
-    Args:
-        models: At least one model with at least one answer. Those of one hash or, without hashes,
-            of one name and source are one model.
+    Models of one hash or, without hashes, of one name and source are one model.
 
     Raises:
         UsageError: The answers are to questions of different data; the message names them.
@@ -271,13 +266,9 @@ def average_outcomes(outcomes: Floats, strata: Whole) -> Floats:
     moments (Efron and Morris, JASA 70, 1975).
 
     Args:
-        outcomes: 1, 0, or a share between them; NaN where a model did not answer. Shape
-            (questions, models), at least one answer.
+        outcomes: Shares from 0 to 1; NaN where a model did not answer. Shape (questions,
+            models). A question without any has the accuracy of its subject, or of all.
         strata: Number of the subject of each question, from 0, shape (questions,).
-
-    Returns:
-        Expected accuracy in [0, 1], shape (questions,). A question without answers has that of its
-        subject, or of all questions.
     """
     answered = ~np.isnan(outcomes)
     counts = answered.sum(axis=1)

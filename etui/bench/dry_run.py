@@ -6,13 +6,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any, cast
 
 from etui.arm import Arm
 from etui.bench._tokens import SubjectPrompts, build_subject_prompts
 from etui.bench.formats import build_query
 from etui.bench.plan import RunPlan
-from etui.bench.precision import describe_expectation, predict_questions
+from etui.bench.precision import Key, describe_expectation, predict_questions
 from etui.chat import Message
 from etui.config.config import Config
 from etui.datasets.questions import Question
@@ -30,10 +31,7 @@ from etui.reasoning.answer_plan import answer_prompt, plan_answer
 from etui.reasoning.prompts import ANSWER_MARKER, with_letter_instruction
 from etui.runtime.model_resolution import find_model_file
 
-Key = tuple[str, int]
-"""Subject and row of a question."""
-_RENDERED = 3
-"""Questions whose whole prompts are rendered to learn what the chat template adds."""
+_RENDERED = 3  # Questions whose whole prompts are rendered to learn what the chat template adds
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +50,9 @@ class PromptCounts:
     """Arm -> tokens of ``added`` that are; absent if none are."""
 
     def mean(self, arm: Arm, pieces: Iterable[Sequence[Key]]) -> float | None:
-        """Return the mean number of computed prompt tokens of an arm.
+        """Return the mean computed prompt tokens of an arm; None if unknown, or without questions.
 
-        Args:
-            pieces: Questions of one subject each that are answered one after the other.
-
-        Returns:
-            None if it is unknown, or without questions.
+        ``pieces`` are questions of one subject each that are answered one after the other.
         """
         own = self.own.get(arm.model)
         if own is None:
@@ -94,8 +88,8 @@ def count_prompts(plan: RunPlan, config: Config, catalogue: Catalogue) -> Prompt
         own[name], shared[name] = vocabulary.count(plan)
         for arm in plan.arms.values():
             if arm.model == name:
-                added[arm.name] = vocabulary.count_added(plan, arm, own[name])
-                shared_added[arm.name] = vocabulary.count_shared_added(plan, arm, shared[name])
+                found = vocabulary.count_added(plan, arm, own[name], shared[name])
+                added[arm.name], shared_added[arm.name] = found
     return PromptCounts(own, added, shared, shared_added)
 
 
@@ -103,8 +97,6 @@ def _open_vocabularies(
     names: Iterable[str], config: Config, catalogue: Catalogue
 ) -> Iterator[tuple[str, _Vocabulary]]:
     """Yield the vocabulary of each model while it is open."""
-    from etui.engine.library import Library
-
     with (
         closing(Library(config.log_dir, config.engines_dir)) as library,
         closing(TemplateProcess()) as templates,
@@ -167,32 +159,25 @@ class _Vocabulary:
             reuse=plan.config.prefix_reuse,
         )
 
-    def count_added(self, plan: RunPlan, arm: Arm, own: Mapping[Key, int]) -> float:
-        """Count the tokens that the template and the instructions of an arm add to a question."""
-        if not plan.format.generates or plan.format.raw:
-            return 0.0
-        first = [(subject, questions[0]) for subject, questions in plan.drawn.items() if questions]
-        differences = [
-            len(self._build_prompt(plan, arm, question)) - own[subject, question.row]
-            for subject, question in first[:_RENDERED]
-        ]
-        return sum(differences) / len(differences) if differences else 0.0
+    def count_added(
+        self, plan: RunPlan, arm: Arm, own: Mapping[Key, int], shared: Mapping[str, int]
+    ) -> tuple[float, float]:
+        """Count the tokens that the template and the instructions of an arm add.
 
-    def count_shared_added(self, plan: RunPlan, arm: Arm, shared: Mapping[str, int]) -> float:
-        """Count the tokens that the template adds to the part that a subject's questions share."""
+        Those of a question, and of the part that a subject's questions share.
+        """
         if not plan.format.generates or plan.format.raw:
-            return 0.0
-        several = [
-            (subject, questions)
-            for subject, questions in plan.drawn.items()
-            if len(questions) > 1 and shared[subject]
-        ]
-        differences = [
-            common_prefix(*(self._build_prompt(plan, arm, one) for one in questions[:2]))
-            - shared[subject]
-            for subject, questions in several[:_RENDERED]
-        ]
-        return sum(differences) / len(differences) if differences else 0.0
+            return 0.0, 0.0
+        whole: list[int] = []
+        common: list[int] = []
+        for subject, questions in plan.drawn.items():
+            if questions and len(whole) < _RENDERED:
+                prompt = self._build_prompt(plan, arm, questions[0])
+                whole.append(len(prompt) - own[subject, questions[0].row])
+            if len(questions) > 1 and shared[subject] and len(common) < _RENDERED:
+                prompts = (self._build_prompt(plan, arm, one) for one in questions[:2])
+                common.append(common_prefix(*prompts) - shared[subject])
+        return fmean(whole or [0]), fmean(common or [0])
 
     def count_texts(self, plan: RunPlan, question: Question) -> list[int]:
         """Count the tokens of each message."""
@@ -247,10 +232,8 @@ def count_tokens(plan: RunPlan, config: Config, catalogue: Catalogue) -> dict[st
 def describe_expected_questions(plan: RunPlan) -> dict[str, Any]:
     """Describe how many questions a run that stops at a precision will ask.
 
-    Returns:
-        ``points``, ``of``, ``most`` (the questions that are drawn), and ``expected``: accuracy ->
-        questions. Those of a difference depend on how often the systems disagree, so they are
-        those of an accuracy.
+    Those of a difference depend on how often the systems disagree, so they are those of an
+    accuracy. ``most`` are the questions that are drawn, ``expected`` those asked by accuracy.
     """
     goal = plan.config.precision
     assert goal is not None

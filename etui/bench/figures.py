@@ -152,11 +152,8 @@ def compute_power_steps(samples: Sequence[Sample], shortest: float) -> list[Powe
     """Compute the power of samples in the order they were answered; short neighbours are merged.
 
     A step's watts are its joules over its seconds, so that the steps contain all measured energy.
-    An unmeasured sample takes time and leaves a gap.
-
-    Args:
-        shortest: Least length of a step in seconds; steps before a gap or at the end may be
-            shorter.
+    An unmeasured sample takes time and leaves a gap. A step has at least ``shortest`` seconds,
+    unless it is before a gap or at the end.
     """
     steps: list[PowerStep] = []
     start = now = joules = 0.0

@@ -37,11 +37,7 @@ def new_run_id(suite: str, format_name: str, names: Sequence[str], now: datetime
 
 
 def find_run(text: str, config: Config) -> Path:
-    """Find the folder of a run by its path, its id or a prefix of it; ``last`` is the newest.
-
-    Raises:
-        UsageError: No run matches, or several do.
-    """
+    """Find the folder of a run by its path, its id or a prefix of it; ``last`` is the newest."""
     return find_folder(text, runs_dir(config), "run")
 
 
@@ -64,8 +60,7 @@ class Recorded:
     config: RunConfig
     samples: tuple[Sample, ...]  # The answers, in the order they were given
     good_bytes: Mapping[str, int]  # File -> length of its complete lines
-    edited: tuple[str, ...] = ()
-    """Descriptions of changes made outside etui; empty if there are none."""
+    edited: tuple[str, ...] = ()  # Changes made outside etui; empty if there are none
     folder: Path = Path()
 
 

@@ -41,8 +41,7 @@ class Format:
     answers' texts; ``answer``: the generated answer."""
     shots: int  # Default number of worked examples
     summary: str  # One-line description
-    fits: tuple[Grading, ...] = ("letter",)
-    """Kinds of answers that it can ask for: letters of options, or numbers."""
+    fits: tuple[Grading, ...] = ("letter",)  # Kinds of answers that it can ask for
     raw: bool = False
     """The prompt is a text that the model continues, without the chat template. What the model
     thinks is then a part of its answer."""
@@ -57,56 +56,27 @@ class Format:
         return self.reads == "answer"
 
 
+_LETTERS_OR_NUMBERS: tuple[Grading, ...] = ("letter", "number")
 FORMATS: dict[str, Format] = {
     f.name: f
     for f in (
         Format("letters", 1, "letters", 5, "letters' log-probabilities, lm-eval's default prompt"),
-        Format(
-            "letters-original", 1, "letters", 5, "the same, with the prompt of Hendrycks et al."
-        ),
+        Format("letters-original", 1, "letters", 5,
+               "the same, with the prompt of Hendrycks et al."),
         Format("cloze", 1, "texts", 0, "log-probability of each answer's text, per character"),
         Format("arc", 1, "texts", 0, "the same, with the prompt of lm-eval's arc_challenge"),
-        Format(
-            "chat",
-            1,
-            "answer",
-            0,
-            "chat template; the letter is read from the answer",
-            fits=("letter", "number"),
-        ),
-        Format(
-            "cot",
-            1,
-            "answer",
-            0,
-            "chat template and chain of thought; the last stated answer",
-            fits=("letter", "number"),
-        ),
-        Format(
-            "gsm8k",
-            1,
-            "answer",
-            5,
-            "worked solutions of lm-eval's gsm8k, continued as text",
-            fits=("number",),
-            raw=True,
-            stop=("Question:", "</s>", "<|im_end|>"),
-            answer_tokens=256,
-            rule="gsm8k-flexible@1",
-        ),
-        Format(
-            "mmlu-pro",
-            1,
-            "answer",
-            5,
-            "chain of thought of lm-eval's mmlu_pro, continued as text",
-            raw=True,
-            stop=("Question:",),
-            answer_tokens=2048,
-            rule="mmlu-pro@1",
-        ),
+        Format("chat", 1, "answer", 0, "chat template; the letter is read from the answer",
+               _LETTERS_OR_NUMBERS),
+        Format("cot", 1, "answer", 0, "chat template and chain of thought; the last stated answer",
+               _LETTERS_OR_NUMBERS),
+        Format("gsm8k", 1, "answer", 5, "worked solutions of lm-eval's gsm8k, continued as text",
+               ("number",), raw=True, stop=("Question:", "</s>", "<|im_end|>"), answer_tokens=256,
+               rule="gsm8k-flexible@1"),
+        Format("mmlu-pro", 1, "answer", 5,
+               "chain of thought of lm-eval's mmlu_pro, continued as text",
+               raw=True, stop=("Question:",), answer_tokens=2048, rule="mmlu-pro@1"),
     )
-}
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,10 +123,10 @@ def prompt_text(format_: Format, question: Question, examples: Sequence[Question
 
 
 def ending_weight(format_: Format, ending: str) -> float:
-    """Return the divisor of a log-probability before endings are compared.
+    """Return the divisor of a log-probability before endings are compared: 1 for letters.
 
-    It is 1 for letters, and the number of characters for texts, without the space before them (as
-    ``acc_norm`` of lm-eval, and ``acc_norm`` without the space in lighteval).
+    It is the number of characters for texts, without the space before them (as ``acc_norm`` of
+    lm-eval, and ``acc_norm`` without the space in lighteval).
     """
     return float(max(1, len(ending) - 1)) if format_.reads == "texts" else 1.0
 
@@ -358,8 +328,7 @@ class GradingRule:
     normalise: Callable[[str], str | None]
     """The right answer, as the data state it -> the form that ``read`` returns; None if it has no
     such form."""
-    read_strictly: Callable[[str], str | None] | None
-    """Stricter reading, reported in addition; None without one."""
+    read_strictly: Callable[[str], str | None] | None  # Reported in addition
     summary: str  # One-line description
 
     @property
@@ -418,10 +387,7 @@ RULES: dict[str, GradingRule] = {
 
 
 def find_rule(format_: Format, *, numbers: bool) -> GradingRule | None:
-    """Return the rule by which answers of a format are graded.
-
-    Returns None where a letter is read from log-probabilities, or stated in a chat.
-    """
+    """Return the rule by which answers are graded; None for letters that are read or stated."""
     label = format_.rule or ("number@1" if numbers else "")
     return RULES[label] if label else None
 
@@ -433,10 +399,7 @@ def grades_numbers(label: str | None) -> bool:
 
 
 def grade(rule: GradingRule, text: str, question: Question) -> GradedText:
-    """Grade a text.
-
-    A right answer without a normal form, such as a word in a file of numbers, is never reached.
-    """
+    """Grade a text; a right answer without a normal form, such as a word, is never reached."""
     answer = rule.normalise(question.answer)
     right = question.answer if answer is None else answer
     strict = None

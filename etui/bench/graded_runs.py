@@ -39,8 +39,7 @@ class RunTable:
 def read_runs(folders: Sequence[Path], config: Config, data: Path | None = None) -> RunTable:
     """Read run folders as one table; an arm in a second run is a repeat.
 
-    Args:
-        data: Location of the questions; None looks where the runs read them.
+    ``data`` is the location of the questions; None looks where the runs read them.
 
     Raises:
         UsageError: A folder is not a run, the runs use different data, or share no question.

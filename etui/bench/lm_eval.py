@@ -28,8 +28,7 @@ from etui.datasets.mmlu import GROUPS, find_group
 from etui.datasets.suites import suite_repo
 from etui.stats.bootstrap import STRATIFIED_REPLICATES
 
-_UNKNOWN = "N/A"
-"""lm-eval's value for an unknown standard error."""
+_UNKNOWN = "N/A"  # lm-eval's value for an unknown standard error
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +49,19 @@ def lm_eval_document(system: System) -> dict[str, Any]:
     subjects = list(accuracy.subjects)
     tasks = {subject: _task(run, subject) for subject in subjects}
     groups = _groups(run, subjects)
-    shares = [_grade_subjects(system.samples, metric) for metric in metrics]
-    scores = _group_scores(run, groups, metrics, shares)
-    results = dict(scores)
-    for subject in subjects:
-        results[tasks[subject]] = {"alias": f"{'  - ' if groups else ''}{subject}"}
-        for metric, by_subject in zip(metrics, shares, strict=True):
-            share = by_subject[subject]
-            results[tasks[subject]] |= _score(metric, share.accuracy, _stderr(share))
+    shares = [_grade_tasks(system, metric) for metric in metrics]
+    suite, suffix = _name_parts(run)
+    scores: dict[str, Any] = {}
+    for name, inside in groups.items():
+        leaves = [leaf for part in inside for leaf in groups.get(part, [part])]
+        bare = name.removeprefix(f"{suite}_").removesuffix(suffix).replace("_", " ")
+        alias = name if name == f"{suite}{suffix}" else f" - {bare}"
+        scores[name] = _score(alias, leaves, metrics, shares)
+    indent = "  - " if groups else ""
+    results = scores | {
+        task: _score(f"{indent}{subject}", [task], metrics, shares)
+        for subject, task in tasks.items()
+    }
     every = [*scores, *tasks.values()]
     letters = sorted({letter for sample in system.samples for letter in sample.logprobs or ()})
     return {
@@ -128,9 +132,7 @@ def pooled_stderr(shares: Sequence[tuple[float, int]]) -> float | None:
     """Compute the standard error of a mean over tasks as lm-eval does.
 
     The sample variances of the tasks are weighted by their sizes; only the questions within a task
-    vary, not the tasks.
-
-    Returns None if a task has fewer than two questions.
+    vary, not the tasks. None if a task has fewer than two questions.
     """
     total = sum(size for _, size in shares)
     if total <= len(shares) or any(size < 2 for _, size in shares):
@@ -157,39 +159,30 @@ def _groups(run: RunConfig, subjects: Sequence[str]) -> dict[str, list[str]]:
     return found
 
 
-def _grade_subjects(samples: Sequence[Sample], metric: _Metric) -> dict[str, RightShare]:
-    """Compute the share of right answers of every subject by one metric."""
-    graded = [replace(sample, correct=metric.grades(sample)) for sample in samples]
-    return {name: compute_share(inside) for name, inside in group_by_subject(graded).items()}
+def _grade_tasks(system: System, metric: _Metric) -> dict[str, RightShare]:
+    """Compute the share of right answers of every task by one metric."""
+    graded = [replace(sample, correct=metric.grades(sample)) for sample in system.samples]
+    by_subject = group_by_subject(graded).items()
+    return {_task(system.run, name): compute_share(inside) for name, inside in by_subject}
 
 
-def _group_scores(
-    run: RunConfig,
-    groups: Mapping[str, Sequence[str]],
+def _score(
+    alias: str,
+    tasks: Sequence[str],
     metrics: Sequence[_Metric],
     shares: Sequence[Mapping[str, RightShare]],
 ) -> dict[str, Any]:
-    scores: dict[str, Any] = {}
-    suite, suffix = _name_parts(run)
-    for name, inside in groups.items():
-        leaves = [leaf for part in inside for leaf in groups.get(part, [part])]
-        bare = name.removeprefix(f"{suite}_").removesuffix(suffix).replace("_", " ")
-        scores[name] = {"alias": name if name == f"{suite}{suffix}" else f" - {bare}"}
-        for metric, by_subject in zip(metrics, shares, strict=True):
-            by_task = {_task(run, subject): share for subject, share in by_subject.items()}
-            found = [by_task[leaf] for leaf in leaves]
-            correct = sum(share.correct for share in found)
-            count = sum(share.questions for share in found)
-            errors = [(_stderr(share) or 0.0, share.questions) for share in found]
-            scores[name] |= _score(metric, correct / count, pooled_stderr(errors))
+    """Score a task, or the tasks of a group together, by each metric."""
+    scores: dict[str, Any] = {"alias": alias}
+    for metric, by_task in zip(metrics, shares, strict=True):
+        found = [by_task[task] for task in tasks]
+        count = sum(share.questions for share in found)
+        error = pooled_stderr([(_stderr(share) or 0.0, share.questions) for share in found])
+        scores |= {
+            f"{metric.name},{metric.filter}": sum(share.correct for share in found) / count,
+            f"{metric.name}_stderr,{metric.filter}": _UNKNOWN if error is None else error,
+        }
     return scores
-
-
-def _score(metric: _Metric, value: float, error: float | None) -> dict[str, Any]:
-    return {
-        f"{metric.name},{metric.filter}": value,
-        f"{metric.name}_stderr,{metric.filter}": _UNKNOWN if error is None else error,
-    }
 
 
 def _stderr(share: RightShare) -> float | None:

@@ -106,9 +106,9 @@ def name_devices(channels: Iterable[Channel], described: Sequence[str] = ()) -> 
 
 
 def read_gpu_driver(sysfs: Path) -> str | None:
-    """Read the version of the GPU's kernel driver; the kernel's if the driver is a part of it.
+    """Read the driver of the GPU, such as ``nvidia 550.54.15``; None if no driver is loaded.
 
-    Returns for example ``nvidia 550.54.15``; None if no driver is loaded.
+    The version is that of the kernel if the driver is a part of it.
     """
     for module in _MODULES:
         folder = sysfs / "module" / module
@@ -194,10 +194,7 @@ def is_comparison(config: RunConfig) -> bool:
 
 
 def join_machines(plan: RunConfig, found: Mapping[str, RunConfig], *, compare: bool) -> RunConfig:
-    """Build the configuration of a run on several machines.
-
-    ``found``: key of the machine -> the configuration of the run there; one at least.
-    """
+    """Build the configuration of a run on several machines, from those by key, at least one."""
     first = next(iter(found.values()))
     machines = tuple(describe_machine(config, key) for key, config in found.items())
     arms: Mapping[str, Mapping[str, object]] = first.arms
@@ -228,17 +225,10 @@ def undo_join(config: RunConfig) -> RunConfig:
 def assign_keys(
     before: Sequence[BenchMachine], found: Mapping[str, RunConfig]
 ) -> dict[str, BenchMachine]:
-    """Decide which machine of a run each machine of its continuation is.
+    """Decide which machine of a run each machine of its continuation is, by its name now.
 
     A machine takes the key of one that was equal to it; any other is new to the run and gets the
-    next number.
-
-    Args:
-        before: The machines of the run; none for a new run.
-        found: Name of the machine now -> its configuration.
-
-    Returns:
-        Name of the machine now -> the machine in the run.
+    next number. ``before`` are the machines of the run, none for a new run.
     """
     free = {machine.key: machine for machine in before}
     taken = set(free)

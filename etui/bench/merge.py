@@ -208,8 +208,7 @@ def _note_versions(machines: Sequence[BenchMachine]) -> Iterator[str]:
 def write_merged(merged: MergedRun, to: Path, config: Config, log: TurnWriter) -> Summary:
     """Write the folder of a joined run, and its rows in the log, which is then closed.
 
-    Args:
-        config: Gives the places where the questions and their labels may be.
+    ``config`` gives the places where the questions and their labels may be.
 
     Raises:
         UsageError: The folder is not empty.

@@ -12,25 +12,15 @@ from typing import Any, NamedTuple
 from markupsafe import Markup
 
 from etui import units
+from etui.bench import summary_text
 from etui.bench.accuracy import OUTCOMES, RightShare, classify_outcome
 from etui.bench.config import RunConfig
 from etui.bench.cost import Cost, CostFigure
 from etui.bench.figures import draw_accuracy_joules, draw_power
+from etui.bench.machines import join_words
 from etui.bench.precision import describe_precision
 from etui.bench.sample import Sample
-from etui.bench.summary import Summary, group_by_system
-from etui.bench.summary_text import (
-    TEXTS,
-    build_cost_over_time_rows,
-    describe_answer,
-    describe_chance,
-    ends,
-    interval_text,
-    is_lopsided,
-    joules_text,
-    missing_energy_text,
-    protocol,
-)
+from etui.bench.summary import ArmSummary, Summary, group_by_system
 from etui.codec import to_document
 from etui.datasets.mmlu import GROUPS, find_group
 from etui.datasets.questions import Question
@@ -91,12 +81,12 @@ def render_page(
     return render_template(
         "etui.bench",
         script="report.js",
-        title=describe_answer(summary),
-        protocol=protocol(summary),
+        title=summary_text.describe_answer(summary),
+        protocol=summary_text.protocol(summary),
         summary=summary,
         run=run,
         arms=[(at % 8, name, arm) for at, (name, arm) in enumerate(summary.arms.items())],
-        chance=describe_chance(summary),
+        chance=summary_text.describe_chance(summary),
         findings=list_findings(summary),
         mixture=describe_mixture(summary),
         chart=_render(
@@ -110,7 +100,7 @@ def render_page(
         outcomes=_stack_outcomes(summary),
         routes=_stack_routes(summary, run),
         phases=_stack_phases(summary),
-        courses=build_cost_over_time_rows(summary) if summary.kinds - {None} else [],
+        courses=summary_text.build_cost_over_time_rows(summary) if summary.kinds - {None} else [],
         tokens=_stack_tokens(summary),
         groups=_list_groups(summary),
         subjects=subjects,
@@ -122,7 +112,7 @@ def render_page(
         estimate=units.ESTIMATE in summary.kinds,
         precision=describe_precision(summary.precision) if summary.precision else [],
         units=units,
-        text={**TEXTS, "describe_arm": describe_arm, "mark": build_mark},
+        text={**summary_text.TEXTS, "describe_arm": describe_arm, "mark": build_mark},
     )  # fmt: skip
 
 
@@ -144,7 +134,7 @@ def describe_arm(name: str, run: RunConfig) -> str:
 def build_mark(name: str, colour: int, figure: Interval | RightShare) -> AccuracyMark:
     """Build the mark of an accuracy."""
     value = figure.accuracy if isinstance(figure, RightShare) else figure.value
-    low, high = ends(figure)
+    low, high = summary_text.ends(figure)
     text = units.accuracy_text(value)
     title = f"{sanitize(name)}: {text} ({units.points_text(low, high)})"
     return AccuracyMark(sanitize(name), colour % 8, 100 * value, 100 * low, 100 * high, text, title)
@@ -160,7 +150,8 @@ def list_findings(summary: Summary) -> list[tuple[str, str, str]]:
     several = len(arms) > 1
     named = f"{top}, " if several else ""
     label = "Most accurate" if several else "Accuracy"
-    found = [(label, units.accuracy_text(micro.value), f"{named}95 % CI {interval_text(micro)}")]
+    note = f"{named}95 % CI {summary_text.interval_text(micro)}"
+    found = [(label, units.accuracy_text(micro.value), note)]
     costs = {name: arm.energy for name, arm in arms.items() if arm.energy is not None}
     per_correct = {name: cost.per_correct for name, cost in costs.items() if cost.per_correct}
     if per_correct:
@@ -177,7 +168,7 @@ def list_findings(summary: Summary) -> list[tuple[str, str, str]]:
     else:
         by_machine = any(arm.machines for arm in arms.values())
         note = "the machines are not equal" if by_machine else "no readable power channel"
-        found.append(("Energy", missing_energy_text(arms[top]), note))
+        found.append(("Energy", summary_text.missing_energy_text(arms[top]), note))
     if summary.oracle is not None:
         note = "with the cheapest correct arm for each question"
         found.append(("Oracle", units.accuracy_text(summary.oracle.accuracy), note))
@@ -192,7 +183,7 @@ def _find_cheapest(
     shown = kind if kind == units.ESTIMATE else None
     half = figure.half_width
     parts = [] if half is None else [f"± {units.significant(half, 2)} J"]
-    if figure.low is not None and figure.high is not None and is_lopsided(figure):
+    if figure.low is not None and figure.high is not None and summary_text.is_lopsided(figure):
         low, high = (units.significant(end, 2) for end in (figure.low, figure.high))
         parts = [f"{low}-{high} J"]
     text = units.energy_text(figure.value, None, shown)
@@ -207,20 +198,13 @@ def describe_mixture(summary: Summary) -> str:
     off = [name for name in summary.arms if name not in on]
     if not on or not off:
         return ""
-    verb = "is" if len(off) == 1 else "are"
+    below = f"{join_words(off)} {'is' if len(off) == 1 else 'are'} below"
     if len(on) == 1:
-        return (
-            f"{_join_names(off)} {verb} below {on[0]}, which costs less and gets at "
-            "least as many answers right."
-        )
+        return f"{below} {on[0]}, which costs less and gets at least as many answers right."
     return (
-        f"{_join_names(off)} {verb} below the line: choosing at random between "
-        f"{_join_names(on)} gets more answers right for the same joules."
+        f"{below} the line: choosing at random between {join_words(on)} gets more answers right "
+        "for the same joules."
     )
-
-
-def _join_names(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def _stack(
@@ -237,30 +221,31 @@ def _stack(
     return bars
 
 
+def _stack_counts(
+    summary: Summary, build: Callable[[ArmSummary], list[Segment]]
+) -> list[StackedBar]:
+    arms = summary.arms.items()
+    return _stack([(name, build(arm), f"{arm.accuracy.questions:,}") for name, arm in arms])
+
+
 def _stack_outcomes(summary: Summary) -> list[StackedBar]:
-    rows = []
-    for name, arm in summary.arms.items():
-        segments = [
-            Segment(
-                _OUTCOMES.get(each, each), f"outcome-{each.replace('_', '-')}", count, f"{count:,}"
-            )
-            for each, count in arm.accuracy.outcomes.items()
+    def build(arm: ArmSummary) -> list[Segment]:
+        return [
+            Segment(_OUTCOMES.get(each, each), f"outcome-{each.replace('_', '-')}", n, f"{n:,}")
+            for each, n in arm.accuracy.outcomes.items()
         ]
-        rows.append((name, segments, f"{arm.accuracy.questions:,}"))
-    return _stack(rows)
+
+    return _stack_counts(summary, build)
 
 
 def _stack_routes(summary: Summary, run: RunConfig) -> list[StackedBar]:
     """Stack the arms that answered in a policy run; none in other runs."""
-    rows = []
-    for name, arm in summary.arms.items():
+
+    def build(arm: ArmSummary) -> list[Segment]:
         counts = [(at, used, arm.routes.get(used, 0)) for at, used in enumerate(run.arms)]
-        segments = [
-            Segment(used, f"route arm-{at % 8}", count, f"{used} {count:,}")
-            for at, used, count in counts
-        ]
-        rows.append((name, segments, f"{arm.accuracy.questions:,}"))
-    return [bar for bar in _stack(rows) if bar.segments]
+        return [Segment(used, f"route arm-{at % 8}", n, f"{used} {n:,}") for at, used, n in counts]
+
+    return [bar for bar in _stack_counts(summary, build) if bar.segments]
 
 
 def _stack_phases(summary: Summary) -> list[StackedBar]:
@@ -276,7 +261,7 @@ def _stack_phases(summary: Summary) -> list[StackedBar]:
             each = (joules or 0.0) / cost.questions
             text = units.energy_text(each, None, shown)
             segments.append(Segment(phase, f"phase-{phase}", each, text))
-        rows.append((name, segments, joules_text(cost.per_question, cost.kind)))
+        rows.append((name, segments, summary_text.joules_text(cost.per_question, cost.kind)))
     most = max((cost.per_question.value for cost in costs.values()), default=0.0)
     return _stack(rows, most)
 

@@ -191,12 +191,10 @@ class RunPlan:
     """As the run will record it; its id, its arms, its models and what describes the machine are
     filled in when it starts."""
     suite: Suite  # All questions to draw from
-    drawn: Mapping[str, tuple[Question, ...]]
-    """Subject -> the questions of the plan, subjects in the order of the run."""
+    drawn: Mapping[str, tuple[Question, ...]]  # Subject -> questions, in the order of the run
     examples: Mapping[str, tuple[Question, ...]]  # Subject -> worked examples in the prompt
     arms: Mapping[str, Arm]
-    policy: Policy | None = None
-    """The policy that decides for each question; None if every arm answers all of them."""
+    policy: Policy | None = None  # None if every arm answers all questions
     difficulty: DifficultyTable | None = None  # Difficulties of the questions; None without
 
     def change(self, **changes: Any) -> RunPlan:
@@ -249,7 +247,7 @@ def make_plan(
 
     Raises:
         EtuiError: A name does not exist, options cannot be combined, the data or the policy are
-            invalid, or a model or the suite is not on this machine and cannot be downloaded.
+            invalid, or a model or the suite is not here and cannot be downloaded.
     """
     check_request(ask)
     list_models(ask, config, catalogue)  # a wrong name is reported before a download
@@ -265,11 +263,7 @@ def make_plan(
 def make_design_plan(
     ask: RunRequest, arms: Mapping[str, Arm], config: Config, say: Say = _say_nothing
 ) -> RunPlan:
-    """Make the plan of a design from its arms; what ``ask`` says of arms is not used.
-
-    Raises:
-        EtuiError: As :func:`make_plan`.
-    """
+    """Make the plan of a design from its arms (not those of ``ask``); errors as of a new run."""
     check_request(ask)
     suite, format_ = _load_questions(ask, config, say)
     check_format(arms, format_)

@@ -20,8 +20,7 @@ from etui.stats.confidence_sequence import (
     questions_needed,
 )
 
-Key = tuple[str, int]
-"""Subject and row of a question."""
+Key = tuple[str, int]  # Subject and row of a question
 Target = Literal["accuracy", "difference"]
 
 
@@ -39,8 +38,7 @@ class SystemPrecision:
     fixed_sample: int
     """Questions that a sample whose size was fixed before needs for the same width, without the
     covariate; from the variance so far, pseudo-answers included."""
-    correlation: float | None = None
-    """Multiple correlation with the covariate within subjects; None without one."""
+    correlation: float | None = None  # With the covariate, within subjects
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +52,10 @@ class RunPrecision:
     questions: int  # Questions at the last check, for each system
     population: int  # Questions of the suite that the accuracy is about
     looks: tuple[int, ...]  # Questions at each interim check
-    systems: dict[str, SystemPrecision]
-    """System -> what is known of it; the first system is left out of differences."""
+    systems: dict[str, SystemPrecision]  # The first system is left out of differences
     reference: str | None = None  # The first system, for differences; None for accuracies
     difficulty_sha256: str | None = None  # Hash of the table of difficulties; None without one
-    difficulty_questions: int | None = None
-    """Questions of the population that it contains; None without one."""
+    difficulty_questions: int | None = None  # Those of the population that it contains
     differences: dict[str, int] | None = None
     """System -> predicted number of questions at which its difference from the first system is
     known to as many points; empty unless several accuracies were asked for."""
@@ -71,8 +67,7 @@ class Population:
 
     strata: Mapping[str, int]  # Subject -> its number, from 0
     sizes: Mapping[str, int]  # Subject -> its number of questions
-    covariates: Mapping[Key, int] | None = None
-    """Question -> index of its row in ``columns``; None without a covariate."""
+    covariates: Mapping[Key, int] | None = None  # Question -> index of its row in `columns`
     columns: Floats | None = None  # Covariates, shape (questions, k); None without
 
     @property
@@ -110,10 +105,8 @@ def build_population(
 ) -> Population:
     """Build the population of a run.
 
-    Args:
-        questions: Subject -> the rows of all its questions, those that are not drawn included.
-        difficulty: Question -> difficulty. A question without one has the mean of its subject, or
-            of all.
+    ``questions``: subject -> the rows of all its questions, drawn or not. A question without a
+    ``difficulty`` has the mean of its subject, or of all.
     """
     keys = [(subject, row) for subject, rows in questions.items() for row in rows]
     sizes = dict.fromkeys(questions, 0)
@@ -166,9 +159,8 @@ def check_interim(
 def predict_questions(total: int, half_width: float) -> dict[float, int]:
     """Predict the questions that a run will ask, by the accuracy of the model.
 
-    Returns:
-        Accuracy -> questions. The variance is that of all questions, so subjects of unlike
-        difficulty and a covariate need fewer.
+    The variance is that of all questions, so subjects of unlike difficulty and a covariate need
+    fewer.
     """
     return {share: _predict(share, total, half_width) for share in (0.3, 0.5, 0.7, 0.9)}
 

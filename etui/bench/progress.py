@@ -25,15 +25,13 @@ class RunTally:
     total: int  # Answers of the finished run, over all systems
     right: dict[str, int] = field(default_factory=dict)  # System -> count, in the order of the run
     asked: dict[str, int] = field(default_factory=dict)
-    joules: float | None = 0.0
-    """Sum over the answers so far; None once the joules of one are unknown."""
+    joules: float | None = 0.0  # Of the answers so far; None once those of one are unknown
     kind: str | None = None  # How the energy is known
     new: int = 0  # Answers of this process; a resumed run has others
     began: float = 0.0  # Monotonic time in seconds at which this process began
     machines: dict[str, int] = field(default_factory=dict)
     """Machine of a cluster -> its answers of this process, in the order of their first."""
-    most_seconds: float | None = None
-    """Seconds after which this process stops; None without a limit."""
+    most_seconds: float | None = None  # Of this process; None without a limit
 
     @property
     def done(self) -> int:
@@ -101,12 +99,7 @@ def format_accuracy(right: int, asked: int) -> str:
 
 
 class RunProgress:
-    """Counts the answers of a run, and describes its progress.
-
-    Args:
-        watch: Shows it; each new sample is a JSON line of its own.
-        most_seconds: Seconds after which the run stops; None without a limit.
-    """
+    """Counts the answers of a run, and shows its progress; each new sample is a JSON line."""
 
     def __init__(self, watch: Watch = watch_nothing, most_seconds: float | None = None) -> None:
         self._watch = watch

@@ -192,10 +192,7 @@ class PrivateData:
 
 
 def find_private_data(folders: Iterable[Path] = ()) -> PrivateData:
-    """Collect the places and names of this user and this machine.
-
-    ``folders``: further places: of etui's data, of the models, of the run.
-    """
+    """Collect the places (those of etui's data, models and run too) and names of this machine."""
     places: set[str] = set()
     for folder in (Path.home(), *folders):
         places.add(str(folder.absolute()))
@@ -300,8 +297,7 @@ def _find_in(
             yield what, found
 
 
-PUBLISH_VERSION = 1
-"""Version of the form of a public folder."""
+PUBLISH_VERSION = 1  # Version of the form of a public folder
 README = "README.md"
 RECORD = "record.json"
 ENERGY_RECORD = "energy_record.json"
@@ -325,10 +321,6 @@ def publish_run(
         to: The folder; new, empty, or of an earlier publication of the same run.
         licence: SPDX identifier of the licence of the results.
         private: What must not occur in any file, but for ``allowed`` words.
-        difficulty: Table of difficulties of the run; None without one.
-
-    Returns:
-        Names of the files.
 
     Raises:
         InvalidFile: The run was changed outside etui.

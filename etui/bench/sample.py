@@ -28,11 +28,9 @@ class Sample:
     answer: str  # The right letter, or the right number in the form of the run's grading rule
     choice: str | None  # The chosen letter or number; None if there is none
     correct: bool  # Whether choice and answer are equal
-    status: SampleStatus
-    """``no_answer`` ended without an answer, ``truncated`` was cut off before one."""
+    status: SampleStatus  # `no_answer` ended without an answer, `truncated` was cut off before one
     text: str  # Generated text; empty for formats that only read log-probabilities
-    logprobs: Mapping[str, float] | None
-    """Letter -> log-probability in nats, full softmax; None if none were read."""
+    logprobs: Mapping[str, float] | None  # Letter -> log-probability in nats, full softmax
     letter_mass: float | None  # Sum of the letters' probabilities; None without `logprobs`
     confidence: float | None  # As in :class:`etui.events.Finished`; None if there is none
     margin: float | None
@@ -51,30 +49,25 @@ class Sample:
     """The other arms that answered, in order, whose joules are its own too; empty without a
     cascade."""
     error: str | None = None  # Error message, for status `error`
-    speculation: SpeculationRecord | None = None
-    """Drafted tokens and their joules; None if nothing was drafted."""
+    speculation: SpeculationRecord | None = None  # None if nothing was drafted
     machine: str | None = None
     """Key of the machine that answered, in ``machines`` of the configuration; None for the only
     machine of a run."""
-    decode_seconds: float | None = None
-    """Time of decoding; None if nothing was decoded, or it is unknown."""
-    ttft_seconds: float | None = None
-    """Time to first token; None if nothing was decoded, or it is unknown."""
+    decode_seconds: float | None = None  # None if nothing was decoded, or it is unknown
+    ttft_seconds: float | None = None  # None if nothing was decoded, or it is unknown
     inter_token_seconds: Mapping[str, float] | None = None
     """Percentiles of the time between two tokens of this answer, as ``p50``, ``p90`` and ``p95``;
     None with fewer than two tokens, or if unknown."""
     inter_token_bins: tuple[tuple[int, int], ...] | None = None
     """The same times as a histogram (:mod:`etui.bench.cost`): pairs of bin and
     count. None as above."""
-    coverage: float | None = None
-    """Share of its time that the meter recorded, 0..1; None if unknown."""
+    coverage: float | None = None  # Share of its time that the meter recorded, 0..1
     shared: bool | None = None
     """Whether other processes used a measured GPU, or the CPUs of an estimate; None if unknown."""
     strict: bool | None = None
     """Whether the answer is right by the stricter reading of the grading rule (of GSM8K: after
     ``####``); None if the rule has none."""
-    cost: Cost | None = None
-    """What its joules cost at the price of its time; None without a tariff, or unmeasured."""
+    cost: Cost | None = None  # At the price of its time; None without a tariff
     stated: str | None = None
     """The letter that the free text states, whatever letter was read behind it; empty if it states
     none, None if no letter was read behind it."""

@@ -103,30 +103,26 @@ def _by_subject(plan: RunPlan, systems: tuple[str, ...]) -> Iterator[Piece]:
         pieces = list(rows.items())
     else:
         cuts = cut_subjects({name: len(inside) for name, inside in rows.items()}, plan.config.part)
-        pieces = [(cut.subject, rows[cut.subject][cut.start : cut.stop]) for cut in cuts]
+        pieces = [(subject, rows[subject][cut.start : cut.stop]) for subject, cut in cuts]
     for subject, inside in pieces:
         for system in systems:
             yield Piece(system, subject, inside, numbers[subject])
 
 
-_EVEN = 0.25
-"""Variance of the answers of a model that is right on every second question."""
+_EVEN = 0.25  # Variance of the answers of a model that is right on every second question
 _FIRST_SHARE = 0.125
 _LEAST_ERROR = 0.08
 """Share of the predicted questions that a block leaves out even if the variance is well known."""
 _SPARE = 1.02
-_WORTH = 0.1
-"""A block that would ask less than this share more is the last one instead."""
+_WORTH = 0.1  # A block that would ask less than this share more is the last one instead
 _LEAST_BLOCK = 8
 
 
 def choose_first_check(sizes: Mapping[str, int], half_width: float) -> int:
-    """Choose the number of questions of the first block.
+    """Choose the number of questions of the first block, by the sizes of the population's subjects.
 
     It is an eighth of what an accuracy of 50 % needs, or as many as it takes to ask one question of
     every subject, if that is not more than half of it.
-
-    ``sizes``: subject -> its number of questions in the population.
     """
     total = sum(sizes.values())
     expected = fixed_sample(_EVEN, total, half_width)
@@ -138,10 +134,7 @@ def choose_first_check(sizes: Mapping[str, int], half_width: float) -> int:
 
 
 def choose_next_check(asked: int, needed: int, error: float, total: int, step: int | None) -> int:
-    """Choose the number of questions after which to check next.
-
-    ``step``: fixed number of questions between two checks; None to follow the prediction.
-    """
+    """Choose the number of questions after which to check next: ``step`` more, or by prediction."""
     if step is not None:
         return min(total, asked + step)
     short = math.ceil(needed * (1 - max(error, _LEAST_ERROR)))

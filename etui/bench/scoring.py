@@ -77,8 +77,7 @@ class Scored:
     """Scores of one prompt."""
 
     prompt: TokenizedPrompt
-    logprobs: dict[str, float]
-    """Letter -> log-probability of its ending in nats, full softmax at every token."""
+    logprobs: dict[str, float]  # Letter -> that of its ending in nats, full softmax at every token
     cached: int  # Number of reused tokens
     computed: int = 0  # Number of tokens computed for it, endings included
 
@@ -124,21 +123,14 @@ class _Walk:
 
 
 class Scorer:
-    """Scores prompts on one session, from a single thread.
-
-    Args:
-        session: The model; no other sequences may be opened on it meanwhile.
-        cancelled: Checked before every batch.
-    """
+    """Scores prompts on one session, from a single thread; no other sequences may be open on it."""
 
     def __init__(self, session: Session, cancelled: Callable[[], bool] = lambda: False) -> None:
         self._session = session
         self._cancelled = cancelled
         self._prefix: TokenSequence | None = None
-        self.decode_ns = 0
-        """Time spent inside llama.cpp."""
-        self.computed_tokens = 0
-        """Tokens computed, prefixes included."""
+        self.decode_ns = 0  # Time spent inside llama.cpp
+        self.computed_tokens = 0  # Tokens computed, prefixes included
 
     def begin(self, prefix: Sequence[int]) -> int:
         """Compute and keep the prefix that the next prompts share; return its computed tokens."""
@@ -233,8 +225,7 @@ class Scorer:
 
 GPU_QUESTIONS = 8
 """Most questions computed together on a GPU: about as many short ones as fit into its batch."""
-_CLOZE_QUESTIONS = 3
-"""Most questions computed together if endings have several tokens."""
+_CLOZE_QUESTIONS = 3  # Most questions computed together if endings have several tokens
 _LEAST_SEQUENCES = 5
 """Sequences of a question whose endings have several tokens: the prompt and four options. One with
 more options needs more of them."""
@@ -247,8 +238,7 @@ class Shared:
     start_ns: int  # Interval of the computation, monotonic clock
     end_ns: int
     tokens: int  # Number of computed tokens
-    questions: int
-    """Questions of the run that share them, including those answered before an interruption."""
+    questions: int  # Those that share them, answered before an interruption or not
     _energy: Energy | None = None
 
     @property
@@ -271,8 +261,7 @@ class ScoredGroup:
     start_ns: int
     end_ns: int
     scored: tuple[Scored, ...]
-    kept: frozenset[int]
-    """Rows that become samples; the others were answered before the run was interrupted."""
+    kept: frozenset[int]  # Rows that become samples; the others were answered before
     shared: Shared | None = field(repr=False)
 
     def samples(self, energy_of: EnergyOf) -> list[Sample]:
@@ -322,8 +311,7 @@ class ScoringArm:
     """Scores questions of one model."""
 
     name: str
-    session: Callable[[], LlamaSession]
-    """Returns the session of its model; loads the model again if another one replaced it."""
+    session: Callable[[], LlamaSession]  # Loads the model again if another one replaced it
     format: Format  # One that does not generate
     reuse: bool = True  # Whether worked examples are computed once per subject
     cancelled: Callable[[], bool] = lambda: False  # Checked before every batch

@@ -18,7 +18,7 @@ from etui.bench.accuracy import (
     constant_letter,
     oracle,
 )
-from etui.bench.config import BenchMachine, RunConfig
+from etui.bench.config import RunConfig
 from etui.bench.cost import (
     Cost,
     CostOverTime,
@@ -73,14 +73,10 @@ def drop_unpooled(samples: Sequence[Sample], run: RunConfig) -> Sequence[Sample]
 def summarise_machines(
     samples: Sequence[Sample], run: RunConfig
 ) -> dict[str, MachineSummary] | None:
-    """Summarise the answers of one system by machine.
+    """Summarise the answers of one system by machine, in the order of the machines.
 
-    Args:
-        samples: Its samples with their joules, sorted by question.
-
-    Returns:
-        Key -> results, in the order of the machines, without those that answered nothing; None for
-        a run of one machine.
+    Its samples have their joules. Machines that answered nothing are left out; None for a run of
+    one machine.
     """
     if run.machines is None:
         return None
@@ -91,7 +87,15 @@ def summarise_machines(
     for machine in run.machines:
         inside = [sample for sample in samples if sample.machine == machine.key]
         if inside:
-            found[machine.key] = _summarise_machine(inside, machine, groups[machine.key], run.seed)
+            found[machine.key] = MachineSummary(
+                name=machine.name,
+                devices=machine.devices or (),
+                group=groups[machine.key],
+                questions=len(inside),
+                correct=sum(sample.correct for sample in inside),
+                seconds=math.fsum(sample.seconds for sample in inside),
+                energy=compute_cost(inside, run.seed),
+            )
     return found
 
 
@@ -104,23 +108,8 @@ def explain_unpooled(samples: Sequence[Sample], run: RunConfig) -> str | None:
     return f"joules are given by machine and not pooled: {explain_difference(used)}"
 
 
-def _summarise_machine(
-    samples: Sequence[Sample], machine: BenchMachine, group: int, seed: int
-) -> MachineSummary:
-    return MachineSummary(
-        name=machine.name,
-        devices=machine.devices or (),
-        group=group,
-        questions=len(samples),
-        correct=sum(sample.correct for sample in samples),
-        seconds=math.fsum(sample.seconds for sample in samples),
-        energy=compute_cost(samples, seed),
-    )
-
-
 SUMMARY_VERSION = 1
-_MANY = 0.05
-"""Share of lost answers or shortened prompts above which there is a warning."""
+_MANY = 0.05  # Share of lost answers or shortened prompts above which there is a warning
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,8 +147,7 @@ class SpeculationTotals:
     draft_uncertainty: float | None
     waste_joules: float | None
     waste_uncertainty: float | None
-    joules_per_accepted_token: float | None
-    """Joules of drafted rows and of the drafting, per accepted token."""
+    joules_per_accepted_token: float | None  # Of drafted rows and of the drafting
     joules_per_accepted_token_uncertainty: float | None
 
 
@@ -168,8 +156,7 @@ class ArmSummary:
     """Results of one system."""
 
     accuracy: SystemAccuracy  # Right answers
-    energy: Cost | None
-    """Cost of the answers; None if unmeasured, or if the run's machines are not equal."""
+    energy: Cost | None  # None also if the machines of the run are not equal
     tokens: TokenTotals  # Sums over the questions
     seconds: float  # Sum over the questions
     questions_per_second: float | None  # None if `seconds` is 0
@@ -177,10 +164,8 @@ class ArmSummary:
     routes: dict[str, int]  # Arm -> number of questions it answered; empty unless a policy decided
     rules: dict[str, int]  # Rule of the policy -> number of questions it matched
     speculation: SpeculationTotals | None = None  # Drafted tokens; None if nothing was drafted
-    machines: dict[str, MachineSummary] | None = None
-    """Key of a machine -> its results; None for a run of one machine."""
-    percentiles: RecordPercentiles | None = None
-    """Percentiles over the questions, and of the times between tokens."""
+    machines: dict[str, MachineSummary] | None = None  # By key; None for one machine
+    percentiles: RecordPercentiles | None = None  # Also of the times between tokens
     courses: tuple[CostOverTime, ...] = ()
     """The course of the answers on each machine; unlike all else, it depends on the order of the
     samples."""
@@ -202,22 +187,18 @@ class Summary:
     seed: int
     policy: str | None  # Name of the run's policy
     routed: bool
-    questions: int
-    """Number of questions for each system; if it stopped at a precision, those that it asked."""
+    questions: int  # Of each system; those asked, if it stopped at a precision
     complete: bool  # Whether every system answered all of them
     chance: float  # Accuracy of guessing an option; 0 if the answers are numbers
-    constant_letter: ConstantLetter | None
-    """The best single letter; None without answers, and for numbers."""
+    constant_letter: ConstantLetter | None  # None without answers, and for numbers
     arms: dict[str, ArmSummary]
     """System -> results, in the order of the configuration, without those that have no answers."""
     hull: list[str]  # The systems on the upper hull, cheapest first; empty if one is unmeasured
     oracle: Oracle | None  # None with only one system
     warnings: list[str]  # Caveats about the figures
     grading: str | None = None  # As in `RunConfig`; None is the letter of an option
-    precision: RunPrecision | None = None
-    """What the confidence sequences know; None if no precision was asked for."""
-    cost: tariff.Cost | None = None
-    """What all answers cost, each at the price of its time; None without a tariff."""
+    precision: RunPrecision | None = None  # None if no precision was asked for
+    cost: tariff.Cost | None = None  # Each answer at the price of its time; None without a tariff
 
     @property
     def kinds(self) -> set[str | None]:
@@ -231,11 +212,9 @@ def summarise(
     labels: Mapping[str, Mapping[int, str]] | None = None,
     precision: RunPrecision | None = None,
 ) -> Summary:
-    """Summarise a run; the order of the samples matters only for ``courses``.
+    """Summarise a run from its answers so far; their order matters only for ``courses``.
 
-    Args:
-        samples: Every answer of the run so far, in the order they were given; may be empty.
-        labels: Labels of MMLU-Redux; used only for MMLU's test questions.
+    ``labels`` of MMLU-Redux are used only for MMLU's test questions.
     """
     if run.suite != "mmlu" or run.split != "test":
         labels = None

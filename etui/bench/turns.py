@@ -38,11 +38,10 @@ from etui.runtime.decide import Choice, collect_knowledge, decide_query
 from etui.runtime.runtime import Runtime
 from etui.turn.events import TurnFinished
 from etui.turn.interfaces import Meter, Unlogged
-from etui.turn.record import Tokens, TurnRecord
+from etui.turn.record import TurnRecord
 from etui.turn.token_times import TokenTimes
 
-Decide = Callable[[Query], Choice]
-"""Chooses the arm or the cascade for a question."""
+Decide = Callable[[Query], Choice]  # Chooses the arm or the cascade for a question
 
 
 class _DoesNotFit(Exception):
@@ -145,12 +144,9 @@ def build_sample(
 ) -> Sample:
     """Grade a turn and build its sample.
 
-    A vote is graded by its majority, any other answer by what it states.
-
-    Args:
-        error: Why there is no valid answer; None if there is one.
-        rule: Reads the answer; None reads the option that is stated last.
-        gaps: Seconds between its tokens; None if unknown.
+    A vote is graded by its majority, any other answer by what it states. ``error`` says why there
+    is no valid answer; ``rule`` reads the answer, None the option that is stated last; ``gaps`` are
+    the seconds between its tokens.
     """
     text, stated = record.answer, None
     if rule is None:
@@ -166,7 +162,6 @@ def build_sample(
     elif choice is None:
         status = "truncated" if record.status == "truncated" else "no_answer"
     energy = record.energy
-    seconds = record.seconds.decode if record.tokens.output else None
     return Sample(
         arm=record.arm,
         subject=question.subject,
@@ -181,13 +176,7 @@ def build_sample(
         confidence=record.confidence,
         margin=record.settings.get("margin"),
         shots=shots,
-        tokens=Tokens(
-            record.tokens.prompt,
-            record.tokens.cached,
-            record.tokens.computed,
-            record.tokens.thinking,
-            record.tokens.output,
-        ),
+        tokens=record.tokens,
         prefix_tokens=0.0,
         joules=energy.joules,
         uncertainty=energy.uncertainty,
@@ -200,7 +189,7 @@ def build_sample(
         hops=tuple(hop.arm for hop in record.hops if not hop.taken),
         error=error or record.error,
         speculation=record.speculation,
-        decode_seconds=seconds,
+        decode_seconds=record.seconds.decode if record.tokens.output else None,
         ttft_seconds=record.seconds.ttft,
         inter_token_seconds=_describe_gaps(gaps),
         inter_token_bins=count_gaps(gaps) if gaps else None,

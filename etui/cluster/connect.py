@@ -64,14 +64,7 @@ class ClusterAddress:
 
 
 def parse_address(text: str) -> ClusterAddress | int:
-    """Parse what ``--cluster`` was given: HOST, HOST:PORT, ``local`` or ``local:N``.
-
-    Returns:
-        The address of the head, or the number of nodes to start on this machine.
-
-    Raises:
-        UsageError: It is none of these.
-    """
+    """Parse HOST, HOST:PORT, ``local`` or ``local:N``; a number is of nodes to start here."""
     given = text.strip()
     if found := _LOCAL.fullmatch(given):
         return int(found[1] or 1)
@@ -96,13 +89,8 @@ def build_environment(
 ) -> dict[str, str]:
     """Build the variables to set before Ray is imported.
 
-    Args:
-        address: The head, or the number of nodes to start on this machine.
-        home: The user's home folder, which may hold a token of Ray.
-
-    Returns:
-        The variables to set. On this machine alone, a token for this run keeps other users of it
-        out.
+    On this machine alone, a token for this run keeps other users of it out. ``home`` may hold a
+    token of Ray.
 
     Raises:
         UsageError: The address is beyond this machine, and no token is set.
@@ -159,9 +147,6 @@ def make_folder() -> TemporaryDirectory[str]:
     Ray removes none, and leaves the address of the last cluster in its usual folder, where it would
     replace that of a cluster of the user. The path is short, as those of sockets in it are limited
     to 107 bytes.
-
-    Raises:
-        EtuiError: There is no place for it.
     """
     above = os.environ.get("RAY_TMPDIR") or ("/tmp" if os.name == "posix" else None)
     try:  # Ray lets every user write to its own folder inside
@@ -251,14 +236,10 @@ _FOUND = "nodes:"
 
 @contextmanager
 def open_ray(address: ClusterAddress | int) -> Iterator[Any]:
-    """Connect to a cluster for the time of the body.
+    """Connect to a cluster for the time of the body, and yield the module ``ray``, connected.
 
-    Args:
-        address: Its head; a number starts a cluster of that many nodes on this machine, with its
-            CPUs divided among them, and stops it at the end.
-
-    Yields:
-        The module ``ray``, connected.
+    A number as the address starts a cluster of that many nodes on this machine, with its CPUs
+    divided among them, and stops it at the end.
 
     Raises:
         UsageError: Ray is missing, nothing like Ray is at the address, or it has other versions.

@@ -36,8 +36,7 @@ from etui.measure.progress import Progress
 from etui.measure.run import Ending
 from etui.units import count_text, seconds_text
 
-Key = tuple[str, str, int]
-"""System, subject and row of a question."""
+Key = tuple[str, str, int]  # System, subject and row of a question
 
 
 def list_keys(piece: Piece) -> tuple[Key, ...]:
@@ -49,11 +48,8 @@ class PieceBoard:
     """The pieces of a run on several machines; the first answer to a question counts.
 
     A piece that is lost is asked again without the rows that were answered meanwhile. Nothing here
-    waits, sends or reads a clock.
-
-    Args:
-        answered: Keys that are answered already.
-        compare: Whether the system of a piece names the only machine that may answer it.
+    waits, sends or reads a clock. With ``compare``, the system of a piece names the only machine
+    that may answer it.
     """
 
     def __init__(self, answered: Collection[Key] = (), *, compare: bool = False) -> None:
@@ -78,11 +74,8 @@ class PieceBoard:
     def take(self, machine: str, silent: Collection[str] = ()) -> Task | None:
         """Give a machine the next piece that it may answer; None if there is none now.
 
-        Args:
-            silent: Machines whose pieces others may answer too, once no piece waits.
-
-        Raises:
-            ValueError: It has a piece already.
+        Others may answer the pieces of ``silent`` machines too, once no piece waits. ValueError if
+        it has a piece already.
         """
         if machine in self._flights:
             raise ValueError(f"{machine} has a piece already")
@@ -124,9 +117,8 @@ class PieceBoard:
     def lose(self, machine: str) -> tuple[str, ...]:
         """Take back the piece of a machine, because it died or failed.
 
-        Returns:
-            The machines that lost this piece, one for each time; none if nothing of it was left to
-            answer, or if the machine had none.
+        Returns the machines that lost this piece, one for each time; none if nothing of it was left
+        to answer, or if the machine had none.
         """
         piece = self.finish(machine)
         if piece is None or not self._unanswered(piece):
@@ -171,7 +163,6 @@ class ClusterLoop:
     """Has nodes answer the questions of a run.
 
     Args:
-        config: The run; its machines have the keys of the nodes.
         before: The answers that the run has already.
         write: Takes answers that count; raises :class:`EtuiError` if they cannot be written.
         keep_point: Takes the key of a machine and a point of a curve that it measured.
@@ -206,11 +197,7 @@ class ClusterLoop:
     def run(
         self, blocks: Iterable[Iterable[Piece]], check: Callable[[float], Ending | None]
     ) -> Ending:
-        """Answer everything that is left.
-
-        Args:
-            blocks: The pieces; the next block is asked for once all of the last one is answered.
-            check: Takes the joules so far; returns why the run ends now, or None.
+        """Answer everything that is left; a block is asked for once the last one is answered.
 
         Raises:
             Stopped: No node is left that can go on.

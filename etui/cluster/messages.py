@@ -33,8 +33,7 @@ class Opening:
     """What a node must make ready for a bench run."""
 
     config: RunConfig  # The configuration as the driver plans it, without models
-    models: Mapping[str, str | None]
-    """Model -> sha256 of its file; None where the driver does not know it."""
+    models: Mapping[str, str | None]  # Model -> sha256 of its file; None if unknown
     host: HostShare | None = None  # Set on a node that shares its host, and so the meter
     points: Mapping[str, tuple[MeasuredPoint, ...]] | None = None
     """Model -> points of its curve that this machine has measured; None measures no curves."""

@@ -59,20 +59,15 @@ from etui.units import percent_text
 
 T = TypeVar("T")
 
-OPENER = "etui.cluster.node:NodeMachine"
-"""What opens a machine: module and name."""
+OPENER = "etui.cluster.node:NodeMachine"  # What opens a machine: module and name
 _MOST_FILE_BYTES = 32 << 20
-_STEP = 0.05
-"""Share of a pull between two notes of its progress."""
+_STEP = 0.05  # Share of a pull between two notes of its progress
 
 
 class NodeActor:
     """Serves one driver; every method is a generator of messages.
 
-    Errors are messages too, since not every exception can be pickled.
-
-    Args:
-        opener: As :data:`OPENER`; a test has its own.
+    Errors are messages too, since not every exception can be pickled. A test has its own opener.
     """
 
     def __init__(self, opener: str = OPENER) -> None:
@@ -85,11 +80,7 @@ class NodeActor:
         self._stopped = 0
 
     def call(self, number: int, method: Method, request: Any = None) -> Iterator[Message]:
-        """Do what a driver asks, and yield its messages.
-
-        Args:
-            number: Number of the request of this process, from 1; a restart goes on.
-        """
+        """Do what a driver asks by the number of its request, from 1 also after a restart."""
         with self._lock:
             self._current = number
             self._machine.allow()

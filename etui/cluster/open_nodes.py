@@ -52,14 +52,7 @@ def read_versions() -> Versions:
 
 
 def refuse_other_versions(nodes: Mapping[str, Versions], here: Versions) -> None:
-    """Refuse nodes with other versions than the driver.
-
-    Args:
-        nodes: Name of the node -> its versions.
-
-    Raises:
-        UsageError: A version differs; the message names each node and each program.
-    """
+    """Refuse nodes with other versions than the driver; name each of them and each program."""
     found = {}
     for name, there in nodes.items():
         parts = [
@@ -77,11 +70,7 @@ def refuse_other_versions(nodes: Mapping[str, Versions], here: Versions) -> None
 
 
 def refuse_other_hash(what: str, there: str | None, here: str | None) -> None:
-    """Refuse a file of a node that is not the driver's; an unknown hash equals any.
-
-    Raises:
-        UsageError: The hashes differ.
-    """
+    """Refuse a file of a node that is not the driver's; an unknown hash equals any."""
     if there is not None and here is not None and there != here:
         raise UsageError(
             f"{what} has sha256 {there[:_SHOWN_HASH]} there, here {here[:_SHOWN_HASH]}",
@@ -101,11 +90,7 @@ class Patience:
     stopping: float = 10.0  # For the end of the current question after the run was stopped
 
     def limit_silence(self, longest_seconds: float | None) -> float:
-        """Return how long a node may be silent while it answers.
-
-        Args:
-            longest_seconds: Its longest time to an answer so far; None before the first.
-        """
+        """Return how long a node may be silent, by its longest time to an answer, if known."""
         if longest_seconds is None:
             return self.first
         return max(self.least, self.factor * longest_seconds)
@@ -141,8 +126,7 @@ class NodeDriver:
 
     carrier: RayCarrier
     say: Callable[[str], None]  # Shows a line about the current step
-    stopped: Callable[[], bool] = lambda: False
-    """Whether the user stopped the command; the nodes are then asked to end."""
+    stopped: Callable[[], bool] = lambda: False  # Whether the user stopped the command
     patience: Patience = DEFAULT_PATIENCE
     now: Callable[[], float] = time.monotonic  # Monotonic clock in seconds
     nodes: dict[str, ClusterNode] = field(default_factory=dict, init=False)
@@ -188,10 +172,7 @@ class NodeDriver:
                 self.carrier.end(self.nodes.pop(name).id)
 
     def open(self, openings: Mapping[str, Opening]) -> dict[str, RunConfig]:
-        """Have every node load its questions and models.
-
-        Returns:
-            The configuration of the run on each node that is ready, by the name of the node.
+        """Have every node load its questions and models; return the run's configuration on each.
 
         Raises:
             EtuiError: A node has another model or other data, or no node is ready.
@@ -205,10 +186,7 @@ class NodeDriver:
     def measure(
         self, request: Measurement, hear: Callable[[str, Progress], None]
     ) -> dict[str, Measured | Failed]:
-        """Start all nodes and have one of each host calibrate or sweep.
-
-        Args:
-            hear: Called with the name of the node and each step.
+        """Start all nodes and have one of each host calibrate or sweep; ``hear`` takes each step.
 
         Raises:
             UsageError: A node has other versions.
@@ -232,13 +210,8 @@ class NodeDriver:
     ) -> dict[str, Message]:
         """Ask nodes something and wait until each has answered, failed, died or been silent.
 
-        Args:
-            requests: Name of the node -> what it is asked.
-            silence_seconds: How long a node may be silent.
-            hear: Called with the name of the node and each step; None says its text.
-
-        Returns:
-            Name of the node -> what it said last, or why it did not come to its end.
+        ``hear`` is called with the name of the node and each step; None says its text. Returns what
+        each said last, or why it did not come to its end.
         """
         measure = method == "measure"
         stopping_seconds = MEASURE_STOP_SECONDS if measure else self.patience.stopping
@@ -294,15 +267,13 @@ class NodeDriver:
                 "; ".join(f"node {name}: {each.what}" for name, each in failed.items()),
                 next(iter(failed.values())).fix,
             )
-        ready: dict[str, T] = {}
-        for name, each in replies.items():
-            if isinstance(each, kind):
-                ready[name] = each
-        reasons = []
-        for name, reply in replies.items():
-            if isinstance(reply, Died):
-                reasons.append(f"node {name} {reply.why}")
-                self.carrier.end(self.nodes.pop(name).id)
+        ready: dict[str, T] = {
+            name: each for name, each in replies.items() if isinstance(each, kind)
+        }
+        dead = {name: each.why for name, each in replies.items() if isinstance(each, Died)}
+        for name in dead:
+            self.carrier.end(self.nodes.pop(name).id)
+        reasons = [f"node {name} {why}" for name, why in dead.items()]
         if not ready:
             raise EtuiError(
                 f"no node of the cluster is ready: {'; '.join(reasons)}",

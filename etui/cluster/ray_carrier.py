@@ -32,12 +32,7 @@ class ClusterNode:
 
 
 class RayCarrier:
-    """Carries messages to the nodes of a cluster and back; used from one thread.
-
-    Args:
-        ray: The module ``ray``, connected.
-        opener: What opens a machine in the process of a node.
-    """
+    """Carries messages to the nodes of a cluster and back; used from one thread."""
 
     def __init__(self, ray: Any, opener: str = OPENER) -> None:
         self._ray = ray

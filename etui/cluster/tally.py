@@ -12,11 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from etui.bench.cost import find_weakest_kind
 from etui.bench.sample import Sample
 from etui.cluster.messages import Wasted
 from etui.codec import from_document, to_document
-from etui.energy.scopes import weakest
-from etui.energy.types import Kind
 from etui.units import count_text, energy_text
 
 CLUSTER = "cluster.json"
@@ -31,8 +30,7 @@ class Losses:
     reported_tries: int = 0  # Tries that ended without an answer and that the node could measure
     reported_joules: float = 0.0  # Joules of both, by the meters of the nodes
     reported_uncertainty: float = 0.0  # Half width; the half widths are added
-    unmeasured_tries: int = 0
-    """Answers and tries of which a living node could not measure the joules."""
+    unmeasured_tries: int = 0  # Of a living node, without joules
     lost_tries: int = 0
     """Tries in which the node died or was ended without a reply, so that their joules are unknown.
     """
@@ -40,8 +38,7 @@ class Losses:
     estimated_joules: float | None = None
     """Estimate for the lost questions: the mean joules of a question of the same system times their
     number; None if there are none, or no mean is known."""
-    reported_kind: str | None = None
-    """The weakest way in which a part of them was measured; None without any."""
+    reported_kind: str | None = None  # The weakest kind of a part of them
 
     @classmethod
     def measure(cls, spent: Sample | Wasted, *, doubled: int = 0, tries: int = 0) -> Losses:
@@ -53,12 +50,7 @@ class Losses:
 
     @classmethod
     def estimate(cls, questions: int, mean_joules: float | None) -> Losses:
-        """Build the loss of a node that died.
-
-        Args:
-            questions: Questions that it was answering; 0 if their number is unknown.
-            mean_joules: Mean joules of a question of that system; None if unknown.
-        """
+        """Build the loss of a node that died: questions (0 if unknown) times their mean joules."""
         known = mean_joules is not None and questions
         joules = (mean_joules or 0.0) * questions if known else None
         return cls(lost_tries=1, lost_questions=questions, estimated_joules=joules)
@@ -67,8 +59,6 @@ class Losses:
         estimates = [
             each for each in (self.estimated_joules, other.estimated_joules) if each is not None
         ]
-        kinds = [Kind(each) for each in (self.reported_kind, other.reported_kind) if each]
-        kind = weakest(kinds)
         return Losses(
             self.doubled + other.doubled,
             self.reported_tries + other.reported_tries,
@@ -78,7 +68,7 @@ class Losses:
             self.lost_tries + other.lost_tries,
             self.lost_questions + other.lost_questions,
             sum(estimates) if estimates else None,
-            None if kind is None else kind.value,
+            find_weakest_kind((self.reported_kind, other.reported_kind)),
         )
 
     @property
@@ -130,13 +120,9 @@ def write_document(
     """Write the document as text.
 
     ``wasted_joules`` is null once a part of the waste is unknown; ``estimated_joules`` is then an
-    estimate for the questions that died with their node.
-
-    Args:
-        tallies: Key of the machine -> what it did.
-        ray: Version of Ray.
-        running: Keys of the machines that may be answering now. If this process dies, so do theirs,
-            and what they spent on their current question stays unknown.
+    estimate for the questions that died with their node. Machines in ``running`` may be answering
+    now: if this process dies, so do theirs, and what they spent on their current question stays
+    unknown.
     """
     total = sum_losses(tallies.values())
     document = {

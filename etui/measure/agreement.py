@@ -20,8 +20,7 @@ from etui.energy.types import Channel, Kind
 from etui.stats.arrays import Floats, Whole
 from etui.stats.small_samples import estimate_means
 
-_WHOLE = (WALL, "system", "battery", "psys")
-"""Scopes of the whole machine, from the outside in."""
+_WHOLE = (WALL, "system", "battery", "psys")  # Scopes of the whole machine, from the outside in
 _LATEST_S, _EARLIEST_S = 15.0, -3.0
 """Lags that are tried: how late, and how early, the second channel may be."""
 _LEAST_SLICE_S, _MOST_SLICES = 0.25, 2000
@@ -82,8 +81,7 @@ class Agreement:
 def find_pairs(channels: Sequence[Channel], doubled: Collection[str] = ()) -> list[ChannelPair]:
     """Find the pairs of measurements that cover the same hardware.
 
-    Args:
-        doubled: Ids of channels with a counter and power readings.
+    ``doubled`` are ids of channels with a counter and power readings.
     """
     real = [c for c in channels if c.kind is not Kind.ESTIMATE]
     pairs = [

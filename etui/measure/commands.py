@@ -59,9 +59,8 @@ def plan_pairs(pairs: int, draw: random.Random) -> list[tuple[int, int]]:
 def estimate_mean(values: Sequence[float], half_widths: Sequence[float] = ()) -> Interval:
     """Estimate a mean (trimmed from 8 values on), with an interval of the scatter.
 
-    Args:
-        half_widths: The meter's own ± of each value. Their mean is added in quadrature, since an
-            error of calibration is the same in all.
+    The mean of the meter's own half widths is added in quadrature, since an error of calibration is
+    the same in all.
     """
     (found,) = estimate_means([np.asarray(values, dtype=np.float64)], _SEED)
     scatter = found.high - found.mean if found.high is not None else 0.0

@@ -125,11 +125,7 @@ class Folder:
             _write_config(self.path, config)
 
     def write(self, name: str, text: str) -> None:
-        """Write one of the other files atomically.
-
-        Raises:
-            EtuiError: The file cannot be written.
-        """
+        """Write one of the other files atomically."""
         with explain_write_errors(self.path, self._kind):
             write_text(self.path / name, text, errors="surrogatepass")
 
@@ -262,9 +258,7 @@ def list_folders(place: Path) -> tuple[Path, ...]:
 def find_folder(text: str, place: Path, noun: str) -> Path:
     """Find a folder by its path, its name or a prefix of it; ``last`` is the newest.
 
-    Args:
-        text: What the user gives.
-        noun: What is in each: ``run``.
+    ``noun`` is what is in each, such as ``run``.
 
     Raises:
         UsageError: None matches, or several do.

@@ -16,19 +16,14 @@ from etui.text import sanitize
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-DASH = "–"
-"""Placeholder for a figure that does not exist."""
+DASH = "–"  # Placeholder for a figure that does not exist
 
 
 def render_template(package: str, *, style: str = "", script: str = "", **values: Any) -> str:
     """Render ``template.html`` of a package; all plain text is escaped and sanitised.
 
-    A template may import the macros of this package from ``macros.html``.
-
-    Args:
-        style: Style sheet of the package, after that of every page; empty without.
-        script: Script of the package, after that of every page; empty without.
-        values: What the template uses; ``Markup`` passes unchanged.
+    A template may import the macros of this package from ``macros.html``. ``style`` and ``script``
+    name files of the package, after those of every page; ``Markup`` passes unchanged.
     """
     environment = _open_templates(package, escaped=True)
     return environment.get_template("template.html").render(

@@ -22,8 +22,7 @@ R = TypeVar("R")
 Ending = Literal["complete", "precise", "stopped", "joules", "time"]
 """All cells are measured, the results are as precise as asked for, the user stopped the
 experiment, or the joules or the time are used up."""
-ATTEMPTS = 5
-"""How often cells are begun before the machine counts as busy."""
+ATTEMPTS = 5  # How often cells are begun before the machine counts as busy
 WAIT_S = 30.0
 """Seconds to wait before cells are begun again: most disturbances (an update, a build) are short,
 and four such waits outlast them."""
@@ -47,15 +46,7 @@ class RunLimits:
     def start(
         self, stopped: Callable[[], bool], now: Callable[[], float] = time.monotonic
     ) -> Callable[[float], Ending | None]:
-        """Start the clock.
-
-        Args:
-            stopped: Whether the user stopped the experiment.
-            now: The clock, in seconds.
-
-        Returns:
-            A function that takes the joules used so far and returns why it ends now, or None.
-        """
+        """Start the clock; the result takes the joules so far and returns why to end, or None."""
         begun = now()
 
         def check(joules: float) -> Ending | None:
@@ -110,8 +101,6 @@ def measure_cells(
 
     Args:
         cells: Cells that are left; an iterator may choose the next ones by the results so far.
-        measure: Measures a cell and yields its results.
-        keep: Takes a result.
         check: Returns why the experiment ends now, or None.
 
     Raises:
@@ -139,12 +128,7 @@ def measure_undisturbed(
 ) -> tuple[R, tuple[str, ...]]:
     """Measure again, from the beginning, what was disturbed.
 
-    Args:
-        measure: Measures; raises :class:`Disturbed`.
-        wait_s: Seconds to wait between two attempts.
-
-    Returns:
-        The result, and why the attempts before it were discarded.
+    Also returns why the attempts before the result were discarded.
 
     Raises:
         Stopped: All attempts were disturbed; the experiment can be resumed.

@@ -23,8 +23,7 @@ NUMERIC_AXES: frozenset[AxisName] = frozenset(
 sums by rows, a power limit changes no sum, and speculation verifies every token of the answer."""
 
 FORMAT = FORMATS["letters"]
-"""How a question is asked: the log-probabilities of the four letters, which nothing but the model's
-numbers decides."""
+"""How a question is asked: nothing but the model's numbers decides the letters' probabilities."""
 
 SessionFor = Callable[[Setting], "LlamaSession"]
 """Loads the model of a setting with its values; raises SettingFailed if it cannot run."""
@@ -50,11 +49,7 @@ class QuestionSet:
 
 
 def draw_questions(suite: Suite, seed: int, limit: int | None = None) -> QuestionSet:
-    """Draw the questions of a sweep: the same for equal arguments, in proportion to the subjects.
-
-    Args:
-        limit: Most questions; None asks all.
-    """
+    """Draw the questions of a sweep, in proportion to the subjects; None asks all."""
     subjects = (
         SubjectWork(
             subject,
@@ -115,11 +110,7 @@ def _keep(session: LlamaSession) -> LlamaSession:
 
 
 def group_by_numbers(settings: Sequence[Setting]) -> dict[str, str]:
-    """Find which settings compute the same numbers, so that their answers are the same.
-
-    Args:
-        settings: In order; the first of each group is the one to measure.
-    """
+    """Find which settings compute the same numbers; the first of each group answers."""
     first: dict[tuple[tuple[AxisName, Value], ...], str] = {}
     found: dict[str, str] = {}
     for setting in settings:
@@ -145,11 +136,7 @@ def analyse_measured(
 def list_asked(
     design: SweepDesign, blocks: Sequence[Block], answered: Collection[str] = ()
 ) -> tuple[Setting, ...]:
-    """List the settings whose accuracy is measured, one of each kind of numbers.
-
-    Args:
-        answered: Keys of settings that have answered all questions already.
-    """
+    """List the settings whose accuracy is measured, as :func:`choose_answering` does."""
     measured = set(choose_answering(design, blocks, answered).values())
     return tuple(setting for setting in design.settings if setting.key in measured)
 
@@ -160,10 +147,8 @@ def choose_answering(
     """Choose which setting answers for those that compute the same numbers.
 
     It is the baseline for its kind of numbers and the best by the goal for every other, dropped or
-    not: the race looks at the goal alone, and a dropped model may be the most accurate one.
-
-    Args:
-        answered: Keys of settings that have answered all questions already; they come first.
+    not: the race looks at the goal alone, and a dropped model may be the most accurate one. Those
+    in ``answered``, with answers to all questions, come first.
     """
     baseline = follow(design, blocks).baseline
     ranks = {key: rank for rank, key in enumerate(rank_all(design, blocks))}
@@ -176,11 +161,7 @@ def choose_answering(
 
 
 def group_answers(answers: Sequence[SettingAnswer], questions: int) -> dict[str, list[bool]]:
-    """Group answers by setting, in the order of the questions.
-
-    A setting whose questions are not all answered is left out, because only equal questions can be
-    compared.
-    """
+    """Group answers by setting, in the order of the questions, where all are answered."""
     found: dict[str, dict[int, bool]] = {}
     for answer in answers:
         found.setdefault(answer.setting, {})[answer.number] = answer.correct

@@ -28,8 +28,7 @@ from etui.sweep.config import AXES, Axis, AxisName, Setting, Value
 from etui.text import did_you_mean, suggest
 from etui.units import bytes_text, count_text
 
-MOST_SETTINGS = 200
-"""Most combinations of a sweep: one round of the race measures each of them."""
+MOST_SETTINGS = 200  # Most combinations of a sweep: one round of the race measures each of them
 
 MOST_ON_CPU, MOST_ON_GPU = 16, 40
 """Most combinations of the default axes: a GPU computes a visit in seconds."""
@@ -77,8 +76,7 @@ _WATTS = re.compile(r"(\d{1,6}(?:\.\d{1,3})?)\s*W?", re.ASCII | re.IGNORECASE)
 _NUMBER = re.compile(r"\d{1,9}", re.ASCII)
 _MODEL_CHARACTERS = 4096
 _GPU_BATCHES = (256, 512, 1024)
-_MOST_PRODUCT = 20_000
-"""Most combinations to look at, the impossible ones included."""
+_MOST_PRODUCT = 20_000  # Most combinations to look at, the impossible ones included
 
 
 def parse_axes(texts: Sequence[str]) -> tuple[Axis, ...]:
@@ -154,8 +152,8 @@ def _parse_value(axis: AxisName, text: str) -> Value:
 def check_axes(axes: Sequence[Axis], facts: MachineFacts) -> tuple[Axis, ...]:
     """Check that this machine and its models can have every value of the axes.
 
-    A value that only some of the compared models can have is allowed: the combinations with the
-    others are left out of the grid.
+    A value that only some of the compared models can have is allowed: the grid leaves the others
+    out.
     """
     models = _check_models(axes, facts)
     _check_together({axis.name: axis for axis in axes}, facts)
@@ -248,11 +246,7 @@ def _refuse_single(axes: Sequence[Axis], grid: SettingGrid) -> UsageError:
 def _refuse_value(
     axis: AxisName, value: Value, model: SweptModel, facts: MachineFacts
 ) -> tuple[str, str] | None:
-    """Return why a model cannot have a value on this machine, and what to do; None if it can.
-
-    Args:
-        axis: Any but ``model``.
-    """
+    """Return why a model cannot have a value here (but of ``model``), and what to do; else None."""
     if axis in ("threads", "decode_threads", "prefill_threads") and int(value) > facts.cpus:
         cpus = "1 CPU" if facts.cpus == 1 else f"{facts.cpus} CPUs"
         return f"etui may run on {cpus}", f"give at most {facts.cpus}"
@@ -317,8 +311,7 @@ def build_grid(axes: Sequence[Axis], facts: MachineFacts) -> SettingGrid:
     """Build every combination of the axes that is possible, each once.
 
     Combinations that compute the same are one: with ``speculate=off`` every depth of drafts is the
-    same. The baseline, which has the values in use now, comes first, and is added if the axes do
-    not contain it.
+    same. The baseline, which has the values in use now, comes first, in any case.
     """
     size = math.prod(len(axis.values) for axis in axes)
     if size <= _MOST_PRODUCT:

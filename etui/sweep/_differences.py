@@ -60,8 +60,7 @@ _METER_PHASES: Mapping[str, tuple[str, ...]] = {
 Column = tuple[tuple[AxisName, Value], ...]
 """One effect: values that a setting must have; two for an interaction."""
 
-Name = tuple[str, str | Column]
-"""A compared figure, and the key of a setting or an effect."""
+Name = tuple[str, str | Column]  # A compared figure, and the key of a setting or an effect
 
 K = TypeVar("K")
 
@@ -71,10 +70,7 @@ _ESTIMABLE = 1e-8
 
 
 def read_logs(blocks: Sequence[Block], keys: Sequence[str], figure: Figure) -> Floats:
-    """Take the logs of a figure, shape (blocks, settings, 2 copies).
-
-    A visit that was disturbed, or whose figure is unmeasured or not above 0, is NaN.
-    """
+    """Take the logs of a figure, shape (blocks, settings, 2 copies); NaN where it is unusable."""
     place = {key: at for at, key in enumerate(keys)}
     logs = np.full((len(blocks), len(keys), 2), np.nan)
     for row, block in enumerate(blocks):
@@ -126,13 +122,9 @@ class Repeatability:
     def floor(self, variance_factor: float, freedom: float) -> float | None:
         """Return the smallest log ratio that an estimate can show; None if the noise is unknown.
 
-        It is that of :func:`compute_floor`, and at least the difference that the A/A comparison
-        itself has found.
-
-        Args:
-            variance_factor: Variance of the estimate in variances of one visit. For a setting
-                against the mean of two copies of the baseline over n blocks it is 1.5 / n.
-            freedom: Degrees of freedom of the estimate.
+        It is that of :func:`compute_floor`, and at least the difference of the A/A comparison
+        itself. ``variance_factor`` is the variance of the estimate in variances of one visit: 1.5 /
+        n for a setting against the mean of two copies of the baseline over n blocks.
         """
         if self.deviation is None or self.difference is None:
             return None
@@ -185,8 +177,7 @@ def compare_with_baseline(
 ) -> dict[str, LogDifference]:
     """Compare settings with the baseline, the first key, by blocks in which all of them are.
 
-    Returns:
-        Key -> difference, without the baseline and the settings that have no block with it.
+    The settings that have no block with it are left out.
     """
     logs = read_mean_logs(blocks, keys, figure)
     columns = {key: logs[:, at] - logs[:, 0] for at, key in enumerate(keys) if at > 0}
@@ -222,8 +213,7 @@ def estimate_costs(
 ) -> dict[str, Interval]:
     """Estimate a figure of each setting: the geometric mean over blocks, so that ratios agree.
 
-    Returns:
-        Key -> the figure, without settings that have none; no interval with one block.
+    Settings without the figure are left out; there is no interval with one block.
     """
     logs = read_mean_logs(blocks, keys, figure)
     return {
@@ -268,9 +258,6 @@ def add_meter_uncertainty(
 
     It is the mean half width of the visits as a share of their joules. Half widths of both phases
     are added, as an error of calibration has the same sign in both. Seconds have none.
-
-    Args:
-        costs: The figure by setting, with the scatter over blocks.
     """
     found = dict(costs)
     for key, figure in costs.items():
@@ -318,12 +305,9 @@ def _list_axes(settings: Sequence[Setting]) -> dict[AxisName, tuple[Value, ...]]
 def estimate_effects(
     settings: Sequence[Setting], blocks: Sequence[Block], noise: Mapping[str, Repeatability]
 ) -> dict[Name, LogDifference]:
-    """Estimate the effect of every value of every axis, and the interactions of two axes.
+    """Estimate the effects of every value of every axis, not judged yet, where determined.
 
     The interactions of two axes, in joules, are fitted together with the effects of all axes.
-
-    Returns:
-        The effects and interactions that the settings determine, not judged yet.
     """
     axes = _list_axes(settings)
     keys = [setting.key for setting in settings]
@@ -376,10 +360,7 @@ def _fit_effects(
 def build_effects(
     settings: Sequence[Setting], judged: Mapping[Name, Difference]
 ) -> tuple[tuple[AxisEffect, ...], tuple[Interaction, ...]]:
-    """Build the effects of all axes, and the interactions that are claimed.
-
-    A figure of an effect that the settings do not determine is None.
-    """
+    """Build the effects of all axes (None where undetermined), and the claimed interactions."""
     axes = _list_axes(settings)
     effects = tuple(
         AxisEffect(

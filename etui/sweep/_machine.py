@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from etui.arm import Arm, Speculate
 from etui.config.config import Config
@@ -28,7 +28,7 @@ from etui.errors import EtuiError, UsageError
 from etui.models.catalogue import Catalogue
 from etui.models.files import find_draft_problem, model_path
 from etui.models.gguf import Gguf, check_usable
-from etui.models.spec import FlashAttention, KvType, ModelSpec, SplitMode
+from etui.models.spec import ModelSpec
 from etui.routing.library import load_policy
 from etui.routing.policy import build_unavailable_error, choose_served_arm
 from etui.runtime.model_resolution import (
@@ -40,8 +40,7 @@ from etui.runtime.model_resolution import (
 from etui.sweep.config import PLAIN_WORK, AxisName, Setting, Value, WorkShape
 from etui.text import did_you_mean
 
-DRAFTERS: tuple[Speculate, ...] = ("lookup", "draft", "mtp")
-"""Methods of speculation that draft."""
+DRAFTERS: tuple[Speculate, ...] = ("lookup", "draft", "mtp")  # Methods of speculation that draft
 
 _RECURRENT_KEYS = (".ssm.", ".wkv.", ".shortconv.", ".kda.")
 """Parts of the header keys of recurrent and hybrid models, which cannot take tokens back."""
@@ -60,11 +59,9 @@ class Baseline:
 def find_baseline(
     model: str, policy: str | None, arm: str | None, config: Config, catalogue: Catalogue
 ) -> Baseline:
-    """Find the model that a user names, or the first model of the arm that is on this machine.
+    """Find the model that a user names, or (if given) the first model of the arm that is here.
 
-    Args:
-        policy: The policy of the arm; None takes that of the Config.
-        arm: Comes before ``model``.
+    ``policy`` is the policy of the arm; None takes that of the Config.
     """
     if arm is None:
         name = catalogue_name(model, config, catalogue)
@@ -135,8 +132,7 @@ class SweptModel:
     fitting_layers: int  # How many of them fit on the GPUs now; 0 without a GPU
     obstacles: Mapping[str, str]
     """Method of speculation -> why it cannot be used; a method without an entry can."""
-    values: Mapping[AxisName, Value]
-    """Value of every axis now, without the power limit and the model."""
+    values: Mapping[AxisName, Value]  # Now, without power limit and model
     quantisation: str = ""  # Quantisation of its weights; empty if unknown
     mixture: Mixture | None = None  # None for a dense model
 
@@ -153,8 +149,7 @@ class MachineFacts:
     gpus: tuple[Device, ...] = ()  # The GPUs that llama.cpp sees
     power: PowerRange | None = None  # Power limits; None if no device has one that can be read
     shape: WorkShape = PLAIN_WORK  # What one answer computes
-    current: Mapping[AxisName, Value] = field(init=False)
-    """Value of every axis now; without ``power_limit`` where it is unknown."""
+    current: Mapping[AxisName, Value] = field(init=False)  # Without an unknown `power_limit`
 
     def __post_init__(self) -> None:
         values: dict[AxisName, Value] = {"model": self.model, **self.baseline.values}
@@ -354,19 +349,9 @@ def _set_threads(spec: ModelSpec, values: Mapping[AxisName, Value], config: Conf
 
 def _set_memory(spec: ModelSpec, values: Mapping[AxisName, Value]) -> ModelSpec:
     """Set what is part of a load: cache, attention, batch, layers and split."""
-    kv_type = cast("KvType", values.get("kv_type", spec.kv_type))
-    flash = cast("FlashAttention", values.get("flash_attention", spec.flash_attention))
-    layers = values.get("gpu_layers", spec.gpu_layers)
-    experts = values.get("cpu_moe", spec.cpu_moe)
-    split = cast("SplitMode", values.get("split", spec.split))
-    batch = values.get("batch_tokens", spec.batch_tokens)
-    return replace(
-        spec,
-        kv_type=kv_type,
-        flash_attention=flash if kv_type == "f16" else "on",
-        gpu_layers="all" if layers == "all" else "auto" if layers == "auto" else int(layers),
-        cpu_moe="all" if experts == "all" else "auto" if experts == "auto" else int(experts),
-        split=split,
-        tensor_split=() if split == "none" else spec.tensor_split,
-        batch_tokens=None if batch is None else int(batch),
-    )
+    axes = {"kv_type", "flash_attention", "gpu_layers", "cpu_moe", "split", "batch_tokens"}
+    changes: dict[str, Any] = {name: value for name, value in values.items() if name in axes}
+    changed = replace(spec, **changes)
+    if changed.kv_type != "f16":
+        changed = replace(changed, flash_attention="on")
+    return replace(changed, tensor_split=()) if changed.split == "none" else changed

@@ -84,8 +84,7 @@ class WorkTimer:
     meter: Meter
     window_s: float  # Least seconds of each phase
     sequences: int = 1  # Sequences decoded in parallel for each answer
-    speculate: Speculate = "off"
-    """Where drafted tokens come from; sequences decoded in parallel have none."""
+    speculate: Speculate = "off"  # Sequences decoded in parallel draft none
     clock: Callable[[], int] = time.monotonic_ns
     deadline_ns: float = math.inf  # When a step that ends later raises Overdue
 
@@ -96,8 +95,7 @@ class WorkTimer:
     def warm_up(self, jobs: Sequence[Job]) -> tuple[float, float]:
         """Compute the beginning of a job, which is not measured.
 
-        Returns:
-            What it took, and what all jobs, once each, would take so: nanoseconds.
+        Returns what it took, and what all jobs, once each, would take so: nanoseconds.
         """
         job = max(jobs, key=lambda each: len(each.output))
         short = Job(job.prompt[:_WARM_UP_PROMPT], job.output[:_WARM_UP_OUTPUT])

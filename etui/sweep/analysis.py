@@ -10,8 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from etui.energy.scopes import weakest
-from etui.energy.types import Kind
+from etui.bench.cost import find_weakest_kind
 from etui.stats.bootstrap import compute_interval, resample_means
 from etui.stats.differences import Difference, LogDifference, judge, to_percent
 from etui.stats.tests import SIGNIFICANCE, Interval, holm, mcnemar, wilson
@@ -32,13 +31,7 @@ from etui.sweep._differences import (
 )
 from etui.sweep.blocks import Block, Visit
 from etui.sweep.config import SweepDesign
-from etui.sweep.race import (
-    RaceProgress,
-    choose_best,
-    follow,
-    plan_next,
-    rank_all,
-)
+from etui.sweep.race import RaceProgress, choose_best, follow, plan_next, rank_all
 from etui.sweep.result import Accuracy, SettingResult, SweepResult, choose_claimed
 from etui.units import accuracy_text, change_text, count_text
 
@@ -48,7 +41,6 @@ Answers = Mapping[str, Sequence[bool]]
 _LEAST_CONFIRMED = 2
 """Fewest confirming blocks from which the figures are theirs: one block has no interval."""
 _LONGEST_LIST = 4
-_KINDS = frozenset(kind.value for kind in Kind)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +72,11 @@ def analyse(
 
     The frontier is that of the settings that are left. With accuracies, the best of each kind of
     numbers by the goal joins them, dropped or not: the race does not look at accuracy.
+    ``measured_as`` is the key of a setting -> the key under which its answers are, where it
+    differs.
 
-    Args:
-        measured_as: Key of a setting -> the key under which its answers are, where it differs.
-
-    Raises:
-        EtuiError: The blocks are not of this design, or the baseline cannot run or be measured.
+    Raises EtuiError if the blocks are not of this design, or the baseline cannot run or be
+    measured.
     """
     progress = follow(design, blocks)
     compared = progress.compared
@@ -149,7 +140,7 @@ def analyse(
         repeated=tuple(line for block in blocks for line in block.repeated),
         notes=tuple(_list_notes(blocks, noise, accuracy, [k for k in frontier if k not in kept])),
         seconds=math.fsum(block.seconds for block in blocks),
-        kind=_find_weakest_kind(blocks),
+        kind=find_weakest_kind(v.kind for b in blocks for v in b.visits if v.joules is not None),
     )
     if result.is_blind:
         return replace(result, best=None)
@@ -188,18 +179,13 @@ def compare_accuracies(
     measured_as: Mapping[str, str],
     seed: int,
 ) -> dict[str, Accuracy]:
-    """Compute the accuracy of each setting, and its difference to the baseline.
+    """Compute the accuracy of each setting that has answers, and its difference to the baseline.
 
     The p-values of McNemar's exact test are adjusted by Holm over the settings that were measured
     themselves; settings with the same answers count once. A setting with the baseline's answers has
-    a difference of 0 without an interval, since it computes the same numbers.
-
-    Args:
-        answers: With fewer answers than the baseline's, both are compared on those.
-        measured_as: Key -> key whose answers are used; a key that is missing uses its own.
-
-    Returns:
-        Key -> accuracy, without the settings that have no answers.
+    a difference of 0 without an interval, since it computes the same numbers. One with fewer
+    answers than the baseline is compared on those. ``measured_as``: key -> key whose answers are
+    used; a key that is missing uses its own.
     """
     sources = {key: source for key in keys if answers.get(source := measured_as.get(key, key))}
     reference = sources.get(keys[0]) if keys else None
@@ -274,13 +260,6 @@ def _sort_by_joules(one: SettingResult) -> tuple[bool, float]:
     return True, math.inf
 
 
-def _find_weakest_kind(blocks: Sequence[Block]) -> str | None:
-    """Return the least certain kind of the visits' joules; None if they are unmeasured."""
-    visits = [visit for block in blocks for visit in block.visits if visit.joules is not None]
-    found = weakest(Kind(visit.kind) for visit in visits if visit.kind in _KINDS)
-    return None if found is None else found.value
-
-
 def _list_best_of_kinds(ranked: Sequence[str], accuracy: Mapping[str, Accuracy]) -> list[str]:
     """List the best setting of each kind of numbers whose accuracy is known."""
     best: dict[str, str] = {}
@@ -298,9 +277,8 @@ Candidate = tuple[float | None, float, float | None]
 def find_frontier(candidates: Mapping[str, Candidate]) -> tuple[str, ...]:
     """Find the candidates that no other one dominates, in their order.
 
-    One dominates another if it is at least as good in every figure and better in one. A setting
-    without a figure that others have is compared only with those that lack it too. Equal candidates
-    are all on the frontier.
+    One dominates another if it is at least as good in every figure and better in one; equal ones do
+    not. A setting without a figure that others have is compared only with those that lack it too.
     """
 
     def dominates(one: Candidate, other: Candidate) -> bool:

@@ -56,11 +56,8 @@ def choose_values(
 ) -> dict[TunedKey, TunedValue]:
     """Choose the values to keep: those that differ from what models.yaml and config.yaml give.
 
-    With them the entry runs as the setting was measured (``etui.sweep._machine``).
-
-    Args:
-        earlier: Values of an earlier sweep that are in use; those of axes that this sweep did not
-            vary are kept.
+    With them the entry runs as the setting was measured (``etui.sweep._machine``). Values of an
+    earlier sweep of axes that this sweep did not vary are kept.
     """
     entry = read_entry_values(spec, config)
     number = entry["threads"]
@@ -115,10 +112,8 @@ class NothingToApply(EtuiError):
 class Best:
     """The best setting of a sweep."""
 
-    setting: SettingResult | None
-    """That of the model that was swept; None if no claim beats its baseline."""
-    better_model: SettingResult | None
-    """That of another model of the sweep, where it beats ``setting``."""
+    setting: SettingResult | None  # Of the swept model; None if no claim beats its baseline
+    better_model: SettingResult | None  # Of another model, where it beats `setting`
 
 
 def apply_best(
@@ -126,14 +121,9 @@ def apply_best(
 ) -> TunedSettings:
     """Apply the best measured setting; every front end uses it from the next load on.
 
-    Values of an earlier sweep for axes that this one did not vary are kept.
-
-    Args:
-        goal: What to minimize; it may differ from the goal of the sweep.
-
-    Returns:
-        What is in use now. Without values and power limit, the settings of models.yaml are the
-        best, and earlier tuned ones were removed.
+    Values of an earlier sweep for axes that this one did not vary are kept. The goal may differ
+    from that of the sweep. What is returned is in use now: without values and power limit, the
+    settings of models.yaml are the best, and earlier tuned ones were removed.
 
     Raises:
         NothingToApply: No setting is a claimed improvement.
@@ -291,11 +281,7 @@ def _advise_power_limit(
 
 
 def build_limit_command(limits: PowerLimits, watts: float, *, on_gpu: bool) -> str:
-    """Build the command with which a user sets a power limit.
-
-    Args:
-        on_gpu: Whether the model ran on a GPU, whose limit was swept; else it was the CPU's.
-    """
+    """Build the command with which a user sets the power limit of the GPUs, or of the CPUs."""
     family = "gpu" if on_gpu else "package"
     devices = [limits.device(scope) for scope in limits.scopes(family)]
     commands = [device.format_command(device.plan(watts)) for device in devices]

@@ -72,8 +72,7 @@ class Goal:
     """The figure of one answer to minimize."""
 
     measure: Measure = "joules"
-    within_percent: float | None = None
-    """Only with ``joules``: how many percent the best setting may be slower than the fastest."""
+    within_percent: float | None = None  # Of `joules`: most that the best may be slower
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +99,7 @@ class SweepDesign:
     goal: Goal = field(default_factory=Goal)
     seed: int = 0
     floor_blocks: int = 4  # Blocks of the baseline against itself, before the race
-    race_rounds: int = 5
-    """Most rounds of the race; a round is two blocks, in one order and its reverse."""
+    race_rounds: int = 5  # Most rounds of the race: two blocks, in one order and its reverse
     confirm_blocks: int = 8  # Blocks of the baseline and the finalists, after the race
     halving: bool = True  # Whether settings that are worse beyond doubt are dropped after a round
     is_busy: bool = False  # Whether other programs ran, so that less is measured and claimed
@@ -138,16 +136,14 @@ class SweepConfig:
     model_sha256: str | None = None  # Hash of its file
     policy: str | None = None  # A policy and its arm; None if a model was given
     arm: str | None = None
-    axes: tuple[Axis, ...] = ()
-    """The axes that were asked for; none takes the default axes of this machine."""
+    axes: tuple[Axis, ...] = ()  # None takes the default axes of this machine
     design: SweepDesign = field(default_factory=SweepDesign)
     workload: str = "chat"  # `chat`, `code`, `long`, `letters`, `log`, or the path of a file
     workload_sha256: str = ""  # Hash of its texts
     output_tokens: int = 0  # 0 takes the default of the workload
     window_s: float = 0.0  # Least seconds of a phase of a visit; 0 leaves it to the meter
     cool_down_s: float = COOL_DOWN_S  # Least seconds of idle time before a visit
-    cool_down_celsius: float | None = None
-    """Temperature to wait for before a visit, in addition."""
+    cool_down_celsius: float | None = None  # Temperature to wait for before a visit, in addition
     cap: CapMode | None = None  # Who sets power limits; None if the sweep has no such axis
     suite: str | None = None
     """Questions that accuracy is measured on (`sample`, `mmlu` or a CSV file); None without."""

@@ -16,30 +16,11 @@ from etui.measure.page import build_tree, render_template
 from etui.plots.figure import ARM_COLOURS, NO_FIGURE, RULE, SOFT, Figure, Panel, Point
 from etui.stats.differences import Difference
 from etui.stats.tests import Interval
+from etui.sweep import verdict
 from etui.sweep.blocks import Block, VisitPower
 from etui.sweep.config import SweepConfig
 from etui.sweep.document import build_command, build_energy_record, sum_cost
 from etui.sweep.result import SettingResult, SweepResult, list_effects
-from etui.sweep.verdict import (
-    DASH,
-    accuracy_change_text,
-    accuracy_text,
-    describe_drop,
-    difference_text,
-    floor_sentence,
-    floor_text,
-    format_verdict,
-    joules_text,
-    list_dropped,
-    list_floors,
-    list_names,
-    mark_estimate,
-    name_effect,
-    short_name,
-    spread_seconds_text,
-    state_text,
-    time_sentence,
-)
 from etui.text import fit_cells, one_line
 
 Role = Literal["best", "baseline", "frontier", "kept", "dropped"]
@@ -58,12 +39,10 @@ _GOALS = {
     "time": "least time",
     "joules*time": "least product of joules and seconds",
 }
-_LOG_FROM = 5.0
-"""Ratio of the largest to the smallest value above which an axis is logarithmic."""
+_LOG_FROM = 5.0  # Ratio of the largest to the smallest value above which an axis is logarithmic
 _MOST_LABELS = 12
 _NAME_CELLS = 38
-_MOST_POINTS = 1800
-"""Most points of the watts, over all visits."""
+_MOST_POINTS = 1800  # Most points of the watts, over all visits
 _LONGEST_GAP_S = 60.0
 """A longer pause between two visits, as of an interrupted sweep, is drawn with this length."""
 
@@ -94,13 +73,9 @@ def render_report(
     blocks: Sequence[Block],
     power: Sequence[VisitPower],
 ) -> str:
-    """Render the page of a sweep, which may be unfinished.
-
-    Args:
-        power: Watts of its visits, in the order in which they were measured.
-    """
+    """Render the page of a sweep, finished or not, with the watts of its visits in order."""
     roles = {find_role(result, one) for one in result.settings}
-    names = list_names(result)
+    names = verdict.list_names(result)
     goal = _GOALS[result.goal.measure]
     if result.goal.within_percent is not None:
         limit = units.change_text(result.goal.within_percent, signed=False)
@@ -113,7 +88,7 @@ def render_report(
         created=one_line(config.created[:10]),
         sweep_id=one_line(config.id),
         goal=goal,
-        verdict=format_verdict(result),
+        verdict=verdict.format_verdict(result),
         is_complete=result.is_complete,
         settings=len(result.settings),
         visits=units.count_text(result.visits, "visit"),
@@ -129,14 +104,14 @@ def render_report(
         has_frontier=sum(one.is_on_frontier for one in result.settings) > 1,
         has_accuracy=result.has_accuracy,
         effects=[
-            (name_effect(one), _build_change(one.joules), _build_change(one.seconds))
+            (verdict.name_effect(one), _build_change(one.joules), _build_change(one.seconds))
             for one in list_effects(result)
         ],
-        floor=floor_sentence(result),
-        duration=f"{time_sentence(result)}{_cost_sentence(blocks, result.kind)}",
+        floor=verdict.floor_sentence(result),
+        duration=f"{verdict.time_sentence(result)}{_cost_sentence(blocks, result.kind)}",
         drops=[
-            (names[one.setting], describe_drop(one), one.drop_reason or DASH)
-            for one in list_dropped(result)
+            (names[one.setting], verdict.describe_drop(one), one.drop_reason or verdict.DASH)
+            for one in verdict.list_dropped(result)
         ],
         power=draw_power(result, power),
         headings=[heading for heading, _ in _list_columns(result)],
@@ -176,12 +151,12 @@ def find_role(result: SweepResult, one: SettingResult) -> Role:
 
 def build_rows(result: SweepResult) -> list[Row]:
     """Build the table of settings, in the order of the result."""
-    names, columns = list_names(result), _list_columns(result)
+    names, columns = verdict.list_names(result), _list_columns(result)
     return [
         Row(
             name=names[one.setting],
             role=find_role(result, one),
-            state=state_text(result, one),
+            state=verdict.state_text(result, one),
             cells=tuple(build(one) for _, build in columns),
         )
         for one in result.settings
@@ -190,30 +165,31 @@ def build_rows(result: SweepResult) -> list[Row]:
 
 def _list_columns(result: SweepResult) -> list[tuple[str, Callable[[SettingResult], Cell]]]:
     """List the headings of the table, and what builds the cell of a setting."""
-    kind, mark = result.kind, mark_estimate(result)
+    kind, mark = result.kind, verdict.mark_estimate(result)
 
-    def build_joules(figure: Interval | None, missing: str = DASH) -> Cell:
-        return _build_cell(missing if figure is None else joules_text(figure, kind), figure)
+    def build_joules(figure: Interval | None, missing: str = verdict.DASH) -> Cell:
+        return _build_cell(missing if figure is None else verdict.joules_text(figure, kind), figure)
 
     found: list[tuple[str, Callable[[SettingResult], Cell]]] = [
         (f"joules per answer{mark}", lambda one: build_joules(one.joules, units.UNMEASURED)),
         (f"change in joules{mark}", lambda one: _build_change(one.joules_difference)),
         (
             "seconds per answer",
-            lambda one: _build_cell(spread_seconds_text(one.seconds), one.seconds),
+            lambda one: _build_cell(verdict.spread_seconds_text(one.seconds), one.seconds),
         ),
         ("change in time", lambda one: _build_change(one.seconds_difference)),
         (f"prefill, per token{mark}", lambda one: build_joules(one.prefill_joules_per_token)),
         (f"decode, per token{mark}", lambda one: build_joules(one.decode_joules_per_token)),
     ]
     if result.has_accuracy:
-        found += [
-            ("accuracy", lambda one: _build_cell(accuracy_text(one.accuracy), one.accuracy_share)),
-            (
-                "change in points",
-                lambda one: _build_cell(accuracy_change_text(result, one), one.accuracy_points),
-            ),
-        ]
+
+        def build_points(one: SettingResult) -> Cell:
+            return _build_cell(verdict.accuracy_change_text(result, one), one.accuracy_points)
+
+        def build_share(one: SettingResult) -> Cell:
+            return _build_cell(verdict.accuracy_text(one.accuracy), one.accuracy_share)
+
+        found += [("accuracy", build_share), ("change in points", build_points)]
     return found
 
 
@@ -224,17 +200,13 @@ def _build_cell(text: str, figure: Interval | None) -> Cell:
 
 def _build_change(change: Difference | None) -> Cell:
     if change is None:
-        return Cell(DASH, order="0")
+        return Cell(verdict.DASH, order="0")
     class_ = ("less" if change.percent < 0 else "more") if change.is_claimed else "unclaimed"
-    return Cell(*split_ends(difference_text(change)), repr(float(change.percent)), class_)
+    return Cell(*split_ends(verdict.difference_text(change)), repr(float(change.percent)), class_)
 
 
 def split_ends(text: str) -> tuple[str, str]:
-    """Split a figure from its interval or its half width.
-
-    ``(+1 % [0, 2])`` has ``(+1 %)`` and ``[0, 2]``, and ``9.4 ± 0.2 J`` has ``9.4 J`` and
-    ``± 0.2 J``.
-    """
+    """Split a figure from its interval: ``(+1 % [0, 2])`` is ``(+1 %)`` and ``[0, 2]``."""
     figure, sign, rest = text.partition(" ± ")
     if sign:
         unit = "" if " " in figure else " " + rest.rpartition(" ")[2]
@@ -253,8 +225,8 @@ def build_findings(result: SweepResult) -> list[tuple[str, str, str]]:
             if heading.startswith("joules" if best is base else "change"):
                 cell = build(best)
                 found.append((heading, cell.text, cell.note))
-    floors = [] if result.floor is None else list_floors(result.floor)
-    texts = [f"{floor_text(percent)} of the {what}" for what, percent in floors]
+    floors = [] if result.floor is None else verdict.list_floors(result.floor)
+    texts = [f"{verdict.floor_text(percent)} of the {what}" for what, percent in floors]
     first, rest = (texts[0], ", ".join(texts[1:])) if texts else (units.UNMEASURED, "")
     return [*found, ("detection floor", first, rest)]
 
@@ -285,7 +257,7 @@ def draw_frontier(result: SweepResult) -> Markup | None:
     ]
     far = len(points) - len(inside)
     more = units.count_text(far, "dropped setting is", "dropped settings are")
-    mark = mark_estimate(result)
+    mark = verdict.mark_estimate(result)
     panel.name_axes(
         "seconds per answer", f"joules per answer{mark}", f"{more} far outside" if far else ""
     )
@@ -311,27 +283,24 @@ def draw_frontier(result: SweepResult) -> Markup | None:
 def _make_point(
     result: SweepResult, one: SettingResult, seconds: Interval, joules: Interval
 ) -> Point:
-    """Make the mark of a setting; a dropped one has no label and no interval.
-
-    It has few blocks, so that its interval would cross the figure.
-    """
+    """Make the mark of a setting; a dropped one, of few blocks, has no label and no interval."""
     role = find_role(result, one)
     base = result.settings[0]
     label = fit_cells(
-        "baseline" if one is base else short_name(one.values, base.values), _NAME_CELLS
+        "baseline" if one is base else verdict.short_name(one.values, base.values), _NAME_CELLS
     )
     parts = [
-        f"{list_names(result)[one.setting]}: {joules_text(joules, result.kind)}",
+        f"{verdict.list_names(result)[one.setting]}: {verdict.joules_text(joules, result.kind)}",
         units.seconds_text(seconds.value),
     ]
     if one.joules_difference is not None:
-        change = difference_text(one.joules_difference)
-        parts.append(f"{change} joules, {difference_text(one.seconds_difference)} time")
+        change = verdict.difference_text(one.joules_difference)
+        parts.append(f"{change} joules, {verdict.difference_text(one.seconds_difference)} time")
     if one.accuracy is not None:
         label += f" · {units.accuracy_text(one.accuracy.share.value)}"
-        parts.append(f"accuracy {accuracy_text(one.accuracy)}")
+        parts.append(f"accuracy {verdict.accuracy_text(one.accuracy)}")
     if role == "dropped":
-        note = ", ".join([*parts, f"dropped {describe_drop(one)}"])
+        note = ", ".join([*parts, f"dropped {verdict.describe_drop(one)}"])
         return Point(seconds.value, joules.value, colour=SOFT, note=note, size=4, filled=False)
     return Point(
         seconds.value,
@@ -364,8 +333,7 @@ def _set_range(
 def place_visits(power: Sequence[VisitPower]) -> list[tuple[float, float]]:
     """Put the visits one after another, with long pauses shortened: start and end in seconds.
 
-    The monotonic clock begins again when the machine does, so a visit may seem to start before
-    the one that came first.
+    The monotonic clock begins again when the machine does: a visit may seem to start too early.
     """
     placed: list[tuple[float, float]] = []
     now, before = 0.0, None

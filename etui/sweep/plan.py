@@ -24,8 +24,7 @@ from etui.sweep._measurer import LEAST_WINDOW_S
 from etui.sweep.config import Axis, CapMode, SweepConfig
 from etui.sweep.workload import Workload, load_workload
 
-QUESTIONS = 100
-"""Questions of a suite, unless a user gives a number."""
+QUESTIONS = 100  # Questions of a suite, unless a user gives a number
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +48,7 @@ def make_plan(
 ) -> SweepPlan:
     """Plan a sweep: find the model, the settings, the texts and the questions.
 
-    Args:
-        asked: What the user asks for, or the configuration of a sweep to resume.
-        started: Its start, local time.
+    ``asked`` is what the user asks for, or the configuration of a sweep to resume.
 
     Raises:
         UsageError: A name does not exist, a value is not possible here, or there is only one

@@ -11,8 +11,7 @@ from etui.stats.differences import Difference
 from etui.stats.tests import SIGNIFICANCE, Interval
 from etui.sweep.config import AxisName, Goal, Value
 
-WHOLE_PERCENT = 100.0
-"""Per cent; no saving is larger."""
+WHOLE_PERCENT = 100.0  # Per cent; no saving is larger
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +24,7 @@ class Accuracy:
     difference_points: Interval | None
     """Accuracy less that of the baseline on the same questions, percentage points, with a bootstrap
     interval; None for the baseline."""
-    p: float | None
-    """McNemar's p-value against the baseline, adjusted by Holm; None for the baseline."""
+    p: float | None  # McNemar's against the baseline, adjusted by Holm; None for the baseline
     measured_as: str
     """Key of the setting whose answers these are: settings that compute the same numbers (other
     threads, another power limit) are not measured twice."""
@@ -121,8 +119,7 @@ class DetectionFloor:
 
     joules_percent: float | None
     seconds_percent: float | None
-    measured_joules_percent: float | None
-    """The difference that was found between equal settings (A/A), which should be about 0."""
+    measured_joules_percent: float | None  # Found between equal settings (A/A): about 0
     measured_seconds_percent: float | None
     blocks: int
     claim_blocks: int  # Number of blocks for which the floor holds
@@ -132,8 +129,7 @@ class DetectionFloor:
 class SweepResult:
     """The result of a sweep, or of the blocks so far."""
 
-    baseline: str
-    """Key of the setting in use before the sweep, or of the calmest one where that collapsed."""
+    baseline: str  # The setting in use before, or the calmest one where that collapsed
     best: str | None
     """Key of the best setting by the goal: a claimed improvement if there is one, else the best by
     rank, or the baseline; None before the first race, or if no saving can be shown at all."""
@@ -148,8 +144,7 @@ class SweepResult:
     repeated: tuple[str, ...]  # Why blocks were repeated, one line each
     notes: tuple[str, ...]  # A rounded cap, throttling, an estimate instead of a meter
     seconds: float  # Duration so far
-    kind: str | None = None
-    """How the energy was determined, the weakest kind of all visits; None if unmeasured."""
+    kind: str | None = None  # The weakest kind of all visits; None if unmeasured
 
     @property
     def is_blind(self) -> bool:

@@ -26,8 +26,7 @@ Values = Sequence[tuple[AxisName, Value]]
 
 JOULES, TIME, ACCURACY = "joules", "time", "accuracy"
 
-DASH = "–"
-"""Placeholder for a figure that does not exist."""
+DASH = "–"  # Placeholder for a figure that does not exist
 
 _VERBS = {JOULES: ("saves", "costs"), TIME: ("saves", "costs"), ACCURACY: ("costs", "gains")}
 """Figure -> what less and more of it is called."""
@@ -36,8 +35,7 @@ _MOST_NOTES, _MOST_DROPS = 8, 16
 """Notes, and dropped settings with their reasons, that are printed."""
 _UNCLAIMED = "In parentheses: within noise or below the detection floor, so not a claim."
 
-_Column = tuple[str, str, list[str]]
-"""Heading, alignment and cells."""
+_Column = tuple[str, str, list[str]]  # Heading, alignment and cells
 
 
 def name_values(values: Values) -> str:
@@ -82,10 +80,7 @@ def mark_estimate(result: SweepResult) -> str:
 
 
 def joules_text(figure: Interval | None, kind: str | None) -> str:
-    """Format joules with their interval: ``12.3 ± 0.4 J``; ``≈12.3 ± 0.4 J`` for an estimate.
-
-    The word ``(estimate)`` is left to the heading of the column.
-    """
+    """Format joules with their interval; the word ``(estimate)`` is left to the heading."""
     if figure is None:
         return units.UNMEASURED
     shown = kind if kind == units.ESTIMATE else None
@@ -102,8 +97,7 @@ def spread_seconds_text(figure: Interval | None) -> str:
 def difference_text(difference: Difference | None) -> str:
     """Format a difference: ``-18 % [-20, -16]``, in parentheses if it is not claimed.
 
-    That a difference of joules is an estimate is left to the heading, as ``~-18 %`` is hard to
-    read. None is a dash.
+    That joules are an estimate is left to the heading, as ``~-18 %`` is hard to read.
     """
     if difference is None:
         return DASH
@@ -389,9 +383,7 @@ def _join(parts: Sequence[str], *, clauses: bool = False) -> str:
 def format_table(result: SweepResult, width: int = _WIDTH) -> list[str]:
     """Format a result: the settings, the detection floor, effects of the axes, drops and notes.
 
-    Args:
-        width: Most terminal cells of a line; names of settings are cut or put above their figures
-            for it. Figures are never cut.
+    Names of settings are cut or put above their figures for the width; figures are never cut.
     """
     lines = _format_settings(result, width)
     varied = list_varied_axes(result.settings)
@@ -438,8 +430,7 @@ def _put_under_names(
 ) -> list[str]:
     """Format the figures of each row on a line below its name, in as many tables as they need.
 
-    Args:
-        first: The names in the first table; ``keys`` are those in the others.
+    ``first`` has the names in the first table, ``keys`` those in the others.
     """
     names: _Column = ("", "<", [""] * len(keys))
     groups: list[list[_Column]] = [[names]]

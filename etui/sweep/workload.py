@@ -53,11 +53,9 @@ _FILE_OUTPUT_TOKENS = 64
 NAMES = tuple(_OUTPUT_TOKENS)
 """The workloads that have a name; every other one is the path of a file."""
 
-LOGGED_QUESTIONS = 6
-"""Questions that the workload ``log`` takes, the latest ones."""
+LOGGED_QUESTIONS = 6  # Questions that the workload `log` takes, the latest ones
 
-MOST_ITEMS = 32
-"""Most prompts of a file: each visit computes all of them."""
+MOST_ITEMS = 32  # Most prompts of a file: each visit computes all of them
 
 _MOST_BYTES = 4_000_000
 _PAGE = 50
@@ -72,8 +70,7 @@ class WorkItem:
     messages: tuple[Message, ...]  # The conversation; the last message is the question
     answer: str | None = None  # The answer to replay; None if it has to be recorded
     output_tokens: int = 0  # Most tokens of the answer; 0 computes the prompt alone
-    reads_letters: bool = False
-    """Whether the question is a multiple choice, answered by an option letter."""
+    reads_letters: bool = False  # Whether it is answered by an option letter
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,8 +266,7 @@ class Job:
     """One answer to compute."""
 
     prompt: tuple[int, ...]
-    output: tuple[int, ...] = ()
-    """The tokens to draw, thinking included; empty computes the prompt alone."""
+    output: tuple[int, ...] = ()  # To draw, thinking included; empty computes the prompt alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,8 +285,7 @@ class AnswerScript:
     prompt: tuple[int, ...]
     output: tuple[int, ...]
     text: str  # The answer as text, for models with other tokens
-    as_text: tuple[int, ...]
-    """Tokens of that text; a model that splits prompt and text alike has the same tokens."""
+    as_text: tuple[int, ...]  # Tokens of that text
 
 
 def count_recorded(item: WorkItem, shape: WorkShape) -> int:
@@ -303,11 +298,7 @@ def count_recorded(item: WorkItem, shape: WorkShape) -> int:
 def record_answers(
     session: Session, items: Sequence[WorkItem], shape: WorkShape
 ) -> tuple[RecordedAnswer | None, ...]:
-    """Let a model write the answers that are not given, greedily, to a fixed length.
-
-    Returns:
-        One per question; None where nothing has to be recorded.
-    """
+    """Let a model write the answers that are not given, greedily, to a fixed length; else None."""
     lengths = [count_recorded(item, shape) for item in items]
     return tuple(
         _record(session, _fit_prompt(session, item, shape), length) if length else None
@@ -341,8 +332,7 @@ def build_jobs(
 ) -> tuple[tuple[Job, ...], str]:
     """Build what a model computes: the tokens of the scripts, or their texts in its own tokens.
 
-    Returns:
-        The jobs, and a note where the tokens are not those of the baseline; empty where they are.
+    Also returns a note where the tokens are not those of the baseline; empty where they are.
     """
     jobs = []
     for item, script in zip(items, scripts, strict=True):

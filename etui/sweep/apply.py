@@ -284,5 +284,7 @@ def build_limit_command(limits: PowerLimits, watts: float, *, on_gpu: bool) -> s
     """Build the command with which a user sets the power limit of the GPUs, or of the CPUs."""
     family = "gpu" if on_gpu else "package"
     devices = [limits.device(scope) for scope in limits.scopes(family)]
-    commands = [device.format_command(device.plan(watts)) for device in devices]
+    commands = [
+        device.format_command(dict.fromkeys(device.read_knobs(), watts)) for device in devices
+    ]
     return " && ".join(commands) or "set it with the tool of the device"

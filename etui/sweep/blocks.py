@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from etui.energy.tariff import Cost
+from etui.energy.types import sum_known
 from etui.errors import EtuiError
 from etui.sweep.config import Goal, Setting
 
@@ -54,9 +55,7 @@ class Visit:
     @property
     def joules(self) -> float | None:
         """Joules of one answer; None if a phase is unmeasured."""
-        if self.prefill.joules is None or self.decode.joules is None:
-            return None
-        return self.prefill.joules + self.decode.joules
+        return sum_known((self.prefill.joules, self.decode.joules))
 
     @property
     def seconds(self) -> float:

@@ -300,14 +300,13 @@ def _build_results(
 def _sum_phase(parts: Sequence[tuple[PhaseCost, int]]) -> PhaseCost:
     """Sum a phase over answers; a sum without one of its parts would look like the total."""
 
-    def total(values: Sequence[tuple[float | None, int]]) -> float | None:
-        known = [value * count for value, count in values if value is not None]
-        return sum(known) if len(known) == len(values) else None
+    def total(values: Iterable[tuple[float | None, int]]) -> float | None:
+        return sum_known(None if value is None else value * count for value, count in values)
 
     return PhaseCost(
         tokens=sum(phase.tokens * count for phase, count in parts),
-        joules=total([(phase.joules, count) for phase, count in parts]),
-        uncertainty=total([(phase.uncertainty, count) for phase, count in parts]),
+        joules=total((phase.joules, count) for phase, count in parts),
+        uncertainty=total((phase.uncertainty, count) for phase, count in parts),
         seconds=sum(phase.seconds * count for phase, count in parts),
     )
 

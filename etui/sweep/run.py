@@ -21,6 +21,7 @@ from etui.config.config import Config
 from etui.energy.energy_record import RECORD_FILE
 from etui.energy.tariff import Tariff, compute_cost
 from etui.energy.tariff_files import read_tariff
+from etui.energy.types import sum_known
 from etui.errors import EtuiError, LogUnavailable, Stopped, UsageError
 from etui.log.records import SweepRecord, SweepSettingRecord
 from etui.log.writer import TurnWriter
@@ -474,9 +475,8 @@ class SweepRun:
 
 def _sum_joules(blocks: Sequence[Block]) -> float | None:
     """Sum the joules of all answers of the visits; None if there are none or one is unmeasured."""
-    visits = [visit for block in blocks for visit in block.visits]
-    known = [visit.joules * visit.answers for visit in visits if visit.joules is not None]
-    return math.fsum(known) if known and len(known) == len(visits) else None
+    visits = (visit for block in blocks for visit in block.visits)
+    return sum_known(None if v.joules is None else v.joules * v.answers for v in visits)
 
 
 def _build_row(sweep_id: str, one: SettingResult) -> SweepSettingRecord:

@@ -206,8 +206,8 @@ class Gpu:
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def plan(self, watts: float) -> Mapping[str, float]:
-        return {"limit": watts}
+    def read_knobs(self) -> Mapping[str, float | None]:
+        return {"limit": 60.0}
 
     def format_command(self, changes: Mapping[str, float]) -> str:
         return f"set {self.name} {changes['limit']:g}"

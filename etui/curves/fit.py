@@ -32,13 +32,9 @@ if TYPE_CHECKING:
 
 LEAST_POINTS = 6
 """Smallest number of points of a phase to fit: twice the number of its coefficients."""
-
-
 _OWN_SPREAD = 0.02
 """Turns of one length differ by about this share on a quiet machine, however precise the meter is:
 a point that is metered more precisely gets no more weight."""
-
-
 _SHARPEST = 1e-6
 """Least spread of a point relative to the largest one, so that no weight overflows."""
 
@@ -296,11 +292,7 @@ def compute_error(curve: OperatingCurve, points: Sequence[TurnPoint]) -> float |
 
 
 Phase = Literal["prefill", "decode"]
-
-
 _DRAWS = 10_000
-
-
 _TAIL = 0.025
 
 

@@ -21,16 +21,12 @@ from etui.arm import TokenCost
 
 _SAME_LIMIT = 0.01
 """Power limits within this share are equal: drivers round them."""
-
-
 _MODEL_SETTINGS = {
     "kv_type": "KV cache of type",
     "flash_attention": "flash attention",
     "batch_tokens": "tokens of a batch",
 }
 """Settings of a model, and how they are named."""
-
-
 _PLACEMENT = {
     "gpu_layers": "layers on the GPU",
     "cpu_moe": "blocks with their experts in RAM",

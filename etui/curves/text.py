@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -41,32 +41,23 @@ def compute_drawn_lines(curve: OperatingCurve) -> tuple[DrawnLine, ...]:
     lengths = sorted({point.computed_tokens for point in curve.points})
     if not lengths:
         return ()
-    shown = sorted({lengths[0], lengths[len(lengths) // 2], lengths[-1]})
+    near: dict[int, list[tuple[float, float]]]
+    near = {each: [] for each in (lengths[0], lengths[len(lengths) // 2], lengths[-1])}
+    for point in curve.points:
+        length = point.computed_tokens
+        computed = min(near, key=lambda each: abs(each - length))
+        if abs(length - computed) <= 0.2 * computed:
+            joules = point.prefill_joules + point.decode_joules
+            near[computed].append((float(point.output_tokens), joules))
     longest = max(point.output_tokens for point in curve.points)
     outputs = [1 + (longest - 1) * step / _STEPS for step in range(_STEPS + 1)]
-    return tuple(_compute_line(curve, computed, outputs, shown) for computed in shown)
-
-
-def _compute_line(
-    curve: OperatingCurve, computed: int, outputs: Sequence[float], shown: Sequence[int]
-) -> DrawnLine:
-    predicted = [curve.joules(computed, 0, output) for output in outputs]
-    points = tuple(
-        (float(p.output_tokens), p.prefill_joules + p.decode_joules)
-        for p in curve.points
-        if _belongs(p.computed_tokens, computed, shown)
-    )
-    return DrawnLine(
-        computed,
-        tuple((output, joules.total) for output, joules in zip(outputs, predicted, strict=True)),
-        tuple((output, joules.scatter) for output, joules in zip(outputs, predicted, strict=True)),
-        points,
-    )
-
-
-def _belongs(length: int, computed: int, shown: Sequence[int]) -> bool:
-    nearest = min(shown, key=lambda other: abs(other - length))
-    return nearest == computed and abs(length - computed) <= 0.2 * computed
+    lines = []
+    for computed, points in near.items():
+        predicted = [(output, curve.joules(computed, 0, output)) for output in outputs]
+        line = tuple((output, found.total) for output, found in predicted)
+        band = tuple((output, found.scatter) for output, found in predicted)
+        lines.append(DrawnLine(computed, line, band, tuple(points)))
+    return tuple(lines)
 
 
 _MARKS = (("·", "o"), ("-", "x"), ("=", "+"))

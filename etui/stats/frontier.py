@@ -72,15 +72,8 @@ def mixture_costs(cost: Floats, accuracy: Floats, at: Floats) -> Floats:
 
     Shapes are those of :func:`mixture_accuracies`; infinite where no mixture is as accurate.
     """
-    best = np.where(accuracy >= at[:, None] - _SLACK, cost, np.inf).min(axis=1)
-    for one, other in combinations(range(cost.shape[1]), 2):
-        rise = accuracy[:, other] - accuracy[:, one]
-        share = np.divide(
-            at - accuracy[:, one], rise, out=np.full_like(rise, -1.0), where=rise != 0
-        )
-        between = cost[:, one] + (cost[:, other] - cost[:, one]) * share
-        best = np.where((share >= 0) & (share <= 1), np.minimum(best, between), best)
-    return np.asarray(best)
+    reached = accuracy.max(axis=1) >= at - _SLACK
+    return np.asarray(np.where(reached, -mixture_accuracies(-accuracy, -cost, -at), np.inf))
 
 
 def cheapest_correct(correct: Flags, cost: Floats) -> Whole:

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 
 CONFIDENCE = 0.95
-
-
 SIGNIFICANCE = 0.05
 """p-value, adjusted for its family, below which a difference is claimed."""
 

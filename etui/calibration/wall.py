@@ -14,6 +14,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -85,25 +86,15 @@ class Load:
 @contextmanager
 def run_load(load: Load) -> Iterator[None]:
     """Run the workers of a load during the body, each in a thread; raise what one raised."""
-    stop, failed = threading.Event(), list[BaseException]()
-
-    def run(worker: Worker) -> None:
+    stop = threading.Event()
+    with ThreadPoolExecutor(len(load.workers) or 1) as pool:
+        running = [pool.submit(worker, stop) for worker in load.workers]
         try:
-            worker(stop)
-        except Exception as error:  # noqa: BLE001  raised below, by the thread that waits
-            failed.append(error)
-
-    threads = [threading.Thread(target=run, args=(each,), daemon=True) for each in load.workers]
-    for thread in threads:
-        thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
-    if failed:
-        raise failed[0]
+            yield
+        finally:
+            stop.set()
+    for worker in running:
+        worker.result()
 
 
 def list_cpu_loads(cpus: int) -> list[Load]:

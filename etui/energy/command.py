@@ -21,7 +21,6 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, Self
 
 from etui.energy.recorder import Recorder
@@ -96,12 +95,7 @@ class Foreground:
             self._relay.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if sys.platform != "win32" and self._relay is not None:
             self._done = True
             signal.pthread_kill(self._relay.ident or 0, _WAKE)

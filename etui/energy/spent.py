@@ -6,7 +6,6 @@ import os
 import threading
 import time
 from collections.abc import Mapping
-from types import TracebackType
 from typing import Self
 
 from etui.config.config import load_config
@@ -68,12 +67,7 @@ class Spent:
         self._recorder.mark(self._start_ns)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         recorder, self._recorder = self._recorder, None
         if recorder is None:
             return

@@ -27,7 +27,7 @@ from etui.arm import TokenCost
 from etui.energy.recorder import Recorder
 from etui.energy.types import ChannelEnergy, Energy, Kind
 from etui.events import BatchShare, Finished, Loaded, SharedBatch
-from etui.runtime.energy_books import EnergyBookkeeper
+from etui.runtime.energy_books import LOADS, EnergyBookkeeper
 from etui.turn.accounting import (
     Leg,
     TimeInterval,
@@ -168,7 +168,7 @@ class Schedule:
         self._wait(3.0)
         loaded = Loaded(self.model, begin_ns, self.now_ns, 0, 1)
         self.loads.append(TimeInterval(loaded.start_ns, loaded.end_ns))
-        self.books.add_load(loaded.start_ns, loaded.end_ns)
+        self.books.add(LOADS, loaded.start_ns, loaded.end_ns)
         self._wait(0.01)
 
     def _answer(self) -> None:
@@ -229,7 +229,7 @@ class Schedule:
     def _report(self, batch: SharedBatch) -> None:
         self.batches.append(batch)
         self.ledger.add(batch)
-        self.books.add_turn(batch.model, batch.start_ns, batch.end_ns)
+        self.books.add(batch.model, batch.start_ns, batch.end_ns)
 
     def _crash(self, start_ns: int) -> None:
         self.now_ns = max(self.now_ns, start_ns)
@@ -238,7 +238,7 @@ class Schedule:
         numbers = [request.number for request in self.live]
         shares = tuple(BatchShare(number, 0, 0) for number in numbers)
         self.ledger.add(SharedBatch(self.model, start_ns, self.now_ns, shares))
-        self.books.add_turn(self.model, start_ns, self.now_ns)
+        self.books.add(self.model, start_ns, self.now_ns)
         self.batches.append(SharedBatch(self.model, start_ns, self.now_ns, ()))
         for request in list(self.live):
             self._end(request, self.now_ns + 300)

@@ -31,12 +31,11 @@ from etui.config.config import load_config
 from etui.curves.operating_curve import OperatingCurve
 from etui.errors import ExitCode
 from etui.log.curve_lookup import select_comparable_turns
-from etui.log.filters import TurnFilter, build_clause
+from etui.log.filters import TurnFilter
 from etui.log.prediction_quality import (
     PredictionOutcome,
     compute_accuracy,
-    outcomes_sql,
-    parse_outcomes,
+    read_outcomes,
 )
 from etui.log.queries import LogReader
 from etui.stats.tests import wilson
@@ -153,8 +152,7 @@ def measure(model: str, answers: int, seed: int, home: Path) -> tuple[list[Part]
     ask_all(home, policy, questions[answers:])
     os.environ["ETUI_HOME"] = str(home)
     with LogReader(load_config()) as log:
-        where = build_clause(TurnFilter())
-        outcomes = parse_outcomes(log.select(outcomes_sql(where), where.values))
+        outcomes = read_outcomes(log, TurnFilter())
         factors = [factor for curve in log.curves(model)[:1] for factor in judge_curve(log, curve)]
     parts = [
         judge(f"after {FIRST} answers", outcomes[FIRST:answers]),

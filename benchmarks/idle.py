@@ -24,7 +24,7 @@ from statistics import median
 
 from benchmarks.figures import Figure, median_of
 from etui.energy.keep_warm import Measured
-from etui.runtime.idle_replay import IdleCost, IdleReplay, choose_times, replay_gaps
+from etui.runtime.keep_warm import IdleCost, IdleReplay, choose_times, replay_gaps
 from tests.support.idle_days import DAYS, draw_gaps, flatten
 
 AIM = 1.1
@@ -80,7 +80,7 @@ def compare(
         at = 0
         for one in replayed:
             if one:
-                found = replay_gaps(one, cost, chosen=chosen[at : at + len(one)])
+                found = replay_gaps(one, cost, chosen[at : at + len(one)])
                 auto, best = found.get("auto"), found.get("best fixed")
                 day.append(auto.joules.value / best.joules.value)
                 extra.append(auto.extra.value / best.extra.value)
@@ -88,10 +88,10 @@ def compare(
                 for name, joules in zip(OTHERS, (unloaded, kept), strict=True):
                     others[name].append(auto.extra.value / joules)
             at += len(one)
-        whole = replay_gaps(gaps, cost, chosen=chosen)
+        whole = replay_gaps(gaps, cost, chosen)
         for name in ("auto", "best fixed", "T*"):
             sums[name] += whole.get(name).extra.value
-        sums["first"] += _sum_of_auto(replay_gaps(gaps, cost))
+        sums["first"] += _sum_of_auto(replay_gaps(gaps, cost, choose_times(gaps, cost)))
     best_sum = sums["best fixed"]
     return Compared(
         len(day),

@@ -40,7 +40,7 @@ from benchmarks.sides import starter
 from etui.config.config import find_folders
 from etui.energy.power_limits.hold import LimitHold
 from etui.energy.power_limits.limits import open_power_limits
-from etui.log.open_turns import OpenTurns
+from etui.log.row_files import OpenTurns
 from etui.turn.record import INTERRUPTED
 from tests.contract.tiny_model import write_tiny_model
 

@@ -32,7 +32,6 @@ from etui.runtime.host import read_host
 from etui.runtime.overrides import Overrides
 from etui.runtime.runtime import Runtime, open_runtime
 from etui.turn.events import TurnFinished
-from etui.turn.interfaces import Unlogged
 from etui.turn.record import TurnRecord
 from etui.units import energy_text
 
@@ -119,7 +118,7 @@ def ask(runtime: Runtime[LocalBackend], question: str, overrides: Overrides) -> 
     """Answer a question, without the log."""
     query = Query(question)
     choice = choose(query, overrides, runtime, lambda: read_host(runtime.config))
-    with closing(runtime.turn(query, choice, writer=Unlogged()).run()) as events:
+    with closing(runtime.turn(query, choice, save=lambda _record: None).run()) as events:
         return next(event.record for event in events if isinstance(event, TurnFinished))
 
 

@@ -31,10 +31,18 @@ from benchmarks.figures import Figure, Skipped, in_turn, median_of, ratio_of
 from benchmarks.log import made_turn
 from etui.config.config import Config, load_config
 from etui.curves.fit import TurnPoint, fit_curve
-from etui.log.curve_lookup import LEAST_TURNS, build_curve_record
+from etui.log.curve_lookup import LEAST_TURNS, build_curve_row
 from etui.log.curve_lookup import TURNS as CURVE_TURNS
 from etui.log.database import open_for_writing
-from etui.log.records import AuditRecord, GradeRecord, Record, build_row, choose_table
+from etui.log.records import (
+    AuditRecord,
+    GradeRecord,
+    Record,
+    Row,
+    build_row,
+    choose_table,
+    to_row,
+)
 from etui.log.writer import Store
 from etui.models.catalogue import load_catalogue
 from etui.models.spec import STARTER
@@ -173,19 +181,19 @@ def fill(config: Config, turns: int, now: datetime | None = None) -> None:
     connection.execute("PRAGMA synchronous = OFF")
     connection.execute("BEGIN IMMEDIATE")
     store = Store(connection)
-    for record in _add_curves(made_turns(turns, config, now or datetime.now(UTC)), config):
-        store.put(choose_table(record), build_row(record))
+    for table, row in _add_curves(made_turns(turns, config, now or datetime.now(UTC)), config):
+        store.put(table, row)
     connection.execute("COMMIT")
     connection.close()
 
 
-def _add_curves(records: Iterator[Record], config: Config) -> Iterator[Record]:
-    """Yield records, and a curve of the starter after every 20 of its turns, as etui fits them."""
+def _add_curves(records: Iterator[Record], config: Config) -> Iterator[tuple[str, Row]]:
+    """Yield the rows of records, and of a curve of the starter after every 20 of its turns."""
     spec = load_catalogue(config).get(STARTER)
     points: deque[TurnPoint] = deque(maxlen=CURVE_TURNS)
     curve, seen = None, 0
     for record in records:
-        yield record
+        yield choose_table(record), build_row(record)
         if not isinstance(record, TurnRecord) or record.model != STARTER or record.hops:
             continue
         phases, tokens = record.energy.phases, record.tokens
@@ -206,7 +214,7 @@ def _add_curves(records: Iterator[Record], config: Config) -> Iterator[Record]:
                 sha256, kind = record.model_sha256, "counter"
                 curve = fit_curve(points, STARTER, sha256, place, kind=kind, source="log")
             curve = replace(curve, curve_id=f"curve{seen}", created_at=record.created_at)
-            yield build_curve_record(curve)
+            yield "curves", to_row(build_curve_row(curve))
 
 
 COMMANDS: Mapping[str, tuple[str, ...]] = {

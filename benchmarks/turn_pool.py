@@ -130,7 +130,8 @@ def open_pool(parallel: int) -> Iterator[tuple[TurnPool, Config]]:
         own = balanced.replace("smollm2-135m", MODEL)  # the last choice of every role
         (config.policies_dir / f"{POLICY}.yaml").write_text(own, "utf-8")
         engine = ScriptedEngine()
-        runtime: Runtime[Any] = Runtime(config, lambda _: engine, lambda _: Recorder([]))
+        runtime: Runtime[Any] = Runtime(config, lambda _: engine)
+        runtime.recorder = Recorder([])
         with runtime:
             tracker = IdleTracker(runtime.recorder, config)
             pool = TurnPool(runtime, parallel=parallel, queue_limit=10_000, idle_tracker=tracker)

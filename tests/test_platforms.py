@@ -24,7 +24,7 @@ from etui.energy.sharing import GpuWatch
 from etui.energy.sources.rapl import RaplSource
 from etui.engine.trial import name_crash
 from etui.errors import EtuiError
-from etui.log import spool
+from etui.log import row_files
 from etui.runtime import try_gpu
 from etui.server.context import ServerSettings
 from etui.server.run import open_sockets
@@ -118,18 +118,18 @@ def test_an_address_that_is_taken_is_named_once():
 
 
 def test_the_log_takes_back_kept_records_where_an_open_file_cannot_be_removed(config, monkeypatch):
-    row = spool.UnsavedRow("turns", {"id": 1})
-    path = spool.unsaved_file(config)
-    spool.append(path, [row])
-    monkeypatch.setattr(spool, "fcntl", None)
+    row = row_files.UnsavedRow("turns", {"id": 1})
+    path = row_files.unsaved_file(config)
+    row_files.append_rows(path, [row])
+    monkeypatch.setattr(row_files, "fcntl", None)
 
     def refuse(_path: Path) -> None:
         raise PermissionError(13, "it is used by another process")
 
     monkeypatch.setattr(Path, "unlink", refuse)
-    stored: list[spool.UnsavedRow] = []
+    stored: list[row_files.UnsavedRow] = []
     for _ in range(2):
-        assert spool.drain(config, stored.append, lambda: None) == 0
+        assert row_files.drain_rows(config, stored.append, lambda: None) == 0
     assert stored == [row]
     assert path.read_bytes() == b""
 

@@ -228,8 +228,8 @@ def write_merged(merged: MergedRun, to: Path, config: Config, log: TurnWriter) -
                 folder.write(name, text)
     status = "complete" if summary.complete else "stopped"
     with suppress(EtuiError):  # all is in the folder, and a log error was reported
-        log.save_run(run_record(run, to, merged.samples, status, summary))
-        log.save_answers([answer_record(run.run_id, sample) for sample in merged.samples])
+        log.save_rows("runs", [run_record(run, to, merged.samples, status, summary)])
+        log.save_rows("answers", [answer_record(run.run_id, each) for each in merged.samples])
         log.close()
     return summary
 

@@ -41,7 +41,7 @@ from etui.energy.tariff import Tariff, compute_cost
 from etui.energy.tariff_files import read_tariff
 from etui.engine.residency import finish_load
 from etui.errors import EtuiError, Stopped, UsageError
-from etui.log.records import AnswerRecord, RunRecord
+from etui.log.records import Row
 from etui.log.writer import TurnWriter
 from etui.measure.folder import check_new, join_differences
 from etui.measure.run import (
@@ -65,7 +65,7 @@ def run_record(
     samples: Sequence[Sample],
     status: str,
     summary: Summary | None = None,
-) -> RunRecord:
+) -> Row:
     """Build the row of a run in its current state; it may have no summary yet.
 
     Joules are None if those of any answer are, since a partial sum would look like the total, and
@@ -73,52 +73,52 @@ def run_record(
     """
     known = [s.joules for s in samples if s.joules is not None]
     measured = bool(samples) and len(known) == len(samples) and may_pool(samples, config)
-    return RunRecord(
-        run_id=config.run_id,
-        created_at=config.started_at,
-        finished_at=None if status == "running" else utc_now("seconds"),
-        status=status,
-        folder=str(folder),
-        suite=config.suite,
-        format=f"{config.format}@{config.format_version}",
-        shots=config.shots,
-        seed=config.seed,
-        data_sha256=config.data_sha256,
-        config_sha256=config.sha256,
-        questions=config.questions if summary is None else summary.questions,
-        correct=sum(s.correct for s in samples),
-        joules=math.fsum(known) if measured else None,
-        uncertainty=math.fsum(s.uncertainty or 0.0 for s in samples) if measured else None,
-        kind=find_weakest_kind(s.kind for s in samples) if measured else None,
-        seconds=math.fsum(s.seconds for s in samples),
-        arms=config.contenders,
-        config=config.to_json(),
-        summary={} if summary is None else summary_document(summary),
-    )
+    return {
+        "run_id": config.run_id,
+        "created_at": config.started_at,
+        "finished_at": None if status == "running" else utc_now("seconds"),
+        "status": status,
+        "folder": str(folder),
+        "suite": config.suite,
+        "format": f"{config.format}@{config.format_version}",
+        "shots": config.shots,
+        "seed": config.seed,
+        "data_sha256": config.data_sha256,
+        "config_sha256": config.sha256,
+        "questions": config.questions if summary is None else summary.questions,
+        "correct": sum(s.correct for s in samples),
+        "joules": math.fsum(known) if measured else None,
+        "uncertainty": math.fsum(s.uncertainty or 0.0 for s in samples) if measured else None,
+        "kind": find_weakest_kind(s.kind for s in samples) if measured else None,
+        "seconds": math.fsum(s.seconds for s in samples),
+        "arms": config.contenders,
+        "config": config.to_json(),
+        "summary": {} if summary is None else summary_document(summary),
+    }
 
 
-def answer_record(run_id: str, sample: Sample) -> AnswerRecord:
+def answer_record(run_id: str, sample: Sample) -> Row:
     """Build the row of an answer."""
-    return AnswerRecord(
-        run_id=run_id,
-        arm=sample.arm,
-        subject=sample.subject,
-        row=sample.row,
-        answer=sample.answer,
-        choice=sample.choice,
-        correct=sample.correct,
-        letter_mass=sample.letter_mass,
-        status=sample.status,
-        tokens_computed=sample.tokens.computed,
-        tokens_cached=sample.tokens.cached,
-        tokens_thinking=sample.tokens.thinking,
-        tokens_output=sample.tokens.output,
-        joules=sample.joules,
-        uncertainty=sample.uncertainty,
-        kind=sample.kind,
-        seconds=sample.seconds,
-        logprobs=dict(sample.logprobs) if sample.logprobs is not None else None,
-    )
+    return {
+        "run_id": run_id,
+        "arm": sample.arm,
+        "subject": sample.subject,
+        "row": sample.row,
+        "answer": sample.answer,
+        "choice": sample.choice,
+        "correct": sample.correct,
+        "letter_mass": sample.letter_mass,
+        "status": sample.status,
+        "tokens_computed": sample.tokens.computed,
+        "tokens_cached": sample.tokens.cached,
+        "tokens_thinking": sample.tokens.thinking,
+        "tokens_output": sample.tokens.output,
+        "joules": sample.joules,
+        "uncertainty": sample.uncertainty,
+        "kind": sample.kind,
+        "seconds": sample.seconds,
+        "logprobs": dict(sample.logprobs) if sample.logprobs is not None else None,
+    }
 
 
 def answer_all(
@@ -366,13 +366,15 @@ class Answering:
         self.progress.see(new)
 
     def _add(self, samples: Sequence[Sample]) -> None:
-        self.writer.save_answers([answer_record(self.config.run_id, each) for each in samples])
+        rows = [answer_record(self.config.run_id, each) for each in samples]
+        self.writer.save_rows("answers", rows)
 
     def _save(self) -> None:
         """Write the row of the run, by the answers in its folder."""
         place = self.folder.path
         samples = read_run(place).samples
-        self.writer.save_run(run_record(self.config, place, samples, self.status, self.summary))
+        row = run_record(self.config, place, samples, self.status, self.summary)
+        self.writer.save_rows("runs", [row])
 
 
 @dataclass(slots=True)

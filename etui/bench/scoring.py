@@ -25,7 +25,7 @@ from etui.energy.types import Energy, EnergyOf
 from etui.engine.llama_session import LlamaSession
 from etui.engine.session import Session, TokenSequence
 from etui.measure.run import StopRequested
-from etui.turn.accounting import split_by_tokens
+from etui.turn.accounting import split_by_weights
 from etui.turn.record import Tokens
 
 
@@ -414,7 +414,7 @@ def split_charges(
     Without a shared prefix, it and its energy are None.
     """
     whole = max(1, sum(tokens))
-    joules = split_by_tokens(group.joules, tokens) if group.joules is not None else None
+    joules = split_by_weights(group.joules, tokens) if group.joules is not None else None
     even = 1 / shared.questions if shared is not None else 0.0
     read = [group] if shared_energy is None else [group, shared_energy]
     kind = weakest(energy.kind for energy in read if energy.kind is not None)

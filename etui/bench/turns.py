@@ -37,7 +37,7 @@ from etui.routing.policy import Policy
 from etui.runtime.decide import Choice, collect_knowledge, decide_query
 from etui.runtime.runtime import Runtime
 from etui.turn.events import TurnFinished
-from etui.turn.interfaces import Meter, Unlogged
+from etui.turn.interfaces import Meter
 from etui.turn.record import TurnRecord
 from etui.turn.token_times import TokenTimes
 
@@ -110,11 +110,10 @@ class TurnArm:
         times = TokenTimes()
         error: str | None = None
         try:
-            with closing(
-                self.runtime.turn(
-                    query, choice, self.cancel, meter=self.meter, writer=Unlogged()
-                ).run()
-            ) as events:
+            turn = self.runtime.turn(
+                query, choice, self.cancel, meter=self.meter, save=lambda _record: None
+            )
+            with closing(turn.run()) as events:
                 for event in events:
                     times.add(event)
                     if isinstance(event, TurnFinished):
@@ -249,7 +248,7 @@ def decide_by_policy(policy: Policy, runtime: Runtime[Any]) -> Decide:
     def decide(query: Query) -> Choice:
         host = read_host(runtime.config)
         known = replace(knowledge, host=host)
-        choice = decide_query(query, policy, runtime, knowledge=known)
+        choice = decide_query(query, policy, knowledge=known)
         return replace(choice, decision=close_decision(choice.decision))
 
     return decide

@@ -28,7 +28,6 @@ from etui.energy.recorder import Recorder
 from etui.engine.residency import Residency, finish_load
 from etui.engine.session import Session
 from etui.errors import EtuiError, Stopped, writing
-from etui.log.curve_lookup import build_curve_record
 from etui.log.writer import TurnWriter
 from etui.measure.progress import Progress, Watch
 from etui.measure.run import measure_cells
@@ -132,7 +131,7 @@ class ModelCalibration:
             curve = fit_measured(done, spec, now, recorder.idle_watts, layers, complete)
         if complete:
             file.remove()
-        self.writer.save_curve(build_curve_record(curve))
+        self.writer.save_curve(curve)
         if shared := sum(point.shared for point in done):
             text = f"other processes used a GPU or the CPUs during {shared} of {len(done)} points"
             self._note(text)

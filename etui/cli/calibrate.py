@@ -20,7 +20,6 @@ from etui.curves.fit import LEAST_POINTS
 from etui.energy.discovery import open_recorder
 from etui.errors import ExitCode, UsageError
 from etui.log.curve_lookup import (
-    build_curve_record,
     find_curve,
     fit_logged_turns,
     select_comparable_turns,
@@ -168,5 +167,5 @@ def _fit_log(spec: ModelSpec, config: Config, writer: TurnWriter) -> OperatingCu
         now = conditions(config, recorder.selection.summed, spec)
         turns = select_comparable_turns(log, spec.name, spec.sha256, now)
         curve = fit_logged_turns(turns, spec.name, spec.sha256, now)
-    writer.save_curve(build_curve_record(curve))
+    writer.save_curve(curve)
     return curve

@@ -21,7 +21,7 @@ from etui.cli.curves import print_curve
 from etui.cli.output import open_watch, print_event, print_json, print_lines, stop_signals
 from etui.cli.param_types import text_option
 from etui.errors import EtuiError, ExitCode, Stopped, UsageError, writing
-from etui.log.curve_lookup import build_curve_record, curve_document
+from etui.log.curve_lookup import build_curve_row
 from etui.log.queries import LogReader
 from etui.log.writer import TurnWriter
 from etui.sweep.folder import read_sweep, sweeps_dir
@@ -124,7 +124,7 @@ def calibrate_on_cluster(address: str, asked: Measurement, form: str, config: Co
         print_json(
             {
                 "curves": [
-                    {"node": name, "status": status, **curve_document(curve)}
+                    {"node": name, "status": status, **build_curve_row(curve)}
                     for name, (curve, status) in curves.items()
                 ]
             }
@@ -232,7 +232,7 @@ def _save_curves(curves: Iterable[OperatingCurve], config: Config) -> None:
             known = {curve.curve_id for curve in log.curves(None)}
         for curve in curves:
             if curve.curve_id not in known:
-                writer.save_curve(build_curve_record(curve))
+                writer.save_curve(curve)
 
 
 def _keep_sweep(name: str, result: Measured, out: Path | None, config: Config) -> Path:

@@ -24,7 +24,7 @@ from etui.curves.text import (
 from etui.energy.discovery import open_recorder
 from etui.errors import EtuiError
 from etui.extras import require_extra
-from etui.log.curve_lookup import curve_document
+from etui.log.curve_lookup import build_curve_row
 from etui.log.queries import LogReader
 from etui.models.catalogue import load_catalogue
 from etui.plots.figure import ARM_COLOURS, Figure, Panel, Point
@@ -35,11 +35,11 @@ from etui.units import percent_text
 def print_curve(curve: OperatingCurve, form: str, status: str, node: str = "") -> None:
     """Print a curve as ``text``, ``json`` or ``jsonl``, with the node that measured it, if any."""
     if form == "json":
-        print_json({"status": status, **curve_document(curve)})
+        print_json({"status": status, **build_curve_row(curve)})
         return
     if form == "jsonl":
         whose = {"node": node} if node else {}
-        print_event("curve", **whose, status=status, **curve_document(curve))
+        print_event("curve", **whose, status=status, **build_curve_row(curve))
         return
     before = f"{node}: " if node else ""
     click.echo(f"{before}{curve.model} on {curve.conditions.machine}, {points_text(curve)}")
@@ -99,7 +99,7 @@ def curves(model: str | None, svg: Path | None, as_json: bool) -> None:
     if svg is not None:
         write_output(svg, figure_svg(found), "choose a file in a writable folder")
     rows = [
-        curve_document(curve)
+        build_curve_row(curve)
         | {"differences": list_differences(curve.conditions, now[curve.model])}
         for curve in found
     ]

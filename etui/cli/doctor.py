@@ -20,8 +20,8 @@ from etui.errors import EtuiError, ExitCode
 from etui.models.catalogue import load_catalogue
 from etui.models.files import require
 from etui.models.spec import STARTER
-from etui.runtime.engine_status import read_status
-from etui.runtime.gpu_verdict import Attempt, PerToken, compare_runs
+from etui.runtime.engine_build import read_status
+from etui.runtime.try_gpu import Attempt, PerToken, compare_runs
 from etui.text import format_table, join_lines
 from etui.units import bytes_text, count_text, per_token_text, seconds_text, speed_text
 

@@ -17,9 +17,8 @@ from etui.errors import EngineFailed, ExitCode, UsageError
 from etui.measure.progress import Progress
 from etui.models.catalogue import load_catalogue
 from etui.models.files import require
-from etui.runtime.engine_build import RECIPES, Report
+from etui.runtime.engine_build import RECIPES, EngineStatus, Report, read_status
 from etui.runtime.engine_build import build as compile_engine
-from etui.runtime.engine_status import EngineStatus, read_status
 from etui.text import format_table, suggest
 from etui.units import multiple_text, significant
 

@@ -37,7 +37,6 @@ from etui.log.queries import LogReader
 from etui.log.records import GradeRecord
 from etui.log.text import (
     format_audit,
-    format_grade,
     format_loads,
     format_totals,
     format_turn,
@@ -46,7 +45,6 @@ from etui.log.text import (
 from etui.log.writer import TurnWriter
 from etui.runtime.delete_chat import delete_chat
 from etui.text import format_utc, one_line
-from etui.turn.text import energy_line
 from etui.units import count_text
 
 _SORTS = ("time", "joules", "joules-per-token", "seconds", "tokens", "model", "rule")
@@ -155,15 +153,16 @@ def show(turn_id: str, as_json: bool) -> None:
         unloads = log.unloads(turn_id=turn.turn_id)
         good = read_grades(log, [turn.turn_id]).get(turn.turn_id)
         audits = read_audits(log, turn_id=turn.turn_id)
+    grade = None if good is None else "good" if good else "bad"
     if as_json:
         labels = {
-            "grade": None if good is None else format_grade(good),
+            "grade": grade,
             "audits": audits,
         }
         print_json(build_turn_document(turn, _read_weights(), prices) | labels)
         return
     lines = format_turn(turn, loads, unloads, prices)
-    lines += [f"grade: {format_grade(good)}"] if good is not None else []
+    lines += [f"grade: {grade}"] if grade is not None else []
     click.echo("\n".join([*lines, *map(format_audit, audits)]))
 
 
@@ -259,8 +258,7 @@ def export(form: str, search: str | None, **chosen: str | None) -> None:
                 print_json(writing.build_chat_document(chat, turns, _read_weights(), prices))
             else:
                 # A filter leaves turns out, so what is left is no tree.
-                form_of = writing.format_branch if is_whole else writing.format_chat
-                click.echo(form_of(chat, turns, energy_line), nl=False)
+                click.echo(writing.format_chat(chat, turns, is_whole=is_whole), nl=False)
         else:
             # In a terminal the turns themselves show the progress.
             with count_progress("exporting turns", shown=not sys.stdout.isatty()) as report:

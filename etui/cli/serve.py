@@ -40,9 +40,14 @@ from etui.runtime.decide import choose
 from etui.runtime.model_ids import DEFAULT_ID, check_names, list_model_ids, list_wrong_aliases
 from etui.runtime.overrides import Overrides
 from etui.runtime.runtime import open_process_runtime
-from etui.runtime.serve_facts import ServeFacts, build_facts, format_books, format_facts
 from etui.runtime.turn_pool import TurnPool
-from etui.runtime.turn_request import PoolStatus
+from etui.runtime.turn_request import (
+    PoolStatus,
+    ServeFacts,
+    build_facts,
+    format_books,
+    format_facts,
+)
 from etui.server.context import DEFAULT_HOST, DEFAULT_PORT, ServerContext, ServerSettings
 from etui.server.keys import read_keys
 from etui.text import one_line, sanitize

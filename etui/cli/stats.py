@@ -21,7 +21,7 @@ from etui.curves.prediction import value_cell
 from etui.errors import UsageError
 from etui.log.curve_lookup import select_comparable_turns
 from etui.log.daily_energy import EnergySum, Part, read_day
-from etui.log.filters import TurnFilter, build_clause
+from etui.log.filters import TurnFilter
 from etui.log.prediction_quality import (
     CHAIN,
     Drift,
@@ -29,15 +29,14 @@ from etui.log.prediction_quality import (
     ShadowSummary,
     group_accuracy,
     measure_drift,
-    outcomes_sql,
-    parse_outcomes,
+    read_outcomes,
     summarise_shadows,
 )
 from etui.log.prices import read_prices, sum_daily_costs
 from etui.log.queries import LogReader
 from etui.log.totals import CacheTotal, WallTotal, sum_caches, sum_wall
 from etui.models.catalogue import load_catalogue
-from etui.runtime.idle_replay import (
+from etui.runtime.keep_warm import (
     NOT_MEASURED,
     IdleReplay,
     ModelReplay,
@@ -149,9 +148,8 @@ def _print_idle(config: Config, days: int, as_json: bool) -> None:
 
 def _read_stats(config: Config, days: int) -> _Stats:
     since, day = datetime.now(UTC) - timedelta(days=days), date.today()
-    where = build_clause(TurnFilter(since=since))
     with LogReader(config) as log:
-        found = parse_outcomes(log.select(outcomes_sql(where), where.values))
+        found = read_outcomes(log, TurnFilter(since=since))
         today, parts = read_day(log, day)
         prices = read_prices(log, config)
         return _Stats(
@@ -413,7 +411,7 @@ def _build_model(found: ModelReplay) -> dict[str, Any]:
         "times": [] if whole is None else [_build_time(time) for time in whole.times],
         "ratio": ratio,
         "extra_ratio": extra,
-        "days": [_build_day(day.date, day.replay) for day in found.days],
+        "days": [_build_day(date, replay) for date, replay in found.days.items()],
     }
 
 

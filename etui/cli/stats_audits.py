@@ -214,24 +214,24 @@ def _format_unfinished(found: AuditSummary) -> str:
 
 
 def _format_change(change: FitChange) -> Iterator[str]:
-    turns = count_text(change.turns, "turn")
-    moves = ", ".join(f"{move.before} to {move.after} {move.turns}" for move in change.moves)
-    yield (
-        f"{change.policy}, the last {turns} before the fit of {local_time(change.fitted_at)}: "
-        + (f"{change.moved} would be routed otherwise now ({moves})" if moves else "none moves")
+    turns, fitted_at = count_text(change["turns"], "turn"), local_time(change["fitted_at"])
+    moved = sum(move["turns"] for move in change["moves"])
+    moves = ", ".join(f"{m['before']} to {m['after']} {m['turns']}" for m in change["moves"])
+    yield f"{change['policy']}, the last {turns} before the fit of {fitted_at}: " + (
+        f"{moved} would be routed otherwise now ({moves})" if moves else "none moves"
     )
-    if change.undecided:
-        yield f"  {change.undecided} of them have no arm now, because a model is missing"
-    if change.joules_before is not None:
+    if change["undecided"]:
+        yield f"  {change['undecided']} of them have no arm now, because a model is missing"
+    if change["joules_before"] is not None:
         yield (
-            f"  joules predicted for {count_text(change.compared_joules, 'turn')}: "
-            f"{energy_text(change.joules_before, kind=ESTIMATE)} as routed, "
-            f"{energy_text(change.joules_after, kind=ESTIMATE)} now"
+            f"  joules predicted for {count_text(change['compared_joules'], 'turn')}: "
+            f"{energy_text(change['joules_before'], kind=ESTIMATE)} as routed, "
+            f"{energy_text(change['joules_after'], kind=ESTIMATE)} now"
         )
-    if change.accuracy_before is not None:
+    if change["accuracy_before"] is not None:
         yield (
-            f"  right by the fit of now: {percent_text(change.accuracy_before)} as routed, "
-            f"{percent_text(change.accuracy_after)} now"
+            f"  right by the fit of now: {percent_text(change['accuracy_before'])} as routed, "
+            f"{percent_text(change['accuracy_after'])} now"
         )
     yield "  as routed: by policy, fit and machine of that time; now: without machine and budgets"
 

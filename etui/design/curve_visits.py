@@ -26,7 +26,6 @@ from etui.curves.fit import TooFewPoints
 from etui.design.load import read_curve_grid
 from etui.engine.residency import finish_load
 from etui.errors import Stopped, UsageError, writing
-from etui.log.curve_lookup import build_curve_record
 from etui.measure.folder import append_line, read_lines
 from etui.runtime.provenance import conditions
 from etui.runtime.runtime import Runtime
@@ -254,7 +253,7 @@ class CurveVisits:
         except (Stopped, TooFewPoints) as error:
             self.say(f"no curve of {model} is saved: {error.what}")
             return
-        self.runtime.writer.save_curve(build_curve_record(curve))
+        self.runtime.writer.save_curve(curve)
         if shared := sum(point.shared for point in points):
             self.say(
                 f"other processes used the hardware during {shared} of {len(points)} measurements "

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -65,10 +66,16 @@ class QuestionInputs:
 
 
 class AccuracyPredictor:
-    """Predicts with the fitted heads of one policy."""
+    """Predicts with the fitted heads of one policy.
+
+    Attributes:
+        notice: What is to be said of the fit when it is used; empty without anything.
+    """
 
     def __init__(self, model: FittedModel) -> None:
         self.model = model
+        self.notice = ""
+        self._aside: frozenset[str] = frozenset()
         self._by_bucket: dict[int, list[tuple[str, float]]] = {}
         for band, centroid in model.bands.centroids.items():
             for bucket, value in zip(centroid.at, centroid.value, strict=True):
@@ -82,6 +89,12 @@ class AccuracyPredictor:
         self._last: tuple[str, QuestionInputs] | None = None
         self._last_p: tuple[QuestionInputs, dict[str, float]] | None = None
 
+    def set_aside(self, arms: frozenset[str], notice: str) -> AccuracyPredictor:
+        """Return a predictor that has only the rates of some arms, whose fit has become worse."""
+        other = copy(self)
+        other._aside, other.notice = arms, notice
+        return other
+
     def accuracy(self, arm: Arm, query: Query, confidence: float) -> PredictedAccuracy | None:
         """Predict how likely the arm is right; None if this arm with this model was not fitted.
 
@@ -91,6 +104,9 @@ class AccuracyPredictor:
         head = self._find_head(arm)
         if head is None:
             return None
+        if arm.name in self._aside:
+            low = wilson_low(head.rate, head.n, confidence)
+            return PredictedAccuracy(head.rate, low, confidence, head.n, "rate")
         inputs = self.prepare_inputs(query.text)
         p = self._predict_all(inputs)[arm.name]
         n = _count_band_answers(head, inputs.bands)
@@ -110,7 +126,10 @@ class AccuracyPredictor:
     def agreement(
         self, arms: Sequence[Arm], raw: Sequence[RawConfidence] = ()
     ) -> PredictedAgreement | None:
-        """Predict how likely an answer is right that the arms agree on."""
+        """Predict how likely an answer is right that the arms agree on.
+
+        With an arm whose fit is set aside, the fit does not rule out that they agree.
+        """
         for head in self.model.agreements:
             fits = all(m in (None, arm.model) for m, arm in zip(head.models, arms, strict=False))
             if head.arms == tuple(arm.name for arm in arms) and fits:
@@ -121,7 +140,7 @@ class AccuracyPredictor:
                     head.agreed.n,
                     tuple(share.p for share in head.apart),
                     head.known,
-                    compute_ceiling(head),
+                    compute_ceiling(head) if self._aside.isdisjoint(head.arms) else 1.0,
                 )
         return None
 

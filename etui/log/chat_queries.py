@@ -23,11 +23,10 @@ _LAST_AT = "coalesce(last_at, created_at)"
 
 
 def find_chat(log: LogReader, name: str) -> ChatRecord:
-    """Return the chat of an id, of a title, or of a unique beginning of one of them.
+    """Return the chat of an id, of a title in any case, or of a unique beginning of one of them.
 
-    A title is compared without regard to case. Of several chats with exactly this title, the one
-    used last is returned. ``last`` is the chat used last, unless a chat has this title. UnknownId
-    if no chat matches, or several begin with it.
+    Of several chats with exactly this title, the one used last is returned. ``last`` is the chat
+    used last, unless a chat has this title. UnknownId if none matches, or several begin with it.
     """
     wanted = " ".join(name.split())
     # The wildcard comes after the name, so a title that only contains the name does not match.
@@ -46,8 +45,10 @@ def find_chat(log: LogReader, name: str) -> ChatRecord:
         if latest:
             return latest[0].chat
     if found:
-        titles = list_titles(found[:_MOST_LISTED])
-        raise UnknownId(f"{len(found)} chats begin with {wanted!r}", titles, "")
+        shown = [(chat, _title(chat)) for chat in found[:_MOST_LISTED]]
+        counts = Counter(title for _, title in shown)
+        texts = [t if counts[t] == 1 else f"{chat.chat_id} ({t})" for chat, t in shown]  # to type
+        raise UnknownId(f"{len(found)} chats begin with {wanted!r}", texts, "")
     known = list_chats(log, limit=_MOST_TITLES)
     names = [_title(each.chat) for each in known]
     raise UnknownId(
@@ -69,13 +70,6 @@ def choose_chat(found: Sequence[ChatRecord], wanted: str) -> ChatRecord | None:
     return found[0] if len(found) == 1 else None
 
 
-def list_titles(chats: Sequence[ChatRecord]) -> list[str]:
-    """Return what to type for each of these chats: its title, or its id where others have that."""
-    counts = Counter(map(_title, chats))
-    titled = ((chat, _title(chat)) for chat in chats)
-    return [title if counts[title] == 1 else f"{chat.chat_id} ({title})" for chat, title in titled]
-
-
 def _title(chat: ChatRecord) -> str:
     return " ".join(sanitize(chat.name).split()) or chat.chat_id
 
@@ -91,7 +85,7 @@ class ChatSummary:
 
 
 def list_chats(
-    log: LogReader, search: str | None = None, *, limit: int | None = 50, offset: int = 0
+    log: LogReader, search: str | None = None, *, limit: int | None = 50
 ) -> list[ChatSummary]:
     """Read chats, last used first; ``search`` selects by words in the name or the turns."""
     condition, values = "", tuple[str, ...]()
@@ -103,44 +97,22 @@ def list_chats(
         f"""SELECT *, {_LAST_AT} AS used_at,
             (SELECT count(*) - count(DISTINCT parent_id) FROM turns INDEXED BY turns_by_parent
                 WHERE turns.chat_id = chats.chat_id) AS branches
-            FROM chats {condition} ORDER BY {_LAST_AT} DESC, id DESC LIMIT ? OFFSET ?""",
-        (*values, sql_limit(limit), offset),
+            FROM chats {condition} ORDER BY {_LAST_AT} DESC, id DESC LIMIT ?""",
+        (*values, sql_limit(limit)),
     )
-    totals = _sum_chats(log, [row["chat_id"] for row in rows])
-    return [
-        ChatSummary(
-            parse_record(ChatRecord, row),
-            row["used_at"],
-            totals.get(row["chat_id"]),
-            max(1, row["branches"]),
-        )
-        for row in rows
-    ]
+    chats: list[ChatSummary] = []
+    for row in rows:
+        chat = parse_record(ChatRecord, row)
+        where = replace(build_clause(TurnFilter(chat_id=chat.chat_id)), index="turns_by_chat")
+        total = next(map(parse_total, log.select(*totals_sql("chat", where))), None)
+        chats.append(ChatSummary(chat, row["used_at"], total, max(1, row["branches"])))
+    return chats
 
 
-def _sum_chats(log: LogReader, chat_ids: Sequence[str]) -> dict[str, Total]:
-    by_chat: dict[str, Total] = {}
-    for chat_id in chat_ids:
-        where = replace(build_clause(TurnFilter(chat_id=chat_id)), index="turns_by_chat")
-        for row in log.select(*totals_sql("chat", where)):
-            by_chat[chat_id] = parse_total(row)
-    return by_chat
-
-
-def list_chat_turns(
-    log: LogReader, chat_id: str, *, limit: int | None = None, before: str | None = None
-) -> list[TurnRecord]:
-    """Return the last turns of a chat, oldest first, before the turn with an id."""
-    condition, values = "", tuple[str, ...]()
-    if before is not None:
-        condition = "AND (created_at, id) < (SELECT created_at, id FROM turns WHERE turn_id = ?)"
-        values = (before,)
-    rows = log.select(
-        f"SELECT * FROM turns WHERE chat_id = ? {condition} "
-        "ORDER BY created_at DESC, id DESC LIMIT ?",
-        (chat_id, *values, sql_limit(limit)),
-    )
-    return [parse_turn(row) for row in reversed(rows)]
+def list_chat_turns(log: LogReader, chat_id: str) -> list[TurnRecord]:
+    """Return the turns of a chat, oldest first."""
+    rows = log.select("SELECT * FROM turns WHERE chat_id = ? ORDER BY created_at, id", (chat_id,))
+    return [parse_turn(row) for row in rows]
 
 
 def find_branch(log: LogReader, chat_id: str) -> frozenset[str]:

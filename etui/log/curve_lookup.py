@@ -1,4 +1,4 @@
-"""Look up the operating curve of a model: measured, or fitted to the turns in the log."""
+"""Look up the operating curve of a model, or the mean joules per token of its last turns."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import json
 import math
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from etui.arm import TokenCost
 from etui.codec import from_document, to_document
 from etui.curves.fit import TooFewPoints, TurnPoint, fit_curve
 from etui.curves.operating_curve import (
@@ -18,11 +19,86 @@ from etui.curves.operating_curve import (
     list_differences,
     parse_conditions,
 )
-from etui.log.records import CurveRecord, ReadRow
-from etui.log.token_cost import FREE_OF_CACHES_SQL, SHARED_SQL
+from etui.log.records import ReadRow, Row
+from etui.units import count_text
 
 if TYPE_CHECKING:
     from etui.log.queries import LogReader
+
+
+AVERAGED_TURNS = 20
+"""Number of a model's last turns to average."""
+
+LOOKED_AT = 5 * AVERAGED_TURNS
+"""Number of a model's last turns to choose from."""
+
+BATCHED_SQL = "(coalesce(energy_attribution_method, 'exclusive') <> 'exclusive')"
+"""Whether other requests were in the batches of a turn."""
+
+SHARED_SQL = f"(energy_shared OR {BATCHED_SQL})"
+"""Whether other programs used the hardware of a turn, or other requests were in its batches."""
+
+
+FREE_OF_CACHES_SQL = """(
+    length(cache) = 2 OR CASE WHEN json_valid(cache)
+        THEN json_extract(cache, '$.restore_seconds') <= 0.02 * seconds_prefill END
+)"""
+"""Whether hardly any of the prefill went into bringing a KV cache back."""
+
+
+# Votes share each read of the weights, so their tokens cost less than those of one sequence, and
+# what drafted tokens cost depends on the text.
+COSTS_SQL = f"""
+    SELECT energy_phases_prefill, tokens_computed, energy_phases_decode, tokens_output, energy_kind,
+        {SHARED_SQL}, {BATCHED_SQL}
+    FROM turns INDEXED BY turns_with_cost
+    WHERE model = ? AND model_sha256 IS ? AND reasoning <> 'vote' AND tokens_output > 0
+        AND hops = '[]' AND speculation_method IS NULL
+        AND energy_phases_decode > 0 AND energy_phases_prefill IS NOT NULL
+        AND {FREE_OF_CACHES_SQL}
+    ORDER BY created_at DESC LIMIT ?
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class TurnCost:
+    """Measured joules and tokens of one turn, by phase, and how the energy is known.
+
+    ``shared`` is true if other programs used the same hardware, so that it has joules of theirs, or
+    if it is ``batched``: other requests were in its batches, and it did not pay for all of each.
+    """
+
+    prefill_joules: float
+    computed_tokens: int
+    decode_joules: float
+    output_tokens: int
+    kind: str | None
+    shared: bool = False
+    batched: bool = False
+
+
+def mean_token_cost(turns: Sequence[TurnCost]) -> TokenCost | None:
+    """Average the joules per token of turns, newest first, with the newest's kind of energy.
+
+    Turns that shared the hardware count only if there are no others, and those that shared their
+    batches only if there are none but those: their tokens cost less the more requests there were,
+    and such a cost would divide the next batches wrongly. None without turns. A mean does not
+    depend on the length of the context, so the cost has no term that grows with it.
+    """
+    alike = [turn for turn in turns if turn.kind == turns[0].kind]
+    alone = [turn for turn in alike if not turn.batched] or alike
+    alike = ([turn for turn in alone if not turn.shared] or alone)[:AVERAGED_TURNS]
+    output = sum(turn.output_tokens for turn in alike)
+    if not output:
+        return None
+    computed = sum(turn.computed_tokens for turn in alike)
+    prefill = math.fsum(turn.prefill_joules for turn in alike)
+    return TokenCost(
+        joules_per_token=math.fsum(turn.decode_joules for turn in alike) / output,
+        joules_per_prompt_token=prefill / computed if computed else 0.0,
+        source=f"the mean of {count_text(len(alike), 'turn')}",
+        batched=all(turn.batched for turn in alike),
+    )
 
 
 ROUGHER, WELL_ENOUGH = 2.0, 0.1
@@ -45,8 +121,12 @@ _COEFFICIENTS = {
 _SETTINGS_AFTER = ("prefill_threads", "kv_type", "flash_attention", "batch_tokens", "tuned")
 
 
-def build_curve_record(curve: OperatingCurve) -> CurveRecord:
-    """Build the row of a curve; coefficients have the names of the formula."""
+def build_curve_row(curve: OperatingCurve) -> Row:
+    """Build the row of a curve, which is its JSON document too.
+
+    The coefficients are ``e0``, ``a`` and ``a2`` of prefill and ``e0``, ``b`` and ``c`` of decode,
+    in joules and joules per token.
+    """
     document, conditions = to_document(curve), to_document(curve.conditions)
     coefficients = {
         f"{phase}_{short}": document[phase].pop(name)
@@ -54,27 +134,22 @@ def build_curve_record(curve: OperatingCurve) -> CurveRecord:
         for name, short in names.items()
     }
     residuals = ("prefill", "decode", "meter_share", "held_out_mape", "points")
-    return CurveRecord(
-        curve_id=curve.curve_id,
-        created_at=curve.created_at,
-        model=curve.model,
-        model_sha256=curve.model_sha256,
-        machine=curve.conditions.machine,
-        build=curve.conditions.build,
-        power_limit_watts=curve.conditions.power_limit_watts,
-        kind=curve.kind,
-        source=curve.source,
-        n=curve.n,
-        r2_prefill=curve.prefill.r2,
-        r2_decode=curve.decode.r2,
-        coefficients=coefficients,
-        residuals={name: document[name] for name in residuals},
-        settings={
+    return {
+        **{name: document[name] for name in ("curve_id", "created_at", "model", "model_sha256")},
+        **{name: conditions[name] for name in ("machine", "build", "power_limit_watts")},
+        "kind": curve.kind,
+        "source": curve.source,
+        "n": curve.n,
+        "r2_prefill": curve.prefill.r2,
+        "r2_decode": curve.decode.r2,
+        "coefficients": coefficients,
+        "residuals": {name: document[name] for name in residuals},
+        "settings": {
             **{name: conditions[name] for name in ("threads", "channels")},
             **{name: document[name] for name in ("gpu_layers", "idle_watts", "speed")},
             **{name: conditions[name] for name in _SETTINGS_AFTER},
         },
-    )
+    }
 
 
 def parse_curve(row: ReadRow) -> OperatingCurve | None:
@@ -105,15 +180,6 @@ def parse_curve(row: ReadRow) -> OperatingCurve | None:
         return None
 
 
-def curve_document(curve: OperatingCurve, *, points: bool = True) -> dict[str, Any]:
-    """Convert a curve to plain JSON values, named as in its row; ``points`` adds the residuals."""
-    record = build_curve_record(curve)
-    document = {f.name: getattr(record, f.name) for f in fields(CurveRecord)}
-    if not points:
-        document["residuals"] = {k: v for k, v in record.residuals.items() if k != "points"}
-    return document
-
-
 LEAST_TURNS = 20
 """Complete turns that the log needs to fit a curve, and newer turns after which it refits."""
 
@@ -123,15 +189,13 @@ def find_curve(
     model: str,
     sha256: str | None,
     now: Conditions,
-    save: Callable[[CurveRecord], None] | None = None,
+    save: Callable[[OperatingCurve], object] | None = None,
 ) -> OperatingCurve | None:
     """Find the calibration that is in use, or a curve of the log, or None.
 
     It is the newest one that is valid, unless an earlier one predicts far better.
 
     Args:
-        log: Where curves and turns are read.
-        sha256: SHA-256 of its file; None if it is not known.
         save: Takes a curve that is fitted here because the log has grown enough. With None nothing
             is fitted: a fit takes half a second, and no answer should wait for it.
     """
@@ -151,7 +215,7 @@ def find_curve(
         curve = fit_logged_turns(turns, model, sha256, now)
     except TooFewPoints:
         return latest
-    save(build_curve_record(curve))
+    save(curve)
     return curve
 
 
@@ -224,6 +288,7 @@ _ALONE_SQL = f"""
         AND instr(energy_flags, '"load"') = 0 AND {FREE_OF_CACHES_SQL}
 """
 
+# The first five are the first fields of a TurnPoint.
 _POINTS_SQL = f"""
     SELECT tokens_computed, tokens_cached, tokens_output, energy_phases_prefill,
         energy_phases_decode, energy_joules, energy_uncertainty, seconds_prefill, seconds_decode,
@@ -258,39 +323,29 @@ SPECULATED_SQL = _POINTS_SQL.format(
 class LoggedTurn:
     """One turn as a point of a curve, with the conditions of its measurement."""
 
-    created_at: str  # ISO 8601, UTC
-    point: TurnPoint  # Tokens, joules and seconds
+    created_at: str
+    point: TurnPoint
     kind: str | None  # How its energy is known
     channels: tuple[str, ...]  # Ids of the channels in its total
     settings: dict[str, Any]  # Recorded machine, build and threads
-    shared: bool
-    """Whether other processes used a GPU at the same time, or other requests were in its batches.
-    """
+    shared: bool  # Whether others used a GPU at the same time, or its batches
 
 
 def parse_logged_turns(rows: Sequence[sqlite3.Row]) -> list[LoggedTurn]:
     """Parse rows of ``POINTS_SQL``, newest first."""
-    return [
-        LoggedTurn(
-            created_at=row["created_at"],
-            point=TurnPoint(
-                computed_tokens=row["tokens_computed"],
-                cached_tokens=row["tokens_cached"],
-                output_tokens=row["tokens_output"],
-                prefill_joules=row["energy_phases_prefill"],
-                decode_joules=row["energy_phases_decode"],
-                prefill_uncertainty=_share_uncertainty(row, "energy_phases_prefill"),
-                decode_uncertainty=_share_uncertainty(row, "energy_phases_decode"),
-                prefill_seconds=row["seconds_prefill"],
-                decode_seconds=row["seconds_decode"],
-            ),
-            kind=row["energy_kind"],
-            channels=tuple(json.loads(row["energy_channels"])),
-            settings=json.loads(row["settings"]),
-            shared=bool(row["shared"]),
+    found = []
+    for row in rows:
+        point = TurnPoint(
+            *(row[0], row[1], row[2], row[3], row[4]),
+            prefill_uncertainty=_share_uncertainty(row, "energy_phases_prefill"),
+            decode_uncertainty=_share_uncertainty(row, "energy_phases_decode"),
+            prefill_seconds=row["seconds_prefill"],
+            decode_seconds=row["seconds_decode"],
         )
-        for row in rows
-    ]
+        channels, settings = json.loads(row["energy_channels"]), json.loads(row["settings"])
+        kind, shared = row["energy_kind"], bool(row["shared"])
+        found.append(LoggedTurn(row["created_at"], point, kind, tuple(channels), settings, shared))
+    return found
 
 
 def _share_uncertainty(row: sqlite3.Row, phase: str) -> float | None:

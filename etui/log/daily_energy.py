@@ -16,7 +16,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from etui.energy.types import Kind
-from etui.log.filters import AT_WALL, SPAN, START
+from etui.log.filters import AT_WALL, HAS_HOPS, HOPPED, SPAN, START
 from etui.text import format_utc
 from etui.turn.record import NAMES
 
@@ -34,8 +34,6 @@ PERIODS: tuple[Period, ...] = ("day", "week", "month", "year")
 """Calendar periods for which money is summed; a week begins on Monday."""
 ENERGY_INDEX = "turns_energy"
 """The index that has every column that is summed here."""
-_HAS_HOPS = "hops <> '[]'"
-_HOPPED = f"SELECT id FROM turns INDEXED BY turns_with_hops WHERE {_HAS_HOPS}"
 _DAYS = "json_each(?) AS day CROSS JOIN"
 _IN_DAY = (
     "created_at >= json_extract(day.value, '$[0]') AND created_at < json_extract(day.value, '$[1]')"
@@ -53,7 +51,7 @@ _TURNS_SQL = f"""
         coalesce(max(energy_joules IS NOT NULL AND energy_kind IS '{Kind.ESTIMATE}'), 0)
             AS estimated
     FROM {_DAYS} turns INDEXED BY {ENERGY_INDEX} ON {_IN_DAY}
-    WHERE +turns.id NOT IN ({_HOPPED}) AND +turns.id {{}} (SELECT value FROM json_each(?))
+    WHERE +turns.id NOT IN ({HOPPED}) AND +turns.id {{}} (SELECT value FROM json_each(?))
     GROUP BY 1, 2
 """
 # As in etui.log.totals: where one hop of a model is unknown, so is that model's part of the turn.
@@ -69,7 +67,7 @@ _HOPS_SQL = f"""
                 json_extract(hop.value, '$.model') AS model,
                 CASE WHEN energy_joules IS NOT NULL
                     THEN json_extract(hop.value, '$.joules') END AS joules
-            FROM {_DAYS} turns INDEXED BY turns_with_hops ON {_IN_DAY} AND {_HAS_HOPS},
+            FROM {_DAYS} turns INDEXED BY turns_with_hops ON {_IN_DAY} AND {HAS_HOPS},
                 json_each(turns.hops) AS hop
         ) GROUP BY day, turn, model
     ) GROUP BY day, model
@@ -152,13 +150,8 @@ class EnergySum:
 
     def to_json(self) -> dict[str, int | float | str | None]:
         """Build the document of a sum."""
-        return {
-            "turns": self.turns,
-            "joules": self.joules,
-            "kind": self.kind,
-            "unmeasured": self.unmeasured,
-            "peak_watts": self.peak_watts,
-        }
+        names = ("turns", "joules", "kind", "unmeasured", "peak_watts")
+        return {name: getattr(self, name) for name in names}
 
     def __add__(self, other: EnergySum) -> EnergySum:
         """Return the sum of both groups; unknown joules are counted as missing, never as 0."""
@@ -192,13 +185,8 @@ class DailyEnergy:
 
 
 def day_start(day: date, zone: tzinfo | None = None) -> datetime:
-    """Return the first moment of a local day, in UTC.
-
-    Args:
-        zone: Its time zone; None is the one of this machine.
-    """
-    midnight = datetime.combine(day, time.min, zone)
-    return midnight.astimezone(UTC)
+    """Return the first moment of a local day, in UTC; without a zone, in that of this machine."""
+    return datetime.combine(day, time.min, zone).astimezone(UTC)
 
 
 def period_start(day: date, period: Period) -> date:

@@ -74,11 +74,8 @@ def open_for_writing(config: Config, busy_seconds: float = BUSY_SECONDS) -> sqli
     """Open a writing connection, in autocommit mode, on a database that is up to date.
 
     A missing database is created and an older one is migrated. Two processes may do so at once:
-    the second waits for the first and finds nothing left to do.
-
-    Raises:
-        LogUnavailable: The database is from a newer etui, is not one of etui's, is locked or not
-            writable.
+    the second waits for the first and finds nothing left to do. LogUnavailable if the database is
+    from a newer etui, is not one of etui's, is locked or not writable.
     """
     path = config.database
     try:
@@ -101,14 +98,12 @@ def open_for_writing(config: Config, busy_seconds: float = BUSY_SECONDS) -> sqli
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute(f"PRAGMA wal_autocheckpoint = {_WAL_PAGES}")
         connection.execute(f"PRAGMA journal_size_limit = {_WAL_PAGES * 4096}")
-    except sqlite3.Error as error:
+    except (sqlite3.Error, LogUnavailable) as error:
         if connection is not None:
             connection.close()
+        if isinstance(error, LogUnavailable):
+            raise
         raise translate_error(path, error) from error
-    except LogUnavailable:
-        if connection is not None:
-            connection.close()
-        raise
     return connection
 
 
@@ -116,9 +111,7 @@ def open_for_reading(config: Config) -> sqlite3.Connection | None:
     """Open a read-only connection; None if there is no database yet.
 
     A database of an older etui is migrated first. A database on a read-only disk is read as it is.
-
-    Raises:
-        LogUnavailable: The database is from a newer etui, or is not one of etui's.
+    LogUnavailable if it is from a newer etui, or is not one of etui's.
     """
     path = config.database
     if not path.exists() or (path.is_file() and path.stat().st_size == 0):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TextIO
 
 from etui import units
@@ -39,6 +39,7 @@ from etui.log.records import ChatRecord, build_row
 from etui.text import close_fence, sanitize
 from etui.turn.chat_tree import current_branch
 from etui.turn.record import Attribution, HopRecord, TurnRecord
+from etui.turn.text import energy_line
 
 NO_WEIGHTS: Mapping[str, str] = {}
 """Quantisations of no model."""
@@ -276,38 +277,19 @@ def build_chat_document(
     }
 
 
-def format_branch(
-    chat: ChatRecord, turns: Sequence[TurnRecord], energy_line: Callable[[TurnRecord], str]
-) -> str:
-    """Format the current branch of a chat as Markdown, see :func:`format_chat`.
+def format_chat(chat: ChatRecord, turns: Sequence[TurnRecord], *, is_whole: bool = True) -> str:
+    """Format the current branch of a chat as Markdown: each question, its answer, and its energy.
 
-    Args:
-        turns: All its turns, oldest first.
-    """
-    shown = current_branch(turns, chat.head)
-    return format_chat(chat, shown, energy_line, elsewhere=len(turns) - len(shown))
-
-
-def format_chat(
-    chat: ChatRecord,
-    turns: Sequence[TurnRecord],
-    energy_line: Callable[[TurnRecord], str],
-    *,
-    elsewhere: int = 0,
-) -> str:
-    """Format a chat as Markdown: each question as a quotation, its answer, and its energy.
-
-    Args:
-        turns: Its turns, oldest first.
-        elsewhere: Number of turns on other branches, which are left out.
+    ``turns`` are all its turns, oldest first; where a filter has left some out, all are shown.
     """
     name = " ".join(sanitize(chat.name).split())
-    parts = [f"# {name or chat.chat_id}", _format_head(chat, turns)]
-    if elsewhere:
+    shown = current_branch(turns, chat.head) if is_whole else turns
+    parts = [f"# {name or chat.chat_id}", _format_head(chat, shown)]
+    if elsewhere := len(turns) - len(shown):
         parts.append(f"*{units.count_text(elsewhere, 'turn')} on other branches left out*")
     if chat.system:
         parts += ["System prompt:", _quote(chat.system)]
-    for turn in turns:
+    for turn in shown:
         parts += [
             "---",
             _quote(turn.query),

@@ -21,11 +21,6 @@ class Sort(StrEnum):
     MODEL = "model"
     RULE = "rule"
 
-    @property
-    def column(self) -> str:
-        """The column to sort by."""
-        return _COLUMNS[self]
-
 
 _COLUMNS = {
     Sort.TIME: "created_at",
@@ -55,12 +50,10 @@ _EQUAL = {
 
 @dataclass(frozen=True, slots=True)
 class TurnFilter:
-    """Turns that meet every condition that is not None.
+    """Turns that meet every condition that is not None; names and ids are equal to the turn's.
 
-    Attributes:
-        model, rule, status, policy, chat_id: Equal to the turn's.
-        since, until: Aware times; ``since`` is included, ``until`` is not.
-        key, endpoint: Name of the client's key, and path of its request; equal to the turn's.
+    ``since`` and ``until`` are aware times; ``since`` is included, ``until`` is not. ``key`` is the
+    name of the client's key, ``endpoint`` the path of its request.
     """
 
     model: str | None = None
@@ -82,6 +75,9 @@ CLIENT_INDEX = "turns_by_key"
 """The index of the turns that clients of ``etui serve`` asked for."""
 OF_CLIENTS = "client_key IS NOT NULL"
 """The condition of the turns in it."""
+HAS_HOPS = "hops <> '[]'"
+HOPPED = f"SELECT id FROM turns INDEXED BY turns_with_hops WHERE {HAS_HOPS}"
+"""The turns that several models answered."""
 AT_WALL = "SELECT id FROM turns INDEXED BY turns_at_the_wall WHERE energy_wall_joules IS NOT NULL"
 """The turns with joules at the wall."""
 START = "CAST(strftime('%s', created_at) AS INTEGER)"
@@ -95,11 +91,7 @@ SPAN = (
 
 @dataclass(frozen=True, slots=True)
 class Clause:
-    """``FROM`` and ``WHERE`` of a statement over turns, with its values.
-
-    Attributes:
-        conditions, values: The conditions, and the values for their question marks.
-    """
+    """``FROM`` and ``WHERE`` of a statement over turns, with the values for its question marks."""
 
     conditions: tuple[str, ...]
     values: tuple[str, ...]
@@ -139,8 +131,8 @@ def build_clause(turn_filter: TurnFilter) -> Clause:
             conditions.append(f"created_at {sign} ?")
             values.append(format_utc(moment))
     search = (turn_filter.search or "").strip()
+    expression = build_match(search)
     if search:
-        expression = build_match(search)
         if expression is not None:
             found = "SELECT rowid FROM turns_fts WHERE turns_fts MATCH ?"
             values.append(expression)
@@ -151,13 +143,12 @@ def build_clause(turn_filter: TurnFilter) -> Clause:
         # The + disables the lookup by id, so that SQLite does not fetch the found rows one by one.
         conditions.append(f"+id IN ({found})")
     index = CLIENT_INDEX if of_clients else COVERING_INDEX
-    by_words = bool(search) and build_match(search) is not None
     return Clause(
         tuple(conditions),
         tuple(values),
         index if conditions else None,
-        only_words=by_words and len(conditions) == 1,
-        scans_texts=bool(search) and not by_words,
+        only_words=expression is not None and len(conditions) == 1,
+        scans_texts=bool(search) and expression is None,
     )
 
 
@@ -178,7 +169,7 @@ COUNT_WORDS_SQL = "SELECT count(*) FROM turns_fts WHERE turns_fts MATCH ?"
 def build_order(sort: Sort, descending: bool) -> str:
     """Build ``ORDER BY`` with unknown values last in either direction; ties are sorted by id."""
     direction = "DESC" if descending else "ASC"
-    return f"ORDER BY {sort.column} {direction} NULLS LAST, id {direction}"
+    return f"ORDER BY {_COLUMNS[sort]} {direction} NULLS LAST, id {direction}"
 
 
 _TERM = re.compile(r'"([^"]*)"|(\S+)')

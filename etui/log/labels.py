@@ -52,11 +52,7 @@ _LARGEST_LOAD_SQL = """
 
 @dataclass(frozen=True, slots=True)
 class LabelledTurn:
-    """A turn with a grade or an audit.
-
-    Attributes:
-        arm, model, reasoning: What gave its answer; of a cascade, the hop that was taken.
-    """
+    """A turn with a grade or an audit; arm, model and reasoning are those of the taken hop."""
 
     turn_id: str
     created_at: str
@@ -72,8 +68,7 @@ class LabelledTurn:
 def read_labelled(log: LogReader, newest: int | None = None) -> list[LabelledTurn]:
     """Read the turns with a grade or a comparable audit, oldest first.
 
-    Args:
-        newest: Number of turns, those with the newest grades and audits; None reads all.
+    With ``newest``, only so many with the newest grades and audits.
     """
     rows = log.select(_LABELLED_SQL, (sql_limit(newest),))
     audits: dict[str, list[AuditRecord]] = {}
@@ -108,10 +103,7 @@ def sum_audits_since(log: LogReader, moment: datetime) -> Spending:
 
 
 def find_largest_load(log: LogReader, model: str) -> float | None:
-    """Return the joules of the largest of a model's last ten loads; None if none was measured.
-
-    The loads of audits count, which are in no turn.
-    """
+    """Return the joules of the largest of a model's last ten loads, those for audits included."""
     rows = log.select(_LARGEST_LOAD_SQL, (model,))
     return None if not rows or rows[0][0] is None else float(rows[0][0])
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from etui.codec import to_document
 from etui.energy.types import Kind
+from etui.log.filters import HOPPED
 
 if TYPE_CHECKING:
     from etui.log.queries import LogReader
@@ -32,7 +33,6 @@ _SUMS = f"""
         count(*) FILTER (WHERE joules IS NULL), sum(tokens), sum(failed)
     FROM ({{source}}) GROUP BY model, sha256
 """
-_HOPPED = "SELECT id FROM turns INDEXED BY turns_with_hops WHERE hops <> '[]'"
 # From two indexes: the status in the wide rows is never read.
 _FAILED = "SELECT id FROM turns INDEXED BY turns_by_status WHERE status = 'error'"
 _ENERGY = "energy_joules AS joules, energy_uncertainty AS uncertainty, energy_kind AS kind"
@@ -41,7 +41,7 @@ _SOURCES: tuple[tuple[Use, str], ...] = (
     ("answers", f"""
         SELECT model, model_sha256 AS sha256, created_at, {_ENERGY}, tokens_output AS tokens,
             +id IN ({_FAILED}) AS failed
-        FROM turns INDEXED BY turns_by_file WHERE +id NOT IN ({_HOPPED})"""),
+        FROM turns INDEXED BY turns_by_file WHERE +id NOT IN ({HOPPED})"""),
     # As in etui.log.totals: where one hop of a model is unknown, so is that model's part of the
     # turn.
     ("answers", f"""

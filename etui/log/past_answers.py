@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,6 @@ from etui.log.curve_lookup import (
     find_curve,
     parse_logged_turns,
 )
-from etui.log.records import CurveRecord
 from etui.routing.joules import (
     ArmKey,
     LoggedModelFacts,
@@ -92,21 +92,15 @@ def read_model_facts(
     model: str,
     sha256: str | None,
     now: Conditions,
-    save: Callable[[CurveRecord], None] | None = None,
 ) -> LoggedModelFacts:
-    """Read the facts of one model.
-
-    Args:
-        sha256: SHA-256 of its file; None if it is not known.
-        now: Conditions of this machine; a curve made under others is not used.
-        save: Takes a curve that was fitted to the log, so that it is fitted only once.
-    """
+    """Read the facts of one model under the conditions of now, see :func:`find_curve`."""
     past = log.select(_PAST_SQL, (model, sha256, PAST_TURNS))
-    loads = _select_kind(log.select(_LOADS_SQL, (model, sha256, _LOADS)), "kind")
+    loads = log.select(_LOADS_SQL, (model, sha256, _LOADS))
+    loads = [row for row in loads if row["kind"] == loads[0]["kind"]]
     audits = _select_audits(log.select(_AUDITS_SQL, (model, sha256, PAST_TURNS)), now)
     audit_loads = [row["load_joules"] for row in audits if row["load_joules"]]
     return LoggedModelFacts(
-        curve=find_curve(log, model, sha256, now, save),
+        curve=find_curve(log, model, sha256, now),
         speed=read_speed(log, model, sha256, now.machine),
         load_joules=_mean([row["joules"] for row in loads] or audit_loads[:_LOADS]),
         load_seconds=_mean([row["seconds"] for row in loads]),
@@ -147,12 +141,9 @@ def read_speed(log: LogReader, model: str, sha256: str | None, machine: str) -> 
     if not alike:
         return None
     points = [
-        TurnPoint(
-            row["tokens_computed"], 0, row["tokens_output"], 0.0, 0.0,
-            prefill_seconds=row["seconds_prefill"], decode_seconds=row["seconds_decode"],
-        )
+        TurnPoint(row[0], 0, row[1], 0.0, 0.0, prefill_seconds=row[2], decode_seconds=row[3])
         for row in alike
-    ]  # fmt: skip
+    ]
     return replace(_pool_speed(points), prefill_watts=None, decode_watts=None)
 
 
@@ -225,9 +216,8 @@ def _group_output(rows: Sequence[sqlite3.Row]) -> Mapping[ArmKey, PastOutput]:
 
 
 def _average_output(rows: Sequence[sqlite3.Row]) -> PastOutput:
-    measured = _select_kind(
-        [r for r in rows if r["energy_phases_decode"] is not None], "energy_kind"
-    )
+    measured = [row for row in rows if row["energy_phases_decode"] is not None]
+    measured = [row for row in measured if row["energy_kind"] == measured[0]["energy_kind"]]
     tokens = sum(row["tokens_output"] for row in measured)
     joules = math.fsum(row["energy_phases_decode"] for row in measured)
     return PastOutput(
@@ -247,11 +237,6 @@ def _median_overhead(rows: Sequence[sqlite3.Row]) -> float | None:
         if row["chat_id"] is None and row["tokens_prompt"] > 0
     ]
     return float(median(extra)) if extra else None
-
-
-def _select_kind(rows: Sequence[sqlite3.Row], kind: str) -> list[sqlite3.Row]:
-    """Select the rows whose energy is of the same kind as that of the newest, the first."""
-    return [row for row in rows if row[kind] == rows[0][kind]]
 
 
 def _mean(values: Sequence[float]) -> float | None:
@@ -278,19 +263,13 @@ class PastAnswer:
 
 
 def read_run_documents(log: LogReader, suite: str) -> list[tuple[str, Mapping[str, Any]]]:
-    """Read the configurations of the runs of a suite.
-
-    Returns:
-        Id and document of each run, newest first; a document that is not JSON is left out.
-    """
+    """Read id and configuration of the runs of a suite, newest first, if it is a JSON object."""
     found: list[tuple[str, Mapping[str, Any]]] = []
     for row in log.select(_RUNS_SQL, (suite,)):
-        try:
+        with suppress(TypeError, ValueError):
             document = json.loads(row["config"])
-        except (TypeError, ValueError):
-            continue
-        if isinstance(document, dict):
-            found.append((row["run_id"], document))
+            if isinstance(document, dict):
+                found.append((row["run_id"], document))
     return found
 
 

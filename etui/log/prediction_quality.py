@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import math
-import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from etui.curves.operating_curve import OperatingCurve, mape
 from etui.log.curve_lookup import LoggedTurn
-from etui.log.filters import Clause
+from etui.log.filters import TurnFilter, build_clause
+
+if TYPE_CHECKING:
+    from etui.log.queries import LogReader
 
 DRIFT_TURNS = 20
 """Number of last turns that a curve is compared with."""
@@ -91,30 +93,24 @@ class Drift:
     curve's own 95 % band."""
 
 
-def outcomes_sql(where: Clause) -> str:
-    """Build the statement for :func:`parse_outcomes`."""
-    return f"""
+def read_outcomes(log: LogReader, turn_filter: TurnFilter) -> list[PredictionOutcome]:
+    """Read the turns of a filter, oldest first."""
+    where = build_clause(turn_filter)
+    sql = f"""
         SELECT model, arm, energy_kind, predicted_joules, energy_joules,
             json_extract(trace, '$.shadow') AS shadow,
             json_extract(trace, '$.predicted.range') AS range, hops
         {where.sql} ORDER BY created_at
     """
-
-
-def parse_outcomes(rows: Sequence[sqlite3.Row]) -> list[PredictionOutcome]:
-    """Parse rows of :func:`outcomes_sql`."""
     return [
         PredictionOutcome(
-            row["model"],
-            row["arm"],
-            row["energy_kind"],
-            row["predicted_joules"],
-            row["energy_joules"],
+            *(row["model"], row["arm"], row["energy_kind"]),
+            *(row["predicted_joules"], row["energy_joules"]),
             json.loads(row["shadow"]) if row["shadow"] else None,
             tuple(json.loads(row["range"])) if row["range"] else None,
             tuple((hop["arm"], hop["model"]) for hop in json.loads(row["hops"])),
         )
-        for row in rows
+        for row in log.select(sql, where.values)
     ]
 
 
@@ -156,7 +152,23 @@ def summarise_shadows(outcomes: Sequence[PredictionOutcome]) -> list[ShadowSumma
     for outcome in outcomes:
         if outcome.shadow is not None:
             by_policy.setdefault(str(outcome.shadow.get("policy")), []).append(outcome)
-    return [_summarise_shadow(policy, turns) for policy, turns in sorted(by_policy.items())]
+    found = []
+    for policy, turns in sorted(by_policy.items()):
+        elsewhere = undecided = 0
+        differences: list[float] = []
+        for turn in turns:
+            shadow = turn.shadow or {}
+            if shadow.get("arm") is None:
+                undecided += 1
+            elif (shadow["arm"], shadow.get("model")) != (turn.arm, turn.model):
+                elsewhere += 1
+                predicted = shadow.get("predicted_joules")
+                if predicted is not None and turn.predicted_joules is not None:
+                    differences.append(predicted - turn.predicted_joules)
+        joules = math.fsum(differences) if differences else None
+        counts = len(turns), elsewhere, undecided, len(differences)
+        found.append(ShadowSummary(policy, *counts, joules))
+    return found
 
 
 def measure_drift(curve: OperatingCurve, turns: Sequence[LoggedTurn]) -> Drift:
@@ -180,25 +192,3 @@ def measure_drift(curve: OperatingCurve, turns: Sequence[LoggedTurn]) -> Drift:
         outside += abs(measured - predicted.total) > math.hypot(predicted.scatter, own)
     drifted = len(errors) >= LEAST_DRIFT_TURNS and 2 * outside > len(errors)
     return Drift(curve, len(errors), median(errors) if errors else None, drifted)
-
-
-def _summarise_shadow(policy: str, turns: Sequence[PredictionOutcome]) -> ShadowSummary:
-    elsewhere = undecided = 0
-    differences: list[float] = []
-    for turn in turns:
-        shadow = turn.shadow or {}
-        if shadow.get("arm") is None:
-            undecided += 1
-        elif (shadow["arm"], shadow.get("model")) != (turn.arm, turn.model):
-            elsewhere += 1
-            predicted = shadow.get("predicted_joules")
-            if predicted is not None and turn.predicted_joules is not None:
-                differences.append(predicted - turn.predicted_joules)
-    return ShadowSummary(
-        policy,
-        len(turns),
-        elsewhere,
-        undecided,
-        len(differences),
-        math.fsum(differences) if differences else None,
-    )

@@ -14,7 +14,14 @@ from etui.arm import TokenCost
 from etui.config.config import Config
 from etui.curves.operating_curve import OperatingCurve
 from etui.errors import EtuiError, LogUnavailable
-from etui.log.curve_lookup import CURVES_SQL, parse_curve
+from etui.log.curve_lookup import (
+    COSTS_SQL,
+    CURVES_SQL,
+    LOOKED_AT,
+    TurnCost,
+    mean_token_cost,
+    parse_curve,
+)
 from etui.log.database import FileIdentity, open_for_reading, read_identity, translate_error
 from etui.log.filters import (
     COUNT_WORDS_SQL,
@@ -25,16 +32,16 @@ from etui.log.filters import (
     order_by_index,
     sql_limit,
 )
-from etui.log.open_turns import take_left
 from etui.log.records import (
     QUESTION_COLUMNS,
     ChatRecord,
     LoggedQuestion,
+    R,
     parse_question,
     parse_record,
     parse_turn,
 )
-from etui.log.token_cost import COSTS_SQL, LOOKED_AT, TurnCost, mean_token_cost
+from etui.log.row_files import take_left
 from etui.log.totals import Total, parse_total, totals_sql
 from etui.text import find_nearest, format_suggestion
 from etui.turn.record import CUT, LoadRecord, TurnRecord, UnloadRecord
@@ -119,10 +126,8 @@ class LogReader:
     """Reads the log; several threads may use it, one at a time.
 
     A missing database reads as an empty one until the first turn creates it, and one that was
-    removed or replaced is opened again.
-
-    Attributes:
-        identity: The file that was read last; None without one.
+    removed or replaced is opened again. ``identity`` is the file that was read last; None without
+    one.
 
     Raises:
         LogUnavailable: The database is from a newer etui, is not one of etui's, or cannot be read.
@@ -197,11 +202,8 @@ class LogReader:
     ) -> Iterator[TurnRecord]:
         """Yield the turns that are in the log now, oldest first, for export.
 
-        They are read in pages; a turn that is deleted meanwhile is left out.
-
-        Args:
-            turn_filter: Which turns; None reads all.
-            report: Called with the number of turns read and the number of all, after each page.
+        They are read in pages; a turn that is deleted meanwhile is left out. ``report`` is called
+        with the number of turns read and the number of all, after each page.
         """
         return map(parse_turn, self._iter_rows("*", turn_filter, report))
 
@@ -225,11 +227,11 @@ class LogReader:
         """Yield the ``id`` and the columns of the turns, read as :meth:`turns` says."""
         where = build_clause(turn_filter or TurnFilter())
         order = build_order(Sort.TIME, descending=False)
-        ids = [row[0] for row in self._select(f"SELECT id {where.sql} {order}", where.values)]
+        ids = [row[0] for row in self.select(f"SELECT id {where.sql} {order}", where.values)]
         sql = f"SELECT id, {columns} FROM turns WHERE id IN (SELECT value FROM json_each(?))"
         for start in range(0, len(ids), _PAGE_ROWS):
             page = ids[start : start + _PAGE_ROWS]
-            found = {row[0]: row for row in self._select(sql, (json.dumps(page),))}
+            found = {row[0]: row for row in self.select(sql, (json.dumps(page),))}
             yield from (found[id_] for id_ in page if id_ in found)
             if report is not None:
                 report(start + len(page), len(ids))
@@ -238,7 +240,7 @@ class LogReader:
         """Count the turns of a filter."""
         where = build_clause(turn_filter or TurnFilter())
         sql = COUNT_WORDS_SQL if where.only_words else f"SELECT count(*) {where.sql}"
-        rows = self._select(sql, where.values)
+        rows = self.select(sql, where.values)
         return int(rows[0][0]) if rows else 0
 
     def get_turn(self, turn_id: str) -> TurnRecord:
@@ -248,7 +250,7 @@ class LogReader:
             UnknownId: No turn matches, or more than one.
         """
         if turn_id == "last":
-            found = self._select("SELECT * FROM turns ORDER BY created_at DESC, id DESC LIMIT 1")
+            found = self.select("SELECT * FROM turns ORDER BY created_at DESC, id DESC LIMIT 1")
         else:
             found = self._select_by_prefix("*", turn_id, 6)
         exact = [row for row in found if row["turn_id"] == turn_id]
@@ -265,17 +267,17 @@ class LogReader:
 
     def find_turn(self, turn_id: str) -> TurnRecord | None:
         """Return the turn of exactly this id; None if there is none."""
-        rows = self._select("SELECT * FROM turns WHERE turn_id = ?", (turn_id,))
+        rows = self.select("SELECT * FROM turns WHERE turn_id = ?", (turn_id,))
         return parse_turn(rows[0]) if rows else None
 
     def totals(self, by: str = "all", turn_filter: TurnFilter | None = None) -> list[Total]:
         """Sum joules, tokens and seconds per group, see :data:`etui.log.totals.GROUPS`."""
         where = build_clause(turn_filter or TurnFilter())
-        return [parse_total(row) for row in self._select(*totals_sql(by, where))]
+        return [parse_total(row) for row in self.select(*totals_sql(by, where))]
 
     def price(self, model: str, sha256: str | None) -> TokenCost | None:
         """Average the joules per token of a model over its last turns; None without any."""
-        rows = self._select(COSTS_SQL, (model, sha256, LOOKED_AT))
+        rows = self.select(COSTS_SQL, (model, sha256, LOOKED_AT))
         return mean_token_cost([TurnCost(*row) for row in rows])
 
     def curves(self, model: str | None = None, sha256: str | None = None) -> list[OperatingCurve]:
@@ -283,26 +285,17 @@ class LogReader:
         found = (parse_curve(row) for row in self.select(CURVES_SQL, (model, sha256)))
         return [curve for curve in found if curve is not None]
 
-    def select(self, sql: str, values: Sequence[Any] = ()) -> list[sqlite3.Row]:
-        """Run a SELECT for the other modules of this package and return its rows."""
-        return self._select(sql, values)
-
     def loads(self, limit: int | None = 50, turn_id: str | None = None) -> list[LoadRecord]:
         """Read loads of models, newest first; with ``turn_id`` only those of that turn."""
-        return [
-            parse_record(LoadRecord, row) for row in self._select_residence("loads", limit, turn_id)
-        ]
+        return self._read_residence(LoadRecord, "loads", limit, turn_id)
 
     def unloads(self, limit: int | None = 50, turn_id: str | None = None) -> list[UnloadRecord]:
         """Read unloads of models, newest first; with ``turn_id`` only those of that turn."""
-        return [
-            parse_record(UnloadRecord, row)
-            for row in self._select_residence("unloads", limit, turn_id)
-        ]
+        return self._read_residence(UnloadRecord, "unloads", limit, turn_id)
 
     def get_chat(self, chat_id: str) -> ChatRecord:
         """Return the chat of an id; UnknownId if there is no such chat."""
-        rows = self._select("SELECT * FROM chats WHERE chat_id = ?", (chat_id,))
+        rows = self.select("SELECT * FROM chats WHERE chat_id = ?", (chat_id,))
         if not rows:
             raise UnknownId(f"no chat {chat_id!r} in the log {self._path}", (), "")
         return parse_record(ChatRecord, rows[0])
@@ -322,15 +315,15 @@ class LogReader:
                 SELECT '' UNION ALL SELECT ({next_name}) FROM names WHERE name IS NOT NULL
             ) SELECT name FROM names WHERE name <> ''
         """
-        return [row[0] for row in self._select(sql)]
+        return [row[0] for row in self.select(sql)]
 
-    def _select_residence(
-        self, table: str, limit: int | None, turn_id: str | None
-    ) -> list[sqlite3.Row]:
+    def _read_residence(
+        self, kind: type[R], table: str, limit: int | None, turn_id: str | None
+    ) -> list[R]:
         condition = "WHERE turn_id = ?" if turn_id is not None else ""
         values: tuple[Any, ...] = (turn_id,) if turn_id is not None else ()
         sql = f"SELECT * FROM {table} {condition} ORDER BY created_at DESC, id DESC LIMIT ?"
-        return self._select(sql, (*values, sql_limit(limit)))
+        return [parse_record(kind, row) for row in self.select(sql, (*values, sql_limit(limit)))]
 
     def _select_page(
         self,
@@ -351,10 +344,10 @@ class LogReader:
             f"(SELECT id AS page_id{total} {where.sql} {by} LIMIT ? OFFSET ?) "
             f"CROSS JOIN turns ON id = page_id {by}"
         )
-        return self._select(sql, (*where.values, sql_limit(limit), offset))
+        return self.select(sql, (*where.values, sql_limit(limit), offset))
 
     def _select_by_prefix(self, columns: str, prefix: str, limit: int) -> list[sqlite3.Row]:
-        return self._select(
+        return self.select(
             f"SELECT {columns} FROM turns WHERE turn_id >= ? AND turn_id < ? "
             "ORDER BY turn_id LIMIT ?",
             (prefix, f"{prefix}\U0010ffff", limit),
@@ -364,11 +357,12 @@ class LogReader:
         """Find similar ids among the latest and those with the same first characters."""
         rows = [
             *self._select_by_prefix("turn_id", turn_id[:3], 500),
-            *self._select("SELECT turn_id FROM turns ORDER BY created_at DESC LIMIT 500"),
+            *self.select("SELECT turn_id FROM turns ORDER BY created_at DESC LIMIT 500"),
         ]
         return find_nearest(turn_id, {row["turn_id"] for row in rows}, most=3)
 
-    def _select(self, sql: str, values: Sequence[Any] = ()) -> list[sqlite3.Row]:
+    def select(self, sql: str, values: Sequence[Any] = ()) -> list[sqlite3.Row]:
+        """Run a SELECT and return its rows; none without a database."""
         with self._lock:
             self._connect()
             if self._connection is None:

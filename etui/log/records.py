@@ -5,30 +5,23 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
+from etui.codec import from_document
 from etui.energy.types import WallEnergy
 from etui.text import cut_middle
 from etui.turn.record import (
     CUT,
     Attribution,
     ClientRecord,
-    HopRecord,
     LoadRecord,
-    LoopRecord,
-    PictureRecord,
-    ProbeRecord,
     Seconds,
     SpeculationRecord,
     Tokens,
     TurnEnergy,
     TurnRecord,
     UnloadRecord,
-    VoteRecord,
-    parse_cache,
-    parse_speculation,
-    parse_tool_loop,
 )
 
 if TYPE_CHECKING:
@@ -117,173 +110,7 @@ class AuditRecord:
     load_joules: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class RunRecord:
-    """One bench run: its settings and results in short; the folder has the details."""
-
-    run_id: str
-    created_at: str
-    finished_at: str | None
-    status: str
-    folder: str
-    suite: str
-    format: str
-    shots: int
-    seed: int
-    data_sha256: str | None
-    config_sha256: str | None
-    questions: int
-    correct: int
-    joules: float | None
-    uncertainty: float | None
-    kind: str | None
-    seconds: float
-    arms: tuple[str, ...]
-    config: dict[str, Any] = field(default_factory=dict)
-    summary: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class AnswerRecord:
-    """The answer of one arm to one question of a run; the key is (run, arm, subject, row)."""
-
-    run_id: str
-    arm: str
-    subject: str
-    row: int
-    answer: str
-    choice: str | None
-    correct: bool
-    letter_mass: float | None
-    status: str
-    tokens_computed: int
-    tokens_cached: int
-    tokens_thinking: int
-    tokens_output: int
-    joules: float | None
-    uncertainty: float | None
-    kind: str | None
-    seconds: float
-    logprobs: dict[str, float] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class CurveRecord:
-    """The operating curve of a model on a machine; ``source`` is ``calibration`` or ``log``.
-
-    ``coefficients`` has ``e0``, ``a`` and ``a2`` of prefill and ``e0``, ``b`` and ``c`` of decode,
-    in joules and joules per token; ``settings`` has what else the curve depends on (threads,
-    channels).
-    """
-
-    curve_id: str
-    created_at: str
-    model: str
-    model_sha256: str | None
-    machine: str
-    build: str
-    power_limit_watts: float | None
-    kind: str | None
-    source: str
-    n: int
-    r2_prefill: float | None
-    r2_decode: float | None
-    coefficients: dict[str, float]
-    residuals: dict[str, Any] = field(default_factory=dict)
-    settings: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class SweepRecord:
-    """One sweep: what it looked for, and what it has found so far; the folder has the details.
-
-    ``floor_joules_percent`` and ``floor_seconds_percent`` are the smallest differences that it
-    could show; ``joules`` is the sum over all measured answers, None if any is unmeasured.
-    """
-
-    sweep_id: str
-    created_at: str
-    folder: str
-    model: str
-    model_sha256: str | None
-    machine: str
-    goal: str
-    within_percent: float | None
-    baseline: str
-    best: str | None
-    verdict: str
-    floor_joules_percent: float | None
-    floor_seconds_percent: float | None
-    blocks: int
-    visits: int
-    joules: float | None
-    kind: str | None
-    seconds: float
-    complete: bool
-
-
-@dataclass(frozen=True, slots=True)
-class SweepSettingRecord:
-    """One setting of a sweep: an answer's costs, and differences to the baseline in percent.
-
-    ``accuracy`` is a share in [0, 1], ``accuracy_points`` its difference in percentage points; all
-    ends are those of intervals at 95 %. ``dropped_after`` is the number of a block.
-    """
-
-    sweep_id: str
-    setting: str
-    axes: dict[str, Any]
-    stage: str
-    blocks: int
-    joules: float | None
-    joules_low: float | None
-    joules_high: float | None
-    seconds: float | None
-    seconds_low: float | None
-    seconds_high: float | None
-    joules_percent: float | None
-    joules_percent_low: float | None
-    joules_percent_high: float | None
-    joules_claimed: bool
-    seconds_percent: float | None
-    seconds_percent_low: float | None
-    seconds_percent_high: float | None
-    seconds_claimed: bool
-    accuracy: float | None
-    accuracy_low: float | None
-    accuracy_high: float | None
-    accuracy_points: float | None
-    accuracy_points_low: float | None
-    accuracy_points_high: float | None
-    dropped_after: int | None
-    reason: str
-    frontier: bool
-
-
-@dataclass(frozen=True, slots=True)
-class RateRecord:
-    """Price and carbon of a kilowatt-hour in the quarter hour from ``start_s``, once noted."""
-
-    start_s: int
-    price: float | None
-    carbon: float | None
-    currency: str
-
-
-Record = (
-    TurnRecord
-    | LoadRecord
-    | UnloadRecord
-    | ChatRecord
-    | RunRecord
-    | AnswerRecord
-    | CurveRecord
-    | SweepRecord
-    | SweepSettingRecord
-    | GradeRecord
-    | AuditRecord
-    | RateRecord
-)
+Record = TurnRecord | LoadRecord | UnloadRecord | ChatRecord | GradeRecord | AuditRecord
 
 Row = dict[str, Any]
 ReadRow: TypeAlias = "Mapping[str, Any] | sqlite3.Row"
@@ -293,22 +120,24 @@ _TABLES: dict[type, tuple[str, tuple[str, ...]]] = {
     ChatRecord: ("chats", ("chat_id",)),
     LoadRecord: ("loads", ("load_id",)),
     UnloadRecord: ("unloads", ("unload_id",)),
-    RunRecord: ("runs", ("run_id",)),
-    AnswerRecord: ("answers", ("run_id", "arm", "subject", "row")),
-    CurveRecord: ("curves", ("curve_id",)),
-    SweepRecord: ("sweeps", ("sweep_id",)),
-    SweepSettingRecord: ("sweep_settings", ("sweep_id", "setting")),
     GradeRecord: ("grades", ("turn_id",)),
     AuditRecord: ("audits", ("audit_id",)),
-    RateRecord: ("rates", ("start_s",)),
 }
 """Record -> its table, and the columns that identify it there."""
-KEYS = dict(_TABLES.values())
+KEYS: dict[str, tuple[str, ...]] = {
+    **dict(_TABLES.values()),
+    "rates": ("start_s",),
+    "curves": ("curve_id",),
+    "runs": ("run_id",),
+    "answers": ("run_id", "arm", "subject", "row"),
+    "sweeps": ("sweep_id",),
+    "sweep_settings": ("sweep_id", "setting"),
+}
 
 
-def _name_columns(kind: type, prefix: str, *without: str) -> tuple[tuple[str, str], ...]:
+def _pair_columns(kind: type, prefix: str, *without: str) -> dict[str, str]:
     """Pair the fields of a dataclass with the columns that hold them."""
-    return tuple((f.name, f"{prefix}{f.name}") for f in fields(kind) if f.name not in without)
+    return {f.name: f"{prefix}{f.name}" for f in fields(kind) if f.name not in without}
 
 
 _LISTS = (
@@ -316,20 +145,23 @@ _LISTS = (
     "pictures",
 )
 _ENERGY_LISTS = ("channels", "unmeasured", "flags")
-_TURN = _name_columns(
+_TURN = _pair_columns(
     TurnRecord, "", "tokens", "seconds", "energy", "speculation", "client", *_LISTS
 )
-_TOKENS = _name_columns(Tokens, "tokens_")
-_SECONDS = _name_columns(Seconds, "seconds_")
-_ENERGY = _name_columns(
+_TOKENS = _pair_columns(Tokens, "tokens_")
+_SECONDS = _pair_columns(Seconds, "seconds_")
+_ENERGY = _pair_columns(
     TurnEnergy, "energy_", "phases", "shared", "attribution", "wall", *_ENERGY_LISTS
 )
-_PHASES = tuple((name, f"energy_phases_{name}") for name in ("load", "prefill", "decode"))
-_ATTRIBUTION = _name_columns(Attribution, "energy_attribution_")
-_WALL = _name_columns(WallEnergy, "energy_wall_")
-_SPECULATION = _name_columns(SpeculationRecord, "speculation_")
-_CLIENT = _name_columns(ClientRecord, "client_")
-_DERIVED = ("joules_per_accepted_token", "joules_per_accepted_token_uncertainty")
+_PHASES = {name: f"energy_phases_{name}" for name in ("load", "prefill", "decode")}
+_ATTRIBUTION = _pair_columns(Attribution, "energy_attribution_")
+_WALL = _pair_columns(WallEnergy, "energy_wall_")
+_SPECULATION = _pair_columns(SpeculationRecord, "speculation_")
+_CLIENT = _pair_columns(ClientRecord, "client_")
+_DERIVED = {
+    name: f"speculation_{name}"
+    for name in ("joules_per_accepted_token", "joules_per_accepted_token_uncertainty")
+}
 """Values of a speculation that follow from the others; SQL can sort by their columns."""
 _NUMBERS = frozenset({int, float, bool, type(None)})
 """Types of values that SQLite takes as they are."""
@@ -352,19 +184,20 @@ def build_row(record: Record) -> Row:
     becomes U+FFFD. Of long texts of a turn the middle is left out, see :data:`TURN_BYTES`.
     """
     if not isinstance(record, TurnRecord):
-        return _to_row({f.name: getattr(record, f.name) for f in fields(record)})
+        return to_row({f.name: getattr(record, f.name) for f in fields(record)})
     flat = _flatten_turn(record)
-    row = _to_row(flat)
+    row = to_row(flat)
     names, most_bytes = tuple(row), TURN_BYTES
     if record.client is not None and not (record.tokens.prompt or record.tokens.output):
         names, most_bytes = ("query", "system"), REFUSED_BYTES
     characters = sum(len(row[name]) for name in names if isinstance(row[name], str))
     if 4 * characters <= most_bytes:  # no character has more bytes
         return row
-    return _to_row(_bound_texts(flat, names, most_bytes))
+    return to_row(_bound_texts(flat, names, most_bytes))
 
 
-def _to_row(flat: Row) -> Row:
+def to_row(flat: Row) -> Row:
+    """Convert the values of a row for SQLite: lists and objects become JSON."""
     return {
         name: value if type(value) in _NUMBERS else _to_storable(value)
         for name, value in flat.items()
@@ -376,38 +209,37 @@ def parse_turn(row: ReadRow) -> TurnRecord:
     if not isinstance(row, dict):
         # A Row of SQLite compares all names to find one, which takes longer than the rest of this.
         row = dict(zip(row.keys(), row, strict=True))
-    energy = row["energy_channels"], row["energy_unmeasured"], row["energy_flags"]
-    channels, unmeasured, flags = map(_parse_json, energy)
     read = {name: _parse_json(row[name]) for name in _LISTS}
-    pictures = PictureRecord(**read["pictures"]) if read["pictures"] else None
-    return TurnRecord(
-        **{name: row[name] for name, _ in _TURN},
-        tokens=Tokens(*[row[column] for _, column in _TOKENS]),
-        seconds=Seconds(*[row[column] for _, column in _SECONDS]),
-        energy=TurnEnergy(
-            **{name: row[column] for name, column in _ENERGY},
-            phases={phase: row[column] for phase, column in _PHASES}
-            | ({} if pictures is None else {"image": pictures.joules}),
-            channels=channels,
-            unmeasured=tuple(unmeasured),
-            flags=tuple(flags),
-            shared=bool(row["energy_shared"]),
-            attribution=_parse_part(Attribution, row, _ATTRIBUTION),
-            wall=_parse_wall(row),
-        ),
-        votes=tuple(VoteRecord(**vote) for vote in read["votes"]),
-        probes=tuple(ProbeRecord(**probe) for probe in read["probes"]),
-        hops=tuple(_parse_hop(hop) for hop in read["hops"]),
-        power_watts=tuple(read["power_watts"]),
-        settings=read["settings"],
-        trace=read["trace"],
-        speculation=_parse_part(SpeculationRecord, row, _SPECULATION),
-        loop=LoopRecord(**read["loop"]) if read["loop"] else None,
-        cache=parse_cache(read["cache"]),
-        tools=parse_tool_loop(read["tools"]),
-        pictures=pictures,
-        client=_parse_part(ClientRecord, row, _CLIENT),
-    )
+    pictures = read["pictures"]
+    wall = _read_part(row, _WALL)
+    energy = {
+        **_read(row, _ENERGY),
+        **{name: _parse_json(row[f"energy_{name}"]) for name in _ENERGY_LISTS},
+        "phases": _read(row, _PHASES) | ({"image": pictures["joules"]} if pictures else {}),
+        "shared": bool(row["energy_shared"]),
+        "attribution": _read_part(row, _ATTRIBUTION),
+        "wall": wall and wall | {"extrapolated": bool(wall["extrapolated"])},
+    }
+    document = {
+        **_read(row, _TURN),
+        **read,
+        **{name: read[name] or None for name in ("loop", "cache", "tools", "pictures")},
+        "tokens": _read(row, _TOKENS),
+        "seconds": _read(row, _SECONDS),
+        "energy": energy,
+        "speculation": _read_part(row, _SPECULATION),
+        "client": _read_part(row, _CLIENT),
+    }
+    return from_document(TurnRecord, document, extra="ignore")
+
+
+def _read(row: ReadRow, columns: Mapping[str, str]) -> Row:
+    return {name: row[column] for name, column in columns.items()}
+
+
+def _read_part(row: ReadRow, columns: Mapping[str, str]) -> Row | None:
+    """Read a part of a turn; None if the first column, which it always has, is NULL."""
+    return None if row[next(iter(columns.values()))] is None else _read(row, columns)
 
 
 QUESTION_COLUMNS = (
@@ -425,24 +257,6 @@ def parse_question(values: Sequence[Any]) -> LoggedQuestion:
         hop = json.loads(hops)[0]
         first_hop = hop["arm"], hop["model"]
     return LoggedQuestion._make([*plain, _parse_json(settings), first_hop, parent_id])
-
-
-def _parse_hop(hop: dict[str, Any]) -> HopRecord:
-    """Parse one of the ``hops``; an older etui recorded no speculation."""
-    speculation = parse_speculation(hop.get("speculation"))
-    return HopRecord(**hop | {"tokens": Tokens(**hop["tokens"]), "speculation": speculation})
-
-
-def _parse_part(kind: type[R], row: ReadRow, columns: Sequence[tuple[str, str]]) -> R | None:
-    """Parse a part of a turn; None if the first column, which it always has, is NULL."""
-    if row[columns[0][1]] is None:
-        return None
-    return kind(**{name: row[column] for name, column in columns})
-
-
-def _parse_wall(row: ReadRow) -> WallEnergy | None:
-    wall = _parse_part(WallEnergy, row, _WALL)
-    return wall and replace(wall, extrapolated=bool(wall.extrapolated))
 
 
 def parse_record(kind: type[R], row: ReadRow) -> R:
@@ -464,27 +278,22 @@ def _parse_json(text: str) -> Any:
 
 def _flatten_turn(record: TurnRecord) -> Row:
     energy, document = record.energy, record.to_json()
-    speculation = document["speculation"] or {}
     return {
-        **{name: getattr(record, name) for name, _ in _TURN},
+        **_flatten(record, _TURN),
         **_flatten(record.tokens, _TOKENS),
         **_flatten(record.seconds, _SECONDS),
         **_flatten(energy, _ENERGY),
-        **{column: energy.phases.get(phase) for phase, column in _PHASES},
+        **{column: energy.phases.get(phase) for phase, column in _PHASES.items()},
         **{f"energy_{name}": getattr(energy, name) for name in (*_ENERGY_LISTS, "shared")},
         **{name: document[name] for name in ("votes", "probes", "hops")},
         "power_watts": record.power_watts,
         "settings": record.settings,
         "trace": record.trace,
-        **{column: speculation.get(name) for name, column in _SPECULATION},
-        **{f"speculation_{name}": speculation.get(name) for name in _DERIVED},
+        **_flatten(record.speculation, _SPECULATION | _DERIVED),
         **_flatten(energy.attribution, _ATTRIBUTION),
         **_flatten(energy.wall, _WALL),
         **_flatten(record.client, _CLIENT),
-        "loop": document["loop"] or {},
-        "cache": document["cache"] or {},
-        "tools": document.get("tools") or {},
-        "pictures": document.get("pictures") or {},
+        **{name: document.get(name) or {} for name in ("loop", "cache", "tools", "pictures")},
     }
 
 
@@ -533,8 +342,8 @@ def _cut_texts(value: Any, most_bytes: int) -> Any:
     return value
 
 
-def _flatten(part: object | None, columns: Sequence[tuple[str, str]]) -> Row:
-    return {column: getattr(part, name, None) for name, column in columns}
+def _flatten(part: object | None, columns: Mapping[str, str]) -> Row:
+    return {column: getattr(part, name, None) for name, column in columns.items()}
 
 
 def _to_storable(value: Any) -> Any:

@@ -10,9 +10,7 @@ from etui.log.model_usage import ModelUsage, Spent, Use
 from etui.text import count_cells, fit_cells, format_table, local_time, one_line
 from etui.turn.facts import list_facts, list_texts, residence_size_text
 from etui.turn.record import LoadRecord, UnloadRecord
-from etui.turn.text import (
-    bound_text,
-)
+from etui.turn.text import bound_text
 
 if TYPE_CHECKING:
     from etui.energy.tariff import Cost
@@ -23,25 +21,16 @@ if TYPE_CHECKING:
     from etui.turn.record import TurnRecord
 
 
-def format_grade(good: bool) -> str:
-    """Return the word for a grade: ``good`` or ``bad``."""
-    return "good" if good else "bad"
-
-
-def format_agreement(audit: AuditRecord) -> str:
-    """Return what the comparison of an audit gave: ``agrees``, ``differs`` or why there is none."""
-    if audit.agrees is None:
-        return audit.why or "not compared"
-    return "agrees" if audit.agrees else "differs"
-
-
 def format_audit(audit: AuditRecord) -> str:
     """Format an audit in one line: when, by which arm, its result and its joules."""
     energy = units.energy_text(audit.joules, audit.uncertainty, audit.kind)
     load = f" and {units.energy_text(audit.load_joules)} of loading" if audit.load_joules else ""
+    result = "agrees" if audit.agrees else "differs"
+    if audit.agrees is None:
+        result = audit.why or "not compared"
     return (
         f"audit {local_time(audit.created_at)}: {one_line(audit.arm)} ({one_line(audit.model)}) "
-        f"{one_line(format_agreement(audit))}, {energy}{load}"
+        f"{one_line(result)}, {energy}{load}"
     )
 
 

@@ -17,6 +17,8 @@ from etui.log.filters import (
     AT_WALL,
     CLIENT_INDEX,
     COVERING_INDEX,
+    HAS_HOPS,
+    HOPPED,
     OF_CLIENTS,
     SPAN,
     START,
@@ -28,20 +30,12 @@ if TYPE_CHECKING:
     from etui.log.queries import LogReader
 
 _SUMS = """
-    SELECT total({joules}), coalesce(sum({joules} IS NULL), 0),
-        coalesce(max({kind} IS '{estimate}'), 0)
-    FROM {table} WHERE created_at >= ?
+    SELECT total({0}joules), coalesce(sum({0}joules IS NULL), 0),
+        coalesce(max({0}kind IS 'estimate'), 0)
+    FROM {1} WHERE created_at >= ?
 """
-
-
-def _sum(table: str, prefix: str = "") -> str:
-    return _SUMS.format(
-        joules=f"{prefix}joules", kind=f"{prefix}kind", table=table, estimate=Kind.ESTIMATE.value
-    )
-
-
-_TURNS_SQL = _sum("turns INDEXED BY turns_history", "energy_")
-_LOADS_SQL = _sum("loads")
+_TURNS_SQL = _SUMS.format("energy_", "turns INDEXED BY turns_history")
+_LOADS_SQL = _SUMS.format("", "loads")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +78,6 @@ _READ = f"energy_joules IS NOT NULL AND energy_kind IS NOT '{Kind.ESTIMATE}'"
 _ESTIMATED = f"energy_joules IS NOT NULL AND energy_kind IS '{Kind.ESTIMATE}'"
 GROUPS = tuple(_GROUPS)
 """Ways to group turns for totals."""
-_HOPS_INDEX = "turns_with_hops"
-_HAS_HOPS = "hops <> '[]'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,11 +101,7 @@ class Total:
 
 
 def totals_sql(by: str, where: Clause) -> tuple[str, tuple[str, ...]]:
-    """Build the statement for :class:`Total`: most expensive group first, days newest first.
-
-    Raises:
-        KeyError: ``by`` is not in :data:`GROUPS`.
-    """
+    """Build the statement for :class:`Total`: most expensive group first, days newest first."""
     source, values, _ = _build_source(by, where, "energy_joules")
     is_time = by in ("day", "hour")
     order = "key DESC" if is_time else "coalesce(joules, estimated_joules, -1) DESC, key"
@@ -240,26 +228,23 @@ def sum_wall(log: LogReader, moment: datetime) -> WallTotal | None:
     return next((WallTotal(*row) for row in rows if row[0]), None)
 
 
-def _list_summed(joules: str) -> str:
-    """List the columns that totals sum and price."""
-    return (
-        f"{joules} AS energy_joules, energy_uncertainty, energy_kind, tokens_output, "
-        "seconds_total, created_at"
-    )
+_SUMMED = (
+    "AS energy_joules, energy_uncertainty, energy_kind, tokens_output, seconds_total, created_at"
+)
+"""The columns that totals sum and price, after the joules."""
 
 
 def _parts_by_key(where: Clause, joules: str) -> tuple[str, tuple[str, ...]]:
     """Build ``FROM`` with the turns and their keys, as :func:`_parts_by_model` does for models."""
-    summed = _list_summed(joules)
     of_clients = f"SELECT id FROM turns INDEXED BY {CLIENT_INDEX} WHERE {OF_CLIENTS}"
     asked = replace(where, conditions=(*where.conditions, OF_CLIENTS), index=CLIENT_INDEX)
     others = replace(where, conditions=(*where.conditions, f"+id NOT IN ({of_clients})"))
     return (
         f"""
         FROM (
-            SELECT client_key, {summed} {asked.sql}
+            SELECT client_key, {joules} {_SUMMED} {asked.sql}
             UNION ALL
-            SELECT '' AS client_key, {summed} {others.sql}
+            SELECT '' AS client_key, {joules} {_SUMMED} {others.sql}
         )
         """,
         where.values * 2,
@@ -272,14 +257,13 @@ def _parts_by_model(where: Clause, joules: str) -> tuple[str, tuple[str, ...]]:
     The conditions select turns, so they apply to whole turns and not to their hops.
     """
     # Only turns with hops are read in full: a partial index finds them.
-    with_hops = f"SELECT id FROM turns INDEXED BY {_HOPS_INDEX} WHERE {_HAS_HOPS}"
-    plain = replace(where, conditions=(*where.conditions, f"+id NOT IN ({with_hops})"))
-    hopped = replace(where, conditions=(*where.conditions, _HAS_HOPS), index=_HOPS_INDEX)
+    plain = replace(where, conditions=(*where.conditions, f"+id NOT IN ({HOPPED})"))
+    hopped = replace(where, conditions=(*where.conditions, HAS_HOPS), index="turns_with_hops")
     share = "" if joules == "energy_joules" else " * turn.whole / nullif(turn.parts, 0)"
     return (
         f"""
         FROM (
-            SELECT model, {_list_summed(joules)} {plain.sql}
+            SELECT model, {joules} {_SUMMED} {plain.sql}
             UNION ALL
             SELECT model, CASE WHEN count(joules) = count(*) THEN sum(joules) END,
                 CASE WHEN count(joules) = count(*) THEN sum(uncertainty) END, kind,

@@ -15,14 +15,16 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import NamedTuple
 
 from etui.config.config import Config
+from etui.curves.operating_curve import OperatingCurve
 from etui.errors import InvalidFile, LogUnavailable
-from etui.log import spool as unsaved
+from etui.log.curve_lookup import build_curve_row
 from etui.log.database import (
     BUSY_SECONDS,
     FileIdentity,
@@ -30,20 +32,24 @@ from etui.log.database import (
     read_identity,
     translate_error,
 )
-from etui.log.open_turns import OpenTurns, take_left
 from etui.log.records import (
     KEYS,
-    AnswerRecord,
     AuditRecord,
-    RateRecord,
     Record,
     Row,
-    SweepRecord,
-    SweepSettingRecord,
     build_row,
     choose_table,
+    to_row,
 )
-from etui.log.spool import UnsavedRow
+from etui.log.row_files import (
+    OpenTurns,
+    UnsavedRow,
+    append_rows,
+    drain_rows,
+    take_left,
+    unreadable_file,
+    unsaved_file,
+)
 from etui.text import title_from_question
 from etui.turn.record import OWN_SYSTEM, SAVED_PROMPT, LoadRecord, TurnRecord, UnloadRecord
 from etui.units import count_text
@@ -87,9 +93,7 @@ class Store:
     def put(self, table: str, row: Row, *, overwrite: bool = True) -> None:
         """Insert a row; one of the same key is overwritten, or kept if ``overwrite`` is false.
 
-        Raises:
-            ValueError: The row does not fit the table and never will.
-            sqlite3.Error: The database cannot store it now.
+        ValueError if it does not fit the table and never will, sqlite3.Error if not now.
         """
         unknown = set(row) - self._columns[table]
         if unknown:
@@ -120,15 +124,11 @@ class Store:
         settings = json.loads(turn.get("settings") or "{}")
         of_turn = settings.get(OWN_SYSTEM) or settings.get(SAVED_PROMPT)
         name = title_from_question(str(turn.get("query", "")))
+        system = None if of_turn else turn.get("system")
         self._connection.execute(
             "INSERT INTO chats (chat_id, created_at, name, system) VALUES (?, ?, ?, ?) "
             "ON CONFLICT (chat_id) DO NOTHING",
-            (
-                turn["chat_id"],
-                turn.get("created_at", ""),
-                name,
-                None if of_turn else turn.get("system"),
-            ),
+            (turn["chat_id"], turn.get("created_at", ""), name, system),
         )
 
 
@@ -155,15 +155,9 @@ class TurnWriter:
     where it is installed, needs it: so it is imported above.
 
     The thread opens the database, so creating a writer is cheap; :meth:`ready` waits for it, so
-    that a log that cannot be written is reported before an answer costs energy.
-
-    Args:
-        report: Called from the writer's thread with a text about each failure as it happens: once
-            when records begin to wait, and once when they are stored.
-        busy_seconds: How long to wait for another etui that is writing.
-
-    Attributes:
-        open_turns: The turns that run now; each is forgotten once its record is stored.
+    that a log that cannot be written is reported before an answer costs energy. ``report`` is
+    called from the thread with a text about each failure as it happens: once when records begin to
+    wait, and once when they are stored. Each of the ``open_turns`` is forgotten once it is stored.
     """
 
     def __init__(
@@ -190,7 +184,7 @@ class TurnWriter:
         """Whether a record waits of which no flush has raised that."""
         self._said = ""
         """What was reported of the present trouble."""
-        self._noted: RateRecord | None = None
+        self._noted: Row = {}  # of the rate that was noted last
         self._connection: sqlite3.Connection | None = None
         self._identity: FileIdentity | None = None
         self._wal: FileIdentity | None = None
@@ -241,25 +235,23 @@ class TurnWriter:
                 return
             start_s = datetime.fromisoformat(record.created_at).timestamp()
             for slot, rate in tariff.known_rates(start_s, seconds):
-                noted = RateRecord(slot, rate.price, rate.carbon, rate.currency)
+                noted = {"start_s": slot, **asdict(rate)}
                 if noted != self._noted:
-                    self._enqueue(UnsavedRow(choose_table(noted), build_row(noted)))
+                    self.save_rows("rates", [noted])
                 self._noted = noted
 
     save_turn = save_load = save_unload = save_chat = save
-    save_run = save_curve = save_audit = save_grade = save
+    save_audit = save_grade = save
     # These are the names by which callers that save records of one kind know it.
 
-    def save_answers(self, records: Iterable[AnswerRecord]) -> None:
-        """Queue answers of a run."""
-        for record in records:
-            self.save(record)
+    def save_curve(self, curve: OperatingCurve) -> None:
+        """Queue an operating curve."""
+        self.save_rows("curves", [build_curve_row(curve)])
 
-    def save_sweep(self, record: SweepRecord, settings: Iterable[SweepSettingRecord] = ()) -> None:
-        """Queue a sweep and its settings; those of the same sweep get the new figures."""
-        self.save(record)
-        for setting in settings:
-            self.save(setting)
+    def save_rows(self, table: str, rows: Iterable[Row]) -> None:
+        """Queue rows of bench runs, their answers, sweeps, or their settings."""
+        for row in rows:
+            self._enqueue(UnsavedRow(table, to_row(row)))
 
     def clear_grade(self, turn_id: str) -> None:
         """Queue the removal of a turn's grade; nothing happens if it has none."""
@@ -324,11 +316,9 @@ class TurnWriter:
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         if error is None:
             self.close()
-        else:
-            with suppress(
-                LogUnavailable
-            ):  # the callback has reported it; the first error matters more
-                self.close()
+            return
+        with suppress(LogUnavailable):  # the callback has reported it; the first matters more
+            self.close()
 
     def _enqueue(self, item: UnsavedRow | _Change) -> None:
         with self._lock:
@@ -478,13 +468,13 @@ class TurnWriter:
     def _keep_refused(self, refused: Sequence[tuple[UnsavedRow, ValueError]]) -> None:
         for row, fault in refused:
             problem = LogUnavailable(f"a record does not fit the log: {fault}")
-            path = unsaved.unreadable_file(self._config)
+            path = unreadable_file(self._config)
             if self._keep(path, [row], problem):
                 self._fail(f"{problem.what}; 1 record kept in {path} for inspection", "")
 
     def _set_aside(self, rows: Sequence[UnsavedRow], error: LogUnavailable) -> bool:
         """Keep what the database cannot store now, to store it later; return whether it is kept."""
-        path = unsaved.unsaved_file(self._config)
+        path = unsaved_file(self._config)
         is_kept = self._keep(path, rows, error)
         if is_kept:
             self._waiting = True
@@ -495,7 +485,8 @@ class TurnWriter:
     def _keep(self, path: Path, rows: Sequence[UnsavedRow], error: LogUnavailable) -> bool:
         """Append rows to a file; return False if they could only be kept in memory."""
         try:
-            unsaved.append(path, rows)
+            append_rows(path, rows)
+            return True
         except OSError as second:
             self._stranded.extend(rows)
             self.unsaved = max(self.unsaved, len(self._stranded))
@@ -503,14 +494,13 @@ class TurnWriter:
             reason = second.strerror or second
             self._note_trouble(error, f"{records} kept in memory only ({path}: {reason})")
             return False
-        return True
 
     def _drain(self) -> LogUnavailable | None:
         """Store what was set aside, in this or in another process; return why it cannot be."""
         connection, store = self._connection, self._store
         if connection is None or store is None:
             return self._refusal
-        path = unsaved.unsaved_file(self._config)
+        path = unsaved_file(self._config)
 
         def put(row: UnsavedRow) -> None:
             # The name of a chat in the database is newer than the one in the file.
@@ -520,7 +510,7 @@ class TurnWriter:
         try:
             if path.exists():
                 connection.execute("BEGIN IMMEDIATE")
-                refused = unsaved.drain(self._config, put, connection.commit)
+                refused = drain_rows(self._config, put, connection.commit)
                 connection.commit()
         except (sqlite3.Error, OSError) as error:
             self._drop_connection()
@@ -534,7 +524,7 @@ class TurnWriter:
         if refused:
             self._fail(
                 f"cannot read {count_text(refused, 'line')} that were set aside earlier",
-                f"they are kept in {unsaved.unreadable_file(self._config)}",
+                f"they are kept in {unreadable_file(self._config)}",
             )
         self._waiting = path.exists()  # while another etui reads or writes it
         return None

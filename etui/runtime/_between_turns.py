@@ -49,11 +49,8 @@ def start_timer(seconds: float, function: Callable[[], None]) -> None:
 class Cooling:
     """Adds idle powers to the records of unloads; safe to use from several threads.
 
-    Args:
-        save: Saves a record; one that was saved before is replaced.
-
-    Attributes:
-        measured: How often the power after an unload was measured.
+    ``save`` replaces a record that was saved before. ``measured`` counts how often the power after
+    an unload was measured.
     """
 
     def __init__(
@@ -74,11 +71,7 @@ class Cooling:
         self.measured = 0
 
     def record_unload(self, event: Unloaded, rested_ns: int | None) -> UnloadRecord:
-        """Save the record of an unload, with the idle power before it.
-
-        Args:
-            rested_ns: End of the last answer or load, monotonic clock; None if unknown.
-        """
+        """Save the record of an unload, with the idle power since the last answer or load."""
         record = build_unload_record(event, self._recorder.energy)
         interval = choose_before_interval(rested_ns, event.start_ns)
         before = None if interval is None else measure_idle_watts(self._recorder, *interval)
@@ -137,9 +130,6 @@ HOST_SECONDS = 1.0
 class BetweenTurns:
     """Looks after the engine of a front end, whether its turns run one at a time or together.
 
-    Args:
-        runtime: This machine, with an engine process as backend.
-
     Attributes:
         busy: Held while turns, loads or unloads run. Idle unloads only measure what follows if
             they can take it.
@@ -160,7 +150,9 @@ class BetweenTurns:
         self._recorder = runtime.recorder
         self._writer = runtime.writer
         self._idle_tracker = idle_tracker
-        self._residents = _Residents()
+        self._lock = threading.Lock()
+        self._loaded: dict[str, None] = {}  # in the order of the loads, in the process `_pid`
+        self._pid: int | None = None
         self._host: tuple[HostState, int] | None = None
         self._earlier: str | None = None  # in memory before the turns that run now
         self._ahead: str | None = None  # loaded ahead of a question that was not asked yet
@@ -177,11 +169,22 @@ class BetweenTurns:
 
     def residents(self) -> tuple[str, ...]:
         """Return the names of the models in memory, oldest load first."""
-        return self._residents.names(self._backend.pid)
+        pid = self._backend.pid
+        with self._lock:
+            return tuple(self._loaded) if pid is not None and pid == self._pid else ()
 
     def watch(self, event: object) -> None:
         """Follow the loads and unloads of a turn; other events change nothing."""
-        self._residents.update(event, self._backend.pid)
+        pid = self._backend.pid
+        with self._lock:
+            if pid != self._pid:  # a new process starts with none
+                self._loaded.clear()
+                self._pid = pid
+            match event:
+                case Loaded(model=model):
+                    self._loaded[model] = None
+                case Unloaded(model=model):
+                    self._loaded.pop(model, None)
 
     def end_idle(self) -> None:
         """End the idle measurements, and save their results if they were long enough."""
@@ -261,11 +264,7 @@ class BetweenTurns:
         self._backend.close()
 
     def record_unload(self, event: Unloaded, rested_ns: int | None = None) -> UnloadRecord:
-        """Save the energy of an unload, and notify the listener.
-
-        Args:
-            rested_ns: End of the work before it; None if it was not idle before.
-        """
+        """Save the energy of an unload, and that of idling since the work before it, if any."""
         self.watch(event)
         self.on_unloaded(event.model)
         self._settle(event)
@@ -342,32 +341,3 @@ class BetweenTurns:
         self._recorder.mark(event.start_ns)
         self._recorder.mark(event.end_ns, "idle")
         self._recorder.settle(event.end_ns)
-
-
-class _Residents:
-    """Names of the loaded models in the order of their loads; a new process starts with none.
-
-    Safe to use from several threads.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._names: dict[str, None] = {}
-        self._pid: int | None = None
-
-    def update(self, event: object, pid: int | None) -> None:
-        """Apply a load or an unload in process ``pid``; other events change nothing."""
-        with self._lock:
-            if pid != self._pid:
-                self._names.clear()
-                self._pid = pid
-            match event:
-                case Loaded(model=model):
-                    self._names[model] = None
-                case Unloaded(model=model):
-                    self._names.pop(model, None)
-
-    def names(self, pid: int | None) -> tuple[str, ...]:
-        """Return the models in memory of process ``pid``; none without a process."""
-        with self._lock:
-            return tuple(self._names) if pid is not None and pid == self._pid else ()

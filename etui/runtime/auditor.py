@@ -14,18 +14,20 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import closing, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from etui.backends.base import Cancel
 from etui.chat import OutputOptions
+from etui.energy.types import sum_known
 from etui.errors import EtuiError
 from etui.log.records import AuditRecord
 from etui.multiple_choice import parse_options
 from etui.reasoning.extraction import extract
 from etui.routing.decision import TurnBudget
 from etui.turn.interfaces import Origin
+from etui.turn.record import TurnRecord
 
 if TYPE_CHECKING:
     from etui.chat import Query
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
     from etui.runtime._between_turns import BetweenTurns, CallLater
     from etui.runtime.decide import Choice
     from etui.runtime.runtime import Runtime
-    from etui.turn.record import LoadRecord, TurnRecord, UnloadRecord
+    from etui.turn.record import LoadRecord, UnloadRecord
 
 _SEED = "etui audit"
 
@@ -45,10 +47,9 @@ _NUMBER = (OutputOptions(), OutputOptions(number=True))
 
 
 def is_drawn(turn_id: str, share: float) -> bool:
-    """Return whether a turn belongs to the audited share: by a hash of its id, always the same.
+    """Return whether a turn belongs to an audited share, in [0, 1], by a hash of its id.
 
-    Args:
-        share: The share, in [0, 1]; a turn that is drawn at one share is at every larger one.
+    A turn that is drawn at one share is at every larger one.
     """
     digest = hashlib.sha256(f"{_SEED}:{turn_id}".encode()).digest()
     return int.from_bytes(digest[:8], "big") < share * 2**64
@@ -70,14 +71,11 @@ def can_audit(query: Query, record: TurnRecord, plan: AuditPlan) -> bool:
 
 
 def compare_answers(query: Query, first: str, second: str) -> tuple[bool | None, str]:
-    """Compare two whole answers to a question, by the keys that votes are counted by.
+    """Return whether two whole answers agree, by the keys that votes are counted by.
 
     Options are compared by their letter, numbers with their unit, dates, yes or no, and short
     facts without the words of the question. Longer texts are the same only word for word;
-    otherwise it is unknown whether they say the same.
-
-    Returns:
-        Whether they agree; None if that is unknown, and why.
+    otherwise it is unknown whether they say the same: None, and why.
     """
     options = parse_options(query.text)
     number = query.options.number
@@ -117,33 +115,11 @@ class _Job:
     tries: int = 0
 
 
-@dataclass(slots=True)
-class _Capture:
-    """Keeps the record of an audit, which is no turn of the log."""
-
-    turn: TurnRecord | None = None
-    residence: list[LoadRecord | UnloadRecord] = field(default_factory=list)
-
-    def save_turn(self, record: TurnRecord) -> None:
-        self.turn = record
-
-    def save_load(self, record: LoadRecord) -> None:
-        self.residence.append(record)
-
-    def save_unload(self, record: UnloadRecord) -> None:
-        self.residence.append(record)
-
-    def load_joules(self) -> float | None:
-        known = [each.joules for each in self.residence if each.joules is not None]
-        return sum(known) if len(known) == len(self.residence) else None
-
-
 class Auditor:
     """Runs the audits of a front end; safe to use from several threads.
 
-    Args:
-        between: Looks after the engine between turns; its ``busy`` is held during an audit.
-        on_audited: Called with start and end of each audit, on the clock.
+    ``busy`` of ``between`` is held during an audit. ``on_audited`` is called with the start and the
+    end of each, in nanoseconds.
     """
 
     def __init__(
@@ -174,10 +150,8 @@ class Auditor:
 
     def offer(self, query: Query, record: TurnRecord) -> None:
         """Note a turn that has ended; it is audited later if its policy has it drawn."""
-        if record.policy is None:
-            return
         with suppress(EtuiError):  # a policy that cannot be read any more audits nothing
-            plan = self._runtime.load_policy(record.policy).audit
+            plan = self._runtime.load_policy(record.policy).audit if record.policy else None
             if plan is not None and can_audit(query, record, plan):
                 with self._changed:
                     self._jobs.append(_Job(query, record))
@@ -214,17 +188,15 @@ class Auditor:
         with self._changed:
             if pause != self._pauses:
                 return
-        while self._is_time(pause) and self._work_on_next():
-            pass
-
-    def _is_time(self, pause: int) -> bool:
-        """Return whether the next audit may begin now; later looks again by itself."""
-        with self._changed:
-            job = self._jobs[0] if self._jobs else None
-        seconds = 0.0 if job is None else self._find_wait(job.record.policy or "")
-        if seconds > 0:
-            self._call_later(min(seconds, MOST_WAIT_SECONDS), lambda: self._work(pause))
-        return seconds <= 0
+        goes_on = True
+        while goes_on:
+            with self._changed:
+                job = self._jobs[0] if self._jobs else None
+            seconds = 0.0 if job is None else self._find_wait(job.record.policy or "")
+            if seconds > 0:
+                self._call_later(min(seconds, MOST_WAIT_SECONDS), lambda: self._work(pause))
+                return
+            goes_on = self._work_on_next()
 
     def _find_wait(self, policy: str) -> float:
         """Return the seconds until the time that a policy wants its audits to begin at.
@@ -240,11 +212,10 @@ class Auditor:
 
             tariff, now_s = read_tariff(self._runtime.config), time.time()
             known_s = None if tariff is None else tariff.known_until(plan.when, now_s)
-            if tariff is None or known_s is None:
-                return 0.0
-            until_s = min(known_s, now_s + 86_400)
-            window = find_window(tariff.rate, plan.when, USUAL_SECONDS, now_s, until_s)
-            return 0.0 if window is None else window.start_s - now_s
+            if tariff is not None and known_s is not None:
+                until_s = min(known_s, now_s + 86_400)
+                window = find_window(tariff.rate, plan.when, USUAL_SECONDS, now_s, until_s)
+                return 0.0 if window is None else window.start_s - now_s
         return 0.0
 
     def _work_on_next(self) -> bool:
@@ -288,12 +259,11 @@ class Auditor:
         if self._cancel.cancelled():  # a question came meanwhile: no load may begin
             self._wait_again(job)
             return
-        query = replace(job.query, chat_id=None, parent_id=None)
-        capture = self._answer(query, choice)
-        if capture.turn is None:
+        found, load_joules = self._answer(replace(job.query, chat_id=None, parent_id=None), choice)
+        if found is None:
             return
-        self._save(job, capture.turn, capture.load_joules(), policy)
-        if capture.turn.status == "stopped" and job.tries + 1 < MOST_TRIES:
+        self._save(job, found, load_joules, policy)
+        if found.status == "stopped" and job.tries + 1 < MOST_TRIES:
             self._wait_again(replace(job, tries=job.tries + 1))
 
     def _wait_again(self, job: _Job) -> None:
@@ -317,6 +287,8 @@ class Auditor:
 
         A model of another machine is used only where the policy names it.
         """
+        from etui.log.labels import find_largest_load
+        from etui.log.queries import LogReader
         from etui.runtime.decide import collect_knowledge, decide_query
 
         runtime = self._runtime
@@ -330,9 +302,15 @@ class Auditor:
         knowledge = collect_knowledge(
             policy, runtime, resident=self._between.resident, available=may_answer
         )
-        choice = decide_query(query, policy, runtime, knowledge=knowledge, arm=plan.arm)
+        choice = decide_query(query, policy, knowledge=knowledge, arm=plan.arm)
+        model = choice.decision.arm.model
         predicted = knowledge.predictor.joules(choice.decision.arm, query)
-        left -= self._bound_load(choice.decision.arm.model, plan)
+        # A budget bounds only the answer, and nothing can end a load. An earlier load of the model
+        # says what the next one takes; before its first one it is the reserve of the policy.
+        if model not in self._between.residents() and not runtime.is_remote(model):
+            with LogReader(runtime.config) as log:
+                largest = find_largest_load(log, model)
+            left -= plan.reserve_joules if largest is None else largest
         if left <= 0 or (predicted is not None and predicted.answer > left):
             return None
         usual = choice.decision.budget or TurnBudget()
@@ -340,39 +318,27 @@ class Auditor:
         decision = replace(choice.decision, budget=replace(usual, joules=most))
         return replace(choice, decision=decision)
 
-    def _bound_load(self, model: str, plan: AuditPlan) -> float:
-        """Return the joules to keep for the load of the audit's model, which nothing can end.
-
-        A budget bounds only the answer. An earlier load of the model says what the next one takes;
-        before its first one it is the reserve that the policy states.
-        """
-        from etui.log.labels import find_largest_load
-        from etui.log.queries import LogReader
-
-        if model in self._between.residents() or self._runtime.is_remote(model):
-            return 0.0
-        with LogReader(self._runtime.config) as log:
-            largest = find_largest_load(log, model)
-        return plan.reserve_joules if largest is None else largest
-
-    def _answer(self, query: Query, choice: Choice) -> _Capture:
-        capture = _Capture()
+    def _answer(self, query: Query, choice: Choice) -> tuple[TurnRecord | None, float | None]:
+        """Answer the query; return the record, which is no turn of the log, and joules of loads."""
+        saved: list[TurnRecord | LoadRecord | UnloadRecord] = []
         between = self._between
         start_ns = self._clock_ns()
         between.end_idle()
         between.begin_turns()
         try:
             origin = Origin(is_logged=False)
-            turn = self._runtime.turn(query, choice, self._cancel, origin, writer=capture)
+            turn = self._runtime.turn(query, choice, self._cancel, origin, save=saved.append)
             with suppress(EtuiError), closing(turn.run()) as events:
                 for event in events:
                     between.watch(event)
-            if capture.turn is not None:
-                between.note_record(capture.turn)
+            records = [each for each in saved if isinstance(each, TurnRecord)]
+            if records:
+                between.note_record(records[-1])
         finally:
             between.end_turns()
             self._on_audited(start_ns, self._clock_ns())
-        return capture
+        loads = [each.joules for each in saved if not isinstance(each, TurnRecord)]
+        return next(iter(records), None), sum_known([0.0, *loads])
 
     def _save(
         self, job: _Job, found: TurnRecord, load_joules: float | None, policy: Policy

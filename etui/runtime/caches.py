@@ -43,11 +43,7 @@ def read_state(path: str) -> FileState:
 def read_log(
     config: Config, kept: LogCache | None, key: Hashable, read: Callable[[LogReader], T]
 ) -> T:
-    """Read from the log: once for each state of it, or now where nothing is kept.
-
-    Raises:
-        LogUnavailable: The log cannot be read.
-    """
+    """Read from the log: once for each state of it, or now where nothing is kept."""
     from etui.log.queries import LogReader
 
     if kept is not None:
@@ -77,10 +73,7 @@ class FileCache(Generic[T]):
     ) -> T:
         """Return a value, from memory if it is still what a new reading would give.
 
-        Args:
-            read: Reads it; its errors are passed on and not kept.
-            list_files: Lists the files and folders that the value depends on.
-            since: What else it depends on; another one than before reads it again.
+        It depends on the listed files and folders, and on ``since``: another one reads it again.
         """
         if key in self._entries:
             value, states, known_since = self._entries[key]
@@ -111,10 +104,7 @@ class LogCache:
 
     SQLite counts the changes that other connections have made (``PRAGMA data_version``), so that a
     value is never older than the log. With ``in_background``, a value may be as old as the last
-    :meth:`renew`: a request then never waits for the log.
-
-    Attributes:
-        in_background: Whether somebody calls :meth:`renew` when the log has changed.
+    :meth:`renew`, which is called when the log has changed: a request then never waits for the log.
     """
 
     def __init__(self, config: Config) -> None:
@@ -125,14 +115,7 @@ class LogCache:
         self.in_background = False
 
     def get(self, key: Hashable, read: Callable[[LogReader], T]) -> T:
-        """Return a value of the log.
-
-        Args:
-            read: Reads it. Its errors are passed on, and nothing is kept.
-
-        Raises:
-            LogUnavailable: The log cannot be read.
-        """
+        """Return a value of the log; errors are passed on, and nothing is kept."""
         background = self.in_background and key in self._entries
         version = None if background else self._read_version()
         with self._lock:

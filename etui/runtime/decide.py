@@ -36,11 +36,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from etui.config.config import Config
+    from etui.learning.predictor import AccuracyPredictor
     from etui.log.totals import Spending
     from etui.routing.policy import Policy
     from etui.routing.signals import HostState
     from etui.routing.similarity import EarlierQuestions
-    from etui.runtime.log_predictor import AccuracyModels, LogPredictor
+    from etui.runtime.log_predictor import LogPredictor
     from etui.runtime.runtime import Runtime
 
 
@@ -50,7 +51,7 @@ def fallback_model_file(config: Config) -> Path:
 
 
 def load_fallback_model(config: Config) -> str | None:
-    """Load the name of the model; None without one, or where the file is damaged."""
+    """Load the name of the model; None without one, or from a damaged file."""
     try:
         name = json.loads(fallback_model_file(config).read_text(encoding="utf-8"))["model"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -59,11 +60,7 @@ def load_fallback_model(config: Config) -> str | None:
 
 
 def save_fallback_model(config: Config, model: str) -> None:
-    """Keep the name of the model.
-
-    Raises:
-        EtuiError: The file cannot be written.
-    """
+    """Keep the name of the model; EtuiError if the file cannot be written."""
     path = fallback_model_file(config)
     with writing(path, HOME_FIX):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -163,9 +160,8 @@ def choose(
     """Choose the arm or cascade that answers a query.
 
     Args:
-        read_host: Reads the state of the machine; only called when a policy decides.
         effort: How much a client wants the answer to think: by the policy's ``efforts``, else by
-            the ladder of :mod:`etui.runtime.decide`. Overrides of the reasoning come before it.
+            the ladder of :mod:`etui.runtime.overrides`. Overrides of the reasoning come before it.
 
     Raises:
         UsageError: A name does not exist, or the overrides exclude each other.
@@ -232,10 +228,10 @@ def _decide_by_policy(
     by_effort = policy.efforts.get(effort) if effort is not None and arm is None else None
     if by_effort is not None:
         with suppress(ModelUnavailable):  # the arm that the policy names has no model here
-            choice = decide_query(query, policy, runtime, knowledge=knowledge, arm=by_effort)
+            choice = decide_query(query, policy, knowledge=knowledge, arm=by_effort)
             why = f"reasoning_effort {effort}: {choice.decision.why}"
             return replace(choice, decision=replace(choice.decision, why=why))
-    choice = decide_query(query, policy, runtime, knowledge=knowledge, arm=arm, degraded=degraded)
+    choice = decide_query(query, policy, knowledge=knowledge, arm=arm, degraded=degraded)
     if arm is None:
         choice = add_shadow_decision(choice, query, policy, runtime, knowledge)
     if effort is not None:
@@ -296,9 +292,7 @@ def collect_knowledge(
 ) -> PolicyKnowledge:
     """Collect the facts of this machine for a policy's decisions; most are read when needed.
 
-    Args:
-        resident: Name of the model in memory, which needs no load; None takes that of the host.
-        available: Returns whether a model counts as on disk; None looks at the disk.
+    Without a resident model it is that of the host; without ``available``, the disk says.
     """
     from etui.runtime.log_predictor import LogPredictor, read_neighbours
 
@@ -313,25 +307,23 @@ def collect_knowledge(
     return PolicyKnowledge(predictor, earlier, host, available or runtime.find_available())
 
 
-def _read_heads(policy: Policy, runtime: Runtime[Any]) -> AccuracyModels | None:
+def _read_heads(policy: Policy, runtime: Runtime[Any]) -> AccuracyPredictor | None:
     """Read a policy's fit; where it is worse than its rates by now, the rates predict."""
-    from etui.learning.predictor import AccuracyPredictor
-    from etui.runtime.fit_health import GuardedAccuracy, build_notice, read_health
+    from etui.runtime.fit_health import build_notice, read_health
 
     heads = runtime.load_fit(policy)
-    if not isinstance(heads, AccuracyPredictor):
-        return heads
+    if heads is None:
+        return None
     health = read_health(runtime.config, policy, heads.model, kept=runtime.log_cache)
     notice = build_notice(health, policy.name)
-    return GuardedAccuracy(heads, health.set_aside, notice) if notice else heads
+    return heads.set_aside(health.set_aside, notice) if notice else heads
 
 
 def decide_query(
     query: Query,
     policy: Policy,
-    runtime: Runtime[Any],
     *,
-    knowledge: PolicyKnowledge | None = None,
+    knowledge: PolicyKnowledge,
     arm: str | None = None,
     degraded: str | None = None,
     every_signal: bool = False,
@@ -339,8 +331,6 @@ def decide_query(
     """Decide which arm answers a query on this machine; the policy's shadow does not decide.
 
     Args:
-        knowledge: Facts of this machine for the policy; None collects them now, without its state,
-            so that host signals are unknown.
         arm: An arm of the policy to use without trying the rules.
         degraded: Why the cheapest arm has to answer; None lets the rules decide.
         every_signal: Whether signals that no rule needed are evaluated too, for display.
@@ -352,8 +342,7 @@ def decide_query(
     """
     from etui.routing.decide import decide, decide_arm, replace_by_cheapest
 
-    known = knowledge or collect_knowledge(policy, runtime)
-    predictor, available = known.predictor, known.available
+    predictor, available = knowledge.predictor, knowledge.available
     if arm is not None:
         named = decide_arm(policy, arm, available=available, query=query, predictor=predictor)
         if degraded:
@@ -364,9 +353,9 @@ def decide_query(
         query,
         policy,
         available=available,
-        host=known.host,
+        host=knowledge.host,
         predictor=predictor,
-        neighbours=known.earlier,
+        neighbours=knowledge.earlier,
         every_signal=every_signal,
     )
     if degraded:

@@ -13,15 +13,10 @@ if TYPE_CHECKING:
 
 
 def delete_chat(chat_id: str, config: Config, log: LogReader, writer: TurnWriter) -> int:
-    """Delete a chat, its turns, and their KV caches on disk.
+    """Delete a chat, its turns, and their KV caches on disk; return the number of these files.
 
-    Processes that have its cache in memory write it no more.
-
-    Returns:
-        Number of files of KV caches that were deleted.
-
-    Raises:
-        EtuiError: The log or the folder of the caches cannot be written.
+    Processes that have its cache in memory write it no more. EtuiError if the log or the folder of
+    the caches cannot be written.
     """
     from etui.engine.kv_folder import KvFolder
 

@@ -14,7 +14,7 @@ from etui.energy.types import ChannelProbe
 from etui.energy.wall_model import describe_wall_drift
 from etui.engine.library import REMOTE_BACKEND
 from etui.errors import EtuiError
-from etui.runtime.engine_status import GPU_BUILDS
+from etui.runtime.engine_build import GPU_BUILDS
 from etui.runtime.remote_models import BackendReport, MeterReport, check_backends, check_meters
 
 if TYPE_CHECKING:
@@ -84,12 +84,7 @@ def read_driver_facts(
     dev: Path = Path("/dev"),
     vulkan_folders: Sequence[Path] = _VULKAN_DRIVERS,
 ) -> DriverFacts:
-    """Read what this machine offers to a backend; what cannot be read is left out.
-
-    Args:
-        backend: ``CUDA``, ``ROCm``, ``Vulkan``, ...
-        vulkan_folders: Folders of Vulkan's driver manifests.
-    """
+    """Read what this machine offers to a backend (``CUDA``, ``Vulkan``), as far as possible."""
     drivers = {file.stem for folder in vulkan_folders for file in _glob(folder, "*.json")}
     nodes = _glob(dev, _NODES[backend]) if backend in _NODES else []
     hiding = [name for name in _VISIBLE.get(backend, ()) if name in environment]
@@ -111,13 +106,10 @@ def _glob(folder: Path, pattern: str) -> list[Path]:
 def explain_missing_device(
     backend: str, cards: Sequence[str], facts: DriverFacts
 ) -> tuple[str, str]:
-    """Explain why a backend that is compiled into llama.cpp has no device.
+    """Explain why a backend that is compiled into llama.cpp has no device, and how to fix it.
 
-    Args:
-        cards: Vendors of the graphics cards on the bus.
-
-    Returns:
-        The most likely reason of those that the facts allow, and the command or step that fixes it.
+    It is the most likely reason of those that the facts allow; ``cards`` are the vendors of the
+    graphics cards on the bus.
     """
     if backend == REMOTE_BACKEND:
         why = f"built with {backend} alone, which uses devices of other machines and has none here"

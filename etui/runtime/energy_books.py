@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections import deque
@@ -25,12 +24,11 @@ from etui.units import energy_text, seconds_text
 if TYPE_CHECKING:
     from etui.backends.base import Cancel
     from etui.config.config import Config
-    from etui.events import Finished, SharedBatch
+    from etui.events import SharedBatch
     from etui.runtime.runtime import Runtime
-    from etui.turn.record import TurnRecord
 
-AUDITS = "\0audits"
-"""Key of audits, which are no turns, in place of a model; no model has such a name."""
+LOADS, IDLE, AUDITS = "\0loads", "\0idle", "\0audits"
+"""Owners of joules that are no models; no model has such a name."""
 
 _ANCHOR_NS = 1_200_000_000_000
 """Half widths are added this often: that of a long interval is less than those of its parts."""
@@ -46,9 +44,9 @@ _SPENT_SQL = """
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    """A time of the machine, and whose it is: of a model's turns, loads, audits, or idle."""
+    """A time of the machine, and whose it is."""
 
-    owner: str
+    owner: str  # A model, or `LOADS`, `IDLE` or `AUDITS`
     start_ns: int
     end_ns: int
 
@@ -61,10 +59,6 @@ class Ongoing:
     """Model of the turns that run; None if it is not known yet whether it is a load."""
     since_ns: int  # When it began; the time before is not its own
 
-
-_LOADS = "\0loads"
-_IDLE = "\0idle"
-"""Owners of joules that are no models, like :data:`AUDITS`."""
 
 Sums = dict[str, float | None]
 """Owner of joules -> their sum; None from the first unmeasured part on."""
@@ -86,30 +80,34 @@ class EnergyBookkeeper:
         self._meter = meter
         self._lock = threading.Lock()
         self._closed_ns = start_ns
-        self._closed: Sums = {_LOADS: 0.0, _IDLE: 0.0, AUDITS: 0.0}
+        self._closed: Sums = {LOADS: 0.0, IDLE: 0.0, AUDITS: 0.0}
         self._pending: list[_Work] = []
         self._anchor_ns = start_ns
         self._half_width: float | None = 0.0
         self._kinds: set[Kind] = set()
 
-    def add_turn(self, model: str, start_ns: int, end_ns: int) -> None:
-        """Add a time in which the engine worked for turns of a model, such as a batch.
+    def add(self, owner: str, start_ns: int, end_ns: int) -> None:
+        """Add a time in which the engine worked for turns of a model, or for another owner.
 
-        Parts of it that are booked already, such as loads in it, are left as they are.
+        Parts of it that are booked already, such as loads in a turn, are left as they are. A time
+        inside of a turn in which it waited for a tool is idle.
         """
-        self._add(_Work(model, start_ns, end_ns))
-
-    def add_load(self, start_ns: int, end_ns: int) -> None:
-        """Add the time of a load or an unload."""
-        self._add(_Work(_LOADS, start_ns, end_ns))
-
-    def add_idle(self, start_ns: int, end_ns: int) -> None:
-        """Add a time inside of a turn in which it waited for a tool."""
-        self._add(_Work(_IDLE, start_ns, end_ns))
-
-    def add_audit(self, start_ns: int, end_ns: int) -> None:
-        """Add the time of an audit, with the loads for it."""
-        self._add(_Work(AUDITS, start_ns, end_ns))
+        with self._lock:
+            start_ns = max(start_ns, self._closed_ns)
+            if end_ns <= start_ns:
+                return
+            work = _Work(owner, start_ns, end_ns)
+            if not self._pending or self._pending[-1].end_ns <= start_ns:
+                self._append(work)
+                return
+            taken = [TimeInterval(each.start_ns, each.end_ns) for each in self._pending]
+            free = subtract(TimeInterval(start_ns, end_ns), taken)
+            works = [replace(work, start_ns=i.start_ns, end_ns=i.end_ns) for i in free]
+            merged = sorted([*self._pending, *works], key=lambda each: each.start_ns)
+            self._pending = []
+            for each in merged:
+                if each.end_ns > each.start_ns:
+                    self._append(each)
 
     def close_until(self, t_ns: int) -> None:
         """Sum up everything before a time; work that is added later counts from there on.
@@ -123,8 +121,8 @@ class EnergyBookkeeper:
                 return
             self._closed = self._sum(t_ns, None)
             if t_ns - self._anchor_ns >= _ANCHOR_NS:
-                anchored = self._measure_anchored(t_ns)
-                self._half_width = sum_known((self._half_width, anchored.uncertainty))
+                half_width = self._measure_anchored(t_ns).uncertainty
+                self._half_width = sum_known([self._half_width, half_width])
                 self._anchor_ns = t_ns
             self._closed_ns = t_ns
             self._pending = [
@@ -148,11 +146,11 @@ class EnergyBookkeeper:
             now_ns = max(now_ns, self._closed_ns)
             sums = self._sum(now_ns, ongoing)
             anchored = self._measure_anchored(now_ns)
-            half_width = sum_known((self._half_width, anchored.uncertainty))
+            half_width = sum_known([self._half_width, anchored.uncertainty])
             kinds = [*self._kinds]
-        loads, idle, audits = (sums.pop(owner) for owner in (_LOADS, _IDLE, AUDITS))
-        turns = _total(list(sums.values()))
-        total = _total([turns, loads, idle, audits])
+        loads, idle, audits = (sums.pop(owner) for owner in (LOADS, IDLE, AUDITS))
+        turns = sum_known([0.0, *sums.values()])
+        total = sum_known([turns, loads, idle, audits])
         return EnergyBooks(
             total=total,
             turns=turns,
@@ -163,25 +161,6 @@ class EnergyBookkeeper:
             audits=audits,
             kind=str(weakest(kinds)) if kinds and total is not None else None,
         )
-
-    def _add(self, work: _Work) -> None:
-        with self._lock:
-            start_ns, end_ns = max(work.start_ns, self._closed_ns), work.end_ns
-            if end_ns <= start_ns:
-                return
-            work = replace(work, start_ns=start_ns)
-            last = self._pending[-1] if self._pending else None
-            if last is None or last.end_ns <= start_ns:
-                self._append(work)
-                return
-            taken = [TimeInterval(each.start_ns, each.end_ns) for each in self._pending]
-            free = subtract(TimeInterval(start_ns, end_ns), taken)
-            works = [replace(work, start_ns=i.start_ns, end_ns=i.end_ns) for i in free]
-            merged = sorted([*self._pending, *works], key=lambda each: each.start_ns)
-            self._pending = []
-            for each in merged:
-                if each.end_ns > each.start_ns:
-                    self._append(each)
 
     def _append(self, work: _Work) -> None:
         last = self._pending[-1] if self._pending else None
@@ -196,7 +175,7 @@ class EnergyBookkeeper:
         sums = dict(self._closed)
         joules = measure_spans(self._meter, [(part.start_ns, part.end_ns) for part in parts])
         for part, each in zip(parts, joules, strict=True):
-            sums[part.owner] = sum_known((sums.get(part.owner, 0.0), each))
+            sums[part.owner] = sum_known([sums.get(part.owner, 0.0), each])
         return sums
 
     def _iter_parts(self, until_ns: int, ongoing: Ongoing | None) -> Iterator[_Work]:
@@ -205,13 +184,13 @@ class EnergyBookkeeper:
         for work in self._pending:
             start_ns, end_ns = min(work.start_ns, until_ns), min(work.end_ns, until_ns)
             if start_ns > at_ns:
-                yield _Work(_IDLE, at_ns, start_ns)
+                yield _Work(IDLE, at_ns, start_ns)
             if end_ns > start_ns:
                 yield replace(work, start_ns=start_ns, end_ns=end_ns)
             at_ns = max(at_ns, end_ns)
         began_ns = until_ns if ongoing is None else min(max(ongoing.since_ns, at_ns), until_ns)
         if began_ns > at_ns:
-            yield _Work(_IDLE, at_ns, began_ns)
+            yield _Work(IDLE, at_ns, began_ns)
         if ongoing is not None and ongoing.model is not None and until_ns > began_ns:
             yield _Work(ongoing.model, began_ns, until_ns)
 
@@ -223,58 +202,41 @@ class EnergyBookkeeper:
         return energy
 
 
-class ExclusiveMeters:
-    """The machine's meter, for turns that run one after another."""
+class TurnMeters:
+    """The meters of turns, which run one after another or share batches.
+
+    A turn that runs alone has the machine's meter, and its whole time is booked. One that shares
+    batches has its part of their joules: between its batches it costs nothing.
+    """
 
     def __init__(
-        self, runtime: Runtime[Any], books: EnergyBookkeeper, clock_ns: Callable[[], int]
+        self,
+        runtime: Runtime[Any],
+        books: EnergyBookkeeper,
+        clock_ns: Callable[[], int],
+        *,
+        shared: bool,
     ) -> None:
-        self._runtime = runtime
+        self._costs = runtime.find_token_cost
         self._meter = runtime.meter
         self._books = books
         self._clock_ns = clock_ns
+        self._lock = threading.Lock()
+        self._ledger = BatchLedger() if shared else None
+        self._open: dict[int, int] = {}
         # With one turn at a time, the time up to the end of the engine's process is all it reports.
         runtime.backend.on_batch = self._add_batch
 
     @contextmanager
     def open(self, cancel: Cancel) -> Iterator[Meter]:
-        """Return the machine's meter."""
-        yield self._meter
-
-    def book_answer(self, model: str, finished: Finished) -> None:
-        """Book the time of an answer that has ended."""
-        self._books.add_turn(model, finished.start_ns, finished.end_ns)
-
-    def book_turn(self, record: TurnRecord) -> None:
-        """Book the times between its answers, and those of answers that have failed.
-
-        The turn has paid for them; loads and answers in its time are booked already.
-        """
-        self._books.add_turn(record.model, record.energy.start_ns, record.energy.end_ns)
-
-    def _add_batch(self, batch: SharedBatch) -> None:
-        self._books.add_turn(batch.model, batch.start_ns, batch.end_ns)
-
-
-class SharedMeters(ExclusiveMeters):
-    """Meters of turns that share batches: each has its part of their joules."""
-
-    def __init__(
-        self, runtime: Runtime[Any], books: EnergyBookkeeper, clock_ns: Callable[[], int]
-    ) -> None:
-        self._lock = threading.Lock()
-        self._ledger = BatchLedger()
-        self._open: dict[int, int] = {}
-        super().__init__(runtime, books, clock_ns)
-
-    @contextmanager
-    def open(self, cancel: Cancel) -> Iterator[Meter]:
-        """Return a meter of the turn's part; batches are kept as long as a turn may need them."""
-        costs = self._runtime.find_token_cost
+        """Return the meter of a turn; batches are kept as long as a turn may need them."""
+        if self._ledger is None:
+            yield self._meter
+            return
         with self._lock:
             self._open[id(cancel)] = self._clock_ns()
         try:
-            yield SharedMeter(self._meter, self._ledger, lambda: cancel.numbers, costs)
+            yield SharedMeter(self._meter, self._ledger, lambda: cancel.numbers, self._costs)
         finally:
             now_ns = self._clock_ns()
             with self._lock:
@@ -282,15 +244,19 @@ class SharedMeters(ExclusiveMeters):
                 oldest_ns = min(self._open.values(), default=now_ns)
             self._ledger.forget_before(oldest_ns)
 
-    def book_answer(self, model: str, finished: Finished) -> None:
-        """Do nothing: the batches are booked as they end."""
+    def book(self, model: str, start_ns: int, end_ns: int) -> None:
+        """Book the time of an answer or of a turn that has ended, unless its batches are booked.
 
-    def book_turn(self, record: TurnRecord) -> None:
-        """Do nothing: between its batches a turn costs nothing."""
+        A turn pays for the times between its answers and for answers that have failed; loads and
+        answers in its time are booked already.
+        """
+        if self._ledger is None:
+            self._books.add(model, start_ns, end_ns)
 
     def _add_batch(self, batch: SharedBatch) -> None:
-        self._ledger.add(batch)
-        super()._add_batch(batch)
+        if self._ledger is not None:
+            self._ledger.add(batch)
+        self._books.add(batch.model, batch.start_ns, batch.end_ns)
 
 
 class KeyBudgets:
@@ -386,8 +352,3 @@ def find_wait(spent: list[tuple[float, float]], limit: float, now: float) -> flo
         if left < limit:
             return max(0.0, at + HOUR_SECONDS - now)
     return HOUR_SECONDS
-
-
-def _total(parts: list[float | None]) -> float | None:
-    known = [part for part in parts if part is not None]
-    return math.fsum(known) if len(known) == len(parts) else None

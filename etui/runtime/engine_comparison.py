@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from etui.engine.builds import Build
 from etui.errors import EngineFailed
@@ -18,10 +18,11 @@ from etui.stats.tests import CONFIDENCE
 if TYPE_CHECKING:
     from etui.energy.recorder import Recorder
     from etui.models.spec import ModelSpec
-    from etui.runtime.gpu_verdict import Attempt
+    from etui.runtime.try_gpu import Attempt
 
 Figure = Literal["prefill_tokens_per_second", "decode_tokens_per_second",
                  "prefill_joules_per_token", "decode_joules_per_token"]  # fmt: skip
+_FIGURES: tuple[Figure, ...] = get_args(Figure)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +64,8 @@ def compare_builds(
 ) -> EngineComparison:
     """Run both builds in turn, each round in processes of their own; who begins alternates.
 
-    Args:
-        spec: The model, whose file is on this machine.
-        meter: A started power meter.
-        report: Called at each run with its name and the share that is done.
-        rounds: Runs of each build, at least two.
-
-    Raises:
-        EngineFailed: A run failed; the error names the build.
+    The meter is started, and there are at least two rounds. EngineFailed names the build of a run
+    that failed.
     """
     runs: tuple[list[Attempt], list[Attempt]] = ([], [])  # by side: a build may meet itself
     for at in range(rounds):
@@ -100,14 +95,6 @@ def compare_builds(
     )
 
 
-_FIGURES: tuple[Figure, ...] = (
-    "prefill_tokens_per_second",
-    "decode_tokens_per_second",
-    "prefill_joules_per_token",
-    "decode_joules_per_token",
-)
-
-
 def _read(figure: Figure, attempts: Sequence[Attempt]) -> list[float | None]:
     found: list[float | None] = []
     for attempt in attempts:
@@ -126,8 +113,7 @@ def compute_gain(
 ) -> Gain | None:
     """Compute the ratio of paired rounds, from the mean of its logarithm by Student's t.
 
-    Returns:
-        None if a round has no value above 0, or there are fewer than two rounds.
+    None if a round has no value above 0, or there are fewer than two rounds.
     """
     pairs = [(a, b) for a, b in zip(old, new, strict=True) if a and b and a > 0 and b > 0]
     if len(pairs) < max(2, len(old)):

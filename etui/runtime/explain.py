@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from etui.chat import Query
-    from etui.config.config import Config
     from etui.models.spec import ModelSpec
     from etui.routing.decision import Decision, Predictor
     from etui.routing.policy import Policy
@@ -94,11 +93,9 @@ def _format_place(document: Explanation) -> str:
 
 def find_machine(document: Explanation) -> str | None:
     """Return the name of the backend that would answer; None for this machine."""
-    for candidate in document["candidates"]:
-        if (candidate["arm"], candidate["model"]) == (document["arm"], document["model"]):
-            machine: str | None = candidate["machine"]
-            return machine
-    return None
+    chosen = (document["arm"], document["model"])
+    same = (c for c in document["candidates"] if (c["arm"], c["model"]) == chosen)
+    return next((c["machine"] for c in same), None)
 
 
 def signal_rows(document: Explanation) -> list[tuple[str, ...]]:
@@ -142,41 +139,30 @@ def _format_candidate(candidate: dict[str, Any], document: Explanation) -> tuple
     joules, accuracy = candidate["joules"], candidate["accuracy"]
     spent = ["unknown", "", "", ""]
     if joules is not None:
-        spread = joules["uncertainty"]
-        phases = (joules["load"], joules["prefill"], joules["decode"])
-        spent = [
-            marked(energy_text(joules["total"], spread, "estimate", spread=True)),
-            *("unknown" if part is None else about_joules(part) for part in phases),
-        ]
+        total = energy_text(joules["total"], joules["uncertainty"], "estimate", spread=True)
+        phases = (joules[phase] for phase in ("load", "prefill", "decode"))
+        spent = [marked(total), *(about_joules(p) if p is not None else "unknown" for p in phases)]
     right = ("unknown", "")
     if accuracy is not None and accuracy["n"] == 0:
         right = (f"{accuracy['p']:.2f}", accuracy["source"])
     elif accuracy is not None:
         bound = f"at least {accuracy['low']:.2f}, {100 * accuracy['confidence']:g} %"
         right = (f"{accuracy['p']:.2f} ({bound})", str(accuracy["n"]))
-    chosen = candidate["arm"] == document["arm"]
-    taken = chosen and candidate["model"] == document["model"]
-    failed = candidate["failed"]
+    arm, model, failed = candidate["arm"], candidate["model"], candidate["failed"]
+    chosen = arm == document["arm"]
+    taken = chosen and model == document["model"]
     outcome = failed or ("taken" if taken else "")
     if taken and failed:
         outcome = f"taken by `otherwise`: {failed}"
     if document["cascade"] is not None:
-        outcome = "first" if chosen else _format_turn_to_answer(candidate["arm"], document)
-    model = candidate["model"]
+        outcome = "first" if chosen else "if the arms before it are not confident enough"
+        for step in document["cascade"].get("agreements", ()):
+            if not chosen and arm in step["arms"][1:]:
+                outcome = f"to compare its answer with that of {step['arms'][0]}"
+                break
     if any(other["machine"] for other in document["candidates"]):
         model += f" ({candidate['machine'] or THIS_MACHINE})"
-    return (candidate["arm"], model, *right, *spent, outcome)
-
-
-def _format_turn_to_answer(arm: str, document: Explanation) -> str:
-    """Format when an arm of a cascade that is not the first answers."""
-    cascade = document["cascade"]
-    assert cascade is not None  # only its arms are asked for
-    for step in cascade.get("agreements", ()):
-        first, *others = step["arms"]
-        if arm in others:
-            return f"to compare its answer with that of {first}"
-    return "if the arms before it are not confident enough"
+    return (arm, model, *right, *spent, outcome)
 
 
 def _format_need(need: dict[str, Any]) -> str:
@@ -278,16 +264,14 @@ def _format_value(value: float | str | None) -> str:
     return value if isinstance(value, str) else number_text(value)
 
 
+_OF_NEED = ("need", "base", "other", "gained", "lost", "gain", "n")
+
 _CONFIDENCE = 0.9
 """Confidence of the accuracy bound that is shown, unless an objective asks for another."""
 
 
 def explain(query: Query, policy: Policy, runtime: Runtime[Any]) -> Explanation:
-    """Explain the decision for a query as plain JSON values.
-
-    Raises:
-        EtuiError: The policy selects no arm, or the policy's fit is damaged.
-    """
+    """Explain the decision for a query as plain JSON values, see :func:`decide_for_show`."""
     return _build_document(query, decide_for_show(query, policy, runtime), policy, runtime)
 
 
@@ -296,13 +280,8 @@ def explain_choice(
 ) -> Explanation:
     """Explain a decision that was made already, as plain JSON values.
 
-    Signals that the decision did not need are left out.
-
-    Args:
-        policy_name: Name or path of the policy that decided; None is the one of config.yaml.
-
-    Raises:
-        EtuiError: The policy was removed or damaged meanwhile, or its fit is damaged.
+    Signals that the decision did not need are left out. Without the name or path of the policy that
+    decided, it is the one of config.yaml. EtuiError if it or its fit cannot be read any more.
     """
     from etui.routing.library import load_policy
 
@@ -319,16 +298,21 @@ def explain_choice(
 def _build_document(
     query: Query, decision: Decision, policy: Policy | None, runtime: Runtime[Any]
 ) -> Explanation:
-    from etui.learning.predictor import AccuracyPredictor
     from etui.runtime.fit_health import read_health
 
     arm = decision.arm
     on_disk = runtime.find_available()
-    fit = None
+    fit: Explanation | None = None
+    needs: list[dict[str, Any]] = []
     heads = None if policy is None else runtime.load_fit(policy)
-    if policy is not None and isinstance(heads, AccuracyPredictor):
+    if policy is not None and heads is not None:
         kept, config = runtime.log_cache, runtime.config
         fit = build_fit_document(read_health(config, policy, heads.model, on_disk, kept))
+        needs = [  # what the question needs beyond each base arm
+            {name: getattr(need, name) for name in _OF_NEED}
+            for need in heads.needs(query)
+            if need.base in policy.arms and need.other in policy.arms
+        ]
     planned = policy.arms.get(arm.name) if policy is not None else None
     return {
         "query": query.text,
@@ -349,44 +333,26 @@ def _build_document(
             {"period": b.period, "joules": b.joules, "when_exceeded": b.when_exceeded}
             for b in (() if policy is None else policy.period_budgets)
         ],
-        "needs": [] if policy is None else _predict_needs(query, policy, runtime.config),
+        "needs": needs,
         "fit": fit,
     }
-
-
-def _predict_needs(query: Query, policy: Policy, config: Config) -> list[dict[str, Any]]:
-    """Predict what the question needs beyond each base arm; empty without a fit.
-
-    Arms that the policy no longer has are left out.
-    """
-    from etui.learning.predictor import load_accuracy
-
-    heads = load_accuracy(policy, config)
-    names = ("need", "base", "other", "gained", "lost", "gain", "n")
-    return [
-        {name: getattr(need, name) for name in names}
-        for need in (heads.needs(query) if heads is not None else ())
-        if need.base in policy.arms and need.other in policy.arms
-    ]
 
 
 def decide_for_show(query: Query, policy: Policy, runtime: Runtime[Any]) -> Decision:
     """Decide with every signal evaluated and every candidate predicted, for display.
 
-    If no model of the policy is on this machine, decide as if all of them were.
-
-    Raises:
-        EtuiError: The policy selects no arm, or the policy's fit is damaged.
+    If no model of the policy is on this machine, decide as if all of them were. EtuiError if the
+    policy selects no arm, or its fit is damaged.
     """
     from etui.runtime.decide import add_shadow_decision, collect_knowledge, decide_query
     from etui.runtime.host import read_host
 
     known = collect_knowledge(policy, runtime, read_host(runtime.config))
     try:
-        choice = decide_query(query, policy, runtime, knowledge=known, every_signal=True)
+        choice = decide_query(query, policy, knowledge=known, every_signal=True)
     except ModelUnavailable:
         known = replace(known, available=lambda model: True)
-        choice = decide_query(query, policy, runtime, knowledge=known, every_signal=True)
+        choice = decide_query(query, policy, knowledge=known, every_signal=True)
     choice = add_shadow_decision(choice, query, policy, runtime, known)
     return _add_predictions(choice.decision, query, known.predictor, runtime.catalogue.models)
 

@@ -16,12 +16,11 @@ from etui.arm import Arm
 from etui.chat import Query
 from etui.errors import LogUnavailable
 from etui.learning.predictor import NEWEST, AccuracyPredictor, ArmHealth, compute_ceiling, judge_arm
-from etui.routing.decision import Agreement, PredictedAccuracy, PredictedAgreement, RawConfidence
+from etui.routing.decision import Agreement
 from etui.routing.library import FitFacts
 from etui.routing.policy import CascadePlan, choose_served_arm, find_weights, list_priors
 from etui.routing.text_measures import format_question
 from etui.runtime.caches import read_log
-from etui.stats.tests import wilson_low
 from etui.units import count_text, percent_text
 
 if TYPE_CHECKING:
@@ -236,53 +235,10 @@ class FitHealth:
         return frozenset(arm.arm for arm in self.arms if arm.set_aside)
 
 
-class GuardedAccuracy:
-    """Predicts with the fit, and with the rate alone for arms whose fit is set aside."""
-
-    def __init__(
-        self, heads: AccuracyPredictor, set_aside: frozenset[str], notice: str = ""
-    ) -> None:
-        self._heads = heads
-        self.notice = notice
-        self.set_aside = set_aside
-
-    def accuracy(self, arm: Arm, query: Query, confidence: float) -> PredictedAccuracy | None:
-        """Predict the accuracy of an arm on a query; None if the arm was not fitted."""
-        found = self._heads.accuracy(arm, query, confidence)
-        if found is None or arm.name not in self.set_aside:
-            return found
-        head = self._heads.model.arms[arm.name]
-        low = wilson_low(head.rate, head.n, confidence)
-        return PredictedAccuracy(head.rate, low, confidence, head.n, "rate")
-
-    def calibrated(self, arm: Arm, confidence: float | None, margin: float | None) -> float | None:
-        """Compute the probability that a given answer is right, as the fit does."""
-        return self._heads.calibrated(arm, confidence, margin)
-
-    def agreement(
-        self, arms: Sequence[Arm], raw: Sequence[RawConfidence] = ()
-    ) -> PredictedAgreement | None:
-        """Predict the worth of agreement as the fit does.
-
-        With an arm whose fit is set aside, the fit does not rule out that they agree.
-        """
-        found = self._heads.agreement(arms, raw)
-        if found is None or self.set_aside.isdisjoint(arm.name for arm in arms):
-            return found
-        return replace(found, at_most=1.0)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._heads, name)
-
-
 def list_models_now(
     policy: Policy, is_available: Callable[[str], bool] | None = None
 ) -> dict[str, tuple[str, ...]]:
-    """List the models that may answer for each arm: the one here, or all where none is.
-
-    Args:
-        is_available: Whether a model is available; None lists all models of each arm.
-    """
+    """List the models that may answer for each arm: the one here, or all where none is known."""
     found = {}
     for name, plan in policy.arms.items():
         arm = None if is_available is None else choose_served_arm(plan, is_available)
@@ -311,11 +267,10 @@ def measure_health(
     now: datetime | None = None,
     models: Mapping[str, Sequence[str]] | None = None,
 ) -> FitHealth:
-    """Compare a fit with its policy and with labels.
+    """Compare a fit with its policy and with labels; those of before, or other models, are ignored.
 
     Args:
-        labels: The labels of the log; those before the fit are ignored, and so are those of other
-            models. None if the log cannot be read.
+        labels: The labels of the log; None if it cannot be read.
         models: Arm -> models that may answer for it here; None takes those of the policy.
     """
     heads = AccuracyPredictor(model)
@@ -347,15 +302,23 @@ def read_health(
     is_available: Callable[[str], bool] | None = None,
     kept: LogCache | None = None,
 ) -> FitHealth:
-    """Read the log and compare a policy's fit with it, as far as the log can be read.
-
-    Args:
-        kept: Compares once for each state of the log; None reads it now.
-    """
+    """Read the log and compare a policy's fit with it, as far as the log can be read."""
     models = list_models_now(policy, is_available)
 
     def read(log: LogReader) -> FitHealth:
-        return _read_health_from(log, policy, model, models)
+        from etui.learning.labels import collect_labels
+        from etui.log.labels import read_labelled
+
+        labels = collect_labels(
+            read_labelled(log, NEWEST_LABELS),
+            policy.name,
+            {name: head.rate for name, head in model.arms.items()},
+            tuple(policy.arms),
+            priors=list_priors(policy),
+            by_question=False,
+        )
+        newest = [turn.query for turn in log.list_turns(limit=NEWEST)]
+        return measure_health(model, policy, labels, newest, models=models)
 
     # What it depends on besides the log: the arms, and the steps of several answers.
     arms = tuple((name, plan.models, plan.arm.reasoning) for name, plan in policy.arms.items())
@@ -366,26 +329,6 @@ def read_health(
         return read_log(config, kept, key, read)
     except LogUnavailable:
         return measure_health(model, policy, None, models=models)
-
-
-def _read_health_from(
-    log: LogReader, policy: Policy, model: FittedModel, models: Mapping[str, Sequence[str]]
-) -> FitHealth:
-    from etui.learning.labels import collect_labels
-    from etui.log.labels import read_labelled
-
-    known, arms = {name: head.rate for name, head in model.arms.items()}, tuple(policy.arms)
-    priors = list_priors(policy)
-    labels = collect_labels(
-        read_labelled(log, NEWEST_LABELS),
-        policy.name,
-        known,
-        arms,
-        priors=priors,
-        by_question=False,
-    )
-    newest = [turn.query for turn in log.list_turns(limit=NEWEST)]
-    return measure_health(model, policy, labels, newest, models=models)
 
 
 def _find_weights(policy: Policy, arm: str, model: str) -> str:
@@ -423,11 +366,15 @@ def _pair_labels(
     pairs: dict[str, list[tuple[float, float]]] = {a: [] for a in fitted if a in policy.arms}
     if labels is None:
         return None, pairs
-    of_fit = {
-        name
-        for name in pairs
-        if name in labels.facts and _is_same_model(policy, name, fitted[name].model, labels)
-    }
+    of_fit = set()  # arms whose labels are of the model that was fitted
+    for name in pairs.keys() & labels.facts.keys():
+        answered, known = labels.facts[name].model, fitted[name].model
+        if (
+            answered is None
+            or known is None
+            or _find_weights(policy, name, answered) == _find_weights(policy, name, known)
+        ):
+            of_fit.add(name)
     graded = 0
     for each, created_at in zip(labels.questions, labels.created_at, strict=True):
         at = _parse_time(created_at)
@@ -441,14 +388,6 @@ def _pair_labels(
                 if predicted is not None:
                     pairs[name].append((predicted.p, label.p))
     return graded, pairs
-
-
-def _is_same_model(policy: Policy, arm: str, fitted: str | None, labels: LogLabels) -> bool:
-    """Return whether the labels of an arm are of the model that was fitted."""
-    answered = labels.facts[arm].model
-    if fitted is None or answered is None:
-        return True
-    return _find_weights(policy, arm, answered) == _find_weights(policy, arm, fitted)
 
 
 def _predict_steps(

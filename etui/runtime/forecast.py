@@ -52,17 +52,15 @@ class ArmForecast:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """A question before it is sent."""
+    """A question before it is sent; what depends on the context is None if that is unknown."""
 
     parts: tuple[TokenCount, ...]
     arms: tuple[ArmForecast, ...]
     """The arm that would answer, then those that it may hand over to, or that were weighed."""
     model: str  # The model that would answer
-    context_tokens: int | None = None  # Its context; None if unknown
-    room_tokens: int | None = None
-    """Most tokens of a question that leave room for a full answer; None if unknown."""
-    most_tokens: int | None = None
-    """Most tokens of a question that are accepted at all; None if unknown."""
+    context_tokens: int | None = None
+    room_tokens: int | None = None  # Most tokens of a question that leave room for a full answer
+    most_tokens: int | None = None  # Most tokens of a question that are accepted at all
     picture_tokens: int = 0  # Estimate of the tokens of its pictures, by the projector
 
     @property
@@ -91,9 +89,8 @@ def forecast_choice(
 ) -> Forecast:
     """Forecast a question for the arm that was chosen for it.
 
-    Args:
-        parts: The texts that make up the question, counted one by one so that a long one that stays
-            the same is counted once.
+    The texts that make up the question are counted one by one, so that a long one that stays the
+    same is counted once.
     """
     from etui.runtime.log_predictor import LogPredictor
 

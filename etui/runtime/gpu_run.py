@@ -129,11 +129,7 @@ class FreeBytes:
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """What one run computed, and how fast.
-
-    Attributes:
-        prefill, decode: The speed measurements.
-    """
+    """What one run computed, and how fast."""
 
     gpu_layers: int  # Layers that etui put on the GPU; the output matrix counts as one
     placed: int | None  # Layers that llama.cpp put there, by its log; None if it does not say
@@ -152,11 +148,7 @@ class RunResult:
 def run(
     order: Order, config: Config, residency: Residency, report: Callable[[str], None]
 ) -> RunResult:
-    """Load the model as ordered, measure it, and unload it.
-
-    Args:
-        residency: An empty one; it is left empty.
-        report: Called with the name of each stage when it begins.
+    """Load the model as ordered, measure it, and unload it; the residency is empty before, too.
 
     Raises:
         ModelUnavailable: The model cannot be loaded.

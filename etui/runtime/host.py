@@ -12,14 +12,8 @@ from etui.config.config import Config
 from etui.routing.signals import HostState
 
 
-def read_host(
-    config: Config,
-    *,
-    resident: str | None = None,
-    watts: float | None = None,
-    nvml: Any = None,
-) -> HostState:
-    """Read the state of the machine; it never fails, what cannot be read is None.
+def read_host(config: Config, *, nvml: Any = None) -> HostState:
+    """Read the state of the machine but its models and watts; what cannot be read is None.
 
     It takes about a millisecond, plus the start of NVML if this process has not started it yet.
     """
@@ -32,8 +26,6 @@ def read_host(
         free_memory_gb=_read_free_memory_gb(),
         gpu_free_memory_gb=None if gpu_free_bytes is None else gpu_free_bytes / 1e9,
         gpu_temperature=temperature,
-        watts=watts,
-        resident=resident,
     )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from etui.arm import Arm
 from etui.chat import Query
@@ -30,6 +30,7 @@ from etui.runtime.caches import read_log
 if TYPE_CHECKING:
     from etui.config.config import Config
     from etui.datasets.questions import Suite
+    from etui.learning.predictor import AccuracyPredictor
     from etui.log.queries import LogReader
     from etui.models.catalogue import Catalogue
     from etui.routing.joules import LoggedModelFacts
@@ -75,13 +76,8 @@ def read_neighbours(
 ) -> EarlierQuestions | None:
     """Read the earlier questions from the log and from bench runs, if the policy uses them.
 
-    A bench run counts only if its question files are still in place; nothing is downloaded.
-
-    Args:
-        memory: Keeps what is computed of it from one change of the log to the next.
-
-    Returns:
-        The questions; None if no signal uses them, or the log cannot be read.
+    A bench run counts only if its question files are still in place; nothing is downloaded. None if
+    no signal uses them, or the log cannot be read.
     """
     origins = {s.nearest.of for s in policy.signals.values() if s.nearest is not None}
     if not origins:
@@ -140,26 +136,10 @@ def _load_run_suite(
 _T = TypeVar("_T")
 
 
-class AccuracyModels(Protocol):
-    """The policy's fit: models of accuracy, fitted to graded answers."""
-
-    def accuracy(self, arm: Arm, query: Query, confidence: float) -> PredictedAccuracy | None:
-        """Predict the accuracy of an arm on a query; None if the arm was not fitted."""
-
-    def calibrated(self, arm: Arm, confidence: float | None, margin: float | None) -> float | None:
-        """Turn the raw confidence of an answer into the probability that it is right."""
-
-    def agreement(
-        self, arms: Sequence[Arm], raw: Sequence[RawConfidence] = ()
-    ) -> PredictedAgreement | None:
-        """Predict how likely an answer is right that the arms agree on; None if not fitted."""
-
-
 class LogPredictor:
     """Predictor for this machine; see :class:`etui.routing.decision.Predictor`.
 
-    Args:
-        read_heads: Reads the fit, at the first prediction of an accuracy; returns None without one.
+    The fit is read at the first prediction of an accuracy.
     """
 
     def __init__(
@@ -167,7 +147,7 @@ class LogPredictor:
         config: Config,
         catalogue: Catalogue,
         resident: str | None = None,
-        read_heads: Callable[[], AccuracyModels | None] = lambda: None,
+        read_heads: Callable[[], AccuracyPredictor | None] = lambda: None,
         log: LogCache | None = None,
     ) -> None:
         self._config = config
@@ -175,7 +155,7 @@ class LogPredictor:
         self._resident = resident
         self._read_heads = read_heads
         self._log = log
-        self._heads: tuple[AccuracyModels | None] | None = None
+        self._heads: tuple[AccuracyPredictor | None] | None = None
         self._facts: dict[str, LoggedModelFacts | None] = {}
         self._text: tuple[Query, TextFacts] | None = None
         self._predicted: dict[tuple[Any, ...], Any] = {}
@@ -210,10 +190,7 @@ class LogPredictor:
     def accuracy(self, arm: Arm, query: Query, confidence: float) -> PredictedAccuracy | None:
         """Predict the probability that an arm is right; None without a fit.
 
-        This and the next two read the fit.
-
-        Raises:
-            InvalidFile: The policy's fit is damaged.
+        This and the next two read the fit: InvalidFile if it is damaged.
         """
         return self._ask_fit(
             lambda fit: (fit.accuracy(same, query, confidence) for same in self._list_same(arm))
@@ -236,7 +213,7 @@ class LogPredictor:
     def fit_notice(self) -> str:
         """Return what is to be said of the fit, if it was used; empty without anything."""
         heads = self._heads[0] if self._heads is not None else None
-        return str(getattr(heads, "notice", ""))
+        return "" if heads is None else heads.notice
 
     def _list_same(self, arm: Arm) -> tuple[Arm, ...]:
         """Return the arm, and the arm on the entries whose weights its model has."""
@@ -248,7 +225,7 @@ class LogPredictor:
         ]
         return (arm, *(replace(arm, model=name) for name in names))
 
-    def _ask_fit(self, predict: Callable[[AccuracyModels], Iterable[_T | None]]) -> _T | None:
+    def _ask_fit(self, predict: Callable[[AccuracyPredictor], Iterable[_T | None]]) -> _T | None:
         """Return the first prediction of the fit that is known; None without one, or a fit."""
         if self._heads is None:
             self._heads = (self._read_heads(),)

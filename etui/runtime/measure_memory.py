@@ -28,6 +28,7 @@ from etui.models.files import content_sha256, has_file, may_be_content, model_pa
 from etui.models.gguf import check_usable
 from etui.models.memory_speed import MemorySpeed, load_memory_speed, save_memory_speed
 from etui.runtime.host import read_host
+from etui.runtime.provenance import sum_limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -56,24 +57,14 @@ def find_memory_speed(
     """Return the speed of this machine's memory, measured if it is not known yet.
 
     One that was measured on a busy machine is measured again, see :meth:`MemorySpeed.replaces`.
-
-    Args:
-        is_busy: Whether an answer runs: nothing is measured then, and a measurement during which
-            one began is discarded.
-
-    Returns:
-        The speed; None if it is not known and an answer runs.
-
-    Raises:
-        EtuiError: It cannot be measured, or not be kept; the message says why.
+    While an answer runs nothing is measured, and a measurement during which one began is discarded;
+    None if nothing is known then. EtuiError if it cannot be measured, or not be kept.
     """
     kept = load_memory_speed(config)
     if (kept is not None and not kept.busy) or is_busy():
         return kept
     speed = _measure(threads)
-    if is_busy():
-        return kept
-    if not speed.replaces(kept):
+    if is_busy() or not speed.replaces(kept):
         return kept
     save_memory_speed(config, speed)
     return speed
@@ -84,10 +75,8 @@ def read_machine(
 ) -> MachineFacts:
     """Read what predictions of models on this machine rest on.
 
-    The power limit is left out where measured watts come before it: reading it takes longer.
-
-    Args:
-        without: A model whose file is left out, to predict it as if it had never run.
+    The power limit is left out where measured watts come before it: reading it takes longer. The
+    file of ``without`` is left out, to predict it as if it had never run.
     """
     left_out = None if without is None else model_path(without, config)
     speed, measured, host = load_memory_speed(config), [], read_host(config)
@@ -129,9 +118,7 @@ def _read_limit_watts(config: Config) -> float | None:
 
 def limit_without_gpus(summed: Iterable[Channel]) -> float | None:
     """Sum the limits of the channels of a total that are no GPUs; None if one is unknown."""
-    limits = [one.limit_watts for one in summed if not one.scope.startswith(_GPU)]
-    known = [watts for watts in limits if watts is not None]
-    return sum(known) if known and len(known) == len(limits) else None
+    return sum_limits(one for one in summed if not one.scope.startswith(_GPU))
 
 
 def gigabytes_to_bytes(gigabytes: float | None) -> float | None:

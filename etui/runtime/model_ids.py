@@ -79,29 +79,21 @@ def find_alias(name: str, aliases: Collection[str]) -> str | None:
 def parse_model_id(text: str, runtime: Runtime[Any]) -> Overrides:
     """Turn an id of a client into overrides; what exists goes before an alias of the same name.
 
-    Raises:
-        InvalidRequest: Nothing is called so; ``param`` is ``model``, and the fix has the nearest
-            names.
-        InvalidFile: An arm is named of a policy that has errors.
+    InvalidRequest if nothing is called so, with the nearest names; InvalidFile if an arm is named
+    of a policy that has errors.
     """
     runtime.reload_catalogue()
-    aliases = runtime.config.aliases
     try:
         return _parse_name(text.strip(), runtime)
     except InvalidRequest:
-        alias = find_alias(text.strip(), aliases)
+        alias = find_alias(text.strip(), runtime.config.aliases)
         if alias is None:
             raise
     return _parse_alias(alias, runtime)
 
 
 def check_names(runtime: Runtime[Any], model: str | None, policy: str | None) -> None:
-    """Check that what should answer by default is known, on this machine or not.
-
-    Raises:
-        UsageError: Nothing is called so; the fix has the nearest names.
-        InvalidFile: The policy has errors.
-    """
+    """Check that what should answer by default is known, on this machine or not."""
     if model is not None:
         runtime.catalogue.get(model)
     if policy is not None:

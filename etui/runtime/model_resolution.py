@@ -14,8 +14,8 @@ from etui.runtime.caches import FileCache, read_log
 
 if TYPE_CHECKING:
     from etui.config.config import Config
+    from etui.curves.operating_curve import OperatingCurve
     from etui.log.queries import LogReader
-    from etui.log.records import CurveRecord
     from etui.models.catalogue import Catalogue
     from etui.models.spec import ModelSpec
     from etui.runtime.caches import LogCache
@@ -38,10 +38,8 @@ class ModelFiles:
     def find(self, arm: Arm, catalogue: Catalogue) -> tuple[ModelSpec, Path]:
         """Find the file of an arm's model; one that was checked is not until it changes.
 
-        Its record in the models folder says so too, but that folder may be read-only.
-
-        Raises:
-            ModelUnavailable: The file is missing, damaged, or has another sha256.
+        Its record in the models folder says so too, but that folder may be read-only. Errors are
+        those of :func:`find_model_file`.
         """
         from etui.models.files import record_path
 
@@ -105,16 +103,10 @@ def resolve_sampling(
 ) -> Arm:
     """Replace the open values of an arm's sampling by those that its model asks for.
 
-    A model that asks for less than ``LEAST_VOTE_TEMPERATURE`` does not set that of a vote: votes
-    drawn nearly greedily are equal, cost joules and decide nothing.
-
-    Args:
-        arm: The arm; values that the policy or an option states are kept.
-        tags: Whether the model has think tags. One that has thinks only in the native style: the
-            ``plain`` and ``draft`` styles switch its own thinking off.
-
-    Returns:
-        The arm with concrete values and the origin of each.
+    Values that the policy or an option states are kept. A model that asks for less than
+    ``LEAST_VOTE_TEMPERATURE`` does not set that of a vote: votes drawn nearly greedily are equal,
+    cost joules and decide nothing. A model with think ``tags`` thinks only in the native style: the
+    ``plain`` and ``draft`` styles switch its own thinking off.
     """
     if asked is None:
         return arm
@@ -161,14 +153,10 @@ def token_cost_for(
 def load_token_cost(
     spec: ModelSpec, config: Config, kept: LogCache | None = None
 ) -> TokenCost | None:
-    """Return the joules per token of a model; None if they are unknown.
+    """Return the joules per token of a model, as :func:`read_token_cost`.
 
-    They come from the operating curve of this machine, or else from the mean of the last turns. A
-    log that cannot be read must not prevent an answer: its thinking is then limited by the energy
+    A log that cannot be read must not prevent an answer: its thinking is then limited by the energy
     measured while it runs.
-
-    Args:
-        spec: The model, with the sha256 of its file if it is known.
     """
     try:
         return read_log(
@@ -179,13 +167,10 @@ def load_token_cost(
 
 
 def read_token_cost(spec: ModelSpec, config: Config, log: LogReader) -> TokenCost | None:
-    """Read the joules per token of a model from the log; None if they are unknown.
+    """Read the joules per token of a model; None if they are unknown.
 
-    Args:
-        spec: The model, with the sha256 of its file if it is known.
-
-    Raises:
-        LogUnavailable: The log cannot be read.
+    They come from the operating curve of this machine, or else from the mean of the last turns. The
+    model has the sha256 of its file if it is known.
     """
     from etui.log.curve_lookup import find_curve
     from etui.runtime.provenance import find_conditions
@@ -194,7 +179,9 @@ def read_token_cost(spec: ModelSpec, config: Config, log: LogReader) -> TokenCos
     return curve.to_decode_price() if curve else log.price(spec.name, spec.sha256)
 
 
-def refit_curve(record: TurnRecord, config: Config, save: Callable[[CurveRecord], None]) -> None:
+def refit_curve(
+    record: TurnRecord, config: Config, save: Callable[[OperatingCurve], object]
+) -> None:
     """Fit the curve of a turn's model again if there are enough new turns in the log.
 
     Usually this only reads the log; a fit, every twenty turns, takes as long as importing scipy. A
@@ -231,8 +218,7 @@ def catalogue_name(model: str, config: Config, catalogue: Catalogue) -> str:
 def find_model_file(arm: Arm, config: Config, catalogue: Catalogue) -> tuple[ModelSpec, Path]:
     """Find the model of an arm, with the hash of its file and adapters, and the file.
 
-    Raises:
-        ModelUnavailable: A file is missing, damaged, or has another sha256.
+    ModelUnavailable if a file is missing, damaged, or has another sha256.
     """
     from etui.models.files import hash_adapters, recorded_sha256, require
 
@@ -247,34 +233,26 @@ def find_draft_file(
 ) -> tuple[ModelSpec, Path] | None:
     """Find the draft model of an arm and its file; None if the arm uses none.
 
-    ``speculate: auto`` goes on without a draft model that is not on this machine.
-
-    Raises:
-        ModelUnavailable: The arm has ``speculate: draft``, and the model has no draft model, or its
-            file is missing, damaged, or has another sha256.
+    ``speculate: auto`` goes on without a draft model that is not on this machine; with
+    ``speculate: draft`` that is ModelUnavailable.
     """
     if arm.reasoning == "vote" or arm.speculate not in ("draft", "auto"):
         return None
+    if spec.draft is None and arm.speculate == "draft":
+        what = f"{spec.name} has no draft model, which speculate: draft needs"
+        raise ModelUnavailable(what, _ADD_DRAFT)
     try:
-        if spec.draft is not None:
-            return find_model_file(replace(arm, model=spec.draft), config, catalogue)
+        found = None if spec.draft is None else replace(arm, model=spec.draft)
+        return None if found is None else find_model_file(found, config, catalogue)
     except ModelUnavailable as error:
         if arm.speculate == "auto":
             return None
         what = f"the draft model of {spec.name} cannot be used: {error.what}"
         raise ModelUnavailable(what, error.fix) from error
-    if arm.speculate == "auto":
-        return None
-    what = f"{spec.name} has no draft model, which speculate: draft needs"
-    raise ModelUnavailable(what, _ADD_DRAFT)
 
 
 def check_draft_option(arms: Iterable[Arm], catalogue: Catalogue) -> None:
-    """Check before anything is loaded that ``--speculate draft`` can be followed.
-
-    Raises:
-        UsageError: The model of an arm that is to speculate with a draft model has none.
-    """
+    """Raise UsageError if an arm of ``--speculate draft`` has a model without a draft model."""
     for arm in arms:
         if arm.speculate == "draft" and catalogue.get(arm.model).draft is None:
             what = f"{arm.model} has no draft model, which --speculate draft needs"
@@ -291,10 +269,8 @@ def sample_as_asked(
 ) -> Arm:
     """Resolve an arm's open sampling values: by models.yaml, or else by the model file.
 
-    Args:
-        spec: The entry of its model. A ``sampling:`` of its own, even an empty one, is all that the
-            model asks for; what the user set beside it comes first.
-        read_file: Reads what the file asks for; called only if it is needed.
+    A ``sampling:`` of the entry, even an empty one, is all that the model asks for; what the user
+    set beside it comes first. The file is read only if it is needed.
     """
     if not has_open_sampling(arm):
         return arm
@@ -327,10 +303,7 @@ def models_on_disk(
     """Return a function that tests whether a named model can answer from this machine.
 
     A local model can if its file is here. A remote one can if its backend is in config.yaml and
-    counts as reachable; it is not asked.
-
-    Args:
-        is_reachable: Returns whether a remote backend can be asked; it gets its name.
+    counts as reachable, by its name; it is not asked.
     """
     from etui.models.files import has_file
 

@@ -27,11 +27,7 @@ T = TypeVar("T")
 
 
 def check_effort(effort: str) -> str:
-    """Return an effort that exists.
-
-    Raises:
-        InvalidRequest: There is none of this name; the fix names the nearest.
-    """
+    """Return an effort that exists; InvalidRequest names the nearest of one that does not."""
     if effort in THINK_TOKENS:
         return effort
     raise InvalidRequest(
@@ -121,13 +117,10 @@ class Overrides:
 
 
 def apply_overrides(decision: Decision, overrides: Overrides) -> Decision:
-    """Return a decision with its arms changed by the overrides.
+    """Return a decision with its arms changed by the overrides; UsageError if one has no effect.
 
     Options for reasoning ask for a single answer, so they reduce a cascade to its first arm. They
     leave the arm that answers if a model cannot be loaded as it is; the other options change it.
-
-    Raises:
-        UsageError: An option has no effect.
     """
     arm = _override_arm(decision.arm, overrides)
     _check_effect(arm, overrides)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -26,12 +26,9 @@ if TYPE_CHECKING:
 
 
 def read_weights(config: Config) -> dict[str, str]:
-    """Read the quantisation of every model file with a known hash, from its header.
+    """Read the quantisation of every model file with a known hash, by that hash.
 
     A damaged file or ``models.yaml`` is left out: an export must not fail because of it.
-
-    Returns:
-        Hash of a model's file -> quantisation of its weights.
     """
     from etui.models.catalogue import load_catalogue
     from etui.models.files import content_sha256, has_file, model_path
@@ -108,10 +105,11 @@ def conditions(
     """Collect everything that joules per token depend on, except for the model's file."""
     ids = tuple(channel.id for channel in channels)
     settings = provenance(config) | ({} if spec is None else model_settings(spec, config))
-    return parse_conditions(settings, ids, _sum_limits(channels))
+    return parse_conditions(settings, ids, sum_limits(channels))
 
 
-def _sum_limits(channels: Sequence[Channel]) -> float | None:
+def sum_limits(channels: Iterable[Channel]) -> float | None:
+    """Sum the power limits of channels; None if one is unknown, or there are none."""
     limits = [channel.limit_watts for channel in channels]
     known = [watts for watts in limits if watts is not None]
     return sum(known) if known and len(known) == len(limits) else None
@@ -174,9 +172,6 @@ def find_conditions(log: LogReader, spec: ModelSpec, config: Config) -> Conditio
     """Return the conditions of a model here and now.
 
     The version of a remote server is that of its last turn: a decision does not ask it.
-
-    Raises:
-        LogUnavailable: The log cannot be read.
     """
     if spec.backend is None:
         return conditions(config, spec=spec)

@@ -85,10 +85,7 @@ def predictions_file(config: Config) -> Path:
 
 
 def keep_prediction(spec: ModelSpec, config: Config, forecast: DecodeForecast) -> None:
-    """Keep a prediction unless there is one, or it is what the model itself was measured at.
-
-    Without a writable folder it is not kept.
-    """
+    """Keep a prediction unless there is one, or it is what the model itself was measured at."""
     if forecast.speed_source in ("", "curve", "log"):
         return
     if (spec.name, spec.file_bytes) in load_predictions(config):
@@ -102,14 +99,11 @@ def keep_prediction(spec: ModelSpec, config: Config, forecast: DecodeForecast) -
 
 
 def load_predictions(config: Config) -> dict[tuple[str, int | None], KeptPrediction]:
-    """Load the first prediction of each model file on this machine, by name and size in bytes.
-
-    Damaged lines are left out.
-    """
+    """Load the first prediction of each model file on this machine, by name and size in bytes."""
     found: dict[tuple[str, int | None], KeptPrediction] = {}
     with suppress(OSError), predictions_file(config).open(encoding="utf-8") as lines:
         for line in lines:
-            with suppress(ValueError):
+            with suppress(ValueError):  # a damaged line
                 kept = from_document(KeptPrediction, json.loads(line), extra="ignore")
                 if kept.machine == machine_name():
                     found.setdefault((kept.model, kept.file_bytes), kept)

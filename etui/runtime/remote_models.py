@@ -7,7 +7,6 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from etui.config.backend_spec import BackendSpec, find_key_problem, read_key
@@ -46,8 +45,7 @@ class RemoteMeters:
     def measure(self, model: ResolvedModel, server: RemoteBackend | None = None) -> ResolvedModel:
         """Return a model of a remote backend with its meter, and the settings that go with it.
 
-        Args:
-            server: The backend that serves it; None if it cannot be asked how busy it is.
+        Without its server, nobody can be asked how busy it is.
         """
         name = model.spec.backend
         assert name is not None
@@ -83,17 +81,13 @@ class RemoteMeters:
 
     def open_client(self, backend: BackendSpec) -> MeterClient | None:
         """Return the client of a backend's meter; None if its key cannot be sent."""
-        if self.find_key_problem(backend):
+        if find_key_problem(backend.meter_key_env, self._environ):
             return None
         key = read_key(backend.meter_key_env, self._environ)
         with self._lock:
             if backend.name not in self._clients:
                 self._clients[backend.name] = self._build_client(backend, key)
             return self._clients[backend.name]
-
-    def find_key_problem(self, backend: BackendSpec) -> str:
-        """Find why the key of a backend's meter cannot be sent; empty if it can."""
-        return find_key_problem(backend.meter_key_env, self._environ)
 
     def close(self) -> None:
         """Close every connection."""
@@ -105,18 +99,13 @@ class RemoteMeters:
 
 @dataclass(frozen=True, slots=True)
 class MeterReport:
-    """What ``etui doctor`` finds of the meter of a backend.
-
-    Attributes:
-        offset_ns, error_ns: Its clock minus this machine's, and the bound of the error; None if
-            it could not be measured.
-    """
+    """What ``etui doctor`` finds of the meter of a backend."""
 
     backend: str
     url: str | None  # URL of its meter, without a password; None if it has none
     reachable: bool = False
-    offset_ns: int | None = None
-    error_ns: int | None = None
+    offset_ns: int | None = None  # Its clock minus this machine's; None if not measured
+    error_ns: int | None = None  # Bound of the error of that
     kinds: tuple[str, ...] = ()  # Kinds of its channels, best first; empty if it measures nothing
     problem: str = ""  # What is wrong, in one line; empty if nothing is
     fix: str = ""  # How to fix it; empty if nothing is wrong
@@ -134,12 +123,14 @@ def check_meters(
     meters = RemoteMeters(config, environ, build_client)
     try:
         with ThreadPoolExecutor(len(backends)) as pool:  # a meter that is off takes seconds
-            return tuple(pool.map(partial(_check_meter, meters=meters), backends))
+            return tuple(pool.map(lambda each: _check_meter(each, meters, environ), backends))
     finally:
         meters.close()
 
 
-def _check_meter(backend: BackendSpec, meters: RemoteMeters) -> MeterReport:
+def _check_meter(
+    backend: BackendSpec, meters: RemoteMeters, environ: Mapping[str, str]
+) -> MeterReport:
     name, url = backend.name, backend.meter
     if url is None:
         problem = "no meter: the joules of its answers are unknown"
@@ -147,7 +138,7 @@ def _check_meter(backend: BackendSpec, meters: RemoteMeters) -> MeterReport:
         return MeterReport(name, None, problem=problem, fix=fix)
     client = meters.open_client(backend)
     if client is None:
-        problem = f"its meter cannot be asked: {meters.find_key_problem(backend)}"
+        problem = f"its meter cannot be asked: {find_key_problem(backend.meter_key_env, environ)}"
         fix = f"export {backend.meter_key_env}=KEY"
         return MeterReport(name, describe_host(url), problem=problem, fix=fix)
     try:
@@ -181,13 +172,7 @@ class RemoteModelProblem:
 
 @dataclass(frozen=True, slots=True)
 class BackendReport:
-    """What ``etui doctor`` finds of one backend.
-
-    Attributes:
-        name, url, kind: As in config.yaml.
-        reachable, key_accepted, latency_seconds, server, detected: As in
-            :class:`etui.backends.remote.backend.RemoteStatus`.
-    """
+    """What ``etui doctor`` finds of one backend; the first fields are those of a `RemoteStatus`."""
 
     name: str
     url: str
@@ -219,8 +204,7 @@ def serve_remote(
 ) -> ResolvedModel:
     """Resolve an arm to a model of a remote backend, which is not asked here.
 
-    Raises:
-        ModelUnavailable: config.yaml does not have the backend.
+    ModelUnavailable if config.yaml does not have the backend.
     """
     remote = remotes.get(spec.backend or "")
     if remote is None:
@@ -241,36 +225,25 @@ def serve_remote(
     return meters.measure(model, remote)
 
 
-def probe_backends(
-    config: Config,
-    seconds: float = LIST_SECONDS,
-    remotes: Mapping[str, RemoteBackend] | None = None,
-) -> dict[str, RemoteStatus]:
-    """Ask every backend for its models, all at the same time; never raises.
-
-    Args:
-        remotes: Open backends, which stay open; None opens them here.
-    """
+def probe_backends(config: Config) -> dict[str, RemoteStatus]:
+    """Ask every backend for its models, all at the same time; never raises."""
     if not config.backends:
         return {}
-    opened = open_remotes(config) if remotes is None else remotes
+    opened = open_remotes(config)
     try:
         with ThreadPoolExecutor(len(opened)) as pool:
-            found = pool.map(lambda remote: remote.describe(seconds), opened.values())
+            found = pool.map(lambda remote: remote.describe(LIST_SECONDS), opened.values())
             return dict(zip(opened, found, strict=True))
     finally:
-        if remotes is None:
-            for remote in opened.values():
-                remote.close()
+        for remote in opened.values():
+            remote.close()
 
 
-def check_backends(
-    config: Config, catalogue: Catalogue, seconds: float = LIST_SECONDS
-) -> tuple[BackendReport, ...]:
+def check_backends(config: Config, catalogue: Catalogue) -> tuple[BackendReport, ...]:
     """Check every backend: reached, key taken, names served, kind as configured."""
     return tuple(
         report_backend(status, [model for model in catalogue if model.backend == name])
-        for name, status in probe_backends(config, seconds).items()
+        for name, status in probe_backends(config).items()
     )
 
 

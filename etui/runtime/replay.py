@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
@@ -53,7 +53,7 @@ def replay_log(
     knowledge = replace(knowledge, earlier=None)
 
     def decide(query: Query) -> Decision:
-        return decide_query(query, policy, runtime, knowledge=knowledge).decision
+        return decide_query(query, policy, knowledge=knowledge).decision
 
     with LogReader(runtime.config) as log:
         if turn_filter is None and newest is not None and log.count_turns() > newest:
@@ -67,56 +67,17 @@ NEWEST_TURNS = 200
 """Turns before a fit that are compared at most."""
 
 
-@dataclass(frozen=True, slots=True)
-class Move:
-    """How many turns another arm would answer now."""
-
-    before: str
-    after: str
-    turns: int
+FitChange = dict[str, Any]
+"""The document of :func:`compare_with_fit`: what changed for the newest turns that a policy decided
+before its last fit. Of the compared turns, joules are sums without loads, accuracies are means;
+null without any. ``undecided`` turns find no arm now, because a model is missing."""
 
 
-@dataclass(frozen=True, slots=True)
-class FitChange:
-    """What changed for the newest turns that a policy decided before its last fit.
-
-    Attributes:
-        joules_before, joules_after: Their sums in joules, without loads; None without any.
-        accuracy_before, accuracy_after: Their means; None without any.
-    """
-
-    policy: str
-    fitted_at: str
-    turns: int  # Number of turns that were compared
-    undecided: int  # Turns for which the policy finds no arm now, because a model is missing
-    moves: tuple[Move, ...]  # Where turns would go now, most first
-    compared_joules: int  # Turns with a prediction of joules for both
-    joules_before: float | None
-    joules_after: float | None
-    compared_accuracy: int  # Turns with a predicted accuracy for both
-    accuracy_before: float | None
-    accuracy_after: float | None
-
-    @property
-    def moved(self) -> int:
-        """How many turns another arm would answer now."""
-        return sum(move.turns for move in self.moves)
-
-
-def compare_with_fit(
-    name: str, runtime: Runtime[Any], newest: int = NEWEST_TURNS
-) -> FitChange | None:
+def compare_with_fit(name: str, runtime: Runtime[Any]) -> FitChange | None:
     """Decide the turns again that a policy decided before its last fit.
 
-    Args:
-        newest: How many of the newest of those turns are compared.
-
-    Returns:
-        The comparison; None without a fit that contains labels of the log, without a turn before
-        it, or if the policy cannot be read any more.
-
-    Raises:
-        LogUnavailable: The log cannot be read.
+    None without a fit that contains labels of the log, without a turn before it, or if the policy
+    cannot be read any more.
     """
     from etui.learning.predictor import load_accuracy
     from etui.log.filters import TurnFilter
@@ -136,33 +97,26 @@ def compare_with_fit(
         count = log.count_turns(before)
         if not count:
             return None
-        (first,) = log.list_turns(before, limit=1, offset=min(count, newest) - 1)
+        (first,) = log.list_turns(before, limit=1, offset=min(count, NEWEST_TURNS) - 1)
         since = replace(before, since=datetime.fromisoformat(first.created_at))
         named = read_named_arms(log, [turn.turn_id for turn in log.questions(since)])
-    replayed = replay_log(policy, runtime, turn_filter=since)
-    return summarise_change(
-        name, fitted_at, [turn for turn in replayed if turn.turn_id not in named]
-    )
-
-
-def summarise_change(
-    policy: str, fitted_at: str, replayed: Sequence[TurnReplay]
-) -> FitChange | None:
-    """Sum up a replay of the turns before a fit; None without a turn."""
+    found = replay_log(policy, runtime, turn_filter=since)
+    replayed = [turn for turn in found if turn.turn_id not in named]
     if not replayed:
         return None
-    document = build_turns_document(policy, list(replayed))
+    document = build_turns_document(name, replayed)
     joules, accuracy = document["joules"], document["accuracy"]
-    return FitChange(
-        policy=policy,
-        fitted_at=fitted_at,
-        turns=len(replayed),
-        undecided=document["undecided"],
-        moves=tuple(Move(*move) for move in count_moves(replayed, itemgetter(0))),
-        compared_joules=joules["predicted_turns"],
-        joules_before=joules["predicted_before"],
-        joules_after=joules["predicted_after"],
-        compared_accuracy=accuracy["predicted_turns"],
-        accuracy_before=accuracy["predicted_before"],
-        accuracy_after=accuracy["predicted_after"],
-    )
+    moves = count_moves(replayed, itemgetter(0))  # most first
+    return {
+        "policy": name,
+        "fitted_at": fitted_at,
+        "turns": len(replayed),
+        "undecided": document["undecided"],
+        "moves": [dict(zip(("before", "after", "turns"), move, strict=True)) for move in moves],
+        "compared_joules": joules["predicted_turns"],
+        "joules_before": joules["predicted_before"],
+        "joules_after": joules["predicted_after"],
+        "compared_accuracy": accuracy["predicted_turns"],
+        "accuracy_before": accuracy["predicted_before"],
+        "accuracy_after": accuracy["predicted_after"],
+    }

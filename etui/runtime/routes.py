@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Literal
 
 from etui.arm import Arm
@@ -78,14 +79,6 @@ _ANSWER_TOKENS = 128
 """Assumed length of an answer in tokens, whatever the limit of its arm."""
 
 
-@dataclass(frozen=True, slots=True)
-class Rung:
-    """A way to answer: its route, and its work in bytes of weights read."""
-
-    route: Route
-    work: float
-
-
 def estimate_work(arm: Arm, size_bytes: int) -> float:
     """Estimate the bytes of weights that decoding an answer reads; its cost grows with them."""
     if arm.readout == "choices":
@@ -109,26 +102,23 @@ def estimate_turn_work(record: TurnRecord, size_bytes: int) -> float:
     return estimate_work(arm, size_bytes)
 
 
-def choose_rung(rungs: Iterable[Rung], work: float, direction: Direction) -> Route | None:
+def choose_rung(
+    rungs: Iterable[tuple[Route, float]], work: float, direction: Direction
+) -> Route | None:
     """Choose the route with the nearest work that is clearly less or more; None without one."""
     if direction == "larger":
-        above = [rung for rung in rungs if rung.work > work * 1.001]
-        return min(above, key=lambda rung: rung.work).route if above else None
-    below = [rung for rung in rungs if rung.work < work * 0.999]
-    return max(below, key=lambda rung: rung.work).route if below else None
+        found = min((r for r in rungs if r[1] > work * 1.001), key=itemgetter(1), default=None)
+    else:
+        found = max((r for r in rungs if r[1] < work * 0.999), key=itemgetter(1), default=None)
+    return None if found is None else found[0]
 
 
 def other_route(
     record: TurnRecord, route: Route, direction: Direction, config: Config, catalogue: Catalogue
 ) -> Route | None:
-    """Find the next smaller or larger arm of the policy, or else a model without a policy.
+    """Find the next smaller or larger arm of the policy, or else a model without it, or None.
 
-    Returns:
-        The other route; None if there is none.
-
-    Raises:
-        UsageError: The policy does not exist.
-        InvalidFile: The policy is not valid.
+    UsageError if there is no such policy, InvalidFile if it has errors.
     """
     from etui.models.files import file_size, model_path
     from etui.routing.library import load_policy
@@ -142,8 +132,8 @@ def other_route(
         path = model_path(catalogue.get(model), config)
         return (file_size(path) or 0) if on_disk(model) else 0
 
-    def rung(arm: Arm, other: Route) -> Rung:
-        return Rung(other, estimate_work(arm, size(arm.model)))
+    def rung(arm: Arm, other: Route) -> tuple[Route, float]:
+        return other, estimate_work(arm, size(arm.model))
 
     policy = load_policy(route.policy, config, catalogue.models)
     served = (choose_served_arm(plan, on_disk) for plan in policy.arms.values())
@@ -169,11 +159,7 @@ def find_likely_arm(
     read_host: Callable[[], HostState],
     chat_id: str | None = None,
 ) -> Arm:
-    """Find the arm that the next question is likely to get.
-
-    Raises:
-        EtuiError: No arm can answer, as :func:`etui.runtime.decide.choose`.
-    """
+    """Find the arm that the next question is likely to get; errors as of `choose`."""
     if overrides.policy and not (overrides.model or overrides.arm):
         for arm in rank_arms(read_recent_arms(runtime.config, overrides.policy, chat_id)):
             with suppress(EtuiError):  # the policy has lost the arm, or the machine its model
@@ -187,11 +173,7 @@ def find_likely_arm(
 def read_recent_arms(config: Config, policy: str, chat_id: str | None) -> list[str]:
     """Read the arms that the rules of a policy chose for the last questions, newest first.
 
-    Args:
-        chat_id: Chat whose turns count alone if it has any; None for all chats.
-
-    Returns:
-        Names of arms, of a cascade the first; none if the log cannot be read.
+    Of a cascade it is the first. The turns of the chat count alone if it has any.
     """
     from etui.log.queries import LogReader
 
@@ -223,7 +205,7 @@ def _find_default_arm(
     always = tuple(rule for rule in policy.rules if rule.when is None)
     policy = replace(policy, rules=always)
     known = collect_knowledge(policy, runtime, read_host())
-    return decide_query(_GREETING, policy, runtime, knowledge=known).decision.arm
+    return decide_query(_GREETING, policy, knowledge=known).decision.arm
 
 
 RouteKind = Literal["policy", "arm", "model"]
@@ -254,8 +236,7 @@ def build_overrides(route: Route) -> Overrides:
 def list_route_choices(config: Config, route: Route) -> tuple[RouteChoice, ...]:
     """List the policies, the arms of the policy in use, and the models; read from disk each time.
 
-    Raises:
-        EtuiError: models.yaml cannot be used.
+    EtuiError if models.yaml cannot be used.
     """
     from etui.log.queries import LogReader
     from etui.models.catalogue import load_catalogue

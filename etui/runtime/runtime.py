@@ -39,12 +39,12 @@ if TYPE_CHECKING:
     from etui.backends.process import ProcessBackend
     from etui.backends.remote.backend import RemoteBackend
     from etui.energy.recorder import Recorder
+    from etui.learning.predictor import AccuracyPredictor
     from etui.log.writer import TurnWriter
     from etui.routing.policy import Policy
     from etui.runtime.decide import Choice
-    from etui.runtime.log_predictor import AccuracyModels
     from etui.runtime.remote_models import RemoteMeters
-    from etui.turn.interfaces import Meter, Origin, Writer
+    from etui.turn.interfaces import Meter, Origin, Save
     from etui.turn.run import Turn
     from etui.turn.tool_loop import ToolLoop, Tools
 
@@ -55,8 +55,7 @@ class Runtime(Generic[B]):
     """Owns the parts of etui that are open on this machine, and closes them.
 
     Args:
-        open_recorder: Opens the power meter, at its first use; None opens that of this machine.
-        open_writer: Opens the writer of the log, at its first use; None opens the usual one.
+        report_log: Called with a text when the log cannot be written, and when it can be again.
 
     Attributes:
         catalogue: The models, as read when the runtime was opened or by the last
@@ -70,20 +69,18 @@ class Runtime(Generic[B]):
         self,
         config: Config,
         open_backend: Callable[[Config], B],
-        open_recorder: Callable[[Config], Recorder] | None = None,
-        open_writer: Callable[[Config], TurnWriter] | None = None,
+        report_log: Callable[[str], None] | None = None,
     ) -> None:
         self.config = config
         self.clock_ns: Callable[[], int] = time.monotonic_ns
         self._open_backend = open_backend
-        self._open_recorder = open_recorder
-        self._open_writer = open_writer
+        self._report_log = report_log
         self._catalogues: FileCache[Catalogue] = FileCache()
         self.model_files = ModelFiles(config)
         self._policy_folders = (str(shipped_dir() / "policies"), str(config.policies_dir))
         self._policies: FileCache[Policy] = FileCache()
         self._policy_names: FileCache[tuple[str, ...]] = FileCache()
-        self._fits: FileCache[AccuracyModels | None] = FileCache()
+        self._fits: FileCache[AccuracyPredictor | None] = FileCache()
         self._defaults: FileCache[tuple[str, str | None]] = FileCache()
         self._read_defaults: tuple[str, str | None] | None = None
         self.log_cache = LogCache(config)
@@ -93,8 +90,6 @@ class Runtime(Generic[B]):
     @cached_property
     def recorder(self) -> Recorder:
         """The power meter, not started."""
-        if self._open_recorder is not None:
-            return self._open_recorder(self.config)
         from etui.energy.discovery import open_recorder
 
         return open_recorder(self.config)
@@ -137,11 +132,9 @@ class Runtime(Generic[B]):
     @cached_property
     def writer(self) -> TurnWriter:
         """The writer of the log, opened at its first use."""
-        if self._open_writer is not None:
-            return self._open_writer(self.config)
         from etui.log.writer import TurnWriter
 
-        return TurnWriter(self.config)
+        return TurnWriter(self.config, self._report_log)
 
     @cached_property
     def remote_meters(self) -> RemoteMeters:
@@ -158,11 +151,7 @@ class Runtime(Generic[B]):
         return provenance(self.config)
 
     def reload_catalogue(self) -> None:
-        """Read models.yaml again, to notice models that were pulled or edited meanwhile.
-
-        Raises:
-            InvalidFile: models.yaml is no longer valid.
-        """
+        """Read models.yaml again, to notice what was pulled or edited; InvalidFile if wrong."""
         self.catalogue = self._catalogues.get(
             "models", lambda: load_catalogue(self.config), self._list_catalogue_files
         )
@@ -171,9 +160,6 @@ class Runtime(Generic[B]):
         """Take ``policy`` and ``model`` of config.yaml if they were edited since the last call.
 
         The first call only remembers them, so that options of the command line stay.
-
-        Raises:
-            InvalidFile: config.yaml is no longer valid.
         """
         read = self._defaults.get(
             "defaults",
@@ -202,10 +188,7 @@ class Runtime(Generic[B]):
 
         Checking and compiling a policy takes some milliseconds, comparing the states of its files
         some microseconds. A path is always read, and another catalogue compiles a policy again.
-
-        Raises:
-            UsageError: There is no policy of that name.
-            InvalidFile: The file has errors.
+        UsageError if there is none of that name, InvalidFile if it has errors.
         """
         from etui.routing.library import load_policy
 
@@ -220,12 +203,8 @@ class Runtime(Generic[B]):
             name, read, lambda policy: (str(policy.path), *self._policy_folders), since=catalogue
         )
 
-    def load_fit(self, policy: Policy) -> AccuracyModels | None:
-        """Load the fit of a policy, or return it from memory; None without one.
-
-        Raises:
-            InvalidFile: The file is damaged, or of another etui version.
-        """
+    def load_fit(self, policy: Policy) -> AccuracyPredictor | None:
+        """Load the fit of a policy, or take it from memory; None without one, else InvalidFile."""
         from etui.learning.predictor import get_fitted_path, load_accuracy
 
         path = str(get_fitted_path(policy, self.config))
@@ -234,11 +213,8 @@ class Runtime(Generic[B]):
     def resolve(self, arm: Arm) -> ResolvedModel:
         """Find the model file of an arm, and use its idle baseline for net joules from now on.
 
-        A model of a remote backend has no file, and the meter of its machine.
-
-        Raises:
-            ModelUnavailable: The file, or that of the draft model that the arm needs, is missing,
-                damaged, or has another sha256.
+        A model of a remote backend has no file, and the meter of its machine. ModelUnavailable if
+        the file, or that of the draft model, is missing, damaged, or has another sha256.
         """
         from etui.runtime.provenance import model_settings
         from etui.runtime.remote_models import serve_remote
@@ -284,14 +260,9 @@ class Runtime(Generic[B]):
         cancel: Cancel | None = None,
         origin: Origin | None = None,
         meter: Meter | None = None,
-        writer: Writer | None = None,
+        save: Save | None = None,
     ) -> Turn:
-        """Make the turn that answers a query as it was decided.
-
-        Args:
-            meter: Measures in place of the recorder.
-            writer: Saves the record in place of the log.
-        """
+        """Make the turn that answers a query; ``meter`` and ``save`` replace recorder and log."""
         from etui.runtime.overrides import set_loop_guard
         from etui.turn.interfaces import Machine
         from etui.turn.run import Turn
@@ -300,10 +271,10 @@ class Runtime(Generic[B]):
             self.resolve,
             lambda: self.backend,
             self.meter if meter is None else meter,
-            self.writer if writer is None else writer,
+            self.writer.save if save is None else save,
             self.provenance,
             self.clock_ns,
-            self.writer.open_turns if writer is None else None,
+            self.writer.open_turns if save is None else None,
         )
         decision = set_loop_guard(choice.decision, self.config.loop_guard)
         return Turn(query, decision, machine, choice.predictor, cancel, origin)
@@ -385,7 +356,6 @@ def open_runtime(
     """Open etui with llama.cpp in this process, as ``ask`` and ``bench`` use it.
 
     Args:
-        report_log: Called with a text when the log cannot be written, and when it can be again.
         keep: Whether KV caches outlive the process, as the settings say; not where it measures.
 
     Raises:
@@ -397,34 +367,17 @@ def open_runtime(
 
         return LocalBackend(config, trials=True, keep=keep)
 
-    def open_writer(config: Config) -> TurnWriter:
-        from etui.log.writer import TurnWriter
-
-        return TurnWriter(config, report_log)
-
-    return Runtime(config, open_backend, open_writer=open_writer)
+    return Runtime(config, open_backend, report_log)
 
 
 def open_process_runtime(
     config: Config, report_log: Callable[[str], None] | None = None
 ) -> Runtime[ProcessBackend]:
-    """Open etui with llama.cpp in a child process, as the app uses it.
-
-    Args:
-        report_log: As for :func:`open_runtime`.
-
-    Raises:
-        InvalidFile: models.yaml is not valid.
-    """
+    """Open etui with llama.cpp in a child process, as the app uses it; else as `open_runtime`."""
 
     def open_backend(config: Config) -> ProcessBackend:
         from etui.backends.process import ProcessBackend
 
         return ProcessBackend(config)
 
-    def open_writer(config: Config) -> TurnWriter:
-        from etui.log.writer import TurnWriter
-
-        return TurnWriter(config, report_log)
-
-    return Runtime(config, open_backend, open_writer=open_writer)
+    return Runtime(config, open_backend, report_log)

@@ -109,14 +109,8 @@ def search_models(
     """Search the hub, and the models that are known already; a hub that fails is a problem in it.
 
     It takes seconds: a request for the list and about two for each repository, several at once.
-
-    Args:
-        limit: Most repositories.
-        machine: What predictions rest on; None reads it, and measures the memory if nothing is
-            known yet.
-
-    Raises:
-        InvalidFile: models.yaml is not valid.
+    Without ``machine``, what predictions rest on is read, and the memory measured if nothing is
+    known yet. InvalidFile if models.yaml is not valid.
     """
     from etui.models.hub import search_repositories
 
@@ -132,11 +126,7 @@ def search_models(
 
 
 def price_repository(repository: Repository, config: Config) -> SearchResult:
-    """Price one repository, whose sizes were read already; the result has nothing else.
-
-    Raises:
-        InvalidFile: models.yaml is not valid.
-    """
+    """Price one repository, whose sizes were read already; the result has nothing else."""
     known = _Known.read(config, None)
     priced = _price(repository, config, known)
     return SearchResult(repository.name, (priced,), (), known.machine)
@@ -309,9 +299,7 @@ def _describe(repository: Repository) -> str:
 def _read_header(repository: Repository, config: Config) -> Gguf | None:
     """Read the header of the quantisation that a pull takes; None if it is not found.
 
-    Raises:
-        DownloadFailed: The hub refuses the file, or cannot be asked.
-        ModelUnavailable: The repository has no file that can be used.
+    DownloadFailed if the hub refuses it, ModelUnavailable if no file can be used.
     """
     from etui.atomic import write_bytes
     from etui.models.hub import read_start

@@ -30,10 +30,7 @@ if TYPE_CHECKING:
 
 
 class TurnService(TurnPool):
-    """A pool of one turn, and what the app asks besides.
-
-    Args:
-        runtime: This machine, with llama.cpp in a child process; closed with the service.
+    """A pool of one turn, and what the app asks besides; the runtime is closed with it.
 
     Attributes:
         confirm: Asks the user whether to exceed a budget; None if there is no one to ask.
@@ -121,9 +118,7 @@ class TurnService(TurnPool):
     def load(self, model: str) -> Loaded | None:
         """Load a model after checking its file; return None if it is in memory already.
 
-        Raises:
-            EtuiError: An answer or a load is running.
-            ModelUnavailable: The file is missing, damaged, or has another sha256.
+        EtuiError if an answer or a load is running, or the file cannot be used.
         """
         from etui.arm import Arm
         from etui.runtime.model_resolution import find_model_file
@@ -137,11 +132,7 @@ class TurnService(TurnPool):
             return loaded
 
     def unload(self, model: str) -> Unloaded | None:
-        """Unload a model; return None if it was not in memory.
-
-        Raises:
-            EtuiError: An answer or a load is running.
-        """
+        """Unload a model; None if it was not in memory, EtuiError if an answer or a load runs."""
         with self._exclusive():
             return self._between.unload(model)
 
@@ -172,16 +163,10 @@ class TurnService(TurnPool):
 
     @contextmanager
     def at_rest(self, why: str) -> Iterator[Callable[[], bool]]:
-        """Unload every model, end the engine process, and refuse questions meanwhile.
+        """Unload every model, end the engine process, and refuse questions meanwhile, saying why.
 
-        Args:
-            why: The error message for questions that are refused.
-
-        Yields:
-            A function that returns whether the service was closed.
-
-        Raises:
-            EtuiError: An answer or a load is running.
+        It yields a function that returns whether the service was closed. EtuiError if an answer or
+        a load is running.
         """
         with self._exclusive():
             self._refusal = why
@@ -221,11 +206,7 @@ class TurnService(TurnPool):
             return None
 
     def forecast(self, query: Query, route: Route, parts: Sequence[str]) -> Forecast:
-        """Forecast a question before it is sent; safe while an answer runs.
-
-        Raises:
-            EtuiError: No arm would answer it.
-        """
+        """Forecast a question before it is sent, also during an answer; errors as of `choose`."""
         from etui.runtime.decide import choose
         from etui.runtime.forecast import forecast_choice
 

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from etui.errors import EtuiError, LogUnavailable, QueueFull, Stopped, format_internal_error
@@ -15,11 +16,13 @@ from etui.events import Finished, Loaded, Residence, Unloaded
 from etui.runtime._between_turns import BetweenTurns, CallLater, start_timer
 from etui.runtime.auditor import Auditor
 from etui.runtime.energy_books import (
+    AUDITS,
+    IDLE,
+    LOADS,
     EnergyBookkeeper,
-    ExclusiveMeters,
     KeyBudgets,
     Ongoing,
-    SharedMeters,
+    TurnMeters,
 )
 from etui.runtime.turn_request import (
     PooledTurn,
@@ -108,12 +111,11 @@ class TurnPool:
         self._jobs = BackgroundJobs("etui-pool-errands")
         self._refresh = _LogRefresh(runtime, self._between, self._jobs, call_later)
         self._books = EnergyBookkeeper(runtime.meter, self._clock_ns())
-        kind = SharedMeters if self._parallel > 1 else ExclusiveMeters
-        self._meters = kind(runtime, self._books, self._clock_ns)
+        self._meters = TurnMeters(runtime, self._books, self._clock_ns, shared=self._parallel > 1)
         self._between.on_residence = self._book
         self._budgets = KeyBudgets(joules_per_hour or {}, runtime.config)
         self._auditor = Auditor(
-            runtime, self._between, call_later, self._books.add_audit, self._clock_ns
+            runtime, self._between, call_later, partial(self._books.add, AUDITS), self._clock_ns
         )
         self._active = 0
         self._entering = threading.Lock()
@@ -133,9 +135,8 @@ class TurnPool:
     def submit(self, request: TurnRequest, on_event: Callable[[PoolEvent], None]) -> PooledTurn:
         """Run a turn as soon as its place in the queue allows.
 
-        Args:
-            on_event: Called with each event, on the thread of the turn; ``TurnFinished`` or
-                ``TurnFailed`` is last. If it raises an error, the turn is cancelled.
+        ``on_event`` is called on the thread of the turn; ``TurnFinished`` or ``TurnFailed`` is
+        last. If it raises an error, the turn is cancelled.
 
         Raises:
             QueueFull: Too many turns wait already.
@@ -198,11 +199,7 @@ class TurnPool:
         )
 
     def find_turn(self, turn_id: str) -> TurnRecord | None:
-        """Return a turn of the log; None if it is not (yet) there.
-
-        Raises:
-            LogUnavailable: The log cannot be read.
-        """
+        """Return a turn of the log; None if it is not (yet) there."""
         from etui.log.queries import LogReader
 
         with LogReader(self._runtime.config) as log:
@@ -239,7 +236,7 @@ class TurnPool:
         self._between.closed = True
         self._jobs.wait(LEAVE_SECONDS)
         self._between.end_idle()
-        self._refresh.finish()
+        self._runtime.writer.flush()
 
     def _wait_for_turns(self, seconds: float) -> bool:
         with self._changed:
@@ -363,11 +360,7 @@ class TurnPool:
             self._changed.notify_all()
 
     def decide(self, request: TurnRequest) -> Choice:
-        """Decide how a request would be answered now; nothing is run, and nothing saved.
-
-        Raises:
-            EtuiError: As in :func:`etui.runtime.decide.choose`.
-        """
+        """Decide how a request would be answered now; errors as of `choose`, nothing is saved."""
         from etui.runtime.decide import choose
 
         overrides, runtime = request.overrides, self._runtime
@@ -418,21 +411,21 @@ class TurnPool:
         elif isinstance(event, Loaded | Unloaded):
             self._book(event)
         elif isinstance(event, RoundStarted):
-            self._books.add_idle(event.start_ns, event.end_ns)
+            self._books.add(IDLE, event.start_ns, event.end_ns)
         elif isinstance(event, Finished) and self._is_local(turn.model):
-            self._meters.book_answer(turn.model, event)
+            self._meters.book(turn.model, event.start_ns, event.end_ns)
         elif isinstance(event, TurnFinished):
             self._note(turn, event.record)
         turn.follow(event)
 
     def _book(self, event: Residence) -> None:
-        self._books.add_load(event.start_ns, event.end_ns)
+        self._books.add(LOADS, event.start_ns, event.end_ns)
 
     def _note(self, turn: PooledTurn, record: TurnRecord) -> None:
         """Note what a turn has spent, before its client gets it."""
         turn.record, turn.settled_ns = record, record.energy.end_ns
         if all(self._is_local(name) for name in (record.model, *(h.model for h in record.hops))):
-            self._meters.book_turn(record)
+            self._meters.book(record.model, record.energy.start_ns, record.energy.end_ns)
         self._between.note_record(record)
         self._budgets.add(turn.request.key, record.energy.joules)
         self._refresh.note(record)
@@ -504,11 +497,7 @@ class _LogRefresh:
         self._call_later(REFRESH_SECONDS, lambda: self._jobs.add(self._run_later))
 
     def run(self) -> None:
-        """Refresh now.
-
-        Raises:
-            LogUnavailable: Something could not be written; the message says where it was saved.
-        """
+        """Refresh now; LogUnavailable says where what could not be written was saved."""
         from etui.runtime.model_resolution import refit_curve
 
         with self._lock:
@@ -520,14 +509,6 @@ class _LogRefresh:
             for record in records:
                 refit_curve(record, self._runtime.config, self._writer.save_curve)
             self._between.update_keep_warm()
-
-    def finish(self) -> None:
-        """Write what the log lacks.
-
-        Raises:
-            LogUnavailable: Something could not be written; the message says where it was saved.
-        """
-        self._writer.flush()
 
     def _run_later(self) -> None:
         with suppress(LogUnavailable):  # the writer has reported it; closing it does again

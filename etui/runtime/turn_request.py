@@ -1,4 +1,4 @@
-"""Turns of a pool: what is asked, those that wait, and what the pool is doing."""
+"""Turns of a pool: what is asked, those that wait, what the pool is doing, how that is shown."""
 
 from __future__ import annotations
 
@@ -14,10 +14,143 @@ from etui.errors import EtuiError
 from etui.events import Finished, Loaded, Prefilled, Unloaded
 from etui.runtime.decide import Confirm
 from etui.runtime.overrides import Overrides
+from etui.text import SEPARATOR
 from etui.turn.events import Decided, HopEnded, HopStarted, TurnEvent, TurnFinished
 from etui.turn.interfaces import Origin
 from etui.turn.record import ClientRecord, TurnRecord
 from etui.turn.tool_loop import Tools
+from etui.units import count_text, energy_text, per_text, percent_text, watts_text
+
+
+@dataclass(frozen=True, slots=True)
+class ServeFacts:
+    """The state of a server, as in a line of ``etui serve --jsonl``; None where unmeasured."""
+
+    url: str  # Address of the API; empty if it has none
+    watts: float | None  # Power of the machine now
+    running: int
+    queued: int
+    finished: int
+    failed: int
+    cancelled: int
+    joules_per_request: float | None
+    """Joules of requests divided by their number; running ones count with what they have used so
+    far. None before the first has ended."""
+    uncertainty: float | None
+    """Half width of ``joules_per_request``: that of the total, in proportion, since parts of one
+    reading err together."""
+    kind: str | None  # The weakest kind of the readings
+    idle_share: float | None  # Joules while nothing ran, divided by all joules
+    joules: float | None
+    joules_uncertainty: float | None
+    turns_joules: float | None
+    loads_joules: float | None
+    idle_joules: float | None
+    residents: tuple[str, ...]  # Models in memory
+    loading: str | None  # Model that is being loaded
+    accepting: bool  # False while the server shuts down
+    unsaved: int = 0  # Records that wait until the log can be written
+
+    @property
+    def ended(self) -> int:
+        """Number of requests that have ended, however they ended."""
+        return self.finished + self.failed + self.cancelled
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a request runs or waits, or a model is being loaded."""
+        return bool(self.running or self.queued or self.loading is not None)
+
+    @property
+    def phase(self) -> str:
+        """What the server is doing, in words."""
+        if not self.accepting:
+            return "shutting down"
+        if self.loading is not None:
+            return f"loading {self.loading}"
+        return "answering" if self.running or self.queued else "idle"
+
+
+_OF_POOL = (
+    *("watts", "running", "queued", "finished", "failed", "cancelled"),
+    *("residents", "loading", "accepting", "unsaved"),
+)
+
+
+def build_facts(status: PoolStatus, url: str = "") -> ServeFacts:
+    """Build the facts that are shown from the status of the pool."""
+    books = status.books
+    ended = status.finished + status.failed + status.cancelled
+    per_request = None
+    if books.turns is not None and ended:
+        per_request = books.turns / (ended + status.running)
+    uncertainty = idle_share = None
+    if books.total:
+        if books.idle is not None:
+            idle_share = min(max(books.idle / books.total, 0.0), 1.0)
+        if books.uncertainty is not None and per_request is not None:
+            uncertainty = books.uncertainty * per_request / books.total
+    return ServeFacts(
+        url=url,
+        joules_per_request=per_request,
+        uncertainty=uncertainty,
+        kind=books.kind,
+        idle_share=idle_share,
+        joules=books.total,
+        joules_uncertainty=books.uncertainty,
+        turns_joules=books.turns,
+        loads_joules=books.loads,
+        idle_joules=books.idle,
+        **{name: getattr(status, name) for name in _OF_POOL},
+    )
+
+
+def format_facts(facts: ServeFacts) -> str:
+    """Format the facts as one line, not made safe for a terminal.
+
+    ``118 W · 2 running · 1 queued · 37 done · 4.1 ± 0.2 J/request · 62 % idle · http://…/v1``
+    """
+    state = f"{facts.running:,} running" if facts.phase == "answering" else facts.phase
+    parts = [watts_text(facts.watts, facts.kind), state]
+    if facts.queued:
+        parts.append(f"{facts.queued:,} queued")
+    parts.append(f"{facts.ended:,} done")
+    if facts.failed:
+        parts.append(f"{facts.failed:,} failed")
+    if facts.unsaved:
+        parts.append(f"{facts.unsaved:,} not in the log")
+    if facts.ended:
+        parts.append(format_per_request(facts))
+    if facts.idle_share is not None:
+        parts.append(f"{percent_text(facts.idle_share)} idle")
+    if facts.url:
+        parts.append(facts.url)
+    return SEPARATOR.join(parts)
+
+
+def format_per_request(facts: ServeFacts) -> str:
+    """Format the joules of a request: ``4.1 ± 0.2 J/request``."""
+    return per_text(facts.joules_per_request, "request", facts.kind, facts.uncertainty)
+
+
+def format_books(facts: ServeFacts) -> str:
+    """Format what was answered, and whose the joules are, as one line.
+
+    ``37 requests · 152 J (counter) · loads 30 J (counter) · idle 340 J (counter) · in all …``
+    """
+    parts = [count_text(facts.ended, "request")]
+    owners = (
+        ("", facts.turns_joules),
+        ("loads ", facts.loads_joules),
+        ("idle ", facts.idle_joules),
+    )
+    for name, joules in owners:
+        if joules is not None:
+            parts.append(name + energy_text(joules, None, facts.kind))
+    total = energy_text(facts.joules, facts.joules_uncertainty, facts.kind)
+    parts.append(f"in all {total}" if facts.joules is not None else total)
+    return SEPARATOR.join(parts)
+
 
 _log = logging.getLogger("etui.pool")
 
@@ -95,19 +228,8 @@ class PoolStatus:
 class PooledTurn:
     """A turn that waits or runs.
 
-    Args:
-        on_event: Called with the events. If it fails, it is not called again, and the turn is
-            cancelled.
-        on_cancelled: Called at the first cancel, with the turn.
-
-    Attributes:
-        record: Its record, once it is saved.
-        began_ns: When it began to run; None while it waits.
-        hop_ns: When its running hop began; None in the queue, and once that has answered.
-        settled_ns: End of its work, whose energy is final; None before.
-        works_ns: Since when the engine computes its running hop; None as long as that is not
-            known.
-        waits_for: Model from which the turn waits for the first event; None while it answers.
+    If ``on_event`` fails, it is not called again, and the turn is cancelled. ``on_cancelled`` is
+    called at the first cancel.
     """
 
     def __init__(
@@ -120,13 +242,14 @@ class PooledTurn:
         self.request = request
         self.submitted_ns = submitted_ns
         self.token = Cancel()  # ends it, wherever it is
-        self.record: TurnRecord | None = None
-        self.began_ns: int | None = None
+        self.record: TurnRecord | None = None  # once it is saved
+        self.began_ns: int | None = None  # None while it waits
         self.hop_ns: int | None = None
-        self.settled_ns: int | None = None
+        """When its running hop began; None in the queue, and once that has answered."""
+        self.settled_ns: int | None = None  # end of its work, whose energy is final
         self.model = ""  # model of the running hop
-        self.works_ns: int | None = None
-        self.waits_for: str | None = None
+        self.works_ns: int | None = None  # since when the engine computes the hop, if known
+        self.waits_for: str | None = None  # model from which it waits for the first event
         self.origin = Origin(settings=request.settings)
         self._on_event = on_event
         self._on_cancelled = on_cancelled
@@ -176,11 +299,9 @@ class PooledTurn:
 class TurnQueue:
     """The waiting turns, from which no key can shut out another one; used under the pool's lock.
 
-    Without keys, or with a single one, it is a queue like any other.
-
-    Args:
-        limit: Most turns that wait; 0 refuses all. A key without a turn in a full queue may add
-            one, so that there are at most as many more as there are other keys.
+    Without keys, or with a single one, it is a queue like any other. At most ``limit`` turns wait;
+    0 refuses all. A key without a turn in a full queue may add one, so that there are at most as
+    many more as there are other keys.
     """
 
     def __init__(self, limit: int) -> None:
@@ -206,11 +327,7 @@ class TurnQueue:
         self._turns.append(turn)
 
     def remove(self, turn: PooledTurn) -> None:
-        """Take a turn out.
-
-        Raises:
-            ValueError: It does not wait.
-        """
+        """Take a turn out; ValueError if it does not wait."""
         self._turns.remove(turn)
 
     def note_begun(self, turn: PooledTurn) -> None:

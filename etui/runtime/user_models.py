@@ -148,12 +148,8 @@ class UserModels:
     def adapt(self, base: ModelSpec, adapters: Sequence[Adapter], name: str = "") -> NewModel:
         """Build a model from the file of another one, which is on this machine, and LoRA adapters.
 
-        Args:
-            name: Name of the new entry; empty derives one from the base and the first adapter.
-
-        Raises:
-            ModelUnavailable: The base has no usable file here, or an adapter is not made for it.
-            UsageError: The name is taken.
+        Without a name it is derived from both. ModelUnavailable if the base has no usable file
+        here, or an adapter is not made for it; UsageError if the name is taken.
         """
         from etui.models.adapters import check_adapters
         from etui.models.files import require
@@ -170,9 +166,7 @@ class UserModels:
     ) -> Path:
         """Pull a model, and write its entry to models.yaml if it has none.
 
-        Args:
-            forecast: What it takes here as it was shown to the user, to compare it with
-                its answers later; None predicts it.
+        The forecast that was shown to the user is kept, to compare it with the answers later.
 
         Raises:
             DownloadFailed: No source gave the right file; the partial download is kept.
@@ -201,17 +195,10 @@ class UserModels:
         return path
 
     def remove(self, spec: ModelSpec, *, dry_run: bool = False) -> Removed:
-        """Delete the files that etui pulled for a model, and the user's entry of it.
+        """Delete the files that etui pulled for a model, and the user's entry of it; or only look.
 
         A file that is used in place, that another model uses, or that someone put into the models
-        folder, is left as it is.
-
-        Args:
-            dry_run: Only find what would be done.
-
-        Raises:
-            UsageError: Another model or a backend needs it.
-            EtuiError: A file or models.yaml cannot be written.
+        folder, is left as it is. UsageError if another model or a backend needs it.
         """
         from etui.models.download import kept_bytes
         from etui.models.files import model_path, read_record, record_path
@@ -426,9 +413,7 @@ class UserModels:
 def parse_adapter(text: str) -> Adapter:
     """Parse ``FILE`` or ``FILE:SCALE``, and read the header of the file.
 
-    Raises:
-        UsageError: The scale is too large, or no number.
-        ModelUnavailable: The file is missing, or no complete GGUF.
+    UsageError for a scale that is too large, ModelUnavailable without a complete GGUF.
     """
     from etui.models.gguf import check_gguf
     from etui.models.schema import MOST_SCALE
@@ -467,8 +452,7 @@ def open_stores() -> Stores:
 def find_repository(text: str) -> Repository | None:
     """Read the repository of the hub that a text names; None for a text that names none.
 
-    Raises:
-        DownloadFailed: There is no such repository, or the hub cannot be asked.
+    DownloadFailed if there is no such repository, or the hub cannot be asked.
     """
     from etui.models.hub import hub_host, read_repository
     from etui.models.repository import HubReference, parse_reference
@@ -479,18 +463,16 @@ def find_repository(text: str) -> Repository | None:
 
 def _count_freed(path: Path) -> int:
     """Count the bytes that deleting a file frees: none if it is a link, or has another name."""
-    try:
+    with suppress(OSError):
         stat = path.lstat()
-    except OSError:
-        return 0
-    return stat.st_size if S_ISREG(stat.st_mode) and stat.st_nlink == 1 else 0
+        return stat.st_size if S_ISREG(stat.st_mode) and stat.st_nlink == 1 else 0
+    return 0
 
 
 def _is_same(one: Path, other: Path) -> bool:
-    try:
+    with suppress(OSError):
         return one == other or os.path.samefile(one, other)
-    except OSError:
-        return False
+    return False
 
 
 def _hub_notes(repository: Repository, label: str, why: str) -> Iterator[str]:
@@ -531,7 +513,9 @@ def _entry_lines(
     yield f"# From {', '.join(origin)}; added {datetime.now(UTC):%Y-%m-%d}."
     family = f"{gguf.architecture}, {count_text(gguf.layers, 'layer')}"
     name = f"{gguf.name}: " if gguf.name else ""
-    yield f"# {one_line(name + family)[:120]}; trained for {_tokens(gguf.context_tokens)}."
+    trained = gguf.context_tokens
+    length = "an unknown context" if trained is None else f"{trained:,} tokens"
+    yield f"# {one_line(name + family)[:120]}; trained for {length}."
     quantisation = one_line(gguf.quantisation)
     text = f"{parameters_text(gguf.parameters)}, {quantisation}, {bytes_text(gguf.size_bytes)}"
     yield f"size: {_scalar(text)}"
@@ -545,7 +529,6 @@ def _entry_lines(
         yield f"fact_sources: {_flow({'licence': new.came_from})}"
     if size := cache_size(gguf):
         yield f"kv_bytes_per_token: {size.bytes_per_token}"
-    trained = gguf.context_tokens
     context = min(trained or MOST_CONTEXT_TOKENS, MOST_CONTEXT_TOKENS)
     if trained is None or trained > context:
         each = f"{bytes_text(size.token_bytes)} a token" if size else "more memory"
@@ -607,7 +590,3 @@ def _scalar(text: str, special: str = "") -> str:
     is_number = text[:1].isdigit() and " " not in text
     is_word = text.lower() in _WORDS or is_number or text.startswith("~")
     return text if is_plain and not is_word else json.dumps(text, ensure_ascii=False)
-
-
-def _tokens(count: int | None) -> str:
-    return "an unknown context" if count is None else f"{count:,} tokens"

@@ -23,7 +23,7 @@ from etui.energy.tariff import Tariff, compute_cost
 from etui.energy.tariff_files import read_tariff
 from etui.energy.types import sum_known
 from etui.errors import EtuiError, LogUnavailable, Stopped, UsageError
-from etui.log.records import SweepRecord, SweepSettingRecord
+from etui.log.records import Row
 from etui.log.writer import TurnWriter
 from etui.measure.folder import check_new
 from etui.measure.progress import Progress, Watch
@@ -449,28 +449,30 @@ class SweepRun:
 
     def _save_rows(self, result: SweepResult) -> None:
         config, floor = self._config, result.floor
-        record = SweepRecord(
-            sweep_id=config.id,
-            created_at=config.created,
-            folder=str(self.folder.path.absolute()),
-            model=config.model,
-            model_sha256=config.model_sha256,
-            machine=str(config.provenance.get("machine", "unknown")),
-            goal=result.goal.measure,
-            within_percent=result.goal.within_percent,
-            baseline=result.baseline,
-            best=result.best,
-            verdict=format_verdict(result),
-            floor_joules_percent=None if floor is None else floor.joules_percent,
-            floor_seconds_percent=None if floor is None else floor.seconds_percent,
-            blocks=result.blocks,
-            visits=result.visits,
-            joules=_sum_joules(self._progress.blocks),
-            kind=result.kind,
-            seconds=result.seconds,
-            complete=result.is_complete,
-        )
-        self.log.save_sweep(record, [_build_row(config.id, one) for one in result.settings])
+        row = {
+            "sweep_id": config.id,
+            "created_at": config.created,
+            "folder": str(self.folder.path.absolute()),
+            "model": config.model,
+            "model_sha256": config.model_sha256,
+            "machine": str(config.provenance.get("machine", "unknown")),
+            "goal": result.goal.measure,
+            "within_percent": result.goal.within_percent,
+            "baseline": result.baseline,
+            "best": result.best,
+            "verdict": format_verdict(result),
+            "floor_joules_percent": None if floor is None else floor.joules_percent,
+            "floor_seconds_percent": None if floor is None else floor.seconds_percent,
+            "blocks": result.blocks,
+            "visits": result.visits,
+            "joules": _sum_joules(self._progress.blocks),
+            "kind": result.kind,
+            "seconds": result.seconds,
+            "complete": result.is_complete,
+        }
+        self.log.save_rows("sweeps", [row])
+        settings = [_build_row(config.id, one) for one in result.settings]
+        self.log.save_rows("sweep_settings", settings)
 
 
 def _sum_joules(blocks: Sequence[Block]) -> float | None:
@@ -479,8 +481,12 @@ def _sum_joules(blocks: Sequence[Block]) -> float | None:
     return sum_known(None if v.joules is None else v.joules * v.answers for v in visits)
 
 
-def _build_row(sweep_id: str, one: SettingResult) -> SweepSettingRecord:
-    """Build the row of a setting in the log."""
+def _build_row(sweep_id: str, one: SettingResult) -> Row:
+    """Build the row of a setting in the log: costs of an answer, differences to the baseline.
+
+    ``accuracy`` is a share in [0, 1], ``accuracy_points`` its difference in percentage points; all
+    ends are those of intervals at 95 %. ``dropped_after`` is the number of a block.
+    """
     joules, seconds = one.joules_difference, one.seconds_difference
     figures: dict[str, Interval | Difference | None] = {
         "joules": one.joules,
@@ -498,19 +504,19 @@ def _build_row(sweep_id: str, one: SettingResult) -> SweepSettingRecord:
             value = figure.percent if isinstance(figure, Difference) else figure.value
             low, high = figure.low, figure.high
         ends |= {name: value, f"{name}_low": low, f"{name}_high": high}
-    return SweepSettingRecord(
-        sweep_id=sweep_id,
-        setting=one.setting,
-        axes=dict(one.values),
-        stage=one.stage,
-        blocks=one.blocks,
-        joules_claimed=joules is not None and joules.is_claimed,
-        seconds_claimed=seconds is not None and seconds.is_claimed,
-        dropped_after=one.dropped_after,
-        reason=one.drop_reason,
-        frontier=one.is_on_frontier,
+    return {
+        "sweep_id": sweep_id,
+        "setting": one.setting,
+        "axes": dict(one.values),
+        "stage": one.stage,
+        "blocks": one.blocks,
+        "joules_claimed": joules is not None and joules.is_claimed,
+        "seconds_claimed": seconds is not None and seconds.is_claimed,
+        "dropped_after": one.dropped_after,
+        "reason": one.drop_reason,
+        "frontier": one.is_on_frontier,
         **ends,
-    )
+    }
 
 
 def _note(text: str) -> Progress:

@@ -13,7 +13,7 @@ from textual.worker import get_current_worker
 from etui.codec import from_document
 from etui.config.config import Config
 from etui.errors import EtuiError, ExitCode
-from etui.runtime.serve_facts import ServeFacts, format_books, format_per_request
+from etui.runtime.turn_request import ServeFacts, format_books, format_per_request
 from etui.text import sanitize
 from etui.tui._work import notify_error
 from etui.tui.jobs import JobEnded, JobProgress, Stopped, run_command, run_job

@@ -61,10 +61,7 @@ def widen_legs(legs: Sequence[Leg]) -> list[Leg]:
 
 
 def curve_of_legs(energy: TurnEnergy, legs: Sequence[Leg]) -> tuple[float | None, ...]:
-    """Return the mean watts of a turn's slices, first to last, each from the meter of its leg.
-
-    The slices of a turn on several machines are equal only within each leg.
-    """
+    """Return the mean watts of a turn's slices, which are equal only within the legs of a meter."""
     meters = {id(leg.meter): leg.meter for leg in legs if leg.meter is not None}
     if len(meters) == 1:
         return power_curve(energy.start_ns, energy.end_ns, next(iter(meters.values())))
@@ -76,11 +73,7 @@ def curve_of_legs(energy: TurnEnergy, legs: Sequence[Leg]) -> tuple[float | None
 
 
 def attribute_turn(energy: TurnEnergy, legs: Sequence[Leg], own_meter: Meter) -> Attribution:
-    """Return how a turn's joules were separated from those of others.
-
-    Args:
-        own_meter: The turn's own meter; the others are those of remote machines.
-    """
+    """Return how a turn's joules were separated; meters but its own are of remote machines."""
     found = own_meter.attribution() if isinstance(own_meter, PartMeter) else None
     if found is None:
         found = Attribution("exclusive", batch_joules=energy.joules)
@@ -264,8 +257,8 @@ def sum_energies(parts: Sequence[Energy]) -> Energy:
         mean_watts=joules / seconds if joules is not None else None,
         peak_watts=max(peaks, default=None),
         channels=_merge_channels(parts) if measured else (),
-        unmeasured=_unique(part.unmeasured for part in parts),
-        flags=_unique(part.flags for part in parts),
+        unmeasured=tuple(dict.fromkeys(name for part in parts for name in part.unmeasured)),
+        flags=tuple(dict.fromkeys(flag for part in parts for flag in part.flags)),
         own_joules=own,
         wall=_sum_wall([part.wall for part in parts]),
     )
@@ -287,10 +280,6 @@ def _sum_wall(parts: Sequence[WallEnergy | None]) -> WallEnergy | None:
 def sum_seconds(intervals: Iterable[TimeInterval]) -> float:
     """Sum the lengths of intervals, in seconds."""
     return math.fsum(interval.seconds for interval in intervals)
-
-
-def _unique(lists: Iterable[Iterable[str]]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(name for names in lists for name in names))
 
 
 def _merge_channels(parts: Sequence[Energy]) -> tuple[ChannelEnergy, ...]:
@@ -450,18 +439,16 @@ def _energy(
 
 
 def split_vote_joules(batches: Sequence[Batch], energy_of: EnergyOf) -> dict[int, float]:
-    """Split the decode joules over the votes, by their tokens in each batch.
+    """Split the decode joules over the votes by index, by their tokens in each batch.
 
-    Returns:
-        Joules by vote index. Empty if any batch is unmeasured, because a part of a vote's energy
-        would look like all of it.
+    Empty if any batch is unmeasured: a part of a vote's energy would look like all of it.
     """
     joules: dict[int, float] = {}
     for batch in batches:
         energy = energy_of(batch.start_ns, batch.end_ns).joules
         if energy is None:
             return {}
-        shares = split_by_tokens(energy, [count for _, count in batch.tokens])
+        shares = split_by_weights(energy, [count for _, count in batch.tokens])
         for (index, _), share in zip(batch.tokens, shares, strict=True):
             joules[index] = joules.get(index, 0.0) + share
     return joules
@@ -481,11 +468,9 @@ SHORTEST_SLICE_NS = 100_000_000
 
 
 def power_curve(start_ns: int, end_ns: int, meter: Meter) -> tuple[float | None, ...]:
-    """Return the mean watts of equal slices of an interval, first to last.
+    """Return the mean watts of equal slices of an interval, first to last; None if unmeasured.
 
-    Returns:
-        Watts with three digits, which is enough for a graph and keeps the row of the log small;
-        None for an unmeasured slice. Empty for an interval of length 0.
+    Three digits are enough for a graph and keep the row of the log small.
     """
     if end_ns <= start_ns:
         return ()
@@ -494,15 +479,16 @@ def power_curve(start_ns: int, end_ns: int, meter: Meter) -> tuple[float | None,
     return tuple(None if watts is None else float(f"{watts:.3g}") for _, watts in slices)
 
 
-def split_by_tokens(joules: float, tokens: Sequence[int]) -> list[float]:
-    """Split the energy of a batch over its sequences, by their tokens in it.
+def split_by_weights(joules: float, weights: Sequence[float]) -> list[float]:
+    """Split the energy of a batch in proportion to weights, none of them negative.
 
-    The parts sum exactly to the whole: the last sequence with tokens absorbs the rounding.
+    The parts sum to the whole: the last one with a weight takes the rounding. Without any weight
+    all parts are 0.
     """
-    total = sum(tokens)
+    total = math.fsum(weights)
     if total <= 0:
-        return [0.0 for _ in tokens]
-    parts = [joules * count / total for count in tokens]
-    last = max(index for index, count in enumerate(tokens) if count)
-    parts[last] = joules - sum(part for index, part in enumerate(parts) if index != last)
+        return [0.0 for _ in weights]
+    parts = [joules * weight / total for weight in weights]
+    last = max(index for index, weight in enumerate(weights) if weight > 0)
+    parts[last] = joules - math.fsum(parts[:last])
     return parts

@@ -46,8 +46,7 @@ class ArmAttempt:
     arm: Arm  # As it ran: a budget may have lowered its `max_joules`
     probability: float | None = None  # Calibrated probability of being right; None without a fit
     accepted: bool = True  # Sure enough, so that no further arm is needed
-    usable: bool = True
-    """Its text can be the answer of the turn: not empty, and without a failure or a stop."""
+    usable: bool = True  # Its text can be the answer: not empty, without a failure or a stop
     answered: bool = True  # The text is an answer: a letter if the question has options
     failed: Failed | None = None  # Where it failed; None if it did not
     key: str | None = None
@@ -179,10 +178,7 @@ def has_output(end: Finished) -> bool:
 
 
 def gave_answer(question: str, arm: Arm, end: Finished) -> bool:
-    """Return whether there is an answer.
-
-    It is a majority of votes, a call of a tool, a letter for options, or any text.
-    """
+    """Return whether there is a majority of votes, a call, a letter for options, or any text."""
     if arm.reasoning == "vote":
         return end.confidence is not None
     if end.tool_calls:

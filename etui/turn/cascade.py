@@ -7,8 +7,8 @@ answers of a step it is judged whether they agree, and whether that makes them s
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal, TypeVar
+from dataclasses import replace
+from typing import Literal, NamedTuple, TypeVar
 
 from etui.arm import Arm
 from etui.multiple_choice import parse_options
@@ -28,8 +28,7 @@ Barred = Literal["hops", "spent", "predicted"]
 """The limit that prevents an arm: number of hops, joules spent, or joules predicted for it."""
 
 
-@dataclass(frozen=True, slots=True)
-class CascadeStep:
+class CascadeStep(NamedTuple):
     """What follows in a cascade."""
 
     arm: Arm | None = None  # The next arm; None at the end
@@ -37,8 +36,7 @@ class CascadeStep:
     predicted: float | None = None  # Its predicted joules, if they are what prevents it
 
 
-@dataclass(frozen=True, slots=True)
-class NextHop:
+class NextHop(NamedTuple):
     """What follows an attempt in a turn."""
 
     arm: Arm | None = None  # The arm that follows; None at the end
@@ -46,11 +44,7 @@ class NextHop:
 
 
 def is_sure(cascade: Cascade, confidence: float | None, probability: float | None) -> bool:
-    """Return whether an answer is sure enough to be accepted.
-
-    Args:
-        confidence: Raw confidence, 0..1, used without a fit. None is never sure.
-    """
+    """Return whether an answer is sure enough: by its probability, without a fit its confidence."""
     sure = confidence if probability is None else probability
     return sure is not None and sure >= cascade.accept_at
 
@@ -61,14 +55,10 @@ def advance(
     spent: float | None,
     predict: Callable[[Arm], float | None],
 ) -> CascadeStep:
-    """Decide what follows the arms that have run.
+    """Decide what follows the arms that have run, with the joules spent so far, loads included.
 
-    After a failed arm the next one runs regardless of the joules spent, unless there is an answer
+    After a failed arm the next one runs regardless of the joules, unless there is an answer
     already; arms of a model that could not be loaded are skipped.
-
-    Args:
-        attempts: Results of the arms that have run, in order; empty at the start.
-        spent: Joules so far, loads included; None if unmeasured.
     """
     if not attempts:
         return CascadeStep(cascade.arms[0])
@@ -135,16 +125,13 @@ def find_best(attempts: Sequence[A]) -> A | None:
 
 
 def settle(cascade: Cascade | None, attempts: Sequence[A], predict: PredictAgreement) -> list[A]:
-    """Judge the step of the last attempt, if it is a step of several answers.
+    """Return the attempts with the verdict on the last one's step, if it is of several answers.
 
     While another answer may decide, none is accepted. An answer that all arms agree on is accepted
     if its probability of being right reaches that of the step: calibrated if the arms were fitted
     together, else the highest of their own confidences. Where they differ, none is accepted, and
     each has the probability of being right in spite of that. A step with an arm that failed is not
     judged: the others count like any arm of the cascade.
-
-    Returns:
-        The attempts with the probabilities and the verdict of that step.
     """
     found = list(attempts)
     step = cascade.find_agreement(found[-1].arm.name) if cascade is not None and found else None
@@ -224,11 +211,9 @@ def next_step(
     spent: str | None,
     predict: Callable[[Arm], float | None],
 ) -> NextHop:
-    """Decide what follows the last hop.
+    """Decide what follows the last hop; ``spent`` is the name of the turn's budget that is spent.
 
-    Args:
-        joules: Joules since the first answer began, with the loads between; None if unmeasured.
-        spent: Name of the turn's budget that is spent; None if none is.
+    The joules are those since the first answer began, with the loads between.
     """
     last, cascade = hops[-1], decision.cascade
     if last.stopped:

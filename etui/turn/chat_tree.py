@@ -55,11 +55,7 @@ class ChatTree:
         return tuple(reversed(path))
 
     def place(self, turn_id: str) -> Place:
-        """Return where a turn is among its siblings.
-
-        Raises:
-            KeyError: The turn is not in the tree.
-        """
+        """Return where a turn is among its siblings; KeyError if it is not in the tree."""
         siblings = self.children[self.parents[turn_id]]
         return Place(siblings.index(turn_id), siblings)
 
@@ -67,13 +63,8 @@ class ChatTree:
         """Return the last turn of the newest branch below a turn, or of the whole chat.
 
         The branch with the newest answer is followed, and only without any answer that with the
-        newest turn: a question that failed does not hide the answers at its place.
-
-        Args:
-            below: Id of the turn; it is returned itself if nothing follows it.
-
-        Returns:
-            Id of a turn without children; None for an empty tree.
+        newest turn: a question that failed does not hide the answers at its place. A turn that
+        nothing follows is returned itself; None for an empty tree.
         """
         at = below if below in self.parents else None
         newest = self._newest_below()
@@ -84,10 +75,6 @@ class ChatTree:
     def leaves(self) -> tuple[str, ...]:
         """Return the last turn of every branch, oldest first."""
         return tuple(turn_id for turn_id in self.parents if not self.children.get(turn_id))
-
-    def forks(self) -> tuple[str | None, ...]:
-        """Return the turns, or None for the root, after which there are several branches."""
-        return tuple(at for at, following in self.children.items() if len(following) > 1)
 
     def _newest_below(self) -> dict[str, tuple[int, int]]:
         """Return, for each turn, the numbers of its newest answered and its newest descendant."""

@@ -260,16 +260,13 @@ def _format_attribution(found: Attribution, turn: TurnRecord) -> str:
     """Say how the joules were separated from those of others, with the error of the method."""
     if found.method == "none":
         return "others used the machine, and the part of this turn is not known"
-    kind = units.ESTIMATE if turn.energy.kind == units.ESTIMATE else None
     share = "an unknown share" if found.share is None else units.percent_text(found.share)
     batches = units.count_text(found.batches, "batch", "batches")
-    text = (
-        f"{share} of {units.short_energy_text(found.batch_joules, kind)} in {batches} "
-        f"of {found.mean_requests:.1f} requests, by "
-        + ("Shapley values" if found.method == "shapley" else "tokens")
-    )
+    method = "Shapley values" if found.method == "shapley" else "tokens"
+    text = f"{share} of {_short(turn, found.batch_joules)} in {batches}"
+    text += f" of {found.mean_requests:.1f} requests, by {method}"
     if found.spread is not None:
-        text += f" ({units.short_energy_text(found.spread, kind)} from the share by tokens)"
+        text += f" ({_short(turn, found.spread)} from the share by tokens)"
     return text
 
 
@@ -318,9 +315,8 @@ def _list_speculation(turn: TurnRecord) -> list[tuple[str, str]]:
     ]
     each, half = s.joules_per_accepted_token, s.joules_per_accepted_token_uncertainty
     if each is not None:
-        facts.append(
-            ("  per accepted", units.marked(units.per_token_text(each, kind, half, spread=True))),
-        )
+        text = units.marked(units.per_token_text(each, kind, half, spread=True))
+        facts.append(("  per accepted", text))
     return facts
 
 

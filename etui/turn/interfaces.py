@@ -1,4 +1,4 @@
-"""Interfaces that a turn depends on: a meter, a log, and the model of an arm."""
+"""Interfaces that a turn depends on: a meter, open turns, and the model of an arm."""
 
 from __future__ import annotations
 
@@ -54,17 +54,8 @@ class PartMeter(Meter, Protocol):
         """Return how the turn's joules were separated from those of others."""
 
 
-class Writer(Protocol):
-    """The part of the log used by a turn."""
-
-    def save_turn(self, record: TurnRecord) -> None:
-        """Save a turn."""
-
-    def save_load(self, record: LoadRecord) -> None:
-        """Save the load of a model."""
-
-    def save_unload(self, record: UnloadRecord) -> None:
-        """Save the unload of a model."""
+Save = Callable[["TurnRecord | LoadRecord | UnloadRecord"], object]
+"""Saves the record of a turn, or of a load or unload for it."""
 
 
 class OpenTurns(Protocol):
@@ -75,19 +66,6 @@ class OpenTurns(Protocol):
 
     def forget(self, turn_id: str) -> None:
         """Forget a turn that will not be saved."""
-
-
-class Unlogged:
-    """A writer that discards everything, for callers that only need ``TurnFinished``."""
-
-    def save_turn(self, record: TurnRecord) -> None:
-        """Do nothing."""
-
-    def save_load(self, record: LoadRecord) -> None:
-        """Do nothing."""
-
-    def save_unload(self, record: UnloadRecord) -> None:
-        """Do nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +125,7 @@ class Machine:
     resolve: Resolve  # Finds the model of an arm; called once for each attempt
     engine: Callable[[], Answerer]  # Opens what answers here, at its first use
     meter: Meter  # Measures what is spent here
-    writer: Writer  # Saves the record of the turn, and those of loads and unloads
+    save: Save
     settings: Mapping[str, Any] = field(default_factory=dict)  # Versions, threads, machine
     clock_ns: Callable[[], int] = time.monotonic_ns
     open_turns: OpenTurns | None = None  # Keeps the turns that run; None keeps none

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from etui.codec import to_document
@@ -17,29 +17,22 @@ from etui.units import decode_speed
 class SpeculationRecord:
     """Drafted tokens of an answer and the joules of verifying them; joules are None if unmeasured.
 
-    Attributes:
-        batches, rows: Verified batches and their tokens: in each the last token of the answer
-            and the drafted ones. A batch gives one token more than it accepts.
-        drafted, accepted: Drafted tokens, and those of them that the model drew too.
-        verify_seconds, draft_seconds: Durations of these batches, and of drafting by a model.
-        accepted_joules, waste_joules: Shares of ``verify_joules``, split by the rows of each
-            batch: those of accepted and those of rejected tokens. The remaining rows are the
-            tokens that are computed without speculation too.
-
-    Each ``_uncertainty`` is a half width in joules.
+    Each batch has as rows the last token of the answer and the drafted ones, and gives one token
+    more than it accepts. Accepted and waste are shares of ``verify_joules``, split by the rows of
+    accepted and of rejected tokens; the other rows are the tokens that are computed without
+    speculation too. Each ``_uncertainty`` is a half width in joules.
     """
 
     method: str  # `lookup`, `draft` or `mtp`; several are joined by `+`
     batches: int
     rows: int
     drafted: int
-    accepted: int
+    accepted: int  # Those of the drafted tokens that the model drew too
     verify_seconds: float
-    draft_seconds: float
+    draft_seconds: float  # Of drafting by a model
     verify_joules: float | None  # Joules of these batches, a part of the decode phase
     verify_uncertainty: float | None
-    draft_joules: float | None
-    """Joules of drafting by a model, another part of it; 0.0 for ``lookup``."""
+    draft_joules: float | None  # Another part of it; 0.0 for `lookup`
     draft_uncertainty: float | None
     accepted_joules: float | None
     accepted_uncertainty: float | None
@@ -69,13 +62,6 @@ class SpeculationRecord:
             "joules_per_accepted_token": self.joules_per_accepted_token,
             "joules_per_accepted_token_uncertainty": self.joules_per_accepted_token_uncertainty,
         }
-
-
-def parse_speculation(document: Mapping[str, Any] | None) -> SpeculationRecord | None:
-    """Parse the document of ``SpeculationRecord.to_json``, or None; derived values are ignored."""
-    if document is None:
-        return None
-    return SpeculationRecord(**{f.name: document[f.name] for f in fields(SpeculationRecord)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,15 +195,6 @@ class TurnEnergy:
     wall: WallEnergy | None = None  # Predicted joules at the wall, beside the measured ones
 
 
-def attribution_document(energy: TurnEnergy) -> dict[str, Any]:
-    """Build the object ``attribution`` of a turn's energy, in which missing values are null.
-
-    A turn of before there was an attribution ran alone.
-    """
-    found = energy.attribution or Attribution("exclusive", batch_joules=energy.joules)
-    return asdict(found) | {"batches": found.batches or None}
-
-
 @dataclass(frozen=True, slots=True)
 class VoteRecord:
     """One vote of a majority vote; ``choice`` and ``status`` as in :class:`etui.events.Vote`.
@@ -250,14 +227,9 @@ def _vote_document(vote: VoteRecord) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class LoopRecord:
-    """What was left out of a turn, or not decoded, because its text repeats itself.
+    """What was left out of a turn, or not decoded, because its text repeats itself."""
 
-    Attributes:
-        raw_answer, raw_thinking: The texts with all decoded rounds; empty where nothing was
-            cut.
-    """
-
-    raw_answer: str
+    raw_answer: str  # With all decoded rounds; empty where nothing was cut
     raw_thinking: str
     saved_tokens: int  # Tokens that were not decoded, up to the limits of the arm
     saved_joules: float | None
@@ -280,27 +252,19 @@ class PictureRecord:
 
 @dataclass(frozen=True, slots=True)
 class CacheRecord:
-    """The prompt tokens of a turn that were not computed again, and what that saved.
-
-    Attributes:
-        tier: Where the KV cache was: in the context, in memory, or on disk; of several arms that
-            of the most tokens.
-        restore_seconds, keep_seconds: Seconds of bringing it back, and those spent on saving the
-            caches of any chat since the turn before.
-        saved_joules, saved_uncertainty: Joules of computing the tokens, with a half width, as
-            ``source`` says; None if they are unknown.
-        cost_joules: Measured joules of bringing it back, and those of saving by their seconds and
-            the mean power of the turn; None if unmeasured.
-    """
+    """The prompt tokens of a turn that were not computed again, and what that saved."""
 
     tier: str
+    """Where the KV cache was: `context`, `memory` or `disk`; of several arms that of the most."""
     tokens: int
     size_bytes: int
-    restore_seconds: float
-    keep_seconds: float
-    saved_joules: float | None
-    saved_uncertainty: float | None
+    restore_seconds: float  # Of bringing it back
+    keep_seconds: float  # Of saving the caches of any chat since the turn before
+    saved_joules: float | None  # Of computing the tokens, by `source`; None if unknown
+    saved_uncertainty: float | None  # Half width
     cost_joules: float | None
+    """Measured joules of bringing it back, and those of saving by their seconds and the mean power
+    of the turn; None if unmeasured."""
     source: str = ""
 
     @property
@@ -313,13 +277,6 @@ class CacheRecord:
     def to_json(self) -> dict[str, Any]:
         """Build the object ``cache`` of a turn's document."""
         return {**asdict(self), "net_joules": self.net_joules}
-
-
-def parse_cache(document: Mapping[str, Any]) -> CacheRecord | None:
-    """Parse the document of ``CacheRecord.to_json``; None if it is empty."""
-    if not document:
-        return None
-    return CacheRecord(**{f.name: document[f.name] for f in fields(CacheRecord)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -383,14 +340,6 @@ class ToolLoopRecord:
     idle_seconds: float = 0.0
     loads: float | None = None  # Those of loads and unloads
     kind: str | None = None  # How the joules of this machine were obtained; None if unmeasured
-
-
-def parse_tool_loop(document: Mapping[str, Any]) -> ToolLoopRecord | None:
-    """Parse the document of a ``ToolLoopRecord``; None if it is empty."""
-    if not document:
-        return None
-    calls = tuple(ToolCallRecord(**call) for call in document["calls"])
-    return ToolLoopRecord(**{**document, "calls": calls, "predicted": tuple(document["predicted"])})
 
 
 @dataclass(frozen=True, slots=True)
@@ -508,6 +457,8 @@ class TurnRecord:
     def to_json(self) -> dict[str, Any]:
         """Build the document of ``etui ask --json``."""
         energy = self.energy
+        # A turn of before there was an attribution ran alone.
+        found = energy.attribution or Attribution("exclusive", batch_joules=energy.joules)
         return {
             **{name: getattr(self, name) for name in _HEAD},
             "tokens": asdict(self.tokens),
@@ -523,7 +474,7 @@ class TurnRecord:
                     "joules_per_token": energy.joules_per_token,
                     "phases": energy.phases,
                     "thinking_joules": energy.thinking_joules,
-                    "attribution": attribution_document(energy),
+                    "attribution": asdict(found) | {"batches": found.batches or None},
                 },
             ),
             "speculation": self.speculation.to_json() if self.speculation is not None else None,

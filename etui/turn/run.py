@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from etui.arm import Arm
-from etui.backends.base import AnswerRequest, Cancel
+from etui.backends.base import AnswerRequest, AnswerSoFar, Cancel
 from etui.chat import Query
 from etui.energy.types import EnergyOf, Phase, sum_known
 from etui.errors import EngineFailed, EtuiError, ModelUnavailable
@@ -71,15 +71,8 @@ _REMOTE_CHECK_EVERY_NS = 1_000_000_000
 class Turn:
     """One query, from its decision to its record; :meth:`run` answers it.
 
-    Args:
-        decision: The arm that answers, or the cascade, its budget and its fallbacks.
-        predictor: Predicts joules and calibrates confidences; None does neither, so that a cascade
-            uses raw confidences.
-        cancel: Ends the turn; None makes a token of its own.
-        origin: Id of the turn, the client that asked for it, further settings; None makes an id.
-
-    Attributes:
-        ended: The turn once it has ended; None before, and if it never began.
+    Without a predictor no joules are predicted, and a cascade uses raw confidences. ``ended`` is
+    the turn once it has ended; None before, and if it never began.
     """
 
     def __init__(
@@ -142,11 +135,8 @@ class Turn:
     def answer(self) -> Generator[TurnEvent, None, None]:
         """Answer the query without saving it: :attr:`ended` is then what :func:`save_turn` saves.
 
-        Yields:
-            The events of :meth:`run`, without ``TurnFinished``.
-
-        Raises:
-            EtuiError: The model is missing; no energy was spent, and ``ended`` is None.
+        The events are those of :meth:`run`, without ``TurnFinished``. EtuiError if the model is
+        missing: no energy was spent, and ``ended`` is None.
         """
         open_turns = self.machine.open_turns if self._origin.is_logged else None
         if open_turns is not None:
@@ -201,10 +191,15 @@ class Turn:
             if model.meter is not None:
                 self._meter = model.meter
                 budget.check_every_ns = _REMOTE_CHECK_EVERY_NS
-            self._predicted.append(self._predict_answer(self._arm))
+            predictor = self._predictor
+            expected = None if predictor is None else predictor.joules(self._arm, self._query)
+            self._predicted.append(None if expected is None else expected.answer)  # without a load
             cancel.begin_answer()
-            if cancel.cancelled():
-                seen.finished = self._build_unbegun(clock_ns())
+            if cancel.cancelled():  # an end without tokens, in an interval of no length
+                who = "the client left" if self._origin.client is not None else "stopped"
+                end = AnswerSoFar(clock_ns())
+                why = f"{who} before the answer began"
+                seen.finished = end.build_end(end.started_ns, "stopped", why)
                 yield seen.finished
             else:
                 self._meter.mark(clock_ns(), "prefill")
@@ -239,12 +234,6 @@ class Turn:
             self._origin.turn_id if self._origin.is_logged else "",
             query.pictures,
         )
-
-    def _build_unbegun(self, now_ns: int) -> Finished:
-        """Build the end of an answer that never began: no tokens, an interval of no length."""
-        who = "the client left" if self._origin.client is not None else "stopped"
-        why = f"{who} before the answer began"
-        return Finished(now_ns, now_ns, now_ns, now_ns, None, "stopped", why, "", "", 0, 0, 0, 0, 0)
 
     def _close(
         self, seen: AnswerAccumulator, status: Status, why: str, failure: EtuiError | None = None
@@ -385,13 +374,6 @@ class Turn:
             self.machine.settings,
         )
 
-    def _predict_answer(self, arm: Arm) -> float | None:
-        """Predict the joules of an attempt, without its load, like the energy of the turn."""
-        if self._predictor is None:
-            return None
-        expected = self._predictor.joules(arm, self._query)
-        return None if expected is None else expected.answer
-
     def _predict_total(self, arm: Arm) -> float | None:
         """Predict the joules of an arm, its load included unless the model is in memory."""
         expected = self._predictor.joules(arm, self._query) if self._predictor else None
@@ -434,7 +416,7 @@ class Turn:
 
 def save_turn(ended: Ended, machine: Machine) -> TurnRecord:
     """Build the record of a turn that has ended, and save it with its loads and unloads."""
-    writer, turn_id = machine.writer, ended.origin.turn_id
+    save, turn_id = machine.save, ended.origin.turn_id
     settle_meters([attempt.leg for attempt in ended.attempts])
     if ended.tools is not None:
         machine.meter.settle(max(each.end_ns for each in ended.tools.calls))
@@ -443,10 +425,10 @@ def save_turn(ended: Ended, machine: Machine) -> TurnRecord:
     for attempt in ended.attempts:
         energy_of, load = machine_of(attempt.meter).energy, attempt.seen.load
         for unloaded in attempt.seen.unloads:
-            writer.save_unload(build_unload_record(unloaded, energy_of, turn_id))
+            save(build_unload_record(unloaded, energy_of, turn_id))
         if load is not None:
-            writer.save_load(build_load_record(load, attempt.sha256, energy_of, turn_id))
-    writer.save_turn(record)
+            save(build_load_record(load, attempt.sha256, energy_of, turn_id))
+    save(record)
     return record
 
 
@@ -477,13 +459,9 @@ class _SpentBefore:
 
 
 class _BudgetMonitor:
-    """Budget check of one attempt.
+    """Budget check of one attempt; ``max_joules`` of its arm applies to this one only.
 
-    Args:
-        arm: The arm of the attempt; its ``max_joules`` applies to this one only.
-
-    Attributes:
-        check_every_ns: Least time between two questions to the meter.
+    ``check_every_ns`` is the least time between two questions to the meter.
     """
 
     def __init__(self, budget: TurnBudget | None, before: _SpentBefore, arm: Arm) -> None:

@@ -13,7 +13,7 @@ from typing import Protocol, runtime_checkable
 from etui.arm import TokenCost
 from etui.energy.types import ChannelEnergy, Energy, Phase, sum_known
 from etui.events import BatchShare, SharedBatch
-from etui.turn.accounting import TimeInterval, sum_energies
+from etui.turn.accounting import TimeInterval, split_by_weights, sum_energies
 from etui.turn.interfaces import Meter
 from etui.turn.record import Attribution
 
@@ -89,12 +89,7 @@ def mean_share(parts: Sequence[BatchPart]) -> float:
 
 
 def take_share(machine: Energy, joules: float, share: float, of_time: float) -> Energy:
-    """Return a turn's part of an energy.
-
-    Args:
-        share: Their share of those of the machine.
-        of_time: Mean share over the time, by which idle power is divided.
-    """
+    """Return a turn's part of an energy; its mean share over time divides idle power."""
     seconds = machine.seconds
     return replace(
         machine,
@@ -142,11 +137,10 @@ class BatchCost:
 
 
 def find_batch_cost(cost: TokenCost | None) -> BatchCost | None:
-    """Return the cost of a batch by the token cost of its model.
+    """Return the cost of a batch by the token cost of its model; None without a usable one.
 
-    Returns:
-        None without a usable cost: it is unknown, known from shares of batches alone, or has no
-        joules of a prompt token, which is 0 where none was measured, or is not finite.
+    It is unknown, known from shares of batches alone, not finite, or has no joules of a prompt
+    token (0 where none was measured).
     """
     if cost is None or cost.batched:
         return None
@@ -157,14 +151,10 @@ def find_batch_cost(cost: TokenCost | None) -> BatchCost | None:
 
 
 def weigh_requests(tokens: Sequence[int], cost: BatchCost | None) -> list[float]:
-    """Return the weights by which requests share the joules of a batch.
+    """Return the weights by which requests share the joules of a batch: Shapley values, or tokens.
 
-    Args:
-        tokens: Tokens of each request in the batch, of its prompt and decoded ones together.
-
-    Returns:
-        Shapley values in joules, or tokens; a request without tokens in a batch of others weighs 0.
-        Where none has tokens, all weigh the same.
+    The tokens of a request are those of its prompt and the decoded ones in the batch; one without
+    any weighs 0. Where none has tokens, all weigh the same.
     """
     count = sum(1 for each in tokens if each > 0)
     if not count:
@@ -178,21 +168,6 @@ def weigh_requests(tokens: Sequence[int], cost: BatchCost | None) -> list[float]
 def compute_shares(tokens: Sequence[int], cost: BatchCost | None) -> list[float]:
     """Return the share of each request in a batch, 0..1; they sum to 1."""
     return split_by_weights(1.0, weigh_requests(tokens, cost))
-
-
-def split_by_weights(joules: float, weights: Sequence[float]) -> list[float]:
-    """Split joules in proportion to weights.
-
-    The parts sum to the whole: the last request with a weight takes the rounding.
-
-    Args:
-        weights: At least one of them is positive, none negative.
-    """
-    total = math.fsum(weights)
-    parts = [joules * (weight / total) for weight in weights]
-    last = max(index for index, weight in enumerate(weights) if weight > 0)
-    parts[last] = joules - math.fsum(parts[:last])
-    return parts
 
 
 KEEP_SECONDS = 3600.0
@@ -218,10 +193,7 @@ class BatchLedger:
     """The shared batches of an engine, in order; any thread may use it.
 
     Batches are added in the order of time and do not overlap; what overlaps the one before is cut
-    off, so that no joule is counted twice.
-
-    Args:
-        keep_seconds: Age at which batches are forgotten, counted from the newest.
+    off, so that no joule is counted twice. They are forgotten ``keep_seconds`` before the newest.
     """
 
     def __init__(self, keep_seconds: float = KEEP_SECONDS) -> None:
@@ -244,12 +216,6 @@ class BatchLedger:
         """End of the newest batch that was forgotten; None if none was."""
         with self._lock:
             return self._forgotten_ns
-
-    @property
-    def newest_ns(self) -> int | None:
-        """End of the newest batch; None without one."""
-        with self._lock:
-            return self._groups[-1].end_ns if self._groups else self._forgotten_ns
 
     def add(self, batch: SharedBatch) -> None:
         """Add a batch that has ended; one without requests or without a duration is ignored."""
@@ -346,10 +312,10 @@ _NEAR_NS = 100_000_000
 class SharedMeter:
     """Measures the part of one turn in the energy of a machine that answers several at a time.
 
-    Each batch of the turn counts with the turn's share of it (:mod:`etui.turn.shared_meter`), the
-    part of a batch that is inside an interval with the same share. Time outside its batches costs
-    it nothing. So the parts of an interval sum to the interval, and the turns in a batch to the
-    batch. Idle power is divided like the joules.
+    Each batch of the turn counts with the turn's share of it, the part of a batch that is inside an
+    interval with the same share. Time outside its batches costs it nothing. So the parts of an
+    interval sum to the interval, and the turns in a batch to the batch. Idle power is divided like
+    the joules.
 
     The half width of an interval is that of the machine's energy in it times the turn's share: the
     parts of one reading err together, and so they are never added in quadrature.

@@ -52,18 +52,12 @@ class _Part:
 def account_speculation(
     events: Sequence[Verified], decode: Sequence[TimeInterval], energy_of: EnergyOf
 ) -> SpeculationRecord | None:
-    """Count the drafts of one answer and assign joules to them.
+    """Count the drafts of one answer and assign joules to them; None if nothing was drafted.
 
     The joules are a part of those of the decode phase and never exceed them. Half widths of windows
     are added. They are limited by the half width of the whole decode plus what can have been
-    counted for the wrong work in it, see :func:`_find_spread`.
-
-    Args:
-        events: The verified batches of the answer, in any order; those without drafts are ignored.
-        decode: Intervals of its decode phase; batches are clipped to their outer ends.
-
-    Returns:
-        The record; None if nothing was drafted.
+    counted for the wrong work in it, see :func:`_find_spread`. The batches may be in any order, and
+    are clipped to the outer ends of the decode.
     """
     events = [event for event in events if event.drafted]
     if not events:
@@ -159,10 +153,9 @@ def _iter_windows(works: Sequence[_Work]) -> Iterator[list[_Work]]:
 def _measure(
     works: Sequence[_Work], energy_of: EnergyOf
 ) -> tuple[Sequence[_Work], Sequence[_Part], _Part]:
-    """Measure a window and split it by time; measure a single batch by itself if that is better.
+    """Return the batches of a window, the joules of each verification, and those of the drafting.
 
-    Returns:
-        Its batches, the joules of each verification, and those of the drafting together.
+    They are split by time; a single batch is measured by itself if that is better.
     """
     span = TimeInterval(works[0].draft.start_ns, works[-1].verify.end_ns)
     times = _sum_times(works, span.seconds)
@@ -238,11 +231,9 @@ def _sum(parts: Iterable[_Part]) -> _Part:
 
 
 def _limit(part: _Part, whole: _Part, taken: float | None, times: _Times | None = None) -> _Part:
-    """Limit a part to what the whole has left, and its half width to that of the whole.
+    """Limit a part to what another one has left of the whole, and its half width to the whole's.
 
-    Args:
-        taken: Joules of the whole that another part has.
-        times: Those of the work, if other work may have been counted for it; None for a share.
+    ``times`` are those of the work, if other work may have been counted for it; None for a share.
     """
     if part.joules is None or whole.joules is None or taken is None:
         return _Part(None, None)

@@ -12,7 +12,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
-from etui.chat import Message, Query
+from etui.chat import Message, OutputOptions, Query
 from etui.energy.types import sum_known
 from etui.errors import ContextOverflow
 from etui.text import one_line, sanitize
@@ -75,10 +75,8 @@ class _Call:
 class ToolLoop:
     """A turn of several rounds; :meth:`run` answers it like :class:`etui.turn.run.Turn`.
 
-    Args:
-        query: The question, whose options offer the tools.
-        decide: Decides a round and makes its turn, with the machine, the id and the cancel token of
-            the loop. Its query has the calls so far and their results.
+    ``decide`` decides a round and makes its turn, with the machine, the id and the cancel token of
+    the loop. Its query has the calls so far and their results.
     """
 
     def __init__(
@@ -244,10 +242,16 @@ class ToolLoop:
         if len(self._calls) >= self._tools.most_calls:
             options = replace(options, tool_choice="none")  # the model answers with what it has
         asked = query.last or Message("user", query.text)
+        return self._build_query(query, [*query.history, asked, message], answers, options)
+
+    def _build_query(
+        self, query: Query, history: list[Message], answers: list[Message], options: OutputOptions
+    ) -> Query:
+        """Return the query of the next round, which ends with the answers of tools."""
         known = tuple(pair for pair in query.metadata if pair[0] != ROUND)
         return replace(
             query,
-            history=(*query.history, asked, message, *answers[:-1]),
+            history=(*history, *answers[:-1]),
             last=answers[-1],
             options=options,
             metadata=(*known, (ROUND, str(len(self._ended) + 1))),
@@ -286,14 +290,8 @@ class ToolLoop:
             replace(message, content=result)
             for message, result in zip(asked[-len(last) :], last, strict=True)
         ]
-        known = tuple(pair for pair in query.metadata if pair[0] != ROUND)
-        return replace(
-            query,
-            history=(*asked[: -len(last)], *answers[:-1]),
-            last=answers[-1],
-            options=replace(query.options, tool_choice="none"),
-            metadata=(*known, (ROUND, str(len(self._ended) + 1))),
-        )
+        options = replace(query.options, tool_choice="none")
+        return self._build_query(query, asked[: -len(last)], answers, options)
 
     def _find_spent(self) -> float | None:
         """Return the joules of the turn up to now, waits and loads included; preliminary."""

@@ -257,7 +257,7 @@ def test_joules_of_unlike_machines_are_given_by_machine_only(tmp_path, drawn_fig
     assert summary.oracle.joules_per_question is None
     (warning,) = [text for text in summary.warnings if "not pooled" in text]
     assert "m1 and m2 differ in the processor or the system, the memory and the threads" in warning
-    assert run_record(config, tmp_path, joined.samples, "complete", summary).joules is None
+    assert run_record(config, tmp_path, joined.samples, "complete", summary)["joules"] is None
     assert "not pooled, see machines" in headline(summary)
     assert LAPTOP["name"] in markdown(summary, config)
     page = render_page(summary, config, joined.samples)

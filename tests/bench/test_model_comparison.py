@@ -13,7 +13,6 @@ from etui.cli.model_tables import build_comparison, format_comparison
 from etui.config.machine import machine_name
 from etui.curves.operating_curve import FittedPoint
 from etui.errors import UsageError
-from etui.log.curve_lookup import build_curve_record
 from etui.log.queries import LogReader
 from etui.log.writer import TurnWriter
 from etui.models.catalogue import load_catalogue
@@ -57,10 +56,10 @@ def compared(config, tmp_path):
         config.models_file.write_text(ENTRIES)
         with TurnWriter(config) as writer:
             for one in curves:
-                writer.save_curve(build_curve_record(one))
+                writer.save_curve(one)
             for run, rows in runs:
                 folder = synthetic.write(tmp_path / run.run_id, run, rows)
-                writer.save_run(run_record(run, folder, rows, "complete"))
+                writer.save_rows("runs", [run_record(run, folder, rows, "complete")])
         catalogue = load_catalogue(config)
         with LogReader(config) as log:
             return compare_models([catalogue.get(name) for name in names], config, log)

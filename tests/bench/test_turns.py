@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import fields, replace
+from functools import cached_property
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,10 @@ class InTurn(Answerer):
 class Machine(Runtime):
     """A runtime on which any arm is served."""
 
+    @cached_property
+    def recorder(self):
+        return Meter()
+
     def resolve(self, arm: Arm) -> ResolvedModel:
         return ResolvedModel(ModelSpec("m", "tiny", ()), None)
 
@@ -108,7 +113,7 @@ def arm(answerer, arm_=ARM, **options) -> TurnArm:
     config = Config(home=Path("/nowhere"), models_dir=Path("/nowhere"))
     return TurnArm(
         lambda query: Choice(Decision(arm_, None, "rule-1", "because")),
-        Machine(config, lambda _: answerer, lambda _: Meter()),
+        Machine(config, lambda _: answerer),
         **options,
     )
 
@@ -192,7 +197,7 @@ def test_every_arm_that_had_to_agree_is_charged_and_named(texts, right, joules, 
     decision = Decision(ARM, "p", "rule-1", "because", cascade=cascade)
     config = Config(home=Path("/nowhere"), models_dir=Path("/nowhere"))
     answerer = InTurn(*texts)
-    machine = Machine(config, lambda _: answerer, lambda _: Meter())
+    machine = Machine(config, lambda _: answerer)
     asked = TurnArm(lambda query: Choice(decision), machine)
     work = SubjectWork("logic", QUESTIONS[:1], frozenset(), ())
     (sample,) = [s for turned in asked.answer(work) for s in turned.samples(None)]

@@ -14,7 +14,6 @@ from etui.calibration.run import PointsFile, fit_measured, visit_all
 from etui.cli.calibrate import _fit_log
 from etui.curves.text import doubt_text
 from etui.errors import Stopped
-from etui.log.curve_lookup import build_curve_record
 from etui.log.queries import LogReader
 from etui.log.writer import TurnWriter
 from etui.measure.progress import watch_nothing
@@ -167,7 +166,7 @@ def test_without_a_curve_the_command_that_makes_one_is_named(etui):
 
 def test_a_curve_of_another_machine_says_what_differs(config, etui):
     with TurnWriter(config) as writer:
-        writer.save_curve(build_curve_record(CURVE))
+        writer.save_curve(CURVE)
     done = etui("curves")
     assert "not valid here: another machine (a machine)" in done.stdout
     assert "not valid here: another build" in done.stdout
@@ -175,7 +174,7 @@ def test_a_curve_of_another_machine_says_what_differs(config, etui):
 
 def test_an_svg_that_cannot_be_written_is_said(config, etui, tmp_path):
     with TurnWriter(config) as writer:
-        writer.save_curve(build_curve_record(CURVE))
+        writer.save_curve(CURVE)
     done = etui("curves", "--svg", str(tmp_path / "nowhere" / "c.svg"), code=1)
     assert "cannot write" in done.stderr
 
@@ -184,7 +183,7 @@ def test_stats_judge_predictions_shadows_and_curves(config, etui):
     shadow = {"policy": "frugal", "arm": "quick", "model": "m", "predicted_joules": 1.0}
     here = replace(CURVE, conditions=replace(conditions(config), channels=()))
     with TurnWriter(config) as writer:
-        writer.save_curve(build_curve_record(here))
+        writer.save_curve(here)
         for turn in turns_on_the_curve(config, 20, factor=2.0, trace={"shadow": shadow}):
             writer.save_turn(turn)
     done = etui("stats", "--json")

@@ -16,8 +16,7 @@ from etui.errors import ExitCode
 from etui.runtime import try_gpu as trying
 from etui.runtime.doctor import Diagnosis, Offload
 from etui.runtime.gpu_run import FreeBytes, GreedyAnswer, RunResult, Timed
-from etui.runtime.gpu_verdict import Attempt, PerToken, judge
-from etui.runtime.try_gpu import GpuTrial
+from etui.runtime.try_gpu import Attempt, GpuTrial, PerToken, judge
 from tests.contract.tiny_model import write_tiny_model
 from tests.support.power_limits import write_amd_gpu, write_package
 

@@ -21,7 +21,6 @@ from etui.engine.library import Device, Library
 from etui.engine.offload import Placement, gpu_bytes, needs
 from etui.engine.placement_speeds import PlacementSpeeds
 from etui.errors import ExitCode
-from etui.log.curve_lookup import build_curve_record
 from etui.log.writer import TurnWriter
 from etui.models.gguf import check_usable
 from etui.models.memory_speed import MemorySpeed, save_memory_speed
@@ -255,7 +254,7 @@ def test_info_predicts_from_the_curves_of_this_machine(config, tiny, capsys, cli
         gpu_layers=0,
     )
     with TurnWriter(config) as log:
-        log.save_curve(build_curve_record(curve))
+        log.save_curve(curve)
     found = cli.json("models", "info", "tiny", "--json")["expected"]
     assert (found["tokens_per_second"], found["speed_source"]) == (40.0, "curve")
     assert "40 tok/s: measured by its curve" in cli.out("models", "info", "tiny")

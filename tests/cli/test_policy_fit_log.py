@@ -174,7 +174,7 @@ def test_a_fit_that_has_become_worse_is_set_aside_with_a_notice(fill, config, cl
         try:
             policy = runtime.load_policy("mine")
             known = collect_knowledge(policy, runtime, available=lambda _model: True)
-            choice = decide_query(Query("Which river is it?"), policy, runtime, knowledge=known)
+            choice = decide_query(Query("Which river is it?"), policy, knowledge=known)
             return choice.decision.notices
         finally:
             runtime.close()

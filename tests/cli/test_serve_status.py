@@ -14,8 +14,14 @@ from hypothesis import strategies as st
 
 from etui.cli.serve import StatusLine
 from etui.codec import from_document
-from etui.runtime.serve_facts import ServeFacts, build_facts, format_books, format_facts
-from etui.runtime.turn_request import EnergyBooks, PoolStatus
+from etui.runtime.turn_request import (
+    EnergyBooks,
+    PoolStatus,
+    ServeFacts,
+    build_facts,
+    format_books,
+    format_facts,
+)
 
 BOOKS = EnergyBooks(
     total=500.0, turns=150.0, loads=30.0, idle=320.0, uncertainty=10.0, kind="counter"

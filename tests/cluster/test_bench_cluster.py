@@ -162,7 +162,7 @@ def test_nodes_are_compared_as_systems(plan, bench, tmp_path):
         assert arm.energy.per_correct is not None
     assert not any("not pooled" in warning for warning in found.run.summary.warnings)
     row = run_record(recorded.config, out, recorded.samples, "complete")
-    assert row.joules is None  # a sum over unlike machines would be no figure of anything
+    assert row["joules"] is None  # a sum over unlike machines would be no figure of anything
 
 
 def test_unlike_machines_that_share_a_run_pool_no_joules(plan, bench, tmp_path):

@@ -10,7 +10,7 @@ import pytest
 from etui.config.config import Config, make_home
 from etui.config.private import tighten
 from etui.log.database import open_for_writing
-from etui.log.spool import UnsavedRow, append, unsaved_file
+from etui.log.row_files import UnsavedRow, append_rows, unsaved_file
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="modes of files are those of POSIX")
 
@@ -37,7 +37,7 @@ def test_a_new_home_and_its_log_are_private(tmp_path: Path) -> None:
     before = os.umask(0o022)
     try:
         open_for_writing(config).close()
-        append(unsaved_file(config), [UnsavedRow("turns", {})])
+        append_rows(unsaved_file(config), [UnsavedRow("turns", {})])
     finally:
         os.umask(before)
     assert mode(config.home) == mode(config.log_dir) == 0o700

@@ -22,7 +22,7 @@ from etui.curves.fit import (
     split_phases,
 )
 from etui.curves.operating_curve import Conditions, PhaseCurve, Speed, looked_back, mape
-from etui.log.curve_lookup import build_curve_record, curve_document
+from etui.log.curve_lookup import build_curve_row
 from tests.contract.numbers import check_numbers
 from tests.support.engine_session import SimulatedSession
 from tests.support.gpu import GpuLoad, SimulatedGpu
@@ -62,7 +62,7 @@ def test_a_fit(case: str) -> None:
     points = build_turns(noise, seed, uncertainty, bend)
     later = build_turns(noise, seed + 100, uncertainty, bend)
     curve = fit_curve(points, "m", "ab", HERE, kind="counter", source="calibration")
-    record = build_curve_record(curve)
+    row = build_curve_row(curve)
     found = {
         "phases": fit_turns(points),
         "points": split_phases(points),
@@ -71,8 +71,8 @@ def test_a_fit(case: str) -> None:
         "speed": compute_speed(points),
         "error": compute_error(curve, later),
         "price": curve.to_decode_price(),
-        "stored": (record.coefficients, record.residuals),
-        "document": curve_document(curve)["coefficients"],
+        "stored": (row["coefficients"], row["residuals"]),
+        "document": build_curve_row(curve)["coefficients"],
     }
     for asked in ASKED:
         said = curve.joules(*asked)

@@ -13,16 +13,16 @@ import pytest
 
 from etui.config.config import Config
 from etui.log.chat_queries import find_branch, list_chat_turns, list_chats
+from etui.log.curve_lookup import TurnCost, mean_token_cost
 from etui.log.daily_energy import read_daily_energy, sum_by_day, sum_by_model, sum_by_period
 from etui.log.export import build_energy_record
 from etui.log.filters import Sort, TurnFilter
-from etui.log.gaps import compute_gaps, read_load_cost, read_uses
 from etui.log.prediction_quality import PredictionOutcome, compute_accuracy
 from etui.log.queries import LogReader
 from etui.log.records import ChatRecord
-from etui.log.token_cost import TurnCost, mean_token_cost
 from etui.log.totals import GROUPS, sum_joules_since
 from etui.log.writer import TurnWriter
+from etui.runtime.keep_warm import compute_gaps, read_load_cost, read_uses
 from etui.text import format_utc
 from etui.turn.record import ClientRecord, HopRecord, LoadRecord, Tokens, TurnRecord
 from tests.contract.numbers import check_numbers

@@ -60,7 +60,7 @@ from etui.routing.signals import HostState
 from etui.routing.similarity import NeighbourTally, SimilarityIndex, smoothed_share
 from etui.routing.text_measures import MEASURES, QuestionText, TextFacts, format_question
 from etui.runtime.auditor import is_drawn
-from etui.runtime.idle_replay import IdleCost, choose_times, find_best_fixed, replay_gaps
+from etui.runtime.keep_warm import IdleCost, choose_times, find_best_fixed, replay_gaps
 from etui.stats.tests import wilson_low
 from etui.yaml.named_files import NamedFile
 from tests.contract.numbers import check_numbers
@@ -399,7 +399,7 @@ def test_how_long_a_model_stays_in_memory() -> None:
     for kind, day in DAYS.items():
         gaps = flatten(draw_gaps(day, 3, 2))
         found[kind] = {
-            "replay": replay_gaps(gaps, cost),
+            "replay": replay_gaps(gaps, cost, choose_times(gaps, cost)),
             "times": choose_times(gaps[:60], cost),
             "best": find_best_fixed(gaps, 1500.0, 35.0),
             "cheapest": find_cheapest_time(gaps, 1500.0, 35.0),

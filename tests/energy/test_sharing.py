@@ -28,7 +28,7 @@ from etui.energy.sharing import (
 )
 from etui.energy.sources.estimate import EstimateSource
 from etui.energy.types import Energy
-from etui.turn.accounting import split_by_tokens
+from etui.turn.accounting import split_by_weights
 from tests.support.devices import FakeClock
 from tests.support.play import sample
 
@@ -200,7 +200,7 @@ def test_shares(looks, expected):
 
 @given(st.floats(0, 1e6), st.lists(st.integers(0, 4096), min_size=1, max_size=12))
 def test_sequences_of_a_batch_share_all_of_it(joules, tokens):
-    parts = split_by_tokens(joules, tokens)
+    parts = split_by_weights(joules, tokens)
     assert len(parts) == len(tokens)
     if any(tokens):
         assert sum(parts) == pytest.approx(joules, rel=1e-12, abs=1e-9)

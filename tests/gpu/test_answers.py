@@ -10,8 +10,7 @@ from etui.engine.llama_session import LlamaSession
 from etui.models.catalogue import load_catalogue
 from etui.runtime.doctor import check_offload
 from etui.runtime.gpu_run import QUESTIONS, Order, answer_greedily, score_letters
-from etui.runtime.gpu_verdict import TOLERANCE_NATS
-from etui.runtime.try_gpu import TrialTimes, choose_model, try_gpu
+from etui.runtime.try_gpu import TOLERANCE_NATS, TrialTimes, choose_model, try_gpu
 from tests.contract.tiny_model import write_tiny_model
 from tests.runtime.test_try_gpu import Meter, no_report
 

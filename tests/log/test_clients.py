@@ -176,4 +176,4 @@ def test_exports_have_the_client_and_its_calls(make_turn):
         "52",
     )
     chat = ChatRecord("c1", "2026-11-24T09:00:00.000+00:00", "Chat", None)
-    assert "*calls f*" in format_chat(chat, [turn], lambda turn: "12 J")
+    assert "*calls f*" in format_chat(chat, [turn])

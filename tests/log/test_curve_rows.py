@@ -14,7 +14,6 @@ from etui.curves.fit import TooFewPoints
 from etui.curves.operating_curve import Conditions, FittedPoint, OperatingCurve, PhaseCurve, Speed
 from etui.log.curve_lookup import (
     LEAST_TURNS,
-    build_curve_record,
     find_curve,
     fit_logged_turns,
     select_comparable_turns,
@@ -69,7 +68,7 @@ def save(config, *turns, curves=(), loads=()):
         for made in turns:
             writer.save_turn(made)
         for curve in curves:
-            writer.save_curve(build_curve_record(curve))
+            writer.save_curve(curve)
         for load in loads:
             writer.save_load(load)
 

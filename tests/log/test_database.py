@@ -20,30 +20,33 @@ from etui.log.chat_queries import list_chats
 from etui.log.database import NAMES, SET_NAME, open_for_reading, open_for_writing, translate_error
 from etui.log.queries import LogReader
 from etui.log.records import (
-    AnswerRecord,
     ChatRecord,
-    CurveRecord,
-    RunRecord,
-    SweepRecord,
-    SweepSettingRecord,
     build_row,
 )
 from etui.log.writer import TurnWriter
 from etui.turn.record import LoadRecord, TurnRecord, UnloadRecord
+from tests.fixtures.rows import ANSWER_COLUMNS, RUN_COLUMNS, SWEEP_COLUMNS, sweep_row
 from tests.fixtures.turns import ATTRIBUTION, CLIENT, SPECULATION, TOOL_CALLS
 
 ROOT = Path(__file__).parents[2]
 MakeTurn = Callable[..., TurnRecord]
-SWEEP = SweepRecord(
+SWEEP = sweep_row(
     *("s", "2099", "sweeps/s", "m", None, "a machine", "joules", None, "threads=1", None, ""),
-    *(1.3, 0.4, 4, 8, 100.0, "counter", 60.0),
-    complete=False,
+    *(1.3, 0.4, 4, 8, 100.0, "counter", 60.0, False),
 )
-SETTING = SweepSettingRecord(
-    *("s", "threads=2 kv_type=f16", {"threads": 2, "kv_type": "f16"}, "race", 2),
-    *(10.0, 9.8, 10.2, 2.0, 1.9, 2.1, -18.0, -20.0, -16.0, True, 4.0, 3.0, 5.0, True),
-    *(None, None, None, None, None, None, None, "", True),
-)
+SETTING = {
+    "sweep_id": "s",
+    "setting": "threads=2 kv_type=f16",
+    "axes": {"threads": 2, "kv_type": "f16"},
+    "stage": "race",
+    "blocks": 2,
+    "joules": 10.0,
+    "joules_percent": -18.0,
+    "joules_claimed": True,
+    "seconds_claimed": True,
+    "reason": "",
+    "frontier": True,
+}
 
 
 def columns(connection: sqlite3.Connection, table: str) -> set[str]:
@@ -57,13 +60,11 @@ def test_a_new_database_has_every_table_and_journals_ahead(config, make_turn):
     for record, table in (
         (LoadRecord, "loads"),
         (UnloadRecord, "unloads"),
-        (RunRecord, "runs"),
-        (AnswerRecord, "answers"),
-        (CurveRecord, "curves"),
-        (SweepRecord, "sweeps"),
-        (SweepSettingRecord, "sweep_settings"),
     ):
         assert columns(connection, table) == {"id", *(f.name for f in fields(record))}
+    rows = {"runs": RUN_COLUMNS, "answers": ANSWER_COLUMNS, "sweeps": SWEEP_COLUMNS}
+    for table, names in rows.items():
+        assert columns(connection, table) == {"id", *names}
     connection.close()
 
 
@@ -162,11 +163,11 @@ def test_an_etui_of_before_a_migration_refuses_the_database(config, monkeypatch)
 
 def test_a_sweep_is_saved_again_with_new_figures(config):
     with TurnWriter(config) as writer:
-        writer.save_sweep(SWEEP, [SETTING])
+        writer.save_rows("sweeps", [SWEEP])
+        writer.save_rows("sweep_settings", [SETTING])
         # As after each block: the same sweep has other figures.
-        writer.save_sweep(
-            replace(SWEEP, blocks=9, complete=True), [replace(SETTING, reason="12 % more joules")]
-        )
+        writer.save_rows("sweeps", [SWEEP | {"blocks": 9, "complete": True}])
+        writer.save_rows("sweep_settings", [SETTING | {"reason": "12 % more joules"}])
     with LogReader(config) as log:
         (sweep,) = log.select("SELECT * FROM sweeps")
         (setting,) = log.select("SELECT * FROM sweep_settings")

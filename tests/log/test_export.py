@@ -13,7 +13,6 @@ import pytest
 from etui.log.export import format_chat, write_csv, write_json_lines
 from etui.log.records import ChatRecord
 from etui.turn.record import TurnRecord
-from etui.turn.text import energy_line
 
 MakeTurn = Callable[..., TurnRecord]
 CHAT = ChatRecord("c1", "2026-11-24T09:00:00.000+00:00", "Two\nlines", "Be brief.")
@@ -42,9 +41,11 @@ def test_csv_has_a_column_for_every_number_and_leaves_the_unknown_empty(make_tur
 
 
 def test_a_chat_to_read(make_turn):
-    failed = make_turn(2, answer="", status="error", error="the engine died", joules=None)
-    turns = [make_turn(1, query="one\ntwo\x1b[31m", answer="**bold**"), failed]
-    text = format_chat(CHAT, turns, energy_line)
+    first = make_turn(1, query="one\ntwo\x1b[31m", answer="**bold**")
+    error, parent = "the engine died", first.turn_id
+    failed = make_turn(2, answer="", status="error", error=error, joules=None, parent_id=parent)
+    turns = [first, failed]
+    text = format_chat(CHAT, turns)
     assert text.startswith("# Two lines\n\n")
     assert "2 turns, 12.3 J, 3.43 mWh" in text
     assert "> one\n> two␛[31m\n\n**bold**\n\n*smollm2-135m: 20 tokens" in text
@@ -63,13 +64,14 @@ def test_a_chat_to_read(make_turn):
     ],
 )
 def test_a_fence_that_was_cut_off_is_closed(make_turn, answer, end):
-    text = format_chat(CHAT, [make_turn(1, answer=answer, status="stopped")], energy_line)
+    text = format_chat(CHAT, [make_turn(1, answer=answer, status="stopped")])
     assert f"{end}\n\n*smollm2-135m: " in text
 
 
 def test_the_total_of_a_chat_labels_its_estimates(make_turn):
     turn = make_turn(1, joules=100.0)
-    estimated = replace(turn, energy=replace(turn.energy, kind="estimate"))
-    text = format_chat(CHAT, [turn, estimated], energy_line)
+    energy = replace(turn.energy, kind="estimate")
+    estimated = replace(turn, turn_id="b", parent_id=turn.turn_id, energy=energy)
+    text = format_chat(CHAT, [turn, estimated])
     assert "2 turns, 100 J, 27.8 mWh and ≈100 J, ≈28 mWh" in text
-    assert "1 turn, unmeasured" in format_chat(CHAT, [make_turn(3, joules=None)], energy_line)
+    assert "1 turn, unmeasured" in format_chat(CHAT, [make_turn(3, joules=None)])

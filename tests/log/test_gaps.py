@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from etui.config.config import Config
-from etui.log.gaps import compute_gaps, read_load_cost, read_uses
 from etui.log.queries import LogReader
 from etui.log.writer import TurnWriter
+from etui.runtime.keep_warm import compute_gaps, read_load_cost, read_uses
 from etui.turn.record import HopRecord, LoadRecord, Tokens
 from tests.fixtures.turns import TURN
 from tests.log.idle_log import MODEL, stamp, write_residence, write_turns

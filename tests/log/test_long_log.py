@@ -17,7 +17,6 @@ from etui.log import database, past_answers
 from etui.log.chat_queries import list_chats
 from etui.log.curve_lookup import find_curve
 from etui.log.database import open_for_writing
-from etui.log.gaps import read_load_cost, read_uses
 from etui.log.labels import find_largest_load, read_labelled
 from etui.log.past_answers import read_model_facts
 from etui.log.queries import LogReader
@@ -26,6 +25,7 @@ from etui.models.catalogue import load_catalogue
 from etui.models.spec import STARTER
 from etui.runtime.decide import choose
 from etui.runtime.explain import explain
+from etui.runtime.keep_warm import read_load_cost, read_uses
 from etui.runtime.log_predictor import _MOST_QUESTIONS, _TURNS
 from etui.runtime.overrides import Overrides
 from etui.runtime.provenance import _NEWEST_SQL, conditions

@@ -12,10 +12,11 @@ from etui.config.config import Config
 from etui.log import model_usage
 from etui.log.model_usage import ModelUsage, Spent, read_model_usage
 from etui.log.queries import LogReader
-from etui.log.records import AnswerRecord, AuditRecord, RunRecord
+from etui.log.records import AuditRecord
 from etui.log.text import format_usage, list_usage
 from etui.log.writer import TurnWriter
 from etui.turn.record import HopRecord, LoadRecord, Tokens
+from tests.fixtures.rows import answer_row, run_row
 from tests.fixtures.turns import ENERGY, UNMEASURED
 
 DAY = "2026-11-2{}T10:00:00.000+00:00"
@@ -107,25 +108,20 @@ def test_failed_turns_are_no_answers_but_their_joules_are_spent(fill, make_turn)
 
 def test_bench_answers_count_once_and_for_the_model_of_their_arm(config: Config):
     arms = {'odd "arm".x': {"model": "m"}, "other": {"model": "n"}}
-    run = RunRecord(
+    run = run_row(
         "r1", DAY.format(1), DAY.format(7), "complete", "/runs/r1", "sample", "letters", 5, 1, None,
         None, 60, 0, None, None, None, 0.0, tuple(arms),
         {"arms": arms, "models": [{"name": "n"}, {"name": "m", "sha256": "q4"}]}, {},
     )  # fmt: skip
-    answer = AnswerRecord(
+    answer = answer_row(
         "r1", 'odd "arm".x', "anatomy", 3, "B", "B", True, 0.9, "complete", 90, 10, 0, 1,
         2.5, 0.2, "counter", 0.4, None,
     )  # fmt: skip
-    merged = replace(run, run_id="r2", config=run.config | {"merged": ["r1"]})
+    merged = run | {"run_id": "r2", "config": run["config"] | {"merged": ["r1"]}}
     with TurnWriter(config) as writer:
-        writer.save_run(run)
-        writer.save_run(merged)
-        others = [
-            replace(answer, row=4),
-            replace(answer, run_id="r2"),
-            replace(answer, arm="other"),
-        ]
-        writer.save_answers([answer, *others])
+        writer.save_rows("runs", [run, merged])
+        others = [answer | each for each in ({"row": 4}, {"run_id": "r2"}, {"arm": "other"})]
+        writer.save_rows("answers", [answer, *others])
     with LogReader(config) as log:
         usage = read_model_usage(log)
     bench = {"bench": Spent(2, 5.0, 0.4, "counter", None, 0, 2)}

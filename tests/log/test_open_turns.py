@@ -16,9 +16,9 @@ import pytest
 from etui.arm import Arm
 from etui.config.config import Config
 from etui.log.daily_energy import read_daily_energy, sum_parts
-from etui.log.open_turns import OpenTurns, _join, _note_progress, open_dir, take_left
 from etui.log.queries import LogReader, TurnFilter
 from etui.log.records import build_row
+from etui.log.row_files import OpenTurns, _join, _note_progress, open_dir, take_left
 from etui.log.text import format_turns
 from etui.log.writer import TurnWriter
 from etui.owner import Owner, find_owner, read_process_start
@@ -32,11 +32,11 @@ DIES = """
 import sys
 from dataclasses import replace
 from etui.config.config import load_config
-from etui.log import open_turns
+from etui.log import row_files
 from etui.log.writer import TurnWriter
 from tests.fixtures.turns import ENERGY, TURN, UNMEASURED
 
-open_turns.PROGRESS_S = 0.01
+row_files.PROGRESS_S = 0.01
 begun = replace(TURN, status="interrupted", answer="", energy=UNMEASURED)
 count = 0
 
@@ -254,7 +254,7 @@ def test_a_full_disk_costs_the_note_and_not_the_turn(config, monkeypatch):
     def fail(path):
         raise OSError("no space")
 
-    monkeypatch.setattr("etui.log.open_turns._create", fail)
+    monkeypatch.setattr("etui.log.row_files._create", fail)
     with TurnWriter(config) as writer:
         writer.open_turns.begin(make_turn(1), lambda: make_turn(1))
         writer.save_turn(make_turn(1))

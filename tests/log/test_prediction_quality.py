@@ -11,15 +11,14 @@ from hypothesis import strategies as st
 
 from etui.curves.fit import TurnPoint
 from etui.log.curve_lookup import LoggedTurn
-from etui.log.filters import TurnFilter, build_clause
+from etui.log.filters import TurnFilter
 from etui.log.prediction_quality import (
     LEAST_DRIFT_TURNS,
     PredictionOutcome,
     compute_accuracy,
     group_accuracy,
     measure_drift,
-    outcomes_sql,
-    parse_outcomes,
+    read_outcomes,
     summarise_shadows,
 )
 from etui.log.queries import LogReader
@@ -120,9 +119,8 @@ def test_outcomes_are_read_from_the_log(config, make_turn):
     with TurnWriter(config) as writer:
         writer.save_turn(make_turn(1, trace=trace))
         writer.save_turn(make_turn(2, joules=None))
-    wanted = build_clause(TurnFilter())
     with LogReader(config) as log:
-        first, second = parse_outcomes(log.select(outcomes_sql(wanted), wanted.values))
+        first, second = read_outcomes(log, TurnFilter())
     assert first == PredictionOutcome(
         "smollm2-135m", "think", "counter", 11.0, 12.34, trace["shadow"]
     )
@@ -140,9 +138,8 @@ def test_a_cascade_is_no_error_of_its_last_model(config, make_turn):
     with TurnWriter(config) as writer:
         writer.save_turn(make_turn(1, model="large"))
         writer.save_turn(make_turn(2, model="large", hops=hops))
-    wanted = build_clause(TurnFilter())
     with LogReader(config) as log:
-        found = parse_outcomes(log.select(outcomes_sql(wanted), wanted.values))
+        found = read_outcomes(log, TurnFilter())
     assert [outcome.models_text for outcome in found] == ["large", "small → large"]
     assert [outcome.arms_text for outcome in found] == [
         "think (large)",

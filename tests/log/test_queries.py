@@ -103,9 +103,9 @@ def test_a_page_with_its_count_reads_the_texts_once_where_no_index_has_the_signs
     wanted = TurnFilter(search=search)
     expected = log.count_turns(wanted)
     statements: list[str] = []
-    select = log._select
+    select = log.select
     monkeypatch.setattr(
-        log, "_select", lambda sql, *values: statements.append(sql) or select(sql, *values)
+        log, "select", lambda sql, *values: statements.append(sql) or select(sql, *values)
     )
     for offset in range(0, 42, 7):
         statements.clear()
@@ -360,7 +360,7 @@ def test_chats_are_listed_by_their_last_turn(config, fill, make_turn):
     assert empty.total is None
     assert [s.chat.name for s in list_chats(log, "photons")] == ["New"]
     assert [s.chat.name for s in list_chats(log, "0%")] == ["100% empty"]
-    assert [s.chat.name for s in list_chats(log, limit=1, offset=1)] == ["New"]
+    assert [s.chat.chat_id for s in list_chats(log, limit=2)] == ["old", "new"]
     with pytest.raises(UnknownId):
         log.get_chat("none")
 
@@ -379,9 +379,6 @@ def test_a_chat_is_read_back_to_go_on_with_it(fill, make_turn):
     on_branch = [t.query for t in list_chat_turns(log, "c") if t.turn_id in branch]
     assert on_branch == ["one", "failed", "two"]
     assert [t.query for t in list_chat_turns(log, "c")] == ["older", "one", "failed", "two"]
-    assert [t.query for t in list_chat_turns(log, "c", limit=2)] == ["failed", "two"]
-    before = make_turn(3).turn_id
-    assert [t.query for t in list_chat_turns(log, "c", limit=1, before=before)] == ["failed"]
 
 
 def test_a_list_of_chats_counts_their_branches(fill, make_turn):

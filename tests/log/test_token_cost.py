@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from etui.arm import Arm, TokenCost
+from etui.log.curve_lookup import TurnCost, mean_token_cost
 from etui.log.queries import LogReader
-from etui.log.token_cost import TurnCost, mean_token_cost
 from etui.log.writer import TurnWriter
 from etui.models.spec import ModelSpec
 from etui.runtime.model_resolution import token_cost_for

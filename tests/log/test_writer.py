@@ -17,15 +17,16 @@ import pytest
 
 from etui.config.config import Config
 from etui.errors import LogUnavailable
-from etui.log import spool as unsaved
+from etui.log import row_files as unsaved
 from etui.log import writer
 from etui.log.chat_queries import list_chats
 from etui.log.database import SET_NAME, open_for_writing
 from etui.log.filters import TurnFilter
 from etui.log.queries import LogReader
-from etui.log.records import AnswerRecord, ChatRecord, CurveRecord, RunRecord
+from etui.log.records import ChatRecord
 from etui.log.writer import TurnWriter
 from etui.turn.record import LoadRecord, LoopRecord, TurnRecord, UnloadRecord, VoteRecord
+from tests.fixtures.rows import answer_row, run_row
 
 MakeTurn = Callable[..., TurnRecord]
 
@@ -85,25 +86,25 @@ def test_records_of_every_kind_are_saved(config):
     unload = UnloadRecord(
         "u1", "2026", "big", "cd" * 32, "t1", "room", 0.05, 2.5, 0.4, "counter", 5_000_000_000
     )
-    run = RunRecord(
+    run = run_row(
         "r1", "2026", None, "running", "/runs/r1", "sample", "letters", 5, 1, None, None,
         60, 0, None, None, None, 0.0, ("quick", "think"), {"chunk": 512}, {},
     )  # fmt: skip
-    answer = AnswerRecord(
+    answer = answer_row(
         "r1", "quick", "anatomy", 3, "B", "B", True, 0.9, "complete", 90, 10, 0, 1,
         2.5, 0.2, "counter", 0.4, {"A": -2.0, "B": -0.1},
     )  # fmt: skip
-    curve = CurveRecord(
-        "k1", "2026", "m", None, "here", "b1", None, "counter", "calibration", 12, 0.99, 0.98,
-        {"prefill_a": 0.01},
-    )  # fmt: skip
+    curve = {
+        "curve_id": "k1", "created_at": "2026", "model": "m", "machine": "here", "build": "b1",
+        "source": "calibration", "n": 12, "coefficients": {"prefill_a": 0.01}, "residuals": {},
+    }  # fmt: skip
     with TurnWriter(config) as log:
         log.save_load(load)
         log.save_unload(unload)
-        log.save_run(run)
-        log.save_answers([answer, answer])
-        log.save_run(replace(run, status="done", correct=1))
-        log.save_curve(curve)
+        log.save_rows("runs", [run])
+        log.save_rows("answers", [answer, answer])
+        log.save_rows("runs", [run | {"status": "done", "correct": 1}])
+        log.save_rows("curves", [curve])
     connection = open_for_writing(config)
     row = connection.execute("SELECT * FROM runs JOIN answers USING (run_id)").fetchone()
     assert (row["status"], row["correct"], json.loads(row["arms"])) == (
@@ -253,16 +254,16 @@ def test_the_end_of_a_lock_is_noticed_without_another_record(
 
 
 def test_what_waited_replaces_nothing_that_came_after_it(config, locked):
-    run = RunRecord(
+    run = run_row(
         "r1", "2026", None, "running", "/runs/r1", "sample", "letters", 5, 1, None, None,
         60, 0, None, None, None, 0.0, ("quick",), {}, {},
     )  # fmt: skip
     log = TurnWriter(config, busy_seconds=0.01)
-    log.save_run(run)
+    log.save_rows("runs", [run])
     with pytest.raises(LogUnavailable):
         log.flush()
     locked.execute("ROLLBACK")
-    log.save_run(replace(run, status="done"))
+    log.save_rows("runs", [run | {"status": "done"}])
     log.close()
     with LogReader(config) as reader:
         assert [row[0] for row in reader.select("SELECT status FROM runs")] == ["done"]
@@ -363,7 +364,7 @@ def test_what_can_be_written_nowhere_is_said_to_be_lost(config, make_turn, tmp_p
 def test_a_full_disk_leaves_no_half_line(config, make_turn, monkeypatch):
     path = unsaved.unsaved_file(config)
     row = unsaved.UnsavedRow("loads", {"load_id": "x"})
-    unsaved.append(path, [row])
+    unsaved.append_rows(path, [row])
     before = path.read_bytes()
 
     def full(_: int) -> None:
@@ -371,7 +372,7 @@ def test_a_full_disk_leaves_no_half_line(config, make_turn, monkeypatch):
 
     monkeypatch.setattr(unsaved.os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
-        unsaved.append(path, [row])
+        unsaved.append_rows(path, [row])
     assert path.read_bytes() == before
 
 

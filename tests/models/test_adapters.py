@@ -13,7 +13,7 @@ from etui.arm import Arm
 from etui.config.config import Config
 from etui.curves.operating_curve import OperatingCurve
 from etui.errors import InvalidFile, ModelUnavailable
-from etui.log.curve_lookup import build_curve_record, find_curve
+from etui.log.curve_lookup import find_curve
 from etui.log.queries import LogReader
 from etui.log.writer import TurnWriter
 from etui.models.adapters import check_adapters
@@ -223,7 +223,7 @@ def test_a_curve_of_the_bare_model_is_never_that_of_the_adapted_one(config, fold
 
     bare = find(config, "tiny")
     with TurnWriter(config) as writer:
-        writer.save_curve(build_curve_record(curve_for(config, bare)))
+        writer.save_curve(curve_for(config, bare))
     assert look_up(bare) is not None
     write_entry(config, "{path: letter.gguf}", name="tiny")
     adapted = find(config, "tiny")

@@ -6,7 +6,6 @@ import json
 import math
 import sqlite3
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from hypothesis import strategies as st
 from etui.chat import Query
 from etui.config.config import Config
 from etui.log.database import open_for_writing
-from etui.log.records import AnswerRecord, RunRecord
+from etui.log.records import Row
 from etui.log.writer import TurnWriter
 from etui.routing import similarity
 from etui.routing.decide import decide
@@ -33,6 +32,7 @@ from etui.routing.similarity import (
 from etui.routing.text_measures import BUCKETS, count_terms, split_question, tf_idf
 from etui.runtime import log_predictor as similar_questions
 from etui.runtime.log_predictor import NeighbourMemory, read_neighbours
+from tests.fixtures.rows import answer_row, run_row
 from tests.routing.conftest import Make
 from tests.routing.seen import see_signals
 
@@ -177,20 +177,20 @@ def test_they_are_read_from_the_log_and_from_runs(
     data = tmp_path / "mine.csv"
     data.write_text("Prove the theorem,a,b,c,d,A\nThe capital of France,a,b,c,d,B\n")
     told = {"suite": "mine", "split": "test", "data_path": str(data)}
-    run = RunRecord(
+    run = run_row(
         "r1", "2026", None, "done", "/runs/r1", "mine", "letters", 0, 1, None, None,
         2, 1, None, None, None, 0.0, ("quick",), told, {},
     )  # fmt: skip
     answers = [
-        AnswerRecord(
+        answer_row(
             "r1", "quick", "mine", row, "A", "A", correct, None, "complete", 1, 0, 0, 1,
             None, None, None, 0.1,
         )
         for row, correct in ((0, False), (1, True), (7, True))
     ]  # fmt: skip
     with TurnWriter(config) as log:
-        log.save_run(run)
-        log.save_answers(answers)
+        log.save_rows("runs", [run])
+        log.save_rows("answers", answers)
     with closing(open_for_writing(config)) as database, database:
         for number, (query, status) in enumerate((("prove it", "complete"), ("no", "error"))):
             columns = _turn(database, number) | {"query": query, "status": status, "arm": "large"}
@@ -221,17 +221,17 @@ def test_rows_of_a_file_of_several_subjects_count_across_them(
     ]
     data.write_text("\n".join(json.dumps(row) for row in rows))
     plan = {"suite": "mine", "split": "test", "data_path": str(data)}
-    run = RunRecord(
+    run = run_row(
         "r1", "2026", None, "done", "/runs/r1", "mine", "chat", 0, 1, None, None,
         1, 1, None, None, None, 0.0, ("quick",), plan, {},
     )  # fmt: skip
-    answer = AnswerRecord(
+    answer = answer_row(
         "r1", "quick", "proofs", 1, "2", "3", False, None, "complete", 1, 0, 0, 1,
         None, None, None, 0.1,
     )  # fmt: skip
     with TurnWriter(config) as log:
-        log.save_run(run)
-        log.save_answers([answer])
+        log.save_rows("runs", [run])
+        log.save_rows("answers", [answer])
     known = read_neighbours(make(POLICY), config)
     assert known is not None
     assert known.tally(NeighbourQuery("runs", "quick", "wrong", 5), "prove") == NeighbourTally(
@@ -239,7 +239,7 @@ def test_rows_of_a_file_of_several_subjects_count_across_them(
     )
 
 
-def _read_again_from_memory(policy: Policy, config: Config, answer: AnswerRecord) -> None:
+def _read_again_from_memory(policy: Policy, config: Config, answer: Row) -> None:
     """Check that question files are read again only after other answers came into the log."""
     memory = NeighbourMemory()
     loads: list[str | None] = []
@@ -258,7 +258,7 @@ def _read_again_from_memory(policy: Policy, config: Config, answer: AnswerRecord
             assert tally == NeighbourTally(1, 1, 0.5, 2)
         assert loads == ["mine"]
         with TurnWriter(config) as log:
-            log.save_answers([replace(answer, arm="other")])
+            log.save_rows("answers", [answer | {"arm": "other"}])
         assert read_neighbours(policy, config, memory=memory) is not None
         assert loads == ["mine", "mine"]
 

@@ -41,9 +41,8 @@ class App:
         self.writer = TurnWriter(config)
         self.child = child
         self.timers: list[tuple[float, Callable[[], None]]] = []
-        self.runtime: Runtime[Any] = Runtime(
-            config, lambda _: child, lambda _: recorder, lambda _: self.writer
-        )
+        self.runtime: Runtime[Any] = Runtime(config, lambda _: child)
+        self.runtime.recorder, self.runtime.writer = recorder, self.writer
         tracker = IdleTracker(recorder, config, clock)
         self.service = TurnService(
             self.runtime, tracker, lambda seconds, call: self.timers.append((seconds, call))

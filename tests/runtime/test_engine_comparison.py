@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from etui.engine.builds import Build
 from etui.errors import EngineFailed
 from etui.runtime import engine_comparison
+from etui.runtime.engine_build import find_unused_instructions
 from etui.runtime.engine_comparison import compare_builds, compute_gain
-from etui.runtime.engine_status import find_unused_instructions
 from etui.runtime.gpu_run import Order, RunResult, Timed
-from etui.runtime.gpu_verdict import Attempt, PerToken
+from etui.runtime.try_gpu import Attempt, PerToken
 
 speeds = st.floats(0.1, 1e4)
 

@@ -145,7 +145,7 @@ def test_a_policys_decision_has_the_same_document(runtime: Runtime[Any]) -> None
     policy = load_policy("balanced", runtime.config, runtime.catalogue.models)
     expected = explain(QUESTION, policy, runtime)
     known = collect_knowledge(policy, runtime, available=lambda model: True)
-    choice = decide_query(QUESTION, policy, runtime, knowledge=known)
+    choice = decide_query(QUESTION, policy, knowledge=known)
     document = explain_choice(QUESTION, choice, runtime, "balanced")
     assert set(document) == set(expected)
     for key in ("arm", "model", "policy", "rule", "candidates", "models", "policy_file", "needs"):
@@ -164,6 +164,6 @@ def test_a_named_model_has_no_policy(runtime: Runtime[Any]) -> None:
 def test_a_policy_that_is_gone_is_reported(runtime: Runtime[Any]) -> None:
     policy = load_policy("balanced", runtime.config, runtime.catalogue.models)
     known = collect_knowledge(policy, runtime, available=lambda model: True)
-    choice = decide_query(QUESTION, policy, runtime, knowledge=known)
+    choice = decide_query(QUESTION, policy, knowledge=known)
     with pytest.raises(UsageError, match="gone"):
         explain_choice(QUESTION, choice, runtime, "gone")

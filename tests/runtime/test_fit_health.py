@@ -23,7 +23,6 @@ from etui.routing.text_measures import split_question
 from etui.runtime.fit_health import (
     ChangedArm,
     FitHealth,
-    GuardedAccuracy,
     build_fit_document,
     build_notice,
     format_fit,
@@ -99,7 +98,7 @@ def test_a_fit_that_is_worse_than_its_rate_is_set_aside_until_it_is_fitted_again
     found = measure(model, make_labels(80, swapped=True))
     assert found.set_aside == {"quick"}
     heads = AccuracyPredictor(model)
-    guarded, arm = GuardedAccuracy(heads, found.set_aside), Arm("quick", "tiny")
+    guarded, arm = heads.set_aside(found.set_aside, ""), Arm("quick", "tiny")
     stone, river = (Query(f"What {word} is 7?") for word in ("stone", "river"))
     plain = heads.accuracy(arm, stone, 0.9)
     assert plain is not None
@@ -107,7 +106,7 @@ def test_a_fit_that_is_worse_than_its_rate_is_set_aside_until_it_is_fitted_again
     assert one is not None
     assert one == other
     assert one.p == model.arms["quick"].rate != plain.p
-    assert GuardedAccuracy(heads, frozenset()).accuracy(arm, stone, 0.9) == plain
+    assert heads.set_aside(frozenset(), "").accuracy(arm, stone, 0.9) == plain
 
 
 def test_labels_before_the_fit_and_few_labels_decide_nothing() -> None:
@@ -210,7 +209,7 @@ def test_a_step_has_the_odds_of_the_fit_unless_an_arm_changed() -> None:
     )
     arms = (Arm("quick", "tiny"), Arm("poll", "tiny"))
     for aside, at_most in (((), 0.5), (("large",), 0.5), (("poll",), 1.0)):
-        guarded = GuardedAccuracy(AccuracyPredictor(model), frozenset(aside))
+        guarded = AccuracyPredictor(model).set_aside(frozenset(aside), "")
         found = guarded.agreement(arms)  # a fit that is set aside does not forbid to ask
         assert found is not None
         assert (found.agreed, found.at_most) == (0.5, at_most)

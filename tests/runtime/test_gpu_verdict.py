@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from etui.runtime.gpu_run import GreedyAnswer, Layers, RunResult, Timed
-from etui.runtime.gpu_verdict import (
+from etui.runtime.try_gpu import (
     TOLERANCE_NATS,
     Attempt,
     PerToken,

@@ -8,7 +8,7 @@ from statistics import fmean
 import pytest
 
 from etui.energy.keep_warm import LEAST_SECONDS, Measured
-from etui.runtime.idle_replay import (
+from etui.runtime.keep_warm import (
     FIXED_SECONDS,
     IdleCost,
     choose_times,
@@ -18,10 +18,11 @@ from etui.runtime.idle_replay import (
 from tests.support.idle_days import DAYS, draw_gaps, flatten
 
 COST = IdleCost(Measured(1500.0, 60.0), Measured(35.0, 1.0), Measured(10.0, 0.5))
+GAPS = [5.0, 7.0, 6.0, 400.0, 4000.0]
 
 
 def test_the_joules_of_each_time_are_idling_and_loads() -> None:
-    found = replay_gaps([5.0, 7.0, 6.0, 400.0, 4000.0], COST)
+    found = replay_gaps(GAPS, COST, choose_times(GAPS, COST))
     assert (found.gaps, found.gap_seconds) == (5, 4418.0)
     five = found.get("5 min")
     assert (five.loads, five.warm_seconds) == (2, 618.0)
@@ -39,7 +40,7 @@ def test_the_joules_of_each_time_are_idling_and_loads() -> None:
 
 def test_an_unknown_error_stays_unknown() -> None:
     cost = IdleCost(COST.load_joules, COST.extra_watts, Measured(10.0))
-    found = replay_gaps([30.0], cost).get("1 min")
+    found = replay_gaps([30.0], cost, [60.0]).get("1 min")
     assert found.extra.uncertainty is not None
     assert found.joules.uncertainty is None
 
@@ -77,10 +78,12 @@ def test_auto_stays_within_a_tenth_of_the_best_fixed_time(kind: str, load: float
         for number in range(7, 9):
             if not days[number]:
                 continue
-            found = replay_gaps(days[number], cost, flatten(days[:number]))
+            times = choose_times(days[number], cost, flatten(days[:number]))
+            found = replay_gaps(days[number], cost, times)
             auto, best = found.get("auto"), found.get("best fixed")
             ratios.append(auto.joules.value / best.joules.value)
-        week = replay_gaps(flatten(days[3:]), cost, flatten(days[:3]))
+        rest = flatten(days[3:])
+        week = replay_gaps(rest, cost, choose_times(rest, cost, flatten(days[:3])))
         extra.append(week.get("auto").extra.value / week.get("best fixed").extra.value)
     assert max(ratios) <= 1.1
     assert fmean(extra) <= 1.1  # without the cold power, which no time can save

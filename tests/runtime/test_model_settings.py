@@ -18,7 +18,7 @@ from etui.engine import thread_count as thread_limits
 from etui.engine.session_loader import session_key
 from etui.engine.thread_count import choose_thread_limits
 from etui.errors import ModelUnavailable
-from etui.log.curve_lookup import build_curve_record, find_curve
+from etui.log.curve_lookup import find_curve
 from etui.log.queries import LogReader
 from etui.log.writer import TurnWriter
 from etui.models import files
@@ -84,10 +84,10 @@ def test_a_curve_counts_only_under_the_settings_of_its_measurement(config: Confi
             return find_curve(log, "tiny", spec.sha256, now)
 
     with TurnWriter(config) as writer:
-        writer.save_curve(build_curve_record(before))
+        writer.save_curve(before)
     assert find() is None
     with TurnWriter(config) as writer:
-        writer.save_curve(build_curve_record(after))
+        writer.save_curve(after)
     assert find() == after
     remove_tuned(config, "tiny")
     assert find() == before

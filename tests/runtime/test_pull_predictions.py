@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from etui.config.config import Config
 from etui.config.machine import machine_name
 from etui.curves.prediction import DecodeForecast, ModelWork, measured_from
-from etui.log.curve_lookup import build_curve_record
 from etui.log.queries import LogReader
 from etui.log.writer import TurnWriter
 from etui.models.catalogue import load_catalogue
@@ -118,9 +117,9 @@ def test_without_a_kept_one_it_is_predicted_from_all_but_its_own_measurements(
     sha256 = load_catalogue(config).models[tiny].sha256
     here = replace(CURVE.conditions, machine=machine_name())
     with TurnWriter(config) as writer:
-        writer.save_curve(build_curve_record(
+        writer.save_curve(
             replace(CURVE, model=tiny, model_sha256=sha256, conditions=here)
-        ))  # fmt: skip
+        )  # fmt: skip
     (found,) = check(config)
     assert found.predicted_at is None
     assert found.source == "memory", "not its own curve, nor its own answers"

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from etui.log.records import SweepRecord, SweepSettingRecord
+from etui.log.records import Row
 from etui.log.writer import TurnWriter
 from etui.measure.progress import Progress
 from etui.sweep.blocks import PhaseCost, SettingAnswer, Visit, VisitPower
@@ -63,11 +63,14 @@ class FakeRig:
 class Log:
     """Keeps the last rows."""
 
-    sweep: SweepRecord | None = None
-    settings: list[SweepSettingRecord] = field(default_factory=list)
+    sweep: Row | None = None
+    settings: list[Row] = field(default_factory=list)
 
-    def save_sweep(self, record: SweepRecord, settings: Sequence[SweepSettingRecord] = ()) -> None:
-        self.sweep, self.settings = record, list(settings)
+    def save_rows(self, table: str, rows: Sequence[Row]) -> None:
+        if table == "sweeps":
+            (self.sweep,) = rows
+        else:
+            self.settings = list(rows)
 
 
 @dataclass(slots=True)

@@ -22,7 +22,7 @@ from etui.curves.fit import TurnPoint
 from etui.curves.operating_curve import Conditions, OperatingCurve
 from etui.energy.idle import Baselines, IdleBaseline
 from etui.energy.types import Channel, Kind, Reading
-from etui.log.curve_lookup import build_curve_record, parse_curve
+from etui.log.curve_lookup import build_curve_row, parse_curve
 from etui.models.files import FileRecord
 from etui.turn.record import HopRecord, ProbeRecord, Tokens, VoteRecord
 
@@ -102,8 +102,7 @@ def test_the_texts_of_files_are_those_of_before():
 
 @given(st.from_type(OperatingCurve))
 def test_a_curve_comes_back_from_its_row(curve):
-    record = build_curve_record(curve)
-    row = {name: getattr(record, name) for name in record.__slots__}
+    row = build_curve_row(curve)
     for column in ("coefficients", "residuals", "settings"):
         row[column] = json.dumps(row[column])
     assert repr(parse_curve(row)) == repr(curve)

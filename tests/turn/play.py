@@ -13,7 +13,7 @@ from etui.events import Event
 from etui.models.spec import ModelSpec
 from etui.routing.decision import Decision
 from etui.turn.events import TurnEvent
-from etui.turn.interfaces import Machine, Meter, Origin, Resolve, ResolvedModel, Writer
+from etui.turn.interfaces import Machine, Meter, Origin, Resolve, ResolvedModel
 from etui.turn.record import ClientRecord
 from etui.turn.run import Turn
 
@@ -47,7 +47,7 @@ def run_turn(
     serve: Resolve,
     answerer: Any,
     meter: Meter,
-    writer: Writer,
+    writer: Any,
     predictor: Any = None,
     settings: Mapping[str, Any] | None = None,
     cancelled: Callable[[], bool] = lambda: False,
@@ -58,7 +58,7 @@ def run_turn(
     """Run a turn; it is cancelled once ``cancelled`` is true after one of its events."""
     clock = {} if clock_ns is None else {"clock_ns": clock_ns}
     engine = Told(answerer) if hasattr(answerer, "hurry") else answerer
-    machine = Machine(serve, lambda: engine, meter, writer, settings or {}, **clock)
+    machine = Machine(serve, lambda: engine, meter, writer.save, settings or {}, **clock)
     cancel = Cancel()
     known = {} if turn_id is None else {"turn_id": turn_id}
     turn = Turn(query, decision, machine, predictor, cancel, Origin(client=client, **known)).run()

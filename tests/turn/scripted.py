@@ -54,14 +54,14 @@ class Saved:
     loads: list[LoadRecord] = field(default_factory=list)
     unloads: list[UnloadRecord] = field(default_factory=list)
 
-    def save_turn(self, record: TurnRecord) -> None:
-        self.turns.append(record)
-
-    def save_load(self, record: LoadRecord) -> None:
-        self.loads.append(record)
-
-    def save_unload(self, record: UnloadRecord) -> None:
-        self.unloads.append(record)
+    def save(self, record: TurnRecord | LoadRecord | UnloadRecord) -> None:
+        match record:
+            case TurnRecord():
+                self.turns.append(record)
+            case LoadRecord():
+                self.loads.append(record)
+            case UnloadRecord():
+                self.unloads.append(record)
 
 
 @dataclass

@@ -49,7 +49,7 @@ def make_turn(opened: Opened, meter: Meter10W | None = None, **options) -> Turn:
         options.get("resolve") or serve_one_model(SPEC, Path("m.gguf")),
         lambda: Told(Scripted([*EVENTS, finished()])),
         meter or Meter10W(),
-        Saved(),
+        Saved().save,
         {"threads": 2},
         lambda: 16 * S,
         opened,

@@ -25,9 +25,8 @@ from etui.models.spec import STARTER, ModelSpec
 from etui.multiple_choice import parse_options
 from etui.reasoning.extraction import extract
 from etui.routing.decision import Agreement, Cascade, Decision, Fallbacks, TurnBudget
-from etui.runtime.energy_books import EnergyBookkeeper
+from etui.runtime.energy_books import LOADS, EnergyBookkeeper
 from etui.turn.events import TurnFinished
-from etui.turn.interfaces import Unlogged
 from etui.turn.shared_meter import BatchLedger, SharedMeter
 from tests.backends.asker import Asker
 from tests.support.power_curves import steps
@@ -77,13 +76,13 @@ def test_turns_in_real_batches_and_idle_time_have_all_joules(
     def report(batch: SharedBatch) -> None:
         batches.append(batch)
         ledger.add(batch)
-        books.add_turn(batch.model, batch.start_ns, batch.end_ns)
+        books.add(batch.model, batch.start_ns, batch.end_ns)
         if len(batch.shares) > 1:
             joined.set()
 
     for event in backend.load(spec, starter_model):
         if isinstance(event, Loaded):
-            books.add_load(event.start_ns, event.end_ns)
+            books.add(LOADS, event.start_ns, event.end_ns)
     backend.on_batch = report
     cost = TokenCost(2.0, joules_per_prompt_token=0.1)
     start, saved = threading.Barrier(len(QUESTIONS)), Saved()
@@ -164,7 +163,7 @@ def ask(engine: LocalBackend, path: Path, decision: Decision, config: Config, sa
         serve=serve_one_model(spec, path),
         answerer=engine,
         meter=Meter10W(),
-        writer=Unlogged(),
+        writer=Saved(),
     )
     (finished,) = [event for event in turn if isinstance(event, TurnFinished)]
     return finished.record

@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 
 from etui.arm import Arm
 from etui.chat import Query
+from etui.codec import from_document
 from etui.energy.types import Energy, Kind
 from etui.events import Answer, Finished, Prefilled, Verified
 from etui.models.spec import ModelSpec
 from etui.routing.decision import Decision
 from etui.turn.accounting import TimeInterval
 from etui.turn.interfaces import ResolvedModel
-from etui.turn.record import parse_speculation
+from etui.turn.record import SpeculationRecord
 from etui.turn.speculation import WINDOW_NS, account_speculation, sum_speculation
 from etui.turn.text import energy_line, speculation_text
 from tests.support.gpu import GpuLoad, SimulatedGpu
@@ -399,7 +400,7 @@ def test_a_turn_records_its_drafts_and_its_phases_still_sum() -> None:
     assert document["method"] == "lookup"
     assert document["draft_joules"] == 0
     assert document["joules_per_accepted_token"] == pytest.approx(4)
-    assert parse_speculation(document) == record.speculation
+    assert from_document(SpeculationRecord, document, extra="ignore") == record.speculation
     assert "drafted 8, accepted 4 (50 %), 4.00 J per accepted token" in energy_line(record)
     assert record.settings["speculate"] == "off"  # that of the arm, which is part of a script here
 

@@ -134,7 +134,7 @@ class Loop:
             self.stage.serve,
             lambda: Told(self.stage),
             self.meter,
-            self.saved,
+            self.saved.save,
             clock_ns=self.stage.clock,
         )
         turn = Turn(query, decided(arm), machine, None, self.cancel, Origin("loop"))

@@ -21,7 +21,7 @@ from etui.chat import OutputOptions, Query
 from etui.config.config import Config
 from etui.errors import EtuiError, writing
 from etui.events import Answer
-from etui.log.export import build_chat_document, format_branch
+from etui.log.export import build_chat_document, format_chat
 from etui.log.records import ChatRecord
 from etui.runtime.provenance import read_weights
 from etui.runtime.routes import Route
@@ -39,7 +39,6 @@ from etui.tui.widgets.tables import RowList
 from etui.turn.chat_tree import tree_of
 from etui.turn.events import TurnFinished
 from etui.turn.record import TurnRecord
-from etui.turn.text import energy_line
 
 if TYPE_CHECKING:
     from etui.log.chat_queries import ChatSummary
@@ -60,7 +59,7 @@ def export_chat(
 ) -> Path:
     """Write a chat into ``ETUI_HOME/exports``, replacing its earlier file of the same title."""
     if form == "markdown":
-        text = format_branch(chat, turns, energy_line)
+        text = format_chat(chat, turns)
     else:
         document = build_chat_document(chat, turns, read_weights(config))
         text = json.dumps(document, ensure_ascii=False, indent=2) + "\n"

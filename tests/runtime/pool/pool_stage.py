@@ -264,9 +264,8 @@ class Stage:
         self.advance(3)
         self.host = Host(self.clock, self.advance)
         self.host.shares_batches = options.get("parallel", 1) > 1
-        self.runtime: Runtime[Any] = Runtime(
-            config, lambda _: self.host, lambda _: self.recorder, TurnWriter
-        )
+        self.runtime: Runtime[Any] = Runtime(config, lambda _: self.host)
+        self.runtime.recorder, self.runtime.writer = self.recorder, TurnWriter(config)
         self.runtime.clock_ns = self.clock
         self.later: list[tuple[float, Callable[[], None]]] = []
         self.tracker = IdleTracker(self.recorder, config, self.clock)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from benchmarks.attribution import CurveMeter
 from etui.energy.types import Energy
-from etui.runtime.energy_books import EnergyBookkeeper, Ongoing
+from etui.runtime.energy_books import LOADS, EnergyBookkeeper, Ongoing
 from etui.runtime.turn_request import EnergyBooks
 from tests.support.power_curves import constant, steps
 
@@ -38,9 +38,9 @@ def write(books: EnergyBookkeeper, *works: tuple[object, float, float] | float) 
         if isinstance(work, float):
             books.close_until(at(work))
         elif work[0] is None:
-            books.add_load(at(work[1]), at(work[2]))
+            books.add(LOADS, at(work[1]), at(work[2]))
         else:
-            books.add_turn(str(work[0]), at(work[1]), at(work[2]))
+            books.add(str(work[0]), at(work[1]), at(work[2]))
 
 
 SMALL = ("small", 2, 4)
@@ -156,7 +156,7 @@ def test_memory_does_not_grow_with_the_number_of_turns() -> None:
     def serve(count: int) -> None:
         nonlocal now
         for _ in range(count):
-            books.add_turn("small", at(now + 0.2), at(now + 0.9))
+            books.add("small", at(now + 0.2), at(now + 0.9))
             now += 1
             books.close_until(at(now))
 
@@ -183,7 +183,7 @@ def test_threads_may_add_and_read_at_once() -> None:
     thread = threading.Thread(target=look)
     thread.start()
     for second in range(1, 500):
-        books.add_turn("small", at(second), at(second + 0.5))
+        books.add("small", at(second), at(second + 0.5))
         books.close_until(at(second + 0.75))
     done.set()
     thread.join(60)

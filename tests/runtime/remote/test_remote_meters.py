@@ -129,7 +129,8 @@ def test_the_version_of_the_server_is_logged_once_it_is_known(desk: Config, stub
     stub.scripts["/version"] = [document({"version": "0.20"})]
     write(desk.home, stub.url, kind="vllm")
     with open_runtime(load_config()) as runtime:
-        probe_backends(runtime.config, remotes=runtime.remotes)
+        for remote in runtime.remotes.values():
+            remote.describe(1.0)
         assert answer(runtime, model="big@desk").settings["backend_server"] == "vllm 0.20"
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from etui.arm import Arm
 from etui.chat import Message
 from etui.log.records import ChatRecord
-from etui.runtime.routes import Route, Rung, choose_rung, estimate_turn_work, estimate_work
+from etui.runtime.routes import Route, choose_rung, estimate_turn_work, estimate_work
 from etui.tui.chat._chat_list import build_file_name
 from etui.tui.chat._conversation import (
     Asking,
@@ -172,9 +172,9 @@ def test_a_reader_comes_to_the_first_turn_and_back_to_the_last() -> None:
 
 
 RUNGS = [
-    Rung(Route("balanced", arm="quick"), 100.0),
-    Rung(Route("balanced", arm="think"), 300.0),
-    Rung(Route("balanced", arm="large"), 200.0),
+    (Route("balanced", arm="quick"), 100.0),
+    (Route("balanced", arm="think"), 300.0),
+    (Route("balanced", arm="large"), 200.0),
 ]
 
 

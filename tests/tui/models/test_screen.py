@@ -12,7 +12,6 @@ from textual.widgets import DataTable, ProgressBar, Static
 from etui.config.backend_spec import BackendSpec
 from etui.energy.types import Energy
 from etui.errors import DownloadFailed, EtuiError
-from etui.log.curve_lookup import build_curve_record
 from etui.log.writer import TurnWriter
 from etui.models.catalogue import load_catalogue
 from etui.models.found import FoundModel
@@ -103,7 +102,7 @@ async def test_every_entry_is_there_with_what_it_needs_and_its_curve(house: Hous
     spec = load_catalogue(house.config).get(MODEL)
     with TurnWriter(house.config) as writer:
         writer.save_turn(replace(TURN, model=MODEL))
-        writer.save_curve(build_curve_record(replace(CURVE, model=MODEL, model_sha256=spec.sha256)))
+        writer.save_curve(replace(CURVE, model=MODEL, model_sha256=spec.sha256))
     async with at_models(house, (140, 40)) as term:
         name, where, size, *_forecast, good_for, curve = row(term)
         assert (name, where, size) == (MODEL, "not on disk", "98.4 MB")

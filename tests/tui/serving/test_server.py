@@ -17,7 +17,7 @@ from textual.widgets import Static
 
 from etui.codec import to_document
 from etui.errors import EtuiError
-from etui.runtime.serve_facts import ServeFacts
+from etui.runtime.turn_request import ServeFacts
 from etui.tui import jobs
 from etui.tui.server_screen import ServerScreen, parse_line, state_lines
 from etui.tui.start import EtuiApp

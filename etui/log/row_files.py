@@ -1,10 +1,14 @@
-"""Turns that run now, so that one whose process is killed has its row in the log too.
+"""Rows that are not in the database: of the turns that run now, and those it could not store.
 
-Each has a file ``ETUI_HOME/logs/open/ID.jsonl``, which is removed once its record is stored: the
-process that runs it with the row as it began, then every few seconds what has changed of the row.
-What a dead process has left becomes a row ``interrupted`` the next time the log is opened. It is a
-file and no row, because to append to a file waits neither for a lock nor for the disk: a power cut
-may lose it, ``kill -9`` does not.
+A turn that runs has a file ``ETUI_HOME/logs/open/ID.jsonl``, which is removed once its record is
+stored: the process that runs it with the row as it began, then every few seconds what has changed
+of the row. What a dead process has left becomes a row ``interrupted`` the next time the log is
+opened. It is a file and no row, because to append to a file waits neither for a lock nor for the
+disk: a power cut may lose it, ``kill -9`` does not.
+
+Records that the database could not store are kept as JSON lines ``{"table": ..., "row": {...}}``,
+until it can. That file is locked while it is written or read back, so that two processes neither
+mix their lines nor lose one.
 """
 
 from __future__ import annotations
@@ -13,20 +17,21 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeVar
 
 try:
     import fcntl
-except ImportError:  # Windows: there the process alone says whether a turn still runs
+except ImportError:  # Windows: only one etui at a time may write to the log there
     fcntl = None  # type: ignore[assignment]
 
+from etui.atomic import open_private
 from etui.config.config import Config
-from etui.log.records import Row, build_row
+from etui.log.records import KEYS, Row, build_row
 from etui.owner import Owner, find_owner
 from etui.text import utc_now
 from etui.turn.record import TurnRecord
@@ -72,8 +77,7 @@ class OpenTurns:
     def begin(self, record: TurnRecord, read: ReadTurn) -> None:
         """Note a turn that begins, or a further round of it; nothing if the disk is full.
 
-        Args:
-            read: Called from another thread until the turn is forgotten.
+        ``read`` is called from another thread until the turn is forgotten.
         """
         now_s = time.monotonic()
         with self._changed:
@@ -111,8 +115,7 @@ class OpenTurns:
     ) -> Iterator[R]:
         """Yield items, with an open turn for the work on each; ``what`` is its question.
 
-        Args:
-            when_kept: Calls its argument once the item that was yielded last is on the disk.
+        ``when_kept`` calls its argument once the item that was yielded last is on the disk.
         """
         from etui.turn.build_record import build_work_record
         from etui.turn.interfaces import Origin
@@ -256,3 +259,113 @@ def _remove(path: Path, file: BinaryIO) -> None:
     file.close()  # Windows removes no open file
     with suppress(OSError):
         path.unlink(missing_ok=True)
+
+
+class UnsavedRow(NamedTuple):
+    """One row and the table it belongs to."""
+
+    table: str
+    row: Row
+
+
+def unsaved_file(config: Config) -> Path:
+    """Return the path of the file for records that the database has not stored yet."""
+    return config.log_dir / "unsaved-turns.jsonl"
+
+
+def unreadable_file(config: Config) -> Path:
+    """Return the path of the file for lines that can never be stored; kept for inspection."""
+    return config.log_dir / "unreadable-turns.jsonl"
+
+
+def append_rows(path: Path, rows: Sequence[UnsavedRow]) -> None:
+    """Append rows to the file and flush them to disk, all of them or none.
+
+    OSError if the file cannot be written; its earlier lines are unchanged.
+    """
+    lines = "".join(
+        json.dumps({"table": table, "row": row}, ensure_ascii=False, default=str) + "\n"
+        for table, row in rows
+    )
+    _append_bytes(path, lines.encode("utf-8", "replace"))
+
+
+def drain_rows(
+    config: Config, store: Callable[[UnsavedRow], None], commit: Callable[[], None]
+) -> int:
+    """Pass every row of the file to ``store``, then ``commit``, then remove the file.
+
+    A ValueError of ``store`` means that this row can never be stored: it is moved to
+    :func:`unreadable_file`, and counted in the result. OSError if the file cannot be read or
+    removed.
+    """
+    path = unsaved_file(config)
+    if not path.exists():
+        return 0
+    with _open_locked(path, "r+b", wait=False) as file:
+        if file is None:
+            return 0
+        refused = []
+        for line in file.read().splitlines(keepends=True):
+            try:
+                store(_parse_line(line))
+            except ValueError:
+                if line.strip():
+                    refused.append(line if line.endswith(b"\n") else line + b"\n")
+        if refused:
+            _append_bytes(unreadable_file(config), b"".join(refused))
+        commit()
+        try:
+            path.unlink()
+        except PermissionError:  # Windows removes no open file
+            file.truncate(0)
+    return len(refused)
+
+
+def _parse_line(line: bytes) -> UnsavedRow:
+    document: Any = json.loads(line)
+    if not isinstance(document, dict) or not isinstance(document.get("row"), dict):
+        raise ValueError("not a row")
+    if document.get("table") not in KEYS:
+        raise ValueError(f"no such table: {document.get('table')}")
+    return UnsavedRow(document["table"], document["row"])
+
+
+def _append_bytes(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _open_locked(path, "ab", wait=True) as file:
+        assert file is not None
+        start = file.seek(0, os.SEEK_END)
+        try:
+            remaining = memoryview(data)
+            while remaining:
+                remaining = remaining[file.write(remaining) :]
+            os.fsync(file.fileno())
+        except OSError:
+            # A full disk may hold a partial line, which could not be parsed: remove it.
+            os.ftruncate(file.fileno(), start)
+            raise
+
+
+@contextmanager
+def _open_locked(path: Path, mode: str, *, wait: bool) -> Iterator[BinaryIO | None]:
+    """Open and lock the file; None if it is missing, or locked elsewhere and ``wait`` is false."""
+    while True:
+        try:
+            file: BinaryIO = open(  # type: ignore[assignment]  # noqa: SIM115
+                path, mode, buffering=0, opener=open_private
+            )
+        except FileNotFoundError:
+            yield None
+            return
+        with file:
+            if fcntl is not None:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+                except BlockingIOError:
+                    yield None
+                    return
+            # Another process may have drained and removed the file while this one waited.
+            if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                yield file
+                return

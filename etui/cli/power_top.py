@@ -79,13 +79,8 @@ def _show_screen(config: Config, recorder: Recorder, interval: float) -> None:
 
     app = PowerTopApp(config, LiveMeter(recorder, config), interval)
     app.run_until_left()
-    if isinstance(app.fault, EtuiError):
-        raise app.fault
-    if app.fault is not None:
-        raise EtuiError(
-            f"internal error in the screen: {type(app.fault).__name__}: {app.fault}",
-            "use `etui power top --once`; `etui --debug` shows the traceback",
-        ) from app.fault
+    fix = "use `etui power top --once`; `etui --debug` shows the traceback"
+    app.raise_fault("screen", fix)
 
 
 def _print_reading(config: Config, recorder: Recorder, as_json: bool) -> None:

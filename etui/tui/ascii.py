@@ -240,6 +240,14 @@ class TerminalApp(App[None]):
         elif not isinstance(self.screen, SystemModalScreen):  # the palette has no keys of etui
             self.push_screen(HelpScreen(list_key_groups(self.screen)))
 
+    def raise_fault(self, where: str, fix: str) -> None:
+        """Raise what ended the app, if that was a fault."""
+        if isinstance(self.fault, EtuiError):
+            raise self.fault
+        if self.fault is not None:
+            what = f"internal error in the {where}: {type(self.fault).__name__}: {self.fault}"
+            raise EtuiError(what, fix) from self.fault
+
     def _fatal_error(self) -> None:
         # Replaces Textual's traceback, which a restored terminal would not show.
         self.fault = self.fault or sys.exc_info()[1]

@@ -438,13 +438,7 @@ def run_app(
     app = EtuiApp(config, route, _open_services, notices, chat)
     leave_on_hangup(app.save_and_close)
     app.run()
-    if isinstance(app.fault, EtuiError):
-        raise app.fault
-    if app.fault is not None:
-        raise EtuiError(
-            f"internal error in the app: {type(app.fault).__name__}: {app.fault}",
-            "start etui again; `etui --debug` shows the traceback",
-        ) from app.fault
+    app.raise_fault("app", "start etui again; `etui --debug` shows the traceback")
     return app.return_code or 0
 
 

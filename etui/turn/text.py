@@ -40,10 +40,7 @@ _VOTE_STATUS = {
 
 def why_line(decision: Decision) -> str:
     """Format the routing decision: policy, rule, arm and model, then the reason."""
-    arm = decision.arm
-    parts = route_parts(
-        decision.policy, decision.rule, arm.name, arm.reasoning, arm.model, decision.why
-    )
+    parts = route_parts(decision)
     if decision.predicted_range is not None and decision.cascade is None:
         parts.append(f"forecast {units.joules_between_text(*decision.predicted_range)}")
     elif decision.predicted_joules is not None and decision.cascade is None:
@@ -51,18 +48,17 @@ def why_line(decision: Decision) -> str:
     return SEPARATOR.join(part for part in parts if part)
 
 
-def route_parts(
-    policy: str | None, rule: str | None, arm: str, reasoning: str, model: str, why: str
-) -> list[str]:
+def route_parts(decision: Decision) -> list[str]:
     """Format the route, ``balanced › rest › quick (direct) › smollm2-135m``, and its reason.
 
     The rule that takes the remaining questions is not named: its reason says that none matched.
     """
-    way = arm if arm == reasoning else f"{arm} ({reasoning})"
-    reason = why.removeprefix(f"{rule}: ") if rule else why
+    arm, rule = decision.arm, decision.rule
+    way = arm.name if arm.name == arm.reasoning else f"{arm.name} ({arm.reasoning})"
+    reason = decision.why.removeprefix(f"{rule}: ") if rule else decision.why
     named = None if reason.startswith(NO_RULE_MATCHED) else rule
-    chosen_by = [part for part in (policy, named) if part]
-    return [" › ".join([*chosen_by, way, model]), reason]
+    chosen_by = [part for part in (decision.policy, named) if part]
+    return [" › ".join([*chosen_by, way, arm.model]), reason]
 
 
 def hop_line(hop: HopEnded) -> str:

@@ -205,10 +205,7 @@ def format_parts(parts: Sequence[TurnRecord]) -> str:
 
 def full_why(decision: Decision) -> str:
     """Format the route, its reason and the notices; the forecast was at the prompt."""
-    arm = decision.arm
-    parts = route_parts(
-        decision.policy, decision.rule, arm.name, arm.reasoning, arm.model, decision.why
-    )
+    parts = route_parts(decision)
     notices = [f"! {notice}" for notice in decision.notices]
     return sanitize("\n".join([SEPARATOR.join(part for part in parts if part), *notices]))
 

@@ -25,11 +25,11 @@ from typing import TYPE_CHECKING, BinaryIO
 import msgspec
 
 from etui import atomic
+from etui.engine.checkpoints import Checkpoint
 from etui.engine.kv_store import (
     DISK_HALF_LIFE_S,
     MEMORY_SHARE,
     KvStore,
-    Parts,
     SavedSequence,
     new_buffer,
 )
@@ -102,7 +102,7 @@ class KvFolder:
             each for each in found if each is not None and (each.key, each.owner) == (key, owner)
         ]
 
-    def read(self, saved: SavedSequence) -> tuple[NDArray[np.uint8], Parts] | None:
+    def read(self, saved: SavedSequence) -> tuple[NDArray[np.uint8], tuple[Checkpoint, ...]] | None:
         """Read a state with its checkpoints; None if its file is gone, or damaged and deleted."""
         if saved.path is None:  # it made room for another one meanwhile
             return None
@@ -128,9 +128,9 @@ class KvFolder:
             return None
         with suppress(OSError):
             os.utime(saved.path)  # when it was used last
-        end, parts = state.size, list[tuple[int, "NDArray[np.uint8]"]]()
+        end, parts = state.size, list[Checkpoint]()
         for length, size in reversed(header.parts):
-            parts.insert(0, (length, state[end - size : end]))
+            parts.insert(0, Checkpoint(length, state[end - size : end]))
             end -= size
         return state[:end], tuple(parts)
 
@@ -143,8 +143,8 @@ class KvFolder:
         if len(saved.tokens) < LEAST_FILE_TOKENS or not saved.label:
             return False
         content = hashlib.sha256(saved.state.data)
-        for _, part in saved.parts:
-            content.update(part.data)
+        for part in saved.parts:
+            content.update(part.data.data)
         header = msgspec.msgpack.encode(
             _Header(
                 saved.key,
@@ -156,7 +156,7 @@ class KvFolder:
                 saved.joules,
                 saved.size_bytes,
                 content.digest(),
-                tuple((length, part.nbytes) for length, part in saved.parts),
+                tuple((part.length, part.data.nbytes) for part in saved.parts),
             )
         )
         preamble = _PREAMBLE.pack(_MAGIC, len(header), hashlib.sha256(header).digest())
@@ -166,7 +166,7 @@ class KvFolder:
             if saved.label in self._read_deleted() or not self._make_room(saved, len(header)):
                 return False
             # Without a flush to the disk: a file that a power cut has torn is not right, and goes.
-            states = [saved.state.data, *(part.data for _, part in saved.parts)]
+            states = [saved.state.data, *(part.data.data for part in saved.parts)]
             atomic.write_parts(path, [preamble, header, *states], sync=False, private=True)
             self._seen = None  # the time of the folder need not change within a few milliseconds
         except OSError as error:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from etui.engine.checkpoints import Checkpoint
     from etui.engine.context import Context
     from etui.engine.kv_folder import KvFolder
     from etui.engine.sequence_cache import LlamaSequence
@@ -65,11 +66,6 @@ def new_buffer(size_bytes: int) -> NDArray[np.uint8]:
     return np.frombuffer(mmap.mmap(-1, max(1, size_bytes), **flags), dtype=np.uint8)[:size_bytes]
 
 
-Parts = tuple[tuple[int, "NDArray[np.uint8]"], ...]
-"""Checkpoints of a sequence, shortest first: a number of tokens, and the windows and recurrent
-states that it had then."""
-
-
 @dataclass(slots=True, eq=False)
 class SavedSequence:
     """A sequence that has left its context, in memory, on disk, or both."""
@@ -85,7 +81,7 @@ class SavedSequence:
     used_seconds: float  # Time of its last use, as ``time.time``
     state: NDArray[np.uint8] | None = None  # What llama.cpp saved; None if only the disk has it
     path: Path | None = None  # Its file; None if only memory has it
-    parts: Parts = ()  # Empty if only the disk has them
+    parts: tuple[Checkpoint, ...] = ()  # Shortest first; empty if only the disk has them
     lengths: tuple[int, ...] = ()  # Those of its checkpoints, wherever they are
 
     @property
@@ -94,7 +90,7 @@ class SavedSequence:
         if self.state is None:
             return 0
         whole = self.state if self.state.base is None else self.state.base
-        return int(whole.nbytes) + sum(part.nbytes for _, part in self.parts)
+        return int(whole.nbytes) + sum(part.data.nbytes for part in self.parts)
 
     def worth(self, now_seconds: float, half_life_seconds: float) -> float:
         """Return the joules it saves per byte, less the longer it was not used."""
@@ -195,7 +191,7 @@ class KvStore:
         near = [each for each in self._saved if (each.key, each.owner) == (key, owner)]
         return near if self._folder is None else [*near, *self._folder.find(key, owner)]
 
-    def load(self, saved: SavedSequence) -> tuple[NDArray[np.uint8], Parts] | None:
+    def load(self, saved: SavedSequence) -> tuple[NDArray[np.uint8], tuple[Checkpoint, ...]] | None:
         """Return a state and its checkpoints; None if its file is damaged or gone."""
         with self._lock:
             saved.used_seconds = self._now_seconds()
@@ -291,7 +287,7 @@ class SequenceKeeper:
         self._whole = whole
         self._weight_bytes = weight_bytes
 
-    def save(self, sequence: LlamaSequence, parts: Parts = ()) -> None:
+    def save(self, sequence: LlamaSequence, parts: tuple[Checkpoint, ...] = ()) -> None:
         """Save a closed sequence that leaves the context, with its checkpoints."""
         slot, tokens, owner = sequence.slot, sequence.tokens, sequence.owner
         if len(tokens) < LEAST_TOKENS:
@@ -314,17 +310,17 @@ class SequenceKeeper:
                 sequence.rest,
                 self._whole,
                 per_token * len(tokens),
-                state.size + sum(part.nbytes for _, part in parts),
+                state.size + sum(part.data.nbytes for part in parts),
                 time.time(),
                 state,
                 parts=parts,
-                lengths=tuple(length for length, _ in parts),
+                lengths=tuple(part.length for part in parts),
             )
         )
 
     def bring_back(
         self, saved: SavedSequence, slot: int, make_room: Callable[[], bool]
-    ) -> tuple[Reused, Parts] | None:
+    ) -> tuple[Reused, tuple[Checkpoint, ...]] | None:
         """Load a state into an empty slot; return where it came from, with its checkpoints.
 
         None if that failed, and the slot is still empty; ``make_room`` evicts something from the

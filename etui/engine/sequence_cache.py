@@ -265,7 +265,7 @@ class SequenceCache:
         greedy = Sampling(temperature=0)
         donor = self._create(slot, list(saved.tokens), greedy, saved.owner, saved.label)
         donor.rest, donor.reused = saved.rest, found[0]
-        donor.checkpoints = [Checkpoint(length, data) for length, data in found[1]]
+        donor.checkpoints = list(found[1])
         self.add_computed(donor, count)
         self.closed.append(donor)
         return donor
@@ -444,8 +444,7 @@ class SequenceCache:
         self.closed.remove(sequence)
         if keep and self.keeper is not None and not self._is_covered(sequence):
             # The last one, before the answer: a next turn rarely goes back further.
-            last = sequence.checkpoints[-1:]
-            self.keeper.save(sequence, tuple((each.length, each.data) for each in last))
+            self.keeper.save(sequence, tuple(sequence.checkpoints[-1:]))
         self._context.remove(sequence.slot, 0)
         self._free_slots.append(sequence.slot)
 

@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from etui import atomic
+from etui.engine.checkpoints import Checkpoint
 from etui.engine.kv_folder import KvFolder
 from etui.engine.kv_store import SavedSequence
 
@@ -72,7 +73,7 @@ def test_what_was_written_is_read(folder: KvFolder):
 def test_checkpoints_are_read_with_their_state(folder: KvFolder):
     one = saved()
     one.parts = tuple(
-        (length, np.full(size, size, np.uint8)) for length, size in ((64, 9), (200, 5))
+        Checkpoint(length, np.full(size, size, np.uint8)) for length, size in ((64, 9), (200, 5))
     )
     one.size_bytes += 14
     assert folder.write(one)
@@ -81,7 +82,8 @@ def test_checkpoints_are_read_with_their_state(folder: KvFolder):
     read = folder.read(found)
     assert read is not None
     assert read[0].tobytes() == saved().state.tobytes()  # type: ignore[union-attr]
-    assert [(length, part.tolist()) for length, part in read[1]] == [(64, [9] * 9), (200, [5] * 5)]
+    found = [(each.length, each.data.tolist()) for each in read[1]]
+    assert found == [(64, [9] * 9), (200, [5] * 5)]
 
 
 def test_only_the_user_can_read_it(folder: KvFolder):

@@ -36,10 +36,6 @@ class AnswerRequest:
     pictures: tuple[Picture, ...] = ()  # Those whose marks the messages have
 
 
-def _ignore() -> None:
-    pass
-
-
 class Cancel:
     """Ends a turn, or the thinking of its running answer; safe from any thread.
 
@@ -56,8 +52,7 @@ class Cancel:
         self.numbers: tuple[int, ...] = ()
         self._cancelled = False
         self._spent = False
-        self._on_cancel: Callable[[], object] = _ignore
-        self._on_spent: Callable[[], object] = _ignore
+        self.listen()
 
     def cancel(self) -> None:
         """End the turn within one batch, wherever it is; repeatable."""
@@ -83,7 +78,9 @@ class Cancel:
         self.listen()
 
     def listen(
-        self, on_cancel: Callable[[], object] = _ignore, on_spent: Callable[[], object] = _ignore
+        self,
+        on_cancel: Callable[[], object] = lambda: None,
+        on_spent: Callable[[], object] = lambda: None,
     ) -> None:
         """Set how the running answer is woken where it waits now; at once if it is due already."""
         self._on_cancel, self._on_spent = on_cancel, on_spent

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from etui.atomic import write_text
@@ -68,27 +68,19 @@ class PlacementSpeeds:
 
     def read(self, gguf: Gguf, gpus: Sequence[Device]) -> tuple[PlacementSpeed, ...]:
         """Return the speeds of a model with these GPUs."""
-        return tuple(
-            PlacementSpeed(Placement(one.gpu_layers, one.cpu_moe), one.tokens_per_second)
+        found = (
+            (one, PlacementSpeed(Placement(one.gpu_layers, one.cpu_moe), one.tokens_per_second))
             for one in self._load()
-            if _key(one)[:-2] == (machine_name(), _names(gpus), gguf.path.name, gguf.size_bytes)
         )
+        return tuple(speed for one, speed in found if _build(gguf, gpus, speed) == one)
 
     def add(
         self, gguf: Gguf, gpus: Sequence[Device], placement: Placement, tokens_per_second: float
     ) -> None:
         """Keep a speed, unless this placement was faster before."""
-        new = _Measured(
-            machine_name(),
-            _names(gpus),
-            gguf.path.name,
-            gguf.size_bytes,
-            placement.gpu_layers,
-            placement.cpu_moe,
-            tokens_per_second,
-        )
+        new = _build(gguf, gpus, PlacementSpeed(placement, tokens_per_second))
         every = self._load()
-        same = [one for one in every if _key(one) == _key(new)]
+        same = [one for one in every if replace(one, tokens_per_second=tokens_per_second) == new]
         if any(one.tokens_per_second >= tokens_per_second for one in same):
             return
         kept = [*(one for one in every if one not in same), new][-_MOST_KEPT:]
@@ -105,9 +97,13 @@ class PlacementSpeeds:
         return tuple(one for one in every if one.tokens_per_second > 0)
 
 
-def _key(one: _Measured) -> tuple[object, ...]:
-    return one.machine, one.gpus, one.model, one.model_bytes, one.gpu_layers, one.cpu_moe
-
-
-def _names(gpus: Sequence[Device]) -> tuple[str, ...]:
-    return tuple(gpu.description or gpu.name for gpu in gpus)
+def _build(gguf: Gguf, gpus: Sequence[Device], speed: PlacementSpeed) -> _Measured:
+    return _Measured(
+        machine_name(),
+        tuple(gpu.description or gpu.name for gpu in gpus),
+        gguf.path.name,
+        gguf.size_bytes,
+        speed.placement.gpu_layers,
+        speed.placement.cpu_moe,
+        speed.tokens_per_second,
+    )

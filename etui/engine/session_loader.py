@@ -170,11 +170,7 @@ class SessionLoader:
 
     @property
     def library(self) -> Library:
-        """llama.cpp, which the first access imports.
-
-        Raises:
-            EngineFailed: It is missing.
-        """
+        """llama.cpp, which the first access imports; EngineFailed if it is missing."""
         if self.opened is None:
             self.opened = Library(self._config.log_dir, self._config.engines_dir)
         return self.opened

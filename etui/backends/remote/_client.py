@@ -203,11 +203,7 @@ class EventReader:
 
 
 def parse_document(text: str) -> dict[str, Any]:
-    """Parse one JSON object.
-
-    Raises:
-        RequestFailed: It is something else.
-    """
+    """Parse one JSON object; RequestFailed if it is something else."""
     try:
         document = json.loads(text)
     except (ValueError, RecursionError):
@@ -292,11 +288,7 @@ class RemoteClient:
             await self._sleep(wait)
 
     async def fetch(self, path: str, *, seconds: float) -> dict[str, Any]:
-        """Get one JSON document, once, within a short time.
-
-        Raises:
-            RequestFailed: It failed.
-        """
+        """Get one JSON document, once, within a short time; RequestFailed if it fails."""
         return parse_document(await self.fetch_text(path, seconds=seconds))
 
     async def fetch_text(

@@ -71,8 +71,7 @@ class System:
 def check_comparable(systems: Sequence[System]) -> None:
     """Check that all systems answered the same questions, asked in the same way.
 
-    Raises:
-        UsageError: A system differs from the first; the message has one line per difference.
+    UsageError if a system differs from the first; the message has one line per difference.
     """
     first, *others = systems
     found = [text for other in others for text in list_obstacles(first, other)]
@@ -372,11 +371,8 @@ def split_arm(text: str) -> tuple[str, str | None]:
 def read_systems(texts: Sequence[str], config: Config) -> tuple[list[list[System]], list[str]]:
     """Read the systems of some runs, and notes about the runs.
 
-    A run without an arm selects all its arms, or the policy of a policy run.
-
-    Raises:
-        UsageError: A run has no such arm, or no answers.
-        EtuiError: A folder is not a run.
+    A run without an arm selects all its arms, or the policy of a policy run. UsageError if a run
+    has no such arm, or no answers; EtuiError if a folder is not a run.
     """
     found: list[list[System]] = []
     named: list[tuple[str, str]] = []

@@ -62,12 +62,11 @@ def list_part(
 ) -> dict[str, tuple[int, ...]]:
     """List the questions that a part asks; None is the whole plan.
 
+    Returns subject -> indices of its drawn questions, ascending; without subjects that have none.
+
     Args:
         sizes: Subject -> number of drawn questions, in the order of the run.
         block: Requested questions of a block of the balanced order; None is :data:`BLOCK`.
-
-    Returns:
-        Subject -> indices of its drawn questions, ascending; without subjects that have none.
     """
     if part is None:
         return {subject: tuple(range(size)) for subject, size in sizes.items()}
@@ -314,8 +313,7 @@ def _drop_descriptions(document: dict[str, Any]) -> dict[str, Any]:
 def parse_run_config(document: object) -> RunConfig:
     """Parse a ``config.json``; unknown keys are ignored.
 
-    Raises:
-        DocumentError: The document is not a configuration, or one of another version.
+    DocumentError if the document is not a configuration, or one of another version.
     """
     if not isinstance(document, Mapping):
         raise DocumentError("it is not a JSON object")

@@ -85,8 +85,7 @@ def format_difficulty(
 def read_difficulty(path: Path) -> DifficultyTable:
     """Read a table.
 
-    Raises:
-        InvalidFile: The file cannot be read or is not such a table; with the line of each problem.
+    InvalidFile if the file cannot be read or is not such a table; with the line of each problem.
     """
     try:
         if path.stat().st_size > _MOST_BYTES:
@@ -100,11 +99,7 @@ def read_difficulty(path: Path) -> DifficultyTable:
 
 
 def parse_difficulty(text: str, place: str) -> DifficultyTable:
-    """Parse a table.
-
-    Raises:
-        InvalidFile: It is not such a table; with the line of each problem.
-    """
+    """Parse a table; InvalidFile if it is not such a table; with the line of each problem."""
     lines = text.removeprefix("\ufeff").split("\n")
     head = next((at for at, line in enumerate(lines) if not line.startswith("#")), len(lines))
     data_sha256, sources = _parse_comments(lines[:head], place)
@@ -214,10 +209,8 @@ def collect_models(config: RunConfig, samples: Iterable[Sample], place: str) -> 
 def build_difficulty(models: Sequence[ModelOutcomes]) -> str:
     """Build the text of a table of difficulties, from at least one answer.
 
-    Models of one hash or, without hashes, of one name and source are one model.
-
-    Raises:
-        UsageError: The answers are to questions of different data; the message names them.
+    Models of one hash or, without hashes, of one name and source are one model. UsageError if the
+    answers are to questions of different data; the message names them.
     """
     known = [model for model in models if model.data_sha256 is not None]
     for model in known[1:]:

@@ -73,11 +73,8 @@ def count_prompts(plan: RunPlan, config: Config, catalogue: Catalogue) -> Prompt
     """Count the prompt tokens of all questions of a plan; those of remote models are unknown.
 
     What the chat template adds is the same for every question, so that it is rendered for a few of
-    them only.
-
-    Raises:
-        ModelUnavailable: A model is not on this machine, or crashes llama.cpp.
-        ContextOverflow: A question does not fit, even without worked examples.
+    them only. ModelUnavailable if a model is not on this machine, or crashes llama.cpp;
+    ContextOverflow if a question does not fit, even without worked examples.
     """
     own: dict[str, dict[Key, int]] = {}
     added: dict[str, float] = {}
@@ -213,14 +210,11 @@ class _Vocabulary:
 def count_tokens(plan: RunPlan, config: Config, catalogue: Catalogue) -> dict[str, Any]:
     """Count the tokens that a run computes, by model.
 
-    Returns:
-        ``questions``, ``format``, and ``models``: name -> ``computed`` (tokens that the run
-        computes), ``prefix`` (those of them in worked examples), ``whole`` (total without reuse).
-        For formats that generate, these are the prompts' own tokens, without a chat template.
-
-    Raises:
-        ModelUnavailable: A model is not on this machine, or crashes llama.cpp.
-        ContextOverflow: A question does not fit, even without worked examples.
+    Returns ``questions``, ``format``, and ``models``: name -> ``computed`` (tokens that the run
+    computes), ``prefix`` (those of them in worked examples), ``whole`` (total without reuse). For
+    formats that generate, these are the prompts' own tokens, without a chat template.
+    ModelUnavailable if a model is not on this machine, or crashes llama.cpp; ContextOverflow if a
+    question does not fit, even without worked examples.
     """
     counts = {
         name: _count_model_tokens(plan, vocabulary)

@@ -24,10 +24,8 @@ def write_figures(folder: Path, run: RunConfig, samples: Sequence[Sample]) -> li
     """Write every figure for which the run has data.
 
     The figures are ``accuracy_joules`` (arms with both intervals, and the hull), ``subjects``
-    (accuracy of each subject) and ``phases`` (joules per question in prefill and decode).
-
-    Raises:
-        OSError: The folder cannot be written.
+    (accuracy of each subject) and ``phases`` (joules per question in prefill and decode). OSError
+    if the folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     summary = summarise(samples, run)

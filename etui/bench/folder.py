@@ -67,9 +67,8 @@ class Recorded:
 def read_run(folder: Path) -> Recorded:
     """Read a run folder, finished or not.
 
-    Raises:
-        UsageError: The folder is not a run folder.
-        InvalidFile: A file in it is unreadable or invalid.
+    UsageError if the folder is not a run folder; InvalidFile if a file in it is unreadable or
+    invalid.
     """
     config, edited = _read_config(folder)
     fix = "the file was changed outside etui; remove the line, or start a new run"

@@ -39,11 +39,9 @@ class RunTable:
 def read_runs(folders: Sequence[Path], config: Config, data: Path | None = None) -> RunTable:
     """Read run folders as one table; an arm in a second run is a repeat.
 
-    ``data`` is the location of the questions; None looks where the runs read them.
-
-    Raises:
-        UsageError: A folder is not a run, the runs use different data, or share no question.
-        InvalidFile: A file cannot be read.
+    ``data`` is the location of the questions; None looks where the runs read them. UsageError if a
+    folder is not a run, the runs use different data, or share no question; InvalidFile if a file
+    cannot be read.
     """
     recorded = [read_run(folder) for folder in folders]
     first = recorded[0].config

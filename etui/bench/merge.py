@@ -49,11 +49,9 @@ def merge_runs(runs: Sequence[Recorded], run_id: str) -> MergedRun:
     """Join runs of one plan, at least two.
 
     A question that several runs answered counts once, with the answer of the run that was given
-    first. Machines that answered nothing in the joined run are left out.
-
-    Raises:
-        UsageError: There are fewer than two runs, one is there twice, or they are not of one plan.
-        InvalidFile: A run was changed outside etui.
+    first. Machines that answered nothing in the joined run are left out. UsageError if there are
+    fewer than two runs, one is there twice, or they are not of one plan; InvalidFile if a run was
+    changed outside etui.
     """
     _check_runs(runs)
     machines, keyed = _number_machines(runs)
@@ -208,11 +206,8 @@ def _note_versions(machines: Sequence[BenchMachine]) -> Iterator[str]:
 def write_merged(merged: MergedRun, to: Path, config: Config, log: TurnWriter) -> Summary:
     """Write the folder of a joined run, and its rows in the log, which is then closed.
 
-    ``config`` gives the places where the questions and their labels may be.
-
-    Raises:
-        UsageError: The folder is not empty.
-        EtuiError: It cannot be written.
+    ``config`` gives the places where the questions and their labels may be. UsageError if the
+    folder is not empty; EtuiError if it cannot be written.
     """
     check_new(to, RUN)
     # The data that are on this machine; else those of the first run.

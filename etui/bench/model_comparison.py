@@ -116,8 +116,7 @@ class _Found:
 def compare_models(specs: Sequence[ModelSpec], config: Config, log: LogReader) -> ModelComparison:
     """Compare models by what was measured of them on this machine.
 
-    Raises:
-        UsageError: There are fewer than two.
+    UsageError if there are fewer than two.
     """
     if len(specs) < 2:
         raise UsageError("name two models or more", "`etui models list` shows all of them")

@@ -245,9 +245,8 @@ def make_plan(
 ) -> RunPlan:
     """Make the plan of a new run.
 
-    Raises:
-        EtuiError: A name does not exist, options cannot be combined, the data or the policy are
-            invalid, or a model or the suite is not here and cannot be downloaded.
+    EtuiError if a name does not exist, options cannot be combined, the data or the policy are
+    invalid, or a model or the suite is not here and cannot be downloaded.
     """
     check_request(ask)
     list_models(ask, config, catalogue)  # a wrong name is reported before a download
@@ -322,9 +321,8 @@ def _draw_plan(ask: RunRequest, suite: Suite, format_: Format, arms: Mapping[str
 def restore_plan(run: RunConfig, config: Config, catalogue: Catalogue) -> RunPlan:
     """Make the plan of a resumed run from its configuration.
 
-    Raises:
-        UsageError: The data of the run no longer exist.
-        InvalidFile: The data or the policy of the run are no longer valid.
+    UsageError if the data of the run no longer exist; InvalidFile if the data or the policy of the
+    run are no longer valid.
     """
     named = is_named_suite(run.suite)
     data = Path(run.data_path) if run.data_path and named else None
@@ -402,15 +400,13 @@ def add_precision(
 ) -> RunPlan:
     """Make a plan stop at a precision.
 
+    UsageError if the plan cannot stop at a precision, or the difficulties are those of other data
+    or of a model that is measured; InvalidFile if the table of difficulties is invalid.
+
     Args:
         points: Half width in percentage points, above 0 and below 50.
         of: Whose half width; None is that of the accuracies.
         difficulty: File with the difficulties of the questions; notes about it go to ``say``.
-
-    Raises:
-        UsageError: The plan cannot stop at a precision, or the difficulties are those of other data
-            or of a model that is measured.
-        InvalidFile: The table of difficulties is invalid.
     """
     if plan.config.per_subject is not None:
         raise UsageError(

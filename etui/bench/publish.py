@@ -317,16 +317,14 @@ def publish_run(
 ) -> tuple[str, ...]:
     """Write the public folder of a run; writing it again changes nothing.
 
+    InvalidFile if the run was changed outside etui; UsageError if the run has no answers, the
+    folder is of something else, or one of its files was edited; EtuiError if a file would contain
+    private data, or cannot be written.
+
     Args:
         to: The folder; new, empty, or of an earlier publication of the same run.
         licence: SPDX identifier of the licence of the results.
         private: What must not occur in any file, but for ``allowed`` words.
-
-    Raises:
-        InvalidFile: The run was changed outside etui.
-        UsageError: The run has no answers, the folder is of something else, or one of its files was
-            edited.
-        EtuiError: A file would contain private data, or cannot be written.
     """
     if recorded.edited:
         raise InvalidFile(

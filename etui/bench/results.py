@@ -65,9 +65,7 @@ def load_labels(
 ) -> dict[str, dict[int, str]] | None:
     """Read the labels of MMLU-Redux from a given file, or from the data folder if it has them.
 
-    Raises:
-        InvalidFile: The given file contains no labels.
-        OSError: The given file cannot be read.
+    InvalidFile if the given file contains no labels; OSError if the given file cannot be read.
     """
     if redux is not None:
         return read_labels(redux)

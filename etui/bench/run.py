@@ -21,13 +21,7 @@ from etui.bench.config import RunConfig, differences, plan_differences
 from etui.bench.cost import find_weakest_kind
 from etui.bench.difficulty import DIFFICULTY
 from etui.bench.folder import RUN, RunFolder, new_run_id, read_run, runs_dir
-from etui.bench.machines import (
-    MachineShare,
-    add_machines,
-    assign_keys,
-    is_comparison,
-    undo_join,
-)
+from etui.bench.machines import MachineShare, add_machines, assign_keys, is_comparison, undo_join
 from etui.bench.plan import RunPlan, check_sources, restore_difficulty
 from etui.bench.progress import RunProgress
 from etui.bench.results import write_results
@@ -394,8 +388,7 @@ class BenchRunner:
     def start(self, plan: RunPlan, out: Path | None, limits: RunLimits = NO_LIMITS) -> RunOutcome:
         """Run a plan in a new folder; None creates one in the folder of all runs.
 
-        Raises:
-            EtuiError: The run cannot start, or did not finish; its answers are kept.
+        EtuiError if the run cannot start, or did not finish; its answers are kept.
         """
         if out is not None:
             check_new(out, RUN)  # report an error before loading models takes minutes
@@ -417,9 +410,8 @@ class BenchRunner:
     ) -> RunOutcome:
         """Resume a run; joules used before count towards the limits, time does not.
 
-        Raises:
-            UsageError: The run was started with other data, models or programs, or was merged.
-            EtuiError: The run cannot resume, or did not finish; its answers are kept.
+        UsageError if the run was started with other data, models or programs, or was merged;
+        EtuiError if the run cannot resume, or did not finish; its answers are kept.
         """
         opened, recorded = RunFolder.resume(folder)
         with opened:
@@ -453,8 +445,7 @@ class BenchRunner:
     def configure(self, plan: RunPlan, run_id: str) -> RunConfig:
         """Load the models of a plan and describe the run on this machine.
 
-        Raises:
-            EtuiError: A model cannot be loaded, or a question does not fit into its context.
+        EtuiError if a model cannot be loaded, or a question does not fit into its context.
         """
         runtime = self.runtime
         if plan.policy is None:

@@ -63,9 +63,8 @@ class QuestionAnswerer(Protocol):
     def answer(self, work: SubjectWork) -> Iterator[Answered]:
         """Answer the unanswered questions of a subject.
 
-        Raises:
-            StopRequested: The user stopped the run; the current question is discarded.
-            EtuiError: The engine failed.
+        StopRequested if the user stopped the run; the current question is discarded; EtuiError if
+        the engine failed.
         """
 
 
@@ -321,10 +320,8 @@ class ScoringArm:
     def answer(self, work: SubjectWork) -> Iterator[ScoredGroup]:
         """Score the unanswered questions of a subject, one group at a time.
 
-        Raises:
-            StopRequested: The user stopped the run; the current group is discarded.
-            ContextOverflow: A question does not fit, even without worked examples.
-            EngineFailed: llama.cpp failed.
+        StopRequested if the user stopped the run; the current group is discarded; ContextOverflow
+        if a question does not fit, even without worked examples; EngineFailed if llama.cpp failed.
         """
         session = self.session()
         start_ns = time.monotonic_ns()

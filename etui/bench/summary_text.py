@@ -197,8 +197,7 @@ def suite_name(summary: Summary) -> str:
 def ends(figure: Interval | RightShare) -> tuple[float, float]:
     """Return both ends of an accuracy's interval; only a damaged file has none.
 
-    Raises:
-        ValueError: An end is missing.
+    ValueError if an end is missing.
     """
     if figure.low is None or figure.high is None:
         raise ValueError("an accuracy has no interval")

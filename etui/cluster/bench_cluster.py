@@ -20,14 +20,7 @@ from etui.cluster.drive import ClusterLoop, RunNode
 from etui.cluster.host import HostShare
 from etui.cluster.messages import CurvePoint, Opening
 from etui.cluster.open_nodes import NodeDriver, read_versions
-from etui.cluster.tally import (
-    CLUSTER,
-    Losses,
-    NodeTally,
-    read_tallies,
-    sum_losses,
-    write_document,
-)
+from etui.cluster.tally import CLUSTER, Losses, NodeTally, read_tallies, sum_losses, write_document
 from etui.design.curve_visits import append_curve_point, read_curve_points
 from etui.errors import EtuiError, Stopped, UsageError
 from etui.measure.folder import join_differences
@@ -57,9 +50,8 @@ class ClusterBench(BenchRunner):
     def configure(self, plan: RunPlan, run_id: str) -> RunConfig:
         """Start the nodes, compare them, and have them load data and models.
 
-        Raises:
-            UsageError: The nodes do not fit together, or the plan cannot be compared.
-            EtuiError: No node is ready.
+        UsageError if the nodes do not fit together, or the plan cannot be compared; EtuiError if no
+        node is ready.
         """
         for given, what, fix in (
             (plan.policy, "a policy that chooses the arms", "select arms with --arms"),

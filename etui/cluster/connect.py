@@ -90,16 +90,9 @@ def build_environment(
     """Build the variables to set before Ray is imported.
 
     On this machine alone, a token for this run keeps other users of it out. ``home`` may hold a
-    token of Ray.
-
-    Raises:
-        UsageError: The address is beyond this machine, and no token is set.
+    token of Ray. UsageError if the address is beyond this machine, and no token is set.
     """
-    found = {
-        USAGE_STATS: "0",
-        "RAY_DEDUP_LOGS": "0",
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    }
+    found = {USAGE_STATS: "0", "RAY_DEDUP_LOGS": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
     if isinstance(address, int):
         return {
             **found,
@@ -239,10 +232,8 @@ def open_ray(address: ClusterAddress | int) -> Iterator[Any]:
     """Connect to a cluster for the time of the body, and yield the module ``ray``, connected.
 
     A number as the address starts a cluster of that many nodes on this machine, with its CPUs
-    divided among them, and stops it at the end.
-
-    Raises:
-        UsageError: Ray is missing, nothing like Ray is at the address, or it has other versions.
+    divided among them, and stops it at the end. UsageError if Ray is missing, nothing like Ray is
+    at the address, or it has other versions.
     """
     require_extra("cluster", "--cluster")
     changes = build_environment(address, os.environ, Path.home())

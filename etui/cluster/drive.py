@@ -199,10 +199,8 @@ class ClusterLoop:
     ) -> Ending:
         """Answer everything that is left; a block is asked for once the last one is answered.
 
-        Raises:
-            Stopped: No node is left that can go on.
-            UsageError: Every node would fail alike.
-            EtuiError: A piece failed on several nodes, or the answers cannot be written.
+        Stopped if no node is left that can go on; UsageError if every node would fail alike;
+        EtuiError if a piece failed on several nodes, or the answers cannot be written.
         """
         try:
             ending: Ending = "complete"

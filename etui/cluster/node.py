@@ -216,9 +216,8 @@ class NodeMachine:
     def open(self, opening: Opening, emit: Callable[[Message], None]) -> None:
         """Load the questions and the models of a run; emit its configuration here at the end.
 
-        Raises:
-            UsageError: The data or a model are others than the driver's.
-            EtuiError: They cannot be had.
+        UsageError if the data or a model are others than the driver's; EtuiError if they cannot be
+        had.
         """
 
         def say(text: str) -> None:
@@ -251,9 +250,8 @@ class NodeMachine:
     def answer(self, task: Task) -> Iterator[Answered]:
         """Answer a piece.
 
-        Raises:
-            StopRequested: :meth:`stop` was called; the current question is discarded.
-            EtuiError: The engine failed.
+        StopRequested if :meth:`stop` was called; the current question is discarded; EtuiError if
+        the engine failed.
         """
         if self._plan is None or task.opening is None:
             raise EtuiError("nothing is open on this node", "this is a bug in etui")
@@ -279,9 +277,8 @@ class NodeMachine:
     def measure(self, request: Measurement, emit: Callable[[Message], None]) -> None:
         """Calibrate a model or sweep its settings, as the commands do on one machine.
 
-        Raises:
-            KeyboardInterrupt: It was stopped before anything was kept.
-            EtuiError: It cannot start, or has failed; what was measured is kept here.
+        KeyboardInterrupt if it was stopped before anything was kept; EtuiError if it cannot start,
+        or has failed; what was measured is kept here.
         """
 
         def watch(progress: Progress) -> None:

@@ -136,9 +136,7 @@ class NodeDriver:
     def start(self) -> None:
         """Start the process of every node and compare its versions with those of this machine.
 
-        Raises:
-            UsageError: A node has other versions, or no etui.
-            EtuiError: No node is ready.
+        UsageError if a node has other versions, or no etui; EtuiError if no node is ready.
         """
         self.nodes = name_nodes(self.carrier.list_nodes())
         if not self.nodes:
@@ -174,8 +172,7 @@ class NodeDriver:
     def open(self, openings: Mapping[str, Opening]) -> dict[str, RunConfig]:
         """Have every node load its questions and models; return the run's configuration on each.
 
-        Raises:
-            EtuiError: A node has another model or other data, or no node is ready.
+        EtuiError if a node has another model or other data, or no node is ready.
         """
         return self._keep_ready(self._ask(openings, "open", self.patience.opening), RunConfig)
 
@@ -188,9 +185,7 @@ class NodeDriver:
     ) -> dict[str, Measured | Failed]:
         """Start all nodes and have one of each host calibrate or sweep; ``hear`` takes each step.
 
-        Raises:
-            UsageError: A node has other versions.
-            EtuiError: No node is ready.
+        UsageError if a node has other versions; EtuiError if no node is ready.
         """
         self.start()
         self.keep_one_per_host()
@@ -256,9 +251,8 @@ class NodeDriver:
     def _keep_ready(self, replies: Mapping[str, Message], kind: type[T]) -> dict[str, T]:
         """Return what the nodes said that are ready; end the others, and name them.
 
-        Raises:
-            UsageError: A node reported wrong usage: another model, other data.
-            EtuiError: A node reported another error, or none is ready.
+        UsageError if a node reported wrong usage: another model, other data; EtuiError if a node
+        reported another error, or none is ready.
         """
         failed = {name: each for name, each in replies.items() if isinstance(each, Failed)}
         if failed:

@@ -70,9 +70,8 @@ class Folder:
     def create(cls, path: Path, kind: FolderKind, config: Mapping[str, Any]) -> Self:
         """Create the folder of a new experiment.
 
-        Raises:
-            UsageError: The path is a file, or the folder is not empty.
-            EtuiError: The folder cannot be written, or another process is writing to it.
+        UsageError if the path is a file, or the folder is not empty; EtuiError if the folder cannot
+        be written, or another process is writing to it.
         """
         check_new(path, kind)
         with _open_locked(path, kind) as lock:
@@ -87,10 +86,9 @@ class Folder:
     def reopen(cls, path: Path, kind: FolderKind, read: Callable[[Path], R]) -> tuple[Self, R]:
         """Open a folder to resume its experiment; drop last lines that were cut off.
 
-        Raises:
-            UsageError: It is not a folder of this kind.
-            InvalidFile: A file in it was changed outside etui.
-            EtuiError: The folder cannot be written, or another process is writing to it.
+        UsageError if it is not a folder of this kind; InvalidFile if a file in it was changed
+        outside etui; EtuiError if the folder cannot be written, or another process is writing to
+        it.
         """
         if not (path / CONFIG).is_file():
             raise wrong_folder_error(path, kind)
@@ -107,9 +105,8 @@ class Folder:
     def append(self, name: str, documents: Iterable[Any]) -> None:
         """Append documents as lines to a file that grows, and flush them to the disk.
 
-        Raises:
-            Stopped: The disk is full; earlier lines are kept.
-            EtuiError: The folder cannot be written.
+        Stopped if the disk is full; earlier lines are kept; EtuiError if the folder cannot be
+        written.
         """
         lines = b"".join(json.dumps(document).encode() + b"\n" for document in documents)
         with explain_write_errors(self.path, self._kind):
@@ -158,13 +155,12 @@ class FileLines(Generic[T]):
 def read_lines(path: Path, parse: Callable[[Any], T], what: str, fix: str) -> FileLines[T]:
     """Read a file of JSON lines; one that does not exist has none.
 
+    InvalidFile if the file cannot be read, or a line is not valid.
+
     Args:
         parse: Builds a value from a document; raises ValueError, KeyError or TypeError.
         what: What a line should be, for messages: ``a valid answer``.
         fix: What to do about a line that is not.
-
-    Raises:
-        InvalidFile: The file cannot be read, or a line is not valid.
     """
     raw = read_bytes(path)
     values: list[T] = []
@@ -191,10 +187,8 @@ def read_bytes(path: Path) -> bytes:
 def append_line(path: Path, document: Any) -> None:
     """Append a document as a line to a file of its own, and flush it to the disk.
 
-    A last line that was cut off is dropped first.
-
-    Raises:
-        OSError: The disk is full, or the file cannot be written.
+    A last line that was cut off is dropped first. OSError if the disk is full, or the file cannot
+    be written.
     """
     with path.open("a+b", buffering=0) as file:
         file.seek(0)
@@ -225,8 +219,7 @@ def find_seal_problem(folder: Path, kind: FolderKind, raw: bytes) -> str:
 def check_new(folder: Path, kind: FolderKind) -> None:
     """Check that a new experiment can use this folder.
 
-    Raises:
-        UsageError: The path is a file, or the folder is not empty.
+    UsageError if the path is a file, or the folder is not empty.
     """
     if (folder / CONFIG).exists():
         raise UsageError(
@@ -258,10 +251,7 @@ def list_folders(place: Path) -> tuple[Path, ...]:
 def find_folder(text: str, place: Path, noun: str) -> Path:
     """Find a folder by its path, its name or a prefix of it; ``last`` is the newest.
 
-    ``noun`` is what is in each, such as ``run``.
-
-    Raises:
-        UsageError: None matches, or several do.
+    ``noun`` is what is in each, such as ``run``. UsageError if none matches, or several do.
     """
     given = Path(text).expanduser()
     if text and (given / CONFIG).is_file():

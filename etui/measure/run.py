@@ -99,12 +99,11 @@ def measure_cells(
 ) -> Ending:
     """Measure cells in their order, and keep each result as soon as it is there.
 
+    EtuiError if the engine failed, or a result cannot be written.
+
     Args:
         cells: Cells that are left; an iterator may choose the next ones by the results so far.
         check: Returns why the experiment ends now, or None.
-
-    Raises:
-        EtuiError: The engine failed, or a result cannot be written.
     """
     for cell in cells:
         if ending := check():
@@ -128,10 +127,8 @@ def measure_undisturbed(
 ) -> tuple[R, tuple[str, ...]]:
     """Measure again, from the beginning, what was disturbed.
 
-    Also returns why the attempts before the result were discarded.
-
-    Raises:
-        Stopped: All attempts were disturbed; the experiment can be resumed.
+    Also returns why the attempts before the result were discarded. Stopped if all attempts were
+    disturbed; the experiment can be resumed.
     """
     reasons: list[str] = []
     while True:

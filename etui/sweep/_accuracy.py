@@ -93,7 +93,9 @@ def measure_answers(
             session = session_for(setting)
         except SettingFailed:
             continue
-        arm = ScoringArm(setting.key, partial(_keep, session), FORMAT, cancelled=cancelled)
+        arm = ScoringArm(
+            setting.key, partial(lambda one: one, session), FORMAT, cancelled=cancelled
+        )
         for group in (group for work in works if work.left for group in arm.answer(work)):
             for scored in group.scored:
                 question, choice = scored.prompt.question, scored.choice
@@ -103,10 +105,6 @@ def measure_answers(
                         setting.key, number, question.subject, question.row, choice,
                         correct=choice == question.answer,
                     )  # fmt: skip
-
-
-def _keep(session: LlamaSession) -> LlamaSession:
-    return session
 
 
 def group_by_numbers(settings: Sequence[Setting]) -> dict[str, str]:

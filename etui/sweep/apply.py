@@ -123,12 +123,9 @@ def apply_best(
 
     Values of an earlier sweep for axes that this one did not vary are kept. The goal may differ
     from that of the sweep. What is returned is in use now: without values and power limit, the
-    settings of models.yaml are the best, and earlier tuned ones were removed.
-
-    Raises:
-        NothingToApply: No setting is a claimed improvement.
-        EtuiError: The sweep is not finished, was of another machine or another file of the model,
-            or the settings cannot be saved.
+    settings of models.yaml are the best, and earlier tuned ones were removed. NothingToApply if no
+    setting is a claimed improvement; EtuiError if the sweep is not finished, was of another machine
+    or another file of the model, or the settings cannot be saved.
     """
     spec = _check_sweep(config, sweep_config, result)
     best = choose_setting(result, goal)

@@ -91,9 +91,8 @@ class RecordedSweep:
 def read_sweep(folder: Path) -> RecordedSweep:
     """Read a sweep folder, finished or not.
 
-    Raises:
-        UsageError: The folder is not a sweep folder.
-        InvalidFile: A file in it is unreadable, of another version, or was changed outside etui.
+    UsageError if the folder is not a sweep folder; InvalidFile if a file in it is unreadable, of
+    another version, or was changed outside etui.
     """
     config = read_config(folder)
     blocks = _read_lines(folder / BLOCKS, Block)
@@ -104,11 +103,7 @@ def read_sweep(folder: Path) -> RecordedSweep:
         )
     answers = _read_lines(folder / ANSWERS, SettingAnswer)
     power = _read_lines(folder / POWER, VisitPower)
-    sizes = {
-        BLOCKS: blocks.good_bytes,
-        ANSWERS: answers.good_bytes,
-        POWER: power.good_bytes,
-    }
+    sizes = {BLOCKS: blocks.good_bytes, ANSWERS: answers.good_bytes, POWER: power.good_bytes}
     return RecordedSweep(
         folder, config, blocks.values, answers.values, power.values, sizes, is_finished(folder)
     )
@@ -117,9 +112,8 @@ def read_sweep(folder: Path) -> RecordedSweep:
 def read_config(folder: Path) -> SweepConfig:
     """Read the configuration of a sweep.
 
-    Raises:
-        UsageError: The folder is not a sweep folder.
-        InvalidFile: The file is unreadable, of another version, or was changed outside etui.
+    UsageError if the folder is not a sweep folder; InvalidFile if the file is unreadable, of
+    another version, or was changed outside etui.
     """
     path = folder / CONFIG
     if not path.is_file():

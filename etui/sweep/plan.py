@@ -48,13 +48,10 @@ def make_plan(
 ) -> SweepPlan:
     """Plan a sweep: find the model, the settings, the texts and the questions.
 
-    ``asked`` is what the user asks for, or the configuration of a sweep to resume.
-
-    Raises:
-        UsageError: A name does not exist, a value is not possible here, or there is only one
-            combination.
-        ModelUnavailable: The model is not on this machine.
-        InvalidFile: The policy, the workload or the suite is not valid.
+    ``asked`` is what the user asks for, or the configuration of a sweep to resume. UsageError if a
+    name does not exist, a value is not possible here, or there is only one combination;
+    ModelUnavailable if the model is not on this machine; InvalidFile if the policy, the workload or
+    the suite is not valid.
     """
     baseline = find_baseline(asked.model, asked.policy, asked.arm, config, catalogue)
     if asked.axes:

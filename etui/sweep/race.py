@@ -109,9 +109,8 @@ class RaceProgress:
 def follow(design: SweepDesign, blocks: Sequence[Block]) -> RaceProgress:
     """Follow a sweep through its blocks.
 
-    Raises:
-        EtuiError: The blocks are not of this design, or the baseline cannot run or be measured.
-        ValueError: The design has fewer than two settings, one of them twice, or no race.
+    EtuiError if the blocks are not of this design, or the baseline cannot run or be measured;
+    ValueError if the design has fewer than two settings, one of them twice, or no race.
     """
     keys = tuple(setting.key for setting in design.settings)
     if len(keys) < 2 or len(set(keys)) < len(keys) or design.race_rounds < 1:
@@ -363,11 +362,9 @@ def measure_blocks(
 
     A block with a disturbed visit is measured again from its beginning, because the rest of it
     would be compared with visits of another time. Ctrl-C (``KeyboardInterrupt``) is not caught: it
-    loses the running block only. ``on_visit`` sees the visits of discarded attempts too.
-
-    Raises:
-        Stopped: The machine stays busy; the sweep can be resumed.
-        EtuiError: The engine or the meter failed, or as :func:`follow`.
+    loses the running block only. ``on_visit`` sees the visits of discarded attempts too. Stopped if
+    the machine stays busy; the sweep can be resumed; EtuiError if the engine or the meter failed,
+    or as :func:`follow`.
     """
     settings = {setting.key: setting for setting in design.settings}
     progress = follow(design, blocks)

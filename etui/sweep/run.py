@@ -31,21 +31,9 @@ from etui.models.catalogue import load_catalogue
 from etui.stats.differences import Difference
 from etui.stats.tests import Interval
 from etui.sweep import race
-from etui.sweep._accuracy import (
-    analyse_measured,
-    group_answers,
-    group_by_numbers,
-    list_asked,
-)
+from etui.sweep._accuracy import analyse_measured, group_answers, group_by_numbers, list_asked
 from etui.sweep._measurer import LocalMeasurer
-from etui.sweep.blocks import (
-    Block,
-    BlockPlan,
-    Failure,
-    SettingAnswer,
-    Visit,
-    VisitPower,
-)
+from etui.sweep.blocks import Block, BlockPlan, Failure, SettingAnswer, Visit, VisitPower
 from etui.sweep.config import BUSY_S, SweepConfig
 from etui.sweep.document import build_document, build_energy_record
 from etui.sweep.folder import (
@@ -65,13 +53,7 @@ from etui.sweep.folder import (
     sweeps_dir,
 )
 from etui.sweep.page import render_report
-from etui.sweep.plan import (
-    SweepPlan,
-    asks_for_the_same,
-    list_changes,
-    make_plan,
-    refuse_changes,
-)
+from etui.sweep.plan import SweepPlan, asks_for_the_same, list_changes, make_plan, refuse_changes
 from etui.sweep.result import SettingResult, SweepResult
 from etui.sweep.verdict import floor_sentence, format_verdict
 from etui.sweep.workbench import LocalWorkbench
@@ -109,8 +91,7 @@ class SweepRunner:
     ) -> SweepOutcome:
         """Start a sweep, or resume the unfinished one that asks for the same.
 
-        Raises:
-            EtuiError: The sweep cannot start, or has failed; what was measured is kept.
+        EtuiError if the sweep cannot start, or has failed; what was measured is kept.
         """
         if out is not None and (fresh or not (out / CONFIG).is_file()):
             check_new(out, SWEEP)  # report an error before anything is opened
@@ -139,9 +120,8 @@ class SweepRunner:
     def resume(self, place: Path) -> SweepOutcome:
         """Resume a sweep; one that is complete is only reported again.
 
-        Raises:
-            UsageError: The machine, the model or the programs are others than at its start.
-            EtuiError: The sweep cannot go on, or has failed; what was measured is kept.
+        UsageError if the machine, the model or the programs are others than at its start; EtuiError
+        if the sweep cannot go on, or has failed; what was measured is kept.
         """
         recorded = read_sweep(place)  # report an error before anything is opened
         is_measured = race.plan_next(race.follow(recorded.config.design, recorded.blocks)) is None
@@ -254,11 +234,9 @@ class SweepRun:
     def measure(self) -> SweepOutcome:
         """Measure what is missing, and write the result.
 
-        Ctrl-C and a :class:`Stopped` of the measurer keep what was measured.
-
-        Raises:
-            Stopped: It was stopped before the first block.
-            EtuiError: The engine, the meter or the disk failed; the folder has what was measured.
+        Ctrl-C and a :class:`Stopped` of the measurer keep what was measured. Stopped if it was
+        stopped before the first block; EtuiError if the engine, the meter or the disk failed; the
+        folder has what was measured.
         """
         why = ""
         self._start_s = self._last_s = self.clock()

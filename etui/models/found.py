@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from etui.errors import ModelUnavailable
 from etui.models.files import file_size
-from etui.models.gguf import Gguf, check_usable, list_part_paths
+from etui.models.gguf import SAMPLING_KEYS, Gguf, check_usable, is_sampling_value, list_part_paths
 from etui.models.spec import ModelSampling
 from etui.text import one_line
 
@@ -33,15 +33,7 @@ _OLLAMA_PARAMS = "application/vnd.ollama.image.params"
 _OLLAMA_REGISTRY = "registry.ollama.ai"
 _OLLAMA_ENGINE = ("gptoss", "mllama", "qwen25vl")
 """Architectures that only Ollama's own engine knows by these names."""
-_OLLAMA_SAMPLING = {
-    "temperature": "temperature",
-    "top_p": "top_p",
-    "top_k": "top_k",
-    "min_p": "min_p",
-    "repeat_penalty": "repeat_penalty",
-    "repeat_last_n": "repeat_last_n",
-    "presence_penalty": "presence_penalty",
-}
+_OLLAMA_SAMPLING = {name: name for name in SAMPLING_KEYS}
 _MOST_JSON_BYTES = 1 << 20
 _MOST_FILES = 10_000  # Of one store: a link in it may lead to a whole disk
 _DIGEST = re.compile(r"sha256[:-]([0-9a-f]{64})")
@@ -203,8 +195,6 @@ def _add_facts(model: FoundModel, read: Callable[[Path], Gguf]) -> FoundModel:
 
 def read_sampling(document: Mapping[str, Any], names: Mapping[str, str]) -> ModelSampling | None:
     """Read the sampling values that etui allows, by their names in ModelSampling and there."""
-    from etui.models.gguf import is_sampling_value
-
     values: dict[str, Any] = {
         name: document[key]
         for name, key in names.items()

@@ -48,7 +48,7 @@ _NUMBER_RANGES = {
 Layers without attention (recurrent ones of hybrid models) have no heads.
 """
 
-_SAMPLING_KEYS = {
+SAMPLING_KEYS = {
     "temperature": ("temp", 0, 5),
     "top_p": ("top_p", 1e-6, 1),
     "top_k": ("top_k", 0, 1_000_000),
@@ -276,7 +276,7 @@ class Gguf:
         """
         values: dict[str, Any] = {
             name: value
-            for name, (key, _, _) in _SAMPLING_KEYS.items()
+            for name, (key, _, _) in SAMPLING_KEYS.items()
             if is_sampling_value(name, value := self.metadata.get(f"general.sampling.{key}"))
         }
         for name, value in values.items():
@@ -326,7 +326,7 @@ def is_sampling_value(name: str, value: object) -> bool:
     """Return whether a value is one that a key of ``sampling`` in models.yaml can have."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
-    _, least, most = _SAMPLING_KEYS[name]
+    _, least, most = SAMPLING_KEYS[name]
     is_count = name in _COUNTS
     return least <= value <= most and not (is_count and value != int(value))
 

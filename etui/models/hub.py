@@ -22,7 +22,7 @@ from etui.errors import DownloadFailed, EtuiError
 from etui.models.files import check_space
 from etui.models.gguf import Gguf, parse_start
 from etui.models.repository import RemoteFile, Repository, split_roles
-from etui.models.spec import HubSource, is_secure
+from etui.models.spec import HubSource, UrlSource, is_secure
 from etui.text import one_line
 from etui.units import seconds_text
 
@@ -39,6 +39,7 @@ _MOST_SILENT_SECONDS = 20.0  # The same before a download, where nothing shows t
 _MOST_WAITS = 5
 _WAIT_SECONDS = 10.0  # After a 429 that does not say how long to wait
 _SLICE_SECONDS = 0.5
+_PAUSE_SECONDS = 1.0  # Between a broken connection and the next try
 _MOST_CONFIG_BYTES = 1 << 20
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG}
 _TRY_AGAIN = "try again{}"
@@ -284,48 +285,33 @@ def look_up_url(url: str) -> HubFile:
 
 
 def fetch(
-    source: HubSource,
+    source: HubSource | UrlSource,
     file: HubFile,
     folder: Path,
     report: Report,
-    pause_seconds: float = 1.0,
     waiting: Callable[[str], None] = _ignore,
     name: str = "",
 ) -> Path:
-    """Download a file of the hub, resuming an earlier attempt.
+    """Download a file, resuming an earlier attempt; only the hub gets its keys.
 
-    Args:
-        file: Its metadata from :func:`look_up`; the partial file in ``folder`` is named by it.
-        report: Called with the bytes downloaded so far.
-        pause_seconds: Wait between a broken connection and the next try.
-        waiting: Called with the reason when the hub asks to wait.
-        name: Another file of the same repository, a part of a split model.
+    ``file`` is its metadata, which names the partial file in ``folder``; ``report`` gets the bytes
+    downloaded so far, ``waiting`` the reason when the server asks to wait. ``name`` is another file
+    of the same repository, a part of a split model.
 
-    DownloadFailed if the hub refuses the file, or several tries in a row bring no new byte.
+    DownloadFailed if the server refuses the file, several tries in a row bring no new byte, or the
+    address leads to one that is not secure.
     """
-    from huggingface_hub import hf_hub_url
-    from huggingface_hub.utils import build_hf_headers
+    if isinstance(source, UrlSource):
+        request = _Request(source.url, source.url)
+    else:
+        from huggingface_hub import hf_hub_url
+        from huggingface_hub.utils import build_hf_headers
 
-    _send_no_telemetry()
-    name = name or source.file
-    url = hf_hub_url(source.repo, name, repo_type=source.kind, revision=file.commit)
-    request = _Request(url, f"{name} from the hub", build_hf_headers(), source.repo)
-    return _Download(request, file, report, waiting).run(folder, pause_seconds)
-
-
-def fetch_url(
-    url: str,
-    file: HubFile,
-    folder: Path,
-    report: Report,
-    pause_seconds: float = 1.0,
-    waiting: Callable[[str], None] = _ignore,
-) -> Path:
-    """Download a file from any URL, without the keys of the hub, as :func:`fetch` does.
-
-    DownloadFailed also if the address leads to one that is not secure.
-    """
-    return _Download(_Request(url, url), file, report, waiting).run(folder, pause_seconds)
+        _send_no_telemetry()
+        name = name or source.file
+        url = hf_hub_url(source.repo, name, repo_type=source.kind, revision=file.commit)
+        request = _Request(url, f"{name} from the hub", build_hf_headers(), source.repo)
+    return _Download(request, file, report, waiting).run(folder)
 
 
 @dataclass(slots=True)
@@ -337,7 +323,7 @@ class _Download:
     report: Report
     waiting: Callable[[str], None]
 
-    def run(self, folder: Path, pause_seconds: float) -> Path:
+    def run(self, folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         file = self.file
         partial = folder / f"{file.version or 'unversioned'}.part"
@@ -377,7 +363,7 @@ class _Download:
                         f"the download of {self.request.shown} broke off: {_first_line(failure)}",
                         f"check the connection and {self.request.again.format('')}",
                     ) from failure
-                time.sleep(pause_seconds)
+                time.sleep(_PAUSE_SECONDS)
 
     def _wait(self, failure: Exception, out: IO[bytes]) -> None:
         seconds = _asked_seconds(failure)

@@ -52,7 +52,8 @@ def save_tuned(config: Config, settings: TunedSettings) -> None:
 
     InvalidFile if the file is damaged, and is left as it is.
     """
-    kept = [one for one in load_tuned(config) if not _concerns(one, settings)]
+    of = settings.model, settings.machine
+    kept = [one for one in load_tuned(config) if (one.model, one.machine) != of]
     _write(config, [*kept, settings])
 
 
@@ -162,10 +163,6 @@ def describe_use(use: TunedUse) -> tuple[str, ...]:
 
 def _find_file(key: TunedKey) -> str:
     return "models.yaml or config.yaml" if key == "threads" else "models.yaml"
-
-
-def _concerns(one: TunedSettings, other: TunedSettings) -> bool:
-    return (one.model, one.machine) == (other.model, other.machine)
 
 
 def _as_fields(values: Mapping[TunedKey, TunedValue]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from etui.atomic import write_bytes
 from etui.errors import UsageError
 from etui.models.files import read_shipped
 from etui.models.schema import check_names, read_models
-from etui.models.spec import HubSource, ModelSampling, ModelSpec, is_secure
+from etui.models.spec import HubSource, ModelSampling, ModelSpec, UrlSource, is_secure
 
 if TYPE_CHECKING:
     from etui.config.config import Config
@@ -98,7 +98,7 @@ def _read(source: str) -> bytes:
     if "://" in source:
         if not is_secure(source):
             raise UsageError(f"{source} is no https address", "use its https address")
-        from etui.models.hub import fetch_url, look_up_url
+        from etui.models.hub import fetch, look_up_url
 
         def check(done: int) -> None:
             if done > _MOST_BYTES:
@@ -107,7 +107,7 @@ def _read(source: str) -> bytes:
         with tempfile.TemporaryDirectory() as folder:
             file = look_up_url(source)
             check(file.size_bytes or 0)
-            return fetch_url(source, file, Path(folder), check).read_bytes()
+            return fetch(UrlSource(source), file, Path(folder), check).read_bytes()
     try:
         with Path(source).expanduser().open("rb") as opened:
             content = opened.read(_MOST_BYTES + 1)

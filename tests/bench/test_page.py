@@ -35,8 +35,7 @@ LINES = '{"question": "1 + 1?", "answer": 2}\n{"question": "2 + 2?", "answer": 4
 
 @pytest.fixture(autouse=True)
 def without_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("fetch", "fetch_url"):
-        monkeypatch.setattr(f"etui.models.hub.{name}", lambda *args: pytest.fail("downloaded"))
+    monkeypatch.setattr("etui.models.hub.fetch", lambda *args: pytest.fail("downloaded"))
 
 
 def write(path: Path, lines: str = LINES) -> Path:

@@ -235,8 +235,7 @@ def test_without_network_it_is_said_what_to_do(config, monkeypatch, suite):
 
     if suite is not GSM8K:
         pytest.importorskip("pyarrow", reason="pyarrow is not installed")
-    for name in ("fetch", "fetch_url"):
-        monkeypatch.setattr(f"etui.models.hub.{name}", refuse)
+    monkeypatch.setattr("etui.models.hub.fetch", refuse)
     with pytest.raises(DownloadFailed) as caught:
         load_suite(suite.name, "test", None, config)
     assert "no route to host" in caught.value.what

@@ -10,7 +10,7 @@ from etui.errors import DownloadFailed
 from etui.models import hub
 from etui.models.download import Progress, pull
 from etui.models.files import expected_sha256
-from etui.models.spec import HubSource, ModelSpec
+from etui.models.spec import HubSource, ModelSpec, UrlSource
 from tests.support.hub import BLOB, COMMIT, Reply
 
 SOURCE = HubSource("someone/tiny-GGUF", "tiny.gguf")
@@ -55,7 +55,7 @@ def test_any_url_is_resumed_and_gets_no_key_of_the_hub(tmp_path, server, monkeyp
     server.answer(BLOB, Reply(cut=100))
     seen: list[int] = []
     url = f"{server.address}/blobs/a/test.jsonl"
-    path = hub.fetch_url(url, known(server), tmp_path, seen.append)
+    path = hub.fetch(UrlSource(url), known(server), tmp_path, seen.append)
     assert path.read_bytes() == server.blobs["a/test.jsonl"]
     assert [each[1:] for each in server.requests(BLOB)] == [("", ""), ("bytes=100-", "")]
     assert seen[-1] == 200
@@ -65,13 +65,13 @@ def test_url_that_does_not_exist_is_named(tmp_path, server):
     address = f"{server.address}/blobs/a/test.jsonl"
     server.answer(BLOB, Reply(404))
     with pytest.raises(DownloadFailed, match=r"there is no http://127\.0\.0\.1:.* \(404\)"):
-        hub.fetch_url(address, known(server), tmp_path, lambda _: None)
+        hub.fetch(UrlSource(address), known(server), tmp_path, lambda _: None)
 
 
 def test_a_server_that_sends_too_much_does_not_fill_the_disk(tmp_path, server):
     address, file = f"{server.address}/blobs/a/test.jsonl", known(server, size=100)
     with pytest.raises(DownloadFailed, match="is larger than the 100 bytes of the published file"):
-        hub.fetch_url(address, file, tmp_path / "data", lambda _: None)
+        hub.fetch(UrlSource(address), file, tmp_path / "data", lambda _: None)
     (partial,) = (tmp_path / "data").iterdir()
     assert partial.stat().st_size == 0
     assert len(server.requests(BLOB)) == 1

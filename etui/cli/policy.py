@@ -115,7 +115,7 @@ def cases(name: str, from_log: bool, since: str | None, limit: int, output: Path
     moment = None if since is None else parse_since(since, datetime.now().astimezone())
     config, catalogue, _ = load_context()
     policy = load_policy(name, config, catalogue.models)
-    known = [case.query for case in (*policy.probes, *load_cases(policy, config))]
+    known = [case.query.text for case in (*policy.probes, *load_cases(policy, config))]
     turn_filter = None if moment is None else TurnFilter(since=moment)
     with LogReader(config) as log, count_progress("reading questions") as report:
         found = read_logged_cases(

@@ -258,7 +258,7 @@ def _build_case(each: DifferingCase) -> dict[str, Any]:
     return {
         **pick(case, "file", "line"),
         "id": case.id or None,
-        "query": case.query,
+        "query": case.query.text,
         "expected": {
             **pick(case, "rule", "not_rule", "arm", "not_arm"),
             "signals": dict(case.signals),

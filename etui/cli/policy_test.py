@@ -130,7 +130,7 @@ def _failure_lines(tested: Sequence[_Tested]) -> Iterator[str]:
             yield f"policy {each.policy.name} has no probes and no cases"
         for outcome in each.failed:
             probe = outcome.probe
-            query = sanitize(" ".join(probe.query.split()))
+            query = sanitize(" ".join(probe.query.text.split()))
             shown = query if len(query) <= _MOST_CHARACTERS else f"{query[: _MOST_CHARACTERS - 1]}…"
             yield f"{probe.file}:{probe.line}: {shown!r}: {'; '.join(outcome.failures)}"
             yield from (f"  {line}" for line in explain_failure(outcome, each.policy))
@@ -215,7 +215,7 @@ def _build_row(outcome: ProbeOutcome, policy: Policy) -> dict[str, Any]:
         "policy": policy.name,
         "file": probe.file,
         "line": probe.line,
-        "query": probe.query,
+        "query": probe.query.text,
         "passed": not outcome.failures,
         "failures": list(outcome.failures),
         "rule": decision.rule if decision is not None else None,

@@ -96,7 +96,7 @@ def fit_accuracy(
     return FittedModel(
         version=FITTED_VERSION,
         features=FEATURE_NAMES,
-        idf=_round_values(design.idf),
+        idf=_row(design.idf, DIGITS),
         bands=Bands(
             centroids={
                 name: build_sparse(design.centroids[at])
@@ -184,10 +184,6 @@ def _fit_curves(graded: Graded, at: int, folds: Whole) -> tuple[ConfidenceCurve,
         for of, values in graded.list_certainties()
     ]
     return tuple(curve for curve in found if curve is not None)
-
-
-def _round_values(values: Floats) -> tuple[float, ...]:
-    return tuple(round(float(value), DIGITS) for value in values)
 
 
 Pair = tuple[Literal["reasoning", "larger_model"], int, int]
@@ -317,8 +313,8 @@ def _count_steps(weights: Floats) -> tuple[float, Floats]:
     return step, np.round(weights / step)
 
 
-def _row(values: Floats) -> tuple[float, ...]:
-    return tuple(round(float(value), _DIGITS) for value in values)
+def _row(values: Floats, digits: int = _DIGITS) -> tuple[float, ...]:
+    return tuple(round(float(value), digits) for value in values)
 
 
 def _rows(values: Floats) -> tuple[tuple[float, ...], ...]:
@@ -542,8 +538,8 @@ def _fit(
     return ConfidenceCurve(
         of=of,
         kind="isotonic",
-        x=tuple(round(float(v), _CURVE_DIGITS) for v in found.X_thresholds_),
-        p=tuple(round(float(v), _CURVE_DIGITS) for v in found.y_thresholds_),
+        x=_row(found.X_thresholds_, _CURVE_DIGITS),
+        p=_row(found.y_thresholds_, _CURVE_DIGITS),
         n=len(raw),
         ece=ece,
     )

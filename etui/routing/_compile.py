@@ -20,7 +20,7 @@ from etui.arm import (
     Speculate,
     VoteStop,
 )
-from etui.chat import Message
+from etui.chat import Message, Query
 from etui.routing.decision import Agreement, PeriodBudget, TurnBudget
 from etui.routing.policy import (
     ArmPlan,
@@ -219,18 +219,20 @@ def compile_probe(entry: ProbeEntry, line: int, file: str) -> PolicyProbe:
     system = messages[0].content if messages and messages[0].role == "system" else None
     case = entry if isinstance(entry, CaseEntry) else None
     return PolicyProbe(
-        query=messages[-1].content if entry.query is None else entry.query,
+        query=Query(
+            messages[-1].content if entry.query is None else entry.query,
+            system,
+            messages[0 if system is None else 1 : -1],
+            metadata=tuple((entry.metadata or {}).items()),
+        ),
         rule=entry.rule,
         not_rule=entry.not_rule,
         arm=entry.arm,
         not_arm=entry.not_arm,
         signals=dict(entry.signals or {}),
-        metadata=tuple((entry.metadata or {}).items()),
         host=HostState(**host),
         file=file,
         line=line,
-        system=system,
-        history=messages[0 if system is None else 1 : -1],
         is_case=case is not None,
         id=(case.id or "") if case is not None else "",
         tags=case.tags if case is not None else (),

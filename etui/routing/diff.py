@@ -90,7 +90,7 @@ def join_cases(*each: Iterable[PolicyProbe]) -> tuple[PolicyProbe, ...]:
         for case in cases:
             names = (case.rule, case.not_rule, case.arm, case.not_arm)
             signals = tuple(sorted(case.signals.items()))
-            found.setdefault((case.to_query(), case.host, names, signals), case)
+            found.setdefault((case.query, case.host, names, signals), case)
     return tuple(found.values())
 
 
@@ -114,7 +114,7 @@ def _answer_key(decision: Decision | str) -> object:
 
 def list_probe_questions(*policies: Policy) -> list[tuple[Query, HostState]]:
     """Return the questions of the policies' probes, without duplicates."""
-    asked = {(probe.to_query(), probe.host): None for policy in policies for probe in policy.probes}
+    asked = {(probe.query, probe.host): None for policy in policies for probe in policy.probes}
     return list(asked)
 
 
@@ -164,7 +164,7 @@ def case_lines(differing: Sequence[DifferingCase], count: int) -> Iterator[str]:
     yield f"{len(differing)} of {count} cases are decided differently{more}"
     for each in differing:
         case = each.case
-        yield f"  {_shorten(case.query)}"
+        yield f"  {_shorten(case.query.text)}"
         named = f" ({case.id})" if case.id else ""
         place = f"{PurePath(case.file).name}:{case.line}{named}"
         yield sanitize(f"    {place} expects {format_expectation(case)}")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from etui.arm import Arm, Speculate
-from etui.chat import Message, Query
+from etui.chat import Query
 from etui.errors import ModelUnavailable
 from etui.routing.decision import (
     Agreement,
@@ -141,7 +141,7 @@ class AuditPlan:
 class PolicyProbe:
     """A question and the rule and arm that must, and must not, be chosen; None expects nothing."""
 
-    query: str
+    query: Query  # The question, with its chat and metadata
     rule: str | None
     not_rule: str | None
     arm: str | None
@@ -150,19 +150,11 @@ class PolicyProbe:
     host: HostState  # The assumed state of the machine
     line: int
     file: str = ""  # The file it is read from; empty if it is not from a file
-    metadata: tuple[tuple[str, str], ...] = ()  # Metadata of the request, as pairs of key and value
-    system: str | None = None  # System prompt of the chat; None for none
-    history: tuple[Message, ...] = ()
-    """Earlier messages of the chat, oldest first, without the system prompt."""
     is_case: bool = False
     """Whether it is a line of the cases file; the next three are those of a case."""
     id: str = ""  # A name that no other case has; empty without one
     tags: tuple[str, ...] = ()
     group: str = ""  # Name that cases share which ask the same in other words; empty without one
-
-    def to_query(self) -> Query:
-        """Return the question with its chat and metadata."""
-        return Query(self.query, self.system, self.history, metadata=self.metadata)
 
 
 @dataclass(frozen=True, slots=True)
@@ -397,14 +389,14 @@ def add_fallback_model(policy: Policy, model: str, is_available: Callable[[str],
     if not is_available(model):
         return policy
     arms = {
-        name: _extend(plan, model) if _needs_one(plan, is_available) else plan
+        name: (
+            _extend(plan, model)
+            if plan.arm.reasoning == "direct" and not any(map(is_available, plan.models))
+            else plan
+        )
         for name, plan in policy.arms.items()
     }
     return policy if arms == policy.arms else replace(policy, arms=arms)
-
-
-def _needs_one(plan: ArmPlan, is_available: Callable[[str], bool]) -> bool:
-    return plan.arm.reasoning == "direct" and not any(map(is_available, plan.models))
 
 
 def _extend(plan: ArmPlan, model: str) -> ArmPlan:

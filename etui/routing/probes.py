@@ -54,7 +54,7 @@ def run_probes(
 def _run_probe(probe: PolicyProbe, policy: Policy) -> ProbeOutcome:
     try:
         decision = decide(
-            probe.to_query(),
+            probe.query,
             policy,
             available=lambda _: True,
             host=probe.host,

@@ -269,10 +269,8 @@ class RerankForm(VectorForm):
             scores = vectors[:, 0].tolist()
             if vectors.shape[1] > 1 and abs(float(vectors[0].sum()) - 1) < 1e-3:
                 return scores, "probability by the model"
-            return [_squash(score) for score in scores], "sigmoid of the model's score"
+            return [
+                0.5 * (1 + math.tanh(score / 2)) for score in scores
+            ], "sigmoid of the model's score"
         cosines = (vectors[1:] @ vectors[0]).tolist()
         return cosines, "cosine of embeddings: the model is none that ranks"
-
-
-def _squash(score: float) -> float:
-    return 0.5 * (1 + math.tanh(score / 2))

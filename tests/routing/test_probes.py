@@ -140,7 +140,7 @@ def test_a_chat_ends_with_its_question(policy: Policy) -> None:
     chat.append({"role": "user", "content": "Hm"})
     (case,) = parse_cases(json.dumps({"messages": chat, "rule": "rest"}), policy, file="c")
     history = (Message("user", "add"), Message("assistant", "What?"))
-    assert case.to_query() == Query("Hm", "Be brief.", history)
+    assert case.query == Query("Hm", "Be brief.", history)
     assert run_probes(policy, [case])[0].failures == ()
 
 
@@ -199,7 +199,7 @@ def test_any_question_keeps_its_text(text: str) -> None:
     policy = compile_text(POLICY, "mine", ["m"])
     for line in (json.dumps({"query": text, "not_arm": "careful"}, ensure_ascii=a) for a in (0, 1)):
         (case,) = parse_cases(line, policy, file="c")
-        assert case.query == text
+        assert case.query.text == text
 
 
 @given(st.text(max_size=80))

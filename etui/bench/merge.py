@@ -24,7 +24,7 @@ from etui.bench.summary import Summary
 from etui.config.config import Config
 from etui.errors import EtuiError, InvalidFile, Stopped, UsageError, writing
 from etui.log.writer import TurnWriter
-from etui.measure.folder import LOCK, check_new
+from etui.measure.folder import LOCK, check_new, format_value
 from etui.units import count_text, energy_text
 
 _MOST_DIFFERENCES = 12
@@ -121,7 +121,8 @@ def _list_plan_differences(first: Recorded, other: Recorded) -> list[str]:
         return []
     differing = plan_differences(first.config, other.config)
     lines = [
-        f"{path}: {first.folder} has {_short(one)}, {other.folder} has {_short(two)}"
+        f"{path}: {first.folder} has {format_value(one, 40)}, "
+        f"{other.folder} has {format_value(two, 40)}"
         for path, (one, two) in differing.items()
         if path.partition(".")[0].partition(" ")[0] not in _FOLLOWING
     ]
@@ -137,11 +138,6 @@ def _list_plan_differences(first: Recorded, other: Recorded) -> list[str]:
         )
     unordered = f"models (order): {first.folder} and {other.folder} have them in another order"
     return lines or [unordered]
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= 40 else f"{text[:37]}..."
 
 
 def _number_machines(

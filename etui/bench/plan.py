@@ -46,10 +46,6 @@ Say = Callable[[str], None]
 _NO_OVERRIDES = ArmOverrides()
 
 
-def _say_nothing(text: str) -> None:
-    """Show nothing."""
-
-
 @dataclass(frozen=True, slots=True)
 class RunRequest:
     """Request of the command line; None or empty selects the default, or leaves it to the design.
@@ -241,7 +237,7 @@ class RunPlan:
 
 
 def make_plan(
-    ask: RunRequest, config: Config, catalogue: Catalogue, say: Say = _say_nothing
+    ask: RunRequest, config: Config, catalogue: Catalogue, say: Say = lambda text: None
 ) -> RunPlan:
     """Make the plan of a new run.
 
@@ -260,7 +256,7 @@ def make_plan(
 
 
 def make_design_plan(
-    ask: RunRequest, arms: Mapping[str, Arm], config: Config, say: Say = _say_nothing
+    ask: RunRequest, arms: Mapping[str, Arm], config: Config, say: Say = lambda text: None
 ) -> RunPlan:
     """Make the plan of a design from its arms (not those of ``ask``); errors as of a new run."""
     check_request(ask)
@@ -396,7 +392,7 @@ def add_precision(
     points: float,
     of: Literal["accuracy", "difference"] | None = None,
     difficulty: Path | None = None,
-    say: Say = _say_nothing,
+    say: Say = lambda text: None,
 ) -> RunPlan:
     """Make a plan stop at a precision.
 
@@ -469,7 +465,9 @@ def _check_table(plan: RunPlan, table: DifficultyTable, place: str, say: Say) ->
         )
 
 
-def check_sources(plan: RunPlan, hashes: dict[str, str | None], say: Say = _say_nothing) -> None:
+def check_sources(
+    plan: RunPlan, hashes: dict[str, str | None], say: Say = lambda text: None
+) -> None:
     """Refuse difficulties that are made from the answers of a model that is measured.
 
     ``hashes``: model of the run -> hash of its file; None if it is not known.

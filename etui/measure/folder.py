@@ -350,11 +350,12 @@ def join_differences(
 ) -> str:
     """Join the first differences of two documents, each in a form with its path and values."""
     return "; ".join(
-        form.format(path=path, one=_format_value(one), other=_format_value(other))
+        form.format(path=path, one=format_value(one), other=format_value(other))
         for path, (one, other) in list(found.items())[:6]
     )
 
 
-def _format_value(value: Any) -> str:
+def format_value(value: Any, most: int = 60) -> str:
+    """Format a value of a document as JSON of at most so many characters."""
     text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    return text if len(text) <= most else f"{text[: most - 3]}..."

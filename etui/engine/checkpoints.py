@@ -63,6 +63,9 @@ class Checkpoints:
 
     Args:
         everyone: The sequences whose checkpoints share the budget, those to keep longest last.
+
+    Attributes:
+        kind: What limits going back: the window of the cache, recurrent states, or nothing.
     """
 
     def __init__(
@@ -73,17 +76,10 @@ class Checkpoints:
         self._everyone = everyone
         self.budget_bytes = checkpoint_budget(model.size_bytes)
         self._part_bytes = 0  # of the latest checkpoint
-
-    @property
-    def kind(self) -> Literal["", "window", "state"]:
-        """What limits going back: the window of the cache, recurrent states, or nothing."""
-        if self._model.recurrent:
-            return "state"
-        return "window" if self._is_windowed else ""
-
-    @property
-    def _is_windowed(self) -> bool:
-        return self._model.sliding_window > 0 and not self._context.options.full_window
+        self._is_windowed = model.sliding_window > 0 and not context.options.full_window
+        self.kind: Literal["", "window", "state"] = "window" if self._is_windowed else ""
+        if model.recurrent:
+            self.kind = "state"
 
     @property
     def reason(self) -> str:

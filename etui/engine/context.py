@@ -112,6 +112,7 @@ class Context:
         if not heads:  # which draft without them
             self._use_adapters(model.adapters)
         self._memory: Any = self.api.llama_get_memory(self.handle)
+        self.has_memory = bool(self._memory)  # of tokens between two batches; encoders have none
         self.capacity = int(self.api.llama_n_ctx(self.handle))
         self.batch = DecodeBatch(self.api, options.batch_tokens)
         self._decode = self.api.llama_decode
@@ -161,11 +162,6 @@ class Context:
         raw: Any = self._row_type.from_address(ctypes.addressof(pointer.contents))
         logits: NDArray[np.float32] = np.frombuffer(raw, dtype=np.float32)
         return logits
-
-    @property
-    def has_memory(self) -> bool:
-        """Whether it keeps the tokens of a sequence between two batches; encoders do not."""
-        return bool(self._memory)
 
     def pooled(self, sequence: int, width: int) -> NDArray[np.float32]:
         """Return the vector of a sequence of the last batch."""

@@ -107,6 +107,10 @@ class Model:
         bos = int(api.llama_vocab_bos(self.vocab))
         self.bos = bos if bos >= 0 else None
         self.adds_bos = self.bos is not None and bool(api.llama_vocab_get_add_bos(self.vocab))
+        eos = int(api.llama_vocab_eos(self.vocab))
+        self.bos_text, self.eos_text = self.token_text(bos), self.token_text(eos)  # "" for none
+        self.boundary_tokens = bos, eos, self.adds_bos  # -1 for none
+        self.vocabulary_type = int(api.llama_vocab_type(self.vocab))
         self.adapters: list[tuple[Any, float]] = []
         """LoRA adapters that contexts made from now on use, and their scales."""
         self._pieces: dict[int, tuple[bytes, bool]] = {}
@@ -156,7 +160,7 @@ class Model:
 
     def count(self, raw: bytes) -> int:
         """Count the tokens of UTF-8 text, without control tokens, and without making a list."""
-        if int(self._api.llama_vocab_type(self.vocab)) == self._api.LLAMA_VOCAB_TYPE_NONE:
+        if self.vocabulary_type == self._api.LLAMA_VOCAB_TYPE_NONE:
             return 0  # llama.cpp would abort
         return abs(int(self._api.llama_tokenize(self.vocab, raw, len(raw), None, 0, False, False)))
 
@@ -210,7 +214,7 @@ class Model:
     def special_tokens(self) -> list[SpecialToken]:
         """Return the tokens that llama.cpp finds in a text before it splits the rest."""
         api = self._api
-        if api.llama_vocab_type(self.vocab) == api.LLAMA_VOCAB_TYPE_NONE:
+        if self.vocabulary_type == api.LLAMA_VOCAB_TYPE_NONE:
             return []  # llama.cpp would abort
         control = api.LLAMA_TOKEN_ATTR_CONTROL | api.LLAMA_TOKEN_ATTR_UNKNOWN
         special = control | api.LLAMA_TOKEN_ATTR_USER_DEFINED
@@ -227,36 +231,12 @@ class Model:
             if attribute & special
         ]
 
-    def token_text(self, token: int | None) -> str:
-        """Return the text of a control token (``<s>``); empty for None."""
-        if token is None or token < 0:
+    def token_text(self, token: int) -> str:
+        """Return the text of a control token (``<s>``); empty for -1."""
+        if token < 0:
             return ""
         raw: bytes = self._api.llama_vocab_get_text(self.vocab, token) or b""
         return raw.decode("utf-8", "replace")
-
-    @property
-    def bos_text(self) -> str:
-        """Text of the begin token; empty if there is none."""
-        return self.token_text(self.bos)
-
-    @property
-    def eos_text(self) -> str:
-        """Text of the end token; empty if there is none."""
-        return self.token_text(int(self._api.llama_vocab_eos(self.vocab)))
-
-    @property
-    def vocabulary_type(self) -> int:
-        """Kind of tokenizer, as llama.cpp numbers them."""
-        return int(self._api.llama_vocab_type(self.vocab))
-
-    @property
-    def boundary_tokens(self) -> tuple[int, int, bool]:
-        """Begin token, end token (-1 without one), and whether prompts begin with the first."""
-        return (
-            -1 if self.bos is None else self.bos,
-            int(self._api.llama_vocab_eos(self.vocab)),
-            self.adds_bos,
-        )
 
     def fill_tokens(self) -> FillTokens | None:
         """Return the tokens to fill in the middle of a text; None if the model has none.

@@ -374,7 +374,8 @@ def test_answers_are_those_of_a_session_without_tiers(
             session, context = make_session(sequences=3)
             if several:
                 session.share_among_clients()
-            context.refuses_removal = session._model.recurrent = whole
+            context.refuses_removal = whole
+            session._sequences.checkpoints.kind = "state" if whole else ""
             session.keep_in(KvStore(lambda _held: memory_bytes, KvFolder(path, disk_bytes)), KEY)
         text = chats.get((which, owner)) or chat(which, 70 + 10 * which)
         text = [*text[: len(text) - 9 * cut], 65 + cut]

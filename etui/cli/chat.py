@@ -12,9 +12,10 @@ import click
 
 from etui.cli.param_types import TEXT, text_option
 from etui.cli.streams import raw_streams
+from etui.config.config import Config, load_config, shipped_dir
+from etui.errors import UsageError
 
 if TYPE_CHECKING:
-    from etui.config.config import Config
     from etui.log.records import ChatRecord
 
 NO_CHAT = "no earlier chat in the log: this is a new one"
@@ -32,8 +33,6 @@ def chat(name: str, policy: str | None, model: str | None) -> int:
     used last. `etui --continue` opens that one too. An unknown name ends with exit code 2 and the
     nearest titles.
     """
-    from etui.config.config import load_config
-
     config = load_config()
     return open_chat(config, policy=policy, model=model, chat=_find_named(config, name))
 
@@ -75,8 +74,6 @@ def _check_names(config: Config, policy: str | None, model: str | None) -> None:
 
 def _is_shipped(model: str) -> bool:
     """Return whether the models.yaml of etui names a model, without parsing it."""
-    from etui.config.config import shipped_dir
-
     text = (shipped_dir() / "models.yaml").read_text(encoding="utf-8")
     return re.search(rf"^  {re.escape(model)}:", text, re.MULTILINE) is not None
 
@@ -92,7 +89,6 @@ def find_last_chat(config: Config) -> ChatRecord | None:
 
 
 def _find_named(config: Config, name: str) -> ChatRecord:
-    from etui.errors import UsageError
     from etui.log.chat_queries import find_chat
     from etui.log.queries import LogReader, UnknownId
 

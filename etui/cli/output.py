@@ -20,16 +20,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from etui.atomic import write_text
 from etui.cli.param_types import flag
 from etui.cli.streams import control_stream
-from etui.text import count_cells, format_table, sanitize
+from etui.codec import to_document
+from etui.config.config import Config, load_config
+from etui.errors import EtuiError, writing
+from etui.text import count_cells, escape_json, format_table, sanitize
 from etui.units import percent_text
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
 
-    from etui.config.config import Config
     from etui.measure.progress import Progress, Watch
     from etui.models.catalogue import Catalogue
     from etui.routing.library import CheckedPolicy
@@ -41,7 +44,6 @@ json_option = flag("--json", "as_json", help="Print one JSON document.")
 
 def load_context() -> tuple[Config, Catalogue, Callable[[str], bool]]:
     """Load the settings, the models, and a function that tests whether a model is here."""
-    from etui.config.config import load_config
     from etui.runtime.model_resolution import models_on_disk
 
     config = load_config()
@@ -61,8 +63,6 @@ def load_models(config: Config) -> Catalogue:
 
 def require_writable(path: Path, fix: str, *, make_folder: bool = False) -> None:
     """Refuse an output file that cannot be written, before the work whose result it is to hold."""
-    from etui.errors import EtuiError
-
     folder = path.absolute().parent
     while make_folder and not folder.exists():
         folder = folder.parent
@@ -86,9 +86,6 @@ def write_output(
 
     ``errors``: what to do with lone surrogates, as in ``str.encode``.
     """
-    from etui.atomic import write_text
-    from etui.errors import writing
-
     with writing(path, fix):
         if make_folder:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -151,9 +148,6 @@ def print_json(document: Any) -> None:
 
 def print_json_line(document: Any) -> None:
     """Print a JSON document on one line; its strings cannot reach the terminal."""
-    from etui.codec import to_document
-    from etui.text import escape_json
-
     click.echo(escape_json(json.dumps(to_document(document), ensure_ascii=False)))
 
 
@@ -169,9 +163,6 @@ def format_json(document: Any) -> str:
     The standard library indents in Python, which takes twice the time and four times the memory.
     """
     import msgspec
-
-    from etui.codec import to_document
-    from etui.text import escape_json
 
     plain = to_document(document)
     try:

@@ -14,6 +14,7 @@ from etui.cli.lazy_group import LazyGroup
 from etui.cli.output import json_option, print_json_line, print_result
 from etui.cli.param_types import FiniteNumber, flag, number_option
 from etui.cli.streams import control_stream
+from etui.config.config import load_config
 from etui.errors import UsageError
 from etui.text import format_table, one_line
 from etui.units import cost_text, energy_text, net_text, percent_text, seconds_text, watts_text
@@ -68,7 +69,6 @@ def power(
     """
     if ctx.invoked_subcommand is not None:
         return
-    from etui.config.config import load_config
     from etui.energy.wall_model import save_checks
 
     if as_json and as_lines:
@@ -87,7 +87,6 @@ def power(
 
 def open_meter(*, doubled: bool = False) -> Recorder:
     """Open a recorder of this machine, without starting it; ``doubled`` as in its discovery."""
-    from etui.config.config import load_config
     from etui.energy.discovery import open_recorder
 
     return open_recorder(load_config(), doubled=doubled)
@@ -120,7 +119,6 @@ def print_interval(recorder: Recorder, start_ns: int, end_ns: int, as_json: bool
 
 
 def _build_document(recorder: Recorder, start_ns: int, end_ns: int) -> dict[str, Any]:
-    from etui.config.config import load_config
     from etui.energy.documents import power_document
     from etui.energy.tariff_files import read_tariff
 

@@ -24,6 +24,7 @@ from etui.cli.output import (
 )
 from etui.cli.param_types import WholeNumber, flag, number_option, path_option, text_option
 from etui.cli.power import format_power
+from etui.config.config import Config, load_config
 from etui.errors import EtuiError, UsageError
 from etui.text import one_line
 from etui.units import (
@@ -40,7 +41,6 @@ from etui.units import (
 )
 
 if TYPE_CHECKING:
-    from etui.config.config import Config
     from etui.energy.command import CommandRun, Foreground
     from etui.energy.recorder import Recorder
     from etui.energy.tariff import RateAt
@@ -112,7 +112,6 @@ def run(
         repeat = 1 if other is None else _PAIRS
     if warm_up is None:
         warm_up = int(repeat > 1 or other is not None)
-    from etui.config.config import load_config
     from etui.energy.command import CommandFailed, Foreground
     from etui.energy.discovery import open_recorder
 

@@ -14,7 +14,7 @@ import io
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TextIO, TypeGuard, cast
 
 from etui.text import sanitize
@@ -57,28 +57,28 @@ class SafeStream:
 
 
 @contextmanager
-def safe_streams() -> Iterator[None]:
+def _replaced(out: TextIO, err: TextIO) -> Iterator[None]:
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = out, err
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
+
+
+def safe_streams() -> AbstractContextManager[None]:
     """Put a ``SafeStream`` over standard output and standard error while the body runs."""
-    before = sys.stdout, sys.stderr
     # A stream is None if the process was started with it closed.
-    sys.stdout, sys.stderr = (
-        stream if stream is None else cast("TextIO", SafeStream(stream)) for stream in before
+    out, err = (
+        cast("TextIO", stream if stream is None else SafeStream(stream))
+        for stream in (sys.stdout, sys.stderr)
     )
-    try:
-        yield
-    finally:
-        sys.stdout, sys.stderr = before
+    return _replaced(out, err)
 
 
-@contextmanager
-def raw_streams() -> Iterator[None]:
+def raw_streams() -> AbstractContextManager[None]:
     """Take the ``SafeStream`` off again for the app, which draws on the terminal itself."""
-    before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = control_stream(), control_stream(err=True)
-    try:
-        yield
-    finally:
-        sys.stdout, sys.stderr = before
+    return _replaced(control_stream(), control_stream(err=True))
 
 
 def control_stream(*, err: bool = False) -> TextIO:

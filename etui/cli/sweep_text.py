@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from etui.cli.output import print_event, print_lines, print_notes, print_result, table_lines
+from etui.codec import pick
 from etui.config.config import Config
 from etui.errors import EtuiError
 from etui.models.spec import TunedSettings
@@ -72,8 +73,7 @@ def print_sweeps(config: Config, *, as_json: bool) -> None:
         rows.append(
             {
                 "sweep": recorded.config.id,
-                "created": recorded.config.created,
-                "model": recorded.config.model,
+                **pick(recorded.config, "created", "model"),
                 "settings": len(recorded.config.design.settings),
                 "blocks": len(recorded.blocks),
                 "complete": recorded.is_finished,

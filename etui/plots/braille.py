@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Literal
+from typing import Literal, TypeVar
 
 from etui import units
 from etui.plots.power_history import Buckets
-from etui.plots.terminal import idle_row, scale_top
+from etui.plots.terminal import count_levels, idle_row, scale_top
 
+_T = TypeVar("_T")
 Ink = Literal[
     "plain", "load", "prefill", "thinking", "answer", "own", "others", "limit", "idle", "axis"
 ]
@@ -85,17 +86,23 @@ def braille_rows(
     None leaves its half of a cell empty; a known value draws at least the lowest dot, and one above
     the top is drawn full.
     """
-    shown = list(watts)[-2 * width :] if width else []
-    levels = [0] * (2 * width - len(shown)) + [_count_dots(w, top_watts, height) for w in shown]
+    levels = _pair_up([count_levels(w, top_watts, _LEVELS * height) for w in watts], width, 0)
     rows = []
     for row in reversed(range(height)):
         cells = []
-        for left, right in zip(levels[::2], levels[1::2], strict=True):
+        for left, right in levels:
             bits = sum(_LEFT[: max(0, min(_LEVELS, left - _LEVELS * row))])
             bits += sum(_RIGHT[: max(0, min(_LEVELS, right - _LEVELS * row))])
             cells.append(chr(_BLANK + bits) if bits else " ")
         rows.append("".join(cells))
     return rows
+
+
+def _pair_up(values: Sequence[_T], width: int, empty: _T) -> list[tuple[_T, _T]]:
+    """Return the two values of each cell: the last ones, after empty cells where they are few."""
+    shown = list(values)[-2 * width :] if width else []
+    padded = [empty] * (2 * width - len(shown)) + shown
+    return list(zip(padded[::2], padded[1::2], strict=True))
 
 
 def sparkline(watts: Sequence[float | None], top_watts: float, width: int) -> str:
@@ -235,15 +242,11 @@ def _group(row: str, inks: Sequence[Ink]) -> list[Run]:
 
 def _stack_dots(graph: Graph, width: int, height: int) -> list[int | None]:
     """Return the dots of etui's own watts in each cell, the more of its two; None where unknown."""
-    shown = list(graph.own)[-2 * width :] if width else []
-    padded = [None] * (2 * width - len(shown)) + shown
-    dots = [
-        None if watts is None else round(watts / graph.top_watts * _LEVELS * height)
-        for watts in padded
-    ]
+    most = _LEVELS * height
+    dots = [None if w is None else round(w / graph.top_watts * most) for w in graph.own]
     return [
         max((each for each in pair if each is not None), default=None)
-        for pair in zip(dots[::2], dots[1::2], strict=True)
+        for pair in _pair_up(dots, width, None)
     ]
 
 
@@ -267,18 +270,10 @@ def _near_limit(
     if not limit_watts:
         return [False] * width
     near = [watts is not None and watts >= NEAR_LIMIT_SHARE * limit_watts for watts in values]
-    near = [False] * (2 * width - len(near)) + near
-    return [left or right for left, right in zip(near[::2], near[1::2], strict=True)]
+    return [left or right for left, right in _pair_up(near, width, False)]
 
 
 def _cell_phases(phases: str, width: int) -> str:
     """Return one letter a cell: the later of its two, unless that is a space."""
-    shown = phases[-2 * width :].rjust(2 * width) if width else ""
-    pairs = zip(shown[::2], shown[1::2], strict=True)
+    pairs = _pair_up(phases, width, " ")
     return "".join(right if right != " " else left for left, right in pairs)
-
-
-def _count_dots(watts: float | None, top_watts: float, height: int) -> int:
-    if watts is None:
-        return 0
-    return max(1, min(_LEVELS * height, round(watts / top_watts * _LEVELS * height)))

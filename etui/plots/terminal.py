@@ -200,7 +200,7 @@ def bar_rows(watts: Sequence[float | None], top_watts: float, width: int, height
     least the lowest line, and a value above the top is drawn full.
     """
     shown = list(watts)[-width:] if width else []
-    columns = [_count_eighths(value, top_watts, height) for value in shown]
+    columns = [count_levels(value, top_watts, 8 * height) for value in shown]
     padding = " " * (width - len(columns))
     return [
         padding + "".join(_LOWER_EIGHTHS[min(8, max(0, level - 8 * row))] for level in columns)
@@ -215,7 +215,6 @@ def idle_row(idle_watts: float | None, top_watts: float, height: int) -> int | N
     return height - 1 - min(height - 1, int(idle_watts / top_watts * height))
 
 
-def _count_eighths(watts: float | None, top_watts: float, height: int) -> int:
-    if watts is None:
-        return 0
-    return max(1, min(8 * height, round(watts / top_watts * 8 * height)))
+def count_levels(watts: float | None, top_watts: float, most: int) -> int:
+    """Count the levels of a column, at least one and ``most`` at the top; 0 where unknown."""
+    return 0 if watts is None else max(1, min(most, round(watts / top_watts * most)))

@@ -162,9 +162,6 @@ async def _read_version(client: RemoteClient, kind: BackendKind, seconds: float)
     return f"{kind} {found}" if found else None
 
 
-FAILURES_TO_OPEN, OPEN_SECONDS = 3, 30.0
-
-
 class Circuit:
     """The breaker of one backend; safe from any thread.
 
@@ -175,8 +172,8 @@ class Circuit:
     def __init__(
         self,
         clock: Callable[[], float],
-        failures_to_open: int = FAILURES_TO_OPEN,
-        open_seconds: float = OPEN_SECONDS,
+        failures_to_open: int = 3,
+        open_seconds: float = 30.0,
     ) -> None:
         self._clock = clock
         self._most = failures_to_open
@@ -275,24 +272,17 @@ class IoThread:
         finally:
             loop.call_soon_threadsafe(loop.stop)
             thread.join(_CLOSE_SECONDS)
+            if not thread.is_alive():
+                loop.close()
 
     def _start(self) -> asyncio.AbstractEventLoop:
         with self._lock:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
-                self._thread = threading.Thread(
-                    target=_run, args=(self._loop,), name=self._name, daemon=True
-                )
+                run = self._loop.run_forever
+                self._thread = threading.Thread(target=run, name=self._name, daemon=True)
                 self._thread.start()
             return self._loop
-
-
-def _run(loop: asyncio.AbstractEventLoop) -> None:
-    asyncio.set_event_loop(loop)
-    try:
-        loop.run_forever()
-    finally:
-        loop.close()
 
 
 async def _end_tasks(last: Callable[[], Coroutine[Any, Any, None]] | None) -> None:

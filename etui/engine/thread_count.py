@@ -286,6 +286,7 @@ class ThreadControl:
         clock_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self.limits = limits
+        self.adapts = limits.adapt and limits.most > 1  # whether they follow the machine's load
         self._free = free or FreeCpus()
         self._clock_ns = clock_ns
         self._count = start(limits)
@@ -308,14 +309,10 @@ class ThreadControl:
         if limits == self.limits:
             return
         adapted, self.limits = self.adapts, limits
+        self.adapts = limits.adapt and limits.most > 1
         if self.adapts and not adapted:
             self._look_from_now()
         self._count = start(limits)
-
-    @property
-    def adapts(self) -> bool:
-        """Whether the counts follow the load of the machine."""
-        return self.limits.adapt and self.limits.most > 1
 
     @property
     def decode_threads(self) -> int:

@@ -28,6 +28,8 @@ class DraftVerifier:
 
     Attributes:
         missing_draft: Why there is no draft model; empty if that is not known.
+        verification: The draft that the next batch verifies, or the last one while tokens are drawn
+            of it.
     """
 
     def __init__(
@@ -39,12 +41,8 @@ class DraftVerifier:
         self._context_tokens = context_tokens
         self._refusal = refusal
         self._heads: list[MtpDrafter] = []
-        self._verifying: tuple[LlamaSequence, Verification] | None = None
-
-    @property
-    def verification(self) -> Verification | None:
-        """The draft that the next batch verifies, or the last one while tokens are drawn of it."""
-        return None if self._verifying is None else self._verifying[1]
+        self._sequence: LlamaSequence | None = None  # of the verification
+        self.verification: Verification | None = None
 
     def add_heads(self, heads: MtpDrafter) -> None:
         """Let the model's own heads draft, or some that were trained for it."""
@@ -86,7 +84,7 @@ class DraftVerifier:
         )
         draft = self.speculator.propose(own, sequence.tokens, room) if room > 0 else None
         if draft is not None:
-            self._verifying = (sequence, draft)
+            self._sequence, self.verification = sequence, draft
 
     def learn(self, plan: Sequence[tuple[LlamaSequence, int]], start_ns: int, end_ns: int) -> None:
         """Let the speculator learn from a batch of one sequence that speculates."""
@@ -113,9 +111,9 @@ class DraftVerifier:
 
         Returns whether they agree and the answer goes on, so that the cell is used.
         """
-        assert self._verifying is not None
-        verifying, verification = self._verifying
-        if verifying is not sequence:
+        verification = self.verification
+        assert verification is not None
+        if self._sequence is not sequence:
             return False
         agrees = verification.judge(token) and not ends
         if agrees:
@@ -128,14 +126,14 @@ class DraftVerifier:
 
     def forget(self) -> None:
         """Forget a draft whose batch was not computed."""
-        self._verifying = None
+        self._sequence = self.verification = None
 
     def drop(self, sequence: LlamaSequence | None = None) -> None:
         """Remove drafted tokens that were not drawn from the cache; of one sequence, or of any."""
-        if self._verifying is None or sequence not in (None, self._verifying[0]):
+        own, verification = self._sequence, self.verification
+        if own is None or verification is None or sequence not in (None, own):
             return
-        own, verification = self._verifying
-        self._verifying = None
+        self.forget()
         stopped = ""
         if own.speculation is not None:
             stopped = self.speculator.settle(own.speculation, verification)

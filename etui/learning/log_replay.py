@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 from etui import units
 from etui.arm import Arm, Reasoning, Speculate
 from etui.chat import Message, Query
+from etui.codec import pick
 from etui.errors import EtuiError
 from etui.routing.decision import Decision, Predictor
 from etui.routing.text_measures import count_history_tokens
@@ -316,12 +317,6 @@ def _build_turn_document(turn: TurnReplay) -> dict[str, Any]:
         "turn_id": turn.turn_id,
         "before": {"arm": turn.before[0], "model": turn.before[1]},
         "after": None if after is None else {"arm": after[0], "model": after[1]},
-        "moves": turn.moves,
-        "joules": turn.joules,
-        "kind": turn.kind,
-        "predicted_before": turn.predicted_before,
-        "predicted_after": turn.predicted_after,
-        "right_before": turn.right_before,
-        "right_after": turn.right_after,
-        "why": turn.why,
+        **pick(turn, "moves", "joules", "kind", "predicted_before", "predicted_after"),
+        **pick(turn, "right_before", "right_after", "why"),
     }

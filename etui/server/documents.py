@@ -11,13 +11,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
+from etui.codec import pick
 from etui.server.errors import quote
 from etui.turn.record import TurnRecord
 
 if TYPE_CHECKING:
     from etui.events import Prefilled, TokenLogprob
     from etui.routing.decision import Decision
-    from etui.turn.record import HopRecord, Tokens
+    from etui.turn.record import Tokens
 
 _JOULES_PER_KWH = 3.6e6
 
@@ -74,23 +75,14 @@ def route_document(record: TurnRecord) -> dict[str, Any]:
     """Build ``route``: what answered and why, its hops, and where the seconds went."""
     seconds, client = record.seconds, record.client
     return {
-        "policy": record.policy,
-        "rule": record.rule,
-        "arm": record.arm,
-        "model": record.model,
-        "reasoning": record.reasoning,
-        "why": record.why,
-        "status": record.status,
-        "ended": record.ended,
+        **pick(record, "policy", "rule", "arm", "model", "reasoning", "why", "status", "ended"),
         "end_why": record.settings.get("ended") or "",
-        "hops": [_hop_document(hop) for hop in record.hops],
+        "hops": [pick(hop, *_HOP_KEYS) | {"tokens": hop.tokens.output} for hop in record.hops],
         "predicted_joules": record.predicted_joules,
         "dropped_messages": record.settings.get("dropped_messages"),
         "seconds": {
             "queue": None if client is None else client.queue_seconds,
-            "load": seconds.load,
-            "prefill": seconds.prefill,
-            "decode": seconds.decode,
+            **pick(seconds, "load", "prefill", "decode"),
         },
     }
 
@@ -192,10 +184,6 @@ def encode_large(document: Mapping[str, Any]) -> bytes:
     import msgspec
 
     return msgspec.json.encode(document)
-
-
-def _hop_document(hop: HopRecord) -> dict[str, Any]:
-    return {name: getattr(hop, name) for name in _HOP_KEYS} | {"tokens": hop.tokens.output}
 
 
 def _token_document(piece: tuple[int, ...], logprob: float | None) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from starlette.routing import Route
 from etui import __version__
 from etui.arm import Arm
 from etui.chat import Query
+from etui.codec import pick
 from etui.errors import EtuiError
 from etui.runtime.turn_request import TurnRequest
 from etui.server.answer import client_of
@@ -139,18 +140,12 @@ def _build_props(model: str, context: ServerContext, client: ClientRecord) -> di
     gguf = check_gguf(path)
     ids = [gguf.metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos")]
     ends = [_read_end(context, path, token) for token in ids]
-    sampling = arm.sampling
     return {
         "default_generation_settings": {
             "n_ctx": runtime.model_files.find_context_tokens(spec.name, runtime.catalogue),
             "params": {
-                "seed": sampling.seed,
-                "temperature": sampling.temperature,
-                "top_k": sampling.top_k,
-                "top_p": sampling.top_p,
-                "min_p": sampling.min_p,
-                "repeat_penalty": sampling.repeat_penalty,
-                "repeat_last_n": sampling.repeat_last_n,
+                **pick(arm.sampling, "seed", "temperature", "top_k", "top_p", "min_p"),
+                **pick(arm.sampling, "repeat_penalty", "repeat_last_n"),
                 "max_tokens": arm.max_tokens,
                 "n_predict": arm.max_tokens,
             },

@@ -21,7 +21,6 @@ from etui.models.catalogue import load_catalogue
 from etui.models.files import require
 from etui.models.spec import STARTER
 from etui.runtime.engine_build import read_status
-from etui.runtime.try_gpu import Attempt, PerToken, compare_runs
 from etui.text import format_table, join_lines
 from etui.units import bytes_text, count_text, per_token_text, seconds_text, speed_text
 
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from etui.runtime.doctor import Diagnosis
     from etui.runtime.gpu_run import RunResult, Timed
     from etui.runtime.remote_models import BackendReport
-    from etui.runtime.try_gpu import GpuTrial
+    from etui.runtime.try_gpu import Attempt, GpuTrial, PerToken
 
 
 @click.command()
@@ -234,6 +233,8 @@ def format_trial(trial: GpuTrial) -> Iterator[str]:
 
 
 def _format_runs(trial: GpuTrial) -> list[str]:
+    from etui.runtime.try_gpu import compare_runs
+
     reference = _find_reference(trial)
 
     def difference(attempt: Attempt, result: RunResult) -> str:
@@ -318,6 +319,8 @@ def build_document(trial: GpuTrial) -> dict[str, Any]:
 
 
 def _build_run(attempt: Attempt, reference: RunResult | None) -> dict[str, Any]:
+    from etui.runtime.try_gpu import compare_runs
+
     result = attempt.result
     head = {
         "gpu_layers": 0 if attempt.layers == "none" else attempt.layers,

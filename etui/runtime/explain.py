@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from etui.chat import Query
 from etui.errors import ModelUnavailable
-from etui.routing.policy import THIS_MACHINE
-from etui.runtime.fit_health import build_fit_document, format_fit
+from etui.models.spec import ModelSpec
+from etui.routing.decision import Candidate, Decision, Predictor
+from etui.routing.library import load_policy
+from etui.routing.policy import THIS_MACHINE, Policy, find_place
+from etui.runtime.decide import Choice, add_shadow_decision, collect_knowledge, decide_query
+from etui.runtime.fit_health import build_fit_document, format_fit, read_health
+from etui.runtime.host import read_host
+from etui.runtime.runtime import Runtime
 from etui.text import sanitize
 from etui.units import about_joules, energy_text, marked, number_text
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from etui.chat import Query
-    from etui.models.spec import ModelSpec
-    from etui.routing.decision import Decision, Predictor
-    from etui.routing.policy import Policy
-    from etui.runtime.decide import Choice
-    from etui.runtime.runtime import Runtime
 
 Explanation = dict[str, Any]
 """The document of ``etui policy explain --json``; None for what the arm does not use."""
@@ -283,8 +280,6 @@ def explain_choice(
     Signals that the decision did not need are left out. Without the name or path of the policy that
     decided, it is the one of config.yaml. EtuiError if it or its fit cannot be read any more.
     """
-    from etui.routing.library import load_policy
-
     decision = choice.decision
     if choice.predictor is not None:
         decision = _add_predictions(decision, query, choice.predictor, runtime.catalogue.models)
@@ -298,8 +293,6 @@ def explain_choice(
 def _build_document(
     query: Query, decision: Decision, policy: Policy | None, runtime: Runtime[Any]
 ) -> Explanation:
-    from etui.runtime.fit_health import read_health
-
     arm = decision.arm
     on_disk = runtime.find_available()
     fit: Explanation | None = None
@@ -344,9 +337,6 @@ def decide_for_show(query: Query, policy: Policy, runtime: Runtime[Any]) -> Deci
     If no model of the policy is on this machine, decide as if all of them were. EtuiError if the
     policy selects no arm, or its fit is damaged.
     """
-    from etui.runtime.decide import add_shadow_decision, collect_knowledge, decide_query
-    from etui.runtime.host import read_host
-
     known = collect_knowledge(policy, runtime, read_host(runtime.config))
     try:
         choice = decide_query(query, policy, knowledge=known, every_signal=True)
@@ -361,9 +351,6 @@ def _add_predictions(
     decision: Decision, query: Query, predictor: Predictor, models: Mapping[str, ModelSpec]
 ) -> Decision:
     """Add the predictions of each arm, also if no rule needed them."""
-    from etui.routing.decision import Candidate
-    from etui.routing.policy import find_place
-
     arms = decision.cascade.arms if decision.cascade is not None else (decision.arm,)
     candidates = decision.candidates or [
         Candidate(arm, None, None, None, find_place(models, arm.model).backend) for arm in arms

@@ -6,17 +6,20 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from etui.chat import Query
 from etui.errors import EtuiError
 from etui.learning.log_replay import TurnReplay, build_turns_document, count_moves, replay_turns
+from etui.learning.predictor import load_accuracy
+from etui.log.filters import TurnFilter
+from etui.log.labels import read_named_arms
+from etui.log.queries import LogReader
+from etui.routing.decision import Decision
 from etui.routing.policy import Policy, drop_places
-
-if TYPE_CHECKING:
-    from etui.chat import Query
-    from etui.log.filters import TurnFilter
-    from etui.routing.decision import Decision
-    from etui.runtime.runtime import Runtime
+from etui.runtime.decide import collect_knowledge, decide_query
+from etui.runtime.model_resolution import models_on_disk
+from etui.runtime.runtime import Runtime
 
 
 def replay_log(
@@ -39,11 +42,6 @@ def replay_log(
     Raises:
         EtuiError: The log cannot be read, or the fitted file of the policy is damaged.
     """
-    from etui.log.filters import TurnFilter
-    from etui.log.queries import LogReader
-    from etui.runtime.decide import collect_knowledge, decide_query
-    from etui.runtime.model_resolution import models_on_disk
-
     policy = drop_places(policy)
     # Each model is looked up once: an arm may name a dozen, and that takes longer than deciding.
     is_on_disk = models_on_disk(runtime.config, runtime.catalogue)
@@ -79,11 +77,6 @@ def compare_with_fit(name: str, runtime: Runtime[Any]) -> FitChange | None:
     None without a fit that contains labels of the log, without a turn before it, or if the policy
     cannot be read any more.
     """
-    from etui.learning.predictor import load_accuracy
-    from etui.log.filters import TurnFilter
-    from etui.log.labels import read_named_arms
-    from etui.log.queries import LogReader
-
     try:
         policy = runtime.load_policy(name)
         heads = load_accuracy(policy, runtime.config)

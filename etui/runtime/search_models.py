@@ -15,18 +15,20 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from etui.atomic import write_bytes
+from etui.config.config import Config
 from etui.curves.prediction import MachineFacts, Prediction, predict
 from etui.errors import DownloadFailed, EtuiError, ModelUnavailable
+from etui.log.queries import LogReader
+from etui.models.catalogue import load_catalogue
+from etui.models.files import file_size, has_file, model_path, recorded_sha256
 from etui.models.gguf import Gguf, check_usable, parse_start
+from etui.models.hub import hub_page, read_repository, read_start, search_repositories
+from etui.models.repository import RemoteFile, Repository
 from etui.models.spec import HubSource, ModelSpec
 from etui.runtime.measure_memory import find_memory_speed, predict_entry, read_machine
 from etui.runtime.user_models import MOST_CONTEXT_TOKENS, open_stores
-
-if TYPE_CHECKING:
-    from etui.config.config import Config
-    from etui.models.repository import RemoteFile, Repository
 
 USUAL_LIMIT = 5
 _AT_ONCE = 8
@@ -112,8 +114,6 @@ def search_models(
     Without ``machine``, what predictions rest on is read, and the memory measured if nothing is
     known yet. InvalidFile if models.yaml is not valid.
     """
-    from etui.models.hub import search_repositories
-
     known = _Known.read(config, machine)
     local = tuple(known.find_local(words, config))
     try:
@@ -145,9 +145,6 @@ class _Known:
     @classmethod
     def read(cls, config: Config, machine: MachineFacts | None) -> _Known:
         from etui.engine.library import choose_threads
-        from etui.log.queries import LogReader
-        from etui.models.catalogue import load_catalogue
-        from etui.models.files import file_size, has_file, model_path, recorded_sha256
 
         catalogue = load_catalogue(config)
         specs = {spec.name: spec for spec in catalogue if spec.backend is None}
@@ -202,8 +199,6 @@ class _Known:
 
 def _read_and_price(listed: Repository, config: Config, known: _Known) -> PricedRepository:
     """Ask for the sizes of a repository, and price it; if they are refused, that is a problem."""
-    from etui.models.hub import read_repository
-
     try:
         found = read_repository(listed.name)
     except DownloadFailed as error:
@@ -223,8 +218,6 @@ def _price(
     repository: Repository, config: Config, known: _Known, *, has_sizes: bool = True
 ) -> PricedRepository:
     """Price each quantisation; a header that is refused is a problem of the result."""
-    from etui.models.hub import hub_page
-
     gguf, problem, trained = None, "", repository.context_tokens
     if has_sizes:
         try:
@@ -301,9 +294,6 @@ def _read_header(repository: Repository, config: Config) -> Gguf | None:
 
     DownloadFailed if the hub refuses it, ModelUnavailable if no file can be used.
     """
-    from etui.atomic import write_bytes
-    from etui.models.hub import read_start
-
     file = repository.choose().quantisation.files[0]
     kept = config.home / "cache" / "headers" / f"{file.sha256}.gguf" if file.sha256 else None
     if kept is not None and kept.is_file():

@@ -409,8 +409,5 @@ def _check_mmlu(suite: Suite) -> Suite:
     count = sum(suite.sizes.values())
     if count == known.questions:
         return suite
-    return Suite(
-        suite.name, suite.split, suite.sha256, suite.questions, suite.examples,
-        f"these are not MMLU's original files: {count} questions instead of {known.questions}; "
-        "scores are not comparable with published ones",
-    )  # fmt: skip
+    notice = f"these are not MMLU's original files: {count} questions instead of {known.questions}"
+    return replace(suite, notice=f"{notice}; scores are not comparable with published ones")

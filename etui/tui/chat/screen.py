@@ -218,8 +218,13 @@ class ChatScreen(SettledLayout):
     def on_prompt_drafted(self) -> None:
         self._composer.note_draft()
 
-    def on_turn_view_action_requested(self, request: TurnView.ActionRequested) -> None:
-        self._act_on(request.view, request.action)
+    async def on_turn_view_action_requested(self, request: TurnView.ActionRequested) -> None:
+        record, action = request.view.record, request.action
+        if record is not None and action in ("before", "after"):
+            # Here and in no worker: two steps at once would both rebuild the chat.
+            await self._step_branch(record.turn_id, -1 if action == "before" else 1)
+        else:
+            self._act_on(request.view, action)
 
     def action_stop(self) -> None:
         """End what was begun last: a search, the focus on an answer, an edit, the answer."""
@@ -498,9 +503,6 @@ class ChatScreen(SettledLayout):
                 self._save_prompt(record)
             case "continue" if record is not None:
                 self._continue_answer(record)
-            case "before" | "after" if record is not None:
-                step = partial(self._step_branch, record.turn_id, -1 if action == "before" else 1)
-                start(self, step, "branch")
             case _ if view.ended or view.queued:
                 warn(self, "no answer yet")
             case _:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from etui.chat import Message
 from etui.runtime.routes import Route
 from etui.tui.chat.progress import answer_parts, build_notes, format_parts
+from etui.tui.chat._transcript import Transcript
 from etui.tui.chat.screen import ChatScreen
 from etui.tui.start import EtuiApp
 from etui.turn.record import CONTINUES, REPLACES, TurnRecord
@@ -59,6 +61,29 @@ async def test_a_resumed_chat_shows_one_branch_and_leads_to_the_other(house: Hou
         await term.press("greater_than_sign")
         await term.until(lambda: questions(term.app) == ["First?", "Other?"])
         await term.until(lambda: house.chats.kept["chat-1"][0].head is None)
+
+
+async def test_steps_between_branches_follow_one_another(house: House, monkeypatch) -> None:
+    forked(house)
+    async with running(house) as term:
+        await open_forked(term.pilot, house)
+        transcript = chat(term.app).query_one(Transcript)
+        show, at_once, most = transcript.show, 0, 0
+
+        async def count(records: Sequence[TurnRecord]) -> None:
+            nonlocal at_once, most
+            at_once += 1
+            most = max(most, at_once)
+            await show(records)
+            at_once -= 1
+
+        monkeypatch.setattr(transcript, "show", count)
+        view = term.turns[1]
+        view.action_request("before")
+        view.action_request("before")
+        await term.until(lambda: questions(term.app) == ["First?", "Second?", "Third?"])
+        await term.until(lambda: at_once == 0)
+        assert most == 1
 
 
 async def test_the_context_meter_shows_the_branch_that_is_shown(house: House) -> None:

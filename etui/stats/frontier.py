@@ -63,7 +63,9 @@ def mixture_accuracies(cost: Floats, accuracy: Floats, at: Floats) -> Floats:
         width = high - low
         share = np.divide(at - low, width, out=np.zeros_like(width), where=width > 0)
         inside = (low <= at) & (at <= high) & (width > 0)
-        best = np.where(inside, np.maximum(best, left + (right - left) * share), best)
+        # Rounding must not put the end of a line beyond the better arm.
+        between = np.minimum(left + (right - left) * share, np.maximum(left, right))
+        best = np.where(inside, np.maximum(best, between), best)
     return np.asarray(best)
 
 

@@ -100,7 +100,7 @@ def test_a_replay_looks_once_for_each_model_and_reports_page_by_page(config, mon
         return lambda name: not asked.append(name)
 
     monkeypatch.setattr("etui.runtime.runtime.models_on_disk", on_disk)
-    monkeypatch.setattr("etui.runtime.model_resolution.models_on_disk", on_disk)
+    monkeypatch.setattr("etui.runtime.replay.models_on_disk", on_disk)
     monkeypatch.setattr("etui.log.queries._PAGE_ROWS", 2)
     _save(config, 5)
     policy, runtime = _policy(config), open_runtime(config)

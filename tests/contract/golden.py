@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from difflib import unified_diff
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,9 @@ def check(name: str, text: str) -> None:
         path.write_text(text, encoding="utf-8", newline="")
         return
     assert path.is_file(), f"there is no golden file {name}; {HOW}"
-    assert text == path.read_text(encoding="utf-8"), f"{name} has changed; {HOW}"
+    golden = path.read_text(encoding="utf-8")
+    changed = "\n".join(unified_diff(golden.splitlines(), text.splitlines(), lineterm="", n=1))
+    assert text == golden, f"{name} has changed; {HOW}\n{changed[:4000]}"
 
 
 def check_json(name: str, document: Any) -> None:

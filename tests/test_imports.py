@@ -37,6 +37,27 @@ def test_help_imports_click_alone():
     assert loaded(statement, SLOW) == []
 
 
+def test_the_help_of_a_command_loads_nothing_that_only_its_work_needs():
+    """Completing its options loads as much; any command would take some three times as long."""
+    commands = (
+        *("ask", "bench", "calibrate", "chat", "curves", "doctor", "engine", "logs", "mcp"),
+        *("models", "policy", "power top", "power serve", "power idle", "serve", "stats", "sweep"),
+    )
+    suspects = (
+        *(name for name in SLOW if name != "msgspec"),  # which reads the clients of `serve`
+        *("sqlite3", "etui.energy.recorder", "etui.engine.grammar", "etui.log.queries"),
+        *("etui.runtime.runtime", "etui.turn.run"),
+    )
+    statement = (
+        "import contextlib, io\n"
+        "from etui.cli.main import run\n"
+        "with contextlib.redirect_stdout(io.StringIO()):\n"
+        f"    for command in {commands!r}:\n"
+        "        assert run([*command.split(), '--help']) == 0"
+    )
+    assert loaded(statement, suspects) == []
+
+
 def test_the_app_paints_before_it_imports_what_the_first_screen_does_not_show():
     suspects = (
         "etui.energy.recorder", "etui.log.writer", "etui.runtime.service", "llama_cpp",

@@ -8,13 +8,11 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from threading import Event
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
-from etui.backends.base import Cancel
 from etui.chat import Query
-from etui.cli.ask_text import AskText
 from etui.cli.output import print_json, stop_signals
 from etui.cli.param_types import (
     TEXT,
@@ -26,7 +24,6 @@ from etui.cli.param_types import (
     text_option,
 )
 from etui.config.config import Config, load_config, make_home
-from etui.engine.token_counter import TokenCounter
 from etui.errors import ExitCode, UsageError
 from etui.prompts.attachments import (
     Attachment,
@@ -38,20 +35,19 @@ from etui.prompts.attachments import (
     read_attachment,
 )
 from etui.prompts.library import SavedPrompt, find_prompt
-from etui.runtime.decide import Choice, choose
-from etui.runtime.forecast import count_tokens, forecast_choice
-from etui.runtime.host import read_host
-from etui.runtime.model_resolution import refit_curve
-from etui.runtime.overrides import Overrides
-from etui.runtime.runtime import Runtime, open_runtime
 from etui.text import one_line
-from etui.tools.toolbox import Consent, Tool, Toolbox, remember_permission
-from etui.turn.events import TurnEvent, TurnFinished
-from etui.turn.interfaces import Origin
-from etui.turn.record import SAVED_PROMPT, TurnRecord
-from etui.turn.run import Turn
-from etui.turn.text import cut_text
-from etui.turn.tool_loop import ToolLoop
+
+if TYPE_CHECKING:
+    from etui.backends.base import Cancel
+    from etui.runtime.decide import Choice
+    from etui.runtime.overrides import Overrides
+    from etui.runtime.runtime import Runtime
+    from etui.tools.toolbox import Consent, Tool, Toolbox
+    from etui.turn.events import TurnEvent
+    from etui.turn.record import TurnRecord
+    from etui.turn.run import Turn
+    from etui.turn.tool_loop import ToolLoop
+
 
 MAX_INPUT_BYTES = 10_000_000
 """Far more than any context holds; more is a mistake (a log file, a disk image)."""
@@ -170,6 +166,10 @@ def ask(
     With --tools the model may call what `etui tools` lists. A call is shown and asked before it
     runs, unless config.yaml allows it; without a terminal only what is allowed there runs.
     """  # noqa: D301
+    from etui.cli.ask_text import AskText
+    from etui.runtime.overrides import Overrides
+    from etui.turn.text import cut_text
+
     template = read_saved(saved, parse_values(values))
     if template is not None:
         prompt = "\n\n".join(text for text in (template.text, prompt) if text)
@@ -219,6 +219,8 @@ def _open_tools(
     config: Config, cancel: Cancel, *, may_ask: bool, wanted: bool
 ) -> Iterator[Toolbox | None]:
     """Open the tools that a question may use, and say which servers failed; None if unwanted."""
+    from etui.tools.toolbox import Toolbox, remember_permission
+
     if not wanted:
         yield None
         return
@@ -241,6 +243,15 @@ def _answer(
     *,
     tools: bool,
 ) -> TurnRecord:
+    from etui.backends.base import Cancel
+    from etui.runtime.decide import choose
+    from etui.runtime.host import read_host
+    from etui.runtime.model_resolution import refit_curve
+    from etui.runtime.runtime import open_runtime
+    from etui.turn.events import TurnFinished
+    from etui.turn.interfaces import Origin
+    from etui.turn.record import SAVED_PROMPT
+
     config = load_config()
     make_home(config)
     stopped, cancel = Event(), Cancel()
@@ -313,6 +324,9 @@ class _Question:
         No tokenizer is started for texts that fit whatever they contain: no token is shorter than
         a byte.
         """
+        from etui.engine.token_counter import TokenCounter
+        from etui.runtime.forecast import count_tokens, forecast_choice
+
         context_tokens = runtime.model_files.find_context_tokens(
             choice.decision.arm.model, runtime.catalogue
         )
@@ -353,6 +367,8 @@ class _Question:
 
 def _print_document(event: TurnEvent) -> None:
     """Print the turn as one JSON document as soon as it has ended, even if the log then fails."""
+    from etui.turn.events import TurnFinished
+
     if isinstance(event, TurnFinished):
         print_json(event.record.to_json())
 

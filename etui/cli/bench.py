@@ -10,11 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 
-from etui.bench.arms import ArmOverrides
 from etui.bench.folder import find_run, read_run
-from etui.bench.progress import RunProgress
 from etui.cli.bench_options import SECTIONS, bench_options, format_option, list_given
-from etui.cli.cluster import bench_on_cluster, check_cluster_options
 from etui.cli.lazy_group import LazyGroup
 from etui.cli.output import open_watch, print_json, print_notes, print_result, stop_signals
 from etui.cli.when import wait_for_price
@@ -23,12 +20,12 @@ from etui.errors import ExitCode, Stopped, UsageError
 from etui.extras import require_extra
 from etui.measure.progress import Progress
 from etui.measure.run import RunLimits
-from etui.runtime.runtime import Runtime, open_runtime
 
 if TYPE_CHECKING:
     from etui.bench.plan import RunPlan, RunRequest
     from etui.bench.run import BenchRunner, RunOutcome
     from etui.design.plan import PlanPrice
+    from etui.runtime.runtime import Runtime
 
 
 _WHY = {
@@ -118,7 +115,10 @@ def bench(ctx: click.Context, /, **options: Any) -> None:
 
 
 def _run_bench(ctx: click.Context, options: dict[str, Any]) -> int:
+    from etui.bench.progress import RunProgress
     from etui.bench.run import BenchRunner
+    from etui.cli.cluster import bench_on_cluster, check_cluster_options
+    from etui.runtime.runtime import open_runtime
 
     if options["as_json"] and options["as_lines"]:
         raise click.UsageError("--json and --jsonl cannot be combined")
@@ -168,8 +168,10 @@ def _estimate_run(
 ) -> tuple[float | None, float | None]:
     """Estimate the seconds and joules of what is to be answered; None where they are not known."""
     from etui.bench.plan import restore_plan
+    from etui.bench.progress import RunProgress
     from etui.bench.run import BenchRunner
     from etui.design.plan import price_plan, price_rest
+    from etui.runtime.runtime import open_runtime
 
     with open_runtime(config) as runtime:
         if options["resume"] is None:
@@ -310,6 +312,7 @@ def _price_rest(runner: BenchRunner, options: dict[str, Any], limits: RunLimits)
 
 
 def _build_request(ctx: click.Context, options: dict[str, Any]) -> RunRequest:
+    from etui.bench.arms import ArmOverrides
     from etui.bench.plan import RunRequest
 
     is_open = options["design"] is not None and "seed" not in list_given(ctx)

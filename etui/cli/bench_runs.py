@@ -14,13 +14,11 @@ from typing import TYPE_CHECKING
 import click
 
 from etui.atomic import write_text
-from etui.bench.folder import MARKDOWN, REPORT, RUN, find_run, new_run_id, read_run, runs_dir
 from etui.cli.output import json_option, print_json, print_notes, print_result, write_output
 from etui.cli.param_types import TEXT, FiniteNumber, flag, number_option, path_option, text_option
 from etui.config.config import Config, load_config, make_home
 from etui.errors import ExitCode, UsageError, writing
 from etui.extras import require_extra
-from etui.log.writer import TurnWriter
 from etui.measure.folder import check_new
 from etui.stats.tests import holm
 from etui.units import count_text
@@ -35,6 +33,8 @@ _LICENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]{0,63}")
 
 def _read_answered(name: str, config: Config) -> Recorded:
     """Read a run that has answers; say what was changed in it outside etui."""
+    from etui.bench.folder import find_run, read_run
+
     run = find_run(name, config)
     recorded = read_run(run)
     if not recorded.samples:
@@ -82,6 +82,7 @@ def report(
     report of a design (`etui bench --design`) has tables, figures and a verdict instead, and no
     texts. RUN is the run's folder, its id, or `last`.
     """
+    from etui.bench.folder import MARKDOWN, REPORT
     from etui.bench.results import load_labels, load_precision, load_texts, result_files
     from etui.bench.summary import summarise
 
@@ -149,9 +150,11 @@ def merge(runs: tuple[str, ...], out: Path | None, as_json: bool, quiet: bool) -
     Joules are given for each machine, and pooled only if all machines are equal: hardware,
     programs, settings and power channels. RUN is the run's folder, its id, or `last`.
     """  # noqa: D301
+    from etui.bench.folder import RUN, find_run, new_run_id, read_run, runs_dir
     from etui.bench.merge import merge_runs, write_merged
     from etui.bench.summary import summary_document
     from etui.bench.summary_text import headline
+    from etui.log.writer import TurnWriter
 
     config = load_config()
     make_home(config)
@@ -210,6 +213,8 @@ def publish(name: str, to: Path, licence: str, allow: tuple[str, ...]) -> None:
     numbers of GPUs, are removed, and the command refuses to write a file in which one is left.
     RUN is the run's folder, its id, or `last`.
     """
+    from etui.bench.folder import find_run, read_run
+
     require_extra("figures", "`etui bench publish`")
     from etui.bench.difficulty import DIFFICULTY, read_difficulty
     from etui.bench.publish import find_private_data, publish_run

@@ -10,22 +10,13 @@ import click
 
 from etui.arm import Arm
 from etui.calibration.grid import QUICK, Grid, parse_grid
-from etui.cli.cluster import calibrate_on_cluster, cluster_option
-from etui.cli.curves import print_curve
+from etui.cli.cluster import cluster_option
 from etui.cli.output import json_option, load_models, open_watch, stop_signals
 from etui.cli.param_types import TEXT, FiniteNumber, WholeNumber, flag, number_option, text_option
 from etui.cli.when import wait_for_price, when_options
 from etui.config.config import Config, load_config, make_home
 from etui.curves.fit import LEAST_POINTS
-from etui.energy.discovery import open_recorder
 from etui.errors import ExitCode, UsageError
-from etui.log.curve_lookup import (
-    find_curve,
-    fit_logged_turns,
-    select_comparable_turns,
-)
-from etui.log.queries import LogReader
-from etui.log.writer import TurnWriter
 from etui.runtime.model_resolution import catalogue_name, find_model_file
 from etui.text import local_time
 from etui.units import percent_text
@@ -34,6 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from etui.curves.operating_curve import OperatingCurve
+    from etui.log.writer import TurnWriter
     from etui.models.spec import ModelSpec
 
 Form = Literal["text", "json", "jsonl"]
@@ -89,6 +81,9 @@ def calibrate(
     etui calibrate qwen2.5-coder-1.5b --cluster desk:6379
     """  # noqa: D301
     from etui.calibration.run import ModelCalibration
+    from etui.cli.cluster import calibrate_on_cluster
+    from etui.cli.curves import print_curve
+    from etui.log.writer import TurnWriter
 
     measuring = (grid, repeats, window, quick or None, force or None, fresh or None, when)
     if from_log and any(option is not None for option in measuring):
@@ -128,6 +123,9 @@ def calibrate(
 
 def _describe_better(curve: OperatingCurve, config: Config) -> str:
     """Say that an earlier curve stays in use because it predicts far better; empty otherwise."""
+    from etui.log.curve_lookup import find_curve
+    from etui.log.queries import LogReader
+
     with LogReader(config) as log:
         used = find_curve(log, curve.model, curve.model_sha256, curve.conditions)
     if used is None or used.curve_id == curve.curve_id:
@@ -161,6 +159,9 @@ def find_model(name: str, config: Config) -> tuple[ModelSpec, Path]:
 
 
 def _fit_log(spec: ModelSpec, config: Config, writer: TurnWriter) -> OperatingCurve:
+    from etui.energy.discovery import open_recorder
+    from etui.log.curve_lookup import fit_logged_turns, select_comparable_turns
+    from etui.log.queries import LogReader
     from etui.runtime.provenance import conditions
 
     with closing(open_recorder(config)) as recorder, LogReader(config) as log:

@@ -16,15 +16,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from etui.atomic import write_bytes
-from etui.bench.folder import find_run
-from etui.cli.curves import print_curve
 from etui.cli.output import open_watch, print_event, print_json, print_lines, stop_signals
 from etui.cli.param_types import text_option
 from etui.errors import EtuiError, ExitCode, Stopped, UsageError, writing
-from etui.log.curve_lookup import build_curve_row
-from etui.log.queries import LogReader
-from etui.log.writer import TurnWriter
-from etui.sweep.folder import read_sweep, sweeps_dir
 
 if TYPE_CHECKING:
     from etui.bench.plan import RunPlan
@@ -76,6 +70,7 @@ def bench_on_cluster(
     runner: BenchRunner, options: dict[str, Any], limits: RunLimits, plan: RunPlan | None
 ) -> RunOutcome:
     """Run a benchmark on a cluster and show what was wasted; without a plan, resume one."""
+    from etui.bench.folder import find_run
     from etui.bench.plan import restore_plan
     from etui.cluster.bench_cluster import ClusterBench
     from etui.cluster.open_nodes import NodeDriver, build_patience
@@ -111,7 +106,9 @@ def bench_on_cluster(
 
 def calibrate_on_cluster(address: str, asked: Measurement, form: str, config: Config) -> None:
     """Calibrate a model on every machine, and save the curves to the log of this one too."""
+    from etui.cli.curves import print_curve
     from etui.cluster.messages import Measured
+    from etui.log.curve_lookup import build_curve_row
 
     results, stopped = _measure_on_nodes(address, asked, jsonl=form == "jsonl")
     curves = {
@@ -140,6 +137,7 @@ def sweep_on_cluster(options: dict[str, Any], asked: SweepConfig, config: Config
     from etui.cli.sweep_text import format_result
     from etui.cluster.messages import Failed, Measurement
     from etui.sweep.document import build_document
+    from etui.sweep.folder import read_sweep
     from etui.sweep.run import analyse_folder
 
     for name, given, fix in (
@@ -226,6 +224,9 @@ def _refuse_failed(results: Mapping[str, Measured | Failed], stopped: bool) -> N
 
 def _save_curves(curves: Iterable[OperatingCurve], config: Config) -> None:
     """Save the curves to the log here; a node of this machine has saved its own already."""
+    from etui.log.queries import LogReader
+    from etui.log.writer import TurnWriter
+
     with TurnWriter(config) as writer:
         writer.ready()
         with LogReader(config) as log:
@@ -237,6 +238,8 @@ def _save_curves(curves: Iterable[OperatingCurve], config: Config) -> None:
 
 def _keep_sweep(name: str, result: Measured, out: Path | None, config: Config) -> Path:
     """Write the files of a node's sweep: into OUT/NODE, or into the folder of all sweeps."""
+    from etui.sweep.folder import sweeps_dir
+
     folder = out / name if out is not None else sweeps_dir(config) / Path(result.folder).name
     with writing(folder, "use another folder with --out"):
         folder.mkdir(parents=True, exist_ok=True)

@@ -12,21 +12,8 @@ from etui.cli.output import json_option, print_event, print_json, print_result, 
 from etui.cli.param_types import TEXT, path_option
 from etui.config.config import Config, load_config
 from etui.curves.operating_curve import Conditions, OperatingCurve, list_differences
-from etui.curves.text import (
-    age_text,
-    compute_drawn_lines,
-    doubt_text,
-    draw_curve,
-    fit_lines,
-    points_text,
-    r2_text,
-)
-from etui.energy.discovery import open_recorder
 from etui.errors import EtuiError
 from etui.extras import require_extra
-from etui.log.curve_lookup import build_curve_row
-from etui.log.queries import LogReader
-from etui.models.catalogue import load_catalogue
 from etui.plots.figure import ARM_COLOURS, Figure, Panel, Point
 from etui.text import format_table
 from etui.units import percent_text
@@ -34,6 +21,9 @@ from etui.units import percent_text
 
 def print_curve(curve: OperatingCurve, form: str, status: str, node: str = "") -> None:
     """Print a curve as ``text``, ``json`` or ``jsonl``, with the node that measured it, if any."""
+    from etui.curves.text import doubt_text, fit_lines, points_text
+    from etui.log.curve_lookup import build_curve_row
+
     if form == "json":
         print_json({"status": status, **build_curve_row(curve)})
         return
@@ -58,6 +48,8 @@ def figure_svg(curves: Sequence[OperatingCurve]) -> str:
 
 
 def _draw_panel(panel: Panel, curve: OperatingCurve) -> None:
+    from etui.curves.text import compute_drawn_lines
+
     for line, colour in zip(compute_drawn_lines(curve), ARM_COLOURS, strict=False):
         outputs, joules = zip(*line.line, strict=True)
         half = [width for _, width in line.band]
@@ -91,6 +83,8 @@ def curves(model: str | None, svg: Path | None, as_json: bool) -> None:
     Draws the newest curve of each model and machine: the joules of a turn over its output tokens,
     for up to three prompt lengths. Lists what has changed since the curve was measured.
     """
+    from etui.log.curve_lookup import build_curve_row
+
     if svg is not None:
         require_extra("figures", "--svg")
     config = load_config()
@@ -110,6 +104,8 @@ def curves(model: str | None, svg: Path | None, as_json: bool) -> None:
 
 def _find_curves(config: Config, model: str | None) -> list[OperatingCurve]:
     """Return the newest curve of each model, file, machine, channels and source; at least one."""
+    from etui.log.queries import LogReader
+
     with LogReader(config) as log:
         every = log.curves(model)
     newest: dict[tuple[object, ...], OperatingCurve] = {}
@@ -126,6 +122,9 @@ def _find_curves(config: Config, model: str | None) -> list[OperatingCurve]:
 
 def _read_conditions(config: Config, models: Collection[str]) -> dict[str, Conditions]:
     """Read the conditions of each model: those of this machine, or of its backend."""
+    from etui.energy.discovery import open_recorder
+    from etui.log.queries import LogReader
+    from etui.models.catalogue import load_catalogue
     from etui.runtime.provenance import conditions, find_conditions
 
     entries = load_catalogue(config).models
@@ -139,6 +138,8 @@ def _read_conditions(config: Config, models: Collection[str]) -> dict[str, Condi
 
 
 def _format_curves(found: Sequence[OperatingCurve], now: Mapping[str, Conditions]) -> Iterator[str]:
+    from etui.curves.text import age_text, draw_curve, fit_lines, points_text, r2_text
+
     head = ("model", "source", "n", "R² prefill", "R² decode", "off the grid", "kind", "age")
     rows = [
         (

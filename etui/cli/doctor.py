@@ -13,14 +13,11 @@ from etui.cli.output import json_option, print_result, stop_signals
 from etui.cli.param_types import TEXT
 from etui.codec import finite, pick, to_document
 from etui.config.config import Config, load_config
-from etui.energy.discovery import open_recorder
 from etui.energy.power_limits.limit import describe_limit
 from etui.energy.scopes import describe_unread
 from etui.errors import EtuiError, ExitCode
-from etui.models.catalogue import load_catalogue
 from etui.models.files import require
 from etui.models.spec import STARTER
-from etui.runtime.engine_build import read_status
 from etui.text import format_table, join_lines
 from etui.units import bytes_text, count_text, per_token_text, seconds_text, speed_text
 
@@ -65,6 +62,8 @@ def doctor(model: str | None, as_json: bool) -> int:
 
 def _try_gpu(model: str, as_json: bool) -> int:
     """Try the GPU with a model; an empty name takes the smallest."""
+    from etui.energy.discovery import open_recorder
+    from etui.models.catalogue import load_catalogue
     from etui.runtime.try_gpu import choose_model, look_at_offload, try_gpu
 
     def report(layers: str, stage: str) -> None:
@@ -81,6 +80,8 @@ def _try_gpu(model: str, as_json: bool) -> int:
 
 def _list_hints(config: Config) -> Iterator[str]:
     """Yield how llama.cpp could be faster here; nothing where it cannot be loaded."""
+    from etui.runtime.engine_build import read_status
+
     with suppress(EtuiError):
         for hint in read_status(config).hints:
             yield f"llama.cpp: {hint}"

@@ -12,19 +12,15 @@ import click
 from etui.cli.output import json_option, open_watch, print_result, stop_signals
 from etui.cli.param_types import TEXT, WholeNumber, join_options, number_option, text_option
 from etui.config.config import Config, load_config
-from etui.energy.discovery import open_recorder
 from etui.errors import EngineFailed, ExitCode, UsageError
 from etui.measure.progress import Progress
-from etui.models.catalogue import load_catalogue
-from etui.models.files import require
-from etui.runtime.engine_build import RECIPES, EngineStatus, Report, read_status
-from etui.runtime.engine_build import build as compile_engine
 from etui.text import format_table, suggest
 from etui.units import multiple_text, significant
 
 if TYPE_CHECKING:
     from etui.engine.builds import Build
     from etui.models.spec import ModelSpec
+    from etui.runtime.engine_build import EngineStatus, Report
     from etui.runtime.engine_comparison import EngineComparison
 
 _RECIPES = {
@@ -67,6 +63,8 @@ def status(as_json: bool) -> int:
 
     The exit code is 1 if none can be loaded.
     """
+    from etui.runtime.engine_build import read_status
+
     found = read_status(load_config())
     builds = [asdict(build) | {"folder": str(build.folder)} for build in found.builds]
     document = {"used": found.used, "builds": builds, "hints": found.hints}
@@ -114,6 +112,8 @@ def build(recipe: str | None, model: str, rounds: int, as_json: bool) -> None:
     to the llama.cpp of the install.
     """
     from etui.engine.builds import Builds
+    from etui.runtime.engine_build import RECIPES
+    from etui.runtime.engine_build import build as compile_engine
 
     config = load_config()
     spec = _choose_model(model, config)
@@ -168,6 +168,8 @@ def revert() -> None:
 
 
 def _choose_model(name: str, config: Config) -> ModelSpec:
+    from etui.models.catalogue import load_catalogue
+    from etui.models.files import require
     from etui.runtime.try_gpu import choose_model
 
     spec = choose_model(name, config, load_catalogue(config))
@@ -193,6 +195,7 @@ def _find_build(name: str, config: Config) -> Build:
 def _compare(
     old: Build, new: Build, spec: ModelSpec, config: Config, rounds: int, report: Report
 ) -> EngineComparison:
+    from etui.energy.discovery import open_recorder
     from etui.runtime.engine_comparison import compare_builds
 
     with open_recorder(config) as meter:

@@ -6,7 +6,7 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -27,25 +27,13 @@ from etui.codec import to_document
 from etui.config.config import load_config
 from etui.energy.tariff import Cost
 from etui.errors import UsageError
-from etui.log import export as writing
-from etui.log.chat_queries import find_branch, find_chat
-from etui.log.export import build_turn_document
 from etui.log.filters import Sort, TurnFilter
-from etui.log.labels import read_audits, read_grades
-from etui.log.prices import read_prices, sum_costs
-from etui.log.queries import LogReader
-from etui.log.records import GradeRecord
-from etui.log.text import (
-    format_audit,
-    format_loads,
-    format_totals,
-    format_turn,
-    format_turns,
-)
-from etui.log.writer import TurnWriter
-from etui.runtime.delete_chat import delete_chat
 from etui.text import format_utc, one_line
 from etui.units import count_text
+
+if TYPE_CHECKING:
+    from etui.log.queries import LogReader
+
 
 _SORTS = ("time", "joules", "joules-per-token", "seconds", "tokens", "model", "rule")
 _GROUPS = ("all", "model", "rule", "policy", "status", "day", "hour", "chat", "key")
@@ -146,6 +134,11 @@ def show(turn_id: str, as_json: bool) -> None:
 
     The first characters of its id are enough, if no other id begins with them.
     """
+    from etui.log.export import build_turn_document
+    from etui.log.labels import read_audits, read_grades
+    from etui.log.prices import read_prices
+    from etui.log.text import format_audit, format_turn
+
     with _open_log() as log:
         prices = read_prices(log, load_config())
         turn = log.get_turn(turn_id)
@@ -176,6 +169,9 @@ def grade(turn_id: str, grade: str, as_json: bool) -> None:
     `etui policy fit --log` learns from it. A second grade replaces the first, and clear removes
     it. The first characters of the id are enough, if no other id begins with them.
     """
+    from etui.log.records import GradeRecord
+    from etui.log.writer import TurnWriter
+
     with _open_log() as log:
         turn = log.get_turn(turn_id)
     if grade != "clear" and not turn.answer.strip():
@@ -196,6 +192,8 @@ def grade(turn_id: str, grade: str, as_json: bool) -> None:
 @json_option
 def loads(limit: int, as_json: bool) -> None:
     """List models loaded into and unloaded from memory, latest first."""
+    from etui.log.text import format_loads
+
     with _open_log() as log:
         loaded, unloaded = log.loads(limit or None), log.unloads(limit or None)
     if as_json:
@@ -216,6 +214,9 @@ def totals(by: str, as_json: bool, **chosen: str | None) -> None:
     Carbon and cost are included if config.yaml states prices or carbon: each turn at the price of
     its time.
     """
+    from etui.log.prices import read_prices, sum_costs
+    from etui.log.text import format_totals
+
     with _open_log() as log:
         prices, turn_filter = read_prices(log, load_config()), _build_filter(chosen)
         sums = log.totals(by, turn_filter)
@@ -245,6 +246,9 @@ def export(form: str, search: str | None, **chosen: str | None) -> None:
 
     --chat ID chooses the chat.
     """
+    from etui.log import export as writing
+    from etui.log.prices import read_prices
+
     chat_id = chosen.get("chat")
     if form in ("markdown", "json") and chat_id is None:
         raise UsageError(f"--format {form} exports one chat", "choose it with --chat ID")
@@ -281,6 +285,10 @@ def delete(chats: tuple[str, ...], caches: bool, yes: bool) -> None:
     CHAT is an id, a title, or a unique beginning of one. The joules of loads stay in the log.
     """
     from etui.engine.kv_folder import KvFolder
+    from etui.log.chat_queries import find_chat
+    from etui.log.queries import LogReader
+    from etui.log.writer import TurnWriter
+    from etui.runtime.delete_chat import delete_chat
 
     if caches == bool(chats):
         raise UsageError("delete either chats or --caches", "pass the title of a chat, or --caches")
@@ -324,6 +332,8 @@ def _read_weights() -> dict[str, str]:
 
 
 def _open_log() -> LogReader:
+    from etui.log.queries import LogReader
+
     return LogReader(load_config())
 
 
@@ -345,6 +355,9 @@ def _build_filter(chosen: dict[str, str | None], search: str | None = None) -> T
 def _show_list(
     log: LogReader, turn_filter: TurnFilter, limit: int, sort: str, reverse: bool, as_json: bool
 ) -> None:
+    from etui.log.chat_queries import find_branch
+    from etui.log.text import format_turns
+
     turns = log.list_turns(
         turn_filter, sort=Sort(sort), descending=not reverse, limit=limit or None
     )

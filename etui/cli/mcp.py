@@ -11,13 +11,8 @@ from etui.cli.output import stop_signals
 from etui.cli.param_types import WholeNumber, number_option, text_option
 from etui.cli.streams import raw_streams
 from etui.config.config import load_config, make_home
-from etui.energy.idle import IdleTracker
 from etui.errors import UsageError
 from etui.extras import require_extra
-from etui.runtime.model_ids import check_names
-from etui.runtime.overrides import Overrides
-from etui.runtime.runtime import open_process_runtime
-from etui.runtime.turn_pool import TurnPool
 
 
 @click.command()
@@ -38,6 +33,12 @@ def mcp(policy: str | None, model: str | None, port: int | None) -> None:
     \b
     claude mcp add etui -- etui mcp
     """  # noqa: D301
+    from etui.energy.idle import IdleTracker
+    from etui.runtime.model_ids import check_names
+    from etui.runtime.overrides import Overrides
+    from etui.runtime.runtime import open_process_runtime
+    from etui.runtime.turn_pool import TurnPool
+
     if policy and model:
         raise UsageError("--model cannot be combined with --policy", "pass only one of them")
     require_extra("tools", "`etui mcp`")

@@ -9,12 +9,10 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from etui.cli import model_facts, model_tables
-from etui.cli.model_status import print_status, read_status
 from etui.cli.output import (
     find_width,
     json_option,
@@ -31,29 +29,21 @@ from etui.cli.streams import data_stream
 from etui.codec import to_document
 from etui.config.config import Config, load_config
 from etui.errors import EtuiError, ExitCode, Stopped, UsageError
-from etui.log.model_usage import build_document, read_model_usage
-from etui.log.queries import LogReader
-from etui.log.text import format_usage
 from etui.measure.progress import Progress as Shown
 from etui.measure.progress import Watch
 from etui.models.catalogue import Catalogue
-from etui.models.download import Progress, kept_bytes
 from etui.models.files import file_size, model_path, read_record, recorded_sha256, require
 from etui.models.files import verify as verify_model
 from etui.models.found import TITLES
 from etui.models.spec import STARTER, PathSource
 from etui.models.tuned import describe_values
-from etui.runtime.user_models import (
-    NewModel,
-    Removed,
-    UserModels,
-    find_repository,
-    open_stores,
-    open_user_models,
-    parse_adapter,
-)
 from etui.text import join_lines
 from etui.units import bytes_text, seconds_text
+
+if TYPE_CHECKING:
+    from etui.models.download import Progress
+    from etui.runtime.user_models import NewModel, Removed, UserModels
+
 
 _WORDS = {"wait": "waiting", "download": "pulling", "verify": "checking"}
 
@@ -82,6 +72,10 @@ def list_(found: bool, as_json: bool) -> None:
     --found lists what Ollama, LM Studio, llama.cpp and the cache of the Hugging Face hub keep on
     this machine. `etui models pull` uses one of them in place; nothing of theirs is changed.
     """
+    from etui.cli import model_facts, model_tables
+    from etui.log.model_usage import build_document, read_model_usage
+    from etui.log.queries import LogReader
+    from etui.log.text import format_usage
     from etui.runtime.measure_memory import predict_entry, read_machine
     from etui.runtime.remote_models import probe_backends
 
@@ -127,6 +121,8 @@ def list_(found: bool, as_json: bool) -> None:
 
 
 def _list_found(catalogue: Catalogue, as_json: bool) -> None:
+    from etui.runtime.user_models import open_stores
+
     stores = open_stores()
     models = stores.find()
     used = {
@@ -171,9 +167,13 @@ def info(name: str, as_json: bool) -> None:
     Settings that `etui sweep --apply` chose are shown with what they save, and whether they are
     used. The backend of a remote model is asked.
     """
+    from etui.cli import model_facts, model_tables
+    from etui.log.model_usage import build_document, read_model_usage
+    from etui.log.queries import LogReader
     from etui.runtime.measure_memory import predict_entry, read_machine
     from etui.runtime.remote_models import probe_backends
     from etui.runtime.search_models import price_repository
+    from etui.runtime.user_models import find_repository
 
     config, catalogue = _load_catalogue()
     if name not in catalogue and (repository := find_repository(name)) is not None:
@@ -230,6 +230,7 @@ def search(words: tuple[str, ...], limit: int, fits: bool, as_json: bool) -> int
     Without the hub, shows what matches in the catalogue and on this machine. HF_ENDPOINT names
     another hub.
     """
+    from etui.cli import model_tables
     from etui.runtime.search_models import search_models
 
     found = search_models(load_config(), " ".join(words), limit)
@@ -274,6 +275,8 @@ def pull(
 
     --adapter, which may be repeated, adds a further model: NAME with the adapters applied.
     """
+    from etui.runtime.user_models import open_user_models, parse_adapter
+
     config, catalogue = _load_catalogue()
     parsed = [parse_adapter(text) for text in adapters]
     if (entry_name is not None or parsed) and len(names) != 1:
@@ -324,6 +327,8 @@ def pull(
 def _pull(
     models: UserModels, new: NewModel, config: Config, names: tuple[str, ...], *, quiet: bool
 ) -> Path:
+    from etui.models.download import kept_bytes
+
     try:
         with show_progress(quiet=quiet) as progress:
             return models.add(new, progress)
@@ -347,6 +352,7 @@ def update(source: str, sha256: str | None, yes: bool, as_json: bool) -> None:
     are shown, and nothing is written before you agree. Your own entries stay in place of those.
     --json without --yes only shows.
     """
+    from etui.cli import model_facts
     from etui.models.update import read_update
 
     if yes and not sha256:
@@ -380,6 +386,8 @@ def rm(names: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
     place, that another model uses too, or that you put into the models folder, stays as it is.
     Shows how much space that frees, and which policies, arms and settings still name the models.
     """
+    from etui.runtime.user_models import open_user_models
+
     config, catalogue = _load_catalogue()
     models = open_user_models(config, catalogue)
     specs = [catalogue.get(name) for name in dict.fromkeys(names)]
@@ -412,6 +420,8 @@ def compare(names: tuple[str, ...], as_json: bool) -> None:
     95 % shows it. What was not measured is listed with the command that measures it.
     """
     from etui.bench.model_comparison import compare_models
+    from etui.cli import model_tables
+    from etui.log.queries import LogReader
 
     config, catalogue = _load_catalogue()
     specs = [catalogue.get(name) for name in dict.fromkeys(names)]
@@ -497,6 +507,9 @@ def status(as_json: bool) -> None:
     model, and whether the idle power after its last unload was that without a model. Which models
     are in memory now is only known to the running app.
     """
+    from etui.cli.model_status import print_status, read_status
+    from etui.log.queries import LogReader
+
     config, catalogue = _load_catalogue()
     with LogReader(config) as log:
         document, known = read_status(log, config, catalogue)

@@ -39,10 +39,8 @@ from etui.cli.policy_test import build_problem, test
 from etui.cli.streams import data_stream
 from etui.config.config import Config, load_config
 from etui.errors import EtuiError, ExitCode, InvalidFile, Problem, UsageError, writing
-from etui.learning.logged_cases import LoggedCases, read_logged_cases
 from etui.learning.predictor import get_fitted_path
 from etui.log.filters import TurnFilter
-from etui.log.queries import LogReader
 from etui.routing.library import (
     CheckedPolicy,
     check_place,
@@ -52,20 +50,14 @@ from etui.routing.library import (
     policy_names,
     read_text,
 )
-from etui.runtime import explain as explaining
-from etui.runtime.fit_health import (
-    FitTrace,
-    build_fit_document,
-    format_fit,
-    list_fit_facts,
-    read_health,
-)
-from etui.runtime.runtime import open_runtime
 from etui.text import sanitize
 from etui.units import count_text
 
 if TYPE_CHECKING:
     from etui.learning.fitted_file import FittedModel
+    from etui.learning.logged_cases import LoggedCases
+    from etui.runtime import explain as explaining
+    from etui.runtime.fit_health import FitTrace
     from etui.yaml.named_files import NamedFile
 
 
@@ -101,6 +93,8 @@ def cases(name: str, from_log: bool, since: str | None, limit: int, output: Path
     The cases hold your questions as you typed them. They stay on this machine; read them before
     you give them to others.
     """
+    from etui.learning.logged_cases import read_logged_cases
+    from etui.log.queries import LogReader
     from etui.routing.probes import load_cases
 
     if not from_log:
@@ -171,6 +165,8 @@ def explain(
     No model is loaded, so this works even before a model is on this machine.
     """
     from etui.cli.ask import read_question
+    from etui.runtime import explain as explaining
+    from etui.runtime.runtime import open_runtime
 
     query = read_question(query, None, is_terminal=True)
     config = load_config()
@@ -200,6 +196,8 @@ def _parse_metadata(given: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
 
 
 def _format_explanation(document: explaining.Explanation) -> Iterator[str]:
+    from etui.runtime import explain as explaining
+
     for label, text in explaining.explained_facts(document):
         yield f"{label:<10} {text}"
     if candidates := explaining.candidate_rows(document):
@@ -265,6 +263,8 @@ def check(names: Sequence[str], as_json: bool) -> ExitCode:
     For a policy with a fit, also says how old it is, what it was fitted on, which arms it does not
     cover, and how it has done on the graded turns since. A damaged fit is an error.
     """
+    from etui.runtime.fit_health import build_fit_document, list_fit_facts, read_health
+
     config, catalogue, is_on_disk = load_context()
     policies = policy_names(config)
     results: list[tuple[CheckedPolicy, FitTrace | None]] = []
@@ -304,6 +304,8 @@ def schema() -> None:
 
 def _format_valid(result: CheckedPolicy, health: FitTrace | None) -> Iterator[str]:
     """Format the size of a policy without errors, and age, scope and state of its fit."""
+    from etui.runtime.fit_health import format_fit
+
     if result.errors or result.policy is None:
         return
     sizes = {name: len(getattr(result.policy, f"{name}s")) for name in _COUNTED}

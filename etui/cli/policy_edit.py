@@ -18,7 +18,6 @@ from etui.cli.output import json_option, load_context, print_problems, print_res
 from etui.cli.param_types import TEXT, WholeNumber, number_option, path_option, text_option
 from etui.codec import pick
 from etui.errors import EtuiError, ExitCode, InvalidFile, UsageError
-from etui.log.queries import LogReader
 from etui.routing import library
 from etui.routing.signals import HostState
 from etui.text import sanitize
@@ -245,6 +244,8 @@ def _read_questions(path: Path | None) -> Iterator[tuple[Query, HostState]]:
 
 
 def _read_logged(config: Config, count: int | None) -> Iterator[tuple[Query, HostState]]:
+    from etui.log.queries import LogReader
+
     if count is None:
         return
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from etui import __version__
-from etui.bench.folder import find_run, runs_dir
 from etui.cli.output import (
     json_option,
     load_context,
@@ -32,13 +31,9 @@ from etui.cli.param_types import (
 from etui.config.config import Config
 from etui.errors import UsageError
 from etui.extras import require_extra
-from etui.learning.predictor import get_fitted_path
-from etui.log.labels import read_labelled
-from etui.log.queries import LogReader
 from etui.measure.folder import CONFIG
 from etui.routing.library import load_policy
 from etui.routing.policy import Policy, list_agreements, list_priors
-from etui.runtime.fit_health import build_fit_document, list_never_accepted, measure_health
 from etui.units import count_text, percent_text
 
 if TYPE_CHECKING:
@@ -55,6 +50,8 @@ def split_names(
 
     With ``--runs A``, further runs may follow as plain arguments.
     """
+    from etui.bench.folder import find_run, runs_dir
+
     policies: list[str] = []
     further: list[str] = []
     for name in names:
@@ -130,6 +127,9 @@ def fit(
     policy. The result is saved next to the policy as NAME.fitted.json; the policy's objectives and
     cascades use it from then on.
     """
+    from etui.learning.predictor import get_fitted_path
+    from etui.runtime.fit_health import build_fit_document, list_never_accepted, measure_health
+
     require_extra("learn", "`etui policy fit`")
     from etui.learning.fit import fit_accuracy
     from etui.learning.fitted_file import format_fitted
@@ -321,6 +321,8 @@ def _add_log(answers: _Answers | None, policy: Policy | None, config: Config) ->
     from hashlib import sha256
 
     from etui.learning.labels import collect_labels, join_tables
+    from etui.log.labels import read_labelled
+    from etui.log.queries import LogReader
 
     with LogReader(config) as log:
         turns = read_labelled(log)

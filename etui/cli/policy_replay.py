@@ -32,17 +32,14 @@ from etui.cli.policy_fit import (
 from etui.cli.streams import control_stream
 from etui.errors import UsageError
 from etui.extras import require_extra
-from etui.learning.log_replay import build_turns_document, move_rows, replayed_lines
-from etui.learning.predictor import AccuracyPredictor, load_accuracy
 from etui.routing.library import load_policy
-from etui.runtime.replay import replay_log
-from etui.runtime.runtime import open_runtime
 from etui.units import significant
 
 if TYPE_CHECKING:
     from etui.config.config import Config
     from etui.learning.graded import Graded
     from etui.learning.judge import Document, ReplayTable
+    from etui.learning.predictor import AccuracyPredictor
     from etui.models.catalogue import Catalogue
     from etui.routing.policy import Policy
     from etui.stats.arrays import Floats
@@ -463,6 +460,8 @@ def _list_vote_notes(policies: Sequence[Policy], table: ReplayTable) -> Iterator
 
 
 def _load_heads(policy: Policy, config: Config) -> AccuracyPredictor:
+    from etui.learning.predictor import load_accuracy
+
     heads = load_accuracy(policy, config)
     fix = f"run `etui policy fit {policy.name}` on other questions, or leave --as-fitted out"
     if heads is None:
@@ -479,6 +478,10 @@ def _load_heads(policy: Policy, config: Config) -> AccuracyPredictor:
 def _replay_log(
     policies: Sequence[str], config: Config, catalogue: Catalogue, *, as_json: bool
 ) -> None:
+    from etui.learning.log_replay import build_turns_document, move_rows, replayed_lines
+    from etui.runtime.replay import replay_log
+    from etui.runtime.runtime import open_runtime
+
     if len(policies) > 1:
         raise UsageError("the log is replayed with one policy at a time", "name only one")
     policy = load_policy(policies[0], config, catalogue.models)

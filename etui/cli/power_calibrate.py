@@ -7,18 +7,10 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from etui.calibration.measure import TurnTimer
-from etui.calibration.wall import (
-    WallRun,
-    expected_seconds,
-    find_meter,
-    list_cpu_loads,
-    list_model_loads,
-)
 from etui.cli.output import (
     json_option,
     load_context,
@@ -32,20 +24,20 @@ from etui.cli.param_types import WholeNumber, flag, number_option, path_option, 
 from etui.cli.power import WARM_UP_S, Seconds, open_meter
 from etui.codec import to_document
 from etui.config.config import Config, load_config
-from etui.energy.discovery import open_recorder
-from etui.energy.idle import load_baselines, measure_baseline, refuse_busy, save_baselines
-from etui.energy.recorder import Recorder
 from etui.energy.sources.estimate import Calibration, fit_range
 from etui.energy.wall_model import WallCalibration, find_wall, load_wall, save_wall
 from etui.errors import EtuiError
 from etui.extras import require_extra
-from etui.log.writer import TurnWriter
 from etui.measure.progress import Progress
 from etui.models.files import require
 from etui.plots.figure import ARM_COLOURS, Figure, Point
 from etui.runtime.model_resolution import catalogue_name
 from etui.text import format_table
 from etui.units import percent_text, seconds_text, significant, watts_text
+
+if TYPE_CHECKING:
+    from etui.energy.recorder import Recorder
+
 
 _AFTER_LOAD_S = 2.0
 """A GPU keeps its clocks high for a moment after the last copy."""
@@ -66,6 +58,8 @@ def idle(model: str | None, seconds: float, force: bool, as_json: bool) -> None:
     own baseline if there is one. Run nothing else during the measurement: a busy machine is
     refused.
     """
+    from etui.energy.idle import load_baselines, measure_baseline, save_baselines
+
     config = load_config()
     with open_meter() as recorder, _in_memory(model, config) as name:
         time.sleep(WARM_UP_S if name is None else _AFTER_LOAD_S)
@@ -208,8 +202,19 @@ def calibrate_wall(
 def _measure(
     model: str | None, rounds: int, meter_id: str | None, force: bool, dry_run: bool
 ) -> WallCalibration | dict[str, Any]:
+    from etui.calibration.measure import TurnTimer
     from etui.calibration.run import load_session
+    from etui.calibration.wall import (
+        WallRun,
+        expected_seconds,
+        find_meter,
+        list_cpu_loads,
+        list_model_loads,
+    )
     from etui.cli.calibrate import find_model
+    from etui.energy.discovery import open_recorder
+    from etui.energy.idle import refuse_busy
+    from etui.log.writer import TurnWriter
 
     config, catalogue, on_disk = load_context()
     if model is None:

@@ -15,8 +15,6 @@ from etui import __version__
 from etui.cli.output import json_option, print_result, table_lines
 from etui.cli.param_types import number_option
 from etui.cli.power import Seconds, measure, open_meter, print_interval, until_stopped
-from etui.energy import diagnosis
-from etui.energy.diagnosis import TraceWriter, any_failed, run_selftest
 from etui.errors import ExitCode, writing
 from etui.units import change_text, seconds_text, watts_text
 
@@ -36,6 +34,8 @@ def selftest(seconds: float, as_json: bool) -> int:
     Compares each counter with its integrated power, looks for gaps, and checks that the parts sum
     to the whole. The checks are more conclusive on a busy machine than on an idle one.
     """
+    from etui.energy.diagnosis import any_failed, run_selftest
+
     with open_meter() as recorder:
         start_ns, end_ns = measure(recorder, seconds)
         checks = run_selftest(recorder, start_ns, end_ns)
@@ -50,6 +50,8 @@ def selftest(seconds: float, as_json: bool) -> int:
 @number_option(Seconds, "--seconds", default=10.0, help="Duration in seconds (10).")
 def record(file: Path, seconds: float) -> None:
     """Write every reading to FILE, for `power replay` or a bug report."""
+    from etui.energy.diagnosis import TraceWriter
+
     with writing(file, "name a new file in a writable folder"):
         out = file.open("x", encoding="utf-8")
     lost = writing(file, "free some space, or name a file on another disk")
@@ -72,6 +74,8 @@ def record(file: Path, seconds: float) -> None:
 @json_option
 def replay(file: Path, as_json: bool) -> None:
     """Compute the energy of the readings in FILE, as if they were live."""
+    from etui.energy import diagnosis
+
     print_interval(*diagnosis.replay(file), as_json)
 
 
@@ -93,6 +97,8 @@ def compare(file: Path | None, seconds: float | None, as_json: bool) -> None:
 
     With FILE, compares the readings that `etui power record FILE` has written, here or elsewhere.
     """
+    from etui.energy import diagnosis
+
     if file is not None:
         document = _build_document(*diagnosis.replay(file), None)
     else:

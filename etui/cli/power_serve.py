@@ -11,7 +11,7 @@ import click
 
 from etui.cli.param_types import WholeNumber, flag, number_option, text_option
 from etui.cli.power import Seconds, measure, open_meter, until_stopped
-from etui.cli.serve import check_hosts, keys_option
+from etui.cli.serve import keys_option
 from etui.energy.documents import build_registry, format_metrics
 from etui.errors import EtuiError, UsageError
 from etui.extras import require_extra
@@ -55,6 +55,8 @@ def serve(
     \b
     ETUI_API_KEY=$(cat key) etui power serve --host 0.0.0.0 --allow-host desk
     """  # noqa: D301
+    from etui.cli.serve import check_hosts
+
     require_extra("serve", "`etui power serve`")
     from etui.server.run import format_root, open_sockets, serve_meter
 

@@ -16,16 +16,14 @@ from etui.cli.param_types import flag, number_option
 from etui.cli.power import Seconds, until_stopped
 from etui.codec import pick
 from etui.config.config import Config, load_config
-from etui.energy.devices import ChannelState, DeviceReader, join_states
-from etui.energy.discovery import open_recorder
 from etui.errors import EtuiError, UsageError
-from etui.log.daily_energy import DailyEnergy, sum_by_day, sum_by_model, sum_by_part
 from etui.text import format_table, utc_now
-from etui.tui.power.channel_rows import Row, build_rows, column_texts, own_text
 from etui.units import UNMEASURED, watts_text
 
 if TYPE_CHECKING:
+    from etui.energy.devices import ChannelState
     from etui.energy.recorder import Recorder
+    from etui.tui.power.channel_rows import Row
     from etui.tui.power.spent_text import Spent
 
 _LOOK_SECONDS = 2.0
@@ -57,6 +55,8 @@ def top(once: bool, as_json: bool, as_lines: bool, interval: float) -> None:
 
     Prints one table where the output is no terminal.
     """
+    from etui.energy.discovery import open_recorder
+
     given = [f"--{name}" for name, on in
              (("once", once), ("json", as_json), ("jsonl", as_lines)) if on]  # fmt: skip
     if len(given) > 1:
@@ -117,6 +117,8 @@ def _open_reader(config: Config, recorder: Recorder) -> Callable[[], TopReading]
     """Return a function that reads the channels and the log; the first reading is not used."""
     from datetime import date
 
+    from etui.energy.devices import DeviceReader, join_states
+    from etui.log.daily_energy import DailyEnergy
     from etui.tui.power.spent_text import Spent, read_spent
 
     devices = DeviceReader(recorder, config.sysfs_dir, time.monotonic_ns)
@@ -138,6 +140,7 @@ def _open_reader(config: Config, recorder: Recorder) -> Callable[[], TopReading]
 
 
 def _format_top(reading: TopReading) -> Iterator[str]:
+    from etui.tui.power.channel_rows import build_rows, column_texts, own_text
     from etui.tui.power.spent_text import DAYS_SHOWN, day_lines, model_lines, money_lines
 
     rows = build_rows(reading.states)
@@ -164,6 +167,8 @@ def _format_top(reading: TopReading) -> Iterator[str]:
 
 
 def _build_document(reading: TopReading) -> dict[str, Any]:
+    from etui.tui.power.channel_rows import build_rows
+
     rows = build_rows(reading.states)
     total = next((row for row in rows if row.state is None), rows[0] if rows else None)
     return {
@@ -192,6 +197,7 @@ def _build_channel(row: Row) -> dict[str, Any]:
 
 
 def _build_spent(spent: Spent) -> dict[str, Any]:
+    from etui.log.daily_energy import sum_by_day, sum_by_model, sum_by_part
     from etui.tui.power.spent_text import DAYS_SHOWN, list_money
 
     periods: dict[str, Any] = {}

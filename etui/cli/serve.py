@@ -14,7 +14,7 @@ from importlib.resources import files
 from pathlib import Path
 from string import Template
 from threading import Event, Thread
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 import click
 
@@ -33,25 +33,16 @@ from etui.cli.param_types import (
 from etui.cli.streams import control_stream, data_stream
 from etui.codec import from_document, to_document
 from etui.config.config import Config, load_config, make_home
-from etui.energy.idle import IdleTracker
 from etui.errors import UsageError
 from etui.extras import require_extra
-from etui.runtime.decide import choose
-from etui.runtime.model_ids import DEFAULT_ID, check_names, list_model_ids, list_wrong_aliases
-from etui.runtime.overrides import Overrides
-from etui.runtime.runtime import open_process_runtime
-from etui.runtime.turn_pool import TurnPool
-from etui.runtime.turn_request import (
-    PoolStatus,
-    ServeFacts,
-    build_facts,
-    format_books,
-    format_facts,
-)
 from etui.server.context import DEFAULT_HOST, DEFAULT_PORT, ServerContext, ServerSettings
 from etui.server.keys import read_keys
 from etui.text import one_line, sanitize
 from etui.web_origin import is_host, is_origin
+
+if TYPE_CHECKING:
+    from etui.runtime.turn_request import PoolStatus, ServeFacts
+
 
 _BUSY_SECONDS = 0.5
 _IDLE_SECONDS = 2.0
@@ -216,6 +207,8 @@ def serve(
 
 
 def _print_client(name: str, settings: ServerSettings) -> None:
+    from etui.runtime.model_ids import DEFAULT_ID, check_names, list_model_ids
+    from etui.runtime.runtime import open_process_runtime
     from etui.server.run import format_root
 
     if settings.unix is not None or not settings.port:
@@ -276,6 +269,9 @@ def _serve(
 ) -> None:
     import logging
 
+    from etui.energy.idle import IdleTracker
+    from etui.runtime.runtime import open_process_runtime
+    from etui.runtime.turn_pool import TurnPool
     from etui.server.run import format_address, open_sockets, run_server, share_heap
 
     share_heap()
@@ -320,6 +316,11 @@ def _build_status_line(address: str, *, quiet: bool, as_lines: bool) -> StatusLi
 
 def _check_answering(settings: ServerSettings, config: Config) -> None:
     """Check that what answers by default can answer; warn of aliases that stand for nothing."""
+    from etui.runtime.decide import choose
+    from etui.runtime.model_ids import list_wrong_aliases
+    from etui.runtime.overrides import Overrides
+    from etui.runtime.runtime import open_process_runtime
+
     with open_process_runtime(config) as runtime:
         overrides = Overrides(model=settings.model, policy=settings.policy)
         choose(Query("Which planet is red?"), overrides, runtime, within_budgets=False)
@@ -359,6 +360,8 @@ class StatusLine:
 
         A stream that was closed ends it too, and the server goes on.
         """
+        from etui.runtime.turn_request import build_facts
+
         if self.quiet:
             return
         try:
@@ -372,6 +375,8 @@ class StatusLine:
 
     def show(self, facts: ServeFacts) -> None:
         """Show the facts, if they have changed enough since they were last shown."""
+        from etui.runtime.turn_request import format_facts
+
         if self._shown is not None and not self._is_news(self._shown, facts):
             return
         self._shown = facts
@@ -397,6 +402,8 @@ class StatusLine:
         return _count(before) != _count(now) or _differ(before.watts, now.watts)
 
     def _show_end(self, facts: ServeFacts) -> None:
+        from etui.runtime.turn_request import format_books
+
         if self.jsonl:
             self._write_json("end", facts)
         else:

@@ -11,39 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from etui.cli.model_status import build_channels, build_figure
 from etui.cli.output import json_option, print_lines, print_result
 from etui.cli.param_types import WholeNumber, flag, number_option
-from etui.cli.stats_audits import format_audits, summarise_audits
 from etui.codec import finite, pick, to_document
 from etui.config.config import Config, load_config
 from etui.curves.prediction import value_cell
 from etui.errors import UsageError
-from etui.log.curve_lookup import select_comparable_turns
-from etui.log.daily_energy import EnergySum, Part, read_day
 from etui.log.filters import TurnFilter
-from etui.log.prediction_quality import (
-    CHAIN,
-    Drift,
-    PredictionAccuracy,
-    ShadowSummary,
-    group_accuracy,
-    measure_drift,
-    read_outcomes,
-    summarise_shadows,
-)
-from etui.log.prices import read_prices, sum_daily_costs
-from etui.log.queries import LogReader
-from etui.log.totals import CacheTotal, WallTotal, sum_caches, sum_wall
 from etui.models.catalogue import load_catalogue
-from etui.runtime.keep_warm import (
-    NOT_MEASURED,
-    IdleReplay,
-    ModelReplay,
-    ReplayedTime,
-    replay_idle_log,
-)
-from etui.runtime.pull_predictions import Compared, PredictionCheck, check_predictions
 from etui.text import format_table, join_lines, local_time
 from etui.units import (
     ABOUT,
@@ -59,6 +34,11 @@ from etui.units import (
 
 if TYPE_CHECKING:
     from etui.energy.tariff import Cost
+    from etui.log.daily_energy import EnergySum, Part
+    from etui.log.prediction_quality import Drift, PredictionAccuracy, ShadowSummary
+    from etui.log.totals import CacheTotal, WallTotal
+    from etui.runtime.keep_warm import IdleReplay, ModelReplay, ReplayedTime
+    from etui.runtime.pull_predictions import Compared, PredictionCheck
 
 
 _ASSUMPTIONS = (
@@ -117,6 +97,8 @@ def stats(days: int, idle: bool, audit: bool, as_json: bool) -> None:
     With --audit, sums the audits and grades, and compares the accuracy of each arm before and after
     the policy's fit.
     """
+    from etui.cli.stats_audits import format_audits, summarise_audits
+
     if idle and audit:
         raise UsageError("--idle cannot be used with --audit", "pass only one of them")
     if audit:
@@ -132,6 +114,9 @@ def stats(days: int, idle: bool, audit: bool, as_json: bool) -> None:
 
 
 def _print_idle(config: Config, days: int, as_json: bool) -> None:
+    from etui.log.queries import LogReader
+    from etui.runtime.keep_warm import NOT_MEASURED, replay_idle_log
+
     since_s = time.time() - days * 86_400
     with LogReader(config) as log:
         found = replay_idle_log(log, config, load_catalogue(config), since_s)
@@ -147,6 +132,13 @@ def _print_idle(config: Config, days: int, as_json: bool) -> None:
 
 
 def _read_stats(config: Config, days: int) -> _Stats:
+    from etui.log.daily_energy import read_day
+    from etui.log.prediction_quality import group_accuracy, read_outcomes, summarise_shadows
+    from etui.log.prices import read_prices, sum_daily_costs
+    from etui.log.queries import LogReader
+    from etui.log.totals import sum_caches, sum_wall
+    from etui.runtime.pull_predictions import check_predictions
+
     since, day = datetime.now(UTC) - timedelta(days=days), date.today()
     with LogReader(config) as log:
         found = read_outcomes(log, TurnFilter(since=since))
@@ -170,6 +162,9 @@ def _read_stats(config: Config, days: int) -> _Stats:
 
 def _measure_drifts(log: Any) -> list[Drift]:
     """Compare the newest curve of each model file with turns made under its conditions."""
+    from etui.log.curve_lookup import select_comparable_turns
+    from etui.log.prediction_quality import measure_drift
+
     newest: dict[tuple[str, str | None], Drift] = {}
     for curve in log.curves():
         key = (curve.model, curve.model_sha256)
@@ -218,6 +213,8 @@ def _format_today(found: _Stats) -> str:
 
 
 def _format_stats(found: _Stats) -> Iterator[str]:
+    from etui.log.prediction_quality import CHAIN
+
     yield _format_today(found)
     yield f"{count_text(found.turns, 'turn')} in the last {count_text(found.days, 'day')}"
     if found.by_model:
@@ -396,6 +393,8 @@ def _seconds_text(time: ReplayedTime) -> str:
 
 
 def _build_model(found: ModelReplay) -> dict[str, Any]:
+    from etui.cli.model_status import build_channels, build_figure
+
     idle, whole, even = found.idle, found.whole, found.idle.choice.break_even
     ratio, extra = (None, None) if whole is None else _compute_ratios(whole)
     return {
@@ -416,6 +415,8 @@ def _build_model(found: ModelReplay) -> dict[str, Any]:
 
 
 def _build_time(time: ReplayedTime) -> dict[str, Any]:
+    from etui.cli.model_status import build_figure
+
     return {
         "name": time.name,
         "seconds": finite(time.seconds),
@@ -428,6 +429,8 @@ def _build_time(time: ReplayedTime) -> dict[str, Any]:
 
 def _build_day(date: str, replay: IdleReplay) -> dict[str, Any]:
     """Build the document of a day: ``auto`` against the best fixed time for that day."""
+    from etui.cli.model_status import build_figure
+
     auto, best = replay.get("auto"), replay.get("best fixed")
     ratio, extra = _compute_ratios(replay)
     return {

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from etui.cli.bench_options import list_given
-from etui.cli.cluster import cluster_option, sweep_on_cluster
+from etui.cli.cluster import cluster_option
 from etui.cli.output import (
     open_watch,
     print_event,
@@ -30,15 +30,12 @@ from etui.cli.param_types import (
     path_option,
     text_option,
 )
-from etui.cli.sweep_text import apply_result, format_result, print_plan, print_sweep, print_sweeps
 from etui.cli.when import wait_for_price, when_options
 from etui.codec import pick
 from etui.config.config import Config, load_config, make_home
 from etui.errors import EtuiError, Stopped, UsageError
-from etui.log.writer import TurnWriter
 from etui.measure.progress import Progress
 from etui.models.catalogue import load_catalogue
-from etui.models.tuned import remove_tuned
 from etui.runtime.model_resolution import catalogue_name
 from etui.sweep.config import Goal, SweepConfig, SweepDesign
 from etui.sweep.folder import REPORT, find_sweep, read_config, read_sweep
@@ -319,6 +316,9 @@ def sweep(ctx: click.Context, /, **options: Any) -> None:
     etui sweep --apply last
     etui sweep --revert smollm2-135m
     """  # noqa: D301
+    from etui.cli.cluster import sweep_on_cluster
+    from etui.cli.sweep_text import print_sweep, print_sweeps
+
     given = {name.rstrip("_") for name in list_given(ctx)}
     applies_a_sweep = options["apply"] not in (None, AFTER)
     mode = find_mode(given, applies_a_sweep)
@@ -361,6 +361,8 @@ def _estimate_sweep(
 
 
 def _measure(mode: str, options: dict[str, Any], config: Config) -> None:
+    from etui.cli.sweep_text import print_plan
+    from etui.log.writer import TurnWriter
     from etui.sweep.run import SweepRunner
     from etui.sweep.workbench import open_workbench
 
@@ -409,6 +411,7 @@ def _measure(mode: str, options: dict[str, Any], config: Config) -> None:
 
 
 def _print_outcome(outcome: SweepOutcome, options: dict[str, Any], config: Config) -> None:
+    from etui.cli.sweep_text import apply_result, format_result
     from etui.sweep.document import build_document
 
     document = build_document(outcome.config, outcome.result, outcome.blocks)
@@ -429,6 +432,7 @@ def _print_outcome(outcome: SweepOutcome, options: dict[str, Any], config: Confi
 
 
 def _apply_recorded(options: dict[str, Any], given: set[str], config: Config) -> None:
+    from etui.cli.sweep_text import apply_result
     from etui.sweep.run import analyse_folder
 
     name = options["apply"]
@@ -451,6 +455,8 @@ def _apply_recorded(options: dict[str, Any], given: set[str], config: Config) ->
 
 
 def _revert(model: str, config: Config, *, as_json: bool) -> None:
+    from etui.models.tuned import remove_tuned
+
     catalogue = load_catalogue(config)
     name = catalogue_name(model, config, catalogue)
     tuned = remove_tuned(config, name)

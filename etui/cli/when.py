@@ -17,9 +17,7 @@ from etui.cli.output import print_lines, stop_signals
 from etui.cli.param_types import choice_option, join_options, text_option
 from etui.config.config import Config
 from etui.energy.tariff import JOULES_PER_KWH, Goal, Window, find_window
-from etui.energy.tariff_files import read_tariff
 from etui.errors import Stopped, UsageError
-from etui.log.queries import LogReader
 from etui.units import energy_text, price_text, seconds_text, significant
 
 Estimate = Callable[[], tuple[float | None, float | None]]
@@ -101,6 +99,8 @@ def parse_by(text: str, now: datetime) -> float:
 def _choose(
     goal: Goal, by: float | None, config: Config, estimate: Estimate, now_s: float
 ) -> tuple[Window, float | None]:
+    from etui.energy.tariff_files import read_tariff
+
     tariff, what = read_tariff(config), "prices" if goal == "cheap" else "carbon"
     known = None if tariff is None else tariff.known_until(goal, now_s)
     if tariff is None or known is None:
@@ -126,6 +126,8 @@ def _choose(
 
 
 def _read_watts(config: Config) -> float | None:
+    from etui.log.queries import LogReader
+
     with LogReader(config) as log:
         rows = log.select(
             "SELECT avg(energy_mean_watts) FROM (SELECT energy_mean_watts FROM turns "

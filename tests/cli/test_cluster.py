@@ -77,7 +77,7 @@ def test_designs_and_precisions_reach_the_nodes(cli, starter_model, monkeypatch,
         plans.append(plan)
         raise Stopped("reached")
 
-    monkeypatch.setattr("etui.cli.bench.bench_on_cluster", reach)
+    monkeypatch.setattr("etui.cli.cluster.bench_on_cluster", reach)
     cli.err("bench", *words, "--cluster", "local", code=3)
     (plan,) = plans
     assert plan.config.design or plan.config.precision

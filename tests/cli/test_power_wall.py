@@ -19,13 +19,13 @@ def machine(monkeypatch, etui_home):
     loads = {name: (8.0 + 60.0 * number / len(names), 0.0) for number, name in enumerate(names)}
     machine = Machine(loads, plug=Plug(noise=0.001))
     machine.sleep(2.0)
-    monkeypatch.setattr("etui.cli.power_calibrate.open_recorder", lambda config: machine.recorder)
+    monkeypatch.setattr("etui.energy.discovery.open_recorder", lambda config: machine.recorder)
     monkeypatch.setattr(machine.recorder, "start", lambda: None)
     monkeypatch.setattr(machine.recorder, "close", lambda: None)
     monkeypatch.setattr("etui.cli.power_calibrate._WALL_WARM_UP_S", 0.0)
-    monkeypatch.setattr("etui.cli.power_calibrate.refuse_busy", lambda *args, **facts: None)
+    monkeypatch.setattr("etui.energy.idle.refuse_busy", lambda *args, **facts: None)
     run = partial(WallRun, hold=machine.hold, clock=machine.clock, sleep=machine.sleep)
-    monkeypatch.setattr("etui.cli.power_calibrate.WallRun", run)
+    monkeypatch.setattr("etui.calibration.wall.WallRun", run)
     return machine
 
 
@@ -69,6 +69,6 @@ def test_ctrl_c_keeps_nothing(cli, machine, config, monkeypatch):
         Machine.sleep(machine, seconds)
 
     run = partial(WallRun, hold=machine.hold, clock=machine.clock, sleep=stop)
-    monkeypatch.setattr("etui.cli.power_calibrate.WallRun", run)
+    monkeypatch.setattr("etui.calibration.wall.WallRun", run)
     cli.run("power", "calibrate-wall", code=None)
     assert load_wall(config) == ()

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from etui.chat import Message
 from etui.runtime.routes import Route
-from etui.tui.chat.progress import answer_parts, build_notes, format_parts
 from etui.tui.chat._transcript import Transcript
+from etui.tui.chat.progress import answer_parts, build_notes, format_parts
 from etui.tui.chat.screen import ChatScreen
 from etui.tui.start import EtuiApp
 from etui.turn.record import CONTINUES, REPLACES, TurnRecord

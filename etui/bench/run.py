@@ -126,8 +126,9 @@ def answer_all(
 ) -> Ending:
     """Run the systems on the questions that they have not answered.
 
-    ``done`` has the rows that are already answered, by system and subject; ``note`` returns the
-    same answers, with a note of what is being worked on.
+    ``done`` has the rows that are already answered, by system and subject; ``check_limits`` takes
+    the joules used so far, and returns why the run ends now; ``note`` returns the same answers,
+    with a note of what is being worked on.
     """
     pieces = (
         (piece.system, build_work(plan, piece, done.get((piece.system, piece.subject), set())))

@@ -402,6 +402,7 @@ def fit_agreement(graded: Graded, arms: tuple[str, ...], folds: Whole) -> Agreem
 
 
 def _compute_share(right: Flags, of: Flags) -> Share:
+    """Compute a share with its interval at 95 %; without any question it is 0 to 1: unknown."""
     n = int(of.sum())
     if n == 0:
         return Share(p=0.5, low=0.0, high=1.0, n=0)

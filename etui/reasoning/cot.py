@@ -350,7 +350,8 @@ def check_gain(
     """Return why the next chunk costs more than its expected gain is worth; None if it does not.
 
     The expected gain in confidence is the mean of the last two gains, but at least 0 and at
-    most what is missing to certainty. The first of ``probed`` is from before the thinking.
+    most what is missing to certainty. The first of ``probed`` is from before the thinking;
+    ``exchange`` is the joules that one percentage point of confidence is worth.
     """
     if price is None or len(probed) <= _GAINS:
         return None

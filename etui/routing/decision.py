@@ -42,7 +42,10 @@ RawConfidence = tuple[float | None, float | None]
 
 @dataclass(frozen=True, slots=True)
 class PredictedAgreement:
-    """How likely arms are right that give the same answer, and where they do not."""
+    """How likely arms are right that give the same answer, and where they do not.
+
+    ``low`` and ``high`` bound the share of all agreed answers that is right, at 95 %.
+    """
 
     agreed: float
     """Probability that an agreed answer is right, by the margins of the answers if they are known.

@@ -315,6 +315,7 @@ class ChannelRecording:
         return HalfWidths(shared, own, stated, unknown)
 
     def _power_half_width(self, start_ns: int, end_ns: int) -> float:
+        """Return the half width of integrated power over an interval, joules."""
         ends = self.power.at(start_ns).systematic + self.power.at(end_ns).systematic
         return ends + math.hypot(
             self.power.sampling_half_width(start_ns, end_ns),

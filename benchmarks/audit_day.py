@@ -191,7 +191,7 @@ def main() -> None:
     options = parser.parse_args()
     os.environ["ETUI_HOME"] = str(options.home.resolve())
     from etui.cli.main import run
-    from etui.cli.stats import summarise_audits
+    from etui.cli.stats_audits import summarise_audits
     from etui.config.config import load_config
 
     config = load_config()

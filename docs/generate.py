@@ -56,6 +56,7 @@ def render_energy_schema() -> str:
     types = {cls.__name__: cls for cls in _find_dataclasses(EnergyRecord)}
     for name, definition in schema["$defs"].items():
         _describe(definition, types[name])
+        definition["required"] = list(definition["properties"])  # written also where it is null
     document: dict[str, Any] = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "etui energy record",
@@ -66,7 +67,6 @@ def render_energy_schema() -> str:
     properties = document["$defs"]["EnergyRecord"]["properties"]
     properties["schema_version"] = {"const": RECORD_VERSION}
     document["$defs"]["Measurement"]["properties"]["pue"]["minimum"] = 1
-    document["$defs"]["Measurement"]["required"].append("missing")
     return json.dumps(document, indent=2) + "\n"
 
 

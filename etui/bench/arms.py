@@ -15,9 +15,10 @@ from etui.arm import (
     Speculate,
     StopRuleName,
 )
+from etui.bench.config import RunConfig
 from etui.bench.formats import Format
-from etui.codec import from_document, to_document
-from etui.errors import UsageError
+from etui.codec import DocumentError, from_document, to_document
+from etui.errors import InvalidFile, UsageError
 from etui.routing.decide import decide_arm
 from etui.routing.decision import Decision
 from etui.routing.policy import Available, Policy, build_availability_test, choose_served_arm
@@ -186,6 +187,15 @@ def to_json(arm: Arm) -> dict[str, Any]:
 def parse_arm(document: object) -> Arm:
     """Parse the document that :func:`to_json` returns; DocumentError if it is not an arm."""
     return from_document(Arm, document)
+
+
+def parse_arms(run: RunConfig) -> dict[str, Arm]:
+    """Parse the arms of a run; InvalidFile if its ``config.json`` has one that is none."""
+    try:
+        return {name: parse_arm(document) for name, document in run.arms.items()}
+    except DocumentError as error:
+        what = f"config.json of run {run.run_id} has an arm that cannot be read: {error}"
+        raise InvalidFile(what, "start a new run") from error
 
 
 def _name(arm: Arm, format_: Format) -> str:

@@ -16,7 +16,7 @@ from etui.bench.arms import (
     check_format,
     choose_policy_arms,
     list_policy_arms,
-    parse_arm,
+    parse_arms,
     speculate_arms,
 )
 from etui.bench.config import BLOCK, BenchPart, BenchPrecision, NamedText, RunConfig, list_part
@@ -317,13 +317,13 @@ def _draw_plan(ask: RunRequest, suite: Suite, format_: Format, arms: Mapping[str
 def restore_plan(run: RunConfig, config: Config, catalogue: Catalogue) -> RunPlan:
     """Make the plan of a resumed run from its configuration.
 
-    UsageError if the data of the run no longer exist; InvalidFile if the data or the policy of the
-    run are no longer valid.
+    UsageError if the data of the run no longer exist; InvalidFile if the data, an arm or the policy
+    of the run are no longer valid.
     """
     named = is_named_suite(run.suite)
     data = Path(run.data_path) if run.data_path and named else None
     suite = load_suite(run.suite if named else str(run.data_path), run.split, data, config)
-    plan = _fill_plan(run, suite, {name: parse_arm(arm) for name, arm in run.arms.items()})
+    plan = _fill_plan(run, suite, parse_arms(run))
     if run.routed and run.policy is not None:
         plan = replace(plan, policy=compile_policy(run.policy, catalogue))
     return plan

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from etui.arm import VOTE_TEMPERATURE, Arm, EarlyExit, Sampling, VoteStop
-from etui.bench.arms import ANSWER_TOKENS, check_format, parse_arm
+from etui.bench.arms import ANSWER_TOKENS, check_format, parse_arms
 from etui.bench.config import BLOCK, NamedText, RunConfig
 from etui.bench.formats import FORMATS
 from etui.calibration.grid import Grid
@@ -337,10 +337,11 @@ def design_of_run(config: RunConfig) -> Design:
         raise ValueError(f"run {config.run_id} has no design")
     name = config.design.name
     drafted = parse_design(config.design.text, f"{name}.yaml", name)
+    used = parse_arms(config)
     arms = {
-        arm.name: replace(arm, arm=parse_arm(config.arms[arm.name]))
+        arm.name: replace(arm, arm=used[arm.name])
         for arm in drafted.arms.values()
-        if arm.name in config.arms
+        if arm.name in used
     }
     models = {
         role: next((arm.arm.model for arm in arms.values() if arm.role == role), model)

@@ -13,7 +13,7 @@ from etui.bench.config import parse_run_config
 from etui.bench.plan import RunRequest, make_plan, restore_plan
 from etui.config.config import Config
 from etui.datasets.questions import Question, Suite
-from etui.errors import EtuiError, UsageError
+from etui.errors import EtuiError, InvalidFile, UsageError
 from etui.models.catalogue import load_catalogue
 from tests.bench import synthetic
 
@@ -187,3 +187,11 @@ def test_a_run_follows_the_model_unless_the_command_line_says(config) -> None:
     assert letters.speculate == "off"
     with pytest.raises(UsageError, match="decodes nothing"):
         plan(config, models=("mine",), speculates=("lookup",))
+
+
+def test_an_arm_of_a_run_that_is_none_is_an_invalid_file(config: Config, tmp_path: Path) -> None:
+    path = write(tmp_path / "own.jsonl", LINE * 3)
+    catalogue = load_catalogue(config)
+    run = synthetic.config(data_path=str(path), suite="own", arms={"direct": {"model": "m"}})
+    with pytest.raises(InvalidFile, match=r"of run .* has an arm that cannot be read: .*`name`"):
+        restore_plan(run, config, catalogue)

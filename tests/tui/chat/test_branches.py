@@ -173,7 +173,7 @@ async def test_an_answer_that_was_stopped_goes_on_as_one(house: House) -> None:
         await term.until(lambda: len(term.turns) == 1 and not chat(term.app).queue.busy)
         assert term.source(0) == f"{first.answer} It lies on the Seine."
         assert second.settings[CONTINUES] == first.turn_id
-        assert " · continued (whole: " in term.text(0, "energy")
+        await term.until(lambda: " · continued (whole: " in term.text(0, "energy"))
         history = (
             chat(term.app).queue.conversation.query(term.turns[0].asking.__class__("Next?")).history
         )

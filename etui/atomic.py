@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import IO
 
 _NEW_FILE, _PRIVATE = 0o666, 0o600
 """Permissions before the umask: the default of ``open``, and owner only."""
@@ -89,6 +90,23 @@ def write_parts(
             pending.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename == str(pending):
             error.filename = str(path)  # messages name the target, not the temporary file
+        raise
+
+
+def append_whole(file: IO[bytes], data: bytes) -> None:
+    """Append to an unbuffered file and flush it; after an OSError it ends where it ended before.
+
+    A full disk may take a part of a line, which could not be parsed.
+    """
+    before = file.seek(0, os.SEEK_END)
+    try:
+        left = memoryview(data)
+        while left:
+            left = left[file.write(left) :]
+        os.fsync(file.fileno())
+    except OSError:
+        with suppress(OSError):  # else the partial line is left to the next reader
+            file.truncate(before)
         raise
 
 

@@ -29,7 +29,7 @@ try:
 except ImportError:  # Windows: only one etui at a time may write to the log there
     fcntl = None  # type: ignore[assignment]
 
-from etui.atomic import open_private
+from etui.atomic import append_whole, open_private
 from etui.config.config import Config
 from etui.log.records import KEYS, Row, build_row
 from etui.owner import Owner, find_owner
@@ -335,16 +335,7 @@ def _append_bytes(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with _open_locked(path, "ab", wait=True) as file:
         assert file is not None
-        start = file.seek(0, os.SEEK_END)
-        try:
-            remaining = memoryview(data)
-            while remaining:
-                remaining = remaining[file.write(remaining) :]
-            os.fsync(file.fileno())
-        except OSError:
-            # A full disk may hold a partial line, which could not be parsed: remove it.
-            os.ftruncate(file.fileno(), start)
-            raise
+        append_whole(file, data)
 
 
 @contextmanager

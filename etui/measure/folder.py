@@ -10,16 +10,15 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
 
-from etui.atomic import write_text
+from etui.atomic import append_whole, write_text
 from etui.errors import EtuiError, InvalidFile, Stopped, UsageError
 
 if TYPE_CHECKING:
@@ -110,7 +109,7 @@ class Folder:
         """
         lines = b"".join(json.dumps(document).encode() + b"\n" for document in documents)
         with explain_write_errors(self.path, self._kind):
-            _append_whole(self._files[name], lines)
+            append_whole(self._files[name], lines)
             if name == self._kind.sealed:
                 self._digest.update(lines)
                 self._bytes += len(lines)
@@ -195,7 +194,7 @@ def append_line(path: Path, document: Any) -> None:
         whole = file.read()
         if whole and not whole.endswith(b"\n"):
             file.truncate(whole.rfind(b"\n") + 1)
-        _append_whole(file, json.dumps(document).encode() + b"\n")
+        append_whole(file, json.dumps(document).encode() + b"\n")
 
 
 def find_seal_problem(folder: Path, kind: FolderKind, raw: bytes) -> str:
@@ -310,20 +309,6 @@ def _open_locked(folder: Path, kind: FolderKind) -> Iterator[FileLock]:
 def _write_config(folder: Path, config: Mapping[str, Any]) -> None:
     text = json.dumps(config, ensure_ascii=False, indent=2) + "\n"
     write_text(folder / CONFIG, text, errors="surrogatepass")
-
-
-def _append_whole(file: IO[bytes], data: bytes) -> None:
-    """Append to an unbuffered file and flush it; after an error it ends where it ended before."""
-    before = file.seek(0, os.SEEK_END)
-    try:
-        left = memoryview(data)
-        while left:
-            left = left[file.write(left) :]
-        os.fsync(file.fileno())
-    except OSError:
-        with suppress(OSError):  # else the partial line is dropped by the next reader
-            file.truncate(before)
-        raise
 
 
 def compare_documents(
